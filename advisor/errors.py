@@ -1,0 +1,87 @@
+"""Everything that can go wrong for a user, and the exit code of each kind.
+
+An error has three parts: what is wrong and where, what is allowed, the next step. The class owns its exit code;
+cli.py is the only place that catches AdviseError. All faults of one input come together, as one InputError.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+SHOWN_FAULTS = 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fault:
+    """One thing wrong with an input."""
+
+    what: str  # where and what: "plan.yaml:12:13: unknown update 'lroa'"
+    allowed: str = ""  # "known updates: adapter, full, lora, prefix"
+    hint: str = ""  # the next step: "did you mean 'lora'?"
+
+    def lines(self) -> list[str]:
+        return [self.what, *(f"  {part}" for part in (self.allowed, self.hint) if part)]
+
+
+class AdviseError(Exception):
+    """A failure that has been understood. Carries one fault or several."""
+
+    exit_code = 70
+
+    def __init__(self, what: str = "", allowed: str = "", hint: str = "", *, faults: Iterable[Fault] = ()) -> None:
+        self.faults = tuple(faults) or (Fault(what=what, allowed=allowed, hint=hint),)
+        super().__init__(self.text())
+
+    def text(self) -> str:
+        """Every fault on its own lines, the first twenty shown and the rest counted."""
+        lines = [line for fault in self.faults[:SHOWN_FAULTS] for line in fault.lines()]
+        if len(self.faults) > SHOWN_FAULTS:
+            lines.append(f"... and {len(self.faults) - SHOWN_FAULTS} more of the same input")
+        return "\n".join(lines)
+
+
+class InputError(AdviseError):
+    """What the user gave cannot be used."""
+
+    exit_code = 2
+
+
+class NothingFits(AdviseError):
+    """No candidate fits the stated hardware or budget."""
+
+    exit_code = 3
+
+
+class MachineNotReady(AdviseError):
+    """The machine lacks something the run needs: an extra, a driver, disk space, a permission."""
+
+    exit_code = 4
+
+
+class TrainingFailed(AdviseError):
+    """A trainer ended without a usable result."""
+
+    exit_code = 5
+
+
+class Stopped(AdviseError):
+    """The user stopped it (Ctrl-C, SIGTERM)."""
+
+    exit_code = 130
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """'did you mean ...?' for a close known name, or an empty string."""
+    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.6)
+    return f"did you mean '{close[0]}'?" if close else ""
+
+
+def unknown_name(kind: str, name: object, known: Sequence[str], *, at: str) -> Fault:
+    """The fault of a name that is not in a closed list."""
+    return Fault(
+        what=f"{at}: unknown {kind} '{name}'",
+        allowed=f"known: {', '.join(sorted(known))}",
+        hint=nearest(name, known),
+    )

@@ -1,0 +1,55 @@
+"""Sizes, durations and money as people read them. Inside, everything is bytes, seconds, tokens and US dollars."""
+
+from __future__ import annotations
+
+KIB = 2**10
+MIB = 2**20
+GIB = 2**30
+
+
+def gib(size_bytes: float) -> float:
+    """Bytes as GiB (2**30)."""
+    return size_bytes / GIB
+
+
+def format_gib(size_bytes: float) -> str:
+    """Bytes as text with three significant figures: '14.2 GiB', '0.47 GiB', '138 GiB'."""
+    value = gib(size_bytes)
+    if value >= 100:
+        return f"{value:,.0f} GiB"
+    if value >= 1:
+        return f"{value:.1f} GiB"
+    if value >= 0.01 or size_bytes == 0:
+        return f"{value:.2f} GiB"
+    return f"{size_bytes / MIB:.1f} MiB"
+
+
+def format_duration(duration_s: float) -> str:
+    """Seconds as the two largest units that matter: '45 s', '12 min', '3 h 20 min', '2 d 4 h'."""
+    if duration_s < 1:
+        return "under 1 s"
+    if duration_s < 90:
+        return f"{duration_s:.0f} s"
+    minutes = round(duration_s / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h" if hours else f"{days} d"
+
+
+def format_usd(amount_usd: float) -> str:
+    """Dollars as text: '$0.60', '$14', '$1,240'. Below a cent says so instead of printing $0.00."""
+    if 0 < amount_usd < 0.01:
+        return "under $0.01"
+    return f"${amount_usd:.2f}" if amount_usd < 10 else f"${amount_usd:,.0f}"
+
+
+def format_count(count: float) -> str:
+    """A decimal count with a unit letter people use for parameters and tokens: '135M', '8.19B', '1,204'."""
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
+        if count >= size:
+            return f"{count / size:.3g}{letter}"
+    return f"{count:,.0f}"
