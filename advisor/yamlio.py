@@ -165,7 +165,7 @@ class _Walk:
 
     def scalar(self, node: yaml.ScalarNode) -> Any:
         text: str = node.value
-        if node.style is not None:  # quoted or block: always text
+        if node.style:  # quoted or block: always text (the C loader says "" for plain, the Python one None)
             return text
         if text in _NULL:
             return None
