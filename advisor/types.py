@@ -191,6 +191,8 @@ class ModelShape:
     tied_embeddings: bool | None = None
     context_tokens: int | None = None
     experts: int | None = None
+    experts_per_token: int | None = None
+    expert_size: int | None = None  # MLP width of one expert
     gated: bool | None = None  # the hub asks for access approval
     license: str | None = None
     source: str = ""
