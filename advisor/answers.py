@@ -1,0 +1,214 @@
+"""Answers from a file, from flags and from the wizard, merged by rank: default < file < flag < asked.
+
+All three read the one list of facts (rules/facts.yaml): a key, a flag and a question of the same fact mean the same and are
+checked by the same code. Unknown keys and values are errors with the nearest known name; an unknown signal is a warning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from advisor.errors import Fault, InputError, nearest, unknown_name
+from advisor.facts import Fact, signals
+from advisor.types import Answer, Answers
+from advisor.yamlio import Document
+
+RANK = {"default": 0, "file": 1, "flag": 2, "asked": 3}
+Origin = Literal["default", "file", "flag", "asked"]
+
+
+def merge_answers(*several: Answers) -> Answers:
+    """One set of answers; a higher origin wins, at equal rank the later one. Signals add up."""
+    known: dict[str, Answer] = {}
+    for answers in several:
+        for fact_id, answer in answers.known.items():
+            old = known.get(fact_id)
+            if fact_id == "signals" and old is not None:
+                known[fact_id] = Answer(value=tuple(dict.fromkeys((*old.value, *answer.value))), origin=answer.origin)
+            elif old is None or RANK[answer.origin] >= RANK[old.origin]:
+                known[fact_id] = answer
+    return Answers(known=known)
+
+
+class AnswerReader:
+    """Checks values against the facts and collects every fault of one input."""
+
+    def __init__(self, facts: Mapping[str, Fact], origin: Origin) -> None:
+        self.facts = facts
+        self.origin: Origin = origin
+        self.known: dict[str, Answer] = {}
+        self.faults: list[Fault] = []
+        self.warnings: list[str] = []
+
+    def put(self, fact_id: str, value: Any, *, at: str) -> None:
+        """Take one value; None means not stated."""
+        if value is None:
+            return
+        fault = value_fault(self.facts[fact_id], value, at=at)
+        if fault is not None:
+            self.faults.append(fault)
+        else:
+            self.known[fact_id] = Answer(value=value, origin=self.origin)
+
+    def put_signals(self, names: Any, *, at: str) -> None:
+        known_names = signals(self.facts)
+        if isinstance(names, Mapping):
+            names = [name for name, stated in names.items() if stated]
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+            self.faults.append(Fault(what=f"{at}: a list of signals is expected", allowed=", ".join(known_names)))
+            return
+        for name in names:
+            if name not in known_names:
+                close = nearest(name, known_names)
+                self.warnings.append(f"{at}: signal '{name}' is not known and was left out{f'; {close}' if close else ''}")
+        stated = tuple(name for name in names if name in known_names)
+        if stated:
+            self.known["signals"] = Answer(value=stated, origin=self.origin)
+
+    def put_budget(self, value: Any, *, at: str) -> None:
+        """low, medium, high, a map {usd, hours}, or the flag's spelling of it: usd=20,hours=6."""
+        if isinstance(value, str) and "=" in value:
+            parts = dict(part.split("=", 1) if "=" in part else (part, "") for part in value.split(","))
+            value = {key.strip(): _number(number) for key, number in parts.items()}
+        if isinstance(value, dict):
+            for key, number in value.items():
+                if key not in ("usd", "hours"):
+                    self.faults.append(unknown_name("budget key", key, ["usd", "hours"], at=at))
+                else:
+                    self.put(f"budget_{key}", number, at=f"{at}.{key}")
+        else:
+            self.put("budget", value, at=at)
+
+    def put_gpu(self, value: Any, *, at: str) -> None:
+        """A name, `unknown`, `none`, or a map {name, vram_gib, count}."""
+        keys = {"name": "gpu", "vram_gib": "gpu_memory_gib", "count": "gpus"}
+        if not isinstance(value, dict):
+            self.put("gpu", value, at=at)
+            return
+        for key, part in value.items():
+            if key not in keys:
+                self.faults.append(unknown_name("gpu key", key, list(keys), at=f"{at}.{key}"))
+            else:
+                self.put(keys[key], part, at=f"{at}.{key}")
+
+    def put_data(self, value: Any, *, at: str) -> None:
+        """A path, or a map {path, kind, rows, tokens}."""
+        keys = {"path": "data_path", "kind": "data_kind", "rows": "data_rows", "tokens": "data_tokens"}
+        if isinstance(value, str):
+            value = {"path": value}
+        if not isinstance(value, dict):
+            self.faults.append(Fault(what=f"{at}: a path or a map is expected", allowed=f"keys: {', '.join(keys)}"))
+            return
+        for key, part in value.items():
+            if key not in keys:
+                self.faults.append(unknown_name("data key", key, list(keys), at=f"{at}.{key}"))
+            else:
+                self.put(keys[key], part, at=f"{at}.{key}")
+
+    def put_tasks(self, value: Any, *, at: str) -> None:
+        """A map from a task's name to its data file."""
+        if not isinstance(value, dict) or not value or not all(isinstance(path, str) and isinstance(name, str) for name, path in value.items()):
+            self.faults.append(Fault(what=f"{at}: a map from a task's name to its data file is expected", allowed="tasks: {legal: legal.jsonl, hr: hr.jsonl}"))
+            return
+        self.known["tasks"] = Answer(value=dict(value), origin=self.origin)
+
+    def answers(self) -> Answers:
+        """Everything taken. Raises InputError with all faults together."""
+        tasks, n_tasks = self.known.get("tasks"), self.known.get("n_tasks")
+        if tasks is not None and n_tasks is not None and len(tasks.value) != n_tasks.value:
+            self.faults.append(Fault(what=f"n_tasks is {n_tasks.value}, but {len(tasks.value)} tasks are named", hint="leave n_tasks out where tasks are named"))
+        if self.faults:
+            raise InputError(faults=self.faults)
+        return Answers(known=self.known)
+
+
+def _number(text: str) -> Any:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def value_fault(fact: Fact, value: Any, *, at: str) -> Fault | None:
+    """Why a value cannot be the fact's, or None."""
+    if fact.type == "choice":
+        return None if value in fact.values else unknown_name(fact.id, value, list(fact.values), at=at)
+    if fact.type == "number":
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return Fault(what=f"{at}: {value!r} is not a number", allowed=f"a number of {fact.unit}" if fact.unit else "a number")
+        if fact.integer and value != int(value):
+            return Fault(what=f"{at}: {value} is not a whole number of {fact.unit}")
+        if (fact.min is not None and value < fact.min) or (fact.max is not None and value > fact.max):
+            bounds = [f"at least {fact.min:g}" if fact.min is not None else "", f"at most {fact.max:g}" if fact.max is not None else ""]
+            return Fault(what=f"{at}: {value:g} is out of range", allowed=f"{' and '.join(filter(None, bounds))} {fact.unit}".strip())
+        return None
+    if fact.type in ("text", "path"):
+        return None if isinstance(value, str) and value.strip() else Fault(what=f"{at}: {value!r} is not a text", allowed="a name or a path")
+    return None
+
+
+TOP_LEVEL = {"task", "budget", "depth", "data", "tasks", "n_tasks", "model", "model_params_b", "gpu", "serve_with", "priority", "signals"}
+
+
+def answers_from_document(document: Document, facts: Mapping[str, Fact]) -> tuple[Answers, tuple[str, ...]]:
+    """The answers of a file and its warnings. Raises InputError with all faults, each with file, line and column."""
+    if not isinstance(document.data, dict):
+        raise InputError(f"{document.at()}: a map of answers is expected", allowed=f"keys: {', '.join(sorted(TOP_LEVEL))}")
+    reader = AnswerReader(facts, "file")
+    special = {"budget": reader.put_budget, "gpu": reader.put_gpu, "data": reader.put_data, "tasks": reader.put_tasks, "signals": reader.put_signals}
+    for key, value in document.data.items():
+        if key not in TOP_LEVEL:
+            reader.faults.append(unknown_name("key", key, sorted(TOP_LEVEL), at=document.at((key,), key=True)))
+        elif value is None:
+            continue
+        elif key in special:
+            special[key](value, at=f"{document.at((key,))}: {key}")
+        else:
+            reader.put(key, value, at=f"{document.at((key,))}: {key}")
+    return reader.answers(), tuple(reader.warnings)
+
+
+def answers_from_flags(flags: Mapping[str, Any], facts: Mapping[str, Fact]) -> tuple[Answers, tuple[str, ...]]:
+    """The answers of command-line flags, keyed by fact id; `signals` and `tasks` are lists. Raises InputError."""
+    reader = AnswerReader(facts, "flag")
+    for fact_id, value in flags.items():
+        if value is None or value == () or value == []:
+            continue
+        if fact_id == "signals":
+            for name in (unknown for unknown in value if unknown not in signals(facts)):
+                reader.faults.append(unknown_name("signal", name, signals(facts), at="--signal"))
+            reader.put_signals([name for name in value if name in signals(facts)], at="--signal")
+        elif fact_id == "budget":
+            reader.put_budget(value, at="--budget")
+        elif fact_id == "tasks":
+            pairs = [part.split("=", 1) for part in value]
+            for pair in pairs:
+                if len(pair) != 2 or not all(pair):
+                    reader.faults.append(Fault(what=f"--tasks {'='.join(pair)}: a name and a file are expected", allowed="--tasks legal=legal.jsonl"))
+            names = [pair[0] for pair in pairs]
+            for name in sorted({name for name in names if names.count(name) > 1}):
+                reader.faults.append(Fault(what=f"--tasks: '{name}' is given twice", hint="each task needs a name of its own"))
+            reader.put_tasks({pair[0]: pair[1] for pair in pairs if len(pair) == 2}, at="--tasks")
+        else:
+            fact = facts[fact_id]
+            reader.put(fact_id, int(value) if fact.integer and isinstance(value, float) and value == int(value) else value, at=fact.flag or fact_id)
+    return reader.answers(), tuple(reader.warnings)
+
+
+def answers_document(answers: Answers) -> dict[str, Any]:
+    """The answers in the shape of an answers file: what a person can save, send and hand back with --answers."""
+    flat = {fact_id: answer.value for fact_id, answer in answers.known.items()}
+    document: dict[str, Any] = {key: flat[key] for key in ("task", "depth", "tasks", "n_tasks", "model", "model_params_b", "serve_with", "priority") if key in flat}
+    budget = {key: flat[f"budget_{key}"] for key in ("usd", "hours") if f"budget_{key}" in flat}
+    data = {key: flat[f"data_{key}"] for key in ("path", "kind", "rows", "tokens") if f"data_{key}" in flat}
+    gpu = {key: flat[name] for key, name in (("name", "gpu"), ("vram_gib", "gpu_memory_gib"), ("count", "gpus")) if name in flat}
+    if budget or "budget" in flat:
+        document["budget"] = budget or flat["budget"]
+    if data:
+        document["data"] = data
+    if gpu:
+        document["gpu"] = gpu["name"] if set(gpu) == {"name"} else gpu
+    if "signals" in flat:
+        document["signals"] = list(flat["signals"])
+    return document

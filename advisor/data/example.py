@@ -1,0 +1,38 @@
+"""One training row as understood, whatever the file called its columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn. `weight` 0 means: shown to the model, never trained on (OpenAI's per-message weight)."""
+
+    role: str  # system | user | assistant | tool
+    content: str
+    weight: float = 1.0
+    extra: Mapping[str, Any] = field(default_factory=dict)  # tool_calls, name ... handed to the chat template as they are
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """One row. Which fields are set depends on the profile's kind.
+
+    paired: `messages`, the last one (at least) from the assistant. raw_text: `text`. preference: `messages` is the shared
+    prompt, `chosen` and `rejected` the two continuations. unpaired_feedback: `messages` and `good`.
+    prompts_with_verifier: `messages` and `answer`. Classification rows are `text` and `label`.
+    """
+
+    row: int  # 1-based, as an editor counts records of the file
+    messages: tuple[Message, ...] = ()
+    text: str | None = None
+    chosen: tuple[Message, ...] = ()
+    rejected: tuple[Message, ...] = ()
+    good: bool | None = None
+    answer: str | None = None
+    label: str | None = None
+    tools: tuple[Mapping[str, Any], ...] = ()
+    plain: bool = False  # prompt + completion as text: trained without a chat template where the model has none

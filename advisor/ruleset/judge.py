@@ -1,0 +1,144 @@
+"""Rules x facts -> findings. A pure function: no clock, no network, no order of files.
+
+A table is compiled once into bit masks: for each input fact, which rules its value allows. Judging is then one AND a
+fact. Numbers are cut at every threshold that a rule uses; between two cuts all rules behave alike.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from advisor.facts import UNKNOWN
+from advisor.ruleset.model import Rule, Ruleset
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judgement:
+    """What one table says of one set of facts."""
+
+    table: str
+    ranking: tuple[tuple[Any, Rule], ...]  # outcome and the rule that placed it, best first; forbidden ones left out
+    forbidden: Mapping[Any, tuple[Rule, ...]]
+    settings: Mapping[str, tuple[Any, Rule]]
+    warnings: tuple[Rule, ...]
+    wanted: tuple[tuple[Any, Rule], ...]  # the ranking as it would be if nothing were forbidden
+
+    @property
+    def winner(self) -> tuple[Any, Rule] | None:
+        return self.ranking[0] if self.ranking else None
+
+
+class CompiledTable:
+    """The rules of one table as bit masks per fact value."""
+
+    def __init__(self, ruleset: Ruleset, table_id: str) -> None:
+        self.ruleset = ruleset
+        self.table = ruleset.tables[table_id]
+        self.rules = ruleset.rules[table_id]
+        self.every = (1 << len(self.rules)) - 1
+        self.cuts: dict[str, list[float]] = {}
+        self.masks: dict[str, dict[Any, int]] = {}  # fact -> value (or cell of a number) -> rules it allows
+        self.number_masks: dict[str, list[int]] = {}
+        layers = ["base", *ruleset.layers]
+        # A later layer wins over an earlier one, a higher tier inside a layer, then the id: never the order of files.
+        self.order = sorted(
+            (i for i, rule in enumerate(self.rules) if rule.kind == "recommend"),
+            key=lambda i: (-layers.index(self.rules[i].layer), -ruleset.tiers[self.rules[i].tier], self.rules[i].id),
+        )
+        for fact_id in self.table.inputs:
+            self._compile(fact_id)
+
+    def _compile(self, fact_id: str) -> None:
+        fact = self.ruleset.facts[fact_id]
+        tested = [(i, condition) for i, rule in enumerate(self.rules) for condition in rule.when if condition.fact == fact_id]
+
+        def mask(value: Any) -> int:
+            failing = 0
+            for i, condition in tested:
+                if not condition.holds(value):
+                    failing |= 1 << i
+            return self.every & ~failing
+
+        if fact.type == "number":
+            bounds = {bound for _, condition in tested for interval in condition.intervals for bound in (interval.low, interval.high) if bound is not None}
+            cuts = sorted(bounds)
+            self.cuts[fact_id] = cuts
+            self.number_masks[fact_id] = [mask(point) for point in cell_points(cuts)]
+            self.masks[fact_id] = {UNKNOWN: mask(None)}
+        else:
+            values: Iterable[Any] = (True, False) if fact.type == "flag" else fact.values
+            self.masks[fact_id] = {UNKNOWN: mask(None), **{value: mask(value) for value in values}}
+
+    def firing(self, facts: Mapping[str, Any]) -> int:
+        """The rules that fire, as a bit mask."""
+        result = self.every
+        for fact_id in self.table.inputs:
+            value = facts.get(fact_id)
+            if value is None or value == UNKNOWN:
+                result &= self.masks[fact_id][UNKNOWN]
+            elif fact_id in self.cuts:
+                result &= self.number_masks[fact_id][cell_of(value, self.cuts[fact_id])]
+            else:
+                result &= self.masks[fact_id][value]
+        return result
+
+    def judge(self, facts: Mapping[str, Any]) -> Judgement:
+        firing = self.firing(facts)
+        forbidden: dict[Any, list[Rule]] = {}
+        settings: dict[str, tuple[Any, Rule]] = {}
+        warnings: list[Rule] = []
+        for i, rule in enumerate(self.rules):
+            if not firing >> i & 1:
+                continue
+            if rule.kind == "forbid":
+                outcomes = rule.then[self.table.concludes]
+                for outcome in outcomes if isinstance(outcomes, list) else [outcomes]:
+                    forbidden.setdefault(outcome, []).append(rule)
+            elif rule.kind == "set":
+                settings.update({key: (value, rule) for key, value in rule.then.items()})
+            elif rule.kind == "warn":
+                warnings.append(rule)
+        wanted: dict[Any, Rule] = {}
+        for i in self.order:
+            if firing >> i & 1:
+                wanted.setdefault(self.rules[i].then[self.table.concludes], self.rules[i])
+        return Judgement(
+            table=self.table.id,
+            ranking=tuple((outcome, rule) for outcome, rule in wanted.items() if outcome not in forbidden),
+            forbidden={outcome: tuple(rules) for outcome, rules in forbidden.items()},
+            settings=settings,
+            warnings=tuple(warnings),
+            wanted=tuple(wanted.items()),
+        )
+
+
+def cell_points(cuts: list[float]) -> list[float]:
+    """One number in each cell of the real line: below, at and between the cuts, above."""
+    if not cuts:
+        return [0.0]
+    points = [cuts[0] - 1]
+    for i, cut in enumerate(cuts):
+        points.append(cut)
+        points.append((cut + cuts[i + 1]) / 2 if i + 1 < len(cuts) else cut + 1)
+    return points
+
+
+def cell_of(value: float, cuts: list[float]) -> int:
+    """Index of the cell a number falls into: even cells lie between cuts, odd ones are the cuts themselves."""
+    i = bisect_left(cuts, value)
+    return 2 * i + 1 if i < len(cuts) and cuts[i] == value else 2 * i
+
+
+@cache
+def compiled(ruleset: Ruleset, table_id: str) -> CompiledTable:
+    """The table ready to judge; rule sets are told apart by identity."""
+    return CompiledTable(ruleset, table_id)
+
+
+def judge(ruleset: Ruleset, table_id: str, facts: Mapping[str, Any]) -> Judgement:
+    """What the table says of the facts; a fact that is missing is not known."""
+    return compiled(ruleset, table_id).judge(facts)

@@ -1,0 +1,106 @@
+"""Rules, tables and rule sets as values. The format is described in rules/README.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from advisor.facts import UNKNOWN, Fact
+from advisor.types import Source
+
+KINDS = ("forbid", "recommend", "set", "warn")
+CONFIDENCES = ("document", "study", "vendor-doc", "practice", "judgement")
+STATUSES = ("draft", "active", "expired")
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Numbers from `low` to `high`; None is open. `gte`/`lt` style, so neighbouring rules can share a bound."""
+
+    low: float | None = None
+    low_included: bool = True
+    high: float | None = None
+    high_included: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        if self.low is not None and (value < self.low or (value == self.low and not self.low_included)):
+            return False
+        return not (self.high is not None and (value > self.high or (value == self.high and not self.high_included)))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Condition:
+    """One line of a rule's `when`: the fact has one of these values, or lies in one of these intervals."""
+
+    fact: str
+    values: frozenset[Any] = frozenset()
+    intervals: tuple[Interval, ...] = ()
+    unknown: bool = False  # also holds where the fact is not known
+    text: str = ""  # as a person reads it: "budget is low", "rows at least 2"
+
+    def holds(self, value: Any) -> bool:
+        """Whether a fact's value satisfies the condition; None and 'unknown' mean not known."""
+        if value is None or value == UNKNOWN:
+            return self.unknown
+        if self.intervals and isinstance(value, int | float) and not isinstance(value, bool):
+            return any(value in interval for interval in self.intervals)
+        return value in self.values
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rule:
+    """One rule: conditions joined by AND, what follows, and the reason with its sources."""
+
+    id: str
+    table: str
+    kind: str  # forbid | recommend | set | warn
+    layer: str
+    when: tuple[Condition, ...]
+    then: Mapping[str, Any]
+    because: str
+    sources: tuple[str, ...]
+    tier: str = ""
+    row: str = ""  # the guide's row, word for word, for rules of the document layer
+    confidence: str = "judgement"
+    status: str = "active"
+    review_by: str = ""
+    refines: str = ""  # the document row a rule of the evidence layer refines
+    unless_note: str = ""
+    examples: tuple[Mapping[str, Any], ...] = ()
+    at: str = ""  # file:line:column
+
+    def first_failing(self, facts: Mapping[str, Any]) -> Condition | None:
+        """The first condition that does not hold, or None where the rule fires."""
+        return next((condition for condition in self.when if not condition.holds(facts.get(condition.fact))), None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Table:
+    """One decision step: the facts it may look at and the fact it concludes."""
+
+    id: str
+    concludes: str
+    inputs: tuple[str, ...]
+    about: str
+    at: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Ruleset:
+    """Every table with its rules, merged over the layers and ready to judge."""
+
+    facts: Mapping[str, Fact]
+    tables: Mapping[str, Table]
+    tiers: Mapping[str, int]
+    layers: tuple[str, ...]  # in order; a later one wins
+    rules: Mapping[str, tuple[Rule, ...]]  # table id -> active rules
+    disabled: Mapping[str, str]  # rule id -> the reason its overlay gave
+    sources: Mapping[str, Source]
+    methods: Mapping[str, Mapping[str, Any]]  # the guide's comparison table
+    digest: str
+    axes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # "updates/lora" -> what it is, its keys
+
+    def rule(self, rule_id: str) -> Rule | None:
+        """The active rule of that id."""
+        return next((rule for rules in self.rules.values() for rule in rules if rule.id == rule_id), None)
