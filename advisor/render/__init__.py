@@ -1,0 +1,1 @@
+"""Advice as text for people and as JSON for programs."""

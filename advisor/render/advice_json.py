@@ -1,0 +1,175 @@
+"""Advice as the one JSON document of `advise --json`. Standard library only; every key is always there.
+
+Units are in the keys (GiB, hours, US dollars); estimates carry three significant digits; what is not known is null.
+The document's JSON Schema is rules/schema/advice.schema.json.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from advisor.types import Advice, Candidate, DataProfile, Estimate, Gpu, Hardware, Reason, StageSettings
+from advisor.units import gib
+
+SCHEMA_VERSION = 1
+
+
+def advice_document(advice: Advice, *, plan: Mapping[str, Any] | None, missing: Sequence[str] = ()) -> dict[str, Any]:
+    """The document. `plan` is the complete, runnable launch file as data, or None with what is missing for one."""
+    recommendation = advice.recommendation
+    situation = advice.situation
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "recommendation": {
+            "composition": str(recommendation.composition),
+            "remedies": list(recommendation.composition.remedies),
+            "stages": [{"objective": stage.objective, "update": stage.update, "quantization": stage.quantization} for stage in recommendation.stages],
+            "settings": [_settings(stage) for stage in recommendation.stages],
+            "decided_by": list(advice.decided_by),
+            "because": [_reason(reason) for reason in recommendation.because],
+            "estimate": estimate_document(recommendation.estimate),
+        },
+        "confidence": advice.confidence,
+        "guide": None if advice.guide is None else {"composition": str(advice.guide.composition), "row": advice.guide.row},
+        "alternatives": [_alternative(candidate) for candidate in advice.alternatives],
+        "flips": [{"change": plain(flip.change), "to": str(flip.to), "effort": flip.effort, "text": flip.text} for flip in advice.flips],
+        "unknown": list(advice.unknown),
+        "warnings": list(advice.warnings),
+        "situation": {
+            "answers": {fact: {"value": plain(answer.value), "origin": answer.origin} for fact, answer in situation.answers.known.items()},
+            "facts": plain(advice.facts),
+            "model": plain(situation.model),
+            "suggestion": plain(situation.suggestion),
+            "tasks": {name: data_document(profile) for name, profile in situation.tasks.items()},
+        },
+        "hardware": hardware_document(situation.hardware),
+        "data": _stated_data(advice) if situation.data is None else data_document(situation.data),
+        "rules": {"layers": list(advice.layers), "digest": advice.rules_digest},
+        "plan": None if plan is None else plain(plan),
+        "missing": list(missing),
+    }
+
+
+def estimate_document(estimate: Estimate) -> dict[str, Any]:
+    """Memory of the fullest device, time and cost of the whole run, and whether it fits."""
+    memory = estimate.memory
+    return {
+        "peak_gib": None if memory is None else rounded(gib(memory.peak_bytes)),
+        "low_gib": None if memory is None else rounded(gib(memory.low_bytes)),
+        "high_gib": None if memory is None else rounded(gib(memory.high_bytes)),
+        "limit_gib": None if estimate.limit_bytes is None else rounded(gib(estimate.limit_bytes)),
+        "hours": None if estimate.duration_s is None else rounded(estimate.duration_s / 3600),
+        "usd": rounded(estimate.cost_usd),
+        "fits": estimate.fits,
+        "moment": None if memory is None else memory.peak.name,
+        "terms": [] if memory is None else [{"name": term.name, "gib": rounded(gib(term.size_bytes)), "because": term.because} for term in memory.peak.terms],
+        "cost_note": estimate.cost_note,
+        "unknown": list(estimate.unknown),
+    }
+
+
+def hardware_document(hardware: Hardware) -> dict[str, Any]:
+    """The machine, sizes in GiB."""
+    return {
+        "kind": hardware.kind,
+        "origin": hardware.origin,
+        "gpus": [_gpu(gpu) for gpu in hardware.gpus],
+        "cpu_cores": hardware.cpu_cores,
+        "ram_total_gib": _gib(hardware.ram_total_bytes),
+        "ram_free_gib": _gib(hardware.ram_free_bytes),
+        "disk_free_gib": _gib(hardware.disk_free_bytes),
+        "driver_version": hardware.driver_version,
+        "cuda_version": hardware.cuda_version,
+        "interconnect": hardware.interconnect,
+        "software": dict(hardware.software),
+        "notes": list(hardware.notes),
+    }
+
+
+def data_document(profile: DataProfile) -> dict[str, Any]:
+    """A measured data file. Its sample row stays out: a document to pass on must not carry somebody's data."""
+    document = {key: value for key, value in plain(profile).items() if key != "sample"}
+    return {**document, "origin": "measured"}
+
+
+def _stated_data(advice: Advice) -> dict[str, Any]:
+    answers = advice.situation.answers
+    stated = {"path": answers.value("data_path"), "kind": answers.value("data_kind"), "rows": answers.value("data_rows")}
+    nothing: dict[str, Any] = {"format": None, "mapping": {}, "tokens": None, "objectives": [], "findings": [], "digest": ""}
+    return {**plain(stated), **nothing, "origin": "unknown" if set(stated.values()) == {None} else "stated"}
+
+
+def _alternative(candidate: Candidate) -> dict[str, Any]:
+    return {
+        "composition": str(candidate.composition),
+        "verdict": candidate.verdict,
+        "because": [_reason(reason) for reason in candidate.because],
+        "estimate": estimate_document(candidate.estimate),
+        "force_allowed": candidate.forced_ok,
+    }
+
+
+def _settings(stage: StageSettings) -> dict[str, Any]:
+    return {key: {"value": plain(chosen.value), "because": chosen.because, "rule": chosen.rule} for key, chosen in stage.settings.items()}
+
+
+def _reason(reason: Reason) -> dict[str, Any]:
+    return {
+        "text": reason.text,
+        "rule": reason.rule,
+        "source": reason.source,
+        "needs": rounded(reason.needs),
+        "has": rounded(reason.has),
+        "unit": reason.unit,
+    }
+
+
+def _gpu(gpu: Gpu) -> dict[str, Any]:
+    return {
+        "name": gpu.name,
+        "memory_total_gib": _gib(gpu.memory_total_bytes),
+        "memory_free_gib": _gib(gpu.memory_free_bytes),
+        "other_processes_gib": _gib(gpu.other_processes_bytes),
+        "compute_capability": None if gpu.compute_capability is None else ".".join(str(part) for part in gpu.compute_capability),
+        "bf16": gpu.bf16,
+        "uuid": gpu.uuid,
+        "index": gpu.index,
+        "mig_profile": gpu.mig_profile,
+        "catalogue_id": None if gpu.spec is None else gpu.spec.id,
+    }
+
+
+def _gib(size_bytes: int | None) -> float | None:
+    return None if size_bytes is None else rounded(gib(size_bytes))
+
+
+def rounded(value: float | None, digits: int = 3) -> float | None:
+    """A float at three significant digits, an integer as it is, None for what is no finite number."""
+    if value is None or isinstance(value, int):
+        return value
+    if not math.isfinite(value):
+        return None
+    return 0.0 if value == 0 else round(value, digits - 1 - math.floor(math.log10(abs(value))))
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON types: dataclasses and maps as objects, tuples and sets as lists, infinities and NaN as null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(part) for key, part in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted((plain(part) for part in value), key=str)
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, PurePath):
+        return str(value)
+    raise TypeError(f"a {type(value).__name__} has no place in a JSON document: {value!r}")

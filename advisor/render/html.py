@@ -1,0 +1,121 @@
+"""Advice as one HTML file to forward: no network, no script, readable on a phone, in print, in light and dark."""
+
+from __future__ import annotations
+
+from html import escape
+
+from advisor.render.page import Block, Items, Page, Table, Text, page_of
+from advisor.types import Advice
+
+# A browser that honours this loads nothing and runs nothing, whatever a model name or a data path contains.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+STYLE = """
+:root { color-scheme: light dark; --ink: #1d2329; --quiet: #56606b; --line: #d5dae0; --paper: #ffffff; --soft: #f3f5f7; --mark: #0b6e4f; --warn: #8a4b00; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e4e8ec; --quiet: #a3adb8; --line: #3a434d; --paper: #15191d; --soft: #1f252b; --mark: #59c59c; --warn: #f0b261; }
+}
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; overflow-wrap: anywhere; }
+main { max-width: 52rem; margin: 0 auto; padding: 1.5rem 1rem 3rem; }
+h1 { font-size: 1rem; font-weight: 600; color: var(--quiet); margin: 0 0 1rem; }
+h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; border-bottom: 1px solid var(--line); padding-bottom: .25rem; }
+code, pre { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; font-size: .9em; }
+pre { background: var(--soft); border: 1px solid var(--line); border-radius: 6px; padding: .75rem; white-space: pre-wrap; }
+.answer { background: var(--soft); border-left: 4px solid var(--mark); padding: .25rem 1rem; border-radius: 0 6px 6px 0; }
+.answer p { margin: .6rem 0; font-size: 1.1rem; }
+ul { padding-left: 1.2rem; margin: .5rem 0; }
+li { margin: .35rem 0; }
+.quiet { color: var(--quiet); font-size: .9rem; display: block; }
+.warning { color: var(--warn); }
+table { border-collapse: collapse; width: 100%; margin: .75rem 0; }
+th, td { text-align: left; vertical-align: top; padding: .45rem .6rem; border-bottom: 1px solid var(--line); }
+th { color: var(--quiet); font-size: .85rem; }
+td:first-child, th:first-child { min-width: 8rem; overflow-wrap: break-word; }
+td.fixed { white-space: nowrap; letter-spacing: .05em; }
+tr.chosen { background: var(--soft); }
+tr.chosen td:first-child { font-weight: 600; box-shadow: inset 4px 0 0 var(--mark); }
+footer { margin-top: 2.5rem; color: var(--quiet); font-size: .85rem; }
+@media (max-width: 36rem) {
+  table, tbody, tr, td { display: block; }
+  thead { display: none; }
+  tr { border: 1px solid var(--line); border-radius: 6px; margin: .6rem 0; }
+  td { border: 0; padding: .2rem .75rem; }
+  td:first-child { font-weight: 600; padding-top: .5rem; }
+  td::before { content: attr(data-column) " "; color: var(--quiet); font-size: .85rem; }
+  td:first-child::before { content: ""; }
+}
+@media print { body { font-size: 11pt; } main { max-width: none; padding: 0; } h2 { break-after: avoid; } tr, li { break-inside: avoid; } }
+"""
+
+
+def advice_page(advice: Advice, *, plan_text: str | None = None) -> str:
+    """The whole page as text. Everything that came from outside (names, paths, rules) is escaped.
+
+    `plan_text` is the launch file to show at the end; None leaves that part out.
+    """
+    page = page_of(advice)
+    parts = [
+        "<!doctype html>",
+        '<html lang="en">',
+        "<head>",
+        '<meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
+        '<meta name="referrer" content="no-referrer">',
+        f"<title>Fine-tuning advice: {_text(page.composition)}</title>",
+        f"<style>{STYLE}</style>",
+        "</head>",
+        "<body>",
+        "<main>",
+        f"<h1>Fine-tuning advice: <code>{_text(page.composition)}</code></h1>",
+        *_answer(page),
+        *(line for section in page.sections for line in (f"<section><h2>{_text(section.title)}</h2>", *map(_block, section.blocks), "</section>")),
+        *(_plan(plan_text) if plan_text is not None else ()),
+        f"<footer>{_text(page.in_short)}</footer>",
+        "</main>",
+        "</body>",
+        "</html>",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _answer(page: Page) -> list[str]:
+    return ['<div class="answer">', *(f"<p>{_text(text)}</p>" for text in page.sentences), "</div>"]
+
+
+def _plan(plan_text: str) -> list[str]:
+    return [
+        "<section><h2>The plan</h2>",
+        "<p>Save this as <code>plan.yaml</code> and run <code>advise run plan.yaml</code>.</p>",
+        f"<pre>{_text(plan_text, keep_lines=True)}</pre>",
+        "</section>",
+    ]
+
+
+def _block(block: Block) -> str:
+    if isinstance(block, Text):
+        return f'<p class="{_text(block.tone)}">{_text(block.text)}</p>'
+    if isinstance(block, Items):
+        return "\n".join(["<ul>", *(_item(item.text, item.detail, item.tone) for item in block.items), "</ul>"])
+    return _table(block)
+
+
+def _item(text: str, detail: str, tone: str) -> str:
+    quiet = f'<span class="quiet">{_text(detail)}</span>' if detail else ""
+    return f'<li class="{_text(tone)}">{_text(text)}{quiet}</li>'
+
+
+def _table(table: Table) -> str:
+    head = "".join(f'<th scope="col">{_text(column)}</th>' for column in table.columns)
+    rows = []
+    for row in table.rows:
+        cells = zip(table.columns, row.cells, table.fixed, strict=True)
+        body = "".join(f'<td data-column="{_text(column)}"{" class=fixed" if fixed else ""}>{_text(cell)}</td>' for column, cell, fixed in cells)
+        rows.append(f"<tr{' class=chosen' if row.chosen else ''}>{body}</tr>")
+    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n" + "\n".join(rows) + "\n</tbody>\n</table>"
+
+
+def _text(text: str, *, keep_lines: bool = False) -> str:
+    """Escaped text; control characters, which HTML forbids, as their escapes."""
+    kept = "\n\t" if keep_lines else "\t"
+    return escape("".join(sign if sign.isprintable() or sign in kept else repr(sign)[1:-1] for sign in text), quote=True)
