@@ -1,0 +1,56 @@
+"""What a plan trains, one after the other: its stages, or every stage of every task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from advisor.plan.keys import KeySpecs, key_specs
+from advisor.plan.model import Plan, PlanData, Stage, Task
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One training: a stage, of one task where the plan has tasks."""
+
+    name: str  # also its folder under stages/: "sft", or "sft-legal" for a task
+    stage: Stage  # with the task's overrides applied
+    task: Task | None
+    data: PlanData
+    starts_from: str | None  # name of the entry it goes on from
+    start_folder: str | None  # or a folder, as written in the plan; both None: the plan's model
+
+
+def entries(plan: Plan, *, specs: KeySpecs | None = None) -> list[Entry]:
+    """The trainings of a plan in the order they are run: task by task, each through all stages."""
+    return [entry for task in plan.tasks or (None,) for entry in _chain(plan, task, specs or key_specs())]
+
+
+def _chain(plan: Plan, task: Task | None, specs: KeySpecs) -> list[Entry]:
+    suffix = f"-{task.name}" if task else ""
+    names = [stage.name for stage in plan.stages]
+    result = []
+    for index, stage in enumerate(plan.stages):
+        start = stage.start_from or (names[index - 1] if index else None)
+        earlier = start in names[:index]
+        data = task.data if task else PlanData(path=stage.data) if stage.data is not None else plan.data
+        if data is None:
+            raise ValueError(f"stage {stage.name} has no data; read.py refuses such plans")
+        result.append(
+            Entry(
+                name=stage.name + suffix,
+                stage=with_overrides(stage, task, specs) if task else stage,
+                task=task,
+                data=data,
+                starts_from=f"{start}{suffix}" if earlier else None,
+                start_folder=None if earlier else start,
+            )
+        )
+    return result
+
+
+def with_overrides(stage: Stage, task: Task, specs: KeySpecs) -> Stage:
+    """The stage as a task trains it. An override goes to every stage that reads its key."""
+    common = {key: value for key, value in task.overrides.items() if key in Stage.__dataclass_fields__}
+    allowed = specs.allowed(stage.objective, stage.update)
+    own = {key: value for key, value in task.overrides.items() if key in allowed}
+    return replace(stage, **common, options={**stage.options, **own}) if task.overrides else stage

@@ -1,0 +1,230 @@
+"""A Plan as a launch file: short, in a fixed order, with the reason beside every chosen value.
+
+Needs neither pydantic nor PyYAML's emitter, so advice can write plans quickly and every value reads back as it was, in
+YAML 1.2 (yamlio) and in YAML 1.1 (PyYAML's safe_load) alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any
+
+from advisor.files import write_atomically
+from advisor.plan.keys import KeySpecs, key_specs
+from advisor.plan.model import Comments, Plan, Stage
+from advisor.resources import rules_dir
+
+Place = tuple[str | int, ...]
+# Written even where they equal the default: without them the file would not say what it is.
+ALWAYS = {"version", "name", "model", "objective", "update", "learning_rate", "device", "path"}
+HEADER = "Launch file of `advise`. Values may be edited; the reasons stand beside them. Start or go on with: advise run {name}"
+COMMENT_COLUMN = 34  # comments start here, or after the longest commented line of their block up to this
+_PLAIN = re.compile(r"(?:[A-Za-z_/]|\./|\.\./)[\w./@+-]*", re.ASCII)
+_SPECIAL = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
+
+
+def schema_path() -> Path:
+    """The installed JSON Schema of plans."""
+    return rules_dir() / "schema" / "plan.schema.json"
+
+
+def plan_data(plan: Plan, comments: Comments | None = None) -> dict[str, Any]:
+    """The plan as plain nested data in file order, a stage's options beside its keys.
+
+    Defaults are left out, save those that carry a comment (somebody chose them) and those the file cannot do without.
+    """
+    commented = {_flat(place) for place in comments or {}}
+    return _as_map(plan, (), commented)
+
+
+def _flat(place: Place) -> Place:
+    """A place with `options` left out, since options stand beside the stage's own keys."""
+    return (*place[:2], *place[3:]) if place[:1] == ("stages",) and place[2:3] == ("options",) else tuple(place)
+
+
+def _as_map(value: Any, place: Place, commented: set[Place]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for item in fields(value):
+        part, here = getattr(value, item.name), (*place, item.name)
+        if item.name == "options":
+            continue
+        chosen = any(other[: len(here)] == here for other in commented)
+        if item.name in ALWAYS or item.name == "launch" or chosen or part != _default(item):
+            result[item.name] = _plain_data(part, here, commented)
+        if isinstance(value, Stage) and item.name == "double_quantization":  # a method's own keys follow the method
+            result |= {key: _plain_data(option, (*place, key), commented) for key, option in value.options.items()}
+    return result
+
+
+def _plain_data(value: Any, place: Place, commented: set[Place]) -> Any:
+    if hasattr(value, "__dataclass_fields__"):
+        return _as_map(value, place, commented)
+    if isinstance(value, Mapping):
+        return {str(key): _plain_data(part, (*place, key), commented) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain_data(part, (*place, index), commented) for index, part in enumerate(value)]
+    return value
+
+
+def _default(item: Field[Any]) -> Any:
+    if item.default is not MISSING:
+        return item.default
+    return item.default_factory() if item.default_factory is not MISSING else MISSING
+
+
+def plan_digest(plan: Plan, *, specs: KeySpecs | None = None) -> str:
+    """Ten hex digits that name what is trained: model, data and stages, whichever way the same values were written.
+
+    Defaults do not count, so a key that a later version adds does not rename the runs of today's plans.
+    """
+    specs = specs or key_specs()
+    data = plan_data(plan)
+    subject = {key: data.get(key) for key in ("model", "revision", "trust_remote_code", "data", "tasks")}
+    stages = []
+    for stage, shown in zip(plan.stages, data["stages"], strict=True):
+        defaults = {key: spec.default for key, spec in specs.allowed(stage.objective, stage.update).items()}
+        stages.append({key: value for key, value in shown.items() if not (key in stage.options and value == defaults.get(key))})
+    return digest(subject | {"stages": stages})
+
+
+def digest(data: Any) -> str:
+    """Ten hex digits of plain data: key order and 1 against 1.0 make no difference."""
+    return hashlib.sha256(json.dumps(_canonical(data), sort_keys=True, ensure_ascii=True).encode()).hexdigest()[:10]
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _canonical(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(part) for part in value]
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
+
+
+def write_plan(plan: Plan, comments: Comments | None, path: Path | str) -> None:
+    """Write the launch file, whole or not at all. Raises MachineNotReady where it cannot be written."""
+    path = Path(path)
+    write_atomically(path, plan_text(plan, comments, name=path.name))
+
+
+def plan_text(plan: Plan, comments: Comments | None = None, *, name: str = "plan.yaml") -> str:
+    """The launch file's text, the editor's modeline first.
+
+    The modeline names the schema of the installed package by its file address: it works offline, belongs to this very
+    version, and needs no web address to be kept alive. On another machine an editor finds nothing there, which costs the
+    completion and nothing else, since comments take no part in the run.
+    """
+    comments = {_flat(place): text for place, text in (comments or {}).items()}
+    schema = schema_path()
+    head = [f"# yaml-language-server: $schema={schema.as_uri()}"] if schema.is_file() else []
+    head.append("# " + HEADER.format(name=name if _PLAIN.fullmatch(name) or re.fullmatch(r"[\w.-]+", name) else json.dumps(name)))
+    lines: list[tuple[str, str]] = []
+    for key, value in plan_data(plan, comments).items():
+        if key in ("data", "tasks", "stages", "launch", "origin"):
+            lines.append(("", ""))
+        _emit_entry(key, value, (), 0, comments, lines)
+    return "\n".join([*head, *_aligned(lines)]) + "\n"
+
+
+def _emit_entry(key: str, value: Any, place: Place, indent: int, comments: Comments, lines: list[tuple[str, str]]) -> None:
+    """Append the lines of one `key: value`, each as (text, comment)."""
+    here = (*place, key)
+    start, comment = f"{' ' * indent}{_text(key)}:", comments.get(here, "")
+    if isinstance(value, dict) and value:
+        lines.append((start, comment))
+        for inner, part in value.items():
+            _emit_entry(inner, part, here, indent + 2, comments, lines)
+    elif isinstance(value, list) and value and not all(_is_scalar(part) for part in value):
+        lines.append((start, comment))
+        for index, part in enumerate(value):
+            _emit_item(part, (*here, index), indent + 2, comments, lines)
+    else:
+        lines.append((f"{start} {_inline(value)}", comment))
+
+
+def _emit_item(value: Any, place: Place, indent: int, comments: Comments, lines: list[tuple[str, str]]) -> None:
+    if isinstance(value, dict) and value:
+        inner: list[tuple[str, str]] = []
+        for key, part in value.items():
+            _emit_entry(key, part, place, indent + 2, comments, inner)
+        first, comment = inner[0]
+        lines.append((f"{' ' * indent}- {first[indent + 2 :]}", comment))
+        lines.extend(inner[1:])
+    elif isinstance(value, list) and value and not all(_is_scalar(part) for part in value):
+        lines.append((f"{' ' * indent}-", ""))
+        for index, part in enumerate(value):
+            _emit_item(part, (*place, index), indent + 2, comments, lines)
+    else:
+        lines.append((f"{' ' * indent}- {_inline(value)}", comments.get(place, "")))
+
+
+def _aligned(lines: list[tuple[str, str]]) -> list[str]:
+    """The lines with their comments in one column a block; a longer line pushes only its own comment out."""
+    result: list[str] = []
+    block: list[tuple[str, str]] = []
+    for line in [*lines, ("", "")]:
+        if line[0]:
+            block.append(line)
+            continue
+        column = max((len(text) for text, comment in block if comment and len(text) <= COMMENT_COLUMN), default=0)
+        for text, comment in block:
+            words = " ".join("".join(character if _printable(character) else " " for character in comment).split())
+            result.append(f"{text:<{column}}  # {words}" if words else text)
+        if block:
+            result.append("")
+        block = []
+    return result[:-1]
+
+
+def _is_scalar(value: Any) -> bool:
+    return not isinstance(value, dict | list) or not value
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(_inline(part) for part in value)}]"
+    if isinstance(value, dict):
+        return "{}"
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return _number(value)
+    return _text(str(value))
+
+
+def _number(value: float) -> str:
+    """The shortest text that reads back as the same float; with a point, since YAML 1.1 reads 2e-05 as text."""
+    if not math.isfinite(value):
+        raise ValueError(f"{value} cannot be written into a plan")
+    text = repr(value)
+    return re.sub(r"^(-?\d+)e", r"\1.0e", text)
+
+
+def _text(value: str) -> str:
+    """Text, plain where no YAML reader could take it for anything else, else in double quotes with escapes."""
+    if _PLAIN.fullmatch(value) and value.lower() not in _SPECIAL:
+        return value
+    many_brackets = value.count("[") + value.count("{") > 20  # the reader bounds nesting by counting them
+    parts = []
+    for character in value:
+        code = ord(character)
+        if character in '\\"':
+            parts.append("\\" + character)
+        elif _printable(character) and not (many_brackets and character in "[{"):
+            parts.append(character)
+        else:
+            parts.append(f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")
+    return f'"{"".join(parts)}"'
+
+
+def _printable(character: str) -> bool:
+    return character.isprintable() and character != "\ufeff"
