@@ -1,0 +1,65 @@
+"""How people write the name of a GPU: words without vendor and punctuation, and a size, if the name holds one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+# Say who sells a card or that it is one, never which.
+IGNORED = frozenset({"nvidia", "geforce", "tesla", "amd", "instinct", "radeon", "apple", "gpu", "gpus", "graphics", "card", "cards", "corporation", "r", "tm"})
+# A card with one of these is another card than the one without: "RTX 5070" is no RTX 5070 Ti.
+TELLS_APART = frozenset({"ti", "super", "pro", "max", "ultra", "q", "d", "xt", "xtx", "laptop", "mobile", "quadro", "nano", "nx", "mini"})
+# Left out without changing which chip is meant.
+FORM = frozenset("sxm sxm2 sxm4 sxm5 sxm6 pcie nvl oam ac hbm3 rtx gtx rx jetson agx nvgpu dgx blackwell server workstation edition generation".split())
+
+_SIZE = re.compile(r"(?<![a-z0-9.])(\d{1,4}(?:\.\d+)?)[\s-]*(?:gib|gb|g)(?![a-z0-9])")
+_MIG = re.compile(r"\bmig\b|\b\d+g\.(\d+)gb\b")
+_COUNT = re.compile(r"^\s*(\d{1,6})\s*[x×*]\s*(?=\S)(.+)$", re.IGNORECASE)
+_GLUED = (
+    re.compile(r"^(rtx|gtx|rx)(a?\d+)([a-z]*)$"),  # rtx4090, rtx4060ti, rtxa6000
+    re.compile(r"^()(\d{3,4})(ti|super|xtx|xt|d)$"),  # 4060ti
+    re.compile(r"^()([a-z]{1,2}\d{2,3}[a-z]?)(sxm\d?|pcie|nvl)$"),  # h100sxm
+    re.compile(r"^()(m\d)(pro|max|ultra)$"),  # m4max
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TypedName:
+    """A typed name taken apart."""
+
+    words: tuple[str, ...]  # in order, lower case, without vendor and size
+    size_gib: float | None  # the size it holds; vendors write GB and mean GiB
+    mig: bool  # a slice of a card, which no catalogue entry describes
+
+
+def taken_apart(name: str) -> TypedName:
+    """The words and the size of a typed name: "NVIDIA A100-80GB" -> a100, 80."""
+    text = name.lower().replace("(r)", " ").replace("(tm)", " ")
+    mig = _MIG.search(text)
+    if mig:
+        profile = re.search(r"\d+g\.(\d+)gb", text)
+        return TypedName(words_of(text), float(profile[1]) if profile else None, True)
+    sizes = _SIZE.findall(text)
+    return TypedName(words_of(_SIZE.sub(" ", text)), float(sizes[0]) if sizes else None, False)
+
+
+def words_of(text: str) -> tuple[str, ...]:
+    """Lower-case words without vendor words, glued ones split: "rtx4090" -> rtx, 4090."""
+    result: list[str] = []
+    for word in re.findall(r"[a-z0-9]+", text.lower()):
+        parts = next((match.groups() for pattern in _GLUED if (match := pattern.match(word))), (word,))
+        result.extend(part for part in parts if part and part not in IGNORED)
+    return tuple(dict.fromkeys(result))
+
+
+def catalogue_words(names: Iterable[str]) -> frozenset[str]:
+    """Every word under which a card may be typed; `sxm5` answers to `sxm` too."""
+    words = {word for name in names for word in words_of(_SIZE.sub(" ", name.lower()))}
+    return frozenset(words | {"sxm" for word in words if word.startswith("sxm")})
+
+
+def count_and_name(name: str) -> tuple[int | None, str]:
+    """The count in front of a name, if it has one: "8x H100" -> 8, "H100"."""
+    match = _COUNT.match(name)
+    return (int(match[1]), match[2].strip()) if match else (None, name.strip())

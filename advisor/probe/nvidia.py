@@ -1,0 +1,251 @@
+"""NVIDIA cards through NVML (pynvml): what is plugged in, what is free, and what this process may use of it.
+
+Whatever NVML cannot say is a None or a note: no driver, a driver without a card, a library that does not fit the kernel module,
+functions a card or an old driver lacks, missing permissions. pynvml costs 25 ms to import, so it is imported only where the
+driver's library can be loaded.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from advisor.probe.visible import Board, usable
+from advisor.types import Gpu
+
+LIBRARY = "libnvidia-ml.so.1"
+NVIDIA_VENDOR, DISPLAY_CLASS = "0x10de", "0x03"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NvidiaFacts:
+    """What NVML says of this machine."""
+
+    gpus: tuple[Gpu, ...] = ()  # that this process may use
+    driver_version: str | None = None
+    cuda_version: str | None = None
+    interconnect: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def probe_nvidia(environ: Mapping[str, str] | None = None, *, ram_total_bytes: int | None = None, ram_free_bytes: int | None = None, root: Path = Path("/")) -> NvidiaFacts:
+    """The NVIDIA devices this process may use. Never raises: what went wrong is a note.
+
+    Cards that share memory with the CPU (Jetson, GB10) report none of their own: the system's memory, as given, counts.
+    """
+    environ = os.environ if environ is None else environ
+    if sys.platform == "darwin":
+        return NvidiaFacts()
+    problem = _library_problem(root)
+    if problem is not None:
+        return NvidiaFacts(notes=problem)
+    try:
+        import pynvml
+    except ImportError as error:
+        return NvidiaFacts(notes=(f"an NVIDIA driver is there, but the Python package nvidia-ml-py cannot be imported ({error})",))
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        return NvidiaFacts(notes=(_why_not(pynvml, error, root),))
+    try:
+        return _Nvml(pynvml, ram_total_bytes, ram_free_bytes).facts(environ)
+    finally:
+        _Nvml(pynvml, None, None).ask(pynvml.nvmlShutdown)
+
+
+def _library_problem(root: Path) -> tuple[str, ...] | None:
+    """None where the driver's library loads; else what is known, () where nothing points to an NVIDIA card."""
+    if sys.platform == "win32":
+        return None  # pynvml knows where Windows keeps it
+    import ctypes
+
+    try:
+        ctypes.CDLL(LIBRARY)
+    except OSError as error:
+        if "No such file" not in str(error):
+            return (f"the NVIDIA driver library is broken: {error}",)
+        if (root / "proc/driver/nvidia/version").exists():
+            return (f"the NVIDIA kernel driver is loaded, but its library {LIBRARY} is not installed here (in a container: start it with the GPUs passed through)",)
+        if (root / "usr/lib/wsl/lib" / LIBRARY).exists():
+            return ("the driver library lies in /usr/lib/wsl/lib and is not found: add that folder to LD_LIBRARY_PATH to use the card",)
+        slots = ", ".join(_plugged_in(root))
+        return (f"an NVIDIA card is plugged in ({slots}), but no NVIDIA driver is installed",) if slots else ()
+    return None
+
+
+def _plugged_in(root: Path) -> list[str]:
+    found = []
+    for device in sorted((root / "sys/bus/pci/devices").glob("*")):
+        try:
+            if (device / "vendor").read_text().strip() == NVIDIA_VENDOR and (device / "class").read_text().startswith(DISPLAY_CLASS):
+                found.append(device.name)
+        except OSError:
+            continue
+    return found
+
+
+def _why_not(pynvml: Any, error: Any, root: Path) -> str:
+    code = getattr(error, "value", None)
+    if code == pynvml.NVML_ERROR_DRIVER_NOT_LOADED:
+        slots = ", ".join(_plugged_in(root))
+        return f"the NVIDIA driver is installed but not loaded{f' (card in {slots})' if slots else ', and no NVIDIA card is seen'}"
+    if code == pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH:
+        return "the NVIDIA driver was updated while its old kernel module is still loaded: restart the machine"
+    if code == pynvml.NVML_ERROR_NO_PERMISSION:
+        return "the NVIDIA driver refuses this user access to the card (permissions of /dev/nvidia*)"
+    if code == pynvml.NVML_ERROR_FUNCTION_NOT_FOUND:
+        return "the NVIDIA driver is too old to be asked about its cards"
+    return f"the NVIDIA driver cannot be asked about its cards: {error}"
+
+
+class _Nvml:
+    """One conversation with an initialised NVML."""
+
+    def __init__(self, pynvml: Any, ram_total_bytes: int | None, ram_free_bytes: int | None) -> None:
+        self.nvml = pynvml
+        self.ram = ram_total_bytes, ram_free_bytes
+        self.errors = (pynvml.NVMLError, getattr(pynvml, "NVMLLibraryMismatchError", pynvml.NVMLError), UnicodeDecodeError)
+        self.notes: list[str] = []
+
+    def ask(self, function: Callable[..., Any], *args: Any) -> Any:
+        """The answer, or None where this card or driver has none."""
+        try:
+            return function(*args)
+        except self.errors:
+            return None
+
+    def facts(self, environ: Mapping[str, str]) -> NvidiaFacts:
+        nvml = self.nvml
+        driver = self.ask(nvml.nvmlSystemGetDriverVersion)
+        cuda = self.ask(nvml.nvmlSystemGetCudaDriverVersion)  # 12040 is 12.4
+        count = self.ask(nvml.nvmlDeviceGetCount)
+        handles = {index: handle for index in range(count or 0) if (handle := self.handle(index)) is not None}
+        boards = [self.board(index, handle) for index, handle in handles.items()]
+        if count == 0:
+            self.notes.append("an NVIDIA driver is loaded, but it has no card")
+        elif count is None:
+            self.notes.append("the NVIDIA driver does not say how many cards it has")
+        gpus, hidden = usable(boards, environ)
+        return NvidiaFacts(
+            gpus=gpus,
+            driver_version=driver,
+            cuda_version=f"{cuda // 1000}.{cuda % 1000 // 10}" if cuda else None,
+            interconnect=self.interconnect([handle for index, handle in handles.items() if any(gpu.index == index and gpu.mig_profile is None for gpu in gpus)], gpus),
+            notes=(*self.notes, *hidden),
+        )
+
+    def handle(self, index: int) -> Any:
+        try:
+            return self.nvml.nvmlDeviceGetHandleByIndex(index)
+        except self.errors as error:
+            self.notes.append(f"GPU {index} does not answer ({error}): it is left out")
+            return None
+
+    def board(self, index: int, handle: Any) -> Board:
+        gpu = self.gpu(index, handle)
+        mode = self.ask(self.nvml.nvmlDeviceGetMigMode, handle)  # absent on cards that cannot be cut
+        if not mode or mode[0] != self.nvml.NVML_DEVICE_MIG_ENABLE:
+            return Board(gpu=gpu)
+        found = (self.ask(self.nvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, slot) for slot in range(self.ask(self.nvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0))
+        return Board(gpu=gpu, mig_enabled=True, slices=tuple(self.slice(gpu, device) for device in found if device is not None))
+
+    def gpu(self, index: int, handle: Any) -> Gpu:
+        from advisor.probe.catalogue import match_probed
+
+        name = self.ask(self.nvml.nvmlDeviceGetName, handle) or "NVIDIA GPU (no name reported)"
+        total, free = self.memory(handle, f"GPU {index} ({name})")
+        capability = self.ask(self.nvml.nvmlDeviceGetCudaComputeCapability, handle)
+        return Gpu(
+            name=name,
+            memory_total_bytes=total,
+            memory_free_bytes=free,
+            other_processes_bytes=self.other_processes(handle),
+            compute_capability=capability,
+            bf16=None if capability is None else capability >= (8, 0),
+            uuid=self.ask(self.nvml.nvmlDeviceGetUUID, handle),
+            index=index,
+            spec=match_probed(name, total),
+        )
+
+    def slice(self, parent: Gpu, handle: Any) -> Gpu:
+        """One MIG device: its own memory and profile, the chip of its parent, and no catalogue entry."""
+        name = self.ask(self.nvml.nvmlDeviceGetName, handle) or parent.name
+        total, free = self.memory(handle, name)
+        attributes = self.ask(self.nvml.nvmlDeviceGetAttributes, handle)
+        if total is None and attributes is not None:
+            total = attributes.memorySizeMB * 2**20
+        written = re.search(r"MIG (\S+)", name)
+        profile = written[1] if written else f"{attributes.gpuInstanceSliceCount}g.{round(attributes.memorySizeMB / 1024)}gb" if attributes is not None else "MIG"
+        return replace(
+            parent,
+            name=name if written else f"{name} MIG {profile}",
+            memory_total_bytes=total,
+            memory_free_bytes=free,
+            other_processes_bytes=self.other_processes(handle),
+            uuid=self.ask(self.nvml.nvmlDeviceGetUUID, handle),
+            mig_profile=profile,
+            spec=None,
+        )
+
+    def memory(self, handle: Any, whose: str) -> tuple[int | None, int | None]:
+        try:
+            memory = self.nvml.nvmlDeviceGetMemoryInfo(handle)
+        except self.errors as error:
+            if getattr(error, "value", None) == self.nvml.NVML_ERROR_NOT_SUPPORTED:
+                self.notes.append(f"{whose}: the driver reports no memory, as on boards where CPU and GPU share it; the system's memory counts")
+                return self.ram
+            self.notes.append(f"{whose}: its memory is not known ({error})")
+            return None, None
+        if not memory.total:
+            self.notes.append(f"{whose}: its memory is not known (the driver says 0)")
+            return None, None
+        return int(memory.total), int(memory.free)
+
+    def other_processes(self, handle: Any) -> int | None:
+        """Memory that other processes hold; None where the driver hides it (Windows, some containers)."""
+        lists = [self.ask(self.nvml.nvmlDeviceGetComputeRunningProcesses, handle), self.ask(self.nvml.nvmlDeviceGetGraphicsRunningProcesses, handle)]
+        if lists[0] is None and hasattr(self.nvml, "nvmlDeviceGetComputeRunningProcesses_v2"):
+            lists = [self.ask(self.nvml.nvmlDeviceGetComputeRunningProcesses_v2, handle)]
+        if lists[0] is None:
+            return None
+        held: dict[int, int | None] = {}  # one process may be listed for compute and for graphics
+        for process in (process for listed in lists for process in listed or ()):
+            held[process.pid] = process.usedGpuMemory
+        held.pop(os.getpid(), None)
+        return None if None in held.values() else sum(size or 0 for size in held.values())
+
+    def interconnect(self, handles: list[Any], gpus: tuple[Gpu, ...]) -> str | None:
+        """How the usable cards reach each other, or the one card its machine: NVLink where every card has an active link."""
+        if not handles:
+            return None
+        links = [self.active_links(handle) for handle in handles] if len(handles) > 1 else []
+        if links and min(links) > 0:
+            spec = gpus[0].spec
+            return _nvlink_text(min(links), None if spec is None else spec.id)
+        partly = f"; NVLink on {sum(count > 0 for count in links)} of {len(links)} cards" if any(links) else ""
+        generation = self.ask(self.nvml.nvmlDeviceGetMaxPcieLinkGeneration, handles[0])  # the current one falls when idle
+        width = self.ask(self.nvml.nvmlDeviceGetCurrPcieLinkWidth, handles[0])
+        if not generation:
+            return partly.removeprefix("; ") or None
+        return f"PCIe {generation}{f' x{width}' if width else ''}{partly}"
+
+    def active_links(self, handle: Any) -> int:
+        states = []
+        for link in range(getattr(self.nvml, "NVML_NVLINK_MAX_LINKS", 18)):
+            state = self.ask(self.nvml.nvmlDeviceGetNvLinkState, handle, link)
+            if state is None:
+                break
+            states.append(state)
+        return sum(state == 1 for state in states)
+
+
+def _nvlink_text(links: int, gpu_id: str | None) -> str:
+    from advisor.probe.catalogue import interconnect_of, load_catalogue
+
+    known = interconnect_of(load_catalogue()[gpu_id]) if gpu_id is not None else None
+    return f"{known if known and known.startswith('NVLink') else 'NVLink'} ({links} active link{'s' if links > 1 else ''} per card)"

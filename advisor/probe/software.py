@@ -1,0 +1,160 @@
+"""Which training packages are installed, and whether the installed PyTorch can use the card: read from files, nothing imported.
+
+importlib.metadata answers the same but costs 30 ms to import; the names of the metadata folders hold all that is asked here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from advisor.types import Hardware
+
+PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets")
+_METADATA = re.compile(r"([A-Za-z0-9_.]+?)-([^-]+)(?:-[^/]*)?\.(?:dist|egg)-info$")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TorchBuild:
+    """What the installed PyTorch was built for."""
+
+    version: str
+    cuda: str | None  # "12.8"; None: not for CUDA
+    hip: str | None  # ROCm
+
+    @property
+    def text(self) -> str:
+        target = f"CUDA {self.cuda}" if self.cuda else f"ROCm {self.hip}" if self.hip else "CPU"
+        return f"{self.version} ({target} build)"
+
+
+def installed_versions(path: Sequence[str] | None = None) -> dict[str, str | None]:
+    """Package -> installed version, None where it is not installed."""
+    found = _metadata_folders(path)
+    return {name: found[name][0] if name in found else None for name in PACKAGES}
+
+
+def _metadata_folders(path: Sequence[str] | None) -> dict[str, tuple[str, Path]]:
+    """Package -> version and the folder that holds it; the first on the path wins, as in an import."""
+    found: dict[str, tuple[str, Path]] = {}
+    for folder in sys.path if path is None else path:
+        try:
+            names = os.listdir(folder or ".")
+        except OSError:  # zip files, folders that are gone
+            continue
+        for name in names:
+            match = _METADATA.match(name)
+            package = match[1].lower().replace("-", "_").replace(".", "_") if match else ""
+            if match and package in PACKAGES:
+                found.setdefault(package, (match[2], Path(folder or ".")))
+    return found
+
+
+def torch_build(path: Sequence[str] | None = None) -> TorchBuild | None:
+    """The installed PyTorch and what it was built for, from its version file; None where it is not installed."""
+    entry = _metadata_folders(path).get("torch")
+    if entry is None:
+        return None
+    version, folder = entry
+    try:
+        text = (folder / "torch" / "version.py").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        text = ""
+    local = version.partition("+")[2]
+    values: dict[str, str] = dict(re.findall(r"^(cuda|hip)\b[^=\n]*=\s*['\"]([^'\"]+)['\"]", text, re.MULTILINE))
+    tag = re.match(r"cu(\d+)(\d)$", local)  # 2.9.1+cu128
+    cuda = values.get("cuda") or (f"{tag[1]}.{tag[2]}" if tag else None)
+    hip = values.get("hip") or (local.removeprefix("rocm") if local.startswith("rocm") else None)
+    return TorchBuild(version=version, cuda=cuda, hip=hip)
+
+
+def cuda_problem(hardware: Hardware, build: TorchBuild | None = None) -> str | None:
+    """Why the installed PyTorch cannot use the probed GPU, with the line to install; None where nothing speaks against it.
+
+    An absent PyTorch is another matter (the training extra is missing) and answers None, as does hardware that was only stated.
+    """
+    build = build or torch_build()
+    if build is None or hardware.origin != "probed" or not hardware.gpus:
+        return None
+    card = hardware.gpus[0].name
+    if hardware.kind == "rocm":
+        return None if build.hip else f"{card} is there, but PyTorch {build.text} has no ROCm. Install PyTorch's ROCm build of {_release(build)} as its site says"
+    if hardware.kind != "cuda":
+        return None
+    if build.cuda is None:
+        return f"{card} is there, but PyTorch {build.text} cannot use it. Install: {_install(hardware, build)}"
+    driver_generation, built_generation = _generation(hardware.cuda_version), _generation(build.cuda)
+    if driver_generation is not None and built_generation is not None and built_generation > driver_generation:
+        return (
+            f"{card} is there, but PyTorch {build.text} needs a newer NVIDIA driver: {hardware.driver_version or 'this one'} runs CUDA up to {hardware.cuda_version}. "
+            f"Update the driver{_driver_from(built_generation)}, or install: {_install(hardware, build)}"
+        )
+    return _without_code(hardware, build)
+
+
+def _without_code(hardware: Hardware, build: TorchBuild) -> str | None:
+    """The problem of a card that the official wheel has no code for: too old a card, or too old a wheel."""
+    from advisor.probe.catalogue import capability, cuda_facts
+
+    row = next((row for row in cuda_facts()["wheels"] if _at_least(build.cuda, row["cuda"]) and _below(build.version, row.get("torch_below"))), None)
+    if row is None or build.version.partition("+")[2] not in ("", f"cu{(build.cuda or '').replace('.', '')}"):  # a build of somebody else's
+        return None
+    first, last = capability(row["from"]), capability(row["to"])
+    for gpu in hardware.gpus:
+        has = gpu.compute_capability
+        if has is not None and first is not None and last is not None and not first <= has <= last:
+            age = "too old" if has < first else "too new"
+            return (
+                f"{gpu.name} (compute capability {has[0]}.{has[1]}) is {age} for PyTorch {build.text}, which has code for {row['from']} to {row['to']}. "
+                f"Install: {_install(hardware, build)}"
+            )
+    return None
+
+
+def _install(hardware: Hardware, build: TorchBuild) -> str:
+    """The one line that brings a PyTorch for this driver and card, as far as plain pip has one."""
+    from advisor.probe.catalogue import capability, cuda_facts
+
+    generation = _generation(hardware.cuda_version)
+    capabilities = [gpu.compute_capability for gpu in hardware.gpus if gpu.compute_capability is not None]
+    for key, row in sorted(cuda_facts()["pip_torch"].items(), key=lambda item: -int(item[0])):
+        first, last = capability(row["from"]), capability(row["to"])
+        runs = generation is None or generation >= int(key)
+        if runs and first is not None and last is not None and all(first <= has <= last for has in capabilities):
+            requirement = row["requirement"] if row["requirement"] != "torch" else f"torch=={_release(build)}"
+            return f'pip install --force-reinstall "{requirement}"'
+    if generation is not None and generation < min(int(key) for key in cuda_facts()["pip_torch"]):
+        return f"first a driver{_driver_from(min(int(key) for key in cuda_facts()['pip_torch']))}, then pip install --force-reinstall torch"
+    return "a CUDA 12.6 build of PyTorch, as its site says (plain pip brings none for this card)"
+
+
+def _release(build: TorchBuild) -> str:
+    return build.version.partition("+")[0]
+
+
+def _driver_from(generation: int) -> str:
+    from advisor.probe.catalogue import cuda_facts
+
+    first = cuda_facts()["driver_from"].get(str(generation))
+    return f" to {first} or newer" if first else ""
+
+
+def _generation(version: str | None) -> int | None:
+    major = (version or "").partition(".")[0]
+    return int(major) if major.isdigit() else None
+
+
+def _numbers(version: str | None) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", (version or "").partition("+")[0])[:2])
+
+
+def _at_least(version: str | None, bound: str) -> bool:
+    return _numbers(version) >= _numbers(bound)
+
+
+def _below(version: str, bound: str | None) -> bool:
+    return bound is None or _numbers(version) < _numbers(bound)

@@ -1,0 +1,120 @@
+"""Hardware a person states instead of letting it be probed: a name, a count, a memory size, `unknown` or `none`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from advisor.errors import InputError
+from advisor.probe.catalogue import GpuMatch, find_gpu, interconnect_of
+from advisor.probe.names import count_and_name
+from advisor.types import Gpu, Hardware
+from advisor.units import GIB
+
+UNKNOWN, NONE = "unknown", "none"
+MOST_GPUS, MOST_GIB = 100_000, 10_000  # beyond this it is a slip of the keyboard
+_AMD = re.compile(r"\b(amd|radeon|instinct|mi\d{2,3}[a-z]?)\b", re.IGNORECASE)
+_APPLE = re.compile(r"\b(apple|m\d( ?(pro|max|ultra))?)\b", re.IGNORECASE)
+_KIND = {"nvidia": "cuda", "amd": "rocm", "apple": "mps"}
+
+
+def stated_hardware(name: str | None, count: int | None = None, memory_gib: float | None = None, *, from_flag: bool) -> tuple[Hardware, tuple[str, ...]]:
+    """The stated hardware and what had to be guessed.
+
+    `unknown` rules nothing out, `none` is the CPU of this machine. An unknown name is used as given with its memory; without
+    a memory it is an InputError as a flag and unknown hardware with a warning in a file. A memory alone is some CUDA card.
+    """
+    name_at, count_at, memory_at = ("--gpu", "--gpus", "--gpu-memory") if from_flag else ("gpu.name", "gpu.count", "gpu.vram_gib")
+    _check_numbers(count, memory_gib, count_at=count_at, memory_at=memory_at)
+    written_count, name = count_and_name(name) if name is not None else (None, None)
+    if written_count is not None and count not in (None, written_count):
+        raise InputError(f"{name_at} says {written_count} cards, {count_at} says {count}", hint="keep one of them")
+    count = count if count is not None else written_count
+    _check_numbers(count, None, count_at=name_at, memory_at=memory_at)
+    word = (name or "").lower()
+    if word == NONE:
+        if memory_gib is not None or (count or 0) > 0:
+            raise InputError(
+                f"{name_at} none contradicts {memory_at if memory_gib is not None else count_at}", allowed="`none` trains on the CPU of this machine", hint="leave one of them out"
+            )
+        return cpu_hardware(), ()
+    if memory_gib is None and word in ("", UNKNOWN):
+        if word == "" and count is not None:
+            return _without_memory(f"{count_at} says how many cards, not which", f"add {name_at} NAME or {memory_at} GIB", from_flag=from_flag)
+        return Hardware(kind="unknown", origin="unknown"), ()
+    if word in ("", UNKNOWN):
+        gpu = Gpu(name=f"a card with {memory_gib:g} GiB", memory_total_bytes=int((memory_gib or 0) * GIB))
+        return _hardware("cuda", gpu, count), ()
+    return _named(name or "", count, memory_gib, name_at=name_at, memory_at=memory_at, from_flag=from_flag)
+
+
+def _named(name: str, count: int | None, memory_gib: float | None, *, name_at: str, memory_at: str, from_flag: bool) -> tuple[Hardware, tuple[str, ...]]:
+    match = find_gpu(name, memory_gib=memory_gib)
+    if match.memory_bytes is None:
+        what = f"{name_at}: unknown GPU '{name}'" if match.spec is None else f"{name_at}: '{name}' is sold with several memory sizes"
+        near = f"did you mean {' or '.join(match.near)}? Otherwise " if match.near else ""
+        hardware, warnings = _without_memory(what, f"{near}add its memory with {memory_at} GIB", from_flag=from_flag)
+        return hardware, (*match.warnings, *warnings)
+    if match.spec is None:
+        gpu = Gpu(name=name, memory_total_bytes=match.memory_bytes)
+        more = f"'{name}' is not in the GPU catalogue: used as given with {match.memory_bytes / GIB:g} GiB; its speed and number formats are not known"
+        return _hardware(_kind_of(name), gpu, count), (*match.warnings, more)
+    spec = match.spec
+    gpu = Gpu(name=spec.name, memory_total_bytes=match.memory_bytes, compute_capability=spec.compute_capability, bf16=spec.bf16, spec=spec)
+    hardware = _hardware(_KIND[spec.vendor], gpu, count)
+    many = len(hardware.gpus) > 1
+    return replace(hardware, interconnect=interconnect_of(spec) if many else None, notes=_usable_note(match)), match.warnings
+
+
+def _usable_note(match: GpuMatch) -> tuple[str, ...]:
+    """A sentence where the driver shows clearly less than the size the card is sold with."""
+    from advisor.probe.catalogue import gpu_entry
+
+    spec = match.spec
+    if spec is None or match.memory_bytes is None or match.memory_bytes != spec.memory_bytes:
+        return ()
+    sold_gib = gpu_entry(spec.id)["memory"].get("sold_gb")
+    usable_gib = match.memory_bytes / GIB
+    if not sold_gib or usable_gib > 0.97 * sold_gib or gpu_entry(spec.id).get("devices_per_board"):
+        return ()
+    return (f"{spec.name}: sold as {sold_gib:g} GB, its driver shows {usable_gib:.1f} GiB",)
+
+
+def _hardware(kind: str, gpu: Gpu, count: int | None) -> Hardware:
+    return Hardware(kind=kind, origin="stated", gpus=(gpu,) * (count or 1))
+
+
+def _kind_of(name: str) -> str:
+    return "rocm" if _AMD.search(name) else "mps" if _APPLE.search(name) else "cuda"
+
+
+def _without_memory(what: str, hint: str, *, from_flag: bool) -> tuple[Hardware, tuple[str, ...]]:
+    if from_flag:
+        raise InputError(what, allowed="a name of the GPU catalogue, `none` (CPU) or `unknown` (rules nothing out)", hint=hint)
+    return Hardware(kind="unknown", origin="unknown"), (f"{what}: the hardware counts as unknown; {hint}",)
+
+
+def _check_numbers(count: int | None, memory_gib: float | None, *, count_at: str, memory_at: str) -> None:
+    if count is not None and not 1 <= count <= MOST_GPUS:
+        raise InputError(f"{count_at}: {count} GPUs", allowed=f"1 to {MOST_GPUS:,}", hint="for training without a GPU say `none` as the GPU")
+    if memory_gib is not None and not 0 < memory_gib <= MOST_GIB:
+        raise InputError(f"{memory_at}: {memory_gib:g} GiB", allowed=f"above 0, up to {MOST_GIB:,}", hint="the memory of one card, in GiB")
+
+
+def cpu_hardware(folder: Path | None = None) -> Hardware:
+    """This machine without any GPU: what `gpu: none` means."""
+    from advisor.probe.software import installed_versions
+    from advisor.probe.system import probe_system
+
+    system = probe_system(folder or Path.cwd())
+    return Hardware(
+        kind="cpu",
+        origin="stated",
+        cpu_cores=system.cpu_cores,
+        ram_total_bytes=system.ram_total_bytes,
+        ram_free_bytes=system.ram_free_bytes,
+        disk_free_bytes=system.disk_free_bytes,
+        software=installed_versions(),
+        notes=system.notes,
+    )

@@ -1,0 +1,221 @@
+"""The machine without its NVIDIA cards: cores, memory and disk this process may use, and what is known of Apple and AMD.
+
+A container or batch job often gets less than the machine has, so affinity and cgroup limits (v1 and v2) count, not the totals.
+Every function takes the folder that stands for `/`, which is how recorded machines are tested.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from advisor.types import Gpu
+from advisor.units import GIB, KIB, format_gib
+
+ROOT = Path("/")
+NO_LIMIT = 2**60  # cgroup v1 writes a huge number for "no limit"
+AMD_VENDOR = "4098"  # 0x1002
+INTEGRATED_BELOW = 4 * GIB  # graphics inside a processor own a few hundred MiB
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SystemFacts:
+    """What this process may use of the machine."""
+
+    cpu_cores: int | None
+    ram_total_bytes: int | None
+    ram_free_bytes: int | None
+    disk_free_bytes: int | None
+    notes: tuple[str, ...] = ()
+
+
+def probe_system(folder: Path, root: Path = ROOT) -> SystemFacts:
+    """Cores, memory, and free disk below `folder`, within the limits that hold for this process."""
+    notes: list[str] = []
+    cores, core_note = usable_cores(root)
+    total, free, memory_note = usable_memory(root)
+    notes.extend(note for note in (core_note, memory_note) if note)
+    if "microsoft" in _text(root / "proc/sys/kernel/osrelease").lower():
+        notes.append("WSL2: memory is what Windows gives it, and the card is driven from Windows")
+    if sys.platform == "darwin":
+        notes.append("macOS: tested on Linux only")
+    return SystemFacts(cpu_cores=cores, ram_total_bytes=total, ram_free_bytes=free, disk_free_bytes=free_disk(folder), notes=tuple(notes))
+
+
+# --------------------------------------------------------------------------- cores, memory, disk
+
+
+def usable_cores(root: Path = ROOT) -> tuple[int | None, str | None]:
+    """Cores by affinity and cgroup quota, at least one, and a note where the quota is what limits."""
+    if hasattr(os, "sched_getaffinity"):
+        cores: int | None = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count()
+    quotas = [quota for group in _groups(root, "cpu") if (quota := _quota(group)) is not None]
+    if quotas and (cores is None or min(quotas) < cores):
+        return max(1, int(min(quotas))), f"a CPU quota of {min(quotas):g} cores holds for this process"
+    return cores, None
+
+
+def _quota(group: Path) -> float | None:
+    quota, _, period = _text(group / "cpu.max").partition(" ")  # v2: "150000 100000" or "max 100000"
+    if not quota:
+        quota, period = _text(group / "cpu.cfs_quota_us"), _text(group / "cpu.cfs_period_us")  # v1: -1 is no limit
+    return int(quota) / int(period) if quota.isdigit() and period.isdigit() and int(period) > 0 else None
+
+
+def usable_memory(root: Path = ROOT) -> tuple[int | None, int | None, str | None]:
+    """Total and free memory within cgroup limits, and a note where a limit is below the machine's memory."""
+    total, free = _machine_memory(root)
+    note = None
+    for group in _groups(root, "memory"):
+        limit = _number(group / "memory.max") or _number(group / "memory.limit_in_bytes")
+        if limit is None or limit >= NO_LIMIT or (total is not None and limit >= total):
+            continue
+        used = _number(group / "memory.current") or _number(group / "memory.usage_in_bytes") or 0
+        unused = max(0, limit - max(0, used - _reclaimable(group)))
+        total, free = limit, unused if free is None else min(free, unused)
+        note = f"a memory limit of {format_gib(limit)} holds for this process (control group)"
+    return total, free, note
+
+
+def _machine_memory(root: Path) -> tuple[int | None, int | None]:
+    kib = {}
+    for line in _text(root / "proc/meminfo").splitlines():
+        key, _, value = line.partition(":")
+        if key in ("MemTotal", "MemAvailable", "MemFree") and value.split():
+            kib[key] = int(value.split()[0])
+    if "MemTotal" in kib:
+        free = kib.get("MemAvailable", kib.get("MemFree"))
+        return kib["MemTotal"] * KIB, None if free is None else free * KIB
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), None
+    except (AttributeError, OSError, ValueError):  # not POSIX, or a POSIX without these
+        return None, None
+
+
+def _reclaimable(group: Path) -> int:
+    """File cache that the kernel drops before it kills anybody."""
+    values = dict(parts for line in _text(group / "memory.stat").splitlines() if len(parts := line.split()) == 2)
+    return int(values.get("total_inactive_file", values.get("inactive_file", 0)))
+
+
+def _groups(root: Path, controller: str) -> Iterator[Path]:
+    """This process's control group and its parents, in the hierarchy (v1 or v2) that holds the controller; a limit anywhere above counts."""
+    own = {}
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        own.update(dict.fromkeys(controllers.split(","), path))
+    for line in _text(root / "proc/self/mountinfo").splitlines():
+        left, _, right = line.partition(" - ")
+        fields, kind = left.split(), right.split()
+        if len(fields) < 5 or len(kind) < 3 or kind[0] not in ("cgroup", "cgroup2"):
+            continue
+        name = "" if kind[0] == "cgroup2" else controller
+        if name not in own or (name and controller not in kind[2].split(",")):
+            continue
+        mount = root / fields[4].lstrip("/")
+        # In a container the mount shows a part of the tree only, and /proc may still name the whole path.
+        within = own[name][len(fields[3]) :] if fields[3] != "/" and own[name].startswith(fields[3]) else own[name]
+        group = mount / within.strip("/")
+        while not group.is_dir() and group != mount:
+            group = group.parent
+        while True:
+            yield group
+            if group == mount or mount not in group.parents:
+                break
+            group = group.parent
+
+
+def free_disk(folder: Path) -> int | None:
+    """Free bytes on the disk that holds the folder, or will hold it once it is made."""
+    folder = folder.absolute()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        disk = os.statvfs(folder)
+    except (OSError, AttributeError):  # unreadable; Windows has no statvfs
+        return None
+    return disk.f_bavail * disk.f_frsize
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _number(path: Path) -> int | None:
+    text = _text(path)
+    return int(text) if text.isdigit() else None
+
+
+# --------------------------------------------------------------------------- Apple and AMD
+
+
+def probe_apple(ram_total_bytes: int | None) -> tuple[Gpu | None, tuple[str, ...]]:
+    """The chip of an Apple computer as a device that shares the memory; None elsewhere."""
+    if sys.platform != "darwin" or os.uname().machine != "arm64":
+        return None, ()
+    import subprocess
+
+    from advisor.probe.catalogue import match_probed
+
+    try:
+        name = subprocess.run(["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, timeout=5, check=False).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        name = ""
+    name = name or "Apple chip"
+    note = f"{name}: CPU and GPU share the memory and macOS lets the GPU have a part of it; the probe cannot see how much is free"
+    return Gpu(name=name, memory_total_bytes=ram_total_bytes, spec=match_probed(name, None)), (note,)
+
+
+def probe_amd(root: Path = ROOT) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
+    """AMD devices the kernel's compute driver (kfd) lists, and what cannot be seen of them."""
+    gpus: list[Gpu] = []
+    notes: list[str] = []
+    for node in sorted((root / "sys/class/kfd/kfd/topology/nodes").glob("*"), key=lambda path: (len(path.name), path.name)):
+        facts = dict(parts for line in _text(node / "properties").splitlines() if len(parts := line.split()) == 2)
+        if facts.get("vendor_id") != AMD_VENDOR or facts.get("simd_count", "0") == "0":
+            continue  # a processor, or not AMD
+        device = root / "sys/class/drm" / f"renderD{facts.get('drm_render_minor', '')}" / "device"
+        total, used = _number(device / "mem_info_vram_total"), _number(device / "mem_info_vram_used")
+        gfx = _gfx(facts.get("gfx_target_version", ""))
+        name = _text(device / "product_name") or f"AMD {gfx or 'GPU'}"
+        if total is not None and total < INTEGRATED_BELOW:
+            notes.append(f"{name}: graphics inside the processor, not counted as a GPU")
+            continue
+        gpus.append(_amd_gpu(name, gfx, total, used, len(gpus)))
+    if gpus:
+        notes.append("AMD: name, memory and gfx target come from the kernel; other processes, ROCm version and HIP_VISIBLE_DEVICES are not read")
+    elif not notes and any(_text(path) == "0x1002" for path in (root / "sys/class/drm").glob("card*/device/vendor")):
+        notes.append("an AMD card is plugged in, but its compute driver (amdgpu with kfd, part of ROCm) is not loaded")
+    return tuple(gpus), tuple(notes)
+
+
+def _gfx(version: str) -> str | None:
+    """90402 -> gfx942: major, minor and stepping in two decimal digits each, the last two written in hexadecimal."""
+    if not version.isdigit() or version == "0":
+        return None
+    number = int(version)
+    return f"gfx{number // 10000}{number // 100 % 100:x}{number % 100:x}"
+
+
+def _amd_gpu(name: str, gfx: str | None, total: int | None, used: int | None, index: int) -> Gpu:
+    from advisor.probe.catalogue import gpu_entry, load_catalogue, match_probed
+
+    spec = match_probed(name, total) or match_probed(f"AMD {name}", total)
+    if spec is None and gfx and total:  # the kernel seldom knows the product's name
+        alike = [
+            card
+            for card in load_catalogue().values()
+            if gpu_entry(card.id).get("gfx_target") == gfx and card.memory_bytes is not None and abs(card.memory_bytes - total) < 0.05 * card.memory_bytes
+        ]
+        spec = alike[0] if len(alike) == 1 else None
+    free = None if total is None or used is None else max(0, total - used)
+    return Gpu(name=spec.name if spec else name, memory_total_bytes=total, memory_free_bytes=free, bf16=spec.bf16 if spec else None, index=index, spec=spec)

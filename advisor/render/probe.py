@@ -1,0 +1,174 @@
+"""What was found on this machine, as JSON and as a page for the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from advisor.probe.software import cuda_problem, torch_build
+from advisor.types import Gpu, GpuSpec, Hardware
+from advisor.units import GIB, format_gib, format_usd
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SCHEMA_VERSION = 1
+KINDS = {
+    "cuda": "NVIDIA card",
+    "rocm": "AMD card",
+    "mps": "Apple chip",
+    "cpu": "none found: training runs on the processor",
+    "unknown": "not known: nothing is ruled out because of it",
+}
+
+
+def probe_json(hardware: Hardware) -> dict[str, Any]:
+    """The hardware as one JSON document; units stand in the keys, null means not known."""
+    document: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": hardware.kind,
+        "origin": hardware.origin,
+        "gpus": [_gpu_json(gpu) for gpu in hardware.gpus],
+        "interconnect": hardware.interconnect,
+        "driver_version": hardware.driver_version,
+        "cuda_version": hardware.cuda_version,
+        "cpu_cores": hardware.cpu_cores,
+        "ram_total_gib": _gib(hardware.ram_total_bytes),
+        "ram_free_gib": _gib(hardware.ram_free_bytes),
+        "disk_free_gib": _gib(hardware.disk_free_bytes),
+        "software": dict(hardware.software),
+        "notes": list(hardware.notes),
+    }
+    if hardware.origin == "probed":
+        build = torch_build()
+        document["torch_build"] = None if build is None else {"version": build.version, "cuda": build.cuda, "rocm": build.hip}
+        document["problem"] = cuda_problem(hardware)
+    return document
+
+
+def _gpu_json(gpu: Gpu) -> dict[str, Any]:
+    return {
+        "name": gpu.name,
+        "index": gpu.index,
+        "uuid": gpu.uuid,
+        "memory_total_gib": _gib(gpu.memory_total_bytes),
+        "memory_free_gib": _gib(gpu.memory_free_bytes),
+        "other_processes_gib": _gib(gpu.other_processes_bytes),
+        "compute_capability": None if gpu.compute_capability is None else "{}.{}".format(*gpu.compute_capability),
+        "bf16": gpu.bf16,
+        "mig_profile": gpu.mig_profile,
+        "catalogue": None if gpu.spec is None else _spec_json(gpu.spec),
+    }
+
+
+def _spec_json(spec: GpuSpec) -> dict[str, Any]:
+    return {
+        "id": spec.id,
+        "name": spec.name,
+        "bf16_tflops": None if spec.bf16_flops is None else round(spec.bf16_flops / 1e12, 1),
+        "achieved_tflops": None if spec.achieved_flops is None else round(spec.achieved_flops / 1e12, 1),
+        "bandwidth_gb_per_s": None if spec.bandwidth_bytes_per_s is None else round(spec.bandwidth_bytes_per_s / 1e9, 1),
+        "power_w": spec.power_w,
+        "price_usd_per_h": spec.price_usd_per_h,
+        "price_note": spec.price_note or None,
+    }
+
+
+def _gib(size_bytes: int | None) -> float | None:
+    return None if size_bytes is None else round(size_bytes / GIB, 3)
+
+
+def print_probe(hardware: Hardware, console: Console) -> None:
+    """Print what was found; readable at 80 columns and without colour."""
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    title = {"probed": "This computer", "stated": "The hardware you named", "unknown": "Hardware"}[hardware.origin]
+    console.print(Text(title, style="bold"))
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(no_wrap=True, style="dim")
+    facts.add_column(overflow="fold")
+    for label, value in _lines(hardware):
+        facts.add_row(Text(label), Text(value))
+    console.print(Padding(facts, (0, 0, 0, 2)))
+    for note in hardware.notes:
+        console.print(Padding(Text(f"note: {note}"), (0, 0, 0, 2)))
+    problem = cuda_problem(hardware) if hardware.origin == "probed" else None
+    if problem:
+        console.print(Padding(Text(f"problem: {problem}", style="bold red"), (0, 0, 0, 2)))
+
+
+def _lines(hardware: Hardware) -> list[tuple[str, str]]:
+    """Label and text of every line; a line about something not known is left out, absence of a card is not."""
+    lines: list[tuple[str, str]] = []
+    if not hardware.gpus:
+        lines.append(("graphics card", KINDS[hardware.kind]))
+    for count, gpu in _grouped(hardware.gpus):
+        lines.append(("graphics card", f"{f'{count} x ' if count > 1 else ''}{gpu.name}"))
+        lines.append(("", _memory(gpu, each=count > 1)))
+        lines.append(("", _ability(gpu)))
+    if hardware.interconnect:
+        lines.append(("connected by", hardware.interconnect))
+    if hardware.driver_version:
+        lines.append(("driver", hardware.driver_version + (f", CUDA up to {hardware.cuda_version}" if hardware.cuda_version else "")))
+    if hardware.cpu_cores is not None:
+        lines.append(("processor cores", f"{hardware.cpu_cores}"))
+    if hardware.ram_total_bytes is not None:
+        lines.append(("memory", _of(hardware.ram_free_bytes, hardware.ram_total_bytes)))
+    if hardware.disk_free_bytes is not None:
+        lines.append(("disk", f"{format_gib(hardware.disk_free_bytes)} free"))
+    if hardware.software:
+        lines.append(("software", _software(hardware)))
+    return lines
+
+
+def _grouped(gpus: tuple[Gpu, ...]) -> list[tuple[int, Gpu]]:
+    """Neighbouring cards of one kind as one line, with the least free memory among them; what differs stays apart."""
+    groups: list[list[Gpu]] = []
+    for gpu in gpus:
+        last = groups[-1][0] if groups else None
+        if last is not None and (last.name, last.memory_total_bytes, last.mig_profile) == (gpu.name, gpu.memory_total_bytes, gpu.mig_profile):
+            groups[-1].append(gpu)
+        else:
+            groups.append([gpu])
+    return [(len(group), min(group, key=lambda gpu: gpu.memory_free_bytes or 0)) for group in groups]
+
+
+def _memory(gpu: Gpu, *, each: bool) -> str:
+    if gpu.memory_total_bytes is None:
+        return "memory not known"
+    text = _of(gpu.memory_free_bytes, gpu.memory_total_bytes)
+    if each:
+        text += " on the fullest" if gpu.memory_free_bytes is not None else " each"
+    if gpu.other_processes_bytes:
+        text += f", {format_gib(gpu.other_processes_bytes)} held by other programs"
+    return text
+
+
+def _of(free_bytes: int | None, total_bytes: int) -> str:
+    return format_gib(total_bytes) if free_bytes is None else f"{format_gib(free_bytes)} free of {format_gib(total_bytes)}"
+
+
+def _ability(gpu: Gpu) -> str:
+    parts = []
+    if gpu.compute_capability is not None:
+        parts.append("compute capability {}.{}".format(*gpu.compute_capability))
+    parts.append({True: "bf16", False: "no bf16: trains in fp16", None: "bf16 not known"}[gpu.bf16])
+    if gpu.mig_profile is not None:
+        parts.append(f"MIG slice {gpu.mig_profile}")
+    elif gpu.spec is None:
+        parts.append("not in the catalogue: speed not known")
+    elif gpu.spec.price_usd_per_h is not None:
+        parts.append(f"rents at {format_usd(gpu.spec.price_usd_per_h)}/h ({gpu.spec.price_note})")
+    return ", ".join(parts)
+
+
+def _software(hardware: Hardware) -> str:
+    installed = {name: version for name, version in hardware.software.items() if version is not None}
+    if not installed.get("torch"):
+        missing = "PyTorch is not installed: advice works, training needs the extra `train`"
+        return f"{missing} (installed: {', '.join(installed)})" if installed else missing
+    build = torch_build()
+    texts = [f"{name} {build.text if name == 'torch' and build else version}" for name, version in installed.items()]
+    absent = [name for name in hardware.software if name not in installed]
+    return ", ".join(texts) + (f"; not installed: {', '.join(absent)}" if absent else "")
