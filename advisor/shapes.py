@@ -17,7 +17,7 @@ from typing import Any
 
 from advisor.errors import InputError
 from advisor.resources import rules_dir
-from advisor.shape_config import ENCODERS, NAMES, ConfigError, shape_from_config
+from advisor.estimate.architecture import ENCODERS, NAMES, ConfigError, read, shape_from_config
 from advisor.types import ModelShape, ModelSuggestion
 from advisor.units import format_count
 from advisor.yamlio import read_yaml
@@ -51,7 +51,7 @@ def model_shape(name: str, *, params_b: float | None = None, online: bool = Fals
         return shape_from_folder(path, name), []
     found = _from_catalogue(name)
     if found is not None:
-        return found
+        return found[0], [*found[1], *([f"{found[0].id}: {found[0].note}"] if "typical values" in found[0].note else [])]
     if HUB_ID.match(name):
         shape, warnings = _from_hub(name, online=online)
         if shape is not None:
@@ -198,9 +198,11 @@ def _entry_shape(hub_id: str, entry: Mapping[str, Any]) -> ModelShape:
     except ConfigError:
         size, _, _ = _size_of(hub_id, (params or 0) / 1e9 or None)
         typical = shape_from_size(size or params or 12_000_000_000, hub_id)
-        filled = {"vocab_size": typical.vocab_size, "hidden_size": typical.hidden_size, "num_hidden_layers": typical.layers, **entry}
+        guesses = {"vocab_size": typical.vocab_size, "hidden_size": typical.hidden_size, "layers": typical.layers}
+        missing = [field for field in guesses if read(entry, field) is None]
+        filled = {**entry, **{NAMES[field][0]: guesses[field] for field in missing}}
         shape = shape_from_config(filled, hub_id, origin="catalogue", source=source, params=params)
-        shape = replace(shape, note="the vocabulary is not in the catalogue: a typical one was taken")
+        shape = replace(shape, note=f"not in the catalogue, so typical values were taken: {', '.join(field.replace('_', ' ') for field in missing)}")
     return replace(shape, license=entry.get("license"), gated=entry.get("gated"), note="; ".join(part for part in (shape.note, str(entry.get("notes") or "")) if part))
 
 

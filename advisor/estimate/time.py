@@ -1,0 +1,154 @@
+"""Duration of an optimizer step and of a run: compute, memory traffic, launches, optimizer and communication. Arithmetic only."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from advisor.estimate.dims import Dims, dims_of, targets, trainable_params
+from advisor.estimate.memory import DTYPE_BYTES
+from advisor.types import GpuSpec, ModelShape, RunSpec, TimeEstimate
+
+# Share of the best measured matmul that a tuned loop reaches, on a card of A100 class (published median MFU 0.6 there, 0.42 on H100) ...
+MATMUL_SHARE = 0.66
+# ... and how that share falls as cards get faster: from those two medians over their peaks of 312 and 989 TFLOP/s.
+REFERENCE_FLOPS, SLOWDOWN = 312e12, 0.22
+BEST_MATMUL_SHARE = 0.82  # of the peak, where nobody measured the card (A100 0.86, H100 0.80 in ml-engineering's MAMF table)
+ATTENTION_SHARE = 0.6  # flash attention's backward pass against a plain matmul on the same card
+# Kernel launches of one layer in an eager loop, per pass: about 30 kernels at 10 us, and three more per adapted matrix with PEFT's Python.
+LAUNCH_S, LAUNCH_ADAPTER_S = 0.35e-3, 0.09e-3
+COMPILED_LAUNCH_SHARE = 0.4
+SMOOTH = 3.0  # compute and launches overlap: a soft maximum
+ELEMENTWISE_PASSES = 3  # each kept activation is written once and read twice
+BANDWIDTH_SHARE = 0.8  # of the data sheet, what streaming kernels reach
+NVLINK_BYTES_PER_S, PCIE_BYTES_PER_S = 180e9, 14e9  # one direction, achieved
+# A LoRA step of SmolLM2-135M, 4 x 128 tokens, took 2 to 3 s on two cores (4 N FLOP per token): float32, per core.
+CPU_FLOPS_PER_CORE = 5e10
+CPU_BYTES_PER_S = 15e9
+DECODE_SHARE = 0.3  # of the bandwidth, what `generate` reaches without a serving engine
+PADDED_LENGTH = 1.25  # rows of mixed lengths padded to the longest of their micro-batch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Machine:
+    """What time depends on."""
+
+    flops: float  # that a training loop reaches, per device
+    bytes_per_s: float
+    link_bytes_per_s: float
+    launch_share: float
+    note: str
+
+
+def machine_of(gpu: GpuSpec | None, *, cpu_cores: int | None = None, interconnect: str | None = None) -> Machine | None:
+    """Achieved rates of a card, or of the CPU where cores are given instead; None where the card's rates are not known."""
+    if gpu is None:
+        if not cpu_cores:
+            return None
+        return Machine(
+            flops=CPU_FLOPS_PER_CORE * cpu_cores, bytes_per_s=CPU_BYTES_PER_S, link_bytes_per_s=CPU_BYTES_PER_S, launch_share=0.3, note=f"{cpu_cores} CPU cores, float32"
+        )
+    if gpu.bf16_flops is None or gpu.bandwidth_bytes_per_s is None:
+        return None
+    best = gpu.achieved_flops or BEST_MATMUL_SHARE * gpu.bf16_flops
+    flops = best * MATMUL_SHARE * (REFERENCE_FLOPS / gpu.bf16_flops) ** SLOWDOWN if gpu.bf16_flops > REFERENCE_FLOPS else best * MATMUL_SHARE
+    text = f"{interconnect or ''} {gpu.id} {gpu.name}".lower()
+    link = NVLINK_BYTES_PER_S if any(word in text for word in ("sxm", "nvlink", "nvl", "hgx", "gb200", "b200")) and interconnect != "pcie" else PCIE_BYTES_PER_S
+    return Machine(flops=flops, bytes_per_s=gpu.bandwidth_bytes_per_s * BANDWIDTH_SHARE, link_bytes_per_s=link, launch_share=1.0, note=gpu.name)
+
+
+def time_estimate(spec: RunSpec, shape: ModelShape, machine: Machine, *, tokens_total: int | None = None, rows: int | None = None) -> TimeEstimate | None:
+    """Time of one optimizer step, and of the run where its tokens are known; None where the shape holds no dimensions.
+
+    `tokens_total` counts real tokens of all epochs, `rows` the rows they stand in (of all epochs); padding is added where rows are not packed.
+    """
+    d = dims_of(shape)
+    if d is None:
+        return None
+    length, padding = float(spec.seq_len), 1.0
+    if tokens_total and rows and not spec.packing:
+        mean = tokens_total / rows
+        length = min(float(spec.seq_len), mean * (PADDED_LENGTH if spec.micro_batch_size > 1 else 1.0))
+        padding = max(1.0, length / mean)
+    tokens = spec.micro_batch_size * length
+    passes = 4 if spec.gradient_checkpointing else 3  # forward, backward as two, and the forward pass run again
+    compute = tokens * _flops(spec, d, length) / machine.flops
+    traffic = tokens * _traffic(spec, d) / machine.bytes_per_s
+    adapted = len(targets(d, spec)) if spec.update == "lora" else 0
+    launches = d.layers * passes * (LAUNCH_S + LAUNCH_ADAPTER_S * adapted * (2 if spec.quantization else 1)) * machine.launch_share
+    launches *= COMPILED_LAUNCH_SHARE if spec.compile else 1.0
+    dequantise = 0.0
+    if spec.quantization:  # every pass reads half a byte and writes and reads two for each weight
+        dequantise = (passes - 1 if spec.gradient_checkpointing else 2) * d.linear_params * 4.5 / machine.bytes_per_s
+    work = compute + traffic
+    micro = (work**SMOOTH + launches**SMOOTH) ** (1 / SMOOTH) + dequantise
+    gather = _gather_s(spec, d, machine)
+    micro = max(micro, gather) + 0.15 * min(micro, gather)
+    step = spec.grad_accum * micro + _optimizer_s(spec, d, machine) + _reduce_s(spec, d, machine) + _generate_s(spec, d, machine)
+    per_device = spec.micro_batch_size * spec.grad_accum * length / padding
+    steps = None
+    if tokens_total:
+        per_step = spec.micro_batch_size * spec.grad_accum * max(1, spec.gpus)
+        steps = math.ceil(rows / per_step) if rows and not spec.packing else math.ceil(tokens_total / (per_step * spec.seq_len))
+    parts = (("compute", compute), ("memory traffic", traffic), ("launches", launches), ("dequantisation", dequantise), ("communication", gather))
+    largest = max(parts, key=lambda part: part[1])[0]
+    return TimeEstimate(step_s=step, steps=steps, tokens_per_s_per_gpu=per_device / step, because=f"mostly {largest} on {machine.note}, {machine.flops / 1e12:.3g} TFLOP/s reached")
+
+
+def _flops(spec: RunSpec, d: Dims, length: float) -> float:
+    """FLOP per token: 2 per weight forward, 2 backward for activations, 2 for weights that train, 2 when run again; attention beside."""
+    weights = d.active - (d.embedding_params - d.head_params) - d.other_params if not d.encoder else d.linear_params
+    factor = 6.0 if spec.update == "full" else 4.0
+    if spec.gradient_checkpointing:
+        factor += 2.0
+    if spec.objective in ("dpo", "kto"):
+        factor += 2.0  # the reference's forward pass
+    # 4 q s forward and 8 backward; a causal kernel skips half.
+    attention = (12.0 + (4.0 if spec.gradient_checkpointing else 0.0)) * d.layers * d.q_size * length
+    attention *= 1.0 if spec.attention == "eager" else 0.5 / ATTENTION_SHARE
+    return factor * weights + attention
+
+
+def _traffic(spec: RunSpec, d: Dims) -> float:
+    """Bytes per token that elementwise kernels, norms and the loss move."""
+    layer = 24 * d.hidden + 4 * (d.q_size + d.kv_size) + 8 * d.width
+    again = 1.3 if spec.gradient_checkpointing else 1.0
+    logits = 0 if d.encoder else 16 * d.vocab
+    return ELEMENTWISE_PASSES * again * d.layers * layer + logits
+
+
+def _gather_s(spec: RunSpec, d: Dims, machine: Machine) -> float:
+    """Time per micro-batch to gather sharded weights for every pass over them."""
+    if spec.gpus < 2 or spec.sharding not in ("fsdp", "zero3"):
+        return 0.0
+    size = d.params * (0.55 if spec.quantization == "nf4" else 2)
+    passes = 3 if spec.gradient_checkpointing else 2
+    return passes * size * (spec.gpus - 1) / spec.gpus / machine.link_bytes_per_s
+
+
+def _reduce_s(spec: RunSpec, d: Dims, machine: Machine) -> float:
+    """Time per optimizer step to add up gradients; half of it hides behind the backward pass."""
+    if spec.gpus < 2:
+        return 0.0
+    size = trainable_params(d, spec) * 2
+    return 0.5 * 2 * size * (spec.gpus - 1) / spec.gpus / machine.link_bytes_per_s
+
+
+def _optimizer_s(spec: RunSpec, d: Dims, machine: Machine) -> float:
+    """Time of one optimizer step: weights, gradients and both moments are read, all but the gradients written."""
+    trainable = trainable_params(d, spec)
+    width = DTYPE_BYTES.get(spec.weights_dtype, 2) if spec.update == "full" else 4
+    share = max(1, spec.gpus) if spec.sharding in ("fsdp", "zero2", "zero3") else 1
+    moved = 7 * width * (1 if "fused" in (spec.optimizer or "adamw_fused") else 2)
+    if "8bit" in (spec.optimizer or ""):
+        moved = 3 * width + 4
+    speed = machine.bytes_per_s if "cpu" not in (spec.optimizer or "") else CPU_BYTES_PER_S * 4
+    return trainable * moved / share / speed
+
+
+def _generate_s(spec: RunSpec, d: Dims, machine: Machine) -> float:
+    """Time to write the answers a reinforcement step learns from: every token reads the weights once per batch."""
+    if spec.objective not in ("ppo", "grpo", "rloo"):
+        return 0.0
+    answer_tokens = int(spec.options.get("answer_tokens") or spec.seq_len // 2)
+    return spec.grad_accum * answer_tokens * d.active * 2 / (machine.bytes_per_s * DECODE_SHARE)
