@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from advisor.errors import InputError
-from advisor.resources import rules_dir
 from advisor.estimate.architecture import ENCODERS, NAMES, ConfigError, read, shape_from_config
+from advisor.resources import rules_dir
 from advisor.types import ModelShape, ModelSuggestion
 from advisor.units import format_count
 from advisor.yamlio import read_yaml
@@ -321,11 +321,11 @@ def shape_from_size(params: int, id_: str, *, active_params: int | None = None, 
     def between(index: int, step: int) -> int:
         return max(step, round(math.exp(math.log(low[index]) + share * (math.log(high[index]) - math.log(low[index]))) / step) * step)
 
-    head_dim = nearest[1][4]
-    hidden = between(1, head_dim)
+    head_dim, kv_heads = nearest[1][4], nearest[1][3]
+    hidden = between(1, head_dim * kv_heads)  # so that the heads share keys and values evenly
     return ModelShape(
         id=id_, origin="size", params=held, active_params=active_params, hidden_size=hidden, layers=between(0, 1), heads=hidden // head_dim,
-        kv_heads=min(nearest[1][3], hidden // head_dim), head_dim=head_dim, intermediate_size=between(5, 64), vocab_size=nearest[1][6], tied_embeddings=nearest[2],
+        kv_heads=kv_heads, head_dim=head_dim, intermediate_size=between(5, 64), vocab_size=nearest[1][6], tied_embeddings=nearest[2],
         source="rules/models/typical_sizes.yaml", note=f"shape guessed: a typical decoder of {format_count(params)} {'active ' if held > params else ''}parameters; {note}",
     )  # fmt: skip
 

@@ -17,10 +17,12 @@ HEAD_ROOM = 0.10  # of the device's memory: fragmentation, a longer batch than t
 __all__ = ["HEAD_ROOM", "cost_estimate", "estimate", "fits_in", "machine_of", "memory_estimate", "time_estimate"]
 
 
-def estimate(spec: RunSpec, shape: ModelShape | None, hardware: Hardware, *, tokens_total: int | None = None, rows: int | None = None, head_room: float = HEAD_ROOM) -> Estimate:
+def estimate(
+    spec: RunSpec, shape: ModelShape | None, hardware: Hardware, *, tokens_total: int | None = None, rows_total: int | None = None, head_room: float = HEAD_ROOM
+) -> Estimate:
     """Memory against the device, duration and cost of one stage; each part that cannot be known is None and says why.
 
-    `tokens_total` and `rows` count all epochs. Memory is what the whole process occupies (allocator cache and CUDA context
+    `tokens_total` and `rows_total` count all epochs. Memory is what the whole process occupies (allocator cache and CUDA context
     included), whatever counter the spec names, since that is what must fit.
     """
     unknown: list[str] = []
@@ -39,7 +41,7 @@ def estimate(spec: RunSpec, shape: ModelShape | None, hardware: Hardware, *, tok
     if machine is None:
         unknown.append("duration: the device's speed is not known")
     else:
-        time = time_estimate(spec, shape, machine, tokens_total=tokens_total, rows=rows)
+        time = time_estimate(spec, shape, machine, tokens_total=tokens_total, rows_total=rows_total)
         duration_s = None if time is None else time.duration_s
         if tokens_total is None:
             unknown.append("duration: the number of tokens is not known")

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from advisor.errors import Fault, InputError, nearest
 from advisor.estimate.architecture import ConfigError, shape_from_config
-from advisor.estimate.memory import ALLOCATOR_SHARE, DTYPE_BYTES, memory_estimate
+from advisor.estimate.memory import ALLOCATOR_SHARE, memory_estimate
 from advisor.estimate.time import machine_of, time_estimate
 from advisor.types import OBJECTIVES, UPDATES, GpuSpec, ModelShape, RunSpec
 from advisor.units import GIB
@@ -36,8 +36,8 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 }
 COUNTS = ("rank", "micro_batch_size", "seq_len", "grad_accum", "gpus")
 FLAGS = ("double_quantization", "kbit_prepared", "fp32_master_weights", "optimizer_in_backward", "packing", "compile")
-OPTIONS = ("bottleneck", "placement", "prefix_tokens", "generations", "beta", "answer_tokens")
-OTHERS = ("model", "architecture", "model_params_b", "active_params_b", "target_modules", "gradient_checkpointing", "gpu", "framework", "tokens_total", "rows")
+OPTIONS = ("bottleneck", "placement", "prefix_tokens", "generations", "beta", "response_tokens")
+OTHERS = ("model", "architecture", "model_params_b", "active_params_b", "target_modules", "gradient_checkpointing", "gpu", "framework", "tokens_total", "rows_total")
 KEYS = (*CHOICES, *COUNTS, *FLAGS, *OPTIONS, *OTHERS)
 DTYPES = {
     "bf16": "bfloat16",
@@ -83,7 +83,7 @@ class Request:
     architecture: Mapping[str, Any] | None
     gpu: str | None
     tokens_total: int | None
-    rows: int | None
+    rows_total: int | None
     warnings: tuple[str, ...]
 
 
@@ -104,7 +104,7 @@ def request_of(item: Any, *, at: str = "spec") -> Request | list[Fault]:
         if value is None:
             continue
         text = str(value).strip().lower()
-        text = DTYPES.get(text, text) if key == "weights_dtype" else SPELLINGS.get(text, text)
+        text = DTYPES.get(text, text.removeprefix("torch.")) if key == "weights_dtype" else SPELLINGS.get(text, text)
         if text not in known:
             faults.append(Fault(what=f"{at}.{key}: '{value}' is not known", allowed=f"known: {', '.join(known)}", hint=nearest(text, known)))
         fields[key] = text
@@ -123,7 +123,7 @@ def request_of(item: Any, *, at: str = "spec") -> Request | list[Fault]:
         elif value is not None:
             fields[key] = value
     sizes = {}
-    for key in ("model_params_b", "active_params_b", "tokens_total", "rows"):
+    for key in ("model_params_b", "active_params_b", "tokens_total", "rows_total"):
         value = item.get(key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0):
             faults.append(Fault(what=f"{at}.{key}: {value!r}", allowed="a number above 0"))
@@ -148,7 +148,7 @@ def request_of(item: Any, *, at: str = "spec") -> Request | list[Fault]:
     return Request(
         spec=RunSpec(**fields, framework=None if framework is None else str(framework), options=options), model=str(item.get("model") or ""), params_b=sizes.get("model_params_b"),
         active_params_b=sizes.get("active_params_b"), architecture=architecture, gpu=None if item.get("gpu") is None else str(item["gpu"]),
-        tokens_total=int(sizes["tokens_total"]) if "tokens_total" in sizes else None, rows=int(sizes["rows"]) if "rows" in sizes else None, warnings=tuple(warnings),
+        tokens_total=int(sizes["tokens_total"]) if "tokens_total" in sizes else None, rows_total=int(sizes["rows_total"]) if "rows_total" in sizes else None, warnings=tuple(warnings),
     )  # fmt: skip
 
 
@@ -205,7 +205,7 @@ def answer(request: Request, *, find_model: FindModel, find_gpu: FindGpu | None 
         elif machine is None:
             warnings.append(f"gpu '{request.gpu}': its speed is not known")
         else:
-            time = time_estimate(spec, shape, machine, tokens_total=request.tokens_total, rows=request.rows)
+            time = time_estimate(spec, shape, machine, tokens_total=request.tokens_total, rows_total=request.rows_total)
             if time is not None:
                 document |= {"tokens_per_s_per_gpu": round(time.tokens_per_s_per_gpu, 2), "step_s": round(time.step_s, 5), "time_because": time.because}
                 if time.duration_s is not None:
@@ -228,7 +228,7 @@ def _shape(request: Request, find_model: FindModel) -> tuple[ModelShape | None, 
 
 def impossible(spec: RunSpec, shape: ModelShape) -> str:
     """Why no such run can exist, or an empty string."""
-    if shape.heads and shape.kv_heads and shape.heads % shape.kv_heads:
+    if shape.origin != "size" and shape.heads and shape.kv_heads and shape.heads % shape.kv_heads:
         return f"{shape.heads} attention heads do not divide into {shape.kv_heads} key-value heads"
     if spec.update == "lora" and spec.rank and shape.hidden_size and spec.rank > shape.hidden_size:
         return f"rank {spec.rank} is above the hidden size {shape.hidden_size}"

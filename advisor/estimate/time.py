@@ -57,17 +57,17 @@ def machine_of(gpu: GpuSpec | None, *, cpu_cores: int | None = None, interconnec
     return Machine(flops=flops, bytes_per_s=gpu.bandwidth_bytes_per_s * BANDWIDTH_SHARE, link_bytes_per_s=link, launch_share=1.0, note=gpu.name)
 
 
-def time_estimate(spec: RunSpec, shape: ModelShape, machine: Machine, *, tokens_total: int | None = None, rows: int | None = None) -> TimeEstimate | None:
+def time_estimate(spec: RunSpec, shape: ModelShape, machine: Machine, *, tokens_total: int | None = None, rows_total: int | None = None) -> TimeEstimate | None:
     """Time of one optimizer step, and of the run where its tokens are known; None where the shape holds no dimensions.
 
-    `tokens_total` counts real tokens of all epochs, `rows` the rows they stand in (of all epochs); padding is added where rows are not packed.
+    `tokens_total` counts real tokens of all epochs, `rows_total` the rows they stand in (of all epochs); padding is added where rows are not packed.
     """
     d = dims_of(shape)
     if d is None:
         return None
     length, padding = float(spec.seq_len), 1.0
-    if tokens_total and rows and not spec.packing:
-        mean = tokens_total / rows
+    if tokens_total and rows_total and not spec.packing:
+        mean = tokens_total / rows_total
         length = min(float(spec.seq_len), mean * (PADDED_LENGTH if spec.micro_batch_size > 1 else 1.0))
         padding = max(1.0, length / mean)
     tokens = spec.micro_batch_size * length
@@ -89,7 +89,7 @@ def time_estimate(spec: RunSpec, shape: ModelShape, machine: Machine, *, tokens_
     steps = None
     if tokens_total:
         per_step = spec.micro_batch_size * spec.grad_accum * max(1, spec.gpus)
-        steps = math.ceil(rows / per_step) if rows and not spec.packing else math.ceil(tokens_total / (per_step * spec.seq_len))
+        steps = math.ceil(rows_total / per_step) if rows_total and not spec.packing else math.ceil(tokens_total / (per_step * spec.seq_len))
     parts = (("compute", compute), ("memory traffic", traffic), ("launches", launches), ("dequantisation", dequantise), ("communication", gather))
     largest = max(parts, key=lambda part: part[1])[0]
     return TimeEstimate(step_s=step, steps=steps, tokens_per_s_per_gpu=per_device / step, because=f"mostly {largest} on {machine.note}, {machine.flops / 1e12:.3g} TFLOP/s reached")
@@ -150,5 +150,5 @@ def _generate_s(spec: RunSpec, d: Dims, machine: Machine) -> float:
     """Time to write the answers a reinforcement step learns from: every token reads the weights once per batch."""
     if spec.objective not in ("ppo", "grpo", "rloo"):
         return 0.0
-    answer_tokens = int(spec.options.get("answer_tokens") or spec.seq_len // 2)
+    answer_tokens = int(spec.options.get("response_tokens") or spec.seq_len // 2)
     return spec.grad_accum * answer_tokens * d.active * 2 / (machine.bytes_per_s * DECODE_SHARE)
