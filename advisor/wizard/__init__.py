@@ -1,0 +1,11 @@
+"""The wizard: walks the questions of rules/facts.yaml for somebody who knows no machine learning. The only part that prompts.
+
+walk.py decides which question comes next (pure), asking.py turns one question into prompts, prompts.py talks to the terminal,
+saved.py keeps answers over a Ctrl-C, menu.py closes: run it, show the plan, change an answer, save a page, ask why.
+"""
+
+from advisor.wizard.asking import Checks, ask_answers
+from advisor.wizard.menu import Actions, Outcome, run_wizard
+from advisor.wizard.walk import BACK, DONT_KNOW, Question, Reply, Several, walk
+
+__all__ = ["BACK", "DONT_KNOW", "Actions", "Checks", "Outcome", "Question", "Reply", "Several", "ask_answers", "run_wizard", "walk"]

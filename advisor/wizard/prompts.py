@@ -1,0 +1,122 @@
+"""The terminal behind the questions: questionary where the terminal can move its cursor, numbered lists where it cannot."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+TONES = {"plain": "", "strong": "bold", "quiet": "dim", "warning": "yellow"}
+POINTER_COLUMNS = 3  # what questionary puts before each choice
+SMALLEST_WIDTH = 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Option:
+    """One choice: what is returned, what a person reads, and one line of help."""
+
+    value: Any
+    label: str
+    help: str = ""
+
+
+class Ui(Protocol):
+    """What the wizard needs of a terminal. Ctrl-C raises KeyboardInterrupt, the end of input EOFError."""
+
+    def say(self, text: str, *, tone: str = "plain") -> None:
+        """Print one paragraph."""
+
+    def answered(self, question: str, answer: str) -> None:
+        """Leave one line for an answered question."""
+
+    def choose(self, message: str, options: Sequence[Option], *, current: Any = None) -> Any:
+        """The value of the option that was chosen; `current` is preselected."""
+
+    def enter(self, message: str, *, hint: str = "", default: str = "", path: bool = False) -> str:
+        """A typed line."""
+
+
+def terminal_ui(console: Console) -> Ui:
+    """The prompts that suit this terminal."""
+    dumb = os.environ.get("TERM", "") in ("", "dumb", "unknown")
+    return PlainUi(console) if dumb else QuestionaryUi(console)
+
+
+class _Talk:
+    """Printing, the same for both."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def say(self, text: str, *, tone: str = "plain") -> None:
+        from rich.text import Text
+
+        self.console.print(Text(text, style=TONES[tone], overflow="fold"))
+
+    def answered(self, question: str, answer: str) -> None:
+        from rich.text import Text
+
+        # Remarks in brackets were for answering; the line that stays is short.
+        self.console.print(Text.assemble("  ", question.split(" (")[0], "  ", (answer, "bold"), overflow="fold"))
+
+
+class QuestionaryUi(_Talk):
+    """Lists to move in with the arrow keys."""
+
+    def choose(self, message: str, options: Sequence[Option], *, current: Any = None) -> Any:
+        import questionary
+
+        # Places instead of values: questionary compares by equality, where True is 1, and wants no None.
+        width = shutil.get_terminal_size().columns
+        choices = [questionary.Choice(title=choice_lines(option, width), value=place) for place, option in enumerate(options)]
+        start = None if current is None else next((place for place, option in enumerate(options) if option.value == current), None)
+        question = questionary.select(
+            message, choices=choices, default=None if start is None else choices[start], instruction="(arrow keys, Enter)", qmark="?", erase_when_done=True
+        )
+        return options[question.unsafe_ask()].value
+
+    def enter(self, message: str, *, hint: str = "", default: str = "", path: bool = False) -> str:
+        import questionary
+
+        # The hint belongs to the prompt, so that it goes away with it.
+        whole = f"{message}\n  {hint}\n >" if hint else message
+        prompt = questionary.path if path else questionary.text
+        return str(prompt(whole, default=default, qmark="?", erase_when_done=True).unsafe_ask())
+
+
+def choice_lines(option: Option, width: int) -> str:
+    """A choice as text that no terminal of this width crops: label and help, continued below where they are long."""
+    text = f"{option.label} – {option.help}" if option.help else option.label
+    room = max(SMALLEST_WIDTH, width - POINTER_COLUMNS - 1)
+    lines = textwrap.wrap(text, room, subsequent_indent="  ", break_on_hyphens=False) or [""]
+    return ("\n" + " " * POINTER_COLUMNS).join(lines)
+
+
+class PlainUi(_Talk):
+    """Numbered lists and plain lines: for terminals that cannot move the cursor, and for screen readers."""
+
+    def choose(self, message: str, options: Sequence[Option], *, current: Any = None) -> Any:
+        self.say(message, tone="strong")
+        for number, option in enumerate(options, 1):
+            self.say(f"  {number}) {option.label}" + (f" – {option.help}" if option.help else ""))
+        while True:
+            text = self._line(f"Number from 1 to {len(options)}: ")
+            if text.isdecimal() and 1 <= int(text) <= len(options):
+                return options[int(text) - 1].value
+            self.say(f"Please type a number from 1 to {len(options)}.")
+
+    def enter(self, message: str, *, hint: str = "", default: str = "", path: bool = False) -> str:
+        self.say(message, tone="strong")
+        if hint:
+            self.say(f"  {hint}", tone="quiet")
+        return self._line("> ")
+
+    def _line(self, prompt: str) -> str:
+        self.console.print(prompt, end="", markup=False, highlight=False)
+        return input().strip()

@@ -1,0 +1,101 @@
+"""Answers that outlive a Ctrl-C: one private JSON file, offered at the next start."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from advisor.facts import Fact
+from advisor.types import Answer, Answers
+
+VERSION = 1
+PATH_FACTS = ("data_path", "model")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Saved:
+    """How far a round of questions has come."""
+
+    answers: Answers
+    asked: tuple[str, ...]  # also the questions answered by "I don't know"
+    saved_at: str = ""
+
+    def without(self, fact_id: str) -> Saved:
+        """The same with one question open again."""
+        known = {name: answer for name, answer in self.answers.known.items() if name != fact_id}
+        return replace(self, answers=Answers(known=known), asked=tuple(name for name in self.asked if name != fact_id))
+
+
+def state_path() -> Path:
+    """$XDG_STATE_HOME/finetune-advisor/answers.json, or the same below ~/.local/state."""
+    home = os.environ.get("XDG_STATE_HOME", "")
+    # The specification wants relative paths ignored.
+    base = Path(home) if os.path.isabs(home) else Path.home() / ".local" / "state"
+    return base / "finetune-advisor" / "answers.json"
+
+
+def save_answers(progress: Saved, path: Path | None = None) -> tuple[Path, str]:
+    """Write the answers that were asked for, readable by nobody else. Returns the path and what went wrong, if anything."""
+    path = path or state_path()
+    answers = {fact: _portable(fact, answer.value) for fact, answer in progress.answers.known.items() if answer.origin == "asked"}
+    now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
+    text = json.dumps({"version": VERSION, "saved_at": now, "answers": answers, "asked": list(progress.asked)}, indent=1, ensure_ascii=False)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            file.write(text + "\n")
+        os.replace(temporary, path)
+    except OSError as error:
+        return path, f"{error.strerror or error}: {path}"
+    return path, ""
+
+
+def load_answers(facts: Mapping[str, Fact], path: Path | None = None) -> tuple[Saved | None, str]:
+    """The saved answers, and a sentence where some or all of them cannot be used. Nothing saved: (None, '')."""
+    path = path or state_path()
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        answers, asked = dict(document["answers"]), [str(name) for name in document["asked"]]
+        if document["version"] != VERSION:
+            raise ValueError(f"version {document['version']}")
+    except FileNotFoundError:
+        return None, ""
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None, f"The answers saved in {path} cannot be read; starting anew."
+    good = {name: value for name, value in answers.items() if _valid(name, value, facts)}
+    dropped = sorted(set(answers) - set(good))
+    kept = tuple(name for name in asked if name in facts and name not in dropped)
+    problem = f"Of the saved answers, these no longer exist and are left out: {', '.join(dropped)}." if dropped else ""
+    if not kept:
+        return None, problem
+    known = {name: Answer(value=tuple(value) if isinstance(value, list) else value, origin="asked") for name, value in good.items()}
+    return Saved(answers=Answers(known=known), asked=kept, saved_at=str(document.get("saved_at", ""))), problem
+
+
+def _portable(fact: str, value: Any) -> Any:
+    """Paths as absolute ones: the next start may be in another folder."""
+    if fact in PATH_FACTS and isinstance(value, str) and os.path.exists(os.path.expanduser(value)):
+        return os.path.abspath(os.path.expanduser(value))
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _valid(name: str, value: Any, facts: Mapping[str, Fact]) -> bool:
+    if name == "signals":
+        return isinstance(value, list) and all(item in facts and facts[item].signal for item in value)
+    fact = facts.get(name)
+    if fact is None:
+        return False
+    if fact.type == "choice":
+        return isinstance(value, str) and value in fact.values
+    if fact.type == "number":
+        return isinstance(value, int | float) and not isinstance(value, bool) and (fact.min is None or value >= fact.min)
+    if fact.type == "flag":
+        return isinstance(value, bool)
+    return isinstance(value, str) or (fact.type == "map" and isinstance(value, dict))

@@ -1,0 +1,150 @@
+"""Which question comes next: a pure walk over the facts, without a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final
+
+from advisor.facts import UNKNOWN, Fact
+from advisor.types import Answer, Answers
+
+GIVEN_BEFORE = ("file", "flag")  # origins of answers that are not asked for again
+
+
+class Special(Enum):
+    """Replies that are no answer."""
+
+    BACK = "back"
+    DONT_KNOW = "I don't know"
+
+
+BACK: Final = Special.BACK
+DONT_KNOW: Final = Special.DONT_KNOW
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Several:
+    """A reply that sets several facts at once; None takes an answer away (the graphics card: name, memory, count)."""
+
+    values: Mapping[str, Any]
+
+
+Reply = Any  # BACK, DONT_KNOW, Several, or the answer's value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """One question to ask now."""
+
+    fact: Fact
+    number: int  # from 1
+    current: Any = None  # what was answered before, for a question asked again
+    can_go_back: bool = False
+
+
+Ask = Callable[[Question], Reply]
+Relevant = Callable[[str, Answers], bool]
+Keep = Callable[[Answers, tuple[str, ...]], None]
+
+
+def walk(
+    facts: Mapping[str, Fact],
+    ask: Ask,
+    answers: Answers,
+    *,
+    asked: Sequence[str] = (),
+    relevant: Relevant | None = None,
+    keep: Keep | None = None,
+) -> Answers:
+    """The answers after every question that applies has been put, in the order of facts.yaml.
+
+    Args:
+        ask: Puts one question; its reply may be BACK, DONT_KNOW, Several or a value.
+        answers: What is known already. Answers from files and flags are not asked for again.
+        asked: Ids of questions that have been put before (also those answered by "I don't know").
+        relevant: False for a question whose answer cannot change the outcome; it is left out.
+        keep: Told of every step, so that an interruption loses nothing.
+    """
+    history = [fact_id for fact_id in asked if fact_id in facts]
+    while (fact := _next(facts, answers, history, relevant)) is not None:
+        reply = ask(Question(fact=fact, number=len(history) + 1, current=answer_of(answers, fact), can_go_back=bool(history)))
+        if reply is BACK:
+            if history:
+                history.pop()
+            continue
+        answers = with_reply(answers, fact, reply)
+        history.append(fact.id)
+        if keep is not None:
+            keep(answers, tuple(history))
+    return without_stale(facts, answers)
+
+
+def _next(facts: Mapping[str, Fact], answers: Answers, history: Sequence[str], relevant: Relevant | None) -> Fact | None:
+    for fact in questions(facts):
+        if fact.id in history or not applies(fact, answers, facts) or given_before(answers, fact):
+            continue
+        if relevant is None or fact.required or relevant(fact.id, answers):
+            return fact
+    return None
+
+
+def questions(facts: Mapping[str, Fact]) -> list[Fact]:
+    """The facts the wizard asks for, in its order."""
+    return sorted((fact for fact in facts.values() if fact.order is not None and fact.origin == "asked"), key=lambda fact: fact.order or 0)
+
+
+def applies(fact: Fact, answers: Answers, facts: Mapping[str, Fact]) -> bool:
+    """True where `ask_when` holds and `ask_without` is missing. `unknown` in `ask_when` matches what nobody answered."""
+    for other, allowed in fact.ask_when.items():
+        value = answer_of(answers, facts[other]) if other in facts else answers.value(other)
+        if (UNKNOWN if value is None else value) not in allowed:
+            return False
+    return fact.ask_without is None or answers.value(fact.ask_without) is None
+
+
+def given_before(answers: Answers, fact: Fact) -> bool:
+    """True where a file or a flag has answered it. Signals given together count as the ones named."""
+    answer = answers.known.get(fact.id)
+    if answer is None and fact.signal and fact.id in answers.signals:
+        answer = answers.known.get("signals")
+    return answer is not None and answer.origin in GIVEN_BEFORE
+
+
+def answer_of(answers: Answers, fact: Fact) -> Any:
+    """What was answered; for a signal also when it was only listed under `signals`."""
+    value = answers.value(fact.id)
+    return True if value is None and fact.signal and fact.id in answers.signals else value
+
+
+def with_reply(answers: Answers, fact: Fact, reply: Reply) -> Answers:
+    """The answers with one reply taken in, as asked: it outranks files and flags."""
+    values: Mapping[str, Any] = reply.values if isinstance(reply, Several) else {fact.id: None if reply is DONT_KNOW else reply}
+    known = dict(answers.known)
+    for fact_id, value in values.items():
+        known.pop(fact_id, None)
+        if value is not None:
+            known[fact_id] = Answer(value=value, origin="asked")
+    if fact.signal:
+        _list_signal(known, answers, fact.id, stated=reply is True)
+    return Answers(known=known)
+
+
+def _list_signal(known: dict[str, Answer], answers: Answers, signal: str, *, stated: bool) -> None:
+    """Keep the list under `signals` in step with the signal's own answer."""
+    others = tuple(name for name in answers.signals if name != signal)
+    listed = (*others, signal) if stated else others
+    known.pop("signals", None)
+    if listed:
+        before = answers.known.get("signals")
+        known["signals"] = Answer(value=listed, origin=before.origin if before is not None and before.value == listed else "asked")
+
+
+def without_stale(facts: Mapping[str, Fact], answers: Answers) -> Answers:
+    """The answers without those asked for under a condition that no longer holds (another task, a data file after all)."""
+    for fact in questions(facts):
+        answer = answers.known.get(fact.id)
+        if answer is not None and answer.origin == "asked" and not applies(fact, answers, facts):
+            answers = with_reply(answers, fact, DONT_KNOW)
+    return answers

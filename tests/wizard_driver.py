@@ -1,0 +1,64 @@
+"""A wizard around hand-made advice, for the tests that drive it in a real terminal.
+
+python tests/wizard_driver.py EXAMPLE [--plan] [--cpu]
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from rich.console import Console
+
+from advisor.errors import InputError
+from advisor.facts import load_facts
+from advisor.render.html import advice_page
+from advisor.render.terminal import print_advice, print_candidate
+from advisor.types import Answers
+from advisor.wizard import Actions, Checks, Outcome, run_wizard
+from tests.render.example_advice import CPU, EXAMPLES, PROBED_4090
+
+PLAN = "version: 1\nmodel: Qwen/Qwen3-8B\n"
+
+
+def card_known(name: str) -> str | None:
+    """A catalogue of two cards."""
+    return None if name.upper() in ("RTX 4090", "A100 80GB") else f"No card is called {name}; near: RTX 4090, A100 80GB."
+
+
+def main() -> int:
+    """Run the wizard; prints the answers it handed to `advise`."""
+    example, runnable = sys.argv[1], "--plan" in sys.argv
+    console = Console()
+
+    def advise(answers: Answers) -> Outcome:
+        print("ANSWERS", sorted((fact, answer.value) for fact, answer in answers.known.items()))
+        if answers.value("model") == "broken":
+            raise InputError("model: 'broken' has no config.json", hint="choose another one")
+        if runnable:
+            return Outcome(advice=EXAMPLES[example](), plan=PLAN, plan_path="plan.yaml")
+        return Outcome(advice=EXAMPLES[example](), missing=("data.path",))
+
+    def save_page(outcome: Outcome, path: Path) -> Path:
+        path.write_text(advice_page(outcome.advice, plan_text=outcome.plan))
+        return path
+
+    def run(outcome: Outcome) -> int:
+        print("RUNNING", outcome.plan_path)
+        return 0
+
+    actions = Actions(
+        show=lambda outcome: print_advice(outcome.advice, console, plan_path=outcome.plan_path),
+        run=run,
+        plan_text=lambda outcome: outcome.plan,
+        save_page=save_page,
+        explain=lambda outcome, candidate: print_candidate(candidate, console),
+    )
+    hardware = CPU if "--cpu" in sys.argv else PROBED_4090
+    return run_wizard(facts=load_facts(), hardware=hardware, advise=advise, actions=actions, console=console, checks=Checks(gpu=card_known))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
