@@ -1,0 +1,40 @@
+"""Data files as a person has them: read, recognised, measured, and handed to the trainers as examples. Torch-free.
+
+The names below are loaded when first used, so that advice without data pays nothing for them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from advisor.data.example import Example, Message
+    from advisor.data.examples import Skipped, read_examples
+    from advisor.data.files import Faults, content_digest, find_data
+    from advisor.data.measure import profile, unusable
+    from advisor.data.read import read_rows
+    from advisor.data.recognition import Recognition, recognise
+
+_HOMES = {
+    "Example": "example",
+    "Message": "example",
+    "Skipped": "examples",
+    "read_examples": "examples",
+    "Faults": "files",
+    "content_digest": "files",
+    "find_data": "files",
+    "profile": "measure",
+    "unusable": "measure",
+    "read_rows": "read",
+    "Recognition": "recognition",
+    "recognise": "recognition",
+}
+__all__ = ["Example", "Faults", "Message", "Recognition", "Skipped", "content_digest", "find_data", "profile", "read_examples", "read_rows", "recognise", "unusable"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'advisor.data' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(f"advisor.data.{_HOMES[name]}"), name)
