@@ -66,6 +66,9 @@ class Dims:
             "qkv": (hidden, self.q_size + 2 * self.kv_size, 1),
             "gate_proj": (hidden, mlp, self.experts), "up_proj": (hidden, mlp, self.experts), "down_proj": (mlp, hidden, self.experts), "gate_up": (hidden, 2 * mlp, self.experts),
         }  # fmt: skip
+        if name.startswith("shared_") and self.experts > 1:  # one expert that every token passes through
+            sizes = table.get(name.removeprefix("shared_"))
+            return None if sizes is None else (sizes[0], sizes[1], 1)
         if name == "gate_proj" and not self.gated:
             return None
         return table.get(name)
@@ -114,6 +117,8 @@ def targets(dims: Dims, spec: RunSpec) -> tuple[str, ...]:
     found = []
     for name in names:
         common = ALIASES.get(name.rsplit(".", 1)[-1].lower())
+        if common is not None and "shared_expert" in name:
+            common = f"shared_{common}"
         if common is not None and common not in found and (common == "lm_head" or dims.linear(common) is not None):
             found.append(common)
     if {"q_proj", "qkv"} <= set(found):  # one of the two naming schemes exists in a model

@@ -24,10 +24,17 @@ INT8_BYTES = 1.0
 RERUN_MLP, RERUN_HIDDEN = 12, 24
 # Loss on full logits: bf16 logits, their float32 copy, the shifted copy, log-softmax and its gradient.
 LOSS_FULL_BYTES, LOSS_FUSED_BYTES = 15.0, 8.0
+LIT_LOSS_BYTES = 7.0
 LOSS_HIDDEN_BYTES = 6  # the last hidden states, their float32 norm
 TILE_TOKENS, TILE_WORDS = 4096, 32768  # trl/kernels/chunked_logprob.py
-ALLOCATOR_SHARE = {"allocated": 0.0, "active": 0.01, "reserved": 0.06, "unknown": 0.03, "nvidia-smi": 0.06}
+# Beyond what is allocated: blocks split and kept. Weights and states are allocated once and lose little; what comes and goes with
+# each batch loses more, and as much again where every batch has another length.
+STATIC_CACHE = {"allocated": 0.0, "active": 0.0, "reserved": 0.02, "unknown": 0.02, "nvidia-smi": 0.02}
+DYNAMIC_CACHE = {"allocated": 0.0, "active": 0.02, "reserved": 0.10, "unknown": 0.10, "nvidia-smi": 0.10}
+RAGGED_CACHE = 1.0
+RAGGED_LOOPS = ("swift", "trl", "axolotl", "llama-factory", "llamafactory")  # pad each batch to its longest row
 CONTEXT_BYTES, NCCL_BYTES = int(0.6 * GIB), int(0.6 * GIB)
+FUSED_NORMS = ("torchtune", "torchtitan", "nemo", "liger", "unsloth")  # one kernel that keeps its input alone
 DEEPSPEED_BUCKET_ELEMENTS = 500_000_000
 CPU_OPTIMIZERS = ("adamw_cpu", "adam_cpu", "cpu_adam")
 # Half-widths of the band, shares of the peak, by what was known of the model; measured on the published open cases.
@@ -55,7 +62,8 @@ class Setting:
     checkpointing: str  # "none" | "full" | "selective" | "offload"
     optimizer: str
     loss: str
-    policy_rows: int  # rows of the training batch after concatenation (DPO: pairs count double)
+    framework: str
+    offloaded: bool  # weights live in host memory (FSDP's CPU offload, which brings the optimizer there)
 
 
 def memory_estimate(spec: RunSpec, shape: ModelShape, *, cpu: bool = False) -> MemoryEstimate | None:
@@ -102,9 +110,11 @@ def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> Setting:
     else:
         # TRL stores the adapters of a quantised base in bf16, PEFT all others in float32.
         train_bytes = 2 if spec.quantization and spec.framework in (None, "trl") and not cpu else 4
+    bf16_compute = sharding == "fsdp" and spec.update == "full" and (spec.precision == "mixed" or spec.weights_dtype != "float32")
     # The residual stream follows the embedding's dtype; float32 after prepare_model_for_kbit_training, which upcasts norms and embeddings.
-    hidden_bytes = 4 if spec.kbit_prepared or weight_bytes == 4 or (sharding == "fsdp" and spec.update != "full" and not cpu) else 2
-    if sharding == "fsdp" and spec.update == "full" and spec.weights_dtype != "float32":
+    upcast = spec.kbit_prepared or weight_bytes == 4 or (sharding == "fsdp" and spec.update != "full" and spec.framework is not None)
+    hidden_bytes = 4 if upcast else 2
+    if bf16_compute:  # FSDP casts what it gathers, so the layers compute and keep bf16
         hidden_bytes = 2
     checkpointing = "none" if not spec.gradient_checkpointing else (spec.gradient_checkpointing if isinstance(spec.gradient_checkpointing, str) else "full")
     if checkpointing not in ("none", "full", "selective", "offload"):
@@ -116,12 +126,17 @@ def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> Setting:
         spec=spec, dims=dims, tokens=rows * spec.seq_len, rows=rows, gpus=gpus, cpu=cpu, sharding=sharding, shard_all=sharded,
         shard_states=gpus if sharding in ("fsdp", "zero3", "zero2", "zero1") else 1, shard_grads=gpus if sharding in ("fsdp", "zero3", "zero2") else 1,
         weight_bytes=weight_bytes, hidden_bytes=hidden_bytes, train_bytes=train_bytes, trainable=trainable, checkpointing=checkpointing,
-        optimizer=spec.optimizer or "adamw_fused", loss=loss, policy_rows=rows,
+        optimizer=spec.optimizer or "adamw_fused", loss=loss, framework=(spec.framework or "").lower(), offloaded=sharding == "fsdp" and spec.optimizer in CPU_OPTIMIZERS,
     )  # fmt: skip
 
 
 def _term(name: str, size_bytes: float, because: str, source: Source) -> Term:
     return Term(name=name, size_bytes=max(0, round(size_bytes)), because=because, source=source)
+
+
+def _untied(s: Setting) -> int:
+    """Weights a framework holds twice: litgpt gives every model an output matrix of its own."""
+    return s.dims.head_params if s.framework.startswith("lit") and s.dims.embedding_params == s.dims.head_params and not s.dims.encoder else 0
 
 
 def _per_device(share: int) -> str:
@@ -144,15 +159,21 @@ def _weights(s: Setting) -> list[Term]:
             terms.append(
                 _term("quantisation constants", d.linear_params * constant / share, f"a scale per 64 weights, {'8-bit' if spec.double_quantization else 'float32'}", src.QLORA)
             )
-        rest = d.embedding_params + d.other_params
+        rest = d.embedding_params + d.other_params + _untied(s)
         terms.append(_term("weights left unquantised", rest * outside / share, f"{rest:,} of embeddings, output and norms x {outside} B{_per_device(share)}", src.QLORA))
     else:
         outside = s.weight_bytes
-        terms.append(_term("weights", d.params * outside / share, f"{d.params:,} x {outside} B{_per_device(share)}", src.COUNT))
+        held = d.params + _untied(s)
+        terms.append(_term("weights", 0 if s.offloaded else held * outside / share, f"{held:,} x {outside} B{_per_device(share)}", src.COUNT))
     if share > 1:
         # The root unit (embeddings and output) stays gathered, two blocks at a time (prefetch).
         layer_bytes = d.layer_params * (0.5 if spec.quantization == "nf4" else 2)
+        whole = sum(term.size_bytes for term in terms) * (share - 1)
         gathered = d.embedding_params * 2 + 2 * layer_bytes
+        if spec.update != "full" and s.framework.startswith("lit"):
+            gathered = whole * share / (share - 1)  # Fabric's FSDP never frees frozen units: nothing in them triggers the hook that does
+        elif not s.offloaded:
+            gathered = min(gathered, whole)
         terms.append(_term("gathered weights", gathered, "embeddings, output and two layers in full while they compute", src.FSDP))
     if spec.update != "full":
         name = {"lora": "adapters", "adapter": "bottleneck adapters", "prefix": "prefix"}[spec.update] if spec.update in ("lora", "adapter", "prefix") else "added parameters"
@@ -213,10 +234,13 @@ def _gradients(s: Setting) -> list[Term]:
     if s.spec.optimizer_in_backward:
         one = (s.dims.layer_params if s.spec.update == "full" else s.trainable // s.dims.layers) * s.train_bytes
         return [_term("gradients", one, "one layer at a time: the step runs inside the backward pass", src.COUNT)]
+    if s.offloaded:
+        return [_term("gradients", 0, "moved to host memory layer by layer", src.FSDP)]
     share = s.shard_grads
     terms = [_term("gradients", s.trainable * s.train_bytes / share, f"{s.trainable:,} trainable parameters x {s.train_bytes} B{_per_device(share)}", src.COUNT)]
     if s.sharding in ("zero2", "zero3") and s.spec.update == "full":
-        elements = min(DEEPSPEED_BUCKET_ELEMENTS, s.trainable)
+        # transformers' "auto" sets them to the square of the hidden size.
+        elements = min(DEEPSPEED_BUCKET_ELEMENTS if s.framework else s.dims.hidden**2, s.trainable)
         terms.append(_term("communication buckets", elements * 2 * 2, f"reduce and all-gather, {elements:,} elements each", src.DEEPSPEED))
     elif s.sharding == "ddp":
         terms.append(_term("communication buckets", min(25 * 2**20, s.trainable * s.train_bytes), "DDP reduces in buckets of 25 MiB", src.COUNT))
@@ -245,8 +269,9 @@ def _activations(s: Setting) -> list[Term]:
         return [_term("activations", size, f"one hidden state per layer: {tokens:,} tokens x {d.layers} x {d.hidden} x {s.hidden_bytes} B", src.ACTIVATIONS)]
     per_layer = _layer_bytes(s)
     if s.checkpointing == "selective":
-        # Every other matrix product is kept, the rest is computed again.
-        per_layer = 0.5 * per_layer
+        # Every other matrix product is kept (half of q, k, v, o, gate, up, down), with the attention's output and the layer's input.
+        matrices = d.q_size + 2 * d.kv_size + 2 * d.hidden + (2 if d.gated else 1) * d.width
+        per_layer = min(per_layer, matrices + 2 * d.q_size + s.hidden_bytes * d.hidden)
     return [_term("activations", tokens * d.layers * per_layer, f"{tokens:,} tokens x {d.layers} layers x {per_layer:,.0f} B kept in each", src.ACTIVATIONS)]
 
 
@@ -254,19 +279,24 @@ def _layer_bytes(s: Setting) -> float:
     """Bytes per token that one layer keeps without checkpointing, by what its operations save for the backward pass."""
     d, spec = s.dims, s.spec
     wide = 4 if s.weight_bytes == 4 and spec.precision != "mixed" else 2
+    dropout = 1 if s.framework or spec.options.get("dropout") else 0  # a byte of mask before each adapter
     trains = spec.update == "full"
     adapted = targets(d, spec) if spec.update == "lora" else ()
-    # Two norms: the float32 copy, the normalised 16-bit result and the residual; LayerNorm of plain models is one kernel.
-    total: float = (16 if d.gated else 8) * d.hidden * (wide / 2 if not d.gated else 1) + s.hidden_bytes * d.hidden
+    if not d.gated or spec.compile or any(name in s.framework for name in FUSED_NORMS):
+        total: float = 4 * wide * d.hidden  # two norms: input and result
+    else:
+        total = 16 * d.hidden + s.hidden_bytes * d.hidden  # two norms in eager code: a float32 copy, its product, the result
+    if not d.gated:
+        total += s.hidden_bytes * d.hidden
     total += wide * (d.q_size + 2 * d.kv_size) + 2 * wide * d.q_size  # q, k, v; the attention's output, and what rotating q and k keeps
     mlp = 3 if d.gated else 1  # gate, up and the activated gate; or the value before the activation
-    if trains or "down_proj" in adapted:
-        mlp += 1  # the input of the last matrix is kept only if something behind it trains
+    if trains or "down_proj" in adapted or (spec.quantization and s.framework):
+        mlp += 1  # the last matrix keeps its input only if something behind it trains, or under bitsandbytes before 0.43
     total += wide * mlp * d.width
     if adapted:
         for name in adapted:  # each adapter keeps its own cast of its input
             sizes = d.linear(name)
-            total += 2 * sizes[0] * min(sizes[2], max(1, d.width // max(1, d.expert_width))) if sizes else 0
+            total += (2 + dropout) * sizes[0] * min(sizes[2], max(1, d.width // max(1, d.expert_width))) if sizes else 0
     if spec.attention == "eager":
         total += 5 * d.heads * spec.seq_len * (wide / 2)
     return total
@@ -291,6 +321,9 @@ def _loss(s: Setting) -> list[Term]:
     hidden = tokens * LOSS_HIDDEN_BYTES * d.hidden
     if d.encoder or s.spec.objective == "rm":
         return [_term("logits and loss", hidden, "a few classes per row: only the last hidden states count", src.LOSS)]
+    if s.loss == "chunked" and s.framework.startswith("lit"):
+        size = hidden + tokens * d.vocab * LIT_LOSS_BYTES
+        return [_term("logits and loss", size, "litgpt computes logits in chunks and keeps every chunk", src.LOSS)]
     if s.loss == "chunked":
         tile = min(tokens, TILE_TOKENS) * min(d.vocab, TILE_WORDS)
         copies = 3 * 4 if s.cpu else 2 * 2
@@ -328,14 +361,18 @@ def _rollout(s: Setting) -> list[Term]:
 def _moment(name: str, s: Setting, terms: Sequence[Term]) -> Moment:
     """The terms with what the chosen counter shows beyond them."""
     extra: list[Term] = []
-    allocated = sum(term.size_bytes for term in terms)
+    dynamic = sum(term.size_bytes for term in terms if term.source in (src.ACTIVATIONS, src.LOSS, src.TRL_LOSS))
+    static = sum(term.size_bytes for term in terms) - dynamic
     if s.cpu:
         extra.append(_term("Python and libraries", 0.7 * GIB, "interpreter, torch and tokenizer in RAM", src.ALLOCATOR))
     else:
-        share = ALLOCATOR_SHARE.get(s.spec.counter, ALLOCATOR_SHARE["unknown"])
-        if share:
-            extra.append(_term("allocator cache", allocated * share, f"{share:.0%} over what is allocated ({s.spec.counter})", src.ALLOCATOR))
-        if s.spec.counter == "nvidia-smi":
+        counter = s.spec.counter if s.spec.counter in DYNAMIC_CACHE else "unknown"
+        share = DYNAMIC_CACHE[counter]
+        ragged = counter in ("reserved", "nvidia-smi") and not s.spec.packing and s.rows and any(name in s.framework for name in RAGGED_LOOPS)
+        size = static * STATIC_CACHE[counter] + dynamic * (share + (RAGGED_CACHE if ragged else 0.0))
+        because = f"{STATIC_CACHE[counter]:.0%} of what stays, {share:.0%} of what comes and goes" + (", and as much again since every batch has another length" if ragged else "")
+        extra.append(_term("allocator cache", size, because, src.ALLOCATOR))
+        if counter in ("nvidia-smi", "unknown"):
             size = CONTEXT_BYTES + (NCCL_BYTES if s.gpus > 1 else 0)
             extra.append(_term("CUDA context", size, "driver, kernels" + (" and NCCL" if s.gpus > 1 else ""), src.CONTEXT))
     return Moment(name=name, terms=tuple(term for term in (*terms, *extra) if term.size_bytes > 0))

@@ -14,13 +14,14 @@ from typing import Any, Protocol
 
 from advisor.errors import Fault, InputError, nearest
 from advisor.estimate.architecture import ConfigError, shape_from_config
-from advisor.estimate.memory import ALLOCATOR_SHARE, memory_estimate
+from advisor.estimate.memory import DYNAMIC_CACHE, memory_estimate
 from advisor.estimate.time import machine_of, time_estimate
 from advisor.types import OBJECTIVES, UPDATES, GpuSpec, ModelShape, RunSpec
 from advisor.units import GIB
 
 OPTIMIZERS = (
-    "adamw", "adamw_torch", "adamw_fused", "adamw_torch_fused", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "adamw_cpu", "adafactor", "sgd", "sgd_momentum", "lion", "rmsprop", "adagrad",
+    "adamw", "adamw_torch", "adamw_fused", "adamw_torch_fused", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "adamw_cpu",
+    "adafactor", "sgd", "sgd_momentum", "lion", "rmsprop", "adagrad",
 )  # fmt: skip
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "objective": OBJECTIVES,
@@ -32,7 +33,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "attention": ("eager", "sdpa", "flash_attention_2"),
     "loss": ("full", "fused", "chunked"),
     "sharding": ("ddp", "zero1", "zero2", "zero3", "fsdp"),
-    "counter": tuple(ALLOCATOR_SHARE),
+    "counter": tuple(DYNAMIC_CACHE),
 }
 COUNTS = ("rank", "micro_batch_size", "seq_len", "grad_accum", "gpus")
 FLAGS = ("double_quantization", "kbit_prepared", "fp32_master_weights", "optimizer_in_backward", "packing", "compile")
@@ -145,11 +146,18 @@ def request_of(item: Any, *, at: str = "spec") -> Request | list[Fault]:
         return faults
     options = {key: item[key] for key in OPTIONS if item.get(key) is not None}
     framework = item.get("framework")
+    whole = {key: int(sizes[key]) for key in ("tokens_total", "rows_total") if key in sizes}
     return Request(
-        spec=RunSpec(**fields, framework=None if framework is None else str(framework), options=options), model=str(item.get("model") or ""), params_b=sizes.get("model_params_b"),
-        active_params_b=sizes.get("active_params_b"), architecture=architecture, gpu=None if item.get("gpu") is None else str(item["gpu"]),
-        tokens_total=int(sizes["tokens_total"]) if "tokens_total" in sizes else None, rows_total=int(sizes["rows_total"]) if "rows_total" in sizes else None, warnings=tuple(warnings),
-    )  # fmt: skip
+        spec=RunSpec(**fields, framework=None if framework is None else str(framework), options=options),
+        model=str(item.get("model") or ""),
+        params_b=sizes.get("model_params_b"),
+        active_params_b=sizes.get("active_params_b"),
+        architecture=architecture,
+        gpu=None if item.get("gpu") is None else str(item["gpu"]),
+        tokens_total=whole.get("tokens_total"),
+        rows_total=whole.get("rows_total"),
+        warnings=tuple(warnings),
+    )
 
 
 def _modules(item: Mapping[str, Any], at: str, fields: dict[str, Any]) -> list[Fault]:

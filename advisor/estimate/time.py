@@ -10,7 +10,7 @@ from advisor.estimate.memory import DTYPE_BYTES
 from advisor.types import GpuSpec, ModelShape, RunSpec, TimeEstimate
 
 # Share of the best measured matmul that a tuned loop reaches, on a card of A100 class (published median MFU 0.6 there, 0.42 on H100) ...
-MATMUL_SHARE = 0.66
+MATMUL_SHARE = 0.72
 # ... and how that share falls as cards get faster: from those two medians over their peaks of 312 and 989 TFLOP/s.
 REFERENCE_FLOPS, SLOWDOWN = 312e12, 0.22
 BEST_MATMUL_SHARE = 0.82  # of the peak, where nobody measured the card (A100 0.86, H100 0.80 in ml-engineering's MAMF table)

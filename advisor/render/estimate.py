@@ -1,0 +1,65 @@
+"""Estimates for people: each term as a line with a bar against the card, then time. Plain text that needs no colour."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from advisor.units import format_duration
+
+BAR_WIDTH = 30
+FULL, REST = "#", "."
+
+
+def estimate_text(document: Mapping[str, Any], *, title: str = "", limit_gib: float | None = None, width: int = 80) -> str:
+    """One answer document (as `advisor.estimate.specs.answer` gives it) as lines of at most `width` columns.
+
+    Bars are drawn against `limit_gib`, the card's memory, where it is known, else against the peak.
+    """
+    lines = [title] if title else []
+    if document.get("peak_gib") is None:
+        lines += _wrapped(f"no estimate: {document.get('reason', 'unknown')}", width)
+        return "\n".join([*lines, *_warnings(document, width)])
+    peak = float(document["peak_gib"])
+    scale = max(limit_gib or peak, 1e-9)
+    head = f"peak {_gib(peak)} (between {_gib(document['low_gib'])} and {_gib(document['high_gib'])}, by formula), at: {document['moment']}"
+    lines += _wrapped(head, width)
+    name_width = min(28, max((len(term["name"]) for term in document["terms"]), default=4))
+    for term in document["terms"]:
+        bar = _bar(float(term["gib"]) / scale, min(BAR_WIDTH, max(6, width - name_width - 16)))
+        lines.append(f"  {term['name'][:name_width]:<{name_width}} {_gib(term['gib']):>10}  {bar}".rstrip())
+    if limit_gib:
+        verdict = "more than the card has" if peak > limit_gib else f"{peak / limit_gib:.0%} of the card's {_gib(limit_gib)}"
+        lines.append(f"  {'together':<{name_width}} {_gib(peak):>10}  {_bar(peak / scale, min(BAR_WIDTH, max(6, width - name_width - 16)))}")
+        lines.append(f"  {verdict}")
+    if document.get("tokens_per_s_per_gpu") is not None:
+        speed = f"speed {document['tokens_per_s_per_gpu']:,.0f} tokens/s on each device, {document['step_s']:.3g} s a step; {document.get('time_because', '')}"
+        lines += _wrapped(speed.rstrip("; "), width)
+    if document.get("hours") is not None:
+        lines.append(f"whole run {format_duration(document['hours'] * 3600)}")
+    return "\n".join([*lines, *_warnings(document, width)])
+
+
+def estimates_text(documents: Sequence[Mapping[str, Any]], titles: Sequence[str] = (), *, limit_gib: float | None = None, width: int = 80) -> str:
+    """Several answers, one below the other."""
+    named = [*titles, *(f"spec {index}" for index in range(len(titles) + 1, len(documents) + 1))]
+    return "\n\n".join(estimate_text(document, title=title, limit_gib=limit_gib, width=width) for document, title in zip(documents, named, strict=False))
+
+
+def _gib(value: float) -> str:
+    return f"{float(value):.2f} GiB" if float(value) < 10 else f"{float(value):.1f} GiB"
+
+
+def _bar(share: float, width: int) -> str:
+    """A bar of `width` cells; what does not fit is marked with '>'."""
+    cells = round(min(1.0, max(0.0, share)) * width)
+    return FULL * cells + REST * (width - cells) + (">" if share > 1 else "")
+
+
+def _warnings(document: Mapping[str, Any], width: int) -> list[str]:
+    return [line for warning in document.get("warnings", ()) for line in _wrapped(f"! {warning}", width)]
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width=max(20, width), subsequent_indent="  ", break_long_words=True) or [""]
