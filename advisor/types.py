@@ -84,6 +84,8 @@ class Hardware:
     interconnect: str | None = None
     software: Mapping[str, str | None] = field(default_factory=dict)  # package -> installed version, None if absent
     notes: tuple[str, ...] = ()  # facts worth showing: "driver present, no device", "memory not reported"
+    torch_target: str | None = None  # what the installed PyTorch was built for: "CPU", "CUDA 12.8", "ROCm 6.4"
+    problem: str | None = None  # why the installed PyTorch cannot use the probed card, with the line to install
 
     @property
     def device_memory_bytes(self) -> int | None:
@@ -151,6 +153,7 @@ class TokenStats:
     longest: int
     counted_by: str  # "tokenizer of <model>" or "characters / 4 (approximation)"
     sampled_rows: int | None = None  # None: every row was counted
+    histogram: tuple[tuple[int, int], ...] = ()  # (longest of the bin, rows in it)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -423,6 +426,7 @@ class Situation:
     tasks: Mapping[str, DataProfile] = field(default_factory=dict)
     model: ModelShape | None = None
     suggestion: ModelSuggestion | None = None
+    cards: tuple[GpuSpec, ...] = ()  # that one could rent, cheapest first, for "what would fit"
     warnings: tuple[str, ...] = ()  # found while reading answers, data, hardware or model
     unknown: tuple[str, ...] = ()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from advisor.probe.catalogue import GpuMatch, cheapest_cards, find_gpu, load_catalogue, match_probed
@@ -17,7 +18,7 @@ def probe(folder: Path | None = None) -> Hardware:
     NVIDIA comes before Apple before AMD; without any of them training runs on the CPU.
     """
     from advisor.probe.nvidia import probe_nvidia
-    from advisor.probe.software import installed_versions
+    from advisor.probe.software import cuda_problem, installed_versions, torch_build
     from advisor.probe.system import probe_amd, probe_apple, probe_system
 
     system = probe_system(folder or Path.cwd())
@@ -25,7 +26,8 @@ def probe(folder: Path | None = None) -> Hardware:
     apple, apple_notes = probe_apple(system.ram_total_bytes)
     amd, amd_notes = probe_amd()
     kind, gpus = next(((kind, gpus) for kind, gpus in (("cuda", nvidia.gpus), ("mps", (apple,) if apple else ()), ("rocm", amd)) if gpus), ("cpu", ()))
-    return Hardware(
+    build = torch_build()
+    hardware = Hardware(
         kind=kind,
         origin="probed",
         gpus=gpus,
@@ -38,4 +40,6 @@ def probe(folder: Path | None = None) -> Hardware:
         interconnect=nvidia.interconnect,
         software=installed_versions(),
         notes=(*nvidia.notes, *apple_notes, *amd_notes, *system.notes),
+        torch_target=None if build is None else build.target,
     )
+    return replace(hardware, problem=cuda_problem(hardware, build))

@@ -11,7 +11,12 @@ IGNORED = frozenset({"nvidia", "geforce", "tesla", "amd", "instinct", "radeon", 
 # A card with one of these is another card than the one without: "RTX 5070" is no RTX 5070 Ti.
 TELLS_APART = frozenset({"ti", "super", "pro", "max", "ultra", "q", "d", "xt", "xtx", "laptop", "mobile", "quadro", "nano", "nx", "mini"})
 # Left out without changing which chip is meant.
-FORM = frozenset("sxm sxm2 sxm4 sxm5 sxm6 pcie nvl oam ac hbm3 rtx gtx rx jetson agx nvgpu dgx blackwell server workstation edition generation".split())
+FORM = frozenset(
+    {
+        "sxm", "sxm2", "sxm4", "sxm5", "sxm6", "pcie", "nvl", "oam", "ac", "hbm3", "rtx",
+        "gtx", "rx", "jetson", "agx", "nvgpu", "dgx", "blackwell", "server", "workstation", "edition", "generation",
+    }
+)  # fmt: skip
 
 _SIZE = re.compile(r"(?<![a-z0-9.])(\d{1,4}(?:\.\d+)?)[\s-]*(?:gib|gb|g)(?![a-z0-9])")
 _MIG = re.compile(r"\bmig\b|\b\d+g\.(\d+)gb\b")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from advisor.probe.system import read_or_empty
 from advisor.probe.visible import Board, usable
 from advisor.types import Gpu
 
@@ -73,6 +74,9 @@ def _library_problem(root: Path) -> tuple[str, ...] | None:
             return (f"the NVIDIA kernel driver is loaded, but its library {LIBRARY} is not installed here (in a container: start it with the GPUs passed through)",)
         if (root / "usr/lib/wsl/lib" / LIBRARY).exists():
             return ("the driver library lies in /usr/lib/wsl/lib and is not found: add that folder to LD_LIBRARY_PATH to use the card",)
+        model = read_or_empty(root / "proc/device-tree/model").strip("\0 ")
+        if "NVIDIA" in model:  # a Jetson whose system brings no NVML
+            return (f"{model}: its GPU cannot be asked without {LIBRARY}; name it yourself to plan for it",)
         slots = ", ".join(_plugged_in(root))
         return (f"an NVIDIA card is plugged in ({slots}), but no NVIDIA driver is installed",) if slots else ()
     return None
@@ -81,11 +85,8 @@ def _library_problem(root: Path) -> tuple[str, ...] | None:
 def _plugged_in(root: Path) -> list[str]:
     found = []
     for device in sorted((root / "sys/bus/pci/devices").glob("*")):
-        try:
-            if (device / "vendor").read_text().strip() == NVIDIA_VENDOR and (device / "class").read_text().startswith(DISPLAY_CLASS):
-                found.append(device.name)
-        except OSError:
-            continue
+        if read_or_empty(device / "vendor") == NVIDIA_VENDOR and read_or_empty(device / "class").startswith(DISPLAY_CLASS):
+            found.append(device.name)
     return found
 
 

@@ -27,9 +27,12 @@ class TorchBuild:
     hip: str | None  # ROCm
 
     @property
+    def target(self) -> str:
+        return f"CUDA {self.cuda}" if self.cuda else f"ROCm {self.hip}" if self.hip else "CPU"
+
+    @property
     def text(self) -> str:
-        target = f"CUDA {self.cuda}" if self.cuda else f"ROCm {self.hip}" if self.hip else "CPU"
-        return f"{self.version} ({target} build)"
+        return f"{self.version} ({self.target} build)"
 
 
 def installed_versions(path: Sequence[str] | None = None) -> dict[str, str | None]:
@@ -90,8 +93,8 @@ def cuda_problem(hardware: Hardware, build: TorchBuild | None = None) -> str | N
     driver_generation, built_generation = _generation(hardware.cuda_version), _generation(build.cuda)
     if driver_generation is not None and built_generation is not None and built_generation > driver_generation:
         return (
-            f"{card} is there, but PyTorch {build.text} needs a newer NVIDIA driver: {hardware.driver_version or 'this one'} runs CUDA up to {hardware.cuda_version}. "
-            f"Update the driver{_driver_from(built_generation)}, or install: {_install(hardware, build)}"
+            f"{card} is there, but PyTorch {build.text} needs a newer NVIDIA driver: {hardware.driver_version or 'this one'} runs CUDA up to {hardware.cuda_version} "
+            f"(updating it{_driver_from(built_generation)} helps too). Install: {_install(hardware, build)}"
         )
     return _without_code(hardware, build)
 

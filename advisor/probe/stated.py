@@ -28,16 +28,15 @@ def stated_hardware(name: str | None, count: int | None = None, memory_gib: floa
     name_at, count_at, memory_at = ("--gpu", "--gpus", "--gpu-memory") if from_flag else ("gpu.name", "gpu.count", "gpu.vram_gib")
     _check_numbers(count, memory_gib, count_at=count_at, memory_at=memory_at)
     written_count, name = count_and_name(name) if name is not None else (None, None)
-    if written_count is not None and count not in (None, written_count):
+    if written_count is not None and count not in (None, 1, written_count):  # 1 is what a template writes
         raise InputError(f"{name_at} says {written_count} cards, {count_at} says {count}", hint="keep one of them")
-    count = count if count is not None else written_count
+    count = written_count if written_count is not None else count
     _check_numbers(count, None, count_at=name_at, memory_at=memory_at)
     word = (name or "").lower()
     if word == NONE:
-        if memory_gib is not None or (count or 0) > 0:
-            raise InputError(
-                f"{name_at} none contradicts {memory_at if memory_gib is not None else count_at}", allowed="`none` trains on the CPU of this machine", hint="leave one of them out"
-            )
+        if memory_gib is not None or (count or 0) > 1:
+            other = memory_at if memory_gib is not None else count_at
+            raise InputError(f"{name_at} none contradicts {other}", allowed="`none` trains on the CPU of this machine", hint="leave one of them out")
         return cpu_hardware(), ()
     if memory_gib is None and word in ("", UNKNOWN):
         if word == "" and count is not None:
@@ -102,12 +101,15 @@ def _check_numbers(count: int | None, memory_gib: float | None, *, count_at: str
         raise InputError(f"{memory_at}: {memory_gib:g} GiB", allowed=f"above 0, up to {MOST_GIB:,}", hint="the memory of one card, in GiB")
 
 
-def cpu_hardware(folder: Path | None = None) -> Hardware:
-    """This machine without any GPU: what `gpu: none` means."""
-    from advisor.probe.software import installed_versions
+def cpu_hardware(machine: Hardware | None = None) -> Hardware:
+    """The machine without its GPUs, which is what `gpu: none` means; probed where it is not given."""
+    from advisor.probe.software import installed_versions, torch_build
     from advisor.probe.system import probe_system
 
-    system = probe_system(folder or Path.cwd())
+    if machine is not None:
+        return replace(machine, kind="cpu", gpus=(), driver_version=None, cuda_version=None, interconnect=None, problem=None)
+    system = probe_system(Path.cwd())
+    build = torch_build()
     return Hardware(
         kind="cpu",
         origin="stated",
@@ -117,4 +119,5 @@ def cpu_hardware(folder: Path | None = None) -> Hardware:
         disk_free_bytes=system.disk_free_bytes,
         software=installed_versions(),
         notes=system.notes,
+        torch_target=None if build is None else build.target,
     )

@@ -38,7 +38,7 @@ def probe_system(folder: Path, root: Path = ROOT) -> SystemFacts:
     cores, core_note = usable_cores(root)
     total, free, memory_note = usable_memory(root)
     notes.extend(note for note in (core_note, memory_note) if note)
-    if "microsoft" in _text(root / "proc/sys/kernel/osrelease").lower():
+    if "microsoft" in read_or_empty(root / "proc/sys/kernel/osrelease").lower():
         notes.append("WSL2: memory is what Windows gives it, and the card is driven from Windows")
     if sys.platform == "darwin":
         notes.append("macOS: tested on Linux only")
@@ -61,9 +61,9 @@ def usable_cores(root: Path = ROOT) -> tuple[int | None, str | None]:
 
 
 def _quota(group: Path) -> float | None:
-    quota, _, period = _text(group / "cpu.max").partition(" ")  # v2: "150000 100000" or "max 100000"
+    quota, _, period = read_or_empty(group / "cpu.max").partition(" ")  # v2: "150000 100000" or "max 100000"
     if not quota:
-        quota, period = _text(group / "cpu.cfs_quota_us"), _text(group / "cpu.cfs_period_us")  # v1: -1 is no limit
+        quota, period = read_or_empty(group / "cpu.cfs_quota_us"), read_or_empty(group / "cpu.cfs_period_us")  # v1: -1 is no limit
     return int(quota) / int(period) if quota.isdigit() and period.isdigit() and int(period) > 0 else None
 
 
@@ -84,7 +84,7 @@ def usable_memory(root: Path = ROOT) -> tuple[int | None, int | None, str | None
 
 def _machine_memory(root: Path) -> tuple[int | None, int | None]:
     kib = {}
-    for line in _text(root / "proc/meminfo").splitlines():
+    for line in read_or_empty(root / "proc/meminfo").splitlines():
         key, _, value = line.partition(":")
         if key in ("MemTotal", "MemAvailable", "MemFree") and value.split():
             kib[key] = int(value.split()[0])
@@ -99,18 +99,18 @@ def _machine_memory(root: Path) -> tuple[int | None, int | None]:
 
 def _reclaimable(group: Path) -> int:
     """File cache that the kernel drops before it kills anybody."""
-    values = dict(parts for line in _text(group / "memory.stat").splitlines() if len(parts := line.split()) == 2)
+    values = dict(parts for line in read_or_empty(group / "memory.stat").splitlines() if len(parts := line.split()) == 2)
     return int(values.get("total_inactive_file", values.get("inactive_file", 0)))
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
     """This process's control group and its parents, in the hierarchy (v1 or v2) that holds the controller; a limit anywhere above counts."""
     own = {}
-    for line in _text(root / "proc/self/cgroup").splitlines():
+    for line in read_or_empty(root / "proc/self/cgroup").splitlines():
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         own.update(dict.fromkeys(controllers.split(","), path))
-    for line in _text(root / "proc/self/mountinfo").splitlines():
+    for line in read_or_empty(root / "proc/self/mountinfo").splitlines():
         left, _, right = line.partition(" - ")
         fields, kind = left.split(), right.split()
         if len(fields) < 5 or len(kind) < 3 or kind[0] not in ("cgroup", "cgroup2"):
@@ -143,7 +143,8 @@ def free_disk(folder: Path) -> int | None:
     return disk.f_bavail * disk.f_frsize
 
 
-def _text(path: Path) -> str:
+def read_or_empty(path: Path) -> str:
+    """The text of a small file, stripped; empty where there is none or it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
@@ -151,7 +152,7 @@ def _text(path: Path) -> str:
 
 
 def _number(path: Path) -> int | None:
-    text = _text(path)
+    text = read_or_empty(path)
     return int(text) if text.isdigit() else None
 
 
@@ -180,20 +181,20 @@ def probe_amd(root: Path = ROOT) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
     gpus: list[Gpu] = []
     notes: list[str] = []
     for node in sorted((root / "sys/class/kfd/kfd/topology/nodes").glob("*"), key=lambda path: (len(path.name), path.name)):
-        facts = dict(parts for line in _text(node / "properties").splitlines() if len(parts := line.split()) == 2)
+        facts = dict(parts for line in read_or_empty(node / "properties").splitlines() if len(parts := line.split()) == 2)
         if facts.get("vendor_id") != AMD_VENDOR or facts.get("simd_count", "0") == "0":
             continue  # a processor, or not AMD
         device = root / "sys/class/drm" / f"renderD{facts.get('drm_render_minor', '')}" / "device"
         total, used = _number(device / "mem_info_vram_total"), _number(device / "mem_info_vram_used")
         gfx = _gfx(facts.get("gfx_target_version", ""))
-        name = _text(device / "product_name") or f"AMD {gfx or 'GPU'}"
+        name = read_or_empty(device / "product_name") or f"AMD {gfx or 'GPU'}"
         if total is not None and total < INTEGRATED_BELOW:
             notes.append(f"{name}: graphics inside the processor, not counted as a GPU")
             continue
         gpus.append(_amd_gpu(name, gfx, total, used, len(gpus)))
     if gpus:
         notes.append("AMD: name, memory and gfx target come from the kernel; other processes, ROCm version and HIP_VISIBLE_DEVICES are not read")
-    elif not notes and any(_text(path) == "0x1002" for path in (root / "sys/class/drm").glob("card*/device/vendor")):
+    elif not notes and any(read_or_empty(path) == "0x1002" for path in (root / "sys/class/drm").glob("card*/device/vendor")):
         notes.append("an AMD card is plugged in, but its compute driver (amdgpu with kfd, part of ROCm) is not loaded")
     return tuple(gpus), tuple(notes)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from advisor.probe.software import cuda_problem, torch_build
 from advisor.types import Gpu, GpuSpec, Hardware
 from advisor.units import GIB, format_gib, format_usd
 
@@ -23,7 +22,7 @@ KINDS = {
 
 def probe_json(hardware: Hardware) -> dict[str, Any]:
     """The hardware as one JSON document; units stand in the keys, null means not known."""
-    document: dict[str, Any] = {
+    return {
         "schema_version": SCHEMA_VERSION,
         "kind": hardware.kind,
         "origin": hardware.origin,
@@ -36,13 +35,10 @@ def probe_json(hardware: Hardware) -> dict[str, Any]:
         "ram_free_gib": _gib(hardware.ram_free_bytes),
         "disk_free_gib": _gib(hardware.disk_free_bytes),
         "software": dict(hardware.software),
+        "torch_target": hardware.torch_target,
+        "problem": hardware.problem,
         "notes": list(hardware.notes),
     }
-    if hardware.origin == "probed":
-        build = torch_build()
-        document["torch_build"] = None if build is None else {"version": build.version, "cuda": build.cuda, "rocm": build.hip}
-        document["problem"] = cuda_problem(hardware)
-    return document
 
 
 def _gpu_json(gpu: Gpu) -> dict[str, Any]:
@@ -93,9 +89,8 @@ def print_probe(hardware: Hardware, console: Console) -> None:
     console.print(Padding(facts, (0, 0, 0, 2)))
     for note in hardware.notes:
         console.print(Padding(Text(f"note: {note}"), (0, 0, 0, 2)))
-    problem = cuda_problem(hardware) if hardware.origin == "probed" else None
-    if problem:
-        console.print(Padding(Text(f"problem: {problem}", style="bold red"), (0, 0, 0, 2)))
+    if hardware.problem:
+        console.print(Padding(Text(f"problem: {hardware.problem}", style="bold red"), (0, 0, 0, 2)))
 
 
 def _lines(hardware: Hardware) -> list[tuple[str, str]]:
@@ -157,7 +152,7 @@ def _ability(gpu: Gpu) -> str:
     if gpu.mig_profile is not None:
         parts.append(f"MIG slice {gpu.mig_profile}")
     elif gpu.spec is None:
-        parts.append("not in the catalogue: speed not known")
+        parts.append("speed not known (not in the catalogue)")
     elif gpu.spec.price_usd_per_h is not None:
         parts.append(f"rents at {format_usd(gpu.spec.price_usd_per_h)}/h ({gpu.spec.price_note})")
     return ", ".join(parts)
@@ -168,7 +163,7 @@ def _software(hardware: Hardware) -> str:
     if not installed.get("torch"):
         missing = "PyTorch is not installed: advice works, training needs the extra `train`"
         return f"{missing} (installed: {', '.join(installed)})" if installed else missing
-    build = torch_build()
-    texts = [f"{name} {build.text if name == 'torch' and build else version}" for name, version in installed.items()]
+    target = f" ({hardware.torch_target} build)" if hardware.torch_target else ""
+    texts = [f"{name} {version}{target if name == 'torch' else ''}" for name, version in installed.items()]
     absent = [name for name in hardware.software if name not in installed]
     return ", ".join(texts) + (f"; not installed: {', '.join(absent)}" if absent else "")
