@@ -18,10 +18,28 @@ RANK = {"default": 0, "file": 1, "flag": 2, "asked": 3}
 Origin = Literal["default", "file", "flag", "asked"]
 
 
+# A higher-ranked answer to the first replaces what a lower-ranked one said of the rest: `--gpu H100` also drops the memory
+# that the answers file gave for its own card.
+GROUPS = {
+    "gpu": ("gpu_memory_gib", "gpus"),
+    "data_path": ("data_kind", "data_rows", "data_tokens"),
+    "model": ("model_params_b",),
+    "budget": ("budget_usd", "budget_hours"),
+    "budget_usd": ("budget",),
+    "budget_hours": ("budget",),
+    "tasks": ("n_tasks",),
+    "n_tasks": ("tasks",),
+}
+
+
 def merge_answers(*several: Answers) -> Answers:
     """One set of answers; a higher origin wins, at equal rank the later one. Signals add up."""
     known: dict[str, Answer] = {}
     for answers in several:
+        for leader in (fact_id for fact_id in GROUPS if fact_id in answers.known):
+            for follower in GROUPS[leader]:
+                if follower in known and RANK[known[follower].origin] < RANK[answers.known[leader].origin]:
+                    del known[follower]
         for fact_id, answer in answers.known.items():
             old = known.get(fact_id)
             if fact_id == "signals" and old is not None:

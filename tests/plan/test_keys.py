@@ -37,7 +37,8 @@ def test_a_malformed_declaration_is_refused_with_its_place(tmp_path):
 def test_every_shipped_declaration_is_well_formed():
     """The shipped methods declare keys, and each update has a usual learning rate."""
     specs = key_specs()
-    assert set(specs.updates) == {"full", "lora", "adapter", "prefix"} and "rank" in specs.updates["lora"].keys
+    assert set(specs.updates) == {"full", "lora", "adapter", "prefix"}
+    assert "rank" in specs.updates["lora"].keys
     assert all(0 < method.defaults["learning_rate"] < 1 for method in specs.updates.values())
 
 

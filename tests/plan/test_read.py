@@ -181,7 +181,7 @@ def test_folders_of_stages_and_tasks_cannot_collide():
 )
 def test_something_else_than_a_plan_is_an_input_error(text):
     """Any plain data that is not a plan is refused without a traceback."""
-    with pytest.raises(InputError, match="plan.yaml"):
+    with pytest.raises(InputError, match=r"plan\.yaml"):
         plan(text)
 
 

@@ -92,10 +92,13 @@ def test_a_plan_is_short_and_carries_its_reasons():
     }
     text = plan_text(PLAN, comments)
     lines = text.splitlines()
-    assert lines[0].startswith("# yaml-language-server: $schema=file:///") and "advise run plan.yaml" in lines[1]
+    assert lines[0].startswith("# yaml-language-server: $schema=file:///")
+    assert "advise run plan.yaml" in lines[1]
     found = {line.split("#")[0].strip("- ").rstrip(): line.index("#") for line in lines[2:] if "#" in line}
-    assert set(found) == {"update: lora", "rank: 16", "packing: false"} and len(set(found.values())) == 1
-    assert "grad_accum" not in text and "seed" not in text
+    assert set(found) == {"update: lora", "rank: 16", "packing: false"}
+    assert len(set(found.values())) == 1
+    assert "grad_accum" not in text
+    assert "seed" not in text
     assert "learning_rate: 2.0e-05" in text
     assert len(lines) <= 30
 
@@ -138,7 +141,8 @@ def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(MachineNotReady, match="no space left"):
         write_plan(replace(PLAN, name="other"), {}, path)
-    assert path.read_bytes() == before and [entry.name for entry in tmp_path.iterdir()] == ["plan.yaml"]
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["plan.yaml"]
 
 
 def test_writing_needs_no_pydantic():

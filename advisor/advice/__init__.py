@@ -1,0 +1,1 @@
+"""Situation -> Advice -> Plan. Pure: no clock, network, environment or printing."""

@@ -1,0 +1,188 @@
+"""Settings that fit: sequence length from the data, then the fastest batch and checkpointing that the device holds.
+
+Cost comes before judgement: this runs for every candidate, and the rules then see `fits`, never bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from advisor.estimate import estimate
+from advisor.ruleset.model import Ruleset
+from advisor.types import Chosen, Composition, DataProfile, Estimate, Fits, RunSpec, Situation, StageSettings
+
+from .seen import device
+from .settings import ruled_settings
+
+DEFAULT_SEQ_LEN = 1024
+APPROXIMATION_MARGIN = 1.25  # token counts from characters can be off by this much; a length that cuts rows is worse
+MULTIPLE = 64
+GPU_MICRO_BATCHES = (16, 8, 4, 2, 1)
+CPU_MICRO_BATCHES = (4, 2, 1)
+BUSY_TOKENS = 2048  # a micro-batch of fewer tokens leaves a GPU waiting for launches (estimator, "Time")
+ORDER: tuple[Fits, ...] = ("fits", "unknown", "tight", "too_big")
+OPTION_KEYS = ("bottleneck", "placement", "prefix_tokens", "response_tokens", "kl_coef")
+
+
+def sequence_length(data: DataProfile | None, context_tokens: int | None) -> Chosen:
+    """A length that keeps every row where that is affordable, else all but the longest hundredth."""
+    if data is None or data.tokens is None:
+        length, because = DEFAULT_SEQ_LEN, "no data to measure yet: a usual length"
+    else:
+        tokens = data.tokens
+        whole = tokens.longest <= max(DEFAULT_SEQ_LEN, 2 * tokens.p99)
+        wanted, what = (tokens.longest, "the longest row") if whole else (tokens.p99, "99 % of the rows")
+        approximate = "approximation" in tokens.counted_by
+        length = _rounded(wanted * (APPROXIMATION_MARGIN if approximate else 1.0))
+        because = f"holds {what} ({wanted:,} tokens{', approximated' if approximate else ''})"
+    if context_tokens is not None and length > context_tokens:
+        length, because = context_tokens, f"the model reads at most {context_tokens:,} tokens"
+    return Chosen(value=length, because=because)
+
+
+def _rounded(length: float) -> int:
+    return max(MULTIPLE, -(-int(-(-length // 1)) // MULTIPLE) * MULTIPLE)
+
+
+def fitted(ruleset: Ruleset, situation: Situation, facts: Mapping[str, Any], composition: Composition) -> tuple[tuple[StageSettings, ...], Estimate]:
+    """The stages of a composition with settings that fit, and what they cost together.
+
+    Memory is that of the hungriest stage; time and money add up over stages and tasks.
+    """
+    stages, estimates = [], []
+    for objective in composition.chain:
+        stage, cost = _fitted_stage(ruleset, situation, facts, composition, objective)
+        stages.append(stage)
+        estimates.append(cost)
+    return tuple(stages), _together(estimates, situation, composition, facts)
+
+
+def _fitted_stage(
+    ruleset: Ruleset, situation: Situation, facts: Mapping[str, Any], composition: Composition, objective: str
+) -> tuple[StageSettings, Estimate]:
+    update, quantization = composition.update or "lora", composition.quantization
+    settings = ruled_settings(ruleset, facts, objective, update, quantization)
+    batch = settings.pop("effective_batch", Chosen(value=16, because="usual"))
+    model = situation.model
+    settings["seq_len"] = sequence_length(_profile(situation), model.context_tokens if model else None)
+    best: tuple[int, dict[str, Chosen], Estimate] | None = None
+    for trial in _trials(situation, update, int(batch.value), int(settings["seq_len"].value)):
+        changed = {**settings, **_batch_settings(trial, batch, update)}
+        cost = _stage_estimate(situation, objective, update, quantization, changed, str(trial["sharding"] or ""))
+        rank = ORDER.index(cost.fits)
+        if best is None or rank < best[0]:
+            best = (rank, changed, cost)
+        if rank <= 1:
+            break
+    assert best is not None  # _trials yields one trial at least
+    return StageSettings(objective=objective, update=update, quantization=quantization, settings=best[1]), best[2]
+
+
+def _trials(situation: Situation, update: str, effective: int, seq_len: int) -> Sequence[Mapping[str, Any]]:
+    """Settings to try, fastest first: whole model on each card before sharding, no recomputing before recomputing."""
+    cards = max(1, len(situation.hardware.gpus))
+    on_cpu = device(situation) == "cpu"
+    micros = [size for size in (CPU_MICRO_BATCHES if on_cpu else GPU_MICRO_BATCHES) if size * cards <= max(effective, cards)]
+    checkpointing = [False] if update == "prefix" else [False, True]  # a prefix lives in the cache that recomputing drops
+    trials = []
+    for sharding in [None] if cards == 1 else ["ddp", "fsdp"]:
+        for recompute in checkpointing:
+            for micro in micros:
+                # A tiny batch without recomputing loses to a large one with it, so it is tried after that.
+                slow = not recompute and not on_cpu and micro * seq_len < BUSY_TOKENS and micro != micros[0] and len(checkpointing) > 1
+                trials.append({"micro": micro, "recompute": recompute, "sharding": sharding, "cards": cards, "effective": effective, "late": slow})
+    return sorted(trials, key=lambda trial: (trial["sharding"] == "fsdp", trial["late"]))
+
+
+def _batch_settings(trial: Mapping[str, Any], batch: Chosen, update: str) -> dict[str, Chosen]:
+    accumulation = max(1, round(int(trial["effective"]) / (int(trial["micro"]) * int(trial["cards"]))))
+    per_step = int(trial["micro"]) * accumulation * int(trial["cards"])
+    recompute_because = (
+        "recomputes activations to save memory, about a quarter slower"
+        if trial["recompute"]
+        else "not compatible with a trained prefix"
+        if update == "prefix"
+        else "enough memory without recomputing"
+    )
+    return {
+        "micro_batch_size": Chosen(value=trial["micro"], because="the largest that fits" if trial["micro"] < trial["effective"] else "the whole batch at once"),
+        "grad_accum": Chosen(value=accumulation, because=f"{per_step} rows a step: {batch.because}", rule=batch.rule),
+        "gradient_checkpointing": Chosen(value=trial["recompute"], because=recompute_because),
+        "sharding": Chosen(value=trial["sharding"], because="how the cards share the model"),
+    }
+
+
+def run_spec(objective: str, update: str, quantization: str | None, settings: Mapping[str, Any], *, gpus: int = 1, sharding: str | None = None) -> RunSpec:
+    """The estimator's view of one stage's settings (plain values by plan key)."""
+    return RunSpec(
+        objective=objective,
+        update=update,
+        quantization=quantization,
+        double_quantization=bool(settings.get("double_quantization", True)),
+        weights_dtype=str(settings.get("weights_dtype", "bfloat16")),
+        precision=settings.get("precision"),
+        optimizer=settings.get("optimizer"),
+        rank=settings.get("rank"),
+        target_modules=settings.get("target_modules", "all-linear"),
+        micro_batch_size=int(settings["micro_batch_size"]),
+        seq_len=int(settings["seq_len"]),
+        grad_accum=int(settings["grad_accum"]),
+        packing=bool(settings.get("packing", False)),
+        gradient_checkpointing=bool(settings.get("gradient_checkpointing", False)),
+        gpus=gpus,
+        sharding=sharding or None,
+        options={key: settings[key] for key in OPTION_KEYS if key in settings},
+    )
+
+
+def _stage_estimate(situation: Situation, objective: str, update: str, quantization: str | None, settings: Mapping[str, Chosen], sharding: str) -> Estimate:
+    plain = {key: chosen.value for key, chosen in settings.items()}
+    spec = run_spec(objective, update, quantization, plain, gpus=max(1, len(situation.hardware.gpus)), sharding=sharding or None)
+    return estimate(spec, situation.model, situation.hardware, tokens_total=training_tokens(situation, plain), rows_total=training_rows(situation, plain))
+
+
+def _profile(situation: Situation) -> DataProfile | None:
+    if situation.data is not None:
+        return situation.data
+    profiles = [profile for profile in situation.tasks.values() if profile.tokens is not None]
+    return max(profiles, key=lambda profile: profile.tokens.longest if profile.tokens else 0, default=None)
+
+
+def training_rows(situation: Situation, settings: Mapping[str, Any]) -> int | None:
+    """Rows read over all epochs, or None where nobody said how many there are."""
+    epochs = float(settings.get("epochs", 1))
+    profile = _profile(situation)
+    rows = profile.rows if profile is not None else situation.answers.value("data_rows")
+    return None if rows is None else int(rows * epochs)
+
+
+def training_tokens(situation: Situation, settings: Mapping[str, Any]) -> int | None:
+    """Tokens read over all epochs, or None where neither the data nor an answer tells."""
+    epochs = float(settings.get("epochs", 1))
+    profile = _profile(situation)
+    if profile is not None and profile.tokens is not None:
+        return int(profile.tokens.total * epochs)
+    stated = situation.answers.value("data_tokens")
+    return None if stated is None else int(stated * epochs)
+
+
+def _together(estimates: Sequence[Estimate], situation: Situation, composition: Composition, facts: Mapping[str, Any]) -> Estimate:
+    """One estimate for a chain: the worst fit, the highest memory, the sum of time and money (times the tasks)."""
+    worst = max(estimates, key=lambda cost: (ORDER.index(cost.fits), cost.memory.peak_bytes if cost.memory else 0))
+    tasks = int(facts.get("n_tasks", 1)) if composition.per_task else 1
+    hours = None if any(cost.duration_s is None for cost in estimates) else sum(cost.duration_s or 0.0 for cost in estimates) * tasks
+    usd = None if any(cost.cost_usd is None for cost in estimates) else sum(cost.cost_usd or 0.0 for cost in estimates) * tasks
+    unknown = tuple(dict.fromkeys(reason for cost in estimates for reason in cost.unknown))
+    return replace(worst, duration_s=hours, cost_usd=usd, unknown=unknown)
+
+
+def coarse_fit(cost: Estimate, facts: Mapping[str, Any]) -> str:
+    """The fact the rules see: fits, tight, too_big, over_budget or unknown."""
+    usd, hours = facts.get("budget_usd"), facts.get("budget_hours")
+    if cost.fits != "too_big" and (
+        (usd is not None and cost.cost_usd is not None and cost.cost_usd > usd) or (hours is not None and cost.duration_s is not None and cost.duration_s > hours * 3600)
+    ):
+        return "over_budget"
+    return cost.fits

@@ -1,0 +1,105 @@
+"""Candidate -> Plan with a comment beside every chosen value, or what is missing before there can be one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from advisor.answers import answers_document
+from advisor.plan.model import Comments, Launch, Origin, Plan, PlanData, Stage, Task
+from advisor.ruleset.model import Ruleset
+from advisor.types import Advice, Candidate, Chosen, DataProfile, Situation
+
+from .seen import device
+
+STAGE_FIELDS = {field.name for field in fields(Stage)} - {"options"}
+DEVICES = {"cuda": "cuda", "rocm": "rocm", "mps": "mps", "cpu": "cpu", "unknown": "cuda"}
+
+
+def missing_for_plan(advice: Advice, candidate: Candidate, ruleset: Ruleset) -> list[str]:
+    """What has to be known before a candidate can run, as keys of an answers file. Empty: it can."""
+    situation = advice.situation
+    missing = []
+    if not situation.answers.value("data_path") and not situation.answers.value("tasks"):
+        missing.append("data.path")
+    model = situation.model
+    if model is None or model.origin == "size":
+        missing.append("model")
+    if candidate.composition.per_task and not situation.answers.value("tasks"):
+        missing.append("tasks")
+    profiles = _profiles(situation)
+    for objective in candidate.composition.chain:
+        trains_on = ruleset.axes.get(f"objectives/{objective}", {}).get("trains_on")
+        if trains_on and profiles and not any(profile.kind in trains_on for profile in profiles):
+            missing.append(f"data of kind {' or '.join(trains_on)} for the stage {objective}")
+    if candidate.composition.encoder:
+        missing.append("trainer for encoder compositions")
+    return missing
+
+
+def _profiles(situation: Situation) -> list[DataProfile]:
+    return [situation.data] if situation.data is not None else list(situation.tasks.values())
+
+
+def plan_of(advice: Advice, candidate: Candidate, *, name: str = "finetune") -> tuple[Plan, Comments]:
+    """The launch file of a candidate and the comments beside its values. `missing_for_plan` has to be empty."""
+    situation = advice.situation
+    assert situation.model is not None
+    comments: dict[tuple[str | int, ...], str] = {}
+    stages = []
+    for index, stage in enumerate(candidate.stages):
+        values: dict[str, Any] = {}
+        options: dict[str, Any] = {}
+        for key, chosen in stage.settings.items():
+            if key == "sharding":
+                continue
+            (values if key in STAGE_FIELDS else options)[key] = chosen.value
+            comments[("stages", index, key)] = comment_of(chosen)
+        stages.append(
+            Stage(name=stage.objective, objective=stage.objective, update=stage.update, quantization=stage.quantization, options=options, **values)  # type: ignore[arg-type]
+        )
+    cards = len(situation.hardware.gpus)
+    strategy = candidate.stages[0].settings["sharding"].value if cards > 1 else None
+    kind = DEVICES[situation.hardware.kind]
+    comments[("launch", "device")] = situation.hardware.gpus[0].name if situation.hardware.gpus else "no card: trains on the processor" if device(situation) == "cpu" else "hardware not stated"
+    if situation.suggestion is not None:
+        comments[("model",)] = f"suggested: {situation.suggestion.because}"
+    plan = Plan(
+        name=name,
+        model=situation.model.id,
+        stages=tuple(stages),
+        launch=Launch(device=kind, processes=max(1, cards), strategy=strategy),  # type: ignore[arg-type]
+        origin=Origin(
+            composition=str(candidate.composition),
+            answers=answers_document(situation.answers),
+            hardware=hardware_line(situation),
+            rules=f"{'+'.join(advice.layers)} {advice.rules_digest}",
+        ),
+        **_data(situation),
+    )
+    return plan, comments
+
+
+def _data(situation: Situation) -> Mapping[str, Any]:
+    tasks: Mapping[str, str] = situation.answers.value("tasks") or {}
+    if tasks:
+        return {"tasks": tuple(Task(name=name, data=_plan_data(path, situation.tasks.get(name))) for name, path in tasks.items())}
+    return {"data": _plan_data(str(situation.answers.value("data_path")), situation.data)}
+
+
+def _plan_data(path: str, profile: DataProfile | None) -> PlanData:
+    return PlanData(path=path, format=profile.format if profile else None)
+
+
+def comment_of(chosen: Chosen) -> str:
+    """'why (rule id)' for the line of a plan."""
+    return f"{chosen.because} ({chosen.rule})" if chosen.rule else chosen.because
+
+
+def hardware_line(situation: Situation) -> str:
+    """The machine in a few words, for the plan's origin."""
+    hardware = situation.hardware
+    if hardware.gpus:
+        return f"{len(hardware.gpus)} x {hardware.gpus[0].name} ({hardware.origin})"
+    return "unknown" if hardware.kind == "unknown" else f"CPU, {hardware.cpu_cores or '?'} cores ({hardware.origin})"

@@ -1,0 +1,59 @@
+"""What the rules see: the facts of a situation, coarse and named as in rules/facts.yaml. What is not known is left out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from advisor.types import Situation
+
+# Facts whose absence is worth telling, in the order they are told.
+WORTH_KNOWING = ("depth", "data_kind", "data_rows", "data_tokens", "budget", "model", "gpu")
+DOTTED = {"data_kind": "data.kind", "data_rows": "data.rows", "data_tokens": "data.tokens"}
+
+
+def device(situation: Situation) -> str:
+    """gpu, cpu or unknown."""
+    kind = situation.hardware.kind
+    return "unknown" if kind == "unknown" else "cpu" if kind == "cpu" else "gpu"
+
+
+def situation_facts(situation: Situation) -> dict[str, Any]:
+    """Fact id -> value for everything that is known before anything is estimated."""
+    answers, data, hardware = situation.answers, situation.data, situation.hardware
+    facts: dict[str, Any] = {fact_id: answer.value for fact_id, answer in answers.known.items() if fact_id not in ("signals", "tasks")}
+    facts.update(dict.fromkeys(answers.signals, True))
+    profiles = [data] if data is not None else list(situation.tasks.values())
+    if profiles:
+        kinds = {profile.kind for profile in profiles}
+        if len(kinds) == 1:
+            facts["data_kind"] = kinds.pop()
+        facts["data_rows"] = max(profile.rows for profile in profiles)
+        if all(profile.tokens is not None for profile in profiles):
+            facts["data_tokens"] = max(profile.tokens.total for profile in profiles if profile.tokens is not None)
+    if answers.value("tasks"):
+        facts["n_tasks"] = len(answers.value("tasks"))
+    facts["device"] = device(situation)
+    if hardware.gpus:
+        facts["gpus"] = len(hardware.gpus)
+        capabilities = [gpu.compute_capability for gpu in hardware.gpus if gpu.compute_capability is not None]
+        if len(capabilities) == len(hardware.gpus):
+            major, minor = min(capabilities)
+            facts["compute_capability"] = major + minor / 10
+    if situation.model is not None:
+        facts["params_b"] = situation.model.params / 1e9
+    return facts
+
+
+def unknown_facts(situation: Situation, facts: dict[str, Any]) -> tuple[str, ...]:
+    """Names of the facts that would help and are not known, as an answers file spells them."""
+    missing = []
+    for fact_id in WORTH_KNOWING:
+        if fact_id == "gpu":
+            known = situation.hardware.kind != "unknown"
+        elif fact_id == "budget":
+            known = any(f"budget{part}" in facts for part in ("", "_usd", "_hours"))
+        else:
+            known = fact_id in facts
+        if not known:
+            missing.append(DOTTED.get(fact_id, fact_id))
+    return tuple(dict.fromkeys([*missing, *situation.unknown]))

@@ -1,0 +1,430 @@
+"""argv in, exit code out. The only place that catches AdviseError; everything heavy is imported inside a command."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from advisor import __version__
+from advisor.errors import AdviseError, InputError, Stopped
+from advisor.facts import Fact, load_facts
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from advisor.plan.model import Comments, Plan
+    from advisor.ruleset.model import Ruleset
+    from advisor.types import Advice, Answers, Candidate
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+PLAN_FILE = "plan.yaml"
+
+
+# --------------------------------------------------------------------------- options made from the facts
+
+
+def answer_options(command: Command) -> Command:
+    """One option for each fact that has a flag, `--signal` and `--answers`: the same list as the wizard's questions."""
+    for fact in reversed(load_facts().values()):
+        if fact.flag is not None:
+            command = click.option(fact.flag, f"fact_{fact.id}", **_option(fact))(command)
+    command = click.option("--signal", "fact_signals", multiple=True, metavar="NAME", help="A fact you state, repeatable; `advise rules facts` lists them.")(command)
+    return click.option("--answers", "answers_file", metavar="FILE", help="YAML or JSON file with answers, `-` for standard input; flags win over it.")(command)
+
+
+def _option(fact: Fact) -> dict[str, Any]:
+    help_ = fact.ask or f"In {fact.unit}." if fact.unit else fact.ask
+    if fact.id == "budget":
+        return {"help": f"{help_} low, medium, high, or usd=20,hours=6.", "metavar": "LEVEL|LIMITS"}
+    if fact.id == "gpu":
+        return {"help": f"{help_} A name, `unknown` or `none`; left out: this machine.", "metavar": "NAME"}
+    if fact.id == "tasks":
+        return {"help": help_, "multiple": True, "metavar": "NAME=FILE"}
+    if fact.type == "choice":
+        return {"help": f"{help_} One of: {', '.join(fact.values)}.", "metavar": "VALUE"}
+    if fact.type == "number":
+        return {"help": f"{help_} ({fact.unit})" if fact.unit and fact.unit not in help_ else help_, "type": float, "metavar": "N"}
+    return {"help": help_, "metavar": "PATH" if fact.type == "path" else "TEXT"}
+
+
+def rule_options(command: Command) -> Command:
+    """--rules, for commands that decide."""
+    return click.option(
+        "--rules", "rule_layers", multiple=True, metavar="PATH|document",
+        help="`document`: the guide alone. A file: your own rules on top, repeatable (or ADVISE_RULES).",
+    )(command)  # fmt: skip
+
+
+def stated_answers(answers_file: str | None, options: Mapping[str, Any]) -> tuple[Answers, list[str], Path | None]:
+    """Answers of the file and the flags, merged, with warnings and the file's folder."""
+    from advisor.answers import answers_from_document, answers_from_flags, merge_answers
+    from advisor.yamlio import parse_yaml, read_yaml
+
+    facts = load_facts()
+    from_flags, warnings = answers_from_flags({key.removeprefix("fact_"): value for key, value in options.items() if key.startswith("fact_")}, facts)
+    if answers_file is None:
+        return from_flags, list(warnings), None
+    document = parse_yaml(sys.stdin.buffer.read(), name="<stdin>") if answers_file == "-" else read_yaml(answers_file)
+    from_file, more = answers_from_document(document, facts)
+    return merge_answers(from_file, from_flags), [*more, *warnings], None if answers_file == "-" else Path(answers_file).parent
+
+
+def rules_of(rule_layers: tuple[str, ...]) -> tuple[Ruleset, Ruleset]:
+    """The rules that decide, and the guide's rules alone."""
+    from advisor.ruleset.load import SHIPPED_LAYERS, load_rules
+
+    wanted = rule_layers or tuple(filter(None, os.environ.get("ADVISE_RULES", "").split(os.pathsep)))
+    layers = ("document",) if "document" in wanted else SHIPPED_LAYERS
+    overlays = tuple(Path(path) for path in wanted if path not in SHIPPED_LAYERS)
+    return load_rules(layers, overlays), load_rules(("document",))
+
+
+# --------------------------------------------------------------------------- advising
+
+
+def advise_on(answers: Answers, warnings: list[str], rule_layers: tuple[str, ...], *, base: Path | None = None, online: bool = False, probed: Any = None) -> tuple[Advice, Ruleset]:
+    """The advice on these answers. Raises InputError where the task is missing."""
+    from dataclasses import replace
+
+    from advisor.advice.advise import advise
+    from advisor.situation import situation_of
+
+    if answers.value("task") is None:
+        tasks = ", ".join(load_facts()["task"].values)
+        raise InputError("the task is not stated", allowed=f"--task, or `task:` in the answers file: {tasks}", hint="without flags, `advise` asks the questions on a terminal")
+    ruleset, guide = rules_of(rule_layers)
+    situation = situation_of(answers, probed=probed, online=online, base=base)
+    situation = replace(situation, warnings=(*warnings, *situation.warnings))
+    return advise(situation, ruleset, guide), ruleset
+
+
+def chosen_candidate(advice: Advice, choose: str | None, *, force: bool) -> Advice:
+    """The advice about the candidate that --choose names. Raises InputError where it may not be taken."""
+    if choose is None:
+        return advice
+    from advisor.advice.advise import with_choice
+    from advisor.composition import parse_composition
+
+    wanted = parse_composition(choose, at="--choose")
+    if wanted == advice.recommendation.composition:
+        return advice
+    found = next((candidate for candidate in advice.alternatives if candidate.composition == wanted), None)
+    if found is None:
+        listed = [str(candidate.composition) for candidate in (advice.recommendation, *advice.alternatives)]
+        raise InputError(f"--choose: '{wanted}' is not among the candidates here", allowed=f"candidates: {', '.join(listed)}")
+    if not found.forced_ok:
+        raise InputError(f"--choose: '{wanted}' cannot be taken: {found.because[0].text}", hint="--force does not override this")
+    if not force:
+        raise InputError(f"--choose: '{wanted}' is not recommended: {found.because[0].text}", hint="add --force to take it all the same")
+    return with_choice(advice, found)
+
+
+def planned(advice: Advice, ruleset: Ruleset) -> tuple[Plan | None, Comments, list[str]]:
+    """The plan of the recommended candidate, or what is missing for one."""
+    from advisor.advice.planning import missing_for_plan, plan_of
+
+    candidate: Candidate = advice.recommendation
+    if not candidate.composition.chain:
+        return None, {}, []
+    missing = missing_for_plan(advice, candidate, ruleset)
+    if missing:
+        return None, {}, missing
+    plan, comments = plan_of(advice, candidate)
+    return plan, comments, []
+
+
+def need_plan(advice: Advice, ruleset: Ruleset) -> tuple[Plan, Comments]:
+    """The plan, where one is asked for. Raises InputError saying what is missing."""
+    plan, comments, missing = planned(advice, ruleset)
+    if plan is not None:
+        return plan, comments
+    composition = advice.recommendation.composition
+    if not composition.chain:
+        raise InputError(f"the answer is '{composition}', which trains nothing: there is no plan to write or run", hint=f"to train all the same: --choose {advice.alternatives[0].composition} --force")
+    flags = {"data.path": "--data FILE", "model": "--model with a hub id or a folder", "tasks": "--tasks NAME=FILE for each task"}
+    raise InputError(f"a plan needs more: {', '.join(missing)}", allowed="; ".join(flags[key] for key in missing if key in flags))
+
+
+def write_plan_file(plan: Plan, comments: Comments, path: Path) -> None:
+    """Write the launch file; data and model paths in it are relative to its own folder."""
+    from advisor.plan.write import write_plan
+
+    if path.exists() and path.is_dir():
+        raise InputError(f"--plan {path}: is a folder, a file name is expected", hint=f"--plan {path / PLAN_FILE}")
+    if not path.parent.exists():
+        raise InputError(f"--plan {path}: the folder {path.parent} does not exist", hint=f"mkdir -p {path.parent}")
+    write_plan(relocated(plan, path.parent), comments, path)
+
+
+def relocated(plan: Plan, folder: Path) -> Plan:
+    """The plan with paths that were relative to the working folder made to hold from `folder`."""
+    from dataclasses import replace
+
+    if folder.resolve() == Path.cwd().resolve():
+        return plan
+
+    def moved(path: str) -> str:
+        return str(Path(path).resolve()) if Path(path).exists() else path
+
+    data = replace(plan.data, path=moved(plan.data.path)) if plan.data else None
+    tasks = tuple(replace(task, data=replace(task.data, path=moved(task.data.path))) for task in plan.tasks)
+    return replace(plan, model=moved(plan.model), data=data, tasks=tasks)
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on standard output."""
+    click.echo(json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1))
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A rich console that keeps to NO_COLOR, the terminal's width, and plain text where there is no terminal."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=False)
+
+
+# --------------------------------------------------------------------------- the commands
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="advise")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output, no questions.")
+@answer_options
+@rule_options
+@click.option("--plan", "plan_file", metavar="FILE", help="Write the launch file too.")
+@click.option("--choose", metavar="COMPOSITION", help="Take this candidate instead: sft+lora, sft>rm>ppo+qlora, ...")
+@click.option("--force", is_flag=True, help="Let --choose take what is ranked lower or advised against.")
+@click.pass_context
+def advise(context: click.Context, as_json: bool, answers_file: str | None, rule_layers: tuple[str, ...], plan_file: str | None, choose: str | None, force: bool, **options: Any) -> None:
+    """Says which fine-tuning method to use, why and why not, and writes one launch file that runs it.
+
+    Without a command and without flags it asks a few questions (on a terminal). With --json it answers at once.
+    """
+    if context.invoked_subcommand is not None:
+        used = [name for name, value in options.items() if value not in (None, ())]
+        if as_json or answers_file or rule_layers or plan_file or choose or force or used:
+            raise InputError(f"flags before the command '{context.invoked_subcommand}' are not read", hint=f"write them behind it: advise {context.invoked_subcommand} ...")
+        return
+    answers, warnings, base = stated_answers(answers_file, options)
+    if not as_json and not answers.known and plan_file is None:
+        context.exit(run_the_wizard(rule_layers))
+    advice, ruleset = advise_on(answers, warnings, rule_layers, base=base, online=plan_file is not None)
+    advice = chosen_candidate(advice, choose, force=force)
+    plan, comments, missing = planned(advice, ruleset) if plan_file is None else (*need_plan(advice, ruleset), [])
+    if plan_file is not None and plan is not None:
+        write_plan_file(plan, comments, Path(plan_file))
+        click.echo(f"wrote {plan_file}; start it with: advise run {plan_file}", err=True)
+    if as_json:
+        from advisor.plan.write import plan_data
+        from advisor.render.advice_json import advice_document
+
+        print_json(advice_document(advice, plan=None if plan is None else plan_data(plan, comments), missing=missing))
+        for warning in advice.warnings:
+            click.echo(f"warning: {warning}", err=True)
+    else:
+        from advisor.render.terminal import print_advice
+
+        print_advice(advice, console(), plan_path=plan_file)
+    context.exit(0 if advice.fits else 3)
+
+
+def run_the_wizard(rule_layers: tuple[str, ...]) -> int:
+    """The interactive way: probe, questions, recommendation, plan, run. Returns the exit code."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise InputError("the wizard asks questions, and this is not a terminal", hint="for scripts: advise --json --task qa (flags), or advise --json --answers FILE")
+    from advisor.wizard import Actions, Answered, run_wizard
+
+    out = console()
+
+    def answered(answers: Answers, hardware: Any) -> Answered:
+        advice, ruleset = advise_on(answers, [], rule_layers, probed=hardware, online=True)
+        plan, comments, missing = planned(advice, ruleset)
+        return Answered(advice=advice, plan=plan, comments=comments, missing=tuple(missing))
+
+    def start(plan: Plan, comments: Comments) -> int:
+        write_plan_file(plan, comments, Path(PLAN_FILE))
+        return run_plan_file(Path(PLAN_FILE), {})
+
+    def save_plan(plan: Plan, comments: Comments) -> Path:
+        write_plan_file(plan, comments, Path(PLAN_FILE))
+        return Path(PLAN_FILE)
+
+    return run_wizard(facts=load_facts(), answered=answered, actions=Actions(run=start, save_plan=save_plan), console=out)
+
+
+def run_options(command: Command) -> Command:
+    """What `advise run` and `advise demo` can change about a run."""
+    for option in reversed(
+        [
+            click.option("--output", metavar="DIR", help="Run folder; left out: ./runs/<name>-<digest>."),
+            click.option("--dry-run", is_flag=True, help="Measure two steps on the longest rows and one evaluation batch, then stop."),
+            click.option("--only", metavar="NAME", help="Train one stage or task alone."),
+            click.option("--set", "set_values", multiple=True, metavar="KEY=VALUE", help="Change the plan: --set stages.0.learning_rate=1e-4 (repeatable)."),
+            click.option("--max-steps", type=click.IntRange(min=1), metavar="N", help="Stop every stage after N steps, for a trial."),
+            click.option("--no-judge", is_flag=True, help="Train, save and check that the result loads; no comparison."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+RUN_KEYS = ("output", "dry_run", "only", "set_values", "max_steps", "no_judge")
+
+
+@advise.command()
+@click.argument("plan", required=False, metavar="[PLAN]")
+@answer_options
+@rule_options
+@run_options
+@click.option("--choose", metavar="COMPOSITION", help="Take this candidate instead of the recommended one.")
+@click.option("--force", is_flag=True, help="Let --choose take what is ranked lower or advised against.")
+@click.option("--json", "as_json", is_flag=True, help="Print run.json at the end.")
+@click.pass_context
+def run(context: click.Context, plan: str | None, answers_file: str | None, rule_layers: tuple[str, ...], choose: str | None, force: bool, as_json: bool, **options: Any) -> None:
+    """Trains what a plan says, stage by stage, and resumes by itself.
+
+    With answers instead of a plan it advises first; with neither it takes ./plan.yaml.
+    """
+    settings = {key: options.pop(key) for key in RUN_KEYS}
+    stated = answers_file is not None or any(value not in (None, ()) for value in options.values())
+    if plan is not None and stated:
+        raise InputError("both a plan and answers are given", allowed="advise run PLAN, or advise run with answers and flags", hint="to change a plan: --set stages.0.learning_rate=1e-4")
+    if plan is None and not stated:
+        if not Path(PLAN_FILE).exists():
+            raise InputError(f"there is no ./{PLAN_FILE}, and no answers are given", allowed="advise run PLAN, or advise run --task qa --data FILE ...", hint="`advise` asks and writes one")
+        plan = PLAN_FILE
+    if plan is not None:
+        context.exit(run_plan_file(Path(plan), settings, as_json=as_json))
+    answers, warnings, base = stated_answers(answers_file, options)
+    advice, ruleset = advise_on(answers, warnings, rule_layers, base=base, online=True)
+    advice = chosen_candidate(advice, choose, force=force)
+    made, comments = need_plan(advice, ruleset)
+    from advisor.render.terminal import print_advice
+
+    print_advice(advice, console(stderr=True))
+    if not advice.fits:
+        click.echo("nothing was started: it does not fit (see above for what would)", err=True)
+        context.exit(3)
+    context.exit(run_made_plan(made, comments, settings, as_json=as_json))
+
+
+def run_made_plan(plan: Plan, comments: Comments, settings: Mapping[str, Any], *, as_json: bool = False) -> int:
+    """Write a plan that was just made into its run folder and train it. Returns the exit code."""
+    from advisor.launch import run_plan
+
+    return _finished(run_plan(plan, comments=comments, **_run_arguments(settings)), as_json=as_json)
+
+
+def run_plan_file(path: Path, settings: Mapping[str, Any], *, as_json: bool = False) -> int:
+    """Train a launch file. Returns the exit code."""
+    from advisor.launch import run_plan
+
+    return _finished(run_plan(path, **_run_arguments(settings)), as_json=as_json)
+
+
+def _run_arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
+    arguments = {key: value for key, value in settings.items() if key != "no_judge" and value not in (None, ())}
+    return {**arguments, "judge": not settings.get("no_judge", False)}
+
+
+def _finished(run: Any, *, as_json: bool) -> int:
+    from advisor.render.run import print_run, run_json
+
+    if as_json:
+        print_json(run_json(run))
+    print_run(run, console(stderr=as_json))
+    return int(run.exit_code)
+
+
+@advise.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+def probe(as_json: bool) -> None:
+    """Shows what this machine offers for training."""
+    from advisor.probe import probe as probe_machine
+    from advisor.render.probe import print_probe, probe_json
+
+    hardware = probe_machine()
+    if as_json:
+        print_json(probe_json(hardware))
+    else:
+        print_probe(hardware, console())
+
+
+@advise.command()
+@click.argument("data")
+@click.option("--map", "mapping", multiple=True, metavar="ROLE=COLUMN", help="Which column is what: --map question=prompt --map answer=completion.")
+@click.option("--full", is_flag=True, help="Read every row of a large file, not a sample.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+@click.pass_context
+def check(context: click.Context, data: str, mapping: tuple[str, ...], full: bool, as_json: bool) -> None:
+    """Tells what a data file is, what it can train and what is wrong with it."""
+    from advisor.data import profile
+    from advisor.render.data import print_profile, profile_json
+
+    pairs = [part.split("=", 1) for part in mapping]
+    bad = [pair for pair in pairs if len(pair) != 2 or not all(pair)]
+    if bad:
+        raise InputError(f"--map {'='.join(bad[0])}: a role and a column are expected", allowed="--map question=prompt --map answer=completion")
+    found = profile(data, mapping=dict(pairs) or None, full=full)
+    if as_json:
+        print_json(profile_json(found))
+    else:
+        print_profile(found, console())
+    context.exit(0 if found.objectives else 2)
+
+
+@advise.command()
+@click.argument("rule_id", required=False, metavar="[ID|facts]")
+@rule_options
+def rules(rule_id: str | None, rule_layers: tuple[str, ...]) -> None:
+    """Lists the rules, explains one (advise rules document/scenario-5), or lists the facts (advise rules facts)."""
+    from advisor.render.rules import print_facts, print_rule, print_rules
+
+    ruleset, _ = rules_of(rule_layers)
+    if rule_id is None:
+        print_rules(ruleset, console())
+    elif rule_id == "facts":
+        print_facts(ruleset, console())
+    else:
+        print_rule(ruleset, rule_id, console())
+
+
+def main() -> None:
+    """Entry point of the `advise` command."""
+    try:
+        code = advise.main(standalone_mode=False)
+    except AdviseError as error:
+        click.echo(error.text(), err=True)
+        code = error.exit_code
+    except click.exceptions.Exit as leave:
+        code = leave.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("stopped", err=True)
+        code = Stopped.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except Exception as error:
+        code = report_bug(error)
+    sys.exit(code or 0)
+
+
+def report_bug(error: BaseException) -> int:
+    """An exception nobody planned for: say so and keep the trace in a file. Returns exit code 70."""
+    import tempfile
+    import traceback
+
+    with tempfile.NamedTemporaryFile("w", prefix="advise-bug-", suffix=".log", delete=False) as log:
+        log.write(f"finetune-advisor {__version__}\n{' '.join(sys.argv)}\n\n")
+        traceback.print_exception(error, file=log)
+    click.echo(f"this is a bug in advise: {type(error).__name__}: {error}\n  the details are in {log.name}", err=True)
+    return AdviseError.exit_code

@@ -1,0 +1,113 @@
+"""What a stage is expected to need, by the estimator: memory, time, disk. Every part may be unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from advisor.errors import AdviseError
+from advisor.plan.entries import Entry
+from advisor.plan.keys import key_specs
+from advisor.plan.model import Plan, Stage
+from advisor.plan.read import resolved_path
+from advisor.types import Hardware, ModelShape, RunSpec
+
+KEPT_CHECKPOINTS = 3  # two stay; a third exists while it replaces the older one
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def run_spec(plan: Plan, stage: Stage) -> RunSpec:
+    """The settings of a stage as the estimator takes them."""
+    options = key_specs().effective(stage.options, objective=stage.objective, update=stage.update)
+    targets = options.get("target_modules") or "all-linear"
+    processes = plan.launch.processes
+    return RunSpec(
+        objective=stage.objective,
+        update=stage.update,
+        quantization=stage.quantization,
+        double_quantization=stage.double_quantization is not False,
+        weights_dtype=stage.weights_dtype,
+        precision=stage.precision,
+        optimizer=stage.optimizer,
+        rank=options.get("rank"),
+        target_modules=targets if isinstance(targets, str) else tuple(targets),
+        micro_batch_size=stage.micro_batch_size,
+        seq_len=stage.seq_len,
+        grad_accum=stage.grad_accum,
+        packing=stage.packing,
+        gradient_checkpointing=stage.gradient_checkpointing,
+        attention=stage.attention,
+        gpus=processes,
+        sharding=plan.launch.strategy or ("ddp" if processes > 1 else None),
+        options={key: value for key, value in options.items() if key not in ("rank", "target_modules") and value is not None},
+    )
+
+
+def plan_shape(plan: Plan, plan_path: Path) -> ModelShape | None:
+    """The shape of the plan's model, without asking the network; None where it is not known."""
+    from advisor.shapes import model_shape
+
+    folder = resolved_path(plan_path, plan.model)
+    try:
+        return model_shape(str(folder) if folder.is_dir() else plan.model)[0]
+    except AdviseError:
+        return None
+
+
+def device_hardware(plan: Plan, hardware: Hardware) -> Hardware:
+    """The part of the machine that the plan uses: a plan for the CPU sees no card."""
+    return replace(hardware, kind="cpu", gpus=()) if plan.launch.device == "cpu" else hardware
+
+
+def expectation(plan: Plan, entry: Entry, shape: ModelShape | None, hardware: Hardware, *, tokens_total: int | None = None, rows_total: int | None = None) -> dict[str, Any]:
+    """Expected peak memory with its band, and duration, for run.json; `unknown` says what could not be known."""
+    from advisor.estimate import estimate
+
+    found = estimate(run_spec(plan, entry.stage), shape, hardware, tokens_total=tokens_total, rows_total=rows_total)
+    memory = found.memory
+    return {
+        "peak_bytes": memory.peak_bytes if memory else None,
+        "low_bytes": memory.low_bytes if memory else None,
+        "high_bytes": memory.high_bytes if memory else None,
+        "moment": memory.peak.name if memory else None,
+        "limit_bytes": found.limit_bytes,
+        "fits": found.fits,
+        "duration_s": found.duration_s,
+        "unknown": list(found.unknown),
+    }
+
+
+def disk_need(plan: Plan, entry: Entry, shape: ModelShape | None, model_folder: Path | None) -> int | None:
+    """Bytes that the stage's checkpoints and its result take; None where the model's size is not known.
+
+    A checkpoint holds what is trained and AdamW's two moments of it, in the dtype of the weights (modules: float32).
+    """
+    stage = entry.stage
+    if stage.update == "full":
+        size = model_bytes(shape, model_folder, stage.weights_dtype)
+        return None if size is None else size + KEPT_CHECKPOINTS * 3 * size
+    trainable = _trainable(plan, stage, shape)
+    return None if trainable is None else 4 * trainable * (1 + KEPT_CHECKPOINTS * 3)
+
+
+def model_bytes(shape: ModelShape | None, folder: Path | None, dtype: str) -> int | None:
+    """Size of the model's weights in a dtype: by its parameter count, else by its files."""
+    if shape is not None:
+        return shape.params * BYTES[dtype]
+    sizes = [path.stat().st_size for path in folder.glob("*.safetensors")] if folder is not None else []
+    return sum(sizes) or None
+
+
+def _trainable(plan: Plan, stage: Stage, shape: ModelShape | None) -> int | None:
+    from advisor.estimate.dims import dims_of, trainable_params
+
+    dims = dims_of(shape) if shape is not None else None
+    return None if dims is None else trainable_params(dims, run_spec(plan, stage))
+
+
+def summed(parts: Mapping[str, int | None]) -> int | None:
+    """The sum of the parts that are known, None where none is."""
+    known = [part for part in parts.values() if part is not None]
+    return sum(known) if known else None

@@ -1,0 +1,210 @@
+"""What must hold before a run writes anything: trainers installed, device there, model and data readable, room on the disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from advisor.errors import AdviseError, Fault, InputError, MachineNotReady
+from advisor.launch.expect import disk_need, summed
+from advisor.plan.entries import Entry
+from advisor.plan.model import Plan
+from advisor.plan.read import resolved_path
+from advisor.resources import PACKAGE, resource_root
+from advisor.types import Hardware, ModelShape
+from advisor.units import format_gib
+
+HUB_TIMEOUT_S = 5.0
+SPARE_BYTES = 256 * 2**20  # metrics, tokenizer, report, and what other programs write meanwhile
+NEEDED = ("torch", "transformers", "peft", "trl", "accelerate", "datasets")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checked:
+    """What the checks found out on the way."""
+
+    disk_need_bytes: int | None
+    cards: tuple[str, ...]  # UUIDs for CUDA_VISIBLE_DEVICES, one a process; empty where the plan uses none or they have none
+
+
+def check(plan: Plan, plan_path: Path, run: Path, todo: Sequence[Entry], *, hardware: Hardware, shape: ModelShape | None, trainers: Path) -> Checked:
+    """Raise InputError with everything the plan names that is not there, else MachineNotReady with everything the machine lacks."""
+    bad = [*_objective_faults(todo, trainers), *_data_faults(todo, plan_path), *_model_faults(plan, plan_path)]
+    if plan.launch.strategy not in (None, "ddp"):
+        bad.append(Fault(what=f"launch.strategy is {plan.launch.strategy}", allowed="`advise run` starts one process, or several with ddp", hint="other strategies: export the plan to a tool that starts them"))
+    if bad:
+        raise InputError(faults=bad)
+    need = summed({entry.name: _more_disk(disk_need(plan, entry, shape, _folder(plan, plan_path)), run / "stages" / entry.name) for entry in todo})
+    lacking = [*_extra_faults(hardware, quantized=any(entry.stage.quantization for entry in todo)), *_device_faults(plan, hardware), *_place_faults(run, need)]
+    if lacking:
+        raise MachineNotReady(faults=lacking)
+    for fault in _hub_faults(plan, plan_path):
+        raise fault
+    uuids = [gpu.uuid for gpu in hardware.gpus[: plan.launch.processes]] if plan.launch.device == "cuda" else []
+    return Checked(disk_need_bytes=need, cards=tuple(uuid for uuid in uuids if uuid) if all(uuids) else ())
+
+
+# --------------------------------------------------------------------------- what the plan names
+
+
+def _objective_faults(todo: Sequence[Entry], trainers: Path) -> Iterable[Fault]:
+    folder = trainers / "trainers"
+    for objective in dict.fromkeys(entry.stage.objective for entry in todo):
+        if not (folder / f"{objective}.py").is_file():
+            from advisor.types import OBJECTIVES
+
+            there = [name for name in OBJECTIVES if (folder / f"{name}.py").is_file()]
+            names = ", ".join(entry.name for entry in todo if entry.stage.objective == objective)
+            yield Fault(what=f"stage {names}: this version of advise has no trainer for objective {objective}", allowed=f"it trains: {', '.join(there) or 'nothing'}", hint="`advise export` writes the plan for other tools")
+
+
+def is_hub_id(text: str) -> bool:
+    """True for what can be a name on the model hub: 'owner/name' or 'name', no path."""
+    return not text.startswith((".", "/", "~")) and text.count("/") <= 1 and "\\" not in text
+
+
+def offline() -> bool:
+    """True where the user forbids the hub."""
+    return os.environ.get("HF_HUB_OFFLINE", "").strip().lower() in ("1", "true", "yes", "on")
+
+
+def _data_faults(todo: Sequence[Entry], plan_path: Path) -> Iterable[Fault]:
+    from advisor.data.files import find_data
+
+    for text in dict.fromkeys(entry.data.path for entry in todo):
+        path = resolved_path(plan_path, text)
+        if not path.exists() and "/" in text and is_hub_id(text) and not Path(text).suffix and not offline():
+            continue  # a data set on the hub: the trainer asks for it
+        try:
+            find_data(path)
+        except InputError as error:
+            yield from error.faults
+
+
+def _folder(plan: Plan, plan_path: Path) -> Path | None:
+    folder = resolved_path(plan_path, plan.model)
+    return folder if folder.is_dir() else None
+
+
+def _model_faults(plan: Plan, plan_path: Path) -> Iterable[Fault]:
+    path = resolved_path(plan_path, plan.model)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            yield Fault(what=f"model {path}: has no config.json", allowed="a folder in Hugging Face layout (config.json, *.safetensors, tokenizer files), or a hub id")
+        elif plan.revision is not None:
+            yield Fault(what="nothing would read 'revision': the model is a folder", hint="remove it; it belongs to hub ids")
+    elif path.is_file():
+        yield Fault(what=f"model {path}: is a file", allowed="a folder in Hugging Face layout, or a hub id")
+    elif not is_hub_id(plan.model):
+        yield Fault(what=f"model: no such folder: {path}", allowed="a folder in Hugging Face layout, or a hub id such as Qwen/Qwen3-0.6B")
+
+
+def cached(hub_id: str, revision: str | None) -> bool:
+    """True where the hub cache holds a snapshot of the model with its config.json."""
+    home = os.environ.get("HF_HUB_CACHE") or os.path.join(os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface"), "hub")
+    folder = Path(home) / f"models--{hub_id.replace('/', '--')}"
+    if revision is not None and (folder / "refs" / revision).is_file():
+        revision = (folder / "refs" / revision).read_text().strip()
+    return any(path.is_file() for path in folder.glob(f"snapshots/{revision or '*'}/config.json"))
+
+
+def _hub_faults(plan: Plan, plan_path: Path) -> Iterable[AdviseError]:
+    """The error of a hub model that is neither cached nor to be had. Asked last, since it takes the network."""
+    if _folder(plan, plan_path) is not None or cached(plan.model, plan.revision):
+        return
+    if offline():
+        yield MachineNotReady(f"model {plan.model}: is not in the hub cache, and HF_HUB_OFFLINE is set", hint="unset HF_HUB_OFFLINE, or name a model folder")
+        return
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    if not endpoint.startswith(("https://", "http://")):
+        yield MachineNotReady(f"HF_ENDPOINT is '{endpoint}', not a web address")
+        return
+    address = f"{endpoint}/api/models/{plan.model}"
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=HUB_TIMEOUT_S):  # noqa: S310  the scheme is checked above
+            return
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403, 404):
+            if _has_login():
+                return  # private or gated models answer so without the user's token; the trainer asks with it
+            yield InputError(f"model {plan.model}: the hub has no such public model", hint="check the name; for a private or gated model: hf auth login")
+            return
+        yield MachineNotReady(f"model {plan.model}: the hub answers with code {error.code}", hint="try again later, or name a model folder")
+    except OSError as error:
+        reason = getattr(error, "reason", None) or error
+        yield MachineNotReady(f"model {plan.model}: is not in the hub cache, and the hub cannot be reached ({reason})", hint="check the connection, or name a model folder")
+
+
+def _has_login() -> bool:
+    home = Path(os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface"))
+    return bool(os.environ.get("HF_TOKEN")) or Path(os.environ.get("HF_TOKEN_PATH") or home / "token").is_file()
+
+
+# --------------------------------------------------------------------------- what the machine has
+
+
+def install_line() -> str:
+    """The one line that brings the training extra, for an installed package or for a checkout."""
+    checkout = resource_root() == PACKAGE.parent and (PACKAGE.parent / "pyproject.toml").is_file()
+    return f"pip install -e '{'.' if Path.cwd() == PACKAGE.parent else PACKAGE.parent}[train]'" if checkout else "pip install 'finetune-advisor[train]'"
+
+
+def _extra_faults(hardware: Hardware, *, quantized: bool) -> Iterable[Fault]:
+    wanted = (*NEEDED, "bitsandbytes") if quantized else NEEDED
+    missing = [name for name in wanted if hardware.software.get(name) is None]
+    if missing:
+        yield Fault(what=f"training needs packages that are not installed: {', '.join(missing)}", hint=install_line())
+
+
+def _device_faults(plan: Plan, hardware: Hardware) -> Iterable[Fault]:
+    from advisor.probe.software import cuda_problem
+
+    device, processes = plan.launch.device, plan.launch.processes
+    name = {"cuda": "an NVIDIA GPU", "rocm": "an AMD GPU", "mps": "an Apple GPU"}.get(device, "the CPU")
+    if device == "cpu":
+        return
+    notes = f" ({'; '.join(hardware.notes)})" if hardware.notes and not hardware.gpus else ""
+    if hardware.kind != device:
+        here = f"this machine has {hardware.gpus[0].name}" if hardware.gpus else f"this machine has none that can be used{notes}"
+        yield Fault(
+            what=f"the plan is for {name} (launch.device: {device}), and {here}",
+            allowed="`advise probe` shows what there is",
+            hint="make a plan for this machine with `advise`, or train this one on the CPU: --set launch.device=cpu (much slower)",
+        )
+        return
+    if processes > len(hardware.gpus):
+        yield Fault(what=f"the plan wants {processes} processes, one a GPU, and {len(hardware.gpus)} can be used here", hint=f"--set launch.processes={len(hardware.gpus)}, or check CUDA_VISIBLE_DEVICES")
+    problem = cuda_problem(hardware)
+    if problem is not None:
+        what, _, install = problem.partition(" Install: ")
+        yield Fault(what=what, hint=install or "see above; --set launch.device=cpu trains on the CPU")
+
+
+def _more_disk(need: int | None, folder: Path) -> int | None:
+    """What is still to be written: a stage that goes on has part of it on the disk already."""
+    if need is None or not folder.is_dir():
+        return need
+    return max(0, need - sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
+
+
+def _place_faults(run: Path, need: int | None) -> Iterable[Fault]:
+    place = run
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        yield Fault(what=f"{run}: {place} is a file, so no folder can be made there", hint="choose another one with --output DIR")
+        return
+    if not os.access(place, os.W_OK | os.X_OK):
+        yield Fault(what=f"{place}: no permission to write here", hint="choose another place with --output DIR")
+        return
+    free = shutil.disk_usage(place).free
+    wanted = (need or 0) + SPARE_BYTES
+    if free < wanted:
+        parts = f"{format_gib(need)} for results and checkpoints and {format_gib(SPARE_BYTES)} to spare" if need else f"{format_gib(SPARE_BYTES)} to spare"
+        yield Fault(what=f"{place}: {format_gib(free)} free on the disk, the run needs about {format_gib(wanted)}", allowed=parts, hint="free some space, or choose another disk with --output DIR")
+

@@ -1,0 +1,400 @@
+"""`advise run`: one child process a stage, run.json after every change, and the next call goes on where this one ended."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from advisor import __version__
+from advisor.errors import AdviseError, InputError, Stopped, nearest
+from advisor.files import write_atomically
+from advisor.launch import preflight
+from advisor.launch.child import Child, guarded
+from advisor.launch.expect import device_hardware, expectation, plan_shape
+from advisor.launch.folder import DRY_RUN, PLAN, RECORD, SCHEMA_VERSION, Identity, Run, RunFolder, held_by, now, read_record
+from advisor.launch.inputs import absolute, fingerprints, refuse_changed
+from advisor.launch.seam import failure, oom_kills, read_result
+from advisor.plan.change import set_values as changed_plan
+from advisor.plan.entries import Entry, entries
+from advisor.plan.model import Comments, Plan
+from advisor.plan.read import plan_from_data, read_plan
+from advisor.plan.write import digest, plan_digest, plan_text
+from advisor.resources import trainers_root
+from advisor.types import Hardware, ModelShape
+from advisor.yamlio import comments_of, parse_yaml
+
+Say = Callable[[str], None]
+DONE, STOPPED, FAILED, RUNNING, PENDING = "done", "stopped", "failed", "running", "pending"
+
+
+def run_plan(
+    plan: Path | str | Plan,
+    *,
+    comments: Comments | None = None,
+    output: Path | str | None = None,
+    only: str | None = None,
+    set_values: Iterable[str] = (),
+    max_steps: int | None = None,
+    dry_run: bool = False,
+    judge: bool = True,
+    expected: Mapping[str, Mapping[str, Any]] | None = None,
+    hardware: Hardware | None = None,
+    say: Say | None = None,
+    trainers: Path | None = None,
+) -> Run:
+    """Train what a plan says and return what came of it. The same plan goes on where it was, a finished one is left alone.
+
+    Nothing is written before everything that can be checked has been. Talk goes to stderr.
+
+    Args:
+        plan: The launch file; or a Plan that was just made, with paths relative to the current folder.
+        comments: The reasons that belong to such a Plan.
+        output: The run folder; default: ./runs/<name>-<digest>.
+        only: One stage, task, or stage of a task by its folder's name.
+        set_values: Changes of the plan: 'stages.0.learning_rate=1e-4'.
+        max_steps: Caps every stage, for a trial.
+        dry_run: Measure two steps and an evaluation batch of each stage instead.
+        judge: Compare with the base afterwards.
+        expected: Entry name -> expectation, where the caller knows better than the estimator here.
+        hardware: The machine; default: probed.
+        say: Takes lines of talk; default: stderr.
+        trainers: The folder that holds the package `trainers`; default: the installed one.
+
+    Raises AdviseError: InputError, MachineNotReady before anything is written; TrainingFailed, Stopped with run.json written.
+    """
+    job = _prepared(plan, comments=comments, output=output, set_values=set_values, max_steps=max_steps)
+    todo = _selected(job.entries, only)
+    say = say or _to_stderr
+    record = held_by(job.folder, job.identity)
+    if record is not None and not dry_run:
+        if only is None:
+            say(f"going on in {job.shown_folder}" if record["status"] != DONE else f"{job.shown_folder} is finished")
+        if _all_done(record, todo, job.folder):
+            return Run(folder=job.folder, record=record, already_done=True)
+    root = trainers or trainers_root()
+    shape = plan_shape(job.plan, job.path)
+    machine = hardware or _probed()
+    # Only what is not done yet needs its trainer, data and disk.
+    waiting = todo if dry_run else [entry for entry in todo if not _is_done(record, entry, job.folder)]
+    checked = preflight.check(job.plan, job.path, job.folder, waiting, hardware=machine, shape=shape, trainers=root)
+    inputs = fingerprints(job.plan, job.path, waiting)
+    used = device_hardware(job.plan, machine)
+    hopes = {entry.name: dict((expected or {}).get(entry.name) or expectation(job.plan, entry, shape, used)) for entry in job.entries}
+    with RunFolder(job.folder) as folder:
+        work = _Work(job=job, folder=folder, root=root, cards=checked.cards, judge=judge, max_steps=max_steps, hopes=hopes, say=say)
+        if dry_run:
+            return work.measure(todo)
+        record = held_by(job.folder, job.identity)  # again, now that nobody else can change it
+        if record is not None and record.get("inputs"):
+            refuse_changed(record["inputs"], inputs, job.folder)
+        if checked.disk_need_bytes:
+            say(f"disk: up to {checked.disk_need_bytes / 2**30:.2f} GiB for results and checkpoints")
+        return work.train(todo, record, inputs, used)
+
+
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _probed() -> Hardware:
+    from advisor.probe import probe
+
+    return probe()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Job:
+    """A plan with its changes, ready to be run in a folder."""
+
+    plan: Plan
+    path: Path  # that relative paths are meant from (its parent)
+    copy_text: str  # of plan.yaml in the run folder
+    entries: tuple[Entry, ...]
+    folder: Path
+    identity: Identity
+    digests: Mapping[str, str]
+    in_place: bool  # the user named the folder
+
+    @property
+    def shown_folder(self) -> str:
+        return os.path.relpath(self.folder) if self.folder.is_relative_to(Path.cwd()) else str(self.folder)
+
+
+def _prepared(source: Path | str | Plan, *, comments: Comments | None, output: Path | str | None, set_values: Iterable[str], max_steps: int | None) -> _Job:
+    changes = list(set_values)
+    if isinstance(source, Plan):
+        path, original = Path.cwd() / PLAN, None
+        plan = plan_from_data(parse_yaml(plan_text(source), name=PLAN), base=path.parent)
+    else:
+        path = Path(source).expanduser()
+        if path.is_dir():  # a run folder stands for its plan
+            path = path / PLAN
+        plan = read_plan(path)
+        path = path.resolve()
+        original = path.read_text("utf-8")
+        comments = comments_of(original, name=str(path))
+    plan = changed_plan(plan, changes, base=path.parent)
+    copy = absolute(plan, path)
+    digests = {"plan": plan_digest(plan), "copy": plan_digest(copy)}
+    own = path.parent if original is not None and (path.parent / RECORD).is_file() and path.name == PLAN else None
+    if output is not None:
+        folder = Path(output).expanduser().absolute()
+    elif own is not None and set(digests.values()) & set((read_record(own) or {}).get("digests", {}).values()):
+        folder = own
+    else:
+        # A trial is a run of its own, so that it never stands in the way of the whole one.
+        name = digests["plan"] if max_steps is None else digest({"plan": digests["plan"], "max_steps": max_steps})
+        folder = Path.cwd() / "runs" / f"{plan.name}-{name}"
+    unchanged = original is not None and not changes and copy == plan
+    return _Job(
+        plan=plan,
+        path=path,
+        copy_text=original if unchanged and original is not None else plan_text(copy, comments, name=PLAN),
+        entries=tuple(entries(plan)),
+        folder=folder,
+        identity=Identity(frozenset(digests.values()), max_steps),
+        digests=digests,
+        in_place=output is not None,
+    )
+
+
+def _selected(all_entries: Sequence[Entry], only: str | None) -> list[Entry]:
+    """The entries that --only names: a stage (of every task), a task (every stage), or one entry."""
+    if only is None:
+        return list(all_entries)
+    found = [entry for entry in all_entries if only in (entry.name, entry.stage.name, entry.task.name if entry.task else None)]
+    if not found:
+        names = list(dict.fromkeys(name for entry in all_entries for name in (entry.stage.name, entry.task.name if entry.task else None, entry.name) if name))
+        raise InputError(f"--only {only}: the plan has no such stage or task", f"known: {', '.join(names)}", nearest(only, names))
+    return found
+
+
+def _is_done(record: Mapping[str, Any] | None, entry: Entry, folder: Path) -> bool:
+    """True where the entry is recorded as done and its result is still there."""
+    stages = record["stages"] if record is not None else []
+    recorded = any(stage.get("name") == entry.name and stage.get("status") == DONE for stage in stages)
+    return recorded and any((folder / "stages" / entry.name).glob("*.safetensors"))
+
+
+def _all_done(record: Mapping[str, Any], todo: Sequence[Entry], folder: Path) -> bool:
+    return all(_is_done(record, entry, folder) for entry in todo)
+
+
+@dataclass(kw_only=True)
+class _Work:
+    """One call of `advise run` while it holds the folder's lock."""
+
+    job: _Job
+    folder: RunFolder
+    root: Path
+    cards: tuple[str, ...]
+    judge: bool
+    max_steps: int | None
+    hopes: Mapping[str, dict[str, Any]]
+    say: Say
+
+    # ---------------------------------------------------------------- training
+
+    def train(self, todo: Sequence[Entry], old: Mapping[str, Any] | None, inputs: Mapping[str, str], hardware: Hardware) -> Run:
+        record = self._record(old, inputs, hardware)
+        write_atomically(self.folder.path / PLAN, self.job.copy_text)
+        self._save(record)
+        for number, entry in enumerate(todo, 1):
+            if _is_done(record, entry, self.folder.path):
+                self.say(f"stage {entry.name}: done before")
+                continue
+            self._need_start(record, entry)
+            self._train_one(record, entry, f"{number} of {len(todo)}")
+        record["status"] = DONE if all(stage["status"] == DONE for stage in record["stages"]) else STOPPED
+        self._finish(record)
+        return Run(folder=self.folder.path, record=record)
+
+    def _record(self, old: Mapping[str, Any] | None, inputs: Mapping[str, str], hardware: Hardware) -> dict[str, Any]:
+        before = {stage["name"]: stage for stage in (old or {}).get("stages", [])}
+        plan = self.job.plan
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "advise_version": __version__,
+            "name": plan.name,
+            "status": RUNNING,
+            "verdict": (old or {}).get("verdict"),
+            "composition": plan.origin.composition,
+            "model": plan.model,
+            "stages": [self._stage(entry, before.get(entry.name)) for entry in self.job.entries],
+            "max_steps": self.max_steps,
+            "judge": self.judge,
+            "resolved": dict((old or {}).get("resolved", {})),
+            "versions": dict((old or {}).get("versions", {})),
+            "hardware": {"kind": hardware.kind, "gpus": [gpu.name for gpu in hardware.gpus], "cpu_cores": hardware.cpu_cores, "ram_total_bytes": hardware.ram_total_bytes},
+            "digests": dict(self.job.digests),
+            "inputs": {**(old or {}).get("inputs", {}), **inputs},
+            "started_at": (old or {}).get("started_at") or now(),
+            "finished_at": None,
+            "attempts": int((old or {}).get("attempts", 0)) + 1,
+        }
+
+    def _stage(self, entry: Entry, old: Mapping[str, Any] | None) -> dict[str, Any]:
+        """An entry of run.json's `stages`; what was done before is kept."""
+        blank: dict[str, Any] = {
+            "name": entry.name,
+            "task": entry.task.name if entry.task else None,
+            "objective": entry.stage.objective,
+            "update": entry.stage.update,
+            "quantization": entry.stage.quantization,
+            "status": PENDING,
+            "steps": None,
+            "loss_first": None,
+            "loss_last": None,
+            "expected": self.hopes[entry.name],
+            "measured": None,
+            "folder": f"stages/{entry.name}",
+        }
+        if old is None:
+            return blank
+        if not _is_done({"stages": [old]}, entry, self.folder.path):
+            return blank | {"status": STOPPED if old.get("status") in (RUNNING, DONE) else old.get("status", PENDING)}
+        return blank | dict(old)
+
+    def _need_start(self, record: Mapping[str, Any], entry: Entry) -> None:
+        """Raise InputError where --only skips the stage that this one starts from."""
+        if entry.starts_from is None:
+            return
+        before = next(item for item in self.job.entries if item.name == entry.starts_from)
+        if not _is_done(record, before, self.folder.path):
+            raise InputError(f"stage {entry.name} starts from {before.name}, which is not trained yet in {self.job.shown_folder}", hint=f"advise run --only {before.name} first, or run all stages")
+
+    def _train_one(self, record: dict[str, Any], entry: Entry, position: str) -> None:
+        stage = next(stage for stage in record["stages"] if stage["name"] == entry.name)
+        result_path = self.folder.path / "stages" / entry.name / "result.json"
+        for leftover in (result_path, result_path.with_name("error.json")):
+            leftover.unlink(missing_ok=True)  # of an attempt before: must not pass for this one's
+        stage |= {"status": RUNNING, "started_at": now(), "finished_at": None}
+        stage.pop("error", None)
+        self._save(record)
+        again = " again" if (result_path.parent / "checkpoints").is_dir() else ""
+        self.say(f"stage {entry.name} ({position}){again}: {describe(entry)}")
+        kills = oom_kills()
+        code, stopped = self._child(entry, self.folder.path, ["--no-judge"] if not self.judge else [])
+        result = read_result(result_path) if code == 0 else None
+        if result is None:
+            error: AdviseError = failure(entry, code=code, folder=result_path.parent, oom_kills_before=kills, in_place=self.job.in_place)
+            if stopped:
+                error = Stopped(f"stage {entry.name}: stopped", hint="the same command goes on from the last checkpoint")
+            status = STOPPED if isinstance(error, Stopped) else FAILED
+            stage |= {"status": status, "finished_at": now(), "error": _error_data(error)}
+            record["status"] = status
+            self._finish(record)
+            raise error
+        stage |= {key: value for key, value in result.items() if key not in ("versions", "resolved", "status", "name")}
+        stage |= {"status": DONE, "finished_at": now()}
+        record["resolved"][entry.name] = result.get("resolved", {})
+        record["versions"] |= result.get("versions") or {}
+        verdict = result.get("verdict")
+        record["verdict"] = verdict if verdict is not None else record["verdict"]
+        self._save(record)
+        if stopped:  # the stage was over when the signal came; those after it are not begun
+            record["status"] = DONE if all(stage["status"] == DONE for stage in record["stages"]) else STOPPED
+            self._finish(record)
+            if record["status"] == STOPPED:
+                raise Stopped(f"stopped after stage {entry.name}", hint="the same command goes on with the next stage")
+
+    def _finish(self, record: dict[str, Any]) -> None:
+        record["finished_at"] = now()
+        self._save(record)
+
+    def _save(self, record: Mapping[str, Any]) -> None:
+        self.folder.write(RECORD, record)
+
+    # ---------------------------------------------------------------- measuring
+
+    def measure(self, todo: Sequence[Entry]) -> Run:
+        """Two real steps and an evaluation batch of each stage; dry_run.json is all that stays."""
+        scratch = self.folder.path / ".advise-dry-run"
+        stages = []
+        try:
+            for entry in todo:
+                stages.append(self._measure_one(entry, scratch))
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        record = {"schema_version": SCHEMA_VERSION, "advise_version": __version__, "status": DONE, "name": self.job.plan.name, "digests": dict(self.job.digests), "measured_at": now(), "stages": stages}
+        self.folder.write(DRY_RUN, record)
+        return Run(folder=self.folder.path, record=record, dry_run=True)
+
+    def _measure_one(self, entry: Entry, scratch: Path) -> dict[str, Any]:
+        about = {"name": entry.name, "objective": entry.stage.objective, "update": entry.stage.update, "quantization": entry.stage.quantization, "expected": self.hopes[entry.name]}
+        shutil.rmtree(scratch, ignore_errors=True)
+        (scratch / "stages").mkdir(parents=True)
+        write_atomically(scratch / PLAN, self.job.copy_text)
+        if entry.starts_from is not None:
+            trained = self.folder.path / "stages" / entry.starts_from
+            if not any(trained.glob("*.safetensors")):
+                self.say(f"stage {entry.name}: not measured, since {entry.starts_from} is not trained yet")
+                return {**about, "status": PENDING, "measured": None, "why": f"starts from {entry.starts_from}, which is not trained yet"}
+            (scratch / "stages" / entry.starts_from).symlink_to(trained, target_is_directory=True)
+        self.say(f"stage {entry.name}: measuring two steps on the longest rows and one evaluation batch")
+        kills = oom_kills()
+        code, stopped = self._child(entry, scratch, ["--dry-run"])
+        own = scratch / "stages" / entry.name
+        result = next((found for found in (read_result(own / DRY_RUN), read_result(scratch / DRY_RUN)) if found), None) if code == 0 else None
+        if result is None:
+            if stopped:
+                raise Stopped("stopped", hint="nothing was kept")
+            raise failure(entry, code=code, folder=own, oom_kills_before=kills, in_place=False)
+        return {**about, **result, "name": entry.name, "status": DONE}
+
+    # ---------------------------------------------------------------- the child
+
+    def _child(self, entry: Entry, run: Path, flags: Sequence[str]) -> tuple[int, bool]:
+        """Exit code of the stage's process, and whether it had been asked to stop."""
+        plan = run / PLAN
+        arguments = [str(plan), "--stage", entry.stage.name, "--run", str(run), *(["--task", entry.task.name] if entry.task else []), *flags]
+        if self.max_steps is not None:
+            arguments += ["--max-steps", str(self.max_steps)]
+        module = f"trainers.{entry.stage.objective}"
+        command = [sys.executable, "-P", "-m", module, *arguments]
+        death = signal.SIGKILL
+        if self.job.plan.launch.processes > 1:
+            command, death = self._several(command), signal.SIGTERM  # a launcher that is asked ends its workers
+        with Child(command, self._environment(), keep_fds=[self.folder.lock_fd], death=death) as child:
+            return child.wait(), child.stops > 0
+
+    def _several(self, command: Sequence[str]) -> list[str]:
+        launch = self.job.plan.launch
+        with socket.socket() as free:  # a port that is free now; torch's own default is taken by the next run beside this one
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        kind = ["--cpu"] if launch.device == "cpu" else ["--multi_gpu"]
+        head = [sys.executable, "-P", "-m", "accelerate.commands.launch", *kind, "--num_processes", str(launch.processes), "--num_machines", "1", "--mixed_precision", "no"]
+        # Each worker dies with the launcher; parent 0, since its number is not known yet.
+        return [*head, "--dynamo_backend", "no", "--main_process_ip", "127.0.0.1", "--main_process_port", str(port), "--no_python", *guarded(command, parent=0)]
+
+    def _environment(self) -> dict[str, str]:
+        """The child's environment: our trainers first on the path, whatever lies in the current folder; only the plan's cards."""
+        env = dict(os.environ)
+        env["PYTHONPATH"] = os.pathsep.join([str(self.root), *([env["PYTHONPATH"]] if env.get("PYTHONPATH") else [])])
+        env["PYTHONSAFEPATH"] = "1"
+        if self.job.plan.launch.device == "cpu":
+            env["CUDA_VISIBLE_DEVICES"] = ""
+        elif self.cards:
+            env["CUDA_VISIBLE_DEVICES"] = ",".join(self.cards)
+        return env
+
+
+def describe(entry: Entry) -> str:
+    """A stage in a few words: 'sft, lora on nf4, data train.jsonl'."""
+    stage = entry.stage
+    base = f" on a {stage.quantization} base" if stage.quantization else ""
+    return f"{stage.objective}, {stage.update}{base}, data {entry.data.path}"
+
+
+def _error_data(error: AdviseError) -> dict[str, Any]:
+    first = error.faults[0]
+    return {"kind": type(error).__name__, "what": first.what, "allowed": first.allowed, "hint": first.hint, "exit_code": error.exit_code}

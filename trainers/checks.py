@@ -1,0 +1,177 @@
+"""Checks on what was saved: plain PEFT or transformers loads it, it answers like the trained model, and it differs from its base."""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from advisor.errors import TrainingFailed
+from trainers.job import Job
+from trainers.judge import Sample, padded
+from trainers.loading import quantization_config
+from trainers.prepare import Row
+
+SHOWN_TOKENS = 64  # of one row: enough to tell two models apart
+SAME = 0.02  # greatest difference of log-probabilities that rounding explains (16-bit and 4-bit kernels differ between calls)
+SAME_EXACT = 1e-3  # the same in float32
+CHANGED = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check and what it found."""
+
+    name: str
+    ok: bool
+    text: str
+
+    def record(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def log_probs(model: Any, row: Row, pad_id: int) -> Any:
+    """Log-probabilities over the vocabulary at the last tokens of a row, float32 on the host."""
+    import torch
+
+    inputs = padded([row], pad_id, next(model.parameters()).device)
+    inputs.pop("labels")
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        logits_TV = model(**inputs, use_cache=False).logits[0, -SHOWN_TOKENS:]
+    model.train(was_training)
+    return torch.log_softmax(logits_TV.float(), dim=-1).cpu()
+
+
+def probe_row(rows: tuple[Row, ...]) -> Row:
+    """The training row the checks look at: a short one with the most to learn."""
+    short = sorted(rows, key=lambda row: row.tokens)[: max(1, len(rows) // 2)]
+    return max(short, key=lambda row: (row.learned, -row.number))
+
+
+def difference(one: Any, other: Any) -> float:
+    """The greatest difference of two log-probability tables, over tokens either finds at all likely."""
+    likely = (one > -10) | (other > -10)
+    return float((one - other).abs()[likely].max()) if likely.any() else math.inf
+
+
+def check_saved(job: Job, model: Any, folder: Path, row: Row, tokenizer: Any, before: Any) -> list[Check]:
+    """Load what was saved and compare. Raises TrainingFailed where it does not load, differs, or changes nothing.
+
+    Args:
+        model: The trained model, in memory.
+        before: Log-probabilities of the row before training.
+    """
+    from peft import PeftModel
+
+    pad_id = tokenizer.pad_token_id
+    trained = log_probs(model, row, pad_id)
+    exact = job.stage.weights_dtype == "float32" and job.stage.quantization is None
+    limit = SAME_EXACT if exact else SAME
+    adapter = isinstance(model, PeftModel)
+    how, loaded = _loaded(job, model, folder, row, pad_id) if adapter else _loaded_whole(job, model, folder, row, pad_id)
+    checks = []
+    if loaded is not None:
+        gap = difference(trained, loaded)
+        checks.append(Check("saved-model-is-the-trained-one", gap <= limit, f"{how}: log-probabilities differ by at most {gap:.2g} (limit {limit:g})"))
+    else:
+        same = _same_tensors(model, folder)
+        checks.append(Check("saved-model-is-the-trained-one", same, f"{how}: every saved tensor {'is' if same else 'is not'} the one in memory"))
+    if not checks[0].ok:
+        raise TrainingFailed(f"what was saved in {folder} is not the trained model: {checks[0].text}", hint="the disk or a library damaged it; run the stage again")
+    if adapter:
+        with model.disable_adapter():
+            base = log_probs(model, row, pad_id)
+    else:
+        base = before
+    change = difference(loaded if loaded is not None else trained, base)
+    what = "the saved adapter" if adapter else "training"
+    effect = Check("changes-the-base-model", change > CHANGED, f"{what} changes the log-probabilities of a training row by up to {change:.2g}")
+    if not effect.ok and job.max_steps is None:
+        raise TrainingFailed(f"{what} has no effect: the answers are those of the model it started from", hint="raise the learning_rate, or train more steps (a single step falls into the warm-up)")
+    return [*checks, effect]
+
+
+def _loaded(job: Job, model: Any, folder: Path, row: Row, pad_id: int) -> tuple[str, Any]:
+    """The saved adapter loaded by plain PEFT: with its base from disk where that fits, else beside the trained adapter on the base in memory."""
+    if _room_for_second(model, job):
+        from peft import AutoPeftModelForCausalLM
+
+        second = AutoPeftModelForCausalLM.from_pretrained(str(folder), **_options(job, model))
+        if quantization_config(job) is None:
+            second = second.to(next(model.parameters()).device)
+        result = log_probs(second, row, pad_id)
+        del second
+        return "loaded by AutoPeftModelForCausalLM", result
+    model.load_adapter(str(folder), "saved", is_trainable=False)
+    model.set_adapter("saved")
+    result = log_probs(model, row, pad_id)
+    model.set_adapter("default")
+    model.delete_adapter("saved")
+    return "loaded by PEFT beside the trained adapter (no room for a second base)", result
+
+
+def _loaded_whole(job: Job, model: Any, folder: Path, row: Row, pad_id: int) -> tuple[str, Any]:
+    if not _room_for_second(model, job):
+        return "read from disk (no room for a second model)", None
+    from transformers import AutoModelForCausalLM
+
+    second = AutoModelForCausalLM.from_pretrained(str(folder), **_options(job, model)).to(next(model.parameters()).device)
+    result = log_probs(second, row, pad_id)
+    del second
+    return "loaded by AutoModelForCausalLM", result
+
+
+def _options(job: Job, model: Any) -> dict[str, Any]:
+    import torch
+
+    options: dict[str, Any] = {"dtype": getattr(torch, job.stage.weights_dtype), "attn_implementation": job.stage.attention, "trust_remote_code": job.plan.trust_remote_code}
+    quantized = quantization_config(job)
+    if quantized is not None:
+        options |= {"quantization_config": quantized, "device_map": {"": next(model.parameters()).device}}
+    return options
+
+
+def _room_for_second(model: Any, job: Job) -> bool:
+    """True where another copy of the model fits beside this one with room to spare."""
+    import torch
+
+    need = 1.3 * sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    device = next(model.parameters()).device
+    if device.type == "cuda":
+        return need < torch.cuda.mem_get_info(device)[0]
+    with suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return 2 * need < int(line.split()[1]) * 1024
+    return need < 2**31
+
+
+def _same_tensors(model: Any, folder: Path) -> bool:
+    """True where each tensor on disk equals the one in memory. One tensor at a time, so that it needs no memory."""
+    import torch
+    from safetensors import safe_open
+
+    mine = model.state_dict()
+    seen = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118  (not a dict)
+                seen += 1
+                if name not in mine or not torch.equal(file.get_tensor(name), mine[name].cpu()):
+                    return False
+    return seen > 0
+
+
+def check_stops(job: Job, tuned: list[Sample], base: list[Sample], tokenizer: Any, limit: int) -> list[Check]:
+    """Whether answers end by themselves. Raises TrainingFailed where the base model stopped and the tuned one never does."""
+    if not tuned:
+        return []
+    ended = sum(sample.stopped for sample in tuned)
+    check = Check("answers-end-by-themselves", ended > 0, f"{ended} of {len(tuned)} sample answers end with a stop token within {limit} tokens")
+    if not check.ok and job.max_steps is None and base and all(sample.stopped for sample in base):
+        raise TrainingFailed("the tuned model never stops: none of its sample answers ends, those of its base all do", hint="check that the answers in the data are complete (truncation), and train on more rows")
+    return [check]

@@ -1,0 +1,236 @@
+"""One stage to train, read from the command line and the plan; and the frame every trainer's `main` runs in.
+
+    python -P -m trainers.sft PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run] [--max-steps N] [--no-judge]
+
+The frame turns whatever goes wrong into stages/<name>/error.json, a message on stderr, and the exit code of its kind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from advisor.errors import AdviseError, InputError, MachineNotReady, Stopped, TrainingFailed, nearest
+from advisor.plan.keys import key_specs
+from advisor.plan.model import Plan, PlanData, Stage
+from trainers.files import make_folder, write_json
+from trainers.machine import is_main_process
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Everything one call of a trainer depends on."""
+
+    plan: Plan
+    stage: Stage  # with the task's overrides applied
+    folder: Path  # that relative paths of the plan are meant from
+    run: Path
+    task: str | None = None
+    dry_run: bool = False
+    max_steps: int | None = None  # of a trial: caps the stage, and guards warn instead of failing
+    judge: bool = True
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys of the stage's update and objective, with declared defaults filled in."""
+        return key_specs().effective(self.stage.options, objective=self.stage.objective, update=self.stage.update)
+
+    @property
+    def output(self) -> Path:
+        """Where the stage's result goes."""
+        return stage_folder(self.run, self.stage.name, self.task)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.output / "checkpoints"
+
+    @property
+    def data(self) -> PlanData:
+        """The data this stage trains on."""
+        if self.task is not None:
+            return next(task.data for task in self.plan.tasks if task.name == self.task)
+        if self.stage.data is not None:
+            return PlanData(path=self.stage.data)
+        if self.plan.data is None:
+            raise InputError(f"stage {self.stage.name} has no data", hint="`data: {path: FILE}` in the plan")
+        return self.plan.data
+
+    @property
+    def data_path(self) -> Path | str:
+        """The data as a path, or as the hub id it was given as."""
+        path = self.folder / Path(self.data.path).expanduser()
+        return path if path.exists() or not is_hub_id(self.data.path) else self.data.path
+
+    @property
+    def base_model(self) -> str:
+        """The folder or hub id of the plan's model. Raises InputError for a folder that is not there."""
+        return model_source(self.folder, self.plan.model)
+
+    @property
+    def start(self) -> Path | None:
+        """The folder of the model or adapter this stage goes on from; None: the plan's model."""
+        names = [stage.name for stage in self.plan.stages]
+        named = self.stage.start_from
+        if named is None:
+            index = names.index(self.stage.name)
+            named = names[index - 1] if index else None
+        if named is None:
+            return None
+        path = stage_folder(self.run, named, self.task) if named in names else self.folder / Path(named).expanduser()
+        if not any((path / file).is_file() for file in ("adapter_config.json", "config.json")):
+            raise InputError(f"stage {self.stage.name} starts from {path}, which holds no model and no adapter", hint="run the stage before it first" if named in names else "")
+        return path
+
+
+def stage_folder(run: Path, stage: str, task: str | None) -> Path:
+    """The folder of one stage's result, of one task where the plan has tasks."""
+    return run / "stages" / (stage if task is None else f"{stage}-{task}")
+
+
+def is_hub_id(text: str) -> bool:
+    """True for 'owner/name' and 'name', false for what can only be a path."""
+    return not text.startswith((".", "/", "~")) and text.count("/") <= 1 and "\\" not in text
+
+
+def model_source(folder: Path, model: str) -> str:
+    """The model as `from_pretrained` takes it."""
+    path = folder / Path(model).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise InputError(f"model: {path} has no config.json", allowed="a folder in Hugging Face layout, or a hub id")
+        return str(path.resolve())
+    if not is_hub_id(model):
+        raise InputError(f"model: no such folder: {path}", allowed="a folder in Hugging Face layout, or a hub id such as Qwen/Qwen3-0.6B")
+    return model
+
+
+def with_overrides(stage: Stage, overrides: Mapping[str, Any]) -> Stage:
+    """The stage as one task wants it."""
+    common = {item.name for item in fields(Stage)} - {"options"}
+    allowed = key_specs().allowed(stage.objective, stage.update)
+    return replace(
+        stage,
+        **{key: value for key, value in overrides.items() if key in common},
+        options={**stage.options, **{key: value for key, value in overrides.items() if key in allowed}},
+    )
+
+
+def read_job(argv: Sequence[str] | None, *, objectives: tuple[str, ...], prog: str) -> Job:
+    """The job of a command line. Raises InputError for what the plan does not have."""
+    from advisor.plan.read import read_plan
+
+    parser = argparse.ArgumentParser(prog=prog, description="Train one stage of a plan. `advise run` calls this.")
+    parser.add_argument("plan", type=Path)
+    parser.add_argument("--stage", required=True)
+    parser.add_argument("--run", required=True, type=Path)
+    parser.add_argument("--task")
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--max-steps", type=int)
+    parser.add_argument("--no-judge", action="store_true")
+    given = parser.parse_args(argv)
+    plan = read_plan(given.plan)
+    return make_job(
+        plan,
+        stage=given.stage,
+        run=given.run,
+        folder=given.plan.resolve().parent,
+        task=given.task,
+        dry_run=given.dry_run,
+        max_steps=given.max_steps,
+        judge=not given.no_judge,
+        objectives=objectives,
+    )
+
+
+def make_job(plan: Plan, *, stage: str, run: Path, folder: Path, task: str | None = None, objectives: tuple[str, ...] = (), **rest: Any) -> Job:
+    """The job of one stage of a plan. Raises InputError for names the plan does not have."""
+    stages, tasks = [item.name for item in plan.stages], [item.name for item in plan.tasks]
+    if stage not in stages:
+        raise InputError(f"the plan has no stage '{stage}'", allowed=f"stages: {', '.join(stages)}", hint=nearest(stage, stages))
+    if task is not None and task not in tasks:
+        raise InputError(f"the plan has no task '{task}'", allowed=f"tasks: {', '.join(tasks) or 'none'}", hint=nearest(task, tasks))
+    if task is None and tasks:
+        raise InputError("the plan has tasks: one of them must be named", allowed=f"--task with one of {', '.join(tasks)}")
+    chosen = plan.stage(stage)
+    if objectives and chosen.objective not in objectives:
+        raise InputError(f"stage {stage} has objective {chosen.objective}", allowed=f"this trainer does {', '.join(objectives)}")
+    for item in plan.tasks:
+        if item.name == task:
+            chosen = with_overrides(chosen, item.overrides)
+    if rest.get("max_steps") is not None and rest["max_steps"] < 1:
+        raise InputError("--max-steps must be 1 or more")
+    return Job(plan=plan, stage=chosen, run=run.resolve(), folder=folder, task=task, **rest)
+
+
+def run_trainer(train: Callable[[Job], None], argv: Sequence[str] | None, *, objectives: tuple[str, ...], prog: str) -> int:
+    """The exit code of one call. Writes error.json where the stage's folder is known."""
+    job: Job | None = None
+    previous = signal.signal(signal.SIGTERM, _stop)
+    try:
+        job = read_job(argv, objectives=objectives, prog=prog)
+        (job.output / "error.json").unlink(missing_ok=True)
+        make_folder(job.output)
+        train(job)
+    except KeyboardInterrupt:
+        return _fail(job, Stopped("stopped", hint="the same command goes on from the last checkpoint"))
+    except AdviseError as error:
+        return _fail(job, error)
+    except Exception as error:
+        return _fail(job, explained(error, job))
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    return 0
+
+
+def _stop(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def explained(error: Exception, job: Job | None) -> AdviseError:
+    """What a library's exception means for the person who started the run; a bug where it means nothing known."""
+    text = str(error)
+    if type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator: can't allocate" in text or isinstance(error, MemoryError):
+        return TrainingFailed(f"out of memory: {text.splitlines()[0] if text else 'the device is full'}", hint=_smaller(job.stage) if job else "")
+    if isinstance(error, OSError) and error.errno is not None:
+        return MachineNotReady(f"{error.filename or 'file'}: {error.strerror}", hint="check free space and permissions")
+    if isinstance(error, OSError):  # transformers: a model that is not there, offline, gated
+        return InputError(f"the model cannot be loaded: {text.splitlines()[0] if text else error!r}", hint="check the model's name, `hf auth login` for gated models, and the connection (HF_HUB_OFFLINE)")
+    bug = AdviseError(f"unexpected {type(error).__name__}: {text.splitlines()[0] if text else ''}", hint="this is a bug")
+    if job is not None:
+        log = job.output / "trainer-error.log"
+        make_folder(job.output)
+        log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        bug = AdviseError(bug.faults[0].what, hint=f"this is a bug; the details are in {log}")
+    return bug
+
+
+def _smaller(stage: Stage) -> str:
+    """The next smaller setting, the one that changes the result least first."""
+    if stage.micro_batch_size > 1:
+        return f"set micro_batch_size: {max(1, stage.micro_batch_size // 2)} and grad_accum: {stage.grad_accum * 2} (the same effective batch)"
+    if not stage.gradient_checkpointing:
+        return "set gradient_checkpointing: true"
+    if stage.update != "full" and stage.quantization is None:
+        return "set quantization: nf4"
+    if stage.update == "full":
+        return "use update: lora"
+    return f"set seq_len: {max(8, stage.seq_len // 2)}, or take a smaller model"
+
+
+def _fail(job: Job | None, error: AdviseError) -> int:
+    if is_main_process():
+        print(f"error: {error.text()}", file=sys.stderr)
+        if job is not None:
+            first = error.faults[0]
+            record = {"kind": type(error).__name__, "what": error.text() if len(error.faults) > 1 else first.what, "allowed": first.allowed, "hint": first.hint}
+            try:
+                write_json(job.output / "error.json", record | {"exit_code": error.exit_code})
+            except AdviseError as second:
+                print(f"error: {second.text()}", file=sys.stderr)
+    return error.exit_code

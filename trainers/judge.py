@@ -1,0 +1,123 @@
+"""Base against tuned on held-out rows: loss, perplexity, a few sample answers. Bounded, and logits are never kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trainers.prepare import IGNORED, Row
+
+HELD_OUT_ROWS = 64
+SAMPLES = 5
+LONGEST_SAMPLE = 128  # tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One answer."""
+
+    text: str
+    tokens: int
+    stopped: bool  # by a stop token, not by the limit
+
+
+def held_out(rows: Sequence[Row], *, limit: int = HELD_OUT_ROWS) -> list[Row]:
+    """At most `limit` rows, spread evenly over the hold-out rows."""
+    if len(rows) <= limit:
+        return list(rows)
+    return [rows[index * len(rows) // limit] for index in range(limit)]
+
+
+def batches(rows: Sequence[Row], size: int) -> list[list[Row]]:
+    """Rows of similar length together, so that little is padded."""
+    ordered = sorted(rows, key=lambda row: row.tokens)
+    return [ordered[at : at + size] for at in range(0, len(ordered), size)]
+
+
+def padded(rows: Sequence[Row], pad_id: int, device: Any) -> dict[str, Any]:
+    """One batch of rows, padded on the right."""
+    import torch
+
+    width = max(row.tokens for row in rows)
+    ids = torch.full((len(rows), width), pad_id)
+    labels = torch.full((len(rows), width), IGNORED)
+    mask = torch.zeros((len(rows), width), dtype=torch.long)
+    for place, row in enumerate(rows):
+        ids[place, : row.tokens] = torch.tensor(row.input_ids)
+        labels[place, : row.tokens] = torch.tensor(row.labels)
+        mask[place, : row.tokens] = 1
+    return {"input_ids": ids.to(device), "labels": labels.to(device), "attention_mask": mask.to(device)}
+
+
+def mean_loss(trainer: Any, rows: Sequence[Row]) -> float | None:
+    """Mean loss per learned token over the rows, or None without rows."""
+    import torch
+
+    if not rows:
+        return None
+    model, total, count = trainer.model, 0.0, 0
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), trainer.compute_loss_context_manager():
+        for batch in batches(rows, trainer.args.per_device_train_batch_size):
+            inputs = padded(batch, trainer.processing_class.pad_token_id, trainer.args.device)
+            learned = sum(row.learned for row in batch)
+            total += float(trainer.compute_loss(model, inputs)) * learned
+            count += learned
+    model.train(was_training)
+    return total / count
+
+
+def perplexity(loss: float | None) -> float | None:
+    """e to the loss; None where there is no loss or the number would be absurd."""
+    return None if loss is None or loss > 50 else math.exp(loss)
+
+
+def asked(rows: Sequence[Row], *, seq_len: int, tokenizer: Any) -> list[Row]:
+    """The rows whose prompts are put to the model: the first few that leave room to answer."""
+    chosen = []
+    for row in rows:
+        first = next((place for place, label in enumerate(row.labels) if label != IGNORED), 0)
+        if row.prompt and first + 8 <= seq_len:
+            chosen.append(row)
+        if len(chosen) == SAMPLES:
+            break
+    return chosen
+
+
+def answers(model: Any, tokenizer: Any, rows: Sequence[Row], *, limit: int, autocast: Any) -> list[Sample]:
+    """Greedy answers to the rows' prompts, at most `limit` tokens each."""
+    import torch
+
+    if not rows:
+        return []
+    # Rendered prompts bring their own special tokens; a prompt without a template gets the tokenizer's.
+    special = not getattr(tokenizer, "chat_template", None)
+    device = next(model.parameters()).device
+    encoded = tokenizer([row.prompt for row in rows], padding=True, padding_side="left", return_tensors="pt", add_special_tokens=special, return_token_type_ids=False).to(device)
+    stops = model.generation_config.eos_token_id
+    stop_ids = set(stops if isinstance(stops, list) else [stops])
+    was_training = model.training
+    model.eval()
+    checkpointing = bool(getattr(model, "is_gradient_checkpointing", False))
+    if checkpointing:  # it switches the cache off, and every token would cost a whole forward pass
+        model.gradient_checkpointing_disable()
+    with torch.no_grad(), autocast():
+        output = model.generate(**encoded, max_new_tokens=limit, do_sample=False, temperature=None, top_p=None, top_k=None, use_cache=True)
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.train(was_training)
+    samples = []
+    for line in output[:, encoded["input_ids"].shape[1] :].tolist():
+        end = next((place for place, token in enumerate(line) if token in stop_ids), None)
+        said = line if end is None else line[:end]
+        samples.append(Sample(text=tokenizer.decode(said, skip_special_tokens=True).strip(), tokens=len(said), stopped=end is not None))
+    return samples
+
+
+def sample_limit(rows: Sequence[Row]) -> int:
+    """Tokens a sample answer may have: half as many again as the longest expected one, within bounds."""
+    longest = max((row.learned for row in rows), default=32)
+    return min(LONGEST_SAMPLE, longest + longest // 2 + 8)

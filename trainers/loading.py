@@ -1,0 +1,138 @@
+"""Tokenizer and model of a stage: explicit dtype, quantization, device and attention; adapters of an earlier stage."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from advisor.errors import Fault, InputError, TrainingFailed
+from trainers.job import Job
+from trainers.updates import Update
+
+
+def load_tokenizer(job: Job) -> Any:
+    """The tokenizer, of the stage this one starts from where it has one, with an end token and a padding token."""
+    from transformers import AutoTokenizer
+
+    start = job.start
+    source = str(start) if start is not None and (start / "tokenizer_config.json").is_file() else job.base_model
+    revision = job.plan.revision if source == job.base_model else None
+    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=job.plan.trust_remote_code)
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"the tokenizer of {source} has no end token (eos_token)", hint="set eos_token in its tokenizer_config.json: without one no model learns to stop")
+    if tokenizer.pad_token_id is None:
+        # Safe: labels are built before padding, so a padding token equal to the end token masks nothing.
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def dtype_faults(job: Job, device: Any) -> list[Fault]:
+    """What the stage asks of dtypes and kernels that this device cannot do."""
+    stage, found = job.stage, []
+    at = f"stage {stage.name}:"
+    if stage.weights_dtype == "float16" and device.type in ("cpu", "mps"):
+        found.append(Fault(what=f"{at} float16 weights need a CUDA card", allowed="weights_dtype: float32 or bfloat16 here"))
+    elif stage.weights_dtype == "float16" and stage.precision == "pure":
+        found.append(Fault(what=f"{at} float16 without loss scaling loses small gradients", allowed="precision: mixed, or weights_dtype: bfloat16"))
+    if stage.attention == "flash_attention_2" and device.type != "cuda":
+        found.append(Fault(what=f"{at} flash_attention_2 needs a CUDA or ROCm card, this stage runs on {device.type}", allowed="attention: sdpa or eager"))
+    if device.type == "cuda" and stage.weights_dtype == "bfloat16":
+        import torch
+
+        if not torch.cuda.is_bf16_supported(including_emulation=False):
+            found.append(Fault(what=f"{at} this card has no bfloat16", allowed="weights_dtype: float16 with precision: mixed, or float32"))
+    if device.type != "cuda" and stage.optimizer.startswith("paged"):
+        found.append(Fault(what=f"{at} optimizer {stage.optimizer} pages memory between GPU and host, this stage runs on {device.type}", allowed="optimizer: adamw_fused, adamw, adamw_8bit, adafactor or sgd"))
+    return found
+
+
+def quantization_config(job: Job) -> Any | None:
+    """How bitsandbytes holds the frozen base, or None. Weights that are not quantised keep `weights_dtype`, which is also what is computed in."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    stage = job.stage
+    if stage.quantization == "nf4":
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=stage.double_quantization is not False,
+            bnb_4bit_compute_dtype=getattr(torch, stage.weights_dtype),
+        )
+    if stage.quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return None
+
+
+def load_base(job: Job, device: Any, source: str | None = None) -> Any:
+    """The model that a stage or a check starts from, in the stage's dtype, on the device."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    source = source or job.base_model
+    quantized = quantization_config(job)
+    options: dict[str, Any] = {"dtype": getattr(torch, job.stage.weights_dtype), "attn_implementation": job.stage.attention, "trust_remote_code": job.plan.trust_remote_code}
+    if source == job.base_model and job.plan.revision:
+        options["revision"] = job.plan.revision
+    if quantized is not None:
+        options |= {"quantization_config": quantized, "device_map": {"": device}}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, **options)
+    except ImportError as error:
+        raise InputError(f"the model cannot be loaded: {str(error).splitlines()[0]}") from None
+    if quantized is None:
+        model = model.to(device)
+    return model
+
+
+def load_model(job: Job, device: Any, update: Update) -> Any:
+    """The model to train: a plain model that is trained whole or gets its module later, or a PeftModel going on from an earlier adapter."""
+    start = job.start
+    if start is None or not (start / "adapter_config.json").is_file():
+        return load_base(job, device, str(start) if start is not None else None)
+    from peft import PeftModel
+
+    base_name = json.loads((start / "adapter_config.json").read_text("utf-8")).get("base_model_name_or_path")
+    base = load_base(job, device, base_name if base_name and Path(base_name).is_dir() else None)
+    if job.stage.update == "full":
+        merged = PeftModel.from_pretrained(base, str(start)).merge_and_unload()
+        for parameter in merged.parameters():
+            parameter.requires_grad_(True)
+        return merged
+    model = PeftModel.from_pretrained(base, str(start), is_trainable=True)
+    _check_same_module(job, model, update, base)
+    return model
+
+
+def _check_same_module(job: Job, model: Any, update: Update, base: Any) -> None:
+    """A stage that goes on with an adapter keeps its form: another rank would be read by nobody."""
+    there = model.peft_config["default"]
+    if update.config_class() is not type(there):
+        raise InputError(f"stage {job.stage.name} is update {job.stage.update}, but it goes on from a {there.peft_type.value} adapter", hint="use the same update in both stages")
+    mine = {key: job.options[plan_key] for key, plan_key in update.OWNED.items() if plan_key in job.options and job.stage.options.get(plan_key) is not None}
+    for key, value in mine.items():
+        other = getattr(there, key, None)
+        if key != "target_modules" and other != value:
+            raise InputError(f"stage {job.stage.name}: {update.OWNED[key]} is {value}, the adapter it goes on from has {other}", hint="give both stages the same value")
+
+
+def enable_stop_tokens(model: Any, tokenizer: Any, turn_ends: set[int]) -> list[str]:
+    """Make generation stop at the tokens that end a turn in training; the tokens that had to be added, as text."""
+    config = model.generation_config
+    known = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    stops = [token for token in known if token is not None]
+    added = [token for token in sorted({tokenizer.eos_token_id, *turn_ends}) if token not in stops]
+    if added:
+        config.eos_token_id = [*stops, *added] if len(stops) + len(added) > 1 else added[0]
+    config.pad_token_id = tokenizer.pad_token_id
+    return [tokenizer.convert_ids_to_tokens(token) for token in added]
+
+
+def check_vocabulary(model: Any, tokenizer: Any) -> None:
+    """Raise TrainingFailed where the tokenizer knows tokens the model has no embedding for."""
+    size = model.get_input_embeddings().weight.shape[0]
+    highest = max(tokenizer.get_vocab().values())
+    if highest >= size:
+        raise TrainingFailed(f"the tokenizer has token ids up to {highest}, the model only {size} embeddings", hint="tokenizer and model do not belong together, or tokens were added without resizing the model")

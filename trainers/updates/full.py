@@ -1,0 +1,31 @@
+"""Full fine-tuning: every weight of the model is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from advisor.errors import Fault
+from advisor.plan.model import Stage
+
+OWNED: Mapping[str, str] = {}
+
+
+def config_class() -> type | None:
+    """None: PEFT takes no part."""
+    return None
+
+
+def faults(stage: Stage) -> list[Fault]:
+    """A quantised base cannot be trained, nor can bare 16-bit floats without their scale."""
+    found = []
+    if stage.quantization is not None:
+        found.append(Fault(what=f"stage {stage.name}: quantization {stage.quantization} needs a frozen base, and update full trains the weights themselves", allowed="update: lora"))
+    if stage.weights_dtype == "float16":
+        found.append(Fault(what=f"stage {stage.name}: float16 weights cannot be trained in place: their gradients underflow", allowed="weights_dtype: bfloat16, or float32 with precision: mixed"))
+    return found
+
+
+def peft_config(stage: Stage, options: Mapping[str, Any], model: Any) -> None:
+    """None: the weights themselves are trained."""
+    return None
