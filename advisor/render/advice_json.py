@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from advisor.types import Advice, Candidate, DataProfile, Estimate, Gpu, Hardware, Reason, StageSettings
+from advisor.render.data import profile_json
+from advisor.render.probe import probe_json
+from advisor.types import Advice, Candidate, DataProfile, Estimate, Reason, StageSettings
 from advisor.units import gib
 
 SCHEMA_VERSION = 1
@@ -46,7 +48,7 @@ def advice_document(advice: Advice, *, plan: Mapping[str, Any] | None, missing: 
             "suggestion": plain(situation.suggestion),
             "tasks": {name: data_document(profile) for name, profile in situation.tasks.items()},
         },
-        "hardware": hardware_document(situation.hardware),
+        "hardware": _without(probe_json(situation.hardware), "schema_version"),
         "data": _stated_data(advice) if situation.data is None else data_document(situation.data),
         "rules": {"layers": list(advice.layers), "digest": advice.rules_digest},
         "plan": None if plan is None else plain(plan),
@@ -72,34 +74,19 @@ def estimate_document(estimate: Estimate) -> dict[str, Any]:
     }
 
 
-def hardware_document(hardware: Hardware) -> dict[str, Any]:
-    """The machine, sizes in GiB."""
-    return {
-        "kind": hardware.kind,
-        "origin": hardware.origin,
-        "gpus": [_gpu(gpu) for gpu in hardware.gpus],
-        "cpu_cores": hardware.cpu_cores,
-        "ram_total_gib": _gib(hardware.ram_total_bytes),
-        "ram_free_gib": _gib(hardware.ram_free_bytes),
-        "disk_free_gib": _gib(hardware.disk_free_bytes),
-        "driver_version": hardware.driver_version,
-        "cuda_version": hardware.cuda_version,
-        "interconnect": hardware.interconnect,
-        "software": dict(hardware.software),
-        "notes": list(hardware.notes),
-    }
-
-
 def data_document(profile: DataProfile) -> dict[str, Any]:
     """A measured data file. Its sample row stays out: a document to pass on must not carry somebody's data."""
-    document = {key: value for key, value in plain(profile).items() if key != "sample"}
-    return {**document, "origin": "measured"}
+    return {**plain(_without(profile_json(profile), "schema_version", "sample")), "origin": "measured"}
+
+
+def _without(document: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in document.items() if key not in keys}
 
 
 def _stated_data(advice: Advice) -> dict[str, Any]:
     answers = advice.situation.answers
     stated = {"path": answers.value("data_path"), "kind": answers.value("data_kind"), "rows": answers.value("data_rows")}
-    nothing: dict[str, Any] = {"format": None, "mapping": {}, "tokens": None, "objectives": [], "findings": [], "digest": ""}
+    nothing: dict[str, Any] = {"format": None, "mapping": {}, "tokens": None, "objectives": [], "findings": [], "digest": None}
     return {**plain(stated), **nothing, "origin": "unknown" if set(stated.values()) == {None} else "stated"}
 
 
@@ -126,25 +113,6 @@ def _reason(reason: Reason) -> dict[str, Any]:
         "has": rounded(reason.has),
         "unit": reason.unit,
     }
-
-
-def _gpu(gpu: Gpu) -> dict[str, Any]:
-    return {
-        "name": gpu.name,
-        "memory_total_gib": _gib(gpu.memory_total_bytes),
-        "memory_free_gib": _gib(gpu.memory_free_bytes),
-        "other_processes_gib": _gib(gpu.other_processes_bytes),
-        "compute_capability": None if gpu.compute_capability is None else ".".join(str(part) for part in gpu.compute_capability),
-        "bf16": gpu.bf16,
-        "uuid": gpu.uuid,
-        "index": gpu.index,
-        "mig_profile": gpu.mig_profile,
-        "catalogue_id": None if gpu.spec is None else gpu.spec.id,
-    }
-
-
-def _gib(size_bytes: int | None) -> float | None:
-    return None if size_bytes is None else rounded(gib(size_bytes))
 
 
 def rounded(value: float | None, digits: int = 3) -> float | None:

@@ -6,6 +6,7 @@ that the terminal and the page to forward can never say different things.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -160,11 +161,16 @@ def _why(advice: Advice) -> Section:
 
 def reason_text(reason: Reason) -> str:
     """The sentence of a reason, with its two numbers where the sentence does not carry them itself."""
-    if reason.needs is None or f"{reason.needs:g}" in reason.text.replace(",", ""):
+    if reason.needs is None or _says(reason.text, reason.needs):
         return reason.text
     unit = f" {reason.unit}" if reason.unit else ""
     numbers = f"needs {reason.needs:,.6g}{unit}" + (f", has {reason.has:,.6g}{unit}" if reason.has is not None else "")
     return f"{reason.text.rstrip('.')} ({numbers})"
+
+
+def _says(text: str, number: float) -> bool:
+    """True where the text holds the number, as rounded as people write it."""
+    return any(abs(float(found) - number) <= 0.02 * abs(number) for found in re.findall(r"[0-9]+(?:\.[0-9]+)?", text.replace(",", "")))
 
 
 def reason_origin(reason: Reason) -> str:
@@ -345,9 +351,8 @@ def _legend(advice: Advice) -> Section:
         method = facts.get(name, {})
         label = str(method.get("name", name))
         label = label if label.lower() == name else f"{label} ({name})"
-        best = method.get("best_for") or method.get("ideal")
-        detail = f"the guide: for {best if isinstance(best, str) else '; '.join(best)}; data: {method.get('data', 'not said')}" if best else ""
-        items.append(Item(text=f"{label}: {method.get('concept') or MEANINGS.get(name, 'no description')}", detail=detail))
+        told = [f"{label_} {method[key]}" for key, label_ in (("ideal", "ideal use case:"), ("data", "data:")) if method.get(key)]
+        items.append(Item(text=f"{label}: {method.get('plain') or MEANINGS.get(name, 'no description')}", detail=f"the guide: {'; '.join(told)}" if told else ""))
     return Section(title="What the names mean", blocks=(Items(items=tuple(items)),))
 
 

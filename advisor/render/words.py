@@ -77,7 +77,8 @@ def sentence(text: str) -> str:
     text = text.strip()
     if not text:
         return ""
-    return text[0].upper() + text[1:] + ("" if text[-1] in ".!?" else ".")
+    ended = text[-1] in ".!?" or (text[-1] == ")" and ". (" in text)  # a remark in brackets after the full stop
+    return text[0].upper() + text[1:] + ("" if ended else ".")
 
 
 def model_name(advice: Advice, otherwise: str = "the model") -> str:
@@ -179,7 +180,10 @@ def _cost(advice: Advice, *, would: bool = False) -> str:
 
 
 def _because_unknown(advice: Advice) -> str:
-    reasons = advice.recommendation.estimate.unknown
+    """What is missing for time and cost: the number of examples where that is it, else the estimate's own words."""
+    if example_rows(advice) is None:
+        return ": it depends on the number of examples, which is not known"
+    reasons = dict.fromkeys(reason.split(": ", 1)[-1] for reason in advice.recommendation.estimate.unknown)
     return f": {joined(reasons)}" if reasons else ""
 
 

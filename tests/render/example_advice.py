@@ -57,7 +57,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     },
     "qlora": {"name": "QLoRA", "cost": 1, "performance": 4, "data": "medium", "ideal": "a low budget and one GPU", "pros": ["least memory"], "cons": ["somewhat slower"]},
     "sft": {"name": "SFT", "cost": 2, "performance": 3, "data": "paired", "ideal": "instruction tasks, formatting", "pros": ["simple"], "cons": ["no full alignment"]},
-    "ppo": {"name": "RLHF / PPO", "cost": 5, "performance": 5, "data": "high", "ideal": "chat assistants, safety", "pros": ["natural conversation"], "cons": ["complex"]},
+    "rlhf": {"name": "RLHF / PPO", "cost": 5, "performance": 5, "data": "high", "ideal": "chat assistants, safety", "pros": ["natural conversation"], "cons": ["complex"]},
 }
 
 RTX_4090 = Hardware(
