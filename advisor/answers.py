@@ -87,8 +87,8 @@ class AnswerReader:
     def put_budget(self, value: Any, *, at: str) -> None:
         """low, medium, high, a map {usd, hours}, or the flag's spelling of it: usd=20,hours=6."""
         if isinstance(value, str) and "=" in value:
-            parts = dict(part.split("=", 1) if "=" in part else (part, "") for part in value.split(","))
-            value = {key.strip(): _number(number) for key, number in parts.items()}
+            pieces = [part.partition("=") for part in value.split(",")]
+            value = {key.strip(): _number(number) for key, _, number in pieces}
         if isinstance(value, dict):
             for key, number in value.items():
                 if key not in ("usd", "hours"):

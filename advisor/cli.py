@@ -31,7 +31,7 @@ PLAN_FILE = "plan.yaml"
 
 def answer_options(command: Command) -> Command:
     """One option for each fact that has a flag, `--signal` and `--answers`: the same list as the wizard's questions."""
-    for fact in reversed(load_facts().values()):
+    for fact in reversed(list(load_facts().values())):
         if fact.flag is not None:
             command = click.option(fact.flag, f"fact_{fact.id}", **_option(fact))(command)
     command = click.option("--signal", "fact_signals", multiple=True, metavar="NAME", help="A fact you state, repeatable; `advise rules facts` lists them.")(command)
@@ -146,7 +146,10 @@ def need_plan(advice: Advice, ruleset: Ruleset) -> tuple[Plan, Comments]:
         return plan, comments
     composition = advice.recommendation.composition
     if not composition.chain:
-        raise InputError(f"the answer is '{composition}', which trains nothing: there is no plan to write or run", hint=f"to train all the same: --choose {advice.alternatives[0].composition} --force")
+        raise InputError(
+            f"the answer is '{composition}', which trains nothing: there is no plan to write or run",
+            hint=f"to train all the same: --choose {advice.alternatives[0].composition} --force",
+        )
     flags = {"data.path": "--data FILE", "model": "--model with a hub id or a folder", "tasks": "--tasks NAME=FILE for each task"}
     raise InputError(f"a plan needs more: {', '.join(missing)}", allowed="; ".join(flags[key] for key in missing if key in flags))
 
@@ -201,7 +204,9 @@ def console(*, stderr: bool = False) -> Console:
 @click.option("--choose", metavar="COMPOSITION", help="Take this candidate instead: sft+lora, sft>rm>ppo+qlora, ...")
 @click.option("--force", is_flag=True, help="Let --choose take what is ranked lower or advised against.")
 @click.pass_context
-def advise(context: click.Context, as_json: bool, answers_file: str | None, rule_layers: tuple[str, ...], plan_file: str | None, choose: str | None, force: bool, **options: Any) -> None:
+def advise(
+    context: click.Context, /, as_json: bool, answers_file: str | None, rule_layers: tuple[str, ...], plan_file: str | None, choose: str | None, force: bool, **options: Any
+) -> None:
     """Says which fine-tuning method to use, why and why not, and writes one launch file that runs it.
 
     Without a command and without flags it asks a few questions (on a terminal). With --json it answers at once.
@@ -212,8 +217,10 @@ def advise(context: click.Context, as_json: bool, answers_file: str | None, rule
             raise InputError(f"flags before the command '{context.invoked_subcommand}' are not read", hint=f"write them behind it: advise {context.invoked_subcommand} ...")
         return
     answers, warnings, base = stated_answers(answers_file, options)
-    if not as_json and not answers.known and plan_file is None:
-        context.exit(run_the_wizard(rule_layers))
+    if not as_json and not answers.known and plan_file is None and choose is None:
+        from advisor.interactive import wizard
+
+        context.exit(wizard(rule_layers))
     advice, ruleset = advise_on(answers, warnings, rule_layers, base=base, online=plan_file is not None)
     advice = chosen_candidate(advice, choose, force=force)
     plan, comments, missing = planned(advice, ruleset) if plan_file is None else (*need_plan(advice, ruleset), [])
@@ -232,30 +239,6 @@ def advise(context: click.Context, as_json: bool, answers_file: str | None, rule
 
         print_advice(advice, console(), plan_path=plan_file)
     context.exit(0 if advice.fits else 3)
-
-
-def run_the_wizard(rule_layers: tuple[str, ...]) -> int:
-    """The interactive way: probe, questions, recommendation, plan, run. Returns the exit code."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise InputError("the wizard asks questions, and this is not a terminal", hint="for scripts: advise --json --task qa (flags), or advise --json --answers FILE")
-    from advisor.wizard import Actions, Answered, run_wizard
-
-    out = console()
-
-    def answered(answers: Answers, hardware: Any) -> Answered:
-        advice, ruleset = advise_on(answers, [], rule_layers, probed=hardware, online=True)
-        plan, comments, missing = planned(advice, ruleset)
-        return Answered(advice=advice, plan=plan, comments=comments, missing=tuple(missing))
-
-    def start(plan: Plan, comments: Comments) -> int:
-        write_plan_file(plan, comments, Path(PLAN_FILE))
-        return run_plan_file(Path(PLAN_FILE), {})
-
-    def save_plan(plan: Plan, comments: Comments) -> Path:
-        write_plan_file(plan, comments, Path(PLAN_FILE))
-        return Path(PLAN_FILE)
-
-    return run_wizard(facts=load_facts(), answered=answered, actions=Actions(run=start, save_plan=save_plan), console=out)
 
 
 def run_options(command: Command) -> Command:
@@ -286,7 +269,9 @@ RUN_KEYS = ("output", "dry_run", "only", "set_values", "max_steps", "no_judge")
 @click.option("--force", is_flag=True, help="Let --choose take what is ranked lower or advised against.")
 @click.option("--json", "as_json", is_flag=True, help="Print run.json at the end.")
 @click.pass_context
-def run(context: click.Context, plan: str | None, answers_file: str | None, rule_layers: tuple[str, ...], choose: str | None, force: bool, as_json: bool, **options: Any) -> None:
+def run(
+    context: click.Context, /, plan: str | None, answers_file: str | None, rule_layers: tuple[str, ...], choose: str | None, force: bool, as_json: bool, **options: Any
+) -> None:
     """Trains what a plan says, stage by stage, and resumes by itself.
 
     With answers instead of a plan it advises first; with neither it takes ./plan.yaml.
@@ -294,10 +279,14 @@ def run(context: click.Context, plan: str | None, answers_file: str | None, rule
     settings = {key: options.pop(key) for key in RUN_KEYS}
     stated = answers_file is not None or any(value not in (None, ()) for value in options.values())
     if plan is not None and stated:
-        raise InputError("both a plan and answers are given", allowed="advise run PLAN, or advise run with answers and flags", hint="to change a plan: --set stages.0.learning_rate=1e-4")
+        raise InputError(
+            "both a plan and answers are given", allowed="advise run PLAN, or advise run with answers and flags", hint="to change a plan: --set stages.0.learning_rate=1e-4"
+        )
     if plan is None and not stated:
         if not Path(PLAN_FILE).exists():
-            raise InputError(f"there is no ./{PLAN_FILE}, and no answers are given", allowed="advise run PLAN, or advise run --task qa --data FILE ...", hint="`advise` asks and writes one")
+            raise InputError(
+                f"there is no ./{PLAN_FILE}, and no answers are given", allowed="advise run PLAN, or advise run --task qa --data FILE ...", hint="`advise` asks and writes one"
+            )
         plan = PLAN_FILE
     if plan is not None:
         context.exit(run_plan_file(Path(plan), settings, as_json=as_json))
@@ -362,7 +351,7 @@ def probe(as_json: bool) -> None:
 @click.option("--full", is_flag=True, help="Read every row of a large file, not a sample.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 @click.pass_context
-def check(context: click.Context, data: str, mapping: tuple[str, ...], full: bool, as_json: bool) -> None:
+def check(context: click.Context, /, data: str, mapping: tuple[str, ...], full: bool, as_json: bool) -> None:
     """Tells what a data file is, what it can train and what is wrong with it."""
     from advisor.data import profile
     from advisor.render.data import print_profile, profile_json

@@ -1,9 +1,9 @@
 """Reading a composition: `sft>rm>ppo+lora`, `rag & sft+lora`, `sft+qlora@per_task`, `encoder:sft+full`, a remedy alone.
 
-    answer      := remedy [" & " remedy]
-    remedy      := prompting | rag | ... | ["encoder:"] chain "+" scheme ["@per_task"]
-    chain       := objectives in running order joined by ">"
-    scheme      := full | lora | qlora | adapter | prefix
+answer      := remedy [" & " remedy]
+remedy      := prompting | rag | ... | ["encoder:"] chain "+" scheme ["@per_task"]
+chain       := objectives in running order joined by ">"
+scheme      := full | lora | qlora | adapter | prefix
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ def composed(chain: str, scheme: str, *, per_task: bool = False, remedies: tuple
     """The composition of a chain fact ('encoder:sft', 'sft>rm>ppo') and a scheme name."""
     encoder = chain.startswith(ENCODER)
     update, quantization = scheme_axes(scheme)
-    return Composition(
-        chain=tuple(chain.removeprefix(ENCODER).split(">")), update=update, quantization=quantization, per_task=per_task, encoder=encoder, remedies=remedies
-    )
+    return Composition(chain=tuple(chain.removeprefix(ENCODER).split(">")), update=update, quantization=quantization, per_task=per_task, encoder=encoder, remedies=remedies)
 
 
 def parse_composition(text: str, *, at: str = "composition") -> Composition:

@@ -69,7 +69,7 @@ def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advi
         alternatives=alternatives,
         flips=_flips(ruleset, situation, decision, costs),
         unknown=unknown_facts(situation, base),
-        warnings=tuple([*situation.warnings, *_warnings(situation, recommendation)]),
+        warnings=(*situation.warnings, *_warnings(situation, recommendation)),
         confidence=_confidence(decision, recommendation),
         layers=ruleset.layers,
         rules_digest=ruleset.digest,
@@ -112,12 +112,15 @@ def conclude(ruleset: Ruleset, early: Decision, costs: Costs) -> Decision:
     winner = judgement.winner or _least_hungry(judgement, costs)
     facts["scheme"] = winner[0]
     remedies, trains = REMEDIES_OF_GATE[str(facts["gate"])]
-    composition = Composition(remedies=remedies)
-    rules = early.rules if early.facts["gate"] != "train" else early.rules[1:]
     if trains:
-        composition = composed(str(facts["chain"]), winner[0], per_task=facts["modules"] == "per_task", remedies=remedies)
-        rules = (*rules, winner[1])
+        per_task = facts["modules"] == "per_task"
+        composition = composed(str(facts["chain"]), winner[0], per_task=per_task, remedies=remedies)
+        # "Train" and "one model" go without saying; anything else is a reason.
+        unsaid = {"gate"} if facts["gate"] == "train" else set()
+        unsaid |= set() if per_task else {"modules"}
+        rules = (*(rule for rule in early.rules if rule.table not in unsaid), winner[1])
     else:
+        composition = Composition(remedies=remedies)
         rules = early.rules[:1]
     return Decision(facts=facts, steps={**early.steps, "scheme": judgement}, composition=composition, rules=rules)
 

@@ -59,9 +59,7 @@ def fitted(ruleset: Ruleset, situation: Situation, facts: Mapping[str, Any], com
     return tuple(stages), _together(estimates, situation, composition, facts)
 
 
-def _fitted_stage(
-    ruleset: Ruleset, situation: Situation, facts: Mapping[str, Any], composition: Composition, objective: str
-) -> tuple[StageSettings, Estimate]:
+def _fitted_stage(ruleset: Ruleset, situation: Situation, facts: Mapping[str, Any], composition: Composition, objective: str) -> tuple[StageSettings, Estimate]:
     update, quantization = composition.update or "lora", composition.quantization
     settings = ruled_settings(ruleset, facts, objective, update, quantization)
     batch = settings.pop("effective_batch", Chosen(value=16, because="usual"))
@@ -106,11 +104,12 @@ def _batch_settings(trial: Mapping[str, Any], batch: Chosen, update: str) -> dic
         if update == "prefix"
         else "enough memory without recomputing"
     )
+    sharding = {} if trial["sharding"] is None else {"sharding": Chosen(value=trial["sharding"], because="how the cards share the model")}
     return {
+        **sharding,
         "micro_batch_size": Chosen(value=trial["micro"], because="the largest that fits" if trial["micro"] < trial["effective"] else "the whole batch at once"),
         "grad_accum": Chosen(value=accumulation, because=f"{per_step} rows a step: {batch.because}", rule=batch.rule),
         "gradient_checkpointing": Chosen(value=trial["recompute"], because=recompute_because),
-        "sharding": Chosen(value=trial["sharding"], because="how the cards share the model"),
     }
 
 

@@ -62,7 +62,9 @@ def plan_of(advice: Advice, candidate: Candidate, *, name: str = "finetune") -> 
     cards = len(situation.hardware.gpus)
     strategy = candidate.stages[0].settings["sharding"].value if cards > 1 else None
     kind = DEVICES[situation.hardware.kind]
-    comments[("launch", "device")] = situation.hardware.gpus[0].name if situation.hardware.gpus else "no card: trains on the processor" if device(situation) == "cpu" else "hardware not stated"
+    comments[("launch", "device")] = (
+        situation.hardware.gpus[0].name if situation.hardware.gpus else "no card: trains on the processor" if device(situation) == "cpu" else "hardware not stated"
+    )
     if situation.suggestion is not None:
         comments[("model",)] = f"suggested: {situation.suggestion.because}"
     plan = Plan(

@@ -36,7 +36,13 @@ def check(plan: Plan, plan_path: Path, run: Path, todo: Sequence[Entry], *, hard
     """Raise InputError with everything the plan names that is not there, else MachineNotReady with everything the machine lacks."""
     bad = [*_objective_faults(todo, trainers), *_data_faults(todo, plan_path), *_model_faults(plan, plan_path)]
     if plan.launch.strategy not in (None, "ddp"):
-        bad.append(Fault(what=f"launch.strategy is {plan.launch.strategy}", allowed="`advise run` starts one process, or several with ddp", hint="other strategies: export the plan to a tool that starts them"))
+        bad.append(
+            Fault(
+                what=f"launch.strategy is {plan.launch.strategy}",
+                allowed="`advise run` starts one process, or several with ddp",
+                hint="other strategies: export the plan to a tool that starts them",
+            )
+        )
     if bad:
         raise InputError(faults=bad)
     need = summed({entry.name: _more_disk(disk_need(plan, entry, shape, _folder(plan, plan_path)), run / "stages" / entry.name) for entry in todo})
@@ -60,7 +66,11 @@ def _objective_faults(todo: Sequence[Entry], trainers: Path) -> Iterable[Fault]:
 
             there = [name for name in OBJECTIVES if (folder / f"{name}.py").is_file()]
             names = ", ".join(entry.name for entry in todo if entry.stage.objective == objective)
-            yield Fault(what=f"stage {names}: this version of advise has no trainer for objective {objective}", allowed=f"it trains: {', '.join(there) or 'nothing'}", hint="`advise export` writes the plan for other tools")
+            yield Fault(
+                what=f"stage {names}: this version of advise has no trainer for objective {objective}",
+                allowed=f"it trains: {', '.join(there) or 'nothing'}",
+                hint="`advise export` writes the plan for other tools",
+            )
 
 
 def is_hub_id(text: str) -> bool:
@@ -178,7 +188,10 @@ def _device_faults(plan: Plan, hardware: Hardware) -> Iterable[Fault]:
         )
         return
     if processes > len(hardware.gpus):
-        yield Fault(what=f"the plan wants {processes} processes, one a GPU, and {len(hardware.gpus)} can be used here", hint=f"--set launch.processes={len(hardware.gpus)}, or check CUDA_VISIBLE_DEVICES")
+        yield Fault(
+            what=f"the plan wants {processes} processes, one a GPU, and {len(hardware.gpus)} can be used here",
+            hint=f"--set launch.processes={len(hardware.gpus)}, or check CUDA_VISIBLE_DEVICES",
+        )
     problem = cuda_problem(hardware)
     if problem is not None:
         what, _, install = problem.partition(" Install: ")
@@ -206,5 +219,8 @@ def _place_faults(run: Path, need: int | None) -> Iterable[Fault]:
     wanted = (need or 0) + SPARE_BYTES
     if free < wanted:
         parts = f"{format_gib(need)} for results and checkpoints and {format_gib(SPARE_BYTES)} to spare" if need else f"{format_gib(SPARE_BYTES)} to spare"
-        yield Fault(what=f"{place}: {format_gib(free)} free on the disk, the run needs about {format_gib(wanted)}", allowed=parts, hint="free some space, or choose another disk with --output DIR")
-
+        yield Fault(
+            what=f"{place}: {format_gib(free)} free on the disk, the run needs about {format_gib(wanted)}",
+            allowed=parts,
+            hint="free some space, or choose another disk with --output DIR",
+        )

@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +22,14 @@ from advisor.launch.folder import DRY_RUN, PLAN, RECORD, SCHEMA_VERSION, Identit
 from advisor.launch.inputs import absolute, fingerprints, refuse_changed
 from advisor.launch.seam import failure, oom_kills, read_result
 from advisor.plan.change import set_values as changed_plan
+from advisor.plan.comments import comments_of
 from advisor.plan.entries import Entry, entries
 from advisor.plan.model import Comments, Plan
 from advisor.plan.read import plan_from_data, read_plan
 from advisor.plan.write import digest, plan_digest, plan_text
 from advisor.resources import trainers_root
-from advisor.types import Hardware, ModelShape
-from advisor.yamlio import comments_of, parse_yaml
+from advisor.types import Hardware
+from advisor.yamlio import parse_yaml
 
 Say = Callable[[str], None]
 DONE, STOPPED, FAILED, RUNNING, PENDING = "done", "stopped", "failed", "running", "pending"
@@ -269,7 +269,10 @@ class _Work:
             return
         before = next(item for item in self.job.entries if item.name == entry.starts_from)
         if not _is_done(record, before, self.folder.path):
-            raise InputError(f"stage {entry.name} starts from {before.name}, which is not trained yet in {self.job.shown_folder}", hint=f"advise run --only {before.name} first, or run all stages")
+            raise InputError(
+                f"stage {entry.name} starts from {before.name}, which is not trained yet in {self.job.shown_folder}",
+                hint=f"advise run --only {before.name} first, or run all stages",
+            )
 
     def _train_one(self, record: dict[str, Any], entry: Entry, position: str) -> None:
         stage = next(stage for stage in record["stages"] if stage["name"] == entry.name)
@@ -324,7 +327,15 @@ class _Work:
                 stages.append(self._measure_one(entry, scratch))
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        record = {"schema_version": SCHEMA_VERSION, "advise_version": __version__, "status": DONE, "name": self.job.plan.name, "digests": dict(self.job.digests), "measured_at": now(), "stages": stages}
+        record = {
+            "schema_version": SCHEMA_VERSION,
+            "advise_version": __version__,
+            "status": DONE,
+            "name": self.job.plan.name,
+            "digests": dict(self.job.digests),
+            "measured_at": now(),
+            "stages": stages,
+        }
         self.folder.write(DRY_RUN, record)
         return Run(folder=self.folder.path, record=record, dry_run=True)
 

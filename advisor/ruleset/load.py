@@ -117,7 +117,9 @@ class _Loader:
             if not rule.id.startswith(f"{namespace}/"):
                 self.fault(document, (*path, index, "id"), f"rule id '{rule.id}'", f"ids of this file start with '{namespace}/'")
             if rule.id in self.rules:
-                self.fault(document, (*path, index, "id"), f"rule id '{rule.id}' is used twice (first at {self.rules[rule.id].at})", hint="to change a rule: disable it and write your own")
+                self.fault(
+                    document, (*path, index, "id"), f"rule id '{rule.id}' is used twice (first at {self.rules[rule.id].at})", hint="to change a rule: disable it and write your own"
+                )
             self.rules[rule.id] = rule
 
     def rule(self, document: Document, path: tuple[str | int, ...], entry: Any, table_id: str, layer: str) -> Rule | None:
