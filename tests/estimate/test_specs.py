@@ -1,0 +1,119 @@
+"""Run specs: a list in, a list of the same length out, and no crash on anything."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from advisor.errors import InputError
+from advisor.estimate.specs import KEYS, request_of, run_specs
+from advisor.probe.catalogue import find_gpu
+from advisor.render.estimate import estimate_text, estimates_text
+from advisor.shapes import model_shape
+
+
+def answers(items: object) -> list[dict]:
+    return run_specs(json.dumps(items), find_model=model_shape, find_gpu=find_gpu)
+
+
+def test_one_bad_spec_does_not_spoil_the_list():
+    """A spec that cannot be answered says why in its place; its neighbours are answered."""
+    found = answers([{"model": "Qwen/Qwen3-8B"}, {"model": "Qwen/Qwen3-8B", "optimiser": "adamw"}, 7, {"update": "lora"}, {"model": "Qwen/Qwen3-8B", "gpu": "RTX 4090"}])
+    assert [item["peak_gib"] is not None for item in found] == [True, False, False, False, True]
+    assert "unknown key" in found[1]["reason"]
+    assert "no model" in found[3]["reason"]
+    assert found[4]["tokens_per_s_per_gpu"] > 0
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ({"rank": 0}, "rank"),
+        ({"seq_len": -1}, "seq_len"),
+        ({"gpus": 0}, "gpus"),
+        ({"optimizer": "adamm"}, "optimizer"),
+        ({"micro_batch_size": 1.5}, "micro_batch_size"),
+        ({"update": "full", "quantization": "nf4"}, "frozen"),
+        ({"model": "a model of no size"}, "no size"),
+        ({"architecture": {"hidden_size": 64}, "model": None}, "num_hidden_layers"),
+        ({"architecture": {"hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 100, "num_attention_heads": 6, "num_key_value_heads": 4}}, "divide"),
+        ({"rank": 100_000}, "hidden size"),
+        ({"packing": "yes"}, "packing"),
+        ({"model_params_b": float("inf")}, "model_params_b"),
+        ({"gradient_checkpointing": "sometimes"}, "gradient_checkpointing"),
+    ],
+)
+def test_an_impossible_spec_names_its_field(spec, says):
+    """Ranks of zero, negative lengths, unknown names, heads that do not divide: a reason with the field, never a number."""
+    (found,) = answers([{"model": "Qwen/Qwen3-8B", **spec}])
+    assert found["peak_gib"] is None
+    assert says in found["reason"]
+
+
+def test_a_near_miss_names_the_nearest_key():
+    """A misspelt key is a fault with the nearest known name."""
+    faults = request_of({"model": "x", "micro_batch": 3})
+    assert isinstance(faults, list)
+    assert "micro_batch_size" in faults[0].hint
+
+
+@pytest.mark.parametrize("text", ["", "{", "null", '{"model": "Qwen/Qwen3-8B"}', "[" * 100_000])
+def test_what_is_no_json_list_is_refused(text):
+    """Only a list that is not JSON, or JSON that is no list, is an error as a whole."""
+    with pytest.raises(InputError, match="specs"):
+        run_specs(text, find_model=model_shape)
+
+
+def test_a_half_known_card_is_read_by_its_known_part():
+    """A label around a known name is read, and the answer says how; an unknown card costs only the speed."""
+    near, far = answers([{"model": "Qwen/Qwen3-8B", "gpu": "NVIDIA H100-80GB of some lab"}, {"model": "Qwen/Qwen3-8B", "gpu": "Frobnicator 9"}])
+    assert near["peak_gib"] == far["peak_gib"]
+    assert near["warnings"]
+    assert any("not in the catalogue" in text for text in far["warnings"])
+    assert "tokens_per_s_per_gpu" not in far
+
+
+def test_qlora_is_lora_on_nf4():
+    """The everyday word and the two keys give the same answer."""
+    one, two = answers([{"model": "Qwen/Qwen3-8B", "update": "qlora"}, {"model": "Qwen/Qwen3-8B", "update": "lora", "quantization": "nf4"}])
+    assert one == two
+
+
+def test_terms_add_up_to_the_peak():
+    """The printed terms sum to the printed peak."""
+    for found in answers([{"model": "Qwen/Qwen3-8B", "update": update} for update in ("full", "lora", "adapter", "prefix", "qlora")]):
+        assert sum(term["gib"] for term in found["terms"]) == pytest.approx(found["peak_gib"], abs=0.002)
+        assert found["low_gib"] < found["peak_gib"] < found["high_gib"]
+
+
+def test_an_architecture_stands_in_for_a_model():
+    """config.json's keys in a spec give a known shape."""
+    config = {"model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "intermediate_size": 11008, "vocab_size": 32000}
+    own, known = answers([{"architecture": config}, {"model": "meta-llama/Llama-2-7b-hf"}])
+    assert own["peak_gib"] == known["peak_gib"]
+
+
+json_values = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8), lambda inner: st.lists(inner, max_size=3), max_leaves=4)
+
+
+@settings(max_examples=200, deadline=None)
+@given(item=st.dictionaries(st.sampled_from(KEYS), json_values, max_size=6))
+def test_any_values_give_an_answer_or_a_reason(item):
+    """Whatever stands in a spec, the answer is a number with a band or null with a reason."""
+    item = {key: value for key, value in item.items() if key != "model" or not isinstance(value, str) or "/" not in value}
+    (found,) = answers([item])
+    assert (found["peak_gib"] is None) == ("reason" in found)
+
+
+def test_the_text_has_a_bar_per_term_and_stays_in_width():
+    """For people: a line with a bar for each term, the card's share, nothing wider than the terminal."""
+    (found,) = answers([{"model": "Qwen/Qwen3-8B", "gpu": "RTX 4090", "tokens_total": 1_000_000}])
+    text = estimate_text(found, title="Qwen3-8B", limit_gib=24, width=72)
+    assert all(len(line) <= 72 for line in text.splitlines())
+    assert sum("#" in line for line in text.splitlines()) >= 2
+    assert "of the card's 24.0 GiB" in text
+    assert "tokens/s" in text
+    assert "no estimate" in estimates_text(answers([{"model": "zzz"}]))

@@ -1,0 +1,121 @@
+"""Step time against published speeds, and what must hold for any setting."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from advisor.estimate.cost import cost_estimate
+from advisor.estimate.time import machine_of, time_estimate
+from advisor.probe.catalogue import find_gpu
+from advisor.shapes import model_shape
+from advisor.types import GpuSpec, RunSpec
+
+
+def card(name: str) -> GpuSpec:
+    spec = find_gpu(name).spec
+    assert spec is not None
+    return spec
+
+
+def speed(spec: RunSpec, model: str, gpu: str) -> float:
+    shape, _ = model_shape(model)
+    machine = machine_of(card(gpu))
+    assert shape is not None
+    assert machine is not None
+    result = time_estimate(spec, shape, machine)
+    assert result is not None
+    return result.tokens_per_s_per_gpu
+
+
+@pytest.mark.parametrize(
+    ("model", "gpu", "spec", "published"),
+    [
+        # QwenLM/Qwen README, LoRA on one A100, checkpointing, batch 1 x 8
+        ("Qwen/Qwen-7B-Chat", "nvidia-a100-sxm4-80gb", RunSpec(seq_len=4096, grad_accum=8, target_modules=("c_attn", "c_proj", "w1", "w2")), 3244),
+        ("Qwen/Qwen-14B-Chat", "nvidia-a100-sxm4-80gb", RunSpec(seq_len=2048, grad_accum=8, target_modules=("c_attn", "c_proj", "w1", "w2")), 1950),
+        # torchtune README, full tuning of a 3B, packed and compiled
+        (
+            "meta-llama/Llama-3.2-3B",
+            "nvidia-a100-sxm4-80gb",
+            RunSpec(update="full", seq_len=4096, micro_batch_size=2, packing=True, compile=True, gradient_checkpointing=False),
+            8998,
+        ),
+        # AnswerDotAI fsdp_qlora, Llama 2 7B on two RTX 4090
+        ("meta-llama/Llama-2-7b-hf", "nvidia-rtx-4090", RunSpec(quantization="nf4", seq_len=2048, micro_batch_size=10, gpus=2, sharding="fsdp"), 2250),
+    ],
+)
+def test_published_speeds_are_met_within_a_factor_of_one_and_a_half(model, gpu, spec, published):
+    """Tokens per second of published runs, one per source and card."""
+    assert 1 / 1.5 < speed(spec, model, gpu) / published < 1.5
+
+
+def test_a_tiny_batch_is_bound_by_launches_and_flat():
+    """Below some hundred tokens a step takes as long for half the tokens."""
+    short, long = (speed(RunSpec(seq_len=length, rank=8), "Qwen/Qwen3-0.6B", "H100 SXM") for length in (32, 64))
+    assert long / short > 1.8
+
+
+def test_a_cpu_step_of_the_small_model_takes_seconds():
+    """SmolLM2-135M, LoRA, 4 x 128 tokens, two cores: measured 2 to 3 s a step."""
+    shape, _ = model_shape("HuggingFaceTB/SmolLM2-135M-Instruct")
+    machine = machine_of(None, cpu_cores=2)
+    assert shape is not None
+    assert machine is not None
+    result = time_estimate(RunSpec(rank=16, micro_batch_size=4, seq_len=128, gradient_checkpointing=False, weights_dtype="float32"), shape, machine)
+    assert result is not None
+    assert 1.5 < result.step_s < 4.5
+
+
+def test_the_run_takes_steps_times_step():
+    """1,000 rows in micro-batches of 2 with accumulation 4 on one device are 125 steps."""
+    shape, _ = model_shape("Qwen/Qwen3-0.6B")
+    machine = machine_of(card("RTX 4090"))
+    assert shape is not None
+    assert machine is not None
+    result = time_estimate(RunSpec(micro_batch_size=2, grad_accum=4), shape, machine, tokens_total=200_000, rows_total=1000)
+    assert result is not None
+    assert result.steps == 125
+    assert result.duration_s == pytest.approx(125 * result.step_s)
+
+
+def test_an_unknown_number_of_tokens_gives_no_duration():
+    """Without tokens there is a step time and no duration, rather than a guess."""
+    shape, _ = model_shape("Qwen/Qwen3-0.6B")
+    machine = machine_of(card("RTX 4090"))
+    assert shape is not None
+    assert machine is not None
+    result = time_estimate(RunSpec(), shape, machine)
+    assert result is not None
+    assert result.duration_s is None
+
+
+def test_money_is_hours_times_cards_times_price():
+    """Two hours on four cards at $1.50 cost $12; no price means no cost, never zero."""
+    priced = replace(card("RTX 4090"), price_usd_per_h=1.5)
+    assert cost_estimate(7200, 4, priced)[0] == pytest.approx(12.0)
+    assert cost_estimate(7200, 4, replace(priced, price_usd_per_h=None))[0] is None
+    assert cost_estimate(None, 4, priced)[0] is None
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    batch=st.integers(1, 16), length=st.sampled_from([16, 256, 2048, 16384]), update=st.sampled_from(["full", "lora", "adapter", "prefix"]),
+    quantization=st.sampled_from([None, "nf4"]), gpus=st.sampled_from([1, 2, 8]), sharding=st.sampled_from([None, "ddp", "fsdp", "zero3"]),
+)  # fmt: skip
+def test_time_is_finite_and_grows_with_the_batch(batch, length, update, quantization, gpus, sharding):
+    """A step's time is positive and finite, and a larger micro-batch never makes it shorter."""
+    spec = RunSpec(micro_batch_size=batch, seq_len=length, update=update, quantization=None if update == "full" else quantization, gpus=gpus, sharding=sharding)
+    shape, _ = model_shape("Qwen/Qwen3-8B")
+    machine = machine_of(card("A100 80GB SXM"))
+    assert shape is not None
+    assert machine is not None
+    one, two = time_estimate(spec, shape, machine), time_estimate(replace(spec, micro_batch_size=batch + 1), shape, machine)
+    assert one is not None
+    assert two is not None
+    assert math.isfinite(one.step_s)
+    assert 0 < one.step_s <= two.step_s

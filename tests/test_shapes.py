@@ -1,0 +1,251 @@
+"""Model names, folders and sizes -> shapes; parameter counts against published ones."""
+
+from __future__ import annotations
+
+import json
+import struct
+
+import pytest
+
+from advisor import shapes
+from advisor.errors import InputError
+from advisor.estimate.architecture import shape_from_config
+from advisor.resources import rules_dir
+from advisor.shapes import catalogue_ids, is_instruct, model_shape, shape_from_size, suggest_model
+from advisor.yamlio import read_yaml
+
+LLAMA = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 128, "vocab_size": 100}
+
+
+def config(model_type: str, hidden: int, layers: int, heads: int, kv: int, width: int, vocab: int, **more: object) -> dict:
+    return {
+        "model_type": model_type, "hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv,
+        "intermediate_size": width, "vocab_size": vocab, **more,
+    }  # fmt: skip
+
+
+# Counts as the hub pages and papers print them.
+PUBLISHED = [
+    (config("llama", 4096, 32, 32, 32, 11008, 32000), 6_738_415_616),  # Llama 2 7B
+    (config("llama", 8192, 80, 64, 8, 28672, 32000), 68_976_648_192),  # Llama 2 70B
+    (config("llama", 4096, 32, 32, 8, 14336, 128256), 8_030_261_248),  # Llama 3.1 8B
+    (config("llama", 2048, 16, 32, 8, 8192, 128256, head_dim=64, tie_word_embeddings=True), 1_235_814_400),  # Llama 3.2 1B
+    (config("mistral", 4096, 32, 32, 8, 14336, 32000), 7_241_732_096),  # Mistral 7B v0.1
+    (config("qwen2", 896, 24, 14, 2, 4864, 151936, tie_word_embeddings=True), 494_032_768),  # Qwen2.5 0.5B
+    (config("qwen3", 4096, 36, 32, 8, 12288, 151936, head_dim=128), 8_190_735_360),  # Qwen3 8B
+    (config("gemma2", 2304, 26, 8, 4, 9216, 256000, head_dim=256), 2_614_341_888),  # Gemma 2 2B
+    (config("mixtral", 4096, 32, 32, 8, 14336, 32000, num_local_experts=8, num_experts_per_tok=2), 46_702_792_704),  # Mixtral 8x7B
+    (config("qwen3_moe", 2048, 48, 32, 4, 6144, 151936, head_dim=128, num_experts=128, num_experts_per_tok=8, moe_intermediate_size=768), 30_532_122_624),  # Qwen3 30B-A3B
+    ({"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024, "vocab_size": 50257}, 124_439_808),  # GPT-2
+    ({**config("bert", 768, 12, 12, 12, 3072, 30522), "max_position_embeddings": 512}, 109_482_240),  # BERT base
+    ({**config("roberta", 768, 12, 12, 12, 3072, 50265), "max_position_embeddings": 514, "type_vocab_size": 1}, 124_645_632),  # RoBERTa base
+    (config("phi3", 3072, 32, 32, 32, 8192, 32064), 3_821_079_552),  # Phi-3 mini
+    (config("llama", 576, 30, 9, 3, 1536, 49152, tie_word_embeddings=True), 134_515_008),  # SmolLM2 135M
+]
+
+
+@pytest.mark.parametrize(("given", "published"), PUBLISHED, ids=[f"{given['model_type']}-{published}" for given, published in PUBLISHED])
+def test_parameters_are_counted_as_published(given, published):
+    """The count from config.json is the published one to the last parameter."""
+    assert shape_from_config(given, "x", origin="hub", source="").params == published
+
+
+def test_a_mixture_knows_what_one_token_uses():
+    """Qwen3-30B-A3B holds 30.5 billion and uses 3.3; Mixtral 8x7B holds 46.7 and uses 12.9."""
+    for name, billions in (("Qwen/Qwen3-30B-A3B", 3.35), ("mistralai/Mixtral-8x7B-Instruct-v0.1", 12.88)):
+        shape, _ = model_shape(name)
+        assert shape is not None
+        assert shape.active_params is not None
+        assert shape.active_params / 1e9 == pytest.approx(billions, rel=0.01)
+
+
+def test_every_catalogue_entry_has_a_shape_and_a_source():
+    """Each entry under rules/models/ loads to a shape with dimensions; its own count stands where it has one."""
+    ids = catalogue_ids()
+    assert len(ids) >= 173
+    for stem, hub_id in ids:
+        entry = read_yaml(rules_dir() / "models" / f"{stem}.yaml").data["models"][hub_id]
+        shape, _ = model_shape(hub_id)
+        assert shape is not None
+        assert shape.resolved, hub_id
+        assert entry["source"]
+        assert shape.params == entry.get("params", shape.params)
+        assert shape.origin == "catalogue"
+
+
+def test_the_catalogue_is_found_in_any_case_and_by_the_part_after_the_slash():
+    """Hub ids ignore case; a name without its organisation is taken where one model bears it, and that is said."""
+    assert model_shape("qwen/QWEN3-8b")[0].id == "Qwen/Qwen3-8B"
+    shape, warnings = model_shape("Qwen3-8B")
+    assert shape.id == "Qwen/Qwen3-8B"
+    assert "Qwen/Qwen3-8B" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [
+        ("Llama 13B", 13),
+        ("7B", 7),
+        ("135M", 0.135),
+        ("Qwen-1.8B", 1.84),
+        ("some 1_5B model", 1.5),
+        ("a 70 billion model", 70),
+        ("someone/Model-9b-chat", 9),
+        ("Mixtral 8x7B", 46.7),
+    ],
+)
+def test_a_name_gives_its_size(name, billions):
+    """Sizes are read out of names, and the shape says that it was guessed or whose it is."""
+    shape, warnings = model_shape(name)
+    assert shape.params / 1e9 == pytest.approx(billions, rel=0.02)
+    assert shape.origin == "size"
+    assert warnings
+
+
+def test_several_sizes_in_a_name_are_said():
+    """Of "7B/32B" one is taken and the warning names both."""
+    shape, warnings = model_shape("Qwen2.5 7B/32B base")
+    assert shape.params == 7_000_000_000
+    assert "7B, 32B" in warnings[0]
+
+
+@pytest.mark.parametrize("name", ["RoBERTa-base", "a sentence transformer", "GPT-4", "bar-4bit", ""])
+def test_a_name_without_a_size_is_unknown(name):
+    """No size, no shape: None and a warning, never a guess."""
+    shape, warnings = model_shape(name)
+    assert shape is None
+    assert warnings
+
+
+def test_a_stated_size_counts_for_an_unknown_name():
+    """`model_params_b` beside an unknown model decides."""
+    assert model_shape("our own model", params_b=2.5)[0].params == 2_500_000_000
+
+
+def test_guessed_shapes_grow_and_their_heads_divide():
+    """Interpolated decoders get wider and deeper with size, and key-value heads divide the heads."""
+    previous = 0
+    for billions in (0.05, 0.135, 0.3, 0.5, 1, 1.5, 3, 7, 9, 13, 20, 34, 70, 120, 400, 1000):
+        shape = shape_from_size(int(billions * 1e9), "x")
+        assert shape.heads % shape.kv_heads == 0
+        assert shape.layers * shape.hidden_size >= previous
+        previous = shape.layers * shape.hidden_size
+
+
+def write_weights(path, tensors):
+    header = json.dumps({name: {"dtype": dtype, "shape": list(dims), "data_offsets": [0, 0]} for name, (dtype, dims) in tensors.items()}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+
+
+def test_a_folder_is_read_and_its_weights_counted(tmp_path):
+    """config.json gives the dimensions, safetensors headers the exact number of parameters."""
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    write_weights(tmp_path / "model.safetensors", {"a": ("BF16", (10, 20)), "b": ("F32", (7,))})
+    shape, warnings = model_shape(str(tmp_path))
+    assert (shape.params, shape.hidden_size, shape.origin, warnings) == (207, 64, "folder", [])
+
+
+def test_packed_weights_are_not_counted_as_parameters(tmp_path):
+    """Elements of quantised tensors are no parameters: the configuration counts then."""
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    expected = model_shape(str(tmp_path))[0].params
+    write_weights(tmp_path / "model.safetensors", {"a": ("U8", (10, 20))})
+    assert model_shape(str(tmp_path))[0].params == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({}, "no config.json"),
+        ({"config.json": "{"}, r"config.json:1:2: not valid JSON"),
+        ({"config.json": "[]"}, "an object is expected"),
+        ({"config.json": '{"model_type": "llama"}'}, "needs hidden_size"),
+        ({"model.gguf": ""}, "GGUF files only"),
+        ({"adapter_config.json": '{"base_model_name_or_path": "org/base"}'}, "adapter; name the model it belongs to: org/base"),
+    ],
+)
+def test_a_folder_that_is_no_model_says_what_it_is(tmp_path, files, says):
+    """A broken, empty, GGUF-only or adapter-only folder is a clear error with the next step."""
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=says):
+        model_shape(str(tmp_path))
+
+
+def test_a_missing_path_and_a_file_are_refused(tmp_path):
+    """A path that is not there, or a single file, is no model folder."""
+    with pytest.raises(InputError, match="no such folder"):
+        model_shape("./does/not/exist")
+    (tmp_path / "model.gguf").write_text("")
+    with pytest.raises(InputError, match="GGUF file"):
+        model_shape(str(tmp_path / "model.gguf"))
+
+
+def test_a_multimodal_config_is_read_by_its_text_tower():
+    """The text tower is counted and the note says that the rest is not."""
+    shape = shape_from_config({"model_type": "some_vl", "text_config": LLAMA, "vision_config": {"hidden_size": 9}}, "x", origin="hub", source="")
+    assert shape.hidden_size == 64
+    assert "text tower" in shape.note
+
+
+def test_an_unknown_family_says_that_its_count_is_approximate():
+    """A model type nobody compared is counted as a plain decoder, with a note."""
+    assert "plain decoder" in shape_from_config({**LLAMA, "model_type": "newthing"}, "x", origin="hub", source="").note
+
+
+def test_the_hub_cache_is_used_and_the_hub_is_not_asked_offline(tmp_path, monkeypatch):
+    """A cached config.json serves without the network; offline nothing is downloaded."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(shapes, "_download_config", lambda _: pytest.fail("asked the hub"))
+    assert model_shape("some/unknown", online=True)[0] is None
+    snapshot = tmp_path / "models--some--unknown" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text(json.dumps(LLAMA))
+    shape, _ = model_shape("some/unknown")
+    assert (shape.origin, shape.hidden_size) == ("hub", 64)
+
+
+def test_the_hub_is_asked_only_when_that_was_wanted(tmp_path, monkeypatch):
+    """Without `online` an unknown hub id stays unknown; with it a failure is a warning, not a crash."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(shapes, "_download_config", lambda hub_id: (None, f"{hub_id}: the hub could not be reached"))
+    assert not any("hub could not" in text for text in model_shape("some/unknown")[1])
+    assert any("hub could not" in text for text in model_shape("some/unknown", online=True)[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("meta-llama/Llama-3.1-8B-Instruct", True), ("google/gemma-3-4b-it", True), ("Qwen/Qwen-7B-Chat", True), ("Qwen/Qwen3-8B", True),
+        ("Qwen/Qwen3-8B-Base", False), ("mistralai/Devstral-Small", None), ("meta-llama/Llama-3.1-8B", None),
+    ],
+)  # fmt: skip
+def test_the_name_says_whether_a_model_follows_instructions(name, expected):
+    """Suffixes decide; a name that says neither gives None."""
+    assert is_instruct(name) is expected
+
+
+def test_suggestions_fit_and_are_known():
+    """The largest that fits is suggested, from models whose shape is in the catalogue, with reason and source."""
+    assert suggest_model("qa", 5).model == "Qwen/Qwen3-4B-Instruct-2507"
+    assert suggest_model("qa", 0.2).model == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert suggest_model("code", 10).model == "Qwen/Qwen2.5-Coder-7B-Instruct"
+    assert suggest_model("classification", None, encoder=True).model == "answerdotai/ModernBERT-base"
+    for limit in (None, 0.01, 0.5, 2, 8.5, 100):
+        found = suggest_model("qa", limit)
+        shape, warnings = model_shape(found.model)
+        assert shape is not None
+        assert shape.origin == "catalogue"
+        assert not warnings
+        assert found.because
+        assert found.source
+    assert "still larger" in suggest_model("qa", 0.01).because
+
+
+def test_suggested_sizes_agree_with_the_catalogue():
+    """The table's sizes are those of the shapes, so that "fits" is asked about the right model."""
+    table = read_yaml(rules_dir() / "models" / "suggestions.yaml").data
+    for row in [*table["models"], *table["encoders"]]:
+        assert model_shape(row["model"])[0].params / 1e9 == pytest.approx(row["params_b"], rel=0.01)
