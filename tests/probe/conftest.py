@@ -1,0 +1,101 @@
+"""A stub of NVIDIA's driver library, compiled once a session, and a way to probe a recorded machine with it in a child process."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+MACHINES = HERE.parent / "machines"
+MIB = 2**20
+PROBE = "import json; from advisor.probe import probe; from advisor.render.probe import probe_json; print(json.dumps(probe_json(probe())))"
+
+
+def recorded(name: str) -> dict[str, Any]:
+    return json.loads((MACHINES / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def _lines(machine: Mapping[str, Any]) -> Iterator[str]:
+    """The machine as the stub reads it: one "key value" a line, sizes in bytes."""
+    for key in ("driver", "cuda"):
+        if key in machine:
+            yield f"{key} {machine[key]}"
+    for call, code in machine.get("errors", {}).items():
+        yield f"error.{call} {code}"
+    yield f"count {len(machine['gpus'])}"
+    for index, gpu in enumerate(machine["gpus"]):
+        yield from _device(f"gpu.{index}", gpu)
+        for slot, device in enumerate(gpu.get("slices", ())):
+            if device is not None:  # an empty slot
+                yield from _device(f"gpu.{index}.slice.{slot}", device)
+
+
+def _device(prefix: str, device: Mapping[str, Any]) -> Iterator[str]:
+    for key in ("name", "uuid", "mig", "max_slices", "slices_of_seven", "memory_mb", "nvlinks", "pcie_generation", "pcie_width"):
+        if key in device:
+            yield f"{prefix}.{key} {device[key]}"
+    if "memory_mib" in device:
+        yield f"{prefix}.total {device['memory_mib'] * MIB}"
+        yield f"{prefix}.free {device['free_mib'] * MIB}"
+    if "capability" in device:
+        yield f"{prefix}.major {device['capability'][0]}"
+        yield f"{prefix}.minor {device['capability'][1]}"
+    for call, code in device.get("errors", {}).items():
+        yield f"{prefix}.error.{call} {code}"
+    for kind in ("compute", "graphics"):
+        processes = device.get(kind, ())
+        yield f"{prefix}.{kind}.count {len(processes)}"
+        for number, process in enumerate(processes):
+            yield f"{prefix}.{kind}.{number}.pid {process['pid']}"
+            if process["mib"] is not None:
+                yield f"{prefix}.{kind}.{number}.bytes {process['mib'] * MIB}"
+
+
+@pytest.fixture(scope="session")
+def stub_library(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A folder with a libnvidia-ml.so.1 of the given kind: '' (today's driver), 'OLD_DRIVER', 'ANCIENT_DRIVER', 'BROKEN'."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("the driver stub is a Linux library")
+    compiler = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
+    if compiler is None:
+        pytest.skip("no C compiler (cc, gcc or clang) to build the driver stub with")
+    built: dict[str, Path] = {}
+
+    def build(kind: str) -> Path:
+        if kind not in built:
+            folder = tmp_path_factory.mktemp(f"nvml{kind.lower()}")
+            library = folder / "libnvidia-ml.so.1"
+            if kind == "BROKEN":
+                library.write_bytes(b"not a library" * 100)
+            else:
+                flags = [f"-D{kind}"] if kind else []
+                subprocess.run([compiler, "-shared", "-fPIC", "-O0", "-Wall", "-Werror", *flags, "-o", str(library), str(HERE / "nvml_stub.c")], check=True)
+            built[kind] = folder
+        return built[kind]
+
+    return build
+
+
+@pytest.fixture
+def probed(stub_library: Callable[[str], Path], tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """What `advise probe --json` would print on a recorded machine: pynvml talks to the stub in a child process."""
+
+    def run(machine: str | Mapping[str, Any], *, library: str = "", **environ: str) -> dict[str, Any]:
+        file = tmp_path / "machine.txt"
+        file.write_text("\n".join(_lines(recorded(machine) if isinstance(machine, str) else machine)) + "\n", encoding="utf-8")
+        clean = {key: value for key, value in os.environ.items() if key not in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")}
+        clean |= {"LD_LIBRARY_PATH": str(stub_library(library)), "NVML_STUB_MACHINE": str(file), **environ}
+        done = subprocess.run([sys.executable, "-c", PROBE], env=clean, cwd=HERE.parents[1], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        return json.loads(done.stdout)
+
+    return run

@@ -1,0 +1,186 @@
+"""Cores, memory and disk within the limits that hold for a process, from recorded /proc and /sys trees."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from advisor.probe import system
+from advisor.units import GIB
+
+MEMINFO = "MemTotal:       65536000 kB\nMemFree:         1000000 kB\nMemAvailable:   60000000 kB\n"  # 62.5 GiB
+
+
+def tree(root: Path, files: Mapping[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _sixteen_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+
+
+V2 = {
+    "proc/meminfo": MEMINFO,
+    "proc/self/cgroup": "0::/user.slice/job\n",
+    "proc/self/mountinfo": "30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw\n",
+    "sys/fs/cgroup/user.slice/job/memory.max": "max\n",
+    "sys/fs/cgroup/user.slice/job/cpu.max": "max 100000\n",
+}
+V1 = {
+    "proc/meminfo": MEMINFO,
+    "proc/self/cgroup": "4:memory:/docker/abc\n3:cpu,cpuacct:/docker/abc\n1:name=systemd:/docker/abc\n",
+    "proc/self/mountinfo": (
+        "31 30 0:27 /docker/abc /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n32 30 0:28 /docker/abc /sys/fs/cgroup/cpu,cpuacct ro - cgroup cgroup rw,cpu,cpuacct\n"
+    ),
+    "sys/fs/cgroup/memory/memory.limit_in_bytes": f"{8 * GIB}\n",
+    "sys/fs/cgroup/memory/memory.usage_in_bytes": f"{5 * GIB}\n",
+    "sys/fs/cgroup/memory/memory.stat": f"cache 1\ntotal_inactive_file {1 * GIB}\n",
+    "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "250000\n",
+    "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000\n",
+}
+
+
+def test_without_a_limit_the_machine_counts(tmp_path: Path) -> None:
+    """Unlimited control groups leave total and available memory and every core of the affinity."""
+    root = tree(tmp_path, V2)
+    assert system.usable_memory(root) == (65536000 * 1024, 60000000 * 1024, None)
+    assert system.usable_cores(root) == (16, None)
+
+
+def test_a_v2_limit_of_a_parent_counts(tmp_path: Path) -> None:
+    """A limit on any control group above the process holds, with the file cache counted as free."""
+    root = tree(
+        tmp_path,
+        {
+            **V2,
+            "sys/fs/cgroup/user.slice/memory.max": f"{4 * GIB}\n",
+            "sys/fs/cgroup/user.slice/memory.current": f"{3 * GIB}\n",
+            "sys/fs/cgroup/user.slice/memory.stat": f"inactive_file {2 * GIB}\n",
+            "sys/fs/cgroup/user.slice/cpu.max": "150000 100000\n",
+        },
+    )
+    total, free, note = system.usable_memory(root)
+    assert (total, free) == (4 * GIB, 3 * GIB)  # 4 - (3 - 2)
+    assert note is not None
+    assert "4.0 GiB" in note
+    cores, core_note = system.usable_cores(root)
+    assert cores == 1  # one and a half cores run one thread at full speed
+    assert core_note is not None
+    assert "1.5 cores" in core_note
+
+
+def test_a_v1_container_limit_counts(tmp_path: Path) -> None:
+    """In a container the v1 mount shows its own part of the tree, while /proc names the whole path."""
+    root = tree(tmp_path, V1)
+    assert system.usable_memory(root)[:2] == (8 * GIB, 4 * GIB)  # 8 - (5 - 1)
+    assert system.usable_cores(root)[0] == 2
+
+
+def test_the_huge_number_of_v1_is_no_limit(tmp_path: Path) -> None:
+    """cgroup v1 writes 9223372036854771712 where nothing is limited."""
+    root = tree(tmp_path, {**V1, "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n", "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "-1\n"})
+    assert system.usable_memory(root)[0] == 65536000 * 1024
+    assert system.usable_cores(root) == (16, None)
+
+
+def test_a_hybrid_machine_reads_the_hierarchy_that_holds_the_controller(tmp_path: Path) -> None:
+    """With an empty v2 hierarchy beside v1, the memory limit of v1 counts."""
+    root = tree(
+        tmp_path,
+        {
+            **V1,
+            "proc/self/cgroup": V1["proc/self/cgroup"] + "0::/docker/abc\n",
+            "proc/self/mountinfo": V1["proc/self/mountinfo"] + "33 30 0:29 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n",
+        },
+    )
+    assert system.usable_memory(root)[0] == 8 * GIB
+
+
+def test_a_machine_without_these_files_does_not_crash(tmp_path: Path) -> None:
+    """Without /proc and /sys the facts come from the system call, or stay unknown."""
+    total, free, note = system.usable_memory(tmp_path)
+    assert total is None or total > 0
+    assert (free, note) == (None, None)
+
+
+def test_free_disk_of_a_folder_to_come(tmp_path: Path) -> None:
+    """The disk of a folder that does not exist yet is that of its nearest parent."""
+    statvfs = os.statvfs(tmp_path)
+    found = system.free_disk(tmp_path / "runs" / "new")
+    assert found == pytest.approx(statvfs.f_bavail * statvfs.f_frsize, rel=0.05)
+
+
+def test_wsl_is_named(tmp_path: Path) -> None:
+    """The kernel of WSL2 is recognised."""
+    root = tree(tmp_path, {**V2, "proc/sys/kernel/osrelease": "5.15.153.1-microsoft-standard-WSL2\n"})
+    assert any(note.startswith("WSL2") for note in system.probe_system(tmp_path, root).notes)
+
+
+def amd_tree(root: Path, *, gfx: int, vram: int, product: str | None = None) -> Path:
+    nodes = "sys/class/kfd/kfd/topology/nodes"
+    files = {
+        f"{nodes}/0/properties": "cpu_cores_count 96\nsimd_count 0\nvendor_id 0\n",
+        f"{nodes}/1/properties": f"simd_count 1216\nvendor_id 4098\ngfx_target_version {gfx}\ndrm_render_minor 128\n",
+        "sys/class/drm/renderD128/device/mem_info_vram_total": f"{vram}\n",
+        "sys/class/drm/renderD128/device/mem_info_vram_used": f"{1 * GIB}\n",
+    }
+    if product:
+        files["sys/class/drm/renderD128/device/product_name"] = product + "\n"
+    return tree(root, files)
+
+
+def test_an_amd_card_is_recognised_by_target_and_memory(tmp_path: Path) -> None:
+    """gfx942 with 206141652992 bytes is an MI300X; free memory is what the kernel says, the rest is named as unseen."""
+    (gpu,), notes = system.probe_amd(amd_tree(tmp_path, gfx=90402, vram=206141652992))
+    assert gpu.spec is not None
+    assert gpu.spec.id == "amd-mi300x"
+    assert gpu.memory_free_bytes == 206141652992 - GIB
+    assert any("HIP_VISIBLE_DEVICES" in note for note in notes)
+
+
+def test_two_amd_cards_alike_are_not_guessed(tmp_path: Path) -> None:
+    """gfx90a with 64 GiB may be an MI210 or half an MI250X: without a product name neither is claimed."""
+    (gpu,), _ = system.probe_amd(amd_tree(tmp_path, gfx=90010, vram=64 * GIB))
+    assert (gpu.spec, gpu.name) == (None, "AMD gfx90a")
+
+
+def test_an_amd_product_name_decides(tmp_path: Path) -> None:
+    """Where the kernel knows the product's name, it is taken."""
+    (gpu,), _ = system.probe_amd(amd_tree(tmp_path, gfx=90010, vram=64 * GIB, product="AMD Instinct MI210"))
+    assert gpu.spec is not None
+    assert gpu.spec.id == "amd-mi210"
+
+
+def test_graphics_inside_a_processor_are_no_gpu(tmp_path: Path) -> None:
+    """Half a GiB of video memory is said and not counted."""
+    gpus, notes = system.probe_amd(amd_tree(tmp_path, gfx=110003, vram=GIB // 2))
+    assert gpus == ()
+    assert any("inside the processor" in note for note in notes)
+
+
+def test_an_amd_card_without_its_compute_driver_is_named(tmp_path: Path) -> None:
+    """A card the display driver sees while kfd is absent is named as not usable."""
+    gpus, notes = system.probe_amd(tree(tmp_path, {"sys/class/drm/card0/device/vendor": "0x1002\n"}))
+    assert gpus == ()
+    assert any("compute driver" in note for note in notes)
+
+
+def test_an_apple_chip_shares_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On macOS the chip's name comes from sysctl and its memory is the computer's."""
+    import subprocess
+
+    monkeypatch.setattr(system.sys, "platform", "darwin")
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Darwin", "mac", "24.0", "x", "arm64")))
+    monkeypatch.setattr(subprocess, "run", lambda *_args, **_kwargs: subprocess.CompletedProcess([], 0, stdout="Apple M4 Max\n", stderr=""))
+    gpu, notes = system.probe_apple(48 * GIB)
+    assert gpu is not None
+    assert gpu.spec is not None
+    assert (gpu.spec.id, gpu.memory_total_bytes) == ("apple-m4-max", 48 * GIB)
+    assert any("share the memory" in note for note in notes)
