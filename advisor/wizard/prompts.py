@@ -60,10 +60,11 @@ class _Talk:
         self.console.print(Text(text, style=TONES[tone], overflow="fold"))
 
     def answered(self, question: str, answer: str) -> None:
+        from rich.padding import Padding
         from rich.text import Text
 
         # Remarks in brackets were for answering; the line that stays is short.
-        self.console.print(Text.assemble("  ", question.split(" (")[0], "  ", (answer, "bold"), overflow="fold"))
+        self.console.print(Padding(Text.assemble(question.split(" (")[0], "  ", (answer, "bold"), overflow="fold"), (0, 0, 0, 2)))
 
 
 class QuestionaryUi(_Talk):
@@ -77,7 +78,12 @@ class QuestionaryUi(_Talk):
         choices = [questionary.Choice(title=choice_lines(option, width), value=place) for place, option in enumerate(options)]
         start = None if current is None else next((place for place, option in enumerate(options) if option.value == current), None)
         question = questionary.select(
-            message, choices=choices, default=None if start is None else choices[start], instruction="(arrow keys, Enter)", qmark="?", erase_when_done=True
+            prompt_lines(f"{message} (arrow keys, Enter)", width),
+            choices=choices,
+            default=None if start is None else choices[start],
+            instruction=" ",  # ours stands in the message, which is wrapped
+            qmark="?",
+            erase_when_done=True,
         )
         return options[question.unsafe_ask()].value
 
@@ -85,9 +91,15 @@ class QuestionaryUi(_Talk):
         import questionary
 
         # The hint belongs to the prompt, so that it goes away with it.
-        whole = f"{message}\n  {hint}\n >" if hint else message
+        width = shutil.get_terminal_size().columns
+        whole = "\n".join([prompt_lines(message, width), *([f"  {prompt_lines(hint, width)}"] if hint else []), " >"])
         prompt = questionary.path if path else questionary.text
         return str(prompt(whole, default=default, qmark="?", erase_when_done=True).unsafe_ask())
+
+
+def prompt_lines(text: str, width: int) -> str:
+    """A question wrapped by us: prompt_toolkit crops every line of a prompt but the last."""
+    return "\n  ".join(textwrap.wrap(text, max(SMALLEST_WIDTH, width - POINTER_COLUMNS), break_on_hyphens=False))
 
 
 def choice_lines(option: Option, width: int) -> str:

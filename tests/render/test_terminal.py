@@ -1,0 +1,179 @@
+"""The printed page. Golden files in tests/golden/; write them anew after looking at the change:
+
+UPDATE_GOLDEN=1 python -m pytest tests/render/test_terminal.py
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from advisor.render.page import Items, Table, Text, page_of
+from advisor.render.terminal import print_advice, print_candidate
+from advisor.render.words import MEANINGS, OBJECTIVE_PHRASES, PER_TASK_PHRASES, REMEDY_PHRASES, SCHEME_PHRASES
+from advisor.types import OBJECTIVES, REMEDIES, UPDATES
+from tests.render.example_advice import EXAMPLES, injected, nothing_fits, remedy_alone, scenario_3, scenario_4, scenario_5
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+
+
+def printed(advice, *, width=80, plan_path=None, **console) -> str:
+    """The page as text."""
+    file = io.StringIO()
+    print_advice(advice, Console(file=file, width=width, **console), plan_path=plan_path)
+    return file.getvalue()
+
+
+def squeezed(text: str) -> str:
+    """The text without white space, rules and bullets: what must survive any wrapping."""
+    return re.sub(r"[\s─━-]+", "", text)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_pages_look_as_they_were_looked_at(name, width):
+    """Each kind of answer prints exactly the page that was read and approved."""
+    text = "\n".join(line.rstrip() for line in printed(EXAMPLES[name](), width=width, plan_path="plan.yaml" if name.startswith("scenario") else None).split("\n"))
+    path = GOLDEN / f"advice_{name}_{width}.txt"
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+@pytest.mark.parametrize("width", [20, 40, 64, 80, 120])
+@pytest.mark.parametrize("name", [*EXAMPLES, "injected"])
+def test_no_width_loses_text(name, width):
+    """Every word of the page is printed at every width, and no line is wider than the terminal."""
+    advice = {**EXAMPLES, "injected": injected}[name]()
+    text = printed(advice, width=width)
+    assert max(len(line) for line in text.splitlines()) <= width
+    page = page_of(advice)
+    for section in page.sections:
+        assert squeezed(section.title) in squeezed(text)
+        for block in section.blocks:
+            if isinstance(block, Text):
+                assert squeezed(block.text) in squeezed(text)
+            elif isinstance(block, Items):
+                for item in block.items:
+                    assert squeezed(item.text.replace("\x1b", "\\x1b")) in squeezed(text)
+                    assert squeezed(item.detail.replace("\x1b", "\\x1b")) in squeezed(text)
+            else:
+                _assert_table(block, text, width)
+    for sentence in page.sentences:
+        assert squeezed(sentence.replace("\x1b", "\\x1b")) in squeezed(text)
+
+
+def _assert_table(table: Table, text: str, width: int) -> None:
+    """Cells of a wrapped table stand beside each other: each word is there, the words of one row in order."""
+    for row in table.rows:
+        if width < 64:
+            assert squeezed(row.cells[-1]) in squeezed(text)
+        for word in " ".join(row.cells).split():
+            assert squeezed(word) in squeezed(text) or len(word) > 8
+
+
+def test_colour_adds_nothing_but_colour():
+    """With and without colour the words and the marks are the same."""
+    coloured = printed(scenario_5(), force_terminal=True, color_system="truecolor")
+    assert "\x1b[" in coloured
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == printed(scenario_5())
+
+
+def test_no_color_is_kept_to(monkeypatch):
+    """NO_COLOR leaves no colour in the output of a terminal."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not re.search(r"\x1b\[(?:[0-9;]*;)?3[0-9]", printed(scenario_5(), force_terminal=True))
+
+
+def test_a_terminal_without_the_signs_gets_others():
+    """Where stars and long dashes cannot be encoded, plain signs stand in for them and nothing fails."""
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding="ascii")
+    print_advice(scenario_4(), Console(file=file, width=80))
+    file.flush()
+    text = raw.getvalue().decode("ascii")
+    assert "*****" in text
+    assert "2 x A100" in text
+
+
+def test_control_characters_cannot_reach_the_terminal():
+    """A name that holds an escape sequence is shown, not obeyed; brackets are no markup."""
+    text = printed(injected(), plan_path="a\x1b[2J.yaml")
+    assert "\x1b" not in text
+    assert "[bold]" in text
+
+
+def test_three_sentences_need_no_knowledge():
+    """The first three sentences say what, how long and what for, without a name of the trade."""
+    for name, make in EXAMPLES.items():
+        words = " ".join(page_of(make()).sentences).lower()
+        for jargon in ("lora", "adapter", "prefix", "rlhf", "ppo", "sft", "fine-tun", "quanti", "token", "gradient", "epoch", "nf4"):
+            assert jargon not in words.replace("qwen", ""), name
+
+
+def test_the_sentences_of_each_kind_of_answer():
+    """What will be done, how long it takes, what it costs."""
+    assert page_of(scenario_5()).sentences == (
+        "Teach Qwen/Qwen3-8B with your 5,000 examples, by training a small add-on beside a compressed copy of it; the model itself stays as it is.",
+        "It takes about 84 min on one NVIDIA GeForce RTX 4090.",
+        "It costs about $0.60 (RTX 4090 at $0.34/h, vast, 2026-08).",
+    )
+    assert "for each of 12 tasks" in page_of(scenario_3()).sentences[0]
+    assert page_of(remedy_alone()).sentences[0] == "No training is needed: let the model look things up in your documents before it answers."
+    assert page_of(nothing_fits()).sentences[0].startswith("Nothing that suits the task fits on one RTX 3070")
+    assert page_of(scenario_4()).sentences[0].count(", then ") == 2
+
+
+def test_every_method_of_the_guide_has_a_row_with_its_stars():
+    """Six methods, the guide's stars, and the number that decided."""
+    table = next(block for section in page_of(scenario_5()).sections for block in section.blocks if isinstance(block, Table))
+    rows = {row.cells[0]: row for row in table.rows}
+    assert list(rows) == ["Full fine-tuning", "Adapter", "LoRA", "QLoRA", "SFT", "RLHF / PPO"]
+    assert rows["Full fine-tuning"].cells[1:] == ("★★★★★", "★★★★★", "sft+full does not fit: needs 78.1 GiB, this card has 24")
+    assert rows["QLoRA"].cells[1:3] == ("★☆☆☆☆", "★★★★☆")
+    assert [name for name, row in rows.items() if row.chosen] == ["QLoRA", "SFT"]
+
+
+def test_the_guide_is_quoted_where_a_fact_changes_its_answer():
+    """Both answers are shown, with the guide's row and the source of what changes it."""
+    text = " ".join(printed(remedy_alone(), width=120).split())
+    assert "The guide alone says sft+lora" in text
+    assert "Scenario 1: Customer Service Bots, Business Q&A" in text
+    assert "Ovadia et al. 2023" in text
+
+
+def test_without_the_guides_table_the_page_still_answers():
+    """An Advice without method facts lists the candidates instead of a table."""
+    import dataclasses
+
+    text = printed(dataclasses.replace(scenario_5(), methods={}))
+    assert "sft+full does not fit: needs 78.1 GiB" in text
+    assert "★" not in text
+
+
+def test_a_number_is_not_said_twice():
+    """A reason whose sentence holds its number is not followed by the number again."""
+    assert printed(scenario_5(), width=200).count("78.1") == 1
+
+
+def test_a_candidate_is_explained_on_its_own():
+    """The walk through the reasons prints verdict, reasons with rule and source, and memory."""
+    file = io.StringIO()
+    print_candidate(scenario_5().alternatives[3], Console(file=file, width=80))
+    text = file.getvalue()
+    assert "sft+full: does not fit" in text
+    assert "rule fit/memory · source: estimate" in text
+    assert "78.1 GiB (between 70.3 GiB and 85.9 GiB)" in text
+
+
+def test_every_method_has_words():
+    """Each objective, update and remedy of types.py has a plain phrase and a meaning."""
+    assert set(OBJECTIVE_PHRASES) == set(OBJECTIVES)
+    assert set(SCHEME_PHRASES) == set(PER_TASK_PHRASES) == {*UPDATES, "qlora"}
+    assert set(REMEDY_PHRASES) == set(REMEDIES)
+    assert set(MEANINGS) == {*OBJECTIVES, *UPDATES, "qlora", *REMEDIES}
