@@ -368,6 +368,33 @@ def check(context: click.Context, /, data: str, mapping: tuple[str, ...], full: 
     context.exit(0 if found.objectives else 2)
 
 
+def spec_options(command: Command) -> Command:
+    """One option for each key of a run spec that has a flag."""
+    from advisor.estimating import SPEC_FLAGS
+
+    for key, kind in reversed(list(SPEC_FLAGS.items())):
+        command = click.option(f"--{key.replace('_', '-')}", f"spec_{key}", type=kind, metavar="N" if kind in (int, float) else "TEXT")(command)
+    return command
+
+
+@advise.command()
+@click.argument("plan", required=False, metavar="[PLAN]")
+@click.option("--specs", metavar="FILE", help="A JSON list of run specs, `-` for standard input; answers a list of the same length.")
+@spec_options
+@click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
+def estimate(plan: str | None, specs: str | None, as_json: bool, **flags: Any) -> None:
+    """Tells how much memory and time a run needs: of a plan, of one spec by flags, or of a list of specs."""
+    from advisor import estimating
+
+    titles, documents, limit_gib = estimating.documents_of(plan, specs, {key.removeprefix("spec_"): value for key, value in flags.items()})
+    if as_json:
+        click.echo(estimating.as_json(documents, listed=specs is not None or len(documents) > 1))
+    else:
+        from advisor.render.estimate import estimates_text
+
+        click.echo(estimates_text(documents, titles, limit_gib=limit_gib, width=min(console().width, 120)))
+
+
 @advise.command()
 @click.argument("rule_id", required=False, metavar="[ID|facts]")
 @rule_options

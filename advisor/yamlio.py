@@ -28,6 +28,8 @@ _HEX = re.compile(r"0x[0-9a-fA-F]+$")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
 _BOOLISH = {"yes", "no", "on", "off", "y", "n"}
 
+PLAIN_TAGS = {"str", "int", "float", "bool", "null", "seq", "map", "timestamp", "value"}  # what the parser resolves by itself
+
 Path_ = tuple[str | int, ...]
 
 
@@ -134,7 +136,7 @@ class _Walk:
         if len(path) > MAX_DEPTH:
             self.fault(node, f"nested deeper than {MAX_DEPTH} levels")
             return None
-        if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.split(":")[-1] in ("binary", "set", "omap", "pairs", "merge"):
+        if node.tag.removeprefix("tag:yaml.org,2002:") not in PLAIN_TAGS:
             self.fault(node, f"tags such as {node.tag} are not allowed", "plain text, numbers, lists and maps only")
             return None
         if isinstance(node, yaml.ScalarNode):

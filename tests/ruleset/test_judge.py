@@ -1,0 +1,97 @@
+"""The judge: masks say what a plain reading of the rules says, in whatever order the files come."""
+
+import random
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from advisor.facts import UNKNOWN
+from advisor.ruleset.judge import CompiledTable, cell_of, cell_points, judge
+from advisor.ruleset.load import load_rules
+
+RULES = load_rules()
+
+
+def naive(ruleset, table_id, facts):
+    """The documented meaning, without masks: latest layer, highest tier, smallest id, less what is forbidden."""
+    table = ruleset.tables[table_id]
+    firing = [rule for rule in ruleset.rules[table_id] if all(condition.holds(facts.get(condition.fact)) for condition in rule.when)]
+    forbidden = set()
+    for rule in firing:
+        if rule.kind == "forbid":
+            values = rule.then[table.concludes]
+            forbidden.update(values if isinstance(values, list) else [values])
+    layers = ["base", *ruleset.layers]
+    recommended = sorted((rule for rule in firing if rule.kind == "recommend"), key=lambda rule: (-layers.index(rule.layer), -ruleset.tiers[rule.tier], rule.id))
+    ranking = list(dict.fromkeys(rule.then[table.concludes] for rule in recommended if rule.then[table.concludes] not in forbidden))
+    return ranking, forbidden
+
+
+@st.composite
+def facts_of_a_table(draw):
+    table_id = draw(st.sampled_from([table for table in RULES.tables if table != "settings"]))
+    facts = {}
+    for fact_id in RULES.tables[table_id].inputs:
+        fact = RULES.facts[fact_id]
+        if fact.type == "number":
+            value = draw(st.one_of(st.none(), st.integers(0, 10), st.integers(0, 10**6)))
+        elif fact.type == "flag":
+            value = draw(st.sampled_from([None, True, False]))
+        else:
+            value = draw(st.sampled_from([UNKNOWN, *fact.values]))
+        if value is not None:
+            facts[fact_id] = value
+    return table_id, facts
+
+
+@settings(max_examples=400)
+@given(facts_of_a_table())
+def test_masks_agree_with_a_plain_reading(case):
+    """The compiled table and the naive one give the same ranking and the same prohibitions."""
+    table_id, facts = case
+    judgement = judge(RULES, table_id, facts)
+    ranking, forbidden = naive(RULES, table_id, facts)
+    assert [outcome for outcome, _ in judgement.ranking] == ranking
+    assert set(judgement.forbidden) == forbidden
+
+
+def test_the_order_of_rules_changes_nothing():
+    """Shuffled rules rank the same."""
+    facts = {"open_schemes": "any", "budget": "low", "gpus": 1, "fits_qlora": "too_big"}
+    expected = [outcome for outcome, _ in judge(RULES, "scheme", facts).ranking]
+    for seed in range(20):
+        shuffled = list(RULES.rules["scheme"])
+        random.Random(seed).shuffle(shuffled)
+        again = CompiledTable(replace(RULES, rules={**RULES.rules, "scheme": tuple(shuffled)}), "scheme").judge(facts)
+        assert [outcome for outcome, _ in again.ranking] == expected
+    assert expected[0] == "lora"
+
+
+@given(st.lists(st.integers(-50, 50), unique=True, max_size=6).map(sorted), st.floats(-60, 60))
+def test_every_number_has_one_cell(cuts, value):
+    """Cells lie between and on the cuts, and a cell's own point falls into it."""
+    points = cell_points([float(cut) for cut in cuts])
+    assert [cell_of(point, cuts) for point in points] == list(range(len(points)))
+    assert 0 <= cell_of(value, cuts) < len(points)
+
+
+def test_no_two_settings_of_one_key_hold_at_once():
+    """Every combination of axes, size, data and device gives each key one value."""
+    table = RULES.tables["settings"]
+    compiled = CompiledTable(RULES, "settings")
+    cells = 0
+    for objective in ("sft", "cpt", "rm", "ppo"):
+        for update in ("full", "lora", "adapter", "prefix"):
+            for quantization in ("none", "nf4", "int8"):
+                for params_b in (None, 0.1, 0.7, 4.9, 7.0, 13.0, 32.0, 70.0):
+                    for rows in (None, 10, 999, 1000, 10_000, 50_000, 100_000, 100_001):
+                        for device, capability in (("cpu", None), ("gpu", 7.5), ("gpu", 8.0), ("gpu", None), ("unknown", None)):
+                            facts = {"objective": objective, "update": update, "quantization": quantization, "params_b": params_b, "data_rows": rows, "device": device, "compute_capability": capability}
+                            firing = compiled.firing(facts)
+                            keys = [key for i, rule in enumerate(compiled.rules) if firing >> i & 1 for key in rule.then]
+                            assert len(keys) == len(set(keys)), (facts, keys)
+                            assert {"learning_rate", "weights_dtype", "optimizer", "epochs", "effective_batch"} <= set(keys), (facts, keys)
+                            cells += 1
+    assert cells == 4 * 4 * 3 * 8 * 8 * 5
+    assert table.concludes == "setting"

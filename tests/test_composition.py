@@ -1,0 +1,35 @@
+"""Compositions: what is written, read back the same."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from advisor.composition import SCHEMES, parse_composition
+from advisor.errors import InputError
+from advisor.types import OBJECTIVES, REMEDIES
+
+
+@pytest.mark.parametrize("text", ["sft>rm>ppo+lora", "cpt>sft+full", "sft+qlora@per_task", "rag & sft+lora", "encoder:sft+full", "prompting", "prompting & rag"])
+def test_reads_back_what_it_writes(text):
+    """A composition's text and its value stand for each other."""
+    assert str(parse_composition(text)) == text
+
+
+def test_qlora_is_lora_on_a_4bit_base():
+    """Inside there are two keys, and no second copy of LoRA."""
+    composition = parse_composition("sft+qlora")
+    assert (composition.update, composition.quantization, composition.scheme) == ("lora", "nf4", "qlora")
+
+
+@given(st.lists(st.sampled_from(OBJECTIVES), min_size=1, max_size=3), st.sampled_from(SCHEMES), st.booleans(), st.booleans(), st.lists(st.sampled_from(REMEDIES), unique=True, max_size=2))
+def test_any_composition_is_lossless(chain, scheme, per_task, encoder, remedies):
+    """Text -> value -> text changes nothing."""
+    text = " & ".join([*remedies, f"{'encoder:' if encoder else ''}{'>'.join(chain)}+{scheme}{'@per_task' if per_task else ''}"])
+    assert str(parse_composition(text)) == text
+
+
+@pytest.mark.parametrize(("text", "said"), [("sft+lroa", "did you mean 'lora'"), ("stf+lora", "did you mean 'sft'"), ("promting", "did you mean 'prompting'"), ("sft+lora & rm+lora", "two training chains"), ("", "neither")])
+def test_says_what_is_wrong(text, said):
+    """An unreadable composition names the part and the nearest known name."""
+    with pytest.raises(InputError, match=said):
+        parse_composition(text)
