@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.errors import MachineNotReady
+from advisor.files import cannot_write
 from trainers.files import plain, read_json, write_json
 
 COMPLETE = "complete.json"
@@ -175,6 +176,21 @@ def save_weights(model: Any, folder: Path, *, state_dict: Any = None) -> None:
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's form with blanks
 
 
+def save_result(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write the trained adapter or model with its tokenizer (chat template included) into the stage's folder, file by file whole."""
+    unfinished = folder / ".saving"
+    _remove(unfinished)
+    try:
+        save_weights(model, unfinished)
+        tokenizer.save_pretrained(str(unfinished))
+        model.generation_config.save_pretrained(str(unfinished))
+        for path in sorted(unfinished.iterdir()):
+            os.replace(path, folder / path.name)
+        unfinished.rmdir()
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+
+
 def fingerprint(value: Any) -> str:
     """A short digest of everything a checkpoint depends on."""
     return hashlib.sha256(json.dumps(plain(value), sort_keys=True).encode()).hexdigest()[:16]
@@ -185,14 +201,14 @@ def mark_complete(folder: Path, *, step: int, steps: int, learning_rate: float, 
     write_json(folder / COMPLETE, {"step": step, "steps": steps, "learning_rate": learning_rate, "epoch": epoch, "fingerprint": mark})
 
 
-def last_complete(folder: Path, *, mark: str) -> tuple[Path, dict[str, Any]] | None:
-    """The newest complete checkpoint of the same settings and its record. Removes what a killed run or other settings left."""
+def last_complete(folder: Path, *, mark: str, remove: bool) -> tuple[Path, dict[str, Any]] | None:
+    """The newest complete checkpoint of the same settings and its record. With `remove`, what a killed run or other settings left goes."""
     found: list[tuple[int, Path, dict[str, Any]]] = []
     for path in folder.glob("checkpoint-*") if folder.is_dir() else ():
         record = read_json(path / COMPLETE)
         if isinstance(record, dict) and record.get("fingerprint") == mark:
             found.append((int(record["step"]), path, record))
-        else:
+        elif remove:
             _remove(path)
     if not found:
         return None
@@ -208,6 +224,7 @@ def others_there(folder: Path, *, mark: str) -> bool:
 
 def _remove(path: Path) -> None:
     try:
-        shutil.rmtree(path)
+        if path.exists():
+            shutil.rmtree(path)
     except OSError as error:
         raise MachineNotReady(f"{path}: cannot be removed: {error.strerror}") from None

@@ -91,7 +91,9 @@ def check_saved(job: Job, model: Any, folder: Path, row: Row, tokenizer: Any, be
     what = "the saved adapter" if adapter else "training"
     effect = Check("changes-the-base-model", change > CHANGED, f"{what} changes the log-probabilities of a training row by up to {change:.2g}")
     if not effect.ok and job.max_steps is None:
-        raise TrainingFailed(f"{what} has no effect: the answers are those of the model it started from", hint="raise the learning_rate, or train more steps (a single step falls into the warm-up)")
+        raise TrainingFailed(
+            f"{what} has no effect: the answers are those of the model it started from", hint="raise the learning_rate, or train more steps (a single step falls into the warm-up)"
+        )
     return [*checks, effect]
 
 
@@ -173,5 +175,8 @@ def check_stops(job: Job, tuned: list[Sample], base: list[Sample], tokenizer: An
     ended = sum(sample.stopped for sample in tuned)
     check = Check("answers-end-by-themselves", ended > 0, f"{ended} of {len(tuned)} sample answers end with a stop token within {limit} tokens")
     if not check.ok and job.max_steps is None and base and all(sample.stopped for sample in base):
-        raise TrainingFailed("the tuned model never stops: none of its sample answers ends, those of its base all do", hint="check that the answers in the data are complete (truncation), and train on more rows")
+        raise TrainingFailed(
+            "the tuned model never stops: none of its sample answers ends, those of its base all do",
+            hint="check that the answers in the data are complete (truncation), and train on more rows",
+        )
     return [check]

@@ -200,7 +200,10 @@ def explained(error: Exception, job: Job | None) -> AdviseError:
     if isinstance(error, OSError) and error.errno is not None:
         return MachineNotReady(f"{error.filename or 'file'}: {error.strerror}", hint="check free space and permissions")
     if isinstance(error, OSError):  # transformers: a model that is not there, offline, gated
-        return InputError(f"the model cannot be loaded: {text.splitlines()[0] if text else error!r}", hint="check the model's name, `hf auth login` for gated models, and the connection (HF_HUB_OFFLINE)")
+        return InputError(
+            f"the model cannot be loaded: {text.splitlines()[0] if text else error!r}",
+            hint="check the model's name, `hf auth login` for gated models, and the connection (HF_HUB_OFFLINE)",
+        )
     bug = AdviseError(f"unexpected {type(error).__name__}: {text.splitlines()[0] if text else ''}", hint="this is a bug")
     if job is not None:
         log = job.output / "trainer-error.log"

@@ -75,7 +75,7 @@ def perplexity(loss: float | None) -> float | None:
     return None if loss is None or loss > 50 else math.exp(loss)
 
 
-def asked(rows: Sequence[Row], *, seq_len: int, tokenizer: Any) -> list[Row]:
+def asked(rows: Sequence[Row], *, seq_len: int) -> list[Row]:
     """The rows whose prompts are put to the model: the first few that leave room to answer."""
     chosen = []
     for row in rows:

@@ -44,7 +44,12 @@ def dtype_faults(job: Job, device: Any) -> list[Fault]:
         if not torch.cuda.is_bf16_supported(including_emulation=False):
             found.append(Fault(what=f"{at} this card has no bfloat16", allowed="weights_dtype: float16 with precision: mixed, or float32"))
     if device.type != "cuda" and stage.optimizer.startswith("paged"):
-        found.append(Fault(what=f"{at} optimizer {stage.optimizer} pages memory between GPU and host, this stage runs on {device.type}", allowed="optimizer: adamw_fused, adamw, adamw_8bit, adafactor or sgd"))
+        found.append(
+            Fault(
+                what=f"{at} optimizer {stage.optimizer} pages memory between GPU and host, this stage runs on {device.type}",
+                allowed="optimizer: adamw_fused, adamw, adamw_8bit, adafactor or sgd",
+            )
+        )
     return found
 
 
@@ -135,4 +140,7 @@ def check_vocabulary(model: Any, tokenizer: Any) -> None:
     size = model.get_input_embeddings().weight.shape[0]
     highest = max(tokenizer.get_vocab().values())
     if highest >= size:
-        raise TrainingFailed(f"the tokenizer has token ids up to {highest}, the model only {size} embeddings", hint="tokenizer and model do not belong together, or tokens were added without resizing the model")
+        raise TrainingFailed(
+            f"the tokenizer has token ids up to {highest}, the model only {size} embeddings",
+            hint="tokenizer and model do not belong together, or tokens were added without resizing the model",
+        )

@@ -83,14 +83,12 @@ class Prepared:
 class Templater:
     """Turns conversations into text and marks which characters are learned."""
 
-    def __init__(self, tokenizer: Any, *, learn_all: bool = False, stop_ids: Iterable[int] = ()) -> None:
+    def __init__(self, tokenizer: Any, *, learn_all: bool = False) -> None:
         self.tokenizer = tokenizer
         self.learn_all = learn_all
         self.notes: Counter[str] = Counter()
         self.own_template = bool(getattr(tokenizer, "chat_template", None))
-        # Tokens that generation stops at; the template's own end-of-turn token may have to be added to them.
-        self.stop_ids = {tokenizer.eos_token_id, *stop_ids} - {None}
-        self.turn_ends: set[int] = set()
+        self.turn_ends: set[int] = set()  # tokens seen at the end of an answer: generation must stop at them
         self.special_ids = set(tokenizer.all_special_ids) | {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
 
     @property
@@ -109,7 +107,9 @@ class Templater:
         try:
             text: str = self.tokenizer.apply_chat_template(turns, tools=tools, tokenize=False, add_generation_prompt=prompt)
         except Exception as error:  # templates raise what they like, mostly jinja2.TemplateError
-            raise InputError(f"row {example.row}: the chat template refuses this conversation: {error}", hint="roles usually alternate between user and assistant, after at most one system turn") from None
+            raise InputError(
+                f"row {example.row}: the chat template refuses this conversation: {error}", hint="roles usually alternate between user and assistant, after at most one system turn"
+            ) from None
         return text
 
     def spans(self, example: Example) -> tuple[str, list[tuple[int, int]]]:
@@ -178,7 +178,9 @@ class Templater:
         asked = example.messages[:-1] if last.role == "assistant" else example.messages
         prompt = self.rendered(asked, example, prompt=True) if asked else ""
         key = "\n".join(f"{item.role}: {_normal(item.content)}" for item in asked if item.role != "system")
-        return self._row(example, ids, learned, prompt=prompt, shown=asked[-1].content if asked else "", expected=last.content if last.role == "assistant" else "", key=key, text=_normal(full))
+        return self._row(
+            example, ids, learned, prompt=prompt, shown=asked[-1].content if asked else "", expected=last.content if last.role == "assistant" else "", key=key, text=_normal(full)
+        )
 
     def _mark(self, ids: list[int], offsets: list[tuple[int, int]], learned: list[bool], start: int, end: int, full: str) -> None:
         """Mark the tokens of one answer, and stop at the token that ends its turn."""
@@ -227,7 +229,9 @@ class Templater:
 
     def _tokens(self, text: str, *, special: bool) -> tuple[list[int], list[tuple[int, int]]]:
         if not self.tokenizer.is_fast:
-            raise InputError("this model's tokenizer cannot say which token comes from which text (it has no fast version)", hint="convert it to tokenizer.json, or take another model")
+            raise InputError(
+                "this model's tokenizer cannot say which token comes from which text (it has no fast version)", hint="convert it to tokenizer.json, or take another model"
+            )
         encoded = self.tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, return_attention_mask=False)
         return list(encoded["input_ids"]), [tuple(pair) for pair in encoded["offset_mapping"]]
 

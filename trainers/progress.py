@@ -39,7 +39,11 @@ class Display:
             from rich.progress import BarColumn, Progress, TextColumn
 
             self.bar = Progress(
-                TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.completed}/{task.total}"), TextColumn("{task.fields[text]}"), console=Console(stderr=True)
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=None),
+                TextColumn("{task.completed}/{task.total}"),
+                TextColumn("{task.fields[text]}"),
+                console=Console(stderr=True),
             )
             self.bar.start()
             self.task = self.bar.add_task(label, total=steps, text="")
@@ -60,7 +64,9 @@ class Display:
 class Watch(TrainerCallback):
     """Writes a metrics line per logged step, moves the display, marks checkpoints, and stops a run whose loss is not finite."""
 
-    def __init__(self, *, metrics: Path | None, stage: str, task: str | None, label: str, steps: int, memory: MemoryMeter, mark: str = "", scaled: bool = False, shown: bool = True) -> None:
+    def __init__(
+        self, *, metrics: Path | None, stage: str, task: str | None, label: str, steps: int, memory: MemoryMeter, mark: str = "", scaled: bool = False, shown: bool = True
+    ) -> None:
         self.metrics, self.stage, self.task, self.steps = metrics, stage, task, steps
         self.memory, self.mark, self.scaled = memory, mark, scaled
         self.display_args = (label, steps, shown)

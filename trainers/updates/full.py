@@ -20,9 +20,16 @@ def faults(stage: Stage) -> list[Fault]:
     """A quantised base cannot be trained, nor can bare 16-bit floats without their scale."""
     found = []
     if stage.quantization is not None:
-        found.append(Fault(what=f"stage {stage.name}: quantization {stage.quantization} needs a frozen base, and update full trains the weights themselves", allowed="update: lora"))
+        found.append(
+            Fault(what=f"stage {stage.name}: quantization {stage.quantization} needs a frozen base, and update full trains the weights themselves", allowed="update: lora")
+        )
     if stage.weights_dtype == "float16":
-        found.append(Fault(what=f"stage {stage.name}: float16 weights cannot be trained in place: their gradients underflow", allowed="weights_dtype: bfloat16, or float32 with precision: mixed"))
+        found.append(
+            Fault(
+                what=f"stage {stage.name}: float16 weights cannot be trained in place: their gradients underflow",
+                allowed="weights_dtype: bfloat16, or float32 with precision: mixed",
+            )
+        )
     return found
 
 

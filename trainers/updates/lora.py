@@ -61,6 +61,8 @@ def _check_targets(targets: str | list[str], model: Any, stage: Stage) -> None:
     # One text is a regular expression to PEFT; a list holds names or name endings.
     missing = [] if isinstance(targets, str) else [target for target in targets if target.rsplit(".", 1)[-1] not in linear | {"embed_tokens"}]
     if missing:
-        raise InputError(f"stage {stage.name}: target_modules names no layer of this model: {', '.join(missing)}", allowed=f"all-linear, or some of: {', '.join(sorted(linear - {'lm_head'}))}")
+        raise InputError(
+            f"stage {stage.name}: target_modules names no layer of this model: {', '.join(missing)}", allowed=f"all-linear, or some of: {', '.join(sorted(linear - {'lm_head'}))}"
+        )
     if "lm_head" in targets:
         raise InputError(f"stage {stage.name}: target_modules names lm_head, whose correction the loss would not see", allowed="all-linear leaves it out")
