@@ -70,7 +70,8 @@ def _fitted_stage(ruleset: Ruleset, situation: Situation, facts: Mapping[str, An
         changed = {**settings, **_batch_settings(trial, batch, update)}
         cost = _stage_estimate(situation, objective, update, quantization, changed, str(trial["sharding"] or ""))
         rank = ORDER.index(cost.fits)
-        if best is None or rank < best[0]:
+        # Of settings that are all too big the last is kept: the smallest need, and so the shortest way out.
+        if best is None or rank < best[0] or cost.fits == "too_big" == best[2].fits:
             best = (rank, changed, cost)
         if rank <= 1:
             break

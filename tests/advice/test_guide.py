@@ -1,0 +1,112 @@
+"""The guide's six scenarios, by the guide's rules alone and by default."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from advisor.cli import advise
+
+SCENARIOS = [  # what a scenario states, and what the guide's row answers
+    ("Scenario 1: Customer Service Bots, Business Q&A", ["--task", "customer_service"], {"sft+lora", "sft+qlora"}),
+    ("Scenario 1: Customer Service Bots, Business Q&A", ["--task", "qa"], {"sft+lora", "sft+qlora"}),
+    ("Scenario 2: Injecting Domain Expertise (Law, Medicine)", ["--task", "domain_expertise"], {"cpt>sft+full", "cpt>sft+lora"}),
+    ("Scenario 3: Multi-Department Enterprise AI", ["--task", "multi_department"], {"sft+adapter@per_task"}),
+    ("Scenario 4: Building a ChatGPT-like Assistant", ["--task", "chat_assistant"], {"sft>rm>ppo+lora", "sft>rm>ppo+full", "sft>rm>ppo+qlora"}),
+    ("Scenario 5: Limited Budget, One GPU", ["--task", "other", "--budget", "low", "--gpus", "1"], {"sft+qlora"}),
+    ("Scenario 6: Text Generation (Writing, Summaries, Rewriting)", ["--task", "generation"], {"sft+lora"}),
+]
+
+
+def answer(*flags, code=0):
+    """The JSON document of one call."""
+    done = CliRunner().invoke(advise, ["--json", *flags], catch_exceptions=False)
+    assert done.exit_code == code, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("layers", [["--rules", "document"], []], ids=["guide-alone", "default"])
+@pytest.mark.parametrize(("row", "flags", "accepted"), SCENARIOS, ids=[row.split(":")[0].replace(" ", "-") + "-" + flags[1] for row, flags, _ in SCENARIOS])
+def test_a_scenario_is_answered_as_the_guide_does(row, flags, accepted, layers):
+    """Given only what a scenario states, the answer is the guide's, and its row is named."""
+    hardware = [] if "--gpus" in flags else ["--gpu", "unknown"]
+    document = answer(*flags, *layers, *(hardware or ["--gpu-memory", "24"]))
+    assert document["recommendation"]["composition"] in accepted
+    assert document["guide"]["composition"] == document["recommendation"]["composition"]
+    assert row in document["guide"]["row"]
+
+
+def test_every_method_of_the_guide_is_answered_for():
+    """Full, adapter, LoRA, QLoRA, SFT and RLHF appear as the recommendation or with a reason why not."""
+    document = answer("--task", "customer_service", "--budget", "low", "--gpu", "RTX 4090", "--model", "Qwen/Qwen3-8B")
+    said = [document["recommendation"]["composition"], *(item["composition"] for item in document["alternatives"])]
+    for scheme in ("full", "adapter", "lora", "qlora", "prefix"):
+        assert any(text.endswith(f"+{scheme}") for text in said), scheme
+    assert any("rm>ppo" in text for text in said)
+    assert all(item["because"] for item in document["alternatives"])
+
+
+def test_what_does_not_fit_says_so_in_numbers():
+    """Full fine-tuning of 8B on 24 GiB is ruled out by two numbers."""
+    document = answer("--task", "qa", "--gpu", "RTX 4090", "--model", "Qwen/Qwen3-8B")
+    full = next(item for item in document["alternatives"] if item["composition"] == "sft+full")
+    assert full["verdict"] == "too_big"
+    reason = full["because"][0]
+    assert reason["unit"] == "GiB"
+    assert reason["needs"] > 60  # 8 bytes a weight of 8.19e9 weights alone are 61 GiB
+    assert 23 < reason["has"] < 24.1
+    assert any(flip["effort"] == "money" and flip["to"] == "sft+full" for flip in document["flips"])
+
+
+def test_a_stated_number_of_tasks_asks_for_modules():
+    """Only a stated n_tasks counts: then each task gets its own module on one base."""
+    assert answer("--task", "qa", "--n-tasks", "12", "--gpu", "unknown")["recommendation"]["composition"] == "sft+adapter@per_task"
+    assert answer("--task", "qa", "--gpu", "unknown")["recommendation"]["composition"] == "sft+lora"
+
+
+def test_a_reward_model_needs_preference_pairs():
+    """With paired data alone the guide's pipeline for assistants is ruled out by its own requirement."""
+    document = answer("--task", "chat_assistant", "--data-kind", "paired", "--gpu", "unknown")
+    assert document["recommendation"]["composition"] == "sft+lora"
+    ppo = next(item for item in document["alternatives"] if "ppo" in item["composition"])
+    assert ppo["verdict"] == "forbidden"
+    assert ppo["because"][0]["rule"] == "document/rlhf-needs-preference-data"
+
+
+def test_limits_of_money_and_time_change_the_method():
+    """usd and hours are constraints: what breaks them is ruled out with both numbers."""
+    flags = ("--task", "domain_expertise", "--data-kind", "paired", "--data-rows", "200000", "--data-tokens", "100000000", "--model", "Qwen/Qwen3-8B", "--gpu", "H200")
+    free = answer(*flags)
+    assert free["recommendation"]["composition"] == "sft+full"
+    full_hours = free["recommendation"]["estimate"]["hours"]
+    assert full_hours > 1
+    bound = answer(*flags, "--budget", f"hours={full_hours * 0.95:.2f}")
+    assert bound["recommendation"]["composition"] != "sft+full"
+    full = next(item for item in bound["alternatives"] if item["composition"] == "sft+full")
+    assert full["because"][0]["unit"] == "h"
+
+
+def test_nothing_fits_still_answers():
+    """A model far too large for the card: exit code 3, the wanted method, and what would hold it."""
+    document = answer("--task", "qa", "--gpu", "RTX 3060", "--model", "meta-llama/Llama-3.1-70B", code=3)
+    assert document["recommendation"]["composition"].startswith("sft+")
+    assert document["recommendation"]["estimate"]["fits"] == "too_big"
+    assert any(flip["effort"] == "money" for flip in document["flips"])
+
+
+def test_without_hardware_and_model_nothing_is_ruled_out():
+    """Fit is unknown, which forbids no method."""
+    document = answer("--task", "qa", "--gpu", "unknown")
+    assert document["recommendation"]["estimate"]["fits"] == "unknown"
+    assert {item["verdict"] for item in document["alternatives"]} == {"ranked_lower"}
+    assert "gpu" in document["unknown"]
+
+
+def test_choose_takes_another_candidate(tmp_path):
+    """--choose needs --force for what is ranked lower, and never takes what cannot run."""
+    base = ["--json", "--task", "qa", "--gpu", "RTX 4090", "--model", "Qwen/Qwen3-8B"]
+    refused = CliRunner().invoke(advise, [*base, "--choose", "sft+qlora"])
+    assert "not recommended" in str(refused.exception)
+    assert answer(*base[1:], "--choose", "sft+qlora", "--force")["recommendation"]["composition"] == "sft+qlora"
+    impossible = CliRunner().invoke(advise, [*base, "--choose", "sft+full", "--force"])
+    assert "cannot be taken" in str(impossible.exception)
