@@ -77,12 +77,13 @@ def stated_answers(answers_file: str | None, options: Mapping[str, Any]) -> tupl
 
 def rules_of(rule_layers: tuple[str, ...]) -> tuple[Ruleset, Ruleset]:
     """The rules that decide, and the guide's rules alone."""
-    from advisor.ruleset.load import SHIPPED_LAYERS, load_rules
+    from advisor.ruleset.load import SHIPPED_LAYERS, load_rules, only_layer
 
     wanted = rule_layers or tuple(filter(None, os.environ.get("ADVISE_RULES", "").split(os.pathsep)))
     layers = ("document",) if "document" in wanted else SHIPPED_LAYERS
     overlays = tuple(Path(path) for path in wanted if path not in SHIPPED_LAYERS)
-    return load_rules(layers, overlays), load_rules(("document",))
+    ruleset = load_rules(layers, overlays)
+    return ruleset, only_layer(ruleset, "document") if not ruleset.disabled else load_rules(("document",))
 
 
 # --------------------------------------------------------------------------- advising

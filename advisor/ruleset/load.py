@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -214,6 +215,12 @@ class _Loader:
                 }.get(fact.type, f"{', '.join(map(str, fact.values))}, unknown, or a list of these")
                 self.fault(document, path, f"'{name}' cannot be {part!r}", f"allowed: {allowed}", nearest(part, map(str, fact.values)))
         return Condition(fact=name, values=frozenset(values), intervals=tuple(intervals), unknown=unknown, text=f"{name} is {' or '.join(words)}")
+
+
+def only_layer(ruleset: Ruleset, layer: str) -> Ruleset:
+    """The same rule set with one layer alone on top of the base: cheaper than reading the files again."""
+    rules = {table: tuple(rule for rule in listed if rule.layer in ("base", layer)) for table, listed in ruleset.rules.items()}
+    return replace(ruleset, rules=rules, layers=(layer,))
 
 
 @cache
