@@ -24,6 +24,7 @@ INT8_BYTES = 1.0
 RERUN_MLP, RERUN_HIDDEN = 12, 24
 # Loss on full logits: bf16 logits, their float32 copy, the shifted copy, log-softmax and its gradient.
 LOSS_FULL_BYTES, LOSS_FUSED_BYTES = 15.0, 8.0
+LOSS_FLOAT32_BYTES = 12.0  # logits in float32 from the start: themselves, log-softmax, gradient
 LIT_LOSS_BYTES = 7.0
 LOSS_HIDDEN_BYTES = 6  # the last hidden states, their float32 norm
 TILE_TOKENS, TILE_WORDS = 4096, 32768  # trl/kernels/chunked_logprob.py
@@ -108,8 +109,8 @@ def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> Setting:
         if sharding == "fsdp" and spec.precision == "mixed":
             train_bytes = weight_bytes = 4  # accelerate upcasts the flat parameters
     else:
-        # TRL stores the adapters of a quantised base in bf16, PEFT all others in float32.
-        train_bytes = 2 if spec.quantization and spec.framework in (None, "trl") and not cpu else 4
+        # PEFT keeps adapters in float32, and so do the bundled trainers; TRL alone turns those of a quantised base into bf16.
+        train_bytes = 2 if spec.quantization and spec.framework == "trl" else 4
     bf16_compute = sharding == "fsdp" and spec.update == "full" and (spec.precision == "mixed" or spec.weights_dtype != "float32")
     # The residual stream follows the embedding's dtype; float32 after prepare_model_for_kbit_training, which upcasts norms and embeddings.
     upcast = spec.kbit_prepared or weight_bytes == 4 or (sharding == "fsdp" and spec.update != "full" and spec.framework is not None)
@@ -119,7 +120,8 @@ def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> Setting:
     checkpointing = "none" if not spec.gradient_checkpointing else (spec.gradient_checkpointing if isinstance(spec.gradient_checkpointing, str) else "full")
     if checkpointing not in ("none", "full", "selective", "offload"):
         checkpointing = "full"
-    loss = spec.loss or ("full" if spec.objective in ("orpo", "ppo") else "chunked")
+    # The bundled trainers score in tiles on a card; on the CPU they hold the logits of the learned tokens whole.
+    loss = spec.loss or ("full" if spec.objective in ("orpo", "ppo") or (cpu and spec.objective in ("sft", "cpt")) else "chunked")
     doubled = 2 if spec.objective in ("dpo", "orpo", "rm") else 1
     rows = spec.micro_batch_size * doubled
     return Setting(
@@ -276,29 +278,61 @@ def _activations(s: Setting) -> list[Term]:
 
 
 def _layer_bytes(s: Setting) -> float:
-    """Bytes per token that one layer keeps without checkpointing, by what its operations save for the backward pass."""
+    """Bytes per token that one layer keeps without checkpointing, by what its operations save for the backward pass.
+
+    Compared with what autograd really keeps in tests/estimate/test_against_torch.py.
+    """
     d, spec = s.dims, s.spec
     wide = 4 if s.weight_bytes == 4 and spec.precision != "mixed" else 2
-    dropout = 1 if s.framework or spec.options.get("dropout") else 0  # a byte of mask before each adapter
-    trains = spec.update == "full"
-    adapted = targets(d, spec) if spec.update == "lora" else ()
-    if not d.gated or spec.compile or any(name in s.framework for name in FUSED_NORMS):
-        total: float = 4 * wide * d.hidden  # two norms: input and result
-    else:
-        total = 16 * d.hidden + s.hidden_bytes * d.hidden  # two norms in eager code: a float32 copy, its product, the result
+    frozen = spec.update != "full"
+    lit = s.framework.startswith("lit")
     if not d.gated:
-        total += s.hidden_bytes * d.hidden
-    total += wide * (d.q_size + 2 * d.kv_size) + 2 * wide * d.q_size  # q, k, v; the attention's output, and what rotating q and k keeps
-    mlp = 3 if d.gated else 1  # gate, up and the activated gate; or the value before the activation
-    if trains or "down_proj" in adapted or (spec.quantization and s.framework):
-        mlp += 1  # the last matrix keeps its input only if something behind it trains, or under bitsandbytes before 0.43
-    total += wide * mlp * d.width
-    if adapted:
-        for name in adapted:  # each adapter keeps its own cast of its input
-            sizes = d.linear(name)
-            total += (2 + dropout) * sizes[0] * min(sizes[2], max(1, d.width // max(1, d.expert_width))) if sizes else 0
+        total: float = 4 * wide * d.hidden + s.hidden_bytes * d.hidden  # two LayerNorms: input and result
+    elif spec.compile or any(name in s.framework for name in FUSED_NORMS):
+        total = 4 * wide * d.hidden
+    elif frozen and not lit:
+        total = 8 * d.hidden  # two RMSNorms in eager code: a float32 copy each; a frozen scale needs no result
+    else:
+        total = 16 * d.hidden + s.hidden_bytes * d.hidden  # the float32 copy, its product, the result
+    total += wide * (2 * d.q_size + 2 * d.kv_size)  # q, k, v and the attention's output
+    if not frozen or lit:
+        total += wide * d.q_size  # the output projection's own input, and what rotating q and k keeps
+    total += wide * (3 if d.gated else 1) * d.width  # gate, up and the activated gate; or the value before the activation
+    adapted = targets(d, spec) if spec.update == "lora" else ()
+    if not frozen or (spec.quantization and s.framework):
+        total += wide * d.width  # the last matrix keeps its input if it trains, or under bitsandbytes before 0.43
+    elif spec.update == "adapter":
+        total += (2 if spec.options.get("placement") == "houlsby" else 1) * 4 * d.hidden
+    total += _adapter_inputs(s, adapted, wide, lit)
     if spec.attention == "eager":
         total += 5 * d.heads * spec.seq_len * (wide / 2)
+    return total
+
+
+def _adapter_inputs(s: Setting, adapted: Sequence[str], wide: int, lit: bool) -> float:
+    """Bytes per token of the inputs that LoRA's first matrices keep.
+
+    In the weights' own dtype layers with the same input share it; float32 adapters beside 16-bit weights cast a copy each,
+    which autocast casts back to 16 bit; dropout keeps its result and a mask for each.
+    """
+    d, spec = s.dims, s.spec
+    dropout = 1 if s.framework or spec.options.get("dropout") else 0
+    own_copy = s.train_bytes != wide or dropout
+    kept = wide if s.train_bytes == wide else (4 if spec.precision == "pure" and not s.framework else 2)
+    total, seen = 0.0, set()
+    for name in adapted:
+        sizes = d.linear(name)
+        if sizes is None:
+            continue
+        source = "down" if name.endswith("down_proj") else "attention" if name == "o_proj" else "mlp" if name in ("gate_proj", "up_proj", "gate_up") else "hidden"
+        width = d.width if source == "down" else sizes[0]
+        if own_copy:
+            total += (kept + dropout) * width
+        elif source not in seen and source != "attention":  # the attention's output is kept anyway
+            total += kept * width
+        seen.add(source)
+    if lit and "down" in seen:
+        total += wide * d.width
     return total
 
 
@@ -332,7 +366,7 @@ def _loss(s: Setting) -> list[Term]:
             f"tiles of {TILE_TOKENS:,} tokens x {TILE_WORDS:,} words instead of whole logits{', and a float32 gradient of the output matrix' if s.spec.update == 'full' else ''}"
         )
         return [_term("logits and loss", size, because, src.TRL_LOSS)]
-    per = LOSS_FUSED_BYTES if s.loss == "fused" else LOSS_FULL_BYTES
+    per = LOSS_FUSED_BYTES if s.loss == "fused" else LOSS_FLOAT32_BYTES if s.cpu else LOSS_FULL_BYTES
     return [_term("logits and loss", hidden + tokens * d.vocab * per, f"{tokens:,} tokens x {d.vocab:,} words x {per:g} B ({s.loss} logits)", src.LOSS)]
 
 
