@@ -229,8 +229,9 @@ class _Nvml:
             spec = gpus[0].spec
             return _nvlink_text(min(links), None if spec is None else spec.id)
         partly = f"; NVLink on {sum(count > 0 for count in links)} of {len(links)} cards" if any(links) else ""
-        generation = self.ask(self.nvml.nvmlDeviceGetMaxPcieLinkGeneration, handles[0])  # the current one falls when idle
-        width = self.ask(self.nvml.nvmlDeviceGetCurrPcieLinkWidth, handles[0])
+        # The slowest slot counts. The current generation falls when a card idles, its width does not.
+        generation = min((found for handle in handles if (found := self.ask(self.nvml.nvmlDeviceGetMaxPcieLinkGeneration, handle))), default=None)
+        width = min((found for handle in handles if (found := self.ask(self.nvml.nvmlDeviceGetCurrPcieLinkWidth, handle))), default=None)
         if not generation:
             return partly.removeprefix("; ") or None
         return f"PCIe {generation}{f' x{width}' if width else ''}{partly}"

@@ -124,14 +124,19 @@ def _install(hardware: Hardware, build: TorchBuild) -> str:
 
     generation = _generation(hardware.cuda_version)
     capabilities = [gpu.compute_capability for gpu in hardware.gpus if gpu.compute_capability is not None]
-    for key, row in sorted(cuda_facts()["pip_torch"].items(), key=lambda item: -int(item[0])):
+    rows = {int(key): row for key, row in cuda_facts()["pip_torch"].items()}
+    able = []
+    for key, row in sorted(rows.items(), reverse=True):
         first, last = capability(row["from"]), capability(row["to"])
-        runs = generation is None or generation >= int(key)
-        if runs and first is not None and last is not None and all(first <= has <= last for has in capabilities):
-            requirement = row["requirement"] if row["requirement"] != "torch" else f"torch=={_release(build)}"
-            return f'pip install --force-reinstall "{requirement}"'
-    if generation is not None and generation < min(int(key) for key in cuda_facts()["pip_torch"]):
-        return f"first a driver{_driver_from(min(int(key) for key in cuda_facts()['pip_torch']))}, then pip install --force-reinstall torch"
+        if (generation is None or generation >= key) and first is not None and last is not None and all(first <= has <= last for has in capabilities):
+            able.append(row)
+    for row in able:  # the installed release stays where its default wheel would do
+        if _at_least(build.version, row["releases_from"]) and _below(build.version, row.get("releases_below")):
+            return f'pip install --force-reinstall "torch=={_release(build)}"'
+    if able:
+        return f'pip install --force-reinstall "{able[0]["requirement"]}"'
+    if generation is not None and generation < min(rows):
+        return f"first a driver{_driver_from(min(rows))}, then pip install --force-reinstall torch"
     return "a CUDA 12.6 build of PyTorch, as its site says (plain pip brings none for this card)"
 
 

@@ -58,7 +58,7 @@ def _listed(boards: Sequence[Board], value: str, environ: Mapping[str, str]) -> 
         chosen.append(device)
         by_index = by_index or not entry.startswith(("GPU-", "MIG-"))
     names = {board.gpu.name for board in boards}
-    if by_index and len(names) > 1 and environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
+    if by_index and len(names) > 1 and len(chosen) < len(boards) and environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
         notes.append(
             f"{VARIABLE}={value}: the cards differ and CUDA numbers the fastest first, this list by the slot, so another card may be meant; "
             "set CUDA_DEVICE_ORDER=PCI_BUS_ID or name the card by its UUID"

@@ -86,18 +86,22 @@ def print_probe(hardware: Hardware, console: Console) -> None:
     facts.add_column(overflow="fold")
     for label, value in _lines(hardware):
         facts.add_row(Text(label), Text(value))
-    console.print(Padding(facts, (0, 0, 0, 2)))
+    console.print(Padding(facts, (0, 0, 0, 2), expand=False))
     for note in hardware.notes:
-        console.print(Padding(Text(f"note: {note}"), (0, 0, 0, 2)))
+        console.print(Padding(Text(f"note: {note}"), (0, 0, 0, 2), expand=False))
     if hardware.problem:
-        console.print(Padding(Text(f"problem: {hardware.problem}", style="bold red"), (0, 0, 0, 2)))
+        what, _, install = hardware.problem.partition(" Install: ")
+        console.print(Padding(Text(f"problem: {what}", style="bold red"), (0, 0, 0, 2), expand=False))
+        if install:
+            console.print(Text(f"  install: {install}"), soft_wrap=True)  # one line, to be copied
 
 
 def _lines(hardware: Hardware) -> list[tuple[str, str]]:
     """Label and text of every line; a line about something not known is left out, absence of a card is not."""
     lines: list[tuple[str, str]] = []
     if not hardware.gpus:
-        lines.append(("graphics card", KINDS[hardware.kind]))
+        seen = "none that can be used: training runs on the processor" if hardware.kind == "cpu" and hardware.driver_version else KINDS[hardware.kind]
+        lines.append(("graphics card", seen))
     for count, gpu in _grouped(hardware.gpus):
         lines.append(("graphics card", f"{f'{count} x ' if count > 1 else ''}{gpu.name}"))
         lines.append(("", _memory(gpu, each=count > 1)))
@@ -154,7 +158,7 @@ def _ability(gpu: Gpu) -> str:
     elif gpu.spec is None:
         parts.append("speed not known (not in the catalogue)")
     elif gpu.spec.price_usd_per_h is not None:
-        parts.append(f"rents at {format_usd(gpu.spec.price_usd_per_h)}/h ({gpu.spec.price_note})")
+        parts.append(f"in the cloud {format_usd(gpu.spec.price_usd_per_h)}/h ({gpu.spec.price_note})")
     return ", ".join(parts)
 
 

@@ -111,6 +111,13 @@ def test_an_index_among_different_cards_is_called_ambiguous(probed: Probed) -> N
     assert found["gpus"][0]["bf16"] is False  # 7.5, whatever emulation PyTorch counts
 
 
+def test_the_slowest_slot_is_what_connects_cards(probed: Probed) -> None:
+    """Two cards in unlike slots reach each other at the lower generation and width; choosing all of them leaves no doubt about an index."""
+    found = probed("mixed_cards", CUDA_VISIBLE_DEVICES="0,1")
+    assert found["interconnect"] == "PCIe 3 x8"
+    assert found["notes"] == []
+
+
 def test_a_driver_without_a_card_is_a_fact(probed: Probed) -> None:
     """A loaded driver without a device leaves the CPU and says so."""
     found = probed("no_device")

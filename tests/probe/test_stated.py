@@ -1,0 +1,130 @@
+"""Hardware a person states."""
+
+from __future__ import annotations
+
+import pytest
+
+from advisor.errors import InputError
+from advisor.probe import cpu_hardware, stated_hardware
+from advisor.types import Gpu, Hardware
+from advisor.units import GIB, MIB
+
+
+def test_a_known_card_brings_its_facts() -> None:
+    """Name, memory, capability and bf16 of the catalogue, as often as stated, with the link between them."""
+    hardware, warnings = stated_hardware("RTX 4090", 2, from_flag=True)
+    assert warnings == ()
+    assert (hardware.kind, hardware.origin, len(hardware.gpus)) == ("cuda", "stated", 2)
+    gpu = hardware.gpus[0]
+    assert (gpu.memory_total_bytes, gpu.compute_capability, gpu.bf16) == (24564 * MIB, (8, 9), True)
+    assert hardware.interconnect == "PCIe 4 x16"
+    assert hardware.device_memory_bytes == 24564 * MIB
+    assert hardware.ram_total_bytes is None  # of a machine nobody described
+
+
+def test_one_card_has_no_link() -> None:
+    """A link between cards is only named where there are several."""
+    assert stated_hardware("H100 SXM", from_flag=True)[0].interconnect is None
+
+
+def test_a_count_may_stand_in_the_name() -> None:
+    """ "8x H100 SXM" is eight cards; a count beside it that differs is refused."""
+    assert len(stated_hardware("8x H100 SXM", from_flag=True)[0].gpus) == 8
+    assert len(stated_hardware("2 x RTX 3090", 2, from_flag=True)[0].gpus) == 2
+    with pytest.raises(InputError, match=r"--gpu says 8 cards, --gpus says 4"):
+        stated_hardware("8x H100 SXM", 4, from_flag=True)
+
+
+def test_less_memory_than_sold_is_noted() -> None:
+    """A T4 sold as 16 GB shows 15 GiB: planned with 15, and said."""
+    hardware, _ = stated_hardware("T4", memory_gib=16, from_flag=True)
+    assert hardware.device_memory_bytes == 15 * GIB
+    assert hardware.notes == ("T4: sold as 16 GB, its driver shows 15.0 GiB",)
+
+
+def test_an_unknown_card_with_memory_is_used_as_given() -> None:
+    """A name outside the catalogue with its memory is a CUDA card of that size with unknown speed, and a warning says so."""
+    hardware, warnings = stated_hardware("A800", 8, 80, from_flag=False)
+    assert (hardware.kind, len(hardware.gpus), hardware.device_memory_bytes) == ("cuda", 8, 80 * GIB)
+    assert (hardware.gpus[0].name, hardware.gpus[0].spec) == ("A800", None)
+    assert any("not in the GPU catalogue" in warning for warning in warnings)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("AMD Radeon W7900", "rocm"), ("MI308X", "rocm"), ("Apple M9 Ultra", "mps"), ("48 GB card", "cuda")])
+def test_the_vendor_of_an_unknown_card_is_read_from_its_name(name: str, kind: str) -> None:
+    """An unknown AMD or Apple name is not taken for a CUDA card."""
+    assert stated_hardware(name, memory_gib=48, from_flag=True)[0].kind == kind
+
+
+def test_an_unknown_card_without_memory_is_an_error_as_a_flag() -> None:
+    """As a flag it stops with the nearest names and the way out."""
+    with pytest.raises(InputError, match=r"--gpu: unknown GPU 'RTX 4091'(.|\n)*did you mean RTX 4090(.|\n)*--gpu-memory GIB"):
+        stated_hardware("RTX 4091", from_flag=True)
+
+
+def test_an_unknown_card_without_memory_is_unknown_hardware_in_a_file() -> None:
+    """In a file it rules nothing out and is a warning."""
+    hardware, warnings = stated_hardware("RTX 4091", from_flag=False)
+    assert (hardware.kind, hardware.gpus, hardware.device_memory_bytes) == ("unknown", (), None)
+    assert any("gpu.name: unknown GPU 'RTX 4091'" in warning for warning in warnings)
+
+
+def test_a_chip_sold_with_several_sizes_needs_its_memory() -> None:
+    """An Apple chip's memory depends on the computer: asked for, never guessed."""
+    with pytest.raises(InputError, match="several memory sizes"):
+        stated_hardware("M4 Max", from_flag=True)
+    hardware, _ = stated_hardware("M4 Max", memory_gib=48, from_flag=True)
+    assert (hardware.kind, hardware.device_memory_bytes) == ("mps", 48 * GIB)
+
+
+def test_a_memory_alone_is_some_card() -> None:
+    """--gpu-memory 24 is a CUDA card with 24 GiB of which nothing else is known."""
+    for name in (None, "unknown"):
+        hardware, warnings = stated_hardware(name, None, 24, from_flag=True)
+        assert (hardware.kind, hardware.device_memory_bytes, warnings) == ("cuda", 24 * GIB, ())
+        assert hardware.gpus[0].compute_capability is None
+
+
+def test_unknown_rules_nothing_out() -> None:
+    """`unknown` is hardware of which nothing is known."""
+    hardware, warnings = stated_hardware("unknown", from_flag=False)
+    assert (hardware.kind, hardware.origin, hardware.device_memory_bytes, warnings) == ("unknown", "unknown", None, ())
+
+
+def test_none_is_the_processor_of_this_machine() -> None:
+    """`none` plans with the memory and the cores of this machine, in whatever case it is written."""
+    for name in ("none", "None"):
+        hardware, warnings = stated_hardware(name, from_flag=True)
+        assert (hardware.kind, hardware.origin, hardware.gpus, warnings) == ("cpu", "stated", (), ())
+        assert hardware.cpu_cores is not None
+        assert hardware.cpu_cores >= 1
+        assert hardware.device_memory_bytes is not None
+        assert hardware.device_memory_bytes > 0
+
+
+def test_the_processor_of_a_probed_machine_keeps_its_other_facts() -> None:
+    """A probed machine without its cards keeps memory and software and loses what concerned the card."""
+    machine = Hardware(kind="cuda", origin="probed", gpus=(Gpu(name="x", memory_total_bytes=1),), cpu_cores=7, ram_total_bytes=5, driver_version="1", problem="old driver")
+    cpu = cpu_hardware(machine)
+    assert (cpu.kind, cpu.gpus, cpu.cpu_cores, cpu.ram_total_bytes, cpu.driver_version, cpu.problem) == ("cpu", (), 7, 5, None, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "memory_gib", "says"),
+    [
+        ("none", None, 24, "--gpu none contradicts --gpu-memory"),
+        ("none", 2, None, "--gpu none contradicts --gpus"),
+        ("RTX 4090", 0, None, "--gpus: 0 GPUs"),
+        ("RTX 4090", -1, None, "--gpus: -1 GPUs"),
+        ("0x RTX 4090", None, None, "--gpu: 0 GPUs"),
+        ("RTX 4090", None, 0, "--gpu-memory: 0 GiB"),
+        ("RTX 4090", None, -24, "--gpu-memory: -24 GiB"),
+        ("RTX 4090", None, 24_000_000_000, "--gpu-memory"),
+        (None, 2, None, "how many cards, not which"),
+    ],
+)
+def test_contradictions_and_impossible_numbers_are_refused(name: str | None, count: int | None, memory_gib: float | None, says: str) -> None:
+    """Statements that exclude each other, and numbers no machine has, are errors that name the flag."""
+    with pytest.raises(InputError) as caught:
+        stated_hardware(name, count, memory_gib, from_flag=True)
+    assert says in str(caught.value)
