@@ -211,7 +211,8 @@ def _checked(text: str, check: Check) -> str:
 def number_of(text: str, fact: Fact) -> int | float:
     """The number somebody typed: '5000', '5,000', '5 000', '5k', '1.2m'. Raises ValueError in words."""
     compact = re.sub(r"^(about|ca\.?|circa|~|≈)\s*", "", text.strip().lower())
-    compact = re.sub(r"(?<=[0-9])[,_'’ \u00a0\u202f](?=[0-9]{3}(?![0-9]))", "", compact).replace(" ", "")
+    compact = re.sub(r"(?<=[0-9])[,_'’ \u00a0\u202f](?=[0-9]{3}(?![0-9]))", "", compact)
+    compact = re.sub(r"\s+(?=[kmb]$)", "", compact)
     if fact.integer and THOUSANDS_BY_POINT.match(compact):
         raise ValueError(f"{text} can be read in two ways: write {compact.replace('.', '')} or {compact.split('.')[0]}.")
     match = NUMBER.match(compact)
