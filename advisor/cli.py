@@ -308,17 +308,18 @@ def run_made_plan(plan: Plan, comments: Comments, settings: Mapping[str, Any], *
     """Write a plan that was just made into its run folder and train it. Returns the exit code."""
     from advisor.launch import run_plan
 
-    return _finished(run_plan(plan, comments=comments, **_run_arguments(settings)), as_json=as_json)
+    return _finished(run_plan(plan, comments=comments, **run_arguments(settings)), as_json=as_json)
 
 
 def run_plan_file(path: Path, settings: Mapping[str, Any], *, as_json: bool = False) -> int:
     """Train a launch file. Returns the exit code."""
     from advisor.launch import run_plan
 
-    return _finished(run_plan(path, **_run_arguments(settings)), as_json=as_json)
+    return _finished(run_plan(path, **run_arguments(settings)), as_json=as_json)
 
 
-def _run_arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
+def run_arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The launcher's arguments for the options of a run."""
     arguments = {key: value for key, value in settings.items() if key != "no_judge" and value not in (None, ())}
     return {**arguments, "judge": not settings.get("no_judge", False)}
 
@@ -330,6 +331,16 @@ def _finished(run: Any, *, as_json: bool) -> int:
         print_json(run_json(run))
     print_run(run, console(stderr=as_json))
     return int(run.exit_code)
+
+
+@advise.command()
+@run_options
+@click.pass_context
+def demo(context: click.Context, /, **settings: Any) -> None:
+    """Trains a small real model on bundled data with the recommended method, and shows what changed."""
+    from advisor.demonstration import demo as demonstrate
+
+    context.exit(demonstrate(settings))
 
 
 @advise.command()

@@ -1,0 +1,168 @@
+"""The command line as a person meets it: exit codes, messages, and nothing half-written."""
+
+import json
+import sys
+
+import pytest
+
+from advisor.cli import main
+
+PAIRS = "".join(json.dumps({"question": f"What is {i} plus {i}?", "answer": f"It is {2 * i}, of course."}) + "\n" for i in range(40))
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    """Run `advise ...` in a folder of its own; returns exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ADVISE_RULES", raising=False)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["advise", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            main()
+        out, err = capsys.readouterr()
+        return left.value.code, out, err
+
+    return run
+
+
+def test_json_is_one_document_and_messages_go_to_stderr(call):
+    """Standard output holds the JSON document alone."""
+    code, out, err = call("--json", "--task", "qa", "--gpu", "RTX 4090")
+    document = json.loads(out)
+    assert (code, document["schema_version"]) == (0, 1)
+    assert "suggestion" in err
+    assert document["missing"] == ["data.path"]
+    assert document["plan"] is None
+
+
+def test_the_contract_keys_are_always_there(call):
+    """Every key that scripts build on is in the document."""
+    _, out, _ = call("--json", "--task", "other", "--gpu", "unknown")
+    document = json.loads(out)
+    assert {"schema_version", "recommendation", "guide", "alternatives", "flips", "unknown", "warnings", "situation", "hardware", "data", "rules", "plan", "missing"} <= set(document)
+    assert {"composition", "remedies", "stages", "decided_by", "because", "estimate"} <= set(document["recommendation"])
+    assert {"peak_gib", "low_gib", "high_gib", "hours", "usd", "fits"} <= set(document["recommendation"]["estimate"])
+
+
+def test_a_complete_question_gets_a_runnable_plan(call, tmp_path):
+    """With data and a real model the plan is in the document, and in the file of --plan, and reads back."""
+    (tmp_path / "train.jsonl").write_text(PAIRS)
+    code, out, _ = call("--json", "--task", "qa", "--gpu", "RTX 4090", "--model", "Qwen/Qwen3-8B", "--data", "train.jsonl", "--plan", "plan.yaml")
+    assert code == 0
+    from advisor.plan.read import read_plan
+
+    plan = read_plan(tmp_path / "plan.yaml")
+    assert plan.model == "Qwen/Qwen3-8B"
+    assert plan.origin.composition == json.loads(out)["recommendation"]["composition"] == "sft+lora"
+    text = (tmp_path / "plan.yaml").read_text()
+    assert text.startswith("# yaml-language-server")
+    assert "lora/lr" in text
+    assert 15 <= len(text.splitlines()) <= 60
+
+
+def test_every_plan_that_advice_makes_reads_back(call, tmp_path):
+    """Whatever the task, budget and card, the launch file passes its own reader."""
+    (tmp_path / "pairs.jsonl").write_text(PAIRS)
+    (tmp_path / "prefer.jsonl").write_text("".join(json.dumps({"prompt": f"Question {i}?", "chosen": f"A good answer {i}.", "rejected": f"Bad {i}."}) + "\n" for i in range(40)))
+    from advisor.plan.read import read_plan
+
+    made = 0
+    for task, data in (("qa", "pairs.jsonl"), ("generation", "pairs.jsonl"), ("domain_expertise", "pairs.jsonl"), ("chat_assistant", "prefer.jsonl"), ("other", "pairs.jsonl")):
+        for budget in ("low", "high"):
+            for gpu in ("Tesla T4", "A100 80GB", "none", "unknown"):
+                name = f"{task}-{budget}-{gpu.replace(' ', '')}.yaml"
+                code, _, err = call("--json", "--task", task, "--budget", budget, "--gpu", gpu, "--model", "Qwen/Qwen3-0.6B", "--data", data, "--plan", name)
+                assert code == 0, err
+                read_plan(tmp_path / name)
+                made += 1
+    assert made == 40
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--json"], "the task is not stated"),
+        (["--json", "--task", "qq"], "unknown task 'qq'"),
+        (["--json", "--task", "qa", "--gpu", "RTX 4099"], "4099"),
+        (["--json", "--task", "qa", "--data", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["--json", "--task", "qa", "--data", "empty.jsonl"], "empty"),
+        (["--json", "--task", "qa", "--data", "table.xlsx"], "CSV"),
+        (["--json", "--task", "qa", "--data", "letter.docx"], "CSV"),
+        (["--json", "--task", "qa", "--data", "paper.pdf"], "CSV"),
+        (["--json", "--task", "qa", "--data", "odd.jsonl"], "column"),
+        (["--json", "--task", "qa", "--data", "broken.jsonl"], "broken.jsonl:2"),
+        (["--json", "--task", "qa", "--model", "./emptyfolder"], "config.json"),
+        (["--json", "--task", "qa", "--n-tasks", "3", "--tasks", "a=x.jsonl"], "n_tasks is 3"),
+        (["--json", "--task", "qa", "--plan", "p.yaml", "--gpu", "unknown"], "a plan needs more: data.path"),
+        (["--json", "--answers", "answers.yaml"], "answers.yaml:1:1: unknown key 'tsk'"),
+        (["--json", "--answers", "none.yaml"], "no such file"),
+        (["--json", "--task", "qa", "--rules", "none.yaml"], "no such file"),
+        (["--jsn"], "no such option"),
+        (["run"], "there is no ./plan.yaml"),
+        (["run", "plan.yaml", "--task", "qa"], "both a plan and answers"),
+        (["run", "nowhere.yaml"], "nowhere.yaml"),
+        (["--task", "qa", "run"], "flags before the command"),
+        (["rules", "document/scenari-5"], "did you mean 'document/scenario-5'"),
+        (["check", "nowhere.csv"], "nowhere.csv"),
+        (["estimate"], "nothing to estimate"),
+        (["estimate", "--model", "Qwen/Qwen3-8B", "--rank", "0"], "rank"),
+        (["estimate", "--specs", "answers.yaml"], "JSON"),
+    ],
+    ids=lambda value: "-".join(value[:4])[:60] if isinstance(value, list) else "",
+)
+def test_bad_input_is_a_clear_error(call, tmp_path, arguments, said):
+    """Exit code 2, what is wrong and the next step on stderr, nothing on stdout, no traceback, no new file."""
+    (tmp_path / "empty.jsonl").write_text("")
+    for name in ("table.xlsx", "letter.docx"):
+        (tmp_path / name).write_bytes(b"PK\x03\x04" + bytes(200))
+    (tmp_path / "paper.pdf").write_bytes(b"%PDF-1.7\n" + bytes(100))
+    (tmp_path / "odd.jsonl").write_text('{"foo": 1, "bar": 2}\n' * 5)
+    (tmp_path / "broken.jsonl").write_text('{"question": "a", "answer": "b"}\n{"question": "a", \n')
+    (tmp_path / "emptyfolder").mkdir()
+    (tmp_path / "answers.yaml").write_text("tsk: qa\n")
+    before = sorted(tmp_path.iterdir())
+    code, out, err = call(*arguments)
+    assert code == 2, err
+    assert out == ""
+    assert said.lower() in err.lower()
+    assert "Traceback" not in err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_without_a_terminal_the_wizard_points_to_json(call):
+    """No terminal, no questions: exit 2 and the flag for scripts."""
+    code, _, err = call()
+    assert code == 2
+    assert "--json" in err
+
+
+def test_an_unplanned_exception_is_called_a_bug(call, monkeypatch, tmp_path):
+    """Exit code 70, and the trace goes to a file that is named."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("advisor.probe.probe", lambda: 1 / 0)
+    code, _, err = call("probe")
+    assert code == 70
+    assert "this is a bug" in err
+    assert "ZeroDivisionError" in next(tmp_path.glob("advise-bug-*.log")).read_text()
+
+
+def test_answers_come_from_standard_input_too(call, monkeypatch):
+    """`--answers -` reads YAML or JSON from stdin."""
+    import io
+
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"task": "generation", "gpu": "unknown"}')))
+    code, out, _ = call("--json", "--answers", "-")
+    assert (code, json.loads(out)["recommendation"]["composition"]) == (0, "sft+lora")
+
+
+def test_rules_can_be_listed_and_explained(call):
+    """`advise rules` lists, `advise rules ID` explains with its source."""
+    code, out, _ = call("rules")
+    assert code == 0
+    assert "document/scenario-5" in out
+    code, out, _ = call("rules", "document/scenario-5")
+    assert code == 0
+    assert "Scenario 5: Limited Budget, One GPU" in out
+    assert "Wilson Wu" in out
