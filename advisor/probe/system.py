@@ -92,7 +92,8 @@ def _machine_memory(root: Path) -> tuple[int | None, int | None]:
         free = kib.get("MemAvailable", kib.get("MemFree"))
         return kib["MemTotal"] * KIB, None if free is None else free * KIB
     try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), None
+        pages, page_bytes = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+        return (pages * page_bytes if pages > 0 and page_bytes > 0 else None), None  # -1: the system does not say
     except (AttributeError, OSError, ValueError):  # not POSIX, or a POSIX without these
         return None, None
 

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef void *device_t;
 typedef struct { unsigned long long total, free, used; } memory_t;
@@ -150,7 +151,7 @@ static int processes(device_t device, const char *kind, unsigned *count, process
         snprintf(name, sizeof name, "%s.%u.pid", kind, index);
         key_of(device, name, key, sizeof key);
         number(key, &value);
-        list[index].pid = (unsigned)value;
+        list[index].pid = value ? (unsigned)value : (unsigned)getpid(); /* 0 stands for the caller */
         snprintf(name, sizeof name, "%s.%u.bytes", kind, index);
         key_of(device, name, key, sizeof key);
         list[index].used = ~0ULL; /* NVML_VALUE_NOT_AVAILABLE */

@@ -34,6 +34,13 @@ def test_a_card_is_read_with_live_memory_and_what_others_hold(probed: Probed) ->
     assert found["interconnect"] == "PCIe 4 x16"
 
 
+def test_our_own_memory_is_not_somebody_elses(probed: Probed) -> None:
+    """The probing process does not count among the others."""
+    machine = recorded("one_rtx_4090")
+    machine["gpus"][0] |= {"compute": [{"pid": 0, "mib": 500}, {"pid": 4194001, "mib": 3000}], "graphics": []}  # 0: the stub puts its caller in
+    assert probed(machine)["gpus"][0]["other_processes_gib"] == gib(3000)
+
+
 def test_a_processes_hidden_memory_is_not_taken_for_zero(probed: Probed) -> None:
     """Where the driver hides a process's memory, the memory of other processes is not known."""
     machine = recorded("one_rtx_4090")

@@ -83,11 +83,14 @@ def test_a_v1_container_limit_counts(tmp_path: Path) -> None:
     assert system.usable_cores(root)[0] == 2
 
 
-def test_the_huge_number_of_v1_is_no_limit(tmp_path: Path) -> None:
+def test_the_huge_number_of_v1_is_no_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """cgroup v1 writes 9223372036854771712 where nothing is limited."""
     root = tree(tmp_path, {**V1, "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n", "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "-1\n"})
     assert system.usable_memory(root)[0] == 65536000 * 1024
     assert system.usable_cores(root) == (16, None)
+    (root / "proc/meminfo").unlink()
+    monkeypatch.setattr(os, "sysconf", lambda _: -1)
+    assert system.usable_memory(root)[0] is None  # neither the machine nor a limit says anything
 
 
 def test_a_hybrid_machine_reads_the_hierarchy_that_holds_the_controller(tmp_path: Path) -> None:
