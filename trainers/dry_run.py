@@ -28,7 +28,7 @@ def measure(job: Job, groups: Sequence[Sequence[Row]], data: Prepared, memory: M
     batch = [longest[place % len(longest)] for place in range(stage.micro_batch_size)]
     shown = is_main_process()
     watch = Watch(metrics=None, stage=stage.name, task=job.task, label=f"{stage.name} (dry run)", steps=STEPS, memory=memory, shown=shown)
-    short = replace(job, stage=replace(stage, grad_accum=micro_batches))
+    short = replace(job, entry=replace(job.entry, stage=replace(stage, grad_accum=micro_batches)))
     trainer = build(short, batch * micro_batches * STEPS * processes, steps=STEPS, callback=watch, save=False)
     try:
         trainer.train()
@@ -64,6 +64,5 @@ def measure(job: Job, groups: Sequence[Sequence[Row]], data: Prepared, memory: M
     }
     write_json(job.output / "dry_run.json", record)
     kind = "allocated on the GPU" if memory.on_gpu else "growth of resident memory from before the model was loaded"
-    say(
-        f"{stage.name}: peak {format_gib(record['measured']['peak_bytes'])} ({kind}), {whole_step_s:.2f} s a step on the longest batch, {steps:,} steps: at most {format_duration(whole_step_s * steps)}"
-    )
+    peak = f"peak {format_gib(record['measured']['peak_bytes'])} ({kind})"
+    say(f"{stage.name}: {peak}, {whole_step_s:.2f} s a step on the longest batch, {steps:,} steps: at most {format_duration(whole_step_s * steps)}")

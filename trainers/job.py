@@ -11,12 +11,13 @@ import argparse
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from advisor.errors import AdviseError, InputError, MachineNotReady, Stopped, TrainingFailed, nearest
+from advisor.plan.entries import Entry, entries
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, PlanData, Stage
 from trainers.files import make_folder, write_json
@@ -28,13 +29,22 @@ class Job:
     """Everything one call of a trainer depends on."""
 
     plan: Plan
-    stage: Stage  # with the task's overrides applied
+    entry: Entry
     folder: Path  # that relative paths of the plan are meant from
     run: Path
-    task: str | None = None
     dry_run: bool = False
     max_steps: int | None = None  # of a trial: caps the stage, and guards warn instead of failing
     judge: bool = True
+
+    @property
+    def stage(self) -> Stage:
+        """The stage, with the task's overrides applied."""
+        return self.entry.stage
+
+    @property
+    def task(self) -> str | None:
+        """The task's name, where the plan has tasks."""
+        return self.entry.task.name if self.entry.task else None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -44,7 +54,7 @@ class Job:
     @property
     def output(self) -> Path:
         """Where the stage's result goes."""
-        return stage_folder(self.run, self.stage.name, self.task)
+        return self.run / "stages" / self.entry.name
 
     @property
     def checkpoints(self) -> Path:
@@ -53,19 +63,11 @@ class Job:
     @property
     def data(self) -> PlanData:
         """The data this stage trains on."""
-        if self.task is not None:
-            return next(task.data for task in self.plan.tasks if task.name == self.task)
-        if self.stage.data is not None:
-            return PlanData(path=self.stage.data)
-        if self.plan.data is None:
-            raise InputError(f"stage {self.stage.name} has no data", hint="`data: {path: FILE}` in the plan")
-        return self.plan.data
+        return self.entry.data
 
     @property
-    def data_path(self) -> Path | str:
-        """The data as a path, or as the hub id it was given as."""
-        path = self.folder / Path(self.data.path).expanduser()
-        return path if path.exists() or not is_hub_id(self.data.path) else self.data.path
+    def data_path(self) -> Path:
+        return self.folder / Path(self.data.path).expanduser()
 
     @property
     def base_model(self) -> str:
@@ -75,22 +77,17 @@ class Job:
     @property
     def start(self) -> Path | None:
         """The folder of the model or adapter this stage goes on from; None: the plan's model."""
-        names = [stage.name for stage in self.plan.stages]
-        named = self.stage.start_from
-        if named is None:
-            index = names.index(self.stage.name)
-            named = names[index - 1] if index else None
-        if named is None:
+        if self.entry.starts_from is not None:
+            path = self.run / "stages" / self.entry.starts_from
+        elif self.entry.start_folder is not None:
+            path = self.folder / Path(self.entry.start_folder).expanduser()
+        else:
             return None
-        path = stage_folder(self.run, named, self.task) if named in names else self.folder / Path(named).expanduser()
         if not any((path / file).is_file() for file in ("adapter_config.json", "config.json")):
-            raise InputError(f"stage {self.stage.name} starts from {path}, which holds no model and no adapter", hint="run the stage before it first" if named in names else "")
+            raise InputError(
+                f"stage {self.stage.name} starts from {path}, which holds no model and no adapter", hint="run the stage before it first" if self.entry.starts_from else ""
+            )
         return path
-
-
-def stage_folder(run: Path, stage: str, task: str | None) -> Path:
-    """The folder of one stage's result, of one task where the plan has tasks."""
-    return run / "stages" / (stage if task is None else f"{stage}-{task}")
 
 
 def is_hub_id(text: str) -> bool:
@@ -108,17 +105,6 @@ def model_source(folder: Path, model: str) -> str:
     if not is_hub_id(model):
         raise InputError(f"model: no such folder: {path}", allowed="a folder in Hugging Face layout, or a hub id such as Qwen/Qwen3-0.6B")
     return model
-
-
-def with_overrides(stage: Stage, overrides: Mapping[str, Any]) -> Stage:
-    """The stage as one task wants it."""
-    common = {item.name for item in fields(Stage)} - {"options"}
-    allowed = key_specs().allowed(stage.objective, stage.update)
-    return replace(
-        stage,
-        **{key: value for key, value in overrides.items() if key in common},
-        options={**stage.options, **{key: value for key, value in overrides.items() if key in allowed}},
-    )
 
 
 def read_job(argv: Sequence[str] | None, *, objectives: tuple[str, ...], prog: str) -> Job:
@@ -157,15 +143,12 @@ def make_job(plan: Plan, *, stage: str, run: Path, folder: Path, task: str | Non
         raise InputError(f"the plan has no task '{task}'", allowed=f"tasks: {', '.join(tasks) or 'none'}", hint=nearest(task, tasks))
     if task is None and tasks:
         raise InputError("the plan has tasks: one of them must be named", allowed=f"--task with one of {', '.join(tasks)}")
-    chosen = plan.stage(stage)
-    if objectives and chosen.objective not in objectives:
-        raise InputError(f"stage {stage} has objective {chosen.objective}", allowed=f"this trainer does {', '.join(objectives)}")
-    for item in plan.tasks:
-        if item.name == task:
-            chosen = with_overrides(chosen, item.overrides)
     if rest.get("max_steps") is not None and rest["max_steps"] < 1:
         raise InputError("--max-steps must be 1 or more")
-    return Job(plan=plan, stage=chosen, run=run.resolve(), folder=folder, task=task, **rest)
+    entry = next(entry for entry in entries(plan) if entry.stage.name == stage and (entry.task.name if entry.task else None) == task)
+    if objectives and entry.stage.objective not in objectives:
+        raise InputError(f"stage {stage} has objective {entry.stage.objective}", allowed=f"this trainer does {', '.join(objectives)}")
+    return Job(plan=plan, entry=entry, run=run.resolve(), folder=folder, **rest)
 
 
 def run_trainer(train: Callable[[Job], None], argv: Sequence[str] | None, *, objectives: tuple[str, ...], prog: str) -> int:

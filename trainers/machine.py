@@ -6,6 +6,7 @@ Importing this module before torch, transformers and trl also switches their tel
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 import re
 import sys
@@ -27,7 +28,6 @@ for name, value in {
     "DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",  # one tokenizer call at a time; silences the fork warning of data loaders
     "TRANSFORMERS_VERBOSITY": "error",
-    "BITSANDBYTES_NOWELCOME": "1",
 }.items():
     os.environ.setdefault(name, value)
 
@@ -89,6 +89,7 @@ def quiet_libraries() -> None:
     import transformers
 
     warnings.filterwarnings("ignore")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()

@@ -254,6 +254,8 @@ def tokenised(examples: Iterable[Example], templater: Templater) -> list[Row]:
     for example in examples:
         if example.label is not None and example.text is not None and not example.messages:
             example = replace(example, messages=(Message("user", example.text), Message("assistant", example.label)), text=None)
+        if example.chosen:  # preference data: the better answer is learned
+            example = replace(example, messages=(*example.messages, *example.chosen))
         if not example.messages and example.text is None:
             faults.append(Fault(what=f"row {example.row}: neither a conversation nor a text, which is what this objective learns from"))
             continue
@@ -294,7 +296,8 @@ def fitted(rows: Sequence[Row], *, seq_len: int, truncation: str) -> _Fitted:
     if truncation == "stop" and len(long) > STOP_SHARE * len(rows):
         lengths = sorted(row.tokens for row in rows)
         raise InputError(
-            f"{len(long):,} of {len(rows):,} rows are longer than seq_len {seq_len} (95 % are within {lengths[int(0.95 * (len(lengths) - 1))]:,} tokens, the longest has {lengths[-1]:,})",
+            f"{len(long):,} of {len(rows):,} rows are longer than seq_len {seq_len}"
+            f" (95 % are within {lengths[int(0.95 * (len(lengths) - 1))]:,} tokens, the longest has {lengths[-1]:,})",
             allowed=f"truncation: stop allows {STOP_SHARE:.0%} of the rows",
             hint="raise seq_len, or set truncation: drop (leave them out) or truncation: truncate (cut their end)",
         )

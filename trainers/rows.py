@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from advisor.data import Skipped, read_examples
@@ -18,10 +17,9 @@ SAME_LOG_PROBS = 0.05  # between a row alone and the same row behind another; a 
 def read_prepared(job: Job, tokenizer: Any) -> tuple[Prepared, set[int]]:
     """The stage's rows ready to train on, and the tokens that end a turn in them."""
     path = job.data_path
-    if isinstance(path, str) and not Path(path).exists():
-        raise InputError(
-            f"data: no such file: {job.folder / path}", allowed="a file or folder of this machine", hint="download a hub data set first: hf download --repo-type dataset NAME"
-        )
+    if not path.exists():
+        hint = "download a hub data set first: hf download --repo-type dataset NAME --local-dir FOLDER"
+        raise InputError(f"data: no such file: {path}", allowed="a file or folder of this machine", hint=hint)
     skipped = Skipped()
     examples = list(read_examples(path, mapping=job.data.mapping, skipped=skipped))
     skipped.raise_if_too_many(str(path))
@@ -51,12 +49,11 @@ def _check_packing(job: Job, pair: Sequence[Row], model: Any) -> None:
     positions = torch.tensor([[*range(first.tokens), *range(second.tokens)]], device=device)
     bounds = torch.tensor([0, first.tokens, first.tokens + second.tokens], dtype=torch.int32, device=device)
     longest = max(first.tokens, second.tokens)
+    flattened = {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": longest, "max_length_k": longest}
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        together = model(input_ids=ids, position_ids=positions, use_cache=False, cu_seq_lens_q=bounds, cu_seq_lens_k=bounds, max_length_q=longest, max_length_k=longest).logits[
-            0, first.tokens :
-        ]
+        together = model(input_ids=ids, position_ids=positions, use_cache=False, **flattened).logits[0, first.tokens :]
         alone = model(input_ids=ids[:, first.tokens :], use_cache=False).logits[0]
     model.train(was_training)
     one, other = (torch.log_softmax(logits.float(), dim=-1) for logits in (together, alone))
@@ -64,7 +61,8 @@ def _check_packing(job: Job, pair: Sequence[Row], model: Any) -> None:
     gap = float((one - other).abs()[likely].max())
     if gap > SAME_LOG_PROBS:
         raise InputError(
-            f"stage {job.stage.name}: packing cannot be used: with attention {job.stage.attention} on {device.type} this model lets packed rows see each other (log-probabilities move by {gap:.2g})",
+            f"stage {job.stage.name}: packing cannot be used: with attention {job.stage.attention} on {device.type} "
+            f"this model lets packed rows see each other (log-probabilities move by {gap:.2g})",
             allowed="attention: flash_attention_2 on a CUDA card",
             hint="set packing: false",
         )

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from typing import Any
 
 from advisor.errors import InputError
@@ -24,9 +25,10 @@ from trainers.updates import update_named
 OBJECTIVES = ("sft",)
 # Of TRL's config, what a person would ask for; beside these, whatever differs from TRL's own defaults is recorded.
 ASKED_FOR = (
-    "learning_rate max_steps warmup_steps lr_scheduler_type weight_decay optim per_device_train_batch_size gradient_accumulation_steps max_grad_norm "
-    "adam_beta1 adam_beta2 adam_epsilon bf16 fp16 gradient_checkpointing packing loss_type seed save_steps"
-).split()
+    *("learning_rate", "max_steps", "warmup_steps", "lr_scheduler_type", "weight_decay", "optim", "adam_beta1", "adam_beta2", "adam_epsilon"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm", "loss_type", "packing"),
+    *("bf16", "fp16", "gradient_checkpointing", "seed", "save_steps"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,9 +73,8 @@ def train(job: Job) -> None:
         return
 
     steps = settings.total_steps(job, len(groups), processes=settings.world_size())
-    mark = checkpoints.fingerprint(
-        [job.stage, job.base_model, job.plan.revision, job.max_steps, steps, settings.world_size(), [row.input_ids for row in data.train], versions["torch"]]
-    )
+    depends_on = [asdict(job.stage), job.base_model, job.plan.revision, str(job.start), steps, settings.world_size(), versions["torch"]]
+    mark = checkpoints.fingerprint([*depends_on, [row.input_ids for row in data.train]])
     metrics = job.run / "metrics.jsonl"
     if shown and checkpoints.others_there(job.checkpoints, mark=mark):
         say(f"{label(job)}: the checkpoints there belong to other settings or data: starting from the beginning")
@@ -98,7 +99,7 @@ def train(job: Job) -> None:
         verdict.ask_base()
 
     if resume is not None:
-        path, record = resume
+        record = resume[1]
         if shown:
             watch.losses = cut_metrics(metrics, stage=job.stage.name, task=job.task, after=record["step"])
             seen = record["epoch"]
@@ -133,6 +134,8 @@ def train(job: Job) -> None:
         verdict.ask_tuned()
         evaluation = verdict.record()
         checks += check_stops(job, verdict.tuned, verdict.base, tokenizer, verdict.limit)
+    if verdict is not None and verdict.sentence():
+        say(f"{label(job)}: {verdict.sentence()}")
     for check in checks:
         say(f"{label(job)}: {'ok' if check.ok else 'WARNING'}: {check.text}")
     write_json(
@@ -147,6 +150,7 @@ def train(job: Job) -> None:
             "data": data.counts(),
             "evaluation": evaluation,
             "checks": [check.record() for check in checks],
+            "verdict": {"ok": all(check.ok for check in checks), "text": verdict.sentence() if verdict is not None else None},
             "versions": versions,
             "resolved": resolved(job, trainer, device, threads, stops),
         },
@@ -162,10 +166,9 @@ def describe(data: Prepared) -> list[str]:
     """The data in a few lines: what is trained on, and what is not."""
     counts = data.counts()
     share = counts["learned_tokens"] / counts["tokens"]
-    lines = [
-        f"{counts['train_rows']:,} sequences to train on, {counts['holdout_rows']:,} held out; {counts['tokens']:,} tokens, {share:.0%} of them learned; chat template: {data.template}"
-    ]
-    return lines + [f"note: {note}" for note in data.notes]
+    rows = f"{counts['train_rows']:,} rows to train on, {counts['holdout_rows']:,} held out"
+    line = f"{rows}; {counts['tokens']:,} tokens, {share:.0%} of them learned; chat template: {data.template}"
+    return [line, *(f"note: {note}" for note in data.notes)]
 
 
 def build_trainer(model: Any, tokenizer: Any, device: Any, update: Any, job: Job, groups: Sequence[Sequence[Row]], *, steps: int, callback: Any, save: bool = True) -> Any:
@@ -270,6 +273,12 @@ class Judge:
         """Measure the trained model."""
         self.loss_after = judge.mean_loss(self.trainer, self.rows)
         self.tuned = self._samples()
+
+    def sentence(self) -> str | None:
+        """What changed, in one line; None where nothing was held out."""
+        if self.loss_before is None or self.loss_after is None:
+            return None
+        return f"held-out loss {self.loss_before:.2f} before, {self.loss_after:.2f} after ({len(self.rows)} rows)"
 
     def record(self) -> dict[str, Any]:
         """The comparison for result.json."""
