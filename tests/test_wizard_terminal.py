@@ -1,0 +1,204 @@
+"""The wizard in a real pseudo-terminal, around hand-made advice (tests/wizard_driver.py)."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+pexpect = pytest.importorskip("pexpect")
+DRIVER = Path(__file__).parent / "wizard_driver.py"
+DOWN, UP, ENTER, CTRL_C = "\x1b[B", "\x1b[A", "\r", "\x03"
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """Start the driver in a terminal of a given size; every child is ended with the test."""
+    children = []
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.jsonl").write_text("{}\n")
+
+    def spawn(*arguments: str, rows: int = 40, columns: int = 80, **environment: str):
+        # PROMPT_TOOLKIT_NO_CPR: nobody answers the question where the cursor is.
+        env = {
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(tmp_path),
+            "XDG_STATE_HOME": str(tmp_path / "state"),
+            "TERM": "xterm",
+            "LANG": "C.UTF-8",
+            "PROMPT_TOOLKIT_NO_CPR": "1",
+            **environment,
+        }
+        child = pexpect.spawn(sys.executable, [str(DRIVER), *arguments], env=env, dimensions=(rows, columns), encoding="utf-8", timeout=30)
+        children.append(child)
+        return child
+
+    yield spawn
+    for child in children:
+        child.close(force=True)
+
+
+def ended(child) -> int:
+    """The exit code after the program ended by itself."""
+    child.expect(pexpect.EOF)
+    child.close()
+    return child.exitstatus
+
+
+def answer_all(child) -> None:
+    """Write texts, a data file, and I don't know for the rest."""
+    child.expect("What should the model do for you")
+    child.send(DOWN * 5 + ENTER)
+    child.expect("Where are your examples")
+    child.send("train.jsonl" + ENTER)
+    for question in ("What should change", "How much may it cost"):
+        child.expect(question)
+        child.send(UP * 2 + ENTER)  # the last but one: I don't know
+    child.expect("Which model do you want")
+    child.send(ENTER)
+    child.expect("Which graphics card")
+    child.send(ENTER)
+    for question in ("Where will the finished model run", "What matters most", "Have you tried"):
+        child.expect(question)
+        child.send(UP * 2 + ENTER)
+
+
+def test_from_the_first_question_to_the_run(start):
+    """Probe, questions, three sentences, page, menu, run: one way through, exit 0."""
+    child = start("scenario_5", "--plan")
+    child.expect("This machine has NVIDIA GeForce RTX 4090")
+    answer_all(child)
+    child.expect_exact("ANSWERS [('data_path', 'train.jsonl'), ('task', 'generation')]")
+    child.expect("Teach Qwen/Qwen3-8B with your 5,000 examples")
+    child.expect("Why not the others")
+    child.expect("advise run plan.yaml")
+    child.expect("What now")
+    child.send(DOWN + ENTER)
+    child.expect("model: Qwen/Qwen3-8B")
+    child.expect("What now")
+    child.send(ENTER)
+    child.expect("RUNNING plan.yaml")
+    assert ended(child) == 0
+
+
+def test_ctrl_c_keeps_the_answers_for_the_next_start(start, tmp_path):
+    """Exit 130 saying where the answers are; the next start goes on with them."""
+    child = start("scenario_5")
+    child.expect("What should the model do")
+    child.send(DOWN * 5 + ENTER)
+    child.expect("Where are your examples")
+    child.send(CTRL_C)
+    child.expect("your answers are saved in")
+    assert ended(child) == 130
+    assert (tmp_path / "state" / "finetune-advisor" / "answers.json").exists()
+    child = start("scenario_5")
+    child.expect("There are answers from")
+    child.send(ENTER)
+    child.expect("Write texts")
+    child.expect("2. Where are your examples")
+    child.send(CTRL_C)
+    assert ended(child) == 130
+
+
+def test_a_wrong_path_is_told_at_once(start):
+    """The near name is printed, and the line can be mended."""
+    child = start("scenario_5")
+    child.expect("What should the model do")
+    child.send(ENTER)
+    child.expect("Where are your examples")
+    child.send("trian.jsonl" + ENTER)
+    child.expect(r"Did you mean train\.jsonl\?")
+    child.send("\x15train.jsonl" + ENTER)
+    child.expect("What should change")
+    child.send(CTRL_C)
+    assert ended(child) == 130
+
+
+def test_a_remedy_is_never_run(start):
+    """Where nothing is to be trained, the menu has no "run it now" and quitting is exit 0."""
+    child = start("remedy_alone")
+    answer_all(child)
+    child.expect("No training is needed")
+    child.expect("What now")
+    child.expect("Change an answer")
+    assert "Run it now" not in child.before
+    child.send(UP + ENTER)
+    assert ended(child) == 0
+
+
+def test_nothing_fits_ends_with_3(start):
+    """Quitting where nothing fits is exit 3, after what would fit was shown."""
+    child = start("nothing_fits")
+    answer_all(child)
+    child.expect("What would fit")
+    child.expect("What now")
+    child.send(UP + ENTER)
+    assert ended(child) == 3
+
+
+def test_the_page_is_saved_from_the_menu(start, tmp_path):
+    """Save as a page writes the file that was named."""
+    child = start("scenario_5", "--plan")
+    answer_all(child)
+    child.expect("What now")
+    child.send(DOWN * 3 + ENTER)
+    child.expect("File name of the page")
+    child.send("\x15mine.html" + ENTER)
+    child.expect(r"Saved: mine\.html")
+    child.send(UP + ENTER)
+    assert ended(child) == 0
+    assert "QLoRA" in (tmp_path / "mine.html").read_text()
+
+
+@pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "vt100"}, {"TERM": "linux"}])
+def test_other_terminals_work(start, environment):
+    """Without colour and on older terminals the same keys lead to the same end."""
+    child = start("scenario_5", "--plan", **environment)
+    answer_all(child)
+    child.expect("In short: sft")
+    if "NO_COLOR" in environment:
+        assert not re.search(r"\x1b\[(?:[0-9]+;)*3[0-9]m", child.before)
+    child.expect("What now")
+    child.send(ENTER)
+    assert ended(child) == 0
+
+
+def test_a_dumb_terminal_works(start):
+    """TERM=dumb: numbered lists, no cursor movement at all."""
+    child = start("scenario_5", "--plan", TERM="dumb")
+    child.expect("Number from 1 to 12: ")
+    child.send("6\r")
+    child.expect("> ")
+    child.send("train.jsonl\r")
+    child.expect("What should change")
+    assert "\x1b" not in child.before
+    child.send(CTRL_C)
+    child.expect("your answers are saved in")
+    assert ended(child) == 130
+
+
+def test_a_small_window_that_changes_its_size(start):
+    """A window of 12 lines scrolls its choices, and a new size in the middle of a question does no harm."""
+    child = start("scenario_5", "--plan", rows=12, columns=40)
+    child.expect("What should the model do")
+    child.setwinsize(8, 30)
+    child.send(DOWN * 3)
+    child.setwinsize(50, 160)
+    child.send(DOWN * 2 + ENTER)
+    child.expect("Write texts")
+    child.expect("Where are your examples")
+    child.send(CTRL_C)
+    assert ended(child) == 130
+
+
+def test_the_end_of_input_is_like_ctrl_c(start):
+    """Ctrl-D in an empty line stops and keeps the answers."""
+    child = start("scenario_5")
+    child.expect("What should the model do")
+    child.send(ENTER)
+    child.expect("Where are your examples")
+    child.send("\x04")
+    child.expect("your answers are saved in")
+    assert ended(child) == 130
