@@ -65,7 +65,9 @@ def jsonl_rows(file: DataFile, faults: Faults) -> Iterator[tuple[int, Any]]:
         except JSONDecodeError as error:
             if line.isspace():
                 continue
-            faults.add(number, f"{file.shown}:{number}:{error.colno}: invalid JSON: {_json_message(error)}", _json_hint(line, error))
+            end = len(line.rstrip())
+            what = "the line ends inside the row" if error.pos >= end else _json_message(error)
+            faults.add(number, f"{file.shown}:{number}:{min(error.pos, end) + 1}: invalid JSON: {what}", _json_hint(line, error))
         except (ValueError, RecursionError) as error:
             faults.add(number, f"{file.shown}:{number}:1: invalid JSON: {_limit(error)}")
         else:
@@ -170,7 +172,8 @@ def _value(file: DataFile, text: _Text, faults: Faults) -> Any:
             value, end = _scan(text.buffer, text.position)
         except JSONDecodeError as error:
             # At the window's edge the value may only be incomplete.
-            if (error.msg.startswith("Unterminated string") or error.pos >= len(text.buffer) - 16) and text.more():
+            if not text.ended and (error.msg.startswith("Unterminated string") or error.pos >= len(text.buffer) - 16):
+                text.more()
                 continue
             line, column = text.place(error.pos)
             what = "the file ends inside a row (cut off?)" if error.pos >= len(text.buffer) - 1 or error.msg.startswith("Unterminated") else _json_message(error)
@@ -181,8 +184,9 @@ def _value(file: DataFile, text: _Text, faults: Faults) -> Any:
             line, column = text.place(text.position)
             faults.add(line, f"{file.shown}:{line}:{column}: invalid JSON: {_limit(error)}")
             return _BROKEN
-        if end == len(text.buffer) and not text.ended and text.more():
-            continue  # a number at the edge may go on
+        if end == len(text.buffer) and not text.ended:
+            text.more()  # a number at the edge may go on
+            continue
         text.position = end
         return value
 

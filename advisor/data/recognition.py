@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from advisor.data import roles
 from advisor.data.conversation import ROLE_KEYS, as_turns, read_transcript, text_of, turn_keys
+from advisor.data.conversation import ROLES as SPEAKERS
 from advisor.data.files import Faults, Found, find_data, open_bytes
 from advisor.data.read import document_style, read_rows
 from advisor.errors import Fault, InputError, nearest
@@ -151,13 +152,11 @@ def _add(column: Column, cell: Any) -> None:
 
 
 def _add_turns(column: Column, turns: list[Any]) -> None:
-    from advisor.data.conversation import ROLES
-
     keys = [turn_keys(turn) for turn in turns]
     column.sharegpt += keys[0] is not None and keys[0][0] == "from"
     last = keys[-1]
     name = str(turns[-1].get(last[0], "")).strip().lower() if last else ""
-    column.open_ended += ROLES.get(name) not in ("assistant", None)
+    column.open_ended += SPEAKERS.get(name) not in ("assistant", None)
     called = any(isinstance(turn, dict) and (turn.get("tool_calls") or turn.get("function_call") or _is_tool_turn(turn)) for turn in turns)
     column.with_calls += called
 
@@ -269,6 +268,7 @@ def _summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, Column]:
 
 
 def _decide(rows: list[dict[str, Any]], shown: str) -> tuple[Candidate, tuple[Candidate, ...]]:
+    _refuse_single_turns(rows, shown)
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault(tuple(str(name) for name, cell in row.items() if cell is not None), []).append(row)
@@ -295,6 +295,16 @@ def _decide(rows: list[dict[str, Any]], shown: str) -> tuple[Candidate, tuple[Ca
         lines = "; or ".join(f"{candidate.format} ({candidate.why}): {candidate.flag}" for candidate in strong)
         raise InputError(f"{shown}: the columns can be read in {len(strong)} ways: {', '.join(columns)}", lines, "say which one with --map")
     return strong[0], tuple(candidate for candidate in candidates if candidate is not strong[0])
+
+
+def _refuse_single_turns(rows: list[dict[str, Any]], shown: str) -> None:
+    turns = sum(1 for row in rows for keys in [turn_keys(row)] if keys is not None and str(row[keys[0]]).strip().lower() in SPEAKERS and isinstance(row.get(keys[1]), str))
+    if turns > 0.9 * len(rows):
+        raise InputError(
+            f"{shown}: each row is a single turn ({', '.join(list(rows[0])[:4])}), not a whole conversation",
+            "one conversation is one row",
+            'gather the turns of a conversation: {"messages": [{"role": "user", ...}, {"role": "assistant", ...}]}',
+        )
 
 
 def _refuse_mixture(answers: Mapping[tuple[str, str], tuple[int, list[tuple[str, ...]]]], shown: str) -> None:

@@ -1,0 +1,306 @@
+"""Everything a data file can be that is not data: each is one clear error, never a traceback, never a hang."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from advisor.data import Faults, content_digest, find_data, profile, read_rows, recognise
+from advisor.errors import InputError, MachineNotReady
+
+GOOD = '{"question": "Q", "answer": "A"}\n'
+
+
+def write(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def error_of(path: Path | str) -> str:
+    """The text of the error that both reading and profiling raise."""
+    with pytest.raises(InputError) as read:
+        list(read_rows(path))
+    with pytest.raises(InputError) as measured:
+        profile(path)
+    assert measured.value.exit_code == 2
+    assert read.value.faults[0].what == measured.value.faults[0].what
+    return str(read.value)
+
+
+def test_missing_file_names_the_nearest_name_in_its_folder(tmp_path):
+    """A misspelt file is answered with the file that is there."""
+    write(tmp_path, "train.jsonl", GOOD)
+    assert "did you mean" in error_of(tmp_path / "trian.jsonl")
+    assert "train.jsonl" in error_of(tmp_path / "train.json")
+
+
+def test_missing_file_without_a_near_name_lists_the_data_files(tmp_path):
+    """Where nothing is near, the data files of the folder are named."""
+    write(tmp_path, "support.csv", "a,b\n")
+    assert "support.csv" in error_of(tmp_path / "zzzz.jsonl")
+
+
+def test_missing_folder_is_said(tmp_path):
+    """A path in a folder that is not there says so."""
+    assert "does not exist either" in error_of(tmp_path / "nowhere" / "deep" / "a.jsonl")
+
+
+def test_hub_name_is_told_how_to_become_a_file(tmp_path, monkeypatch):
+    """A data set of the hub is no path yet; the error shows the one line that saves it."""
+    monkeypatch.chdir(tmp_path)
+    assert "to_json" in error_of("tatsu-lab/alpaca")
+
+
+@pytest.mark.parametrize("content", ["", "\n\n  \n"])
+def test_empty_file_is_refused(tmp_path, content):
+    """A file of zero bytes or of blank lines holds no rows."""
+    assert "empty" in error_of(write(tmp_path, "a.jsonl", content)) or content
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.jsonl", "\n \n"), ("a.json", "[]"), ("a.json", " "), ("a.csv", "question,answer\n"), ("a.txt", "\n\n")])
+def test_file_without_rows_is_refused(tmp_path, name, content):
+    """Files of every kind that hold nothing say so."""
+    assert "no rows" in error_of(write(tmp_path, name, content))
+
+
+@pytest.mark.parametrize("name", ["a.xlsx", "a.docx", "a.pdf", "a.xls", "a.pptx"])
+def test_office_documents_are_to_be_saved_as_csv(tmp_path, name):
+    """Spreadsheets, documents and PDFs are refused with the way out."""
+    assert "save it as CSV" in error_of(write(tmp_path, name, b"PK\x03\x04whatever"))
+
+
+def test_spreadsheet_named_csv_is_still_a_spreadsheet(tmp_path):
+    """The first bytes decide, not the ending."""
+    assert "Office document" in error_of(write(tmp_path, "a.csv", b"PK\x03\x04\x14\x00"))
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.csv"])
+def test_html_page_saved_as_data_is_recognised(tmp_path, name):
+    """A web page that was downloaded instead of the file is called by its name."""
+    assert "HTML page" in error_of(write(tmp_path, name, "<!DOCTYPE html>\n<html><body>Sign in</body></html>"))
+
+
+def test_fifo_is_refused_without_opening_it(tmp_path):
+    """A named pipe would hang for ever when opened; it is refused by its kind."""
+    os.mkfifo(tmp_path / "a.jsonl")
+    assert "FIFO" in error_of(tmp_path / "a.jsonl")
+
+
+def test_fifo_inside_a_folder_is_refused_too(tmp_path):
+    """A folder's files are looked at before they are opened."""
+    os.mkfifo(tmp_path / "a.jsonl")
+    write(tmp_path, "b.jsonl", GOOD)
+    assert "FIFO" in error_of(tmp_path)
+
+
+def test_device_is_refused():
+    """Endless devices are no files."""
+    assert "a device" in error_of("/dev/zero")
+
+
+def test_link_to_itself_is_refused(tmp_path):
+    """A loop of links cannot be opened and says so."""
+    (tmp_path / "a.jsonl").symlink_to(tmp_path / "a.jsonl")
+    assert "cannot be opened" in error_of(tmp_path / "a.jsonl")
+
+
+def test_broken_link_names_its_target(tmp_path):
+    """A link to nothing names what it points at."""
+    (tmp_path / "a.jsonl").symlink_to("gone.jsonl")
+    assert "gone.jsonl" in error_of(tmp_path / "a.jsonl")
+
+
+def test_folder_that_links_to_itself_is_read_once(tmp_path):
+    """A linked folder that leads back is entered once."""
+    write(tmp_path, "a.jsonl", GOOD * 3)
+    (tmp_path / "again").symlink_to(tmp_path)
+    (tmp_path / "loop.jsonl").symlink_to(tmp_path / "loop.jsonl")
+    assert len(list(read_rows(tmp_path))) == 3
+    assert any("loop.jsonl" in note for note in find_data(tmp_path).notes)
+
+
+def test_folder_of_images_is_refused(tmp_path):
+    """Pictures are no text, whatever their number."""
+    for index in range(3):
+        write(tmp_path, f"{index}.png", b"\x89PNG\r\n")
+    assert "holds images" in error_of(tmp_path)
+    assert "an image" in error_of(tmp_path / "0.png")
+
+
+def test_empty_folder_is_refused(tmp_path):
+    """A folder with nothing in it says so."""
+    assert "it is empty" in error_of(tmp_path)
+
+
+def test_folder_that_mixes_kinds_is_refused(tmp_path):
+    """A table and texts in one folder could mean two things."""
+    write(tmp_path, "a.jsonl", GOOD)
+    write(tmp_path, "chapter.txt", "Once upon a time")
+    assert "mixes kinds" in error_of(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_file_without_read_permission_is_refused(tmp_path):
+    """A file of somebody else is an error with the way out."""
+    path = write(tmp_path, "a.jsonl", GOOD)
+    path.chmod(0)
+    assert "no permission" in error_of(path)
+
+
+def test_permission_error_while_opening_is_explained(tmp_path, monkeypatch):
+    """The system's refusal to open becomes a sentence."""
+    path = write(tmp_path, "a.jsonl", GOOD)
+
+    def refuse(*_args: object, **_kwargs: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert "no permission to read it" in error_of(path)
+
+
+def test_invalid_json_lines_come_together_with_line_and_column(tmp_path):
+    """Every broken line is named at once as file:line:column."""
+    path = write(tmp_path, "a.jsonl", GOOD + '{"question": "Q" "answer": "A"}\n' + GOOD + "{'question': 'Q'}\n" + '{"question": "Q"\n')
+    with pytest.raises(InputError) as caught:
+        list(read_rows(path))
+    places = [fault.what.split(": ")[0] for fault in caught.value.faults]
+    # Counted by hand: the missing comma at the 18th character, the single quote at the 2nd, the end after the 16th.
+    assert places == [f"{path}:2:18", f"{path}:4:2", f"{path}:5:17"]
+    assert "double quotes" in caught.value.faults[1].hint
+
+
+def test_only_the_first_twenty_faults_are_shown_and_the_rest_counted(tmp_path):
+    """Thirty broken lines print twenty and a count."""
+    path = write(tmp_path, "a.jsonl", GOOD + "{oops\n" * 30)
+    text = error_of(path)
+    assert text.count("invalid JSON") == 20
+    assert "10 more" in text
+
+
+def test_good_rows_are_still_read_when_faults_are_collected(tmp_path):
+    """A caller that collects faults gets every readable row."""
+    faults = Faults()
+    path = write(tmp_path, "a.jsonl", GOOD + "{oops\n" + GOOD)
+    assert [number for number, _ in read_rows(path, faults=faults)] == [1, 3]
+    assert faults.rows == [2]
+
+
+def test_broken_row_in_a_json_list_is_placed(tmp_path):
+    """A fault in a list names line and column of the file."""
+    path = write(tmp_path, "a.json", '[\n  {"question": "Q", "answer": "A"},\n  {"question": "Q", "answer" "A"}\n]\n')
+    assert ":3:30: invalid JSON" in error_of(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ('[{"text": "b"}, {"text": "c', "cut off"),
+        ('[{"text": "b"}', "never ends"),
+        ('[{"text": "b"},]', "comma before the closing bracket"),
+        ('[{"text": "b"} {"text": "c"}]', "comma is missing"),
+        ('[{"text": "b"}] trailing', "something follows the list"),
+        ("[" * 100_000, "nested too deeply"),
+        ('[{"a": ' + "9" * 5000 + "}]", "invalid JSON"),
+        ('{"train": [{"text": "b"}], "test": [{"text": "c"}], "data": [{"text": "d"}]}', "several lists"),
+        ('{"question": {"0": "a", "1": "b"}, "answer": {"0": "c", "1": "d"}}', "orient"),
+    ],
+)
+def test_damaged_json_says_what_is_wrong(tmp_path, content, says):
+    """Cut off lists, stray commas, wild nesting and column-wise dumps each have their own sentence."""
+    assert says in error_of(write(tmp_path, "a.json", content))
+
+
+def test_latin_1_is_named_with_line_byte_and_conversion(tmp_path):
+    """Text in another encoding is not guessed: the line, the byte and the command to convert are named."""
+    path = write(tmp_path, "a.jsonl", GOOD.encode() + '{"question": "café", "answer": "A"}\n'.encode("latin-1"))
+    text = error_of(path)
+    assert f"{path}:2:18: not UTF-8 (byte 0xe9, 'é' in Latin-1)" in text
+    assert "iconv -f WINDOWS-1252" in text
+
+
+def test_latin_1_in_a_json_list_names_the_line_too(tmp_path):
+    """The list reader finds the line as well."""
+    path = write(tmp_path, "a.json", '[\n{"question": "Q", "answer": "A"},\n{"question": "café", "answer": "A"}]'.encode("latin-1"))
+    assert f"{path}:3:" in error_of(path)
+
+
+def test_utf_16_is_told_to_convert(tmp_path):
+    """What Excel calls Unicode text is named."""
+    assert "UTF-16" in error_of(write(tmp_path, "a.csv", "question,answer\na,b\n".encode("utf-16")))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.txt"])
+def test_nul_bytes_are_placed(tmp_path, name):
+    """A NUL means a binary or damaged file; its line is named."""
+    assert f"{name}:2:3: a NUL character" in error_of(write(tmp_path, name, b'question,answer\n"a\0","b"\n'))
+
+
+def test_truncated_gzip_names_where_it_breaks_off(tmp_path):
+    """A download that was cut off is said, not passed off as a short file."""
+    rows = "".join(json.dumps({"question": f"What is {index} times {index * 7919 % 1013}?", "answer": str(index)}) + "\n" for index in range(5000))
+    packed = gzip.compress(rows.encode())
+    assert "cut off or damaged after line" in error_of(write(tmp_path, "a.jsonl.gz", packed[: len(packed) // 2]))
+    assert "cut off or damaged" in error_of(write(tmp_path, "b.json.gz", gzip.compress(b"[" + b",".join(rows.encode().splitlines()) + b"]")[:9000]))
+
+
+def test_gzip_of_garbage_is_refused(tmp_path):
+    """Bytes that only begin like gzip are refused."""
+    assert "damaged or cut off" in error_of(write(tmp_path, "a.jsonl.gz", b"\x1f\x8b\x08garbage"))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ('question,answer\na,b\nc,"d\ne,f\n', ":3: a double quote is opened here and never closed"),
+        ("question,answer\na,b,c\nd\n", ":2: 3 values, the header names 2 columns"),
+        ('question,answer\n"a"x,b\n', ":2: broken quotes"),
+        ("question,question\na,b\n", "two columns are called question"),
+    ],
+)
+def test_broken_csv_names_the_line(tmp_path, content, says):
+    """Open quotes, stray quotes, wrong counts and twin names are faults with their line."""
+    assert says in error_of(write(tmp_path, "a.csv", content))
+
+
+def test_all_csv_faults_come_together(tmp_path):
+    """Several wrong records are named in one error."""
+    path = write(tmp_path, "a.csv", "question,answer\na\nb,c\nd,e,f\n")
+    with pytest.raises(InputError) as caught:
+        list(read_rows(path))
+    assert [fault.what.split(":")[-2] for fault in caught.value.faults] == ["2", "4"]
+
+
+def test_unknown_ending_lists_what_is_readable(tmp_path):
+    """A file nobody can name is answered with what can be read."""
+    assert ".jsonl" in error_of(write(tmp_path, "a.dat", "hello"))
+
+
+def test_parquet_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
+    """Parquet in the core install is an error with the line to install."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    path = write(tmp_path, "a.parquet", b"PAR1")
+    with pytest.raises(MachineNotReady, match=r"pip install 'finetune-advisor\[train\]'"):
+        list(read_rows(path))
+
+
+def test_broken_parquet_is_refused(tmp_path):
+    """A damaged Parquet file is an input error, not a traceback."""
+    pytest.importorskip("pyarrow")
+    assert "not a readable parquet file" in error_of(write(tmp_path, "a.parquet", b"PAR1garbagePAR1"))
+
+
+def test_reading_changes_nothing(tmp_path):
+    """Data files are opened for reading only."""
+    path = write(tmp_path, "a.jsonl", GOOD)
+    path.chmod(stat.S_IRUSR)
+    before = (path.stat().st_mtime_ns, content_digest(path))
+    profile(path)
+    recognise(path)
+    assert (path.stat().st_mtime_ns, content_digest(path)) == before
+    assert os.listdir(tmp_path) == ["a.jsonl"]
