@@ -56,7 +56,7 @@ def hardware_of(answers: Answers, warnings: list[str], *, probed: Hardware | Non
     from advisor.probe import stated_hardware
 
     origin = answers.known["gpu"].origin if "gpu" in answers.known else "flag"
-    hardware, notes = stated_hardware(name, count=count or 1, memory_gib=memory_gib, from_flag=origin in ("flag", "asked"))
+    hardware, notes = stated_hardware(name, count=count, memory_gib=memory_gib, from_flag=origin in ("flag", "asked"))
     warnings.extend(notes)
     return hardware
 

@@ -56,13 +56,33 @@ def why_not_outcome(judgement: Judgement, outcome: str, facts: Mapping[str, Any]
     named = [rule for rule in rules if rule.kind == "recommend" and rule.then.get(concludes) == outcome]
     named.sort(key=lambda rule: -ruleset.tiers[rule.tier])
     for rule in named:
-        failing = rule.first_failing(facts)
-        if failing is not None:
-            value = facts.get(failing.fact, "not known")
-            return [Reason(text=f"would come first where {failing.text}; here {failing.fact} is {shown(value)}{f' ({rule.row})' if rule.row else ''}", rule=rule.id)]
+        found = first_unmet(rule, facts, ruleset)
+        if found is not None:
+            wanted, fact_id = found
+            row = f" ({rule.row})" if rule.row else ""
+            return [Reason(text=f"would come first where {wanted}; here {fact_id} is {shown(facts.get(fact_id))}{row}", rule=rule.id)]
     if named and winner is not None:
         return [Reason(text=f"comes after {winner[0]}: {named[0].because}", rule=named[0].id, source="; ".join(ruleset.sources[s].title for s in named[0].sources))]
     return [Reason(text="no rule of the chosen layers recommends it")]
+
+
+def first_unmet(rule: Rule, facts: Mapping[str, Any], ruleset: Ruleset) -> tuple[str, str] | None:
+    """What a rule still misses, in words, and the fact it is about; None where it fires.
+
+    A fact that another table concluded is followed back to what a person stated: not "open_schemes is adapter" but
+    "task is multi_department".
+    """
+    condition = rule.first_failing(facts)
+    if condition is None:
+        return None
+    table = next((table for table in ruleset.tables.values() if table.concludes == condition.fact), None)
+    if table is not None:
+        behind = [other for other in ruleset.rules[table.id] if other.kind == "recommend" and other.then.get(table.concludes) in condition.values]
+        for other in sorted(behind, key=lambda other: (-ruleset.tiers[other.tier], other.id)):
+            found = first_unmet(other, facts, ruleset)
+            if found is not None:
+                return found
+    return condition.text.replace("not known or ", ""), condition.fact
 
 
 def shown(value: Any) -> str:
