@@ -54,7 +54,7 @@ def main() -> int:
         run=run,
         plan_text=lambda outcome: outcome.plan,
         save_page=save_page,
-        explain=lambda outcome, candidate: print_candidate(candidate, console),
+        explain=lambda outcome, candidate: print_candidate(candidate, console, methods=outcome.advice.methods),
     )
     hardware = CPU if "--cpu" in sys.argv else PROBED_4090
     return run_wizard(facts=load_facts(), hardware=hardware, advise=advise, actions=actions, console=console, checks=Checks(gpu=card_known))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from advisor.render.page import Block, Item, Items, Page, Table, Text, page_of, reason_origin, reason_text
+from advisor.render.page import Block, Item, Items, Page, Table, Text, answer_words, canonical, page_of, reason_origin, reason_text
 from advisor.render.words import MEANINGS, VERDICTS, memory_words, sentence
 
 if TYPE_CHECKING:
@@ -47,15 +48,19 @@ def print_page(page: Page, console: Console) -> None:
             _print_block(block, console)
 
 
-def print_candidate(candidate: Candidate, console: Console) -> None:
-    """Print everything that is known against or for one candidate: all its reasons with rule and source, and its numbers."""
+def print_candidate(candidate: Candidate, console: Console, *, methods: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    """Print everything that is known against or for one candidate: its reasons with rule and source, its numbers, and
+    what the guide says for and against its methods (`methods` is `Advice.methods`)."""
     _title(console, f"{candidate.composition}: {VERDICTS[candidate.verdict]}")
     items = [Item(text=sentence(reason_text(reason)), detail=reason_origin(reason)) for reason in candidate.because]
     if candidate.estimate.memory is not None:
         items.append(Item(text=f"Memory: {memory_words(candidate)}, estimated"))
     composition = candidate.composition
     names = [*composition.remedies, *composition.chain, *([composition.scheme] if composition.scheme else [])]
-    items += [Item(text=f"{name}: {MEANINGS[name]}") for name in names if name in MEANINGS]
+    guide = {canonical(method_id): method for method_id, method in (methods or {}).items()}
+    for name in names:
+        told = [f"{label}: {answer_words(guide[name][key])}" for key, label in (("pros", "for it"), ("cons", "against it")) if guide.get(name, {}).get(key)]
+        items.append(Item(text=f"{name}: {MEANINGS.get(name, 'no description')}", detail=f"the guide: {'; '.join(told)}" if told else ""))
     _print_block(Items(items=tuple(items)), console)
     console.print()
 

@@ -164,10 +164,11 @@ def test_a_number_is_not_said_twice():
 def test_a_candidate_is_explained_on_its_own():
     """The walk through the reasons prints verdict, reasons with rule and source, and memory."""
     file = io.StringIO()
-    print_candidate(scenario_5().alternatives[3], Console(file=file, width=80))
+    print_candidate(scenario_5().alternatives[3], Console(file=file, width=80), methods=scenario_5().methods)
     text = file.getvalue()
     assert "sft+full: does not fit" in text
     assert "rule fit/memory · source: estimate" in text
+    assert "the guide: for it: best performance; against it: very expensive" in text
     assert "78.1 GiB (between 70.3 GiB and 85.9 GiB)" in text
 
 
