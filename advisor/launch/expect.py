@@ -12,9 +12,10 @@ from advisor.plan.entries import Entry
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, Stage
 from advisor.plan.read import resolved_path
-from advisor.types import Hardware, ModelShape, RunSpec
+from advisor.types import DataProfile, Hardware, ModelShape, RunSpec
 
 KEPT_CHECKPOINTS = 3  # two stay; a third exists while it replaces the older one
+INTERPRETER = "Python and libraries"  # the estimator's name of the term
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -61,22 +62,46 @@ def device_hardware(plan: Plan, hardware: Hardware) -> Hardware:
     return replace(hardware, kind="cpu", gpus=()) if plan.launch.device == "cpu" else hardware
 
 
-def expectation(plan: Plan, entry: Entry, shape: ModelShape | None, hardware: Hardware, *, tokens_total: int | None = None, rows_total: int | None = None) -> dict[str, Any]:
-    """Expected peak memory with its band, and duration, for run.json; `unknown` says what could not be known."""
-    from advisor.estimate import estimate
+def expectation(plan: Plan, entry: Entry, shape: ModelShape | None, hardware: Hardware, *, profile: DataProfile | None = None, max_steps: int | None = None) -> dict[str, Any]:
+    """Expected memory with its band, and duration, for run.json; `unknown` says what could not be known.
 
-    found = estimate(run_spec(plan, entry.stage), shape, hardware, tokens_total=tokens_total, rows_total=rows_total)
+    `peak_bytes` is what the whole process occupies, which decides whether it fits; `counted_bytes` is the part that the
+    trainer counts (allocated on the card; on the CPU the growth above the interpreter), to be held beside the measured peak.
+    """
+    from advisor.estimate import estimate, memory_estimate
+
+    spec = run_spec(plan, entry.stage)
+    tokens, rows = amounts(plan, entry.stage, profile, max_steps)
+    found = estimate(spec, shape, hardware, tokens_total=tokens, rows_total=rows)
     memory = found.memory
+    on_cpu = hardware.kind == "cpu"
+    counted = memory_estimate(replace(spec, counter="allocated"), shape, cpu=on_cpu) if shape is not None else None
     return {
         "peak_bytes": memory.peak_bytes if memory else None,
         "low_bytes": memory.low_bytes if memory else None,
         "high_bytes": memory.high_bytes if memory else None,
+        "counted_bytes": sum(term.size_bytes for term in counted.peak.terms if term.name != INTERPRETER) if counted else None,
         "moment": memory.peak.name if memory else None,
         "limit_bytes": found.limit_bytes,
         "fits": found.fits,
         "duration_s": found.duration_s,
         "unknown": list(found.unknown),
     }
+
+
+def amounts(plan: Plan, stage: Stage, profile: DataProfile | None, max_steps: int | None) -> tuple[int | None, int | None]:
+    """Tokens and rows that the whole stage will read, all epochs together; None where the data is not known."""
+    if profile is None or profile.tokens is None:
+        return None, None
+    mean = min(profile.tokens.mean, stage.seq_len)
+    rows = profile.rows * (1 - stage.holdout) * stage.epochs
+    row_tokens = stage.seq_len if stage.packing else mean
+    a_step = stage.effective_batch_size * plan.launch.processes * row_tokens / mean
+    if stage.max_steps is not None:
+        rows = stage.max_steps * a_step
+    if max_steps is not None:
+        rows = min(rows, max_steps * a_step)
+    return max(1, round(rows * mean)), max(1, round(rows))
 
 
 def disk_need(plan: Plan, entry: Entry, shape: ModelShape | None, model_folder: Path | None) -> int | None:

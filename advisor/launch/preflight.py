@@ -6,7 +6,7 @@ import os
 import shutil
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from advisor.plan.entries import Entry
 from advisor.plan.model import Plan
 from advisor.plan.read import resolved_path
 from advisor.resources import PACKAGE, resource_root
-from advisor.types import Hardware, ModelShape
+from advisor.types import DataProfile, Hardware, ModelShape
 from advisor.units import format_gib
 
 HUB_TIMEOUT_S = 5.0
@@ -30,11 +30,13 @@ class Checked:
 
     disk_need_bytes: int | None
     cards: tuple[str, ...]  # UUIDs for CUDA_VISIBLE_DEVICES, one a process; empty where the plan uses none or they have none
+    profiles: Mapping[str, DataProfile]  # path as written -> what the data is; hub data sets are left to the trainer
 
 
 def check(plan: Plan, plan_path: Path, run: Path, todo: Sequence[Entry], *, hardware: Hardware, shape: ModelShape | None, trainers: Path) -> Checked:
     """Raise InputError with everything the plan names that is not there, else MachineNotReady with everything the machine lacks."""
-    bad = [*_objective_faults(todo, trainers), *_data_faults(todo, plan_path), *_model_faults(plan, plan_path)]
+    profiles: dict[str, DataProfile] = {}
+    bad = [*_objective_faults(todo, trainers), *_data_faults(todo, plan_path, profiles), *_model_faults(plan, plan_path)]
     if plan.launch.strategy not in (None, "ddp"):
         bad.append(
             Fault(
@@ -52,7 +54,7 @@ def check(plan: Plan, plan_path: Path, run: Path, todo: Sequence[Entry], *, hard
     for fault in _hub_faults(plan, plan_path):
         raise fault
     uuids = [gpu.uuid for gpu in hardware.gpus[: plan.launch.processes]] if plan.launch.device == "cuda" else []
-    return Checked(disk_need_bytes=need, cards=tuple(uuid for uuid in uuids if uuid) if all(uuids) else ())
+    return Checked(disk_need_bytes=need, cards=tuple(uuid for uuid in uuids if uuid) if all(uuids) else (), profiles=profiles)
 
 
 # --------------------------------------------------------------------------- what the plan names
@@ -83,17 +85,26 @@ def offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").strip().lower() in ("1", "true", "yes", "on")
 
 
-def _data_faults(todo: Sequence[Entry], plan_path: Path) -> Iterable[Fault]:
-    from advisor.data.files import find_data
+def _data_faults(todo: Sequence[Entry], plan_path: Path, profiles: dict[str, DataProfile]) -> Iterable[Fault]:
+    """What keeps the data from being trained on; fills `profiles` on the way."""
+    from advisor.data import profile
 
-    for text in dict.fromkeys(entry.data.path for entry in todo):
+    for entry in todo:
+        text = entry.data.path
         path = resolved_path(plan_path, text)
-        if not path.exists() and "/" in text and is_hub_id(text) and not Path(text).suffix and not offline():
+        if text in profiles or (not path.exists() and "/" in text and is_hub_id(text) and not Path(text).suffix and not offline()):
             continue  # a data set on the hub: the trainer asks for it
         try:
-            find_data(path)
+            profiles[text] = found = profile(path, mapping=entry.data.mapping)
         except InputError as error:
             yield from error.faults
+            continue
+        if entry.stage.objective not in found.objectives:
+            errors = "; ".join(finding.text for finding in found.findings if entry.stage.objective in finding.blocks)
+            can = f"it can train: {', '.join(found.objectives)}" if found.objectives else "it can train nothing"
+            yield Fault(
+                what=f"{text}: cannot train objective {entry.stage.objective}: {errors or f'it holds {found.kind} ({found.format})'}", allowed=can, hint=f"advise check {text}"
+            )
 
 
 def _folder(plan: Plan, plan_path: Path) -> Path | None:

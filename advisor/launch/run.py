@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -87,7 +86,10 @@ def run_plan(
     checked = preflight.check(job.plan, job.path, job.folder, waiting, hardware=machine, shape=shape, trainers=root)
     inputs = fingerprints(job.plan, job.path, waiting)
     used = device_hardware(job.plan, machine)
-    hopes = {entry.name: dict((expected or {}).get(entry.name) or expectation(job.plan, entry, shape, used)) for entry in job.entries}
+    hopes = {
+        entry.name: dict((expected or {}).get(entry.name) or expectation(job.plan, entry, shape, used, profile=checked.profiles.get(entry.data.path), max_steps=max_steps))
+        for entry in job.entries
+    }
     with RunFolder(job.folder) as folder:
         work = _Work(job=job, folder=folder, root=root, cards=checked.cards, judge=judge, max_steps=max_steps, hopes=hopes, say=say)
         if dry_run:
@@ -378,14 +380,13 @@ class _Work:
             return child.wait(), child.stops > 0
 
     def _several(self, command: Sequence[str]) -> list[str]:
-        launch = self.job.plan.launch
-        with socket.socket() as free:  # a port that is free now; torch's own default is taken by the next run beside this one
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        kind = ["--cpu"] if launch.device == "cpu" else ["--multi_gpu"]
-        head = [sys.executable, "-P", "-m", "accelerate.commands.launch", *kind, "--num_processes", str(launch.processes), "--num_machines", "1", "--mixed_precision", "no"]
-        # Each worker dies with the launcher; parent 0, since its number is not known yet.
-        return [*head, "--dynamo_backend", "no", "--main_process_ip", "127.0.0.1", "--main_process_port", str(port), "--no_python", *guarded(command, parent=0)]
+        """The command in several processes with ranks, by torch's own launcher, which `accelerate launch` wraps for cards.
+
+        `accelerate launch` itself starts a single process where there is no card.
+        """
+        processes = str(self.job.plan.launch.processes)
+        head = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes, "--no-python", "--"]
+        return [*head, *guarded(command, parent=0)]  # each worker dies with the launcher; 0, since its number is not known yet
 
     def _environment(self) -> dict[str, str]:
         """The child's environment: our trainers first on the path, whatever lies in the current folder; only the plan's cards."""

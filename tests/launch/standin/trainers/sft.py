@@ -1,0 +1,109 @@
+"""A stand-in for the real trainer: the same command line and the same files, no training. Only the tests' launcher finds it.
+
+STAND_IN says how it behaves; a real trainer takes seconds to start, and cannot be made to fail in every way on demand.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from advisor.plan.read import read_plan
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("plan", type=Path)
+    parser.add_argument("--stage")
+    parser.add_argument("--run", type=Path)
+    parser.add_argument("--task")
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--max-steps", type=int)
+    parser.add_argument("--no-judge", action="store_true")
+    args = parser.parse_args()
+    stage = read_plan(args.plan).stage(args.stage)
+    folder = args.run / "stages" / (args.stage + (f"-{args.task}" if args.task else ""))
+    folder.mkdir(parents=True, exist_ok=True)
+    mode, _, only = os.environ.get("STAND_IN", "ok").partition("@")
+    if only and only != folder.name:
+        mode = "ok"
+    print("talk on the trainer's stdout", flush=True)
+    seen = {
+        "cwd": os.getcwd(),
+        "argv": sys.argv,
+        "cuda": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "path": sys.path[:2],
+        "file": __file__,
+        "sid": os.getsid(0),
+        "rank": os.environ.get("RANK"),
+    }
+    (folder / f"seen{os.environ.get('RANK', '')}.json").write_text(json.dumps(seen))
+    (folder / "pid").write_text(str(os.getpid()))
+    if args.dry_run:
+        (args.run / "dry_run.json").write_text(json.dumps({"measured": {"peak_bytes": 1000, "step_s": 0.5}}))
+    if mode == "wait":
+        wait(folder)
+    elif mode == "sigkill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif mode == "segfault":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    elif mode == "oom":
+        fail(folder, "TrainingFailed", "out of memory: tried to allocate 2.00 GiB", 5)
+    elif mode == "input":
+        fail(folder, "InputError", "row 3 has no answer", 2)
+    elif mode == "crash":
+        sys.exit(1)
+    elif mode == "disk":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    result = {
+        "status": "done",
+        "steps": args.max_steps or 10,
+        "loss_first": 3.0,
+        "loss_last": 1.5,
+        "duration_s": 2.0,
+        "measured": {"peak_bytes": 2**29, "step_s": 0.2, "tokens_per_s": 100.0},
+        "evaluation": {"before": {"loss": 3.1, "perplexity": 22.2}, "after": {"loss": 1.6, "perplexity": 4.95}, "rows": 5},
+        "checks": [],
+        "versions": {"torch": "2.0"},
+        "resolved": {"learning_rate": stage.learning_rate, "resumed_from": (folder / "checkpoints").is_dir()},
+    }
+    text = json.dumps(result)
+    if mode == "nan":
+        text = text.replace("1.5", "NaN")
+    if mode == "half":
+        text = text[: len(text) // 2]
+    if mode != "no-result":
+        (folder / "result.json").write_text(text)
+    (folder / "adapter_model.safetensors").write_bytes(b"x")
+
+
+def wait(folder):
+    def stop(number, frame):
+        with open(folder / "signals", "a") as file:
+            file.write(f"{number}\n")
+        if os.environ.get("STAND_IN_STUBBORN"):
+            return
+        fail(folder, "Stopped", "stopped", 130)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    (folder / "ready").write_text("")
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def fail(folder, kind, what, code):
+    (folder / "error.json").write_text(json.dumps({"kind": kind, "what": what, "allowed": "", "hint": "the hint", "exit_code": code}))
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

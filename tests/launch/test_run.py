@@ -1,0 +1,293 @@
+"""`advise run`: folders, resume, stages, tasks, trials and dry runs."""
+
+import json
+import shutil
+
+import pytest
+
+from advisor.errors import InputError, MachineNotReady, Stopped, TrainingFailed
+from advisor.plan.model import Plan
+from advisor.plan.read import read_plan
+from advisor.plan.write import plan_digest
+from tests.launch.conftest import MACHINE, PLAN, STAND_IN, run
+
+
+def record(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+def test_a_plan_is_trained_into_its_own_folder(shop):
+    """The run goes to ./runs/<name>-<digest>, run.json holds expected beside measured, and nothing else is left behind."""
+    done = run()
+    assert done.folder == shop / "runs" / f"shop-{plan_digest(read_plan('plan.yaml'))}"
+    found = record(done.folder)
+    assert found["status"] == "done"
+    assert found["schema_version"] == 1
+    stage = found["stages"][0]
+    assert [stage[key] for key in ("name", "objective", "update", "quantization", "status", "steps", "loss_first", "loss_last")] == [
+        "sft",
+        "sft",
+        "lora",
+        None,
+        "done",
+        10,
+        3.0,
+        1.5,
+    ]
+    assert stage["measured"]["peak_bytes"] == 2**29
+    assert stage["expected"]["peak_bytes"] > 0
+    assert found["versions"] == {"torch": "2.0"}
+    assert found["resolved"]["sft"]["learning_rate"] == 2e-4
+    assert sorted(path.name for path in done.folder.iterdir()) == [".lock", "plan.yaml", "run.json", "stages"]
+
+
+def test_a_finished_run_is_left_alone(shop, capsys):
+    """A second run of the same plan says that it is finished and starts no trainer."""
+    first = run()
+    (first.folder / "stages" / "sft" / "seen.json").unlink()
+    before = (first.folder / "run.json").read_bytes()
+    again = run()
+    assert again.already_done
+    assert "is finished" in capsys.readouterr().err
+    assert (first.folder / "run.json").read_bytes() == before
+    assert not (first.folder / "stages" / "sft" / "seen.json").exists()
+
+
+def test_a_finished_run_needs_nothing_any_more(shop):
+    """Data and model may be gone when a finished run is looked at again."""
+    run()
+    shutil.rmtree(shop / "model")
+    (shop / "train.jsonl").unlink()
+    assert run().already_done
+
+
+def test_a_result_that_was_deleted_is_trained_again(shop):
+    """run.json alone does not make a stage done: its model must be there."""
+    first = run()
+    shutil.rmtree(first.folder / "stages" / "sft")
+    assert not run().already_done
+    assert (first.folder / "stages" / "sft" / "adapter_model.safetensors").exists()
+
+
+def test_an_edited_plan_gets_its_own_folder(shop):
+    """Another value is another run, by edit or by --set; name and launch are not part of what is trained."""
+    folders = {run().folder, run(set_values=["stages.sft.rank=4"]).folder, run(max_steps=3).folder}
+    (shop / "plan.yaml").write_text(PLAN.replace("2e-4", "1e-4"))
+    folders.add(run().folder)
+    assert len(folders) == 4
+    assert all(path.name.startswith("shop-") for path in folders)
+
+
+def test_the_copy_of_the_plan_runs_by_itself(shop):
+    """The plan in the run folder has --set applied, absolute paths and its reasons; running it goes on in the same folder."""
+    first = run(set_values=["stages.sft.micro_batch_size=2"])
+    text = (first.folder / "plan.yaml").read_text()
+    copy = read_plan(first.folder / "plan.yaml")
+    assert copy.model == str(shop / "model")
+    assert copy.data.path == str(shop / "train.jsonl")
+    assert copy.stages[0].micro_batch_size == 2
+    assert "# few rows (lora/rank)" in text
+    assert run(first.folder / "plan.yaml").already_done
+    assert run(first.folder).already_done
+    assert run(first.folder / "plan.yaml", set_values=["stages.sft.rank=4"]).folder != first.folder
+
+
+def test_a_plan_made_a_moment_ago_is_run_and_kept(shop):
+    """With a Plan instead of a file the paths are relative to the current folder, and the reasons go into the copy."""
+    plan = read_plan("plan.yaml")
+    assert isinstance(plan, Plan)
+    done = run(plan, comments={("stages", 0, "learning_rate"): "usual (lora/lr)"}, output="out")
+    assert done.folder == shop / "out"
+    assert "# usual (lora/lr)" in (shop / "out" / "plan.yaml").read_text()
+    assert run(plan, output="out").already_done
+
+
+@pytest.mark.parametrize("content", ["run", "files", "file", "broken", "trial"])
+def test_a_folder_that_holds_something_else_is_refused(shop, content):
+    """Another run, foreign files, a file, or a broken run.json: exit code 2 with the next step, and nothing is touched."""
+    out = shop / "out"
+    if content == "run":
+        run(output=out, set_values=["stages.sft.rank=4"])
+    elif content == "trial":
+        run(output=out, max_steps=2)
+    elif content == "file":
+        out.write_text("x")
+    else:
+        out.mkdir()
+        (out / ("run.json" if content == "broken" else "thesis.txt")).write_text("{")
+    before = {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+    with pytest.raises(InputError, match="--output DIR"):
+        run(output=out)
+    assert {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()} == before
+
+
+def test_changed_data_is_not_mixed_into_an_unfinished_run(shop, monkeypatch):
+    """A run goes on only with the content it began with."""
+    monkeypatch.setenv("STAND_IN", "oom")
+    with pytest.raises(TrainingFailed):
+        run()
+    monkeypatch.setenv("STAND_IN", "ok")
+    (shop / "train.jsonl").write_text((shop / "train.jsonl").read_text() * 2)
+    with pytest.raises(InputError, match="the data has changed since this run began"):
+        run()
+
+
+def test_stages_run_in_order_and_go_on_where_they_failed(shop, monkeypatch):
+    """A failing second stage leaves the first done; the next call trains the second alone."""
+    two = PLAN + "  - {name: second, objective: sft, update: lora, learning_rate: 1e-4}\n"
+    (shop / "plan.yaml").write_text(two)
+    monkeypatch.setenv("STAND_IN", "input@second")
+    with pytest.raises(InputError, match=r"stage second: row 3 has no answer\n  the hint"):
+        run()
+    folder = next((shop / "runs").iterdir())
+    assert [stage["status"] for stage in record(folder)["stages"]] == ["done", "failed"]
+    assert record(folder)["status"] == "failed"
+    assert record(folder)["stages"][1]["error"]["exit_code"] == 2
+    (folder / "stages" / "sft" / "seen.json").unlink()
+    monkeypatch.setenv("STAND_IN", "ok")
+    done = run()
+    assert [stage["status"] for stage in record(folder)["stages"]] == ["done", "done"]
+    assert done.status == "done"
+    assert "error" not in record(folder)["stages"][1]
+    assert not (folder / "stages" / "sft" / "seen.json").exists()
+    assert record(folder)["attempts"] == 2
+
+
+def test_tasks_are_trained_each_and_one_can_be_named(shop):
+    """Each task has its entry and folder; --only trains one task or stage, the rest waits."""
+    (shop / "plan.yaml").write_text(PLAN.replace("data: {path: train.jsonl}", "tasks: [{name: legal, data: {path: train.jsonl}}, {name: hr, data: {path: train.jsonl}}]"))
+    one = run(only="hr")
+    assert [(stage["name"], stage["task"], stage["status"]) for stage in one.record["stages"]] == [("sft-legal", "legal", "pending"), ("sft-hr", "hr", "done")]
+    assert one.record["status"] == "stopped"
+    assert "--task" in json.loads((one.folder / "stages" / "sft-hr" / "seen.json").read_text())["argv"]
+    assert run(only="hr").already_done
+    assert run().record["status"] == "done"
+    with pytest.raises(InputError, match="did you mean 'legal'"):
+        run(only="leagl")
+
+
+def test_only_refuses_a_stage_whose_start_is_missing(shop):
+    """A stage that starts from an untrained one says which to run first."""
+    (shop / "plan.yaml").write_text(PLAN + "  - {name: second, objective: sft, update: lora, learning_rate: 1e-4}\n")
+    with pytest.raises(InputError, match="starts from sft, which is not trained yet"):
+        run(only="second")
+
+
+def test_a_trial_is_capped_and_says_so(shop):
+    """--max-steps and --no-judge reach the trainer and are recorded."""
+    trial = run(max_steps=3, judge=False)
+    argv = json.loads((trial.folder / "stages" / "sft" / "seen.json").read_text())["argv"]
+    assert argv[-3:] == ["--no-judge", "--max-steps", "3"]
+    assert (trial.record["max_steps"], trial.record["judge"], trial.record["stages"][0]["steps"]) == (3, False, 3)
+    assert run(max_steps=3).already_done
+
+
+def test_a_dry_run_keeps_only_its_measurement(shop):
+    """dry_run.json holds expected beside measured; the folder holds nothing else and the real run still starts in it."""
+    measured = run(dry_run=True)
+    assert measured.dry_run
+    assert sorted(path.name for path in measured.folder.iterdir()) == [".lock", "dry_run.json"]
+    stage = json.loads((measured.folder / "dry_run.json").read_text())["stages"][0]
+    assert stage["measured"] == {"peak_bytes": 1000, "step_s": 0.5}
+    assert stage["expected"]["peak_bytes"] > 0
+    assert run().status == "done"
+    assert run(dry_run=True).dry_run
+    assert run().already_done
+
+
+def test_the_trainers_are_ours_whatever_lies_around(shop, monkeypatch, capfd):
+    """A hostile trainers/ or advisor/ in the current folder, or trainers/ on PYTHONPATH, is never imported, and stdout stays free."""
+    for name in ("trainers", "advisor", "path/trainers"):
+        (shop / name).mkdir(parents=True)
+        (shop / name / "__init__.py").write_text("raise SystemExit('hostile')")
+    monkeypatch.setenv("PYTHONPATH", "path")
+    done = run()
+    seen = json.loads((done.folder / "stages" / "sft" / "seen.json").read_text())
+    assert seen["file"].startswith(str(STAND_IN))
+    assert seen["cuda"] == ""
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert "talk on the trainer's stdout" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "words"),
+    [
+        ("sigkill", TrainingFailed, ["out-of-memory killer", "--set stages.sft.micro_batch_size=2", "--set stages.sft.grad_accum=2"]),
+        ("oom", TrainingFailed, ["tried to allocate 2.00 GiB", "--set stages.sft.micro_batch_size=2 --set stages.sft.grad_accum=2"]),
+        ("segfault", TrainingFailed, ["signal 11 (SIGSEGV)"]),
+        ("crash", TrainingFailed, ["exit code 1"]),
+        ("half", TrainingFailed, ["without a readable result.json"]),
+        ("no-result", TrainingFailed, ["without a readable result.json"]),
+        ("nan", TrainingFailed, ["without a readable result.json"]),
+        ("disk", TrainingFailed, ["stage sft: the trainer ended with exit code 1"]),
+        ("input", InputError, ["row 3 has no answer", "the hint"]),
+    ],
+)
+def test_a_failed_trainer_is_explained(shop, monkeypatch, mode, kind, words):
+    """Whatever way a trainer ends, the error has the exit code of its kind and run.json says failed; the next call trains it."""
+    monkeypatch.setenv("STAND_IN", mode)
+    with pytest.raises(kind) as caught:
+        run()
+    for word in words:
+        assert word in caught.value.text()
+    folder = next((shop / "runs").iterdir())
+    assert (record(folder)["status"], record(folder)["stages"][0]["status"]) == ("failed", "failed")
+    monkeypatch.setenv("STAND_IN", "ok")
+    assert run().status == "done"
+
+
+def test_a_stale_result_of_an_earlier_attempt_does_not_count(shop, monkeypatch):
+    """A trainer that ends well but writes no result has failed, even where an older result lies there."""
+    monkeypatch.setenv("STAND_IN", "oom")
+    with pytest.raises(TrainingFailed):
+        run()
+    folder = next((shop / "runs").iterdir())
+    (folder / "stages" / "sft" / "result.json").write_text("{}")
+    monkeypatch.setenv("STAND_IN", "no-result")
+    with pytest.raises(TrainingFailed, match=r"without a readable result\.json"):
+        run()
+
+
+def test_a_stopped_trainer_is_stopped_not_failed(shop, monkeypatch):
+    """A trainer that somebody else ends by SIGTERM leaves the run stopped, exit code 130."""
+    import os
+    import signal
+    import threading
+
+    monkeypatch.setenv("STAND_IN", "wait")
+    ready = shop / "out" / "stages" / "sft" / "ready"
+
+    def stop():
+        from tests.launch.conftest import wait_for
+
+        wait_for(ready.exists)
+        os.kill(int(ready.with_name("pid").read_text()), signal.SIGTERM)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    with pytest.raises(Stopped):
+        run(output="out")
+    thread.join()
+    assert record(shop / "out")["status"] == "stopped"
+    monkeypatch.setenv("STAND_IN", "ok")
+    assert run(output="out").record["resolved"]["sft"]["resumed_from"] is True
+
+
+def test_two_processes_are_started_together(shop):
+    """A plan with two processes on the CPU starts one trainer a process, with ranks."""
+    pytest.importorskip("accelerate")
+    (shop / "plan.yaml").write_text(PLAN + "launch: {processes: 2}\n")
+    done = run()
+    folder = done.folder / "stages" / "sft"
+    assert {json.loads(path.read_text())["rank"] for path in folder.glob("seen*.json")} == {"0", "1"}
+
+
+def test_a_machine_without_the_extra_is_told_the_one_line(shop):
+    """Without torch the error names the one line to install, and no folder is made."""
+    from dataclasses import replace
+
+    bare = replace(MACHINE, software=dict.fromkeys(MACHINE.software))
+    with pytest.raises(MachineNotReady, match=r"pip install .*\[train\]"):
+        run(hardware=bare)
+    assert not (shop / "runs").exists()
