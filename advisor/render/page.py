@@ -370,6 +370,8 @@ def _based_on(advice: Advice) -> Section:
         items.append(Item(text=f"Data: {f'{stated} (stated)' if stated else 'not known'}"))
     items += [Item(text=f"Data of {name}: {profile.path}: {profile.rows:,} examples, {profile.kind}") for name, profile in situation.tasks.items()]
     stated_answers = {fact: answer for fact, answer in situation.answers.known.items() if fact not in ("data_path", "model")}
+    if set(situation.answers.signals) <= set(stated_answers):  # the wizard keeps each signal's own answer beside the list
+        stated_answers.pop("signals", None)
     items += [Item(text=f"{fact}: {answer_words(answer.value, fact)} ({answer.origin})") for fact, answer in stated_answers.items()]
     items.append(Item(text=f"Rules: {', '.join(advice.layers)} (digest {advice.rules_digest})"))
     return Section(title="What this is based on", blocks=(Items(items=tuple(items)),))

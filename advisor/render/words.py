@@ -183,7 +183,9 @@ def _because_unknown(advice: Advice) -> str:
     """What is missing for time and cost: the number of examples where that is it, else the estimate's own words."""
     if example_rows(advice) is None:
         return ": it depends on the number of examples, which is not known"
-    reasons = dict.fromkeys(reason.split(": ", 1)[-1] for reason in advice.recommendation.estimate.unknown)
+    if advice.situation.model is None and advice.situation.answers.value("model"):
+        return ": the size of the model is not known"
+    reasons = dict.fromkeys(reason.removeprefix("duration: ") for reason in advice.recommendation.estimate.unknown)
     return f": {joined(reasons)}" if reasons else ""
 
 

@@ -178,3 +178,27 @@ def test_every_method_has_words():
     assert set(SCHEME_PHRASES) == set(PER_TASK_PHRASES) == {*UPDATES, "qlora"}
     assert set(REMEDY_PHRASES) == set(REMEDIES)
     assert set(MEANINGS) == {*OBJECTIVES, *UPDATES, "qlora", *REMEDIES}
+
+
+def test_a_signal_is_listed_once():
+    """A signal that the wizard asked for is shown by its own answer, not again in the list of signals."""
+    import dataclasses
+
+    from tests.render.example_advice import answers
+
+    advice = scenario_5()
+    situation = dataclasses.replace(advice.situation, answers=answers(task="qa", facts_change_often=True, signals=("facts_change_often",)))
+    text = printed(dataclasses.replace(advice, situation=situation))
+    assert text.count("facts_change_often") == 1
+
+
+def test_an_unknown_model_is_why_time_is_unknown():
+    """Where the model is a name nobody can size, the sentences say that, not what the estimator calls it."""
+    import dataclasses
+
+    advice = scenario_5()
+    recommendation = dataclasses.replace(
+        advice.recommendation, estimate=dataclasses.replace(advice.recommendation.estimate, duration_s=None, unknown=("model: its size is not known",))
+    )
+    advice = dataclasses.replace(advice, recommendation=recommendation, situation=dataclasses.replace(advice.situation, model=None))
+    assert page_of(advice).sentences[1] == "How long it takes cannot be said yet: the size of the model is not known."
