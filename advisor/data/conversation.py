@@ -35,6 +35,7 @@ ROLES = {
     "function_call": "assistant",
     "tool_call": "assistant",
 }
+CHAT_ROLES = frozenset(("system", "user", "assistant", "tool"))
 ROLE_KEYS = ("role", "from", "speaker")
 CONTENT_KEYS = ("content", "value", "text", "message")
 CALLS = ("tool_calls", "function_call")
@@ -99,6 +100,10 @@ def turn_keys(turn: Any) -> tuple[str, str] | None:
 
 def read_turn(turn: Any) -> Message | str:
     """One turn as a message, or the reason why not."""
+    if len(turn) == 2 and isinstance(turn, dict):  # nearly every turn there is
+        plain, said = turn.get("role"), turn.get("content")
+        if isinstance(plain, str) and isinstance(said, str) and plain in CHAT_ROLES:
+            return Message(plain, said)
     keys = turn_keys(turn)
     if keys is None:
         return BROKEN

@@ -13,6 +13,7 @@ from advisor.data.example import Example, Message
 from advisor.data.files import Faults, find_data
 from advisor.data.read import read_rows
 from advisor.data.recognition import Recognition, recognise, text_cell
+from advisor.data.roles import BAD_WORDS, GOOD_WORDS
 from advisor.errors import Fault, InputError
 
 # Rows that cannot be used may be left out up to this share, with a count; above it the data is refused. The same share at
@@ -387,16 +388,12 @@ def _preference_builder(mapping: Mapping[str, str]) -> Build:
     return build
 
 
-_GOOD = frozenset(("true", "yes", "1", "1.0", "good", "up", "thumbs_up", "positive", "desirable", "👍"))
-_BAD = frozenset(("false", "no", "0", "0.0", "bad", "down", "thumbs_down", "negative", "undesirable", "👎"))
-
-
 def verdict(cell: Any) -> bool | None:
     """A thumbs up or down, however it is written; None where it is neither."""
     if isinstance(cell, bool):
         return cell
     word = str(cell).strip().lower()
-    return True if word in _GOOD else False if word in _BAD else None
+    return True if word in GOOD_WORDS else False if word in BAD_WORDS else None
 
 
 def _feedback_builder(mapping: Mapping[str, str]) -> Build:

@@ -22,6 +22,7 @@ from advisor.errors import Fault, InputError, nearest
 SAMPLE_ROWS = 300
 SAMPLE_BYTES = 2 << 20
 SPREAD_BLOCKS = 4  # places further down a large JSONL file that are looked at too
+VERDICTS = roles.GOOD_WORDS | roles.BAD_WORDS
 MAX_CLASSES = 100
 MAX_GROUPS = 50  # different sets of filled columns in one sample: more are optional columns, no formats
 LONG_TEXT_CHARS = 1500  # texts this long beside an unnamed column of few values are documents with metadata
@@ -117,11 +118,6 @@ class Column:
         return self.filled >= 8 and 2 <= distinct <= self.filled / 3
 
 
-YES_NO = frozenset(
-    ("true", "false", "yes", "no", "1", "0", "1.0", "0.0", "good", "bad", "up", "down", "thumbs_up", "thumbs_down", "positive", "negative", "desirable", "undesirable", "👍", "👎")
-)
-
-
 def _add(column: Column, cell: Any) -> None:
     if cell is None:
         return
@@ -146,7 +142,7 @@ def _add(column: Column, cell: Any) -> None:
     column.shapes[shape] = column.shapes.get(shape, 0) + 1
     if text is not None:
         column.characters += len(text)
-        column.yes_no += text.strip().lower() in YES_NO
+        column.yes_no += text.strip().lower() in VERDICTS
         if len(column.values) <= SAMPLE_ROWS:
             column.values.add(text[:200])
 

@@ -131,6 +131,8 @@ LABELS = (
 CHOSEN = ("chosen", "preferred", "accepted", "winner", "better", "chosen_response", "response_chosen", "preferred_response", "positive")
 REJECTED = ("rejected", "dispreferred", "loser", "worse", "rejected_response", "response_rejected", "dispreferred_response", "negative", "non_preferred")
 GOOD = ("kto_tag", "label", "good", "is_good", "desirable", "is_desirable", "thumbs_up", "thumbs", "feedback", "liked", "upvoted", "binary_feedback")
+GOOD_WORDS = frozenset(("true", "yes", "1", "1.0", "good", "up", "thumbs_up", "positive", "desirable", "👍"))
+BAD_WORDS = frozenset(("false", "no", "0", "0.0", "bad", "down", "thumbs_down", "negative", "undesirable", "👎"))
 TRUTHS = (
     "ground_truth",
     "reference_answer",

@@ -63,13 +63,14 @@ def test_page_fits_eighty_columns_and_tells_everything(pairs_path):
         "What it can train",
         "sft",
     ):
-        assert part in text
+        assert part in " ".join(text.split())
 
 
-def test_page_of_broken_data_says_that_nothing_can_be_trained(tmp_path):
+def test_page_of_broken_data_says_that_nothing_can_be_trained(tmp_path, monkeypatch):
     """Each unreadable place stands on its own line, and nothing is promised."""
-    path = tmp_path / "a.jsonl"
-    path.write_text('{"question": "Q", "answer": "A"}\n{oops\n{"question"\n')
+    monkeypatch.chdir(tmp_path)
+    path = "a.jsonl"
+    (tmp_path / path).write_text('{"question": "Q", "answer": "A"}\n{oops\n{"question"\n')
     text = " ".join(page(path).split())
     assert "a.jsonl:2:2: invalid JSON" in text
     assert "a.jsonl:3:12: invalid JSON" in text
