@@ -124,7 +124,7 @@ def in_short(advice: Advice) -> str:
         limit = f" of {format_gib(estimate.limit_bytes)}" if estimate.limit_bytes is not None else ""
         parts.append(f"{format_gib(estimate.memory.peak_bytes)}{limit}")
     parts += [format_duration(estimate.duration_s)] if estimate.duration_s is not None else []
-    parts += [format_usd(estimate.cost_usd)] if estimate.cost_usd is not None else []
+    parts += [format_usd(estimate.cost_usd)] if estimate.cost_usd else []
     return "In short: " + " · ".join(parts) + ("" if advice.fits else " · does not fit")
 
 
@@ -209,7 +209,9 @@ def _needs(advice: Advice) -> Section:
         items.append(Item(text=f"Memory: not known{_against(advice)}"))
     if estimate.duration_s is not None:
         items.append(Item(text=f"Time: {format_duration(estimate.duration_s)}, estimated"))
-    if estimate.cost_usd is not None:
+    if estimate.cost_usd == 0:
+        items.append(Item(text="Cost: electricity alone", detail=estimate.cost_note))
+    elif estimate.cost_usd is not None:
         items.append(Item(text=f"Cost: {format_usd(estimate.cost_usd)}, estimated", detail=estimate.cost_note))
     items += [Item(text=f"Not known: {unknown}") for unknown in estimate.unknown]
     blocks.append(Items(items=tuple(items)))
@@ -301,7 +303,7 @@ def _candidate_numbers(candidate: Candidate) -> str:
     estimate = candidate.estimate
     parts = [format_gib(estimate.memory.peak_bytes)] if estimate.memory is not None else []
     parts += [format_duration(estimate.duration_s)] if estimate.duration_s is not None else []
-    parts += [format_usd(estimate.cost_usd)] if estimate.cost_usd is not None else []
+    parts += [format_usd(estimate.cost_usd)] if estimate.cost_usd else []
     return ", ".join(parts)
 
 

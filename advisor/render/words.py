@@ -170,8 +170,8 @@ def _cost(advice: Advice, *, would: bool = False) -> str:
     costs = "would cost" if would else "costs"
     note = f" ({estimate.cost_note})" if estimate.cost_note else ""
     own = hardware.origin == "probed"
-    if estimate.cost_usd is None:
-        if own and not hardware.gpus:
+    if not estimate.cost_usd:
+        if estimate.cost_usd is not None or (own and not hardware.gpus):
             return sentence(f"it {costs} nothing but electricity, since it runs on your own computer")
         return sentence(f"what it {costs} cannot be said yet{_because_unknown(advice)}")
     if own:

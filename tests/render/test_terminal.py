@@ -202,3 +202,16 @@ def test_an_unknown_model_is_why_time_is_unknown():
     )
     advice = dataclasses.replace(advice, recommendation=recommendation, situation=dataclasses.replace(advice.situation, model=None))
     assert page_of(advice).sentences[1] == "How long it takes cannot be said yet: the size of the model is not known."
+
+
+def test_training_on_ones_own_processor_costs_electricity():
+    """No dollars are printed where there is nothing to rent."""
+    import dataclasses
+
+    from tests.render.example_advice import CPU
+
+    advice = scenario_5()
+    recommendation = dataclasses.replace(advice.recommendation, estimate=dataclasses.replace(advice.recommendation.estimate, cost_usd=0.0, cost_note=""))
+    advice = dataclasses.replace(advice, recommendation=recommendation, alternatives=(), situation=dataclasses.replace(advice.situation, hardware=CPU))
+    assert page_of(advice).sentences[2] == "It costs nothing but electricity, since it runs on your own computer."
+    assert "$0.00" not in printed(advice)
