@@ -84,6 +84,8 @@ def _answer(page: Page) -> list[str]:
 
 
 def _plan(plan_text: str) -> list[str]:
+    # The editor's modeline names a folder of this computer: of no use to whoever the page is forwarded to.
+    plan_text = "".join(line for line in plan_text.splitlines(keepends=True) if not line.startswith("# yaml-language-server:"))
     return [
         "<section><h2>The plan</h2>",
         "<p>Save this as <code>plan.yaml</code> and run <code>advise run plan.yaml</code>.</p>",

@@ -96,3 +96,10 @@ def test_the_plan_keeps_its_lines():
 def test_without_a_plan_there_is_no_plan_section():
     """A remedy alone, or a plan that lacks something, leaves the section out."""
     assert "The plan" not in advice_page(scenario_5())
+
+
+def test_the_page_names_no_folder_of_the_one_who_made_it():
+    """The editor's modeline, which holds a local path, stays out of the page that is forwarded."""
+    text = advice_page(scenario_5(), plan_text="# yaml-language-server: $schema=file:///home/me/plan.schema.json\nversion: 1\n")
+    assert "/home/me" not in text
+    assert "<pre>version: 1\n</pre>" in text
