@@ -40,6 +40,7 @@ OWNED: Mapping[str, str] = {
     "eval_packing": "packing",
     "padding_free": "packing",
     "gradient_checkpointing": "gradient_checkpointing",
+    "activation_checkpointing": "gradient_checkpointing",
     "truncation_mode": "truncation",
     "save_steps": "save_steps",
     "save_strategy": "save_steps",

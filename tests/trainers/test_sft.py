@@ -1,0 +1,360 @@
+"""Supervised fine-tuning of a tiny model, in this process."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from advisor.errors import InputError, TrainingFailed
+from trainers import sft
+from trainers.files import read_json
+from trainers.job import run_trainer
+from trainers.machine import is_main_process
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def trained(job) -> dict:
+    sft.train(job)
+    return read_json(job.output / "result.json")
+
+
+def losses(job) -> list[float]:
+    return [json.loads(line)["loss"] for line in (job.run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_lora_learns_and_loads_in_plain_peft(make):
+    """A LoRA stage lowers the loss, records everything, and leaves an adapter that plain PEFT loads and that changes the base."""
+    import torch
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    job = make(max_steps=12, rank=8)
+    result = trained(job)
+    assert result["status"] == "done"
+    assert result["steps"] == 12 == len(losses(job))
+    assert result["loss_last"] < 0.9 * result["loss_first"]
+    assert result["evaluation"]["holdout_loss_after"] < result["evaluation"]["holdout_loss_before"]
+    assert result["evaluation"]["perplexity_before"] == pytest.approx(math.exp(result["evaluation"]["holdout_loss_before"]))
+    assert result["data"]["train_rows"] + result["data"]["holdout_rows"] == result["data"]["rows"] == 30
+    assert [check["ok"] for check in result["checks"][:2]] == [True, True]
+    assert result["measured"]["peak_bytes"] > 0
+    assert result["resolved"]["options"]["rank"] == 8
+    assert result["resolved"]["peft"]["lora_alpha"] == 16
+    assert not list(job.output.rglob("*.bin")) + list(job.output.rglob("*.pt")) + list(job.output.rglob("*.pth")), "pickle"
+    tokenizer = AutoTokenizer.from_pretrained(job.output)
+    assert tokenizer.chat_template
+    ids = tokenizer("hello", return_tensors="pt")["input_ids"]
+    model = AutoPeftModelForCausalLM.from_pretrained(job.output, dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(job.plan.model, dtype=torch.float32)
+    assert not torch.allclose(model(input_ids=ids).logits, base(input_ids=ids).logits)
+
+
+def test_full_update_loads_in_plain_transformers(make):
+    """A full stage leaves a whole model that differs from the one it started from."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    job = make(update="full", learning_rate=1e-3, max_steps=6)
+    result = trained(job)
+    assert result["loss_last"] < result["loss_first"]
+    assert result["resolved"]["trainable_parameters"] == result["resolved"]["parameters"]
+    tuned = AutoModelForCausalLM.from_pretrained(job.output, dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(job.plan.model, dtype=torch.float32)
+    assert not torch.equal(tuned.model.embed_tokens.weight, base.model.embed_tokens.weight)
+
+
+def test_qlora_trains_on_the_cpu(make):
+    """A 4-bit base trains on the CPU through the same code, its module in float32."""
+    result = trained(make(quantization="nf4", max_steps=8))
+    assert result["loss_last"] < result["loss_first"]
+    assert result["resolved"]["trainable_dtype"] == "float32"
+    assert result["resolved"]["double_quantization"] is True
+
+
+def test_batch_and_accumulation_give_the_same_loss(make):
+    """8 x 1 and 1 x 8 are the same step: losses are divided by the tokens of the whole batch, not by the micro-batches."""
+    wide = make(micro_batch_size=8, grad_accum=1, job_judge=False)
+    deep = make(micro_batch_size=1, grad_accum=8, job_judge=False, job_run=wide.run.parent / "deep")
+    trained(wide)
+    trained(deep)
+    assert losses(wide) == pytest.approx(losses(deep), rel=1e-5)
+
+
+def test_packing_gives_the_rows_their_own_attention(make):
+    """Packed rows train as they would alone: the first step's loss over the same rows is the same."""
+    single = make(micro_batch_size=30, holdout=0.0, max_steps=1, warmup=0.0, job_judge=False)
+    packed = make(micro_batch_size=64, holdout=0.0, max_steps=1, warmup=0.0, packing=True, job_judge=False, job_run=single.run.parent / "packed")
+    trained(single)
+    result = trained(packed)
+    assert losses(packed)[0] == pytest.approx(losses(single)[0], rel=1e-4)
+    assert result["data"]["train_rows"] == 30
+
+
+def test_our_loss_is_trls_loss(make, monkeypatch):
+    """Leaving out entropy, accuracy and unlearned positions changes neither loss nor gradient."""
+    import trainers.answer_loss as answer_loss
+
+    job = make(micro_batch_size=4, max_steps=2, job_judge=False)
+    trained(job)
+    monkeypatch.setattr(answer_loss, "plain_head", lambda model: False)
+    trl = make(micro_batch_size=4, max_steps=2, job_judge=False, job_run=job.run.parent / "trl")
+    trained(trl)
+    assert losses(job) == pytest.approx(losses(trl), rel=1e-5)
+    norms = [[json.loads(line)["grad_norm"] for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (job.run, trl.run)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(make, monkeypatch):
+    """NaN ends the run with exit code 5 and saves nothing."""
+    import trainers.loading as loading
+
+    load = loading.load_base
+
+    def poisoned(*args, **kwargs):
+        model = load(*args, **kwargs)
+        model.model.norm.weight.data[0] = float("nan")
+        return model
+
+    monkeypatch.setattr(loading, "load_base", poisoned)
+    job = make(max_steps=40, job_judge=False)
+    with pytest.raises(TrainingFailed, match="loss became nan at step 1") as caught:
+        sft.train(job)
+    assert caught.value.exit_code == 5
+    assert not (job.output / "result.json").exists()
+    assert not list(job.output.rglob("*.safetensors"))
+
+
+def test_a_broken_run_resumes_with_the_same_losses(make, monkeypatch, capsys):
+    """After a crash half way the next call goes on from the last complete checkpoint; the losses are those of an unbroken run."""
+    from trainers.progress import Watch
+
+    keys = {"max_steps": 10, "save_steps": 2, "dropout": 0.1, "job_judge": False}
+    whole = make(**keys)
+    trained(whole)
+    original = Watch.on_log
+
+    def crash(self, args, state, control, **kwargs):
+        original(self, args, state, control, **kwargs)
+        if state.global_step == 7:
+            raise RuntimeError("pulled the plug")
+
+    broken = make(**keys, job_run=whole.run.parent / "broken")
+    monkeypatch.setattr(Watch, "on_log", crash)
+    with pytest.raises(RuntimeError, match="plug"):
+        sft.train(broken)
+    monkeypatch.setattr(Watch, "on_log", original)
+    (broken.checkpoints / "checkpoint-8").mkdir()  # what a process killed while saving leaves
+    capsys.readouterr()
+    result = trained(broken)
+    assert "going on after step 6 of 10, learning rate 0.00" in capsys.readouterr().err
+    assert losses(broken) == losses(whole)
+    assert result["loss_first"] == losses(whole)[0]
+
+
+def test_checkpoints_of_other_settings_are_not_resumed(make, capsys):
+    """Another learning rate in the same folder starts from the beginning, and says so."""
+    trained(make(max_steps=4, save_steps=2, job_judge=False))
+    capsys.readouterr()
+    job = make(max_steps=4, save_steps=2, learning_rate=1e-3, job_judge=False)
+    trained(job)
+    assert "belong to other settings or data" in capsys.readouterr().err
+    assert len(losses(job)) == 4
+
+
+def test_an_adapter_without_effect_fails(make):
+    """A run whose adapter does nothing is a failure, not a success; under --max-steps a warning."""
+    job = make(max_steps=1, warmup=0.5, scheduler="linear", job_judge=False)  # one step, at learning rate 0
+    with pytest.raises(TrainingFailed, match="has no effect"):
+        sft.train(job)
+    capped = make(max_steps=5, warmup=0.5, job_max_steps=1, job_judge=False, job_run=job.run.parent / "capped")
+    result = trained(capped)
+    assert [check["ok"] for check in result["checks"]] == [True, False]
+
+
+def test_unknown_and_owned_keys_are_refused_before_the_model_loads(make, monkeypatch):
+    """trl: and peft: take the config classes' fields, not typos, and not what the plan itself sets."""
+    import trainers.loading as loading
+
+    monkeypatch.setattr(loading, "load_base", lambda *args, **kwargs: pytest.fail("the model was loaded"))
+    with pytest.raises(InputError) as caught:
+        sft.train(make(trl={"max_grad_nrom": 1.0, "learning_rate": 1.0, "max_length": 3, "bf16": True}, peft={"use_dorra": True, "r": 4}))
+    text = str(caught.value)
+    assert "did you mean 'max_grad_norm'?" in text
+    assert "'learning_rate' is set by the plan's own key learning_rate" in text
+    assert "'max_length' is set by the plan's own key seq_len" in text
+    assert "'bf16' is set by the plan's own key weights_dtype and precision" in text
+    assert "did you mean 'use_dora'?" in text
+    assert "'r' is set by the plan's own key rank" in text
+
+
+def test_passed_through_keys_reach_trl_and_peft(make):
+    """What trl: and peft: say is what the trainer gets."""
+    result = trained(make(trl={"max_grad_norm": 0.5, "adam_beta2": 0.95}, peft={"use_dora": True}, job_judge=False))
+    assert result["resolved"]["trl"]["max_grad_norm"] == 0.5
+    assert result["resolved"]["trl"]["adam_beta2"] == 0.95
+    assert result["resolved"]["peft"]["use_dora"] is True
+
+
+def test_a_dry_run_measures_and_saves_nothing(make):
+    """Two steps on the longest batch and one evaluation batch; memory, its kind, and time come back, no weights do."""
+    job = make(grad_accum=4, max_steps=50, job_dry_run=True)
+    sft.train(job)
+    record = read_json(job.output / "dry_run.json")
+    assert record["measured"]["counter"] == "rss_growth"
+    assert record["measured"]["peak_bytes"] > 0
+    assert len(record["losses"]) == 2
+    assert record["steps"] == 50
+    assert record["evaluation_loss"] > 0
+    assert not list(job.run.rglob("*.safetensors"))
+
+
+def test_a_stage_goes_on_from_the_adapter_of_the_stage_before(make, tmp_path):
+    """A second stage continues the first one's adapter, and another rank is refused."""
+    from dataclasses import replace
+
+    from trainers.job import make_job
+
+    first = make(max_steps=4, rank=4, job_judge=False)
+    trained(first)
+    stages = (first.stage, replace(first.stage, name="more"), replace(first.stage, name="other", start_from="sft", options={"rank": 8}))
+    plan = replace(first.plan, stages=stages)
+    second = make_job(plan, stage="more", run=first.run, folder=tmp_path, judge=False)
+    result = trained(second)
+    assert result["resolved"]["start_from"] == str(first.output)
+    assert result["loss_first"] < losses(first)[0]
+    with pytest.raises(InputError, match="rank is 8, the adapter it goes on from has 4"):
+        sft.train(make_job(plan, stage="other", run=first.run, folder=tmp_path, judge=False))
+
+
+def test_a_plan_for_a_gpu_is_refused_without_one(make):
+    """launch.device: cuda on a machine that cannot use it is exit 4, never training on the CPU."""
+    from dataclasses import replace
+
+    import torch
+
+    from advisor.errors import MachineNotReady
+    from advisor.plan.model import Launch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    job = make()
+    with pytest.raises(MachineNotReady, match=r"the plan is for a GPU .*without CUDA|finds 0 usable"):
+        sft.train(replace(job, plan=replace(job.plan, launch=Launch(device="cuda"))))
+
+
+def test_untested_versions_are_refused_with_both_named(monkeypatch):
+    """A library outside the tested range is exit 4, naming the installed and the wanted version."""
+    import importlib.metadata
+
+    from advisor.errors import MachineNotReady
+    from trainers.machine import check_versions
+
+    real = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.1" if name == "trl" else real(name))
+    with pytest.raises(MachineNotReady, match=r"trl 0\.1 is installed.*\n\s*wanted: trl.*>=1"):
+        check_versions(quantized=False)
+
+
+def test_no_pickle_no_telemetry(make, monkeypatch):
+    """TRL's usage ping is never sent."""
+    import trl.trainer.base_trainer as base
+
+    monkeypatch.setattr(base, "send_telemetry", lambda *args, **kwargs: pytest.fail("telemetry"))
+    trained(make(max_steps=2, job_judge=False))
+    assert is_main_process()
+
+
+# --------------------------------------------------------------------------- the command
+
+
+def plan_file(folder: Path, model: Path, data: Path, **stage) -> Path:
+    keys = {"name": "sft", "objective": "sft", "update": "lora", "learning_rate": 0.01, "max_steps": 12, "micro_batch_size": 4, "seq_len": 128, **stage}
+    path = folder / "plan.yaml"
+    lines = "\n".join(f"    {key}: {json.dumps(value)}" for key, value in keys.items())
+    path.write_text(f"version: 1\nname: test\nmodel: {model}\ndata: {{path: {data}}}\nstages:\n  -\n{lines}\n")
+    return path
+
+
+def command(plan: Path, run: Path, *flags: str) -> list[str]:
+    return [sys.executable, "-P", "-m", "trainers.sft", str(plan), "--stage", "sft", "--run", str(run), *flags]
+
+
+ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_with_the_same_losses(tmp_path, tiny_model, chats):
+    """kill -9 half way, then the same command: it says where it goes on, and the loss curve is that of an unbroken run."""
+    plan = plan_file(tmp_path, tiny_model, chats, save_steps=2, max_steps=400, dropout=0.1)
+    process = subprocess.Popen(command(plan, tmp_path / "broken", "--no-judge"), env=ENV, stderr=subprocess.DEVNULL)
+    metrics = tmp_path / "broken" / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") >= 7):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
+    reached = metrics.read_text().count("\n")
+    process = subprocess.Popen(command(plan, tmp_path / "broken", "--no-judge"), env=ENV, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and metrics.read_text().count("\n") < reached + 8:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate()[1]
+    assert process.returncode == 130
+    assert "going on after step" in said
+    assert "learning rate" in said
+    assert read_json(tmp_path / "broken" / "stages" / "sft" / "error.json")["exit_code"] == 130
+    resumed = [json.loads(line) for line in metrics.read_text().splitlines() if line.endswith("}")]
+    assert [record["step"] for record in resumed] == list(range(1, len(resumed) + 1))
+    whole = subprocess.Popen(command(plan, tmp_path / "whole", "--no-judge"), env=ENV, stderr=subprocess.DEVNULL)
+    other = tmp_path / "whole" / "metrics.jsonl"
+    while whole.poll() is None and not (other.exists() and other.read_text().count("\n") > len(resumed)):
+        time.sleep(0.02)
+    whole.kill()
+    whole.wait()
+    unbroken = [json.loads(line) for line in other.read_text().splitlines()[: len(resumed)]]
+    assert [record["loss"] for record in resumed] == [record["loss"] for record in unbroken]
+    assert [record["learning_rate"] for record in resumed] == [record["learning_rate"] for record in unbroken]
+
+
+def test_failures_leave_a_record_and_their_exit_code(tmp_path, tiny_model, chats, capsys, monkeypatch):
+    """error.json holds what, allowed, hint and the exit code, and stderr says the same."""
+    plan = plan_file(tmp_path, tiny_model, chats, seq_len=8)
+    code = run_trainer(sft.train, [str(plan), "--stage", "sft", "--run", str(tmp_path / "run")], objectives=("sft",), prog="trainers.sft")
+    record = read_json(tmp_path / "run" / "stages" / "sft" / "error.json")
+    assert code == 2 == record["exit_code"]
+    assert record["kind"] == "InputError"
+    assert "longer than seq_len 8" in record["what"]
+    assert "truncation" in record["hint"]
+    assert "longer than seq_len 8" in capsys.readouterr().err
+
+
+def test_an_unplanned_exception_is_a_bug_with_its_log(tmp_path, tiny_model, chats):
+    """What nobody foresaw is exit 70 and names the file with the traceback."""
+    plan = plan_file(tmp_path, tiny_model, chats)
+
+    def broken(job):
+        raise RuntimeError("surprise")
+
+    code = run_trainer(broken, [str(plan), "--stage", "sft", "--run", str(tmp_path / "run")], objectives=("sft",), prog="trainers.sft")
+    record = read_json(tmp_path / "run" / "stages" / "sft" / "error.json")
+    assert code == 70 == record["exit_code"]
+    assert "surprise" in Path(record["hint"].split()[-1]).read_text()
+
+
+def test_out_of_memory_names_the_next_smaller_setting(tmp_path, tiny_model, chats):
+    """Out of memory is exit 5 with the setting that changes the result least."""
+    plan = plan_file(tmp_path, tiny_model, chats, micro_batch_size=8)
+
+    def full(job):
+        raise MemoryError("no room")
+
+    code = run_trainer(full, [str(plan), "--stage", "sft", "--run", str(tmp_path / "run")], objectives=("sft",), prog="trainers.sft")
+    assert code == 5
+    assert "micro_batch_size: 4 and grad_accum: 2" in read_json(tmp_path / "run" / "stages" / "sft" / "error.json")["hint"]
