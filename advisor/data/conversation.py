@@ -47,7 +47,7 @@ NOT_TEXT = "content-not-text"
 _MARKS = (
     # Transcripts in one text. Each pattern finds the speaker at the start of a turn.
     re.compile(r"(?:^|\n\n)(Human|Assistant|System): ?"),
-    re.compile(r"(?:^|\n)### ?(Human|Assistant|System|User): ?"),
+    re.compile(r"\n?### ?(Human|Assistant|System|User): ?"),
     re.compile(r"(?:^|\n|(?<=[.!?>] ))(USER|ASSISTANT|SYSTEM): ?"),
     re.compile(r"(?:^|\n)(User|Assistant|System|Bot|Customer|Agent): ?"),
 )

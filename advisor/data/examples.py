@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from advisor.data.columns import text_cell
 from advisor.data.conversation import BROKEN, NOT_TEXT, UNKNOWN_ROLE, answered, as_turns, read_messages, read_transcript, shared_prefix, tool_calls
 from advisor.data.example import Example, Message
 from advisor.data.files import Faults, find_data
 from advisor.data.read import read_rows
-from advisor.data.recognition import Recognition, recognise, text_cell
+from advisor.data.recognition import Recognition, recognise
 from advisor.data.roles import BAD_WORDS, GOOD_WORDS
 from advisor.errors import Fault, InputError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from advisor.data.example import Example
 from advisor.data.examples import shown_rows
@@ -130,8 +130,12 @@ class Notebook:
             self.unordered.add(example.row)
 
 
-def look_back(notebook: Notebook, objectives: tuple[str, ...]) -> list[Finding]:
-    """The findings of everything noted."""
+def look_back(notebook: Notebook, *, whole: bool) -> list[Finding]:
+    """The findings of everything noted.
+
+    Args:
+        whole: Every row was noted. The beginning of a file may be sorted (all of one class first), so what it lacks blocks nothing.
+    """
     findings: list[Finding] = []
     rows = notebook.rows
     if not rows:
@@ -160,8 +164,10 @@ def look_back(notebook: Notebook, objectives: tuple[str, ...]) -> list[Finding]:
         findings.append(
             Finding(id="few-rows", severity="warning", text=f"only {rows} usable row{'s' if rows > 1 else ''}; {FEW_ROWS} to 100 good ones are where gains begin", count=rows)
         )
-    findings.extend(_constant_answers(notebook))
-    findings.extend(_balance(notebook))
+    judged = [*_constant_answers(notebook), *_balance(notebook)]
+    if not whole:
+        judged = [replace(finding, severity="warning", text=f"{finding.text} (in the rows read)", blocks=()) if finding.blocks else finding for finding in judged]
+    findings.extend(judged)
     return findings
 
 

@@ -80,7 +80,7 @@ def profile(
         faults.raise_if_any()
         skipped.raise_if_too_many(shown)
     objectives = OBJECTIVES[recognition.kind]
-    findings = [*_fault_findings(faults, objectives), *_skip_findings(skipped, objectives), *look_back(notebook, objectives), *_about_reading(recognition)]
+    findings = [*_fault_findings(faults, objectives), *_skip_findings(skipped, objectives), *look_back(notebook, whole=not stopped_early), *_about_reading(recognition)]
     if stopped_early:
         counted = f"{rows:,}" if rows_exact else f"about {rows:,} (estimated from the file's size)"
         text = f"measured on the first {skipped.seen:,} of {counted} rows; `advise check {shown} --full` reads all"

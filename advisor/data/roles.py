@@ -40,6 +40,8 @@ QUESTIONS = (
     "user_message",
     "user_input",
     "question_text",
+    "question_title",
+    "sql_prompt",
     "input",
     "task",
 )
@@ -85,7 +87,7 @@ PAIRS = (
 )
 SUMMARIES = ("summary", "highlights", "tldr", "abstract")
 SUMMARISED = ("document", "article", "dialogue", "text", "content", "report", "body")
-CONTEXTS = ("input", "context", "passage", "background", "inputs", "document", "paragraph", "schema")
+CONTEXTS = ("input", "context", "passage", "background", "inputs", "document", "paragraph", "schema", "sql_context", "question_content")
 SYSTEMS = ("system", "system_prompt", "system_message")
 TOOLS = ("tools", "functions", "function_definitions")
 TEXTS = (
@@ -152,6 +154,7 @@ METADATA = (
     "id", "idx", "index", "uid", "uuid", "guid", "source", "lang", "language", "locale", "split", "subset", "dataset", "license", "url",
     "uri", "link", "domain", "file", "filename", "path", "origin", "version", "author", "date", "time", "timestamp", "created",
     "created_at", "updated_at", "meta", "metadata", "score", "model", "row", "unnamed:_0", "column_1", "year",
+    "dump", "repo", "repo_name", "repo_path", "file_path", "size", "extension", "language_score", "token_count",
 )  # fmt: skip
 
 

@@ -221,6 +221,14 @@ def test_large_files_are_measured_on_their_first_rows_and_say_so(tmp_path):
     assert not any(finding.id == "measured-on-a-sample" for finding in whole.findings)
 
 
+def test_a_large_file_sorted_by_class_is_not_refused(tmp_path):
+    """The first rows of a sorted file hold one class; that blocks nothing, but is said."""
+    path = jsonl(tmp_path, [{"text": f"Review {index} " + "word " * 80, "label": int(index >= 6000)} for index in range(12_000)])
+    result = profile(path)
+    assert result.objectives == ("sft",)
+    assert found(result)["constant-answer"] == ("warning", 2000)
+
+
 def test_rows_of_large_packed_files_are_an_estimate_and_say_so(tmp_path):
     """Where counting would mean reading all, the number of rows is called an estimate."""
     rows = [{"question": f"Q{index} {index * 7919 % 10007}", "answer": hashlib.sha256(str(index).encode()).hexdigest() * 4} for index in range(40_000)]

@@ -261,6 +261,14 @@ def test_texts_with_metadata_are_texts(tmp_path):
     assert recognise(jsonl(tmp_path, rows)).format == "text"
 
 
+def test_a_text_with_many_remarks_is_a_text(tmp_path):
+    """Beside four and more other columns a column of few values is no class; the option to say otherwise is shown."""
+    rows = [{"text": text, "shelf": ("a", "b")[index % 2], "n": index, "m": index, "o": index} for index, text in enumerate(texts(60))]
+    found = recognise(jsonl(tmp_path, rows))
+    assert (found.format, found.confidence) == ("text", "likely")
+    assert "--map text=text label=shelf" in found.why
+
+
 def test_prompts_with_a_class_label_beside_the_answer_are_pairs(tmp_path):
     """A `label` that is no verdict does not make feedback."""
     rows = [{"prompt": text, "completion": f"Answer {index}", "label": ("toxic", "fine", "unclear")[index % 3]} for index, text in enumerate(texts(30))]
@@ -270,7 +278,6 @@ def test_prompts_with_a_class_label_beside_the_answer_are_pairs(tmp_path):
 def test_written_dialogues_become_turns(tmp_path):
     """Texts with speakers at the start of each turn are conversations."""
     rows = [{"text": f"### Human: {text}### Assistant: Yes, {index}."} for index, text in enumerate(texts(10))]
-    rows = [{"text": row["text"].replace("### Assistant", "\n### Assistant")} for row in rows]
     path = jsonl(tmp_path, rows)
     assert recognise(path).format == "transcript"
     assert [message.role for message in next(read_examples(path)).messages] == ["user", "assistant"]
