@@ -254,7 +254,8 @@ def _tools(cell: Any) -> tuple[Mapping[str, Any], ...]:
         except ValueError:
             return ()
     items = cell if isinstance(cell, list) else [cell]
-    return tuple(item for item in items if isinstance(item, dict))
+    # Some files leave out the wrapping that chat templates expect.
+    return tuple({"type": "function", "function": item} if "name" in item and "function" not in item and "type" not in item else item for item in items if isinstance(item, dict))
 
 
 def _conversation_builder(mapping: Mapping[str, str]) -> Build:

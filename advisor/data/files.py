@@ -48,6 +48,7 @@ MAGIC = (
     (b"\xff\xfe", "text saved as UTF-16"),
     (b"\xfe\xff", "text saved as UTF-16"),
 )
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 HTML_STARTS = ("<!doctype html", "<html", "<head", "<body", "<?xml")
 HEAD_BYTES = 4096
 KEPT_FAULTS = 1000  # a file with more is not worth reading to its end
@@ -166,6 +167,8 @@ def _look_at(where: Path, shown: str, mode: int) -> DataFile:
     head, gzipped = _head(where, shown)
     if not head:
         raise InputError(f"{shown}: the file is empty", hint="add one example a line, or name another file")
+    if head.startswith(LFS_POINTER):
+        raise InputError(f"{shown}: this is a Git LFS pointer, not the data itself", hint="run `git lfs pull` in its repository, or download the file")
     if head.startswith((b"PAR1", b"ARROW1")) or suffix in (".parquet", ".arrow"):
         return DataFile(path=where, shown=shown, container="parquet" if head.startswith(b"PAR1") or suffix == ".parquet" else "arrow")
     for magic, kind in MAGIC:

@@ -18,6 +18,7 @@ from advisor.data.examples import REASONS, Skipped, read_examples, refusal, show
 from advisor.data.files import Faults, Found, content_digest, find_data, open_bytes
 from advisor.data.findings import Notebook, look_back
 from advisor.data.recognition import Recognition, recognise
+from advisor.data.roles import normal
 from advisor.errors import Fault, InputError
 from advisor.types import DataProfile, Finding, TokenStats
 
@@ -299,6 +300,9 @@ def _about_reading(recognition: Recognition) -> list[Finding]:
     if recognition.unused:
         names = ", ".join(recognition.unused[:8]) + (" ..." if len(recognition.unused) > 8 else "")
         findings.append(Finding(id="unused-columns", severity="note", text=f"columns that play no role: {names}", count=len(recognition.unused)))
+    media = [column for column in recognition.unused if normal(column).rstrip("s") in ("image", "img", "picture", "audio", "video", "sound", "pixel_value")]
+    if media:
+        findings.append(Finding(id="media-columns", severity="warning", text=f"images or sound in {', '.join(media)} are left out: only the text is trained", count=len(media)))
     if recognition.confidence == "likely":
         ways = f"; otherwise: {'; '.join(candidate.flag for candidate in recognition.candidates)}" if recognition.candidates else "; --map overrides it"
         findings.append(Finding(id="recognised-by-shape", severity="note", text=f"read as {recognition.format}: {recognition.why}{ways}"))

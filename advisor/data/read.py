@@ -19,6 +19,7 @@ CHUNK_CHARS = 1 << 20
 # A data set inside one object: {"data": [...]}.
 WRAPPERS = ("data", "rows", "train", "examples", "instances", "records", "items", "entries", "samples")
 DOCUMENT_MARKS = ("<|endoftext|>", "<|end_of_text|>", "\f")
+LONG_LINE_CHARS = 1000  # lines this long that follow each other without blank lines are documents
 PIECE_CHARS = 16_000  # a text without document marks is handed on in pieces, cut at paragraph ends
 LONG_BLOCK_CHARS = 200  # blank-line blocks of one line at least this long are documents, shorter ones are paragraphs
 _SPACE = re.compile(r"[ \t\r\n\ufeff]*")
@@ -343,10 +344,10 @@ def text_rows(file: DataFile, faults: Faults) -> Iterator[tuple[int, Any]]:
 
 
 def document_style(file: DataFile) -> str:
-    """What parts the documents of a text file: "marks", "blank lines", or "whole" (the file is one document).
+    """What parts the documents of a text file: "marks", "blank lines", "lines", or "whole" (the file is one document).
 
-    Blank lines part documents only where every block is one long line, as corpora are written; in prose and Markdown they
-    part paragraphs.
+    Where every line is as long as an article, lines are documents. Blank lines part documents only where every block is one
+    long line, as corpora are written; in prose and Markdown they part paragraphs.
     """
     blocks: list[list[int]] = [[]]  # line lengths of each block
     quiet = Faults()
@@ -361,6 +362,9 @@ def document_style(file: DataFile) -> str:
         if number >= 2000:
             break
     blocks = [block for block in blocks if block]
+    lines = sorted(length for block in blocks for length in block)
+    if len(lines) >= 3 and len(lines) > 2 * len(blocks) and lines[len(lines) // 2] >= LONG_LINE_CHARS:
+        return "lines"
     single = sorted(block[0] for block in blocks if len(block) == 1)
     if len(blocks) >= 3 and len(single) >= 0.95 * len(blocks) and single[len(single) // 2] >= LONG_BLOCK_CHARS and file.path.suffix.lower() not in (".md", ".markdown"):
         return "blank lines"
@@ -372,6 +376,9 @@ def _documents(file: DataFile, faults: Faults, style: str) -> Iterator[str]:
     size_chars = 0
     for _, line in read_lines(file, faults):
         bare = line.strip(" \t\r\n")
+        if style == "lines":
+            yield line
+            continue
         ends = bare in DOCUMENT_MARKS if style == "marks" else (style == "blank lines" and not bare)
         if not ends:
             lines.append(line)

@@ -90,6 +90,7 @@ def _text_files(found: Found) -> Recognition:
         parted = {
             "marks": "documents are parted by lines such as <|endoftext|>",
             "blank lines": "documents are parted by blank lines (every block is one long line)",
+            "lines": "every line is one document (they are as long as articles)",
             "whole": "the file is one document, handed on in pieces cut at paragraph ends",
         }[style]
         why = f"plain text; {parted}"

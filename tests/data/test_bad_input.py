@@ -86,6 +86,13 @@ def test_html_page_saved_as_data_is_recognised(tmp_path, name):
     assert "HTML page" in error_of(write(tmp_path, name, "<!DOCTYPE html>\n<html><body>Sign in</body></html>"))
 
 
+@pytest.mark.parametrize("name", ["a.json", "a.parquet", "a.txt"])
+def test_git_lfs_pointer_is_named(tmp_path, name):
+    """A checkout without its large files is told how to fetch them."""
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:8e66\nsize 1050\n"
+    assert "git lfs pull" in error_of(write(tmp_path, name, pointer))
+
+
 def test_fifo_is_refused_without_opening_it(tmp_path):
     """A named pipe would hang for ever when opened; it is refused by its kind."""
     os.mkfifo(tmp_path / "a.jsonl")

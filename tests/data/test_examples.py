@@ -58,6 +58,12 @@ def test_sharegpt_speakers_and_calls_become_roles(tmp_path):
     assert messages[1].extra["tool_calls"] == [{"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}]
 
 
+def test_tools_are_wrapped_as_chat_templates_expect(tmp_path):
+    """Tools written as JSON text and without their wrapping come out as functions."""
+    row = {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}], "tools": json.dumps([{"name": "area", "parameters": {}}])}
+    assert next(read_examples(jsonl(tmp_path, [row]))).tools == ({"type": "function", "function": {"name": "area", "parameters": {}}},)
+
+
 def test_alpaca_input_follows_the_instruction_and_history_precedes_it(tmp_path):
     """Instruction and input are one request; earlier turns come before it."""
     row = {"instruction": "Add.", "input": "1 2", "output": "3", "system": "Count.", "history": [["Hi", "Hello"]]}
@@ -162,6 +168,13 @@ def test_documents_of_a_corpus_are_parted_by_blank_lines(tmp_path):
     documents = [f"Document {index}. " + "It goes on and on. " * 20 for index in range(5)]
     (tmp_path / "a.txt").write_text("\n\n".join(documents) + "\n")
     assert [example.text for example in read_examples(tmp_path / "a.txt")] == documents
+
+
+def test_lines_as_long_as_articles_are_documents(tmp_path):
+    """A dump with one article a line has one document a line."""
+    articles = [f"Article {index}. " + "It goes on and on. " * 80 for index in range(5)]
+    (tmp_path / "a.txt").write_text("\n".join(articles) + "\n")
+    assert [example.text for example in read_examples(tmp_path / "a.txt")] == articles
 
 
 def test_paragraphs_of_prose_stay_one_document(tmp_path):

@@ -207,6 +207,11 @@ def test_columns_without_a_role_are_named(tmp_path):
     assert "internal_id, team" in next(finding.text for finding in result.findings if finding.id == "unused-columns")
 
 
+def test_images_beside_the_text_are_a_warning(tmp_path):
+    """Pictures are not trained on, and that is said."""
+    assert found(profile(jsonl(tmp_path, [{**row, "images": ["1.jpg"]} for row in pairs(60)])))["media-columns"] == ("warning", 1)
+
+
 def test_large_files_are_measured_on_their_first_rows_and_say_so(tmp_path):
     """Quick is the default: rows are counted exactly, the rest comes from a stated beginning; full reads all."""
     path = jsonl(tmp_path, [{"question": f"Q{index} " + "x" * 400, "answer": f"A{index}"} for index in range(12_000)])
