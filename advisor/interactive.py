@@ -52,7 +52,7 @@ def wizard(rule_layers: tuple[str, ...]) -> int:
     def explain(outcome: Outcome, candidate: Candidate) -> None:
         from advisor.render.terminal import print_candidate
 
-        print_candidate(candidate, out)
+        print_candidate(candidate, out, methods=outcome.advice.methods)
 
     actions = Actions(
         show=show,

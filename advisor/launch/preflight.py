@@ -42,7 +42,7 @@ def check(plan: Plan, plan_path: Path, run: Path, todo: Sequence[Entry], *, hard
             Fault(
                 what=f"launch.strategy is {plan.launch.strategy}",
                 allowed="`advise run` starts one process, or several with ddp",
-                hint="other strategies: export the plan to a tool that starts them",
+                hint="take a smaller model or QLoRA, which need no sharding, or a card with more memory",
             )
         )
     if bad:
@@ -71,7 +71,7 @@ def _objective_faults(todo: Sequence[Entry], trainers: Path) -> Iterable[Fault]:
             yield Fault(
                 what=f"stage {names}: this version of advise has no trainer for objective {objective}",
                 allowed=f"it trains: {', '.join(there) or 'nothing'}",
-                hint="`advise export` writes the plan for other tools",
+                hint="the plan itself is complete: keep it, or choose another method with `advise --choose`",
             )
 
 
@@ -173,6 +173,13 @@ def install_line() -> str:
     """The one line that brings the training extra, for an installed package or for a checkout."""
     checkout = resource_root() == PACKAGE.parent and (PACKAGE.parent / "pyproject.toml").is_file()
     return f"pip install -e '{'.' if Path.cwd() == PACKAGE.parent else PACKAGE.parent}[train]'" if checkout else "pip install 'finetune-advisor[train]'"
+
+
+def refuse_without_trainers(hardware: Hardware) -> None:
+    """Raise MachineNotReady with the line to install where the training extra is missing."""
+    faults = list(_extra_faults(hardware, quantized=False))
+    if faults:
+        raise MachineNotReady(faults=faults)
 
 
 def _extra_faults(hardware: Hardware, *, quantized: bool) -> Iterable[Fault]:
