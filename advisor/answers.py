@@ -6,7 +6,7 @@ checked by the same code. Unknown keys and values are errors with the nearest kn
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from advisor.errors import Fault, InputError, nearest, unknown_name
@@ -22,7 +22,7 @@ Origin = Literal["default", "file", "flag", "asked"]
 # that the answers file gave for its own card.
 GROUPS = {
     "gpu": ("gpu_memory_gib", "gpus"),
-    "data_path": ("data_kind", "data_rows", "data_tokens"),
+    "data_path": ("data_kind", "data_rows", "data_tokens", "data_mapping"),
     "model": ("model_params_b",),
     "budget": ("budget_usd", "budget_hours"),
     "budget_usd": ("budget",),
@@ -113,23 +113,41 @@ class AnswerReader:
     def put_data(self, value: Any, *, at: str) -> None:
         """A path, or a map {path, kind, rows, tokens}."""
         keys = {"path": "data_path", "kind": "data_kind", "rows": "data_rows", "tokens": "data_tokens"}
+        if isinstance(value, dict) and value.get("mapping") is not None:
+            self.put_map("data_mapping", value["mapping"], at=f"{at}.mapping", example="mapping: {question: prompt, answer: completion}")
+            value = {key: part for key, part in value.items() if key != "mapping"}
         if isinstance(value, str):
             value = {"path": value}
         if not isinstance(value, dict):
-            self.faults.append(Fault(what=f"{at}: a path or a map is expected", allowed=f"keys: {', '.join(keys)}"))
+            self.faults.append(Fault(what=f"{at}: a path or a map is expected", allowed=f"keys: {', '.join([*keys, 'mapping'])}"))
             return
         for key, part in value.items():
             if key not in keys:
-                self.faults.append(unknown_name("data key", key, list(keys), at=f"{at}.{key}"))
+                self.faults.append(unknown_name("data key", key, [*keys, "mapping"], at=f"{at}.{key}"))
             else:
                 self.put(keys[key], part, at=f"{at}.{key}")
 
+    def put_map(self, fact_id: str, value: Any, *, at: str, example: str) -> None:
+        """A map from text to text: tasks to their files, roles to columns."""
+        if not isinstance(value, dict) or not value or not all(isinstance(text, str) and isinstance(name, str) for name, text in value.items()):
+            self.faults.append(Fault(what=f"{at}: a map from text to text is expected", allowed=example))
+            return
+        self.known[fact_id] = Answer(value=dict(value), origin=self.origin)
+
     def put_tasks(self, value: Any, *, at: str) -> None:
         """A map from a task's name to its data file."""
-        if not isinstance(value, dict) or not value or not all(isinstance(path, str) and isinstance(name, str) for name, path in value.items()):
-            self.faults.append(Fault(what=f"{at}: a map from a task's name to its data file is expected", allowed="tasks: {legal: legal.jsonl, hr: hr.jsonl}"))
-            return
-        self.known["tasks"] = Answer(value=dict(value), origin=self.origin)
+        self.put_map("tasks", value, at=at, example="tasks: {legal: legal.jsonl, hr: hr.jsonl}")
+
+    def put_pairs(self, fact_id: str, pieces: Sequence[str], *, flag: str, example: str) -> None:
+        """A flag's repeated NAME=VALUE as a map."""
+        pairs = [piece.partition("=")[::2] for piece in pieces]
+        wrong = [piece for piece, pair in zip(pieces, pairs, strict=True) if not all(pair)]
+        self.faults.extend(Fault(what=f"{flag} {piece}: NAME=VALUE is expected", allowed=example) for piece in wrong)
+        names = [name for name, _ in pairs]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            self.faults.append(Fault(what=f"{flag}: '{name}' is given twice", hint="each needs a name of its own"))
+        if not wrong:
+            self.put_map(fact_id, dict(pairs), at=flag, example=example)
 
     def answers(self) -> Answers:
         """Everything taken. Raises InputError with all faults together."""
@@ -200,14 +218,9 @@ def answers_from_flags(flags: Mapping[str, Any], facts: Mapping[str, Fact]) -> t
         elif fact_id == "budget":
             reader.put_budget(value, at="--budget")
         elif fact_id == "tasks":
-            pairs = [part.split("=", 1) for part in value]
-            for pair in pairs:
-                if len(pair) != 2 or not all(pair):
-                    reader.faults.append(Fault(what=f"--tasks {'='.join(pair)}: a name and a file are expected", allowed="--tasks legal=legal.jsonl"))
-            names = [pair[0] for pair in pairs]
-            for name in sorted({name for name in names if names.count(name) > 1}):
-                reader.faults.append(Fault(what=f"--tasks: '{name}' is given twice", hint="each task needs a name of its own"))
-            reader.put_tasks({pair[0]: pair[1] for pair in pairs if len(pair) == 2}, at="--tasks")
+            reader.put_pairs("tasks", value, flag="--tasks", example="--tasks legal=legal.jsonl")
+        elif fact_id == "data_mapping":
+            reader.put_pairs("data_mapping", value, flag="--map", example="--map question=prompt answer=completion")
         else:
             fact = facts[fact_id]
             reader.put(fact_id, int(value) if fact.integer and isinstance(value, float) and value == int(value) else value, at=fact.flag or fact_id)
@@ -219,7 +232,7 @@ def answers_document(answers: Answers) -> dict[str, Any]:
     flat = {fact_id: answer.value for fact_id, answer in answers.known.items()}
     document: dict[str, Any] = {key: flat[key] for key in ("task", "depth", "tasks", "n_tasks", "model", "model_params_b", "serve_with", "priority") if key in flat}
     budget = {key: flat[f"budget_{key}"] for key in ("usd", "hours") if f"budget_{key}" in flat}
-    data = {key: flat[f"data_{key}"] for key in ("path", "kind", "rows", "tokens") if f"data_{key}" in flat}
+    data = {key: flat[f"data_{key}"] for key in ("path", "kind", "rows", "tokens", "mapping") if f"data_{key}" in flat}
     gpu = {key: flat[name] for key, name in (("name", "gpu"), ("vram_gib", "gpu_memory_gib"), ("count", "gpus")) if name in flat}
     if budget or "budget" in flat:
         document["budget"] = budget or flat["budget"]

@@ -44,8 +44,8 @@ def _option(fact: Fact) -> dict[str, Any]:
         return {"help": f"{help_} low, medium, high, or usd=20,hours=6.", "metavar": "LEVEL|LIMITS"}
     if fact.id == "gpu":
         return {"help": f"{help_} A name, `unknown` or `none`; left out: this machine.", "metavar": "NAME"}
-    if fact.id == "tasks":
-        return {"help": help_, "multiple": True, "metavar": "NAME=FILE"}
+    if fact.type == "map":
+        return {"help": help_, "multiple": True, "metavar": "NAME=FILE" if fact.id == "tasks" else "ROLE=COLUMN"}
     if fact.type == "choice":
         return {"help": f"{help_} One of: {', '.join(fact.values)}.", "metavar": "VALUE"}
     if fact.type == "number":
@@ -365,14 +365,12 @@ def probe(as_json: bool) -> None:
 @click.pass_context
 def check(context: click.Context, /, data: str, mapping: tuple[str, ...], full: bool, as_json: bool) -> None:
     """Tells what a data file is, what it can train and what is wrong with it."""
+    from advisor.answers import answers_from_flags
     from advisor.data import profile
     from advisor.render.data import print_profile, profile_json
 
-    pairs = [part.split("=", 1) for part in mapping]
-    bad = [pair for pair in pairs if len(pair) != 2 or not all(pair)]
-    if bad:
-        raise InputError(f"--map {'='.join(bad[0])}: a role and a column are expected", allowed="--map question=prompt --map answer=completion")
-    found = profile(data, mapping=dict(pairs) or None, full=full)
+    stated, _ = answers_from_flags({"data_mapping": mapping}, load_facts())
+    found = profile(data, mapping=stated.value("data_mapping"), full=full, strict=False)
     if as_json:
         print_json(profile_json(found))
     else:
@@ -423,10 +421,22 @@ def rules(rule_id: str | None, rule_layers: tuple[str, ...]) -> None:
         print_rule(ruleset, rule_id, console())
 
 
+def repeated_map(arguments: list[str]) -> list[str]:
+    """The arguments with `--map a=x b=y` written as `--map a=x --map b=y`, since both are natural to type."""
+    result: list[str] = []
+    inside = False
+    for argument in arguments:
+        if inside and "=" in argument and not argument.startswith("-") and result[-1] != "--map":
+            result.append("--map")
+        inside = argument == "--map" or (inside and "=" in argument and not argument.startswith("-"))
+        result.append(argument)
+    return result
+
+
 def main() -> None:
     """Entry point of the `advise` command."""
     try:
-        code = advise.main(standalone_mode=False)
+        code = advise.main(args=repeated_map(sys.argv[1:]), standalone_mode=False)
     except AdviseError as error:
         click.echo(error.text(), err=True)
         code = error.exit_code

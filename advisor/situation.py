@@ -89,7 +89,7 @@ def _data(answers: Answers, warnings: list[str], base: Path | None) -> tuple[Dat
     profiles: dict[str, DataProfile] = {}
     for name, file in stated_tasks.items() if stated_tasks else [("", str(path))]:
         try:
-            profiles[name] = profile(_found(file, base))
+            profiles[name] = profile(_found(file, base), mapping=answers.value("data_mapping"))
         except InputError as error:
             faults.extend(error.faults)
     if faults:

@@ -29,7 +29,9 @@ def facts_schema() -> dict:
         "required": ["type", "origin"],
         "properties": {key: {} for key in sorted(KEYS)} | {"type": {"enum": list(TYPES)}, "origin": {"enum": list(ORIGINS)}},
     }
-    return head("Facts and questions", type="object", required=["version", "facts"], properties={"version": {"const": 1}, "facts": {"type": "object", "additionalProperties": entry}})
+    return head(
+        "Facts and questions", type="object", required=["version", "facts"], properties={"version": {"const": 1}, "facts": {"type": "object", "additionalProperties": entry}}
+    )
 
 
 def condition_schema(fact) -> dict:
@@ -80,7 +82,13 @@ def axis_schema() -> dict:
         "An update scheme or an objective: what it is, its plan keys, its default settings",
         type="object",
         required=["id", "name", "about", "keys"],
-        properties={"id": {"type": "string"}, "name": {"type": "string"}, "about": {"type": "string"}, "keys": {"type": "object"}, "settings": {"type": "array", "items": rule_schema()}},
+        properties={
+            "id": {"type": "string"},
+            "name": {"type": "string"},
+            "about": {"type": "string"},
+            "keys": {"type": "object"},
+            "settings": {"type": "array", "items": rule_schema()},
+        },
     )
 
 
@@ -93,7 +101,13 @@ def answers_schema() -> dict:
         return {**kind, "description": fact.ask or f"in {fact.unit}"}
 
     budget = {"anyOf": [of("budget"), {"type": "object", "additionalProperties": False, "properties": {"usd": of("budget_usd"), "hours": of("budget_hours")}}]}
-    data = {"path": of("data_path"), "kind": of("data_kind"), "rows": of("data_rows"), "tokens": of("data_tokens")}
+    data = {
+        "path": of("data_path"),
+        "kind": of("data_kind"),
+        "rows": of("data_rows"),
+        "tokens": of("data_tokens"),
+        "mapping": {"type": ["object", "null"], "additionalProperties": {"type": "string"}},
+    }
     gpu = {"name": of("gpu"), "vram_gib": of("gpu_memory_gib"), "count": of("gpus")}
     return head(
         "Answers for `advise --answers`",

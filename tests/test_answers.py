@@ -81,7 +81,7 @@ def test_a_budget_flag_takes_limits():
     [
         ({"budget": "lo"}, "did you mean 'low'"),
         ({"budget": "usd=many"}, "not a number"),
-        ({"tasks": ["legal"]}, "a name and a file are expected"),
+        ({"tasks": ["legal"]}, "NAME=VALUE is expected"),
         ({"tasks": ["a=x", "a=y"]}, "given twice"),
         ({"tasks": ["a=x", "b=y"], "n_tasks": 3.0}, "n_tasks is 3, but 2 tasks are named"),
         ({"signals": ["nonsense"]}, "unknown signal"),

@@ -40,7 +40,9 @@ def test_the_contract_keys_are_always_there(call):
     """Every key that scripts build on is in the document."""
     _, out, _ = call("--json", "--task", "other", "--gpu", "unknown")
     document = json.loads(out)
-    assert {"schema_version", "recommendation", "guide", "alternatives", "flips", "unknown", "warnings", "situation", "hardware", "data", "rules", "plan", "missing"} <= set(document)
+    assert {"schema_version", "recommendation", "guide", "alternatives", "flips", "unknown", "warnings", "situation", "hardware", "data", "rules", "plan", "missing"} <= set(
+        document
+    )
     assert {"composition", "remedies", "stages", "decided_by", "because", "estimate"} <= set(document["recommendation"])
     assert {"peak_gib", "low_gib", "high_gib", "hours", "usd", "fits"} <= set(document["recommendation"]["estimate"])
 
@@ -166,3 +168,22 @@ def test_rules_can_be_listed_and_explained(call):
     assert code == 0
     assert "Scenario 5: Limited Budget, One GPU" in out
     assert "Wilson Wu" in out
+
+
+def test_a_mapping_makes_odd_columns_usable(call, tmp_path):
+    """`--map question=COL answer=COL` works for check, for advice, and is kept in the plan."""
+    (tmp_path / "odd.jsonl").write_text("".join(json.dumps({"foo": f"What is {i}?", "bar": f"It is {i}."}) + "\n" for i in range(30)))
+    code, out, err = call("check", "odd.jsonl", "--map", "question=foo", "answer=bar", "--json")
+    assert code == 0, err
+    assert json.loads(out)["kind"] == "paired"
+    code, out, err = call("--json", "--task", "qa", "--gpu", "none", "--model", "Qwen/Qwen3-0.6B", "--data", "odd.jsonl", "--map", "question=foo", "answer=bar")
+    assert code == 0, err
+    assert json.loads(out)["plan"]["data"]["mapping"] == {"question": "foo", "answer": "bar"}
+
+
+def test_check_shows_the_page_of_broken_data(call, tmp_path):
+    """Where the kind was recognised the page is printed, and the exit code says that nothing can be trained."""
+    (tmp_path / "train.jsonl").write_text('{"question": "What?", "answer": ""}\n' * 10 + '{"question": "Who?", "answer": "Me."}\n')
+    code, out, _ = call("check", "train.jsonl")
+    assert code == 2
+    assert "answer" in out

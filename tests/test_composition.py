@@ -21,14 +21,29 @@ def test_qlora_is_lora_on_a_4bit_base():
     assert (composition.update, composition.quantization, composition.scheme) == ("lora", "nf4", "qlora")
 
 
-@given(st.lists(st.sampled_from(OBJECTIVES), min_size=1, max_size=3), st.sampled_from(SCHEMES), st.booleans(), st.booleans(), st.lists(st.sampled_from(REMEDIES), unique=True, max_size=2))
+@given(
+    st.lists(st.sampled_from(OBJECTIVES), min_size=1, max_size=3),
+    st.sampled_from(SCHEMES),
+    st.booleans(),
+    st.booleans(),
+    st.lists(st.sampled_from(REMEDIES), unique=True, max_size=2),
+)
 def test_any_composition_is_lossless(chain, scheme, per_task, encoder, remedies):
     """Text -> value -> text changes nothing."""
     text = " & ".join([*remedies, f"{'encoder:' if encoder else ''}{'>'.join(chain)}+{scheme}{'@per_task' if per_task else ''}"])
     assert str(parse_composition(text)) == text
 
 
-@pytest.mark.parametrize(("text", "said"), [("sft+lroa", "did you mean 'lora'"), ("stf+lora", "did you mean 'sft'"), ("promting", "did you mean 'prompting'"), ("sft+lora & rm+lora", "two training chains"), ("", "neither")])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("sft+lroa", "did you mean 'lora'"),
+        ("stf+lora", "did you mean 'sft'"),
+        ("promting", "did you mean 'prompting'"),
+        ("sft+lora & rm+lora", "two training chains"),
+        ("", "neither"),
+    ],
+)
 def test_says_what_is_wrong(text, said):
     """An unreadable composition names the part and the nearest known name."""
     with pytest.raises(InputError, match=said):

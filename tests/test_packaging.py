@@ -68,7 +68,23 @@ def test_the_installed_trainers_train_beside_hostile_ones(installed, tiny_model,
     hostile(tmp_path)
     rows = [{"question": f"What is {i}?", "answer": f"It is {i}."} for i in range(24)]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    command = [installed / "bin" / "advise", "run", "--task", "qa", "--gpu", "none", "--data", "train.jsonl", "--model", str(tiny_model), "--max-steps", "2", "--no-judge", "--output", "out"]
+    command = [
+        installed / "bin" / "advise",
+        "run",
+        "--task",
+        "qa",
+        "--gpu",
+        "none",
+        "--data",
+        "train.jsonl",
+        "--model",
+        str(tiny_model),
+        "--max-steps",
+        "2",
+        "--no-judge",
+        "--output",
+        "out",
+    ]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([*map(str, command)], cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr

@@ -86,12 +86,13 @@ def plan_of(advice: Advice, candidate: Candidate, *, name: str = "finetune") -> 
 def _data(situation: Situation) -> Mapping[str, Any]:
     tasks: Mapping[str, str] = situation.answers.value("tasks") or {}
     if tasks:
-        return {"tasks": tuple(Task(name=name, data=_plan_data(path, situation.tasks.get(name))) for name, path in tasks.items())}
-    return {"data": _plan_data(str(situation.answers.value("data_path")), situation.data)}
+        mapping = situation.answers.value("data_mapping")
+        return {"tasks": tuple(Task(name=name, data=_plan_data(path, situation.tasks.get(name), mapping)) for name, path in tasks.items())}
+    return {"data": _plan_data(str(situation.answers.value("data_path")), situation.data, situation.answers.value("data_mapping"))}
 
 
-def _plan_data(path: str, profile: DataProfile | None) -> PlanData:
-    return PlanData(path=path, format=profile.format if profile else None)
+def _plan_data(path: str, profile: DataProfile | None, mapping: Mapping[str, str] | None) -> PlanData:
+    return PlanData(path=path, format=profile.format if profile else None, mapping=dict(mapping) if mapping else None)
 
 
 def comment_of(chosen: Chosen) -> str:

@@ -20,7 +20,7 @@ def device(situation: Situation) -> str:
 def situation_facts(situation: Situation) -> dict[str, Any]:
     """Fact id -> value for everything that is known before anything is estimated."""
     answers, data, hardware = situation.answers, situation.data, situation.hardware
-    facts: dict[str, Any] = {fact_id: answer.value for fact_id, answer in answers.known.items() if fact_id not in ("signals", "tasks")}
+    facts: dict[str, Any] = {fact_id: answer.value for fact_id, answer in answers.known.items() if fact_id not in ("signals", "tasks", "data_mapping")}
     facts.update(dict.fromkeys(answers.signals, True))
     profiles = [data] if data is not None else list(situation.tasks.values())
     if profiles:

@@ -87,7 +87,15 @@ def test_no_two_settings_of_one_key_hold_at_once():
                 for params_b in (None, 0.1, 0.7, 4.9, 7.0, 13.0, 32.0, 70.0):
                     for rows in (None, 10, 999, 1000, 10_000, 50_000, 100_000, 100_001):
                         for device, capability in (("cpu", None), ("gpu", 7.5), ("gpu", 8.0), ("gpu", None), ("unknown", None)):
-                            facts = {"objective": objective, "update": update, "quantization": quantization, "params_b": params_b, "data_rows": rows, "device": device, "compute_capability": capability}
+                            facts = {
+                                "objective": objective,
+                                "update": update,
+                                "quantization": quantization,
+                                "params_b": params_b,
+                                "data_rows": rows,
+                                "device": device,
+                                "compute_capability": capability,
+                            }
                             firing = compiled.firing(facts)
                             keys = [key for i, rule in enumerate(compiled.rules) if firing >> i & 1 for key in rule.then]
                             assert len(keys) == len(set(keys)), (facts, keys)
