@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -117,7 +118,10 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock()
             for leftover in self.path.glob(f"{TEMPORARY}*"):
-                leftover.unlink(missing_ok=True)
+                if leftover.is_dir():
+                    shutil.rmtree(leftover, ignore_errors=True)
+                else:
+                    leftover.unlink(missing_ok=True)
         except OSError as error:
             raise cannot_write(self.path, error) from error
         return self

@@ -13,7 +13,7 @@ from typing import Any
 
 from advisor import __version__
 from advisor.errors import AdviseError, InputError, Stopped, nearest
-from advisor.files import write_atomically
+from advisor.files import TEMPORARY, write_atomically
 from advisor.launch import preflight
 from advisor.launch.child import Child, guarded
 from advisor.launch.expect import device_hardware, expectation, plan_shape
@@ -28,6 +28,7 @@ from advisor.plan.read import plan_from_data, read_plan
 from advisor.plan.write import digest, plan_digest, plan_text
 from advisor.resources import trainers_root
 from advisor.types import Hardware
+from advisor.units import format_gib
 from advisor.yamlio import parse_yaml
 
 Say = Callable[[str], None]
@@ -98,7 +99,7 @@ def run_plan(
         if record is not None and record.get("inputs"):
             refuse_changed(record["inputs"], inputs, job.folder)
         if checked.disk_need_bytes:
-            say(f"disk: up to {checked.disk_need_bytes / 2**30:.2f} GiB for results and checkpoints")
+            say(f"disk: up to {format_gib(checked.disk_need_bytes)} for results and checkpoints")
         return work.train(todo, record, inputs, used)
 
 
@@ -322,7 +323,7 @@ class _Work:
 
     def measure(self, todo: Sequence[Entry]) -> Run:
         """Two real steps and an evaluation batch of each stage; dry_run.json is all that stays."""
-        scratch = self.folder.path / ".advise-dry-run"
+        scratch = self.folder.path / f"{TEMPORARY}dry-run"
         stages = []
         try:
             for entry in todo:

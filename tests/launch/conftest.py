@@ -64,7 +64,10 @@ def run(plan="plan.yaml", **options):
 
 def start(shop, mode, *, extra_env=None, **options):
     """`run` in a process of its own, as a Popen."""
-    code = "import sys\nfrom advisor.errors import AdviseError\nfrom tests.launch.conftest import run\ntry:\n run(**OPTIONS)\nexcept AdviseError as e:\n print(e.text(), file=sys.stderr); sys.exit(e.exit_code)"
+    code = (
+        "import sys\nfrom advisor.errors import AdviseError\nfrom tests.launch.conftest import run\n"
+        "try:\n run(**OPTIONS)\nexcept AdviseError as e:\n print(e.text(), file=sys.stderr); sys.exit(e.exit_code)"
+    )
     env = {**os.environ, "STAND_IN": mode, "PYTHONPATH": str(Path(__file__).parents[2]), **(extra_env or {})}
     return subprocess.Popen([sys.executable, "-c", code.replace("OPTIONS", repr(options))], cwd=shop, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -89,3 +92,17 @@ def kill(pid):
     """End a process for certain, if it still exists."""
     if alive(pid):
         os.kill(pid, signal.SIGKILL)
+
+
+def running(shop):
+    """Process numbers of trainers at work below the folder, and of their launcher."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if b"trainers.sft" in words and str(shop).encode() in words:
+                found.append(int(entry.name))
+    return found

@@ -8,13 +8,12 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from advisor.errors import InputError, MachineNotReady
 from advisor.types import Gpu
-from tests.launch.conftest import CONFIG, MACHINE, PLAN, alive, kill, run, start, wait_for
+from tests.launch.conftest import CONFIG, MACHINE, PLAN, alive, kill, run, running, start, wait_for
 
 
 def child_of(shop, name="sft"):
@@ -22,20 +21,6 @@ def child_of(shop, name="sft"):
     folder = shop / "out" / "stages" / name
     wait_for((folder / "ready").exists)
     return int((folder / "pid").read_text())
-
-
-def running(shop):
-    """Process numbers of trainers at work below the folder, and of their launcher."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                words = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if b"trainers.sft" in words and str(shop).encode() in words:
-                found.append(int(entry.name))
-    return found
 
 
 def state(shop):
@@ -159,8 +144,8 @@ def test_a_trainer_killed_from_outside_fails_and_can_go_on(shop, monkeypatch):
 
 
 def test_leftovers_of_a_kill_in_the_middle_of_a_write_do_not_matter(shop, monkeypatch):
-    """A temporary file from a killed write is cleared away and is no foreign file."""
-    (shop / "out").mkdir()
+    """A temporary file of a killed write, or folder of a killed dry run, is cleared away and is no foreign file."""
+    (shop / "out" / ".advise-tmp-dry-run" / "stages").mkdir(parents=True)
     (shop / "out" / ".advise-tmp-1-run.json").write_text('{"half')
     assert run(output="out").status == "done"
     assert not list((shop / "out").glob(".advise-tmp-*"))

@@ -1,0 +1,97 @@
+"""The summary of a run says what a person needs next, whatever state the run is in."""
+
+from pathlib import Path
+
+import pytest
+
+from advisor.launch import Run
+from advisor.render.run import run_json, summary_lines
+from advisor.units import GIB
+
+STAGE = {
+    "name": "sft",
+    "task": None,
+    "objective": "sft",
+    "update": "lora",
+    "quantization": "nf4",
+    "status": "done",
+    "steps": 63,
+    "loss_first": 3.21,
+    "loss_last": 1.4,
+    "expected": {"peak_bytes": 3 * GIB, "counted_bytes": 2 * GIB, "duration_s": 120.0, "limit_bytes": 6 * GIB},
+    "measured": {"peak_bytes": int(1.8 * GIB), "counter": "allocated", "train_s": 130.0, "step_s": 2.06, "tokens_per_s": 243.0},
+    "evaluation": {"holdout_loss_before": 3.1, "holdout_loss_after": 1.6, "perplexity_before": 22.2, "perplexity_after": 4.95, "rows": 9},
+    "data": {"train_rows": 171, "dropped": 3, "truncated": 0, "notes": ["no system prompt"]},
+    "checks": [{"name": "effect", "ok": True, "text": "the adapter changes the output"}, {"name": "stop", "ok": False, "text": "answers do not stop"}],
+    "folder": "stages/sft",
+}
+
+
+def record(**changes):
+    return {"name": "shop", "status": "done", "model": "m", "max_steps": None, "resolved": {"sft": {"model": "/m", "options": {"rank": 32}}}, "stages": [{**STAGE, **changes}]}
+
+
+def text(record_, **options):
+    return "\n".join(summary_lines(Run(folder=Path("/runs/shop-1"), record=record_, **options)))
+
+
+def test_a_finished_run_shows_before_after_and_expected_beside_measured():
+    """Loss, held-out loss and perplexity, memory and time beside what was expected, findings, the result's place, next commands."""
+    found = text(record())
+    for words in (
+        "Done: shop, in /runs/shop-1",
+        "sft+qlora (lora on a nf4 base), 171 rows",
+        "3.210 -> 1.400 over 63 steps",
+        "loss 3.100 -> 1.600, perplexity 22.2 -> 4.95 on 9 rows (lower, as it should be)",
+        "1.8 GiB measured, 2.0 GiB expected",
+        "2 min measured, 2 min expected",
+        "2.06 s a step, 243 tokens/s",
+        "3 dropped for their length",
+        "WARNING    answers do not stop",
+        "/runs/shop-1/stages/sft",
+        "vllm serve /m --enable-lora --max-lora-rank 32 --lora-modules sft=/runs/shop-1/stages/sft",
+        "advise run /runs/shop-1/plan.yaml --set stages.sft.epochs=5",
+    ):
+        assert words in found, found
+
+
+def test_a_model_that_did_not_get_better_is_said_plainly():
+    """A held-out loss that does not fall is not dressed up."""
+    assert "not lower: the model did not get better" in text(record(evaluation={**STAGE["evaluation"], "holdout_loss_after": 3.2}))
+
+
+@pytest.mark.parametrize(("status", "words"), [("stopped", "Not finished yet"), ("failed", "Failed")])
+def test_an_unfinished_run_says_how_to_go_on(status, words):
+    """A stopped or failed run shows why and the command that goes on."""
+    found = text({**record(status=status, error={"what": "out of memory"}), "status": status})
+    for part in (words, f"{status}: out of memory", "Go on with:", "advise run /runs/shop-1/plan.yaml"):
+        assert part in found
+
+
+def test_a_trial_and_a_finished_run_say_so():
+    """A trial's numbers are marked, and a run that was finished before says that nothing was done."""
+    assert "A trial: at most 5 steps" in text({**record(), "max_steps": 5})
+    assert "Finished before, nothing to do" in text(record(), already_done=True)
+
+
+def test_missing_numbers_are_left_out():
+    """A result without evaluation, estimate or counters still has a summary."""
+    found = text(record(evaluation=None, expected={}, measured={}, data={}, checks=[]))
+    assert "memory" not in found
+    assert "held out" not in found
+
+
+def test_a_dry_run_says_whether_it_fits():
+    """Measured beside expected, the whole run's time and the room on the device."""
+    stage = {**STAGE, "longest_batch_duration_s": 300.0}
+    found = text({"name": "shop", "status": "done", "stages": [stage]}, dry_run=True)
+    for words in ("Measured, not trained", "1.8 GiB measured, 2.0 GiB expected", "at most 5 min for 63 steps", "6.0 GiB free on the device: it fits"):
+        assert words in found
+    assert "it does not fit" in text({"name": "shop", "stages": [{**stage, "expected": {"limit_bytes": GIB}}]}, dry_run=True)
+
+
+def test_json_is_the_record_with_its_folder():
+    """`advise run --json` prints run.json and where it lies."""
+    document = run_json(Run(folder=Path("/runs/shop-1"), record=record()))
+    assert document["folder"] == "/runs/shop-1"
+    assert document["stages"][0]["loss_last"] == 1.4
