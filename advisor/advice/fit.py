@@ -18,6 +18,7 @@ from .settings import ruled_settings
 
 DEFAULT_SEQ_LEN = 1024
 APPROXIMATION_MARGIN = 1.25  # token counts from characters can be off by this much; a length that cuts rows is worse
+TEMPLATE_TOKENS = 64  # a chat template's own words around a conversation, which a count of characters does not see
 MULTIPLE = 64
 GPU_MICRO_BATCHES = (16, 8, 4, 2, 1)
 CPU_MICRO_BATCHES = (4, 2, 1)
@@ -35,7 +36,7 @@ def sequence_length(data: DataProfile | None, context_tokens: int | None) -> Cho
         whole = tokens.longest <= max(DEFAULT_SEQ_LEN, 2 * tokens.p99)
         wanted, what = (tokens.longest, "the longest row") if whole else (tokens.p99, "99 % of the rows")
         approximate = "approximation" in tokens.counted_by
-        length = _rounded(wanted * (APPROXIMATION_MARGIN if approximate else 1.0))
+        length = _rounded(wanted * APPROXIMATION_MARGIN + TEMPLATE_TOKENS if approximate else wanted)
         because = f"holds {what} ({wanted:,} tokens{', approximated' if approximate else ''})"
     if context_tokens is not None and length > context_tokens:
         length, because = context_tokens, f"the model reads at most {context_tokens:,} tokens"

@@ -1,0 +1,75 @@
+"""The README is true: its set-up lines are the ones it promises, and its commands run."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```bash\n(.*?)```", TEXT, flags=re.S)
+LINES = [line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
+SETUP = [line for line in LINES if line.startswith("python3 -m venv")]
+COMMANDS = [line for line in LINES if line not in SETUP]
+
+
+def advise(arguments, folder):
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "80", "NO_COLOR": "1"}
+    return subprocess.run([sys.executable, "-m", "advisor", *arguments], cwd=folder, capture_output=True, text=True, env={**environment, "PYTHONPATH": str(ROOT)})
+
+
+def test_there_are_exactly_two_set_up_lines():
+    """One runs the demo, one runs the tests, and CI calls the second."""
+    assert len(SETUP) == 2
+    assert SETUP[0].endswith("advise demo")
+    assert SETUP[1].endswith("-m pytest")
+    assert "README.md" in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.fixture
+def folder(tmp_path, tiny_model):
+    """A folder with the files that the README's commands name."""
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps({"question": f"What is {i}?", "answer": f"It is {i}, as ever."}) + "\n" for i in range(60)))
+    answers = re.search(r"```yaml\n(task: qa.*?)```", TEXT, flags=re.S)[1]
+    (tmp_path / "answers.yaml").write_text(answers.replace("gpu: {name: RTX 4090, count: 1}", "gpu: none") + f"model: {tiny_model}\n")
+    done = advise(["--json", "--answers", "answers.yaml", "--plan", "plan.yaml"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_the_readme_runs(command, folder, tiny_model):
+    """Each other command ends with exit code 0 (the bare wizard: with its hint, since a test has no terminal)."""
+    words = shlex.split(command)
+    assert words[0] == "advise"
+    if "MODEL" in words:
+        words[words.index("MODEL")] = str(tiny_model)
+        words += ["--gpu", "none", "--max-steps", "2"]
+    done = advise(words[1:], folder)
+    expected = 2 if words == ["advise"] else 0
+    assert done.returncode == expected, done.stderr + done.stdout
+
+
+def test_the_transcript_is_what_is_printed(tmp_path):
+    """The first screen's transcript is the command's real output."""
+    command, shown = re.search(r"```console\n\$ (.*?)\n(.*?)```", TEXT, flags=re.S).groups()
+    done = advise(shlex.split(command)[1:], tmp_path)
+    assert done.returncode == 0, done.stderr
+    printed = [line.rstrip() for line in done.stdout.splitlines()]
+    lines = [line.rstrip() for line in shown.strip("\n").splitlines() if line.strip() != "..."]
+    assert len(lines) > 10
+    missing = [line for line in lines if line not in printed]
+    assert not missing, missing
+
+
+def test_every_command_is_in_the_table():
+    """The table of commands names each command that exists, and no other."""
+    from advisor.cli import advise as group
+
+    named = set(re.findall(r"^\| `advise ([a-z]+)", TEXT, flags=re.M))
+    assert named == set(group.commands)
