@@ -15,6 +15,7 @@ from advisor.plan.entries import Entry
 KINDS: dict[int, type[AdviseError]] = {2: InputError, 3: NothingFits, 4: MachineNotReady, 5: TrainingFailed, 70: AdviseError, 130: Stopped}
 SHORTEST_SEQ_LEN = 256  # shorter sequences cut most conversations
 NO_SPACE_BYTES = 16 * 2**20
+DISK_HINT = "free some space; the same command goes on from the last checkpoint"
 
 
 def oom_kills() -> int | None:
@@ -54,6 +55,8 @@ def failure(entry: Entry, *, code: int, folder: Path, oom_kills_before: int | No
     if written is not None and code != 0:
         what, allowed, hint = (str(written.get(part) or "") for part in ("what", "allowed", "hint"))
         kind = KINDS.get(int(written.get("exit_code") or code), TrainingFailed) if str(written.get("exit_code", code)).isdigit() else TrainingFailed
+        if "no space left on device" in what.lower() or "disk quota exceeded" in what.lower():  # some libraries wrap it in classes of their own
+            return MachineNotReady(f"stage {entry.name}: the disk is full at {folder}", hint=DISK_HINT)
         if "out of memory" in what.lower():
             return TrainingFailed(f"stage {entry.name}: {what}", allowed, smaller_hint(entry, in_place))
         return kind(f"stage {entry.name}: {what}", allowed, hint)
@@ -64,7 +67,7 @@ def failure(entry: Entry, *, code: int, folder: Path, oom_kills_before: int | No
         killer = "by the kernel's out-of-memory killer" if before is not None and after is not None and after > before else "by signal 9, usually the out-of-memory killer"
         return TrainingFailed(f"stage {entry.name}: the trainer was ended {killer}: the machine ran out of memory", "", smaller_hint(entry, in_place))
     if shutil.disk_usage(folder if folder.exists() else folder.parent.parent).free < NO_SPACE_BYTES:
-        return MachineNotReady(f"stage {entry.name}: the disk is full at {folder}", hint="free some space; the same command goes on from the last checkpoint")
+        return MachineNotReady(f"stage {entry.name}: the disk is full at {folder}", hint=DISK_HINT)
     if code < 0:
         return TrainingFailed(
             f"stage {entry.name}: the trainer was ended by signal {-code} ({_signal_name(-code)})", hint="a crash inside a library, mostly; what it printed stands above"

@@ -221,6 +221,7 @@ def test_the_trainers_are_ours_whatever_lies_around(shop, monkeypatch, capfd):
         ("no-result", TrainingFailed, ["without a readable result.json"]),
         ("nan", TrainingFailed, ["without a readable result.json"]),
         ("disk", TrainingFailed, ["stage sft: the trainer ended with exit code 1"]),
+        ("full", MachineNotReady, ["the disk is full", "goes on from the last checkpoint"]),
         ("input", InputError, ["row 3 has no answer", "the hint"]),
     ],
 )

@@ -52,6 +52,8 @@ def main():
         os.kill(os.getpid(), signal.SIGSEGV)
     elif mode == "oom":
         fail(folder, "TrainingFailed", "out of memory: tried to allocate 2.00 GiB", 5)
+    elif mode == "full":
+        fail(folder, "AdviseError", "unexpected SafetensorError: I/O error: No space left on device (os error 28)", 70)
     elif mode == "input":
         fail(folder, "InputError", "row 3 has no answer", 2)
     elif mode == "crash":
