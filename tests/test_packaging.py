@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+HERE = next(Path(sys.prefix).glob("lib/python3*/site-packages"))
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +31,41 @@ def installed(wheel, tmp_path_factory):
     python = home / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", str(wheel)], check=True)
     site = next(home.glob("lib/python3*/site-packages"))
-    borrowed = tmp_path_factory.mktemp("borrowed")
-    for entry in next(Path(sys.prefix).glob("lib/python3*/site-packages")).iterdir():
-        if "finetune_advisor" not in entry.name and entry.suffix != ".pth":
-            (borrowed / entry.name).symlink_to(entry)
-    (site / "borrowed.pth").write_text(str(borrowed))
+    (site / "borrowed.pth").write_text(str(HERE))
+    return home
+
+
+LIGHT = [
+    "annotated_types",
+    "click",
+    "yaml",
+    "_yaml",
+    "pydantic",
+    "pydantic_core",
+    "typing_extensions.py",
+    "typing_inspection",
+    "questionary",
+    "prompt_toolkit",
+    "wcwidth",
+    "rich",
+    "markdown_it",
+    "mdurl",
+    "pygments",
+    "pynvml.py",
+]
+
+
+@pytest.fixture(scope="module")
+def light(wheel, tmp_path_factory):
+    """A clean environment with the wheel and the core dependencies alone: no torch anywhere."""
+    home = tmp_path_factory.mktemp("light")
+    venv.create(home, with_pip=True)
+    subprocess.run([home / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", str(wheel)], check=True)
+    site = next(home.glob("lib/python3*/site-packages"))
+    found = [name for name in LIGHT if (HERE / name).exists()]
+    assert len(found) >= len(LIGHT) - 1
+    for name in found:
+        (site / name).symlink_to(HERE / name)
     return home
 
 
@@ -92,23 +123,17 @@ def test_the_installed_trainers_train_beside_hostile_ones(installed, tiny_model,
     assert list((tmp_path / "out" / "stages" / "sft").glob("adapter_model.safetensors"))
 
 
-def test_without_the_extra_the_one_line_is_printed(wheel, tmp_path):
-    """Asking for training where torch is missing: exit code 4 and the line that installs it."""
-    (tmp_path / "train.jsonl").write_text('{"question": "a b c", "answer": "d e f"}\n' * 3 + '{"question": "x", "answer": "y"}\n')
-    code = (
-        "import sys, importlib.util, importlib.metadata as m\n"
-        "real = m.version\n"
-        "def version(name):\n    if name in ('torch', 'transformers', 'peft', 'trl', 'accelerate', 'datasets'): raise m.PackageNotFoundError(name)\n    return real(name)\n"
-        "m.version = version\n"
-        "spec = importlib.util.find_spec\nimportlib.util.find_spec = lambda name, *a: None if name in ('torch', 'transformers', 'trl') else spec(name, *a)\n"
-        "sys.argv = ['advise', 'run', '--task', 'qa', '--gpu', 'none', '--data', 'train.jsonl', '--model', 'm']\n"
-        "from advisor.cli import main\nmain()"
-    )
+def test_without_the_extra_advice_works_and_training_names_the_line(light, tmp_path):
+    """The core install answers; asking it to train is exit code 4 with the one line that installs the rest."""
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps({"question": f"What is {i}?", "answer": f"It is {i}."}) + "\n" for i in range(20)))
     (tmp_path / "m").mkdir()
     config = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128, "vocab_size": 300}
     (tmp_path / "m" / "config.json").write_text(json.dumps(config))
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 4, done.stderr
-    assert "[train]" in done.stderr
-    assert "pip install" in done.stderr
+    flags = ["--task", "qa", "--gpu", "none", "--data", "train.jsonl", "--model", "m"]
+    answered = subprocess.run([light / "bin" / "advise", "--json", *flags], cwd=tmp_path, capture_output=True, text=True)
+    assert answered.returncode == 0, answered.stderr
+    assert json.loads(answered.stdout)["plan"]["model"] == "m"
+    refused = subprocess.run([light / "bin" / "advise", "run", *flags], cwd=tmp_path, capture_output=True, text=True)
+    assert refused.returncode == 4, refused.stderr
+    assert "pip install 'finetune-advisor[train]'" in refused.stderr
     assert not (tmp_path / "runs").exists()
