@@ -11,7 +11,7 @@ from typing import Any
 from advisor.errors import TrainingFailed
 from trainers.job import Job
 from trainers.judge import Sample, padded
-from trainers.loading import quantization_config
+from trainers.loading import keep_weights_unpacked, quantization_config
 from trainers.prepare import Row
 
 SHOWN_TOKENS = 64  # of one row: enough to tell two models apart
@@ -102,7 +102,7 @@ def _loaded(job: Job, model: Any, folder: Path, row: Row, pad_id: int) -> tuple[
     if _room_for_second(model, job):
         from peft import AutoPeftModelForCausalLM
 
-        second = AutoPeftModelForCausalLM.from_pretrained(str(folder), **_options(job, model))
+        second = keep_weights_unpacked(AutoPeftModelForCausalLM.from_pretrained(str(folder), **_options(job, model)))
         if quantization_config(job) is None:
             second = second.to(next(model.parameters()).device)
         result = log_probs(second, row, pad_id)

@@ -89,6 +89,18 @@ def load_base(job: Job, device: Any, source: str | None = None) -> Any:
         raise InputError(f"the model cannot be loaded: {str(error).splitlines()[0]}") from None
     if quantized is None:
         model = model.to(device)
+    return keep_weights_unpacked(model)
+
+
+def keep_weights_unpacked(model: Any) -> Any:
+    """The model with bitsandbytes kept from repacking 4-bit weights on the CPU.
+
+    Its first forward without gradients would repack them in place for a bfloat16 kernel: an evaluation before training then
+    changes what is trained on (log-probabilities of SmolLM2-135M moved by 0.6 with bitsandbytes 0.50.2).
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     return model
 
 
