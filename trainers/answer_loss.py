@@ -73,8 +73,8 @@ def answer_trainer() -> type:
             return 0
 
         def take_token_count(self) -> int:
-            """Tokens, without padding, trained on since the last call."""
-            count = int(self._tokens_seen)
+            """Tokens, without padding, trained on since the last call; of all processes, taking the others to be like this one."""
+            count = int(self._tokens_seen) * self.accelerator.num_processes
             self._tokens_seen = 0
             return count
 

