@@ -11,7 +11,7 @@ from advisor.errors import AdviseError, InputError
 from advisor.facts import load_facts
 
 if TYPE_CHECKING:
-    from advisor.types import Advice, Answers, Candidate, Hardware
+    from advisor.types import Advice, Answers, Candidate
 
 PLAN_FILE = "plan.yaml"
 
@@ -61,7 +61,7 @@ def wizard(rule_layers: tuple[str, ...]) -> int:
         save_page=save_page,
         explain=explain,
     )
-    checks = Checks(gpu=_refused(lambda name: _known_gpu(name, hardware)), model=_refused(_known_model))
+    checks = Checks(gpu=_refused(_known_gpu), model=_refused(_known_model))
     return run_wizard(facts=load_facts(), hardware=hardware, advise=advise, actions=actions, console=out, checks=checks)
 
 
@@ -105,7 +105,7 @@ def _refused(check: Callable[[str], object]) -> Callable[[str], str | None]:
     return checked
 
 
-def _known_gpu(name: str, hardware: Hardware) -> None:
+def _known_gpu(name: str) -> None:
     from advisor.probe import stated_hardware
 
     stated_hardware(name, count=1, memory_gib=None, from_flag=True)

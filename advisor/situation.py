@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from advisor.composition import scheme_axes
@@ -12,14 +11,6 @@ from advisor.types import Answers, DataProfile, GpuSpec, Hardware, ModelShape, M
 
 MAX_SUGGESTED_B = 8.5  # larger models are not suggested unasked: they train slowly and seldom pay for a first attempt
 CPU_SUGGESTED_B = 0.7  # what a processor trains in hours rather than days
-
-
-@dataclass(frozen=True, slots=True)
-class Assembled:
-    """A part of the situation with what was noticed on the way."""
-
-    warnings: tuple[str, ...] = ()
-    unknown: tuple[str, ...] = ()
 
 
 def situation_of(answers: Answers, *, probed: Hardware | None = None, online: bool = False, base: Path | None = None) -> Situation:

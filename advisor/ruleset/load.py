@@ -75,7 +75,7 @@ class _Loader:
         if not isinstance(data, dict):
             self.fault(document, (), "a map is expected", "keys: version, overlay, facts, sources, tables, disable")
             return
-        allowed = {"version", "overlay", "facts", "sources", "tables", "disable", "methods", "scenarios", "principles", "about"}
+        allowed = {"version", "overlay", "facts", "sources", "tables", "disable", "methods", "about"}
         for key in data:
             if key not in allowed:
                 self.fault(document, (key,), f"unknown key '{key}'", f"known: {', '.join(sorted(allowed))}", nearest(key, allowed), key=True)
