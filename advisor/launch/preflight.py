@@ -61,18 +61,21 @@ def check(plan: Plan, plan_path: Path, run: Path, todo: Sequence[Entry], *, hard
 
 
 def _objective_faults(todo: Sequence[Entry], trainers: Path) -> Iterable[Fault]:
-    folder = trainers / "trainers"
-    for objective in dict.fromkeys(entry.stage.objective for entry in todo):
-        if not (folder / f"{objective}.py").is_file():
-            from advisor.types import OBJECTIVES
+    """What no trainer file exists for: an objective is trainers/<name>.py, an update trainers/updates/<name>.py."""
+    from advisor.types import OBJECTIVES, UPDATES
 
-            there = [name for name in OBJECTIVES if (folder / f"{name}.py").is_file()]
-            names = ", ".join(entry.name for entry in todo if entry.stage.objective == objective)
-            yield Fault(
-                what=f"stage {names}: this version of advise has no trainer for objective {objective}",
-                allowed=f"it trains: {', '.join(there) or 'nothing'}",
-                hint="the plan itself is complete: keep it, or choose another method with `advise --choose`",
-            )
+    for axis, folder, known in (("objective", trainers / "trainers", OBJECTIVES), ("update", trainers / "trainers" / "updates", UPDATES)):
+        if axis == "update" and not folder.is_dir():
+            continue
+        there = [name for name in known if (folder / f"{name}.py").is_file()]
+        for wanted in dict.fromkeys(str(getattr(entry.stage, axis)) for entry in todo):
+            if wanted not in there:
+                names = ", ".join(entry.name for entry in todo if getattr(entry.stage, axis) == wanted)
+                yield Fault(
+                    what=f"stage {names}: this version of advise has no trainer for {axis} {wanted}",
+                    allowed=f"it trains: {', '.join(there) or 'nothing'}",
+                    hint="the plan itself is complete: keep it, or choose another method with `advise --choose`",
+                )
 
 
 def is_hub_id(text: str) -> bool:
