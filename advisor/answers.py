@@ -6,11 +6,12 @@ checked by the same code. Unknown keys and values are errors with the nearest kn
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from advisor.errors import Fault, InputError, nearest, unknown_name
-from advisor.facts import Fact, signals
+from advisor.facts import Fact, load_facts, signals
 from advisor.types import Answer, Answers
 from advisor.yamlio import Document
 
@@ -243,3 +244,25 @@ def answers_document(answers: Answers) -> dict[str, Any]:
     if "signals" in flat:
         document["signals"] = list(flat["signals"])
     return document
+
+
+def command_line(answers: Answers, changes: Mapping[str, Any], *, command: str = "advise run") -> str:
+    """The line to type for these answers with some changed (by fact id; None takes one away): 'advise run --task qa --gpu H100'."""
+    flat = {fact_id: answer.value for fact_id, answer in answers.known.items()}
+    for fact_id, value in changes.items():
+        for follower in GROUPS.get(fact_id, ()):
+            flat.pop(follower, None)
+        flat[fact_id] = value
+    words = [command]
+    for fact_id, value in flat.items():
+        if value is None or value is False:
+            continue
+        if fact_id == "signals":
+            words += [f"--signal {name}" for name in value]
+        elif fact_id in ("budget_usd", "budget_hours"):
+            words.append(f"--budget {fact_id.removeprefix('budget_')}={value:g}")
+        elif isinstance(value, Mapping):
+            words += [f"{'--tasks' if fact_id == 'tasks' else '--map'} {shlex.quote(f'{name}={part}')}" for name, part in value.items()]
+        elif (flag := load_facts()[fact_id].flag if fact_id in load_facts() else None) is not None:
+            words.append(f"{flag} {shlex.quote(f'{value:g}' if isinstance(value, float) else str(value))}")
+    return " ".join(words)

@@ -15,7 +15,7 @@ from advisor.yamlio import Document, read_yaml
 TYPES = ("choice", "number", "flag", "text", "path", "map")
 ORIGINS = ("asked", "probed", "data", "model", "estimated", "concluded")
 KEYS = {
-    "type", "origin", "values", "unit", "min", "max", "integer", "answer", "flag", "required", "order", "ask", "ask_when", "ask_without", "unknown", "signal",
+    "type", "origin", "values", "unit", "min", "max", "integer", "answer", "flag", "required", "order", "ask", "ask_when", "ask_without", "unknown", "signal", "implies",
 }  # fmt: skip
 UNKNOWN = "unknown"
 
@@ -49,6 +49,7 @@ class Fact:
     ask_without: str | None = None
     unknown: str = ""  # what "I don't know" means
     signal: bool = False
+    implies: tuple[str, ...] = ()  # signals that are true wherever this one is
 
 
 @cache
@@ -93,14 +94,14 @@ def _faults(document: Document, fact_id: str, entry: Mapping[str, Any]) -> list[
 
 
 def _fact(fact_id: str, entry: Mapping[str, Any]) -> Fact:
-    fields = {key: value for key, value in entry.items() if key in KEYS and key not in ("values", "ask_when")}
+    fields = {key: value for key, value in entry.items() if key in KEYS and key not in ("values", "ask_when", "implies")}
     raw_values = entry.get("values")
     values = {
         name: Value(label=str((help_ or {}).get("label", name)), help=str((help_ or {}).get("help", "")))
         for name, help_ in (raw_values.items() if isinstance(raw_values, dict) else ())
     }
     when = entry.get("ask_when") or {}
-    return Fact(id=fact_id, values=values, ask_when={key: tuple(allowed) for key, allowed in when.items()}, **fields)
+    return Fact(id=fact_id, values=values, ask_when={key: tuple(allowed) for key, allowed in when.items()}, implies=tuple(entry.get("implies") or ()), **fields)
 
 
 def signals(facts: Mapping[str, Fact]) -> list[str]:

@@ -357,4 +357,16 @@ def suggest_model(task: str, max_params_b: float | None, encoder: bool = False) 
     return ModelSuggestion(model=chosen["model"], because=why, source=f"{chosen['source']}, {table['checked']}")
 
 
-__all__ = ["NAMES", "catalogue_ids", "is_encoder", "is_instruct", "model_shape", "shape_from_folder", "shape_from_size", "suggest_model"]
+def smaller_models(task: str, params: int) -> list[tuple[ModelShape, ModelSuggestion]]:
+    """The table's models that are smaller than `params` and suit the task, largest first, with their shapes."""
+    table = _suggestions()
+    found = []
+    for row in sorted(table["models"], key=lambda row: -row["params_b"]):
+        if row["params_b"] * 1e9 < params and (row["tasks"] == "any" or task in row["tasks"]):
+            shape, _ = model_shape(row["model"])
+            if shape is not None:
+                found.append((shape, ModelSuggestion(model=row["model"], because=row["why"], source=f"{row['source']}, {table['checked']}")))
+    return found
+
+
+__all__ = ["NAMES", "catalogue_ids", "is_encoder", "is_instruct", "model_shape", "shape_from_folder", "shape_from_size", "smaller_models", "suggest_model"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from advisor.composition import scheme_axes
@@ -27,14 +28,14 @@ def situation_of(answers: Answers, *, probed: Hardware | None = None, online: bo
     hardware = hardware_of(answers, warnings, probed=probed)
     data, tasks, answers = _data(answers, warnings, base)
     model = _model(answers, warnings, unknown, online=online)
-    suggestion = None
+    suggestion, encoder = None, None
     if model is None and not answers.value("model"):
+        encoder = _encoder(answers, warnings)
         suggestion = _suggested(answers, hardware)
         if suggestion is not None:
             model = _shape(suggestion.model, None, warnings, online=False)
-            warnings.append(f"no model was named: {suggestion.model} is a suggestion ({suggestion.because})")
     return Situation(
-        answers=answers, hardware=hardware, data=data, tasks=tasks, model=model, suggestion=suggestion, cards=_cards(hardware),
+        answers=answers, hardware=hardware, data=data, tasks=tasks, model=model, suggestion=suggestion, encoder=encoder, smaller=_smaller(answers, hardware, model), cards=_cards(hardware),
         warnings=tuple(dict.fromkeys(warnings)), unknown=tuple(unknown),
     )  # fmt: skip
 
@@ -115,11 +116,32 @@ def _model(answers: Answers, warnings: list[str], unknown: list[str], *, online:
 
 
 def _shape(name: str, params_b: float | None, warnings: list[str], *, online: bool) -> ModelShape | None:
-    from advisor.shapes import model_shape
+    from advisor.shapes import is_instruct, model_shape
 
     shape, notes = model_shape(name, params_b=params_b, online=online)
     warnings.extend(notes)
-    return shape
+    return shape if shape is None else replace(shape, instruct=is_instruct(name))
+
+
+def _encoder(answers: Answers, warnings: list[str]) -> tuple[ModelShape, ModelSuggestion] | None:
+    """The encoder to suggest where texts are only sorted into classes; the rules decide whether it is taken."""
+    if answers.value("task") != "classification":
+        return None
+    from advisor.shapes import suggest_model
+
+    suggestion = suggest_model("classification", None, encoder=True)
+    shape = _shape(suggestion.model, None, warnings, online=False)
+    return None if shape is None else (shape, suggestion)
+
+
+def _smaller(answers: Answers, hardware: Hardware, model: ModelShape | None) -> tuple[tuple[ModelShape, ModelSuggestion], ...]:
+    """Models to fall back on, looked up only where a limit is known that could rule this one out."""
+    limited = hardware.kind != "unknown" or answers.value("budget_usd") is not None or answers.value("budget_hours") is not None
+    if model is None or not limited:
+        return ()
+    from advisor.shapes import smaller_models
+
+    return tuple(smaller_models(str(answers.value("task", "other")), model.params))
 
 
 def _suggested(answers: Answers, hardware: Hardware) -> ModelSuggestion | None:

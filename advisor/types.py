@@ -196,6 +196,7 @@ class ModelShape:
     experts: int | None = None
     experts_per_token: int | None = None
     expert_size: int | None = None  # MLP width of one expert
+    instruct: bool | None = None  # its name says that it follows instructions (True) or is a base model (False)
     gated: bool | None = None  # the hub asks for access approval
     license: str | None = None
     source: str = ""
@@ -408,6 +409,25 @@ class Flip:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class WayOut:
+    """One way to make something fit where nothing does: what to change, what then fits, and the line to type."""
+
+    text: str
+    change: Mapping[str, Any]
+    to: Composition
+    command: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NothingFits:
+    """Why nothing fits: the nearest candidate, the smallest set of facts to blame, and ways out."""
+
+    nearest: Candidate
+    blame: tuple[Reason, ...]  # without any one of these facts something would fit
+    ways_out: tuple[WayOut, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSuggestion:
     """A model nobody asked for: what is suggested, and why."""
 
@@ -426,6 +446,8 @@ class Situation:
     tasks: Mapping[str, DataProfile] = field(default_factory=dict)
     model: ModelShape | None = None
     suggestion: ModelSuggestion | None = None
+    encoder: tuple[ModelShape, ModelSuggestion] | None = None  # what would be suggested where a small encoder is enough
+    smaller: tuple[tuple[ModelShape, ModelSuggestion], ...] = ()  # models that could take the place of this one, largest first
     cards: tuple[GpuSpec, ...] = ()  # that one could rent, cheapest first, for "what would fit"
     warnings: tuple[str, ...] = ()  # found while reading answers, data, hardware or model
     unknown: tuple[str, ...] = ()
@@ -447,10 +469,11 @@ class Advice:
     confidence: str
     layers: tuple[str, ...]
     rules_digest: str
+    nothing_fits: NothingFits | None = None
     # id of a guide method (rules/document/methods.yaml) -> its row: stars, data requirement, ideal use case, pros, cons
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def fits(self) -> bool:
-        """False where training is recommended and nothing fits the hardware (exit code 3)."""
-        return not self.recommendation.composition.chain or self.recommendation.estimate.fits != "too_big"
+        """False where training is wanted and nothing fits the hardware and the budget (exit code 3)."""
+        return self.nothing_fits is None

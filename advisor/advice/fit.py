@@ -47,21 +47,11 @@ def _rounded(length: float) -> int:
     return max(MULTIPLE, -(-int(-(-length // 1)) // MULTIPLE) * MULTIPLE)
 
 
-def fitted(ruleset: Ruleset, situation: Situation, facts: Mapping[str, Any], composition: Composition) -> tuple[tuple[StageSettings, ...], Estimate]:
-    """The stages of a composition with settings that fit, and what they cost together.
-
-    Memory is that of the hungriest stage; time and money add up over stages and tasks.
-    """
-    stages, estimates = [], []
-    for objective in composition.chain:
-        stage, cost = _fitted_stage(ruleset, situation, facts, composition, objective)
-        stages.append(stage)
-        estimates.append(cost)
-    return tuple(stages), _together(estimates, situation, composition, facts)
-
-
-def _fitted_stage(ruleset: Ruleset, situation: Situation, facts: Mapping[str, Any], composition: Composition, objective: str) -> tuple[StageSettings, Estimate]:
+def fitted_stage(ruleset: Ruleset, situation: Situation, facts: Mapping[str, Any], composition: Composition, objective: str) -> tuple[StageSettings, Estimate]:
+    """One stage of a composition with settings that fit (or need least, where none does), and its estimate."""
     update, quantization = composition.update or "lora", composition.quantization
+    if situation.model is not None:  # also of a suggested model: its size decides the learning rate
+        facts = {**facts, "params_b": situation.model.params / 1e9}
     settings = ruled_settings(ruleset, facts, objective, update, quantization)
     batch = settings.pop("effective_batch", Chosen(value=16, because="usual"))
     model = situation.model
@@ -169,7 +159,7 @@ def training_tokens(situation: Situation, settings: Mapping[str, Any]) -> int | 
     return None if stated is None else int(stated * epochs)
 
 
-def _together(estimates: Sequence[Estimate], situation: Situation, composition: Composition, facts: Mapping[str, Any]) -> Estimate:
+def together(estimates: Sequence[Estimate], composition: Composition, facts: Mapping[str, Any]) -> Estimate:
     """One estimate for a chain: the worst fit, the highest memory, the sum of time and money (times the tasks)."""
     worst = max(estimates, key=lambda cost: (ORDER.index(cost.fits), cost.memory.peak_bytes if cost.memory else 0))
     tasks = int(facts.get("n_tasks", 1)) if composition.per_task else 1

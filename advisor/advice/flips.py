@@ -2,73 +2,146 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from advisor.estimate import estimate
+from advisor.composition import composed
+from advisor.facts import Fact
+from advisor.ruleset.judge import cell_points, compiled
 from advisor.ruleset.model import Ruleset
 from advisor.types import Composition, Estimate, Flip, Gpu, GpuSpec, Hardware, Situation, StageSettings
 from advisor.units import format_gib, format_usd
 
+from .decide import Decision
 from .fit import run_spec
 
 EFFORT = ("answer", "data", "money", "fixed")
-ANSWERS = ("budget", "depth", "data_kind")  # questions whose other answers are tried
-DOTTED = {"data_kind": "data.kind", "data_rows": "data.rows", "data_tokens": "data.tokens"}
+ANSWERS = ("budget", "depth", "serve_with", "priority")  # choices a person can make otherwise
+DATA = ("data_kind", "data_rows", "data_tokens")  # what could be collected
+FIXED = ("task", "params_b", "start", "n_tasks")  # what is as it is, still worth knowing
+MAX_PER_ANSWER = 2  # changes shown that lead to the same answer: the rest say nothing new
+
+Answer = Callable[[Mapping[str, Any]], Composition]
 
 
-def flips_of(
-    ruleset: Ruleset,
-    situation: Situation,
-    facts: Mapping[str, Any],
-    current: Composition,
-    costs: Mapping[str, tuple[tuple[StageSettings, ...], Estimate]],
-    answer: Callable[[Mapping[str, Any]], Composition],
-) -> tuple[Flip, ...]:
-    """Single changes that lead to another composition, the easiest first."""
-    flips: list[Flip] = []
-    for fact_id in ANSWERS:
-        for value in ruleset.facts[fact_id].values:
-            if value == facts.get(fact_id):
-                continue
-            other = answer({fact_id: value})
-            if str(other) != str(current):
-                effort = "data" if fact_id == "data_kind" else "answer"
-                flips.append(Flip(change={DOTTED.get(fact_id, fact_id): value}, to=other, effort=effort, text=f"if {fact_id.replace('_', ' ')} were {value.replace('_', ' ')}"))
-    flips.extend(_by_card(situation, current, costs))
-    return tuple(sorted(flips, key=lambda flip: EFFORT.index(flip.effort)))
+def flips_of(ruleset: Ruleset, situation: Situation, decision: Decision, costs: Mapping[str, tuple[tuple[StageSettings, ...], Estimate]], answer: Answer) -> tuple[Flip, ...]:
+    """Single changes that lead to another composition, the easiest first.
+
+    Args:
+        costs: scheme -> stages and estimate on the concluded chain, for the cheapest card that would hold each.
+        answer: The composition of the same facts with some changed.
+    """
+    found = [*_by_answers(ruleset, decision, answer), *_by_amount(ruleset, decision, answer), *_by_card(situation, decision, costs)]
+    found.sort(key=lambda flip: EFFORT.index(flip.effort))
+    return tuple(_without_repeats(found, str(decision.composition)))
 
 
-def _by_card(situation: Situation, current: Composition, costs: Mapping[str, tuple[tuple[StageSettings, ...], Estimate]]) -> list[Flip]:
+def _without_repeats(flips: list[Flip], current: str) -> Iterator[Flip]:
+    seen: dict[str, int] = {}
+    for flip in flips:
+        to = str(flip.to)
+        if to != current and seen.get(to, 0) < MAX_PER_ANSWER:
+            seen[to] = seen.get(to, 0) + 1
+            yield flip
+
+
+def _by_answers(ruleset: Ruleset, decision: Decision, answer: Answer) -> Iterator[Flip]:
+    """Other values of the choices and signals that some rule looks at."""
+    looked_at = {fact_id for table in ruleset.tables.values() for fact_id in table.inputs}
+    for fact in ruleset.facts.values():
+        if fact.id not in looked_at or fact.origin == "concluded":
+            continue
+        current = decision.facts.get(fact.id)
+        if fact.signal:
+            changes: list[Any] = [True] if current is not True else [False]
+        elif fact.id in (*ANSWERS, "data_kind", "start"):
+            changes = [value for value in fact.values if value != current]
+        else:
+            continue
+        for value in changes:
+            change = {fact.id: value, **({implied: True for implied in fact.implies} if value is True else {})}
+            to = answer(change)
+            if str(to) != str(decision.composition):
+                yield Flip(change={fact.answer or fact.id: value}, to=to, effort=_effort(fact.id), text=_if(fact, value))
+
+
+def _effort(fact_id: str) -> str:
+    return "data" if fact_id in DATA else "fixed" if fact_id in FIXED else "answer"
+
+
+def _if(fact: Fact, value: Any) -> str:
+    if fact.signal:
+        return f"if {fact.id.replace('_', ' ')}" if value is True else f"if not {fact.id.replace('_', ' ')}"
+    return f"if {fact.id.replace('_', ' ')} were {str(value).replace('_', ' ')}"
+
+
+def _by_amount(ruleset: Ruleset, decision: Decision, answer: Answer) -> Iterator[Flip]:
+    """The nearest amounts of rows, tokens and tasks, up and down, at which the answer changes."""
+    for fact_id in ("data_rows", "data_tokens", "n_tasks", "params_b"):
+        cuts = sorted({cut for table in ruleset.tables if table != "settings" and fact_id in ruleset.tables[table].inputs for cut in compiled(ruleset, table).cuts[fact_id]})
+        if not cuts:
+            continue
+        fact, current = ruleset.facts[fact_id], decision.facts.get(fact_id)
+        least = fact.min or 0
+        points = [point for point in cell_points(cuts) if point >= least and (not fact.integer or point == int(point))]
+        above = [point for point in points if current is None or point > current]
+        below = [point for point in reversed(points) if current is not None and point < current]
+        for direction in (above, below):
+            for point in direction:
+                value = int(point) if fact.integer else point
+                to = answer({fact_id: value})
+                if str(to) != str(decision.composition):
+                    yield Flip(change={fact.answer or fact_id: value}, to=to, effort=_effort(fact_id), text=_amount(fact, value, current))
+                    break
+
+
+def _amount(fact: Fact, value: float, current: float | None) -> str:
+    name = {"data_rows": "examples", "data_tokens": "tokens of text", "n_tasks": "tasks", "params_b": "billion parameters"}[fact.id]
+    if current is None:
+        return f"with {value:,.10g} {name}"
+    more = value - current
+    return f"with {abs(more):,.10g} {'more' if more > 0 else 'fewer'} {name} ({value:,.10g} in all)"
+
+
+# --------------------------------------------------------------------------- cards
+
+
+def _by_card(situation: Situation, decision: Decision, costs: Mapping[str, tuple[tuple[StageSettings, ...], Estimate]]) -> Iterator[Flip]:
     """For each scheme that is too big: the cheapest card of the catalogue that would hold it."""
-    flips = []
+    if not decision.trains and not decision.composition.remedies[-1:] == ("smaller_model",):
+        return
+    remedies = tuple(remedy for remedy in decision.composition.remedies if remedy != "smaller_model")
     for scheme, (stages, cost) in costs.items():
         if cost.fits != "too_big":
             continue
         card = cheapest_holding(situation, stages)
         if card is not None:
-            from advisor.composition import composed
+            to = composed(str(decision.facts["chain"]), scheme, per_task=decision.facts["modules"] == "per_task", remedies=remedies)
+            yield Flip(change={"gpu": card.name}, to=to, effort="money", text=f"{scheme} would fit on one {card_words(card)}")
 
-            to = composed(("encoder:" if current.encoder else "") + ">".join(current.chain or ("sft",)), scheme, per_task=current.per_task, remedies=current.remedies)
-            price = f", {format_usd(card.price_usd_per_h)}/h ({card.price_note})" if card.price_usd_per_h is not None else ""
-            size = f" with {format_gib(card.memory_bytes)}" if card.memory_bytes else ""
-            flips.append(Flip(change={"gpu": card.name}, to=to, effort="money", text=f"{scheme} would fit on one {card.name}{size}{price}"))
-    return flips
+
+def card_words(card: GpuSpec) -> str:
+    """'A100 80GB with 80.0 GiB, $1.19/h (RunPod, 2026-08)'."""
+    size = f" with {format_gib(card.memory_bytes)}" if card.memory_bytes else ""
+    price = f", {format_usd(card.price_usd_per_h)}/h ({card.price_note})" if card.price_usd_per_h is not None else ""
+    return f"{card.name}{size}{price}"
 
 
 def cheapest_holding(situation: Situation, stages: tuple[StageSettings, ...]) -> GpuSpec | None:
     """The cheapest card on which every stage fits with its smallest settings, or None."""
-    for card in situation.cards:
-        if card.memory_bytes is None:
-            continue
-        gpu = Gpu(name=card.name, memory_total_bytes=card.memory_bytes, compute_capability=card.compute_capability, bf16=card.bf16, spec=card)
-        hardware = Hardware(kind="cuda", origin="stated", gpus=(gpu,))
-        if all(_fits_on(situation, hardware, stage) for stage in stages):
-            return card
-    return None
+    return next((card for card in situation.cards if card.memory_bytes is not None and all(fits_on(situation, one_card(card), stage) for stage in stages)), None)
 
 
-def _fits_on(situation: Situation, hardware: Hardware, stage: StageSettings) -> bool:
+def one_card(card: GpuSpec) -> Hardware:
+    """A machine with one such card."""
+    gpu = Gpu(name=card.name, memory_total_bytes=card.memory_bytes, compute_capability=card.compute_capability, bf16=card.bf16, spec=card)
+    return Hardware(kind="cuda", origin="stated", gpus=(gpu,))
+
+
+def fits_on(situation: Situation, hardware: Hardware, stage: StageSettings) -> bool:
+    """Whether a stage, with its settings as they are, fits other hardware."""
+    from advisor.estimate import estimate
+
     plain = {key: chosen.value for key, chosen in stage.settings.items()}
     if situation.hardware.kind == "cpu":  # float32 on the processor becomes bfloat16 on a card
         plain["weights_dtype"] = "bfloat16"

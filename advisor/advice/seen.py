@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from advisor.facts import load_facts
 from advisor.types import Situation
 
 # Facts whose absence is worth telling, in the order they are told.
@@ -21,7 +22,7 @@ def situation_facts(situation: Situation) -> dict[str, Any]:
     """Fact id -> value for everything that is known before anything is estimated."""
     answers, data, hardware = situation.answers, situation.data, situation.hardware
     facts: dict[str, Any] = {fact_id: answer.value for fact_id, answer in answers.known.items() if fact_id not in ("signals", "tasks", "data_mapping")}
-    facts.update(dict.fromkeys(answers.signals, True))
+    facts.update(dict.fromkeys(stated_signals(answers.signals), True))
     profiles = [data] if data is not None else list(situation.tasks.values())
     if profiles:
         kinds = {profile.kind for profile in profiles}
@@ -39,9 +40,32 @@ def situation_facts(situation: Situation) -> dict[str, Any]:
         if len(capabilities) == len(hardware.gpus):
             major, minor = min(capabilities)
             facts["compute_capability"] = major + minor / 10
-    if situation.model is not None:
+    if situation.model is not None and situation.suggestion is None:  # a model nobody named is not a known fact
         facts["params_b"] = situation.model.params / 1e9
+    start = start_of(situation, facts)
+    if start is not None:
+        facts["start"] = start
     return facts
+
+
+def stated_signals(signals: tuple[str, ...]) -> tuple[str, ...]:
+    """The signals with everything they imply (rules/facts.yaml, `implies`)."""
+    known = load_facts()
+    found = dict.fromkeys(signals)
+    for signal in signals:
+        if signal in known:
+            found.update(dict.fromkeys(known[signal].implies))
+    return tuple(found)
+
+
+def start_of(situation: Situation, facts: dict[str, Any]) -> str | None:
+    """base or instruct: as a signal says, else as the name of a named model says, else not known."""
+    if facts.get("base_model_untuned") != facts.get("instruct_model_start"):
+        return "base" if facts.get("base_model_untuned") else "instruct"
+    shape = situation.model
+    if shape is None or situation.suggestion is not None or shape.instruct is None:
+        return None
+    return "instruct" if shape.instruct else "base"
 
 
 def unknown_facts(situation: Situation, facts: dict[str, Any]) -> tuple[str, ...]:

@@ -1,0 +1,180 @@
+"""Decision -> candidates: the recommendation and every other composition, each with its estimate and why (not)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from advisor.composition import SCHEMES, composed
+from advisor.ruleset.model import Rule, Ruleset
+from advisor.types import Candidate, Composition, Estimate, Reason, Situation, StageSettings, Verdict
+
+from .decide import SMALLER_MODEL, Decision
+from .explain import budget_reason, memory_reason, reason_of, why_not_outcome
+from .fit import coarse_fit, fitted_stage, together
+from .seen import device
+
+GUIDE_CHAINS = ("sft", "cpt>sft", "sft>rm>ppo")  # every objective the guide names stands in one of them
+ANSWERED_REMEDIES = {"rag": ("knowledge", "retrieval"), "prompting": ("readiness", "prompting")}  # "why not just ...?"
+NOTHING = Estimate(fits="unknown")
+SHIPPED = ("base", "document", "evidence")
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What compositions cost in one situation. Stages are fitted once each, however many chains share them."""
+
+    ruleset: Ruleset
+    situation: Situation
+    facts: Mapping[str, object]
+    known: dict[tuple[str, str], tuple[StageSettings, Estimate]] = field(default_factory=dict)
+
+    def of(self, composition: Composition) -> tuple[tuple[StageSettings, ...], Estimate]:
+        """The stages of a composition with settings that fit, and what they cost together."""
+        found = [self._stage(composition, objective) for objective in composition.chain]
+        return tuple(stage for stage, _ in found), together([cost for _, cost in found], composition, self.facts)
+
+    def _stage(self, composition: Composition, objective: str) -> tuple[StageSettings, Estimate]:
+        key = (objective, str(composition.scheme))
+        if key not in self.known:
+            self.known[key] = fitted_stage(self.ruleset, self.situation, self.facts, composition, objective)
+        return self.known[key]
+
+    def fits(self, chain: str, *, per_task: bool) -> dict[str, str]:
+        """scheme -> the coarse fact the rules see.
+
+        That a model fits which nobody named is no known fact; that it does not is what the plan would run into.
+        """
+        found = {scheme: coarse_fit(self.of(composed(chain, scheme, per_task=per_task))[1], self.facts) for scheme in SCHEMES}
+        if self.situation.suggestion is None:
+            return found
+        return {scheme: fit if fit in ("too_big", "over_budget") else "unknown" for scheme, fit in found.items()}
+
+
+def recommended(ruleset: Ruleset, decision: Decision, costs: Costs) -> Candidate:
+    """The composition the rules concluded, with its reasons."""
+    because = tuple(reason_of(rule, ruleset) for rule in decision.rules)
+    if not decision.composition.chain:
+        return Candidate(composition=decision.composition, stages=(), estimate=NOTHING, verdict="recommended", because=because)
+    stages, cost = costs.of(decision.composition)
+    return Candidate(composition=decision.composition, stages=stages, estimate=cost, verdict="recommended", because=because)
+
+
+def alternatives(ruleset: Ruleset, decision: Decision, costs: Costs, guide: Composition | None) -> tuple[Candidate, ...]:
+    """Every other scheme on the same chain, then other chains, the guide's own answer and the remedies, best first."""
+    found = [*_other_schemes(ruleset, decision, costs), *_other_chains(ruleset, decision, costs), *_other_remedies(ruleset, decision)]
+    if guide is not None and guide.chain:
+        found.append(_guides_own(ruleset, decision, costs, guide))
+    unique: dict[str, Candidate] = {}
+    for candidate in found:
+        unique.setdefault(str(candidate.composition), candidate)
+    unique.pop(str(decision.composition), None)
+    return tuple(unique.values())
+
+
+def _other_schemes(ruleset: Ruleset, decision: Decision, costs: Costs) -> list[Candidate]:
+    facts, judgement = decision.facts, decision.steps["scheme"]
+    order = [scheme for scheme, _ in judgement.ranking if scheme != SMALLER_MODEL]
+    result = []
+    for scheme in dict.fromkeys([*order, *(scheme for scheme in SCHEMES if scheme in judgement.forbidden), *SCHEMES]):
+        composition = composed(str(facts["chain"]), scheme, per_task=facts["modules"] == "per_task", remedies=decision.composition.remedies if decision.trains else ())
+        stages, cost = costs.of(composition)
+        verdict, because, forced_ok = _scheme_verdict(ruleset, costs, decision, scheme, cost)
+        if not decision.trains and verdict == "ranked_lower":
+            because = tuple(why_not_outcome(decision.steps["gate"], "train", facts, ruleset))
+        result.append(Candidate(composition=composition, stages=stages, estimate=cost, verdict=verdict, because=because, forced_ok=forced_ok))
+    return result
+
+
+def _other_chains(ruleset: Ruleset, decision: Decision, costs: Costs) -> list[Candidate]:
+    """The guide's chains and the chain table's runners-up, with the scheme that was chosen."""
+    facts, judgement = decision.facts, decision.steps["chain"]
+    scheme = str(facts["scheme"]) if facts["scheme"] != SMALLER_MODEL else _least_hungry(decision, costs)
+    chains = dict.fromkeys([*(str(chain) for chain, _ in judgement.ranking[:3]), *GUIDE_CHAINS])
+    chains.pop(str(facts["chain"]), None)
+    result = []
+    for chain in chains:
+        composition = composed(chain, scheme, per_task=facts["modules"] == "per_task")
+        stages, cost = costs.of(composition)
+        forbidden = judgement.forbidden.get(chain, ())
+        result.append(
+            Candidate(
+                composition=composition, stages=stages, estimate=cost, verdict="forbidden" if forbidden else "ranked_lower",
+                because=tuple(why_not_outcome(judgement, chain, facts, ruleset)), forced_ok=not any(absolute(rule) for rule in forbidden),
+            )
+        )  # fmt: skip
+    return result
+
+
+def _other_remedies(ruleset: Ruleset, decision: Decision) -> list[Candidate]:
+    """Why not simply look things up, or write a better prompt."""
+    result = []
+    for remedy, (table, outcome) in ANSWERED_REMEDIES.items():
+        if remedy in decision.composition.remedies:
+            continue
+        because = tuple(why_not_outcome(decision.steps[table], outcome, decision.facts, ruleset))
+        result.append(Candidate(composition=Composition(remedies=(remedy,)), stages=(), estimate=NOTHING, verdict="ranked_lower", because=because))
+    return result
+
+
+def _guides_own(ruleset: Ruleset, decision: Decision, costs: Costs, guide: Composition) -> Candidate:
+    """The guide's answer where nothing above says it already, so that it can be run as well."""
+    stages, cost = costs.of(guide)
+    fit = coarse_fit(cost, costs.facts)
+    forbidden = [rule for table, outcome in (("chain", ">".join(guide.chain)), ("scheme", guide.scheme)) for rule in decision.steps[table].forbidden.get(outcome, ())]
+    heard = [rule for rule in decision.rules if rule.layer not in ("base", "document")]
+    because: tuple[Reason, ...] = tuple(reason_of(rule, ruleset) for rule in (forbidden or heard)) or (Reason(text="the guide alone says this"),)
+    if fit == "too_big":
+        found = memory_reason(cost, str(guide.scheme), f"base/{guide.scheme}-too-big", cards=len(costs.situation.hardware.gpus), cpu=device(costs.situation) == "cpu")
+        because = (found, *because) if found else because
+    verdict: Verdict = "too_big" if fit == "too_big" else "forbidden" if forbidden else "ranked_lower"
+    return Candidate(
+        composition=guide, stages=stages, estimate=cost, verdict=verdict, because=because, forced_ok=fit != "too_big" and not any(absolute(rule) for rule in forbidden)
+    )
+
+
+def _scheme_verdict(ruleset: Ruleset, costs: Costs, decision: Decision, scheme: str, cost: Estimate) -> tuple[Verdict, tuple[Reason, ...], bool]:
+    judgement = decision.steps["scheme"]
+    forbidding = judgement.forbidden.get(scheme, ())
+    if not forbidding:
+        return "ranked_lower", tuple(why_not_outcome(judgement, scheme, decision.facts, ruleset)), True
+    reasons = tuple(_limit_reason(ruleset, costs, rule, scheme, cost) for rule in forbidding)
+    only_size = all(rule.id.endswith("-too-big") for rule in forbidding)
+    return ("too_big" if only_size else "forbidden"), reasons, not any(absolute(rule) for rule in forbidding)
+
+
+def _limit_reason(ruleset: Ruleset, costs: Costs, rule: Rule, scheme: str, cost: Estimate) -> Reason:
+    """A forbidding rule's reason, with the two numbers where it is about a limit."""
+    if rule.id == f"base/{scheme}-too-big":
+        found = memory_reason(cost, scheme, rule.id, cards=len(costs.situation.hardware.gpus), cpu=device(costs.situation) == "cpu")
+        return found or reason_of(rule, ruleset)
+    if rule.id == f"base/{scheme}-over-budget":
+        return budget_reason(cost, costs.facts, scheme, rule.id)
+    return reason_of(rule, ruleset)
+
+
+def absolute(rule: Rule) -> bool:
+    """A forbid that --force never overrides: a company's own, and what cannot run."""
+    return rule.layer not in SHIPPED or rule.id.endswith("-too-big")
+
+
+def nearest(ruleset: Ruleset, decision: Decision, costs: Costs) -> Candidate:
+    """Nothing is allowed: of the wanted schemes the one that needs least, so that the way out is the shortest."""
+    scheme = _least_hungry(decision, costs)
+    composition = composed(str(decision.facts["chain"]), scheme, per_task=decision.facts["modules"] == "per_task")
+    stages, cost = costs.of(composition)
+    verdict, because, forced_ok = _scheme_verdict(ruleset, costs, decision, scheme, cost)
+    return Candidate(composition=composition, stages=stages, estimate=cost, verdict=verdict, because=because, forced_ok=forced_ok)
+
+
+def _least_hungry(decision: Decision, costs: Costs) -> str:
+    chain, per_task = str(decision.facts["chain"]), decision.facts["modules"] == "per_task"
+    # A company's prohibition is not lifted by memory: only what it allows is "nearest", unless it allows nothing.
+    wanted = [scheme for scheme, _ in decision.steps["scheme"].wanted if scheme != SMALLER_MODEL]
+    allowed = [scheme for scheme in wanted if not any(rule.layer not in SHIPPED for rule in decision.steps["scheme"].forbidden.get(scheme, ()))]
+
+    def need(scheme: str) -> int:
+        memory = costs.of(composed(chain, scheme, per_task=per_task))[1].memory
+        return memory.peak_bytes if memory else 0
+
+    return str(min(allowed or wanted, key=need))

@@ -1,0 +1,100 @@
+"""Facts -> Decision: the rule tables in their order, each concluding a fact that later ones see. No estimates here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from advisor.composition import composed
+from advisor.ruleset.judge import Judgement, judge
+from advisor.ruleset.model import Rule, Ruleset
+from advisor.types import Composition
+
+LAST, SETTINGS = "scheme", "settings"  # the table that needs to know what fits, and the one asked stage by stage
+SMALLER_MODEL = "smaller_model"  # the scheme table's way out where no scheme fits
+REMEDIES_OF_GATE = {  # what a gate's conclusion means in a composition: remedies, and whether training goes with them
+    "train": ((), True),
+    "rag": (("rag",), False),
+    "rag_and_train": (("rag",), True),
+    "prompting": (("prompting",), False),
+    "prompting_and_rag": (("prompting", "rag"), False),
+    "tool_use": (("tool_use",), False),
+    "bigger_model": (("bigger_model",), False),
+    "constrained_decoding": (("constrained_decoding",), False),
+}
+# Steps whose default says nothing a person has to hear, and the steps that only join what two others concluded.
+UNSAID = {"knowledge": ("weights",), "readiness": ("train",), "gate": ("train",), "modules": ("shared",), "family": ("decoder",), "capacity": ("any",)}
+JOINS = ("gate",)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the tables conclude, each with its judgement; `facts` grows from table to table."""
+
+    facts: Mapping[str, Any]
+    steps: Mapping[str, Judgement]
+    composition: Composition
+    rules: tuple[Rule, ...]  # the winning rules that a person has to hear of, in the order of the steps
+
+    @property
+    def trains(self) -> bool:
+        return bool(self.composition.chain)
+
+
+def conclude_early(ruleset: Ruleset, base: Mapping[str, Any]) -> Decision:
+    """The steps that need no estimate: everything before the scheme."""
+    facts = dict(base)
+    steps: dict[str, Judgement] = {}
+    for table in ruleset.tables.values():
+        if table.id in (LAST, SETTINGS):
+            continue
+        steps[table.id] = judge(ruleset, table.id, facts)
+        winner = steps[table.id].winner
+        if winner is not None:  # the linter proves that there is one
+            facts[table.concludes] = winner[0]
+    return Decision(facts=facts, steps=steps, composition=Composition(), rules=())
+
+
+def conclude(ruleset: Ruleset, early: Decision, fits: Mapping[str, str]) -> Decision:
+    """The scheme, and with it the composition.
+
+    Args:
+        fits: scheme -> fits | tight | too_big | over_budget | unknown, as `fits_<scheme>` in rules/facts.yaml.
+    """
+    facts = {**early.facts, **{f"fits_{scheme}": fit for scheme, fit in fits.items()}}
+    steps = {**early.steps, LAST: judge(ruleset, LAST, facts)}
+    winner = steps[LAST].winner
+    if winner is not None:
+        facts["scheme"] = winner[0]
+    return Decision(facts=facts, steps=steps, composition=_composition(facts), rules=_heard(steps, facts))
+
+
+def decide(ruleset: Ruleset, facts: Mapping[str, Any]) -> Decision:
+    """The whole decision on facts alone; `fits_*` are taken from the facts, and what is missing is not known."""
+    fits = {fact_id.removeprefix("fits_"): str(value) for fact_id, value in facts.items() if fact_id.startswith("fits_")}
+    return conclude(ruleset, conclude_early(ruleset, facts), fits)
+
+
+def _composition(facts: Mapping[str, Any]) -> Composition:
+    remedies, trains = REMEDIES_OF_GATE[str(facts["gate"])]
+    if not trains:
+        return Composition(remedies=remedies)
+    if facts["scheme"] == SMALLER_MODEL:
+        return Composition(remedies=(*remedies, SMALLER_MODEL))
+    return composed(str(facts["chain"]), str(facts["scheme"]), per_task=facts["modules"] == "per_task", remedies=remedies)
+
+
+def _heard(steps: Mapping[str, Judgement], facts: Mapping[str, Any]) -> tuple[Rule, ...]:
+    """The winning rules without those that go without saying; a remedy alone is explained by what led to it."""
+    trains = REMEDIES_OF_GATE[str(facts["gate"])][1]
+    heard: list[Rule] = []
+    for table, judgement in steps.items():
+        if judgement.winner is None or (not trains and table not in ("knowledge", "readiness", "gate")):
+            continue
+        outcome, rule = judgement.winner
+        unsaid = outcome in UNSAID.get(table, ()) and (rule.layer == "base" or table in ("gate", "modules"))
+        joins = table in JOINS and heard
+        if not unsaid and not joins:
+            heard.append(rule)
+    return tuple(heard)

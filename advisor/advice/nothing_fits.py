@@ -1,0 +1,144 @@
+"""Nothing fits: the smallest set of facts to blame, and up to three ways out, each with the line to type.
+
+The blame is a minimal conflict (QuickXplain, Junker, AAAI 2004): facts that together rule everything out, while without
+any one of them something fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from advisor.answers import command_line
+from advisor.ruleset.model import Ruleset
+from advisor.types import Candidate, Hardware, ModelShape, ModelSuggestion, NothingFits, Reason, Situation, WayOut
+from advisor.units import format_count, format_duration, format_gib, format_usd
+
+from .candidates import SHIPPED, Costs, nearest
+from .decide import SMALLER_MODEL, Decision
+from .flips import card_words, one_card
+
+MAX_WAYS = 3
+# In the order in which a person would rather keep them: what comes first is blamed last.
+FACTS = ("rules", "model", "gpu", "budget")
+Redecide = Callable[[Situation, Mapping[str, Any], Ruleset], Decision]
+
+
+def nothing_fits(
+    ruleset: Ruleset, situation: Situation, decision: Decision, costs: Costs, redecide: Redecide, smaller: Sequence[tuple[ModelShape, ModelSuggestion]]
+) -> NothingFits:
+    """Why, and what would.
+
+    Args:
+        redecide: The decision in a changed situation, with some facts changed, by these rules.
+        smaller: Models that could take the place of the one at hand, largest first.
+    """
+    attempt = _Attempts(ruleset, situation, decision, redecide, smaller)
+    blamed = _quick_explain(attempt.fits, [], [fact for fact in FACTS if attempt.relaxable(fact)])
+    close = nearest(ruleset, decision, costs)
+    return NothingFits(nearest=close, blame=tuple(_blame(fact, situation, decision, close) for fact in blamed), ways_out=attempt.ways_out()[:MAX_WAYS])
+
+
+class _Attempts:
+    """The same question with some of its facts relaxed."""
+
+    def __init__(self, ruleset: Ruleset, situation: Situation, decision: Decision, redecide: Redecide, smaller: Sequence[tuple[ModelShape, ModelSuggestion]]) -> None:
+        self.ruleset, self.situation, self.decision, self.redecide, self.smaller = ruleset, situation, decision, redecide, smaller
+
+    def relaxable(self, fact: str) -> bool:
+        """Whether the fact is stated at all, and can be thought away."""
+        if fact == "rules":
+            return any(rule.layer not in SHIPPED for rules in self.decision.steps["scheme"].forbidden.values() for rule in rules)
+        if fact == "budget":
+            return any(key in self.decision.facts for key in ("budget_usd", "budget_hours"))
+        return bool(self.smaller) if fact == "model" else bool(self.situation.cards)
+
+    def fits(self, kept: Sequence[str]) -> bool:
+        """Whether something fits when every fact that is not kept is at its easiest."""
+        situation, changes, ruleset = self.situation, dict[str, Any](), self.ruleset
+        if "model" not in kept and self.smaller:
+            situation = replace(situation, model=self.smaller[-1][0])
+        if "gpu" not in kept and self.situation.cards:
+            situation = replace(situation, hardware=one_card(max(self.situation.cards, key=lambda card: card.memory_bytes or 0)))
+        if "budget" not in kept:
+            changes = {"budget_usd": None, "budget_hours": None}
+        if "rules" not in kept and self.relaxable("rules"):
+            ruleset = _without_company_forbids(ruleset)
+        return SMALLER_MODEL not in self.redecide(situation, changes, ruleset).composition.remedies
+
+    def ways_out(self) -> tuple[WayOut, ...]:
+        return tuple(way for way in (self._smaller_model(), self._larger_card(), self._more_budget()) if way is not None)
+
+    def _smaller_model(self) -> WayOut | None:
+        for shape, suggestion in self.smaller:
+            decision = self.redecide(replace(self.situation, model=shape), {}, self.ruleset)
+            if SMALLER_MODEL not in decision.composition.remedies:
+                change = {"model": suggestion.model}
+                text = f"a smaller model, {suggestion.model} ({format_count(shape.params)} parameters), fits with {decision.composition}"
+                return WayOut(text=text, change=change, to=decision.composition, command=command_line(self.situation.answers, change))
+        return None
+
+    def _larger_card(self) -> WayOut | None:
+        limits = {"budget_usd": None, "budget_hours": None} if self.relaxable("budget") else {}
+        for card in self.situation.cards:
+            if card.memory_bytes is None or card.memory_bytes <= (self.situation.hardware.device_memory_bytes or 0):
+                continue
+            decision = self.redecide(replace(self.situation, hardware=one_card(card)), limits, self.ruleset)
+            if SMALLER_MODEL not in decision.composition.remedies:
+                change = {"gpu": card.name}
+                text = f"one {card_words(card)} is the cheapest card that holds it, with {decision.composition}"
+                return WayOut(text=text, change=change, to=decision.composition, command=command_line(self.situation.answers, change))
+        return None
+
+    def _more_budget(self) -> WayOut | None:
+        if not self.relaxable("budget"):
+            return None
+        decision = self.redecide(self.situation, {"budget_usd": None, "budget_hours": None}, self.ruleset)
+        if SMALLER_MODEL in decision.composition.remedies:
+            return None
+        text = f"without the limit on money or hours, {decision.composition} fits"
+        return WayOut(text=text, change={"budget": None}, to=decision.composition, command=command_line(self.situation.answers, {"budget": None}))
+
+
+def _without_company_forbids(ruleset: Ruleset) -> Ruleset:
+    rules = {table: tuple(rule for rule in listed if not (rule.kind == "forbid" and rule.layer not in SHIPPED)) for table, listed in ruleset.rules.items()}
+    return replace(ruleset, rules=rules)
+
+
+def _quick_explain(fits: Callable[[Sequence[str]], bool], background: list[str], facts: list[str]) -> list[str]:
+    """A minimal set of `facts` that, kept together with `background`, rules everything out; [] where none does.
+
+    Fewer than half a dozen facts: leaving them out one by one is QuickXplain without its halving.
+    """
+    kept = list(facts)
+    if fits([*background, *kept]):
+        return []
+    for fact in reversed(facts):
+        without = [other for other in kept if other != fact]
+        if not fits([*background, *without]):
+            kept = without
+    return kept
+
+
+def _blame(fact: str, situation: Situation, decision: Decision, close: Candidate) -> Reason:
+    memory = close.estimate.memory
+    need = f"; {close.composition} needs {format_gib(memory.peak_bytes)}" if memory is not None else ""
+    if fact == "model":
+        return Reason(
+            text=f"the model: {situation.model.id if situation.model else 'not named'}{f', {format_count(situation.model.params)} parameters' if situation.model else ''}{need}"
+        )
+    if fact == "gpu":
+        return Reason(text=f"the hardware: {_hardware(situation.hardware)}")
+    if fact == "budget":
+        usd, hours = decision.facts.get("budget_usd"), decision.facts.get("budget_hours")
+        limits = [*([format_usd(float(usd))] if usd is not None else []), *([format_duration(float(hours) * 3600)] if hours is not None else [])]
+        return Reason(text=f"the budget: {' and '.join(limits)}")
+    rules = dict.fromkeys(rule.id for rules in decision.steps["scheme"].forbidden.values() for rule in rules if rule.layer not in SHIPPED)
+    return Reason(text=f"your own rules forbid what would fit: {', '.join(rules)}", rule=next(iter(rules), None))
+
+
+def _hardware(hardware: Hardware) -> str:
+    size = hardware.device_memory_bytes
+    room = f" with {format_gib(size)}" if size is not None else ""
+    return f"{len(hardware.gpus)} x {hardware.gpus[0].name}{room}" if hardware.gpus else f"the processor{room}"
