@@ -49,6 +49,8 @@ class CompiledTable:
             (i for i, rule in enumerate(self.rules) if rule.kind == "recommend"),
             key=lambda i: (-layers.index(self.rules[i].layer), -ruleset.tiers[self.rules[i].tier], self.rules[i].id),
         )
+        # Settings likewise: the value of the latest layer stands. Two values inside one layer are a fault that the linter finds.
+        self.set_order = sorted((i for i, rule in enumerate(self.rules) if rule.kind == "set"), key=lambda i: (layers.index(self.rules[i].layer), self.rules[i].id))
         for fact_id in self.table.inputs:
             self._compile(fact_id)
 
@@ -98,10 +100,11 @@ class CompiledTable:
                 outcomes = rule.then[self.table.concludes]
                 for outcome in outcomes if isinstance(outcomes, list) else [outcomes]:
                     forbidden.setdefault(outcome, []).append(rule)
-            elif rule.kind == "set":
-                settings.update({key: (value, rule) for key, value in rule.then.items()})
             elif rule.kind == "warn":
                 warnings.append(rule)
+        for i in self.set_order:
+            if firing >> i & 1:
+                settings.update({key: (value, self.rules[i]) for key, value in self.rules[i].then.items()})
         wanted: dict[Any, Rule] = {}
         for i in self.order:
             if firing >> i & 1:

@@ -68,11 +68,21 @@ class Rule:
     refines: str = ""  # the document row a rule of the evidence layer refines
     unless_note: str = ""
     examples: tuple[Mapping[str, Any], ...] = ()
-    at: str = ""  # file:line:column
+    at: str = ""  # file:line:column of its id
+    spots: Mapping[str, str] = field(default_factory=dict)  # the same of some of its parts: "because", "examples/0", ...
 
     def first_failing(self, facts: Mapping[str, Any]) -> Condition | None:
         """The first condition that does not hold, or None where the rule fires."""
         return next((condition for condition in self.when if not condition.holds(facts.get(condition.fact))), None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Assumption:
+    """A combination of facts that cannot occur: an axiom of the proof, tested against what makes the facts."""
+
+    id: str
+    never: tuple[Condition, ...]  # joined by AND
+    at: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,6 +110,10 @@ class Ruleset:
     methods: Mapping[str, Mapping[str, Any]]  # the guide's comparison table
     digest: str
     axes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # "updates/lora" -> what it is, its keys
+    assume: tuple[Assumption, ...] = ()
+    inactive: tuple[Rule, ...] = ()  # drafts and expired rules: read, listed, never judged
+    disabled_at: Mapping[str, str] = field(default_factory=dict)  # rule id -> where an overlay switches it off
+    overlays: tuple[str, ...] = ()  # the layers that came from files of the user
 
     def rule(self, rule_id: str) -> Rule | None:
         """The active rule of that id."""
