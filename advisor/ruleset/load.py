@@ -8,219 +8,236 @@ a pair of bounds, and a list is the only OR.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from advisor.errors import Fault, InputError, nearest, unknown_name
-from advisor.facts import UNKNOWN, Fact, facts_of
+from advisor.errors import Fault, InputError
+from advisor.facts import Fact, facts_of, signals
+from advisor.facts import Value as FactValue
 from advisor.resources import rules_dir
-from advisor.ruleset.model import CONFIDENCES, KINDS, STATUSES, Condition, Interval, Rule, Ruleset, Table
+from advisor.ruleset.entries import BOUNDS, RULE_KEYS, Path_, Reader, shown
+from advisor.ruleset.model import Assumption, Rule, Ruleset, Table
 from advisor.types import Source
 from advisor.yamlio import Document, read_yaml
 
+__all__ = ["BOUNDS", "RULE_KEYS", "SHIPPED_LAYERS", "load_rules", "only_layer", "overlay_facts"]
+
 SHIPPED_LAYERS = ("document", "evidence")
 MAX_INPUTS = 12
-BOUNDS = {"gt": "over", "gte": "at least", "lt": "under", "lte": "at most"}
-RULE_KEYS = {
-    "id", "kind", "tier", "when", "then", "because", "row", "unless_note", "sources", "confidence", "status", "review_by", "refines", "examples",
-}  # fmt: skip
+LAYER_KEYS = {"version", "about", "sources", "tables"}
+OWN_KEYS = LAYER_KEYS | {"overlay", "facts", "values", "inputs", "disable"}  # of a user's file
+FACT_KEYS = ("type", "origin", "signal", "ask", "order", "ask_when", "unknown", "implies")  # of a fact that a user's file adds
+LAYER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
+FACT_NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 
 
-class _Loader:
+class _Loader(Reader):
     """Collects tables, rules and faults over all files of one rule set."""
 
     def __init__(self, facts: Mapping[str, Fact]) -> None:
-        self.facts = facts
-        self.faults: list[Fault] = []
-        self.tables: dict[str, Table] = {}
-        self.tiers: dict[str, int] = {}
+        super().__init__(facts)
         self.rules: dict[str, Rule] = {}
         self.disabled: dict[str, str] = {}
-        self.sources: dict[str, Source] = {}
+        self.disabled_at: dict[str, str] = {}
         self.methods: dict[str, Mapping[str, Any]] = {}
         self.axes: dict[str, Mapping[str, Any]] = {}
+        self.assume: tuple[Assumption, ...] = ()
 
-    def fault(self, document: Document, path: Sequence[str | int], what: str, allowed: str = "", hint: str = "", *, key: bool = False) -> None:
-        self.faults.append(Fault(what=f"{document.at(path, key=key)}: {what}", allowed=allowed, hint=hint))
+    # ----------------------------------------------------------------------- shipped files
 
     def add_tables(self, document: Document) -> None:
         self.tiers = dict(document.data["tiers"])
         for table_id, entry in document.data["tables"].items():
-            unknown = [name for name in [entry["concludes"], *entry["inputs"]] if name not in self.facts]
-            for name in unknown:
-                self.fault(document, ("tables", table_id), f"unknown fact '{name}'", hint=nearest(name, self.facts))
-            if len(entry["inputs"]) > MAX_INPUTS:
-                self.fault(document, ("tables", table_id, "inputs"), f"{len(entry['inputs'])} inputs", f"at most {MAX_INPUTS}, so that the table can be proved")
-            self.tables[table_id] = Table(
-                id=table_id, concludes=entry["concludes"], inputs=tuple(entry["inputs"]), about=entry["about"], at=document.at(("tables", table_id), key=True)
-            )
-
-    def add_sources(self, document: Document) -> None:
-        for source_id, entry in (document.data.get("sources") or {}).items():
-            self.sources[source_id] = Source(
-                title=str(entry.get("title", source_id)), url=str(entry.get("url", "")), checked=str(entry.get("checked", "")), kind=str(entry.get("kind", ""))
-            )
+            for name in [entry["concludes"], *entry["inputs"]]:
+                self.known(document, ("tables", table_id), "fact", name, self.facts)
+            table = Table(id=table_id, concludes=entry["concludes"], inputs=tuple(entry["inputs"]), about=entry["about"], at=document.at(("tables", table_id), key=True))
+            self.tables[table_id] = table
+            self._count_inputs(document, ("tables", table_id, "inputs"), table)
 
     def add_axis(self, document: Document, axis: str) -> None:
         """rules/updates/*.yaml and rules/objectives/*.yaml: what it is, its plan keys, and the rules that set its defaults."""
         data = document.data
         self.axes[f"{axis}/{data['id']}"] = {key: value for key, value in data.items() if key != "settings"}
-        self.add_rules(document, ("settings",), "settings", "base", namespace=data["id"])
+        self.add_rules(document, ("settings",), data.get("settings"), "settings", "base", namespace=data["id"])
 
-    def add_layer_file(self, document: Document, layer: str) -> None:
+    # ----------------------------------------------------------------------- layers
+
+    def add_layer_file(self, document: Document, layer: str, *, own: bool = False) -> None:
         data = document.data
+        allowed = OWN_KEYS if own else LAYER_KEYS | {"methods"}
         if not isinstance(data, dict):
-            self.fault(document, (), "a map is expected", "keys: version, overlay, facts, sources, tables, disable")
+            self.fault(document, (), "a map is expected", f"keys: {', '.join(sorted(allowed))}", "rules/README.md shows one")
             return
-        allowed = {"version", "overlay", "facts", "sources", "tables", "disable", "methods", "about"}
-        for key in data:
-            if key not in allowed:
-                self.fault(document, (key,), f"unknown key '{key}'", f"known: {', '.join(sorted(allowed))}", nearest(key, allowed), key=True)
+        self.keys(document, (), data, allowed)
+        if data.get("version", 1) != 1:
+            self.fault(document, ("version",), f"version {shown(data['version'])} is not known", "version: 1")
         self.add_sources(document)
-        if isinstance(data.get("methods"), dict):
+        if own:
+            self.add_inputs(document)
+        elif isinstance(data.get("methods"), dict):
             self.methods.update(data["methods"])
-        tables = data.get("tables") or {}
-        if not isinstance(tables, dict):
-            self.fault(document, ("tables",), "`tables` is a map from a table's name to its list of rules", f"tables: {', '.join(self.tables)}")
-            tables = {}
-        for table_id in tables:
-            if table_id not in self.tables:
-                self.faults.append(unknown_name("table", table_id, list(self.tables), at=document.at(("tables", table_id), key=True)))
+        for table_id, entries in self.entries(document, "tables").items():
+            if self.known(document, ("tables", table_id), "table", table_id, self.tables, key=True):
+                self.add_rules(document, ("tables", table_id), entries, table_id, layer, namespace=layer)
+        if own:
+            self.add_disabled(document)
+
+    def entries(self, document: Document, key: str) -> Mapping[str, Any]:
+        """A map of the file, empty where the key is missing or is no map (a fault)."""
+        found = document.data.get(key) if isinstance(document.data, dict) else None
+        if found is None or isinstance(found, dict):
+            return found or {}
+        examples = {"tables": "tables: {scheme: [...]}", "sources": "sources: {handbook: {title: ...}}", "inputs": "inputs: {scheme: [fact]}"}
+        self.fault(document, (key,), f"`{key}` is a map, not {shown(found)}", examples.get(key, ""))
+        return {}
+
+    def add_sources(self, document: Document) -> None:
+        for source_id, entry in self.entries(document, "sources").items():
+            path: Path_ = ("sources", source_id)
+            if not isinstance(entry, dict):
+                self.fault(document, path, f"a source is a map, not {shown(entry)}", "{title: ..., url: ..., checked: 2026-11-25}")
                 continue
-            self.add_rules(document, ("tables", table_id), table_id, layer, namespace=layer)
-        for index, entry in enumerate(data.get("disable") or ()):
-            self.disable(document, ("disable", index), entry)
+            self.keys(document, path, entry, ("title", "url", "checked", "kind"))
+            if source_id in self.sources:
+                self.fault(document, path, f"source '{source_id}' exists already", hint="give yours another name", key=True)
+            self.sources[source_id] = Source(
+                title=self.text(document, path, entry, "title", required=True), url=self.text(document, path, entry, "url"),
+                checked=self.text(document, path, entry, "checked"), kind=self.text(document, path, entry, "kind"),
+            )  # fmt: skip
 
-    def disable(self, document: Document, path: Sequence[str | int], entry: Any) -> None:
-        if not isinstance(entry, dict) or set(entry) != {"rule", "because"} or not entry["because"]:
-            self.fault(document, path, "an entry of `disable` has the keys rule and because, and a reason is required")
-        elif entry["rule"] not in self.rules:
-            self.faults.append(unknown_name("rule", entry["rule"], list(self.rules), at=document.at((*path, "rule"))))
-        else:
-            self.disabled[entry["rule"]] = str(entry["because"])
-
-    def add_rules(self, document: Document, path: tuple[str | int, ...], table_id: str, layer: str, *, namespace: str) -> None:
-        entries: Any = document.data
-        for step in path:
-            entries = entries.get(step) if isinstance(entries, dict) else None
+    def add_rules(self, document: Document, path: Path_, entries: Any, table_id: str, layer: str, *, namespace: str) -> None:
         if entries is None:
             return
         if not isinstance(entries, list):
-            self.fault(document, path, "a list of rules is expected")
+            self.fault(document, path, f"a list of rules is expected, not {shown(entries)}")
             return
         for index, entry in enumerate(entries):
-            rule = self.rule(document, (*path, index), entry, table_id, layer)
+            rule = self.rule(document, (*path, index), entry, self.tables[table_id], layer)
             if rule is None:
                 continue
             if not rule.id.startswith(f"{namespace}/"):
                 self.fault(document, (*path, index, "id"), f"rule id '{rule.id}'", f"ids of this file start with '{namespace}/'")
             if rule.id in self.rules:
-                self.fault(
-                    document, (*path, index, "id"), f"rule id '{rule.id}' is used twice (first at {self.rules[rule.id].at})", hint="to change a rule: disable it and write your own"
-                )
+                first = self.rules[rule.id].at
+                self.fault(document, (*path, index, "id"), f"rule id '{rule.id}' is used twice (first at {first})", hint="to change a rule: disable it and write your own")
             self.rules[rule.id] = rule
 
-    def rule(self, document: Document, path: tuple[str | int, ...], entry: Any, table_id: str, layer: str) -> Rule | None:
+    # ----------------------------------------------------------------------- what only a user's file has
+
+    def overlay_name(self, document: Document, path: Path, taken: tuple[str, ...]) -> str:
+        """The layer's name: `overlay`, or the file's stem."""
+        name = document.data.get("overlay", path.stem) if isinstance(document.data, dict) else path.stem
+        if not isinstance(name, str) or not LAYER_NAME.match(name):
+            self.fault(document, ("overlay",), f"{shown(name)} is no name for a layer", "letters, digits, '-', '_' and '.': `overlay: your-team`")
+        elif name in taken or any(name == axis.partition("/")[2] for axis in self.axes):
+            self.fault(document, ("overlay",), f"the name '{name}' is taken", hint="give the file a name of its own: `overlay: your-team`")
+        return str(name)
+
+    def add_inputs(self, document: Document) -> None:
+        """`inputs`: facts that a table is to look at too, so that the file's own rules can."""
+        for table_id, listed in self.entries(document, "inputs").items():
+            path: Path_ = ("inputs", table_id)
+            if not self.known(document, path, "table", table_id, self.tables, key=True):
+                continue
+            if not isinstance(listed, list):
+                self.fault(document, path, f"a list of facts is expected, not {shown(listed)}")
+                continue
+            for i, name in enumerate(listed):
+                if not self.known(document, (*path, i), "fact", name, self.facts):
+                    continue
+                if self.facts[name].origin in ("concluded", "estimated") or self.facts[name].type not in ("choice", "number", "flag"):
+                    self.fault(document, (*path, i), f"'{name}' cannot be added to a table", "choices, numbers and signals that are asked, probed or read")
+                elif name not in self.tables[table_id].inputs:
+                    self.tables[table_id] = replace(self.tables[table_id], inputs=(*self.tables[table_id].inputs, name))
+            self._count_inputs(document, path, self.tables[table_id])
+
+    def _count_inputs(self, document: Document, path: Path_, table: Table) -> None:
+        if len(table.inputs) > MAX_INPUTS:
+            self.fault(document, path, f"table '{table.id}' has {len(table.inputs)} inputs", f"at most {MAX_INPUTS}, so that it can be proved")
+
+    def add_disabled(self, document: Document) -> None:
+        listed = document.data.get("disable")
+        if listed is not None and not isinstance(listed, list):
+            self.fault(document, ("disable",), f"`disable` is a list, not {shown(listed)}", "[{rule: ID, because: reason}]")
+            return
+        for index, entry in enumerate(listed or ()):
+            path: Path_ = ("disable", index)
+            if not isinstance(entry, dict) or set(entry) != {"rule", "because"} or not isinstance(entry["because"], str) or not entry["because"].strip():
+                self.fault(document, path, "an entry of `disable` has the keys rule and because, and a reason is required")
+            elif self.known(document, (*path, "rule"), "rule", entry["rule"], self.rules):
+                self.disabled[entry["rule"]] = " ".join(entry["because"].split())
+                self.disabled_at[entry["rule"]] = document.at((*path, "rule"))
+
+    def add_facts(self, document: Document) -> None:
+        """`facts` (signals of the file's own) and `values` (more values of a question that is asked)."""
+        if not isinstance(document.data, dict):
+            return
         before = len(self.faults)
-        if not isinstance(entry, dict):
-            self.fault(document, path, "a rule is a map with id, kind, when, then, because, sources")
-            return None
-        for key in entry:
-            if key not in RULE_KEYS:
-                self.fault(document, (*path, key), f"unknown key '{key}'", f"known: {', '.join(sorted(RULE_KEYS))}", nearest(key, RULE_KEYS), key=True)
-        kind = entry.get("kind", "set" if table_id == "settings" else "recommend")
-        for key, value, known in (("kind", kind, KINDS), ("confidence", entry.get("confidence", "judgement"), CONFIDENCES), ("status", entry.get("status", "active"), STATUSES)):
-            if value not in known:
-                self.faults.append(unknown_name(key, value, known, at=document.at((*path, key))))
-        for key in ("id", "because"):
-            if not isinstance(entry.get(key), str) or not entry[key].strip():
-                self.fault(document, path, f"the rule has no `{key}`")
-        if not isinstance(entry.get("sources"), list) or not entry["sources"]:
-            self.fault(document, path, "the rule has no `sources`", "a list of ids from rules/sources.yaml or this file's own `sources`")
-        tier = entry.get("tier", "")
-        if kind == "recommend" and tier not in self.tiers:
-            self.faults.append(unknown_name("tier", tier, list(self.tiers), at=document.at((*path, "tier"))))
-        table = self.tables[table_id]
-        when = entry.get("when")
-        if not isinstance(when, dict):
-            self.fault(document, path, "the rule has no `when`", "a map from fact to value; {} holds always")
-            when = {}
-        conditions = [self.condition(document, (*path, "when", fact), fact, value, table) for fact, value in when.items()]
-        then = self.then(document, (*path, "then"), entry.get("then"), kind, table)
-        for source in entry.get("sources") or ():
-            if source not in self.sources:
-                self.faults.append(unknown_name("source", source, list(self.sources), at=document.at((*path, "sources"))))
-        if len(self.faults) > before:
-            return None
-        return Rule(
-            id=entry["id"], table=table_id, kind=kind, layer=layer, tier=tier, when=tuple(c for c in conditions if c), then=then, because=" ".join(entry["because"].split()),
-            row=entry.get("row", ""), unless_note=entry.get("unless_note", ""), sources=tuple(entry["sources"]), confidence=entry.get("confidence", "judgement"),
-            status=entry.get("status", "active"), review_by=str(entry.get("review_by", "")), refines=entry.get("refines", ""), examples=tuple(entry.get("examples") or ()),
-            at=document.at((*path, "id")),
-        )  # fmt: skip
-
-    def then(self, document: Document, path: Sequence[str | int], then: Any, kind: str, table: Table) -> Mapping[str, Any]:
-        if not isinstance(then, dict) or not then:
-            self.fault(document, path, "the rule has no `then`")
-            return {}
-        if kind == "warn":
-            if set(then) != {"say"}:
-                self.fault(document, path, "a warn rule has `then: {say: text}`")
-        elif kind in ("recommend", "forbid"):
-            if set(then) != {table.concludes}:
-                self.fault(document, path, f"table '{table.id}' concludes '{table.concludes}'", f"write `then: {{{table.concludes}: value}}`")
-                return then
-            values = then[table.concludes] if kind == "forbid" and isinstance(then[table.concludes], list) else [then[table.concludes]]
-            for value in values:
-                if value not in self.facts[table.concludes].values:
-                    self.faults.append(unknown_name(table.concludes, value, list(self.facts[table.concludes].values), at=document.at((*path, table.concludes))))
-        return then
-
-    def condition(self, document: Document, path: Sequence[str | int], name: str, wanted: Any, table: Table) -> Condition | None:
-        if name not in self.facts:
-            self.faults.append(unknown_name("fact", name, list(self.facts), at=document.at(path, key=True)))
-            return None
-        if name not in table.inputs:
-            self.fault(document, path, f"table '{table.id}' does not look at '{name}'", f"its inputs: {', '.join(table.inputs)}", key=True)
-            return None
-        fact = self.facts[name]
-        values: set[Any] = set()
-        intervals: list[Interval] = []
-        unknown = False
-        words: list[str] = []
-        for part in wanted if isinstance(wanted, list) else [wanted]:
-            if part == UNKNOWN:
-                unknown = True
-                words.append("not known")
-            elif fact.type == "number" and isinstance(part, dict) and part and set(part) <= set(BOUNDS) and all(isinstance(bound, int | float) for bound in part.values()):
-                intervals.append(
-                    Interval(
-                        low=part.get("gte", part.get("gt")), low_included="gte" in part, high=part.get("lte", part.get("lt")), high_included="lte" in part
-                    )
-                )  # fmt: skip
-                words.append(" and ".join(f"{BOUNDS[bound]} {number:,}" for bound, number in part.items()))
-            elif fact.type == "number" and isinstance(part, int | float) and not isinstance(part, bool):
-                intervals.append(Interval(low=part, low_included=True, high=part, high_included=True))
-                words.append(f"{part:,}")
-            elif (fact.type == "flag" and isinstance(part, bool)) or (fact.type == "choice" and part in fact.values):
-                values.add(part)
-                words.append({True: "stated", False: "denied"}[part] if isinstance(part, bool) else str(part))
+        added = self.entries(document, "facts")
+        for fact_id, entry in added.items():
+            self._check_fact(document, ("facts", fact_id), fact_id, entry)
+        if len(self.faults) == before and added:
+            self.facts = dict(facts_of(document, self.facts))
+            for fact_id in added:
+                for i, name in enumerate(self.facts[fact_id].implies):
+                    self.known(document, ("facts", fact_id, "implies", i), "signal", name, signals(self.facts))
+        for fact_id, values in self.entries(document, "values").items():
+            path: Path_ = ("values", fact_id)
+            if not self.known(document, path, "fact", fact_id, self.facts, key=True):
+                continue
+            fact = self.facts[fact_id]
+            if fact.type != "choice" or fact.origin != "asked":
+                self.fault(document, path, f"'{fact_id}' takes no further values", "questions with a list of answers do: task, serve_with, priority, ...", key=True)
+            elif not isinstance(values, dict) or not all(isinstance(value, dict) for value in values.values()):
+                self.fault(document, path, "a map from value to {label, help} is expected", "{in_house: {label: ..., help: ...}}")
             else:
-                allowed = {
-                    "number": "a number, {gte: N}, {gt: N}, {lte: N}, {lt: N}, unknown, or a list of these",
-                    "flag": "true, false or unknown",
-                }.get(fact.type, f"{', '.join(map(str, fact.values))}, unknown, or a list of these")
-                self.fault(document, path, f"'{name}' cannot be {part!r}", f"allowed: {allowed}", nearest(part, map(str, fact.values)))
-        return Condition(fact=name, values=frozenset(values), intervals=tuple(intervals), unknown=unknown, text=f"{name} is {' or '.join(words)}")
+                for value, entry in values.items():
+                    self.keys(document, (*path, value), entry, ("label", "help"))
+                    if value in fact.values or not FACT_NAME.match(value):
+                        self.fault(document, (*path, value), f"'{value}' cannot be a new value of '{fact_id}'", "a name that is not taken, of a-z, 0-9 and '_'", key=True)
+                    label, help_ = self.text(document, (*path, value), entry, "label", required=True), self.text(document, (*path, value), entry, "help")
+                    fact = replace(fact, values={**fact.values, value: FactValue(label=label, help=help_)})
+                self.facts[fact_id] = fact
+
+    def _check_fact(self, document: Document, path: Path_, fact_id: str, entry: Any) -> None:
+        """A fact of a user's file is a signal: something a person states, with --signal or in an answers file."""
+        if not isinstance(entry, dict):
+            self.fault(document, path, f"fact '{fact_id}' must be a map, not {shown(entry)}")
+            return
+        self.keys(document, path, entry, FACT_KEYS)
+        if fact_id in self.facts:
+            self.fault(document, path, f"fact '{fact_id}' exists already", "a file may add facts, never change one", key=True)
+        if not FACT_NAME.match(fact_id):
+            self.fault(document, path, f"fact '{fact_id}'", "a name of a-z, 0-9 and '_'", key=True)
+        if entry.get("type") != "flag" or entry.get("origin") != "asked" or entry.get("signal") is not True:
+            self.fault(document, path, f"fact '{fact_id}' must be a signal", "type: flag, origin: asked, signal: true", "state it with --signal or `signals:`", key=True)
+        self.text(document, path, entry, "ask", required=True)
+        self.text(document, path, entry, "unknown")
+        order, ask_when, implies = entry.get("order"), entry.get("ask_when"), entry.get("implies")
+        if order is not None and (isinstance(order, bool) or not isinstance(order, int)):
+            self.fault(document, (*path, "order"), f"`order` is a whole number, not {shown(order)}")
+        if ask_when is not None and not (isinstance(ask_when, dict) and all(isinstance(values, list) for values in ask_when.values())):
+            self.fault(document, (*path, "ask_when"), "`ask_when` is a map from a fact to a list of its values", "{task: [qa, code]}")
+        elif ask_when is not None:
+            for name, values in ask_when.items():
+                self.condition(document, (*path, "ask_when", name), name, values, None)
+        if implies is not None and not (isinstance(implies, list) and all(isinstance(name, str) for name in implies)):
+            self.fault(document, (*path, "implies"), "`implies` is a list of signals")
 
 
 def only_layer(ruleset: Ruleset, layer: str) -> Ruleset:
     """The same rule set with one layer alone on top of the base: cheaper than reading the files again."""
     rules = {table: tuple(rule for rule in listed if rule.layer in ("base", layer)) for table, listed in ruleset.rules.items()}
-    return replace(ruleset, rules=rules, layers=(layer,))
+    return replace(ruleset, rules=rules, layers=(layer,), overlays=())
+
+
+def overlay_facts(overlays: tuple[Path, ...]) -> Mapping[str, Fact]:
+    """Every fact of the product and of these files: what answers may state."""
+    return load_rules(SHIPPED_LAYERS, overlays).facts
 
 
 @cache
@@ -237,12 +254,20 @@ def load_rules(layers: tuple[str, ...] = SHIPPED_LAYERS, overlays: tuple[Path, .
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
         return document
 
-    extra = [(path, read(path, shipped=False)) for path in overlays]
-    facts = facts_of(read(root / "facts.yaml"))
+    extra: list[tuple[Path, Document]] = []
+    unreadable: list[Fault] = []
+    for path in overlays:
+        try:
+            extra.append((path, read(path, shipped=False)))
+        except InputError as error:
+            unreadable += error.faults
+    if unreadable:
+        raise InputError(faults=unreadable)
+    facts_document = read(root / "facts.yaml")
+    loader = _Loader(facts_of(facts_document))
     for _, document in extra:
-        if isinstance(document.data, dict) and document.data.get("facts"):
-            facts = facts_of(document, facts)
-    loader = _Loader(facts)
+        loader.add_facts(document)
+    loader.assume = loader.assumptions(facts_document)
     loader.add_tables(read(root / "tables.yaml"))
     loader.add_sources(read(root / "sources.yaml"))
     for axis in ("updates", "objectives"):
@@ -251,20 +276,22 @@ def load_rules(layers: tuple[str, ...] = SHIPPED_LAYERS, overlays: tuple[Path, .
     for layer in ("base", *layers):
         for path in sorted((root / layer).glob("*.yaml")):
             loader.add_layer_file(read(path), layer)
-    names = list(layers)
+    names: list[str] = []
     for path, document in extra:
-        name = document.data.get("overlay", path.stem) if isinstance(document.data, dict) else path.stem
-        if name in (*SHIPPED_LAYERS, "base") or name in names:
-            loader.fault(document, ("overlay",), f"the name '{name}' is taken", hint="give the file a name of its own: `overlay: your-team`")
-        names.append(str(name))
-        loader.add_layer_file(document, str(name))
+        name = loader.overlay_name(document, path, ("base", *SHIPPED_LAYERS, *names))
+        names.append(name)
+        loader.add_layer_file(document, name, own=True)
     if loader.faults:
         raise InputError(faults=loader.faults)
     active: dict[str, list[Rule]] = {table: [] for table in loader.tables}
+    inactive = []
     for rule in loader.rules.values():
-        if rule.status == "active" and rule.id not in loader.disabled:
+        if rule.status != "active":
+            inactive.append(rule)
+        elif rule.id not in loader.disabled:
             active[rule.table].append(rule)
     return Ruleset(
-        facts=facts, tables=loader.tables, tiers=loader.tiers, layers=tuple(names), rules={table: tuple(rules) for table, rules in active.items()},
-        disabled=loader.disabled, sources=loader.sources, methods=loader.methods, digest=digest.hexdigest()[:16], axes=loader.axes,
+        facts=loader.facts, tables=loader.tables, tiers=loader.tiers, layers=(*layers, *names), rules={table: tuple(rules) for table, rules in active.items()},
+        disabled=loader.disabled, sources=loader.sources, methods=loader.methods, digest=digest.hexdigest()[:16], axes=loader.axes, assume=loader.assume,
+        inactive=tuple(inactive), disabled_at=loader.disabled_at, overlays=tuple(names),
     )  # fmt: skip

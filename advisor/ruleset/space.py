@@ -1,0 +1,153 @@
+"""Every set of rules that can fire together, with a witness each. Exact, and without enumerating situations.
+
+Everything the linter asks depends only on which rules fire. So the facts are gone through one at a time, keeping for each
+set of rules that still may fire one way to get there: a value's rules are ANDed in, equal sets are kept once. The product
+of all cells (often millions) is never visited; the sets that remain (often hundreds) stand for all of it.
+
+What cannot occur (`assume` in rules/facts.yaml, and what a signal implies) is one more bit each: a set whose bit of an
+assumption is still up when the last fact of it has been gone through is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from advisor.facts import Fact
+from advisor.ruleset.domain import Cell, cells_of, in_words
+from advisor.ruleset.model import Condition, Rule, Ruleset
+
+MAX_SETS = 200_000  # more sets than this and a table is refused: about two seconds of work
+Within = Mapping[str, frozenset[int]]  # fact -> indexes of the cells it is held to
+Chain = tuple[Any, int] | None  # a witness: the cell chosen last and the chain before it
+
+
+class TooManyCases(Exception):
+    """A table that has more sets of firing rules than can be proved."""
+
+    def __init__(self, sets: int) -> None:
+        super().__init__(f"more than {sets:,} sets of rules can fire together")
+        self.sets = sets
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """Situations in which something holds: for each fact that matters, the cells it may be in."""
+
+    within: Within
+    text: str
+    facts: Mapping[str, Any]  # one situation of it; what is not known is left out
+
+
+class Space:
+    """What can happen to some rules: their facts, the cells of each, and the rules each cell lets through."""
+
+    def __init__(self, ruleset: Ruleset, rules: Sequence[Rule]) -> None:
+        self.ruleset = ruleset
+        self.rules = tuple(rules)
+        whens: list[tuple[Condition, ...]] = [rule.when for rule in rules]
+        impossible = _relevant(_impossible(ruleset), {condition.fact for when in whens for condition in when})
+        self.rule_bits = (1 << len(whens)) - 1
+        self.assumed_bits = ((1 << len(impossible)) - 1) << len(whens)
+        whens += impossible
+        self.every = (1 << len(whens)) - 1
+        conditions: dict[str, list[tuple[int, Condition]]] = {}
+        for bit, when in enumerate(whens):
+            for condition in when:
+                conditions.setdefault(condition.fact, []).append((bit, condition))
+        self.facts: dict[str, Fact] = {fact_id: ruleset.facts[fact_id] for fact_id in conditions}
+        self.cells: dict[str, tuple[Cell, ...]] = {fact_id: cells_of(self.facts[fact_id], (c for _, c in tested)) for fact_id, tested in conditions.items()}
+        self.masks: dict[str, tuple[int, ...]] = {
+            fact_id: tuple(self.every & ~sum(1 << bit for bit in {bit for bit, c in conditions[fact_id] if not c.holds(cell.value)}) for cell in cells)
+            for fact_id, cells in self.cells.items()
+        }
+        # Facts of assumptions first: what they rule out is dropped before it multiplies.
+        tied = {condition.fact for when in impossible for condition in when}
+        self.order = sorted(conditions, key=lambda fact_id: (fact_id not in tied, len(set(self.masks[fact_id])), fact_id))
+        self.complete: dict[str, int] = {}  # fact -> the assumptions that are decided once it has been gone through
+        for offset, when in enumerate(impossible):
+            last = max((condition.fact for condition in when), key=self.order.index)
+            self.complete[last] = self.complete.get(last, 0) | 1 << (len(rules) + offset)
+
+    @property
+    def size(self) -> int:
+        """How many cells the product of all facts has."""
+        product = 1
+        for cells in self.cells.values():
+            product *= len(cells)
+        return product
+
+    def sets(self, within: Within | None = None) -> dict[int, Chain]:
+        """Every set of rules that can fire together (as a bit mask) with one witness. Raises TooManyCases."""
+        states: dict[int, Chain] = {self.every: None}
+        for fact_id in self.order:
+            classes: dict[int, int] = {}
+            held = None if within is None else within.get(fact_id)
+            for index, mask in enumerate(self.masks[fact_id]):
+                if held is None or index in held:
+                    classes.setdefault(mask, index)
+            impossible = self.complete.get(fact_id, 0)
+            after: dict[int, Chain] = {}
+            for state, chain in states.items():
+                for mask, index in classes.items():
+                    both = state & mask
+                    if both not in after and not both & impossible:
+                        after[both] = (chain, index)
+            if len(after) > MAX_SETS:
+                raise TooManyCases(MAX_SETS)
+            states = after
+        return states
+
+    def witness(self, chain: Chain) -> dict[str, int]:
+        """Fact -> index of its cell, of one witness."""
+        indexes = []
+        while chain is not None:
+            chain, index = chain
+            indexes.append(index)
+        return dict(zip(self.order, reversed(indexes), strict=True))
+
+    def box(self, chain: Chain, holds: Callable[[int], bool]) -> Box:
+        """The witness made as general as it goes: facts that do not matter are dropped, the others take every value they can."""
+
+        def everywhere(within: Within) -> bool:
+            found = self.sets(within)
+            return bool(found) and all(holds(state) for state in found)
+
+        witness = self.witness(chain)
+        within = {fact_id: frozenset([index]) for fact_id, index in witness.items()}
+        for fact_id in sorted(within, key=lambda fact_id: (self.facts[fact_id].origin == "asked", fact_id)):
+            trial = {other: held for other, held in within.items() if other != fact_id}
+            if everywhere(trial):
+                within = trial
+        for fact_id in list(within):
+            for index in range(len(self.cells[fact_id])):
+                wider = {**within, fact_id: within[fact_id] | {index}}
+                if index not in within[fact_id] and everywhere(wider):
+                    within = wider
+        known = list(self.ruleset.facts)
+        parts = [in_words(self.facts[fact_id], self.cells[fact_id], within[fact_id]) for fact_id in sorted(within, key=known.index)]
+        values = {fact_id: self.cells[fact_id][witness[fact_id]].value for fact_id in self.order}
+        return Box(within=within, text=" and ".join(parts) or "always", facts={fact_id: value for fact_id, value in values.items() if value is not None})
+
+
+def _impossible(ruleset: Ruleset) -> list[tuple[Condition, ...]]:
+    """The combinations that cannot occur: stated ones, and a signal without what it implies."""
+    boxes = [assumption.never for assumption in ruleset.assume]
+    for fact in ruleset.facts.values():
+        for implied in fact.implies:
+            boxes.append((Condition(fact=fact.id, values=frozenset([True])), Condition(fact=implied, values=frozenset([False]), unknown=True)))
+    return boxes
+
+
+def _relevant(impossible: Iterable[tuple[Condition, ...]], facts: set[str]) -> list[tuple[Condition, ...]]:
+    """Those that are tied to the facts, directly or through one another."""
+    rest, known = list(impossible), set(facts)
+    chosen: list[tuple[Condition, ...]] = []
+    while True:
+        tied = [when for when in rest if known & {condition.fact for condition in when}]
+        if not tied:
+            return chosen
+        chosen += tied
+        known |= {condition.fact for when in tied for condition in when}
+        rest = [when for when in rest if when not in tied]
