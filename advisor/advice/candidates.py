@@ -138,18 +138,28 @@ def _scheme_verdict(ruleset: Ruleset, costs: Costs, decision: Decision, scheme: 
     forbidding = judgement.forbidden.get(scheme, ())
     if not forbidding:
         return "ranked_lower", tuple(why_not_outcome(judgement, scheme, decision.facts, ruleset)), True
-    reasons = tuple(_limit_reason(ruleset, costs, rule, scheme, cost) for rule in forbidding)
+    reasons = tuple(_limit_reason(ruleset, costs, decision, rule, scheme, cost) for rule in forbidding)
     only_size = all(rule.id.endswith("-too-big") for rule in forbidding)
     return ("too_big" if only_size else "forbidden"), reasons, not any(absolute(rule) for rule in forbidding)
 
 
-def _limit_reason(ruleset: Ruleset, costs: Costs, rule: Rule, scheme: str, cost: Estimate) -> Reason:
+def _limit_reason(ruleset: Ruleset, costs: Costs, decision: Decision, rule: Rule, scheme: str, cost: Estimate) -> Reason:
     """A forbidding rule's reason, with the two numbers where it is about a limit."""
     if rule.id == f"base/{scheme}-too-big":
         found = memory_reason(cost, scheme, rule.id, cards=len(costs.situation.hardware.gpus), cpu=device(costs.situation) == "cpu")
         return found or reason_of(rule, ruleset)
     if rule.id == f"base/{scheme}-over-budget":
         return budget_reason(cost, costs.facts, scheme, rule.id)
+    return reason_behind(rule, decision, ruleset)
+
+
+def reason_behind(rule: Rule, decision: Decision, ruleset: Ruleset) -> Reason:
+    """A rule's reason; where it only carries on what another step concluded, that step's."""
+    concluded = {table.concludes: table.id for table in ruleset.tables.values()}
+    if len(rule.when) == 1 and rule.when[0].fact in concluded:
+        winner = decision.steps[concluded[rule.when[0].fact]].winner
+        if winner is not None:
+            return reason_of(winner[1], ruleset)
     return reason_of(rule, ruleset)
 
 

@@ -23,8 +23,17 @@ REMEDIES_OF_GATE = {  # what a gate's conclusion means in a composition: remedie
     "bigger_model": (("bigger_model",), False),
     "constrained_decoding": (("constrained_decoding",), False),
 }
-# Steps whose default says nothing a person has to hear, and the steps that only join what two others concluded.
-UNSAID = {"knowledge": ("weights",), "readiness": ("train",), "gate": ("train",), "modules": ("shared",), "family": ("decoder",), "capacity": ("any",)}
+# Steps whose default says nothing a person has to hear (what is barred is told beside each barred scheme), and the steps
+# that only join what two others concluded.
+UNSAID = {
+    "knowledge": ("weights",),
+    "readiness": ("train",),
+    "gate": ("train",),
+    "modules": ("shared",),
+    "family": ("decoder",),
+    "capacity": ("any",),
+    "bars": ("none", "full", "layers", "prefix", "full_and_layers", "full_and_prefix"),
+}
 JOINS = ("gate",)
 
 
@@ -93,7 +102,7 @@ def _heard(steps: Mapping[str, Judgement], facts: Mapping[str, Any]) -> tuple[Ru
         if judgement.winner is None or (not trains and table not in ("knowledge", "readiness", "gate")):
             continue
         outcome, rule = judgement.winner
-        unsaid = outcome in UNSAID.get(table, ()) and (rule.layer == "base" or table in ("gate", "modules"))
+        unsaid = outcome in UNSAID.get(table, ()) and (rule.layer == "base" or table in ("gate", "modules", "bars"))
         joins = table in JOINS and heard
         if not unsaid and not joins:
             heard.append(rule)
