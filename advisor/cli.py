@@ -61,12 +61,12 @@ def rule_options(command: Command) -> Command:
     )(command)  # fmt: skip
 
 
-def stated_answers(answers_file: str | None, options: Mapping[str, Any]) -> tuple[Answers, list[str], Path | None]:
+def stated_answers(answers_file: str | None, options: Mapping[str, Any], rule_layers: tuple[str, ...]) -> tuple[Answers, list[str], Path | None]:
     """Answers of the file and the flags, merged, with warnings and the file's folder."""
     from advisor.answers import answers_from_document, answers_from_flags, merge_answers
     from advisor.yamlio import parse_yaml, read_yaml
 
-    facts = load_facts()
+    facts = known_facts(rule_layers)
     from_flags, warnings = answers_from_flags({key.removeprefix("fact_"): value for key, value in options.items() if key.startswith("fact_")}, facts)
     if answers_file is None:
         return from_flags, list(warnings), None
@@ -75,14 +75,34 @@ def stated_answers(answers_file: str | None, options: Mapping[str, Any]) -> tupl
     return merge_answers(from_file, from_flags), [*more, *warnings], None if answers_file == "-" else Path(answers_file).parent
 
 
-def rules_of(rule_layers: tuple[str, ...]) -> tuple[Ruleset, Ruleset]:
-    """The rules that decide, and the guide's rules alone."""
-    from advisor.ruleset.load import SHIPPED_LAYERS, load_rules, only_layer
-
+def wanted_rules(rule_layers: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[Path, ...]]:
+    """The shipped layers, and the files on top of them, that --rules or ADVISE_RULES name."""
+    shipped = ("document", "evidence")
     wanted = rule_layers or tuple(filter(None, os.environ.get("ADVISE_RULES", "").split(os.pathsep)))
-    layers = ("document",) if "document" in wanted else SHIPPED_LAYERS
-    overlays = tuple(Path(path) for path in wanted if path not in SHIPPED_LAYERS)
+    return ("document",) if "document" in wanted else shipped, tuple(Path(path) for path in wanted if path not in shipped)
+
+
+def known_facts(rule_layers: tuple[str, ...]) -> Mapping[str, Fact]:
+    """Every fact that may be stated: those of the product, and what files of one's own add."""
+    layers, overlays = wanted_rules(rule_layers)
+    if not overlays:
+        return load_facts()
+    from advisor.ruleset.load import load_rules
+
+    return load_rules(layers, overlays).facts
+
+
+def rules_of(rule_layers: tuple[str, ...]) -> tuple[Ruleset, Ruleset]:
+    """The rules that decide, and the guide's rules alone. Files of one's own are proved first: what breaks the rules is refused."""
+    from advisor.ruleset.load import load_rules, only_layer
+
+    layers, overlays = wanted_rules(rule_layers)
     ruleset = load_rules(layers, overlays)
+    if overlays:
+        from advisor.linting import refuse_or_warn
+
+        for warning in refuse_or_warn(ruleset, layers):
+            click.echo(f"warning: {warning}", err=True)
     return ruleset, only_layer(ruleset, "document") if not ruleset.disabled else load_rules(("document",))
 
 
@@ -217,7 +237,7 @@ def advise(
         if as_json or answers_file or rule_layers or plan_file or choose or force or used:
             raise InputError(f"flags before the command '{context.invoked_subcommand}' are not read", hint=f"write them behind it: advise {context.invoked_subcommand} ...")
         return
-    answers, warnings, base = stated_answers(answers_file, options)
+    answers, warnings, base = stated_answers(answers_file, options, rule_layers)
     if not as_json and not answers.known and plan_file is None and choose is None:
         from advisor.interactive import wizard
 
@@ -291,7 +311,7 @@ def run(
         plan = PLAN_FILE
     if plan is not None:
         context.exit(run_plan_file(Path(plan), settings, as_json=as_json))
-    answers, warnings, base = stated_answers(answers_file, options)
+    answers, warnings, base = stated_answers(answers_file, options, rule_layers)
     advice, ruleset = advise_on(answers, warnings, rule_layers, base=base, online=True)
     advice = chosen_candidate(advice, choose, force=force)
     made, comments = need_plan(advice, ruleset)
@@ -406,12 +426,23 @@ def estimate(plan: str | None, specs: str | None, as_json: bool, **flags: Any) -
 
 
 @advise.command()
-@click.argument("rule_id", required=False, metavar="[ID|facts]")
+@click.argument("rule_id", required=False, metavar="[ID|facts|lint]")
 @rule_options
-def rules(rule_id: str | None, rule_layers: tuple[str, ...]) -> None:
-    """Lists the rules, explains one (advise rules document/scenario-5), or lists the facts (advise rules facts)."""
+@click.option("--json", "as_json", is_flag=True, help="With `lint`: one JSON document on standard output.")
+@click.pass_context
+def rules(context: click.Context, rule_id: str | None, rule_layers: tuple[str, ...], as_json: bool) -> None:
+    """Lists the rules, explains one (advise rules document/scenario-5), lists the facts (advise rules facts), or proves them (advise rules lint)."""
     from advisor.render.rules import print_facts, print_rule, print_rules
 
+    if rule_id == "lint":
+        from advisor.linting import checked
+        from advisor.render.lint import lint_json, lint_text
+
+        found = checked(*wanted_rules(rule_layers))
+        print_json(lint_json(found)) if as_json else click.echo(lint_text(found))
+        context.exit(found.exit_code)
+    if as_json:
+        raise InputError("--json goes with `advise rules lint`")
     ruleset, _ = rules_of(rule_layers)
     if rule_id is None:
         print_rules(ruleset, console())

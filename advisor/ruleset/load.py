@@ -24,7 +24,7 @@ from advisor.ruleset.model import Assumption, Rule, Ruleset, Table
 from advisor.types import Source
 from advisor.yamlio import Document, read_yaml
 
-__all__ = ["BOUNDS", "RULE_KEYS", "SHIPPED_LAYERS", "load_rules", "only_layer", "overlay_facts"]
+__all__ = ["BOUNDS", "RULE_KEYS", "SHIPPED_LAYERS", "load_rules", "only_layer"]
 
 SHIPPED_LAYERS = ("document", "evidence")
 MAX_INPUTS = 12
@@ -235,11 +235,6 @@ def only_layer(ruleset: Ruleset, layer: str) -> Ruleset:
     return replace(ruleset, rules=rules, layers=(layer,), overlays=())
 
 
-def overlay_facts(overlays: tuple[Path, ...]) -> Mapping[str, Fact]:
-    """Every fact of the product and of these files: what answers may state."""
-    return load_rules(SHIPPED_LAYERS, overlays).facts
-
-
 @cache
 def load_rules(layers: tuple[str, ...] = SHIPPED_LAYERS, overlays: tuple[Path, ...] = (), *, root: Path | None = None) -> Ruleset:
     """The merged rule set of the shipped `layers` and the `overlays`, in order.
@@ -286,12 +281,13 @@ def load_rules(layers: tuple[str, ...] = SHIPPED_LAYERS, overlays: tuple[Path, .
     active: dict[str, list[Rule]] = {table: [] for table in loader.tables}
     inactive = []
     for rule in loader.rules.values():
-        if rule.status != "active":
-            inactive.append(rule)
-        elif rule.id not in loader.disabled:
+        if rule.status == "active" and rule.id not in loader.disabled:
             active[rule.table].append(rule)
+        else:
+            inactive.append(rule)
     return Ruleset(
         facts=loader.facts, tables=loader.tables, tiers=loader.tiers, layers=(*layers, *names), rules={table: tuple(rules) for table, rules in active.items()},
         disabled=loader.disabled, sources=loader.sources, methods=loader.methods, digest=digest.hexdigest()[:16], axes=loader.axes, assume=loader.assume,
         inactive=tuple(inactive), disabled_at=loader.disabled_at, overlays=tuple(names),
+        facts_at={fact_id: facts_document.at(("facts", fact_id), key=True) for fact_id in facts_document.data["facts"]},
     )  # fmt: skip

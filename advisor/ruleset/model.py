@@ -111,9 +111,10 @@ class Ruleset:
     digest: str
     axes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # "updates/lora" -> what it is, its keys
     assume: tuple[Assumption, ...] = ()
-    inactive: tuple[Rule, ...] = ()  # drafts and expired rules: read, listed, never judged
+    inactive: tuple[Rule, ...] = ()  # drafts, expired and disabled rules: read, listed, never judged
     disabled_at: Mapping[str, str] = field(default_factory=dict)  # rule id -> where an overlay switches it off
     overlays: tuple[str, ...] = ()  # the layers that came from files of the user
+    facts_at: Mapping[str, str] = field(default_factory=dict)  # fact id -> where it is declared, of the shipped ones
 
     def rule(self, rule_id: str) -> Rule | None:
         """The active rule of that id."""

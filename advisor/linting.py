@@ -1,0 +1,103 @@
+"""`advise rules lint`, and the check of every file that --rules names: rules in, report out. Joins rules, plan keys and today's date."""
+
+from __future__ import annotations
+
+import datetime
+import re
+import time
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from advisor.errors import Fault, InputError
+from advisor.plan.values import setting_fault, setting_keys
+from advisor.ruleset.lint import Finding, Report, caused, lint
+from advisor.ruleset.load import SHIPPED_LAYERS, load_rules
+from advisor.ruleset.model import Ruleset
+
+PLACE = re.compile(r"(?P<at>.+?:\d+(:\d+)?): (?P<text>.*)", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """A report, and how it was come by."""
+
+    report: Report
+    layers: tuple[str, ...]
+    duration_s: float
+    scenarios: int | None = None  # None: there are none in this rule set
+
+    @property
+    def exit_code(self) -> int:
+        """2 where there is an error."""
+        return InputError.exit_code if self.report.of("error") else 0
+
+
+def checked(layers: tuple[str, ...] = SHIPPED_LAYERS, overlays: tuple[Path, ...] = (), *, root: Path | None = None) -> Checked:
+    """The whole check of the shipped layers, or of what files of one's own change about them. A file that cannot be read is a report too."""
+    start = time.perf_counter()
+    try:
+        ruleset = load_rules(layers, overlays, root=root)
+    except InputError as error:
+        report = Report(findings=tuple(map(_unreadable, error.faults)), proofs=(), examples=0)
+        return Checked(report=report, layers=(), duration_s=time.perf_counter() - start)
+    report, scenarios = _report(ruleset), None
+    found = run_scenarios(ruleset)
+    if found is not None:
+        scenarios, failing = found
+        report = replace(report, findings=(*failing, *report.findings))
+    if overlays:
+        report = caused(report, _report(load_rules(layers, root=root)), ruleset)
+    return Checked(report=report, layers=ruleset.layers, duration_s=time.perf_counter() - start, scenarios=scenarios)
+
+
+def _report(ruleset: Ruleset) -> Report:
+    return lint(ruleset, today=datetime.date.today(), setting_fault=setting_fault, keys=setting_keys())
+
+
+def run_scenarios(ruleset: Ruleset) -> tuple[int, tuple[Finding, ...]] | None:
+    """How many scenario rows there are and what is wrong with them; None where the rule set has none."""
+    try:
+        from advisor.advice import scenarios  # type: ignore[attr-defined,unused-ignore]
+    except ImportError:
+        return None
+    return scenarios.run_scenarios(ruleset)  # type: ignore[no-any-return,unused-ignore]
+
+
+def refuse_or_warn(ruleset: Ruleset, layers: tuple[str, ...]) -> tuple[str, ...]:
+    """The warnings about files of one's own, once; () later on. Raises InputError where they break the rules.
+
+    Only what these files cause counts. Without such a file nothing is proved, so that starting stays quick.
+    """
+    return _first_warnings(ruleset, layers) if ruleset.overlays else ()
+
+
+_told: set[str] = set()
+
+
+def _first_warnings(ruleset: Ruleset, layers: tuple[str, ...]) -> tuple[str, ...]:
+    report = _overlay_report(ruleset, layers)
+    errors = report.of("error")
+    if errors:
+        raise InputError(faults=[fault_of(finding) for finding in errors])
+    if ruleset.digest in _told:
+        return ()
+    _told.add(ruleset.digest)
+    return tuple(" ".join(filter(None, (f"{finding.at}:", finding.rule, finding.text))) for finding in report.of("warning"))
+
+
+@cache
+def _overlay_report(ruleset: Ruleset, layers: tuple[str, ...]) -> Report:
+    return caused(_report(ruleset), _report(load_rules(layers)), ruleset)
+
+
+def fault_of(finding: Finding) -> Fault:
+    """A finding as the fault of an input."""
+    return Fault(what=" ".join(filter(None, (f"{finding.at}:", finding.rule, finding.text))), allowed="", hint=finding.hint)
+
+
+def _unreadable(fault: Fault) -> Finding:
+    """A fault of reading, whose text begins with its place, as a finding."""
+    found = PLACE.match(fault.what)
+    at, text = (found["at"], found["text"]) if found else ("", fault.what)
+    return Finding(id="unreadable", severity="error", text=text, at=at, hint="; ".join(filter(None, (fault.allowed, fault.hint))))
