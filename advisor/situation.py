@@ -35,7 +35,8 @@ def situation_of(answers: Answers, *, probed: Hardware | None = None, online: bo
         if suggestion is not None:
             model = _shape(suggestion.model, None, warnings, online=False)
     return Situation(
-        answers=answers, hardware=hardware, data=data, tasks=tasks, model=model, suggestion=suggestion, encoder=encoder, smaller=_smaller(answers, hardware, model), cards=_cards(hardware),
+        answers=answers, hardware=hardware, data=data, tasks=tasks, model=model, suggestion=suggestion, encoder=encoder,
+        smaller=_smaller(answers, hardware, model), cards=_cards(hardware),
         warnings=tuple(dict.fromkeys(warnings)), unknown=tuple(unknown),
     )  # fmt: skip
 

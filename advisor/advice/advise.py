@@ -13,7 +13,7 @@ from typing import Any
 from advisor.composition import SCHEMES, composed
 from advisor.ruleset.judge import judge
 from advisor.ruleset.model import Ruleset
-from advisor.types import Advice, Candidate, Composition, GuideAnswer, Reason, Situation
+from advisor.types import Advice, Candidate, Composition, Flip, GuideAnswer, Reason, Situation
 
 from .candidates import Costs, alternatives, recommended
 from .confidence import confidence
@@ -41,6 +41,9 @@ def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advi
     stuck = None
     if SMALLER_MODEL in decision.composition.remedies:
         stuck = nothing_fits(ruleset, situation, decision, costs, _redecide, situation.smaller)
+        # The numbers that rule out even the nearest scheme belong to the answer.
+        recommendation = replace(recommendation, estimate=stuck.nearest.estimate, because=(*recommendation.because, *stuck.nearest.because))
+    flips = _flips(ruleset, situation, base, decision, costs)
     return Advice(
         situation=situation,
         facts=decision.facts,
@@ -48,10 +51,10 @@ def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advi
         decided_by=tuple(rule.id for rule in decision.rules),
         guide=guide,
         alternatives=alternatives(ruleset, decision, costs, guide.composition if guide else None),
-        flips=_flips(ruleset, situation, base, decision, costs),
+        flips=flips,
         unknown=unknown_facts(situation, base),
         warnings=(*situation.warnings, *_warnings(situation, recommendation, decision)),
-        confidence=confidence(decision, recommendation, ruleset, base),
+        confidence=confidence(decision, recommendation, ruleset, base, flips),
         layers=ruleset.layers,
         rules_digest=ruleset.digest,
         nothing_fits=stuck,
@@ -84,13 +87,16 @@ def guide_answer(guide_rules: Ruleset, base: Mapping[str, Any], costs: Costs) ->
     decision = _conclude(guide_rules, conclude_early(guide_rules, base), costs)
     rows = [rule.row for rule in decision.rules if rule.row.startswith("Scenario") or rule.table in ("chain", "scheme")]
     scenarios = [row for row in dict.fromkeys(rows) if row.startswith("Scenario")]
-    return GuideAnswer(composition=decision.composition, row="; ".join(scenarios) or (rows[-1] if rows else ""))
+    composition = decision.composition
+    if SMALLER_MODEL in composition.remedies:  # the guide looks at no memory: what it wants stays what it says
+        composition = composed(str(decision.facts["chain"]), str(decision.steps["scheme"].wanted[0][0]), per_task=decision.facts["modules"] == "per_task")
+    return GuideAnswer(composition=composition, row="; ".join(scenarios) or (rows[-1] if rows else ""))
 
 
 # --------------------------------------------------------------------------- what goes with it
 
 
-def _flips(ruleset: Ruleset, situation: Situation, base: Mapping[str, Any], decision: Decision, costs: Costs) -> tuple[Any, ...]:
+def _flips(ruleset: Ruleset, situation: Situation, base: Mapping[str, Any], decision: Decision, costs: Costs) -> tuple[Flip, ...]:
     def answer(changes: Mapping[str, Any]) -> Composition:
         return _conclude(ruleset, conclude_early(ruleset, {**base, **changes}), costs).composition
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from advisor.ruleset.model import Ruleset
-from advisor.types import Candidate
+from advisor.types import Candidate, Flip
 
 from .decide import Decision
 
@@ -21,37 +21,21 @@ GRADES = {
 LOWER = {"high": "medium", "medium": "low", "low": "low"}
 
 
-def confidence(decision: Decision, recommendation: Candidate, ruleset: Ruleset, base: Mapping[str, Any]) -> str:
-    """'medium: rests on the guide's own rows; not known and able to change it: data.kind'."""
+def confidence(decision: Decision, recommendation: Candidate, ruleset: Ruleset, base: Mapping[str, Any], flips: Sequence[Flip]) -> str:
+    """'medium: rests on the guide's own rows; not known and able to change it: data.kind'.
+
+    A fact that nobody stated counts where some value of it alone would lead to another answer. Signals and the number of
+    tasks do not: unstated is what they are as a rule, and the flips show them.
+    """
     weakest = max((rule.confidence for rule in decision.rules), key=list(GRADES).index, default="judgement")
     word, rests = GRADES[weakest]
-    open_facts = deciding_unknowns(decision, ruleset, base)
-    if open_facts:
+    facts = {fact.answer or fact.id: fact for fact in ruleset.facts.values()}
+    changing = dict.fromkeys(name for flip in flips for name in flip.change if name in facts)
+    unstated = [name for name in changing if facts[name].origin == "asked" and not facts[name].signal and facts[name].id not in (*base, "gpu", "n_tasks")]
+    if unstated:
         word = LOWER[word]
     text = f"{word}: rests on {rests}"
-    if open_facts:
-        text += f"; not known, and able to change it: {', '.join(open_facts)}"
+    if unstated:
+        text += f"; not known, and able to change it: {', '.join(unstated)}"
     unsure = recommendation.estimate.unknown
     return text + (f"; {'; '.join(unsure)}" if unsure else "")
-
-
-def deciding_unknowns(decision: Decision, ruleset: Ruleset, base: Mapping[str, Any]) -> tuple[str, ...]:
-    """Facts a person could state that some rule of a higher rank waits for, named as an answers file does.
-
-    Signals are left out: unstated ones are the rule rather than the exception, and flips show them.
-    """
-    waiting: dict[str, None] = {}
-    for table, judgement in decision.steps.items():
-        if judgement.winner is None:
-            continue
-        layers = ["base", *ruleset.layers]
-        _, winner = judgement.winner
-        rank = (layers.index(winner.layer), ruleset.tiers.get(winner.tier, 0))
-        for rule in ruleset.rules[table]:
-            if rule.kind != "recommend" or (layers.index(rule.layer), ruleset.tiers[rule.tier]) <= rank or rule.then == winner.then:
-                continue
-            unmet = [condition for condition in rule.when if not condition.holds(decision.facts.get(condition.fact))]
-            facts = [ruleset.facts[condition.fact] for condition in unmet]
-            if facts and all(fact.origin == "asked" and not fact.signal and fact.id not in base for fact in facts):
-                waiting.update(dict.fromkeys(fact.answer or fact.id for fact in facts))
-    return tuple(waiting)

@@ -14,8 +14,7 @@ from advisor.units import format_duration, format_gib, format_usd, gib
 def reason_of(rule: Rule, ruleset: Ruleset) -> Reason:
     """A rule's own sentence, with the guide's row where it has one, and its sources' titles."""
     text = f"{rule.because} ({rule.row})" if rule.row else rule.because
-    titles = "; ".join(ruleset.sources[source].title for source in rule.sources)
-    return Reason(text=text, rule=rule.id, source=titles)
+    return Reason(text=text, rule=rule.id, source=_titles(rule, ruleset))
 
 
 def memory_reason(cost: Estimate, name: str, rule: str | None, *, cards: int, cpu: bool) -> Reason | None:
@@ -47,42 +46,54 @@ def budget_reason(cost: Estimate, facts: Mapping[str, Any], name: str, rule: str
 
 
 def why_not_outcome(judgement: Judgement, outcome: str, facts: Mapping[str, Any], ruleset: Ruleset) -> list[Reason]:
-    """Why a table did not conclude an outcome: the rules that forbid it, or what the rules for it still miss."""
+    """Why a table did not conclude an outcome: the rules that forbid it, what the nearest rule for it misses, or what outranks it."""
     if outcome in judgement.forbidden:
         return [reason_of(rule, ruleset) for rule in judgement.forbidden[outcome]]
     winner = judgement.winner
-    rules = ruleset.rules[judgement.table]
     concludes = ruleset.tables[judgement.table].concludes
-    named = [rule for rule in rules if rule.kind == "recommend" and rule.then.get(concludes) == outcome]
-    named.sort(key=lambda rule: -ruleset.tiers[rule.tier])
-    for rule in named:
-        found = first_unmet(rule, facts, ruleset)
-        if found is not None:
-            wanted, fact_id = found
-            row = f" ({rule.row})" if rule.row else ""
-            return [Reason(text=f"would come first where {wanted}; here {fact_id} is {shown(facts.get(fact_id))}{row}", rule=rule.id)]
+    named = [rule for rule in ruleset.rules[judgement.table] if rule.kind == "recommend" and rule.then.get(concludes) == outcome]
+    above = [rule for rule in named if winner is None or _rank(rule, ruleset) > _rank(winner[1], ruleset)]
+    waiting = [(rule, missed) for rule in above if (missed := unmet(rule, facts, ruleset))]
+    if waiting:
+        # The rule that misses least is the one a person could still make true; of equals the one that would win.
+        rule, missed = min(waiting, key=lambda entry: (len(entry[1]), *(-part for part in _rank(entry[0], ruleset)), entry[0].id))
+        wanted = " and ".join(text for text, _ in missed)
+        here = " and ".join(f"{fact_id} is {shown(facts.get(fact_id))}" for fact_id in dict.fromkeys(fact_id for _, fact_id in missed))
+        return [Reason(text=f"would come first where {wanted}; here {here}{f' ({rule.row})' if rule.row else ''}", rule=rule.id, source=_titles(rule, ruleset))]
     if named and winner is not None:
-        return [Reason(text=f"comes after {winner[0]}: {named[0].because}", rule=named[0].id, source="; ".join(ruleset.sources[s].title for s in named[0].sources))]
-    return [Reason(text="no rule of the chosen layers recommends it")]
+        return [Reason(text=f"comes after {winner[0]}: {winner[1].because}", rule=winner[1].id, source=_titles(winner[1], ruleset))]
+    return [Reason(text="no rule of the chosen layers recommends it here")]
 
 
-def first_unmet(rule: Rule, facts: Mapping[str, Any], ruleset: Ruleset) -> tuple[str, str] | None:
-    """What a rule still misses, in words, and the fact it is about; None where it fires.
+def _rank(rule: Rule, ruleset: Ruleset) -> tuple[int, int]:
+    return (["base", *ruleset.layers].index(rule.layer), ruleset.tiers.get(rule.tier, 0))
+
+
+def _titles(rule: Rule, ruleset: Ruleset) -> str:
+    return "; ".join(ruleset.sources[source].title for source in rule.sources)
+
+
+def unmet(rule: Rule, facts: Mapping[str, Any], ruleset: Ruleset) -> list[tuple[str, str]]:
+    """What a rule still misses: each condition in words with the fact it is about; empty where it fires.
 
     A fact that another table concluded is followed back to what a person stated: not "open_schemes is adapter" but
     "task is multi_department".
     """
-    condition = rule.first_failing(facts)
-    if condition is None:
-        return None
-    table = next((table for table in ruleset.tables.values() if table.concludes == condition.fact), None)
-    if table is not None:
-        behind = [other for other in ruleset.rules[table.id] if other.kind == "recommend" and other.then.get(table.concludes) in condition.values]
-        for other in sorted(behind, key=lambda other: (-ruleset.tiers[other.tier], other.id)):
-            found = first_unmet(other, facts, ruleset)
-            if found is not None:
-                return found
-    return condition.text.replace("not known or ", ""), condition.fact
+    found: list[tuple[str, str]] = []
+    for condition in rule.when:
+        if condition.holds(facts.get(condition.fact)):
+            continue
+        table = next((table for table in ruleset.tables.values() if table.concludes == condition.fact), None)
+        behind = [] if table is None else _leading_to(table.id, table.concludes, condition.values, facts, ruleset)
+        found += min(behind, key=lambda missed: len(missed)) if behind else [(condition.text.replace("not known or ", ""), condition.fact)]
+    return list(dict.fromkeys(found))
+
+
+def _leading_to(table: str, concludes: str, values: frozenset[Any], facts: Mapping[str, Any], ruleset: Ruleset) -> list[list[tuple[str, str]]]:
+    """For each rule of a table that concludes one of the values: what it misses, the highest ranked first."""
+    rules = [rule for rule in ruleset.rules[table] if rule.kind == "recommend" and rule.then.get(concludes) in values]
+    rules.sort(key=lambda rule: (*(-part for part in _rank(rule, ruleset)), rule.id))
+    return [missed for rule in rules if (missed := unmet(rule, facts, ruleset))]
 
 
 def shown(value: Any) -> str:

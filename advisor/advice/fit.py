@@ -61,13 +61,17 @@ def fitted_stage(ruleset: Ruleset, situation: Situation, facts: Mapping[str, Any
         changed = {**settings, **_batch_settings(trial, batch, update)}
         cost = _stage_estimate(situation, objective, update, quantization, changed, str(trial["sharding"] or ""))
         rank = ORDER.index(cost.fits)
-        # Of settings that are all too big the last is kept: the smallest need, and so the shortest way out.
-        if best is None or rank < best[0] or cost.fits == "too_big" == best[2].fits:
+        # Of settings that are all too big the smallest need is kept: the shortest way out.
+        if best is None or rank < best[0] or (cost.fits == "too_big" == best[2].fits and _peak(cost) < _peak(best[2])):
             best = (rank, changed, cost)
         if rank <= 1:
             break
     assert best is not None  # _trials yields one trial at least
     return StageSettings(objective=objective, update=update, quantization=quantization, settings=best[1]), best[2]
+
+
+def _peak(cost: Estimate) -> int:
+    return cost.memory.peak_bytes if cost.memory else 0
 
 
 def _trials(situation: Situation, update: str, effective: int, seq_len: int) -> Sequence[Mapping[str, Any]]:

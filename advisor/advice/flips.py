@@ -59,7 +59,7 @@ def _by_answers(ruleset: Ruleset, decision: Decision, answer: Answer) -> Iterato
         else:
             continue
         for value in changes:
-            change = {fact.id: value, **({implied: True for implied in fact.implies} if value is True else {})}
+            change = {fact.id: value, **(dict.fromkeys(fact.implies, True) if value is True else {})}
             to = answer(change)
             if str(to) != str(decision.composition):
                 yield Flip(change={fact.answer or fact.id: value}, to=to, effort=_effort(fact.id), text=_if(fact, value))
@@ -70,9 +70,10 @@ def _effort(fact_id: str) -> str:
 
 
 def _if(fact: Fact, value: Any) -> str:
-    if fact.signal:
-        return f"if {fact.id.replace('_', ' ')}" if value is True else f"if not {fact.id.replace('_', ' ')}"
-    return f"if {fact.id.replace('_', ' ')} were {str(value).replace('_', ' ')}"
+    """The change as the question a person knows and its other answer."""
+    question = fact.ask.split(" (")[0].rstrip("?") + "?" if fact.ask else fact.id.replace("_", " ")
+    answer = ("yes" if value else "no") if fact.signal else fact.values[value].label
+    return f"{question} {answer[:1].upper()}{answer[1:]}"
 
 
 def _by_amount(ruleset: Ruleset, decision: Decision, answer: Answer) -> Iterator[Flip]:
@@ -108,7 +109,7 @@ def _amount(fact: Fact, value: float, current: float | None) -> str:
 
 def _by_card(situation: Situation, decision: Decision, costs: Mapping[str, tuple[tuple[StageSettings, ...], Estimate]]) -> Iterator[Flip]:
     """For each scheme that is too big: the cheapest card of the catalogue that would hold it."""
-    if not decision.trains and not decision.composition.remedies[-1:] == ("smaller_model",):
+    if not decision.trains and decision.composition.remedies[-1:] != ("smaller_model",):
         return
     remedies = tuple(remedy for remedy in decision.composition.remedies if remedy != "smaller_model")
     for scheme, (stages, cost) in costs.items():

@@ -73,7 +73,7 @@ class _Attempts:
     def _smaller_model(self) -> WayOut | None:
         for shape, suggestion in self.smaller:
             decision = self.redecide(replace(self.situation, model=shape), {}, self.ruleset)
-            if SMALLER_MODEL not in decision.composition.remedies:
+            if _comfortable(decision):
                 change = {"model": suggestion.model}
                 text = f"a smaller model, {suggestion.model} ({format_count(shape.params)} parameters), fits with {decision.composition}"
                 return WayOut(text=text, change=change, to=decision.composition, command=command_line(self.situation.answers, change))
@@ -85,10 +85,11 @@ class _Attempts:
             if card.memory_bytes is None or card.memory_bytes <= (self.situation.hardware.device_memory_bytes or 0):
                 continue
             decision = self.redecide(replace(self.situation, hardware=one_card(card)), limits, self.ruleset)
-            if SMALLER_MODEL not in decision.composition.remedies:
+            if _comfortable(decision):
                 change = {"gpu": card.name}
+                there = command_line(self.situation.answers, {"gpu": None})  # on that machine the card is probed
                 text = f"one {card_words(card)} is the cheapest card that holds it, with {decision.composition}"
-                return WayOut(text=text, change=change, to=decision.composition, command=command_line(self.situation.answers, change))
+                return WayOut(text=text, change=change, to=decision.composition, command=there)
         return None
 
     def _more_budget(self) -> WayOut | None:
@@ -99,6 +100,11 @@ class _Attempts:
             return None
         text = f"without the limit on money or hours, {decision.composition} fits"
         return WayOut(text=text, change={"budget": None}, to=decision.composition, command=command_line(self.situation.answers, {"budget": None}))
+
+
+def _comfortable(decision: Decision) -> bool:
+    """Whether the decision trains something that fits with room to spare, as a way out should."""
+    return SMALLER_MODEL not in decision.composition.remedies and decision.facts.get(f"fits_{decision.facts['scheme']}") in ("fits", "unknown")
 
 
 def _without_company_forbids(ruleset: Ruleset) -> Ruleset:

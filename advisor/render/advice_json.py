@@ -39,6 +39,7 @@ def advice_document(advice: Advice, *, plan: Mapping[str, Any] | None, missing: 
         "guide": None if advice.guide is None else {"composition": str(advice.guide.composition), "row": advice.guide.row},
         "alternatives": [_alternative(candidate) for candidate in advice.alternatives],
         "flips": [{"change": plain(flip.change), "to": str(flip.to), "effort": flip.effort, "text": flip.text} for flip in advice.flips],
+        "nothing_fits": _nothing_fits(advice),
         "unknown": list(advice.unknown),
         "warnings": list(advice.warnings),
         "situation": {
@@ -97,6 +98,18 @@ def _alternative(candidate: Candidate) -> dict[str, Any]:
         "because": [_reason(reason) for reason in candidate.because],
         "estimate": estimate_document(candidate.estimate),
         "force_allowed": candidate.forced_ok,
+    }
+
+
+def _nothing_fits(advice: Advice) -> dict[str, Any] | None:
+    """Why nothing fits and what would, or None where something does."""
+    stuck = advice.nothing_fits
+    if stuck is None:
+        return None
+    return {
+        "nearest": str(stuck.nearest.composition),
+        "blame": [_reason(reason) for reason in stuck.blame],
+        "ways_out": [{"text": way.text, "change": plain(way.change), "to": str(way.to), "command": way.command} for way in stuck.ways_out],
     }
 
 

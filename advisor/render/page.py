@@ -118,6 +118,9 @@ def page_of(advice: Advice) -> Page:
 
 def in_short(advice: Advice) -> str:
     """'In short: sft+qlora · 9.1 of 24.0 GiB · 84 min · $0.60', with what is known."""
+    stuck = advice.nothing_fits
+    if stuck is not None:
+        return f"In short: nothing fits; the nearest is {stuck.nearest.composition}, {_limit_words(stuck.nearest)}"
     estimate = advice.recommendation.estimate
     parts = [str(advice.recommendation.composition)]
     if estimate.memory is not None:
@@ -125,17 +128,24 @@ def in_short(advice: Advice) -> str:
         parts.append(f"{format_gib(estimate.memory.peak_bytes)}{limit}")
     parts += [format_duration(estimate.duration_s)] if estimate.duration_s is not None else []
     parts += [format_usd(estimate.cost_usd)] if estimate.cost_usd else []
-    return "In short: " + " · ".join(parts) + ("" if advice.fits else " · does not fit")
+    return "In short: " + " · ".join(parts)
 
 
 # --------------------------------------------------------------------------- why
 
 
 def _nothing_fits(advice: Advice) -> Section:
-    if advice.fits:
+    stuck = advice.nothing_fits
+    if stuck is None:
         return Section(title="", blocks=())
-    blocks: list[Block] = [Text(text=f"Nothing fits. The nearest is {advice.recommendation.composition}: {_limit_words(advice.recommendation)}.", tone="warning")]
-    if not advice.flips:
+    blocks: list[Block] = [Text(text=f"Nothing fits. The nearest is {stuck.nearest.composition}: {_limit_words(stuck.nearest)}.", tone="warning")]
+    if stuck.blame:
+        blocks.append(Text(text="To blame, together:" if len(stuck.blame) > 1 else "To blame:"))
+        blocks.append(Items(items=tuple(Item(text=reason.text) for reason in stuck.blame)))
+    if stuck.ways_out:
+        blocks.append(Text(text="Ways out:"))
+        blocks.append(Items(items=tuple(Item(text=sentence(way.text), detail=way.command) for way in stuck.ways_out)))
+    else:
         blocks.append(Text(text="No single change that was tried makes it fit."))
     return Section(title="What stands in the way", blocks=tuple(blocks))
 
@@ -272,7 +282,7 @@ def _why_not(advice: Advice) -> Section:
     for method_id, method in advice.methods.items():
         name, chosen = canonical(method_id), False
         if name in method_parts(advice.recommendation.composition):
-            chosen, answer = True, "recommended" if advice.fits else "the nearest, but it does not fit"
+            chosen, answer = True, "recommended"
         else:
             candidate = nearest_candidate(advice, name)
             answer = candidate_line(candidate) if candidate else "nothing with it was considered for this task"

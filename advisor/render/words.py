@@ -107,14 +107,16 @@ def device_name(advice: Advice) -> str:
 def three_sentences(advice: Advice) -> tuple[str, str, str]:
     """What will be done, how long it takes, what it costs: words that need no knowledge of machine learning."""
     composition = advice.recommendation.composition
+    stuck = advice.nothing_fits
+    if stuck is not None:
+        way = f"; {stuck.ways_out[0].text}" if stuck.ways_out else ""
+        return (sentence(f"nothing that suits the task fits {_fits_where(advice)}{way}"), "How long it takes depends on the way out that is taken.", "So does what it costs.")
     if not composition.chain:
         return (
             sentence(f"no training is needed: {joined(_remedies(composition))}"),
             "There is nothing to train, so you can try it today.",
             "It costs no training; only the use of the model is paid for.",
         )
-    if not advice.fits:
-        return (sentence(f"nothing that suits the task fits {_fits_where(advice)}; the nearest would be to {_what(advice)}"), _time(advice, would=True), _cost(advice, would=True))
     return sentence(_what(advice)), _time(advice), _cost(advice)
 
 
@@ -157,26 +159,24 @@ def _what(advice: Advice) -> str:
     return f"{joined(remedies)}; and besides, {text}" if remedies else text
 
 
-def _time(advice: Advice, *, would: bool = False) -> str:
+def _time(advice: Advice) -> str:
     estimate = advice.recommendation.estimate
-    takes = "would take" if would else "takes"
     if estimate.duration_s is None:
-        return sentence(f"how long it {takes} cannot be said yet{_because_unknown(advice)}")
-    return sentence(f"it {takes} about {format_duration(estimate.duration_s)} on {device_name(advice)}")
+        return sentence(f"how long it takes cannot be said yet{_because_unknown(advice)}")
+    return sentence(f"it takes about {format_duration(estimate.duration_s)} on {device_name(advice)}")
 
 
-def _cost(advice: Advice, *, would: bool = False) -> str:
+def _cost(advice: Advice) -> str:
     estimate, hardware = advice.recommendation.estimate, advice.situation.hardware
-    costs = "would cost" if would else "costs"
     note = f" ({estimate.cost_note})" if estimate.cost_note else ""
     own = hardware.origin == "probed"
     if not estimate.cost_usd:
         if estimate.cost_usd is not None or (own and not hardware.gpus):
-            return sentence(f"it {costs} nothing but electricity, since it runs on your own computer")
-        return sentence(f"what it {costs} cannot be said yet{_because_unknown(advice)}")
+            return sentence("it costs nothing but electricity, since it runs on your own computer")
+        return sentence(f"what it costs cannot be said yet{_because_unknown(advice)}")
     if own:
-        return sentence(f"on your own machine it {costs} electricity alone; to rent the same for that long, about {format_usd(estimate.cost_usd)}{note}")
-    return sentence(f"it {costs} about {format_usd(estimate.cost_usd)}{note}")
+        return sentence(f"on your own machine it costs electricity alone; to rent the same for that long, about {format_usd(estimate.cost_usd)}{note}")
+    return sentence(f"it costs about {format_usd(estimate.cost_usd)}{note}")
 
 
 def _because_unknown(advice: Advice) -> str:
