@@ -52,10 +52,9 @@ def layer_schema(rules: Ruleset) -> Schema:
         "methods": {**map_of(method_entry()), "description": "the guide's comparison table"},
     }  # fmt: skip
 
-    def conditions(schema: Schema, table: str | None = None) -> Schema:
-        """The schema for the conditions of one table's rules, or of all."""
-        rule = {"items": {"properties": {"when": schema}}}
-        return {"properties": {"tables": {"properties": {table: rule}} if table else {"additionalProperties": rule}}}
+    def conditions(schema: Schema, table: str = "") -> Schema:
+        """The schema for the conditions of one table's rules, or of all. By pattern, so that an editor does not offer the names twice."""
+        return {"properties": {"tables": {"patternProperties": {f"^{table}$" if table else "": {"items": {"properties": {"when": schema}}}}}}}
 
     def brings(key: str, *names: str) -> Schema:
         return {"required": [key], "properties": {key: {"required": list(names)}}}
@@ -65,7 +64,7 @@ def layer_schema(rules: Ruleset) -> Schema:
         {"if": brings("inputs", table.id), "then": conditions(ref("when.added"), table.id), "else": conditions({"propertyNames": {"enum": list(table.inputs)}}, table.id)}
         for table in rules.tables.values()
     ]
-    bounds += [{"if": brings("values", fact.id), "else": conditions({"properties": {fact.id: ref(f"when.{fact.id}")}})} for fact in grows]
+    bounds += [{"if": brings("values", fact.id), "else": conditions({"patternProperties": {f"^{fact.id}$": ref(f"when.{fact.id}")}})} for fact in grows]
     bounds.append({"if": brings("facts"), "else": conditions({"propertyNames": {"enum": list(rules.facts)}})})
     schema = closed(ordered(known, LAYER_KEYS | OWN_KEYS | {"methods"}))
     return needed(head("A file of rules: a layer of the product, or an overlay of your own", **schema, allOf=bounds), definitions(rules, own=True))
