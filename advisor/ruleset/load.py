@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.errors import Fault, InputError
-from advisor.facts import Fact, facts_of, signals
+from advisor.facts import Fact, facts_of
 from advisor.facts import Value as FactValue
 from advisor.resources import rules_dir
 from advisor.ruleset.entries import BOUNDS, RULE_KEYS, Path_, Reader, shown
@@ -30,7 +30,7 @@ SHIPPED_LAYERS = ("document", "evidence")
 MAX_INPUTS = 12
 LAYER_KEYS = {"version", "about", "sources", "tables"}
 OWN_KEYS = LAYER_KEYS | {"overlay", "facts", "values", "inputs", "disable"}  # of a user's file
-FACT_KEYS = ("type", "origin", "signal", "ask", "order", "ask_when", "unknown", "implies")  # of a fact that a user's file adds
+FACT_KEYS = ("type", "origin", "signal", "ask", "order", "ask_when", "unknown")  # of a fact that a user's file adds
 LAYER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
 FACT_NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 
@@ -182,9 +182,6 @@ class _Loader(Reader):
             self._check_fact(document, ("facts", fact_id), fact_id, entry)
         if len(self.faults) == before and added:
             self.facts = dict(facts_of(document, self.facts))
-            for fact_id in added:
-                for i, name in enumerate(self.facts[fact_id].implies):
-                    self.known(document, ("facts", fact_id, "implies", i), "signal", name, signals(self.facts))
         for fact_id, values in self.entries(document, "values").items():
             path: Path_ = ("values", fact_id)
             if not self.known(document, path, "fact", fact_id, self.facts, key=True):
@@ -217,7 +214,7 @@ class _Loader(Reader):
             self.fault(document, path, f"fact '{fact_id}' must be a signal", "type: flag, origin: asked, signal: true", "state it with --signal or `signals:`", key=True)
         self.text(document, path, entry, "ask", required=True)
         self.text(document, path, entry, "unknown")
-        order, ask_when, implies = entry.get("order"), entry.get("ask_when"), entry.get("implies")
+        order, ask_when = entry.get("order"), entry.get("ask_when")
         if order is not None and (isinstance(order, bool) or not isinstance(order, int)):
             self.fault(document, (*path, "order"), f"`order` is a whole number, not {shown(order)}")
         if ask_when is not None and not (isinstance(ask_when, dict) and all(isinstance(values, list) for values in ask_when.values())):
@@ -225,8 +222,6 @@ class _Loader(Reader):
         elif ask_when is not None:
             for name, values in ask_when.items():
                 self.condition(document, (*path, "ask_when", name), name, values, None)
-        if implies is not None and not (isinstance(implies, list) and all(isinstance(name, str) for name in implies)):
-            self.fault(document, (*path, "implies"), "`implies` is a list of signals")
 
 
 def only_layer(ruleset: Ruleset, layer: str) -> Ruleset:

@@ -195,7 +195,14 @@ class _Decisions:
 
     def _covered(self, i: int, state: int, cover: int) -> bool:
         if self.rules[i].kind == "recommend":
-            return bool(state & cover)
+            others = state & cover
+            if not others & ~((1 << i) - 1):
+                return bool(others)
+            if others & ((1 << i) - 1):
+                return True
+            # An equal that comes later by name takes the place, unless another outcome of the tier comes between them.
+            between = ((others & -others) - 1) & ~((1 << i + 1) - 1)
+            return not state & between & ~self.same[i]
         named = set(outcomes_of(self.rules[i], self.table))
         for j in _bits(state & cover):
             named -= set(outcomes_of(self.rules[j], self.table))
@@ -264,57 +271,81 @@ def _mask(bits: Iterable[int]) -> int:
     return result
 
 
+class _Setting:
+    """The set rules of one key, as bits: the lowest bit that fires has the value."""
+
+    def __init__(self, ruleset: Ruleset, key: str, rules: Iterable[Rule]) -> None:
+        self.key = key
+        self.rules = sorted((rule for rule in rules if key in rule.then), key=lambda rule: (-_layer(ruleset, rule), rule.id))
+        self.bit = {rule.id: i for i, rule in enumerate(self.rules)}
+        self.space = Space(ruleset, self.rules)
+        self.states = self.space.sets()
+        self.layer = [_mask(j for j, other in enumerate(self.rules) if other.layer == rule.layer) for rule in self.rules]
+        self.equal = [_mask(j for j, other in enumerate(self.rules) if same_value(other.then[key], rule.then[key])) for rule in self.rules]
+
+    def top(self, state: int) -> int:
+        """Of the rules that fire, those of the latest layer."""
+        return state & self.layer[(state & -state).bit_length() - 1] if state else 0
+
+    def needs(self, i: int, state: int) -> bool:
+        """Whether the value changes where one rule is taken away."""
+        rest = state & ~(1 << i)
+        return bool(self.top(state) >> i & 1) and not (rest and self.equal[i] & rest & -rest)
+
+    def clashes(self) -> dict[tuple[int, int], int]:
+        """Pairs of one layer that fire together with two values -> a state."""
+        found: dict[tuple[int, int], int] = {}
+        for state in self.states:
+            top = self.top(state)
+            if top:
+                first = (top & -top).bit_length() - 1
+                for other in _bits(top & ~self.equal[first]):
+                    found.setdefault((first, other), state)
+        return found
+
+
 def _settings(ruleset: Ruleset, rules: Sequence[Rule], proof: TableProof) -> None:
     """Each key by itself: two values in one layer, values that never count, rules that change nothing."""
-    effective: Counter[str] = Counter()  # rule id -> keys that it is needed for
-    needless: dict[str, list[Rule]] = {}
-    unreachable: dict[str, Rule] = {}
-    for key in sorted({key for rule in rules for key in rule.then}):
-        setting = sorted((rule for rule in rules if key in rule.then), key=lambda rule: (-_layer(ruleset, rule), rule.id))
-        space = Space(ruleset, setting)
-        states = space.sets()
-        proof.sets += len(states)
-        layer = [_mask(j for j, other in enumerate(setting) if other.layer == rule.layer) for rule in setting]
-        equal = [_mask(j for j, other in enumerate(setting) if same_value(other.then[key], rule.then[key])) for rule in setting]
-        fired = counted = needed = 0
-        clashes: dict[tuple[int, int], int] = {}
-        for state in states:
+    settings = [_Setting(ruleset, key, rules) for key in sorted({key for rule in rules for key in rule.then})]
+    fired_ids: set[str] = set()
+    masked: set[str] = set()
+    for setting in settings:
+        proof.sets += len(setting.states)
+        fired = counted = 0
+        for state in setting.states:
             fired |= state
-            if not state:
-                continue
-            first = (state & -state).bit_length() - 1
-            top = state & layer[first]
-            counted |= top
-            for other in _bits(top & ~equal[first]):
-                clashes.setdefault((first, other), state)
-            for i in _bits(top):
-                rest = state & ~(1 << i)
-                after = (rest & -rest).bit_length() - 1 if rest else -1
-                if after < 0 or not equal[i] >> after & 1:
-                    needed |= 1 << i
-        for number, ((first, other), state) in enumerate(sorted(clashes.items())):
+            counted |= setting.top(state)
+        fired_ids |= {rule.id for i, rule in enumerate(setting.rules) if fired >> i & 1}
+        for number, ((first, other), state) in enumerate(sorted(setting.clashes().items())):
 
             def clash(found: int, first: int = first, other: int = other) -> bool:
                 return bool(found >> first & 1 and found >> other & 1)
 
-            box = space.box(states[state], clash) if number < SHOWN_BOXES else None
-            proof.contradictions.append(Clash(first=setting[first], second=setting[other], box=box, key=key))
-        for i, rule in enumerate(setting):
-            if not fired >> i & 1:
-                unreachable[rule.id] = rule
-            elif not counted >> i & 1:
-                culprits = Counter(j for state in states if state >> i & 1 for j in _bits(state & layer[(state & -state).bit_length() - 1]))
-                proof.never_wins.append(Idle(rule=rule, key=key, culprits=tuple(setting[j] for j, _ in culprits.most_common(MAX_CULPRITS))))
-            elif not needed >> i & 1:
-                others = Counter(j for state in states if state >> i & 1 for j in _bits(state & equal[i] & ~(1 << i)))
-                needless.setdefault(rule.id, []).extend(setting[j] for j, _ in others.most_common(MAX_CULPRITS))
-            else:
-                effective[rule.id] += 1
-    proof.unreachable += unreachable.values()
-    masked = {idle.rule.id for idle in proof.never_wins}
-    for rule in rules:
-        if rule.id in needless and not effective[rule.id] and rule.id not in masked:
-            proof.redundant.append(Idle(rule=rule, culprits=tuple(dict.fromkeys(needless[rule.id]))[:MAX_CULPRITS]))
+            box = setting.space.box(setting.states[state], clash) if number < SHOWN_BOXES else None
+            proof.contradictions.append(Clash(first=setting.rules[first], second=setting.rules[other], box=box, key=setting.key))
+        for i in _bits(fired & ~counted):
+            culprits = Counter(j for state in setting.states if state >> i & 1 for j in _bits(setting.top(state)))
+            masked.add(setting.rules[i].id)
+            proof.never_wins.append(Idle(rule=setting.rules[i], key=setting.key, culprits=tuple(setting.rules[j] for j, _ in culprits.most_common(MAX_CULPRITS))))
+    proof.unreachable += [rule for rule in rules if rule.id not in fired_ids]
+    gone: set[str] = set()
+    for rule in sorted(rules, key=lambda rule: (-len(rule.when), rule.id)):  # of rules that cover each other the narrowest goes first
+        own = [setting for setting in settings if rule.id in setting.bit]
+        if rule.id not in fired_ids - masked or any(_needed(setting, rule.id, gone) for setting in own):
+            continue
+        gone.add(rule.id)
+        others = Counter(
+            other.id for setting in own for state in setting.states if state >> setting.bit[rule.id] & 1
+            for other in (setting.rules[j] for j in _bits(state & setting.equal[setting.bit[rule.id]])) if other.id not in gone
+        )  # fmt: skip
+        known = {other.id: other for other in rules}
+        proof.redundant.append(Idle(rule=rule, culprits=tuple(known[name] for name, _ in others.most_common(MAX_CULPRITS))))
+
+
+def _needed(setting: _Setting, rule_id: str, gone: set[str]) -> bool:
+    left = setting.space.rule_bits & ~_mask(setting.bit[name] for name in gone if name in setting.bit)
+    i = setting.bit[rule_id]
+    return any(setting.needs(i, state & left) for state in setting.states if state >> i & 1)
 
 
 def same_value(one: Any, other: Any) -> bool:
