@@ -1,0 +1,76 @@
+"""What the proof takes for impossible is impossible: the assumptions against the estimates they speak of."""
+
+from functools import cache
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from advisor.advice.candidates import Costs
+from advisor.advice.seen import situation_facts
+from advisor.ruleset.load import load_rules
+from advisor.shapes import model_shape, shape_from_size
+from advisor.types import Answer, Answers, Gpu, Hardware, Situation
+
+RULES = load_rules()
+GIB = 2**30
+CHAINS = ("sft", "cpt>sft", "sft>rm>ppo", "dpo", "sft>dpo", "kto", "orpo", "grpo")
+REAL = ("Qwen/Qwen3-8B", "HuggingFaceTB/SmolLM2-135M-Instruct", "Qwen/Qwen3-30B-A3B", "openai/gpt-oss-20b", "google/gemma-3-4b-it")
+
+
+@cache
+def shape(name):
+    return model_shape(name)[0]
+
+
+@st.composite
+def machines(draw):
+    kind = draw(st.sampled_from(["cuda", "cuda", "cuda", "cpu", "unknown"]))
+    memory = int(2 ** draw(st.floats(-1, 8)) * GIB)
+    if kind == "cpu":
+        return Hardware(kind="cpu", origin="stated", ram_total_bytes=memory)
+    if kind == "unknown":
+        return Hardware(kind="unknown", origin="stated")
+    capability = draw(st.sampled_from([(7, 0), (7, 5), (8, 0), (9, 0), None]))
+    gpu = Gpu(name="card", memory_total_bytes=memory, compute_capability=capability, bf16=None if capability is None else capability >= (8, 0))
+    return Hardware(kind="cuda", origin="stated", gpus=(gpu,) * draw(st.sampled_from([1, 1, 2, 4, 8])))
+
+
+@st.composite
+def stated(draw):
+    options = {
+        "data_rows": st.sampled_from([10, 500, 5000, 50_000, 1_000_000]),
+        "data_tokens": st.sampled_from([10_000, 1_000_000, 100_000_000]),
+        "budget_usd": st.sampled_from([1, 20, 500]),
+        "budget_hours": st.sampled_from([0.5, 5, 100]),
+    }
+    return Answers(known={fact: Answer(value=draw(values), origin="flag") for fact, values in options.items() if draw(st.booleans())})
+
+
+@st.composite
+def situations(draw):
+    size = draw(st.one_of(st.floats(0.05, 200), st.sampled_from(REAL)))
+    model = shape(size) if isinstance(size, str) else shape_from_size(int(size * 1e9), f"{size:.3g}B")
+    return Situation(answers=draw(stated()), hardware=draw(machines()), model=model)
+
+
+@settings(max_examples=250, deadline=None)
+@given(situations(), st.sampled_from(CHAINS), st.booleans())
+def test_what_is_assumed_never_occurs(situation, chain, per_task):
+    """No size, card, number of cards, chain, amount of data or budget makes an assumption false."""
+    assert [assumption.id for assumption in RULES.assume] == ["lora-implies-qlora", "full-implies-qlora"]
+    facts = situation_facts(situation)
+    fits = Costs(ruleset=RULES, situation=situation, facts=facts).fits(chain, per_task=per_task)
+    facts |= {f"fits_{scheme}": fit for scheme, fit in fits.items()}
+    for assumption in RULES.assume:
+        assert not all(condition.holds(facts.get(condition.fact)) for condition in assumption.never), (assumption.id, fits)
+
+
+def test_an_assumption_would_be_noticed():
+    """The sampled machines include those on which one scheme fits and another is too big, both ways round."""
+    small = Situation(
+        answers=Answers(known={}),
+        hardware=Hardware(kind="cuda", origin="stated", gpus=(Gpu(name="card", memory_total_bytes=12 * GIB, compute_capability=(8, 0)),)),
+        model=shape("Qwen/Qwen3-8B"),
+    )
+    fits = Costs(ruleset=RULES, situation=small, facts=situation_facts(small)).fits("sft", per_task=False)
+    assert (fits["lora"], fits["qlora"]) == ("too_big", "fits")
