@@ -12,7 +12,7 @@ from pathlib import Path
 from advisor.errors import Fault, InputError
 from advisor.plan.values import setting_fault, setting_keys
 from advisor.ruleset.lint import Finding, Report, caused, lint
-from advisor.ruleset.load import SHIPPED_LAYERS, load_rules
+from advisor.ruleset.load import SHIPPED_LAYERS, load_rules, only_layer
 from advisor.ruleset.model import Ruleset
 
 PLACE = re.compile(r"(?P<at>.+?:\d+(:\d+)?): (?P<text>.*)", re.DOTALL)
@@ -41,11 +41,12 @@ def checked(layers: tuple[str, ...] = SHIPPED_LAYERS, overlays: tuple[Path, ...]
     except InputError as error:
         report = Report(findings=tuple(map(_unreadable, error.faults)), proofs=(), examples=0)
         return Checked(report=report, layers=(), duration_s=time.perf_counter() - start)
-    report, scenarios = _report(ruleset), None
-    found = run_scenarios(ruleset)
-    if found is not None:
-        scenarios, failing = found
-        report = replace(report, findings=(*failing, *report.findings))
+    report = _report(ruleset)
+    try:
+        scenarios, failing = run_scenarios(ruleset, overlays)
+    except InputError as error:
+        scenarios, failing = 0, tuple(map(_unreadable, error.faults))
+    report = replace(report, findings=(*failing, *report.findings))
     if overlays:
         report = caused(report, _report(load_rules(layers, root=root)), ruleset)
     return Checked(report=report, layers=ruleset.layers, duration_s=time.perf_counter() - start, scenarios=scenarios)
@@ -55,13 +56,40 @@ def _report(ruleset: Ruleset) -> Report:
     return lint(ruleset, today=datetime.date.today(), setting_fault=setting_fault, keys=setting_keys())
 
 
-def run_scenarios(ruleset: Ruleset) -> tuple[int, tuple[Finding, ...]] | None:
-    """How many scenario rows there are and what is wrong with them; None where the rule set has none."""
-    try:
-        from advisor.advice import scenarios  # type: ignore[attr-defined,unused-ignore]
-    except ImportError:
-        return None
-    return scenarios.run_scenarios(ruleset)  # type: ignore[no-any-return,unused-ignore]
+def run_scenarios(ruleset: Ruleset, overlays: tuple[Path, ...]) -> tuple[int, tuple[Finding, ...]]:
+    """How many scenario rows there are and what is wrong with them: the shipped ones, or those of files of one's own.
+
+    What a file of one's own changes may break the shipped expectations on purpose, so they are not held against it.
+    """
+    from advisor.advice.scenarios import read_scenarios, run_scenarios, shipped_scenarios, undecided_rules
+
+    if overlays:
+        runs = [(ruleset, tuple(row for path in overlays for row in read_scenarios(path, ruleset)))]
+        ours = set(ruleset.layers) - set(SHIPPED_LAYERS)
+    else:
+        alone = [only_layer(ruleset, "document")] if "evidence" in ruleset.layers else []
+        runs = [(rules, shipped_scenarios(rules)) for rules in (ruleset, *alone)]
+        ours = {"base", *ruleset.layers}
+    findings = [
+        Finding(id="scenario-broken", severity="error", text=broken.text, rule=broken.scenario, at=broken.at, about=("scenario", broken.scenario, broken.text))
+        for rules, scenarios in runs for broken in run_scenarios(rules, scenarios)
+    ]  # fmt: skip
+    count = sum(len(scenarios) for _, scenarios in runs)
+    if count:
+        decided_nowhere = set.intersection(*({rule.id for rule in undecided_rules(rules, scenarios)} | _absent(ruleset, rules) for rules, scenarios in runs))
+        findings += [
+            Finding(
+                id="decides-no-scenario", severity="warning" if overlays else "error", text="decides no scenario: nothing would notice if it were wrong", rule=rule.id, at=rule.at,
+                hint="add a row to rules/scenarios/, or to the file's own `scenarios:`", about=("undecided", rule.id),
+            )
+            for listed in ruleset.rules.values() for rule in listed if rule.layer in ours and rule.id in decided_nowhere
+        ]  # fmt: skip
+    return count, tuple(findings)
+
+
+def _absent(ruleset: Ruleset, smaller: Ruleset) -> set[str]:
+    """Ids of the rules that a smaller rule set lacks."""
+    return {rule.id for rules in ruleset.rules.values() for rule in rules} - {rule.id for rules in smaller.rules.values() for rule in rules}
 
 
 def refuse_or_warn(ruleset: Ruleset, layers: tuple[str, ...]) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ def generated_schemas(rules: Ruleset) -> dict[str, str]:
         "layer": schemas.layer_schema(rules),
         "axis": schemas.axis_schema(rules),
         "sources": schemas.sources_schema(),
+        "scenarios": schemas.scenarios_schema(rules),
         "answers": schema_facts.answers_schema(load_facts()),
         "hardware": schema_catalogues.hardware_schema(),
         "hardware-sources": schema_catalogues.hardware_sources_schema(),

@@ -35,7 +35,7 @@ class Costs:
         return tuple(stage for stage, _ in found), together([cost for _, cost in found], composition, self.facts)
 
     def _stage(self, composition: Composition, objective: str) -> tuple[StageSettings, Estimate]:
-        key = (objective, str(composition.scheme))
+        key = (objective, f"{composition.encoder}+{composition.scheme}")
         if key not in self.known:
             self.known[key] = fitted_stage(self.ruleset, self.situation, self.facts, composition, objective)
         return self.known[key]

@@ -37,6 +37,13 @@ UNSAID = {
 JOINS = ("gate",)
 
 
+class Undecided(Exception):
+    """A table that recommends nothing here. The linter refuses rule sets in which that can happen."""
+
+    def __init__(self, table: str) -> None:
+        super().__init__(f"no rule of table '{table}' recommends anything")
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """What the tables conclude, each with its judgement; `facts` grows from table to table."""
@@ -60,8 +67,9 @@ def conclude_early(ruleset: Ruleset, base: Mapping[str, Any]) -> Decision:
             continue
         steps[table.id] = judge(ruleset, table.id, facts)
         winner = steps[table.id].winner
-        if winner is not None:  # the linter proves that there is one
-            facts[table.concludes] = winner[0]
+        if winner is None:
+            raise Undecided(table.id)
+        facts[table.concludes] = winner[0]
     return Decision(facts=facts, steps=steps, composition=Composition(), rules=())
 
 
@@ -74,8 +82,9 @@ def conclude(ruleset: Ruleset, early: Decision, fits: Mapping[str, str]) -> Deci
     facts = {**early.facts, **{f"fits_{scheme}": fit for scheme, fit in fits.items()}}
     steps = {**early.steps, LAST: judge(ruleset, LAST, facts)}
     winner = steps[LAST].winner
-    if winner is not None:
-        facts["scheme"] = winner[0]
+    if winner is None:
+        raise Undecided(LAST)
+    facts["scheme"] = winner[0]
     return Decision(facts=facts, steps=steps, composition=_composition(facts), rules=_heard(steps, facts))
 
 

@@ -84,8 +84,9 @@ def unmet(rule: Rule, facts: Mapping[str, Any], ruleset: Ruleset) -> list[tuple[
         if condition.holds(facts.get(condition.fact)):
             continue
         table = next((table for table in ruleset.tables.values() if table.concludes == condition.fact), None)
-        behind = [] if table is None else _leading_to(table.id, table.concludes, condition.values, facts, ruleset)
-        found += min(behind, key=lambda missed: len(missed)) if behind else [(condition.text.replace("not known or ", ""), condition.fact)]
+        behind: list[list[tuple[str, str]]] = [] if table is None else _leading_to(table.id, table.concludes, condition.values, facts, ruleset)
+        least = min(behind, key=len) if behind else [(condition.text.replace("not known or ", ""), condition.fact)]
+        found += least
     return list(dict.fromkeys(found))
 
 

@@ -52,6 +52,7 @@ def fitted_stage(ruleset: Ruleset, situation: Situation, facts: Mapping[str, Any
     update, quantization = composition.update or "lora", composition.quantization
     if situation.model is not None:  # also of a suggested model: its size decides the learning rate
         facts = {**facts, "params_b": situation.model.params / 1e9}
+    facts = {**facts, "family": "encoder" if composition.encoder else "decoder"}
     settings = ruled_settings(ruleset, facts, objective, update, quantization)
     batch = settings.pop("effective_batch", Chosen(value=16, because="usual"))
     model = situation.model

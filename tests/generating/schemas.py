@@ -7,7 +7,8 @@ from advisor.plan.keys import TYPES as KEY_TYPES
 from advisor.ruleset.load import FACT_KEYS, LAYER_KEYS, LAYER_NAME, MAX_INPUTS, OWN_KEYS, SHIPPED_LAYERS
 from advisor.ruleset.model import Ruleset, Table
 from advisor.types import OBJECTIVES, UPDATES, Source
-from tests.generating.schema_facts import described, fact_entry
+from tests.generating.markdown import every_rule
+from tests.generating.schema_facts import described, fact_entry, value_of
 from tests.generating.schema_parts import DATE, TEXT, TEXTS, VERSION, Schema, closed, head, map_of, needed, offered, ordered, pattern, ref
 from tests.generating.schema_rules import OWN_NAME, definitions, may_be_added, may_grow
 
@@ -30,6 +31,32 @@ def method_entry() -> Schema:
     return closed({**words, "cost": stars, "performance": stars, **dict.fromkeys(("pros", "cons", "best_for"), TEXTS)}, "name")
 
 
+def scenario_entry(rules: Ruleset) -> Schema:
+    """One row of tests as data: facts, and what must follow from them."""
+    facts = {"type": "object", "properties": {fact.id: value_of(fact) for fact in rules.facts.values()}, "additionalProperties": True}
+    ids = offered(sorted(rule.id for rule in every_rule(rules)))
+    return closed(
+        {
+            "id": TEXT,
+            "given": {**facts, "description": "what is known; with `objective`, the facts of one stage"},
+            "composition": {**TEXT, "description": "what is to be recommended: rag & sft+lora"},
+            "fired": {"type": "array", "items": ids, "description": "rules that have to decide"},
+            "why_not": {"type": "object", "additionalProperties": ids, "description": "scheme or chain -> the rule that the answer names"},
+            "whatif": {"type": "array", "items": closed({"change": facts, "composition": TEXT}, "change", "composition")},
+            "settings": {"type": "object", "description": "all settings of the stage"},
+            "warned": {"type": "array", "items": ids},
+            "why": {**TEXT, "description": "whose experience, or which text it comes from"},
+        },
+        "id",
+        "given",
+        "why",
+    )
+
+
+def scenarios_schema(rules: Ruleset) -> Schema:
+    return head("Scenarios: tests of the rules as data", **closed({"version": VERSION, "scenarios": {"type": "array", "items": scenario_entry(rules)}}, "version", "scenarios"))
+
+
 def layer_schema(rules: Ruleset) -> Schema:
     """Layers of the product and files of the user's, which may bring signals, values and inputs of their own."""
     rule_ids = sorted(rule.id for listed in rules.rules.values() for rule in listed)
@@ -48,6 +75,7 @@ def layer_schema(rules: Ruleset) -> Schema:
         "values": {**closed(values), "description": "more values of a question that is asked"},
         "inputs": {**closed({table: {**added, "description": f"facts that {table} is to look at too"} for table in rules.tables}), "description": "step -> further facts it is to look at"},
         "tables": {**closed(tables), "description": "decision step -> its rules"},
+        "scenarios": {"type": "array", "items": scenario_entry(rules), "description": "tests of your rules as data: `advise rules lint --rules FILE` runs them"},
         "disable": {"type": "array", "items": disabled, "description": "rules that no longer count, each with the reason"},
         "methods": {**map_of(method_entry()), "description": "the guide's comparison table"},
     }  # fmt: skip

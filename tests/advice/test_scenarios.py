@@ -1,0 +1,62 @@
+"""Tests as data: the shipped scenarios hold, and every rule of every layer is noticed by one of them."""
+
+import pytest
+
+from advisor.advice.scenarios import read_scenarios, run_scenarios, shipped_scenarios, unnoticed_rules
+from advisor.errors import InputError
+from advisor.ruleset.load import load_rules
+
+ALL = load_rules()
+GUIDE = load_rules(("document",))
+
+
+@pytest.mark.parametrize("ruleset", [GUIDE, ALL], ids=["guide-alone", "guide-and-evidence"])
+def test_the_shipped_scenarios_hold(ruleset):
+    """Every row of rules/scenarios/ that concerns the layers."""
+    scenarios = shipped_scenarios(ruleset)
+    assert len(scenarios) >= 20
+    assert run_scenarios(ruleset, scenarios) == ()
+
+
+def test_dropping_any_rule_breaks_a_scenario():
+    """The mutation check: a rule that can be dropped unnoticed is not tested. Rules that only act without evidence are dropped there."""
+    alone = {rule.id for rule in unnoticed_rules(GUIDE, shipped_scenarios(GUIDE))}
+    together = {rule.id for rule in unnoticed_rules(ALL, shipped_scenarios(ALL))}
+    evidence = {rule.id for rules in ALL.rules.values() for rule in rules if rule.layer == "evidence"}
+    assert together & (alone | evidence) == set()
+
+
+def test_every_scenario_says_where_it_comes_from_and_has_a_name_of_its_own():
+    """Rows are told apart in messages by their ids."""
+    names = [scenario.id for ruleset in (GUIDE, ALL) for scenario in shipped_scenarios(ruleset)]
+    assert len(names) == len(set(names))
+
+
+def test_a_wrong_expectation_is_told_with_what_was_got(tmp_path):
+    """The composition, a rule that does not decide, a reason that names another rule, and a what-if."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "scenarios:\n"
+        "  - {id: a, given: {task: qa}, composition: rag, fired: [evidence/pairs], why_not: {full: base/full-too-big}, why: us,\n"
+        "     whatif: [{change: {budget: low}, composition: sft+full}]}\n"
+        "  - {id: b, given: {objective: sft, update: full, quantization: none}, settings: {epochs: 9}, why: us}\n"
+    )
+    texts = [broken.text for broken in run_scenarios(ALL, read_scenarios(file, ALL))]
+    assert any(text.startswith("expected rag, got sft+lora") for text in texts)
+    assert any("evidence/pairs does not decide" in text for text in texts)
+    assert any("why not full names" in text for text in texts)
+    assert any("with budget = low: expected sft+full, got sft+qlora" in text for text in texts)
+    assert any("setting epochs: expected 9, got 2 by sft/epochs" in text for text in texts)
+
+
+def test_faults_of_a_scenario_file_are_told_together(tmp_path):
+    """Unknown keys, facts and rules, with the nearest known name and the place."""
+    file = tmp_path / "mine.yaml"
+    file.write_text("scenarios:\n  - {id: a, given: {taskk: qa}, composition: rag, fired: [evidence/pair], why: us}\n  - {id: b, givn: {}, why: us}\n")
+    with pytest.raises(InputError) as raised:
+        read_scenarios(file, ALL)
+    text = str(raised.value)
+    assert "mine.yaml:2" in text
+    assert "taskk" in text
+    assert "evidence/pairs" in text
+    assert "givn" in text
