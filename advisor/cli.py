@@ -244,7 +244,7 @@ def advise(
         context.exit(wizard(rule_layers))
     advice, ruleset = advise_on(answers, warnings, rule_layers, base=base, online=plan_file is not None)
     advice = chosen_candidate(advice, choose, force=force)
-    plan, comments, missing = planned(advice, ruleset) if plan_file is None else (*need_plan(advice, ruleset), [])
+    plan, comments, missing = planned(advice, ruleset) if plan_file is None or not advice.fits else (*need_plan(advice, ruleset), [])
     if plan_file is not None and plan is not None:
         write_plan_file(plan, comments, Path(plan_file))
         click.echo(f"wrote {plan_file}; start it with: advise run {plan_file}", err=True)
@@ -314,11 +314,11 @@ def run(
     answers, warnings, base = stated_answers(answers_file, options, rule_layers)
     advice, ruleset = advise_on(answers, warnings, rule_layers, base=base, online=True)
     advice = chosen_candidate(advice, choose, force=force)
-    made, comments = need_plan(advice, ruleset)
+    made, comments = need_plan(advice, ruleset) if advice.fits else (None, {})
     from advisor.render.terminal import print_advice
 
     print_advice(advice, console(stderr=True))
-    if not advice.fits:
+    if made is None:
         click.echo("nothing was started: it does not fit (see above for what would)", err=True)
         context.exit(3)
     context.exit(run_made_plan(made, comments, settings, as_json=as_json))

@@ -7,7 +7,7 @@ import pytest
 
 from advisor.cli import main
 
-PAIRS = "".join(json.dumps({"question": f"What is {i} plus {i}?", "answer": f"It is {2 * i}, of course."}) + "\n" for i in range(40))
+PAIRS = "".join(json.dumps({"question": f"What is {i} plus {i}?", "answer": f"It is {2 * i}, of course."}) + "\n" for i in range(60))
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_a_complete_question_gets_a_runnable_plan(call, tmp_path):
 def test_every_plan_that_advice_makes_reads_back(call, tmp_path):
     """Whatever the task, budget and card, the launch file passes its own reader."""
     (tmp_path / "pairs.jsonl").write_text(PAIRS)
-    (tmp_path / "prefer.jsonl").write_text("".join(json.dumps({"prompt": f"Question {i}?", "chosen": f"A good answer {i}.", "rejected": f"Bad {i}."}) + "\n" for i in range(40)))
+    (tmp_path / "prefer.jsonl").write_text("".join(json.dumps({"prompt": f"Question {i}?", "chosen": f"A good answer {i}.", "rejected": f"Bad {i}."}) + "\n" for i in range(60)))
     from advisor.plan.read import read_plan
 
     made = 0
@@ -172,7 +172,7 @@ def test_rules_can_be_listed_and_explained(call):
 
 def test_a_mapping_makes_odd_columns_usable(call, tmp_path):
     """`--map question=COL answer=COL` works for check, for advice, and is kept in the plan."""
-    (tmp_path / "odd.jsonl").write_text("".join(json.dumps({"foo": f"What is {i}?", "bar": f"It is {i}."}) + "\n" for i in range(30)))
+    (tmp_path / "odd.jsonl").write_text("".join(json.dumps({"foo": f"What is {i}?", "bar": f"It is {i}."}) + "\n" for i in range(60)))
     code, out, err = call("check", "odd.jsonl", "--map", "question=foo", "answer=bar", "--json")
     assert code == 0, err
     assert json.loads(out)["kind"] == "paired"
@@ -195,7 +195,7 @@ def test_a_method_without_a_trainer_is_refused_before_anything_is_written(call, 
     (tmp_path / "m").mkdir()
     config = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128, "vocab_size": 300}
     (tmp_path / "m" / "config.json").write_text(json.dumps(config))
-    code, _, err = call("run", "--task", "multi_department", "--tasks", "legal=a.jsonl", "--model", "m", "--gpu", "none")
+    code, _, err = call("run", "--task", "multi_department", "--tasks", "legal=a.jsonl", "--serve-with", "transformers", "--model", "m", "--gpu", "none")
     assert code == 2
     assert "no trainer for update adapter" in err
     assert not (tmp_path / "runs").exists()

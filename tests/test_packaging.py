@@ -97,7 +97,7 @@ def hostile(folder):
 def test_the_installed_trainers_train_beside_hostile_ones(installed, tiny_model, tmp_path):
     """A training started in a folder with its own `trainers/` runs ours."""
     hostile(tmp_path)
-    rows = [{"question": f"What is {i}?", "answer": f"It is {i}."} for i in range(24)]
+    rows = [{"question": f"What is {i}?", "answer": f"It is {i}."} for i in range(64)]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = [
         installed / "bin" / "advise",
@@ -125,7 +125,7 @@ def test_the_installed_trainers_train_beside_hostile_ones(installed, tiny_model,
 
 def test_without_the_extra_advice_works_and_training_names_the_line(light, tmp_path):
     """The core install answers; asking it to train is exit code 4 with the one line that installs the rest."""
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps({"question": f"What is {i}?", "answer": f"It is {i}."}) + "\n" for i in range(20)))
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps({"question": f"What is {i}?", "answer": f"It is {i}."}) + "\n" for i in range(60)))
     (tmp_path / "m").mkdir()
     config = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128, "vocab_size": 300}
     (tmp_path / "m" / "config.json").write_text(json.dumps(config))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from advisor.ruleset.judge import Judgement
-from advisor.ruleset.model import Rule, Ruleset
+from advisor.ruleset.model import Condition, Rule, Ruleset
 from advisor.types import Estimate, Reason
 from advisor.units import format_duration, format_gib, format_usd, gib
 
@@ -52,13 +52,13 @@ def why_not_outcome(judgement: Judgement, outcome: str, facts: Mapping[str, Any]
     winner = judgement.winner
     concludes = ruleset.tables[judgement.table].concludes
     named = [rule for rule in ruleset.rules[judgement.table] if rule.kind == "recommend" and rule.then.get(concludes) == outcome]
-    above = [rule for rule in named if winner is None or _rank(rule, ruleset) > _rank(winner[1], ruleset)]
+    above = [rule for rule in named if winner is None or _rank(rule, ruleset) >= _rank(winner[1], ruleset)]  # of equal rank: never both fire, the linter proves it
     waiting = [(rule, missed) for rule in above if (missed := unmet(rule, facts, ruleset))]
     if waiting:
         # The rule that misses least is the one a person could still make true; of equals the one that would win.
         rule, missed = min(waiting, key=lambda entry: (len(entry[1]), *(-part for part in _rank(entry[0], ruleset)), entry[0].id))
         wanted = " and ".join(text for text, _ in missed)
-        here = " and ".join(f"{fact_id} is {shown(facts.get(fact_id))}" for fact_id in dict.fromkeys(fact_id for _, fact_id in missed))
+        here = " and ".join(f"{named_fact(fact_id)} is {shown(facts.get(fact_id))}" for fact_id in dict.fromkeys(fact_id for _, fact_id in missed))
         return [Reason(text=f"would come first where {wanted}; here {here}{f' ({rule.row})' if rule.row else ''}", rule=rule.id, source=_titles(rule, ruleset))]
     if named and winner is not None:
         return [Reason(text=f"comes after {winner[0]}: {winner[1].because}", rule=winner[1].id, source=_titles(winner[1], ruleset))]
@@ -85,7 +85,7 @@ def unmet(rule: Rule, facts: Mapping[str, Any], ruleset: Ruleset) -> list[tuple[
             continue
         table = next((table for table in ruleset.tables.values() if table.concludes == condition.fact), None)
         behind: list[list[tuple[str, str]]] = [] if table is None else _leading_to(table.id, table.concludes, condition.values, facts, ruleset)
-        least = min(behind, key=len) if behind else [(condition.text.replace("not known or ", ""), condition.fact)]
+        least = min(behind, key=len) if behind else [(_wanted(condition), condition.fact)]
         found += least
     return list(dict.fromkeys(found))
 
@@ -97,10 +97,21 @@ def _leading_to(table: str, concludes: str, values: frozenset[Any], facts: Mappi
     return [missed for rule in rules if (missed := unmet(rule, facts, ruleset))]
 
 
+def _wanted(condition: Condition) -> str:
+    """A condition as a person reads it: 'prompt meets quality bar is yes'."""
+    text = condition.text.replace("not known or ", "").replace(condition.fact, named_fact(condition.fact), 1)
+    return text.replace(" is stated", " is yes").replace(" is denied", " is no")
+
+
+def named_fact(fact_id: str) -> str:
+    """A fact's name without underscores."""
+    return fact_id.replace("_", " ")
+
+
 def shown(value: Any) -> str:
     """A fact's value in words."""
-    if value is True:
-        return "stated"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float | int) and not isinstance(value, bool):
         return f"{value:,.10g}"
     return "not known" if value is None or value == "unknown" else str(value)

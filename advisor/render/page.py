@@ -120,7 +120,7 @@ def in_short(advice: Advice) -> str:
     """'In short: sft+qlora · 9.1 of 24.0 GiB · 84 min · $0.60', with what is known."""
     stuck = advice.nothing_fits
     if stuck is not None:
-        return f"In short: nothing fits; the nearest is {stuck.nearest.composition}, {_limit_words(stuck.nearest)}"
+        return f"In short: nothing fits; the nearest is {stuck.nearest.composition}: {_limit_words(stuck.nearest)}"
     estimate = advice.recommendation.estimate
     parts = [str(advice.recommendation.composition)]
     if estimate.memory is not None:

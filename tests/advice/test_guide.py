@@ -87,9 +87,19 @@ def test_limits_of_money_and_time_change_the_method():
 
 
 def test_nothing_fits_still_answers():
-    """A model far too large for the card: exit code 3, the wanted method, and what would hold it."""
+    """A model far too large for the card: exit code 3, the nearest method, what is to blame and what would help."""
     document = answer("--task", "qa", "--gpu", "RTX 3060", "--model", "meta-llama/Llama-3.1-70B", code=3)
-    assert document["recommendation"]["composition"].startswith("sft+")
+    assert document["recommendation"]["composition"] == "smaller_model"
+    assert document["nothing_fits"]["nearest"] == "sft+qlora"
+    assert [reason["text"].split(":")[0] for reason in document["nothing_fits"]["blame"]] == ["the model", "the hardware"]
+    smaller, card = document["nothing_fits"]["ways_out"]
+    assert smaller["command"].startswith("advise run --task qa --gpu 'RTX 3060' --model Qwen/")
+    assert "$" in card["text"]
+    assert card["command"] == "advise run --task qa --model meta-llama/Llama-3.1-70B"
+    for way in (smaller, card):  # what is promised comes true
+        change = way["change"]
+        again = answer("--task", "qa", "--gpu", change.get("gpu", "RTX 3060"), "--model", change.get("model", "meta-llama/Llama-3.1-70B"))
+        assert again["recommendation"]["composition"] == way["to"]
     assert document["recommendation"]["estimate"]["fits"] == "too_big"
     assert any(flip["effort"] == "money" for flip in document["flips"])
 

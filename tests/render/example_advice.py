@@ -23,12 +23,14 @@ from advisor.types import (
     ModelShape,
     ModelSuggestion,
     Moment,
+    NothingFits,
     Reason,
     Situation,
     Source,
     StageSettings,
     Term,
     TokenStats,
+    WayOut,
 )
 
 GIB = 2**30
@@ -272,21 +274,33 @@ def nothing_fits() -> Advice:
     """A 70B model and a card of 8 GiB: exit code 3, with what would fit."""
     reason = Reason(text="needs 46.2 GiB, this card has 8", rule="fit/memory", source="estimate", needs=46.2, has=8, unit="GiB")
     llama = ModelShape(id="meta-llama/Llama-3.3-70B-Instruct", origin="catalogue", params=70_553_706_496, gated=True)
+    nearest = candidate(training("sft", "qlora"), "too_big", (reason,), estimate("too_big", 46.2, limit_gib=8, hours=30.0, usd=9.0))
+    smaller = Reason(text="Where no scheme fits the hardware and the budget, a smaller model does.", rule="base/smaller-model", source="estimate")
     return advice(
-        candidate(training("sft", "qlora"), "too_big", (reason,), estimate("too_big", 46.2, limit_gib=8, hours=30.0, usd=9.0)),
+        candidate(Composition(remedies=("smaller_model",)), "recommended", (smaller, reason), nearest.estimate),
         Situation(
             answers=answers(task="generation", budget="low", model=llama.id),
             hardware=Hardware(kind="cuda", origin="stated", gpus=(Gpu(name="RTX 3070", memory_total_bytes=8 * GIB),)),
             model=llama,
         ),
-        decided_by=("document/scenario-5",),
+        decided_by=("document/scenario-5", "base/smaller-model"),
         guide=GuideAnswer(composition=training("sft", "qlora"), row="Scenario 5: Limited Budget, One GPU"),
-        alternatives=(too_big("sft", "lora", 152.0, 8), too_big("sft", "full", 1120.0, 8), too_big("sft", "adapter", 150.0, 8)),
+        alternatives=(nearest, too_big("sft", "lora", 152.0, 8), too_big("sft", "full", 1120.0, 8), too_big("sft", "adapter", 150.0, 8)),
         flips=(
             Flip(change={"model": "Qwen/Qwen3-4B"}, to=training("sft", "qlora"), effort="answer"),
             Flip(change={"gpu": "RTX 6000 Ada 48GB"}, to=training("sft", "qlora"), effort="money"),
         ),
-    )
+        nothing_fits=NothingFits(
+            nearest=nearest,
+            blame=(Reason(text="the model: meta-llama/Llama-3.3-70B-Instruct, 70.6B parameters"), Reason(text="the hardware: 1 x RTX 3070 with 8.0 GiB")),
+            ways_out=(
+                WayOut(
+                    text="a smaller model, Qwen/Qwen3-4B (4.0B parameters), fits with sft+qlora", change={"model": "Qwen/Qwen3-4B"}, to=training("sft", "qlora"),
+                    command="advise run --task generation --budget low --model Qwen/Qwen3-4B --gpu 'RTX 3070'",
+                ),
+            ),
+        ),
+    )  # fmt: skip
 
 
 def hardware_unknown() -> Advice:

@@ -69,8 +69,10 @@ def test_compositions_are_spelled_as_people_spell_them():
 def test_nothing_fits_still_names_a_composition_and_what_would():
     """At exit 3 the composition is not null and the flips say what would fit."""
     document = advice_document(nothing_fits(), plan=None)
-    assert document["recommendation"]["composition"] == "sft+qlora"
+    assert document["recommendation"]["composition"] == "smaller_model"
     assert document["recommendation"]["estimate"]["fits"] == "too_big"
+    assert document["nothing_fits"]["nearest"] == "sft+qlora"
+    assert document["nothing_fits"]["ways_out"][0]["command"].startswith("advise run ")
     assert {"gpu": "RTX 6000 Ada 48GB"} in [flip["change"] for flip in document["flips"]]
 
 
