@@ -348,12 +348,22 @@ class Composition:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class KnownFact:
+    """One fact that a rule saw: its value and where it came from."""
+
+    fact: str
+    value: Any
+    origin: str  # "flag", "read from train.jsonl", "estimated", "concluded by document/scenario-1"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Reason:
     """One sentence of an explanation, with the rule that says it and, for a limit, the two numbers."""
 
     text: str
     rule: str | None = None
     source: str | None = None
+    facts: tuple[KnownFact, ...] = ()  # what the rule saw, and where each fact came from
     needs: float | None = None
     has: float | None = None
     unit: str | None = None

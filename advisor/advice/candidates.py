@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from advisor.composition import SCHEMES, composed
 from advisor.ruleset.model import Rule, Ruleset
 from advisor.types import Candidate, Composition, Estimate, Reason, Situation, StageSettings, Verdict
 
 from .decide import SMALLER_MODEL, Decision
-from .explain import budget_reason, memory_reason, reason_of, why_not_outcome
+from .explain import budget_reason, memory_reason, reason_of, seen_by, why_not_outcome
 from .fit import coarse_fit, fitted_stage, together
 from .seen import device
 
@@ -53,7 +53,7 @@ class Costs:
 
 def recommended(ruleset: Ruleset, decision: Decision, costs: Costs) -> Candidate:
     """The composition the rules concluded, with its reasons."""
-    because = tuple(reason_of(rule, ruleset) for rule in decision.rules)
+    because = tuple(replace(reason_of(rule, ruleset), facts=seen_by(rule, decision, costs.situation, ruleset)) for rule in decision.rules)
     if not decision.composition.chain:
         return Candidate(composition=decision.composition, stages=(), estimate=NOTHING, verdict="recommended", because=because)
     stages, cost = costs.of(decision.composition)

@@ -5,16 +5,39 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from advisor.facts import UNKNOWN
 from advisor.ruleset.judge import Judgement
 from advisor.ruleset.model import Condition, Rule, Ruleset
-from advisor.types import Estimate, Reason
+from advisor.types import Estimate, KnownFact, Reason, Situation
 from advisor.units import format_duration, format_gib, format_usd, gib
+
+from .decide import Decision
+from .seen import fact_origin
 
 
 def reason_of(rule: Rule, ruleset: Ruleset) -> Reason:
     """A rule's own sentence, with the guide's row where it has one, and its sources' titles."""
     text = f"{rule.because} ({rule.row})" if rule.row else rule.because
     return Reason(text=text, rule=rule.id, source=_titles(rule, ruleset))
+
+
+def seen_by(rule: Rule, decision: Decision, situation: Situation, ruleset: Ruleset) -> tuple[KnownFact, ...]:
+    """The facts that a rule looked at and that are known, each with where it came from."""
+    concluded = {table.concludes: decision.steps[table.id].winner for table in ruleset.tables.values() if table.id in decision.steps}
+    found = []
+    for condition in rule.when:
+        value = decision.facts.get(condition.fact)
+        if value is None or value == UNKNOWN:
+            continue
+        winner = concluded.get(condition.fact)
+        if winner is not None:
+            origin = f"concluded by {winner[1].id}"
+        elif condition.fact.startswith("fits_"):
+            origin = "estimated"
+        else:
+            origin = fact_origin(situation, condition.fact)
+        found.append(KnownFact(fact=condition.fact, value=value, origin=origin))
+    return tuple(found)
 
 
 def memory_reason(cost: Estimate, name: str, rule: str | None, *, cards: int, cpu: bool) -> Reason | None:

@@ -9,6 +9,8 @@ from advisor.types import Situation
 
 # Facts whose absence is worth telling, in the order they are told.
 WORTH_KNOWING = ("depth", "data_kind", "data_rows", "data_tokens", "budget", "model", "gpu")
+DATA_FACTS = ("data_kind", "data_rows", "data_tokens")
+ORIGIN_WORDS = {"default": "assumed", "file": "answers file", "flag": "flag", "asked": "answered"}
 DOTTED = {"data_kind": "data.kind", "data_rows": "data.rows", "data_tokens": "data.tokens"}
 
 
@@ -66,6 +68,24 @@ def start_of(situation: Situation, facts: dict[str, Any]) -> str | None:
     if shape is None or situation.suggestion is not None or shape.instruct is None:
         return None
     return "instruct" if shape.instruct else "base"
+
+
+def fact_origin(situation: Situation, fact_id: str) -> str:
+    """Where a fact of the situation came from, in words; what was estimated or concluded is told by the caller."""
+    answers, hardware = situation.answers, situation.hardware
+    profiles = [situation.data] if situation.data is not None else list(situation.tasks.values())
+    if fact_id in DATA_FACTS and profiles:
+        return f"read from {', '.join(profile.path for profile in profiles)}"
+    if fact_id in ("device", "gpus", "compute_capability"):
+        return hardware.origin
+    if fact_id == "params_b" and situation.model is not None:
+        return f"from {situation.model.id}"
+    if fact_id == "start" and not {"base_model_untuned", "instruct_model_start"} & set(answers.signals):
+        return "from the model's name"
+    if fact_id == "n_tasks" and answers.value("tasks"):
+        return "the number of task files"
+    answer = answers.known.get(fact_id) or answers.known.get("signals")
+    return ORIGIN_WORDS[answer.origin] if answer is not None else "stated"
 
 
 def unknown_facts(situation: Situation, facts: dict[str, Any]) -> tuple[str, ...]:

@@ -122,6 +122,7 @@ def _reason(reason: Reason) -> dict[str, Any]:
         "text": reason.text,
         "rule": reason.rule,
         "source": reason.source,
+        "facts": [{"fact": known.fact, "value": plain(known.value), "from": known.origin} for known in reason.facts],
         "needs": rounded(reason.needs),
         "has": rounded(reason.has),
         "unit": reason.unit,

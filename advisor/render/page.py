@@ -184,8 +184,9 @@ def _says(text: str, number: float) -> bool:
 
 
 def reason_origin(reason: Reason) -> str:
-    """'rule document/scenario-5 · source: ...' with the parts that are known."""
-    return " · ".join([*([f"rule {reason.rule}"] if reason.rule else []), *([f"source: {reason.source}"] if reason.source else [])])
+    """'since budget is low (flag) · rule document/scenario-5 · source: ...' with the parts that are known."""
+    facts = " and ".join(f"{known.fact.replace('_', ' ')} is {answer_words(known.value)} ({known.origin})" for known in reason.facts if not known.origin.startswith("concluded"))
+    return " · ".join([*([f"since {facts}"] if facts else []), *([f"rule {reason.rule}"] if reason.rule else []), *([f"source: {reason.source}"] if reason.source else [])])
 
 
 def _guide(advice: Advice) -> Section:
