@@ -1,0 +1,286 @@
+"""Which questions are still worth asking: those of which some answer can still change what is recommended.
+
+Exact in every table, and never wrong in the direction that counts: a question left out cannot change the composition,
+whatever is answered later and whatever the estimate will say. The tables are gone through in their order. For each one the
+sets of rules that the open facts still let fire are kept (equal sets once, as in ruleset/space.py), and with them what the
+table concludes under each answer to the question side by side. What is concluded alike under every answer is not followed
+further. Two tables that look at the same open fact are taken as independent, so that now and then a question is asked that
+turns out to change nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cache, reduce
+from itertools import product
+from operator import or_
+from typing import Any
+
+from advisor.composition import SCHEMES
+from advisor.facts import UNKNOWN
+from advisor.ruleset.domain import cells_of
+from advisor.ruleset.judge import compiled
+from advisor.ruleset.model import Condition, Ruleset
+
+from .decide import LAST, REMEDIES_OF_GATE, SETTINGS, SMALLER_MODEL
+
+# A question whose answer is read for further facts: they are open as long as it is.
+READ_FROM = {
+    "data_path": ("data_kind", "data_rows", "data_tokens"),
+    "model": ("params_b", "start"),
+    "gpu": ("gpus", "device", "compute_capability"),
+    "base_model_untuned": ("start",),
+    "instruct_model_start": ("start",),
+}
+FITS = tuple(f"fits_{scheme}" for scheme in SCHEMES)  # known only once something can be estimated
+# What the plan and its estimate need beside the composition: asked wherever training is still possible.
+NEEDED_TO_TRAIN = ("data_path", "data_rows", "tasks", "n_tasks", "model", "gpu")
+MADE_OF = ("gate", "chain", "modules", "scheme")  # the conclusions that a composition is made of
+ALIKE = ("alike",)
+
+Vector = tuple[Any, ...]  # what is concluded under each answer to the question, side by side
+
+
+def still_matters(ruleset: Ruleset, facts: Mapping[str, Any], fact_id: str, askable: Collection[str]) -> bool:
+    """Whether some answer to a question can still change the outcome.
+
+    Args:
+        facts: Fact id -> value, as far as it is known; what is neither here nor open stays unknown.
+        fact_id: The question.
+        askable: The questions that may still be answered, this one or not: their facts can take every value.
+    """
+    # Without a named model the budget has a say in which one is suggested, and so in what fits.
+    needed = fact_id in NEEDED_TO_TRAIN or (fact_id == "budget" and facts.get("params_b") is None)
+    if needed and may_train(ruleset, facts, {*askable, fact_id}):
+        return True
+    opened = _open_facts(ruleset, facts, askable)
+    # What a signal states besides may be so already, whatever is answered to the signal.
+    tied = [name for name in ruleset.facts[fact_id].implies if name in opened]
+    return any(_differs(ruleset, {**facts, **dict(zip(tied, values, strict=True))}, fact_id, opened) for values in product((None, True, False), repeat=len(tied)))
+
+
+def _differs(ruleset: Ruleset, facts: Mapping[str, Any], fact_id: str, opened: set[str]) -> bool:
+    steps = _steps(ruleset)
+    answers = _distinct(steps, facts, _answers(ruleset, facts, fact_id))
+    # Most questions show that they matter with everything open left unknown.
+    if _Paths(steps, facts, answers, set()).differ():
+        return True
+    # Two at a time: where each leads to the same as the first, all do.
+    return any(_Paths(steps, facts, (answers[0], other), opened).differ() for other in answers[1:])
+
+
+def may_train(ruleset: Ruleset, facts: Mapping[str, Any], askable: Collection[str]) -> bool:
+    """Whether some answers lead to training; False where only a remedy is left."""
+    return _Paths(_steps(ruleset), facts, [{}], _open_facts(ruleset, facts, askable)).may_train()
+
+
+# --------------------------------------------------------------------------- what is open
+
+
+def _open_facts(ruleset: Ruleset, facts: Mapping[str, Any], askable: Collection[str]) -> set[str]:
+    """The facts that may still take any value: of questions, of what is read from their answers, and what fits."""
+    opened: set[str] = set()
+    for name in askable:
+        opened |= {name, *READ_FROM.get(name, ())}
+        # A signal that is stated states others with it, also against an earlier no.
+        opened |= {implied for implied in (ruleset.facts[name].implies if name in ruleset.facts else ()) if facts.get(implied) is not True}
+    if "gpu" in askable or facts.get("device") != UNKNOWN:  # without hardware nothing is estimated
+        opened |= set(FITS)
+    return {name for name in opened if name in ruleset.facts and (facts.get(name) is None or facts[name] is False)}
+
+
+def _answers(ruleset: Ruleset, facts: Mapping[str, Any], fact_id: str) -> list[dict[str, Any]]:
+    """Each answer to a question as the facts it sets; None is "I don't know"."""
+    fact, read = ruleset.facts[fact_id], READ_FROM.get(fact_id, ())
+    conditions = [condition for rules in ruleset.rules.values() for rule in rules for condition in rule.when if condition.fact == fact_id]
+    answers: list[dict[str, Any]] = []
+    for cell in cells_of(fact, conditions):
+        stated = {**dict.fromkeys(fact.implies, True), fact_id: True} if cell.value is True else {fact_id: cell.value}
+        # What is read from an answer cannot be foreseen, and it may be nothing.
+        answers += [dict(zip((*stated, *read), (*stated.values(), *values), strict=True)) for values in product(*(_values(ruleset, facts, name) for name in read))]
+    return answers
+
+
+def _values(ruleset: Ruleset, facts: Mapping[str, Any], fact_id: str) -> list[Any]:
+    conditions = [condition for rules in ruleset.rules.values() for rule in rules for condition in rule.when if condition.fact == fact_id]
+    return list(dict.fromkeys([facts.get(fact_id), *(cell.value for cell in cells_of(ruleset.facts[fact_id], conditions))]))
+
+
+def _distinct(steps: Sequence[_Step], facts: Mapping[str, Any], answers: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """One answer of each kind that some rule tells apart."""
+    found: dict[tuple[int, ...], Mapping[str, Any]] = {}
+    for answer in answers:
+        key = tuple(step.mask(name, answer.get(name, facts.get(name))) for step in steps for name in answer if name in step.inputs)
+        found.setdefault(key, answer)
+    return list(found.values())
+
+
+# --------------------------------------------------------------------------- one table
+
+
+class _Step:
+    """The deciding rules of a table as bits in the order of precedence: the lowest one that is not forbidden wins."""
+
+    def __init__(self, ruleset: Ruleset, table_id: str) -> None:
+        table = compiled(ruleset, table_id)
+        self.id, self.concludes, self.inputs = table_id, table.table.concludes, frozenset(table.table.inputs)
+        recommending = [table.rules[i] for i in table.order]
+        forbidding = [rule for rule in table.rules if rule.kind == "forbid"]
+        self.rules = (*recommending, *forbidding)
+        self.every = (1 << len(self.rules)) - 1
+        self.recommend = (1 << len(recommending)) - 1
+        self.outcomes = [rule.then[self.concludes] for rule in recommending]
+        self.kills: dict[int, int] = {}  # bit of a prohibition -> the recommendations it takes away
+        for place, rule in enumerate(forbidding, len(recommending)):
+            named = rule.then[self.concludes]
+            barred = named if isinstance(named, list) else [named]
+            self.kills[1 << place] = sum(1 << i for i, outcome in enumerate(self.outcomes) if outcome in barred)
+        conditions: dict[str, list[tuple[int, Condition]]] = {name: [] for name in table.table.inputs}
+        for bit, rule in enumerate(self.rules):
+            for condition in rule.when:
+                conditions[condition.fact].append((bit, condition))
+        self.conditions = conditions
+        # Each distinct effect that a fact can have on these rules.
+        self.effects = {name: tuple({self._mask(name, cell.value) for cell in cells_of(ruleset.facts[name], (c for _, c in tested))}) for name, tested in conditions.items()}
+        self._masks: dict[tuple[str, Any], int] = {}
+        self._winners: dict[int, Any] = {}
+        self._sets: dict[tuple[int, frozenset[str]], tuple[int, ...]] = {}
+
+    def _mask(self, name: str, value: Any) -> int:
+        failing = 0
+        for bit, condition in self.conditions[name]:
+            if not condition.holds(value):
+                failing |= 1 << bit
+        return self.every & ~failing
+
+    def mask(self, name: str, value: Any) -> int:
+        """The rules that a fact's value lets through."""
+        found = self._masks.get((name, value))
+        if found is None:
+            found = self._masks[name, value] = self._mask(name, value)
+        return found
+
+    def sets(self, known: int, opened: frozenset[str]) -> tuple[int, ...]:
+        """Every set of rules that can fire when the known facts let `known` through and the open ones are anything."""
+        key = (known, opened)
+        found = self._sets.get(key)
+        if found is None:
+            states = {known}
+            for name in sorted(opened, key=lambda name: (len(self.effects[name]), name)):
+                states = {state & mask for state in states for mask in self.effects[name]}
+            found = self._sets[key] = tuple(states)
+        return found
+
+    def winner(self, firing: int) -> Any:
+        """What the table concludes when these rules fire."""
+        if firing not in self._winners:
+            alive = firing & self.recommend
+            for bit, killed in self.kills.items():
+                if firing & bit:
+                    alive &= ~killed
+            self._winners[firing] = self.outcomes[(alive & -alive).bit_length() - 1] if alive else None
+        return self._winners[firing]
+
+
+@cache
+def _steps(ruleset: Ruleset) -> tuple[_Step, ...]:
+    """The tables that make up a composition, in their order."""
+    return tuple(_Step(ruleset, table_id) for table_id in ruleset.tables if table_id != SETTINGS)
+
+
+# --------------------------------------------------------------------------- from table to table
+
+
+class _Paths:
+    """What the tables can conclude under each answer to a question, for every value of the open facts."""
+
+    def __init__(self, steps: Sequence[_Step], facts: Mapping[str, Any], answers: Sequence[Mapping[str, Any]], opened: set[str]) -> None:
+        self.steps, self.facts, self.answers = steps, facts, answers
+        self.own = {name for answer in answers for name in answer}
+        self.opened = opened - self.own
+        concluded = {step.concludes for step in steps}
+        self.read_later = [{name for later in steps[place + 1 :] for name in later.inputs & concluded} for place in range(len(steps))]
+        self.own_later = [any(later.inputs & self.own for later in steps[place + 1 :]) for place in range(len(steps))]
+
+    def differ(self) -> bool:
+        """Whether two answers can lead to two compositions."""
+        return any(_two_compositions(state) for state in self._followed(prune=True))
+
+    def may_train(self) -> bool:
+        return any(_trains(state["gate"][0]) for state in self._followed("gate"))
+
+    def _followed(self, last: str = LAST, *, prune: bool = False) -> Iterator[dict[str, Vector]]:
+        """Each way through the tables up to the last one; pruned, only those on which the answers may still differ."""
+        names: tuple[str, ...] = ()
+        states: set[tuple[Vector, ...]] = {()}
+        for place, step in enumerate(self.steps):
+            names, states = self._after(place, step, names, states)
+            if prune:
+                states = self._alive(place, names, states)
+            if step.id == last:
+                break
+        return (dict(zip(names, state, strict=True)) for state in states)
+
+    def _after(self, place: int, step: _Step, names: tuple[str, ...], states: set[tuple[Vector, ...]]) -> tuple[tuple[str, ...], set[tuple[Vector, ...]]]:
+        """The states after one more table: its conclusion is added, what no later table reads is dropped."""
+        read = [i for i, name in enumerate(names) if name in step.inputs]
+        told = (*names, step.concludes)
+        kept = [i for i, name in enumerate(told) if name in self.read_later[place] or name in MADE_OF]
+        known: dict[tuple[Vector, ...], set[Vector]] = {}
+        after: set[tuple[Vector, ...]] = set()
+        for state in states:
+            inputs = tuple(state[i] for i in read)
+            if inputs not in known:
+                known[inputs] = self._conclusions(step, {names[i]: state[i] for i in read})
+            for conclusion in known[inputs]:
+                whole = (*state, conclusion)
+                after.add(tuple(whole[i] for i in kept))
+        return tuple(told[i] for i in kept), after
+
+    def _alive(self, place: int, names: tuple[str, ...], states: set[tuple[Vector, ...]]) -> set[tuple[Vector, ...]]:
+        """The states on which the answers may still lead apart, those that will do so alike taken together."""
+        # A chain, or whether there are modules, that is alike under every answer: which one it is no longer matters.
+        done = [name in ("chain", "modules") and name not in self.read_later[place] for name in names]
+        gate = names.index("gate") if "gate" in names else None
+        alive = set()
+        for state in states:
+            apart = [len(set(vector)) > 1 for vector in state]
+            if not any(apart) and not self.own_later[place]:
+                continue
+            if gate is not None and not any(_trains(concluded) for concluded in state[gate]) and not apart[gate]:
+                continue
+            alive.add(tuple(ALIKE * len(vector) if over and not differs else vector for vector, differs, over in zip(state, apart, done, strict=True)))
+        return alive
+
+    def _conclusions(self, step: _Step, concluded: Mapping[str, Vector]) -> set[Vector]:
+        """What the table can conclude, given the conclusions before it."""
+        known = step.every
+        for name in step.inputs - self.opened - self.own - concluded.keys():
+            known &= step.mask(name, self.facts.get(name))
+        sets = step.sets(known, frozenset(step.inputs & self.opened))
+        masks = []
+        for i, answer in enumerate(self.answers):
+            mask = step.every
+            for name in step.inputs & self.own:
+                mask &= step.mask(name, answer.get(name, self.facts.get(name)))
+            for name, vector in concluded.items():
+                mask &= step.mask(name, vector[i])
+            masks.append(mask)
+        if len(set(masks)) == 1:
+            return {(step.winner(firing),) * len(masks) for firing in {firing & masks[0] for firing in sets}}
+        some = reduce(or_, masks)
+        return {tuple(step.winner(firing & mask) for mask in masks) for firing in {firing & some for firing in sets}}
+
+
+def _trains(gate: Any) -> bool:
+    return REMEDIES_OF_GATE[str(gate)][1]
+
+
+def _two_compositions(state: Mapping[str, Vector]) -> bool:
+    made: set[tuple[Any, ...]] = set()
+    for gate, chain, modules, scheme in zip(*(state[name] for name in MADE_OF), strict=True):
+        if not _trains(gate):
+            made.add((gate,))
+        else:
+            made.add((gate, scheme) if scheme == SMALLER_MODEL else (gate, chain, modules, scheme))
+    return len(made) > 1
