@@ -7,6 +7,7 @@ JSON is read through it too (JSON is YAML), so that errors in an answers file lo
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,13 +20,16 @@ from advisor.errors import Fault, InputError
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
+MAX_VALUES = 60_000  # what a second is enough for
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _NULL = {"", "~", "null", "Null", "NULL"}
 _TRUE, _FALSE = {"true", "True", "TRUE"}, {"false", "False", "FALSE"}
 _INT = re.compile(r"[-+]?[0-9]+$")
-_HEX = re.compile(r"0x[0-9a-fA-F]+$")
+_HEX = re.compile(r"0x[0-9a-fA-F]{1,16}$")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
+_BRACKETS = re.compile(r"[\[\]{}]")
+_MARKS = re.compile(rf"([-?:][ \t]+){{{MAX_DEPTH}}}")  # "- - - - ..." and "? ? ? ...", each a level
 _BOOLISH = {"yes", "no", "on", "off", "y", "n"}
 
 PLAIN_TAGS = {"str", "int", "float", "bool", "null", "seq", "map", "timestamp", "value"}  # what the parser resolves by itself
@@ -75,6 +79,7 @@ def parse_yaml(raw: bytes | str, *, name: str, max_bytes: int = MAX_BYTES) -> Do
     text = raw if isinstance(raw, str) else _decoded(raw, name)
     if len(raw) > max_bytes:
         raise InputError(f"{name}: larger than {max_bytes:,} bytes", hint="this does not look like a hand-written file")
+    _refuse_size(text, name)
     _refuse_depth(text, name)
     try:
         node = yaml.compose(text, Loader=Loader)
@@ -83,7 +88,9 @@ def parse_yaml(raw: bytes | str, *, name: str, max_bytes: int = MAX_BYTES) -> Do
         at = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
         raise InputError(f"{at}: not valid YAML: {error.problem or error.context}") from None
     except yaml.YAMLError as error:
-        raise InputError(f"{name}: not valid YAML: {str(error).splitlines()[0]}") from None
+        position = getattr(error, "position", None)  # of a character that YAML does not allow at all
+        at = f"{name}:{text.count(chr(10), 0, position) + 1}" if isinstance(position, int) and position >= 0 else name
+        raise InputError(f"{at}: not valid YAML: {str(error).splitlines()[0]}") from None
     walk = _Walk(name)
     data = walk.value(node, ()) if node is not None else None
     if walk.faults:
@@ -103,13 +110,22 @@ def _decoded(raw: bytes, name: str) -> str:
     return text
 
 
+def _refuse_size(text: str, name: str) -> None:
+    """Stop before millions of values are built: each is followed by a comma, a colon or the end of a line."""
+    if text.count(",") + text.count(": ") + text.count("\n") > MAX_VALUES:
+        raise InputError(f"{name}: more than {MAX_VALUES:,} values", hint="this does not look like a hand-written file")
+
+
 def _refuse_depth(text: str, name: str) -> None:
-    """Stop before the parser's own recursion does: flow nesting and indentation both bound the depth."""
+    """Stop before the parser's own recursion does: brackets, indentation and marks in a row each bound the depth."""
     depth = 0
     for number, line in enumerate(text.split("\n"), 1):
-        depth = max(0, depth + line.count("[") + line.count("{") - line.count("]") - line.count("}"))
+        for bracket in _BRACKETS.findall(line):
+            depth = depth + 1 if bracket in "[{" else max(0, depth - 1)
+            if depth > 10 * MAX_DEPTH:
+                break
         indent = len(line) - len(line.lstrip(" "))
-        if depth > 10 * MAX_DEPTH or line.count("[") > 200 + 10 * MAX_DEPTH or indent > 40 * MAX_DEPTH or line.startswith("- " * MAX_DEPTH):
+        if depth > 10 * MAX_DEPTH or indent > 40 * MAX_DEPTH or _MARKS.search(line):
             raise InputError(f"{name}:{number}: nested deeper than {MAX_DEPTH} levels")
 
 
@@ -122,6 +138,7 @@ class _Walk:
         self.key_marks: dict[Path_, tuple[int, int]] = {}
         self.value_marks: dict[Path_, tuple[int, int]] = {}
         self.seen: set[int] = set()
+        self.aliased: set[int] = set()
 
     def fault(self, node: yaml.Node, what: str, hint: str = "") -> None:
         mark = node.start_mark
@@ -129,8 +146,10 @@ class _Walk:
 
     def value(self, node: yaml.Node, path: Path_) -> Any:
         self.value_marks[path] = (node.start_mark.line + 1, node.start_mark.column + 1)
-        if id(node) in self.seen:  # an alias hands out the very node of its anchor
-            self.fault(node, "aliases (*name) are not allowed here", "write the value out")
+        if id(node) in self.seen:  # an alias hands out the very node of its anchor, position included
+            if id(node) not in self.aliased:
+                self.fault(node, "used again by an alias: aliases (*name) are not allowed here", "write the value out")
+            self.aliased.add(id(node))
             return None
         self.seen.add(id(node))
         if len(path) > MAX_DEPTH:
@@ -151,6 +170,13 @@ class _Walk:
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
                 self.fault(key_node, "a key must be plain text")
+                continue
+            if id(key_node) in self.seen:
+                self.fault(key_node, "aliases (*name) are not allowed here", "write the key out")
+                continue
+            self.seen.add(id(key_node))
+            if key_node.tag.removeprefix("tag:yaml.org,2002:") not in PLAIN_TAGS | {"merge"}:
+                self.fault(key_node, f"tags such as {key_node.tag} are not allowed", "plain text as a key")
                 continue
             key = key_node.value
             line = key_node.start_mark.line + 1
@@ -178,12 +204,16 @@ class _Walk:
         if text.lower() in _BOOLISH:
             self.fault(node, f"'{text}' without quotes means true or false to some readers and text to others", "write true, false, or quote it")
             return None
-        if _INT.match(text):
-            return int(text) if len(text) < 40 else float(text)
+        if _INT.match(text) and len(text) < 40:
+            return int(text)
         if _HEX.match(text):
             return int(text, 16)
-        if _FLOAT.match(text):
-            return float(text)
+        if _INT.match(text) or _FLOAT.match(text):
+            number = float(text)
+            if not math.isinf(number):
+                return number
+            self.fault(node, "a number too large to be usable")
+            return None
         if text in (".nan", ".NaN", ".inf", "-.inf", ".Inf", "-.Inf"):
             self.fault(node, f"'{text}' is not a usable number")
             return None

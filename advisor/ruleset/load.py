@@ -28,6 +28,7 @@ __all__ = ["BOUNDS", "RULE_KEYS", "SHIPPED_LAYERS", "load_rules", "only_layer"]
 
 SHIPPED_LAYERS = ("document", "evidence")
 MAX_INPUTS = 12
+MAX_OWN_RULES = 300  # of one user's file, so that it is read and proved in a second or so
 LAYER_KEYS = {"version", "about", "sources", "tables"}
 OWN_KEYS = LAYER_KEYS | {"overlay", "facts", "values", "inputs", "disable", "scenarios"}  # of a user's file
 FACT_KEYS = ("type", "origin", "signal", "ask", "order", "ask_when", "unknown")  # of a fact that a user's file adds
@@ -80,7 +81,12 @@ class _Loader(Reader):
             self.add_inputs(document)
         elif isinstance(data.get("methods"), dict):
             self.methods.update(data["methods"])
-        for table_id, entries in self.entries(document, "tables").items():
+        tables = self.entries(document, "tables")
+        count = sum(len(entries) for entries in tables.values() if isinstance(entries, list))
+        if own and count > MAX_OWN_RULES:
+            self.fault(document, ("tables",), f"{count:,} rules in one file", f"at most {MAX_OWN_RULES}", "a rule may list values and bounds", key=True)
+            return
+        for table_id, entries in tables.items():
             if self.known(document, ("tables", table_id), "table", table_id, self.tables, key=True):
                 self.add_rules(document, ("tables", table_id), entries, table_id, layer, namespace=layer)
         if own:

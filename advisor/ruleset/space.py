@@ -18,7 +18,8 @@ from advisor.facts import Fact
 from advisor.ruleset.domain import Cell, cells_of, in_words
 from advisor.ruleset.model import Condition, Rule, Ruleset
 
-MAX_SETS = 200_000  # more sets than this and a table is refused: about two seconds of work
+MAX_SETS = 100_000  # more sets than this and a table is refused: a second of work or two
+MAX_EFFORT = 400_000  # sets looked at to make one witness general; after that it stays as general as it is
 Within = Mapping[str, frozenset[int]]  # fact -> indexes of the cells it is held to
 Chain = tuple[Any, int] | None  # a witness: the cell chosen last and the chain before it
 
@@ -52,6 +53,7 @@ class Space:
         self.assumed_bits = ((1 << len(impossible)) - 1) << len(whens)
         whens += impossible
         self.every = (1 << len(whens)) - 1
+        self.effort = 0  # sets looked at so far
         conditions: dict[str, list[tuple[int, Condition]]] = {}
         for bit, when in enumerate(whens):
             for condition in when:
@@ -80,6 +82,7 @@ class Space:
 
     def sets(self, within: Within | None = None) -> dict[int, Chain]:
         """Every set of rules that can fire together (as a bit mask) with one witness. Raises TooManyCases."""
+        self.effort += 1
         states: dict[int, Chain] = {self.every: None}
         for fact_id in self.order:
             classes: dict[int, int] = {}
@@ -94,8 +97,9 @@ class Space:
                     both = state & mask
                     if both not in after and not both & impossible:
                         after[both] = (chain, index)
-            if len(after) > MAX_SETS:
-                raise TooManyCases(MAX_SETS)
+                if len(after) > MAX_SETS:
+                    raise TooManyCases(MAX_SETS)
+            self.effort += len(after)
             states = after
         return states
 
@@ -110,7 +114,11 @@ class Space:
     def box(self, chain: Chain, holds: Callable[[int], bool]) -> Box:
         """The witness made as general as it goes: facts that do not matter are dropped, the others take every value they can."""
 
+        limit = self.effort + MAX_EFFORT
+
         def everywhere(within: Within) -> bool:
+            if self.effort > limit:
+                return False
             found = self.sets(within)
             return bool(found) and all(holds(state) for state in found)
 
