@@ -341,7 +341,9 @@ def run_plan_file(path: Path, settings: Mapping[str, Any], *, as_json: bool = Fa
 def run_arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The launcher's arguments for the options of a run."""
     arguments = {key: value for key, value in settings.items() if key != "no_judge" and value not in (None, ())}
-    return {**arguments, "judge": not settings.get("no_judge", False)}
+    from advisor.render.report import write_report
+
+    return {**arguments, "judge": not settings.get("no_judge", False), "on_end": write_report}
 
 
 def _finished(run: Any, *, as_json: bool) -> int:

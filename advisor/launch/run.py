@@ -49,6 +49,7 @@ def run_plan(
     hardware: Hardware | None = None,
     say: Say | None = None,
     trainers: Path | None = None,
+    on_end: Callable[[Path, Mapping[str, Any]], object] | None = None,
 ) -> Run:
     """Train what a plan says and return what came of it. The same plan goes on where it was, a finished one is left alone.
 
@@ -67,6 +68,7 @@ def run_plan(
         hardware: The machine; default: probed.
         say: Takes lines of talk; default: stderr.
         trainers: The folder that holds the package `trainers`; default: the installed one.
+        on_end: Called with the folder and the record whenever training ends, also by a failure: writes the report.
 
     Raises AdviseError: InputError, MachineNotReady before anything is written; TrainingFailed, Stopped with run.json written.
     """
@@ -92,7 +94,7 @@ def run_plan(
         for entry in job.entries
     }
     with RunFolder(job.folder) as folder:
-        work = _Work(job=job, folder=folder, root=root, cards=checked.cards, judge=judge, max_steps=max_steps, hopes=hopes, say=say)
+        work = _Work(job=job, folder=folder, root=root, cards=checked.cards, judge=judge, max_steps=max_steps, hopes=hopes, say=say, on_end=on_end)
         if dry_run:
             return work.measure(todo)
         record = held_by(job.folder, job.identity)  # again, now that nobody else can change it
@@ -203,6 +205,7 @@ class _Work:
     max_steps: int | None
     hopes: Mapping[str, dict[str, Any]]
     say: Say
+    on_end: Callable[[Path, Mapping[str, Any]], object] | None = None
 
     # ---------------------------------------------------------------- training
 
@@ -315,6 +318,11 @@ class _Work:
     def _finish(self, record: dict[str, Any]) -> None:
         record["finished_at"] = now()
         self._save(record)
+        if self.on_end is not None:
+            try:
+                self.on_end(self.folder.path, record)
+            except Exception as error:  # the training counts; its report can be made again
+                self.say(f"the report could not be written: {error}")
 
     def _save(self, record: Mapping[str, Any]) -> None:
         self.folder.write(RECORD, record)

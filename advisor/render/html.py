@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from html import escape
 
 from advisor.render.page import Block, Items, Page, Table, Text, page_of
@@ -54,6 +55,17 @@ def advice_page(advice: Advice, *, plan_text: str | None = None) -> str:
     `plan_text` is the launch file to show at the end; None leaves that part out.
     """
     page = page_of(advice)
+    body = [
+        *_answer(page),
+        *(line for section in page.sections for line in (f"<section><h2>{text(section.title)}</h2>", *map(block, section.blocks), "</section>")),
+        *(_plan(plan_text) if plan_text is not None else ()),
+    ]
+    title = f"Fine-tuning advice: {page.composition}"
+    return document(title, f"Fine-tuning advice: <code>{text(page.composition)}</code>", body, footer=page.in_short)
+
+
+def document(title: str, heading: str, body: Iterable[str], *, footer: str = "", style: str = "") -> str:
+    """A whole HTML file of ready-made parts; `title` and `footer` are plain text, `heading` and `body` are HTML."""
     parts = [
         "<!doctype html>",
         '<html lang="en">',
@@ -62,16 +74,14 @@ def advice_page(advice: Advice, *, plan_text: str | None = None) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
         '<meta name="referrer" content="no-referrer">',
-        f"<title>Fine-tuning advice: {_text(page.composition)}</title>",
-        f"<style>{STYLE}</style>",
+        f"<title>{text(title)}</title>",
+        f"<style>{STYLE}{style}</style>",
         "</head>",
         "<body>",
         "<main>",
-        f"<h1>Fine-tuning advice: <code>{_text(page.composition)}</code></h1>",
-        *_answer(page),
-        *(line for section in page.sections for line in (f"<section><h2>{_text(section.title)}</h2>", *map(_block, section.blocks), "</section>")),
-        *(_plan(plan_text) if plan_text is not None else ()),
-        f"<footer>{_text(page.in_short)}</footer>",
+        f"<h1>{heading}</h1>",
+        *body,
+        f"<footer>{text(footer)}</footer>",
         "</main>",
         "</body>",
         "</html>",
@@ -80,7 +90,7 @@ def advice_page(advice: Advice, *, plan_text: str | None = None) -> str:
 
 
 def _answer(page: Page) -> list[str]:
-    return ['<div class="answer">', *(f"<p>{_text(text)}</p>" for text in page.sentences), "</div>"]
+    return ['<div class="answer">', *(f"<p>{text(sentence)}</p>" for sentence in page.sentences), "</div>"]
 
 
 def _plan(plan_text: str) -> list[str]:
@@ -89,35 +99,37 @@ def _plan(plan_text: str) -> list[str]:
     return [
         "<section><h2>The plan</h2>",
         "<p>Save this as <code>plan.yaml</code> and run <code>advise run plan.yaml</code>.</p>",
-        f"<pre>{_text(plan_text, keep_lines=True)}</pre>",
+        f"<pre>{text(plan_text, keep_lines=True)}</pre>",
         "</section>",
     ]
 
 
-def _block(block: Block) -> str:
-    if isinstance(block, Text):
-        return f'<p class="{_text(block.tone)}">{_text(block.text)}</p>'
-    if isinstance(block, Items):
-        return "\n".join(["<ul>", *(_item(item.text, item.detail, item.tone) for item in block.items), "</ul>"])
-    return _table(block)
+def block(part: Block) -> str:
+    """One block of a page as HTML."""
+    if isinstance(part, Text):
+        return f'<p class="{text(part.tone)}">{text(part.text)}</p>'
+    if isinstance(part, Items):
+        return "\n".join(["<ul>", *(_item(item.text, item.detail, item.tone) for item in part.items), "</ul>"])
+    return table(part)
 
 
-def _item(text: str, detail: str, tone: str) -> str:
-    quiet = f'<span class="quiet">{_text(detail)}</span>' if detail else ""
-    return f'<li class="{_text(tone)}">{_text(text)}{quiet}</li>'
+def _item(said: str, detail: str, tone: str) -> str:
+    quiet = f'<span class="quiet">{text(detail)}</span>' if detail else ""
+    return f'<li class="{text(tone)}">{text(said)}{quiet}</li>'
 
 
-def _table(table: Table) -> str:
-    head = "".join(f'<th scope="col">{_text(column)}</th>' for column in table.columns)
+def table(part: Table) -> str:
+    """A table as HTML."""
+    head = "".join(f'<th scope="col">{text(column)}</th>' for column in part.columns)
     rows = []
-    for row in table.rows:
-        cells = zip(table.columns, row.cells, table.fixed, strict=True)
-        body = "".join(f'<td data-column="{_text(column)}"{" class=fixed" if fixed else ""}>{_text(cell)}</td>' for column, cell, fixed in cells)
+    for row in part.rows:
+        cells = zip(part.columns, row.cells, part.fixed, strict=True)
+        body = "".join(f'<td data-column="{text(column)}"{" class=fixed" if fixed else ""}>{text(cell)}</td>' for column, cell, fixed in cells)
         rows.append(f"<tr{' class=chosen' if row.chosen else ''}>{body}</tr>")
     return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n" + "\n".join(rows) + "\n</tbody>\n</table>"
 
 
-def _text(text: str, *, keep_lines: bool = False) -> str:
+def text(plain: str, *, keep_lines: bool = False) -> str:
     """Escaped text; control characters, which HTML forbids, as their escapes."""
     kept = "\n\t" if keep_lines else "\t"
-    return escape("".join(sign if sign.isprintable() or sign in kept else repr(sign)[1:-1] for sign in text), quote=True)
+    return escape("".join(sign if sign.isprintable() or sign in kept else repr(sign)[1:-1] for sign in plain), quote=True)

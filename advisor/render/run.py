@@ -45,6 +45,8 @@ def summary_lines(run: Run) -> list[str]:
         lines.append(f"A trial: at most {record['max_steps']} steps a stage, and the evaluation on a small sample. Its numbers say little about the whole run.")
     for stage in record["stages"]:
         lines += ["", *_stage_lines(stage, run.folder)]
+    if (run.folder / "report.html").is_file():
+        lines += ["", f"Report, to open in a browser: {shown(run.folder / 'report.html')}"]
     return [*lines, "", *_next_lines(record, run.folder)]
 
 
