@@ -27,7 +27,8 @@ from advisor.yamlio import Document, read_yaml
 __all__ = ["BOUNDS", "RULE_KEYS", "SHIPPED_LAYERS", "load_rules", "only_layer"]
 
 SHIPPED_LAYERS = ("document", "evidence")
-MAX_INPUTS = 12
+MAX_INPUTS = 12  # of a shipped table: what a person can still take in
+MAX_OWN_INPUTS = 16  # with those that files of one's own add
 MAX_OWN_RULES = 300  # of one user's file, so that it is read and proved in a second or so
 LAYER_KEYS = {"version", "about", "sources", "tables"}
 OWN_KEYS = LAYER_KEYS | {"overlay", "facts", "values", "inputs", "disable", "scenarios"}  # of a user's file
@@ -57,7 +58,7 @@ class _Loader(Reader):
                 self.known(document, ("tables", table_id), "fact", name, self.facts)
             table = Table(id=table_id, concludes=entry["concludes"], inputs=tuple(entry["inputs"]), about=entry["about"], at=document.at(("tables", table_id), key=True))
             self.tables[table_id] = table
-            self._count_inputs(document, ("tables", table_id, "inputs"), table)
+            self._count_inputs(document, ("tables", table_id, "inputs"), table, MAX_INPUTS)
 
     def add_axis(self, document: Document, axis: str) -> None:
         """rules/updates/*.yaml and rules/objectives/*.yaml: what it is, its plan keys, and the rules that set its defaults."""
@@ -159,11 +160,11 @@ class _Loader(Reader):
                     self.fault(document, (*path, i), f"'{name}' cannot be added to a table", "choices, numbers and signals that are asked, probed or read")
                 elif name not in self.tables[table_id].inputs:
                     self.tables[table_id] = replace(self.tables[table_id], inputs=(*self.tables[table_id].inputs, name))
-            self._count_inputs(document, path, self.tables[table_id])
+            self._count_inputs(document, path, self.tables[table_id], MAX_OWN_INPUTS)
 
-    def _count_inputs(self, document: Document, path: Path_, table: Table) -> None:
-        if len(table.inputs) > MAX_INPUTS:
-            self.fault(document, path, f"table '{table.id}' has {len(table.inputs)} inputs", f"at most {MAX_INPUTS}, so that it can be proved")
+    def _count_inputs(self, document: Document, path: Path_, table: Table, most: int) -> None:
+        if len(table.inputs) > most:
+            self.fault(document, path, f"table '{table.id}' has {len(table.inputs)} inputs", f"at most {most}, so that it can be proved")
 
     def add_disabled(self, document: Document) -> None:
         listed = document.data.get("disable")

@@ -22,6 +22,7 @@ MAX_SETS = 100_000  # more sets than this and a table is refused: a second of wo
 MAX_EFFORT = 400_000  # sets looked at to make one witness general; after that it stays as general as it is
 Within = Mapping[str, frozenset[int]]  # fact -> indexes of the cells it is held to
 Chain = tuple[Any, int] | None  # a witness: the cell chosen last and the chain before it
+Shorten = Callable[[int, int], int]  # a set of rules, how many facts were gone through -> the set without what no longer matters
 
 
 class TooManyCases(Exception):
@@ -80,11 +81,23 @@ class Space:
             product *= len(cells)
         return product
 
-    def sets(self, within: Within | None = None) -> dict[int, Chain]:
-        """Every set of rules that can fire together (as a bit mask) with one witness. Raises TooManyCases."""
+    def decided(self, number: int) -> int:
+        """The rules all of whose facts are among the first `number` of the order."""
+        gone = set(self.order[:number])
+        return sum(1 << bit for bit, rule in enumerate(self.rules) if all(condition.fact in gone for condition in rule.when))
+
+    def sets(self, within: Within | None = None, shorten: Shorten | None = None) -> dict[int, Chain]:
+        """Every set of rules that can fire together (as a bit mask) with one witness. Raises TooManyCases.
+
+        Args:
+            within: Cells that facts are held to.
+            shorten: Takes rules out of a set whose outcome they no longer change, so that fewer sets remain.
+        """
         self.effort += 1
         states: dict[int, Chain] = {self.every: None}
-        for fact_id in self.order:
+        if shorten is not None:
+            states = {shorten(self.every, 0): None}
+        for number, fact_id in enumerate(self.order, 1):
             classes: dict[int, int] = {}
             held = None if within is None else within.get(fact_id)
             for index, mask in enumerate(self.masks[fact_id]):
@@ -95,13 +108,21 @@ class Space:
             for state, chain in states.items():
                 for mask, index in classes.items():
                     both = state & mask
-                    if both not in after and not both & impossible:
+                    if both & impossible:
+                        continue
+                    if shorten is not None:
+                        both = shorten(both, number)
+                    if both not in after:
                         after[both] = (chain, index)
                 if len(after) > MAX_SETS:
                     raise TooManyCases(MAX_SETS)
             self.effort += len(after)
             states = after
         return states
+
+    def held_by(self, rule: Rule) -> Within:
+        """The cells in which a rule fires."""
+        return {c.fact: frozenset(i for i, cell in enumerate(self.cells[c.fact]) if c.holds(cell.value)) for c in rule.when}
 
     def witness(self, chain: Chain) -> dict[str, int]:
         """Fact -> index of its cell, of one witness."""
@@ -111,7 +132,7 @@ class Space:
             indexes.append(index)
         return dict(zip(self.order, reversed(indexes), strict=True))
 
-    def box(self, chain: Chain, holds: Callable[[int], bool]) -> Box:
+    def box(self, chain: Chain, holds: Callable[[int], bool], shorten: Shorten | None = None) -> Box:
         """The witness made as general as it goes: facts that do not matter are dropped, the others take every value they can."""
 
         limit = self.effort + MAX_EFFORT
@@ -119,7 +140,7 @@ class Space:
         def everywhere(within: Within) -> bool:
             if self.effort > limit:
                 return False
-            found = self.sets(within)
+            found = self.sets(within, shorten)
             return bool(found) and all(holds(state) for state in found)
 
         witness = self.witness(chain)

@@ -1,0 +1,214 @@
+"""The proof of what one table recommends and forbids: holes, ties, and rules that never count."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from advisor.ruleset.model import Rule, Ruleset, Table
+from advisor.ruleset.proved import MAX_CULPRITS, SHOWN_BOXES, Clash, Hole, Idle, TableProof, bits, layer_of, mask, outcomes_of
+from advisor.ruleset.space import Box, Shorten, Space
+
+
+class Decisions:
+    """The recommendations and prohibitions of one table, as bits in the order of precedence: the lowest bit wins.
+
+    Who wins is found on shortened sets: what a decided prohibition forbids is taken out, and so is everything below a rule
+    that is sure to fire and that nothing can forbid any more. Otherwise each way of not fitting would multiply with each
+    way of ranking.
+    """
+
+    def __init__(self, ruleset: Ruleset, table: Table, rules: Sequence[Rule], proof: TableProof) -> None:
+        self.ruleset, self.table, self.rules, self.proof = ruleset, table, rules, proof
+        self.space = Space(ruleset, rules)
+        recommending = [i for i, rule in enumerate(rules) if rule.kind == "recommend"]
+        self.recommend = (1 << len(recommending)) - 1
+        self.forbid = self.space.rule_bits & ~self.recommend
+        outcome = {i: rules[i].then[table.concludes] for i in recommending}
+        group = {i: (rules[i].layer, rules[i].tier) for i in recommending}
+        self.same = {i: mask(j for j in recommending if outcome[j] == outcome[i]) for i in recommending}
+        self.peers = {i: mask(j for j in recommending if group[j] == group[i]) for i in recommending}
+        self.below = {i: self.recommend & ~((1 << i) - 1) & ~self.peers[i] for i in recommending}
+        self.kills = {i: mask(j for j in recommending if outcome[j] in outcomes_of(rule, table)) for i, rule in enumerate(rules) if rule.kind == "forbid"}
+        estimated = {fact_id for fact_id, fact in ruleset.facts.items() if fact.origin == "estimated"}
+        # A prohibition that looks at estimates alone says "does not fit"; every other one is somebody's decision.
+        self.fit_bits = mask(i for i in self.kills if rules[i].when and all(condition.fact in estimated for condition in rules[i].when))
+        last_resorts = {outcome[i] for i in recommending} - {outcome[i] for i in recommending if rules[i].layer != "base"}
+        self.last_resort = mask(i for i in recommending if outcome[i] in last_resorts) if self.fit_bits else 0
+        decided = [self.space.decided(number) for number in range(len(self.space.order) + 1)]
+        self.decided_forbids = [mask & self.forbid for mask in decided]
+        self.decided = [mask & self.recommend for mask in decided]
+        self._killed: dict[int, int] = {0: 0}
+
+    def killed(self, forbids: int) -> int:
+        """The recommendations that some prohibitions take away."""
+        found = self._killed.get(forbids)
+        if found is None:
+            found = 0
+            for i in bits(forbids):
+                found |= self.kills[i]
+            self._killed[forbids] = found
+        return found
+
+    def shorten(self, state: int, number: int) -> int:
+        """A set without what no longer changes who wins."""
+        fired = state & self.decided_forbids[number]
+        if fired:
+            state &= ~fired & ~self.killed(fired)
+        threats = self.killed(state & self.forbid)
+        sure = state & self.decided[number] & ~threats
+        if sure:
+            state &= ~self.below[(sure & -sure).bit_length() - 1]
+        return state
+
+    def shorten_policy(self, state: int, number: int) -> int:
+        """The same where neither what does not fit nor the last resort counts."""
+        return self.shorten(state & ~self.fit_bits & ~self.last_resort, number)
+
+    def ties(self, state: int) -> tuple[int, int]:
+        """Of a shortened set the winner's bit number (-1 without one) and the rules that tie with it for another outcome."""
+        alive = state & self.recommend
+        if not alive:
+            return -1, 0
+        winner = (alive & -alive).bit_length() - 1
+        return winner, alive & self.peers[winner] & ~self.same[winner]
+
+    def run(self, outcomes: Sequence[Any]) -> None:
+        states = self.space.sets(shorten=self.shorten)
+        won = 0
+        clashes: dict[tuple[int, int], int] = {}
+        for state in states:
+            winner, ties = self.ties(state)
+            if winner >= 0:
+                won |= 1 << winner
+            for other in bits(ties):
+                clashes.setdefault((winner, other), state)
+        self._holes(states)
+        self._conflicts(states, clashes)
+        self.proof.sets += len(states)
+        self.proof.never_concluded = [outcome for outcome in outcomes if outcome not in {self.rules[i].then[self.table.concludes] for i in bits(won)}]
+        fired = self._effects(list(bits(self.recommend)), won) | self._effects(list(bits(self.forbid)), self.forbid)
+        self.proof.never_wins += [Idle(rule=self.rules[i], culprits=self._culprits(i)) for i in bits(fired & self.recommend & ~won)]
+
+    def _effects(self, part: Sequence[int], won: int) -> int:
+        """What holds of the recommendations, or of the prohibitions, by themselves: whether they fire, and whether anybody would miss them."""
+        space = Space(self.ruleset, [self.rules[i] for i in part])
+        states = [sum(1 << part[i] for i in bits(state)) for state in space.sets()]
+        self.proof.sets += len(states)
+        fired = 0
+        candidates = self._covers(part)
+        for state in states:
+            fired |= state
+            for i in [i for i in candidates if state >> i & 1 and not self._covered(i, state, candidates[i])]:
+                del candidates[i]
+        self.proof.unreachable += [self.rules[i] for i in part if not fired >> i & 1]
+        self.proof.redundant += self._redundant({i: cover for i, cover in candidates.items() if fired & won & 1 << i}, states)
+        return fired
+
+    def _covers(self, part: Iterable[int]) -> dict[int, int]:
+        """Rule -> the rules of which one must fire with it to make it superfluous: the same outcome, no lower."""
+        covers = {}
+        for i in part:
+            if self.rules[i].kind == "recommend":
+                covers[i] = self.same[i] & (self.peers[i] | (1 << i) - 1) & ~(1 << i)
+            else:
+                covers[i] = mask(j for j in self.kills if j != i and set(outcomes_of(self.rules[j], self.table)) & set(outcomes_of(self.rules[i], self.table)))
+        return covers
+
+    def _covered(self, i: int, state: int, cover: int) -> bool:
+        if self.rules[i].kind == "recommend":
+            others = state & cover
+            if not others & ~((1 << i) - 1):
+                return bool(others)
+            if others & ((1 << i) - 1):
+                return True
+            # An equal that comes later by name takes the place, unless another outcome of the tier comes between them.
+            between = ((others & -others) - 1) & ~((1 << i + 1) - 1)
+            return not state & between & ~self.same[i]
+        named = set(outcomes_of(self.rules[i], self.table))
+        for j in bits(state & cover):
+            named -= set(outcomes_of(self.rules[j], self.table))
+        return not named
+
+    def _redundant(self, candidates: dict[int, int], states: Iterable[int]) -> list[Idle]:
+        """Of rules that cover each other the narrowest goes first; what it covered is then needed."""
+        found: list[Idle] = []
+        gone = 0
+        for i in sorted(candidates, key=lambda i: (-len(self.rules[i].when), self.rules[i].id)):
+            cover = candidates[i] & ~gone
+            seen = [state for state in states if state >> i & 1]
+            if all(self._covered(i, state, cover) for state in seen):
+                gone |= 1 << i
+                found.append(Idle(rule=self.rules[i], culprits=self._most(j for state in seen for j in bits(state & cover))))
+        return found
+
+    def _holes(self, states: Mapping[int, Any]) -> None:
+        shortenings = [(self.shorten, states, False)]
+        if 0 not in states and self.last_resort:
+            policy = self.space.sets(shorten=self.shorten_policy)
+            self.proof.sets += len(policy)
+            shortenings.append((self.shorten_policy, policy, True))
+        for shorten, found, by_policy in shortenings:
+            if 0 not in found:
+                continue
+            boxes: list[Box] = []
+            for chain in self._other_holes(shorten, found[0], boxes):
+                box = self.space.box(chain, lambda state: not state, shorten)
+                boxes.append(box)
+                fired = [i for i in self.kills if self.rules[i].first_failing(box.facts) is None and self.kills[i] and not (by_policy and self.fit_bits >> i & 1)]
+                forbidding = sorted((self.rules[i] for i in fired), key=lambda rule: (-layer_of(self.ruleset, rule), rule.id))
+                self.proof.holes.append(Hole(box=box, forbidding=tuple(forbidding), by_policy=by_policy))
+
+    def _other_holes(self, shorten: Shorten, first: Any, boxes: Sequence[Box]) -> Iterator[Any]:
+        """A witness of a hole, then one outside each box found so far, a few at most."""
+        yield first
+        while len(boxes) < SHOWN_BOXES:
+            outside = next((found[0] for within in self._outside(boxes) if 0 in (found := self.space.sets(within, shorten))), None)
+            if outside is None:
+                return
+            yield outside
+
+    def _outside(self, boxes: Sequence[Box]) -> Iterator[dict[str, frozenset[int]]]:
+        """The cells outside all boxes, as boxes of their own."""
+        rest: list[dict[str, frozenset[int]]] = [{}]
+        for box in boxes:
+            cut = []
+            for part in rest:
+                inside = dict(part)
+                for fact_id, held in box.within.items():
+                    have = inside.get(fact_id, frozenset(range(len(self.space.cells[fact_id]))))
+                    if have - held:
+                        cut.append({**inside, fact_id: have - held})
+                    inside[fact_id] = have & held
+                    if not inside[fact_id]:
+                        break
+            rest = cut
+        yield from rest
+
+    def _conflicts(self, states: Mapping[int, Any], clashes: Mapping[tuple[int, int], int]) -> None:
+        for number, ((winner, other), state) in enumerate(sorted(clashes.items())):
+            box = None
+            if number < SHOWN_BOXES:
+
+                def tied(found: int, winner: int = winner, other: int = other) -> bool:
+                    first, ties = self.ties(found)
+                    return first == winner and bool(ties >> other & 1)
+
+                box = self.space.box(states[state], tied, self.shorten)
+            self.proof.conflicts.append(Clash(first=self.rules[winner], second=self.rules[other], box=box))
+
+    def _culprits(self, i: int) -> tuple[Rule, ...]:
+        """The rules that take every case of a rule that never wins: who wins there, or who forbids its outcome."""
+        within = self.space.held_by(self.rules[i])
+        winners = Counter(self.ties(state)[0] for state in self.space.sets(within, self.shorten))
+        killers = [j for j in self.kills if self.kills[j] >> i & 1]
+        if killers:
+            space = Space(self.ruleset, [self.rules[j] for j in (i, *killers)])
+            fired = [state for state in space.sets() if state & 1]
+            if all(state != 1 for state in fired):
+                return self._most(killers[bit - 1] for state in fired for bit in bits(state & ~1))
+        return self._most(bit for bit in winners.elements() if bit >= 0)
+
+    def _most(self, bits: Iterable[int]) -> tuple[Rule, ...]:
+        return tuple(self.rules[j] for j, _ in Counter(bits).most_common(MAX_CULPRITS))
