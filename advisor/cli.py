@@ -366,6 +366,32 @@ def demo(context: click.Context, /, **settings: Any) -> None:
 
 
 @advise.command()
+@click.argument("runs", nargs=-1, metavar="[RUN]...")
+@click.option("--with", "voices", multiple=True, metavar="NAME", help="A task, a stage, or `base`: who answers. Repeatable.")
+@click.option("--system", metavar="TEXT", help="Instructions that stand before the talk.")
+@click.option("--max-new-tokens", type=click.IntRange(1), default=512, show_default=True, metavar="N")
+@click.pass_context
+def chat(context: click.Context, runs: tuple[str, ...], voices: tuple[str, ...], system: str | None, max_new_tokens: int) -> None:
+    """Talks to what was trained, beside its base; the newest run where none is named. Questions may also come from a pipe."""
+    from advisor.launch.chat import chat as talk
+
+    context.exit(talk(runs, voices=voices, system=system, max_new_tokens=max_new_tokens))
+
+
+@advise.command()
+@click.argument("run", required=False, metavar="[RUN]")
+@click.option("--to", required=True, metavar="FORM", help="`merged`: a LoRA result as one plain model, compared with the unmerged one.")
+@click.option("--out", metavar="FOLDER", help="Where to (default: export/FORM in the run folder).")
+@click.option("--only", metavar="NAME", help="One task or stage.")
+@click.pass_context
+def export(context: click.Context, run: str | None, to: str, out: str | None, only: str | None) -> None:
+    """Writes a result in another form; the newest run where none is named."""
+    from advisor.launch.export import export as write
+
+    context.exit(write(run, to=to, out=out, only=only))
+
+
+@advise.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 def probe(as_json: bool) -> None:
     """Shows what this machine offers for training."""

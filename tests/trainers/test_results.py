@@ -1,0 +1,155 @@
+"""Results of runs in use: one base for all, exact switching, talking, merging."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from advisor.errors import InputError
+from advisor.launch.chat import newest_run
+from trainers.chat import Talk
+from trainers.chat import main as chat_main
+from trainers.merge import export
+from trainers.results import BASE, load_results, results_of
+
+
+def lora_run(folder: Path, tiny_model: Path, tasks: dict[str, int], *, finished_at="2026-11-25T10:00:00Z", update="lora") -> Path:
+    """A run folder with one real LoRA (of random weights, by seed) for each task."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    stages = []
+    for task, seed in tasks.items():
+        torch.manual_seed(seed)
+        model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+        target = folder / "stages" / f"sft-{task}"
+        model.save_pretrained(target)
+        AutoTokenizer.from_pretrained(tiny_model).save_pretrained(target)
+        samples = [{"prompt": "Where is my parcel?", "expected": "We look."}, {"prompt": "hello", "expected": "good morning"}]
+        stages.append(
+            {
+                "name": f"sft-{task}",
+                "task": task,
+                "objective": "sft",
+                "update": update,
+                "quantization": None,
+                "status": "done",
+                "folder": f"stages/sft-{task}",
+                "evaluation": {"samples": samples},
+            }
+        )
+    (folder / "run.json").write_text(
+        json.dumps({"schema_version": 1, "status": "done", "model": str(tiny_model), "stages": stages, "resolved": {}, "finished_at": finished_at, "hardware": {"kind": "cpu"}})
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_model):
+    return lora_run(tmp_path_factory.mktemp("run"), tiny_model, {"legal": 1, "hr": 2})
+
+
+def logits(model, tokenizer):
+    import torch
+
+    with torch.no_grad():
+        return model(**tokenizer("Where is my parcel?", return_tensors="pt", return_token_type_ids=False)).logits
+
+
+def test_many_modules_share_one_base_and_switch_exactly(run, tiny_model):
+    """Each module answers as it does alone, the base as untouched, in any order, and the base is in memory once."""
+    import torch
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoModelForCausalLM
+
+    loaded = load_results(results_of(run), torch.device("cpu"))
+    assert len(loaded.models) == 1
+    assert loaded.labels == [BASE, "legal", "hr"]
+    alone = {task: AutoPeftModelForCausalLM.from_pretrained(run / "stages" / f"sft-{task}").eval() for task in ("legal", "hr")}
+    alone[BASE] = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+    seen = {}
+    for label in ("hr", BASE, "legal", "hr", BASE):
+        with loaded.use(label) as (model, tokenizer):
+            seen[label] = logits(model, tokenizer)
+            assert torch.equal(seen[label], logits(alone[label], tokenizer)), label
+    assert not torch.allclose(seen["legal"], seen["hr"])
+
+
+def test_a_talk_goes_to_the_voices_that_are_on(run):
+    """Every module by default, /use one, /base the untrained model, an unknown voice is told, /new forgets, /quit ends."""
+    import torch
+
+    out = io.StringIO()
+    talk = Talk(load_results(results_of(run), torch.device("cpu")), out, max_new_tokens=4)
+    talk.ask("hello")
+    assert out.getvalue().count("[legal]") == out.getvalue().count("[hr]") == 1
+    assert talk.command("/use hr")
+    out.truncate(0)
+    talk.ask("hello again")
+    assert "[legal]" not in out.getvalue()
+    assert len(talk.said["hr"]) == 4
+    assert talk.command("/use nobody")
+    assert talk.voices == ["hr"]
+    assert talk.command("/base")
+    talk.ask("and you?")
+    assert "[base]" in out.getvalue()
+    assert talk.command("/new")
+    assert talk.said == {}
+    assert not talk.command("/quit")
+
+
+def test_questions_come_from_a_pipe(run, monkeypatch, capsys):
+    """One question a line, answers on standard output; an unknown --with is an error with the names there are."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n/quit\n"))
+    assert chat_main([str(run), "--with", "legal", "--max-new-tokens", "3"]) == 0
+    assert "2 results on 1 base" in capsys.readouterr().err
+    assert chat_main([str(run), "--with", "legall"]) == 2
+    assert "legal" in capsys.readouterr().err
+
+
+def test_the_newest_run_is_the_one_that_ended_last(tmp_path, tiny_model):
+    """By the end of the run, not by the folder's name; none at all is an error."""
+    with pytest.raises(InputError, match="no finished run"):
+        newest_run(tmp_path)
+    lora_run(tmp_path / "runs" / "b", tiny_model, {"x": 1}, finished_at="2026-11-25T09:00:00Z")
+    lora_run(tmp_path / "runs" / "a", tiny_model, {"x": 1}, finished_at="2026-11-25T10:00:00Z")
+    assert newest_run(tmp_path).name == "a"
+
+
+def test_a_merged_model_is_the_unmerged_one(run, tmp_path):
+    """Merging changes nothing on held-out rows; the folder loads as a plain model; a folder with files is never written over."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    lines = export(run, tmp_path / "out", only="legal", device=torch.device("cpu"))
+    assert "the original weights (float32)" in lines[0]
+    gap = json.loads((tmp_path / "out" / "merge.json").read_text())["gaps"][0]
+    assert gap["greatest"] < 1e-3
+    assert gap["same_choice"] == 1.0
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    loaded = load_results([result for result in results_of(run) if result.label == "legal"], torch.device("cpu"))
+    with loaded.use("legal") as (model, tokenizer):
+        assert torch.allclose(logits(model, tokenizer), logits(merged, tokenizer), atol=1e-4)
+    with pytest.raises(InputError, match="not empty"):
+        export(run, tmp_path / "out", only="legal", device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("update", "said"), [("full", "plain model already"), ("adapter", "adds layers"), ("prefix", "no weights to merge")])
+def test_what_cannot_be_merged_says_why(tmp_path, tiny_model, update, said):
+    """Whole models, bottleneck adapters and prefixes are refused before anything is loaded or written."""
+    import torch
+
+    folder = lora_run(tmp_path / "r", tiny_model, {"x": 1}, update=update)
+    with pytest.raises(InputError, match=said):
+        export(folder, tmp_path / "out", only=None, device=torch.device("cpu"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_results_of_one_name_are_refused(run):
+    """The same run twice would give two voices of one name."""
+    import torch
+
+    with pytest.raises(InputError, match="two results are called"):
+        load_results([*results_of(run), *results_of(run)], torch.device("cpu"))
