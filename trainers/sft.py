@@ -26,7 +26,7 @@ OBJECTIVES = ("sft",)
 # Of TRL's config, what a person would ask for; beside these, whatever differs from TRL's own defaults is recorded.
 ASKED_FOR = (
     *("learning_rate", "max_steps", "warmup_steps", "lr_scheduler_type", "weight_decay", "optim", "adam_beta1", "adam_beta2", "adam_epsilon"),
-    *("per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm", "loss_type", "packing"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm", "loss_type"),
     *("bf16", "fp16", "gradient_checkpointing", "seed", "save_steps"),
 )
 
@@ -58,7 +58,7 @@ def train(job: Job) -> None:
         raise InputError(faults=faults)
 
     tokenizer = load_tokenizer(job)
-    data, turn_ends = read_prepared(job, tokenizer)
+    data = read_prepared(job, tokenizer)
     if shown:
         for line in describe(data):
             say(f"{label(job)}: {line}")
@@ -66,15 +66,15 @@ def train(job: Job) -> None:
     memory = MemoryMeter(device)
     model = load_model(job, device, update)
     check_vocabulary(model, tokenizer)
-    stops = enable_stop_tokens(model, tokenizer, turn_ends)
-    groups = sequences_of(job, data.train, model, tokenizer)
+    stops = enable_stop_tokens(model, tokenizer, set(data.turn_ends))
+    groups = sequences_of(job, data.train, model)
     if job.dry_run:
         measure(job, groups, data, memory, lambda *args, **kwargs: build_trainer(model, tokenizer, device, update, *args, **kwargs), versions)
         return
 
     steps = settings.total_steps(job, len(groups), processes=settings.world_size())
     depends_on = [asdict(job.stage), job.base_model, job.plan.revision, str(job.start), steps, settings.world_size(), versions["torch"]]
-    mark = checkpoints.fingerprint([*depends_on, [row.input_ids for row in data.train]])
+    mark = checkpoints.fingerprint([*depends_on, [(list(row.input_ids), list(row.labels)) for row in data.train]])
     metrics = job.run / "metrics.jsonl"
     if shown and checkpoints.others_there(job.checkpoints, mark=mark):
         say(f"{label(job)}: the checkpoints there belong to other settings or data: starting from the beginning")
@@ -180,11 +180,12 @@ def build_trainer(model: Any, tokenizer: Any, device: Any, update: Any, job: Job
     from trl import SFTConfig
 
     from trainers.answer_loss import answer_trainer
-    from trainers.prepare import columns
+    from trainers.prepare import PackedBatches, columns
 
+    flat = job.stage.packing and job.stage.attention == "flash_attention_2"
     arguments = settings.training_arguments(job, device, steps=steps) | {
         "max_length": job.stage.seq_len,
-        "packing": job.stage.packing,
+        "packing": flat,
         "dataset_kwargs": {"skip_prepare_dataset": True},
     }
     if not save:
@@ -195,6 +196,7 @@ def build_trainer(model: Any, tokenizer: Any, device: Any, update: Any, job: Job
         args=config,
         train_dataset=Dataset.from_dict(columns(groups, lengths=job.stage.packing)),
         processing_class=tokenizer,
+        data_collator=PackedBatches(tokenizer.pad_token_id) if job.stage.packing and not flat else None,
         peft_config=None if isinstance(model, PeftModel) else update.peft_config(job.stage, job.options, model),
         callbacks=[callback],
     )
@@ -222,6 +224,7 @@ def resolved(job: Job, trainer: Any, device: Any, threads: int, stops: list[str]
         "quantization": job.stage.quantization,
         "double_quantization": job.stage.double_quantization is not False if job.stage.quantization == "nf4" else None,
         "attention": job.stage.attention,
+        "packing": job.stage.packing,
         "seq_len": job.stage.seq_len,
         "truncation": job.stage.truncation,
         "holdout": job.stage.holdout,

@@ -62,7 +62,7 @@ def effects(job, monkeypatch) -> dict[str, Any]:
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", lambda source, **kwargs: loads.update(kwargs) or real(source))
     model = loading.load_base(job, torch.device("cpu"))
     monkeypatch.undo()
-    data, _ = read_prepared(job, loading.load_tokenizer(job))
+    data = read_prepared(job, loading.load_tokenizer(job))
     steps = settings.total_steps(job, len(data.train), processes=1)
     config = settings.built(SFTConfig, settings.training_arguments(job, CPU, steps=steps) | {"packing": job.stage.packing}, job)
     peft = update_named(job.stage.update).peft_config(job.stage, job.options, model)

@@ -1,0 +1,23 @@
+"""Examples of a data file as what each objective trains on: templates, masks, lengths, the hold-out split and packing, once for all trainers.
+
+A label of -100 is a token that is read but not learned. Only what the assistant says is learned, up to and including
+the token that ends its turn, so that the model learns to stop. Nothing is shortened or left out without a count.
+
+| objective | kind | a row is |
+| --- | --- | --- |
+| sft cpt orpo's answers | ANSWERS | Row: input_ids, labels |
+| dpo orpo rm | PAIRS | Pair: prompt_ids, chosen_ids, rejected_ids |
+| kto | FEEDBACK | Feedback: prompt_ids, completion_ids, label |
+| ppo grpo rloo | PROMPTS | Prompt: prompt_ids, messages, answer |
+| encoder | classes_kind(names) | Labelled: input_ids, label |
+"""
+
+from trainers.prepare.conversation import tokenised
+from trainers.prepare.length import fitted
+from trainers.prepare.packing import PackedBatches, columns, packed
+from trainers.prepare.prepared import ANSWERS, Kind, Prepared, prepared
+from trainers.prepare.row import IGNORED, Row
+from trainers.prepare.split import parted
+from trainers.prepare.template import Templater
+
+__all__ = ["ANSWERS", "IGNORED", "Kind", "PackedBatches", "Prepared", "Row", "Templater", "columns", "fitted", "packed", "parted", "prepared", "tokenised"]

@@ -1,0 +1,128 @@
+"""All rows of a stage: built, within seq_len, parted into training and hold-out, with what became of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Protocol, TypeVar
+
+from advisor.data.example import Example
+from advisor.errors import InputError
+from trainers.prepare.conversation import answer_rows
+from trainers.prepare.length import Cut, cut_row, fitted
+from trainers.prepare.row import LeftOut, Row, rows_word
+from trainers.prepare.split import parted
+from trainers.prepare.template import Templater
+
+
+class PreparedRow(Protocol):
+    """What the pipeline needs of a row, whatever its kind."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def tokens(self) -> int: ...
+    @property
+    def learned(self) -> int: ...
+    @property
+    def key(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+
+
+Item = TypeVar("Item", bound=PreparedRow)
+Build = Callable[[Iterable[Example], Templater, LeftOut], Iterator[Item]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind(Generic[Item]):
+    """One kind of rows: what an objective trains on."""
+
+    name: str  # of the kind in the cache, and in messages
+    row: type[Item]
+    build: Build[Item]
+    cut: Cut[Item] | None
+    unit: str = "rows"
+    review: Callable[[list[Item], Templater], tuple[list[Item], list[str], int]] | None = None  # all rows -> (kept, notes, left out)
+    stratum: Callable[[Item], object] | None = None
+
+
+ANSWERS: Kind[Row] = Kind(name="answers", row=Row, build=answer_rows, cut=cut_row)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared(Generic[Item]):
+    """The rows of one stage, and what became of those that are not in it."""
+
+    train: tuple[Item, ...]
+    holdout: tuple[Item, ...]
+    rows: int  # in the file
+    dropped: int = 0
+    truncated: int = 0
+    split: int = 0  # raw texts parted into several sequences, nothing lost
+    notes: tuple[str, ...] = ()
+    template: str = ""  # where the chat template came from
+    turn_ends: tuple[int, ...] = ()  # tokens that end a turn: generation must stop at them
+    digest: str = ""  # of everything the rows depend on
+
+    def counts(self) -> dict[str, Any]:
+        """The numbers for result.json."""
+        return {
+            "rows": self.rows,
+            "train_rows": len(self.train),
+            "holdout_rows": len(self.holdout),
+            "dropped": self.dropped,
+            "truncated": self.truncated,
+            "split": self.split,
+            "tokens": sum(row.tokens for row in self.train),
+            "learned_tokens": sum(row.learned for row in self.train),
+            "longest": max(row.tokens for row in self.train),
+            "template": self.template,
+            "notes": self.notes,
+        }
+
+    def noted(self, *, rows: int, dropped: int, notes: Iterable[str]) -> Prepared[Item]:
+        """The same with what happened to rows before they came here."""
+        return replace(self, rows=rows, dropped=self.dropped + dropped, notes=(*notes, *self.notes))
+
+
+def prepared(examples: Iterable[Example], templater: Templater, *, seq_len: int, truncation: str, holdout: float, seed: int, kind: Kind[Any] = ANSWERS) -> Prepared[Any]:
+    """All rows of a stage, ready to train on. Raises InputError where too many cannot be, each row named."""
+    left, seen = LeftOut(), _Counted(examples)
+    rows = list(kind.build(seen, templater, left))
+    left.raise_if_too_many(seen.count)
+    if not rows:
+        raise InputError("the data has no rows")
+    reviewed: list[str] = []
+    repeats = 0
+    if kind.review is not None:
+        rows, reviewed, repeats = kind.review(rows, templater)
+    fit = fitted(rows, seq_len=seq_len, truncation=truncation, cut=kind.cut, unit=kind.unit)
+    train, held = parted(fit.rows, share=holdout, seed=seed, stratum=kind.stratum)
+    notes = [*left.lines(), *reviewed, *fit.notes, *(f"{rows_word(count)}: {text}" for text, count in templater.notes.items())]
+    if holdout > 0 and not held:
+        notes.append("nothing is held out: there are too few rows that differ")
+    texts_alone = all(getattr(row, "document", False) for row in rows)
+    return Prepared(
+        train=tuple(train),
+        holdout=tuple(held),
+        rows=seen.count,
+        dropped=left.total + repeats + fit.dropped,
+        truncated=fit.truncated,
+        split=fit.split,
+        notes=tuple(notes),
+        template="none (raw text)" if texts_alone else templater.template_source,
+        turn_ends=tuple(sorted(templater.turn_ends)),
+    )
+
+
+class _Counted:
+    """Examples that are counted while they pass."""
+
+    def __init__(self, examples: Iterable[Example]) -> None:
+        self.examples, self.count = examples, 0
+
+    def __iter__(self) -> Iterator[Example]:
+        for example in self.examples:
+            self.count += 1
+            yield example
