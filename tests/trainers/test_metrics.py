@@ -1,0 +1,100 @@
+"""Scores against values worked out by hand, intervals against their known behaviour, verdicts in words."""
+
+import math
+import random
+
+import pytest
+
+from trainers.metrics import classification, compare_answers, compared, proportion_interval, score, verdict, wanted_metrics
+
+
+@pytest.mark.parametrize(
+    ("metric", "said", "expected", "value"),
+    [
+        ("exact_match", "The Paris", "paris", 1.0),  # SQuAD drops articles, case and punctuation
+        ("exact_match", "London", "Paris", 0.0),
+        ("token_f1", "the red kettle", "red cup", 2 * (1 / 2 * 1 / 2) / (1 / 2 + 1 / 2)),
+        ("json_validity", '{"a": 1}', "{}", 1.0),
+        ("json_validity", "{a: 1}", "{}", 0.0),
+        ("json_validity", "3", "{}", 0.0),  # a bare number is no form to fill in
+        ("exact_match", '{"b": 2, "a": 1}', '{"a": 1, "b": 2}', 1.0),  # the order of keys is no difference
+        ("rouge_l", "a b c d", "a c d", 2 * (3 / 4 * 1) / (3 / 4 + 1)),
+        ("rouge_l", "", "a c d", 0.0),
+    ],
+)
+def test_scores_by_hand(metric, said, expected, value):
+    """Each metric on cases small enough to work out."""
+    assert score(metric, said, expected) == pytest.approx(value, abs=1e-4)
+
+
+def test_the_metric_follows_the_expected_answers():
+    """Forms, short answers and long answers are judged differently."""
+    assert wanted_metrics(['{"a": 1}', "[]"]) == ("json_validity", "exact_match")
+    assert wanted_metrics(["Paris", "seven days"]) == ("exact_match", "token_f1")
+    assert wanted_metrics(["a long answer with very many words in it, indeed"] * 3) == ("rouge_l", "token_f1")
+    assert wanted_metrics([]) == ()
+
+
+def test_an_interval_excludes_zero_where_every_row_got_better_and_includes_it_where_nothing_changed():
+    """Rows that all improve by one give an interval of exactly one; noise around nothing gives one around zero."""
+    same = compared([1.0] * 10, [0.0] * 10, higher_is_better=False)
+    assert same.interval == (-1.0, -1.0)
+    assert same.word == "better"
+    assert compared([0.0] * 10, [1.0] * 10, higher_is_better=False).word == "worse"
+    draw = random.Random(3)
+    before = [draw.gauss(0, 1) for _ in range(50)]
+    noise = compared(before, [value + draw.gauss(0, 0.5) for value in before], higher_is_better=True)
+    assert noise.interval[0] < 0 < noise.interval[1]
+    assert noise.word == "not distinguishable"
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    """Of 200 experiments with a true difference of 0.3, the 95 % interval misses it in few."""
+    draw = random.Random(1)
+    missed = 0
+    for seed in range(200):
+        before = [draw.gauss(0, 1) for _ in range(40)]
+        low, high = compared(before, [value + 0.3 + draw.gauss(0, 1) for value in before], higher_is_better=True, seed=seed).interval
+        missed += not low <= 0.3 <= high
+    assert 2 <= missed <= 24
+
+
+def test_tokens_can_weigh_rows():
+    """A mean per token counts a long row more."""
+    found = compared([1.0, 2.0], [1.0, 4.0], higher_is_better=True, weights=[3.0, 1.0])
+    assert (found.before, found.after) == (1.25, 1.75)
+    assert found.interval is None  # two rows say nothing
+    with pytest.raises(ValueError, match="rows before"):
+        compared([1.0], [], higher_is_better=True)
+
+
+def test_a_share_has_wilson_s_interval():
+    """8 of 10: 0.490 to 0.943 in published tables; all right is not certainty."""
+    low, high = proportion_interval(8, 10)
+    assert (round(low, 3), round(high, 3)) == (0.490, 0.943)
+    assert proportion_interval(10, 10)[0] < 0.75
+    assert proportion_interval(0, 0) is None
+
+
+def test_classes_are_counted():
+    """Accuracy, macro-F1 and the confusion table of ten texts in two classes."""
+    true, told = [0, 0, 0, 0, 0, 0, 1, 1, 1, 1], [0, 0, 0, 0, 0, 1, 1, 1, 1, 0]
+    found = classification(told, true, ["ham", "spam"])
+    assert found["confusion"] == {"labels": ["ham", "spam"], "counts": [[5, 1], [1, 3]]}
+    assert found["accuracy"] == pytest.approx(0.8)
+    assert found["macro_f1"] == pytest.approx((5 / 6 + 3 / 4) / 2, abs=1e-6)
+    assert found["accuracy_interval"][0] < 0.8 < found["accuracy_interval"][1]
+    assert found["macro_f1_interval"][0] <= found["macro_f1"] <= found["macro_f1_interval"][1]
+
+
+def test_the_verdict_is_a_word_and_a_sentence():
+    """The first metric decides; others are told where they are distinguishable; a loss of general ability is told."""
+    loss = compared([4.0] * 10, [2.0] * 10, higher_is_better=False)
+    answers = compare_answers(["no"] * 6, ["Paris"] * 6, ["Paris"] * 6)
+    word, text = verdict({"held-out loss": loss, **answers}, general=compared([1.0] * 8, [1.5] * 8, higher_is_better=False))
+    assert word == "better"
+    assert "held-out loss 4 before, 2 after (difference -2.00 to -2.00) on 10 held-out rows" in text
+    assert "exact match 0 before, 1 after" in text
+    assert "general ability is lower" in text
+    assert verdict({}) == ("not distinguishable", "nothing was held out to compare on")
+    assert math.isclose(answers["token_f1"].after, 1.0)
