@@ -170,6 +170,10 @@ class DataProfile:
     findings: tuple[Finding, ...] = ()
     sample: Mapping[str, Any] | None = None  # one row as understood
     digest: str = ""  # of the content
+    confidence: str = ""  # certain | likely | stated (by a mapping): how sure the format is
+    why: str = ""  # what the format was recognised by
+    other_ways: tuple[str, ...] = ()  # options that would read it otherwise: '--map question=a answer=b'
+    measures: Mapping[str, Any] = field(default_factory=dict)  # JSON types: turns, scripts, classes, lengths of requests and answers, ...
 
 
 # --------------------------------------------------------------------------- the model

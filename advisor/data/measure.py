@@ -6,9 +6,7 @@ profile then says so. Rows are counted exactly either way where that is cheap.
 
 from __future__ import annotations
 
-import math
 import os
-from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +14,9 @@ from typing import Any
 from advisor.data.example import Example, Message
 from advisor.data.examples import REASONS, Skipped, read_examples, refusal, shown_rows
 from advisor.data.files import Faults, Found, content_digest, find_data, open_bytes
-from advisor.data.findings import Notebook, look_back
+from advisor.data.findings import CHECKABLE_SHARE, Notebook, Tally, look_back
+from advisor.data.lengths import Lengths, cuts, error_of_mean, percentile, token_stats
+from advisor.data.overlap import Overlap, evaluation_rows
 from advisor.data.recognition import Recognition, recognise
 from advisor.data.roles import normal
 from advisor.errors import Fault, InputError
@@ -26,26 +26,31 @@ QUICK_ROWS = 2000  # rows of a large file measured when `full` is not asked for:
 QUICK_BYTES = 4 << 20
 COUNT_BYTES = 256 << 20  # lines of a JSONL file are counted up to this size (0.1 s)
 DIGEST_BYTES = 16 << 20  # larger files are digested when all of it is read anyway
-TOKENIZED_ROWS = 1000  # rows a tokenizer counts when `full` is not asked for
-CHARS_PER_TOKEN = 4
-APPROXIMATION = "characters / 4 (approximation; letters outside ASCII count by their UTF-8 bytes)"
-# What a kind can train, in the order to try.
+STOP_SHARE = 0.05  # of the rows over the length asked about: more stop a run (plan key `truncation`)
+# What a kind can train, in the order to try: `trains_on` of rules/objectives/ read the other way round.
 OBJECTIVES = {
     "paired": ("sft",),
     "raw_text": ("cpt",),
-    "preference": ("dpo", "orpo", "rm", "ppo", "sft"),
+    "preference": ("dpo", "orpo", "rm", "ppo", "rloo", "kto", "sft"),
     "unpaired_feedback": ("kto",),
     "prompts_with_verifier": ("grpo", "rloo", "ppo"),
 }
-HISTOGRAM_TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+SHOWN_CLASSES = 50
 
 
 @dataclass(slots=True)
-class _Lengths:
-    """Approximate lengths of all rows, and a random sample of rows for the tokenizer."""
+class _Reading:
+    """What is collected while the rows go by."""
 
-    tokens: array[int] = field(default_factory=lambda: array("L"))
-    texts: list[str] = field(default_factory=list)
+    recognition: Recognition
+    lengths: Lengths
+    notebook: Notebook
+    faults: Faults = field(default_factory=Faults)
+    skipped: Skipped = field(default_factory=Skipped)
+    overlap: Overlap | None = None
+    sample: dict[str, Any] | None = None
+    over: Tally = field(default_factory=Tally)  # rows longer than the length asked about
+    lost: Tally = field(default_factory=Tally)  # of these, rows whose request alone is
 
 
 def profile(
@@ -55,14 +60,20 @@ def profile(
     count_tokens: Callable[[str], int] | None = None,
     full: bool = False,
     strict: bool = True,
+    thorough: bool = False,
+    evaluation: str | os.PathLike[str] | None = None,
+    seq_len: int | None = None,
 ) -> DataProfile:
     """What the data is and what it can train.
 
     Args:
         mapping: Role -> column, where the names do not say it.
         count_tokens: Tokens in a text by the model's own tokenizer; left out, the length is approximated.
-        full: Measure every row of a large file, not its beginning.
+        full: Measure every row of a large file, not its beginning, and count the tokens of every row.
         strict: Raise where nothing can be trained. `advise check` prints the profile instead.
+        thorough: Look for rows that are nearly the same, too.
+        evaluation: A file of evaluation rows that must not stand in the data; all of the data is then read.
+        seq_len: A sequence length to say of what it would cut, and in which rows.
 
     Raises:
         InputError: No data file, nothing recognised, and (strict) nothing that could be trained, all faults together.
@@ -70,9 +81,12 @@ def profile(
     shown = os.fspath(path)
     found = find_data(path)
     recognition = recognise(path, mapping=mapping)
-    sampled = not full and _is_large(found)
-    faults, skipped, notebook = Faults(), Skipped(), Notebook(recognition.kind, recognition.format)
-    lengths, examples = _measure(path, recognition, faults, skipped, notebook, count_tokens, full=full, limit=QUICK_ROWS if sampled else None)
+    overlap = None if evaluation is None else evaluation_rows(evaluation, mapping=mapping)
+    sampled = not full and overlap is None and _is_large(found)
+    notebook = Notebook(recognition.kind, recognition.format, thorough or overlap is not None)
+    reading = _Reading(recognition, Lengths(count_tokens, full), notebook, overlap=overlap)
+    _read(path, reading, seq_len, limit=QUICK_ROWS if sampled else None)
+    skipped, faults = reading.skipped, reading.faults
     stopped_early = sampled and skipped.seen >= QUICK_ROWS
     if skipped.seen == 0 and not faults.items:
         raise InputError(f"{shown}: there are no rows in it", hint="add one example a line, or name another file")
@@ -80,13 +94,16 @@ def profile(
     if strict:
         faults.raise_if_any()
         skipped.raise_if_too_many(shown)
-    objectives = OBJECTIVES[recognition.kind]
+    objectives = _objectives(reading)
     findings = [*_fault_findings(faults, objectives), *_skip_findings(skipped, objectives), *look_back(notebook, whole=not stopped_early), *_about_reading(recognition)]
+    if overlap is not None:
+        findings.extend(overlap.findings(recognition.kind))
     if stopped_early:
         counted = f"{rows:,}" if rows_exact else f"about {rows:,} (estimated from the file's size)"
         text = f"measured on the first {skipped.seen:,} of {counted} rows; `advise check {shown} --full` reads all"
         findings.append(Finding(id="measured-on-a-sample", severity="note", text=text, count=skipped.seen))
-    tokens = _token_stats(lengths, rows if stopped_early else None, count_tokens, examples, full=full, findings=findings)
+    tokens = _tokens(reading, rows if stopped_early else None, findings)
+    findings.extend(_over_length(reading, seq_len))
     findings.sort(key=lambda finding: ("error", "warning", "note").index(finding.severity))
     blocked = {objective for finding in findings for objective in finding.blocks}
     result = DataProfile(
@@ -98,14 +115,29 @@ def profile(
         tokens=tokens,
         objectives=tuple(objective for objective in objectives if objective not in blocked),
         findings=tuple(findings),
-        sample=examples,
+        sample=reading.sample,
         digest=content_digest(path) if full or found.size_bytes <= DIGEST_BYTES else "",
+        confidence=recognition.confidence,
+        why=recognition.why,
+        other_ways=tuple(candidate.flag for candidate in recognition.candidates),
+        measures=_measures(reading, seq_len),
     )
     if strict:
         error = unusable(result)
         if error is not None:
             raise error
     return result
+
+
+def _objectives(reading: _Reading) -> tuple[str, ...]:
+    """What the kind can train, and what its format or its answers allow beside it."""
+    recognition, notebook = reading.recognition, reading.notebook
+    objectives = OBJECTIVES[recognition.kind]
+    if recognition.format == "classification":
+        objectives = (*objectives, "classification")
+    elif recognition.kind == "paired" and notebook.checkable >= CHECKABLE_SHARE * max(1, notebook.rows):
+        objectives = (*objectives, "grpo", "rloo")
+    return objectives
 
 
 def unusable(profile: DataProfile) -> InputError | None:
@@ -147,47 +179,44 @@ def _lines(found: Found, index: int) -> int:
     return count + (last != b"\n")
 
 
-def _measure(
-    path: str | os.PathLike[str],
-    recognition: Recognition,
-    faults: Faults,
-    skipped: Skipped,
-    notebook: Notebook,
-    count_tokens: Callable[[str], int] | None,
-    *,
-    full: bool,
-    limit: int | None,
-) -> tuple[_Lengths, dict[str, Any] | None]:
-    """Reads the rows once. Returns their lengths and one row as understood."""
-    lengths = _Lengths()
-    sample: dict[str, Any] | None = None
-    chance: Callable[[int], int] | None = None
-    if count_tokens is not None:
-        import random
-
-        chance = random.Random(0).randrange  # noqa: S311 - a sample of rows, the same every time
-    for example in read_examples(path, recognition=recognition, skipped=skipped, faults=faults):
-        text = example.text if example.text is not None and example.label is None else None
-        parts = [text] if text is not None else [message.content for group in (example.messages, example.chosen, example.rejected) for message in group]
-        size = 0
-        for part in parts:
-            size += len(part) if part.isascii() else len(part.encode())
-        lengths.tokens.append(-(-size // CHARS_PER_TOKEN))
-        if chance is not None:
-            # A reservoir: every row has the same chance to be counted, and memory stays flat.
-            if full or len(lengths.texts) < TOKENIZED_ROWS:
-                lengths.texts.append("\n".join(parts))
-                if full:
-                    assert count_tokens is not None
-                    lengths.tokens[-1] = count_tokens(lengths.texts.pop())
-            elif (place := chance(len(lengths.tokens))) < TOKENIZED_ROWS:
-                lengths.texts[place] = "\n".join(parts)
-        notebook.add(example, size)
-        if sample is None:
-            sample = understood(example)
+def _read(path: str | os.PathLike[str], reading: _Reading, seq_len: int | None, *, limit: int | None) -> None:
+    """Reads the rows once, and notes everything there is to note."""
+    lengths, notebook, overlap, skipped = reading.lengths, reading.notebook, reading.overlap, reading.skipped
+    for example in read_examples(path, recognition=reading.recognition, skipped=skipped, faults=reading.faults):
+        if example.text is not None and example.label is None:
+            text = example.text
+            request, answer, second = 0, size_of(text), 0
+        else:
+            parts = [message.content for message in example.messages]
+            request = answer = second = 0
+            for part in parts:
+                request += len(part) if part.isascii() else len(part.encode())
+            if example.chosen:
+                sides = [[message.content for message in side] for side in (example.chosen, example.rejected)]
+                answer, second = (sum(map(size_of, side)) for side in sides)
+                parts += [*sides[0], *sides[1]]
+            elif example.messages[-1].role == "assistant":
+                answer = size_of(parts[-1])
+                request -= answer
+            text = "\n".join(parts)
+        length = lengths.add(example, request, answer, second)
+        asked = request // 4
+        plain = notebook.add(example, text, asked, length)
+        if seq_len is not None and length > seq_len:
+            reading.over.add(example.row)
+            if asked >= seq_len:
+                reading.lost.add(example.row)
+        if overlap is not None:
+            overlap.look(example, plain)
+        if reading.sample is None:
+            reading.sample = understood(example)
         if limit is not None and skipped.seen >= limit:
             break
-    return lengths, sample
+
+
+def size_of(text: str) -> int:
+    """Bytes of a text in UTF-8: a fairer stand-in for tokens than its letters where these are not Latin."""
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def understood(example: Example) -> dict[str, Any]:
@@ -205,64 +234,73 @@ def understood(example: Example) -> dict[str, Any]:
     return shown
 
 
-# --------------------------------------------------------------------------- tokens
+# --------------------------------------------------------------------------- numbers
 
 
-def _token_stats(
-    lengths: _Lengths, rows_in_all: int | None, count_tokens: Callable[[str], int] | None, sample: object, *, full: bool, findings: list[Finding]
-) -> TokenStats | None:
-    if not lengths.tokens:
-        return None
-    counts = lengths.tokens
-    counted_by, sampled_rows = APPROXIMATION, len(counts) if rows_in_all is not None else None
-    rows = rows_in_all if rows_in_all is not None else len(counts)
-    if count_tokens is not None:
-        counted_by = getattr(count_tokens, "name", "the model's tokenizer")
-        if not full:
-            sampled_rows = len(lengths.texts) if len(lengths.texts) < rows else None
-            counts = array("L", (count_tokens(text) for text in lengths.texts))
-    ordered = sorted(counts)
-    mean = sum(ordered) / len(ordered)
-    if sampled_rows is not None and count_tokens is not None and len(ordered) > 1:
-        deviation = math.sqrt(sum((count - mean) ** 2 for count in ordered) / (len(ordered) - 1))
-        error = 1.96 * deviation / math.sqrt(len(ordered)) / mean if mean else 0.0
-        findings.append(
-            Finding(id="tokens-of-a-sample", severity="note", text=f"tokens were counted on {len(ordered):,} rows; the mean is within ±{error:.0%} (95 %)", count=len(ordered))
-        )
-    return TokenStats(
-        total=sum(ordered) if sampled_rows is None else round(mean * rows),
-        mean=round(mean, 1),
-        p50=_percentile(ordered, 50),
-        p90=_percentile(ordered, 90),
-        p95=_percentile(ordered, 95),
-        p99=_percentile(ordered, 99),
-        longest=ordered[-1],
-        counted_by=counted_by,
-        sampled_rows=sampled_rows,
-        histogram=_histogram(ordered),
-    )
+def _tokens(reading: _Reading, rows_in_all: int | None, findings: list[Finding]) -> TokenStats | None:
+    lengths = reading.lengths
+    sampled = lengths.settle()
+    if sampled is None and rows_in_all is not None:
+        sampled = lengths.measured
+    tokens = token_stats(lengths, rows=rows_in_all if rows_in_all is not None else lengths.seen, sampled_rows=sampled)
+    if tokens is not None and sampled is not None and lengths.count_tokens is not None:
+        text = f"tokens were counted on {sampled:,} rows; the mean is within ±{error_of_mean(lengths.rows):.0%} (95 %); --full counts every row"
+        findings.append(Finding(id="tokens-of-a-sample", severity="note", text=text, count=sampled))
+    return tokens
 
 
-def _percentile(ordered: list[int], percent: int) -> int:
-    """The smallest length that at least `percent` of the rows do not exceed (nearest rank)."""
-    return ordered[max(0, math.ceil(percent * len(ordered) / 100) - 1)]
+def _over_length(reading: _Reading, seq_len: int | None) -> list[Finding]:
+    """Which rows are longer than the length asked about."""
+    if seq_len is None or not reading.over.count:
+        return []
+    exact = reading.lengths.count_tokens is not None and reading.lengths.full
+    about = "" if exact else "about "
+    rows = reading.notebook.rows
+    if reading.recognition.kind == "raw_text":
+        text = f"{about}{reading.over.count:,} of {rows:,} texts are longer than {seq_len:,} tokens: they are cut into pieces, nothing is lost"
+        return [reading.over.finding("texts-over-length", "note", text)]
+    share = reading.over.count / rows
+    what = "a run stops at them unless `truncation` says drop or truncate" if share > STOP_SHARE else "left out of the training, or cut with truncation: truncate"
+    text = f"{about}{reading.over.count:,} of {rows:,} rows ({share:.1%}) are longer than {seq_len:,} tokens: {what}"
+    findings = [reading.over.finding("rows-over-length", "warning", text)]
+    if reading.lost.count:
+        text = f"{about}{reading.lost.count:,} requests alone fill {seq_len:,} tokens: cut to fit, nothing of their answers is left to learn"
+        findings.append(reading.lost.finding("requests-fill-the-length", "warning", text))
+    return findings
 
 
-def _histogram(ordered: list[int]) -> tuple[tuple[int, int], ...]:
-    """(longest of the bin, rows in it), from the first to the last bin that holds a row."""
-    from bisect import bisect_right
-
-    edges = [*HISTOGRAM_TOKENS]
-    while edges[-1] < ordered[-1]:
-        edges.append(edges[-1] * 2)
-    bins: list[tuple[int, int]] = []
-    before = 0
-    for edge in edges:
-        upto = bisect_right(ordered, edge)
-        bins.append((edge, upto - before))
-        before = upto
-    filled = [index for index, (_, count) in enumerate(bins) if count]
-    return tuple(bins[filled[0] : filled[-1] + 1])
+def _measures(reading: _Reading, seq_len: int | None) -> dict[str, Any]:
+    """Everything counted that is no finding, as JSON types."""
+    notebook, lengths = reading.notebook, reading.lengths
+    measures: dict[str, Any] = {"rows_used": notebook.rows, "rows_unusable": reading.skipped.total}
+    measures["scripts"] = [{"script": script, "rows": count} for script, count in notebook.scripts.most_common()]
+    if notebook.turns:
+        conversations = sum(notebook.turns.values())
+        measures["turns"] = {
+            "conversations": conversations,
+            "multi_turn": notebook.multi_turn,
+            "mean": round(sum(turns * count for turns, count in notebook.turns.items()) / conversations, 2),
+            "most": max(notebook.turns),
+            "with_system_text": notebook.with_system,
+            "with_tools": notebook.with_tools,
+        }
+    if notebook.classes:
+        measures["classes"] = [{"label": label, "rows": count} for label, count in notebook.classes.most_common(SHOWN_CLASSES)]
+        measures["class_count"] = len(notebook.classes)
+    if notebook.kind == "unpaired_feedback":
+        measures["feedback"] = {"good": notebook.good, "bad": notebook.bad}
+    if notebook.kind == "preference":
+        measures["pairs"] = {"chosen_longer": notebook.longer_chosen, "rejected_longer": notebook.longer_rejected}
+    for name, counts in (("request_tokens", lengths.requests), ("answer_tokens", lengths.answers)):
+        ordered = sorted(counts.items())
+        if ordered:
+            measures[name] = {"p50": percentile(ordered, 50), "p95": percentile(ordered, 95), "longest": ordered[-1][0]}
+    measures["sequence_lengths"] = cuts(lengths, notebook.kind, also=seq_len)
+    if notebook.checkable:
+        measures["checkable_answers"] = notebook.checkable
+    if reading.overlap is not None:
+        measures["evaluation"] = reading.overlap.measures()
+    return measures
 
 
 # --------------------------------------------------------------------------- findings that come from reading

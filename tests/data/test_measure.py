@@ -38,7 +38,7 @@ def found(profile: DataProfile) -> dict[str, tuple[str, int]]:
     [
         ({"question": "Q", "answer": "A"}, {"sft"}),
         ({"text": "A story."}, {"cpt"}),
-        ({"prompt": "Q", "chosen": "A", "rejected": "B"}, {"rm", "dpo", "ppo", "orpo", "sft"}),
+        ({"prompt": "Q", "chosen": "A", "rejected": "B"}, {"rm", "dpo", "ppo", "rloo", "kto", "orpo", "sft"}),
         ({"prompt": "Q", "ground_truth": "A"}, {"grpo", "rloo", "ppo"}),
     ],
 )
@@ -230,7 +230,7 @@ def test_a_large_file_sorted_by_class_is_not_refused(tmp_path):
     """The first rows of a sorted file hold one class; that blocks nothing, but is said."""
     path = jsonl(tmp_path, [{"text": f"Review {index} " + "word " * 80, "label": int(index >= 6000)} for index in range(12_000)])
     result = profile(path)
-    assert result.objectives == ("sft",)
+    assert result.objectives == ("sft", "classification")
     assert found(result)["constant-answer"] == ("warning", 2000)
 
 

@@ -1,0 +1,86 @@
+"""Rows that say nearly the same: by a normalised text among all rows, by shared word sequences in a sample.
+
+Two rows are near-duplicates where at least four fifths of their three-word sequences are the same (Jaccard; Broder 1997,
+"On the resemblance and containment of documents"). The smallest hashes of each row stand for it; rows that share one of
+the four smallest are compared.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, field
+
+SAMPLED_ROWS = 10_000
+WORDS = 3
+KEPT_HASHES = 64
+KEYS = 4  # two rows alike to four fifths share none of their four smallest hashes with a chance below 1 %
+ALIKE = 0.8
+CROWDED = 40  # rows with one hash in common beyond which no more are compared: a phrase of the template, not of the row
+LOOKED_AT_CHARS = 20_000
+
+_PUNCTUATION = {code: " " for code in range(128) if not chr(code).isalnum()}
+
+
+def normalised(text: str) -> str:
+    """Words in lower case without punctuation: what stays the same when a text is only typed differently."""
+    return " ".join(text.lower().translate(_PUNCTUATION).split())
+
+
+def sketch(text: str) -> tuple[int, ...]:
+    """The smallest hashes of a normalised text's word sequences, ascending."""
+    words = text[:LOOKED_AT_CHARS].split()
+    if len(words) < WORDS:
+        return ()
+    crc32 = zlib.crc32
+    joined = (f"{first} {second} {third}" for first, second, third in zip(words, words[1:], words[2:], strict=False))
+    return tuple(sorted({crc32(part.encode("utf-8", "surrogatepass")) for part in joined})[:KEPT_HASHES])
+
+
+def resemblance(left: tuple[int, ...], right: tuple[int, ...]) -> float:
+    """Share of word sequences two rows have in common, estimated from the smallest hashes of both together."""
+    union = sorted({*left, *right})
+    size = max(len(left), len(right)) if max(len(left), len(right)) == KEPT_HASHES else len(union)
+    considered = union[:size]
+    both = set(left) & set(right)
+    return sum(value in both for value in considered) / len(considered) if considered else 0.0
+
+
+@dataclass(slots=True)
+class Sample:
+    """A random sample of rows, the same every time, each as its smallest hashes."""
+
+    rows: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
+    seen: int = 0
+    _state: int = 2
+
+    def offer(self, row: int, text: str) -> None:
+        """Takes the row, with its normalised text, into the sample or not."""
+        self.seen += 1
+        if len(self.rows) < SAMPLED_ROWS:
+            self.rows.append((row, sketch(text)))
+            return
+        self._state = (self._state * 6364136223846793005 + 1442695040888963407) & 0xFFFFFFFFFFFFFFFF
+        place = (self._state >> 24) % self.seen
+        if place < SAMPLED_ROWS:
+            self.rows[place] = (row, sketch(text))
+
+    def alike(self) -> list[tuple[int, int]]:
+        """(row, the earlier row it resembles), each later row once."""
+        places: dict[int, list[int]] = {}
+        pairs: list[tuple[int, int]] = []
+        ordered = sorted(self.rows)
+        for index, (row, hashes) in enumerate(ordered):
+            found: int | None = None
+            compared: set[int] = set()
+            for key in hashes[:KEYS]:
+                others = places.setdefault(key, [])
+                for other in others:
+                    if found is None and other not in compared:
+                        compared.add(other)
+                        if resemblance(ordered[other][1], hashes) >= ALIKE:
+                            found = other
+                if len(others) < CROWDED:
+                    others.append(index)
+            if found is not None:
+                pairs.append((row, ordered[found][0]))
+        return pairs
