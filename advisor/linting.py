@@ -69,7 +69,7 @@ def run_scenarios(ruleset: Ruleset, overlays: tuple[Path, ...]) -> tuple[int, tu
     else:
         alone = [only_layer(ruleset, "document")] if "evidence" in ruleset.layers else []
         runs = [(rules, shipped_scenarios(rules)) for rules in (ruleset, *alone)]
-        ours = {"base", *ruleset.layers}
+        ours = {"base", *ruleset.layers} if alone else set(ruleset.layers)  # the settings are tried with the evidence
     findings = [
         Finding(id="scenario-broken", severity="error", text=broken.text, rule=broken.scenario, at=broken.at, about=("scenario", broken.scenario, broken.text))
         for rules, scenarios in runs for broken in run_scenarios(rules, scenarios)

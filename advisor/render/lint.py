@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +56,6 @@ def place(at: str) -> tuple[str, int | None, int | None]:
     return at, None, None
 
 
-@cache
 def _lines(file: str) -> list[str]:
     path = rules_dir().parent / file if file.startswith("rules/") and not Path(file).exists() else Path(file)
     try:

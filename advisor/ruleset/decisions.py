@@ -89,7 +89,9 @@ class Decisions:
         self.proof.sets += len(states)
         self.proof.never_concluded = [outcome for outcome in outcomes if outcome not in {self.rules[i].then[self.table.concludes] for i in bits(won)}]
         fired = self._effects(list(bits(self.recommend)), won) | self._effects(list(bits(self.forbid)), self.forbid)
-        self.proof.never_wins += [Idle(rule=self.rules[i], culprits=self._culprits(i)) for i in bits(fired & self.recommend & ~won)]
+        twice = {idle.rule.id for idle in self.proof.redundant}
+        idle = [i for i in bits(fired & self.recommend & ~won) if self.rules[i].id not in twice]
+        self.proof.never_wins += [Idle(rule=self.rules[i], culprits=self._culprits(i)) for i in idle]
 
     def _effects(self, part: Sequence[int], won: int) -> int:
         """What holds of the recommendations, or of the prohibitions, by themselves: whether they fire, and whether anybody would miss them."""
@@ -103,7 +105,9 @@ class Decisions:
             for i in [i for i in candidates if state >> i & 1 and not self._covered(i, state, candidates[i])]:
                 del candidates[i]
         self.proof.unreachable += [self.rules[i] for i in part if not fired >> i & 1]
-        self.proof.redundant += self._redundant({i: cover for i, cover in candidates.items() if fired & won & 1 << i}, states)
+        # A rule that never wins is superfluous where an equal says the same; what a higher one takes from it is another matter.
+        covered = {i: cover if won >> i & 1 else cover & self.peers[i] for i, cover in candidates.items() if fired >> i & 1}
+        self.proof.redundant += self._redundant(covered, states)
         return fired
 
     def _covers(self, part: Iterable[int]) -> dict[int, int]:

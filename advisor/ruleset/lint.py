@@ -21,6 +21,10 @@ from advisor.ruleset.space import TooManyCases
 
 SEVERITIES = ("error", "warning", "note")
 LONGEST_BECAUSE = 160  # characters: a reason is one sentence
+# What a file of one's own does to shipped rules and questions on purpose: told, and no fault.
+SIDE_EFFECTS = (
+    "never-wins", "redundant", "setting-without-effect", "outcome-never-recommended", "only-under-document", "input-without-a-rule", "values-alike", "question-without-a-rule",
+)  # fmt: skip
 SettingFault = Callable[[str, Any], str | None]  # key, value -> what is allowed there, or None; KeyError for an unknown key
 
 
@@ -81,21 +85,17 @@ def lint(ruleset: Ruleset, *, today: datetime.date | None = None, setting_fault:
 
 
 def caused(report: Report, shipped: Report, ruleset: Ruleset) -> Report:
-    """The report on a rule set with files of the user, less what the shipped rules bring along.
-
-    A shipped rule that no longer wins, or has become superfluous, is what such a file is for: a note and no fault.
-    """
+    """The report on a rule set with files of the user, less what the shipped rules bring along."""
     known = {(finding.id, finding.about) for finding in shipped.findings}
     own = []
     for finding in report.findings:
         if (finding.id, finding.about) in known:
             continue
         rule = ruleset.rule(finding.rule) if finding.rule else None
-        theirs = rule is not None and rule.layer not in ruleset.overlays
-        if finding.id in ("never-wins", "redundant", "setting-without-effect", "outcome-never-recommended", "only-under-document") and (theirs or not finding.rule):
-            finding = replace(finding, severity="note")
+        if finding.id in SIDE_EFFECTS and (rule is None or rule.layer not in ruleset.overlays):
+            finding = replace(finding, severity="note", hint="")
         own.append(finding)
-    return replace(report, findings=tuple(own))
+    return replace(report, findings=tuple(sorted(own, key=_place)))
 
 
 def _place(finding: Finding) -> tuple[int, str, int, int, str]:
