@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Lower may not import higher; modules of one group may import each other only inside their own room.
 LAYER = {
     "units": 0, "errors": 0, "resources": 0, "yamlio": 1, "types": 1, "files": 1,
+    "peft_adapter": 99,  # imported by users and trainers, by nothing in here: see below
     "facts": 2, "composition": 2, "answers": 3,
     "estimate": 4, "ruleset": 4, "plan": 4,
     "advice": 5,
@@ -54,6 +55,13 @@ def test_trainers_know_nothing_of_advice_or_rules():
     assert len(files) > 5
     wrong = [f"{path.name}: {target}" for path in files for target in imported_rooms(path) - allowed]
     assert not wrong, wrong
+
+
+def test_the_adapter_module_stands_alone():
+    """`advisor.peft_adapter` brings torch with it: nothing else in advisor imports it, and it imports nothing else of advisor."""
+    for path in (ROOT / "advisor").rglob("*.py"):
+        inside = room(path) == "peft_adapter"
+        assert imported_rooms(path) <= {"peft_adapter"} if inside else "peft_adapter" not in imported_rooms(path), path
 
 
 def test_advisor_never_imports_the_trainers():
