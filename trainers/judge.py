@@ -10,7 +10,7 @@ from typing import Any
 from trainers.prepare import IGNORED, Row
 
 HELD_OUT_ROWS = 64
-SAMPLES = 5
+SAMPLES = 16
 LONGEST_SAMPLE = 128  # tokens
 
 
@@ -68,6 +68,22 @@ def mean_loss(trainer: Any, rows: Sequence[Row]) -> float | None:
             count += learned
     model.train(was_training)
     return total / count
+
+
+def row_losses(trainer: Any, rows: Sequence[Row]) -> list[float]:
+    """Mean loss per learned token of each row, in their order."""
+    import torch
+
+    if not rows:
+        return []
+    model, found = trainer.model, []
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), trainer.compute_loss_context_manager():
+        for row in rows:
+            found.append(float(trainer.compute_loss(model, padded([row], trainer.processing_class.pad_token_id, trainer.args.device))))
+    model.train(was_training)
+    return found
 
 
 def perplexity(loss: float | None) -> float | None:
