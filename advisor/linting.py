@@ -11,7 +11,7 @@ from pathlib import Path
 
 from advisor.errors import Fault, InputError
 from advisor.plan.values import setting_fault, setting_keys
-from advisor.ruleset.lint import Finding, Report, caused, lint
+from advisor.ruleset.lint import SIDE_EFFECTS, Finding, Report, caused, lint
 from advisor.ruleset.load import SHIPPED_LAYERS, load_rules, only_layer
 from advisor.ruleset.model import Ruleset
 
@@ -116,7 +116,20 @@ def _first_warnings(ruleset: Ruleset, layers: tuple[str, ...]) -> tuple[str, ...
 
 @cache
 def _overlay_report(ruleset: Ruleset, layers: tuple[str, ...]) -> Report:
-    return caused(_report(ruleset), _report(load_rules(layers)), ruleset)
+    """What the files cause. The shipped rules are proved beside them only where it is not plain who caused an error."""
+    report = _report(ruleset)
+    theirs = [finding for finding in report.findings if not _is_own(finding, ruleset) and finding.severity == "error" and finding.id not in SIDE_EFFECTS]
+    if theirs:
+        return caused(report, _report(load_rules(layers)), ruleset)
+    return replace(report, findings=tuple(finding for finding in report.findings if _is_own(finding, ruleset)))
+
+
+def _is_own(finding: Finding, ruleset: Ruleset) -> bool:
+    """Whether a finding stands in a file of one's own."""
+    rule = ruleset.rule(finding.rule) if finding.rule else None
+    inactive = next((rule for rule in ruleset.inactive if rule.id == finding.rule), None)
+    found = rule or inactive
+    return found.layer in ruleset.overlays if found is not None else finding.at in ruleset.disabled_at.values()
 
 
 def fault_of(finding: Finding) -> Fault:

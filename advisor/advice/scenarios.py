@@ -14,6 +14,7 @@ from typing import Any
 
 from advisor.composition import SCHEMES
 from advisor.errors import Fault, InputError, nearest, unknown_name
+from advisor.facts import UNKNOWN, Fact
 from advisor.resources import rules_dir
 from advisor.ruleset.judge import judge
 from advisor.ruleset.model import Rule, Ruleset
@@ -96,9 +97,12 @@ def _scenario(document: Document, index: int, entry: Any, ruleset: Ruleset, faul
         faults.append(Fault(what=f"{document.at((*path, 'whatif'))}: an entry of `whatif` has the keys change and composition"))
     for where, facts in (("given", entry["given"]), *(("whatif", change["change"]) for change in changes)):
         faults.extend(unknown_name("fact", fact, list(ruleset.facts), at=document.at((*path, where))) for fact in facts if fact not in ruleset.facts)
+        for fact, value in facts.items():
+            if fact in ruleset.facts and not _possible(ruleset.facts[fact], value):
+                faults.append(Fault(what=f"{document.at((*path, where))}: '{fact}' cannot be {value!r}", allowed=", ".join(map(str, ruleset.facts[fact].values))))
     ids = {rule.id for rules in ruleset.rules.values() for rule in rules} | set(ruleset.disabled)
     named = (*entry.get("fired", ()), *entry.get("warned", ()), *entry.get("why_not", {}).values())
-    faults.extend(unknown_name("rule", str(rule), sorted(ids), at=document.at(path)) for rule in named if rule not in ids)
+    faults.extend(unknown_name("rule", str(rule), sorted(ids), at=document.at(path)) for rule in named if not isinstance(rule, str) or rule not in ids)
     if len(faults) > before:
         return None
     return Scenario(
@@ -106,6 +110,17 @@ def _scenario(document: Document, index: int, entry: Any, ruleset: Ruleset, faul
         why_not=entry.get("why_not", {}), whatif=tuple((change["change"], str(change["composition"])) for change in changes), settings=entry.get("settings"),
         warned=tuple(entry.get("warned", ())),
     )  # fmt: skip
+
+
+def _possible(fact: Fact, value: Any) -> bool:
+    """Whether a fact can have this value; `unknown` takes a fact away."""
+    if value is None or (isinstance(value, str) and value == UNKNOWN):
+        return True
+    if fact.type == "number":
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if fact.type == "flag":
+        return isinstance(value, bool)
+    return isinstance(value, str) and (fact.type != "choice" or value in fact.values)
 
 
 # --------------------------------------------------------------------------- running them

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from advisor.cli import advise
 from advisor.errors import InputError
-from advisor.linting import refuse_or_warn
-from advisor.ruleset.load import MAX_OWN_RULES, load_rules
+from advisor.linting import checked, refuse_or_warn
+from advisor.ruleset.load import MAX_OWN_RULES, SHIPPED_LAYERS, load_rules
 
 WHOLE = """version: 1
 overlay: acme
@@ -72,7 +72,7 @@ def test_the_file_that_is_broken_below_is_fine(folder):
     assert attempt(path) == ""
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_change_of_a_file_is_an_input_error_or_fine(folder, data):
     """A value, a key or some characters replaced, a line lost or doubled: never a traceback, always the file's name."""
@@ -106,6 +106,31 @@ def test_any_bytes_are_an_input_error_or_fine(folder, raw):
     path = folder / f"b{abs(hash(raw))}.yaml"
     path.write_bytes(raw)
     attempt(path)
+
+
+SCENARIOS = """overlay: acme
+scenarios:
+  - id: one
+    given: {task: qa, data_rows: 4000, facts_change_often: false}
+    composition: sft+lora
+    fired: [document/scenario-1]
+    warned: [evidence/must-be-cited]
+    why_not: {full: document/scenario-2-full}
+    whatif: [{change: {budget: low}, composition: sft+qlora}]
+    why: "the team"
+  - {id: two, given: {objective: sft, update: lora, quantization: none}, settings: {rank: 16, target_modules: all-linear}, why: "us"}
+"""
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_change_of_a_scenario_is_a_finding_or_fine(folder, data):
+    """The linter runs scenarios of a file of one's own; whatever stands in them, it reports and does not break."""
+    token = data.draw(st.sampled_from(list(re.finditer(r"[\w./+-]+|\[[^\[\]]*\]|\{[^{}]*\}", SCENARIOS))))
+    path = folder / "scenarios.yaml"
+    path.write_text(SCENARIOS[: token.start()] + data.draw(st.sampled_from(ODD)) + SCENARIOS[token.end() :], encoding="utf-8")
+    load_rules.cache_clear()
+    assert all(finding.at.startswith((str(path), "rules/")) for finding in checked(SHIPPED_LAYERS, (path,)).report.findings)
 
 
 KEYS = [
