@@ -10,7 +10,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass, field
 
-SAMPLED_ROWS = 10_000
+SAMPLED_ROWS = 5_000
 WORDS = 3
 KEPT_HASHES = 64
 KEYS = 4  # two rows alike to four fifths share none of their four smallest hashes with a chance below 1 %
@@ -32,17 +32,22 @@ def sketch(text: str) -> tuple[int, ...]:
     if len(words) < WORDS:
         return ()
     crc32 = zlib.crc32
-    joined = (f"{first} {second} {third}" for first, second, third in zip(words, words[1:], words[2:], strict=False))
-    return tuple(sorted({crc32(part.encode("utf-8", "surrogatepass")) for part in joined})[:KEPT_HASHES])
+    if text.isascii():
+        hashes = {crc32(f"{first} {second} {third}".encode()) for first, second, third in zip(words, words[1:], words[2:], strict=False)}
+    else:
+        hashes = {crc32(f"{first} {second} {third}".encode("utf-8", "surrogatepass")) for first, second, third in zip(words, words[1:], words[2:], strict=False)}
+    return tuple(sorted(hashes)[:KEPT_HASHES])
 
 
 def resemblance(left: tuple[int, ...], right: tuple[int, ...]) -> float:
     """Share of word sequences two rows have in common, estimated from the smallest hashes of both together."""
-    union = sorted({*left, *right})
-    size = max(len(left), len(right)) if max(len(left), len(right)) == KEPT_HASHES else len(union)
-    considered = union[:size]
-    both = set(left) & set(right)
-    return sum(value in both for value in considered) / len(considered) if considered else 0.0
+    ours, theirs = set(left), set(right)
+    if max(len(left), len(right)) < KEPT_HASHES:  # nothing was left out: exact
+        common = len(ours & theirs)
+        return common / (len(ours) + len(theirs) - common) if common else 0.0
+    smallest = sorted(ours | theirs)[:KEPT_HASHES]
+    both = ours & theirs
+    return sum(value in both for value in smallest) / len(smallest)
 
 
 @dataclass(slots=True)
@@ -77,7 +82,9 @@ class Sample:
                 for other in others:
                     if found is None and other not in compared:
                         compared.add(other)
-                        if resemblance(ordered[other][1], hashes) >= ALIKE:
+                        size = len(ordered[other][1])
+                        # Rows of very different length cannot be alike: no need to look.
+                        if ALIKE * size <= len(hashes) and ALIKE * len(hashes) <= size and resemblance(ordered[other][1], hashes) >= ALIKE:
                             found = other
                 if len(others) < CROWDED:
                     others.append(index)

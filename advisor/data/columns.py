@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,8 @@ from advisor.data.conversation import ROLE_KEYS, ROLES, as_turns, read_transcrip
 from advisor.data.roles import BAD_WORDS, GOOD_WORDS
 
 VERDICTS = GOOD_WORDS | BAD_WORDS
-MAX_CLASSES = 100
+MAX_CLASSES = 200
+_NUMBER = re.compile(r"[-+]?[$€£]?\d[\d,. /]*%?")
 KEPT_VALUES = 300  # distinct values kept of a column
 
 
@@ -21,6 +23,8 @@ class Column:
     filled: int = 0
     shapes: dict[str, int] = field(default_factory=dict)
     characters: int = 0
+    several: int = 0  # lists of two texts and more: ranked answers, or several that are right
+    checkable: int = 0  # texts that are a number, or end with one after ####
     values: set[str] = field(default_factory=set)
     yes_no: int = 0
     sharegpt: int = 0
@@ -45,7 +49,7 @@ class Column:
         if distinct > MAX_CLASSES or self.mean_characters > 60:
             return False
         if named:
-            return self.shape == "bool" or distinct <= max(2, self.filled // 2) or distinct == self.filled == 1
+            return self.shape == "bool" or distinct <= max(2, int(0.7 * self.filled)) or distinct == self.filled == 1
         return self.filled >= 8 and 2 <= distinct <= self.filled / 3
 
 
@@ -76,10 +80,14 @@ def _add(column: Column, cell: Any) -> None:
             shape, text = "text", cell
             column.transcripts += ":" in cell[:16] and read_transcript(cell) is not None
         elif isinstance(cell, list):
-            shape = "texts" if all(isinstance(item, (str, int)) for item in cell) else "list"
+            shape = "texts" if all(isinstance(item, (str, int)) and not isinstance(item, bool) for item in cell) else "list"
             text = ", ".join(map(str, cell)) if shape == "texts" else None
+            column.several += len(cell) > 1 and all(isinstance(item, str) for item in cell)
+        elif isinstance(cell.get("text"), list):  # SQuAD
+            column.several += len(cell["text"]) > 1
     column.shapes[shape] = column.shapes.get(shape, 0) + 1
     if text is not None:
+        column.checkable += checkable(text) is not None
         column.characters += len(text)
         column.yes_no += text.strip().lower() in VERDICTS
         if len(column.values) <= KEPT_VALUES:
@@ -100,6 +108,14 @@ def _is_tool_turn(turn: Mapping[str, Any]) -> bool:
     return any(turn.get(key) in ("tool", "function", "function_call", "observation", "tool_call") for key in ROLE_KEYS)
 
 
+def checkable(text: str) -> str | None:
+    """The result in an answer that a program can compare: a bare number, or what stands after #### (GSM8K); None where there is none."""
+    if "####" in text:
+        result = text.rsplit("####", 1)[1].strip()
+        return result if 0 < len(result) <= 40 else None
+    return text.strip() if len(text) <= 24 and _NUMBER.fullmatch(text.strip()) else None
+
+
 def text_cell(value: Any) -> str | None:
     """The text of an answer, label or context cell: text, a number, text parts, or the usual small objects around one."""
     if isinstance(value, str):
@@ -107,7 +123,7 @@ def text_cell(value: Any) -> str | None:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float)):
-        return str(value)
+        return str(value) if value == value else None  # NaN: what other tools write for an empty cell
     if isinstance(value, Mapping):  # SQuAD answers, verl reward_model
         for key in ("ground_truth", "text", "value", "content", "answer"):
             if key in value:

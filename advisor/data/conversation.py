@@ -37,12 +37,13 @@ ROLES = {
 }
 CHAT_ROLES = frozenset(("system", "user", "assistant", "tool"))
 ROLE_KEYS = ("role", "from", "speaker")
-CONTENT_KEYS = ("content", "value", "text", "message")
+CONTENT_KEYS = ("content", "value", "text", "message", "parts")
 CALLS = ("tool_calls", "function_call")
 # Reasons why a row cannot be used; the texts are in examples.py.
 BROKEN = "broken-conversation"
 UNKNOWN_ROLE = "unknown-role"
 NOT_TEXT = "content-not-text"
+BAD_WEIGHT = "weight-is-no-number"
 
 _MARKS = (
     # Transcripts in one text. Each pattern finds the speaker at the start of a turn.
@@ -80,8 +81,10 @@ def as_turns(value: Any) -> list[Any] | None:
             value = json.loads(value)
         except ValueError:
             return None
-    if isinstance(value, Mapping) and turn_keys(value) is not None:
-        return [value]
+    if isinstance(value, Mapping):
+        if turn_keys(value) is not None:
+            return [value]
+        value = value.get("messages")  # OpenAI's preference format: {"input": {"messages": [...]}}
     return value if isinstance(value, list) and value and isinstance(value[0], Mapping) else None
 
 
@@ -124,10 +127,12 @@ def read_turn(turn: Any) -> Message | str:
     if len(turn) == 2:
         return Message(role, content) if name != "function_call" and name != "tool_call" else _called(content)
     weight = turn.get("weight", 1.0)
-    if weight is None or isinstance(weight, bool) or not isinstance(weight, (int, float)):
-        weight = 1.0 if weight is None or weight is True else 0.0 if weight is False else -1.0
-    if weight < 0:
-        return BROKEN
+    if weight is None or isinstance(weight, bool):
+        weight = 1.0 if weight is not False else 0.0
+    elif isinstance(weight, str):  # CSV cells and some exports
+        weight = {"0": 0.0, "0.0": 0.0, "1": 1.0, "1.0": 1.0}.get(weight.strip(), -1.0)
+    if not isinstance(weight, (int, float)) or not weight >= 0:
+        return BAD_WEIGHT
     # Parquet fills what a turn does not have with None.
     extra = {key: cell for key, cell in turn.items() if cell is not None and key not in (role_key, content_key, "weight")}
     if name in ("function_call", "tool_call"):

@@ -23,7 +23,9 @@ class Example:
 
     paired: `messages`, the last one (at least) from the assistant. raw_text: `text`. preference: `messages` is the shared
     prompt, `chosen` and `rejected` the two continuations. unpaired_feedback: `messages` and `good`.
-    prompts_with_verifier: `messages` and `answer`. Classification rows are `text` and `label`.
+    prompts_with_verifier: `messages` (the request alone) and `answer`, which is JSON where it is a list of tests. Classification
+    rows are `text` and `label`, and the same as `messages`. A paired row whose result can be checked has `answer` beside its
+    `messages`: for reinforcement the request is what stands before the last message.
     """
 
     row: int  # 1-based, as an editor counts records of the file

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from advisor.data.columns import text_cell
-from advisor.data.conversation import BROKEN, NOT_TEXT, UNKNOWN_ROLE, answered, as_turns, read_messages, read_transcript, shared_prefix, tool_calls
+from advisor.data.columns import checkable, text_cell
+from advisor.data.conversation import BAD_WEIGHT, BROKEN, NOT_TEXT, UNKNOWN_ROLE, answered, as_turns, read_messages, read_transcript, shared_prefix, tool_calls
 from advisor.data.example import Example, Message
 from advisor.data.files import Faults, find_data
 from advisor.data.read import read_rows
@@ -43,6 +43,7 @@ REASONS = {
     BROKEN_TEXT: "half a character (a lone surrogate): the text was cut inside an emoji or badly decoded",
     BROKEN: "not a list of turns with a speaker and a text",
     UNKNOWN_ROLE: "a speaker that is none of system, user, assistant, tool",
+    BAD_WEIGHT: "a weight that is no number from 0 on",
     NOT_TEXT: "an image, a sound or another content that is not text",
 }
 CHANGES = {TRAILING: "ends with turns that nobody answers; they are left out"}
@@ -220,12 +221,15 @@ def _text_builder(mapping: Mapping[str, str]) -> Build:
 
 
 def _label_builder(mapping: Mapping[str, str]) -> Build:
-    text_column, label_column = mapping["text"], mapping["label"]
+    text_column, label_column, second_column = mapping["text"], mapping["label"], mapping.get("context")
 
     def build(number: int, row: Mapping[str, Any]) -> Example | str:
         text, cell = row.get(text_column), row.get(label_column)
         if not isinstance(text, str) or not text.strip():
             return NO_QUESTION
+        second = row.get(second_column) if second_column else None
+        if isinstance(second, str) and second.strip():
+            text = f"{text}\n\n{second}"
         label = ", ".join(map(str, cell)) if isinstance(cell, list) else text_cell(cell)
         if label is None or not label.strip():
             return NO_LABEL
@@ -236,12 +240,14 @@ def _label_builder(mapping: Mapping[str, str]) -> Build:
 
 
 def _transcript_builder(mapping: Mapping[str, str]) -> Build:
-    column = mapping["transcript"]
+    column, system_column = mapping["transcript"], mapping.get("system")
 
     def build(number: int, row: Mapping[str, Any]) -> Example | str:
         messages = read_transcript(row.get(column))
         if messages is None:
             return BROKEN
+        if system_column:
+            messages = _with_system(row.get(system_column), messages)
         return _checked(Example(row=number, messages=messages)) if answered(messages) else NO_ANSWER
 
     return build
@@ -332,7 +338,7 @@ def _answer(cell: Any, *, calls: bool = False) -> tuple[Message, ...] | str:
 def _pair_builder(mapping: Mapping[str, str]) -> Build:
     prompt, answer_column, tools_column = _prompt(mapping), mapping["answer"], mapping.get("tools")
     simple = set(mapping) == {"question", "answer"}
-    question_column = mapping["question"]
+    question_column, result_column = mapping["question"], mapping.get("ground_truth")
 
     def build(number: int, row: Mapping[str, Any]) -> Example | str:
         cell, asked = row.get(answer_column), row.get(question_column)
@@ -343,20 +349,22 @@ def _pair_builder(mapping: Mapping[str, str]) -> Build:
         if simple and isinstance(asked, str) and asked and asked[0] != "[":
             if asked.isspace():
                 return NO_QUESTION
-            return _checked(Example(row=number, messages=(Message("user", asked), *answer), plain=isinstance(cell, str)))
+            text = isinstance(cell, str)
+            return _checked(Example(row=number, messages=(Message("user", asked), *answer), plain=text, answer=checkable(cell) if isinstance(cell, str) else None))
         question = prompt(row)
         if isinstance(question, str):
             return question
         tools = _tools(row.get(tools_column)) if tools_column else ()
         plain = len(question) == 1 and isinstance(cell, str) and isinstance(asked, str)
-        return _checked(Example(row=number, messages=(*question, *answer), tools=tools, plain=plain))
+        result = text_cell(row.get(result_column)) if result_column else checkable(cell) if isinstance(cell, str) else None
+        return _checked(Example(row=number, messages=(*question, *answer), tools=tools, plain=plain, answer=result))
 
     return build
 
 
 def _preference_builder(mapping: Mapping[str, str]) -> Build:
     has_prompt = "question" in mapping or "messages" in mapping
-    prompt, chosen_column, rejected_column = _prompt(mapping), mapping["chosen"], mapping["rejected"]
+    prompt, chosen_column, rejected_column, ranked_column = _prompt(mapping), mapping.get("chosen", ""), mapping.get("rejected", ""), mapping.get("ranked")
 
     def side(cell: Any) -> tuple[Message, ...] | str:
         if isinstance(cell, str) and not has_prompt:
@@ -366,7 +374,11 @@ def _preference_builder(mapping: Mapping[str, str]) -> Build:
         return _answer(cell)
 
     def build(number: int, row: Mapping[str, Any]) -> Example | str:
-        chosen, rejected = side(row.get(chosen_column)), side(row.get(rejected_column))
+        better, worse = row.get(chosen_column), row.get(rejected_column)
+        if ranked_column:  # the first against the last: the clearest of the pairs in a ranking
+            ranking = row.get(ranked_column)
+            better, worse = (ranking[0], ranking[-1]) if isinstance(ranking, list) and len(ranking) > 1 else (ranking, None)
+        chosen, rejected = side(better), side(worse)
         if isinstance(chosen, str):
             return chosen
         if isinstance(rejected, str):
@@ -426,8 +438,8 @@ def _verifier_builder(mapping: Mapping[str, str]) -> Build:
         if isinstance(question, str):
             return question
         cell = row.get(column)
-        answer = text_cell(cell)
-        if answer is None and cell:
+        answer = None if isinstance(cell, list) and len(cell) > 1 else text_cell(cell)
+        if answer is None and cell and cell == cell:
             answer = json.dumps(cell, ensure_ascii=False)  # test cases: handed to the reward as they are
         if answer is None or not answer.strip():
             return NO_ANSWER

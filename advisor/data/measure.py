@@ -227,7 +227,8 @@ def understood(example: Example) -> dict[str, Any]:
         if messages and not (name == "messages" and example.label is not None):
             shown[name] = [{"role": turn.role, "content": turn.content, **({"weight": turn.weight} if turn.weight != 1 else {}), **turn.extra} for turn in messages]
     for name in ("text", "label", "good", "answer"):
-        if getattr(example, name) is not None:
+        said = getattr(example, name)
+        if said is not None and not (name == "answer" and example.messages and said in example.messages[-1].content):
             shown[name] = getattr(example, name)
     if example.tools:
         shown["tools"] = [dict(tool) for tool in example.tools]

@@ -37,6 +37,7 @@ class Candidate:
     mapping: Mapping[str, str]
     why: str
     certain: bool = True
+    likely: bool = False  # taken, but the values decided rather than the names
 
     @property
     def kind(self) -> str:
@@ -63,9 +64,23 @@ def by_name(columns: Mapping[str, Column]) -> list[Candidate]:
     system = find(roles.SYSTEMS, "text")
     tools = find(roles.TOOLS, "list", "text", "object")
     question = find(roles.QUESTIONS, "text", "turns")
+    ranked = _ranked(columns, names)
     context = find(roles.CONTEXTS, "text")
     chosen, rejected = find(roles.CHOSEN, "text", "turns"), find(roles.REJECTED, "text", "turns")
+    if chosen and roles.normal(chosen) == "good" and not (rejected and roles.normal(rejected) == "bad"):
+        chosen = None  # alone it is a verdict
     conversation = find(roles.CONVERSATIONS, "turns") or _only_conversation(columns)
+    if ranked and not (chosen and rejected) and (conversation or question):
+        ranking = f"several answers in every row of `{ranked}`, the best one first"
+        if conversation:
+            return [Candidate(format="preference", mapping={"messages": conversation, "ranked": ranked, **optional(system=system)}, why=ranking, certain=False)]
+        prompt = optional(question=question, context=context if context not in (question, ranked) else None)
+        right = f"several answers in every row of `{ranked}`, of which the first is learned"
+        first = Candidate(format="preference", mapping={**prompt, "ranked": ranked, **optional(system=system)}, why=ranking, certain=False)
+        return [
+            first,
+            Candidate(format="question_answer", mapping={**prompt, "answer": ranked, **optional(system=system)}, why=right, certain=False),
+        ]
     if chosen and rejected:
         prompt = optional(messages=conversation) if conversation and not question else optional(question=question, context=context if context != question else None)
         why = f"a better (`{chosen}`) and a worse (`{rejected}`) answer in every row"
@@ -93,7 +108,17 @@ def by_name(columns: Mapping[str, Column]) -> list[Candidate]:
         name = "tool_calls" if tools or facts.with_calls else "sharegpt" if spelling == "from / value" else "messages"
         return [Candidate(format=name, mapping={"messages": conversation, **optional(system=system, tools=tools)}, why=f"a list of {spelling} turns in `{conversation}`")]
 
-    return _pairs(columns, names, good=good, truth=truth, extras=optional(system=system, history=find(("history",), "list"), tools=tools)) or _texts(columns, names)
+    extras = optional(system=system, history=find(("history",), "list"), tools=tools)
+    return _pairs(columns, names, good=good, truth=truth, extras=extras) or _texts(columns, names, extras)
+
+
+def _ranked(columns: Mapping[str, Column], names: Mapping[str, str]) -> str | None:
+    """A column that holds two answers and more in every row, as older preference files do: the first one is the better."""
+    for name in (*roles.ANSWERS, "ranking", "responses", "candidates"):
+        column = columns[names[name]] if name in names else None
+        if column is not None and column.shape == "texts" and column.several >= 0.95 * column.filled > 0:
+            return names[name]
+    return None
 
 
 def _only_conversation(columns: Mapping[str, Column]) -> str | None:
@@ -131,7 +156,11 @@ def _pairs(columns: Mapping[str, Column], names: Mapping[str, str], *, good: str
     if len(found) == 1 and good and good not in found[0].mapping.values():
         why = f"answers in `{found[0].mapping['answer']}` with a verdict in `{good}`"
         return [Candidate(format="unpaired_feedback", mapping={**found[0].mapping, "good": good}, why=why)]
-    if questions and truth and not answers:
+    tested = truth is not None and "test" in roles.normal(truth)  # code beside tests: the tests check it, whether or not a solution stands there
+    solved = [answer for answer in answers if roles.normal(answer) not in ("code", "solution", "canonical_solution")]
+    if not questions and tested:
+        questions = [names[name] for name in ("text", "description") if name in names and columns[names[name]].shape == "text"]
+    if questions and truth and (not answers or (tested and not solved)):
         prompt = questions[0]
         return [
             Candidate(
@@ -140,16 +169,18 @@ def _pairs(columns: Mapping[str, Column], names: Mapping[str, str], *, good: str
                 why=f"requests in `{prompt}` with the right answer in `{truth}`",
             )
         ]
-    if (
-        len(found) == 1
-        and found[0].mapping["question"] in columns
-        and roles.normal(found[0].mapping["question"]) == "prompt"
-        and roles.normal(found[0].mapping["answer"]) == "solution"
-    ):
-        short = columns[found[0].mapping["answer"]].mean_characters <= 100
-        if short:
-            mapping = {"question": found[0].mapping["question"], "ground_truth": found[0].mapping["answer"], **_system(extras)}
-            return [Candidate(format="prompts_with_verifier", mapping=mapping, why="requests in `prompt` with a short right answer in `solution`", certain=False)]
+    if len(found) == 1:
+        problem, result = found[0].mapping["question"], found[0].mapping["answer"]
+        pair, facts = (roles.normal(problem), roles.normal(result)), columns[result]
+        short = facts.mean_characters <= 100 if pair == ("prompt", "solution") else facts.filled >= 3 and facts.checkable >= 0.95 * facts.filled and facts.mean_characters <= 24
+        if short and pair in (("prompt", "solution"), ("prompt", "answer"), ("problem", "answer")):
+            mapping = {"question": problem, "ground_truth": result, **_system(extras)}
+            why = f"requests in `{problem}` with a short right answer in `{result}`"
+            return [Candidate(format="prompts_with_verifier", mapping=mapping, why=why, likely=True), replace(found[0], certain=False)]
+        beside = names.get("answer", truth)
+        if beside and beside not in found[0].mapping.values() and (pair == ("problem", "solution") or beside == truth):
+            # The worked solution teaches, the result beside it can be checked: the rows serve both.
+            found = [replace(found[0], mapping={**found[0].mapping, "ground_truth": beside})]
     if not found:
         text = next((names[name] for name in roles.SUMMARISED if name in names and columns[names[name]].shape == "text"), None)
         summary = next((names[name] for name in roles.SUMMARIES if name in names and columns[names[name]].shape == "text"), None)
@@ -182,15 +213,29 @@ def pair_format(mapping: Mapping[str, str], *, tools: bool = False) -> str:
     return "alpaca" if pair == ("instruction", "output") else "prompt_completion" if pair == ("prompt", "completion") else "question_answer"
 
 
-def _texts(columns: Mapping[str, Column], names: Mapping[str, str]) -> list[Candidate]:
+def _texts(columns: Mapping[str, Column], names: Mapping[str, str], extras: Mapping[str, str]) -> list[Candidate]:
+    for first, second in roles.COMPARED:
+        if first in names and second in names:
+            labels = [names[name] for name in roles.LABELS if name in names and columns[names[name]].is_label(named=True)]
+            if labels:
+                why = f"two texts in `{names[first]}` and `{names[second]}` and one of {len(columns[labels[0]].values)} values in `{labels[0]}`"
+                return [Candidate(format="classification", mapping={"text": names[first], "context": names[second], "label": labels[0]}, why=why)]
+    spoken = [names[name] for name in roles.CONVERSATIONS if name in names and columns[names[name]].shape == "text"]
+    if spoken and columns[spoken[0]].transcripts >= 0.95 * columns[spoken[0]].filled > 0:
+        why = f"a written dialogue in `{spoken[0]}` (speakers named at the start of a turn)"
+        return [Candidate(format="transcript", mapping={"transcript": spoken[0], **_system(extras)}, why=why)]
     text = next((names[name] for name in (*roles.TEXTS, "question", "query", "prompt") if name in names and columns[names[name]].shape == "text"), None)
     if text is None:
         return []
     is_text = roles.normal(text) in roles.TEXTS
-    label = next((names[name] for name in roles.LABELS if name in names and names[name] != text and columns[names[name]].is_label(named=True)), None)
-    if label:
-        why = f"a text in `{text}` and one of {len(columns[label].values)} values in `{label}`"
-        return [Candidate(format="classification", mapping={"text": text, "label": label}, why=why)]
+    labels = [names[name] for name in roles.LABELS if name in names and names[name] != text and columns[names[name]].is_label(named=True)]
+    if labels:
+        words = [label for label in labels if roles.normal(label) in ("label_text", "label_name") and columns[label].shape == "text"]
+        named = [label for label in labels if roles.normal(label) in ("label", "labels", "class")]
+        first = (words or named or labels)[0]
+        # What is called a label is the label; of several other columns of classes none is taken unasked.
+        certain = len(labels) == 1 or first in (*words, *named)
+        return [_labelled(columns, text, first, certain=certain), *(_labelled(columns, text, label) for label in labels if label != first)]
     if not is_text:
         return []
     by_value = _few_valued(columns, text)
@@ -205,13 +250,16 @@ def _texts(columns: Mapping[str, Column], names: Mapping[str, str]) -> list[Cand
     return [_labelled(columns, text, label) for label in by_value]
 
 
-def _labelled(columns: Mapping[str, Column], text: str, label: str) -> Candidate:
+def _labelled(columns: Mapping[str, Column], text: str, label: str, *, certain: bool = False) -> Candidate:
     why = f"a text in `{text}` and one of {len(columns[label].values)} values in `{label}`"
-    return Candidate(format="classification", mapping={"text": text, "label": label}, why=why, certain=False)
+    return Candidate(format="classification", mapping={"text": text, "label": label}, why=why, certain=certain)
 
 
-def _few_valued(columns: Mapping[str, Column], text: str) -> list[str]:
-    return [name for name, column in columns.items() if name != text and roles.normal(name) not in roles.METADATA and column.is_label(named=False)]
+def _few_valued(columns: Mapping[str, Column], text: str, trusted: tuple[str, ...] = ()) -> list[str]:
+    def few(name: str) -> bool:
+        return name != text and roles.normal(name) not in roles.METADATA and columns[name].is_label(named=roles.normal(name) in trusted)
+
+    return [name for name in columns if few(name)]
 
 
 def by_shape(columns: Mapping[str, Column]) -> list[Candidate]:
@@ -223,7 +271,7 @@ def by_shape(columns: Mapping[str, Column]) -> list[Candidate]:
     ]
     if len(texts) != 1:
         return []
-    return [_labelled(columns, texts[0], label) for label in _few_valued(columns, texts[0])]
+    return [_labelled(columns, texts[0], label) for label in _few_valued(columns, texts[0], trusted=roles.LABELS)]
 
 
 def by_mapping(stated: Mapping[str, str], columns: Mapping[str, Column], shown: str) -> Candidate:
@@ -237,7 +285,9 @@ def by_mapping(stated: Mapping[str, str], columns: Mapping[str, Column], shown: 
         name = "preference"
     elif "good" in has and ("messages" in has or {"question", "answer"} <= has):
         name = "unpaired_feedback"
-    elif "ground_truth" in has and prompt:
+    elif "ranked" in has and prompt:
+        name = "preference"
+    elif "ground_truth" in has and prompt and not {"question", "answer"} <= has:
         name = "prompts_with_verifier"
     elif "messages" in has:
         facts = columns[stated["messages"]]

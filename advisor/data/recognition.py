@@ -77,7 +77,12 @@ def recognise(path: str | os.PathLike[str], *, mapping: Mapping[str, str] | None
         candidate = by_mapping(stated, summarise(rows), shown)
         return replace(base, kind=candidate.kind, format=candidate.format, mapping=dict(candidate.mapping), confidence="stated", why=candidate.why)
     chosen, others = _decide(rows, shown)
-    confidence = "certain" if chosen.certain else "likely"
+    confidence = "certain" if chosen.certain and not chosen.likely else "likely"
+    several = summarise(rows).get(chosen.mapping.get("answer", ""))
+    if several is not None and several.several:
+        base = replace(
+            base, notes=(*base.notes, f"{several.several} of {several.filled} rows looked at have several answers in `{chosen.mapping['answer']}`: the first is learned")
+        )
     return replace(base, kind=chosen.kind, format=chosen.format, mapping=dict(chosen.mapping), confidence=confidence, why=chosen.why, candidates=others)
 
 
@@ -200,7 +205,7 @@ def _refuse_unknown(columns: Mapping[str, Column], shown: str) -> NoReturn:
     seen = ", ".join(f"{name} ({column.shape})" for name, column in list(columns.items())[:30])
     known = [*roles.QUESTIONS, *roles.ANSWERS, *roles.TEXTS, *roles.CHOSEN, *roles.REJECTED, *roles.CONVERSATIONS]
     hints: list[str] = []
-    for name in columns:
+    for name in list(columns)[:30]:
         close = nearest(roles.normal(name), known)
         if close and roles.normal(name) not in known:
             hints.append(f"{name}: {close}")

@@ -19,13 +19,14 @@ ROLES = {
     "label": ("class", "category"),
     "chosen": ("preferred",),
     "rejected": ("dispreferred",),
+    "ranked": ("ranking",),
     "good": ("kto_tag", "feedback"),
     "ground_truth": ("reference_answer", "final_answer"),
     "transcript": (),
 }
 SPELLINGS = {spelling: role for role, spellings in ROLES.items() for spelling in (role, *spellings)}
 
-CONVERSATIONS = ("messages", "conversations", "conversation", "dialog", "dialogue", "chat", "turns")
+CONVERSATIONS = ("messages", "conversations", "conversation", "dialog", "dialogue", "chat", "turns", "contents")
 QUESTIONS = (
     "prompt",
     "question",
@@ -104,7 +105,6 @@ TEXTS = (
     "tweet",
     "message",
     "utterance",
-    "title",
     "post",
     "story",
     "raw_text",
@@ -130,8 +130,21 @@ LABELS = (
     "spam",
     "is_spam",
 )
-CHOSEN = ("chosen", "preferred", "accepted", "winner", "better", "chosen_response", "response_chosen", "preferred_response", "positive")
-REJECTED = ("rejected", "dispreferred", "loser", "worse", "rejected_response", "response_rejected", "dispreferred_response", "negative", "non_preferred")
+CHOSEN = ("chosen", "preferred", "preferred_output", "accepted", "winner", "better", "chosen_response", "response_chosen", "preferred_response", "response_j", "positive", "good")
+REJECTED = (
+    "rejected",
+    "dispreferred",
+    "non_preferred_output",
+    "loser",
+    "worse",
+    "rejected_response",
+    "response_rejected",
+    "dispreferred_response",
+    "response_k",
+    "negative",
+    "non_preferred",
+    "bad",
+)
 GOOD = ("kto_tag", "label", "good", "is_good", "desirable", "is_desirable", "thumbs_up", "thumbs", "feedback", "liked", "upvoted", "binary_feedback")
 GOOD_WORDS = frozenset(("true", "yes", "1", "1.0", "good", "up", "thumbs_up", "positive", "desirable", "👍"))
 BAD_WORDS = frozenset(("false", "no", "0", "0.0", "bad", "down", "thumbs_down", "negative", "undesirable", "👎"))
@@ -148,8 +161,13 @@ TRUTHS = (
     "verifier",
     "test_cases",
     "tests",
+    "test",
+    "test_list",
     "unit_tests",
+    "verification_info",
 )
+# A class label is about one text, or about two that are compared: these pairs.
+COMPARED = (("premise", "hypothesis"), ("sentence1", "sentence2"), ("text1", "text2"), ("text_a", "text_b"), ("question1", "question2"), ("question", "sentence"))
 METADATA = (
     "id", "idx", "index", "uid", "uuid", "guid", "source", "lang", "language", "locale", "split", "subset", "dataset", "license", "url",
     "uri", "link", "domain", "file", "filename", "path", "origin", "version", "author", "date", "time", "timestamp", "created",

@@ -78,7 +78,7 @@ FORMATS: list[tuple[str, str, dict[str, Any], dict[str, str]]] = [
         {"id": "1", "title": "T", "context": "Ann was there.", "question": "Who?", "answers": {"text": ["Ann"], "answer_start": [0]}},
         {"question": "question", "context": "context", "answer": "answers"},
     ),
-    ("question_answer", "paired", {"problem": "1+1", "solution": "It is 2.", "answer": "2"}, {"question": "problem", "answer": "solution"}),
+    ("question_answer", "paired", {"problem": "1+1", "solution": "It is 2.", "answer": "2"}, {"question": "problem", "answer": "solution", "ground_truth": "answer"}),
     ("summary", "paired", {"dialogue": "Ann: Hi. Bob: Bye.", "summary": "Ann greets Bob."}, {"question": "dialogue", "answer": "summary"}),
     ("text", "raw_text", {"text": "A long story."}, {"text": "text"}),
     ("classification", "paired", {"text": "Buy now", "label": "spam"}, {"text": "text", "label": "label"}),
