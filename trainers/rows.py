@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from advisor.data import Skipped, read_examples
+from advisor.data import Skipped, content_digest, read_examples
 from advisor.errors import InputError
 from trainers.job import Job
+from trainers.machine import is_main_process
 from trainers.prepare import ANSWERS, Kind, Prepared, Row, Templater, packed, prepared
+from trainers.prepare.cache import prepared_digest, read_written, write_prepared
 from trainers.prepare.packing import check_packing
 
 
 def read_prepared(job: Job, tokenizer: Any, kind: Kind[Any] = ANSWERS, *, seq_len: int | None = None) -> Prepared[Any]:
-    """The stage's rows ready to train on.
+    """The stage's rows ready to train on; from the run folder where the same were prepared before.
 
     Args:
         kind: What the objective trains on.
@@ -23,13 +26,27 @@ def read_prepared(job: Job, tokenizer: Any, kind: Kind[Any] = ANSWERS, *, seq_le
     if not path.exists():
         hint = "download a hub data set first: hf download --repo-type dataset NAME --local-dir FOLDER"
         raise InputError(f"data: no such file: {path}", allowed="a file or folder of this machine", hint=hint)
-    templater = Templater(tokenizer, learn_all=job.options.get("loss_on") == "all")
     stage = job.stage
+    learn_all = job.options.get("loss_on") == "all"
+    lengths: dict[str, Any] = {"seq_len": seq_len or stage.seq_len, "truncation": stage.truncation, "holdout": stage.holdout, "seed": stage.seed}
+    digest = prepared_digest(data=content_digest(path), tokenizer=tokenizer, kind=kind.name, settings=lengths | {"learn_all": learn_all, "mapping": job.data.mapping})
+    # The folder of the stage's entry, so that stages and tasks keep their own.
+    file = job.run / "prepared" / f"{job.entry.name}-{kind.name}-{digest[:16]}.arrow"
+    known = read_written(file, kind, tokenizer)
+    if known is not None and known.digest == digest:
+        return known
+    had_template = bool(tokenizer.chat_template)
+    templater = Templater(tokenizer, learn_all=learn_all)
     skipped = Skipped()
     examples = list(read_examples(path, mapping=job.data.mapping, skipped=skipped))
     skipped.raise_if_too_many(str(path))
-    data = prepared(examples, templater, seq_len=seq_len or stage.seq_len, truncation=stage.truncation, holdout=stage.holdout, seed=stage.seed, kind=kind)
-    return data.noted(rows=skipped.seen, dropped=skipped.total, notes=skipped.lines())
+    data = prepared(examples, templater, kind=kind, **lengths).noted(rows=skipped.seen, dropped=skipped.total, notes=skipped.lines())
+    data = replace(data, digest=digest)
+    if is_main_process() and not job.dry_run:
+        for old in file.parent.glob(f"{job.entry.name}-{kind.name}-*.arrow"):
+            old.unlink(missing_ok=True)
+        write_prepared(file, data, kind, chat_template=None if had_template else tokenizer.chat_template)
+    return data
 
 
 def sequences_of(job: Job, rows: Sequence[Row], model: Any) -> list[tuple[Row, ...]]:

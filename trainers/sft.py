@@ -19,6 +19,7 @@ from trainers.files import read_json, write_json
 from trainers.job import Job, run_trainer
 from trainers.machine import MemoryMeter, check_versions, is_main_process, quiet_libraries, torch_device, use_cores
 from trainers.prepare import Prepared, Row
+from trainers.prepare.prepared import rows_digest
 from trainers.rows import read_prepared, sequences_of
 from trainers.updates import update_named
 
@@ -74,7 +75,7 @@ def train(job: Job) -> None:
 
     steps = settings.total_steps(job, len(groups), processes=settings.world_size())
     depends_on = [asdict(job.stage), job.base_model, job.plan.revision, str(job.start), steps, settings.world_size(), versions["torch"]]
-    mark = checkpoints.fingerprint([*depends_on, [(list(row.input_ids), list(row.labels)) for row in data.train]])
+    mark = checkpoints.fingerprint([*depends_on, rows_digest(data.train)])
     metrics = job.run / "metrics.jsonl"
     if shown and checkpoints.others_there(job.checkpoints, mark=mark):
         say(f"{label(job)}: the checkpoints there belong to other settings or data: starting from the beginning")

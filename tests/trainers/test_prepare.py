@@ -8,6 +8,7 @@ import pytest
 from advisor.data.example import Example, Message
 from advisor.errors import InputError
 from trainers.prepare import IGNORED, Row, Templater, columns, fitted, packed, parted, prepared, tokenised
+from trainers.rows import read_prepared
 
 
 @pytest.fixture(scope="module")
@@ -230,3 +231,86 @@ def test_packing_fills_bins_and_keeps_every_token():
         for length in lengths:
             assert labels[start] == IGNORED
             start += length
+
+
+# --------------------------------------------------------------------------- kept in the run folder
+
+
+def test_rows_are_prepared_once_and_come_back_the_same(make, monkeypatch):
+    """A second call takes the rows from the run folder, equal in every field, and does not read the data again."""
+    import trainers.rows as module
+    from trainers.loading import load_tokenizer
+
+    job = make(seq_len=64)
+    first = read_prepared(job, load_tokenizer(job))
+    monkeypatch.setattr(module, "read_examples", lambda *args, **kwargs: pytest.fail("prepared again"))
+    second = read_prepared(job, load_tokenizer(job))
+    assert second == first
+    assert first.digest
+
+
+def test_the_same_input_gives_the_same_bytes(make, tmp_path):
+    """Two runs over the same data write the same file, byte for byte."""
+    from trainers.loading import load_tokenizer
+
+    files = []
+    for name in ("one", "other"):
+        job = make(seq_len=64, job_run=tmp_path / name)
+        read_prepared(job, load_tokenizer(job))
+        files += (tmp_path / name / "prepared").iterdir()
+    assert files[0].name == files[1].name
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.parametrize("change", [{"seq_len": 60}, {"holdout": 0.2}, {"seed": 5}, {"truncation": "drop"}, {"loss_on": "all"}, "data", "template", "mapping"])
+def test_anything_the_rows_depend_on_prepares_them_again(change, make, chats, tmp_path):
+    """Another length, split, mask, file content or chat template is another file; the stage's old one goes."""
+    from dataclasses import replace
+
+    from trainers.loading import load_tokenizer
+
+    data = tmp_path / "copy.jsonl"
+    data.write_bytes(chats.read_bytes())
+    keys = {"seq_len": 64, "job_data": data}
+    job = make(**keys)
+    first = read_prepared(job, load_tokenizer(job))
+    if isinstance(change, dict):
+        job = make(**keys | change)
+    tokenizer = load_tokenizer(job)
+    if change == "data":
+        data.write_bytes(chats.read_bytes().replace(b"kettle", b"teapot"))
+    elif change == "template":
+        tokenizer.chat_template += "{# another #}"
+    elif change == "mapping":
+        job = replace(job, entry=replace(job.entry, data=replace(job.data, mapping={"messages": "messages"})))
+    second = read_prepared(job, tokenizer)
+    assert second.digest != first.digest
+    assert len(list((job.run / "prepared").iterdir())) == 1
+
+
+def test_a_broken_file_is_prepared_again(make):
+    """A file that was cut short by a full disk is no reason to fail, nor to train on half of it."""
+    from trainers.loading import load_tokenizer
+
+    job = make(seq_len=64)
+    first = read_prepared(job, load_tokenizer(job))
+    (file,) = (job.run / "prepared").iterdir()
+    file.write_bytes(file.read_bytes()[:-200])
+    assert read_prepared(job, load_tokenizer(job)) == first
+    assert read_prepared(job, load_tokenizer(job)) == first
+
+
+def test_the_plain_template_comes_back_with_the_rows(make):
+    """A tokenizer without a template gets the plain one also when the rows were prepared before, so that it is saved with the result."""
+    from trainers.loading import load_tokenizer
+
+    job = make(seq_len=64)
+    templates = []
+    for _ in range(2):
+        tokenizer = load_tokenizer(job)
+        tokenizer.chat_template = None
+        data = read_prepared(job, tokenizer)
+        templates.append(tokenizer.chat_template)
+    assert templates[0] == templates[1]
+    assert "Assistant:" in templates[0]
+    assert data.template.startswith("plain")

@@ -51,13 +51,14 @@ def pieces(row: Row, seq_len: int) -> Iterator[Row]:
         yield replace(row, input_ids=row.input_ids[start : start + seq_len], labels=ids_of((IGNORED, *labels[1:])) if start else labels)
 
 
-def fitted(rows: Sequence[Item], *, seq_len: int, truncation: str, cut: Cut[Item] | None = cut_row, unit: str = "rows") -> Fitted[Item]:
+def fitted(rows: Sequence[Item], *, seq_len: int, truncation: str, cut: Cut[Item] | None = cut_row, unit: str = "rows", limit: str = "seq_len") -> Fitted[Item]:
     """The rows within `seq_len`. Raises InputError where too many are over it and the plan does not say what to do.
 
     Args:
         truncation: stop | drop | truncate, as in the plan.
         cut: Makes a row shorter, or says None where nothing would be left of it. None: rows of this kind are never cut.
         unit: What the rows are called where people read it.
+        limit: What `seq_len` is called there.
     """
     result: Fitted[Item] = Fitted()
     long = [row for row in rows if row.tokens > seq_len and not getattr(row, "document", False)]
@@ -65,7 +66,7 @@ def fitted(rows: Sequence[Item], *, seq_len: int, truncation: str, cut: Cut[Item
         lengths = sorted(row.tokens for row in rows)
         ways = "truncation: drop (leave them out)" + (" or truncation: truncate (cut their end)" if cut is not None else "")
         raise InputError(
-            f"{len(long):,} of {len(rows):,} {unit} are longer than seq_len {seq_len}"
+            f"{len(long):,} of {len(rows):,} {unit} are longer than {limit} {seq_len}"
             f" (95 % are within {lengths[int(0.95 * (len(lengths) - 1))]:,} tokens, the longest has {lengths[-1]:,})",
             allowed=f"truncation: stop allows {STOP_SHARE:.0%} of the {unit}",
             hint=f"raise seq_len, or set {ways}",
@@ -89,17 +90,17 @@ def fitted(rows: Sequence[Item], *, seq_len: int, truncation: str, cut: Cut[Item
             dropped.append(row.number)
     result.dropped = len(dropped) + len(unanswered)
     if result.truncated:
-        result.notes.append(f"{result.truncated:,} {unit} were cut at seq_len {seq_len}: their answers have no end")
+        result.notes.append(f"{result.truncated:,} {unit} were cut at {limit} {seq_len}: their answers have no end")
     if dropped:
         which = shown_numbers(dropped[:SHOWN_ROWS], len(dropped))
-        result.notes.append(f"{len(dropped):,} of {len(rows):,} {unit} were left out: longer than seq_len {seq_len} ({which})")
+        result.notes.append(f"{len(dropped):,} of {len(rows):,} {unit} were left out: longer than {limit} {seq_len} ({which})")
     if unanswered:
         which = shown_numbers(unanswered[:SHOWN_ROWS], len(unanswered))
-        result.notes.append(f"{len(unanswered):,} {unit} were left out: nothing to learn is left of them within seq_len {seq_len} ({which})")
+        result.notes.append(f"{len(unanswered):,} {unit} were left out: nothing to learn is left of them within {limit} {seq_len} ({which})")
     if result.split:
-        result.notes.append(f"{result.split:,} texts were parted into pieces of seq_len {seq_len}; every token is still learned once")
+        result.notes.append(f"{result.split:,} texts were parted into pieces of {limit} {seq_len}; every token is still learned once")
     if not result.rows:
-        raise InputError(f"no row fits into seq_len {seq_len}", hint=f"the shortest has {min(row.tokens for row in rows):,} tokens")
+        raise InputError(f"no row fits into {limit} {seq_len}", hint=f"the shortest has {min(row.tokens for row in rows):,} tokens")
     return result
 
 

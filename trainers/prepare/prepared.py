@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
@@ -10,7 +11,7 @@ from advisor.data.example import Example
 from advisor.errors import InputError
 from trainers.prepare.conversation import answer_rows
 from trainers.prepare.length import Cut, cut_row, fitted
-from trainers.prepare.row import LeftOut, Row, rows_word
+from trainers.prepare.row import LeftOut, Row, ids_of, rows_word
 from trainers.prepare.split import parted
 from trainers.prepare.template import Templater
 
@@ -43,6 +44,7 @@ class Kind(Generic[Item]):
     build: Build[Item]
     cut: Cut[Item] | None
     unit: str = "rows"
+    limit: str = "seq_len"  # what bounds a row, where people read it
     review: Callable[[list[Item], Templater], tuple[list[Item], list[str], int]] | None = None  # all rows -> (kept, notes, left out)
     stratum: Callable[[Item], object] | None = None
 
@@ -97,7 +99,7 @@ def prepared(examples: Iterable[Example], templater: Templater, *, seq_len: int,
     repeats = 0
     if kind.review is not None:
         rows, reviewed, repeats = kind.review(rows, templater)
-    fit = fitted(rows, seq_len=seq_len, truncation=truncation, cut=kind.cut, unit=kind.unit)
+    fit = fitted(rows, seq_len=seq_len, truncation=truncation, cut=kind.cut, unit=kind.unit, limit=kind.limit)
     train, held = parted(fit.rows, share=holdout, seed=seed, stratum=kind.stratum)
     notes = [*left.lines(), *reviewed, *fit.notes, *(f"{rows_word(count)}: {text}" for text, count in templater.notes.items())]
     if holdout > 0 and not held:
@@ -114,6 +116,15 @@ def prepared(examples: Iterable[Example], templater: Templater, *, seq_len: int,
         template="none (raw text)" if texts_alone else templater.template_source,
         turn_ends=tuple(sorted(templater.turn_ends)),
     )
+
+
+def rows_digest(rows: Iterable[Row]) -> str:
+    """Of what is trained on: equal for equal tokens and labels in equal order, whatever made them."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(ids_of(row.input_ids).tobytes())
+        digest.update(ids_of(row.labels).tobytes())
+    return digest.hexdigest()
 
 
 class _Counted:

@@ -85,12 +85,17 @@ class Templater:
             raise Unusable(REFUSED, f"{error} (roles usually alternate between user and assistant, after at most one system turn)") from None
         return text
 
-    def _opening(self, tools: Sequence[Mapping[str, Any]]) -> str:
-        """What stands before an assistant that speaks first; some templates refuse an empty conversation."""
-        try:
-            return self.rendered((), tools, prompt=True)
-        except Unusable:
-            return ""
+    def _header(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> str:
+        """What the template writes to let the assistant begin."""
+        before = messages or (Message("user", OTHERS[0]),)  # an empty conversation cannot be rendered
+        asked, waiting = self.rendered(before, tools, prompt=True), self.rendered(before, tools)
+        return asked[alike(asked, waiting) :]
+
+    def _opening(self, tools: Sequence[Mapping[str, Any]], full: str) -> str:
+        """What stands before an assistant that speaks first."""
+        header = self._header((), tools)
+        place = full.find(header)
+        return full[: place + len(header)] if header and place >= 0 else ""
 
     def _tagged(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], full: str) -> list[Span] | None:
         """The ranges of the {% generation %} tag, one for each assistant turn; None where the template does not say so."""
@@ -121,7 +126,7 @@ class Templater:
             last = index == len(messages) - 1
             if not last and (message.weight == 0 or index < since):
                 continue
-            before = self.rendered(messages[:index], tools, prompt=True) if index else self._opening(tools)
+            before = self.rendered(messages[:index], tools, prompt=True) if index else self._opening(tools, full)
             if last:
                 prompt = before
             if message.weight == 0 or index < since:
@@ -222,13 +227,6 @@ class Templater:
             return own, end + (marks[-1].end() if marks else len(same.rstrip()))
         return self._ended(full, (own, end), lambda: after)
 
-    def _header(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> str:
-        """What the template writes to let the assistant begin."""
-        if not messages:
-            return self._opening(tools).strip()
-        asked, waiting = self.rendered(messages, tools, prompt=True), self.rendered(messages, tools)
-        return asked[alike(asked, waiting) :]
-
     def _look(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], full: str) -> None:
         """Count what the template leaves out, and marks inside the words of people."""
         for message in messages:
@@ -263,7 +261,7 @@ class Templater:
                 ids.pop(), learned.pop()
             self.end(ids, learned)
             self.notes[f"rows end with {self.tokenizer.eos_token}, which the chat template leaves out{self._foreign_marks()}"] += 1
-        elif not closed or self._open_turns(ids, learned):
+        if self._open_turns(ids, learned):
             self.notes["an answer in the middle of a conversation has no end-of-turn token: the chat template writes none"] += 1
         return ids, [True] * len(ids) if self.learn_all else learned
 

@@ -5,13 +5,14 @@ A file here is found by its name, the plan's `update`. Its keys are declared in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
 from advisor.errors import Fault, InputError
 from advisor.plan.model import Stage
+from trainers.prepare import Row
 
 
 class Update(Protocol):
@@ -19,6 +20,8 @@ class Update(Protocol):
 
     # PEFT config field -> the plan's key that sets it; such a field is refused in `peft:`
     OWNED: Mapping[str, str]
+    # what a result of this scheme cannot do, in sentences for the report
+    LIMITS: Sequence[str]
 
     def config_class(self) -> type | None:
         """The PEFT config class whose fields `peft:` may set; None where PEFT takes no part."""
@@ -30,6 +33,10 @@ class Update(Protocol):
 
     def peft_config(self, stage: Stage, options: Mapping[str, Any], model: Any) -> Any | None:
         """The PEFT config that builds the module on this model, or None where the weights themselves are trained."""
+        ...
+
+    def start(self, stage: Stage, options: Mapping[str, Any], model: Any, tokenizer: Any, rows: Sequence[Row]) -> str | None:
+        """Give a new module on the model its first weights, where PEFT's own are not the right ones; what was done, in words."""
         ...
 
 

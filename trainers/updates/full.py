@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from advisor.errors import Fault
 from advisor.plan.model import Stage
+from trainers.prepare import Row
 
 OWNED: Mapping[str, str] = {}
+LIMITS: Sequence[str] = ()
 
 
 def config_class() -> type | None:
@@ -35,4 +37,9 @@ def faults(stage: Stage) -> list[Fault]:
 
 def peft_config(stage: Stage, options: Mapping[str, Any], model: Any) -> None:
     """None: the weights themselves are trained."""
+    return None
+
+
+def start(stage: Stage, options: Mapping[str, Any], model: Any, tokenizer: Any, rows: Sequence[Row]) -> None:
+    """None: there is no module."""
     return None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from advisor.errors import Fault, InputError
 from advisor.plan.model import Stage
+from trainers.prepare import Row
 
 OWNED: Mapping[str, str] = {
     "r": "rank",
@@ -20,6 +21,7 @@ OWNED: Mapping[str, str] = {
     "base_model_name_or_path": "model",
     "revision": "revision",
 }
+LIMITS: Sequence[str] = ()
 
 
 def config_class() -> type | None:
@@ -52,6 +54,11 @@ def peft_config(stage: Stage, options: Mapping[str, Any], model: Any) -> Any:
         task_type="CAUSAL_LM",
         **stage.peft,
     )
+
+
+def start(stage: Stage, options: Mapping[str, Any], model: Any, tokenizer: Any, rows: Sequence[Row]) -> None:
+    """None: PEFT's own start changes nothing until it is trained."""
+    return None
 
 
 def _check_targets(targets: str | list[str], model: Any, stage: Stage) -> None:

@@ -1,0 +1,265 @@
+"""Rows for preference, feedback, reward and classification training, and TRL's trainers on them."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from advisor.data.example import Example, Message
+from advisor.errors import InputError
+from tests.trainers.families import FAMILIES, family_tokenizer
+from tests.trainers.test_masks import FEW, SAID
+from trainers.prepare import Templater, prepared
+from trainers.prepare.classification import CLASSES, class_columns, names_of
+from trainers.prepare.preference import FEEDBACK, PAIRS, as_prepared, feedback_columns, pair, preference_columns, reward_columns
+from trainers.prepare.prompts import PROMPTS, prompt_columns
+from trainers.prepare.row import Unusable
+from trainers.rows import read_prepared
+
+SETTINGS = {"seq_len": 512, "truncation": "stop", "holdout": 0.0, "seed": 1}
+
+
+def preference(question: str, chosen: str, rejected: str, row: int = 1) -> Example:
+    return Example(row=row, messages=(Message("user", question),), chosen=(Message("assistant", chosen),), rejected=(Message("assistant", rejected),))
+
+
+# --------------------------------------------------------------------------- pairs
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@FEW
+@given(question=SAID, answers=st.lists(SAID, min_size=2, max_size=2, unique=True))
+def test_a_pair_has_one_prompt_and_two_whole_answers(name, question, answers):
+    """Prompt and answer decode to what was said, the prompt is the same tokens for both, and each answer ends with the token that ends a turn."""
+    family, tokenizer = FAMILIES[name], family_tokenizer(name)
+    row = pair(preference(question, *answers), Templater(tokenizer))
+    for ids, said in ((row.chosen_ids, answers[0]), (row.rejected_ids, answers[1])):
+        whole = tokenizer.decode([*row.prompt_ids, *ids])
+        assert whole.endswith(family.last(said))
+        assert tokenizer.decode(ids).endswith(family.last(said).lstrip())
+    assert question in tokenizer.decode(row.prompt_ids)
+
+
+def test_pairs_are_the_tokens_that_trl_would_make():
+    """On a template that both write in the same way, the columns are TRL's own, but for the line end after the last turn, which no model writes."""
+    from trl.data_utils import extract_prompt
+    from trl.trainer.dpo_trainer import _tokenize
+
+    tokenizer = family_tokenizer("smollm")
+    example = preference("Where is my parcel?", "On its way.", "No idea.")
+    row = pair(example, Templater(tokenizer))
+    turns = {
+        side: [{"role": "user", "content": "Where is my parcel?"}, {"role": "assistant", "content": said}] for side, said in (("chosen", "On its way."), ("rejected", "No idea."))
+    }
+    theirs = extract_prompt(turns)
+    prompt_ids = _tokenize(tokenizer, theirs["prompt"], add_generation_prompt=True)["input_ids"]
+    assert list(row.prompt_ids) == prompt_ids
+    for side in ("chosen", "rejected"):
+        whole = _tokenize(tokenizer, theirs["prompt"] + theirs[side])["input_ids"]
+        assert whole[: len(prompt_ids)] == prompt_ids
+        ours = list(getattr(row, f"{side}_ids"))
+        assert whole[len(prompt_ids) :] == ours + tokenizer("\n", add_special_tokens=False)["input_ids"]
+
+
+def test_the_template_is_applied_once():
+    """A token that begins a text stands once at its beginning, in pairs and in TRL's reward columns."""
+    for name in ("llama3", "gemma", "mistral"):
+        tokenizer = family_tokenizer(name)
+        row = pair(preference("Well?", "Yes.", "No."), Templater(tokenizer))
+        for ids in (*reward_columns([row])["chosen_ids"], *reward_columns([row])["rejected_ids"]):
+            assert ids[0] == tokenizer.bos_token_id
+            assert Counter(ids)[tokenizer.bos_token_id] == 1
+
+
+def test_pairs_that_are_none_are_counted_and_named(tiny_tokenizer):
+    """Equal answers, a missing answer and an answer to another question are left out with their row numbers."""
+    good = [preference(f"Question {number}?", "yes", "no", row=number) for number in range(1, 60)]
+    same = preference("Well?", "yes ", "yes ", row=60)
+    other = Example(row=61, messages=(Message("user", "Well?"),), chosen=(Message("assistant", "yes"),))
+    data = prepared([*good, same, other], Templater(tiny_tokenizer), kind=PAIRS, **SETTINGS)
+    assert len(data.train) == 59
+    assert data.dropped == 2
+    assert any("both answers are the same" in note and "row 60" in note for note in data.notes)
+    assert any("no pair" in note and "row 61" in note for note in data.notes)
+    with pytest.raises(InputError, match="row 60: both answers are the same"):
+        prepared([good[0], same], Templater(tiny_tokenizer), kind=PAIRS, **SETTINGS)
+
+
+def test_pairs_that_contradict_each_other_are_counted_and_stay_together(tiny_tokenizer):
+    """The same two answers with the preference turned round: counted, and never on both sides of the split."""
+    rows = [preference(f"Question {number}?", f"first {number}", f"second {number}", row=number) for number in range(1, 21)]
+    turned = [preference("Question 3?", "second 3", "first 3", row=30)]
+    data = prepared([*rows, *turned], Templater(tiny_tokenizer), kind=PAIRS, **SETTINGS | {"holdout": 0.3})
+    assert any("2 rows contradict each other" in note and "rows 3, 30" in note for note in data.notes)
+    assert len({3, 30} & {row.number for row in data.holdout}) != 1
+
+
+def test_cutting_a_pair_keeps_something_of_both_answers(tiny_tokenizer):
+    """truncation: truncate cuts both answers; where nothing or nothing different would be left, the pair is left out and counted."""
+    long = "the shop sells tea " * 20
+    examples = [preference("Well?", "yes " + long, "no " + long, row=1), preference("Well? " + long, "yes", "no", row=2), preference("Now?", long + "a", long + "b", row=3)]
+    data = prepared(examples, Templater(tiny_tokenizer), kind=PAIRS, seq_len=40, truncation="truncate", holdout=0.0, seed=1)
+    (row,) = data.train
+    assert (row.number, row.tokens, data.truncated, data.dropped) == (1, 40, 1, 2)
+
+
+# --------------------------------------------------------------------------- feedback
+
+
+def test_feedback_keeps_its_verdicts(tiny_tokenizer):
+    """Answers with a verdict become prompt, completion and label; a pair becomes two of them with one prompt."""
+    liked = Example(row=1, messages=(Message("user", "Well?"), Message("assistant", "Yes.")), good=True)
+    disliked = Example(row=2, messages=(Message("user", "Well?"), Message("assistant", "Go away.")), good=False)
+    data = prepared([liked, disliked, preference("Now?", "Soon.", "Never.", row=3)], Templater(tiny_tokenizer), kind=FEEDBACK, **SETTINGS)
+    told = [(row.number, tiny_tokenizer.decode(row.completion_ids), row.label) for row in data.train]
+    assert told == [(1, "Yes.<|im_end|>", True), (2, "Go away.<|im_end|>", False), (3, "Soon.<|im_end|>", True), (3, "Never.<|im_end|>", False)]
+    assert "2 answers people liked, 2 they did not" in data.notes
+    columns = feedback_columns(data.train, batch=2)
+    assert columns["KL_completion_ids"] == [list(data.train[place].completion_ids) for place in (1, 0, 3, 2)]
+
+
+def test_answers_that_people_rejected_are_not_taught(tiny_tokenizer):
+    """Supervised training on feedback leaves out the bad answers, and says so when they are more than a few."""
+    rows = [Example(row=number, messages=(Message("user", f"Question {number}?"), Message("assistant", "Go away.")), good=number % 2 == 0) for number in range(1, 21)]
+    with pytest.raises(InputError, match="row 1: an answer that people rejected"):
+        prepared(rows, Templater(tiny_tokenizer), **SETTINGS)
+
+
+# --------------------------------------------------------------------------- prompts
+
+
+def test_prompts_come_from_any_kind_of_data(tiny_tokenizer):
+    """Pairs, answers, feedback, classes and verifiable questions all give their question, ready for an answer, and what may be compared with it."""
+    examples = [
+        preference("One?", "first", "second", row=1),
+        Example(row=2, messages=(Message("user", "Two?"), Message("assistant", "Because."))),
+        Example(row=3, messages=(Message("user", "Three?"), Message("assistant", "Bad.")), good=False),
+        Example(row=4, messages=(Message("user", "What is 2 + 2?"),), answer="4"),
+        Example(row=5, text="The cup is broken", label="complaint"),
+    ]
+    data = prepared(examples, Templater(tiny_tokenizer), kind=PROMPTS, **SETTINGS)
+    told = [(row.shown, row.answer, row.verifiable) for row in data.train]
+    assert told == [("One?", "first", False), ("Two?", "Because.", False), ("Three?", None, False), ("What is 2 + 2?", "4", True), ("The cup is broken", "complaint", True)]
+    for row in data.train:
+        assert tiny_tokenizer.decode(row.prompt_ids) == f"<|im_start|>user\n{row.shown}<|im_end|>\n<|im_start|>assistant\n"
+    columns = prompt_columns(data.train)
+    assert columns["prompt"][3] == [{"role": "user", "content": "What is 2 + 2?"}]
+    assert columns["answer"][3] == "4"
+
+
+def test_repeated_and_over_long_prompts_are_counted(tiny_tokenizer):
+    """A prompt that comes again, and one that leaves no room for an answer, are left out with a count; prompts are never cut."""
+    examples = [preference(f"Question {number // 2}?", f"a {number}", "b", row=number) for number in range(40)]
+    examples.append(preference("the shop sells tea " * 40, "yes", "no", row=99))
+    data = prepared(examples, Templater(tiny_tokenizer), kind=PROMPTS, seq_len=40, truncation="truncate", holdout=0.0, seed=1)
+    assert (len(data.train), data.dropped) == (20, 21)
+    assert "20 rows left out: their prompt was there before" in data.notes
+    assert any("longer than seq_len less response_tokens, which is 40 (row 99)" in note for note in data.notes)
+
+
+def test_text_without_a_question_gives_no_prompt(tiny_tokenizer):
+    """Raw text has nothing to ask."""
+    with pytest.raises(InputError, match="row 1: no question that a model could answer"):
+        prepared([Example(row=1, text="The shop sells tea.")], Templater(tiny_tokenizer), kind=PROMPTS, **SETTINGS)
+
+
+# --------------------------------------------------------------------------- classes
+
+
+def test_classes_are_numbered_by_name_and_texts_are_tokenised_without_a_template():
+    """Names of classes become numbers in the order of their names, or of their values; texts get the tokenizer's own special tokens."""
+    tokenizer = family_tokenizer("gemma")
+    examples = [Example(row=number, text=f"text {number}", label=("2", "10", "1")[number % 3]) for number in range(30)]
+    data = prepared(examples, Templater(tokenizer), kind=CLASSES, **SETTINGS)
+    assert names_of(data.train) == ["1", "2", "10"]
+    assert all(names_of(data.train)[row.label] == row.name for row in data.train)
+    table = class_columns(data.train)
+    assert tokenizer.decode(table["input_ids"][0]) == "<bos> text 0"
+    assert table["labels"][:3] == [1, 2, 0]
+
+
+def test_every_class_is_trained_on_and_held_out_in_its_share(tiny_tokenizer):
+    """A rare class is not lost to the hold-out rows, and a class of a hundred is held out in its share."""
+    examples = [Example(row=number, text=f"text {number}", label="often" if number < 100 else "seldom") for number in range(110)] + [Example(row=200, text="alone", label="once")]
+    for seed in range(5):
+        data = prepared(examples, Templater(tiny_tokenizer), kind=CLASSES, **SETTINGS | {"holdout": 0.2, "seed": seed})
+        assert Counter(row.name for row in data.holdout) == {"often": 20, "seldom": 2}
+        assert {row.name for row in data.train} == {"often", "seldom", "once"}
+
+
+def test_one_class_is_refused_and_contradictions_are_counted(tiny_tokenizer):
+    """There is nothing to tell apart in one class; one text in two classes is counted."""
+    with pytest.raises(InputError, match="every row has the class 'a'"):
+        prepared([Example(row=number, text=f"text {number}", label="a") for number in range(9)], Templater(tiny_tokenizer), kind=CLASSES, **SETTINGS)
+    examples = [Example(row=1, text="Good tea", label="a"), Example(row=2, text="good  tea", label="b"), Example(row=3, text="Bad tea", label="b")]
+    data = prepared(examples, Templater(tiny_tokenizer), kind=CLASSES, **SETTINGS)
+    assert any("2 rows have the text of another row and another class (rows 1, 2)" in note for note in data.notes)
+
+
+# --------------------------------------------------------------------------- kept, and TRL
+
+
+@pytest.mark.parametrize("kind", [PAIRS, FEEDBACK, PROMPTS], ids=lambda kind: kind.name)
+def test_every_kind_is_kept_and_comes_back_the_same(kind, make, pairs_file):
+    """Rows of every kind are read back from the run folder equal in every field."""
+    from trainers.loading import load_tokenizer
+
+    job = make(job_data=pairs_file)
+    first = read_prepared(job, load_tokenizer(job), kind)
+    (file,) = (job.run / "prepared").iterdir()
+    before = file.stat().st_mtime_ns
+    assert read_prepared(job, load_tokenizer(job), kind) == first
+    assert file.stat().st_mtime_ns == before
+    assert len(first.train) > 0
+
+
+@pytest.fixture
+def pairs_file(tmp_path) -> Path:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"Question {number}?", "chosen": f"Yes, {number}.", "rejected": "No."}) + "\n" for number in range(12)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def tiny_tokenizer(tiny_model: Path):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tiny_model)
+
+
+@pytest.mark.parametrize("objective", ["dpo", "rm", "kto"])
+def test_trls_trainers_take_the_rows_as_they_are(objective, tiny_model, tiny_tokenizer, tmp_path):
+    """A step of TRL's trainer on our rows has the tokens we prepared, and a loss that is a number."""
+    import torch
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+    from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, RewardConfig, RewardTrainer
+
+    examples = [preference(f"Question {number}?", f"Yes, {number}.", "No.", row=number) for number in range(8)]
+    data = prepared(examples, Templater(tiny_tokenizer), kind=FEEDBACK if objective == "kto" else PAIRS, **SETTINGS)
+    config, trainer_class, table = {
+        "dpo": (DPOConfig, DPOTrainer, preference_columns),
+        "rm": (RewardConfig, RewardTrainer, reward_columns),
+        "kto": (KTOConfig, KTOTrainer, lambda rows: feedback_columns(rows, batch=4)),
+    }[objective]
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=1) if objective == "rm" else AutoModelForCausalLM.from_pretrained(tiny_model)
+    args = config(
+        output_dir=str(tmp_path), max_steps=1, per_device_train_batch_size=4, report_to="none", use_cpu=True, bf16=False, save_strategy="no", disable_tqdm=True, max_length=None
+    )
+    trainer = as_prepared(trainer_class)(model=model, args=args, train_dataset=Dataset.from_dict(table(data.train)), processing_class=tiny_tokenizer)
+    batch = next(iter(trainer.get_train_dataloader()))
+    first = batch["input_ids"][0][batch["attention_mask"][0].bool()].tolist()
+    wanted = [[*row.prompt_ids, *ids] for row in data.train for ids in ((row.completion_ids,) if objective == "kto" else (row.chosen_ids, row.rejected_ids))]
+    assert first in wanted
+    assert torch.isfinite(torch.tensor(trainer.train().training_loss))
+
+
+def test_an_answer_that_the_template_changes_is_no_pair():
+    """Where only one of two answers can be written, the pair is refused."""
+    tokenizer = family_tokenizer("gemma")
+    example = Example(row=1, messages=(Message("system", "Be kind."), Message("user", "Well?")), chosen=(Message("assistant", "Yes."),), rejected=(Message("assistant", "No."),))
+    with pytest.raises(Unusable, match="refuses this conversation"):
+        pair(example, Templater(tokenizer))

@@ -1,0 +1,92 @@
+"""Texts and their classes, for a classification head: names of classes as numbers, no chat template."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from advisor.data.example import Example
+from advisor.errors import InputError
+from trainers.prepare.prepared import Kind
+from trainers.prepare.row import LeftOut, ids_of, normal, rows_word, shown_numbers
+from trainers.prepare.template import Templater
+
+NO_CLASS = "no text with a class"
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A text and its class."""
+
+    number: int
+    input_ids: Sequence[int]
+    label: int
+    name: str
+    shown: str
+    key: str
+    text: str
+
+    @property
+    def tokens(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def learned(self) -> int:
+        return 1
+
+
+def labelled(examples: Iterable[Example], templater: Templater, left: LeftOut) -> Iterator[Labelled]:
+    """Every example with a class as a row, its class not numbered yet; what has none is counted in `left`."""
+    for example in examples:
+        if example.text is None or example.label is None:
+            left.add(example.row, NO_CLASS)
+            continue
+        ids, _ = templater.encoded(example.text, special=True)
+        same = normal(example.text)
+        yield Labelled(example.row, ids_of(ids), -1, example.label, example.text, same, same)
+
+
+def class_names(names: Iterable[str]) -> list[str]:
+    """The classes in order: by number where all are numbers, else by name."""
+    found = set(names)
+    return sorted(found, key=lambda name: (int(name), name)) if all(name.lstrip("-").isdigit() for name in found) else sorted(found)
+
+
+def numbered(rows: list[Labelled], templater: Templater) -> tuple[list[Labelled], list[str], int]:
+    """The rows with the numbers of their classes. Raises InputError where there is only one class."""
+    names = class_names(row.name for row in rows)
+    if len(names) < 2:
+        raise InputError(f"every row has the class '{names[0]}'", allowed="two classes or more", hint="name the column of the classes with --map label=COLUMN")
+    place = {name: index for index, name in enumerate(names)}
+    counts = Counter(row.name for row in rows)
+    rare = [f"{name} ({counts[name]})" for name in names if counts[name] < 5]
+    notes = [f"{len(names)} classes, from {min(counts.values()):,} to {max(counts.values()):,} rows each"]
+    if rare:
+        notes.append(f"classes with fewer than five rows: {', '.join(rare[:10])}{' ...' if len(rare) > 10 else ''}")
+    said: dict[str, set[str]] = {}
+    for row in rows:
+        said.setdefault(row.text, set()).add(row.name)
+    contrary = [row.number for row in rows if len(said[row.text]) > 1]
+    if contrary:
+        notes.append(f"{rows_word(len(contrary))} have the text of another row and another class ({shown_numbers(contrary, len(contrary))})")
+    return [replace(row, label=place[row.name]) for row in rows], notes, 0
+
+
+def cut_text(row: Labelled, seq_len: int) -> Labelled:
+    """The row without the end of its text; the last token, which closes the text for encoders, stays."""
+    return replace(row, input_ids=ids_of((*row.input_ids[: seq_len - 1], row.input_ids[-1])))
+
+
+CLASSES: Kind[Labelled] = Kind(name="classes", row=Labelled, build=labelled, cut=cut_text, review=numbered, stratum=lambda row: row.label)
+
+
+def names_of(rows: Iterable[Labelled]) -> list[str]:
+    """Class names, at their numbers."""
+    return class_names(row.name for row in rows)
+
+
+def class_columns(rows: Sequence[Labelled]) -> dict[str, list[Any]]:
+    """The columns of a sequence classification trainer."""
+    return {"input_ids": [list(row.input_ids) for row in rows], "labels": [row.label for row in rows]}

@@ -1,0 +1,132 @@
+"""Prefix tuning: keys and values in front of every layer's attention are trained (Li & Liang 2021, arXiv:2101.00190).
+
+The prefix starts as what the model itself computes for a real prompt: its keys and values for the first tokens. From random
+numbers it hardly learns (18.6 against 41.6 points in PEFT's comparison on MetaMathQA).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import advisor.peft_adapter  # noqa: F401  (lets prefixes take part in generation, see advisor/peft_adapter/prefix.py)
+from advisor.errors import Fault, InputError
+from advisor.plan.model import Stage
+from trainers.prepare import Row
+
+OWNED: Mapping[str, str] = {
+    "num_virtual_tokens": "prefix_tokens",
+    "token_dim": "model",
+    "num_attention_heads": "model",
+    "num_layers": "model",
+    "num_transformer_submodules": "model",
+    "task_type": "objective",
+    "peft_type": "update",
+    "inference_mode": "objective",
+    "base_model_name_or_path": "model",
+    "revision": "revision",
+}
+# Fields that would give the prefix another start than real activations.
+OTHER_STARTS = ("prefix_projection", "encoder_hidden_size", "init_weights")
+LIMITS: Sequence[str] = (
+    "a prefix cannot be merged into the weights: it is keys and values, no change of a matrix",
+    "vLLM, Ollama, llama.cpp, TGI and SGLang cannot load a prefix: serve it with transformers and PEFT, or train a LoRA instead",
+)
+
+
+def config_class() -> type | None:
+    """PEFT's PrefixTuningConfig."""
+    from peft import PrefixTuningConfig
+
+    return PrefixTuningConfig
+
+
+def faults(stage: Stage) -> list[Fault]:
+    """What a prefix, which lives in the cache of keys and values, cannot go together with."""
+    at, found = f"stage {stage.name}:", []
+    if stage.gradient_checkpointing:
+        found.append(
+            Fault(
+                what=f"{at} gradient_checkpointing drops the cache that a prefix lives in",
+                allowed="gradient_checkpointing: false with update: prefix",
+                hint="to save memory: a smaller micro_batch_size with more grad_accum, or quantization: nf4",
+            )
+        )
+    if stage.packing:
+        found.append(Fault(what=f"{at} packing puts several rows behind one prefix: all but the first would not see it as their own", allowed="packing: false with update: prefix"))
+    if stage.attention == "flash_attention_2":
+        found.append(Fault(what=f"{at} flash_attention_2 was not tested with a prefix", allowed="attention: sdpa or eager with update: prefix"))
+    found += [
+        Fault(what=f"{at} peft: '{key}' cannot be set: the prefix starts from the model's own keys and values of a real prompt", hint="remove it; prefix_text chooses the prompt")
+        for key in OTHER_STARTS
+        if key in stage.peft
+    ]
+    return found
+
+
+def peft_config(stage: Stage, options: Mapping[str, Any], model: Any) -> Any:
+    """The PrefixTuningConfig of the stage. Raises InputError where the model keeps no keys and values that a prefix could stand in."""
+    from peft import PrefixTuningConfig
+
+    length = options["prefix_tokens"]
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if longest is not None and length + stage.seq_len > longest:
+        raise InputError(f"stage {stage.name}: prefix_tokens {length} and seq_len {stage.seq_len} make {length + stage.seq_len} positions, the model has {longest}")
+    # Measured rather than read from the config, whose keys differ between architectures.
+    shapes = {tuple(tensor.shape) for layer in _cache(model, [0]) for tensor in layer}
+    if len(shapes) != 1:
+        raise InputError(
+            f"stage {stage.name}: the layers of {type(model).__name__} keep keys and values of different shapes, which PEFT's prefix cannot fill", hint="update: lora fits every architecture"
+        )
+    _, heads, _, width = next(iter(shapes))
+    return PrefixTuningConfig(
+        num_virtual_tokens=length, num_layers=len(_cache(model, [0])), num_attention_heads=heads, token_dim=heads * width, task_type="CAUSAL_LM", **stage.peft
+    )
+
+
+def start(stage: Stage, options: Mapping[str, Any], model: Any, tokenizer: Any, rows: Sequence[Row]) -> str:
+    """Give the prefix the model's own keys and values of `prefix_text` and of the first training rows."""
+    from peft.tuners.cartridge.utils import prompt_embeddings_from_past_key_values
+
+    length, text = options["prefix_tokens"], options["prefix_text"]
+    ids = text_ids(tokenizer, text) if text else []
+    if len(ids) > length:
+        raise InputError(f"stage {stage.name}: prefix_text has {len(ids)} tokens, prefix_tokens is {length}", hint=f"set prefix_tokens: {len(ids)}, or shorten the text")
+    given, used = len(ids), 0
+    for row in rows:
+        if len(ids) >= length:
+            break
+        ids, used = [*ids, *row.input_ids], used + 1
+    if len(ids) < length:
+        raise InputError(f"stage {stage.name}: the training rows have {len(ids)} tokens together, prefix_tokens is {length}", hint=f"set prefix_tokens: {max(1, len(ids))}, or add rows")
+    with model.disable_adapter():
+        cache = _cache(model.get_base_model(), ids[:length])
+    model.prompt_encoder["default"].load_prompt_embeddings(prompt_embeddings_from_past_key_values(cache, num_virtual_tokens=length))
+    parts = [f"prefix_text ({given} tokens)"] * bool(given) + [f"the first {used} training row{'s' * (used > 1)} ({length - given} tokens)"] * bool(used)
+    return f"the prefix starts from the keys and values of {' and '.join(parts)}"
+
+
+def text_ids(tokenizer: Any, text: str) -> list[int]:
+    """The tokens of a prompt: as a system message where the chat template takes one, else as plain text."""
+    if getattr(tokenizer, "chat_template", None):
+        try:
+            return list(tokenizer.apply_chat_template([{"role": "system", "content": text}], tokenize=True, return_dict=False))
+        except Exception:  # noqa: S110  (a template may refuse a system message with any exception)
+            pass
+    return list(tokenizer(text)["input_ids"])
+
+
+def _cache(model: Any, ids: Sequence[int]) -> list[tuple[Any, Any]]:
+    """The model's keys and values of a prompt, one pair a layer. Raises InputError where it keeps none."""
+    import torch
+
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        output = model(input_ids=torch.tensor([list(ids)], device=next(model.parameters()).device), use_cache=True)
+    model.train(was_training)
+    layers = getattr(output.get("cache", output.get("past_key_values")), "layers", ())
+    pairs = [(getattr(layer, "keys", None), getattr(layer, "values", None)) for layer in layers]
+    if not pairs or any(tensor is None or tensor.ndim != 4 for pair in pairs for tensor in pair):
+        raise InputError(f"{type(model).__name__} keeps no keys and values for every layer, so a prefix has no place in it", hint="update: lora fits every architecture")
+    return pairs
