@@ -182,7 +182,9 @@ def build_trainer(model: Any, tokenizer: Any, device: Any, update: Any, job: Job
 
     from trainers.answer_loss import answer_trainer
     from trainers.prepare import PackedBatches, columns
+    from trainers.progress import say
 
+    goes_on = isinstance(model, PeftModel)  # with the module of an earlier stage
     flat = job.stage.packing and job.stage.attention == "flash_attention_2"
     arguments = settings.training_arguments(job, device, steps=steps) | {
         "max_length": job.stage.seq_len,
@@ -198,9 +200,13 @@ def build_trainer(model: Any, tokenizer: Any, device: Any, update: Any, job: Job
         train_dataset=Dataset.from_dict(columns(groups, lengths=job.stage.packing)),
         processing_class=tokenizer,
         data_collator=PackedBatches(tokenizer.pad_token_id) if job.stage.packing and not flat else None,
-        peft_config=None if isinstance(model, PeftModel) else update.peft_config(job.stage, job.options, model),
+        peft_config=None if goes_on else update.peft_config(job.stage, job.options, model),
         callbacks=[callback],
     )
+    if not goes_on:
+        started = update.start(job.stage, job.options, trainer.accelerator.unwrap_model(trainer.model), tokenizer, [row for group in groups for row in group])
+        if started and is_main_process():
+            say(f"{label(job)}: {started}")
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     callback.trainer = trainer

@@ -12,7 +12,7 @@ from advisor.data.example import Example, Message
 from advisor.errors import InputError
 from tests.trainers.families import FAMILIES, family_tokenizer
 from tests.trainers.test_masks import FEW, SAID
-from trainers.prepare import Templater, prepared
+from trainers.prepare import ANSWERS, Templater, prepared
 from trainers.prepare.classification import CLASSES, class_columns, names_of
 from trainers.prepare.preference import FEEDBACK, PAIRS, as_prepared, feedback_columns, pair, preference_columns, reward_columns
 from trainers.prepare.prompts import PROMPTS, prompt_columns
@@ -257,9 +257,22 @@ def test_trls_trainers_take_the_rows_as_they_are(objective, tiny_model, tiny_tok
     assert torch.isfinite(torch.tensor(trainer.train().training_loss))
 
 
-def test_an_answer_that_the_template_changes_is_no_pair():
-    """Where only one of two answers can be written, the pair is refused."""
+def test_a_conversation_that_the_template_refuses_is_no_pair():
+    """A pair whose conversation the template cannot write is refused with the template's own words."""
     tokenizer = family_tokenizer("gemma")
-    example = Example(row=1, messages=(Message("system", "Be kind."), Message("user", "Well?")), chosen=(Message("assistant", "Yes."),), rejected=(Message("assistant", "No."),))
-    with pytest.raises(Unusable, match="refuses this conversation"):
+    example = Example(row=1, messages=(Message("user", "Well?"), Message("user", "Now?")), chosen=(Message("assistant", "Yes."),), rejected=(Message("assistant", "No."),))
+    with pytest.raises(Unusable, match="roles must alternate"):
         pair(example, Templater(tokenizer))
+
+
+def test_a_system_text_goes_in_front_of_the_question_where_the_template_takes_none():
+    """Models without system turns get the text with the first question, in rows, pairs and prompts alike, and the rows are counted."""
+    tokenizer = family_tokenizer("gemma")
+    system = Message("system", "Be kind.")
+    question = "<bos><start_of_turn>user\nBe kind.\n\nWell?<end_of_turn>\n<start_of_turn>model\n"
+    example = Example(row=1, messages=(system, Message("user", "Well?")), chosen=(Message("assistant", "Yes."),), rejected=(Message("assistant", "No."),))
+    for kind, name in ((PAIRS, "prompt_ids"), (PROMPTS, "prompt_ids"), (ANSWERS, "input_ids")):
+        templater = Templater(tokenizer)
+        data = prepared([example], templater, kind=kind, **SETTINGS)
+        assert tokenizer.decode(getattr(data.train[0], name)).startswith(question)
+        assert any(note.startswith("1 row") and "takes no system turn" in note for note in data.notes)

@@ -48,6 +48,7 @@ def answer_rows(examples: Iterable[Example], templater: Templater, left: LeftOut
 
 def answer_row(example: Example, templater: Templater) -> Row:
     """One example as a row. Raises Unusable."""
+    templater.begin()
     example = with_answer(example)
     if not example.messages:
         return text_row(example, templater)

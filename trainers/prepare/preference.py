@@ -109,6 +109,7 @@ def pairs(examples: Iterable[Example], templater: Templater, left: LeftOut) -> I
 
 def pair(example: Example, templater: Templater) -> Pair:
     """One example as a pair. Raises Unusable."""
+    templater.begin()
     if not example.chosen or not example.rejected:
         raise Unusable(NO_PAIR)
     chosen, rejected = (answered(example.messages, side, example, templater) for side in (example.chosen, example.rejected))
@@ -120,7 +121,7 @@ def pair(example: Example, templater: Templater) -> Pair:
         size = next((place for place, (a, b) in enumerate(zip(prompt_ids, rejected.prompt_ids, strict=False)) if a != b), min(len(prompt_ids), len(rejected.prompt_ids)))
         chosen, rejected = _shorter(chosen, size), _shorter(rejected, size)
         prompt_ids = chosen.prompt_ids
-        templater.notes["the two answers change the last token of the prompt: it counts as part of the answers"] += 1
+        templater.note("the two answers change the last token of the prompt: it counts as part of the answers")
     if chosen.answer_ids == rejected.answer_ids:
         raise Unusable(SAME_ANSWERS)
     said = [said_of(side) for side in (example.chosen, example.rejected)]
@@ -179,6 +180,7 @@ def feedback_rows(examples: Iterable[Example], templater: Templater, left: LeftO
 
 def feedback(example: Example, templater: Templater) -> list[Feedback]:
     """The answers of one example with their verdicts. Raises Unusable."""
+    templater.begin()
     if example.chosen and example.rejected:
         both = pair(example, templater)
         sides = ((both.chosen_ids, True, both.chosen), (both.rejected_ids, False, both.rejected))

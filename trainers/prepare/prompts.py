@@ -56,18 +56,21 @@ def prompts(examples: Iterable[Example], templater: Templater, left: LeftOut) ->
 
 def prompt(example: Example, templater: Templater) -> Prompt:
     """The question of one example. Raises Unusable."""
+    templater.begin()
     asked, reference = question_of(example)
     if not any(message.role in ("user", "tool") and message.content.strip() for message in asked):
         raise Unusable(NO_PROMPT)
+    shown, key = asked[-1].content, question_key(asked)
     answer = example.answer if example.answer is not None else example.label
     plain = example.plain and not templater.own_template
     if plain:
         text = "".join(message.content for message in asked)
     else:
         templater.use_plain_template()
+        asked = tuple(templater.without_system(asked))
         text = templater.rendered(asked, example.tools, prompt=True)
         if example.tools:
-            templater.notes["a prompt has tools, which only our own PPO shows to the model: TRL's trainers take none from the data"] += 1
+            templater.note("a prompt has tools, which only our own PPO shows to the model: TRL's trainers take none from the data")
     ids, _ = templater.encoded(text, special=plain)
     return Prompt(
         number=example.row,
@@ -76,8 +79,8 @@ def prompt(example: Example, templater: Templater) -> Prompt:
         messages_json="" if plain else json.dumps(turns(asked), ensure_ascii=False),
         answer=answer if answer is not None else reference or None,
         verifiable=answer is not None,
-        shown=asked[-1].content,
-        key=question_key(asked),
+        shown=shown,
+        key=key,
         text=normal(text),
     )
 

@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from advisor.data.example import Message
@@ -57,12 +58,23 @@ class Templater:
             )
         self.tokenizer = tokenizer
         self.learn_all = learn_all
-        self.notes: Counter[str] = Counter()
+        self.notes: Counter[str] = Counter()  # what was conspicuous, in how many rows
+        self._noted: set[str] = set()
         self.own_template = bool(getattr(tokenizer, "chat_template", None))
         self.turn_ends: set[int] = set()  # tokens seen at the end of an answer: generation must stop at them
         self.special_ids = set(tokenizer.all_special_ids) | {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
         special = sorted((tokenizer.convert_ids_to_tokens(index) for index in self.special_ids), key=len, reverse=True)
         self.special_text = re.compile("|".join(map(re.escape, special)) or r"(?!)")
+
+    def begin(self) -> None:
+        """Another row: what is noted from here on counts anew."""
+        self._noted.clear()
+
+    def note(self, text: str) -> None:
+        """Count something conspicuous about the row, once."""
+        if text not in self._noted:
+            self._noted.add(text)
+            self.notes[text] += 1
 
     # ------------------------------------------------------------------ the template
 
@@ -84,6 +96,27 @@ class Templater:
         except Exception as error:  # templates raise what they like, mostly jinja2.TemplateError
             raise Unusable(REFUSED, f"{error} (roles usually alternate between user and assistant, after at most one system turn)") from None
         return text
+
+    @cached_property
+    def _takes_system(self) -> bool:
+        """False where the template refuses a system turn and nothing else about the conversation."""
+        question = Message("user", OTHERS[0])
+        try:
+            self.rendered((Message("system", OTHERS[1]), question))
+        except Unusable:
+            try:
+                self.rendered((question,))
+            except Unusable:
+                return True
+            return False
+        return True
+
+    def without_system(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """The conversation with its system text in front of the first question, where the template refuses system turns (Gemma, early Mistral)."""
+        if len(messages) < 2 or messages[0].role != "system" or messages[1].role != "user" or self._takes_system:
+            return messages
+        self.note("the chat template takes no system turn: the system text stands in front of the first question")
+        return (replace(messages[1], content=f"{messages[0].content}\n\n{messages[1].content}"), *messages[2:])
 
     def _header(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> str:
         """What the template writes to let the assistant begin."""
@@ -115,6 +148,8 @@ class Templater:
 
     def chat(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), *, since: int = 0) -> Chat:
         """The whole text, and the character ranges of the answers from turn `since` on. Raises Unusable."""
+        own = self.without_system(messages)
+        messages, since = own, since - (len(messages) - len(own))
         full = self.rendered(messages, tools)
         tagged = self._tagged(messages, tools, full)
         spans: list[Span] = []
@@ -132,7 +167,7 @@ class Templater:
             if message.weight == 0 or index < since:
                 continue
             if not (message.content.strip() or message.extra):
-                self.notes["an empty answer is read but not learned"] += 1
+                self.note("an empty answer is read but not learned")
                 continue
             upto = full if last else self.rendered(messages[: index + 1], tools)
             if tagged is not None:
@@ -146,7 +181,7 @@ class Templater:
         if messages and messages[-1].role != "assistant":
             prompt = self.rendered(messages, tools, prompt=True)
         elif prompt and not full.startswith(prompt):
-            self.notes["a new answer is begun by the template in another way than the answers in the data (a thinking model, mostly)"] += 1
+            self.note("a new answer is begun by the template in another way than the answers in the data (a thinking model, mostly)")
         self._look(messages, tools, full)
         return Chat(full, tuple(spans), prompt)
 
@@ -231,13 +266,13 @@ class Templater:
         """Count what the template leaves out, and marks inside the words of people."""
         for message in messages:
             if message.role != "assistant" and message.content.strip() not in full:
-                self.notes[f"{message.role} turns are left out or rewritten by the chat template"] += 1
+                self.note(f"{message.role} turns are left out or rewritten by the chat template")
                 break
         if any(self.special_text.search(message.content) for message in messages):
-            self.notes["a message holds a mark of the chat template as text (such as an end-of-turn token): it is read as that token"] += 1
+            self.note("a message holds a mark of the chat template as text (such as an end-of-turn token): it is read as that token")
         names = [tool.get("function", tool).get("name") for tool in tools if isinstance(tool, Mapping) and isinstance(tool.get("function", tool), Mapping)]
         if any(isinstance(name, str) and name not in full for name in names):
-            self.notes["tools are not shown to the model: the chat template has no place for them"] += 1
+            self.note("tools are not shown to the model: the chat template has no place for them")
 
     # ------------------------------------------------------------------ tokens
 
@@ -260,9 +295,9 @@ class Templater:
             while learned and not learned[-1]:
                 ids.pop(), learned.pop()
             self.end(ids, learned)
-            self.notes[f"rows end with {self.tokenizer.eos_token}, which the chat template leaves out{self._foreign_marks()}"] += 1
+            self.note(f"rows end with {self.tokenizer.eos_token}, which the chat template leaves out{self._foreign_marks()}")
         if self._open_turns(ids, learned):
-            self.notes["an answer in the middle of a conversation has no end-of-turn token: the chat template writes none"] += 1
+            self.note("an answer in the middle of a conversation has no end-of-turn token: the chat template writes none")
         return ids, [True] * len(ids) if self.learn_all else learned
 
     def _mark(self, ids: list[int], offsets: list[Span], learned: list[bool], span: Span, text: str) -> bool:
@@ -273,7 +308,7 @@ class Templater:
             if a >= end or b <= start or b <= a:
                 continue
             if a < start and text[a:start].strip():
-                self.notes["answers begin inside a token of the prompt: that token is not learned"] += 1
+                self.note("answers begin inside a token of the prompt: that token is not learned")
                 continue
             inside.append(place)
         for place in inside:

@@ -125,7 +125,9 @@ def _cache(model: Any, ids: Sequence[int]) -> list[tuple[Any, Any]]:
     with torch.no_grad():
         output = model(input_ids=torch.tensor([list(ids)], device=next(model.parameters()).device), use_cache=True)
     model.train(was_training)
-    layers = getattr(output.get("cache", output.get("past_key_values")), "layers", ())
+    # transformers calls it `cache` from 5.24 on.
+    cache = output["cache"] if "cache" in output else output["past_key_values"] if "past_key_values" in output else None
+    layers = getattr(cache, "layers", ())
     pairs = [(getattr(layer, "keys", None), getattr(layer, "values", None)) for layer in layers]
     if not pairs or any(tensor is None or tensor.ndim != 4 for pair in pairs for tensor in pair):
         raise InputError(f"{type(model).__name__} keeps no keys and values for every layer, so a prefix has no place in it", hint="update: lora fits every architecture")

@@ -1,0 +1,130 @@
+"""Bottleneck adapters through the trainer."""
+
+import json
+
+import pytest
+
+from advisor.errors import InputError
+from trainers import sft
+from trainers.files import read_json
+
+
+def trained(job) -> dict:
+    sft.train(job)
+    return read_json(job.output / "result.json")
+
+
+def losses(job) -> list[float]:
+    return [json.loads(line)["loss"] for line in (job.run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("placement", ["houlsby", "pfeiffer", "parallel"])
+def test_it_learns_and_loads_in_plain_peft(placement, make):
+    """Each placement lowers the loss, passes its checks, and loads after `import advisor.peft_adapter`."""
+    import torch
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    job = make(update="adapter", placement=placement, bottleneck=16, max_steps=15)
+    result = trained(job)
+    assert result["loss_last"] < 0.9 * result["loss_first"]
+    assert [check["ok"] for check in result["checks"][:2]] == [True, True]
+    assert result["resolved"]["peft"]["peft_type"] == "BOTTLENECK"
+    places = 2 * (2 if placement == "houlsby" else 1)  # two layers
+    assert result["resolved"]["trainable_parameters"] == places * (2 * 64 * 16 + 16 + 64)
+    assert {path.name for path in job.output.glob("adapter*")} == {"adapter_config.json", "adapter_model.safetensors"}
+    ids = AutoTokenizer.from_pretrained(job.output)("hello", return_tensors="pt")["input_ids"]
+    model = AutoPeftModelForCausalLM.from_pretrained(job.output, dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(job.plan.model, dtype=torch.float32)
+    assert not torch.allclose(model(input_ids=ids).logits, base(input_ids=ids).logits)
+
+
+def test_checkpointing_gives_the_same_losses(make):
+    """Recomputing activations changes no loss."""
+    plain = make(update="adapter", job_judge=False)
+    again = make(update="adapter", gradient_checkpointing=True, job_judge=False, job_run=plain.run.parent / "again")
+    trained(plain)
+    trained(again)
+    assert losses(again) == pytest.approx(losses(plain), rel=1e-6)
+
+
+def test_on_a_4_bit_base_it_trains_in_float32(make):
+    """A 4-bit base trains on the CPU through the same code, and what was saved is what was trained."""
+    result = trained(make(update="adapter", quantization="nf4", max_steps=12))
+    assert result["loss_last"] < result["loss_first"]
+    assert result["resolved"]["trainable_dtype"] == "float32"
+
+
+def test_a_broken_run_resumes_with_the_same_losses(make, monkeypatch):
+    """Checkpoints of an adapter hold all that is needed to go on."""
+    from trainers.progress import Watch
+
+    keys = {"update": "adapter", "max_steps": 8, "save_steps": 2, "dropout": 0.1, "job_judge": False}
+    whole = make(**keys)
+    trained(whole)
+    original = Watch.on_log
+
+    def crash(self, args, state, control, **kwargs):
+        original(self, args, state, control, **kwargs)
+        if state.global_step == 5:
+            raise RuntimeError("pulled the plug")
+
+    broken = make(**keys, job_run=whole.run.parent / "broken")
+    monkeypatch.setattr(Watch, "on_log", crash)
+    with pytest.raises(RuntimeError, match="plug"):
+        sft.train(broken)
+    monkeypatch.setattr(Watch, "on_log", original)
+    trained(broken)
+    assert losses(broken) == losses(whole)
+
+
+def test_a_stage_goes_on_from_the_adapter_before_and_full_cannot(make, tmp_path):
+    """A second adapter stage continues the first; another bottleneck is refused; so is `full`, since nothing can be merged."""
+    from dataclasses import replace
+
+    from trainers.job import make_job
+
+    first = make(update="adapter", bottleneck=8, max_steps=6, job_judge=False)
+    trained(first)
+    stages = (
+        first.stage,
+        replace(first.stage, name="more"),
+        replace(first.stage, name="wider", start_from="sft", options={"bottleneck": 9}),
+        replace(first.stage, name="lora", start_from="sft", update="lora", options={}),
+        replace(first.stage, name="whole", start_from="sft", update="full", options={}),
+    )
+    plan = replace(first.plan, stages=stages)
+
+    def job(name):
+        return make_job(plan, stage=name, run=first.run, folder=tmp_path, judge=False)
+
+    result = trained(job("more"))
+    assert result["loss_first"] < losses(first)[0]
+    with pytest.raises(InputError, match="bottleneck is 9, the adapter it goes on from has 8"):
+        sft.train(job("wider"))
+    with pytest.raises(InputError, match="goes on from a BOTTLENECK adapter"):
+        sft.train(job("lora"))
+    with pytest.raises(InputError, match="goes on from a bottleneck adapter, which cannot be merged"):
+        sft.train(job("whole"))
+
+
+def test_what_peft_takes_reaches_the_adapter_and_what_the_plan_owns_is_refused(make, monkeypatch):
+    """peft: {activation, layers, scale} are the config's own; typos, owned keys and wrong values are refused before the model loads."""
+    import trainers.loading as loading
+
+    result = trained(make(update="adapter", peft={"activation": "gelu", "layers": [1], "scale": 2.0}, job_judge=False))
+    assert (result["resolved"]["peft"]["activation"], result["resolved"]["peft"]["layers"], result["resolved"]["peft"]["scale"]) == ("gelu", [1], 2.0)
+    assert result["resolved"]["trainable_parameters"] == 2 * 64 * 64 + 64 + 64
+    monkeypatch.setattr(loading, "load_base", lambda *args, **kwargs: pytest.fail("the model was loaded"))
+    with pytest.raises(InputError) as caught:
+        sft.train(make(update="adapter", peft={"activaton": "gelu", "bottleneck": 3, "scale": 0}))
+    text = str(caught.value)
+    assert "did you mean 'activation'?" in text
+    assert "'bottleneck' is set by the plan's own key bottleneck" in text
+    assert "scale is 0" in text
+
+
+def test_a_layer_the_model_lacks_is_bad_input(make):
+    """Layer 7 of a model with two layers is exit 2 with the range."""
+    with pytest.raises(InputError, match="layers names 7, but LlamaForCausalLM has layers 0 to 1"):
+        sft.train(make(update="adapter", peft={"layers": [7]}))

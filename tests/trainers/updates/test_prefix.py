@@ -1,0 +1,180 @@
+"""Prefix tuning through the trainer: started from real activations, refused where it cannot work."""
+
+import json
+
+import pytest
+
+from advisor.errors import InputError
+from trainers import sft
+from trainers.files import read_json
+from trainers.updates import prefix
+
+
+def trained(job) -> dict:
+    sft.train(job)
+    return read_json(job.output / "result.json")
+
+
+def losses(job) -> list[float]:
+    return [json.loads(line)["loss"] for line in (job.run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_it_learns_and_loads_in_plain_peft(make):
+    """A prefix lowers the loss, passes its checks, and AutoPeftModelForCausalLM loads it."""
+    import torch
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    job = make(update="prefix", prefix_tokens=10, learning_rate=5e-2, max_steps=15)
+    result = trained(job)
+    assert result["loss_last"] < result["loss_first"]
+    assert [check["ok"] for check in result["checks"][:2]] == [True, True]
+    assert result["resolved"]["trainable_parameters"] == 10 * 2 * 2 * 32  # tokens, keys and values, layers, two heads of 16
+    ids = AutoTokenizer.from_pretrained(job.output)("hello", return_tensors="pt")["input_ids"]
+    model = AutoPeftModelForCausalLM.from_pretrained(job.output, dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(job.plan.model, dtype=torch.float32)
+    assert not torch.allclose(model(input_ids=ids).logits, base(input_ids=ids).logits)
+
+
+def test_it_starts_at_the_loss_of_the_prompted_model(make, tiny_model):
+    """The first loss is that of the model with the first training rows in front of each row; a random prefix starts elsewhere."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from trainers.rows import read_prepared
+
+    job = make(update="prefix", prefix_tokens=17, micro_batch_size=28, holdout=0.0, max_steps=1, warmup=0.0, job_judge=False, job_max_steps=1)
+    result = trained(job)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+    rows = read_prepared(job, tokenizer).train
+    prompt = [token for row in rows for token in row.input_ids][:17]
+
+    def loss(front):
+        total, count = 0.0, 0
+        for row in rows[:28] if len(rows) == 28 else rows:
+            labels = [-100] * len(front) + list(row.labels)
+            learned = sum(label != -100 for label in labels[1:])
+            ids = torch.tensor([[*front, *row.input_ids]])
+            total += float(base(input_ids=ids, labels=torch.tensor([labels])).loss.detach()) * learned
+            count += learned
+        return total / count
+
+    # The one batch holds 28 of the 30 rows, so the means differ a little.
+    assert result["loss_first"] == pytest.approx(loss(prompt), abs=0.03)
+    assert abs(result["loss_first"] - loss([])) > 0.05 or loss(prompt) == pytest.approx(loss([]), abs=0.05)
+
+
+def test_a_prompt_of_ones_own_can_be_the_start(make):
+    """prefix_text is taken in full, rows fill what is left, and a text that is too long is refused with the length it needs."""
+    import torch
+    from peft import get_peft_model
+
+    from trainers import loading
+    from trainers.rows import read_prepared
+
+    text = "Answer shortly."
+    job = make(update="prefix", prefix_tokens=40, prefix_text=text)
+    tokenizer = loading.load_tokenizer(job)
+    rows = read_prepared(job, tokenizer).train
+    base = loading.load_base(job, torch.device("cpu"))
+    model = get_peft_model(base, prefix.peft_config(job.stage, job.options, base)).eval()
+    said = prefix.start(job.stage, job.options, model, tokenizer, rows)
+    given = prefix.text_ids(tokenizer, text)
+    assert said.startswith(f"the prefix starts from the keys and values of prefix_text ({len(given)} tokens) and the first ")
+    assert tokenizer.decode(given) == f"<|im_start|>system\n{text}<|im_end|>\n"
+    front = [*given, *(token for row in rows for token in row.input_ids)][:40]
+    ids = torch.tensor([list(rows[-1].input_ids)])
+    with torch.no_grad():
+        mine = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        expected = base(input_ids=torch.cat([torch.tensor([front]), ids], dim=1)).logits[:, 40:]
+    assert torch.allclose(mine, expected, atol=1e-5)
+    with pytest.raises(InputError, match=f"prefix_text has {len(given)} tokens, prefix_tokens is 5"):
+        sft.train(make(update="prefix", prefix_tokens=5, prefix_text=text))
+
+
+def test_what_a_prefix_cannot_go_with_is_refused_before_the_model_loads(make, monkeypatch):
+    """Gradient checkpointing, packing and other starts: all faults at once, each with the way out."""
+    import trainers.loading as loading
+
+    monkeypatch.setattr(loading, "load_base", lambda *args, **kwargs: pytest.fail("the model was loaded"))
+    with pytest.raises(InputError) as caught:
+        sft.train(make(update="prefix", gradient_checkpointing=True, packing=True, peft={"prefix_projection": True, "num_virtual_tokens": 3}))
+    text = str(caught.value)
+    assert "gradient_checkpointing drops the cache that a prefix lives in" in text
+    assert "packing puts several rows behind one prefix" in text
+    assert "'prefix_projection' cannot be set" in text
+    assert "'num_virtual_tokens' is set by the plan's own key prefix_tokens" in text
+
+
+def test_too_few_tokens_or_positions_are_refused(make):
+    """A prefix longer than all rows together, or than the model has positions for, is bad input with the numbers."""
+    with pytest.raises(InputError, match=r"tokens together, prefix_tokens is 2048"):
+        sft.train(make(update="prefix", prefix_tokens=2048, seq_len=100))
+    with pytest.raises(InputError, match="prefix_tokens 500 and seq_len 128 make 628 positions, the model has 512"):
+        sft.train(make(update="prefix", prefix_tokens=500))
+
+
+def test_a_model_without_a_cache_of_keys_has_no_place_for_a_prefix(make):
+    """A Mamba keeps states, not keys: refused by name."""
+    from transformers import AutoModelForCausalLM, MambaConfig
+
+    mamba = AutoModelForCausalLM.from_config(MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, state_size=4))
+    job = make(update="prefix")
+    with pytest.raises(InputError, match="MambaForCausalLM keeps no keys and values"):
+        prefix.peft_config(job.stage, job.options, mamba)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("quantization", [None, "nf4"])
+def test_bases_and_attention_it_was_tested_with(attention, quantization, make):
+    """16-bit and 4-bit bases, either attention: it learns, and what was saved is what was trained."""
+    keys = {"weights_dtype": "bfloat16"} if quantization is None else {"quantization": quantization}
+    result = trained(make(update="prefix", attention=attention, learning_rate=5e-2, max_steps=12, **keys))
+    assert result["loss_last"] < result["loss_first"]
+    assert result["checks"][0]["ok"]
+    assert result["resolved"]["trainable_dtype"] == "float32"
+
+
+def test_a_broken_run_resumes_with_the_same_losses(make, monkeypatch):
+    """Checkpoints of a prefix hold all that is needed to go on."""
+    from trainers.progress import Watch
+
+    keys = {"update": "prefix", "max_steps": 8, "save_steps": 2, "job_judge": False}
+    whole = make(**keys)
+    trained(whole)
+    original = Watch.on_log
+
+    def crash(self, args, state, control, **kwargs):
+        original(self, args, state, control, **kwargs)
+        if state.global_step == 5:
+            raise RuntimeError("pulled the plug")
+
+    broken = make(**keys, job_run=whole.run.parent / "broken")
+    monkeypatch.setattr(Watch, "on_log", crash)
+    with pytest.raises(RuntimeError, match="plug"):
+        sft.train(broken)
+    monkeypatch.setattr(Watch, "on_log", original)
+    trained(broken)
+    assert losses(broken) == losses(whole)
+
+
+def test_a_prefix_that_was_not_trained_fails(make):
+    """Differing from the base is not enough, since the start does that: training itself must have changed something."""
+    from advisor.errors import TrainingFailed
+
+    with pytest.raises(TrainingFailed, match="has no effect"):
+        sft.train(make(update="prefix", max_steps=1, warmup=0.5, scheduler="linear", job_judge=False))
+
+
+def test_a_full_stage_cannot_go_on_from_a_prefix(make, tmp_path):
+    """A prefix cannot be merged into weights that are to be trained."""
+    from dataclasses import replace
+
+    from trainers.job import make_job
+
+    first = make(update="prefix", max_steps=4, job_judge=False)
+    trained(first)
+    plan = replace(first.plan, stages=(first.stage, replace(first.stage, name="whole", update="full", options={})))
+    with pytest.raises(InputError, match="goes on from a prefix, which cannot be merged"):
+        sft.train(make_job(plan, stage="whole", run=first.run, folder=tmp_path, judge=False))
