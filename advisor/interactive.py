@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advisor.errors import AdviseError, InputError
 from advisor.facts import load_facts
+from advisor.types import Answers
 
 if TYPE_CHECKING:
-    from advisor.types import Advice, Answers, Candidate
+    from advisor.ruleset.model import Ruleset
+    from advisor.types import Advice, Candidate, DataProfile, Hardware, ModelShape
 
 PLAN_FILE = "plan.yaml"
 
@@ -24,19 +27,24 @@ def wizard(rule_layers: tuple[str, ...]) -> int:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise InputError("the wizard asks questions, and this is not a terminal", hint="for scripts: advise --json --task qa (flags), or advise --json --answers FILE")
     from advisor import cli
+    from advisor.advice.advise import advise as advise_on
     from advisor.probe import probe
-    from advisor.wizard import Actions, Checks, Outcome, run_wizard
+    from advisor.situation import situation_of
+    from advisor.wizard import Actions, Checks, Outcome, Relevance, run_wizard
 
     out = cli.console()
+    ruleset, guide = cli.rules_of(rule_layers)
     hardware = probe()
     plans = _PlanFile()
+    seen = Seen(hardware)
+    relevance = Relevance(ruleset, seen.facts, lambda answers, chain, per_task: seen.fits(ruleset, answers, chain, per_task=per_task))
 
     def advise(answers: Answers) -> Outcome:
-        advice, ruleset = cli.advise_on(answers, [], rule_layers, probed=hardware, online=True)
+        advice = advise_on(situation_of(answers, probed=hardware, online=True), ruleset, guide)
         plan, comments, missing = cli.planned(advice, ruleset)
         if plan is None:
-            return Outcome(advice=advice, missing=tuple(missing))
-        return Outcome(advice=advice, plan=(plan, comments), plan_path=str(plans.write(plan, comments)))
+            return Outcome(advice=advice, ruleset=ruleset, missing=tuple(missing))
+        return Outcome(advice=advice, ruleset=ruleset, plan=(plan, comments), plan_path=str(plans.write(plan, comments)))
 
     def show(outcome: Outcome) -> None:
         from advisor.render.terminal import print_advice
@@ -61,8 +69,86 @@ def wizard(rule_layers: tuple[str, ...]) -> int:
         save_page=save_page,
         explain=explain,
     )
-    checks = Checks(gpu=_refused(_known_gpu), model=_refused(_known_model))
-    return run_wizard(facts=load_facts(), hardware=hardware, advise=advise, actions=actions, console=out, checks=checks)
+    checks = Checks(data_path=_readable(seen), gpu=_refused(_known_gpu), model=_refused(_known_model), found=seen.data_words)
+    return run_wizard(
+        facts=ruleset.facts, hardware=hardware, advise=advise, actions=actions, console=out, checks=checks, relevant=relevance, left_out=relevance.left_out
+    )  # fmt: skip
+
+
+class Seen:
+    """What answers mean to the rules, before anything is estimated. A data file is read and a model looked up once."""
+
+    def __init__(self, probed: Hardware) -> None:
+        self.probed = probed
+        self._profiles: dict[tuple[str, str], DataProfile | None] = {}
+        self._models: dict[tuple[str, float | None], ModelShape | None] = {}
+
+    def facts(self, answers: Answers) -> dict[str, Any]:
+        """Fact id -> value, as advice will see them (advisor/advice/seen.py)."""
+        from advisor.advice.seen import situation_facts
+        from advisor.situation import hardware_of
+        from advisor.types import Situation
+
+        path = answers.value("data_path")
+        data = self.profile(str(path), answers.value("data_mapping")) if path else None
+        hardware = hardware_of(answers, [], probed=self.probed)
+        return situation_facts(Situation(answers=answers, hardware=hardware, data=data, model=self._model(answers.value("model"), answers.value("model_params_b"))))
+
+    def fits(self, ruleset: Ruleset, answers: Answers, chain: str, *, per_task: bool) -> dict[str, str]:
+        """Fact id -> what fits, once model, data and machine are answered."""
+        from advisor.advice.candidates import Costs
+        from advisor.composition import ENCODER
+        from advisor.situation import situation_of
+
+        path = answers.value("data_path")
+        without = Answers(known={name: answer for name, answer in answers.known.items() if name != "data_path"})  # read already
+        situation = replace(situation_of(without, probed=self.probed), data=self.profile(str(path), answers.value("data_mapping")) if path else None)
+        if chain.startswith(ENCODER) and situation.encoder is not None and situation.suggestion is not None:
+            situation = replace(situation, model=situation.encoder[0], suggestion=situation.encoder[1])
+        fits = Costs(ruleset=ruleset, situation=situation, facts=self.facts(answers)).fits(chain, per_task=per_task)
+        return {f"fits_{scheme}": fit for scheme, fit in fits.items()}
+
+    def profile(self, path: str, mapping: Any = None) -> DataProfile | None:
+        """The data file measured, or None where it cannot be read."""
+        from advisor.data import profile
+
+        key = (path, repr(mapping))
+        if key not in self._profiles:
+            try:
+                self._profiles[key] = profile(path, mapping=mapping)
+            except AdviseError:
+                self._profiles[key] = None
+        return self._profiles[key]
+
+    def data_words(self, path: str) -> str:
+        """What was recognised in a data file: '5,000 examples: requests with the right answer'."""
+        found = self.profile(path)
+        if found is None:
+            return ""
+        kind = load_facts()["data_kind"].values.get(found.kind)
+        return f"found {found.rows:,} examples: {(kind.label[0].lower() + kind.label[1:]) if kind else found.kind}"
+
+    def _model(self, name: Any, params_b: float | None) -> ModelShape | None:
+        if name is None and params_b is None:
+            return None
+        from advisor.shapes import is_instruct, model_shape
+
+        key = (str(name), params_b)
+        if key not in self._models:
+            shape, _ = model_shape(str(name) if name is not None else f"a model of {params_b:g}B", params_b=params_b, online=False)
+            self._models[key] = shape if shape is None else replace(shape, instruct=is_instruct(str(name)))
+        return self._models[key]
+
+
+def _readable(seen: Seen) -> Callable[[str], str | None]:
+    """A check of a data path: that it is there, and that it holds examples that can be read."""
+    from advisor.data import profile
+    from advisor.wizard.asking import path_exists
+
+    def checked(path: str) -> str | None:
+        return path_exists(path) or (None if seen.profile(path) is not None else _refused(profile)(path))
+
+    return checked
 
 
 class _PlanFile:

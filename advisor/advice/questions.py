@@ -33,6 +33,7 @@ READ_FROM = {
     "instruct_model_start": ("start",),
 }
 FITS = tuple(f"fits_{scheme}" for scheme in SCHEMES)  # known only once something can be estimated
+OVER_BUDGET = "over_budget"
 # What the plan and its estimate need beside the composition: asked wherever training is still possible.
 NEEDED_TO_TRAIN = ("data_path", "data_rows", "tasks", "n_tasks", "model", "gpu")
 MADE_OF = ("gate", "chain", "modules", "scheme")  # the conclusions that a composition is made of
@@ -72,6 +73,16 @@ def _differs(ruleset: Ruleset, facts: Mapping[str, Any], fact_id: str, opened: s
 def may_train(ruleset: Ruleset, facts: Mapping[str, Any], askable: Collection[str]) -> bool:
     """Whether some answers lead to training; False where only a remedy is left."""
     return _Paths(_steps(ruleset), facts, [{}], _open_facts(ruleset, facts, askable)).may_train()
+
+
+def settled(ruleset: Ruleset, facts: Mapping[str, Any], askable: Collection[str]) -> tuple[str, bool] | None:
+    """The chain, and whether there is a module for each task, where no open fact changes them any more; else None."""
+    paths = _Paths(_steps(ruleset), facts, [{}], _open_facts(ruleset, facts, askable))
+    found = {(state["chain"][0], state["modules"][0]) for state in paths.states() if _trains(state["gate"][0])}
+    if len(found) != 1:
+        return None
+    chain, modules = found.pop()
+    return str(chain), modules == "per_task"
 
 
 # --------------------------------------------------------------------------- what is open
@@ -135,16 +146,19 @@ class _Step:
             named = rule.then[self.concludes]
             barred = named if isinstance(named, list) else [named]
             self.kills[1 << place] = sum(1 << i for i, outcome in enumerate(self.outcomes) if outcome in barred)
+        # What cannot be estimated together is one more bit each: a set in which all of it holds cannot occur.
+        impossible = [found.never for found in ruleset.assume if all(condition.fact in FITS and condition.fact in self.inputs for condition in found.never)]
+        self.impossible = ((1 << len(impossible)) - 1) << len(self.rules)
+        self.every |= self.impossible
         conditions: dict[str, list[tuple[int, Condition]]] = {name: [] for name in table.table.inputs}
-        for bit, rule in enumerate(self.rules):
-            for condition in rule.when:
+        for bit, when in enumerate((*(rule.when for rule in self.rules), *impossible)):
+            for condition in when:
                 conditions[condition.fact].append((bit, condition))
         self.conditions = conditions
-        # Each distinct effect that a fact can have on these rules.
-        self.effects = {name: tuple({self._mask(name, cell.value) for cell in cells_of(ruleset.facts[name], (c for _, c in tested))}) for name, tested in conditions.items()}
+        self.cells = {name: [cell.value for cell in cells_of(ruleset.facts[name], (condition for _, condition in tested))] for name, tested in conditions.items()}
         self._masks: dict[tuple[str, Any], int] = {}
         self._winners: dict[int, Any] = {}
-        self._sets: dict[tuple[int, frozenset[str]], tuple[int, ...]] = {}
+        self._sets: dict[tuple[int, frozenset[str], bool], tuple[int, ...]] = {}
 
     def _mask(self, name: str, value: Any) -> int:
         failing = 0
@@ -160,15 +174,20 @@ class _Step:
             found = self._masks[name, value] = self._mask(name, value)
         return found
 
-    def sets(self, known: int, opened: frozenset[str]) -> tuple[int, ...]:
-        """Every set of rules that can fire when the known facts let `known` through and the open ones are anything."""
-        key = (known, opened)
+    def sets(self, known: int, opened: frozenset[str], *, limits: bool) -> tuple[int, ...]:
+        """Every set of rules that can fire when the known facts let `known` through and the open ones are anything.
+
+        Args:
+            limits: Whether money or hours are limited: without a limit nothing is over it.
+        """
+        key = (known, opened, limits)
         found = self._sets.get(key)
         if found is None:
             states = {known}
-            for name in sorted(opened, key=lambda name: (len(self.effects[name]), name)):
-                states = {state & mask for state in states for mask in self.effects[name]}
-            found = self._sets[key] = tuple(states)
+            effects = {name: {self.mask(name, value) for value in self.cells[name] if limits or value != OVER_BUDGET} for name in opened}
+            for name in sorted(opened, key=lambda name: (len(effects[name]), name)):
+                states = {state & mask for state in states for mask in effects[name]}
+            found = self._sets[key] = tuple(state for state in states if not state & self.impossible)
         return found
 
     def winner(self, firing: int) -> Any:
@@ -198,6 +217,7 @@ class _Paths:
         self.steps, self.facts, self.answers = steps, facts, answers
         self.own = {name for answer in answers for name in answer}
         self.opened = opened - self.own
+        self.limits = any(facts.get(limit) is not None for limit in ("budget_usd", "budget_hours"))
         concluded = {step.concludes for step in steps}
         self.read_later = [{name for later in steps[place + 1 :] for name in later.inputs & concluded} for place in range(len(steps))]
         self.own_later = [any(later.inputs & self.own for later in steps[place + 1 :]) for place in range(len(steps))]
@@ -208,6 +228,10 @@ class _Paths:
 
     def may_train(self) -> bool:
         return any(_trains(state["gate"][0]) for state in self._followed("gate"))
+
+    def states(self) -> Iterator[dict[str, Vector]]:
+        """Each way through the tables."""
+        return self._followed()
 
     def _followed(self, last: str = LAST, *, prune: bool = False) -> Iterator[dict[str, Vector]]:
         """Each way through the tables up to the last one; pruned, only those on which the answers may still differ."""
@@ -257,7 +281,7 @@ class _Paths:
         known = step.every
         for name in step.inputs - self.opened - self.own - concluded.keys():
             known &= step.mask(name, self.facts.get(name))
-        sets = step.sets(known, frozenset(step.inputs & self.opened))
+        sets = step.sets(known, frozenset(step.inputs & self.opened), limits=self.limits)
         masks = []
         for i, answer in enumerate(self.answers):
             mask = step.every

@@ -52,6 +52,7 @@ class Checks:
     data_path: Check = path_exists
     model: Check = nothing_wrong
     gpu: Check = nothing_wrong
+    found: Callable[[str], str] = lambda path: ""  # what was recognised in a data file, said once it is named
 
 
 def ask_answers(
@@ -64,7 +65,21 @@ def ask_answers(
     relevant: Relevant | None = None,
     state_file: Path | None = None,
 ) -> Answers:
-    """Everything the person answers. Raises Stopped on Ctrl-C, after the answers so far were saved.
+    """Everything the person answers, as `ask_round`."""
+    return ask_round(facts, hardware=hardware, earlier=earlier, ui=ui, checks=checks, relevant=relevant, state_file=state_file).answers
+
+
+def ask_round(
+    facts: Mapping[str, Fact],
+    *,
+    hardware: Hardware,
+    earlier: Answers | None,
+    ui: Ui,
+    checks: Checks | None = None,
+    relevant: Relevant | None = None,
+    state_file: Path | None = None,
+) -> Saved:
+    """What the person answers, and what was asked. Raises Stopped on Ctrl-C, after the answers so far were saved.
 
     `earlier` holds what files and flags said; answers saved by an interrupted round are offered first.
     """
@@ -83,7 +98,7 @@ def ask_answers(
         raise Stopped(stopped_words(progress, state_file)) from None
     progress = Saved(answers=answers, asked=progress.asked)
     save_answers(progress, state_file)
-    return answers
+    return progress
 
 
 def _greet(ui: Ui, hardware: Hardware, facts: Mapping[str, Fact], answers: Answers) -> None:
@@ -138,6 +153,8 @@ def asker(ui: Ui, hardware: Hardware, checks: Checks) -> Callable[[Question], Re
         reply = _ask_gpu(question, ui, hardware, checks) if question.fact.id == "gpu" else _ask_plain(question, ui, checks)
         if reply is not BACK:
             ui.answered(question.fact.ask, reply_words(question.fact, reply))
+        if question.fact.id == "data_path" and isinstance(reply, str) and (found := checks.found(reply)):
+            ui.say(f"  {found}", tone="quiet")
         return reply
 
     return ask

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,16 +10,21 @@ from typing import TYPE_CHECKING, Any
 from advisor.errors import AdviseError, Stopped
 from advisor.facts import Fact
 from advisor.types import Advice, Answers, Candidate, Hardware
-from advisor.wizard.asking import Checks, ask_answers, asker, stopped_words, words_of
+from advisor.wizard.asking import Checks, ask_round, asker, stopped_words, words_of
 from advisor.wizard.prompts import Option, Ui, terminal_ui
 from advisor.wizard.saved import Saved
-from advisor.wizard.walk import BACK, Question, Relevant, answer_of, applies, questions, walk, with_reply, without_stale
+from advisor.wizard.walk import BACK, Question, Relevant, Skipped, answer_of, applies, questions, skipped_questions, walk, with_reply, without_stale
+from advisor.wizard.what_if import changed, flip_words
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from advisor.ruleset.model import Ruleset
+
 VERDICTS = {"ranked_lower": "ranked lower", "forbidden": "ruled out", "too_big": "does not fit", "recommended": "recommended"}
 PAGE_NAME = "advice.html"
+
+LeftOut = Callable[[Answers, Sequence[Fact]], list[Skipped]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +32,7 @@ class Outcome:
     """What `advise` made of the answers."""
 
     advice: Advice
+    ruleset: Ruleset | None = None  # the rules that decided; without them the reasons are shown as they stand in the advice
     plan: Any = None  # complete and runnable, or None
     plan_path: str | None = None  # where it was written
     missing: tuple[str, ...] = ()  # what a runnable plan still needs: "data.path"
@@ -58,6 +64,7 @@ def run_wizard(
     earlier: Answers | None = None,
     checks: Checks | None = None,
     relevant: Relevant | None = None,
+    left_out: LeftOut | None = None,
     state_file: Path | None = None,
     ui: Ui | None = None,
 ) -> int:
@@ -68,15 +75,15 @@ def run_wizard(
     ui = ui or terminal_ui(console)
     checks = checks or Checks()
     try:
-        answers = ask_answers(facts, hardware=hardware, earlier=earlier, ui=ui, checks=checks, relevant=relevant, state_file=state_file)
+        progress = ask_round(facts, hardware=hardware, earlier=earlier, ui=ui, checks=checks, relevant=relevant, state_file=state_file)
     except Stopped as stopped:
         ui.say(stopped.text())
         return stopped.exit_code
-    closing = _Closing(facts, hardware, advise, actions, ui, checks, relevant)
+    closing = _Closing(facts, hardware, advise, actions, ui, checks, relevant, left_out, progress)
     try:
-        return closing.loop(answers)
+        return closing.loop()
     except (KeyboardInterrupt, EOFError):
-        ui.say(stopped_words(Saved(answers=closing.answers, asked=tuple(fact.id for fact in questions(facts))), state_file))
+        ui.say(stopped_words(closing.progress, state_file))
         return Stopped.exit_code
 
 
@@ -92,30 +99,44 @@ class _Closing:
         ui: Ui,
         checks: Checks,
         relevant: Relevant | None,
+        left_out: LeftOut | None,
+        progress: Saved,
     ) -> None:
         self.facts, self.hardware, self.advise, self.actions = facts, hardware, advise, actions
-        self.ui, self.checks, self.relevant = ui, checks, relevant
-        self.answers = Answers()
+        self.ui, self.checks, self.relevant, self.left_out = ui, checks, relevant, left_out
+        self.progress = progress
+        self.before: list[tuple[Saved, str]] = []  # the answers before each "what if", and the answer they led to
 
-    def loop(self, answers: Answers) -> int:
+    @property
+    def answers(self) -> Answers:
+        return self.progress.answers
+
+    def loop(self) -> int:
         """Recommend, ask what now, do it, until something ends it. Returns the exit code."""
-        self.answers = answers
         outcome = self._recommend()
+        does: dict[str, Callable[[Outcome], bool]] = {
+            "ways_out": self._ways_out,
+            "why": self._why,
+            "why_not": self._why_not,
+            "what_if": self._what_if,
+            "change": lambda _: self._change(),
+            "skipped": lambda _: self._answer_skipped(),
+            "undo": lambda _: self._undo(),
+            "save": self._save_page,
+        }
         while True:
             if outcome.missing and outcome.advice.recommendation.composition.chain:
                 self.ui.say(f"It cannot be run yet; missing: {', '.join(self._named(name) for name in outcome.missing)}", tone="warning")
-            chosen = self.ui.choose("What now?", menu_options(outcome))
+            skipped = self._skipped()
+            undo = self.before[-1][1] if self.before else ""
+            chosen = self.ui.choose("What now?", menu_options(outcome, skipped=len(skipped), mattering=len(self._mattering(skipped)), undo=undo))
             if chosen == "quit":
                 return 0 if outcome.advice.fits else 3
             if chosen == "run":
                 return self.actions.run(outcome)
             if chosen == "plan":
                 self.ui.say(self.actions.plan_text(outcome))
-            elif chosen == "save":
-                self._save_page(outcome)
-            elif chosen == "why":
-                self._why(outcome)
-            elif self._change():
+            elif does[chosen](outcome):
                 outcome = self._recommend()
 
     def _recommend(self) -> Outcome:
@@ -130,6 +151,7 @@ class _Closing:
                     raise
                 self._change()
                 continue
+            self._say_left_out()
             self.actions.show(outcome)
             return outcome
 
@@ -138,6 +160,50 @@ class _Closing:
             if name in (fact.id, fact.answer) and fact.ask:
                 return f"{name} ({fact.ask.split(' (')[0]})"
         return name
+
+    # ----------------------------------------------------------------------- what was not asked
+
+    def _skipped(self) -> list[Fact]:
+        return skipped_questions(self.facts, self.answers, self.progress.asked)
+
+    def _mattering(self, skipped: Sequence[Fact]) -> set[str]:
+        """Those of the questions not asked that matter by now: another answer was tried since."""
+        opened = frozenset(fact.id for fact in skipped)
+        return {fact.id for fact in skipped if self.relevant is None or self.relevant(fact.id, self.answers, opened)}
+
+    def _say_left_out(self) -> None:
+        """Which questions were not asked, by the reason why not."""
+        skipped = self._skipped()
+        if not skipped or self.left_out is None:
+            return
+        mattering = self._mattering(skipped)
+        by_reason: dict[str, list[Fact]] = {"Not asked yet, and it may change the method:": [fact for fact in skipped if fact.id in mattering]}
+        for one in self.left_out(self.answers, [fact for fact in skipped if fact.id not in mattering]):
+            by_reason.setdefault(f"Not asked, since {one.because}:", []).append(one.fact)
+        self.ui.say("")
+        for reason, facts in by_reason.items():
+            for place, fact in enumerate(facts):
+                if place == 0:
+                    self.ui.say(reason, tone="quiet")
+                self.ui.say(fact.ask.split(" (")[0], tone="quiet", lead="  - ")
+
+    def _answer_skipped(self) -> bool:
+        """Put the questions that were left out after all."""
+        wanted = {fact.id for fact in self._skipped()}
+        before = self.answers
+        self._walk(lambda fact_id, answers, opened: fact_id in wanted)
+        return self.answers is not before
+
+    def _walk(self, relevant: Relevant | None) -> None:
+        """Put the questions that are still open and relevant."""
+
+        def keep(answers: Answers, asked: tuple[str, ...]) -> None:
+            self.progress = Saved(answers=answers, asked=asked)
+
+        answers = walk(self.facts, asker(self.ui, self.hardware, self.checks), self.answers, asked=self.progress.asked, relevant=relevant, keep=keep, leave=True)
+        self.progress = Saved(answers=answers, asked=self.progress.asked)
+
+    # ----------------------------------------------------------------------- other answers
 
     def _change(self) -> bool:
         """Ask one question again, then those that only now apply. False where nothing was changed."""
@@ -151,47 +217,100 @@ class _Closing:
         reply = ask(Question(fact=fact, number=1 + open_facts.index(fact), current=answer_of(self.answers, fact), can_go_back=True))
         if reply is BACK:
             return False
-        changed = without_stale(self.facts, with_reply(self.answers, fact, reply))
-        self.answers = walk(self.facts, ask, changed, asked=[fact.id for fact in open_facts], relevant=self.relevant)
+        self._take(with_reply(self.answers, fact, reply), asked=fact.id)
+        return True
+
+    def _take(self, answers: Answers, *, asked: str) -> None:
+        """Go on with one other answer: what no longer applies is dropped, what only now matters is asked."""
+        history = (*self.progress.asked, *((asked,) if asked not in self.progress.asked else ()))
+        self.progress = Saved(answers=without_stale(self.facts, answers), asked=history)
+        self._walk(self.relevant)
+
+    def _try(self, outcome: Outcome, change: Mapping[str, Any]) -> bool:
+        """Go on with one change, which can be undone; what only now matters can be answered from the menu."""
+        self.before.append((self.progress, str(outcome.advice.recommendation.composition)))
+        answers = without_stale(self.facts, changed(self.answers, change, outcome.advice, self.facts))
+        stated = (fact.id for fact in questions(self.facts) if fact.id in answers.known and fact.id not in self.progress.asked)
+        self.progress = Saved(answers=answers, asked=(*self.progress.asked, *stated))
+        return True
+
+    def _undo(self) -> bool:
+        self.progress, _ = self.before.pop()
         return True
 
     def _answer_words(self, fact: Fact) -> str:
         value = answer_of(self.answers, fact)
-        if value is None:
-            return "this machine" if fact.id == "gpu" else "I don't know"
-        return words_of(fact, value)
+        if value is not None:
+            return words_of(fact, value)
+        if fact.id not in self.progress.asked:
+            return "not asked"
+        return "this machine" if fact.id == "gpu" else "I don't know"
 
-    def _save_page(self, outcome: Outcome) -> None:
+    # ----------------------------------------------------------------------- reasons
+
+    def _why(self, outcome: Outcome) -> bool:
+        if outcome.ruleset is None:
+            self.actions.explain(outcome, outcome.advice.recommendation)
+        else:
+            from advisor.wizard.reasons import Trail
+
+            Trail(outcome.advice, outcome.ruleset).walk(self.ui)
+        return False
+
+    def _why_not(self, outcome: Outcome) -> bool:
+        options = [Option(value=candidate, label=f"Why not {candidate.composition}?", help=VERDICTS[candidate.verdict]) for candidate in outcome.advice.alternatives]
+        while (chosen := self.ui.choose("Why not?", [*options, Option(value=BACK, label="Back")])) is not BACK:
+            self.actions.explain(outcome, chosen)
+        return False
+
+    def _what_if(self, outcome: Outcome) -> bool:
+        options = [Option(value=flip, label=flip_words(flip, self.facts), help=f"leads to {flip.to}") for flip in outcome.advice.flips]
+        chosen = self.ui.choose("What would change it? Choose one to try it; it can be undone.", [*options, Option(value=BACK, label="Back")])
+        return chosen is not BACK and self._try(outcome, chosen.change)
+
+    def _ways_out(self, outcome: Outcome) -> bool:
+        stuck = outcome.advice.nothing_fits
+        ways = stuck.ways_out if stuck is not None else ()
+        for way in ways:
+            self.ui.say(way.text, lead="- ")
+            self.ui.say(f"  {way.command}", tone="strong")
+        options = [Option(value=way, label=way.text[0].upper() + way.text[1:]) for way in ways]
+        chosen = self.ui.choose("Choose one to try it; it can be undone.", [*options, Option(value=BACK, label="Back")])
+        return chosen is not BACK and self._try(outcome, chosen.change)
+
+    def _save_page(self, outcome: Outcome) -> bool:
         name = self.ui.enter("File name of the page", hint="one file that you can forward; < and Enter: back", default=PAGE_NAME).strip() or PAGE_NAME
         if name == "<":
-            return
+            return False
         path = Path(name).expanduser()
         if path.exists():
             options = [Option(value=True, label="Replace it"), Option(value=False, label="Leave it as it is")]
             if not self.ui.choose(f"{path} exists already.", options):
-                return
+                return False
         try:
             self.ui.say(f"Saved: {self.actions.save_page(outcome, path)}")
         except (AdviseError, OSError) as error:
             self.ui.say(f"The page was not saved. {error}", tone="warning")
-
-    def _why(self, outcome: Outcome) -> None:
-        advice = outcome.advice
-        options = [Option(value=advice.recommendation, label=f"Why {advice.recommendation.composition}")]
-        options += [Option(value=candidate, label=f"Why not {candidate.composition}", help=VERDICTS[candidate.verdict]) for candidate in advice.alternatives]
-        while (chosen := self.ui.choose("Why?", [*options, Option(value=BACK, label="Back")])) is not BACK:
-            self.actions.explain(outcome, chosen)
+        return False
 
 
-def menu_options(outcome: Outcome) -> list[Option]:
+def menu_options(outcome: Outcome, *, skipped: int = 0, mattering: int = 0, undo: str = "") -> list[Option]:
     """The choices that make sense: "run it now" only for a complete plan that fits, the plan only where there is one."""
+    advice = outcome.advice
     options = [Option(value="run", label="Run it now", help="it can be stopped at any time and goes on where it was")] if outcome.runnable else []
+    if advice.nothing_fits is not None and advice.nothing_fits.ways_out:
+        options.append(Option(value="ways_out", label="What would fit", help="each with the line to type"))
     if outcome.plan is not None:
-        options.append(Option(value="plan", label="Show the plan", help="the launch file"))
-    return [
-        *options,
-        Option(value="change", label="Change an answer"),
-        Option(value="save", label="Save as a page", help="one file to forward"),
-        Option(value="why", label="Why?", help="walk through the reasons"),
-        Option(value="quit", label="Quit"),
-    ]
+        options.append(Option(value="plan", label="Show the plan", help=f"the launch file{f', {outcome.plan_path}' if outcome.plan_path else ''}"))
+    options.append(Option(value="why", label="Why this?", help="each rule, the facts behind it and its source"))
+    if advice.alternatives:
+        options.append(Option(value="why_not", label="Why not another?", help="reasons and numbers of the others"))
+    if advice.flips:
+        options.append(Option(value="what_if", label="What would change it?", help="try another answer, other data or another card"))
+    options.append(Option(value="change", label="Change an answer"))
+    if skipped:
+        changes = f"{mattering} may change the method" if mattering else "no answer changes the method"
+        options.append(Option(value="skipped", label="Answer what was not asked", help=f"{skipped} question{'s' if skipped > 1 else ''}; {changes}"))
+    if undo:
+        options.append(Option(value="undo", label="Undo the change", help=f"back to {undo}"))
+    return [*options, Option(value="save", label="Save as a page", help="one file to forward"), Option(value="quit", label="Quit")]

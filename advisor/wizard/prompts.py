@@ -29,8 +29,8 @@ class Option:
 class Ui(Protocol):
     """What the wizard needs of a terminal. Ctrl-C raises KeyboardInterrupt, the end of input EOFError."""
 
-    def say(self, text: str, *, tone: str = "plain") -> None:
-        """Print one paragraph."""
+    def say(self, text: str, *, tone: str = "plain", lead: str = "") -> None:
+        """Print one paragraph; `lead` stands before it, and the lines that follow start below its end."""
 
     def answered(self, question: str, answer: str) -> None:
         """Leave one line for an answered question."""
@@ -54,10 +54,16 @@ class _Talk:
     def __init__(self, console: Console) -> None:
         self.console = console
 
-    def say(self, text: str, *, tone: str = "plain") -> None:
+    def say(self, text: str, *, tone: str = "plain", lead: str = "") -> None:
         from rich.text import Text
 
-        self.console.print(Text(text, style=TONES[tone], overflow="fold"))
+        said = Text(text, style=TONES[tone], overflow="fold")
+        if not lead:
+            self.console.print(said)
+            return
+        for place, line in enumerate(said.wrap(self.console, max(SMALLEST_WIDTH, self.console.width - len(lead)))):
+            line.rstrip()
+            self.console.print(lead if place == 0 else " " * len(lead), line, sep="", markup=False, highlight=False, soft_wrap=True)
 
     def answered(self, question: str, answer: str) -> None:
         from rich.padding import Padding

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
@@ -44,8 +44,16 @@ class Question:
     can_go_back: bool = False
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Skipped:
+    """A question that was not asked, and why not: "with these examples, every answer leads to the same method"."""
+
+    fact: Fact
+    because: str
+
+
 Ask = Callable[[Question], Reply]
-Relevant = Callable[[str, Answers], bool]
+Relevant = Callable[[str, Answers, Collection[str]], bool]  # a question, the answers so far, the questions still open
 Keep = Callable[[Answers, tuple[str, ...]], None]
 
 
@@ -57,6 +65,7 @@ def walk(
     asked: Sequence[str] = (),
     relevant: Relevant | None = None,
     keep: Keep | None = None,
+    leave: bool = False,
 ) -> Answers:
     """The answers after every question that applies has been put, in the order of facts.yaml.
 
@@ -66,11 +75,15 @@ def walk(
         asked: Ids of questions that have been put before (also those answered by "I don't know").
         relevant: False for a question whose answer cannot change the outcome; it is left out.
         keep: Told of every step, so that an interruption loses nothing.
+        leave: BACK from the first question of this walk ends it, where it would go to the one asked before.
     """
     history = [fact_id for fact_id in asked if fact_id in facts]
+    before = len(history) if leave else 0
     while (fact := _next(facts, answers, history, relevant)) is not None:
-        reply = ask(Question(fact=fact, number=len(history) + 1, current=answer_of(answers, fact), can_go_back=bool(history)))
+        reply = ask(Question(fact=fact, number=len(history) + 1, current=answer_of(answers, fact), can_go_back=leave or bool(history)))
         if reply is BACK:
+            if leave and len(history) == before:
+                break
             if history:
                 history.pop()
             continue
@@ -82,12 +95,30 @@ def walk(
 
 
 def _next(facts: Mapping[str, Fact], answers: Answers, history: Sequence[str], relevant: Relevant | None) -> Fact | None:
+    opened = open_questions(facts, answers, history)
     for fact in questions(facts):
-        if fact.id in history or not applies(fact, answers, facts) or given_before(answers, fact):
+        if fact.id not in opened or not applies(fact, answers, facts):
             continue
-        if relevant is None or fact.required or relevant(fact.id, answers):
+        if relevant is None or fact.required or relevant(fact.id, answers, opened):
             return fact
+        # No answer to it changes anything: to the questions after it, it is as good as answered by "I don't know".
+        opened = opened - {fact.id}
     return None
+
+
+def open_questions(facts: Mapping[str, Fact], answers: Answers, asked: Collection[str]) -> frozenset[str]:
+    """The questions that may still be put, now or after an answer that makes them apply."""
+    waiting = {fact.id for fact in questions(facts) if fact.id not in asked and not given_before(answers, fact)}
+    while True:  # one that waits for an answer goes with the question it waits for
+        left = {fact_id for fact_id in waiting if may_apply(facts[fact_id], answers, facts, waiting)}
+        if left == waiting:
+            return frozenset(left)
+        waiting = left
+
+
+def skipped_questions(facts: Mapping[str, Fact], answers: Answers, asked: Collection[str]) -> list[Fact]:
+    """The questions that apply and were not put."""
+    return [fact for fact in questions(facts) if fact.id not in asked and not given_before(answers, fact) and applies(fact, answers, facts)]
 
 
 def questions(facts: Mapping[str, Fact]) -> list[Fact]:
@@ -100,6 +131,15 @@ def applies(fact: Fact, answers: Answers, facts: Mapping[str, Fact]) -> bool:
     for other, allowed in fact.ask_when.items():
         value = answer_of(answers, facts[other]) if other in facts else answers.value(other)
         if (UNKNOWN if value is None else value) not in allowed:
+            return False
+    return fact.ask_without is None or answers.value(fact.ask_without) is None
+
+
+def may_apply(fact: Fact, answers: Answers, facts: Mapping[str, Fact], waiting: Collection[str]) -> bool:
+    """True where the question applies, or can come to apply by an answer to one of the waiting questions."""
+    for other, allowed in fact.ask_when.items():
+        value = answer_of(answers, facts[other]) if other in facts else answers.value(other)
+        if (UNKNOWN if value is None else value) not in allowed and other not in waiting:
             return False
     return fact.ask_without is None or answers.value(fact.ask_without) is None
 
