@@ -87,7 +87,8 @@ def check_saved(job: Job, model: Any, folder: Path, row: Row, tokenizer: Any, be
             base = log_probs(model, row, pad_id)
     else:
         base = before
-    change = difference(loaded if loaded is not None else trained, base)
+    # A module may differ from its base without any training: a prefix that starts from a real prompt does.
+    change = min(difference(loaded if loaded is not None else trained, other) for other in (base, before))
     what = "the saved adapter" if adapter else "training"
     effect = Check("changes-the-base-model", change > CHANGED, f"{what} changes the log-probabilities of a training row by up to {change:.2g}")
     if not effect.ok and job.max_steps is None:

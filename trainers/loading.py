@@ -10,6 +10,8 @@ from advisor.errors import Fault, InputError, TrainingFailed
 from trainers.job import Job
 from trainers.updates import Update
 
+UNMERGEABLE = {"BOTTLENECK": "bottleneck adapter", "PREFIX_TUNING": "prefix"}  # PEFT's name -> ours
+
 
 def load_tokenizer(job: Job) -> Any:
     """The tokenizer, of the stage this one starts from where it has one, with an end token and a padding token."""
@@ -111,7 +113,16 @@ def load_model(job: Job, device: Any, update: Update) -> Any:
         return load_base(job, device, str(start) if start is not None else None)
     from peft import PeftModel
 
-    base_name = json.loads((start / "adapter_config.json").read_text("utf-8")).get("base_model_name_or_path")
+    config = json.loads((start / "adapter_config.json").read_text("utf-8"))
+    base_name = config.get("base_model_name_or_path")
+    unmergeable = UNMERGEABLE.get(config.get("peft_type"))
+    if unmergeable and job.stage.update == "full":
+        raise InputError(
+            f"stage {job.stage.name} is update full and goes on from a {unmergeable}, which cannot be merged into the weights it would train",
+            hint=f"train stage {job.entry.starts_from or 'before'} with update: lora or full, or let this stage start from the model",
+        )
+    if config.get("peft_type") == "BOTTLENECK":
+        import advisor.peft_adapter  # noqa: F401  (registers the method with PEFT)
     base = load_base(job, device, base_name if base_name and Path(base_name).is_dir() else None)
     if job.stage.update == "full":
         merged = PeftModel.from_pretrained(base, str(start)).merge_and_unload()

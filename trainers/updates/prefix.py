@@ -76,7 +76,8 @@ def peft_config(stage: Stage, options: Mapping[str, Any], model: Any) -> Any:
     shapes = {tuple(tensor.shape) for layer in _cache(model, [0]) for tensor in layer}
     if len(shapes) != 1:
         raise InputError(
-            f"stage {stage.name}: the layers of {type(model).__name__} keep keys and values of different shapes, which PEFT's prefix cannot fill", hint="update: lora fits every architecture"
+            f"stage {stage.name}: the layers of {type(model).__name__} keep keys and values of different shapes, which PEFT's prefix cannot fill",
+            hint="update: lora fits every architecture",
         )
     _, heads, _, width = next(iter(shapes))
     return PrefixTuningConfig(
@@ -98,7 +99,8 @@ def start(stage: Stage, options: Mapping[str, Any], model: Any, tokenizer: Any, 
             break
         ids, used = [*ids, *row.input_ids], used + 1
     if len(ids) < length:
-        raise InputError(f"stage {stage.name}: the training rows have {len(ids)} tokens together, prefix_tokens is {length}", hint=f"set prefix_tokens: {max(1, len(ids))}, or add rows")
+        hint = f"set prefix_tokens: {max(1, len(ids))}, or add rows"
+        raise InputError(f"stage {stage.name}: the training rows have {len(ids)} tokens together, prefix_tokens is {length}", hint=hint)
     with model.disable_adapter():
         cache = _cache(model.get_base_model(), ids[:length])
     model.prompt_encoder["default"].load_prompt_embeddings(prompt_embeddings_from_past_key_values(cache, num_virtual_tokens=length))
@@ -126,7 +128,7 @@ def _cache(model: Any, ids: Sequence[int]) -> list[tuple[Any, Any]]:
         output = model(input_ids=torch.tensor([list(ids)], device=next(model.parameters()).device), use_cache=True)
     model.train(was_training)
     # transformers calls it `cache` from 5.24 on.
-    cache = output["cache"] if "cache" in output else output["past_key_values"] if "past_key_values" in output else None
+    cache = output["cache"] if "cache" in output else output.get("past_key_values")
     layers = getattr(cache, "layers", ())
     pairs = [(getattr(layer, "keys", None), getattr(layer, "values", None)) for layer in layers]
     if not pairs or any(tensor is None or tensor.ndim != 4 for pair in pairs for tensor in pair):

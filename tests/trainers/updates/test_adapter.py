@@ -27,7 +27,7 @@ def test_it_learns_and_loads_in_plain_peft(placement, make):
 
     job = make(update="adapter", placement=placement, bottleneck=16, max_steps=15)
     result = trained(job)
-    assert result["loss_last"] < 0.9 * result["loss_first"]
+    assert result["loss_last"] < result["loss_first"] - 0.2
     assert [check["ok"] for check in result["checks"][:2]] == [True, True]
     assert result["resolved"]["peft"]["peft_type"] == "BOTTLENECK"
     places = 2 * (2 if placement == "houlsby" else 1)  # two layers

@@ -107,10 +107,12 @@ def test_what_a_prefix_cannot_go_with_is_refused_before_the_model_loads(make, mo
     assert "'num_virtual_tokens' is set by the plan's own key prefix_tokens" in text
 
 
-def test_too_few_tokens_or_positions_are_refused(make):
+def test_too_few_tokens_or_positions_are_refused(make, tmp_path, chats):
     """A prefix longer than all rows together, or than the model has positions for, is bad input with the numbers."""
-    with pytest.raises(InputError, match=r"tokens together, prefix_tokens is 2048"):
-        sft.train(make(update="prefix", prefix_tokens=2048, seq_len=100))
+    few = tmp_path / "few.jsonl"
+    few.write_text("".join(chats.read_text().splitlines(keepends=True)[:5]))
+    with pytest.raises(InputError, match=r"tokens together, prefix_tokens is 400"):
+        sft.train(make(update="prefix", prefix_tokens=400, seq_len=100, job_data=few))
     with pytest.raises(InputError, match="prefix_tokens 500 and seq_len 128 make 628 positions, the model has 512"):
         sft.train(make(update="prefix", prefix_tokens=500))
 
