@@ -10,6 +10,7 @@ from typing import Any
 
 from advisor.errors import Fault, InputError
 from advisor.resources import rules_dir
+from advisor.yamlcache import read_shipped
 from advisor.yamlio import Document, read_yaml
 
 TYPES = ("choice", "number", "flag", "text", "path", "map")
@@ -55,7 +56,7 @@ class Fact:
 @cache
 def load_facts(path: Path | None = None) -> Mapping[str, Fact]:
     """Fact id -> Fact, in file order. Raises InputError with every fault of the file, located."""
-    document = read_yaml(path or rules_dir() / "facts.yaml", name=str(path) if path else "rules/facts.yaml")
+    document = read_yaml(path, name=str(path)) if path else read_shipped(rules_dir() / "facts.yaml")
     return facts_of(document)
 
 

@@ -20,7 +20,7 @@ from advisor.estimate.architecture import ENCODERS, NAMES, ConfigError, read, sh
 from advisor.resources import rules_dir
 from advisor.types import ModelShape, ModelSuggestion
 from advisor.units import format_count
-from advisor.yamlio import read_yaml
+from advisor.yamlcache import read_shipped
 
 HUB_TIMEOUT_S = 5.0
 MAX_HEADER_BYTES = 100_000_000  # what safetensors itself allows
@@ -163,7 +163,7 @@ def _organisation(stem: str) -> Mapping[str, Mapping[str, Any]]:
     path = rules_dir() / "models" / f"{stem}.yaml"
     if not path.is_file():
         return {}
-    models = read_yaml(path, name=f"rules/models/{stem}.yaml").data["models"]
+    models = read_shipped(path).data["models"]
     return models if isinstance(models, dict) else {}
 
 
@@ -303,7 +303,7 @@ def _size_of(name: str, params_b: float | None) -> tuple[int | None, int | None,
 
 @cache
 def _typical() -> tuple[tuple[float, tuple[int, ...], bool], ...]:
-    rows = read_yaml(rules_dir() / "models" / "typical_sizes.yaml", name="rules/models/typical_sizes.yaml").data["sizes"]
+    rows = read_shipped(rules_dir() / "models" / "typical_sizes.yaml").data["sizes"]
     return tuple((float(row["params"]), tuple(row["shape"]), bool(row["tied"])) for row in rows)
 
 
@@ -335,7 +335,7 @@ def shape_from_size(params: int, id_: str, *, active_params: int | None = None, 
 
 @cache
 def _suggestions() -> Mapping[str, Any]:
-    data = read_yaml(rules_dir() / "models" / "suggestions.yaml", name="rules/models/suggestions.yaml").data
+    data = read_shipped(rules_dir() / "models" / "suggestions.yaml").data
     return data if isinstance(data, dict) else {}
 
 

@@ -18,7 +18,8 @@ from advisor.probe.names import FORM, TELLS_APART, catalogue_words, taken_apart
 from advisor.resources import rules_dir
 from advisor.types import GpuSpec
 from advisor.units import GIB, MIB
-from advisor.yamlio import Document, read_yaml
+from advisor.yamlcache import read_shipped
+from advisor.yamlio import Document
 
 NOT_CARDS = ("sources.yaml", "cuda.yaml")  # facts about cards in general
 SAME_SIZE = 0.03  # a size people name and the size a driver reports for it differ by up to this share
@@ -61,7 +62,7 @@ def gpu_entry(gpu_id: str) -> Mapping[str, Any]:
 @cache
 def cuda_facts() -> Mapping[str, Any]:
     """The facts of rules/hardware/cuda.yaml: drivers, wheels, number formats."""
-    data: Mapping[str, Any] = read_yaml(rules_dir() / "hardware" / "cuda.yaml", name="rules/hardware/cuda.yaml").data
+    data: Mapping[str, Any] = read_shipped(rules_dir() / "hardware" / "cuda.yaml").data
     return data
 
 
@@ -72,13 +73,13 @@ def _cards() -> Mapping[str, _Card]:
     documents = []
     for path in sorted((rules_dir() / "hardware").glob("*.yaml")):
         if path.name not in NOT_CARDS:
-            documents.append(read_yaml(path, name=f"rules/hardware/{path.name}"))
+            documents.append(read_shipped(path))
     prices = _Prices()
     for document in documents:
         for gpu_id in _entries(document, faults):
             prices.known.add(gpu_id)
     for path in sorted((rules_dir() / "prices").glob("*.yaml")):
-        prices.add(read_yaml(path, name=f"rules/prices/{path.name}"))
+        prices.add(read_shipped(path))
     for document in documents:
         for gpu_id, entry in _entries(document, []).items():
             try:

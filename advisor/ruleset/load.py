@@ -22,6 +22,7 @@ from advisor.resources import rules_dir
 from advisor.ruleset.entries import BOUNDS, RULE_KEYS, Path_, Reader, shown
 from advisor.ruleset.model import Assumption, Rule, Ruleset, Table
 from advisor.types import Source
+from advisor.yamlcache import read_shipped
 from advisor.yamlio import Document, read_yaml
 
 __all__ = ["BOUNDS", "RULE_KEYS", "SHIPPED_LAYERS", "load_rules", "only_layer"]
@@ -247,7 +248,7 @@ def load_rules(layers: tuple[str, ...] = SHIPPED_LAYERS, overlays: tuple[Path, .
     digest = hashlib.sha256()
 
     def read(path: Path, *, shipped: bool = True) -> Document:
-        document = read_yaml(path, name=f"rules/{path.relative_to(root).as_posix()}" if shipped else str(path))
+        document = read_shipped(path, root=root) if shipped else read_yaml(path, name=str(path))
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
         return document
 

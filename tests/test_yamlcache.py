@@ -1,0 +1,57 @@
+"""Shipped files from the cache are what parsing gives, positions included; a broken cache is no matter."""
+
+import json
+
+import pytest
+
+from advisor import yamlcache
+from advisor.resources import rules_dir
+from advisor.yamlcache import read_shipped
+from advisor.yamlio import read_yaml
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty cache."""
+    monkeypatch.setattr(yamlcache, "_folder", lambda: tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+def test_a_second_reading_is_the_first_and_the_parser_s(folder):
+    """Data, positions of keys and values, and the nearest place of a path that has none."""
+    path = rules_dir() / "tables.yaml"
+    parsed, first, second = read_yaml(path, name="rules/tables.yaml"), read_shipped(path), read_shipped(path)
+    assert len(list(folder.glob("*.json"))) == 1
+    assert first.data == second.data == parsed.data
+    for place in parsed.value_marks:
+        assert second.at(place) == parsed.at(place)
+        assert second.at(place, key=True) == parsed.at(place, key=True)
+    assert dict(second.key_marks) == dict(parsed.key_marks)
+    assert second.at(("tables", "nowhere", 3)) == parsed.at(("tables", "nowhere", 3))
+
+
+@pytest.mark.parametrize("content", ["", "not json", "[]", '{"data": 1}'])
+def test_a_broken_cache_is_read_past(folder, content):
+    """Whatever stands there, the file is parsed again."""
+    path = rules_dir() / "tables.yaml"
+    read_shipped(path)
+    (kept,) = folder.glob("*.json")
+    kept.write_text(content)
+    assert read_shipped(path).data == read_yaml(path).data
+    assert json.loads(kept.read_text())["data"]
+
+
+def test_a_changed_file_is_never_taken_from_the_cache(folder, tmp_path):
+    """The name of what is kept follows from the bytes."""
+    file = tmp_path / "a.yaml"
+    file.write_text("a: 1\n")
+    assert read_shipped(file, root=tmp_path).data == {"a": 1}
+    file.write_text("a: 2\n")
+    assert read_shipped(file, root=tmp_path).data == {"a": 2}
+
+
+def test_a_folder_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
+    """The cache lies where a file is: nothing is kept, everything is read."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(yamlcache, "_folder", lambda: tmp_path / "file" / "below")
+    assert read_shipped(rules_dir() / "tables.yaml").data["version"] == 1
