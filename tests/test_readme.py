@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,7 @@ def test_there_are_exactly_two_set_up_lines():
 def folder(tmp_path, tiny_model):
     """A folder with the files that the README's commands name."""
     (tmp_path / "train.jsonl").write_text("".join(json.dumps({"question": f"What is {i}?", "answer": f"It is {i}, as ever."}) + "\n" for i in range(60)))
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
     answers = re.search(r"```yaml\n(task: qa.*?)```", TEXT, flags=re.S)[1]
     (tmp_path / "answers.yaml").write_text(answers.replace("gpu: {name: RTX 4090, count: 1}", "gpu: none") + f"model: {tiny_model}\n")
     done = advise(["--json", "--answers", "answers.yaml", "--plan", "plan.yaml"], tmp_path)
