@@ -407,22 +407,47 @@ def probe(as_json: bool) -> None:
 
 @advise.command()
 @click.argument("data")
-@click.option("--map", "mapping", multiple=True, metavar="ROLE=COLUMN", help="Which column is what: --map question=prompt --map answer=completion.")
-@click.option("--full", is_flag=True, help="Read every row of a large file, not a sample.")
+@click.option("--map", "mapping", multiple=True, metavar="ROLE=COLUMN", help="Which column is what: --map question=prompt answer=completion.")
+@click.option("--eval", "evaluation", metavar="FILE", help="Rows kept for evaluation: are any of them in the data?")
+@click.option("--model", metavar="NAME|FOLDER", help="Count tokens with this model's tokenizer and try its chat template, where its folder is at hand.")
+@click.option("--seq-len", type=click.IntRange(min=8), metavar="N", help="Say which rows are longer than N tokens.")
+@click.option("--full", is_flag=True, help="With --model: count the tokens of every row, not of a sample.")
+@click.option("--fix", "fix_to", metavar="OUT", help="Write a cleaned copy, and OUT.changes.jsonl with every change.")
+@click.option("--force", is_flag=True, help="Let --fix replace a file that is there already.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 @click.pass_context
-def check(context: click.Context, /, data: str, mapping: tuple[str, ...], full: bool, as_json: bool) -> None:
+def check(
+    context: click.Context,
+    /,
+    data: str,
+    mapping: tuple[str, ...],
+    evaluation: str | None,
+    model: str | None,
+    seq_len: int | None,
+    full: bool,
+    fix_to: str | None,
+    force: bool,
+    as_json: bool,
+) -> None:
     """Tells what a data file is, what it can train and what is wrong with it."""
     from advisor.answers import answers_from_flags
-    from advisor.data import profile
-    from advisor.render.data import print_profile, profile_json
 
     stated, _ = answers_from_flags({"data_mapping": mapping}, load_facts())
-    found = profile(data, mapping=stated.value("data_mapping"), full=full, strict=False)
-    if as_json:
-        print_json(profile_json(found))
-    else:
-        print_profile(found, console())
+    columns = stated.value("data_mapping")
+    if fix_to is not None:
+        from advisor.data.fix import fixed_copy
+        from advisor.render.fixed import fixed_json, print_fixed
+
+        fixed = fixed_copy(data, fix_to, mapping=columns, overwrite=force)
+        print_json(fixed_json(fixed)) if as_json else print_fixed(fixed, console())
+        return
+    if force:
+        raise InputError("--force goes with --fix OUT")
+    from advisor.checking import checked
+    from advisor.render.data import check_json, print_check
+
+    found, advice = checked(data, mapping=columns, full=full, evaluation=evaluation, model=model, seq_len=seq_len)
+    print_json(check_json(found, advice)) if as_json else print_check(found, advice, console())
     context.exit(0 if found.objectives else 2)
 
 

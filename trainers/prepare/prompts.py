@@ -12,7 +12,8 @@ from trainers.prepare.conversation import question_key
 from trainers.prepare.preference import parted_turns, said_of
 from trainers.prepare.prepared import Kind
 from trainers.prepare.row import LeftOut, Unusable, ids_of, normal, rows_word
-from trainers.prepare.template import Templater, turns
+from trainers.prepare.template import Templater
+from trainers.prepare.turns import turns
 
 NO_PROMPT = "no question that a model could answer"
 

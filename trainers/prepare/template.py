@@ -8,7 +8,6 @@ refused, never guessed.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import Any
 from advisor.data.example import Message
 from advisor.errors import InputError
 from trainers.prepare.row import Unusable
+from trainers.prepare.turns import OTHERS, alike, called, in_other_words, turns, words
 
 Span = tuple[int, int]  # of characters
 
@@ -31,7 +31,6 @@ PLAIN_TEMPLATE = (
 BOS = "{{ bos_token }}"
 GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 MARKS = re.compile(r"<\|[^<>|\s]{1,40}\|>|<(?:start|end)_of_turn>")  # what templates write around turns
-OTHERS = ("\u00a4 1", "2 \u00a5")  # two texts that neither begin nor end alike
 
 REFUSED = "the chat template refuses this conversation"
 HIDDEN = "the chat template hides where an answer begins or ends"
@@ -338,69 +337,3 @@ class Templater:
         known = self.tokenizer.get_vocab()
         foreign = sorted({mark for mark in MARKS.findall(text) if mark not in known})
         return f"; it writes {', '.join(foreign[:3])}, which {'are no tokens' if len(foreign) > 1 else 'is no token'} of this tokenizer" if foreign else ""
-
-
-def alike(one: str, other: str) -> int:
-    """How many characters two texts begin with in common."""
-    low, high = 0, min(len(one), len(other))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if one[low:middle] == other[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
-def words(message: Message) -> str:
-    """What a turn says aloud: the part after a thought, without the space around it."""
-    return message.content.split("</think>")[-1].strip()
-
-
-def turns(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Messages as chat templates take them: tool calls under `tool_calls`, their arguments as an object."""
-    result = []
-    for message in messages:
-        extra = dict(message.extra)
-        old = extra.pop("function_call", None)  # OpenAI's spelling before tool_calls
-        if old and not extra.get("tool_calls"):
-            extra["tool_calls"] = [{"type": "function", "function": old}]
-        if extra.get("tool_calls"):
-            extra["tool_calls"] = [_call(call) for call in extra["tool_calls"]]
-        result.append({"role": message.role, "content": message.content, **extra})
-    return result
-
-
-def _call(call: Any) -> Any:
-    if not isinstance(call, Mapping):
-        return call
-    function = call.get("function", call)
-    if not isinstance(function, Mapping):
-        return call
-    arguments = function.get("arguments")
-    if isinstance(arguments, str):
-        # OpenAI writes them as JSON text; templates would quote that text a second time.
-        try:
-            arguments = json.loads(arguments)
-        except ValueError:
-            arguments = function.get("arguments")
-    return {**({key: value for key, value in call.items() if key != "function"} if "function" in call else {"type": "function"}), "function": {**function, "arguments": arguments}}
-
-
-def called(message: Message) -> list[str]:
-    """The names of the functions that a turn calls."""
-    calls = turns((message,))[0].get("tool_calls") or []
-    functions = [call.get("function", call) for call in calls if isinstance(call, Mapping)]
-    return [function["name"] for function in functions if isinstance(function, Mapping) and isinstance(function.get("name"), str)]
-
-
-def in_other_words(message: Message, other: str) -> Message:
-    """The same turn saying something else: another text, and calls of other names with other arguments."""
-    said = turns((message,))[0]
-    calls = said.get("tool_calls")
-    changed = replace(message, content=other) if message.content.strip() or not calls else message
-    if not calls:
-        return changed
-    extra = {key: value for key, value in message.extra.items() if key != "function_call"}
-    extra["tool_calls"] = [{**call, "function": {**call.get("function", {}), "name": other, "arguments": {other: other}}} for call in calls]
-    return replace(changed, extra=extra)
