@@ -8,6 +8,7 @@ The frame turns whatever goes wrong into stages/<name>/error.json, a message on 
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import traceback
@@ -22,6 +23,8 @@ from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, PlanData, Stage
 from trainers.files import make_folder, write_json
 from trainers.machine import is_main_process
+
+CALLER_TELLS = "ADVISE_TELLS_ERRORS"  # set by `advise run`, which shows what error.json says: twice would be once too often
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,13 +213,17 @@ def _smaller(stage: Stage) -> str:
 
 
 def _fail(job: Job | None, error: AdviseError) -> int:
-    if is_main_process():
+    if not is_main_process():
+        return error.exit_code
+    told = False
+    if job is not None:
+        first = error.faults[0]
+        record = {"kind": type(error).__name__, "what": error.text() if len(error.faults) > 1 else first.what, "allowed": first.allowed, "hint": first.hint}
+        try:
+            write_json(job.output / "error.json", record | {"exit_code": error.exit_code})
+            told = bool(os.environ.get(CALLER_TELLS))
+        except AdviseError as second:
+            print(f"error: {second.text()}", file=sys.stderr)
+    if not told:
         print(f"error: {error.text()}", file=sys.stderr)
-        if job is not None:
-            first = error.faults[0]
-            record = {"kind": type(error).__name__, "what": error.text() if len(error.faults) > 1 else first.what, "allowed": first.allowed, "hint": first.hint}
-            try:
-                write_json(job.output / "error.json", record | {"exit_code": error.exit_code})
-            except AdviseError as second:
-                print(f"error: {second.text()}", file=sys.stderr)
     return error.exit_code

@@ -402,6 +402,7 @@ class _Work:
         env = dict(os.environ)
         env["PYTHONPATH"] = os.pathsep.join([str(self.root), *([env["PYTHONPATH"]] if env.get("PYTHONPATH") else [])])
         env["PYTHONSAFEPATH"] = "1"
+        env["ADVISE_TELLS_ERRORS"] = "1"  # the trainer leaves error.json and need not print it too
         if self.job.plan.launch.device == "cpu":
             env["CUDA_VISIBLE_DEVICES"] = ""
         elif self.cards:
