@@ -44,6 +44,7 @@ OTHER: dict[str, Any] = {
     "dropout": 0.2,
     "target_modules": ["q_proj"],
     "rslora": True,
+    "train_embeddings": True,
     "loss_on": "all",
 }
 # Tested where they act: start_from and data in test_sft.py (another folder, another file), double_quantization below;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,9 @@ OWNED: Mapping[str, str] = {
     "revision": "revision",
 }
 LIMITS: Sequence[str] = ()
+# Values of PEFT's init_lora_weights: those that need only the base, and those that need a run over data or another base.
+STARTS = ("gaussian", "olora", "orthogonal", "mica", "pissa", "pissa_niter_16")
+NEEDS_DATA = ("eva", "corda", "lora_ga", "loftq")
 
 
 def config_class() -> type | None:
@@ -32,7 +36,16 @@ def config_class() -> type | None:
 
 
 def faults(stage: Stage) -> list[Fault]:
-    """None of its own."""
+    """Ways to start the matrices that this stage cannot provide for."""
+    value = stage.peft.get("init_lora_weights", True)
+    given = value.lower() if isinstance(value, str) else ""
+    at = f"stage {stage.name}: peft: init_lora_weights: {given}"
+    if given in NEEDS_DATA:
+        return [Fault(what=f"{at} needs a pass over the data before training, which this trainer does not make", allowed=f"true, {', '.join(STARTS)}")]
+    if not isinstance(value, bool) and given not in STARTS and not re.fullmatch(r"pissa_niter_\d+", given):
+        return [Fault(what=f"stage {stage.name}: peft: init_lora_weights: {value!r} is no way to start that PEFT knows", allowed=f"true, {', '.join(STARTS)}")]
+    if given.startswith("pissa") and stage.quantization is not None:
+        return [Fault(what=f"{at} takes the base's weights apart, and quantization {stage.quantization} leaves none to take", allowed="quantization: null with it")]
     return []
 
 
@@ -45,20 +58,61 @@ def peft_config(stage: Stage, options: Mapping[str, Any], model: Any) -> Any:
         targets = list(targets)
     if targets != "all-linear":
         _check_targets(targets, model, stage)
-    return LoraConfig(
+    extra = _embeddings(model, stage) if options["train_embeddings"] else {}
+    config = LoraConfig(
         r=options["rank"],
         lora_alpha=options["alpha"] if options["alpha"] is not None else 2 * options["rank"],
         lora_dropout=options["dropout"],
         target_modules=targets,
         use_rslora=options["rslora"],
         task_type="CAUSAL_LM",
-        **stage.peft,
+        **{**stage.peft, **extra},
     )
+    _check_rank(options["rank"], config, model, stage)
+    return config
 
 
-def start(stage: Stage, options: Mapping[str, Any], model: Any, tokenizer: Any, rows: Sequence[Row]) -> None:
-    """None: PEFT's own start changes nothing until it is trained."""
-    return None
+def start(stage: Stage, options: Mapping[str, Any], model: Any, tokenizer: Any, rows: Sequence[Row]) -> str | None:
+    """Nothing is changed: PEFT's own start has no effect until it is trained. In words, which layers are narrower than the rank."""
+    from peft.tuners.lora import LoraLayer
+
+    rank = options["rank"]
+    layers = {name.rsplit(".", 1)[-1]: min(module.in_features, module.out_features) for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+    narrow = {name: width for name, width in sorted(layers.items()) if width < rank}
+    if not narrow:
+        return None
+    listed = ", ".join(f"{name} {width}" for name, width in narrow.items())
+    return f"note: rank {rank} is more than some layers are wide ({listed}): there it can do no more than a rank of that width would"
+
+
+def _embeddings(model: Any, stage: Stage) -> dict[str, Any]:
+    """LoraConfig fields under which the embeddings and the output layer are trained whole; one matrix where the model ties them."""
+    names = {id(module): name.rsplit(".", 1)[-1] for name, module in model.named_modules()}
+    embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
+    tied = head is None or head.weight is embeddings.weight
+    wanted = [names[id(embeddings)]] if tied else [names[id(embeddings)], names[id(head)]]
+    return {"modules_to_save": list(dict.fromkeys([*(stage.peft.get("modules_to_save") or []), *wanted]))} | ({"ensure_weight_tying": True} if tied else {})
+
+
+def _check_rank(rank: int, config: Any, model: Any, stage: Stage) -> None:
+    """Raise InputError where the rank is larger than any layer that is corrected."""
+    import torch
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    everything = config.target_modules == "all-linear"
+    head = model.get_output_embeddings()
+    widths = {
+        name: min(module.in_features, module.out_features)
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and (module is not head if everything else bool(check_target_module_exists(config, name)))
+    }
+    if widths and rank > max(widths.values()):
+        name = max(widths, key=lambda key: widths[key])
+        raise InputError(
+            f"stage {stage.name}: rank {rank} is larger than every layer it would correct: the widest is {widths[name]} ({name.rsplit('.', 1)[-1]})",
+            allowed=f"rank: 1 to {widths[name]}",
+            hint="8 to 64 is usual; update: full trains the whole matrices",
+        )
 
 
 def _check_targets(targets: str | list[str], model: Any, stage: Stage) -> None:
