@@ -12,7 +12,7 @@ from advisor.plan.schema import schema_text
 from advisor.resources import rules_dir
 from advisor.ruleset.load import load_rules
 from advisor.ruleset.model import Ruleset
-from tests.generating import decision_svg, docs, schema_catalogues, schema_facts, schemas
+from tests.generating import decision_svg, docs, schema_amounts, schema_catalogues, schema_facts, schemas
 from tests.generating.schema_parts import dumped
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,6 +30,7 @@ def generated_schemas(rules: Ruleset) -> dict[str, str]:
         "sources": schemas.sources_schema(),
         "scenarios": schemas.scenarios_schema(rules),
         "answers": schema_facts.answers_schema(load_facts()),
+        "amounts": schema_amounts.amounts_schema(),
         "hardware": schema_catalogues.hardware_schema(),
         "hardware-sources": schema_catalogues.hardware_sources_schema(),
         "cuda": schema_catalogues.cuda_schema(),

@@ -16,7 +16,7 @@ LAYER = {
     "estimate": 4, "ruleset": 4, "plan": 4,
     "advice": 5,
     "shapes": 6, "probe": 6, "data": 6, "launch": 7, "export": 7, "render": 8, "wizard": 8,
-    "situation": 9, "estimating": 9, "linting": 7, "interactive": 10, "demonstration": 10, "cli": 10, "__main__": 11,
+    "situation": 9, "estimating": 9, "checking": 9, "linting": 7, "interactive": 10, "demonstration": 10, "cli": 10, "__main__": 11,
 }  # fmt: skip
 HEAVY = ("torch", "transformers", "numpy", "peft", "trl", "datasets", "pandas", "accelerate")
 

@@ -180,6 +180,10 @@ class Notebook:
             self.unordered.add(example.row)
 
 
+def _rows(count: int) -> str:
+    return f"{count:,} row{'' if count == 1 else 's'}"
+
+
 def look_back(notebook: Notebook, *, whole: bool) -> list[Finding]:
     """The findings of everything noted.
 
@@ -192,28 +196,28 @@ def look_back(notebook: Notebook, *, whole: bool) -> list[Finding]:
         return findings
     if notebook.duplicates.count:
         share = notebook.duplicates.count / rows
-        text = f"{notebook.duplicates.count:,} rows repeat an earlier row word for word"
+        text = f"{_rows(notebook.duplicates.count)} repeating an earlier row word for word"
         findings.append(notebook.duplicates.finding("duplicate-rows", "warning" if share > 0.01 else "note", text))
     findings.extend(_nearly_the_same(notebook))
     if notebook.compared < rows and len(notebook.typed) + len(notebook.seen) >= COMPARED_ROWS:
         text = f"rows were compared with the first {COMPARED_ROWS:,} different ones only, so that memory stays flat"
         findings.append(Finding(id="not-all-rows-compared", severity="note", text=text, count=COMPARED_ROWS))
     if notebook.conflicts.count:
-        findings.append(notebook.conflicts.finding("same-request-other-answer", "note", f"{notebook.conflicts.count:,} rows ask what an earlier row asks and answer differently"))
+        findings.append(notebook.conflicts.finding("same-request-other-answer", "note", f"{_rows(notebook.conflicts.count)} asking what an earlier row asks, with another answer"))
     if notebook.nul.count:
-        findings.append(notebook.nul.finding("nul-character", "warning", f"{notebook.nul.count:,} rows hold a NUL character"))
+        findings.append(notebook.nul.finding("nul-character", "warning", f"{_rows(notebook.nul.count)} with a NUL character"))
     if notebook.marked.count:
         what = "marks of a chat template or tokenizer in the text, such as <|im_end|> or </s>: the trainer adds its own"
-        findings.append(notebook.marked.finding("template-marks-in-text", "warning", f"{notebook.marked.count:,} rows hold {what}"))
+        findings.append(notebook.marked.finding("template-marks-in-text", "warning", f"{_rows(notebook.marked.count)} with {what}"))
     if notebook.mojibake.count:
         findings.append(
-            notebook.mojibake.finding("mojibake", "warning", f"{notebook.mojibake.count:,} rows look wrongly decoded (Ã© for é): convert the file from its real encoding")
+            notebook.mojibake.finding("mojibake", "warning", f"{_rows(notebook.mojibake.count)} with text wrongly decoded (Ã© for é): convert the file from its real encoding")
         )
     if notebook.unordered.count:
         text = f"{notebook.unordered.count:,} conversations do not alternate between user and assistant; some chat templates refuse them"
         findings.append(notebook.unordered.finding("turns-do-not-alternate", "warning", text))
     if notebook.long.count and notebook.kind != "raw_text":
-        findings.append(notebook.long.finding("very-long-rows", "warning", f"{notebook.long.count:,} rows are longer than about {LONG_TOKENS:,} tokens"))
+        findings.append(notebook.long.finding("very-long-rows", "warning", f"{_rows(notebook.long.count)} longer than about {LONG_TOKENS:,} tokens"))
     if notebook.long_requests.count:
         text = f"{notebook.long_requests.count:,} requests alone are longer than about {LONG_TOKENS:,} tokens: cut to fit, nothing of their answers is left to learn"
         findings.append(notebook.long_requests.finding("very-long-requests", "warning", text))
@@ -232,7 +236,7 @@ def look_back(notebook: Notebook, *, whole: bool) -> list[Finding]:
 def _nearly_the_same(notebook: Notebook) -> list[Finding]:
     findings: list[Finding] = []
     if notebook.nearly.count:
-        text = f"{notebook.nearly.count:,} rows repeat an earlier row but for capitals, spaces or punctuation"
+        text = f"{_rows(notebook.nearly.count)} repeating an earlier row but for capitals, spaces or punctuation"
         findings.append(notebook.nearly.finding("near-duplicate-rows", "warning" if notebook.nearly.count > 0.01 * notebook.rows else "note", text))
     pairs = notebook.sample.alike() if notebook.thorough else []
     if pairs:
@@ -243,7 +247,7 @@ def _nearly_the_same(notebook: Notebook) -> list[Finding]:
             Finding(
                 id="similar-rows",
                 severity="warning" if len(pairs) > 0.05 * looked else "note",
-                text=f"{len(pairs):,} rows{where} share four fifths of their wording with an earlier row ({few})",
+                text=f"{_rows(len(pairs))}{where} with four fifths of the wording of an earlier row ({few})",
                 count=len(pairs),
                 rows=tuple(row for row, _ in pairs[:SHOWN_ROWS]),
             )
@@ -260,7 +264,7 @@ def _private(suspects: Suspects) -> list[Finding]:
             continue
         rows = suspects.rows[kind.id]
         risk = "take them out and change them: a model repeats what it was trained on" if kind.secret else "a model may repeat them"
-        text = f"{count:,} rows seem to hold {kind.name}, such as {suspects.shown[kind.id]}: {risk} ({shown_rows(rows, count)})"
+        text = f"{_rows(count)} with what looks like {kind.name}, such as {suspects.shown[kind.id]}: {risk} ({shown_rows(rows, count)})"
         findings.append(Finding(id=f"{'secret' if kind.secret else 'personal-data'}-{kind.id}", severity="warning", text=text, count=count, rows=tuple(rows)))
     return findings
 

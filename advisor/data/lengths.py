@@ -214,3 +214,18 @@ def cuts(lengths: Lengths, kind: str, *, also: int | None = None) -> list[dict[s
         if also is None
         else sorted({row["seq_len"]: row for row in [*kept_rows, *(row for row in table if row["seq_len"] == also)]}.values(), key=lambda row: row["seq_len"])
     )
+
+
+PACKED_BELOW = 0.5  # rows that fill less than this share of a sequence are worth packing
+
+
+def suggested_packing(kind: str, tokens: TokenStats, seq_len: int, objectives: tuple[str, ...]) -> tuple[bool, str]:
+    """Whether rows are worth laying end to end in sequences of that length, and why."""
+    if kind == "raw_text":
+        return True, "texts are laid end to end, so that no sequence has a gap"
+    if "sft" not in objectives or kind != "paired":
+        return False, "pairs, marked answers and requests are read one by one"
+    filled = tokens.mean / seq_len
+    if filled < PACKED_BELOW:
+        return True, f"a row fills {filled:.0%} of a sequence on average: packed, {1 / filled:.1f} rows share one"
+    return False, f"a row fills {filled:.0%} of a sequence on average: little is gained"

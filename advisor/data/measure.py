@@ -60,6 +60,7 @@ def profile(
     count_tokens: Callable[[str], int] | None = None,
     full: bool = False,
     strict: bool = True,
+    whole: bool = False,
     thorough: bool = False,
     evaluation: str | os.PathLike[str] | None = None,
     seq_len: int | None = None,
@@ -69,7 +70,8 @@ def profile(
     Args:
         mapping: Role -> column, where the names do not say it.
         count_tokens: Tokens in a text by the model's own tokenizer; left out, the length is approximated.
-        full: Measure every row of a large file, not its beginning, and count the tokens of every row.
+        full: Count the tokens of every row, not of a sample; reads every row.
+        whole: Read every row of a large file, not its beginning.
         strict: Raise where nothing can be trained. `advise check` prints the profile instead.
         thorough: Look for rows that are nearly the same, too.
         evaluation: A file of evaluation rows that must not stand in the data; all of the data is then read.
@@ -82,7 +84,7 @@ def profile(
     found = find_data(path)
     recognition = recognise(path, mapping=mapping)
     overlap = None if evaluation is None else evaluation_rows(evaluation, mapping=mapping)
-    sampled = not full and overlap is None and _is_large(found)
+    sampled = not (full or whole) and overlap is None and _is_large(found)
     notebook = Notebook(recognition.kind, recognition.format, thorough or overlap is not None)
     reading = _Reading(recognition, Lengths(count_tokens, full), notebook, overlap=overlap)
     _read(path, reading, seq_len, limit=QUICK_ROWS if sampled else None)
@@ -100,7 +102,7 @@ def profile(
         findings.extend(overlap.findings(recognition.kind))
     if stopped_early:
         counted = f"{rows:,}" if rows_exact else f"about {rows:,} (estimated from the file's size)"
-        text = f"measured on the first {skipped.seen:,} of {counted} rows; `advise check {shown} --full` reads all"
+        text = f"measured on the first {skipped.seen:,} of {counted} rows; `advise check {shown}` reads all"
         findings.append(Finding(id="measured-on-a-sample", severity="note", text=text, count=skipped.seen))
     tokens = _tokens(reading, rows if stopped_early else None, findings)
     findings.extend(_over_length(reading, seq_len))
@@ -116,7 +118,7 @@ def profile(
         objectives=tuple(objective for objective in objectives if objective not in blocked),
         findings=tuple(findings),
         sample=reading.sample,
-        digest=content_digest(path) if full or found.size_bytes <= DIGEST_BYTES else "",
+        digest=content_digest(path) if full or whole or found.size_bytes <= DIGEST_BYTES else "",
         confidence=recognition.confidence,
         why=recognition.why,
         other_ways=tuple(candidate.flag for candidate in recognition.candidates),

@@ -81,7 +81,14 @@ KINDS = (
     Kind("email", "e-mail addresses", False, ("@",), re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,4}")),
 )
 NUMBERS = (
-    Kind("card-number", "payment card numbers", False, (), re.compile(r"(?<![\d.])(?:\d[ -]?){12,18}\d(?![\d.])"), _luhn),
+    Kind(
+        "card-number",
+        "payment card numbers",
+        False,
+        (),
+        re.compile(r"(?<![\d.+-])(?:3[47]\d\d([ -]?)\d{6}\1\d{5}|(?:4\d|5[1-5]|2[2-7]|6[05]|35)\d\d([ -]?)\d{4}\2\d{4}\2\d{4})(?![\d.]|-\d)"),
+        _luhn,
+    ),
     Kind("iban", "bank accounts (IBAN)", False, (), re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b"), _iban),
     Kind("social-security-number", "US social security numbers", False, (), re.compile(r"(?<![\d-])(?!000|666|9\d\d)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\d-])")),
     Kind(

@@ -41,11 +41,7 @@ def read_rows(path: str | os.PathLike[str] | Found, *, faults: Faults | None = N
         last = 0
         for number, row in READERS[file.container](file, collected):
             last = number
-            if isinstance(row, str):
-                row = {"text": row}
-            elif isinstance(row, list) and row and isinstance(row[0], dict):
-                row = {"messages": row}  # a line that is a conversation itself
-            yield offset + number, row
+            yield offset + number, row if isinstance(row, dict) else with_columns(row)
         offset += last
         if collected.full:
             break
@@ -53,6 +49,15 @@ def read_rows(path: str | os.PathLike[str] | Found, *, faults: Faults | None = N
         collected.raise_if_any()
         if offset == 0:
             raise InputError(f"{found.files[0].shown}: there are no rows in it", hint="add one example a line, or name another file")
+
+
+def with_columns(row: Any) -> Any:
+    """A row that is a bare text or a bare list of turns as an object with a column; anything else as it is."""
+    if isinstance(row, str):
+        return {"text": row}
+    if isinstance(row, list) and row and isinstance(row[0], dict):
+        return {"messages": row}
+    return row
 
 
 # --------------------------------------------------------------------------- JSON
@@ -67,7 +72,7 @@ def jsonl_rows(file: DataFile, faults: Faults) -> Iterator[tuple[int, Any]]:
             if line.isspace():
                 continue
             end = len(line.rstrip())
-            what = "the line ends inside the row" if error.pos >= end else _json_message(error)
+            what = "the line ends inside the row" if error.pos >= end else json_message(error)
             faults.add(number, f"{file.shown}:{number}:{min(error.pos, end) + 1}: invalid JSON: {what}", _json_hint(line, error))
         except (ValueError, RecursionError) as error:
             faults.add(number, f"{file.shown}:{number}:1: invalid JSON: {_limit(error)}")
@@ -78,7 +83,7 @@ def jsonl_rows(file: DataFile, faults: Faults) -> Iterator[tuple[int, Any]]:
             return
 
 
-def _json_message(error: JSONDecodeError) -> str:
+def json_message(error: JSONDecodeError) -> str:
     message = error.msg.lower().replace("unterminated string starting at", "a text begins here and never ends")
     return message.replace("extra data", "something follows the row; one JSON object a line is wanted").removesuffix(" at")
 
@@ -177,7 +182,7 @@ def _value(file: DataFile, text: _Text, faults: Faults) -> Any:
                 text.more()
                 continue
             line, column = text.place(error.pos)
-            what = "the file ends inside a row (cut off?)" if error.pos >= len(text.buffer) - 1 or error.msg.startswith("Unterminated") else _json_message(error)
+            what = "the file ends inside a row (cut off?)" if error.pos >= len(text.buffer) - 1 or error.msg.startswith("Unterminated") else json_message(error)
             start = text.buffer[max(0, error.pos - 200) : error.pos + 200]
             faults.add(line, f"{file.shown}:{line}:{column}: invalid JSON: {what}", _json_hint(start, JSONDecodeError(error.msg, start, min(200, error.pos))))
             return _BROKEN
@@ -269,7 +274,7 @@ def csv_rows(file: DataFile, faults: Faults) -> Iterator[tuple[int, Any]]:
 
     # One cell may hold a whole document; the module's own limit is 128 KiB.
     csv.field_size_limit(2**31 - 1)
-    delimiter = "\t" if file.path.name.lower().removesuffix(".gz").endswith((".tsv", ".tab")) else _delimiter(file)
+    delimiter = delimiter_of(file)
     lines = (line for _, line in read_lines(file, faults))
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
@@ -322,8 +327,10 @@ def _csv_fault(file: DataFile, line: int, error: Exception) -> tuple[str, str]:
     return f"{file.shown}:{line}: broken quotes ({message})", "a quote inside a quoted text is written twice"
 
 
-def _delimiter(file: DataFile) -> str:
-    """Comma, semicolon or tab: the one the header line holds most of, outside quotes."""
+def delimiter_of(file: DataFile) -> str:
+    """Comma, semicolon, tab or bar: tab where the ending says so, else what the header line holds most of, outside quotes."""
+    if file.path.name.lower().removesuffix(".gz").endswith((".tsv", ".tab")):
+        return "\t"
     quiet = Faults()
     header = next((line for _, line in read_lines(file, quiet)), "")
     bare = re.sub(r'"(?:[^"]|"")*"', "", header)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from advisor.types import DataProfile, Finding, TokenStats
@@ -9,6 +10,8 @@ from advisor.units import format_count
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.table import Table
+    from rich.text import Text
 
 SCHEMA_VERSION = 1
 KINDS = {
@@ -35,6 +38,7 @@ FORMATS = {
 }
 OBJECTIVES = {
     "sft": "learning from examples",
+    "classification": "a small model that sorts texts",
     "cpt": "reading documents",
     "rm": "a model that scores answers",
     "ppo": "practice against that score",
@@ -44,9 +48,14 @@ OBJECTIVES = {
     "grpo": "practice on checkable problems",
     "rloo": "practice, several tries each",
 }
+SURE = {"certain": "certain", "likely": "likely, not certain", "stated": "as stated with --map"}
 SEVERITIES = {"error": ("ERROR", "bold red"), "warning": ("warning", "yellow"), "note": ("note", "dim")}
+VERDICTS = {"too_few": "red", "thin": "yellow", "usual": "green", "plenty": "green", "unknown": "dim"}
 SHOWN_CHARS = 240
+SHOWN_CLASSES = 8
 BAR_CELLS = 30
+BAR, SLIVER = "█", "▏"
+PLAIN = str.maketrans({BAR: "#", SLIVER: "|", "…": "...", "⏎": "\\n", "×": "x", "–": "-", "—": "-", "±": "+-", "’": "'"})  # for terminals that cannot show them
 
 
 def profile_json(profile: DataProfile) -> dict[str, Any]:
@@ -63,6 +72,19 @@ def profile_json(profile: DataProfile) -> dict[str, Any]:
         "findings": [_finding_json(finding) for finding in profile.findings],
         "sample": None if profile.sample is None else dict(profile.sample),
         "digest": profile.digest or None,
+    }
+
+
+def check_json(profile: DataProfile, advice: Mapping[str, Any]) -> dict[str, Any]:
+    """What `advise check --json` prints: the profile, how sure it is, everything measured, and what follows from it."""
+    return {
+        **profile_json(profile),
+        "confidence": profile.confidence,
+        "why": profile.why,
+        "other_ways": list(profile.other_ways),
+        "measures": dict(profile.measures),
+        "amounts": advice["amounts"],
+        "suggested": advice["suggested"],
     }
 
 
@@ -92,27 +114,32 @@ def _finding_json(finding: Finding) -> dict[str, Any]:
     }
 
 
-def print_profile(profile: DataProfile, console: Console) -> None:
+def print_check(profile: DataProfile, advice: Mapping[str, Any], console: Console) -> None:
     """Print what the data is, one row as understood, what is wrong, how long rows are and what it can train."""
     from rich.padding import Padding
-    from rich.text import Text
+
+    page = _Page(console)
 
     def section(title: str, body: RenderableType) -> None:
         console.print()
-        console.print(Text(title, style="bold"))
+        console.print(page.text(title, "bold"))
         console.print(Padding(body, (0, 0, 0, 2)))
 
-    console.print(Text(profile.path, style="bold"))
-    console.print(Padding(_facts(profile), (0, 0, 0, 2)))
+    console.print(page.text(profile.path, "bold"))
+    console.print(Padding(page.facts(profile), (0, 0, 0, 2)))
     if profile.sample is not None:
-        section(f"One row as understood (row {profile.sample.get('row', '?')})", _sample(profile))
-    section(_findings_title(profile.findings), _findings(profile.findings))
+        section(f"One row as understood (row {profile.sample.get('row', '?')})", page.sample(profile))
+    section(_findings_title(profile.findings), page.findings(profile.findings))
+    if "classes" in profile.measures:
+        section(f"Classes: {profile.measures['class_count']:,}", page.classes(profile.measures))
     if profile.tokens is not None and profile.tokens.histogram:
-        section("Length of a row in tokens", _histogram(profile.tokens))
+        section("Length of a row in tokens", page.histogram(profile.tokens, profile.measures))
+    if advice.get("suggested") and profile.measures.get("sequence_lengths"):
+        section("What a sequence length would cut", page.lengths(profile, advice["suggested"]))
     if profile.objectives:
-        section("What it can train", _objectives(profile))
+        section("What it can train", page.objectives(profile, advice.get("amounts", ())))
     else:
-        section("What it can train", Text("nothing, before the errors above are repaired", style="bold red"))
+        section("What it can train", page.text("nothing, before the errors above are repaired", "bold red"))
 
 
 def visible(text: str) -> str:
@@ -126,49 +153,150 @@ def _short(text: str, limit: int = SHOWN_CHARS) -> str:
     return shown if len(text) <= limit else f"{shown[:limit].rstrip()} … ({len(text):,} characters)"
 
 
-def _facts(profile: DataProfile) -> RenderableType:
+class _Page:
+    """The parts of the page, in signs that the terminal can show."""
+
+    def __init__(self, console: Console) -> None:
+        encoding = (console.encoding or "utf-8").lower().replace("-", "")
+        self.encoding = None if encoding.startswith("utf") else console.encoding
+
+    def text(self, text: str, style: str = "") -> Text:
+        from rich.text import Text
+
+        if self.encoding is not None:
+            text = text.translate(PLAIN).encode(self.encoding, "backslashreplace").decode(self.encoding)
+        return Text(text, style=style, overflow="fold")
+
+    def facts(self, profile: DataProfile) -> RenderableType:
+        facts = _grid(("dim", "left", True), ("", "left", False))
+        facts.add_row("what", self.text(KINDS.get(profile.kind, profile.kind)))
+        facts.add_row("format", self.text(FORMATS.get(profile.format, profile.format)))
+        if profile.confidence:
+            why = f": {profile.why}" if profile.why and profile.confidence != "stated" else ""
+            facts.add_row("how sure", self.text(visible(f"{SURE[profile.confidence]}{why}")))
+        for way in profile.other_ways:
+            facts.add_row("or", self.text(visible(way)))
+        if profile.format != "text" or profile.mapping.get("text") != "text":
+            facts.add_row("columns", self.text(visible(", ".join(role if role == column else f"{role} = {column}" for role, column in profile.mapping.items()))))
+        facts.add_row("rows", self.text(f"{profile.rows:,}"))
+        if profile.tokens is not None:
+            facts.add_row("tokens", self.text(f"{format_count(profile.tokens.total)} in all, {profile.tokens.mean:,.0f} a row"))
+        turns = profile.measures.get("turns")
+        if turns and turns["multi_turn"]:
+            facts.add_row("turns", self.text(f"{turns['multi_turn']:,} of {turns['conversations']:,} have several answers; {turns['mean']:g} on average, {turns['most']} at most"))
+        scripts = [row for row in profile.measures.get("scripts", ()) if row["script"] != "none"]
+        if scripts and (len(scripts) > 1 or scripts[0]["script"] != "Latin"):
+            total = sum(row["rows"] for row in scripts)
+            facts.add_row("scripts", self.text(", ".join(f"{row['script']} {_share(row['rows'] / total)}" for row in scripts[:6])))
+        return facts
+
+    def sample(self, profile: DataProfile) -> RenderableType:
+        sample = profile.sample or {}
+        lines = _grid(("cyan", "left", True), ("", "left", False))
+
+        def turns(key: str, prefix: str = "") -> None:
+            for turn in sample.get(key, ())[:6]:
+                said = str(turn.get("content", "")) or (f"calls {turn['tool_calls'][0]['function']['name']}" if turn.get("tool_calls") else "")
+                weight = f" (weight {turn['weight']:g})" if "weight" in turn else ""
+                lines.add_row(f"{prefix}{turn.get('role', '?')}{weight}", self.text(_short(said)))
+            if len(sample.get(key, ())) > 6:
+                lines.add_row(self.text("…"), self.text(f"{len(sample[key]) - 6} more turns"))
+
+        turns("messages")
+        turns("chosen", "chosen: ")
+        turns("rejected", "rejected: ")
+        for key in ("text", "label", "good", "answer"):
+            if key in sample:
+                value = {True: "good", False: "bad"}.get(sample[key], str(sample[key])) if key == "good" else str(sample[key])
+                lines.add_row("verdict" if key == "good" else "right answer" if key == "answer" else key, self.text(_short(value)))
+        if "tools" in sample:
+            lines.add_row("tools", self.text(f"{len(sample['tools'])} functions on offer"))
+        return lines
+
+    def findings(self, findings: tuple[Finding, ...]) -> RenderableType:
+        if not findings:
+            return self.text("nothing conspicuous")
+        table = _grid(("", "left", True), ("", "left", False))
+        for finding in findings:
+            word, style = SEVERITIES[finding.severity]
+            for index, line in enumerate(_parts(finding)):
+                table.add_row(self.text(word, style) if index == 0 else "", self.text(line))
+        return table
+
+    def classes(self, measures: Mapping[str, Any]) -> RenderableType:
+        rows = measures["classes"]
+        bars = self._bars([(_short(row["label"], 28), row["rows"]) for row in rows[:SHOWN_CLASSES]])
+        more = measures["class_count"] - min(len(rows), SHOWN_CLASSES)
+        return _group(bars, self.text(f"and {more:,} more", "dim")) if more > 0 else bars
+
+    def histogram(self, tokens: TokenStats, measures: Mapping[str, Any]) -> RenderableType:
+        bars = self._bars([(f"up to {edge:,}", rows) for edge, rows in tokens.histogram])
+        lines = [f"half of the rows up to {tokens.p50:,}, 95 % up to {tokens.p95:,}, 99 % up to {tokens.p99:,}, the longest {tokens.longest:,}"]
+        for key, name in (("request_tokens", "requests"), ("answer_tokens", "answers")):
+            part = measures.get(key)
+            if part and "answer_tokens" in measures and measures["answer_tokens"]["longest"]:
+                lines.append(f"{name}: half up to {part['p50']:,}, 95 % up to {part['p95']:,}, the longest {part['longest']:,}")
+        sampled = f"; {tokens.sampled_rows:,} rows counted" if tokens.sampled_rows is not None else ""
+        return _group(bars, *(self.text(line) for line in lines), self.text(f"counted by: {tokens.counted_by}{sampled}", "dim"))
+
+    def _bars(self, rows: list[tuple[str, int]]) -> RenderableType:
+        most = max(count for _, count in rows)
+        bars = _grid(("", "right", True), ("", "left", True), ("", "right", True), gap=1)
+        for name, count in rows:
+            cells = round(BAR_CELLS * count / most)
+            # A bin that holds something shows something.
+            bars.add_row(self.text(name), self.text(BAR * cells or (SLIVER if count else "")), f"{count:,}")
+        return bars
+
+    def lengths(self, profile: DataProfile, suggested: Mapping[str, Any]) -> RenderableType:
+        raw = profile.kind == "raw_text"
+        table = _grid(*((("", "right", True),) * (4 if raw else 6)))
+        table.add_row(*(self.text(name, "dim") for name in ("tokens", "rows over", *(() if raw else ("text cut", "no answer left")), "padding", "packed")))
+        for row in profile.measures["sequence_lengths"]:
+            over = f"{row['rows_over']:,} ({_share(row['rows_over_share'])})" if row["rows_over"] else "0"
+            lost = () if raw else (_share(row["tokens_cut_share"]), f"{row['answers_lost']:,}")
+            table.add_row(f"{row['seq_len']:,}", over, *lost, _share(row["padding"]), f"{row['packed_sequences']:,}")
+        what = "texts over it are cut into pieces, nothing is lost; " if raw else ""
+        return _group(
+            table,
+            self.text(f"{what}padding: empty part of a batch of single rows; packed: sequences when laid end to end", "dim"),
+            self.text(f"suggested: {suggested['seq_len']:,} tokens: {suggested['because']}"),
+            self.text(f"packing: {'yes' if suggested['packing'] else 'no'}: {suggested['packing_because']}"),
+        )
+
+    def objectives(self, profile: DataProfile, amounts: Any) -> RenderableType:
+        from advisor.data.amounts import in_words
+
+        wanted = {row["objective"]: row for row in amounts}
+        table = _grid(("bold", "left", True), ("", "left", False))
+        for objective in profile.objectives:
+            meaning = OBJECTIVES.get(objective, "")
+            if objective == "sft" and profile.kind == "preference":
+                meaning += " (on the chosen answers)"
+            table.add_row(objective, self.text(meaning))
+            if objective in wanted:
+                table.add_row("", self.text(in_words(wanted[objective]), VERDICTS[wanted[objective]["verdict"]]))
+        return table
+
+
+def _grid(*columns: tuple[str, str, bool], gap: int = 2) -> Table:
     from rich.table import Table
-    from rich.text import Text
 
-    facts = Table.grid(padding=(0, 2))
-    facts.add_column(no_wrap=True, style="dim")
-    facts.add_column(overflow="fold")
-    facts.add_row("what", Text(KINDS.get(profile.kind, profile.kind)))
-    facts.add_row("format", Text(FORMATS.get(profile.format, profile.format)))
-    if profile.format != "text" or profile.mapping.get("text") != "text":
-        facts.add_row("columns", Text(", ".join(role if role == column else f"{role} = {column}" for role, column in profile.mapping.items())))
-    facts.add_row("rows", Text(f"{profile.rows:,}"))
-    if profile.tokens is not None:
-        facts.add_row("tokens", Text(f"{format_count(profile.tokens.total)} in all, {profile.tokens.mean:,.0f} a row"))
-    return facts
+    table = Table.grid(padding=(0, gap))
+    for style, justify, no_wrap in columns:
+        table.add_column(style=style, justify=justify, no_wrap=no_wrap, overflow="fold")  # type: ignore[arg-type]
+    return table
 
 
-def _sample(profile: DataProfile) -> RenderableType:
-    from rich.table import Table
-    from rich.text import Text
+def _group(*parts: RenderableType) -> RenderableType:
+    from rich.console import Group
 
-    sample = profile.sample or {}
-    lines = Table.grid(padding=(0, 2))
-    lines.add_column(no_wrap=True, style="cyan")
-    lines.add_column(overflow="fold")
+    return Group(*parts)
 
-    def turns(key: str, prefix: str = "") -> None:
-        for turn in sample.get(key, ())[:6]:
-            said = str(turn.get("content", "")) or (f"calls {turn['tool_calls'][0]['function']['name']}" if turn.get("tool_calls") else "")
-            lines.add_row(f"{prefix}{turn.get('role', '?')}", Text(_short(said)))
-        if len(sample.get(key, ())) > 6:
-            lines.add_row("…", Text(f"{len(sample[key]) - 6} more turns"))
 
-    turns("messages")
-    turns("chosen", "chosen: ")
-    turns("rejected", "rejected: ")
-    for key in ("text", "label", "good", "answer"):
-        if key in sample:
-            value = {True: "good", False: "bad"}.get(sample[key], str(sample[key])) if key == "good" else str(sample[key])
-            lines.add_row("verdict" if key == "good" else "right answer" if key == "answer" else key, Text(_short(value)))
-    if "tools" in sample:
-        lines.add_row("tools", Text(f"{len(sample['tools'])} functions on offer"))
-    return lines
+def _share(share: float) -> str:
+    """'12 %', and for little 'below 1 %': a share that is there never reads as nothing."""
+    return "0 %" if share <= 0 else "below 1 %" if share < 0.01 else f"{share:.0%}".replace("%", " %")
 
 
 def _findings_title(findings: tuple[Finding, ...]) -> str:
@@ -177,57 +305,7 @@ def _findings_title(findings: tuple[Finding, ...]) -> str:
     return f"Findings: {', '.join(parts)}" if parts else "Findings"
 
 
-def _findings(findings: tuple[Finding, ...]) -> RenderableType:
-    from rich.table import Table
-    from rich.text import Text
-
-    if not findings:
-        return Text("nothing conspicuous")
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for finding in findings:
-        word, style = SEVERITIES[finding.severity]
-        for index, line in enumerate(_parts(finding)):
-            table.add_row(Text(word, style=style) if index == 0 else "", Text(line))
-    return table
-
-
 def _parts(finding: Finding) -> list[str]:
     """A finding's lines: unreadable places stand one below the other."""
     text = visible(finding.text)
     return text.split("; ") if finding.id == "unreadable-rows" else [text]
-
-
-def _histogram(tokens: TokenStats) -> RenderableType:
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    most = max(rows for _, rows in tokens.histogram)
-    bars = Table.grid(padding=(0, 1))
-    bars.add_column(justify="right", no_wrap=True)
-    bars.add_column(no_wrap=True)
-    bars.add_column(justify="right", no_wrap=True)
-    for edge, rows in tokens.histogram:
-        cells = round(BAR_CELLS * rows / most)
-        # A bin that holds something shows something.
-        bars.add_row(f"up to {edge:,}", Text("█" * cells or ("▏" if rows else "")), f"{rows:,}")
-    how = f"half of the rows up to {tokens.p50:,}, 95 % up to {tokens.p95:,}, the longest {tokens.longest:,}"
-    sampled = f"; {tokens.sampled_rows:,} rows counted" if tokens.sampled_rows is not None else ""
-    return Group(bars, Text(how), Text(f"counted by: {tokens.counted_by}{sampled}", style="dim"))
-
-
-def _objectives(profile: DataProfile) -> RenderableType:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True, style="bold")
-    table.add_column(overflow="fold")
-    for objective in profile.objectives:
-        meaning = OBJECTIVES.get(objective, "")
-        if objective == "sft" and profile.kind == "preference":
-            meaning += " (on the chosen answers)"
-        table.add_row(objective, Text(meaning))
-    return table

@@ -8,14 +8,15 @@ import json
 import pytest
 from rich.console import Console
 
+from advisor.checking import checked
 from advisor.data import profile
-from advisor.render.data import print_profile, profile_json, visible
+from advisor.render.data import print_check, profile_json, visible
 
 
 def page(path, **options) -> str:
     """The page at 80 columns without colour, as text."""
     console = Console(width=80, no_color=True, file=io.StringIO(), force_terminal=False)
-    print_profile(profile(path, strict=False, **options), console)
+    print_check(*checked(str(path), **options), console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
