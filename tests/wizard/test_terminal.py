@@ -1,4 +1,4 @@
-"""The wizard in a real pseudo-terminal, around hand-made advice (tests/wizard_driver.py)."""
+"""The wizard in a real pseudo-terminal, around hand-made advice (tests/wizard/driver.py)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 pexpect = pytest.importorskip("pexpect")
-DRIVER = Path(__file__).parent / "wizard_driver.py"
+DRIVER = Path(__file__).parent / "driver.py"
 DOWN, UP, ENTER, CTRL_C = "\x1b[B", "\x1b[A", "\r", "\x03"
 
 
@@ -60,7 +60,7 @@ def answer_all(child) -> None:
     child.send(ENTER)
     child.expect("Which graphics card")
     child.send(ENTER)
-    for question in ("Where will the finished model run", "What matters most", "Have you tried"):
+    for question in ("Where will the finished model run", "What matters most"):
         child.expect(question)
         child.send(UP * 2 + ENTER)
 
@@ -143,7 +143,7 @@ def test_the_page_is_saved_from_the_menu(start, tmp_path):
     child = start("scenario_5", "--plan")
     answer_all(child)
     child.expect("What now")
-    child.send(DOWN * 3 + ENTER)
+    child.send(UP * 2 + ENTER)
     child.expect("File name of the page")
     child.send("\x15mine.html" + ENTER)
     child.expect(r"Saved: mine\.html")

@@ -1,6 +1,6 @@
 """A wizard around hand-made advice, for the tests that drive it in a real terminal.
 
-python tests/wizard_driver.py EXAMPLE [--plan] [--cpu]
+python tests/wizard/driver.py EXAMPLE [--plan] [--cpu]
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from rich.console import Console
 
@@ -20,6 +20,7 @@ from advisor.types import Answers
 from advisor.wizard import Actions, Checks, Outcome, run_wizard
 from tests.render.example_advice import CPU, EXAMPLES, PROBED_4090
 
+ASKED = ("data_path", "depth", "budget", "model", "gpu", "serve_with", "priority")
 PLAN = "version: 1\nmodel: Qwen/Qwen3-8B\n"
 
 
@@ -57,7 +58,8 @@ def main() -> int:
         explain=lambda outcome, candidate: print_candidate(candidate, console, methods=outcome.advice.methods),
     )
     hardware = CPU if "--cpu" in sys.argv else PROBED_4090
-    return run_wizard(facts=load_facts(), hardware=hardware, advise=advise, actions=actions, console=console, checks=Checks(gpu=card_known))
+    checks = Checks(gpu=card_known)
+    return run_wizard(facts=load_facts(), hardware=hardware, advise=advise, actions=actions, console=console, checks=checks, relevant=lambda fact, *_: fact in ASKED)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,65 @@
+"""A wizard without a terminal: answers from a list, and what was asked, said and offered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from advisor.facts import load_facts
+from advisor.types import Answers
+from advisor.wizard import DONT_KNOW, Checks, walk
+from advisor.wizard.prompts import Option
+
+FACTS = load_facts()
+ENTER, DOWN, UP, CTRL_C = "\r", "\x1b[B", "\x1b[A", "\x03"
+CARDS = Checks(data_path=lambda text: None if text == "train.jsonl" else f"There is no {text}.", gpu=lambda name: None if name == "RTX 4090" else f"No card is called {name}.")
+
+
+class ScriptedUi:
+    """A Ui that answers from a list; a reply is matched to the label of a choice, or typed. None raises Ctrl-C."""
+
+    def __init__(self, *replies: str | None) -> None:
+        self.replies = list(replies)
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        self.offered: list[list[str]] = []
+        self.helps: list[list[str]] = []
+
+    def say(self, text: str, *, tone: str = "plain", lead: str = "") -> None:
+        self.said.append(lead + text)
+
+    def answered(self, question: str, answer: str) -> None:
+        self.said.append(f"{question} -> {answer}")
+
+    def _next(self) -> str:
+        reply = self.replies.pop(0)
+        if reply is None:
+            raise KeyboardInterrupt
+        return reply
+
+    def choose(self, message: str, options: Sequence[Option], *, current: Any = None) -> Any:
+        self.asked.append(message)
+        self.offered.append([option.label for option in options])
+        self.helps.append([option.help for option in options])
+        wanted = self._next()
+        return next(option.value for option in options if option.label == wanted)
+
+    def enter(self, message: str, *, hint: str = "", default: str = "", path: bool = False) -> str:
+        self.asked.append(message)
+        return self._next()
+
+
+def known(answers: Answers) -> dict[str, Any]:
+    """Fact id -> value."""
+    return {fact: answer.value for fact, answer in answers.known.items()}
+
+
+def walked(replies: dict[str, Any], answers: Answers | None = None, **more: Any) -> tuple[Answers, list[str]]:
+    """Walk with fixed replies (everything else: I don't know); the answers and the order of questions."""
+    order: list[str] = []
+
+    def ask(question):
+        order.append(question.fact.id)
+        return replies.get(question.fact.id, DONT_KNOW)
+
+    return walk(FACTS, ask, answers or Answers(), **more), order

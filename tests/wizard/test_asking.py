@@ -1,0 +1,117 @@
+"""Numbers, paths and cards as people type them, and the machine as they read it."""
+
+from typing import Any
+
+import pytest
+
+from advisor.wizard import ask_answers
+from advisor.wizard.asking import machine_lines, number_of, path_exists
+from advisor.wizard.saved import state_path
+from tests.render.example_advice import CPU, PROBED_4090, UNKNOWN_HARDWARE
+from tests.wizard.scripted import CARDS, FACTS, ScriptedUi, known
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("5000", 5000),
+        ("5,000", 5000),
+        ("5 000", 5000),
+        ("5k", 5000),
+        ("5 K", 5000),
+        ("1.5k", 1500),
+        ("about 200", 200),
+        ("~2m", 2_000_000),
+        ("1,234,567", 1_234_567),
+        ("5'000", 5000),
+        ("0", 0),
+    ],
+)
+def test_numbers_are_read_as_people_write_them(text, number):
+    """Thousands signs, k and m are understood."""
+    assert number_of(text, FACTS["data_rows"]) == number
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("5.000", "two ways"),
+        ("many", "not a number"),
+        ("2.5", "not a whole number"),
+        ("-3", "not a number"),
+        ("5,00", "not a number"),
+        ("1e3", "not a number"),
+        ("nan", "not a number"),
+        ("10 20", "not a number"),
+    ],
+)
+def test_numbers_that_can_mean_two_things_are_not_guessed(text, why):
+    """What is no number, or could be two, is asked for again with the reason."""
+    with pytest.raises(ValueError, match=why):
+        number_of(text, FACTS["data_rows"])
+
+
+def test_a_number_below_its_minimum_is_refused():
+    """No team at all is not possible."""
+    with pytest.raises(ValueError, match="at least 1"):
+        number_of("0", FACTS["n_tasks"])
+
+
+def test_a_wrong_path_is_told_at_once_with_near_names(tmp_path):
+    """A path that does not exist names the files that were probably meant."""
+    (tmp_path / "train.jsonl").write_text("{}")
+    assert path_exists(str(tmp_path / "train.jsonl")) is None
+    assert "Did you mean" in path_exists(str(tmp_path / "trian.jsonl"))
+    assert "train.jsonl?" in path_exists(str(tmp_path / "trian.jsonl"))
+    assert "no folder" in path_exists(str(tmp_path / "missing" / "x.jsonl"))
+
+
+def asked_about_gpu(*replies: str, hardware=PROBED_4090) -> tuple[dict[str, Any], ScriptedUi]:
+    """The answers about the card, with every other question left out."""
+    ui = ScriptedUi("Write texts", *replies)
+    answers = ask_answers(FACTS, hardware=hardware, earlier=None, ui=ui, checks=CARDS, relevant=lambda fact, answers, opened: fact == "gpu")
+    return {fact: value for fact, value in known(answers).items() if fact.startswith("gpu")}, ui
+
+
+@pytest.mark.parametrize(
+    ("replies", "expected"),
+    [
+        (["Use this machine"], {}),
+        (["No graphics card"], {"gpu": "none"}),
+        (["I don't know"], {"gpu": "unknown"}),
+        (["Another card", "RTX 4090"], {"gpu": "RTX 4090"}),
+        (["Another card", "4 x RTX 4090"], {"gpu": "RTX 4090", "gpus": 4}),
+        (["Another card", "Mystery 9000 24 GB"], {"gpu": "Mystery 9000", "gpu_memory_gib": 24.0}),
+        (["Another card", "Mystery 9000", "RTX 4090"], {"gpu": "RTX 4090"}),
+        (["Another card", ""], {"gpu": "unknown"}),
+        (["Another card", "<", "Use this machine"], {}),
+    ],
+)
+def test_the_card_is_this_one_another_none_or_not_known(replies, expected):
+    """This machine leaves the card to the probe; a name, a count and a memory size are read from one line."""
+    assert asked_about_gpu(*replies)[0] == expected
+
+
+def test_a_machine_without_a_card_is_not_asked_twice():
+    """Where the probe found no card, "no graphics card" is no choice of its own; where nothing is known, "this machine" is none."""
+    assert asked_about_gpu("Use this machine", hardware=CPU)[1].offered[-1] == ["Use this machine", "Another card", "I don't know", "Back"]
+    state_path().unlink()
+    assert asked_about_gpu("I don't know", hardware=UNKNOWN_HARDWARE)[1].offered[-1] == ["Another card", "No graphics card", "I don't know", "Back"]
+
+
+def test_an_unknown_card_names_the_near_ones():
+    """A card that is not in the catalogue is told at once, with what to add if the name is right."""
+    _, ui = asked_about_gpu("Another card", "Mystery", "RTX 4090")
+    assert any("No card is called Mystery." in text and "Mystery 24 GB" in text for text in ui.said)
+
+
+def test_the_probe_is_shown_before_the_first_question():
+    """The machine comes first, in one or two lines."""
+    assert machine_lines(PROBED_4090) == [
+        "This machine has NVIDIA GeForce RTX 4090 with 24.0 GiB (22.5 GiB free).",
+        "Besides: 16 processor cores, 64.0 GiB of main memory, 200 GiB of free disk.",
+    ]
+    assert machine_lines(CPU)[0] == "This machine has no graphics card that can be used for training."
+    assert machine_lines(CPU)[-1] == "no NVIDIA driver found"
+    _, ui = asked_about_gpu("Use this machine")
+    assert ui.said[0].startswith("This machine has NVIDIA GeForce RTX 4090")

@@ -1,0 +1,217 @@
+"""What can be done with a recommendation."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from advisor.errors import InputError
+from advisor.types import Answer, Answers, NothingFits, WayOut
+from advisor.wizard import Actions, Outcome, run_wizard
+from advisor.wizard.menu import menu_options
+from advisor.wizard.saved import load_answers, state_path
+from advisor.wizard.walk import applies, questions
+from tests.render.example_advice import CPU, nothing_fits, remedy_alone, scenario_5
+from tests.wizard.scripted import CARDS, FACTS, ScriptedUi, known
+
+
+def menu(outcome_of, *replies: str | None, actions: dict[str, Any] | None = None) -> tuple[int, ScriptedUi, list[Any]]:
+    """The closing menu after the one question about the task; exit code, what was said, what was called."""
+    called: list[Any] = []
+
+    def save_page(outcome, path):
+        path.write_text("page")
+        return path
+
+    given = {
+        "show": lambda outcome: called.append("show"),
+        "run": lambda outcome: called.append("run") or 7,
+        "plan_text": lambda outcome: "PLAN TEXT",
+        "save_page": save_page,
+        "explain": lambda outcome, candidate: called.append(str(candidate.composition)),
+        **(actions or {}),
+    }
+    ui = ScriptedUi("Write texts", *replies)
+    code = run_wizard(
+        facts=FACTS, hardware=CPU, advise=outcome_of, actions=Actions(**given), console=Console(), ui=ui, checks=CARDS, relevant=lambda fact, answers, opened: False
+    )  # fmt: skip
+    return code, ui, called
+
+
+def ready(answers: Answers) -> Outcome:
+    """A recommendation that can be run."""
+    return Outcome(advice=scenario_5(), plan=object(), plan_path="plan.yaml")
+
+
+def test_running_it_ends_the_wizard_with_the_runs_code():
+    """Run it now hands over to the run, whose exit code is the wizard's."""
+    code, _, called = menu(ready, "Run it now")
+    assert (code, called) == (7, ["show", "run"])
+
+
+@pytest.mark.parametrize(
+    ("outcome", "why"),
+    [
+        (Outcome(advice=remedy_alone()), "a remedy trains nothing"),
+        (Outcome(advice=remedy_alone(), plan=object()), "a remedy trains nothing, plan or not"),
+        (Outcome(advice=nothing_fits(), plan=object()), "nothing fits"),
+        (Outcome(advice=scenario_5(), missing=("data.path",)), "no data"),
+        (Outcome(advice=scenario_5(), plan=object(), missing=("model",)), "no model"),
+    ],
+)
+def test_what_cannot_run_is_never_offered(outcome, why):
+    """Run it now is offered only for a complete plan that trains and fits."""
+    assert "Run it now" not in [option.label for option in menu_options(outcome)], why
+    assert "Run it now" in [option.label for option in menu_options(ready(Answers()))]
+
+
+def test_what_is_missing_for_a_run_is_said():
+    """Without data the menu says what the run still needs, in the words of the question."""
+    _, ui, _ = menu(lambda answers: Outcome(advice=scenario_5(), missing=("data.path",)), "Quit")
+    assert "It cannot be run yet; missing: data.path (Where are your examples?)" in ui.said
+
+
+def test_quitting_tells_whether_anything_fits():
+    """Quit is 0, or 3 where nothing fits."""
+    assert menu(ready, "Quit")[0] == 0
+    state_path().unlink()
+    assert menu(lambda answers: Outcome(advice=nothing_fits()), "Quit")[0] == 3
+
+
+def test_the_plan_is_shown_and_the_page_saved(tmp_path, monkeypatch):
+    """The menu comes back after each; an existing file is replaced only when told to."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.html").write_text("mine")
+    code, ui, _ = menu(ready, "Show the plan", "Save as a page", "", "Save as a page", "mine.html", "Leave it as it is", "Save as a page", "<", "Quit")
+    assert code == 0
+    assert "PLAN TEXT" in ui.said
+    assert Path("advice.html").read_text() == "page"
+    assert Path("mine.html").read_text() == "mine"
+
+
+def test_a_page_that_cannot_be_written_is_no_crash(tmp_path, monkeypatch):
+    """The reason is said and the menu comes back."""
+    monkeypatch.chdir(tmp_path)
+
+    def refuse(outcome, path):
+        raise OSError(28, "No space left on device")
+
+    code, ui, _ = menu(ready, "Save as a page", "", "Quit", actions={"save_page": refuse})
+    assert code == 0
+    assert any("No space left on device" in text for text in ui.said)
+
+
+def test_why_and_why_not_come_back_to_the_menu():
+    """Why shows the recommendation's reasons; why not lists every alternative, as often as wanted."""
+    _, ui, called = menu(ready, "Why this?", "Why not another?", "Why not sft+full?", "Back", "Quit")
+    assert called == ["show", "sft+qlora", "sft+full"]
+    assert [label for label in ui.offered[-2] if label.startswith("Why not")] == [f"Why not {candidate.composition}?" for candidate in scenario_5().alternatives]
+
+
+def test_a_what_if_is_tried_and_undone():
+    """Choosing a change re-answers its question and recommends anew; undo brings the answers back."""
+    seen = []
+
+    def advise(answers):
+        seen.append(known(answers))
+        return ready(answers)
+
+    _, ui, called = menu(advise, "What would change it?", "With an A100 80GB the model fits uncompressed", "Undo the change", "Quit")
+    assert seen == [{"task": "generation"}, {"task": "generation", "gpu": "A100 80GB"}, {"task": "generation"}]
+    assert called == ["show"] * 3
+    assert "Undo the change" in ui.offered[3]
+    assert "Undo the change" not in ui.offered[4]
+
+
+def test_nothing_changes_by_looking():
+    """Back from each list leaves the recommendation as it is."""
+    _, _, called = menu(ready, "What would change it?", "Back", "Why not another?", "Back", "Change an answer", "Back", "Quit")
+    assert called == ["show"]
+
+
+def test_the_ways_out_are_lines_to_type():
+    """Where nothing fits, each way out is shown with its line, and can be tried."""
+    way = WayOut(text="a smaller model fits", change={"model": "Qwen/Qwen3-4B"}, to=nothing_fits().recommendation.composition, command="advise run --model Qwen/Qwen3-4B")
+    stuck = replace(nothing_fits(), nothing_fits=NothingFits(nearest=nothing_fits().recommendation, blame=(), ways_out=(way,)))
+    seen = []
+
+    def advise(answers):
+        seen.append(known(answers))
+        return Outcome(advice=stuck)
+
+    code, ui, _ = menu(advise, "What would fit", "A smaller model fits", "Quit")
+    assert "  advise run --model Qwen/Qwen3-4B" in ui.said
+    assert seen[-1] == {"task": "generation", "model": "Qwen/Qwen3-4B"}
+    assert code == 3
+
+
+def test_what_was_not_asked_can_be_answered():
+    """The questions left out are put in order; back from the first of them leaves them."""
+    seen = []
+
+    def advise(answers):
+        seen.append(known(answers))
+        return ready(answers)
+
+    left = [fact for fact in questions(FACTS) if applies(fact, Answers(known={"task": Answer(value="generation", origin="asked")}), FACTS)][1:]
+    _, ui, _ = menu(advise, "Answer what was not asked", "<", "Answer what was not asked", "train.jsonl", "Yes", None)
+    assert f"{len(left)} questions; no answer changes the method" in ui.helps[1]
+    assert ui.asked[2].startswith("2. Where are your examples?")
+    assert ui.asked[4:6] == ["2. Where are your examples? (a file or a folder; leave empty if you have none yet)", f"3. {FACTS['facts_change_often'].ask}"]
+    saved = load_answers(FACTS)[0]
+    assert saved.answers.value("data_path") is not None
+    assert saved.answers.signals == ("facts_change_often",)
+
+
+def test_a_changed_answer_is_advised_on_again():
+    """Change an answer asks which, puts that question, and recommends anew with it."""
+    seen = []
+
+    def advise(answers):
+        seen.append(known(answers))
+        return ready(answers)
+
+    _, _, called = menu(advise, "Change an answer", "How much may it cost?", "Quality comes first", "Change an answer", "Back", "Quit")
+    assert seen == [{"task": "generation"}, {"task": "generation", "budget": "high"}]
+    assert called == ["show", "show"]
+
+
+def test_a_flag_can_be_changed_in_the_menu():
+    """An answer from a flag is listed and may be replaced by what is asked now."""
+    seen = []
+
+    def advise(answers):
+        seen.append(answers.known["task"])
+        return ready(answers)
+
+    ui = ScriptedUi("Change an answer", "What should the model do for you?", "Write code", "Quit")
+    actions = Actions(show=lambda _: None, run=lambda _: 0, plan_text=lambda _: "", save_page=lambda _, path: path, explain=lambda *_: None)
+    earlier = Answers(known={"task": Answer(value="qa", origin="flag")})
+    run_wizard(facts=FACTS, hardware=CPU, advise=advise, actions=actions, console=Console(), earlier=earlier, ui=ui, relevant=lambda *_: False)
+    assert seen == [Answer(value="qa", origin="flag"), Answer(value="code", origin="asked")]
+
+
+def test_answers_that_cannot_be_used_may_be_changed():
+    """A fault found only while advising is shown, and the answer can be given again."""
+
+    def advise(answers):
+        if answers.value("model") is None:
+            raise InputError("model: this one has no config.json")
+        return ready(answers)
+
+    code, ui, _ = menu(advise, "Change an answer", "Which model do you want to start from?", "Qwen/Qwen3-8B", "Quit")
+    assert code == 0
+    assert any("no config.json" in text for text in ui.said)
+    state_path().unlink()
+    with pytest.raises(InputError):
+        menu(advise, "Quit")
+
+
+def test_ctrl_c_in_the_menu_saves_too():
+    """Ctrl-C after the questions: 130, and the answers are there at the next start."""
+    code, ui, _ = menu(ready, None)
+    assert code == 130
+    assert any("your answers are saved in" in text for text in ui.said)
+    assert load_answers(FACTS)[0].answers.value("task") == "generation"

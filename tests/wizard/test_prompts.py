@@ -1,0 +1,100 @@
+"""The real prompts, driven through a pipe."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from prompt_toolkit.application import create_app_session
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output import DummyOutput
+from rich.console import Console
+
+from advisor.errors import Stopped
+from advisor.types import Answers
+from advisor.wizard import ask_answers
+from advisor.wizard.prompts import Option, QuestionaryUi, choice_lines, prompt_lines, terminal_ui
+from advisor.wizard.saved import state_path
+from advisor.wizard.walk import questions
+from tests.render.example_advice import CPU
+from tests.wizard.scripted import CARDS, CTRL_C, DOWN, ENTER, FACTS, UP, known
+
+
+def through_pipe(keys: str, relevant, hardware=CPU) -> Answers:
+    """The answers that these keys give in the real prompts, without a screen."""
+    with create_pipe_input() as keyboard, create_app_session(input=keyboard, output=DummyOutput()):
+        keyboard.send_text(keys)
+        return ask_answers(FACTS, hardware=hardware, earlier=None, ui=QuestionaryUi(Console(file=open(os.devnull, "w"))), checks=CARDS, relevant=relevant)
+
+
+def test_arrow_keys_and_enter_choose():
+    """Down and Enter take the choice that is pointed at."""
+    answers = through_pipe(DOWN * 5 + ENTER + UP * 2 + ENTER, lambda fact, *_: fact == "budget")
+    # Six of the tasks is `generation`; two up from the first of five choices is "I don't know".
+    assert known(answers) == {"task": "generation"}
+
+
+def test_typed_answers_are_asked_again_until_they_can_be_read():
+    """A wrong number stays in the line to be mended; the mended one counts."""
+    answers = through_pipe(ENTER + "5x" + ENTER + "\x15" + "5k" + ENTER, lambda fact, *_: fact == "data_rows")
+    assert known(answers) == {"task": "customer_service", "data_rows": 5000}
+
+
+def test_back_in_a_typed_question():
+    """< and Enter go back from a line, Back from a list; the old answer is preselected."""
+    keys = DOWN * 5 + ENTER + "<" + ENTER + DOWN + ENTER + "train.jsonl" + ENTER
+    answers = through_pipe(keys, lambda fact, *_: fact == "data_path")
+    assert known(answers) == {"task": "classification", "data_path": "train.jsonl"}
+
+
+def test_ctrl_c_in_a_real_prompt():
+    """Ctrl-C in a list and in a line both save and stop."""
+    with pytest.raises(Stopped, match="saved"):
+        through_pipe(ENTER + CTRL_C, lambda fact, *_: fact == "budget")
+    state_path().unlink()
+    with pytest.raises(Stopped, match="saved"):
+        through_pipe(ENTER + "tr" + CTRL_C, lambda fact, *_: fact == "data_path")
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 200])
+def test_no_choice_is_wider_than_the_terminal(width):
+    """Long choices continue on the next line instead of being cropped."""
+    for fact in questions(FACTS):
+        for value in fact.values.values():
+            lines = choice_lines(Option(value=1, label=value.label, help=value.help), width).split("\n")
+            assert max(len(line) + (3 if place == 0 else 0) for place, line in enumerate(lines)) <= max(width, 24)
+            assert " ".join(" ".join(lines).split()) == f"{value.label} – {value.help}"
+        assert max(len(line) for line in prompt_lines(f"10. {fact.ask}", width).split("\n")) <= max(width, 22)
+
+
+def test_a_dumb_terminal_gets_numbered_lists(monkeypatch):
+    """Where the cursor cannot move, the same questions come as numbers and lines."""
+    monkeypatch.setenv("TERM", "dumb")
+    assert type(terminal_ui(Console())).__name__ == "PlainUi"
+    lines = iter(["99", "six", "6", "train.jsonl"])
+    monkeypatch.setattr("builtins.input", lambda: next(lines))
+    answers = ask_answers(FACTS, hardware=CPU, earlier=None, ui=terminal_ui(Console()), checks=CARDS, relevant=lambda fact, *_: fact == "data_path")
+    assert known(answers) == {"task": "generation", "data_path": "train.jsonl"}
+
+
+def test_the_first_question_needs_nothing_heavy():
+    """Up to the first prompt neither torch nor numpy nor anything of that kind is imported."""
+    code = (
+        "import sys\n"
+        "from prompt_toolkit.application import create_app_session\n"
+        "from prompt_toolkit.input import create_pipe_input\n"
+        "from prompt_toolkit.output import DummyOutput\n"
+        "from rich.console import Console\n"
+        "from advisor.errors import Stopped\n"
+        "from advisor.facts import load_facts\n"
+        "from advisor.types import Hardware\n"
+        "from advisor.wizard import ask_answers\n"
+        "from advisor.wizard.prompts import QuestionaryUi\n"
+        "with create_pipe_input() as keyboard, create_app_session(input=keyboard, output=DummyOutput()):\n"
+        "    keyboard.send_text('\\x03')\n"
+        "    try: ask_answers(load_facts(), hardware=Hardware(kind='cpu', origin='probed'), earlier=None, ui=QuestionaryUi(Console(stderr=True)))\n"
+        "    except Stopped: print([name for name in ('numpy', 'torch', 'transformers', 'datasets', 'peft', 'pandas', 'pydantic') if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert "This machine has no graphics card" in done.stderr
