@@ -37,6 +37,7 @@ def dataset_folder(where: Path, shown: str) -> Found:
         container="arrow",
         folder=True,
         notes=tuple(notes),
+        root=where,
     )
 
 

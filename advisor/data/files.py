@@ -75,6 +75,7 @@ class Found:
     container: str
     folder: bool = False
     notes: tuple[str, ...] = ()  # files that were left out, and why
+    root: Path | None = None  # of a folder: where its files' own names begin
 
     @property
     def size_bytes(self) -> int:
@@ -106,6 +107,11 @@ def find_data(path: str | os.PathLike[str]) -> Found:
     """The readable files behind a path, looked at but not read. Raises InputError for anything that is not data."""
     where = Path(path)
     shown = os.fspath(path)
+    if not os.path.lexists(where) and "/" in shown:
+        from advisor.data.hub import hub_folder, is_hub_id
+
+        if is_hub_id(shown):
+            where = hub_folder(shown)
     mode = _mode(where, shown)
     if stat.S_ISDIR(mode):
         return _folder(where, shown)
@@ -134,9 +140,6 @@ def _nearest_in_folder(where: Path, shown: str) -> tuple[str, str]:
     try:
         names = sorted(entry for entry in os.listdir(parent) if not entry.startswith("."))
     except OSError:
-        hub = shown.count("/") == 1 and not where.suffix and not shown.startswith((".", "/", "~"))
-        if hub:
-            return "", f"a data set of the model hub has to be a file first: load_dataset('{shown}', split='train').to_json('train.jsonl')"
         return f"the folder {parent} does not exist either", "check the path"
     folded = {name.lower(): name for name in names}
     close = difflib.get_close_matches(where.name.lower(), list(folded), n=1, cutoff=0.5)
@@ -281,7 +284,7 @@ def _folder(where: Path, shown: str) -> Found:
     if train and len(train) < len(files) and all(file in train or any(name in file.path.name.lower() for name in EVALUATION_NAMES) for file in files):
         notes.append(f"left out, kept for evaluation: {', '.join(file.path.name for file in files if file not in train)}")
         files = train
-    return Found(files=tuple(files), container=files[0].container, folder=True, notes=tuple(notes))
+    return Found(files=tuple(files), container=files[0].container, folder=True, notes=tuple(notes), root=where)
 
 
 def _refuse_mixture(shown: str, files: list[DataFile]) -> None:
@@ -411,7 +414,7 @@ def content_digest(path: str | os.PathLike[str]) -> str:
 
     found = find_data(path)
     digest = hashlib.sha256()
-    root = Path(path)
+    root = found.root or Path(path)
     for file in found.files:
         if found.folder:
             digest.update(f"\0{file.path.relative_to(root).as_posix()}\0".encode())

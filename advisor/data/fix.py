@@ -88,7 +88,7 @@ def fixed_copy(path: str | os.PathLike[str], out: str | os.PathLike[str], *, map
             recognition = _recognised(repaired, mapping)
             cleaner = _Cleaner(recognition, changes)
             for original, file in zip(found.files, repaired, strict=True):
-                part = made / original.path.relative_to(Path(path)) if found.folder else made
+                part = made / original.path.relative_to(found.root or Path(path)) if found.folder else made
                 part.parent.mkdir(parents=True, exist_ok=True)
                 cleaner.file = original.path.name
                 zipped = original.gzipped if found.folder else target.name.lower().endswith(".gz")

@@ -35,7 +35,9 @@ class Lengths:
     seen: int = 0
     measured: int = 0
     processed: int = 0  # tokens of the rows measured; of a pair both sequences, as a trainer reads them
+    longest: int = 0  # counted beside the sample: rows that seemed longer than all before them
     _sampled: list[tuple[int, int, int]] = field(default_factory=list)
+    _guessed: int = 0
     _state: int = 1
 
     def add(self, example: Example, request_bytes: int, answer_bytes: int, second_bytes: int = 0) -> int:
@@ -47,6 +49,9 @@ class Lengths:
             length = -(-(request_bytes + longer) // CHARS_PER_TOKEN)
             if self.count_tokens is not None:
                 self._sample(example)
+                if length > self._guessed:
+                    self._guessed = length
+                    self.longest = max(self.longest, self._counted(example)[1])
             else:
                 second = -(-(request_bytes + min(answer_bytes, second_bytes)) // CHARS_PER_TOKEN) if second_bytes else 0
                 self._note(request, length, second)
@@ -133,7 +138,7 @@ def token_stats(lengths: Lengths, *, rows: int, sampled_rows: int | None) -> Tok
         p90=percentile(ordered, 90),
         p95=percentile(ordered, 95),
         p99=percentile(ordered, 99),
-        longest=ordered[-1][0],
+        longest=max(lengths.longest, ordered[-1][0]),
         counted_by=APPROXIMATION if lengths.count_tokens is None else getattr(lengths.count_tokens, "name", "the model's tokenizer"),
         sampled_rows=sampled_rows,
         histogram=_histogram(ordered),

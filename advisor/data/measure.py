@@ -247,7 +247,7 @@ def _tokens(reading: _Reading, rows_in_all: int | None, findings: list[Finding])
         sampled = lengths.measured
     tokens = token_stats(lengths, rows=rows_in_all if rows_in_all is not None else lengths.seen, sampled_rows=sampled)
     if tokens is not None and sampled is not None and lengths.count_tokens is not None:
-        text = f"tokens were counted on {sampled:,} rows; the mean is within ±{error_of_mean(lengths.rows):.0%} (95 %); --full counts every row"
+        text = f"tokens were counted on {sampled:,} rows; the mean is within ±{error_of_mean(lengths.rows):.1%} (95 %); --full counts every row"
         findings.append(Finding(id="tokens-of-a-sample", severity="note", text=text, count=sampled))
     return tokens
 

@@ -51,9 +51,11 @@ def test_missing_folder_is_said(tmp_path):
     assert "does not exist either" in error_of(tmp_path / "nowhere" / "deep" / "a.jsonl")
 
 
-def test_hub_name_is_told_how_to_become_a_file(tmp_path, monkeypatch):
-    """A data set of the hub is no path yet; the error shows the one line that saves it."""
+def test_hub_name_offline_is_told_how_to_become_a_file(tmp_path, monkeypatch):
+    """A data set of the hub that is not at hand is an error with the one line that saves it."""
+    pytest.importorskip("huggingface_hub")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert "to_json" in error_of("tatsu-lab/alpaca")
 
 
