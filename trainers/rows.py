@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from advisor.data import Skipped, content_digest, read_examples
-from advisor.errors import InputError
+from advisor.data.hub import is_hub_id
 from trainers.job import Job
 from trainers.machine import is_main_process
 from trainers.prepare import ANSWERS, Kind, Prepared, Row, Templater, packed, prepared
@@ -22,10 +22,8 @@ def read_prepared(job: Job, tokenizer: Any, kind: Kind[Any] = ANSWERS, *, seq_le
         kind: What the objective trains on.
         seq_len: The longest row; default: the stage's. Less where an answer has yet to be written behind it.
     """
-    path = job.data_path
-    if not path.exists():
-        hint = "download a hub data set first: hf download --repo-type dataset NAME --local-dir FOLDER"
-        raise InputError(f"data: no such file: {path}", allowed="a file or folder of this machine", hint=hint)
+    # A data set of the hub is no path; whatever else is not there gets its error from the reader.
+    path = job.data.path if is_hub_id(job.data.path) and not job.data_path.exists() else str(job.data_path)
     stage = job.stage
     learn_all = job.options.get("loss_on") == "all"
     lengths: dict[str, Any] = {"seq_len": seq_len or stage.seq_len, "truncation": stage.truncation, "holdout": stage.holdout, "seed": stage.seed}
@@ -39,7 +37,7 @@ def read_prepared(job: Job, tokenizer: Any, kind: Kind[Any] = ANSWERS, *, seq_le
     templater = Templater(tokenizer, learn_all=learn_all)
     skipped = Skipped()
     examples = list(read_examples(path, mapping=job.data.mapping, skipped=skipped))
-    skipped.raise_if_too_many(str(path))
+    skipped.raise_if_too_many(path)
     data = prepared(examples, templater, kind=kind, **lengths).noted(rows=skipped.seen, dropped=skipped.total, notes=skipped.lines())
     data = replace(data, digest=digest)
     if is_main_process() and not job.dry_run:

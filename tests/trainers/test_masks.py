@@ -155,3 +155,20 @@ def test_surrounding_space_is_learned_only_where_the_template_keeps_it():
     for name, expected in (("llama3", "Yes.<|eot_id|>"), ("smollm", "  Yes. <|im_end|>")):
         tokenizer = family_tokenizer(name)
         assert runs(tokenizer, answer_row(conversation("Well?", "  Yes. "), Templater(tokenizer))) == [expected]
+
+
+def test_weights_between_0_and_1_are_counted():
+    """A weight that is neither 0 nor 1 is taken as 1, and that is said."""
+    templater = Templater(family_tokenizer("smollm"))
+    answer_row(conversation("Well?", "Yes.", weights=(1, 0.5)), templater)
+    assert list(templater.notes) == ["a message has a weight other than 0 and 1: it counts as 1"]
+
+
+def test_a_prompt_that_training_never_shows_is_counted():
+    """Where the template begins an answer with a thought that the rows do not have, the rows are counted: the model is asked otherwise than it was trained."""
+    tokenizer = deepcopy(family_tokenizer("smollm"))
+    tokenizer.chat_template = CHATML.replace("<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\n<think>\n{% endif %}")
+    templater = Templater(tokenizer)
+    row = answer_row(conversation("Well?", "Yes."), templater)
+    assert runs(tokenizer, row) == ["Yes.<|im_end|>"]
+    assert any("begun by the template in another way" in note for note in templater.notes)

@@ -165,6 +165,8 @@ class Templater:
                 prompt = before
             if message.weight == 0 or index < since:
                 continue
+            if message.weight != 1:
+                self.note("a message has a weight other than 0 and 1: it counts as 1")
             if not (message.content.strip() or message.extra):
                 self.note("an empty answer is read but not learned")
                 continue
