@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -46,7 +47,33 @@ def log_probs(model: Any, row: Row, pad_id: int) -> Any:
     return torch.log_softmax(logits_TV.float(), dim=-1).cpu()
 
 
-def probe_row(rows: tuple[Row, ...]) -> Row:
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """One row that the checks put to a model, and the kind of head that answers."""
+
+    row: Any  # anything with input_ids
+    pad_id: int
+    head: str = "CausalLM"  # CausalLM | SequenceClassification, as in transformers' AutoModelFor...
+
+    def answer(self, model: Any) -> Any:
+        """Log-probabilities at the row's last tokens, or the head's scores; float32 on the host."""
+        return log_probs(model, self.row, self.pad_id) if self.head == "CausalLM" else scores(model, self.row)
+
+
+def scores(model: Any, row: Any) -> Any:
+    """What a classification or reward head says of a row: a tensor of its outputs, float32 on the host."""
+    import torch
+
+    ids = torch.tensor([list(row.input_ids)], device=next(model.parameters()).device)
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        found = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]
+    model.train(was_training)
+    return found.float().cpu()
+
+
+def probe_row(rows: Sequence[Any]) -> Any:
     """The training row the checks look at: a short one with the most to learn."""
     short = sorted(rows, key=lambda row: row.tokens)[: max(1, len(rows) // 2)]
     return max(short, key=lambda row: (row.learned, -row.number))
@@ -58,22 +85,21 @@ def difference(one: Any, other: Any) -> float:
     return float((one - other).abs()[likely].max()) if likely.any() else math.inf
 
 
-def check_saved(job: Job, model: Any, folder: Path, row: Row, tokenizer: Any, before: Any) -> list[Check]:
+def check_saved(job: Job, model: Any, folder: Path, probe: Probe, before: Any) -> list[Check]:
     """Load what was saved and compare. Raises TrainingFailed where it does not load, differs, or changes nothing.
 
     Args:
         model: The trained model, in memory.
-        before: Log-probabilities of the row before training.
+        before: The probe's answer before training.
     """
     from peft import PeftModel
 
-    pad_id = tokenizer.pad_token_id
-    trained = log_probs(model, row, pad_id)
+    trained = probe.answer(model)
     # Under precision: mixed the trained model still computes in 16 bit.
     exact = job.stage.weights_dtype == "float32" and job.stage.quantization is None and job.stage.precision == "pure"
     limit = SAME_EXACT if exact else SAME
     adapter = isinstance(model, PeftModel)
-    how, loaded = _loaded(job, model, folder, row, pad_id) if adapter else _loaded_whole(job, model, folder, row, pad_id)
+    how, loaded = _loaded(job, model, folder, probe) if adapter else _loaded_whole(job, model, folder, probe)
     checks = []
     if loaded is not None:
         gap = difference(trained, loaded)
@@ -85,7 +111,7 @@ def check_saved(job: Job, model: Any, folder: Path, row: Row, tokenizer: Any, be
         raise TrainingFailed(f"what was saved in {folder} is not the trained model: {checks[0].text}", hint="the disk or a library damaged it; run the stage again")
     if adapter:
         with model.disable_adapter():
-            base = log_probs(model, row, pad_id)
+            base = probe.answer(model)
     else:
         base = before
     # A module may differ from its base without any training: a prefix that starts from a real prompt does.
@@ -99,43 +125,47 @@ def check_saved(job: Job, model: Any, folder: Path, row: Row, tokenizer: Any, be
     return [*checks, effect]
 
 
-def _loaded(job: Job, model: Any, folder: Path, row: Row, pad_id: int) -> tuple[str, Any]:
+def _loaded(job: Job, model: Any, folder: Path, probe: Probe) -> tuple[str, Any]:
     """The saved adapter loaded by plain PEFT: with its base from disk where that fits, else beside the trained adapter on the base in memory."""
     if _room_for_second(model, job):
-        from peft import AutoPeftModelForCausalLM
+        import peft
 
-        second = keep_weights_unpacked(AutoPeftModelForCausalLM.from_pretrained(str(folder), **_options(job, model)))
+        loader = getattr(peft, f"AutoPeftModelFor{probe.head}")
+        second = keep_weights_unpacked(loader.from_pretrained(str(folder), **_options(job, model, probe)))
         if quantization_config(job) is None:
             second = second.to(next(model.parameters()).device)
-        result = log_probs(second, row, pad_id)
+        result = probe.answer(second)
         del second
-        return "loaded by AutoPeftModelForCausalLM", result
+        return f"loaded by AutoPeftModelFor{probe.head}", result
     model.load_adapter(str(folder), "saved", is_trainable=False)
     model.set_adapter("saved")
-    result = log_probs(model, row, pad_id)
+    result = probe.answer(model)
     model.set_adapter("default")
     model.delete_adapter("saved")
     return "loaded by PEFT beside the trained adapter (no room for a second base)", result
 
 
-def _loaded_whole(job: Job, model: Any, folder: Path, row: Row, pad_id: int) -> tuple[str, Any]:
+def _loaded_whole(job: Job, model: Any, folder: Path, probe: Probe) -> tuple[str, Any]:
     if not _room_for_second(model, job):
         return "read from disk (no room for a second model)", None
-    from transformers import AutoModelForCausalLM
+    import transformers
 
-    second = AutoModelForCausalLM.from_pretrained(str(folder), **_options(job, model)).to(next(model.parameters()).device)
-    result = log_probs(second, row, pad_id)
+    loader = getattr(transformers, f"AutoModelFor{probe.head}")
+    second = loader.from_pretrained(str(folder), **_options(job, model, probe)).to(next(model.parameters()).device)
+    result = probe.answer(second)
     del second
-    return "loaded by AutoModelForCausalLM", result
+    return f"loaded by AutoModelFor{probe.head}", result
 
 
-def _options(job: Job, model: Any) -> dict[str, Any]:
+def _options(job: Job, model: Any, probe: Probe) -> dict[str, Any]:
     import torch
 
     options: dict[str, Any] = {"dtype": getattr(torch, job.stage.weights_dtype), "attn_implementation": job.stage.attention, "trust_remote_code": job.plan.trust_remote_code}
     quantized = quantization_config(job)
     if quantized is not None:
         options |= {"quantization_config": quantized, "device_map": {"": next(model.parameters()).device}}
+    if probe.head == "SequenceClassification":
+        options["num_labels"] = model.config.num_labels
     return options
 
 
@@ -170,7 +200,7 @@ def _same_tensors(model: Any, folder: Path) -> bool:
     return seen > 0
 
 
-def check_stops(job: Job, tuned: list[Sample], base: list[Sample], tokenizer: Any, limit: int) -> list[Check]:
+def check_stops(job: Job, tuned: Sequence[Sample], base: Sequence[Sample], limit: int) -> list[Check]:
     """Whether answers end by themselves. Raises TrainingFailed where the base model stopped and the tuned one never does."""
     if not tuned:
         return []

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from advisor.units import format_duration, format_gib
-from trainers import judge, settings
+from trainers import settings
 from trainers.files import write_json
 from trainers.job import Job
 from trainers.machine import MemoryMeter, is_main_process
@@ -18,7 +18,9 @@ STEPS = 2
 MICRO_BATCHES = 2
 
 
-def measure(job: Job, groups: Sequence[Sequence[Row]], data: Prepared, memory: MemoryMeter, build: Callable[..., Any], versions: dict[str, str]) -> None:
+def measure(
+    job: Job, groups: Sequence[Sequence[Row]], data: Prepared, memory: MemoryMeter, build: Callable[..., Any], versions: dict[str, str], *, evaluate: Callable[..., float | None]
+) -> None:
     """Write dry_run.json into the stage's folder."""
     from trainers.progress import Watch, say
 
@@ -36,7 +38,7 @@ def measure(job: Job, groups: Sequence[Sequence[Row]], data: Prepared, memory: M
         watch.close()
     training_bytes = memory.peak_bytes()
     rows = [group[0] for group in batch]
-    evaluation_loss = judge.mean_loss(trainer, rows)
+    evaluation_loss = evaluate(trainer, rows)
     if not shown:
         return
     step_s = watch.step_times_s[-1]

@@ -110,6 +110,12 @@ class Judge:
         notable = general is not None and general.after > general.before * (1 + WORSE_GENERAL)
         return verdict(parts, general=general if notable else None)
 
+    def checks(self) -> list[Any]:
+        """Whether answers end by themselves. Raises TrainingFailed where the base's did and no answer does any more."""
+        from trainers.checks import check_stops
+
+        return check_stops(self.job, self.tuned.samples, self.base.samples, self.limit)
+
     def record(self) -> dict[str, Any]:
         """The comparison for result.json."""
         loss, general = self.loss, self.general

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +66,22 @@ class Watch(TrainerCallback):
     """Writes a metrics line per logged step, moves the display, marks checkpoints, and stops a run whose loss is not finite."""
 
     def __init__(
-        self, *, metrics: Path | None, stage: str, task: str | None, label: str, steps: int, memory: MemoryMeter, mark: str = "", scaled: bool = False, shown: bool = True
+        self,
+        *,
+        metrics: Path | None,
+        stage: str,
+        task: str | None,
+        label: str,
+        steps: int,
+        memory: MemoryMeter,
+        mark: str = "",
+        scaled: bool = False,
+        shown: bool = True,
+        logged: Sequence[str] = (),
     ) -> None:
         self.metrics, self.stage, self.task, self.steps = metrics, stage, task, steps
         self.memory, self.mark, self.scaled = memory, mark, scaled
+        self.logged = logged
         self.display_args = (label, steps, shown)
         self.display: Display | None = None
         self.trainer: Any = None
@@ -109,6 +122,7 @@ class Watch(TrainerCallback):
                 "tokens_per_s": round(per_s, 1),
                 "elapsed_s": round(now - self.began_s, 3),
                 "memory_bytes": memory,
+                **{key.replace("rewards/", "reward_").replace("/", "_"): logs[key] for key in self.logged if key in logs},
             }
         )
         left_s = (self.steps - state.global_step) * (now - self.began_s) / max(state.global_step - self.first_step, 1)

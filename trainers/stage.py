@@ -1,0 +1,273 @@
+"""The frame that every objective trains in: rows, model, trainer, resuming, checks on what was saved, the judge, result.json.
+
+An objective is one file: it says what it trains on, how its trainer is built and how its result is judged.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from advisor.errors import InputError
+from trainers import checkpoints, settings
+from trainers.checks import Check, Probe
+from trainers.dry_run import measure
+from trainers.files import write_json
+from trainers.job import Job
+from trainers.machine import MemoryMeter, check_versions, is_main_process, quiet_libraries, torch_device, use_cores
+from trainers.prepare import ANSWERS, Kind, Prepared
+from trainers.prepare.prepared import rows_digest
+from trainers.rows import read_prepared
+from trainers.updates import update_named
+
+# Of TRL's config, what a person would ask for; beside these, whatever differs from TRL's own defaults is recorded.
+ASKED_FOR = (
+    *("learning_rate", "max_steps", "warmup_steps", "lr_scheduler_type", "weight_decay", "optim", "adam_beta1", "adam_beta2", "adam_epsilon"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm", "loss_type"),
+    *("bf16", "fp16", "gradient_checkpointing", "seed", "save_steps"),
+)
+
+
+class Objective:
+    """What one objective does its own way. The defaults are those of a language model trained on rows of tokens."""
+
+    names: tuple[str, ...] = ()
+    kind: Kind[Any] = ANSWERS
+    writes = True  # the result writes text (a reward model and a classifier do not)
+    logged: Sequence[str] = ()  # of the trainer's logs, what goes into metrics.jsonl beside the loss
+
+    def config_class(self) -> type:
+        """TRL's (or transformers') config class, whose fields `trl:` may set."""
+        raise NotImplementedError
+
+    def faults(self, job: Job) -> list[Any]:
+        """What in the stage this objective cannot do."""
+        return []
+
+    def seq_len(self, job: Job) -> int | None:
+        """The longest row; None: the stage's."""
+        return None
+
+    def load(self, job: Job, device: Any, update: Any, tokenizer: Any, data: Prepared[Any]) -> Any:
+        """The model to train."""
+        from trainers.loading import load_model
+
+        return load_model(job, device, update)
+
+    def sequences(self, job: Job, rows: Sequence[Any], model: Any) -> list[tuple[Any, ...]]:
+        """The rows as the trainer's sequences: one each, or packed."""
+        return [(row,) for row in rows]
+
+    def trainer(self, job: Job, model: Any, tokenizer: Any, device: Any, peft_config: Any, sequences: Sequence[Sequence[Any]], arguments: Mapping[str, Any]) -> Any:
+        """The trainer, without callbacks."""
+        raise NotImplementedError
+
+    def probe(self, job: Job, data: Prepared[Any], tokenizer: Any) -> Probe:
+        """What the checks put to the model, and how it answers."""
+        raise NotImplementedError
+
+    def judge(self, job: Job, trainer: Any, data: Prepared[Any], mark: str) -> Any | None:
+        """Asks the model before and after; None: nothing is compared."""
+        return None
+
+    def evaluation_loss(self, trainer: Any, rows: Sequence[Any]) -> float | None:
+        """Loss of one evaluation batch, for a dry run to measure its memory; None where there is none."""
+        return None
+
+    def save(self, job: Job, trainer: Any, model: Any, tokenizer: Any) -> None:
+        """Write the result into the stage's folder."""
+        checkpoints.save_result(model, tokenizer, job.output)
+
+
+def train(job: Job, objective: Objective) -> None:
+    """Train the stage, or measure two steps of it, and write what came of it into its folder."""
+    began_s = time.monotonic()
+    versions = check_versions(quantized=job.stage.quantization is not None or "8bit" in job.stage.optimizer or "paged" in job.stage.optimizer)
+    device = torch_device(job.plan.launch.device)
+    threads = use_cores()
+    quiet_libraries()
+    # Imported here: reading the command line and refusing a plan must not wait for them.
+    from trainers.checks import check_saved
+    from trainers.loading import check_vocabulary, dtype_faults, enable_stop_tokens, load_tokenizer
+    from trainers.progress import Watch, cut_metrics, say
+
+    shown = is_main_process()
+    update = update_named(job.stage.update)
+    settings.check_passed_through(job, objective.config_class(), update)
+    faults = [*dtype_faults(job, device), *objective.faults(job)]
+    if faults:
+        raise InputError(faults=faults)
+
+    tokenizer = load_tokenizer(job)
+    data = read_prepared(job, tokenizer, objective.kind, seq_len=objective.seq_len(job))
+    if shown:
+        for line in describe(data):
+            say(f"{label(job)}: {line}")
+
+    memory = MemoryMeter(device)
+    model = objective.load(job, device, update, tokenizer, data)
+    check_vocabulary(model, tokenizer)
+    stops = enable_stop_tokens(model, tokenizer, set(data.turn_ends)) if objective.writes else []
+    sequences = objective.sequences(job, data.train, model)
+
+    def build(short: Job, chosen: Sequence[Sequence[Any]], *, steps: int, callback: Any, save: bool = True) -> Any:
+        return build_trainer(objective, model, tokenizer, device, update, short, chosen, steps=steps, callback=callback, save=save)
+
+    if job.dry_run:
+        measure(job, sequences, data, memory, build, versions, evaluate=objective.evaluation_loss)
+        return
+
+    steps = settings.total_steps(job, len(sequences), processes=settings.world_size())
+    depends_on = [asdict(job.stage), job.base_model, job.plan.revision, str(job.start), steps, settings.world_size(), versions["torch"]]
+    mark = checkpoints.fingerprint([*depends_on, rows_digest(data.train)])
+    metrics = job.run / "metrics.jsonl"
+    if shown and checkpoints.others_there(job.checkpoints, mark=mark):
+        say(f"{label(job)}: the checkpoints there belong to other settings or data: starting from the beginning")
+    resume = checkpoints.last_complete(job.checkpoints, mark=mark, remove=shown)
+    watch = Watch(
+        metrics=metrics if shown else None, stage=job.stage.name, task=job.task, label=label(job), steps=steps, memory=memory, mark=mark,
+        scaled=settings.mixed_dtype(job, device) == "float16", shown=shown, logged=objective.logged,
+    )  # fmt: skip
+    trainer = build(job, sequences, steps=steps, callback=watch)
+    model = trainer.model
+    probe = objective.probe(job, data, tokenizer)
+    before = probe.answer(model) if shown else None
+    judge = objective.judge(job, trainer, data, mark) if job.judge and shown else None
+    if judge is not None:
+        judge.ask_base()
+
+    if resume is not None:
+        record = resume[1]
+        if shown:
+            watch.losses = cut_metrics(metrics, stage=job.stage.name, task=job.task, after=record["step"])
+            seen = record["epoch"]
+            say(f"{label(job)}: going on after step {record['step']} of {steps}, learning rate {record['learning_rate']:.3g}, {seen:.2f} times through the data")
+    elif shown:
+        cut_metrics(metrics, stage=job.stage.name, task=job.task, after=0)
+    memory.reset()
+    try:
+        if resume is not None and resume[1]["step"] >= steps:
+            trainer._load_from_checkpoint(str(resume[0]))
+        else:
+            trainer.train(resume_from_checkpoint=str(resume[0]) if resume else None)
+    finally:
+        watch.close()
+    measured = measured_record(memory, watch)
+    if not shown:
+        return
+
+    trained = trainer.accelerator.unwrap_model(trainer.model)
+    if hasattr(trained.config, "use_cache"):
+        trained.config.use_cache = True
+    objective.save(job, trainer, trained, tokenizer)
+    checks: list[Check] = check_saved(job, trained, job.output, probe, before)
+    evaluation, verdict = None, None
+    if judge is not None:
+        judge.ask_tuned()
+        evaluation, verdict = judge.record(), judge.verdict()
+        checks += judge.checks()
+        say(f"{label(job)}: {verdict[1]}")
+    for check in checks:
+        say(f"{label(job)}: {'ok' if check.ok else 'WARNING'}: {check.text}")
+    write_json(
+        job.output / "result.json",
+        {
+            "status": "done",
+            "steps": steps,
+            "loss_first": watch.losses[0] if watch.losses else None,
+            "loss_last": watch.losses[-1] if watch.losses else None,
+            "duration_s": time.monotonic() - began_s,
+            "measured": measured,
+            "data": data.counts(),
+            "evaluation": evaluation,
+            "checks": [check.record() for check in checks],
+            "verdict": {"ok": all(check.ok for check in checks), "word": verdict[0] if verdict else None, "text": verdict[1] if verdict else None},
+            "versions": versions,
+            "resolved": resolved(job, trainer, device, threads, stops),
+        },
+    )
+
+
+def measured_record(memory: MemoryMeter, watch: Any) -> dict[str, Any]:
+    """What the run cost, for result.json."""
+    return {
+        "peak_bytes": memory.peak_bytes(),
+        "counter": memory.counter,
+        "reserved_bytes": memory.reserved_bytes(),
+        "step_s": watch.step_s,
+        "tokens_per_s": watch.tokens / watch.train_s if watch.train_s else None,
+        "train_s": watch.train_s,
+    }
+
+
+def label(job: Job) -> str:
+    """How the stage is called in what is shown."""
+    return job.stage.name if job.task is None else f"{job.task} {job.stage.name}"
+
+
+def describe(data: Prepared[Any]) -> list[str]:
+    """The data in a few lines: what is trained on, and what is not."""
+    counts = data.counts()
+    rows = f"{counts['train_rows']:,} rows to train on, {counts['holdout_rows']:,} held out"
+    learned = f", {counts['learned_tokens'] / counts['tokens']:.0%} of them learned" if counts["tokens"] and counts["learned_tokens"] > counts["train_rows"] else ""
+    template = f"; chat template: {data.template}" if data.template else ""
+    return [f"{rows}; {counts['tokens']:,} tokens{learned}{template}", *(f"note: {note}" for note in data.notes)]
+
+
+def build_trainer(
+    objective: Objective, model: Any, tokenizer: Any, device: Any, update: Any, job: Job, sequences: Sequence[Sequence[Any]], *, steps: int, callback: Any, save: bool = True
+) -> Any:
+    """The objective's trainer with our callback alone."""
+    from peft import PeftModel
+    from transformers import PrinterCallback
+    from transformers.trainer_callback import ProgressCallback
+
+    from trainers.progress import say
+
+    arguments = settings.training_arguments(job, device, steps=steps) | ({} if save else {"save_strategy": "no"})
+    goes_on = isinstance(model, PeftModel)
+    peft_config = None if goes_on else update.peft_config(job.stage, job.options, model)
+    trainer = objective.trainer(job, model, tokenizer, device, peft_config, sequences, arguments)
+    if not goes_on:
+        started = update.start(job.stage, job.options, trainer.accelerator.unwrap_model(trainer.model), tokenizer, [row for sequence in sequences for row in sequence])
+        if started and is_main_process():
+            say(f"{label(job)}: {started}")
+    trainer.add_callback(callback)
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    callback.trainer = trainer
+    return trainer
+
+
+def resolved(job: Job, trainer: Any, device: Any, threads: int, stops: list[str]) -> dict[str, Any]:
+    """Every value that was really used, defaults included."""
+    from peft import PeftModel
+
+    model = trainer.model
+    adapter = model.peft_config["default"].to_dict() if isinstance(model, PeftModel) else None
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return {
+        "model": job.base_model,
+        "start_from": job.start,
+        "device": str(device),
+        "threads": threads,
+        "weights_dtype": job.stage.weights_dtype,
+        "autocast": settings.mixed_dtype(job, device),
+        "trainable_dtype": str(next(parameter.dtype for parameter in model.parameters() if parameter.requires_grad)).removeprefix("torch."),
+        "quantization": job.stage.quantization,
+        "double_quantization": job.stage.double_quantization is not False if job.stage.quantization == "nf4" else None,
+        "attention": job.stage.attention,
+        "packing": job.stage.packing,
+        "seq_len": job.stage.seq_len,
+        "truncation": job.stage.truncation,
+        "holdout": job.stage.holdout,
+        "options": job.options,
+        "trainable_parameters": trainable,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "stop_tokens_added": stops,
+        "trl": settings.resolved(trainer.args, ASKED_FOR),
+        "peft": adapter,
+        "epochs": trainer.state.epoch,
+    }
