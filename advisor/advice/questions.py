@@ -91,13 +91,15 @@ def settled(ruleset: Ruleset, facts: Mapping[str, Any], askable: Collection[str]
 def _open_facts(ruleset: Ruleset, facts: Mapping[str, Any], askable: Collection[str]) -> set[str]:
     """The facts that may still take any value: of questions, of what is read from their answers, and what fits."""
     opened: set[str] = set()
+    read: set[str] = set()  # open even where it is known: another card than this machine's may be named
     for name in askable:
-        opened |= {name, *READ_FROM.get(name, ())}
+        opened.add(name)
+        read |= set(READ_FROM.get(name, ()))
         # A signal that is stated states others with it, also against an earlier no.
         opened |= {implied for implied in (ruleset.facts[name].implies if name in ruleset.facts else ()) if facts.get(implied) is not True}
     if "gpu" in askable or facts.get("device") != UNKNOWN:  # without hardware nothing is estimated
         opened |= set(FITS)
-    return {name for name in opened if name in ruleset.facts and (facts.get(name) is None or facts[name] is False)}
+    return read | {name for name in opened if name in ruleset.facts and (facts.get(name) is None or facts[name] is False)}
 
 
 def _answers(ruleset: Ruleset, facts: Mapping[str, Any], fact_id: str) -> list[dict[str, Any]]:

@@ -142,6 +142,7 @@ class _Closing:
     def _recommend(self) -> Outcome:
         """The outcome for the answers, shown. Answers that cannot be used are shown with the fault and may be changed."""
         while True:
+            self.ui.say("Working it out …", tone="quiet")  # a model may have to be looked up
             try:
                 outcome = self.advise(self.answers)
             except AdviseError as error:
@@ -273,7 +274,7 @@ class _Closing:
         ways = stuck.ways_out if stuck is not None else ()
         for way in ways:
             self.ui.say(way.text, lead="- ")
-            self.ui.say(f"  {way.command}", tone="strong")
+            self.ui.say_line(f"  {way.command}")
         options = [Option(value=way, label=way.text[0].upper() + way.text[1:]) for way in ways]
         chosen = self.ui.choose("Choose one to try it; it can be undone.", [*options, Option(value=BACK, label="Back")])
         return chosen is not BACK and self._try(outcome, chosen.change)

@@ -32,6 +32,9 @@ class Ui(Protocol):
     def say(self, text: str, *, tone: str = "plain", lead: str = "") -> None:
         """Print one paragraph; `lead` stands before it, and the lines that follow start below its end."""
 
+    def say_line(self, text: str) -> None:
+        """Print a line to be copied: it is left whole, however narrow the terminal."""
+
     def answered(self, question: str, answer: str) -> None:
         """Leave one line for an answered question."""
 
@@ -64,6 +67,11 @@ class _Talk:
         for place, line in enumerate(said.wrap(self.console, max(SMALLEST_WIDTH, self.console.width - len(lead)))):
             line.rstrip()
             self.console.print(lead if place == 0 else " " * len(lead), line, sep="", markup=False, highlight=False, soft_wrap=True)
+
+    def say_line(self, text: str) -> None:
+        from rich.text import Text
+
+        self.console.print(Text(text, style="bold"), soft_wrap=True)
 
     def answered(self, question: str, answer: str) -> None:
         from rich.padding import Padding

@@ -109,6 +109,14 @@ def test_what_a_model_will_be_read_for_is_open_as_long_as_it_is():
     assert not still_matters(RULES, {**facts, "params_b": 8.0, "start": "instruct"}, "teacher_available", [])
 
 
+def test_the_probed_machine_is_not_the_last_word():
+    """As long as another card may be named, what was probed is open: how many cards there are, and what fits."""
+    facts = {**SUPPORT, "depth": "style", "budget": "low", "params_b": 8.0, "start": "instruct", "device": "unknown", "priority": "cost"}
+    assert still_matters(RULES, facts, "serve_with", ["gpu"]) == still_matters(RULES, {**facts, "device": "gpu", "gpus": 1}, "serve_with", ["gpu"])
+    assert still_matters(RULES, facts, "serve_with", ["gpu"])
+    assert not still_matters(RULES, facts, "serve_with", [])
+
+
 def test_a_signal_that_is_implied_counts_as_open():
     """A stored answer of a stronger model states that there is one: the earlier no is not the last word."""
     facts = {"task": "qa", "data_kind": "none", "teacher_available": False, "prompting_tried": False}

@@ -28,6 +28,9 @@ class ScriptedUi:
     def say(self, text: str, *, tone: str = "plain", lead: str = "") -> None:
         self.said.append(lead + text)
 
+    def say_line(self, text: str) -> None:
+        self.said.append(text)
+
     def answered(self, question: str, answer: str) -> None:
         self.said.append(f"{question} -> {answer}")
 
