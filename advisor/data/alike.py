@@ -16,26 +16,26 @@ KEPT_HASHES = 64
 KEYS = 4  # two rows alike to four fifths share none of their four smallest hashes with a chance below 1 %
 ALIKE = 0.8
 CROWDED = 40  # rows with one hash in common beyond which no more are compared: a phrase of the template, not of the row
-LOOKED_AT_CHARS = 20_000
+LOOKED_AT_BYTES = 20_000
 
 _PUNCTUATION = {code: " " for code in range(128) if not chr(code).isalnum()}
+_ASCII = bytes(ord(chr(code).lower()) if chr(code).isalnum() else 32 for code in range(128)) + bytes(range(128, 256))
 
 
-def normalised(text: str) -> str:
+def normalised(text: str) -> bytes:
     """Words in lower case without punctuation: what stays the same when a text is only typed differently."""
-    return " ".join(text.lower().translate(_PUNCTUATION).split())
+    if text.isascii():  # twice as fast as bytes
+        return b" ".join(text.encode().translate(_ASCII).split())
+    return " ".join(text.lower().translate(_PUNCTUATION).split()).encode("utf-8", "surrogatepass")
 
 
-def sketch(text: str) -> tuple[int, ...]:
+def sketch(text: bytes) -> tuple[int, ...]:
     """The smallest hashes of a normalised text's word sequences, ascending."""
-    words = text[:LOOKED_AT_CHARS].split()
+    words = text[:LOOKED_AT_BYTES].split()
     if len(words) < WORDS:
         return ()
     crc32 = zlib.crc32
-    if text.isascii():
-        hashes = {crc32(f"{first} {second} {third}".encode()) for first, second, third in zip(words, words[1:], words[2:], strict=False)}
-    else:
-        hashes = {crc32(f"{first} {second} {third}".encode("utf-8", "surrogatepass")) for first, second, third in zip(words, words[1:], words[2:], strict=False)}
+    hashes = {crc32(b"%b %b %b" % three) for three in zip(words, words[1:], words[2:], strict=False)}
     return tuple(sorted(hashes)[:KEPT_HASHES])
 
 
@@ -58,7 +58,7 @@ class Sample:
     seen: int = 0
     _state: int = 2
 
-    def offer(self, row: int, text: str) -> None:
+    def offer(self, row: int, text: bytes) -> None:
         """Takes the row, with its normalised text, into the sample or not."""
         self.seen += 1
         if len(self.rows) < SAMPLED_ROWS:

@@ -78,11 +78,12 @@ class Notebook:
     bad: int = 0
     checkable: int = 0
     multi_turn: int = 0
-    turns: Counter[int] = field(default_factory=Counter)  # assistant turns -> conversations
+    single: int = 0  # one request, one answer
+    turns: Counter[int] = field(default_factory=Counter)  # assistant turns -> conversations, the rest
     with_system: int = 0
     with_tools: int = 0
 
-    def add(self, example: Example, text: str, request_tokens: int, tokens: int) -> str:
+    def add(self, example: Example, text: str, request_tokens: int, tokens: int) -> bytes:
         """Notes one example: all its text, and about how many tokens it and its request have. Returns the text normalised, where that was needed."""
         self.rows += 1
         row = example.row
@@ -107,8 +108,11 @@ class Notebook:
                     key = hash((key, repr(messages[-1].extra)))
                     answer = None
                 self.checkable += example.answer is not None
-            self._look_at_turns(example)
-        plain = normalised(text) if self.thorough else ""
+            if len(messages) == 2 and messages[0].role == "user":  # nearly every row there is
+                self.single += 1
+            else:
+                self._look_at_turns(example)
+        plain = normalised(text) if self.thorough else b""
         self._compare(row, key, asked, plain, example)
         if answer is not None and self.rows <= ANSWERS_COUNTED:
             digest = hash(answer)
@@ -124,12 +128,14 @@ class Notebook:
         self.scripts[script_of(text)] += 1
         self.suspects.look(text, row)
         self._look_at_text(text, row)
+        if example.tools:
+            self.with_tools += 1
         if example.good is not None:
             self.good += example.good
             self.bad += not example.good
         return plain
 
-    def _compare(self, row: int, key: int, asked: int | None, plain: str, example: Example) -> None:
+    def _compare(self, row: int, key: int, asked: int | None, plain: bytes, example: Example) -> None:
         """Tells rows that repeat an earlier one, exactly or typed differently."""
         if self.thorough:
             typed = hash((plain, example.good, example.answer))
@@ -164,7 +170,6 @@ class Notebook:
 
     def _look_at_turns(self, example: Example) -> None:
         messages = example.messages
-        self.with_tools += bool(example.tools)
         if len(messages) <= 2 and (not messages or messages[0].role == "user"):
             self.turns[1] += 1
             return
@@ -303,7 +308,7 @@ def _classes(notebook: Notebook) -> list[Finding]:
     if rare and notebook.rows >= FEW_ROWS:
         names = ", ".join(f"'{name[:40]}'" for name in rare[:5]) + (", ..." if len(rare) > 5 else "")
         findings.append(Finding(id="rare-classes", severity="warning", text=f"{len(rare)} classes have fewer than {FEW_PER_CLASS} rows: {names}", count=len(rare)))
-    spellings: dict[str, list[str]] = {}
+    spellings: dict[bytes, list[str]] = {}
     for name in notebook.classes:
         spellings.setdefault(normalised(name), []).append(name)
     twins = [names for plain, names in spellings.items() if plain and len(names) > 1]

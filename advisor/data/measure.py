@@ -277,13 +277,15 @@ def _measures(reading: _Reading, seq_len: int | None) -> dict[str, Any]:
     notebook, lengths = reading.notebook, reading.lengths
     measures: dict[str, Any] = {"rows_used": notebook.rows, "rows_unusable": reading.skipped.total}
     measures["scripts"] = [{"script": script, "rows": count} for script, count in notebook.scripts.most_common()]
-    if notebook.turns:
-        conversations = sum(notebook.turns.values())
+    turns = notebook.turns.copy()
+    turns[1] += notebook.single
+    conversations = sum(turns.values())
+    if conversations:
         measures["turns"] = {
             "conversations": conversations,
             "multi_turn": notebook.multi_turn,
-            "mean": round(sum(turns * count for turns, count in notebook.turns.items()) / conversations, 2),
-            "most": max(notebook.turns),
+            "mean": round(sum(answers * count for answers, count in turns.items()) / conversations, 2),
+            "most": max(answers for answers, count in turns.items() if count),
             "with_system_text": notebook.with_system,
             "with_tools": notebook.with_tools,
         }

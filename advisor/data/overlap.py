@@ -38,7 +38,7 @@ class Overlap:
     same: dict[int, int] = field(default_factory=dict)  # evaluation row -> training row
     same_request: dict[int, int] = field(default_factory=dict)
 
-    def look(self, example: Example, text: str) -> None:
+    def look(self, example: Example, text: bytes) -> None:
         """Notes whether a training row stands in the evaluation file. `text` is the row normalised."""
         at = self.whole.get(hash(text))
         if at is not None:

@@ -18,6 +18,9 @@ from advisor.errors import InputError
 CHUNK_CHARS = 1 << 20
 # A data set inside one object: {"data": [...]}.
 WRAPPERS = ("data", "rows", "train", "examples", "instances", "records", "items", "entries", "samples")
+LARGE_BYTES = 64 << 20  # a larger object around a list is read row by row, not at once
+# An object that begins with plain values and then such a list of objects.
+_WRAPPER = re.compile(r'\{(?:\s*"[^"\\]*"\s*:\s*(?:"(?:[^"\\]|\\.)*"|[-+.\deE]+|true|false|null)\s*,)*\s*"(' + "|".join(WRAPPERS) + r')"\s*:\s*\[(?=\s*\{(?!\s*"(?:role|from)"))')
 DOCUMENT_MARKS = ("<|endoftext|>", "<|end_of_text|>", "\f")
 LONG_LINE_CHARS = 1000  # lines this long that follow each other without blank lines are documents
 PIECE_CHARS = 16_000  # a text without document marks is handed on in pieces, cut at paragraph ends
@@ -197,7 +200,8 @@ def _value(file: DataFile, text: _Text, faults: Faults) -> Any:
         return value
 
 
-def _list_items(file: DataFile, text: _Text, faults: Faults) -> Iterator[tuple[int, Any]]:
+def _list_items(file: DataFile, text: _Text, faults: Faults, *, inside: bool = False) -> Iterator[tuple[int, Any]]:
+    """The items of the list at the window's position; `inside` an object, of which more may follow."""
     text.position += 1
     number = 0
     if text.skip_space() == "]":
@@ -216,7 +220,7 @@ def _list_items(file: DataFile, text: _Text, faults: Faults) -> Iterator[tuple[i
                 continue
             _note(file, text, faults, text.position, "a comma before the closing bracket", "remove that comma")
         elif following == "]":
-            if text.skip_space():
+            if not inside and text.skip_space():
                 _note(file, text, faults, text.position, "something follows the list", "one list a file, or one object a line in a .jsonl file")
         elif following:
             _note(file, text, faults, at, "a comma is missing between two rows")
@@ -232,6 +236,11 @@ def _note(file: DataFile, text: _Text, faults: Faults, position: int, what: str,
 
 def _objects(file: DataFile, text: _Text, faults: Faults) -> Iterator[tuple[int, Any]]:
     number = 0
+    if file.path.stat().st_size > LARGE_BYTES and (match := _WRAPPER.match(text.buffer, text.position)):
+        text.position = match.end() - 1
+        yield from _list_items(file, text, faults, inside=True)
+        _rest_of_wrapper(file, text, faults, match.group(1))
+        return
     while text.skip_space():
         value = _value(file, text, faults)
         if value is _BROKEN:
@@ -241,6 +250,31 @@ def _objects(file: DataFile, text: _Text, faults: Faults) -> Iterator[tuple[int,
             return
         number += 1
         yield number, value
+
+
+def _rest_of_wrapper(file: DataFile, text: _Text, faults: Faults, read: str) -> None:
+    """What follows the list inside its object: a second list of rows must not be lost unsaid."""
+    if faults.items:
+        return
+    while text.skip_space() == ",":
+        text.position += 1
+        text.skip_space()
+        key = _value(file, text, faults)
+        if key is _BROKEN:
+            return
+        if text.skip_space() != ":":
+            _note(file, text, faults, text.position, "a colon is missing")
+            return
+        text.position += 1
+        text.skip_space()
+        value = _value(file, text, faults)
+        if value is _BROKEN:
+            return
+        if key in WRAPPERS and isinstance(value, list) and value and isinstance(value[0], dict):
+            _note(file, text, faults, text.position, f"the file holds several lists: {read}, {key}", "save the one to train on as a file of its own")
+            return
+    if text.skip_space() != "}":
+        _note(file, text, faults, text.position, "the object never ends (cut off?)", "download or export it again")
 
 
 def _wrapped(file: DataFile, value: dict[str, Any], faults: Faults) -> list[Any]:
