@@ -88,7 +88,7 @@ NUMBERS = (
         "payment card numbers",
         False,
         (),
-        re.compile(r"(?<![\d.+-])(?:3[47]\d\d([ -]?)\d{6}\1\d{5}|(?:4\d|5[1-5]|2[2-7]|6[05]|35)\d\d([ -]?)\d{4}\2\d{4}\2\d{4})(?![\d.]|-\d)"),
+        re.compile(r"(?<![\d.+-])(?:3[47]\d\d([ -]?)\d{6}\1\d{5}|(?:4\d|5[1-5]|2[2-7]|6[05]|35)\d\d([ -]?)\d{4}\2\d{4}\2\d{4})(?!\.?\d|-\d)"),
         _luhn,
     ),
     Kind("iban", "bank accounts (IBAN)", False, (), re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b"), _iban),
@@ -106,8 +106,9 @@ NUMBERS = (
 
 @dataclass(slots=True)
 class Suspects:
-    """Rows that seem to hold something private, by kind."""
+    """Rows that seem to hold something private, by kind. Numbers (cards, accounts, telephones) only where asked: they cost most of the time."""
 
+    numbers: bool = True
     counts: dict[str, int] = field(default_factory=dict)
     rows: dict[str, list[int]] = field(default_factory=dict)
     shown: dict[str, str] = field(default_factory=dict)  # the first of each kind, masked
@@ -125,7 +126,7 @@ class Suspects:
                         if not kind.beside or any(mark in text for mark in kind.beside):
                             self._search(kind, text, row)
                         break
-        if _DIGITS.search(text):
+        if self.numbers and _DIGITS.search(text):
             for kind in NUMBERS:
                 self._search(kind, text, row)
 

@@ -19,7 +19,7 @@ _BLOCKS = (
 )  # fmt: skip
 _STARTS = [start for start, _ in _BLOCKS]
 _NAMES = [name for _, name in _BLOCKS]
-LOOKED_AT_CHARS = 120
+LOOKED_AT_CHARS = 60
 
 
 def script_of(text: str) -> str:

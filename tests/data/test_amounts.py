@@ -1,0 +1,50 @@
+"""How much data each objective wants."""
+
+from __future__ import annotations
+
+import pytest
+
+from advisor.data.amounts import amounts, compared, in_words, verdict
+from advisor.data.measure import OBJECTIVES as OBJECTIVE_KINDS
+from advisor.resources import rules_dir
+from advisor.types import OBJECTIVES, DataProfile, TokenStats
+from advisor.yamlio import read_yaml
+
+
+def test_every_objective_has_an_amount_with_a_source():
+    """No objective is left out, every source is known, and the numbers rise."""
+    assert set(amounts()) == {*OBJECTIVES, "classification"}
+    for amount in amounts().values():
+        assert 0 < amount.too_few <= amount.usual[0] < amount.usual[1]
+        assert amount.sources
+        assert all(source.title for source in amount.sources)
+
+
+def test_kinds_and_objectives_agree_with_the_rules():
+    """What a kind can train is what the objectives' own files say they train on."""
+    stated = {kind: set() for kind in OBJECTIVE_KINDS}
+    files = sorted((rules_dir() / "objectives").glob("*.yaml"))
+    assert len(files) == len(OBJECTIVES)
+    for path in files:
+        entry = read_yaml(path).data
+        for kind in entry["trains_on"]:
+            stated[kind].add(entry["id"])
+    assert {kind: set(objectives) for kind, objectives in OBJECTIVE_KINDS.items()} == stated
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"), [(10, "too_few"), (49, "too_few"), (50, "thin"), (499, "thin"), (500, "usual"), (10_000, "usual"), (10_001, "plenty"), (None, "unknown")]
+)
+def test_rows_are_judged_against_the_range(rows, expected):
+    """Below 50 examples is documented to fail, 500 to 10,000 is usual (rules/data/amounts.yaml)."""
+    assert verdict(rows, amounts()["sft"]) == expected
+
+
+def test_text_is_counted_in_tokens():
+    """Continued pre-training is measured in tokens, other objectives in rows."""
+    tokens = TokenStats(total=200_000_000, mean=1, p50=1, p90=1, p95=1, p99=1, longest=1, counted_by="words")
+    profile = DataProfile(path="a", kind="raw_text", format="text", mapping={}, rows=7, tokens=tokens, objectives=("cpt",))
+    row = compared(profile)[0]
+    assert (row["unit"], row["has"], row["verdict"]) == ("tokens", 200_000_000, "usual")
+    assert in_words(row) == "200M tokens: within the usual 125M to 10B"
+    assert row["sources"]

@@ -1,0 +1,79 @@
+"""Secrets and personal data: suspected, counted, masked."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from advisor.data import profile
+from advisor.data.private import Suspects
+
+# Made up for this test; the numbers have valid check digits (the card is Visa's test number, the IBAN the registry's example).
+SUSPICIOUS = [
+    ("email", "Write to anna.kovacs@firma.de please."),
+    ("phone", "Call +49 170 1234567 after nine."),
+    ("phone", "Call (212) 664-7665 after nine."),
+    ("card-number", "My card is 4111 1111 1111 1111."),
+    ("iban", "Pay to DE89 3704 0044 0532 0130 00 today."),
+    ("social-security-number", "SSN 123-45-6789"),
+    ("api-key", "key = sk-abc123DEF456ghi789jkl012"),
+    ("aws-key", "AKIAIOSFODNN7EXAMPLE"),
+    ("access-token", "token ghp_" + "a1B2" * 9),
+    ("access-token", "hf_" + "aB3dE" * 7),
+    ("access-token", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N"),
+    ("password", "password: hunter2!x"),
+    ("credentials-in-url", "postgres://bob:s3cretpw@db.host.io/x"),
+    ("private-key", "-----BEGIN RSA PRIVATE KEY-----\nMIIE"),
+]
+HARMLESS = [
+    "In 1999-2004 there were 1,000,000,000 of them, 3.14159265358979 times.",
+    "Order 1234 5678 9012 came on 2024-01-02 10:20:30.",
+    "card 4111 1111 1111 1112",  # wrong check digit
+    "DE89 3704 0044 0532 0130 01",
+    "ISBN 978-3-16-148410-0, doi 10.1038/s41586-020-2649-2, host 192.168.100.200",
+    "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20",
+    "@user said: hello @other",
+    "password: your_password, or password = get_password()",
+    "sk-this-is-only-a-long-slug-name",
+    "see https://a.b/c:d and git@github",
+]
+
+
+@pytest.mark.parametrize(("kind", "text"), SUSPICIOUS)
+def test_each_kind_is_suspected_and_never_shown(kind, text):
+    """A text of each kind is counted, and what is shown of it holds none of its middle."""
+    suspects = Suspects()
+    suspects.look(text, 7)
+    assert suspects.counts.get(kind) == 1
+    assert suspects.rows[kind] == [7]
+    shown = suspects.shown[kind]
+    assert "*" in shown or "…" in shown
+    secret = {"password": "hunter2!x", "private-key": "MIIE"}.get(kind) or max(text.split(), key=len)
+    assert secret not in shown
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_ordinary_numbers_and_names_are_not_suspected(text):
+    """Dates, counts, book numbers, wrong check digits and placeholders are left alone."""
+    suspects = Suspects()
+    suspects.look(text, 1)
+    assert suspects.counts == {}
+
+
+def test_findings_name_kind_count_and_rows(tmp_path):
+    """Secrets and personal data are warnings with their rows; the data itself is not in the profile."""
+    rows = [{"question": f"Question number {number}?", "answer": f"Answer number {number}."} for number in range(60)]
+    rows[4]["answer"] = "Use the key sk-abc123DEF456ghi789jkl012 for it."
+    rows[8]["answer"] = "Ask anna.kovacs@firma.de or bo@firma.de."
+    rows[9]["question"] = "Is anna.kovacs@firma.de right?"
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = profile(path)
+    found = {finding.id: finding for finding in result.findings}
+    assert (found["secret-api-key"].severity, found["secret-api-key"].count, found["secret-api-key"].rows) == ("warning", 1, (5,))
+    assert (found["personal-data-email"].count, found["personal-data-email"].rows) == (2, (9, 10))
+    text = " ".join(finding.text for finding in result.findings)
+    assert "sk-abc123" not in text
+    assert "anna.kovacs" not in text
+    assert "sk-a****" in text
