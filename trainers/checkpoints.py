@@ -170,8 +170,9 @@ def save_weights(model: Any, folder: Path, *, state_dict: Any = None) -> None:
     from peft import PeftModel
 
     folder.mkdir(parents=True, exist_ok=True)
-    # "auto" would ask the hub for the base model's config at every save; no embedding is resized here.
-    extra = {"save_embedding_layers": False} if isinstance(model, PeftModel) else {}
+    # "auto" would ask the hub for the base model's config at every save; no embedding is resized here. A frozen copy of the
+    # adapter, which preference training compares with, is no part of the result.
+    extra = {"save_embedding_layers": False, "selected_adapters": ["default"]} if isinstance(model, PeftModel) else {}
     model.save_pretrained(str(folder), state_dict=state_dict, **extra)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's form with blanks
 
@@ -183,7 +184,8 @@ def save_result(model: Any, tokenizer: Any, folder: Path) -> None:
     try:
         save_weights(model, unfinished)
         tokenizer.save_pretrained(str(unfinished))
-        model.generation_config.save_pretrained(str(unfinished))
+        if getattr(model, "generation_config", None) is not None:  # a model that scores does not write
+            model.generation_config.save_pretrained(str(unfinished))
         for path in sorted(unfinished.iterdir()):
             os.replace(path, folder / path.name)
         unfinished.rmdir()

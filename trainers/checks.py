@@ -59,6 +59,17 @@ class Probe:
         """Log-probabilities at the row's last tokens, or the head's scores; float32 on the host."""
         return log_probs(model, self.row, self.pad_id) if self.head == "CausalLM" else scores(model, self.row)
 
+    @property
+    def what(self) -> str:
+        """What the answers are, in words."""
+        return "log-probabilities" if self.head == "CausalLM" else "scores"
+
+    def difference(self, one: Any, other: Any) -> float:
+        """How far two answers differ; of scores, as a share of those above 1."""
+        if self.head == "CausalLM":
+            return difference(one, other)
+        return float(((one - other).abs() / one.abs().clamp(min=1)).max())
+
 
 def scores(model: Any, row: Any) -> Any:
     """What a classification or reward head says of a row: a tensor of its outputs, float32 on the host."""
@@ -102,8 +113,8 @@ def check_saved(job: Job, model: Any, folder: Path, probe: Probe, before: Any) -
     how, loaded = _loaded(job, model, folder, probe) if adapter else _loaded_whole(job, model, folder, probe)
     checks = []
     if loaded is not None:
-        gap = difference(trained, loaded)
-        checks.append(Check("saved-model-is-the-trained-one", gap <= limit, f"{how}: log-probabilities differ by at most {gap:.2g} (limit {limit:g})"))
+        gap = probe.difference(trained, loaded)
+        checks.append(Check("saved-model-is-the-trained-one", gap <= limit, f"{how}: {probe.what} differ by at most {gap:.2g} (limit {limit:g})"))
     else:
         same = _same_tensors(model, folder)
         checks.append(Check("saved-model-is-the-trained-one", same, f"{how}: every saved tensor {'is' if same else 'is not'} the one in memory"))
@@ -115,9 +126,9 @@ def check_saved(job: Job, model: Any, folder: Path, probe: Probe, before: Any) -
     else:
         base = before
     # A module may differ from its base without any training: a prefix that starts from a real prompt does.
-    change = min(difference(loaded if loaded is not None else trained, other) for other in (base, before))
+    change = min(probe.difference(loaded if loaded is not None else trained, other) for other in (base, before))
     what = "the saved adapter" if adapter else "training"
-    effect = Check("changes-the-base-model", change > CHANGED, f"{what} changes the log-probabilities of a training row by up to {change:.2g}")
+    effect = Check("changes-the-base-model", change > CHANGED, f"{what} changes the {probe.what} of a training row by up to {change:.2g}")
     if not effect.ok and job.max_steps is None:
         raise TrainingFailed(
             f"{what} has no effect: the answers are those of the model it started from", hint="raise the learning_rate, or train more steps (a single step falls into the warm-up)"

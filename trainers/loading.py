@@ -73,20 +73,26 @@ def quantization_config(job: Job) -> Any | None:
     return None
 
 
-def load_base(job: Job, device: Any, source: str | None = None) -> Any:
-    """The model that a stage or a check starts from, in the stage's dtype, on the device."""
+def load_base(job: Job, device: Any, source: str | None = None, *, head: str = "CausalLM", **extra: Any) -> Any:
+    """The model that a stage or a check starts from, in the stage's dtype, on the device.
+
+    Args:
+        head: CausalLM or SequenceClassification, as in transformers' AutoModelFor...
+        extra: For `from_pretrained`, beside what the stage says.
+    """
     import torch
-    from transformers import AutoModelForCausalLM
+    import transformers
 
     source = source or job.base_model
     quantized = quantization_config(job)
     options: dict[str, Any] = {"dtype": getattr(torch, job.stage.weights_dtype), "attn_implementation": job.stage.attention, "trust_remote_code": job.plan.trust_remote_code}
+    options |= extra
     if source == job.base_model and job.plan.revision:
         options["revision"] = job.plan.revision
     if quantized is not None:
         options |= {"quantization_config": quantized, "device_map": {"": device}}
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, **options)
+        model = getattr(transformers, f"AutoModelFor{head}").from_pretrained(source, **options)
     except ImportError as error:
         raise InputError(f"the model cannot be loaded: {str(error).splitlines()[0]}") from None
     if quantized is None:

@@ -40,6 +40,11 @@ class Pair:
         return len(self.prompt_ids) + max(len(self.chosen_ids), len(self.rejected_ids))
 
     @property
+    def input_ids(self) -> Sequence[int]:
+        """The prompt with the better answer: one text, where one is wanted."""
+        return [*self.prompt_ids, *self.chosen_ids]
+
+    @property
     def learned(self) -> int:
         return len(self.chosen_ids) + len(self.rejected_ids)
 
@@ -60,6 +65,10 @@ class Feedback:
     @property
     def tokens(self) -> int:
         return len(self.prompt_ids) + len(self.completion_ids)
+
+    @property
+    def input_ids(self) -> Sequence[int]:
+        return [*self.prompt_ids, *self.completion_ids]
 
     @property
     def learned(self) -> int:

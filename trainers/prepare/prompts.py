@@ -37,6 +37,10 @@ class Prompt:
         return len(self.prompt_ids)
 
     @property
+    def input_ids(self) -> Sequence[int]:
+        return self.prompt_ids
+
+    @property
     def learned(self) -> int:
         return 0
 

@@ -40,6 +40,11 @@ class Update(Protocol):
         ...
 
 
+def task_type(model: Any) -> str:
+    """PEFT's name for what the model does, by its class: a head that scores or sorts is saved with the module."""
+    return "SEQ_CLS" if "ForSequenceClassification" in type(model).__name__ else "CAUSAL_LM"
+
+
 def update_named(name: str) -> Update:
     """The module of an update scheme. Raises InputError where there is none."""
     known = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "__init__")

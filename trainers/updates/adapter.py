@@ -9,6 +9,7 @@ from advisor.errors import Fault, InputError
 from advisor.peft_adapter import CANNOT_BE_MERGED, CANNOT_BE_SERVED, BottleneckConfig, UnsupportedModel, find_places
 from advisor.plan.model import Stage
 from trainers.prepare import Row
+from trainers.updates import task_type
 
 OWNED: Mapping[str, str] = {
     "bottleneck": "bottleneck",
@@ -42,7 +43,7 @@ def faults(stage: Stage) -> list[Fault]:
 
 def peft_config(stage: Stage, options: Mapping[str, Any], model: Any) -> Any:
     """The BottleneckConfig of the stage. Raises InputError where the model has no place for it."""
-    config = BottleneckConfig(bottleneck=options["bottleneck"], placement=options["placement"], dropout=options["dropout"], task_type="CAUSAL_LM", **stage.peft)
+    config = BottleneckConfig(bottleneck=options["bottleneck"], placement=options["placement"], dropout=options["dropout"], task_type=task_type(model), **stage.peft)
     try:
         find_places(model, config.placement, config.layers)
     except UnsupportedModel as error:

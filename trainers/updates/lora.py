@@ -9,6 +9,7 @@ from typing import Any
 from advisor.errors import Fault, InputError
 from advisor.plan.model import Stage
 from trainers.prepare import Row
+from trainers.updates import task_type
 
 OWNED: Mapping[str, str] = {
     "r": "rank",
@@ -65,7 +66,7 @@ def peft_config(stage: Stage, options: Mapping[str, Any], model: Any) -> Any:
         lora_dropout=options["dropout"],
         target_modules=targets,
         use_rslora=options["rslora"],
-        task_type="CAUSAL_LM",
+        task_type=task_type(model),
         **{**stage.peft, **extra},
     )
     _check_rank(options["rank"], config, model, stage)

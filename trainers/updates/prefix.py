@@ -13,6 +13,7 @@ import advisor.peft_adapter  # noqa: F401  (lets prefixes take part in generatio
 from advisor.errors import Fault, InputError
 from advisor.plan.model import Stage
 from trainers.prepare import Row
+from trainers.updates import task_type
 
 OWNED: Mapping[str, str] = {
     "num_virtual_tokens": "prefix_tokens",
@@ -81,7 +82,7 @@ def peft_config(stage: Stage, options: Mapping[str, Any], model: Any) -> Any:
         )
     _, heads, _, width = next(iter(shapes))
     return PrefixTuningConfig(
-        num_virtual_tokens=length, num_layers=len(_cache(model, [0])), num_attention_heads=heads, token_dim=heads * width, task_type="CAUSAL_LM", **stage.peft
+        num_virtual_tokens=length, num_layers=len(_cache(model, [0])), num_attention_heads=heads, token_dim=heads * width, task_type=task_type(model), **stage.peft
     )
 
 
