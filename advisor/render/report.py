@@ -70,8 +70,11 @@ def model_card(record: Mapping[str, Any], stage: Mapping[str, Any]) -> str:
         lines += ["", f"Loss on {found.get('rows') or 0:,} held-out rows: {before:.3f} before, {after:.3f} after."]
     if stage["update"] == "adapter":
         lines += ["", "A bottleneck adapter: `import advisor.peft_adapter` before loading it. It cannot be merged, and vLLM and Ollama cannot load it."]
+    if stage["update"] == "prefix":
+        why = "PEFT 0.21 otherwise writes without the prefix under transformers from 5.24 on"
+        lines += ["", f"A prefix: `import advisor.peft_adapter` before it answers ({why}). It cannot be merged, and vLLM and Ollama cannot load it."]
     loader = "from peft import AutoPeftModelForCausalLM as Loader" if module else "from transformers import AutoModelForCausalLM as Loader"
-    first = "import advisor.peft_adapter\n" if stage["update"] == "adapter" else ""
+    first = "import advisor.peft_adapter\n" if stage["update"] in ("adapter", "prefix") else ""
     lines += ["", "```python", f"{first}{loader}", 'model = Loader.from_pretrained("THIS_FOLDER")', "```"]
     settings = {key: resolved.get(key) for key in ("seq_len", "weights_dtype", "trainable_parameters") if resolved.get(key) is not None}
     wanted = ("learning_rate", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "optim")
@@ -173,12 +176,14 @@ def _use(record: Mapping[str, Any], folder: Path) -> list[str]:
     parts = []
     for task, stage in last.items():
         result = os.path.relpath(folder / str(stage.get("folder", "")), Path.cwd()) if folder.is_relative_to(Path.cwd()) else str(folder / str(stage.get("folder", "")))
-        lines = [("Talk to it", f"advise chat {os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else folder}"), ("Ask it from Python", ask_command(result))]
+        talk = f"advise chat {os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else folder}"
+        lines = [("Talk to it", talk), ("Ask it from Python", ask_command(result, str(stage["update"])))]
         if stage["update"] == "lora":
             lines.append(("Serve it with vLLM", serve_command(record, stage, result)))
             lines.append(("Merge it into its base", f"advise export {folder} --to merged"))
-        if stage["update"] == "adapter":
-            lines.append(("Note", "a bottleneck adapter cannot be merged, and vLLM and Ollama cannot load it; in Python: import advisor.peft_adapter first"))
+        if stage["update"] in ("adapter", "prefix"):
+            what = "a bottleneck adapter" if stage["update"] == "adapter" else "a prefix"
+            lines.append(("Note", f"{what} cannot be merged, and vLLM and Ollama cannot load it; in Python: import advisor.peft_adapter first"))
         lines.append(("Upload it to the hub", f"hf upload YOUR_NAME/{record.get('name')} {result}"))
         heading = f"<h3>{text(str(task))}</h3>" if task else ""
         parts.append(heading + "".join(f"<p>{text(name)}</p><pre>{text(line)}</pre>" for name, line in lines))

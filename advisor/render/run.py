@@ -120,15 +120,19 @@ def _next_lines(record: Mapping[str, Any], folder: Path) -> list[str]:
     result = shown(folder / str(stage.get("folder", "")))
     name = str(stage["name"])
     plan_stage = name.removesuffix(f"-{stage['task']}") if stage.get("task") else name
-    lines = ["Ask it (put your own question in):", f"  {ask_command(result)}"]
+    lines = ["Ask it (put your own question in):", f"  {ask_command(result, str(stage['update']))}"]
     if stage["update"] == "lora":
         lines += ["Serve it with vLLM:", f"  {serve_command(record, stage, result)}"]
     return [*lines, "Train it longer, as a run of its own:", f"  advise run {plan} --set stages.{plan_stage}.epochs=5"]
 
 
-def ask_command(result: str) -> str:
+def ask_command(result: str, update: str = "lora") -> str:
     """One line that loads the result with transformers (and PEFT) and lets it answer."""
-    code = f'from transformers import pipeline; print(pipeline("text-generation", {_quoted(result)})([{{"role": "user", "content": "Hello"}}])[0]["generated_text"][-1]["content"])'
+    load, model = "from transformers import pipeline", _quoted(result)
+    if update in ("adapter", "prefix"):  # transformers itself loads neither
+        load = f"import advisor.peft_adapter; from peft import AutoPeftModelForCausalLM as M; from transformers import AutoTokenizer as T, pipeline; f = {model}"
+        model = "M.from_pretrained(f), tokenizer=T.from_pretrained(f)"
+    code = f'{load}; print(pipeline("text-generation", {model})([{{"role": "user", "content": "Hello"}}])[0]["generated_text"][-1]["content"])'
     # Outside an activated environment `python` is another one, without the packages.
     interpreter = "python" if shutil.which("python") == sys.executable else sys.executable
     return f"{shlex.quote(interpreter)} -c {shlex.quote(code)}"
