@@ -412,6 +412,7 @@ def probe(as_json: bool) -> None:
 @click.option("--model", metavar="NAME|FOLDER", help="Count tokens with this model's tokenizer and try its chat template, where its folder is at hand.")
 @click.option("--seq-len", type=click.IntRange(min=8), metavar="N", help="Say which rows are longer than N tokens.")
 @click.option("--full", is_flag=True, help="With --model: count the tokens of every row, not of a sample.")
+@click.option("--show-row", type=int, metavar="N", help="Show row N as the trainers see it: with --model in its chat template, and what of it is learned.")
 @click.option("--fix", "fix_to", metavar="OUT", help="Write a cleaned copy, and OUT.changes.jsonl with every change.")
 @click.option("--force", is_flag=True, help="Let --fix replace a file that is there already.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
@@ -425,6 +426,7 @@ def check(
     model: str | None,
     seq_len: int | None,
     full: bool,
+    show_row: int | None,
     fix_to: str | None,
     force: bool,
     as_json: bool,
@@ -434,6 +436,13 @@ def check(
 
     stated, _ = answers_from_flags({"data_mapping": mapping}, load_facts())
     columns = stated.value("data_mapping")
+    if show_row is not None:
+        from advisor.launch.show_row import shown_row
+        from advisor.render.row import print_row, row_json
+
+        shown = shown_row(data, row=show_row, model=model, mapping=columns)
+        print_json(row_json(shown)) if as_json else print_row(shown, console())
+        return
     if fix_to is not None:
         from advisor.data.fix import fixed_copy
         from advisor.render.fixed import fixed_json, print_fixed
