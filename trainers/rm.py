@@ -1,0 +1,211 @@
+"""Reward model from pairs of a better and a worse answer, under any update scheme: a base with a head that gives one score.
+
+The loss is that of Bradley and Terry's model of paired comparisons, as in InstructGPT (arXiv:2203.02155, section 3.4). The result is a
+sequence classifier with one label: AutoPeftModelForSequenceClassification or AutoModelForSequenceClassification loads it with
+`num_labels=1`.
+
+Run: python -P -m trainers.rm PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run] [--max-steps N] [--no-judge]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from advisor.errors import Fault, InputError
+from trainers import settings, stage
+from trainers.checks import Probe, probe_row
+from trainers.job import Job, run_trainer
+from trainers.judging_scores import ScoreJudge, pair_scores
+from trainers.prepare import Prepared
+from trainers.prepare.preference import PAIRS, Pair, reward_columns
+from trainers.stage import Objective
+from trainers.updates import update_named
+
+HEAD = "SequenceClassification"
+HEAD_NAMES = ("score", "classifier")
+
+
+class RewardModel(Objective):
+    """Learns to score the better answer of each pair higher."""
+
+    names = ("rm",)
+    kind = PAIRS
+    writes = False
+    logged = ("accuracy", "margin", "mean_reward")
+
+    def config_class(self) -> type:
+        from trl import RewardConfig
+
+        return RewardConfig
+
+    def faults(self, job: Job) -> list[Fault]:
+        if job.stage.update != "prefix":
+            return []
+        what = f"stage {job.stage.name}: PEFT 0.21 cannot train a prefix under a score head: it looks for the cache under a name that transformers 5.24 gave up"
+        return [Fault(what=what, allowed="update: lora, adapter or full for a reward model")]
+
+    def rows(self, job: Job, tokenizer: Any) -> Prepared[Pair]:
+        data: Prepared[Pair] = super().rows(job, tokenizer)
+        other = other_form(job)
+        return replace(data, notes=(*data.notes, other)) if other else data
+
+    def load(self, job: Job, device: Any, update: Any, tokenizer: Any, data: Prepared[Pair]) -> Any:
+        return load_scorer(job, device, update, tokenizer, data)
+
+    def trainer(self, job: Job, model: Any, tokenizer: Any, device: Any, peft_config: Any, sequences: Sequence[Sequence[Pair]], arguments: Mapping[str, Any]) -> Any:
+        from datasets import Dataset
+        from trl import RewardTrainer
+
+        from trainers.trl_trainer import ours
+
+        return ours(RewardTrainer)(
+            model=model,
+            args=settings.built(self.config_class(), {**arguments, "max_length": None}, job),
+            train_dataset=Dataset.from_dict(reward_columns([row for (row,) in sequences])),
+            processing_class=tokenizer,
+            peft_config=peft_config,
+            dropout=job.options.get("dropout", 0.0),
+        )
+
+    def probe(self, job: Job, data: Prepared[Pair], tokenizer: Any) -> Probe:
+        return Probe(row=SimpleNamespace(input_ids=probe_row(data.train).input_ids), pad_id=tokenizer.pad_token_id, head=HEAD)
+
+    def judge(self, job: Job, trainer: Any, data: Prepared[Pair], mark: str) -> ScoreJudge:
+        return ScoreJudge(job, trainer, data, mark, scored_before=goes_on_from(job) == "SEQ_CLS")
+
+    def evaluation_loss(self, trainer: Any, rows: Sequence[Pair]) -> float | None:
+        from torch.nn.functional import logsigmoid
+
+        scores = pair_scores(trainer, rows)
+        return float(-logsigmoid(scores[:, 0] - scores[:, 1]).mean())
+
+
+# --------------------------------------------------------------------------- where it starts
+
+
+def adapter_config(job: Job) -> dict[str, Any] | None:
+    """The config of the module that this stage starts from, or None where it starts from whole weights."""
+    path = job.start / "adapter_config.json" if job.start is not None else None
+    if path is None or not path.is_file():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return found
+
+
+def goes_on_from(job: Job) -> str | None:
+    """SEQ_CLS where the stage goes on from a reward model, CAUSAL_LM from a model that writes, None from the plan's model."""
+    if job.start is None:
+        return None
+    config = adapter_config(job)
+    if config is not None:
+        return str(config.get("task_type"))
+    names = json.loads((job.start / "config.json").read_text("utf-8")).get("architectures") or [""]
+    return "SEQ_CLS" if "ForSequenceClassification" in names[0] else "CAUSAL_LM"
+
+
+def other_form(job: Job) -> str | None:
+    """Why the score module cannot start as the module of the stage before, in words; None where it does, or where there is none.
+
+    A reward model is a module of its own: PPO trains the policy's module on, and only reads this one.
+    """
+    config = adapter_config(job)
+    if config is None or job.stage.update == "full":
+        return None
+    update = update_named(job.stage.update)
+    wanted = update.config_class()
+    kind = getattr(wanted, "__dataclass_fields__", {}) and wanted().peft_type  # type: ignore[misc]
+    name = job.entry.starts_from or str(job.start)
+    if str(getattr(kind, "value", kind)) != config.get("peft_type"):
+        return f"the scores' module starts from the base: that of {name} is a {config.get('peft_type')} module, this one is {job.stage.update}"
+    for field, key in update.OWNED.items():
+        value = job.options.get(key)
+        if key in job.options and key != "target_modules" and value is not None and config.get(field) != value:
+            return f"the scores' module starts from the base: {key} is {config.get(field)} in the module of {name} and {value} here"
+    return None
+
+
+def load_scorer(job: Job, device: Any, update: Any, tokenizer: Any, data: Prepared[Pair]) -> Any:
+    """The model with a score head: new on the base or on the stage before, or a reward model's own where it goes on from one."""
+    from transformers import set_seed
+
+    from trainers.loading import load_base
+
+    config = adapter_config(job)
+    source = base_source(job, config)
+    set_seed(job.stage.seed)  # the head starts from random numbers
+    model = load_base(job, device, source, head=HEAD, num_labels=1)
+    choose_padding(model, tokenizer, data)
+    if config is None or other_form(job):
+        return model
+    return with_module(job, model, config)
+
+
+def base_source(job: Job, config: Mapping[str, Any] | None) -> str | None:
+    """What the base is loaded from: the base of the module it goes on from, a whole model, or (None) the plan's model."""
+    if config is None:
+        return str(job.start) if job.start is not None else None
+    name = config.get("base_model_name_or_path")
+    return name if name and Path(name).is_dir() else None
+
+
+def with_module(job: Job, model: Any, config: Mapping[str, Any]) -> Any:
+    """The scorer going on from the module in the start folder, whose language head, if it had one, is left behind."""
+    from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    if config.get("peft_type") == "BOTTLENECK":
+        import advisor.peft_adapter  # noqa: F401  (registers the method with PEFT)
+    start = job.start
+    assert start is not None
+    made = PeftConfig.from_pretrained(str(start))
+    made.task_type, made.inference_mode = "SEQ_CLS", False
+    made.modules_to_save = [name for name in getattr(made, "modules_to_save", None) or [] if name != "lm_head" and name not in HEAD_NAMES] or None
+    wrapped = get_peft_model(model, made)
+    weights = {name: tensor for name, tensor in load_file(start / "adapter_model.safetensors").items() if "lm_head" not in name}
+    found = set_peft_model_state_dict(wrapped, weights)
+    if found.unexpected_keys:
+        raise InputError(f"stage {job.stage.name}: the module in {start} belongs to another model: {found.unexpected_keys[0]} has no place in it")
+    if job.stage.update != "full":
+        return wrapped
+    merged = wrapped.merge_and_unload()
+    for parameter in merged.parameters():
+        parameter.requires_grad_(True)
+    return merged
+
+
+def choose_padding(model: Any, tokenizer: Any, data: Prepared[Pair]) -> None:
+    """Let model and tokenizer agree on a padding token that plain loading of the result reads the same way.
+
+    transformers reads the score at the last token that is not padding. Where the base's config names none, a single text is read at its
+    very last token, so padding must be a token that no row ends with: the end token would move the place by one.
+    """
+    config = model.config.get_text_config()
+    if config.pad_token_id is not None and config.pad_token_id >= 0:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)
+        return
+    used = {token for row in (*data.train, *data.holdout) for ids in (row.prompt_ids, row.chosen_ids, row.rejected_ids) for token in ids}
+    spare = next((token for token in sorted(tokenizer.get_added_vocab().values(), reverse=True) if token not in used), None)
+    if spare is None:
+        spare = next(token for token in sorted(tokenizer.get_vocab().values()) if token not in used)
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(spare)
+    config.pad_token_id = spare
+
+
+def train(job: Job) -> None:
+    """Train the stage, or measure two steps of it, and write what came of it into its folder."""
+    stage.train(job, RewardModel())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code."""
+    return run_trainer(train, argv, objectives=RewardModel.names, prog="trainers.rm")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
