@@ -111,7 +111,15 @@ def test_6_the_end_token_is_learned_even_where_it_pads(make):
     data = read_prepared(job, tokenizer)
     device = torch.device("cpu")
     trainer = module.stage.build_trainer(
-        module.Supervised(), load_model(job, device, update_named("lora")), tokenizer, device, update_named("lora"), job, [(row,) for row in data.train], steps=1, callback=_Silent()
+        module.Supervised(),
+        load_model(job, device, update_named("lora")),
+        tokenizer,
+        device,
+        update_named("lora"),
+        job,
+        [(row,) for row in data.train],
+        steps=1,
+        callback=_Silent(),
     )
     batch = next(iter(trainer.get_train_dataloader()))
     for ids, labels, seen in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), batch["attention_mask"].tolist(), strict=True):

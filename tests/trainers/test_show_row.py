@@ -91,3 +91,17 @@ def test_control_characters_of_a_row_do_not_reach_the_terminal(tmp_path):
     text = printed(shown_row(path, row=1))
     assert "\x1b" not in text
     assert "\\x1b[2J" in text
+
+
+def test_the_check_command_has_the_option(data, tiny_model):
+    """`advise check DATA --show-row N --model M` prints the row, and one JSON document with --json."""
+    from click.testing import CliRunner
+
+    from advisor.cli import advise
+
+    done = CliRunner().invoke(advise, ["check", str(data), "--show-row", "1", "--model", str(tiny_model)])
+    assert done.exit_code == 0
+    assert "[[Here [bold].<|im_end|>]]" in done.output
+    document = json.loads(CliRunner().invoke(advise, ["check", str(data), "--show-row", "1", "--json"]).output)
+    assert document["schema_version"] == 1
+    assert [stretch["learned"] for stretch in document["parts"][0]["stretches"]] == [False, True, False]
