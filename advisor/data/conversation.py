@@ -103,7 +103,7 @@ def turn_keys(turn: Any) -> tuple[str, str] | None:
 
 def read_turn(turn: Any) -> Message | str:
     """One turn as a message, or the reason why not."""
-    if len(turn) == 2 and isinstance(turn, dict):  # nearly every turn there is
+    if isinstance(turn, dict) and len(turn) == 2:  # nearly every turn there is
         plain, said = turn.get("role"), turn.get("content")
         if isinstance(plain, str) and isinstance(said, str) and plain in CHAT_ROLES:
             return Message(plain, said)

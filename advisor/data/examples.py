@@ -331,7 +331,7 @@ def _answer(cell: Any, *, calls: bool = False) -> tuple[Message, ...] | str:
             return (Message("assistant", "", 1.0, {"tool_calls": called}),)
     text = cell if isinstance(cell, str) else text_cell(cell)
     if text is None:
-        return NO_ANSWER if cell is None or cell == [] else NOT_TEXT
+        return NO_ANSWER if cell is None or cell == [] or cell != cell else NOT_TEXT  # NaN differs from itself
     return (Message("assistant", text),) if text.strip() else NO_ANSWER
 
 

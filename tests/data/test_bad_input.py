@@ -313,3 +313,98 @@ def test_reading_changes_nothing(tmp_path):
     recognise(path)
     assert (path.stat().st_mtime_ns, content_digest(path)) == before
     assert os.listdir(tmp_path) == ["a.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "rows"),
+    [
+        ("a.jsonl", b'\xef\xbb\xbf{"question": "Q", "answer": "A"}\r\n{"question": "R", "answer": "B"}\r\n', 2),
+        ("a.json", b'\xef\xbb\xbf[{"question": "Q", "answer": "A"}]\r\n', 1),
+        ("a.csv", b"\xef\xbb\xbfquestion,answer\r\nQ,A\r\nR,B\r\n", 2),
+        ("a.tsv", b"question\tanswer\r\nQ\tA\r\n", 1),
+    ],
+)
+def test_byte_order_marks_and_windows_line_ends_are_no_fault(tmp_path, name, content, rows):
+    """What Windows writes is read as it is meant: no mark in the first column's name, no carriage return in the answer."""
+    path = write(tmp_path, name, content)
+    read = [row for _, row in read_rows(path)]
+    assert len(read) == rows
+    assert read[0] == {"question": "Q", "answer": "A"}
+
+
+def test_rows_of_mixed_types_are_counted_by_their_reason(tmp_path):
+    """Numbers, lists, texts, nulls and empty objects among good rows: each is counted, none ends in a traceback."""
+    good = [{"question": f"Q{index}", "answer": f"A{index}"} for index in range(100)]
+    odd = [5, None, True, [1, 2], {}, {"question": None, "answer": "A"}, {"question": "Q", "answer": {"a": {"b": None}}}, {"question": ["a", "b"], "answer": 3}]
+    path = write(tmp_path, "a.jsonl", "".join(json.dumps(row) + "\n" for row in [*good, *odd]))
+    result = profile(path, strict=False)
+    left_out = sum(
+        finding.count for finding in result.findings if finding.id in ("row-is-no-object", "empty-row", "row-without-question", "row-without-answer", "content-not-text")
+    )
+    assert (result.rows, left_out, result.measures["rows_used"]) == (108, 7, 101)
+
+
+def test_nested_nulls_are_counted_not_raised(tmp_path):
+    """Null turns, null contents and null lists, as Parquet exports write them."""
+    user, bot = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
+    rows = [{"messages": [user, bot]}] * 3 + [
+        {"messages": None}, {"messages": [None]}, {"messages": [user, None]}, {"messages": [user, {"role": "assistant", "content": None}]},
+        {"messages": [user, {"role": None, "content": None}]}, {"messages": [{"role": "user", "content": [None]}, bot]},
+    ]  # fmt: skip
+    path = write(tmp_path, "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    result = profile(path, strict=False)
+    assert (result.rows, result.measures["rows_used"], result.measures["rows_unusable"]) == (9, 3, 6)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.txt"])
+def test_a_hundred_megabytes_in_one_row_are_read(tmp_path, name):
+    """A row of a hundred megabytes takes seconds, not minutes, and is a warning."""
+    import time
+
+    text = "word " * 20_000_000
+    content = {
+        "a.jsonl": f'{{"question": "Q", "answer": "{text}"}}\n', "a.json": f'[{{"question": "Q", "answer": "{text}"}}]', "a.csv": f'question,answer\nQ,"{text}"\n', "a.txt": text,
+    }[name]  # fmt: skip
+    path = write(tmp_path, name, content)
+    started = time.process_time()
+    result = profile(path, strict=False)
+    assert time.process_time() - started < 30  # measured at 1 to 3 s
+    assert result.rows == 1
+    assert result.tokens is not None
+    assert result.tokens.longest >= 25_000_000
+    assert name == "a.txt" or any(finding.id == "very-long-rows" for finding in result.findings)
+
+
+def test_hundreds_of_different_columns_are_answered_at_once(tmp_path):
+    """A file whose rows all have other columns is refused without comparing sixty thousand names."""
+    import time
+
+    path = write(tmp_path, "a.jsonl", "".join(json.dumps({f"c{row}_{column}": "x" for column in range(200)}) + "\n" for row in range(300)))
+    started = time.process_time()
+    with pytest.raises(InputError, match="no known columns"):
+        recognise(path)
+    assert time.process_time() - started < 3  # measured at 0.4 s, at 5 s with every name compared
+
+
+def test_line_ends_of_an_old_mac_are_placed(tmp_path):
+    """A file with carriage returns alone is one line with several rows in it."""
+    assert ":1:" in error_of(write(tmp_path, "a.jsonl", b'{"question": "Q", "answer": "A"}\r{"question": "R", "answer": "B"}\r'))
+
+
+def test_a_large_wrapped_list_is_read_row_by_row(tmp_path, monkeypatch):
+    """{"data": [...]} of any size gives the same rows and the same faults, without being held at once."""
+    rows = [{"question": f"Q{index}", "answer": f"A{index}"} for index in range(50)]
+    path = write(tmp_path, "a.json", json.dumps({"version": "1.0", "data": rows, "info": {"made": [1]}}))
+    small = list(read_rows(path))
+    monkeypatch.setattr("advisor.data.read.LARGE_BYTES", 10)
+    assert list(read_rows(path)) == small
+    assert "several lists: data, train" in error_of(write(tmp_path, "b.json", json.dumps({"data": rows, "train": rows})))
+    assert "cut off" in error_of(write(tmp_path, "c.json", json.dumps({"data": rows})[:-1]))
+    assert "invalid JSON" in error_of(write(tmp_path, "d.json", json.dumps({"data": rows})[:-30]))
+
+
+def test_a_fifo_as_evaluation_file_is_refused_too(tmp_path):
+    """Files named by options are looked at before they are opened."""
+    os.mkfifo(tmp_path / "b.jsonl")
+    with pytest.raises(InputError, match="FIFO"):
+        profile(write(tmp_path, "a.jsonl", GOOD), evaluation=tmp_path / "b.jsonl")

@@ -254,3 +254,63 @@ def test_profiling_is_fast_and_imports_nothing_heavy(tmp_path):
     profile(path)
     # Measured at 0.04 s; ten times that would spoil the start of the command.
     assert time.process_time() - started < 0.4
+
+
+def labelled(counts: dict[str, int]) -> list[dict[str, Any]]:
+    return [{"text": f"Message number {number} about {label}", "label": label} for label, count in counts.items() for number in range(count)]
+
+
+def test_classes_are_counted_and_their_balance_judged(tmp_path):
+    """Classes with their rows; a class of few rows and one twenty times another are said."""
+    result = profile(jsonl(tmp_path, labelled({"a": 100, "b": 50, "c": 5})))
+    assert result.measures["classes"] == [{"label": "a", "rows": 100}, {"label": "b", "rows": 50}, {"label": "c", "rows": 5}]
+    assert found(result)["unbalanced-classes"] == ("note", 100)
+    assert found(result)["rare-classes"] == ("warning", 1)
+    assert result.objectives == ("sft", "classification")
+    assert not {"unbalanced-classes", "rare-classes"} & set(found(profile(jsonl(tmp_path, labelled({"a": 40, "b": 30})))))
+
+
+def test_labels_that_differ_in_spelling_are_a_warning(tmp_path):
+    """'Spam' and 'spam ' would be two classes."""
+    assert found(profile(jsonl(tmp_path, labelled({"Spam": 30, "spam!": 20, "ham": 30}))))["labels-spelt-alike"] == ("warning", 1)
+
+
+def test_one_class_blocks_classification_too(tmp_path):
+    """A single class teaches nothing, whichever way it is trained."""
+    assert profile(jsonl(tmp_path, labelled({"a": 60})), strict=False, mapping={"text": "text", "label": "label"}).objectives == ()
+
+
+def test_turns_are_counted(tmp_path):
+    """Conversations with several answers, their mean and the longest."""
+    one = [USER, BOT]
+    rows = [{"messages": one}, {"messages": one * 3}, {"messages": [{"role": "system", "content": "Be kind."}, *one, *one]}]
+    assert profile(jsonl(tmp_path, rows), strict=False).measures["turns"] == {
+        "conversations": 3, "multi_turn": 2, "mean": 2.0, "most": 3, "with_system_text": 1, "with_tools": 0,
+    }  # fmt: skip
+
+
+def test_requests_and_answers_have_lengths_of_their_own(tmp_path):
+    """Ten tokens asked, a hundred answered."""
+    measures = profile(jsonl(tmp_path, [{"question": "q" * 40, "answer": "a" * 400}])).measures
+    assert (measures["request_tokens"]["longest"], measures["answer_tokens"]["longest"]) == (10, 100)
+
+
+def test_memory_stays_flat_where_rows_are_many(tmp_path, monkeypatch):
+    """Beyond the rows that are kept for comparison the rest is compared with those, and that is said."""
+    monkeypatch.setattr("advisor.data.findings.COMPARED_ROWS", 50)
+    result = profile(jsonl(tmp_path, [*pairs(100), pairs(1)[0]]))
+    assert found(result)["not-all-rows-compared"] == ("note", 50)
+    assert found(result)["duplicate-rows"][1] == 1
+
+
+def test_check_reads_all_of_a_large_file(tmp_path):
+    """Advice looks at the beginning; the check finds the broken row at the end, with its line."""
+    from advisor.checking import checked
+
+    path = jsonl(tmp_path, [{"question": f"Q{index} " + "x" * 400, "answer": f"A{index}"} for index in range(12_000)])
+    with path.open("a") as file:
+        file.write("{oops\n")
+    assert profile(path).objectives == ("sft",)
+    result, _ = checked(str(path))
+    assert result.objectives == ()
+    assert "a.jsonl:12001:2" in result.findings[0].text

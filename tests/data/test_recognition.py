@@ -339,3 +339,121 @@ def test_the_demo_data_is_what_it_says():
     assert len(set(questions)) == 200
     assert not set(questions) & {example.messages[0].content.lower() for example in held}
     assert profile(folder / "support.jsonl").findings == ()
+
+
+# --------------------------------------------------------------------------- more layouts, several rows each
+
+
+def sentences(count: int, *extra: dict[str, Any]) -> list[dict[str, Any]]:
+    return [dict(zip(("premise", "hypothesis", "label"), (f"{text} So it is.", f"{text} Or not.", index % 3), strict=True)) for index, text in enumerate(texts(count))]
+
+
+MORE: list[tuple[str, list[dict[str, Any]], str, str, dict[str, str]]] = [
+    ("ranked answers to a conversation", [{"conversations": [HUMAN], "answers": ["Better", "Worse"]}] * 3, "preference", "preference", {"messages": "conversations", "ranked": "answers"}),
+    ("good and bad columns", [{"prompt": "Hi", "good": "Hello there", "bad": "Go away"}] * 3, "preference", "preference", {"question": "prompt", "chosen": "good", "rejected": "bad"}),
+    ("OpenAI preference", [{"input": {"messages": [USER]}, "preferred_output": [BOT], "non_preferred_output": [{**BOT, "content": "Go"}]}] * 3, "preference", "preference",
+     {"question": "input", "chosen": "preferred_output", "rejected": "non_preferred_output"}),
+    ("code and tests", [{"prompt": "Write add.", "canonical_solution": "return a + b", "test": "assert add(1, 2) == 3"}] * 3, "prompts_with_verifier", "prompts_with_verifier",
+     {"question": "prompt", "ground_truth": "test"}),
+    ("a task, code and a list of tests", [{"text": "Write add.", "code": "def add(): pass", "test_list": ["assert add()", "assert 1"]}] * 3, "prompts_with_verifier", "prompts_with_verifier",
+     {"question": "text", "ground_truth": "test_list"}),
+    ("problems with a number as answer", [{"problem": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(9)], "prompts_with_verifier", "prompts_with_verifier",
+     {"question": "problem", "ground_truth": "answer"}),
+    ("two texts with a class", sentences(30), "classification", "paired", {"text": "premise", "context": "hypothesis", "label": "label"}),
+    ("many classes", [{"utterance": text, "intent": f"intent{index % 90}"} for index, text in enumerate(texts(300))], "classification", "paired", {"text": "utterance", "label": "intent"}),
+    ("numbers and words for one class", [{"text": text, "label": index % 2, "label_text": ("ham", "spam")[index % 2]} for index, text in enumerate(texts(30))], "classification", "paired",
+     {"text": "text", "label": "label_text"}),
+    ("a dialogue in a column of its own", [{"system": "Be kind.", "chat": "USER: Hi\n\nASSISTANT: Hello"}] * 3, "transcript", "paired", {"transcript": "chat", "system": "system"}),
+    ("Gemini turns", [{"contents": [{"role": "user", "parts": [{"text": "Hi"}]}, {"role": "model", "parts": [{"text": "Hello"}]}]}] * 3, "messages", "paired", {"messages": "contents"}),
+    ("weights as text", [{"messages": [USER, {**BOT, "weight": "0"}, USER, {**BOT, "weight": "1"}]}] * 3, "messages", "paired", {"messages": "messages"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rows", "name", "kind", "mapping"), [case[1:] for case in MORE], ids=[case[0] for case in MORE])
+def test_further_layouts_are_recognised_and_read(tmp_path, rows, name, kind, mapping):
+    """Each is recognised without a flag, every row gives an example, and its own mapping reads it the same way."""
+    path = jsonl(tmp_path, rows)
+    found = recognise(path)
+    assert (found.format, found.kind, dict(found.mapping)) == (name, kind, mapping)
+    examples = list(read_examples(path))
+    assert len(examples) == len(rows)
+    assert list(read_examples(path, mapping=found.mapping)) == examples
+
+
+def test_ranked_answers_are_the_best_against_the_worst(tmp_path):
+    """Of three ranked answers the first is chosen and the last rejected."""
+    path = jsonl(tmp_path, [{"conversations": [HUMAN], "answers": ["Best", "Middling", "Worst"]}])
+    example = next(read_examples(path))
+    assert (example.chosen[0].content, example.rejected[0].content) == ("Best", "Worst")
+
+
+def test_a_list_of_answers_to_a_question_is_ambiguous(tmp_path):
+    """Ranked, or all of them right? Both readings are shown with their option; either can be chosen."""
+    path = jsonl(tmp_path, [{"question": "Capital of France?", "answer": ["Paris", "paris"]}] * 3)
+    with pytest.raises(InputError, match="2 ways") as caught:
+        recognise(path)
+    assert "--map question=question ranked=answer" in str(caught.value)
+    assert "--map question=question answer=answer" in str(caught.value)
+    assert recognise(path, mapping={"question": "question", "ranked": "answer"}).kind == "preference"
+    chosen = recognise(path, mapping={"question": "question", "answer": "answer"})
+    assert next(read_examples(path, recognition=chosen)).messages[1].content == "Paris"
+
+
+def test_answers_that_are_not_learned_are_said(tmp_path):
+    """Where some rows have several right answers and the first is learned, the profile counts them."""
+    rows = [{"question": f"Q{index}", "answer": ["Yes", "Sure"] if index < 5 else [f"No {index}"]} for index in range(60)]
+    assert any("5 of 60 rows" in finding.text and "the first is learned" in finding.text for finding in profile(jsonl(tmp_path, rows)).findings)
+
+
+def test_every_test_of_a_problem_reaches_the_reward(tmp_path):
+    """A list of tests is handed on whole, as JSON."""
+    path = jsonl(tmp_path, [{"prompt": "Write add.", "test_list": ["assert add(1, 2) == 3", "assert add(0, 0) == 0"]}])
+    assert json.loads(str(next(read_examples(path)).answer)) == ["assert add(1, 2) == 3", "assert add(0, 0) == 0"]
+
+
+def test_worked_solutions_with_a_result_can_be_learned_and_checked(tmp_path):
+    """GSM8K's #### and a result column beside the solution both train SFT and GRPO."""
+    gsm = [{"question": f"What is {n} + 1?", "answer": f"Add one.\n#### {n + 1}"} for n in range(60)]
+    worked = [{"problem": f"What is {n} + 1?", "solution": f"Add one to {n}.", "answer": str(n + 1)} for n in range(60)]
+    for rows in (gsm, worked):
+        path = jsonl(tmp_path, rows)
+        example = next(read_examples(path))
+        assert (example.answer, example.messages[-1].role) == ("1", "assistant")
+        assert profile(path).objectives == ("sft", "grpo", "rloo")
+
+
+def test_answers_that_cannot_be_compared_train_no_reinforcement(tmp_path):
+    """Prose answers are examples only."""
+    assert profile(jsonl(tmp_path, [{"question": f"Q{n}", "answer": f"Well, {TOPICS[n % 8]} {n}."} for n in range(60)])).objectives == ("sft",)
+
+
+def test_a_title_is_not_taken_for_the_text(tmp_path):
+    """A short known name beside a long unknown one is not silently preferred."""
+    with pytest.raises(InputError, match="no known columns"):
+        recognise(jsonl(tmp_path, [{"title": f"T{n}", "poem": "Roses are red. " * 20 + str(n)} for n in range(9)]))
+
+
+def test_not_a_number_is_an_empty_cell(tmp_path):
+    """NaN, which pandas writes for an empty cell, is neither an answer nor a context."""
+    (tmp_path / "a.jsonl").write_text('{"instruction": "Add.", "input": NaN, "output": "3"}\n{"instruction": "Add.", "input": "", "output": NaN}\n')
+    skipped = Skipped()
+    examples = list(read_examples(tmp_path / "a.jsonl", skipped=skipped))
+    assert [message.content for message in examples[0].messages] == ["Add.", "3"]
+    assert skipped.rows == {"row-without-answer": [2]}
+
+
+def test_a_weight_that_is_no_number_is_named(tmp_path):
+    """A weight below zero or in words is counted as that, not as a broken conversation."""
+    rows = [{"messages": [USER, {**BOT, "weight": weight}]} for weight in (1, -1, "high")]
+    skipped = Skipped()
+    assert len(list(read_examples(jsonl(tmp_path, rows), skipped=skipped))) == 1
+    assert skipped.rows == {"weight-is-no-number": [2, 3]}
+
+
+def test_how_sure_and_other_ways_are_in_the_profile(tmp_path):
+    """What was decided by values says so, with the option for the other reading."""
+    found = profile(jsonl(tmp_path, [{"prompt": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(9)]))
+    assert (found.confidence, found.other_ways) == ("likely", ("--map question=prompt answer=answer",))
+    sure = profile(jsonl(tmp_path, [{"question": "Q", "answer": "A"}]))
+    assert (sure.confidence, sure.other_ways) == ("certain", ())
+    assert "`question`" in sure.why
