@@ -86,6 +86,35 @@ def row_losses(trainer: Any, rows: Sequence[Row]) -> list[float]:
     return found
 
 
+def answer_log_probs(trainer: Any, rows: Sequence[Row]) -> list[float]:
+    """Log-probability of each row's learned tokens together, in their order; one row at a time, and logits of its answer alone."""
+    import inspect
+
+    import torch
+
+    model, found = trainer.model, []
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    partly = "logits_to_keep" in inspect.signature(type(plain).forward).parameters
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), trainer.compute_loss_context_manager():
+        for row in rows:
+            inputs = padded([row], trainer.processing_class.pad_token_id, trainer.args.device)
+            labels_T = inputs.pop("labels")[0]
+            learned = (labels_T != IGNORED).nonzero()[:, 0]
+            learned = learned[learned > 0]
+            if not len(learned):
+                found.append(0.0)
+                continue
+            keep = {"logits_to_keep": int(row.tokens - learned[0] + 1)} if partly else {}
+            logits_TV = model(**inputs, use_cache=False, **keep).logits[0]
+            # Counted from the end: only the last tokens may be there, and a prefix stands in front.
+            chosen_NV = logits_TV[len(logits_TV) - row.tokens + learned - 1].float()
+            found.append(float(-torch.nn.functional.cross_entropy(chosen_NV, labels_T[learned], reduction="sum")))
+    model.train(was_training)
+    return found
+
+
 def perplexity(loss: float | None) -> float | None:
     """e to the loss; None where there is no loss or the number would be absurd."""
     return None if loss is None or loss > 50 else math.exp(loss)

@@ -34,6 +34,7 @@ class Asked:
     losses: list[float] = field(default_factory=list)  # of the held-out rows, mean per learned token
     general: list[float] = field(default_factory=list)  # of the general prompts
     samples: list[judge.Sample] = field(default_factory=list)
+    scores: dict[str, list[float]] = field(default_factory=dict)  # what an objective measures beside
     seconds: float = 0.0
 
 
@@ -67,7 +68,7 @@ class Judge:
 
     def _ask(self, *, hurry: bool = True) -> Asked:
         began = time.monotonic()
-        losses, general = judge.row_losses(self.trainer, self.rows), judge.row_losses(self.trainer, self.general_rows)
+        losses, general, scores = self.losses(self.rows), self.losses(self.general_rows), self.own_scores()
         samples: list[judge.Sample] = []
         writing = time.monotonic()
         for start in range(0, len(self.asked), BATCH):
@@ -75,7 +76,23 @@ class Judge:
                 break
             batch = self.asked[start : start + BATCH]
             samples += judge.answers(self.trainer.model, self.trainer.processing_class, batch, limit=self.limit, autocast=self._autocast)
-        return Asked(losses=losses, general=general, samples=samples, seconds=time.monotonic() - began)
+        return Asked(losses=losses, general=general, samples=samples, scores=scores, seconds=time.monotonic() - began)
+
+    def losses(self, rows: Sequence[Row]) -> list[float]:
+        """Loss per learned token of each row."""
+        return judge.row_losses(self.trainer, rows)
+
+    def own_scores(self) -> dict[str, list[float]]:
+        """What else an objective measures of the model, by name."""
+        return {}
+
+    def own_parts(self) -> dict[str, Compared]:
+        """What an objective compares before all else."""
+        return {}
+
+    def own_record(self) -> dict[str, Any]:
+        """What an objective adds to the record."""
+        return {}
 
     def _autocast(self) -> AbstractContextManager[Any]:
         context: AbstractContextManager[Any] = self.trainer.compute_loss_context_manager()
@@ -105,7 +122,7 @@ class Judge:
 
     def verdict(self) -> tuple[str, str]:
         """One word and one sentence."""
-        parts = {**({"held-out loss": self.loss} if self.loss is not None else {}), **self.answers()}
+        parts = {**self.own_parts(), **({"held-out loss": self.loss} if self.loss is not None else {}), **self.answers()}
         general = self.general
         notable = general is not None and general.after > general.before * (1 + WORSE_GENERAL)
         return verdict(parts, general=general if notable else None)
@@ -126,13 +143,14 @@ class Judge:
             "perplexity_before": judge.perplexity(loss.before if loss else None),
             "perplexity_after": judge.perplexity(loss.after if loss else None),
             "rows": len(self.rows),
-            "metrics": {name: part.record() for name, part in self.answers().items()},
+            "metrics": {name: part.record() for name, part in {**self.own_parts(), **self.answers()}.items()},
             "general": general.record() if general else None,
             "seconds": round(self.base.seconds + self.tuned.seconds, 1),
             "samples": [
                 {"prompt": row.shown, "expected": row.expected, "base": base.text, "tuned": tuned.text, "base_stopped": base.stopped, "tuned_stopped": tuned.stopped}
                 for row, base, tuned in zip(self.asked, self.base.samples, self.tuned.samples, strict=True)
             ],
+            **self.own_record(),
         }
 
 

@@ -87,8 +87,8 @@ class ScoreJudge:
         word = "better" if interval[0] > 0.5 else "worse" if interval[1] < 0.5 else "not distinguishable"
         than = "than chance" if word != "not distinguishable" else "from chance"
         before = f", {sum(one > other for one, other in self.before) / len(self.rows):.1%} before" if self.before else ""
-        text = f"{word} {than}: the better answer scores higher in {self.right / len(self.rows):.1%} of {len(self.rows)} held-out pairs (95 % interval {interval[0]:.1%} to {interval[1]:.1%}){before}"
-        return word, text
+        share = f"{self.right / len(self.rows):.1%} of {len(self.rows)} held-out pairs (95 % interval {interval[0]:.1%} to {interval[1]:.1%})"
+        return word, f"{word} {than}: the better answer scores higher in {share}{before}"
 
     def checks(self) -> list[Check]:
         """Whether the scores are more than the length of the answers."""

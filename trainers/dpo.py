@@ -1,0 +1,74 @@
+"""Direct preference optimisation (arXiv:2305.18290) under any update scheme.
+
+The model is compared with itself as it was when the stage began: a module is switched off, or read as a frozen copy of it where the
+stage goes on from an earlier one; a model trained whole is kept twice.
+
+Run: python -P -m trainers.dpo PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run] [--max-steps N] [--no-judge]
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trainers import judge, settings, stage
+from trainers.checks import Probe, probe_row
+from trainers.job import Job, run_trainer
+from trainers.judging_pairs import PreferenceJudge, liked, sides
+from trainers.prepare import Prepared
+from trainers.prepare.preference import PAIRS, Pair, preference_columns
+from trainers.stage import Objective
+
+
+class Preferences(Objective):
+    """Makes the better answer of each pair likelier than the worse one, as far as the beta of the plan lets it move."""
+
+    names = ("dpo",)
+    kind = PAIRS
+    logged = ("rewards/margins", "rewards/accuracies", "rewards/chosen", "rewards/rejected")
+
+    def config_class(self) -> type:
+        from trl import DPOConfig
+
+        return DPOConfig
+
+    def trainer(self, job: Job, model: Any, tokenizer: Any, device: Any, peft_config: Any, sequences: Sequence[Sequence[Pair]], arguments: Mapping[str, Any]) -> Any:
+        from datasets import Dataset
+        from trl import DPOTrainer
+
+        from trainers.trl_trainer import ours, reference
+
+        return ours(DPOTrainer)(
+            model=model,
+            ref_model=reference(job, model),
+            args=settings.built(self.config_class(), {**arguments, "max_length": None, "beta": job.options["beta"]}, job),
+            train_dataset=Dataset.from_dict(preference_columns([row for (row,) in sequences])),
+            processing_class=tokenizer,
+            peft_config=peft_config,
+            dropout=job.options.get("dropout", 0.0),
+        )
+
+    def probe(self, job: Job, data: Prepared[Any], tokenizer: Any) -> Probe:
+        return Probe(row=liked(tokenizer, [probe_row(data.train)])[0], pad_id=tokenizer.pad_token_id)
+
+    def judge(self, job: Job, trainer: Any, data: Prepared[Any], mark: str) -> PreferenceJudge:
+        return PreferenceJudge(job, trainer, data, mark)
+
+    def evaluation_loss(self, trainer: Any, rows: Sequence[Any]) -> float | None:
+        found = judge.answer_log_probs(trainer, [side for row in rows for side in sides(trainer.processing_class, row)])
+        return -sum(found) / sum(row.learned for row in rows)
+
+
+def train(job: Job) -> None:
+    """Train the stage, or measure two steps of it, and write what came of it into its folder."""
+    stage.train(job, Preferences())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code."""
+    return run_trainer(train, argv, objectives=Preferences.names, prog="trainers.dpo")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
