@@ -1,0 +1,59 @@
+"""PPO stages on the tiny model, trained in this process."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from advisor.plan.model import Plan, PlanData, Stage
+from trainers.job import Job, make_job
+
+SCORES = '''
+def share(prompts, completions, **columns):
+    """Share of the letter x in each answer."""
+    return [text.count("x") / max(1, len(text)) for text in completions]
+
+
+def same(prompts, completions):
+    return [0.5] * len(completions)
+
+
+def none(prompts, completions):
+    return [float("nan")] * len(completions)
+
+
+def lengths(prompts, completions, answer):
+    assert len(answer) == len(prompts)
+    return [float(len(text)) for text in completions]
+'''
+TOY = {"update": "lora", "rank": 16, "alpha": 32, "learning_rate": 2e-2, "value_learning_rate": 2e-2, "micro_batch_size": 16, "grad_accum": 2, "response_tokens": 12, "scheduler": "constant"}
+TOY |= {"warmup": 0.0, "kl_coef": 0.0, "kl_limit": 100.0, "missing_end_penalty": 0.0, "seq_len": 96, "step_kl_limit": 10.0, "reward": "scores.py:share"}
+
+
+@pytest.fixture(scope="session")
+def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty questions with answers, all different."""
+    path = tmp_path_factory.mktemp("prompts") / "chats.jsonl"
+    said = ("Where is my parcel", "How can I return a kettle", "Do you sell tea", "Is the red cup in the shop", "Can I pay today")
+    rows = [{"messages": [{"role": "user", "content": f"{said[n % 5]}, order {n}?"}, {"role": "assistant", "content": f"Thank you, order {n}."}]} for n in range(60)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def make(tiny_model: Path, chats: Path, tmp_path: Path) -> Callable[..., Job]:
+    """A job of a ppo stage on the tiny model: keys of the stage, of the job after `job_`; `before` holds earlier stages."""
+    (tmp_path / "scores.py").write_text(SCORES)
+
+    def build(**keys: Any) -> Job:
+        job = {key.removeprefix("job_"): keys.pop(key) for key in list(keys) if key.startswith("job_")}
+        before = tuple(keys.pop("before", ()))
+        values = {**TOY, "name": "ppo", "objective": "ppo", "max_steps": 2, **keys}
+        common = {key: value for key, value in values.items() if key in Stage.__dataclass_fields__}
+        options = {key: value for key, value in values.items() if key not in common and value is not None}
+        plan = Plan(name="test", model=str(job.pop("model", tiny_model)), data=PlanData(path=str(job.pop("data", chats))), stages=(*before, Stage(**common, options=options)))
+        return make_job(plan, stage="ppo", run=job.pop("run", tmp_path / "run"), folder=tmp_path, **job)
+
+    return build

@@ -1,0 +1,157 @@
+"""Held-out prompts answered before and after: reward with its interval, and answers to read side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from trainers import judge
+from trainers.files import read_json, write_json
+from trainers.job import Job
+from trainers.judging import TRIAL_GENERAL, WORSE_GENERAL, general_rows
+from trainers.metrics import Compared, compared, verdict
+from trainers.ppo.roles import POLICY
+from trainers.ppo.rollout import Answers
+from trainers.ppo.saving import random_states, restore_random
+from trainers.ppo.update import Ppo
+from trainers.prepare import IGNORED
+
+PROMPTS, TRIAL_PROMPTS, ON_THE_WAY = 32, 4, 16
+SHOWN = 8
+
+
+@dataclass
+class Said:
+    """What a policy said to the held-out prompts."""
+
+    scores: list[float] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    ended: list[bool] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    general: list[float] = field(default_factory=list)  # loss on fixed general prompts
+    seconds: float = 0.0
+
+
+class HeldOut:
+    """Asks the same prompts before, on the way and after, always with the same random numbers."""
+
+    def __init__(self, job: Job, ppo: Ppo, holdout: Sequence[Any], mark: str) -> None:
+        self.job, self.ppo, self.mark = job, ppo, mark
+        trial = job.max_steps is not None
+        limit = TRIAL_PROMPTS if trial else PROMPTS
+        self.prompts = [holdout[index * len(holdout) // limit] for index in range(limit)] if len(holdout) > limit else list(holdout)
+        self.general = general_rows(ppo.tokenizer, job.stage.seq_len)[: TRIAL_GENERAL if trial else None]
+        self.before, self.after = Said(), Said()
+        self.cache = job.output / "before.json"
+
+    def ask_before(self) -> None:
+        """Ask the policy as it starts; once, also where a run was resumed."""
+        known = read_json(self.cache)
+        if isinstance(known, dict) and known.get("fingerprint") == self.mark:
+            self.before = Said(**known["said"])
+            return
+        self.before = self._ask(self.prompts)
+        write_json(self.cache, {"fingerprint": self.mark, "said": asdict(self.before)})
+
+    def ask_after(self) -> None:
+        self.after = self._ask(self.prompts)
+
+    def on_the_way(self) -> tuple[int, int]:
+        """(held-out prompts on which the policy now scores above its start, those on which it scores below)."""
+        prompts = self.prompts[:ON_THE_WAY]
+        if not prompts:
+            return 0, 0
+        now = self._ask(prompts, general=False).scores
+        pairs = list(zip(now, self.before.scores, strict=False))
+        return sum(new > old for new, old in pairs), sum(new < old for new, old in pairs)
+
+    def _ask(self, prompts: Sequence[Any], *, general: bool = True) -> Said:
+        began = time.monotonic()
+        said = Said()
+        with same_random_numbers(self.job.stage.seed):
+            if prompts:
+                answers = self.ppo.write(prompts)
+                said.scores = self.ppo.scores(prompts, answers, self.ppo.batches(answers)).tolist()
+                said.texts, said.ended, said.tokens = self.ppo.texts(answers), answers.ended, [len(ids) for ids in answers.ids]
+            if general:
+                said.general = self._losses()
+        said.seconds = time.monotonic() - began
+        return said
+
+    def _losses(self) -> list[float]:
+        """Loss per learned token of each general row."""
+        import torch
+
+        if not self.general:
+            return []
+        starts = [next(place for place, label in enumerate(row.labels) if label != IGNORED) for row in self.general]
+        prompts = [list(row.input_ids[:start]) for row, start in zip(self.general, starts, strict=True)]
+        rest = [list(row.input_ids[start:]) for row, start in zip(self.general, starts, strict=True)]
+        losses = [0.0] * len(rest)
+        with torch.no_grad(), self.ppo.autocast():
+            for batch in self.ppo.batches(Answers(prompts, rest, [True] * len(rest))):
+                log_probs, _ = self.ppo.roles.log_probs(POLICY, batch, 1.0)
+                for row, part in zip(batch.rows, log_probs.split(batch.answer_BS.sum(1).tolist()), strict=True):
+                    losses[row] = -float(part.mean())
+        return losses
+
+    # ---------------------------------------------------------------- comparing
+
+    def parts(self) -> dict[str, Compared]:
+        """Reward, ends and lengths before and after; {} where nothing was held out."""
+        if not self.after.scores:
+            return {}
+        pairs = {
+            "reward": (self.before.scores, self.after.scores),
+            "answers that end": ([float(one) for one in self.before.ended], [float(one) for one in self.after.ended]),
+            "answer tokens": ([float(one) for one in self.before.tokens], [float(one) for one in self.after.tokens]),
+        }
+        return {name: compared(one, other, higher_is_better=True) for name, (one, other) in pairs.items()}
+
+    def general_loss(self) -> Compared | None:
+        return compared(self.before.general, self.after.general, higher_is_better=False) if self.after.general else None
+
+    def verdict(self) -> tuple[str, str]:
+        """One word and one sentence: the reward decides."""
+        general = self.general_loss()
+        notable = general is not None and general.after > general.before * (1 + WORSE_GENERAL)
+        return verdict({name: part for name, part in self.parts().items() if name == "reward"}, general=general if notable else None)
+
+    def record(self) -> dict[str, Any]:
+        """The comparison for result.json."""
+        general = self.general_loss()
+        return {
+            "rows": len(self.prompts),
+            "metrics": {name: part.record() for name, part in self.parts().items()},
+            "general": general.record() if general else None,
+            "seconds": round(self.before.seconds + self.after.seconds, 1),
+            "samples": [
+                {"prompt": row.shown, "expected": row.answer or "", "base": one, "tuned": other, "base_stopped": one_ended, "tuned_stopped": other_ended, "reward_before": was, "reward_after": now}
+                for row, one, other, one_ended, other_ended, was, now in zip(
+                    self.prompts[:SHOWN], self.before.texts, self.after.texts, self.before.ended, self.after.ended, self.before.scores, self.after.scores, strict=False
+                )
+            ],
+        }  # fmt: skip
+
+    def samples(self) -> list[judge.Sample]:
+        """The answers after training, as the check on their ends takes them."""
+        return [judge.Sample(text=text, tokens=tokens, stopped=ended) for text, tokens, ended in zip(self.after.texts, self.after.tokens, self.after.ended, strict=True)]
+
+    def samples_before(self) -> list[judge.Sample]:
+        return [judge.Sample(text=text, tokens=tokens, stopped=ended) for text, tokens, ended in zip(self.before.texts, self.before.tokens, self.before.ended, strict=True)]
+
+
+@contextmanager
+def same_random_numbers(seed: int) -> Iterator[None]:
+    """Within, the same random numbers every time; behind, training goes on with its own as if nothing had been drawn."""
+    import torch
+
+    before = random_states()
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        restore_random(before)

@@ -1,0 +1,318 @@
+"""The four roles of PPO. With modules they share one frozen base: policy, reference, reward and value are adapters on it, and two small heads.
+
+| role | with a module | with update: full |
+| --- | --- | --- |
+| policy | the module that is trained | the model that is trained |
+| reference | the module it started from, frozen; without one, the base alone | a frozen copy |
+| reward | the reward model's module and its head, frozen | the reward model, frozen |
+| value | a copy of the reward's (else of the policy's) module and head, trained | a copy of the reward model, trained |
+
+A reward model that stands on another base, or was trained whole, is loaded beside. Its tokenizer has to be the policy's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from advisor.errors import InputError
+from trainers.job import Job
+from trainers.loading import keep_weights_unpacked, load_model, quantization_config
+from trainers.ppo.rollout import Batch, add_hidden_states, hidden_states, token_log_probs
+from trainers.updates import Update
+
+POLICY, REFERENCE, REWARD, VALUE = "policy", "reference", "reward", "value"
+ADAPTERS = {POLICY: "default", REFERENCE: "reference", REWARD: "reward", VALUE: "value"}
+HEADS = ("score", "classifier")  # what transformers calls the layer that scores
+
+
+@dataclass
+class Part:
+    """One role: a model, and the adapter on it that makes the model play the role (None: the model itself; BASE: no adapter)."""
+
+    model: Any
+    adapter: str | None = None
+    head: Any = None  # that makes a number of a hidden state: of the value, and of a reward on the shared base
+
+
+BASE = "(base)"
+
+
+class Roles:
+    """Who plays what. `use` switches; the numbers of each role are methods."""
+
+    def __init__(self, parts: dict[str, Part], pad_id: int, shared: bool) -> None:
+        self.parts, self.pad_id, self.shared = parts, pad_id, shared
+        self._on: str | None = None
+        for part in parts.values():
+            base = bare(part.model)
+            if role_needs_hidden(base):
+                add_hidden_states(base)
+
+    @contextmanager
+    def use(self, role: str) -> Iterator[Any]:
+        """The model, playing the role."""
+        part = self.parts[role]
+        if part.adapter is None:
+            yield part.model
+        elif part.adapter == BASE:
+            with part.model.disable_adapter():
+                yield part.model
+            self._on = None  # PEFT has switched its adapters on again
+        else:
+            if self._on != part.adapter:
+                part.model.set_adapter(part.adapter, inference_mode=role not in (POLICY, VALUE))
+                self._on = part.adapter
+            yield part.model
+
+    def log_probs(self, role: str, batch: Batch, temperature: float, *, with_entropy: bool = False) -> tuple[Any, Any | None]:
+        """(log-probability of each answer token, entropy before each) under the policy or the reference."""
+        with self.use(role) as model:
+            return token_log_probs(model, batch, temperature, with_entropy=with_entropy)
+
+    def values(self, batch: Batch) -> Any:
+        """What reward each answer token's place promises: N."""
+        with self.use(VALUE) as model:
+            return self.parts[VALUE].head(hidden_states(model, batch).float())[:, 0]
+
+    def scores(self, batch: Batch) -> Any:
+        """The reward model's score of each answer with its prompt: B."""
+        part = self.parts[REWARD]
+        with self.use(REWARD) as model:
+            if part.head is None:
+                return model(input_ids=batch.ids_BS, attention_mask=batch.attention_BS).logits[:, 0].float()
+            hidden_BSH = model(input_ids=batch.ids_BS, attention_mask=batch.attention_BS, hidden_only=True)
+            last_B = last_tokens(batch.ids_BS, self.pad_id)
+            return part.head(hidden_BSH[range(len(last_B)), last_B].float())[:, 0]
+
+    def trained(self, role: str) -> dict[str, Any]:
+        """The parameters that the policy or the value trains, by name."""
+        part = self.parts[role]
+        names = dict(part.model.named_parameters())
+        if part.adapter is not None:
+            names = {name: parameter for name, parameter in names.items() if part.adapter in name.split(".")}
+        return names | ({f"head.{name}": parameter for name, parameter in part.head.named_parameters()} if part.head is not None else {})
+
+    def models(self) -> list[Any]:
+        """Each model once, however many roles it plays."""
+        return list({id(part.model): part.model for part in self.parts.values()}.values())
+
+    def recompute(self) -> None:
+        """Compute activations again in the backward pass instead of holding them."""
+        for role in (POLICY, VALUE):
+            self.parts[role].model.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def only_policy(self) -> Any:
+        """The policy alone, the other modules taken off its base."""
+        part = self.parts[POLICY]
+        if part.adapter is not None:
+            for name in [name for name in part.model.peft_config if name != part.adapter]:
+                part.model.delete_adapter(name)
+            part.model.set_adapter(part.adapter)
+        return part.model
+
+
+def bare(model: Any) -> Any:
+    """The model under PEFT's wrapping."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def role_needs_hidden(base: Any) -> bool:
+    """True where the model has a head on hidden states of its backbone, which an encoder with a pooler has not."""
+    return base.get_output_embeddings() is not None or hasattr(base, "score")
+
+
+def last_tokens(ids_BS: Any, pad_id: int) -> Any:
+    """The place of the rightmost token that is no padding token: where transformers' models for sequence classification read the score."""
+    import torch
+
+    places_S = torch.arange(ids_BS.shape[1], device=ids_BS.device)
+    return (places_S * (ids_BS != pad_id)).argmax(-1)
+
+
+# --------------------------------------------------------------------------- building
+
+
+def build_roles(job: Job, device: Any, update: Update, tokenizer: Any, reward: Path | None, rows: Sequence[Any]) -> tuple[Roles, list[str]]:
+    """The roles of a stage and, in words, who stands on what.
+
+    Args:
+        reward: The reward model's folder; None: a function of the user's scores.
+        rows: Training rows with input_ids, for a module that starts from text.
+    """
+    if reward is not None:
+        _check_tokenizer(reward, tokenizer)
+    if job.stage.update == "full":
+        return _four_models(job, device, update, tokenizer, reward)
+    from peft import PeftModel, get_peft_model
+
+    model, notes = load_model(job, device, update), []
+    if isinstance(model, PeftModel):
+        add_module(model, job.start, ADAPTERS[REFERENCE])
+        reference = Part(model, ADAPTERS[REFERENCE])
+    else:
+        model = get_peft_model(model, update.peft_config(job.stage, job.options, model))
+        started = update.start(job.stage, job.options, model, tokenizer, rows)
+        notes += [started] if started else []
+        reference = Part(model, BASE)
+    parts = {POLICY: Part(model, ADAPTERS[POLICY]), REFERENCE: reference}
+    width = model.config.get_text_config().hidden_size
+    if reward is not None and _same_base(model, reward):
+        weight = add_module(model, reward, ADAPTERS[REWARD])
+        add_module(model, reward, ADAPTERS[VALUE])
+        parts[REWARD] = Part(model, ADAPTERS[REWARD], score_head(width, weight, device, trained=False))
+        parts[VALUE] = Part(model, ADAPTERS[VALUE], score_head(width, weight, device, trained=True))
+        notes.append("policy, reference, reward and value share one base")
+    else:
+        copy_module(model, ADAPTERS[POLICY], ADAPTERS[VALUE])
+        parts[VALUE] = Part(model, ADAPTERS[VALUE], score_head(width, None, device, trained=True))
+        if reward is not None:
+            parts[REWARD] = Part(_scorer(job, device, reward, tokenizer))
+            notes.append("policy, reference and value share one base; the reward model stands on another and is loaded beside it: the value starts untrained")
+        else:
+            notes.append("policy, reference and value share one base; the value starts untrained")
+    return Roles(parts, tokenizer.pad_token_id, shared=True), notes
+
+
+def _four_models(job: Job, device: Any, update: Update, tokenizer: Any, reward: Path | None) -> tuple[Roles, list[str]]:
+    policy, reference = load_model(job, device, update), load_model(job, device, update)
+    parts = {POLICY: Part(policy), REFERENCE: Part(reference)}
+    width = policy.config.get_text_config().hidden_size
+    value: Any = None
+    weight: Any = None
+    if reward is not None:
+        parts[REWARD] = Part(_scorer(job, device, reward, tokenizer))
+        value = _scorer(job, device, reward, tokenizer)
+        value = value.merge_and_unload() if hasattr(value, "merge_and_unload") else value
+        weight = value.score.weight if hasattr(value, "score") and role_needs_hidden(value) else None
+    if weight is not None:
+        add_hidden_states(value)
+        del value.score  # its weight goes on in a head with a bias
+        parts[VALUE] = Part(value, None, score_head(weight.shape[1], weight, device, trained=True))
+    else:
+        value = load_model(job, device, update)
+        parts[VALUE] = Part(value, None, score_head(width, None, device, trained=True))
+    for role, part in parts.items():
+        for parameter in part.model.parameters():
+            parameter.requires_grad_(role in (POLICY, VALUE))
+    return Roles(parts, tokenizer.pad_token_id, shared=False), [f"{len(parts)} models in memory: {', '.join(parts)}"]
+
+
+def score_head(width: int, weight: Any, device: Any, *, trained: bool) -> Any:
+    """A linear layer from a hidden state to a number, in float32: the reward model's where there is one, else zero."""
+    import torch
+
+    head = torch.nn.Linear(width, 1, device=device, dtype=torch.float32)
+    with torch.no_grad():
+        head.bias.zero_()
+        head.weight.zero_() if weight is None else head.weight.copy_(weight)
+    return head.requires_grad_(trained)
+
+
+def add_module(model: Any, folder: Path, name: str) -> Any:
+    """Put a saved module onto the base beside those that are there; the weight of its scoring head, or None where it has none.
+
+    Raises InputError where the module is of another kind or does not fit this base.
+    """
+    from peft import PeftConfig, load_peft_weights, set_peft_model_state_dict
+
+    config = PeftConfig.from_pretrained(str(folder))
+    config.task_type, config.inference_mode = "CAUSAL_LM", True
+    if getattr(config, "modules_to_save", None):
+        config.modules_to_save = [module for module in config.modules_to_save if module not in HEADS] or None
+    weights = load_peft_weights(str(folder), device="cpu")
+    heads = {key: weights.pop(key) for key in list(weights) if set(key.split(".")) & set(HEADS)}
+    try:
+        model.add_adapter(name, config)
+        result = set_peft_model_state_dict(model, weights, adapter_name=name)
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise InputError(f"{folder}: its module does not fit this base beside the policy's: {str(error).splitlines()[0]}", hint="use the same update in all stages") from None
+    missing = [key for key in getattr(result, "missing_keys", []) if name in key.split(".")]
+    if missing or getattr(result, "unexpected_keys", []):
+        raise InputError(f"{folder}: its module does not fit this base: {(missing or result.unexpected_keys)[0]}", hint="it was trained on another model")
+    return next((weight for key, weight in heads.items() if key.endswith("weight")), None)
+
+
+def copy_module(model: Any, source: str, name: str) -> None:
+    """A second module like one that is there."""
+    import copy
+
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    weights = {key: value.detach().clone() for key, value in get_peft_model_state_dict(model, adapter_name=source, save_embedding_layers=False).items()}
+    model.add_adapter(name, copy.deepcopy(model.peft_config[source]))
+    set_peft_model_state_dict(model, weights, adapter_name=name)
+
+
+def _same_base(model: Any, reward: Path) -> bool:
+    """True where the reward model is a module on the policy's own base."""
+    config = reward / "adapter_config.json"
+    if not config.is_file():
+        return False
+    named = json.loads(config.read_text("utf-8")).get("base_model_name_or_path") or ""
+    own = model.peft_config[ADAPTERS[POLICY]].base_model_name_or_path or ""
+
+    def place(text: str) -> str:
+        return str(Path(text).resolve()) if Path(text).is_dir() else text
+
+    return place(named) == place(own)
+
+
+def _scorer(job: Job, device: Any, folder: Path, tokenizer: Any) -> Any:
+    """A reward model of its own, as a model for sequence classification with one output."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    quantized = quantization_config(job)
+    options: dict[str, Any] = {"dtype": getattr(torch, job.stage.weights_dtype), "attn_implementation": job.stage.attention, "num_labels": 1}
+    if (folder / "adapter_config.json").is_file():
+        from peft import AutoPeftModelForSequenceClassification
+
+        import advisor.peft_adapter  # noqa: F401  (registers the bottleneck method with PEFT)
+
+        if quantized is not None:
+            options |= {"quantization_config": quantized, "device_map": {"": device}}
+        model = AutoPeftModelForSequenceClassification.from_pretrained(str(folder), **options)
+    else:
+        outputs = len(json.loads((folder / "config.json").read_text("utf-8")).get("id2label") or {"LABEL_0": 0})
+        if outputs != 1:
+            raise InputError(f"reward model {folder}: it has {outputs} outputs", allowed="a model for sequence classification with one output, the score")
+        model = AutoModelForSequenceClassification.from_pretrained(str(folder), trust_remote_code=job.plan.trust_remote_code, **options)
+    if quantized is None:
+        model = model.to(device)
+    model.config.pad_token_id = bare(model).config.pad_token_id = tokenizer.pad_token_id
+    return keep_weights_unpacked(model).eval().requires_grad_(False)
+
+
+def _check_tokenizer(folder: Path, tokenizer: Any) -> None:
+    """Raise InputError where the reward model reads other tokens than the policy writes."""
+    from transformers import AutoTokenizer
+
+    if not (folder / "tokenizer_config.json").is_file():
+        raise InputError(
+            f"reward model {folder}: it has no tokenizer beside it, so nobody can tell whether it reads the policy's tokens", hint="save its tokenizer into the folder"
+        )
+    other = AutoTokenizer.from_pretrained(str(folder))
+    if other.get_vocab() != tokenizer.get_vocab():
+        raise InputError(
+            f"reward model {folder}: its tokenizer is not the policy's ({len(other):,} tokens against {len(tokenizer):,})",
+            allowed="a reward model of the same tokenizer",
+            hint="train one with a stage `rm` in this plan; or call yours from a function: `reward: file.py:function`",
+        )
+
+
+def identity(folder: Path) -> str:
+    """A digest of a reward model's weights by size and ends, so that checkpoints trained on another one do not count."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {size}".encode() + file.read(2**20))
+            file.seek(max(0, size - 2**20))
+            digest.update(file.read())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,313 @@
+"""Answers of a model to prompts, and the log-probability of every token in them, without holding the logits of a whole batch.
+
+Dimensions: B answers of a batch, S tokens of prompt and answer together, T tokens of the longest answer, N answer tokens of a
+batch laid end to end, H hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+from trainers.answer_loss import plain_head
+from trainers.ppo.math import entropies
+
+LOGIT_BYTES = 128 * 2**20  # of float32 logits held at once; a vocabulary of 50,000 gives parts of 671 tokens
+AT_ONCE = 32  # answers written at once: each reads the weights once a token, so more are hardly slower
+
+
+@dataclass
+class Answers:
+    """What a model wrote to some prompts."""
+
+    prompts: list[Sequence[int]]
+    ids: list[list[int]]  # of each answer, with the token that ended it
+    ended: list[bool]  # by a stop token; else the limit cut it
+    log_probs: list[list[float]] = field(default_factory=list)  # as generation saw them; kept only where asked for
+
+    @property
+    def tokens(self) -> int:
+        """Of prompts and answers together."""
+        return sum(map(len, self.prompts)) + sum(map(len, self.ids))
+
+
+def stop_ids(model: Any) -> list[int]:
+    """The tokens that end an answer."""
+    stops = model.generation_config.eos_token_id
+    return list(stops) if isinstance(stops, list | tuple) else [stops]
+
+
+def written(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    pad_id: int,
+    limit: int,
+    temperature: float,
+    stops: Sequence[int],
+    at_once: int = AT_ONCE,
+    autocast: Any = nullcontext,
+    keep_log_probs: bool = False,
+    shortest: int = 0,
+    say: Any = None,
+) -> Answers:
+    """One sampled answer to each prompt, of at most `limit` tokens.
+
+    Drawn from softmax(logits / temperature) over the whole vocabulary: what the model's own generation settings would add
+    (top_p, a repetition penalty) would make the log-probabilities those of another policy. Where the card has no room for
+    `at_once` answers, half as many are written at once, and that is said.
+
+    Args:
+        at_once: How many are written together; their prompts are padded on the left.
+        keep_log_probs: Keep each token's log-probability as generation saw it.
+        shortest: No stop token before so many tokens.
+    """
+    import torch
+
+    done = Answers(list(prompts), [], [])
+    start = 0
+    while start < len(prompts):
+        try:
+            part = _written_together(
+                model, prompts[start : start + at_once], pad_id=pad_id, limit=limit, temperature=temperature, stops=stops, autocast=autocast, keep=keep_log_probs, shortest=shortest
+            )
+        except torch.OutOfMemoryError:
+            if at_once == 1:
+                raise
+            at_once = max(1, at_once // 2)
+            torch.cuda.empty_cache()
+            if say is not None:
+                say(f"no room to write so many answers at once: now {at_once}")
+            continue
+        done.ids += part.ids
+        done.ended += part.ended
+        done.log_probs += part.log_probs
+        start += at_once
+    return done
+
+
+def _written_together(
+    model: Any, prompts: Sequence[Sequence[int]], *, pad_id: int, limit: int, temperature: float, stops: Sequence[int], autocast: Any, keep: bool, shortest: int
+) -> Answers:
+    import torch
+    from transformers import GenerationConfig, LogitsProcessorList
+
+    device = next(model.parameters()).device
+    width = max(map(len, prompts))
+    ids = torch.full((len(prompts), width), pad_id)
+    mask = torch.zeros((len(prompts), width), dtype=torch.long)
+    for place, prompt in enumerate(prompts):
+        ids[place, width - len(prompt) :] = torch.tensor(list(prompt))
+        mask[place, width - len(prompt) :] = 1
+    config = GenerationConfig(
+        max_new_tokens=limit,
+        min_new_tokens=shortest or None,
+        do_sample=True,
+        temperature=temperature,
+        top_k=0,
+        top_p=1.0,
+        use_cache=True,
+        eos_token_id=list(stops),
+        pad_token_id=pad_id,
+    )
+    recorder = Recorder(width) if keep else None
+    with torch.no_grad(), autocast(), _own_settings(model, config), _evaluating(model):
+        output = model.generate(
+            input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config, logits_processor=LogitsProcessorList([recorder] if recorder is not None else [])
+        )
+    lines = output[:, width:].tolist()
+    ends = set(stops)
+    answers, ended = [], []
+    for line in lines:
+        end = next((place for place, token in enumerate(line) if token in ends), None)
+        answers.append(line if end is None else line[: end + 1])
+        ended.append(end is not None)
+    kept = [] if recorder is None else [line[: len(answer)] for line, answer in zip(recorder.of(output), answers, strict=True)]
+    return Answers(list(prompts), answers, ended, kept)
+
+
+class Recorder:
+    """A logits processor that keeps the log-probability of each token that was drawn, and no logits but the last."""
+
+    def __init__(self, width: int) -> None:
+        self.width, self.columns = width, []  # type: ignore[var-annotated]
+        self.last: Any = None
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        if self.last is not None:
+            self._keep(input_ids[:, -1])
+        self.last = scores
+        return scores
+
+    def _keep(self, tokens_B: Any) -> None:
+        import torch
+
+        self.columns.append(torch.log_softmax(self.last.float(), dim=-1).gather(1, tokens_B[:, None]))
+
+    def of(self, output: Any) -> list[list[float]]:
+        """Log-probabilities of everything that was generated, row by row."""
+        import torch
+
+        if output.shape[1] - self.width > len(self.columns):
+            self._keep(output[:, -1])
+        return torch.cat(self.columns, dim=1).tolist()
+
+
+@contextmanager
+def _own_settings(model: Any, config: Any) -> Iterator[None]:
+    """Within, the model's generation settings are these: `generate` fills whatever it is not told from them."""
+    holders = [model, *([model.get_base_model()] if hasattr(model, "get_base_model") else [])]
+    before = [holder.generation_config for holder in holders]
+    for holder in holders:
+        holder.generation_config = config
+    try:
+        yield
+    finally:
+        for holder, old in zip(holders, before, strict=True):
+            holder.generation_config = old
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Within, no dropout and no recomputing of activations, which would switch the cache off."""
+    was_training = model.training
+    model.eval()
+    checkpointing = bool(getattr(model, "is_gradient_checkpointing", False))
+    if checkpointing:
+        model.gradient_checkpointing_disable()
+    try:
+        yield
+    finally:
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.train(was_training)
+
+
+# --------------------------------------------------------------------------- batches
+
+
+@dataclass
+class Batch:
+    """Some answers with their prompts, padded on the right: always the same rows together, so that the numbers stay the same too."""
+
+    rows: list[int]  # their places among all answers
+    ids_BS: Any
+    attention_BS: Any
+    answer_BS: Any  # true where the hidden state foretells an answer token
+    targets_N: Any
+
+    @property
+    def tokens(self) -> int:
+        return len(self.targets_N)
+
+
+def batches_of(answers: Answers, size: int, *, pad_id: int, device: Any) -> list[Batch]:
+    """The answers in batches of similar length."""
+    import torch
+
+    lengths = [len(prompt) + len(answer) for prompt, answer in zip(answers.prompts, answers.ids, strict=True)]
+    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
+    found = []
+    for start in range(0, len(order), size):
+        rows = order[start : start + size]
+        width = max(lengths[row] for row in rows)
+        ids = torch.full((len(rows), width), pad_id)
+        attention = torch.zeros((len(rows), width), dtype=torch.long)
+        foretells = torch.zeros((len(rows), width), dtype=torch.bool)
+        for place, row in enumerate(rows):
+            ids[place, : lengths[row]] = torch.tensor([*answers.prompts[row], *answers.ids[row]])
+            attention[place, : lengths[row]] = 1
+            foretells[place, len(answers.prompts[row]) - 1 : lengths[row] - 1] = True
+        targets = ids[:, 1:][foretells[:, :-1]]
+        found.append(Batch(rows, ids.to(device), attention.to(device), foretells.to(device), targets.to(device)))
+    return found
+
+
+def laid_out(parts: Sequence[tuple[Batch, Any]], mask_RT: Any) -> Any:
+    """Numbers of each batch's answer tokens as one table of all answers, zero behind their ends."""
+    import torch
+
+    table_RT = torch.zeros(mask_RT.shape, dtype=torch.float32, device=mask_RT.device)
+    for batch, values_N in parts:
+        counts = batch.answer_BS.sum(1).tolist()
+        for row, values in zip(batch.rows, values_N.float().split(counts), strict=True):
+            table_RT[row, : len(values)] = values
+    return table_RT
+
+
+def taken(table_RT: Any, batch: Batch) -> Any:
+    """The numbers of a batch's answer tokens out of the table of all answers, end to end."""
+    import torch
+
+    counts = batch.answer_BS.sum(1).tolist()
+    return torch.cat([table_RT[row, :count] for row, count in zip(batch.rows, counts, strict=True)])
+
+
+def answer_mask(answers: Answers, device: Any) -> Any:
+    """Ones on each answer's tokens: R answers, T tokens of the longest."""
+    import torch
+
+    mask_RT = torch.zeros((len(answers.ids), max(map(len, answers.ids))))
+    for row, ids in enumerate(answers.ids):
+        mask_RT[row, : len(ids)] = 1
+    return mask_RT.to(device)
+
+
+# --------------------------------------------------------------------------- log-probabilities
+
+
+def add_hidden_states(model: Any) -> None:
+    """Give a model with a head a forward that, asked with `hidden_only=True`, returns its last hidden states and no logits."""
+    if getattr(model, "_gives_hidden_states", False):
+        return
+    original = model.forward
+
+    @functools.wraps(type(model).forward)
+    def forward(self: Any, *args: Any, hidden_only: bool = False, **kwargs: Any) -> Any:
+        if not hidden_only:
+            return original(*args, **kwargs)
+        kwargs.pop("labels", None)
+        kwargs["use_cache"] = False
+        return getattr(self, self.base_model_prefix)(*args, **kwargs).last_hidden_state
+
+    model.forward = types.MethodType(forward, model)
+    model._gives_hidden_states = True
+
+
+def hidden_states(model: Any, batch: Batch) -> Any:
+    """The hidden states that foretell the batch's answer tokens, end to end: N, H."""
+    return model(input_ids=batch.ids_BS, attention_mask=batch.attention_BS, hidden_only=True)[batch.answer_BS]
+
+
+def token_log_probs(model: Any, batch: Batch, temperature: float, *, with_entropy: bool = False, budget_bytes: int = LOGIT_BYTES) -> tuple[Any, Any | None]:
+    """(log-probability of each answer token, entropy before each), in float32, under softmax(logits / temperature).
+
+    The head is applied to a part of the tokens at a time; where gradients are wanted each part is computed again on the way
+    back, so that the logits of one part are all that is ever held.
+    """
+    import torch
+    from torch.utils.checkpoint import checkpoint
+
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if plain_head(base):
+        hidden_NH, head = hidden_states(model, batch), base.get_output_embeddings()
+    else:  # a head with more behind it (a soft cap, a scale): its logits as the model gives them
+        hidden_NH, head = model(input_ids=batch.ids_BS, attention_mask=batch.attention_BS, use_cache=False).logits[batch.answer_BS], torch.nn.Identity()
+
+    def part(hidden_PH: Any, targets_P: Any) -> tuple[Any, Any]:
+        logits_PV = head(hidden_PH).float() / temperature
+        chosen_P = logits_PV.gather(1, targets_P[:, None])[:, 0] - torch.logsumexp(logits_PV, dim=-1)
+        with torch.no_grad():  # shown, and guarded; no part of the loss
+            entropy_P = entropies(logits_PV) if with_entropy else chosen_P.detach()
+        return chosen_P, entropy_P
+
+    size = max(1, budget_bytes // (4 * base.get_output_embeddings().weight.shape[0]))
+    parts = list(zip(hidden_NH.split(size), batch.targets_N.split(size), strict=True))
+    again = torch.is_grad_enabled() and len(parts) > 1
+    results = [checkpoint(part, hidden, targets, use_reentrant=False) if again else part(hidden, targets) for hidden, targets in parts]
+    chosen_N = torch.cat([chosen for chosen, _ in results])
+    return chosen_N, torch.cat([entropy for _, entropy in results]) if with_entropy else None

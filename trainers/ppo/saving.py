@@ -1,0 +1,78 @@
+"""Checkpoints of a PPO run: what is trained, its optimizer, the price of KL and all random states, without pickle."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+from trainers.checkpoints import load_state, mark_complete, save_state
+from trainers.ppo.roles import POLICY, VALUE
+from trainers.ppo.update import Ppo
+
+KEPT = 2
+STATE = "training_state"
+
+
+def save_checkpoint(folder: Path, ppo: Ppo, *, step: int, steps: int, mark: str, epoch: float) -> None:
+    """Write checkpoint-STEP, declare it complete, and remove all but the last two."""
+    place = folder / f"checkpoint-{step}"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    weights = {role: {name: parameter.detach() for name, parameter in ppo.roles.trained(role).items()} for role in (POLICY, VALUE)}
+    save_state(place, "weights", weights)
+    value = {
+        "optimizer": ppo.optimizer.state_dict(),
+        "scaler": ppo.scaler.state_dict() if ppo.scaler is not None else None,
+        "kl_coef": ppo.price.price,
+        "random": random_states(),
+    }
+    save_state(place, STATE, value)
+    mark_complete(place, step=step, steps=steps, learning_rate=ppo.optimizer.param_groups[0]["lr"], epoch=epoch, mark=mark)
+    numbered = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    for old in numbered[:-KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def load_checkpoint(place: Path, ppo: Ppo) -> None:
+    """Put everything back as it was when the checkpoint was written."""
+    import torch
+
+    weights, value = load_state(place, "weights"), load_state(place, STATE)
+    with torch.no_grad():
+        for role in (POLICY, VALUE):
+            for name, parameter in ppo.roles.trained(role).items():
+                parameter.copy_(weights[role][name])
+    ppo.optimizer.load_state_dict(value["optimizer"])
+    if ppo.scaler is not None and value["scaler"] is not None:
+        ppo.scaler.load_state_dict(value["scaler"])
+    ppo.price.price = value["kl_coef"]
+    restore_random(value["random"])
+
+
+def random_states() -> dict[str, Any]:
+    """The states of every generator that training, or a user's reward, may draw from."""
+    import numpy
+    import torch
+
+    kind, keys, *rest = numpy.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": (kind, torch.from_numpy(keys.astype("int64")), *rest),
+        "torch": torch.random.get_rng_state(),
+        "cuda": torch.cuda.random.get_rng_state() if torch.cuda.is_available() else None,
+    }
+
+
+def restore_random(value: dict[str, Any]) -> None:
+    """Set them."""
+    import numpy
+    import torch
+
+    random.setstate(value["python"])
+    kind, keys, *rest = value["numpy"]
+    numpy.random.set_state((kind, keys.numpy().astype("uint32"), *rest))
+    torch.random.set_rng_state(value["torch"])
+    if value["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.random.set_rng_state(value["cuda"])

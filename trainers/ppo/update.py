@@ -1,0 +1,219 @@
+"""One update of PPO: answers are written and scored, every token gets its advantage, and policy and value take a few steps.
+
+Dimensions: R answers of the update, T tokens of the longest, N answer tokens of a batch, end to end.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trainers.ppo import math
+from trainers.ppo.reward import Score
+from trainers.ppo.roles import POLICY, REFERENCE, REWARD, VALUE, Roles
+from trainers.ppo.rollout import AT_ONCE, Answers, Batch, answer_mask, batches_of, laid_out, taken, written
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What an update reads of the plan."""
+
+    micro_batch_size: int
+    response_tokens: int
+    temperature: float
+    missing_end_penalty: float
+    whiten_rewards: bool
+    gamma: float
+    lam: float
+    ppo_epochs: int
+    minibatches: int
+    clip_range: float
+    value_clip_range: float
+    step_kl_limit: float
+    max_grad_norm: float = 1.0  # as transformers' trainers
+
+    @classmethod
+    def of(cls, options: dict[str, Any], micro_batch_size: int) -> Settings:
+        names = [name for name in cls.__dataclass_fields__ if name in options]
+        return cls(micro_batch_size=micro_batch_size, **{name: options[name] for name in names})
+
+
+@dataclass(kw_only=True)
+class Ppo:
+    """Everything that updates change or use."""
+
+    roles: Roles
+    settings: Settings
+    price: math.KlPrice
+    optimizer: Any
+    tokenizer: Any
+    stops: Sequence[int]
+    device: Any
+    autocast: Callable[[], Any]
+    score: Score | None = None  # of the user; None: the reward model
+    scaler: Any = None
+    say: Callable[[str], None] | None = None
+    reduce: Callable[[Any], Any] | None = None  # sums a tensor over all processes
+    first_ratio_error: float = 0.0  # of the last update's first minibatch: how far its ratios were from 1
+
+    # ---------------------------------------------------------------- answers and their scores
+
+    def write(self, prompts: Sequence[Any], *, shortest: int = 0) -> Answers:
+        """The policy's answers."""
+        with self.roles.use(POLICY) as model:
+            return written(
+                model, [list(row.prompt_ids) for row in prompts], pad_id=self.tokenizer.pad_token_id, limit=self.settings.response_tokens, temperature=self.settings.temperature,
+                stops=self.stops, at_once=max(AT_ONCE, self.settings.micro_batch_size), autocast=self.autocast, shortest=shortest, say=self.say,
+            )  # fmt: skip
+
+    def batches(self, answers: Answers) -> list[Batch]:
+        return batches_of(answers, self.settings.micro_batch_size, pad_id=self.tokenizer.pad_token_id, device=self.device)
+
+    def texts(self, answers: Answers) -> list[str]:
+        """The answers as people read them, without the token that ends them."""
+        return [self.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True).strip() for ids, ended in zip(answers.ids, answers.ended, strict=True)]
+
+    def scores(self, prompts: Sequence[Any], answers: Answers, batches: Sequence[Batch]) -> Any:
+        """The reward of each answer, before any penalty: R, float32."""
+        import torch
+
+        if self.score is not None:
+            found = self.score([row.prompt for row in prompts], self.texts(answers), [row.answer for row in prompts])
+            return torch.tensor(found, dtype=torch.float32, device=self.device)
+        scores_R = torch.zeros(len(answers.ids), device=self.device)
+        with torch.no_grad(), self.autocast():
+            for batch in batches:
+                scores_R[batch.rows] = self.roles.scores(batch)
+        return scores_R
+
+    # ---------------------------------------------------------------- one update
+
+    def update(self, prompts: Sequence[Any], *, shortest: int = 0) -> dict[str, float]:
+        """Learn from one answer to each prompt; what is shown of it."""
+        import torch
+
+        began = time.monotonic()
+        answers = self.write(prompts, shortest=shortest)
+        wrote_s = time.monotonic() - began
+        batches = self.batches(answers)
+        mask_RT = answer_mask(answers, self.device)
+        scores_R = self.scores(prompts, answers, batches)
+        with torch.no_grad(), self.autocast():  # role by role, so that modules are switched three times and not thrice a batch
+            mine = [self.roles.log_probs(POLICY, batch, self.settings.temperature, with_entropy=True) for batch in batches]
+            theirs = [self.roles.log_probs(REFERENCE, batch, self.settings.temperature)[0] for batch in batches]
+            worth = [self.roles.values(batch) for batch in batches]
+        old_RT, reference_RT, values_RT = (laid_out(list(zip(batches, parts, strict=True)), mask_RT) for parts in ([log_probs for log_probs, _ in mine], theirs, worth))
+        ended_R = torch.tensor(answers.ended, device=self.device)
+        # Ouyang et al. 2022 and Huang et al. 2024 ("EOS trick"): an answer that does not end is worth less, whatever it says.
+        penalised_R = scores_R - self.settings.missing_end_penalty * (~ended_R)
+        penalty_RT = math.kl_penalty(old_RT, reference_RT, mask_RT)
+        rewards_RT = math.token_rewards(penalised_R, penalty_RT, mask_RT, self.price.price)
+        if self.settings.whiten_rewards:
+            rewards_RT = math.whitened(rewards_RT, mask_RT, keep_mean=True)
+        advantages_RT, returns_RT = math.generalized_advantages(rewards_RT, values_RT, mask_RT, gamma=self.settings.gamma, lam=self.settings.lam)
+        advantages_RT = math.whitened(advantages_RT, mask_RT)
+        steps = self._learn(batches, old_RT, values_RT, advantages_RT, returns_RT)
+        kl_per_answer = float(penalty_RT.sum(1).mean())
+        spent = {"kl_coef": self.price.price}
+        self.price.adapt(kl_per_answer, len(prompts))
+        return {
+            "loss": steps["policy_loss"] + steps["value_loss"],
+            **steps,
+            "reward": float(scores_R.mean()),
+            "reward_spread": float(scores_R.std(correction=0)),
+            "kl": float(math.masked_mean(penalty_RT, mask_RT)),
+            "kl_per_answer": kl_per_answer,
+            **spent,
+            "entropy": float(torch.cat([entropy for _, entropy in mine]).mean()),
+            "explained_variance": float(math.explained_variance(values_RT, returns_RT, mask_RT)),
+            "response_tokens": float(mask_RT.sum(1).mean()),
+            "ended": float(ended_R.float().mean()),
+            "tokens": answers.tokens,
+            "writing_s": wrote_s,
+            "learning_s": time.monotonic() - began - wrote_s,
+        }
+
+    def _learn(self, batches: Sequence[Batch], old_RT: Any, values_RT: Any, advantages_RT: Any, returns_RT: Any) -> dict[str, float]:
+        """The inner epochs. Batches keep their rows, so that the first ratios are exactly 1; their order changes."""
+        import torch
+
+        share = -(-len(batches) // min(self.settings.minibatches, len(batches)))
+        seen: list[dict[str, float]] = []
+        for epoch in range(self.settings.ppo_epochs):
+            order = torch.randperm(len(batches)).tolist()
+            for start in range(0, len(order), share):
+                minibatch = [batches[place] for place in order[start : start + share]]
+                found = self._gradients(minibatch, old_RT, values_RT, advantages_RT, returns_RT)
+                if not seen:
+                    self.first_ratio_error = found.pop("ratio_error")
+                found.pop("ratio_error", None)
+                if found["step_kl"] > self.settings.step_kl_limit and seen:
+                    self.optimizer.zero_grad(set_to_none=True)
+                    return _mean(seen) | {"inner_steps": len(seen), "stopped_early": 1.0}
+                found["grad_norm"] = self._step()
+                seen.append(found)
+        return _mean(seen) | {"inner_steps": len(seen), "stopped_early": 0.0}
+
+    def _gradients(self, minibatch: Sequence[Batch], old_RT: Any, values_RT: Any, advantages_RT: Any, returns_RT: Any) -> dict[str, float]:
+        """Gradients of one minibatch. Policy and value share no weight that is trained, so each goes back by itself: one graph at a time is held."""
+        import torch
+
+        c = self.settings
+        tokens = sum(batch.tokens for batch in minibatch)
+        if self.reduce is not None:
+            tokens = float(self.reduce(torch.tensor(float(tokens), device=self.device)))
+        total = dict.fromkeys(("policy_loss", "value_loss", "clip_fraction", "step_kl"), 0.0)
+        error = 0.0
+        for batch in minibatch:
+            old_N, advantages_N = taken(old_RT, batch), taken(advantages_RT, batch)
+            with self.autocast():
+                new_N, _ = self.roles.log_probs(POLICY, batch, c.temperature)
+            losses_N, ratio_N, clipped_N = math.policy_losses(new_N, old_N, advantages_N, c.clip_range)
+            loss = losses_N.sum() / tokens
+            self._backward(loss)
+            total["policy_loss"] += loss.item()
+            total["clip_fraction"] += clipped_N.sum().item() / tokens
+            total["step_kl"] += math.moved(new_N.detach(), old_N).sum().item() / tokens
+            error = max(error, (ratio_N.detach() - 1).abs().max().item())
+        for batch in minibatch:
+            with self.autocast():
+                values_N = self.roles.values(batch)
+            loss = math.value_losses(values_N, taken(values_RT, batch), taken(returns_RT, batch), c.value_clip_range).sum() / tokens
+            self._backward(loss)
+            total["value_loss"] += loss.item()
+        if self.reduce is not None:
+            summed = self.reduce(torch.tensor(list(total.values()), device=self.device)).tolist()
+            total = dict(zip(total, summed, strict=True))
+        return total | {"ratio_error": error}
+
+    def _backward(self, loss: Any) -> None:
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+
+    def _step(self) -> float:
+        """Take the step; the policy's gradient norm before clipping."""
+        import torch
+
+        if self.reduce is not None:
+            for group in self.optimizer.param_groups:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        parameter.grad = self.reduce(parameter.grad)
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        norms = {group["role"]: float(torch.nn.utils.clip_grad_norm_(group["params"], self.settings.max_grad_norm)) for group in self.optimizer.param_groups}
+        if self.scaler is None:
+            self.optimizer.step()
+        else:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norms[POLICY]
+
+
+def _mean(seen: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {key: sum(one[key] for one in seen) / len(seen) for key in seen[0]}
+
+
+__all__ = ["POLICY", "REFERENCE", "REWARD", "VALUE", "Ppo", "Settings"]
