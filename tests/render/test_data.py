@@ -1,16 +1,24 @@
-"""A data profile as JSON and as a page."""
+"""A data profile as JSON and as a page. Golden files in tests/golden/; write them anew after looking at the change:
+
+UPDATE_GOLDEN=1 python -m pytest tests/render/test_data.py
+"""
 
 from __future__ import annotations
 
 import io
 import json
+import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from advisor.checking import checked
 from advisor.data import profile
-from advisor.render.data import print_check, profile_json, visible
+from advisor.data.fix import fixed_copy
+from advisor.render.data import check_json, print_check, profile_json, visible
+from advisor.render.fixed import fixed_json, print_fixed
 
 
 def page(path, **options) -> str:
@@ -102,3 +110,97 @@ def test_terminal_codes_in_data_are_made_visible(tmp_path):
     text = page(tmp_path / "a.jsonl")
     assert "\x1b" not in text
     assert "[bold]not markup[/bold]" in text
+
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+
+
+def support() -> list[dict[str, Any]]:
+    """Sixty support answers with one of each thing that can be wrong."""
+    rows: list[dict[str, Any]] = [
+        {"question": f"Where is parcel {number}?", "answer": f"Parcel {number} is on its way; it will be with you within {number % 5 + 2} days."} for number in range(60)
+    ]
+    rows[4]["answer"] = ""
+    rows[9] = rows[3]
+    rows[11] = {"question": "where is parcel 7", "answer": "parcel 7 is on its way, it will be with you within 4 days"}
+    rows[20]["answer"] = "Write to anna.kovacs@firma.de, or use the key sk-abc123DEF456ghi789jkl012."
+    rows[30]["answer"] = "It was sent. " * 90
+    return rows
+
+
+def feedback() -> list[dict[str, Any]]:
+    return [{"text": f"Message {number}: {'my bill is wrong' if number % 3 else 'nothing works'}", "team": ("billing", "technical", "billing")[number % 3]} for number in range(90)]
+
+
+def choices() -> list[dict[str, Any]]:
+    return [
+        {"prompt": f"Is {number} even?", "chosen": f"{'Yes' if number % 2 == 0 else 'No'}, and here is why: " + "it divides " * 5, "rejected": "Maybe."} for number in range(40)
+    ]
+
+
+PAGES = {"support": support, "classes": feedback, "pairs": choices}
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("name", PAGES)
+def test_pages_look_as_they_were_looked_at(tmp_path, monkeypatch, name, width):
+    """Each kind of data prints exactly the page that was read and approved."""
+    monkeypatch.chdir(tmp_path)
+    Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PAGES[name]()))
+    file = io.StringIO()
+    print_check(*checked(f"{name}.jsonl"), Console(file=file, width=width))
+    text = "\n".join(line.rstrip() for line in file.getvalue().split("\n"))
+    assert max(map(len, text.split("\n"))) <= width
+    path = GOLDEN / f"check_{name}_{width}.txt"
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
+
+
+def test_colour_adds_nothing_but_colour(pairs_path):
+    """With colour the page has the same words; severities are words too."""
+    import re
+
+    plain, coloured = page(pairs_path), io.StringIO()
+    print_check(*checked(str(pairs_path)), Console(width=80, file=coloured, force_terminal=True, color_system="truecolor"))
+    assert "\x1b[" in coloured.getvalue()
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured.getvalue()) == plain
+    assert "warning" in plain
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_terminals_without_unicode_get_plain_signs(tmp_path, encoding):
+    """Bars and arrows become letters that the terminal has; nothing raises."""
+    (tmp_path / "a.jsonl").write_text(json.dumps({"question": "Привет\nмир", "answer": "x" * 300}) + "\n")
+    raw = io.BytesIO()
+    terminal = io.TextIOWrapper(raw, encoding=encoding, write_through=True)
+    print_check(*checked(str(tmp_path / "a.jsonl")), Console(width=80, file=terminal))
+    assert "#" in raw.getvalue().decode(encoding)
+
+
+def test_check_document_has_everything_measured(pairs_path):
+    """How sure, what was measured, how much each objective wants and what is suggested, as JSON."""
+    document = json.loads(json.dumps(check_json(*checked(str(pairs_path), seq_len=64)), allow_nan=False))
+    assert document["confidence"] == "certain"
+    assert {"scripts", "turns", "request_tokens", "answer_tokens", "sequence_lengths", "rows_used", "rows_unusable"} <= set(document["measures"])
+    assert document["amounts"][0]["objective"] == "sft"
+    assert document["amounts"][0]["verdict"] == "thin"
+    assert document["amounts"][0]["sources"][0]["title"]
+    assert {"seq_len", "because", "packing", "packing_because"} == set(document["suggested"])
+
+
+def test_the_list_of_changes_is_shown_and_documented(tmp_path, monkeypatch):
+    """The page of a cleaned copy counts each kind of change with its rows; the document has the same."""
+    monkeypatch.chdir(tmp_path)
+    Path("a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in support()))
+    fixed = fixed_copy("a.jsonl", "b.jsonl")
+    file = io.StringIO()
+    print_fixed(fixed, Console(file=file, width=80))
+    text = " ".join(file.getvalue().split())
+    assert "b.jsonl: 58 of 60 rows; a.jsonl is as it was" in text
+    assert "left out: no answer to learn from (row 5)" in text
+    assert "b.jsonl.changes.jsonl" in text
+    assert {entry["change"]: (entry["count"], entry["rows"]) for entry in fixed_json(fixed)["changes"]} == {
+        "left out: no answer to learn from": (1, [5]),
+        "left out: repeats an earlier row word for word": (1, [10]),
+    }

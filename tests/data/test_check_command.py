@@ -1,0 +1,117 @@
+"""`advise check`: what it prints, what it writes, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from advisor.cli import main
+
+ROWS = "".join(json.dumps({"question": f"What is {number}?", "answer": f"It is {number}."}) + "\n" for number in range(60))
+
+
+@pytest.fixture
+def check(monkeypatch, capsys, tmp_path):
+    """Run `advise check ...` in a folder of its own; returns exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["advise", "check", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            main()
+        return left.value.code, *capsys.readouterr()
+
+    return run
+
+
+def test_a_path_is_enough(check):
+    """No registration, no flag: the format is recognised and shown."""
+    Path("a.jsonl").write_text(ROWS)
+    code, out, err = check("a.jsonl")
+    assert (code, err) == (0, "")
+    assert "question and answer columns" in out
+    assert "What a sequence length would cut" in out
+
+
+def test_a_missing_column_names_the_file_the_columns_and_the_nearest_format(check):
+    """A file that is not understood is an error with everything a person needs, never a traceback."""
+    Path("a.jsonl").write_text('{"Frage": "Wie hoch ist der Turm?", "Antwort": "Dreissig Meter."}\n')
+    code, out, err = check("a.jsonl")
+    assert (code, out) == (2, "")
+    assert "a.jsonl: no known columns. Columns: Frage (text), Antwort (text)" in err
+    assert "nearest: question_answer" in err
+    assert "--map question=" in err
+
+
+@pytest.mark.parametrize("spelling", [("--map", "question=Frage", "answer=Antwort"), ("--map", "question=Frage", "--map", "answer=Antwort")])
+def test_a_mapping_may_be_written_either_way(check, spelling):
+    """Both spellings of --map are read, as the error prints them."""
+    Path("a.jsonl").write_text('{"Frage": "F", "Antwort": "A"}\n')
+    code, out, _ = check("a.jsonl", *spelling)
+    assert code == 0
+    assert "as stated with --map" in out
+
+
+def test_json_is_one_document(check):
+    """Standard output holds the document alone."""
+    Path("a.jsonl").write_text(ROWS)
+    code, out, err = check("a.jsonl", "--json")
+    document = json.loads(out)
+    assert (code, err, document["schema_version"], document["rows"]) == (0, "", 1, 60)
+    assert document["suggested"]["seq_len"] > 0
+
+
+def test_what_blocks_everything_is_exit_code_two_with_the_page(check):
+    """A fault that blocks every objective still shows what the data is."""
+    Path("a.jsonl").write_text(ROWS + "{oops\n")
+    code, out, _ = check("a.jsonl", "--json")
+    document = json.loads(out)
+    assert (code, document["kind"], document["objectives"]) == (2, "paired", [])
+    assert document["findings"][0]["rows"] == [61]
+
+
+def test_lengths_and_evaluation_are_checked_by_flags(check):
+    """--seq-len names the rows over it, --eval those that stand in both files."""
+    Path("a.jsonl").write_text(ROWS + json.dumps({"question": "Long?", "answer": "very " * 400}) + "\n")
+    Path("b.jsonl").write_text(ROWS.splitlines()[0] + "\n")
+    _, out, _ = check("a.jsonl", "--seq-len", "128", "--eval", "b.jsonl", "--json")
+    found = {finding["id"]: finding["rows"] for finding in json.loads(out)["findings"]}
+    assert found["rows-over-length"] == [61]
+    assert found["evaluation-rows-in-training"] == [1]
+
+
+def test_fix_writes_a_copy_and_says_what_it_changed(check):
+    """The data is untouched, the copy is clean, the list of changes is complete."""
+    Path("a.jsonl").write_text(ROWS + ROWS.splitlines()[0] + "\n")
+    code, out, _ = check("a.jsonl", "--fix", "b.jsonl")
+    assert code == 0
+    assert "60 of 61 rows" in out
+    assert Path("b.jsonl").read_text() == ROWS
+    assert len(Path("b.jsonl.changes.jsonl").read_text().splitlines()) == 1
+    code, out, _ = check("a.jsonl", "--fix", "c.jsonl", "--json")
+    assert json.loads(out)["changes"] == [{"change": "left out: repeats an earlier row word for word", "count": 1, "rows": [61]}]
+
+
+def test_fix_replaces_nothing_unasked(check):
+    """An existing file is kept unless --force is added, which alone means nothing."""
+    Path("a.jsonl").write_text(ROWS)
+    Path("b.jsonl").write_text("mine")
+    code, _, err = check("a.jsonl", "--fix", "b.jsonl")
+    assert code == 2
+    assert "--force" in err
+    assert Path("b.jsonl").read_text() == "mine"
+    assert check("a.jsonl", "--fix", "b.jsonl", "--force")[0] == 0
+    assert check("a.jsonl", "--force")[0] == 2
+
+
+def test_the_first_twenty_faults_are_shown_and_the_rest_counted(check):
+    """Thirty broken lines in a file of nothing else: twenty places and a count."""
+    Path("a.jsonl").write_text("{oops\n" * 30)
+    code, _, err = check("a.jsonl")
+    assert code == 2
+    assert err.count("invalid JSON") == 20
+    assert "10 more" in err
+    assert "Traceback" not in err
