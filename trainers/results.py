@@ -115,8 +115,8 @@ def load_results(results: Sequence[Result], device: Any) -> Loaded:
         if not result.is_module:
             loaded.whole[result.label] = _model(result, str(result.folder), device)
             continue
-        if result.update == "adapter":
-            import advisor.peft_adapter  # noqa: F401  (registers the method with PEFT)
+        if result.update in ("adapter", "prefix"):
+            import advisor.peft_adapter  # noqa: F401  (registers the method with PEFT, and lets prefixes take part in generation)
         model = loaded.models[result.base_key]
         if hasattr(model, "peft_config"):
             model.load_adapter(str(result.folder), adapter_name=result.label)
