@@ -44,13 +44,14 @@ def liked(tokenizer: Any, rows: Sequence[Pair | Feedback]) -> list[Row]:
 class PreferenceJudge(Judge):
     """Asks how likely held-out answers are, for people's sake as a margin: how much likelier the better ones."""
 
-    def __init__(self, job: Job, trainer: Any, data: Prepared[Any], mark: str) -> None:
+    def __init__(self, job: Job, trainer: Any, data: Prepared[Any], mark: str, *, learns_answers: bool = False) -> None:
         tokenizer = trainer.processing_class
         few = TRIAL if job.max_steps is not None else HELD_OUT
         self.held = judge.held_out(data.holdout, limit=few)
         answers: Prepared[Row] = replace(data, train=tuple(liked(tokenizer, data.train[: 4 * judge.SAMPLES])), holdout=tuple(liked(tokenizer, self.held)))  # type: ignore[arg-type]
         super().__init__(job, trainer, answers, mark)
-        self.rows = []  # that the better answers themselves become likelier is no aim of preference training
+        if not learns_answers:
+            self.rows = []  # that the better answers themselves become likelier is no aim then
 
     def losses(self, rows: Sequence[Row]) -> list[float]:
         return [-total / row.learned for total, row in zip(judge.answer_log_probs(self.trainer, rows), rows, strict=True)]

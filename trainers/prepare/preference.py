@@ -251,7 +251,10 @@ def feedback_columns(rows: Sequence[Feedback], *, batch: int) -> dict[str, list[
             from which KTO estimates how far the model has moved (arXiv:2402.01306, section 4.1).
     """
     answers = [list(row.completion_ids) for row in rows]
-    turned = [answer for start in range(0, len(answers), batch) for answer in (lambda group: [group[-1], *group[:-1]])(answers[start : start + batch])]
+    groups = [answers[start : start + batch] for start in range(0, len(answers), batch)]
+    turned = [answer for group in groups for answer in [group[-1], *group[:-1]]]
+    if len(groups) > 1 and len(groups[-1]) == 1:
+        turned[-1] = groups[-2][-1]  # alone in its batch: its own answer would tell nothing
     return {"prompt_ids": [list(row.prompt_ids) for row in rows], "completion_ids": answers, "KL_completion_ids": turned, "label": [row.label for row in rows]}
 
 
