@@ -233,7 +233,7 @@ def answers_document(answers: Answers) -> dict[str, Any]:
     flat = {fact_id: answer.value for fact_id, answer in answers.known.items()}
     document: dict[str, Any] = {key: flat[key] for key in ("task", "depth", "tasks", "n_tasks", "model", "model_params_b", "serve_with", "priority") if key in flat}
     budget = {key: flat[f"budget_{key}"] for key in ("usd", "hours") if f"budget_{key}" in flat}
-    data = {key: flat[f"data_{key}"] for key in ("path", "kind", "rows", "tokens", "mapping") if f"data_{key}" in flat}
+    data = {key: flat[f"data_{key}"] for key in ("path", "examples", "kind", "rows", "tokens", "mapping") if f"data_{key}" in flat}
     gpu = {key: flat[name] for key, name in (("name", "gpu"), ("vram_gib", "gpu_memory_gib"), ("count", "gpus")) if name in flat}
     if budget or "budget" in flat:
         document["budget"] = budget or flat["budget"]

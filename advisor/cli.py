@@ -125,7 +125,7 @@ def advise_on(answers: Answers, warnings: list[str], rule_layers: tuple[str, ...
     return advise(situation, ruleset, guide), ruleset
 
 
-def chosen_candidate(advice: Advice, choose: str | None, *, force: bool) -> Advice:
+def chosen_candidate(advice: Advice, ruleset: Ruleset, choose: str | None, *, force: bool) -> Advice:
     """The advice about the candidate that --choose names. Raises InputError where it may not be taken."""
     if choose is None:
         return advice
@@ -136,9 +136,13 @@ def chosen_candidate(advice: Advice, choose: str | None, *, force: bool) -> Advi
     if wanted == advice.recommendation.composition:
         return advice
     found = next((candidate for candidate in advice.alternatives if candidate.composition == wanted), None)
+    if found is None and wanted.chain:
+        from advisor.advice.advise import candidate_of
+
+        found = candidate_of(advice, ruleset, wanted)
     if found is None:
         listed = [str(candidate.composition) for candidate in (advice.recommendation, *advice.alternatives)]
-        raise InputError(f"--choose: '{wanted}' is not among the candidates here", allowed=f"candidates: {', '.join(listed)}")
+        raise InputError(f"--choose: '{wanted}' is not among the candidates here", allowed=f"candidates: {', '.join(listed)}, or any other chain with a scheme")
     if not found.forced_ok:
         raise InputError(f"--choose: '{wanted}' cannot be taken: {found.because[0].text}", hint="--force does not override this")
     if not force:
@@ -171,7 +175,12 @@ def need_plan(advice: Advice, ruleset: Ruleset) -> tuple[Plan, Comments]:
             f"the answer is '{composition}', which trains nothing: there is no plan to write or run",
             hint=f"to train all the same: --choose {advice.alternatives[0].composition} --force",
         )
-    flags = {"data.path": "--data FILE", "model": "--model with a hub id or a folder", "tasks": "--tasks NAME=FILE for each task"}
+    flags = {
+        "data.path": "--data FILE",
+        "data.examples": "--examples FILE with requests and answers",
+        "model": "--model with a hub id or a folder",
+        "tasks": "--tasks NAME=FILE for each task",
+    }
     raise InputError(f"a plan needs more: {', '.join(missing)}", allowed="; ".join(flags[key] for key in missing if key in flags))
 
 
@@ -197,8 +206,9 @@ def relocated(plan: Plan, folder: Path) -> Plan:
         return str(Path(path).resolve()) if Path(path).exists() else path
 
     data = replace(plan.data, path=moved(plan.data.path)) if plan.data else None
+    stages = tuple(replace(stage, data=moved(stage.data)) if stage.data else stage for stage in plan.stages)
     tasks = tuple(replace(task, data=replace(task.data, path=moved(task.data.path))) for task in plan.tasks)
-    return replace(plan, model=moved(plan.model), data=data, tasks=tasks)
+    return replace(plan, model=moved(plan.model), data=data, tasks=tasks, stages=stages)
 
 
 def print_json(document: Any) -> None:
@@ -243,7 +253,7 @@ def advise(
 
         context.exit(wizard(rule_layers))
     advice, ruleset = advise_on(answers, warnings, rule_layers, base=base, online=plan_file is not None)
-    advice = chosen_candidate(advice, choose, force=force)
+    advice = chosen_candidate(advice, ruleset, choose, force=force)
     plan, comments, missing = planned(advice, ruleset) if plan_file is None or not advice.fits else (*need_plan(advice, ruleset), [])
     if plan_file is not None and plan is not None:
         write_plan_file(plan, comments, Path(plan_file))
@@ -313,7 +323,7 @@ def run(
         context.exit(run_plan_file(Path(plan), settings, as_json=as_json))
     answers, warnings, base = stated_answers(answers_file, options, rule_layers)
     advice, ruleset = advise_on(answers, warnings, rule_layers, base=base, online=True)
-    advice = chosen_candidate(advice, choose, force=force)
+    advice = chosen_candidate(advice, ruleset, choose, force=force)
     made, comments = need_plan(advice, ruleset) if advice.fits else (None, {})
     from advisor.render.terminal import print_advice
 

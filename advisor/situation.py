@@ -27,6 +27,7 @@ def situation_of(answers: Answers, *, probed: Hardware | None = None, online: bo
     unknown: list[str] = []
     hardware = hardware_of(answers, warnings, probed=probed)
     data, tasks, answers = _data(answers, warnings, base)
+    examples = _examples(answers, base)
     model = _model(answers, warnings, unknown, online=online)
     suggestion, encoder = None, None
     if model is None and not answers.value("model"):
@@ -35,7 +36,7 @@ def situation_of(answers: Answers, *, probed: Hardware | None = None, online: bo
         if suggestion is not None:
             model = _shape(suggestion.model, None, warnings, online=False)
     return Situation(
-        answers=answers, hardware=hardware, data=data, tasks=tasks, model=model, suggestion=suggestion, encoder=encoder,
+        answers=answers, hardware=hardware, data=data, examples=examples, tasks=tasks, model=model, suggestion=suggestion, encoder=encoder,
         smaller=_smaller(answers, hardware, model), cards=_cards(hardware),
         warnings=tuple(dict.fromkeys(warnings)), unknown=tuple(unknown),
     )  # fmt: skip
@@ -97,6 +98,19 @@ def _data(answers: Answers, warnings: list[str], base: Path | None) -> tuple[Dat
     if stated_tasks:
         return None, profiles, answers
     return profiles[""], {}, answers
+
+
+def _examples(answers: Answers, base: Path | None) -> DataProfile | None:
+    """The examples beside a corpus. Raises InputError where the file is not what the stage that reads it trains on."""
+    path = answers.value("data_examples")
+    if not path:
+        return None
+    from advisor.data import profile
+
+    found = profile(_found(str(path), base))
+    if found.kind not in ("paired", "preference"):
+        raise InputError(f"{path}: holds {found.kind}, examples of requests and answers are expected", hint="documents go into --data, examples into --examples")
+    return found
 
 
 def _found(file: str, base: Path | None) -> str:

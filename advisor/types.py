@@ -457,6 +457,7 @@ class Situation:
     answers: Answers
     hardware: Hardware
     data: DataProfile | None = None
+    examples: DataProfile | None = None  # of requests and answers, beside a corpus
     tasks: Mapping[str, DataProfile] = field(default_factory=dict)
     model: ModelShape | None = None
     suggestion: ModelSuggestion | None = None

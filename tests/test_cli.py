@@ -189,13 +189,14 @@ def test_check_shows_the_page_of_broken_data(call, tmp_path):
     assert "answer" in out
 
 
-def test_a_method_without_a_trainer_is_refused_before_anything_is_written(call, tmp_path):
-    """An adapter plan is advised, and running it says what can be trained, with no run folder left behind."""
+def test_a_model_without_weights_is_refused_before_anything_is_written(call, tmp_path):
+    """A folder with a configuration alone can be advised on, and a run says what is missing, with no run folder left behind."""
     (tmp_path / "a.jsonl").write_text(PAIRS)
     (tmp_path / "m").mkdir()
     config = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128, "vocab_size": 300}
     (tmp_path / "m" / "config.json").write_text(json.dumps(config))
-    code, _, err = call("run", "--task", "multi_department", "--tasks", "legal=a.jsonl", "--serve-with", "transformers", "--model", "m", "--gpu", "none")
+    code, _, err = call("run", "--task", "qa", "--data", "a.jsonl", "--model", "m", "--gpu", "none")
     assert code == 2
-    assert "no trainer for update adapter" in err
+    assert "has no weights" in err
+    assert "has no tokenizer" in err
     assert not (tmp_path / "runs").exists()

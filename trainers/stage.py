@@ -6,7 +6,9 @@ An objective is one file: it says what it trains on, how its trainer is built an
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -30,7 +32,7 @@ ASKED_FOR = (
 )
 
 
-class Objective:
+class Objective(ABC):
     """What one objective does its own way. The defaults are those of a language model trained on rows of tokens."""
 
     names: tuple[str, ...] = ()
@@ -38,9 +40,9 @@ class Objective:
     writes = True  # the result writes text (a reward model and a classifier do not)
     logged: Sequence[str] = ()  # of the trainer's logs, what goes into metrics.jsonl beside the loss
 
+    @abstractmethod
     def config_class(self) -> type:
         """TRL's (or transformers') config class, whose fields `trl:` may set."""
-        raise NotImplementedError
 
     def faults(self, job: Job) -> list[Any]:
         """What in the stage this objective cannot do."""
@@ -49,6 +51,10 @@ class Objective:
     def seq_len(self, job: Job) -> int | None:
         """The longest row; None: the stage's."""
         return None
+
+    def rows(self, job: Job, tokenizer: Any) -> Prepared[Any]:
+        """The data, prepared."""
+        return read_prepared(job, tokenizer, self.kind, seq_len=self.seq_len(job))
 
     def load(self, job: Job, device: Any, update: Any, tokenizer: Any, data: Prepared[Any]) -> Any:
         """The model to train."""
@@ -60,13 +66,13 @@ class Objective:
         """The rows as the trainer's sequences: one each, or packed."""
         return [(row,) for row in rows]
 
+    @abstractmethod
     def trainer(self, job: Job, model: Any, tokenizer: Any, device: Any, peft_config: Any, sequences: Sequence[Sequence[Any]], arguments: Mapping[str, Any]) -> Any:
         """The trainer, without callbacks."""
-        raise NotImplementedError
 
+    @abstractmethod
     def probe(self, job: Job, data: Prepared[Any], tokenizer: Any) -> Probe:
         """What the checks put to the model, and how it answers."""
-        raise NotImplementedError
 
     def judge(self, job: Job, trainer: Any, data: Prepared[Any], mark: str) -> Any | None:
         """Asks the model before and after; None: nothing is compared."""
@@ -101,7 +107,7 @@ def train(job: Job, objective: Objective) -> None:
         raise InputError(faults=faults)
 
     tokenizer = load_tokenizer(job)
-    data = read_prepared(job, tokenizer, objective.kind, seq_len=objective.seq_len(job))
+    data = objective.rows(job, tokenizer)
     if shown:
         for line in describe(data):
             say(f"{label(job)}: {line}")
@@ -121,7 +127,7 @@ def train(job: Job, objective: Objective) -> None:
 
     steps = settings.total_steps(job, len(sequences), processes=settings.world_size())
     depends_on = [asdict(job.stage), job.base_model, job.plan.revision, str(job.start), steps, settings.world_size(), versions["torch"]]
-    mark = checkpoints.fingerprint([*depends_on, rows_digest(data.train)])
+    mark = checkpoints.fingerprint([*depends_on, rows_digest(data.train) if objective.kind is ANSWERS else data.digest])
     metrics = job.run / "metrics.jsonl"
     if shown and checkpoints.others_there(job.checkpoints, mark=mark):
         say(f"{label(job)}: the checkpoints there belong to other settings or data: starting from the beginning")
@@ -130,13 +136,16 @@ def train(job: Job, objective: Objective) -> None:
         metrics=metrics if shown else None, stage=job.stage.name, task=job.task, label=label(job), steps=steps, memory=memory, mark=mark,
         scaled=settings.mixed_dtype(job, device) == "float16", shown=shown, logged=objective.logged,
     )  # fmt: skip
+    goes_on = hasattr(model, "peft_config")  # with the module of an earlier stage
     trainer = build(job, sequences, steps=steps, callback=watch)
     model = trainer.model
     probe = objective.probe(job, data, tokenizer)
     before = probe.answer(model) if shown else None
     judge = objective.judge(job, trainer, data, mark) if job.judge and shown else None
     if judge is not None:
-        judge.ask_base()
+        # A new prefix starts from a prompt, which changes answers by itself: the comparison is with the model as it came.
+        with model.disable_adapter() if job.stage.update == "prefix" and not goes_on else nullcontext():
+            judge.ask_base()
 
     if resume is not None:
         record = resume[1]

@@ -15,7 +15,7 @@ from advisor.ruleset.judge import judge
 from advisor.ruleset.model import Ruleset
 from advisor.types import Advice, Candidate, Composition, Flip, GuideAnswer, Reason, Situation
 
-from .candidates import Costs, alternatives, recommended
+from .candidates import Costs, alternatives, as_stated, recommended
 from .confidence import confidence
 from .decide import SMALLER_MODEL, Decision, conclude, conclude_early
 from .flips import flips_of
@@ -121,6 +121,14 @@ def _warnings(situation: Situation, recommendation: Candidate, decision: Decisio
 def stage_warnings(ruleset: Ruleset, facts: Mapping[str, Any]) -> tuple[str, ...]:
     """What the settings table warns of for one stage's facts."""
     return tuple(f"{rule.then['say']} ({rule.id})" for rule in judge(ruleset, "settings", facts).warnings)
+
+
+def candidate_of(advice: Advice, ruleset: Ruleset, composition: Composition) -> Candidate:
+    """Any composition in the situation of an advice, as a candidate to choose."""
+    base = situation_facts(advice.situation)
+    costs = Costs(ruleset=ruleset, situation=advice.situation, facts=base)
+    decision = _conclude(ruleset, conclude_early(ruleset, base), costs)
+    return as_stated(ruleset, decision, costs, composition, (Reason(text="no rule recommends it here"),))
 
 
 def with_choice(advice: Advice, chosen: Candidate) -> Advice:

@@ -7,15 +7,17 @@ from dataclasses import dataclass, field, replace
 
 from advisor.composition import SCHEMES, composed
 from advisor.ruleset.model import Rule, Ruleset
-from advisor.types import Candidate, Composition, Estimate, Reason, Situation, StageSettings, Verdict
+from advisor.types import Candidate, Chosen, Composition, Estimate, Reason, Situation, StageSettings, Verdict
 
 from .decide import SMALLER_MODEL, Decision
 from .explain import budget_reason, memory_reason, reason_of, seen_by, why_not_outcome
-from .fit import coarse_fit, fitted_stage, together
+from .fit import coarse_fit, fitted_stage, stage_settings, together
 from .seen import device
 
 GUIDE_CHAINS = ("sft", "cpt>sft", "sft>rm>ppo")  # every objective the guide names stands in one of them
 ANSWERED_REMEDIES = {"rag": ("knowledge", "retrieval"), "prompting": ("readiness", "prompting")}  # "why not just ...?"
+MODULE_SIZE = {"lora": "rank", "adapter": "bottleneck", "prefix": "prefix_tokens"}  # the key that says how large a module is
+OWN_MODULE = ("rm",)  # a reward model is a module of its own, beside the chain
 NOTHING = Estimate(fits="unknown")
 SHIPPED = ("base", "document", "evidence")
 
@@ -31,13 +33,27 @@ class Costs:
 
     def of(self, composition: Composition) -> tuple[tuple[StageSettings, ...], Estimate]:
         """The stages of a composition with settings that fit, and what they cost together."""
-        found = [self._stage(composition, objective) for objective in composition.chain]
+        lead, shared = self._shared_module(composition)
+        found = [self._stage(composition, objective, lead, shared) for objective in composition.chain]
         return tuple(stage for stage, _ in found), together([cost for _, cost in found], composition, self.facts)
 
-    def _stage(self, composition: Composition, objective: str) -> tuple[StageSettings, Estimate]:
-        key = (objective, f"{composition.encoder}+{composition.scheme}")
+    def _shared_module(self, composition: Composition) -> tuple[str, Mapping[str, Chosen]]:
+        """Stages that go on with one module have one form of it: the largest that any of them asks for, and whose it is."""
+        going_on = [objective for objective in composition.chain if objective not in OWN_MODULE]
+        size = MODULE_SIZE.get(composition.update or "")
+        if size is None or len(going_on) < 2:
+            return "", {}
+        names = self.ruleset.axes.get(f"updates/{composition.update}", {}).get("keys", {})
+        wanted = {objective: stage_settings(self.ruleset, self.situation, self.facts, composition, objective) for objective in going_on}
+        lead = max(going_on, key=lambda objective: wanted[objective][size].value if size in wanted[objective] else 0)
+        because = f"one module goes through all stages, in the form that {lead} asks for"
+        return lead, {name: replace(chosen, because=f"{because}: {chosen.because}") for name, chosen in wanted[lead].items() if name in names}
+
+    def _stage(self, composition: Composition, objective: str, lead: str, shared: Mapping[str, Chosen]) -> tuple[StageSettings, Estimate]:
+        shared = {} if objective in OWN_MODULE or objective == lead else shared
+        key = (objective, f"{composition.encoder}+{composition.scheme}+{lead if shared else ''}")
         if key not in self.known:
-            self.known[key] = fitted_stage(self.ruleset, self.situation, self.facts, composition, objective)
+            self.known[key] = fitted_stage(self.ruleset, self.situation, self.facts, composition, objective, shared)
         return self.known[key]
 
     def fits(self, chain: str, *, per_task: bool) -> dict[str, str]:
@@ -119,18 +135,24 @@ def _other_remedies(ruleset: Ruleset, decision: Decision) -> list[Candidate]:
 
 def _guides_own(ruleset: Ruleset, decision: Decision, costs: Costs, guide: Composition) -> Candidate:
     """The guide's answer where nothing above says it already, so that it can be run as well."""
-    stages, cost = costs.of(guide)
-    fit = coarse_fit(cost, costs.facts)
-    forbidden = [rule for table, outcome in (("chain", ">".join(guide.chain)), ("scheme", guide.scheme)) for rule in decision.steps[table].forbidden.get(outcome, ())]
     heard = [rule for rule in decision.rules if rule.layer not in ("base", "document")]
-    because: tuple[Reason, ...] = tuple(reason_of(rule, ruleset) for rule in (forbidden or heard)) or (Reason(text="the guide alone says this"),)
+    return as_stated(ruleset, decision, costs, guide, tuple(reason_of(rule, ruleset) for rule in heard) or (Reason(text="the guide alone says this"),))
+
+
+def as_stated(ruleset: Ruleset, decision: Decision, costs: Costs, composition: Composition, otherwise: tuple[Reason, ...]) -> Candidate:
+    """A composition that somebody named, with what speaks against it: what forbids it, its size, or `otherwise`."""
+    stages, cost = costs.of(composition)
+    fit = coarse_fit(cost, costs.facts)
+    chain = f"{'encoder:' if composition.encoder else ''}{'>'.join(composition.chain)}"
+    named = (("chain", chain), ("scheme", composition.scheme))
+    forbidden = [rule for table, outcome in named for rule in decision.steps[table].forbidden.get(outcome, ()) if not rule.id.endswith("-too-big")]
+    because = tuple(reason_of(rule, ruleset) for rule in forbidden) or otherwise
     if fit == "too_big":
-        found = memory_reason(cost, str(guide.scheme), f"base/{guide.scheme}-too-big", cards=len(costs.situation.hardware.gpus), cpu=device(costs.situation) == "cpu")
+        found = memory_reason(cost, str(composition.scheme), f"base/{composition.scheme}-too-big", cards=len(costs.situation.hardware.gpus), cpu=device(costs.situation) == "cpu")
         because = (found, *because) if found else because
     verdict: Verdict = "too_big" if fit == "too_big" else "forbidden" if forbidden else "ranked_lower"
-    return Candidate(
-        composition=guide, stages=stages, estimate=cost, verdict=verdict, because=because, forced_ok=fit != "too_big" and not any(absolute(rule) for rule in forbidden)
-    )
+    forced_ok = fit != "too_big" and not any(absolute(rule) for rule in forbidden)
+    return Candidate(composition=composition, stages=stages, estimate=cost, verdict=verdict, because=because, forced_ok=forced_ok)
 
 
 def _scheme_verdict(ruleset: Ruleset, costs: Costs, decision: Decision, scheme: str, cost: Estimate) -> tuple[Verdict, tuple[Reason, ...], bool]:

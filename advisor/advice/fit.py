@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from advisor.estimate import estimate
@@ -17,6 +18,7 @@ from .seen import device
 from .settings import ruled_settings
 
 DEFAULT_SEQ_LEN = 1024
+TEXT_LEN, CPU_TEXT_LEN = 2048, 512  # of documents, which may be parted anywhere
 APPROXIMATION_MARGIN = 1.25  # token counts from characters can be off by this much; a length that cuts rows is worse
 TEMPLATE_TOKENS = 64  # a chat template's own words around a conversation, which a count of characters does not see
 MULTIPLE = 64
@@ -43,20 +45,38 @@ def sequence_length(data: DataProfile | None, context_tokens: int | None) -> Cho
     return Chosen(value=length, because=because)
 
 
+def text_length(situation: Situation, context_tokens: int | None) -> Chosen:
+    """A length for plain documents, which are parted without loss: as long as pays, not as long as the longest."""
+    length = CPU_TEXT_LEN if device(situation) == "cpu" else TEXT_LEN
+    return Chosen(value=min(length, context_tokens or length), because="documents are parted without loss; longer pieces cost more than they teach")
+
+
 def _rounded(length: float) -> int:
     return max(MULTIPLE, -(-int(-(-length // 1)) // MULTIPLE) * MULTIPLE)
 
 
-def fitted_stage(ruleset: Ruleset, situation: Situation, facts: Mapping[str, Any], composition: Composition, objective: str) -> tuple[StageSettings, Estimate]:
-    """One stage of a composition with settings that fit (or need least, where none does), and its estimate."""
-    update, quantization = composition.update or "lora", composition.quantization
+def stage_settings(ruleset: Ruleset, situation: Situation, facts: Mapping[str, Any], composition: Composition, objective: str) -> dict[str, Chosen]:
+    """What the rules set for one stage of a composition, before anything is fitted."""
     if situation.model is not None:  # also of a suggested model: its size decides the learning rate
         facts = {**facts, "params_b": situation.model.params / 1e9}
     facts = {**facts, "family": "encoder" if composition.encoder else "decoder"}
-    settings = ruled_settings(ruleset, facts, objective, update, quantization)
+    return ruled_settings(ruleset, facts, objective, composition.update or "lora", composition.quantization)
+
+
+def fitted_stage(
+    ruleset: Ruleset, situation: Situation, facts: Mapping[str, Any], composition: Composition, objective: str, shared: Mapping[str, Chosen] = MappingProxyType({})
+) -> tuple[StageSettings, Estimate]:
+    """One stage of a composition with settings that fit (or need least, where none does), and its estimate.
+
+    Args:
+        shared: Keys of a module that goes on from another stage, which stand over the stage's own.
+    """
+    update, quantization = composition.update or "lora", composition.quantization
+    settings = {**stage_settings(ruleset, situation, facts, composition, objective), **shared}
     batch = settings.pop("effective_batch", Chosen(value=16, because="usual"))
     model = situation.model
-    settings["seq_len"] = sequence_length(_profile(situation), model.context_tokens if model else None)
+    context = model.context_tokens if model else None
+    settings["seq_len"] = text_length(situation, context) if objective == "cpt" else sequence_length(_profile(situation, objective), context)
     best: tuple[int, dict[str, Chosen], Estimate] | None = None
     for trial in _trials(situation, update, int(batch.value), int(settings["seq_len"].value)):
         changed = {**settings, **_batch_settings(trial, batch, update)}
@@ -136,28 +156,31 @@ def run_spec(objective: str, update: str, quantization: str | None, settings: Ma
 def _stage_estimate(situation: Situation, objective: str, update: str, quantization: str | None, settings: Mapping[str, Chosen], sharding: str) -> Estimate:
     plain = {key: chosen.value for key, chosen in settings.items()}
     spec = run_spec(objective, update, quantization, plain, gpus=max(1, len(situation.hardware.gpus)), sharding=sharding or None)
-    return estimate(spec, situation.model, situation.hardware, tokens_total=training_tokens(situation, plain), rows_total=training_rows(situation, plain))
+    return estimate(spec, situation.model, situation.hardware, tokens_total=training_tokens(situation, plain, objective), rows_total=training_rows(situation, plain, objective))
 
 
-def _profile(situation: Situation) -> DataProfile | None:
+def _profile(situation: Situation, objective: str = "") -> DataProfile | None:
+    """The data of a stage: examples beside a corpus for the stage that learns from examples."""
+    if objective == "sft" and situation.examples is not None and situation.data is not None and situation.data.kind == "raw_text":
+        return situation.examples
     if situation.data is not None:
         return situation.data
     profiles = [profile for profile in situation.tasks.values() if profile.tokens is not None]
     return max(profiles, key=lambda profile: profile.tokens.longest if profile.tokens else 0, default=None)
 
 
-def training_rows(situation: Situation, settings: Mapping[str, Any]) -> int | None:
+def training_rows(situation: Situation, settings: Mapping[str, Any], objective: str = "") -> int | None:
     """Rows read over all epochs, or None where nobody said how many there are."""
     epochs = float(settings.get("epochs", 1))
-    profile = _profile(situation)
+    profile = _profile(situation, objective)
     rows = profile.rows if profile is not None else situation.answers.value("data_rows")
     return None if rows is None else int(rows * epochs)
 
 
-def training_tokens(situation: Situation, settings: Mapping[str, Any]) -> int | None:
+def training_tokens(situation: Situation, settings: Mapping[str, Any], objective: str = "") -> int | None:
     """Tokens read over all epochs, or None where neither the data nor an answer tells."""
     epochs = float(settings.get("epochs", 1))
-    profile = _profile(situation)
+    profile = _profile(situation, objective)
     if profile is not None and profile.tokens is not None:
         return int(profile.tokens.total * epochs)
     stated = situation.answers.value("data_tokens")

@@ -31,11 +31,21 @@ def missing_for_plan(advice: Advice, candidate: Candidate, ruleset: Ruleset) -> 
     profiles = _profiles(situation)
     for objective in candidate.composition.chain:
         trains_on = ruleset.axes.get(f"objectives/{objective}", {}).get("trains_on")
-        if trains_on and profiles and not any(profile.kind in trains_on for profile in profiles):
+        if not trains_on or not profiles or any(profile.kind in trains_on for profile in profiles):
+            continue
+        if needs_examples(situation, objective):
+            if situation.examples is None:
+                missing.append("data.examples")
+        else:
             missing.append(f"data of kind {' or '.join(trains_on)} for the stage {objective}")
-    if candidate.composition.encoder:
-        missing.append("trainer for encoder compositions")
+    if candidate.composition.encoder and profiles and not all(profile.format == "classification" for profile in profiles):
+        missing.append("data with a text and its class in each row")
     return missing
+
+
+def needs_examples(situation: Situation, objective: str) -> bool:
+    """Whether a stage learns from examples where the data are documents: the file of examples is then its data."""
+    return objective == "sft" and situation.data is not None and situation.data.kind == "raw_text"
 
 
 def _profiles(situation: Situation) -> list[DataProfile]:
@@ -56,6 +66,12 @@ def plan_of(advice: Advice, candidate: Candidate, *, name: str = "finetune") -> 
                 continue
             (values if key in STAGE_FIELDS else options)[key] = chosen.value
             comments[("stages", index, key)] = comment_of(chosen)
+        if candidate.composition.encoder:
+            options["head"] = "classes"
+            comments[("stages", index, "head")] = "a classification head in place of the language head"
+        if needs_examples(situation, stage.objective) and situation.examples is not None:
+            values["data"] = situation.examples.path
+            comments[("stages", index, "data")] = "examples of requests and answers; the documents are read by the stage before"
         stages.append(
             Stage(name=stage.objective, objective=stage.objective, update=stage.update, quantization=stage.quantization, options=options, **values)  # type: ignore[arg-type]
         )

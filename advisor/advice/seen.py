@@ -62,8 +62,10 @@ def stated_signals(signals: tuple[str, ...]) -> tuple[str, ...]:
 
 def start_of(situation: Situation, facts: dict[str, Any]) -> str | None:
     """base or instruct: as a signal says, else as the name of a named model says, else not known."""
-    if facts.get("base_model_untuned") != facts.get("instruct_model_start"):
-        return "base" if facts.get("base_model_untuned") else "instruct"
+    instruct, base = facts.get("instruct_model_start"), facts.get("base_model_untuned")
+    said = {instruct, None if base is None else not base} - {None}
+    if len(said) == 1:  # two answers that contradict each other are not believed
+        return "instruct" if said.pop() else "base"
     shape = situation.model
     if shape is None or situation.suggestion is not None or shape.instruct is None:
         return None

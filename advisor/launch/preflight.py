@@ -115,6 +115,9 @@ def _folder(plan: Plan, plan_path: Path) -> Path | None:
     return folder if folder.is_dir() else None
 
 
+MODEL_FILES = {"weights": ("*.safetensors", "pytorch_model*.bin"), "tokenizer": ("tokenizer.json", "tokenizer.model", "vocab.*", "tokenizer_config.json")}
+
+
 def _model_faults(plan: Plan, plan_path: Path) -> Iterable[Fault]:
     path = resolved_path(plan_path, plan.model)
     if path.is_dir():
@@ -122,6 +125,9 @@ def _model_faults(plan: Plan, plan_path: Path) -> Iterable[Fault]:
             yield Fault(what=f"model {path}: has no config.json", allowed="a folder in Hugging Face layout (config.json, *.safetensors, tokenizer files), or a hub id")
         elif plan.revision is not None:
             yield Fault(what="nothing would read 'revision': the model is a folder", hint="remove it; it belongs to hub ids")
+        for what, patterns in MODEL_FILES.items():
+            if not any(next(path.glob(pattern), None) for pattern in patterns):
+                yield Fault(what=f"model {path}: has no {what}", allowed=f"one of {', '.join(patterns)}", hint="download the whole model, not its configuration alone")
     elif path.is_file():
         yield Fault(what=f"model {path}: is a file", allowed="a folder in Hugging Face layout, or a hub id")
     elif not is_hub_id(plan.model):

@@ -1,0 +1,83 @@
+"""Continued pre-training: the model goes on reading plain text; every token is learned.
+
+Documents are kept apart under packing, the hold-out is made of whole documents, and general text can be mixed in against
+forgetting (Meditron kept 1 % of it: github.com/epfLLM/meditron).
+
+Run: python -P -m trainers.cpt PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run] [--max-steps N] [--no-judge]
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from advisor.errors import InputError
+from trainers import stage
+from trainers.job import Job, run_trainer
+from trainers.judging import Judge
+from trainers.prepare import Prepared, Row
+from trainers.rows import read_prepared
+from trainers.sft import Supervised
+
+
+class ContinuedPretraining(Supervised):
+    """Learns to continue documents."""
+
+    names = ("cpt",)
+
+    def rows(self, job: Job, tokenizer: Any) -> Prepared[Row]:
+        """The corpus, with the replay share of general text mixed in. Raises InputError for a corpus shorter than one sequence."""
+        data = super().rows(job, tokenizer)
+        tokens = sum(row.tokens for row in data.train)
+        if tokens < job.stage.seq_len:
+            raise InputError(f"the corpus has {tokens:,} tokens to train on, fewer than one sequence of {job.stage.seq_len:,}", hint="add text, or set a smaller seq_len")
+        if not job.options.get("replay"):
+            return data
+        return with_replay(data, general_text(job, tokenizer), share=float(job.options["replay_share"]), seed=job.stage.seed)
+
+    def judge(self, job: Job, trainer: Any, data: Prepared[Row], mark: str) -> Judge:
+        return Judge(job, trainer, data, mark, generates=False)
+
+
+def general_text(job: Job, tokenizer: Any) -> Sequence[Row]:
+    """The rows of the file named by `replay`."""
+    other = replace(job, entry=replace(job.entry, name=f"{job.entry.name}-replay", data=replace(job.data, path=str(job.options["replay"]), format=None, mapping=None)))
+    prepared = read_prepared(other, tokenizer)
+    return (*prepared.train, *prepared.holdout)
+
+
+def with_replay(data: Prepared[Row], general: Sequence[Row], *, share: float, seed: int) -> Prepared[Row]:
+    """The corpus with general rows shuffled in until they are `share` of all tokens, with a note of how many there are."""
+    own = sum(row.tokens for row in data.train)
+    wanted = own * share / (1 - share)
+    order = list(general)
+    random.Random(seed).shuffle(order)  # noqa: S311  (an order that repeats, not a secret)
+    chosen: list[Row] = []
+    taken = 0
+    for row in order:
+        if taken >= wanted:
+            break
+        chosen.append(row)
+        taken += row.tokens
+    mixed = [*data.train, *chosen]
+    random.Random(seed + 1).shuffle(mixed)  # noqa: S311
+    short = "" if taken >= wanted else f" (wanted {share:.0%}: there is no more general text)"
+    note = f"{len(chosen):,} rows of general text mixed in: {taken / (own + taken):.1%} of the tokens{short}"
+    return replace(data, train=tuple(mixed), notes=(*data.notes, note))
+
+
+def train(job: Job) -> None:
+    """Train the stage, or measure two steps of it, and write what came of it into its folder."""
+    stage.train(job, ContinuedPretraining())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code."""
+    return run_trainer(train, argv, objectives=ContinuedPretraining.names, prog="trainers.cpt")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
