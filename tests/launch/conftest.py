@@ -49,6 +49,8 @@ def shop(tmp_path, monkeypatch):
     monkeypatch.delenv("STAND_IN", raising=False)
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text(json.dumps(CONFIG))
+    for name in ("model.safetensors", "tokenizer.json"):  # the stand-in never opens them
+        (tmp_path / "model" / name).write_text("")
     rows = [{"messages": [{"role": "user", "content": f"What is {n}?"}, {"role": "assistant", "content": f"It is number {n} of five."}]} for n in range(5)]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "plan.yaml").write_text(PLAN)
