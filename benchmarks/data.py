@@ -13,7 +13,7 @@ from benchmarks.measuring import Row, run_process
 
 TITLE = "a million short rows checked (targets: about 20 s, under 500 MB), and the profile that advice takes"
 ROWS = 1_000_000
-RUNS = 3
+RUNS = 2
 WORDS = ("the order parcel came late and my money back please where is it now account password reset", "invoice blue green lamp table")
 # One process for each measurement: peak memory is that of a process's whole life.
 CHECK = """
