@@ -2,9 +2,14 @@
 
 math.py       the formulas, pure functions on tensors
 rollout.py    answers and their log-probabilities
-reward.py     what scores an answer
+reward.py     a function of the user's that scores
 roles.py      policy, reference, reward and value: modules on one base, or four models
 guards.py     when a run has gone wrong, and what to change
 update.py     one update: answers, rewards, advantages, gradient steps
-loop.py       the stage: updates, checkpoints, the comparison afterwards
+steps.py      which prompts an update takes, how fast it learns, with which optimizer
+run.py        the updates of a stage: recorded, shown, saved, guarded
+saving.py     checkpoints
+heldout.py    held-out prompts before and after
+build.py      what the plan says, as the things above
+loop.py       the stage from data to result.json
 """

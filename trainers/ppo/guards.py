@@ -9,7 +9,8 @@ from typing import Any
 
 FIRST = 3  # updates whose mean is where the run began
 PATIENCE = 3  # updates in a row before something is told
-THIN, COLLAPSED = 0.2, 0.05  # share of the first entropy from which it is told, and from which it stops the run
+CONSTANT = 5  # in which no answer differed from another in its reward: a rare reward may be missed a few times
+THIN = 0.2  # share of the first entropy from which it is told; no reason to stop, since some tasks have one right answer
 SHORT, LONG = 0.2, 3.0  # of the first answers' length
 LEAST_TOKENS = 4.0  # answers that were shorter from the start cannot collapse
 
@@ -33,9 +34,11 @@ def findings(lines: Sequence[Mapping[str, Any]], *, kl_limit: float, response_to
     if now["kl"] > kl_limit:
         hint = "raise kl_coef (double it), lower the learning_rate (a third of it) or ppo_epochs; kl_limit moves the bound"
         found.append(Finding("kl", True, f"the policy has moved {now['kl']:.2f} nats a token from the reference, the bound is {kl_limit:g}", hint))
-    if len(lines) >= 2 and all(line["reward_spread"] < 1e-9 for line in lines[-2:]):
+    if len(lines) >= CONSTANT and all(line["reward_spread"] < 1e-9 for line in lines[-CONSTANT:]):
         hint = "look at what the reward returns: a reward model that was not trained, a function that never tells answers apart, or answers that are all the same"
-        found.append(Finding("constant-reward", True, f"every answer of two updates got the same reward ({now['reward']:.3g}): there is nothing to learn from", hint))
+        found.append(
+            Finding("constant-reward", True, f"every answer of the last {CONSTANT} updates got the same reward ({now['reward']:.3g}): there is nothing to learn from", hint)
+        )
     if len(lines) >= PATIENCE and all(line["ended"] == 0 for line in recent):
         hint = f"raise response_tokens ({response_tokens} now), raise missing_end_penalty, or train the stage before on answers that end"
         found.append(Finding("never-ends", False, f"no answer of the last {PATIENCE} updates ended by itself", hint))
@@ -48,9 +51,8 @@ def _against_the_start(now: Mapping[str, Any], first: Sequence[Mapping[str, Any]
     found = []
     entropy, length = (sum(line[key] for line in first) / len(first) for key in ("entropy", "response_tokens"))
     if now["entropy"] < THIN * entropy:
-        stops = now["entropy"] < COLLAPSED * entropy
         hint = "raise kl_coef, lower the learning_rate, or raise the temperature"
-        found.append(Finding("entropy", stops, f"the policy hardly varies its answers any more: entropy {now['entropy']:.2f} nats, {entropy:.2f} at the start", hint))
+        found.append(Finding("entropy", False, f"the policy hardly varies its answers any more: entropy {now['entropy']:.2f} nats, {entropy:.2f} at the start", hint))
     if length >= LEAST_TOKENS and now["response_tokens"] < max(1.5, SHORT * length):
         hint = "the reward may pay for saying nothing: look at its scores of short answers, or raise kl_coef"
         found.append(Finding("short", True, f"answers have shrunk to {now['response_tokens']:.1f} tokens, from {length:.1f} at the start", hint))
@@ -72,8 +74,9 @@ def gamed(reward_first: float, reward_now: float, wins: int, losses: int) -> Fin
     decided = wins + losses
     if decided < 5 or reward_now <= reward_first or (losses - wins) / math.sqrt(decided) < 1.645:
         return None
-    hint = "take the result of an earlier checkpoint, raise kl_coef, use more prompts, or a better reward model"
-    what = f"the reward is being gamed: it rose from {reward_first:.3g} to {reward_now:.3g} in training, but on held-out prompts the answers win {wins} and lose {losses} against the start"
+    hint = "take an earlier checkpoint, raise kl_coef, use more prompts, or a better reward model"
+    rise = f"it rose from {reward_first:.3g} to {reward_now:.3g} in training"
+    what = f"the reward is being gamed: {rise}, but on held-out prompts the answers win {wins} and lose {losses} against those of the start"
     return Finding("gamed", False, what, hint)
 
 

@@ -128,13 +128,21 @@ class HeldOut:
             "metrics": {name: part.record() for name, part in self.parts().items()},
             "general": general.record() if general else None,
             "seconds": round(self.before.seconds + self.after.seconds, 1),
-            "samples": [
-                {"prompt": row.shown, "expected": row.answer or "", "base": one, "tuned": other, "base_stopped": one_ended, "tuned_stopped": other_ended, "reward_before": was, "reward_after": now}
-                for row, one, other, one_ended, other_ended, was, now in zip(
-                    self.prompts[:SHOWN], self.before.texts, self.after.texts, self.before.ended, self.after.ended, self.before.scores, self.after.scores, strict=False
-                )
-            ],
-        }  # fmt: skip
+            "samples": [self._sample(place) for place in range(min(SHOWN, len(self.prompts)))],
+        }
+
+    def _sample(self, place: int) -> dict[str, Any]:
+        row, one, other = self.prompts[place], self.before, self.after
+        return {
+            "prompt": row.shown,
+            "expected": row.answer or "",
+            "base": one.texts[place],
+            "tuned": other.texts[place],
+            "base_stopped": one.ended[place],
+            "tuned_stopped": other.ended[place],
+            "reward_before": one.scores[place],
+            "reward_after": other.scores[place],
+        }
 
     def samples(self) -> list[judge.Sample]:
         """The answers after training, as the check on their ends takes them."""

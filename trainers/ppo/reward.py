@@ -1,4 +1,4 @@
-"""What scores an answer: the user's own function. Reward models are in roles.py, since they may share the policy's base.
+"""A function of the user's own that scores answers, for all trainers that learn from a reward.
 
     reward: scoring.py:score
 
@@ -34,7 +34,8 @@ def own_reward(named: str, folder: Path) -> Score:
     if not path.is_file():
         raise InputError(f"reward: no such file: {path}", allowed="file.py:function, relative to the plan")
     spec = importlib.util.spec_from_file_location("own_reward", path)
-    assert spec is not None and spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise InputError(f"reward: {path} is no Python file")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

@@ -12,6 +12,7 @@ A reward model that stands on another base, or was trained whole, is loaded besi
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -22,8 +23,9 @@ from typing import Any
 
 from advisor.errors import InputError
 from trainers.job import Job
-from trainers.loading import keep_weights_unpacked, load_model, quantization_config
+from trainers.loading import load_model
 from trainers.ppo.rollout import Batch, add_hidden_states, hidden_states, token_log_probs
+from trainers.rewards import check_same_tokens, load_reward_model
 from trainers.updates import Update
 
 POLICY, REFERENCE, REWARD, VALUE = "policy", "reference", "reward", "value"
@@ -46,8 +48,8 @@ BASE = "(base)"
 class Roles:
     """Who plays what. `use` switches; the numbers of each role are methods."""
 
-    def __init__(self, parts: dict[str, Part], pad_id: int, shared: bool) -> None:
-        self.parts, self.pad_id, self.shared = parts, pad_id, shared
+    def __init__(self, parts: dict[str, Part], *, shared: bool) -> None:
+        self.parts, self.shared = parts, shared
         self._on: str | None = None
         for part in parts.values():
             base = bare(part.model)
@@ -82,13 +84,20 @@ class Roles:
 
     def scores(self, batch: Batch) -> Any:
         """The reward model's score of each answer with its prompt: B."""
+        import torch
+
         part = self.parts[REWARD]
+        pad_id = padding_of(part.model)
         with self.use(REWARD) as model:
-            if part.head is None:
-                return model(input_ids=batch.ids_BS, attention_mask=batch.attention_BS).logits[:, 0].float()
-            hidden_BSH = model(input_ids=batch.ids_BS, attention_mask=batch.attention_BS, hidden_only=True)
-            last_B = last_tokens(batch.ids_BS, self.pad_id)
-            return part.head(hidden_BSH[range(len(last_B)), last_B].float())[:, 0]
+            if part.head is not None:
+                hidden_BSH = model(input_ids=batch.ids_BS, attention_mask=batch.attention_BS, hidden_only=True)
+                last_B = last_tokens(batch.ids_BS, batch.attention_BS, pad_id)
+                return part.head(hidden_BSH[range(len(last_B)), last_B].float())[:, 0]
+            if pad_id is not None:
+                return model(input_ids=batch.ids_BS.masked_fill(batch.attention_BS == 0, pad_id), attention_mask=batch.attention_BS).logits[:, 0].float()
+            # Without a padding token in its config a model scores single texts alone.
+            texts = [ids[: int(attention.sum())][None] for ids, attention in zip(batch.ids_BS, batch.attention_BS, strict=True)]
+            return torch.cat([model(input_ids=text, attention_mask=torch.ones_like(text)).logits[:, 0].float() for text in texts])
 
     def trained(self, role: str) -> dict[str, Any]:
         """The parameters that the policy or the value trains, by name."""
@@ -127,12 +136,22 @@ def role_needs_hidden(base: Any) -> bool:
     return base.get_output_embeddings() is not None or hasattr(base, "score")
 
 
-def last_tokens(ids_BS: Any, pad_id: int) -> Any:
-    """The place of the rightmost token that is no padding token: where transformers' models for sequence classification read the score."""
+def padding_of(model: Any) -> int | None:
+    """The padding token that the model's config names, None where it names none."""
+    found = bare(model).config.get_text_config().pad_token_id
+    return found if isinstance(found, int) and found >= 0 else None
+
+
+def last_tokens(ids_BS: Any, attention_BS: Any, pad_id: int | None) -> Any:
+    """The place where transformers' models for sequence classification read the score of each text.
+
+    It is the rightmost token that is not the padding token; where padding and end token are the same, the one before the end.
+    """
     import torch
 
     places_S = torch.arange(ids_BS.shape[1], device=ids_BS.device)
-    return (places_S * (ids_BS != pad_id)).argmax(-1)
+    counts_BS = attention_BS.bool() if pad_id is None else attention_BS.bool() & (ids_BS != pad_id)
+    return (places_S * counts_BS).argmax(-1)
 
 
 # --------------------------------------------------------------------------- building
@@ -146,9 +165,9 @@ def build_roles(job: Job, device: Any, update: Update, tokenizer: Any, reward: P
         rows: Training rows with input_ids, for a module that starts from text.
     """
     if reward is not None:
-        _check_tokenizer(reward, tokenizer)
+        check_same_tokens(job, tokenizer, reward)
     if job.stage.update == "full":
-        return _four_models(job, device, update, tokenizer, reward)
+        return _four_models(job, device, update, reward)
     from peft import PeftModel, get_peft_model
 
     model, notes = load_model(job, device, update), []
@@ -172,22 +191,22 @@ def build_roles(job: Job, device: Any, update: Update, tokenizer: Any, reward: P
         copy_module(model, ADAPTERS[POLICY], ADAPTERS[VALUE])
         parts[VALUE] = Part(model, ADAPTERS[VALUE], score_head(width, None, device, trained=True))
         if reward is not None:
-            parts[REWARD] = Part(_scorer(job, device, reward, tokenizer))
+            parts[REWARD] = Part(load_reward_model(job, reward, device))
             notes.append("policy, reference and value share one base; the reward model stands on another and is loaded beside it: the value starts untrained")
         else:
             notes.append("policy, reference and value share one base; the value starts untrained")
-    return Roles(parts, tokenizer.pad_token_id, shared=True), notes
+    return Roles(parts, shared=True), notes
 
 
-def _four_models(job: Job, device: Any, update: Update, tokenizer: Any, reward: Path | None) -> tuple[Roles, list[str]]:
+def _four_models(job: Job, device: Any, update: Update, reward: Path | None) -> tuple[Roles, list[str]]:
     policy, reference = load_model(job, device, update), load_model(job, device, update)
     parts = {POLICY: Part(policy), REFERENCE: Part(reference)}
     width = policy.config.get_text_config().hidden_size
     value: Any = None
     weight: Any = None
     if reward is not None:
-        parts[REWARD] = Part(_scorer(job, device, reward, tokenizer))
-        value = _scorer(job, device, reward, tokenizer)
+        parts[REWARD] = Part(load_reward_model(job, reward, device))
+        value = load_reward_model(job, reward, device)
         value = value.merge_and_unload() if hasattr(value, "merge_and_unload") else value
         weight = value.score.weight if hasattr(value, "score") and role_needs_hidden(value) else None
     if weight is not None:
@@ -200,7 +219,7 @@ def _four_models(job: Job, device: Any, update: Update, tokenizer: Any, reward: 
     for role, part in parts.items():
         for parameter in part.model.parameters():
             parameter.requires_grad_(role in (POLICY, VALUE))
-    return Roles(parts, tokenizer.pad_token_id, shared=False), [f"{len(parts)} models in memory: {', '.join(parts)}"]
+    return Roles(parts, shared=False), [f"{len(parts)} models in memory: {', '.join(parts)}"]
 
 
 def score_head(width: int, weight: Any, device: Any, *, trained: bool) -> Any:
@@ -240,8 +259,6 @@ def add_module(model: Any, folder: Path, name: str) -> Any:
 
 def copy_module(model: Any, source: str, name: str) -> None:
     """A second module like one that is there."""
-    import copy
-
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
     weights = {key: value.detach().clone() for key, value in get_peft_model_state_dict(model, adapter_name=source, save_embedding_layers=False).items()}
@@ -250,60 +267,17 @@ def copy_module(model: Any, source: str, name: str) -> None:
 
 
 def _same_base(model: Any, reward: Path) -> bool:
-    """True where the reward model is a module on the policy's own base."""
-    config = reward / "adapter_config.json"
-    if not config.is_file():
+    """True where the reward model is a module of the policy's kind on the policy's own base."""
+    path = reward / "adapter_config.json"
+    if not path.is_file():
         return False
-    named = json.loads(config.read_text("utf-8")).get("base_model_name_or_path") or ""
-    own = model.peft_config[ADAPTERS[POLICY]].base_model_name_or_path or ""
+    config, own = json.loads(path.read_text("utf-8")), model.peft_config[ADAPTERS[POLICY]]
 
-    def place(text: str) -> str:
-        return str(Path(text).resolve()) if Path(text).is_dir() else text
+    def place(text: str | None) -> str:
+        return str(Path(text).resolve()) if text and Path(text).is_dir() else str(text)
 
-    return place(named) == place(own)
-
-
-def _scorer(job: Job, device: Any, folder: Path, tokenizer: Any) -> Any:
-    """A reward model of its own, as a model for sequence classification with one output."""
-    import torch
-    from transformers import AutoModelForSequenceClassification
-
-    quantized = quantization_config(job)
-    options: dict[str, Any] = {"dtype": getattr(torch, job.stage.weights_dtype), "attn_implementation": job.stage.attention, "num_labels": 1}
-    if (folder / "adapter_config.json").is_file():
-        from peft import AutoPeftModelForSequenceClassification
-
-        import advisor.peft_adapter  # noqa: F401  (registers the bottleneck method with PEFT)
-
-        if quantized is not None:
-            options |= {"quantization_config": quantized, "device_map": {"": device}}
-        model = AutoPeftModelForSequenceClassification.from_pretrained(str(folder), **options)
-    else:
-        outputs = len(json.loads((folder / "config.json").read_text("utf-8")).get("id2label") or {"LABEL_0": 0})
-        if outputs != 1:
-            raise InputError(f"reward model {folder}: it has {outputs} outputs", allowed="a model for sequence classification with one output, the score")
-        model = AutoModelForSequenceClassification.from_pretrained(str(folder), trust_remote_code=job.plan.trust_remote_code, **options)
-    if quantized is None:
-        model = model.to(device)
-    model.config.pad_token_id = bare(model).config.pad_token_id = tokenizer.pad_token_id
-    return keep_weights_unpacked(model).eval().requires_grad_(False)
-
-
-def _check_tokenizer(folder: Path, tokenizer: Any) -> None:
-    """Raise InputError where the reward model reads other tokens than the policy writes."""
-    from transformers import AutoTokenizer
-
-    if not (folder / "tokenizer_config.json").is_file():
-        raise InputError(
-            f"reward model {folder}: it has no tokenizer beside it, so nobody can tell whether it reads the policy's tokens", hint="save its tokenizer into the folder"
-        )
-    other = AutoTokenizer.from_pretrained(str(folder))
-    if other.get_vocab() != tokenizer.get_vocab():
-        raise InputError(
-            f"reward model {folder}: its tokenizer is not the policy's ({len(other):,} tokens against {len(tokenizer):,})",
-            allowed="a reward model of the same tokenizer",
-            hint="train one with a stage `rm` in this plan; or call yours from a function: `reward: file.py:function`",
-        )
+    kind = str(getattr(own.peft_type, "value", own.peft_type))
+    return config.get("peft_type") == kind and place(config.get("base_model_name_or_path")) == place(own.base_model_name_or_path)
 
 
 def identity(folder: Path) -> str:

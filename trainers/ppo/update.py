@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainers.ppo import math
-from trainers.ppo.reward import Score
-from trainers.ppo.roles import POLICY, REFERENCE, REWARD, VALUE, Roles
+from trainers.ppo.roles import POLICY, REFERENCE, Roles
 from trainers.ppo.rollout import AT_ONCE, Answers, Batch, answer_mask, batches_of, laid_out, taken, written
+from trainers.rewards import Answer, Reward
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +52,10 @@ class Ppo:
     stops: Sequence[int]
     device: Any
     autocast: Callable[[], Any]
-    score: Score | None = None  # of the user; None: the reward model
+    reward: Reward | None = None  # a verifier, or the user's function; None: the reward model among the roles
     scaler: Any = None
     say: Callable[[str], None] | None = None
-    reduce: Callable[[Any], Any] | None = None  # sums a tensor over all processes
+    mean: Callable[[Any], Any] | None = None  # over all processes of the run, where there are several
     first_ratio_error: float = 0.0  # of the last update's first minibatch: how far its ratios were from 1
 
     # ---------------------------------------------------------------- answers and their scores
@@ -79,9 +79,9 @@ class Ppo:
         """The reward of each answer, before any penalty: R, float32."""
         import torch
 
-        if self.score is not None:
-            found = self.score([row.prompt for row in prompts], self.texts(answers), [row.answer for row in prompts])
-            return torch.tensor(found, dtype=torch.float32, device=self.device)
+        if self.reward is not None:
+            asked = [Answer(row.prompt, text, row.answer, row.prompt_ids, ids) for row, text, ids in zip(prompts, self.texts(answers), answers.ids, strict=True)]
+            return torch.tensor(self.reward(asked, counts=False), dtype=torch.float32, device=self.device)
         scores_R = torch.zeros(len(answers.ids), device=self.device)
         with torch.no_grad(), self.autocast():
             for batch in batches:
@@ -115,25 +115,22 @@ class Ppo:
         advantages_RT, returns_RT = math.generalized_advantages(rewards_RT, values_RT, mask_RT, gamma=self.settings.gamma, lam=self.settings.lam)
         advantages_RT = math.whitened(advantages_RT, mask_RT)
         steps = self._learn(batches, old_RT, values_RT, advantages_RT, returns_RT)
-        kl_per_answer = float(penalty_RT.sum(1).mean())
-        spent = {"kl_coef": self.price.price}
-        self.price.adapt(kl_per_answer, len(prompts))
-        return {
-            "loss": steps["policy_loss"] + steps["value_loss"],
-            **steps,
-            "reward": float(scores_R.mean()),
-            "reward_spread": float(scores_R.std(correction=0)),
-            "kl": float(math.masked_mean(penalty_RT, mask_RT)),
-            "kl_per_answer": kl_per_answer,
-            **spent,
-            "entropy": float(torch.cat([entropy for _, entropy in mine]).mean()),
-            "explained_variance": float(math.explained_variance(values_RT, returns_RT, mask_RT)),
-            "response_tokens": float(mask_RT.sum(1).mean()),
-            "ended": float(ended_R.float().mean()),
-            "tokens": answers.tokens,
-            "writing_s": wrote_s,
-            "learning_s": time.monotonic() - began - wrote_s,
-        }
+        seen = self._over_processes(
+            {
+                "reward": float(scores_R.mean()),
+                "reward_spread": float(scores_R.std(correction=0)),
+                "kl": float(math.masked_mean(penalty_RT, mask_RT)),
+                "kl_per_answer": float(penalty_RT.sum(1).mean()),
+                "entropy": float(torch.cat([entropy for _, entropy in mine]).mean()),
+                "explained_variance": float(math.explained_variance(values_RT, returns_RT, mask_RT)),
+                "response_tokens": float(mask_RT.sum(1).mean()),
+                "ended": float(ended_R.float().mean()),
+                "tokens": float(answers.tokens),
+            }
+        )
+        seen |= {"loss": steps["policy_loss"] + steps["value_loss"], **steps, "kl_coef": self.price.price}
+        self.price.adapt(seen["kl_per_answer"], len(prompts))
+        return seen | {"writing_s": wrote_s, "learning_s": time.monotonic() - began - wrote_s}
 
     def _learn(self, batches: Sequence[Batch], old_RT: Any, values_RT: Any, advantages_RT: Any, returns_RT: Any) -> dict[str, float]:
         """The inner epochs. Batches keep their rows, so that the first ratios are exactly 1; their order changes."""
@@ -141,7 +138,7 @@ class Ppo:
 
         share = -(-len(batches) // min(self.settings.minibatches, len(batches)))
         seen: list[dict[str, float]] = []
-        for epoch in range(self.settings.ppo_epochs):
+        for _ in range(self.settings.ppo_epochs):
             order = torch.randperm(len(batches)).tolist()
             for start in range(0, len(order), share):
                 minibatch = [batches[place] for place in order[start : start + share]]
@@ -162,8 +159,8 @@ class Ppo:
 
         c = self.settings
         tokens = sum(batch.tokens for batch in minibatch)
-        if self.reduce is not None:
-            tokens = float(self.reduce(torch.tensor(float(tokens), device=self.device)))
+        if self.mean is not None:  # gradients are averaged over the processes, so each divides by the mean
+            tokens = float(self.mean(torch.tensor(float(tokens), device=self.device)))
         total = dict.fromkeys(("policy_loss", "value_loss", "clip_fraction", "step_kl"), 0.0)
         error = 0.0
         for batch in minibatch:
@@ -183,10 +180,17 @@ class Ppo:
             loss = math.value_losses(values_N, taken(values_RT, batch), taken(returns_RT, batch), c.value_clip_range).sum() / tokens
             self._backward(loss)
             total["value_loss"] += loss.item()
-        if self.reduce is not None:
-            summed = self.reduce(torch.tensor(list(total.values()), device=self.device)).tolist()
-            total = dict(zip(total, summed, strict=True))
+        total = self._over_processes(total)
         return total | {"ratio_error": error}
+
+    def _over_processes(self, numbers: dict[str, float]) -> dict[str, float]:
+        """The numbers, averaged over all processes."""
+        import torch
+
+        if self.mean is None:
+            return numbers
+        averaged = self.mean(torch.tensor(list(numbers.values()), dtype=torch.float32, device=self.device)).tolist()
+        return dict(zip(numbers, averaged, strict=True))
 
     def _backward(self, loss: Any) -> None:
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
@@ -195,11 +199,11 @@ class Ppo:
         """Take the step; the policy's gradient norm before clipping."""
         import torch
 
-        if self.reduce is not None:
+        if self.mean is not None:
             for group in self.optimizer.param_groups:
                 for parameter in group["params"]:
                     if parameter.grad is not None:
-                        parameter.grad = self.reduce(parameter.grad)
+                        parameter.grad = self.mean(parameter.grad)
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         norms = {group["role"]: float(torch.nn.utils.clip_grad_norm_(group["params"], self.settings.max_grad_norm)) for group in self.optimizer.param_groups}
@@ -214,6 +218,3 @@ class Ppo:
 
 def _mean(seen: Sequence[dict[str, float]]) -> dict[str, float]:
     return {key: sum(one[key] for one in seen) / len(seen) for key in seen[0]}
-
-
-__all__ = ["POLICY", "REFERENCE", "REWARD", "VALUE", "Ppo", "Settings"]

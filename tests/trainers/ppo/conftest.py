@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from advisor.plan.model import Plan, PlanData, Stage
+from tests.conftest import CHATML
 from trainers.job import Job, make_job
 
 SCORES = '''
@@ -22,14 +23,43 @@ def same(prompts, completions):
 
 def none(prompts, completions):
     return [float("nan")] * len(completions)
-
-
-def lengths(prompts, completions, answer):
-    assert len(answer) == len(prompts)
-    return [float(len(text)) for text in completions]
 '''
-TOY = {"update": "lora", "rank": 16, "alpha": 32, "learning_rate": 2e-2, "value_learning_rate": 2e-2, "micro_batch_size": 16, "grad_accum": 2, "response_tokens": 12, "scheduler": "constant"}
+TOY = {
+    "update": "lora",
+    "rank": 16,
+    "alpha": 32,
+    "learning_rate": 2e-2,
+    "value_learning_rate": 2e-2,
+    "micro_batch_size": 16,
+    "grad_accum": 2,
+    "response_tokens": 12,
+    "scheduler": "constant",
+}
 TOY |= {"warmup": 0.0, "kl_coef": 0.0, "kl_limit": 100.0, "missing_end_penalty": 0.0, "seq_len": 96, "step_kl_limit": 10.0, "reward": "scores.py:share"}
+
+
+@pytest.fixture(scope="session")
+def toy_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a random two-layer Llama that knows thirty characters: of its answers about a thirtieth is the letter x."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("toy-model")
+    words = ["<unk>", "<|im_start|>", "<|im_end|>", " ", *"abcdefghijklmnopqrstuvwxyz"]
+    raw = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    raw.decoder = decoders.Fuse()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<unk>", unk_token="<unk>", additional_special_tokens=["<|im_start|>"])
+    tokenizer.chat_template = CHATML
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(words), tie_word_embeddings=False, eos_token_id=2, pad_token_id=0, bos_token_id=None, **shape))
+    with torch.no_grad():  # a head this small could make no token likely, whatever comes in
+        model.lm_head.weight *= 12
+    model.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,138 @@
+"""What a PPO stage trains with, from its plan: the faults of its keys, what scores, and everything that updates need."""
+
+from __future__ import annotations
+
+import os
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from advisor.errors import Fault, InputError
+from trainers import checkpoints, settings
+from trainers.job import Job
+from trainers.prepare import Prepared
+from trainers.rewards import build_reward, chosen_source, reward_faults, reward_folder
+
+SHORTEST_PROMPT = 8  # tokens that have to be left for it within seq_len
+
+
+@dataclass
+class NoConfig:
+    """PPO has no config class of a library: `trl:` has nothing to set."""
+
+
+def faults(job: Job) -> list[Fault]:
+    """What in the stage cannot be done, or would be read by nobody."""
+    stage, options, at = job.stage, job.options, f"stage {job.stage.name}:"
+    found = reward_faults(job)
+    if stage.options.get("dropout"):
+        why = "PPO compares probabilities before and after a step, which dropout would change by chance"
+        found.append(Fault(what=f"{at} nothing would read 'dropout': {why}", hint="remove it"))
+    if options["kl_horizon"] is not None and options["kl_target"] is None:
+        found.append(Fault(what=f"{at} nothing would read 'kl_horizon': the price of KL is fixed without kl_target", hint="set kl_target, or remove it"))
+    if options["minibatches"] > stage.grad_accum:
+        what = f"{at} minibatches {options['minibatches']} are more than the {stage.grad_accum} batches of an update (grad_accum)"
+        found.append(Fault(what=what, allowed=f"1 to {stage.grad_accum}"))
+    if options["response_tokens"] + SHORTEST_PROMPT > stage.seq_len:
+        what = f"{at} response_tokens {options['response_tokens']} leave no room for a prompt within seq_len {stage.seq_len}"
+        found.append(Fault(what=what, hint="raise seq_len, or lower response_tokens"))
+    if job.plan.launch.strategy not in (None, "ddp"):
+        found.append(Fault(what=f"{at} PPO in several processes needs the whole model in each", allowed="launch.strategy: ddp"))
+    return found
+
+
+def scoring_model(job: Job, prompts: Any) -> Path | None:
+    """The reward model's folder; None where a verifier or a function scores. Raises InputError where nothing does."""
+    source = chosen_source(job, prompts)
+    if source is None:
+        raise InputError(
+            f"stage {job.stage.name}: nothing scores the answers",
+            allowed="a stage with objective rm before it; reward_model: a folder; verifier: exact, regex or json_schema; reward: file.py:function",
+        )
+    return reward_folder(job) if source == "reward_model" else None
+
+
+def identity_of(job: Job, folder: Path | None) -> str:
+    """What scores, as far as checkpoints depend on it."""
+    if folder is not None:
+        from trainers.ppo.roles import identity
+
+        return identity(folder)
+    files = [str(job.options[key]).rpartition(":")[0] if key == "reward" else str(job.options[key]) for key in ("reward", "schema") if job.options.get(key)]
+    return checkpoints.fingerprint([(job.folder / Path(file).expanduser()).read_text("utf-8") for file in files])
+
+
+def build(job: Job, device: Any, update: Any, tokenizer: Any, data: Prepared[Any], folder: Path | None) -> tuple[Any, list[str], list[str]]:
+    """(everything that updates need, notes for the person, stop tokens that had to be added)."""
+    import torch
+
+    from trainers.loading import check_vocabulary, enable_stop_tokens
+    from trainers.ppo.math import KlPrice
+    from trainers.ppo.roles import POLICY, build_roles
+    from trainers.ppo.rollout import stop_ids
+    from trainers.ppo.steps import optimizer_of
+    from trainers.ppo.update import Ppo, Settings
+    from trainers.progress import say
+
+    options, stage = job.options, job.stage
+    torch.manual_seed(stage.seed)
+    reward = build_reward(job, tokenizer, (*data.train, *data.holdout), device) if folder is None else None
+    roles, notes = build_roles(job, device, update, tokenizer, folder, [SimpleNamespace(input_ids=row.prompt_ids) for row in data.train])
+    policy = roles.parts[POLICY].model
+    check_vocabulary(policy, tokenizer)
+    added = enable_stop_tokens(policy, tokenizer, set(data.turn_ends))
+    without_dropout(roles)
+    if stage.gradient_checkpointing:
+        roles.recompute()
+    for model in roles.models():
+        model.train(stage.gradient_checkpointing)  # which libraries do in training mode only; nothing else differs without dropout
+    torch.manual_seed(stage.seed + process_rank())
+    dtype = settings.mixed_dtype(job, device)
+    ppo = Ppo(
+        roles=roles,
+        settings=Settings.of(options, stage.micro_batch_size),
+        price=KlPrice(options["kl_coef"], options["kl_target"], options["kl_horizon"] or KlPrice.horizon),
+        optimizer=optimizer_of(stage, options, roles),
+        tokenizer=tokenizer,
+        stops=stop_ids(policy),
+        device=device,
+        autocast=(lambda: torch.autocast(device.type, getattr(torch, dtype))) if dtype else nullcontext,
+        reward=reward,
+        scaler=torch.amp.GradScaler(device.type) if dtype == "float16" else None,
+        say=say,
+        mean=mean_over_processes(device) if settings.world_size() > 1 else None,
+    )
+    return ppo, notes, added
+
+
+def process_rank() -> int:
+    """Which of all processes this is."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def without_dropout(roles: Any) -> None:
+    """Switch every dropout off: the ratio of a token's probabilities must come from the step alone."""
+    import torch
+
+    for model in roles.models():
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+            if isinstance(getattr(module, "attention_dropout", None), float):
+                module.attention_dropout = 0.0
+
+
+def mean_over_processes(device: Any) -> Any:
+    """A function that replaces a tensor by its mean over all processes of the run."""
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+    def mean(tensor: Any) -> Any:
+        dist.all_reduce(tensor)
+        return tensor / dist.get_world_size()
+
+    return mean

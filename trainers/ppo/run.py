@@ -1,0 +1,206 @@
+"""The updates of a PPO stage: which prompts, what is recorded and shown, when to save, and when to stop."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from advisor.errors import TrainingFailed
+from advisor.units import format_duration, format_gib
+from trainers import settings
+from trainers.files import plain, write_json
+from trainers.job import Job
+from trainers.machine import MemoryMeter
+from trainers.ppo.build import process_rank
+from trainers.ppo.guards import findings, gamed, not_finite
+from trainers.ppo.rollout import AT_ONCE
+from trainers.ppo.saving import save_checkpoint
+from trainers.ppo.steps import prompts_of, rate_share, set_rates
+from trainers.ppo.update import Ppo
+from trainers.prepare import Prepared
+from trainers.progress import Display, say
+from trainers.stage import label
+
+EVALUATIONS = 4  # times in a run that held-out prompts are answered on the way
+DRY_STEPS = 2
+
+
+@dataclass
+class Run:
+    """The updates of a stage and what is recorded of them."""
+
+    job: Job
+    ppo: Ppo
+    data: Prepared[Any]
+    memory: MemoryMeter
+    shown: bool
+    mark: str = ""
+    held: Any = None
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    told: dict[str, str] = field(default_factory=dict)  # finding -> what was told
+    step_times_s: list[float] = field(default_factory=list)
+    tokens: int = 0
+    train_s: float = 0.0
+
+    @property
+    def metrics(self) -> Path:
+        return self.job.run / "metrics.jsonl"
+
+    @property
+    def size(self) -> int:
+        """Prompts an update and process."""
+        return self.job.stage.effective_batch_size
+
+    @property
+    def steps(self) -> int:
+        return settings.total_steps(self.job, len(self.data.train), processes=settings.world_size())
+
+    def go(self, first: int) -> None:
+        """Every update from `first` on. Raises TrainingFailed where a number is none, or a guard says stop and this is no trial."""
+        import torch
+
+        job, steps, world = self.job, self.steps, settings.world_size()
+        every, look_every = settings.save_every(job, steps), max(1, math.ceil(steps / (EVALUATIONS + 1)))
+        display = Display(label(job), steps, shown=self.shown)
+        began = time.monotonic()
+        try:
+            for step in range(first, steps):
+                started = time.monotonic()
+                share = rate_share(step, steps, warmup=job.stage.warmup, scheduler=job.stage.scheduler)
+                set_rates(self.ppo.optimizer, share)
+                prompts = prompts_of(step, self.data.train, size=self.size, seed=job.stage.seed, rank=process_rank(), world=world)
+                if world > 1:  # a checkpoint holds the states of one process alone
+                    torch.manual_seed(job.stage.seed + step * world + process_rank())
+                found = self.ppo.update(prompts)
+                seconds = time.monotonic() - started
+                line = self.line(step + 1, found, job.stage.learning_rate * share, seconds, time.monotonic() - began)
+                if self.held is not None and (step + 1) % look_every == 0 and step + 1 < steps:
+                    line["holdout_wins"], line["holdout_losses"] = self.held.on_the_way()
+                self.record(line)
+                left_s = (steps - step - 1) * (time.monotonic() - began) / (step + 1 - first)
+                display.show(step + 1, shown_line(line, left_s))
+                self.guard(line)
+                if self.shown and ((step + 1) % every == 0 or step + 1 == steps):
+                    epoch = (step + 1) * self.size * world / len(self.data.train)
+                    save_checkpoint(job.checkpoints, self.ppo, step=step + 1, steps=steps, mark=self.mark, epoch=epoch)
+        finally:
+            self.train_s = time.monotonic() - began
+            display.close()
+
+    def line(self, step: int, found: Mapping[str, float], rate: float, seconds: float, elapsed_s: float) -> dict[str, Any]:
+        """A line of metrics.jsonl."""
+        tokens = int(found["tokens"]) * settings.world_size()
+        self.tokens += tokens
+        self.step_times_s.append(seconds)
+        about = {"stage": self.job.stage.name, "task": self.job.task, "step": step, "steps": self.steps, "learning_rate": rate}
+        rest = {key: value for key, value in found.items() if key not in ("tokens", "loss")}
+        costs = {"tokens_per_s": round(tokens / max(seconds, 1e-9), 1), "elapsed_s": round(elapsed_s, 3), "memory_bytes": self.memory.peak_bytes()}
+        return {**about, "loss": found["loss"], **rest, **costs}
+
+    def record(self, line: Mapping[str, Any]) -> None:
+        self.lines.append(dict(line))
+        if self.shown:
+            with self.metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(plain(line)) + "\n")
+
+    def written_lines(self) -> list[dict[str, Any]]:
+        """The lines of this stage that an earlier process wrote."""
+        if not self.metrics.is_file():
+            return []
+        found = [json.loads(line) for line in self.metrics.read_text("utf-8").splitlines()]
+        return [line for line in found if line.get("stage") == self.job.stage.name and line.get("task") == self.job.task]
+
+    def guard(self, line: Mapping[str, Any]) -> None:
+        """Tell what is wrong, once; raise TrainingFailed where it stops the run."""
+
+        job = self.job
+        bad = not_finite(line, scaled=self.ppo.scaler is not None)
+        if bad is not None:
+            raise TrainingFailed(f"{bad} at update {line['step']}; nothing was saved from it", hint="lower the learning_rate (a third of it), or use weights_dtype: float32")
+        found = findings(self.lines, kl_limit=job.options["kl_limit"], response_tokens=job.options["response_tokens"])
+        if "holdout_wins" in line:
+            start = [old["reward"] for old in self.lines[:3]]
+            found += [finding for finding in [gamed(sum(start) / len(start), line["reward"], line["holdout_wins"], line["holdout_losses"])] if finding]
+        for finding in found:
+            if finding.stops and job.max_steps is None:
+                raise TrainingFailed(f"{finding.what} (update {line['step']})", hint=finding.hint)
+            if finding.name not in self.told and self.shown:
+                say(f"{label(job)}: WARNING: {finding.what}: {finding.hint}")
+            self.told.setdefault(finding.name, f"update {line['step']}: {finding.what}: {finding.hint}")
+
+    def measured(self) -> dict[str, Any]:
+        """What the run cost, for result.json."""
+        times = sorted(self.step_times_s[1:] or self.step_times_s)
+        return {
+            "peak_bytes": self.memory.peak_bytes(),
+            "counter": self.memory.counter,
+            "reserved_bytes": self.memory.reserved_bytes(),
+            "step_s": times[len(times) // 2] if times else 0.0,
+            "tokens_per_s": self.tokens / self.train_s if self.train_s else None,
+            "train_s": self.train_s,
+        }
+
+    def measure(self, versions: Mapping[str, str]) -> None:
+        """Two updates on the longest prompts with answers of full length; writes dry_run.json, keeps nothing."""
+
+        job, limit = self.job, self.job.options["response_tokens"]
+        rows = min(self.size, max(AT_ONCE, job.stage.micro_batch_size))  # as many as are ever written at once
+        longest = sorted(self.data.train, key=lambda row: -row.tokens)[:rows]
+        longest = [longest[place % len(longest)] for place in range(rows)]
+        set_rates(self.ppo.optimizer, 1.0)
+        times, losses = [], []
+        for _ in range(DRY_STEPS):
+            began = time.monotonic()
+            found = self.ppo.update(longest, shortest=limit)
+            times.append((time.monotonic() - began) * self.size / rows)
+            losses.append(found["loss"])
+            self.tokens += int(found["tokens"])
+        self.train_s = sum(times) * rows / self.size
+        if not self.shown:
+            return
+        step_s = times[-1]
+        record = {
+            "measured": {
+                "peak_bytes": self.memory.peak_bytes(),
+                "training_peak_bytes": self.memory.peak_bytes(),
+                "counter": self.memory.counter,
+                "reserved_bytes": self.memory.reserved_bytes(),
+                "baseline_bytes": self.memory.baseline_bytes,
+                "step_s": step_s,
+                "step_times_s": times,
+                "micro_batches": -(-rows // job.stage.micro_batch_size),
+                "tokens_per_s": self.tokens / self.train_s,
+            },
+            "steps": self.steps,
+            "longest_batch_duration_s": step_s * self.steps,
+            "batch_tokens": sum(row.tokens + limit for row in longest[: job.stage.micro_batch_size]),
+            "losses": losses,
+            "evaluation_loss": None,
+            "data": self.data.counts(),
+            "versions": dict(versions),
+        }
+        write_json(job.output / "dry_run.json", record)
+        kind = "allocated on the GPU" if self.memory.on_gpu else "growth of resident memory from before the model was loaded"
+        peak = f"peak {format_gib(record['measured']['peak_bytes'])} ({kind})"  # type: ignore[index]
+        say(f"{job.stage.name}: {peak}, {step_s:.2f} s an update with the longest answers, {self.steps:,} updates: at most {format_duration(step_s * self.steps)}")
+
+
+def shown_line(line: Mapping[str, Any], left_s: float) -> str:
+    """What an update was like, in one line."""
+    parts = [
+        f"reward {line['reward']:.3f}",
+        f"KL {line['kl']:.3f}",
+        f"entropy {line['entropy']:.2f}",
+        f"clipped {line['clip_fraction']:.0%}",
+        f"explained {line['explained_variance']:.2f}",
+        f"{line['response_tokens']:.0f} tokens, {line['ended']:.0%} end",
+        f"{line['tokens_per_s']:,.0f} tokens/s",
+        f"{format_duration(left_s)} left",
+        format_gib(line["memory_bytes"]),
+    ]
+    return "  ".join(parts)
