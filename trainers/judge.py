@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from trainers.prepare import IGNORED, Row
 
 HELD_OUT_ROWS = 64
+Item = TypeVar("Item")
 SAMPLES = 16
 LONGEST_SAMPLE = 128  # tokens
 
@@ -23,7 +24,7 @@ class Sample:
     stopped: bool  # by a stop token, not by the limit
 
 
-def held_out(rows: Sequence[Row], *, limit: int = HELD_OUT_ROWS) -> list[Row]:
+def held_out(rows: Sequence[Item], *, limit: int = HELD_OUT_ROWS) -> list[Item]:
     """At most `limit` rows, spread evenly over the hold-out rows."""
     if len(rows) <= limit:
         return list(rows)

@@ -13,16 +13,18 @@ from trainers.updates import Update
 UNMERGEABLE = {"BOTTLENECK": "bottleneck adapter", "PREFIX_TUNING": "prefix"}  # PEFT's name -> ours
 
 
-def load_tokenizer(job: Job) -> Any:
-    """The tokenizer, of the stage this one starts from where it has one, with an end token and a padding token."""
+def load_tokenizer(job: Job, *, writes: bool = True) -> Any:
+    """The tokenizer, of the stage this one starts from where it has one, with a padding token and, where the model `writes`, an end token."""
     from transformers import AutoTokenizer
 
     start = job.start
     source = str(start) if start is not None and (start / "tokenizer_config.json").is_file() else job.base_model
     revision = job.plan.revision if source == job.base_model else None
     tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=job.plan.trust_remote_code)
-    if tokenizer.eos_token_id is None:
+    if tokenizer.eos_token_id is None and writes:
         raise InputError(f"the tokenizer of {source} has no end token (eos_token)", hint="set eos_token in its tokenizer_config.json: without one no model learns to stop")
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
+        raise InputError(f"the tokenizer of {source} has neither a padding token nor an end token", hint="set pad_token in its tokenizer_config.json")
     if tokenizer.pad_token_id is None:
         # Safe: labels are built before padding, so a padding token equal to the end token masks nothing.
         tokenizer.pad_token = tokenizer.eos_token
@@ -120,6 +122,8 @@ def load_model(job: Job, device: Any, update: Update) -> Any:
     from peft import PeftModel
 
     config = json.loads((start / "adapter_config.json").read_text("utf-8"))
+    if config.get("task_type") == "SEQ_CLS":
+        raise InputError(f"stage {job.stage.name} goes on from {start}, which scores or sorts texts and does not write", hint="name another stage or folder in start_from")
     base_name = config.get("base_model_name_or_path")
     unmergeable = UNMERGEABLE.get(config.get("peft_type"))
     if unmergeable and job.stage.update == "full":

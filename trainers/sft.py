@@ -61,7 +61,12 @@ class Supervised(Objective):
 
 def train(job: Job) -> None:
     """Train the stage, or measure two steps of it, and write what came of it into its folder."""
-    stage.train(job, Supervised())
+    if job.options.get("head") == "classes":
+        from trainers import encoder
+
+        encoder.train(job)
+    else:
+        stage.train(job, Supervised())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

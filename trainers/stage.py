@@ -106,10 +106,10 @@ def train(job: Job, objective: Objective) -> None:
     if faults:
         raise InputError(faults=faults)
 
-    tokenizer = load_tokenizer(job)
+    tokenizer = load_tokenizer(job, writes=objective.writes)
     data = objective.rows(job, tokenizer)
     if shown:
-        for line in describe(data):
+        for line in describe(data, template=objective.kind.name != "classes"):
             say(f"{label(job)}: {line}")
 
     memory = MemoryMeter(device)
@@ -216,13 +216,13 @@ def label(job: Job) -> str:
     return job.stage.name if job.task is None else f"{job.task} {job.stage.name}"
 
 
-def describe(data: Prepared[Any]) -> list[str]:
+def describe(data: Prepared[Any], *, template: bool = True) -> list[str]:
     """The data in a few lines: what is trained on, and what is not."""
     counts = data.counts()
     rows = f"{counts['train_rows']:,} rows to train on, {counts['holdout_rows']:,} held out"
     learned = f", {counts['learned_tokens'] / counts['tokens']:.0%} of them learned" if counts["tokens"] and counts["learned_tokens"] > counts["train_rows"] else ""
-    template = f"; chat template: {data.template}" if data.template else ""
-    return [f"{rows}; {counts['tokens']:,} tokens{learned}{template}", *(f"note: {note}" for note in data.notes)]
+    by = f"; chat template: {data.template}" if data.template and template else ""
+    return [f"{rows}; {counts['tokens']:,} tokens{learned}{by}", *(f"note: {note}" for note in data.notes)]
 
 
 def build_trainer(

@@ -49,7 +49,8 @@ OTHER: dict[str, Any] = {
 }
 # Tested where they act: start_from and data in test_sft.py (another folder, another file), double_quantization below;
 # the objective chooses the program itself.
-ELSEWHERE = {"objective", "start_from", "data", "double_quantization", "options"}
+# `head` chooses another program (test_encoder.py).
+ELSEWHERE = {"objective", "start_from", "data", "double_quantization", "options", "head"}
 
 
 def effects(job, monkeypatch) -> dict[str, Any]:

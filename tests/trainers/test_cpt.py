@@ -1,0 +1,68 @@
+"""Continued pre-training: whole documents are held out, general text is mixed in, perplexity falls, too little text is refused."""
+
+import json
+
+import pytest
+
+from advisor.errors import InputError
+from trainers import cpt
+from trainers.job import make_job
+from trainers.loading import load_tokenizer
+
+SENTENCES = ("The red kettle boils water for tea.", "A cup stands on the shelf in the shop.", "Every parcel is packed by hand in the morning.")
+
+
+def corpus(folder, name="corpus", documents=40, words=SENTENCES):
+    """A folder of short text files, each a document."""
+    target = folder / name
+    target.mkdir()
+    for number in range(documents):
+        (target / f"{number:03}.txt").write_text(f"Number {number}. " + " ".join(words[(number + step) % len(words)] for step in range(8)) + "\n")
+    return target
+
+
+@pytest.fixture
+def read(make, tmp_path):
+    """A job that reads a corpus."""
+
+    def build(path, **keys):
+        job = make(job_data=path, objective="cpt", **{"packing": True, "holdout": 0.2, "seq_len": 96, "update": "full", "learning_rate": 3e-3, "max_steps": 12, **keys})
+        return make_job(job.plan, stage="sft", run=job.run, folder=tmp_path, objectives=("cpt",))
+
+    return build
+
+
+def result_of(job):
+    cpt.train(job)
+    return json.loads((job.output / "result.json").read_text())
+
+
+@pytest.mark.parametrize("update", ["full", "lora"])
+def test_perplexity_of_held_out_documents_falls(read, tmp_path, update):
+    """Documents that were not trained on become likelier, with an interval that excludes zero; no answers are generated."""
+    found = result_of(read(corpus(tmp_path), update=update, learning_rate=3e-3 if update == "full" else 2e-2))
+    evaluation = found["evaluation"]
+    assert evaluation["perplexity_after"] < evaluation["perplexity_before"]
+    assert evaluation["holdout_loss_interval"][1] < 0
+    assert found["verdict"]["word"] == "better"
+    assert evaluation["samples"] == []
+
+
+def test_general_text_is_mixed_in_by_share(read, tmp_path):
+    """A fifth of the tokens come from the replay file, counted and told; without it none do."""
+    path = corpus(tmp_path)
+    general = corpus(tmp_path, "general", words=("Once upon a time there was a king.",))
+    tokenizer = load_tokenizer(read(path))
+    alone = cpt.ContinuedPretraining().rows(read(path), tokenizer)
+    mixed = cpt.ContinuedPretraining().rows(read(path, replay=str(general), replay_share=0.2), tokenizer)
+    own = sum(row.tokens for row in alone.train)
+    added = sum(row.tokens for row in mixed.train) - own
+    assert 0.18 < added / (own + added) < 0.26
+    assert any("general text mixed in" in note for note in mixed.notes)
+    assert alone.holdout == mixed.holdout
+
+
+def test_a_corpus_shorter_than_one_sequence_is_refused(read, tmp_path):
+    """With how many tokens there are and what to do."""
+    with pytest.raises(InputError, match="fewer than one sequence"):
+        cpt.train(read(corpus(tmp_path, documents=2), seq_len=1000, holdout=0.0))
