@@ -1,0 +1,66 @@
+"""`advise run` trains adapters and prefixes from plan to an answer, and says what can and cannot be done with them."""
+
+import json
+import os
+import shlex
+import subprocess
+
+import pytest
+
+from advisor.estimate.dims import dims_of, trainable_params
+from advisor.launch import run_plan
+from advisor.render.report import write_report
+from advisor.render.run import summary_lines
+from advisor.shapes import model_shape
+from advisor.types import RunSpec
+
+PLAN = """\
+name: shop
+model: MODEL
+data: {path: train.jsonl}
+stages:
+  - {name: sft, objective: sft, update: UPDATE, learning_rate: 2e-2, max_steps: 10, micro_batch_size: 2, seq_len: 128, holdout: 0.1}
+"""
+KEYS = {"adapter": {"bottleneck": 64, "placement": "pfeiffer"}, "prefix": {"prefix_tokens": 30}}  # the defaults
+
+
+@pytest.mark.parametrize("update", KEYS)
+def test_a_real_run_from_plan_to_an_answer(update, tmp_path, tiny_model, monkeypatch):
+    """It trains, passes its checks, writes a report; the printed line answers; the estimate counts the parameters that were trained."""
+    pytest.importorskip("trl")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    rows = [{"messages": [{"role": "user", "content": f"Where is parcel {n}?"}, {"role": "assistant", "content": f"Your parcel {n} is in the red van."}]} for n in range(40)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "plan.yaml").write_text(PLAN.replace("MODEL", str(tiny_model)).replace("UPDATE", update))
+    done = run_plan("plan.yaml", on_end=write_report)
+    stage = done.record["stages"][0]
+    assert done.status == "done"
+    assert stage["loss_last"] < stage["loss_first"]
+    shape, _ = model_shape(str(tiny_model))
+    assert shape is not None
+    dims = dims_of(shape)
+    assert dims is not None
+    assert done.record["resolved"]["sft"]["trainable_parameters"] == trainable_params(dims, RunSpec(objective="sft", update=update, options=KEYS[update]))
+    lines = summary_lines(done)
+    assert not any("vllm" in line for line in lines)
+    ask = next(line for line in lines if "pipeline" in line)
+    answer = subprocess.run(shlex.split(ask), cwd=tmp_path, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, timeout=300, check=False)
+    assert answer.returncode == 0, answer.stderr
+    report = (done.folder / "report.html").read_text()
+    assert "cannot be merged, and vLLM and Ollama cannot load it" in report
+    assert "import advisor.peft_adapter" in (done.folder / "stages" / "sft" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("line", "words"), [("gradient_checkpointing: true", "drops the cache"), ("packing: true", "packing puts several rows behind one prefix")])
+def test_a_bad_pair_is_exit_2(line, words, tmp_path, tiny_model, monkeypatch):
+    """A prefix with checkpointing or packing ends as bad input with the reason."""
+    from advisor.errors import InputError
+
+    monkeypatch.chdir(tmp_path)
+    rows = [{"prompt": f"Where is parcel {n}?", "completion": f"In van {n}."} for n in range(20)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "plan.yaml").write_text(PLAN.replace("MODEL", str(tiny_model)).replace("UPDATE", f"prefix, {line}"))
+    with pytest.raises(InputError, match=words) as caught:
+        run_plan("plan.yaml", output="run")
+    assert caught.value.exit_code == 2
