@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from advisor.errors import InputError
 from trainers import judge
 from trainers.files import read_json, write_json
 from trainers.job import Job
@@ -158,6 +159,9 @@ def general_rows(tokenizer: Any, seq_len: int) -> list[Row]:
     """The fixed general prompts, as rows of this tokenizer; [] where its template takes none of them."""
     from advisor.data import read_examples
 
-    data = prepared(list(read_examples(GENERAL)), Templater(tokenizer, learn_all=False), kind=ANSWERS, seq_len=seq_len, truncation="drop", holdout=0.0, seed=0)
+    try:
+        data = prepared(list(read_examples(GENERAL)), Templater(tokenizer, learn_all=False), kind=ANSWERS, seq_len=seq_len, truncation="drop", holdout=0.0, seed=0)
+    except InputError:  # none of them is as short as the rows of this stage
+        return []
     rows: Sequence[Row] = data.train
     return list(rows)

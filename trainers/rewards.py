@@ -5,7 +5,6 @@ A reward is asked about one batch of answers and gives a number for each. Whatev
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import re
@@ -14,14 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from advisor.errors import Fault, InputError, MachineNotReady, TrainingFailed
+from advisor.errors import Fault, InputError, TrainingFailed
 from trainers.job import Job
+from trainers.ppo.reward import own_reward
 from trainers.prepare.prompts import Prompt
+from trainers.verifiers import matches, same_answer, schema_validator
 
 SOURCES = ("verifier", "reward_model", "reward")
-NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:[eE][+-]?\d+)?")
-BOXED = re.compile(r"\\boxed\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}")
-FENCED = re.compile(r"^```(?:json)?\s*\n(.*?)\n?```$", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,108 +175,12 @@ def _verifier(job: Job, prompts: Sequence[Prompt]) -> Reward:
     return Reward("verifier json_schema", lambda answers: [float(valid(item.text)) for item in answers])
 
 
-def same_answer(said: str, wanted: str) -> bool:
-    """Whether what is said ends in the wanted answer.
-
-    The final answer of a text is what stands after ####, in the last \\boxed{}, the last number where a number is wanted, or all of it.
-    Numbers are compared by value; of texts, case, white space and a full stop at the end make no difference.
-    """
-    goal = final_answer(wanted)
-    goal_number = number(goal)
-    if goal_number is not None:
-        marked = final_answer(said)
-        own = number(marked)
-        if own is None:
-            found = NUMBER.findall(marked)
-            own = number(found[-1]) if found else None
-        return own is not None and own == goal_number
-    return plain(final_answer(said)) == plain(goal)
-
-
-def final_answer(text: str) -> str:
-    """The part of a text that is its answer, where it is marked; else all of it."""
-    text = text.split("</think>")[-1]
-    boxed = BOXED.findall(text)
-    if boxed:
-        return str(boxed[-1]).strip()
-    return text.rsplit("####", 1)[-1].strip()
-
-
-def plain(text: str) -> str:
-    return " ".join(text.split()).casefold().rstrip(".").strip()
-
-
-def number(text: str) -> float | None:
-    """The value of a text that is a number, with or without thousands' commas, a unit of money or per cent; None for any other."""
-    stripped = text.strip().strip("$€£%").rstrip(".").replace(",", "")
-    try:
-        value = float(stripped)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
-def matches(said: str, pattern: str, wanted: str | None) -> bool:
-    """Whether the pattern is found in a text; {answer} in it stands for the wanted answer."""
-    return re.search(pattern.replace("{answer}", re.escape(wanted or "")), said) is not None
-
-
-def schema_validator(path: Path) -> Callable[[str], bool]:
-    """Tells whether a text is JSON that fits the schema in a file. Raises InputError for a file that holds none."""
-    try:
-        from jsonschema.exceptions import SchemaError
-        from jsonschema.validators import validator_for
-    except ImportError:
-        raise MachineNotReady("verifier json_schema needs jsonschema, which is not installed", hint="pip install jsonschema") from None
-    try:
-        schema = json.loads(path.read_text("utf-8"))
-        kind = validator_for(schema)
-        kind.check_schema(schema)
-    except (OSError, ValueError, SchemaError) as error:
-        raise InputError(f"{path}: no JSON schema: {str(error).splitlines()[0]}") from None
-    checker = kind(schema)
-
-    def valid(said: str) -> bool:
-        text = said.split("</think>")[-1].strip()
-        fenced = FENCED.match(text)
-        try:
-            value = json.loads(fenced.group(1) if fenced else text)
-        except ValueError:
-            return False
-        return bool(checker.is_valid(value))
-
-    return valid
-
-
 # --------------------------------------------------------------------------- a function of one's own
 
 
 def _own_function(job: Job) -> Reward:
-    path, _, name = str(job.options["reward"]).rpartition(":")
-    file = job.folder / Path(path).expanduser()
-    spec = importlib.util.spec_from_file_location(f"own_reward_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise InputError(f"stage {job.stage.name}: reward: {file} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise InputError(f"stage {job.stage.name}: reward: {file} cannot be run: {type(error).__name__}: {error}") from None
-    function = getattr(module, name, None)
-    if not callable(function):
-        known = ", ".join(sorted(key for key, value in vars(module).items() if callable(value) and not key.startswith("_")))
-        raise InputError(f"stage {job.stage.name}: reward: {file} has no function '{name}'", allowed=f"functions there: {known or 'none'}")
-    label = f"reward {file.name}:{name}"
-
-    def score(answers: Sequence[Answer]) -> list[float]:
-        try:
-            return [float(function(prompt=item.prompt, completion=item.text, answer=item.wanted)) for item in answers]
-        except Exception as error:
-            raise TrainingFailed(
-                f"{label} failed: {type(error).__name__}: {error}", hint="it is called as function(prompt=..., completion=..., answer=...) and returns a number"
-            ) from error
-
-    return Reward(label, score)
+    score = own_reward(str(job.options["reward"]), job.folder)
+    return Reward(f"reward {job.options['reward']}", lambda answers: score([item.prompt for item in answers], [item.text for item in answers], [item.wanted for item in answers]))
 
 
 # --------------------------------------------------------------------------- a reward model

@@ -166,8 +166,11 @@ def with_module(job: Job, model: Any, config: Mapping[str, Any]) -> Any:
     made = PeftConfig.from_pretrained(str(start))
     made.task_type, made.inference_mode = "SEQ_CLS", False
     made.modules_to_save = [name for name in getattr(made, "modules_to_save", None) or [] if name != "lm_head" and name not in HEAD_NAMES] or None
+    heads = {name: getattr(model, name).weight.detach().clone() for name in HEAD_NAMES if hasattr(model, name)}
     wrapped = get_peft_model(model, made)
     weights = {name: tensor for name, tensor in load_file(start / "adapter_model.safetensors").items() if "lm_head" not in name}
+    # PEFT wants every module that it saves to be in the file: a model that writes brings no head, so it is the new one's.
+    weights = {f"base_model.model.{name}.weight": tensor for name, tensor in heads.items()} | weights
     found = set_peft_model_state_dict(wrapped, weights)
     if found.unexpected_keys:
         raise InputError(f"stage {job.stage.name}: the module in {start} belongs to another model: {found.unexpected_keys[0]} has no place in it")

@@ -30,7 +30,7 @@ def _chain(plan: Plan, task: Task | None, specs: KeySpecs) -> list[Entry]:
     names = [stage.name for stage in plan.stages]
     result = []
     for index, stage in enumerate(plan.stages):
-        start = stage.start_from or (names[index - 1] if index else None)
+        start = stage.start_from or _before(plan, index)
         earlier = start in names[:index]
         data = task.data if task else PlanData(path=stage.data) if stage.data is not None else plan.data
         if data is None:
@@ -46,6 +46,12 @@ def _chain(plan: Plan, task: Task | None, specs: KeySpecs) -> list[Entry]:
             )
         )
     return result
+
+
+def _before(plan: Plan, index: int) -> str | None:
+    """The stage that one goes on from where it names none: the one before, or before the reward model, which scores and does not write."""
+    earlier = [stage.name for stage in plan.stages[:index] if stage.objective != "rm" or plan.stages[index].objective == "rm"]
+    return earlier[-1] if earlier else None
 
 
 def with_overrides(stage: Stage, task: Task, specs: KeySpecs) -> Stage:

@@ -71,7 +71,7 @@ class Stage:
     update: Literal["full", "lora", "adapter", "prefix"]
     quantization: Literal["nf4", "int8"] | None = None
     double_quantization: bool | None = field(default=None, metadata=help_("nf4 only: quantise the scales too (default true)"))
-    start_from: str | None = field(default=None, metadata=help_("a stage's name or a folder; default: the stage before, else the base model"))
+    start_from: str | None = field(default=None, metadata=help_("a stage's name or a folder; default: the stage before that is no reward model, else the base model"))
     data: str | None = field(default=None, metadata=help_("another data file for this stage alone"))
     weights_dtype: Literal["float32", "bfloat16", "float16"] = field(default="float32", metadata=help_("dtype the base is loaded in"))
     precision: Literal["pure", "mixed"] = field(default="pure", metadata=help_("mixed: autocast over weights_dtype"))

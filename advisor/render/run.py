@@ -86,13 +86,19 @@ def what_was_trained(stage: Mapping[str, Any]) -> str:
 
 def _evaluation_lines(found: Mapping[str, Any]) -> list[str]:
     before, after = found.get("holdout_loss_before"), found.get("holdout_loss_after")
+    measured = [_metric_line(name, metric) for name, metric in (found.get("metrics") or {}).items() if metric.get("after") is not None]
     if before is None or after is None:
-        return [] if not found else [_line("held out", "no rows were held out, so before and after cannot be compared")]
+        return measured or ([] if not found else [_line("held out", "no rows were held out, so before and after cannot be compared")])
     perplexity = ""
     if found.get("perplexity_before") and found.get("perplexity_after"):
         perplexity = f", perplexity {found['perplexity_before']:.4g} -> {found['perplexity_after']:.4g}"
     direction = "lower, as it should be" if after < before else "not lower: the model did not get better on rows it had not seen"
     return [_line("held out", f"loss {before:.3f} -> {after:.3f}{perplexity} on {found.get('rows') or 0:,} rows ({direction})")]
+
+
+def _metric_line(name: str, metric: Mapping[str, Any]) -> str:
+    before = f"{metric['before']:.3g} -> " if metric.get("before") is not None else ""
+    return _line("held out", f"{name.replace('_', ' ')} {before}{metric['after']:.3g} on {metric.get('rows') or 0:,} rows ({metric.get('word')})")
 
 
 def _cost_lines(expected: Mapping[str, Any], measured: Mapping[str, Any]) -> list[str]:
