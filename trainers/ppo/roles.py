@@ -114,7 +114,7 @@ class Roles:
     def recompute(self) -> None:
         """Compute activations again in the backward pass instead of holding them."""
         for role in (POLICY, VALUE):
-            self.parts[role].model.gradient_checkpointing_enable({"use_reentrant": False})
+            self.parts[role].model.activation_checkpointing_enable({"use_reentrant": False})
 
     def only_policy(self) -> Any:
         """The policy alone, the other modules taken off its base."""
@@ -199,8 +199,8 @@ def build_roles(job: Job, device: Any, update: Update, tokenizer: Any, reward: P
 
 
 def _four_models(job: Job, device: Any, update: Update, reward: Path | None) -> tuple[Roles, list[str]]:
-    policy, reference = load_model(job, device, update), load_model(job, device, update)
-    parts = {POLICY: Part(policy), REFERENCE: Part(reference)}
+    policy = load_model(job, device, update)
+    parts = {POLICY: Part(policy), REFERENCE: Part(copy.deepcopy(policy))}
     width = policy.config.get_text_config().hidden_size
     value: Any = None
     weight: Any = None
@@ -214,8 +214,7 @@ def _four_models(job: Job, device: Any, update: Update, reward: Path | None) -> 
         del value.score  # its weight goes on in a head with a bias
         parts[VALUE] = Part(value, None, score_head(weight.shape[1], weight, device, trained=True))
     else:
-        value = load_model(job, device, update)
-        parts[VALUE] = Part(value, None, score_head(width, None, device, trained=True))
+        parts[VALUE] = Part(copy.deepcopy(policy), None, score_head(width, None, device, trained=True))
     for role, part in parts.items():
         for parameter in part.model.parameters():
             parameter.requires_grad_(role in (POLICY, VALUE))
@@ -252,7 +251,8 @@ def add_module(model: Any, folder: Path, name: str) -> Any:
     except (ValueError, RuntimeError, KeyError) as error:
         raise InputError(f"{folder}: its module does not fit this base beside the policy's: {str(error).splitlines()[0]}", hint="use the same update in all stages") from None
     missing = [key for key in getattr(result, "missing_keys", []) if name in key.split(".")]
-    if missing or getattr(result, "unexpected_keys", []):
+    # PEFT loads a prefix on a way of its own, strictly, and still names it as missing and unexpected.
+    if not config.is_prompt_learning and (missing or getattr(result, "unexpected_keys", [])):
         raise InputError(f"{folder}: its module does not fit this base: {(missing or result.unexpected_keys)[0]}", hint="it was trained on another model")
     return next((weight for key, weight in heads.items() if key.endswith("weight")), None)
 

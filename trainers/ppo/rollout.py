@@ -114,7 +114,7 @@ def _written_together(
         eos_token_id=list(stops),
         pad_token_id=pad_id,
     )
-    recorder = Recorder(width) if keep else None
+    recorder = Recorder(width, temperature) if keep else None
     with torch.no_grad(), autocast(), _own_settings(model, config), _evaluating(model):
         output = model.generate(
             input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config, logits_processor=LogitsProcessorList([recorder] if recorder is not None else [])
@@ -133,20 +133,21 @@ def _written_together(
 class Recorder:
     """A logits processor that keeps the log-probability of each token that was drawn, and no logits but the last."""
 
-    def __init__(self, width: int) -> None:
-        self.width, self.columns = width, []  # type: ignore[var-annotated]
+    def __init__(self, width: int, temperature: float) -> None:
+        self.width, self.temperature = width, temperature
+        self.columns: list[Any] = []
         self.last: Any = None
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         if self.last is not None:
             self._keep(input_ids[:, -1])
-        self.last = scores
+        self.last = scores.float() / self.temperature  # transformers applies the temperature after processors like this one
         return scores
 
     def _keep(self, tokens_B: Any) -> None:
         import torch
 
-        self.columns.append(torch.log_softmax(self.last.float(), dim=-1).gather(1, tokens_B[:, None]))
+        self.columns.append(torch.log_softmax(self.last, dim=-1).gather(1, tokens_B[:, None]))
 
     def of(self, output: Any) -> list[list[float]]:
         """Log-probabilities of everything that was generated, row by row."""
@@ -176,14 +177,14 @@ def _evaluating(model: Any) -> Iterator[None]:
     """Within, no dropout and no recomputing of activations, which would switch the cache off."""
     was_training = model.training
     model.eval()
-    checkpointing = bool(getattr(model, "is_gradient_checkpointing", False))
+    checkpointing = bool(model.is_activation_checkpointing)
     if checkpointing:
-        model.gradient_checkpointing_disable()
+        model.activation_checkpointing_disable()
     try:
         yield
     finally:
         if checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.activation_checkpointing_enable({"use_reentrant": False})
         model.train(was_training)
 
 
@@ -262,7 +263,7 @@ def answer_mask(answers: Answers, device: Any) -> Any:
 
 def add_hidden_states(model: Any) -> None:
     """Give a model with a head a forward that, asked with `hidden_only=True`, returns its last hidden states and no logits."""
-    if getattr(model, "_gives_hidden_states", False):
+    if getattr(model.forward, "gives_hidden_states", False):
         return
     original = model.forward
 
@@ -274,8 +275,8 @@ def add_hidden_states(model: Any) -> None:
         kwargs["use_cache"] = False
         return getattr(self, self.base_model_prefix)(*args, **kwargs).last_hidden_state
 
+    forward.gives_hidden_states = True  # type: ignore[attr-defined]
     model.forward = types.MethodType(forward, model)
-    model._gives_hidden_states = True
 
 
 def hidden_states(model: Any, batch: Batch) -> Any:

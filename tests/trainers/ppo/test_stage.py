@@ -1,0 +1,208 @@
+"""A PPO stage from plan to result: it learns, resumes, and says what goes wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from advisor.errors import InputError, TrainingFailed  # noqa: E402
+from advisor.plan.write import plan_text  # noqa: E402
+from tests.trainers.ppo.modules import UPDATES, metrics, save_module  # noqa: E402
+from trainers.ppo.loop import train  # noqa: E402
+
+ROOT = Path(__file__).parents[3]
+
+
+def result(job):
+    return json.loads((job.output / "result.json").read_text())
+
+
+def learned(job):
+    """(mean reward of the first update, mean of the last three)."""
+    rewards = [line["reward"] for line in metrics(job.run)]
+    return rewards[0], sum(rewards[-3:]) / 3
+
+
+def test_a_random_model_learns_to_write_the_letter_that_is_paid_for(make):
+    """Share of the letter x in the answers: from under 0.1 to over 0.8 in fourteen updates; KL is reported, held-out prompts gain too."""
+    job = make(max_steps=14, holdout=0.2)
+    train(job)
+    first, last = learned(job)
+    assert first < 0.1
+    assert last > 0.8
+    lines = metrics(job.run)
+    assert lines[0]["kl"] == pytest.approx(0, abs=1e-6)
+    assert lines[-1]["kl"] > 0.5
+    found = result(job)
+    reward = found["evaluation"]["metrics"]["reward"]
+    assert reward["word"] == "better"
+    assert reward["interval"][0] > 0.5
+    assert "x" in found["evaluation"]["samples"][0]["tuned"]
+    assert found["steps"] == 14
+    assert found["resolved"]["one_base"] is True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("update", ["lora", "full"])
+def test_it_learns_with_other_seeds_and_with_all_weights(make, seed, update):
+    """The toy task with three seeds, by LoRA and by full fine-tuning."""
+    rate = {"learning_rate": 1e-3, "value_learning_rate": 1e-3} if update == "full" else {}
+    job = make(max_steps=20, seed=seed, update=update, job_judge=False, **(UPDATES["full"] if update == "full" else {}), **rate)
+    train(job)
+    first, last = learned(job)
+    assert first < 0.1
+    assert last > 0.8
+
+
+@pytest.mark.parametrize("update", ["adapter", "prefix", "full"])
+def test_every_update_scheme_trains_and_what_it_saves_is_what_it_trained(make, update):
+    """Two updates under each scheme; the checks on the saved module or model pass."""
+    job = make(**{**UPDATES[update], "update": update, "max_steps": 2, "micro_batch_size": 4, "grad_accum": 1})
+    train(job)
+    checks = {check["name"]: check["ok"] for check in result(job)["checks"]}
+    assert checks["saved-model-is-the-trained-one"]
+    assert checks["changes-the-base-model"]
+
+
+def test_the_first_ratios_of_an_update_are_exactly_one(make, monkeypatch):
+    """Before any step the policy is the one that wrote: no token's probability differs by a bit, with recomputed activations too."""
+    from trainers.ppo.update import Ppo
+
+    errors = []
+    real = Ppo.update
+
+    def update(self, prompts, **keys):
+        found = real(self, prompts, **keys)
+        errors.append(self.first_ratio_error)
+        return found
+
+    monkeypatch.setattr(Ppo, "update", update)
+    for keys in ({}, {"gradient_checkpointing": True, "minibatches": 3}):
+        train(make(max_steps=2, job_judge=False, **keys))
+    assert errors == [0.0] * 4
+
+
+def test_a_run_killed_half_way_goes_on_and_ends_the_same(make, tmp_path):
+    """kill -9 behind a checkpoint: the next call goes on from there, and every number of every update is that of an unbroken run."""
+    keys = {"max_steps": 6, "save_steps": 2, "kl_coef": 0.05, "kl_target": 1.0, "scheduler": "linear", "holdout": 0.1}
+    whole = make(**keys, job_run=tmp_path / "whole")
+    train(whole)
+    broken = make(**keys, job_run=tmp_path / "broken")
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(plan_text(broken.plan))
+    command = [sys.executable, "-P", "-m", "trainers.ppo", str(plan), "--stage", "ppo", "--run", str(broken.run)]
+    child = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}, stderr=subprocess.PIPE, text=True)
+    try:
+        for _ in range(600):
+            if (broken.checkpoints / "checkpoint-2" / "complete.json").is_file() or child.poll() is not None:
+                break
+            time.sleep(0.1)
+    finally:
+        child.send_signal(signal.SIGKILL)
+        said = child.communicate()[1]
+    assert (broken.checkpoints / "checkpoint-2" / "complete.json").is_file(), said
+    assert not (broken.output / "result.json").exists()
+    train(broken)
+    assert metrics(broken.run) == metrics(whole.run)
+    assert result(broken)["evaluation"]["metrics"] == result(whole)["evaluation"]["metrics"]
+
+
+def test_a_reward_that_never_differs_is_told_and_stops_the_run(make):
+    """The same score for every answer: after five updates the run stops, naming the reward; a trial goes on and warns."""
+    with pytest.raises(TrainingFailed, match=r"got the same reward \(0\.5\)"):
+        train(make(reward="scores.py:same", max_steps=6, job_judge=False, grad_accum=1))
+    trial = make(reward="scores.py:same", max_steps=6, job_max_steps=6, grad_accum=1, job_judge=False)
+    train(trial)
+    told = {check["name"]: check for check in result(trial)["checks"]}
+    assert not told["constant-reward"]["ok"]
+
+
+def test_a_reward_that_is_no_number_stops_the_run(make):
+    """Not a number from the user's function: the run stops and names function and answer, in a trial too."""
+    with pytest.raises(TrainingFailed, match=r"scores\.py:none gave nan"):
+        train(make(reward="scores.py:none", job_judge=False, job_max_steps=2))
+
+
+def test_numbers_that_are_none_stop_the_run(make, monkeypatch):
+    """A loss that is not finite ends training with nothing saved from it, in a trial too."""
+    from trainers.ppo import math as formulas
+
+    real = formulas.value_losses
+    monkeypatch.setattr(formulas, "value_losses", lambda *values: real(*values) * float("nan"))
+    job = make(job_judge=False, job_max_steps=2)
+    with pytest.raises(TrainingFailed, match="value loss became nan at update 1"):
+        train(job)
+    assert not job.checkpoints.is_dir()
+
+
+def test_a_policy_that_never_ends_its_answers_is_told(make, monkeypatch):
+    """No token ends an answer here: the result says so, with what to change."""
+    monkeypatch.setattr("trainers.ppo.rollout.stop_ids", lambda model: [1000])
+    job = make(max_steps=3, job_judge=False, grad_accum=1)
+    train(job)
+    told = {check["name"]: check for check in result(job)["checks"]}
+    assert "response_tokens" in told["never-ends"]["text"]
+
+
+def test_a_policy_far_from_its_start_stops_the_run(make):
+    """KL above the bound: the run stops and says which keys to change."""
+    with pytest.raises(TrainingFailed, match="nats a token from the reference, the bound is 0.01") as caught:
+        train(make(kl_limit=0.01, max_steps=4, job_judge=False))
+    assert "kl_coef" in caught.value.faults[0].hint
+
+
+def test_a_dry_run_measures_full_answers_and_keeps_nothing(make):
+    """dry_run.json holds peak memory and the time of an update; no module is saved."""
+    job = make(job_dry_run=True, max_steps=20)
+    train(job)
+    found = json.loads((job.output / "dry_run.json").read_text())
+    assert found["measured"]["peak_bytes"] > 0
+    assert found["measured"]["step_s"] > 0
+    assert found["steps"] == 20
+    assert not list(job.output.glob("*.safetensors"))
+
+
+def test_the_reward_model_of_the_stage_before_scores(make, tmp_path):
+    """sft > rm > ppo: the policy starts from sft, the rewards are those of rm, all on one base; the policy alone is saved."""
+    from advisor.plan.model import Stage
+
+    base = make().base_model
+    for name, seed, scores in (("sft", 1, False), ("rm", 2, True)):
+        save_module(Path(base), tmp_path / "run" / "stages" / name, "lora", seed=seed, scores=scores)
+    before = [Stage(name=name, objective=name, update="lora", learning_rate=1e-4, options={"rank": 4, "alpha": 8}) for name in ("sft", "rm")]
+    job = make(before=before, start_from="sft", reward=None, **UPDATES["lora"])
+    train(job)
+    found = result(job)
+    assert found["resolved"]["reward"] == "the reward is the model rm"
+    assert found["resolved"]["start_from"].endswith("stages/sft")
+    assert sorted(path.name for path in job.output.glob("*.safetensors")) == ["adapter_model.safetensors"]
+    assert metrics(job.run)[0]["reward_spread"] > 0
+
+
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [
+        ({"reward": None}, "nothing scores the answers"),
+        ({"reward": "nowhere.py:score"}, "no such file"),
+        ({"reward": "scores.py:nothing"}, "has no function 'nothing'"),
+        ({"reward": None, "reward_model": "nowhere"}, "holds no model"),
+        ({"reward_model": "rm"}, "both say where the reward comes from"),
+        ({"dropout": 0.1}, "nothing would read 'dropout'"),
+        ({"kl_horizon": 100}, "nothing would read 'kl_horizon'"),
+        ({"minibatches": 4}, "minibatches 4 are more than"),
+        ({"response_tokens": 95}, "leave no room for a prompt"),
+        ({"trl": {"max_grad_norm": 1.0}}, "max_grad_norm"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_loaded(make, keys, text):
+    """One error that names the key and what is allowed."""
+    with pytest.raises(InputError, match=text):
+        train(make(**keys))
