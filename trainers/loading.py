@@ -139,7 +139,11 @@ def load_model(job: Job, device: Any, update: Update) -> Any:
         for parameter in merged.parameters():
             parameter.requires_grad_(True)
         return merged
-    model = PeftModel.from_pretrained(base, str(start), is_trainable=True)
+    prefix = config.get("peft_type") == "PREFIX_TUNING"
+    model = PeftModel.from_pretrained(base, str(start), is_trainable=not prefix)
+    if prefix:  # PEFT 0.21 loads a prefix for use alone, though nothing keeps it from being trained on
+        model.peft_config["default"].inference_mode = False
+        model.prompt_encoder["default"].requires_grad_(True)
     _check_same_module(job, model, update, base)
     return model
 
