@@ -61,13 +61,13 @@ def check(plan: Plan, plan_path: Path, run: Path, todo: Sequence[Entry], *, hard
 
 
 def _objective_faults(todo: Sequence[Entry], trainers: Path) -> Iterable[Fault]:
-    """What no trainer file exists for: an objective is trainers/<name>.py, an update trainers/updates/<name>.py."""
+    """What no trainer file exists for: an objective is trainers/<name>.py or trainers/<name>/__main__.py, an update trainers/updates/<name>.py."""
     from advisor.types import OBJECTIVES, UPDATES
 
     for axis, folder, known in (("objective", trainers / "trainers", OBJECTIVES), ("update", trainers / "trainers" / "updates", UPDATES)):
         if axis == "update" and not folder.is_dir():
             continue
-        there = [name for name in known if (folder / f"{name}.py").is_file()]
+        there = [name for name in known if (folder / f"{name}.py").is_file() or (folder / name / "__main__.py").is_file()]
         for wanted in dict.fromkeys(str(getattr(entry.stage, axis)) for entry in todo):
             if wanted not in there:
                 names = ", ".join(entry.name for entry in todo if getattr(entry.stage, axis) == wanted)

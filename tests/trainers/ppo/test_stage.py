@@ -154,7 +154,7 @@ def test_a_policy_that_never_ends_its_answers_is_told(make, monkeypatch):
 
 def test_a_policy_far_from_its_start_stops_the_run(make):
     """KL above the bound: the run stops and says which keys to change."""
-    with pytest.raises(TrainingFailed, match="nats a token from the reference, the bound is 0.01") as caught:
+    with pytest.raises(TrainingFailed, match=r"nats a token from the reference, the bound is 0\.01") as caught:
         train(make(kl_limit=0.01, max_steps=4, job_judge=False))
     assert "kl_coef" in caught.value.faults[0].hint
 

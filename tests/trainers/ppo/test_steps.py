@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from trainers.ppo.steps import prompts_of, rate_share  # noqa: E402
+from trainers.ppo.steps import prompts_of, rate_share
 
 
 def test_every_prompt_is_answered_once_before_any_is_answered_again():
