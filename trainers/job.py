@@ -13,6 +13,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from advisor.errors import AdviseError, InputError, MachineNotReady, Stopped, Tr
 from advisor.plan.entries import Entry, entries
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, PlanData, Stage
+from trainers.bases import sharing_bases
 from trainers.files import make_folder, write_json
 from trainers.machine import is_main_process
 
@@ -110,31 +112,22 @@ def model_source(folder: Path, model: str) -> str:
     return model
 
 
-def read_job(argv: Sequence[str] | None, *, objectives: tuple[str, ...], prog: str) -> Job:
-    """The job of a command line. Raises InputError for what the plan does not have."""
+def read_jobs(argv: Sequence[str] | None, *, objectives: tuple[str, ...], prog: str) -> list[Job]:
+    """The job of a command line, or one for each task named there. Raises InputError for what the plan does not have."""
     from advisor.plan.read import read_plan
 
     parser = argparse.ArgumentParser(prog=prog, description="Train one stage of a plan. `advise run` calls this.")
     parser.add_argument("plan", type=Path)
     parser.add_argument("--stage", required=True)
     parser.add_argument("--run", required=True, type=Path)
-    parser.add_argument("--task")
+    parser.add_argument("--task", action="append", default=[], help="repeatable: one base for all of them")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--max-steps", type=int)
     parser.add_argument("--no-judge", action="store_true")
     given = parser.parse_args(argv)
     plan = read_plan(given.plan)
-    return make_job(
-        plan,
-        stage=given.stage,
-        run=given.run,
-        folder=given.plan.resolve().parent,
-        task=given.task,
-        dry_run=given.dry_run,
-        max_steps=given.max_steps,
-        judge=not given.no_judge,
-        objectives=objectives,
-    )
+    common: dict[str, Any] = {"stage": given.stage, "run": given.run, "folder": given.plan.resolve().parent, "dry_run": given.dry_run, "max_steps": given.max_steps}
+    return [make_job(plan, task=task, judge=not given.no_judge, objectives=objectives, **common) for task in given.task or [None]]
 
 
 def make_job(plan: Plan, *, stage: str, run: Path, folder: Path, task: str | None = None, objectives: tuple[str, ...] = (), **rest: Any) -> Job:
@@ -159,10 +152,12 @@ def run_trainer(train: Callable[[Job], None], argv: Sequence[str] | None, *, obj
     job: Job | None = None
     previous = signal.signal(signal.SIGTERM, _stop)
     try:
-        job = read_job(argv, objectives=objectives, prog=prog)
-        (job.output / "error.json").unlink(missing_ok=True)
-        make_folder(job.output)
-        train(job)
+        jobs = read_jobs(argv, objectives=objectives, prog=prog)
+        with sharing_bases() if len(jobs) > 1 else nullcontext():
+            for job in jobs:
+                (job.output / "error.json").unlink(missing_ok=True)
+                make_folder(job.output)
+                train(job)
     except KeyboardInterrupt:
         return _fail(job, Stopped("stopped", hint="the same command goes on from the last checkpoint"))
     except AdviseError as error:

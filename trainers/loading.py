@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.errors import Fault, InputError, TrainingFailed
+from trainers.bases import keep_base, kept_base
 from trainers.job import Job
 from trainers.updates import Update
 
@@ -93,12 +94,17 @@ def load_base(job: Job, device: Any, source: str | None = None, *, head: str = "
         options["revision"] = job.plan.revision
     if quantized is not None:
         options |= {"quantization_config": quantized, "device_map": {"": device}}
+    key = (source, head, str(device), repr(sorted((name, str(value)) for name, value in options.items())))
+    kept = kept_base(key)
+    if kept is not None:
+        return kept
     try:
         model = getattr(transformers, f"AutoModelFor{head}").from_pretrained(source, **options)
     except ImportError as error:
         raise InputError(f"the model cannot be loaded: {str(error).splitlines()[0]}") from None
     if quantized is None:
         model = model.to(device)
+    keep_base(key, model)
     return keep_weights_unpacked(model)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from advisor.errors import InputError
 from trainers import checkpoints, settings
+from trainers.bases import give_back
 from trainers.checks import Check, Probe
 from trainers.dry_run import measure
 from trainers.files import write_json
@@ -95,6 +96,8 @@ def train(job: Job, objective: Objective) -> None:
     threads = use_cores()
     quiet_libraries()
     # Imported here: reading the command line and refusing a plan must not wait for them.
+    from transformers import set_seed
+
     from trainers.checks import check_saved
     from trainers.loading import check_vocabulary, dtype_faults, enable_stop_tokens, load_tokenizer
     from trainers.progress import Watch, cut_metrics, say
@@ -106,6 +109,7 @@ def train(job: Job, objective: Objective) -> None:
     if faults:
         raise InputError(faults=faults)
 
+    set_seed(job.stage.seed)  # a module starts from the same numbers, whatever this process did before
     tokenizer = load_tokenizer(job, writes=objective.writes)
     data = objective.rows(job, tokenizer)
     if shown:
@@ -197,6 +201,7 @@ def train(job: Job, objective: Objective) -> None:
             "resolved": resolved(job, trainer, device, threads, stops),
         },
     )
+    give_back(trained)
 
 
 def measured_record(memory: MemoryMeter, watch: Any) -> dict[str, Any]:

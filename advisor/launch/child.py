@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -27,6 +27,9 @@ if sys.platform == "linux":
         sys.exit(143)
 os.execv(sys.argv[3], sys.argv[3:])
 """
+
+
+LOOK_EVERY_S = 1.0
 
 
 def guarded(command: Sequence[str], *, parent: int, death: signal.Signals = signal.SIGKILL) -> list[str]:
@@ -80,10 +83,15 @@ class Child:
         except ProcessLookupError:
             pass  # it has just ended by itself
 
-    def wait(self) -> int:
-        """The exit code; negative: the signal that ended it."""
+    def wait(self, look: Callable[[], object] | None = None) -> int:
+        """The exit code; negative: the signal that ended it. `look` is called about every second until then."""
         assert self.process is not None
-        return self.process.wait()
+        while True:
+            try:
+                return self.process.wait(timeout=None if look is None else LOOK_EVERY_S)
+            except subprocess.TimeoutExpired:
+                assert look is not None
+                look()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self.process is not None and self.process.poll() is None:  # an error of our own: never leave it running

@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ class Identity:
 
     digests: frozenset[str]  # of the plan as given, and of its copy in the folder with absolute paths
     max_steps: int | None
+    tasks: Mapping[str, str] = field(default_factory=dict)  # name -> digest: a run may gain tasks, the others stay trained
 
 
 def now() -> str:
@@ -90,6 +91,14 @@ def held_by(folder: Path, identity: Identity) -> dict[str, Any] | None:
             shown = ", ".join(foreign[:3]) + (f" and {len(foreign) - 3} more" if len(foreign) > 3 else "")
             raise InputError(f"{folder}: holds other files ({shown})", "an empty or new folder", "choose another one with --output DIR")
         return None
+    trained = record.get("tasks") or {}
+    other = [name for name, digest in trained.items() if identity.tasks.get(name) != digest]
+    if identity.tasks and trained and other and identity.digests & set(record.get("digests", {}).values()):
+        raise InputError(
+            f"{folder}: holds other tasks: {', '.join(other)} {'is' if len(other) == 1 else 'are'} not in this plan, or changed there",
+            allowed="the same tasks and new ones",
+            hint="choose another folder with --output DIR",
+        )
     if not identity.digests & set(record.get("digests", {}).values()):
         named = f" of plan '{record.get('name')}'" if record.get("name") else ""
         raise InputError(

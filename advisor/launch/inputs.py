@@ -56,9 +56,15 @@ def fingerprints(plan: Plan, plan_path: Path, entries: Iterable[Entry]) -> dict[
     return found
 
 
-def refuse_changed(before: Mapping[str, str], now: Mapping[str, str], folder: Path) -> None:
-    """Raise InputError where the run in the folder began with other content. Compares content: paths may be written anew."""
+def refuse_changed(before: Mapping[str, str], now: Mapping[str, str], folder: Path, *, growing: bool = False) -> None:
+    """Raise InputError where the run in the folder began with other content. Compares content: paths may be written anew.
+
+    Args:
+        growing: The run may have gained tasks, whose data are new rather than changed.
+    """
     faults = []
+    if growing:
+        now = {key: value for key, value in now.items() if key in before or key == "model"}
     for kind, what in (("data", "the data"), ("model", "the model folder")):
         old = sorted(value for key, value in before.items() if key.split(" ")[0] == kind)
         new = sorted(value for key, value in now.items() if key.split(" ")[0] == kind)

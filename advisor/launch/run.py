@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ from advisor.units import format_gib
 from advisor.yamlio import parse_yaml
 
 Say = Callable[[str], None]
+CROSS = "cross.json"
+ONE_PROCESS = ("sft", "cpt")  # objectives whose trainers take several tasks
 DONE, STOPPED, FAILED, RUNNING, PENDING = "done", "stopped", "failed", "running", "pending"
 
 
@@ -99,7 +101,7 @@ def run_plan(
             return work.measure(todo)
         record = held_by(job.folder, job.identity)  # again, now that nobody else can change it
         if record is not None and record.get("inputs"):
-            refuse_changed(record["inputs"], inputs, job.folder)
+            refuse_changed(record["inputs"], inputs, job.folder, growing=bool(job.plan.tasks))
         if checked.disk_need_bytes:
             say(f"disk: up to {format_gib(checked.disk_need_bytes)} for results and checkpoints")
         return work.train(todo, record, inputs, used)
@@ -149,6 +151,8 @@ def _prepared(source: Path | str | Plan, *, comments: Comments | None, output: P
     plan = changed_plan(plan, changes, base=path.parent)
     copy = absolute(plan, path)
     digests = {"plan": plan_digest(plan), "copy": plan_digest(copy)}
+    if plan.tasks:  # a task that is added later goes into the same run
+        digests |= {"common": plan_digest(replace(plan, tasks=())), "common_copy": plan_digest(replace(copy, tasks=()))}
     own = path.parent if original is not None and (path.parent / RECORD).is_file() and path.name == PLAN else None
     if output is not None:
         folder = Path(output).expanduser().absolute()
@@ -156,7 +160,8 @@ def _prepared(source: Path | str | Plan, *, comments: Comments | None, output: P
         folder = own
     else:
         # A trial is a run of its own, so that it never stands in the way of the whole one.
-        name = digests["plan"] if max_steps is None else digest({"plan": digests["plan"], "max_steps": max_steps})
+        whole = digests.get("common", digests["plan"])
+        name = whole if max_steps is None else digest({"plan": whole, "max_steps": max_steps})
         folder = Path.cwd() / "runs" / f"{plan.name}-{name}"
     unchanged = original is not None and not changes and copy == plan
     return _Job(
@@ -165,10 +170,15 @@ def _prepared(source: Path | str | Plan, *, comments: Comments | None, output: P
         copy_text=original if unchanged and original is not None else plan_text(copy, comments, name=PLAN),
         entries=tuple(entries(plan)),
         folder=folder,
-        identity=Identity(frozenset(digests.values()), max_steps),
+        identity=Identity(frozenset(digests.values()), max_steps, task_digests(copy)),
         digests=digests,
         in_place=output is not None,
     )
+
+
+def task_digests(plan: Plan) -> dict[str, str]:
+    """Task -> digest of its data and its overrides."""
+    return {task.name: digest({"data": task.data.path, "mapping": task.data.mapping, "overrides": task.overrides}) for task in plan.tasks}
 
 
 def _selected(all_entries: Sequence[Entry], only: str | None) -> list[Entry]:
@@ -213,12 +223,12 @@ class _Work:
         record = self._record(old, inputs, hardware)
         write_atomically(self.folder.path / PLAN, self.job.copy_text)
         self._save(record)
-        for number, entry in enumerate(todo, 1):
-            if _is_done(record, entry, self.folder.path):
-                self.say(f"stage {entry.name}: done before")
-                continue
-            self._need_start(record, entry)
-            self._train_one(record, entry, f"{number} of {len(todo)}")
+        done = 0
+        for group in self._groups(todo, record):
+            self._need_start(record, group[0])
+            self._train_group(record, group, f"{done + 1} of {len(todo)}" if len(group) == 1 else f"{done + 1} to {done + len(group)} of {len(todo)}")
+            done += len(group)
+        self._compare_modules(record)
         record["status"] = DONE if all(stage["status"] == DONE for stage in record["stages"]) else STOPPED
         self._finish(record)
         return Run(folder=self.folder.path, record=record)
@@ -232,6 +242,7 @@ class _Work:
             "name": plan.name,
             "status": RUNNING,
             "verdict": (old or {}).get("verdict"),
+            "cross_evaluation": (old or {}).get("cross_evaluation"),
             "composition": plan.origin.composition,
             "model": plan.model,
             "stages": [self._stage(entry, before.get(entry.name)) for entry in self.job.entries],
@@ -241,6 +252,7 @@ class _Work:
             "versions": dict((old or {}).get("versions", {})),
             "hardware": {"kind": hardware.kind, "gpus": [gpu.name for gpu in hardware.gpus], "cpu_cores": hardware.cpu_cores, "ram_total_bytes": hardware.ram_total_bytes},
             "digests": dict(self.job.digests),
+            "tasks": task_digests(absolute(plan, self.job.path)),
             "inputs": {**(old or {}).get("inputs", {}), **inputs},
             "started_at": (old or {}).get("started_at") or now(),
             "finished_at": None,
@@ -280,40 +292,103 @@ class _Work:
                 hint=f"advise run --only {before.name} first, or run all stages",
             )
 
-    def _train_one(self, record: dict[str, Any], entry: Entry, position: str) -> None:
-        stage = next(stage for stage in record["stages"] if stage["name"] == entry.name)
-        result_path = self.folder.path / "stages" / entry.name / "result.json"
-        for leftover in (result_path, result_path.with_name("error.json")):
-            leftover.unlink(missing_ok=True)  # of an attempt before: must not pass for this one's
-        stage |= {"status": RUNNING, "started_at": now(), "finished_at": None}
-        stage.pop("error", None)
+    def _groups(self, todo: Sequence[Entry], record: Mapping[str, Any]) -> list[list[Entry]]:
+        """What is still to do, in groups that one process trains: modules of several tasks share a base, which is then loaded once."""
+        waiting = []
+        for entry in todo:
+            if _is_done(record, entry, self.folder.path):
+                self.say(f"stage {entry.name}: done before")
+            else:
+                waiting.append(entry)
+        if self.job.plan.tasks and self.job.plan.launch.processes == 1:
+            order = [stage.name for stage in self.job.plan.stages]
+            waiting.sort(key=lambda entry: order.index(entry.stage.name))  # a stage of every task, then the next
+        groups: list[list[Entry]] = []
+        for entry in waiting:
+            if groups and entry.task is not None and self.job.plan.launch.processes == 1 and _share_base(groups[-1][0], entry):
+                groups[-1].append(entry)
+            else:
+                groups.append([entry])
+        return groups
+
+    def _train_group(self, record: dict[str, Any], group: Sequence[Entry], position: str) -> None:
+        stages = {entry.name: next(stage for stage in record["stages"] if stage["name"] == entry.name) for entry in group}
+        for entry in group:
+            for leftover in ("result.json", "error.json"):
+                (self._own(entry) / leftover).unlink(missing_ok=True)  # of an attempt before: must not pass for this one's
+            stages[entry.name] |= {"status": PENDING, "finished_at": None}
+            stages[entry.name].pop("error", None)
+        self._begin(stages[group[0].name])
         self._save(record)
-        again = " again" if (result_path.parent / "checkpoints").is_dir() else ""
-        self.say(f"stage {entry.name} ({position}){again}: {describe(entry)}")
+        for entry in group:
+            again = " again" if (self._own(entry) / "checkpoints").is_dir() else ""
+            self.say(f"stage {entry.name} ({position}){again}: {describe(entry)}")
         kills = oom_kills()
-        code, stopped = self._child(entry, self.folder.path, ["--no-judge"] if not self.judge else [])
-        result = read_result(result_path) if code == 0 else None
-        if result is None:
-            error: AdviseError = failure(entry, code=code, folder=result_path.parent, oom_kills_before=kills, in_place=self.job.in_place)
+
+        def look() -> None:
+            """Take what is finished already: a process that trains several writes each result as it goes."""
+            for place, entry in enumerate(group[:-1]):
+                if stages[entry.name]["status"] != DONE and (result := read_result(self._own(entry) / "result.json")) is not None:
+                    self._accept(record, stages[entry.name], result)
+                    self._begin(stages[group[place + 1].name])
+                    self._save(record)
+
+        code, stopped = self._child(group, self.folder.path, ["--no-judge"] if not self.judge else [], look=look if len(group) > 1 else None)
+        look()
+        last = read_result(self._own(group[-1]) / "result.json") if code == 0 else None
+        if last is not None:
+            self._accept(record, stages[group[-1].name], last)
+            self._save(record)
+        failed = next((entry for entry in group if stages[entry.name]["status"] != DONE), None)
+        if failed is not None:
+            error: AdviseError = failure(failed, code=code, folder=self._own(failed), oom_kills_before=kills, in_place=self.job.in_place)
             if stopped:
-                error = Stopped(f"stage {entry.name}: stopped", hint="the same command goes on from the last checkpoint")
+                error = Stopped(f"stage {failed.name}: stopped", hint="the same command goes on from the last checkpoint")
             status = STOPPED if isinstance(error, Stopped) else FAILED
-            stage |= {"status": status, "finished_at": now(), "error": _error_data(error)}
+            stages[failed.name] |= {"status": status, "finished_at": now(), "error": _error_data(error)}
             record["status"] = status
             self._finish(record)
             raise error
-        stage |= {key: value for key, value in result.items() if key not in ("versions", "resolved", "status", "name")}
-        stage |= {"status": DONE, "finished_at": now()}
-        record["resolved"][entry.name] = result.get("resolved", {})
-        record["versions"] |= result.get("versions") or {}
-        verdict = result.get("verdict")
-        record["verdict"] = verdict if verdict is not None else record["verdict"]
-        self._save(record)
         if stopped:  # the stage was over when the signal came; those after it are not begun
             record["status"] = DONE if all(stage["status"] == DONE for stage in record["stages"]) else STOPPED
             self._finish(record)
             if record["status"] == STOPPED:
-                raise Stopped(f"stopped after stage {entry.name}", hint="the same command goes on with the next stage")
+                raise Stopped(f"stopped after stage {group[-1].name}", hint="the same command goes on with the next stage")
+
+    def _own(self, entry: Entry) -> Path:
+        return self.folder.path / "stages" / entry.name
+
+    def _begin(self, stage: dict[str, Any]) -> None:
+        stage |= {"status": RUNNING, "started_at": now(), "finished_at": None}
+
+    def _accept(self, record: dict[str, Any], stage: dict[str, Any], result: Mapping[str, Any]) -> None:
+        stage |= {key: value for key, value in result.items() if key not in ("versions", "resolved", "status", "name")}
+        stage |= {"status": DONE, "finished_at": now()}
+        record["resolved"][stage["name"]] = result.get("resolved", {})
+        record["versions"] |= result.get("versions") or {}
+        verdict = result.get("verdict")
+        record["verdict"] = verdict if verdict is not None else record["verdict"]
+
+    def _compare_modules(self, record: dict[str, Any]) -> None:
+        """Every module on every task's held-out rows: does one help or hurt another? Kept as `cross_evaluation`."""
+        tasks = {entry.task.name: entry for entry in self.job.entries if entry.task is not None}  # the last stage of each
+        if len(tasks) < 2 or not self.judge or not all(_is_done(record, entry, self.folder.path) for entry in tasks.values()):
+            return
+        if any(entry.stage.options.get("head") == "classes" or entry.stage.objective == "rm" for entry in tasks.values()):
+            return
+        self.say("every module on every task's held-out rows")
+        path = self.folder.path / CROSS
+        path.unlink(missing_ok=True)
+        command = [sys.executable, "-P", "-m", "trainers.cross", str(self.folder.path / PLAN), "--run", str(self.folder.path)]
+        command += ["--max-steps", str(self.max_steps)] if self.max_steps is not None else []
+        with Child(command, self._environment(), keep_fds=[self.folder.lock_fd]) as child:
+            code = child.wait()
+        found = read_result(path) if code == 0 else None
+        if found is None:  # the modules are trained and judged each by itself: this table can be had again
+            self.say(f"the comparison of modules ended with {code}: it is left out; the same command makes it again")
+            return
+        record["cross_evaluation"] = found["losses"]
+        self._save(record)
 
     def _finish(self, record: dict[str, Any]) -> None:
         record["finished_at"] = now()
@@ -363,7 +438,7 @@ class _Work:
             (scratch / "stages" / entry.starts_from).symlink_to(trained, target_is_directory=True)
         self.say(f"stage {entry.name}: measuring two steps on the longest rows and one evaluation batch")
         kills = oom_kills()
-        code, stopped = self._child(entry, scratch, ["--dry-run"])
+        code, stopped = self._child([entry], scratch, ["--dry-run"])
         own = scratch / "stages" / entry.name
         result = next((found for found in (read_result(own / DRY_RUN), read_result(scratch / DRY_RUN)) if found), None) if code == 0 else None
         if result is None:
@@ -374,10 +449,11 @@ class _Work:
 
     # ---------------------------------------------------------------- the child
 
-    def _child(self, entry: Entry, run: Path, flags: Sequence[str]) -> tuple[int, bool]:
-        """Exit code of the stage's process, and whether it had been asked to stop."""
-        plan = run / PLAN
-        arguments = [str(plan), "--stage", entry.stage.name, "--run", str(run), *(["--task", entry.task.name] if entry.task else []), *flags]
+    def _child(self, group: Sequence[Entry], run: Path, flags: Sequence[str], *, look: Callable[[], object] | None = None) -> tuple[int, bool]:
+        """Exit code of the stage's process (for several tasks, where there are several), and whether it had been asked to stop."""
+        plan, entry = run / PLAN, group[0]
+        tasks = [word for other in group if other.task for word in ("--task", other.task.name)]
+        arguments = [str(plan), "--stage", entry.stage.name, "--run", str(run), *tasks, *flags]
         if self.max_steps is not None:
             arguments += ["--max-steps", str(self.max_steps)]
         module = f"trainers.{entry.stage.objective}"
@@ -386,7 +462,7 @@ class _Work:
         if self.job.plan.launch.processes > 1:
             command, death = self._several(command), signal.SIGTERM  # a launcher that is asked ends its workers
         with Child(command, self._environment(), keep_fds=[self.folder.lock_fd], death=death) as child:
-            return child.wait(), child.stops > 0
+            return child.wait(look), child.stops > 0
 
     def _several(self, command: Sequence[str]) -> list[str]:
         """The command in several processes with ranks, by torch's own launcher, which `accelerate launch` wraps for cards.
@@ -408,6 +484,14 @@ class _Work:
         elif self.cards:
             env["CUDA_VISIBLE_DEVICES"] = ",".join(self.cards)
         return env
+
+
+def _share_base(one: Entry, other: Entry) -> bool:
+    """Whether two entries train modules on the same base in the same form: one process can then do both."""
+    a, b = one.stage, other.stage
+    same = (a.name, a.quantization, a.double_quantization, a.weights_dtype, a.attention) == (b.name, b.quantization, b.double_quantization, b.weights_dtype, b.attention)
+    plain = one.starts_from is None and other.starts_from is None and one.start_folder is None and other.start_folder is None
+    return same and plain and a.update == b.update != "full" and a.objective in ONE_PROCESS and a.options.get("head") != "classes"
 
 
 def describe(entry: Entry) -> str:

@@ -1,0 +1,95 @@
+"""Many departments: one process, one base, a module each; equal to trainings of their own; a table of all on all; a task added later."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from advisor.launch import run_plan
+
+PLAN = """\
+version: 1
+name: departments
+model: {model}
+tasks:
+{tasks}
+stages:
+  - {{name: sft, objective: sft, update: {update}, learning_rate: 0.02, max_steps: 8, micro_batch_size: 4, seq_len: 64, holdout: 0.2}}
+"""
+SAID = {"legal": "See clause {n} of the contract.", "hr": "Ask for form {n}, please.", "sales": "That is {n} euros, today only!"}
+
+
+def write_plan(folder: Path, model: Path, tasks, update="lora") -> Path:
+    for task in tasks:
+        rows = [{"question": f"What about number {n}?", "answer": SAID[task].format(n=n)} for n in range(30)]
+        (folder / f"{task}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = "\n".join(f"  - {{name: {task}, data: {{path: {task}.jsonl}}}}" for task in tasks)
+    path = folder / "plan.yaml"
+    path.write_text(PLAN.format(model=model, tasks=lines, update=update))
+    return path
+
+
+@pytest.fixture
+def shop(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def adapter(run, name):
+    from safetensors.torch import load_file
+
+    return load_file(run.folder / "stages" / name / "adapter_model.safetensors")
+
+
+def quiet(text):
+    quiet.said.append(text)
+
+
+@pytest.mark.parametrize("update", ["lora", "adapter", "prefix"])
+def test_departments_share_a_process_and_equal_trainings_of_their_own(shop, tiny_model, update):
+    """Each module has the very weights it has when it is trained alone; the table has the own task's loss lowest."""
+    import torch
+
+    quiet.said = []
+    together = run_plan(write_plan(shop, tiny_model, ["legal", "hr"], update), output=shop / "together", say=quiet)
+    assert together.status == "done"
+    assert any("1 to 2 of 2" in line for line in quiet.said)
+    for task in ("legal", "hr"):
+        alone = run_plan(shop / "plan.yaml", output=shop / f"alone-{task}", only=task, say=quiet)
+        for name, tensor in adapter(alone, f"sft-{task}").items():
+            assert torch.equal(tensor, adapter(together, f"sft-{task}")[name]), name
+    table = together.record["cross_evaluation"]
+    assert set(table) == {"legal", "hr"}
+    for task, losses in table.items():
+        assert set(losses) == {"base", "legal", "hr"}
+        assert losses[task] == min(losses.values())
+
+
+def test_a_task_is_added_without_training_the_others_again(shop, tiny_model):
+    """The plan with one more task goes into the same folder and trains that one alone; a changed task is refused."""
+    quiet.said = []
+    first = run_plan(write_plan(shop, tiny_model, ["legal", "hr"]), say=quiet)
+    before = {stage["name"]: stage["finished_at"] for stage in first.record["stages"]}
+    second = run_plan(write_plan(shop, tiny_model, ["legal", "hr", "sales"]), say=quiet)
+    assert second.folder == first.folder
+    assert second.status == "done"
+    assert {stage["name"]: stage["finished_at"] for stage in second.record["stages"] if stage["name"] in before} == before
+    assert set(second.record["cross_evaluation"]) == {"legal", "hr", "sales"}
+    from advisor.errors import InputError
+
+    plan = shop / "plan.yaml"
+    plan.write_text(plan.read_text().replace("legal.jsonl", "sales.jsonl"))
+    with pytest.raises(InputError, match="holds other tasks: legal"):
+        run_plan(plan, say=quiet)
+
+
+def test_one_task_that_fails_leaves_the_finished_ones(shop, tiny_model):
+    """Data that cannot be trained on stop the second task; the first is done and is not trained again."""
+    plan = write_plan(shop, tiny_model, ["legal", "hr"])
+    plan.write_text(plan.read_text().replace("data: {path: hr.jsonl}", "data: {path: hr.jsonl}, overrides: {seq_len: 9}"))
+    from advisor.errors import InputError, TrainingFailed
+
+    with pytest.raises((InputError, TrainingFailed)):
+        run_plan(plan, output=shop / "run", say=quiet)
+    record = json.loads((shop / "run" / "run.json").read_text())
+    assert [stage["status"] for stage in record["stages"]] == ["done", "failed"]
