@@ -16,7 +16,7 @@ from advisor.files import write_atomically
 from advisor.render.curves import curve
 from advisor.render.html import block, document, text
 from advisor.render.page import Item, Items, Row, Table
-from advisor.render.run import COUNTERS, ask_command, serve_command, what_was_trained
+from advisor.render.run import COUNTERS, ask_command, serve_command, served_modules, what_was_trained
 from advisor.units import format_duration, format_gib
 
 REPORT, METRICS, CARD = "report.html", "metrics.jsonl", "README.md"
@@ -179,7 +179,6 @@ def _use(record: Mapping[str, Any], folder: Path) -> list[str]:
         talk = f"advise chat {os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else folder}"
         lines = [("Talk to it", talk), ("Ask it from Python", ask_command(result, str(stage["update"])))]
         if stage["update"] == "lora":
-            lines.append(("Serve it with vLLM", serve_command(record, stage, result)))
             lines.append(("Merge it into its base", f"advise export {folder} --to merged"))
         if stage["update"] in ("adapter", "prefix"):
             what = "a bottleneck adapter" if stage["update"] == "adapter" else "a prefix"
@@ -187,6 +186,9 @@ def _use(record: Mapping[str, Any], folder: Path) -> list[str]:
         lines.append(("Upload it to the hub", f"hf upload YOUR_NAME/{record.get('name')} {result}"))
         heading = f"<h3>{text(str(task))}</h3>" if task else ""
         parts.append(heading + "".join(f"<p>{text(name)}</p><pre>{text(line)}</pre>" for name, line in lines))
+    served = served_modules(record, folder)
+    if served:
+        parts.append(f"<p>Serve {'them' if len(served) > 1 else 'it'} with vLLM</p><pre>{text(serve_command(record, served))}</pre>")
     return _section("How to use the result", *parts)
 
 

@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,9 +126,10 @@ def _next_lines(record: Mapping[str, Any], folder: Path) -> list[str]:
     result = shown(folder / str(stage.get("folder", "")))
     name = str(stage["name"])
     plan_stage = name.removesuffix(f"-{stage['task']}") if stage.get("task") else name
-    lines = ["Ask it (put your own question in):", f"  {ask_command(result, str(stage['update']))}"]
-    if stage["update"] == "lora":
-        lines += ["Serve it with vLLM:", f"  {serve_command(record, stage, result)}"]
+    lines = ["Talk to it:", f"  advise chat {shlex.quote(shown(folder))}", "Ask it (put your own question in):", f"  {ask_command(result, str(stage['update']))}"]
+    served = served_modules(record, folder)
+    if served:
+        lines += ["Serve it with vLLM:", f"  {serve_command(record, served)}"]
     return [*lines, "Train it longer, as a run of its own:", f"  advise run {plan} --set stages.{plan_stage}.epochs=5"]
 
 
@@ -144,14 +145,21 @@ def ask_command(result: str, update: str = "lora") -> str:
     return f"{shlex.quote(interpreter)} -c {shlex.quote(code)}"
 
 
-def serve_command(record: Mapping[str, Any], stage: Mapping[str, Any], result: str) -> str:
-    """The vLLM server for a LoRA result; its rank limit has to be raised by hand above 16."""
-    stage_name = str(stage["name"])
-    resolved = (record.get("resolved") or {}).get(stage_name) or {}
-    rank = (resolved.get("options") or {}).get("rank")
-    limit = f" --max-lora-rank {rank}" if rank else ""
-    base = shlex.quote(str(resolved.get("model") or record.get("model")))
-    return f"vllm serve {base} --enable-lora{limit} --lora-modules {shlex.quote(f'{stage_name}={result}')}"
+def served_modules(record: Mapping[str, Any], folder: Path) -> list[tuple[Mapping[str, Any], str]]:
+    """The LoRA results that a server loads, the last of each task, with their folders; [] where there is none."""
+    last = {stage.get("task"): stage for stage in record.get("stages", []) if stage.get("objective") != "rm"}
+    return [(stage, shown(folder / str(stage.get("folder", "")))) for stage in last.values() if stage["update"] == "lora"]
+
+
+def serve_command(record: Mapping[str, Any], served: Sequence[tuple[Mapping[str, Any], str]]) -> str:
+    """The vLLM server for LoRA results, one name each; its rank limit has to be raised by hand above 16."""
+    resolved = [(record.get("resolved") or {}).get(str(stage["name"])) or {} for stage, _ in served]
+    ranks = [rank for found in resolved if (rank := (found.get("options") or {}).get("rank"))]
+    limit = f" --max-lora-rank {max(ranks)}" if ranks else ""
+    several = f" --max-loras {len(served)}" if len(served) > 1 else ""
+    base = shlex.quote(str(resolved[0].get("model") or record.get("model")))
+    modules = " ".join(shlex.quote(f"{stage.get('task') or stage['name']}={result}") for stage, result in served)
+    return f"vllm serve {base} --enable-lora{limit}{several} --lora-modules {modules}"
 
 
 def _quoted(text: str) -> str:
