@@ -51,6 +51,19 @@ def text_length(situation: Situation, context_tokens: int | None) -> Chosen:
     return Chosen(value=min(length, context_tokens or length), because="documents are parted without loss; longer pieces cost more than they teach")
 
 
+def _room_for_answers(ruleset: Ruleset, objective: str, settings: Mapping[str, Chosen], situation: Situation, context_tokens: int | None) -> dict[str, Chosen]:
+    """Where a stage writes its own answers: how long they may be, and a length that holds the longest prompt and one of them."""
+    key = ruleset.axes.get(f"objectives/{objective}", {}).get("keys", {}).get("response_tokens")
+    data = _profile(situation, objective)
+    if key is None or data is None or data.tokens is None:
+        return {}
+    whole = settings["seq_len"]
+    answer = settings.get("response_tokens") or Chosen(value=min(int(key["default"]), int(whole.value)), because="as long as answers usually are, no longer than the rows")
+    length = min(int(whole.value) + int(answer.value), context_tokens or 2**31)
+    because = f"{whole.because}, and an answer of {answer.value:,} tokens"
+    return {"response_tokens": answer, "seq_len": replace(whole, value=length, because=because)}
+
+
 def _rounded(length: float) -> int:
     return max(MULTIPLE, -(-int(-(-length // 1)) // MULTIPLE) * MULTIPLE)
 
@@ -77,6 +90,7 @@ def fitted_stage(
     model = situation.model
     context = model.context_tokens if model else None
     settings["seq_len"] = text_length(situation, context) if objective == "cpt" else sequence_length(_profile(situation, objective), context)
+    settings |= _room_for_answers(ruleset, objective, settings, situation, context)
     best: tuple[int, dict[str, Chosen], Estimate] | None = None
     for trial in _trials(situation, update, int(batch.value), int(settings["seq_len"].value)):
         changed = {**settings, **_batch_settings(trial, batch, update)}

@@ -72,6 +72,10 @@ def plan_of(advice: Advice, candidate: Candidate, *, name: str = "finetune") -> 
         if needs_examples(situation, stage.objective) and situation.examples is not None:
             values["data"] = situation.examples.path
             comments[("stages", index, "data")] = "examples of requests and answers; the documents are read by the stage before"
+        before = [earlier.objective for earlier in candidate.stages[:index]]
+        if before[-1:] == ["rm"] and len(before) > 1:
+            values["start_from"] = before[-2]
+            comments[("stages", index, "start_from")] = "the reward model before it scores and does not write"
         stages.append(
             Stage(name=stage.objective, objective=stage.objective, update=stage.update, quantization=stage.quantization, options=options, **values)  # type: ignore[arg-type]
         )
