@@ -376,5 +376,5 @@ def test_every_key_reaches_the_trainer(objective, key, align, tmp_path, monkeypa
 def test_a_reward_that_never_differs_is_told(align, tmp_path):
     """All answers got the same: the run fails saying so, a trial only warns."""
     (tmp_path / "own.py").write_text("def score(prompts, completions, **columns):\n    return [1.0] * len(completions)\n")
-    with pytest.raises(TrainingFailed, match="nothing was learned: reward own.py:score gave 1 to all 24 answers"):
+    with pytest.raises(TrainingFailed, match=r"nothing was learned: reward own\.py:score gave 1 to all 24 answers"):
         trained(align("grpo", **SHORT))
