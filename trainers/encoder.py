@@ -157,7 +157,10 @@ class ClassJudge:
             return {"rows": 0}
         found = classification(self.told, [row.label for row in self.rows], self.names)
         accuracy = self.accuracy
-        metrics = {"accuracy": accuracy.record() if accuracy else None, "macro_f1": {"before": None, "after": found["macro_f1"], "interval": None}}
+        metrics = {
+            "accuracy": accuracy.record() if accuracy else None,
+            "macro_f1": {"before": None, "after": found["macro_f1"], "interval": None, "rows": found["rows"], "word": "measured alone"},
+        }
         intervals = {key: found[key] for key in ("accuracy_interval", "macro_f1_interval")}
         shown = list(zip(self.rows, self.told, strict=True))[: judge.SAMPLES]
         samples = [{"prompt": row.shown, "expected": row.name, "base": "", "tuned": self.names[told]} for row, told in shown]

@@ -55,7 +55,7 @@ def results_of(run: Path, *, prefix: str = "") -> list[Result]:
     found = []
     for task, stage in last.items():
         resolved = (record.get("resolved") or {}).get(stage["name"]) or {}
-        if stage.get("encoder"):
+        if (resolved.get("options") or {}).get("head") == "classes":
             raise InputError(f"{run}: its result sorts texts into classes and does not write", hint="load it with transformers' pipeline('text-classification')")
         found.append(
             Result(

@@ -16,7 +16,7 @@ from advisor.files import write_atomically
 from advisor.render.curves import curve
 from advisor.render.html import block, document, text
 from advisor.render.page import Item, Items, Row, Table
-from advisor.render.run import COUNTERS, ask_command, serve_command, served_modules, what_was_trained
+from advisor.render.run import COUNTERS, ask_command, serve_command, served_modules, sort_command, sorts, what_was_trained
 from advisor.units import format_duration, format_gib
 
 REPORT, METRICS, CARD = "report.html", "metrics.jsonl", "README.md"
@@ -177,6 +177,9 @@ def _use(record: Mapping[str, Any], folder: Path) -> list[str]:
     for task, stage in last.items():
         result = os.path.relpath(folder / str(stage.get("folder", "")), Path.cwd()) if folder.is_relative_to(Path.cwd()) else str(folder / str(stage.get("folder", "")))
         talk = f"advise chat {os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else folder}"
+        if sorts(record, stage):
+            parts.append(f"<p>Sort a text</p><pre>{text(sort_command(result))}</pre>")
+            continue
         lines = [("Talk to it", talk), ("Ask it from Python", ask_command(result, str(stage["update"])))]
         if stage["update"] == "lora":
             lines.append(("Merge it into its base", f"advise export {folder} --to merged"))

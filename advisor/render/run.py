@@ -126,11 +126,25 @@ def _next_lines(record: Mapping[str, Any], folder: Path) -> list[str]:
     result = shown(folder / str(stage.get("folder", "")))
     name = str(stage["name"])
     plan_stage = name.removesuffix(f"-{stage['task']}") if stage.get("task") else name
+    if sorts(record, stage):
+        return ["Sort a text (put your own in):", f"  {sort_command(result)}", "Train it longer, as a run of its own:", f"  advise run {plan} --set stages.{plan_stage}.epochs=5"]
     lines = ["Talk to it:", f"  advise chat {shlex.quote(shown(folder))}", "Ask it (put your own question in):", f"  {ask_command(result, str(stage['update']))}"]
     served = served_modules(record, folder)
     if served:
         lines += ["Serve it with vLLM:", f"  {serve_command(record, served)}"]
     return [*lines, "Train it longer, as a run of its own:", f"  advise run {plan} --set stages.{plan_stage}.epochs=5"]
+
+
+def sorts(record: Mapping[str, Any], stage: Mapping[str, Any]) -> bool:
+    """Whether a result sorts texts into classes instead of writing."""
+    resolved = (record.get("resolved") or {}).get(str(stage["name"])) or {}
+    return bool((resolved.get("options") or {}).get("head") == "classes")
+
+
+def sort_command(result: str) -> str:
+    """One line that loads a classifier with transformers and lets it sort a text."""
+    code = f'from transformers import pipeline; print(pipeline("text-classification", {_quoted(result)})("Your text"))'
+    return f"{shlex.quote(_interpreter())} -c {shlex.quote(code)}"
 
 
 def ask_command(result: str, update: str = "lora") -> str:
@@ -140,9 +154,12 @@ def ask_command(result: str, update: str = "lora") -> str:
         load = f"import advisor.peft_adapter; from peft import AutoPeftModelForCausalLM as M; from transformers import AutoTokenizer as T, pipeline; f = {model}"
         model = "M.from_pretrained(f), tokenizer=T.from_pretrained(f)"
     code = f'{load}; print(pipeline("text-generation", {model})([{{"role": "user", "content": "Hello"}}])[0]["generated_text"][-1]["content"])'
-    # Outside an activated environment `python` is another one, without the packages.
-    interpreter = "python" if shutil.which("python") == sys.executable else sys.executable
-    return f"{shlex.quote(interpreter)} -c {shlex.quote(code)}"
+    return f"{shlex.quote(_interpreter())} -c {shlex.quote(code)}"
+
+
+def _interpreter() -> str:
+    """`python`, or its path where `python` is another one, without the packages."""
+    return "python" if shutil.which("python") == sys.executable else sys.executable
 
 
 def served_modules(record: Mapping[str, Any], folder: Path) -> list[tuple[Mapping[str, Any], str]]:
