@@ -13,6 +13,7 @@ import advisor.peft_adapter  # noqa: F401  (lets prefixes take part in generatio
 from advisor.errors import Fault, InputError
 from advisor.plan.model import Stage
 from trainers.prepare import Row
+from trainers.prepare.row import IGNORED
 from trainers.updates import task_type
 
 OWNED: Mapping[str, str] = {
@@ -87,7 +88,7 @@ def peft_config(stage: Stage, options: Mapping[str, Any], model: Any) -> Any:
 
 
 def start(stage: Stage, options: Mapping[str, Any], model: Any, tokenizer: Any, rows: Sequence[Row]) -> str:
-    """Give the prefix the model's own keys and values of `prefix_text` and of the first training rows."""
+    """Give the prefix the model's own keys and values of `prefix_text` and of what the first training rows teach."""
     from peft.tuners.cartridge.utils import prompt_embeddings_from_past_key_values
 
     length, text = options["prefix_tokens"], options["prefix_text"]
@@ -98,15 +99,26 @@ def start(stage: Stage, options: Mapping[str, Any], model: Any, tokenizer: Any, 
     for row in rows:
         if len(ids) >= length:
             break
-        ids, used = [*ids, *row.input_ids], used + 1
+        ids, used = [*ids, *taught(row)], used + 1
     if len(ids) < length:
         hint = f"set prefix_tokens: {max(1, len(ids))}, or add rows"
-        raise InputError(f"stage {stage.name}: the training rows have {len(ids)} tokens together, prefix_tokens is {length}", hint=hint)
+        raise InputError(f"stage {stage.name}: the training rows teach {len(ids)} tokens together, prefix_tokens is {length}", hint=hint)
     with model.disable_adapter():
         cache = _cache(model.get_base_model(), ids[:length])
     model.prompt_encoder["default"].load_prompt_embeddings(prompt_embeddings_from_past_key_values(cache, num_virtual_tokens=length))
-    parts = [f"prefix_text ({given} tokens)"] * bool(given) + [f"the first {used} training row{'s' * (used > 1)} ({length - given} tokens)"] * bool(used)
+    parts = [f"prefix_text ({given} tokens)"] * bool(given) + [f"what the first {used} training row{'s' * (used > 1)} teach ({length - given} tokens)"] * bool(used)
     return f"the prefix starts from the keys and values of {' and '.join(parts)}"
+
+
+def taught(row: Row) -> list[int]:
+    """The tokens of a row that are learned, or all of them where nothing tells them apart.
+
+    Answers alone are the better start: of SmolLM2-135M on the demo's rows, 30 tokens of them give a loss of 3.37, 30 tokens of whole
+    rows, most of them the template's system message, 4.12; without a prefix it is 4.17, with a random one 9.91.
+    """
+    if getattr(row, "labels", None) is None:
+        return list(row.input_ids)
+    return [token for token, label in zip(row.input_ids, row.labels, strict=True) if label != IGNORED]
 
 
 def text_ids(tokenizer: Any, text: str) -> list[int]:
