@@ -1,0 +1,87 @@
+"""sft > rm > ppo in one plan through `advise run`: per-stage status, --only, and going on after a kill in every stage."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("trl")
+
+from advisor.launch import run_plan  # noqa: E402
+from tests.trainers.ppo.modules import metrics  # noqa: E402
+
+ROOT = Path(__file__).parents[3]
+PLAN = """\
+name: shop
+model: MODEL
+data: {path: pairs.jsonl}
+stages:
+  - {name: sft, objective: sft, update: lora, rank: 4, learning_rate: 1e-2, max_steps: 6, save_steps: 2, micro_batch_size: 4, seq_len: 96, holdout: 0.2}
+  - {name: rm, objective: rm, update: lora, rank: 4, learning_rate: 1e-2, max_steps: 6, save_steps: 2, micro_batch_size: 4, seq_len: 96, holdout: 0.2}
+  - {name: ppo, objective: ppo, update: lora, rank: 4, learning_rate: 1e-3, max_steps: 6, save_steps: 2, micro_batch_size: 4, grad_accum: 2, seq_len: 96, holdout: 0.2,
+     response_tokens: 8, kl_limit: 100}
+"""
+
+
+@pytest.fixture
+def shop(tmp_path, monkeypatch, toy_model):
+    """A folder with forty pairs and a plan of three stages; it is the current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    names = [a + b for a in "abcdefgh" for b in "klmno"]
+    rows = [{"prompt": f"where is {name}", "chosen": f"{name} is here", "rejected": f"no {name}"} for name in names]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "plan.yaml").write_text(PLAN.replace("MODEL", str(toy_model)))
+    return tmp_path
+
+
+def statuses(record):
+    return [(stage["name"], stage["status"]) for stage in record["stages"]]
+
+
+@pytest.mark.slow
+def test_one_stage_at_a_time(shop):
+    """--only runs one stage; PPO asks for the stages it needs by name; a last call of all does what is left."""
+    from advisor.errors import InputError
+
+    with pytest.raises(InputError, match="starts from sft"):
+        run_plan("plan.yaml", only="ppo", output="run", judge=False)
+    assert statuses(run_plan("plan.yaml", only="sft", output="run", judge=False).record) == [("sft", "done"), ("rm", "pending"), ("ppo", "pending")]
+    with pytest.raises(InputError, match="holds no model"):
+        run_plan("plan.yaml", only="ppo", output="run", judge=False)
+    done = run_plan("plan.yaml", output="run")
+    assert statuses(done.record) == [("sft", "done"), ("rm", "done"), ("ppo", "done")]
+    resolved = done.record["resolved"]["ppo"]
+    assert resolved["start_from"].endswith("stages/sft")
+    assert resolved["reward"] == "the reward is the model rm"
+    assert resolved["one_base"] is True
+    reward = done.record["stages"][2]["evaluation"]["metrics"]["reward"]
+    assert reward["rows"] == 8
+
+
+@pytest.mark.slow
+def test_a_pipeline_killed_in_every_stage_ends_as_an_unbroken_one(shop):
+    """kill -9 behind a checkpoint of sft, of rm and of ppo: each call goes on exactly there, and every number is that of an unbroken run."""
+    whole = run_plan("plan.yaml", output="whole", judge=False)
+    code = "from advisor.launch import run_plan; run_plan('plan.yaml', output='broken', judge=False)"
+    for name in ("sft", "rm", "ppo"):
+        child = subprocess.Popen([sys.executable, "-c", code], cwd=shop, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL, start_new_session=True)
+        mark = shop / "broken" / "stages" / name / "checkpoints" / "checkpoint-2" / "complete.json"
+        until = time.monotonic() + 120
+        while not mark.is_file() and child.poll() is None and time.monotonic() < until:
+            time.sleep(0.02)
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        assert mark.is_file(), name
+        assert not (shop / "broken" / "stages" / name / "result.json").exists(), name
+        time.sleep(1)
+    broken = run_plan("plan.yaml", output="broken", judge=False)
+    assert statuses(broken.record) == statuses(whole.record)
+    one, other = (sorted(metrics(shop / name), key=lambda line: (line["stage"], line["step"])) for name in ("whole", "broken"))
+    assert one == other
+    assert len(one) == 18
