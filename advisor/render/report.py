@@ -73,9 +73,10 @@ def model_card(record: Mapping[str, Any], stage: Mapping[str, Any]) -> str:
     if stage["update"] == "prefix":
         why = "PEFT 0.21 otherwise writes without the prefix under transformers from 5.24 on"
         lines += ["", f"A prefix: `import advisor.peft_adapter` before it answers ({why}). It cannot be merged, and vLLM and Ollama cannot load it."]
-    loader = "from peft import AutoPeftModelForCausalLM as Loader" if module else "from transformers import AutoModelForCausalLM as Loader"
+    head, labels = ("SequenceClassification", ", num_labels=1") if stage["objective"] == "rm" else ("CausalLM", "")
+    loader = f"from peft import AutoPeftModelFor{head} as Loader" if module else f"from transformers import AutoModelFor{head} as Loader"
     first = "import advisor.peft_adapter\n" if stage["update"] in ("adapter", "prefix") else ""
-    lines += ["", "```python", f"{first}{loader}", 'model = Loader.from_pretrained("THIS_FOLDER")', "```"]
+    lines += ["", "```python", f"{first}{loader}", f'model = Loader.from_pretrained("THIS_FOLDER"{labels})', "```"]
     settings = {key: resolved.get(key) for key in ("seq_len", "weights_dtype", "trainable_parameters") if resolved.get(key) is not None}
     wanted = ("learning_rate", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "optim")
     settings |= {key: value for key, value in (resolved.get("trl") or {}).items() if key in wanted} | (resolved.get("options") or {})

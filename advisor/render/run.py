@@ -128,6 +128,8 @@ def _next_lines(record: Mapping[str, Any], folder: Path) -> list[str]:
     plan_stage = name.removesuffix(f"-{stage['task']}") if stage.get("task") else name
     if sorts(record, stage):
         return ["Sort a text (put your own in):", f"  {sort_command(result)}", "Train it longer, as a run of its own:", f"  advise run {plan} --set stages.{plan_stage}.epochs=5"]
+    if stage["objective"] == "rm":
+        return ["Score an answer (put your own in):", f"  {score_command(result, module=stage['update'] != 'full', own=stage['update'] == 'adapter')}"]
     lines = ["Talk to it:", f"  advise chat {shlex.quote(shown(folder))}", "Ask it (put your own question in):", f"  {ask_command(result, str(stage['update']))}"]
     served = served_modules(record, folder)
     if served:
@@ -144,6 +146,16 @@ def sorts(record: Mapping[str, Any], stage: Mapping[str, Any]) -> bool:
 def sort_command(result: str) -> str:
     """One line that loads a classifier with transformers and lets it sort a text."""
     code = f'from transformers import pipeline; print(pipeline("text-classification", {_quoted(result)})("Your text"))'
+    return f"{shlex.quote(_interpreter())} -c {shlex.quote(code)}"
+
+
+def score_command(result: str, *, module: bool, own: bool) -> str:
+    """One line that loads a reward model and lets it score an answer."""
+    load = "from peft import AutoPeftModelForSequenceClassification as M" if module else "from transformers import AutoModelForSequenceClassification as M"
+    head = f"{'import advisor.peft_adapter; ' if own else ''}{load}; from transformers import AutoTokenizer as T; f = {_quoted(result)}"
+    talk = '[{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good morning!"}]'
+    ask = f'T.from_pretrained(f).apply_chat_template({talk}, return_tensors="pt", return_dict=True)'
+    code = f"{head}; print(M.from_pretrained(f, num_labels=1)(**{ask}).logits[0, 0].item())"
     return f"{shlex.quote(_interpreter())} -c {shlex.quote(code)}"
 
 
