@@ -206,3 +206,24 @@ def test_what_cannot_be_is_refused_before_anything_is_loaded(make, keys, text):
     """One error that names the key and what is allowed."""
     with pytest.raises(InputError, match=text):
         train(make(**keys))
+
+
+@pytest.mark.slow
+def test_two_processes_learn_like_one(make, tmp_path):
+    """Two gloo processes on the CPU, each with half the prompts of an update: the same task is learned, with the same weights in both."""
+    from dataclasses import replace
+
+    alone = make(max_steps=14, grad_accum=2, job_judge=False)
+    train(alone)
+    job = make(max_steps=14, grad_accum=1, job_run=tmp_path / "two", job_judge=False)
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(plan_text(replace(job.plan, launch=replace(job.plan.launch, processes=2))))
+    torchrun = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python", "--"]
+    command = [*torchrun, sys.executable, "-P", "-m", "trainers.ppo", str(plan), "--stage", "ppo", "--run", str(job.run), "--no-judge"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    (first, last), (_, one) = learned(job), learned(alone)
+    assert first < 0.1
+    assert last > 0.8
+    assert last == pytest.approx(one, abs=0.15)
+    assert result(job)["resolved"]["prompts_an_update"] == 32
