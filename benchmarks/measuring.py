@@ -55,10 +55,10 @@ def in_turn(commands: dict[str, Sequence[str]], runs: int) -> list[Row]:
 
 def table(rows: list[Row]) -> str:
     """Median, lowest and highest of each row, and its ratio to the first row of the same unit."""
-    lines = [f"{'':44}{'median':>10}{'min':>10}{'max':>10}  unit        ratio to first"]
+    lines = [f"{'':44}{'median':>10}{'min':>10}{'max':>10}  unit              ratio to first of the unit"]
     first: dict[str, Row] = {}
     for row in rows:
         base = first.setdefault(row.unit, row)
         ratio = row.median / base.median if base.median else float("nan")
-        lines.append(f"{row.name:44}{row.median:10.3g}{min(row.values):10.3g}{max(row.values):10.3g}  {row.unit:10}  {ratio:.2f}")
+        lines.append(f"{row.name:44}{row.median:10.3g}{min(row.values):10.3g}{max(row.values):10.3g}  {row.unit:18}{ratio:6.2f}")
     return "\n".join(lines)
