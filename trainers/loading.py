@@ -125,8 +125,6 @@ def load_model(job: Job, device: Any, update: Update) -> Any:
     start = job.start
     if start is None or not (start / "adapter_config.json").is_file():
         return load_base(job, device, str(start) if start is not None else None)
-    from peft import PeftModel
-
     config = json.loads((start / "adapter_config.json").read_text("utf-8"))
     if config.get("task_type") == "SEQ_CLS":
         raise InputError(f"stage {job.stage.name} goes on from {start}, which scores or sorts texts and does not write", hint="name another stage or folder in start_from")
@@ -141,17 +139,41 @@ def load_model(job: Job, device: Any, update: Update) -> Any:
         import advisor.peft_adapter  # noqa: F401  (registers the method with PEFT)
     base = load_base(job, device, base_name if base_name and Path(base_name).is_dir() else None)
     if job.stage.update == "full":
-        merged = PeftModel.from_pretrained(base, str(start)).merge_and_unload()
+        merged = _with_module(job, base, start).merge_and_unload()
         for parameter in merged.parameters():
             parameter.requires_grad_(True)
         return merged
     prefix = config.get("peft_type") == "PREFIX_TUNING"
-    model = PeftModel.from_pretrained(base, str(start), is_trainable=not prefix)
+    model = _with_module(job, base, start, is_trainable=not prefix)
+    if prefix and job.stage.update == "prefix":
+        fitting, keys = update.peft_config(job.stage, job.options, base), ("num_layers", "num_attention_heads", "token_dim")
+        # The file's own: PEFT adjusts what it loads to the model.
+        wrong = [f"{key} {config.get(key)}, the model has {getattr(fitting, key)}" for key in keys if config.get(key) != getattr(fitting, key)]
+        if wrong:
+            raise InputError(
+                f"stage {job.stage.name} goes on from {start}, which does not fit {base.config.name_or_path}: a prefix of {'; '.join(wrong)}",
+                hint="a prefix belongs to the base it was trained on",
+            )
     if prefix:  # PEFT 0.21 loads a prefix for use alone, though nothing keeps it from being trained on
         model.peft_config["default"].inference_mode = False
         model.prompt_encoder["default"].requires_grad_(True)
     _check_same_module(job, model, update, base)
     return model
+
+
+def _with_module(job: Job, base: Any, start: Path, **options: Any) -> Any:
+    """The base with the module of that folder. Raises InputError where it was made for another base."""
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(base, str(start), **options)
+    except (RuntimeError, ValueError) as error:
+        if "OutOfMemory" in type(error).__name__:
+            raise
+        reason = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "")
+        raise InputError(
+            f"stage {job.stage.name} goes on from {start}, which does not fit {base.config.name_or_path}: {reason}", hint="an adapter belongs to the base it was trained on"
+        ) from None
 
 
 def _check_same_module(job: Job, model: Any, update: Update, base: Any) -> None:

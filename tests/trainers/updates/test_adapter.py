@@ -128,3 +128,26 @@ def test_a_layer_the_model_lacks_is_bad_input(make):
     """Layer 7 of a model with two layers is exit 2 with the range."""
     with pytest.raises(InputError, match="layers names 7, but LlamaForCausalLM has layers 0 to 1"):
         sft.train(make(update="adapter", peft={"layers": [7]}))
+
+
+@pytest.mark.parametrize("update", ["adapter", "lora", "prefix"])
+def test_the_module_of_another_base_is_bad_input(update, make, tmp_path, tiny_model):
+    """Going on from a module of a base with other sizes is exit 2 with what does not fit, whatever the update."""
+    from dataclasses import replace
+
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    import trainers.updates
+
+    job = make(update=update)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 512}
+    other = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=300, **sizes))
+    config = trainers.updates.update_named(update).peft_config(job.stage, job.options, other)
+    get_peft_model(other, config).save_pretrained(tmp_path / "elsewhere")
+    stage = replace(job.stage, start_from=str(tmp_path / "elsewhere"))
+    from trainers.job import make_job
+
+    plan = replace(job.plan, stages=(stage,))
+    with pytest.raises(InputError, match=r"goes on from .*elsewhere, which does not fit .*tiny-model"):
+        sft.train(make_job(plan, stage="sft", run=tmp_path / "run", folder=tmp_path))
