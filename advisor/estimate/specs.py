@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 from advisor.errors import Fault, InputError, nearest
 from advisor.estimate.architecture import ConfigError, shape_from_config
-from advisor.estimate.memory import DYNAMIC_CACHE, memory_estimate
+from advisor.estimate.memory import memory_estimate
+from advisor.estimate.setting import COUNTERS
 from advisor.estimate.time import machine_of, time_estimate
 from advisor.types import OBJECTIVES, UPDATES, GpuSpec, ModelShape, RunSpec
 from advisor.units import GIB
@@ -33,7 +34,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "attention": ("eager", "sdpa", "flash_attention_2"),
     "loss": ("full", "fused", "chunked"),
     "sharding": ("ddp", "zero1", "zero2", "zero3", "fsdp"),
-    "counter": tuple(DYNAMIC_CACHE),
+    "counter": COUNTERS,
 }
 COUNTS = ("rank", "micro_batch_size", "seq_len", "grad_accum", "gpus")
 FLAGS = ("double_quantization", "kbit_prepared", "fp32_master_weights", "optimizer_in_backward", "packing", "compile")
@@ -197,15 +198,18 @@ def answer(request: Request, *, find_model: FindModel, find_gpu: FindGpu | None 
     fault = impossible(spec, shape)
     if fault:
         return refused(fault)
-    memory = memory_estimate(spec, shape, cpu=request.gpu is not None and request.gpu.strip().lower() in ("none", "cpu"))
+    on_cpu = request.gpu is not None and request.gpu.strip().lower() in ("none", "cpu")
+    match = None
+    if request.gpu is not None and find_gpu is not None and not on_cpu and request.gpu.strip().lower() != "unknown":
+        match = find_gpu(request.gpu, lenient=True)
+    memory = memory_estimate(spec, shape, cpu=on_cpu, device=None if match is None else match.spec)
     if memory is None:
         return refused(f"the dimensions of '{request.model}' are not known")
     document: dict[str, Any] = {
         "peak_gib": _gib(memory.peak_bytes), "low_gib": _gib(memory.low_bytes), "high_gib": _gib(memory.high_bytes), "moment": memory.peak.name,
         "terms": [{"name": term.name, "gib": _gib(term.size_bytes), "because": term.because, "source": term.source.title} for term in memory.peak.terms],
     }  # fmt: skip
-    if request.gpu is not None and find_gpu is not None and request.gpu.strip().lower() not in ("none", "cpu", "unknown"):
-        match = find_gpu(request.gpu, lenient=True)
+    if match is not None:
         warnings += match.warnings
         machine = machine_of(match.spec)
         if match.spec is None:

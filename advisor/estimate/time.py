@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from advisor.estimate.dims import Dims, dims_of, targets, trainable_params
-from advisor.estimate.memory import DTYPE_BYTES
+from advisor.estimate.setting import DTYPE_BYTES
 from advisor.types import GpuSpec, ModelShape, RunSpec, TimeEstimate
 
 # Share of the best measured matmul that a tuned loop reaches, on a card of A100 class (published median MFU 0.6 there, 0.42 on H100) ...

@@ -8,7 +8,8 @@ import pytest
 
 from advisor.estimate.architecture import EXACT, shape_from_config
 from advisor.estimate.dims import dims_of, trainable_params
-from advisor.estimate.memory import _layer_bytes, resolve
+from advisor.estimate.passing import layer_bytes
+from advisor.estimate.setting import resolve
 from advisor.types import RunSpec
 
 pytestmark = pytest.mark.slow
@@ -97,7 +98,7 @@ def test_activations_of_one_layer_are_what_autograd_keeps(update, targets, preci
     shape = shape_from_config(config.to_dict(), "x", origin="hub", source="")
     dims = dims_of(shape)
     assert dims is not None
-    predicted = _layer_bytes(resolve(RunSpec(update=update, rank=8, target_modules=targets, precision=precision, gradient_checkpointing=False), dims))
+    predicted = layer_bytes(resolve(RunSpec(update=update, rank=8, target_modules=targets, precision=precision, gradient_checkpointing=False), dims))
     assert predicted == pytest.approx(measured, rel=0.2 if update == "full" else 0.1)
 
 

@@ -1,0 +1,61 @@
+"""What a published run's framework does where its description is silent; our own trainers are the framework None.
+
+Each trait is a fact about code that runs (what it keeps, gathers or casts), read from the frameworks' sources; none is a
+correction for a particular source of numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stack:
+    """Traits of one framework that decide memory."""
+
+    name: str = ""
+    accelerate: bool = False  # FSDP through accelerate: what trains is upcast, and frozen units keep their inputs
+    lit: bool = False  # Lightning Fabric's scripts: an output matrix of its own, chunks of logits kept, frozen units stay gathered
+    fused_norms: bool = False  # one kernel that keeps its input alone
+    fused_mlp: bool = False  # the activated gate is computed again instead of kept
+    fused_adapters: bool = False  # LoRA kernels that share the layer's input instead of casting it for each adapter
+    adapters_in_16_bit: bool = False
+    quantised_adapters_in_16_bit: bool = False
+    chunks: int = 0  # a chunked loss that keeps 16-bit logits and computes on one chunk of so many; 0: logits are never whole
+    compiled_loss: bool = False  # softmax and cast in one kernel: logits and their gradient alone
+    ragged: bool = False  # rows are padded to the longest of each batch, so every batch has another size
+    accumulates: bool = False  # its recipes split the batch, so gradients of earlier micro-batches stay
+    eager_cuda: bool = False  # CUDA before 12.2 loads every kernel into the context
+
+
+OURS = Stack()
+
+
+@lru_cache(maxsize=256)
+def stack_of(framework: str | None) -> Stack:
+    """The traits of a framework by its wording; what is not known has none."""
+    if framework is None:
+        return OURS
+    text = framework.lower()
+
+    def named(*words: str) -> bool:
+        return any(word in text for word in words)
+
+    lit = text.startswith("lit")
+    tune, titan = named("torchtune"), named("torchtitan")
+    unsloth, arctic = named("unsloth"), named("arctic")
+    return Stack(
+        name=text, lit=lit,
+        accelerate=named("trl", "transformers", "hf trainer", "hugging", "accelerate", "axolotl", "llama-factory", "llamafactory", "swift"),
+        fused_norms=tune or titan or unsloth or arctic or named("nemo", "liger"),
+        fused_mlp=unsloth or arctic or named("liger"),
+        fused_adapters=unsloth,
+        adapters_in_16_bit=tune,
+        quantised_adapters_in_16_bit=text == "trl",
+        chunks=8 if tune else 0,
+        compiled_loss=titan and named("2025", "2026", "2027"),
+        ragged=named("swift", "llama-factory", "llamafactory") or text == "trl",
+        accumulates=lit,
+        eager_cuda=named("cuda 10", "cuda 11", "+cu10", "+cu11"),
+    )  # fmt: skip

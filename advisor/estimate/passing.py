@@ -1,0 +1,164 @@
+"""Memory that comes and goes with each batch: activations, one layer run again, logits and loss, answers being written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from advisor.estimate import sources as src
+from advisor.estimate.dims import targets
+from advisor.estimate.setting import Setting, term_of
+from advisor.types import Term
+
+# One layer run again with frozen weights, per token: what SwiGLU and the projections keep plus their gradients.
+# Fitted on the slope of 4 and 8 and 16 sequences of 4096 (Mistral 7B, Llama 3 8B): 270 kB per token = 12 I + 24 H.
+RERUN_MLP, RERUN_HIDDEN = 12, 24
+RERUN_FUSED_MLP = 8  # gate and up with their gradients; the product is computed again
+# Loss on full logits: bf16 logits, their float32 copy, the shifted copy, log-softmax and its gradient.
+LOSS_FULL_BYTES, LOSS_FUSED_BYTES = 15.0, 8.0
+LOSS_COMPILED_BYTES = 4.0  # bf16 logits and their bf16 gradient
+LOSS_FLOAT32_BYTES = 12.0  # logits in float32 from the start: themselves, log-softmax, gradient
+LOSS_CHUNK_BYTES = 8.0  # of the chunk being computed: float32 copy and gradient
+LIT_LOSS_BYTES = 7.0
+LOSS_HIDDEN_BYTES = 6  # the last hidden states, their float32 norm
+EVALUATION_BYTES = 10.0  # 16-bit logits, float32 copy, log-softmax
+TILE_TOKENS, TILE_WORDS = 4096, 32768  # trl/kernels/chunked_logprob.py
+
+
+def activations(s: Setting) -> list[Term]:
+    """What the forward pass leaves for the backward pass."""
+    d, tokens = s.dims, s.tokens
+    if s.checkpointing in ("full", "offload"):
+        if s.checkpointing == "offload":
+            return [term_of("activations", 2 * tokens * d.hidden * s.hidden_bytes, "layer inputs are moved to host memory; two on the device", src.ACTIVATIONS)]
+        size = tokens * d.layers * d.hidden * s.hidden_bytes
+        return [term_of("activations", size, f"one hidden state per layer: {tokens:,} tokens x {d.layers} x {d.hidden} x {s.hidden_bytes} B", src.ACTIVATIONS)]
+    per_layer = layer_bytes(s)
+    if s.checkpointing == "selective":
+        # Every other matrix product is kept (half of q, k, v, o, gate, up, down), with the attention's output and the layer's input.
+        matrices = d.q_size + 2 * d.kv_size + 2 * d.hidden + (2 if d.gated else 1) * d.width
+        per_layer = min(per_layer, matrices + 2 * d.q_size + s.hidden_bytes * d.hidden)
+    return [term_of("activations", tokens * d.layers * per_layer, f"{tokens:,} tokens x {d.layers} layers x {per_layer:,.0f} B kept in each", src.ACTIVATIONS)]
+
+
+def layer_bytes(s: Setting) -> float:
+    """Bytes per token that one layer keeps without checkpointing, by what its operations save for the backward pass.
+
+    Compared with what autograd really keeps in tests/estimate/test_against_torch.py.
+    """
+    d, spec, stack = s.dims, s.spec, s.stack
+    wide = 4 if s.weight_bytes == 4 and spec.precision != "mixed" else 2
+    frozen = spec.update != "full"
+    attention = wide * (2 * d.q_size + 2 * d.kv_size)  # q, k, v and the attention's output
+    scores = 5 * d.heads * spec.seq_len * (wide / 2) if spec.attention == "eager" else 0.0
+    if frozen and stack.fused_adapters:  # each norm's input and result, gate and up; adapters share the results
+        return 4 * wide * d.hidden + attention + 2 * wide * d.width + scores
+    if not d.gated:
+        total: float = 4 * wide * d.hidden + s.hidden_bytes * d.hidden  # two LayerNorms: input and result
+    elif spec.compile or stack.fused_norms:
+        total = 4 * wide * d.hidden
+    elif frozen and not stack.lit:
+        total = 8 * d.hidden  # two RMSNorms in eager code: a float32 copy each; a frozen scale needs no result
+    else:
+        total = 16 * d.hidden + s.hidden_bytes * d.hidden  # the float32 copy, its product, the result
+    total += attention
+    if not frozen or stack.lit:
+        total += wide * d.q_size  # the output projection's own input, and what rotating q and k keeps
+    total += wide * (3 if d.gated else 1) * d.width  # gate, up and the activated gate; or the value before the activation
+    adapted = targets(d, spec) if spec.update == "lora" else ()
+    if not frozen or (spec.quantization and stack.name):
+        total += wide * d.width  # the last matrix keeps its input if it trains, or under bitsandbytes before 0.43
+    elif spec.update == "adapter":
+        total += (2 if spec.options.get("placement") == "houlsby" else 1) * 4 * d.hidden
+    return total + _adapter_inputs(s, adapted, wide) + scores
+
+
+def _adapter_inputs(s: Setting, adapted: Sequence[str], wide: int) -> float:
+    """Bytes per token of the inputs that LoRA's first matrices keep.
+
+    In the weights' own dtype layers with the same input share it; float32 adapters beside 16-bit weights cast a copy each,
+    which autocast casts back to 16 bit; dropout keeps its result and a mask for each.
+    """
+    d, spec = s.dims, s.spec
+    dropout = 1 if s.stack.name or spec.options.get("dropout") else 0
+    own_copy = s.train_bytes != wide or dropout
+    kept = wide if s.train_bytes == wide else (4 if spec.precision == "pure" and not s.stack.name else 2)
+    total, seen = 0.0, set()
+    for name in adapted:
+        sizes = d.linear(name)
+        if sizes is None:
+            continue
+        source = "down" if name.endswith("down_proj") else "attention" if name == "o_proj" else "mlp" if name in ("gate_proj", "up_proj", "gate_up") else "hidden"
+        width = d.width if source == "down" else sizes[0]
+        if own_copy:
+            total += (kept + dropout) * width
+        elif source not in seen and source != "attention":  # the attention's output is kept anyway
+            total += kept * width
+        seen.add(source)
+    if s.stack.lit and "down" in seen:
+        total += wide * d.width
+    return total
+
+
+def rerun(s: Setting) -> list[Term]:
+    """One layer's activations and their gradients while its part of the backward pass runs."""
+    d, tokens, spec = s.dims, s.tokens, s.spec
+    scale = 2.0 if s.weight_bytes == 4 and spec.precision != "mixed" else 1.0
+    terms = []
+    if s.checkpointing == "none":
+        terms.append(term_of("gradients of activations", tokens * (6 * d.hidden + 4 * d.width) * scale, "of the layer being passed", src.ACTIVATIONS))
+    else:
+        per_token: float = ((RERUN_FUSED_MLP if s.stack.fused_mlp else RERUN_MLP) * d.width + RERUN_HIDDEN * d.hidden) * scale
+        if spec.attention == "eager":
+            per_token += 5 * d.heads * spec.seq_len * scale
+        because = f"{tokens:,} tokens x {per_token:,.0f} B: the layer's activations and their gradients"
+        terms.append(term_of("one layer run again", tokens * per_token, because, src.ACTIVATIONS))
+    if s.keeps_inputs and s.checkpointing == "full":
+        size = tokens * d.layers * d.hidden * 2
+        terms.append(
+            term_of("gradients of hidden states", size, f"frozen sharded units hold theirs to the end: {tokens:,} tokens x {d.layers} x {d.hidden} x 2 B", src.ACTIVATIONS)
+        )
+    return terms
+
+
+def loss(s: Setting) -> list[Term]:
+    """Logits and the loss on them, at the start of the backward pass."""
+    d, tokens = s.dims, s.tokens
+    hidden = tokens * LOSS_HIDDEN_BYTES * d.hidden
+    if d.encoder or s.spec.objective == "rm":
+        return [term_of("logits and loss", hidden, "a few classes per row: only the last hidden states count", src.LOSS)]
+    if s.loss == "chunked" and s.stack.lit:
+        size = hidden + tokens * d.vocab * LIT_LOSS_BYTES
+        return [term_of("logits and loss", size, "litgpt computes logits in chunks and keeps every chunk", src.LOSS)]
+    if s.loss == "chunked" and s.stack.chunks:
+        size = hidden + tokens * d.vocab * (2 + LOSS_CHUNK_BYTES / s.stack.chunks)
+        return [term_of("logits and loss", size, f"16-bit logits of all tokens, the loss on one of {s.stack.chunks} chunks at a time", src.LOSS)]
+    if s.loss == "chunked":
+        tile = min(tokens, TILE_TOKENS) * min(d.vocab, TILE_WORDS)
+        copies = 3 * 4 if s.cpu else 2 * 2
+        size = hidden + tile * copies + (4 * d.head_params if s.spec.update == "full" else 0)
+        because = (
+            f"tiles of {TILE_TOKENS:,} tokens x {TILE_WORDS:,} words instead of whole logits{', and a float32 gradient of the output matrix' if s.spec.update == 'full' else ''}"
+        )
+        return [term_of("logits and loss", size, because, src.TRL_LOSS)]
+    per = LOSS_FUSED_BYTES if s.loss == "fused" else LOSS_FLOAT32_BYTES if s.cpu else LOSS_COMPILED_BYTES if s.stack.compiled_loss else LOSS_FULL_BYTES
+    return [term_of("logits and loss", hidden + tokens * d.vocab * per, f"{tokens:,} tokens x {d.vocab:,} words x {per:g} B ({s.loss} logits)", src.LOSS)]
+
+
+def evaluation(s: Setting) -> list[Term]:
+    """An evaluation batch of the training batch's size that keeps the loss alone."""
+    d, tokens = s.dims, s.tokens
+    terms = [term_of("one layer", tokens * (4 * d.width + 8 * d.hidden), "no activations are kept", src.ACTIVATIONS)]
+    if not d.encoder and s.spec.objective != "rm":
+        whole = s.loss != "chunked"
+        per = LOSS_COMPILED_BYTES if s.stack.compiled_loss else LOSS_FUSED_BYTES if s.loss == "fused" else EVALUATION_BYTES
+        size = tokens * d.vocab * per if whole else min(tokens, TILE_TOKENS) * min(d.vocab, TILE_WORDS) * 4
+        terms.append(term_of("logits and loss", size, "the loss alone is kept, never the logits", src.LOSS))
+    return terms
+
+
+def rollout(s: Setting) -> list[Term]:
+    """Keys and values of the answers being generated."""
+    d, spec = s.dims, s.spec
+    answers = spec.micro_batch_size * int(spec.options.get("generations") or (8 if spec.objective == "grpo" else 1))
+    size = answers * spec.seq_len * d.layers * 2 * d.kv_size * 2
+    return [term_of("keys and values of answers", size, f"{answers} answers x {spec.seq_len:,} tokens x {d.layers} layers x 2 x {d.kv_size} x 2 B", src.COUNT)]

@@ -1,0 +1,86 @@
+"""A RunSpec with every default filled in, as the memory formulas want it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from advisor.estimate.dims import Dims, trainable_params
+from advisor.estimate.frameworks import Stack, stack_of
+from advisor.types import RunSpec, Source, Term
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
+CPU_OPTIMIZERS = ("adamw_cpu", "adam_cpu", "cpu_adam")
+COUNTERS = ("allocated", "active", "reserved", "nvidia-smi", "unknown")
+PAIRED = ("dpo", "orpo", "rm")  # each row is two sequences
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One run on one device."""
+
+    spec: RunSpec
+    dims: Dims
+    stack: Stack
+    tokens: int
+    rows: int
+    gpus: int
+    cpu: bool
+    sharding: str | None
+    shard_all: int  # over how many devices weights are divided
+    shard_states: int
+    shard_grads: int
+    weight_bytes: int  # bytes of one unquantised weight
+    hidden_bytes: int  # of one element of the residual stream
+    train_bytes: int  # of one trainable parameter
+    trainable: int
+    checkpointing: str  # "none" | "full" | "selective" | "offload"
+    optimizer: str
+    loss: str
+    counter: str
+    offloaded: bool  # weights live in host memory (FSDP's CPU offload, which brings the optimizer there)
+    keeps_inputs: bool  # FSDP of frozen units under accelerate: inputs stay to the end of the backward pass
+
+
+def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> Setting:
+    """The spec with what the bundled trainers would use where it is silent."""
+    stack = stack_of(spec.framework)
+    gpus = max(1, spec.gpus)
+    sharding = (spec.sharding or ("ddp" if gpus > 1 else None)) if gpus > 1 else None
+    weight_bytes = 4 if cpu else DTYPE_BYTES.get(spec.weights_dtype, 2)
+    full = spec.update == "full"
+    if full:
+        train_bytes = weight_bytes
+        if sharding == "fsdp" and spec.precision == "mixed":
+            train_bytes = weight_bytes = 4  # accelerate upcasts the flat parameters
+    else:
+        # PEFT keeps adapters in float32, and so do the bundled trainers; some frameworks do not.
+        narrow = stack.adapters_in_16_bit or (stack.quantised_adapters_in_16_bit and spec.quantization is not None)
+        train_bytes = 2 if narrow and not cpu else 4
+    # The residual stream follows the embedding's dtype; float32 after prepare_model_for_kbit_training, which upcasts norms and
+    # embeddings. FSDP casts what it gathers, so the layers compute and keep 16 bit.
+    cast = sharding == "fsdp" and not cpu and (not full or spec.precision == "mixed" or spec.weights_dtype != "float32")
+    hidden_bytes = 2 if cast else 4 if spec.kbit_prepared or weight_bytes == 4 else 2
+    checkpointing = "none" if not spec.gradient_checkpointing else (spec.gradient_checkpointing if isinstance(spec.gradient_checkpointing, str) else "full")
+    if checkpointing not in ("none", "full", "selective", "offload"):
+        checkpointing = "full"
+    # The bundled trainers score in tiles on a card; on the CPU they hold the logits of the learned tokens whole.
+    loss = spec.loss or ("full" if spec.objective in ("orpo", "ppo") or (cpu and spec.objective in ("sft", "cpt")) else "chunked")
+    rows = spec.micro_batch_size * (2 if spec.objective in PAIRED else 1)
+    return Setting(
+        spec=spec, dims=dims, stack=stack, tokens=rows * spec.seq_len, rows=rows, gpus=gpus, cpu=cpu, sharding=sharding,
+        shard_all=gpus if sharding in ("fsdp", "zero3") else 1,
+        shard_states=gpus if sharding in ("fsdp", "zero3", "zero2", "zero1") else 1, shard_grads=gpus if sharding in ("fsdp", "zero3", "zero2") else 1,
+        weight_bytes=weight_bytes, hidden_bytes=hidden_bytes, train_bytes=train_bytes, trainable=trainable_params(dims, spec), checkpointing=checkpointing,
+        optimizer=spec.optimizer or "adamw_fused", loss=loss, counter=spec.counter if spec.counter in COUNTERS else "unknown",
+        offloaded=sharding == "fsdp" and spec.optimizer in CPU_OPTIMIZERS, keeps_inputs=sharding == "fsdp" and not full and stack.accelerate,
+    )  # fmt: skip
+
+
+def term_of(name: str, size_bytes: float, because: str, source: Source) -> Term:
+    """A line of an estimate; never below zero."""
+    return Term(name=name, size_bytes=max(0, round(size_bytes)), because=because, source=source)
+
+
+def per_device(share: int) -> str:
+    """The words for a size divided over devices."""
+    return f" / {share} devices" if share > 1 else ""

@@ -1,0 +1,158 @@
+"""Memory that stands: weights, adapters, further roles, optimizer state, gradients and what an optimizer step adds."""
+
+from __future__ import annotations
+
+from advisor.estimate import sources as src
+from advisor.estimate.setting import CPU_OPTIMIZERS, Setting, per_device, term_of
+from advisor.types import Term
+from advisor.units import GIB
+
+# nf4: half a byte, and a float32 scale per 64 weights; double quantization stores the scales in 8 bits with one more per 256.
+NF4_CONSTANT_BYTES = 4 / 64
+NF4_DOUBLE_CONSTANT_BYTES = 1 / 64 + 4 / (64 * 256)
+INT8_BYTES = 1.0
+DEEPSPEED_BUCKET_ELEMENTS = 500_000_000
+ADDED = {"lora": "adapters", "adapter": "bottleneck adapters", "prefix": "prefix"}
+
+
+def untied(s: Setting) -> int:
+    """Weights a framework holds twice: litgpt gives every model an output matrix of its own."""
+    return s.dims.head_params if s.stack.lit and s.dims.embedding_params == s.dims.head_params and not s.dims.encoder else 0
+
+
+def weights(s: Setting) -> list[Term]:
+    """The model's own weights with quantisation constants, and added parameters: this device's share."""
+    d, spec, share = s.dims, s.spec, s.shard_all
+    terms = []
+    if spec.quantization in ("nf4", "int8"):
+        outside = 4 if spec.kbit_prepared or s.cpu else s.weight_bytes
+        per_weight = 0.5 if spec.quantization == "nf4" else INT8_BYTES
+        terms.append(term_of("weights", d.linear_params * per_weight / share, f"{d.linear_params:,} linear weights x {per_weight:g} B{per_device(share)}", src.QLORA))
+        if spec.quantization == "nf4":
+            constant = NF4_DOUBLE_CONSTANT_BYTES if spec.double_quantization else NF4_CONSTANT_BYTES
+            because = f"a scale per 64 weights, {'8-bit' if spec.double_quantization else 'float32'}"
+            terms.append(term_of("quantisation constants", d.linear_params * constant / share, because, src.QLORA))
+        rest = d.embedding_params + d.other_params + untied(s)
+        terms.append(term_of("weights left unquantised", rest * outside / share, f"{rest:,} of embeddings, output and norms x {outside} B{per_device(share)}", src.QLORA))
+    else:
+        held = d.params + untied(s)
+        terms.append(term_of("weights", 0 if s.offloaded else held * s.weight_bytes / share, f"{held:,} x {s.weight_bytes} B{per_device(share)}", src.COUNT))
+    if spec.update != "full":
+        because = f"{s.trainable:,} trainable parameters x {s.train_bytes} B{per_device(share)}"
+        terms.append(term_of(ADDED.get(spec.update, "added parameters"), s.trainable * s.train_bytes / share, because, src.LORA))
+    elif spec.fp32_master_weights and s.weight_bytes < 4:
+        terms.append(term_of("float32 master weights", d.params * 4 / s.shard_states, f"{d.params:,} x 4 B{per_device(s.shard_states)}", src.ZERO))
+    elif spec.precision == "mixed" and s.weight_bytes == 4 and not s.cpu and s.sharding != "fsdp":
+        terms.append(term_of("16-bit copies of the weights", d.linear_params * 2 / share, "autocast keeps a cast of every weight through the step", src.COUNT))
+    return terms
+
+
+def gathered(s: Setting, *, layers: int) -> list[Term]:
+    """Weights in full around this device's share: the root unit, and as many layers as compute or are fetched ahead."""
+    d, share = s.dims, s.shard_all
+    if share < 2:
+        return []
+    whole = sum(term.size_bytes for term in weights(s)[: 3 if s.spec.quantization == "nf4" else 2 if s.spec.quantization else 1]) * (share - 1)
+    layer_bytes = d.layer_params * (0.5 if s.spec.quantization == "nf4" else 2)
+    size = d.embedding_params * 2 + layers * layer_bytes
+    because = f"embeddings and output{f', {layers} layers' if layers else ''} in full while they compute"
+    if s.spec.update != "full" and s.stack.lit:
+        size, because = whole * share / (share - 1), "frozen units are never freed: nothing in them triggers the hook that does"
+    elif not s.offloaded:
+        size = min(size, whole)
+    return [term_of("gathered weights", size, because, src.FSDP)]
+
+
+def gathered_gradients(s: Setting, *, layers: int) -> list[Term]:
+    """Gradients in full before they are divided: those of the output matrix, and of layers on their way."""
+    d = s.dims
+    if s.spec.update != "full" or s.spec.optimizer_in_backward:
+        return []
+    if s.sharding not in ("fsdp", "zero3", "zero2") or s.offloaded:
+        return []
+    size = min(2 * (d.embedding_params + layers * d.layer_params), s.trainable * s.train_bytes * (1 - 1 / s.shard_grads))
+    return [term_of("gathered gradients", size, f"of embeddings, output{f' and {layers} layers' if layers else ''} before they are reduced", src.FSDP)]
+
+
+def head_gradient(s: Setting) -> list[Term]:
+    """The first gradient there is: of the output matrix, while the logits still stand."""
+    if s.spec.update != "full" or s.dims.encoder or s.spec.objective == "rm" or s.sharding in ("fsdp", "zero3", "zero2"):
+        return []
+    return [term_of("gradient of the output matrix", s.dims.head_params * s.train_bytes, "made first, while the logits still stand", src.COUNT)]
+
+
+def further_roles(s: Setting) -> list[Term]:
+    """The further roles of a preference or reinforcement stage."""
+    d, spec, share = s.dims, s.spec, s.shard_all
+    base = d.params * s.weight_bytes if not spec.quantization else d.linear_params * 0.52 + (d.embedding_params + d.other_params) * s.weight_bytes
+    if spec.objective in ("dpo", "kto") and spec.update == "full":
+        return [term_of("reference model", base / share, "a frozen copy of the policy", src.COUNT)]
+    if spec.objective in ("grpo", "rloo") and spec.update == "full" and spec.options.get("beta"):
+        return [term_of("reference model", base / share, "a frozen copy of the policy, since beta is not zero", src.COUNT)]
+    if spec.objective != "ppo":
+        return []
+    if spec.update == "full":
+        states = d.params * (2 * s.weight_bytes if not spec.optimizer or "8bit" not in spec.optimizer else 2)
+        return [
+            term_of("reference model", base / share, "a frozen copy of the policy", src.PPO),
+            term_of("reward model", base / share, "a frozen model of the policy's size", src.PPO),
+            term_of("value model", (2 * base + states) / share, "a second model that trains: weights, gradients and optimizer state", src.PPO),
+        ]
+    adapters = s.trainable * s.train_bytes
+    return [term_of("reward and value adapters", (2 * adapters + 3 * adapters) / share, "all four roles share one frozen base; value trains too", src.PPO)]
+
+
+def states(s: Setting) -> list[Term]:
+    """Adam's moments, or what another optimizer keeps, on this device."""
+    per, why = _state_bytes(s)
+    if s.optimizer in CPU_OPTIMIZERS:
+        return [term_of("optimizer state", 0, "held in host memory", src.ADAM)]
+    if s.optimizer.startswith("paged") and not s.cpu:
+        because = f"paged: up to {s.trainable * per / GIB:.2f} GiB in unified memory, counted by no allocator and moved out under pressure"
+        return [term_of("optimizer state", 0, because, src.QLORA)]
+    return [term_of("optimizer state", s.trainable * per / s.shard_states, f"{why} x {s.trainable:,} trainable parameters{per_device(s.shard_states)}", src.ADAM)]
+
+
+def _state_bytes(s: Setting) -> tuple[float, str]:
+    name = s.optimizer
+    width = 4 if s.spec.fp32_master_weights else s.train_bytes
+    if "8bit" in name:
+        return 2 + 2 * 4 / 256, "2 moments of 1 B with a scale per 256"
+    if name == "adafactor":
+        return 0.05 * width, "row and column means, about a twentieth"
+    if name.startswith("sgd") and name != "sgd_momentum":
+        return 0.0, "no moments"
+    if name in ("lion", "rmsprop", "adagrad", "sgd_momentum"):
+        return width, f"one moment of {width} B"
+    return 2 * width, f"2 moments of {width} B"
+
+
+def gradients(s: Setting) -> list[Term]:
+    """Gradients of what trains, as they stand before the optimizer's step."""
+    if s.spec.optimizer_in_backward:
+        one = (s.dims.layer_params if s.spec.update == "full" else s.trainable // s.dims.layers) * s.train_bytes
+        return [term_of("gradients", one, "one layer at a time: the step runs inside the backward pass", src.COUNT)]
+    if s.offloaded:
+        return [term_of("gradients", 0, "moved to host memory layer by layer", src.FSDP)]
+    share = s.shard_grads
+    return [term_of("gradients", s.trainable * s.train_bytes / share, f"{s.trainable:,} trainable parameters x {s.train_bytes} B{per_device(share)}", src.COUNT)]
+
+
+def buckets(s: Setting) -> list[Term]:
+    """Buffers of the library that adds gradients up over devices."""
+    if s.sharding in ("zero2", "zero3") and s.spec.update == "full":
+        # transformers' "auto" sets them to the square of the hidden size.
+        elements = min(DEEPSPEED_BUCKET_ELEMENTS if s.stack.name else s.dims.hidden**2, s.trainable)
+        return [term_of("communication buckets", elements * 2 * 2, f"reduce and all-gather, {elements:,} elements each", src.DEEPSPEED)]
+    if s.sharding == "ddp":
+        return [term_of("communication buckets", min(25 * 2**20, s.trainable * s.train_bytes), "DDP reduces in buckets of 25 MiB", src.COUNT)]
+    return []
+
+
+def step_temporaries(s: Setting) -> list[Term]:
+    """What the optimizer holds beside its state while it steps."""
+    fused = "fused" in s.optimizer or "8bit" in s.optimizer or "paged" in s.optimizer or s.optimizer in CPU_OPTIMIZERS or s.optimizer.startswith("sgd")
+    if fused or s.spec.optimizer_in_backward or s.sharding in ("zero2", "zero3"):
+        return []
+    width = 4 if s.spec.fp32_master_weights else s.train_bytes
+    return [term_of("optimizer temporaries", s.trainable * width / s.shard_states, "the foreach step builds its update for all parameters at once", src.FOREACH)]
