@@ -2,6 +2,7 @@
 
 Both take the same updates of the same prompts, so their rewards should be the same too. SFT with the same module stands beside,
 since its memory is what PPO on one base is held against. `python -m benchmarks ppo`; PPO_BENCHMARK=tiny takes a random tiny model.
+PPO_BENCHMARK_TRL=/path/to/python adds TRL's PPO, where that environment has a TRL that still holds it (1.12 does).
 """
 
 import json
@@ -16,7 +17,7 @@ from benchmarks.measuring import Row, run_process
 
 TITLE = "LoRA PPO on the CPU, float32: one base for four roles against four models; SFT with the same module beside"
 UPDATES, REPEATS = 3, 1
-STAGE = {"micro_batch_size": 4, "seq_len": 160, "rank": 16, "alpha": 32, "holdout": 0.0, "max_steps": UPDATES, "save_steps": UPDATES}
+STAGE = {"micro_batch_size": 4, "seq_len": 208, "rank": 16, "alpha": 32, "holdout": 0.0, "max_steps": UPDATES, "save_steps": UPDATES}
 
 CHILD = """
 import copy, json, resource, sys, time
@@ -35,7 +36,7 @@ use_cores()
 own = json.loads(sys.argv[5])
 rank = {"rank": own.pop("rank"), "alpha": own.pop("alpha")}
 sft = way == "sft"
-options = rank | ({} if sft else {"response_tokens": 32, "reward_model": "rm", "kl_limit": 100.0})
+options = rank | ({} if sft else {"response_tokens": 64, "reward_model": "rm", "kl_limit": 100.0})
 stage = Stage(name="x", objective="sft" if sft else "ppo", update="lora", learning_rate=1e-4, grad_accum=1 if sft else 4, options=options, **own)
 job = make_job(Plan(model=model, data=PlanData(path=data), stages=(stage,)), stage="x", run=folder / way, folder=folder, judge=False)
 if sft:
@@ -54,7 +55,7 @@ from trainers.updates import update_named
 
 device = torch.device("cpu")
 tokenizer = load_tokenizer(job)
-prompts = read_prepared(job, tokenizer, PROMPTS, seq_len=own["seq_len"] - 32)
+prompts = read_prepared(job, tokenizer, PROMPTS, seq_len=own["seq_len"] - 64)
 memory = MemoryMeter(device)
 ppo, _, _ = build(job, device, update_named("lora"), tokenizer, prompts, folder / "rm")
 if way == "separate":  # a base of its own under each role
@@ -75,6 +76,55 @@ for step in range(own["max_steps"]):
     rewards.append(ppo.update(prompts_of(step, prompts.train, size=stage.effective_batch_size, seed=0))["reward"])
     seconds.append(time.perf_counter() - began)
 print(json.dumps({"peak": memory.peak_bytes(), "update_s": sorted(seconds)[len(seconds) // 2], "reward": rewards[-1]}))
+"""
+
+TRL = """
+import json, resource, sys, time
+
+model, data, rm, out, steps = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5])
+import torch
+from datasets import Dataset
+from peft import AutoPeftModelForSequenceClassification, LoraConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from trl.experimental.ppo import PPOConfig, PPOTrainer
+
+
+def resident(field):
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(field + ":"))
+
+
+tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
+rows = [json.loads(line)["messages"][:-1] for line in open(data)]
+ids = [tokenizer.apply_chat_template(row, add_generation_prompt=True, tokenize=True, return_dict=False) for row in rows]
+dataset = Dataset.from_dict({"input_ids": [row for row in ids if len(row) <= 144]})
+before = resident("VmRSS")
+policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+score, value = (AutoPeftModelForSequenceClassification.from_pretrained(rm, num_labels=1, dtype=torch.float32).merge_and_unload() for _ in range(2))
+for part in (score, value):
+    part.config.pad_token_id = tokenizer.pad_token_id
+    part.requires_grad_(part is value)
+
+
+class Clock(TrainerCallback):
+    seconds = []
+    def on_step_end(self, *args, **kwargs):
+        now = time.perf_counter()
+        Clock.seconds.append(now - Clock.last)
+        Clock.last = now
+
+
+config = PPOConfig(output_dir=out, per_device_train_batch_size=4, gradient_accumulation_steps=4, num_ppo_epochs=4, num_mini_batches=1, total_episodes=16 * steps,
+                   local_rollout_forward_batch_size=4, response_length=64, stop_token="eos", temperature=1.0, missing_eos_penalty=1.0, kl_coef=0.05, learning_rate=1e-4,
+                   gradient_checkpointing=False, bf16=False, use_cpu=True, report_to="none", save_strategy="no", num_sample_generations=0, logging_steps=1, disable_tqdm=True)
+lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+trainer = PPOTrainer(args=config, processing_class=tokenizer, model=policy, ref_model=None, reward_model=score, value_model=value,
+                     train_dataset=dataset, eval_dataset=dataset.select(range(4)),
+                     peft_config=lora, callbacks=[Clock()])
+Clock.last = time.perf_counter()
+trainer.train()
+rewards = [entry["objective/scores"] for entry in trainer.state.log_history if "objective/scores" in entry]
+seconds = sorted(Clock.seconds)
+print(json.dumps({"peak": resident("VmHWM") - before, "update_s": seconds[len(seconds) // 2], "reward": rewards[-1]}))
 """
 
 REWARD_MODEL = """
@@ -107,21 +157,26 @@ def model_folder(folder: Path) -> str:
 
 
 def measure() -> list[Row]:
-    found: dict[str, list[dict[str, float]]] = {"separate": [], "one base": [], "sft": []}
+    trl = os.environ.get("PPO_BENCHMARK_TRL")
+    found: dict[str, list[dict[str, float]]] = {"separate": [], "one_base": [], "sft": []} | ({"trl": []} if trl else {})
+    data = str(PACKAGE / "demo" / "support.jsonl")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = model_folder(folder)
         (folder / "child.py").write_text(CHILD)
+        (folder / "trl_ppo.py").write_text(TRL)
         run_process([sys.executable, "-c", REWARD_MODEL, model, str(folder / "rm")])
         for _ in range(REPEATS):
             for way, results in found.items():
-                done = run_process(
-                    [sys.executable, str(folder / "child.py"), way.replace(" ", "_"), model, str(PACKAGE / "demo" / "support.jsonl"), name, json.dumps(STAGE)],
-                    env={"PYTHONPATH": str(trainers_root()), "HF_HUB_OFFLINE": "1"},
-                )
+                if way == "trl":
+                    command = [str(trl), str(folder / "trl_ppo.py"), model, data, str(folder / "rm"), str(folder / "trl"), str(UPDATES)]
+                else:
+                    command = [sys.executable, str(folder / "child.py"), way, model, data, name, json.dumps(STAGE)]
+                done = run_process(command, env={"PYTHONPATH": "" if way == "trl" else str(trainers_root()), "HF_HUB_OFFLINE": "1"})
                 results.append(json.loads(done.stdout.strip().splitlines()[-1]))
-    names = {"separate": "PPO, a model for each role", "one base": "PPO, one base for four roles", "sft": "SFT with the same module"}
-    rows = [Row(names[way], tuple(result["peak"] / 2**30 for result in found[way]), "GiB") for way in ("sft", "one base", "separate")]
-    rows += [Row(names[way], tuple(result["update_s"] for result in found[way]), "s an update") for way in ("separate", "one base")]
-    rows += [Row(names[way], tuple(result["reward"] for result in found[way]), f"reward after {UPDATES}", True) for way in ("separate", "one base")]
+    names = {"sft": "SFT with the same module", "one_base": "PPO, one base for four roles", "separate": "PPO, a model for each role", "trl": "PPO of TRL"}
+    rows = [Row(names[way], tuple(result["peak"] / 2**30 for result in found[way]), "GiB") for way in names if way in found]
+    ppo = [way for way in ("separate", "trl", "one_base") if way in found]
+    rows += [Row(names[way], tuple(result["update_s"] for result in found[way]), "s an update") for way in ppo]
+    rows += [Row(names[way], tuple(result["reward"] for result in found[way]), f"reward after {UPDATES}", True) for way in ppo]
     return rows

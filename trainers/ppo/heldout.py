@@ -101,13 +101,12 @@ class HeldOut:
     # ---------------------------------------------------------------- comparing
 
     def parts(self) -> dict[str, Compared]:
-        """Reward, ends and lengths before and after; {} where nothing was held out."""
+        """Reward and ends before and after; {} where nothing was held out."""
         if not self.after.scores:
             return {}
         pairs = {
             "reward": (self.before.scores, self.after.scores),
             "answers that end": ([float(one) for one in self.before.ended], [float(one) for one in self.after.ended]),
-            "answer tokens": ([float(one) for one in self.before.tokens], [float(one) for one in self.after.tokens]),
         }
         return {name: compared(one, other, higher_is_better=True) for name, (one, other) in pairs.items()}
 
@@ -126,6 +125,8 @@ class HeldOut:
         return {
             "rows": len(self.prompts),
             "metrics": {name: part.record() for name, part in self.parts().items()},
+            "answer_tokens_before": _mean(self.before.tokens),
+            "answer_tokens_after": _mean(self.after.tokens),
             "general": general.record() if general else None,
             "seconds": round(self.before.seconds + self.after.seconds, 1),
             "samples": [self._sample(place) for place in range(min(SHOWN, len(self.prompts)))],
@@ -150,6 +151,10 @@ class HeldOut:
 
     def samples_before(self) -> list[judge.Sample]:
         return [judge.Sample(text=text, tokens=tokens, stopped=ended) for text, tokens, ended in zip(self.before.texts, self.before.tokens, self.before.ended, strict=True)]
+
+
+def _mean(numbers: Sequence[int]) -> float | None:
+    return sum(numbers) / len(numbers) if numbers else None
 
 
 @contextmanager

@@ -102,6 +102,26 @@ def test_training_one_role_leaves_the_others_as_they_were(make, toy_model, tmp_p
         assert not torch.equal(before[role], after[role])
 
 
+def test_roles_on_a_4_bit_base_are_the_models_they_stand_for(make, toy_model, tmp_path, tokenizer):
+    """On one nf4 base as on one of 16 or 32 bits: the reference is the SFT module on such a base, the reward is the reward module on one."""
+    pytest.importorskip("bitsandbytes")
+    from peft import PeftModel
+
+    from trainers.loading import load_base
+
+    sft = save_module(toy_model, tmp_path / "sft", "lora", seed=1, scores=False)
+    rm = save_module(toy_model, tmp_path / "rm", "lora", seed=2, scores=True)
+    roles, notes = built(make, "lora", sft, rm, tokenizer, quantization="nf4")
+    assert notes == ["policy, reference, reward and value share one base"]
+    job = make(quantization="nf4")
+    said = alone_log_probs(PeftModel.from_pretrained(load_base(job, torch.device("cpu")), sft).eval())
+    scored = alone_scores(PeftModel.from_pretrained(load_base(job, torch.device("cpu"), head="SequenceClassification", num_labels=1), rm).eval())
+    with torch.no_grad():
+        torch.testing.assert_close(roles.log_probs(REFERENCE, batch(), 1.0)[0], said, **EXACT)
+        torch.testing.assert_close(roles.scores(batch()), scored, **EXACT)
+        torch.testing.assert_close(roles.log_probs(POLICY, batch(), 1.0)[0], said, **EXACT)
+
+
 def test_the_value_starts_as_the_reward_model(make, toy_model, tmp_path, tokenizer):
     """The value at the place where the reward model reads its score is that score."""
     sft = save_module(toy_model, tmp_path / "sft", "lora", seed=1, scores=False)
