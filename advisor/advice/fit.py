@@ -26,7 +26,7 @@ GPU_MICRO_BATCHES = (16, 8, 4, 2, 1)
 CPU_MICRO_BATCHES = (4, 2, 1)
 BUSY_TOKENS = 2048  # a micro-batch of fewer tokens leaves a GPU waiting for launches (estimator, "Time")
 ORDER: tuple[Fits, ...] = ("fits", "unknown", "tight", "too_big")
-OPTION_KEYS = ("bottleneck", "placement", "prefix_tokens", "response_tokens", "kl_coef")
+OPTION_KEYS = ("bottleneck", "placement", "prefix_tokens", "response_tokens", "generations", "beta", "kl_coef")
 
 
 def sequence_length(data: DataProfile | None, context_tokens: int | None) -> Chosen:
