@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from advisor.errors import Fault, InputError
-from trainers import checkpoints, judge, settings, stage
+from trainers import checkpoints, judge, settings
 from trainers.checks import Check, Probe, probe_row
 from trainers.job import Job
 from trainers.metrics import Compared, classification, compared, verdict
@@ -165,8 +165,3 @@ class ClassJudge:
         shown = list(zip(self.rows, self.told, strict=True))[: judge.SAMPLES]
         samples = [{"prompt": row.shown, "expected": row.name, "base": "", "tuned": self.names[told]} for row, told in shown]
         return {"rows": len(self.rows), "metrics": metrics, **intervals, "confusion": found["confusion"], "samples": samples}
-
-
-def train(job: Job) -> None:
-    """Train the stage, or measure two steps of it, and write what came of it into its folder."""
-    stage.train(job, Classifier())

@@ -14,7 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -147,12 +147,19 @@ def make_job(plan: Plan, *, stage: str, run: Path, folder: Path, task: str | Non
     return Job(plan=plan, entry=entry, run=run.resolve(), folder=folder, **rest)
 
 
-def run_trainer(train: Callable[[Job], None], argv: Sequence[str] | None, *, objectives: tuple[str, ...], prog: str) -> int:
-    """The exit code of one call. Writes error.json where the stage's folder is known."""
+def run_trainer(train: Callable[[Job], None], argv: Sequence[str] | None, *, objectives: tuple[str, ...], prog: str, check: Callable[[Job], None] | None = None) -> int:
+    """The exit code of one call. Writes error.json where the stage's folder is known.
+
+    Args:
+        check: Raises InputError for data that cannot be trained on. Of several jobs each is checked before the first is trained.
+    """
     job: Job | None = None
     previous = signal.signal(signal.SIGTERM, _stop)
     try:
         jobs = read_jobs(argv, objectives=objectives, prog=prog)
+        if check is not None and len(jobs) > 1:
+            job = jobs[0]
+            _check_all(check, jobs)
         with sharing_bases() if len(jobs) > 1 else nullcontext():
             for job in jobs:
                 (job.output / "error.json").unlink(missing_ok=True)
@@ -167,6 +174,18 @@ def run_trainer(train: Callable[[Job], None], argv: Sequence[str] | None, *, obj
     finally:
         signal.signal(signal.SIGTERM, previous)
     return 0
+
+
+def _check_all(check: Callable[[Job], None], jobs: Sequence[Job]) -> None:
+    """Raises InputError with the faults of every job, each under its task's name."""
+    faults = []
+    for job in jobs:
+        try:
+            check(job)
+        except InputError as error:
+            faults += [replace(fault, what=f"task {job.task}: {fault.what}") for fault in error.faults]
+    if faults:
+        raise InputError(faults=faults)
 
 
 def _stop(number: int, frame: Any) -> None:

@@ -59,19 +59,28 @@ class Supervised(Objective):
         return judge.mean_loss(trainer, rows)
 
 
+def objective_of(job: Job) -> Objective:
+    """A head on classes, or answers in words."""
+    if job.options.get("head") == "classes":
+        from trainers.encoder import Classifier
+
+        return Classifier()
+    return Supervised()
+
+
 def train(job: Job) -> None:
     """Train the stage, or measure two steps of it, and write what came of it into its folder."""
-    if job.options.get("head") == "classes":
-        from trainers import encoder
+    stage.train(job, objective_of(job))
 
-        encoder.train(job)
-    else:
-        stage.train(job, Supervised())
+
+def check_rows(job: Job) -> None:
+    """Prepare the rows, so that what is wrong with a task's data is said before the first task is trained."""
+    stage.prepare(job, objective_of(job))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code."""
-    return run_trainer(train, argv, objectives=Supervised.names, prog="trainers.sft")
+    return run_trainer(train, argv, objectives=Supervised.names, prog="trainers.sft", check=check_rows)
 
 
 if __name__ == "__main__":

@@ -88,6 +88,14 @@ class Objective(ABC):
         checkpoints.save_result(model, tokenizer, job.output)
 
 
+def prepare(job: Job, objective: Objective) -> tuple[Any, Prepared[Any]]:
+    """The stage's tokenizer and its rows. Raises InputError for data that cannot be trained on."""
+    from trainers.loading import load_tokenizer
+
+    tokenizer = load_tokenizer(job, writes=objective.writes)
+    return tokenizer, objective.rows(job, tokenizer)
+
+
 def train(job: Job, objective: Objective) -> None:
     """Train the stage, or measure two steps of it, and write what came of it into its folder."""
     began_s = time.monotonic()
@@ -99,7 +107,7 @@ def train(job: Job, objective: Objective) -> None:
     from transformers import set_seed
 
     from trainers.checks import check_saved
-    from trainers.loading import check_vocabulary, dtype_faults, enable_stop_tokens, load_tokenizer
+    from trainers.loading import check_vocabulary, dtype_faults, enable_stop_tokens
     from trainers.progress import Watch, cut_metrics, say
 
     shown = is_main_process()
@@ -110,8 +118,7 @@ def train(job: Job, objective: Objective) -> None:
         raise InputError(faults=faults)
 
     set_seed(job.stage.seed)  # a module starts from the same numbers, whatever this process did before
-    tokenizer = load_tokenizer(job, writes=objective.writes)
-    data = objective.rows(job, tokenizer)
+    tokenizer, data = prepare(job, objective)
     if shown:
         for line in describe(data, template=objective.kind.name != "classes"):
             say(f"{label(job)}: {line}")

@@ -93,3 +93,20 @@ def test_one_task_that_fails_leaves_the_finished_ones(shop, tiny_model):
         run_plan(plan, output=shop / "run", say=quiet)
     record = json.loads((shop / "run" / "run.json").read_text())
     assert [stage["status"] for stage in record["stages"]] == ["done", "failed"]
+
+
+def test_faults_of_every_task_are_said_before_the_first_is_trained(shop, tiny_model):
+    """Rows too long in two of three tasks: both are named, nothing is trained."""
+    from advisor.errors import InputError
+
+    quiet.said = []
+    plan = write_plan(shop, tiny_model, ["legal", "hr", "sales"])
+    for task in ("hr", "sales"):
+        (shop / f"{task}.jsonl").write_text("".join(json.dumps({"question": "Why? " * 200, "answer": f"Form {n}."}) + "\n" for n in range(30)))
+    with pytest.raises(InputError) as failed:
+        run_plan(plan, output=shop / "run", say=quiet)
+    text = failed.value.text()
+    assert "task hr: " in text
+    assert "task sales: " in text
+    assert "task legal" not in text
+    assert not any("step 1/" in line for line in quiet.said)
