@@ -282,15 +282,12 @@ class _Work:
         return blank | dict(old)
 
     def _need_start(self, record: Mapping[str, Any], entry: Entry) -> None:
-        """Raise InputError where --only skips the stage that this one starts from."""
-        if entry.starts_from is None:
-            return
-        before = next(item for item in self.job.entries if item.name == entry.starts_from)
-        if not _is_done(record, before, self.folder.path):
-            raise InputError(
-                f"stage {entry.name} starts from {before.name}, which is not trained yet in {self.job.shown_folder}",
-                hint=f"advise run --only {before.name} first, or run all stages",
-            )
+        """Raise InputError where --only skips a stage that this one starts from or is scored by."""
+        for name in entry.needs:
+            before = next(item for item in self.job.entries if item.name == name)
+            if not _is_done(record, before, self.folder.path):
+                how = "starts from" if name == entry.starts_from else "is scored by"
+                raise InputError(f"stage {entry.name} {how} {name}, which is not trained yet in {self.job.shown_folder}", hint=f"advise run --only {name} first, or run all stages")
 
     def _groups(self, todo: Sequence[Entry], record: Mapping[str, Any]) -> list[list[Entry]]:
         """What is still to do, in groups that one process trains: modules of several tasks share a base, which is then loaded once."""
@@ -430,12 +427,12 @@ class _Work:
         shutil.rmtree(scratch, ignore_errors=True)
         (scratch / "stages").mkdir(parents=True)
         write_atomically(scratch / PLAN, self.job.copy_text)
-        if entry.starts_from is not None:
-            trained = self.folder.path / "stages" / entry.starts_from
+        for name in entry.needs:
+            trained = self.folder.path / "stages" / name
             if not any(trained.glob("*.safetensors")):
-                self.say(f"stage {entry.name}: not measured, since {entry.starts_from} is not trained yet")
-                return {**about, "status": PENDING, "measured": None, "why": f"starts from {entry.starts_from}, which is not trained yet"}
-            (scratch / "stages" / entry.starts_from).symlink_to(trained, target_is_directory=True)
+                self.say(f"stage {entry.name}: not measured, since {name} is not trained yet")
+                return {**about, "status": PENDING, "measured": None, "why": f"needs {name}, which is not trained yet"}
+            (scratch / "stages" / name).symlink_to(trained, target_is_directory=True)
         self.say(f"stage {entry.name}: measuring two steps on the longest rows and one evaluation batch")
         kills = oom_kills()
         code, stopped = self._child([entry], scratch, ["--dry-run"])

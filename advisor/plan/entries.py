@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from advisor.plan.keys import KeySpecs, key_specs
 from advisor.plan.model import Plan, PlanData, Stage, Task
 
+SCORED = ("ppo", "grpo", "rloo")  # objectives that learn from their own answers
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
@@ -18,6 +20,12 @@ class Entry:
     data: PlanData
     starts_from: str | None  # name of the entry it goes on from
     start_folder: str | None  # or a folder, as written in the plan; both None: the plan's model
+    scored_by: str | None = None  # name of the entry whose reward model scores this one's answers
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the entries that have to be trained before this one."""
+        return tuple(name for name in (self.starts_from, self.scored_by) if name is not None)
 
 
 def entries(plan: Plan, *, specs: KeySpecs | None = None) -> list[Entry]:
@@ -43,9 +51,20 @@ def _chain(plan: Plan, task: Task | None, specs: KeySpecs) -> list[Entry]:
                 data=data,
                 starts_from=f"{start}{suffix}" if earlier else None,
                 start_folder=None if earlier else start,
+                scored_by=f"{scorer}{suffix}" if (scorer := _scorer(plan, index)) else None,
             )
         )
     return result
+
+
+def _scorer(plan: Plan, index: int) -> str | None:
+    """The stage whose reward model scores the answers of a stage that learns from its own; None where something else does."""
+    stage = plan.stages[index]
+    if stage.objective not in SCORED or stage.options.get("reward") or stage.options.get("verifier"):
+        return None
+    there = [earlier.name for earlier in plan.stages[:index] if earlier.objective == "rm"]
+    named = stage.options.get("reward_model")
+    return named if named in there else there[-1] if there and named is None else None
 
 
 def _before(plan: Plan, index: int) -> str | None:

@@ -16,7 +16,7 @@ from typing import Any
 from trainers.answer_loss import plain_head
 from trainers.ppo.math import entropies
 
-LOGIT_BYTES = 128 * 2**20  # of float32 logits held at once; a vocabulary of 50,000 gives parts of 671 tokens
+LOGIT_BYTES = 64 * 2**20  # of float32 logits held at once; a vocabulary of 50,000 gives parts of 335 tokens
 AT_ONCE = 32  # answers written at once: each reads the weights once a token, so more are hardly slower
 
 
@@ -300,7 +300,9 @@ def token_log_probs(model: Any, batch: Batch, temperature: float, *, with_entrop
         hidden_NH, head = model(input_ids=batch.ids_BS, attention_mask=batch.attention_BS, use_cache=False).logits[batch.answer_BS], torch.nn.Identity()
 
     def part(hidden_PH: Any, targets_P: Any) -> tuple[Any, Any]:
-        logits_PV = head(hidden_PH).float() / temperature
+        logits_PV = head(hidden_PH).float()
+        if temperature != 1:
+            logits_PV = logits_PV / temperature
         chosen_P = logits_PV.gather(1, targets_P[:, None])[:, 0] - torch.logsumexp(logits_PV, dim=-1)
         with torch.no_grad():  # shown, and guarded; no part of the loss
             entropy_P = entropies(logits_PV) if with_entropy else chosen_P.detach()

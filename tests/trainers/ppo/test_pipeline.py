@@ -52,8 +52,12 @@ def test_one_stage_at_a_time(shop):
     with pytest.raises(InputError, match="starts from sft"):
         run_plan("plan.yaml", only="ppo", output="run", judge=False)
     assert statuses(run_plan("plan.yaml", only="sft", output="run", judge=False).record) == [("sft", "done"), ("rm", "pending"), ("ppo", "pending")]
-    with pytest.raises(InputError, match="holds no model"):
+    with pytest.raises(InputError, match="is scored by rm"):
         run_plan("plan.yaml", only="ppo", output="run", judge=False)
+    assert run_plan("plan.yaml", only="ppo", output="run", dry_run=True).record["stages"][0]["why"] == "needs rm, which is not trained yet"
+    run_plan("plan.yaml", only="rm", output="run", judge=False)
+    measured = run_plan("plan.yaml", only="ppo", output="run", dry_run=True).record["stages"][0]
+    assert measured["measured"]["peak_bytes"] > 0
     done = run_plan("plan.yaml", output="run")
     assert statuses(done.record) == [("sft", "done"), ("rm", "done"), ("ppo", "done")]
     resolved = done.record["resolved"]["ppo"]
