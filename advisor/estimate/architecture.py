@@ -27,6 +27,8 @@ PLAIN_MLP = _set("gpt2 gpt_neo gpt_neox gpt_bigcode gptj bloom falcon mpt opt ph
 ENCODERS = _set("bert roberta xlm-roberta camembert distilbert electra deberta deberta-v2 albert mpnet modernbert nomic_bert")
 # `tie_word_embeddings` is left out of config.json where it equals the class default; these families tie by default.
 TIED = _set("gemma gemma2 gemma3 gemma3_text gemma4 gpt2 gpt_neo gpt_bigcode falcon bloom opt mpt cohere cohere2 smollm3 starcoder2") | ENCODERS
+OWN_ATTENTION = _set("chatglm")  # the checkpoint's own code passes a mask of its own, which no fused kernel takes
+FOUR_NORMS = _set("gemma2 gemma3 gemma3_text gemma4 gemma4_text glm4")  # one after attention and MLP too
 LEARNED_POSITIONS = _set("gpt2 gpt_neo gpt_bigcode opt bert roberta xlm-roberta camembert distilbert electra")
 
 NAMES: Mapping[str, tuple[str, ...]] = {

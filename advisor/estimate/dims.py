@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from advisor.estimate.architecture import ENCODERS, PLAIN_MLP
+from advisor.estimate.architecture import ENCODERS, FOUR_NORMS, OWN_ATTENTION, PLAIN_MLP
 from advisor.types import ModelShape, RunSpec
 
 # What the trainers use where a spec does not say (PEFT's own default rank is 8; the guide's evidence prefers more).
@@ -46,6 +46,8 @@ class Dims:
     vocab: int
     gated: bool
     encoder: bool
+    norms: int  # per layer
+    eager_only: bool  # its own code computes attention scores whole, whatever was asked for
     experts: int
     expert_width: int
     embedding_params: int  # embeddings, and the output matrix where it is not tied: never quantised
@@ -99,7 +101,9 @@ def dims_of(shape: ModelShape) -> Dims | None:
         width = max(shape.expert_size * (shape.experts_per_token or 1), round((active - embedding - other) / layers - attention) // (3 * hidden))
     return Dims(
         params=shape.params, active=active, hidden=hidden, layers=layers, heads=heads, q_size=q_size, kv_size=kv_size, width=width, vocab=vocab, gated=gated,
-        encoder=family in ENCODERS, experts=experts, expert_width=expert_width, embedding_params=embedding, head_params=vocab * hidden, linear_params=linear, other_params=other,
+        encoder=family in ENCODERS,
+        eager_only=family in OWN_ATTENTION, norms=4 if family in FOUR_NORMS else 2, experts=experts, expert_width=expert_width,
+        embedding_params=embedding, head_params=vocab * hidden, linear_params=linear, other_params=other,
     )  # fmt: skip
 
 

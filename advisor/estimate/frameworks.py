@@ -19,13 +19,18 @@ class Stack:
     lit: bool = False  # Lightning Fabric's scripts: an output matrix of its own, chunks of logits kept, frozen units stay gathered
     fused_norms: bool = False  # one kernel that keeps its input alone
     fused_mlp: bool = False  # the activated gate is computed again instead of kept
+    fused_with_loss: bool = False  # both of them where the loss is fused too (the Liger kernels are one switch)
     fused_adapters: bool = False  # LoRA kernels that share the layer's input instead of casting it for each adapter
     adapters_in_16_bit: bool = False
     quantised_adapters_in_16_bit: bool = False
     chunks: int = 0  # a chunked loss that keeps 16-bit logits and computes on one chunk of so many; 0: logits are never whole
+    whole_logits: bool = False  # its fused loss takes whole logits
+    prepares_quantised: bool = False  # upcasts embeddings and norms of a quantised base; inferred from its published peaks, not read in its source
     compiled_loss: bool = False  # softmax and cast in one kernel: logits and their gradient alone
     ragged: bool = False  # rows are padded to the longest of each batch, so every batch has another size
     accumulates: bool = False  # its recipes split the batch, so gradients of earlier micro-batches stay
+    logs_allocated: bool = False  # its printed memory is what torch has allocated
+    logs_allocator: bool = False  # its printed memory is one of torch's counters, without the CUDA context
     eager_cuda: bool = False  # CUDA before 12.2 loads every kernel into the context
 
 
@@ -44,18 +49,23 @@ def stack_of(framework: str | None) -> Stack:
 
     lit = text.startswith("lit")
     tune, titan = named("torchtune"), named("torchtitan")
-    unsloth, arctic = named("unsloth"), named("arctic")
+    unsloth = named("unsloth")
     return Stack(
         name=text, lit=lit,
         accelerate=named("trl", "transformers", "hf trainer", "hugging", "accelerate", "axolotl", "llama-factory", "llamafactory", "swift"),
-        fused_norms=tune or titan or unsloth or arctic or named("nemo", "liger"),
-        fused_mlp=unsloth or arctic or named("liger"),
+        fused_norms=tune or titan or unsloth or named("nemo"),
+        fused_mlp=unsloth,
+        fused_with_loss=named("liger", "arctic"),
         fused_adapters=unsloth,
         adapters_in_16_bit=tune,
         quantised_adapters_in_16_bit=text == "trl",
         chunks=8 if tune else 0,
+        whole_logits=unsloth,
+        prepares_quantised=named("swift"),
         compiled_loss=titan and named("2025", "2026", "2027"),
         ragged=named("swift", "llama-factory", "llamafactory") or text == "trl",
         accumulates=lit,
+        logs_allocated=named("colossal"),
+        logs_allocator=lit or tune or titan or named("axolotl", "nemo", "lightning"),
         eager_cuda=named("cuda 10", "cuda 11", "+cu10", "+cu11"),
     )  # fmt: skip

@@ -12,9 +12,10 @@ from advisor.types import Term
 # One layer run again with frozen weights, per token: what SwiGLU and the projections keep plus their gradients.
 # Fitted on the slope of 4 and 8 and 16 sequences of 4096 (Mistral 7B, Llama 3 8B): 270 kB per token = 12 I + 24 H.
 RERUN_MLP, RERUN_HIDDEN = 12, 24
+RERUN_SELECTIVE = 0.5  # half of it was kept
 RERUN_FUSED_MLP = 8  # gate and up with their gradients; the product is computed again
-# Loss on full logits: bf16 logits, their float32 copy, the shifted copy, log-softmax and its gradient.
-LOSS_FULL_BYTES, LOSS_FUSED_BYTES = 15.0, 8.0
+# Loss on full logits: 16-bit logits, their float32 copy, the shifted copy, log-softmax whose place its gradient takes.
+LOSS_FULL_BYTES, LOSS_FUSED_BYTES = 14.0, 8.0
 LOSS_COMPILED_BYTES = 4.0  # bf16 logits and their bf16 gradient
 LOSS_FLOAT32_BYTES = 12.0  # logits in float32 from the start: themselves, log-softmax, gradient
 LOSS_CHUNK_BYTES = 8.0  # of the chunk being computed: float32 copy and gradient
@@ -47,19 +48,19 @@ def layer_bytes(s: Setting) -> float:
     """
     d, spec, stack = s.dims, s.spec, s.stack
     wide = 4 if s.weight_bytes == 4 and spec.precision != "mixed" else 2
-    frozen = spec.update != "full"
+    frozen, norms = spec.update != "full", d.norms
     attention = wide * (2 * d.q_size + 2 * d.kv_size)  # q, k, v and the attention's output
-    scores = 5 * d.heads * spec.seq_len * (wide / 2) if spec.attention == "eager" else 0.0
+    scores = 5 * d.heads * spec.seq_len * (wide / 2) if s.eager else 0.0
     if frozen and stack.fused_adapters:  # each norm's input and result, gate and up; adapters share the results
         return 4 * wide * d.hidden + attention + 2 * wide * d.width + scores
     if not d.gated:
-        total: float = 4 * wide * d.hidden + s.hidden_bytes * d.hidden  # two LayerNorms: input and result
-    elif spec.compile or stack.fused_norms:
-        total = 4 * wide * d.hidden
+        total: float = 2 * norms * wide * d.hidden + s.hidden_bytes * d.hidden  # LayerNorms: input and result
+    elif spec.compile or s.fused_norms:
+        total = 2 * norms * wide * d.hidden
     elif frozen and not stack.lit:
-        total = 8 * d.hidden  # two RMSNorms in eager code: a float32 copy each; a frozen scale needs no result
+        total = 4 * norms * d.hidden  # RMSNorms in eager code: a float32 copy each; a frozen scale needs no result
     else:
-        total = 16 * d.hidden + s.hidden_bytes * d.hidden  # the float32 copy, its product, the result
+        total = 8 * norms * d.hidden + s.hidden_bytes * d.hidden  # the float32 copy, its product, the result
     total += attention
     if not frozen or stack.lit:
         total += wide * d.q_size  # the output projection's own input, and what rotating q and k keeps
@@ -107,11 +108,15 @@ def rerun(s: Setting) -> list[Term]:
     if s.checkpointing == "none":
         terms.append(term_of("gradients of activations", tokens * (6 * d.hidden + 4 * d.width) * scale, "of the layer being passed", src.ACTIVATIONS))
     else:
-        per_token: float = ((RERUN_FUSED_MLP if s.stack.fused_mlp else RERUN_MLP) * d.width + RERUN_HIDDEN * d.hidden) * scale
-        if spec.attention == "eager":
+        per_token: float = ((RERUN_FUSED_MLP if s.fused_mlp else RERUN_MLP) * d.width + RERUN_HIDDEN * d.hidden) * scale
+        if s.eager:
             per_token += 5 * d.heads * spec.seq_len * scale
+        if s.checkpointing == "selective":
+            per_token *= RERUN_SELECTIVE
         because = f"{tokens:,} tokens x {per_token:,.0f} B: the layer's activations and their gradients"
         terms.append(term_of("one layer run again", tokens * per_token, because, src.ACTIVATIONS))
+    if spec.quantization == "nf4":
+        terms.append(term_of("a matrix in 16 bit", 2 * d.hidden * max(d.expert_width, d.q_size), "taken out of 4 bit while it is multiplied", src.QLORA))
     if s.keeps_inputs and s.checkpointing == "full":
         size = tokens * d.layers * d.hidden * 2
         terms.append(
@@ -128,19 +133,21 @@ def loss(s: Setting) -> list[Term]:
         return [term_of("logits and loss", hidden, "a few classes per row: only the last hidden states count", src.LOSS)]
     if s.loss == "chunked" and s.stack.lit:
         size = hidden + tokens * d.vocab * LIT_LOSS_BYTES
-        return [term_of("logits and loss", size, "litgpt computes logits in chunks and keeps every chunk", src.LOSS)]
+        terms = [term_of("logits and loss", size, "logits are computed in chunks and every chunk is kept", src.LOSS)]
+        if s.quantised_head:
+            terms.append(term_of("output matrix in 16 bit", 4 * d.head_params, "taken out of 4 bit, and turned, while it is multiplied", src.QLORA))
+        return terms
     if s.loss == "chunked" and s.stack.chunks:
         size = hidden + tokens * d.vocab * (2 + LOSS_CHUNK_BYTES / s.stack.chunks)
         return [term_of("logits and loss", size, f"16-bit logits of all tokens, the loss on one of {s.stack.chunks} chunks at a time", src.LOSS)]
-    if s.loss == "chunked":
+    if s.loss == "chunked" and not s.stack.whole_logits:
         tile = min(tokens, TILE_TOKENS) * min(d.vocab, TILE_WORDS)
         copies = 3 * 4 if s.cpu else 2 * 2
-        size = hidden + tile * copies + (4 * d.head_params if s.spec.update == "full" else 0)
-        because = (
-            f"tiles of {TILE_TOKENS:,} tokens x {TILE_WORDS:,} words instead of whole logits{', and a float32 gradient of the output matrix' if s.spec.update == 'full' else ''}"
-        )
+        whole = s.spec.update == "full" and not s.stack.name
+        size = hidden + tile * copies + (4 * d.head_params if whole else 0)
+        because = f"tiles of {TILE_TOKENS:,} tokens x {TILE_WORDS:,} words instead of whole logits{', and a float32 gradient of the output matrix' if whole else ''}"
         return [term_of("logits and loss", size, because, src.TRL_LOSS)]
-    per = LOSS_FUSED_BYTES if s.loss == "fused" else LOSS_FLOAT32_BYTES if s.cpu else LOSS_COMPILED_BYTES if s.stack.compiled_loss else LOSS_FULL_BYTES
+    per = LOSS_FUSED_BYTES if s.loss in ("fused", "chunked") else LOSS_FLOAT32_BYTES if s.cpu else LOSS_COMPILED_BYTES if s.stack.compiled_loss else LOSS_FULL_BYTES
     return [term_of("logits and loss", hidden + tokens * d.vocab * per, f"{tokens:,} tokens x {d.vocab:,} words x {per:g} B ({s.loss} logits)", src.LOSS)]
 
 

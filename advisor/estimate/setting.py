@@ -36,8 +36,13 @@ class Setting:
     checkpointing: str  # "none" | "full" | "selective" | "offload"
     optimizer: str
     loss: str
+    prepared: bool  # embeddings, output and norms of a quantised base in float32
+    eager: bool  # attention scores exist whole
     counter: str
     offloaded: bool  # weights live in host memory (FSDP's CPU offload, which brings the optimizer there)
+    fused_norms: bool
+    fused_mlp: bool
+    quantised_head: bool  # the output matrix is quantised like any other
     keeps_inputs: bool  # FSDP of frozen units under accelerate: inputs stay to the end of the backward pass
 
 
@@ -56,22 +61,27 @@ def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> Setting:
         # PEFT keeps adapters in float32, and so do the bundled trainers; some frameworks do not.
         narrow = stack.adapters_in_16_bit or (stack.quantised_adapters_in_16_bit and spec.quantization is not None)
         train_bytes = 2 if narrow and not cpu else 4
+    prepared = bool(spec.kbit_prepared) or (spec.quantization is not None and stack.prepares_quantised)
     # The residual stream follows the embedding's dtype; float32 after prepare_model_for_kbit_training, which upcasts norms and
     # embeddings. FSDP casts what it gathers, so the layers compute and keep 16 bit.
     cast = sharding == "fsdp" and not cpu and (not full or spec.precision == "mixed" or spec.weights_dtype != "float32")
-    hidden_bytes = 2 if cast else 4 if spec.kbit_prepared or weight_bytes == 4 else 2
+    hidden_bytes = 2 if cast else 4 if prepared or weight_bytes == 4 else 2
     checkpointing = "none" if not spec.gradient_checkpointing else (spec.gradient_checkpointing if isinstance(spec.gradient_checkpointing, str) else "full")
     if checkpointing not in ("none", "full", "selective", "offload"):
         checkpointing = "full"
     # The bundled trainers score in tiles on a card; on the CPU they hold the logits of the learned tokens whole.
     loss = spec.loss or ("full" if spec.objective in ("orpo", "ppo") or (cpu and spec.objective in ("sft", "cpt")) else "chunked")
+    kernels = stack.fused_with_loss and loss == "chunked"
+    counter = "allocated" if spec.counter == "unknown" and stack.logs_allocated else spec.counter if spec.counter in COUNTERS else "unknown"
     rows = spec.micro_batch_size * (2 if spec.objective in PAIRED else 1)
     return Setting(
         spec=spec, dims=dims, stack=stack, tokens=rows * spec.seq_len, rows=rows, gpus=gpus, cpu=cpu, sharding=sharding,
         shard_all=gpus if sharding in ("fsdp", "zero3") else 1,
         shard_states=gpus if sharding in ("fsdp", "zero3", "zero2", "zero1") else 1, shard_grads=gpus if sharding in ("fsdp", "zero3", "zero2") else 1,
         weight_bytes=weight_bytes, hidden_bytes=hidden_bytes, train_bytes=train_bytes, trainable=trainable_params(dims, spec), checkpointing=checkpointing,
-        optimizer=spec.optimizer or "adamw_fused", loss=loss, counter=spec.counter if spec.counter in COUNTERS else "unknown",
+        optimizer=spec.optimizer or "adamw_fused", loss=loss, counter=counter,
+        prepared=prepared, eager=spec.attention == "eager" or dims.eager_only, fused_norms=stack.fused_norms or kernels, fused_mlp=stack.fused_mlp or kernels,
+        quantised_head=stack.lit and spec.quantization is not None and not dims.encoder,
         offloaded=sharding == "fsdp" and spec.optimizer in CPU_OPTIMIZERS, keeps_inputs=sharding == "fsdp" and not full and stack.accelerate,
     )  # fmt: skip
 

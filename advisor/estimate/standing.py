@@ -25,14 +25,15 @@ def weights(s: Setting) -> list[Term]:
     d, spec, share = s.dims, s.spec, s.shard_all
     terms = []
     if spec.quantization in ("nf4", "int8"):
-        outside = 4 if spec.kbit_prepared or s.cpu else s.weight_bytes
+        outside = 4 if s.prepared or s.cpu else s.weight_bytes
         per_weight = 0.5 if spec.quantization == "nf4" else INT8_BYTES
-        terms.append(term_of("weights", d.linear_params * per_weight / share, f"{d.linear_params:,} linear weights x {per_weight:g} B{per_device(share)}", src.QLORA))
+        linear = d.linear_params + (d.head_params if s.quantised_head else 0)
+        terms.append(term_of("weights", linear * per_weight / share, f"{linear:,} linear weights x {per_weight:g} B{per_device(share)}", src.QLORA))
         if spec.quantization == "nf4":
             constant = NF4_DOUBLE_CONSTANT_BYTES if spec.double_quantization else NF4_CONSTANT_BYTES
             because = f"a scale per 64 weights, {'8-bit' if spec.double_quantization else 'float32'}"
-            terms.append(term_of("quantisation constants", d.linear_params * constant / share, because, src.QLORA))
-        rest = d.embedding_params + d.other_params + untied(s)
+            terms.append(term_of("quantisation constants", linear * constant / share, because, src.QLORA))
+        rest = d.embedding_params + d.other_params + untied(s) - (d.head_params if s.quantised_head else 0)
         terms.append(term_of("weights left unquantised", rest * outside / share, f"{rest:,} of embeddings, output and norms x {outside} B{per_device(share)}", src.QLORA))
     else:
         held = d.params + untied(s)
@@ -132,7 +133,7 @@ def gradients(s: Setting) -> list[Term]:
     if s.spec.optimizer_in_backward:
         one = (s.dims.layer_params if s.spec.update == "full" else s.trainable // s.dims.layers) * s.train_bytes
         return [term_of("gradients", one, "one layer at a time: the step runs inside the backward pass", src.COUNT)]
-    if s.offloaded:
+    if s.offloaded or (s.sharding in ("zero2", "zero3") and s.optimizer in CPU_OPTIMIZERS):
         return [term_of("gradients", 0, "moved to host memory layer by layer", src.FSDP)]
     share = s.shard_grads
     return [term_of("gradients", s.trainable * s.train_bytes / share, f"{s.trainable:,} trainable parameters x {s.train_bytes} B{per_device(share)}", src.COUNT)]
