@@ -14,6 +14,11 @@ COUNTERS = ("allocated", "active", "reserved", "nvidia-smi", "unknown")
 PAIRED = ("dpo", "orpo", "rm")  # each row is two sequences
 
 
+def sequences_per_row(objective: str) -> int:
+    """How many sequences one row of an objective is: both sides of a pair run."""
+    return 2 if objective in PAIRED else 1
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One run on one device."""
@@ -73,7 +78,7 @@ def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> Setting:
     loss = spec.loss or ("full" if spec.objective in ("orpo", "ppo") or (cpu and spec.objective in ("sft", "cpt")) else "chunked")
     kernels = stack.fused_with_loss and loss == "chunked"
     counter = "allocated" if spec.counter == "unknown" and stack.logs_allocated else spec.counter if spec.counter in COUNTERS else "unknown"
-    rows = spec.micro_batch_size * (2 if spec.objective in PAIRED else 1)
+    rows = spec.micro_batch_size * sequences_per_row(spec.objective)
     return Setting(
         spec=spec, dims=dims, stack=stack, tokens=rows * spec.seq_len, rows=rows, gpus=gpus, cpu=cpu, sharding=sharding,
         shard_all=gpus if sharding in ("fsdp", "zero3") else 1,

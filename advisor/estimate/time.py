@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from advisor.estimate.dims import Dims, dims_of, targets, trainable_params
-from advisor.estimate.setting import DTYPE_BYTES
+from advisor.estimate.setting import DTYPE_BYTES, sequences_per_row
 from advisor.types import GpuSpec, ModelShape, RunSpec, TimeEstimate
 
 # Share of the best measured matmul that a tuned loop reaches, on a card of A100 class (published median MFU 0.6 there, 0.42 on H100) ...
@@ -60,17 +60,19 @@ def machine_of(gpu: GpuSpec | None, *, cpu_cores: int | None = None, interconnec
 def time_estimate(spec: RunSpec, shape: ModelShape, machine: Machine, *, tokens_total: int | None = None, rows_total: int | None = None) -> TimeEstimate | None:
     """Time of one optimizer step, and of the run where its tokens are known; None where the shape holds no dimensions.
 
-    `tokens_total` counts real tokens of all epochs, `rows_total` the rows they stand in (of all epochs); padding is added where rows are not packed.
+    `tokens_total` counts real tokens of all epochs, `rows_total` the rows they stand in (of all epochs); of a pair both sequences
+    count, each cut at seq_len. Padding is added where rows are not packed.
     """
     d = dims_of(shape)
     if d is None:
         return None
+    sequences = sequences_per_row(spec.objective)
     length, padding = float(spec.seq_len), 1.0
     if tokens_total and rows_total and not spec.packing:
-        mean = tokens_total / rows_total
+        mean = min(float(spec.seq_len), tokens_total / rows_total / sequences)
         length = min(float(spec.seq_len), mean * (PADDED_LENGTH if spec.micro_batch_size > 1 else 1.0))
         padding = max(1.0, length / mean)
-    tokens = spec.micro_batch_size * length
+    tokens = spec.micro_batch_size * sequences * length
     passes = 4 if spec.gradient_checkpointing else 3  # forward, backward as two, and the forward pass run again
     compute = tokens * _flops(spec, d, length) / machine.flops
     traffic = tokens * _traffic(spec, d) / machine.bytes_per_s
@@ -85,11 +87,11 @@ def time_estimate(spec: RunSpec, shape: ModelShape, machine: Machine, *, tokens_
     gather = _gather_s(spec, d, machine)
     micro = max(micro, gather) + 0.15 * min(micro, gather)
     step = spec.grad_accum * micro + _optimizer_s(spec, d, machine) + _reduce_s(spec, d, machine) + _generate_s(spec, d, machine)
-    per_device = spec.micro_batch_size * spec.grad_accum * length / padding
+    per_device = spec.micro_batch_size * spec.grad_accum * sequences * length / padding
     steps = None
     if tokens_total:
         per_step = spec.micro_batch_size * spec.grad_accum * max(1, spec.gpus)
-        steps = math.ceil(rows_total / per_step) if rows_total and not spec.packing else math.ceil(tokens_total / (per_step * spec.seq_len))
+        steps = math.ceil(rows_total / per_step) if rows_total and not spec.packing else math.ceil(tokens_total / (per_step * sequences * spec.seq_len))
     parts = (("compute", compute), ("memory traffic", traffic), ("launches", launches), ("dequantisation", dequantise), ("communication", gather))
     largest = max(parts, key=lambda part: part[1])[0]
     return TimeEstimate(step_s=step, steps=steps, tokens_per_s_per_gpu=per_device / step, because=f"mostly {largest} on {machine.note}, {machine.flops / 1e12:.3g} TFLOP/s reached")

@@ -119,3 +119,22 @@ def test_time_is_finite_and_grows_with_the_batch(batch, length, update, quantiza
     assert two is not None
     assert math.isfinite(one.step_s)
     assert 0 < one.step_s <= two.step_s
+
+
+@pytest.mark.parametrize("objective", ["dpo", "orpo", "rm"])
+def test_both_sequences_of_a_pair_take_time(objective):
+    """A row of two sequences of 500 tokens takes as many steps as one of 500, each of two passes' worth of tokens."""
+    shape, _ = model_shape("Qwen/Qwen3-8B")
+    machine = machine_of(card("A100-SXM4-80GB"))
+    assert shape is not None
+    assert machine is not None
+    spec = RunSpec(objective="sft", micro_batch_size=16, seq_len=512, gradient_checkpointing=True)
+    one = time_estimate(spec, shape, machine, tokens_total=500_000, rows_total=1000)
+    two = time_estimate(replace(spec, objective=objective), shape, machine, tokens_total=1_000_000, rows_total=1000)
+    assert one is not None
+    assert two is not None
+    assert one.steps == two.steps == 63
+    assert two.step_s > 1.8 * one.step_s
+    cut = time_estimate(replace(spec, objective=objective), shape, machine, tokens_total=4_000_000, rows_total=1000)  # sequences of 2000, cut at 512
+    assert cut is not None
+    assert cut.step_s < 1.1 * two.step_s
