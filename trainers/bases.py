@@ -6,18 +6,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from trainers.machine import MemoryMeter
+
 _kept: dict[Any, Any] | None = None  # key -> base; None: every training loads its own
+_before_bytes: int | None = None  # what this process held before the first base that is kept
 
 
 @contextmanager
 def sharing_bases() -> Iterator[None]:
     """Keep bases between the trainings inside."""
-    global _kept
+    global _kept, _before_bytes
     _kept = {}
     try:
         yield
     finally:
-        _kept = None
+        _kept = _before_bytes = None
+
+
+def memory_meter(device: Any) -> MemoryMeter:
+    """A meter whose zero is before the base was loaded, by an earlier training where bases are kept."""
+    global _before_bytes
+    meter = MemoryMeter(device)
+    if _kept is not None:
+        _before_bytes = meter.baseline_bytes if _before_bytes is None else _before_bytes
+        meter.baseline_bytes = _before_bytes
+    return meter
 
 
 def kept_base(key: Any) -> Any | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from advisor.errors import InputError
 from trainers import checkpoints, settings
-from trainers.bases import give_back
+from trainers.bases import give_back, memory_meter
 from trainers.checks import Check, Probe
 from trainers.dry_run import measure
 from trainers.files import write_json
@@ -123,7 +123,7 @@ def train(job: Job, objective: Objective) -> None:
         for line in describe(data, template=objective.kind.name != "classes"):
             say(f"{label(job)}: {line}")
 
-    memory = MemoryMeter(device)
+    memory = memory_meter(device)
     model = objective.load(job, device, update, tokenizer, data)
     check_vocabulary(model, tokenizer)
     stops = enable_stop_tokens(model, tokenizer, set(data.turn_ends)) if objective.writes else []
