@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -378,3 +379,48 @@ def test_a_reward_that_never_differs_is_told(align, tmp_path):
     (tmp_path / "own.py").write_text("def score(prompts, completions, **columns):\n    return [1.0] * len(completions)\n")
     with pytest.raises(TrainingFailed, match=r"nothing was learned: reward own\.py:score gave 1 to all 24 answers"):
         trained(align("grpo", **SHORT))
+
+
+@pytest.mark.slow
+def test_the_real_model_learns_what_is_preferred(align, smollm, tmp_path):
+    """A few dozen pairs, answers in the house's style against the same without greeting and signature: DPO raises the margin of unseen pairs."""
+    demo = Path(__file__).resolve().parents[2] / "advisor" / "demo" / "support.jsonl"
+    talks = [[turn["content"] for turn in json.loads(line)["messages"][-2:]] for line in demo.read_text("utf-8").splitlines()[:48]]
+    rows = [{"prompt": asked, "chosen": answer, "rejected": answer.split("! ", 1)[1].rsplit("\n", 1)[0]} for asked, answer in talks if answer.count("! ")]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    keys = {"rank": 8, "learning_rate": 2e-4, "max_steps": 6, "micro_batch_size": 2, "seq_len": 384, "holdout": 0.2, "scheduler": "constant", "warmup": 0.0}
+    result = trained(align("dpo", job_data=path, job_model=smollm, **keys))
+    margin = result["evaluation"]["metrics"]["preference margin"]
+    assert margin["interval"][0] > 0
+    assert result["loss_last"] < 0.65
+    assert [check["ok"] for check in result["checks"][:2]] == [True, True]
+
+
+OWN_ANSWERS = {"response_tokens": 4, "generations": 2, "micro_batch_size": 2, "max_steps": 3, "warmup": 0.0}
+
+
+@pytest.mark.parametrize(
+    "chain",
+    [pytest.param(("rm", "rloo"), id="by-reward-model"), pytest.param(("sft", "rm", "orpo", "dpo", "kto", "rloo"), id="every-objective", marks=pytest.mark.slow)],
+)
+def test_advise_run_trains_a_chain_from_one_file(chain, tiny_model, pairs, tmp_path, monkeypatch):
+    """Each stage in a process of its own, on one preference file, each going on from the last that writes; the summary shows what was measured."""
+    from advisor.launch import run_plan
+    from advisor.render.run import summary_lines
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    common = {"update": "lora", "rank": 4, "learning_rate": 1e-2, "max_steps": 3, "micro_batch_size": 4, "seq_len": 128, "holdout": 0.25}
+    stages = [{"name": name, "objective": name, **common, **(OWN_ANSWERS if name == "rloo" else {})} for name in chain]
+    Path("plan.json").write_text(json.dumps({"version": 1, "name": "chain", "model": str(tiny_model), "data": {"path": str(pairs)}, "stages": stages}))
+    done = run_plan("plan.json", output="run")
+    assert done.status == "done"
+    assert [stage["name"] for stage in done.record["stages"]] == list(chain)
+    text = "\n".join(summary_lines(done))
+    for words in ("pair accuracy", "reward", "the reward is the model rm"):
+        assert words in text, text
+    starts = {name: str(done.record["resolved"][name]["start_from"]) for name in chain}
+    writing = [name for name in chain if name != "rm"]
+    assert starts["rm"].endswith("sft") == (chain[0] == "sft")
+    assert all(starts[later].endswith(f"stages/{earlier}") for earlier, later in pairwise(writing))
