@@ -363,8 +363,7 @@ class _Work:
         stage |= {"status": DONE, "finished_at": now()}
         record["resolved"][stage["name"]] = result.get("resolved", {})
         record["versions"] |= result.get("versions") or {}
-        verdict = result.get("verdict")
-        record["verdict"] = verdict if verdict is not None else record["verdict"]
+        record["verdict"] = overall_verdict(record["stages"]) or record["verdict"]
 
     def _compare_modules(self, record: dict[str, Any]) -> None:
         """Every module on every task's held-out rows: does one help or hurt another? Kept as `cross_evaluation`."""
@@ -481,6 +480,18 @@ class _Work:
         elif self.cards:
             env["CUDA_VISIBLE_DEVICES"] = ",".join(self.cards)
         return env
+
+
+def overall_verdict(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The verdict of a run: that of its last judged stage; with several tasks, of each in a word. None where nothing was judged."""
+    last = {stage.get("task"): stage["verdict"] for stage in stages if stage.get("verdict")}
+    if len(last) < 2:
+        return next(iter(last.values()), None)
+    tasks: dict[str, list[str]] = {}
+    for task, verdict in last.items():
+        tasks.setdefault(verdict.get("word") or "not compared", []).append(str(task))
+    said = "; ".join(f"{word}: {', '.join(names)}" for word, names in tasks.items())
+    return {"ok": all(verdict["ok"] for verdict in last.values()), "word": next(iter(tasks)) if len(tasks) == 1 else "mixed", "text": said}
 
 
 def _share_base(one: Entry, other: Entry) -> bool:

@@ -149,7 +149,7 @@ def _facts(record: Mapping[str, Any]) -> list[str]:
     hardware = record.get("hardware") or {}
     where = ", ".join(hardware.get("gpus") or []) or f"{hardware.get('cpu_cores') or '?'} CPU cores"
     lines = [
-        f"What: {record.get('composition') or ', '.join(what_was_trained(stage) for stage in record.get('stages', []))}",
+        f"What: {record.get('composition') or ', '.join(dict.fromkeys(what_was_trained(stage) for stage in record.get('stages', [])))}",
         f"Model: {record.get('model')}",
         f"Machine: {where}",
         f"Started {record.get('started_at')}, ended {record.get('finished_at') or 'not yet'}; {record.get('attempts', 1)} attempt{'s' if record.get('attempts', 1) != 1 else ''}",
@@ -215,8 +215,10 @@ def _stage(stage: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> li
     if stage.get("status") != "done":
         reason = (stage.get("error") or {}).get("what", "")
         return _section(title, _items([f"{stage.get('status')}{f': {reason}' if reason else ''}"]), *_curves(metrics))
+    said = (stage.get("verdict") or {}).get("text")
     return _section(
         title,
+        f"<p>{text(said)}</p>" if said else "",
         _before_after(stage.get("evaluation") or {}),
         *_curves(metrics),
         _costs(stage),

@@ -60,6 +60,7 @@ def test_departments_share_a_process_and_equal_trainings_of_their_own(shop, tiny
             assert torch.equal(tensor, adapter(together, f"sft-{task}")[name]), name
     first, second = (stage["measured"]["peak_bytes"] for stage in together.record["stages"])
     assert second > first / 2, "memory counts from before the base that both stand on"
+    assert all(task in together.record["verdict"]["text"] for task in ("legal", "hr"))
     table = together.record["cross_evaluation"]
     assert set(table) == {"legal", "hr"}
     for task, losses in table.items():
