@@ -64,7 +64,7 @@ def single_estimate(flags: Mapping[str, Any]) -> tuple[dict[str, Any], float | N
 
 def plan_estimates(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
     """Names and answers of a launch file's stages."""
-    from advisor.estimate.specs import answer, request_of
+    from advisor.estimate.specs import Request, answer
     from advisor.launch.expect import run_spec
     from advisor.plan.entries import entries
     from advisor.plan.read import read_plan, resolved_path
@@ -73,19 +73,10 @@ def plan_estimates(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
     folder = resolved_path(path, plan.model)
     names, documents = [], []
     for entry in entries(plan):
-        spec = run_spec(plan, entry.stage)
-        item: dict[str, Any] = {
-            "model": str(folder) if folder.is_dir() else plan.model, "objective": spec.objective, "update": spec.update, "quantization": spec.quantization,
-            "double_quantization": spec.double_quantization, "weights_dtype": spec.weights_dtype, "precision": spec.precision, "optimizer": spec.optimizer,
-            "micro_batch_size": spec.micro_batch_size, "seq_len": spec.seq_len, "grad_accum": spec.grad_accum, "packing": spec.packing,
-            "gradient_checkpointing": spec.gradient_checkpointing, "attention": spec.attention, "gpus": spec.gpus, "sharding": spec.sharding,
-            "rank": spec.rank, **{key: value for key, value in spec.options.items() if key in ("bottleneck", "prefix_tokens", "response_tokens")},
-        }  # fmt: skip
-        if plan.launch.device == "cpu":
-            item["gpu"] = "none"
-        request = request_of({key: value for key, value in item.items() if value is not None}, at=f"{path}: stage {entry.stage.name}")
-        if isinstance(request, list):
-            raise InputError(faults=request)
+        request = Request(
+            spec=run_spec(plan, entry.stage), model=str(folder) if folder.is_dir() else plan.model, params_b=None, active_params_b=None, architecture=None,
+            gpu="none" if plan.launch.device == "cpu" else None, tokens_total=None, rows_total=None, warnings=(),
+        )  # fmt: skip
         names.append(entry.name)
         documents.append(answer(request, find_model=find_model))
     return names, documents

@@ -11,8 +11,9 @@ from types import MappingProxyType
 from typing import Any
 
 from advisor.estimate import estimate
+from advisor.estimate.stages import stage_spec
 from advisor.ruleset.model import Ruleset
-from advisor.types import Chosen, Composition, DataProfile, Estimate, Fits, RunSpec, Situation, StageSettings
+from advisor.types import Chosen, Composition, DataProfile, Estimate, Fits, Situation, StageSettings
 
 from .seen import device
 from .settings import ruled_settings
@@ -26,7 +27,6 @@ GPU_MICRO_BATCHES = (16, 8, 4, 2, 1)
 CPU_MICRO_BATCHES = (4, 2, 1)
 BUSY_TOKENS = 2048  # a micro-batch of fewer tokens leaves a GPU waiting for launches (estimator, "Time")
 ORDER: tuple[Fits, ...] = ("fits", "unknown", "tight", "too_big")
-OPTION_KEYS = ("bottleneck", "placement", "prefix_tokens", "response_tokens", "generations", "beta", "kl_coef")
 
 
 def sequence_length(data: DataProfile | None, context_tokens: int | None) -> Chosen:
@@ -144,32 +144,9 @@ def _batch_settings(trial: Mapping[str, Any], batch: Chosen, update: str) -> dic
     }
 
 
-def run_spec(objective: str, update: str, quantization: str | None, settings: Mapping[str, Any], *, gpus: int = 1, sharding: str | None = None) -> RunSpec:
-    """The estimator's view of one stage's settings (plain values by plan key)."""
-    return RunSpec(
-        objective=objective,
-        update=update,
-        quantization=quantization,
-        double_quantization=bool(settings.get("double_quantization", True)),
-        weights_dtype=str(settings.get("weights_dtype", "bfloat16")),
-        precision=settings.get("precision"),
-        optimizer=settings.get("optimizer"),
-        rank=settings.get("rank"),
-        target_modules=settings.get("target_modules", "all-linear"),
-        micro_batch_size=int(settings["micro_batch_size"]),
-        seq_len=int(settings["seq_len"]),
-        grad_accum=int(settings["grad_accum"]),
-        packing=bool(settings.get("packing", False)),
-        gradient_checkpointing=bool(settings.get("gradient_checkpointing", False)),
-        gpus=gpus,
-        sharding=sharding or None,
-        options={key: settings[key] for key in OPTION_KEYS if key in settings},
-    )
-
-
 def _stage_estimate(situation: Situation, objective: str, update: str, quantization: str | None, settings: Mapping[str, Chosen], sharding: str) -> Estimate:
     plain = {key: chosen.value for key, chosen in settings.items()}
-    spec = run_spec(objective, update, quantization, plain, gpus=max(1, len(situation.hardware.gpus)), sharding=sharding or None)
+    spec = stage_spec(objective, update, quantization, plain, gpus=max(1, len(situation.hardware.gpus)), sharding=sharding or None)
     return estimate(spec, situation.model, situation.hardware, tokens_total=training_tokens(situation, plain, objective), rows_total=training_rows(situation, plain, objective))
 
 

@@ -13,7 +13,6 @@ from advisor.types import Composition, Estimate, Flip, Gpu, GpuSpec, Hardware, S
 from advisor.units import format_gib, format_usd
 
 from .decide import Decision
-from .fit import run_spec
 
 EFFORT = ("answer", "data", "money", "fixed")
 ANSWERS = ("budget", "depth", "serve_with", "priority")  # choices a person can make otherwise
@@ -142,9 +141,10 @@ def one_card(card: GpuSpec) -> Hardware:
 def fits_on(situation: Situation, hardware: Hardware, stage: StageSettings) -> bool:
     """Whether a stage, with its settings as they are, fits other hardware."""
     from advisor.estimate import estimate
+    from advisor.estimate.stages import stage_spec
 
     plain = {key: chosen.value for key, chosen in stage.settings.items()}
     if situation.hardware.kind == "cpu":  # float32 on the processor becomes bfloat16 on a card
         plain["weights_dtype"] = "bfloat16"
-    spec = run_spec(stage.objective, stage.update, stage.quantization, plain)
+    spec = stage_spec(stage.objective, stage.update, stage.quantization, plain)
     return estimate(spec, situation.model, hardware, tokens_total=None, rows_total=None).fits == "fits"

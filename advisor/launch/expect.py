@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,29 +21,11 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 def run_spec(plan: Plan, stage: Stage) -> RunSpec:
     """The settings of a stage as the estimator takes them."""
+    from advisor.estimate.stages import stage_spec
+
     options = key_specs().effective(stage.options, objective=stage.objective, update=stage.update)
-    targets = options.get("target_modules") or "all-linear"
-    processes = plan.launch.processes
-    return RunSpec(
-        objective=stage.objective,
-        update=stage.update,
-        quantization=stage.quantization,
-        double_quantization=stage.double_quantization is not False,
-        weights_dtype=stage.weights_dtype,
-        precision=stage.precision,
-        optimizer=stage.optimizer,
-        rank=options.get("rank"),
-        target_modules=targets if isinstance(targets, str) else tuple(targets),
-        micro_batch_size=stage.micro_batch_size,
-        seq_len=stage.seq_len,
-        grad_accum=stage.grad_accum,
-        packing=stage.packing,
-        gradient_checkpointing=stage.gradient_checkpointing,
-        attention=stage.attention,
-        gpus=processes,
-        sharding=plan.launch.strategy or ("ddp" if processes > 1 else None),
-        options={key: value for key, value in options.items() if key not in ("rank", "target_modules") and value is not None},
-    )
+    own = {field.name: getattr(stage, field.name) for field in fields(stage)}
+    return stage_spec(stage.objective, stage.update, stage.quantization, {**own, **options}, gpus=plan.launch.processes, sharding=plan.launch.strategy)
 
 
 def plan_shape(plan: Plan, plan_path: Path) -> ModelShape | None:

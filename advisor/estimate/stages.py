@@ -1,0 +1,36 @@
+"""A stage's settings -> RunSpec: the one place where plan keys become the estimator's fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from advisor.types import RunSpec
+
+# Keys of an update or objective that a formula reads.
+OPTIONS = ("bottleneck", "placement", "prefix_tokens", "response_tokens", "generations", "beta", "dropout")
+
+
+def stage_spec(objective: str, update: str, quantization: str | None, settings: Mapping[str, Any], *, gpus: int = 1, sharding: str | None = None) -> RunSpec:
+    """The estimator's view of one stage (plain values by plan key); a key that is missing or None takes what the trainers use."""
+    targets = settings.get("target_modules") or "all-linear"
+    return RunSpec(
+        objective=objective,
+        update=update,
+        quantization=quantization,
+        double_quantization=settings.get("double_quantization") is not False,
+        weights_dtype=str(settings.get("weights_dtype") or "bfloat16"),
+        precision=settings.get("precision"),
+        optimizer=settings.get("optimizer"),
+        rank=settings.get("rank"),
+        target_modules=targets if isinstance(targets, str) else tuple(targets),
+        micro_batch_size=int(settings["micro_batch_size"]),
+        seq_len=int(settings["seq_len"]),
+        grad_accum=int(settings["grad_accum"]),
+        packing=bool(settings.get("packing")),
+        gradient_checkpointing=bool(settings.get("gradient_checkpointing")),
+        attention=str(settings.get("attention") or "sdpa"),
+        gpus=gpus,
+        sharding=sharding or ("ddp" if gpus > 1 else None),
+        options={key: settings[key] for key in OPTIONS if settings.get(key) is not None},
+    )
