@@ -129,6 +129,8 @@ def test_without_the_extra_advice_works_and_training_names_the_line(light, tmp_p
     (tmp_path / "m").mkdir()
     config = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128, "vocab_size": 300}
     (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    for file in ("model.safetensors", "tokenizer.json"):
+        (tmp_path / "m" / file).write_text("{}")
     flags = ["--task", "qa", "--gpu", "none", "--data", "train.jsonl", "--model", "m"]
     answered = subprocess.run([light / "bin" / "advise", "--json", *flags], cwd=tmp_path, capture_output=True, text=True)
     assert answered.returncode == 0, answered.stderr

@@ -59,7 +59,7 @@ def test_a_good_plan_is_read_with_method_keys_in_options():
         ("loss_on: all", "loss_on: answer", "plan.yaml:11:14", ["loss_on is 'answer'", "did you mean 'answers'?"]),
         ("2e-4", "3", "plan.yaml:12:20", ["learning_rate is 3", "at most 1"]),
         ("2e-4", "'2e-4'", "plan.yaml:12:20", ["learning_rate is the text '2e-4'", "remove the quotes"]),
-        ("2e-4", "1e999", "plan.yaml:12:20", ["not a usable number"]),
+        ("2e-4", "1e999", "plan.yaml:12:20", ["too large to be usable"]),
         ("epochs: 2", "epochs: true", "plan.yaml:13:13", ["epochs is true", "a number is expected"]),
         ("version: 1", "version: 2", "plan.yaml:1:10", ["version is 2", "another version of advise"]),
         ("name: shop", "name: ../x", "plan.yaml:2:7", ["becomes a folder's name"]),

@@ -4,9 +4,9 @@ import pytest
 
 pytest.importorskip("torch")
 
-from advisor.plan.keys import key_specs  # noqa: E402
-from tests.trainers.ppo.modules import metrics  # noqa: E402
-from trainers.ppo.loop import train  # noqa: E402
+from advisor.plan.keys import key_specs
+from tests.trainers.ppo.modules import metrics
+from trainers.ppo.loop import train
 
 BASE = {"max_steps": 3, "kl_coef": 0.5, "kl_target": 5.0, "missing_end_penalty": 1.0, "step_kl_limit": 1.0, "value_clip_range": 0.05, "clip_range": 0.1, "job_judge": False}
 BASE |= {"micro_batch_size": 4, "grad_accum": 2, "learning_rate": 5e-3}

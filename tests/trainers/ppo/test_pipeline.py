@@ -12,8 +12,8 @@ import pytest
 
 pytest.importorskip("trl")
 
-from advisor.launch import run_plan  # noqa: E402
-from tests.trainers.ppo.modules import metrics  # noqa: E402
+from advisor.launch import run_plan
+from tests.trainers.ppo.modules import metrics
 
 ROOT = Path(__file__).parents[3]
 PLAN = """\
