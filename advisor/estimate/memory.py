@@ -12,7 +12,7 @@ from advisor.estimate import sources as src
 from advisor.estimate.dims import dims_of
 from advisor.estimate.passing import activations, evaluation, loss, rerun, rollout
 from advisor.estimate.setting import Setting, resolve, term_of
-from advisor.estimate.standing import buckets, further_roles, gathered, gathered_gradients, gradients, head_gradient, states, step_temporaries, weights
+from advisor.estimate.standing import buckets, first_gradients, further_roles, gathered, gradients, states, step_temporaries, weights
 from advisor.types import GpuSpec, MemoryEstimate, ModelShape, Moment, RunSpec, Term
 from advisor.units import GIB
 
@@ -50,11 +50,16 @@ def memory_estimate(spec: RunSpec, shape: ModelShape, *, cpu: bool = False, devi
     kept = full_gradients if spec.grad_accum > 1 or (s.stack.accumulates and spec.update == "full") else []
     held, scoring, layer = activations(s), loss(s), rerun(s)
     passing = {"held": held, "scoring": scoring, "layer": layer}
-    first = kept or head_gradient(s)
+    divided = s.sharding in ("fsdp", "zero3", "zero2")
+
+    def so_far(layers: int) -> list[Term]:
+        """Gradients while activations stand: all of earlier micro-batches, and those on their way to be divided."""
+        return [*kept, *(first_gradients(s, layers=layers) if divided or not kept else [])]
+
     moments = [
-        _moment("loss and start of the backward pass", s, passing, device, [*standing, *gathered(s, layers=0), *first, *gathered_gradients(s, layers=0), *held, *scoring]),
-        _moment("backward pass through one layer", s, passing, device, [*standing, *gathered(s, layers=2), *kept, *gathered_gradients(s, layers=2), *held, *layer]),
-        _moment("end of the backward pass", s, passing, device, [*standing, *gathered(s, layers=2), *full_gradients, *gathered_gradients(s, layers=2), *layer]),
+        _moment("loss and start of the backward pass", s, passing, device, [*standing, *gathered(s, layers=0), *so_far(0), *held, *scoring]),
+        _moment("backward pass through one layer", s, passing, device, [*standing, *gathered(s, layers=2), *so_far(2), *held, *layer]),
+        _moment("end of the backward pass", s, passing, device, [*standing, *gathered(s, layers=2), *full_gradients, *(first_gradients(s, layers=2) if divided else []), *layer]),
         _moment("optimizer step", s, passing, device, [*standing, *gathered(s, layers=0), *full_gradients, *step_temporaries(s)]),
         _moment("evaluation", s, passing, device, [*standing, *gathered(s, layers=2), *evaluation(s)]),
     ]  # fmt: skip

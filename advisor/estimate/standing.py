@@ -64,22 +64,19 @@ def gathered(s: Setting, *, layers: int) -> list[Term]:
     return [term_of("gathered weights", size, because, src.FSDP)]
 
 
-def gathered_gradients(s: Setting, *, layers: int) -> list[Term]:
-    """Gradients in full before they are divided: those of the output matrix, and of layers on their way."""
-    d = s.dims
-    if s.spec.update != "full" or s.spec.optimizer_in_backward:
+def first_gradients(s: Setting, *, layers: int) -> list[Term]:
+    """Gradients that exist while activations still stand: of the output matrix, then of the last layers; whole, before any division."""
+    d, spec = s.dims, s.spec
+    if spec.update != "full" or s.offloaded:
         return []
-    if s.sharding not in ("fsdp", "zero3", "zero2") or s.offloaded:
-        return []
-    size = min(2 * (d.embedding_params + layers * d.layer_params), s.trainable * s.train_bytes * (1 - 1 / s.shard_grads))
-    return [term_of("gathered gradients", size, f"of embeddings, output{f' and {layers} layers' if layers else ''} before they are reduced", src.FSDP)]
-
-
-def head_gradient(s: Setting) -> list[Term]:
-    """The first gradient there is: of the output matrix, while the logits still stand."""
-    if s.spec.update != "full" or s.dims.encoder or s.spec.objective == "rm" or s.sharding in ("fsdp", "zero3", "zero2"):
-        return []
-    return [term_of("gradient of the output matrix", s.dims.head_params * s.train_bytes, "made first, while the logits still stand", src.COUNT)]
+    head = 0 if d.encoder or spec.objective == "rm" else d.head_params
+    if s.sharding in ("fsdp", "zero3"):  # embeddings and output stand together until their gradient is divided
+        head = max(head, d.embedding_params)
+    count = head + (min(1, layers) if spec.optimizer_in_backward else layers) * d.layer_params
+    divided = s.sharding in ("fsdp", "zero3", "zero2")
+    size = min(2 * count, s.trainable * s.train_bytes * (1 - 1 / s.shard_grads)) if divided else min(count, s.trainable) * s.train_bytes
+    because = f"of the output matrix{f' and {layers} layers' if layers else ''}{', before they are divided' if divided else ', made first'}"
+    return [term_of("first gradients", size, because, src.FSDP if divided else src.COUNT)]
 
 
 def further_roles(s: Setting) -> list[Term]:
