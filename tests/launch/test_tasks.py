@@ -32,6 +32,7 @@ def write_plan(folder: Path, model: Path, tasks, update="lora") -> Path:
 @pytest.fixture
 def shop(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    quiet.said = []
     return tmp_path
 
 
@@ -50,7 +51,6 @@ def test_departments_share_a_process_and_equal_trainings_of_their_own(shop, tiny
     """Each module has the very weights it has when it is trained alone; the table has the own task's loss lowest."""
     import torch
 
-    quiet.said = []
     together = run_plan(write_plan(shop, tiny_model, ["legal", "hr"], update), output=shop / "together", say=quiet)
     assert together.status == "done"
     assert any("1 to 2 of 2" in line for line in quiet.said)
@@ -70,7 +70,6 @@ def test_departments_share_a_process_and_equal_trainings_of_their_own(shop, tiny
 
 def test_a_task_is_added_without_training_the_others_again(shop, tiny_model):
     """The plan with one more task goes into the same folder and trains that one alone; a changed task is refused."""
-    quiet.said = []
     first = run_plan(write_plan(shop, tiny_model, ["legal", "hr"]), say=quiet)
     before = {stage["name"]: stage["finished_at"] for stage in first.record["stages"]}
     second = run_plan(write_plan(shop, tiny_model, ["legal", "hr", "sales"]), say=quiet)
@@ -87,9 +86,9 @@ def test_a_task_is_added_without_training_the_others_again(shop, tiny_model):
 
 
 def test_one_task_that_fails_leaves_the_finished_ones(shop, tiny_model):
-    """Data that cannot be trained on stop the second task; the first is done and is not trained again."""
+    """A rank wider than the layers stops the second task; the first is done and is not trained again."""
     plan = write_plan(shop, tiny_model, ["legal", "hr"])
-    plan.write_text(plan.read_text().replace("data: {path: hr.jsonl}", "data: {path: hr.jsonl}, overrides: {seq_len: 9}"))
+    plan.write_text(plan.read_text().replace("data: {path: hr.jsonl}", "data: {path: hr.jsonl}, overrides: {rank: 4096}"))
     from advisor.errors import InputError, TrainingFailed
 
     with pytest.raises((InputError, TrainingFailed)):
@@ -102,7 +101,6 @@ def test_faults_of_every_task_are_said_before_the_first_is_trained(shop, tiny_mo
     """Rows too long in two of three tasks: both are named, nothing is trained."""
     from advisor.errors import InputError
 
-    quiet.said = []
     plan = write_plan(shop, tiny_model, ["legal", "hr", "sales"])
     for task in ("hr", "sales"):
         (shop / f"{task}.jsonl").write_text("".join(json.dumps({"question": "Why? " * 200, "answer": f"Form {n}."}) + "\n" for n in range(30)))
