@@ -91,7 +91,7 @@ def test_5_a_mask_that_cannot_be_told_stops_the_run_with_the_rows(make, monkeypa
 
     tokenizer = loading.load_tokenizer(make())
     tokenizer.chat_template = tokenizer.chat_template.replace("message['content']", "message['content'][:9]")
-    monkeypatch.setattr(loading, "load_tokenizer", lambda job: tokenizer)
+    monkeypatch.setattr(loading, "load_tokenizer", lambda job, **how: tokenizer)
     with pytest.raises(InputError, match="row 1: the chat template hides where an answer begins or ends") as caught:
         sft.train(make())
     assert "30 of 30 rows" in caught.value.text() or "no row can be used" in caught.value.text()
