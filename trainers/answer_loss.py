@@ -10,6 +10,8 @@ import functools
 import types
 from typing import Any
 
+from trainers.counted import Counted
+
 
 def plain_head(model: Any) -> bool:
     """True where logits are the head's output and nothing more: no soft cap, no scale, no experts' extra loss."""
@@ -49,34 +51,17 @@ def answer_trainer() -> type:
 
     from trainers.checkpoints import SafeCheckpoints
 
-    class AnswerTrainer(SafeCheckpoints, SFTTrainer):
+    class AnswerTrainer(Counted, SafeCheckpoints, SFTTrainer):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-            self._tokens_seen: Any = 0
+            self.start_counting()
             self._own_loss = not self.aux_loss_enabled and self.args.label_smoothing_factor == 0
             self._whole_logits = self._own_loss and self.args.device.type == "cpu" and plain_head(base)
             if self._whole_logits:
                 add_answer_loss(base)
             elif self._own_loss:
                 add_fused_lm_head(base, outputs=("log_probs",))
-            # TRL casts adapters of a quantised base to bfloat16, in which small updates are lost; PEFT's own choice is float32.
-            for parameter in self.model.parameters():
-                if parameter.requires_grad and parameter.dtype == torch.bfloat16 and getattr(base, "is_quantized", False):
-                    parameter.data = parameter.data.float()
-
-        def _send_telemetry(self) -> None:
-            """Nothing is reported to anyone."""
-
-        def floating_point_ops(self, inputs: Any) -> int:
-            """Zero: nobody reads the count, and it walks over every parameter on every micro-batch."""
-            return 0
-
-        def take_token_count(self) -> int:
-            """Tokens, without padding, trained on since the last call; of all processes, taking the others to be like this one."""
-            count = int(self._tokens_seen) * self.accelerator.num_processes
-            self._tokens_seen = 0
-            return count
 
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
             if self.model.training:

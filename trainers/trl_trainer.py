@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+from trainers.counted import Counted
 from trainers.job import Job
 from trainers.prepare.preference import as_prepared
 
@@ -16,33 +17,15 @@ def ours(trainer: type) -> type:
 
     from trainers.checkpoints import SafeCheckpoints
 
-    class Ours(SafeCheckpoints, as_prepared(trainer)):  # type: ignore[misc]
+    class Ours(Counted, SafeCheckpoints, as_prepared(trainer)):  # type: ignore[misc]
         def __init__(self, *args: Any, dropout: float = 0.0, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            self._tokens_seen: Any = 0
+            self.start_counting()
             for name, module in self.model.named_modules():
                 # TRL switches dropout off in the whole model; the module's own is a key of the plan. A frozen copy keeps none.
                 if dropout and isinstance(module, torch.nn.Dropout) and "default" in name.split("."):
                     module.p = dropout
-            if getattr(self.model, "is_loaded_in_4bit", False) or getattr(self.model, "is_loaded_in_8bit", False):
-                # TRL casts adapters of a quantised base to bfloat16, in which small updates are lost; PEFT's own choice is float32.
-                for parameter in self.model.parameters():
-                    if parameter.requires_grad and parameter.dtype == torch.bfloat16:
-                        parameter.data = parameter.data.float()
             copy_to_reference(self.model)
-
-        def _send_telemetry(self) -> None:
-            """Nothing is reported to anyone."""
-
-        def floating_point_ops(self, inputs: Any) -> int:
-            """Zero: nobody reads the count, and it walks over every parameter on every micro-batch."""
-            return 0
-
-        def take_token_count(self) -> int:
-            """Tokens, without padding, trained on since the last call; of all processes, taking the others to be like this one."""
-            count = int(self._tokens_seen) * self.accelerator.num_processes
-            self._tokens_seen = 0
-            return count
 
         def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
             if self.model.training:
