@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
-from advisor.errors import InputError
+from advisor.errors import Fault, InputError
 from trainers import checkpoints, settings
 from trainers.bases import give_back, memory_meter
 from trainers.checks import Check, Probe
@@ -96,26 +96,53 @@ def prepare(job: Job, objective: Objective) -> tuple[Any, Prepared[Any]]:
     return tokenizer, objective.rows(job, tokenizer)
 
 
-def train(job: Job, objective: Objective) -> None:
-    """Train the stage, or measure two steps of it, and write what came of it into its folder."""
-    began_s = time.monotonic()
+class Opened(NamedTuple):
+    """What a stage finds where it runs."""
+
+    versions: dict[str, str]
+    device: Any
+    threads: int
+    update: Any
+
+
+def opened(job: Job, config_class: Callable[[], type], faults: Callable[[Job], Sequence[Fault]]) -> Opened:
+    """The device and libraries of this process, ready. Raises InputError for what the stage cannot do here, all of it together."""
     versions = check_versions(quantized=job.stage.quantization is not None or "8bit" in job.stage.optimizer or "paged" in job.stage.optimizer)
     device = torch_device(job.plan.launch.device)
     threads = use_cores()
     quiet_libraries()
+    from trainers.loading import dtype_faults
+
+    update = update_named(job.stage.update)
+    settings.check_passed_through(job, config_class(), update)
+    found = [*dtype_faults(job, device), *faults(job)]
+    if found:
+        raise InputError(faults=found)
+    return Opened(versions, device, threads, update)
+
+
+def last_checkpoint(job: Job, mark: str) -> Any | None:
+    """The checkpoint to go on from; says so where there are only those of other settings or data."""
+    from trainers.progress import say
+
+    shown = is_main_process()
+    if shown and checkpoints.others_there(job.checkpoints, mark=mark):
+        say(f"{label(job)}: the checkpoints there belong to other settings or data: starting from the beginning")
+    return checkpoints.last_complete(job.checkpoints, mark=mark, remove=shown)
+
+
+def train(job: Job, objective: Objective) -> None:
+    """Train the stage, or measure two steps of it, and write what came of it into its folder."""
+    began_s = time.monotonic()
+    versions, device, threads, update = opened(job, objective.config_class, objective.faults)
     # Imported here: reading the command line and refusing a plan must not wait for them.
     from transformers import set_seed
 
     from trainers.checks import check_saved
-    from trainers.loading import check_vocabulary, dtype_faults, enable_stop_tokens
+    from trainers.loading import check_vocabulary, enable_stop_tokens
     from trainers.progress import Watch, cut_metrics, say
 
     shown = is_main_process()
-    update = update_named(job.stage.update)
-    settings.check_passed_through(job, objective.config_class(), update)
-    faults = [*dtype_faults(job, device), *objective.faults(job)]
-    if faults:
-        raise InputError(faults=faults)
 
     set_seed(job.stage.seed)  # a module starts from the same numbers, whatever this process did before
     tokenizer, data = prepare(job, objective)
@@ -140,9 +167,7 @@ def train(job: Job, objective: Objective) -> None:
     depends_on = [asdict(job.stage), job.base_model, job.plan.revision, str(job.start), steps, settings.world_size(), versions["torch"]]
     mark = checkpoints.fingerprint([*depends_on, rows_digest(data.train) if objective.kind is ANSWERS else data.digest])
     metrics = job.run / "metrics.jsonl"
-    if shown and checkpoints.others_there(job.checkpoints, mark=mark):
-        say(f"{label(job)}: the checkpoints there belong to other settings or data: starting from the beginning")
-    resume = checkpoints.last_complete(job.checkpoints, mark=mark, remove=shown)
+    resume = last_checkpoint(job, mark)
     watch = Watch(
         metrics=metrics if shown else None, stage=job.stage.name, task=job.task, label=label(job), steps=steps, memory=memory, mark=mark,
         scaled=settings.mixed_dtype(job, device) == "float16", shown=shown, logged=objective.logged,

@@ -12,41 +12,31 @@ from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 
-from advisor.errors import InputError
 from trainers import checkpoints, settings
 from trainers.checks import Check, Probe
 from trainers.files import write_json
 from trainers.job import Job
-from trainers.machine import MemoryMeter, check_versions, is_main_process, quiet_libraries, torch_device, use_cores
+from trainers.machine import MemoryMeter, is_main_process
 from trainers.ppo.build import NoConfig, build, faults, identity_of, scoring_model
 from trainers.prepare import Prepared
 from trainers.prepare.prompts import PROMPTS
 from trainers.rewards import source_note
 from trainers.rows import read_prepared
-from trainers.stage import describe, label
-from trainers.updates import update_named
+from trainers.stage import describe, label, last_checkpoint, opened
 
 
 def train(job: Job) -> None:
     """Train the stage, or measure two updates of it, and write what came of it into its folder."""
     began_s = time.monotonic()
-    versions = check_versions(quantized=job.stage.quantization is not None or "8bit" in job.stage.optimizer or "paged" in job.stage.optimizer)
-    device = torch_device(job.plan.launch.device)
-    threads = use_cores()
-    quiet_libraries()
+    versions, device, threads, update = opened(job, lambda: NoConfig, faults)
     # Imported here: reading the command line and refusing a plan must not wait for them.
-    from trainers.loading import dtype_faults, load_tokenizer
+    from trainers.loading import load_tokenizer
     from trainers.ppo.heldout import HeldOut
     from trainers.ppo.run import Run
     from trainers.ppo.saving import load_checkpoint
     from trainers.progress import cut_metrics, say
 
     shown = is_main_process()
-    update = update_named(job.stage.update)
-    settings.check_passed_through(job, NoConfig, update)
-    bad = [*dtype_faults(job, device), *faults(job)]
-    if bad:
-        raise InputError(faults=bad)
     tokenizer = load_tokenizer(job)
     data = read_prepared(job, tokenizer, PROMPTS, seq_len=job.stage.seq_len - job.options["response_tokens"])
     if shown:
@@ -67,9 +57,7 @@ def train(job: Job) -> None:
     depends_on = [asdict(job.stage), job.base_model, job.plan.revision, str(job.start), run.steps, settings.world_size(), versions["torch"], data.digest]
     mark = checkpoints.fingerprint([*depends_on, identity_of(job, folder)])
     run.mark = mark
-    if shown and checkpoints.others_there(job.checkpoints, mark=mark):
-        say(f"{label(job)}: the checkpoints there belong to other settings or data: starting from the beginning")
-    resume = checkpoints.last_complete(job.checkpoints, mark=mark, remove=shown)
+    resume = last_checkpoint(job, mark)
     probe = Probe(row=probe_row(data.train, tokenizer), pad_id=tokenizer.pad_token_id)
     with ppo.roles.use("policy") as policy:
         before = probe.answer(policy)
