@@ -5,9 +5,9 @@ into prompts, prompts.py talks to the terminal, saved.py keeps answers over a Ct
 why not, what if (what_if.py), change an answer, save a page.
 """
 
-from advisor.wizard.asking import Checks, ask_answers
+from advisor.wizard.asking import Checks, ask_round
 from advisor.wizard.menu import Actions, Outcome, run_wizard
 from advisor.wizard.relevance import Relevance
 from advisor.wizard.walk import BACK, DONT_KNOW, Question, Reply, Several, Skipped, walk
 
-__all__ = ["BACK", "DONT_KNOW", "Actions", "Checks", "Outcome", "Question", "Relevance", "Reply", "Several", "Skipped", "ask_answers", "run_wizard", "walk"]
+__all__ = ["BACK", "DONT_KNOW", "Actions", "Checks", "Outcome", "Question", "Relevance", "Reply", "Several", "Skipped", "ask_round", "run_wizard", "walk"]

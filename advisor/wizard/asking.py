@@ -55,20 +55,6 @@ class Checks:
     found: Callable[[str], str] = lambda path: ""  # what was recognised in a data file, said once it is named
 
 
-def ask_answers(
-    facts: Mapping[str, Fact],
-    *,
-    hardware: Hardware,
-    earlier: Answers | None,
-    ui: Ui,
-    checks: Checks | None = None,
-    relevant: Relevant | None = None,
-    state_file: Path | None = None,
-) -> Answers:
-    """Everything the person answers, as `ask_round`."""
-    return ask_round(facts, hardware=hardware, earlier=earlier, ui=ui, checks=checks, relevant=relevant, state_file=state_file).answers
-
-
 def ask_round(
     facts: Mapping[str, Fact],
     *,

@@ -7,12 +7,17 @@ from typing import Any
 
 from advisor.facts import load_facts
 from advisor.types import Answers
-from advisor.wizard import DONT_KNOW, Checks, walk
+from advisor.wizard import DONT_KNOW, Checks, ask_round, walk
 from advisor.wizard.prompts import Option
 
 FACTS = load_facts()
 ENTER, DOWN, UP, CTRL_C = "\r", "\x1b[B", "\x1b[A", "\x03"
 CARDS = Checks(data_path=lambda text: None if text == "train.jsonl" else f"There is no {text}.", gpu=lambda name: None if name == "RTX 4090" else f"No card is called {name}.")
+
+
+def ask_answers(*args: Any, **kwargs: Any) -> Answers:
+    """What one round of questions answers."""
+    return ask_round(*args, **kwargs).answers
 
 
 class ScriptedUi:

@@ -4,11 +4,10 @@ from typing import Any
 
 import pytest
 
-from advisor.wizard import ask_answers
 from advisor.wizard.asking import machine_lines, number_of, path_exists
 from advisor.wizard.saved import state_path
 from tests.render.example_advice import CPU, PROBED_4090, UNKNOWN_HARDWARE
-from tests.wizard.scripted import CARDS, FACTS, ScriptedUi, known
+from tests.wizard.scripted import CARDS, FACTS, ScriptedUi, ask_answers, known
 
 
 @pytest.mark.parametrize(

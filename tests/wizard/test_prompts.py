@@ -12,12 +12,11 @@ from rich.console import Console
 
 from advisor.errors import Stopped
 from advisor.types import Answers
-from advisor.wizard import ask_answers
 from advisor.wizard.prompts import Option, QuestionaryUi, choice_lines, prompt_lines, terminal_ui
 from advisor.wizard.saved import state_path
 from advisor.wizard.walk import questions
 from tests.render.example_advice import CPU
-from tests.wizard.scripted import CARDS, CTRL_C, DOWN, ENTER, FACTS, UP, known
+from tests.wizard.scripted import CARDS, CTRL_C, DOWN, ENTER, FACTS, UP, ask_answers, known
 
 
 def through_pipe(keys: str, relevant, hardware=CPU) -> Answers:
@@ -88,11 +87,11 @@ def test_the_first_question_needs_nothing_heavy():
         "from advisor.errors import Stopped\n"
         "from advisor.facts import load_facts\n"
         "from advisor.types import Hardware\n"
-        "from advisor.wizard import ask_answers\n"
+        "from advisor.wizard import ask_round\n"
         "from advisor.wizard.prompts import QuestionaryUi\n"
         "with create_pipe_input() as keyboard, create_app_session(input=keyboard, output=DummyOutput()):\n"
         "    keyboard.send_text('\\x03')\n"
-        "    try: ask_answers(load_facts(), hardware=Hardware(kind='cpu', origin='probed'), earlier=None, ui=QuestionaryUi(Console(stderr=True)))\n"
+        "    try: ask_round(load_facts(), hardware=Hardware(kind='cpu', origin='probed'), earlier=None, ui=QuestionaryUi(Console(stderr=True)))\n"
         "    except Stopped: print([name for name in ('numpy', 'torch', 'transformers', 'datasets', 'peft', 'pandas', 'pydantic') if name in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,10 +8,9 @@ import pytest
 
 from advisor.errors import Stopped
 from advisor.types import Answer, Answers
-from advisor.wizard import ask_answers
 from advisor.wizard.saved import Saved, load_answers, save_answers, state_path
 from tests.render.example_advice import CPU
-from tests.wizard.scripted import CARDS, FACTS, ScriptedUi, known
+from tests.wizard.scripted import CARDS, FACTS, ScriptedUi, ask_answers, known
 
 
 def test_ctrl_c_saves_the_answers_and_the_next_start_offers_them():
