@@ -1,6 +1,7 @@
 """Fixtures that several rooms share: a tiny model that trains in a second, and the real one for slow tests."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,9 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # plain pytest is offline
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+for _number, _default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) == signal.SIG_IGN:  # a background shell and nohup leave them ignored, and children inherit that
+        signal.signal(_number, _default)
 
 ROOT = Path(__file__).resolve().parent.parent
 CHATML = (
