@@ -38,8 +38,6 @@ class Classifier(Objective):
 
     def faults(self, job: Job) -> list[Fault]:
         at, found = f"stage {job.stage.name}:", []
-        if job.stage.update == "prefix":
-            found.append(Fault(what=f"{at} PEFT cannot train a prefix under a classification head with current caches", allowed="update: full, lora or adapter with head: classes"))
         if job.stage.packing:
             found.append(Fault(what=f"{at} packing puts several texts into one row, and each row has one class", allowed="packing: false with head: classes"))
         if job.start is not None:

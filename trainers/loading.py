@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -135,8 +136,7 @@ def load_model(job: Job, device: Any, update: Update) -> Any:
             f"stage {job.stage.name} is update full and goes on from a {unmergeable}, which cannot be merged into the weights it would train",
             hint=f"train stage {job.entry.starts_from or 'before'} with update: lora or full, or let this stage start from the model",
         )
-    if config.get("peft_type") == "BOTTLENECK":
-        import advisor.peft_adapter  # noqa: F401  (registers the method with PEFT)
+    register_method(config)
     base = load_base(job, device, base_name if base_name and Path(base_name).is_dir() else None)
     if job.stage.update == "full":
         merged = _with_module(job, base, start).merge_and_unload()
@@ -159,6 +159,12 @@ def load_model(job: Job, device: Any, update: Update) -> Any:
         model.prompt_encoder["default"].requires_grad_(True)
     _check_same_module(job, model, update, base)
     return model
+
+
+def register_method(config: Mapping[str, Any]) -> None:
+    """Make a module of this config one that PEFT can load and use: what it lacks comes with the import."""
+    if config.get("peft_type") in UNMERGEABLE:
+        import advisor.peft_adapter  # noqa: F401
 
 
 def _with_module(job: Job, base: Any, start: Path, **options: Any) -> Any:

@@ -245,13 +245,12 @@ def load_reward_model(job: Job, folder: Path, device: Any) -> Any:
 def _with_adapter(job: Job, folder: Path, device: Any, options: dict[str, Any]) -> Any:
     from peft import AutoPeftModelForSequenceClassification
 
-    from trainers.loading import keep_weights_unpacked, quantization_config
+    from trainers.loading import keep_weights_unpacked, quantization_config, register_method
 
     config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
     if config.get("task_type") != "SEQ_CLS":
         raise InputError(f"stage {job.stage.name}: reward_model: the module in {folder} writes and gives no scores", allowed="the result of a stage with objective rm")
-    if config.get("peft_type") == "BOTTLENECK":
-        import advisor.peft_adapter  # noqa: F401  (registers the method with PEFT)
+    register_method(config)
     quantized = quantization_config(job)
     if quantized is not None:
         model = AutoPeftModelForSequenceClassification.from_pretrained(str(folder), quantization_config=quantized, device_map={"": device}, **options)

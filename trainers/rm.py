@@ -17,7 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from advisor.errors import Fault, InputError
+from advisor.errors import InputError
 from trainers import settings, stage
 from trainers.checks import Probe, probe_row
 from trainers.job import Job, run_trainer
@@ -43,12 +43,6 @@ class RewardModel(Objective):
         from trl import RewardConfig
 
         return RewardConfig
-
-    def faults(self, job: Job) -> list[Fault]:
-        if job.stage.update != "prefix":
-            return []
-        what = f"stage {job.stage.name}: PEFT 0.21 cannot train a prefix under a score head: it looks for the cache under a name that transformers 5.24 gave up"
-        return [Fault(what=what, allowed="update: lora, adapter or full for a reward model")]
 
     def rows(self, job: Job, tokenizer: Any) -> Prepared[Pair]:
         data: Prepared[Pair] = super().rows(job, tokenizer)
@@ -156,23 +150,24 @@ def base_source(job: Job, config: Mapping[str, Any] | None) -> str | None:
 
 def with_module(job: Job, model: Any, config: Mapping[str, Any]) -> Any:
     """The scorer going on from the module in the start folder, whose language head, if it had one, is left behind."""
-    from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
+    from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    if config.get("peft_type") == "BOTTLENECK":
-        import advisor.peft_adapter  # noqa: F401  (registers the method with PEFT)
+    from trainers.loading import register_method
+
+    register_method(config)
     start = job.start
     assert start is not None
     made = PeftConfig.from_pretrained(str(start))
     made.task_type, made.inference_mode = "SEQ_CLS", False
     made.modules_to_save = [name for name in getattr(made, "modules_to_save", None) or [] if name != "lm_head" and name not in HEAD_NAMES] or None
-    heads = {name: getattr(model, name).weight.detach().clone() for name in HEAD_NAMES if hasattr(model, name)}
     wrapped = get_peft_model(model, made)
     weights = {name: tensor for name, tensor in load_file(start / "adapter_model.safetensors").items() if "lm_head" not in name}
     # PEFT wants every module that it saves to be in the file: a model that writes brings no head, so it is the new one's.
-    weights = {f"base_model.model.{name}.weight": tensor for name, tensor in heads.items()} | weights
-    found = set_peft_model_state_dict(wrapped, weights)
-    if found.unexpected_keys:
+    heads = {key: tensor.clone() for key, tensor in get_peft_model_state_dict(wrapped).items() if set(key.split(".")) & set(HEAD_NAMES)}
+    found = set_peft_model_state_dict(wrapped, heads | weights)
+    # PEFT loads a prefix on a way of its own, strictly, and still names it as unexpected.
+    if found.unexpected_keys and not made.is_prompt_learning:
         raise InputError(f"stage {job.stage.name}: the module in {start} belongs to another model: {found.unexpected_keys[0]} has no place in it")
     if job.stage.update != "full":
         return wrapped

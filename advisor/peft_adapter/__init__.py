@@ -12,7 +12,7 @@ and a new one is built with `get_peft_model(model, BottleneckConfig(task_type="C
 An adapter computes with an activation between its two matrices, so it cannot be merged into the weights of its base. For the
 same reason vLLM, Ollama and llama.cpp cannot load it; it is served with transformers and PEFT, in Python.
 
-The import also mends generation with a trained prefix (see prefix.py).
+The import also mends generation and classification with a trained prefix (see prefix.py).
 
 This is the one part of `advisor` that imports torch, and no other part imports it.
 """
@@ -21,11 +21,12 @@ from advisor.peft_adapter.config import CANNOT_BE_MERGED, CANNOT_BE_SERVED, NOT_
 from advisor.peft_adapter.layer import BottleneckLayer
 from advisor.peft_adapter.model import BottleneckModel
 from advisor.peft_adapter.placement import Place, UnsupportedModel, find_places
-from advisor.peft_adapter.prefix import mend_generation
+from advisor.peft_adapter.prefix import mend_generation, mend_heads
 from advisor.peft_adapter.register import register
 
 register()
 mend_generation()
+mend_heads()
 
 __all__ = [
     "CANNOT_BE_MERGED", "CANNOT_BE_SERVED", "NOT_SERVED_BY", "PEFT_TYPE",

@@ -1,14 +1,17 @@
-"""Generation with a prefix, where PEFT 0.21 and transformers disagree about a name.
+"""Generation and classification with a prefix, where PEFT 0.21 and transformers disagree about a name.
 
-From 5.24 on transformers hands the cache to `prepare_inputs_for_generation` as `cache`; PEFT 0.21 looks for `past_key_values`, finds none,
-and the answers come out as if there were no prefix. Forward passes, and so training and loss, are not affected. To be deleted once
-PEFT's own `PeftModelForCausalLM.prepare_inputs_for_generation` reads `cache`.
+From 5.24 on transformers calls the cache `cache`; PEFT 0.21 looks for `past_key_values`. A model that writes gets none while it generates, and
+the answers come out as if there were no prefix (its forward passes, and so training and loss, are not affected). A model with a score or
+classification head is called on another way, that fails. To be deleted once PEFT's own `PeftModelForCausalLM.prepare_inputs_for_generation`
+and `PeftModelForSequenceClassification._prefix_tuning_forward` read `cache`.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -37,6 +40,41 @@ def mend_generation() -> None:
 
     PeftModelForCausalLM.prepare_inputs_for_generation = prepare
     PeftModelForCausalLM.generate = generate_with_own_settings
+
+
+def mend_heads() -> None:
+    """Let prefixes stand under a head that scores or classifies; nothing where the installed versions agree, or where this was done before."""
+    from peft import PeftModelForSequenceClassification
+
+    original = PeftModelForSequenceClassification._prefix_tuning_forward
+    if '"cache"' in inspect.getsource(original):
+        return
+
+    @functools.wraps(original)
+    def forward(self: Any, input_ids: Any = None, inputs_embeds: Any = None, **kwargs: Any) -> Any:
+        if "cache" not in inspect.signature(self.base_model.forward).parameters:
+            return original(self, input_ids=input_ids, inputs_embeds=inputs_embeds, **kwargs)
+        rows = len(input_ids if input_ids is not None else inputs_embeds)
+        given = {key: value for key, value in kwargs.items() if value is not None}
+        return self.base_model(input_ids=input_ids, inputs_embeds=inputs_embeds, **given | {"cache": self.get_prompt(batch_size=rows)})
+
+    disabled = PeftModelForSequenceClassification.disable_adapter
+
+    @contextmanager
+    def disable_adapter(self: Any) -> Iterator[None]:
+        if not _has_prefix(self):
+            with disabled(self):
+                yield
+            return
+        # PEFT would set generation aside as well, which a model with a head has not.
+        own, self.forward = self.forward, self.base_model.forward
+        try:
+            yield
+        finally:
+            self.forward = own
+
+    PeftModelForSequenceClassification._prefix_tuning_forward = forward
+    PeftModelForSequenceClassification.disable_adapter = disable_adapter
 
 
 def _has_prefix(model: Any) -> bool:

@@ -138,6 +138,10 @@ def stage_faults(stage: Mapping[str, Any], place: Place, specs: KeySpecs, report
         why = specs.unused(key, objective=str(objective), update=str(update))
         if why:
             dead(key, why, "remove it")
+    for owner, refusal in specs.refused(stage):
+        value = stage[refusal.key]
+        said = str(value).lower() if isinstance(value, bool) else value
+        report((*place, refusal.key), f"{refusal.key} is {said}, which does not go with {owner}: {refusal.because}", "", refusal.hint)
     for block in ("trl", "peft"):
         inner = stage.get(block)
         for key in inner if isinstance(inner, dict) else ():

@@ -7,8 +7,8 @@ from here. So a new method brings its keys in its own file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -94,12 +94,23 @@ class Key:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Refusal:
+    """Values of another key that a method cannot go together with."""
+
+    key: str
+    values: tuple[Any, ...]
+    because: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Method:
     """What one file of an update or objective says about the keys of a stage."""
 
     keys: Mapping[str, Key]
     defaults: Mapping[str, Any]  # of the keys that every stage has: learning_rate, ...
     unused: Mapping[str, str]  # such keys that this method does not read, and why
+    refuses: tuple[Refusal, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +150,23 @@ class KeySpecs:
                 return f"{axis} {name} does not read it: {table[name].unused[key]}"
         return None
 
+    def refused(self, stage: Mapping[str, Any]) -> list[tuple[str, Refusal]]:
+        """(`update prefix`, what it refuses of this stage) of each method of the stage; keys are looked up in the stage as written."""
+        methods = (("update", self.updates), ("objective", self.objectives))
+        return [
+            (f"{axis} {stage[axis]}", refusal)
+            for axis, table in methods
+            if stage.get(axis) in table
+            for refusal in table[stage[axis]].refuses
+            if any(stage.get(refusal.key) == value and type(stage.get(refusal.key)) is type(value) for value in refusal.values)
+        ]
+
     def effective(self, options: Mapping[str, Any], *, objective: str, update: str) -> dict[str, Any]:
         """A stage's options with the declared default of every key that was not given: what a trainer should read."""
         return {name: options.get(name, spec.default) for name, spec in self.allowed(objective, update).items()}
+
+
+REFUSAL_KEYS = {item.name for item in fields(Refusal)}
 
 
 @cache
@@ -178,7 +203,22 @@ def _method(document: Document, owner: str, faults: list[Fault]) -> Method:
             faults.append(Fault(what=f"{at}: key '{name}': its default {keys[name].default!r} is not {keys[name].allowed}"))
     # A default is a bare value, or {value, source}.
     defaults = {key: value.get("value") if isinstance(value, dict) else value for key, value in _map(data.get("defaults")).items()}
-    return Method(keys=keys, defaults=defaults, unused={key: str(why) for key, why in _map(data.get("unused")).items()})
+    return Method(
+        keys=keys,
+        defaults=defaults,
+        unused={key: str(why) for key, why in _map(data.get("unused")).items()},
+        refuses=tuple(_refusals(document, data.get("refuses"), owner, faults)),
+    )
+
+
+def _refusals(document: Document, entries: Any, owner: str, faults: list[Fault]) -> Iterator[Refusal]:
+    for number, entry in enumerate(entries if isinstance(entries, list) else ()):
+        if isinstance(entry, dict) and set(entry) <= REFUSAL_KEYS and REFUSAL_KEYS - {"hint"} <= set(entry) and isinstance(entry["values"], list):
+            yield Refusal(**{**entry, "values": tuple(entry["values"])})
+        else:
+            faults.append(
+                Fault(what=f"{document.at(('refuses', number))}: {owner}: an entry of refuses is incomplete", allowed="key, values (a list), because and, if you like, hint")
+            )
 
 
 def _map(value: Any) -> dict[str, Any]:

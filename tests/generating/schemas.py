@@ -2,7 +2,7 @@
 
 from dataclasses import fields
 
-from advisor.plan.keys import SPEC_KEYS
+from advisor.plan.keys import REFUSAL_KEYS, SPEC_KEYS
 from advisor.plan.keys import TYPES as KEY_TYPES
 from advisor.ruleset.load import FACT_KEYS, LAYER_KEYS, LAYER_NAME, MAX_INPUTS, OWN_KEYS, SHIPPED_LAYERS
 from advisor.ruleset.model import Ruleset, Table
@@ -141,6 +141,11 @@ def axis_schema(rules: Ruleset) -> Schema:
         "keys": {**map_of(key), "description": "the keys it adds to a plan's stage"},
         "defaults": {**map_of(default), "description": "of keys that every stage has"},
         "unused": {**map_of(TEXT), "description": "keys of every stage that it does not read, and why"},
+        "refuses": {
+            "type": "array",
+            "items": closed(ordered({"key": TEXT, "values": {"type": "array", "minItems": 1}, "because": TEXT, "hint": TEXT}, sorted(REFUSAL_KEYS)), "key", "values", "because"),
+            "description": "values of other keys that it cannot go together with, and why",
+        },
         "settings": {"type": "array", "items": {"anyOf": [ref(f"rule.{table}") for table in tables]} if len(tables) != 1 else ref(f"rule.{tables[0]}")},
     }
     return needed(

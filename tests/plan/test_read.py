@@ -105,6 +105,25 @@ def test_a_key_that_nothing_would_read_is_refused(old, new, words):
         assert word in text
 
 
+PREFIX = "update: prefix\n    gradient_checkpointing: false\n    prefix_tokens: 8"
+
+
+@pytest.mark.parametrize(
+    ("new", "words"),
+    [
+        (PREFIX.replace("false", "true"), ["gradient_checkpointing is true, which does not go with update prefix", "drops the cache", "smaller micro_batch_size"]),
+        (PREFIX + "\n    packing: true", ["packing is true, which does not go with update prefix", "packing: false"]),
+        (PREFIX + "\n    attention: flash_attention_2", ["attention is flash_attention_2, which does not go with update prefix", "sdpa or eager"]),
+    ],
+)
+def test_what_a_method_refuses_of_other_keys_is_refused_where_it_is_written(new, words):
+    """As its own file declares under `refuses`; the same stage without it is read."""
+    assert plan(GOOD.replace("update: lora\n    quantization: nf4\n    rank: 8", PREFIX)).stages[0].update == "prefix"
+    text = fault("update: lora\n    quantization: nf4\n    rank: 8", new)
+    for word in words:
+        assert word in text
+
+
 def test_all_faults_of_a_file_come_together_in_file_order():
     """One reading finds the wrong type, the unknown key, the dead key and the wrong name, sorted by line."""
     text = GOOD.replace("name: shop", "name: Shop").replace("rank: 8", "rnk: 8").replace("epochs: 2", "epochs: two").replace("device: cpu", "device: cpu, strategy: ddp")

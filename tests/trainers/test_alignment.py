@@ -193,10 +193,22 @@ def test_padding_is_read_as_plain_loading_reads_it(align, tiny_model, tmp_path):
     assert float(model(input_ids=padded, attention_mask=(padded != tokenizer.pad_token_id).long()).logits[0, 0]) == pytest.approx(alone, abs=1e-5)
 
 
-def test_a_prefix_is_no_reward_model(align):
-    """PEFT cannot train one under a score head: refused with what can be trained."""
-    with pytest.raises(InputError, match="prefix under a score head"):
-        trained(align("rm", update="prefix"))
+@pytest.mark.parametrize("earlier", [(), (stage_of("sft", update="prefix", prefix_tokens=4),)], ids=["from-the-base", "from-sft"])
+def test_a_prefix_is_a_reward_model_too(align, earlier):
+    """Under a score head, alone or going on from a prefix that writes: pairs are told apart, the saved one scores the same, its keys are what was trained."""
+    from peft import AutoPeftModelForSequenceClassification
+    from safetensors.torch import load_file
+
+    keys = {"update": "prefix", "prefix_tokens": 4}
+    if earlier:
+        trained(align("sft", **keys))
+    job = align("rm", earlier=earlier, learning_rate=2e-2, max_steps=20, **keys)
+    result = trained(job)
+    assert [check["ok"] for check in result["checks"][:2]] == [True, True]
+    assert losses(job)[-1] < losses(job)[0] - 0.1
+    saved = load_file(job.output / "adapter_model.safetensors")
+    assert sorted(key.rpartition(".")[0].rpartition(".")[2] or key for key in saved) == ["prompt_embeddings", "score"]
+    assert AutoPeftModelForSequenceClassification.from_pretrained(job.output, num_labels=1).active_peft_config.num_virtual_tokens == 4
 
 
 # --------------------------------------------------------------------------- preferences

@@ -81,11 +81,20 @@ def test_one_class_is_no_task(make, tmp_path):
         trained(make, path)
 
 
-@pytest.mark.parametrize(("keys", "said"), [({"packing": True}, "packing"), ({"update": "prefix", "prefix_tokens": 4}, "prefix")])
-def test_what_a_head_cannot_go_with_is_refused(make, labelled, keys, said):
-    """Packing and prefixes, before the model is loaded."""
-    with pytest.raises(InputError, match=said):
-        trained(make, labelled, **keys)
+def test_what_a_head_cannot_go_with_is_refused(make, labelled):
+    """Packing, before the model is loaded."""
+    with pytest.raises(InputError, match="packing"):
+        trained(make, labelled, packing=True)
+
+
+def test_a_prefix_goes_under_the_head_of_a_decoder_and_not_of_an_encoder(make, labelled, tiny_bert):
+    """It trains with the head, is saved with it and loaded again; an encoder keeps no keys and values that a prefix could be."""
+    keys = {"update": "prefix", "prefix_tokens": 4, "max_steps": 20, "learning_rate": 2e-2}
+    _, result = trained(make, labelled, **keys)
+    assert [check["ok"] for check in result["checks"][:2]] == [True, True]
+    assert result["evaluation"]["metrics"]["accuracy"]["after"] > 0.6
+    with pytest.raises(InputError, match="keeps no keys and values for every layer, so a prefix has no place in it"):
+        trained(make, labelled, tiny_bert, **keys)
 
 
 def test_a_head_that_calls_one_class_alone_is_told(make, labelled):

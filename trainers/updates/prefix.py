@@ -44,26 +44,13 @@ def config_class() -> type | None:
 
 
 def faults(stage: Stage) -> list[Fault]:
-    """What a prefix, which lives in the cache of keys and values, cannot go together with."""
-    at, found = f"stage {stage.name}:", []
-    if stage.gradient_checkpointing:
-        found.append(
-            Fault(
-                what=f"{at} gradient_checkpointing drops the cache that a prefix lives in",
-                allowed="gradient_checkpointing: false with update: prefix",
-                hint="to save memory: a smaller micro_batch_size with more grad_accum, or quantization: nf4",
-            )
-        )
-    if stage.packing:
-        found.append(Fault(what=f"{at} packing puts several rows behind one prefix: all but the first would not see it as their own", allowed="packing: false with update: prefix"))
-    if stage.attention == "flash_attention_2":
-        found.append(Fault(what=f"{at} flash_attention_2 was not tested with a prefix", allowed="attention: sdpa or eager with update: prefix"))
-    found += [
+    """Fields that would give the prefix another start; what a prefix cannot go together with stands in rules/updates/prefix.yaml."""
+    at = f"stage {stage.name}:"
+    return [
         Fault(what=f"{at} peft: '{key}' cannot be set: the prefix starts from the model's own keys and values of a real prompt", hint="remove it; prefix_text chooses the prompt")
         for key in OTHER_STARTS
         if key in stage.peft
     ]
-    return found
 
 
 def peft_config(stage: Stage, options: Mapping[str, Any], model: Any) -> Any:
@@ -103,8 +90,7 @@ def start(stage: Stage, options: Mapping[str, Any], model: Any, tokenizer: Any, 
     if len(ids) < length:
         hint = f"set prefix_tokens: {max(1, len(ids))}, or add rows"
         raise InputError(f"stage {stage.name}: the training rows teach {len(ids)} tokens together, prefix_tokens is {length}", hint=hint)
-    with model.disable_adapter():
-        cache = _cache(model.get_base_model(), ids[:length])
+    cache = _cache(model.get_base_model(), ids[:length])  # the base alone: a prefix changes nothing in it
     model.prompt_encoder["default"].load_prompt_embeddings(prompt_embeddings_from_past_key_values(cache, num_virtual_tokens=length))
     parts = [f"prefix_text ({given} tokens)"] * bool(given) + [f"what the first {used} training row{'s' * (used > 1)} teach ({length - given} tokens)"] * bool(used)
     return f"the prefix starts from the keys and values of {' and '.join(parts)}"
