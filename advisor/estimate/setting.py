@@ -38,6 +38,7 @@ class Setting:
     hidden_bytes: int  # of one element of the residual stream
     train_bytes: int  # of one trainable parameter
     trainable: int
+    embeddings: int  # trained whole beside a module: copies in the dtype of the base
     checkpointing: str  # "none" | "full" | "selective" | "offload"
     optimizer: str
     loss: str
@@ -49,6 +50,21 @@ class Setting:
     fused_mlp: bool
     quantised_head: bool  # the output matrix is quantised like any other
     keeps_inputs: bool  # FSDP of frozen units under accelerate: inputs stay to the end of the backward pass
+
+    @property
+    def trained(self) -> tuple[tuple[int, int], ...]:
+        """(how many, bytes each) of the parameters that get a gradient, by dtype."""
+        return ((self.trainable, self.train_bytes), *(((self.embeddings, self.weight_bytes),) if self.embeddings else ()))
+
+    @property
+    def trained_bytes(self) -> int:
+        """Of all parameters that get a gradient, and so of one set of gradients."""
+        return sum(count * width for count, width in self.trained)
+
+    @property
+    def trained_words(self) -> str:
+        """The parameters that get a gradient, as a product in words."""
+        return " + ".join(f"{count:,} trainable parameters x {width} B" for count, width in self.trained)
 
 
 def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> Setting:
@@ -83,7 +99,8 @@ def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> Setting:
         spec=spec, dims=dims, stack=stack, tokens=rows * spec.seq_len, rows=rows, gpus=gpus, cpu=cpu, sharding=sharding,
         shard_all=gpus if sharding in ("fsdp", "zero3") else 1,
         shard_states=gpus if sharding in ("fsdp", "zero3", "zero2", "zero1") else 1, shard_grads=gpus if sharding in ("fsdp", "zero3", "zero2") else 1,
-        weight_bytes=weight_bytes, hidden_bytes=hidden_bytes, train_bytes=train_bytes, trainable=trainable_params(dims, spec), checkpointing=checkpointing,
+        weight_bytes=weight_bytes, hidden_bytes=hidden_bytes, train_bytes=train_bytes, trainable=trainable_params(dims, spec),
+        embeddings=dims.embedding_params if spec.update == "lora" and spec.options.get("train_embeddings") else 0, checkpointing=checkpointing,
         optimizer=spec.optimizer or "adamw_fused", loss=loss, counter=counter,
         prepared=prepared, eager=spec.attention == "eager" or dims.eager_only, fused_norms=stack.fused_norms or kernels, fused_mlp=stack.fused_mlp or kernels,
         quantised_head=stack.lit and spec.quantization is not None and not dims.encoder,

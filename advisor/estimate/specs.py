@@ -38,7 +38,10 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 }
 COUNTS = ("rank", "micro_batch_size", "seq_len", "grad_accum", "gpus")
 FLAGS = ("double_quantization", "kbit_prepared", "fp32_master_weights", "optimizer_in_backward", "packing", "compile")
-OPTIONS = ("bottleneck", "placement", "prefix_tokens", "generations", "beta", "response_tokens")
+# Keys of one update or objective, which a RunSpec holds under `options`.
+OPTION_CHOICES: Mapping[str, tuple[str, ...]] = {"placement": ("houlsby", "pfeiffer", "parallel")}
+OPTION_COUNTS, OPTION_FLAGS, OPTION_NUMBERS = ("bottleneck", "prefix_tokens", "generations", "response_tokens"), ("train_embeddings",), ("beta",)
+OPTIONS = (*OPTION_CHOICES, *OPTION_COUNTS, *OPTION_FLAGS, *OPTION_NUMBERS)
 OTHERS = ("model", "architecture", "model_params_b", "active_params_b", "target_modules", "gradient_checkpointing", "gpu", "framework", "tokens_total", "rows_total")
 KEYS = (*CHOICES, *COUNTS, *FLAGS, *OPTIONS, *OTHERS)
 DTYPES = {
@@ -101,7 +104,7 @@ def request_of(item: Any, *, at: str = "spec") -> Request | list[Fault]:
     faults = [Fault(what=f"{at}.{key}: unknown key", allowed=f"known: {', '.join(sorted(KEYS))}", hint=nearest(key, KEYS)) for key in item if key not in KEYS]
     warnings: list[str] = []
     fields: dict[str, Any] = {}
-    for key, known in CHOICES.items():
+    for key, known in {**CHOICES, **OPTION_CHOICES}.items():
         value = item.get(key)
         if value is None:
             continue
@@ -110,7 +113,7 @@ def request_of(item: Any, *, at: str = "spec") -> Request | list[Fault]:
         if text not in known:
             faults.append(Fault(what=f"{at}.{key}: '{value}' is not known", allowed=f"known: {', '.join(known)}", hint=nearest(text, known)))
         fields[key] = text
-    for key in COUNTS:
+    for key in (*COUNTS, *OPTION_COUNTS):
         value = item.get(key)
         if value is None:
             continue
@@ -118,10 +121,16 @@ def request_of(item: Any, *, at: str = "spec") -> Request | list[Fault]:
             faults.append(Fault(what=f"{at}.{key}: {value!r}", allowed="a whole number of at least 1"))
         else:
             fields[key] = int(value)
-    for key in FLAGS:
+    for key in (*FLAGS, *OPTION_FLAGS):
         value = item.get(key)
         if value is not None and not isinstance(value, bool):
             faults.append(Fault(what=f"{at}.{key}: {value!r}", allowed="true or false"))
+        elif value is not None:
+            fields[key] = value
+    for key in OPTION_NUMBERS:
+        value = item.get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0):
+            faults.append(Fault(what=f"{at}.{key}: {value!r}", allowed="a number of 0 or more"))
         elif value is not None:
             fields[key] = value
     sizes = {}
@@ -145,7 +154,7 @@ def request_of(item: Any, *, at: str = "spec") -> Request | list[Fault]:
         faults.append(Fault(what=f"{at}: no model", allowed="give model, architecture or model_params_b"))
     if faults:
         return faults
-    options = {key: item[key] for key in OPTIONS if item.get(key) is not None}
+    options = {key: fields.pop(key) for key in OPTIONS if key in fields}
     framework = item.get("framework")
     whole = {key: int(sizes[key]) for key in ("tokens_total", "rows_total") if key in sizes}
     return Request(

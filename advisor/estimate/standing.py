@@ -41,6 +41,8 @@ def weights(s: Setting) -> list[Term]:
     if spec.update != "full":
         because = f"{s.trainable:,} trainable parameters x {s.train_bytes} B{per_device(share)}"
         terms.append(term_of(ADDED.get(spec.update, "added parameters"), s.trainable * s.train_bytes / share, because, src.LORA))
+        because = f"{s.embeddings:,} x {s.weight_bytes} B{per_device(share)}: PEFT trains a copy and keeps the base's own"
+        terms.append(term_of("trained embeddings and output", s.embeddings * s.weight_bytes / share, because, src.LORA))
     elif spec.fp32_master_weights and s.weight_bytes < 4:
         terms.append(term_of("float32 master weights", d.params * 4 / s.shard_states, f"{d.params:,} x 4 B{per_device(s.shard_states)}", src.ZERO))
     elif spec.precision == "mixed" and s.weight_bytes == 4 and not s.cpu and s.sharding != "fsdp":
@@ -67,6 +69,10 @@ def gathered(s: Setting, *, layers: int) -> list[Term]:
 def first_gradients(s: Setting, *, layers: int) -> list[Term]:
     """Gradients that exist while activations still stand: of the output matrix, then of the last layers; whole, before any division."""
     d, spec = s.dims, s.spec
+    if s.embeddings:
+        # What dividing it does not leave here, since `gradients` counts that.
+        rest = 1 - 1 / s.shard_grads if s.shard_grads > 1 and s.optimizer not in CPU_OPTIMIZERS else 1
+        return [term_of("first gradients", d.head_params * s.weight_bytes * rest, "of the trained output matrix, made first", src.COUNT)]
     if spec.update != "full" or s.offloaded:
         return []
     head = 0 if d.encoder or spec.objective == "rm" else d.head_params
@@ -102,18 +108,20 @@ def further_roles(s: Setting) -> list[Term]:
 
 def states(s: Setting) -> list[Term]:
     """Adam's moments, or what another optimizer keeps, on this device."""
-    per, why = _state_bytes(s)
+    found = [(count, *_state_bytes(s, 4 if s.spec.fp32_master_weights else width)) for count, width in s.trained]
+    total = sum(count * per for count, per, _ in found)
     if s.optimizer in CPU_OPTIMIZERS:
         return [term_of("optimizer state", 0, "held in host memory", src.ADAM)]
     if s.optimizer.startswith("paged") and not s.cpu:
-        because = f"paged: up to {s.trainable * per / GIB:.2f} GiB in unified memory, counted by no allocator and moved out under pressure"
+        because = f"paged: up to {total / GIB:.2f} GiB in unified memory, counted by no allocator and moved out under pressure"
         return [term_of("optimizer state", 0, because, src.QLORA)]
-    return [term_of("optimizer state", s.trainable * per / s.shard_states, f"{why} x {s.trainable:,} trainable parameters{per_device(s.shard_states)}", src.ADAM)]
+    because = " + ".join(f"{why} x {count:,} trainable parameters" for count, _, why in found)
+    return [term_of("optimizer state", total / s.shard_states, f"{because}{per_device(s.shard_states)}", src.ADAM)]
 
 
-def _state_bytes(s: Setting) -> tuple[float, str]:
+def _state_bytes(s: Setting, width: int) -> tuple[float, str]:
+    """(bytes of state for one parameter of `width` bytes, in words)."""
     name = s.optimizer
-    width = 4 if s.spec.fp32_master_weights else s.train_bytes
     if "8bit" in name:
         return 2 + 2 * 4 / 256, "2 moments of 1 B with a scale per 256"
     if name == "adafactor":
@@ -133,7 +141,7 @@ def gradients(s: Setting) -> list[Term]:
     if s.offloaded or (s.sharding in ("zero2", "zero3") and s.optimizer in CPU_OPTIMIZERS):
         return [term_of("gradients", 0, "moved to host memory layer by layer", src.FSDP)]
     share = s.shard_grads
-    return [term_of("gradients", s.trainable * s.train_bytes / share, f"{s.trainable:,} trainable parameters x {s.train_bytes} B{per_device(share)}", src.COUNT)]
+    return [term_of("gradients", s.trained_bytes / share, f"{s.trained_words}{per_device(share)}", src.COUNT)]
 
 
 def buckets(s: Setting) -> list[Term]:
@@ -143,7 +151,7 @@ def buckets(s: Setting) -> list[Term]:
         elements = min(DEEPSPEED_BUCKET_ELEMENTS if s.stack.name else s.dims.hidden**2, s.trainable)
         return [term_of("communication buckets", elements * 2 * 2, f"reduce and all-gather, {elements:,} elements each", src.DEEPSPEED)]
     if s.sharding == "ddp":
-        return [term_of("communication buckets", min(25 * 2**20, s.trainable * s.train_bytes), "DDP reduces in buckets of 25 MiB", src.COUNT)]
+        return [term_of("communication buckets", min(25 * 2**20, s.trained_bytes), "DDP reduces in buckets of 25 MiB", src.COUNT)]
     return []
 
 
@@ -152,5 +160,5 @@ def step_temporaries(s: Setting) -> list[Term]:
     fused = "fused" in s.optimizer or "8bit" in s.optimizer or "paged" in s.optimizer or s.optimizer in CPU_OPTIMIZERS or s.optimizer.startswith("sgd")
     if fused or s.spec.optimizer_in_backward or s.sharding in ("zero2", "zero3"):
         return []
-    width = 4 if s.spec.fp32_master_weights else s.train_bytes
-    return [term_of("optimizer temporaries", s.trainable * width / s.shard_states, "the foreach step builds its update for all parameters at once", src.FOREACH)]
+    size = s.trainable * 4 if s.spec.fp32_master_weights else s.trained_bytes
+    return [term_of("optimizer temporaries", size / s.shard_states, "the foreach step builds its update for all parameters at once", src.FOREACH)]

@@ -60,6 +60,16 @@ def test_lora_keeps_twelve_bytes_and_a_gradient_per_trainable_parameter():
     assert step["adapters"] + step["optimizer state"] + step["gradients"] == 16 * 13_631_488
 
 
+@pytest.mark.parametrize("quantization", [None, "nf4"])
+def test_trained_embeddings_are_copies_with_gradient_and_moments(quantization):
+    """PEFT copies both matrices of Llama 3.1 8B (2 x 128,256 x 4,096) in 16 bit: copy, gradient and two moments are 8 bytes of each number more."""
+    spec = RunSpec(rank=16, quantization=quantization)
+    more = replace(spec, options={"train_embeddings": True})
+    plain, found = (sum(terms(each, "meta-llama/Llama-3.1-8B", "optimizer step").values()) for each in (spec, more))
+    assert found - plain == 8 * 2 * 128_256 * 4096
+    assert terms(more, "meta-llama/Llama-3.1-8B", "optimizer step")["trained embeddings and output"] == 2 * 2 * 128_256 * 4096
+
+
 def test_nf4_counts_scales_and_leaves_embeddings_in_16_bit():
     """Llama 3.1 8B: 6.98 billion linear weights at 0.5 B, 1/64 + 4/16384 B of scales, 1.05 billion of embeddings and output at 2 B."""
     found = terms(RunSpec(quantization="nf4"), "meta-llama/Llama-3.1-8B", "optimizer step")
@@ -205,6 +215,7 @@ specs = st.builds(
     loss=st.sampled_from([None, "full", "fused", "chunked"]),
     gpus=st.sampled_from([1, 2, 8]),
     sharding=st.sampled_from([None, "ddp", "zero2", "zero3", "fsdp"]),
+    options=st.sampled_from([{}, {"train_embeddings": True}]),
     counter=st.sampled_from(["allocated", "active", "reserved", "nvidia-smi", "unknown"]),
 )
 

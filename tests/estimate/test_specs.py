@@ -44,6 +44,10 @@ def test_one_bad_spec_does_not_spoil_the_list():
         ({"packing": "yes"}, "packing"),
         ({"model_params_b": float("inf")}, "model_params_b"),
         ({"gradient_checkpointing": "sometimes"}, "gradient_checkpointing"),
+        ({"bottleneck": -5}, "bottleneck"),
+        ({"placement": "everywhere"}, "placement"),
+        ({"train_embeddings": 1}, "train_embeddings"),
+        ({"beta": -0.1}, "beta"),
     ],
 )
 def test_an_impossible_spec_names_its_field(spec, says):
