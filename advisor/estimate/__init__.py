@@ -29,7 +29,8 @@ def estimate(
     if shape is None:
         return Estimate(fits="unknown", unknown=("model: its size is not known",))
     on_cpu = hardware.kind == "cpu"
-    memory = memory_estimate(spec if spec.counter == "nvidia-smi" else replace(spec, counter="nvidia-smi"), shape, cpu=on_cpu)
+    gpu = hardware.gpus[0].spec if hardware.gpus else None
+    memory = memory_estimate(spec if spec.counter == "nvidia-smi" else replace(spec, counter="nvidia-smi"), shape, cpu=on_cpu, device=gpu)
     if memory is None:
         return Estimate(fits="unknown", unknown=("model: its dimensions are not known",))
     limit = hardware.device_memory_bytes
@@ -37,7 +38,6 @@ def estimate(
         unknown.append("hardware: its memory is not known" if hardware.kind != "unknown" else "hardware")
     duration_s, usd, note = None, None, ""
     machine = _machine(hardware)
-    gpu = hardware.gpus[0].spec if hardware.gpus else None
     if machine is None:
         unknown.append("duration: the device's speed is not known")
     else:

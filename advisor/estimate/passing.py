@@ -23,6 +23,10 @@ LIT_LOSS_BYTES = 7.0
 LOSS_HIDDEN_BYTES = 6  # the last hidden states, their float32 norm
 EVALUATION_BYTES = 10.0  # 16-bit logits, float32 copy, log-softmax
 TILE_TOKENS, TILE_WORDS = 4096, 32768  # trl/kernels/chunked_logprob.py
+# trainers/ppo/rollout.py: float32 logits held at once, and answers written at once.
+PART_LOGIT_BYTES, ANSWERS_AT_ONCE = 64 * 2**20, 32
+PART_COPIES = 3  # logits, their exponentials, their gradient
+WRITING_COPIES = 3  # of one token's logits: themselves, divided by the temperature, probabilities
 
 
 def activations(s: Setting) -> list[Term]:
@@ -131,6 +135,8 @@ def loss(s: Setting) -> list[Term]:
     hidden = tokens * LOSS_HIDDEN_BYTES * d.hidden
     if d.encoder or s.spec.objective == "rm":
         return [term_of("logits and loss", hidden, "a few classes per row: only the last hidden states count", src.LOSS)]
+    if s.loss == "parts":
+        return [_parts(s, hidden, PART_COPIES, "with exponentials and gradient")]
     if s.loss == "chunked" and s.stack.lit:
         size = hidden + tokens * d.vocab * LIT_LOSS_BYTES
         terms = [term_of("logits and loss", size, "logits are computed in chunks and every chunk is kept", src.LOSS)]
@@ -155,7 +161,9 @@ def evaluation(s: Setting) -> list[Term]:
     """An evaluation batch of the training batch's size that keeps the loss alone."""
     d, tokens = s.dims, s.tokens
     terms = [term_of("one layer", tokens * (4 * d.width + 8 * d.hidden), "no activations are kept", src.ACTIVATIONS)]
-    if not d.encoder and s.spec.objective != "rm":
+    if s.loss == "parts":
+        terms.append(_parts(s, 0, PART_COPIES - 1, "with exponentials"))
+    elif not d.encoder and s.spec.objective != "rm":
         whole = s.loss != "chunked"
         per = LOSS_COMPILED_BYTES if s.stack.compiled_loss else LOSS_FUSED_BYTES if s.loss == "fused" else EVALUATION_BYTES
         size = tokens * d.vocab * per if whole else min(tokens, TILE_TOKENS) * min(d.vocab, TILE_WORDS) * 4
@@ -163,9 +171,22 @@ def evaluation(s: Setting) -> list[Term]:
     return terms
 
 
+def _parts(s: Setting, hidden_bytes: float, copies: int, with_what: str) -> Term:
+    """Logits of as many answer tokens as our PPO scores at once."""
+    logits = min(s.tokens * s.dims.vocab * 4, PART_LOGIT_BYTES)
+    return term_of("logits and loss", hidden_bytes + copies * logits, f"logits of a part of the tokens, {logits / 2**20:.0f} MiB, {with_what}", src.PPO)
+
+
 def rollout(s: Setting) -> list[Term]:
-    """Keys and values of the answers being generated."""
+    """Keys and values of the answers being generated, and the logits they are drawn from."""
     d, spec = s.dims, s.spec
-    answers = spec.micro_batch_size * int(spec.options.get("generations") or (8 if spec.objective == "grpo" else 1))
-    size = answers * spec.seq_len * d.layers * 2 * d.kv_size * 2
-    return [term_of("keys and values of answers", size, f"{answers} answers x {spec.seq_len:,} tokens x {d.layers} layers x 2 x {d.kv_size} x 2 B", src.COUNT)]
+    if spec.objective == "ppo" and not s.stack.name:
+        answers = min(max(ANSWERS_AT_ONCE, spec.micro_batch_size), spec.micro_batch_size * spec.grad_accum)
+    else:
+        answers = spec.micro_batch_size * int(spec.options.get("generations") or (8 if spec.objective == "grpo" else 1))
+    wide = 4 if s.weight_bytes == 4 and spec.precision != "mixed" else 2
+    size = answers * spec.seq_len * d.layers * 2 * d.kv_size * wide
+    return [
+        term_of("keys and values of answers", size, f"{answers} answers x {spec.seq_len:,} tokens x {d.layers} layers x 2 x {d.kv_size} x {wide} B", src.COUNT),
+        term_of("logits of the next tokens", answers * d.vocab * 4 * WRITING_COPIES, f"{answers} answers x {d.vocab:,} words x 4 B x {WRITING_COPIES}", src.PPO),
+    ]

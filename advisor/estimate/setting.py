@@ -41,7 +41,7 @@ class Setting:
     embeddings: int  # trained whole beside a module: copies in the dtype of the base
     checkpointing: str  # "none" | "full" | "selective" | "offload"
     optimizer: str
-    loss: str
+    loss: str  # "full" | "fused" | "chunked" | "parts" (our PPO: a few tokens at a time)
     prepared: bool  # embeddings, output and norms of a quantised base in float32
     eager: bool  # attention scores exist whole
     counter: str
@@ -90,8 +90,9 @@ def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> Setting:
     checkpointing = "none" if not spec.gradient_checkpointing else (spec.gradient_checkpointing if isinstance(spec.gradient_checkpointing, str) else "full")
     if checkpointing not in ("none", "full", "selective", "offload"):
         checkpointing = "full"
-    # The bundled trainers score in tiles on a card; on the CPU they hold the logits of the learned tokens whole.
-    loss = spec.loss or ("full" if spec.objective in ("orpo", "ppo") or (cpu and spec.objective in ("sft", "cpt")) else "chunked")
+    # The bundled trainers score in tiles on a card; on the CPU they hold the logits of the learned tokens whole. PPO is our own.
+    own = "parts" if spec.objective == "ppo" and not stack.name else "full" if spec.objective in ("orpo", "ppo") or (cpu and spec.objective in ("sft", "cpt")) else "chunked"
+    loss = spec.loss or own
     kernels = stack.fused_with_loss and loss == "chunked"
     counter = "allocated" if spec.counter == "unknown" and stack.logs_allocated else spec.counter if spec.counter in COUNTERS else "unknown"
     rows = spec.micro_batch_size * sequences_per_row(spec.objective)

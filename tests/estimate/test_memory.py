@@ -131,6 +131,20 @@ def test_ppo_on_adapters_shares_one_base_and_full_ppo_holds_four_models():
     assert peak(RunSpec(objective="ppo", update="full"), "Qwen/Qwen3-0.6B") > 2 * peak(RunSpec(objective="ppo"), "Qwen/Qwen3-0.6B")
 
 
+def test_ppo_is_estimated_with_what_its_loop_holds_at_once():
+    """Logits of a part of the tokens and so many answers at a time, as trainers/ppo/rollout.py says; more rows in a batch add no logits."""
+    from advisor.estimate.passing import ANSWERS_AT_ONCE, PART_LOGIT_BYTES
+    from trainers.ppo.rollout import AT_ONCE, LOGIT_BYTES
+
+    assert (ANSWERS_AT_ONCE, PART_LOGIT_BYTES) == (AT_ONCE, LOGIT_BYTES)
+    spec = RunSpec(objective="ppo", micro_batch_size=8, grad_accum=8, seq_len=512, options={"response_tokens": 256})
+    hidden = 6 * 4096 * 8 * 512
+    assert terms(spec, "meta-llama/Llama-3.1-8B", "loss and start of the backward pass")["logits and loss"] == hidden + 3 * 64 * 2**20
+    writing = terms(spec, "meta-llama/Llama-3.1-8B", "generating answers")
+    assert writing["keys and values of answers"] == 32 * 512 * 32 * 2 * 1024 * 2
+    assert terms(replace(spec, grad_accum=1), "meta-llama/Llama-3.1-8B", "generating answers")["keys and values of answers"] == 8 * 512 * 32 * 2 * 1024 * 2
+
+
 def test_the_default_loss_never_holds_whole_logits():
     """TRL 1.16 computes the loss in tiles, so the bundled trainers' default lies far below full logits."""
     spec = RunSpec(micro_batch_size=8, seq_len=2048)
