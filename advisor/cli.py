@@ -160,7 +160,7 @@ def planned(advice: Advice, ruleset: Ruleset) -> tuple[Plan | None, Comments, li
     missing = missing_for_plan(advice, candidate, ruleset)
     if missing:
         return None, {}, missing
-    plan, comments = plan_of(advice, candidate)
+    plan, comments = plan_of(advice, candidate, ruleset)
     return plan, comments, []
 
 
@@ -180,6 +180,7 @@ def need_plan(advice: Advice, ruleset: Ruleset) -> tuple[Plan, Comments]:
         "data.examples": "--examples FILE with requests and answers",
         "model": "--model with a hub id or a folder",
         "tasks": "--tasks NAME=FILE for each task",
+        "reward_model": "--reward-model with the folder of one, or an rm stage before: --choose 'sft>rm>ppo+lora'",
     }
     raise InputError(f"a plan needs more: {', '.join(missing)}", allowed="; ".join(flags[key] for key in missing if key in flags))
 
@@ -206,7 +207,10 @@ def relocated(plan: Plan, folder: Path) -> Plan:
         return str(Path(path).resolve()) if Path(path).exists() else path
 
     data = replace(plan.data, path=moved(plan.data.path)) if plan.data else None
-    stages = tuple(replace(stage, data=moved(stage.data)) if stage.data else stage for stage in plan.stages)
+    stages = tuple(
+        replace(stage, data=moved(stage.data) if stage.data else None, options={key: moved(value) if key == "reward_model" else value for key, value in stage.options.items()})
+        for stage in plan.stages
+    )
     tasks = tuple(replace(task, data=replace(task.data, path=moved(task.data.path))) for task in plan.tasks)
     return replace(plan, model=moved(plan.model), data=data, tasks=tasks, stages=stages)
 

@@ -28,6 +28,7 @@ def situation_of(answers: Answers, *, probed: Hardware | None = None, online: bo
     hardware = hardware_of(answers, warnings, probed=probed)
     data, tasks, answers = _data(answers, warnings, base)
     examples = _examples(answers, base)
+    reward_model = _reward_model(answers, base)
     model = _model(answers, warnings, unknown, online=online)
     suggestion, encoder = None, None
     if model is None and not answers.value("model"):
@@ -36,7 +37,7 @@ def situation_of(answers: Answers, *, probed: Hardware | None = None, online: bo
         if suggestion is not None:
             model = _shape(suggestion.model, None, warnings, online=False)
     return Situation(
-        answers=answers, hardware=hardware, data=data, examples=examples, tasks=tasks, model=model, suggestion=suggestion, encoder=encoder,
+        answers=answers, hardware=hardware, data=data, examples=examples, reward_model=reward_model, tasks=tasks, model=model, suggestion=suggestion, encoder=encoder,
         smaller=_smaller(answers, hardware, model), cards=_cards(hardware),
         warnings=tuple(dict.fromkeys(warnings)), unknown=tuple(unknown),
     )  # fmt: skip
@@ -111,6 +112,17 @@ def _examples(answers: Answers, base: Path | None) -> DataProfile | None:
     if found.kind not in ("paired", "preference"):
         raise InputError(f"{path}: holds {found.kind}, examples of requests and answers are expected", hint="documents go into --data, examples into --examples")
     return found
+
+
+def _reward_model(answers: Answers, base: Path | None) -> str | None:
+    """The folder of the stated reward model. Raises InputError where it holds none."""
+    path = answers.value("reward_model")
+    if not path:
+        return None
+    folder = _found(str(path), base)
+    if not any((Path(folder).expanduser() / name).is_file() for name in ("adapter_config.json", "config.json")):
+        raise InputError(f"{path}: holds no model", allowed="the folder of a reward model: a stage with objective rm leaves one, --reward-model names it")
+    return folder
 
 
 def _found(file: str, base: Path | None) -> str:

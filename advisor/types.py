@@ -240,6 +240,7 @@ class RunSpec:
     loss: str | None = None  # full | fused | chunked
     gpus: int = 1
     sharding: str | None = None  # None ddp zero2 zero3 fsdp
+    offload_weights: bool = False  # fsdp and zero3: weights, gradients and optimizer live in host memory
     compile: bool = False
     framework: str | None = None
     counter: str = "allocated"
@@ -458,6 +459,7 @@ class Situation:
     hardware: Hardware
     data: DataProfile | None = None
     examples: DataProfile | None = None  # of requests and answers, beside a corpus
+    reward_model: str | None = None  # the folder of one that is there already
     tasks: Mapping[str, DataProfile] = field(default_factory=dict)
     model: ModelShape | None = None
     suggestion: ModelSuggestion | None = None

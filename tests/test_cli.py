@@ -63,6 +63,27 @@ def test_a_complete_question_gets_a_runnable_plan(call, tmp_path):
     assert 15 <= len(text.splitlines()) <= 60
 
 
+def test_a_stage_that_scores_its_answers_needs_a_reward_model_or_one_trained_before(call, tmp_path):
+    """Without either the plan is refused with the flag that names one; the flag's folder must hold a model, and stands in the plan, relative paths included."""
+    (tmp_path / "prefer.jsonl").write_text("".join(json.dumps({"prompt": f"Question {i}?", "chosen": f"A good answer {i}.", "rejected": f"Bad {i}."}) + "\n" for i in range(60)))
+    (tmp_path / "plans").mkdir()
+    asked = ["--json", "--task", "chat_assistant", "--gpu", "RTX 4090", "--model", "Qwen/Qwen3-0.6B", "--data", "prefer.jsonl", "--force", "--plan", "plans/plan.yaml", "--choose"]
+    code, _, err = call(*asked, "rloo+lora")
+    assert (code, "a plan needs more: reward_model" in err, "--reward-model" in err) == (2, True, True)
+    assert call(*asked, "sft>rm>ppo+lora")[0] == 0
+    (tmp_path / "plans" / "plan.yaml").unlink()
+    (tmp_path / "rm").mkdir()
+    code, _, err = call(*asked, "rloo+lora", "--reward-model", "rm")
+    assert (code, "rm: holds no model" in err) == (2, True)
+    (tmp_path / "rm" / "config.json").write_text("{}")
+    code, out, err = call(*asked, "rloo+lora", "--reward-model", "rm")
+    assert code == 0, err
+    from advisor.plan.read import read_plan
+
+    assert read_plan(tmp_path / "plans" / "plan.yaml").stages[0].options["reward_model"] == str(tmp_path / "rm")
+    assert json.loads(out)["situation"]
+
+
 def test_every_plan_that_advice_makes_reads_back(call, tmp_path):
     """Whatever the task, budget and card, the launch file passes its own reader."""
     (tmp_path / "pairs.jsonl").write_text(PAIRS)

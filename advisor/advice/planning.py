@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -29,7 +29,10 @@ def missing_for_plan(advice: Advice, candidate: Candidate, ruleset: Ruleset) -> 
     if candidate.composition.per_task and not situation.answers.value("tasks"):
         missing.append("tasks")
     profiles = _profiles(situation)
-    for objective in candidate.composition.chain:
+    for index, objective in enumerate(candidate.composition.chain):
+        kinds = {profile.kind for profile in profiles} or {situation.answers.value("data_kind")}
+        if needs_scores(ruleset, objective, candidate.composition.chain[:index]) and situation.reward_model is None and kinds != {"prompts_with_verifier"}:
+            missing.append("reward_model")
         trains_on = ruleset.axes.get(f"objectives/{objective}", {}).get("trains_on")
         if not trains_on or not profiles or any(profile.kind in trains_on for profile in profiles):
             continue
@@ -43,6 +46,11 @@ def missing_for_plan(advice: Advice, candidate: Candidate, ruleset: Ruleset) -> 
     return missing
 
 
+def needs_scores(ruleset: Ruleset, objective: str, before: Sequence[str]) -> bool:
+    """Whether a stage scores its own answers, with no reward model trained before it."""
+    return "reward_model" in ruleset.axes.get(f"objectives/{objective}", {}).get("keys", {}) and "rm" not in before
+
+
 def needs_examples(situation: Situation, objective: str) -> bool:
     """Whether a stage learns from examples where the data are documents: the file of examples is then its data."""
     return objective == "sft" and situation.data is not None and situation.data.kind == "raw_text"
@@ -52,7 +60,7 @@ def _profiles(situation: Situation) -> list[DataProfile]:
     return [situation.data] if situation.data is not None else list(situation.tasks.values())
 
 
-def plan_of(advice: Advice, candidate: Candidate, *, name: str = "finetune") -> tuple[Plan, Comments]:
+def plan_of(advice: Advice, candidate: Candidate, ruleset: Ruleset, *, name: str = "finetune") -> tuple[Plan, Comments]:
     """The launch file of a candidate and the comments beside its values. `missing_for_plan` has to be empty."""
     situation = advice.situation
     assert situation.model is not None
@@ -73,6 +81,9 @@ def plan_of(advice: Advice, candidate: Candidate, *, name: str = "finetune") -> 
             values["data"] = situation.examples.path
             comments[("stages", index, "data")] = "examples of requests and answers; the documents are read by the stage before"
         before = [earlier.objective for earlier in candidate.stages[:index]]
+        if situation.reward_model is not None and needs_scores(ruleset, stage.objective, before):
+            options["reward_model"] = situation.reward_model
+            comments[("stages", index, "reward_model")] = "the model that scores answers, as stated"
         if before[-1:] == ["rm"] and len(before) > 1:
             values["start_from"] = before[-2]
             comments[("stages", index, "start_from")] = "the reward model before it scores and does not write"

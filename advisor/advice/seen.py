@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from advisor.facts import load_facts
-from advisor.types import Situation
+from advisor.types import Answers, Situation
 
 # Facts whose absence is worth telling, in the order they are told.
 WORTH_KNOWING = ("depth", "data_kind", "data_rows", "data_tokens", "budget", "model", "gpu")
@@ -24,7 +24,7 @@ def situation_facts(situation: Situation) -> dict[str, Any]:
     """Fact id -> value for everything that is known before anything is estimated."""
     answers, data, hardware = situation.answers, situation.data, situation.hardware
     facts: dict[str, Any] = {fact_id: answer.value for fact_id, answer in answers.known.items() if fact_id not in ("signals", "tasks", "data_mapping")}
-    facts.update(dict.fromkeys(stated_signals(answers.signals), True))
+    facts.update(dict.fromkeys(stated_signals(answers), True))
     profiles = [data] if data is not None else list(situation.tasks.values())
     if profiles:
         kinds = {profile.kind for profile in profiles}
@@ -50,13 +50,13 @@ def situation_facts(situation: Situation) -> dict[str, Any]:
     return facts
 
 
-def stated_signals(signals: tuple[str, ...]) -> tuple[str, ...]:
-    """The signals with everything they imply (rules/facts.yaml, `implies`)."""
+def stated_signals(answers: Answers) -> tuple[str, ...]:
+    """The signals with everything that they and the other answers imply (rules/facts.yaml, `implies`)."""
     known = load_facts()
-    found = dict.fromkeys(signals)
-    for signal in signals:
-        if signal in known:
-            found.update(dict.fromkeys(known[signal].implies))
+    found = dict.fromkeys(answers.signals)
+    for fact_id in (*answers.signals, *answers.known):
+        if fact_id in known:
+            found.update(dict.fromkeys(known[fact_id].implies))
     return tuple(found)
 
 

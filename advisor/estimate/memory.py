@@ -56,10 +56,11 @@ def memory_estimate(spec: RunSpec, shape: ModelShape, *, cpu: bool = False, devi
         """Gradients while activations stand: all of earlier micro-batches, and those on their way to be divided."""
         return [*kept, *(first_gradients(s, layers=layers) if divided or not kept else [])]
 
+    ends = first_gradients(s, layers=2) if divided and not s.embeddings else []
     moments = [
         _moment("loss and start of the backward pass", s, passing, device, [*standing, *gathered(s, layers=0), *so_far(0), *held, *scoring]),
         _moment("backward pass through one layer", s, passing, device, [*standing, *gathered(s, layers=2), *so_far(2), *held, *layer]),
-        _moment("end of the backward pass", s, passing, device, [*standing, *gathered(s, layers=2), *full_gradients, *(first_gradients(s, layers=2) if divided else []), *layer]),
+        _moment("end of the backward pass", s, passing, device, [*standing, *gathered(s, layers=2), *full_gradients, *ends, *layer]),
         _moment("optimizer step", s, passing, device, [*standing, *gathered(s, layers=0), *full_gradients, *step_temporaries(s)]),
         _moment("evaluation", s, passing, device, [*standing, *gathered(s, layers=2), *evaluation(s)]),
     ]  # fmt: skip

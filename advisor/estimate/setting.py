@@ -45,7 +45,7 @@ class Setting:
     prepared: bool  # embeddings, output and norms of a quantised base in float32
     eager: bool  # attention scores exist whole
     counter: str
-    offloaded: bool  # weights live in host memory (FSDP's CPU offload, which brings the optimizer there)
+    offloaded: bool  # weights live in host memory, and gradients and optimizer with them
     fused_norms: bool
     fused_mlp: bool
     quantised_head: bool  # the output matrix is quantised like any other
@@ -70,6 +70,9 @@ class Setting:
 def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> Setting:
     """The spec with what the bundled trainers would use where it is silent."""
     stack = stack_of(spec.framework)
+    # FSDP's CPU offload brings the optimizer to the host too, so an optimizer there tells of it.
+    offloaded = spec.sharding == "fsdp" and spec.optimizer in CPU_OPTIMIZERS if not spec.offload_weights else spec.sharding in ("fsdp", "zero3")
+    offloaded = offloaded and spec.gpus > 1
     gpus = max(1, spec.gpus)
     sharding = (spec.sharding or ("ddp" if gpus > 1 else None)) if gpus > 1 else None
     weight_bytes = 4 if cpu else DTYPE_BYTES.get(spec.weights_dtype, 2)
@@ -102,10 +105,10 @@ def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> Setting:
         shard_states=gpus if sharding in ("fsdp", "zero3", "zero2", "zero1") else 1, shard_grads=gpus if sharding in ("fsdp", "zero3", "zero2") else 1,
         weight_bytes=weight_bytes, hidden_bytes=hidden_bytes, train_bytes=train_bytes, trainable=trainable_params(dims, spec),
         embeddings=dims.embedding_params if spec.update == "lora" and spec.options.get("train_embeddings") else 0, checkpointing=checkpointing,
-        optimizer=spec.optimizer or "adamw_fused", loss=loss, counter=counter,
+        optimizer="adamw_cpu" if offloaded else spec.optimizer or "adamw_fused", loss=loss, counter=counter,
         prepared=prepared, eager=spec.attention == "eager" or dims.eager_only, fused_norms=stack.fused_norms or kernels, fused_mlp=stack.fused_mlp or kernels,
         quantised_head=stack.lit and spec.quantization is not None and not dims.encoder,
-        offloaded=sharding == "fsdp" and spec.optimizer in CPU_OPTIMIZERS, keeps_inputs=sharding == "fsdp" and not full and stack.accelerate,
+        offloaded=offloaded, keeps_inputs=sharding == "fsdp" and not full and stack.accelerate,
     )  # fmt: skip
 
 

@@ -37,7 +37,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "counter": COUNTERS,
 }
 COUNTS = ("rank", "micro_batch_size", "seq_len", "grad_accum", "gpus")
-FLAGS = ("double_quantization", "kbit_prepared", "fp32_master_weights", "optimizer_in_backward", "packing", "compile")
+FLAGS = ("double_quantization", "kbit_prepared", "fp32_master_weights", "optimizer_in_backward", "offload_weights", "packing", "compile")
 # Keys of one update or objective, which a RunSpec holds under `options`.
 OPTION_CHOICES: Mapping[str, tuple[str, ...]] = {"placement": ("houlsby", "pfeiffer", "parallel")}
 OPTION_COUNTS, OPTION_FLAGS, OPTION_NUMBERS = ("bottleneck", "prefix_tokens", "generations", "response_tokens"), ("train_embeddings",), ("beta",)
@@ -253,6 +253,8 @@ def impossible(spec: RunSpec, shape: ModelShape) -> str:
         return f"{shape.heads} attention heads do not divide into {shape.kv_heads} key-value heads"
     if spec.update == "lora" and spec.rank and shape.hidden_size and spec.rank > shape.hidden_size:
         return f"rank {spec.rank} is above the hidden size {shape.hidden_size}"
+    if spec.offload_weights and (spec.sharding not in ("fsdp", "zero3") or spec.gpus < 2):
+        return f"offload_weights with sharding {spec.sharding or 'null'} on {spec.gpus} GPU: it is estimated for fsdp and zero3 on two or more"
     return ""
 
 

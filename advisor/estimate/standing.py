@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from advisor.estimate import sources as src
 from advisor.estimate.setting import CPU_OPTIMIZERS, Setting, per_device, term_of
 from advisor.types import Term
@@ -37,7 +39,7 @@ def weights(s: Setting) -> list[Term]:
         terms.append(term_of("weights left unquantised", rest * outside / share, f"{rest:,} of embeddings, output and norms x {outside} B{per_device(share)}", src.QLORA))
     else:
         held = d.params + untied(s)
-        terms.append(term_of("weights", 0 if s.offloaded else held * s.weight_bytes / share, f"{held:,} x {s.weight_bytes} B{per_device(share)}", src.COUNT))
+        terms.append(term_of("weights", held * s.weight_bytes / share, f"{held:,} x {s.weight_bytes} B{per_device(share)}", src.COUNT))
     if spec.update != "full":
         because = f"{s.trainable:,} trainable parameters x {s.train_bytes} B{per_device(share)}"
         terms.append(term_of(ADDED.get(spec.update, "added parameters"), s.trainable * s.train_bytes / share, because, src.LORA))
@@ -47,7 +49,7 @@ def weights(s: Setting) -> list[Term]:
         terms.append(term_of("float32 master weights", d.params * 4 / s.shard_states, f"{d.params:,} x 4 B{per_device(s.shard_states)}", src.ZERO))
     elif spec.precision == "mixed" and s.weight_bytes == 4 and not s.cpu and s.sharding != "fsdp":
         terms.append(term_of("16-bit copies of the weights", d.linear_params * 2 / share, "autocast keeps a cast of every weight through the step", src.COUNT))
-    return terms
+    return [replace(term, size_bytes=0, because=f"in host memory: {term.because}") for term in terms] if s.offloaded else terms
 
 
 def gathered(s: Setting, *, layers: int) -> list[Term]:
@@ -70,8 +72,8 @@ def first_gradients(s: Setting, *, layers: int) -> list[Term]:
     """Gradients that exist while activations still stand: of the output matrix, then of the last layers; whole, before any division."""
     d, spec = s.dims, s.spec
     if s.embeddings:
-        # What dividing it does not leave here, since `gradients` counts that.
-        rest = 1 - 1 / s.shard_grads if s.shard_grads > 1 and s.optimizer not in CPU_OPTIMIZERS else 1
+        # Beside the gradients of earlier micro-batches, what dividing it does not leave here.
+        rest = 1 - 1 / s.shard_grads if s.shard_grads > 1 and spec.grad_accum > 1 and s.optimizer not in CPU_OPTIMIZERS else 1
         return [term_of("first gradients", d.head_params * s.weight_bytes * rest, "of the trained output matrix, made first", src.COUNT)]
     if spec.update != "full" or s.offloaded:
         return []

@@ -126,9 +126,9 @@ def page() -> str:
         ),
         "## Not covered",
         [
-            "- Weights moved to host memory (`offload`): a run spec cannot say so, and such runs are predicted far too high.",
-            "- Embeddings and output matrix trained beside LoRA (`modules_to_save`), and one-GPU DeepSpeed: a run spec cannot say so either; such runs are predicted too low. Without a way to "
-            "tell them apart, 12 of the 21 rows of one source cannot be met.",
+            "- One-GPU DeepSpeed: a run spec cannot say so; such runs (three rows of the Qwen README) are predicted at under half of what they took.",
+            "- Said with `train_embeddings` (PEFT's `modules_to_save`) and `offload_weights` alone: where a spec keeps silent about them, such runs are predicted a third too low, and up to "
+            "four times too high. No constant was fitted to the 13 rows that have them.",
             "- Vision towers, tensor and context parallelism, compute in 8 or 4 bit.",
             "- Padded batches of ever new lengths: the allocator's cache is a rough multiple there.",
             "- Preference and reinforcement stages: no published peaks among these cases.",
