@@ -52,9 +52,9 @@ def test_a_real_run_from_plan_to_an_answer(update, tmp_path, tiny_model, monkeyp
     assert "import advisor.peft_adapter" in (done.folder / "stages" / "sft" / "README.md").read_text()
 
 
-@pytest.mark.parametrize(("line", "words"), [("gradient_checkpointing: true", "drops the cache"), ("packing: true", "packing puts several rows behind one prefix")])
+@pytest.mark.parametrize(("line", "words"), [("gradient_checkpointing: true", "drops the cache"), ("packing: true", "several rows would share one prefix")])
 def test_a_bad_pair_is_exit_2(line, words, tmp_path, tiny_model, monkeypatch):
-    """A prefix with checkpointing or packing ends as bad input with the reason."""
+    """A prefix with checkpointing or packing ends as bad input with line and reason, before there is a run folder."""
     from advisor.errors import InputError
 
     monkeypatch.chdir(tmp_path)
@@ -64,3 +64,5 @@ def test_a_bad_pair_is_exit_2(line, words, tmp_path, tiny_model, monkeypatch):
     with pytest.raises(InputError, match=words) as caught:
         run_plan("plan.yaml", output="run")
     assert caught.value.exit_code == 2
+    assert "plan.yaml:" in str(caught.value)
+    assert not (tmp_path / "run").exists()
