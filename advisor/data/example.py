@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -38,3 +38,10 @@ class Example:
     label: str | None = None
     tools: tuple[Mapping[str, Any], ...] = ()
     plain: bool = False  # prompt + completion as text: trained without a chat template where the model has none
+
+
+def system_in_question(messages: Sequence[Message]) -> tuple[Message, ...] | None:
+    """The conversation with its system text in front of the first question, for templates that refuse system turns; None where there is nothing to move."""
+    if len(messages) < 2 or messages[0].role != "system" or messages[1].role != "user":
+        return None
+    return (replace(messages[1], content=f"{messages[0].content}\n\n{messages[1].content}"), *messages[2:])

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from advisor.data.example import Example, Message
+from advisor.data.example import Example, Message, system_in_question
 from advisor.data.findings import Tally
 from advisor.types import Finding
 
@@ -34,6 +34,7 @@ class ModelTokenizer:
     hidden: Tally = field(default_factory=Tally)
     without_system: Tally = field(default_factory=Tally)
     without_end: Tally = field(default_factory=Tally)
+    moved_system: Tally = field(default_factory=Tally)
     complaint: str = ""
     conversations: int = 0
 
@@ -46,7 +47,7 @@ class ModelTokenizer:
             self.conversations += 1
         if self._template is None or not example.messages:
             return None
-        messages = example.messages
+        messages = self._as_trained(example)
         ends = [example.chosen, example.rejected] if example.chosen else []
         asked = messages if ends or messages[-1].role != "assistant" else messages[:-1]
         self.tried += 1
@@ -59,6 +60,22 @@ class ModelTokenizer:
             return None
         self._look(example, messages if not ends else (*messages, *example.chosen), wholes[0])
         return (request, *wholes)
+
+    def _as_trained(self, example: Example) -> tuple[Message, ...]:
+        """The conversation as the trainers write it: a system turn that the template refuses, and nothing else, goes into the first question."""
+        moved = system_in_question(example.messages)
+        if moved is None:
+            return example.messages
+        try:
+            self._render(example.messages[:2], example)
+        except Exception:
+            try:
+                self._render(moved[:1], example)
+            except Exception:
+                return example.messages
+            self.moved_system.add(example.row)
+            return moved
+        return example.messages
 
     def _render(self, messages: tuple[Message, ...], example: Example, *, prompt: bool = False) -> str:
         turns = [{"role": message.role, "content": message.content, **message.extra} for message in messages]
@@ -97,6 +114,9 @@ class ModelTokenizer:
         if self.without_system.count:
             text = f"the chat template of {self.model} drops the system text of {self.without_system.count:,} of {self.tried:,} rows tried"
             findings.append(self.without_system.finding("template-drops-system-text", "warning", text))
+        if self.moved_system.count:
+            text = f"the chat template of {self.model} takes no system turn: the trainers put the system text of {self.moved_system.count:,} rows in front of the first question"
+            findings.append(self.moved_system.finding("template-without-system-turn", "note", text))
         if self.without_end.count:
             text = f"the chat template of {self.model} writes nothing that ends a turn: the trainers add the end-of-text token, or the model would never stop"
             findings.append(self.without_end.finding("template-without-end-of-turn", "note", text))

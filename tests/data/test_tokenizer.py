@@ -15,6 +15,7 @@ tokenizers = pytest.importorskip("tokenizers")
 pytest.importorskip("jinja2")
 
 CHATML = "{% for m in messages %}<|im_start|> {{ m['role'] }} {{ m['content'] }} <|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|> assistant {% endif %}"
+NO_USER = "{% for m in messages %}{% if m['role'] == 'user' %}{{ raise_exception('Users not supported') }}{% endif %}{{ m['content'] }} <|im_end|>{% endfor %}"
 NO_SYSTEM = "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}{{ m['content'] }} <|im_end|>{% endfor %}"
 DROPS_SYSTEM = "{% for m in messages %}{% if m['role'] != 'system' %}{{ m['content'] }} <|im_end|>{% endif %}{% endfor %}"
 HIDES = "{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }} <|im_end|>{% endif %}{% endfor %}"
@@ -68,12 +69,21 @@ def test_a_fitting_template_says_nothing(tmp_path, template):
 
 
 def test_rows_that_the_template_refuses_block_training(tmp_path):
-    """A system text that the template does not take stops the run before it begins, in the template's own words."""
-    found, _ = checked(data(tmp_path, system=True), model=model(tmp_path, NO_SYSTEM), full=True)
+    """Turns that the template does not take stop the run before it begins, in the template's own words."""
+    found, _ = checked(data(tmp_path, system=True), model=model(tmp_path, NO_USER), full=True)
     refused = next(finding for finding in found.findings if finding.id == "template-refuses-rows")
     assert (refused.severity, refused.count, refused.rows[:2]) == ("error", 60, (1, 2))
-    assert "System role not supported" in refused.text
+    assert "Users not supported" in refused.text
     assert found.objectives == ()
+
+
+def test_a_template_without_system_turns_gets_the_text_in_the_question_as_in_training(tmp_path):
+    """The trainers put it there, so nothing is refused: it is said, and the lengths are those of the rows as they will be trained."""
+    found, _ = checked(data(tmp_path, system=True), model=model(tmp_path, NO_SYSTEM), full=True)
+    assert {finding.id: (finding.severity, finding.count) for finding in found.findings} == {"template-without-system-turn": ("note", 60)}
+    assert found.objectives
+    assert found.tokens is not None
+    assert found.tokens.p50 == (2 + 4 + 1) + (5 + 1)
 
 
 def test_a_template_that_drops_the_system_text_is_a_warning(tmp_path):

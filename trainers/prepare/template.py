@@ -11,11 +11,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from advisor.data.example import Message
+from advisor.data.example import Message, system_in_question
 from advisor.errors import InputError
 from trainers.prepare.row import Unusable
 from trainers.prepare.turns import OTHERS, alike, called, in_other_words, turns, words
@@ -112,10 +112,11 @@ class Templater:
 
     def without_system(self, messages: Sequence[Message]) -> Sequence[Message]:
         """The conversation with its system text in front of the first question, where the template refuses system turns (Gemma, early Mistral)."""
-        if len(messages) < 2 or messages[0].role != "system" or messages[1].role != "user" or self._takes_system:
+        moved = system_in_question(messages)
+        if moved is None or self._takes_system:
             return messages
         self.note("the chat template takes no system turn: the system text stands in front of the first question")
-        return (replace(messages[1], content=f"{messages[0].content}\n\n{messages[1].content}"), *messages[2:])
+        return moved
 
     def _header(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> str:
         """What the template writes to let the assistant begin."""
