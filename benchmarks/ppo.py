@@ -17,7 +17,18 @@ from benchmarks.measuring import Row, run_process
 
 TITLE = "LoRA PPO on the CPU, float32: one base for four roles against four models; SFT with the same module beside"
 UPDATES, REPEATS = 3, 1
-STAGE = {"micro_batch_size": 4, "seq_len": 208, "rank": 16, "alpha": 32, "holdout": 0.0, "max_steps": UPDATES, "save_steps": UPDATES}
+MICRO_BATCH, ACCUMULATED, PROMPT_TOKENS, RESPONSE_TOKENS = 4, 2, 144, 48  # an update is 8 answers, learned from four times
+STAGE = {
+    "micro_batch_size": MICRO_BATCH,
+    "seq_len": PROMPT_TOKENS + RESPONSE_TOKENS,
+    "rank": 16,
+    "alpha": 32,
+    "holdout": 0.0,
+    "max_steps": UPDATES,
+    "save_steps": UPDATES,
+    "response_tokens": RESPONSE_TOKENS,
+    "grad_accum": ACCUMULATED,
+}
 
 CHILD = """
 import copy, json, resource, sys, time
@@ -34,10 +45,11 @@ from trainers.machine import MemoryMeter, quiet_libraries, use_cores
 quiet_libraries()
 use_cores()
 own = json.loads(sys.argv[5])
+answers = {key: own.pop(key) for key in ("response_tokens", "grad_accum")}
 rank = {"rank": own.pop("rank"), "alpha": own.pop("alpha")}
 sft = way == "sft"
-options = rank | ({} if sft else {"response_tokens": 64, "reward_model": "rm", "kl_limit": 100.0})
-stage = Stage(name="x", objective="sft" if sft else "ppo", update="lora", learning_rate=1e-4, grad_accum=1 if sft else 4, options=options, **own)
+options = rank | ({} if sft else {"response_tokens": answers["response_tokens"], "reward_model": "rm", "kl_limit": 100.0, "missing_end_penalty": 0.0})
+stage = Stage(name="x", objective="sft" if sft else "ppo", update="lora", learning_rate=1e-4, grad_accum=1 if sft else answers["grad_accum"], options=options, **own)
 job = make_job(Plan(model=model, data=PlanData(path=data), stages=(stage,)), stage="x", run=folder / way, folder=folder, judge=False)
 if sft:
     from trainers.sft import train
@@ -55,7 +67,7 @@ from trainers.updates import update_named
 
 device = torch.device("cpu")
 tokenizer = load_tokenizer(job)
-prompts = read_prepared(job, tokenizer, PROMPTS, seq_len=own["seq_len"] - 64)
+prompts = read_prepared(job, tokenizer, PROMPTS, seq_len=own["seq_len"] - options["response_tokens"])
 memory = MemoryMeter(device)
 ppo, _, _ = build(job, device, update_named("lora"), tokenizer, prompts, folder / "rm")
 if way == "separate":  # a base of its own under each role
@@ -81,7 +93,8 @@ print(json.dumps({"peak": memory.peak_bytes(), "update_s": sorted(seconds)[len(s
 TRL = """
 import json, resource, sys, time
 
-model, data, rm, out, steps = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5])
+model, data, rm, out = sys.argv[1:5]
+steps, micro, accumulated, longest, response = map(int, sys.argv[5:10])
 import torch
 from datasets import Dataset
 from peft import AutoPeftModelForSequenceClassification, LoraConfig
@@ -96,7 +109,7 @@ def resident(field):
 tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
 rows = [json.loads(line)["messages"][:-1] for line in open(data)]
 ids = [tokenizer.apply_chat_template(row, add_generation_prompt=True, tokenize=True, return_dict=False) for row in rows]
-dataset = Dataset.from_dict({"input_ids": [row for row in ids if len(row) <= 144]})
+dataset = Dataset.from_dict({"input_ids": [row for row in ids if len(row) <= longest]})
 before = resident("VmRSS")
 policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
 score, value = (AutoPeftModelForSequenceClassification.from_pretrained(rm, num_labels=1, dtype=torch.float32).merge_and_unload() for _ in range(2))
@@ -113,8 +126,9 @@ class Clock(TrainerCallback):
         Clock.last = now
 
 
-config = PPOConfig(output_dir=out, per_device_train_batch_size=4, gradient_accumulation_steps=4, num_ppo_epochs=4, num_mini_batches=1, total_episodes=16 * steps,
-                   local_rollout_forward_batch_size=4, response_length=64, stop_token="eos", temperature=1.0, missing_eos_penalty=1.0, kl_coef=0.05, learning_rate=1e-4,
+config = PPOConfig(output_dir=out, per_device_train_batch_size=micro, gradient_accumulation_steps=accumulated, num_ppo_epochs=4, num_mini_batches=1,
+                   total_episodes=micro * accumulated * steps,
+                   local_rollout_forward_batch_size=micro, response_length=response, stop_token="eos", temperature=1.0, kl_coef=0.05, learning_rate=1e-4,
                    gradient_checkpointing=False, bf16=False, use_cpu=True, report_to="none", save_strategy="no", num_sample_generations=0, logging_steps=1, disable_tqdm=True)
 lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
 trainer = PPOTrainer(args=config, processing_class=tokenizer, model=policy, ref_model=None, reward_model=score, value_model=value,
@@ -169,14 +183,15 @@ def measure() -> list[Row]:
         for _ in range(REPEATS):
             for way, results in found.items():
                 if way == "trl":
-                    command = [str(trl), str(folder / "trl_ppo.py"), model, data, str(folder / "rm"), str(folder / "trl"), str(UPDATES)]
+                    sizes = map(str, (UPDATES, MICRO_BATCH, ACCUMULATED, PROMPT_TOKENS, RESPONSE_TOKENS))
+                    command = [str(trl), str(folder / "trl_ppo.py"), model, data, str(folder / "rm"), str(folder / "trl"), *sizes]
                 else:
                     command = [sys.executable, str(folder / "child.py"), way, model, data, name, json.dumps(STAGE)]
                 done = run_process(command, env={"PYTHONPATH": "" if way == "trl" else str(trainers_root()), "HF_HUB_OFFLINE": "1"})
                 results.append(json.loads(done.stdout.strip().splitlines()[-1]))
     names = {"sft": "SFT with the same module", "one_base": "PPO, one base for four roles", "separate": "PPO, a model for each role", "trl": "PPO of TRL"}
     rows = [Row(names[way], tuple(result["peak"] / 2**30 for result in found[way]), "GiB") for way in names if way in found]
-    ppo = [way for way in ("separate", "trl", "one_base") if way in found]
+    ppo = [way for way in ("trl", "separate", "one_base") if way in found]
     rows += [Row(names[way], tuple(result["update_s"] for result in found[way]), "s an update") for way in ppo]
     rows += [Row(names[way], tuple(result["reward"] for result in found[way]), f"reward after {UPDATES}", True) for way in ppo]
     return rows

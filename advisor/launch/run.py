@@ -223,11 +223,10 @@ class _Work:
         record = self._record(old, inputs, hardware)
         write_atomically(self.folder.path / PLAN, self.job.copy_text)
         self._save(record)
-        done = 0
         for group in self._groups(todo, record):
             self._need_start(record, group[0])
-            self._train_group(record, group, f"{done + 1} of {len(todo)}" if len(group) == 1 else f"{done + 1} to {done + len(group)} of {len(todo)}")
-            done += len(group)
+            first, last = todo.index(group[0]) + 1, todo.index(group[-1]) + 1
+            self._train_group(record, group, f"{first} of {len(todo)}" if len(group) == 1 else f"{first} to {last} of {len(todo)}")
         self._compare_modules(record)
         record["status"] = DONE if all(stage["status"] == DONE for stage in record["stages"]) else STOPPED
         self._finish(record)

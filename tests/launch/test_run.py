@@ -132,8 +132,8 @@ def test_changed_data_is_not_mixed_into_an_unfinished_run(shop, monkeypatch):
         run()
 
 
-def test_stages_run_in_order_and_go_on_where_they_failed(shop, monkeypatch):
-    """A failing second stage leaves the first done; the next call trains the second alone."""
+def test_stages_run_in_order_and_go_on_where_they_failed(shop, monkeypatch, capsys):
+    """A failing second stage leaves the first done; the next call trains the second alone, and still calls it the second."""
     two = PLAN + "  - {name: second, objective: sft, update: lora, learning_rate: 1e-4}\n"
     (shop / "plan.yaml").write_text(two)
     monkeypatch.setenv("STAND_IN", "input@second")
@@ -145,7 +145,11 @@ def test_stages_run_in_order_and_go_on_where_they_failed(shop, monkeypatch):
     assert record(folder)["stages"][1]["error"]["exit_code"] == 2
     (folder / "stages" / "sft" / "seen.json").unlink()
     monkeypatch.setenv("STAND_IN", "ok")
+    capsys.readouterr()
     done = run()
+    said = capsys.readouterr().err
+    assert "stage sft: done before" in said
+    assert "stage second (2 of 2)" in said
     assert [stage["status"] for stage in record(folder)["stages"]] == ["done", "done"]
     assert done.status == "done"
     assert "error" not in record(folder)["stages"][1]
