@@ -79,7 +79,7 @@ def stage_settings(ruleset: Ruleset, situation: Situation, facts: Mapping[str, A
 def fitted_stage(
     ruleset: Ruleset, situation: Situation, facts: Mapping[str, Any], composition: Composition, objective: str, shared: Mapping[str, Chosen] = MappingProxyType({})
 ) -> tuple[StageSettings, Estimate]:
-    """One stage of a composition with settings that fit (or need least, where none does), and its estimate.
+    """One stage of a composition with settings that fit (or need least, where none does or nobody knows), and its estimate.
 
     Args:
         shared: Keys of a module that goes on from another stage, which stand over the stage's own.
@@ -93,13 +93,14 @@ def fitted_stage(
     settings |= _room_for_answers(ruleset, objective, settings, situation, context)
     best: tuple[int, dict[str, Chosen], Estimate] | None = None
     for trial in _trials(situation, update, int(batch.value), int(settings["seq_len"].value)):
-        changed = {**settings, **_batch_settings(trial, batch, update)}
+        changed = {**settings, **_batch_settings(trial, batch, update, known=situation.hardware.device_memory_bytes is not None)}
         cost = _stage_estimate(situation, objective, update, quantization, changed, str(trial["sharding"] or ""))
         rank = ORDER.index(cost.fits)
-        # Of settings that are all too big the smallest need is kept: the shortest way out.
-        if best is None or rank < best[0] or (cost.fits == "too_big" == best[2].fits and _peak(cost) < _peak(best[2])):
+        # Of settings that are all too big the smallest need is kept: the shortest way out. So too where the memory is not known: whatever the card.
+        smaller = cost.fits == best[2].fits and cost.fits in ("too_big", "unknown") and _peak(cost) < _peak(best[2]) if best is not None else True
+        if best is None or rank < best[0] or smaller:
             best = (rank, changed, cost)
-        if rank <= 1:
+        if cost.fits == "fits":
             break
     assert best is not None  # _trials yields one trial at least
     return StageSettings(objective=objective, update=update, quantization=quantization, settings=best[1]), best[2]
@@ -125,20 +126,22 @@ def _trials(situation: Situation, update: str, effective: int, seq_len: int) -> 
     return sorted(trials, key=lambda trial: (trial["sharding"] == "fsdp", trial["late"]))
 
 
-def _batch_settings(trial: Mapping[str, Any], batch: Chosen, update: str) -> dict[str, Chosen]:
+def _batch_settings(trial: Mapping[str, Any], batch: Chosen, update: str, *, known: bool) -> dict[str, Chosen]:
+    """Keys of the batch. `known`: the memory they have to fit into."""
     accumulation = max(1, round(int(trial["effective"]) / (int(trial["micro"]) * int(trial["cards"]))))
     per_step = int(trial["micro"]) * accumulation * int(trial["cards"])
     recompute_because = (
-        "recomputes activations to save memory, about a quarter slower"
+        f"recomputes activations to save memory, about a quarter slower{'' if known else '; the memory at hand is not known'}"
         if trial["recompute"]
         else "not compatible with a trained prefix"
         if update == "prefix"
         else "enough memory without recomputing"
     )
+    micro_because = "the whole batch at once" if trial["micro"] >= trial["effective"] else "the largest that fits" if known else "the smallest: the memory at hand is not known"
     sharding = {} if trial["sharding"] is None else {"sharding": Chosen(value=trial["sharding"], because="how the cards share the model")}
     return {
         **sharding,
-        "micro_batch_size": Chosen(value=trial["micro"], because="the largest that fits" if trial["micro"] < trial["effective"] else "the whole batch at once"),
+        "micro_batch_size": Chosen(value=trial["micro"], because=micro_because),
         "grad_accum": Chosen(value=accumulation, because=f"{per_step} rows a step: {batch.because}", rule=batch.rule),
         "gradient_checkpointing": Chosen(value=trial["recompute"], because=recompute_because),
     }

@@ -112,6 +112,17 @@ def test_without_hardware_and_model_nothing_is_ruled_out():
     assert "gpu" in document["unknown"]
 
 
+def test_without_hardware_the_settings_are_those_that_need_least(tmp_path):
+    """A card nobody named may be small: one row at a time, recomputed; a card that is named gets what fits it."""
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"Question {i}?", "chosen": f"A good answer {i}.", "rejected": f"Bad {i}."}) + "\n" for i in range(300)))
+    flags = ["--task", "chat_assistant", "--model", "Qwen/Qwen3-8B", "--depth", "alignment", "--data", str(path)]
+    unknown, large = (answer(*flags, "--gpu", gpu) for gpu in ("unknown", "H200"))
+    assert [(stage["micro_batch_size"], stage["gradient_checkpointing"]) for stage in unknown["plan"]["stages"]] == [(1, True)] * len(unknown["plan"]["stages"])
+    assert large["plan"]["stages"][0]["micro_batch_size"] > 1
+    assert unknown["recommendation"]["estimate"]["peak_gib"] < large["recommendation"]["estimate"]["peak_gib"]
+
+
 def test_choose_takes_another_candidate(tmp_path):
     """--choose needs --force for what is ranked lower, and never takes what cannot run."""
     base = ["--json", "--task", "qa", "--gpu", "RTX 4090", "--model", "Qwen/Qwen3-8B"]
