@@ -17,7 +17,8 @@ from benchmarks.measuring import Row, run_process
 
 TITLE = "LoRA PPO on the CPU, float32: one base for four roles against four models; SFT with the same module beside"
 UPDATES, REPEATS = 3, 1
-MICRO_BATCH, ACCUMULATED, PROMPT_TOKENS, RESPONSE_TOKENS = 4, 2, 144, 48  # an update is 8 answers, learned from four times
+MICRO_BATCH, ACCUMULATED, RESPONSE_TOKENS = 4, 2, 48  # an update is 8 answers, learned from four times
+PROMPT_TOKENS = 48  # at most; the few longer prompts would make one side pad more than the other, as chance shuffles them
 STAGE = {
     "micro_batch_size": MICRO_BATCH,
     "seq_len": PROMPT_TOKENS + RESPONSE_TOKENS,
