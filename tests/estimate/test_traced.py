@@ -97,7 +97,10 @@ def traced(config: Any, update: str, checkpointing: bool) -> dict[str, int]:
 @pytest.mark.parametrize("update", ["lora", "full"])
 @pytest.mark.parametrize("family", sorted(WIDE))
 def test_a_traced_step_has_the_estimated_peak(family, update, checkpointing):
-    """Weights and optimizer state to the byte (Adam's step counters aside), the peak of everything within 15 %, and never a tenth below."""
+    """Weights and optimizer to the byte (Adam's step counters aside), the peak of everything at most a tenth below and a fifth above.
+
+    Above, where a large vocabulary meets few layers: the loss is 14 bytes a word, as slopes of runs on cards have it, and 12 as traced.
+    """
     pytest.importorskip("peft")
     transformers = pytest.importorskip("transformers")
     config = transformers.AutoConfig.for_model(family, num_hidden_layers=LAYERS, max_position_embeddings=8192, **WIDE[family])
@@ -107,7 +110,8 @@ def test_a_traced_step_has_the_estimated_peak(family, update, checkpointing):
     )
     estimated = memory_estimate(spec, shape_from_config(config.to_dict(), family, origin="hub", source=""))
     assert estimated is not None
-    terms = {term.name: term.size_bytes for moment in estimated.moments for term in moment.terms}
+    terms = {term.name: term.size_bytes for term in estimated.peak.terms}
     assert found["PARAM"] == terms["weights"] + terms.get("adapters", 0)
-    assert found["OPT"] == pytest.approx(terms["optimizer state"], rel=1e-3)
-    assert 0.90 <= estimated.peak_bytes / found["Total"] <= 1.15
+    # What is made inside the optimizer's step counts as the optimizer's: its state, and where the peak is there, one temporary a parameter.
+    assert found["OPT"] == pytest.approx(terms["optimizer state"] + terms.get("optimizer temporaries", 0), rel=1e-3)
+    assert 0.90 <= estimated.peak_bytes / found["Total"] <= 1.20
