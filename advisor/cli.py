@@ -198,7 +198,7 @@ def write_plan_file(plan: Plan, comments: Comments, path: Path) -> None:
 
 def relocated(plan: Plan, folder: Path) -> Plan:
     """The plan with paths that were relative to the working folder made to hold from `folder`."""
-    from dataclasses import replace
+    from advisor.plan.paths import with_paths
 
     if folder.resolve() == Path.cwd().resolve():
         return plan
@@ -206,13 +206,7 @@ def relocated(plan: Plan, folder: Path) -> Plan:
     def moved(path: str) -> str:
         return str(Path(path).resolve()) if Path(path).exists() else path
 
-    data = replace(plan.data, path=moved(plan.data.path)) if plan.data else None
-    stages = tuple(
-        replace(stage, data=moved(stage.data) if stage.data else None, options={key: moved(value) if key == "reward_model" else value for key, value in stage.options.items()})
-        for stage in plan.stages
-    )
-    tasks = tuple(replace(task, data=replace(task.data, path=moved(task.data.path))) for task in plan.tasks)
-    return replace(plan, model=moved(plan.model), data=data, tasks=tasks, stages=stages)
+    return with_paths(plan, moved)
 
 
 def print_json(document: Any) -> None:

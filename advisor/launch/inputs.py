@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from advisor.errors import Fault, InputError
 from advisor.plan.entries import Entry
 from advisor.plan.model import Plan
+from advisor.plan.paths import with_paths
 from advisor.plan.read import resolved_path
 
 
@@ -20,22 +20,7 @@ def absolute(plan: Plan, plan_path: Path) -> Plan:
         path = resolved_path(plan_path, text)
         return str(path.resolve()) if path.exists() else text
 
-    names = {stage.name for stage in plan.stages}
-    stages = tuple(
-        replace(
-            stage,
-            data=there(stage.data) if stage.data is not None else None,
-            start_from=there(stage.start_from) if stage.start_from is not None and stage.start_from not in names else stage.start_from,
-        )
-        for stage in plan.stages
-    )
-    return replace(
-        plan,
-        model=there(plan.model),
-        data=replace(plan.data, path=there(plan.data.path)) if plan.data else None,
-        tasks=tuple(replace(task, data=replace(task.data, path=there(task.data.path))) for task in plan.tasks),
-        stages=stages,
-    )
+    return with_paths(plan, there)
 
 
 def fingerprints(plan: Plan, plan_path: Path, entries: Iterable[Entry]) -> dict[str, str]:

@@ -7,6 +7,7 @@ from here. So a new method brings its keys in its own file.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
@@ -19,7 +20,8 @@ from advisor.types import OBJECTIVES, UPDATES
 from advisor.yamlio import Document, read_yaml
 
 FOLDERS = {"update": ("updates", UPDATES), "objective": ("objectives", OBJECTIVES)}
-TYPES = ("integer", "number", "text", "text_or_list", "boolean", "choice")
+# A path is relative to the plan file; a function is `file.py:name`. What else is text stays as it is when a plan is copied.
+TYPES = ("integer", "number", "text", "path", "function", "text_or_list", "boolean", "choice")
 SPEC_KEYS = ("type", "min", "max", "exclusive_min", "exclusive_max", "values", "default", "help", "source", "sources")
 
 
@@ -43,7 +45,15 @@ class Key:
         """What may stand there, in words: 'a whole number from 1 to 4096'."""
         if self.type == "choice":
             return f"one of {', '.join(map(str, self.values))}"
-        words = {"integer": "a whole number", "number": "a number", "text": "text", "text_or_list": "text, or a list of texts", "boolean": "true or false"}[self.type]
+        words = {
+            "integer": "a whole number",
+            "number": "a number",
+            "text": "text",
+            "path": "a file or folder",
+            "function": "file.py:function",
+            "text_or_list": "text, or a list of texts",
+            "boolean": "true or false",
+        }[self.type]
         low = None if self.min is None else f"above {self.min:g}" if self.exclusive_min else f"{self.min:g}"
         high = None if self.max is None else f"below {self.max:g}" if self.exclusive_max else f"{self.max:g}"
         if low and high:
@@ -61,8 +71,10 @@ class Key:
         match self.type:
             case "boolean":
                 return isinstance(value, bool)
-            case "text":
+            case "text" | "path":
                 return isinstance(value, str) and bool(value)
+            case "function":
+                return isinstance(value, str) and re.fullmatch(r".+:[A-Za-z_]\w*", value) is not None
             case "text_or_list":
                 return bool(value) and (isinstance(value, str) or (isinstance(value, list | tuple) and all(isinstance(part, str) and part for part in value)))
             case "choice":
@@ -80,6 +92,8 @@ class Key:
             "integer": {"type": "integer"},
             "number": {"type": "number"},
             "text": text,
+            "path": text,
+            "function": {"type": "string", "pattern": r".+:[A-Za-z_]\w*$"},
             "text_or_list": {"anyOf": [text, {"type": "array", "items": text, "minItems": 1}]},
             "boolean": {"type": "boolean"},
             "choice": {"enum": list(self.values)},

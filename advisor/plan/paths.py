@@ -1,0 +1,50 @@
+"""Every path a plan holds, found in one place: model, data, what stages start from, and keys that methods declare as paths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from typing import Any
+
+from advisor.plan.keys import KeySpecs, key_specs
+from advisor.plan.model import Plan, Stage
+
+
+def with_paths(plan: Plan, moved: Callable[[str], str], *, specs: KeySpecs | None = None) -> Plan:
+    """The plan with `moved` applied to every path in it; names of stages are no paths.
+
+    Args:
+        moved: What a path becomes, or the text as it is where it is no path (a hub id).
+        specs: The keys that methods declare; default: those of the shipped rules.
+    """
+    specs = specs or key_specs()
+    names = {stage.name for stage in plan.stages}
+    return replace(
+        plan,
+        model=moved(plan.model),
+        data=replace(plan.data, path=moved(plan.data.path)) if plan.data else None,
+        stages=tuple(_stage(stage, moved, names, specs) for stage in plan.stages),
+        tasks=tuple(replace(task, data=replace(task.data, path=moved(task.data.path))) for task in plan.tasks),
+    )
+
+
+def _stage(stage: Stage, moved: Callable[[str], str], names: Collection[str], specs: KeySpecs) -> Stage:
+    start = stage.start_from
+    return replace(
+        stage,
+        data=moved(stage.data) if stage.data is not None else None,
+        start_from=moved(start) if start is not None and start not in names else start,
+        options=_options(stage, moved, names, specs),
+    )
+
+
+def _options(stage: Stage, moved: Callable[[str], str], names: Collection[str], specs: KeySpecs) -> dict[str, Any]:
+    declared, found = specs.allowed(stage.objective, stage.update), dict(stage.options)
+    for key, value in stage.options.items():
+        kind = declared[key].type if key in declared else ""
+        if kind == "path" and value not in names:
+            found[key] = moved(value)
+        elif kind == "function":  # file.py:function
+            file, colon, function = value.rpartition(":")
+            found[key] = f"{moved(file)}{colon}{function}"
+    return found
