@@ -23,7 +23,7 @@ from advisor.estimating import find_model
 from advisor.probe.catalogue import find_gpu
 from advisor.types import ModelShape
 from benchmarks.measuring import Row
-from benchmarks.refit import AS_THEY_ARE, CHOICES, Constants, badness, cases_with
+from benchmarks.refit import in_and_out_of_sample
 from tests.generating.accuracy import Case, published, summary
 
 TITLE = "memory on published cases, advise estimate beside other calculators on the same cases; each source counts once"
@@ -301,22 +301,6 @@ def asked(calculator: Calculator, python: str, told: Sequence[Told]) -> tuple[st
     return said["version"], found
 
 
-def ours_left_out() -> tuple[dict[str, Case], dict[str, Case]]:
-    """Our answers by case: as they are, and each with the constants fitted without its source (as benchmarks/refit.py does)."""
-    seen: dict[Constants, dict[str, list[Case]]] = {}
-    now = cases_with(AS_THEY_ARE, seen)
-    left_out: list[Case] = []
-    for name in now:
-        best: Constants = AS_THEY_ARE
-        for _ in range(2):
-            for place, choices in enumerate(CHOICES):
-                tried = [(*best[:place], value, *best[place + 1 :]) for value in choices]
-                best = min(tried, key=lambda constants: badness([rows for other, rows in cases_with(constants, seen).items() if other != name]))
-        left_out += cases_with(best, seen)[name]
-    cases_with(AS_THEY_ARE, {})
-    return {case.facts["id"]: case for rows in now.values() for case in rows}, {case.facts["id"]: case for case in left_out}
-
-
 def as_cases(answers: Mapping[str, Answer], told: Sequence[Told], *, context: bool) -> dict[str, Case]:
     """Their answers as cases; without context and fragmentation where the counter leaves these out, unless `context`."""
     found = {}
@@ -360,8 +344,7 @@ def measure() -> list[Row]:
         return []
     print("shared: one GPU, bf16, AdamW, plain loss, answered by all that ran and know adapters. No context: their line for CUDA context and fragmentation")
     print(f"left out for peaks counted as {' or '.join(WITHOUT_CONTEXT)}. Refitted: our constants fitted without the case's source.\n")
-    now, fitted = ours_left_out()
-    ours = {"ours": now, "ours, refitted": fitted}
+    ours = {title: {case.facts["id"]: case for case in found} for title, found in zip(("ours", "ours, refitted"), in_and_out_of_sample(), strict=True)}
     rows: list[Row] = []
     for calculator, printed, sides in spoken:
         rows += compared(calculator.package.split("-")[0], list(printed), {**ours, **sides})

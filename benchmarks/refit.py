@@ -35,11 +35,12 @@ def badness(groups: Sequence[list[Case]]) -> float:
     return statistics.mean(median_error(rows) + 0.5 * share(rows, too_low) - 0.3 * share(rows, near) for rows in groups)
 
 
-def measure() -> list[Row]:
+def in_and_out_of_sample() -> tuple[list[Case], list[Case]]:
+    """Every case under the constants as they are, and each under constants fitted without its source."""
     seen: dict[Constants, dict[str, list[Case]]] = {}
-    as_is = [case for rows in cases_with(AS_THEY_ARE, seen).values() for case in rows]
+    now = cases_with(AS_THEY_ARE, seen)
     left_out: list[Case] = []
-    for name in by_source(as_is):
+    for name in now:
         best = AS_THEY_ARE
         for _ in range(2):
             for place, choices in enumerate(CHOICES):
@@ -47,4 +48,9 @@ def measure() -> list[Row]:
                 best = min(tried, key=lambda constants: badness([rows for other, rows in cases_with(constants, seen).items() if other != name]))
         left_out += cases_with(best, seen)[name]
     cases_with(AS_THEY_ARE, {})
+    return [case for rows in now.values() for case in rows], left_out
+
+
+def measure() -> list[Row]:
+    as_is, left_out = in_and_out_of_sample()
     return [Row(f"{key}, {title}", (value * 100,), "%") for title, found in (("in sample", summary(as_is)), ("left out", summary(left_out))) for key, value in found.items()]

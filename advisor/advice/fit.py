@@ -97,8 +97,7 @@ def fitted_stage(
         cost = _stage_estimate(situation, objective, update, quantization, changed, str(trial["sharding"] or ""))
         rank = ORDER.index(cost.fits)
         # Of settings that are all too big the smallest need is kept: the shortest way out. So too where the memory is not known: whatever the card.
-        smaller = cost.fits == best[2].fits and cost.fits in ("too_big", "unknown") and _peak(cost) < _peak(best[2]) if best is not None else True
-        if best is None or rank < best[0] or smaller:
+        if best is None or rank < best[0] or (cost.fits == best[2].fits and cost.fits in ("too_big", "unknown") and _peak(cost) < _peak(best[2])):
             best = (rank, changed, cost)
         if cost.fits == "fits":
             break

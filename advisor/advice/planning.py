@@ -29,8 +29,8 @@ def missing_for_plan(advice: Advice, candidate: Candidate, ruleset: Ruleset) -> 
     if candidate.composition.per_task and not situation.answers.value("tasks"):
         missing.append("tasks")
     profiles = _profiles(situation)
+    kinds = {profile.kind for profile in profiles} or {situation.answers.value("data_kind")}
     for index, objective in enumerate(candidate.composition.chain):
-        kinds = {profile.kind for profile in profiles} or {situation.answers.value("data_kind")}
         if needs_scores(ruleset, objective, candidate.composition.chain[:index]) and situation.reward_model is None and kinds != {"prompts_with_verifier"}:
             missing.append("reward_model")
         trains_on = ruleset.axes.get(f"objectives/{objective}", {}).get("trains_on")

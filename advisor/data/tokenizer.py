@@ -35,6 +35,7 @@ class ModelTokenizer:
     without_system: Tally = field(default_factory=Tally)
     without_end: Tally = field(default_factory=Tally)
     moved_system: Tally = field(default_factory=Tally)
+    _takes_system: bool | None = None
     complaint: str = ""
     conversations: int = 0
 
@@ -66,16 +67,19 @@ class ModelTokenizer:
         moved = system_in_question(example.messages)
         if moved is None:
             return example.messages
+        if self._takes_system is None:  # asked once: a template refuses the turn, not its words
+            self._takes_system = self._renders(example.messages[:2], example) or not self._renders(moved[:1], example)
+        if self._takes_system:
+            return example.messages
+        self.moved_system.add(example.row)
+        return moved
+
+    def _renders(self, messages: tuple[Message, ...], example: Example) -> bool:
         try:
-            self._render(example.messages[:2], example)
-        except Exception:
-            try:
-                self._render(moved[:1], example)
-            except Exception:
-                return example.messages
-            self.moved_system.add(example.row)
-            return moved
-        return example.messages
+            self._render(messages, example)
+        except Exception:  # a template may raise anything
+            return False
+        return True
 
     def _render(self, messages: tuple[Message, ...], example: Example, *, prompt: bool = False) -> str:
         turns = [{"role": message.role, "content": message.content, **message.extra} for message in messages]
