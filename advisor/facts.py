@@ -17,7 +17,9 @@ TYPES = ("choice", "number", "flag", "text", "path", "map")
 ORIGINS = ("asked", "probed", "data", "model", "estimated", "concluded")
 KEYS = {
     "type", "origin", "values", "unit", "min", "max", "integer", "answer", "flag", "required", "order", "ask", "ask_when", "ask_without", "unknown", "signal", "implies",
+    "read_from",
 }  # fmt: skip
+NAMES = ("implies", "read_from")  # keys that name other facts
 UNKNOWN = "unknown"
 
 
@@ -51,6 +53,7 @@ class Fact:
     unknown: str = ""  # what "I don't know" means
     signal: bool = False
     implies: tuple[str, ...] = ()  # signals that are true wherever this one is
+    read_from: tuple[str, ...] = ()  # the facts that tell this one too
 
 
 @cache
@@ -95,14 +98,21 @@ def _faults(document: Document, fact_id: str, entry: Mapping[str, Any]) -> list[
 
 
 def _fact(fact_id: str, entry: Mapping[str, Any]) -> Fact:
-    fields = {key: value for key, value in entry.items() if key in KEYS and key not in ("values", "ask_when", "implies")}
+    fields = {key: value for key, value in entry.items() if key in KEYS and key not in ("values", "ask_when", *NAMES)}
     raw_values = entry.get("values")
     values = {
         name: Value(label=str((help_ or {}).get("label", name)), help=str((help_ or {}).get("help", "")))
         for name, help_ in (raw_values.items() if isinstance(raw_values, dict) else ())
     }
     when = entry.get("ask_when") or {}
-    return Fact(id=fact_id, values=values, ask_when={key: tuple(allowed) for key, allowed in when.items()}, implies=tuple(entry.get("implies") or ()), **fields)
+    named = {key: tuple(entry.get(key) or ()) for key in NAMES}
+    return Fact(id=fact_id, values=values, ask_when={key: tuple(allowed) for key, allowed in when.items()}, **{**fields, **named})
+
+
+@cache
+def read_from(fact_id: str) -> tuple[str, ...]:
+    """The facts that are read from this one (`read_from`): of a data file its kind, of a model its size."""
+    return tuple(fact.id for fact in load_facts().values() if fact_id in fact.read_from)
 
 
 def signals(facts: Mapping[str, Fact]) -> list[str]:

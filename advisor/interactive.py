@@ -29,7 +29,7 @@ def wizard(rule_layers: tuple[str, ...]) -> int:
     from advisor import cli
     from advisor.advice.advise import advise as advise_on
     from advisor.probe import probe
-    from advisor.situation import situation_of
+    from advisor.situation import model_folder, situation_of
     from advisor.wizard import Actions, Checks, Outcome, Relevance, run_wizard
 
     out = cli.console()
@@ -69,7 +69,7 @@ def wizard(rule_layers: tuple[str, ...]) -> int:
         save_page=save_page,
         explain=explain,
     )
-    checks = Checks(data_path=_readable(seen), gpu=_refused(_known_gpu), model=_refused(_known_model), found=seen.data_words)
+    checks = Checks(data_path=_readable(seen), gpu=_refused(_known_gpu), model=_refused(_known_model), reward_model=_refused(model_folder), found=seen.data_words)
     return run_wizard(
         facts=ruleset.facts, hardware=hardware, advise=advise, actions=actions, console=out, checks=checks, relevant=relevance, left_out=relevance.left_out
     )  # fmt: skip

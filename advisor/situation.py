@@ -117,12 +117,14 @@ def _examples(answers: Answers, base: Path | None) -> DataProfile | None:
 def _reward_model(answers: Answers, base: Path | None) -> str | None:
     """The folder of the stated reward model. Raises InputError where it holds none."""
     path = answers.value("reward_model")
-    if not path:
-        return None
-    folder = _found(str(path), base)
-    if not any((Path(folder).expanduser() / name).is_file() for name in ("adapter_config.json", "config.json")):
+    return model_folder(_found(str(path), base)) if path else None
+
+
+def model_folder(path: str) -> str:
+    """The path of a folder that holds a model. Raises InputError where it holds none."""
+    if not any((Path(path).expanduser() / name).is_file() for name in ("adapter_config.json", "config.json")):
         raise InputError(f"{path}: holds no model", allowed="the folder of a reward model: a stage with objective rm leaves one, --reward-model names it")
-    return folder
+    return path
 
 
 def _found(file: str, base: Path | None) -> str:

@@ -11,9 +11,10 @@ from types import MappingProxyType
 from typing import Any
 
 from advisor.estimate import estimate
+from advisor.estimate.reading import read_of
 from advisor.estimate.stages import stage_spec
 from advisor.ruleset.model import Ruleset
-from advisor.types import Chosen, Composition, DataProfile, Estimate, Fits, Situation, StageSettings
+from advisor.types import Chosen, Composition, DataProfile, Estimate, Fits, RunSpec, Situation, StageSettings
 
 from .seen import device
 from .settings import ruled_settings
@@ -149,7 +150,8 @@ def _batch_settings(trial: Mapping[str, Any], batch: Chosen, update: str, *, kno
 def _stage_estimate(situation: Situation, objective: str, update: str, quantization: str | None, settings: Mapping[str, Chosen], sharding: str) -> Estimate:
     plain = {key: chosen.value for key, chosen in settings.items()}
     spec = stage_spec(objective, update, quantization, plain, gpus=max(1, len(situation.hardware.gpus)), sharding=sharding or None)
-    return estimate(spec, situation.model, situation.hardware, tokens_total=training_tokens(situation, plain, objective), rows_total=training_rows(situation, plain, objective))
+    tokens, rows = amounts_read(situation, spec, epochs=float(plain.get("epochs", 1)))
+    return estimate(spec, situation.model, situation.hardware, tokens_total=tokens, rows_total=rows)
 
 
 def _profile(situation: Situation, objective: str = "") -> DataProfile | None:
@@ -162,22 +164,15 @@ def _profile(situation: Situation, objective: str = "") -> DataProfile | None:
     return max(profiles, key=lambda profile: profile.tokens.longest if profile.tokens else 0, default=None)
 
 
-def training_rows(situation: Situation, settings: Mapping[str, Any], objective: str = "") -> int | None:
-    """Rows read over all epochs, or None where nobody said how many there are."""
-    epochs = float(settings.get("epochs", 1))
-    profile = _profile(situation, objective)
-    rows = profile.rows if profile is not None else situation.answers.value("data_rows")
-    return None if rows is None else int(rows * epochs)
-
-
-def training_tokens(situation: Situation, settings: Mapping[str, Any], objective: str = "") -> int | None:
-    """Tokens read over all epochs, or None where neither the data nor an answer tells."""
-    epochs = float(settings.get("epochs", 1))
-    profile = _profile(situation, objective)
-    if profile is not None and profile.tokens is not None:
-        return int(profile.tokens.total * epochs)
-    stated = situation.answers.value("data_tokens")
-    return None if stated is None else int(stated * epochs)
+def amounts_read(situation: Situation, spec: RunSpec, *, epochs: float) -> tuple[int | None, int | None]:
+    """Tokens and rows read over all epochs, each None where neither the data nor an answer tells."""
+    profile, answers = _profile(situation, spec.objective), situation.answers
+    if profile is None or profile.tokens is None:
+        tokens, rows = answers.value("data_tokens"), answers.value("data_rows") if profile is None else profile.rows
+        return None if tokens is None else int(tokens * epochs), None if rows is None else int(rows * epochs)
+    mean, share = read_of(profile.tokens, objective=spec.objective, seq_len=spec.seq_len, truncation="stop", packing=spec.packing)
+    read = profile.rows * share * epochs
+    return max(1, round(read * mean)), max(1, round(read))
 
 
 def together(estimates: Sequence[Estimate], composition: Composition, facts: Mapping[str, Any]) -> Estimate:

@@ -17,25 +17,17 @@ from operator import or_
 from typing import Any
 
 from advisor.composition import SCHEMES
-from advisor.facts import UNKNOWN
+from advisor.facts import UNKNOWN, read_from
 from advisor.ruleset.domain import cells_of
 from advisor.ruleset.judge import compiled
 from advisor.ruleset.model import Condition, Ruleset
 
 from .decide import LAST, REMEDIES_OF_GATE, SETTINGS, SMALLER_MODEL
 
-# A question whose answer is read for further facts: they are open as long as it is.
-READ_FROM = {
-    "data_path": ("data_kind", "data_rows", "data_tokens"),
-    "model": ("params_b", "start"),
-    "gpu": ("gpus", "device", "compute_capability"),
-    "base_model_untuned": ("start",),
-    "instruct_model_start": ("start",),
-}
 FITS = tuple(f"fits_{scheme}" for scheme in SCHEMES)  # known only once something can be estimated
 OVER_BUDGET = "over_budget"
 # What the plan and its estimate need beside the composition: asked wherever training is still possible.
-NEEDED_TO_TRAIN = ("data_path", "data_rows", "tasks", "n_tasks", "model", "gpu")
+NEEDED_TO_TRAIN = ("data_path", "data_rows", "tasks", "n_tasks", "model", "reward_model", "gpu")
 MADE_OF = ("gate", "chain", "modules", "scheme")  # the conclusions that a composition is made of
 ALIKE = ("alike",)
 
@@ -94,7 +86,7 @@ def _open_facts(ruleset: Ruleset, facts: Mapping[str, Any], askable: Collection[
     read: set[str] = set()  # open even where it is known: another card than this machine's may be named
     for name in askable:
         opened.add(name)
-        read |= set(READ_FROM.get(name, ()))
+        read |= set(read_from(name))
         # A signal that is stated states others with it, also against an earlier no.
         opened |= {implied for implied in (ruleset.facts[name].implies if name in ruleset.facts else ()) if facts.get(implied) is not True}
     if "gpu" in askable or facts.get("device") != UNKNOWN:  # without hardware nothing is estimated
@@ -104,7 +96,7 @@ def _open_facts(ruleset: Ruleset, facts: Mapping[str, Any], askable: Collection[
 
 def _answers(ruleset: Ruleset, facts: Mapping[str, Any], fact_id: str) -> list[dict[str, Any]]:
     """Each answer to a question as the facts it sets; None is "I don't know"."""
-    fact, read = ruleset.facts[fact_id], READ_FROM.get(fact_id, ())
+    fact, read = ruleset.facts[fact_id], read_from(fact_id)
     conditions = [condition for rules in ruleset.rules.values() for rule in rules for condition in rule.when if condition.fact == fact_id]
     answers: list[dict[str, Any]] = []
     for cell in cells_of(fact, conditions):

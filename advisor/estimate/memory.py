@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from advisor.estimate import sources as src
 from advisor.estimate.dims import dims_of
 from advisor.estimate.passing import activations, evaluation, loss, rerun, rollout
-from advisor.estimate.setting import Setting, resolve, term_of
+from advisor.estimate.setting import GENERATED, Setting, resolve, term_of
 from advisor.estimate.standing import buckets, first_gradients, further_roles, gathered, gradients, states, step_temporaries, weights
 from advisor.types import GpuSpec, MemoryEstimate, ModelShape, Moment, RunSpec, Term
 from advisor.units import GIB
@@ -64,7 +64,7 @@ def memory_estimate(spec: RunSpec, shape: ModelShape, *, cpu: bool = False, devi
         _moment("optimizer step", s, passing, device, [*standing, *gathered(s, layers=0), *full_gradients, *step_temporaries(s)]),
         _moment("evaluation", s, passing, device, [*standing, *gathered(s, layers=2), *evaluation(s)]),
     ]  # fmt: skip
-    if spec.objective in ("ppo", "grpo", "rloo"):
+    if spec.objective in GENERATED:
         moments.append(_moment("generating answers", s, passing, device, [*standing, *gathered(s, layers=2), *rollout(s)]))
     peak = max(moment.total_bytes for moment in moments)
     below, above = BANDS[s.counter]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from advisor.estimate import sources as src
 from advisor.estimate.dims import targets
-from advisor.estimate.setting import Setting, term_of
+from advisor.estimate.setting import Setting, answers_at_once, term_of
 from advisor.types import Term
 
 # One layer run again with frozen weights, per token: what SwiGLU and the projections keep plus their gradients.
@@ -24,7 +24,7 @@ LOSS_HIDDEN_BYTES = 6  # the last hidden states, their float32 norm
 EVALUATION_BYTES = 10.0  # 16-bit logits, float32 copy, log-softmax
 TILE_TOKENS, TILE_WORDS = 4096, 32768  # trl/kernels/chunked_logprob.py
 # trainers/ppo/rollout.py: float32 logits held at once, and answers written at once.
-PART_LOGIT_BYTES, ANSWERS_AT_ONCE = 64 * 2**20, 32
+PART_LOGIT_BYTES = 64 * 2**20
 PART_COPIES = 3  # logits, their exponentials, their gradient
 WRITING_COPIES = 3  # of one token's logits: themselves, divided by the temperature, probabilities
 
@@ -180,10 +180,7 @@ def _parts(s: Setting, hidden_bytes: float, copies: int, with_what: str) -> Term
 def rollout(s: Setting) -> list[Term]:
     """Keys and values of the answers being generated, and the logits they are drawn from."""
     d, spec = s.dims, s.spec
-    if spec.objective == "ppo" and not s.stack.name:
-        answers = min(max(ANSWERS_AT_ONCE, spec.micro_batch_size), spec.micro_batch_size * spec.grad_accum)
-    else:
-        answers = spec.micro_batch_size * int(spec.options.get("generations") or (8 if spec.objective == "grpo" else 1))
+    answers = answers_at_once(spec)
     wide = 4 if s.weight_bytes == 4 and spec.precision != "mixed" else 2
     size = answers * spec.seq_len * d.layers * 2 * d.kv_size * wide
     return [

@@ -13,10 +13,31 @@ CPU_OPTIMIZERS = ("adamw_cpu", "adam_cpu", "cpu_adam")
 COUNTERS = ("allocated", "active", "reserved", "nvidia-smi", "unknown")
 PAIRED = ("dpo", "orpo", "rm")  # each row is two sequences
 
+# Objectives that learn from answers of their own -> answers to each prompt unless told (rules/objectives/).
+GENERATED = {"ppo": 1, "grpo": 8, "rloo": 4}
+ANSWERS_AT_ONCE = 32  # that our PPO writes together at least (trainers/ppo/rollout.py)
+
 
 def sequences_per_row(objective: str) -> int:
     """How many sequences one row of an objective is: both sides of a pair run."""
     return 2 if objective in PAIRED else 1
+
+
+def answers_each(spec: RunSpec) -> int:
+    """How many answers to one prompt a step learns from."""
+    return int(spec.options.get("generations") or GENERATED[spec.objective]) if spec.objective in GENERATED else 1
+
+
+def answers_at_once(spec: RunSpec) -> int:
+    """How many answers are written together."""
+    if spec.objective == "ppo":
+        return min(max(ANSWERS_AT_ONCE, spec.micro_batch_size), spec.micro_batch_size * spec.grad_accum)
+    return spec.micro_batch_size * answers_each(spec)
+
+
+def rollouts(spec: RunSpec) -> int:
+    """How many times a step writes answers."""
+    return -(-spec.micro_batch_size * spec.grad_accum * answers_each(spec) // answers_at_once(spec))
 
 
 @dataclass(frozen=True, slots=True)

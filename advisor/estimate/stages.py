@@ -8,7 +8,7 @@ from typing import Any
 from advisor.types import RunSpec
 
 # Keys of an update or objective that a formula reads.
-OPTIONS = ("bottleneck", "placement", "prefix_tokens", "response_tokens", "generations", "beta", "dropout", "train_embeddings")
+OPTIONS = ("bottleneck", "placement", "prefix_tokens", "response_tokens", "generations", "beta", "ppo_epochs", "verifier", "reward", "dropout", "train_embeddings")
 
 
 def stage_spec(objective: str, update: str, quantization: str | None, settings: Mapping[str, Any], *, gpus: int = 1, sharding: str | None = None) -> RunSpec:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from advisor.estimate.dims import Dims, dims_of, targets, trainable_params
-from advisor.estimate.setting import DTYPE_BYTES, sequences_per_row
+from advisor.estimate.setting import DTYPE_BYTES, GENERATED, answers_each, rollouts, sequences_per_row
 from advisor.types import GpuSpec, ModelShape, RunSpec, TimeEstimate
 
 # Share of the best measured matmul that a tuned loop reaches, on a card of A100 class (published median MFU 0.6 there, 0.42 on H100) ...
@@ -25,6 +25,7 @@ NVLINK_BYTES_PER_S, PCIE_BYTES_PER_S = 180e9, 14e9  # one direction, achieved
 # A LoRA step of SmolLM2-135M, 4 x 128 tokens, took 2 to 3 s on two cores (4 N FLOP per token): float32, per core.
 CPU_FLOPS_PER_CORE = 5e10
 CPU_BYTES_PER_S = 15e9
+PPO_EPOCHS = 4  # rules/objectives/ppo.yaml
 DECODE_SHARE = 0.3  # of the bandwidth, what `generate` reaches without a serving engine
 PADDED_LENGTH = 1.25  # rows of mixed lengths padded to the longest of their micro-batch
 
@@ -72,12 +73,14 @@ def time_estimate(spec: RunSpec, shape: ModelShape, machine: Machine, *, tokens_
         mean = min(float(spec.seq_len), tokens_total / rows_total / sequences)
         length = min(float(spec.seq_len), mean * (PADDED_LENGTH if spec.micro_batch_size > 1 else 1.0))
         padding = max(1.0, length / mean)
-    tokens = spec.micro_batch_size * sequences * length
+    each = sequences * answers_each(spec)
+    tokens = spec.micro_batch_size * each * length
     passes = 4 if spec.gradient_checkpointing else 3  # forward, backward as two, and the forward pass run again
     compute = tokens * _flops(spec, d, length) / machine.flops
     traffic = tokens * _traffic(spec, d) / machine.bytes_per_s
     adapted = len(targets(d, spec)) if spec.update == "lora" else 0
-    launches = d.layers * passes * (LAUNCH_S + LAUNCH_ADAPTER_S * adapted * (2 if spec.quantization else 1)) * machine.launch_share
+    forward_launches = d.layers * (LAUNCH_S + LAUNCH_ADAPTER_S * adapted * (2 if spec.quantization else 1)) * machine.launch_share
+    launches = passes * forward_launches
     launches *= COMPILED_LAUNCH_SHARE if spec.compile else 1.0
     dequantise = 0.0
     if spec.quantization:  # every pass reads half a byte and writes and reads two for each weight
@@ -86,8 +89,8 @@ def time_estimate(spec: RunSpec, shape: ModelShape, machine: Machine, *, tokens_
     micro = (work**SMOOTH + launches**SMOOTH) ** (1 / SMOOTH) + dequantise
     gather = _gather_s(spec, d, machine)
     micro = max(micro, gather) + 0.15 * min(micro, gather)
-    step = spec.grad_accum * micro + _optimizer_s(spec, d, machine) + _reduce_s(spec, d, machine) + _generate_s(spec, d, machine)
-    per_device = spec.micro_batch_size * spec.grad_accum * sequences * length / padding
+    step = spec.grad_accum * micro + _optimizer_s(spec, d, machine) + _reduce_s(spec, d, machine) + _generate_s(spec, d, machine, forward_launches)
+    per_device = spec.micro_batch_size * spec.grad_accum * each * length / padding
     steps = None
     if tokens_total:
         per_step = spec.micro_batch_size * spec.grad_accum * max(1, spec.gpus)
@@ -103,7 +106,11 @@ def _flops(spec: RunSpec, d: Dims, length: float) -> float:
     factor = 6.0 if spec.update == "full" else 4.0
     if spec.gradient_checkpointing:
         factor += 2.0
-    if spec.objective in ("dpo", "kto"):
+    if spec.objective == "ppo":  # policy and value learn in every inner epoch, after each role looked at the answers once
+        factor = 2 * int(spec.options.get("ppo_epochs") or PPO_EPOCHS) * factor + 2.0 * (3 + _scored_by_model(spec))
+    elif spec.objective in GENERATED:  # answers are read once more by the reference where moving away has a price, and by the reward model
+        factor += 2.0 * (bool(spec.options.get("beta")) + _scored_by_model(spec))
+    elif spec.objective in ("dpo", "kto"):
         factor += 2.0  # the reference's forward pass
     # 4 q s forward and 8 backward; a causal kernel skips half.
     attention = (12.0 + (4.0 if spec.gradient_checkpointing else 0.0)) * d.layers * d.q_size * length
@@ -148,9 +155,17 @@ def _optimizer_s(spec: RunSpec, d: Dims, machine: Machine) -> float:
     return trainable * moved / share / speed
 
 
-def _generate_s(spec: RunSpec, d: Dims, machine: Machine) -> float:
-    """Time to write the answers a reinforcement step learns from: every token reads the weights once per batch."""
-    if spec.objective not in ("ppo", "grpo", "rloo"):
+def _scored_by_model(spec: RunSpec) -> bool:
+    """Whether a model looks at every answer; else a program does."""
+    return not (spec.options.get("verifier") or spec.options.get("reward"))
+
+
+def _generate_s(spec: RunSpec, d: Dims, machine: Machine, token_launch_s: float) -> float:
+    """Time to write the answers a reinforcement step learns from: for every token the weights are read once for all answers written together."""
+    if spec.objective not in GENERATED:
         return 0.0
     answer_tokens = int(spec.options.get("response_tokens") or spec.seq_len // 2)
-    return spec.grad_accum * answer_tokens * d.active * 2 / (machine.bytes_per_s * DECODE_SHARE)
+    width = 0.55 if spec.quantization == "nf4" else DTYPE_BYTES.get(spec.weights_dtype, 2)
+    read = d.active * width / (machine.bytes_per_s * DECODE_SHARE)
+    a_token: float = (read**SMOOTH + token_launch_s**SMOOTH) ** (1 / SMOOTH)
+    return rollouts(spec) * answer_tokens * a_token

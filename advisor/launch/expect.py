@@ -73,14 +73,14 @@ def expectation(plan: Plan, entry: Entry, shape: ModelShape | None, hardware: Ha
 
 def amounts(plan: Plan, stage: Stage, profile: DataProfile | None, max_steps: int | None) -> tuple[int | None, int | None]:
     """Tokens and rows that the whole stage will read, all epochs together; None where the data is not known."""
+    from advisor.estimate.reading import read_of
     from advisor.estimate.setting import sequences_per_row
 
     if profile is None or profile.tokens is None:
         return None, None
-    whole = sequences_per_row(stage.objective) * stage.seq_len  # of a pair both sequences are read, each cut at seq_len
-    mean = min(profile.tokens.mean, whole)
-    rows = profile.rows * (1 - stage.holdout) * stage.epochs
-    row_tokens = whole if stage.packing else mean
+    mean, share = read_of(profile.tokens, objective=stage.objective, seq_len=stage.seq_len, truncation=stage.truncation, packing=stage.packing)
+    rows = profile.rows * share * (1 - stage.holdout) * stage.epochs
+    row_tokens = sequences_per_row(stage.objective) * stage.seq_len if stage.packing else mean
     a_step = stage.effective_batch_size * plan.launch.processes * row_tokens / mean
     if stage.max_steps is not None:
         rows = stage.max_steps * a_step

@@ -289,6 +289,7 @@ class _Linter:
         if not self.complete:
             return
         looked_at = {fact_id for table in self.ruleset.tables.values() for fact_id in table.inputs}
+        looked_at |= {source for fact in self.ruleset.facts.values() if fact.id in looked_at for source in fact.read_from}
         for fact in self.ruleset.facts.values():
             if fact.origin != "asked" or not fact.ask or fact.type not in ("choice", "flag"):
                 continue

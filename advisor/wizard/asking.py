@@ -51,6 +51,7 @@ class Checks:
 
     data_path: Check = path_exists
     model: Check = nothing_wrong
+    reward_model: Check = nothing_wrong
     gpu: Check = nothing_wrong
     found: Callable[[str], str] = lambda path: ""  # what was recognised in a data file, said once it is named
 
@@ -178,7 +179,7 @@ def _ask_plain(question: Question, ui: Ui, checks: Checks) -> Reply:
         return ui.choose(message, [*options, *_ways_out(question)], current=question.current)
     if fact.type == "number":
         return _typed(question, ui, message, lambda text: number_of(text, fact))
-    check = {"data_path": checks.data_path, "model": checks.model}.get(fact.id, nothing_wrong)
+    check = {"data_path": checks.data_path, "model": checks.model, "reward_model": checks.reward_model}.get(fact.id, nothing_wrong)
     return _typed(question, ui, message, lambda text: _checked(text, check), path=fact.type == "path")
 
 

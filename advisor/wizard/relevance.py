@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from advisor.advice.questions import FITS, NEEDED_TO_TRAIN, READ_FROM, may_train, settled, still_matters
-from advisor.facts import Fact
+from advisor.advice.questions import FITS, NEEDED_TO_TRAIN, may_train, settled, still_matters
+from advisor.facts import Fact, read_from
 from advisor.ruleset.model import Ruleset
 from advisor.types import Answers
 from advisor.wizard.walk import Skipped, answer_of, applies, may_apply
@@ -59,15 +59,15 @@ class Relevance:
     def _because(self, fact: Fact, answers: Answers, facts: Mapping[str, Any], skipped: Collection[str]) -> str:
         """The first answer without which the question would have mattered."""
         groups = {
-            "data": ("data_path", *READ_FROM["data_path"]),
-            "model": ("model", *READ_FROM["model"]),
-            "gpu": ("gpu", *READ_FROM["gpu"], *FITS),
+            "data": ("data_path", *read_from("data_path")),
+            "model": ("model", *read_from("model")),
+            "gpu": ("gpu", *read_from("gpu"), *FITS),
         }
         for name, other in self.ruleset.facts.items():
             if other.origin != "asked" or other.order is None or name == fact.id or name in skipped:
                 continue
             group = next((names for names in groups.values() if name in names), (name,))
-            if not any(facts.get(part) is not None for part in group) or (name in READ_FROM["data_path"] and answers.value("data_path")):
+            if not any(facts.get(part) is not None for part in group) or (name in read_from("data_path") and answers.value("data_path")):
                 continue
             without = {part: value for part, value in facts.items() if part not in group}
             if may_apply(fact, answers, self.ruleset.facts, {*skipped, name}) and still_matters(self.ruleset, without, fact.id, {*skipped, *group}):
@@ -75,7 +75,7 @@ class Relevance:
         return f"here {SAME}"
 
     def _words(self, fact: Fact, answers: Answers) -> str:
-        if fact.id in ("data_path", *READ_FROM["data_path"]):
+        if fact.id in ("data_path", *read_from("data_path")):
             return "these examples"
         if fact.id in ("model", "gpu"):
             return {"model": "this model", "gpu": "this machine"}[fact.id]

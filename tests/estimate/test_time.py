@@ -138,3 +138,38 @@ def test_both_sequences_of_a_pair_take_time(objective):
     cut = time_estimate(replace(spec, objective=objective), shape, machine, tokens_total=4_000_000, rows_total=1000)  # sequences of 2000, cut at 512
     assert cut is not None
     assert cut.step_s < 1.1 * two.step_s
+
+
+def step_of(**options: object) -> float:
+    """Seconds of a PPO update of eight answers on two CPU cores."""
+    objective = str(options.pop("objective", "ppo"))
+    spec = RunSpec(
+        objective=objective,
+        weights_dtype="float32",
+        micro_batch_size=4,
+        grad_accum=2,
+        seq_len=100,
+        rank=16,
+        gradient_checkpointing=False,
+        options={"response_tokens": 32, **options},
+    )
+    shape, _ = model_shape("HuggingFaceTB/SmolLM2-135M")
+    machine = machine_of(None, cpu_cores=2)
+    assert shape is not None
+    assert machine is not None
+    result = time_estimate(spec, shape, machine)
+    assert result is not None
+    return result.step_s
+
+
+def test_an_update_of_ppo_takes_what_was_measured():
+    """Two inner epochs over eight answers of 25 tokens to prompts of 75: 29.7 s, 7 of them for writing."""
+    assert 1 / 1.5 < step_of(ppo_epochs=2) / 29.7 < 1.5
+
+
+def test_answers_that_are_learned_from_oftener_take_longer():
+    assert step_of(ppo_epochs=4) > 1.5 * step_of(ppo_epochs=2)
+    assert step_of(ppo_epochs=2, verifier="exact") < step_of(ppo_epochs=2)  # no reward model looks at them
+    eight, sixteen = (step_of(objective="grpo", generations=generations, verifier="exact") for generations in (8, 16))
+    assert 1.5 < sixteen / eight <= 2
+    assert step_of(objective="rloo", beta=0.05, verifier="exact") > step_of(objective="rloo", beta=0.0, verifier="exact")

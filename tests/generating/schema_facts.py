@@ -66,6 +66,7 @@ def fact_entry(rules: Ruleset) -> Schema:
         "unknown": {**TEXT, "description": "what \"I don't know\" means"},
         "signal": {"type": "boolean", "description": "stated by name under `signals`"},
         "implies": {"type": "array", "items": offered(facts), "description": "signals that are true wherever this one is"},
+        "read_from": {"type": "array", "items": offered(facts), "description": "the facts that tell this one too"},
     }  # fmt: skip
     entry = closed(ordered(known, KEYS), "type", "origin")
     return {**entry, "if": {"properties": {"type": {"const": "choice"}}, "required": ["type"]}, "then": {"required": ["values"]}}
