@@ -14,6 +14,7 @@ ACTIVATIONS = Source(
 )
 LOSS = Source(title="slopes of IBM fms-acceleration's and torchtune's published runs with and without a fused loss", kind="measured")
 TRL_LOSS = Source(title="trl 1.16.0, trl/kernels/chunked_logprob.py: tiles of 4096 tokens x 32768 words", checked="2026-11-25", kind="vendor")
+MALLOC = Source(title="resident memory of seven runs of SmolLM2-135M on two cores (SFT, CPT, RM, PPO) beside the terms, glibc's malloc", checked="2026-11-25", kind="measured")
 FOREACH = Source(
     title="torch.optim.AdamW, foreach implementation: one temporary per parameter", url="https://docs.pytorch.org/docs/stable/generated/torch.optim.AdamW.html", kind="vendor"
 )

@@ -133,7 +133,8 @@ def test_ppo_on_adapters_shares_one_base_and_full_ppo_holds_four_models():
 
 def test_ppo_is_estimated_with_what_its_loop_holds_at_once():
     """Logits of a part of the tokens and so many answers at a time, as trainers/ppo/rollout.py says; more rows in a batch add no logits."""
-    from advisor.estimate.passing import ANSWERS_AT_ONCE, PART_LOGIT_BYTES
+    from advisor.estimate.passing import PART_LOGIT_BYTES
+    from advisor.estimate.setting import ANSWERS_AT_ONCE
     from trainers.ppo.rollout import AT_ONCE, LOGIT_BYTES
 
     assert (ANSWERS_AT_ONCE, PART_LOGIT_BYTES) == (AT_ONCE, LOGIT_BYTES)
