@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from advisor.advice.decide import decide
-from advisor.advice.questions import FITS, READ_FROM
-from advisor.facts import Fact
+from advisor.advice.questions import FITS
+from advisor.facts import Fact, read_from
 from advisor.ruleset.domain import cells_of
 from advisor.ruleset.load import load_rules
 from advisor.ruleset.model import Ruleset
@@ -44,7 +44,7 @@ class Person:
             facts |= dict.fromkeys((name, *ruleset.facts[name].implies), True)
         for question in READ:
             if answers.value(question) is not None:
-                facts |= {name: self.read[name] for name in READ_FROM[question] if self.read.get(name) is not None}
+                facts |= {name: self.read[name] for name in read_from(question) if self.read.get(name) is not None}
         return facts
 
 
@@ -66,7 +66,7 @@ def people(ruleset: Ruleset, count: int, seed: int) -> Iterator[Person]:
         answers = {fact.id: drawn(fact) for fact in asked}
         answers |= {implied: True for fact in asked if answers[fact.id] is True for implied in fact.implies}
         answers |= {name: value for name, value in READ.items() if rng.random() > (FILE_SHARE if name == "data_path" else DONT_KNOW_SHARE)}
-        read = {name: drawn(ruleset.facts[name], known=name in ("data_rows", "data_tokens")) for question in READ for name in READ_FROM[question]}
+        read = {name: drawn(ruleset.facts[name], known=name in ("data_rows", "data_tokens")) for question in READ for name in read_from(question)}
         # A file has a kind, and is never the kind that stands for no data.
         read["data_kind"] = rng.choice([value for value in ruleset.facts["data_kind"].values if value != "none"])
         fits = {name: rng.choice(["fits", "tight", "too_big", "unknown"]) for name in FITS}  # over_budget needs a limit, which no question asks for

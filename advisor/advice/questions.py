@@ -27,7 +27,9 @@ from .decide import LAST, REMEDIES_OF_GATE, SETTINGS, SMALLER_MODEL
 FITS = tuple(f"fits_{scheme}" for scheme in SCHEMES)  # known only once something can be estimated
 OVER_BUDGET = "over_budget"
 # What the plan and its estimate need beside the composition: asked wherever training is still possible.
-NEEDED_TO_TRAIN = ("data_path", "data_rows", "tasks", "n_tasks", "model", "reward_model", "gpu")
+NEEDED_TO_TRAIN = ("data_path", "data_rows", "tasks", "n_tasks", "model", "gpu")
+# Read by the plan where an answer that mattered by itself opened the question: no reason to ask for that answer.
+ASKED_BESIDE = ("reward_model",)
 MADE_OF = ("gate", "chain", "modules", "scheme")  # the conclusions that a composition is made of
 ALIKE = ("alike",)
 
@@ -43,7 +45,7 @@ def still_matters(ruleset: Ruleset, facts: Mapping[str, Any], fact_id: str, aska
         askable: The questions that may still be answered, this one or not: their facts can take every value.
     """
     # Without a named model the budget has a say in which one is suggested, and so in what fits.
-    needed = fact_id in NEEDED_TO_TRAIN or (fact_id == "budget" and facts.get("params_b") is None)
+    needed = fact_id in (*NEEDED_TO_TRAIN, *ASKED_BESIDE) or (fact_id == "budget" and facts.get("params_b") is None)
     if needed and may_train(ruleset, facts, {*askable, fact_id}):
         return True
     opened = _open_facts(ruleset, facts, askable)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from advisor.advice.questions import FITS, NEEDED_TO_TRAIN, may_train, settled, still_matters
+from advisor.advice.questions import ASKED_BESIDE, FITS, NEEDED_TO_TRAIN, may_train, settled, still_matters
 from advisor.facts import Fact, read_from
 from advisor.ruleset.model import Ruleset
 from advisor.types import Answers
@@ -45,8 +45,8 @@ class Relevance:
         facts = self.facts(answers, opened)
         if still_matters(self.ruleset, facts, fact_id, opened):
             return True
-        behind = (fact for fact in self.ruleset.facts.values() if fact_id in fact.ask_when and fact.id in opened and not applies(fact, answers, self.ruleset.facts))
-        return any(still_matters(self.ruleset, facts, fact.id, opened) for fact in behind)
+        behind = (fact for fact in self.ruleset.facts.values() if fact_id in fact.ask_when and fact.id in opened and fact.id not in ASKED_BESIDE)
+        return any(still_matters(self.ruleset, facts, fact.id, opened) for fact in behind if not applies(fact, answers, self.ruleset.facts))
 
     def left_out(self, answers: Answers, skipped: Sequence[Fact]) -> list[Skipped]:
         """The questions that were not asked, each with the answers that made them needless."""

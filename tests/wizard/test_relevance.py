@@ -61,6 +61,15 @@ def test_the_walk_stops_when_the_answer_is_settled():
     assert len(order) <= 7
 
 
+def test_who_has_a_model_that_scores_is_asked_where_it_is():
+    """The stage that learns from scores reads its folder; who has none is not asked."""
+    assistant = {"task": "chat_assistant", "depth": "alignment"}
+    _, order = put({**assistant, "reward_model_available": True}, Relevance(RULES, facts_of))
+    assert order.index("reward_model") == order.index("reward_model_available") + 1
+    _, order = put({**assistant, "reward_model_available": False}, Relevance(RULES, facts_of))
+    assert "reward_model" not in order
+
+
 def test_a_question_left_out_is_explained_by_an_answer():
     """The reason names an answer without which the question would have mattered."""
     relevance = Relevance(RULES, facts_of, lambda *_: NOT_KNOWN)
