@@ -106,8 +106,7 @@ def check_saved(job: Job, model: Any, folder: Path, probe: Probe, before: Any) -
     from peft import PeftModel
 
     trained = probe.answer(model)
-    # Under precision: mixed the trained model still computes in 16 bit.
-    exact = job.stage.weights_dtype == "float32" and job.stage.quantization is None and job.stage.precision == "pure"
+    exact = job.stage.weights_dtype == "float32" and job.stage.quantization is None
     limit = SAME_EXACT if exact else SAME
     adapter = isinstance(model, PeftModel)
     how, loaded = _loaded(job, model, folder, probe) if adapter else _loaded_whole(job, model, folder, probe)

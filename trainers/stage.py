@@ -203,7 +203,8 @@ def train(job: Job, objective: Objective) -> None:
     if not shown:
         return
 
-    trained = trainer.accelerator.unwrap_model(trainer.model)
+    # Without accelerate's autocast around its forward: what is judged and checked is the model as anybody loads it.
+    trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     if hasattr(trained.config, "use_cache"):
         trained.config.use_cache = True
     objective.save(job, trainer, trained, tokenizer)
