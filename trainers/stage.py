@@ -203,8 +203,7 @@ def train(job: Job, objective: Objective) -> None:
     if not shown:
         return
 
-    # Without accelerate's autocast around its forward: what is judged and checked is the model as anybody loads it.
-    trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    trained = without_autocast(trainer.accelerator.unwrap_model(trainer.model))
     if hasattr(trained.config, "use_cache"):
         trained.config.use_cache = True
     objective.save(job, trainer, trained, tokenizer)
@@ -235,6 +234,17 @@ def train(job: Job, objective: Objective) -> None:
         },
     )
     give_back(trained)
+
+
+def without_autocast(model: Any) -> Any:
+    """The model without accelerate's autocast around its forward: what is judged and checked is the model as anybody loads it.
+
+    accelerate's own unwrapping (keep_fp32_wrapper=False) would take off the forward of our losses with it.
+    """
+    original = vars(model).pop("_original_forward", None)
+    if original is not None:
+        model.forward = original
+    return model
 
 
 def measured_record(memory: MemoryMeter, watch: Any) -> dict[str, Any]:

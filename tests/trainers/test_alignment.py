@@ -83,11 +83,12 @@ def test_every_objective_trains_saves_and_loads(objective, keys, update, align, 
     assert not [path for pattern in ("*.bin", "*.pt", "*.pth", "ref") for path in job.output.rglob(pattern)]
 
 
+@pytest.mark.parametrize("update", [{}, FULL], ids=["lora", "full"])
 @pytest.mark.parametrize(("objective", "keys"), [("sft", {}), *EVERY], ids=["sft", *(name for name, _ in EVERY)])
-def test_what_mixed_precision_trained_is_checked_as_anybody_loads_it(objective, keys, align, tmp_path):
+def test_what_mixed_precision_trained_is_checked_as_anybody_loads_it(objective, keys, update, align, tmp_path):
     """Autocast around the trained model's forward is no difference between it and what was saved."""
     (tmp_path / "own.py").write_text(REWARD)
-    result = trained(align(objective, **{**keys, "max_steps": 2}, weights_dtype="float32", precision="mixed", job_judge=objective in ("sft", "rm")))
+    result = trained(align(objective, **{**keys, **update, "max_steps": 2}, weights_dtype="float32", precision="mixed"))
     assert result["resolved"]["autocast"] == "bfloat16"
     assert result["checks"][0]["ok"]
     assert "(limit 0.001)" in result["checks"][0]["text"]

@@ -80,7 +80,7 @@ class Roles:
     def values(self, batch: Batch) -> Any:
         """What reward each answer token's place promises: N."""
         with self.use(VALUE) as model:
-            return self.parts[VALUE].head(hidden_states(model, batch).float())[:, 0]
+            return numbers(self.parts[VALUE].head, hidden_states(model, batch))
 
     def scores(self, batch: Batch) -> Any:
         """The reward model's score of each answer with its prompt: B."""
@@ -92,7 +92,7 @@ class Roles:
             if part.head is not None:
                 hidden_BSH = model(input_ids=batch.ids_BS, attention_mask=batch.attention_BS, hidden_only=True)
                 last_B = last_tokens(batch.ids_BS, batch.attention_BS, pad_id)
-                return part.head(hidden_BSH[range(len(last_B)), last_B].float())[:, 0]
+                return numbers(part.head, hidden_BSH[range(len(last_B)), last_B])
             if pad_id is not None:
                 return model(input_ids=batch.ids_BS.masked_fill(batch.attention_BS == 0, pad_id), attention_mask=batch.attention_BS).logits[:, 0].float()
             # Without a padding token in its config a model scores single texts alone.
@@ -134,6 +134,14 @@ def bare(model: Any) -> Any:
 def role_needs_hidden(base: Any) -> bool:
     """True where the model has a head on hidden states of its backbone, which an encoder with a pooler has not."""
     return base.get_output_embeddings() is not None or hasattr(base, "score")
+
+
+def numbers(head: Any, hidden_NH: Any) -> Any:
+    """What a small head makes of hidden states, in float32: autocast would round every reward and value to three digits."""
+    import torch
+
+    with torch.autocast(hidden_NH.device.type, enabled=False):
+        return head(hidden_NH.float())[:, 0]
 
 
 def padding_of(model: Any) -> int | None:

@@ -72,6 +72,24 @@ def test_every_update_scheme_trains_and_what_it_saves_is_what_it_trained(make, u
     assert checks["changes-the-base-model"]
 
 
+@pytest.mark.parametrize("update", ["lora", "full"])
+def test_mixed_precision_trains_with_values_and_scores_in_float32(make, update, monkeypatch):
+    """Under autocast the small heads still give every digit, and what was saved is what was trained."""
+    import torch
+
+    from trainers.ppo import roles
+
+    kinds = set()
+    real = roles.numbers
+    monkeypatch.setattr(roles, "numbers", lambda *args: (found := real(*args), kinds.add(found.dtype))[0])
+    job = make(**{**UPDATES[update], "update": update, "max_steps": 2, "micro_batch_size": 4, "grad_accum": 1, "precision": "mixed"})
+    train(job)
+    assert kinds == {torch.float32}
+    check = result(job)["checks"][0]
+    assert check["ok"]
+    assert "(limit 0.001)" in check["text"]
+
+
 def test_the_first_ratios_of_an_update_are_exactly_one(make, monkeypatch):
     """Before any step the policy is the one that wrote: no token's probability differs by a bit, with recomputed activations too."""
     from trainers.ppo.update import Ppo
