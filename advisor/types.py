@@ -76,6 +76,7 @@ class Hardware:
     origin: Literal["probed", "stated", "unknown"]
     gpus: tuple[Gpu, ...] = ()
     cpu_cores: int | None = None  # that this process may use (affinity)
+    cpu_bf16: bool | None = None  # whether the processor multiplies bfloat16 by itself; None where it does not say
     ram_total_bytes: int | None = None  # cgroup limit where there is one
     ram_free_bytes: int | None = None
     disk_free_bytes: int | None = None

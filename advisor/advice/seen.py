@@ -36,6 +36,8 @@ def situation_facts(situation: Situation) -> dict[str, Any]:
     if answers.value("tasks"):
         facts["n_tasks"] = len(answers.value("tasks"))
     facts["device"] = device(situation)
+    if facts["device"] == "cpu" and hardware.cpu_bf16 is not None:
+        facts["cpu_bf16"] = hardware.cpu_bf16
     if hardware.gpus:
         facts["gpus"] = len(hardware.gpus)
         capabilities = [gpu.compute_capability for gpu in hardware.gpus if gpu.compute_capability is not None]
@@ -78,7 +80,7 @@ def fact_origin(situation: Situation, fact_id: str) -> str:
     profiles = [situation.data] if situation.data is not None else list(situation.tasks.values())
     if fact_id in DATA_FACTS and profiles:
         return f"read from {', '.join(profile.path for profile in profiles)}"
-    if fact_id in ("device", "gpus", "compute_capability"):
+    if fact_id in ("device", "gpus", "compute_capability", "cpu_bf16"):
         return hardware.origin
     if fact_id == "params_b" and situation.model is not None:
         return f"from {situation.model.id}"

@@ -65,7 +65,7 @@ def fits_in(peak_bytes: int, limit_bytes: int | None, head_room: float = HEAD_RO
 
 def _machine(hardware: Hardware) -> Machine | None:
     if hardware.kind == "cpu":
-        return machine_of(None, cpu_cores=hardware.cpu_cores or 1)
+        return machine_of(None, cpu_cores=hardware.cpu_cores or 1, cpu_bf16=bool(hardware.cpu_bf16))
     if not hardware.gpus or hardware.gpus[0].spec is None:
         return None
     return machine_of(hardware.gpus[0].spec, interconnect=hardware.interconnect)

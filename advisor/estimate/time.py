@@ -24,6 +24,7 @@ BANDWIDTH_SHARE = 0.8  # of the data sheet, what streaming kernels reach
 NVLINK_BYTES_PER_S, PCIE_BYTES_PER_S = 180e9, 14e9  # one direction, achieved
 # A LoRA step of SmolLM2-135M, 4 x 128 tokens, took 2 to 3 s on two cores (4 N FLOP per token): float32, per core.
 CPU_FLOPS_PER_CORE = 5e10
+CPU_MIXED_GAIN = 1.4  # with instructions for bfloat16: 1.3 to 1.5 measured on such steps
 CPU_BYTES_PER_S = 15e9
 PPO_EPOCHS = 4  # rules/objectives/ppo.yaml
 DECODE_SHARE = 0.3  # of the bandwidth, what `generate` reaches without a serving engine
@@ -39,15 +40,21 @@ class Machine:
     link_bytes_per_s: float
     launch_share: float
     note: str
+    mixed_gain: float = 1.0  # under precision: mixed against pure; the rates of cards are those of 16-bit formats already
 
 
-def machine_of(gpu: GpuSpec | None, *, cpu_cores: int | None = None, interconnect: str | None = None) -> Machine | None:
+def machine_of(gpu: GpuSpec | None, *, cpu_cores: int | None = None, cpu_bf16: bool = False, interconnect: str | None = None) -> Machine | None:
     """Achieved rates of a card, or of the CPU where cores are given instead; None where the card's rates are not known."""
     if gpu is None:
         if not cpu_cores:
             return None
         return Machine(
-            flops=CPU_FLOPS_PER_CORE * cpu_cores, bytes_per_s=CPU_BYTES_PER_S, link_bytes_per_s=CPU_BYTES_PER_S, launch_share=0.3, note=f"{cpu_cores} CPU cores, float32"
+            flops=CPU_FLOPS_PER_CORE * cpu_cores,
+            bytes_per_s=CPU_BYTES_PER_S,
+            link_bytes_per_s=CPU_BYTES_PER_S,
+            launch_share=0.3,
+            note=f"{cpu_cores} CPU cores",
+            mixed_gain=CPU_MIXED_GAIN if cpu_bf16 else 1.0,
         )
     if gpu.bf16_flops is None or gpu.bandwidth_bytes_per_s is None:
         return None
@@ -76,7 +83,8 @@ def time_estimate(spec: RunSpec, shape: ModelShape, machine: Machine, *, tokens_
     each = sequences * answers_each(spec)
     tokens = spec.micro_batch_size * each * length
     passes = 4 if spec.gradient_checkpointing else 3  # forward, backward as two, and the forward pass run again
-    compute = tokens * _flops(spec, d, length) / machine.flops
+    reached = machine.flops * (machine.mixed_gain if spec.precision == "mixed" else 1.0)
+    compute = tokens * _flops(spec, d, length) / reached
     traffic = tokens * _traffic(spec, d) / machine.bytes_per_s
     adapted = len(targets(d, spec)) if spec.update == "lora" else 0
     forward_launches = d.layers * (LAUNCH_S + LAUNCH_ADAPTER_S * adapted * (2 if spec.quantization else 1)) * machine.launch_share
@@ -97,7 +105,7 @@ def time_estimate(spec: RunSpec, shape: ModelShape, machine: Machine, *, tokens_
         steps = math.ceil(rows_total / per_step) if rows_total and not spec.packing else math.ceil(tokens_total / (per_step * sequences * spec.seq_len))
     parts = (("compute", compute), ("memory traffic", traffic), ("launches", launches), ("dequantisation", dequantise), ("communication", gather))
     largest = max(parts, key=lambda part: part[1])[0]
-    return TimeEstimate(step_s=step, steps=steps, tokens_per_s_per_gpu=per_device / step, because=f"mostly {largest} on {machine.note}, {machine.flops / 1e12:.3g} TFLOP/s reached")
+    return TimeEstimate(step_s=step, steps=steps, tokens_per_s_per_gpu=per_device / step, because=f"mostly {largest} on {machine.note}, {reached / 1e12:.3g} TFLOP/s reached")
 
 
 def _flops(spec: RunSpec, d: Dims, length: float) -> float:

@@ -32,6 +32,7 @@ def probe(folder: Path | None = None) -> Hardware:
         origin="probed",
         gpus=gpus,
         cpu_cores=system.cpu_cores,
+        cpu_bf16=system.cpu_bf16,
         ram_total_bytes=system.ram_total_bytes,
         ram_free_bytes=system.ram_free_bytes,
         disk_free_bytes=system.disk_free_bytes,

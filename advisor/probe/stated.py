@@ -114,6 +114,7 @@ def cpu_hardware(machine: Hardware | None = None) -> Hardware:
         kind="cpu",
         origin="stated",
         cpu_cores=system.cpu_cores,
+        cpu_bf16=system.cpu_bf16,
         ram_total_bytes=system.ram_total_bytes,
         ram_free_bytes=system.ram_free_bytes,
         disk_free_bytes=system.disk_free_bytes,

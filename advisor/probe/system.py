@@ -16,6 +16,7 @@ from advisor.types import Gpu
 from advisor.units import GIB, KIB, format_gib
 
 ROOT = Path("/")
+BF16_FLAGS = frozenset(("avx512_bf16", "amx_bf16", "bf16"))  # as Linux names them; the last on Arm
 NO_LIMIT = 2**60  # cgroup v1 writes a huge number for "no limit"
 AMD_VENDOR = "4098"  # 0x1002
 INTEGRATED_BELOW = 4 * GIB  # graphics inside a processor own a few hundred MiB
@@ -26,6 +27,7 @@ class SystemFacts:
     """What this process may use of the machine."""
 
     cpu_cores: int | None
+    cpu_bf16: bool | None
     ram_total_bytes: int | None
     ram_free_bytes: int | None
     disk_free_bytes: int | None
@@ -42,7 +44,7 @@ def probe_system(folder: Path, root: Path = ROOT) -> SystemFacts:
         notes.append("WSL2: memory is what Windows gives it, and the card is driven from Windows")
     if sys.platform == "darwin":
         notes.append("macOS: tested on Linux only")
-    return SystemFacts(cpu_cores=cores, ram_total_bytes=total, ram_free_bytes=free, disk_free_bytes=free_disk(folder), notes=tuple(notes))
+    return SystemFacts(cpu_cores=cores, cpu_bf16=multiplies_bf16(root), ram_total_bytes=total, ram_free_bytes=free, disk_free_bytes=free_disk(folder), notes=tuple(notes))
 
 
 # --------------------------------------------------------------------------- cores, memory, disk
@@ -58,6 +60,15 @@ def usable_cores(root: Path = ROOT) -> tuple[int | None, str | None]:
     if quotas and (cores is None or min(quotas) < cores):
         return max(1, int(min(quotas))), f"a CPU quota of {min(quotas):g} cores holds for this process"
     return cores, None
+
+
+def multiplies_bf16(root: Path = ROOT) -> bool | None:
+    """Whether the processor has instructions for products in bfloat16 (AVX512-BF16, AMX, Arm's BF16), by /proc/cpuinfo; None where it does not say."""
+    for line in read_or_empty(root / "proc/cpuinfo").splitlines():
+        name, _, words = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            return not BF16_FLAGS.isdisjoint(words.split())
+    return None
 
 
 def _quota(group: Path) -> float | None:

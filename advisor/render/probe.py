@@ -31,6 +31,7 @@ def probe_json(hardware: Hardware) -> dict[str, Any]:
         "driver_version": hardware.driver_version,
         "cuda_version": hardware.cuda_version,
         "cpu_cores": hardware.cpu_cores,
+        "cpu_bf16": hardware.cpu_bf16,
         "ram_total_gib": _gib(hardware.ram_total_bytes),
         "ram_free_gib": _gib(hardware.ram_free_bytes),
         "disk_free_gib": _gib(hardware.disk_free_bytes),
@@ -111,7 +112,7 @@ def _lines(hardware: Hardware) -> list[tuple[str, str]]:
     if hardware.driver_version:
         lines.append(("driver", hardware.driver_version + (f", CUDA up to {hardware.cuda_version}" if hardware.cuda_version else "")))
     if hardware.cpu_cores is not None:
-        lines.append(("processor cores", f"{hardware.cpu_cores}"))
+        lines.append(("processor cores", f"{hardware.cpu_cores}{', with bfloat16' if hardware.cpu_bf16 else ''}"))
     if hardware.ram_total_bytes is not None:
         lines.append(("memory", _of(hardware.ram_free_bytes, hardware.ram_total_bytes)))
     if hardware.disk_free_bytes is not None:

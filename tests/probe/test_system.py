@@ -187,3 +187,19 @@ def test_an_apple_chip_shares_the_memory(monkeypatch: pytest.MonkeyPatch) -> Non
     assert gpu.spec is not None
     assert (gpu.spec.id, gpu.memory_total_bytes) == ("apple-m4-max", 48 * GIB)
     assert any("share the memory" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "found"),
+    [
+        ("processor\t: 0\nflags\t\t: fpu sse2 avx512f avx512_bf16\n", True),
+        ("processor\t: 0\nflags\t\t: fpu avx2 amx_bf16 amx_tile\n", True),
+        ("processor\t: 0\nFeatures\t: fp asimd bf16 i8mm\n", True),
+        ("processor\t: 0\nflags\t\t: fpu sse2 avx2 fma\nbugs\t\t: bf16\n", False),
+        ("processor\t: 0\nhart\t\t: 1\n", None),
+        ("", None),
+    ],
+)
+def test_whether_the_processor_multiplies_bfloat16_is_read_and_not_guessed(cpuinfo: str, found: bool | None, tmp_path: Path) -> None:
+    """x86 says `flags`, Arm `Features`; who says neither is not known."""
+    assert system.multiplies_bf16(tree(tmp_path, {"proc/cpuinfo": cpuinfo})) is found
