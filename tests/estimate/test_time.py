@@ -176,7 +176,7 @@ def test_answers_that_are_learned_from_oftener_take_longer():
 
 
 def test_bfloat16_shortens_a_step_only_where_the_processor_multiplies_it():
-    """A LoRA step of four rows of 200 tokens on two cores: 2.91 s in float32, 1.96 s under autocast."""
+    """Two cores, LoRA steps of SmolLM2-135M: 2.91 s against 1.96 s for 4 x 200 tokens, 3.6 s against 2.75 s for rows of mixed lengths."""
     shape, _ = model_shape("HuggingFaceTB/SmolLM2-135M")
     assert shape is not None
     pure = RunSpec(weights_dtype="float32", precision="pure", micro_batch_size=4, seq_len=200, rank=16, gradient_checkpointing=False)
@@ -189,5 +189,4 @@ def test_bfloat16_shortens_a_step_only_where_the_processor_multiplies_it():
             assert result is not None
             seconds[has, spec.precision] = result.step_s
     assert seconds[False, "pure"] == seconds[False, "mixed"] == seconds[True, "pure"]
-    assert 1 / 1.6 < seconds[True, "pure"] / 2.91 < 1.6
-    assert 1 / 1.6 < seconds[True, "mixed"] / 1.96 < 1.6
+    assert 3.6 / 2.75 - 0.1 < seconds[True, "pure"] / seconds[True, "mixed"] < 2.91 / 1.96
