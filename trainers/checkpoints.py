@@ -137,32 +137,40 @@ class SafeCheckpoints:
             super()._load_scaler(checkpoint)  # type: ignore[misc]
 
     def _save_rng_state(self, output_dir: str) -> None:
-        import numpy
-        import torch
-
-        kind, keys, *rest = numpy.random.get_state()
-        value = {
-            "python": random.getstate(),
-            "numpy": (kind, torch.from_numpy(keys.astype("int64")), *rest),
-            "torch": torch.random.get_rng_state(),
-            "cuda": torch.cuda.random.get_rng_state() if torch.cuda.is_available() else None,
-        }
         os.makedirs(output_dir, exist_ok=True)
-        save_state(Path(output_dir), f"random_state_{self.args.process_index}", value)
+        save_state(Path(output_dir), f"random_state_{self.args.process_index}", random_states())
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        import numpy
-        import torch
-
         value = load_state(Path(checkpoint), f"random_state_{self.args.process_index}") if checkpoint else None
-        if value is None:
-            return
-        random.setstate(value["python"])
-        kind, keys, *rest = value["numpy"]
-        numpy.random.set_state((kind, keys.numpy().astype("uint32"), *rest))
-        torch.random.set_rng_state(value["torch"])
-        if value["cuda"] is not None and torch.cuda.is_available():
-            torch.cuda.random.set_rng_state(value["cuda"])
+        if value is not None:
+            restore_random(value)
+
+
+def random_states() -> dict[str, Any]:
+    """The states of every generator that training, or a user's reward, may draw from."""
+    import numpy
+    import torch
+
+    kind, keys, *rest = numpy.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": (kind, torch.from_numpy(keys.astype("int64")), *rest),
+        "torch": torch.random.get_rng_state(),
+        "cuda": torch.cuda.random.get_rng_state() if torch.cuda.is_available() else None,
+    }
+
+
+def restore_random(value: dict[str, Any]) -> None:
+    """Set them."""
+    import numpy
+    import torch
+
+    random.setstate(value["python"])
+    kind, keys, *rest = value["numpy"]
+    numpy.random.set_state((kind, keys.numpy().astype("uint32"), *rest))
+    torch.random.set_rng_state(value["torch"])
+    if value["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.random.set_rng_state(value["cuda"])
 
 
 def save_weights(model: Any, folder: Path, *, state_dict: Any = None) -> None:

@@ -12,21 +12,13 @@ from pathlib import Path
 import pytest
 
 from advisor.errors import InputError, TrainingFailed
+from tests.trainers.runs import break_at, losses, trained
 from trainers import sft
 from trainers.files import read_json
 from trainers.job import run_trainer
 from trainers.machine import is_main_process
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def trained(job) -> dict:
-    sft.train(job)
-    return read_json(job.output / "result.json")
-
-
-def losses(job) -> list[float]:
-    return [json.loads(line)["loss"] for line in (job.run / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_lora_learns_and_loads_in_plain_peft(make):
@@ -133,23 +125,11 @@ def test_a_loss_that_is_not_finite_ends_the_run(make, monkeypatch):
 
 def test_a_broken_run_resumes_with_the_same_losses(make, monkeypatch, capsys):
     """After a crash half way the next call goes on from the last complete checkpoint; the losses are those of an unbroken run."""
-    from trainers.progress import Watch
-
     keys = {"max_steps": 10, "save_steps": 2, "dropout": 0.1, "job_judge": False}
     whole = make(**keys)
     trained(whole)
-    original = Watch.on_log
-
-    def crash(self, args, state, control, **kwargs):
-        original(self, args, state, control, **kwargs)
-        if state.global_step == 7:
-            raise RuntimeError("pulled the plug")
-
     broken = make(**keys, job_run=whole.run.parent / "broken")
-    monkeypatch.setattr(Watch, "on_log", crash)
-    with pytest.raises(RuntimeError, match="plug"):
-        sft.train(broken)
-    monkeypatch.setattr(Watch, "on_log", original)
+    break_at(7, broken, monkeypatch)
     (broken.checkpoints / "checkpoint-8").mkdir()  # what a process killed while saving leaves
     capsys.readouterr()
     result = trained(broken)

@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from trainers import judge
+from trainers.checkpoints import random_states, restore_random
 from trainers.files import read_json, write_json
 from trainers.job import Job
 from trainers.judging import TRIAL_GENERAL, WORSE_GENERAL, general_rows
 from trainers.metrics import Compared, compared, verdict
 from trainers.ppo.roles import POLICY
 from trainers.ppo.rollout import Answers
-from trainers.ppo.saving import random_states, restore_random
 from trainers.ppo.update import Ppo
 from trainers.prepare import IGNORED
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import random
 import shutil
 from pathlib import Path
-from typing import Any
 
-from trainers.checkpoints import load_state, mark_complete, save_state
+from trainers.checkpoints import STATE, load_state, mark_complete, random_states, restore_random, save_state
 from trainers.ppo.roles import POLICY, VALUE
 from trainers.ppo.update import Ppo
 
 KEPT = 2
-STATE = "training_state"
 
 
 def save_checkpoint(folder: Path, ppo: Ppo, *, step: int, steps: int, mark: str, epoch: float) -> None:
@@ -49,30 +46,3 @@ def load_checkpoint(place: Path, ppo: Ppo) -> None:
         ppo.scaler.load_state_dict(value["scaler"])
     ppo.price.price = value["kl_coef"]
     restore_random(value["random"])
-
-
-def random_states() -> dict[str, Any]:
-    """The states of every generator that training, or a user's reward, may draw from."""
-    import numpy
-    import torch
-
-    kind, keys, *rest = numpy.random.get_state()
-    return {
-        "python": random.getstate(),
-        "numpy": (kind, torch.from_numpy(keys.astype("int64")), *rest),
-        "torch": torch.random.get_rng_state(),
-        "cuda": torch.cuda.random.get_rng_state() if torch.cuda.is_available() else None,
-    }
-
-
-def restore_random(value: dict[str, Any]) -> None:
-    """Set them."""
-    import numpy
-    import torch
-
-    random.setstate(value["python"])
-    kind, keys, *rest = value["numpy"]
-    numpy.random.set_state((kind, keys.numpy().astype("uint32"), *rest))
-    torch.random.set_rng_state(value["torch"])
-    if value["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.random.set_rng_state(value["cuda"])

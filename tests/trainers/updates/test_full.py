@@ -3,13 +3,8 @@
 import pytest
 
 from advisor.errors import InputError
+from tests.trainers.runs import trained
 from trainers import sft
-from trainers.files import read_json
-
-
-def trained(job) -> dict:
-    sft.train(job)
-    return read_json(job.output / "result.json")
 
 
 @pytest.mark.parametrize(("weights_dtype", "precision", "autocast"), [("float32", "pure", None), ("bfloat16", "pure", None), ("float32", "mixed", "bfloat16")])

@@ -5,13 +5,8 @@ import json
 import pytest
 
 from advisor.errors import InputError
+from tests.trainers.runs import trained
 from trainers import sft
-from trainers.files import read_json
-
-
-def trained(job) -> dict:
-    sft.train(job)
-    return read_json(job.output / "result.json")
 
 
 def test_rank_stabilised_scaling_is_alpha_over_the_root_of_the_rank(make):

@@ -1,22 +1,11 @@
 """Prefix tuning through the trainer: started from real activations, refused where it cannot work."""
 
-import json
-
 import pytest
 
 from advisor.errors import InputError
+from tests.trainers.runs import break_at, losses, trained
 from trainers import sft
-from trainers.files import read_json
 from trainers.updates import prefix
-
-
-def trained(job) -> dict:
-    sft.train(job)
-    return read_json(job.output / "result.json")
-
-
-def losses(job) -> list[float]:
-    return [json.loads(line)["loss"] for line in (job.run / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_it_learns_and_loads_in_plain_peft(make):
@@ -137,23 +126,11 @@ def test_bases_and_attention_it_was_tested_with(attention, quantization, make):
 
 def test_a_broken_run_resumes_with_the_same_losses(make, monkeypatch):
     """Checkpoints of a prefix hold all that is needed to go on."""
-    from trainers.progress import Watch
-
     keys = {"update": "prefix", "max_steps": 8, "save_steps": 2, "job_judge": False}
     whole = make(**keys)
     trained(whole)
-    original = Watch.on_log
-
-    def crash(self, args, state, control, **kwargs):
-        original(self, args, state, control, **kwargs)
-        if state.global_step == 5:
-            raise RuntimeError("pulled the plug")
-
     broken = make(**keys, job_run=whole.run.parent / "broken")
-    monkeypatch.setattr(Watch, "on_log", crash)
-    with pytest.raises(RuntimeError, match="plug"):
-        sft.train(broken)
-    monkeypatch.setattr(Watch, "on_log", original)
+    break_at(5, broken, monkeypatch)
     trained(broken)
     assert losses(broken) == losses(whole)
 
