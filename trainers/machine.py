@@ -141,10 +141,15 @@ def usable_cores() -> int:
     return cores
 
 
+KERNELS_KEPT = 128  # several times what one step needs; no step was slower with 32
+
+
 def use_cores() -> int:
     """Threads torch computes with: all usable cores, unless OMP_NUM_THREADS says otherwise."""
     import torch
 
+    # oneDNN keeps a compiled kernel for every shape of a bfloat16 product, 1,024 of them: half a GiB where rows have many lengths.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS_KEPT))
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(usable_cores())
     return torch.get_num_threads()

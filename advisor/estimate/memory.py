@@ -30,6 +30,7 @@ RAGGED_CACHE = 1.6
 UNNAMED = {"allocated": 0.0, "active": 0.0, "reserved": 0.02, "unknown": 0.02, "nvidia-smi": 0.02}
 # The same in RAM: seven runs here held 7 to 36 % more than the terms, most where rows have many lengths.
 CPU_BUFFER_BYTES, CPU_KEPT = int(0.1 * GIB), 0.15
+CPU_KERNEL_BYTES = int(0.3 * GIB)  # under autocast: bfloat16 kernels that oneDNN compiles for each shape
 CONTEXT_BYTES, EAGER_CONTEXT_BYTES, NCCL_BYTES = int(0.6 * GIB), int(1.3 * GIB), int(0.6 * GIB)
 # The band below and above, shares of the peak, by counter: what nine in ten published runs fell into (docs/accuracy.md);
 # an unnamed counter may be any. A model known by its size alone has at least BAND_GUESSED.
@@ -93,6 +94,8 @@ def _moment(name: str, s: Setting, passing: dict[str, list[Term]], device: GpuSp
                 src.MALLOC,
             )
         )
+        if s.spec.precision == "mixed":
+            extra.append(term_of("compiled kernels", CPU_KERNEL_BYTES, "of bfloat16 products, one for each shape", src.MALLOC))
         extra.append(term_of("Python and libraries", 0.7 * GIB, "interpreter, torch and tokenizer in RAM", src.ALLOCATOR))
     else:
         context = _context(s, device)

@@ -40,7 +40,7 @@ COUNTS = ("rank", "micro_batch_size", "seq_len", "grad_accum", "gpus")
 FLAGS = ("double_quantization", "kbit_prepared", "fp32_master_weights", "optimizer_in_backward", "offload_weights", "packing", "compile")
 # Keys of one update or objective, which a RunSpec holds under `options`.
 OPTION_CHOICES: Mapping[str, tuple[str, ...]] = {"placement": ("houlsby", "pfeiffer", "parallel")}
-OPTION_COUNTS, OPTION_FLAGS, OPTION_NUMBERS = ("bottleneck", "prefix_tokens", "generations", "response_tokens"), ("train_embeddings",), ("beta",)
+OPTION_COUNTS, OPTION_FLAGS, OPTION_NUMBERS = ("bottleneck", "prefix_tokens", "generations", "response_tokens", "ppo_epochs"), ("train_embeddings",), ("beta",)
 OPTIONS = (*OPTION_CHOICES, *OPTION_COUNTS, *OPTION_FLAGS, *OPTION_NUMBERS)
 OTHERS = ("model", "architecture", "model_params_b", "active_params_b", "target_modules", "gradient_checkpointing", "gpu", "framework", "tokens_total", "rows_total")
 KEYS = (*CHOICES, *COUNTS, *FLAGS, *OPTIONS, *OTHERS)
@@ -117,7 +117,7 @@ def request_of(item: Any, *, at: str = "spec") -> Request | list[Fault]:
         value = item.get(key)
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value) or not 1 <= value <= 10**9:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 <= value <= 10**9 or value != int(value):
             faults.append(Fault(what=f"{at}.{key}: {value!r}", allowed="a whole number of at least 1"))
         else:
             fields[key] = int(value)

@@ -32,6 +32,7 @@ def test_one_bad_spec_does_not_spoil_the_list():
     ("spec", "says"),
     [
         ({"rank": 0}, "rank"),
+        ({"rank": float("inf")}, "rank"),
         ({"seq_len": -1}, "seq_len"),
         ({"gpus": 0}, "gpus"),
         ({"optimizer": "adamm"}, "optimizer"),
