@@ -25,6 +25,7 @@ STAGE = {
     "rank": 16,
     "alpha": 32,
     "holdout": 0.0,
+    "truncation": "drop",
     "max_steps": UPDATES,
     "save_steps": UPDATES,
     "response_tokens": RESPONSE_TOKENS,
