@@ -20,6 +20,7 @@ from trainers.files import plain
 from trainers.machine import MemoryMeter
 
 LINE_EVERY_S = 10.0  # without a terminal
+SHOWN = 2  # numbers of an objective's own beside the loss: the loss of GRPO is zero by construction
 
 
 def say(text: str) -> None:
@@ -127,7 +128,8 @@ class Watch(TrainerCallback):
         )
         left_s = (self.steps - state.global_step) * (now - self.began_s) / max(state.global_step - self.first_step, 1)
         if self.display is not None:
-            self.display.show(state.global_step, f"loss {loss:.3f}  {per_s:,.0f} tokens/s  {format_duration(left_s)} left  {format_gib(memory)}")
+            own = "".join(f"  {key.split('/')[-1].replace('_', ' ')} {logs[key]:.3f}" for key in [key for key in self.logged if key in logs][:SHOWN])
+            self.display.show(state.global_step, f"loss {loss:.3f}{own}  {per_s:,.0f} tokens/s  {format_duration(left_s)} left  {format_gib(memory)}")
         # With loss scaling (fp16) a step of infinite gradients is skipped and the scale lowered: only the loss counts there.
         if not math.isfinite(loss) or (norm is not None and not math.isfinite(norm) and not self.scaled):
             what = f"the loss became {loss}" if not math.isfinite(loss) else f"the gradient became {norm}"

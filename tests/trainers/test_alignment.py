@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 from importlib import import_module
 from itertools import pairwise
@@ -65,12 +66,13 @@ def losses(job: Job) -> list[float]:
 REWARD = "def score(prompts, completions, **columns):\n    return [text.count('e') / (1 + len(text)) for text in completions]\n"
 SHORT = {"response_tokens": 6, "generations": 4, "micro_batch_size": 2, "reward": "own.py:score", "max_steps": 3}
 EVERY = [("rm", {}), ("dpo", {}), ("kto", {}), ("orpo", {}), ("grpo", SHORT), ("rloo", SHORT)]
+SAID = {"rm": "accuracy", "dpo": "margins", "kto": "kl", "orpo": "margins", "grpo": "reward", "rloo": "reward"}  # beside the loss, while it runs
 FULL = {"update": "full", "learning_rate": 1e-3}
 
 
 @pytest.mark.parametrize("update", [{}, FULL], ids=["lora", "full"])
 @pytest.mark.parametrize(("objective", "keys"), EVERY, ids=[name for name, _ in EVERY])
-def test_every_objective_trains_saves_and_loads(objective, keys, update, align, tmp_path):
+def test_every_objective_trains_saves_and_loads(objective, keys, update, align, tmp_path, capsys):
     """Finite losses, a result that plain loading reproduces and that differs from where it started, no pickle, nothing of a second adapter."""
     (tmp_path / "own.py").write_text(REWARD)
     job = align(objective, **keys | update)
@@ -80,6 +82,7 @@ def test_every_objective_trains_saves_and_loads(objective, keys, update, align, 
     assert len(losses(job)) == result["steps"]
     assert [check["ok"] for check in result["checks"][:2]] == [True, True]
     assert result["measured"]["tokens_per_s"] > 0
+    assert re.search(rf"step 1/\d+  loss \S+  {SAID[objective]} -?\d", capsys.readouterr().err)
     assert not [path for pattern in ("*.bin", "*.pt", "*.pth", "ref") for path in job.output.rglob(pattern)]
 
 
