@@ -4,6 +4,9 @@ from typing import Any
 
 import pytest
 
+from advisor.interactive import _refused
+from advisor.situation import model_folder
+from advisor.wizard import Checks
 from advisor.wizard.asking import machine_lines, number_of, path_exists
 from advisor.wizard.saved import state_path
 from tests.render.example_advice import CPU, PROBED_4090, UNKNOWN_HARDWARE
@@ -63,6 +66,17 @@ def test_a_wrong_path_is_told_at_once_with_near_names(tmp_path):
     assert "Did you mean" in path_exists(str(tmp_path / "trian.jsonl"))
     assert "train.jsonl?" in path_exists(str(tmp_path / "trian.jsonl"))
     assert "no folder" in path_exists(str(tmp_path / "missing" / "x.jsonl"))
+
+
+def test_a_folder_without_a_model_is_refused_and_asked_for_again(tmp_path):
+    """Who has a model that scores answers names its folder; another folder is told at once."""
+    (tmp_path / "config.json").write_text("{}")
+    ui = ScriptedUi("Be a general assistant to talk to", "Yes", str(tmp_path.parent), str(tmp_path))
+    wanted = ("reward_model_available", "reward_model")
+    checks = Checks(reward_model=_refused(model_folder))
+    answers = ask_answers(FACTS, hardware=CPU, earlier=None, ui=ui, checks=checks, relevant=lambda fact, answers, opened: fact in wanted)
+    assert answers.value("reward_model") == str(tmp_path)
+    assert any("holds no model" in line for line in ui.said)
 
 
 def asked_about_gpu(*replies: str, hardware=PROBED_4090) -> tuple[dict[str, Any], ScriptedUi]:
