@@ -145,7 +145,7 @@ KERNELS_KEPT = 128  # several times what one step needs; no step was slower with
 
 
 def use_cores() -> int:
-    """Threads torch computes with: all usable cores, unless OMP_NUM_THREADS says otherwise."""
+    """Threads torch computes with: all usable cores, unless OMP_NUM_THREADS says otherwise. Limits the kernels that oneDNN keeps, too."""
     import torch
 
     # oneDNN keeps a compiled kernel for every shape of a bfloat16 product, 1,024 of them: half a GiB where rows have many lengths.

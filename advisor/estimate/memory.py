@@ -85,15 +85,8 @@ def _moment(name: str, s: Setting, passing: dict[str, list[Term]], device: GpuSp
     """The terms with what the chosen counter shows beyond them."""
     extra: list[Term] = []
     if s.cpu:
-        passes = sum(term.size_bytes for part in passing.values() for term in part)
-        extra.append(
-            term_of(
-                "memory freed and kept",
-                CPU_BUFFER_BYTES + CPU_KEPT * passes,
-                f"buffers of libraries, and {CPU_KEPT:.0%} of what comes and goes: malloc gives back only what lies on top",
-                src.MALLOC,
-            )
-        )
+        kept = CPU_BUFFER_BYTES + CPU_KEPT * _all_bytes(passing)
+        extra.append(term_of("memory freed and kept", kept, f"buffers of libraries, {CPU_KEPT:.0%} of what comes and goes: malloc gives back what lies on top", src.MALLOC))
         if s.spec.precision == "mixed":
             extra.append(term_of("compiled kernels", CPU_KERNEL_BYTES, "of bfloat16 products, one for each shape", src.MALLOC))
         extra.append(term_of("Python and libraries", 0.7 * GIB, "interpreter, torch and tokenizer in RAM", src.ALLOCATOR))
@@ -104,6 +97,11 @@ def _moment(name: str, s: Setting, passing: dict[str, list[Term]], device: GpuSp
         rest = UNNAMED[s.counter] * sum(term.size_bytes for term in (*terms, *extra))
         extra.append(term_of("not accounted for", rest, "fragmentation and library buffers, by what published runs needed beyond the terms", src.ALLOCATOR))
     return Moment(name=name, terms=tuple(term for term in (*terms, *extra) if term.size_bytes > 0))
+
+
+def _all_bytes(passing: dict[str, list[Term]]) -> int:
+    """Everything that comes and goes in a step, one phase after the other."""
+    return sum(term.size_bytes for part in passing.values() for term in part)
 
 
 def _context(s: Setting, device: GpuSpec | None) -> list[Term]:
@@ -118,7 +116,7 @@ def _context(s: Setting, device: GpuSpec | None) -> list[Term]:
 def _cache(s: Setting, passing: dict[str, list[Term]], device: GpuSpec | None, terms: Sequence[Term], context_bytes: int) -> list[Term]:
     """Blocks the allocator keeps beyond what is allocated at this moment."""
     total = sum(term.size_bytes for term in terms)
-    everything = sum(term.size_bytes for part in passing.values() for term in part)
+    everything = _all_bytes(passing)
     here = sum(term.size_bytes for term in terms if term.source in (src.ACTIVATIONS, src.LOSS, src.TRL_LOSS))
     split = (total - here) * STANDING_CACHE[s.counter] + here * PASSING_CACHE[s.counter]
     reused = REUSED_BY_STEP * sum(term.size_bytes for term in terms if term.source is src.FOREACH)
