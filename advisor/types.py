@@ -201,6 +201,7 @@ class ModelShape:
     experts: int | None = None
     experts_per_token: int | None = None
     expert_size: int | None = None  # MLP width of one expert
+    lookup_params: int = 0  # embeddings of each layer beside the first: looked up, never multiplied, never quantised
     instruct: bool | None = None  # its name says that it follows instructions (True) or is a base model (False)
     gated: bool | None = None  # the hub asks for access approval
     license: str | None = None

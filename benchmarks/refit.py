@@ -10,9 +10,9 @@ from tests.generating.accuracy import Case, answered, by_source, median_error, n
 TITLE = "error on published cases: constants as they are, and refitted without each source (docs/accuracy.md)"
 WHOLE = ("reserved", "unknown", "nvidia-smi")
 # Share of other phases kept, share not accounted for, ragged batches, loss bytes a logit, size of one layer run again, share of what stays.
-AS_THEY_ARE = (1.0, 0.02, 1.6, 14.0, 1.0, 0.02)
+AS_THEY_ARE = (1.1, 0.01, 1.8, 14.0, 1.0, 0.02)
 CHOICES = (
-    (0.6, 0.8, 0.9, 1.0, 1.1), (0.0, 0.01, 0.02, 0.03, 0.04), (0.0, 0.8, 1.2, 1.4, 1.6, 1.8, 2.2),
+    (0.6, 0.8, 0.9, 1.0, 1.1, 1.2), (0.0, 0.01, 0.02, 0.03, 0.04), (0.0, 0.8, 1.2, 1.4, 1.6, 1.8, 2.2),
     (10.0, 12.0, 13.0, 14.0, 15.0, 17.0), (0.7, 0.85, 1.0, 1.15, 1.3), (0.0, 0.02, 0.04),
 )  # fmt: skip
 Constants = tuple[float, ...]
@@ -31,8 +31,8 @@ def cases_with(constants: Constants, seen: dict[Constants, dict[str, list[Case]]
 
 
 def badness(groups: Sequence[list[Case]]) -> float:
-    """What a fit makes small: the median error, runs predicted too low, and runs more than 20 % off."""
-    return statistics.mean(median_error(rows) + 0.5 * share(rows, too_low) - 0.3 * share(rows, near) for rows in groups)
+    """What a fit makes small: the median error, runs more than 20 % off, and above all runs predicted too low, which end in the middle."""
+    return statistics.mean(median_error(rows) + 1.0 * share(rows, too_low) - 0.3 * share(rows, near) for rows in groups)
 
 
 def in_and_out_of_sample() -> tuple[list[Case], list[Case]]:

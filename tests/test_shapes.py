@@ -59,6 +59,17 @@ def test_a_mixture_knows_what_one_token_uses():
         assert shape.active_params / 1e9 == pytest.approx(billions, rel=0.01)
 
 
+@pytest.mark.parametrize(
+    ("name", "held", "active"),
+    [("31B", 30_697_345_280, None), ("26B-A4B", 25_233_141_760, 3_822_530_560), ("E4B", 7_463_013_376, None), ("E2B", 4_628_569_344, None)],
+)
+def test_gemma4_is_counted_layer_by_layer(name, held, active):
+    """As transformers 5.24 builds the text towers: global layers with other heads, shared keys and values, wide MLPs, embeddings of each layer."""
+    shape, _ = model_shape(f"google/gemma-4-{name}")
+    assert shape is not None
+    assert (shape.params, shape.active_params, shape.note) == (held, active, "text tower only")
+
+
 def test_every_catalogue_entry_has_a_shape_and_a_source():
     """Each entry under rules/models/ loads to a shape with dimensions; its own count stands where it has one."""
     ids = catalogue_ids()

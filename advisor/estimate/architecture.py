@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from advisor.estimate import gemma4
 from advisor.types import ModelShape
 
 
@@ -19,14 +20,14 @@ def _set(names: str) -> frozenset[str]:
 
 # Families whose parameter count below was compared with transformers' own modules.
 EXACT = _set(
-    "llama mistral mixtral qwen2 qwen3 qwen2_moe qwen3_moe gemma gemma2 gemma3 gemma3_text phi phi3 gpt2 gpt_neox gpt_bigcode opt olmo2 olmo3 olmoe smollm3 "
+    "llama mistral mixtral qwen2 qwen3 qwen2_moe qwen3_moe gemma gemma2 gemma3 gemma3_text gemma4 gemma4_text phi phi3 gpt2 gpt_neox gpt_bigcode opt olmo2 olmo3 olmoe smollm3 "
     "granite granitemoe gpt_oss deepseek_v2 deepseek_v3 falcon bert roberta xlm-roberta distilbert modernbert stablelm"
 )
 # An MLP of two matrices instead of three.
 PLAIN_MLP = _set("gpt2 gpt_neo gpt_neox gpt_bigcode gptj bloom falcon mpt opt phi starcoder2 bert roberta xlm-roberta camembert distilbert electra deberta-v2 albert mpnet")
 ENCODERS = _set("bert roberta xlm-roberta camembert distilbert electra deberta deberta-v2 albert mpnet modernbert nomic_bert")
 # `tie_word_embeddings` is left out of config.json where it equals the class default; these families tie by default.
-TIED = _set("gemma gemma2 gemma3 gemma3_text gemma4 gpt2 gpt_neo gpt_bigcode falcon bloom opt mpt cohere cohere2 smollm3 starcoder2") | ENCODERS
+TIED = _set("gemma gemma2 gemma3 gemma3_text gemma4 gemma4_text gpt2 gpt_neo gpt_bigcode falcon bloom opt mpt cohere cohere2 smollm3 starcoder2") | ENCODERS
 OWN_ATTENTION = _set("chatglm")  # the checkpoint's own code passes a mask of its own, which no fused kernel takes
 FOUR_NORMS = _set("gemma2 gemma3 gemma3_text gemma4 gemma4_text glm4")  # one after attention and MLP too
 LEARNED_POSITIONS = _set("gpt2 gpt_neo gpt_bigcode opt bert roberta xlm-roberta camembert distilbert electra")
@@ -41,7 +42,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "vocab_size": ("vocab_size", "padded_vocab_size"),
     "context_tokens": ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "max_seq_len", "context_length"),
     "experts": ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"),
-    "experts_per_token": ("num_experts_per_tok", "experts_per_token", "num_experts_per_token", "moe_top_k", "moe_topk"),
+    "experts_per_token": ("num_experts_per_tok", "experts_per_token", "num_experts_per_token", "moe_top_k", "moe_topk", "top_k_experts"),
     "expert_size": ("moe_intermediate_size", "expert_intermediate_size"),
 }
 REQUIRED = ("hidden_size", "layers", "vocab_size")
@@ -105,6 +106,8 @@ def shape_from_config(config: Mapping[str, Any], id_: str, *, origin: Literal["f
         head_dim=read(config, "head_dim") or hidden // heads, intermediate_size=width, vocab_size=vocab, tied_embeddings=tied,
         context_tokens=read(config, "context_tokens"), experts=experts, experts_per_token=per_token, expert_size=expert_size, source=source,
     )  # fmt: skip
+    per_layer = int(config.get("hidden_size_per_layer_input") or 0)
+    shape = replace(shape, lookup_params=layers * per_layer * int(config.get("vocab_size_per_layer_input") or vocab))
     count = count_parameters(shape, config)
     if params and config.get("tie_word_embeddings") is None:  # not stated: whichever agrees with the known count
         other = replace(shape, tied_embeddings=not tied)
@@ -125,6 +128,10 @@ def count_parameters(shape: ModelShape, config: Mapping[str, Any] | None = None)
     config = config or {}
     family = shape.architecture or "llama"
     hidden, layers, vocab = shape.hidden_size or 0, shape.layers or 0, shape.vocab_size or 0
+    rest = _embeddings(shape, family, config, vocab, hidden)
+    if family in gemma4.FAMILIES:
+        held, used = gemma4.layer_parameters(shape, config)
+        return Count(total=held + rest, active=used + rest)
     attention = _attention(shape, config, family)
     routed_layers = _routed_layers(shape, config, layers)
     dense = _mlp(hidden, shape.intermediate_size or 4 * hidden, family, config)
@@ -134,7 +141,6 @@ def count_parameters(shape: ModelShape, config: Mapping[str, Any] | None = None)
     if routed_layers:
         held, used = _experts(shape, config, family)
         total, active = total + routed_layers * held, active + routed_layers * used
-    rest = _embeddings(shape, family, config, vocab, hidden)
     return Count(total=total + rest, active=active + rest)
 
 
@@ -223,9 +229,9 @@ def _norms(shape: ModelShape, family: str, config: Mapping[str, Any]) -> int:
 def _embeddings(shape: ModelShape, family: str, config: Mapping[str, Any], vocab: int, hidden: int) -> int:
     """Embeddings, output matrix, positions and the last norm."""
     size = vocab * hidden
-    if config.get("hidden_size_per_layer_input"):  # Gemma's per-layer embeddings with their two projections
+    if config.get("hidden_size_per_layer_input"):  # Gemma's per-layer embeddings with their projections and norms
         width, layers = int(config["hidden_size_per_layer_input"]), shape.layers or 0
-        size += layers * (int(config.get("vocab_size_per_layer_input") or vocab) * width + 3 * hidden * width)
+        size += shape.lookup_params + layers * (3 * hidden * width + hidden) + width
     if family in LEARNED_POSITIONS:
         # OPT and RoBERTa shift positions: OPT adds two rows, RoBERTa's configuration counts them already.
         size += ((shape.context_tokens or 0) + (2 if family == "opt" else 0)) * hidden

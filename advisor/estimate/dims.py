@@ -88,7 +88,7 @@ def dims_of(shape: ModelShape) -> Dims | None:
     gated = family not in PLAIN_MLP
     q_size, kv_size = heads * head_dim, (shape.kv_heads or heads) * head_dim
     matrices = 1 if shape.tied_embeddings or family in ENCODERS else 2
-    embedding = min(vocab * hidden * matrices, shape.params // 2)
+    embedding = min(vocab * hidden * matrices, shape.params // 2) + shape.lookup_params
     other = layers * 2 * hidden + hidden
     linear = max(0, shape.params - embedding - other)
     active = shape.active_params or shape.params

@@ -25,6 +25,8 @@ class Stack:
     quantised_adapters_in_16_bit: bool = False
     chunks: int = 0  # a chunked loss that keeps 16-bit logits and computes on one chunk of so many; 0: logits are never whole
     whole_logits: bool = False  # its fused loss takes whole logits
+    shifts_labels: bool = False  # its data holds labels already shifted, so no shifted copy of the logits is made
+    checkpoints_parts: bool = False  # attention, MLP and both norms of a layer are checkpointed each for itself: four inputs are kept, one part is run again
     prepares_quantised: bool = False  # upcasts embeddings and norms of a quantised base; inferred from its published peaks, not read in its source
     compiled_loss: bool = False  # softmax and cast in one kernel: logits and their gradient alone
     ragged: bool = False  # rows are padded to the longest of each batch, so every batch has another size
@@ -49,11 +51,11 @@ def stack_of(framework: str | None) -> Stack:
 
     lit = text.startswith("lit")
     tune, titan = named("torchtune"), named("torchtitan")
-    unsloth = named("unsloth")
+    unsloth, nemo = named("unsloth"), named("nemo")
     return Stack(
         name=text, lit=lit,
         accelerate=named("trl", "transformers", "hf trainer", "hugging", "accelerate", "axolotl", "llama-factory", "llamafactory", "swift"),
-        fused_norms=tune or titan or unsloth or named("nemo"),
+        fused_norms=tune or titan or unsloth or nemo,
         fused_mlp=unsloth,
         fused_with_loss=named("liger", "arctic"),
         fused_adapters=unsloth,
@@ -61,11 +63,13 @@ def stack_of(framework: str | None) -> Stack:
         quantised_adapters_in_16_bit=text == "trl",
         chunks=8 if tune else 0,
         whole_logits=unsloth,
+        shifts_labels=nemo,
+        checkpoints_parts=nemo,
         prepares_quantised=named("swift"),
         compiled_loss=titan and named("2025", "2026", "2027"),
         ragged=named("swift", "llama-factory", "llamafactory") or text == "trl",
         accumulates=lit,
         logs_allocated=named("colossal"),
-        logs_allocator=lit or tune or titan or named("axolotl", "nemo", "lightning"),
+        logs_allocator=lit or tune or titan or nemo or named("axolotl", "lightning"),
         eager_cuda=named("cuda 10", "cuda 11", "+cu10", "+cu11"),
     )  # fmt: skip

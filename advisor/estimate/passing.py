@@ -13,9 +13,11 @@ from advisor.types import Term
 # Fitted on the slope of 4 and 8 and 16 sequences of 4096 (Mistral 7B, Llama 3 8B): 270 kB per token = 12 I + 24 H.
 RERUN_MLP, RERUN_HIDDEN = 12, 24
 RERUN_SELECTIVE = 0.5  # half of it was kept
+CHECKPOINTED_PARTS = 4  # attention, MLP and two norms, where each is checkpointed for itself
 RERUN_FUSED_MLP = 8  # gate and up with their gradients; the product is computed again
 # Loss on full logits: 16-bit logits, their float32 copy, the shifted copy, log-softmax whose place its gradient takes.
 LOSS_FULL_BYTES, LOSS_FUSED_BYTES = 14.0, 8.0
+SHIFTED_COPY_BYTES = 4.0  # which data with labels already shifted does not need
 LOSS_COMPILED_BYTES = 4.0  # bf16 logits and their bf16 gradient
 LOSS_FLOAT32_BYTES = 12.0  # logits in float32 from the start: themselves, log-softmax, gradient
 LOSS_CHUNK_BYTES = 8.0  # of the chunk being computed: float32 copy and gradient
@@ -35,8 +37,11 @@ def activations(s: Setting) -> list[Term]:
     if s.checkpointing in ("full", "offload"):
         if s.checkpointing == "offload":
             return [term_of("activations", 2 * tokens * d.hidden * s.hidden_bytes, "layer inputs are moved to host memory; two on the device", src.ACTIVATIONS)]
-        size = tokens * d.layers * d.hidden * s.hidden_bytes
-        return [term_of("activations", size, f"one hidden state per layer: {tokens:,} tokens x {d.layers} x {d.hidden} x {s.hidden_bytes} B", src.ACTIVATIONS)]
+        states = CHECKPOINTED_PARTS if s.stack.checkpoints_parts else 1
+        size = tokens * d.layers * states * d.hidden * s.hidden_bytes
+        words = "one hidden state" if states == 1 else f"{states} hidden states"
+        product = f"{tokens:,} tokens x {d.layers * states} x {d.hidden} x {s.hidden_bytes} B"
+        return [term_of("activations", size, f"{words} per layer: {product}", src.ACTIVATIONS)]
     per_layer = layer_bytes(s)
     if s.checkpointing == "selective":
         # Every other matrix product is kept (half of q, k, v, o, gate, up, down), with the attention's output and the layer's input.
@@ -112,7 +117,8 @@ def rerun(s: Setting) -> list[Term]:
     if s.checkpointing == "none":
         terms.append(term_of("gradients of activations", tokens * (6 * d.hidden + 4 * d.width) * scale, "of the layer being passed", src.ACTIVATIONS))
     else:
-        per_token: float = ((RERUN_FUSED_MLP if s.fused_mlp else RERUN_MLP) * d.width + RERUN_HIDDEN * d.hidden) * scale
+        mlp, attention = (RERUN_FUSED_MLP if s.fused_mlp else RERUN_MLP) * d.width, RERUN_HIDDEN * d.hidden
+        per_token: float = (max(mlp, attention) if s.stack.checkpoints_parts else mlp + attention) * scale
         if s.eager:
             per_token += 5 * d.heads * spec.seq_len * scale
         if s.checkpointing == "selective":
@@ -129,32 +135,51 @@ def rerun(s: Setting) -> list[Term]:
     return terms
 
 
+def last_hidden(s: Setting) -> list[Term]:
+    """What the output matrix multiplies: the last hidden states, with their float32 norm.
+
+    Of the size of what a layer holds, so a layer run again takes these blocks over and no cache keeps them beside it.
+    """
+    size = s.tokens * LOSS_HIDDEN_BYTES * s.dims.hidden
+    return [term_of("last hidden states", size, f"{s.tokens:,} tokens x {s.dims.hidden:,} x {LOSS_HIDDEN_BYTES} B, with their norm in float32", src.COUNT)]
+
+
 def loss(s: Setting) -> list[Term]:
-    """Logits and the loss on them, at the start of the backward pass."""
+    """Logits and the loss on them, at the start of the backward pass; nothing worth a line where a row has a few classes."""
     d, tokens = s.dims, s.tokens
-    hidden = tokens * LOSS_HIDDEN_BYTES * d.hidden
     if d.encoder or s.spec.objective == "rm":
-        return [term_of("logits and loss", hidden, "a few classes per row: only the last hidden states count", src.LOSS)]
+        return []
     if s.loss == "parts":
-        return [_parts(s, hidden, PART_COPIES, "with exponentials and gradient")]
+        return [_parts(s, PART_COPIES, "with exponentials and gradient")]
     if s.loss == "chunked" and s.stack.lit:
-        size = hidden + tokens * d.vocab * LIT_LOSS_BYTES
+        size = tokens * d.vocab * LIT_LOSS_BYTES
         terms = [term_of("logits and loss", size, "logits are computed in chunks and every chunk is kept", src.LOSS)]
         if s.quantised_head:
             terms.append(term_of("output matrix in 16 bit", 4 * d.head_params, "taken out of 4 bit, and turned, while it is multiplied", src.QLORA))
         return terms
     if s.loss == "chunked" and s.stack.chunks:
-        size = hidden + tokens * d.vocab * (2 + LOSS_CHUNK_BYTES / s.stack.chunks)
+        size = tokens * d.vocab * (2 + LOSS_CHUNK_BYTES / s.stack.chunks)
         return [term_of("logits and loss", size, f"16-bit logits of all tokens, the loss on one of {s.stack.chunks} chunks at a time", src.LOSS)]
     if s.loss == "chunked" and not s.stack.whole_logits:
         tile = min(tokens, TILE_TOKENS) * min(d.vocab, TILE_WORDS)
         copies = 3 * 4 if s.cpu else 2 * 2
         whole = s.spec.update == "full" and not s.stack.name
-        size = hidden + tile * copies + (4 * d.head_params if whole else 0)
+        size = tile * copies + (4 * d.head_params if whole else 0)
         because = f"tiles of {TILE_TOKENS:,} tokens x {TILE_WORDS:,} words instead of whole logits{', and a float32 gradient of the output matrix' if whole else ''}"
         return [term_of("logits and loss", size, because, src.TRL_LOSS)]
-    per = LOSS_FUSED_BYTES if s.loss in ("fused", "chunked") else LOSS_FLOAT32_BYTES if s.cpu else LOSS_COMPILED_BYTES if s.stack.compiled_loss else LOSS_FULL_BYTES
-    return [term_of("logits and loss", hidden + tokens * d.vocab * per, f"{tokens:,} tokens x {d.vocab:,} words x {per:g} B ({s.loss} logits)", src.LOSS)]
+    per = _bytes_of_a_logit(s)
+    return [term_of("logits and loss", tokens * d.vocab * per, f"{tokens:,} tokens x {d.vocab:,} words x {per:g} B ({s.loss} logits)", src.LOSS)]
+
+
+def _bytes_of_a_logit(s: Setting) -> float:
+    """Of one logit where the loss takes all of them at once."""
+    if s.loss in ("fused", "chunked"):
+        return LOSS_FUSED_BYTES
+    if s.cpu:
+        return LOSS_FLOAT32_BYTES
+    if s.stack.compiled_loss:
+        return LOSS_COMPILED_BYTES
+    return LOSS_FULL_BYTES - (SHIFTED_COPY_BYTES if s.stack.shifts_labels else 0)
 
 
 def evaluation(s: Setting) -> list[Term]:
@@ -162,7 +187,7 @@ def evaluation(s: Setting) -> list[Term]:
     d, tokens = s.dims, s.tokens
     terms = [term_of("one layer", tokens * (4 * d.width + 8 * d.hidden), "no activations are kept", src.ACTIVATIONS)]
     if s.loss == "parts":
-        terms.append(_parts(s, 0, PART_COPIES - 1, "with exponentials"))
+        terms.append(_parts(s, PART_COPIES - 1, "with exponentials"))
     elif not d.encoder and s.spec.objective != "rm":
         whole = s.loss != "chunked"
         per = LOSS_COMPILED_BYTES if s.stack.compiled_loss else LOSS_FUSED_BYTES if s.loss == "fused" else EVALUATION_BYTES
@@ -171,10 +196,10 @@ def evaluation(s: Setting) -> list[Term]:
     return terms
 
 
-def _parts(s: Setting, hidden_bytes: float, copies: int, with_what: str) -> Term:
+def _parts(s: Setting, copies: int, with_what: str) -> Term:
     """Logits of as many answer tokens as our PPO scores at once."""
     logits = min(s.tokens * s.dims.vocab * 4, PART_LOGIT_BYTES)
-    return term_of("logits and loss", hidden_bytes + copies * logits, f"logits of a part of the tokens, {logits / 2**20:.0f} MiB, {with_what}", src.PPO)
+    return term_of("logits and loss", copies * logits, f"logits of a part of the tokens, {logits / 2**20:.0f} MiB, {with_what}", src.PPO)
 
 
 def rollout(s: Setting) -> list[Term]:

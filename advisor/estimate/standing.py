@@ -75,6 +75,9 @@ def first_gradients(s: Setting, *, layers: int) -> list[Term]:
         # Beside the gradients of earlier micro-batches, what dividing it does not leave here.
         rest = 1 - 1 / s.shard_grads if s.shard_grads > 1 and spec.grad_accum > 1 and s.optimizer not in CPU_OPTIMIZERS else 1
         return [term_of("first gradients", d.head_params * s.weight_bytes * rest, "of the trained output matrix, made first", src.COUNT)]
+    if s.sharding == "fsdp" and s.stack.lit and spec.update != "full" and layers:
+        # Adapters and frozen weights are one flat parameter there (use_orig_params), and so is their gradient; FSDP warns of it.
+        return [term_of("first gradients", layers * d.layer_params * s.weight_bytes, f"of {layers} layers whole, frozen weights too, before they are divided", src.FSDP)]
     if spec.update != "full" or s.offloaded:
         return []
     head = 0 if d.encoder or spec.objective == "rm" else d.head_params
@@ -151,7 +154,9 @@ def buckets(s: Setting) -> list[Term]:
     if s.sharding in ("zero2", "zero3") and s.spec.update == "full":
         # transformers' "auto" sets them to the square of the hidden size.
         elements = min(DEEPSPEED_BUCKET_ELEMENTS if s.stack.name else s.dims.hidden**2, s.trainable)
-        return [term_of("communication buckets", elements * 2 * 2, f"reduce and all-gather, {elements:,} elements each", src.DEEPSPEED)]
+        overlapped = s.sharding == "zero3"
+        because = f"{'reduce, its copy by device, and what a second stream still reads' if overlapped else 'reduce and all-gather'}, {elements:,} elements each"
+        return [term_of("communication buckets", elements * 2 * (3 if overlapped else 2), because, src.DEEPSPEED)]
     if s.sharding == "ddp":
         return [term_of("communication buckets", min(25 * 2**20, s.trained_bytes), "DDP reduces in buckets of 25 MiB", src.COUNT)]
     return []

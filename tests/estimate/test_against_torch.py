@@ -34,10 +34,15 @@ OWN: dict[str, dict[str, Any]] = {
     "opt": {"ffn_dim": 160, "word_embed_proj_dim": 64, **NO_GROUPS}, "bert": NO_GROUPS, "roberta": NO_GROUPS, "xlm-roberta": NO_GROUPS, "modernbert": NO_GROUPS,
     "distilbert": {"dim": 64, "n_layers": 3, "n_heads": 4, "hidden_dim": 160, **NO_GROUPS},
 }  # fmt: skip
+OWN["gemma4_text"] = {
+    "global_head_dim": 24, "num_global_key_value_heads": 1, "attention_k_eq_v": True, "num_kv_shared_layers": 1, "use_double_wide_mlp": True, "hidden_size_per_layer_input": 8,
+    "vocab_size_per_layer_input": 320, "enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 48,
+    "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+}  # fmt: skip
 OWN["deepseek_v3"] = OWN["deepseek_v2"]
 
 
-@pytest.mark.parametrize("family", sorted(EXACT - {"gemma3"}))  # the plain name is the multimodal one; gemma3_text is its text tower
+@pytest.mark.parametrize("family", sorted(EXACT - {"gemma3", "gemma4"}))  # the plain names are the multimodal ones, with _text their text towers
 def test_parameters_are_those_of_transformers(family):
     """A small model of each family, built on the meta device, has exactly the counted parameters."""
     torch = pytest.importorskip("torch")

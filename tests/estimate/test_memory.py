@@ -139,11 +139,48 @@ def test_ppo_is_estimated_with_what_its_loop_holds_at_once():
 
     assert (ANSWERS_AT_ONCE, PART_LOGIT_BYTES) == (AT_ONCE, LOGIT_BYTES)
     spec = RunSpec(objective="ppo", micro_batch_size=8, grad_accum=8, seq_len=512, options={"response_tokens": 256})
-    hidden = 6 * 4096 * 8 * 512
-    assert terms(spec, "meta-llama/Llama-3.1-8B", "loss and start of the backward pass")["logits and loss"] == hidden + 3 * 64 * 2**20
+    scored = terms(spec, "meta-llama/Llama-3.1-8B", "loss and start of the backward pass")
+    assert (scored["last hidden states"], scored["logits and loss"]) == (6 * 4096 * 8 * 512, 3 * 64 * 2**20)
     writing = terms(spec, "meta-llama/Llama-3.1-8B", "generating answers")
     assert writing["keys and values of answers"] == 32 * 512 * 32 * 2 * 1024 * 2
     assert terms(replace(spec, grad_accum=1), "meta-llama/Llama-3.1-8B", "generating answers")["keys and values of answers"] == 8 * 512 * 32 * 2 * 1024 * 2
+
+
+def test_layers_checkpointed_in_parts_keep_four_hidden_states():
+    """NeMo Automodel wraps attention, MLP and both norms of each layer; its labels come shifted, so the logits are not copied once more."""
+    spec = RunSpec(update="full", precision="pure", micro_batch_size=8, seq_len=2048, gpus=8, sharding="fsdp", loss="full", framework="NeMo Automodel", counter="allocated")
+    plain = replace(spec, framework="torchtune")
+    moment = "loss and start of the backward pass"
+    ours, theirs = terms(plain, "meta-llama/Llama-3.2-1B", moment), terms(spec, "meta-llama/Llama-3.2-1B", moment)
+    assert theirs["activations"] == 4 * ours["activations"]
+    assert theirs["logits and loss"] == ours["logits and loss"] * 10 / 14
+    layer = "backward pass through one layer"
+    assert terms(spec, "meta-llama/Llama-3.2-1B", layer)["one layer run again"] < terms(plain, "meta-llama/Llama-3.2-1B", layer)["one layer run again"]
+
+
+def test_frozen_weights_in_one_flat_parameter_with_adapters_have_gradients_of_the_whole_layer():
+    spec = RunSpec(update="lora", micro_batch_size=1, seq_len=1034, gpus=2, sharding="fsdp", framework="lit-gpt", counter="allocated", gradient_checkpointing=True)
+    layer = "backward pass through one layer"
+    dims = dims_of(shape("meta-llama/Llama-3.1-8B"))
+    assert terms(spec, "meta-llama/Llama-3.1-8B", layer)["first gradients"] == 2 * dims.layer_params * 2
+    assert "first gradients" not in terms(replace(spec, framework="fms-hf-tuning"), "meta-llama/Llama-3.1-8B", layer)
+
+
+def test_zero3_of_deepspeed_holds_three_buckets_and_zero2_two():
+    spec = RunSpec(update="full", optimizer="adamw_cpu", micro_batch_size=1, seq_len=8192, gpus=8, framework="DeepSpeed")
+    moment = "loss and start of the backward pass"
+    found = {name: terms(replace(spec, sharding=name), "meta-llama/Llama-3.1-8B", moment)["communication buckets"] for name in ("zero2", "zero3")}
+    assert found == {"zero2": 2 * 2 * 500_000_000, "zero3": 3 * 2 * 500_000_000}
+
+
+def test_embeddings_of_each_layer_are_never_quantised():
+    """Gemma 4 E2B has 2.35 billion of its 4.63 billion parameters in them."""
+    dims = dims_of(shape("google/gemma-4-E2B"))
+    lookups = 35 * 256 * 262144
+    assert dims.embedding_params == 262144 * 1536 + lookups
+    held = terms(RunSpec(update="lora", quantization="nf4", gpus=1), "google/gemma-4-E2B", "optimizer step")
+    assert held["weights left unquantised"] > 2 * lookups
+    assert held["weights"] < 0.5 * (dims.params - lookups)
 
 
 def test_the_default_loss_never_holds_whole_logits():
