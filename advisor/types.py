@@ -155,6 +155,7 @@ class TokenStats:
     counted_by: str  # "tokenizer of <model>" or "characters / 4 (approximation)"
     sampled_rows: int | None = None  # None: every row was counted
     histogram: tuple[tuple[int, int], ...] = ()  # (longest of the bin, rows in it)
+    request_mean: float | None = None  # of what stands before the answer; None where rows have no parts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -170,7 +170,9 @@ def amounts_read(situation: Situation, spec: RunSpec, *, epochs: float) -> tuple
     if profile is None or profile.tokens is None:
         tokens, rows = answers.value("data_tokens"), answers.value("data_rows") if profile is None else profile.rows
         return None if tokens is None else int(tokens * epochs), None if rows is None else int(rows * epochs)
-    mean, share = read_of(profile.tokens, objective=spec.objective, seq_len=spec.seq_len, truncation="stop", packing=spec.packing)
+    mean, share = read_of(
+        profile.tokens, objective=spec.objective, seq_len=spec.seq_len, truncation="stop", packing=spec.packing, response_tokens=spec.options.get("response_tokens")
+    )
     read = profile.rows * share * epochs
     return max(1, round(read * mean)), max(1, round(read))
 

@@ -142,6 +142,7 @@ def token_stats(lengths: Lengths, *, rows: int, sampled_rows: int | None) -> Tok
         counted_by=APPROXIMATION if lengths.count_tokens is None else getattr(lengths.count_tokens, "name", "the model's tokenizer"),
         sampled_rows=sampled_rows,
         histogram=_histogram(ordered),
+        request_mean=round(sum(length * count for length, count in lengths.requests.items()) / lengths.measured, 1) if lengths.requests else None,
     )
 
 

@@ -1,18 +1,23 @@
-"""How much of the data a stage really reads: rows over seq_len are left out or cut, and of a pair some stages read one side."""
+"""How much of the data a stage really reads: rows over seq_len are left out or cut, of a pair some stages read one side, and a stage
+that learns from answers of its own reads the request alone."""
 
 from __future__ import annotations
 
-from advisor.estimate.setting import sequences_per_row
+from advisor.estimate.setting import GENERATED, sequences_per_row
 from advisor.types import TokenStats
 
 
-def read_of(tokens: TokenStats, *, objective: str, seq_len: int, truncation: str, packing: bool) -> tuple[float, float]:
+def read_of(tokens: TokenStats, *, objective: str, seq_len: int, truncation: str, packing: bool, response_tokens: int | None = None) -> tuple[float, float]:
     """(tokens of a row that is read, share of the rows that are read).
+
+    An answer that a stage writes itself counts as `response_tokens`, its longest.
 
     Lengths come from the histogram, taken as even within each bin; a pair counts both sequences where its stage runs both.
     Packed rows and documents are parted, not cut.
     """
     sequences = sequences_per_row(objective)
+    if objective in GENERATED and response_tokens and tokens.request_mean is not None:
+        return min(tokens.request_mean + response_tokens, float(seq_len)), 1.0
     if not tokens.histogram:
         return min(tokens.mean, float(sequences * seq_len)), 1.0
     rows = kept_rows = kept_tokens = all_tokens = 0.0

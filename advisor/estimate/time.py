@@ -97,7 +97,7 @@ def time_estimate(spec: RunSpec, shape: ModelShape, machine: Machine, *, tokens_
     micro = (work**SMOOTH + launches**SMOOTH) ** (1 / SMOOTH) + dequantise
     gather = _gather_s(spec, d, machine)
     micro = max(micro, gather) + 0.15 * min(micro, gather)
-    step = spec.grad_accum * micro + _optimizer_s(spec, d, machine) + _reduce_s(spec, d, machine) + _generate_s(spec, d, machine, forward_launches)
+    step = spec.grad_accum * micro + _optimizer_s(spec, d, machine) + _reduce_s(spec, d, machine) + _generate_s(spec, d, machine, forward_launches, length)
     per_device = spec.micro_batch_size * spec.grad_accum * each * length / padding
     steps = None
     if tokens_total:
@@ -168,12 +168,17 @@ def _scored_by_model(spec: RunSpec) -> bool:
     return not (spec.options.get("verifier") or spec.options.get("reward"))
 
 
-def _generate_s(spec: RunSpec, d: Dims, machine: Machine, token_launch_s: float) -> float:
-    """Time to write the answers a reinforcement step learns from: for every token the weights are read once for all answers written together."""
+def _generate_s(spec: RunSpec, d: Dims, machine: Machine, token_launch_s: float, length: float) -> float:
+    """Time to write the answers a reinforcement step learns from.
+
+    The requests are read at once; then for every token the weights are read, once for all answers that are written together.
+    """
     if spec.objective not in GENERATED:
         return 0.0
     answer_tokens = int(spec.options.get("response_tokens") or spec.seq_len // 2)
+    request_tokens = max(0.0, length - answer_tokens)
     width = 0.55 if spec.quantization == "nf4" else DTYPE_BYTES.get(spec.weights_dtype, 2)
-    read = d.active * width / (machine.bytes_per_s * DECODE_SHARE)
-    a_token: float = (read**SMOOTH + token_launch_s**SMOOTH) ** (1 / SMOOTH)
-    return rollouts(spec) * answer_tokens * a_token
+    weights_s = d.active * width / (machine.bytes_per_s * DECODE_SHARE)
+    a_token: float = (weights_s**SMOOTH + token_launch_s**SMOOTH) ** (1 / SMOOTH)
+    answers = spec.micro_batch_size * spec.grad_accum * answers_each(spec)
+    return answers * request_tokens * 2 * d.active / machine.flops + rollouts(spec) * answer_tokens * a_token

@@ -55,6 +55,7 @@ def test_lengths_are_characters_over_four_and_say_so(tmp_path):
     assert (tokens.total, tokens.mean, tokens.p50, tokens.longest, tokens.sampled_rows) == (111, 37.0, 10, 100, None)
     assert tokens.counted_by.startswith("characters / 4 (approximation")
     assert tokens.histogram == ((16, 2), (32, 0), (64, 0), (128, 1))
+    assert tokens.request_mean == 18.7  # of 1, 5 and 50
 
 
 def test_percentiles_are_nearest_ranks(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,6 +47,14 @@ def test_what_is_parted_is_read_whole(objective: str, packing: bool) -> None:
 
 def test_where_no_row_is_short_enough_the_longest_that_could_be_read_stands() -> None:
     assert read_of(stats([300] * 4), objective="sft", seq_len=100, truncation="drop", packing=False) == (100, 1.0)
+
+
+@pytest.mark.parametrize("objective", ["ppo", "grpo", "rloo"])
+def test_a_stage_that_writes_its_answers_reads_the_request_and_its_own_longest_answer(objective: str) -> None:
+    rows = replace(stats([300] * 4, sides=2), request_mean=40.0)
+    assert read_of(rows, objective=objective, seq_len=512, truncation="stop", packing=False, response_tokens=64) == (104.0, 1.0)
+    assert read_of(rows, objective=objective, seq_len=96, truncation="stop", packing=False, response_tokens=64) == (96.0, 1.0)
+    assert read_of(rows, objective="sft", seq_len=512, truncation="stop", packing=False, response_tokens=64)[0] > 104
 
 
 LENGTHS = st.integers(HISTOGRAM_TOKENS[0], 40_000)
