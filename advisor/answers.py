@@ -253,14 +253,13 @@ def command_line(answers: Answers, changes: Mapping[str, Any], *, command: str =
         for follower in GROUPS.get(fact_id, ()):
             flat.pop(follower, None)
         flat[fact_id] = value
-    words = [command]
+    limits = ",".join(f"{key}={flat.pop(f'budget_{key}'):g}" for key in ("usd", "hours") if flat.get(f"budget_{key}") is not None)
+    words = [command, *([f"--budget {limits}"] if limits else [])]
     for fact_id, value in flat.items():
         if value is None or value is False:
             continue
         if fact_id == "signals":
             words += [f"--signal {name}" for name in value]
-        elif fact_id in ("budget_usd", "budget_hours"):
-            words.append(f"--budget {fact_id.removeprefix('budget_')}={value:g}")
         elif isinstance(value, Mapping):
             words += [f"{'--tasks' if fact_id == 'tasks' else '--map'} {shlex.quote(f'{name}={part}')}" for name, part in value.items()]
         elif (flag := load_facts()[fact_id].flag if fact_id in load_facts() else None) is not None:

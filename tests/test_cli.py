@@ -210,6 +210,23 @@ def test_check_shows_the_page_of_broken_data(call, tmp_path):
     assert "answer" in out
 
 
+def test_the_time_of_several_tasks_is_that_of_all_their_examples(call, tmp_path):
+    """Each task's rows are read once, whichever task has the longest row; stated amounts are of all tasks together."""
+    long = json.dumps({"question": "What? " + "word " * 600, "answer": "Much."}) + "\n"
+    (tmp_path / "small.jsonl").write_text(PAIRS + long)
+    (tmp_path / "large.jsonl").write_text("".join(PAIRS.replace("What is", f"{part}: what is") for part in range(50)))
+    flags = ("--json", "--model", "Qwen/Qwen3-8B", "--gpu", "RTX 4090")
+
+    def hours(*question):
+        _, out, _ = call(*flags, *question)
+        return json.loads(out)["recommendation"]["estimate"]["hours"]
+
+    large = hours("--task", "qa", "--data", "large.jsonl")
+    assert hours("--task", "multi_department", "--tasks", "a=small.jsonl", "--tasks", "b=large.jsonl") > 0.9 * large
+    stated = ("--data-kind", "paired", "--data-rows", "5000", "--data-tokens", "1500000")
+    assert hours("--task", "multi_department", "--n-tasks", "12", *stated) < 2 * hours("--task", "qa", *stated)
+
+
 def test_a_model_without_weights_is_refused_before_anything_is_written(call, tmp_path):
     """A folder with a configuration alone can be advised on, and a run says what is missing, with no run folder left behind."""
     (tmp_path / "a.jsonl").write_text(PAIRS)

@@ -13,9 +13,9 @@ from typing import Any
 from advisor.composition import SCHEMES, composed
 from advisor.ruleset.judge import judge
 from advisor.ruleset.model import Ruleset
-from advisor.types import Advice, Candidate, Composition, Flip, GuideAnswer, Reason, Situation
+from advisor.types import Advice, Candidate, Composition, Flip, GuideAnswer, Hardware, Reason, Situation
 
-from .candidates import Costs, alternatives, as_stated, recommended
+from .candidates import SPLIT, WHOLE, Costs, alternatives, as_stated, recommended
 from .confidence import confidence
 from .decide import SMALLER_MODEL, Decision, conclude, conclude_early
 from .flips import flips_of
@@ -102,7 +102,11 @@ def _flips(ruleset: Ruleset, situation: Situation, base: Mapping[str, Any], deci
 
     per_task = decision.facts["modules"] == "per_task"
     of_scheme = {scheme: costs.of(composed(str(decision.facts["chain"]), scheme, per_task=per_task)) for scheme in SCHEMES}
-    return flips_of(ruleset, situation, decision, of_scheme, answer)
+
+    def elsewhere(hardware: Hardware) -> Composition:
+        return _redecide(replace(situation, hardware=hardware), {}, ruleset).composition
+
+    return flips_of(ruleset, situation, decision, of_scheme, answer, elsewhere)
 
 
 def _warnings(situation: Situation, recommendation: Candidate, decision: Decision) -> list[str]:
@@ -113,7 +117,11 @@ def _warnings(situation: Situation, recommendation: Candidate, decision: Decisio
     cards = len(situation.hardware.gpus)
     if cards > 1 and trains:
         strategy = recommendation.stages[0].settings["sharding"].value
-        warnings.append(f"all {cards} cards are used: {'each holds the whole model and its own rows (ddp)' if strategy == 'ddp' else 'the model is split over them (fsdp)'}")
+        warnings.append(
+            f"all {cards} cards are used: each holds the whole model and its own rows (ddp)"
+            if strategy == WHOLE
+            else f"no method fits on one of the {cards} cards, so the model is split over them ({SPLIT}), which `advise run` does not start: it starts one process, or {WHOLE}"
+        )
     said = [rule for judgement in decision.steps.values() for rule in judgement.warnings]
     return [*warnings, *(f"{rule.then['say']} ({rule.id})" for rule in said)]
 

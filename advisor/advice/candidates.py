@@ -17,6 +17,7 @@ from .seen import device
 GUIDE_CHAINS = ("sft", "cpt>sft", "sft>rm>ppo")  # every objective the guide names stands in one of them
 ANSWERED_REMEDIES = {"rag": ("knowledge", "retrieval"), "prompting": ("readiness", "prompting")}  # "why not just ...?"
 MODULE_SIZE = {"lora": "rank", "adapter": "bottleneck", "prefix": "prefix_tokens"}  # the key that says how large a module is
+WHOLE, SPLIT = "ddp", "fsdp"  # a whole model on each card, or one split over them
 OWN_MODULE = ("rm",)  # a reward model is a module of its own, beside the chain
 NOTHING = Estimate(fits="unknown")
 SHIPPED = ("base", "document", "evidence")
@@ -29,13 +30,30 @@ class Costs:
     ruleset: Ruleset
     situation: Situation
     facts: Mapping[str, object]
-    known: dict[tuple[str, str], tuple[StageSettings, Estimate]] = field(default_factory=dict)
+    known: dict[tuple[str, str, str | None], tuple[StageSettings, Estimate]] = field(default_factory=dict)
+    strategies: dict[str, str | None] = field(default_factory=dict)
 
     def of(self, composition: Composition) -> tuple[tuple[StageSettings, ...], Estimate]:
         """The stages of a composition with settings that fit, and what they cost together."""
+        return self._with(composition, self._strategy(composition))
+
+    def _with(self, composition: Composition, strategy: str | None) -> tuple[tuple[StageSettings, ...], Estimate]:
         lead, shared = self._shared_module(composition)
-        found = [self._stage(composition, objective, lead, shared) for objective in composition.chain]
-        return tuple(stage for stage, _ in found), together([cost for _, cost in found], composition, self.facts)
+        found = [self._stage(composition, objective, strategy, lead, shared) for objective in composition.chain]
+        return tuple(stage for stage, _ in found), together([cost for _, cost in found])
+
+    def _strategy(self, composition: Composition) -> str | None:
+        """How several cards share the work, the same for every scheme on a chain.
+
+        The trainers start a whole model on each card. The model is split over the cards only where no scheme fits otherwise.
+        """
+        if len(self.situation.hardware.gpus) < 2:
+            return None
+        chain = f"{'encoder:' if composition.encoder else ''}{'>'.join(composition.chain)}"
+        if chain not in self.strategies:
+            whole = (self._with(composed(chain, scheme, per_task=composition.per_task), WHOLE)[1] for scheme in SCHEMES)
+            self.strategies[chain] = WHOLE if any(cost.fits != "too_big" for cost in whole) else SPLIT
+        return self.strategies[chain]
 
     def _shared_module(self, composition: Composition) -> tuple[str, Mapping[str, Chosen]]:
         """Stages that go on with one module have one form of it: the largest that any of them asks for, and whose it is."""
@@ -49,11 +67,11 @@ class Costs:
         because = f"one module goes through all stages, in the form that {lead} asks for"
         return lead, {name: replace(chosen, because=f"{because}: {chosen.because}") for name, chosen in wanted[lead].items() if name in names}
 
-    def _stage(self, composition: Composition, objective: str, lead: str, shared: Mapping[str, Chosen]) -> tuple[StageSettings, Estimate]:
+    def _stage(self, composition: Composition, objective: str, strategy: str | None, lead: str, shared: Mapping[str, Chosen]) -> tuple[StageSettings, Estimate]:
         shared = {} if objective in OWN_MODULE or objective == lead else shared
-        key = (objective, f"{composition.encoder}+{composition.scheme}+{lead if shared else ''}")
+        key = (objective, f"{composition.encoder}+{composition.scheme}+{lead if shared else ''}", strategy)
         if key not in self.known:
-            self.known[key] = fitted_stage(self.ruleset, self.situation, self.facts, composition, objective, shared)
+            self.known[key] = fitted_stage(self.ruleset, self.situation, self.facts, composition, objective, strategy, shared)
         return self.known[key]
 
     def fits(self, chain: str, *, per_task: bool) -> dict[str, str]:

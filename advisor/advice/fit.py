@@ -78,11 +78,18 @@ def stage_settings(ruleset: Ruleset, situation: Situation, facts: Mapping[str, A
 
 
 def fitted_stage(
-    ruleset: Ruleset, situation: Situation, facts: Mapping[str, Any], composition: Composition, objective: str, shared: Mapping[str, Chosen] = MappingProxyType({})
+    ruleset: Ruleset,
+    situation: Situation,
+    facts: Mapping[str, Any],
+    composition: Composition,
+    objective: str,
+    strategy: str | None,
+    shared: Mapping[str, Chosen] = MappingProxyType({}),
 ) -> tuple[StageSettings, Estimate]:
     """One stage of a composition with settings that fit (or need least, where none does or nobody knows), and its estimate.
 
     Args:
+        strategy: How several cards share the work, the same for all stages of a plan; None for one device.
         shared: Keys of a module that goes on from another stage, which stand over the stage's own.
     """
     update, quantization = composition.update or "lora", composition.quantization
@@ -92,10 +99,12 @@ def fitted_stage(
     context = model.context_tokens if model else None
     settings["seq_len"] = text_length(situation, context) if objective == "cpt" else sequence_length(_profile(situation, objective), context)
     settings |= _room_for_answers(ruleset, objective, settings, situation, context)
+    if strategy is not None:
+        settings["sharding"] = Chosen(value=strategy, because="how the cards share the work")
     best: tuple[int, dict[str, Chosen], Estimate] | None = None
     for trial in _trials(situation, update, int(batch.value), int(settings["seq_len"].value)):
         changed = {**settings, **_batch_settings(trial, batch, update, known=situation.hardware.device_memory_bytes is not None)}
-        cost = _stage_estimate(situation, objective, update, quantization, changed, str(trial["sharding"] or ""))
+        cost = _stage_estimate(situation, objective, update, quantization, changed, strategy)
         rank = ORDER.index(cost.fits)
         # Of settings that are all too big the smallest need is kept: the shortest way out. So too where the memory is not known: whatever the card.
         if best is None or rank < best[0] or (cost.fits == best[2].fits and cost.fits in ("too_big", "unknown") and _peak(cost) < _peak(best[2])):
@@ -111,19 +120,18 @@ def _peak(cost: Estimate) -> int:
 
 
 def _trials(situation: Situation, update: str, effective: int, seq_len: int) -> Sequence[Mapping[str, Any]]:
-    """Settings to try, fastest first: whole model on each card before sharding, no recomputing before recomputing."""
+    """Settings to try, fastest first: no recomputing before recomputing."""
     cards = max(1, len(situation.hardware.gpus))
     on_cpu = device(situation) == "cpu"
     micros = [size for size in (CPU_MICRO_BATCHES if on_cpu else GPU_MICRO_BATCHES) if size * cards <= max(effective, cards)]
     checkpointing = [False] if update == "prefix" else [False, True]  # a prefix lives in the cache that recomputing drops
     trials = []
-    for sharding in [None] if cards == 1 else ["ddp", "fsdp"]:
-        for recompute in checkpointing:
-            for micro in micros:
-                # A tiny batch without recomputing loses to a large one with it, so it is tried after that.
-                slow = not recompute and not on_cpu and micro * seq_len < BUSY_TOKENS and micro != micros[0] and len(checkpointing) > 1
-                trials.append({"micro": micro, "recompute": recompute, "sharding": sharding, "cards": cards, "effective": effective, "late": slow})
-    return sorted(trials, key=lambda trial: (trial["sharding"] == "fsdp", trial["late"]))
+    for recompute in checkpointing:
+        for micro in micros:
+            # A tiny batch without recomputing loses to a large one with it, so it is tried after that.
+            slow = not recompute and not on_cpu and micro * seq_len < BUSY_TOKENS and micro != micros[0] and len(checkpointing) > 1
+            trials.append({"micro": micro, "recompute": recompute, "cards": cards, "effective": effective, "late": slow})
+    return sorted(trials, key=lambda trial: bool(trial["late"]))
 
 
 def _batch_settings(trial: Mapping[str, Any], batch: Chosen, update: str, *, known: bool) -> dict[str, Chosen]:
@@ -138,51 +146,56 @@ def _batch_settings(trial: Mapping[str, Any], batch: Chosen, update: str, *, kno
         else "enough memory without recomputing"
     )
     micro_because = "the whole batch at once" if trial["micro"] >= trial["effective"] else "the largest that fits" if known else "the smallest: the memory at hand is not known"
-    sharding = {} if trial["sharding"] is None else {"sharding": Chosen(value=trial["sharding"], because="how the cards share the model")}
     return {
-        **sharding,
         "micro_batch_size": Chosen(value=trial["micro"], because=micro_because),
         "grad_accum": Chosen(value=accumulation, because=f"{per_step} rows a step: {batch.because}", rule=batch.rule),
         "gradient_checkpointing": Chosen(value=trial["recompute"], because=recompute_because),
     }
 
 
-def _stage_estimate(situation: Situation, objective: str, update: str, quantization: str | None, settings: Mapping[str, Chosen], sharding: str) -> Estimate:
+def _stage_estimate(situation: Situation, objective: str, update: str, quantization: str | None, settings: Mapping[str, Chosen], strategy: str | None) -> Estimate:
     plain = {key: chosen.value for key, chosen in settings.items()}
-    spec = stage_spec(objective, update, quantization, plain, gpus=max(1, len(situation.hardware.gpus)), sharding=sharding or None)
+    spec = stage_spec(objective, update, quantization, plain, gpus=max(1, len(situation.hardware.gpus)), sharding=strategy)
     tokens, rows = amounts_read(situation, spec, epochs=float(plain.get("epochs", 1)))
     return estimate(spec, situation.model, situation.hardware, tokens_total=tokens, rows_total=rows)
 
 
 def _profile(situation: Situation, objective: str = "") -> DataProfile | None:
-    """The data of a stage: examples beside a corpus for the stage that learns from examples."""
+    """The data whose rows decide a stage's lengths: of several tasks those with the longest row."""
+    return max(_profiles(situation, objective), key=lambda profile: profile.tokens.longest if profile.tokens else 0, default=None)
+
+
+def _profiles(situation: Situation, objective: str) -> Sequence[DataProfile]:
+    """What a stage reads: each task's own data, or examples beside a corpus for the stage that learns from examples."""
     if objective == "sft" and situation.examples is not None and situation.data is not None and situation.data.kind == "raw_text":
-        return situation.examples
+        return [situation.examples]
     if situation.data is not None:
-        return situation.data
-    profiles = [profile for profile in situation.tasks.values() if profile.tokens is not None]
-    return max(profiles, key=lambda profile: profile.tokens.longest if profile.tokens else 0, default=None)
+        return [situation.data]
+    return [profile for profile in situation.tasks.values() if profile.tokens is not None]
 
 
 def amounts_read(situation: Situation, spec: RunSpec, *, epochs: float) -> tuple[int | None, int | None]:
-    """Tokens and rows read over all epochs, each None where neither the data nor an answer tells."""
-    profile, answers = _profile(situation, spec.objective), situation.answers
-    if profile is None or profile.tokens is None:
-        tokens, rows = answers.value("data_tokens"), answers.value("data_rows") if profile is None else profile.rows
+    """Tokens and rows read over all epochs, of all tasks together; each None where neither the data nor an answer tells."""
+    profiles, answers = _profiles(situation, spec.objective), situation.answers
+    if not profiles or profiles[0].tokens is None:
+        tokens, rows = answers.value("data_tokens"), answers.value("data_rows") if not profiles else profiles[0].rows
         return None if tokens is None else int(tokens * epochs), None if rows is None else int(rows * epochs)
-    mean, share = read_of(
-        profile.tokens, objective=spec.objective, seq_len=spec.seq_len, truncation="stop", packing=spec.packing, response_tokens=spec.options.get("response_tokens")
-    )
-    read = profile.rows * share * epochs
-    return max(1, round(read * mean)), max(1, round(read))
+    read_tokens = read_rows = 0.0
+    for profile in profiles:
+        assert profile.tokens is not None
+        mean, share = read_of(
+            profile.tokens, objective=spec.objective, seq_len=spec.seq_len, truncation="stop", packing=spec.packing, response_tokens=spec.options.get("response_tokens")
+        )
+        rows_read = profile.rows * share * epochs
+        read_tokens, read_rows = read_tokens + rows_read * mean, read_rows + rows_read
+    return max(1, round(read_tokens)), max(1, round(read_rows))
 
 
-def together(estimates: Sequence[Estimate], composition: Composition, facts: Mapping[str, Any]) -> Estimate:
-    """One estimate for a chain: the worst fit, the highest memory, the sum of time and money (times the tasks)."""
+def together(estimates: Sequence[Estimate]) -> Estimate:
+    """One estimate for a chain: the worst fit, the highest memory, the sum of time and money."""
     worst = max(estimates, key=lambda cost: (ORDER.index(cost.fits), cost.memory.peak_bytes if cost.memory else 0))
-    tasks = int(facts.get("n_tasks", 1)) if composition.per_task else 1
-    hours = None if any(cost.duration_s is None for cost in estimates) else sum(cost.duration_s or 0.0 for cost in estimates) * tasks
-    usd = None if any(cost.cost_usd is None for cost in estimates) else sum(cost.cost_usd or 0.0 for cost in estimates) * tasks
+    hours = None if any(cost.duration_s is None for cost in estimates) else sum(cost.duration_s or 0.0 for cost in estimates)
+    usd = None if any(cost.cost_usd is None for cost in estimates) else sum(cost.cost_usd or 0.0 for cost in estimates)
     unknown = tuple(dict.fromkeys(reason for cost in estimates for reason in cost.unknown))
     return replace(worst, duration_s=hours, cost_usd=usd, unknown=unknown)
 

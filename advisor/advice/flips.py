@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from advisor.composition import composed
 from advisor.facts import Fact
 from advisor.ruleset.judge import cell_points, compiled
 from advisor.ruleset.model import Ruleset
@@ -21,16 +20,20 @@ FIXED = ("task", "params_b", "start", "n_tasks")  # what is as it is, still wort
 MAX_PER_ANSWER = 2  # changes shown that lead to the same answer: the rest say nothing new
 
 Answer = Callable[[Mapping[str, Any]], Composition]
+Elsewhere = Callable[[Hardware], Composition]
 
 
-def flips_of(ruleset: Ruleset, situation: Situation, decision: Decision, costs: Mapping[str, tuple[tuple[StageSettings, ...], Estimate]], answer: Answer) -> tuple[Flip, ...]:
+def flips_of(
+    ruleset: Ruleset, situation: Situation, decision: Decision, costs: Mapping[str, tuple[tuple[StageSettings, ...], Estimate]], answer: Answer, elsewhere: Elsewhere
+) -> tuple[Flip, ...]:
     """Single changes that lead to another composition, the easiest first.
 
     Args:
         costs: scheme -> stages and estimate on the concluded chain, for the cheapest card that would hold each.
         answer: The composition of the same facts with some changed.
+        elsewhere: The composition of the same question on another machine.
     """
-    found = [*_by_answers(ruleset, decision, answer), *_by_amount(ruleset, decision, answer), *_by_card(situation, decision, costs)]
+    found = [*_by_answers(ruleset, decision, answer), *_by_amount(ruleset, decision, answer), *_by_card(situation, decision, costs, elsewhere)]
     found.sort(key=lambda flip: EFFORT.index(flip.effort))
     return tuple(_without_repeats(found, str(decision.composition)))
 
@@ -106,18 +109,13 @@ def _amount(fact: Fact, value: float, current: float | None) -> str:
 # --------------------------------------------------------------------------- cards
 
 
-def _by_card(situation: Situation, decision: Decision, costs: Mapping[str, tuple[tuple[StageSettings, ...], Estimate]]) -> Iterator[Flip]:
-    """For each scheme that is too big: the cheapest card of the catalogue that would hold it."""
+def _by_card(situation: Situation, decision: Decision, costs: Mapping[str, tuple[tuple[StageSettings, ...], Estimate]], elsewhere: Elsewhere) -> Iterator[Flip]:
+    """For each scheme that is too big: the cheapest card of the catalogue that would hold it, where the answer there is another one."""
     if not decision.trains and decision.composition.remedies[-1:] != ("smaller_model",):
         return
-    remedies = tuple(remedy for remedy in decision.composition.remedies if remedy != "smaller_model")
-    for scheme, (stages, cost) in costs.items():
-        if cost.fits != "too_big":
-            continue
-        card = cheapest_holding(situation, stages)
-        if card is not None:
-            to = composed(str(decision.facts["chain"]), scheme, per_task=decision.facts["modules"] == "per_task", remedies=remedies)
-            yield Flip(change={"gpu": card.name}, to=to, effort="money", text=f"{scheme} would fit on one {card_words(card)}")
+    cards = {card.id: (card, scheme) for scheme, (stages, cost) in costs.items() if cost.fits == "too_big" and (card := cheapest_holding(situation, stages)) is not None}
+    for card, scheme in cards.values():
+        yield Flip(change={"gpu": card.name}, to=elsewhere(one_card(card)), effort="money", text=f"{scheme} would fit on one {card_words(card)}")
 
 
 def card_words(card: GpuSpec) -> str:

@@ -68,7 +68,7 @@ class _Attempts:
         return SMALLER_MODEL not in self.redecide(situation, changes, ruleset).composition.remedies
 
     def ways_out(self) -> tuple[WayOut, ...]:
-        return tuple(way for way in (self._smaller_model(), self._larger_card(), self._more_budget()) if way is not None)
+        return tuple(way for way in (self._smaller_model(), self._another_card(), self._more_budget()) if way is not None)
 
     def _smaller_model(self) -> WayOut | None:
         for shape, suggestion in self.smaller:
@@ -79,17 +79,18 @@ class _Attempts:
                 return WayOut(text=text, change=change, to=decision.composition, command=command_line(self.situation.answers, change))
         return None
 
-    def _larger_card(self) -> WayOut | None:
-        limits = {"budget_usd": None, "budget_hours": None} if self.relaxable("budget") else {}
+    def _another_card(self) -> WayOut | None:
+        """The cheapest card on which something fits within every stated limit."""
+        names = {gpu.spec.id for gpu in self.situation.hardware.gpus if gpu.spec is not None}
         for card in self.situation.cards:
-            if card.memory_bytes is None or card.memory_bytes <= (self.situation.hardware.device_memory_bytes or 0):
+            if card.memory_bytes is None or card.id in names:
                 continue
-            decision = self.redecide(replace(self.situation, hardware=one_card(card)), limits, self.ruleset)
+            decision = self.redecide(replace(self.situation, hardware=one_card(card)), {}, self.ruleset)
             if _comfortable(decision):
                 change = {"gpu": card.name}
-                there = command_line(self.situation.answers, {"gpu": None})  # on that machine the card is probed
-                text = f"one {card_words(card)} is the cheapest card that holds it, with {decision.composition}"
-                return WayOut(text=text, change=change, to=decision.composition, command=there)
+                holds = "does it within the budget" if self.relaxable("budget") else "holds it"
+                text = f"one {card_words(card)} is the cheapest card that {holds}, with {decision.composition}; on that machine the card is found"
+                return WayOut(text=text, change=change, to=decision.composition, command=command_line(self.situation.answers, {"gpu": None}))
         return None
 
     def _more_budget(self) -> WayOut | None:

@@ -152,7 +152,7 @@ def _nothing_fits(advice: Advice) -> Section:
 
 def _limit_words(candidate: Candidate) -> str:
     needs, limit = memory_words(candidate), candidate.estimate.limit_bytes
-    if needs and limit is not None:
+    if needs and limit is not None and candidate.estimate.fits == "too_big":
         return f"it needs {needs}, there is room for {format_gib(limit)}"
     return reason_text(candidate.because[0]).rstrip(".") if candidate.because else "it needs more memory than there is"
 

@@ -109,11 +109,10 @@ def three_sentences(advice: Advice) -> tuple[str, str, str]:
     composition = advice.recommendation.composition
     stuck = advice.nothing_fits
     if stuck is not None:
-        would = [
-            f"a smaller model ({way.change['model']})" if "model" in way.change else "a larger card" if "gpu" in way.change else "more money or time" for way in stuck.ways_out
-        ]
+        would = [f"a smaller model ({way.change['model']})" if "model" in way.change else "another card" if "gpu" in way.change else "more money or time" for way in stuck.ways_out]
         way_out = f"; {joined(would, last='or')} would help" if would else ""
-        return (sentence(f"nothing that suits the task fits {_fits_where(advice)}{way_out}"), "How long it takes depends on the way out that is taken.", "So does what it costs.")
+        limits = f"fits {_fits_where(advice)}" if stuck.nearest.estimate.fits == "too_big" else f"stays within the budget on {device_name(advice)}"
+        return (sentence(f"nothing that suits the task {limits}{way_out}"), "How long it takes depends on the way out that is taken.", "So does what it costs.")
     if not composition.chain:
         return (
             sentence(f"no training is needed: {joined(_remedies(composition))}"),

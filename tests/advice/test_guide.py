@@ -55,7 +55,46 @@ def test_what_does_not_fit_says_so_in_numbers():
     assert reason["unit"] == "GiB"
     assert reason["needs"] > 60  # 8 bytes a weight of 8.19e9 weights alone are 61 GiB
     assert 23 < reason["has"] < 24.1
-    assert any(flip["effort"] == "money" and flip["to"] == "sft+full" for flip in document["flips"])
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--task", "domain_expertise", "--budget", "high", "--data-kind", "paired", "--data-rows", "200000"),
+        ("--task", "domain_expertise", "--data-kind", "raw_text"),
+        ("--task", "qa"),
+    ],
+)
+def test_another_card_that_is_said_to_change_the_answer_does(flags):
+    """Asked again with the card, the answer is the promised one; a card that changes nothing is not named."""
+    question = (*flags, "--model", "Qwen/Qwen3-8B")
+    flips = [flip for flip in answer(*question, "--gpu", "RTX 4090")["flips"] if "gpu" in flip["change"]]
+    assert flips or flags == ("--task", "qa")
+    for flip in flips:
+        assert answer(*question, "--gpu", flip["change"]["gpu"])["recommendation"]["composition"] == flip["to"]
+
+
+SEVERAL_STAGES = ("--task", "chat_assistant", "--depth", "alignment", "--data-kind", "preference", "--data-rows", "20000", "--budget", "high", "--signal", "base_model_untuned")
+
+
+@pytest.mark.parametrize(("model", "card", "cards"), [("Qwen/Qwen3-8B", "RTX 4090", 2), ("Qwen/Qwen3-14B", "A100 SXM4 40GB", 4), ("meta-llama/Llama-3.1-70B", "RTX 4090", 8)])
+def test_several_cards_share_every_stage_in_one_way(model, card, cards):
+    """A whole model on each card, which the trainers start, wherever some method fits so; else the model is split, and said to be."""
+    document = answer(*SEVERAL_STAGES, "--model", model, "--gpu", card, "--gpus", str(cards))
+    used = {settings["sharding"]["value"] for settings in document["recommendation"]["settings"]}
+    assert document["recommendation"]["estimate"]["fits"] == "fits"
+    assert used == ({"fsdp"} if "70B" in model else {"ddp"})
+    assert any("`advise run` does not start" in warning for warning in document["warnings"]) == (used == {"fsdp"})
+
+
+def test_a_limit_of_time_is_answered_with_what_keeps_it():
+    """The card is fast enough, not only large enough; memory is not blamed; both limits stand in one flag."""
+    flags = ("--task", "qa", "--data-kind", "paired", "--data-rows", "5000", "--data-tokens", "1500000", "--model", "Qwen/Qwen3-8B")
+    document = answer(*flags, "--gpu", "RTX 4090", "--budget", "hours=0.1,usd=5", code=3)
+    ways = document["nothing_fits"]["ways_out"]
+    card = next(way for way in ways if "gpu" in way["change"])
+    assert answer(*flags, "--gpu", card["change"]["gpu"], "--budget", "hours=0.1,usd=5")["recommendation"]["composition"] == card["to"]
+    assert "--budget usd=5,hours=0.1" in card["command"]
 
 
 def test_a_stated_number_of_tasks_asks_for_modules():
