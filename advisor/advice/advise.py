@@ -15,7 +15,7 @@ from advisor.ruleset.judge import judge
 from advisor.ruleset.model import Ruleset
 from advisor.types import Advice, Candidate, Composition, Flip, GuideAnswer, Hardware, Reason, Situation
 
-from .candidates import SPLIT, WHOLE, Costs, alternatives, as_stated, recommended
+from .candidates import SPLIT, WHOLE, Costs, alternatives, as_stated, is_split, recommended
 from .confidence import confidence
 from .decide import SMALLER_MODEL, Decision, conclude, conclude_early
 from .flips import flips_of
@@ -110,20 +110,25 @@ def _flips(ruleset: Ruleset, situation: Situation, base: Mapping[str, Any], deci
 
 
 def _warnings(situation: Situation, recommendation: Candidate, decision: Decision) -> list[str]:
-    warnings = list(recommendation.estimate.memory.warnings) if recommendation.estimate.memory else []
-    trains = bool(recommendation.composition.chain)
-    if trains and situation.suggestion is not None:
+    said = [rule for judgement in decision.steps.values() for rule in judgement.warnings]
+    return [*_candidate_warnings(situation, recommendation), *(f"{rule.then['say']} ({rule.id})" for rule in said)]
+
+
+def _candidate_warnings(situation: Situation, candidate: Candidate) -> list[str]:
+    """What is to know of this candidate on this machine."""
+    warnings = list(candidate.estimate.memory.warnings) if candidate.estimate.memory else []
+    if not candidate.composition.chain:
+        return warnings
+    if situation.suggestion is not None:
         warnings.append(f"no model was named: {situation.suggestion.model} is a suggestion ({situation.suggestion.because})")
     cards = len(situation.hardware.gpus)
-    if cards > 1 and trains:
-        strategy = recommendation.stages[0].settings["sharding"].value
+    if is_split(candidate.stages):
         warnings.append(
-            f"all {cards} cards are used: each holds the whole model and its own rows (ddp)"
-            if strategy == WHOLE
-            else f"no method fits on one of the {cards} cards, so the model is split over them ({SPLIT}), which `advise run` does not start: it starts one process, or {WHOLE}"
+            f"the model is split over the {cards} cards ({SPLIT}), which `advise run` does not start: it starts one process, or {WHOLE} with a whole model on each card"
         )
-    said = [rule for judgement in decision.steps.values() for rule in judgement.warnings]
-    return [*warnings, *(f"{rule.then['say']} ({rule.id})" for rule in said)]
+    elif cards > 1:
+        warnings.append(f"all {cards} cards are used: each holds the whole model and its own rows ({WHOLE})")
+    return warnings
 
 
 def stage_warnings(ruleset: Ruleset, facts: Mapping[str, Any]) -> tuple[str, ...]:
@@ -143,4 +148,6 @@ def with_choice(advice: Advice, chosen: Candidate) -> Advice:
     """The same advice about another of its candidates, for --choose."""
     others = [advice.recommendation, *(candidate for candidate in advice.alternatives if candidate is not chosen)]
     old = replace(others[0], verdict="ranked_lower", because=(Reason(text="recommended, but another one was chosen by hand"), *others[0].because))
-    return replace(advice, recommendation=replace(chosen, verdict=chosen.verdict), alternatives=(old, *others[1:]), nothing_fits=None)
+    of_old = _candidate_warnings(advice.situation, advice.recommendation)
+    warnings = (*(warning for warning in advice.warnings if warning not in of_old), *_candidate_warnings(advice.situation, chosen))
+    return replace(advice, recommendation=chosen, alternatives=(old, *others[1:]), nothing_fits=None, warnings=warnings)

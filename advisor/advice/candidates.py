@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from advisor.composition import SCHEMES, composed
@@ -31,29 +31,22 @@ class Costs:
     situation: Situation
     facts: Mapping[str, object]
     known: dict[tuple[str, str, str | None], tuple[StageSettings, Estimate]] = field(default_factory=dict)
-    strategies: dict[str, str | None] = field(default_factory=dict)
 
     def of(self, composition: Composition) -> tuple[tuple[StageSettings, ...], Estimate]:
-        """The stages of a composition with settings that fit, and what they cost together."""
-        return self._with(composition, self._strategy(composition))
+        """The stages of a composition with settings that fit, and what they cost together.
 
-    def _with(self, composition: Composition, strategy: str | None) -> tuple[tuple[StageSettings, ...], Estimate]:
-        lead, shared = self._shared_module(composition)
-        found = [self._stage(composition, objective, strategy, lead, shared) for objective in composition.chain]
-        return tuple(stage for stage, _ in found), together([cost for _, cost in found])
-
-    def _strategy(self, composition: Composition) -> str | None:
-        """How several cards share the work, the same for every scheme on a chain.
-
-        The trainers start a whole model on each card. The model is split over the cards only where no scheme fits otherwise.
+        Several cards share all stages of a plan in one way: each holds the whole model, or where that is too big the model is split.
         """
         if len(self.situation.hardware.gpus) < 2:
-            return None
-        chain = f"{'encoder:' if composition.encoder else ''}{'>'.join(composition.chain)}"
-        if chain not in self.strategies:
-            whole = (self._with(composed(chain, scheme, per_task=composition.per_task), WHOLE)[1] for scheme in SCHEMES)
-            self.strategies[chain] = WHOLE if any(cost.fits != "too_big" for cost in whole) else SPLIT
-        return self.strategies[chain]
+            return self.shared(composition, None)
+        whole = self.shared(composition, WHOLE)
+        return whole if whole[1].fits != "too_big" else self.shared(composition, SPLIT)
+
+    def shared(self, composition: Composition, strategy: str | None) -> tuple[tuple[StageSettings, ...], Estimate]:
+        """The same where the cards share the work in this way."""
+        lead, module = self._shared_module(composition)
+        found = [self._stage(composition, objective, strategy, lead, module) for objective in composition.chain]
+        return tuple(stage for stage, _ in found), together([cost for _, cost in found])
 
     def _shared_module(self, composition: Composition) -> tuple[str, Mapping[str, Chosen]]:
         """Stages that go on with one module have one form of it: the largest that any of them asks for, and whose it is."""
@@ -79,10 +72,21 @@ class Costs:
 
         That a model fits which nobody named is no known fact; that it does not is what the plan would run into.
         """
-        found = {scheme: coarse_fit(self.of(composed(chain, scheme, per_task=per_task))[1], self.facts) for scheme in SCHEMES}
+        found = {scheme: self._fit(composed(chain, scheme, per_task=per_task)) for scheme in SCHEMES}
         if self.situation.suggestion is None:
             return found
         return {scheme: fit if fit in ("too_big", "over_budget") else "unknown" for scheme, fit in found.items()}
+
+    def _fit(self, composition: Composition) -> str:
+        """The coarse fact. A module on a split base is tight: its base can be quantised instead, and each card then holds all of it."""
+        stages, cost = self.of(composition)
+        fit = coarse_fit(cost, self.facts)
+        return "tight" if fit == "fits" and composition.update != "full" and is_split(stages) else fit
+
+
+def is_split(stages: Sequence[StageSettings]) -> bool:
+    """Whether the model is split over the cards, which the trainers do not start."""
+    return any("sharding" in stage.settings and stage.settings["sharding"].value == SPLIT for stage in stages)
 
 
 def recommended(ruleset: Ruleset, decision: Decision, costs: Costs) -> Candidate:

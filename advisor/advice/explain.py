@@ -46,9 +46,8 @@ def memory_reason(cost: Estimate, name: str, rule: str | None, *, cards: int, cp
         return None
     where = "this machine" if cpu else "this card" if cards <= 1 else f"each of these {cards} cards"
     peak = cost.memory.peak_bytes
-    split = "; `advise run` does not split a model over cards" if cards > 1 and not cpu else ""
     return Reason(
-        text=f"{name} needs {format_gib(peak)}, {where} has {format_gib(cost.limit_bytes)}{split}",
+        text=f"{name} needs {format_gib(peak)}, {where} has {format_gib(cost.limit_bytes)}",
         rule=rule,
         source="estimate of memory (formula)",
         needs=round(gib(peak), 2),

@@ -87,6 +87,14 @@ def test_several_cards_share_every_stage_in_one_way(model, card, cards):
     assert any("`advise run` does not start" in warning for warning in document["warnings"]) == (used == {"fsdp"})
 
 
+def test_a_choice_by_hand_brings_its_own_warnings():
+    """Every weight of 8B is too much for one card, so the model is split; the recommended module is not."""
+    flags = (*SEVERAL_STAGES, "--model", "Qwen/Qwen3-8B", "--gpu", "A100 SXM4 80GB", "--gpus", "8")
+    free, chosen = answer(*flags), answer(*flags, "--choose", "sft>dpo+full", "--force")
+    assert ["(ddp)" in " ".join(document["warnings"]) for document in (free, chosen)] == [True, False]
+    assert "(fsdp)" in " ".join(chosen["warnings"])
+
+
 def test_a_limit_of_time_is_answered_with_what_keeps_it():
     """The card is fast enough, not only large enough; memory is not blamed; both limits stand in one flag."""
     flags = ("--task", "qa", "--data-kind", "paired", "--data-rows", "5000", "--data-tokens", "1500000", "--model", "Qwen/Qwen3-8B")
