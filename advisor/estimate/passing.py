@@ -24,7 +24,10 @@ LOSS_CHUNK_BYTES = 8.0  # of the chunk being computed: float32 copy and gradient
 LIT_LOSS_BYTES = 7.0
 LOSS_HIDDEN_BYTES = 6  # the last hidden states, their float32 norm
 EVALUATION_BYTES = 10.0  # 16-bit logits, float32 copy, log-softmax
-TILE_TOKENS, TILE_WORDS = 4096, 32768  # trl/kernels/chunked_logprob.py
+# trl/kernels/chunked_logprob.py. Its kernel turns a tile of 16-bit logits into their gradient in place; without Triton, on the CPU, the
+# same in torch holds the tile, its float32 copy scaled twice, log-probabilities, probabilities, the gradient and three steps towards it.
+TILE_TOKENS, TILE_WORDS = 4096, 32768
+TILE_BYTES, CPU_TILE_BYTES = 4, 33
 # trainers/ppo/rollout.py: float32 logits held at once, and answers written at once.
 PART_LOGIT_BYTES = 64 * 2**20
 PART_COPIES = 3  # logits, their exponentials, their gradient
@@ -162,9 +165,8 @@ def loss(s: Setting) -> list[Term]:
         return [term_of("logits and loss", size, f"16-bit logits of all tokens, the loss on one of {s.stack.chunks} chunks at a time", src.LOSS)]
     if s.loss == "chunked" and not s.stack.whole_logits:
         tile = min(tokens, TILE_TOKENS) * min(d.vocab, TILE_WORDS)
-        copies = 3 * 4 if s.cpu else 2 * 2
         whole = s.spec.update == "full" and not s.stack.name
-        size = tile * copies + (4 * d.head_params if whole else 0)
+        size = tile * (CPU_TILE_BYTES if s.cpu else TILE_BYTES) + (4 * d.head_params if whole else 0)
         because = f"tiles of {TILE_TOKENS:,} tokens x {TILE_WORDS:,} words instead of whole logits{', and a float32 gradient of the output matrix' if whole else ''}"
         return [term_of("logits and loss", size, because, src.TRL_LOSS)]
     per = _bytes_of_a_logit(s)

@@ -115,3 +115,27 @@ def test_a_traced_step_has_the_estimated_peak(family, update, checkpointing):
     # What is made inside the optimizer's step counts as the optimizer's: its state, and where the peak is there, one temporary a parameter.
     assert found["OPT"] == pytest.approx(terms["optimizer state"] + terms.get("optimizer temporaries", 0), rel=1e-3)
     assert 0.90 <= estimated.peak_bytes / found["Total"] <= 1.20
+
+
+def test_a_tile_of_logits_on_the_cpu_is_held_as_often_as_said():
+    """TRL's chunked log-probabilities without Triton: what one tile's gradient holds at its worst, per logit of the tile."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.distributed._tools.mem_tracker import MemTracker
+    from trl.kernels.chunked_logprob import TOKEN_CHUNK_SIZE, ChunkedLogProbFunction
+
+    from advisor.estimate.passing import CPU_TILE_BYTES, TILE_TOKENS, TILE_WORDS
+
+    assert TOKEN_CHUNK_SIZE == TILE_TOKENS
+    tokens, hidden = 1024, 64
+    with FakeTensorMode():
+        states = torch.empty(tokens, hidden, requires_grad=True)
+        weight, targets = torch.empty(TILE_WORDS, hidden), torch.zeros(tokens, dtype=torch.long)
+        tracker = MemTracker()
+        with tracker:
+            outputs = ("entropy", "mean_logits", "is_top1")
+            found = ChunkedLogProbFunction.apply(states, weight, None, targets, 1.0, TILE_WORDS, None, 1.0, outputs)
+            found[0].sum().backward()
+    peak = next(iter(tracker.get_tracker_snapshot("peak").values()))
+    held = next(size for kind, size in peak.items() if str(getattr(kind, "name", kind)) == "Total")
+    assert held / (tokens * TILE_WORDS) == pytest.approx(CPU_TILE_BYTES, rel=0.05)
