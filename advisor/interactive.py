@@ -166,7 +166,7 @@ class _PlanFile:
             while self.path.exists():
                 number += 1
                 self.path = Path(f"plan-{number}.yaml")
-        cli.write_plan_file(plan, comments, self.path)
+        cli.write_plan_file(plan, comments, self.path, force=True)  # its own file, made anew after every answer
         return self.path
 
 

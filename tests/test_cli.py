@@ -84,6 +84,28 @@ def test_a_stage_that_scores_its_answers_needs_a_reward_model_or_one_trained_bef
     assert json.loads(out)["situation"]
 
 
+def test_a_plan_replaces_no_file_unasked(call, tmp_path):
+    """A launch file that is there is left alone unless it says the same or --force is given; what the plan is made from is never replaced."""
+    (tmp_path / "train.jsonl").write_text(PAIRS)
+    (tmp_path / "answers.yaml").write_text("task: qa\ngpu: RTX 4090\nmodel: Qwen/Qwen3-8B\ndata: {path: train.jsonl}\n")
+    asked = ["--json", "--answers", "answers.yaml", "--plan"]
+    assert call(*asked, "plan.yaml")[0] == 0
+    written = (tmp_path / "plan.yaml").read_text()
+    assert call(*asked, "plan.yaml")[0] == 0
+    edited = written.replace("learning_rate: ", "learning_rate: 0.5 # was ")
+    (tmp_path / "plan.yaml").write_text(edited)
+    code, out, err = call(*asked, "plan.yaml")
+    assert (code, out, "name another file, or add --force" in err) == (2, "", True)
+    assert (tmp_path / "plan.yaml").read_text() == edited
+    assert call(*asked, "plan.yaml", "--force")[0] == 0
+    assert (tmp_path / "plan.yaml").read_text() == written
+    for name in ("train.jsonl", "answers.yaml", tmp_path / "train.jsonl"):
+        before = (tmp_path / name).read_text()
+        code, out, err = call(*asked, name, "--force")
+        assert (code, out, "which is never changed" in err) == (2, "", True), err
+        assert (tmp_path / name).read_text() == before
+
+
 def test_every_plan_that_advice_makes_reads_back(call, tmp_path):
     """Whatever the task, budget and card, the launch file passes its own reader."""
     (tmp_path / "pairs.jsonl").write_text(PAIRS)
