@@ -6,6 +6,7 @@ checked by the same code. Unknown keys and values are errors with the nearest kn
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -64,11 +65,12 @@ class AnswerReader:
         """Take one value; None means not stated."""
         if value is None:
             return
-        fault = value_fault(self.facts[fact_id], value, at=at)
+        fact = self.facts[fact_id]
+        fault = value_fault(fact, value, at=at)
         if fault is not None:
             self.faults.append(fault)
         else:
-            self.known[fact_id] = Answer(value=value, origin=self.origin)
+            self.known[fact_id] = Answer(value=int(value) if fact.integer else value, origin=self.origin)
 
     def put_signals(self, names: Any, *, at: str) -> None:
         known_names = signals(self.facts)
@@ -170,9 +172,11 @@ def _number(text: str) -> Any:
 def value_fault(fact: Fact, value: Any, *, at: str) -> Fault | None:
     """Why a value cannot be the fact's, or None."""
     if fact.type == "choice":
+        if not isinstance(value, str):
+            return Fault(what=f"{at}: {value!r} is not one of the values", allowed=f"one of {', '.join(fact.values)}")
         return None if value in fact.values else unknown_name(fact.id, value, list(fact.values), at=at)
     if fact.type == "number":
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             return Fault(what=f"{at}: {value!r} is not a number", allowed=f"a number of {fact.unit}" if fact.unit else "a number")
         if fact.integer and value != int(value):
             return Fault(what=f"{at}: {value} is not a whole number of {fact.unit}")
@@ -223,8 +227,7 @@ def answers_from_flags(flags: Mapping[str, Any], facts: Mapping[str, Fact]) -> t
         elif fact_id == "data_mapping":
             reader.put_pairs("data_mapping", value, flag="--map", example="--map question=prompt answer=completion")
         else:
-            fact = facts[fact_id]
-            reader.put(fact_id, int(value) if fact.integer and isinstance(value, float) and value == int(value) else value, at=fact.flag or fact_id)
+            reader.put(fact_id, value, at=facts[fact_id].flag or fact_id)
     return reader.answers(), tuple(reader.warnings)
 
 

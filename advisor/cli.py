@@ -15,6 +15,7 @@ import click
 from advisor import __version__
 from advisor.errors import AdviseError, InputError, Stopped
 from advisor.facts import Fact, load_facts
+from advisor.files import refused_by_system
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -242,7 +243,11 @@ def console(*, stderr: bool = False) -> Console:
     """A rich console that keeps to NO_COLOR, the terminal's width, and plain text where there is no terminal."""
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, soft_wrap=False)
+    class Printer(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # rich would end the process with exit code 1
+
+    return Printer(stderr=stderr, highlight=False, soft_wrap=False)
 
 
 # --------------------------------------------------------------------------- the commands
@@ -561,8 +566,13 @@ def repeated_map(arguments: list[str]) -> list[str]:
 
 def main() -> None:
     """Entry point of the `advise` command."""
+    open_standard_streams()
     try:
-        code = advise.main(args=repeated_map(sys.argv[1:]), standalone_mode=False)
+        # Not click's own main(), which ends with exit code 1 where the reader of the output has gone.
+        with advise.make_context("advise", repeated_map(sys.argv[1:])) as context:
+            advise.invoke(context)
+        sys.stdout.flush()
+        code = 0
     except AdviseError as error:
         click.echo(error.text(), err=True)
         code = error.exit_code
@@ -571,15 +581,34 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         code = 2
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, EOFError, click.Abort):
         click.echo("stopped", err=True)
         code = Stopped.exit_code
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         code = 0
+    except OSError as error:
+        refusal = refused_by_system(error)
+        if refusal is not None and error.filename is None:  # the output itself
+            drop_output()
+        if refusal is not None:
+            click.echo(refusal.text(), err=True)
+        code = report_bug(error) if refusal is None else refusal.exit_code
     except Exception as error:
         code = report_bug(error)
     sys.exit(code or 0)
+
+
+def open_standard_streams() -> None:
+    """A standard stream that was closed by whoever started this (`<&-`) is empty, or takes everything, as with /dev/null."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+
+
+def drop_output() -> None:
+    """What standard output still holds goes nowhere, so that the end of the process does not fail on it once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def report_bug(error: BaseException) -> int:

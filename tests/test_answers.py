@@ -53,6 +53,13 @@ def test_all_faults_come_together_with_their_places():
     assert "unknown data key 'knd'" in text
 
 
+@pytest.mark.parametrize("text", ["priority: [quality, cost]", "task: [qa]", "budget: [low]", "data: {kind: [paired]}", "depth: {a: 1}"])
+def test_several_values_where_one_is_wanted_are_refused(text):
+    """A list or a map is no choice, and the values that are stand beside it."""
+    with pytest.raises(InputError, match=r"answers.yaml:1:\d+: .* is not one of the values\n  one of "):
+        from_text(text)
+
+
 def test_an_unknown_signal_is_a_warning():
     """A signal nobody knows is named and left out."""
     answers, warnings = from_text("task: qa\nsignals: [facts_change_oft, needs_citations]\n")

@@ -1,11 +1,15 @@
 """The command line as a person meets it: exit codes, messages, and nothing half-written."""
 
+import errno
 import json
+import os
+import subprocess
 import sys
 
 import pytest
 
 from advisor.cli import main
+from tests.conftest import ROOT
 
 PAIRS = "".join(json.dumps({"question": f"What is {i} plus {i}?", "answer": f"It is {2 * i}, of course."}) + "\n" for i in range(60))
 
@@ -152,7 +156,11 @@ def test_every_plan_that_advice_makes_reads_back(call, tmp_path):
         (["check", "nowhere.csv"], "nowhere.csv"),
         (["estimate"], "nothing to estimate"),
         (["estimate", "--model", "Qwen/Qwen3-8B", "--rank", "0"], "rank"),
-        (["estimate", "--specs", "answers.yaml"], "JSON"),
+        (["estimate", "--specs", "answers.yaml"], 'such as [{"model"'),
+        (["--json", "--task", "qa", "--data-tokens", "nan"], "--data-tokens: nan is not a number"),
+        (["--json", "--task", "qa", "--data-rows", "inf"], "--data-rows: inf is not a number"),
+        (["--json", "--model", "a/b", "--model-params-b", "nan"], "--model-params-b: nan is not a number"),
+        (["--json", "--task", "qa", "--budget", "usd=nan,hours=inf"], "--budget.hours: inf is not a number"),
     ],
     ids=lambda value: "-".join(value[:4])[:60] if isinstance(value, list) else "",
 )
@@ -200,6 +208,64 @@ def test_answers_come_from_standard_input_too(call, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"task": "generation", "gpu": "unknown"}')))
     code, out, _ = call("--json", "--answers", "-")
     assert (code, json.loads(out)["recommendation"]["composition"]) == (0, "sft+lora")
+
+
+def test_a_closed_standard_input_is_an_empty_one(call, monkeypatch):
+    """`<&-` ends with what is missing, never as a bug."""
+    for arguments, said in ((["--json", "--answers", "-"], "a map of answers is expected"), (["estimate", "--json", "--specs", "-"], "not valid JSON"), ([], "--json")):
+        monkeypatch.setattr(sys, "stdin", None)
+        code, _, err = call(*arguments)
+        assert (code, said in err) == (2, True), err
+
+
+def shell(line, folder):
+    """A line of shell with `advise` in it; returns exit code and what was said on stderr."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", line.replace("advise", f"{sys.executable} -m advisor")], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("command", ["rules", "--help", "rules lint --json"])
+def test_a_reader_that_leaves_early_is_no_failure(command, tmp_path):
+    """`advise ... | head` ends quietly with exit code 0, in text as in JSON."""
+    assert shell(f"advise {command} | true; exit ${{PIPESTATUS[0]}}", tmp_path) == (0, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_an_output_that_cannot_be_written_is_not_a_bug(tmp_path):
+    """A full disk behind standard output is exit code 4, with one sentence."""
+    for command in ("rules", "--json --task qa --gpu unknown --model Qwen/Qwen3-8B"):
+        assert shell(f"advise {command} > /dev/full", tmp_path) == (4, "the output: no space left to write it\n  free some space, or choose another place\n")
+
+
+def test_a_working_folder_that_is_gone_is_said(tmp_path):
+    """A folder deleted under a shell is named as that."""
+    (tmp_path / "gone").mkdir()
+    code, err = shell("cd gone && rmdir ../gone && advise probe", tmp_path)
+    assert (code, err) == (4, "the folder that this was started in is no longer there\n  cd into one that is\n")
+
+
+@pytest.mark.parametrize(
+    ("number", "readable", "code", "said"),
+    [
+        (errno.EACCES, False, 2, "no permission to read it"),
+        (errno.EACCES, True, 4, "no permission to write here"),
+        (errno.ENOSPC, True, 4, "no space left"),
+        (errno.ENAMETOOLONG, True, 2, "File name too long"),
+        (errno.ENOENT, True, 70, "this is a bug"),
+    ],
+)
+def test_what_the_system_refuses_is_told_apart_from_bugs(call, monkeypatch, tmp_path, number, readable, code, said):
+    """A missing permission, a full disk or an impossible name says so with its file; a file of ours that is missing is a bug."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("os.access", lambda *_: readable)
+
+    def refuse():
+        raise OSError(number, os.strerror(number), str(tmp_path / "file"))
+
+    monkeypatch.setattr("advisor.probe.probe", refuse)
+    found, _, err = call("probe")
+    assert (found, said in err, "file" in err) == (code, True, True), err
 
 
 def test_rules_can_be_listed_and_explained(call):

@@ -44,6 +44,7 @@ OPTION_COUNTS, OPTION_FLAGS, OPTION_NUMBERS = ("bottleneck", "prefix_tokens", "g
 OPTIONS = (*OPTION_CHOICES, *OPTION_COUNTS, *OPTION_FLAGS, *OPTION_NUMBERS)
 OTHERS = ("model", "architecture", "model_params_b", "active_params_b", "target_modules", "gradient_checkpointing", "gpu", "framework", "tokens_total", "rows_total")
 KEYS = (*CHOICES, *COUNTS, *FLAGS, *OPTIONS, *OTHERS)
+EXAMPLE = 'such as [{"model": "Qwen/Qwen3-8B", "update": "lora", "rank": 16, "seq_len": 2048, "gpu": "RTX 4090"}]'
 DTYPES = {
     "bf16": "bfloat16",
     "fp16": "float16",
@@ -273,9 +274,9 @@ def run_specs(text: str, *, find_model: FindModel, find_gpu: FindGpu | None = No
         items = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         where = f":{error.lineno}:{error.colno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise InputError(f"specs{where}: not valid JSON", "a JSON list of run specs", "print one with `advise estimate --help`") from None
+        raise InputError(f"specs{where}: not valid JSON", "a JSON list of run specs", EXAMPLE) from None
     if not isinstance(items, list):
-        raise InputError(f"specs: a JSON list is expected, found {type(items).__name__}", hint="put one spec into [ ]")
+        raise InputError(f"specs: a JSON list is expected, found {type(items).__name__}", allowed=EXAMPLE, hint="put one spec into [ ]")
     documents = []
     for parsed in specs_from_json(items):
         if isinstance(parsed, Request):

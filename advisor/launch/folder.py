@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.errors import InputError, MachineNotReady
-from advisor.files import TEMPORARY, cannot_write, write_atomically
+from advisor.files import ELSEWHERE, TEMPORARY, cannot_write, write_atomically
 
 SCHEMA_VERSION = 1
 LOCK, RECORD, DRY_RUN, PLAN = ".lock", "run.json", "dry_run.json", "plan.yaml"
@@ -84,7 +84,7 @@ def held_by(folder: Path, identity: Identity) -> dict[str, Any] | None:
         record = read_record(folder)
         names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(TEMPORARY))
     except PermissionError as error:
-        raise cannot_write(folder, error) from None
+        raise cannot_write(folder, error, way_out=ELSEWHERE) from None
     if record is None:
         foreign = [name for name in names if name not in BEFORE_A_RUN]
         if foreign:
@@ -132,7 +132,7 @@ class RunFolder:
                 else:
                     leftover.unlink(missing_ok=True)
         except OSError as error:
-            raise cannot_write(self.path, error) from error
+            raise cannot_write(self.path, error, way_out=ELSEWHERE) from error
         return self
 
     def _lock(self) -> None:

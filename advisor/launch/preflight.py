@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from advisor.errors import AdviseError, Fault, InputError, MachineNotReady
+from advisor.files import ELSEWHERE
 from advisor.launch.expect import disk_need, summed
 from advisor.plan.entries import Entry
 from advisor.plan.model import Plan
@@ -240,7 +241,7 @@ def _place_faults(run: Path, need: int | None) -> Iterable[Fault]:
         yield Fault(what=f"{run}: {place} is a file, so no folder can be made there", hint="choose another one with --output DIR")
         return
     if not os.access(place, os.W_OK | os.X_OK):
-        yield Fault(what=f"{place}: no permission to write here", hint="choose another place with --output DIR")
+        yield Fault(what=f"{place}: no permission to write here", hint=ELSEWHERE)
         return
     free = shutil.disk_usage(place).free
     wanted = (need or 0) + SPARE_BYTES
