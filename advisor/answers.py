@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from advisor.errors import Fault, InputError, nearest, unknown_name
 from advisor.facts import Fact, load_facts, signals
+from advisor.files import FOLDER_NAME, folder_name, is_folder_name
 from advisor.types import Answer, Answers
 from advisor.yamlio import Document
 
@@ -142,6 +143,8 @@ class AnswerReader:
         if not isinstance(value, dict) or not value or not all(isinstance(text, str) and isinstance(name, str) for name, text in value.items()):
             self.faults.append(Fault(what=f"{at}: a map from text to text is expected", allowed=example))
             return
+        wrong = [name for name in value if not is_folder_name(name)] if fact_id == "tasks" else []
+        self.faults.extend(Fault(what=f"{at}: a task's name is '{name[:60]}'", allowed=FOLDER_NAME, hint=folder_name(name)) for name in wrong)
         self.known[fact_id] = Answer(value=dict(value), origin=self.origin)
 
     def put_tasks(self, value: Any, *, at: str) -> None:

@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import unicodedata
 from pathlib import Path
 
 from advisor.errors import AdviseError, InputError, MachineNotReady
 
 ELSEWHERE = "choose another place with --output DIR"  # the way out for what a run writes
 TEMPORARY = ".advise-tmp-"  # prefix of names that a killed run may leave behind; anyone may delete them
+FOLDER_NAME = "lower-case letters, digits, - and _, at most 41, starting with a letter or digit: it becomes a folder's name"  # of plans, stages and tasks
+NAME_PATTERN = r"[a-z0-9][a-z0-9_-]{0,40}"
+
+
+def is_folder_name(text: str) -> bool:
+    """Whether a plan, a stage or a task may have this name."""
+    return re.fullmatch(NAME_PATTERN, text) is not None
+
+
+def folder_name(text: str) -> str:
+    """'such as legal-dept': a name near to one that cannot be; an empty string where no letter of it can stay."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    near = re.sub(r"[^a-z0-9_]+", "-", plain).strip("-_")[:41]
+    return f"such as {near}" if near else ""
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

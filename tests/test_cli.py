@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from advisor.cli import main
+from advisor.composition import SCHEMES
 from tests.conftest import ROOT
 
 PAIRS = "".join(json.dumps({"question": f"What is {i} plus {i}?", "answer": f"It is {2 * i}, of course."}) + "\n" for i in range(60))
@@ -126,6 +127,48 @@ def test_every_plan_that_advice_makes_reads_back(call, tmp_path):
                 read_plan(tmp_path / name)
                 made += 1
     assert made == 40
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("chain", ["cpt", "cpt>sft", "sft>sft", "sft>dpo", "sft>rm>rm>ppo", "sft>rm>ppo>ppo"])
+def test_every_plan_that_is_chosen_reads_back(call, tmp_path, chain, scheme):
+    """No chosen composition gets a launch file that its own reader refuses: settings keep to what a method refuses, and no two stages share a name."""
+    (tmp_path / "pairs.jsonl").write_text(PAIRS)
+    (tmp_path / "text.txt").write_text("\n\n".join(f"A paragraph about {i}, {'with more to say ' * 20}" for i in range(60)))
+    (tmp_path / "prefer.jsonl").write_text("".join(json.dumps({"prompt": f"Question {i}?", "chosen": f"A good answer {i}.", "rejected": f"Bad {i}."}) + "\n" for i in range(60)))
+    data = ["--data", "text.txt", "--examples", "pairs.jsonl"] if chain.startswith("cpt") else ["--data", "prefer.jsonl"]
+    asked = ["--json", "--task", "other", "--gpu", "A100 80GB", "--model", "Qwen/Qwen3-0.6B", *data, "--choose", f"{chain}+{scheme}", "--force", "--plan", "plan.yaml"]
+    code, _, err = call(*asked)
+    assert code == 0, err
+    from advisor.plan.read import read_plan
+
+    stages = read_plan(tmp_path / "plan.yaml").stages
+    assert [stage.objective for stage in stages] == chain.split(">")
+    assert {stage.start_from for stage in stages} <= {None, "sft"}
+    assert {stage.packing for stage in stages if stage.objective == "cpt"} <= {scheme != "prefix"}
+
+
+def test_a_setting_that_the_method_refuses_gives_way_with_the_reason(call, tmp_path):
+    """A prefix goes without packing, and the plan says why."""
+    (tmp_path / "text.txt").write_text("\n\n".join(f"A paragraph about {i}, {'with more to say ' * 20}" for i in range(60)))
+    asked = ["--json", "--task", "domain_expertise", "--gpu", "unknown", "--model", "Qwen/Qwen3-0.6B", "--data", "text.txt", "--choose", "cpt+prefix", "--force"]
+    assert call(*asked, "--plan", "plan.yaml")[0] == 0
+    text = (tmp_path / "plan.yaml").read_text()
+    assert "packing: false" in text
+    assert "update prefix: several rows would share one prefix" in text
+    assert "update prefix: it drops the cache that a prefix lives in" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "fit"), [("Legal", "such as legal"), ("Legal dept", "such as legal-dept"), ("abteilung-ö", "such as abteilung-o"), ("x/y", "such as x-y"), ("法", "")]
+)
+def test_a_task_that_cannot_be_a_folder_is_refused_where_it_is_named(call, tmp_path, name, fit):
+    """Flags and answers files keep to the names that a plan allows, and say which would do."""
+    (tmp_path / "a.jsonl").write_text(PAIRS)
+    (tmp_path / "answers.yaml").write_text(json.dumps({"task": "multi_department", "tasks": {name: "a.jsonl"}}))
+    for asked in (["--json", "--task", "multi_department", "--tasks", f"{name}=a.jsonl"], ["--json", "--answers", "answers.yaml"]):
+        code, _, err = call(*asked)
+        assert (code, f"a task's name is '{name}'" in err, "lower-case letters" in err, fit in err) == (2, True, True, True)
 
 
 @pytest.mark.parametrize(
