@@ -175,7 +175,7 @@ def need_plan(advice: Advice, ruleset: Ruleset) -> tuple[Plan, Comments]:
     if not composition.chain:
         raise InputError(
             f"the answer is '{composition}', which trains nothing: there is no plan to write or run",
-            hint=f"to train all the same: --choose {advice.alternatives[0].composition} --force",
+            hint=f"to train all the same: --choose {shlex.quote(str(advice.alternatives[0].composition))} --force",
         )
     flags = {
         "data.path": "--data FILE",

@@ -3,13 +3,14 @@
 import errno
 import json
 import os
+import shlex
 import subprocess
 import sys
 
 import pytest
 
 from advisor.cli import main
-from advisor.composition import SCHEMES
+from advisor.composition import SCHEMES, parse_composition
 from tests.conftest import ROOT
 
 PAIRS = "".join(json.dumps({"question": f"What is {i} plus {i}?", "answer": f"It is {2 * i}, of course."}) + "\n" for i in range(60))
@@ -127,6 +128,17 @@ def test_every_plan_that_advice_makes_reads_back(call, tmp_path):
                 read_plan(tmp_path / name)
                 made += 1
     assert made == 40
+
+
+def test_a_way_on_can_be_pasted(call, tmp_path):
+    """Where the answer trains nothing, the line that trains all the same goes through a shell as it stands."""
+    (tmp_path / "text.txt").write_text("\n\n".join(f"A paragraph about {i}, {'with more to say ' * 20}" for i in range(60)))
+    asked = ["--json", "--task", "domain_expertise", "--depth", "domain_knowledge", "--gpu", "A100 80GB", "--model", "Qwen/Qwen3-0.6B", "--data", "text.txt", "--plan", "p.yaml"]
+    code, _, err = call(*asked)
+    assert code == 2
+    flags = shlex.split(err.split("to train all the same: ")[1])
+    assert parse_composition(flags[1]).chain
+    assert (flags[0], flags[2:]) == ("--choose", ["--force"])
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -7,6 +7,7 @@ profile then says so. Rows are counted exactly either way where that is cheap.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -102,7 +103,7 @@ def profile(
         findings.extend(overlap.findings(recognition.kind))
     if stopped_early:
         counted = f"{rows:,}" if rows_exact else f"about {rows:,} (estimated from the file's size)"
-        text = f"measured on the first {skipped.seen:,} of {counted} rows; `advise check {shown}` reads all"
+        text = f"measured on the first {skipped.seen:,} of {counted} rows; `advise check {shlex.quote(shown)}` reads all"
         findings.append(Finding(id="measured-on-a-sample", severity="note", text=text, count=skipped.seen))
     tokens = _tokens(reading, rows if stopped_early else None, findings)
     findings.extend(_over_length(reading, seq_len))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Mapping
@@ -103,7 +104,7 @@ def held_by(folder: Path, identity: Identity) -> dict[str, Any] | None:
         named = f" of plan '{record.get('name')}'" if record.get("name") else ""
         raise InputError(
             f"{folder}: holds another run{named} ({record.get('status')}), made from other values of model, data or stages",
-            hint=f"choose another folder with --output DIR; go on with that run: advise run {folder / PLAN}",
+            hint=f"choose another folder with --output DIR; go on with that run: advise run {shlex.quote(str(folder / PLAN))}",
         )
     if record.get("max_steps") != identity.max_steps:
         steps = record.get("max_steps")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import urllib.error
 import urllib.request
@@ -107,7 +108,9 @@ def _data_faults(todo: Sequence[Entry], plan_path: Path, profiles: dict[str, Dat
             errors = "; ".join(finding.text for finding in found.findings if entry.stage.objective in finding.blocks)
             can = f"it can train: {', '.join(found.objectives)}" if found.objectives else "it can train nothing"
             yield Fault(
-                what=f"{text}: cannot train objective {entry.stage.objective}: {errors or f'it holds {found.kind} ({found.format})'}", allowed=can, hint=f"advise check {text}"
+                what=f"{text}: cannot train objective {entry.stage.objective}: {errors or f'it holds {found.kind} ({found.format})'}",
+                allowed=can,
+                hint=f"advise check {shlex.quote(text)}",
             )
 
 
