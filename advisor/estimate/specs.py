@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from advisor.errors import Fault, InputError, nearest
 from advisor.estimate.architecture import ConfigError, shape_from_config
+from advisor.estimate.dims import dims_of, targets, unknown_targets
 from advisor.estimate.memory import memory_estimate
 from advisor.estimate.setting import COUNTERS
 from advisor.estimate.time import machine_of, time_estimate
@@ -232,6 +233,7 @@ def answer(request: Request, *, find_model: FindModel, find_gpu: FindGpu | None 
                 document |= {"tokens_per_s_per_gpu": round(time.tokens_per_s_per_gpu, 2), "step_s": round(time.step_s, 5), "time_because": time.because}
                 if time.duration_s is not None:
                     document["hours"] = round(time.duration_s / 3600, 3)
+    warnings += _unread(spec, shape)
     document["warnings"] = [*warnings, *(text for text in memory.warnings if text not in warnings)]
     return document
 
@@ -246,6 +248,15 @@ def _shape(request: Request, find_model: FindModel) -> tuple[ModelShape | None, 
         again, _ = find_model(text, params_b=request.params_b or shape.params / 1e9)
         shape = again or shape
     return shape, warnings
+
+
+def _unread(spec: RunSpec, shape: ModelShape) -> list[str]:
+    """What of a spec counts for nothing, as warnings."""
+    dims = dims_of(shape)
+    unknown = unknown_targets(dims, spec) if dims is not None and spec.update == "lora" else ()
+    if dims is None or not unknown:
+        return []
+    return [f"target_modules: {shape.id} has no layer called {', '.join(unknown)}: left out; counted are {', '.join(targets(dims, spec))}"]
 
 
 def impossible(spec: RunSpec, shape: ModelShape) -> str:
