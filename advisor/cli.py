@@ -218,7 +218,8 @@ def given_paths(answers: Answers, base: Path | None, *files: str | Path | None) 
     facts = load_facts()
     named = [answer.value for fact_id, answer in answers.known.items() if fact_id == "model" or (fact_id in facts and facts[fact_id].type == "path")]
     named += (answers.value("tasks") or {}).values()
-    return [*(folder / name for name in named for folder in (Path(), *([base] if base else []))), *(Path(file) for file in files if file)]
+    folders = (Path(), *([base] if base else []))
+    return [*(folder / Path(name).expanduser() for name in named for folder in folders), *(Path(file) for file in files if file)]
 
 
 def relocated(plan: Plan, folder: Path) -> Plan:
