@@ -6,12 +6,14 @@ checked by the same code. Unknown keys and values are errors with the nearest kn
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from advisor.errors import Fault, InputError, nearest, unknown_name
 from advisor.facts import Fact, load_facts, signals
+from advisor.files import FOLDER_NAME, folder_name, is_folder_name
 from advisor.types import Answer, Answers
 from advisor.yamlio import Document
 
@@ -41,6 +43,8 @@ def merge_answers(*several: Answers) -> Answers:
             for follower in GROUPS[leader]:
                 if follower in known and RANK[known[follower].origin] < RANK[answers.known[leader].origin]:
                     del known[follower]
+        for name in answers.signals:  # what is so now is no longer denied
+            known.pop(name, None)
         for fact_id, answer in answers.known.items():
             old = known.get(fact_id)
             if fact_id == "signals" and old is not None:
@@ -48,6 +52,9 @@ def merge_answers(*several: Answers) -> Answers:
             elif old is None or RANK[answer.origin] >= RANK[old.origin]:
                 known[fact_id] = answer
     return Answers(known=known)
+
+
+SAID = {"true": True, "yes": True, "false": False, "no": False}  # of a signal, in quotes or not
 
 
 class AnswerReader:
@@ -64,26 +71,35 @@ class AnswerReader:
         """Take one value; None means not stated."""
         if value is None:
             return
-        fault = value_fault(self.facts[fact_id], value, at=at)
+        fact = self.facts[fact_id]
+        fault = value_fault(fact, value, at=at)
         if fault is not None:
             self.faults.append(fault)
         else:
-            self.known[fact_id] = Answer(value=value, origin=self.origin)
+            self.known[fact_id] = Answer(value=int(value) if fact.integer else value, origin=self.origin)
 
     def put_signals(self, names: Any, *, at: str) -> None:
+        """A list of signals that are so, or a map that says of each whether it is."""
         known_names = signals(self.facts)
-        if isinstance(names, Mapping):
-            names = [name for name, stated in names.items() if stated]
-        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
+            names = dict.fromkeys(names, True)
+        if not isinstance(names, Mapping):
             self.faults.append(Fault(what=f"{at}: a list of signals is expected", allowed=", ".join(known_names)))
             return
-        for name in names:
+        stated = []
+        for name, value in names.items():
+            said = SAID.get(str(value).lower())
             if name not in known_names:
                 close = nearest(name, known_names)
                 self.warnings.append(f"{at}: signal '{name}' is not known and was left out{f'; {close}' if close else ''}")
-        stated = tuple(name for name in names if name in known_names)
+            elif said is None and value is not None:
+                self.faults.append(Fault(what=f"{at}.{name}: {value!r} says neither yes nor no", allowed="true or false"))
+            elif said:
+                stated.append(name)
+            elif said is not None:
+                self.known[name] = Answer(value=False, origin=self.origin)
         if stated:
-            self.known["signals"] = Answer(value=stated, origin=self.origin)
+            self.known["signals"] = Answer(value=tuple(stated), origin=self.origin)
 
     def put_budget(self, value: Any, *, at: str) -> None:
         """low, medium, high, a map {usd, hours}, or the flag's spelling of it: usd=20,hours=6."""
@@ -91,48 +107,44 @@ class AnswerReader:
             pieces = [part.partition("=") for part in value.split(",")]
             value = {key.strip(): _number(number) for key, _, number in pieces}
         if isinstance(value, dict):
-            for key, number in value.items():
-                if key not in ("usd", "hours"):
-                    self.faults.append(unknown_name("budget key", key, ["usd", "hours"], at=at))
-                else:
-                    self.put(f"budget_{key}", number, at=f"{at}.{key}")
+            self.put_parts("budget", value, at=at)
         else:
             self.put("budget", value, at=at)
 
     def put_gpu(self, value: Any, *, at: str) -> None:
         """A name, `unknown`, `none`, or a map {name, vram_gib, count}."""
-        keys = {"name": "gpu", "vram_gib": "gpu_memory_gib", "count": "gpus"}
-        if not isinstance(value, dict):
+        if isinstance(value, dict):
+            self.put_parts("gpu", value, at=at)
+        else:
             self.put("gpu", value, at=at)
-            return
-        for key, part in value.items():
-            if key not in keys:
-                self.faults.append(unknown_name("gpu key", key, list(keys), at=f"{at}.{key}"))
-            else:
-                self.put(keys[key], part, at=f"{at}.{key}")
 
     def put_data(self, value: Any, *, at: str) -> None:
-        """A path, or a map {path, kind, rows, tokens}."""
-        keys = {"path": "data_path", "kind": "data_kind", "rows": "data_rows", "tokens": "data_tokens"}
-        if isinstance(value, dict) and value.get("mapping") is not None:
-            self.put_map("data_mapping", value["mapping"], at=f"{at}.mapping", example="mapping: {question: prompt, answer: completion}")
-            value = {key: part for key, part in value.items() if key != "mapping"}
-        if isinstance(value, str):
-            value = {"path": value}
-        if not isinstance(value, dict):
-            self.faults.append(Fault(what=f"{at}: a path or a map is expected", allowed=f"keys: {', '.join([*keys, 'mapping'])}"))
-            return
-        for key, part in value.items():
-            if key not in keys:
-                self.faults.append(unknown_name("data key", key, [*keys, "mapping"], at=f"{at}.{key}"))
+        """A path, or a map {path, examples, kind, rows, tokens, mapping}."""
+        if isinstance(value, dict):
+            self.put_parts("data", value, at=at)
+        elif isinstance(value, str):
+            self.put("data_path", value, at=at)
+        else:
+            self.faults.append(Fault(what=f"{at}: a path or a map is expected", allowed=f"keys: {', '.join(parts_of('data', self.facts))}"))
+
+    def put_parts(self, key: str, value: Mapping[str, Any], *, at: str) -> None:
+        """A map whose keys are facts of their own (rules/facts.yaml, `answer: data.rows`)."""
+        parts = parts_of(key, self.facts)
+        for part, stated in value.items():
+            if part not in parts:
+                self.faults.append(unknown_name(f"{key} key", part, list(parts), at=f"{at}.{part}"))
+            elif parts[part] == "data_mapping" and stated is not None:
+                self.put_map("data_mapping", stated, at=f"{at}.{part}", example="mapping: {question: prompt, answer: completion}")
             else:
-                self.put(keys[key], part, at=f"{at}.{key}")
+                self.put(parts[part], stated, at=f"{at}.{part}")
 
     def put_map(self, fact_id: str, value: Any, *, at: str, example: str) -> None:
         """A map from text to text: tasks to their files, roles to columns."""
         if not isinstance(value, dict) or not value or not all(isinstance(text, str) and isinstance(name, str) for name, text in value.items()):
             self.faults.append(Fault(what=f"{at}: a map from text to text is expected", allowed=example))
             return
+        wrong = [name for name in value if not is_folder_name(name)] if fact_id == "tasks" else []
+        self.faults.extend(Fault(what=f"{at}: a task's name is '{name[:60]}'", allowed=FOLDER_NAME, hint=folder_name(name)) for name in wrong)
         self.known[fact_id] = Answer(value=dict(value), origin=self.origin)
 
     def put_tasks(self, value: Any, *, at: str) -> None:
@@ -170,9 +182,11 @@ def _number(text: str) -> Any:
 def value_fault(fact: Fact, value: Any, *, at: str) -> Fault | None:
     """Why a value cannot be the fact's, or None."""
     if fact.type == "choice":
+        if not isinstance(value, str):
+            return Fault(what=f"{at}: {value!r} is not one of the values", allowed=f"one of {', '.join(fact.values)}")
         return None if value in fact.values else unknown_name(fact.id, value, list(fact.values), at=at)
     if fact.type == "number":
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             return Fault(what=f"{at}: {value!r} is not a number", allowed=f"a number of {fact.unit}" if fact.unit else "a number")
         if fact.integer and value != int(value):
             return Fault(what=f"{at}: {value} is not a whole number of {fact.unit}")
@@ -185,24 +199,28 @@ def value_fault(fact: Fact, value: Any, *, at: str) -> Fault | None:
     return None
 
 
-TOP_LEVEL = {"task", "budget", "depth", "data", "tasks", "n_tasks", "model", "model_params_b", "gpu", "serve_with", "priority", "signals"}
+def parts_of(key: str, facts: Mapping[str, Fact]) -> dict[str, str]:
+    """The keys inside one key of an answers file -> the facts they state: {'usd': 'budget_usd', 'hours': 'budget_hours'}."""
+    return {fact.answer.partition(".")[2]: fact.id for fact in facts.values() if fact.answer and fact.answer.startswith(f"{key}.")}
 
 
 def answers_from_document(document: Document, facts: Mapping[str, Fact]) -> tuple[Answers, tuple[str, ...]]:
     """The answers of a file and its warnings. Raises InputError with all faults, each with file, line and column."""
-    if not isinstance(document.data, dict):
-        raise InputError(f"{document.at()}: a map of answers is expected", allowed=f"keys: {', '.join(sorted(TOP_LEVEL))}")
     reader = AnswerReader(facts, "file")
     special = {"budget": reader.put_budget, "gpu": reader.put_gpu, "data": reader.put_data, "tasks": reader.put_tasks, "signals": reader.put_signals}
+    plain = {fact.answer: fact.id for fact in facts.values() if fact.answer and "." not in fact.answer}
+    keys = sorted({*special, *plain})
+    if not isinstance(document.data, dict):
+        raise InputError(f"{document.at()}: a map of answers is expected", allowed=f"keys: {', '.join(keys)}")
     for key, value in document.data.items():
-        if key not in TOP_LEVEL:
-            reader.faults.append(unknown_name("key", key, sorted(TOP_LEVEL), at=document.at((key,), key=True)))
+        if key not in keys:
+            reader.faults.append(unknown_name("key", key, keys, at=document.at((key,), key=True)))
         elif value is None:
             continue
         elif key in special:
             special[key](value, at=f"{document.at((key,))}: {key}")
         else:
-            reader.put(key, value, at=f"{document.at((key,))}: {key}")
+            reader.put(plain[key], value, at=f"{document.at((key,))}: {key}")
     return reader.answers(), tuple(reader.warnings)
 
 
@@ -223,15 +241,15 @@ def answers_from_flags(flags: Mapping[str, Any], facts: Mapping[str, Fact]) -> t
         elif fact_id == "data_mapping":
             reader.put_pairs("data_mapping", value, flag="--map", example="--map question=prompt answer=completion")
         else:
-            fact = facts[fact_id]
-            reader.put(fact_id, int(value) if fact.integer and isinstance(value, float) and value == int(value) else value, at=fact.flag or fact_id)
+            reader.put(fact_id, value, at=facts[fact_id].flag or fact_id)
     return reader.answers(), tuple(reader.warnings)
 
 
 def answers_document(answers: Answers) -> dict[str, Any]:
     """The answers in the shape of an answers file: what a person can save, send and hand back with --answers."""
     flat = {fact_id: answer.value for fact_id, answer in answers.known.items()}
-    document: dict[str, Any] = {key: flat[key] for key in ("task", "depth", "tasks", "n_tasks", "model", "model_params_b", "serve_with", "priority") if key in flat}
+    written = ("task", "depth", "tasks", "n_tasks", "reward_model", "model", "model_params_b", "serve_with", "priority")
+    document: dict[str, Any] = {key: flat[key] for key in written if key in flat}
     budget = {key: flat[f"budget_{key}"] for key in ("usd", "hours") if f"budget_{key}" in flat}
     data = {key: flat[f"data_{key}"] for key in ("path", "examples", "kind", "rows", "tokens", "mapping") if f"data_{key}" in flat}
     gpu = {key: flat[name] for key, name in (("name", "gpu"), ("vram_gib", "gpu_memory_gib"), ("count", "gpus")) if name in flat}
@@ -241,7 +259,10 @@ def answers_document(answers: Answers) -> dict[str, Any]:
         document["data"] = data
     if gpu:
         document["gpu"] = gpu["name"] if set(gpu) == {"name"} else gpu
-    if "signals" in flat:
+    denied = [name for name, value in flat.items() if value is False]
+    if denied:
+        document["signals"] = {**dict.fromkeys(answers.signals, True), **dict.fromkeys(denied, False)}
+    elif "signals" in flat:
         document["signals"] = list(flat["signals"])
     return document
 

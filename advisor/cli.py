@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,6 +15,7 @@ import click
 from advisor import __version__
 from advisor.errors import AdviseError, InputError, Stopped
 from advisor.facts import Fact, load_facts
+from advisor.files import refused_by_system
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -173,7 +175,7 @@ def need_plan(advice: Advice, ruleset: Ruleset) -> tuple[Plan, Comments]:
     if not composition.chain:
         raise InputError(
             f"the answer is '{composition}', which trains nothing: there is no plan to write or run",
-            hint=f"to train all the same: --choose {advice.alternatives[0].composition} --force",
+            hint=f"to train all the same: --choose {shlex.quote(str(advice.alternatives[0].composition))} --force",
         )
     flags = {
         "data.path": "--data FILE",
@@ -185,15 +187,39 @@ def need_plan(advice: Advice, ruleset: Ruleset) -> tuple[Plan, Comments]:
     raise InputError(f"a plan needs more: {', '.join(missing)}", allowed="; ".join(flags[key] for key in missing if key in flags))
 
 
-def write_plan_file(plan: Plan, comments: Comments, path: Path) -> None:
-    """Write the launch file; data and model paths in it are relative to its own folder."""
-    from advisor.plan.write import write_plan
+def write_plan_file(plan: Plan, comments: Comments, path: Path, *, inputs: Collection[Path] = (), force: bool = False) -> None:
+    """Write the launch file; data and model paths in it are relative to its own folder.
 
-    if path.exists() and path.is_dir():
-        raise InputError(f"--plan {path}: is a folder, a file name is expected", hint=f"--plan {path / PLAN_FILE}")
+    Args:
+        inputs: Files and folders that the plan was made from; none of them is ever replaced, nor a file inside one.
+        force: Replace another file that is there already. One that says the same is left as it is.
+    """
+    from advisor.plan.write import plan_text, write_plan
+
+    if path.is_dir():
+        raise InputError(f"--plan {path}: is a folder, a file name is expected", hint=f"--plan {shlex.quote(str(path / PLAN_FILE))}")
     if not path.parent.exists():
-        raise InputError(f"--plan {path}: the folder {path.parent} does not exist", hint=f"mkdir -p {path.parent}")
-    write_plan(relocated(plan, path.parent), comments, path)
+        raise InputError(f"--plan {path}: the folder {path.parent} does not exist", hint=f"mkdir -p {shlex.quote(str(path.parent))}")
+    plan = relocated(plan, path.parent)
+    if path.exists():
+        if any(path.resolve().is_relative_to(given.resolve()) for given in inputs):
+            raise InputError(f"--plan {path}: is what the plan is made from, which is never changed", hint="name another file")
+        if path.is_file() and path.read_bytes() == plan_text(plan, comments, name=path.name).encode():
+            return
+        if not path.is_file():
+            raise InputError(f"--plan {path}: is a device or a pipe, a file name is expected", hint="to see the plan: the key `plan` of advise --json")
+        if not force:
+            raise InputError(f"--plan {path}: is there already, and says something else", hint="name another file, or add --force to replace it")
+    write_plan(plan, comments, path)
+
+
+def given_paths(answers: Answers, base: Path | None, *files: str | Path | None) -> list[Path]:
+    """Every file and folder that the answers name, as given and beside the answers file, and the other files named on the command line."""
+    facts = load_facts()
+    named = [answer.value for fact_id, answer in answers.known.items() if fact_id == "model" or (fact_id in facts and facts[fact_id].type == "path")]
+    named += (answers.value("tasks") or {}).values()
+    folders = (Path(), *([base] if base else []))
+    return [*(folder / Path(name).expanduser() for name in named for folder in folders), *(Path(file) for file in files if file)]
 
 
 def relocated(plan: Plan, folder: Path) -> Plan:
@@ -218,7 +244,11 @@ def console(*, stderr: bool = False) -> Console:
     """A rich console that keeps to NO_COLOR, the terminal's width, and plain text where there is no terminal."""
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, soft_wrap=False)
+    class Printer(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # rich would end the process with exit code 1
+
+    return Printer(stderr=stderr, highlight=False, soft_wrap=False)
 
 
 # --------------------------------------------------------------------------- the commands
@@ -231,7 +261,7 @@ def console(*, stderr: bool = False) -> Console:
 @rule_options
 @click.option("--plan", "plan_file", metavar="FILE", help="Write the launch file too.")
 @click.option("--choose", metavar="COMPOSITION", help="Take this candidate instead: sft+lora, sft>rm>ppo+qlora, ...")
-@click.option("--force", is_flag=True, help="Let --choose take what is ranked lower or advised against.")
+@click.option("--force", is_flag=True, help="Let --choose take what is ranked lower or advised against, and --plan replace a file that is there already.")
 @click.pass_context
 def advise(
     context: click.Context, /, as_json: bool, answers_file: str | None, rule_layers: tuple[str, ...], plan_file: str | None, choose: str | None, force: bool, **options: Any
@@ -254,8 +284,9 @@ def advise(
     advice = chosen_candidate(advice, ruleset, choose, force=force)
     plan, comments, missing = planned(advice, ruleset) if plan_file is None or not advice.fits else (*need_plan(advice, ruleset), [])
     if plan_file is not None and plan is not None:
-        write_plan_file(plan, comments, Path(plan_file))
-        click.echo(f"wrote {plan_file}; start it with: advise run {plan_file}", err=True)
+        inputs = given_paths(answers, base, answers_file, *wanted_rules(rule_layers)[1])
+        write_plan_file(plan, comments, Path(plan_file), inputs=inputs, force=force)
+        click.echo(f"wrote {plan_file}; start it with: advise run {shlex.quote(plan_file)}", err=True)
     if as_json:
         from advisor.plan.write import plan_data
         from advisor.render.advice_json import advice_document
@@ -536,8 +567,13 @@ def repeated_map(arguments: list[str]) -> list[str]:
 
 def main() -> None:
     """Entry point of the `advise` command."""
+    open_standard_streams()
     try:
-        code = advise.main(args=repeated_map(sys.argv[1:]), standalone_mode=False)
+        # Not click's own main(), which ends with exit code 1 where the reader of the output has gone.
+        with advise.make_context("advise", repeated_map(sys.argv[1:])) as context:
+            advise.invoke(context)
+        sys.stdout.flush()
+        code = 0
     except AdviseError as error:
         click.echo(error.text(), err=True)
         code = error.exit_code
@@ -546,15 +582,34 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         code = 2
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, EOFError, click.Abort):
         click.echo("stopped", err=True)
         code = Stopped.exit_code
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         code = 0
+    except OSError as error:
+        refusal = refused_by_system(error)
+        if refusal is not None and error.filename is None:  # the output itself
+            drop_output()
+        if refusal is not None:
+            click.echo(refusal.text(), err=True)
+        code = report_bug(error) if refusal is None else refusal.exit_code
     except Exception as error:
         code = report_bug(error)
     sys.exit(code or 0)
+
+
+def open_standard_streams() -> None:
+    """A standard stream that was closed by whoever started this (`<&-`) is empty, or takes everything, as with /dev/null."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+
+
+def drop_output() -> None:
+    """What standard output still holds goes nowhere, so that the end of the process does not fail on it once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def report_bug(error: BaseException) -> int:

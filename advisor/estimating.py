@@ -31,13 +31,10 @@ def listed_estimates(source: str) -> list[dict[str, Any]]:
     from advisor.estimate.specs import run_specs
     from advisor.probe.catalogue import find_gpu
 
-    if source == "-":
-        text = sys.stdin.read()
-    else:
-        try:
-            text = Path(source).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"--specs {source}: cannot be read: {error}") from None
+    try:
+        text = (sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--specs {source}: cannot be read: {error}") from None
     return run_specs(text, find_model=find_model, find_gpu=find_gpu)
 
 

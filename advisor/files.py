@@ -4,11 +4,28 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import unicodedata
 from pathlib import Path
 
-from advisor.errors import MachineNotReady
+from advisor.errors import AdviseError, InputError, MachineNotReady
 
+ELSEWHERE = "choose another place with --output DIR"  # the way out for what a run writes
 TEMPORARY = ".advise-tmp-"  # prefix of names that a killed run may leave behind; anyone may delete them
+FOLDER_NAME = "lower-case letters, digits, - and _, at most 41, starting with a letter or digit: it becomes a folder's name"  # of plans, stages and tasks
+NAME_PATTERN = r"[a-z0-9][a-z0-9_-]{0,40}"
+
+
+def is_folder_name(text: str) -> bool:
+    """Whether a plan, a stage or a task may have this name."""
+    return re.fullmatch(NAME_PATTERN, text) is not None
+
+
+def folder_name(text: str) -> str:
+    """'such as legal-dept': a name near to one that cannot be; an empty string where no letter of it can stay."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    near = re.sub(r"[^a-z0-9_]+", "-", plain).strip("-_")[:41]
+    return f"such as {near}" if near else ""
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -25,10 +42,43 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         raise cannot_write(path, error) from error
 
 
-def cannot_write(path: Path, error: OSError) -> MachineNotReady:
-    """The error of a file or folder that could not be written, in words."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return MachineNotReady(f"{path}: no space left to write it", hint="free some space, or choose another place with --output DIR")
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return MachineNotReady(f"{path}: no permission to write here", hint="choose another place with --output DIR")
-    return MachineNotReady(f"{path}: cannot be written: {error.strerror or error}", hint="choose another place with --output DIR")
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
+UNUSABLE = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR)
+
+
+def cannot_write(path: Path | str, error: OSError, *, way_out: str = "choose another place") -> MachineNotReady:
+    """The error of a file or folder that could not be written, in words; `way_out` is where else it could go."""
+    if error.errno in NO_SPACE:
+        return MachineNotReady(f"{path}: no space left to write it", hint=f"free some space, or {way_out}")
+    if error.errno in NO_PERMISSION:
+        return MachineNotReady(f"{path}: no permission to write here", hint=way_out)
+    return MachineNotReady(f"{path}: cannot be written: {error.strerror or error}", hint=way_out)
+
+
+def refused_by_system(error: OSError) -> AdviseError | None:
+    """What the system refused, in words; None where that cannot be the user's to mend, such as a file of ours that is missing."""
+    if error.filename is None:
+        if error.errno == errno.ENOENT and not _working_folder():
+            return MachineNotReady("the folder that this was started in is no longer there", hint="cd into one that is")
+        return cannot_write("the output", error) if error.errno in (*NO_SPACE, errno.EIO, errno.EBADF) else None
+    path = Path(os.fsdecode(error.filename))
+    if error.errno in NO_PERMISSION and not _readable(path):
+        return InputError(f"{path}: no permission to read it", hint="ask its owner, or copy it into a folder of yours")
+    if error.errno in (*NO_PERMISSION, *NO_SPACE):
+        return cannot_write(path, error)
+    return InputError(f"{path}: {os.strerror(error.errno)}", hint="name another one") if error.errno in UNUSABLE else None
+
+
+def _working_folder() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return ""
+
+
+def _readable(path: Path) -> bool:
+    """Whether the path may be read, or made where it is not there: then a permission is missing to write."""
+    while not os.path.lexists(path) and path != path.parent:
+        path = path.parent
+    return os.access(path, os.R_OK | os.X_OK if path.is_dir() else os.R_OK)

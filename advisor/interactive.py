@@ -152,21 +152,23 @@ def _readable(seen: Seen) -> Callable[[str], str | None]:
 
 
 class _PlanFile:
-    """One launch file for the whole conversation; a file that was there before is left alone."""
+    """One launch file for the whole conversation; a file that was there before, or was edited meanwhile, is left alone."""
 
     def __init__(self) -> None:
         self.path: Path | None = None
+        self.written = b""
 
     def write(self, plan: Any, comments: Any) -> Path:
         from advisor import cli
 
-        if self.path is None:
+        if self.path is None or (self.path.exists() and self.path.read_bytes() != self.written):
             number = 1
             self.path = Path(PLAN_FILE)
             while self.path.exists():
                 number += 1
                 self.path = Path(f"plan-{number}.yaml")
-        cli.write_plan_file(plan, comments, self.path)
+        cli.write_plan_file(plan, comments, self.path, force=True)
+        self.written = self.path.read_bytes()
         return self.path
 
 

@@ -35,6 +35,7 @@ ACTIVE = re.compile(r"(?<![a-z0-9])a(\d+(?:\.\d+)?)b(?![a-z0-9])", re.IGNORECASE
 # Experts share attention and embeddings, so "8x7B" holds less than 56B: Mixtral 8x7B has 46.7B and uses 12.9B,
 # 8x22B has 140.6B and uses 39.2B.
 MIXTURE_SHARE, MIXTURE_ACTIVE = 0.82, 1.8
+SAME_SIZE = 0.15  # a model of "7B" has 6.7 or 7.6
 FILLER = frozenset({"hf", "chat", "instruct", "it", "meta", "base", "model", "the", "a", "an", "v", "0.1", "0.2", "0.3"})  # no difference in shape
 
 
@@ -48,24 +49,33 @@ def model_shape(name: str, *, params_b: float | None = None, online: bool = Fals
         return None, ["no model was named"]
     path = Path(name).expanduser()
     if name and (path.is_dir() or _looks_like_a_path(name)):
-        return shape_from_folder(path, name), []
+        known = shape_from_folder(path, name)
+        return known, _sizes_apart(known, params_b)
     found = _from_catalogue(name)
     if found is not None:
-        return found[0], [*found[1], *([f"{found[0].id}: {found[0].note}"] if "typical values" in found[0].note else [])]
+        guessed = [f"{found[0].id}: {found[0].note}"] if "typical values" in found[0].note else []
+        return found[0], [*found[1], *guessed, *_sizes_apart(found[0], params_b)]
     if HUB_ID.match(name):
         shape, warnings = _from_hub(name, online=online)
         if shape is not None:
-            return shape, warnings
+            return shape, [*warnings, *_sizes_apart(shape, params_b)]
     else:
         warnings = []
     alike = _described(name)
-    if alike is not None and (params_b is None or abs(alike.params / 1e9 / params_b - 1) < 0.15):
+    if alike is not None and not _sizes_apart(alike, params_b):
         return alike, [*warnings, f"'{name}' is not a model we know by that name; taken as {alike.note.removeprefix('shape of ')}"]
     params, active, note = _size_of(name, params_b)
     if params is None:
         return None, [*warnings, f"'{name}': unknown model, and its name states no size; say --model-params-b"]
     shape = shape_from_size(params, name or format_count(params), active_params=active, note=note)
     return shape, [*warnings, f"'{name or format_count(params)}': shape guessed from its size, {note}"]
+
+
+def _sizes_apart(shape: ModelShape, params_b: float | None) -> list[str]:
+    """A warning where the size that was stated is not the model's own."""
+    if params_b is None or abs(shape.params / 1e9 / params_b - 1) < SAME_SIZE:
+        return []
+    return [f"model: stated as {format_count(params_b * 1e9)} parameters, but {shape.id} has {format_count(shape.params)}; the model counts"]
 
 
 def is_instruct(name: str) -> bool | None:

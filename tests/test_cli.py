@@ -1,11 +1,17 @@
 """The command line as a person meets it: exit codes, messages, and nothing half-written."""
 
+import errno
 import json
+import os
+import shlex
+import subprocess
 import sys
 
 import pytest
 
 from advisor.cli import main
+from advisor.composition import SCHEMES, parse_composition
+from tests.conftest import ROOT
 
 PAIRS = "".join(json.dumps({"question": f"What is {i} plus {i}?", "answer": f"It is {2 * i}, of course."}) + "\n" for i in range(60))
 
@@ -84,6 +90,28 @@ def test_a_stage_that_scores_its_answers_needs_a_reward_model_or_one_trained_bef
     assert json.loads(out)["situation"]
 
 
+def test_a_plan_replaces_no_file_unasked(call, tmp_path):
+    """A launch file that is there is left alone unless it says the same or --force is given; what the plan is made from is never replaced."""
+    (tmp_path / "train.jsonl").write_text(PAIRS)
+    (tmp_path / "answers.yaml").write_text("task: qa\ngpu: RTX 4090\nmodel: Qwen/Qwen3-8B\ndata: {path: train.jsonl}\n")
+    asked = ["--json", "--answers", "answers.yaml", "--plan"]
+    assert call(*asked, "plan.yaml")[0] == 0
+    written = (tmp_path / "plan.yaml").read_text()
+    assert call(*asked, "plan.yaml")[0] == 0
+    edited = written.replace("learning_rate: ", "learning_rate: 0.5 # was ")
+    (tmp_path / "plan.yaml").write_text(edited)
+    code, out, err = call(*asked, "plan.yaml")
+    assert (code, out, "name another file, or add --force" in err) == (2, "", True)
+    assert (tmp_path / "plan.yaml").read_text() == edited
+    assert call(*asked, "plan.yaml", "--force")[0] == 0
+    assert (tmp_path / "plan.yaml").read_text() == written
+    for name in ("train.jsonl", "answers.yaml", tmp_path / "train.jsonl"):
+        before = (tmp_path / name).read_text()
+        code, out, err = call(*asked, name, "--force")
+        assert (code, out, "which is never changed" in err) == (2, "", True), err
+        assert (tmp_path / name).read_text() == before
+
+
 def test_every_plan_that_advice_makes_reads_back(call, tmp_path):
     """Whatever the task, budget and card, the launch file passes its own reader."""
     (tmp_path / "pairs.jsonl").write_text(PAIRS)
@@ -100,6 +128,59 @@ def test_every_plan_that_advice_makes_reads_back(call, tmp_path):
                 read_plan(tmp_path / name)
                 made += 1
     assert made == 40
+
+
+def test_a_way_on_can_be_pasted(call, tmp_path):
+    """Where the answer trains nothing, the line that trains all the same goes through a shell as it stands."""
+    (tmp_path / "text.txt").write_text("\n\n".join(f"A paragraph about {i}, {'with more to say ' * 20}" for i in range(60)))
+    asked = ["--json", "--task", "domain_expertise", "--depth", "domain_knowledge", "--gpu", "A100 80GB", "--model", "Qwen/Qwen3-0.6B", "--data", "text.txt", "--plan", "p.yaml"]
+    code, _, err = call(*asked)
+    assert code == 2
+    flags = shlex.split(err.split("to train all the same: ")[1])
+    assert parse_composition(flags[1]).chain
+    assert (flags[0], flags[2:]) == ("--choose", ["--force"])
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("chain", ["cpt", "cpt>sft", "sft>sft", "sft>dpo", "sft>rm>rm>ppo", "sft>rm>ppo>ppo"])
+def test_every_plan_that_is_chosen_reads_back(call, tmp_path, chain, scheme):
+    """No chosen composition gets a launch file that its own reader refuses: settings keep to what a method refuses, and no two stages share a name."""
+    (tmp_path / "pairs.jsonl").write_text(PAIRS)
+    (tmp_path / "text.txt").write_text("\n\n".join(f"A paragraph about {i}, {'with more to say ' * 20}" for i in range(60)))
+    (tmp_path / "prefer.jsonl").write_text("".join(json.dumps({"prompt": f"Question {i}?", "chosen": f"A good answer {i}.", "rejected": f"Bad {i}."}) + "\n" for i in range(60)))
+    data = ["--data", "text.txt", "--examples", "pairs.jsonl"] if chain.startswith("cpt") else ["--data", "prefer.jsonl"]
+    asked = ["--json", "--task", "other", "--gpu", "A100 80GB", "--model", "Qwen/Qwen3-0.6B", *data, "--choose", f"{chain}+{scheme}", "--force", "--plan", "plan.yaml"]
+    code, _, err = call(*asked)
+    assert code == 0, err
+    from advisor.plan.read import read_plan
+
+    stages = read_plan(tmp_path / "plan.yaml").stages
+    assert [stage.objective for stage in stages] == chain.split(">")
+    assert {stage.start_from for stage in stages} <= {None, "sft"}
+    assert {stage.packing for stage in stages if stage.objective == "cpt"} <= {scheme != "prefix"}
+
+
+def test_a_setting_that_the_method_refuses_gives_way_with_the_reason(call, tmp_path):
+    """A prefix goes without packing, and the plan says why."""
+    (tmp_path / "text.txt").write_text("\n\n".join(f"A paragraph about {i}, {'with more to say ' * 20}" for i in range(60)))
+    asked = ["--json", "--task", "domain_expertise", "--gpu", "unknown", "--model", "Qwen/Qwen3-0.6B", "--data", "text.txt", "--choose", "cpt+prefix", "--force"]
+    assert call(*asked, "--plan", "plan.yaml")[0] == 0
+    text = (tmp_path / "plan.yaml").read_text()
+    assert "packing: false" in text
+    assert "update prefix: several rows would share one prefix" in text
+    assert "update prefix: it drops the cache that a prefix lives in" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "fit"), [("Legal", "such as legal"), ("Legal dept", "such as legal-dept"), ("abteilung-ö", "such as abteilung-o"), ("x/y", "such as x-y"), ("法", "")]
+)
+def test_a_task_that_cannot_be_a_folder_is_refused_where_it_is_named(call, tmp_path, name, fit):
+    """Flags and answers files keep to the names that a plan allows, and say which would do."""
+    (tmp_path / "a.jsonl").write_text(PAIRS)
+    (tmp_path / "answers.yaml").write_text(json.dumps({"task": "multi_department", "tasks": {name: "a.jsonl"}}))
+    for asked in (["--json", "--task", "multi_department", "--tasks", f"{name}=a.jsonl"], ["--json", "--answers", "answers.yaml"]):
+        code, _, err = call(*asked)
+        assert (code, f"a task's name is '{name}'" in err, "lower-case letters" in err, fit in err) == (2, True, True, True)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +211,11 @@ def test_every_plan_that_advice_makes_reads_back(call, tmp_path):
         (["check", "nowhere.csv"], "nowhere.csv"),
         (["estimate"], "nothing to estimate"),
         (["estimate", "--model", "Qwen/Qwen3-8B", "--rank", "0"], "rank"),
-        (["estimate", "--specs", "answers.yaml"], "JSON"),
+        (["estimate", "--specs", "answers.yaml"], 'such as [{"model"'),
+        (["--json", "--task", "qa", "--data-tokens", "nan"], "--data-tokens: nan is not a number"),
+        (["--json", "--task", "qa", "--data-rows", "inf"], "--data-rows: inf is not a number"),
+        (["--json", "--model", "a/b", "--model-params-b", "nan"], "--model-params-b: nan is not a number"),
+        (["--json", "--task", "qa", "--budget", "usd=nan,hours=inf"], "--budget.hours: inf is not a number"),
     ],
     ids=lambda value: "-".join(value[:4])[:60] if isinstance(value, list) else "",
 )
@@ -178,6 +263,64 @@ def test_answers_come_from_standard_input_too(call, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"task": "generation", "gpu": "unknown"}')))
     code, out, _ = call("--json", "--answers", "-")
     assert (code, json.loads(out)["recommendation"]["composition"]) == (0, "sft+lora")
+
+
+def test_a_closed_standard_input_is_an_empty_one(call, monkeypatch):
+    """`<&-` ends with what is missing, never as a bug."""
+    for arguments, said in ((["--json", "--answers", "-"], "a map of answers is expected"), (["estimate", "--json", "--specs", "-"], "not valid JSON"), ([], "--json")):
+        monkeypatch.setattr(sys, "stdin", None)
+        code, _, err = call(*arguments)
+        assert (code, said in err) == (2, True), err
+
+
+def shell(line, folder):
+    """A line of shell with `advise` in it; returns exit code and what was said on stderr."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", line.replace("advise", f"{sys.executable} -m advisor")], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("command", ["rules", "--help", "rules lint --json"])
+def test_a_reader_that_leaves_early_is_no_failure(command, tmp_path):
+    """`advise ... | head` ends quietly with exit code 0, in text as in JSON."""
+    assert shell(f"advise {command} | true; exit ${{PIPESTATUS[0]}}", tmp_path) == (0, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_an_output_that_cannot_be_written_is_not_a_bug(tmp_path):
+    """A full disk behind standard output is exit code 4, with one sentence."""
+    for command in ("rules", "--json --task qa --gpu unknown --model Qwen/Qwen3-8B"):
+        assert shell(f"advise {command} > /dev/full", tmp_path) == (4, "the output: no space left to write it\n  free some space, or choose another place\n")
+
+
+def test_a_working_folder_that_is_gone_is_said(tmp_path):
+    """A folder deleted under a shell is named as that."""
+    (tmp_path / "gone").mkdir()
+    code, err = shell("cd gone && rmdir ../gone && advise probe", tmp_path)
+    assert (code, err) == (4, "the folder that this was started in is no longer there\n  cd into one that is\n")
+
+
+@pytest.mark.parametrize(
+    ("number", "readable", "code", "said"),
+    [
+        (errno.EACCES, False, 2, "no permission to read it"),
+        (errno.EACCES, True, 4, "no permission to write here"),
+        (errno.ENOSPC, True, 4, "no space left"),
+        (errno.ENAMETOOLONG, True, 2, "File name too long"),
+        (errno.ENOENT, True, 70, "this is a bug"),
+    ],
+)
+def test_what_the_system_refuses_is_told_apart_from_bugs(call, monkeypatch, tmp_path, number, readable, code, said):
+    """A missing permission, a full disk or an impossible name says so with its file; a file of ours that is missing is a bug."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("os.access", lambda *_: readable)
+
+    def refuse():
+        raise OSError(number, os.strerror(number), str(tmp_path / "file"))
+
+    monkeypatch.setattr("advisor.probe.probe", refuse)
+    found, _, err = call("probe")
+    assert (found, said in err, "file" in err) == (code, True, True), err
 
 
 def test_rules_can_be_listed_and_explained(call):

@@ -133,6 +133,17 @@ def test_a_stated_size_counts_for_an_unknown_name():
     assert model_shape("our own model", params_b=2.5)[0].params == 2_500_000_000
 
 
+def test_a_stated_size_that_is_not_the_model_s_own_is_said(tmp_path):
+    """A known model's size counts, and a size that contradicts it is named; roundings such as 8 for 8.19 are none."""
+    shape, warnings = model_shape("Qwen/Qwen3-8B", params_b=70)
+    assert shape is not None
+    assert shape.params == pytest.approx(8.19e9, rel=0.001)
+    assert warnings == ["model: stated as 70B parameters, but Qwen/Qwen3-8B has 8.19B; the model counts"]
+    assert model_shape("Qwen/Qwen3-8B", params_b=8)[1] == []
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    assert "stated as 7B parameters" in model_shape(str(tmp_path), params_b=7)[1][0]
+
+
 def test_guessed_shapes_grow_and_their_heads_divide():
     """Interpolated decoders get wider and deeper with size, and key-value heads divide the heads."""
     previous = 0

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.errors import MachineNotReady
-from advisor.files import cannot_write
+from advisor.files import ELSEWHERE, cannot_write
 from trainers.files import plain, read_json, write_json
 
 COMPLETE = "complete.json"
@@ -198,7 +198,7 @@ def save_result(model: Any, tokenizer: Any, folder: Path) -> None:
             os.replace(path, folder / path.name)
         unfinished.rmdir()
     except OSError as error:
-        raise cannot_write(folder, error) from error
+        raise cannot_write(folder, error, way_out=ELSEWHERE) from error
 
 
 def fingerprint(value: Any) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from advisor.files import cannot_write, write_atomically
+from advisor.files import ELSEWHERE, cannot_write, write_atomically
 
 
 def plain(value: Any) -> Any:
@@ -44,5 +44,5 @@ def make_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise cannot_write(path, error) from None
+        raise cannot_write(path, error, way_out=ELSEWHERE) from None
     return path

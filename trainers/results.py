@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -51,7 +52,7 @@ def results_of(run: Path, *, prefix: str = "") -> list[Result]:
         if stage["status"] == "done" and stage["objective"] not in NOT_FOR_TALKING:
             last[stage.get("task")] = stage
     if not last:
-        raise InputError(f"{run}: no stage that writes is finished", hint=f"advise run {run} goes on with it")
+        raise InputError(f"{run}: no stage that writes is finished", hint=f"advise run {shlex.quote(str(run))} goes on with it")
     found = []
     for task, stage in last.items():
         resolved = (record.get("resolved") or {}).get(stage["name"]) or {}

@@ -17,7 +17,7 @@ from advisor.ruleset.model import Ruleset
 from advisor.types import Chosen, Composition, DataProfile, Estimate, Fits, RunSpec, Situation, StageSettings
 
 from .seen import device
-from .settings import ruled_settings
+from .settings import refusal, ruled_settings
 
 DEFAULT_SEQ_LEN = 1024
 TEXT_LEN, CPU_TEXT_LEN = 2048, 512  # of documents, which may be parted anywhere
@@ -102,8 +102,9 @@ def fitted_stage(
     if strategy is not None:
         settings["sharding"] = Chosen(value=strategy, because="how the cards share the work")
     best: tuple[int, dict[str, Chosen], Estimate] | None = None
-    for trial in _trials(situation, update, int(batch.value), int(settings["seq_len"].value)):
-        changed = {**settings, **_batch_settings(trial, batch, update, known=situation.hardware.device_memory_bytes is not None)}
+    no_recompute = refusal(objective, update, "gradient_checkpointing", True)
+    for trial in _trials(situation, int(batch.value), int(settings["seq_len"].value), recompute=not no_recompute):
+        changed = {**settings, **_batch_settings(trial, batch, no_recompute, known=situation.hardware.device_memory_bytes is not None)}
         cost = _stage_estimate(situation, objective, update, quantization, changed, strategy)
         rank = ORDER.index(cost.fits)
         # Of settings that are all too big the smallest need is kept: the shortest way out. So too where the memory is not known: whatever the card.
@@ -119,31 +120,29 @@ def _peak(cost: Estimate) -> int:
     return cost.memory.peak_bytes if cost.memory else 0
 
 
-def _trials(situation: Situation, update: str, effective: int, seq_len: int) -> Sequence[Mapping[str, Any]]:
+def _trials(situation: Situation, effective: int, seq_len: int, *, recompute: bool) -> Sequence[Mapping[str, Any]]:
     """Settings to try, fastest first: no recomputing before recomputing."""
     cards = max(1, len(situation.hardware.gpus))
     on_cpu = device(situation) == "cpu"
     micros = [size for size in (CPU_MICRO_BATCHES if on_cpu else GPU_MICRO_BATCHES) if size * cards <= max(effective, cards)]
-    checkpointing = [False] if update == "prefix" else [False, True]  # a prefix lives in the cache that recomputing drops
+    checkpointing = [False, True] if recompute else [False]
     trials = []
-    for recompute in checkpointing:
+    for recomputes in checkpointing:
         for micro in micros:
             # A tiny batch without recomputing loses to a large one with it, so it is tried after that.
-            slow = not recompute and not on_cpu and micro * seq_len < BUSY_TOKENS and micro != micros[0] and len(checkpointing) > 1
-            trials.append({"micro": micro, "recompute": recompute, "cards": cards, "effective": effective, "late": slow})
+            slow = not recomputes and not on_cpu and micro * seq_len < BUSY_TOKENS and micro != micros[0] and len(checkpointing) > 1
+            trials.append({"micro": micro, "recompute": recomputes, "cards": cards, "effective": effective, "late": slow})
     return sorted(trials, key=lambda trial: bool(trial["late"]))
 
 
-def _batch_settings(trial: Mapping[str, Any], batch: Chosen, update: str, *, known: bool) -> dict[str, Chosen]:
-    """Keys of the batch. `known`: the memory they have to fit into."""
+def _batch_settings(trial: Mapping[str, Any], batch: Chosen, no_recompute: str, *, known: bool) -> dict[str, Chosen]:
+    """Keys of the batch. `known`: the memory they have to fit into; `no_recompute`: why nothing may be recomputed."""
     accumulation = max(1, round(int(trial["effective"]) / (int(trial["micro"]) * int(trial["cards"]))))
     per_step = int(trial["micro"]) * accumulation * int(trial["cards"])
     recompute_because = (
         f"recomputes activations to save memory, about a quarter slower{'' if known else '; the memory at hand is not known'}"
         if trial["recompute"]
-        else "not compatible with a trained prefix"
-        if update == "prefix"
-        else "enough memory without recomputing"
+        else no_recompute or "enough memory without recomputing"
     )
     micro_because = "the whole batch at once" if trial["micro"] >= trial["effective"] else "the largest that fits" if known else "the smallest: the memory at hand is not known"
     return {

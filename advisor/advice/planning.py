@@ -65,7 +65,7 @@ def plan_of(advice: Advice, candidate: Candidate, ruleset: Ruleset, *, name: str
     situation = advice.situation
     assert situation.model is not None
     comments: dict[tuple[str | int, ...], str] = {}
-    stages = []
+    stages: list[Stage] = []
     for index, stage in enumerate(candidate.stages):
         values: dict[str, Any] = {}
         options: dict[str, Any] = {}
@@ -84,12 +84,13 @@ def plan_of(advice: Advice, candidate: Candidate, ruleset: Ruleset, *, name: str
         if situation.reward_model is not None and needs_scores(ruleset, stage.objective, before):
             options["reward_model"] = situation.reward_model
             comments[("stages", index, "reward_model")] = "the model that scores answers, as stated"
-        if before[-1:] == ["rm"] and len(before) > 1:
-            values["start_from"] = before[-2]
+        writers = [earlier.name for earlier in stages if earlier.objective != "rm"]
+        if before[-1:] == ["rm"] and writers:
+            values["start_from"] = writers[-1]
             comments[("stages", index, "start_from")] = "the reward model before it scores and does not write"
-        stages.append(
-            Stage(name=stage.objective, objective=stage.objective, update=stage.update, quantization=stage.quantization, options=options, **values)  # type: ignore[arg-type]
-        )
+        again = before.count(stage.objective)
+        stage_name = f"{stage.objective}{again + 1 if again else ''}"
+        stages.append(Stage(name=stage_name, objective=stage.objective, update=stage.update, quantization=stage.quantization, options=options, **values))  # type: ignore[arg-type]
     cards = len(situation.hardware.gpus)
     strategy = candidate.stages[0].settings["sharding"].value if cards > 1 else None
     kind = DEVICES[situation.hardware.kind]

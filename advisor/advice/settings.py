@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import MISSING, fields
 from typing import Any
 
+from advisor.plan.keys import key_specs
+from advisor.plan.model import Stage
 from advisor.ruleset.judge import judge
 from advisor.ruleset.model import Ruleset
 from advisor.types import Chosen
+
+DEFAULTS = {item.name: item.default for item in fields(Stage) if item.default is not MISSING}
 
 
 def ruled_settings(ruleset: Ruleset, facts: Mapping[str, Any], objective: str, update: str, quantization: str | None) -> dict[str, Chosen]:
     """Stage key -> chosen value, for one stage of these axes. `effective_batch` is not a plan key: the fit search splits it."""
     stage_facts = {**facts, "objective": objective, "update": update, "quantization": quantization or "none"}
     judgement = judge(ruleset, "settings", stage_facts)
-    return {key: Chosen(value=value, because=rule.because, rule=rule.id) for key, (value, rule) in judgement.settings.items()}
+    chosen = {key: Chosen(value=value, because=rule.because, rule=rule.id) for key, (value, rule) in judgement.settings.items()}
+    return {key: going_with(objective, update, key, one) for key, one in chosen.items()}
+
+
+def going_with(objective: str, update: str, key: str, chosen: Chosen) -> Chosen:
+    """The value, or where the objective or the update refuses it (`refuses:` in its file) the key's default, and why."""
+    because = refusal(objective, update, key, chosen.value)
+    if not because:
+        return chosen
+    declared = key_specs().allowed(objective, update)
+    return Chosen(value=declared[key].default if key in declared else DEFAULTS[key], because=because)
+
+
+def refusal(objective: str, update: str, key: str, value: Any) -> str:
+    """Why a stage of these axes cannot have the value, or an empty string."""
+    refused = key_specs().refused({"objective": objective, "update": update, key: value})
+    return "; ".join(f"{owner}: {one.because}" for owner, one in refused)

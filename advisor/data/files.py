@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from advisor.errors import Fault, InputError, MachineNotReady
 
@@ -88,6 +88,14 @@ class Faults:
 
     items: list[Fault] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)  # line or record of each
+    key_twice: bool = False  # in the row that is being read
+    rows_with_key_twice: list[int] = field(default_factory=list)  # no fault: the last one counts, as JSON readers have it
+
+    def object_of(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """A JSON object, noted where a key stands twice in it."""
+        made = dict(pairs)
+        self.key_twice = self.key_twice or len(made) < len(pairs)
+        return made
 
     def add(self, row: int, what: str, hint: str = "") -> None:
         if not self.full:

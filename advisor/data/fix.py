@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shlex
 import shutil
 import stat
 import tempfile
@@ -95,7 +96,7 @@ def fixed_copy(path: str | os.PathLike[str], out: str | os.PathLike[str], *, map
                 seen, kept = WRITERS[file.container](file, part, cleaner, zipped)
                 before, after = before + seen, after + kept
         if after == 0:
-            raise InputError(f"{path}: no row would be left", hint=f"advise check {path} says what is wrong with them")
+            raise InputError(f"{path}: no row would be left", hint=f"advise check {shlex.quote(str(path))} says what is wrong with them")
         os.replace(made, target)
         os.replace(work / "changes", changes_path)
     finally:
@@ -108,7 +109,7 @@ def _refuse_bad_target(found: Found, path: Path, target: Path, *, overwrite: boo
     if found.container == "arrow":
         raise InputError(f"{path}: a folder that `datasets` saved is not written again", hint='save it as rows first: load_from_disk(...).to_json("train.jsonl")')
     if not target.parent.is_dir():
-        raise InputError(f"--fix: the folder {target.parent} does not exist", hint=f"mkdir -p {target.parent}")
+        raise InputError(f"--fix: the folder {target.parent} does not exist", hint=f"mkdir -p {shlex.quote(str(target.parent))}")
     if target.exists():
         if target.resolve() == path.resolve() or any(target.resolve() == file.path.resolve() for file in found.files):
             raise InputError(f"--fix: {target} is the data itself, which is never changed", hint="name another file")

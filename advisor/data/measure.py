@@ -7,6 +7,7 @@ profile then says so. Rows are counted exactly either way where that is cheap.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from advisor.data.example import Example, Message
 from advisor.data.examples import REASONS, Skipped, read_examples, refusal, shown_rows
 from advisor.data.files import Faults, Found, content_digest, find_data, open_bytes
-from advisor.data.findings import CHECKABLE_SHARE, Notebook, Tally, look_back
+from advisor.data.findings import CHECKABLE_SHARE, SHOWN_ROWS, Notebook, Tally, look_back
 from advisor.data.lengths import Lengths, cuts, error_of_mean, percentile, token_stats
 from advisor.data.overlap import Overlap, evaluation_rows
 from advisor.data.recognition import Recognition, recognise
@@ -102,7 +103,7 @@ def profile(
         findings.extend(overlap.findings(recognition.kind))
     if stopped_early:
         counted = f"{rows:,}" if rows_exact else f"about {rows:,} (estimated from the file's size)"
-        text = f"measured on the first {skipped.seen:,} of {counted} rows; `advise check {shown}` reads all"
+        text = f"measured on the first {skipped.seen:,} of {counted} rows; `advise check {shlex.quote(shown)}` reads all"
         findings.append(Finding(id="measured-on-a-sample", severity="note", text=text, count=skipped.seen))
     tokens = _tokens(reading, rows if stopped_early else None, findings)
     findings.extend(_over_length(reading, seq_len))
@@ -312,6 +313,17 @@ def _measures(reading: _Reading, seq_len: int | None) -> dict[str, Any]:
 
 
 def _fault_findings(faults: Faults, objectives: tuple[str, ...]) -> list[Finding]:
+    return [*_unreadable(faults, objectives), *_keys_twice(faults.rows_with_key_twice)]
+
+
+def _keys_twice(rows: list[int]) -> list[Finding]:
+    if not rows:
+        return []
+    text = f"{len(rows):,} row{'s' if len(rows) > 1 else ''} with the same key twice: the last one is read, what stood before is lost"
+    return [Tally(count=len(rows), rows=rows[:SHOWN_ROWS]).finding("key-twice", "warning", text)]
+
+
+def _unreadable(faults: Faults, objectives: tuple[str, ...]) -> list[Finding]:
     if not faults.items:
         return []
     shown = "; ".join(fault.what for fault in faults.items[:20])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -95,5 +96,5 @@ def evaluation_rows(path: str | os.PathLike[str], *, mapping: Mapping[str, str] 
             overlap.asked.setdefault(key, example.row)
     overlap.skipped = skipped.total
     if not overlap.rows:
-        raise InputError(f"{overlap.path}: no row of it can be used", hint=f"advise check {overlap.path}")
+        raise InputError(f"{overlap.path}: no row of it can be used", hint=f"advise check {shlex.quote(overlap.path)}")
     return overlap

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
-from json import JSONDecodeError, JSONDecoder, loads
+from json import JSONDecodeError, JSONDecoder
 from typing import IO, Any
 
 from advisor.data.files import DataFile, Faults, Found, broken_stream, find_data, is_broken_gzip, open_bytes, read_lines
@@ -44,6 +44,9 @@ def read_rows(path: str | os.PathLike[str] | Found, *, faults: Faults | None = N
         last = 0
         for number, row in READERS[file.container](file, collected):
             last = number
+            if collected.key_twice:
+                collected.rows_with_key_twice.append(offset + number)
+                collected.key_twice = False
             yield offset + number, row if isinstance(row, dict) else with_columns(row)
         offset += last
         if collected.full:
@@ -68,9 +71,11 @@ def with_columns(row: Any) -> Any:
 
 def jsonl_rows(file: DataFile, faults: Faults) -> Iterator[tuple[int, Any]]:
     """One JSON value a line; blank lines are left out."""
+    decoded = JSONDecoder(object_pairs_hook=faults.object_of).decode
     for number, line in read_lines(file, faults):
+        faults.key_twice = False
         try:
-            row = loads(line)
+            row = decoded(line)
         except JSONDecodeError as error:
             if line.isspace():
                 continue
@@ -109,8 +114,10 @@ def _limit(error: Exception) -> str:
 class _Text:
     """A growing window on a file's text: `buffer[position:]` is what has not been used yet."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: IO[bytes], faults: Faults) -> None:
         import codecs
+
+        self.scan = JSONDecoder(object_pairs_hook=faults.object_of).raw_decode
 
         self._stream = stream
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
@@ -153,7 +160,7 @@ class _Text:
 def json_rows(file: DataFile, faults: Faults) -> Iterator[tuple[int, Any]]:
     """The rows of a list of objects, read as they come; of an object that holds such a list; or of objects in a row."""
     with open_bytes(file) as stream:
-        text = _Text(stream)
+        text = _Text(stream, faults)
         try:
             if text.skip_space() == "[":
                 yield from _list_items(file, text, faults)
@@ -170,7 +177,6 @@ def json_rows(file: DataFile, faults: Faults) -> Iterator[tuple[int, Any]]:
             faults.add(text.place(text.position)[0], *broken_stream(file, text.place(len(text.buffer))[0], error))
 
 
-_scan = JSONDecoder().raw_decode
 _BROKEN = object()
 
 
@@ -178,7 +184,7 @@ def _value(file: DataFile, text: _Text, faults: Faults) -> Any:
     """The JSON value at the window's position, or _BROKEN after its fault has been noted."""
     while True:
         try:
-            value, end = _scan(text.buffer, text.position)
+            value, end = text.scan(text.buffer, text.position)
         except JSONDecodeError as error:
             # At the window's edge the value may only be incomplete.
             if not text.ended and (error.msg.startswith("Unterminated string") or error.pos >= len(text.buffer) - 16):

@@ -109,25 +109,30 @@ def dims_of(shape: ModelShape) -> Dims | None:
 
 def targets(dims: Dims, spec: RunSpec) -> tuple[str, ...]:
     """The linear layers LoRA adapts, by common name. Mixtures: `all-linear` leaves the experts out, which are no linear modules in transformers."""
-    wanted = spec.target_modules
-    names: Sequence[str] = ()
-    if isinstance(wanted, str):
-        if wanted == "all-linear":
-            names = ATTENTION if dims.experts > 1 else (*ATTENTION, *MLP)
-        else:
-            names = (wanted,)
-    else:
-        names = wanted
-    found = []
-    for name in names:
-        common = ALIASES.get(name.rsplit(".", 1)[-1].lower())
-        if common is not None and "shared_expert" in name:
-            common = f"shared_{common}"
-        if common is not None and common not in found and (common == "lm_head" or dims.linear(common) is not None):
-            found.append(common)
+    found = list(dict.fromkeys(common for name in _named_targets(dims, spec) if (common := _common_name(dims, name)) is not None))
     if {"q_proj", "qkv"} <= set(found):  # one of the two naming schemes exists in a model
         found.remove("qkv")
     return tuple(found) or ATTENTION
+
+
+def unknown_targets(dims: Dims, spec: RunSpec) -> tuple[str, ...]:
+    """The target modules of a spec that name no layer of this model: they count for nothing in an estimate."""
+    return tuple(name for name in _named_targets(dims, spec) if _common_name(dims, name) is None)
+
+
+def _named_targets(dims: Dims, spec: RunSpec) -> Sequence[str]:
+    wanted = spec.target_modules
+    if wanted == "all-linear":
+        return ATTENTION if dims.experts > 1 else (*ATTENTION, *(name for name in MLP if dims.linear(name) is not None))
+    return (wanted,) if isinstance(wanted, str) else wanted
+
+
+def _common_name(dims: Dims, name: str) -> str | None:
+    """The common name of a layer of this model, None where it has none of that name."""
+    common = ALIASES.get(name.rsplit(".", 1)[-1].lower())
+    if common is not None and "shared_expert" in name:
+        common = f"shared_{common}"
+    return common if common == "lm_head" or (common is not None and dims.linear(common) is not None) else None
 
 
 def trainable_params(dims: Dims, spec: RunSpec) -> int:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from advisor.errors import Fault, InputError, nearest
 from advisor.estimate.architecture import ConfigError, shape_from_config
+from advisor.estimate.dims import dims_of, targets, unknown_targets
 from advisor.estimate.memory import memory_estimate
 from advisor.estimate.setting import COUNTERS
 from advisor.estimate.time import machine_of, time_estimate
@@ -44,6 +45,7 @@ OPTION_COUNTS, OPTION_FLAGS, OPTION_NUMBERS = ("bottleneck", "prefix_tokens", "g
 OPTIONS = (*OPTION_CHOICES, *OPTION_COUNTS, *OPTION_FLAGS, *OPTION_NUMBERS)
 OTHERS = ("model", "architecture", "model_params_b", "active_params_b", "target_modules", "gradient_checkpointing", "gpu", "framework", "tokens_total", "rows_total")
 KEYS = (*CHOICES, *COUNTS, *FLAGS, *OPTIONS, *OTHERS)
+EXAMPLE = 'such as [{"model": "Qwen/Qwen3-8B", "update": "lora", "rank": 16, "seq_len": 2048, "gpu": "RTX 4090"}]'
 DTYPES = {
     "bf16": "bfloat16",
     "fp16": "float16",
@@ -231,6 +233,7 @@ def answer(request: Request, *, find_model: FindModel, find_gpu: FindGpu | None 
                 document |= {"tokens_per_s_per_gpu": round(time.tokens_per_s_per_gpu, 2), "step_s": round(time.step_s, 5), "time_because": time.because}
                 if time.duration_s is not None:
                     document["hours"] = round(time.duration_s / 3600, 3)
+    warnings += _unread(spec, shape)
     document["warnings"] = [*warnings, *(text for text in memory.warnings if text not in warnings)]
     return document
 
@@ -245,6 +248,15 @@ def _shape(request: Request, find_model: FindModel) -> tuple[ModelShape | None, 
         again, _ = find_model(text, params_b=request.params_b or shape.params / 1e9)
         shape = again or shape
     return shape, warnings
+
+
+def _unread(spec: RunSpec, shape: ModelShape) -> list[str]:
+    """What of a spec counts for nothing, as warnings."""
+    dims = dims_of(shape)
+    unknown = unknown_targets(dims, spec) if dims is not None and spec.update == "lora" else ()
+    if dims is None or not unknown:
+        return []
+    return [f"target_modules: {shape.id} has no layer called {', '.join(unknown)}: left out; counted are {', '.join(targets(dims, spec))}"]
 
 
 def impossible(spec: RunSpec, shape: ModelShape) -> str:
@@ -273,9 +285,9 @@ def run_specs(text: str, *, find_model: FindModel, find_gpu: FindGpu | None = No
         items = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         where = f":{error.lineno}:{error.colno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise InputError(f"specs{where}: not valid JSON", "a JSON list of run specs", "print one with `advise estimate --help`") from None
+        raise InputError(f"specs{where}: not valid JSON", "a JSON list of run specs", EXAMPLE) from None
     if not isinstance(items, list):
-        raise InputError(f"specs: a JSON list is expected, found {type(items).__name__}", hint="put one spec into [ ]")
+        raise InputError(f"specs: a JSON list is expected, found {type(items).__name__}", allowed=EXAMPLE, hint="put one spec into [ ]")
     documents = []
     for parsed in specs_from_json(items):
         if isinstance(parsed, Request):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.errors import InputError, MachineNotReady
-from advisor.files import TEMPORARY, cannot_write, write_atomically
+from advisor.files import ELSEWHERE, TEMPORARY, cannot_write, write_atomically
 
 SCHEMA_VERSION = 1
 LOCK, RECORD, DRY_RUN, PLAN = ".lock", "run.json", "dry_run.json", "plan.yaml"
@@ -84,7 +85,7 @@ def held_by(folder: Path, identity: Identity) -> dict[str, Any] | None:
         record = read_record(folder)
         names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(TEMPORARY))
     except PermissionError as error:
-        raise cannot_write(folder, error) from None
+        raise cannot_write(folder, error, way_out=ELSEWHERE) from None
     if record is None:
         foreign = [name for name in names if name not in BEFORE_A_RUN]
         if foreign:
@@ -103,7 +104,7 @@ def held_by(folder: Path, identity: Identity) -> dict[str, Any] | None:
         named = f" of plan '{record.get('name')}'" if record.get("name") else ""
         raise InputError(
             f"{folder}: holds another run{named} ({record.get('status')}), made from other values of model, data or stages",
-            hint=f"choose another folder with --output DIR; go on with that run: advise run {folder / PLAN}",
+            hint=f"choose another folder with --output DIR; go on with that run: advise run {shlex.quote(str(folder / PLAN))}",
         )
     if record.get("max_steps") != identity.max_steps:
         steps = record.get("max_steps")
@@ -132,7 +133,7 @@ class RunFolder:
                 else:
                     leftover.unlink(missing_ok=True)
         except OSError as error:
-            raise cannot_write(self.path, error) from error
+            raise cannot_write(self.path, error, way_out=ELSEWHERE) from error
         return self
 
     def _lock(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import urllib.error
 import urllib.request
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from advisor.errors import AdviseError, Fault, InputError, MachineNotReady
+from advisor.files import ELSEWHERE
 from advisor.launch.expect import disk_need, summed
 from advisor.plan.entries import Entry
 from advisor.plan.model import Plan
@@ -106,7 +108,9 @@ def _data_faults(todo: Sequence[Entry], plan_path: Path, profiles: dict[str, Dat
             errors = "; ".join(finding.text for finding in found.findings if entry.stage.objective in finding.blocks)
             can = f"it can train: {', '.join(found.objectives)}" if found.objectives else "it can train nothing"
             yield Fault(
-                what=f"{text}: cannot train objective {entry.stage.objective}: {errors or f'it holds {found.kind} ({found.format})'}", allowed=can, hint=f"advise check {text}"
+                what=f"{text}: cannot train objective {entry.stage.objective}: {errors or f'it holds {found.kind} ({found.format})'}",
+                allowed=can,
+                hint=f"advise check {shlex.quote(text)}",
             )
 
 
@@ -240,7 +244,7 @@ def _place_faults(run: Path, need: int | None) -> Iterable[Fault]:
         yield Fault(what=f"{run}: {place} is a file, so no folder can be made there", hint="choose another one with --output DIR")
         return
     if not os.access(place, os.W_OK | os.X_OK):
-        yield Fault(what=f"{place}: no permission to write here", hint="choose another place with --output DIR")
+        yield Fault(what=f"{place}: no permission to write here", hint=ELSEWHERE)
         return
     free = shutil.disk_usage(place).free
     wanted = (need or 0) + SPARE_BYTES

@@ -5,15 +5,15 @@ They work on the raw data, so that a file with a wrong type elsewhere still gets
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
 
 from advisor.errors import nearest
+from advisor.files import FOLDER_NAME, folder_name, is_folder_name
 from advisor.plan.keys import KeySpecs
-from advisor.plan.model import NAME, Stage
+from advisor.plan.model import Stage
 
 Place = tuple[str | int, ...]
 STAGE_KEYS = {item.name for item in fields(Stage)}
@@ -50,8 +50,8 @@ def plan_faults(data: Mapping[str, Any], report: Raise, base: Path | None) -> No
 
 
 def _check_name(name: Any, place: Place, what: str, report: Raise) -> None:
-    if isinstance(name, str) and not re.fullmatch(NAME, name):
-        report(place, f"{what} is '{name[:60]}'", "lower-case letters, digits, - and _, at most 41, starting with a letter or digit: it becomes a folder's name")
+    if isinstance(name, str) and not is_folder_name(name):
+        report(place, f"{what} is '{name[:60]}'", FOLDER_NAME, folder_name(name))
 
 
 def _check_names(entries: list[Any], table: str, report: Raise) -> None:

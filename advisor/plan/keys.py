@@ -17,7 +17,8 @@ from typing import Any
 from advisor.errors import Fault, InputError
 from advisor.resources import rules_dir
 from advisor.types import OBJECTIVES, UPDATES
-from advisor.yamlio import Document, read_yaml
+from advisor.yamlcache import read_shipped
+from advisor.yamlio import Document
 
 FOLDERS = {"update": ("updates", UPDATES), "objective": ("objectives", OBJECTIVES)}
 # A path is relative to the plan file; a function is `file.py:name`. What else is text stays as it is when a plan is copied.
@@ -194,7 +195,7 @@ def key_specs(root: Path | None = None) -> KeySpecs:
         for name in names:
             path = root / folder / f"{name}.yaml"
             if path.is_file():
-                tables[axis][name] = _method(read_yaml(path, name=f"{folder}/{name}.yaml"), f"{axis} {name}", faults)
+                tables[axis][name] = _method(read_shipped(path, root=root), f"{axis} {name}", faults)
     if faults:
         raise InputError(faults=faults)
     return KeySpecs(updates=tables["update"], objectives=tables["objective"])

@@ -15,7 +15,6 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 PLAN_VERSION = 1
 Positive = Annotated[int, Ge(1)]
-NAME = r"[a-z0-9][a-z0-9_-]{0,40}"  # of plans, stages and tasks: they become folder names
 # Plain dataclasses, since advice builds plans without paying for pydantic's import; read.py validates files against them
 # with pydantic, which takes its configuration from here: unknown keys are refused, text is never turned into a number.
 STRICT: dict[str, Any] = {"extra": "forbid", "strict": True}

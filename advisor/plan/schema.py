@@ -10,10 +10,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from advisor.files import write_atomically
+from advisor.files import NAME_PATTERN, write_atomically
 from advisor.plan.checks import FULL
 from advisor.plan.keys import KeySpecs, key_specs
-from advisor.plan.model import NAME, Plan
+from advisor.plan.model import Plan
 from advisor.plan.write import schema_path
 
 
@@ -26,7 +26,7 @@ def plan_schema(specs: KeySpecs | None = None) -> dict[str, Any]:
     _without_titles(schema)
     definitions = schema["$defs"]
     for owner in (schema, definitions["Stage"], definitions["Task"]):
-        owner["properties"]["name"] |= {"pattern": f"^{NAME}$"}
+        owner["properties"]["name"] |= {"pattern": f"^{NAME_PATTERN}$"}
     stage = definitions["Stage"]
     del stage["properties"]["options"]
     stage["description"] = "One training stage."

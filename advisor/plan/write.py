@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
@@ -122,13 +123,21 @@ def plan_text(plan: Plan, comments: Comments | None = None, *, name: str = "plan
     comments = {_flat(place): text for place, text in (comments or {}).items()}
     schema = schema_path()
     head = [f"# yaml-language-server: $schema={schema.as_uri()}"] if schema.is_file() else []
-    head.append("# " + HEADER.format(name=name if _PLAIN.fullmatch(name) or re.fullmatch(r"[\w.-]+", name) else json.dumps(name)))
+    head.append("# " + HEADER.format(name=_word(name)))
     lines: list[tuple[str, str]] = []
     for key, value in plan_data(plan, comments).items():
         if key in ("data", "tasks", "stages", "launch", "origin"):
             lines.append(("", ""))
         _emit_entry(key, value, (), 0, comments, lines)
     return "\n".join([*head, *_aligned(lines)]) + "\n"
+
+
+def _word(name: str) -> str:
+    """A file's name as a shell takes it, on one line."""
+    if name.isprintable():
+        return shlex.quote(name)
+    escaped = (f"\\{character}" if character in "\\'" else character if character.isprintable() else character.encode("unicode_escape").decode() for character in name)
+    return f"$'{''.join(escaped)}'"
 
 
 def _emit_entry(key: str, value: Any, place: Place, indent: int, comments: Comments, lines: list[tuple[str, str]]) -> None:

@@ -54,6 +54,7 @@ VERDICTS = {"too_few": "red", "thin": "yellow", "usual": "green", "plenty": "gre
 SHOWN_CHARS = 240
 SHOWN_CLASSES = 8
 BAR_CELLS = 30
+INDENT = 2  # of everything below a title
 BAR, SLIVER = "█", "▏"
 PLAIN = str.maketrans({BAR: "#", SLIVER: "|", "…": "...", "⏎": "\\n", "×": "x", "–": "-", "—": "-", "±": "+-", "’": "'"})  # for terminals that cannot show them
 
@@ -123,10 +124,10 @@ def print_check(profile: DataProfile, advice: Mapping[str, Any], console: Consol
     def section(title: str, body: RenderableType) -> None:
         console.print()
         console.print(page.text(title, "bold"))
-        console.print(Padding(body, (0, 0, 0, 2)))
+        console.print(Padding(body, (0, 0, 0, INDENT)))
 
     console.print(page.text(profile.path, "bold"))
-    console.print(Padding(page.facts(profile), (0, 0, 0, 2)))
+    console.print(Padding(page.facts(profile), (0, 0, 0, INDENT)))
     if profile.sample is not None:
         section(f"One row as understood (row {profile.sample.get('row', '?')})", page.sample(profile))
     section(_findings_title(profile.findings), page.findings(profile.findings))
@@ -159,6 +160,7 @@ class _Page:
     def __init__(self, console: Console) -> None:
         encoding = (console.encoding or "utf-8").lower().replace("-", "")
         self.encoding = None if encoding.startswith("utf") else console.encoding
+        self.width = console.width - INDENT
 
     def text(self, text: str, style: str = "") -> Text:
         from rich.text import Text
@@ -241,21 +243,24 @@ class _Page:
 
     def _bars(self, rows: list[tuple[str, int]]) -> RenderableType:
         most = max(count for _, count in rows)
-        bars = _grid(("", "right", True), ("", "left", True), ("", "right", True), gap=1)
+        beside = max(len(name) for name, _ in rows) + len(f"{most:,}") + 3
+        longest = max(0, min(BAR_CELLS, self.width - beside))  # on a narrow terminal the bars give way, not the numbers
+        bars = _grid(("", "right", False), ("", "left", True), ("", "right", True), gap=1)
         for name, count in rows:
-            cells = round(BAR_CELLS * count / most)
+            cells = round(longest * count / most)
             # A bin that holds something shows something.
-            bars.add_row(self.text(name), self.text(BAR * cells or (SLIVER if count else "")), f"{count:,}")
+            bars.add_row(self.text(name), self.text(BAR * cells or (SLIVER if count and longest else "")), f"{count:,}")
         return bars
 
     def lengths(self, profile: DataProfile, suggested: Mapping[str, Any]) -> RenderableType:
         raw = profile.kind == "raw_text"
-        table = _grid(*((("", "right", True),) * (4 if raw else 6)))
-        table.add_row(*(self.text(name, "dim") for name in ("tokens", "rows over", *(() if raw else ("text cut", "no answer left")), "padding", "packed")))
+        names = ("tokens", "rows over", *(() if raw else ("text cut", "no answer left")), "padding", "packed")
+        rows = []
         for row in profile.measures["sequence_lengths"]:
             over = f"{row['rows_over']:,} ({_share(row['rows_over_share'])})" if row["rows_over"] else "0"
             lost = () if raw else (_share(row["tokens_cut_share"]), f"{row['answers_lost']:,}")
-            table.add_row(f"{row['seq_len']:,}", over, *lost, _share(row["padding"]), f"{row['packed_sequences']:,}")
+            rows.append((f"{row['seq_len']:,}", over, *lost, _share(row["padding"]), f"{row['packed_sequences']:,}"))
+        table = self._numbers(names, rows)
         what = "texts over it are cut into pieces, nothing is lost; " if raw else ""
         return _group(
             table,
@@ -263,6 +268,17 @@ class _Page:
             self.text(f"suggested: {suggested['seq_len']:,} tokens: {suggested['because']}"),
             self.text(f"packing: {'yes' if suggested['packing'] else 'no'}: {suggested['packing_because']}"),
         )
+
+    def _numbers(self, names: tuple[str, ...], rows: list[tuple[str, ...]]) -> RenderableType:
+        """A table of numbers; one row below the other where the terminal is too narrow to show each number whole."""
+        if sum(max(map(len, column)) + 2 for column in zip(names, *rows, strict=True)) > self.width:
+            rest = [", ".join(f"{name} {value}" for name, value in zip(names[1:], row[1:], strict=True)) for row in rows]
+            return _group(*(self.text(f"{row[0]} {names[0]}: {values}") for row, values in zip(rows, rest, strict=True)))
+        table = _grid(*((("", "right", True),) * len(names)))
+        table.add_row(*(self.text(name, "dim") for name in names))
+        for row in rows:
+            table.add_row(*row)
+        return table
 
     def objectives(self, profile: DataProfile, amounts: Any) -> RenderableType:
         from advisor.data.amounts import in_words

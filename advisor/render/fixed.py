@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from advisor.data.fix import Fixed
@@ -43,4 +44,4 @@ def print_fixed(fixed: Fixed, console: Console) -> None:
         console.print(Padding(Text("nothing had to be changed"), (0, 0, 0, 2)))
     else:
         console.print(Padding(table, (0, 0, 0, 2)))
-    console.print(Text(f"every change: {fixed.changes_path}; then: advise check {fixed.out}", style="dim"))
+    console.print(Text(f"every change: {fixed.changes_path}; then: advise check {shlex.quote(fixed.out)}", style="dim"))

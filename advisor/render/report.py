@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -177,17 +178,17 @@ def _use(record: Mapping[str, Any], folder: Path) -> list[str]:
     parts = []
     for task, stage in last.items():
         result = os.path.relpath(folder / str(stage.get("folder", "")), Path.cwd()) if folder.is_relative_to(Path.cwd()) else str(folder / str(stage.get("folder", "")))
-        talk = f"advise chat {os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else folder}"
+        talk = f"advise chat {shlex.quote(os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder))}"
         if sorts(record, stage):
             parts.append(f"<p>Sort a text</p><pre>{text(sort_command(result))}</pre>")
             continue
         lines = [("Talk to it", talk), ("Ask it from Python", ask_command(result, str(stage["update"])))]
         if stage["update"] == "lora":
-            lines.append(("Merge it into its base", f"advise export {folder} --to merged"))
+            lines.append(("Merge it into its base", f"advise export {shlex.quote(str(folder))} --to merged"))
         if stage["update"] in ("adapter", "prefix"):
             what = "a bottleneck adapter" if stage["update"] == "adapter" else "a prefix"
             lines.append(("Note", f"{what} cannot be merged, and vLLM and Ollama cannot load it; in Python: import advisor.peft_adapter first"))
-        lines.append(("Upload it to the hub", f"hf upload YOUR_NAME/{record.get('name')} {result}"))
+        lines.append(("Upload it to the hub", f"hf upload YOUR_NAME/{record.get('name')} {shlex.quote(result)}"))
         heading = f"<h3>{text(str(task))}</h3>" if task else ""
         parts.append(heading + "".join(f"<p>{text(name)}</p><pre>{text(line)}</pre>" for name, line in lines))
     served = served_modules(record, folder)

@@ -33,6 +33,21 @@ def found(profile: DataProfile) -> dict[str, tuple[str, int]]:
     return {finding.id: (finding.severity, finding.count) for finding in profile.findings}
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_a_key_that_stands_twice_in_a_row_is_said(tmp_path, name):
+    """JSON readers keep the last value of a key: the rows in which one was lost are counted and named, in nested objects too."""
+    rows = [json.dumps(row) for row in pairs(60)]
+    rows[3] = '{"question": "What?", "answer": "Lost.", "answer": "Read."}'
+    rows[9] = '{"question": "Who?", "answer": "Me.", "about": {"by": 1, "by": 2}}'
+    path = tmp_path / name
+    path.write_text("\n".join(rows) if name.endswith("l") else f"[{', '.join(rows)}]", encoding="utf-8")
+    finding = next(finding for finding in profile(path).findings if finding.id == "key-twice")
+    assert (finding.severity, finding.count, finding.rows, finding.blocks) == ("warning", 2, (4, 10), ())
+    assert "the last one is read, what stood before is lost (rows 4, 10)" in finding.text
+    path.write_text(path.read_text().replace('"answer": "Lost.", ', "").replace('"by": 1, ', ""))
+    assert "key-twice" not in found(profile(path))
+
+
 @pytest.mark.parametrize(
     ("row", "objectives"),
     [

@@ -81,6 +81,16 @@ def test_a_half_known_card_is_read_by_its_known_part():
     assert "tokens_per_s_per_gpu" not in far
 
 
+def test_a_module_that_the_model_has_not_is_named():
+    """Target modules that name no layer count for nothing, and the answer says which, and what is counted."""
+    some, none, all_linear, full = answers(
+        [{"model": "Qwen/Qwen3-8B", **more} for more in ({"target_modules": ["q_proj", "foo"]}, {"target_modules": "bar"}, {"target_modules": "all-linear"}, {"update": "full"})]
+    )
+    assert some["warnings"] == ["target_modules: Qwen/Qwen3-8B has no layer called foo: left out; counted are q_proj"]
+    assert none["warnings"] == ["target_modules: Qwen/Qwen3-8B has no layer called bar: left out; counted are q_proj, k_proj, v_proj, o_proj"]
+    assert (all_linear["warnings"], full["warnings"]) == ([], [])
+
+
 def test_qlora_is_lora_on_nf4():
     """The everyday word and the two keys give the same answer."""
     one, two = answers([{"model": "Qwen/Qwen3-8B", "update": "qlora"}, {"model": "Qwen/Qwen3-8B", "update": "lora", "quantization": "nf4"}])

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from advisor.facts import KEYS, ORIGINS, TYPES, UNKNOWN, Fact
+from advisor.files import NAME_PATTERN
 from advisor.ruleset.entries import BOUNDS
 from advisor.ruleset.model import Ruleset
 from tests.generating.schema_parts import TEXT, VERSION, Schema, closed, head, map_of, needed, offered, one_or_more, ordered, ref
@@ -100,6 +101,7 @@ def answers_schema(facts: Mapping[str, Fact]) -> Schema:
         properties.setdefault(group, answer(fact))
         if key:
             parts.setdefault(group, {})[key] = answer(fact)
+    properties["tasks"]["propertyNames"] = {"pattern": f"^{NAME_PATTERN}$"}
     for group, keys in parts.items():
         properties[group] = {"anyOf": [properties[group], closed(keys)]}
     stated: Schema = {"enum": [fact.id for fact in facts.values() if fact.signal]}

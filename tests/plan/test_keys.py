@@ -31,7 +31,7 @@ def test_a_malformed_declaration_is_refused_with_its_place(tmp_path):
     (tmp_path / "updates" / "lora.yaml").write_text("keys:\n  a: {type: integr}\n  b: {type: integer, mn: 3}\n  c: {type: integer, min: 3, default: 1}\n")
     with pytest.raises(InputError) as caught:
         key_specs(tmp_path)
-    assert [fault.what.split(": ")[0] for fault in caught.value.faults] == ["updates/lora.yaml:2:3", "updates/lora.yaml:3:3", "updates/lora.yaml:4:3"]
+    assert [fault.what.split(": ")[0] for fault in caught.value.faults] == ["rules/updates/lora.yaml:2:3", "rules/updates/lora.yaml:3:3", "rules/updates/lora.yaml:4:3"]
 
 
 def test_every_shipped_declaration_is_well_formed():

@@ -3,6 +3,7 @@
 import json
 import os
 import string
+import subprocess
 from dataclasses import replace
 
 import pytest
@@ -101,6 +102,14 @@ def test_a_plan_is_short_and_carries_its_reasons():
     assert "seed" not in text
     assert "learning_rate: 2.0e-05" in text
     assert len(lines) <= 30
+
+
+@pytest.mark.parametrize("name", ["plän 1.yaml", "it's.yaml", "a;b.yaml", "two\nlines'.yaml"])
+def test_the_line_that_starts_a_plan_can_be_pasted(name):
+    """The header names the file as a shell takes it, on one line."""
+    line = plan_text(PLAN, name=name).splitlines()[1].split("with: ")[1]
+    shown = subprocess.run(["bash", "-c", f"printf %s {line.removeprefix('advise run ')}"], capture_output=True, text=True, check=True).stdout
+    assert shown == name
 
 
 def test_the_schema_the_modeline_names_exists():

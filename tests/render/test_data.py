@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -157,10 +158,25 @@ def test_pages_look_as_they_were_looked_at(tmp_path, monkeypatch, name, width):
     assert text == path.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("width", [24, 40, 50, 60, 80])
+def test_a_narrow_terminal_cuts_no_number(tmp_path, width):
+    """Every length and count stands whole on the page; where the table is too wide, its rows become sentences."""
+    rows = [{"question": f"What is {index}? " + "word " * (5 if index % 400 else 90_000), "answer": f"It is {index}."} for index in range(1200)]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found, advice = checked(str(path))
+    file = io.StringIO()
+    print_check(found, advice, Console(file=file, width=width))
+    text = file.getvalue()
+    assert max(map(len, text.split("\n"))) <= width
+    numbers = {f"{row[key]:,}" for row in found.measures["sequence_lengths"] for key in ("seq_len", "rows_over", "answers_lost", "packed_sequences")}
+    numbers |= {f"{number:,}" for bin_ in found.tokens.histogram for number in bin_}
+    assert {"131,072", "3", "1,197"} <= numbers
+    assert numbers <= set(re.findall(r"[0-9,]*[0-9]", text))
+
+
 def test_colour_adds_nothing_but_colour(pairs_path):
     """With colour the page has the same words; severities are words too."""
-    import re
-
     plain, coloured = page(pairs_path), io.StringIO()
     print_check(*checked(str(pairs_path)), Console(width=80, file=coloured, force_terminal=True, color_system="truecolor"))
     assert "\x1b[" in coloured.getvalue()

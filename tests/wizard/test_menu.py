@@ -8,6 +8,8 @@ import pytest
 from rich.console import Console
 
 from advisor.errors import InputError
+from advisor.interactive import _PlanFile
+from advisor.plan.model import Plan, PlanData, Stage
 from advisor.types import Answer, Answers, NothingFits, WayOut
 from advisor.wizard import Actions, Outcome, run_wizard
 from advisor.wizard.menu import menu_options
@@ -215,3 +217,16 @@ def test_ctrl_c_in_the_menu_saves_too():
     assert code == 130
     assert any("your answers are saved in" in text for text in ui.said)
     assert load_answers(FACTS)[0].answers.value("task") == "generation"
+
+
+def test_the_plan_of_a_conversation_replaces_nobody_elses_file(tmp_path, monkeypatch):
+    """The wizard writes its own launch file anew after every answer; a file that was there, and its own once it was edited, is left alone."""
+    monkeypatch.chdir(tmp_path)
+    Path("plan.yaml").write_text("somebody's")
+    plan = Plan(model="Qwen/Qwen3-8B", data=PlanData(path="train.jsonl"), stages=(Stage(name="sft", objective="sft", update="lora", learning_rate=2e-4),))
+    plans = _PlanFile()
+    assert [str(plans.write(replace(plan, name=name), {})) for name in ("first", "second")] == ["plan-2.yaml"] * 2
+    edited = Path("plan-2.yaml").read_text().replace("0.0002", "0.0003")
+    Path("plan-2.yaml").write_text(edited)
+    assert str(plans.write(plan, {})) == "plan-3.yaml"
+    assert (Path("plan.yaml").read_text(), Path("plan-2.yaml").read_text()) == ("somebody's", edited)
