@@ -105,6 +105,9 @@ class AnswerReader:
         """low, medium, high, a map {usd, hours}, or the flag's spelling of it: usd=20,hours=6."""
         if isinstance(value, str) and "=" in value:
             pieces = [part.partition("=") for part in value.split(",")]
+            names = [key.strip() for key, _, _ in pieces]
+            if len(set(names)) < len(names):
+                self.faults.append(Fault(what=f"{at}: '{value}' states a limit twice", allowed="usd and hours, one value each"))
             value = {key.strip(): _number(number) for key, _, number in pieces}
         if isinstance(value, dict):
             self.put_parts("budget", value, at=at)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from advisor import __version__
-from advisor.errors import AdviseError, InputError, Stopped
+from advisor.errors import AdviseError, Fault, InputError, Stopped
 from advisor.facts import Fact, load_facts
 from advisor.files import refused_by_system
 
@@ -35,7 +35,7 @@ def answer_options(command: Command) -> Command:
     """One option for each fact that has a flag, `--signal` and `--answers`: the same list as the wizard's questions."""
     for fact in reversed(list(load_facts().values())):
         if fact.flag is not None:
-            command = click.option(fact.flag, f"fact_{fact.id}", **_option(fact))(command)
+            command = click.option(fact.flag, f"fact_{fact.id}", multiple=True, **_option(fact))(command)
     command = click.option("--signal", "fact_signals", multiple=True, metavar="NAME", help="A fact you state, repeatable; `advise rules facts` lists them.")(command)
     return click.option("--answers", "answers_file", metavar="FILE", help="YAML or JSON file with answers, `-` for standard input; flags win over it.")(command)
 
@@ -47,7 +47,7 @@ def _option(fact: Fact) -> dict[str, Any]:
     if fact.id == "gpu":
         return {"help": f"{help_} A name, `unknown` or `none`; left out: this machine.", "metavar": "NAME"}
     if fact.type == "map":
-        return {"help": help_, "multiple": True, "metavar": "NAME=FILE" if fact.id == "tasks" else "ROLE=COLUMN"}
+        return {"help": help_, "metavar": "NAME=FILE" if fact.id == "tasks" else "ROLE=COLUMN"}
     if fact.type == "choice":
         return {"help": f"{help_} One of: {', '.join(fact.values)}.", "metavar": "VALUE"}
     if fact.type == "number":
@@ -69,12 +69,31 @@ def stated_answers(answers_file: str | None, options: Mapping[str, Any], rule_la
     from advisor.yamlio import parse_yaml, read_yaml
 
     facts = known_facts(rule_layers)
-    from_flags, warnings = answers_from_flags({key.removeprefix("fact_"): value for key, value in options.items() if key.startswith("fact_")}, facts)
+    from_flags, warnings = answers_from_flags(_said_once({key.removeprefix("fact_"): value for key, value in options.items() if key.startswith("fact_")}, facts), facts)
     if answers_file is None:
         return from_flags, list(warnings), None
     document = parse_yaml(sys.stdin.buffer.read(), name="<stdin>") if answers_file == "-" else read_yaml(answers_file)
     from_file, more = answers_from_document(document, facts)
     return merge_answers(from_file, from_flags), [*more, *warnings], None if answers_file == "-" else Path(answers_file).parent
+
+
+def _said_once(options: Mapping[str, tuple[Any, ...]], facts: Mapping[str, Fact]) -> dict[str, Any]:
+    """Flag values by fact. What stands for several is a tuple; limits of the budget go together; any other flag has one value, however often it is given."""
+    values: dict[str, Any] = {}
+    faults = []
+    for fact_id, given in options.items():
+        several = tuple(dict.fromkeys(given))
+        if fact_id == "signals" or facts[fact_id].type == "map":
+            values[fact_id] = given
+        elif fact_id == "budget" and all("=" in limit for limit in several):
+            values[fact_id] = ",".join(several) or None
+        elif len(several) > 1:
+            faults.append(Fault(what=f"{facts[fact_id].flag} is given {len(several)} times: {', '.join(map(str, several))}", allowed="one value"))
+        else:
+            values[fact_id] = several[0] if several else None
+    if faults:
+        raise InputError(faults=faults)
+    return values
 
 
 def wanted_rules(rule_layers: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[Path, ...]]:
@@ -286,7 +305,7 @@ def advise(
     if plan_file is not None and plan is not None:
         inputs = given_paths(answers, base, answers_file, *wanted_rules(rule_layers)[1])
         write_plan_file(plan, comments, Path(plan_file), inputs=inputs, force=force)
-        click.echo(f"wrote {plan_file}; start it with: advise run {shlex.quote(plan_file)}", err=True)
+        click.echo(f"wrote {plan_file}{f'; start it with: advise run {shlex.quote(plan_file)}' if plan.launch.startable else ''}", err=True)
     if as_json:
         from advisor.plan.write import plan_data
         from advisor.render.advice_json import advice_document

@@ -395,6 +395,11 @@ class StageSettings:
     quantization: str | None
     settings: Mapping[str, Chosen]
 
+    @property
+    def split(self) -> bool:
+        """Whether the model is split over several cards, which `advise run` does not start."""
+        return "sharding" in self.settings and self.settings["sharding"].value != "ddp"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:

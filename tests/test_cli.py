@@ -353,6 +353,19 @@ def test_check_shows_the_page_of_broken_data(call, tmp_path):
     assert "answer" in out
 
 
+def test_a_flag_has_one_value_and_limits_go_together(call):
+    """Nothing that was typed is dropped: two values of one flag are a fault, two limits are both kept."""
+    code, _, err = call("--json", "--task", "qa", "--task", "other", "--gpu", "none", "--gpu", "H100")
+    assert code == 2
+    assert "--task is given 2 times: qa, other" in err
+    assert "--gpu is given 2 times" in err
+    assert call("--json", "--task", "qa", "--budget", "usd=5,usd=6")[0] == 2
+    code, out, _ = call("--json", "--task", "qa", "--gpu", "unknown", "--budget", "usd=5", "--budget", "hours=3")
+    assert code == 0
+    facts = json.loads(out)["situation"]["facts"]
+    assert (facts["budget_usd"], facts["budget_hours"]) == (5, 3)
+
+
 def test_the_time_of_several_tasks_is_that_of_all_their_examples(call, tmp_path):
     """Each task's rows are read once, whichever task has the longest row; stated amounts are of all tasks together."""
     long = json.dumps({"question": "What? " + "word " * 600, "answer": "Much."}) + "\n"

@@ -15,7 +15,7 @@ from advisor.ruleset.judge import judge
 from advisor.ruleset.model import Ruleset
 from advisor.types import Advice, Candidate, Composition, Flip, GuideAnswer, Hardware, Reason, Situation
 
-from .candidates import SPLIT, WHOLE, Costs, alternatives, as_stated, is_split, recommended
+from .candidates import SPLIT, WHOLE, Costs, alternatives, as_stated, recommended
 from .confidence import confidence
 from .decide import SMALLER_MODEL, Decision, conclude, conclude_early
 from .flips import flips_of
@@ -122,7 +122,7 @@ def _candidate_warnings(situation: Situation, candidate: Candidate) -> list[str]
     if situation.suggestion is not None:
         warnings.append(f"no model was named: {situation.suggestion.model} is a suggestion ({situation.suggestion.because})")
     cards = len(situation.hardware.gpus)
-    if is_split(candidate.stages):
+    if any(stage.split for stage in candidate.stages):
         warnings.append(
             f"the model is split over the {cards} cards ({SPLIT}), which `advise run` does not start: it starts one process, or {WHOLE} with a whole model on each card"
         )

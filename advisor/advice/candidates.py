@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from advisor.composition import SCHEMES, composed
@@ -81,12 +81,7 @@ class Costs:
         """The coarse fact. A module on a split base is tight: its base can be quantised instead, and each card then holds all of it."""
         stages, cost = self.of(composition)
         fit = coarse_fit(cost, self.facts)
-        return "tight" if fit == "fits" and composition.update != "full" and is_split(stages) else fit
-
-
-def is_split(stages: Sequence[StageSettings]) -> bool:
-    """Whether the model is split over the cards, which the trainers do not start."""
-    return any("sharding" in stage.settings and stage.settings["sharding"].value == SPLIT for stage in stages)
+        return "tight" if fit == "fits" and composition.update != "full" and any(stage.split for stage in stages) else fit
 
 
 def recommended(ruleset: Ruleset, decision: Decision, costs: Costs) -> Candidate:

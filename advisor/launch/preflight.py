@@ -39,7 +39,7 @@ def check(plan: Plan, plan_path: Path, run: Path, todo: Sequence[Entry], *, hard
     """Raise InputError with everything the plan names that is not there, else MachineNotReady with everything the machine lacks."""
     profiles: dict[str, DataProfile] = {}
     bad = [*_objective_faults(todo, trainers), *_data_faults(todo, plan_path, profiles), *_model_faults(plan, plan_path)]
-    if plan.launch.strategy not in (None, "ddp"):
+    if not plan.launch.startable:
         bad.append(
             Fault(
                 what=f"launch.strategy is {plan.launch.strategy}",

@@ -46,6 +46,11 @@ class Launch:
     processes: Positive = field(default=1, metadata=help_("one process a GPU"))
     strategy: Literal["ddp", "zero2", "zero3", "fsdp"] | None = field(default=None, metadata=help_("how several processes share the model"))
 
+    @property
+    def startable(self) -> bool:
+        """Whether `advise run` starts it: one process, or several that hold the whole model each."""
+        return self.strategy in (None, "ddp")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
