@@ -112,8 +112,8 @@ class AnswerReader:
                 self.put(keys[key], part, at=f"{at}.{key}")
 
     def put_data(self, value: Any, *, at: str) -> None:
-        """A path, or a map {path, kind, rows, tokens}."""
-        keys = {"path": "data_path", "kind": "data_kind", "rows": "data_rows", "tokens": "data_tokens"}
+        """A path, or a map {path, examples, kind, rows, tokens, mapping}."""
+        keys = {key: f"data_{key}" for key in ("path", "examples", "kind", "rows", "tokens")}
         if isinstance(value, dict) and value.get("mapping") is not None:
             self.put_map("data_mapping", value["mapping"], at=f"{at}.mapping", example="mapping: {question: prompt, answer: completion}")
             value = {key: part for key, part in value.items() if key != "mapping"}
@@ -185,7 +185,7 @@ def value_fault(fact: Fact, value: Any, *, at: str) -> Fault | None:
     return None
 
 
-TOP_LEVEL = {"task", "budget", "depth", "data", "tasks", "n_tasks", "model", "model_params_b", "gpu", "serve_with", "priority", "signals"}
+TOP_LEVEL = {"task", "budget", "depth", "data", "tasks", "n_tasks", "model", "model_params_b", "gpu", "reward_model", "serve_with", "priority", "signals"}
 
 
 def answers_from_document(document: Document, facts: Mapping[str, Fact]) -> tuple[Answers, tuple[str, ...]]:
@@ -231,7 +231,7 @@ def answers_from_flags(flags: Mapping[str, Any], facts: Mapping[str, Fact]) -> t
 def answers_document(answers: Answers) -> dict[str, Any]:
     """The answers in the shape of an answers file: what a person can save, send and hand back with --answers."""
     flat = {fact_id: answer.value for fact_id, answer in answers.known.items()}
-    document: dict[str, Any] = {key: flat[key] for key in ("task", "depth", "tasks", "n_tasks", "model", "model_params_b", "serve_with", "priority") if key in flat}
+    document: dict[str, Any] = {key: flat[key] for key in ("task", "depth", "tasks", "n_tasks", "model", "model_params_b", "reward_model", "serve_with", "priority") if key in flat}
     budget = {key: flat[f"budget_{key}"] for key in ("usd", "hours") if f"budget_{key}" in flat}
     data = {key: flat[f"data_{key}"] for key in ("path", "examples", "kind", "rows", "tokens", "mapping") if f"data_{key}" in flat}
     gpu = {key: flat[name] for key, name in (("name", "gpu"), ("vram_gib", "gpu_memory_gib"), ("count", "gpus")) if name in flat}

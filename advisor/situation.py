@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -79,8 +80,9 @@ def _data(answers: Answers, warnings: list[str], base: Path | None) -> tuple[Dat
     if not path and not stated_tasks:
         return None, {}, answers
     from advisor.data import profile
+    from advisor.plan.model import NAME, NAME_RULE
 
-    faults: list[Fault] = []
+    faults = [Fault(what=f"tasks: a task's name is '{name[:60]}'", allowed=NAME_RULE) for name in stated_tasks if not re.fullmatch(NAME, name)]
     profiles: dict[str, DataProfile] = {}
     for name, file in stated_tasks.items() if stated_tasks else [("", str(path))]:
         try:
@@ -102,13 +104,16 @@ def _data(answers: Answers, warnings: list[str], base: Path | None) -> tuple[Dat
 
 
 def _examples(answers: Answers, base: Path | None) -> DataProfile | None:
-    """The examples beside a corpus. Raises InputError where the file is not what the stage that reads it trains on."""
+    """The examples beside a corpus."""
     path = answers.value("data_examples")
-    if not path:
-        return None
+    return examples_of(_found(str(path), base)) if path else None
+
+
+def examples_of(path: str) -> DataProfile:
+    """A file of examples measured. Raises InputError where it holds something else."""
     from advisor.data import profile
 
-    found = profile(_found(str(path), base))
+    found = profile(path)
     if found.kind not in ("paired", "preference"):
         raise InputError(f"{path}: holds {found.kind}, examples of requests and answers are expected", hint="documents go into --data, examples into --examples")
     return found

@@ -17,12 +17,12 @@ def from_text(text):
 def test_a_file_fills_every_fact_of_the_contract():
     """All keys of the documented answers file are read."""
     answers, warnings = from_text(
-        "task: customer_service\nbudget: {usd: 50, hours: 8}\ndepth: style\ndata: {path: train.jsonl, kind: paired, rows: 5000, tokens: null}\n"
-        "model: Qwen/Qwen3-8B\nmodel_params_b: 8.2\ngpu: {name: RTX 4090, vram_gib: 24, count: 2}\nserve_with: vllm\npriority: quality\nsignals: [facts_change_often, prompting_tried]\n"
+        "task: customer_service\nbudget: {usd: 50, hours: 8}\ndepth: style\ndata: {path: train.jsonl, examples: pairs.jsonl, kind: paired, rows: 5000, tokens: null}\n"
+        "reward_model: scores\nmodel: Qwen/Qwen3-8B\nmodel_params_b: 8.2\ngpu: {name: RTX 4090, vram_gib: 24, count: 2}\nserve_with: vllm\npriority: quality\nsignals: [facts_change_often, prompting_tried]\n"
     )
     assert not warnings
     assert {key: answer.value for key, answer in answers.known.items()} == {
-        "task": "customer_service", "budget_usd": 50, "budget_hours": 8, "depth": "style", "data_path": "train.jsonl", "data_kind": "paired", "data_rows": 5000,
+        "task": "customer_service", "budget_usd": 50, "budget_hours": 8, "depth": "style", "data_path": "train.jsonl", "data_examples": "pairs.jsonl", "reward_model": "scores", "data_kind": "paired", "data_rows": 5000,
         "model": "Qwen/Qwen3-8B", "model_params_b": 8.2, "gpu": "RTX 4090", "gpu_memory_gib": 24, "gpus": 2, "serve_with": "vllm", "priority": "quality",
         "signals": ("facts_change_often", "prompting_tried"),
     }  # fmt: skip
@@ -30,7 +30,7 @@ def test_a_file_fills_every_fact_of_the_contract():
 
 def test_an_answers_file_is_lossless():
     """What is read can be written and read again."""
-    answers, _ = from_text("task: qa\nbudget: low\ngpu: RTX 4090\ndata: {rows: 100}\nsignals: [needs_citations]\n")
+    answers, _ = from_text("task: qa\nbudget: low\ngpu: RTX 4090\ndata: {rows: 100, examples: pairs.jsonl}\nreward_model: scores\nsignals: [needs_citations]\n")
     again, _ = answers_from_document(parse_yaml(str(answers_document(answers)).replace("'", '"'), name="again"), FACTS)
     assert again == answers
 

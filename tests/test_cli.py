@@ -36,6 +36,16 @@ def test_json_is_one_document_and_messages_go_to_stderr(call):
     assert document["plan"] is None
 
 
+def test_departments_miss_their_files_alone(call, tmp_path):
+    """One module a team needs a file a team, not one file for all; a name that a plan would refuse is refused at once."""
+    asked = ("--json", "--task", "multi_department", "--n-tasks", "2", "--gpu", "RTX 4090", "--model", "Qwen/Qwen3-8B")
+    assert json.loads(call(*asked)[1])["missing"] == ["tasks"]
+    data = tmp_path / "legal.jsonl"
+    data.write_text('{"prompt": "Who signs?", "completion": "The head of the department."}\n' * 3)
+    code, _, err = call("--json", "--task", "multi_department", "--gpu", "RTX 4090", "--tasks", f"HR Team={data}")
+    assert (code, "a task's name is 'HR Team'" in err) == (2, True)
+
+
 def test_the_contract_keys_are_always_there(call):
     """Every key that scripts build on is in the document."""
     _, out, _ = call("--json", "--task", "other", "--gpu", "unknown")

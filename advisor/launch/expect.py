@@ -79,9 +79,7 @@ def amounts(plan: Plan, stage: Stage, profile: DataProfile | None, max_steps: in
     if profile is None or profile.tokens is None:
         return None, None
     longest_answer = run_spec(plan, stage).options.get("response_tokens")
-    mean, share = read_of(
-        profile.tokens, objective=stage.objective, seq_len=stage.seq_len, truncation=stage.truncation, packing=stage.packing, response_tokens=longest_answer
-    )
+    mean, share = read_of(profile.tokens, objective=stage.objective, seq_len=stage.seq_len, truncation=stage.truncation, packing=stage.packing, response_tokens=longest_answer)
     rows = profile.rows * share * (1 - stage.holdout) * stage.epochs
     row_tokens = sequences_per_row(stage.objective) * stage.seq_len if stage.packing else mean
     a_step = stage.effective_batch_size * plan.launch.processes * row_tokens / mean

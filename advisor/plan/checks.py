@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from advisor.errors import nearest
 from advisor.plan.keys import KeySpecs
-from advisor.plan.model import NAME, Stage
+from advisor.plan.model import NAME, NAME_RULE, Stage
 
 Place = tuple[str | int, ...]
 STAGE_KEYS = {item.name for item in fields(Stage)}
@@ -51,7 +51,7 @@ def plan_faults(data: Mapping[str, Any], report: Raise, base: Path | None) -> No
 
 def _check_name(name: Any, place: Place, what: str, report: Raise) -> None:
     if isinstance(name, str) and not re.fullmatch(NAME, name):
-        report(place, f"{what} is '{name[:60]}'", "lower-case letters, digits, - and _, at most 41, starting with a letter or digit: it becomes a folder's name")
+        report(place, f"{what} is '{name[:60]}'", NAME_RULE)
 
 
 def _check_names(entries: list[Any], table: str, report: Raise) -> None:

@@ -16,6 +16,7 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 PLAN_VERSION = 1
 Positive = Annotated[int, Ge(1)]
 NAME = r"[a-z0-9][a-z0-9_-]{0,40}"  # of plans, stages and tasks: they become folder names
+NAME_RULE = "lower-case letters, digits, - and _, at most 41, starting with a letter or digit: it becomes a folder's name"
 # Plain dataclasses, since advice builds plans without paying for pydantic's import; read.py validates files against them
 # with pydantic, which takes its configuration from here: unknown keys are refused, text is never turned into a number.
 STRICT: dict[str, Any] = {"extra": "forbid", "strict": True}
