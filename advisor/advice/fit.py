@@ -13,6 +13,7 @@ from typing import Any
 from advisor.estimate import estimate
 from advisor.estimate.reading import read_of
 from advisor.estimate.stages import stage_spec
+from advisor.plan.model import Stage
 from advisor.ruleset.model import Ruleset
 from advisor.types import Chosen, Composition, DataProfile, Estimate, Fits, RunSpec, Situation, StageSettings
 
@@ -150,7 +151,7 @@ def _batch_settings(trial: Mapping[str, Any], batch: Chosen, update: str, *, kno
 def _stage_estimate(situation: Situation, objective: str, update: str, quantization: str | None, settings: Mapping[str, Chosen], sharding: str) -> Estimate:
     plain = {key: chosen.value for key, chosen in settings.items()}
     spec = stage_spec(objective, update, quantization, plain, gpus=max(1, len(situation.hardware.gpus)), sharding=sharding or None)
-    tokens, rows = amounts_read(situation, spec, epochs=float(plain.get("epochs", 1)))
+    tokens, rows = amounts_read(situation, spec, epochs=float(plain.get("epochs", 1)) * (1 - Stage.holdout))
     return estimate(spec, situation.model, situation.hardware, tokens_total=tokens, rows_total=rows)
 
 
@@ -165,7 +166,7 @@ def _profile(situation: Situation, objective: str = "") -> DataProfile | None:
 
 
 def amounts_read(situation: Situation, spec: RunSpec, *, epochs: float) -> tuple[int | None, int | None]:
-    """Tokens and rows read over all epochs, each None where neither the data nor an answer tells."""
+    """Tokens and rows read over all epochs (of the rows that are not held out), each None where neither the data nor an answer tells."""
     profile, answers = _profile(situation, spec.objective), situation.answers
     if profile is None or profile.tokens is None:
         tokens, rows = answers.value("data_tokens"), answers.value("data_rows") if profile is None else profile.rows
