@@ -9,9 +9,11 @@ from pathlib import Path
 
 from advisor.composition import scheme_axes
 from advisor.errors import Fault, InputError
+from advisor.estimate.architecture import ENCODERS
 from advisor.types import Answers, DataProfile, GpuSpec, Hardware, ModelShape, ModelSuggestion, RunSpec, Situation
 
 MAX_SUGGESTED_B = 8.5  # larger models are not suggested unasked: they train slowly and seldom pay for a first attempt
+START_SIGNALS = {"base_model_untuned": False, "instruct_model_start": True}  # what each says of whether the model follows instructions
 CPU_SUGGESTED_B = 0.7  # what a processor trains in hours rather than days
 
 
@@ -37,8 +39,10 @@ def situation_of(answers: Answers, *, probed: Hardware | None = None, online: bo
         suggestion = _suggested(answers, hardware)
         if suggestion is not None:
             model = _shape(suggestion.model, None, warnings, online=False)
+    instead = _suggested(answers, hardware) if suggestion is None and model is not None and model.architecture in ENCODERS else None
     return Situation(
-        answers=answers, hardware=hardware, data=data, examples=examples, reward_model=reward_model, tasks=tasks, model=model, suggestion=suggestion, encoder=encoder,
+        instead=instead, answers=answers, hardware=hardware, data=data, examples=examples, reward_model=reward_model, tasks=tasks, model=model,
+        suggestion=suggestion, encoder=encoder,
         smaller=_smaller(answers, hardware, model), cards=_cards(hardware),
         warnings=tuple(dict.fromkeys(warnings)), unknown=tuple(unknown),
     )  # fmt: skip
@@ -146,6 +150,10 @@ def _model(answers: Answers, warnings: list[str], unknown: list[str], *, online:
     shape = _shape(str(name) if name is not None else f"a model of {params_b:g}B", params_b, warnings, online=online)
     if shape is None or shape.origin == "size":
         unknown.append("model")
+    for signal, instruct in START_SIGNALS.items():
+        if shape is not None and shape.instruct is (not instruct) and signal in answers.signals:
+            name_says = "follows instructions already" if shape.instruct else "does not follow instructions yet"
+            warnings.append(f"model: by its name {shape.id} {name_says}; {signal} was stated and counts")
     return shape
 
 

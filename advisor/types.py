@@ -466,6 +466,7 @@ class Situation:
     tasks: Mapping[str, DataProfile] = field(default_factory=dict)
     model: ModelShape | None = None
     suggestion: ModelSuggestion | None = None
+    instead: ModelSuggestion | None = None  # of a named model that is of another kind than most tasks need
     encoder: tuple[ModelShape, ModelSuggestion] | None = None  # what would be suggested where a small encoder is enough
     smaller: tuple[tuple[ModelShape, ModelSuggestion], ...] = ()  # models that could take the place of this one, largest first
     cards: tuple[GpuSpec, ...] = ()  # that one could rent, cheapest first, for "what would fit"

@@ -37,6 +37,27 @@ def test_json_is_one_document_and_messages_go_to_stderr(call):
     assert document["plan"] is None
 
 
+@pytest.mark.parametrize("model", ["answerdotai/ModernBERT-base", "distilbert-base-uncased"])
+@pytest.mark.parametrize("task", ["chat_assistant", "qa", "generation"])
+def test_an_encoder_is_not_taken_to_write(call, model, task):
+    """A model that only reads and sorts is refused for a task whose answer is text, with one that writes; for sorting it is taken."""
+    code, out, err = call("--json", "--task", task, "--model", model, "--data-kind", "paired", "--gpu", "RTX 4090")
+    assert (code, out) == (2, "")
+    assert "it cannot write an answer" in err
+    assert "such as Qwen/" in err
+    code, out, _ = call("--json", "--task", "classification", "--model", model, "--data-kind", "paired", "--budget", "high", "--gpu", "RTX 4090")
+    assert (code, json.loads(out)["recommendation"]["composition"]) == (0, "encoder:sft+full")
+
+
+def test_contradictions_come_together(call):
+    """What cannot be true at once is refused, each with its reason; what a model's name seems to say only warns."""
+    signals = ("base_model_never_succeeds", "base_model_sometimes_succeeds", "base_model_untuned", "instruct_model_start")
+    code, _, err = call("--json", "--task", "qa", "--gpu", "none", *(part for name in signals for part in ("--signal", name)))
+    assert (code, err.count("this cannot be")) == (2, 2)
+    code, _, err = call("--json", "--task", "qa", "--gpu", "none", "--model", "Qwen/Qwen3-8B", "--signal", "base_model_untuned")
+    assert (code, "follows instructions already; base_model_untuned was stated and counts" in err) == (0, True)
+
+
 def test_departments_miss_their_files_alone(call, tmp_path):
     """One module a team needs a file a team, not one file for all; a name that a plan would refuse is refused at once."""
     asked = ("--json", "--task", "multi_department", "--n-tasks", "2", "--gpu", "RTX 4090", "--model", "Qwen/Qwen3-8B")

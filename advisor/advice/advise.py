@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from advisor.composition import SCHEMES, composed
+from advisor.errors import Fault, InputError
 from advisor.ruleset.judge import judge
 from advisor.ruleset.model import Ruleset
 from advisor.types import Advice, Candidate, Composition, Flip, GuideAnswer, Reason, Situation
@@ -20,7 +21,7 @@ from .confidence import confidence
 from .decide import SMALLER_MODEL, Decision, conclude, conclude_early
 from .flips import flips_of
 from .nothing_fits import nothing_fits
-from .seen import situation_facts, unknown_facts
+from .seen import fact_origin, situation_facts, unknown_facts
 
 
 def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advice:
@@ -30,8 +31,12 @@ def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advi
         situation: Everything known of machine, answers, data and model.
         ruleset: The rules that decide.
         guide_rules: The document layer alone, for "what the guide says".
+
+    Raises InputError with every contradiction in what was stated.
     """
     base = situation_facts(situation)
+    if faults := contradictions(ruleset, situation, base):
+        raise InputError(faults=faults)
     early = conclude_early(ruleset, base)
     situation = _with_encoder(situation, early)
     costs = Costs(ruleset=ruleset, situation=situation, facts=base)
@@ -60,6 +65,20 @@ def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advi
         nothing_fits=stuck,
         methods=ruleset.methods or guide_rules.methods,
     )
+
+
+def contradictions(ruleset: Ruleset, situation: Situation, facts: Mapping[str, Any]) -> list[Fault]:
+    """What was stated together though it cannot be (rules/facts.yaml, `assume`)."""
+    faults = []
+    for found in ruleset.assume:
+        if not all(condition.holds(facts.get(condition.fact)) for condition in found.never):
+            continue
+        named = [condition.fact for condition in found.never]
+        said = " and ".join(f"{name} is {'yes' if facts[name] is True else facts[name]} ({fact_origin(situation, name)})" for name in named)
+        of_model = any(ruleset.facts[name].origin == "model" for name in named)
+        hint = f"name another model, such as {situation.instead.model}" if of_model and situation.instead is not None else "take one of them back"
+        faults.append(Fault(what=f"{said}: this cannot be", allowed=found.because, hint=hint))
+    return faults
 
 
 def _with_encoder(situation: Situation, early: Decision) -> Situation:

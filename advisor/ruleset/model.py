@@ -78,10 +78,11 @@ class Rule:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Assumption:
-    """A combination of facts that cannot occur: an axiom of the proof, tested against what makes the facts."""
+    """A combination of facts that cannot occur: an axiom of the proof. Estimates never make it; answers that do are refused."""
 
     id: str
     never: tuple[Condition, ...]  # joined by AND
+    because: str = ""
     at: str = ""
 
 

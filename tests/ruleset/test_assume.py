@@ -57,7 +57,7 @@ def situations(draw):
 @given(situations(), st.sampled_from(CHAINS), st.booleans())
 def test_what_is_assumed_never_occurs(situation, chain, per_task):
     """No size, card, number of cards, chain, amount of data or budget makes an assumption false."""
-    assert [assumption.id for assumption in RULES.assume] == ["lora-implies-qlora", "full-implies-qlora"]
+    assert [assumption.id for assumption in RULES.assume[:2]] == ["lora-implies-qlora", "full-implies-qlora"]
     facts = situation_facts(situation)
     fits = Costs(ruleset=RULES, situation=situation, facts=facts).fits(chain, per_task=per_task)
     facts |= {f"fits_{scheme}": fit for scheme, fit in fits.items()}
