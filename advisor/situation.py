@@ -41,8 +41,8 @@ def situation_of(answers: Answers, *, probed: Hardware | None = None, online: bo
             model = _shape(suggestion.model, None, warnings, online=False)
     instead = _suggested(answers, hardware) if suggestion is None and model is not None and model.architecture in ENCODERS else None
     return Situation(
-        instead=instead, answers=answers, hardware=hardware, data=data, examples=examples, reward_model=reward_model, tasks=tasks, model=model,
-        suggestion=suggestion, encoder=encoder,
+        answers=answers, hardware=hardware, data=data, examples=examples, shortages=_shortages(answers, data, examples, tasks), reward_model=reward_model, tasks=tasks,
+        model=model, suggestion=suggestion, instead=instead, encoder=encoder,
         smaller=_smaller(answers, hardware, model), cards=_cards(hardware),
         warnings=tuple(dict.fromkeys(warnings)), unknown=tuple(unknown),
     )  # fmt: skip
@@ -121,6 +121,26 @@ def examples_of(path: str) -> DataProfile:
     if found.kind not in ("paired", "preference"):
         raise InputError(f"{path}: holds {found.kind}, examples of requests and answers are expected", hint="documents go into --data, examples into --examples")
     return found
+
+
+def _shortages(answers: Answers, data: DataProfile | None, examples: DataProfile | None, tasks: Mapping[str, DataProfile]) -> Mapping[str, str]:
+    """What is said of too few data, by objective: of the file, the smallest of the tasks' files, or what was stated."""
+    profile = data or min(tasks.values(), key=lambda found: found.rows, default=None)
+    rows, tokens = (answers.value("data_rows"), answers.value("data_tokens")) if profile is None else _amount_of(profile)
+    if rows is None and tokens is None:
+        return {}
+    from advisor.data.amounts import shortages
+
+    found = shortages(rows=rows, tokens=tokens)
+    if (answers.value("data_kind") if profile is None else profile.kind) == "raw_text":  # learned from examples beside the documents
+        found.pop("sft", None)
+        rows, tokens = (None, None) if examples is None else _amount_of(examples)
+        found |= {objective: text for objective, text in shortages(rows=rows, tokens=tokens).items() if objective == "sft"}
+    return found
+
+
+def _amount_of(profile: DataProfile) -> tuple[int, int | None]:
+    return profile.rows, None if profile.tokens is None else profile.tokens.total
 
 
 def _reward_model(answers: Answers, base: Path | None) -> str | None:

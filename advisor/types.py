@@ -464,6 +464,7 @@ class Situation:
     examples: DataProfile | None = None  # of requests and answers, beside a corpus
     reward_model: str | None = None  # the folder of one that is there already
     tasks: Mapping[str, DataProfile] = field(default_factory=dict)
+    shortages: Mapping[str, str] = field(default_factory=dict)  # objective -> what is said of too few data for it
     model: ModelShape | None = None
     suggestion: ModelSuggestion | None = None
     instead: ModelSuggestion | None = None  # of a named model that is of another kind than most tasks need

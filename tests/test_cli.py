@@ -58,6 +58,49 @@ def test_contradictions_come_together(call):
     assert (code, "follows instructions already; base_model_untuned was stated and counts" in err) == (0, True)
 
 
+def test_advice_warns_of_little_data_as_the_check_does(call, tmp_path):
+    """A stage that wants more data than there are says so, for a file as for a stated amount."""
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps({"prompt": f"Is {n} odd?", "chosen": f"Count to {n} and see.", "rejected": "No."}) + "\n" for n in range(300)))
+    asked = ("--json", "--task", "chat_assistant", "--gpu", "RTX 4090", "--model", "Qwen/Qwen3-8B")
+    for stated in (("--data", data), ("--data-kind", "preference", "--data-rows", 300)):
+        (said,) = [text for text in json.loads(call(*asked, *stated)[1])["warnings"] if "too few" in text]
+        assert said == "dpo: 300 rows: too few: below 500 it seldom works; usual are 5,000 to 60,000"
+        assert said.removeprefix("dpo: ") in " ".join(call("check", data)[1].split())
+
+
+def test_documents_are_not_too_few_examples(call, tmp_path):
+    """Beside documents the examples are counted, not the documents."""
+    examples = tmp_path / "pairs.jsonl"
+    examples.write_text("".join(json.dumps({"prompt": f"What is {n} plus one?", "completion": f"It is {n + 1}."}) + "\n" for n in range(40)))
+    (tmp_path / "corpus.txt").write_text("\n\n".join(f"Document {n} tells of building {n} and its {n} windows, and of who lived there." for n in range(30)))
+    asked = ("--json", "--task", "generation", "--gpu", "none", "--model", "Qwen/Qwen3-0.6B", "--data", "corpus.txt", "--choose", "cpt>sft+lora", "--force")
+    assert not [text for text in json.loads(call(*asked)[1])["warnings"] if text.startswith("sft:")]
+    (said,) = [text for text in json.loads(call(*asked, "--examples", examples)[1])["warnings"] if text.startswith("sft:")]
+    assert said.startswith("sft: 40 rows: too few: below 50")
+
+
+def test_rows_longer_than_what_is_read_are_told(call):
+    """Time and cost count what fits; of stated rows that are longer on average the answer says so."""
+    asked = ("--json", "--task", "qa", "--gpu", "RTX 4090", "--model", "Qwen/Qwen3-8B", "--data-kind", "paired", "--data-rows", "5000", "--data-tokens")
+    said = [text for text in json.loads(call(*asked, "1000000000")[1])["warnings"] if "longer than" in text]
+    assert ["200,000 tokens on average are longer than the 1,024" in text for text in said] == [True]
+    assert not [text for text in json.loads(call(*asked, "1000000")[1])["warnings"] if "longer than" in text]
+
+
+def test_why_not_gives_the_reason_that_ranks_the_one_over_the_other(call):
+    """An adapter comes after LoRA for what LoRA is, not for what speaks against a 4-bit base; a fit that is no known fact says why."""
+    asked = ("--json", "--task", "customer_service", "--budget", "low", "--gpu", "RTX 4090", "--model", "Qwen/Qwen3-8B", "--data-kind", "paired", "--data-rows", "5000")
+    document = json.loads(call(*asked)[1])
+    assert document["recommendation"]["decided_by"][-1] == "evidence/lora-where-it-fits"
+    because = {other["composition"]: other["because"][0] for other in document["alternatives"]}
+    assert because["sft+adapter"]["rule"] == "document/lora-otherwise"
+    assert "quantis" not in because["sft+adapter"]["text"]
+    document = json.loads(call("--json", "--task", "other", "--budget", "low", "--gpu", "RTX 4090")[1])
+    because = {other["composition"]: other["because"][0]["text"] for other in document["alternatives"]}
+    assert because["sft+lora"].endswith("here fits lora is not known, since no model is named (numbers are of the suggested one)")
+
+
 def test_departments_miss_their_files_alone(call, tmp_path):
     """One module a team needs a file a team, not one file for all; a name that a plan would refuse is refused at once."""
     asked = ("--json", "--task", "multi_department", "--n-tasks", "2", "--gpu", "RTX 4090", "--model", "Qwen/Qwen3-8B")

@@ -12,6 +12,7 @@ from typing import Any
 
 from advisor.composition import SCHEMES, composed
 from advisor.errors import Fault, InputError
+from advisor.estimate.setting import sequences_per_row
 from advisor.ruleset.judge import judge
 from advisor.ruleset.model import Ruleset
 from advisor.types import Advice, Candidate, Composition, Flip, GuideAnswer, Reason, Situation
@@ -133,8 +134,31 @@ def _warnings(situation: Situation, recommendation: Candidate, decision: Decisio
     if cards > 1 and trains:
         strategy = recommendation.stages[0].settings["sharding"].value
         warnings.append(f"all {cards} cards are used: {'each holds the whole model and its own rows (ddp)' if strategy == 'ddp' else 'the model is split over them (fsdp)'}")
+    warnings += [*_too_few(situation, recommendation.composition), *_long_rows(situation, recommendation)]
     said = [rule for judgement in decision.steps.values() for rule in judgement.warnings]
     return [*warnings, *(f"{rule.then['say']} ({rule.id})" for rule in said)]
+
+
+def _too_few(situation: Situation, composition: Composition) -> list[str]:
+    """For each stage that wants more data than there are."""
+    named = ["classification"] if composition.encoder else composition.chain
+    return [f"{objective}: {situation.shortages[objective]}" for objective in named if objective in situation.shortages]
+
+
+def _long_rows(situation: Situation, recommendation: Candidate) -> list[str]:
+    """Where rows as stated are longer than what a stage reads: neither time nor cost counts the rest."""
+    rows, tokens = situation.answers.value("data_rows"), situation.answers.value("data_tokens")
+    if not rows or not tokens or situation.data is not None or situation.tasks:
+        return []
+    found = []
+    for stage in recommendation.stages:
+        length = int(stage.settings["seq_len"].value) * sequences_per_row(stage.objective)
+        if stage.objective != "cpt" and tokens / rows > length:  # documents are parted
+            found.append(
+                f"{stage.objective}: rows of {tokens / rows:,.0f} tokens on average are longer than the {length:,} that are read: time and cost count no more, "
+                "and a run stops at such rows unless `truncation` says drop or truncate"
+            )
+    return found
 
 
 def stage_warnings(ruleset: Ruleset, facts: Mapping[str, Any]) -> tuple[str, ...]:
