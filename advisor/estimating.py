@@ -69,7 +69,7 @@ def single_estimate(flags: Mapping[str, Any]) -> dict[str, Any]:
     document = answer(request, find_model=find_model, find_gpu=find_gpu)
     if document.get("peak_gib") is None:
         raise InputError(f"estimate: {document['reason']}")
-    return _held_against(document, limit, counter=request.spec.counter if card is not None else None)
+    return _held_against(document, limit, counter=request.spec.counter if limit else None)
 
 
 def _held_against(document: dict[str, Any], limit_bytes: int | None, *, counter: str | None) -> dict[str, Any]:

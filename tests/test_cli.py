@@ -54,6 +54,8 @@ def test_contradictions_come_together(call):
     signals = ("base_model_never_succeeds", "base_model_sometimes_succeeds", "base_model_untuned", "instruct_model_start")
     code, _, err = call("--json", "--task", "qa", "--gpu", "none", *(part for name in signals for part in ("--signal", name)))
     assert (code, err.count("this cannot be")) == (2, 2)
+    _, out, _ = call("--json", "--task", "reasoning", "--data-kind", "prompts_with_verifier", "--gpu", "unknown", "--signal", "base_model_sometimes_succeeds")
+    assert {"base_model_never_succeeds": True} not in [flip["change"] for flip in json.loads(out)["flips"]]
     code, _, err = call("--json", "--task", "qa", "--gpu", "none", "--model", "Qwen/Qwen3-8B", "--signal", "base_model_untuned")
     assert (code, "follows instructions already; base_model_untuned was stated and counts" in err) == (0, True)
 

@@ -71,9 +71,7 @@ def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advi
 def contradictions(ruleset: Ruleset, situation: Situation, facts: Mapping[str, Any]) -> list[Fault]:
     """What was stated together though it cannot be (rules/facts.yaml, `assume`)."""
     faults = []
-    for found in ruleset.assume:
-        if not all(condition.holds(facts.get(condition.fact)) for condition in found.never):
-            continue
+    for found in ruleset.contradicted(facts):
         named = [condition.fact for condition in found.never]
         said = " and ".join(f"{name} is {'yes' if facts[name] is True else facts[name]} ({fact_origin(situation, name)})" for name in named)
         of_model = any(ruleset.facts[name].origin == "model" for name in named)

@@ -117,6 +117,10 @@ class Ruleset:
     overlays: tuple[str, ...] = ()  # the layers that came from files of the user
     facts_at: Mapping[str, str] = field(default_factory=dict)  # fact id -> where it is declared, of the shipped ones
 
+    def contradicted(self, facts: Mapping[str, Any]) -> list[Assumption]:
+        """The assumptions that these facts break."""
+        return [found for found in self.assume if all(condition.holds(facts.get(condition.fact)) for condition in found.never)]
+
     def rule(self, rule_id: str) -> Rule | None:
         """The active rule of that id."""
         return next((rule for rules in self.rules.values() for rule in rules if rule.id == rule_id), None)
