@@ -533,16 +533,16 @@ def spec_options(command: Command) -> Command:
 @spec_options
 @click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
 def estimate(plan: str | None, specs: str | None, as_json: bool, **flags: Any) -> None:
-    """Tells how much memory and time a run needs: of a plan, of one spec by flags, or of a list of specs."""
+    """Tells how much memory and time a run needs: of a plan (on another card with --gpu), of one spec by flags, or of a list of specs."""
     from advisor import estimating
 
-    titles, documents, limit_gib = estimating.documents_of(plan, specs, {key.removeprefix("spec_"): value for key, value in flags.items()})
+    documents = estimating.documents_of(plan, specs, {key.removeprefix("spec_"): value for key, value in flags.items()})
     if as_json:
-        click.echo(estimating.as_json(documents, listed=specs is not None or len(documents) > 1))
+        click.echo(estimating.as_json(documents, listed=specs is not None or plan is not None))
     else:
         from advisor.render.estimate import estimates_text
 
-        click.echo(estimates_text(documents, titles, limit_gib=limit_gib, width=min(console().width, 120)))
+        click.echo(estimates_text(documents, width=min(console().width, 120)))
 
 
 @advise.command()

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from advisor.errors import InputError
-from advisor.types import ModelShape
+from advisor.errors import AdviseError, InputError
+from advisor.types import Hardware, ModelShape
+
+if TYPE_CHECKING:
+    from advisor.plan.model import Plan
+    from advisor.types import DataProfile
 
 # The keys of a run spec that have a flag; the others are given with --specs.
 SPEC_FLAGS: Mapping[str, type] = {
     "model": str, "model_params_b": float, "objective": str, "update": str, "quantization": str, "rank": int, "optimizer": str,
     "micro_batch_size": int, "seq_len": int, "grad_accum": int, "weights_dtype": str, "gradient_checkpointing": str, "gpu": str, "gpus": int, "sharding": str,
 }  # fmt: skip
+
+FORMS = "give one of: a plan (with --gpu or without), --specs, or the flags of one spec"
+WHOLE_PROCESS = "nvidia-smi"  # the counter of what has to fit: all that the process occupies
+CARDS_OF_ORIGIN = re.compile(r"(\d+ x .+) \([a-z]+\)$")  # as a plan writes them: '2 x RTX 4090 (probed)'
 
 
 def find_model(name: str, params_b: float | None) -> tuple[ModelShape | None, list[str]]:
@@ -38,59 +48,119 @@ def listed_estimates(source: str) -> list[dict[str, Any]]:
     return run_specs(text, find_model=find_model, find_gpu=find_gpu)
 
 
-def single_estimate(flags: Mapping[str, Any]) -> tuple[dict[str, Any], float | None]:
-    """The answer to one spec and the card's memory in GiB. Raises InputError naming the field that cannot be."""
+def single_estimate(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer to one spec; beside a named card it is what the card's own tool would show. Raises InputError naming the field that cannot be."""
     from advisor.estimate.specs import answer, request_of
     from advisor.probe.catalogue import find_gpu
-    from advisor.units import gib
 
     spec = {key: value for key, value in flags.items() if value is not None}
     if spec.get("gradient_checkpointing") in ("true", "false"):
         spec["gradient_checkpointing"] = spec["gradient_checkpointing"] == "true"
     if "model" not in spec and "model_params_b" not in spec:
         raise InputError("nothing to estimate", allowed="advise estimate PLAN, advise estimate --model NAME ..., or advise estimate --specs FILE")
-    request = request_of(spec, at="estimate")
+    card = find_gpu(str(spec["gpu"])) if "gpu" in spec else None
+    limit = card.memory_bytes if card is not None else None
+    request = request_of({**spec, "counter": WHOLE_PROCESS} if limit else spec, at="estimate")
     if isinstance(request, list):
         raise InputError(faults=request)
     document = answer(request, find_model=find_model, find_gpu=find_gpu)
     if document.get("peak_gib") is None:
         raise InputError(f"estimate: {document['reason']}")
-    card = find_gpu(str(spec["gpu"])).spec if "gpu" in spec else None
-    return document, gib(card.memory_bytes) if card is not None and card.memory_bytes else None
+    return _held_against(document, limit, counter=request.spec.counter if limit else None)
 
 
-def plan_estimates(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
-    """Names and answers of a launch file's stages."""
-    from advisor.estimate.specs import Request, answer
-    from advisor.launch.expect import run_spec
+def _held_against(document: dict[str, Any], limit_bytes: int | None, *, counter: str | None) -> dict[str, Any]:
+    """The answer with the counter of the card that it is of, and whether it fits the device, judged as advice judges it."""
+    from advisor.estimate import fits_in
+    from advisor.units import GIB
+
+    limit = {} if limit_bytes is None else {"limit_gib": round(limit_bytes / GIB, 4), "fits": fits_in(round(document["peak_gib"] * GIB), limit_bytes)}
+    return {**document, **({} if counter is None else {"counter": counter}), **limit}
+
+
+def plan_estimates(path: Path, gpu: str | None) -> list[dict[str, Any]]:
+    """The answer for each stage of a launch file, by name: on the card that is named, else on what the plan was made for. Raises InputError where none can be given."""
+    from advisor.estimate import hardware_machine
+    from advisor.estimate.specs import document_of, refused
+    from advisor.launch.expect import amounts, run_spec
     from advisor.plan.entries import entries
     from advisor.plan.read import read_plan, resolved_path
 
     plan = read_plan(path)
+    hardware, notes = _hardware_of(plan, gpu)
     folder = resolved_path(path, plan.model)
-    names, documents = [], []
+    shape, found = find_model(str(folder) if folder.is_dir() else plan.model, None)
+    if shape is None:
+        raise InputError(f"{path}: {'; '.join(found) or f'model {plan.model} is not known'}", hint="`model:` in the plan names a folder, relative to the plan's own, or a hub id")
+    device = hardware.gpus[0].spec if hardware.gpus else None
+    documents = []
     for entry in entries(plan):
-        request = Request(
-            spec=run_spec(plan, entry.stage), model=str(folder) if folder.is_dir() else plan.model, params_b=None, active_params_b=None, architecture=None,
-            gpu="none" if plan.launch.device == "cpu" else None, tokens_total=None, rows_total=None, warnings=(),
+        data, spec = resolved_path(path, entry.data.path), replace(run_spec(plan, entry.stage), counter=WHOLE_PROCESS)
+        profile, missing = _profile(str(data) if data.exists() else entry.data.path, entry.data.mapping)
+        tokens, rows = amounts(plan, entry.stage, profile, None)
+        document = document_of(
+            spec, shape, cpu=hardware.kind == "cpu", device=device, machine=hardware_machine(hardware),
+            tokens_total=tokens, rows_total=rows, warnings=[*notes, *found, *missing],
         )  # fmt: skip
-        names.append(entry.name)
-        documents.append(answer(request, find_model=find_model))
-    return names, documents
+        documents.append(
+            {
+                "name": entry.name,
+                **(
+                    refused(document["reason"])
+                    if document["peak_gib"] is None
+                    else _held_against(document, hardware.device_memory_bytes, counter=None if hardware.kind == "cpu" else spec.counter)
+                ),
+            }
+        )
+    if all(document["peak_gib"] is None for document in documents):
+        raise InputError(f"{path}: {documents[0]['reason']}")
+    return documents
 
 
-def documents_of(plan: str | None, specs: str | None, flags: Mapping[str, Any]) -> tuple[list[str], list[dict[str, Any]], float | None]:
-    """Titles, answers and the card's memory, of whichever form was given. Raises InputError where two forms are mixed."""
-    given = [bool(plan), bool(specs), any(value is not None for value in flags.values())]
-    if sum(given) > 1:
-        raise InputError("give one of: a plan, --specs, or the flags of one spec")
+def _profile(path: str, mapping: Mapping[str, str] | None) -> tuple[DataProfile | None, list[str]]:
+    """The data of a stage measured, or why there is no whole time."""
+    from advisor.data import profile
+
+    try:
+        return profile(path, mapping=mapping), []
+    except AdviseError as error:
+        return None, [f"no time of the whole run, since the data cannot be read: {error}"]
+
+
+def _hardware_of(plan: Plan, gpu: str | None) -> tuple[Hardware, list[str]]:
+    """What the plan is held against: the named card, the hardware that was stated when it was made, this machine, or the cards it was made for."""
+    from advisor.launch.expect import device_hardware
+    from advisor.probe import probe, stated_hardware
+
+    if gpu is not None:
+        hardware, notes = stated_hardware(gpu, count=plan.launch.processes, from_flag=True)
+        return hardware, list(notes)
+    stated = plan.origin.answers.get("gpu")
+    if stated is not None:
+        card: dict[str, Any] = {"name": stated} if isinstance(stated, str) else dict(stated)
+        hardware, notes = stated_hardware(card.get("name"), count=card.get("count"), memory_gib=card.get("vram_gib"), from_flag=False)
+        return device_hardware(plan, hardware), list(notes)
+    here = device_hardware(plan, probe())
+    if here.gpus or plan.launch.device == "cpu":
+        return here, []
+    cards = CARDS_OF_ORIGIN.match(plan.origin.hardware or "")
+    hardware, notes = stated_hardware(cards[1] if cards else "unknown", from_flag=False)
+    why = "the plan is for a graphics card, and this machine has none"
+    return hardware, [f"{why}: held against what it was made for" if hardware.gpus else f"{why}: --gpu NAME holds it against one", *notes]
+
+
+def documents_of(plan: str | None, specs: str | None, flags: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The answers of whichever form was given. Raises InputError where two forms are mixed; a plan goes with a card."""
+    given = {key: value for key, value in flags.items() if value is not None}
     if specs:
-        return [], listed_estimates(specs), None
+        if plan or given:
+            raise InputError(FORMS)
+        return listed_estimates(specs)
     if plan:
-        names, documents = plan_estimates(Path(plan))
-        return names, documents, None
-    document, limit_gib = single_estimate(flags)
-    return [], [document], limit_gib
+        if given.keys() - {"gpu"}:
+            raise InputError(FORMS, hint="to change a plan, edit it; --gpu NAME tells whether it would fit that card")
+        return plan_estimates(Path(plan), given.get("gpu"))
+    return [single_estimate(given)]
 
 
 def as_json(documents: list[dict[str, Any]], *, listed: bool) -> str:

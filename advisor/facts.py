@@ -19,7 +19,7 @@ KEYS = {
     "type", "origin", "values", "unit", "min", "max", "integer", "answer", "flag", "required", "order", "ask", "ask_when", "ask_without", "unknown", "signal", "implies",
     "read_from",
 }  # fmt: skip
-NAMES = ("implies", "read_from")  # keys that name other facts
+NAMES = ("implies", "read_from", "ask_without")  # keys that name other facts
 UNKNOWN = "unknown"
 
 
@@ -46,10 +46,10 @@ class Fact:
     answer: str | None = None  # key in an answers file, dotted
     flag: str | None = None
     required: bool = False
-    order: int | None = None  # place in the wizard; None: the wizard does not ask
+    order: int | None = None  # place in the wizard; None: asked only where a plan needs it
     ask: str = ""
     ask_when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    ask_without: str | None = None
+    ask_without: tuple[str, ...] = ()  # asked only where none of these was stated
     unknown: str = ""  # what "I don't know" means
     signal: bool = False
     implies: tuple[str, ...] = ()  # signals that are true wherever this one is

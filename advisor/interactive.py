@@ -29,7 +29,7 @@ def wizard(rule_layers: tuple[str, ...]) -> int:
     from advisor import cli
     from advisor.advice.advise import advise as advise_on
     from advisor.probe import probe
-    from advisor.situation import model_folder, situation_of
+    from advisor.situation import examples_of, model_folder, situation_of
     from advisor.wizard import Actions, Checks, Outcome, Relevance, run_wizard
 
     out = cli.console()
@@ -69,7 +69,10 @@ def wizard(rule_layers: tuple[str, ...]) -> int:
         save_page=save_page,
         explain=explain,
     )
-    checks = Checks(data_path=_readable(seen), gpu=_refused(_known_gpu), model=_refused(_known_model), reward_model=_refused(model_folder), found=seen.data_words)
+    checks = Checks(
+        data_path=_readable(seen), data_examples=_refused(examples_of), gpu=_refused(_known_gpu), model=_refused(_known_model),
+        reward_model=_refused(model_folder), found=seen.data_words,
+    )  # fmt: skip
     return run_wizard(
         facts=ruleset.facts, hardware=hardware, advise=advise, actions=actions, console=out, checks=checks, relevant=relevance, left_out=relevance.left_out
     )  # fmt: skip
@@ -89,10 +92,8 @@ class Seen:
         from advisor.situation import hardware_of
         from advisor.types import Situation
 
-        path = answers.value("data_path")
-        data = self.profile(str(path), answers.value("data_mapping")) if path else None
         hardware = hardware_of(answers, [], probed=self.probed)
-        return situation_facts(Situation(answers=answers, hardware=hardware, data=data, model=self._model(answers.value("model"), answers.value("model_params_b"))))
+        return situation_facts(Situation(answers=answers, hardware=hardware, **self._data(answers), model=self._model(answers.value("model"), answers.value("model_params_b"))))
 
     def fits(self, ruleset: Ruleset, answers: Answers, chain: str, *, per_task: bool) -> dict[str, str]:
         """Fact id -> what fits, once model, data and machine are answered."""
@@ -100,13 +101,18 @@ class Seen:
         from advisor.composition import ENCODER
         from advisor.situation import situation_of
 
-        path = answers.value("data_path")
-        without = Answers(known={name: answer for name, answer in answers.known.items() if name != "data_path"})  # read already
-        situation = replace(situation_of(without, probed=self.probed), data=self.profile(str(path), answers.value("data_mapping")) if path else None)
+        without = Answers(known={name: answer for name, answer in answers.known.items() if name not in ("data_path", "tasks")})  # read already
+        situation = replace(situation_of(without, probed=self.probed), **self._data(answers))
         if chain.startswith(ENCODER) and situation.encoder is not None and situation.suggestion is not None:
             situation = replace(situation, model=situation.encoder[0], suggestion=situation.encoder[1])
         fits = Costs(ruleset=ruleset, situation=situation, facts=self.facts(answers)).fits(chain, per_task=per_task)
         return {f"fits_{scheme}": fit for scheme, fit in fits.items()}
+
+    def _data(self, answers: Answers) -> dict[str, Any]:
+        """The data and the tasks of the situation."""
+        mapping, path, tasks = (answers.value(name) for name in ("data_mapping", "data_path", "tasks"))
+        found = {name: self.profile(file, mapping) for name, file in (tasks or {}).items()}
+        return {"data": self.profile(str(path), mapping) if path else None, "tasks": {name: profile for name, profile in found.items() if profile is not None}}
 
     def profile(self, path: str, mapping: Any = None) -> DataProfile | None:
         """The data file measured, or None where it cannot be read."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.errors import InputError
-from advisor.estimate.architecture import ENCODERS, NAMES, ConfigError, read, shape_from_config
+from advisor.estimate.architecture import NAMES, ConfigError, read, shape_from_config
 from advisor.resources import rules_dir
 from advisor.types import ModelShape, ModelSuggestion
 from advisor.units import format_count
@@ -87,11 +87,6 @@ def is_instruct(name: str) -> bool | None:
         return False
     # Qwen3's plain names are the post-trained checkpoints; their base models carry "-Base".
     return True if re.match(r"qwen3-", tail, re.IGNORECASE) else None
-
-
-def is_encoder(shape: ModelShape) -> bool:
-    """Whether the model is an encoder (BERT-like), which classifies and does not generate."""
-    return shape.architecture in ENCODERS
 
 
 # --------------------------------------------------------------------------- local folders
@@ -379,4 +374,4 @@ def smaller_models(task: str, params: int) -> list[tuple[ModelShape, ModelSugges
     return found
 
 
-__all__ = ["NAMES", "catalogue_ids", "is_encoder", "is_instruct", "model_shape", "shape_from_folder", "shape_from_size", "smaller_models", "suggest_model"]
+__all__ = ["NAMES", "catalogue_ids", "is_instruct", "model_shape", "shape_from_folder", "shape_from_size", "smaller_models", "suggest_model"]

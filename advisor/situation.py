@@ -8,9 +8,11 @@ from pathlib import Path
 
 from advisor.composition import scheme_axes
 from advisor.errors import Fault, InputError
+from advisor.estimate.architecture import ENCODERS
 from advisor.types import Answers, DataProfile, GpuSpec, Hardware, ModelShape, ModelSuggestion, RunSpec, Situation
 
 MAX_SUGGESTED_B = 8.5  # larger models are not suggested unasked: they train slowly and seldom pay for a first attempt
+START_SIGNALS = {"base_model_untuned": False, "instruct_model_start": True}  # what each says of whether the model follows instructions
 CPU_SUGGESTED_B = 0.7  # what a processor trains in hours rather than days
 
 
@@ -36,8 +38,10 @@ def situation_of(answers: Answers, *, probed: Hardware | None = None, online: bo
         suggestion = _suggested(answers, hardware)
         if suggestion is not None:
             model = _shape(suggestion.model, None, warnings, online=False)
+    instead = _suggested(answers, hardware) if suggestion is None and model is not None and model.architecture in ENCODERS else None
     return Situation(
-        answers=answers, hardware=hardware, data=data, examples=examples, reward_model=reward_model, tasks=tasks, model=model, suggestion=suggestion, encoder=encoder,
+        answers=answers, hardware=hardware, data=data, examples=examples, shortages=_shortages(answers, data, examples, tasks), reward_model=reward_model, tasks=tasks,
+        model=model, suggestion=suggestion, instead=instead, encoder=encoder,
         smaller=_smaller(answers, hardware, model), cards=_cards(hardware),
         warnings=tuple(dict.fromkeys(warnings)), unknown=tuple(unknown),
     )  # fmt: skip
@@ -102,16 +106,39 @@ def _data(answers: Answers, warnings: list[str], base: Path | None) -> tuple[Dat
 
 
 def _examples(answers: Answers, base: Path | None) -> DataProfile | None:
-    """The examples beside a corpus. Raises InputError where the file is not what the stage that reads it trains on."""
+    """The examples beside a corpus."""
     path = answers.value("data_examples")
-    if not path:
-        return None
+    return examples_of(_found(str(path), base)) if path else None
+
+
+def examples_of(path: str) -> DataProfile:
+    """A file of examples measured. Raises InputError where it holds something else."""
     from advisor.data import profile
 
-    found = profile(_found(str(path), base))
+    found = profile(path)
     if found.kind not in ("paired", "preference"):
         raise InputError(f"{path}: holds {found.kind}, examples of requests and answers are expected", hint="documents go into --data, examples into --examples")
     return found
+
+
+def _shortages(answers: Answers, data: DataProfile | None, examples: DataProfile | None, tasks: Mapping[str, DataProfile]) -> Mapping[str, str]:
+    """What is said of too few data, by objective: of the file, the smallest of the tasks' files, or what was stated."""
+    profile = data or min(tasks.values(), key=lambda found: found.rows, default=None)
+    rows, tokens = (answers.value("data_rows"), answers.value("data_tokens")) if profile is None else _amount_of(profile)
+    if rows is None and tokens is None:
+        return {}
+    from advisor.data.amounts import shortages
+
+    found = shortages(rows=rows, tokens=tokens)
+    if (answers.value("data_kind") if profile is None else profile.kind) == "raw_text":  # learned from examples beside the documents
+        found.pop("sft", None)
+        rows, tokens = (None, None) if examples is None else _amount_of(examples)
+        found |= {objective: text for objective, text in shortages(rows=rows, tokens=tokens).items() if objective == "sft"}
+    return found
+
+
+def _amount_of(profile: DataProfile) -> tuple[int, int | None]:
+    return profile.rows, None if profile.tokens is None else profile.tokens.total
 
 
 def _reward_model(answers: Answers, base: Path | None) -> str | None:
@@ -141,6 +168,10 @@ def _model(answers: Answers, warnings: list[str], unknown: list[str], *, online:
     shape = _shape(str(name) if name is not None else f"a model of {params_b:g}B", params_b, warnings, online=online)
     if shape is None or shape.origin == "size":
         unknown.append("model")
+    for signal, instruct in START_SIGNALS.items():
+        if shape is not None and shape.instruct is (not instruct) and signal in answers.signals:
+            name_says = "follows instructions already" if shape.instruct else "does not follow instructions yet"
+            warnings.append(f"model: by its name {shape.id} {name_says}; {signal} was stated and counts")
     return shape
 
 

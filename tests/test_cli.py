@@ -11,6 +11,7 @@ import pytest
 
 from advisor.cli import main
 from advisor.composition import SCHEMES, parse_composition
+from advisor.types import Hardware
 from tests.conftest import ROOT
 
 PAIRS = "".join(json.dumps({"question": f"What is {i} plus {i}?", "answer": f"It is {2 * i}, of course."}) + "\n" for i in range(60))
@@ -40,6 +41,168 @@ def test_json_is_one_document_and_messages_go_to_stderr(call):
     assert "suggestion" in err
     assert document["missing"] == ["data.path"]
     assert document["plan"] is None
+
+
+@pytest.mark.parametrize("model", ["answerdotai/ModernBERT-base", "distilbert-base-uncased"])
+@pytest.mark.parametrize("task", ["chat_assistant", "qa", "generation"])
+def test_an_encoder_is_not_taken_to_write(call, model, task):
+    """A model that only reads and sorts is refused for a task whose answer is text, with one that writes; for sorting it is taken."""
+    code, out, err = call("--json", "--task", task, "--model", model, "--data-kind", "paired", "--gpu", "RTX 4090")
+    assert (code, out) == (2, "")
+    assert "it cannot write an answer" in err
+    assert "such as Qwen/" in err
+    code, out, _ = call("--json", "--task", "classification", "--model", model, "--data-kind", "paired", "--budget", "high", "--gpu", "RTX 4090")
+    assert (code, json.loads(out)["recommendation"]["composition"]) == (0, "encoder:sft+full")
+
+
+def test_contradictions_come_together(call):
+    """What cannot be true at once is refused, each with its reason; what a model's name seems to say only warns."""
+    signals = ("base_model_never_succeeds", "base_model_sometimes_succeeds", "base_model_untuned", "instruct_model_start")
+    code, _, err = call("--json", "--task", "qa", "--gpu", "none", *(part for name in signals for part in ("--signal", name)))
+    assert (code, err.count("this cannot be")) == (2, 2)
+    _, out, _ = call("--json", "--task", "reasoning", "--data-kind", "prompts_with_verifier", "--gpu", "unknown", "--signal", "base_model_sometimes_succeeds")
+    assert {"base_model_never_succeeds": True} not in [flip["change"] for flip in json.loads(out)["flips"]]
+    code, _, err = call("--json", "--task", "qa", "--gpu", "none", "--model", "Qwen/Qwen3-8B", "--signal", "base_model_untuned")
+    assert (code, "follows instructions already; base_model_untuned was stated and counts" in err) == (0, True)
+
+
+def test_advice_warns_of_little_data_as_the_check_does(call, tmp_path):
+    """A stage that wants more data than there are says so, for a file as for a stated amount."""
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps({"prompt": f"Is {n} odd?", "chosen": f"Count to {n} and see.", "rejected": "No."}) + "\n" for n in range(300)))
+    asked = ("--json", "--task", "chat_assistant", "--gpu", "RTX 4090", "--model", "Qwen/Qwen3-8B")
+    for stated in (("--data", data), ("--data-kind", "preference", "--data-rows", 300)):
+        (said,) = [text for text in json.loads(call(*asked, *stated)[1])["warnings"] if "too few" in text]
+        assert said == "dpo: 300 rows: too few: below 500 it seldom works; usual are 5,000 to 60,000"
+        assert said.removeprefix("dpo: ") in " ".join(call("check", data)[1].split())
+
+
+def test_documents_are_not_too_few_examples(call, tmp_path):
+    """Beside documents the examples are counted, not the documents."""
+    examples = tmp_path / "pairs.jsonl"
+    examples.write_text("".join(json.dumps({"prompt": f"What is {n} plus one?", "completion": f"It is {n + 1}."}) + "\n" for n in range(40)))
+    (tmp_path / "corpus.txt").write_text("\n\n".join(f"Document {n} tells of building {n} and its {n} windows, and of who lived there." for n in range(30)))
+    asked = ("--json", "--task", "generation", "--gpu", "none", "--model", "Qwen/Qwen3-0.6B", "--data", "corpus.txt", "--choose", "cpt>sft+lora", "--force")
+    assert not [text for text in json.loads(call(*asked)[1])["warnings"] if text.startswith("sft:")]
+    (said,) = [text for text in json.loads(call(*asked, "--examples", examples)[1])["warnings"] if text.startswith("sft:")]
+    assert said.startswith("sft: 40 rows: too few: below 50")
+
+
+def test_rows_longer_than_what_is_read_are_told(call):
+    """Time and cost count what fits; of stated rows that are longer on average the answer says so."""
+    asked = ("--json", "--task", "qa", "--gpu", "RTX 4090", "--model", "Qwen/Qwen3-8B", "--data-kind", "paired", "--data-rows", "5000", "--data-tokens")
+    said = [text for text in json.loads(call(*asked, "1000000000")[1])["warnings"] if "longer than" in text]
+    assert ["200,000 tokens on average are longer than the 1,024" in text for text in said] == [True]
+    assert not [text for text in json.loads(call(*asked, "1000000")[1])["warnings"] if "longer than" in text]
+
+
+def test_why_not_gives_the_reason_that_ranks_the_one_over_the_other(call):
+    """An adapter comes after LoRA for what LoRA is, not for what speaks against a 4-bit base; a fit that is no known fact says why."""
+    asked = ("--json", "--task", "customer_service", "--budget", "low", "--gpu", "RTX 4090", "--model", "Qwen/Qwen3-8B", "--data-kind", "paired", "--data-rows", "5000")
+    document = json.loads(call(*asked)[1])
+    assert document["recommendation"]["decided_by"][-1] == "evidence/lora-where-it-fits"
+    because = {other["composition"]: other["because"][0] for other in document["alternatives"]}
+    assert because["sft+adapter"]["rule"] == "document/lora-otherwise"
+    assert "quantis" not in because["sft+adapter"]["text"]
+    document = json.loads(call("--json", "--task", "other", "--budget", "low", "--gpu", "RTX 4090")[1])
+    because = {other["composition"]: other["because"][0]["text"] for other in document["alternatives"]}
+    assert because["sft+lora"].endswith("here fits lora is not known, since no model is named (numbers are of the suggested one)")
+
+
+def test_departments_miss_their_files_alone(call, tmp_path):
+    """One module a team needs a file a team, not one file for all; a name that a plan would refuse is refused at once."""
+    asked = ("--json", "--task", "multi_department", "--n-tasks", "2", "--gpu", "RTX 4090", "--model", "Qwen/Qwen3-8B")
+    assert json.loads(call(*asked)[1])["missing"] == ["tasks"]
+    data = tmp_path / "legal.jsonl"
+    data.write_text('{"prompt": "Who signs?", "completion": "The head of the department."}\n' * 3)
+    code, _, err = call("--json", "--task", "multi_department", "--gpu", "RTX 4090", "--tasks", f"HR Team={data}")
+    assert (code, "a task's name is 'HR Team'" in err) == (2, True)
+
+
+def small_model(folder):
+    """A folder with the configuration of a small model, and a file of examples."""
+    folder.mkdir()
+    config = {
+        "model_type": "llama",
+        "hidden_size": 576,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "intermediate_size": 1536,
+        "vocab_size": 49152,
+    }
+    (folder / "config.json").write_text(json.dumps({**config, "architectures": ["LlamaForCausalLM"], "max_position_embeddings": 8192, "tie_word_embeddings": True}))
+    data = folder.parent / "train.jsonl"
+    data.write_text("".join(json.dumps({"prompt": f"How old is building {n}?", "completion": f"It was built in {1000 + n}."}) + "\n" for n in range(600)))
+    return folder, data
+
+
+def test_a_plan_is_estimated_as_it_was_advised(call, tmp_path):
+    """Memory, limit, verdict and time of `advise estimate PLAN` are those of the advice that wrote the plan; another card may be named."""
+    model, data = small_model(tmp_path / "model")
+    plan = tmp_path / "plan.yaml"
+    code, out, _ = call("--json", "--task", "qa", "--gpu", "RTX 4090", "--model", model, "--data", data, "--plan", plan)
+    advised = json.loads(out)["recommendation"]["estimate"]
+    (found,) = json.loads(call("estimate", plan, "--json")[1])
+    assert (code, found["name"], found["counter"], found["fits"]) == (0, "sft", "nvidia-smi", advised["fits"])
+    for key in ("peak_gib", "low_gib", "high_gib", "limit_gib"):
+        assert found[key] == pytest.approx(advised[key], rel=0.01)
+    assert found["hours"] == pytest.approx(advised["hours"], abs=0.001)
+    (smaller,) = json.loads(call("estimate", plan, "--gpu", "GTX 1050 2GB", "--json")[1])
+    assert smaller["limit_gib"] == pytest.approx(2, rel=0.05)
+    assert (advised["fits"], smaller["fits"] != "fits") == ("fits", True)
+
+
+def test_a_plan_made_for_a_card_is_held_against_that_card(call, tmp_path, monkeypatch):
+    """On a machine without a card the plan's own line about its hardware tells which; without it, memory alone is told."""
+    model, data = small_model(tmp_path / "model")
+    plan = tmp_path / "plan.yaml"
+    call("--json", "--task", "qa", "--gpu", "RTX 4090", "--model", model, "--data", data, "--plan", plan)
+    monkeypatch.setattr("advisor.probe.probe", lambda: Hardware(kind="cpu", origin="probed"))
+    plan.write_text(plan.read_text().replace('    gpu: "RTX 4090"\n', "").replace("(stated)", "(probed)"))
+    (found,) = json.loads(call("estimate", plan, "--json")[1])
+    assert found["limit_gib"] == pytest.approx(24, rel=0.01)
+    assert any("held against what it was made for" in text for text in found["warnings"])
+    plan.write_text(plan.read_text().replace('  hardware: "1 x RTX 4090 (probed)"\n', ""))
+    (found,) = json.loads(call("estimate", plan, "--json")[1])
+    assert found["peak_gib"] is not None
+    assert "limit_gib" not in found
+
+
+def test_a_plan_of_several_stages_is_a_list_of_named_answers(call, tmp_path):
+    """One stage or several: a list, each answer under its stage's name."""
+    model, data = small_model(tmp_path / "model")
+    plan = tmp_path / "plan.yaml"
+    data.write_text("".join(json.dumps({"prompt": f"Is {n} odd?", "chosen": "I count.", "rejected": "No."}) + "\n" for n in range(600)))
+    call("--json", "--task", "chat_assistant", "--gpu", "RTX 4090", "--model", model, "--data", data, "--plan", plan, "--choose", "rm>ppo+lora", "--force")
+    found = json.loads(call("estimate", plan, "--json")[1])
+    assert [answer["name"] for answer in found] == ["rm", "ppo"]
+
+
+def test_a_plan_without_its_model_is_no_estimate(call, tmp_path):
+    """Where nothing can be estimated the reason is said and the exit code is 2."""
+    model, data = small_model(tmp_path / "model")
+    plan = tmp_path / "plan.yaml"
+    call("--json", "--task", "qa", "--gpu", "RTX 4090", "--model", model, "--data", data, "--plan", plan)
+    (model / "config.json").unlink()
+    model.rmdir()
+    code, out, err = call("estimate", plan)
+    assert (code, out) == (2, "")
+    assert "model" in err
+    data.unlink()
+    small_model(model)[1].unlink()
+    (found,) = json.loads(call("estimate", plan, "--json")[1])
+    assert "hours" not in found
+    assert any("the data cannot be read" in text for text in found["warnings"])
+
+
+def test_one_spec_beside_a_card_counts_what_the_card_shows(call):
+    """Held against a named card is what the whole process occupies, as advice judges it; without a card it is what the trainer allocates."""
+    flags = ("estimate", "--json", "--model", "Qwen/Qwen3-8B", "--micro-batch-size", "3", "--seq-len", "4096")
+    beside, alone = json.loads(call(*flags, "--gpu", "RTX 4090")[1]), json.loads(call(*flags)[1])
+    assert (beside["counter"], beside["fits"]) == ("nvidia-smi", "too_big")
+    assert beside["peak_gib"] > beside["limit_gib"] > alone["peak_gib"]
+    assert "counter" not in alone
 
 
 def test_the_contract_keys_are_always_there(call):

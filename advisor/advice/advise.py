@@ -11,6 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from advisor.composition import SCHEMES, composed
+from advisor.errors import Fault, InputError
+from advisor.estimate.setting import sequences_per_row
 from advisor.ruleset.judge import judge
 from advisor.ruleset.model import Ruleset
 from advisor.types import Advice, Candidate, Composition, Flip, GuideAnswer, Hardware, Reason, Situation
@@ -20,7 +22,7 @@ from .confidence import confidence
 from .decide import SMALLER_MODEL, Decision, conclude, conclude_early
 from .flips import flips_of
 from .nothing_fits import nothing_fits
-from .seen import situation_facts, unknown_facts
+from .seen import fact_origin, situation_facts, unknown_facts
 
 
 def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advice:
@@ -30,8 +32,12 @@ def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advi
         situation: Everything known of machine, answers, data and model.
         ruleset: The rules that decide.
         guide_rules: The document layer alone, for "what the guide says".
+
+    Raises InputError with every contradiction in what was stated.
     """
     base = situation_facts(situation)
+    if faults := contradictions(ruleset, situation, base):
+        raise InputError(faults=faults)
     early = conclude_early(ruleset, base)
     situation = _with_encoder(situation, early)
     costs = Costs(ruleset=ruleset, situation=situation, facts=base)
@@ -60,6 +66,18 @@ def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advi
         nothing_fits=stuck,
         methods=ruleset.methods or guide_rules.methods,
     )
+
+
+def contradictions(ruleset: Ruleset, situation: Situation, facts: Mapping[str, Any]) -> list[Fault]:
+    """What was stated together though it cannot be (rules/facts.yaml, `assume`)."""
+    faults = []
+    for found in ruleset.contradicted(facts):
+        named = [condition.fact for condition in found.never]
+        said = " and ".join(f"{name} is {'yes' if facts[name] is True else facts[name]} ({fact_origin(situation, name)})" for name in named)
+        of_model = any(ruleset.facts[name].origin == "model" for name in named)
+        hint = f"name another model, such as {situation.instead.model}" if of_model and situation.instead is not None else "take one of them back"
+        faults.append(Fault(what=f"{said}: this cannot be", allowed=found.because, hint=hint))
+    return faults
 
 
 def _with_encoder(situation: Situation, early: Decision) -> Situation:
@@ -128,7 +146,29 @@ def _candidate_warnings(situation: Situation, candidate: Candidate) -> list[str]
         )
     elif cards > 1:
         warnings.append(f"all {cards} cards are used: each holds the whole model and its own rows ({WHOLE})")
-    return warnings
+    return [*warnings, *_too_few(situation, candidate.composition), *_long_rows(situation, candidate)]
+
+
+def _too_few(situation: Situation, composition: Composition) -> list[str]:
+    """For each stage that wants more data than there are."""
+    named = ["classification"] if composition.encoder else composition.chain
+    return [f"{objective}: {situation.shortages[objective]}" for objective in named if objective in situation.shortages]
+
+
+def _long_rows(situation: Situation, recommendation: Candidate) -> list[str]:
+    """Where rows as stated are longer than what a stage reads: neither time nor cost counts the rest."""
+    rows, tokens = situation.answers.value("data_rows"), situation.answers.value("data_tokens")
+    if not rows or not tokens or situation.data is not None or situation.tasks:
+        return []
+    found = []
+    for stage in recommendation.stages:
+        length = int(stage.settings["seq_len"].value) * sequences_per_row(stage.objective)
+        if stage.objective != "cpt" and tokens / rows > length:  # documents are parted
+            found.append(
+                f"{stage.objective}: rows of {tokens / rows:,.0f} tokens on average are longer than the {length:,} that are read: time and cost count no more, "
+                "and a run stops at such rows unless `truncation` says drop or truncate"
+            )
+    return found
 
 
 def stage_warnings(ruleset: Ruleset, facts: Mapping[str, Any]) -> tuple[str, ...]:

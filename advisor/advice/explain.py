@@ -81,11 +81,23 @@ def why_not_outcome(judgement: Judgement, outcome: str, facts: Mapping[str, Any]
         # The rule that misses least is the one a person could still make true; of equals the one that would win.
         rule, missed = min(waiting, key=lambda entry: (len(entry[1]), *(-part for part in _rank(entry[0], ruleset)), entry[0].id))
         wanted = " and ".join(text for text, _ in missed)
-        here = " and ".join(f"{named_fact(fact_id)} is {shown(facts.get(fact_id))}" for fact_id in dict.fromkeys(fact_id for _, fact_id in missed))
+        here = " and ".join(f"{named_fact(fact_id)} is {shown(facts.get(fact_id))}{_why_unknown(fact_id, facts)}" for fact_id in dict.fromkeys(fact_id for _, fact_id in missed))
         return [Reason(text=f"would come first where {wanted}; here {here}{f' ({rule.row})' if rule.row else ''}", rule=rule.id, source=_titles(rule, ruleset))]
     if named and winner is not None:
-        return [Reason(text=f"comes after {winner[0]}: {winner[1].because}", rule=winner[1].id, source=_titles(winner[1], ruleset))]
+        rule = _ranking_rule(judgement, outcome, facts, ruleset) or winner[1]
+        return [Reason(text=f"comes after {winner[0]}: {rule.because}", rule=rule.id, source=_titles(rule, ruleset))]
     return [Reason(text="no rule of the chosen layers recommends it here")]
+
+
+def _ranking_rule(judgement: Judgement, outcome: str, facts: Mapping[str, Any], ruleset: Ruleset) -> Rule | None:
+    """Of the rules that speak for the winner, the least one that puts it before the outcome: a higher one is about another rival."""
+    placed = dict(judgement.ranking).get(outcome)
+    if placed is None or judgement.winner is None:
+        return None
+    concludes = ruleset.tables[judgement.table].concludes
+    before = [rule for rule in ruleset.rules[judgement.table] if rule.kind == "recommend" and rule.then.get(concludes) == judgement.winner[0]]
+    before = [rule for rule in before if _rank(rule, ruleset) > _rank(placed, ruleset) and rule.first_failing(facts) is None]
+    return min(before, key=lambda rule: (_rank(rule, ruleset), rule.id), default=None)
 
 
 def _rank(rule: Rule, ruleset: Ruleset) -> tuple[int, int]:
@@ -124,6 +136,13 @@ def _wanted(condition: Condition) -> str:
     """A condition as a person reads it: 'prompt meets quality bar is yes'."""
     text = condition.text.replace("not known or ", "").replace(condition.fact, named_fact(condition.fact), 1)
     return text.replace(" is stated", " is yes").replace(" is denied", " is no")
+
+
+def _why_unknown(fact_id: str, facts: Mapping[str, Any]) -> str:
+    """Why an estimate is no known fact, though numbers of a suggested model may stand beside it."""
+    if not fact_id.startswith("fits_") or facts.get(fact_id) not in (None, UNKNOWN) or facts.get("device") in (None, UNKNOWN):
+        return ""
+    return "" if "params_b" in facts else ", since no model is named (numbers are of the suggested one)"
 
 
 def named_fact(fact_id: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from advisor.estimate import estimate
 from advisor.estimate.reading import read_of
 from advisor.estimate.stages import stage_spec
+from advisor.plan.model import Stage
 from advisor.ruleset.model import Ruleset
 from advisor.types import Chosen, Composition, DataProfile, Estimate, Fits, RunSpec, Situation, StageSettings
 
@@ -25,7 +26,8 @@ APPROXIMATION_MARGIN = 1.25  # token counts from characters can be off by this m
 TEMPLATE_TOKENS = 64  # a chat template's own words around a conversation, which a count of characters does not see
 MULTIPLE = 64
 GPU_MICRO_BATCHES = (16, 8, 4, 2, 1)
-CPU_MICRO_BATCHES = (4, 2, 1)
+CPU_MICRO_BATCHES = (16, 8, 4, 2, 1)
+CPU_FEW_ROWS, CPU_BUSY_TOKENS = 4, 1024  # more rows at once pay only where they are short: a processor is busy with this many tokens
 BUSY_TOKENS = 2048  # a micro-batch of fewer tokens leaves a GPU waiting for launches (estimator, "Time")
 ORDER: tuple[Fits, ...] = ("fits", "unknown", "tight", "too_big")
 
@@ -125,6 +127,8 @@ def _trials(situation: Situation, effective: int, seq_len: int, *, recompute: bo
     cards = max(1, len(situation.hardware.gpus))
     on_cpu = device(situation) == "cpu"
     micros = [size for size in (CPU_MICRO_BATCHES if on_cpu else GPU_MICRO_BATCHES) if size * cards <= max(effective, cards)]
+    if on_cpu:
+        micros = [size for size in micros if size <= CPU_FEW_ROWS or size * seq_len <= CPU_BUSY_TOKENS]
     checkpointing = [False, True] if recompute else [False]
     trials = []
     for recomputes in checkpointing:
@@ -155,7 +159,7 @@ def _batch_settings(trial: Mapping[str, Any], batch: Chosen, no_recompute: str, 
 def _stage_estimate(situation: Situation, objective: str, update: str, quantization: str | None, settings: Mapping[str, Chosen], strategy: str | None) -> Estimate:
     plain = {key: chosen.value for key, chosen in settings.items()}
     spec = stage_spec(objective, update, quantization, plain, gpus=max(1, len(situation.hardware.gpus)), sharding=strategy)
-    tokens, rows = amounts_read(situation, spec, epochs=float(plain.get("epochs", 1)))
+    tokens, rows = amounts_read(situation, spec, epochs=float(plain.get("epochs", 1)) * (1 - Stage.holdout))
     return estimate(spec, situation.model, situation.hardware, tokens_total=tokens, rows_total=rows)
 
 
@@ -174,7 +178,7 @@ def _profiles(situation: Situation, objective: str) -> Sequence[DataProfile]:
 
 
 def amounts_read(situation: Situation, spec: RunSpec, *, epochs: float) -> tuple[int | None, int | None]:
-    """Tokens and rows read over all epochs, of all tasks together; each None where neither the data nor an answer tells."""
+    """Tokens and rows read over all epochs, of all tasks together and without the rows that are held out; each None where neither the data nor an answer tells."""
     profiles, answers = _profiles(situation, spec.objective), situation.answers
     if not profiles or profiles[0].tokens is None:
         tokens, rows = answers.value("data_tokens"), answers.value("data_rows") if not profiles else profiles[0].rows

@@ -62,6 +62,8 @@ def _by_answers(ruleset: Ruleset, decision: Decision, answer: Answer) -> Iterato
             continue
         for value in changes:
             change = {fact.id: value, **(dict.fromkeys(fact.implies, True) if value is True else {})}
+            if ruleset.contradicted({**decision.facts, **change}):
+                continue
             to = answer(change)
             if str(to) != str(decision.composition):
                 yield Flip(change={fact.answer or fact.id: value}, to=to, effort=_effort(fact.id), text=_if(fact, value))

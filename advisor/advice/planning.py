@@ -21,13 +21,14 @@ def missing_for_plan(advice: Advice, candidate: Candidate, ruleset: Ruleset) -> 
     """What has to be known before a candidate can run, as keys of an answers file. Empty: it can."""
     situation = advice.situation
     missing = []
-    if not situation.answers.value("data_path") and not situation.answers.value("tasks"):
-        missing.append("data.path")
+    if not situation.answers.value("tasks"):
+        if candidate.composition.per_task:
+            missing.append("tasks")
+        elif not situation.answers.value("data_path"):
+            missing.append("data.path")
     model = situation.model
     if model is None or model.origin == "size":
         missing.append("model")
-    if candidate.composition.per_task and not situation.answers.value("tasks"):
-        missing.append("tasks")
     profiles = _profiles(situation)
     kinds = {profile.kind for profile in profiles} or {situation.answers.value("data_kind")}
     for index, objective in enumerate(candidate.composition.chain):

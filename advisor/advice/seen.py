@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from advisor.estimate.architecture import ENCODERS
 from advisor.facts import load_facts
 from advisor.types import Answers, Situation
 
@@ -46,6 +47,8 @@ def situation_facts(situation: Situation) -> dict[str, Any]:
             facts["compute_capability"] = major + minor / 10
     if situation.model is not None and situation.suggestion is None:  # a model nobody named is not a known fact
         facts["params_b"] = situation.model.params / 1e9
+        if situation.model.architecture is not None:
+            facts["model_family"] = "encoder" if situation.model.architecture in ENCODERS else "decoder"
     start = start_of(situation, facts)
     if start is not None:
         facts["start"] = start
@@ -82,7 +85,7 @@ def fact_origin(situation: Situation, fact_id: str) -> str:
         return f"read from {', '.join(profile.path for profile in profiles)}"
     if fact_id in ("device", "gpus", "compute_capability", "cpu_bf16"):
         return hardware.origin
-    if fact_id == "params_b" and situation.model is not None:
+    if fact_id in ("params_b", "model_family") and situation.model is not None:
         return f"from {situation.model.id}"
     if fact_id == "start" and not {"base_model_untuned", "instruct_model_start"} & set(answers.signals):
         return "from the model's name"

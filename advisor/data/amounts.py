@@ -50,25 +50,28 @@ def amounts() -> dict[str, Amount]:
 
 def compared(profile: DataProfile) -> list[dict[str, Any]]:
     """For each objective the data can train: how much it has, how much is wanted, and a verdict: too_few, thin, usual, plenty or unknown."""
-    table: list[dict[str, Any]] = []
-    for objective in profile.objectives:
-        wanted = amounts().get(objective)
-        if wanted is None:
-            continue
-        has = profile.tokens.total if wanted.unit == "tokens" and profile.tokens is not None else None if wanted.unit == "tokens" else profile.rows
-        table.append(
-            {
-                "objective": objective,
-                "unit": wanted.unit,
-                "has": has,
-                "too_few_below": wanted.too_few,
-                "usual": list(wanted.usual),
-                "verdict": verdict(has, wanted),
-                "text": wanted.text,
-                "sources": [{"title": source.title, "url": source.url} for source in wanted.sources],
-            }
-        )
-    return table
+    tokens = None if profile.tokens is None else profile.tokens.total
+    return [_row(amounts()[objective], profile.rows, tokens) for objective in profile.objectives if objective in amounts()]
+
+
+def shortages(*, rows: int | None, tokens: int | None) -> dict[str, str]:
+    """Objective -> what is said of these data where it wants more: '300 rows: too few: below 500 it seldom works; ...'."""
+    table = {objective: _row(wanted, rows, tokens) for objective, wanted in amounts().items()}
+    return {objective: in_words(row) for objective, row in table.items() if row["verdict"] == "too_few"}
+
+
+def _row(wanted: Amount, rows: int | None, tokens: int | None) -> dict[str, Any]:
+    has = tokens if wanted.unit == "tokens" else rows
+    return {
+        "objective": wanted.objective,
+        "unit": wanted.unit,
+        "has": has,
+        "too_few_below": wanted.too_few,
+        "usual": list(wanted.usual),
+        "verdict": verdict(has, wanted),
+        "text": wanted.text,
+        "sources": [{"title": source.title, "url": source.url} for source in wanted.sources],
+    }
 
 
 def verdict(has: int | None, wanted: Amount) -> str:

@@ -14,7 +14,7 @@ from advisor.types import Estimate, Fits, Hardware, ModelShape, RunSpec
 
 HEAD_ROOM = 0.10  # of the device's memory: fragmentation, a longer batch than the sample's longest
 
-__all__ = ["HEAD_ROOM", "cost_estimate", "estimate", "fits_in", "machine_of", "memory_estimate", "time_estimate"]
+__all__ = ["HEAD_ROOM", "cost_estimate", "estimate", "fits_in", "hardware_machine", "machine_of", "memory_estimate", "time_estimate"]
 
 
 def estimate(
@@ -37,7 +37,7 @@ def estimate(
     if limit is None:
         unknown.append("hardware: its memory is not known" if hardware.kind != "unknown" else "hardware")
     duration_s, usd, note = None, None, ""
-    machine = _machine(hardware)
+    machine = hardware_machine(hardware)
     if machine is None:
         unknown.append("duration: the device's speed is not known")
     else:
@@ -63,7 +63,8 @@ def fits_in(peak_bytes: int, limit_bytes: int | None, head_room: float = HEAD_RO
     return "tight" if peak_bytes <= limit_bytes else "too_big"
 
 
-def _machine(hardware: Hardware) -> Machine | None:
+def hardware_machine(hardware: Hardware) -> Machine | None:
+    """The speeds of the device that trains, or None where they are not known."""
     if hardware.kind == "cpu":
         return machine_of(None, cpu_cores=hardware.cpu_cores or 1, cpu_bf16=bool(hardware.cpu_bf16))
     if not hardware.gpus or hardware.gpus[0].spec is None:

@@ -17,7 +17,7 @@ from advisor.estimate.architecture import ConfigError, shape_from_config
 from advisor.estimate.dims import dims_of, targets, unknown_targets
 from advisor.estimate.memory import memory_estimate
 from advisor.estimate.setting import COUNTERS
-from advisor.estimate.time import machine_of, time_estimate
+from advisor.estimate.time import Machine, machine_of, time_estimate
 from advisor.types import OBJECTIVES, UPDATES, GpuSpec, ModelShape, RunSpec
 from advisor.units import GIB
 
@@ -213,13 +213,7 @@ def answer(request: Request, *, find_model: FindModel, find_gpu: FindGpu | None 
     match = None
     if request.gpu is not None and find_gpu is not None and not on_cpu and request.gpu.strip().lower() != "unknown":
         match = find_gpu(request.gpu, lenient=True)
-    memory = memory_estimate(spec, shape, cpu=on_cpu, device=None if match is None else match.spec)
-    if memory is None:
-        return refused(f"the dimensions of '{request.model}' are not known")
-    document: dict[str, Any] = {
-        "peak_gib": _gib(memory.peak_bytes), "low_gib": _gib(memory.low_bytes), "high_gib": _gib(memory.high_bytes), "moment": memory.peak.name,
-        "terms": [{"name": term.name, "gib": _gib(term.size_bytes), "because": term.because, "source": term.source.title} for term in memory.peak.terms],
-    }  # fmt: skip
+    machine = None
     if match is not None:
         warnings += match.warnings
         machine = machine_of(match.spec)
@@ -227,13 +221,29 @@ def answer(request: Request, *, find_model: FindModel, find_gpu: FindGpu | None 
             warnings.append(f"gpu '{request.gpu}' is not in the catalogue: no speed")
         elif machine is None:
             warnings.append(f"gpu '{request.gpu}': its speed is not known")
-        else:
-            time = time_estimate(spec, shape, machine, tokens_total=request.tokens_total, rows_total=request.rows_total)
-            if time is not None:
-                document |= {"tokens_per_s_per_gpu": round(time.tokens_per_s_per_gpu, 2), "step_s": round(time.step_s, 5), "time_because": time.because}
-                if time.duration_s is not None:
-                    document["hours"] = round(time.duration_s / 3600, 3)
     warnings += _unread(spec, shape)
+    return document_of(
+        spec, shape, cpu=on_cpu, device=None if match is None else match.spec, machine=machine,
+        tokens_total=request.tokens_total, rows_total=request.rows_total, warnings=warnings,
+    )  # fmt: skip
+
+
+def document_of(
+    spec: RunSpec, shape: ModelShape, *, cpu: bool, device: GpuSpec | None, machine: Machine | None, tokens_total: int | None, rows_total: int | None, warnings: Sequence[str]
+) -> dict[str, Any]:
+    """The answer document of a spec on a device: memory with its terms, and speed where the machine's is known."""
+    memory = memory_estimate(spec, shape, cpu=cpu, device=device)
+    if memory is None:
+        return refused(f"the dimensions of '{shape.id}' are not known")
+    document: dict[str, Any] = {
+        "peak_gib": _gib(memory.peak_bytes), "low_gib": _gib(memory.low_bytes), "high_gib": _gib(memory.high_bytes), "moment": memory.peak.name,
+        "terms": [{"name": term.name, "gib": _gib(term.size_bytes), "because": term.because, "source": term.source.title} for term in memory.peak.terms],
+    }  # fmt: skip
+    time = None if machine is None else time_estimate(spec, shape, machine, tokens_total=tokens_total, rows_total=rows_total)
+    if time is not None:
+        document |= {"tokens_per_s_per_gpu": round(time.tokens_per_s_per_gpu, 2), "step_s": round(time.step_s, 5), "time_because": time.because}
+        if time.duration_s is not None:
+            document["hours"] = round(time.duration_s / 3600, 3)
     document["warnings"] = [*warnings, *(text for text in memory.warnings if text not in warnings)]
     return document
 

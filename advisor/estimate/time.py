@@ -24,8 +24,13 @@ BANDWIDTH_SHARE = 0.8  # of the data sheet, what streaming kernels reach
 NVLINK_BYTES_PER_S, PCIE_BYTES_PER_S = 180e9, 14e9  # one direction, achieved
 # A LoRA step of SmolLM2-135M, 4 x 128 tokens, took 2 to 3 s on two cores (4 N FLOP per token): float32, per core.
 CPU_FLOPS_PER_CORE = 5e10
+# There nothing overlaps: a forward and backward pass of its 30 layers with LoRA took 0.16 s (float32) to 0.22 s (autocast) before the first token.
+CPU_LAUNCHES = 2.2  # of what a card's launches take
+# Logits in tiles without Triton (TRL's chunked loss): 2 ms a token of 49,152 words, forward and backward, most of it for pages of fresh memory.
+CPU_TILE_S = 4e-8  # for each logit
 CPU_MIXED_GAIN = 1.4  # with instructions for bfloat16: 1.3 to 1.5 measured on such steps
 CPU_BYTES_PER_S = 15e9
+TILED = ("dpo", "kto", "grpo", "rloo")  # objectives whose loss the trainers compute in tiles on the CPU too
 PPO_EPOCHS = 4  # rules/objectives/ppo.yaml
 DECODE_SHARE = 0.3  # of the bandwidth, what `generate` reaches without a serving engine
 PADDED_LENGTH = 1.25  # rows of mixed lengths padded to the longest of their micro-batch
@@ -40,6 +45,8 @@ class Machine:
     link_bytes_per_s: float
     launch_share: float
     note: str
+    overlaps: bool = True  # launches run ahead of compute
+    tile_s: float = 0.0  # for each logit of a loss in tiles, beside what its matrix product takes
     mixed_gain: float = 1.0  # under precision: mixed against pure; the rates of cards are those of 16-bit formats already
 
 
@@ -52,7 +59,9 @@ def machine_of(gpu: GpuSpec | None, *, cpu_cores: int | None = None, cpu_bf16: b
             flops=CPU_FLOPS_PER_CORE * cpu_cores,
             bytes_per_s=CPU_BYTES_PER_S,
             link_bytes_per_s=CPU_BYTES_PER_S,
-            launch_share=0.3,
+            launch_share=CPU_LAUNCHES,
+            overlaps=False,
+            tile_s=CPU_TILE_S,
             note=f"{cpu_cores} CPU cores",
             mixed_gain=CPU_MIXED_GAIN if cpu_bf16 else 1.0,
         )
@@ -80,8 +89,8 @@ def time_estimate(spec: RunSpec, shape: ModelShape, machine: Machine, *, tokens_
         mean = min(float(spec.seq_len), tokens_total / rows_total / sequences)
         length = min(float(spec.seq_len), mean * (PADDED_LENGTH if spec.micro_batch_size > 1 else 1.0))
         padding = max(1.0, length / mean)
-    each = sequences * answers_each(spec)
-    tokens = spec.micro_batch_size * each * length
+    passed = spec.grad_accum * answers_each(spec)  # micro-batches of a step: each answer to a request is a row of its own
+    tokens = spec.micro_batch_size * sequences * length
     passes = 4 if spec.gradient_checkpointing else 3  # forward, backward as two, and the forward pass run again
     reached = machine.flops * (machine.mixed_gain if spec.precision == "mixed" else 1.0)
     compute = tokens * _flops(spec, d, length) / reached
@@ -93,12 +102,12 @@ def time_estimate(spec: RunSpec, shape: ModelShape, machine: Machine, *, tokens_
     dequantise = 0.0
     if spec.quantization:  # every pass reads half a byte and writes and reads two for each weight
         dequantise = (passes - 1 if spec.gradient_checkpointing else 2) * d.linear_params * 4.5 / machine.bytes_per_s
-    work = compute + traffic
-    micro = (work**SMOOTH + launches**SMOOTH) ** (1 / SMOOTH) + dequantise
+    work = compute + traffic + _tiles_s(spec, d, machine, length)
+    micro = ((work**SMOOTH + launches**SMOOTH) ** (1 / SMOOTH) if machine.overlaps else work + launches) + dequantise
     gather = _gather_s(spec, d, machine)
     micro = max(micro, gather) + 0.15 * min(micro, gather)
-    step = spec.grad_accum * micro + _optimizer_s(spec, d, machine) + _reduce_s(spec, d, machine) + _generate_s(spec, d, machine, forward_launches, length)
-    per_device = spec.micro_batch_size * spec.grad_accum * each * length / padding
+    step = passed * micro + _optimizer_s(spec, d, machine) + _reduce_s(spec, d, machine) + _generate_s(spec, d, machine, forward_launches, length)
+    per_device = passed * tokens / padding
     steps = None
     if tokens_total:
         per_step = spec.micro_batch_size * spec.grad_accum * max(1, spec.gpus)
@@ -132,6 +141,14 @@ def _traffic(spec: RunSpec, d: Dims) -> float:
     again = 1.3 if spec.gradient_checkpointing else 1.0
     logits = 0 if d.encoder else 16 * d.vocab
     return ELEMENTWISE_PASSES * again * d.layers * layer + logits
+
+
+def _tiles_s(spec: RunSpec, d: Dims, machine: Machine, length: float) -> float:
+    """Time per micro-batch for logits in tiles, where a machine is slow at them: of both sequences of a pair, of a written answer alone."""
+    if spec.objective not in TILED or spec.loss not in (None, "chunked"):
+        return 0.0
+    scored = min(length, float(spec.options.get("response_tokens") or length)) if spec.objective in GENERATED else length
+    return spec.micro_batch_size * sequences_per_row(spec.objective) * scored * d.vocab * machine.tile_s
 
 
 def _gather_s(spec: RunSpec, d: Dims, machine: Machine) -> float:

@@ -10,27 +10,31 @@ from advisor.units import format_duration
 
 BAR_WIDTH = 30
 FULL, REST = "#", "."
+COUNTED = {"nvidia-smi": " of the whole process, as nvidia-smi shows it", "allocated": " allocated"}
+FITS = {"fits": "it fits", "tight": "it fits, with little to spare", "too_big": "it does not fit"}
 
 
-def estimate_text(document: Mapping[str, Any], *, title: str = "", limit_gib: float | None = None, width: int = 80) -> str:
+def estimate_text(document: Mapping[str, Any], *, title: str = "", width: int = 80) -> str:
     """One answer document (as `advisor.estimate.specs.answer` gives it) as lines of at most `width` columns.
 
-    Bars are drawn against `limit_gib`, the card's memory, where it is known, else against the peak.
+    Bars are drawn against `limit_gib`, the device's memory, where it is known, else against the peak.
     """
+    limit_gib = document.get("limit_gib")
     lines = [title] if title else []
     if document.get("peak_gib") is None:
         lines += _wrapped(f"no estimate: {document.get('reason', 'unknown')}", width)
         return "\n".join([*lines, *_warnings(document, width)])
     peak = float(document["peak_gib"])
     scale = max(limit_gib or peak, 1e-9)
-    head = f"peak {_gib(peak)} (between {_gib(document['low_gib'])} and {_gib(document['high_gib'])}, by formula), at: {document['moment']}"
+    counted = COUNTED.get(document.get("counter", ""), "")
+    head = f"peak {_gib(peak)}{counted} (between {_gib(document['low_gib'])} and {_gib(document['high_gib'])}, by formula), at: {document['moment']}"
     lines += _wrapped(head, width)
     name_width = min(28, max((len(term["name"]) for term in document["terms"]), default=4))
     for term in document["terms"]:
         bar = _bar(float(term["gib"]) / scale, min(BAR_WIDTH, max(6, width - name_width - 16)))
         lines.append(f"  {term['name'][:name_width]:<{name_width}} {_gib(term['gib']):>10}  {bar}".rstrip())
     if limit_gib:
-        verdict = "more than the card has" if peak > limit_gib else f"{peak / limit_gib:.0%} of the card's {_gib(limit_gib)}"
+        verdict = f"{peak / limit_gib:.0%} of the {_gib(limit_gib)} there are: {FITS[document['fits']]}"
         lines.append(f"  {'together':<{name_width}} {_gib(peak):>10}  {_bar(peak / scale, min(BAR_WIDTH, max(6, width - name_width - 16)))}")
         lines.append(f"  {verdict}")
     if document.get("tokens_per_s_per_gpu") is not None:
@@ -41,10 +45,10 @@ def estimate_text(document: Mapping[str, Any], *, title: str = "", limit_gib: fl
     return "\n".join([*lines, *_warnings(document, width)])
 
 
-def estimates_text(documents: Sequence[Mapping[str, Any]], titles: Sequence[str] = (), *, limit_gib: float | None = None, width: int = 80) -> str:
-    """Several answers, one below the other."""
-    named = [*titles, *(f"spec {index}" for index in range(len(titles) + 1, len(documents) + 1))]
-    return "\n\n".join(estimate_text(document, title=title, limit_gib=limit_gib, width=width) for document, title in zip(documents, named, strict=False))
+def estimates_text(documents: Sequence[Mapping[str, Any]], *, width: int = 80) -> str:
+    """Several answers, one below the other, each under its name."""
+    titles = [str(document.get("name") or (f"spec {place}" if len(documents) > 1 else "")) for place, document in enumerate(documents, 1)]
+    return "\n\n".join(estimate_text(document, title=title, width=width) for document, title in zip(documents, titles, strict=True))
 
 
 def _gib(value: float) -> str:

@@ -213,7 +213,9 @@ class Reader:
                 continue
             self.keys(document, spot, entry, ("id", "never", "because"))
             never = [self.condition(document, (*spot, "never", name), name, value, None) for name, value in entry["never"].items()]
-            found.append(Assumption(id=str(entry["id"]), never=tuple(condition for condition in never if condition), at=document.at((*spot, "id"))))
+            found.append(
+                Assumption(id=str(entry["id"]), never=tuple(condition for condition in never if condition), because=str(entry.get("because", "")), at=document.at((*spot, "id")))
+            )
         return tuple(found)
 
 

@@ -78,10 +78,11 @@ class Rule:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Assumption:
-    """A combination of facts that cannot occur: an axiom of the proof, tested against what makes the facts."""
+    """A combination of facts that cannot occur: an axiom of the proof. Estimates never make it; answers that do are refused."""
 
     id: str
     never: tuple[Condition, ...]  # joined by AND
+    because: str = ""
     at: str = ""
 
 
@@ -115,6 +116,10 @@ class Ruleset:
     disabled_at: Mapping[str, str] = field(default_factory=dict)  # rule id -> where an overlay switches it off
     overlays: tuple[str, ...] = ()  # the layers that came from files of the user
     facts_at: Mapping[str, str] = field(default_factory=dict)  # fact id -> where it is declared, of the shipped ones
+
+    def contradicted(self, facts: Mapping[str, Any]) -> list[Assumption]:
+        """The assumptions that these facts break."""
+        return [found for found in self.assume if all(condition.holds(facts.get(condition.fact)) for condition in found.never)]
 
     def rule(self, rule_id: str) -> Rule | None:
         """The active rule of that id."""

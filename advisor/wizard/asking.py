@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from advisor.errors import Stopped
 from advisor.facts import Fact
+from advisor.files import FOLDER_NAME, is_folder_name
 from advisor.types import Answers, Hardware
 from advisor.units import format_gib
 from advisor.wizard.prompts import Option, Ui
@@ -50,6 +51,7 @@ class Checks:
     """Checks of typed answers, given by the caller: each returns what is wrong, or None."""
 
     data_path: Check = path_exists
+    data_examples: Check = path_exists
     model: Check = nothing_wrong
     reward_model: Check = nothing_wrong
     gpu: Check = nothing_wrong
@@ -114,10 +116,12 @@ def _offer_saved(facts: Mapping[str, Fact], ui: Ui, progress: Saved, checks: Che
         ui.say(problem, tone="warning")
     if saved is None:
         return progress
-    data_path = saved.answers.value("data_path")
-    if isinstance(data_path, str) and (wrong := checks.data_path(data_path)):
-        ui.say(f"Of the saved answers, one no longer holds: {wrong}", tone="warning")
-        saved = saved.without("data_path")
+    for fact_id in ("data_path", "tasks"):
+        answer = saved.answers.value(fact_id)
+        files = answer.values() if isinstance(answer, Mapping) else [answer] if answer else []
+        if wrong := next(filter(None, map(checks.data_path, files)), None):
+            ui.say(f"Of the saved answers, one no longer holds: {wrong}", tone="warning")
+            saved = saved.without(fact_id)
     count = len(saved.asked)
     options = [
         Option(value="continue", label="Continue with them", help=f"{count} question{'s' if count != 1 else ''} answered"),
@@ -137,11 +141,16 @@ def asker(ui: Ui, hardware: Hardware, checks: Checks) -> Callable[[Question], Re
     """A function that puts one question and shows its answer on one line."""
 
     def ask(question: Question) -> Reply:
-        reply = _ask_gpu(question, ui, hardware, checks) if question.fact.id == "gpu" else _ask_plain(question, ui, checks)
+        if question.fact.id == "gpu":
+            reply = _ask_gpu(question, ui, hardware, checks)
+        else:
+            reply = _ask_tasks(question, ui, checks) if question.fact.id == "tasks" else _ask_plain(question, ui, checks)
         if reply is not BACK:
             ui.answered(question.fact.ask, reply_words(question.fact, reply))
-        if question.fact.id == "data_path" and isinstance(reply, str) and (found := checks.found(reply)):
-            ui.say(f"  {found}", tone="quiet")
+        if question.fact.id in ("data_path", "data_examples", "tasks"):
+            for name, file in reply.items() if isinstance(reply, Mapping) else [("", reply)]:
+                if isinstance(file, str) and (found := checks.found(file)):
+                    ui.say(f"  {name}: {found}" if name else f"  {found}", tone="quiet")
         return reply
 
     return ask
@@ -165,6 +174,8 @@ def words_of(fact: Fact, value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, str) and value in fact.values:
         return fact.values[value].label
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {part}" for name, part in value.items())
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
@@ -179,7 +190,7 @@ def _ask_plain(question: Question, ui: Ui, checks: Checks) -> Reply:
         return ui.choose(message, [*options, *_ways_out(question)], current=question.current)
     if fact.type == "number":
         return _typed(question, ui, message, lambda text: number_of(text, fact))
-    check = {"data_path": checks.data_path, "model": checks.model, "reward_model": checks.reward_model}.get(fact.id, nothing_wrong)
+    check = {name: getattr(checks, name) for name in ("data_path", "data_examples", "model", "reward_model")}.get(fact.id, nothing_wrong)
     return _typed(question, ui, message, lambda text: _checked(text, check), path=fact.type == "path")
 
 
@@ -188,9 +199,9 @@ def _ways_out(question: Question) -> list[Option]:
     return unknown + ([Option(value=BACK, label="Back", help="to the question before")] if question.can_go_back else [])
 
 
-def _typed(question: Question, ui: Ui, message: str, read: Callable[[str], Any], *, path: bool = False) -> Reply:
-    """A typed answer, asked for again with the reason until it can be read."""
-    hint = f"Enter alone: I don't know; {BACK_SIGN} and Enter: back" if question.can_go_back else "Enter alone: I don't know"
+def _typed(question: Question, ui: Ui, message: str, read: Callable[[str], Any], *, path: bool = False, empty: str = "I don't know") -> Reply:
+    """A typed answer, asked for again with the reason until it can be read. Nothing typed is DONT_KNOW; `empty` says what that means."""
+    hint = f"Enter alone: {empty}" + (f"; {BACK_SIGN} and Enter: back" if question.can_go_back else "")
     default = "" if question.current is None else str(question.current)
     while True:
         text = ui.enter(message, hint=hint, default=default, path=path).strip()
@@ -210,6 +221,40 @@ def _checked(text: str, check: Check) -> str:
     if wrong := check(text):
         raise ValueError(wrong)
     return text
+
+
+def _ask_tasks(question: Question, ui: Ui, checks: Checks) -> Reply:
+    """The name and the data file of each team, until no more is named."""
+    before = dict(question.current or {})
+    named: dict[str, str] = {}
+    while True:
+        message = (
+            f"{question.number}. {question.fact.ask} What is the first team called? (such as legal)" if not named else f"What is the next team called? (so far: {', '.join(named)})"
+        )
+        unnamed = [name for name in before if name not in named]
+        asked = replace(question, current=unnamed[0] if unnamed else None, can_go_back=question.can_go_back or bool(named))
+        name = _typed(asked, ui, message, lambda text: _task_name(text, named), empty="that was the last" if named else "I don't know")
+        if name is DONT_KNOW:
+            return named or DONT_KNOW
+        if name is BACK and not named:
+            return BACK
+        if name is BACK:
+            named.popitem()
+            continue
+        asked = replace(question, current=before.get(name), can_go_back=True)
+        file = _typed(asked, ui, f"Where are the examples of {name}? (a file or a folder)", lambda text: _checked(text, checks.data_path), path=True, empty=f"leave {name} out")
+        if isinstance(file, str):
+            named[name] = file
+
+
+def _task_name(text: str, taken: Collection[str]) -> str:
+    """What somebody called a team, as the plan writes it: 'Human Resources' is human-resources. Raises ValueError with the plan's rule."""
+    name = "-".join(text.lower().split())
+    if not is_folder_name(name):
+        raise ValueError(f"{text} cannot be the name. Allowed: {FOLDER_NAME}.")
+    if name in taken:
+        raise ValueError(f"{name} is named already.")
+    return name
 
 
 def number_of(text: str, fact: Fact) -> int | float:

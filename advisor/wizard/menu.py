@@ -13,7 +13,7 @@ from advisor.types import Advice, Answers, Candidate, Hardware
 from advisor.wizard.asking import Checks, ask_round, asker, stopped_words, words_of
 from advisor.wizard.prompts import Option, Ui, terminal_ui
 from advisor.wizard.saved import Saved
-from advisor.wizard.walk import BACK, Question, Relevant, Skipped, answer_of, applies, questions, skipped_questions, walk, with_reply, without_stale
+from advisor.wizard.walk import BACK, Question, Relevant, Reply, Skipped, answer_of, applies, questions, skipped_questions, walk, with_reply, without_stale
 from advisor.wizard.what_if import changed, flip_words
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ class _Closing:
             "what_if": self._what_if,
             "change": lambda _: self._change(),
             "skipped": lambda _: self._answer_skipped(),
+            "missing": lambda outcome: self._put(self._askable(outcome)),
             "undo": lambda _: self._undo(),
             "save": self._save_page,
         }
@@ -129,7 +130,8 @@ class _Closing:
                 self.ui.say(f"It cannot be run yet; missing: {', '.join(self._named(name) for name in outcome.missing)}", tone="warning")
             skipped = self._skipped()
             undo = self.before[-1][1] if self.before else ""
-            chosen = self.ui.choose("What now?", menu_options(outcome, skipped=len(skipped), mattering=len(self._mattering(skipped)), undo=undo))
+            options = menu_options(outcome, askable=len(self._askable(outcome)), skipped=len(skipped), mattering=len(self._mattering(skipped)), undo=undo)
+            chosen = self.ui.choose("What now?", options)
             if chosen == "quit":
                 return 0 if outcome.advice.fits else 3
             if chosen == "run":
@@ -152,6 +154,9 @@ class _Closing:
                     raise
                 self._change()
                 continue
+            unasked = [fact for fact in self._askable(outcome) if fact.order is None and fact.id not in self.progress.asked]
+            if unasked and outcome.advice.fits and self._put(unasked):
+                continue
             self._say_left_out()
             self.actions.show(outcome)
             return outcome
@@ -161,6 +166,24 @@ class _Closing:
             if name in (fact.id, fact.answer) and fact.ask:
                 return f"{name} ({fact.ask.split(' (')[0]})"
         return name
+
+    def _askable(self, outcome: Outcome) -> list[Fact]:
+        """The questions whose answers a runnable plan still needs."""
+        wanted = outcome.missing if outcome.advice.recommendation.composition.chain else ()
+        return [fact for fact in self.facts.values() if fact.ask and (fact.answer or fact.id) in wanted]
+
+    def _put(self, facts: Sequence[Fact]) -> bool:
+        """Put these questions, answered before or not. False where no answer came of it."""
+        before = self.answers
+        for fact in facts:
+            reply = self._ask_one(fact, number=len(self.progress.asked) + 1)
+            if reply is BACK:
+                break
+            self._take(with_reply(self.facts, self.answers, fact, reply), asked=fact.id)
+        return dict(self.answers.known) != dict(before.known)
+
+    def _ask_one(self, fact: Fact, *, number: int) -> Reply:
+        return asker(self.ui, self.hardware, self.checks)(Question(fact=fact, number=number, current=answer_of(self.answers, fact), can_go_back=True))
 
     # ----------------------------------------------------------------------- what was not asked
 
@@ -209,16 +232,16 @@ class _Closing:
     def _change(self) -> bool:
         """Ask one question again, then those that only now apply. False where nothing was changed."""
         open_facts = [fact for fact in questions(self.facts) if applies(fact, self.answers, self.facts)]
+        open_facts += [fact for fact in self.facts.values() if fact.order is None and fact.id in self.progress.asked]
         options = [Option(value=fact.id, label=fact.ask.split(" (")[0], help=self._answer_words(fact)) for fact in open_facts]
         chosen = self.ui.choose("Which answer?", [*options, Option(value=BACK, label="Back")])
         if chosen is BACK:
             return False
-        ask = asker(self.ui, self.hardware, self.checks)
         fact = self.facts[chosen]
-        reply = ask(Question(fact=fact, number=1 + open_facts.index(fact), current=answer_of(self.answers, fact), can_go_back=True))
+        reply = self._ask_one(fact, number=1 + open_facts.index(fact))
         if reply is BACK:
             return False
-        self._take(with_reply(self.answers, fact, reply), asked=fact.id)
+        self._take(with_reply(self.facts, self.answers, fact, reply), asked=fact.id)
         return True
 
     def _take(self, answers: Answers, *, asked: str) -> None:
@@ -295,10 +318,12 @@ class _Closing:
         return False
 
 
-def menu_options(outcome: Outcome, *, skipped: int = 0, mattering: int = 0, undo: str = "") -> list[Option]:
+def menu_options(outcome: Outcome, *, askable: int = 0, skipped: int = 0, mattering: int = 0, undo: str = "") -> list[Option]:
     """The choices that make sense: "run it now" only for a complete plan that fits, the plan only where there is one."""
     advice = outcome.advice
     options = [Option(value="run", label="Run it now", help="it can be stopped at any time and goes on where it was")] if outcome.runnable else []
+    if askable:
+        options.append(Option(value="missing", label="Answer what is missing", help=f"{askable} question{'s' if askable > 1 else ''}, then it can be run"))
     if advice.nothing_fits is not None and advice.nothing_fits.ways_out:
         options.append(Option(value="ways_out", label="What would fit", help="each with the line to type"))
     if outcome.plan is not None:

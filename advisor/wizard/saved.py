@@ -14,7 +14,7 @@ from advisor.facts import Fact
 from advisor.types import Answer, Answers
 
 VERSION = 1
-PATH_FACTS = ("data_path", "model")
+PATH_FACTS = ("data_path", "data_examples", "tasks", "model", "reward_model")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +81,8 @@ def load_answers(facts: Mapping[str, Fact], path: Path | None = None) -> tuple[S
 
 def _portable(fact: str, value: Any) -> Any:
     """Paths as absolute ones: the next start may be in another folder."""
+    if isinstance(value, Mapping):
+        return {name: _portable(fact, part) for name, part in value.items()}
     if fact in PATH_FACTS and isinstance(value, str) and os.path.exists(os.path.expanduser(value)):
         return os.path.abspath(os.path.expanduser(value))
     return list(value) if isinstance(value, tuple) else value

@@ -87,7 +87,7 @@ def walk(
             if history:
                 history.pop()
             continue
-        answers = with_reply(answers, fact, reply)
+        answers = with_reply(facts, answers, fact, reply)
         history.append(fact.id)
         if keep is not None:
             keep(answers, tuple(history))
@@ -127,12 +127,12 @@ def questions(facts: Mapping[str, Fact]) -> list[Fact]:
 
 
 def applies(fact: Fact, answers: Answers, facts: Mapping[str, Fact]) -> bool:
-    """True where `ask_when` holds and `ask_without` is missing. `unknown` in `ask_when` matches what nobody answered."""
+    """True where `ask_when` holds and nothing of `ask_without` is stated. `unknown` in `ask_when` matches what nobody answered."""
     for other, allowed in fact.ask_when.items():
         value = answer_of(answers, facts[other]) if other in facts else answers.value(other)
         if (UNKNOWN if value is None else value) not in allowed:
             return False
-    return fact.ask_without is None or answers.value(fact.ask_without) is None
+    return _none_stated(fact.ask_without, answers)
 
 
 def may_apply(fact: Fact, answers: Answers, facts: Mapping[str, Fact], waiting: Collection[str]) -> bool:
@@ -141,7 +141,11 @@ def may_apply(fact: Fact, answers: Answers, facts: Mapping[str, Fact], waiting: 
         value = answer_of(answers, facts[other]) if other in facts else answers.value(other)
         if (UNKNOWN if value is None else value) not in allowed and other not in waiting:
             return False
-    return fact.ask_without is None or answers.value(fact.ask_without) is None
+    return _none_stated(fact.ask_without, answers)
+
+
+def _none_stated(names: Sequence[str], answers: Answers) -> bool:
+    return all(answers.value(name) is None for name in names)
 
 
 def given_before(answers: Answers, fact: Fact) -> bool:
@@ -158,8 +162,8 @@ def answer_of(answers: Answers, fact: Fact) -> Any:
     return True if value is None and fact.signal and fact.id in answers.signals else value
 
 
-def with_reply(answers: Answers, fact: Fact, reply: Reply) -> Answers:
-    """The answers with one reply taken in, as asked: it outranks files and flags."""
+def with_reply(facts: Mapping[str, Fact], answers: Answers, fact: Fact, reply: Reply) -> Answers:
+    """The answers with one reply and what it implies taken in, as asked: it outranks files and flags."""
     values: Mapping[str, Any] = reply.values if isinstance(reply, Several) else {fact.id: None if reply is DONT_KNOW else reply}
     known = dict(answers.known)
     for fact_id, value in values.items():
@@ -168,7 +172,10 @@ def with_reply(answers: Answers, fact: Fact, reply: Reply) -> Answers:
             known[fact_id] = Answer(value=value, origin="asked")
     if fact.signal:
         _list_signal(known, answers, fact.id, stated=reply is True)
-    return Answers(known=known)
+    answers = Answers(known=known)
+    for implied in fact.implies if values.get(fact.id) not in (None, False) else ():
+        answers = with_reply(facts, answers, facts[implied], True)
+    return answers
 
 
 def _list_signal(known: dict[str, Answer], answers: Answers, signal: str, *, stated: bool) -> None:
@@ -186,5 +193,5 @@ def without_stale(facts: Mapping[str, Fact], answers: Answers) -> Answers:
     for fact in questions(facts):
         answer = answers.known.get(fact.id)
         if answer is not None and answer.origin == "asked" and not applies(fact, answers, facts):
-            answers = with_reply(answers, fact, DONT_KNOW)
+            answers = with_reply(facts, answers, fact, DONT_KNOW)
     return answers

@@ -10,7 +10,7 @@ from advisor.types import Advice, Answer, Answers, Flip
 from advisor.wizard.asking import CARD_FACTS, words_of
 from advisor.wizard.walk import DONT_KNOW, Several, with_reply
 
-DATA_FACTS = ("data_path", "data_kind", "data_rows", "data_tokens", "data_mapping", "tasks")
+DATA_FACTS = ("data_path", "data_kind", "data_rows", "data_tokens", "data_mapping", "data_examples", "tasks")
 LIMITS = ("budget", "budget_usd", "budget_hours")
 START = {"base": "base_model_untuned", "instruct": "instruct_model_start"}
 
@@ -48,11 +48,9 @@ def changed(answers: Answers, change: Mapping[str, Any], advice: Advice, facts: 
             answers = _set(answers, {"model": value, "model_params_b": None}, facts)
         elif fact_id == "start":
             for start, signal in START.items():
-                answers = with_reply(answers, facts[signal], True if start == value else DONT_KNOW)
+                answers = with_reply(facts, answers, facts[signal], True if start == value else DONT_KNOW)
         else:
-            answers = with_reply(answers, facts[fact_id], DONT_KNOW if value is None else value)
-            for implied in facts[fact_id].implies if value is True else ():
-                answers = with_reply(answers, facts[implied], True)
+            answers = with_reply(facts, answers, facts[fact_id], DONT_KNOW if value is None else value)
     return answers
 
 
@@ -61,7 +59,7 @@ def _by_name(facts: Mapping[str, Fact]) -> dict[str, Fact]:
 
 
 def _set(answers: Answers, values: Mapping[str, Any], facts: Mapping[str, Fact]) -> Answers:
-    return with_reply(answers, facts[next(iter(values))], Several(values=values))
+    return with_reply(facts, answers, facts[next(iter(values))], Several(values=values))
 
 
 def _without_files(answers: Answers, advice: Advice, facts: Mapping[str, Fact]) -> Answers:

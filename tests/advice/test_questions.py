@@ -39,7 +39,7 @@ def composition(ruleset, facts):
 
 def possible(ruleset, facts):
     """Whether the facts do not contradict what estimates can say: nothing is over a limit that nobody set."""
-    return not any(all(condition.holds(facts.get(condition.fact)) for condition in found.never) for found in ruleset.assume) and "over_budget" not in facts.values()
+    return not ruleset.contradicted(facts) and "over_budget" not in facts.values()
 
 
 ASKED = [fact.id for fact in RULES.facts.values() if fact.origin == "asked" and fact.order is not None and fact.type in ("choice", "number", "flag")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from advisor.data.amounts import amounts, compared, in_words, verdict
+from advisor.data.amounts import amounts, compared, in_words, shortages, verdict
 from advisor.data.measure import OBJECTIVES as OBJECTIVE_KINDS
 from advisor.resources import rules_dir
 from advisor.types import OBJECTIVES, DataProfile, TokenStats
@@ -30,6 +30,14 @@ def test_kinds_and_objectives_agree_with_the_rules():
         for kind in entry["trains_on"]:
             stated[kind].add(entry["id"])
     assert {kind: set(objectives) for kind, objectives in OBJECTIVE_KINDS.items()} == stated
+
+
+def test_what_is_too_little_is_told_by_objective():
+    """Of 300 rows the objectives that want more, in the words of the table; of an unknown amount nothing."""
+    found = shortages(rows=300, tokens=None)
+    assert found["dpo"] == "300 rows: too few: below 500 it seldom works; usual are 5,000 to 60,000"
+    assert not {"sft", "grpo", "cpt"} & set(found)
+    assert shortages(rows=None, tokens=None) == {}
 
 
 @pytest.mark.parametrize(

@@ -126,9 +126,10 @@ def test_any_values_give_an_answer_or_a_reason(item):
 def test_the_text_has_a_bar_per_term_and_stays_in_width():
     """For people: a line with a bar for each term, the card's share, nothing wider than the terminal."""
     (found,) = answers([{"model": "Qwen/Qwen3-8B", "gpu": "RTX 4090", "tokens_total": 1_000_000}])
-    text = estimate_text(found, title="Qwen3-8B", limit_gib=24, width=72)
+    text = estimate_text({**found, "counter": "nvidia-smi", "limit_gib": 24, "fits": "fits"}, title="Qwen3-8B", width=72)
     assert all(len(line) <= 72 for line in text.splitlines())
     assert sum("#" in line for line in text.splitlines()) >= 2
-    assert "of the card's 24.0 GiB" in text
+    assert "of the 24.0 GiB there are: it fits" in text
+    assert "as nvidia-smi shows it" in " ".join(text.split())
     assert "tokens/s" in text
     assert "no estimate" in estimates_text(answers([{"model": "zzz"}]))

@@ -71,7 +71,7 @@ def fact_blocks(rules: Ruleset, fact: Fact) -> list[str | Iterable[str]]:
 def asked_only(fact: Fact) -> str:
     parts = [f"where {code(other)} is {joined(map(code, values))}" for other, values in fact.ask_when.items()]
     if fact.ask_without:
-        parts.append(f"without {code(fact.ask_without)}")
+        parts.append(f"without {' and '.join(map(code, fact.ask_without))}")
     return " and ".join(parts)
 
 

@@ -57,12 +57,11 @@ def situations(draw):
 @given(situations(), st.sampled_from(CHAINS), st.booleans())
 def test_what_is_assumed_never_occurs(situation, chain, per_task):
     """No size, card, number of cards, chain, amount of data or budget makes an assumption false."""
-    assert [assumption.id for assumption in RULES.assume] == ["lora-implies-qlora", "full-implies-qlora"]
+    assert [assumption.id for assumption in RULES.assume[:2]] == ["lora-implies-qlora", "full-implies-qlora"]
     facts = situation_facts(situation)
     fits = Costs(ruleset=RULES, situation=situation, facts=facts).fits(chain, per_task=per_task)
     facts |= {f"fits_{scheme}": fit for scheme, fit in fits.items()}
-    for assumption in RULES.assume:
-        assert not all(condition.holds(facts.get(condition.fact)) for condition in assumption.never), (assumption.id, fits)
+    assert not RULES.contradicted(facts), fits
 
 
 def test_an_assumption_would_be_noticed():

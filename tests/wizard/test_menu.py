@@ -11,7 +11,7 @@ from advisor.errors import InputError
 from advisor.interactive import _PlanFile
 from advisor.plan.model import Plan, PlanData, Stage
 from advisor.types import Answer, Answers, NothingFits, WayOut
-from advisor.wizard import Actions, Outcome, run_wizard
+from advisor.wizard import Actions, Checks, Outcome, run_wizard
 from advisor.wizard.menu import menu_options
 from advisor.wizard.saved import load_answers, state_path
 from advisor.wizard.walk import applies, questions
@@ -19,7 +19,7 @@ from tests.render.example_advice import CPU, nothing_fits, remedy_alone, scenari
 from tests.wizard.scripted import CARDS, FACTS, ScriptedUi, known
 
 
-def menu(outcome_of, *replies: str | None, actions: dict[str, Any] | None = None) -> tuple[int, ScriptedUi, list[Any]]:
+def menu(outcome_of, *replies: str | None, actions: dict[str, Any] | None = None, checks: Checks = CARDS) -> tuple[int, ScriptedUi, list[Any]]:
     """The closing menu after the one question about the task; exit code, what was said, what was called."""
     called: list[Any] = []
 
@@ -37,7 +37,7 @@ def menu(outcome_of, *replies: str | None, actions: dict[str, Any] | None = None
     }
     ui = ScriptedUi("Write texts", *replies)
     code = run_wizard(
-        facts=FACTS, hardware=CPU, advise=outcome_of, actions=Actions(**given), console=Console(), ui=ui, checks=CARDS, relevant=lambda fact, answers, opened: False
+        facts=FACTS, hardware=CPU, advise=outcome_of, actions=Actions(**given), console=Console(), ui=ui, checks=checks, relevant=lambda fact, answers, opened: False
     )  # fmt: skip
     return code, ui, called
 
@@ -73,6 +73,38 @@ def test_what_is_missing_for_a_run_is_said():
     """Without data the menu says what the run still needs, in the words of the question."""
     _, ui, _ = menu(lambda answers: Outcome(advice=scenario_5(), missing=("data.path",)), "Quit")
     assert "It cannot be run yet; missing: data.path (Where are your examples?)" in ui.said
+
+
+def test_what_is_missing_can_be_answered():
+    """Each missing answer has its question, put before or not; with it the plan is complete."""
+
+    def advise(answers):
+        missing = tuple(name for fact, name in (("reward_model", "reward_model"), ("model", "model")) if answers.value(fact) is None)
+        return Outcome(advice=scenario_5(), missing=missing) if missing else ready(answers)
+
+    _, ui, _ = menu(advise, "Answer what is missing", "scores", "<", "Answer what is missing", "Qwen/Qwen3-8B", "Quit")
+    assert [offered[0] for offered in ui.offered if "Quit" in offered] == ["Answer what is missing", "Answer what is missing", "Run it now"]
+
+
+def test_what_only_a_plan_needs_is_asked_where_the_plan_needs_it():
+    """Examples beside documents are asked for once it is clear that they are read; the answer can be changed later."""
+    seen = []
+
+    def advise(answers):
+        seen.append(answers.value("data_examples"))
+        return ready(answers) if answers.value("data_examples") else Outcome(advice=scenario_5(), missing=("data.examples",))
+
+    question = FACTS["data_examples"].ask
+    _, ui, called = menu(advise, "train.jsonl", "Change an answer", question.split(" (")[0], "train.jsonl", "Quit", checks=Checks(data_examples=lambda text: None))
+    assert ui.asked[1] == f"2. {question}"
+    assert seen == [None, "train.jsonl", "train.jsonl"]
+    assert called == ["show", "show"]
+
+
+def test_not_knowing_what_a_plan_needs_is_no_dead_end():
+    """I don't know leads to the menu, which offers the question again."""
+    _, ui, _ = menu(lambda answers: Outcome(advice=scenario_5(), missing=("data.examples",)), "", "Answer what is missing", "<", "Quit")
+    assert [message for message in ui.asked if message.endswith(FACTS["data_examples"].ask)] == [f"2. {FACTS['data_examples'].ask}", f"3. {FACTS['data_examples'].ask}"]
 
 
 def test_quitting_tells_whether_anything_fits():

@@ -29,6 +29,14 @@ def test_a_data_file_spares_the_questions_about_data():
     assert {"data_kind", "data_rows"} <= set(walked({"task": "qa"})[1])
 
 
+def test_the_teams_own_files_spare_the_questions_they_answer():
+    """Who names each team's file is asked neither for their number nor for one file; a file named before is dropped."""
+    answers, order = walked({"task": "multi_department", "tasks": {"legal": "a.jsonl"}}, Answers(known={"data_path": Answer(value="x.jsonl", origin="asked")}))
+    assert not {"n_tasks", "data_path", "data_kind", "data_rows"} & set(order)
+    assert answers.value("data_path") is None
+    assert {"n_tasks", "data_path"} <= set(walked({"task": "multi_department"})[1])
+
+
 def test_nobody_without_examples_is_asked_how_many():
     """Nothing yet: no number. Not known what they look like: the number may still be known."""
     assert "data_rows" not in walked({"task": "qa", "data_kind": "none"})[1]
@@ -67,7 +75,7 @@ def test_flags_and_files_are_not_asked_again():
 
 def test_back_asks_the_question_before_with_its_answer():
     """Back re-asks the last question, its old answer preselected; the new one counts."""
-    script = iter([("task", "multi_department"), ("n_tasks", BACK), ("task", "qa"), ("data_path", BACK), ("task", "code")])
+    script = iter([("task", "multi_department"), ("tasks", BACK), ("task", "qa"), ("data_path", BACK), ("task", "code")])
     seen = []
 
     def ask(question):
@@ -79,13 +87,13 @@ def test_back_asks_the_question_before_with_its_answer():
         return step[1]
 
     answers = walk(FACTS, ask, Answers())
-    assert seen[:5] == [("task", None, False), ("n_tasks", None, True), ("task", "multi_department", False), ("data_path", None, True), ("task", "qa", False)]
+    assert seen[:5] == [("task", None, False), ("tasks", None, True), ("task", "multi_department", False), ("data_path", None, True), ("task", "qa", False)]
     assert known(answers) == {"task": "code"}
 
 
 def test_an_answer_that_no_longer_applies_is_dropped():
     """Going back and taking another task drops what was only asked for the old one."""
-    replies = iter(["multi_department", 12, BACK, BACK, "qa"])
+    replies = iter(["multi_department", DONT_KNOW, 12, BACK, BACK, BACK, "qa"])
     answers = walk(FACTS, lambda question: next(replies, DONT_KNOW), Answers())
     assert known(answers) == {"task": "qa"}
 
