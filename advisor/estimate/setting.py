@@ -61,6 +61,7 @@ class Setting:
     trainable: int
     embeddings: int  # trained whole beside a module: copies in the dtype of the base
     checkpointing: str  # "none" | "full" | "selective" | "offload"
+    master: bool  # float32 weights beside 16-bit ones, which the optimizer steps on
     optimizer: str
     loss: str  # "full" | "fused" | "chunked" | "parts" (our PPO: a few tokens at a time)
     prepared: bool  # embeddings, output and norms of a quantised base in float32
@@ -95,9 +96,12 @@ def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> Setting:
     offloaded = spec.sharding == "fsdp" and spec.optimizer in CPU_OPTIMIZERS if not spec.offload_weights else spec.sharding in ("fsdp", "zero3")
     offloaded = offloaded and spec.gpus > 1
     gpus = max(1, spec.gpus)
-    sharding = (spec.sharding or ("ddp" if gpus > 1 else None)) if gpus > 1 else None
+    deepspeed = (spec.sharding or "").startswith("zero")  # on one device, too: with its buckets and float32 copies, and nothing to divide
+    sharding = spec.sharding or ("ddp" if gpus > 1 else None) if gpus > 1 or deepspeed else None
     weight_bytes = 4 if cpu else DTYPE_BYTES.get(spec.weights_dtype, 2)
     full = spec.update == "full"
+    # DeepSpeed's optimizers keep float32 weights beside 16-bit ones. Over several devices a spec says so itself; on one, naming it says it.
+    master = spec.fp32_master_weights or (deepspeed and gpus == 1 and full and not cpu)
     if full:
         train_bytes = weight_bytes
         if sharding == "fsdp" and spec.precision == "mixed":
@@ -126,6 +130,7 @@ def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> Setting:
         shard_states=gpus if sharding in ("fsdp", "zero3", "zero2", "zero1") else 1, shard_grads=gpus if sharding in ("fsdp", "zero3", "zero2") else 1,
         weight_bytes=weight_bytes, hidden_bytes=hidden_bytes, train_bytes=train_bytes, trainable=trainable_params(dims, spec),
         embeddings=dims.embedding_params if spec.update == "lora" and spec.options.get("train_embeddings") else 0, checkpointing=checkpointing,
+        master=master and weight_bytes < 4,
         optimizer="adamw_cpu" if offloaded else spec.optimizer or "adamw_fused", loss=loss, counter=counter,
         prepared=prepared, eager=spec.attention == "eager" or dims.eager_only, fused_norms=stack.fused_norms or kernels, fused_mlp=stack.fused_mlp or kernels,
         quantised_head=stack.lit and spec.quantization is not None and not dims.encoder,

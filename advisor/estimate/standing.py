@@ -45,8 +45,9 @@ def weights(s: Setting) -> list[Term]:
         terms.append(term_of(ADDED.get(spec.update, "added parameters"), s.trainable * s.train_bytes / share, because, src.LORA))
         because = f"{s.embeddings:,} x {s.weight_bytes} B{per_device(share)}: PEFT trains a copy and keeps the base's own"
         terms.append(term_of("trained embeddings and output", s.embeddings * s.weight_bytes / share, because, src.LORA))
-    elif spec.fp32_master_weights and s.weight_bytes < 4:
-        terms.append(term_of("float32 master weights", d.params * 4 / s.shard_states, f"{d.params:,} x 4 B{per_device(s.shard_states)}", src.ZERO))
+    elif s.master:
+        size = 0.0 if s.optimizer in CPU_OPTIMIZERS else d.params * 4 / s.shard_states
+        terms.append(term_of("float32 master weights", size, f"{d.params:,} x 4 B{per_device(s.shard_states)}", src.ZERO))
     elif spec.precision == "mixed" and s.weight_bytes == 4 and not s.cpu and s.sharding != "fsdp":
         terms.append(term_of("16-bit copies of the weights", d.linear_params * 2 / share, "autocast keeps a cast of every weight through the step", src.COUNT))
     return [replace(term, size_bytes=0, because=f"in host memory: {term.because}") for term in terms] if s.offloaded else terms
@@ -113,7 +114,7 @@ def further_roles(s: Setting) -> list[Term]:
 
 def states(s: Setting) -> list[Term]:
     """Adam's moments, or what another optimizer keeps, on this device."""
-    found = [(count, *_state_bytes(s, 4 if s.spec.fp32_master_weights else width)) for count, width in s.trained]
+    found = [(count, *_state_bytes(s, 4 if s.master else width)) for count, width in s.trained]
     total = sum(count * per for count, per, _ in found)
     if s.optimizer in CPU_OPTIMIZERS:
         return [term_of("optimizer state", 0, "held in host memory", src.ADAM)]
@@ -165,7 +166,9 @@ def buckets(s: Setting) -> list[Term]:
 def step_temporaries(s: Setting) -> list[Term]:
     """What the optimizer holds beside its state while it steps."""
     fused = "fused" in s.optimizer or "8bit" in s.optimizer or "paged" in s.optimizer or s.optimizer in CPU_OPTIMIZERS or s.optimizer.startswith("sgd")
+    if s.sharding in ("zero1", "zero2", "zero3") and s.master and s.optimizer not in CPU_OPTIMIZERS:
+        return [term_of("float32 gradients", s.trainable * 4 / s.shard_states, f"DeepSpeed steps on float32 copies{per_device(s.shard_states)}", src.DEEPSPEED)]
     if fused or s.spec.optimizer_in_backward or s.sharding in ("zero2", "zero3"):
         return []
-    size = s.trainable * 4 if s.spec.fp32_master_weights else s.trained_bytes
+    size = s.trainable * 4 if s.master else s.trained_bytes
     return [term_of("optimizer temporaries", size / s.shard_states, "the foreach step builds its update for all parameters at once", src.FOREACH)]

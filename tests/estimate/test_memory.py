@@ -173,6 +173,20 @@ def test_zero3_of_deepspeed_holds_three_buckets_and_zero2_two():
     assert found == {"zero2": 2 * 2 * 500_000_000, "zero3": 3 * 2 * 500_000_000}
 
 
+def test_deepspeed_on_one_device_has_its_float32_copies_and_nothing_to_divide():
+    """Qwen's README: full tuning of 1.84 billion parameters on one GPU took 43.5 GiB at every length: 20 bytes a parameter, the buckets, the context."""
+    spec = RunSpec(
+        update="full", precision="pure", optimizer="adamw", micro_batch_size=1, seq_len=256, framework="HF Trainer", gpus=1, sharding="zero2", gradient_checkpointing=True
+    )
+    name = "Qwen/Qwen-1_8B-Chat"
+    params = shape(name).params
+    step = terms(spec, name, "optimizer step")
+    whole = sum(step[term] for term in ("weights", "float32 master weights", "optimizer state", "gradients", "float32 gradients"))
+    assert whole == pytest.approx(20 * params)
+    assert step["communication buckets"] == 2_000_000_000
+    assert peak(replace(spec, sharding=None), name) < 0.6 * peak(spec, name)
+
+
 def test_embeddings_of_each_layer_are_never_quantised():
     """Gemma 4 E2B has 2.35 billion of its 4.63 billion parameters in them."""
     dims = dims_of(shape("google/gemma-4-E2B"))

@@ -128,9 +128,8 @@ def page() -> str:
         *others(data["other_calculators"]),
         "## Not covered",
         [
-            "- One-GPU DeepSpeed: a run spec cannot say so; such runs (three rows of the Qwen README) are predicted at under half of what they took.",
-            "- Said with `train_embeddings` (PEFT's `modules_to_save`) and `offload_weights` alone: where a spec keeps silent about them, such runs are predicted a third too low, and up to "
-            "four times too high. No constant was fitted to the 13 rows that have them.",
+            "- Said with `train_embeddings` (PEFT's `modules_to_save`), `offload_weights` and `sharding` on one GPU (DeepSpeed) alone: where a spec keeps silent about them, such runs are "
+            "predicted a third or half too low, and up to four times too high. No constant was fitted to the 16 rows that have them.",
             "- Vision towers, tensor and context parallelism, compute in 8 or 4 bit.",
             "- Padded batches of ever new lengths: the allocator's cache is a rough multiple there.",
             "- Preference and reinforcement stages: no published peaks among these cases.",
