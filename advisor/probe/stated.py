@@ -45,15 +45,15 @@ def stated_hardware(name: str | None, count: int | None = None, memory_gib: floa
     if word in ("", UNKNOWN):
         gpu = Gpu(name=f"a card with {memory_gib:g} GiB", memory_total_bytes=int((memory_gib or 0) * GIB))
         return _hardware("cuda", gpu, count), ()
-    return _named(name or "", count, memory_gib, name_at=name_at, memory_at=memory_at, from_flag=from_flag)
+    return _named(name or "", count, memory_gib, name_at=name_at, from_flag=from_flag)
 
 
-def _named(name: str, count: int | None, memory_gib: float | None, *, name_at: str, memory_at: str, from_flag: bool) -> tuple[Hardware, tuple[str, ...]]:
+def _named(name: str, count: int | None, memory_gib: float | None, *, name_at: str, from_flag: bool) -> tuple[Hardware, tuple[str, ...]]:
     match = find_gpu(name, memory_gib=memory_gib)
     if match.memory_bytes is None:
         what = f"{name_at}: unknown GPU '{name}'" if match.spec is None else f"{name_at}: '{name}' is sold with several memory sizes"
         near = f"did you mean {' or '.join(match.near)}? Otherwise " if match.near else ""
-        hardware, warnings = _without_memory(what, f"{near}add its memory with {memory_at} GIB", from_flag=from_flag)
+        hardware, warnings = _without_memory(what, f"{near}add its memory to the name, such as '{name} 24GB'", from_flag=from_flag)
         return hardware, (*match.warnings, *warnings)
     if match.spec is None:
         gpu = Gpu(name=name, memory_total_bytes=match.memory_bytes)

@@ -58,7 +58,7 @@ def test_the_vendor_of_an_unknown_card_is_read_from_its_name(name: str, kind: st
 
 def test_an_unknown_card_without_memory_is_an_error_as_a_flag() -> None:
     """As a flag it stops with the nearest names and the way out."""
-    with pytest.raises(InputError, match=r"--gpu: unknown GPU 'RTX 4091'(.|\n)*did you mean RTX 4090(.|\n)*--gpu-memory GIB"):
+    with pytest.raises(InputError, match=r"--gpu: unknown GPU 'RTX 4091'(.|\n)*did you mean RTX 4090(.|\n)*such as 'RTX 4091 24GB'"):
         stated_hardware("RTX 4091", from_flag=True)
 
 
