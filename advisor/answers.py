@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from advisor.errors import Fault, InputError, nearest, unknown_name
 from advisor.facts import Fact, load_facts, signals
-from advisor.files import FOLDER_NAME, folder_name, is_folder_name
+from advisor.files import FOLDER_NAME, is_folder_name, such_as
 from advisor.types import Answer, Answers
 from advisor.yamlio import Document
 
@@ -147,7 +147,7 @@ class AnswerReader:
             self.faults.append(Fault(what=f"{at}: a map from text to text is expected", allowed=example))
             return
         wrong = [name for name in value if not is_folder_name(name)] if fact_id == "tasks" else []
-        self.faults.extend(Fault(what=f"{at}: a task's name is '{name[:60]}'", allowed=FOLDER_NAME, hint=folder_name(name)) for name in wrong)
+        self.faults.extend(Fault(what=f"{at}: a task's name is '{name[:60]}'", allowed=FOLDER_NAME, hint=such_as(name)) for name in wrong)
         self.known[fact_id] = Answer(value=dict(value), origin=self.origin)
 
     def put_tasks(self, value: Any, *, at: str) -> None:
@@ -234,9 +234,10 @@ def answers_from_flags(flags: Mapping[str, Any], facts: Mapping[str, Fact]) -> t
         if value is None or value == () or value == []:
             continue
         if fact_id == "signals":
-            for name in (unknown for unknown in value if unknown not in signals(facts)):
+            stated = {name: said or "yes" for name, _, said in (text.partition("=") for text in value)}
+            for name in (unknown for unknown in stated if unknown not in signals(facts)):
                 reader.faults.append(unknown_name("signal", name, signals(facts), at="--signal"))
-            reader.put_signals([name for name in value if name in signals(facts)], at="--signal")
+            reader.put_signals({name: said for name, said in stated.items() if name in signals(facts)}, at="--signal")
         elif fact_id == "budget":
             reader.put_budget(value, at="--budget")
         elif fact_id == "tasks":
@@ -280,6 +281,8 @@ def command_line(answers: Answers, changes: Mapping[str, Any], *, command: str =
     limits = ",".join(f"{key}={flat.pop(f'budget_{key}'):g}" for key in ("usd", "hours") if flat.get(f"budget_{key}") is not None)
     words = [command, *([f"--budget {limits}"] if limits else [])]
     for fact_id, value in flat.items():
+        if value is False:
+            words.append(f"--signal {fact_id}=no")
         if value is None or value is False:
             continue
         if fact_id == "signals":

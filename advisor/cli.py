@@ -36,7 +36,9 @@ def answer_options(command: Command) -> Command:
     for fact in reversed(list(load_facts().values())):
         if fact.flag is not None:
             command = click.option(fact.flag, f"fact_{fact.id}", multiple=True, **_option(fact))(command)
-    command = click.option("--signal", "fact_signals", multiple=True, metavar="NAME", help="A fact you state, repeatable; `advise rules facts` lists them.")(command)
+    command = click.option("--signal", "fact_signals", multiple=True, metavar="NAME", help="A fact you state, or deny with NAME=no; repeatable, listed by `advise rules facts`.")(
+        command
+    )
     return click.option("--answers", "answers_file", metavar="FILE", help="YAML or JSON file with answers, `-` for standard input; flags win over it.")(command)
 
 
@@ -210,25 +212,26 @@ def write_plan_file(plan: Plan, comments: Comments, path: Path, *, inputs: Colle
     """Write the launch file; data and model paths in it are relative to its own folder.
 
     Args:
-        inputs: Files and folders that the plan was made from; none of them is ever replaced, nor a file inside one.
+        inputs: Files and folders that the plan was made from; none of them is ever replaced, nor what lies inside one, launch files aside.
         force: Replace another file that is there already. One that says the same is left as it is.
     """
-    from advisor.plan.write import plan_text, write_plan
+    from advisor.plan.write import HEADER, plan_text, write_plan
 
     if path.is_dir():
         raise InputError(f"--plan {path}: is a folder, a file name is expected", hint=f"--plan {shlex.quote(str(path / PLAN_FILE))}")
     if not path.parent.exists():
         raise InputError(f"--plan {path}: the folder {path.parent} does not exist", hint=f"mkdir -p {shlex.quote(str(path.parent))}")
     plan = relocated(plan, path.parent)
-    if path.exists():
-        if any(path.resolve().is_relative_to(given.resolve()) for given in inputs):
-            raise InputError(f"--plan {path}: is what the plan is made from, which is never changed", hint="name another file")
-        if path.is_file() and path.read_bytes() == plan_text(plan, comments, name=path.name).encode():
+    if path.is_file():
+        there = path.read_bytes()
+        if there == plan_text(plan, comments, name=path.name).encode():
             return
-        if not path.is_file():
-            raise InputError(f"--plan {path}: is a device or a pipe, a file name is expected", hint="to see the plan: the key `plan` of advise --json")
+        if HEADER.encode() not in there and any(path.resolve().is_relative_to(given.resolve()) for given in inputs):
+            raise InputError(f"--plan {path}: is what the plan is made from, which is never changed", hint="name another file")
         if not force:
             raise InputError(f"--plan {path}: is there already, and says something else", hint="name another file, or add --force to replace it")
+    elif path.exists():
+        raise InputError(f"--plan {path}: is a device or a pipe, a file name is expected", hint="to see the plan: the key `plan` of advise --json")
     write_plan(plan, comments, path)
 
 

@@ -52,13 +52,19 @@ def single_estimate(flags: Mapping[str, Any]) -> dict[str, Any]:
     """The answer to one spec; beside a named card it is what the card's own tool would show. Raises InputError naming the field that cannot be."""
     from advisor.estimate.specs import answer, request_of
     from advisor.probe.catalogue import find_gpu
+    from advisor.probe.names import count_and_name
 
     spec = {key: value for key, value in flags.items() if value is not None}
     if spec.get("gradient_checkpointing") in ("true", "false"):
         spec["gradient_checkpointing"] = spec["gradient_checkpointing"] == "true"
     if "model" not in spec and "model_params_b" not in spec:
         raise InputError("nothing to estimate", allowed="advise estimate PLAN, advise estimate --model NAME ..., or advise estimate --specs FILE")
-    card = find_gpu(str(spec["gpu"])) if "gpu" in spec else None
+    card = None
+    if "gpu" in spec:
+        count, spec["gpu"] = count_and_name(str(spec["gpu"]))
+        if count is not None and spec.setdefault("gpus", count) != count:
+            raise InputError(f"--gpu says {count} cards, --gpus says {spec['gpus']}", hint="keep one of them")
+        card = find_gpu(spec["gpu"], lenient=True)
     limit = card.memory_bytes if card is not None else None
     request = request_of({**spec, "counter": WHOLE_PROCESS} if limit else spec, at="estimate")
     if isinstance(request, list):
@@ -81,7 +87,7 @@ def _held_against(document: dict[str, Any], limit_bytes: int | None, *, counter:
 def plan_estimates(path: Path, gpu: str | None) -> list[dict[str, Any]]:
     """The answer for each stage of a launch file, by name: on the card that is named, else on what the plan was made for. Raises InputError where none can be given."""
     from advisor.estimate import hardware_machine
-    from advisor.estimate.specs import document_of, refused
+    from advisor.estimate.specs import document_of
     from advisor.launch.expect import amounts, run_spec
     from advisor.plan.entries import entries
     from advisor.plan.read import read_plan, resolved_path
@@ -102,16 +108,9 @@ def plan_estimates(path: Path, gpu: str | None) -> list[dict[str, Any]]:
             spec, shape, cpu=hardware.kind == "cpu", device=device, machine=hardware_machine(hardware),
             tokens_total=tokens, rows_total=rows, warnings=[*notes, *found, *missing],
         )  # fmt: skip
-        documents.append(
-            {
-                "name": entry.name,
-                **(
-                    refused(document["reason"])
-                    if document["peak_gib"] is None
-                    else _held_against(document, hardware.device_memory_bytes, counter=None if hardware.kind == "cpu" else spec.counter)
-                ),
-            }
-        )
+        if document["peak_gib"] is not None:
+            document = _held_against(document, hardware.device_memory_bytes, counter=None if hardware.kind == "cpu" else spec.counter)
+        documents.append({"name": entry.name, **document})
     if all(document["peak_gib"] is None for document in documents):
         raise InputError(f"{path}: {documents[0]['reason']}")
     return documents
@@ -133,8 +132,10 @@ def _hardware_of(plan: Plan, gpu: str | None) -> tuple[Hardware, list[str]]:
     from advisor.probe import probe, stated_hardware
 
     if gpu is not None:
-        hardware, notes = stated_hardware(gpu, count=plan.launch.processes, from_flag=True)
-        return hardware, list(notes)
+        hardware, notes = stated_hardware(gpu, from_flag=True)
+        if len(hardware.gpus) not in (0, 1, plan.launch.processes):
+            raise InputError(f"--gpu says {len(hardware.gpus)} cards, the plan starts {plan.launch.processes} processes (launch.processes)", hint="name one card, or edit the plan")
+        return replace(hardware, gpus=hardware.gpus[:1] * plan.launch.processes), list(notes)
     stated = plan.origin.answers.get("gpu")
     if stated is not None:
         card: dict[str, Any] = {"name": stated} if isinstance(stated, str) else dict(stated)

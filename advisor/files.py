@@ -22,9 +22,14 @@ def is_folder_name(text: str) -> bool:
 
 
 def folder_name(text: str) -> str:
-    """'such as legal-dept': a name near to one that cannot be; an empty string where no letter of it can stay."""
+    """'legal-dept': a name near to one that cannot be; an empty string where no letter of it can stay."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
-    near = re.sub(r"[^a-z0-9_]+", "-", plain).strip("-_")[:41]
+    return re.sub(r"[^a-z0-9_]+", "-", plain).strip("-_")[:41]
+
+
+def such_as(text: str) -> str:
+    """'such as legal-dept', for a hint; empty where there is no such name."""
+    near = folder_name(text)
     return f"such as {near}" if near else ""
 
 

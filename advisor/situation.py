@@ -123,7 +123,8 @@ def examples_of(path: str) -> DataProfile:
 
 def _shortages(answers: Answers, data: DataProfile | None, examples: DataProfile | None, tasks: Mapping[str, DataProfile]) -> Mapping[str, str]:
     """What is said of too few data, by objective: of the file, the smallest of the tasks' files, or what was stated."""
-    profile = data or min(tasks.values(), key=lambda found: found.rows, default=None)
+    name = min(tasks, key=lambda task: tasks[task].rows, default="") if data is None else ""
+    profile = tasks[name] if name else data
     rows, tokens = (answers.value("data_rows"), answers.value("data_tokens")) if profile is None else _amount_of(profile)
     if rows is None and tokens is None:
         return {}
@@ -134,7 +135,7 @@ def _shortages(answers: Answers, data: DataProfile | None, examples: DataProfile
         found.pop("sft", None)
         rows, tokens = (None, None) if examples is None else _amount_of(examples)
         found |= {objective: text for objective, text in shortages(rows=rows, tokens=tokens).items() if objective == "sft"}
-    return found
+    return {objective: f"data of {name}: {text}" for objective, text in found.items()} if name else found
 
 
 def _amount_of(profile: DataProfile) -> tuple[int, int | None]:

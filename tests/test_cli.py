@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -106,7 +107,7 @@ def test_why_not_gives_the_reason_that_ranks_the_one_over_the_other(call):
     assert "quantis" not in because["sft+adapter"]["text"]
     document = json.loads(call("--json", "--task", "other", "--budget", "low", "--gpu", "RTX 4090")[1])
     because = {other["composition"]: other["because"][0]["text"] for other in document["alternatives"]}
-    assert because["sft+lora"].endswith("here fits lora is not known, since no model is named (numbers are of the suggested one)")
+    assert because["sft+lora"].endswith("here fits lora is not known, since no model is named (the numbers shown are those of the suggested model)")
 
 
 def test_departments_miss_their_files_alone(call, tmp_path):
@@ -514,6 +515,57 @@ def test_check_shows_the_page_of_broken_data(call, tmp_path):
     code, out, _ = call("check", "train.jsonl")
     assert code == 2
     assert "answer" in out
+
+
+def test_a_plan_that_cannot_be_started_says_so_everywhere(call, tmp_path):
+    """Neither the file's header nor the message offers advise run where the model is split over the cards."""
+    (tmp_path / "train.jsonl").write_text(PAIRS)
+    flags = ("--json", "--task", "qa", "--data", "train.jsonl", "--model", "meta-llama/Llama-3.1-70B", "--gpu", "A100 SXM4 40GB", "--gpus", "8", "--plan", "plan.yaml")
+    code, _, err = call(*flags)
+    text = (tmp_path / "plan.yaml").read_text()
+    assert code == 0
+    assert "strategy: fsdp" in text
+    assert "advise run" not in text.splitlines()[1]
+    assert "start it with" not in err
+
+
+def test_a_plan_in_the_datas_own_folder_can_be_written_again(call, tmp_path):
+    """What lies in a folder of data is never replaced, a launch file aside."""
+    (tmp_path / "train.jsonl").write_text(PAIRS)
+    flags = ("--json", "--task", "qa", "--data", ".", "--model", "Qwen/Qwen3-8B", "--gpu", "RTX 4090")
+    assert [call(*flags, "--plan", "plan.yaml")[0] for _ in range(2)] == [0, 0]
+    (tmp_path / "plan.yaml").write_text((tmp_path / "plan.yaml").read_text() + "# mine\n")
+    assert call(*flags, "--plan", "plan.yaml")[0] == 2
+    assert call(*flags, "--plan", "plan.yaml", "--force")[0] == 0
+    assert call(*flags, "--plan", "train.jsonl", "--force")[0] == 2
+    assert (tmp_path / "train.jsonl").read_text() == PAIRS
+
+
+def test_estimates_of_a_plan_refuse_what_specs_refuse(call, tmp_path):
+    """One check of impossible settings, whichever way they come in; a count before a card's name counts."""
+    (tmp_path / "train.jsonl").write_text(PAIRS)
+    call("--json", "--task", "qa", "--data", "train.jsonl", "--model", "HuggingFaceTB/SmolLM2-135M", "--gpu", "RTX 4090", "--plan", "plan.yaml")
+    text = (tmp_path / "plan.yaml").read_text()
+    (tmp_path / "plan.yaml").write_text(re.sub(r"rank: \d+", "rank: 1000", text))
+    code, _, err = call("estimate", "plan.yaml")
+    assert code == 2
+    assert "rank 1000 is above the hidden size 576" in err
+    one, two = (json.loads(call("estimate", "--json", "--model", "Qwen/Qwen3-8B", "--gpu", gpu)[1]) for gpu in ("RTX 4090", "2 x RTX 4090"))
+    assert (one["counter"], two["counter"], two["fits"]) == ("nvidia-smi", "nvidia-smi", one["fits"])
+    assert two["peak_gib"] > one["peak_gib"]  # NCCL
+
+
+def test_a_denied_signal_is_in_the_line_to_type(call, tmp_path):
+    (tmp_path / "a.yaml").write_text(
+        "task: qa\nbudget: {hours: 0.1}\nsignals: {prompting_tried: false, rag_tried: true}\nmodel: Qwen/Qwen3-8B\ngpu: RTX 4090\n"
+        "data: {kind: paired, rows: 5000, tokens: 1500000}\n"
+    )
+    code, out, _ = call("--json", "--answers", "a.yaml")
+    commands = [way["command"] for way in json.loads(out)["nothing_fits"]["ways_out"]]
+    assert code == 3
+    assert commands
+    assert all("--signal prompting_tried=no" in command and "--signal rag_tried" in command for command in commands)
+    assert call("--json", "--task", "qa", "--gpu", "unknown", "--signal", "prompting_tried=maybe")[0] == 2
 
 
 def test_a_flag_has_one_value_and_limits_go_together(call):

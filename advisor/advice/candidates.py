@@ -78,10 +78,10 @@ class Costs:
         return {scheme: fit if fit in ("too_big", "over_budget") else "unknown" for scheme, fit in found.items()}
 
     def _fit(self, composition: Composition) -> str:
-        """The coarse fact. A module on a split base is tight: its base can be quantised instead, and each card then holds all of it."""
+        """The coarse fact. A module whose base is split says so: the base can be quantised instead, and each card then holds all of it."""
         stages, cost = self.of(composition)
         fit = coarse_fit(cost, self.facts)
-        return "tight" if fit == "fits" and composition.update != "full" and any(stage.split for stage in stages) else fit
+        return "split" if fit == "fits" and composition.update != "full" and any(stage.split for stage in stages) else fit
 
 
 def recommended(ruleset: Ruleset, decision: Decision, costs: Costs) -> Candidate:

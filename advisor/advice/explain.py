@@ -142,7 +142,7 @@ def _why_unknown(fact_id: str, facts: Mapping[str, Any]) -> str:
     """Why an estimate is no known fact, though numbers of a suggested model may stand beside it."""
     if not fact_id.startswith("fits_") or facts.get(fact_id) not in (None, UNKNOWN) or facts.get("device") in (None, UNKNOWN):
         return ""
-    return "" if "params_b" in facts else ", since no model is named (numbers are of the suggested one)"
+    return "" if "params_b" in facts else ", since no model is named (the numbers shown are those of the suggested model)"
 
 
 def named_fact(fact_id: str) -> str:

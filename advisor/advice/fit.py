@@ -25,8 +25,7 @@ TEXT_LEN, CPU_TEXT_LEN = 2048, 512  # of documents, which may be parted anywhere
 APPROXIMATION_MARGIN = 1.25  # token counts from characters can be off by this much; a length that cuts rows is worse
 TEMPLATE_TOKENS = 64  # a chat template's own words around a conversation, which a count of characters does not see
 MULTIPLE = 64
-GPU_MICRO_BATCHES = (16, 8, 4, 2, 1)
-CPU_MICRO_BATCHES = (16, 8, 4, 2, 1)
+MICRO_BATCHES = (16, 8, 4, 2, 1)
 CPU_FEW_ROWS, CPU_BUSY_TOKENS = 4, 1024  # more rows at once pay only where they are short: a processor is busy with this many tokens
 BUSY_TOKENS = 2048  # a micro-batch of fewer tokens leaves a GPU waiting for launches (estimator, "Time")
 ORDER: tuple[Fits, ...] = ("fits", "unknown", "tight", "too_big")
@@ -126,7 +125,7 @@ def _trials(situation: Situation, effective: int, seq_len: int, *, recompute: bo
     """Settings to try, fastest first: no recomputing before recomputing."""
     cards = max(1, len(situation.hardware.gpus))
     on_cpu = device(situation) == "cpu"
-    micros = [size for size in (CPU_MICRO_BATCHES if on_cpu else GPU_MICRO_BATCHES) if size * cards <= max(effective, cards)]
+    micros = [size for size in MICRO_BATCHES if size * cards <= max(effective, cards)]
     if on_cpu:
         micros = [size for size in micros if size <= CPU_FEW_ROWS or size * seq_len <= CPU_BUSY_TOKENS]
     checkpointing = [False, True] if recompute else [False]

@@ -112,12 +112,15 @@ def _amount(fact: Fact, value: float, current: float | None) -> str:
 
 
 def _by_card(situation: Situation, decision: Decision, costs: Mapping[str, tuple[tuple[StageSettings, ...], Estimate]], elsewhere: Elsewhere) -> Iterator[Flip]:
-    """For each scheme that is too big: the cheapest card of the catalogue that would hold it, where the answer there is another one."""
+    """For each scheme that is too big the cheapest card that holds it, and what the answer is there; of cards with one answer the cheapest."""
     if not decision.trains and decision.composition.remedies[-1:] != ("smaller_model",):
         return
-    cards = {card.id: (card, scheme) for scheme, (stages, cost) in costs.items() if cost.fits == "too_big" and (card := cheapest_holding(situation, stages)) is not None}
-    for card, scheme in cards.values():
-        yield Flip(change={"gpu": card.name}, to=elsewhere(one_card(card)), effort="money", text=f"{scheme} would fit on one {card_words(card)}")
+    holding = [cheapest_holding(situation, stages) for stages, cost in costs.values() if cost.fits == "too_big"]
+    found: dict[str, Flip] = {}
+    for card in (card for card in situation.cards if card in holding):
+        to = elsewhere(one_card(card))
+        found.setdefault(str(to), Flip(change={"gpu": card.name}, to=to, effort="money", text=f"on one {card_words(card)}"))
+    yield from found.values()
 
 
 def card_words(card: GpuSpec) -> str:

@@ -89,7 +89,7 @@ class _Attempts:
             if _comfortable(decision):
                 change = {"gpu": card.name}
                 holds = "does it within the budget" if self.relaxable("budget") else "holds it"
-                text = f"one {card_words(card)} is the cheapest card that {holds}, with {decision.composition}; on that machine the card is found"
+                text = f"one {card_words(card)} is the cheapest card that {holds}, with {decision.composition}; to be typed there, where the card is detected"
                 return WayOut(text=text, change=change, to=decision.composition, command=command_line(self.situation.answers, {"gpu": None}))
         return None
 

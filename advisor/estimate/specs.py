@@ -206,9 +206,6 @@ def answer(request: Request, *, find_model: FindModel, find_gpu: FindGpu | None 
     if shape is None:
         return refused("; ".join(found) or f"model '{request.model}' is not known")
     spec = request.spec
-    fault = impossible(spec, shape)
-    if fault:
-        return refused(fault)
     on_cpu = request.gpu is not None and request.gpu.strip().lower() in ("none", "cpu")
     match = None
     if request.gpu is not None and find_gpu is not None and not on_cpu and request.gpu.strip().lower() != "unknown":
@@ -221,7 +218,6 @@ def answer(request: Request, *, find_model: FindModel, find_gpu: FindGpu | None 
             warnings.append(f"gpu '{request.gpu}' is not in the catalogue: no speed")
         elif machine is None:
             warnings.append(f"gpu '{request.gpu}': its speed is not known")
-    warnings += _unread(spec, shape)
     return document_of(
         spec, shape, cpu=on_cpu, device=None if match is None else match.spec, machine=machine,
         tokens_total=request.tokens_total, rows_total=request.rows_total, warnings=warnings,
@@ -231,7 +227,10 @@ def answer(request: Request, *, find_model: FindModel, find_gpu: FindGpu | None 
 def document_of(
     spec: RunSpec, shape: ModelShape, *, cpu: bool, device: GpuSpec | None, machine: Machine | None, tokens_total: int | None, rows_total: int | None, warnings: Sequence[str]
 ) -> dict[str, Any]:
-    """The answer document of a spec on a device: memory with its terms, and speed where the machine's is known."""
+    """The answer document of a spec on a device: memory with its terms, and speed where the machine's is known; refused where it cannot be."""
+    fault = impossible(spec, shape)
+    if fault:
+        return refused(fault)
     memory = memory_estimate(spec, shape, cpu=cpu, device=device)
     if memory is None:
         return refused(f"the dimensions of '{shape.id}' are not known")
@@ -244,7 +243,7 @@ def document_of(
         document |= {"tokens_per_s_per_gpu": round(time.tokens_per_s_per_gpu, 2), "step_s": round(time.step_s, 5), "time_because": time.because}
         if time.duration_s is not None:
             document["hours"] = round(time.duration_s / 3600, 3)
-    document["warnings"] = [*warnings, *(text for text in memory.warnings if text not in warnings)]
+    document["warnings"] = list(dict.fromkeys([*warnings, *_unread(spec, shape), *memory.warnings]))
     return document
 
 

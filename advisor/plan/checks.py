@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from advisor.errors import nearest
-from advisor.files import FOLDER_NAME, folder_name, is_folder_name
+from advisor.files import FOLDER_NAME, is_folder_name, such_as
 from advisor.plan.keys import KeySpecs
 from advisor.plan.model import Stage
 
@@ -51,7 +51,7 @@ def plan_faults(data: Mapping[str, Any], report: Raise, base: Path | None) -> No
 
 def _check_name(name: Any, place: Place, what: str, report: Raise) -> None:
     if isinstance(name, str) and not is_folder_name(name):
-        report(place, f"{what} is '{name[:60]}'", FOLDER_NAME, folder_name(name))
+        report(place, f"{what} is '{name[:60]}'", FOLDER_NAME, such_as(name))
 
 
 def _check_names(entries: list[Any], table: str, report: Raise) -> None:

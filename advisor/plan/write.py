@@ -24,7 +24,8 @@ from advisor.resources import rules_dir
 Place = tuple[str | int, ...]
 # Written even where they equal the default: without them the file would not say what it is.
 ALWAYS = {"version", "name", "model", "objective", "update", "learning_rate", "device", "path"}
-HEADER = "Launch file of `advise`. Values may be edited; the reasons stand beside them. Start or go on with: advise run {name}"
+HEADER = "Launch file of `advise`. Values may be edited; the reasons stand beside them."
+START = " Start or go on with: advise run {name}"
 COMMENT_COLUMN = 34  # comments start here, or after the longest commented line of their block up to this
 _PLAIN = re.compile(r"(?:[A-Za-z_/]|\./|\.\./)[\w./@+-]*", re.ASCII)
 _SPECIAL = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
@@ -123,7 +124,7 @@ def plan_text(plan: Plan, comments: Comments | None = None, *, name: str = "plan
     comments = {_flat(place): text for place, text in (comments or {}).items()}
     schema = schema_path()
     head = [f"# yaml-language-server: $schema={schema.as_uri()}"] if schema.is_file() else []
-    head.append("# " + HEADER.format(name=_word(name)))
+    head.append(f"# {HEADER}{START.format(name=_word(name)) if plan.launch.startable else ''}")
     lines: list[tuple[str, str]] = []
     for key, value in plan_data(plan, comments).items():
         if key in ("data", "tasks", "stages", "launch", "origin"):

@@ -33,14 +33,15 @@ class Outcome:
 
     advice: Advice
     ruleset: Ruleset | None = None  # the rules that decided; without them the reasons are shown as they stand in the advice
-    plan: Any = None  # complete and runnable, or None
+    plan: Any = None  # complete, or None
     plan_path: str | None = None  # where it was written
     missing: tuple[str, ...] = ()  # what a runnable plan still needs: "data.path"
 
     @property
     def runnable(self) -> bool:
-        """True where "run it now" may be offered: a complete plan that trains something which fits."""
-        return self.plan is not None and not self.missing and bool(self.advice.recommendation.composition.chain) and self.advice.fits
+        """True where "run it now" may be offered: a complete plan that trains something which fits, and that `advise run` starts."""
+        stages = self.advice.recommendation.stages
+        return self.plan is not None and not self.missing and bool(stages) and self.advice.fits and not any(stage.split for stage in stages)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

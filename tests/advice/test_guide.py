@@ -70,6 +70,7 @@ def test_another_card_that_is_said_to_change_the_answer_does(flags):
     question = (*flags, "--model", "Qwen/Qwen3-8B")
     flips = [flip for flip in answer(*question, "--gpu", "RTX 4090")["flips"] if "gpu" in flip["change"]]
     assert flips or flags == ("--task", "qa")
+    assert len({flip["to"] for flip in flips}) == len(flips)
     for flip in flips:
         assert answer(*question, "--gpu", flip["change"]["gpu"])["recommendation"]["composition"] == flip["to"]
 
@@ -85,6 +86,14 @@ def test_several_cards_share_every_stage_in_one_way(model, card, cards):
     assert document["recommendation"]["estimate"]["fits"] == "fits"
     assert used == ({"fsdp"} if "70B" in model else {"ddp"})
     assert any("`advise run` does not start" in warning for warning in document["warnings"]) == (used == {"fsdp"})
+
+
+def test_a_base_that_would_be_split_is_quantised_for_that_reason():
+    """LoRA on 70B fits eight cards only when split over them: QLoRA is chosen since advise run starts a whole model on each, and no memory is called tight."""
+    document = answer("--task", "qa", "--data-kind", "paired", "--data-rows", "5000", "--model", "meta-llama/Llama-3.1-70B", "--gpu", "A100 SXM4 80GB", "--gpus", "8")
+    assert document["recommendation"]["composition"] == "sft+qlora"
+    assert "evidence/lora-would-be-split" in document["recommendation"]["decided_by"]
+    assert document["situation"]["facts"]["fits_lora"] == "split"
 
 
 def test_a_choice_by_hand_brings_its_own_warnings():

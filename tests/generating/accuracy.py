@@ -129,7 +129,7 @@ def page() -> str:
         "## Not covered",
         [
             "- Said with `train_embeddings` (PEFT's `modules_to_save`), `offload_weights` and `sharding` on one GPU (DeepSpeed) alone: where a spec keeps silent about them, such runs are "
-            "predicted a third or half too low, and up to four times too high. No constant was fitted to the 16 rows that have them.",
+            "predicted a third or half too low, or up to four times too high.",
             "- Vision towers, tensor and context parallelism, compute in 8 or 4 bit.",
             "- Padded batches of ever new lengths: the allocator's cache is a rough multiple there.",
             "- Preference and reinforcement stages: no published peaks among these cases.",
