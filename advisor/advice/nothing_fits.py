@@ -12,7 +12,7 @@ from typing import Any
 
 from advisor.answers import command_line
 from advisor.ruleset.model import Ruleset
-from advisor.types import Candidate, Hardware, ModelShape, ModelSuggestion, NothingFits, Reason, Situation, WayOut
+from advisor.types import Candidate, GpuSpec, Hardware, ModelShape, ModelSuggestion, NothingFits, Reason, Situation, WayOut
 from advisor.units import format_count, format_duration, format_gib, format_usd
 
 from .candidates import SHIPPED, Costs, nearest
@@ -20,6 +20,7 @@ from .decide import SMALLER_MODEL, Decision
 from .flips import card_words, one_card
 
 MAX_WAYS = 3
+NEAR_LIMIT = 2.0  # another method on the same card can be this much faster than the nearest
 # In the order in which a person would rather keep them: what comes first is blamed last.
 FACTS = ("rules", "model", "gpu", "budget")
 Redecide = Callable[[Situation, Mapping[str, Any], Ruleset], Decision]
@@ -37,7 +38,7 @@ def nothing_fits(
     attempt = _Attempts(ruleset, situation, decision, redecide, smaller)
     blamed = _quick_explain(attempt.fits, [], [fact for fact in FACTS if attempt.relaxable(fact)])
     close = nearest(ruleset, decision, costs)
-    return NothingFits(nearest=close, blame=tuple(_blame(fact, situation, decision, close) for fact in blamed), ways_out=attempt.ways_out()[:MAX_WAYS])
+    return NothingFits(nearest=close, blame=tuple(_blame(fact, situation, decision, close) for fact in blamed), ways_out=attempt.ways_out(close)[:MAX_WAYS])
 
 
 class _Attempts:
@@ -67,8 +68,8 @@ class _Attempts:
             ruleset = _without_company_forbids(ruleset)
         return SMALLER_MODEL not in self.redecide(situation, changes, ruleset).composition.remedies
 
-    def ways_out(self) -> tuple[WayOut, ...]:
-        return tuple(way for way in (self._smaller_model(), self._another_card(), self._more_budget()) if way is not None)
+    def ways_out(self, close: Candidate) -> tuple[WayOut, ...]:
+        return tuple(way for way in (self._smaller_model(), self._another_card(close), self._more_budget()) if way is not None)
 
     def _smaller_model(self) -> WayOut | None:
         for shape, suggestion in self.smaller:
@@ -79,11 +80,11 @@ class _Attempts:
                 return WayOut(text=text, change=change, to=decision.composition, command=command_line(self.situation.answers, change))
         return None
 
-    def _another_card(self) -> WayOut | None:
+    def _another_card(self, close: Candidate) -> WayOut | None:
         """The cheapest card on which something fits within every stated limit."""
         names = {gpu.spec.id for gpu in self.situation.hardware.gpus if gpu.spec is not None}
         for card in self.situation.cards:
-            if card.memory_bytes is None or card.id in names:
+            if card.id in names or not self._may_do(card, close):
                 continue
             decision = self.redecide(replace(self.situation, hardware=one_card(card)), {}, self.ruleset)
             if _comfortable(decision):
@@ -92,6 +93,18 @@ class _Attempts:
                 text = f"one {card_words(card)} is the cheapest card that {holds}, with {decision.composition}; to be typed there, where the card is detected"
                 return WayOut(text=text, change=change, to=decision.composition, command=command_line(self.situation.answers, {"gpu": None}))
         return None
+
+    def _may_do(self, card: GpuSpec, close: Candidate) -> bool:
+        """Whether asking again is worth it: the nearest candidate would fit the card, and by the cards' rates come near every limit."""
+        needs, duration_s = close.estimate.memory, close.estimate.duration_s
+        if card.memory_bytes is None or (needs is not None and needs.peak_bytes > card.memory_bytes):
+            return False
+        here = self.situation.hardware.gpus[0].spec if self.situation.hardware.gpus else None
+        if duration_s is None or here is None or not here.bf16_flops or not card.bf16_flops:
+            return True
+        hours = duration_s / 3600 * here.bf16_flops / card.bf16_flops
+        limits = ((hours, self.decision.facts.get("budget_hours")), (hours * (card.price_usd_per_h or 0.0), self.decision.facts.get("budget_usd")))
+        return all(limit is None or amount <= NEAR_LIMIT * float(limit) for amount, limit in limits)
 
     def _more_budget(self) -> WayOut | None:
         if not self.relaxable("budget"):
