@@ -30,6 +30,9 @@ CPU_LAUNCHES = 2.2  # of what a card's launches take
 CPU_TILE_S = 4e-8  # for each logit
 CPU_MIXED_GAIN = 1.4  # with instructions for bfloat16: 1.3 to 1.5 measured on such steps
 CPU_BYTES_PER_S = 15e9
+# Forward passes beside the one that is learned from: the reference's; in KTO also both models' over answers to other requests, for its KL.
+FURTHER_FORWARDS = {"dpo": 1, "kto": 3}
+FORWARD_TILES = 0.35  # a forward pass's share of what tiles take in both
 TILED = ("dpo", "kto", "grpo", "rloo")  # objectives whose loss the trainers compute in tiles on the CPU too
 PPO_EPOCHS = 4  # rules/objectives/ppo.yaml
 DECODE_SHARE = 0.3  # of the bandwidth, what `generate` reaches without a serving engine
@@ -127,8 +130,7 @@ def _flops(spec: RunSpec, d: Dims, length: float) -> float:
         factor = 2 * int(spec.options.get("ppo_epochs") or PPO_EPOCHS) * factor + 2.0 * (3 + _scored_by_model(spec))
     elif spec.objective in GENERATED:  # answers are read once more by the reference where moving away has a price, and by the reward model
         factor += 2.0 * (bool(spec.options.get("beta")) + _scored_by_model(spec))
-    elif spec.objective in ("dpo", "kto"):
-        factor += 2.0  # the reference's forward pass
+    factor += 2.0 * FURTHER_FORWARDS.get(spec.objective, 0)
     # 4 q s forward and 8 backward; a causal kernel skips half.
     attention = (12.0 + (4.0 if spec.gradient_checkpointing else 0.0)) * d.layers * d.q_size * length
     attention *= 1.0 if spec.attention == "eager" else 0.5 / ATTENTION_SHARE
@@ -148,7 +150,8 @@ def _tiles_s(spec: RunSpec, d: Dims, machine: Machine, length: float) -> float:
     if spec.objective not in TILED or spec.loss not in (None, "chunked"):
         return 0.0
     scored = min(length, float(spec.options.get("response_tokens") or length)) if spec.objective in GENERATED else length
-    return spec.micro_batch_size * sequences_per_row(spec.objective) * scored * d.vocab * machine.tile_s
+    times = 1 + FORWARD_TILES * FURTHER_FORWARDS.get(spec.objective, 0)
+    return times * spec.micro_batch_size * sequences_per_row(spec.objective) * scored * d.vocab * machine.tile_s
 
 
 def _gather_s(spec: RunSpec, d: Dims, machine: Machine) -> float:

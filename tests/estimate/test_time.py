@@ -175,6 +175,22 @@ def test_answers_that_are_learned_from_oftener_take_longer():
     assert step_of(objective="rloo", beta=0.05, verifier="exact") > step_of(objective="rloo", beta=0.0, verifier="exact")
 
 
+@pytest.mark.parametrize(
+    ("objective", "rows", "accum", "tokens", "options", "measured_s"),
+    [("kto", 4, 2, 228, {}, 30.0), ("grpo", 2, 4, 60, {"generations": 8, "response_tokens": 16}, 53.6), ("grpo", 8, 1, 60, {"generations": 8, "response_tokens": 16}, 34.7)],
+)
+def test_steps_with_logits_in_tiles_take_what_was_measured_on_two_cores(objective, rows, accum, tokens, options, measured_s):
+    """SmolLM2-135M under autocast: every pass over a few tokens costs its launches, and every logit its tile."""
+    spec = RunSpec(objective=objective, weights_dtype="float32", precision="mixed", micro_batch_size=rows, grad_accum=accum, seq_len=512, rank=32, options=options)
+    shape, _ = model_shape("HuggingFaceTB/SmolLM2-135M")
+    machine = machine_of(None, cpu_cores=2, cpu_bf16=True)
+    assert shape is not None
+    assert machine is not None
+    result = time_estimate(replace(spec, gradient_checkpointing=False), shape, machine, tokens_total=100 * tokens, rows_total=100)
+    assert result is not None
+    assert 1 / 1.5 < result.step_s / measured_s < 1.5
+
+
 def test_bfloat16_shortens_a_step_only_where_the_processor_multiplies_it():
     """Two cores, LoRA steps of SmolLM2-135M: 2.91 s against 1.96 s for 4 x 200 tokens, 3.6 s against 2.75 s for rows of mixed lengths."""
     shape, _ = model_shape("HuggingFaceTB/SmolLM2-135M")
