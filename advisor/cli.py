@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,7 +15,7 @@ import click
 from advisor import __version__
 from advisor.errors import AdviseError, Fault, InputError, Stopped
 from advisor.facts import Fact, load_facts
-from advisor.files import refused_by_system
+from advisor.files import PLAN_FILE, refused_by_system
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from advisor.types import Advice, Answers, Candidate
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-PLAN_FILE = "plan.yaml"
 
 
 # --------------------------------------------------------------------------- options made from the facts
@@ -208,55 +207,6 @@ def need_plan(advice: Advice, ruleset: Ruleset) -> tuple[Plan, Comments]:
     raise InputError(f"a plan needs more: {', '.join(missing)}", allowed="; ".join(flags[key] for key in missing if key in flags))
 
 
-def write_plan_file(plan: Plan, comments: Comments, path: Path, *, inputs: Collection[Path] = (), force: bool = False) -> None:
-    """Write the launch file; data and model paths in it are relative to its own folder.
-
-    Args:
-        inputs: Files and folders that the plan was made from; none of them is ever replaced, nor what lies inside one, launch files aside.
-        force: Replace another file that is there already. One that says the same is left as it is.
-    """
-    from advisor.plan.write import HEADER, plan_text, write_plan
-
-    if path.is_dir():
-        raise InputError(f"--plan {path}: is a folder, a file name is expected", hint=f"--plan {shlex.quote(str(path / PLAN_FILE))}")
-    if not path.parent.exists():
-        raise InputError(f"--plan {path}: the folder {path.parent} does not exist", hint=f"mkdir -p {shlex.quote(str(path.parent))}")
-    plan = relocated(plan, path.parent)
-    if path.is_file():
-        there = path.read_bytes()
-        if there == plan_text(plan, comments, name=path.name).encode():
-            return
-        if HEADER.encode() not in there and any(path.resolve().is_relative_to(given.resolve()) for given in inputs):
-            raise InputError(f"--plan {path}: is what the plan is made from, which is never changed", hint="name another file")
-        if not force:
-            raise InputError(f"--plan {path}: is there already, and says something else", hint="name another file, or add --force to replace it")
-    elif path.exists():
-        raise InputError(f"--plan {path}: is a device or a pipe, a file name is expected", hint="to see the plan: the key `plan` of advise --json")
-    write_plan(plan, comments, path)
-
-
-def given_paths(answers: Answers, base: Path | None, *files: str | Path | None) -> list[Path]:
-    """Every file and folder that the answers name, as given and beside the answers file, and the other files named on the command line."""
-    facts = load_facts()
-    named = [answer.value for fact_id, answer in answers.known.items() if fact_id == "model" or (fact_id in facts and facts[fact_id].type == "path")]
-    named += (answers.value("tasks") or {}).values()
-    folders = (Path(), *([base] if base else []))
-    return [*(folder / Path(name).expanduser() for name in named for folder in folders), *(Path(file) for file in files if file)]
-
-
-def relocated(plan: Plan, folder: Path) -> Plan:
-    """The plan with paths that were relative to the working folder made to hold from `folder`."""
-    from advisor.plan.paths import with_paths
-
-    if folder.resolve() == Path.cwd().resolve():
-        return plan
-
-    def moved(path: str) -> str:
-        return str(Path(path).resolve()) if Path(path).exists() else path
-
-    return with_paths(plan, moved)
-
-
 def print_json(document: Any) -> None:
     """One JSON document on standard output."""
     click.echo(json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1))
@@ -306,6 +256,8 @@ def advise(
     advice = chosen_candidate(advice, ruleset, choose, force=force)
     plan, comments, missing = planned(advice, ruleset) if plan_file is None or not advice.fits else (*need_plan(advice, ruleset), [])
     if plan_file is not None and plan is not None:
+        from advisor.plan.place import given_paths, write_plan_file
+
         inputs = given_paths(answers, base, answers_file, *wanted_rules(rule_layers)[1])
         write_plan_file(plan, comments, Path(plan_file), inputs=inputs, force=force)
         click.echo(f"wrote {plan_file}{f'; start it with: advise run {shlex.quote(plan_file)}' if plan.launch.startable else ''}", err=True)

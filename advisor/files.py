@@ -11,6 +11,7 @@ from pathlib import Path
 from advisor.errors import AdviseError, InputError, MachineNotReady
 
 ELSEWHERE = "choose another place with --output DIR"  # the way out for what a run writes
+PLAN_FILE = "plan.yaml"  # the launch file, where no other name is given
 TEMPORARY = ".advise-tmp-"  # prefix of names that a killed run may leave behind; anyone may delete them
 FOLDER_NAME = "lower-case letters, digits, - and _, at most 41, starting with a letter or digit: it becomes a folder's name"  # of plans, stages and tasks
 NAME_PATTERN = r"[a-z0-9][a-z0-9_-]{0,40}"

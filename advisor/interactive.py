@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from advisor.ruleset.model import Ruleset
     from advisor.types import Advice, Candidate, DataProfile, Hardware, ModelShape
 
-PLAN_FILE = "plan.yaml"
-
 
 def wizard(rule_layers: tuple[str, ...]) -> int:
     """Ask, recommend, write ./plan.yaml and do what the person chooses. Returns the exit code.
@@ -165,7 +163,8 @@ class _PlanFile:
         self.written = b""
 
     def write(self, plan: Any, comments: Any) -> Path:
-        from advisor import cli
+        from advisor.files import PLAN_FILE
+        from advisor.plan.place import write_plan_file
 
         if self.path is None or (self.path.exists() and self.path.read_bytes() != self.written):
             number = 1
@@ -173,7 +172,7 @@ class _PlanFile:
             while self.path.exists():
                 number += 1
                 self.path = Path(f"plan-{number}.yaml")
-        cli.write_plan_file(plan, comments, self.path, force=True)
+        write_plan_file(plan, comments, self.path, force=True)
         self.written = self.path.read_bytes()
         return self.path
 

@@ -17,6 +17,7 @@ QUANTIZATIONS = ("nf4", "int8")
 REMEDIES = ("prompting", "rag", "tool_use", "bigger_model", "smaller_model", "constrained_decoding")
 
 Fits = Literal["fits", "tight", "too_big", "unknown"]
+WHOLE, SPLIT = "ddp", "fsdp"  # how several cards share the work: a whole model on each, which `advise run` starts, or one split over them
 Verdict = Literal["recommended", "ranked_lower", "forbidden", "too_big"]
 
 
@@ -398,7 +399,7 @@ class StageSettings:
     @property
     def split(self) -> bool:
         """Whether the model is split over several cards, which `advise run` does not start."""
-        return "sharding" in self.settings and self.settings["sharding"].value != "ddp"
+        return "sharding" in self.settings and self.settings["sharding"].value != WHOLE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

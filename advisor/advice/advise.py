@@ -15,9 +15,9 @@ from advisor.errors import Fault, InputError
 from advisor.estimate.setting import sequences_per_row
 from advisor.ruleset.judge import judge
 from advisor.ruleset.model import Ruleset
-from advisor.types import Advice, Candidate, Composition, Flip, GuideAnswer, Hardware, Reason, Situation
+from advisor.types import SPLIT, WHOLE, Advice, Candidate, Composition, Flip, GuideAnswer, Hardware, Reason, Situation
 
-from .candidates import SPLIT, WHOLE, Costs, alternatives, as_stated, recommended
+from .candidates import Costs, alternatives, as_stated, recommended
 from .confidence import confidence
 from .decide import SMALLER_MODEL, Decision, conclude, conclude_early
 from .flips import flips_of

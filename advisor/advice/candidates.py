@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from advisor.composition import SCHEMES, composed
 from advisor.ruleset.model import Rule, Ruleset
-from advisor.types import Candidate, Chosen, Composition, Estimate, Reason, Situation, StageSettings, Verdict
+from advisor.types import SPLIT, WHOLE, Candidate, Chosen, Composition, Estimate, Reason, Situation, StageSettings, Verdict
 
 from .decide import SMALLER_MODEL, Decision
 from .explain import budget_reason, memory_reason, reason_of, seen_by, why_not_outcome
@@ -17,7 +17,6 @@ from .seen import device
 GUIDE_CHAINS = ("sft", "cpt>sft", "sft>rm>ppo")  # every objective the guide names stands in one of them
 ANSWERED_REMEDIES = {"rag": ("knowledge", "retrieval"), "prompting": ("readiness", "prompting")}  # "why not just ...?"
 MODULE_SIZE = {"lora": "rank", "adapter": "bottleneck", "prefix": "prefix_tokens"}  # the key that says how large a module is
-WHOLE, SPLIT = "ddp", "fsdp"  # a whole model on each card, or one split over them
 OWN_MODULE = ("rm",)  # a reward model is a module of its own, beside the chain
 NOTHING = Estimate(fits="unknown")
 SHIPPED = ("base", "document", "evidence")

@@ -13,6 +13,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
+from advisor.types import WHOLE
+
 PLAN_VERSION = 1
 Positive = Annotated[int, Ge(1)]
 # Plain dataclasses, since advice builds plans without paying for pydantic's import; read.py validates files against them
@@ -49,7 +51,7 @@ class Launch:
     @property
     def startable(self) -> bool:
         """Whether `advise run` starts it: one process, or several that hold the whole model each."""
-        return self.strategy in (None, "ddp")
+        return self.strategy in (None, WHOLE)
 
 
 @dataclass(frozen=True, kw_only=True)
