@@ -1,5 +1,6 @@
 """Fixtures that several rooms share: a tiny model that trains in a second, and the real one for slow tests."""
 
+import json
 import os
 import signal
 import subprocess
@@ -24,6 +25,25 @@ CORPUS = [
     "How can I return a kettle? Please send it back within thirty days, we pay the money back.",
     "system user assistant question answer hello good morning the shop sells tea, cups and kettles in red, blue and green.",
 ]
+PAIRS = "".join(json.dumps({"question": f"What is {i} plus {i}?", "answer": f"It is {2 * i}, of course."}) + "\n" for i in range(60))
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    """Run `advise ...` in a folder of its own; returns exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ADVISE_RULES", raising=False)
+
+    from advisor.cli import main
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["advise", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            main()
+        out, err = capsys.readouterr()
+        return left.value.code, out, err
+
+    return run
 
 
 @pytest.fixture(scope="session")
