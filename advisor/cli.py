@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from advisor import __version__
-from advisor.errors import AdviseError, Fault, InputError, Stopped
-from advisor.facts import Fact, load_facts
-from advisor.files import PLAN_FILE, refused_by_system
+from advisor.ground.errors import AdviseError, Fault, InputError, Stopped
+from advisor.ground.files import PLAN_FILE, refused_by_system
+from advisor.ruleset.facts import Fact, load_facts
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from advisor.advice.types import Advice, Candidate
+    from advisor.ground.types import Answers
     from advisor.plan.model import Comments, Plan
     from advisor.ruleset.model import Ruleset
-    from advisor.types import Advice, Answers, Candidate
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -66,8 +67,8 @@ def rule_options(command: Command) -> Command:
 
 def stated_answers(answers_file: str | None, options: Mapping[str, Any], rule_layers: tuple[str, ...]) -> tuple[Answers, list[str], Path | None]:
     """Answers of the file and the flags, merged, with warnings and the file's folder."""
-    from advisor.answers import answers_from_document, answers_from_flags, merge_answers
-    from advisor.yamlio import parse_yaml, read_yaml
+    from advisor.ground.yaml_reader import parse_yaml, read_yaml
+    from advisor.situation.answers import answers_from_document, answers_from_flags, merge_answers
 
     facts = known_facts(rule_layers)
     from_flags, warnings = answers_from_flags(_said_once({key.removeprefix("fact_"): value for key, value in options.items() if key.startswith("fact_")}, facts), facts)
@@ -121,7 +122,7 @@ def rules_of(rule_layers: tuple[str, ...]) -> tuple[Ruleset, Ruleset]:
     layers, overlays = wanted_rules(rule_layers)
     ruleset = load_rules(layers, overlays)
     if overlays:
-        from advisor.linting import refuse_or_warn
+        from advisor.advice.linting import refuse_or_warn
 
         for warning in refuse_or_warn(ruleset, layers):
             click.echo(f"warning: {warning}", err=True)
@@ -136,7 +137,7 @@ def advise_on(answers: Answers, warnings: list[str], rule_layers: tuple[str, ...
     from dataclasses import replace
 
     from advisor.advice.advise import advise
-    from advisor.situation import situation_of
+    from advisor.situation.build import situation_of
 
     if answers.value("task") is None:
         tasks = ", ".join(load_facts()["task"].values)
@@ -152,7 +153,7 @@ def chosen_candidate(advice: Advice, ruleset: Ruleset, choose: str | None, *, fo
     if choose is None:
         return advice
     from advisor.advice.advise import with_choice
-    from advisor.composition import parse_composition
+    from advisor.methods.composition import parse_composition
 
     wanted = parse_composition(choose, at="--choose")
     if wanted == advice.recommendation.composition:
@@ -249,14 +250,14 @@ def advise(
         return
     answers, warnings, base = stated_answers(answers_file, options, rule_layers)
     if not as_json and not answers.known and plan_file is None and choose is None:
-        from advisor.interactive import wizard
+        from advisor.commands.wizard import wizard
 
         context.exit(wizard(rule_layers))
     advice, ruleset = advise_on(answers, warnings, rule_layers, base=base, online=plan_file is not None)
     advice = chosen_candidate(advice, ruleset, choose, force=force)
     plan, comments, missing = planned(advice, ruleset) if plan_file is None or not advice.fits else (*need_plan(advice, ruleset), [])
     if plan_file is not None and plan is not None:
-        from advisor.plan.place import given_paths, write_plan_file
+        from advisor.plan.write_target import given_paths, write_plan_file
 
         inputs = given_paths(answers, base, answers_file, *wanted_rules(rule_layers)[1])
         write_plan_file(plan, comments, Path(plan_file), inputs=inputs, force=force)
@@ -373,7 +374,7 @@ def _finished(run: Any, *, as_json: bool) -> int:
 @click.pass_context
 def demo(context: click.Context, /, **settings: Any) -> None:
     """Trains a small real model on bundled data with the recommended method, and shows what changed."""
-    from advisor.demonstration import demo as demonstrate
+    from advisor.commands.demo import demo as demonstrate
 
     context.exit(demonstrate(settings))
 
@@ -386,7 +387,7 @@ def demo(context: click.Context, /, **settings: Any) -> None:
 @click.pass_context
 def chat(context: click.Context, runs: tuple[str, ...], voices: tuple[str, ...], system: str | None, max_new_tokens: int) -> None:
     """Talks to what was trained, beside its base; the newest run where none is named. Questions may also come from a pipe."""
-    from advisor.launch.chat import chat as talk
+    from advisor.commands.chat import chat as talk
 
     context.exit(talk(runs, voices=voices, system=system, max_new_tokens=max_new_tokens))
 
@@ -399,7 +400,7 @@ def chat(context: click.Context, runs: tuple[str, ...], voices: tuple[str, ...],
 @click.pass_context
 def export(context: click.Context, run: str | None, to: str, out: str | None, only: str | None) -> None:
     """Writes a result in another form; the newest run where none is named."""
-    from advisor.launch.export import export as write
+    from advisor.commands.export import export as write
 
     context.exit(write(run, to=to, out=out, only=only))
 
@@ -445,12 +446,12 @@ def check(
     as_json: bool,
 ) -> None:
     """Tells what a data file is, what it can train and what is wrong with it."""
-    from advisor.answers import answers_from_flags
+    from advisor.situation.answers import answers_from_flags
 
     stated, _ = answers_from_flags({"data_mapping": mapping}, load_facts())
     columns = stated.value("data_mapping")
     if show_row is not None:
-        from advisor.launch.show_row import shown_row
+        from advisor.commands.show_row import shown_row
         from advisor.render.row import print_row, row_json
 
         shown = shown_row(data, row=show_row, model=model, mapping=columns)
@@ -465,7 +466,7 @@ def check(
         return
     if force:
         raise InputError("--force goes with --fix OUT")
-    from advisor.checking import checked
+    from advisor.commands.check import checked
     from advisor.render.data import check_json, print_check
 
     found, advice = checked(data, mapping=columns, full=full, evaluation=evaluation, model=model, seq_len=seq_len)
@@ -475,7 +476,7 @@ def check(
 
 def spec_options(command: Command) -> Command:
     """One option for each key of a run spec that has a flag."""
-    from advisor.estimating import SPEC_FLAGS
+    from advisor.commands.estimate import SPEC_FLAGS
 
     for key, kind in reversed(list(SPEC_FLAGS.items())):
         command = click.option(f"--{key.replace('_', '-')}", f"spec_{key}", type=kind, metavar="N" if kind in (int, float) else "TEXT")(command)
@@ -489,7 +490,7 @@ def spec_options(command: Command) -> Command:
 @click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
 def estimate(plan: str | None, specs: str | None, as_json: bool, **flags: Any) -> None:
     """Tells how much memory and time a run needs: of a plan (on another card with --gpu), of one spec by flags, or of a list of specs."""
-    from advisor import estimating
+    from advisor.commands import estimate as estimating
 
     documents = estimating.documents_of(plan, specs, {key.removeprefix("spec_"): value for key, value in flags.items()})
     if as_json:
@@ -510,7 +511,7 @@ def rules(context: click.Context, rule_id: str | None, rule_layers: tuple[str, .
     from advisor.render.rules import print_facts, print_rule, print_rules
 
     if rule_id == "lint":
-        from advisor.linting import checked
+        from advisor.advice.linting import checked
         from advisor.render.lint import lint_json, lint_text
 
         found = checked(*wanted_rules(rule_layers))

@@ -7,12 +7,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from advisor.commands.estimate import find_model
 from advisor.estimate.memory import memory_estimate
 from advisor.estimate.specs import run_specs
 from advisor.estimate.time import machine_of, time_estimate
-from advisor.estimating import find_model
+from advisor.estimate.types import RunSpec
 from advisor.probe.catalogue import find_gpu
-from advisor.types import RunSpec
 from benchmarks.measuring import Row, in_turn
 
 TITLE = "memory and time of 2,000 settings in one process, 5 runs; advise estimate --json cold, 10 runs in turn"

@@ -7,7 +7,7 @@ Each calculator is one child process of the Python that its variable names; one 
     python -m venv soup       && soup/bin/pip install soup-cli==0.77.0           ESTIMATORS_SOUP=soup/bin/python
     python -m venv accelerate && accelerate/bin/pip install accelerate           ESTIMATORS_ACCELERATE=accelerate/bin/python
 
-Models are given by their dimensions (advisor/shapes.py), not by the hub, so that all see the same model and none needs a network.
+Models are given by their dimensions (advisor/situation/shapes.py), not by the hub, so that all see the same model and none needs a network.
 What none of them can be told: the counter behind a measured peak, the framework, the loss kernel, packing and padding. So each calculator is scored
 twice: as printed, and with its own line for CUDA context and fragmentation left out where the counter leaves these out as well.
 """
@@ -19,9 +19,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from advisor.estimating import find_model
+from advisor.commands.estimate import find_model
+from advisor.ground.types import ModelShape
 from advisor.probe.catalogue import find_gpu
-from advisor.types import ModelShape
 from benchmarks.measuring import Row
 from benchmarks.refit import in_and_out_of_sample
 from tests.generating.accuracy import Case, published, summary

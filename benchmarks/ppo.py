@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from advisor.resources import PACKAGE, trainers_root
+from advisor.ground.resources import PACKAGE, trainers_root
 from benchmarks.measuring import Row, run_process
 
 TITLE = "LoRA PPO on the CPU, float32: one base for four roles against four models; SFT with the same module beside"
@@ -160,7 +160,7 @@ AutoTokenizer.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])
 def model_folder(folder: Path) -> str:
     """SmolLM2-135M-Instruct, or a random model of its tokenizer where PPO_BENCHMARK says tiny."""
     environment = {**os.environ, "PYTHONPATH": str(trainers_root()), "PYTHONSAFEPATH": "1"}
-    found = subprocess.run([sys.executable, "-P", "-m", "trainers.demo_model"], stdout=subprocess.PIPE, text=True, env=environment, check=True).stdout.strip().splitlines()[-1]
+    found = subprocess.run([sys.executable, "-P", "-m", "trainers.tools.demo_model"], stdout=subprocess.PIPE, text=True, env=environment, check=True).stdout.strip().splitlines()[-1]
     if os.environ.get("PPO_BENCHMARK") != "tiny":
         return found
     code = (

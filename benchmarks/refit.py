@@ -3,7 +3,8 @@
 import statistics
 from collections.abc import Sequence
 
-from advisor.estimate import memory, passing
+from advisor.estimate import activation_memory as passing
+from advisor.estimate import memory
 from benchmarks.measuring import Row
 from tests.generating.accuracy import Case, answered, by_source, median_error, near, share, summary, too_low
 

@@ -3,7 +3,7 @@
 import time
 from itertools import product
 
-from advisor.linting import checked
+from advisor.advice.linting import checked
 from advisor.ruleset.judge import judge
 from advisor.ruleset.load import load_rules
 from advisor.ruleset.proof import prove

@@ -5,7 +5,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from advisor.resources import PACKAGE, trainers_root
+from advisor.ground.resources import PACKAGE, trainers_root
 from benchmarks.measuring import Row, run_process
 from benchmarks.training import LORA, Setting, demo_model, ours, plain
 

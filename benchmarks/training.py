@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from advisor.resources import PACKAGE, trainers_root
+from advisor.ground.resources import PACKAGE, trainers_root
 from benchmarks.measuring import Row, run_process
 
 TITLE = "LoRA of SmolLM2-135M-Instruct on the bundled data, CPU: training loop alone, launch counted apart"
@@ -58,7 +58,7 @@ print(json.dumps({"seconds": clock.seconds, "tokens": tokens, "peak": resource.g
 def demo_model() -> str:
     """The folder of the model, fetched once."""
     environment = {**os.environ, "PYTHONPATH": str(trainers_root()), "PYTHONSAFEPATH": "1"}
-    return subprocess.run([sys.executable, "-P", "-m", "trainers.demo_model"], stdout=subprocess.PIPE, text=True, env=environment, check=True).stdout.strip().splitlines()[-1]
+    return subprocess.run([sys.executable, "-P", "-m", "trainers.tools.demo_model"], stdout=subprocess.PIPE, text=True, env=environment, check=True).stdout.strip().splitlines()[-1]
 
 
 @dataclass(frozen=True)

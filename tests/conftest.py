@@ -85,7 +85,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def smollm() -> Path:
     """The folder of SmolLM2-135M-Instruct, fetched once into the user's cache. For tests marked slow."""
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "trainers.demo_model"], env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=False
+        [sys.executable, "-P", "-m", "trainers.tools.demo_model"], env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
         pytest.skip(f"the real model cannot be had here: {done.stderr.strip().splitlines()[-1]}")

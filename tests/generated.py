@@ -7,10 +7,10 @@ estimates are, docs/accuracy.md.
 import sys
 from pathlib import Path
 
-from advisor.facts import load_facts
-from advisor.files import write_atomically
+from advisor.ground.files import write_atomically
+from advisor.ground.resources import rules_dir
 from advisor.plan.schema import schema_text
-from advisor.resources import rules_dir
+from advisor.ruleset.facts import load_facts
 from advisor.ruleset.load import load_rules
 from advisor.ruleset.model import Ruleset
 from tests.generating import accuracy, decision_svg, docs, schema_amounts, schema_catalogues, schema_facts, schemas

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from advisor.answers import answers_document, answers_from_document, answers_from_flags, merge_answers
-from advisor.errors import InputError
-from advisor.facts import load_facts
-from advisor.yamlio import parse_yaml
+from advisor.ground.errors import InputError
+from advisor.ground.yaml_reader import parse_yaml
+from advisor.ruleset.facts import load_facts
+from advisor.situation.answers import answers_document, answers_from_document, answers_from_flags, merge_answers
 
 FACTS = load_facts()
 

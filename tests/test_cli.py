@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from advisor.composition import SCHEMES, parse_composition
+from advisor.methods.composition import SCHEMES, parse_composition
 from tests.conftest import PAIRS, ROOT
 
 

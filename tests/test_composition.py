@@ -4,9 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.composition import SCHEMES, parse_composition
-from advisor.errors import InputError
-from advisor.types import OBJECTIVES, REMEDIES
+from advisor.ground.errors import InputError
+from advisor.methods.composition import OBJECTIVES, REMEDIES, SCHEMES, parse_composition
 
 
 @pytest.mark.parametrize("text", ["sft>rm>ppo+lora", "cpt>sft+full", "sft+qlora@per_task", "rag & sft+lora", "encoder:sft+full", "prompting", "prompting & rag"])

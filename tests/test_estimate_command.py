@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from advisor.types import Hardware
+from advisor.ground.types import Hardware
 from tests.conftest import PAIRS
 
 

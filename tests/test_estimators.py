@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from advisor.types import ModelShape
+from advisor.ground.types import ModelShape
 from benchmarks import estimators
 from benchmarks.estimators import CALCULATORS, Calculator, Job, accelerate, asked, fitcheck, ftuneai, job_of, shared, soup
 from tests.generating.accuracy import published

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from advisor.advice.linting import checked
 from advisor.cli import advise
-from advisor.errors import InputError
-from advisor.linting import checked
+from advisor.ground.errors import InputError
 from advisor.ruleset.load import SHIPPED_LAYERS, load_rules
 
 ACME = Path(__file__).resolve().parent.parent / "examples" / "acme" / "acme.yaml"

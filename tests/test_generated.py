@@ -9,10 +9,10 @@ from dataclasses import replace
 import jsonschema
 import pytest
 
-from advisor.facts import load_facts
-from advisor.resources import rules_dir
+from advisor.ground.resources import rules_dir
+from advisor.ground.yaml_reader import parse_yaml, read_yaml
+from advisor.ruleset.facts import load_facts
 from advisor.ruleset.load import load_rules
-from advisor.yamlio import parse_yaml, read_yaml
 from tests import generated
 from tests.generating import docs, schemas
 from tests.generating.decision_svg import picture

@@ -7,12 +7,12 @@ import struct
 
 import pytest
 
-from advisor import shapes
-from advisor.errors import InputError
 from advisor.estimate.architecture import shape_from_config
-from advisor.resources import rules_dir
-from advisor.shapes import catalogue_ids, is_instruct, model_shape, shape_from_size, suggest_model
-from advisor.yamlio import read_yaml
+from advisor.ground.errors import InputError
+from advisor.ground.resources import rules_dir
+from advisor.ground.yaml_reader import read_yaml
+from advisor.situation import shapes
+from advisor.situation.shapes import catalogue_ids, is_instruct, model_shape, shape_from_size, suggest_model
 
 LLAMA = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 128, "vocab_size": 100}
 

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from advisor import yamlcache
-from advisor.resources import rules_dir
-from advisor.yamlcache import read_shipped
-from advisor.yamlio import read_yaml
+from advisor.ground import yaml_cache as yamlcache
+from advisor.ground.resources import rules_dir
+from advisor.ground.yaml_cache import read_shipped
+from advisor.ground.yaml_reader import read_yaml
 
 
 @pytest.fixture

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from advisor.errors import InputError
-from trainers import stage
-from trainers.job import Job, run_trainer
-from trainers.judging import Judge
+from advisor.ground.errors import InputError
+from trainers.evaluation.generation import Judge
+from trainers.frame import stage
+from trainers.frame.job import Job, run_trainer
+from trainers.frame.rows import read_prepared
 from trainers.prepare import Prepared, Row
-from trainers.rows import read_prepared
 from trainers.sft import Supervised
 
 

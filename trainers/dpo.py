@@ -12,13 +12,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainers import judge, settings, stage
-from trainers.checks import Probe, probe_row
-from trainers.job import Job, run_trainer
-from trainers.judging_pairs import PreferenceJudge, liked, sides
+from trainers.evaluation import loss as judge
+from trainers.evaluation.pairs import PreferenceJudge, liked, sides
+from trainers.evaluation.saved_result import Probe, probe_row
+from trainers.frame import settings, stage
+from trainers.frame.job import Job, run_trainer
+from trainers.frame.stage import Objective
 from trainers.prepare import Prepared
 from trainers.prepare.preference import PAIRS, Pair, preference_columns
-from trainers.stage import Objective
 
 
 class Preferences(Objective):
@@ -37,7 +38,7 @@ class Preferences(Objective):
         from datasets import Dataset
         from trl import DPOTrainer
 
-        from trainers.trl_trainer import ours, reference
+        from trainers.frame.trl_trainer import ours, reference
 
         return ours(DPOTrainer)(
             model=model,

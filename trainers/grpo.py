@@ -13,17 +13,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from advisor.errors import Fault, InputError, TrainingFailed
-from trainers import judge, settings, stage
-from trainers.checks import Probe
-from trainers.job import Job, run_trainer
-from trainers.judging import general_rows
-from trainers.judging_rewards import RewardJudge
+from advisor.ground.errors import Fault, InputError, TrainingFailed
+from trainers.evaluation import loss as judge
+from trainers.evaluation.generation import general_rows
+from trainers.evaluation.rewards import RewardJudge
+from trainers.evaluation.saved_result import Probe
+from trainers.frame import settings, stage
+from trainers.frame.job import Job, run_trainer
+from trainers.frame.stage import Objective
 from trainers.prepare import Prepared
 from trainers.prepare.prompts import PROMPTS, Prompt
 from trainers.prepare.row import IGNORED, Row, ids_of
-from trainers.rewards import Answer, Reward, build_reward, reward_faults, source_note
-from trainers.stage import Objective
+from trainers.rewards.sources import Answer, Reward, build_reward, reward_faults, source_note
 
 SHORTEST_PROMPT = 8  # tokens that have to be left for it within seq_len
 
@@ -128,7 +129,7 @@ def probed(row: Prompt) -> Row:
 
 def prompted(trainer: type) -> type:
     """TRL's trainer reading our prompts: token for token as they were prepared, tools and all."""
-    from trainers.trl_trainer import ours
+    from trainers.frame.trl_trainer import ours
 
     class Prompted(ours(trainer)):  # type: ignore[misc]
         ids_of: Mapping[str, list[int]]

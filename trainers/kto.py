@@ -12,12 +12,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from advisor.errors import Fault, InputError
-from trainers import judge, settings, stage
-from trainers.checks import Probe, probe_row
+from advisor.ground.errors import Fault, InputError
 from trainers.dpo import Preferences
-from trainers.job import Job, run_trainer
-from trainers.judging_pairs import as_row
+from trainers.evaluation import loss as judge
+from trainers.evaluation.pairs import as_row
+from trainers.evaluation.saved_result import Probe, probe_row
+from trainers.frame import settings, stage
+from trainers.frame.job import Job, run_trainer
 from trainers.prepare import Prepared
 from trainers.prepare.preference import FEEDBACK, Feedback, feedback_columns
 
@@ -62,7 +63,7 @@ class Verdicts(Preferences):
         from datasets import Dataset
         from trl import KTOTrainer
 
-        from trainers.trl_trainer import ours, reference
+        from trainers.frame.trl_trainer import ours, reference
 
         return ours(KTOTrainer)(
             model=model,

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from trainers import settings, stage
 from trainers.dpo import Preferences
-from trainers.job import Job, run_trainer
-from trainers.judging_pairs import PreferenceJudge
+from trainers.evaluation.pairs import PreferenceJudge
+from trainers.frame import settings, stage
+from trainers.frame.job import Job, run_trainer
 from trainers.prepare import IGNORED, Prepared
 from trainers.prepare.preference import Pair, preference_columns
 
@@ -59,7 +59,7 @@ def orpo_trainer() -> type:
     """TRL's trainer on rows that are tokenised already."""
     from trl.experimental.orpo import ORPOTrainer
 
-    from trainers.trl_trainer import ours
+    from trainers.frame.trl_trainer import ours
 
     class Ready(ORPOTrainer):  # type: ignore[misc]
         def tokenize_row(self, feature: Mapping[str, Any], model: Any = None) -> dict[str, Any]:

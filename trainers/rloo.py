@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from trainers import stage
+from trainers.frame import stage
+from trainers.frame.job import Job, run_trainer
 from trainers.grpo import Rewarded
-from trainers.job import Job, run_trainer
 
 
 class LeaveOneOut(Rewarded):

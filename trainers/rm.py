@@ -17,14 +17,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from advisor.errors import InputError
-from trainers import settings, stage
-from trainers.checks import Probe, probe_row
-from trainers.job import Job, run_trainer
-from trainers.judging_scores import ScoreJudge, pair_scores
+from advisor.ground.errors import InputError
+from trainers.evaluation.reward_model import ScoreJudge, pair_scores
+from trainers.evaluation.saved_result import Probe, probe_row
+from trainers.frame import settings, stage
+from trainers.frame.job import Job, run_trainer
+from trainers.frame.stage import Objective
 from trainers.prepare import Prepared
 from trainers.prepare.preference import PAIRS, Pair, reward_columns
-from trainers.stage import Objective
 from trainers.updates import update_named
 
 HEAD = "SequenceClassification"
@@ -56,7 +56,7 @@ class RewardModel(Objective):
         from datasets import Dataset
         from trl import RewardTrainer
 
-        from trainers.trl_trainer import ours
+        from trainers.frame.trl_trainer import ours
 
         return ours(RewardTrainer)(
             model=model,
@@ -128,7 +128,7 @@ def load_scorer(job: Job, device: Any, update: Any, tokenizer: Any, data: Prepar
     """The model with a score head: new on the base or on the stage before, or a reward model's own where it goes on from one."""
     from transformers import set_seed
 
-    from trainers.loading import load_base
+    from trainers.frame.loading import load_base
 
     config = adapter_config(job)
     source = base_source(job, config)
@@ -153,7 +153,7 @@ def with_module(job: Job, model: Any, config: Mapping[str, Any]) -> Any:
     from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    from trainers.loading import register_method
+    from trainers.frame.loading import register_method
 
     register_method(config)
     start = job.start

@@ -9,13 +9,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainers import judge, settings, stage
-from trainers.checks import Probe, probe_row
-from trainers.job import Job, run_trainer
-from trainers.judging import Judge
+from trainers.evaluation import loss as judge
+from trainers.evaluation.generation import Judge
+from trainers.evaluation.saved_result import Probe, probe_row
+from trainers.frame import settings, stage
+from trainers.frame.job import Job, run_trainer
+from trainers.frame.rows import sequences_of
+from trainers.frame.stage import Objective
 from trainers.prepare import Prepared, Row
-from trainers.rows import sequences_of
-from trainers.stage import Objective
 
 
 class Supervised(Objective):
@@ -35,7 +36,7 @@ class Supervised(Objective):
         """TRL's trainer on rows that are ready: masked, within seq_len, packed where the plan says so."""
         from datasets import Dataset
 
-        from trainers.answer_loss import answer_trainer
+        from trainers.frame.answer_loss import answer_trainer
         from trainers.prepare import PackedBatches, columns
 
         flat = job.stage.packing and job.stage.attention == "flash_attention_2"
@@ -62,7 +63,7 @@ class Supervised(Objective):
 def objective_of(job: Job) -> Objective:
     """A head on classes, or answers in words."""
     if job.options.get("head") == "classes":
-        from trainers.encoder import Classifier
+        from trainers.classes import Classifier
 
         return Classifier()
     return Supervised()

@@ -10,19 +10,22 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from advisor.composition import SCHEMES, composed
-from advisor.errors import Fault, InputError
-from advisor.estimate.setting import sequences_per_row
+from advisor.advice.facts_of_situation import fact_origin, situation_facts, unknown_facts
+from advisor.advice.types import Advice, Candidate, Flip, GuideAnswer, Reason
+from advisor.estimate.resolved_run import sequences_per_row
+from advisor.estimate.types import SPLIT, WHOLE
+from advisor.ground.errors import Fault, InputError
+from advisor.ground.types import Hardware
+from advisor.methods.composition import SCHEMES, Composition, composed
 from advisor.ruleset.judge import judge
 from advisor.ruleset.model import Ruleset
-from advisor.types import SPLIT, WHOLE, Advice, Candidate, Composition, Flip, GuideAnswer, Hardware, Reason, Situation
+from advisor.situation.types import Situation
 
 from .candidates import Costs, alternatives, as_stated, recommended
 from .confidence import confidence
 from .decide import SMALLER_MODEL, Decision, conclude, conclude_early
 from .flips import flips_of
 from .nothing_fits import nothing_fits
-from .seen import fact_origin, situation_facts, unknown_facts
 
 
 def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advice:

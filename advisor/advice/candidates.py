@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from advisor.composition import SCHEMES, composed
+from advisor.advice.facts_of_situation import device
+from advisor.advice.types import Candidate, Chosen, Reason, StageSettings, Verdict
+from advisor.estimate.types import SPLIT, WHOLE, Estimate
+from advisor.methods.composition import SCHEMES, Composition, composed
 from advisor.ruleset.model import Rule, Ruleset
-from advisor.types import SPLIT, WHOLE, Candidate, Chosen, Composition, Estimate, Reason, Situation, StageSettings, Verdict
+from advisor.situation.types import Situation
 
 from .decide import SMALLER_MODEL, Decision
 from .explain import budget_reason, memory_reason, reason_of, seen_by, why_not_outcome
 from .fit import coarse_fit, fitted_stage, stage_settings, together
-from .seen import device
 
 GUIDE_CHAINS = ("sft", "cpt>sft", "sft>rm>ppo")  # every objective the guide names stands in one of them
 ANSWERED_REMEDIES = {"rag": ("knowledge", "retrieval"), "prompting": ("readiness", "prompting")}  # "why not just ...?"

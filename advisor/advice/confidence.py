@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from advisor.advice.types import Candidate, Flip
 from advisor.ruleset.model import Ruleset
-from advisor.types import Candidate, Flip
 
 from .decide import Decision
 

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from advisor.composition import composed
+from advisor.methods.composition import Composition, composed
 from advisor.ruleset.judge import Judgement, judge
 from advisor.ruleset.model import Rule, Ruleset
-from advisor.types import Composition
 
 LAST, SETTINGS = "scheme", "settings"  # the table that needs to know what fits, and the one asked stage by stage
 SMALLER_MODEL = "smaller_model"  # the scheme table's way out where no scheme fits

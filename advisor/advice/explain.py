@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from advisor.facts import UNKNOWN
+from advisor.advice.facts_of_situation import fact_origin
+from advisor.advice.types import KnownFact, Reason
+from advisor.estimate.types import Estimate
+from advisor.ground.units import format_duration, format_gib, format_usd, gib
+from advisor.ruleset.facts import UNKNOWN
 from advisor.ruleset.judge import Judgement
 from advisor.ruleset.model import Condition, Rule, Ruleset
-from advisor.types import Estimate, KnownFact, Reason, Situation
-from advisor.units import format_duration, format_gib, format_usd, gib
+from advisor.situation.types import Situation
 
 from .decide import Decision
-from .seen import fact_origin
 
 
 def reason_of(rule: Rule, ruleset: Ruleset) -> Reason:

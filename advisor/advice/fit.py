@@ -10,14 +10,18 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+from advisor.advice.facts_of_situation import device
+from advisor.advice.types import Chosen, StageSettings
 from advisor.estimate import estimate
 from advisor.estimate.reading import read_of
 from advisor.estimate.stages import stage_spec
+from advisor.estimate.types import Estimate, Fits, RunSpec
+from advisor.ground.types import DataProfile
+from advisor.methods.composition import Composition
 from advisor.plan.model import Stage
 from advisor.ruleset.model import Ruleset
-from advisor.types import Chosen, Composition, DataProfile, Estimate, Fits, RunSpec, Situation, StageSettings
+from advisor.situation.types import Situation
 
-from .seen import device
 from .settings import refusal, ruled_settings
 
 DEFAULT_SEQ_LEN = 1024

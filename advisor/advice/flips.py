@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from advisor.facts import Fact
+from advisor.advice.types import Flip, StageSettings
+from advisor.estimate.types import Estimate
+from advisor.ground.types import Gpu, GpuSpec, Hardware
+from advisor.ground.units import format_gib, format_usd
+from advisor.methods.composition import Composition
+from advisor.ruleset.facts import Fact
 from advisor.ruleset.judge import cell_points, compiled
 from advisor.ruleset.model import Ruleset
-from advisor.types import Composition, Estimate, Flip, Gpu, GpuSpec, Hardware, Situation, StageSettings
-from advisor.units import format_gib, format_usd
+from advisor.situation.types import Situation
 
 from .decide import Decision
 

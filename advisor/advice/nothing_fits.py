@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from advisor.answers import command_line
+from advisor.advice.types import Candidate, NothingFits, Reason, WayOut
+from advisor.ground.types import GpuSpec, Hardware, ModelShape
+from advisor.ground.units import format_count, format_duration, format_gib, format_usd
 from advisor.ruleset.model import Ruleset
-from advisor.types import Candidate, GpuSpec, Hardware, ModelShape, ModelSuggestion, NothingFits, Reason, Situation, WayOut
-from advisor.units import format_count, format_duration, format_gib, format_usd
+from advisor.situation.answers import command_line
+from advisor.situation.types import ModelSuggestion, Situation
 
 from .candidates import SHIPPED, Costs, nearest
 from .decide import SMALLER_MODEL, Decision

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from advisor.answers import answers_document
+from advisor.advice.facts_of_situation import device
+from advisor.advice.types import Advice, Candidate, Chosen
+from advisor.ground.types import DataProfile
 from advisor.plan.model import Comments, Launch, Origin, Plan, PlanData, Stage, Task
 from advisor.ruleset.model import Ruleset
-from advisor.types import Advice, Candidate, Chosen, DataProfile, Situation
-
-from .seen import device
+from advisor.situation.answers import answers_document
+from advisor.situation.types import Situation
 
 STAGE_FIELDS = {field.name for field in fields(Stage)} - {"options"}
 DEVICES = {"cuda": "cuda", "rocm": "rocm", "mps": "mps", "cpu": "cpu", "unknown": "cuda"}

@@ -16,9 +16,9 @@ from itertools import product
 from operator import or_
 from typing import Any
 
-from advisor.composition import SCHEMES
-from advisor.facts import UNKNOWN, read_from
+from advisor.methods.composition import SCHEMES
 from advisor.ruleset.domain import cells_of
+from advisor.ruleset.facts import UNKNOWN, read_from
 from advisor.ruleset.judge import compiled
 from advisor.ruleset.model import Condition, Ruleset
 

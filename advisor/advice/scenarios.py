@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from advisor.composition import SCHEMES
-from advisor.errors import Fault, InputError, nearest, unknown_name
-from advisor.facts import UNKNOWN, Fact
-from advisor.resources import rules_dir
+from advisor.ground.errors import Fault, InputError, nearest, unknown_name
+from advisor.ground.resources import rules_dir
+from advisor.ground.yaml_reader import Document, read_yaml
+from advisor.methods.composition import SCHEMES
+from advisor.ruleset.facts import UNKNOWN, Fact
 from advisor.ruleset.judge import judge
 from advisor.ruleset.model import Rule, Ruleset
-from advisor.yamlio import Document, read_yaml
 
 from .decide import SETTINGS, Decision, Undecided, decide
 from .explain import why_not_outcome

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
+from advisor.advice.types import Chosen
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Stage
 from advisor.ruleset.judge import judge
 from advisor.ruleset.model import Ruleset
-from advisor.types import Chosen
 
 DEFAULTS = {item.name: item.default for item in fields(Stage) if item.default is not MISSING}
 

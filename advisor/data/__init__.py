@@ -10,24 +10,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from advisor.data.example import Example, Message
     from advisor.data.examples import Skipped, read_examples
-    from advisor.data.files import Faults, content_digest, find_data
-    from advisor.data.measure import profile, unusable
-    from advisor.data.read import read_rows
-    from advisor.data.recognition import Recognition, recognise
+    from advisor.data.measure.profile import profile, unusable
+    from advisor.data.read.files import Faults, content_digest, find_data
+    from advisor.data.read.rows import read_rows
+    from advisor.data.recognise.recognition import Recognition, recognise
 
 _HOMES = {
     "Example": "example",
     "Message": "example",
     "Skipped": "examples",
     "read_examples": "examples",
-    "Faults": "files",
-    "content_digest": "files",
-    "find_data": "files",
-    "profile": "measure",
-    "unusable": "measure",
-    "read_rows": "read",
-    "Recognition": "recognition",
-    "recognise": "recognition",
+    "Faults": "read.files",
+    "content_digest": "read.files",
+    "find_data": "read.files",
+    "profile": "measure.profile",
+    "unusable": "measure.profile",
+    "read_rows": "read.rows",
+    "Recognition": "recognise.recognition",
+    "recognise": "recognise.recognition",
 }
 __all__ = ["Example", "Faults", "Message", "Recognition", "Skipped", "content_digest", "find_data", "profile", "read_examples", "read_rows", "recognise", "unusable"]
 

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from advisor.data.columns import checkable, text_cell
 from advisor.data.conversation import BAD_WEIGHT, BROKEN, NOT_TEXT, UNKNOWN_ROLE, answered, as_turns, read_messages, read_transcript, shared_prefix, tool_calls
 from advisor.data.example import Example, Message
-from advisor.data.files import Faults, find_data
-from advisor.data.read import read_rows
-from advisor.data.recognition import Recognition, recognise
-from advisor.data.roles import BAD_WORDS, GOOD_WORDS
-from advisor.errors import Fault, InputError
+from advisor.data.read.files import Faults, find_data
+from advisor.data.read.rows import read_rows
+from advisor.data.recognise.columns import checkable, text_cell
+from advisor.data.recognise.recognition import Recognition, recognise
+from advisor.data.recognise.roles import BAD_WORDS, GOOD_WORDS
+from advisor.ground.errors import Fault, InputError
 
 # Rows that cannot be used may be left out up to this share, with a count; above it the data is refused. The same share at
 # which a run stops for rows that are too long (plan key `truncation`).

@@ -23,10 +23,10 @@ from typing import IO, Any
 from advisor.data.conversation import as_turns, read_turn
 from advisor.data.example import Example, Message
 from advisor.data.examples import CHANGES, EMPTY, NOT_A_ROW, REASONS, TRAILING, builder, is_empty
-from advisor.data.files import CONTAINERS, DataFile, Faults, Found, find_data, is_broken_gzip, open_bytes
-from advisor.data.read import READERS, delimiter_of, document_style, json_message, with_columns
-from advisor.data.recognition import Recognition, recognise
-from advisor.errors import InputError
+from advisor.data.read.files import CONTAINERS, DataFile, Faults, Found, find_data, is_broken_gzip, open_bytes
+from advisor.data.read.rows import READERS, delimiter_of, document_style, json_message, with_columns
+from advisor.data.recognise.recognition import Recognition, recognise
+from advisor.ground.errors import InputError
 
 SHOWN_ROWS = 20
 REPEATS = "repeats an earlier row word for word"
@@ -348,7 +348,7 @@ def _write_text(file: DataFile, target: Path, cleaner: _Cleaner, zipped: bool) -
 
 
 def _mark(file: DataFile) -> str:
-    from advisor.data.read import DOCUMENT_MARKS
+    from advisor.data.read.rows import DOCUMENT_MARKS
 
     with file.path.open(encoding="utf-8") as lines:
         return next((bare for line in lines if (bare := line.strip(" \t\r\n")) in DOCUMENT_MARKS), DOCUMENT_MARKS[0])
@@ -358,7 +358,7 @@ def _write_parquet(file: DataFile, target: Path, cleaner: _Cleaner, _zipped: boo
     import pyarrow
     import pyarrow.parquet
 
-    from advisor.data.arrow import BATCH_ROWS
+    from advisor.data.read.arrow import BATCH_ROWS
 
     seen = kept = 0
     with pyarrow.parquet.ParquetFile(file.path) as source, pyarrow.parquet.ParquetWriter(target, source.schema_arrow) as sink:

@@ -10,7 +10,8 @@ from dataclasses import replace
 from advisor.estimate.cost import cost_estimate
 from advisor.estimate.memory import memory_estimate
 from advisor.estimate.time import Machine, machine_of, time_estimate
-from advisor.types import Estimate, Fits, Hardware, ModelShape, RunSpec
+from advisor.estimate.types import Estimate, Fits, RunSpec
+from advisor.ground.types import Hardware, ModelShape
 
 HEAD_ROOM = 0.10  # of the device's memory: fragmentation, a longer batch than the sample's longest
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from advisor.estimate import gemma4
-from advisor.types import ModelShape
+from advisor.ground.types import ModelShape
 
 
 def _set(names: str) -> frozenset[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from advisor.types import GpuSpec
+from advisor.ground.types import GpuSpec
 
 
 def cost_estimate(duration_s: float | None, gpus: int, gpu: GpuSpec | None) -> tuple[float | None, str]:

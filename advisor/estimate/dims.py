@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from advisor.estimate.architecture import ENCODERS, FOUR_NORMS, OWN_ATTENTION, PLAIN_MLP
-from advisor.types import ModelShape, RunSpec
+from advisor.estimate.types import RunSpec
+from advisor.ground.types import ModelShape
 
 # What the trainers use where a spec does not say (PEFT's own default rank is 8; the guide's evidence prefers more).
 DEFAULT_RANK = 16

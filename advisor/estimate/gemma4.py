@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from advisor.types import ModelShape
+from advisor.ground.types import ModelShape
 
 FAMILIES = frozenset(("gemma4", "gemma4_text"))
 GLOBAL_HEAD_DIM = 512  # class default of transformers' Gemma4TextConfig

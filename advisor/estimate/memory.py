@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from advisor.estimate import sources as src
+from advisor.estimate.activation_memory import activations, evaluation, last_hidden, loss, rerun, rollout
 from advisor.estimate.dims import dims_of
-from advisor.estimate.passing import activations, evaluation, last_hidden, loss, rerun, rollout
-from advisor.estimate.setting import GENERATED, Setting, resolve, term_of
-from advisor.estimate.standing import buckets, first_gradients, further_roles, gathered, gradients, states, step_temporaries, weights
-from advisor.types import GpuSpec, MemoryEstimate, ModelShape, Moment, RunSpec, Term
-from advisor.units import GIB
+from advisor.estimate.resolved_run import GENERATED, Setting, resolve, term_of
+from advisor.estimate.static_memory import buckets, first_gradients, further_roles, gathered, gradients, states, step_temporaries, weights
+from advisor.estimate.types import MemoryEstimate, Moment, RunSpec, Term
+from advisor.ground.types import GpuSpec, ModelShape
+from advisor.ground.units import GIB
 
 # Beyond what is allocated: blocks split and kept. Weights and states are allocated once and lose little.
 STANDING_CACHE = {"allocated": 0.0, "active": 0.0, "reserved": 0.02, "unknown": 0.02, "nvidia-smi": 0.02}

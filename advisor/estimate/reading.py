@@ -3,8 +3,8 @@ that learns from answers of its own reads the request alone."""
 
 from __future__ import annotations
 
-from advisor.estimate.setting import GENERATED, sequences_per_row
-from advisor.types import TokenStats
+from advisor.estimate.resolved_run import GENERATED, sequences_per_row
+from advisor.ground.types import TokenStats
 
 
 def read_of(tokens: TokenStats, *, objective: str, seq_len: int, truncation: str, packing: bool, response_tokens: int | None = None) -> tuple[float, float]:

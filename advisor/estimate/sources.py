@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from advisor.types import Source
+from advisor.ground.types import Source
 
 COUNT = Source(title="counted from the model's shape", kind="derived")
 ADAM = Source(title="Kingma & Ba 2015, Algorithm 1", url="https://arxiv.org/abs/1412.6980", kind="paper")

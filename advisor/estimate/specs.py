@@ -12,14 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from advisor.errors import Fault, InputError, nearest
 from advisor.estimate.architecture import ConfigError, shape_from_config
 from advisor.estimate.dims import dims_of, targets, unknown_targets
 from advisor.estimate.memory import memory_estimate
-from advisor.estimate.setting import COUNTERS
+from advisor.estimate.resolved_run import COUNTERS
 from advisor.estimate.time import Machine, machine_of, time_estimate
-from advisor.types import OBJECTIVES, UPDATES, GpuSpec, ModelShape, RunSpec
-from advisor.units import GIB
+from advisor.estimate.types import RunSpec
+from advisor.ground.errors import Fault, InputError, nearest
+from advisor.ground.types import GpuSpec, ModelShape
+from advisor.ground.units import GIB
+from advisor.methods.composition import OBJECTIVES, UPDATES
 
 OPTIMIZERS = (
     "adamw", "adamw_torch", "adamw_fused", "adamw_torch_fused", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "adamw_cpu",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from advisor.types import RunSpec
+from advisor.estimate.types import RunSpec
 
 # Keys of an update or objective that a formula reads.
 OPTIONS = ("bottleneck", "placement", "prefix_tokens", "response_tokens", "generations", "beta", "ppo_epochs", "verifier", "reward", "dropout", "train_embeddings")

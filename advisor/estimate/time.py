@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 
 from advisor.estimate.dims import Dims, dims_of, targets, trainable_params
-from advisor.estimate.setting import DTYPE_BYTES, GENERATED, answers_each, rollouts, sequences_per_row
-from advisor.types import GpuSpec, ModelShape, RunSpec, TimeEstimate
+from advisor.estimate.resolved_run import DTYPE_BYTES, GENERATED, answers_each, rollouts, sequences_per_row
+from advisor.estimate.types import RunSpec, TimeEstimate
+from advisor.ground.types import GpuSpec, ModelShape
 
 # Share of the best measured matmul that a tuned loop reaches, on a card of A100 class (published median MFU 0.6 there, 0.42 on H100) ...
 MATMUL_SHARE = 0.72

@@ -18,8 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from advisor.errors import InputError, MachineNotReady
-from advisor.files import ELSEWHERE, TEMPORARY, cannot_write, write_atomically
+from advisor.ground.errors import InputError, MachineNotReady
+from advisor.ground.files import ELSEWHERE, TEMPORARY, cannot_write, write_atomically
 
 SCHEMA_VERSION = 1
 LOCK, RECORD, DRY_RUN, PLAN = ".lock", "run.json", "dry_run.json", "plan.yaml"

@@ -11,15 +11,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from advisor.errors import AdviseError, Fault, InputError, MachineNotReady
-from advisor.files import ELSEWHERE
-from advisor.launch.expect import disk_need, summed
+from advisor.ground.errors import AdviseError, Fault, InputError, MachineNotReady
+from advisor.ground.files import ELSEWHERE
+from advisor.ground.resources import PACKAGE, resource_root
+from advisor.ground.types import DataProfile, Hardware, ModelShape
+from advisor.ground.units import format_gib
+from advisor.launch.expected import disk_need, summed
 from advisor.plan.entries import Entry
 from advisor.plan.model import Plan
 from advisor.plan.read import resolved_path
-from advisor.resources import PACKAGE, resource_root
-from advisor.types import DataProfile, Hardware, ModelShape
-from advisor.units import format_gib
 
 HUB_TIMEOUT_S = 5.0
 SPARE_BYTES = 256 * 2**20  # metrics, tokenizer, report, and what other programs write meanwhile
@@ -64,7 +64,7 @@ def check(plan: Plan, plan_path: Path, run: Path, todo: Sequence[Entry], *, hard
 
 def _objective_faults(todo: Sequence[Entry], trainers: Path) -> Iterable[Fault]:
     """What no trainer file exists for: an objective is trainers/<name>.py or trainers/<name>/__main__.py, an update trainers/updates/<name>.py."""
-    from advisor.types import OBJECTIVES, UPDATES
+    from advisor.methods.composition import OBJECTIVES, UPDATES
 
     for axis, folder, known in (("objective", trainers / "trainers", OBJECTIVES), ("update", trainers / "trainers" / "updates", UPDATES)):
         if axis == "update" and not folder.is_dir():

@@ -12,24 +12,24 @@ from pathlib import Path
 from typing import Any
 
 from advisor import __version__
-from advisor.errors import AdviseError, InputError, Stopped, nearest
-from advisor.files import TEMPORARY, write_atomically
+from advisor.ground.errors import AdviseError, InputError, Stopped, nearest
+from advisor.ground.files import TEMPORARY, write_atomically
+from advisor.ground.resources import trainers_root
+from advisor.ground.types import Hardware
+from advisor.ground.units import format_gib
+from advisor.ground.yaml_reader import parse_yaml
 from advisor.launch import preflight
 from advisor.launch.child import Child, guarded
-from advisor.launch.expect import device_hardware, expectation, plan_shape
+from advisor.launch.expected import device_hardware, expectation, plan_shape
+from advisor.launch.failure_report import failure, oom_kills, read_result
 from advisor.launch.folder import DRY_RUN, PLAN, RECORD, SCHEMA_VERSION, Identity, Run, RunFolder, held_by, now, read_record
-from advisor.launch.inputs import absolute, fingerprints, refuse_changed
-from advisor.launch.seam import failure, oom_kills, read_result
+from advisor.launch.input_digests import absolute, fingerprints, refuse_changed
 from advisor.plan.change import set_values as changed_plan
 from advisor.plan.comments import comments_of
 from advisor.plan.entries import Entry, entries
 from advisor.plan.model import Comments, Plan
 from advisor.plan.read import plan_from_data, read_plan
 from advisor.plan.write import digest, plan_digest, plan_text
-from advisor.resources import trainers_root
-from advisor.types import Hardware
-from advisor.units import format_gib
-from advisor.yamlio import parse_yaml
 
 Say = Callable[[str], None]
 CROSS = "cross.json"
@@ -374,7 +374,7 @@ class _Work:
         self.say("every module on every task's held-out rows")
         path = self.folder.path / CROSS
         path.unlink(missing_ok=True)
-        command = [sys.executable, "-P", "-m", "trainers.cross", str(self.folder.path / PLAN), "--run", str(self.folder.path)]
+        command = [sys.executable, "-P", "-m", "trainers.evaluation.cross_task", str(self.folder.path / PLAN), "--run", str(self.folder.path)]
         command += ["--max-steps", str(self.max_steps)] if self.max_steps is not None else []
         with Child(command, self._environment(), keep_fds=[self.folder.lock_fd]) as child:
             code = child.wait()

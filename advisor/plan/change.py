@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from advisor.errors import Fault, InputError, nearest
+from advisor.ground.errors import Fault, InputError, nearest
+from advisor.ground.yaml_reader import parse_yaml
 from advisor.plan.keys import KeySpecs
 from advisor.plan.model import Plan
 from advisor.plan.read import plan_from_data
 from advisor.plan.write import plan_data
-from advisor.yamlio import parse_yaml
 
 Place = tuple[str | int, ...]
 FORM = "PATH=VALUE, such as stages.0.learning_rate=1e-4 or stages.sft.rank=8"

@@ -10,8 +10,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
 
-from advisor.errors import nearest
-from advisor.files import FOLDER_NAME, is_folder_name, such_as
+from advisor.ground.errors import nearest
+from advisor.ground.files import FOLDER_NAME, is_folder_name, such_as
 from advisor.plan.keys import KeySpecs
 from advisor.plan.model import Stage
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
+from advisor.ground.yaml_reader import parse_yaml
 from advisor.plan.model import Comments
-from advisor.yamlio import parse_yaml
 
 _OPENS = re.compile(r"(?:^|[\s,:\[{-])$")
 

@@ -14,11 +14,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from advisor.errors import Fault, InputError
-from advisor.resources import rules_dir
-from advisor.types import OBJECTIVES, UPDATES
-from advisor.yamlcache import read_shipped
-from advisor.yamlio import Document
+from advisor.ground.errors import Fault, InputError
+from advisor.ground.resources import rules_dir
+from advisor.ground.yaml_cache import read_shipped
+from advisor.ground.yaml_reader import Document
+from advisor.methods.composition import OBJECTIVES, UPDATES
 
 FOLDERS = {"update": ("updates", UPDATES), "objective": ("objectives", OBJECTIVES)}
 # A path is relative to the plan file; a function is `file.py:name`. What else is text stays as it is when a plan is copied.

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
-from advisor.types import WHOLE
+from advisor.estimate.types import WHOLE
 
 PLAN_VERSION = 1
 Positive = Annotated[int, Ge(1)]

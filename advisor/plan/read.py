@@ -15,12 +15,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from advisor.errors import Fault, InputError, nearest
+from advisor.ground.errors import Fault, InputError, nearest
+from advisor.ground.yaml_reader import read_yaml
+from advisor.methods.composition import OBJECTIVES, UPDATES
 from advisor.plan.checks import plan_faults, stage_faults
 from advisor.plan.keys import KeySpecs, key_specs
 from advisor.plan.model import Launch, Origin, Plan, PlanData, Stage, Task
-from advisor.types import OBJECTIVES, UPDATES
-from advisor.yamlio import read_yaml
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from advisor.files import NAME_PATTERN, write_atomically
+from advisor.ground.files import NAME_PATTERN, write_atomically
 from advisor.plan.checks import FULL
 from advisor.plan.keys import KeySpecs, key_specs
 from advisor.plan.model import Plan

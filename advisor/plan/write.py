@@ -16,10 +16,10 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
 
-from advisor.files import write_atomically
+from advisor.ground.files import write_atomically
+from advisor.ground.resources import rules_dir
 from advisor.plan.keys import KeySpecs, key_specs
 from advisor.plan.model import Comments, Plan, Stage
-from advisor.resources import rules_dir
 
 Place = tuple[str | int, ...]
 # Written even where they equal the default: without them the file would not say what it is.

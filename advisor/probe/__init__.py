@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from advisor.ground.types import Hardware
 from advisor.probe.catalogue import GpuMatch, cheapest_cards, find_gpu, load_catalogue, match_probed
 from advisor.probe.stated import cpu_hardware, stated_hardware
-from advisor.types import Hardware
 
 __all__ = ["GpuMatch", "cheapest_cards", "cpu_hardware", "find_gpu", "load_catalogue", "match_probed", "probe", "stated_hardware"]
 

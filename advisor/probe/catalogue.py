@@ -13,13 +13,13 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any
 
-from advisor.errors import Fault, InputError
+from advisor.ground.errors import Fault, InputError
+from advisor.ground.resources import rules_dir
+from advisor.ground.types import GpuSpec
+from advisor.ground.units import GIB, MIB
+from advisor.ground.yaml_cache import read_shipped
+from advisor.ground.yaml_reader import Document
 from advisor.probe.names import FORM, TELLS_APART, catalogue_words, taken_apart
-from advisor.resources import rules_dir
-from advisor.types import GpuSpec
-from advisor.units import GIB, MIB
-from advisor.yamlcache import read_shipped
-from advisor.yamlio import Document
 
 NOT_CARDS = ("sources.yaml", "cuda.yaml")  # facts about cards in general
 SAME_SIZE = 0.03  # a size people name and the size a driver reports for it differ by up to this share

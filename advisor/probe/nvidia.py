@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from advisor.ground.types import Gpu
 from advisor.probe.system import read_or_empty
 from advisor.probe.visible import Board, usable
-from advisor.types import Gpu
 
 LIBRARY = "libnvidia-ml.so.1"
 NVIDIA_VENDOR, DISPLAY_CLASS = "0x10de", "0x03"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from advisor.types import Hardware
+from advisor.ground.types import Hardware
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets")
 _METADATA = re.compile(r"([A-Za-z0-9_.]+?)-([^-]+)(?:-[^/]*)?\.(?:dist|egg)-info$")

@@ -6,11 +6,11 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from advisor.errors import InputError
+from advisor.ground.errors import InputError
+from advisor.ground.types import Gpu, Hardware
+from advisor.ground.units import GIB
 from advisor.probe.catalogue import GpuMatch, find_gpu, interconnect_of
 from advisor.probe.names import count_and_name
-from advisor.types import Gpu, Hardware
-from advisor.units import GIB
 
 UNKNOWN, NONE = "unknown", "none"
 MOST_GPUS, MOST_GIB = 100_000, 10_000  # beyond this it is a slip of the keyboard

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from advisor.types import Gpu
-from advisor.units import GIB, KIB, format_gib
+from advisor.ground.types import Gpu
+from advisor.ground.units import GIB, KIB, format_gib
 
 ROOT = Path("/")
 BF16_FLAGS = frozenset(("avx512_bf16", "amx_bf16", "bf16"))  # as Linux names them; the last on Arm

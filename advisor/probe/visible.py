@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from advisor.types import Gpu
+from advisor.ground.types import Gpu
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
 

@@ -12,10 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from advisor.advice.types import Advice, Candidate, Reason, StageSettings
+from advisor.estimate.types import Estimate
+from advisor.ground.types import DataProfile
+from advisor.ground.units import gib
 from advisor.render.data import profile_json
 from advisor.render.probe import probe_json
-from advisor.types import Advice, Candidate, DataProfile, Estimate, Reason, StageSettings
-from advisor.units import gib
 
 SCHEMA_VERSION = 1
 

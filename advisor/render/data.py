@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from advisor.types import DataProfile, Finding, TokenStats
-from advisor.units import format_count
+from advisor.ground.types import DataProfile, Finding, TokenStats
+from advisor.ground.units import format_count
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -281,7 +281,7 @@ class _Page:
         return table
 
     def objectives(self, profile: DataProfile, amounts: Any) -> RenderableType:
-        from advisor.data.amounts import in_words
+        from advisor.data.measure.data_requirements import in_words
 
         wanted = {row["objective"]: row for row in amounts}
         table = _grid(("bold", "left", True), ("", "left", False))

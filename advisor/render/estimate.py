@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from advisor.units import format_duration
+from advisor.ground.units import format_duration
 
 BAR_WIDTH = 30
 FULL, REST = "#", "."

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
+from advisor.advice.types import Advice
 from advisor.render.page import Block, Items, Page, Table, Text, page_of
-from advisor.types import Advice
 
 # A browser that honours this loads nothing and runs nothing, whatever a model name or a data path contains.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advisor.resources import rules_dir
+from advisor.ground.resources import rules_dir
 from advisor.ruleset.lint import SEVERITIES, Finding
 
 if TYPE_CHECKING:
-    from advisor.linting import Checked
+    from advisor.advice.linting import Checked
 
 SHOWN_LINE = 160  # characters of a source line
 

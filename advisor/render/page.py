@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from advisor.facts import load_facts
+from advisor.advice.types import Advice, Candidate, Reason
+from advisor.ground.units import format_duration, format_gib, format_usd
+from advisor.methods.composition import Composition
 from advisor.render.words import MEANINGS, VERDICTS, device_name, example_rows, memory_words, model_name, sentence, three_sentences
-from advisor.types import Advice, Candidate, Composition, Reason
-from advisor.units import format_duration, format_gib, format_usd
+from advisor.ruleset.facts import load_facts
 
 # The guide's spellings of what types.py names by one word.
 SAME_METHOD = {

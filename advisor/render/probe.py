@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from advisor.types import Gpu, GpuSpec, Hardware
-from advisor.units import GIB, format_gib, format_usd
+from advisor.ground.types import Gpu, GpuSpec, Hardware
+from advisor.ground.units import GIB, format_gib, format_usd
 
 if TYPE_CHECKING:
     from rich.console import Console

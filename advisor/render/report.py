@@ -13,12 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from advisor.files import write_atomically
+from advisor.ground.files import write_atomically
+from advisor.ground.units import format_duration, format_gib
 from advisor.render.curves import curve
 from advisor.render.html import block, document, text
 from advisor.render.page import Item, Items, Row, Table
 from advisor.render.run import COUNTERS, ask_command, serve_command, served_modules, sort_command, sorts, what_was_trained
-from advisor.units import format_duration, format_gib
 
 REPORT, METRICS, CARD = "report.html", "metrics.jsonl", "README.md"
 STYLE = """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from advisor.errors import InputError, unknown_name
+from advisor.ground.errors import InputError, unknown_name
 from advisor.ruleset.model import Rule, Ruleset
 
 if TYPE_CHECKING:

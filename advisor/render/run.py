@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advisor.types import Composition
-from advisor.units import format_count, format_duration, format_gib
+from advisor.ground.units import format_count, format_duration, format_gib
+from advisor.methods.composition import Composition
 
 if TYPE_CHECKING:
     from rich.console import Console

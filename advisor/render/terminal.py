@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text as RichText
 
-    from advisor.types import Advice, Candidate
+    from advisor.advice.types import Advice, Candidate
 
 STYLES = {"plain": "", "strong": "bold", "quiet": "dim", "warning": "yellow"}
 NARROW = 64  # columns

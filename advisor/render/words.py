@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from advisor.types import Advice, Candidate, Composition
-from advisor.units import format_count, format_duration, format_gib, format_usd
+from advisor.advice.types import Advice, Candidate
+from advisor.ground.units import format_count, format_duration, format_gib, format_usd
+from advisor.methods.composition import Composition
 
 # What one stage does, said to a person: {model} is the model or "it", {examples} e.g. "your 5,000 examples".
 OBJECTIVE_PHRASES = {

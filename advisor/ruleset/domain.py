@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from advisor.facts import UNKNOWN, Fact
+from advisor.ruleset.facts import UNKNOWN, Fact
 from advisor.ruleset.model import Condition
 
 

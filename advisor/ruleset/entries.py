@@ -7,11 +7,11 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from advisor.errors import Fault, InputError, nearest, unknown_name
-from advisor.facts import UNKNOWN, Fact
+from advisor.ground.errors import Fault, InputError, nearest, unknown_name
+from advisor.ground.types import Source
+from advisor.ground.yaml_reader import Document
+from advisor.ruleset.facts import UNKNOWN, Fact
 from advisor.ruleset.model import CONFIDENCES, KINDS, STATUSES, Assumption, Condition, Interval, Rule, Table
-from advisor.types import Source
-from advisor.yamlio import Document
 
 Path_ = tuple[str | int, ...]
 MAX_FAULTS = 100  # of one rule set: nobody reads more, and looking for the nearest names takes time

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from advisor.facts import UNKNOWN
+from advisor.ruleset.facts import UNKNOWN
 from advisor.ruleset.model import Rule, Ruleset
 
 

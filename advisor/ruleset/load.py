@@ -15,15 +15,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from advisor.errors import Fault, InputError
-from advisor.facts import Fact, facts_of
-from advisor.facts import Value as FactValue
-from advisor.resources import rules_dir
+from advisor.ground.errors import Fault, InputError
+from advisor.ground.resources import rules_dir
+from advisor.ground.types import Source
+from advisor.ground.yaml_cache import read_shipped
+from advisor.ground.yaml_reader import Document, read_yaml
 from advisor.ruleset.entries import BOUNDS, RULE_KEYS, Path_, Reader, shown
+from advisor.ruleset.facts import Fact, facts_of
+from advisor.ruleset.facts import Value as FactValue
 from advisor.ruleset.model import Assumption, Rule, Ruleset, Table
-from advisor.types import Source
-from advisor.yamlcache import read_shipped
-from advisor.yamlio import Document, read_yaml
 
 __all__ = ["BOUNDS", "RULE_KEYS", "SHIPPED_LAYERS", "load_rules", "only_layer"]
 

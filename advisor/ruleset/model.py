@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from advisor.facts import UNKNOWN, Fact
-from advisor.types import Source
+from advisor.ground.types import Source
+from advisor.ruleset.facts import UNKNOWN, Fact
 
 KINDS = ("forbid", "recommend", "set", "warn")
 CONFIDENCES = ("document", "study", "vendor-doc", "practice", "judgement")

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from advisor.facts import Fact
 from advisor.ruleset.domain import Cell, cells_of, in_words
+from advisor.ruleset.facts import Fact
 from advisor.ruleset.model import Condition, Rule, Ruleset
 
 MAX_SETS = 100_000  # more sets than this and a table is refused: a second of work or two

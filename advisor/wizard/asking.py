@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from advisor.errors import Stopped
-from advisor.facts import Fact
-from advisor.files import FOLDER_NAME, is_folder_name
-from advisor.types import Answers, Hardware
-from advisor.units import format_gib
+from advisor.ground.errors import Stopped
+from advisor.ground.files import FOLDER_NAME, is_folder_name
+from advisor.ground.types import Answers, Hardware
+from advisor.ground.units import format_gib
+from advisor.ruleset.facts import Fact
 from advisor.wizard.prompts import Option, Ui
 from advisor.wizard.saved import Saved, load_answers, save_answers
 from advisor.wizard.walk import BACK, DONT_KNOW, GIVEN_BEFORE, Question, Relevant, Reply, Several, answer_of, walk

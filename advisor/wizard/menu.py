@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advisor.errors import AdviseError, Stopped
-from advisor.facts import Fact
-from advisor.types import Advice, Answers, Candidate, Hardware
+from advisor.advice.types import Advice, Candidate
+from advisor.ground.errors import AdviseError, Stopped
+from advisor.ground.types import Answers, Hardware
+from advisor.ruleset.facts import Fact
 from advisor.wizard.asking import Checks, ask_round, asker, stopped_words, words_of
 from advisor.wizard.prompts import Option, Ui, terminal_ui
 from advisor.wizard.saved import Saved

@@ -7,8 +7,8 @@ from typing import Any
 
 from advisor.advice.decide import Decision, decide
 from advisor.advice.explain import reason_of, seen_by
+from advisor.advice.types import Advice, KnownFact, Reason
 from advisor.ruleset.model import Rule, Ruleset
-from advisor.types import Advice, KnownFact, Reason
 from advisor.wizard.asking import words_of
 from advisor.wizard.prompts import Option, Ui
 from advisor.wizard.walk import BACK

@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from advisor.advice.questions import ASKED_BESIDE, FITS, NEEDED_TO_TRAIN, may_train, settled, still_matters
-from advisor.facts import Fact, read_from
+from advisor.ground.types import Answers
+from advisor.ruleset.facts import Fact, read_from
 from advisor.ruleset.model import Ruleset
-from advisor.types import Answers
 from advisor.wizard.walk import Skipped, answer_of, applies, may_apply
 
 Known = Callable[[Answers], Mapping[str, Any]]  # what the rules know once these answers are given

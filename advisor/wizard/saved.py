@@ -10,8 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from advisor.facts import Fact
-from advisor.types import Answer, Answers
+from advisor.ground.types import Answer, Answers
+from advisor.ruleset.facts import Fact
 
 VERSION = 1
 PATH_FACTS = ("data_path", "data_examples", "tasks", "model", "reward_model")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
-from advisor.facts import UNKNOWN, Fact
-from advisor.types import Answer, Answers
+from advisor.ground.types import Answer, Answers
+from advisor.ruleset.facts import UNKNOWN, Fact
 
 GIVEN_BEFORE = ("file", "flag")  # origins of answers that are not asked for again
 

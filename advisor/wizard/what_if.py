@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from advisor.facts import Fact
-from advisor.types import Advice, Answer, Answers, Flip
+from advisor.advice.types import Advice, Flip
+from advisor.ground.types import Answer, Answers
+from advisor.ruleset.facts import Fact
 from advisor.wizard.asking import CARD_FACTS, words_of
 from advisor.wizard.walk import DONT_KNOW, Several, with_reply
 

@@ -3,7 +3,7 @@
 import pytest
 
 from advisor.advice.scenarios import read_scenarios, run_scenarios, shipped_scenarios, unnoticed_rules
-from advisor.errors import InputError
+from advisor.ground.errors import InputError
 from advisor.ruleset.load import load_rules
 
 ALL = load_rules()

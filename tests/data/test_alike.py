@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 from advisor.data import profile
-from advisor.data.alike import SAMPLED_ROWS, Sample, normalised, resemblance, sketch
+from advisor.data.measure.near_duplicates import SAMPLED_ROWS, Sample, normalised, resemblance, sketch
 
 WORDS = [f"word{number}" for number in range(2000)]
 

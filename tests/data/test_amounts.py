@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from advisor.data.amounts import amounts, compared, in_words, shortages, verdict
-from advisor.data.measure import OBJECTIVES as OBJECTIVE_KINDS
-from advisor.resources import rules_dir
-from advisor.types import OBJECTIVES, DataProfile, TokenStats
-from advisor.yamlio import read_yaml
+from advisor.data.measure.data_requirements import amounts, compared, in_words, shortages, verdict
+from advisor.data.measure.profile import OBJECTIVES as OBJECTIVE_KINDS
+from advisor.ground.resources import rules_dir
+from advisor.ground.types import DataProfile, TokenStats
+from advisor.ground.yaml_reader import read_yaml
+from advisor.methods.composition import OBJECTIVES
 
 
 def test_every_objective_has_an_amount_with_a_source():

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from advisor.data import Faults, content_digest, find_data, profile, read_rows, recognise
-from advisor.errors import InputError, MachineNotReady
+from advisor.ground.errors import InputError, MachineNotReady
 
 GOOD = '{"question": "Q", "answer": "A"}\n'
 
@@ -396,7 +396,7 @@ def test_a_large_wrapped_list_is_read_row_by_row(tmp_path, monkeypatch):
     rows = [{"question": f"Q{index}", "answer": f"A{index}"} for index in range(50)]
     path = write(tmp_path, "a.json", json.dumps({"version": "1.0", "data": rows, "info": {"made": [1]}}))
     small = list(read_rows(path))
-    monkeypatch.setattr("advisor.data.read.LARGE_BYTES", 10)
+    monkeypatch.setattr("advisor.data.read.rows.LARGE_BYTES", 10)
     assert list(read_rows(path)) == small
     assert "several lists: data, train" in error_of(write(tmp_path, "b.json", json.dumps({"data": rows, "train": rows})))
     assert "cut off" in error_of(write(tmp_path, "c.json", json.dumps({"data": rows})[:-1]))

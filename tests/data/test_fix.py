@@ -13,7 +13,7 @@ import pytest
 from advisor.data import Skipped, profile, read_examples
 from advisor.data.example import Example
 from advisor.data.fix import fixed_copy
-from advisor.errors import InputError
+from advisor.ground.errors import InputError
 
 USER, BOT = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from advisor.data import find_data, hub, profile
-from advisor.errors import InputError, MachineNotReady
+from advisor.data import find_data, profile
+from advisor.data.read import hub
+from advisor.ground.errors import InputError, MachineNotReady
 
 ROW = '{"question": "Q", "answer": "A"}\n'
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from advisor.checking import checked
+from advisor.commands.check import checked
 from advisor.data import profile
-from advisor.data.lengths import suggested_packing
-from advisor.types import TokenStats
+from advisor.data.measure.lengths import suggested_packing
+from advisor.ground.types import TokenStats
 
 
 def jsonl(folder: Path, rows: list[dict[str, object]]) -> Path:

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from advisor.data import profile, unusable
-from advisor.errors import InputError
-from advisor.types import DataProfile
+from advisor.ground.errors import InputError
+from advisor.ground.types import DataProfile
 
 USER, BOT = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
 
@@ -313,7 +313,7 @@ def test_requests_and_answers_have_lengths_of_their_own(tmp_path):
 
 def test_memory_stays_flat_where_rows_are_many(tmp_path, monkeypatch):
     """Beyond the rows that are kept for comparison the rest is compared with those, and that is said."""
-    monkeypatch.setattr("advisor.data.findings.COMPARED_ROWS", 50)
+    monkeypatch.setattr("advisor.data.measure.findings.COMPARED_ROWS", 50)
     result = profile(jsonl(tmp_path, [*pairs(100), pairs(1)[0]]))
     assert found(result)["not-all-rows-compared"] == ("note", 50)
     assert found(result)["duplicate-rows"][1] == 1
@@ -321,7 +321,7 @@ def test_memory_stays_flat_where_rows_are_many(tmp_path, monkeypatch):
 
 def test_check_reads_all_of_a_large_file(tmp_path):
     """Advice looks at the beginning; the check finds the broken row at the end, with its line."""
-    from advisor.checking import checked
+    from advisor.commands.check import checked
 
     path = jsonl(tmp_path, [{"question": f"Q{index} " + "x" * 400, "answer": f"A{index}"} for index in range(12_000)])
     with path.open("a") as file:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from advisor.data import profile
-from advisor.errors import InputError
+from advisor.ground.errors import InputError
 
 
 def jsonl(folder: Path, name: str, rows: list[dict[str, object]]) -> Path:

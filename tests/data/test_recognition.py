@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from advisor.data import Skipped, profile, read_examples, recognise
-from advisor.errors import InputError
+from advisor.ground.errors import InputError
 
 USER, BOT = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
 HUMAN, GPT = {"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from advisor.checking import checked
-from advisor.data import tokenizer as module
-from advisor.data.tokenizer import model_tokenizer
+from advisor.commands.check import checked
+from advisor.data.measure import tokenizer as module
+from advisor.data.measure.tokenizer import model_tokenizer
 
 tokenizers = pytest.importorskip("tokenizers")
 pytest.importorskip("jinja2")

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from advisor.estimate.activation_memory import layer_bytes
 from advisor.estimate.architecture import EXACT, shape_from_config
 from advisor.estimate.dims import dims_of, trainable_params
-from advisor.estimate.passing import layer_bytes
-from advisor.estimate.setting import resolve
-from advisor.types import RunSpec
+from advisor.estimate.resolved_run import resolve
+from advisor.estimate.types import RunSpec
 
 pytestmark = pytest.mark.slow
 

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from advisor.estimate import estimate, fits_in
 from advisor.estimate.dims import dims_of, trainable_params
 from advisor.estimate.memory import memory_estimate
-from advisor.shapes import model_shape
-from advisor.types import Gpu, Hardware, ModelShape, RunSpec
-from advisor.units import GIB
+from advisor.estimate.types import RunSpec
+from advisor.ground.types import Gpu, Hardware, ModelShape
+from advisor.ground.units import GIB
+from advisor.situation.shapes import model_shape
 
 MODELS = ("Qwen/Qwen3-0.6B", "meta-llama/Llama-3.1-8B", "mistralai/Mixtral-8x7B-Instruct-v0.1", "google/gemma-2-2b", "HuggingFaceTB/SmolLM2-135M")
 
@@ -133,8 +134,8 @@ def test_ppo_on_adapters_shares_one_base_and_full_ppo_holds_four_models():
 
 def test_ppo_is_estimated_with_what_its_loop_holds_at_once():
     """Logits of a part of the tokens and so many answers at a time, as trainers/ppo/rollout.py says; more rows in a batch add no logits."""
-    from advisor.estimate.passing import PART_LOGIT_BYTES
-    from advisor.estimate.setting import ANSWERS_AT_ONCE
+    from advisor.estimate.activation_memory import PART_LOGIT_BYTES
+    from advisor.estimate.resolved_run import ANSWERS_AT_ONCE
     from trainers.ppo.rollout import AT_ONCE, LOGIT_BYTES
 
     assert (ANSWERS_AT_ONCE, PART_LOGIT_BYTES) == (AT_ONCE, LOGIT_BYTES)

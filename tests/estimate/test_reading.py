@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.data.lengths import HISTOGRAM_TOKENS, _histogram
+from advisor.data.measure.lengths import HISTOGRAM_TOKENS, _histogram
 from advisor.estimate.reading import read_of
-from advisor.types import TokenStats
+from advisor.ground.types import TokenStats
 
 
 def stats(lengths: list[int], *, sides: int = 1) -> TokenStats:

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from advisor.errors import InputError
 from advisor.estimate.specs import KEYS, request_of, run_specs
+from advisor.ground.errors import InputError
 from advisor.probe.catalogue import find_gpu
 from advisor.render.estimate import estimate_text, estimates_text
-from advisor.shapes import model_shape
+from advisor.situation.shapes import model_shape
 
 
 def answers(items: object) -> list[dict]:

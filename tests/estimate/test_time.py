@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from advisor.estimate.cost import cost_estimate
 from advisor.estimate.time import machine_of, time_estimate
+from advisor.estimate.types import RunSpec
+from advisor.ground.types import GpuSpec
 from advisor.probe.catalogue import find_gpu
-from advisor.shapes import model_shape
-from advisor.types import GpuSpec, RunSpec
+from advisor.situation.shapes import model_shape
 
 
 def card(name: str) -> GpuSpec:

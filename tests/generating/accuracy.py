@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
+from advisor.commands.estimate import find_model
 from advisor.estimate.specs import run_specs
-from advisor.estimating import find_model
 from advisor.probe.catalogue import find_gpu
 from tests.generating.markdown import grid
 

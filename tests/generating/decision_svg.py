@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from advisor.facts import ORIGINS
+from advisor.ruleset.facts import ORIGINS
 from advisor.ruleset.model import Ruleset, Table
 from tests.generating.svg import Canvas, chip_height, chip_width, flow, text_width, wrapped
 from tests.generating.words import count

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from advisor.facts import Fact
+from advisor.ruleset.facts import Fact
 from advisor.ruleset.model import Rule, Ruleset, Table
 from tests.generating.docs_lists import facts_page, sources_page, used_sources
 from tests.generating.markdown import consumers, every_rule, grid, page, producer

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from advisor.facts import ORIGINS, Fact
+from advisor.ruleset.facts import ORIGINS, Fact
 from advisor.ruleset.model import Rule, Ruleset
 from tests.generating.markdown import consumers, every_rule, grid, page, producer
 from tests.generating.words import ORIGIN_WORDS, cell, code, count, joined, number, rule_link

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from advisor.types import OBJECTIVES
+from advisor.methods.composition import OBJECTIVES
 
 NUMBER = {"type": "integer", "minimum": 1}
 SOURCE = {

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from advisor.facts import load_facts
 from advisor.probe.catalogue import load_catalogue
+from advisor.ruleset.facts import load_facts
 from tests.generating.schema_parts import DATE, TEXT, TEXTS, VERSION, Schema, closed, head, map_of, one_or_more, ref
 
 NUMBER: Schema = {"type": "number", "minimum": 0}

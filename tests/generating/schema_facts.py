@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from advisor.facts import KEYS, ORIGINS, TYPES, UNKNOWN, Fact
-from advisor.files import NAME_PATTERN
+from advisor.ground.files import NAME_PATTERN
 from advisor.ruleset.entries import BOUNDS
+from advisor.ruleset.facts import KEYS, ORIGINS, TYPES, UNKNOWN, Fact
 from advisor.ruleset.model import Ruleset
 from tests.generating.schema_parts import TEXT, VERSION, Schema, closed, head, map_of, needed, offered, one_or_more, ordered, ref
 

@@ -2,10 +2,10 @@
 
 import json
 
-from advisor.facts import UNKNOWN, Fact
 from advisor.plan.keys import key_specs
 from advisor.plan.schema import plan_schema
 from advisor.ruleset.entries import RULE_ID, RULE_KEYS
+from advisor.ruleset.facts import UNKNOWN, Fact
 from advisor.ruleset.load import FACT_NAME
 from advisor.ruleset.model import CONFIDENCES, KINDS, STATUSES, Ruleset, Table
 from tests.generating.schema_facts import condition, described, value_of

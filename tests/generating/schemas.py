@@ -2,11 +2,12 @@
 
 from dataclasses import fields
 
+from advisor.ground.types import Source
+from advisor.methods.composition import OBJECTIVES, UPDATES
 from advisor.plan.keys import REFUSAL_KEYS, SPEC_KEYS
 from advisor.plan.keys import TYPES as KEY_TYPES
 from advisor.ruleset.load import FACT_KEYS, LAYER_KEYS, LAYER_NAME, MAX_INPUTS, OWN_KEYS, SHIPPED_LAYERS
 from advisor.ruleset.model import Ruleset, Table
-from advisor.types import OBJECTIVES, UPDATES, Source
 from tests.generating.markdown import every_rule
 from tests.generating.schema_facts import described, fact_entry, value_of
 from tests.generating.schema_parts import DATE, TEXT, TEXTS, VERSION, Schema, closed, head, map_of, needed, offered, ordered, pattern, ref

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from advisor.facts import Fact
+from advisor.ruleset.facts import Fact
 from advisor.ruleset.model import Condition, Interval, Rule, Ruleset
 
 ORIGIN_WORDS = {

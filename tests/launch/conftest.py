@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from advisor.ground.types import Hardware
 from advisor.launch import run_plan
-from advisor.types import Hardware
 
 STAND_IN = Path(__file__).parent / "standin"
 PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets")
@@ -67,7 +67,7 @@ def run(plan="plan.yaml", **options):
 def start(shop, mode, *, extra_env=None, **options):
     """`run` in a process of its own, as a Popen."""
     code = (
-        "import sys\nfrom advisor.errors import AdviseError\nfrom tests.launch.conftest import run\n"
+        "import sys\nfrom advisor.ground.errors import AdviseError\nfrom tests.launch.conftest import run\n"
         "try:\n run(**OPTIONS)\nexcept AdviseError as e:\n print(e.text(), file=sys.stderr); sys.exit(e.exit_code)"
     )
     env = {**os.environ, "STAND_IN": mode, "PYTHONPATH": str(Path(__file__).parents[2]), **(extra_env or {})}

@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import pytest
 
-from advisor.errors import InputError, MachineNotReady
-from advisor.types import Gpu
+from advisor.ground.errors import InputError, MachineNotReady
+from advisor.ground.types import Gpu
 from tests.launch.conftest import CONFIG, MACHINE, PLAN, alive, kill, run, running, start, wait_for
 
 
@@ -89,7 +89,7 @@ def test_a_stop_reaches_the_trainer_once_and_is_recorded(shop, number):
 def test_ctrl_c_on_a_terminal_reaches_the_trainer_once(shop):
     """The whole foreground group gets Ctrl-C from a terminal; the trainer is in a session of its own and hears it once."""
     pexpect = pytest.importorskip("pexpect")
-    code = "from tests.launch.conftest import run\nfrom advisor.errors import Stopped\ntry:\n run(output='out')\nexcept Stopped as e:\n raise SystemExit(e.exit_code)"
+    code = "from tests.launch.conftest import run\nfrom advisor.ground.errors import Stopped\ntry:\n run(output='out')\nexcept Stopped as e:\n raise SystemExit(e.exit_code)"
     env = {**os.environ, "STAND_IN": "wait", "PYTHONPATH": os.path.dirname(os.path.dirname(os.path.dirname(__file__)))}
     terminal = pexpect.spawn(sys.executable, ["-c", code], cwd=str(shop), env=env, timeout=20)
     child_of(shop)
@@ -155,7 +155,7 @@ def test_a_run_json_that_cannot_be_written_is_an_error_not_half_a_file(shop):
     """When files cannot grow (as on a full disk) the run stops with exit code 4, leaves no child and no half-written JSON."""
     code = (
         "import resource, signal, sys\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))\n"
-        "from tests.launch.conftest import run\nfrom advisor.errors import AdviseError\n"
+        "from tests.launch.conftest import run\nfrom advisor.ground.errors import AdviseError\n"
         "try:\n run(output='out')\nexcept AdviseError as e:\n print(e.text(), file=sys.stderr); sys.exit(e.exit_code)"
     )
     env = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(os.path.dirname(__file__))), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -180,10 +180,10 @@ def test_too_little_room_is_found_before_anything_is_written(shop, monkeypatch):
 
 def test_full_fine_tuning_needs_room_for_its_optimizer_states(shop):
     """For full fine-tuning the result is one copy of the weights and each of three checkpoints three of them."""
-    from advisor.launch.expect import disk_need
+    from advisor.ground.types import ModelShape
+    from advisor.launch.expected import disk_need
     from advisor.plan.entries import entries
     from advisor.plan.read import read_plan
-    from advisor.types import ModelShape
 
     (shop / "plan.yaml").write_text(PLAN.replace("update: lora", "update: full").replace("    rank: 8                # few rows (lora/rank)\n", ""))
     plan = read_plan("plan.yaml")

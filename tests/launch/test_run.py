@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from advisor.errors import InputError, MachineNotReady, Stopped, TrainingFailed
+from advisor.ground.errors import InputError, MachineNotReady, Stopped, TrainingFailed
 from advisor.plan.model import Plan
 from advisor.plan.read import read_plan
 from advisor.plan.write import plan_digest

@@ -77,7 +77,7 @@ def test_a_task_is_added_without_training_the_others_again(shop, tiny_model):
     assert second.status == "done"
     assert {stage["name"]: stage["finished_at"] for stage in second.record["stages"] if stage["name"] in before} == before
     assert set(second.record["cross_evaluation"]) == {"legal", "hr", "sales"}
-    from advisor.errors import InputError
+    from advisor.ground.errors import InputError
 
     plan = shop / "plan.yaml"
     plan.write_text(plan.read_text().replace("legal.jsonl", "sales.jsonl"))
@@ -89,7 +89,7 @@ def test_one_task_that_fails_leaves_the_finished_ones(shop, tiny_model):
     """A rank wider than the layers stops the second task; the first is done and is not trained again."""
     plan = write_plan(shop, tiny_model, ["legal", "hr"])
     plan.write_text(plan.read_text().replace("data: {path: hr.jsonl}", "data: {path: hr.jsonl}, overrides: {rank: 4096}"))
-    from advisor.errors import InputError, TrainingFailed
+    from advisor.ground.errors import InputError, TrainingFailed
 
     with pytest.raises((InputError, TrainingFailed)):
         run_plan(plan, output=shop / "run", say=quiet)
@@ -99,7 +99,7 @@ def test_one_task_that_fails_leaves_the_finished_ones(shop, tiny_model):
 
 def test_faults_of_every_task_are_said_before_the_first_is_trained(shop, tiny_model):
     """Rows too long in two of three tasks: both are named, nothing is trained."""
-    from advisor.errors import InputError
+    from advisor.ground.errors import InputError
 
     plan = write_plan(shop, tiny_model, ["legal", "hr", "sales"])
     for task in ("hr", "sales"):

@@ -171,7 +171,7 @@ def test_on_a_4_bit_base(base, tmp_path):
     from peft import PeftModel
     from transformers import BitsAndBytesConfig
 
-    from trainers.loading import keep_weights_unpacked
+    from trainers.frame.loading import keep_weights_unpacked
 
     def four_bit():
         return keep_weights_unpacked(loaded(base, quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4"), device_map={"": "cpu"}))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from advisor.errors import InputError
+from advisor.ground.errors import InputError
 from advisor.plan.change import set_values
 from tests.plan.test_write import PLAN
 

@@ -2,12 +2,12 @@
 
 import pytest
 
-from advisor.errors import InputError
+from advisor.ground.errors import InputError
+from advisor.ground.yaml_reader import parse_yaml
 from advisor.plan.entries import entries
 from advisor.plan.keys import Key, key_specs
 from advisor.plan.model import Plan, PlanData, Stage, Task
 from advisor.plan.read import plan_from_data
-from advisor.yamlio import parse_yaml
 
 
 def test_a_new_key_is_one_line_in_its_methods_file(tmp_path):

@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
+from advisor.methods.composition import OBJECTIVES, UPDATES
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, PlanData, Stage, Task
 from advisor.plan.paths import with_paths
-from advisor.types import OBJECTIVES, UPDATES
 
 
 def moved(text: str) -> str:

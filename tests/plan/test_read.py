@@ -2,9 +2,9 @@
 
 import pytest
 
-from advisor.errors import InputError
+from advisor.ground.errors import InputError
+from advisor.ground.yaml_reader import parse_yaml
 from advisor.plan.read import plan_from_data, read_plan, resolved_path
-from advisor.yamlio import parse_yaml
 
 GOOD = """\
 version: 1

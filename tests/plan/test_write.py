@@ -11,11 +11,11 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from advisor.errors import MachineNotReady
+from advisor.ground.errors import MachineNotReady
+from advisor.ground.yaml_reader import parse_yaml
 from advisor.plan.model import Launch, Origin, Plan, PlanData, Stage, Task
 from advisor.plan.read import plan_from_data
 from advisor.plan.write import plan_data, plan_digest, plan_text, write_plan
-from advisor.yamlio import parse_yaml
 
 STAGE = Stage(name="sft", objective="sft", update="lora", quantization="nf4", learning_rate=2e-5, epochs=2, micro_batch_size=4, options={"rank": 16, "alpha": 32})
 PLAN = Plan(name="shop", model="Qwen/Qwen3-8B", data=PlanData(path="train.jsonl"), stages=(STAGE,), launch=Launch(device="cuda"), origin=Origin(composition="sft+qlora"))

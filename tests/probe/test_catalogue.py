@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from advisor.errors import InputError
+from advisor.ground.errors import InputError
+from advisor.ground.resources import rules_dir
+from advisor.ground.units import GIB, MIB
+from advisor.ground.yaml_reader import read_yaml
 from advisor.probe import catalogue
 from advisor.probe.catalogue import cheapest_cards, find_gpu, gpu_entry, interconnect_of, load_catalogue, match_probed
-from advisor.resources import rules_dir
-from advisor.units import GIB, MIB
-from advisor.yamlio import read_yaml
 
 FILES = sorted((rules_dir() / "hardware").glob("*.yaml")) + sorted((rules_dir() / "prices").glob("*.yaml"))
 

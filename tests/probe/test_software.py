@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from advisor.ground.types import Gpu, Hardware
 from advisor.probe.software import PACKAGES, TorchBuild, cuda_problem, installed_versions, torch_build
-from advisor.types import Gpu, Hardware
 
 
 def installed(name: str) -> str | None:

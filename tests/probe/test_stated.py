@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from advisor.errors import InputError
+from advisor.ground.errors import InputError
+from advisor.ground.types import Gpu, Hardware
+from advisor.ground.units import GIB, MIB
 from advisor.probe import cpu_hardware, stated_hardware
-from advisor.types import Gpu, Hardware
-from advisor.units import GIB, MIB
 
 
 def test_a_known_card_brings_its_facts() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from advisor.ground.units import GIB
 from advisor.probe import system
-from advisor.units import GIB
 
 MEMINFO = "MemTotal:       65536000 kB\nMemFree:         1000000 kB\nMemAvailable:   60000000 kB\n"  # 62.5 GiB
 

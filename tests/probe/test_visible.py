@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from advisor.ground.types import Gpu
 from advisor.probe.visible import Board, usable
-from advisor.types import Gpu
 
 A = Gpu(name="NVIDIA A10", memory_total_bytes=1, uuid="GPU-aaaa1111-0000", index=0)
 B = Gpu(name="NVIDIA A10", memory_total_bytes=1, uuid="GPU-aaaa2222-0000", index=1)

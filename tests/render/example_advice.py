@@ -5,33 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from advisor.types import (
-    Advice,
-    Answer,
-    Answers,
-    Candidate,
-    Chosen,
-    Composition,
-    DataProfile,
-    Estimate,
-    Finding,
-    Flip,
-    Gpu,
-    GuideAnswer,
-    Hardware,
-    MemoryEstimate,
-    ModelShape,
-    ModelSuggestion,
-    Moment,
-    NothingFits,
-    Reason,
-    Situation,
-    Source,
-    StageSettings,
-    Term,
-    TokenStats,
-    WayOut,
-)
+from advisor.advice.types import Advice, Candidate, Chosen, Flip, GuideAnswer, NothingFits, Reason, StageSettings, WayOut
+from advisor.estimate.types import Estimate, MemoryEstimate, Moment, Term
+from advisor.ground.types import Answer, Answers, DataProfile, Finding, Gpu, Hardware, ModelShape, Source, TokenStats
+from advisor.methods.composition import Composition
+from advisor.situation.types import ModelSuggestion, Situation
 
 GIB = 2**30
 FORMULA = Source(title="sum of the terms", kind="derived")

@@ -11,9 +11,10 @@ import sys
 import jsonschema
 import pytest
 
+from advisor.advice.types import Flip
+from advisor.ground.resources import rules_dir
+from advisor.ground.types import Answer, Answers
 from advisor.render.advice_json import advice_document, plain, rounded
-from advisor.resources import rules_dir
-from advisor.types import Answer, Answers, Flip
 from tests.render.example_advice import EXAMPLES, GIB, injected, nothing_fits, remedy_alone, scenario_3, scenario_4, scenario_5, training
 
 SCHEMA = json.loads((rules_dir() / "schema" / "advice.schema.json").read_text())

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from advisor.checking import checked
+from advisor.commands.check import checked
 from advisor.data import profile
 from advisor.data.fix import fixed_copy
 from advisor.render.data import check_json, print_check, profile_json, visible

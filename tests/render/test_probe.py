@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from advisor.ground.types import Gpu, Hardware
+from advisor.ground.units import GIB, MIB
 from advisor.probe import load_catalogue, stated_hardware
 from advisor.render.probe import print_probe, probe_json
-from advisor.types import Gpu, Hardware
-from advisor.units import GIB, MIB
 
 CARD = Gpu(
     name="NVIDIA GeForce RTX 4090",

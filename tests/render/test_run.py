@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from advisor.ground.units import GIB
 from advisor.launch import Run
 from advisor.render.run import run_json, summary_lines
-from advisor.units import GIB
 
 STAGE = {
     "name": "sft",

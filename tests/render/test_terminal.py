@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from advisor.methods.composition import OBJECTIVES, REMEDIES, UPDATES
 from advisor.render.page import Items, Table, Text, page_of
 from advisor.render.terminal import print_advice, print_candidate
 from advisor.render.words import MEANINGS, OBJECTIVE_PHRASES, PER_TASK_PHRASES, REMEDY_PHRASES, SCHEME_PHRASES
-from advisor.types import OBJECTIVES, REMEDIES, UPDATES
 from tests.render.example_advice import EXAMPLES, injected, nothing_fits, remedy_alone, scenario_3, scenario_4, scenario_5
 
 GOLDEN = Path(__file__).parent.parent / "golden"

@@ -8,7 +8,7 @@ from typing import Any
 import hypothesis
 from hypothesis import strategies as st
 
-from advisor.facts import Fact, Value
+from advisor.ruleset.facts import Fact, Value
 from advisor.ruleset.model import Assumption, Condition, Interval, Rule, Ruleset, Table
 
 OUTCOMES = ("red", "green", "blue")

@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advisor.advice.candidates import Costs
-from advisor.advice.seen import situation_facts
+from advisor.advice.facts_of_situation import situation_facts
+from advisor.ground.types import Answer, Answers, Gpu, Hardware
 from advisor.ruleset.load import load_rules
-from advisor.shapes import model_shape, shape_from_size
-from advisor.types import Answer, Answers, Gpu, Hardware, Situation
+from advisor.situation.shapes import model_shape, shape_from_size
+from advisor.situation.types import Situation
 
 RULES = load_rules()
 GIB = 2**30

@@ -9,9 +9,9 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from advisor.advice.linting import checked, refuse_or_warn
 from advisor.cli import advise
-from advisor.errors import InputError
-from advisor.linting import checked, refuse_or_warn
+from advisor.ground.errors import InputError
 from advisor.ruleset.load import MAX_OWN_RULES, SHIPPED_LAYERS, load_rules
 
 WHOLE = """version: 1

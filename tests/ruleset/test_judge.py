@@ -6,7 +6,7 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from advisor.facts import UNKNOWN
+from advisor.ruleset.facts import UNKNOWN
 from advisor.ruleset.judge import CompiledTable, cell_of, cell_points, judge
 from advisor.ruleset.load import load_rules
 

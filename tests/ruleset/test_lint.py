@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from advisor.advice.linting import Checked, checked, refuse_or_warn
 from advisor.cli import advise
-from advisor.errors import InputError
-from advisor.linting import Checked, checked, refuse_or_warn
+from advisor.ground.errors import InputError
 from advisor.plan.values import setting_fault, setting_keys
 from advisor.render.lint import finding_text, lint_text
 from advisor.ruleset.lint import caused, lint

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from advisor.errors import InputError
+from advisor.ground.errors import InputError
 from advisor.ruleset.load import load_rules
 
 GOOD = """overlay: acme

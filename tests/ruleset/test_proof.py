@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from hypothesis import given, settings
 
-from advisor.facts import Fact
 from advisor.ruleset.domain import cells_of, in_words
+from advisor.ruleset.facts import Fact
 from advisor.ruleset.model import Assumption, Condition, Interval, Rule
 from advisor.ruleset.proof import alike, prove
 from advisor.ruleset.space import Space

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from advisor.plan.model import Plan, PlanData, Stage
-from trainers.job import Job, make_job
+from trainers.frame.job import Job, make_job
 
 QUESTIONS = ("Where is my parcel", "How can I return a kettle", "Do you sell tea", "Is the red cup in the shop", "Can I pay today")
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from trainers import sft
-from trainers.files import read_json
-from trainers.job import Job
+from trainers.frame.files import read_json
+from trainers.frame.job import Job
 
 
 def trained(job: Job) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def losses(job: Job) -> list[float]:
 
 def break_at(step: int, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the stage and crash it right after the losses of a step were noted."""
-    from trainers.progress import Watch
+    from trainers.frame.progress import Watch
 
     original = Watch.on_log
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from advisor.errors import InputError, TrainingFailed
+from advisor.ground.errors import InputError, TrainingFailed
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, PlanData, Stage
-from trainers import checkpoints
-from trainers.files import read_json
-from trainers.job import Job, make_job
+from trainers.frame import checkpoints
+from trainers.frame.files import read_json
+from trainers.frame.job import Job, make_job
 
 QUESTIONS = ("Where is my parcel", "How can I return a kettle", "Do you sell tea", "Is the red cup in the shop", "Can I pay today")
 BETTER, WORSE = "Thank you for writing, order {}.", "Go away, order {}, we look at nothing."
@@ -117,9 +117,9 @@ def test_a_reward_model_learns_pairs_and_keeps_its_head(update, align):
     from peft import AutoPeftModelForSequenceClassification
     from transformers import AutoModelForSequenceClassification
 
-    from trainers.loading import load_tokenizer
+    from trainers.frame.loading import load_tokenizer
+    from trainers.frame.rows import read_prepared
     from trainers.prepare.preference import PAIRS
-    from trainers.rows import read_prepared
 
     job = align("rm", max_steps=20, **update)
     result = trained(job)
@@ -156,7 +156,7 @@ def test_length_alone_is_told_where_it_does_as_well(align, tmp_path):
 
 def test_calibration_is_the_gap_between_certainty_and_accuracy():
     """Ten pairs told apart with certainty 0.75 of which six are right: the gap is 0.15."""
-    from trainers.judging_scores import calibration
+    from trainers.evaluation.reward_model import calibration
 
     margin = math.log(3)  # 1 / (1 + 1/3) = 0.75
     found = calibration([margin] * 6 + [-margin] * 4)
@@ -313,7 +313,7 @@ def test_a_killed_dpo_stage_goes_on_where_it_was(align, monkeypatch):
         if len(written) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("trainers.progress.mark_complete", stop)
+    monkeypatch.setattr("trainers.frame.progress.mark_complete", stop)
     with pytest.raises(KeyboardInterrupt):
         trained(broken)
     monkeypatch.undo()
@@ -384,7 +384,7 @@ CONFIGURED = [(name, key) for name in ("dpo", "kto", "orpo", "grpo", "rloo") for
 @pytest.mark.parametrize(("objective", "key"), CONFIGURED)
 def test_every_key_reaches_the_trainer(objective, key, align, tmp_path, monkeypatch):
     """Changing this key alone changes what TRL is configured with."""
-    from trainers import settings, stage
+    from trainers.frame import settings, stage
 
     (tmp_path / "own.py").write_text(REWARD)
     seen = []

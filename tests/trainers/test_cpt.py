@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from advisor.errors import InputError
+from advisor.ground.errors import InputError
 from trainers import cpt
-from trainers.job import make_job
-from trainers.loading import load_tokenizer
+from trainers.frame.job import make_job
+from trainers.frame.loading import load_tokenizer
 
 SENTENCES = ("The red kettle boils water for tea.", "A cup stands on the shelf in the shop.", "Every parcel is packed by hand in the morning.")
 

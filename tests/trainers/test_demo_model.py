@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from advisor.errors import InputError, MachineNotReady
-from trainers import demo_model
+from advisor.ground.errors import InputError, MachineNotReady
+from trainers.tools import demo_model
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from advisor.errors import InputError
+from advisor.ground.errors import InputError
 from trainers import sft
 
 WORDS = {"spam": ("win", "free", "prize", "now"), "ham": ("meeting", "report", "lunch", "friday")}

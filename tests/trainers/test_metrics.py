@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from trainers.metrics import classification, compare_answers, compared, proportion_interval, score, verdict, wanted_metrics
+from trainers.evaluation.metrics import classification, compare_answers, compared, proportion_interval, score, verdict, wanted_metrics
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.data.example import Example, Message
-from advisor.errors import InputError
+from advisor.ground.errors import InputError
 from tests.trainers.families import FAMILIES, family_tokenizer
 from tests.trainers.test_masks import FEW, SAID
+from trainers.frame.rows import read_prepared
 from trainers.prepare import ANSWERS, Templater, prepared
 from trainers.prepare.classification import CLASSES, class_columns, names_of
 from trainers.prepare.preference import FEEDBACK, PAIRS, as_prepared, feedback_columns, pair, preference_columns, reward_columns
 from trainers.prepare.prompts import PROMPTS, prompt_columns
 from trainers.prepare.row import Unusable
-from trainers.rows import read_prepared
 
 SETTINGS = {"seq_len": 512, "truncation": "stop", "holdout": 0.0, "seed": 1}
 
@@ -205,7 +205,7 @@ def test_one_class_is_refused_and_contradictions_are_counted(tiny_tokenizer):
 @pytest.mark.parametrize("kind", [PAIRS, FEEDBACK, PROMPTS], ids=lambda kind: kind.name)
 def test_every_kind_is_kept_and_comes_back_the_same(kind, make, pairs_file):
     """Rows of every kind are read back from the run folder equal in every field."""
-    from trainers.loading import load_tokenizer
+    from trainers.frame.loading import load_tokenizer
 
     job = make(job_data=pairs_file)
     first = read_prepared(job, load_tokenizer(job), kind)

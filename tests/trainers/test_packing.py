@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from advisor.errors import InputError
+from advisor.ground.errors import InputError
 from trainers.prepare import IGNORED, PackedBatches, Row, columns, packed
 from trainers.prepare.packing import check_packing, packed_logits
 

@@ -6,15 +6,15 @@ from copy import deepcopy
 import pytest
 
 from advisor.data.example import Example, Message
-from advisor.errors import InputError
+from advisor.ground.errors import InputError
 from tests.trainers.families import LLAMA3, family_tokenizer
 from trainers import sft
-from trainers.files import read_json
-from trainers.job import run_trainer
-from trainers.loading import load_tokenizer
+from trainers.frame.files import read_json
+from trainers.frame.job import run_trainer
+from trainers.frame.loading import load_tokenizer
+from trainers.frame.rows import read_prepared
 from trainers.prepare import IGNORED, Templater, prepared
 from trainers.prepare.conversation import answer_row
-from trainers.rows import read_prepared
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ LONG = "Where is my parcel with the red kettle and the blue cup? " * 12
 
 def test_3_truncation_that_would_remove_every_answer_stops_before_training(make, file, monkeypatch):
     """All prompts are longer than seq_len: no loss of 0.0 or NaN, but an error that says so before a model is loaded."""
-    import trainers.loading as loading
+    import trainers.frame.loading as loading
 
     monkeypatch.setattr(loading, "load_base", lambda *args, **kwargs: pytest.fail("the model was loaded"))
     job = make(job_data=file([chat(f"{number} {LONG}", "Yes.") for number in range(10)]), seq_len=64, truncation="truncate")
@@ -87,7 +87,7 @@ def test_5_a_template_without_generation_tag_masks_the_question(make):
 
 def test_5_a_mask_that_cannot_be_told_stops_the_run_with_the_rows(make, monkeypatch):
     """A template that cuts what the assistant says short cannot be masked: named rows and an error, never a guess."""
-    import trainers.loading as loading
+    import trainers.frame.loading as loading
 
     tokenizer = loading.load_tokenizer(make())
     tokenizer.chat_template = tokenizer.chat_template.replace("message['content']", "message['content'][:9]")
@@ -102,7 +102,7 @@ def test_6_the_end_token_is_learned_even_where_it_pads(make):
     import torch
 
     import trainers.sft as module
-    from trainers.loading import load_model
+    from trainers.frame.loading import load_model
     from trainers.updates import update_named
 
     job = make(seq_len=64, holdout=0.0)
@@ -131,7 +131,7 @@ def test_6_the_end_token_is_learned_even_where_it_pads(make):
 
 def test_6_generation_stops_where_training_taught_it_to(make, monkeypatch):
     """The token that ends a turn in training is among the tokens at which the saved model stops, also if its config named another."""
-    import trainers.loading as loading
+    import trainers.frame.loading as loading
 
     load = loading.load_base
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from advisor.data.example import Example, Message
-from advisor.errors import InputError
+from advisor.ground.errors import InputError
+from trainers.frame.rows import read_prepared
 from trainers.prepare import IGNORED, Row, Templater, columns, fitted, packed, parted, prepared, tokenised
-from trainers.rows import read_prepared
 
 
 @pytest.fixture(scope="module")
@@ -238,8 +238,8 @@ def test_packing_fills_bins_and_keeps_every_token():
 
 def test_rows_are_prepared_once_and_come_back_the_same(make, monkeypatch):
     """A second call takes the rows from the run folder, equal in every field, and does not read the data again."""
-    import trainers.rows as module
-    from trainers.loading import load_tokenizer
+    import trainers.frame.rows as module
+    from trainers.frame.loading import load_tokenizer
 
     job = make(seq_len=64)
     first = read_prepared(job, load_tokenizer(job))
@@ -251,7 +251,7 @@ def test_rows_are_prepared_once_and_come_back_the_same(make, monkeypatch):
 
 def test_the_same_input_gives_the_same_bytes(make, tmp_path):
     """Two runs over the same data write the same file, byte for byte."""
-    from trainers.loading import load_tokenizer
+    from trainers.frame.loading import load_tokenizer
 
     files = []
     for name in ("one", "other"):
@@ -267,7 +267,7 @@ def test_anything_the_rows_depend_on_prepares_them_again(change, make, chats, tm
     """Another length, split, mask, file content or chat template is another file; the stage's old one goes."""
     from dataclasses import replace
 
-    from trainers.loading import load_tokenizer
+    from trainers.frame.loading import load_tokenizer
 
     data = tmp_path / "copy.jsonl"
     data.write_bytes(chats.read_bytes())
@@ -290,7 +290,7 @@ def test_anything_the_rows_depend_on_prepares_them_again(change, make, chats, tm
 
 def test_a_broken_file_is_prepared_again(make):
     """A file that was cut short by a full disk is no reason to fail, nor to train on half of it."""
-    from trainers.loading import load_tokenizer
+    from trainers.frame.loading import load_tokenizer
 
     job = make(seq_len=64)
     first = read_prepared(job, load_tokenizer(job))
@@ -302,7 +302,7 @@ def test_a_broken_file_is_prepared_again(make):
 
 def test_the_plain_template_comes_back_with_the_rows(make):
     """A tokenizer without a template gets the plain one also when the rows were prepared before, so that it is saved with the result."""
-    from trainers.loading import load_tokenizer
+    from trainers.frame.loading import load_tokenizer
 
     job = make(seq_len=64)
     templates = []

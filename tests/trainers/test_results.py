@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from advisor.errors import InputError
-from advisor.launch.chat import newest_run
-from trainers.chat import Talk
-from trainers.chat import main as chat_main
-from trainers.merge import export
-from trainers.results import BASE, load_results, results_of
+from advisor.commands.chat import newest_run
+from advisor.ground.errors import InputError
+from trainers.tools.chat import Talk
+from trainers.tools.chat import main as chat_main
+from trainers.tools.merge import export
+from trainers.tools.results import BASE, load_results, results_of
 
 
 def lora_run(folder: Path, tiny_model: Path, tasks: dict[str, int], *, finished_at="2026-11-25T10:00:00Z", update="lora") -> Path:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from advisor.errors import InputError, TrainingFailed
+from advisor.ground.errors import InputError, TrainingFailed
 from tests.trainers.test_alignment import QUESTIONS, REWARD, SHORT, align, losses, pairs, stage_of, trained  # noqa: F401  (fixtures)
-from trainers.rewards import Answer, Reward
-from trainers.verifiers import matches, same_answer, schema_validator
+from trainers.rewards.sources import Answer, Reward
+from trainers.rewards.verifiers import matches, same_answer, schema_validator
 
 # --------------------------------------------------------------------------- verifiers
 
@@ -132,10 +132,10 @@ def test_a_reward_model_scores_as_it_does_alone(align):  # noqa: F811
     import torch
     from peft import AutoPeftModelForSequenceClassification
 
-    from trainers.loading import load_tokenizer
+    from trainers.frame.loading import load_tokenizer
+    from trainers.frame.rows import read_prepared
     from trainers.prepare.preference import PAIRS
-    from trainers.rewards import build_reward
-    from trainers.rows import read_prepared
+    from trainers.rewards.sources import build_reward
 
     trained(align("rm"))
     job = align("rloo", earlier=(stage_of("rm"),))
@@ -165,7 +165,7 @@ def undecided(tiny_model, tmp_path_factory) -> Path:
     """The tiny model after it learned to say yes or no, as chance will have it."""
     from advisor.plan.model import Plan, PlanData
     from trainers import sft
-    from trainers.job import make_job
+    from trainers.frame.job import make_job
 
     folder = tmp_path_factory.mktemp("undecided")
     draw = random.Random(0)
@@ -201,7 +201,7 @@ def test_verifiable_answers_need_no_key(align, asked):  # noqa: F811
 @pytest.mark.parametrize(("key", "value"), [("pattern", "e"), ("schema", "schema.json")])
 def test_what_a_verifier_needs_changes_the_run(key, value, align, tmp_path):  # noqa: F811
     """Pattern and schema decide which answers are rewarded."""
-    from trainers.rewards import build_reward
+    from trainers.rewards.sources import build_reward
 
     (tmp_path / "schema.json").write_text('{"type": "integer"}')
     (tmp_path / "other.json").write_text('{"type": "string"}')

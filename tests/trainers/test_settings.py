@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from advisor.errors import InputError
+from advisor.ground.errors import InputError
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Stage
-from trainers import loading, settings
-from trainers.rows import read_prepared
+from trainers.frame import loading, settings
+from trainers.frame.rows import read_prepared
 from trainers.updates import update_named
 
 CPU = SimpleNamespace(type="cpu")

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from advisor.errors import InputError, TrainingFailed
+from advisor.ground.errors import InputError, TrainingFailed
 from tests.trainers.runs import break_at, losses, trained
 from trainers import sft
-from trainers.files import read_json
-from trainers.job import run_trainer
-from trainers.machine import is_main_process
+from trainers.frame.files import read_json
+from trainers.frame.job import run_trainer
+from trainers.frame.machine import is_main_process
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -91,7 +91,7 @@ def test_packing_gives_the_rows_their_own_attention(make):
 
 def test_our_loss_is_trls_loss(make, monkeypatch):
     """Leaving out entropy, accuracy and unlearned positions changes neither loss nor gradient."""
-    import trainers.answer_loss as answer_loss
+    import trainers.frame.answer_loss as answer_loss
 
     job = make(micro_batch_size=4, max_steps=2, job_judge=False)
     trained(job)
@@ -105,7 +105,7 @@ def test_our_loss_is_trls_loss(make, monkeypatch):
 
 def test_a_loss_that_is_not_finite_ends_the_run(make, monkeypatch):
     """NaN ends the run with exit code 5 and saves nothing."""
-    import trainers.loading as loading
+    import trainers.frame.loading as loading
 
     load = loading.load_base
 
@@ -160,7 +160,7 @@ def test_an_adapter_without_effect_fails(make):
 
 def test_unknown_and_owned_keys_are_refused_before_the_model_loads(make, monkeypatch):
     """trl: and peft: take the config classes' fields, not typos, and not what the plan itself sets."""
-    import trainers.loading as loading
+    import trainers.frame.loading as loading
 
     monkeypatch.setattr(loading, "load_base", lambda *args, **kwargs: pytest.fail("the model was loaded"))
     with pytest.raises(InputError) as caught:
@@ -199,7 +199,7 @@ def test_a_stage_goes_on_from_the_adapter_of_the_stage_before(make, tmp_path):
     """A second stage continues the first one's adapter, and another rank is refused."""
     from dataclasses import replace
 
-    from trainers.job import make_job
+    from trainers.frame.job import make_job
 
     first = make(max_steps=4, rank=4, job_judge=False)
     trained(first)
@@ -219,7 +219,7 @@ def test_a_plan_for_a_gpu_is_refused_without_one(make):
 
     import torch
 
-    from advisor.errors import MachineNotReady
+    from advisor.ground.errors import MachineNotReady
     from advisor.plan.model import Launch
 
     if torch.cuda.is_available():
@@ -233,8 +233,8 @@ def test_untested_versions_are_refused_with_both_named(monkeypatch):
     """A library outside the tested range is exit 4, naming the installed and the wanted version."""
     import importlib.metadata
 
-    from advisor.errors import MachineNotReady
-    from trainers.machine import check_versions
+    from advisor.ground.errors import MachineNotReady
+    from trainers.frame.machine import check_versions
 
     real = importlib.metadata.version
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.1" if name == "trl" else real(name))

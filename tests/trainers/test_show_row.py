@@ -6,10 +6,10 @@ import json
 import pytest
 from rich.console import Console
 
-from advisor.errors import InputError
-from advisor.launch.show_row import shown_row as asked_row
+from advisor.commands.show_row import shown_row as asked_row
+from advisor.ground.errors import InputError
 from advisor.render.row import print_row
-from trainers.show_row import shown_row
+from trainers.tools.show_row import shown_row
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from rich.console import Console
 
-from advisor.errors import InputError
-from advisor.facts import load_facts
+from advisor.ground.errors import InputError
+from advisor.ground.types import Answers
 from advisor.render.html import advice_page
 from advisor.render.terminal import print_advice, print_candidate
-from advisor.types import Answers
+from advisor.ruleset.facts import load_facts
 from advisor.wizard import Actions, Checks, Outcome, run_wizard
 from tests.render.example_advice import CPU, EXAMPLES, PROBED_4090
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from advisor.facts import load_facts
-from advisor.types import Answers
+from advisor.ground.types import Answers
+from advisor.ruleset.facts import load_facts
 from advisor.wizard import DONT_KNOW, Checks, ask_round, walk
 from advisor.wizard.prompts import Option
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from advisor.interactive import _refused
-from advisor.situation import model_folder
+from advisor.commands.wizard import _refused
+from advisor.situation.build import model_folder
 from advisor.wizard import Checks
 from advisor.wizard.asking import machine_lines, number_of, path_exists
 from advisor.wizard.saved import state_path

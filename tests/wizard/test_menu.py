@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from advisor.errors import InputError
-from advisor.interactive import _PlanFile
+from advisor.advice.types import NothingFits, WayOut
+from advisor.commands.wizard import _PlanFile
+from advisor.ground.errors import InputError
+from advisor.ground.types import Answer, Answers
 from advisor.plan.model import Plan, PlanData, Stage
-from advisor.types import Answer, Answers, NothingFits, WayOut
 from advisor.wizard import Actions, Checks, Outcome, run_wizard
 from advisor.wizard.menu import menu_options
 from advisor.wizard.saved import load_answers, state_path

@@ -10,8 +10,8 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 from rich.console import Console
 
-from advisor.errors import Stopped
-from advisor.types import Answers
+from advisor.ground.errors import Stopped
+from advisor.ground.types import Answers
 from advisor.wizard.prompts import Option, QuestionaryUi, choice_lines, prompt_lines, terminal_ui
 from advisor.wizard.saved import state_path
 from advisor.wizard.walk import questions
@@ -84,9 +84,9 @@ def test_the_first_question_needs_nothing_heavy():
         "from prompt_toolkit.input import create_pipe_input\n"
         "from prompt_toolkit.output import DummyOutput\n"
         "from rich.console import Console\n"
-        "from advisor.errors import Stopped\n"
-        "from advisor.facts import load_facts\n"
-        "from advisor.types import Hardware\n"
+        "from advisor.ground.errors import Stopped\n"
+        "from advisor.ruleset.facts import load_facts\n"
+        "from advisor.ground.types import Hardware\n"
         "from advisor.wizard import ask_round\n"
         "from advisor.wizard.prompts import QuestionaryUi\n"
         "with create_pipe_input() as keyboard, create_app_session(input=keyboard, output=DummyOutput()):\n"

@@ -3,9 +3,9 @@
 import json
 
 from advisor.advice.advise import advise
+from advisor.ground.types import Answer, Answers, Hardware
 from advisor.ruleset.load import load_rules
-from advisor.situation import situation_of
-from advisor.types import Answer, Answers, Hardware
+from advisor.situation.build import situation_of
 from advisor.wizard.reasons import Trail
 from tests.wizard.scripted import ScriptedUi
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from advisor.facts import Fact
+from advisor.ground.types import Answer, Answers
+from advisor.ruleset.facts import Fact
 from advisor.ruleset.load import load_rules
-from advisor.types import Answer, Answers
 from advisor.wizard import DONT_KNOW, Relevance, walk
 from advisor.wizard.relevance import NOTHING_TO_TRAIN
 from advisor.wizard.walk import may_apply, open_questions, skipped_questions

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from advisor.errors import Stopped
-from advisor.types import Answer, Answers
+from advisor.ground.errors import Stopped
+from advisor.ground.types import Answer, Answers
 from advisor.wizard.saved import Saved, load_answers, save_answers, state_path
 from tests.render.example_advice import CPU
 from tests.wizard.scripted import CARDS, FACTS, ScriptedUi, ask_answers, known

@@ -1,7 +1,7 @@
 """Which question comes next, and what becomes of its answer."""
 
-from advisor.facts import Fact, Value
-from advisor.types import Answer, Answers
+from advisor.ground.types import Answer, Answers
+from advisor.ruleset.facts import Fact, Value
 from advisor.wizard import BACK, DONT_KNOW, Several, walk
 from tests.wizard.scripted import FACTS, known, walked
 

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from advisor.types import Answer, Answers, Flip
+from advisor.advice.types import Flip
+from advisor.ground.types import Answer, Answers
 from advisor.wizard.what_if import changed, flip_words
 from tests.render.example_advice import scenario_5
 from tests.wizard.scripted import FACTS, known

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from trainers.job import run_trainer
+from trainers.frame.job import run_trainer
 from trainers.ppo.loop import train
 
 

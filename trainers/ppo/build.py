@@ -9,11 +9,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from advisor.errors import Fault, InputError
-from trainers import checkpoints, settings
-from trainers.job import Job
+from advisor.ground.errors import Fault, InputError
+from trainers.frame import checkpoints, settings
+from trainers.frame.job import Job
 from trainers.prepare import Prepared
-from trainers.rewards import build_reward, chosen_source, reward_faults, reward_folder
+from trainers.rewards.sources import build_reward, chosen_source, reward_faults, reward_folder
 
 SHORTEST_PROMPT = 8  # tokens that have to be left for it within seq_len
 
@@ -68,13 +68,13 @@ def build(job: Job, device: Any, update: Any, tokenizer: Any, data: Prepared[Any
     """(everything that updates need, notes for the person, stop tokens that had to be added)."""
     import torch
 
-    from trainers.loading import check_vocabulary, enable_stop_tokens
+    from trainers.frame.loading import check_vocabulary, enable_stop_tokens
+    from trainers.frame.progress import say
     from trainers.ppo.math import KlPrice
     from trainers.ppo.roles import POLICY, build_roles
     from trainers.ppo.rollout import stop_ids
     from trainers.ppo.steps import optimizer_of
     from trainers.ppo.update import Ppo, Settings
-    from trainers.progress import say
 
     options, stage = job.options, job.stage
     torch.manual_seed(stage.seed)

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from trainers import judge
-from trainers.checkpoints import random_states, restore_random
-from trainers.files import read_json, write_json
-from trainers.job import Job
-from trainers.judging import TRIAL_GENERAL, WORSE_GENERAL, general_rows
-from trainers.metrics import Compared, compared, verdict
+from trainers.evaluation import loss as judge
+from trainers.evaluation.generation import TRIAL_GENERAL, WORSE_GENERAL, general_rows
+from trainers.evaluation.metrics import Compared, compared, verdict
+from trainers.frame.checkpoints import random_states, restore_random
+from trainers.frame.files import read_json, write_json
+from trainers.frame.job import Job
 from trainers.ppo.roles import POLICY
 from trainers.ppo.rollout import Answers
 from trainers.ppo.update import Ppo

@@ -12,17 +12,17 @@ from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 
-from trainers import checkpoints, settings
-from trainers.checks import Check, Probe
-from trainers.files import write_json
-from trainers.job import Job
-from trainers.machine import MemoryMeter, is_main_process
+from trainers.evaluation.saved_result import Check, Probe
+from trainers.frame import checkpoints, settings
+from trainers.frame.files import write_json
+from trainers.frame.job import Job
+from trainers.frame.machine import MemoryMeter, is_main_process
+from trainers.frame.rows import read_prepared
+from trainers.frame.stage import describe, label, last_checkpoint, opened
 from trainers.ppo.build import NoConfig, build, faults, identity_of, scoring_model
 from trainers.prepare import Prepared
 from trainers.prepare.prompts import PROMPTS
-from trainers.rewards import source_note
-from trainers.rows import read_prepared
-from trainers.stage import describe, label, last_checkpoint, opened
+from trainers.rewards.sources import source_note
 
 
 def train(job: Job) -> None:
@@ -30,11 +30,11 @@ def train(job: Job) -> None:
     began_s = time.monotonic()
     versions, device, threads, update = opened(job, lambda: NoConfig, faults)
     # Imported here: reading the command line and refusing a plan must not wait for them.
-    from trainers.loading import load_tokenizer
+    from trainers.frame.loading import load_tokenizer
+    from trainers.frame.progress import cut_metrics, say
     from trainers.ppo.heldout import HeldOut
     from trainers.ppo.run import Run
     from trainers.ppo.saving import load_checkpoint
-    from trainers.progress import cut_metrics, say
 
     shown = is_main_process()
     tokenizer = load_tokenizer(job)
@@ -94,8 +94,8 @@ def probe_row(prompts: Sequence[Any], tokenizer: Any) -> Any:
 
 def finish(job: Job, run: Any, tokenizer: Any, probe: Probe, before: Any, data: Prepared[Any], versions: Mapping[str, str], about: Mapping[str, Any], began_s: float) -> None:
     """Save the policy, check what was saved, compare, and write result.json."""
-    from trainers.checks import check_saved, check_stops
-    from trainers.progress import say
+    from trainers.evaluation.saved_result import check_saved, check_stops
+    from trainers.frame.progress import say
 
     ppo, held, measured = run.ppo, run.held, run.measured()
     if held is not None:

@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from advisor.errors import InputError
-from trainers.job import Job
-from trainers.loading import load_model
+from advisor.ground.errors import InputError
+from trainers.frame.job import Job
+from trainers.frame.loading import load_model
 from trainers.ppo.rollout import Batch, add_hidden_states, hidden_states, token_log_probs
-from trainers.rewards import check_same_tokens, load_reward_model
+from trainers.rewards.sources import check_same_tokens, load_reward_model
 from trainers.updates import Update
 
 POLICY, REFERENCE, REWARD, VALUE = "policy", "reference", "reward", "value"

@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainers.answer_loss import plain_head
+from trainers.frame.answer_loss import plain_head
 from trainers.ppo.math import entropies
 
 LOGIT_BYTES = 64 * 2**20  # of float32 logits held at once; a vocabulary of 50,000 gives parts of 335 tokens

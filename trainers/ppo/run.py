@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from advisor.errors import TrainingFailed
-from advisor.units import format_duration, format_gib
-from trainers import settings
-from trainers.files import plain, write_json
-from trainers.job import Job
-from trainers.machine import MemoryMeter
+from advisor.ground.errors import TrainingFailed
+from advisor.ground.units import format_duration, format_gib
+from trainers.frame import settings
+from trainers.frame.files import plain, write_json
+from trainers.frame.job import Job
+from trainers.frame.machine import MemoryMeter
+from trainers.frame.progress import Display, say
+from trainers.frame.stage import label
 from trainers.ppo.build import process_rank
 from trainers.ppo.guards import findings, gamed, not_finite
 from trainers.ppo.rollout import AT_ONCE
@@ -23,8 +25,6 @@ from trainers.ppo.saving import save_checkpoint
 from trainers.ppo.steps import prompts_of, rate_share, set_rates
 from trainers.ppo.update import Ppo
 from trainers.prepare import Prepared
-from trainers.progress import Display, say
-from trainers.stage import label
 
 EVALUATIONS = 4  # times in a run that held-out prompts are answered on the way
 DRY_STEPS = 2

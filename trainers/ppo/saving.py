@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from trainers.checkpoints import STATE, load_state, mark_complete, random_states, restore_random, save_state
+from trainers.frame.checkpoints import STATE, load_state, mark_complete, random_states, restore_random, save_state
 from trainers.ppo.roles import POLICY, VALUE
 from trainers.ppo.update import Ppo
 

@@ -13,7 +13,7 @@ from typing import Any
 from trainers.ppo import math
 from trainers.ppo.roles import POLICY, REFERENCE, Roles
 from trainers.ppo.rollout import AT_ONCE, Answers, Batch, answer_mask, batches_of, laid_out, taken, written
-from trainers.rewards import Answer, Reward
+from trainers.rewards.sources import Answer, Reward
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from advisor.files import TEMPORARY, cannot_write
-from trainers.files import make_folder
+from advisor.ground.files import TEMPORARY, cannot_write
+from trainers.frame.files import make_folder
 from trainers.prepare.prepared import Kind, Prepared
 from trainers.prepare.row import ids_of
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from advisor.data.example import Example
-from advisor.errors import InputError
+from advisor.ground.errors import InputError
 from trainers.prepare.prepared import Kind
 from trainers.prepare.row import LeftOut, ids_of, normal, rows_word, shown_numbers
 from trainers.prepare.template import Templater

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from advisor.data.example import Example, Message
-from advisor.errors import InputError
+from advisor.ground.errors import InputError
 from trainers.prepare.row import IGNORED, LeftOut, Row, Unusable, ids_of, normal
 from trainers.prepare.template import Templater
 

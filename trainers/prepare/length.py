@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, TypeVar
 
-from advisor.errors import InputError
+from advisor.ground.errors import InputError
 from trainers.prepare.row import IGNORED, SHOWN_ROWS, STOP_SHARE, Row, ids_of, shown_numbers
 
 

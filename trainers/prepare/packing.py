@@ -11,7 +11,7 @@ from bisect import bisect_left, insort
 from collections.abc import Sequence
 from typing import Any
 
-from advisor.errors import InputError
+from advisor.ground.errors import InputError
 from trainers.prepare.row import IGNORED, Row
 
 SAME_LOG_PROBS = 0.05  # between a row alone and the same row behind another; a look across rows changes it by far more

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from advisor.data.example import Example
-from advisor.errors import InputError
+from advisor.ground.errors import InputError
 from trainers.prepare.conversation import answer_rows
 from trainers.prepare.length import Cut, cut_row, fitted
 from trainers.prepare.row import LeftOut, Row, ids_of, rows_word

@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from advisor.errors import Fault, InputError
+from advisor.ground.errors import Fault, InputError
 
 IGNORED = -100  # the label of a token that is read but not learned
 # More unusable or over-long rows than this: stop and ask. advisor.data refuses a file at the same share.

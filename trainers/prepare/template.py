@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any
 
 from advisor.data.example import Message, system_in_question
-from advisor.errors import InputError
+from advisor.ground.errors import InputError
 from trainers.prepare.row import Unusable
 from trainers.prepare.turns import OTHERS, alike, called, in_other_words, turns, words
 

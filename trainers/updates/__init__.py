@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-from advisor.errors import Fault, InputError
+from advisor.ground.errors import Fault, InputError
 from advisor.plan.model import Stage
 from trainers.prepare import Row
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from advisor.errors import Fault, InputError
+from advisor.ground.errors import Fault, InputError
 from advisor.peft_adapter import CANNOT_BE_MERGED, CANNOT_BE_SERVED, BottleneckConfig, UnsupportedModel, find_places
 from advisor.plan.model import Stage
 from trainers.prepare import Row

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from advisor.errors import Fault
+from advisor.ground.errors import Fault
 from advisor.plan.model import Stage
 from trainers.prepare import Row
 

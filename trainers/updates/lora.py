@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from advisor.errors import Fault, InputError
+from advisor.ground.errors import Fault, InputError
 from advisor.plan.model import Stage
 from trainers.prepare import Row
 from trainers.updates import task_type

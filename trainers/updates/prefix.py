@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import advisor.peft_adapter  # noqa: F401  (lets prefixes take part in generation, see advisor/peft_adapter/prefix.py)
-from advisor.errors import Fault, InputError
+from advisor.ground.errors import Fault, InputError
 from advisor.plan.model import Stage
 from trainers.prepare import Row
 from trainers.prepare.row import IGNORED

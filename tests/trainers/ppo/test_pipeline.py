@@ -47,7 +47,7 @@ def statuses(record):
 @pytest.mark.slow
 def test_one_stage_at_a_time(shop):
     """--only runs one stage; PPO asks for the stages it needs by name; a last call of all does what is left."""
-    from advisor.errors import InputError
+    from advisor.ground.errors import InputError
 
     with pytest.raises(InputError, match="starts from sft"):
         run_plan("plan.yaml", only="ppo", output="run", judge=False)

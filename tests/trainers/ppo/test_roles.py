@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch")
 from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer  # noqa: E402
 
-from advisor.errors import InputError  # noqa: E402
+from advisor.ground.errors import InputError  # noqa: E402
 from tests.trainers.ppo.modules import UPDATES, save_module  # noqa: E402
 from trainers.ppo.roles import POLICY, REFERENCE, REWARD, VALUE, build_roles, last_tokens  # noqa: E402
 from trainers.ppo.rollout import Answers, batches_of  # noqa: E402
@@ -106,7 +106,7 @@ def test_roles_on_a_4_bit_base_are_the_models_they_stand_for(make, toy_model, tm
     pytest.importorskip("bitsandbytes")
     from peft import PeftModel
 
-    from trainers.loading import load_base
+    from trainers.frame.loading import load_base
 
     sft = save_module(toy_model, tmp_path / "sft", "lora", seed=1, scores=False)
     rm = save_module(toy_model, tmp_path / "rm", "lora", seed=2, scores=True)

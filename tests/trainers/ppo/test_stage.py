@@ -12,7 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from advisor.errors import InputError, TrainingFailed  # noqa: E402
+from advisor.ground.errors import InputError, TrainingFailed  # noqa: E402
 from advisor.plan.write import plan_text  # noqa: E402
 from tests.trainers.ppo.modules import UPDATES, metrics, save_module  # noqa: E402
 from trainers.ppo.loop import train  # noqa: E402

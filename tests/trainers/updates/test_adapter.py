@@ -2,7 +2,7 @@
 
 import pytest
 
-from advisor.errors import InputError
+from advisor.ground.errors import InputError
 from tests.trainers.runs import break_at, losses, trained
 from trainers import sft
 
@@ -59,7 +59,7 @@ def test_a_stage_goes_on_from_the_adapter_before_and_full_cannot(make, tmp_path)
     """A second adapter stage continues the first; another bottleneck is refused; so is `full`, since nothing can be merged."""
     from dataclasses import replace
 
-    from trainers.job import make_job
+    from trainers.frame.job import make_job
 
     first = make(update="adapter", bottleneck=8, max_steps=6, job_judge=False)
     trained(first)
@@ -87,7 +87,7 @@ def test_a_stage_goes_on_from_the_adapter_before_and_full_cannot(make, tmp_path)
 
 def test_what_peft_takes_reaches_the_adapter_and_what_the_plan_owns_is_refused(make, monkeypatch):
     """peft: {activation, layers, scale} are the config's own; typos, owned keys and wrong values are refused before the model loads."""
-    import trainers.loading as loading
+    import trainers.frame.loading as loading
 
     result = trained(make(update="adapter", peft={"activation": "gelu", "layers": [1], "scale": 2.0}, job_judge=False))
     assert (result["resolved"]["peft"]["activation"], result["resolved"]["peft"]["layers"], result["resolved"]["peft"]["scale"]) == ("gelu", [1], 2.0)
@@ -123,7 +123,7 @@ def test_the_module_of_another_base_is_bad_input(update, make, tmp_path, tiny_mo
     config = trainers.updates.update_named(update).peft_config(job.stage, job.options, other)
     get_peft_model(other, config).save_pretrained(tmp_path / "elsewhere")
     stage = replace(job.stage, start_from=str(tmp_path / "elsewhere"))
-    from trainers.job import make_job
+    from trainers.frame.job import make_job
 
     plan = replace(job.plan, stages=(stage,))
     with pytest.raises(InputError, match=r"goes on from .*elsewhere, which does not fit .*tiny-model"):

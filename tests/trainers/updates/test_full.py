@@ -2,7 +2,7 @@
 
 import pytest
 
-from advisor.errors import InputError
+from advisor.ground.errors import InputError
 from tests.trainers.runs import trained
 from trainers import sft
 
@@ -18,7 +18,7 @@ def test_pure_and_mixed_precision_train(weights_dtype, precision, autocast, make
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw_fused", "adamw_8bit", "adafactor", "sgd"])
 def test_each_optimizer_trains_and_is_recorded(optimizer, make):
     """The choice of the plan is the optimizer that ran."""
-    from trainers.settings import OPTIMIZERS
+    from trainers.frame.settings import OPTIMIZERS
 
     result = trained(make(update="full", optimizer=optimizer, learning_rate=3e-1 if optimizer == "sgd" else 3e-3, max_steps=8, job_judge=False))
     assert result["loss_last"] < result["loss_first"]

@@ -18,7 +18,7 @@ ELSEWHERE = {"prefix": {"prefix_text"}}
 def base(make):
     import torch
 
-    from trainers import loading
+    from trainers.frame import loading
 
     return loading.load_base(make(), torch.device("cpu"))
 

@@ -8,11 +8,11 @@ import subprocess
 import pytest
 
 from advisor.estimate.dims import dims_of, trainable_params
+from advisor.estimate.types import RunSpec
 from advisor.launch import run_plan
 from advisor.render.report import write_report
 from advisor.render.run import summary_lines
-from advisor.shapes import model_shape
-from advisor.types import RunSpec
+from advisor.situation.shapes import model_shape
 
 PLAN = """\
 name: shop
@@ -55,7 +55,7 @@ def test_a_real_run_from_plan_to_an_answer(update, tmp_path, tiny_model, monkeyp
 @pytest.mark.parametrize(("line", "words"), [("gradient_checkpointing: true", "drops the cache"), ("packing: true", "several rows would share one prefix")])
 def test_a_bad_pair_is_exit_2(line, words, tmp_path, tiny_model, monkeypatch):
     """A prefix with checkpointing or packing ends as bad input with line and reason, before there is a run folder."""
-    from advisor.errors import InputError
+    from advisor.ground.errors import InputError
 
     monkeypatch.chdir(tmp_path)
     rows = [{"prompt": f"Where is parcel {n}?", "completion": f"In van {n}."} for n in range(20)]

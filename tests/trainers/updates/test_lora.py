@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from advisor.errors import InputError
+from advisor.ground.errors import InputError
 from tests.trainers.runs import trained
 from trainers import sft
 
@@ -15,7 +15,7 @@ def test_rank_stabilised_scaling_is_alpha_over_the_root_of_the_rank(make):
     from peft import get_peft_model
     from peft.tuners.lora import LoraLayer
 
-    from trainers import loading
+    from trainers.frame import loading
     from trainers.updates import lora
 
     for rslora, scale in ((False, 8 / 16), (True, 8 / 4)):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from advisor.errors import InputError
+from advisor.ground.errors import InputError
 from tests.trainers.runs import break_at, losses, trained
 from trainers import sft
 from trainers.updates import prefix
@@ -30,7 +30,7 @@ def test_it_starts_at_the_loss_of_the_prompted_model(make, tiny_model):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from trainers.rows import read_prepared
+    from trainers.frame.rows import read_prepared
 
     job = make(update="prefix", prefix_tokens=17, micro_batch_size=30, holdout=0.0, max_steps=1, warmup=0.0, job_judge=False, job_max_steps=1)
     result = trained(job)
@@ -58,8 +58,8 @@ def test_a_prompt_of_ones_own_can_be_the_start(make):
     import torch
     from peft import get_peft_model
 
-    from trainers import loading
-    from trainers.rows import read_prepared
+    from trainers.frame import loading
+    from trainers.frame.rows import read_prepared
 
     text = "Answer shortly."
     job = make(update="prefix", prefix_tokens=40, prefix_text=text)
@@ -83,7 +83,7 @@ def test_a_prompt_of_ones_own_can_be_the_start(make):
 
 def test_what_a_prefix_cannot_go_with_is_refused_before_the_model_loads(make, monkeypatch):
     """Other starts than real activations: all faults at once, each with the way out (what else a prefix refuses: tests/plan/test_read.py)."""
-    import trainers.loading as loading
+    import trainers.frame.loading as loading
 
     monkeypatch.setattr(loading, "load_base", lambda *args, **kwargs: pytest.fail("the model was loaded"))
     with pytest.raises(InputError) as caught:
@@ -137,7 +137,7 @@ def test_a_broken_run_resumes_with_the_same_losses(make, monkeypatch):
 
 def test_a_prefix_that_was_not_trained_fails(make):
     """Differing from the base is not enough, since the start does that: training itself must have changed something."""
-    from advisor.errors import TrainingFailed
+    from advisor.ground.errors import TrainingFailed
 
     with pytest.raises(TrainingFailed, match="has no effect"):
         sft.train(make(update="prefix", max_steps=1, warmup=0.5, scheduler="linear", job_judge=False))
@@ -147,7 +147,7 @@ def test_a_full_stage_cannot_go_on_from_a_prefix(make, tmp_path):
     """A prefix cannot be merged into weights that are to be trained."""
     from dataclasses import replace
 
-    from trainers.job import make_job
+    from trainers.frame.job import make_job
 
     first = make(update="prefix", max_steps=4, job_judge=False)
     trained(first)

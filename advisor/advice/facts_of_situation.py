@@ -1,0 +1,111 @@
+"""What the rules see: the facts of a situation, coarse and named as in rules/facts.yaml. What is not known is left out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from advisor.estimate.architecture import ENCODERS
+from advisor.ground.types import Answers
+from advisor.ruleset.facts import load_facts
+from advisor.situation.types import Situation
+
+# Facts whose absence is worth telling, in the order they are told.
+WORTH_KNOWING = ("depth", "data_kind", "data_rows", "data_tokens", "budget", "model", "gpu")
+DATA_FACTS = ("data_kind", "data_rows", "data_tokens")
+ORIGIN_WORDS = {"default": "assumed", "file": "answers file", "flag": "flag", "asked": "answered"}
+DOTTED = {"data_kind": "data.kind", "data_rows": "data.rows", "data_tokens": "data.tokens"}
+
+
+def device(situation: Situation) -> str:
+    """gpu, cpu or unknown."""
+    kind = situation.hardware.kind
+    return "unknown" if kind == "unknown" else "cpu" if kind == "cpu" else "gpu"
+
+
+def situation_facts(situation: Situation) -> dict[str, Any]:
+    """Fact id -> value for everything that is known before anything is estimated."""
+    answers, data, hardware = situation.answers, situation.data, situation.hardware
+    facts: dict[str, Any] = {fact_id: answer.value for fact_id, answer in answers.known.items() if fact_id not in ("signals", "tasks", "data_mapping")}
+    facts.update(dict.fromkeys(stated_signals(answers), True))
+    profiles = [data] if data is not None else list(situation.tasks.values())
+    if profiles:
+        kinds = {profile.kind for profile in profiles}
+        if len(kinds) == 1:
+            facts["data_kind"] = kinds.pop()
+        facts["data_rows"] = max(profile.rows for profile in profiles)
+        if all(profile.tokens is not None for profile in profiles):
+            facts["data_tokens"] = max(profile.tokens.total for profile in profiles if profile.tokens is not None)
+    if answers.value("tasks"):
+        facts["n_tasks"] = len(answers.value("tasks"))
+    facts["device"] = device(situation)
+    if facts["device"] == "cpu" and hardware.cpu_bf16 is not None:
+        facts["cpu_bf16"] = hardware.cpu_bf16
+    if hardware.gpus:
+        facts["gpus"] = len(hardware.gpus)
+        capabilities = [gpu.compute_capability for gpu in hardware.gpus if gpu.compute_capability is not None]
+        if len(capabilities) == len(hardware.gpus):
+            major, minor = min(capabilities)
+            facts["compute_capability"] = major + minor / 10
+    if situation.model is not None and situation.suggestion is None:  # a model nobody named is not a known fact
+        facts["params_b"] = situation.model.params / 1e9
+        if situation.model.architecture is not None:
+            facts["model_family"] = "encoder" if situation.model.architecture in ENCODERS else "decoder"
+    start = start_of(situation, facts)
+    if start is not None:
+        facts["start"] = start
+    return facts
+
+
+def stated_signals(answers: Answers) -> tuple[str, ...]:
+    """The signals with everything that they and the other answers imply (rules/facts.yaml, `implies`)."""
+    known = load_facts()
+    found = dict.fromkeys(answers.signals)
+    for fact_id in (*answers.signals, *answers.known):
+        if fact_id in known:
+            found.update(dict.fromkeys(known[fact_id].implies))
+    return tuple(found)
+
+
+def start_of(situation: Situation, facts: dict[str, Any]) -> str | None:
+    """base or instruct: as a signal says, else as the name of a named model says, else not known."""
+    instruct, base = facts.get("instruct_model_start"), facts.get("base_model_untuned")
+    said = {instruct, None if base is None else not base} - {None}
+    if len(said) == 1:  # two answers that contradict each other are not believed
+        return "instruct" if said.pop() else "base"
+    shape = situation.model
+    if shape is None or situation.suggestion is not None or shape.instruct is None:
+        return None
+    return "instruct" if shape.instruct else "base"
+
+
+def fact_origin(situation: Situation, fact_id: str) -> str:
+    """Where a fact of the situation came from, in words; what was estimated or concluded is told by the caller."""
+    answers, hardware = situation.answers, situation.hardware
+    profiles = [situation.data] if situation.data is not None else list(situation.tasks.values())
+    if fact_id in DATA_FACTS and profiles:
+        return f"read from {', '.join(profile.path for profile in profiles)}"
+    if fact_id in ("device", "gpus", "compute_capability", "cpu_bf16"):
+        return hardware.origin
+    if fact_id in ("params_b", "model_family") and situation.model is not None:
+        return f"from {situation.model.id}"
+    if fact_id == "start" and not {"base_model_untuned", "instruct_model_start"} & set(answers.signals):
+        return "from the model's name"
+    if fact_id == "n_tasks" and answers.value("tasks"):
+        return "the number of task files"
+    answer = answers.known.get(fact_id) or answers.known.get("signals")
+    return ORIGIN_WORDS[answer.origin] if answer is not None else "stated"
+
+
+def unknown_facts(situation: Situation, facts: dict[str, Any]) -> tuple[str, ...]:
+    """Names of the facts that would help and are not known, as an answers file spells them."""
+    missing = []
+    for fact_id in WORTH_KNOWING:
+        if fact_id == "gpu":
+            known = situation.hardware.kind != "unknown"
+        elif fact_id == "budget":
+            known = any(f"budget{part}" in facts for part in ("", "_usd", "_hours"))
+        else:
+            known = fact_id in facts
+        if not known:
+            missing.append(DOTTED.get(fact_id, fact_id))
+    return tuple(dict.fromkeys([*missing, *situation.unknown]))

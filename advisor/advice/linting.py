@@ -1,0 +1,144 @@
+"""`advise rules lint`, and the check of every file that --rules names: rules in, report out. Joins rules, plan keys and today's date."""
+
+from __future__ import annotations
+
+import datetime
+import re
+import time
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from advisor.ground.errors import Fault, InputError
+from advisor.plan.values import setting_fault, setting_keys
+from advisor.ruleset.lint import SIDE_EFFECTS, Finding, Report, caused, lint
+from advisor.ruleset.load import SHIPPED_LAYERS, load_rules, only_layer
+from advisor.ruleset.model import Ruleset
+
+PLACE = re.compile(r"(?P<at>.+?:\d+(:\d+)?): (?P<text>.*)", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """A report, and how it was come by."""
+
+    report: Report
+    layers: tuple[str, ...]
+    duration_s: float
+    scenarios: int | None = None  # None: there are none in this rule set
+
+    @property
+    def exit_code(self) -> int:
+        """2 where there is an error."""
+        return InputError.exit_code if self.report.of("error") else 0
+
+
+def checked(layers: tuple[str, ...] = SHIPPED_LAYERS, overlays: tuple[Path, ...] = (), *, root: Path | None = None) -> Checked:
+    """The whole check of the shipped layers, or of what files of one's own change about them. A file that cannot be read is a report too."""
+    start = time.perf_counter()
+    try:
+        ruleset = load_rules(layers, overlays, root=root)
+    except InputError as error:
+        report = Report(findings=tuple(map(_unreadable, error.faults)), proofs=(), examples=0)
+        return Checked(report=report, layers=(), duration_s=time.perf_counter() - start)
+    report = _report(ruleset)
+    try:
+        scenarios, failing = run_scenarios(ruleset, overlays)
+    except InputError as error:
+        scenarios, failing = 0, tuple(map(_unreadable, error.faults))
+    report = replace(report, findings=(*failing, *report.findings))
+    if overlays:
+        report = caused(report, _report(load_rules(layers, root=root)), ruleset)
+    return Checked(report=report, layers=ruleset.layers, duration_s=time.perf_counter() - start, scenarios=scenarios)
+
+
+def _report(ruleset: Ruleset) -> Report:
+    return lint(ruleset, today=datetime.date.today(), setting_fault=setting_fault, keys=setting_keys())
+
+
+def run_scenarios(ruleset: Ruleset, overlays: tuple[Path, ...]) -> tuple[int, tuple[Finding, ...]]:
+    """How many scenario rows there are and what is wrong with them: the shipped ones, or those of files of one's own.
+
+    What a file of one's own changes may break the shipped expectations on purpose, so they are not held against it.
+    """
+    from advisor.advice.scenarios import read_scenarios, run_scenarios, shipped_scenarios, undecided_rules
+
+    if overlays:
+        runs = [(ruleset, tuple(row for path in overlays for row in read_scenarios(path, ruleset)))]
+        ours = set(ruleset.layers) - set(SHIPPED_LAYERS)
+    else:
+        alone = [only_layer(ruleset, "document")] if "evidence" in ruleset.layers else []
+        runs = [(rules, shipped_scenarios(rules)) for rules in (ruleset, *alone)]
+        ours = {"base", *ruleset.layers} if alone else set(ruleset.layers)  # the settings are tried with the evidence
+    findings = [
+        Finding(id="scenario-broken", severity="error", text=broken.text, rule=broken.scenario, at=broken.at, about=("scenario", broken.scenario, broken.text))
+        for rules, scenarios in runs for broken in run_scenarios(rules, scenarios)
+    ]  # fmt: skip
+    count = sum(len(scenarios) for _, scenarios in runs)
+    if count:
+        decided_nowhere = set.intersection(*({rule.id for rule in undecided_rules(rules, scenarios)} | _absent(ruleset, rules) for rules, scenarios in runs))
+        findings += [
+            Finding(
+                id="decides-no-scenario", severity="warning" if overlays else "error", text="decides no scenario: nothing would notice if it were wrong", rule=rule.id, at=rule.at,
+                hint="add a row to rules/scenarios/, or to the file's own `scenarios:`", about=("undecided", rule.id),
+            )
+            for listed in ruleset.rules.values() for rule in listed if rule.layer in ours and rule.id in decided_nowhere
+        ]  # fmt: skip
+    return count, tuple(findings)
+
+
+def _absent(ruleset: Ruleset, smaller: Ruleset) -> set[str]:
+    """Ids of the rules that a smaller rule set lacks."""
+    return {rule.id for rules in ruleset.rules.values() for rule in rules} - {rule.id for rules in smaller.rules.values() for rule in rules}
+
+
+def refuse_or_warn(ruleset: Ruleset, layers: tuple[str, ...]) -> tuple[str, ...]:
+    """The warnings about files of one's own, once; () later on. Raises InputError where they break the rules.
+
+    Only what these files cause counts. Without such a file nothing is proved, so that starting stays quick.
+    """
+    return _first_warnings(ruleset, layers) if ruleset.overlays else ()
+
+
+_told: set[str] = set()
+
+
+def _first_warnings(ruleset: Ruleset, layers: tuple[str, ...]) -> tuple[str, ...]:
+    report = _overlay_report(ruleset, layers)
+    errors = report.of("error")
+    if errors:
+        raise InputError(faults=[fault_of(finding) for finding in errors])
+    if ruleset.digest in _told:
+        return ()
+    _told.add(ruleset.digest)
+    return tuple(" ".join(filter(None, (f"{finding.at}:", finding.rule, finding.text))) for finding in report.of("warning"))
+
+
+@cache
+def _overlay_report(ruleset: Ruleset, layers: tuple[str, ...]) -> Report:
+    """What the files cause. The shipped rules are proved beside them only where it is not plain who caused an error."""
+    report = _report(ruleset)
+    theirs = [finding for finding in report.findings if not _is_own(finding, ruleset) and finding.severity == "error" and finding.id not in SIDE_EFFECTS]
+    if theirs:
+        return caused(report, _report(load_rules(layers)), ruleset)
+    return replace(report, findings=tuple(finding for finding in report.findings if _is_own(finding, ruleset)))
+
+
+def _is_own(finding: Finding, ruleset: Ruleset) -> bool:
+    """Whether a finding stands in a file of one's own."""
+    rule = ruleset.rule(finding.rule) if finding.rule else None
+    inactive = next((rule for rule in ruleset.inactive if rule.id == finding.rule), None)
+    found = rule or inactive
+    return found.layer in ruleset.overlays if found is not None else finding.at in ruleset.disabled_at.values()
+
+
+def fault_of(finding: Finding) -> Fault:
+    """A finding as the fault of an input."""
+    return Fault(what=" ".join(filter(None, (f"{finding.at}:", finding.rule, finding.text))), allowed="", hint=finding.hint)
+
+
+def _unreadable(fault: Fault) -> Finding:
+    """A fault of reading, whose text begins with its place, as a finding."""
+    found = PLACE.match(fault.what)
+    at, text = (found["at"], found["text"]) if found else ("", fault.what)
+    return Finding(id="unreadable", severity="error", text=text, at=at, hint="; ".join(filter(None, (fault.allowed, fault.hint))))

@@ -1,0 +1,133 @@
+"""The values of advice: candidates with their verdicts, reasons and settings, and the whole answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from advisor.estimate.types import WHOLE, Estimate
+from advisor.methods.composition import Composition
+from advisor.situation.types import Situation
+
+Verdict = Literal["recommended", "ranked_lower", "forbidden", "too_big"]
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KnownFact:
+    """One fact that a rule saw: its value and where it came from."""
+
+    fact: str
+    value: Any
+    origin: str  # "flag", "read from train.jsonl", "estimated", "concluded by document/scenario-1"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reason:
+    """One sentence of an explanation, with the rule that says it and, for a limit, the two numbers."""
+
+    text: str
+    rule: str | None = None
+    source: str | None = None
+    facts: tuple[KnownFact, ...] = ()  # what the rule saw, and where each fact came from
+    needs: float | None = None
+    has: float | None = None
+    unit: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chosen:
+    """A setting's value with the reason it was chosen."""
+
+    value: Any
+    because: str
+    rule: str | None = None  # None: computed by the fit search or taken from the user
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageSettings:
+    """One stage of a candidate with every setting the plan will hold. Keys are the plan's keys."""
+
+    objective: str
+    update: str
+    quantization: str | None
+    settings: Mapping[str, Chosen]
+
+    @property
+    def split(self) -> bool:
+        """Whether the model is split over several cards, which `advise run` does not start."""
+        return "sharding" in self.settings and self.settings["sharding"].value != WHOLE
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """One composition with its stages, its estimate and what the rules say of it."""
+
+    composition: Composition
+    stages: tuple[StageSettings, ...]
+    estimate: Estimate
+    verdict: Verdict
+    because: tuple[Reason, ...]
+    forced_ok: bool = True  # --force may take it (never over a company's forbid, nor what cannot run)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GuideAnswer:
+    """What the guide alone says, and in which row."""
+
+    composition: Composition
+    row: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Flip:
+    """A change of one fact that would change the answer."""
+
+    change: Mapping[str, Any]
+    to: Composition
+    effort: str  # answer | data | money | fixed
+    text: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WayOut:
+    """One way to make something fit where nothing does: what to change, what then fits, and the line to type."""
+
+    text: str
+    change: Mapping[str, Any]
+    to: Composition
+    command: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NothingFits:
+    """Why nothing fits: the nearest candidate, the smallest set of facts to blame, and ways out."""
+
+    nearest: Candidate
+    blame: tuple[Reason, ...]  # without any one of these facts something would fit
+    ways_out: tuple[WayOut, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Advice:
+    """The answer: the recommendation, every other candidate with its verdict, what is unknown, what would change it."""
+
+    situation: Situation
+    facts: Mapping[str, Any]  # what the rules saw
+    recommendation: Candidate
+    decided_by: tuple[str, ...]
+    guide: GuideAnswer | None
+    alternatives: tuple[Candidate, ...]
+    flips: tuple[Flip, ...]
+    unknown: tuple[str, ...]
+    warnings: tuple[str, ...]
+    confidence: str
+    layers: tuple[str, ...]
+    rules_digest: str
+    nothing_fits: NothingFits | None = None
+    # id of a guide method (rules/document/methods.yaml) -> its row: stars, data requirement, ideal use case, pros, cons
+    methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def fits(self) -> bool:
+        """False where training is wanted and nothing fits the hardware and the budget (exit code 3)."""
+        return self.nothing_fits is None

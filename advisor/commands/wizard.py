@@ -1,0 +1,211 @@
+"""The interactive way: probe, questions, recommendation, plan, "run it now?". Joins the wizard with everything it calls."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from advisor.ground.errors import AdviseError, InputError
+from advisor.ground.types import Answers
+from advisor.ruleset.facts import load_facts
+
+if TYPE_CHECKING:
+    from advisor.advice.types import Advice, Candidate
+    from advisor.ground.types import DataProfile, Hardware, ModelShape
+    from advisor.ruleset.model import Ruleset
+
+
+def wizard(rule_layers: tuple[str, ...]) -> int:
+    """Ask, recommend, write ./plan.yaml and do what the person chooses. Returns the exit code.
+
+    Raises InputError where there is no terminal to ask on.
+    """
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise InputError("the wizard asks questions, and this is not a terminal", hint="for scripts: advise --json --task qa (flags), or advise --json --answers FILE")
+    from advisor import cli
+    from advisor.advice.advise import advise as advise_on
+    from advisor.probe import probe
+    from advisor.situation.build import examples_of, model_folder, situation_of
+    from advisor.wizard import Actions, Checks, Outcome, Relevance, run_wizard
+
+    out = cli.console()
+    ruleset, guide = cli.rules_of(rule_layers)
+    hardware = probe()
+    plans = _PlanFile()
+    seen = Seen(hardware)
+    relevance = Relevance(ruleset, seen.facts, lambda answers, chain, per_task: seen.fits(ruleset, answers, chain, per_task=per_task))
+
+    def advise(answers: Answers) -> Outcome:
+        advice = advise_on(situation_of(answers, probed=hardware, online=True), ruleset, guide)
+        plan, comments, missing = cli.planned(advice, ruleset)
+        if plan is None:
+            return Outcome(advice=advice, ruleset=ruleset, missing=tuple(missing))
+        return Outcome(advice=advice, ruleset=ruleset, plan=(plan, comments), plan_path=str(plans.write(plan, comments)))
+
+    def show(outcome: Outcome) -> None:
+        from advisor.render.terminal import print_advice
+
+        print_advice(outcome.advice, out, plan_path=outcome.plan_path)
+
+    def plan_text(outcome: Outcome) -> str:
+        return Path(outcome.plan_path).read_text(encoding="utf-8") if outcome.plan_path else "there is no plan yet"
+
+    def save_page(outcome: Outcome, path: Path) -> Path:
+        return _save_page(outcome.advice, path, plan_text(outcome) if outcome.plan_path else None)
+
+    def explain(outcome: Outcome, candidate: Candidate) -> None:
+        from advisor.render.terminal import print_candidate
+
+        print_candidate(candidate, out, methods=outcome.advice.methods)
+
+    actions = Actions(
+        show=show,
+        run=lambda outcome: cli.run_plan_file(Path(str(outcome.plan_path)), {}),
+        plan_text=plan_text,
+        save_page=save_page,
+        explain=explain,
+    )
+    checks = Checks(
+        data_path=_readable(seen), data_examples=_refused(examples_of), gpu=_refused(_known_gpu), model=_refused(_known_model),
+        reward_model=_refused(model_folder), found=seen.data_words,
+    )  # fmt: skip
+    return run_wizard(
+        facts=ruleset.facts, hardware=hardware, advise=advise, actions=actions, console=out, checks=checks, relevant=relevance, left_out=relevance.left_out
+    )  # fmt: skip
+
+
+class Seen:
+    """What answers mean to the rules, before anything is estimated. A data file is read and a model looked up once."""
+
+    def __init__(self, probed: Hardware) -> None:
+        self.probed = probed
+        self._profiles: dict[tuple[str, str], DataProfile | None] = {}
+        self._models: dict[tuple[str, float | None], ModelShape | None] = {}
+
+    def facts(self, answers: Answers) -> dict[str, Any]:
+        """Fact id -> value, as advice will see them (advisor/advice/facts_of_situation.py)."""
+        from advisor.advice.facts_of_situation import situation_facts
+        from advisor.situation.build import hardware_of
+        from advisor.situation.types import Situation
+
+        hardware = hardware_of(answers, [], probed=self.probed)
+        return situation_facts(Situation(answers=answers, hardware=hardware, **self._data(answers), model=self._model(answers.value("model"), answers.value("model_params_b"))))
+
+    def fits(self, ruleset: Ruleset, answers: Answers, chain: str, *, per_task: bool) -> dict[str, str]:
+        """Fact id -> what fits, once model, data and machine are answered."""
+        from advisor.advice.candidates import Costs
+        from advisor.methods.composition import ENCODER
+        from advisor.situation.build import situation_of
+
+        without = Answers(known={name: answer for name, answer in answers.known.items() if name not in ("data_path", "tasks")})  # read already
+        situation = replace(situation_of(without, probed=self.probed), **self._data(answers))
+        if chain.startswith(ENCODER) and situation.encoder is not None and situation.suggestion is not None:
+            situation = replace(situation, model=situation.encoder[0], suggestion=situation.encoder[1])
+        fits = Costs(ruleset=ruleset, situation=situation, facts=self.facts(answers)).fits(chain, per_task=per_task)
+        return {f"fits_{scheme}": fit for scheme, fit in fits.items()}
+
+    def _data(self, answers: Answers) -> dict[str, Any]:
+        """The data and the tasks of the situation."""
+        mapping, path, tasks = (answers.value(name) for name in ("data_mapping", "data_path", "tasks"))
+        found = {name: self.profile(file, mapping) for name, file in (tasks or {}).items()}
+        return {"data": self.profile(str(path), mapping) if path else None, "tasks": {name: profile for name, profile in found.items() if profile is not None}}
+
+    def profile(self, path: str, mapping: Any = None) -> DataProfile | None:
+        """The data file measured, or None where it cannot be read."""
+        from advisor.data import profile
+
+        key = (path, repr(mapping))
+        if key not in self._profiles:
+            try:
+                self._profiles[key] = profile(path, mapping=mapping)
+            except AdviseError:
+                self._profiles[key] = None
+        return self._profiles[key]
+
+    def data_words(self, path: str) -> str:
+        """What was recognised in a data file: '5,000 examples: requests with the right answer'."""
+        found = self.profile(path)
+        if found is None:
+            return ""
+        kind = load_facts()["data_kind"].values.get(found.kind)
+        return f"found {found.rows:,} examples: {(kind.label[0].lower() + kind.label[1:]) if kind else found.kind}"
+
+    def _model(self, name: Any, params_b: float | None) -> ModelShape | None:
+        if name is None and params_b is None:
+            return None
+        from advisor.situation.shapes import is_instruct, model_shape
+
+        key = (str(name), params_b)
+        if key not in self._models:
+            shape, _ = model_shape(str(name) if name is not None else f"a model of {params_b:g}B", params_b=params_b, online=False)
+            self._models[key] = shape if shape is None else replace(shape, instruct=is_instruct(str(name)))
+        return self._models[key]
+
+
+def _readable(seen: Seen) -> Callable[[str], str | None]:
+    """A check of a data path: that it is there, and that it holds examples that can be read."""
+    from advisor.data import profile
+    from advisor.wizard.asking import path_exists
+
+    def checked(path: str) -> str | None:
+        return path_exists(path) or (None if seen.profile(path) is not None else _refused(profile)(path))
+
+    return checked
+
+
+class _PlanFile:
+    """One launch file for the whole conversation; a file that was there before, or was edited meanwhile, is left alone."""
+
+    def __init__(self) -> None:
+        self.path: Path | None = None
+        self.written = b""
+
+    def write(self, plan: Any, comments: Any) -> Path:
+        from advisor.ground.files import PLAN_FILE
+        from advisor.plan.write_target import write_plan_file
+
+        if self.path is None or (self.path.exists() and self.path.read_bytes() != self.written):
+            number = 1
+            self.path = Path(PLAN_FILE)
+            while self.path.exists():
+                number += 1
+                self.path = Path(f"plan-{number}.yaml")
+        write_plan_file(plan, comments, self.path, force=True)
+        self.written = self.path.read_bytes()
+        return self.path
+
+
+def _save_page(advice: Advice, path: Path, plan_text: str | None) -> Path:
+    from advisor.ground.files import write_atomically
+    from advisor.render.html import advice_page
+
+    write_atomically(path, advice_page(advice, plan_text=plan_text))
+    return path
+
+
+def _refused(check: Callable[[str], object]) -> Callable[[str], str | None]:
+    """A check that raises, as one that returns what is wrong or None."""
+
+    def checked(text: str) -> str | None:
+        try:
+            check(text)
+        except AdviseError as error:
+            return error.text()
+        return None
+
+    return checked
+
+
+def _known_gpu(name: str) -> None:
+    from advisor.probe import stated_hardware
+
+    stated_hardware(name, count=1, memory_gib=None, from_flag=True)
+
+
+def _known_model(name: str) -> None:
+    from advisor.situation.shapes import model_shape
+
+    model_shape(name)

@@ -1,0 +1,97 @@
+"""How much data each objective wants, from rules/data/amounts.yaml, and how a file compares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from advisor.ground.resources import rules_dir
+from advisor.ground.types import DataProfile, Source
+from advisor.ground.units import format_count
+from advisor.ground.yaml_reader import read_yaml
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Amount:
+    """What one objective wants."""
+
+    objective: str
+    unit: str  # rows | tokens
+    too_few: int
+    usual: tuple[int, int]
+    text: str
+    sources: tuple[Source, ...]
+
+
+@cache
+def amounts() -> dict[str, Amount]:
+    """Objective -> how much data it wants."""
+    stated = read_yaml(rules_dir() / "data" / "amounts.yaml").data
+    shared = read_yaml(rules_dir() / "sources.yaml").data["sources"]
+    known = {**shared, **stated["sources"]}
+
+    def source(name: str) -> Source:
+        entry = known[name]
+        return Source(title=entry["title"], url=entry.get("url", ""), checked=str(entry.get("checked", stated["checked"])), kind=entry["kind"])
+
+    return {
+        objective: Amount(
+            objective=objective,
+            unit=entry.get("unit", "rows"),
+            too_few=entry["too_few"],
+            usual=(entry["usual"][0], entry["usual"][1]),
+            text=entry["text"],
+            sources=tuple(source(name) for name in entry["sources"]),
+        )
+        for objective, entry in stated["objectives"].items()
+    }
+
+
+def compared(profile: DataProfile) -> list[dict[str, Any]]:
+    """For each objective the data can train: how much it has, how much is wanted, and a verdict: too_few, thin, usual, plenty or unknown."""
+    tokens = None if profile.tokens is None else profile.tokens.total
+    return [_row(amounts()[objective], profile.rows, tokens) for objective in profile.objectives if objective in amounts()]
+
+
+def shortages(*, rows: int | None, tokens: int | None) -> dict[str, str]:
+    """Objective -> what is said of these data where it wants more: '300 rows: too few: below 500 it seldom works; ...'."""
+    table = {objective: _row(wanted, rows, tokens) for objective, wanted in amounts().items()}
+    return {objective: in_words(row) for objective, row in table.items() if row["verdict"] == "too_few"}
+
+
+def _row(wanted: Amount, rows: int | None, tokens: int | None) -> dict[str, Any]:
+    has = tokens if wanted.unit == "tokens" else rows
+    return {
+        "objective": wanted.objective,
+        "unit": wanted.unit,
+        "has": has,
+        "too_few_below": wanted.too_few,
+        "usual": list(wanted.usual),
+        "verdict": verdict(has, wanted),
+        "text": wanted.text,
+        "sources": [{"title": source.title, "url": source.url} for source in wanted.sources],
+    }
+
+
+def verdict(has: int | None, wanted: Amount) -> str:
+    """too_few | thin | usual | plenty, or unknown where it was not measured."""
+    if has is None:
+        return "unknown"
+    if has < wanted.too_few:
+        return "too_few"
+    return "thin" if has < wanted.usual[0] else "usual" if has <= wanted.usual[1] else "plenty"
+
+
+def in_words(row: dict[str, Any]) -> str:
+    """'1,000 rows: within the usual 500 to 10,000'."""
+    low, high = (format_count(number) for number in row["usual"])
+    has = f"{format_count(row['has'])} {row['unit']}" if row["has"] is not None else "amount unknown"
+    words = {
+        "too_few": f"too few: below {format_count(row['too_few_below'])} it seldom works; usual are {low} to {high}",
+        "thin": f"thin: usual are {low} to {high}",
+        "usual": f"within the usual {low} to {high}",
+        "plenty": f"more than the usual {low} to {high}",
+        "unknown": f"usual are {low} to {high}",
+    }
+    return f"{has}: {words[row['verdict']]}"

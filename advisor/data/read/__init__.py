@@ -1,0 +1,1 @@
+"""A data path as files, and files as raw rows."""

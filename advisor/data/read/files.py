@@ -1,0 +1,432 @@
+"""Which files a data path means, and their bytes as lines: everything that can be wrong with a file itself is said here.
+
+A path is looked at before it is opened (a FIFO would hang), its first bytes say what it is (an ending may lie), and all
+faults of one file are collected, so that a person repairs it once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from advisor.ground.errors import Fault, InputError, MachineNotReady
+
+CONTAINERS = {
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".tab": "csv",
+    ".txt": "text",
+    ".text": "text",
+    ".md": "text",
+    ".markdown": "text",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+}
+READABLE = ".json, .jsonl, .csv, .tsv, .txt, .md (each also as .gz), .parquet, or a folder of one of them"
+OFFICE = (".xlsx", ".xls", ".ods", ".docx", ".doc", ".odt", ".pptx", ".ppt", ".pdf")
+IMAGES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".svg", ".heic")
+# First bytes -> what the file really is.
+MAGIC = (
+    (b"%PDF", "a PDF document"),
+    (b"PK\x03\x04", "a zip archive or an Office document"),
+    (b"\xd0\xcf\x11\xe0", "an old Office document"),
+    (b"\x89PNG", "an image"),
+    (b"\xff\xd8\xff", "an image"),
+    (b"GIF8", "an image"),
+    (b"BZh", "packed with bzip2"),
+    (b"\xfd7zXZ", "packed with xz"),
+    (b"\x28\xb5\x2f\xfd", "packed with zstd"),
+    (b"SQLite format 3", "an SQLite database"),
+    (b"\xff\xfe", "text saved as UTF-16"),
+    (b"\xfe\xff", "text saved as UTF-16"),
+)
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+HTML_STARTS = ("<!doctype html", "<html", "<head", "<body", "<?xml")
+HEAD_BYTES = 4096
+KEPT_FAULTS = 1000  # a file with more is not worth reading to its end
+BESIDE_DATA = ("readme", "license", "licence", "notice", "citation", "changelog", "dataset_infos", "dataset_info")
+EVALUATION_NAMES = ("test", "validation", "valid", "val", "dev", "eval", "heldout", "holdout")
+SAVE_AS_CSV = "open it and save it as CSV (UTF-8), or export the rows as JSONL"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataFile:
+    """One file of a data path."""
+
+    path: Path
+    shown: str  # as messages name it
+    container: str  # json | jsonl | csv | text | parquet | arrow
+    gzipped: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """The files a path stands for, all of one container, in reading order."""
+
+    files: tuple[DataFile, ...]
+    container: str
+    folder: bool = False
+    notes: tuple[str, ...] = ()  # files that were left out, and why
+    root: Path | None = None  # of a folder: where its files' own names begin
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.path.stat().st_size for file in self.files)
+
+
+@dataclass(slots=True)
+class Faults:
+    """Everything wrong with a file so far: raised together, or looked at by `profile`."""
+
+    items: list[Fault] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)  # line or record of each
+    key_twice: bool = False  # in the row that is being read
+    rows_with_key_twice: list[int] = field(default_factory=list)  # no fault: the last one counts, as JSON readers have it
+
+    def object_of(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """A JSON object, noted where a key stands twice in it."""
+        made = dict(pairs)
+        self.key_twice = self.key_twice or len(made) < len(pairs)
+        return made
+
+    def add(self, row: int, what: str, hint: str = "") -> None:
+        if not self.full:
+            self.items.append(Fault(what=what, hint=hint))
+            self.rows.append(row)
+
+    @property
+    def full(self) -> bool:
+        return len(self.items) >= KEPT_FAULTS
+
+    def raise_if_any(self) -> None:
+        if self.items:
+            raise InputError(faults=self.items)
+
+
+def find_data(path: str | os.PathLike[str]) -> Found:
+    """The readable files behind a path, looked at but not read. Raises InputError for anything that is not data."""
+    where = Path(path)
+    shown = os.fspath(path)
+    if not os.path.lexists(where) and "/" in shown:
+        from advisor.data.read.hub import hub_folder, is_hub_id
+
+        if is_hub_id(shown):
+            where = hub_folder(shown)
+    mode = _mode(where, shown)
+    if stat.S_ISDIR(mode):
+        return _folder(where, shown)
+    return _single(where, shown, mode)
+
+
+def _mode(where: Path, shown: str) -> int:
+    if not shown:
+        raise InputError("no data file was named", f"readable: {READABLE}")
+    try:
+        return where.stat().st_mode
+    except FileNotFoundError:
+        if where.is_symlink():
+            raise InputError(f"{shown}: a link to a file that does not exist ({os.readlink(where)})", hint="point the link at the data, or name the file itself") from None
+        raise InputError(f"{shown}: no such file or folder", *_nearest_in_folder(where, shown)) from None
+    except NotADirectoryError:
+        raise InputError(f"{shown}: no such file; a part of the path is a file, not a folder") from None
+    except PermissionError:
+        raise InputError(f"{shown}: no permission to look at it", hint="ask its owner, or copy the file into a folder of yours") from None
+    except (OSError, ValueError) as error:  # a loop of links, a name too long, a NUL in the name
+        raise InputError(f"{shown}: cannot be opened ({getattr(error, 'strerror', None) or error})", hint="name the file itself, not a link") from None
+
+
+def _nearest_in_folder(where: Path, shown: str) -> tuple[str, str]:
+    parent = where.parent
+    try:
+        names = sorted(entry for entry in os.listdir(parent) if not entry.startswith("."))
+    except OSError:
+        return f"the folder {parent} does not exist either", "check the path"
+    folded = {name.lower(): name for name in names}
+    close = difflib.get_close_matches(where.name.lower(), list(folded), n=1, cutoff=0.5)
+    same_stem = [name for name in names if name.split(".")[0].lower() == where.stem.lower()]
+    best = folded[close[0]] if close else (same_stem[0] if same_stem else None)
+    if best is not None:
+        return "", f"did you mean '{parent / best}'?"
+    data = [name for name in names if Path(name.removesuffix(".gz")).suffix.lower() in CONTAINERS]
+    return (f"data files in {parent}: {', '.join(data[:8])}" if data else "", "check the path")
+
+
+def _single(where: Path, shown: str, mode: int) -> Found:
+    file = _look_at(where, shown, mode)
+    return Found(files=(file,), container=file.container)
+
+
+def _look_at(where: Path, shown: str, mode: int) -> DataFile:
+    """What one file is, by its kind, ending and first bytes."""
+    if not stat.S_ISREG(mode):
+        kinds = ((stat.S_ISFIFO, "a named pipe (FIFO)"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"), (stat.S_ISSOCK, "a socket"))
+        kind = next((text for test, text in kinds if test(mode)), "not a regular file")
+        raise InputError(f"{shown}: this is {kind}, not a file", "data is read more than once, so it must be a file or a folder", "save it into a file first")
+    suffix = Path(where.name.lower().removesuffix(".gz")).suffix
+    if suffix in OFFICE:
+        raise InputError(f"{shown}: {suffix} files are not read", f"readable: {READABLE}", SAVE_AS_CSV)
+    if suffix in IMAGES:
+        raise InputError(f"{shown}: this is an image", f"readable: {READABLE}", "training data is text: one example a line")
+    head, gzipped = _head(where, shown)
+    if not head:
+        raise InputError(f"{shown}: the file is empty", hint="add one example a line, or name another file")
+    if head.startswith(LFS_POINTER):
+        raise InputError(f"{shown}: this is a Git LFS pointer, not the data itself", hint="run `git lfs pull` in its repository, or download the file")
+    if head.startswith((b"PAR1", b"ARROW1")) or suffix in (".parquet", ".arrow"):
+        return DataFile(path=where, shown=shown, container="parquet" if head.startswith(b"PAR1") or suffix == ".parquet" else "arrow")
+    for magic, kind in MAGIC:
+        if head.startswith(magic):
+            hint = f"iconv -f UTF-16 -t UTF-8 {where.name} > utf8-{where.name}" if "UTF-16" in kind else SAVE_AS_CSV if "document" in kind else "unpack or export it first"
+            raise InputError(f"{shown}: this is {kind}", f"readable: {READABLE}", hint)
+    text = head.decode("utf-8", errors="replace").lstrip("\ufeff \t\r\n")
+    if suffix in (".html", ".htm") or text[:200].lower().startswith(HTML_STARTS):
+        raise InputError(f"{shown}: this is an HTML page, not data", hint="the download link probably led to a web page: use the link of the raw file")
+    return DataFile(path=where, shown=shown, container=_container(where, shown, suffix, text), gzipped=gzipped)
+
+
+def _head(where: Path, shown: str) -> tuple[bytes, bool]:
+    """The first bytes, unpacked, and whether the file is gzipped (by content: endings lie)."""
+    try:
+        with where.open("rb") as raw:
+            head = raw.read(HEAD_BYTES)
+    except PermissionError:
+        raise InputError(f"{shown}: no permission to read it", hint=f"chmod u+r {shown}, or ask its owner") from None
+    except OSError as error:
+        raise InputError(f"{shown}: cannot be read ({error.strerror})") from None
+    if not head.startswith(b"\x1f\x8b"):
+        return head, False
+    import gzip
+    import zlib
+
+    try:
+        with gzip.open(where) as packed:
+            return packed.read(HEAD_BYTES), True
+    except (OSError, EOFError, zlib.error):
+        # Cut off or damaged; whatever could be unpacked decides what it is, the reader names the row where it breaks.
+        unpacker = zlib.decompressobj(31)
+        try:
+            head = unpacker.decompress(head)
+        except zlib.error:
+            head = b""
+        if not head:
+            raise InputError(f"{shown}: the gzip data is damaged or cut off", hint="download or copy it again; `gzip -t` checks it") from None
+        return head[:HEAD_BYTES], True
+
+
+def _container(where: Path, shown: str, suffix: str, text: str) -> str:
+    """json, jsonl, csv or text: the ending, corrected by what the file starts with."""
+    container = CONTAINERS.get(suffix)
+    first, _, rest = text.partition("\n")
+    if container in ("json", "jsonl") or (container in ("text", None) and text.startswith("{")):
+        if text.startswith("["):
+            return "jsonl" if container == "jsonl" and _is_json(first) and rest.strip() else "json"
+        if container == "jsonl":
+            return "jsonl"
+        if text.startswith("{") and "\n" in text and (_is_json(first)):
+            return "jsonl" if rest.strip() or container != "json" else "json"
+        if text.startswith("{") and "\n" not in text:
+            # The first line is longer than what was looked at, or the only one: the JSON reader takes both.
+            return "json" if container == "json" else "jsonl"
+    if container is None:
+        raise InputError(f"{shown}: unknown kind of file{f' ({suffix})' if suffix else ' (no ending)'}", f"readable: {READABLE}", "rename it by what it holds, or export it")
+    return container
+
+
+def _is_json(text: str) -> bool:
+    import json
+
+    try:
+        return isinstance(json.loads(text), (dict, list))
+    except (ValueError, RecursionError):
+        return False
+
+
+# --------------------------------------------------------------------------- folders
+
+
+def _folder(where: Path, shown: str) -> Found:
+    if (where / "dataset_dict.json").is_file() or (where / "state.json").is_file():
+        from advisor.data.read.arrow import dataset_folder
+
+        return dataset_folder(where, shown)
+    files: list[DataFile] = []
+    others: dict[str, int] = {}
+    unreadable: list[str] = []
+    for path in _walk(where, unreadable):
+        suffix = Path(path.name.lower().removesuffix(".gz")).suffix
+        if suffix not in CONTAINERS:
+            others[suffix or "no ending"] = others.get(suffix or "no ending", 0) + 1
+            continue
+        inner = os.path.join(shown, path.relative_to(where))
+        mode = _mode(path, inner)
+        if stat.S_ISREG(mode) and path.stat().st_size == 0:
+            unreadable.append(f"{inner} (empty)")
+            continue
+        files.append(_look_at(path, inner, mode))
+    notes = [f"left out: {', '.join(unreadable[:5])}{' ...' if len(unreadable) > 5 else ''}"] if unreadable else []
+    if not files:
+        counted = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items(), key=lambda item: -item[1])[:5])
+        what = "the folder holds images, no text" if others and all(suffix in IMAGES for suffix in others) else "no data file in this folder"
+        hint = SAVE_AS_CSV if any(suffix in OFFICE for suffix in others) else "name the file that holds the examples"
+        raise InputError(f"{shown}: {what}{f' (found {counted})' if counted else ' (it is empty)'}", f"readable: {READABLE}", hint)
+    tables = [file for file in files if file.container != "text"]
+    if tables:
+        texts = [file for file in files if file.container == "text" or file.path.name.lower().startswith(BESIDE_DATA)]
+        strange = [file for file in texts if not file.path.name.lower().startswith(BESIDE_DATA)]
+        if strange:
+            _refuse_mixture(shown, files)
+        if texts and len(texts) < len(files):
+            notes.append(f"left out: {', '.join(file.path.name for file in texts[:5])}")
+            files = [file for file in files if file not in texts]
+    if len({file.container for file in files} - {"json", "jsonl"}) + bool({file.container for file in files} & {"json", "jsonl"}) > 1:
+        _refuse_mixture(shown, files)
+    train = [file for file in files if "train" in file.path.name.lower()]
+    if train and len(train) < len(files) and all(file in train or any(name in file.path.name.lower() for name in EVALUATION_NAMES) for file in files):
+        notes.append(f"left out, kept for evaluation: {', '.join(file.path.name for file in files if file not in train)}")
+        files = train
+    return Found(files=tuple(files), container=files[0].container, folder=True, notes=tuple(notes), root=where)
+
+
+def _refuse_mixture(shown: str, files: list[DataFile]) -> None:
+    names = ", ".join(sorted({f"{file.container} ({file.path.name})" for file in files})[:6])
+    raise InputError(f"{shown}: the folder mixes kinds of files: {names}", hint="name one file, or move what belongs together into a folder of its own")
+
+
+def _walk(where: Path, unreadable: list[str]) -> Iterator[Path]:
+    """Every file below a folder, sorted; hidden ones left out, linked folders entered once (links may loop)."""
+    seen: set[tuple[int, int]] = set()
+    pending = [where]
+    while pending:
+        folder = pending.pop()
+        try:
+            status = folder.stat()
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            if folder == where:
+                raise InputError(f"{where}: the folder cannot be read ({error.strerror})") from None
+            unreadable.append(f"{folder} ({error.strerror})")
+            continue
+        below: list[Path] = []
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            try:
+                is_folder = entry.is_dir()
+                entry.stat()
+            except OSError as error:  # a link to itself or to nothing
+                unreadable.append(f"{entry.path} ({error.strerror})")
+                continue
+            if is_folder:
+                below.append(Path(entry.path))
+            else:
+                yield Path(entry.path)
+        pending.extend(reversed(below))
+
+
+# --------------------------------------------------------------------------- bytes and lines
+
+
+def open_bytes(file: DataFile) -> IO[bytes]:
+    """The unpacked bytes of a file."""
+    try:
+        if file.gzipped:
+            import gzip
+
+            packed: IO[bytes] = gzip.open(file.path)  # type: ignore[assignment]  # noqa: SIM115 - the caller closes it
+            return packed
+        return file.path.open("rb")
+    except PermissionError:
+        raise InputError(f"{file.shown}: no permission to read it", hint=f"chmod u+r {file.shown}, or ask its owner") from None
+    except OSError as error:
+        raise InputError(f"{file.shown}: cannot be read ({error.strerror})") from None
+
+
+def read_lines(file: DataFile, faults: Faults) -> Iterator[tuple[int, str]]:
+    """(line number, line with its end) of a UTF-8 file; lines that are not text go to `faults`."""
+    line_number = 0
+    with open_bytes(file) as stream:
+        try:
+            for line_number, raw in enumerate(stream, 1):
+                try:
+                    line = raw.decode()
+                except UnicodeDecodeError as error:
+                    faults.add(line_number, *not_utf8(file, line_number, raw, error))
+                    if faults.full:
+                        return
+                    continue
+                if "\0" in line:
+                    faults.add(
+                        line_number, f"{file.shown}:{line_number}:{line.index(chr(0)) + 1}: a NUL character; the file is binary or damaged", "export the data again as UTF-8 text"
+                    )
+                    if faults.full:
+                        return
+                    continue
+                if line_number == 1 and line.startswith("\ufeff"):
+                    line = line[1:]
+                yield line_number, line
+        except OSError as error:
+            faults.add(line_number + 1, *broken_stream(file, line_number, error))
+        except Exception as error:
+            if not is_broken_gzip(error):
+                raise
+            faults.add(line_number + 1, *broken_stream(file, line_number, error))
+
+
+def not_utf8(file: DataFile, line_number: int, raw: bytes, error: UnicodeDecodeError) -> tuple[str, str]:
+    """What to say of a line that is not UTF-8: where, which byte, and what it would be in Latin-1."""
+    column = len(raw[: error.start].decode("utf-8", errors="replace")) + 1
+    byte = raw[error.start]
+    meant = f", '{bytes([byte]).decode('latin-1')}' in Latin-1" if byte >= 0xA0 else ""
+    return (
+        f"{file.shown}:{line_number}:{column}: not UTF-8 (byte 0x{byte:02x}{meant})",
+        f"convert the file: iconv -f WINDOWS-1252 -t UTF-8 {file.path.name} > utf8-{file.path.name}",
+    )
+
+
+def is_broken_gzip(error: BaseException) -> bool:
+    """True for what gzip raises on cut off or damaged data."""
+    import zlib
+
+    return isinstance(error, (EOFError, zlib.error))
+
+
+def broken_stream(file: DataFile, after_line: int, error: BaseException) -> tuple[str, str]:
+    """What to say of a file that breaks off while it is read."""
+    if file.gzipped:
+        return (f"{file.shown}: the gzip data is cut off or damaged after line {after_line}", "download or copy it again; `gzip -t` checks it")
+    return (f"{file.shown}: reading failed after line {after_line} ({getattr(error, 'strerror', None) or error})", "check the disk, or copy the file again")
+
+
+def need_pyarrow(shown: str) -> None:
+    """Raises MachineNotReady, with the line to install, where pyarrow is not importable."""
+    from importlib.util import find_spec
+
+    if find_spec("pyarrow") is None:
+        raise MachineNotReady(f"{shown}: Parquet and Arrow files need pyarrow, which is not installed", hint="pip install 'finetune-advisor[train]', or export the data as JSONL")
+
+
+def content_digest(path: str | os.PathLike[str]) -> str:
+    """sha256 of the content behind a path: the bytes of its file, or names and bytes of its files."""
+    import hashlib
+
+    found = find_data(path)
+    digest = hashlib.sha256()
+    root = found.root or Path(path)
+    for file in found.files:
+        if found.folder:
+            digest.update(f"\0{file.path.relative_to(root).as_posix()}\0".encode())
+        with file.path.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,136 @@
+"""What the cells of each column look like in a sample of rows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from advisor.data.conversation import ROLE_KEYS, ROLES, as_turns, read_transcript, text_of, turn_keys
+from advisor.data.recognise.roles import BAD_WORDS, GOOD_WORDS
+
+VERDICTS = GOOD_WORDS | BAD_WORDS
+MAX_CLASSES = 200
+_NUMBER = re.compile(r"[-+]?[$€£]?\d[\d,. /]*%?")
+KEPT_VALUES = 300  # distinct values kept of a column
+
+
+@dataclass(slots=True)
+class Column:
+    """What a sample of one column's cells looks like."""
+
+    filled: int = 0
+    shapes: dict[str, int] = field(default_factory=dict)
+    characters: int = 0
+    several: int = 0  # lists of two texts and more: ranked answers, or several that are right
+    checkable: int = 0  # texts that are a number, or end with one after ####
+    values: set[str] = field(default_factory=set)
+    yes_no: int = 0
+    sharegpt: int = 0
+    open_ended: int = 0  # conversations that end with a question
+    with_calls: int = 0
+    transcripts: int = 0
+
+    @property
+    def shape(self) -> str:
+        """text, number, bool, turns, texts, object or list: what most filled cells are."""
+        return max(self.shapes, key=lambda shape: self.shapes[shape]) if self.shapes else "null"
+
+    @property
+    def mean_characters(self) -> float:
+        return self.characters / max(1, self.filled)
+
+    def is_label(self, *, named: bool) -> bool:
+        """True where the column has few distinct short values."""
+        if self.shape not in ("text", "number", "bool", "texts") or not self.values:
+            return False
+        distinct = len(self.values)
+        if distinct > MAX_CLASSES or self.mean_characters > 60:
+            return False
+        if named:
+            return self.shape == "bool" or distinct <= max(2, int(0.7 * self.filled)) or distinct == self.filled == 1
+        return self.filled >= 8 and 2 <= distinct <= self.filled / 3
+
+
+def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, Column]:
+    columns: dict[str, Column] = {}
+    for row in rows:
+        for name, cell in row.items():
+            _add(columns.setdefault(str(name), Column()), cell)
+    return columns
+
+
+def _add(column: Column, cell: Any) -> None:
+    if cell is None:
+        return
+    column.filled += 1
+    shape = "object"
+    text: str | None = None
+    if isinstance(cell, bool):
+        shape, text = "bool", str(cell).lower()
+    elif isinstance(cell, (int, float)):
+        shape, text = "number", str(cell)
+    elif isinstance(cell, (str, list, dict)):
+        turns = as_turns(cell)
+        if turns is not None and turn_keys(turns[0]) is not None:
+            shape = "turns"
+            _add_turns(column, turns)
+        elif isinstance(cell, str):
+            shape, text = "text", cell
+            column.transcripts += ":" in cell[:16] and read_transcript(cell) is not None
+        elif isinstance(cell, list):
+            shape = "texts" if all(isinstance(item, (str, int)) and not isinstance(item, bool) for item in cell) else "list"
+            text = ", ".join(map(str, cell)) if shape == "texts" else None
+            column.several += len(cell) > 1 and all(isinstance(item, str) for item in cell)
+        elif isinstance(cell.get("text"), list):  # SQuAD
+            column.several += len(cell["text"]) > 1
+    column.shapes[shape] = column.shapes.get(shape, 0) + 1
+    if text is not None:
+        column.checkable += checkable(text) is not None
+        column.characters += len(text)
+        column.yes_no += text.strip().lower() in VERDICTS
+        if len(column.values) <= KEPT_VALUES:
+            column.values.add(text[:200])
+
+
+def _add_turns(column: Column, turns: list[Any]) -> None:
+    keys = [turn_keys(turn) for turn in turns]
+    column.sharegpt += keys[0] is not None and keys[0][0] == "from"
+    last = keys[-1]
+    name = str(turns[-1].get(last[0], "")).strip().lower() if last else ""
+    column.open_ended += ROLES.get(name) not in ("assistant", None)
+    called = any(isinstance(turn, dict) and (turn.get("tool_calls") or turn.get("function_call") or _is_tool_turn(turn)) for turn in turns)
+    column.with_calls += called
+
+
+def _is_tool_turn(turn: Mapping[str, Any]) -> bool:
+    return any(turn.get(key) in ("tool", "function", "function_call", "observation", "tool_call") for key in ROLE_KEYS)
+
+
+def checkable(text: str) -> str | None:
+    """The result in an answer that a program can compare: a bare number, or what stands after #### (GSM8K); None where there is none."""
+    if "####" in text:
+        result = text.rsplit("####", 1)[1].strip()
+        return result if 0 < len(result) <= 40 else None
+    return text.strip() if len(text) <= 24 and _NUMBER.fullmatch(text.strip()) else None
+
+
+def text_cell(value: Any) -> str | None:
+    """The text of an answer, label or context cell: text, a number, text parts, or the usual small objects around one."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return str(value) if value == value else None  # NaN: what other tools write for an empty cell
+    if isinstance(value, Mapping):  # SQuAD answers, verl reward_model
+        for key in ("ground_truth", "text", "value", "content", "answer"):
+            if key in value:
+                return text_cell(value[key])
+        return None
+    if isinstance(value, (list, tuple)):
+        if value and all(isinstance(item, (str, int, float)) for item in value):
+            return str(value[0])
+        return text_of(value)
+    return None

@@ -1,0 +1,149 @@
+"""A RunSpec with every default filled in, as the memory formulas want it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from advisor.estimate.dims import Dims, trainable_params
+from advisor.estimate.frameworks import Stack, stack_of
+from advisor.estimate.types import RunSpec, Term
+from advisor.ground.types import Source
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
+CPU_OPTIMIZERS = ("adamw_cpu", "adam_cpu", "cpu_adam")
+COUNTERS = ("allocated", "active", "reserved", "nvidia-smi", "unknown")
+PAIRED = ("dpo", "orpo", "rm")  # each row is two sequences
+
+# Objectives that learn from answers of their own -> answers to each prompt unless told (rules/objectives/).
+GENERATED = {"ppo": 1, "grpo": 8, "rloo": 4}
+ANSWERS_AT_ONCE = 32  # that our PPO writes together at least (trainers/ppo/rollout.py)
+
+
+def sequences_per_row(objective: str) -> int:
+    """How many sequences one row of an objective is: both sides of a pair run."""
+    return 2 if objective in PAIRED else 1
+
+
+def answers_each(spec: RunSpec) -> int:
+    """How many answers to one prompt a step learns from."""
+    return int(spec.options.get("generations") or GENERATED[spec.objective]) if spec.objective in GENERATED else 1
+
+
+def answers_at_once(spec: RunSpec) -> int:
+    """How many answers are written together."""
+    if spec.objective == "ppo":
+        return min(max(ANSWERS_AT_ONCE, spec.micro_batch_size), spec.micro_batch_size * spec.grad_accum)
+    return spec.micro_batch_size * answers_each(spec)
+
+
+def rollouts(spec: RunSpec) -> int:
+    """How many times a step writes answers."""
+    return -(-spec.micro_batch_size * spec.grad_accum * answers_each(spec) // answers_at_once(spec))
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One run on one device."""
+
+    spec: RunSpec
+    dims: Dims
+    stack: Stack
+    tokens: int
+    rows: int
+    gpus: int
+    cpu: bool
+    sharding: str | None
+    shard_all: int  # over how many devices weights are divided
+    shard_states: int
+    shard_grads: int
+    weight_bytes: int  # bytes of one unquantised weight
+    hidden_bytes: int  # of one element of the residual stream
+    train_bytes: int  # of one trainable parameter
+    trainable: int
+    embeddings: int  # trained whole beside a module: copies in the dtype of the base
+    checkpointing: str  # "none" | "full" | "selective" | "offload"
+    master: bool  # float32 weights beside 16-bit ones, which the optimizer steps on
+    optimizer: str
+    loss: str  # "full" | "fused" | "chunked" | "parts" (our PPO: a few tokens at a time)
+    prepared: bool  # embeddings, output and norms of a quantised base in float32
+    eager: bool  # attention scores exist whole
+    counter: str
+    offloaded: bool  # weights live in host memory, and gradients and optimizer with them
+    fused_norms: bool
+    fused_mlp: bool
+    quantised_head: bool  # the output matrix is quantised like any other
+    keeps_inputs: bool  # FSDP of frozen units under accelerate: inputs stay to the end of the backward pass
+
+    @property
+    def trained(self) -> tuple[tuple[int, int], ...]:
+        """(how many, bytes each) of the parameters that get a gradient, by dtype."""
+        return ((self.trainable, self.train_bytes), *(((self.embeddings, self.weight_bytes),) if self.embeddings else ()))
+
+    @property
+    def trained_bytes(self) -> int:
+        """Of all parameters that get a gradient, and so of one set of gradients."""
+        return sum(count * width for count, width in self.trained)
+
+    @property
+    def trained_words(self) -> str:
+        """The parameters that get a gradient, as a product in words."""
+        return " + ".join(f"{count:,} trainable parameters x {width} B" for count, width in self.trained)
+
+
+def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> Setting:
+    """The spec with what the bundled trainers would use where it is silent."""
+    stack = stack_of(spec.framework)
+    # FSDP's CPU offload brings the optimizer to the host too, so an optimizer there tells of it.
+    offloaded = spec.sharding == "fsdp" and spec.optimizer in CPU_OPTIMIZERS if not spec.offload_weights else spec.sharding in ("fsdp", "zero3")
+    offloaded = offloaded and spec.gpus > 1
+    gpus = max(1, spec.gpus)
+    deepspeed = (spec.sharding or "").startswith("zero")  # on one device, too: with its buckets and float32 copies, and nothing to divide
+    sharding = spec.sharding or ("ddp" if gpus > 1 else None) if gpus > 1 or deepspeed else None
+    weight_bytes = 4 if cpu else DTYPE_BYTES.get(spec.weights_dtype, 2)
+    full = spec.update == "full"
+    # DeepSpeed's optimizers keep float32 weights beside 16-bit ones. Over several devices a spec says so itself; on one, naming it says it.
+    master = spec.fp32_master_weights or (deepspeed and gpus == 1 and full and not cpu)
+    if full:
+        train_bytes = weight_bytes
+        if sharding == "fsdp" and spec.precision == "mixed":
+            train_bytes = weight_bytes = 4  # accelerate upcasts the flat parameters
+    else:
+        # PEFT keeps adapters in float32, and so do the bundled trainers; some frameworks do not.
+        narrow = stack.adapters_in_16_bit or (stack.quantised_adapters_in_16_bit and spec.quantization is not None)
+        train_bytes = 2 if narrow and not cpu else 4
+    prepared = bool(spec.kbit_prepared) or (spec.quantization is not None and stack.prepares_quantised)
+    # The residual stream follows the embedding's dtype; float32 after prepare_model_for_kbit_training, which upcasts norms and
+    # embeddings. FSDP casts what it gathers, so the layers compute and keep 16 bit.
+    cast = sharding == "fsdp" and not cpu and (not full or spec.precision == "mixed" or spec.weights_dtype != "float32")
+    hidden_bytes = 2 if cast else 4 if prepared or weight_bytes == 4 else 2
+    checkpointing = "none" if not spec.gradient_checkpointing else (spec.gradient_checkpointing if isinstance(spec.gradient_checkpointing, str) else "full")
+    if checkpointing not in ("none", "full", "selective", "offload"):
+        checkpointing = "full"
+    # The bundled trainers score in tiles on a card; on the CPU they hold the logits of the learned tokens whole. PPO is our own.
+    own = "parts" if spec.objective == "ppo" and not stack.name else "full" if spec.objective in ("orpo", "ppo") or (cpu and spec.objective in ("sft", "cpt")) else "chunked"
+    loss = spec.loss or own
+    kernels = stack.fused_with_loss and loss == "chunked"
+    counter = "allocated" if spec.counter == "unknown" and stack.logs_allocated else spec.counter if spec.counter in COUNTERS else "unknown"
+    rows = spec.micro_batch_size * sequences_per_row(spec.objective)
+    return Setting(
+        spec=spec, dims=dims, stack=stack, tokens=rows * spec.seq_len, rows=rows, gpus=gpus, cpu=cpu, sharding=sharding,
+        shard_all=gpus if sharding in ("fsdp", "zero3") else 1,
+        shard_states=gpus if sharding in ("fsdp", "zero3", "zero2", "zero1") else 1, shard_grads=gpus if sharding in ("fsdp", "zero3", "zero2") else 1,
+        weight_bytes=weight_bytes, hidden_bytes=hidden_bytes, train_bytes=train_bytes, trainable=trainable_params(dims, spec),
+        embeddings=dims.embedding_params if spec.update == "lora" and spec.options.get("train_embeddings") else 0, checkpointing=checkpointing,
+        master=master and weight_bytes < 4,
+        optimizer="adamw_cpu" if offloaded else spec.optimizer or "adamw_fused", loss=loss, counter=counter,
+        prepared=prepared, eager=spec.attention == "eager" or dims.eager_only, fused_norms=stack.fused_norms or kernels, fused_mlp=stack.fused_mlp or kernels,
+        quantised_head=stack.lit and spec.quantization is not None and not dims.encoder,
+        offloaded=offloaded, keeps_inputs=sharding == "fsdp" and not full and stack.accelerate,
+    )  # fmt: skip
+
+
+def term_of(name: str, size_bytes: float, because: str, source: Source) -> Term:
+    """A line of an estimate; never below zero."""
+    return Term(name=name, size_bytes=max(0, round(size_bytes)), because=because, source=source)
+
+
+def per_device(share: int) -> str:
+    """The words for a size divided over devices."""
+    return f" / {share} devices" if share > 1 else ""

@@ -1,0 +1,111 @@
+"""The values of the estimator: what a run is, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from advisor.ground.types import Source
+
+Fits = Literal["fits", "tight", "too_big", "unknown"]
+WHOLE, SPLIT = "ddp", "fsdp"  # how several cards share the work: a whole model on each, which `advise run` starts, or one split over them
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSpec:
+    """The settings one estimate is about. A field left None takes what the bundled trainers would use."""
+
+    objective: str = "sft"
+    update: str = "lora"
+    quantization: str | None = None
+    double_quantization: bool = True
+    kbit_prepared: bool | None = None
+    weights_dtype: str = "bfloat16"
+    precision: str | None = None  # pure | mixed
+    fp32_master_weights: bool = False
+    optimizer: str | None = None
+    optimizer_in_backward: bool = False
+    rank: int | None = None
+    target_modules: str | tuple[str, ...] = "all-linear"
+    micro_batch_size: int = 1
+    seq_len: int = 1024
+    grad_accum: int = 1
+    packing: bool = False
+    gradient_checkpointing: bool | str = True
+    attention: str = "sdpa"
+    loss: str | None = None  # full | fused | chunked
+    gpus: int = 1
+    sharding: str | None = None  # None ddp zero2 zero3 fsdp
+    offload_weights: bool = False  # fsdp and zero3: weights, gradients and optimizer live in host memory
+    compile: bool = False
+    framework: str | None = None
+    counter: str = "allocated"
+    options: Mapping[str, Any] = field(default_factory=dict)  # keys of the update or objective: bottleneck, prefix_tokens
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Term:
+    """One line of a memory estimate."""
+
+    name: str
+    size_bytes: int
+    because: str
+    source: Source
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Moment:
+    """A moment of a run (forward and backward, optimizer step, evaluation) as a sum of the lines shown."""
+
+    name: str
+    terms: tuple[Term, ...]
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(term.size_bytes for term in self.terms)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemoryEstimate:
+    """Peak memory of one device: its highest moment, so total and explanation cannot disagree."""
+
+    moments: tuple[Moment, ...]
+    low_bytes: int  # the band that measured runs of this kind fell into
+    high_bytes: int
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def peak(self) -> Moment:
+        return max(self.moments, key=lambda moment: moment.total_bytes)
+
+    @property
+    def peak_bytes(self) -> int:
+        return self.peak.total_bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TimeEstimate:
+    """Duration of one optimizer step and of the whole run."""
+
+    step_s: float
+    steps: int | None
+    tokens_per_s_per_gpu: float
+    because: str
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def duration_s(self) -> float | None:
+        return None if self.steps is None else self.step_s * self.steps
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """What one candidate costs. A part is None where it cannot be known; `unknown` says why."""
+
+    fits: Fits
+    memory: MemoryEstimate | None = None
+    limit_bytes: int | None = None  # what the device has for it
+    duration_s: float | None = None
+    cost_usd: float | None = None
+    cost_note: str = ""  # "RTX 4090 at $0.34/h (vast, 2026-08)"
+    unknown: tuple[str, ...] = ()

@@ -1,0 +1,206 @@
+"""The values that travel: Hardware + Answers + DataProfile + ModelShape = Situation -> Advice -> Plan -> Run.
+
+Frozen dataclasses, standard library only. `None` means "not known", never zero. Bytes, seconds, tokens and US dollars
+inside; render/ alone converts. The Plan lives in plan/model.py, since it is also a file format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """Where a number or a statement comes from."""
+
+    title: str
+    url: str = ""
+    checked: str = ""  # the date somebody read it, ISO
+    kind: str = ""  # measured | paper | vendor | derived | assumed | document
+
+
+# --------------------------------------------------------------------------- the machine
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GpuSpec:
+    """What the catalogue (rules/hardware/) knows of one kind of card."""
+
+    id: str
+    name: str
+    vendor: str
+    memory_bytes: int | None
+    compute_capability: tuple[int, int] | None
+    bf16: bool | None
+    bf16_flops: float | None  # dense FLOP/s with fp32 accumulate; fp16 where the card has no bf16
+    achieved_flops: float | None  # the best dense matmul anyone measured, FLOP/s
+    bandwidth_bytes_per_s: float | None
+    power_w: float | None
+    price_usd_per_h: float | None  # on demand, the lowest that is not a marketplace, else the lowest
+    price_note: str = ""  # provider and date of that price
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gpu:
+    """One device the process may use."""
+
+    name: str
+    memory_total_bytes: int | None
+    memory_free_bytes: int | None = None  # None for a card that was named, not probed
+    other_processes_bytes: int | None = None
+    compute_capability: tuple[int, int] | None = None
+    bf16: bool | None = None
+    uuid: str | None = None
+    index: int | None = None  # NVML's index; never use it to find the card in torch
+    mig_profile: str | None = None
+    spec: GpuSpec | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hardware:
+    """Facts of one machine, probed or stated."""
+
+    # cuda | rocm | mps | cpu (no device found, or `gpu: none`) | unknown (hardware rules nothing out)
+    kind: str
+    origin: Literal["probed", "stated", "unknown"]
+    gpus: tuple[Gpu, ...] = ()
+    cpu_cores: int | None = None  # that this process may use (affinity)
+    cpu_bf16: bool | None = None  # whether the processor multiplies bfloat16 by itself; None where it does not say
+    ram_total_bytes: int | None = None  # cgroup limit where there is one
+    ram_free_bytes: int | None = None
+    disk_free_bytes: int | None = None
+    driver_version: str | None = None
+    cuda_version: str | None = None  # the newest CUDA the driver supports
+    interconnect: str | None = None
+    software: Mapping[str, str | None] = field(default_factory=dict)  # package -> installed version, None if absent
+    notes: tuple[str, ...] = ()  # facts worth showing: "driver present, no device", "memory not reported"
+    torch_target: str | None = None  # what the installed PyTorch was built for: "CPU", "CUDA 12.8", "ROCm 6.4"
+    problem: str | None = None  # why the installed PyTorch cannot use the probed card, with the line to install
+
+    @property
+    def device_memory_bytes(self) -> int | None:
+        """Memory a run on one device may plan with: the smallest card's free memory, else its total; RAM on the CPU."""
+        if self.kind == "unknown":
+            return None
+        if not self.gpus:
+            return self.ram_free_bytes or self.ram_total_bytes
+        sizes = [gpu.memory_free_bytes or gpu.memory_total_bytes for gpu in self.gpus]
+        return None if any(size is None for size in sizes) else min(size for size in sizes if size is not None)
+
+
+# --------------------------------------------------------------------------- what the person says
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """One answer and where it came from. Rank of origins: default < file < flag < asked."""
+
+    value: Any
+    origin: Literal["default", "file", "flag", "asked"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answers:
+    """Fact id -> answer, for the facts of rules/facts.yaml whose origin is `asked`. A fact not in it was not stated."""
+
+    known: Mapping[str, Answer] = field(default_factory=dict)
+
+    def value(self, fact: str, default: Any = None) -> Any:
+        answer = self.known.get(fact)
+        return default if answer is None else answer.value
+
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """The signals that were stated as true."""
+        return tuple(self.value("signals", ()))
+
+
+# --------------------------------------------------------------------------- the data
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """Something about the data that a person should know."""
+
+    id: str  # kebab-case, named after the situation: "row-without-answer"
+    severity: Literal["error", "warning", "note"]
+    text: str
+    count: int = 0
+    rows: tuple[int, ...] = ()  # 1-based; the first few
+    blocks: tuple[str, ...] = ()  # objectives it makes impossible
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenStats:
+    """Length of one row in tokens."""
+
+    total: int
+    mean: float
+    p50: int
+    p90: int
+    p95: int
+    p99: int
+    longest: int
+    counted_by: str  # "tokenizer of <model>" or "characters / 4 (approximation)"
+    sampled_rows: int | None = None  # None: every row was counted
+    histogram: tuple[tuple[int, int], ...] = ()  # (longest of the bin, rows in it)
+    request_mean: float | None = None  # of what stands before the answer; None where rows have no parts
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataProfile:
+    """What a data file is, measured without torch."""
+
+    path: str
+    kind: str  # paired | raw_text | preference | unpaired_feedback | prompts_with_verifier
+    format: str  # messages sharegpt alpaca prompt_completion question_answer classification text preference ...
+    mapping: Mapping[str, str]  # role -> column, as understood
+    rows: int
+    tokens: TokenStats | None
+    objectives: tuple[str, ...]  # it can train
+    findings: tuple[Finding, ...] = ()
+    sample: Mapping[str, Any] | None = None  # one row as understood
+    digest: str = ""  # of the content
+    confidence: str = ""  # certain | likely | stated (by a mapping): how sure the format is
+    why: str = ""  # what the format was recognised by
+    other_ways: tuple[str, ...] = ()  # options that would read it otherwise: '--map question=a answer=b'
+    measures: Mapping[str, Any] = field(default_factory=dict)  # JSON types: turns, scripts, classes, lengths of requests and answers, ...
+
+
+# --------------------------------------------------------------------------- the model
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelShape:
+    """What memory and time need to know of a model. Only `params` is always known."""
+
+    id: str  # as given: hub id, folder or description
+    origin: Literal["folder", "catalogue", "hub", "size", "suggested"]
+    params: int
+    active_params: int | None = None  # per token, for a mixture of experts
+    architecture: str | None = None  # model_type of config.json
+    hidden_size: int | None = None
+    layers: int | None = None
+    heads: int | None = None
+    kv_heads: int | None = None
+    head_dim: int | None = None
+    intermediate_size: int | None = None
+    vocab_size: int | None = None
+    tied_embeddings: bool | None = None
+    context_tokens: int | None = None
+    experts: int | None = None
+    experts_per_token: int | None = None
+    expert_size: int | None = None  # MLP width of one expert
+    lookup_params: int = 0  # embeddings of each layer beside the first: looked up, never multiplied, never quantised
+    instruct: bool | None = None  # its name says that it follows instructions (True) or is a base model (False)
+    gated: bool | None = None  # the hub asks for access approval
+    license: str | None = None
+    source: str = ""
+    note: str = ""  # what was guessed, for a person: "size taken from the name"
+
+    @property
+    def resolved(self) -> bool:
+        """True where every dimension the estimator wants is known, not guessed from a size."""
+        return None not in (self.hidden_size, self.layers, self.intermediate_size, self.vocab_size)

@@ -1,0 +1,86 @@
+"""Shipped YAML files, read once and kept as JSON in the user's cache folder: reading YAML is most of what advice costs.
+
+What is kept is named by a digest of the file's bytes and of the reader's own code, so that neither can be out of date. A
+cache that cannot be written or read is no error: the file is then parsed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+from advisor.ground import yaml_reader as yamlio
+from advisor.ground.resources import rules_dir
+from advisor.ground.yaml_reader import Document, Path_, parse_yaml
+
+BETWEEN = "\x1f"  # steps of a path; no key of ours holds it
+MAX_KEPT = 200  # files in the cache; more means many versions came and went
+
+
+class _Marks(Mapping[Path_, tuple[int, int]]):
+    """Positions as they are kept: 'tables␟gate␟0␟id' -> [line, column]."""
+
+    def __init__(self, kept: Mapping[str, list[int]]) -> None:
+        self.kept = kept
+
+    def __getitem__(self, path: Path_) -> tuple[int, int]:
+        line, column = self.kept[_joined(path)]
+        return line, column
+
+    def __iter__(self) -> Iterator[Path_]:
+        return (tuple(int(step) if step.isdigit() else step for step in joined.split(BETWEEN)) if joined else () for joined in self.kept)
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+
+def _joined(path: Path_) -> str:
+    return BETWEEN.join(map(str, path))
+
+
+def read_shipped(path: Path, *, root: Path | None = None) -> Document:
+    """A file under rules/, called 'rules/...' in messages. Raises InputError as `read_yaml` does."""
+    root = root or rules_dir()
+    name = f"rules/{path.relative_to(root).as_posix()}" if path.is_relative_to(root) else f"rules/{path.parent.name}/{path.name}"
+    try:
+        raw = path.read_bytes()
+    except OSError:
+        return yamlio.read_yaml(path, name=name)  # says what is wrong
+    kept = _folder() / f"{hashlib.sha256(_reader() + raw).hexdigest()[:32]}.json"
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        found = json.loads(kept.read_bytes())
+        return Document(name, found["data"], _Marks(found["keys"]), _Marks(found["values"]))
+    document = parse_yaml(raw, name=name)
+    _keep(document, kept)
+    return document
+
+
+@cache
+def _reader() -> bytes:
+    return hashlib.sha256(Path(yamlio.__file__).read_bytes()).digest()
+
+
+@cache
+def _folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune-advisor" / "rules"
+
+
+def _keep(document: Document, path: Path) -> None:
+    value = {
+        "data": document.data,
+        "keys": {_joined(place): mark for place, mark in document.key_marks.items()},
+        "values": {_joined(place): mark for place, mark in document.value_marks.items()},
+    }
+    with suppress(OSError, TypeError, ValueError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if sum(1 for _ in path.parent.iterdir()) >= MAX_KEPT:
+            for old in path.parent.glob("*.json"):
+                old.unlink(missing_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(value, ensure_ascii=False, separators=(",", ":")), "utf-8")
+        os.replace(temporary, path)

@@ -1,0 +1,220 @@
+"""Strict YAML: one reader for rules, facts, catalogues, answers and plans.
+
+Plain data only, each node's position kept, YAML 1.2 scalars, and everything that surprises people refused with file, line
+and column: duplicate keys, aliases and anchors, tags, merge keys, unquoted yes/no/on/off, great depth and size.
+JSON is read through it too (JSON is YAML), so that errors in an answers file look the same in both forms.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from advisor.ground.errors import Fault, InputError
+
+MAX_BYTES = 1_000_000
+MAX_DEPTH = 20
+MAX_VALUES = 60_000  # what a second is enough for
+Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+_NULL = {"", "~", "null", "Null", "NULL"}
+_TRUE, _FALSE = {"true", "True", "TRUE"}, {"false", "False", "FALSE"}
+_INT = re.compile(r"[-+]?[0-9]+$")
+_HEX = re.compile(r"0x[0-9a-fA-F]{1,16}$")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
+_BRACKETS = re.compile(r"[\[\]{}]")
+_MARKS = re.compile(rf"([-?:][ \t]+){{{MAX_DEPTH}}}")  # "- - - - ..." and "? ? ? ...", each a level
+_BOOLISH = {"yes", "no", "on", "off", "y", "n"}
+
+PLAIN_TAGS = {"str", "int", "float", "bool", "null", "seq", "map", "timestamp", "value"}  # what the parser resolves by itself
+
+Path_ = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Plain data with the position of every key and value: path -> (line, column), both from 1."""
+
+    name: str
+    data: Any
+    key_marks: Mapping[Path_, tuple[int, int]]
+    value_marks: Mapping[Path_, tuple[int, int]]
+
+    def at(self, path: Sequence[str | int] = (), *, key: bool = False) -> str:
+        """'plan.yaml:12:13' for a path, or for the nearest enclosing node that has a position."""
+        path = tuple(path)
+        first, second = (self.key_marks, self.value_marks) if key else (self.value_marks, self.key_marks)
+        while True:
+            mark = first.get(path) or second.get(path)
+            if mark is not None or not path:
+                break
+            path = path[:-1]
+        return f"{self.name}:{mark[0]}:{mark[1]}" if mark else self.name
+
+
+def read_yaml(path: Path | str, *, name: str | None = None, max_bytes: int = MAX_BYTES) -> Document:
+    """The file as a Document. Raises InputError, located, for anything that is not plain data."""
+    path = Path(path)
+    name = name or str(path)
+    try:
+        if path.is_dir():
+            raise InputError(f"{name}: is a folder, a YAML or JSON file is expected")
+        with path.open("rb") as file:
+            raw = file.read(max_bytes + 1)
+    except FileNotFoundError:
+        raise InputError(f"{name}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{name}: cannot be read: {error.strerror}") from None
+    return parse_yaml(raw, name=name, max_bytes=max_bytes)
+
+
+def parse_yaml(raw: bytes | str, *, name: str, max_bytes: int = MAX_BYTES) -> Document:
+    """The text as a Document; `name` stands for the file in messages ('<stdin>' for standard input)."""
+    text = raw if isinstance(raw, str) else _decoded(raw, name)
+    if len(raw) > max_bytes:
+        raise InputError(f"{name}: larger than {max_bytes:,} bytes", hint="this does not look like a hand-written file")
+    _refuse_size(text, name)
+    _refuse_depth(text, name)
+    try:
+        node = yaml.compose(text, Loader=Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        at = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
+        raise InputError(f"{at}: not valid YAML: {error.problem or error.context}") from None
+    except yaml.YAMLError as error:
+        position = getattr(error, "position", None)  # of a character that YAML does not allow at all
+        at = f"{name}:{text.count(chr(10), 0, position) + 1}" if isinstance(position, int) and position >= 0 else name
+        raise InputError(f"{at}: not valid YAML: {str(error).splitlines()[0]}") from None
+    walk = _Walk(name)
+    data = walk.value(node, ()) if node is not None else None
+    if walk.faults:
+        raise InputError(faults=walk.faults)
+    return Document(name, data, walk.key_marks, walk.value_marks)
+
+
+def _decoded(raw: bytes, name: str) -> str:
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise InputError(f"{name}:{line}: not UTF-8 text", hint="save the file as UTF-8") from None
+    for number, line_text in enumerate(text.split("\n"), 1):
+        if "\0" in line_text:
+            raise InputError(f"{name}:{number}: contains a NUL byte", hint="this is not a text file")
+    return text
+
+
+def _refuse_size(text: str, name: str) -> None:
+    """Stop before millions of values are built: each is followed by a comma, a colon or the end of a line."""
+    if text.count(",") + text.count(": ") + text.count("\n") > MAX_VALUES:
+        raise InputError(f"{name}: more than {MAX_VALUES:,} values", hint="this does not look like a hand-written file")
+
+
+def _refuse_depth(text: str, name: str) -> None:
+    """Stop before the parser's own recursion does: brackets, indentation and marks in a row each bound the depth."""
+    depth = 0
+    for number, line in enumerate(text.split("\n"), 1):
+        for bracket in _BRACKETS.findall(line):
+            depth = depth + 1 if bracket in "[{" else max(0, depth - 1)
+            if depth > 10 * MAX_DEPTH:
+                break
+        indent = len(line) - len(line.lstrip(" "))
+        if depth > 10 * MAX_DEPTH or indent > 40 * MAX_DEPTH or _MARKS.search(line):
+            raise InputError(f"{name}:{number}: nested deeper than {MAX_DEPTH} levels")
+
+
+class _Walk:
+    """One pass from YAML nodes to plain data, collecting positions and faults."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.faults: list[Fault] = []
+        self.key_marks: dict[Path_, tuple[int, int]] = {}
+        self.value_marks: dict[Path_, tuple[int, int]] = {}
+        self.seen: set[int] = set()
+        self.aliased: set[int] = set()
+
+    def fault(self, node: yaml.Node, what: str, hint: str = "") -> None:
+        mark = node.start_mark
+        self.faults.append(Fault(what=f"{self.name}:{mark.line + 1}:{mark.column + 1}: {what}", hint=hint))
+
+    def value(self, node: yaml.Node, path: Path_) -> Any:
+        self.value_marks[path] = (node.start_mark.line + 1, node.start_mark.column + 1)
+        if id(node) in self.seen:  # an alias hands out the very node of its anchor, position included
+            if id(node) not in self.aliased:
+                self.fault(node, "used again by an alias: aliases (*name) are not allowed here", "write the value out")
+            self.aliased.add(id(node))
+            return None
+        self.seen.add(id(node))
+        if len(path) > MAX_DEPTH:
+            self.fault(node, f"nested deeper than {MAX_DEPTH} levels")
+            return None
+        if node.tag.removeprefix("tag:yaml.org,2002:") not in PLAIN_TAGS:
+            self.fault(node, f"tags such as {node.tag} are not allowed", "plain text, numbers, lists and maps only")
+            return None
+        if isinstance(node, yaml.ScalarNode):
+            return self.scalar(node)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
+        return self.mapping(node, path)
+
+    def mapping(self, node: yaml.Node, path: Path_) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        lines: dict[str, int] = {}
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                self.fault(key_node, "a key must be plain text")
+                continue
+            if id(key_node) in self.seen:
+                self.fault(key_node, "aliases (*name) are not allowed here", "write the key out")
+                continue
+            self.seen.add(id(key_node))
+            if key_node.tag.removeprefix("tag:yaml.org,2002:") not in PLAIN_TAGS | {"merge"}:
+                self.fault(key_node, f"tags such as {key_node.tag} are not allowed", "plain text as a key")
+                continue
+            key = key_node.value
+            line = key_node.start_mark.line + 1
+            if key == "<<":
+                self.fault(key_node, "merge keys (<<) are not allowed", "write the values out")
+                continue
+            if key in result:
+                self.fault(key_node, f"'{key}' is given twice (first on line {lines[key]})", "keep one of them")
+                continue
+            lines[key] = line
+            self.key_marks[(*path, key)] = (line, key_node.start_mark.column + 1)
+            result[key] = self.value(value_node, (*path, key))
+        return result
+
+    def scalar(self, node: yaml.ScalarNode) -> Any:
+        text: str = node.value
+        if node.style:  # quoted or block: always text (the C loader says "" for plain, the Python one None)
+            return text
+        if text in _NULL:
+            return None
+        if text in _TRUE:
+            return True
+        if text in _FALSE:
+            return False
+        if text.lower() in _BOOLISH:
+            self.fault(node, f"'{text}' without quotes means true or false to some readers and text to others", "write true, false, or quote it")
+            return None
+        if _INT.match(text) and len(text) < 40:
+            return int(text)
+        if _HEX.match(text):
+            return int(text, 16)
+        if _INT.match(text) or _FLOAT.match(text):
+            number = float(text)
+            if not math.isinf(number):
+                return number
+            self.fault(node, "a number too large to be usable")
+            return None
+        if text in (".nan", ".NaN", ".inf", "-.inf", ".Inf", "-.Inf"):
+            self.fault(node, f"'{text}' is not a usable number")
+            return None
+        return text

@@ -1,0 +1,125 @@
+"""What a stage is expected to need, by the estimator: memory, time, disk. Every part may be unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from advisor.estimate.types import RunSpec
+from advisor.ground.errors import AdviseError
+from advisor.ground.types import DataProfile, Hardware, ModelShape
+from advisor.plan.entries import Entry
+from advisor.plan.keys import key_specs
+from advisor.plan.model import Plan, Stage
+from advisor.plan.read import resolved_path
+
+KEPT_CHECKPOINTS = 3  # two stay; a third exists while it replaces the older one
+INTERPRETER = "Python and libraries"  # the estimator's name of the term
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def run_spec(plan: Plan, stage: Stage) -> RunSpec:
+    """The settings of a stage as the estimator takes them."""
+    from advisor.estimate.stages import stage_spec
+
+    options = key_specs().effective(stage.options, objective=stage.objective, update=stage.update)
+    own = {field.name: getattr(stage, field.name) for field in fields(stage)}
+    return stage_spec(stage.objective, stage.update, stage.quantization, {**own, **options}, gpus=plan.launch.processes, sharding=plan.launch.strategy)
+
+
+def plan_shape(plan: Plan, plan_path: Path) -> ModelShape | None:
+    """The shape of the plan's model, without asking the network; None where it is not known."""
+    from advisor.situation.shapes import model_shape
+
+    folder = resolved_path(plan_path, plan.model)
+    try:
+        return model_shape(str(folder) if folder.is_dir() else plan.model)[0]
+    except AdviseError:
+        return None
+
+
+def device_hardware(plan: Plan, hardware: Hardware) -> Hardware:
+    """The part of the machine that the plan uses: a plan for the CPU sees no card."""
+    return replace(hardware, kind="cpu", gpus=()) if plan.launch.device == "cpu" else hardware
+
+
+def expectation(plan: Plan, entry: Entry, shape: ModelShape | None, hardware: Hardware, *, profile: DataProfile | None = None, max_steps: int | None = None) -> dict[str, Any]:
+    """Expected memory with its band, and duration, for run.json; `unknown` says what could not be known.
+
+    `peak_bytes` is what the whole process occupies, which decides whether it fits; `counted_bytes` is the part that the
+    trainer counts (allocated on the card; on the CPU the growth above the interpreter), to be held beside the measured peak.
+    """
+    from advisor.estimate import estimate, memory_estimate
+
+    spec = run_spec(plan, entry.stage)
+    tokens, rows = amounts(plan, entry.stage, profile, max_steps)
+    found = estimate(spec, shape, hardware, tokens_total=tokens, rows_total=rows)
+    memory = found.memory
+    on_cpu = hardware.kind == "cpu"
+    counted = memory_estimate(replace(spec, counter="allocated"), shape, cpu=on_cpu) if shape is not None else None
+    return {
+        "peak_bytes": memory.peak_bytes if memory else None,
+        "low_bytes": memory.low_bytes if memory else None,
+        "high_bytes": memory.high_bytes if memory else None,
+        "counted_bytes": sum(term.size_bytes for term in counted.peak.terms if term.name != INTERPRETER) if counted else None,
+        "moment": memory.peak.name if memory else None,
+        "limit_bytes": found.limit_bytes,
+        "fits": found.fits,
+        "duration_s": found.duration_s,
+        "unknown": list(found.unknown),
+    }
+
+
+def amounts(plan: Plan, stage: Stage, profile: DataProfile | None, max_steps: int | None) -> tuple[int | None, int | None]:
+    """Tokens and rows that the whole stage will read, all epochs together; None where the data is not known."""
+    from advisor.estimate.reading import read_of
+    from advisor.estimate.resolved_run import sequences_per_row
+
+    if profile is None or profile.tokens is None:
+        return None, None
+    longest_answer = run_spec(plan, stage).options.get("response_tokens")
+    mean, share = read_of(profile.tokens, objective=stage.objective, seq_len=stage.seq_len, truncation=stage.truncation, packing=stage.packing, response_tokens=longest_answer)
+    rows = profile.rows * share * (1 - stage.holdout) * stage.epochs
+    row_tokens = sequences_per_row(stage.objective) * stage.seq_len if stage.packing else mean
+    a_step = stage.effective_batch_size * plan.launch.processes * row_tokens / mean
+    if stage.max_steps is not None:
+        rows = stage.max_steps * a_step
+    if max_steps is not None:
+        rows = min(rows, max_steps * a_step)
+    return max(1, round(rows * mean)), max(1, round(rows))
+
+
+def disk_need(plan: Plan, entry: Entry, shape: ModelShape | None, model_folder: Path | None) -> int | None:
+    """Bytes that the stage's checkpoints and its result take; None where the model's size is not known.
+
+    A checkpoint holds what is trained and AdamW's two moments of it, in the dtype of the weights (modules: float32).
+    """
+    stage = entry.stage
+    if stage.update == "full":
+        size = model_bytes(shape, model_folder, stage.weights_dtype)
+        return None if size is None else size + KEPT_CHECKPOINTS * 3 * size
+    trainable = _trainable(plan, stage, shape)
+    return None if trainable is None else 4 * trainable * (1 + KEPT_CHECKPOINTS * 3)
+
+
+def model_bytes(shape: ModelShape | None, folder: Path | None, dtype: str) -> int | None:
+    """Size of the model's weights in a dtype: by its parameter count, else by its files."""
+    if shape is not None:
+        return shape.params * BYTES[dtype]
+    sizes = [path.stat().st_size for path in folder.glob("*.safetensors")] if folder is not None else []
+    return sum(sizes) or None
+
+
+def _trainable(plan: Plan, stage: Stage, shape: ModelShape | None) -> int | None:
+    from advisor.estimate.dims import dims_of, trainable_params
+
+    dims = dims_of(shape) if shape is not None else None
+    return None if dims is None else trainable_params(dims, run_spec(plan, stage))
+
+
+def summed(parts: Mapping[str, int | None]) -> int | None:
+    """The sum of the parts that are known, None where none is."""
+    known = [part for part in parts.values() if part is not None]
+    return sum(known) if known else None

@@ -1,0 +1,1 @@
+"""Objectives, updates and schemes as values, and the compositions made of them."""

@@ -1,0 +1,109 @@
+"""Reading a composition: `sft>rm>ppo+lora`, `rag & sft+lora`, `sft+qlora@per_task`, `encoder:sft+full`, a remedy alone.
+
+answer      := remedy [" & " remedy]
+remedy      := prompting | rag | ... | ["encoder:"] chain "+" scheme ["@per_task"]
+chain       := objectives in running order joined by ">"
+scheme      := full | lora | qlora | adapter | prefix
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from advisor.ground.errors import Fault, InputError, nearest
+
+OBJECTIVES = ("cpt", "sft", "rm", "ppo", "dpo", "kto", "orpo", "grpo", "rloo")
+UPDATES = ("full", "lora", "adapter", "prefix")
+QUANTIZATIONS = ("nf4", "int8")
+REMEDIES = ("prompting", "rag", "tool_use", "bigger_model", "smaller_model", "constrained_decoding")
+SCHEMES = ("full", "lora", "qlora", "adapter", "prefix")
+ENCODER, PER_TASK = "encoder:", "@per_task"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Composition:
+    """A whole answer: remedies that train nothing, and at most one training chain.
+
+    Written `sft>rm>ppo+lora`, `cpt>sft+full`, `sft+qlora@per_task`, `rag & sft+lora`, `encoder:sft+full` or a remedy
+    alone. `qlora` is read and written; inside it is update `lora` on quantization `nf4`.
+    """
+
+    chain: tuple[str, ...] = ()
+    update: str | None = None
+    quantization: str | None = None
+    per_task: bool = False
+    encoder: bool = False
+    remedies: tuple[str, ...] = ()
+
+    @property
+    def scheme(self) -> str | None:
+        """The everyday spelling of update and quantization: full, lora, qlora, adapter, prefix."""
+        if self.update == "lora" and self.quantization is not None:
+            return "qlora"
+        return self.update
+
+    @property
+    def training(self) -> str:
+        """The training part alone, or an empty string: 'sft+qlora@per_task'."""
+        if not self.chain:
+            return ""
+        base = f"{'encoder:' if self.encoder else ''}{'>'.join(self.chain)}+{self.scheme}"
+        return base + ("@per_task" if self.per_task else "")
+
+    def __str__(self) -> str:
+        return " & ".join([*self.remedies, *([self.training] if self.training else [])])
+
+
+def scheme_axes(scheme: str) -> tuple[str, str | None]:
+    """Update and quantization of an everyday scheme name: 'qlora' is ('lora', 'nf4')."""
+    return ("lora", "nf4") if scheme == "qlora" else (scheme, None)
+
+
+def composed(chain: str, scheme: str, *, per_task: bool = False, remedies: tuple[str, ...] = ()) -> Composition:
+    """The composition of a chain fact ('encoder:sft', 'sft>rm>ppo') and a scheme name."""
+    encoder = chain.startswith(ENCODER)
+    update, quantization = scheme_axes(scheme)
+    return Composition(chain=tuple(chain.removeprefix(ENCODER).split(">")), update=update, quantization=quantization, per_task=per_task, encoder=encoder, remedies=remedies)
+
+
+def parse_composition(text: str, *, at: str = "composition") -> Composition:
+    """The composition a text stands for. Raises InputError naming the part that is wrong and what is allowed."""
+    remedies: list[str] = []
+    training: Composition | None = None
+    faults: list[Fault] = []
+    for part in (piece.strip() for piece in text.split("&")):
+        if part in REMEDIES:
+            remedies.append(part)
+            continue
+        if "+" not in part:
+            known = [*REMEDIES, *(f"sft+{scheme}" for scheme in SCHEMES)]
+            faults.append(
+                Fault(
+                    what=f"{at}: '{part}' is neither a remedy nor a chain with a scheme",
+                    allowed=f"remedies: {', '.join(REMEDIES)}; or objectives joined by '>' with '+' and one of {', '.join(SCHEMES)}: sft+lora",
+                    hint=nearest(part, known),
+                )
+            )
+            continue
+        per_task = part.endswith(PER_TASK)
+        chain, scheme = part.removesuffix(PER_TASK).rsplit("+", 1)
+        objectives = [objective.strip() for objective in chain.removeprefix(ENCODER).split(">")]
+        for objective in objectives:
+            if objective not in OBJECTIVES:
+                faults.append(Fault(what=f"{at}: unknown objective '{objective}'", allowed=f"known: {', '.join(OBJECTIVES)}", hint=nearest(objective, OBJECTIVES)))
+        if scheme not in SCHEMES:
+            faults.append(Fault(what=f"{at}: unknown scheme '{scheme}'", allowed=f"known: {', '.join(SCHEMES)}", hint=nearest(scheme, SCHEMES)))
+        if training is not None:
+            faults.append(Fault(what=f"{at}: two training chains in one answer", allowed="one chain, with remedies beside it"))
+        if not faults:
+            training = composed(chain, scheme, per_task=per_task)
+    if faults:
+        raise InputError(faults=faults)
+    if training is None:
+        return Composition(remedies=tuple(remedies))
+    return Composition(
+        chain=training.chain, update=training.update, quantization=training.quantization, per_task=training.per_task, encoder=training.encoder, remedies=tuple(remedies)
+    )
+
+
+assert set(UPDATES) == {scheme_axes(scheme)[0] for scheme in SCHEMES}  # a new update needs its everyday name here

@@ -1,0 +1,120 @@
+"""The facts of rules/facts.yaml: the one list that questions, flags, answer files, rules and schemas derive from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from advisor.ground.errors import Fault, InputError
+from advisor.ground.resources import rules_dir
+from advisor.ground.yaml_cache import read_shipped
+from advisor.ground.yaml_reader import Document, read_yaml
+
+TYPES = ("choice", "number", "flag", "text", "path", "map")
+ORIGINS = ("asked", "probed", "data", "model", "estimated", "concluded")
+KEYS = {
+    "type", "origin", "values", "unit", "min", "max", "integer", "answer", "flag", "required", "order", "ask", "ask_when", "ask_without", "unknown", "signal", "implies",
+    "read_from",
+}  # fmt: skip
+NAMES = ("implies", "read_from", "ask_without")  # keys that name other facts
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Value:
+    """One value of a choice: what a person reads in the wizard."""
+
+    label: str
+    help: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fact:
+    """One fact: its type, its domain, where it comes from and how a person is asked for it."""
+
+    id: str
+    type: str
+    origin: str
+    values: Mapping[str, Value] = field(default_factory=dict)
+    unit: str = ""
+    min: float | None = None
+    max: float | None = None
+    integer: bool = False
+    answer: str | None = None  # key in an answers file, dotted
+    flag: str | None = None
+    required: bool = False
+    order: int | None = None  # place in the wizard; None: asked only where a plan needs it
+    ask: str = ""
+    ask_when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    ask_without: tuple[str, ...] = ()  # asked only where none of these was stated
+    unknown: str = ""  # what "I don't know" means
+    signal: bool = False
+    implies: tuple[str, ...] = ()  # signals that are true wherever this one is
+    read_from: tuple[str, ...] = ()  # the facts that tell this one too
+
+
+@cache
+def load_facts(path: Path | None = None) -> Mapping[str, Fact]:
+    """Fact id -> Fact, in file order. Raises InputError with every fault of the file, located."""
+    document = read_yaml(path, name=str(path)) if path else read_shipped(rules_dir() / "facts.yaml")
+    return facts_of(document)
+
+
+def facts_of(document: Document, base: Mapping[str, Fact] | None = None) -> Mapping[str, Fact]:
+    """The facts a document declares, after those of `base` (an overlay may add facts, never change one)."""
+    faults: list[Fault] = []
+    facts: dict[str, Fact] = dict(base or {})
+    entries = document.data.get("facts") if isinstance(document.data, dict) else None
+    if not isinstance(entries, dict):
+        raise InputError(f"{document.at()}: a map with the key 'facts' is expected")
+    for fact_id, entry in entries.items():
+        at = document.at(("facts", fact_id), key=True)
+        if fact_id in (base or {}):
+            faults.append(Fault(what=f"{at}: fact '{fact_id}' exists already", allowed="a file may add facts, never change one"))
+        elif not isinstance(entry, dict):
+            faults.append(Fault(what=f"{at}: fact '{fact_id}' must be a map"))
+        else:
+            faults.extend(_faults(document, fact_id, entry))
+            facts[fact_id] = _fact(fact_id, entry)
+    if faults:
+        raise InputError(faults=faults)
+    return facts
+
+
+def _faults(document: Document, fact_id: str, entry: Mapping[str, Any]) -> list[Fault]:
+    faults = []
+    for key in entry:
+        if key not in KEYS:
+            faults.append(Fault(what=f"{document.at(('facts', fact_id, key), key=True)}: unknown key '{key}'", allowed=f"known: {', '.join(sorted(KEYS))}"))
+    for key, allowed in (("type", TYPES), ("origin", ORIGINS)):
+        if entry.get(key) not in allowed:
+            faults.append(Fault(what=f"{document.at(('facts', fact_id, key))}: {key} is {entry.get(key)!r}", allowed=f"one of {', '.join(allowed)}"))
+    if entry.get("type") == "choice" and not isinstance(entry.get("values"), dict):
+        faults.append(Fault(what=f"{document.at(('facts', fact_id))}: a choice needs `values`"))
+    return faults
+
+
+def _fact(fact_id: str, entry: Mapping[str, Any]) -> Fact:
+    fields = {key: value for key, value in entry.items() if key in KEYS and key not in ("values", "ask_when", *NAMES)}
+    raw_values = entry.get("values")
+    values = {
+        name: Value(label=str((help_ or {}).get("label", name)), help=str((help_ or {}).get("help", "")))
+        for name, help_ in (raw_values.items() if isinstance(raw_values, dict) else ())
+    }
+    when = entry.get("ask_when") or {}
+    named = {key: tuple(entry.get(key) or ()) for key in NAMES}
+    return Fact(id=fact_id, values=values, ask_when={key: tuple(allowed) for key, allowed in when.items()}, **{**fields, **named})
+
+
+@cache
+def read_from(fact_id: str) -> tuple[str, ...]:
+    """The facts that are read from this one (`read_from`): of a data file its kind, of a model its size."""
+    return tuple(fact.id for fact in load_facts().values() if fact_id in fact.read_from)
+
+
+def signals(facts: Mapping[str, Fact]) -> list[str]:
+    """Ids of the facts a person states by `signals:`."""
+    return [fact.id for fact in facts.values() if fact.signal]

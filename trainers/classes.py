@@ -1,0 +1,166 @@
+"""Sorting texts into classes: a classification head on an encoder or a small decoder, full or as a module.
+
+What `encoder:` compositions are trained by: a stage with objective sft and `head: classes`. The result loads with plain
+AutoModelForSequenceClassification (or AutoPeftModelForSequenceClassification) and knows the names of its classes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from advisor.ground.errors import Fault, InputError
+from trainers.evaluation import loss as judge
+from trainers.evaluation.metrics import Compared, classification, compared, verdict
+from trainers.evaluation.saved_result import Check, Probe, probe_row
+from trainers.frame import checkpoints, settings
+from trainers.frame.job import Job
+from trainers.frame.stage import Objective
+from trainers.prepare import Prepared
+from trainers.prepare.classification import CLASSES, Labelled, class_columns, names_of
+
+HEAD = "SequenceClassification"
+HELD_OUT, TRIAL_ROWS = 500, 16
+BATCH = 32
+
+
+class Classifier(Objective):
+    """Learns the class of each text."""
+
+    names = ("sft",)
+    kind = CLASSES
+    writes = False
+
+    def config_class(self) -> type:
+        from transformers import TrainingArguments
+
+        return TrainingArguments
+
+    def faults(self, job: Job) -> list[Fault]:
+        at, found = f"stage {job.stage.name}:", []
+        if job.stage.packing:
+            found.append(Fault(what=f"{at} packing puts several texts into one row, and each row has one class", allowed="packing: false with head: classes"))
+        if job.start is not None:
+            found.append(Fault(what=f"{at} head: classes begins from the plan's model", allowed="one stage alone"))
+        return found
+
+    def load(self, job: Job, device: Any, update: Any, tokenizer: Any, data: Prepared[Labelled]) -> Any:
+        """The model with a new head that has one output for each class."""
+        from transformers import set_seed
+
+        from trainers.frame.loading import load_base
+
+        names = names_of((*data.train, *data.holdout))
+        missing = set(names) - {row.name for row in data.train}
+        if missing:
+            raise InputError(f"no training row has the class {', '.join(sorted(missing))}: all of its rows were held out", hint="add rows of it, or set a smaller holdout")
+        set_seed(job.stage.seed)  # the head starts from random numbers
+        model = load_base(job, device, None, head=HEAD, num_labels=len(names))
+        model.config.id2label = dict(enumerate(names))
+        model.config.label2id = {name: place for place, name in enumerate(names)}
+        if getattr(model.config, "pad_token_id", None) is None:
+            model.config.pad_token_id = tokenizer.pad_token_id
+        return model
+
+    def trainer(self, job: Job, model: Any, tokenizer: Any, device: Any, peft_config: Any, sequences: Sequence[Sequence[Labelled]], arguments: Mapping[str, Any]) -> Any:
+        from datasets import Dataset
+        from peft import get_peft_model
+        from transformers import DataCollatorWithPadding, Trainer
+
+        from trainers.frame.trl_trainer import ours
+
+        rows = [row for (row,) in sequences]
+        return ours(Trainer)(
+            model=get_peft_model(model, peft_config) if peft_config is not None else model,
+            args=settings.built(self.config_class(), arguments, job),
+            train_dataset=Dataset.from_dict(class_columns(rows)),
+            processing_class=tokenizer,
+            data_collator=DataCollatorWithPadding(tokenizer),
+            dropout=job.options.get("dropout", 0.0),
+        )
+
+    def probe(self, job: Job, data: Prepared[Labelled], tokenizer: Any) -> Probe:
+        return Probe(row=probe_row(data.train), pad_id=tokenizer.pad_token_id, head=HEAD)
+
+    def judge(self, job: Job, trainer: Any, data: Prepared[Labelled], mark: str) -> ClassJudge:
+        return ClassJudge(job, trainer, data)
+
+    def evaluation_loss(self, trainer: Any, rows: Sequence[Labelled]) -> float | None:
+        from torch import tensor
+        from torch.nn.functional import cross_entropy
+
+        found = logits(trainer, rows)
+        return float(cross_entropy(found, tensor([row.label for row in rows])))
+
+    def save(self, job: Job, trainer: Any, model: Any, tokenizer: Any) -> None:
+        checkpoints.save_result(model, tokenizer, job.output)
+
+
+def logits(trainer: Any, rows: Sequence[Labelled]) -> Any:
+    """The head's outputs for each row, float32 on the host, in order."""
+    import torch
+
+    model, device = trainer.model, trainer.args.device
+    was_training = model.training
+    model.eval()
+    found: dict[int, Any] = {}
+    order = sorted(range(len(rows)), key=lambda place: rows[place].tokens)
+    with torch.no_grad(), trainer.compute_loss_context_manager():
+        for start in range(0, len(order), BATCH):
+            places = order[start : start + BATCH]
+            batch = trainer.processing_class.pad({"input_ids": [list(rows[place].input_ids) for place in places]}, return_tensors="pt").to(device)
+            for place, line in zip(places, model(**batch).logits.float().cpu(), strict=True):
+                found[place] = line
+    model.train(was_training)
+    return torch.stack([found[place] for place in range(len(rows))])
+
+
+class ClassJudge:
+    """The classes of held-out texts, against always saying the commonest class: a new head knows nothing, so that is "before"."""
+
+    def __init__(self, job: Job, trainer: Any, data: Prepared[Labelled]) -> None:
+        self.trainer, self.names = trainer, names_of((*data.train, *data.holdout))
+        self.rows = judge.held_out(data.holdout, limit=TRIAL_ROWS if job.max_steps is not None else HELD_OUT)
+        self.commonest = Counter(row.label for row in data.train).most_common(1)[0][0]
+        self.told: list[int] = []
+
+    def ask_base(self) -> None:
+        """Nothing: before training the head's answers are random."""
+
+    def ask_tuned(self) -> None:
+        self.told = logits(self.trainer, self.rows).argmax(-1).tolist() if self.rows else []
+
+    @property
+    def accuracy(self) -> Compared | None:
+        if not self.told:
+            return None
+        true = [row.label for row in self.rows]
+        return compared([float(label == self.commonest) for label in true], [float(label == told) for label, told in zip(true, self.told, strict=True)], higher_is_better=True)
+
+    def verdict(self) -> tuple[str, str]:
+        accuracy = self.accuracy
+        if accuracy is None:
+            return verdict({})
+        word, text = verdict({"accuracy": accuracy})
+        return word, f"{text} (before: always the commonest class, {self.names[self.commonest]})"
+
+    def checks(self) -> list[Check]:
+        """Whether more than one class is ever called."""
+        if not self.told or len(set(self.told)) > 1 or len({row.label for row in self.rows}) < 2:
+            return []
+        return [Check("calls-more-than-one-class", False, f"every held-out text is called {self.names[self.told[0]]}")]
+
+    def record(self) -> dict[str, Any]:
+        if not self.told:
+            return {"rows": 0}
+        found = classification(self.told, [row.label for row in self.rows], self.names)
+        accuracy = self.accuracy
+        metrics = {
+            "accuracy": accuracy.record() if accuracy else None,
+            "macro_f1": {"before": None, "after": found["macro_f1"], "interval": None, "rows": found["rows"], "word": "measured alone"},
+        }
+        intervals = {key: found[key] for key in ("accuracy_interval", "macro_f1_interval")}
+        shown = list(zip(self.rows, self.told, strict=True))[: judge.SAMPLES]
+        samples = [{"prompt": row.shown, "expected": row.name, "base": "", "tuned": self.names[told]} for row, told in shown]
+        return {"rows": len(self.rows), "metrics": metrics, **intervals, "confusion": found["confusion"], "samples": samples}

@@ -1,0 +1,1 @@
+"""Base against tuned: losses, generated answers, rewards, and checks on what was saved."""

@@ -1,0 +1,86 @@
+"""Every module on every task's held-out rows: the loss of each, and of the base, on one base in memory.
+
+Run: python -P -m trainers.evaluation.cross_task PLAN --run FOLDER [--max-steps N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from advisor.ground.errors import AdviseError
+from advisor.plan.model import Plan
+from advisor.plan.read import read_plan
+from trainers.evaluation import loss as judge
+from trainers.frame.files import write_json
+from trainers.frame.job import make_job
+from trainers.frame.machine import quiet_libraries, torch_device, use_cores
+from trainers.prepare import Row
+from trainers.tools.results import BASE, load_results, results_of
+
+ROWS, TRIAL_ROWS = 32, 8
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code."""
+    parser = argparse.ArgumentParser(prog="trainers.evaluation.cross_task", description="Compare the modules of a plan's tasks. `advise run` calls this.")
+    parser.add_argument("plan", type=Path)
+    parser.add_argument("--run", required=True, type=Path)
+    parser.add_argument("--max-steps", type=int)
+    given = parser.parse_args(argv)
+    use_cores()
+    quiet_libraries()
+    try:
+        plan = read_plan(given.plan)
+        found = cross_losses(plan, given.plan.resolve().parent, given.run.resolve(), rows=ROWS if given.max_steps is None else TRIAL_ROWS)
+        write_json(given.run / "cross.json", {"losses": found})
+    except AdviseError as error:
+        print(f"error: {error.text()}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def cross_losses(plan: Plan, folder: Path, run: Path, *, rows: int) -> dict[str, dict[str, float | None]]:
+    """Task -> module (or base) -> mean loss per learned token on the task's held-out rows; None where nothing was held out."""
+    device = torch_device(plan.launch.device)
+    results = results_of(run)
+    loaded = load_results(results, device)
+    found: dict[str, dict[str, float | None]] = {}
+    for result in results:
+        held = held_out(plan, folder, run, result.label, loaded.tokenizers[result.label], rows)
+        found[result.label] = {}
+        for label in loaded.labels:
+            with loaded.use(label) as (model, tokenizer):
+                found[result.label][label] = mean_loss(model, held, tokenizer.pad_token_id) if held else None
+    return {task: {"base" if label == BASE else label: loss for label, loss in losses.items()} for task, losses in found.items()}
+
+
+def held_out(plan: Plan, folder: Path, run: Path, task: str, tokenizer: Any, limit: int) -> list[Row]:
+    """The rows that the task's own training kept out."""
+    from trainers.frame.rows import read_prepared
+
+    job = make_job(plan, stage=plan.stages[-1].name, run=run, folder=folder, task=task)
+    return judge.held_out(read_prepared(job, tokenizer).holdout, limit=limit)
+
+
+def mean_loss(model: Any, rows: Sequence[Row], pad_id: int) -> float:
+    """Loss per learned token, row by row: every row's logits are let go before the next."""
+    import torch
+
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for row in rows:
+            batch = judge.padded([row], pad_id, next(model.parameters()).device)
+            labels = batch.pop("labels")[:, 1:]
+            logits = model(**batch, use_cache=False).logits[:, :-1]
+            learned = labels != judge.IGNORED
+            total += float(torch.nn.functional.cross_entropy(logits[learned].float(), labels[learned], reduction="sum"))
+            count += int(learned.sum())
+    return total / max(1, count)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The frame that every recipe trains in: job, settings, model, checkpoints, progress."""

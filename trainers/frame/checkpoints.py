@@ -1,0 +1,240 @@
+"""Checkpoints without pickle, complete or absent, and finding the one to resume from.
+
+transformers writes optimizer, scheduler and random states with torch.save, which is pickle. Here tensors go to
+safetensors and the rest to JSON. A checkpoint counts only once `complete.json` is in it, which is written last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+from advisor.ground.errors import MachineNotReady
+from advisor.ground.files import ELSEWHERE, cannot_write
+from trainers.frame.files import plain, read_json, write_json
+
+COMPLETE = "complete.json"
+STATE = "training_state"
+
+
+def unfold(value: Any, tensors: dict[str, Any]) -> Any:
+    """The value as JSON, with every tensor moved into `tensors` and its name left in its place."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        name = f"t{len(tensors)}"
+        tensors[name] = value.detach().cpu().contiguous().clone()
+        return {"tensor": name}
+    if isinstance(value, dict):
+        return {"map": [[unfold(key, tensors), unfold(item, tensors)] for key, item in value.items()]}
+    if isinstance(value, tuple):
+        return {"tuple": [unfold(item, tensors) for item in value]}
+    if isinstance(value, list):
+        return {"list": [unfold(item, tensors) for item in value]}
+    if value is None or isinstance(value, bool | int | float | str):
+        return {"value": value}
+    raise TypeError(f"a checkpoint cannot hold a {type(value).__name__}")
+
+
+def fold(value: Any, tensors: dict[str, Any]) -> Any:
+    """What `unfold` was given."""
+    ((kind, inner),) = value.items()
+    if kind == "tensor":
+        return tensors[inner]
+    if kind == "map":
+        return {fold(key, tensors): fold(item, tensors) for key, item in inner}
+    if kind == "tuple":
+        return tuple(fold(item, tensors) for item in inner)
+    if kind == "list":
+        return [fold(item, tensors) for item in inner]
+    return inner
+
+
+def save_state(folder: Path, name: str, value: Any) -> None:
+    """Write a nested value with tensors as NAME.safetensors and NAME.json."""
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Any] = {}
+    tree = unfold(value, tensors)
+    save_file(tensors, folder / f"{name}.safetensors")
+    (folder / f"{name}.json").write_text(json.dumps(tree), encoding="utf-8")
+
+
+def load_state(folder: Path, name: str) -> Any:
+    """The value written by `save_state`, tensors on the CPU; None where there is none."""
+    from safetensors.torch import load_file
+
+    path = folder / f"{name}.json"
+    if not path.is_file():
+        return None
+    return fold(json.loads(path.read_text("utf-8")), load_file(folder / f"{name}.safetensors"))
+
+
+class SafeCheckpoints:
+    """For a transformers Trainer: saves and loads what a run needs to go on, without pickle.
+
+    Sharded runs (DeepSpeed, FSDP) keep the formats of their own engines.
+    """
+
+    model: Any
+    optimizer: Any
+    lr_scheduler: Any
+    accelerator: Any
+    args: Any
+    state: Any
+    processing_class: Any
+
+    @property
+    def _sharded(self) -> bool:
+        return bool(self.is_deepspeed_enabled or self.is_fsdp_enabled)  # type: ignore[attr-defined]
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """The weights alone, in plain layout: no training_args.bin, and no look-up of the base model on the hub."""
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        save_weights(self.accelerator.unwrap_model(self.model, keep_torch_compile=False), folder, state_dict=state_dict)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the run's report describes the model."""
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self._sharded:
+            super()._save_optimizer_and_scheduler(output_dir)  # type: ignore[misc]
+        elif self.args.should_save:
+            scaler = getattr(self.accelerator, "scaler", None)
+            value = {
+                "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.lr_scheduler.state_dict(),
+                "scaler": scaler.state_dict() if scaler is not None else None,
+            }
+            save_state(Path(output_dir), STATE, value)
+
+    def _save_scaler(self, output_dir: str) -> None:
+        if self._sharded:
+            super()._save_scaler(output_dir)  # type: ignore[misc]
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        if self._sharded:
+            super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+            return
+        value = load_state(Path(checkpoint), STATE)
+        self.optimizer.load_state_dict(value["optimizer"])
+        self.lr_scheduler.load_state_dict(value["scheduler"])
+        scaler = getattr(self.accelerator, "scaler", None)
+        if scaler is not None and value["scaler"] is not None:
+            scaler.load_state_dict(value["scaler"])
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        if self._sharded:
+            super()._load_scaler(checkpoint)  # type: ignore[misc]
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        os.makedirs(output_dir, exist_ok=True)
+        save_state(Path(output_dir), f"random_state_{self.args.process_index}", random_states())
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        value = load_state(Path(checkpoint), f"random_state_{self.args.process_index}") if checkpoint else None
+        if value is not None:
+            restore_random(value)
+
+
+def random_states() -> dict[str, Any]:
+    """The states of every generator that training, or a user's reward, may draw from."""
+    import numpy
+    import torch
+
+    kind, keys, *rest = numpy.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": (kind, torch.from_numpy(keys.astype("int64")), *rest),
+        "torch": torch.random.get_rng_state(),
+        "cuda": torch.cuda.random.get_rng_state() if torch.cuda.is_available() else None,
+    }
+
+
+def restore_random(value: dict[str, Any]) -> None:
+    """Set them."""
+    import numpy
+    import torch
+
+    random.setstate(value["python"])
+    kind, keys, *rest = value["numpy"]
+    numpy.random.set_state((kind, keys.numpy().astype("uint32"), *rest))
+    torch.random.set_rng_state(value["torch"])
+    if value["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.random.set_rng_state(value["cuda"])
+
+
+def save_weights(model: Any, folder: Path, *, state_dict: Any = None) -> None:
+    """Write the adapter or model in the plain PEFT or Hugging Face layout."""
+    from peft import PeftModel
+
+    folder.mkdir(parents=True, exist_ok=True)
+    # "auto" would ask the hub for the base model's config at every save; no embedding is resized here. A frozen copy of the
+    # adapter, which preference training compares with, is no part of the result.
+    extra = {"save_embedding_layers": False, "selected_adapters": ["default"]} if isinstance(model, PeftModel) else {}
+    model.save_pretrained(str(folder), state_dict=state_dict, **extra)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's form with blanks
+
+
+def save_result(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write the trained adapter or model with its tokenizer (chat template included) into the stage's folder, file by file whole."""
+    unfinished = folder / ".saving"
+    _remove(unfinished)
+    try:
+        save_weights(model, unfinished)
+        tokenizer.save_pretrained(str(unfinished))
+        if getattr(model, "generation_config", None) is not None:  # a model that scores does not write
+            model.generation_config.save_pretrained(str(unfinished))
+        for path in sorted(unfinished.iterdir()):
+            os.replace(path, folder / path.name)
+        unfinished.rmdir()
+    except OSError as error:
+        raise cannot_write(folder, error, way_out=ELSEWHERE) from error
+
+
+def fingerprint(value: Any) -> str:
+    """A short digest of everything a checkpoint depends on."""
+    return hashlib.sha256(json.dumps(plain(value), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def mark_complete(folder: Path, *, step: int, steps: int, learning_rate: float, epoch: float, mark: str) -> None:
+    """Declare a checkpoint whole."""
+    write_json(folder / COMPLETE, {"step": step, "steps": steps, "learning_rate": learning_rate, "epoch": epoch, "fingerprint": mark})
+
+
+def last_complete(folder: Path, *, mark: str, remove: bool) -> tuple[Path, dict[str, Any]] | None:
+    """The newest complete checkpoint of the same settings and its record. With `remove`, what a killed run or other settings left goes."""
+    found: list[tuple[int, Path, dict[str, Any]]] = []
+    for path in folder.glob("checkpoint-*") if folder.is_dir() else ():
+        record = read_json(path / COMPLETE)
+        if isinstance(record, dict) and record.get("fingerprint") == mark:
+            found.append((int(record["step"]), path, record))
+        elif remove:
+            _remove(path)
+    if not found:
+        return None
+    _, path, record = max(found)
+    return path, record
+
+
+def others_there(folder: Path, *, mark: str) -> bool:
+    """True where the folder holds complete checkpoints of other settings."""
+    records = [read_json(path / COMPLETE) for path in folder.glob("checkpoint-*")] if folder.is_dir() else []
+    return any(isinstance(record, dict) and record.get("fingerprint") != mark for record in records)
+
+
+def _remove(path: Path) -> None:
+    try:
+        if path.exists():
+            shutil.rmtree(path)
+    except OSError as error:
+        raise MachineNotReady(f"{path}: cannot be removed: {error.strerror}") from None

@@ -1,0 +1,70 @@
+"""Two real optimizer steps on the longest batch of the real data and one evaluation batch: measured memory and time. Nothing is saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from advisor.ground.units import format_duration, format_gib
+from trainers.frame import settings
+from trainers.frame.files import write_json
+from trainers.frame.job import Job
+from trainers.frame.machine import MemoryMeter, is_main_process
+from trainers.prepare import Prepared, Row
+
+STEPS = 2
+# The peak does not grow with more micro-batches than this: gradients are there from the first on.
+MICRO_BATCHES = 2
+
+
+def measure(
+    job: Job, groups: Sequence[Sequence[Row]], data: Prepared, memory: MemoryMeter, build: Callable[..., Any], versions: dict[str, str], *, evaluate: Callable[..., float | None]
+) -> None:
+    """Write dry_run.json into the stage's folder."""
+    from trainers.frame.progress import Watch, say
+
+    stage, processes = job.stage, settings.world_size()
+    micro_batches = min(stage.grad_accum, MICRO_BATCHES)
+    longest = sorted(groups, key=lambda group: -sum(row.tokens for row in group))[: stage.micro_batch_size]
+    batch = [longest[place % len(longest)] for place in range(stage.micro_batch_size)]
+    shown = is_main_process()
+    watch = Watch(metrics=None, stage=stage.name, task=job.task, label=f"{stage.name} (dry run)", steps=STEPS, memory=memory, shown=shown)
+    short = replace(job, entry=replace(job.entry, stage=replace(stage, grad_accum=micro_batches)))
+    trainer = build(short, batch * micro_batches * STEPS * processes, steps=STEPS, callback=watch, save=False)
+    try:
+        trainer.train()
+    finally:
+        watch.close()
+    training_bytes = memory.peak_bytes()
+    rows = [group[0] for group in batch]
+    evaluation_loss = evaluate(trainer, rows)
+    if not shown:
+        return
+    step_s = watch.step_times_s[-1]
+    steps = settings.total_steps(job, len(groups), processes=processes)
+    whole_step_s = step_s * stage.grad_accum / micro_batches
+    record = {
+        "measured": {
+            "peak_bytes": memory.peak_bytes(),
+            "training_peak_bytes": training_bytes,
+            "counter": memory.counter,
+            "reserved_bytes": memory.reserved_bytes(),
+            "baseline_bytes": memory.baseline_bytes,
+            "step_s": whole_step_s,
+            "step_times_s": watch.step_times_s,
+            "micro_batches": micro_batches,
+            "tokens_per_s": watch.tokens / watch.train_s if watch.train_s else None,
+        },
+        "steps": steps,
+        "longest_batch_duration_s": whole_step_s * steps,
+        "batch_tokens": sum(row.tokens for group in batch for row in group),
+        "losses": watch.losses,
+        "evaluation_loss": evaluation_loss,
+        "data": data.counts(),
+        "versions": versions,
+    }
+    write_json(job.output / "dry_run.json", record)
+    kind = "allocated on the GPU" if memory.on_gpu else "growth of resident memory from before the model was loaded"
+    peak = f"peak {format_gib(record['measured']['peak_bytes'])} ({kind})"
+    say(f"{stage.name}: {peak}, {whole_step_s:.2f} s a step on the longest batch, {steps:,} steps: at most {format_duration(whole_step_s * steps)}")

@@ -1,0 +1,236 @@
+"""What a trainer needs of the machine: tested library versions, the device the plan names, memory counters.
+
+Importing this module before torch, transformers and trl also switches their telemetry and chatter off.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import re
+import sys
+import tomllib
+import warnings
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from advisor.ground.errors import Fault, MachineNotReady
+from advisor.ground.resources import resource_root
+
+# Set before the libraries are imported: huggingface_hub reads these once. TRL sends a usage ping for every trainer it
+# builds; nobody asked for that.
+for name, value in {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",  # one tokenizer call at a time; silences the fork warning of data loaders
+    "TRANSFORMERS_VERBOSITY": "error",
+    # Threads that wait sleep instead of spinning. Beside another training run on the same two cores, spinning made a LoRA step of
+    # the 135M model take 15 s and more, sleeping 4 to 8 s. What it costs where nothing else runs has not been measured.
+    "OMP_WAIT_POLICY": "passive",
+}.items():
+    os.environ.setdefault(name, value)
+
+ALWAYS = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors")
+FOR_QUANTIZATION = ("bitsandbytes",)
+INSTALL = 'pip install "finetune-advisor[train]"'
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The versions of one library that the trainers have been tested with."""
+
+    name: str
+    wanted: str  # ">=1.16,<1.17"
+
+
+@cache
+def tested_ranges() -> dict[str, Range]:
+    """Library -> tested range, from the `train` extra: the one place where they are written down."""
+    try:
+        lines = [line for line in importlib.metadata.requires("finetune-advisor") or [] if re.search(r"extra\s*==\s*['\"]train['\"]", line)]
+    except importlib.metadata.PackageNotFoundError:
+        lines = []
+    if not lines:  # a checkout on PYTHONPATH, not installed
+        with suppress(OSError, KeyError):
+            lines = tomllib.loads((resource_root() / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]["train"]
+    ranges = {}
+    for line in lines:
+        requirement = line.split(";")[0].strip()
+        match = re.match(r"[A-Za-z0-9._-]+", requirement)
+        if match:
+            name = match.group().lower()
+            ranges[name] = Range(name, requirement[match.end() :].strip().strip("()").replace(" ", ""))
+    return ranges
+
+
+def check_versions(*, quantized: bool) -> dict[str, str]:
+    """Library -> installed version. Raises MachineNotReady naming installed and wanted for whatever is missing or untested."""
+    from packaging.specifiers import SpecifierSet
+
+    faults, versions = [], {}
+    for name in ALWAYS + (FOR_QUANTIZATION if quantized else ()):
+        wanted = tested_ranges().get(name, Range(name, "")).wanted
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            faults.append(Fault(what=f"{name} is not installed", allowed=f"wanted: {name}{wanted}", hint=INSTALL))
+            continue
+        if not SpecifierSet(wanted).contains(versions[name], prereleases=True):
+            faults.append(Fault(what=f"{name} {versions[name]} is installed, which the trainers have not been tested with", allowed=f"wanted: {name}{wanted}", hint=INSTALL))
+    if faults:
+        raise MachineNotReady(faults=faults)
+    return versions | {"python": ".".join(map(str, sys.version_info[:3]))}
+
+
+def quiet_libraries() -> None:
+    """Silence warnings, logs and progress bars of the libraries; what they drop or change is counted by us instead."""
+    import datasets
+    import transformers
+
+    warnings.filterwarnings("ignore")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity_error()
+
+
+def torch_device(wanted: str) -> Any:
+    """The torch device of the plan's `launch.device`. Raises MachineNotReady where this machine or this torch cannot use it."""
+    import torch
+
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if wanted == "cpu":
+        return torch.device("cpu")
+    if wanted == "mps":
+        if torch.backends.mps.is_available():
+            return torch.device("mps")
+        raise MachineNotReady("the plan is for an Apple GPU (launch.device: mps), which torch cannot use here", hint="`advise --gpu none` makes a plan for the CPU")
+    build = torch.version.hip if wanted == "rocm" else torch.version.cuda
+    if build is None:
+        raise MachineNotReady(
+            f"the plan is for a GPU (launch.device: {wanted}), but the installed torch {torch.__version__} is built without {'ROCm' if wanted == 'rocm' else 'CUDA'}",
+            hint="install the torch build for your driver (pytorch.org/get-started shows the line), or make a plan for the CPU with `advise --gpu none`",
+        )
+    if not torch.cuda.is_available() or torch.cuda.device_count() <= local:
+        raise MachineNotReady(
+            f"the plan is for a GPU (launch.device: {wanted}), but torch {torch.__version__} (CUDA {build}) finds {torch.cuda.device_count()} usable here",
+            allowed="a driver that supports this CUDA version and a visible device (CUDA_VISIBLE_DEVICES)",
+            hint="`advise probe` shows what is there; `advise --gpu none` makes a plan for the CPU",
+        )
+    device = torch.device("cuda", local)
+    try:
+        torch.cuda.set_device(device)
+        torch.zeros(1, device=device).add_(1).item()
+    except RuntimeError as error:
+        raise MachineNotReady(f"the GPU cannot be used by torch {torch.__version__}: {str(error).splitlines()[0]}", hint="`advise probe` shows driver and device") from None
+    return device
+
+
+def usable_cores() -> int:
+    """CPU cores this process may use: affinity, and the cgroup's quota where there is one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            cores = min(cores, max(1, -(-int(quota) // int(period))))
+    return cores
+
+
+KERNELS_KEPT = 128  # several times what one step needs; no step was slower with 32
+
+
+def use_cores() -> int:
+    """Threads torch computes with: all usable cores, unless OMP_NUM_THREADS says otherwise. Limits the kernels that oneDNN keeps, too."""
+    import torch
+
+    # oneDNN keeps a compiled kernel for every shape of a bfloat16 product, 1,024 of them: half a GiB where rows have many lengths.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS_KEPT))
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(usable_cores())
+    return torch.get_num_threads()
+
+
+def is_main_process() -> bool:
+    """True in the one process that writes files and shows progress."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+# --------------------------------------------------------------------------- memory
+
+
+def _status_bytes(field: str) -> int | None:
+    with suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(field + ":"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def resident_bytes() -> int:
+    """This process's resident memory now."""
+    value = _status_bytes("VmRSS")
+    return value if value is not None else _highest_resident()
+
+
+def _highest_resident() -> int:
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+class MemoryMeter:
+    """Peak memory of one device since the meter was made.
+
+    On a GPU what torch allocated (and reserved). On the CPU the growth of resident memory above what the process held
+    before the model was loaded, since imports and the tokenised rows are not the model's.
+    """
+
+    def __init__(self, device: Any) -> None:
+        self.on_gpu = device.type == "cuda"
+        self.device = device
+        self.baseline_bytes = 0
+        self.reset()
+        if not self.on_gpu:
+            self.baseline_bytes = resident_bytes()
+
+    @property
+    def counter(self) -> str:
+        return "allocated" if self.on_gpu else "rss_growth"
+
+    def reset(self) -> None:
+        """Forget the peak so far, keep the baseline."""
+        if self.on_gpu:
+            import torch
+
+            torch.cuda.reset_peak_memory_stats(self.device)
+            return
+        with suppress(OSError):  # 5: reset this process's high-water mark (proc(5), clear_refs)
+            Path("/proc/self/clear_refs").write_text("5")
+
+    def now_bytes(self) -> int:
+        if self.on_gpu:
+            import torch
+
+            return int(torch.cuda.memory_allocated(self.device))
+        return max(0, resident_bytes() - self.baseline_bytes)
+
+    def peak_bytes(self) -> int:
+        if self.on_gpu:
+            import torch
+
+            return int(torch.cuda.max_memory_allocated(self.device))
+        peak = _status_bytes("VmHWM")
+        return max(0, (peak if peak is not None else _highest_resident()) - self.baseline_bytes)
+
+    def reserved_bytes(self) -> int | None:
+        if not self.on_gpu:
+            return None
+        import torch
+
+        return int(torch.cuda.max_memory_reserved(self.device))

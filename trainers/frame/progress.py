@@ -1,0 +1,185 @@
+"""What a run shows and records while it trains: metrics.jsonl, a progress display, and an end to a run that has gone wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from advisor.ground.errors import TrainingFailed
+from advisor.ground.files import write_atomically
+from advisor.ground.units import format_duration, format_gib
+from trainers.frame.checkpoints import mark_complete
+from trainers.frame.files import plain
+from trainers.frame.machine import MemoryMeter
+
+LINE_EVERY_S = 10.0  # without a terminal
+SHOWN = 2  # numbers of an objective's own beside the loss: the loss of GRPO is zero by construction
+
+
+def say(text: str) -> None:
+    """Tell the person something, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class Display:
+    """One line that moves on a terminal, a plain line now and then elsewhere."""
+
+    def __init__(self, label: str, steps: int, *, shown: bool = True) -> None:
+        self.label, self.steps = label, steps
+        self.bar: Any = None
+        self.last_line_s = 0.0
+        self.shown = shown
+        if shown and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            self.bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=None),
+                TextColumn("{task.completed}/{task.total}"),
+                TextColumn("{task.fields[text]}"),
+                console=Console(stderr=True),
+            )
+            self.bar.start()
+            self.task = self.bar.add_task(label, total=steps, text="")
+
+    def show(self, step: int, text: str) -> None:
+        if self.bar is not None:
+            self.bar.update(self.task, completed=step, text=text)
+        elif self.shown and (step in (1, self.steps) or time.monotonic() - self.last_line_s >= LINE_EVERY_S):
+            self.last_line_s = time.monotonic()
+            say(f"{self.label}: step {step}/{self.steps}  {text}")
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+
+class Watch(TrainerCallback):
+    """Writes a metrics line per logged step, moves the display, marks checkpoints, and stops a run whose loss is not finite."""
+
+    def __init__(
+        self,
+        *,
+        metrics: Path | None,
+        stage: str,
+        task: str | None,
+        label: str,
+        steps: int,
+        memory: MemoryMeter,
+        mark: str = "",
+        scaled: bool = False,
+        shown: bool = True,
+        logged: Sequence[str] = (),
+    ) -> None:
+        self.metrics, self.stage, self.task, self.steps = metrics, stage, task, steps
+        self.memory, self.mark, self.scaled = memory, mark, scaled
+        self.logged = logged
+        self.display_args = (label, steps, shown)
+        self.display: Display | None = None
+        self.trainer: Any = None
+        self.losses: list[float] = []
+        self.step_times_s: list[float] = []
+        self.tokens = 0
+        self.train_s = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.began_s = self.last_s = time.monotonic()
+        self.first_step = self.last_step = state.global_step
+        label, steps, shown = self.display_args
+        self.display = Display(label, steps, shown=shown)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        if not logs or "loss" not in logs or state.global_step <= self.last_step:
+            return
+        now = time.monotonic()
+        done = state.global_step - self.last_step
+        step_s = (now - self.last_s) / done
+        tokens = self.trainer.take_token_count()
+        loss, norm, rate = logs["loss"], logs.get("grad_norm"), logs.get("learning_rate")
+        self.losses.append(loss)
+        self.step_times_s.extend([step_s] * done)
+        self.tokens += tokens
+        per_s = tokens / max(now - self.last_s, 1e-9)
+        self.last_s, self.last_step = now, state.global_step
+        memory = self.memory.peak_bytes()
+        self._write(
+            {
+                "stage": self.stage,
+                "task": self.task,
+                "step": state.global_step,
+                "steps": self.steps,
+                "loss": loss,
+                "learning_rate": rate,
+                "grad_norm": norm,
+                "tokens_per_s": round(per_s, 1),
+                "elapsed_s": round(now - self.began_s, 3),
+                "memory_bytes": memory,
+                **{key.replace("rewards/", "reward_").replace("/", "_"): logs[key] for key in self.logged if key in logs},
+            }
+        )
+        left_s = (self.steps - state.global_step) * (now - self.began_s) / max(state.global_step - self.first_step, 1)
+        if self.display is not None:
+            own = "".join(f"  {key.split('/')[-1].replace('_', ' ')} {logs[key]:.3f}" for key in [key for key in self.logged if key in logs][:SHOWN])
+            self.display.show(state.global_step, f"loss {loss:.3f}{own}  {per_s:,.0f} tokens/s  {format_duration(left_s)} left  {format_gib(memory)}")
+        # With loss scaling (fp16) a step of infinite gradients is skipped and the scale lowered: only the loss counts there.
+        if not math.isfinite(loss) or (norm is not None and not math.isfinite(norm) and not self.scaled):
+            what = f"the loss became {loss}" if not math.isfinite(loss) else f"the gradient became {norm}"
+            raise TrainingFailed(
+                f"{what} at step {state.global_step}; nothing was saved from it",
+                hint="lower the learning_rate (a third of it), check the data for extreme rows, or use weights_dtype: float32",
+            )
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            rate = next((entry["learning_rate"] for entry in reversed(state.log_history) if "learning_rate" in entry), 0.0)
+            mark_complete(folder, step=state.global_step, steps=self.steps, learning_rate=rate, epoch=state.epoch or 0.0, mark=self.mark)
+        self.last_s = time.monotonic()  # saving is not part of a step's time
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.train_s = time.monotonic() - self.began_s
+        self.close()
+
+    def close(self) -> None:
+        if self.display is not None:
+            self.display.close()
+
+    def _write(self, line: dict[str, Any]) -> None:
+        if self.metrics is not None:
+            with self.metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(plain(line)) + "\n")
+
+    @property
+    def step_s(self) -> float:
+        """Median time of a step, without the first, which warms up."""
+        times = sorted(self.step_times_s[1:] or self.step_times_s)
+        return times[len(times) // 2] if times else 0.0
+
+
+def cut_metrics(path: Path, *, stage: str, task: str | None, after: int) -> list[float]:
+    """Remove this stage's lines after a step, which a killed run wrote and a resumed one writes again; the losses that stay."""
+    if not path.is_file():
+        return []
+    kept, losses = [], []
+    for line in path.read_text("utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:  # a line that a killed process did not finish
+            continue
+        mine = record.get("stage") == stage and record.get("task") == task
+        if mine and record.get("step", 0) > after:
+            continue
+        if mine:
+            losses.append(record["loss"])
+        kept.append(line)
+    write_atomically(path, "".join(f"{line}\n" for line in kept))
+    return losses

@@ -1,0 +1,213 @@
+"""A stage as arguments of TRL's config class; `trl:` and `peft:` are checked against the config classes before a model is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from advisor.ground.errors import Fault, InputError, unknown_name
+from trainers.frame.job import Job
+from trainers.updates import Update
+
+OPTIMIZERS = {
+    "adamw": "adamw_torch",
+    "adamw_fused": "adamw_torch_fused",
+    "adamw_8bit": "adamw_bnb_8bit",
+    "paged_adamw": "paged_adamw_32bit",
+    "paged_adamw_8bit": "paged_adamw_8bit",
+    "adafactor": "adafactor",
+    "sgd": "sgd",
+}
+# TRL or transformers argument -> the plan's own key that sets it. These are refused in `trl:`.
+OWNED: Mapping[str, str] = {
+    "learning_rate": "learning_rate",
+    "num_train_epochs": "epochs",
+    "max_steps": "max_steps",
+    "warmup_steps": "warmup",
+    "warmup_ratio": "warmup",
+    "lr_scheduler_type": "scheduler",
+    "weight_decay": "weight_decay",
+    "optim": "optimizer",
+    "per_device_train_batch_size": "micro_batch_size",
+    "per_device_eval_batch_size": "micro_batch_size",
+    "gradient_accumulation_steps": "grad_accum",
+    "max_length": "seq_len",
+    "packing": "packing",
+    "packing_strategy": "packing",
+    "eval_packing": "packing",
+    "padding_free": "packing",
+    "gradient_checkpointing": "gradient_checkpointing",
+    "activation_checkpointing": "gradient_checkpointing",
+    "truncation_mode": "truncation",
+    "save_steps": "save_steps",
+    "save_strategy": "save_steps",
+    "seed": "seed",
+    "data_seed": "seed",
+    "bf16": "weights_dtype and precision",
+    "fp16": "weights_dtype and precision",
+    "model_init_kwargs": "weights_dtype, attention, quantization",
+    "trust_remote_code": "trust_remote_code (of the plan)",
+    "use_cpu": "launch.device",
+    "deepspeed": "launch.strategy",
+    "fsdp": "launch.strategy",
+    "fsdp_config": "launch.strategy",
+    "completion_only_loss": "loss_on",
+    "assistant_only_loss": "loss_on",
+    "beta": "beta",
+    "num_generations": "generations",
+    "max_completion_length": "response_tokens",
+    "epsilon": "clip_range",
+    "output_dir": "advise run --output",
+    "logging_dir": "advise run --output",
+}
+# Arguments that the trainers decide, with the reason.
+DECIDED: Mapping[str, str] = {
+    "chat_template_path": "the model's own chat template is used and stored with the result",
+    "dataset_text_field": "rows are read and tokenised before TRL sees them",
+    "dataset_kwargs": "rows are read and tokenised before TRL sees them",
+    "dataset_num_proc": "rows are read and tokenised before TRL sees them",
+    "shuffle_dataset": "the order follows from the seed",
+    "eos_token": "the tokenizer's own is used",
+    "pad_token": "the tokenizer's own is used",
+    "resume_from_checkpoint": "a run resumes by itself",
+    "remove_unused_columns": "the columns are the trainer's own",
+    "disable_dropout": "a module's own dropout is the plan's key dropout; the base computes without it where two models are compared",
+    "num_generations_eval": "rewards are measured before and after training",
+    "generation_batch_size": "as many prompts are answered at once as micro_batch_size says",
+    "steps_per_generation": "as many prompts are answered at once as micro_batch_size says",
+    "reward_weights": "there is one reward",
+    "log_completions": "sample answers before and after stand in the report",
+    "train_sampling_strategy": "the order follows from the seed",
+    "do_train": "a stage trains",
+    "do_eval": "held-out loss is measured before and after training",
+    "do_predict": "held-out loss is measured before and after training",
+    "eval_strategy": "held-out loss is measured before and after training",
+    "load_best_model_at_end": "the last weights are the result",
+    "logging_nan_inf_filter": "a loss that is not finite must be seen",
+    "disable_tqdm": "progress is shown by the trainer itself",
+    "save_only_model": "a checkpoint must be complete to resume from",
+    "save_safetensors": "weights are always saved as safetensors",
+    "push_to_hub": "nothing is uploaded; `hf upload` does that",
+    "use_liger_kernel": "the loss is computed without full logits already",
+    "label_names": "the columns are the trainer's own",
+}
+
+
+def check_passed_through(job: Job, config_class: type, update: Update) -> None:
+    """Raise InputError for every key of `trl:` and `peft:` that the config classes lack, or that the plan owns."""
+    stage = job.stage
+    faults = _faults(f"stage {stage.name}: trl", stage.trl, config_class, OWNED, DECIDED)
+    peft_class = update.config_class()
+    if peft_class is not None:
+        faults += _faults(f"stage {stage.name}: peft", stage.peft, peft_class, update.OWNED, {})
+    elif stage.peft:
+        faults.append(Fault(what=f"stage {stage.name}: nothing would read 'peft': update {stage.update} does not use PEFT", hint="remove it"))
+    faults += update.faults(stage)
+    if faults:
+        raise InputError(faults=faults)
+
+
+def _faults(at: str, given: Mapping[str, Any], config_class: type, owned: Mapping[str, str], decided: Mapping[str, str]) -> list[Fault]:
+    known = [item.name for item in dataclasses.fields(config_class) if item.init and item.name not in owned and item.name not in decided]
+    faults = []
+    for key in given:
+        if key in owned:
+            faults.append(Fault(what=f"{at}: '{key}' is set by the plan's own key {owned[key]}", hint=f"remove it and set {owned[key]}"))
+        elif key in decided:
+            faults.append(Fault(what=f"{at}: '{key}' cannot be set: {decided[key]}", hint="remove it"))
+        elif key not in known:
+            fault = unknown_name("key", key, known, at=at)
+            faults.append(dataclasses.replace(fault, allowed=f"fields of {config_class.__module__.split('.')[0]}'s {config_class.__name__} that the plan does not set itself"))
+    return faults
+
+
+def mixed_dtype(job: Job, device: Any) -> str | None:
+    """The dtype autocast computes in under precision: mixed, or None for pure."""
+    if job.stage.precision == "pure":
+        return None
+    if job.stage.weights_dtype == "float16":
+        return "float16"
+    if device.type == "cuda":
+        import torch
+
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    return "bfloat16"
+
+
+def total_steps(job: Job, sequences: int, *, processes: int) -> int:
+    """Optimizer steps of the run, as transformers counts them, under the cap of a trial."""
+    stage = job.stage
+    if stage.max_steps is not None:
+        steps = stage.max_steps
+    else:
+        batches = math.ceil(sequences / (stage.micro_batch_size * processes))
+        steps = max(1, math.ceil(stage.epochs * math.ceil(batches / stage.grad_accum)))
+    return steps if job.max_steps is None else min(steps, job.max_steps)
+
+
+def save_every(job: Job, steps: int) -> int:
+    """Optimizer steps between checkpoints: what the plan says, else ten in a run and at least every 500."""
+    return job.stage.save_steps or max(1, min(500, math.ceil(steps / 10)))
+
+
+def training_arguments(job: Job, device: Any, *, steps: int) -> dict[str, Any]:
+    """Keyword arguments that every TRL config class takes (they extend transformers' TrainingArguments)."""
+    stage = job.stage
+    autocast = mixed_dtype(job, device)
+    arguments: dict[str, Any] = {
+        "output_dir": str(job.checkpoints),
+        "learning_rate": stage.learning_rate,
+        "max_steps": steps,
+        "warmup_steps": stage.warmup,  # below 1: a share of the steps
+        "lr_scheduler_type": stage.scheduler,
+        "weight_decay": stage.weight_decay,
+        "optim": OPTIMIZERS[stage.optimizer],
+        "per_device_train_batch_size": stage.micro_batch_size,
+        "per_device_eval_batch_size": stage.micro_batch_size,
+        "gradient_accumulation_steps": stage.grad_accum,
+        "gradient_checkpointing": stage.gradient_checkpointing,
+        "bf16": autocast == "bfloat16",
+        "fp16": autocast == "float16",
+        "seed": stage.seed,
+        "use_cpu": device.type == "cpu",
+        "save_strategy": "steps",
+        "save_steps": save_every(job, steps),
+        "save_total_limit": 2,
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        "logging_first_step": True,
+        "logging_nan_inf_filter": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "eval_strategy": "no",
+        "dataloader_pin_memory": device.type == "cuda",
+    }
+    if stage.gradient_checkpointing:
+        arguments["gradient_checkpointing_kwargs"] = {"use_reentrant": False}
+    if job.plan.launch.processes > 1:
+        arguments["ddp_find_unused_parameters"] = False
+    return arguments
+
+
+def built(config_class: type, arguments: Mapping[str, Any], job: Job) -> Any:
+    """The config with the stage's `trl:` on top. Raises InputError for values it refuses."""
+    try:
+        return config_class(**{**arguments, **job.stage.trl})
+    except (TypeError, ValueError) as error:
+        raise InputError(f"stage {job.stage.name}: trl: {str(error).splitlines()[0]}", hint="see TRL's documentation of the key") from None
+
+
+def world_size() -> int:
+    """Processes of this run, as the launcher set them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def resolved(config: Any, keys: Iterable[str]) -> dict[str, Any]:
+    """The named values of a config, and every value in which it differs from its own defaults."""
+    defaults = {item.name: item.default for item in dataclasses.fields(config) if item.default is not dataclasses.MISSING}
+    values = {item.name: getattr(config, item.name) for item in dataclasses.fields(config) if hasattr(config, item.name)}
+    kept = set(keys)
+    return {name: value for name, value in values.items() if not name.startswith(("hub_", "push_to_hub", "_")) and (name in kept or (name in defaults and value != defaults[name]))}

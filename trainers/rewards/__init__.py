@@ -1,0 +1,1 @@
+"""Where the reward of an answer comes from."""

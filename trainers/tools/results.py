@@ -1,0 +1,155 @@
+"""What runs left behind, loaded for use: one base for all modules that share it, whole models beside."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from advisor.ground.errors import InputError
+from trainers.frame.loading import keep_weights_unpacked
+
+BASE = "base"
+NOT_FOR_TALKING = ("rm",)  # a reward model scores and does not write
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One trained module or model of a run folder."""
+
+    label: str
+    folder: Path
+    model: str  # the base it belongs to, or came from
+    update: str
+    quantization: str | None
+    double_quantization: bool
+    weights_dtype: str
+    attention: str
+    trust_remote_code: bool = False
+
+    @property
+    def is_module(self) -> bool:
+        return (self.folder / "adapter_config.json").is_file()
+
+    @property
+    def base_key(self) -> tuple[Any, ...]:
+        """Results with the same key share one base in memory."""
+        return (self.model, self.quantization, self.double_quantization, self.weights_dtype, self.attention)
+
+
+def results_of(run: Path, *, prefix: str = "") -> list[Result]:
+    """The last result of each task of a run (of the run, where it has none). Raises InputError where nothing is finished."""
+    record_path = run / "run.json"
+    if not record_path.is_file():
+        raise InputError(f"{run}: no run.json: this is no run folder", hint="advise run makes one; it prints where")
+    record = json.loads(record_path.read_text("utf-8"))
+    last: dict[str | None, Mapping[str, Any]] = {}
+    for stage in record["stages"]:
+        if stage["status"] == "done" and stage["objective"] not in NOT_FOR_TALKING:
+            last[stage.get("task")] = stage
+    if not last:
+        raise InputError(f"{run}: no stage that writes is finished", hint=f"advise run {shlex.quote(str(run))} goes on with it")
+    found = []
+    for task, stage in last.items():
+        resolved = (record.get("resolved") or {}).get(stage["name"]) or {}
+        if (resolved.get("options") or {}).get("head") == "classes":
+            raise InputError(f"{run}: its result sorts texts into classes and does not write", hint="load it with transformers' pipeline('text-classification')")
+        found.append(
+            Result(
+                label=f"{prefix}{task or stage['name']}", folder=run / stage["folder"], model=str(resolved.get("model") or record["model"]), update=stage["update"],
+                quantization=stage.get("quantization"), double_quantization=resolved.get("double_quantization") is not False,
+                weights_dtype=str(resolved.get("weights_dtype") or "float32"), attention=str(resolved.get("attention") or "sdpa"),
+            )
+        )  # fmt: skip
+    return found
+
+
+@dataclass
+class Loaded:
+    """Results in memory. `use(label)` makes one of them, or the base, answer."""
+
+    results: Sequence[Result]
+    device: Any
+    models: dict[tuple[Any, ...], Any] = field(default_factory=dict)  # base key -> model, with every module on it
+    whole: dict[str, Any] = field(default_factory=dict)  # label -> a model that was trained whole
+    tokenizers: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> list[str]:
+        return [BASE, *(result.label for result in self.results)]
+
+    def result(self, label: str) -> Result:
+        return self.results[0] if label == BASE else next(result for result in self.results if result.label == label)
+
+    @contextmanager
+    def use(self, label: str) -> Iterator[tuple[Any, Any]]:
+        """The model and the tokenizer, with this module on (or every module off, for the base)."""
+        result = self.result(label)
+        if label != BASE and not result.is_module:
+            yield self.whole[label], self.tokenizers[label]
+            return
+        model = self.models[result.base_key]
+        if label != BASE:
+            model.set_adapter(label)
+        off = model.disable_adapter() if label == BASE and hasattr(model, "disable_adapter") else nullcontext()
+        with off:
+            yield model, self.tokenizers[result.label]
+
+
+def load_results(results: Sequence[Result], device: Any) -> Loaded:
+    """Every result, each base once. Raises InputError where two have one name or a base is not there."""
+    names = [result.label for result in results]
+    twice = sorted({name for name in names if names.count(name) > 1} | ({BASE} & set(names)))
+    if twice:
+        raise InputError(f"two results are called {', '.join(twice)}", hint="give the runs names of their own")
+    from transformers import AutoTokenizer, GenerationConfig
+
+    loaded = Loaded(results=results, device=device)
+    for result in results:
+        loaded.tokenizers[result.label] = AutoTokenizer.from_pretrained(str(result.folder), trust_remote_code=result.trust_remote_code)
+        if result.base_key not in loaded.models:
+            loaded.models[result.base_key] = _model(result, result.model, device)
+        if not result.is_module:
+            loaded.whole[result.label] = _model(result, str(result.folder), device)
+            continue
+        if result.update in ("adapter", "prefix"):
+            import advisor.peft_adapter  # noqa: F401  (registers the method with PEFT, and lets prefixes take part in generation)
+        model = loaded.models[result.base_key]
+        if hasattr(model, "peft_config"):
+            model.load_adapter(str(result.folder), adapter_name=result.label)
+        else:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, str(result.folder), adapter_name=result.label)
+            loaded.models[result.base_key] = model
+        if (result.folder / "generation_config.json").is_file():
+            model.generation_config = GenerationConfig.from_pretrained(str(result.folder))
+        model.eval()
+    return loaded
+
+
+def _model(result: Result, source: str, device: Any) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    dtype = getattr(torch, result.weights_dtype)
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": result.attention, "trust_remote_code": result.trust_remote_code}
+    quantized = result.quantization if source == result.model else None
+    if quantized == "nf4":
+        four_bit = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=result.double_quantization, bnb_4bit_compute_dtype=dtype)
+        options |= {"quantization_config": four_bit, "device_map": {"": device}}
+    elif quantized == "int8":
+        options |= {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "device_map": {"": device}}
+    model = AutoModelForCausalLM.from_pretrained(source, **options)
+    return keep_weights_unpacked(model if quantized else model.to(device)).eval()
+
+
+def prompt_ids(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> Any:
+    """The conversation as a batch of one, by the tokenizer's template; without one, the last message as plain text."""
+    if getattr(tokenizer, "chat_template", None):
+        return tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    return tokenizer(messages[-1]["content"], return_tensors="pt", return_token_type_ids=False)
