@@ -65,12 +65,12 @@ def rule_options(command: Command) -> Command:
     )(command)  # fmt: skip
 
 
-def stated_answers(answers_file: str | None, options: Mapping[str, Any], rule_layers: tuple[str, ...]) -> tuple[Answers, list[str], Path | None]:
+def read_answers(answers_file: str | None, options: Mapping[str, Any], rule_layers: tuple[str, ...]) -> tuple[Answers, list[str], Path | None]:
     """Answers of the file and the flags, merged, with warnings and the file's folder."""
     from advisor.ground.yaml_reader import parse_yaml, read_yaml
     from advisor.situation.answers import answers_from_document, answers_from_flags, merge_answers
 
-    facts = known_facts(rule_layers)
+    facts = load_known_facts(rule_layers)
     from_flags, warnings = answers_from_flags(_said_once({key.removeprefix("fact_"): value for key, value in options.items() if key.startswith("fact_")}, facts), facts)
     if answers_file is None:
         return from_flags, list(warnings), None
@@ -98,16 +98,16 @@ def _said_once(options: Mapping[str, tuple[Any, ...]], facts: Mapping[str, Fact]
     return values
 
 
-def wanted_rules(rule_layers: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[Path, ...]]:
+def find_rule_layers(rule_layers: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[Path, ...]]:
     """The shipped layers, and the files on top of them, that --rules or ADVISE_RULES name."""
     shipped = ("document", "evidence")
     wanted = rule_layers or tuple(filter(None, os.environ.get("ADVISE_RULES", "").split(os.pathsep)))
     return ("document",) if "document" in wanted else shipped, tuple(Path(path) for path in wanted if path not in shipped)
 
 
-def known_facts(rule_layers: tuple[str, ...]) -> Mapping[str, Fact]:
+def load_known_facts(rule_layers: tuple[str, ...]) -> Mapping[str, Fact]:
     """Every fact that may be stated: those of the product, and what files of one's own add."""
-    layers, overlays = wanted_rules(rule_layers)
+    layers, overlays = find_rule_layers(rule_layers)
     if not overlays:
         return load_facts()
     from advisor.ruleset.load import load_rules
@@ -115,11 +115,11 @@ def known_facts(rule_layers: tuple[str, ...]) -> Mapping[str, Fact]:
     return load_rules(layers, overlays).facts
 
 
-def rules_of(rule_layers: tuple[str, ...]) -> tuple[Ruleset, Ruleset]:
+def load_rule_set(rule_layers: tuple[str, ...]) -> tuple[Ruleset, Ruleset]:
     """The rules that decide, and the guide's rules alone. Files of one's own are proved first: what breaks the rules is refused."""
     from advisor.ruleset.load import load_rules, only_layer
 
-    layers, overlays = wanted_rules(rule_layers)
+    layers, overlays = find_rule_layers(rule_layers)
     ruleset = load_rules(layers, overlays)
     if overlays:
         from advisor.advice.linting import refuse_or_warn
@@ -142,13 +142,13 @@ def advise_on(answers: Answers, warnings: list[str], rule_layers: tuple[str, ...
     if answers.value("task") is None:
         tasks = ", ".join(load_facts()["task"].values)
         raise InputError("the task is not stated", allowed=f"--task, or `task:` in the answers file: {tasks}", hint="without flags, `advise` asks the questions on a terminal")
-    ruleset, guide = rules_of(rule_layers)
+    ruleset, guide = load_rule_set(rule_layers)
     situation = situation_of(answers, probed=probed, online=online, base=base)
     situation = replace(situation, warnings=(*warnings, *situation.warnings))
     return advise(situation, ruleset, guide), ruleset
 
 
-def chosen_candidate(advice: Advice, ruleset: Ruleset, choose: str | None, *, force: bool) -> Advice:
+def choose_candidate(advice: Advice, ruleset: Ruleset, choose: str | None, *, force: bool) -> Advice:
     """The advice about the candidate that --choose names. Raises InputError where it may not be taken."""
     if choose is None:
         return advice
@@ -173,9 +173,9 @@ def chosen_candidate(advice: Advice, ruleset: Ruleset, choose: str | None, *, fo
     return with_choice(advice, found)
 
 
-def planned(advice: Advice, ruleset: Ruleset) -> tuple[Plan | None, Comments, list[str]]:
+def resolve_plan(advice: Advice, ruleset: Ruleset) -> tuple[Plan | None, Comments, list[str]]:
     """The plan of the recommended candidate, or what is missing for one."""
-    from advisor.advice.planning import missing_for_plan, plan_of
+    from advisor.advice.planning import make_plan, missing_for_plan
 
     candidate: Candidate = advice.recommendation
     if not candidate.composition.chain:
@@ -183,13 +183,13 @@ def planned(advice: Advice, ruleset: Ruleset) -> tuple[Plan | None, Comments, li
     missing = missing_for_plan(advice, candidate, ruleset)
     if missing:
         return None, {}, missing
-    plan, comments = plan_of(advice, candidate, ruleset)
+    plan, comments = make_plan(advice, candidate, ruleset)
     return plan, comments, []
 
 
-def need_plan(advice: Advice, ruleset: Ruleset) -> tuple[Plan, Comments]:
+def require_plan(advice: Advice, ruleset: Ruleset) -> tuple[Plan, Comments]:
     """The plan, where one is asked for. Raises InputError saying what is missing."""
-    plan, comments, missing = planned(advice, ruleset)
+    plan, comments, missing = resolve_plan(advice, ruleset)
     if plan is not None:
         return plan, comments
     composition = advice.recommendation.composition
@@ -248,18 +248,18 @@ def advise(
         if as_json or answers_file or rule_layers or plan_file or choose or force or used:
             raise InputError(f"flags before the command '{context.invoked_subcommand}' are not read", hint=f"write them behind it: advise {context.invoked_subcommand} ...")
         return
-    answers, warnings, base = stated_answers(answers_file, options, rule_layers)
+    answers, warnings, base = read_answers(answers_file, options, rule_layers)
     if not as_json and not answers.known and plan_file is None and choose is None:
         from advisor.commands.wizard import wizard
 
         context.exit(wizard(rule_layers))
     advice, ruleset = advise_on(answers, warnings, rule_layers, base=base, online=plan_file is not None)
-    advice = chosen_candidate(advice, ruleset, choose, force=force)
-    plan, comments, missing = planned(advice, ruleset) if plan_file is None or not advice.fits else (*need_plan(advice, ruleset), [])
+    advice = choose_candidate(advice, ruleset, choose, force=force)
+    plan, comments, missing = resolve_plan(advice, ruleset) if plan_file is None or not advice.fits else (*require_plan(advice, ruleset), [])
     if plan_file is not None and plan is not None:
         from advisor.plan.write_target import given_paths, write_plan_file
 
-        inputs = given_paths(answers, base, answers_file, *wanted_rules(rule_layers)[1])
+        inputs = given_paths(answers, base, answers_file, *find_rule_layers(rule_layers)[1])
         write_plan_file(plan, comments, Path(plan_file), inputs=inputs, force=force)
         click.echo(f"wrote {plan_file}{f'; start it with: advise run {shlex.quote(plan_file)}' if plan.launch.startable else ''}", err=True)
     if as_json:
@@ -325,10 +325,10 @@ def run(
         plan = PLAN_FILE
     if plan is not None:
         context.exit(run_plan_file(Path(plan), settings, as_json=as_json))
-    answers, warnings, base = stated_answers(answers_file, options, rule_layers)
+    answers, warnings, base = read_answers(answers_file, options, rule_layers)
     advice, ruleset = advise_on(answers, warnings, rule_layers, base=base, online=True)
-    advice = chosen_candidate(advice, ruleset, choose, force=force)
-    made, comments = need_plan(advice, ruleset) if advice.fits else (None, {})
+    advice = choose_candidate(advice, ruleset, choose, force=force)
+    made, comments = require_plan(advice, ruleset) if advice.fits else (None, {})
     from advisor.render.terminal import print_advice
 
     print_advice(advice, console(stderr=True))
@@ -451,10 +451,10 @@ def check(
     stated, _ = answers_from_flags({"data_mapping": mapping}, load_facts())
     columns = stated.value("data_mapping")
     if show_row is not None:
-        from advisor.commands.show_row import shown_row
+        from advisor.commands.show_row import row_as_trained
         from advisor.render.row import print_row, row_json
 
-        shown = shown_row(data, row=show_row, model=model, mapping=columns)
+        shown = row_as_trained(data, row=show_row, model=model, mapping=columns)
         print_json(row_json(shown)) if as_json else print_row(shown, console())
         return
     if fix_to is not None:
@@ -466,10 +466,10 @@ def check(
         return
     if force:
         raise InputError("--force goes with --fix OUT")
-    from advisor.commands.check import checked
+    from advisor.commands.check import check_data
     from advisor.render.data import check_json, print_check
 
-    found, advice = checked(data, mapping=columns, full=full, evaluation=evaluation, model=model, seq_len=seq_len)
+    found, advice = check_data(data, mapping=columns, full=full, evaluation=evaluation, model=model, seq_len=seq_len)
     print_json(check_json(found, advice)) if as_json else print_check(found, advice, console())
     context.exit(0 if found.objectives else 2)
 
@@ -511,15 +511,15 @@ def rules(context: click.Context, rule_id: str | None, rule_layers: tuple[str, .
     from advisor.render.rules import print_facts, print_rule, print_rules
 
     if rule_id == "lint":
-        from advisor.advice.linting import checked
+        from advisor.advice.linting import lint_rules
         from advisor.render.lint import lint_json, lint_text
 
-        found = checked(*wanted_rules(rule_layers))
+        found = lint_rules(*find_rule_layers(rule_layers))
         print_json(lint_json(found)) if as_json else click.echo(lint_text(found))
         context.exit(found.exit_code)
     if as_json:
         raise InputError("--json goes with `advise rules lint`")
-    ruleset, _ = rules_of(rule_layers)
+    ruleset, _ = load_rule_set(rule_layers)
     if rule_id is None:
         print_rules(ruleset, console())
     elif rule_id == "facts":
@@ -528,7 +528,7 @@ def rules(context: click.Context, rule_id: str | None, rule_layers: tuple[str, .
         print_rule(ruleset, rule_id, console())
 
 
-def repeated_map(arguments: list[str]) -> list[str]:
+def repeat_map_flag(arguments: list[str]) -> list[str]:
     """The arguments with `--map a=x b=y` written as `--map a=x --map b=y`, since both are natural to type."""
     result: list[str] = []
     inside = False
@@ -545,7 +545,7 @@ def main() -> None:
     open_standard_streams()
     try:
         # Not click's own main(), which ends with exit code 1 where the reader of the output has gone.
-        with advise.make_context("advise", repeated_map(sys.argv[1:])) as context:
+        with advise.make_context("advise", repeat_map_flag(sys.argv[1:])) as context:
             advise.invoke(context)
         sys.stdout.flush()
         code = 0

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from advisor.advice.linting import checked
+from advisor.advice.linting import lint_rules
 from advisor.cli import advise
 from advisor.ground.errors import InputError
 from advisor.ruleset.load import SHIPPED_LAYERS, load_rules
@@ -23,7 +23,7 @@ def test_the_company_file_is_proved_and_its_own_tests_hold():
     """`advise rules lint` finds neither error nor warning, and runs its examples and scenarios."""
     done = run("rules", "lint")
     assert done.exit_code == 0, done.output
-    found = checked(SHIPPED_LAYERS, (ACME,))
+    found = lint_rules(SHIPPED_LAYERS, (ACME,))
     assert not found.report.of("error") + found.report.of("warning")
     assert found.scenarios == 6
     own = [rule for rules in load_rules(overlays=(ACME,)).rules.values() for rule in rules if rule.layer == "acme"]

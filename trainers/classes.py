@@ -12,7 +12,7 @@ from typing import Any
 
 from advisor.ground.errors import Fault, InputError
 from trainers.evaluation import loss as judge
-from trainers.evaluation.metrics import Compared, classification, compared, verdict
+from trainers.evaluation.metrics import Compared, classification, compare, verdict
 from trainers.evaluation.saved_result import Check, Probe, probe_row
 from trainers.frame import checkpoints, settings
 from trainers.frame.job import Job
@@ -68,12 +68,12 @@ class Classifier(Objective):
         from peft import get_peft_model
         from transformers import DataCollatorWithPadding, Trainer
 
-        from trainers.frame.trl_trainer import ours
+        from trainers.frame.trl_trainer import with_safe_checkpoints
 
         rows = [row for (row,) in sequences]
-        return ours(Trainer)(
+        return with_safe_checkpoints(Trainer)(
             model=get_peft_model(model, peft_config) if peft_config is not None else model,
-            args=settings.built(self.config_class(), arguments, job),
+            args=settings.build_config(self.config_class(), arguments, job),
             train_dataset=Dataset.from_dict(class_columns(rows)),
             processing_class=tokenizer,
             data_collator=DataCollatorWithPadding(tokenizer),
@@ -136,7 +136,7 @@ class ClassJudge:
         if not self.told:
             return None
         true = [row.label for row in self.rows]
-        return compared([float(label == self.commonest) for label in true], [float(label == told) for label, told in zip(true, self.told, strict=True)], higher_is_better=True)
+        return compare([float(label == self.commonest) for label in true], [float(label == told) for label, told in zip(true, self.told, strict=True)], higher_is_better=True)
 
     def verdict(self) -> tuple[str, str]:
         accuracy = self.accuracy

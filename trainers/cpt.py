@@ -18,12 +18,12 @@ from advisor.ground.errors import InputError
 from trainers.evaluation.generation import Judge
 from trainers.frame import stage
 from trainers.frame.job import Job, run_trainer
-from trainers.frame.rows import read_prepared
+from trainers.frame.rows import prepare_rows
 from trainers.prepare import Prepared, Row
-from trainers.sft import Supervised
+from trainers.sft import SFT
 
 
-class ContinuedPretraining(Supervised):
+class CPT(SFT):
     """Learns to continue documents."""
 
     names = ("cpt",)
@@ -45,7 +45,7 @@ class ContinuedPretraining(Supervised):
 def general_text(job: Job, tokenizer: Any) -> Sequence[Row]:
     """The rows of the file named by `replay`."""
     other = replace(job, entry=replace(job.entry, name=f"{job.entry.name}-replay", data=replace(job.data, path=str(job.options["replay"]), format=None, mapping=None)))
-    prepared = read_prepared(other, tokenizer)
+    prepared = prepare_rows(other, tokenizer)
     return (*prepared.train, *prepared.holdout)
 
 
@@ -71,12 +71,12 @@ def with_replay(data: Prepared[Row], general: Sequence[Row], *, share: float, se
 
 def train(job: Job) -> None:
     """Train the stage, or measure two steps of it, and write what came of it into its folder."""
-    stage.train(job, ContinuedPretraining())
+    stage.train(job, CPT())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code."""
-    return run_trainer(train, argv, objectives=ContinuedPretraining.names, prog="trainers.cpt")
+    return run_trainer(train, argv, objectives=CPT.names, prog="trainers.cpt")
 
 
 if __name__ == "__main__":

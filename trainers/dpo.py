@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainers.evaluation import loss as judge
-from trainers.evaluation.pairs import PreferenceJudge, liked, sides
+from trainers.evaluation.pairs import PreferenceJudge, both_sides, chosen
 from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.frame import settings, stage
 from trainers.frame.job import Job, run_trainer
@@ -22,7 +22,7 @@ from trainers.prepare import Prepared
 from trainers.prepare.preference import PAIRS, Pair, preference_columns
 
 
-class Preferences(Objective):
+class DPO(Objective):
     """Makes the better answer of each pair likelier than the worse one, as far as the beta of the plan lets it move."""
 
     names = ("dpo",)
@@ -38,12 +38,12 @@ class Preferences(Objective):
         from datasets import Dataset
         from trl import DPOTrainer
 
-        from trainers.frame.trl_trainer import ours, reference
+        from trainers.frame.trl_trainer import reference, with_safe_checkpoints
 
-        return ours(DPOTrainer)(
+        return with_safe_checkpoints(DPOTrainer)(
             model=model,
             ref_model=reference(job, model),
-            args=settings.built(self.config_class(), {**arguments, "max_length": None, "beta": job.options["beta"]}, job),
+            args=settings.build_config(self.config_class(), {**arguments, "max_length": None, "beta": job.options["beta"]}, job),
             train_dataset=Dataset.from_dict(preference_columns([row for (row,) in sequences])),
             processing_class=tokenizer,
             peft_config=peft_config,
@@ -51,24 +51,24 @@ class Preferences(Objective):
         )
 
     def probe(self, job: Job, data: Prepared[Any], tokenizer: Any) -> Probe:
-        return Probe(row=liked(tokenizer, [probe_row(data.train)])[0], pad_id=tokenizer.pad_token_id)
+        return Probe(row=chosen(tokenizer, [probe_row(data.train)])[0], pad_id=tokenizer.pad_token_id)
 
     def judge(self, job: Job, trainer: Any, data: Prepared[Any], mark: str) -> PreferenceJudge:
         return PreferenceJudge(job, trainer, data, mark)
 
     def evaluation_loss(self, trainer: Any, rows: Sequence[Any]) -> float | None:
-        found = judge.answer_log_probs(trainer, [side for row in rows for side in sides(trainer.processing_class, row)])
+        found = judge.answer_log_probs(trainer, [side for row in rows for side in both_sides(trainer.processing_class, row)])
         return -sum(found) / sum(row.learned for row in rows)
 
 
 def train(job: Job) -> None:
     """Train the stage, or measure two steps of it, and write what came of it into its folder."""
-    stage.train(job, Preferences())
+    stage.train(job, DPO())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code."""
-    return run_trainer(train, argv, objectives=Preferences.names, prog="trainers.dpo")
+    return run_trainer(train, argv, objectives=DPO.names, prog="trainers.dpo")
 
 
 if __name__ == "__main__":

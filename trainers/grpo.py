@@ -29,7 +29,7 @@ from trainers.rewards.sources import Answer, Reward, build_reward, reward_faults
 SHORTEST_PROMPT = 8  # tokens that have to be left for it within seq_len
 
 
-class Rewarded(Objective):
+class GRPO(Objective):
     """Makes those of its own answers likelier that the reward finds better than the others to the same prompt."""
 
     names = ("grpo",)
@@ -92,10 +92,10 @@ class Rewarded(Objective):
             "remove_unused_columns": False,
             **self.own_arguments(job),
         }
-        built = prompted(self.trainer_class())(
+        built = reading_prompts(self.trainer_class())(
             model=model,
             reward_funcs=reward_function(self.reward),
-            args=settings.built(self.config_class(), {**arguments, **own}, job),
+            args=settings.build_config(self.config_class(), {**arguments, **own}, job),
             train_dataset=Dataset.from_dict({"prompt": [row.prompt for row in rows], "answer": [row.answer for row in rows], "ids": [list(row.prompt_ids) for row in rows]}),
             processing_class=tokenizer,
             peft_config=peft_config,
@@ -105,7 +105,7 @@ class Rewarded(Objective):
         return built
 
     def probe(self, job: Job, data: Prepared[Prompt], tokenizer: Any) -> Probe:
-        return Probe(row=probed(min(data.train, key=lambda row: (row.tokens, row.number))), pad_id=tokenizer.pad_token_id)
+        return Probe(row=probe_text(min(data.train, key=lambda row: (row.tokens, row.number))), pad_id=tokenizer.pad_token_id)
 
     def judge(self, job: Job, trainer: Any, data: Prepared[Prompt], mark: str) -> RewardJudge:
         return RewardJudge(job, trainer, data, mark, self.reward)
@@ -122,16 +122,16 @@ class Rewarded(Objective):
         super().save(job, trainer, model, tokenizer)
 
 
-def probed(row: Prompt) -> Row:
+def probe_text(row: Prompt) -> Row:
     """A prompt as the checks put it to a model: what it says next."""
     return Row(row.number, row.prompt_ids, ids_of([IGNORED] * len(row.prompt_ids)), row.prompt, row.shown, row.answer or "", row.key, row.text)
 
 
-def prompted(trainer: type) -> type:
+def reading_prompts(trainer: type) -> type:
     """TRL's trainer reading our prompts: token for token as they were prepared, tools and all."""
-    from trainers.frame.trl_trainer import ours
+    from trainers.frame.trl_trainer import with_safe_checkpoints
 
-    class Prompted(ours(trainer)):  # type: ignore[misc]
+    class Prompted(with_safe_checkpoints(trainer)):  # type: ignore[misc]
         ids_of: Mapping[str, list[int]]
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -161,12 +161,12 @@ def reward_function(reward: Reward) -> Any:
 
 def train(job: Job) -> None:
     """Train the stage, or measure two steps of it, and write what came of it into its folder."""
-    stage.train(job, Rewarded())
+    stage.train(job, GRPO())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code."""
-    return run_trainer(train, argv, objectives=Rewarded.names, prog="trainers.grpo")
+    return run_trainer(train, argv, objectives=GRPO.names, prog="trainers.grpo")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError
-from trainers.dpo import Preferences
+from trainers.dpo import DPO
 from trainers.evaluation import loss as judge
 from trainers.evaluation.pairs import as_row
 from trainers.evaluation.saved_result import Probe, probe_row
@@ -25,7 +25,7 @@ from trainers.prepare.preference import FEEDBACK, Feedback, feedback_columns
 FEWEST_AT_ONCE = 4
 
 
-class Verdicts(Preferences):
+class KTO(DPO):
     """Makes answers that people liked likelier, and others less likely."""
 
     names = ("kto",)
@@ -63,12 +63,12 @@ class Verdicts(Preferences):
         from datasets import Dataset
         from trl import KTOTrainer
 
-        from trainers.frame.trl_trainer import ours, reference
+        from trainers.frame.trl_trainer import reference, with_safe_checkpoints
 
-        return ours(KTOTrainer)(
+        return with_safe_checkpoints(KTOTrainer)(
             model=model,
             ref_model=reference(job, model),
-            args=settings.built(self.config_class(), {**arguments, "max_length": None, "beta": job.options["beta"]}, job),
+            args=settings.build_config(self.config_class(), {**arguments, "max_length": None, "beta": job.options["beta"]}, job),
             train_dataset=Dataset.from_dict(feedback_columns([row for (row,) in sequences], batch=job.stage.micro_batch_size)),
             processing_class=tokenizer,
             peft_config=peft_config,
@@ -86,12 +86,12 @@ class Verdicts(Preferences):
 
 def train(job: Job) -> None:
     """Train the stage, or measure two steps of it, and write what came of it into its folder."""
-    stage.train(job, Verdicts())
+    stage.train(job, KTO())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code."""
-    return run_trainer(train, argv, objectives=Verdicts.names, prog="trainers.kto")
+    return run_trainer(train, argv, objectives=KTO.names, prog="trainers.kto")
 
 
 if __name__ == "__main__":

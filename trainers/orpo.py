@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from trainers.dpo import Preferences
+from trainers.dpo import DPO
 from trainers.evaluation.pairs import PreferenceJudge
 from trainers.frame import settings, stage
 from trainers.frame.job import Job, run_trainer
@@ -23,7 +23,7 @@ from trainers.prepare.preference import Pair, preference_columns
 NOTE = "ORPO is experimental in TRL and may be gone in its next release; the prompts of the better answers are learned too, as in the paper's code"
 
 
-class OddsRatio(Preferences):
+class ORPO(DPO):
     """Makes the better answer of each pair likely, and likelier than the worse one."""
 
     names = ("orpo",)
@@ -47,7 +47,7 @@ class OddsRatio(Preferences):
         own = {"max_length": job.stage.seq_len, "beta": job.options["beta"], "remove_unused_columns": False}
         return orpo_trainer()(
             model=model,
-            args=settings.built(self.config_class(), {**arguments, **own}, job),
+            args=settings.build_config(self.config_class(), {**arguments, **own}, job),
             train_dataset=Dataset.from_dict(preference_columns([row for (row,) in sequences])),
             processing_class=tokenizer,
             peft_config=peft_config,
@@ -59,7 +59,7 @@ def orpo_trainer() -> type:
     """TRL's trainer on rows that are tokenised already."""
     from trl.experimental.orpo import ORPOTrainer
 
-    from trainers.frame.trl_trainer import ours
+    from trainers.frame.trl_trainer import with_safe_checkpoints
 
     class Ready(ORPOTrainer):  # type: ignore[misc]
         def tokenize_row(self, feature: Mapping[str, Any], model: Any = None) -> dict[str, Any]:
@@ -73,17 +73,17 @@ def orpo_trainer() -> type:
                 row[f"{side}_labels"] = [IGNORED] * len(prompt) + answer
             return row
 
-    return ours(Ready)
+    return with_safe_checkpoints(Ready)
 
 
 def train(job: Job) -> None:
     """Train the stage, or measure two steps of it, and write what came of it into its folder."""
-    stage.train(job, OddsRatio())
+    stage.train(job, ORPO())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code."""
-    return run_trainer(train, argv, objectives=OddsRatio.names, prog="trainers.orpo")
+    return run_trainer(train, argv, objectives=ORPO.names, prog="trainers.orpo")
 
 
 if __name__ == "__main__":

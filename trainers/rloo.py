@@ -13,10 +13,10 @@ from typing import Any
 
 from trainers.frame import stage
 from trainers.frame.job import Job, run_trainer
-from trainers.grpo import Rewarded
+from trainers.grpo import GRPO
 
 
-class LeaveOneOut(Rewarded):
+class RLOO(GRPO):
     """Makes answers likelier that get more than the mean of the others."""
 
     names = ("rloo",)
@@ -37,12 +37,12 @@ class LeaveOneOut(Rewarded):
 
 def train(job: Job) -> None:
     """Train the stage, or measure two steps of it, and write what came of it into its folder."""
-    stage.train(job, LeaveOneOut())
+    stage.train(job, RLOO())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code."""
-    return run_trainer(train, argv, objectives=LeaveOneOut.names, prog="trainers.rloo")
+    return run_trainer(train, argv, objectives=RLOO.names, prog="trainers.rloo")
 
 
 if __name__ == "__main__":

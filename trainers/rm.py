@@ -25,7 +25,7 @@ from trainers.frame.job import Job, run_trainer
 from trainers.frame.stage import Objective
 from trainers.prepare import Prepared
 from trainers.prepare.preference import PAIRS, Pair, reward_columns
-from trainers.updates import update_named
+from trainers.updates import load_update
 
 HEAD = "SequenceClassification"
 HEAD_NAMES = ("score", "classifier")
@@ -56,11 +56,11 @@ class RewardModel(Objective):
         from datasets import Dataset
         from trl import RewardTrainer
 
-        from trainers.frame.trl_trainer import ours
+        from trainers.frame.trl_trainer import with_safe_checkpoints
 
-        return ours(RewardTrainer)(
+        return with_safe_checkpoints(RewardTrainer)(
             model=model,
-            args=settings.built(self.config_class(), {**arguments, "max_length": None}, job),
+            args=settings.build_config(self.config_class(), {**arguments, "max_length": None}, job),
             train_dataset=Dataset.from_dict(reward_columns([row for (row,) in sequences])),
             processing_class=tokenizer,
             peft_config=peft_config,
@@ -111,7 +111,7 @@ def other_form(job: Job) -> str | None:
     config = adapter_config(job)
     if config is None or job.stage.update == "full":
         return None
-    update = update_named(job.stage.update)
+    update = load_update(job.stage.update)
     wanted = update.config_class()
     kind = getattr(wanted, "__dataclass_fields__", {}) and wanted().peft_type  # type: ignore[misc]
     name = job.entry.starts_from or str(job.start)

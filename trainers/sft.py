@@ -19,7 +19,7 @@ from trainers.frame.stage import Objective
 from trainers.prepare import Prepared, Row
 
 
-class Supervised(Objective):
+class SFT(Objective):
     """Learns the answers of the examples."""
 
     names = ("sft",)
@@ -43,7 +43,7 @@ class Supervised(Objective):
         own = {"max_length": job.stage.seq_len, "packing": flat, "dataset_kwargs": {"skip_prepare_dataset": True}}
         return answer_trainer()(
             model=model,
-            args=settings.built(self.config_class(), {**arguments, **own}, job),
+            args=settings.build_config(self.config_class(), {**arguments, **own}, job),
             train_dataset=Dataset.from_dict(columns(sequences, lengths=job.stage.packing)),
             processing_class=tokenizer,
             data_collator=PackedBatches(tokenizer.pad_token_id) if job.stage.packing and not flat else None,
@@ -66,7 +66,7 @@ def objective_of(job: Job) -> Objective:
         from trainers.classes import Classifier
 
         return Classifier()
-    return Supervised()
+    return SFT()
 
 
 def train(job: Job) -> None:
@@ -81,7 +81,7 @@ def check_rows(job: Job) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code."""
-    return run_trainer(train, argv, objectives=Supervised.names, prog="trainers.sft", check=check_rows)
+    return run_trainer(train, argv, objectives=SFT.names, prog="trainers.sft", check=check_rows)
 
 
 if __name__ == "__main__":

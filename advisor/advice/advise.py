@@ -13,18 +13,18 @@ from typing import Any
 from advisor.advice.facts_of_situation import fact_origin, situation_facts, unknown_facts
 from advisor.advice.types import Advice, Candidate, Flip, GuideAnswer, Reason
 from advisor.estimate.resolved_run import sequences_per_row
-from advisor.estimate.types import SPLIT, WHOLE
+from advisor.estimate.types import DDP, FSDP
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.types import Hardware
-from advisor.methods.composition import SCHEMES, Composition, composed
+from advisor.methods.composition import SCHEMES, Composition, compose
 from advisor.ruleset.judge import judge
 from advisor.ruleset.model import Ruleset
 from advisor.situation.types import Situation
 
-from .candidates import Costs, alternatives, as_stated, recommended
+from .candidates import Costs, alternatives, candidate_for, recommended_candidate
 from .confidence import confidence
 from .decide import SMALLER_MODEL, Decision, conclude, conclude_early
-from .flips import flips_of
+from .flips import find_flips
 from .nothing_fits import nothing_fits
 
 
@@ -46,7 +46,7 @@ def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advi
     costs = Costs(ruleset=ruleset, situation=situation, facts=base)
     decision = _conclude(ruleset, early, costs)
     guide = guide_answer(guide_rules, base, costs)
-    recommendation = recommended(ruleset, decision, costs)
+    recommendation = recommended_candidate(ruleset, decision, costs)
     stuck = None
     if SMALLER_MODEL in decision.composition.remedies:
         stuck = nothing_fits(ruleset, situation, decision, costs, _redecide, situation.smaller)
@@ -74,7 +74,7 @@ def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advi
 def contradictions(ruleset: Ruleset, situation: Situation, facts: Mapping[str, Any]) -> list[Fault]:
     """What was stated together though it cannot be (rules/facts.yaml, `assume`)."""
     faults = []
-    for found in ruleset.contradicted(facts):
+    for found in ruleset.contradictions(facts):
         named = [condition.fact for condition in found.never]
         said = " and ".join(f"{name} is {'yes' if facts[name] is True else facts[name]} ({fact_origin(situation, name)})" for name in named)
         of_model = any(ruleset.facts[name].origin == "model" for name in named)
@@ -110,7 +110,7 @@ def guide_answer(guide_rules: Ruleset, base: Mapping[str, Any], costs: Costs) ->
     scenarios = [row for row in dict.fromkeys(rows) if row.startswith("Scenario")]
     composition = decision.composition
     if SMALLER_MODEL in composition.remedies:  # the guide looks at no memory: what it wants stays what it says
-        composition = composed(str(decision.facts["chain"]), str(decision.steps["scheme"].wanted[0][0]), per_task=decision.facts["modules"] == "per_task")
+        composition = compose(str(decision.facts["chain"]), str(decision.steps["scheme"].wanted[0][0]), per_task=decision.facts["modules"] == "per_task")
     return GuideAnswer(composition=composition, row="; ".join(scenarios) or (rows[-1] if rows else ""))
 
 
@@ -122,12 +122,12 @@ def _flips(ruleset: Ruleset, situation: Situation, base: Mapping[str, Any], deci
         return _conclude(ruleset, conclude_early(ruleset, {**base, **changes}), costs).composition
 
     per_task = decision.facts["modules"] == "per_task"
-    of_scheme = {scheme: costs.of(composed(str(decision.facts["chain"]), scheme, per_task=per_task)) for scheme in SCHEMES}
+    of_scheme = {scheme: costs.of(compose(str(decision.facts["chain"]), scheme, per_task=per_task)) for scheme in SCHEMES}
 
     def elsewhere(hardware: Hardware) -> Composition:
         return _redecide(replace(situation, hardware=hardware), {}, ruleset).composition
 
-    return flips_of(ruleset, situation, decision, of_scheme, answer, elsewhere)
+    return find_flips(ruleset, situation, decision, of_scheme, answer, elsewhere)
 
 
 def _warnings(situation: Situation, recommendation: Candidate, decision: Decision) -> list[str]:
@@ -145,10 +145,10 @@ def _candidate_warnings(situation: Situation, candidate: Candidate) -> list[str]
     cards = len(situation.hardware.gpus)
     if any(stage.split for stage in candidate.stages):
         warnings.append(
-            f"the model is split over the {cards} cards ({SPLIT}), which `advise run` does not start: it starts one process, or {WHOLE} with a whole model on each card"
+            f"the model is split over the {cards} cards ({FSDP}), which `advise run` does not start: it starts one process, or {DDP} with a whole model on each card"
         )
     elif cards > 1:
-        warnings.append(f"all {cards} cards are used: each holds the whole model and its own rows ({WHOLE})")
+        warnings.append(f"all {cards} cards are used: each holds the whole model and its own rows ({DDP})")
     return [*warnings, *_too_few(situation, candidate.composition), *_long_rows(situation, candidate)]
 
 
@@ -184,7 +184,7 @@ def candidate_of(advice: Advice, ruleset: Ruleset, composition: Composition) -> 
     base = situation_facts(advice.situation)
     costs = Costs(ruleset=ruleset, situation=advice.situation, facts=base)
     decision = _conclude(ruleset, conclude_early(ruleset, base), costs)
-    return as_stated(ruleset, decision, costs, composition, (Reason(text="no rule recommends it here"),))
+    return candidate_for(ruleset, decision, costs, composition, (Reason(text="no rule recommends it here"),))
 
 
 def with_choice(advice: Advice, chosen: Candidate) -> Advice:

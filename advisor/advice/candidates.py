@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, replace
 
 from advisor.advice.facts_of_situation import device
 from advisor.advice.types import Candidate, Chosen, Reason, StageSettings, Verdict
-from advisor.estimate.types import SPLIT, WHOLE, Estimate
-from advisor.methods.composition import SCHEMES, Composition, composed
+from advisor.estimate.types import DDP, FSDP, Estimate
+from advisor.methods.composition import SCHEMES, Composition, compose
 from advisor.ruleset.model import Rule, Ruleset
 from advisor.situation.types import Situation
 
 from .decide import SMALLER_MODEL, Decision
-from .explain import budget_reason, memory_reason, reason_of, seen_by, why_not_outcome
-from .fit import coarse_fit, fitted_stage, stage_settings, together
+from .explain import budget_reason, facts_seen_by, memory_reason, reason_of, why_not_outcome
+from .fit import coarse_fit, combine_estimates, fit_stage, stage_settings
 
 GUIDE_CHAINS = ("sft", "cpt>sft", "sft>rm>ppo")  # every objective the guide names stands in one of them
 ANSWERED_REMEDIES = {"rag": ("knowledge", "retrieval"), "prompting": ("readiness", "prompting")}  # "why not just ...?"
@@ -40,14 +40,14 @@ class Costs:
         """
         if len(self.situation.hardware.gpus) < 2:
             return self.shared(composition, None)
-        whole = self.shared(composition, WHOLE)
-        return whole if whole[1].fits != "too_big" else self.shared(composition, SPLIT)
+        whole = self.shared(composition, DDP)
+        return whole if whole[1].fits != "too_big" else self.shared(composition, FSDP)
 
     def shared(self, composition: Composition, strategy: str | None) -> tuple[tuple[StageSettings, ...], Estimate]:
         """The same where the cards share the work in this way."""
         lead, module = self._shared_module(composition)
         found = [self._stage(composition, objective, strategy, lead, module) for objective in composition.chain]
-        return tuple(stage for stage, _ in found), together([cost for _, cost in found])
+        return tuple(stage for stage, _ in found), combine_estimates([cost for _, cost in found])
 
     def _shared_module(self, composition: Composition) -> tuple[str, Mapping[str, Chosen]]:
         """Stages that go on with one module have one form of it: the largest that any of them asks for, and whose it is."""
@@ -65,7 +65,7 @@ class Costs:
         shared = {} if objective in OWN_MODULE or objective == lead else shared
         key = (objective, f"{composition.encoder}+{composition.scheme}+{lead if shared else ''}", strategy)
         if key not in self.known:
-            self.known[key] = fitted_stage(self.ruleset, self.situation, self.facts, composition, objective, strategy, shared)
+            self.known[key] = fit_stage(self.ruleset, self.situation, self.facts, composition, objective, strategy, shared)
         return self.known[key]
 
     def fits(self, chain: str, *, per_task: bool) -> dict[str, str]:
@@ -73,7 +73,7 @@ class Costs:
 
         That a model fits which nobody named is no known fact; that it does not is what the plan would run into.
         """
-        found = {scheme: self._fit(composed(chain, scheme, per_task=per_task)) for scheme in SCHEMES}
+        found = {scheme: self._fit(compose(chain, scheme, per_task=per_task)) for scheme in SCHEMES}
         if self.situation.suggestion is None:
             return found
         return {scheme: fit if fit in ("too_big", "over_budget") else "unknown" for scheme, fit in found.items()}
@@ -85,9 +85,9 @@ class Costs:
         return "split" if fit == "fits" and composition.update != "full" and any(stage.split for stage in stages) else fit
 
 
-def recommended(ruleset: Ruleset, decision: Decision, costs: Costs) -> Candidate:
+def recommended_candidate(ruleset: Ruleset, decision: Decision, costs: Costs) -> Candidate:
     """The composition the rules concluded, with its reasons."""
-    because = tuple(replace(reason_of(rule, ruleset), facts=seen_by(rule, decision, costs.situation, ruleset)) for rule in decision.rules)
+    because = tuple(replace(reason_of(rule, ruleset), facts=facts_seen_by(rule, decision, costs.situation, ruleset)) for rule in decision.rules)
     if not decision.composition.chain:
         return Candidate(composition=decision.composition, stages=(), estimate=NOTHING, verdict="recommended", because=because)
     stages, cost = costs.of(decision.composition)
@@ -111,7 +111,7 @@ def _other_schemes(ruleset: Ruleset, decision: Decision, costs: Costs) -> list[C
     order = [scheme for scheme, _ in judgement.ranking if scheme != SMALLER_MODEL]
     result = []
     for scheme in dict.fromkeys([*order, *(scheme for scheme in SCHEMES if scheme in judgement.forbidden), *SCHEMES]):
-        composition = composed(str(facts["chain"]), scheme, per_task=facts["modules"] == "per_task", remedies=decision.composition.remedies if decision.trains else ())
+        composition = compose(str(facts["chain"]), scheme, per_task=facts["modules"] == "per_task", remedies=decision.composition.remedies if decision.trains else ())
         stages, cost = costs.of(composition)
         verdict, because, forced_ok = _scheme_verdict(ruleset, costs, decision, scheme, cost)
         if not decision.trains and verdict == "ranked_lower":
@@ -128,13 +128,13 @@ def _other_chains(ruleset: Ruleset, decision: Decision, costs: Costs) -> list[Ca
     chains.pop(str(facts["chain"]), None)
     result = []
     for chain in chains:
-        composition = composed(chain, scheme, per_task=facts["modules"] == "per_task")
+        composition = compose(chain, scheme, per_task=facts["modules"] == "per_task")
         stages, cost = costs.of(composition)
         forbidden = judgement.forbidden.get(chain, ())
         result.append(
             Candidate(
                 composition=composition, stages=stages, estimate=cost, verdict="forbidden" if forbidden else "ranked_lower",
-                because=tuple(why_not_outcome(judgement, chain, facts, ruleset)), forced_ok=not any(absolute(rule) for rule in forbidden),
+                because=tuple(why_not_outcome(judgement, chain, facts, ruleset)), forced_ok=not any(is_absolute(rule) for rule in forbidden),
             )
         )  # fmt: skip
     return result
@@ -154,10 +154,10 @@ def _other_remedies(ruleset: Ruleset, decision: Decision) -> list[Candidate]:
 def _guides_own(ruleset: Ruleset, decision: Decision, costs: Costs, guide: Composition) -> Candidate:
     """The guide's answer where nothing above says it already, so that it can be run as well."""
     heard = [rule for rule in decision.rules if rule.layer not in ("base", "document")]
-    return as_stated(ruleset, decision, costs, guide, tuple(reason_of(rule, ruleset) for rule in heard) or (Reason(text="the guide alone says this"),))
+    return candidate_for(ruleset, decision, costs, guide, tuple(reason_of(rule, ruleset) for rule in heard) or (Reason(text="the guide alone says this"),))
 
 
-def as_stated(ruleset: Ruleset, decision: Decision, costs: Costs, composition: Composition, otherwise: tuple[Reason, ...]) -> Candidate:
+def candidate_for(ruleset: Ruleset, decision: Decision, costs: Costs, composition: Composition, otherwise: tuple[Reason, ...]) -> Candidate:
     """A composition that somebody named, with what speaks against it: what forbids it, its size, or `otherwise`."""
     stages, cost = costs.of(composition)
     fit = coarse_fit(cost, costs.facts)
@@ -169,7 +169,7 @@ def as_stated(ruleset: Ruleset, decision: Decision, costs: Costs, composition: C
         found = memory_reason(cost, str(composition.scheme), f"base/{composition.scheme}-too-big", cards=len(costs.situation.hardware.gpus), cpu=device(costs.situation) == "cpu")
         because = (found, *because) if found else because
     verdict: Verdict = "too_big" if fit == "too_big" else "forbidden" if forbidden else "ranked_lower"
-    forced_ok = fit != "too_big" and not any(absolute(rule) for rule in forbidden)
+    forced_ok = fit != "too_big" and not any(is_absolute(rule) for rule in forbidden)
     return Candidate(composition=composition, stages=stages, estimate=cost, verdict=verdict, because=because, forced_ok=forced_ok)
 
 
@@ -180,7 +180,7 @@ def _scheme_verdict(ruleset: Ruleset, costs: Costs, decision: Decision, scheme: 
         return "ranked_lower", tuple(why_not_outcome(judgement, scheme, decision.facts, ruleset)), True
     reasons = tuple(_limit_reason(ruleset, costs, decision, rule, scheme, cost) for rule in forbidding)
     only_size = all(rule.id.endswith("-too-big") for rule in forbidding)
-    return ("too_big" if only_size else "forbidden"), reasons, not any(absolute(rule) for rule in forbidding)
+    return ("too_big" if only_size else "forbidden"), reasons, not any(is_absolute(rule) for rule in forbidding)
 
 
 def _limit_reason(ruleset: Ruleset, costs: Costs, decision: Decision, rule: Rule, scheme: str, cost: Estimate) -> Reason:
@@ -203,15 +203,15 @@ def reason_behind(rule: Rule, decision: Decision, ruleset: Ruleset) -> Reason:
     return reason_of(rule, ruleset)
 
 
-def absolute(rule: Rule) -> bool:
+def is_absolute(rule: Rule) -> bool:
     """A forbid that --force never overrides: a company's own, and what cannot run."""
     return rule.layer not in SHIPPED or rule.id.endswith("-too-big")
 
 
-def nearest(ruleset: Ruleset, decision: Decision, costs: Costs) -> Candidate:
+def nearest_to_fitting(ruleset: Ruleset, decision: Decision, costs: Costs) -> Candidate:
     """Nothing is allowed: of the wanted schemes the one that needs least, so that the way out is the shortest."""
     scheme = _least_hungry(decision, costs)
-    composition = composed(str(decision.facts["chain"]), scheme, per_task=decision.facts["modules"] == "per_task")
+    composition = compose(str(decision.facts["chain"]), scheme, per_task=decision.facts["modules"] == "per_task")
     stages, cost = costs.of(composition)
     verdict, because, forced_ok = _scheme_verdict(ruleset, costs, decision, scheme, cost)
     return Candidate(composition=composition, stages=stages, estimate=cost, verdict=verdict, because=because, forced_ok=forced_ok)
@@ -224,7 +224,7 @@ def _least_hungry(decision: Decision, costs: Costs) -> str:
     allowed = [scheme for scheme in wanted if not any(rule.layer not in SHIPPED for rule in decision.steps["scheme"].forbidden.get(scheme, ()))]
 
     def need(scheme: str) -> int:
-        memory = costs.of(composed(chain, scheme, per_task=per_task))[1].memory
+        memory = costs.of(compose(chain, scheme, per_task=per_task))[1].memory
         return memory.peak_bytes if memory else 0
 
     return str(min(allowed or wanted, key=need))

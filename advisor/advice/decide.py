@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from advisor.methods.composition import Composition, composed
+from advisor.methods.composition import Composition, compose
 from advisor.ruleset.judge import Judgement, judge
 from advisor.ruleset.model import Rule, Ruleset
 
@@ -99,7 +99,7 @@ def _composition(facts: Mapping[str, Any]) -> Composition:
         return Composition(remedies=remedies)
     if facts["scheme"] == SMALLER_MODEL:
         return Composition(remedies=(*remedies, SMALLER_MODEL))
-    return composed(str(facts["chain"]), str(facts["scheme"]), per_task=facts["modules"] == "per_task", remedies=remedies)
+    return compose(str(facts["chain"]), str(facts["scheme"]), per_task=facts["modules"] == "per_task", remedies=remedies)
 
 
 def _heard(steps: Mapping[str, Judgement], facts: Mapping[str, Any]) -> tuple[Rule, ...]:

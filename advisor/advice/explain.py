@@ -23,7 +23,7 @@ def reason_of(rule: Rule, ruleset: Ruleset) -> Reason:
     return Reason(text=text, rule=rule.id, source=_titles(rule, ruleset))
 
 
-def seen_by(rule: Rule, decision: Decision, situation: Situation, ruleset: Ruleset) -> tuple[KnownFact, ...]:
+def facts_seen_by(rule: Rule, decision: Decision, situation: Situation, ruleset: Ruleset) -> tuple[KnownFact, ...]:
     """The facts that a rule looked at and that are known, each with where it came from."""
     concluded = {table.concludes: decision.steps[table.id].winner for table in ruleset.tables.values() if table.id in decision.steps}
     found = []
@@ -78,12 +78,12 @@ def why_not_outcome(judgement: Judgement, outcome: str, facts: Mapping[str, Any]
     concludes = ruleset.tables[judgement.table].concludes
     named = [rule for rule in ruleset.rules[judgement.table] if rule.kind == "recommend" and rule.then.get(concludes) == outcome]
     above = [rule for rule in named if winner is None or _rank(rule, ruleset) >= _rank(winner[1], ruleset)]  # of equal rank: never both fire, the linter proves it
-    waiting = [(rule, missed) for rule in above if (missed := unmet(rule, facts, ruleset))]
+    waiting = [(rule, missed) for rule in above if (missed := unmet_conditions(rule, facts, ruleset))]
     if waiting:
         # The rule that misses least is the one a person could still make true; of equals the one that would win.
         rule, missed = min(waiting, key=lambda entry: (len(entry[1]), *(-part for part in _rank(entry[0], ruleset)), entry[0].id))
         wanted = " and ".join(text for text, _ in missed)
-        here = " and ".join(f"{named_fact(fact_id)} is {shown(facts.get(fact_id))}{_why_unknown(fact_id, facts)}" for fact_id in dict.fromkeys(fact_id for _, fact_id in missed))
+        here = " and ".join(f"{fact_words(fact_id)} is {value_words(facts.get(fact_id))}{_why_unknown(fact_id, facts)}" for fact_id in dict.fromkeys(fact_id for _, fact_id in missed))
         return [Reason(text=f"would come first where {wanted}; here {here}{f' ({rule.row})' if rule.row else ''}", rule=rule.id, source=_titles(rule, ruleset))]
     if named and winner is not None:
         rule = _ranking_rule(judgement, outcome, facts, ruleset) or winner[1]
@@ -110,7 +110,7 @@ def _titles(rule: Rule, ruleset: Ruleset) -> str:
     return "; ".join(ruleset.sources[source].title for source in rule.sources)
 
 
-def unmet(rule: Rule, facts: Mapping[str, Any], ruleset: Ruleset) -> list[tuple[str, str]]:
+def unmet_conditions(rule: Rule, facts: Mapping[str, Any], ruleset: Ruleset) -> list[tuple[str, str]]:
     """What a rule still misses: each condition in words with the fact it is about; empty where it fires.
 
     A fact that another table concluded is followed back to what a person stated: not "open_schemes is adapter" but
@@ -131,12 +131,12 @@ def _leading_to(table: str, concludes: str, values: frozenset[Any], facts: Mappi
     """For each rule of a table that concludes one of the values: what it misses, the highest ranked first."""
     rules = [rule for rule in ruleset.rules[table] if rule.kind == "recommend" and rule.then.get(concludes) in values]
     rules.sort(key=lambda rule: (*(-part for part in _rank(rule, ruleset)), rule.id))
-    return [missed for rule in rules if (missed := unmet(rule, facts, ruleset))]
+    return [missed for rule in rules if (missed := unmet_conditions(rule, facts, ruleset))]
 
 
 def _wanted(condition: Condition) -> str:
     """A condition as a person reads it: 'prompt meets quality bar is yes'."""
-    text = condition.text.replace("not known or ", "").replace(condition.fact, named_fact(condition.fact), 1)
+    text = condition.text.replace("not known or ", "").replace(condition.fact, fact_words(condition.fact), 1)
     return text.replace(" is stated", " is yes").replace(" is denied", " is no")
 
 
@@ -147,12 +147,12 @@ def _why_unknown(fact_id: str, facts: Mapping[str, Any]) -> str:
     return "" if "params_b" in facts else ", since no model is named (the numbers shown are those of the suggested model)"
 
 
-def named_fact(fact_id: str) -> str:
+def fact_words(fact_id: str) -> str:
     """A fact's name without underscores."""
     return fact_id.replace("_", " ")
 
 
-def shown(value: Any) -> str:
+def value_words(value: Any) -> str:
     """A fact's value in words."""
     if isinstance(value, bool):
         return "yes" if value else "no"

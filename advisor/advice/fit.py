@@ -13,7 +13,7 @@ from typing import Any
 from advisor.advice.facts_of_situation import device
 from advisor.advice.types import Chosen, StageSettings
 from advisor.estimate import estimate
-from advisor.estimate.reading import read_of
+from advisor.estimate.reading import tokens_read
 from advisor.estimate.stages import stage_spec
 from advisor.estimate.types import Estimate, Fits, RunSpec
 from advisor.ground.types import DataProfile
@@ -22,7 +22,7 @@ from advisor.plan.model import Stage
 from advisor.ruleset.model import Ruleset
 from advisor.situation.types import Situation
 
-from .settings import refusal, ruled_settings
+from .settings import refusal, settings_by_rule
 
 DEFAULT_SEQ_LEN = 1024
 TEXT_LEN, CPU_TEXT_LEN = 2048, 512  # of documents, which may be parted anywhere
@@ -79,10 +79,10 @@ def stage_settings(ruleset: Ruleset, situation: Situation, facts: Mapping[str, A
     if situation.model is not None:  # also of a suggested model: its size decides the learning rate
         facts = {**facts, "params_b": situation.model.params / 1e9}
     facts = {**facts, "family": "encoder" if composition.encoder else "decoder"}
-    return ruled_settings(ruleset, facts, objective, composition.update or "lora", composition.quantization)
+    return settings_by_rule(ruleset, facts, objective, composition.update or "lora", composition.quantization)
 
 
-def fitted_stage(
+def fit_stage(
     ruleset: Ruleset,
     situation: Situation,
     facts: Mapping[str, Any],
@@ -162,7 +162,7 @@ def _batch_settings(trial: Mapping[str, Any], batch: Chosen, no_recompute: str, 
 def _stage_estimate(situation: Situation, objective: str, update: str, quantization: str | None, settings: Mapping[str, Chosen], strategy: str | None) -> Estimate:
     plain = {key: chosen.value for key, chosen in settings.items()}
     spec = stage_spec(objective, update, quantization, plain, gpus=max(1, len(situation.hardware.gpus)), sharding=strategy)
-    tokens, rows = amounts_read(situation, spec, epochs=float(plain.get("epochs", 1)) * (1 - Stage.holdout))
+    tokens, rows = amounts_to_read(situation, spec, epochs=float(plain.get("epochs", 1)) * (1 - Stage.holdout))
     return estimate(spec, situation.model, situation.hardware, tokens_total=tokens, rows_total=rows)
 
 
@@ -180,7 +180,7 @@ def _profiles(situation: Situation, objective: str) -> Sequence[DataProfile]:
     return [profile for profile in situation.tasks.values() if profile.tokens is not None]
 
 
-def amounts_read(situation: Situation, spec: RunSpec, *, epochs: float) -> tuple[int | None, int | None]:
+def amounts_to_read(situation: Situation, spec: RunSpec, *, epochs: float) -> tuple[int | None, int | None]:
     """Tokens and rows read over all epochs, of all tasks together and without the rows that are held out; each None where neither the data nor an answer tells."""
     profiles, answers = _profiles(situation, spec.objective), situation.answers
     if not profiles or profiles[0].tokens is None:
@@ -189,7 +189,7 @@ def amounts_read(situation: Situation, spec: RunSpec, *, epochs: float) -> tuple
     read_tokens = read_rows = 0.0
     for profile in profiles:
         assert profile.tokens is not None
-        mean, share = read_of(
+        mean, share = tokens_read(
             profile.tokens, objective=spec.objective, seq_len=spec.seq_len, truncation="stop", packing=spec.packing, response_tokens=spec.options.get("response_tokens")
         )
         rows_read = profile.rows * share * epochs
@@ -197,7 +197,7 @@ def amounts_read(situation: Situation, spec: RunSpec, *, epochs: float) -> tuple
     return max(1, round(read_tokens)), max(1, round(read_rows))
 
 
-def together(estimates: Sequence[Estimate]) -> Estimate:
+def combine_estimates(estimates: Sequence[Estimate]) -> Estimate:
     """One estimate for a chain: the worst fit, the highest memory, the sum of time and money."""
     worst = max(estimates, key=lambda cost: (ORDER.index(cost.fits), cost.memory.peak_bytes if cost.memory else 0))
     hours = None if any(cost.duration_s is None for cost in estimates) else sum(cost.duration_s or 0.0 for cost in estimates)

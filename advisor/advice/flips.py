@@ -11,7 +11,7 @@ from advisor.ground.types import Gpu, GpuSpec, Hardware
 from advisor.ground.units import format_gib, format_usd
 from advisor.methods.composition import Composition
 from advisor.ruleset.facts import Fact
-from advisor.ruleset.judge import cell_points, compiled
+from advisor.ruleset.judge import cell_points, compile_table
 from advisor.ruleset.model import Ruleset
 from advisor.situation.types import Situation
 
@@ -27,7 +27,7 @@ Answer = Callable[[Mapping[str, Any]], Composition]
 Elsewhere = Callable[[Hardware], Composition]
 
 
-def flips_of(
+def find_flips(
     ruleset: Ruleset, situation: Situation, decision: Decision, costs: Mapping[str, tuple[tuple[StageSettings, ...], Estimate]], answer: Answer, elsewhere: Elsewhere
 ) -> tuple[Flip, ...]:
     """Single changes that lead to another composition, the easiest first.
@@ -66,7 +66,7 @@ def _by_answers(ruleset: Ruleset, decision: Decision, answer: Answer) -> Iterato
             continue
         for value in changes:
             change = {fact.id: value, **(dict.fromkeys(fact.implies, True) if value is True else {})}
-            if ruleset.contradicted({**decision.facts, **change}):
+            if ruleset.contradictions({**decision.facts, **change}):
                 continue
             to = answer(change)
             if str(to) != str(decision.composition):
@@ -87,7 +87,7 @@ def _if(fact: Fact, value: Any) -> str:
 def _by_amount(ruleset: Ruleset, decision: Decision, answer: Answer) -> Iterator[Flip]:
     """The nearest amounts of rows, tokens and tasks, up and down, at which the answer changes."""
     for fact_id in ("data_rows", "data_tokens", "n_tasks", "params_b"):
-        cuts = sorted({cut for table in ruleset.tables if table != "settings" and fact_id in ruleset.tables[table].inputs for cut in compiled(ruleset, table).cuts[fact_id]})
+        cuts = sorted({cut for table in ruleset.tables if table != "settings" and fact_id in ruleset.tables[table].inputs for cut in compile_table(ruleset, table).cuts[fact_id]})
         if not cuts:
             continue
         fact, current = ruleset.facts[fact_id], decision.facts.get(fact_id)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from advisor.ground.errors import Fault, InputError
 from advisor.plan.values import setting_fault, setting_keys
-from advisor.ruleset.lint import SIDE_EFFECTS, Finding, Report, caused, lint
+from advisor.ruleset.lint import SIDE_EFFECTS, Finding, Report, caused_by_user, lint
 from advisor.ruleset.load import SHIPPED_LAYERS, load_rules, only_layer
 from advisor.ruleset.model import Ruleset
 
@@ -19,7 +19,7 @@ PLACE = re.compile(r"(?P<at>.+?:\d+(:\d+)?): (?P<text>.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checked:
+class LintedRules:
     """A report, and how it was come by."""
 
     report: Report
@@ -33,14 +33,14 @@ class Checked:
         return InputError.exit_code if self.report.of("error") else 0
 
 
-def checked(layers: tuple[str, ...] = SHIPPED_LAYERS, overlays: tuple[Path, ...] = (), *, root: Path | None = None) -> Checked:
+def lint_rules(layers: tuple[str, ...] = SHIPPED_LAYERS, overlays: tuple[Path, ...] = (), *, root: Path | None = None) -> LintedRules:
     """The whole check of the shipped layers, or of what files of one's own change about them. A file that cannot be read is a report too."""
     start = time.perf_counter()
     try:
         ruleset = load_rules(layers, overlays, root=root)
     except InputError as error:
         report = Report(findings=tuple(map(_unreadable, error.faults)), proofs=(), examples=0)
-        return Checked(report=report, layers=(), duration_s=time.perf_counter() - start)
+        return LintedRules(report=report, layers=(), duration_s=time.perf_counter() - start)
     report = _report(ruleset)
     try:
         scenarios, failing = run_scenarios(ruleset, overlays)
@@ -48,8 +48,8 @@ def checked(layers: tuple[str, ...] = SHIPPED_LAYERS, overlays: tuple[Path, ...]
         scenarios, failing = 0, tuple(map(_unreadable, error.faults))
     report = replace(report, findings=(*failing, *report.findings))
     if overlays:
-        report = caused(report, _report(load_rules(layers, root=root)), ruleset)
-    return Checked(report=report, layers=ruleset.layers, duration_s=time.perf_counter() - start, scenarios=scenarios)
+        report = caused_by_user(report, _report(load_rules(layers, root=root)), ruleset)
+    return LintedRules(report=report, layers=ruleset.layers, duration_s=time.perf_counter() - start, scenarios=scenarios)
 
 
 def _report(ruleset: Ruleset) -> Report:
@@ -61,7 +61,7 @@ def run_scenarios(ruleset: Ruleset, overlays: tuple[Path, ...]) -> tuple[int, tu
 
     What a file of one's own changes may break the shipped expectations on purpose, so they are not held against it.
     """
-    from advisor.advice.scenarios import read_scenarios, run_scenarios, shipped_scenarios, undecided_rules
+    from advisor.advice.scenarios import read_scenarios, rules_without_scenario, run_scenarios, shipped_scenarios
 
     if overlays:
         runs = [(ruleset, tuple(row for path in overlays for row in read_scenarios(path, ruleset)))]
@@ -76,7 +76,7 @@ def run_scenarios(ruleset: Ruleset, overlays: tuple[Path, ...]) -> tuple[int, tu
     ]  # fmt: skip
     count = sum(len(scenarios) for _, scenarios in runs)
     if count:
-        decided_nowhere = set.intersection(*({rule.id for rule in undecided_rules(rules, scenarios)} | _absent(ruleset, rules) for rules, scenarios in runs))
+        decided_nowhere = set.intersection(*({rule.id for rule in rules_without_scenario(rules, scenarios)} | _absent(ruleset, rules) for rules, scenarios in runs))
         findings += [
             Finding(
                 id="decides-no-scenario", severity="warning" if overlays else "error", text="decides no scenario: nothing would notice if it were wrong", rule=rule.id, at=rule.at,
@@ -120,7 +120,7 @@ def _overlay_report(ruleset: Ruleset, layers: tuple[str, ...]) -> Report:
     report = _report(ruleset)
     theirs = [finding for finding in report.findings if not _is_own(finding, ruleset) and finding.severity == "error" and finding.id not in SIDE_EFFECTS]
     if theirs:
-        return caused(report, _report(load_rules(layers)), ruleset)
+        return caused_by_user(report, _report(load_rules(layers)), ruleset)
     return replace(report, findings=tuple(finding for finding in report.findings if _is_own(finding, ruleset)))
 
 

@@ -17,7 +17,7 @@ from advisor.ruleset.model import Ruleset
 from advisor.situation.answers import command_line
 from advisor.situation.types import ModelSuggestion, Situation
 
-from .candidates import SHIPPED, Costs, nearest
+from .candidates import SHIPPED, Costs, nearest_to_fitting
 from .decide import SMALLER_MODEL, Decision
 from .flips import card_words, one_card
 
@@ -39,7 +39,7 @@ def nothing_fits(
     """
     attempt = _Attempts(ruleset, situation, decision, redecide, smaller)
     blamed = _quick_explain(attempt.fits, [], [fact for fact in FACTS if attempt.relaxable(fact)])
-    close = nearest(ruleset, decision, costs)
+    close = nearest_to_fitting(ruleset, decision, costs)
     return NothingFits(nearest=close, blame=tuple(_blame(fact, situation, decision, close) for fact in blamed), ways_out=attempt.ways_out(close)[:MAX_WAYS])
 
 

@@ -62,7 +62,7 @@ def _profiles(situation: Situation) -> list[DataProfile]:
     return [situation.data] if situation.data is not None else list(situation.tasks.values())
 
 
-def plan_of(advice: Advice, candidate: Candidate, ruleset: Ruleset, *, name: str = "finetune") -> tuple[Plan, Comments]:
+def make_plan(advice: Advice, candidate: Candidate, ruleset: Ruleset, *, name: str = "finetune") -> tuple[Plan, Comments]:
     """The launch file of a candidate and the comments beside its values. `missing_for_plan` has to be empty."""
     situation = advice.situation
     assert situation.model is not None

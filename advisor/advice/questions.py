@@ -19,7 +19,7 @@ from typing import Any
 from advisor.methods.composition import SCHEMES
 from advisor.ruleset.domain import cells_of
 from advisor.ruleset.facts import UNKNOWN, read_from
-from advisor.ruleset.judge import compiled
+from advisor.ruleset.judge import compile_table
 from advisor.ruleset.model import Condition, Ruleset
 
 from .decide import LAST, REMEDIES_OF_GATE, SETTINGS, SMALLER_MODEL
@@ -69,7 +69,7 @@ def may_train(ruleset: Ruleset, facts: Mapping[str, Any], askable: Collection[st
     return _Paths(_steps(ruleset), facts, [{}], _open_facts(ruleset, facts, askable)).may_train()
 
 
-def settled(ruleset: Ruleset, facts: Mapping[str, Any], askable: Collection[str]) -> tuple[str, bool] | None:
+def fixed_chain(ruleset: Ruleset, facts: Mapping[str, Any], askable: Collection[str]) -> tuple[str, bool] | None:
     """The chain, and whether there is a module for each task, where no open fact changes them any more; else None."""
     paths = _Paths(_steps(ruleset), facts, [{}], _open_facts(ruleset, facts, askable))
     found = {(state["chain"][0], state["modules"][0]) for state in paths.states() if _trains(state["gate"][0])}
@@ -129,7 +129,7 @@ class _Step:
     """The deciding rules of a table as bits in the order of precedence: the lowest one that is not forbidden wins."""
 
     def __init__(self, ruleset: Ruleset, table_id: str) -> None:
-        table = compiled(ruleset, table_id)
+        table = compile_table(ruleset, table_id)
         self.id, self.concludes, self.inputs = table_id, table.table.concludes, frozenset(table.table.inputs)
         recommending = [table.rules[i] for i in table.order]
         forbidding = [rule for rule in table.rules if rule.kind == "forbid"]
@@ -220,16 +220,16 @@ class _Paths:
 
     def differ(self) -> bool:
         """Whether two answers can lead to two compositions."""
-        return any(_two_compositions(state) for state in self._followed(prune=True))
+        return any(_two_compositions(state) for state in self.paths(prune=True))
 
     def may_train(self) -> bool:
-        return any(_trains(state["gate"][0]) for state in self._followed("gate"))
+        return any(_trains(state["gate"][0]) for state in self.paths("gate"))
 
     def states(self) -> Iterator[dict[str, Vector]]:
         """Each way through the tables."""
-        return self._followed()
+        return self.paths()
 
-    def _followed(self, last: str = LAST, *, prune: bool = False) -> Iterator[dict[str, Vector]]:
+    def paths(self, last: str = LAST, *, prune: bool = False) -> Iterator[dict[str, Vector]]:
         """Each way through the tables up to the last one; pruned, only those on which the answers may still differ."""
         names: tuple[str, ...] = ()
         states: set[tuple[Vector, ...]] = {()}

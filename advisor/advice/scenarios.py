@@ -185,7 +185,7 @@ def _deciding(decision: Decision) -> set[str]:
     return found
 
 
-def undecided_rules(ruleset: Ruleset, scenarios: Sequence[Scenario]) -> tuple[Rule, ...]:
+def rules_without_scenario(ruleset: Ruleset, scenarios: Sequence[Scenario]) -> tuple[Rule, ...]:
     """Active rules that decide no scenario: nothing would notice if they were wrong."""
     seen: set[str] = set()
     for scenario in scenarios:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from advisor.estimate.types import WHOLE, Estimate
+from advisor.estimate.types import DDP, Estimate
 from advisor.methods.composition import Composition
 from advisor.situation.types import Situation
 
@@ -55,7 +55,7 @@ class StageSettings:
     @property
     def split(self) -> bool:
         """Whether the model is split over several cards, which `advise run` does not start."""
-        return "sharding" in self.settings and self.settings["sharding"].value != WHOLE
+        return "sharding" in self.settings and self.settings["sharding"].value != DDP
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,7 +17,7 @@ NEEDED = ("torch", "transformers", "peft")
 
 def chat(runs: Sequence[str], *, voices: Sequence[str] = (), max_new_tokens: int = 512, system: str | None = None) -> int:
     """Talk until the input ends; returns the exit code. Raises InputError where there is no finished run."""
-    folders = [found_run(run) for run in runs] if runs else [newest_run(Path.cwd())]
+    folders = [find_run(run) for run in runs] if runs else [newest_run(Path.cwd())]
     command = ["trainers.tools.chat", *map(str, folders), "--device", device_of(folders[0]), "--max-new-tokens", str(max_new_tokens)]
     command += [word for voice in voices for word in ("--with", voice)]
     command += ["--system", system] if system else []
@@ -34,7 +34,7 @@ def trainer_child(arguments: Sequence[str], *, env: dict[str, str]) -> int:
     return subprocess.run([sys.executable, "-P", "-m", *arguments], env=env, check=False).returncode
 
 
-def found_run(run: str) -> Path:
+def find_run(run: str) -> Path:
     """The run folder that was named. Raises InputError where it is none."""
     folder = Path(run).expanduser().absolute()
     if not (folder / RECORD).is_file():

@@ -9,7 +9,7 @@ from typing import Any
 from advisor.ground.types import DataProfile, Finding
 
 
-def checked(
+def check_data(
     path: str,
     *,
     mapping: Mapping[str, str] | None = None,
@@ -39,18 +39,18 @@ def checked(
         found = replace(found, findings=findings, objectives=tuple(name for name in found.objectives if name not in blocked))
     if note:
         found = replace(found, findings=(*found.findings, Finding(id="tokenizer-not-at-hand", severity="note", text=note)))
-    return found, advice_on(found, seq_len=seq_len)
+    return found, advise_on_data(found, seq_len=seq_len)
 
 
-def advice_on(found: DataProfile, *, seq_len: int | None = None) -> dict[str, Any]:
+def advise_on_data(found: DataProfile, *, seq_len: int | None = None) -> dict[str, Any]:
     """How much each objective wants, and the sequence length (the one the plan would get) and packing the lengths suggest."""
     from advisor.advice.fit import sequence_length
-    from advisor.data.measure.data_requirements import compared
-    from advisor.data.measure.lengths import suggested_packing
+    from advisor.data.measure.data_requirements import compare_amounts
+    from advisor.data.measure.lengths import suggest_packing
 
     if found.tokens is None:
-        return {"amounts": compared(found), "suggested": None}
+        return {"amounts": compare_amounts(found), "suggested": None}
     length = sequence_length(found, None)
-    packing, because = suggested_packing(found.kind, found.tokens, int(length.value), found.objectives)
+    packing, because = suggest_packing(found.kind, found.tokens, int(length.value), found.objectives)
     suggested = {"seq_len": length.value, "because": length.because, "packing": packing, "packing_because": because}
-    return {"amounts": compared(found), "suggested": suggested}
+    return {"amounts": compare_amounts(found), "suggested": suggested}

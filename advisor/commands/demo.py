@@ -57,7 +57,7 @@ def demo(settings: Mapping[str, Any]) -> int:
     model = demo_model(hardware)
     click.echo("\n2. Asking for advice: a shop wants its support answers in its own style\n", err=True)
     advice, ruleset = cli.advise_on(demo_answers(model), [], (), probed=hardware)
-    plan, comments = cli.need_plan(advice, ruleset)
+    plan, comments = cli.require_plan(advice, ruleset)
     print_advice(advice, cli.console())
     click.echo(f"\n3. Training with exactly that plan, shortened for the demo ({', '.join(SHORTENED)})\n", err=True)
     from advisor.launch import run_plan

@@ -36,7 +36,7 @@ def find_model(name: str, params_b: float | None) -> tuple[ModelShape | None, li
     return shape, list(notes)
 
 
-def listed_estimates(source: str) -> list[dict[str, Any]]:
+def estimate_list(source: str) -> list[dict[str, Any]]:
     """The answers to a JSON list of specs, read from a file or from standard input (`-`)."""
     from advisor.estimate.specs import run_specs
     from advisor.probe.catalogue import find_gpu
@@ -48,9 +48,9 @@ def listed_estimates(source: str) -> list[dict[str, Any]]:
     return run_specs(text, find_model=find_model, find_gpu=find_gpu)
 
 
-def single_estimate(flags: Mapping[str, Any]) -> dict[str, Any]:
+def estimate_one(flags: Mapping[str, Any]) -> dict[str, Any]:
     """The answer to one spec; beside a named card it is what the card's own tool would show. Raises InputError naming the field that cannot be."""
-    from advisor.estimate.specs import answer, request_of
+    from advisor.estimate.specs import answer_spec, request_of
     from advisor.probe.catalogue import find_gpu
     from advisor.probe.names import count_and_name
 
@@ -69,7 +69,7 @@ def single_estimate(flags: Mapping[str, Any]) -> dict[str, Any]:
     request = request_of({**spec, "counter": WHOLE_PROCESS} if limit else spec, at="estimate")
     if isinstance(request, list):
         raise InputError(faults=request)
-    document = answer(request, find_model=find_model, find_gpu=find_gpu)
+    document = answer_spec(request, find_model=find_model, find_gpu=find_gpu)
     if document.get("peak_gib") is None:
         raise InputError(f"estimate: {document['reason']}")
     return _held_against(document, limit, counter=request.spec.counter if limit else None)
@@ -84,24 +84,24 @@ def _held_against(document: dict[str, Any], limit_bytes: int | None, *, counter:
     return {**document, **({} if counter is None else {"counter": counter}), **limit}
 
 
-def plan_estimates(path: Path, gpu: str | None) -> list[dict[str, Any]]:
+def estimate_plan(path: Path, gpu: str | None) -> list[dict[str, Any]]:
     """The answer for each stage of a launch file, by name: on the card that is named, else on what the plan was made for. Raises InputError where none can be given."""
     from advisor.estimate import hardware_machine
     from advisor.estimate.specs import document_of
     from advisor.launch.expected import amounts, run_spec
     from advisor.plan.entries import entries
-    from advisor.plan.read import read_plan, resolved_path
+    from advisor.plan.read import read_plan, resolve_path
 
     plan = read_plan(path)
     hardware, notes = _hardware_of(plan, gpu)
-    folder = resolved_path(path, plan.model)
+    folder = resolve_path(path, plan.model)
     shape, found = find_model(str(folder) if folder.is_dir() else plan.model, None)
     if shape is None:
         raise InputError(f"{path}: {'; '.join(found) or f'model {plan.model} is not known'}", hint="`model:` in the plan names a folder, relative to the plan's own, or a hub id")
     device = hardware.gpus[0].spec if hardware.gpus else None
     documents = []
     for entry in entries(plan):
-        data, spec = resolved_path(path, entry.data.path), replace(run_spec(plan, entry.stage), counter=WHOLE_PROCESS)
+        data, spec = resolve_path(path, entry.data.path), replace(run_spec(plan, entry.stage), counter=WHOLE_PROCESS)
         profile, missing = _profile(str(data) if data.exists() else entry.data.path, entry.data.mapping)
         tokens, rows = amounts(plan, entry.stage, profile, None)
         document = document_of(
@@ -156,12 +156,12 @@ def documents_of(plan: str | None, specs: str | None, flags: Mapping[str, Any]) 
     if specs:
         if plan or given:
             raise InputError(FORMS)
-        return listed_estimates(specs)
+        return estimate_list(specs)
     if plan:
         if given.keys() - {"gpu"}:
             raise InputError(FORMS, hint="to change a plan, edit it; --gpu NAME tells whether it would fit that card")
-        return plan_estimates(Path(plan), given.get("gpu"))
-    return [single_estimate(given)]
+        return estimate_plan(Path(plan), given.get("gpu"))
+    return [estimate_one(given)]
 
 
 def as_json(documents: list[dict[str, Any]], *, listed: bool) -> str:

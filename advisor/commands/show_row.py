@@ -17,7 +17,7 @@ from advisor.launch.failure_report import KINDS
 NEEDED = ("transformers", "tokenizers", "jinja2")
 
 
-def shown_row(data: str, *, row: int, model: str | None = None, mapping: Mapping[str, str] | None = None) -> dict[str, Any]:
+def row_as_trained(data: str, *, row: int, model: str | None = None, mapping: Mapping[str, str] | None = None) -> dict[str, Any]:
     """The row as plain values: its stretches of text with `learned`, counts, notes.
 
     Raises:

@@ -32,15 +32,15 @@ def wizard(rule_layers: tuple[str, ...]) -> int:
     from advisor.wizard import Actions, Checks, Outcome, Relevance, run_wizard
 
     out = cli.console()
-    ruleset, guide = cli.rules_of(rule_layers)
+    ruleset, guide = cli.load_rule_set(rule_layers)
     hardware = probe()
     plans = _PlanFile()
-    seen = Seen(hardware)
+    seen = AnswerCache(hardware)
     relevance = Relevance(ruleset, seen.facts, lambda answers, chain, per_task: seen.fits(ruleset, answers, chain, per_task=per_task))
 
     def advise(answers: Answers) -> Outcome:
         advice = advise_on(situation_of(answers, probed=hardware, online=True), ruleset, guide)
-        plan, comments, missing = cli.planned(advice, ruleset)
+        plan, comments, missing = cli.resolve_plan(advice, ruleset)
         if plan is None:
             return Outcome(advice=advice, ruleset=ruleset, missing=tuple(missing))
         return Outcome(advice=advice, ruleset=ruleset, plan=(plan, comments), plan_path=str(plans.write(plan, comments)))
@@ -77,7 +77,7 @@ def wizard(rule_layers: tuple[str, ...]) -> int:
     )  # fmt: skip
 
 
-class Seen:
+class AnswerCache:
     """What answers mean to the rules, before anything is estimated. A data file is read and a model looked up once."""
 
     def __init__(self, probed: Hardware) -> None:
@@ -145,7 +145,7 @@ class Seen:
         return self._models[key]
 
 
-def _readable(seen: Seen) -> Callable[[str], str | None]:
+def _readable(seen: AnswerCache) -> Callable[[str], str | None]:
     """A check of a data path: that it is there, and that it holds examples that can be read."""
     from advisor.data import profile
     from advisor.wizard.asking import path_exists

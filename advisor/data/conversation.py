@@ -195,12 +195,12 @@ def read_transcript(text: Any) -> tuple[Message, ...] | None:
     return None
 
 
-def answered(messages: tuple[Message, ...]) -> bool:
+def has_trainable_answer(messages: tuple[Message, ...]) -> bool:
     """True where some assistant turn can be trained on."""
     return any(message.role == "assistant" and message.weight and (message.content.strip() or message.extra) for message in messages)
 
 
-def shared_prefix(left: tuple[Message, ...], right: tuple[Message, ...]) -> int:
+def shared_prefix_length(left: tuple[Message, ...], right: tuple[Message, ...]) -> int:
     """How many leading messages two conversations share; the last one of the shorter is never counted."""
     count = 0
     for first, second in zip(left[:-1], right[:-1], strict=False):

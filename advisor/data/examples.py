@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from advisor.data.conversation import BAD_WEIGHT, BROKEN, NOT_TEXT, UNKNOWN_ROLE, answered, as_turns, read_messages, read_transcript, shared_prefix, tool_calls
+from advisor.data.conversation import BAD_WEIGHT, BROKEN, NOT_TEXT, UNKNOWN_ROLE, as_turns, has_trainable_answer, read_messages, read_transcript, shared_prefix_length, tool_calls
 from advisor.data.example import Example, Message
 from advisor.data.read.files import Faults, find_data
 from advisor.data.read.rows import read_rows
@@ -85,8 +85,8 @@ class Skipped:
 
     def lines(self) -> list[str]:
         """One sentence a reason: '3 rows left out: no answer to learn from (rows 4, 9, 17)'."""
-        left = [f"{_rows(count)} left out: {REASONS[reason]} ({shown_rows(self.rows[reason], count)})" for reason, count in self.counts.items()]
-        return left + [f"{_rows(count)} changed: {CHANGES[reason]} ({shown_rows(self.changed_rows[reason], count)})" for reason, count in self.changes.items()]
+        left = [f"{_rows(count)} left out: {REASONS[reason]} ({rows_words(self.rows[reason], count)})" for reason, count in self.counts.items()]
+        return left + [f"{_rows(count)} changed: {CHANGES[reason]} ({rows_words(self.changed_rows[reason], count)})" for reason, count in self.changes.items()]
 
     def raise_if_too_many(self, path: str) -> None:
         """Raises InputError where more than 5 % of the rows cannot be used."""
@@ -98,7 +98,7 @@ def refusal(path: str, skipped: Skipped) -> InputError:
     """The error for a file with more unusable rows than may be left out."""
     share = 100 * skipped.total / max(1, skipped.seen)
     lines = [
-        Fault(what=f"{path}: {REASONS[reason]}: {_rows(count)} of {skipped.seen:,} ({shown_rows(skipped.rows[reason], count)})")
+        Fault(what=f"{path}: {REASONS[reason]}: {_rows(count)} of {skipped.seen:,} ({rows_words(skipped.rows[reason], count)})")
         for reason, count in sorted(skipped.counts.items(), key=lambda item: -item[1])
     ]
     what = "no row can be used" if skipped.total == skipped.seen else f"{share:.0f} % of the rows cannot be used"
@@ -106,7 +106,7 @@ def refusal(path: str, skipped: Skipped) -> InputError:
     return InputError(faults=[*lines, Fault(what=f"{path}: {what}", allowed=allowed, hint="repair or remove these rows, or name other columns with --map")])
 
 
-def shown_rows(rows: list[int] | tuple[int, ...], count: int) -> str:
+def rows_words(rows: list[int] | tuple[int, ...], count: int) -> str:
     """'row 4', 'rows 4, 9, 17' or 'rows 4, 9, 17, ...'."""
     few = rows[:5]
     return f"row{'s' if count > 1 else ''} {', '.join(map(str, few))}{', ...' if count > len(few) else ''}"
@@ -248,7 +248,7 @@ def _transcript_builder(mapping: Mapping[str, str]) -> Build:
             return BROKEN
         if system_column:
             messages = _with_system(row.get(system_column), messages)
-        return _checked(Example(row=number, messages=messages)) if answered(messages) else NO_ANSWER
+        return _checked(Example(row=number, messages=messages)) if has_trainable_answer(messages) else NO_ANSWER
 
     return build
 
@@ -274,7 +274,7 @@ def _conversation_builder(mapping: Mapping[str, str]) -> Build:
         messages = read_messages(cell)
         if isinstance(messages, str):
             return messages
-        if not answered(messages):
+        if not has_trainable_answer(messages):
             return NO_ANSWER
         if system_column:
             messages = _with_system(row.get(system_column), messages)
@@ -322,7 +322,7 @@ def _answer(cell: Any, *, calls: bool = False) -> tuple[Message, ...] | str:
     if turns is not None:
         messages = read_messages(turns)
         if not isinstance(messages, str):
-            return messages if answered(messages) else NO_ANSWER
+            return messages if has_trainable_answer(messages) else NO_ANSWER
         if not calls:
             return messages
     if calls:
@@ -388,7 +388,7 @@ def _preference_builder(mapping: Mapping[str, str]) -> Build:
         asked: tuple[Message, ...] = ()
         if chosen[0].role != "assistant" and rejected[0].role != "assistant":
             # Whole conversations: what both share is the request, whether or not a prompt column repeats it.
-            count = shared_prefix(chosen, rejected)
+            count = shared_prefix_length(chosen, rejected)
             asked, chosen, rejected = chosen[:count], chosen[count:], rejected[count:]
         elif has_prompt:
             question = prompt(row)
@@ -402,7 +402,7 @@ def _preference_builder(mapping: Mapping[str, str]) -> Build:
     return build
 
 
-def verdict(cell: Any) -> bool | None:
+def feedback_label(cell: Any) -> bool | None:
     """A thumbs up or down, however it is written; None where it is neither."""
     if isinstance(cell, bool):
         return cell
@@ -424,7 +424,7 @@ def _feedback_builder(mapping: Mapping[str, str]) -> Build:
         example = whole(number, row)
         if isinstance(example, str):
             return example
-        good = verdict(row.get(column))
+        good = feedback_label(row.get(column))
         return NO_VERDICT if good is None else replace(example, good=good)
 
     return build

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from advisor.estimate import sources as src
 from advisor.estimate.dims import targets
-from advisor.estimate.resolved_run import Setting, answers_at_once, term_of
+from advisor.estimate.resolved_run import ResolvedRun, answers_at_once, term_of
 from advisor.estimate.types import Term
 
 # One layer run again with frozen weights, per token: what SwiGLU and the projections keep plus their gradients.
@@ -34,7 +34,7 @@ PART_COPIES = 3  # logits, their exponentials, their gradient
 WRITING_COPIES = 3  # of one token's logits: themselves, divided by the temperature, probabilities
 
 
-def activations(s: Setting) -> list[Term]:
+def activations(s: ResolvedRun) -> list[Term]:
     """What the forward pass leaves for the backward pass."""
     d, tokens = s.dims, s.tokens
     if s.checkpointing in ("full", "offload"):
@@ -53,7 +53,7 @@ def activations(s: Setting) -> list[Term]:
     return [term_of("activations", tokens * d.layers * per_layer, f"{tokens:,} tokens x {d.layers} layers x {per_layer:,.0f} B kept in each", src.ACTIVATIONS)]
 
 
-def layer_bytes(s: Setting) -> float:
+def layer_bytes(s: ResolvedRun) -> float:
     """Bytes per token that one layer keeps without checkpointing, by what its operations save for the backward pass.
 
     Compared with what autograd really keeps in tests/estimate/test_against_torch.py.
@@ -69,12 +69,12 @@ def layer_bytes(s: Setting) -> float:
         total: float = 2 * norms * wide * d.hidden + s.hidden_bytes * d.hidden  # LayerNorms: input and result
     elif spec.compile or s.fused_norms:
         total = 2 * norms * wide * d.hidden
-    elif frozen and not stack.lit:
+    elif frozen and not stack.is_litgpt:
         total = 4 * norms * d.hidden  # RMSNorms in eager code: a float32 copy each; a frozen scale needs no result
     else:
         total = 8 * norms * d.hidden + s.hidden_bytes * d.hidden  # the float32 copy, its product, the result
     total += attention
-    if not frozen or stack.lit:
+    if not frozen or stack.is_litgpt:
         total += wide * d.q_size  # the output projection's own input, and what rotating q and k keeps
     total += wide * (3 if d.gated else 1) * d.width  # gate, up and the activated gate; or the value before the activation
     adapted = targets(d, spec) if spec.update == "lora" else ()
@@ -85,7 +85,7 @@ def layer_bytes(s: Setting) -> float:
     return total + _adapter_inputs(s, adapted, wide) + scores
 
 
-def _adapter_inputs(s: Setting, adapted: Sequence[str], wide: int) -> float:
+def _adapter_inputs(s: ResolvedRun, adapted: Sequence[str], wide: int) -> float:
     """Bytes per token of the inputs that LoRA's first matrices keep.
 
     In the weights' own dtype layers with the same input share it; float32 adapters beside 16-bit weights cast a copy each,
@@ -107,12 +107,12 @@ def _adapter_inputs(s: Setting, adapted: Sequence[str], wide: int) -> float:
         elif source not in seen and source != "attention":  # the attention's output is kept anyway
             total += kept * width
         seen.add(source)
-    if s.stack.lit and "down" in seen:
+    if s.stack.is_litgpt and "down" in seen:
         total += wide * d.width
     return total
 
 
-def rerun(s: Setting) -> list[Term]:
+def recomputed_layer(s: ResolvedRun) -> list[Term]:
     """One layer's activations and their gradients while its part of the backward pass runs."""
     d, tokens, spec = s.dims, s.tokens, s.spec
     scale = 2.0 if s.weight_bytes == 4 and spec.precision != "mixed" else 1.0
@@ -138,7 +138,7 @@ def rerun(s: Setting) -> list[Term]:
     return terms
 
 
-def last_hidden(s: Setting) -> list[Term]:
+def last_hidden(s: ResolvedRun) -> list[Term]:
     """What the output matrix multiplies: the last hidden states, with their float32 norm.
 
     Of the size of what a layer holds, so a layer run again takes these blocks over and no cache keeps them beside it.
@@ -147,14 +147,14 @@ def last_hidden(s: Setting) -> list[Term]:
     return [term_of("last hidden states", size, f"{s.tokens:,} tokens x {s.dims.hidden:,} x {LOSS_HIDDEN_BYTES} B, with their norm in float32", src.COUNT)]
 
 
-def loss(s: Setting) -> list[Term]:
+def loss_memory(s: ResolvedRun) -> list[Term]:
     """Logits and the loss on them, at the start of the backward pass; nothing worth a line where a row has a few classes."""
     d, tokens = s.dims, s.tokens
     if d.encoder or s.spec.objective == "rm":
         return []
     if s.loss == "parts":
         return [_parts(s, PART_COPIES, "with exponentials and gradient")]
-    if s.loss == "chunked" and s.stack.lit:
+    if s.loss == "chunked" and s.stack.is_litgpt:
         size = tokens * d.vocab * LIT_LOSS_BYTES
         terms = [term_of("logits and loss", size, "logits are computed in chunks and every chunk is kept", src.LOSS)]
         if s.quantised_head:
@@ -173,7 +173,7 @@ def loss(s: Setting) -> list[Term]:
     return [term_of("logits and loss", tokens * d.vocab * per, f"{tokens:,} tokens x {d.vocab:,} words x {per:g} B ({s.loss} logits)", src.LOSS)]
 
 
-def _bytes_of_a_logit(s: Setting) -> float:
+def _bytes_of_a_logit(s: ResolvedRun) -> float:
     """Of one logit where the loss takes all of them at once."""
     if s.loss in ("fused", "chunked"):
         return LOSS_FUSED_BYTES
@@ -184,7 +184,7 @@ def _bytes_of_a_logit(s: Setting) -> float:
     return LOSS_FULL_BYTES - (SHIFTED_COPY_BYTES if s.stack.shifts_labels else 0)
 
 
-def evaluation(s: Setting) -> list[Term]:
+def evaluation_memory(s: ResolvedRun) -> list[Term]:
     """An evaluation batch of the training batch's size that keeps the loss alone."""
     d, tokens = s.dims, s.tokens
     terms = [term_of("one layer", tokens * (4 * d.width + 8 * d.hidden), "no activations are kept", src.ACTIVATIONS)]
@@ -198,13 +198,13 @@ def evaluation(s: Setting) -> list[Term]:
     return terms
 
 
-def _parts(s: Setting, copies: int, with_what: str) -> Term:
+def _parts(s: ResolvedRun, copies: int, with_what: str) -> Term:
     """Logits of as many answer tokens as our PPO scores at once."""
     logits = min(s.tokens * s.dims.vocab * 4, PART_LOGIT_BYTES)
     return term_of("logits and loss", copies * logits, f"logits of a part of the tokens, {logits / 2**20:.0f} MiB, {with_what}", src.PPO)
 
 
-def rollout(s: Setting) -> list[Term]:
+def rollout_memory(s: ResolvedRun) -> list[Term]:
     """Keys and values of the answers being generated, and the logits they are drawn from."""
     d, spec = s.dims, s.spec
     answers = answers_at_once(spec)

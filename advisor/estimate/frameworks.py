@@ -11,12 +11,12 @@ from functools import lru_cache
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Stack:
+class Framework:
     """Traits of one framework that decide memory."""
 
     name: str = ""
     accelerate: bool = False  # FSDP through accelerate: what trains is upcast, and frozen units keep their inputs
-    lit: bool = False  # Lightning Fabric's scripts: an output matrix of its own, chunks of logits kept, frozen units stay gathered
+    is_litgpt: bool = False  # Lightning Fabric's scripts: an output matrix of its own, chunks of logits kept, frozen units stay gathered
     fused_norms: bool = False  # one kernel that keeps its input alone
     fused_mlp: bool = False  # the activated gate is computed again instead of kept
     fused_with_loss: bool = False  # both of them where the loss is fused too (the Liger kernels are one switch)
@@ -36,11 +36,11 @@ class Stack:
     eager_cuda: bool = False  # CUDA before 12.2 loads every kernel into the context
 
 
-OURS = Stack()
+OURS = Framework()
 
 
 @lru_cache(maxsize=256)
-def stack_of(framework: str | None) -> Stack:
+def framework_of(framework: str | None) -> Framework:
     """The traits of a framework by its wording; what is not known has none."""
     if framework is None:
         return OURS
@@ -52,8 +52,8 @@ def stack_of(framework: str | None) -> Stack:
     lit = text.startswith("lit")
     tune, titan = named("torchtune"), named("torchtitan")
     unsloth, nemo = named("unsloth"), named("nemo")
-    return Stack(
-        name=text, lit=lit,
+    return Framework(
+        name=text, is_litgpt=lit,
         accelerate=named("trl", "transformers", "hf trainer", "hugging", "accelerate", "axolotl", "llama-factory", "llamafactory", "swift"),
         fused_norms=tune or titan or unsloth or nemo,
         fused_mlp=unsloth,

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from advisor.estimate import sources as src
-from advisor.estimate.activation_memory import activations, evaluation, last_hidden, loss, rerun, rollout
+from advisor.estimate.activation_memory import activations, evaluation_memory, last_hidden, loss_memory, recomputed_layer, rollout_memory
 from advisor.estimate.dims import dims_of
-from advisor.estimate.resolved_run import GENERATED, Setting, resolve, term_of
-from advisor.estimate.static_memory import buckets, first_gradients, further_roles, gathered, gradients, states, step_temporaries, weights
+from advisor.estimate.resolved_run import GENERATED, ResolvedRun, resolve, term_of
+from advisor.estimate.static_memory import communication_buckets, first_gradients, gathered_weights, gradients, optimizer_states, optimizer_temporaries, other_roles, weights
 from advisor.estimate.types import MemoryEstimate, Moment, RunSpec, Term
 from advisor.ground.types import GpuSpec, ModelShape
 from advisor.ground.units import GIB
@@ -50,11 +50,11 @@ def memory_estimate(spec: RunSpec, shape: ModelShape, *, cpu: bool = False, devi
     if dims is None:
         return None
     s = resolve(spec, dims, cpu=cpu)
-    standing = [*weights(s), *further_roles(s), *states(s), *buckets(s)]
+    standing = [*weights(s), *other_roles(s), *optimizer_states(s), *communication_buckets(s)]
     full_gradients = gradients(s)
     # With accumulation the gradients of earlier micro-batches stay.
     kept = full_gradients if spec.grad_accum > 1 or (s.stack.accumulates and spec.update == "full") else []
-    held, scoring, layer = activations(s), loss(s), rerun(s)
+    held, scoring, layer = activations(s), loss_memory(s), recomputed_layer(s)
     passing = {"held": held, "scoring": scoring, "layer": layer}
     divided = s.sharding in ("fsdp", "zero3", "zero2")
 
@@ -64,14 +64,14 @@ def memory_estimate(spec: RunSpec, shape: ModelShape, *, cpu: bool = False, devi
 
     ends = first_gradients(s, layers=2) if divided and not s.embeddings else []
     moments = [
-        _moment("loss and start of the backward pass", s, passing, device, [*standing, *gathered(s, layers=0), *so_far(0), *held, *last_hidden(s), *scoring]),
-        _moment("backward pass through one layer", s, passing, device, [*standing, *gathered(s, layers=2), *so_far(2), *held, *layer]),
-        _moment("end of the backward pass", s, passing, device, [*standing, *gathered(s, layers=2), *full_gradients, *ends, *layer]),
-        _moment("optimizer step", s, passing, device, [*standing, *gathered(s, layers=0), *full_gradients, *step_temporaries(s)]),
-        _moment("evaluation", s, passing, device, [*standing, *gathered(s, layers=2), *evaluation(s)]),
+        _moment("loss and start of the backward pass", s, passing, device, [*standing, *gathered_weights(s, layers=0), *so_far(0), *held, *last_hidden(s), *scoring]),
+        _moment("backward pass through one layer", s, passing, device, [*standing, *gathered_weights(s, layers=2), *so_far(2), *held, *layer]),
+        _moment("end of the backward pass", s, passing, device, [*standing, *gathered_weights(s, layers=2), *full_gradients, *ends, *layer]),
+        _moment("optimizer step", s, passing, device, [*standing, *gathered_weights(s, layers=0), *full_gradients, *optimizer_temporaries(s)]),
+        _moment("evaluation", s, passing, device, [*standing, *gathered_weights(s, layers=2), *evaluation_memory(s)]),
     ]  # fmt: skip
     if spec.objective in GENERATED:
-        moments.append(_moment("generating answers", s, passing, device, [*standing, *gathered(s, layers=2), *rollout(s)]))
+        moments.append(_moment("generating answers", s, passing, device, [*standing, *gathered_weights(s, layers=2), *rollout_memory(s)]))
     peak = max(moment.total_bytes for moment in moments)
     below, above = BANDS[s.counter]
     if shape.origin not in ("catalogue", "folder", "hub", "suggested"):
@@ -84,7 +84,7 @@ def memory_estimate(spec: RunSpec, shape: ModelShape, *, cpu: bool = False, devi
     return MemoryEstimate(moments=tuple(moments), low_bytes=round(peak * (1 - below)), high_bytes=round(peak * (1 + above)), warnings=tuple(warnings))
 
 
-def _moment(name: str, s: Setting, passing: dict[str, list[Term]], device: GpuSpec | None, terms: Sequence[Term]) -> Moment:
+def _moment(name: str, s: ResolvedRun, passing: dict[str, list[Term]], device: GpuSpec | None, terms: Sequence[Term]) -> Moment:
     """The terms with what the chosen counter shows beyond them."""
     extra: list[Term] = []
     if s.cpu:
@@ -107,7 +107,7 @@ def _all_bytes(passing: dict[str, list[Term]]) -> int:
     return sum(term.size_bytes for part in passing.values() for term in part)
 
 
-def _context(s: Setting, device: GpuSpec | None) -> list[Term]:
+def _context(s: ResolvedRun, device: GpuSpec | None) -> list[Term]:
     """What the driver and the communication library hold beside the allocator."""
     if s.counter != "nvidia-smi" and (s.counter != "unknown" or s.stack.logs_allocator):
         return []
@@ -116,7 +116,7 @@ def _context(s: Setting, device: GpuSpec | None) -> list[Term]:
     return [term_of("CUDA context", size, f"driver, kernels{', all loaded at the start before CUDA 12.2' if before_lazy else ''}{' and NCCL' if s.gpus > 1 else ''}", src.CONTEXT)]
 
 
-def _cache(s: Setting, passing: dict[str, list[Term]], device: GpuSpec | None, terms: Sequence[Term], context_bytes: int) -> list[Term]:
+def _cache(s: ResolvedRun, passing: dict[str, list[Term]], device: GpuSpec | None, terms: Sequence[Term], context_bytes: int) -> list[Term]:
     """Blocks the allocator keeps beyond what is allocated at this moment."""
     total = sum(term.size_bytes for term in terms)
     everything = _all_bytes(passing)

@@ -7,7 +7,7 @@ from advisor.estimate.resolved_run import GENERATED, sequences_per_row
 from advisor.ground.types import TokenStats
 
 
-def read_of(tokens: TokenStats, *, objective: str, seq_len: int, truncation: str, packing: bool, response_tokens: int | None = None) -> tuple[float, float]:
+def tokens_read(tokens: TokenStats, *, objective: str, seq_len: int, truncation: str, packing: bool, response_tokens: int | None = None) -> tuple[float, float]:
     """(tokens of a row that is read, share of the rows that are read).
 
     An answer that a stage writes itself counts as `response_tokens`, its longest.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from advisor.estimate.dims import Dims, trainable_params
-from advisor.estimate.frameworks import Stack, stack_of
+from advisor.estimate.frameworks import Framework, framework_of
 from advisor.estimate.types import RunSpec, Term
 from advisor.ground.types import Source
 
@@ -42,12 +42,12 @@ def rollouts(spec: RunSpec) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class ResolvedRun:
     """One run on one device."""
 
     spec: RunSpec
     dims: Dims
-    stack: Stack
+    stack: Framework
     tokens: int
     rows: int
     gpus: int
@@ -90,9 +90,9 @@ class Setting:
         return " + ".join(f"{count:,} trainable parameters x {width} B" for count, width in self.trained)
 
 
-def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> Setting:
+def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> ResolvedRun:
     """The spec with what the bundled trainers would use where it is silent."""
-    stack = stack_of(spec.framework)
+    stack = framework_of(spec.framework)
     # FSDP's CPU offload brings the optimizer to the host too, so an optimizer there tells of it.
     offloaded = spec.sharding == "fsdp" and spec.optimizer in CPU_OPTIMIZERS if not spec.offload_weights else spec.sharding in ("fsdp", "zero3")
     offloaded = offloaded and spec.gpus > 1
@@ -125,7 +125,7 @@ def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> Setting:
     kernels = stack.fused_with_loss and loss == "chunked"
     counter = "allocated" if spec.counter == "unknown" and stack.logs_allocated else spec.counter if spec.counter in COUNTERS else "unknown"
     rows = spec.micro_batch_size * sequences_per_row(spec.objective)
-    return Setting(
+    return ResolvedRun(
         spec=spec, dims=dims, stack=stack, tokens=rows * spec.seq_len, rows=rows, gpus=gpus, cpu=cpu, sharding=sharding,
         shard_all=gpus if sharding in ("fsdp", "zero3") else 1,
         shard_states=gpus if sharding in ("fsdp", "zero3", "zero2", "zero1") else 1, shard_grads=gpus if sharding in ("fsdp", "zero3", "zero2") else 1,
@@ -134,7 +134,7 @@ def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> Setting:
         master=master and weight_bytes < 4,
         optimizer="adamw_cpu" if offloaded else spec.optimizer or "adamw_fused", loss=loss, counter=counter,
         prepared=prepared, eager=spec.attention == "eager" or dims.eager_only, fused_norms=stack.fused_norms or kernels, fused_mlp=stack.fused_mlp or kernels,
-        quantised_head=stack.lit and spec.quantization is not None and not dims.encoder,
+        quantised_head=stack.is_litgpt and spec.quantization is not None and not dims.encoder,
         offloaded=offloaded, keeps_inputs=sharding == "fsdp" and not full and stack.accelerate,
     )  # fmt: skip
 

@@ -197,16 +197,16 @@ def _checkpointing(item: Mapping[str, Any], at: str, fields: dict[str, Any]) -> 
     return []
 
 
-def answer(request: Request, *, find_model: FindModel, find_gpu: FindGpu | None = None) -> dict[str, Any]:
+def answer_spec(request: Request, *, find_model: FindModel, find_gpu: FindGpu | None = None) -> dict[str, Any]:
     """The answer document of one spec; `peak_gib` null with a `reason` where it cannot be said."""
     warnings = list(request.warnings)
     try:
         shape, found = _shape(request, find_model)
     except (ConfigError, InputError) as error:
-        return refused(str(error))
+        return refuse_spec(str(error))
     warnings += found
     if shape is None:
-        return refused("; ".join(found) or f"model '{request.model}' is not known")
+        return refuse_spec("; ".join(found) or f"model '{request.model}' is not known")
     spec = request.spec
     on_cpu = request.gpu is not None and request.gpu.strip().lower() in ("none", "cpu")
     match = None
@@ -230,12 +230,12 @@ def document_of(
     spec: RunSpec, shape: ModelShape, *, cpu: bool, device: GpuSpec | None, machine: Machine | None, tokens_total: int | None, rows_total: int | None, warnings: Sequence[str]
 ) -> dict[str, Any]:
     """The answer document of a spec on a device: memory with its terms, and speed where the machine's is known; refused where it cannot be."""
-    fault = impossible(spec, shape)
+    fault = why_impossible(spec, shape)
     if fault:
-        return refused(fault)
+        return refuse_spec(fault)
     memory = memory_estimate(spec, shape, cpu=cpu, device=device)
     if memory is None:
-        return refused(f"the dimensions of '{shape.id}' are not known")
+        return refuse_spec(f"the dimensions of '{shape.id}' are not known")
     document: dict[str, Any] = {
         "peak_gib": _gib(memory.peak_bytes), "low_gib": _gib(memory.low_bytes), "high_gib": _gib(memory.high_bytes), "moment": memory.peak.name,
         "terms": [{"name": term.name, "gib": _gib(term.size_bytes), "because": term.because, "source": term.source.title} for term in memory.peak.terms],
@@ -270,7 +270,7 @@ def _unread(spec: RunSpec, shape: ModelShape) -> list[str]:
     return [f"target_modules: {shape.id} has no layer called {', '.join(unknown)}: left out; counted are {', '.join(targets(dims, spec))}"]
 
 
-def impossible(spec: RunSpec, shape: ModelShape) -> str:
+def why_impossible(spec: RunSpec, shape: ModelShape) -> str:
     """Why no such run can exist, or an empty string."""
     if shape.origin != "size" and shape.heads and shape.kv_heads and shape.heads % shape.kv_heads:
         return f"{shape.heads} attention heads do not divide into {shape.kv_heads} key-value heads"
@@ -281,7 +281,7 @@ def impossible(spec: RunSpec, shape: ModelShape) -> str:
     return ""
 
 
-def refused(reason: str) -> dict[str, Any]:
+def refuse_spec(reason: str) -> dict[str, Any]:
     """The answer where none can be given."""
     return {"peak_gib": None, "reason": reason, "warnings": []}
 
@@ -302,7 +302,7 @@ def run_specs(text: str, *, find_model: FindModel, find_gpu: FindGpu | None = No
     documents = []
     for parsed in specs_from_json(items):
         if isinstance(parsed, Request):
-            documents.append(answer(parsed, find_model=find_model, find_gpu=find_gpu))
+            documents.append(answer_spec(parsed, find_model=find_model, find_gpu=find_gpu))
         else:
-            documents.append(refused("; ".join(fault.what + (f" ({fault.allowed})" if fault.allowed and len(fault.allowed) < 120 else "") for fault in parsed)))
+            documents.append(refuse_spec("; ".join(fault.what + (f" ({fault.allowed})" if fault.allowed and len(fault.allowed) < 120 else "") for fault in parsed)))
     return documents

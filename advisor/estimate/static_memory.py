@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from advisor.estimate import sources as src
-from advisor.estimate.resolved_run import CPU_OPTIMIZERS, Setting, per_device, term_of
+from advisor.estimate.resolved_run import CPU_OPTIMIZERS, ResolvedRun, per_device, term_of
 from advisor.estimate.types import Term
 from advisor.ground.units import GIB
 
@@ -17,12 +17,12 @@ DEEPSPEED_BUCKET_ELEMENTS = 500_000_000
 ADDED = {"lora": "adapters", "adapter": "bottleneck adapters", "prefix": "prefix"}
 
 
-def untied(s: Setting) -> int:
+def untied_embeddings(s: ResolvedRun) -> int:
     """Weights a framework holds twice: litgpt gives every model an output matrix of its own."""
-    return s.dims.head_params if s.stack.lit and s.dims.embedding_params == s.dims.head_params and not s.dims.encoder else 0
+    return s.dims.head_params if s.stack.is_litgpt and s.dims.embedding_params == s.dims.head_params and not s.dims.encoder else 0
 
 
-def weights(s: Setting) -> list[Term]:
+def weights(s: ResolvedRun) -> list[Term]:
     """The model's own weights with quantisation constants, and added parameters: this device's share."""
     d, spec, share = s.dims, s.spec, s.shard_all
     terms = []
@@ -35,10 +35,10 @@ def weights(s: Setting) -> list[Term]:
             constant = NF4_DOUBLE_CONSTANT_BYTES if spec.double_quantization else NF4_CONSTANT_BYTES
             because = f"a scale per 64 weights, {'8-bit' if spec.double_quantization else 'float32'}"
             terms.append(term_of("quantisation constants", linear * constant / share, because, src.QLORA))
-        rest = d.embedding_params + d.other_params + untied(s) - (d.head_params if s.quantised_head else 0)
+        rest = d.embedding_params + d.other_params + untied_embeddings(s) - (d.head_params if s.quantised_head else 0)
         terms.append(term_of("weights left unquantised", rest * outside / share, f"{rest:,} of embeddings, output and norms x {outside} B{per_device(share)}", src.QLORA))
     else:
-        held = d.params + untied(s)
+        held = d.params + untied_embeddings(s)
         terms.append(term_of("weights", held * s.weight_bytes / share, f"{held:,} x {s.weight_bytes} B{per_device(share)}", src.COUNT))
     if spec.update != "full":
         because = f"{s.trainable:,} trainable parameters x {s.train_bytes} B{per_device(share)}"
@@ -53,7 +53,7 @@ def weights(s: Setting) -> list[Term]:
     return [replace(term, size_bytes=0, because=f"in host memory: {term.because}") for term in terms] if s.offloaded else terms
 
 
-def gathered(s: Setting, *, layers: int) -> list[Term]:
+def gathered_weights(s: ResolvedRun, *, layers: int) -> list[Term]:
     """Weights in full around this device's share: the root unit, and as many layers as compute or are fetched ahead."""
     d, share = s.dims, s.shard_all
     if share < 2:
@@ -62,21 +62,21 @@ def gathered(s: Setting, *, layers: int) -> list[Term]:
     layer_bytes = d.layer_params * (0.5 if s.spec.quantization == "nf4" else 2)
     size = d.embedding_params * 2 + layers * layer_bytes
     because = f"embeddings and output{f', {layers} layers' if layers else ''} in full while they compute"
-    if s.spec.update != "full" and s.stack.lit:
+    if s.spec.update != "full" and s.stack.is_litgpt:
         size, because = whole * share / (share - 1), "frozen units are never freed: nothing in them triggers the hook that does"
     elif not s.offloaded:
         size = min(size, whole)
     return [term_of("gathered weights", size, because, src.FSDP)]
 
 
-def first_gradients(s: Setting, *, layers: int) -> list[Term]:
+def first_gradients(s: ResolvedRun, *, layers: int) -> list[Term]:
     """Gradients that exist while activations still stand: of the output matrix, then of the last layers; whole, before any division."""
     d, spec = s.dims, s.spec
     if s.embeddings:
         # Beside the gradients of earlier micro-batches, what dividing it does not leave here.
         rest = 1 - 1 / s.shard_grads if s.shard_grads > 1 and spec.grad_accum > 1 and s.optimizer not in CPU_OPTIMIZERS else 1
         return [term_of("first gradients", d.head_params * s.weight_bytes * rest, "of the trained output matrix, made first", src.COUNT)]
-    if s.sharding == "fsdp" and s.stack.lit and spec.update != "full" and layers:
+    if s.sharding == "fsdp" and s.stack.is_litgpt and spec.update != "full" and layers:
         # Adapters and frozen weights are one flat parameter there (use_orig_params), and so is their gradient; FSDP warns of it.
         return [term_of("first gradients", layers * d.layer_params * s.weight_bytes, f"of {layers} layers whole, frozen weights too, before they are divided", src.FSDP)]
     if spec.update != "full" or s.offloaded:
@@ -91,7 +91,7 @@ def first_gradients(s: Setting, *, layers: int) -> list[Term]:
     return [term_of("first gradients", size, because, src.FSDP if divided else src.COUNT)]
 
 
-def further_roles(s: Setting) -> list[Term]:
+def other_roles(s: ResolvedRun) -> list[Term]:
     """The further roles of a preference or reinforcement stage."""
     d, spec, share = s.dims, s.spec, s.shard_all
     base = d.params * s.weight_bytes if not spec.quantization else d.linear_params * 0.52 + (d.embedding_params + d.other_params) * s.weight_bytes
@@ -112,7 +112,7 @@ def further_roles(s: Setting) -> list[Term]:
     return [term_of("reward and value adapters", (2 * adapters + 3 * adapters) / share, "all four roles share one frozen base; value trains too", src.PPO)]
 
 
-def states(s: Setting) -> list[Term]:
+def optimizer_states(s: ResolvedRun) -> list[Term]:
     """Adam's moments, or what another optimizer keeps, on this device."""
     found = [(count, *_state_bytes(s, 4 if s.master else width)) for count, width in s.trained]
     total = sum(count * per for count, per, _ in found)
@@ -125,7 +125,7 @@ def states(s: Setting) -> list[Term]:
     return [term_of("optimizer state", total / s.shard_states, f"{because}{per_device(s.shard_states)}", src.ADAM)]
 
 
-def _state_bytes(s: Setting, width: int) -> tuple[float, str]:
+def _state_bytes(s: ResolvedRun, width: int) -> tuple[float, str]:
     """(bytes of state for one parameter of `width` bytes, in words)."""
     name = s.optimizer
     if "8bit" in name:
@@ -139,7 +139,7 @@ def _state_bytes(s: Setting, width: int) -> tuple[float, str]:
     return 2 * width, f"2 moments of {width} B"
 
 
-def gradients(s: Setting) -> list[Term]:
+def gradients(s: ResolvedRun) -> list[Term]:
     """Gradients of what trains, as they stand before the optimizer's step."""
     if s.spec.optimizer_in_backward:
         one = (s.dims.layer_params if s.spec.update == "full" else s.trainable // s.dims.layers) * s.train_bytes
@@ -150,7 +150,7 @@ def gradients(s: Setting) -> list[Term]:
     return [term_of("gradients", s.trained_bytes / share, f"{s.trained_words}{per_device(share)}", src.COUNT)]
 
 
-def buckets(s: Setting) -> list[Term]:
+def communication_buckets(s: ResolvedRun) -> list[Term]:
     """Buffers of the library that adds gradients up over devices."""
     if s.sharding in ("zero2", "zero3") and s.spec.update == "full":
         # transformers' "auto" sets them to the square of the hidden size.
@@ -163,7 +163,7 @@ def buckets(s: Setting) -> list[Term]:
     return []
 
 
-def step_temporaries(s: Setting) -> list[Term]:
+def optimizer_temporaries(s: ResolvedRun) -> list[Term]:
     """What the optimizer holds beside its state while it steps."""
     fused = "fused" in s.optimizer or "8bit" in s.optimizer or "paged" in s.optimizer or s.optimizer in CPU_OPTIMIZERS or s.optimizer.startswith("sgd")
     if s.sharding in ("zero1", "zero2", "zero3") and s.master and s.optimizer not in CPU_OPTIMIZERS:

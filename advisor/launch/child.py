@@ -32,7 +32,7 @@ os.execv(sys.argv[3], sys.argv[3:])
 LOOK_EVERY_S = 1.0
 
 
-def guarded(command: Sequence[str], *, parent: int, death: signal.Signals = signal.SIGKILL) -> list[str]:
+def guard_command(command: Sequence[str], *, parent: int, death: signal.Signals = signal.SIGKILL) -> list[str]:
     """The command, ended by the kernel with the given signal when its parent ends. `parent` 0: whoever that is."""
     return [sys.executable, "-I", "-S", "-c", GUARD, str(parent), str(int(death)), *command]
 
@@ -52,7 +52,7 @@ class Child:
                 self.previous[number] = signal.signal(number, self._stop)
         # What the child prints is talk: our own stdout is for data.
         self.process = subprocess.Popen(
-            guarded(self.command, parent=os.getpid(), death=self.death),
+            guard_command(self.command, parent=os.getpid(), death=self.death),
             env=self.env,
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr.fileno() if _has_fd(sys.stderr) else 2,

@@ -13,7 +13,7 @@ from advisor.ground.types import DataProfile, Hardware, ModelShape
 from advisor.plan.entries import Entry
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, Stage
-from advisor.plan.read import resolved_path
+from advisor.plan.read import resolve_path
 
 KEPT_CHECKPOINTS = 3  # two stay; a third exists while it replaces the older one
 INTERPRETER = "Python and libraries"  # the estimator's name of the term
@@ -33,7 +33,7 @@ def plan_shape(plan: Plan, plan_path: Path) -> ModelShape | None:
     """The shape of the plan's model, without asking the network; None where it is not known."""
     from advisor.situation.shapes import model_shape
 
-    folder = resolved_path(plan_path, plan.model)
+    folder = resolve_path(plan_path, plan.model)
     try:
         return model_shape(str(folder) if folder.is_dir() else plan.model)[0]
     except AdviseError:
@@ -45,7 +45,7 @@ def device_hardware(plan: Plan, hardware: Hardware) -> Hardware:
     return replace(hardware, kind="cpu", gpus=()) if plan.launch.device == "cpu" else hardware
 
 
-def expectation(plan: Plan, entry: Entry, shape: ModelShape | None, hardware: Hardware, *, profile: DataProfile | None = None, max_steps: int | None = None) -> dict[str, Any]:
+def expect_stage(plan: Plan, entry: Entry, shape: ModelShape | None, hardware: Hardware, *, profile: DataProfile | None = None, max_steps: int | None = None) -> dict[str, Any]:
     """Expected memory with its band, and duration, for run.json; `unknown` says what could not be known.
 
     `peak_bytes` is what the whole process occupies, which decides whether it fits; `counted_bytes` is the part that the
@@ -74,13 +74,13 @@ def expectation(plan: Plan, entry: Entry, shape: ModelShape | None, hardware: Ha
 
 def amounts(plan: Plan, stage: Stage, profile: DataProfile | None, max_steps: int | None) -> tuple[int | None, int | None]:
     """Tokens and rows that the whole stage will read, all epochs together; None where the data is not known."""
-    from advisor.estimate.reading import read_of
+    from advisor.estimate.reading import tokens_read
     from advisor.estimate.resolved_run import sequences_per_row
 
     if profile is None or profile.tokens is None:
         return None, None
     longest_answer = run_spec(plan, stage).options.get("response_tokens")
-    mean, share = read_of(profile.tokens, objective=stage.objective, seq_len=stage.seq_len, truncation=stage.truncation, packing=stage.packing, response_tokens=longest_answer)
+    mean, share = tokens_read(profile.tokens, objective=stage.objective, seq_len=stage.seq_len, truncation=stage.truncation, packing=stage.packing, response_tokens=longest_answer)
     rows = profile.rows * share * (1 - stage.holdout) * stage.epochs
     row_tokens = sequences_per_row(stage.objective) * stage.seq_len if stage.packing else mean
     a_step = stage.effective_batch_size * plan.launch.processes * row_tokens / mean
@@ -119,7 +119,7 @@ def _trainable(plan: Plan, stage: Stage, shape: ModelShape | None) -> int | None
     return None if dims is None else trainable_params(dims, run_spec(plan, stage))
 
 
-def summed(parts: Mapping[str, int | None]) -> int | None:
+def sum_known(parts: Mapping[str, int | None]) -> int | None:
     """The sum of the parts that are known, None where none is."""
     known = [part for part in parts.values() if part is not None]
     return sum(known) if known else None

@@ -75,7 +75,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     return record
 
 
-def held_by(folder: Path, identity: Identity) -> dict[str, Any] | None:
+def lock_holder(folder: Path, identity: Identity) -> dict[str, Any] | None:
     """The record of this very run in the folder, or None where it is free. Raises InputError where something else is there."""
     if not folder.exists():
         return None

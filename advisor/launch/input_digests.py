@@ -10,14 +10,14 @@ from advisor.ground.errors import Fault, InputError
 from advisor.plan.entries import Entry
 from advisor.plan.model import Plan
 from advisor.plan.paths import with_paths
-from advisor.plan.read import resolved_path
+from advisor.plan.read import resolve_path
 
 
 def absolute(plan: Plan, plan_path: Path) -> Plan:
     """The plan with every path that exists made absolute, so that its copy holds from anywhere."""
 
     def there(text: str) -> str:
-        path = resolved_path(plan_path, text)
+        path = resolve_path(plan_path, text)
         return str(path.resolve()) if path.exists() else text
 
     return with_paths(plan, there)
@@ -29,10 +29,10 @@ def fingerprints(plan: Plan, plan_path: Path, entries: Iterable[Entry]) -> dict[
 
     found = {}
     for text in dict.fromkeys(entry.data.path for entry in entries):
-        path = resolved_path(plan_path, text)
+        path = resolve_path(plan_path, text)
         if path.exists():
             found[f"data {text}"] = content_digest(path)[:16]
-    folder = resolved_path(plan_path, plan.model)
+    folder = resolve_path(plan_path, plan.model)
     if folder.is_dir():
         digest = hashlib.sha256((folder / "config.json").read_bytes())
         for path in sorted(folder.glob("*.safetensors")):

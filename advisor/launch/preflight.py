@@ -16,10 +16,10 @@ from advisor.ground.files import ELSEWHERE
 from advisor.ground.resources import PACKAGE, resource_root
 from advisor.ground.types import DataProfile, Hardware, ModelShape
 from advisor.ground.units import format_gib
-from advisor.launch.expected import disk_need, summed
+from advisor.launch.expected import disk_need, sum_known
 from advisor.plan.entries import Entry
 from advisor.plan.model import Plan
-from advisor.plan.read import resolved_path
+from advisor.plan.read import resolve_path
 
 HUB_TIMEOUT_S = 5.0
 SPARE_BYTES = 256 * 2**20  # metrics, tokenizer, report, and what other programs write meanwhile
@@ -27,7 +27,7 @@ NEEDED = ("torch", "transformers", "peft", "trl", "accelerate", "datasets")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Checked:
+class PreflightResult:
     """What the checks found out on the way."""
 
     disk_need_bytes: int | None
@@ -35,7 +35,7 @@ class Checked:
     profiles: Mapping[str, DataProfile]  # path as written -> what the data is; hub data sets are left to the trainer
 
 
-def check(plan: Plan, plan_path: Path, run: Path, todo: Sequence[Entry], *, hardware: Hardware, shape: ModelShape | None, trainers: Path) -> Checked:
+def run_preflight(plan: Plan, plan_path: Path, run: Path, todo: Sequence[Entry], *, hardware: Hardware, shape: ModelShape | None, trainers: Path) -> PreflightResult:
     """Raise InputError with everything the plan names that is not there, else MachineNotReady with everything the machine lacks."""
     profiles: dict[str, DataProfile] = {}
     bad = [*_objective_faults(todo, trainers), *_data_faults(todo, plan_path, profiles), *_model_faults(plan, plan_path)]
@@ -49,14 +49,14 @@ def check(plan: Plan, plan_path: Path, run: Path, todo: Sequence[Entry], *, hard
         )
     if bad:
         raise InputError(faults=bad)
-    need = summed({entry.name: _more_disk(disk_need(plan, entry, shape, _folder(plan, plan_path)), run / "stages" / entry.name) for entry in todo})
+    need = sum_known({entry.name: _more_disk(disk_need(plan, entry, shape, _folder(plan, plan_path)), run / "stages" / entry.name) for entry in todo})
     lacking = [*_extra_faults(hardware, quantized=any(entry.stage.quantization for entry in todo)), *_device_faults(plan, hardware), *_place_faults(run, need)]
     if lacking:
         raise MachineNotReady(faults=lacking)
     for fault in _hub_faults(plan, plan_path):
         raise fault
     uuids = [gpu.uuid for gpu in hardware.gpus[: plan.launch.processes]] if plan.launch.device == "cuda" else []
-    return Checked(disk_need_bytes=need, cards=tuple(uuid for uuid in uuids if uuid) if all(uuids) else (), profiles=profiles)
+    return PreflightResult(disk_need_bytes=need, cards=tuple(uuid for uuid in uuids if uuid) if all(uuids) else (), profiles=profiles)
 
 
 # --------------------------------------------------------------------------- what the plan names
@@ -96,7 +96,7 @@ def _data_faults(todo: Sequence[Entry], plan_path: Path, profiles: dict[str, Dat
 
     for entry in todo:
         text = entry.data.path
-        path = resolved_path(plan_path, text)
+        path = resolve_path(plan_path, text)
         if text in profiles or (not path.exists() and "/" in text and is_hub_id(text) and not Path(text).suffix and not offline()):
             continue  # a data set on the hub: the trainer asks for it
         try:
@@ -115,7 +115,7 @@ def _data_faults(todo: Sequence[Entry], plan_path: Path, profiles: dict[str, Dat
 
 
 def _folder(plan: Plan, plan_path: Path) -> Path | None:
-    folder = resolved_path(plan_path, plan.model)
+    folder = resolve_path(plan_path, plan.model)
     return folder if folder.is_dir() else None
 
 
@@ -123,7 +123,7 @@ MODEL_FILES = {"weights": ("*.safetensors", "pytorch_model*.bin"), "tokenizer": 
 
 
 def _model_faults(plan: Plan, plan_path: Path) -> Iterable[Fault]:
-    path = resolved_path(plan_path, plan.model)
+    path = resolve_path(plan_path, plan.model)
     if path.is_dir():
         if not (path / "config.json").is_file():
             yield Fault(what=f"model {path}: has no config.json", allowed="a folder in Hugging Face layout (config.json, *.safetensors, tokenizer files), or a hub id")
@@ -138,7 +138,7 @@ def _model_faults(plan: Plan, plan_path: Path) -> Iterable[Fault]:
         yield Fault(what=f"model: no such folder: {path}", allowed="a folder in Hugging Face layout, or a hub id such as Qwen/Qwen3-0.6B")
 
 
-def cached(hub_id: str, revision: str | None) -> bool:
+def is_cached(hub_id: str, revision: str | None) -> bool:
     """True where the hub cache holds a snapshot of the model with its config.json."""
     home = os.environ.get("HF_HUB_CACHE") or os.path.join(os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface"), "hub")
     folder = Path(home) / f"models--{hub_id.replace('/', '--')}"
@@ -149,7 +149,7 @@ def cached(hub_id: str, revision: str | None) -> bool:
 
 def _hub_faults(plan: Plan, plan_path: Path) -> Iterable[AdviseError]:
     """The error of a hub model that is neither cached nor to be had. Asked last, since it takes the network."""
-    if _folder(plan, plan_path) is not None or cached(plan.model, plan.revision):
+    if _folder(plan, plan_path) is not None or is_cached(plan.model, plan.revision):
         return
     if offline():
         yield MachineNotReady(f"model {plan.model}: is not in the hub cache, and HF_HUB_OFFLINE is set", hint="unset HF_HUB_OFFLINE, or name a model folder")

@@ -19,10 +19,10 @@ from advisor.ground.types import Hardware
 from advisor.ground.units import format_gib
 from advisor.ground.yaml_reader import parse_yaml
 from advisor.launch import preflight
-from advisor.launch.child import Child, guarded
-from advisor.launch.expected import device_hardware, expectation, plan_shape
+from advisor.launch.child import Child, guard_command
+from advisor.launch.expected import device_hardware, expect_stage, plan_shape
 from advisor.launch.failure_report import failure, oom_kills, read_result
-from advisor.launch.folder import DRY_RUN, PLAN, RECORD, SCHEMA_VERSION, Identity, Run, RunFolder, held_by, now, read_record
+from advisor.launch.folder import DRY_RUN, PLAN, RECORD, SCHEMA_VERSION, Identity, Run, RunFolder, lock_holder, now, read_record
 from advisor.launch.input_digests import absolute, fingerprints, refuse_changed
 from advisor.plan.change import set_values as changed_plan
 from advisor.plan.comments import comments_of
@@ -74,10 +74,10 @@ def run_plan(
 
     Raises AdviseError: InputError, MachineNotReady before anything is written; TrainingFailed, Stopped with run.json written.
     """
-    job = _prepared(plan, comments=comments, output=output, set_values=set_values, max_steps=max_steps)
-    todo = _selected(job.entries, only)
+    job = _prepare_plan(plan, comments=comments, output=output, set_values=set_values, max_steps=max_steps)
+    todo = _select_entries(job.entries, only)
     say = say or _to_stderr
-    record = held_by(job.folder, job.identity)
+    record = lock_holder(job.folder, job.identity)
     if record is not None and not dry_run:
         if only is None:
             say(f"going on in {job.shown_folder}" if record["status"] != DONE else f"{job.shown_folder} is finished")
@@ -88,18 +88,18 @@ def run_plan(
     machine = hardware or _probed()
     # Only what is not done yet needs its trainer, data and disk.
     waiting = todo if dry_run else [entry for entry in todo if not _is_done(record, entry, job.folder)]
-    checked = preflight.check(job.plan, job.path, job.folder, waiting, hardware=machine, shape=shape, trainers=root)
+    checked = preflight.run_preflight(job.plan, job.path, job.folder, waiting, hardware=machine, shape=shape, trainers=root)
     inputs = fingerprints(job.plan, job.path, waiting)
     used = device_hardware(job.plan, machine)
     hopes = {
-        entry.name: dict((expected or {}).get(entry.name) or expectation(job.plan, entry, shape, used, profile=checked.profiles.get(entry.data.path), max_steps=max_steps))
+        entry.name: dict((expected or {}).get(entry.name) or expect_stage(job.plan, entry, shape, used, profile=checked.profiles.get(entry.data.path), max_steps=max_steps))
         for entry in job.entries
     }
     with RunFolder(job.folder) as folder:
-        work = _Work(job=job, folder=folder, root=root, cards=checked.cards, judge=judge, max_steps=max_steps, hopes=hopes, say=say, on_end=on_end)
+        work = _StageRunner(job=job, folder=folder, root=root, cards=checked.cards, judge=judge, max_steps=max_steps, hopes=hopes, say=say, on_end=on_end)
         if dry_run:
             return work.measure(todo)
-        record = held_by(job.folder, job.identity)  # again, now that nobody else can change it
+        record = lock_holder(job.folder, job.identity)  # again, now that nobody else can change it
         if record is not None and record.get("inputs"):
             refuse_changed(record["inputs"], inputs, job.folder, growing=bool(job.plan.tasks))
         if checked.disk_need_bytes:
@@ -118,7 +118,7 @@ def _probed() -> Hardware:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Job:
+class _PlanRun:
     """A plan with its changes, ready to be run in a folder."""
 
     plan: Plan
@@ -135,7 +135,7 @@ class _Job:
         return os.path.relpath(self.folder) if self.folder.is_relative_to(Path.cwd()) else str(self.folder)
 
 
-def _prepared(source: Path | str | Plan, *, comments: Comments | None, output: Path | str | None, set_values: Iterable[str], max_steps: int | None) -> _Job:
+def _prepare_plan(source: Path | str | Plan, *, comments: Comments | None, output: Path | str | None, set_values: Iterable[str], max_steps: int | None) -> _PlanRun:
     changes = list(set_values)
     if isinstance(source, Plan):
         path, original = Path.cwd() / PLAN, None
@@ -164,7 +164,7 @@ def _prepared(source: Path | str | Plan, *, comments: Comments | None, output: P
         name = whole if max_steps is None else digest({"plan": whole, "max_steps": max_steps})
         folder = Path.cwd() / "runs" / f"{plan.name}-{name}"
     unchanged = original is not None and not changes and copy == plan
-    return _Job(
+    return _PlanRun(
         plan=plan,
         path=path,
         copy_text=original if unchanged and original is not None else plan_text(copy, comments, name=PLAN),
@@ -181,7 +181,7 @@ def task_digests(plan: Plan) -> dict[str, str]:
     return {task.name: digest({"data": task.data.path, "mapping": task.data.mapping, "overrides": task.overrides}) for task in plan.tasks}
 
 
-def _selected(all_entries: Sequence[Entry], only: str | None) -> list[Entry]:
+def _select_entries(all_entries: Sequence[Entry], only: str | None) -> list[Entry]:
     """The entries that --only names: a stage (of every task), a task (every stage), or one entry."""
     if only is None:
         return list(all_entries)
@@ -204,10 +204,10 @@ def _all_done(record: Mapping[str, Any], todo: Sequence[Entry], folder: Path) ->
 
 
 @dataclass(kw_only=True)
-class _Work:
+class _StageRunner:
     """One call of `advise run` while it holds the folder's lock."""
 
-    job: _Job
+    job: _PlanRun
     folder: RunFolder
     root: Path
     cards: tuple[str, ...]
@@ -466,7 +466,7 @@ class _Work:
         """
         processes = str(self.job.plan.launch.processes)
         head = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes, "--no-python", "--"]
-        return [*head, *guarded(command, parent=0)]  # each worker dies with the launcher; 0, since its number is not known yet
+        return [*head, *guard_command(command, parent=0)]  # each worker dies with the launcher; 0, since its number is not known yet
 
     def _environment(self) -> dict[str, str]:
         """The child's environment: our trainers first on the path, whatever lies in the current folder; only the plan's cards."""

@@ -59,7 +59,7 @@ def scheme_axes(scheme: str) -> tuple[str, str | None]:
     return ("lora", "nf4") if scheme == "qlora" else (scheme, None)
 
 
-def composed(chain: str, scheme: str, *, per_task: bool = False, remedies: tuple[str, ...] = ()) -> Composition:
+def compose(chain: str, scheme: str, *, per_task: bool = False, remedies: tuple[str, ...] = ()) -> Composition:
     """The composition of a chain fact ('encoder:sft', 'sft>rm>ppo') and a scheme name."""
     encoder = chain.startswith(ENCODER)
     update, quantization = scheme_axes(scheme)
@@ -96,7 +96,7 @@ def parse_composition(text: str, *, at: str = "composition") -> Composition:
         if training is not None:
             faults.append(Fault(what=f"{at}: two training chains in one answer", allowed="one chain, with remedies beside it"))
         if not faults:
-            training = composed(chain, scheme, per_task=per_task)
+            training = compose(chain, scheme, per_task=per_task)
     if faults:
         raise InputError(faults=faults)
     if training is None:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
-from advisor.estimate.types import WHOLE
+from advisor.estimate.types import DDP
 
 PLAN_VERSION = 1
 Positive = Annotated[int, Ge(1)]
@@ -51,7 +51,7 @@ class Launch:
     @property
     def startable(self) -> bool:
         """Whether `advise run` starts it: one process, or several that hold the whole model each."""
-        return self.strategy in (None, WHOLE)
+        return self.strategy in (None, DDP)
 
 
 @dataclass(frozen=True, kw_only=True)

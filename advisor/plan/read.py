@@ -46,7 +46,7 @@ def read_plan(path: Path | str, *, specs: KeySpecs | None = None) -> Plan:
     return plan_from_data(read_yaml(path), base=path.resolve().parent, specs=specs)
 
 
-def resolved_path(plan_path: Path | str, text: str) -> Path:
+def resolve_path(plan_path: Path | str, text: str) -> Path:
     """The file or folder that a path in a plan means: relative to the plan file's folder, `~` is the home folder."""
     return Path(plan_path).resolve().parent / Path(text).expanduser()
 

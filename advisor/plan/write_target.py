@@ -26,7 +26,7 @@ def write_plan_file(plan: Plan, comments: Comments, path: Path, *, inputs: Colle
         raise InputError(f"--plan {path}: is a folder, a file name is expected", hint=f"--plan {shlex.quote(str(path / PLAN_FILE))}")
     if not path.parent.exists():
         raise InputError(f"--plan {path}: the folder {path.parent} does not exist", hint=f"mkdir -p {shlex.quote(str(path.parent))}")
-    plan = relocated(plan, path.parent)
+    plan = relocate(plan, path.parent)
     if path.is_file():
         there = path.read_bytes()
         if there == plan_text(plan, comments, name=path.name).encode():
@@ -49,7 +49,7 @@ def given_paths(answers: Answers, base: Path | None, *files: str | Path | None) 
     return [*(folder / Path(name).expanduser() for name in named for folder in folders), *(Path(file) for file in files if file)]
 
 
-def relocated(plan: Plan, folder: Path) -> Plan:
+def relocate(plan: Plan, folder: Path) -> Plan:
     """The plan with paths that were relative to the working folder made to hold from `folder`."""
     if folder.resolve() == Path.cwd().resolve():
         return plan

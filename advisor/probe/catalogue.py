@@ -19,7 +19,7 @@ from advisor.ground.types import GpuSpec
 from advisor.ground.units import GIB, MIB
 from advisor.ground.yaml_cache import read_shipped
 from advisor.ground.yaml_reader import Document
-from advisor.probe.names import FORM, TELLS_APART, catalogue_words, taken_apart
+from advisor.probe.names import FORM, TELLS_APART, catalogue_words, split_name
 
 NOT_CARDS = ("sources.yaml", "cuda.yaml")  # facts about cards in general
 SAME_SIZE = 0.03  # a size people name and the size a driver reports for it differ by up to this share
@@ -221,7 +221,7 @@ def find_gpu(name: str, *, memory_gib: float | None = None, lenient: bool = Fals
     Where it fits several cards, `memory_gib` or a size in the name decides, else the smaller card, with a warning.
     `lenient` reads a description by its known part ("RTX 4090 in the paper") and says so.
     """
-    typed = taken_apart(name)
+    typed = split_name(name)
     stated_gib = memory_gib if memory_gib is not None else typed.size_gib
     warnings: list[str] = []
     if memory_gib is not None and typed.size_gib is not None and not _same(memory_gib, typed.size_gib):
@@ -293,7 +293,7 @@ def _variant(name: str, cards: Sequence[_Card], stated_gib: float | None) -> tup
 
 def _filled_in(name: str, card: _Card) -> list[str]:
     """A warning where the catalogue's name holds a word that changes the chip and that nobody typed."""
-    typed = set(taken_apart(name).words)
+    typed = set(split_name(name).words)
     added = card.own_words - typed - FORM
     return [f"'{name}' read as {card.spec.name}"] if typed and added and typed < card.own_words and name.lower() != card.spec.id else []
 
@@ -317,10 +317,10 @@ def _reported(card: _Card, size_gib: float, stated_gib: float) -> bool:
 
 def _near(name: str) -> tuple[str, ...]:
     """Up to three names like it: those with the same number first, then those spelt alike."""
-    words = taken_apart(name).words
+    words = split_name(name).words
     numbers = {word for word in words if any(letter.isdigit() for letter in word)}
     same_number = [card.spec.name for card in _cards().values() if numbers & card.own_words]
-    by_words = {" ".join(taken_apart(card.spec.name).words): card.spec.name for card in _cards().values()}
+    by_words = {" ".join(split_name(card.spec.name).words): card.spec.name for card in _cards().values()}
     alike = [by_words[close] for close in difflib.get_close_matches(" ".join(words), list(by_words), n=3, cutoff=0.6)]
     return tuple(dict.fromkeys([*same_number, *alike]))[:3]
 

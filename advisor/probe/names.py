@@ -38,7 +38,7 @@ class TypedName:
     mig: bool  # a slice of a card, which no catalogue entry describes
 
 
-def taken_apart(name: str) -> TypedName:
+def split_name(name: str) -> TypedName:
     """The words and the size of a typed name: "NVIDIA A100-80GB" -> a100, 80."""
     text = name.lower().replace("(r)", " ").replace("(tm)", " ")
     mig = _MIG.search(text)

@@ -21,7 +21,7 @@ def curve(name: str, points: Sequence[tuple[float, float]], *, unit: str = "", m
     finite = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
     if len(finite) < 2:
         return ""
-    kept = thinned(finite)
+    kept = thin(finite)
     xs, ys = [x for x, _ in kept], [y for _, y in kept] + [value for value, _ in marks if math.isfinite(value)]
     low, high = min(ys), max(ys)
     low, high = (low - abs(low) * 0.05 - 1e-12, high + abs(high) * 0.05 + 1e-12) if low == high else (low, high)
@@ -50,7 +50,7 @@ def curve(name: str, points: Sequence[tuple[float, float]], *, unit: str = "", m
     )
 
 
-def thinned(points: Sequence[tuple[float, float]], most: int = MAX_POINTS) -> list[tuple[float, float]]:
+def thin(points: Sequence[tuple[float, float]], most: int = MAX_POINTS) -> list[tuple[float, float]]:
     """At most `most` points; of each span the lowest and the highest, so that no spike is lost."""
     if len(points) <= most:
         return list(points)

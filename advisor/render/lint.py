@@ -10,12 +10,12 @@ from advisor.ground.resources import rules_dir
 from advisor.ruleset.lint import SEVERITIES, Finding
 
 if TYPE_CHECKING:
-    from advisor.advice.linting import Checked
+    from advisor.advice.linting import LintedRules
 
 SHOWN_LINE = 160  # characters of a source line
 
 
-def lint_text(checked: Checked) -> str:
+def lint_text(checked: LintedRules) -> str:
     """Every finding at its place, then what was proved in one line."""
     report = checked.report
     blocks = [finding_text(finding) for finding in report.findings]
@@ -65,7 +65,7 @@ def _lines(file: str) -> list[str]:
         return []
 
 
-def closing(checked: Checked) -> str:
+def closing(checked: LintedRules) -> str:
     """What was proved, how the rules are spread over the tiers, and how many findings there are."""
     report = checked.report
     counted = ", ".join(f"{len(report.of(severity))} {severity}{'' if len(report.of(severity)) == 1 else 's'}" for severity in SEVERITIES)
@@ -84,7 +84,7 @@ def closing(checked: Checked) -> str:
     return "\n".join(lines)
 
 
-def lint_json(checked: Checked) -> dict[str, Any]:
+def lint_json(checked: LintedRules) -> dict[str, Any]:
     """The report as one JSON document."""
     report = checked.report
     return {

@@ -37,7 +37,7 @@ def summary_lines(run: Run) -> list[str]:
     if run.dry_run:
         return dry_run_lines(run)
     record = run.record
-    where = shown(run.folder)
+    where = shown_path(run.folder)
     heads = {"done": "Done", "stopped": "Not finished yet", "failed": "Failed", "running": "Interrupted"}
     head = "Finished before, nothing to do" if run.already_done else heads.get(run.status, run.status)
     lines = ["", f"{head}: {record.get('name')}, in {where}"]
@@ -46,11 +46,11 @@ def summary_lines(run: Run) -> list[str]:
     for stage in record["stages"]:
         lines += ["", *_stage_lines(stage, run.folder)]
     if (run.folder / "report.html").is_file():
-        lines += ["", f"Report, to open in a browser: {shown(run.folder / 'report.html')}"]
+        lines += ["", f"Report, to open in a browser: {shown_path(run.folder / 'report.html')}"]
     return [*lines, "", *_next_lines(record, run.folder)]
 
 
-def shown(path: Path) -> str:
+def shown_path(path: Path) -> str:
     """The path as short as it can be typed from here."""
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
@@ -75,7 +75,7 @@ def _stage_lines(stage: Mapping[str, Any], folder: Path) -> list[str]:
         lines.append(_line("rows", f"{' and '.join(kept)} for their length"))
     lines += [_line("note", str(note)) for note in data.get("notes") or []]
     lines += [_line("check" if check.get("ok") else "WARNING", str(check.get("text"))) for check in checks]
-    return [*lines, _line("result", shown(folder / str(stage.get("folder", ""))))]
+    return [*lines, _line("result", shown_path(folder / str(stage.get("folder", ""))))]
 
 
 def what_was_trained(stage: Mapping[str, Any]) -> str:
@@ -119,18 +119,18 @@ def _cost_lines(expected: Mapping[str, Any], measured: Mapping[str, Any]) -> lis
 
 def _next_lines(record: Mapping[str, Any], folder: Path) -> list[str]:
     """Commands that continue from here; each can be pasted as it is."""
-    plan = shlex.quote(shown(folder / "plan.yaml"))
+    plan = shlex.quote(shown_path(folder / "plan.yaml"))
     if record.get("status") != "done":
         return ["Go on with:", f"  advise run {plan}"]
     stage = record["stages"][-1]
-    result = shown(folder / str(stage.get("folder", "")))
+    result = shown_path(folder / str(stage.get("folder", "")))
     name = str(stage["name"])
     plan_stage = name.removesuffix(f"-{stage['task']}") if stage.get("task") else name
     if sorts(record, stage):
         return ["Sort a text (put your own in):", f"  {sort_command(result)}", "Train it longer, as a run of its own:", f"  advise run {plan} --set stages.{plan_stage}.epochs=5"]
     if stage["objective"] == "rm":
         return ["Score an answer (put your own in):", f"  {score_command(result, module=stage['update'] != 'full', own=stage['update'] == 'adapter')}"]
-    lines = ["Talk to it:", f"  advise chat {shlex.quote(shown(folder))}", "Ask it (put your own question in):", f"  {ask_command(result, str(stage['update']))}"]
+    lines = ["Talk to it:", f"  advise chat {shlex.quote(shown_path(folder))}", "Ask it (put your own question in):", f"  {ask_command(result, str(stage['update']))}"]
     served = served_modules(record, folder)
     if served:
         lines += ["Serve it with vLLM:", f"  {serve_command(record, served)}"]
@@ -177,7 +177,7 @@ def _interpreter() -> str:
 def served_modules(record: Mapping[str, Any], folder: Path) -> list[tuple[Mapping[str, Any], str]]:
     """The LoRA results that a server loads, the last of each task, with their folders; [] where there is none."""
     last = {stage.get("task"): stage for stage in record.get("stages", []) if stage.get("objective") != "rm"}
-    return [(stage, shown(folder / str(stage.get("folder", "")))) for stage in last.values() if stage["update"] == "lora"]
+    return [(stage, shown_path(folder / str(stage.get("folder", "")))) for stage in last.values() if stage["update"] == "lora"]
 
 
 def serve_command(record: Mapping[str, Any], served: Sequence[tuple[Mapping[str, Any], str]]) -> str:
@@ -218,4 +218,4 @@ def dry_run_lines(run: Run) -> list[str]:
         if peak is not None and limit:
             verdict = "it fits" if peak <= 0.9 * limit else "it fits barely: close other programs" if peak <= limit else "it does not fit"
             lines.append(_line("room", f"{format_gib(limit)} free on the device: {verdict}"))
-    return [*lines, "", f"kept in {shown(run.folder / 'dry_run.json')}"]
+    return [*lines, "", f"kept in {shown_path(run.folder / 'dry_run.json')}"]

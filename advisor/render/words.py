@@ -111,19 +111,19 @@ def three_sentences(advice: Advice) -> tuple[str, str, str]:
     stuck = advice.nothing_fits
     if stuck is not None:
         would = [f"a smaller model ({way.change['model']})" if "model" in way.change else "another card" if "gpu" in way.change else "more money or time" for way in stuck.ways_out]
-        way_out = f"; {joined(would, last='or')} would help" if would else ""
+        way_out = f"; {join_words(would, last='or')} would help" if would else ""
         limits = f"fits {_fits_where(advice)}" if stuck.nearest.estimate.fits == "too_big" else f"stays within the budget on {device_name(advice)}"
         return (sentence(f"nothing that suits the task {limits}{way_out}"), "How long it takes depends on the way out that is taken.", "So does what it costs.")
     if not composition.chain:
         return (
-            sentence(f"no training is needed: {joined(_remedies(composition))}"),
+            sentence(f"no training is needed: {join_words(_remedies(composition))}"),
             "There is nothing to train, so you can try it today.",
             "It costs no training; only the use of the model is paid for.",
         )
     return sentence(_what(advice)), _time(advice), _cost(advice)
 
 
-def joined(parts: Iterable[str], last: str = "and") -> str:
+def join_words(parts: Iterable[str], last: str = "and") -> str:
     """'a', 'a and b', 'a, b and c'."""
     items = list(parts)
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} {last} {items[-1]}" if items else ""
@@ -159,7 +159,7 @@ def _what(advice: Advice) -> str:
     scheme = phrases.get(composition.scheme or "", composition.scheme or "").format(tasks=f"{count} tasks" if count else "the tasks")
     text = f"{', then '.join(steps)}, {scheme}"
     remedies = _remedies(composition)
-    return f"{joined(remedies)}; and besides, {text}" if remedies else text
+    return f"{join_words(remedies)}; and besides, {text}" if remedies else text
 
 
 def _time(advice: Advice) -> str:
@@ -189,7 +189,7 @@ def _because_unknown(advice: Advice) -> str:
     if advice.situation.model is None and advice.situation.answers.value("model"):
         return ": the size of the model is not known"
     reasons = dict.fromkeys(reason.removeprefix("duration: ") for reason in advice.recommendation.estimate.unknown)
-    return f": {joined(reasons)}" if reasons else ""
+    return f": {join_words(reasons)}" if reasons else ""
 
 
 def memory_words(candidate: Candidate) -> str:

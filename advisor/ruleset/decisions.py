@@ -8,7 +8,7 @@ from typing import Any
 
 from advisor.ruleset.model import Rule, Ruleset, Table
 from advisor.ruleset.proved import MAX_CULPRITS, SHOWN_BOXES, Clash, Hole, Idle, TableProof, bits, layer_of, mask, outcomes_of
-from advisor.ruleset.space import Box, Shorten, Space
+from advisor.ruleset.space import Region, Shorten, Space
 
 
 class Decisions:
@@ -41,7 +41,7 @@ class Decisions:
         self.decided = [mask & self.recommend for mask in decided]
         self._killed: dict[int, int] = {0: 0}
 
-    def killed(self, forbids: int) -> int:
+    def shadowed_by_forbid(self, forbids: int) -> int:
         """The recommendations that some prohibitions take away."""
         found = self._killed.get(forbids)
         if found is None:
@@ -55,8 +55,8 @@ class Decisions:
         """A set without what no longer changes who wins."""
         fired = state & self.decided_forbids[number]
         if fired:
-            state &= ~fired & ~self.killed(fired)
-        threats = self.killed(state & self.forbid)
+            state &= ~fired & ~self.shadowed_by_forbid(fired)
+        threats = self.shadowed_by_forbid(state & self.forbid)
         sure = state & self.decided[number] & ~threats
         if sure:
             state &= ~self.below[(sure & -sure).bit_length() - 1]
@@ -156,7 +156,7 @@ class Decisions:
         for shorten, found, by_policy in shortenings:
             if 0 not in found:
                 continue
-            boxes: list[Box] = []
+            boxes: list[Region] = []
             for chain in self._other_holes(shorten, found[0], boxes):
                 box = self.space.box(chain, lambda state: not state, shorten)
                 boxes.append(box)
@@ -164,7 +164,7 @@ class Decisions:
                 forbidding = sorted((self.rules[i] for i in fired), key=lambda rule: (-layer_of(self.ruleset, rule), rule.id))
                 self.proof.holes.append(Hole(box=box, forbidding=tuple(forbidding), by_policy=by_policy))
 
-    def _other_holes(self, shorten: Shorten, first: Any, boxes: Sequence[Box]) -> Iterator[Any]:
+    def _other_holes(self, shorten: Shorten, first: Any, boxes: Sequence[Region]) -> Iterator[Any]:
         """A witness of a hole, then one outside each box found so far, a few at most."""
         yield first
         while len(boxes) < SHOWN_BOXES:
@@ -173,7 +173,7 @@ class Decisions:
                 return
             yield outside
 
-    def _outside(self, boxes: Sequence[Box]) -> Iterator[dict[str, frozenset[int]]]:
+    def _outside(self, boxes: Sequence[Region]) -> Iterator[dict[str, frozenset[int]]]:
         """The cells outside all boxes, as boxes of their own."""
         rest: list[dict[str, frozenset[int]]] = [{}]
         for box in boxes:
@@ -204,7 +204,7 @@ class Decisions:
 
     def _culprits(self, i: int) -> tuple[Rule, ...]:
         """The rules that take every case of a rule that never wins: who wins there, or who forbids its outcome."""
-        within = self.space.held_by(self.rules[i])
+        within = self.space.cells_matching(self.rules[i])
         winners = Counter(self.ties(state)[0] for state in self.space.sets(within, self.shorten))
         killers = [j for j in self.kills if self.kills[j] >> i & 1]
         if killers:

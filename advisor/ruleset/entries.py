@@ -49,7 +49,7 @@ class Reader:
         if isinstance(name, str):
             self.add(unknown_name(kind, name, list(names), at=document.at(path, key=key)))
         else:
-            self.fault(document, path, f"a {kind} is a text, not {shown(name)}", f"known: {', '.join(sorted(names))}", key=key)
+            self.fault(document, path, f"a {kind} is a text, not {value_words(name)}", f"known: {', '.join(sorted(names))}", key=key)
         return False
 
     def keys(self, document: Document, path: Path_, entry: Mapping[str, Any], allowed: Collection[str]) -> None:
@@ -63,7 +63,7 @@ class Reader:
         if isinstance(value, str) and (value.strip() or not required):
             return " ".join(value.split())
         if value is not None:
-            self.fault(document, (*path, name), f"`{name}` is a text, not {shown(value)}", hint="quote it" if isinstance(value, int | float) else "")
+            self.fault(document, (*path, name), f"`{name}` is a text, not {value_words(value)}", hint="quote it" if isinstance(value, int | float) else "")
         elif required:
             self.fault(document, path, f"there is no `{name}`")
         return ""
@@ -74,7 +74,7 @@ class Reader:
         """The rule of one entry, or None with faults."""
         before = len(self.faults)
         if not isinstance(entry, dict):
-            self.fault(document, path, f"a rule is a map with id, kind, when, then, because, sources, not {shown(entry)}")
+            self.fault(document, path, f"a rule is a map with id, kind, when, then, because, sources, not {value_words(entry)}")
             return None
         self.keys(document, path, entry, RULE_KEYS)
         kind = entry.get("kind", "set" if table.id == "settings" else "recommend")
@@ -131,7 +131,7 @@ class Reader:
                 continue
             for name, value in example["given"].items():
                 if isinstance(value, list | dict):
-                    self.fault(document, (*spot, "given", name), f"'{name}' has one value in an example, not {shown(value)}")
+                    self.fault(document, (*spot, "given", name), f"'{name}' has one value in an example, not {value_words(value)}")
                 else:
                     self.condition(document, (*spot, "given", name), name, value, None)  # whether the table looks at it: the linter says
         return tuple(listed)
@@ -149,7 +149,7 @@ class Reader:
                 self.fault(document, path, f"a set rule belongs to the table 'settings', not to '{table.id}'")
             for name, value in then.items():
                 if value is not None and not isinstance(value, PLAIN) and not (isinstance(value, list) and all(isinstance(item, PLAIN) for item in value)):
-                    self.fault(document, (*path, name), f"'{name}' cannot be {shown(value)}", "a number, a text, true, false, or a list of these")
+                    self.fault(document, (*path, name), f"'{name}' cannot be {value_words(value)}", "a number, a text, true, false, or a list of these")
         elif kind in ("recommend", "forbid"):
             if set(then) != {table.concludes}:
                 self.fault(document, path, f"table '{table.id}' concludes '{table.concludes}'", f"write `then: {{{table.concludes}: value}}`")
@@ -199,7 +199,7 @@ class Reader:
                     "flag": "true, false or unknown",
                     "choice": f"{', '.join(map(str, fact.values))}, unknown, or a list of these",
                 }.get(fact.type, "rules look at choices, numbers and signals only")
-                self.fault(document, path, f"'{name}' cannot be {shown(part)}", f"allowed: {allowed}", nearest(part, map(str, fact.values)) if isinstance(part, str) else "")
+                self.fault(document, path, f"'{name}' cannot be {value_words(part)}", f"allowed: {allowed}", nearest(part, map(str, fact.values)) if isinstance(part, str) else "")
         return Condition(fact=name, values=frozenset(values), intervals=tuple(intervals), unknown=unknown, text=f"{name} is {' or '.join(words)}")
 
     def assumptions(self, document: Document) -> tuple[Assumption, ...]:
@@ -237,7 +237,7 @@ def _is_date(text: str) -> bool:
         return False
 
 
-def shown(value: Any) -> str:
+def value_words(value: Any) -> str:
     """A wrong value in a message, in few words."""
     if isinstance(value, bool):
         return str(value).lower()

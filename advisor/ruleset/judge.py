@@ -137,11 +137,11 @@ def cell_of(value: float, cuts: list[float]) -> int:
 
 
 @cache
-def compiled(ruleset: Ruleset, table_id: str) -> CompiledTable:
+def compile_table(ruleset: Ruleset, table_id: str) -> CompiledTable:
     """The table ready to judge; rule sets are told apart by identity."""
     return CompiledTable(ruleset, table_id)
 
 
 def judge(ruleset: Ruleset, table_id: str, facts: Mapping[str, Any]) -> Judgement:
     """What the table says of the facts; a fact that is missing is not known."""
-    return compiled(ruleset, table_id).judge(facts)
+    return compile_table(ruleset, table_id).judge(facts)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from advisor.ground.errors import nearest
-from advisor.ruleset.entries import shown
+from advisor.ruleset.entries import value_words
 from advisor.ruleset.load import SHIPPED_LAYERS, only_layer
 from advisor.ruleset.model import Rule, Ruleset
 from advisor.ruleset.proof import Clash, Hole, Idle, TableProof, alike, prove
@@ -84,7 +84,7 @@ def lint(ruleset: Ruleset, *, today: datetime.date | None = None, setting_fault:
     )
 
 
-def caused(report: Report, shipped: Report, ruleset: Ruleset) -> Report:
+def caused_by_user(report: Report, shipped: Report, ruleset: Ruleset) -> Report:
     """The report on a rule set with files of the user, less what the shipped rules bring along."""
     known = {(finding.id, finding.about) for finding in shipped.findings}
     own = []
@@ -185,7 +185,7 @@ class _Linter:
     def contradiction(self, clash: Clash) -> None:
         key = clash.key
         where = f"where {clash.box.text}" if clash.box else "where both fire"
-        text = f"'{key}' gets two values {where}: {shown(clash.second.then[key])} here, {shown(clash.first.then[key])} by {clash.first.id}"
+        text = f"'{key}' gets two values {where}: {value_words(clash.second.then[key])} here, {value_words(clash.first.then[key])} by {clash.first.id}"
         self.add("contradictory-setting", "error", text, rule=clash.second, hint=f"narrow one of them ({clash.first.id} stands at {clash.first.at})", about=[clash.first.id, key])
 
     def never_wins(self, proof: TableProof, idle: Idle) -> None:
@@ -264,7 +264,7 @@ class _Linter:
                 )
                 continue
             if allowed is not None:
-                self.add("wrong-setting", "error", f"'{key}' cannot be {shown(value)}", rule=rule, hint=f"allowed: {allowed}", about=[key])
+                self.add("wrong-setting", "error", f"'{key}' cannot be {value_words(value)}", rule=rule, hint=f"allowed: {allowed}", about=[key])
 
     def example(self, rule: Rule, number: int, example: Mapping[str, Any]) -> None:
         at = rule.spots.get(f"examples/{number}", rule.at)
@@ -279,7 +279,7 @@ class _Linter:
             text = "its example should not fire, but every condition holds"
         else:
             given = example["given"].get(failing.fact)
-            text = f"its example should fire, but needs '{failing.text}', and {failing.fact} is {'not given' if given is None else shown(given)}"
+            text = f"its example should fire, but needs '{failing.text}', and {failing.fact} is {'not given' if given is None else value_words(given)}"
         self.add("example-fails", "error", text, rule=rule, at=at, hint="one of the two is wrong: the rule or its example", about=[number])
 
     # ----------------------------------------------------------------------- questions

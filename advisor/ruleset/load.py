@@ -20,7 +20,7 @@ from advisor.ground.resources import rules_dir
 from advisor.ground.types import Source
 from advisor.ground.yaml_cache import read_shipped
 from advisor.ground.yaml_reader import Document, read_yaml
-from advisor.ruleset.entries import BOUNDS, RULE_KEYS, Path_, Reader, shown
+from advisor.ruleset.entries import BOUNDS, RULE_KEYS, Path_, Reader, value_words
 from advisor.ruleset.facts import Fact, facts_of
 from advisor.ruleset.facts import Value as FactValue
 from advisor.ruleset.model import Assumption, Rule, Ruleset, Table
@@ -77,7 +77,7 @@ class _Loader(Reader):
             return
         self.keys(document, (), data, allowed)
         if data.get("version", 1) != 1:
-            self.fault(document, ("version",), f"version {shown(data['version'])} is not known", "version: 1")
+            self.fault(document, ("version",), f"version {value_words(data['version'])} is not known", "version: 1")
         self.add_sources(document)
         if own:
             self.add_inputs(document)
@@ -100,14 +100,14 @@ class _Loader(Reader):
         if found is None or isinstance(found, dict):
             return found or {}
         examples = {"tables": "tables: {scheme: [...]}", "sources": "sources: {handbook: {title: ...}}", "inputs": "inputs: {scheme: [fact]}"}
-        self.fault(document, (key,), f"`{key}` is a map, not {shown(found)}", examples.get(key, ""))
+        self.fault(document, (key,), f"`{key}` is a map, not {value_words(found)}", examples.get(key, ""))
         return {}
 
     def add_sources(self, document: Document) -> None:
         for source_id, entry in self.entries(document, "sources").items():
             path: Path_ = ("sources", source_id)
             if not isinstance(entry, dict):
-                self.fault(document, path, f"a source is a map, not {shown(entry)}", "{title: ..., url: ..., checked: 2026-11-25}")
+                self.fault(document, path, f"a source is a map, not {value_words(entry)}", "{title: ..., url: ..., checked: 2026-11-25}")
                 continue
             self.keys(document, path, entry, ("title", "url", "checked", "kind"))
             if source_id in self.sources:
@@ -121,7 +121,7 @@ class _Loader(Reader):
         if entries is None:
             return
         if not isinstance(entries, list):
-            self.fault(document, path, f"a list of rules is expected, not {shown(entries)}")
+            self.fault(document, path, f"a list of rules is expected, not {value_words(entries)}")
             return
         for index, entry in enumerate(entries):
             rule = self.rule(document, (*path, index), entry, self.tables[table_id], layer)
@@ -140,7 +140,7 @@ class _Loader(Reader):
         """The layer's name: `overlay`, or the file's stem."""
         name = document.data.get("overlay", path.stem) if isinstance(document.data, dict) else path.stem
         if not isinstance(name, str) or not LAYER_NAME.match(name):
-            self.fault(document, ("overlay",), f"{shown(name)} is no name for a layer", "letters, digits, '-', '_' and '.': `overlay: your-team`")
+            self.fault(document, ("overlay",), f"{value_words(name)} is no name for a layer", "letters, digits, '-', '_' and '.': `overlay: your-team`")
         elif name in taken or any(name == axis.partition("/")[2] for axis in self.axes):
             self.fault(document, ("overlay",), f"the name '{name}' is taken", hint="give the file a name of its own: `overlay: your-team`")
         return str(name)
@@ -152,7 +152,7 @@ class _Loader(Reader):
             if not self.known(document, path, "table", table_id, self.tables, key=True):
                 continue
             if not isinstance(listed, list):
-                self.fault(document, path, f"a list of facts is expected, not {shown(listed)}")
+                self.fault(document, path, f"a list of facts is expected, not {value_words(listed)}")
                 continue
             for i, name in enumerate(listed):
                 if not self.known(document, (*path, i), "fact", name, self.facts):
@@ -170,7 +170,7 @@ class _Loader(Reader):
     def add_disabled(self, document: Document) -> None:
         listed = document.data.get("disable")
         if listed is not None and not isinstance(listed, list):
-            self.fault(document, ("disable",), f"`disable` is a list, not {shown(listed)}", "[{rule: ID, because: reason}]")
+            self.fault(document, ("disable",), f"`disable` is a list, not {value_words(listed)}", "[{rule: ID, because: reason}]")
             return
         for index, entry in enumerate(listed or ()):
             path: Path_ = ("disable", index)
@@ -211,7 +211,7 @@ class _Loader(Reader):
     def _check_fact(self, document: Document, path: Path_, fact_id: str, entry: Any) -> None:
         """A fact of a user's file is a signal: something a person states, with --signal or in an answers file."""
         if not isinstance(entry, dict):
-            self.fault(document, path, f"fact '{fact_id}' must be a map, not {shown(entry)}")
+            self.fault(document, path, f"fact '{fact_id}' must be a map, not {value_words(entry)}")
             return
         self.keys(document, path, entry, FACT_KEYS)
         if fact_id in self.facts:
@@ -224,7 +224,7 @@ class _Loader(Reader):
         self.text(document, path, entry, "unknown")
         order, ask_when = entry.get("order"), entry.get("ask_when")
         if order is not None and (isinstance(order, bool) or not isinstance(order, int)):
-            self.fault(document, (*path, "order"), f"`order` is a whole number, not {shown(order)}")
+            self.fault(document, (*path, "order"), f"`order` is a whole number, not {value_words(order)}")
         if ask_when is not None and not (isinstance(ask_when, dict) and all(isinstance(values, list) for values in ask_when.values())):
             self.fault(document, (*path, "ask_when"), "`ask_when` is a map from a fact to a list of its values", "{task: [qa, code]}")
         elif ask_when is not None:

@@ -117,7 +117,7 @@ class Ruleset:
     overlays: tuple[str, ...] = ()  # the layers that came from files of the user
     facts_at: Mapping[str, str] = field(default_factory=dict)  # fact id -> where it is declared, of the shipped ones
 
-    def contradicted(self, facts: Mapping[str, Any]) -> list[Assumption]:
+    def contradictions(self, facts: Mapping[str, Any]) -> list[Assumption]:
         """The assumptions that these facts break."""
         return [found for found in self.assume if all(condition.holds(facts.get(condition.fact)) for condition in found.never)]
 

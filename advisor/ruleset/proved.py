@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from advisor.ruleset.model import Rule, Ruleset, Table
-from advisor.ruleset.space import Box
+from advisor.ruleset.space import Region
 
 SHOWN_BOXES = 5  # holes, ties and contradictions made general, for each table; the others are named only
 MAX_CULPRITS = 3
@@ -17,7 +17,7 @@ MAX_CULPRITS = 3
 class Hole:
     """Situations in which a table recommends nothing: no rule fires, or every outcome that one names is forbidden."""
 
-    box: Box
+    box: Region
     forbidding: tuple[Rule, ...]  # of one situation: what forbids there, the latest layer first
     by_policy: bool = False  # something may fit, but rules that do not look at the estimates forbid every outcome
 
@@ -28,7 +28,7 @@ class Clash:
 
     first: Rule
     second: Rule
-    box: Box | None  # None: not made general, there were many
+    box: Region | None  # None: not made general, there were many
     key: str = ""  # of a setting
 
 

@@ -34,7 +34,7 @@ class TooManyCases(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Box:
+class Region:
     """Situations in which something holds: for each fact that matters, the cells it may be in."""
 
     within: Within
@@ -120,7 +120,7 @@ class Space:
             states = after
         return states
 
-    def held_by(self, rule: Rule) -> Within:
+    def cells_matching(self, rule: Rule) -> Within:
         """The cells in which a rule fires."""
         return {c.fact: frozenset(i for i, cell in enumerate(self.cells[c.fact]) if c.holds(cell.value)) for c in rule.when}
 
@@ -132,7 +132,7 @@ class Space:
             indexes.append(index)
         return dict(zip(self.order, reversed(indexes), strict=True))
 
-    def box(self, chain: Chain, holds: Callable[[int], bool], shorten: Shorten | None = None) -> Box:
+    def box(self, chain: Chain, holds: Callable[[int], bool], shorten: Shorten | None = None) -> Region:
         """The witness made as general as it goes: facts that do not matter are dropped, the others take every value they can."""
 
         limit = self.effort + MAX_EFFORT
@@ -157,7 +157,7 @@ class Space:
         known = list(self.ruleset.facts)
         parts = [in_words(self.facts[fact_id], self.cells[fact_id], within[fact_id]) for fact_id in sorted(within, key=known.index)]
         values = {fact_id: self.cells[fact_id][witness[fact_id]].value for fact_id in self.order}
-        return Box(within=within, text=" and ".join(parts) or "always", facts={fact_id: value for fact_id, value in values.items() if value is not None})
+        return Region(within=within, text=" and ".join(parts) or "always", facts={fact_id: value for fact_id, value in values.items() if value is not None})
 
 
 def _impossible(ruleset: Ruleset) -> list[tuple[Condition, ...]]:

@@ -15,7 +15,7 @@ from advisor.wizard.asking import Checks, ask_round, asker, stopped_words, words
 from advisor.wizard.prompts import Option, Ui, terminal_ui
 from advisor.wizard.saved import Saved
 from advisor.wizard.walk import BACK, Question, Relevant, Reply, Skipped, answer_of, applies, questions, skipped_questions, walk, with_reply, without_stale
-from advisor.wizard.what_if import changed, flip_words
+from advisor.wizard.what_if import change_answers, flip_words
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -255,7 +255,7 @@ class _Closing:
     def _try(self, outcome: Outcome, change: Mapping[str, Any]) -> bool:
         """Go on with one change, which can be undone; what only now matters can be answered from the menu."""
         self.before.append((self.progress, str(outcome.advice.recommendation.composition)))
-        answers = without_stale(self.facts, changed(self.answers, change, outcome.advice, self.facts))
+        answers = without_stale(self.facts, change_answers(self.answers, change, outcome.advice, self.facts))
         stated = (fact.id for fact in questions(self.facts) if fact.id in answers.known and fact.id not in self.progress.asked)
         self.progress = Saved(answers=answers, asked=(*self.progress.asked, *stated))
         return True

@@ -51,7 +51,7 @@ def terminal_ui(console: Console) -> Ui:
     return PlainUi(console) if dumb else QuestionaryUi(console)
 
 
-class _Talk:
+class _Prompter:
     """Printing, the same for both."""
 
     def __init__(self, console: Console) -> None:
@@ -81,7 +81,7 @@ class _Talk:
         self.console.print(Padding(Text.assemble(question.split(" (")[0], "  ", (answer, "bold"), overflow="fold"), (0, 0, 0, 2)))
 
 
-class QuestionaryUi(_Talk):
+class QuestionaryUi(_Prompter):
     """Lists to move in with the arrow keys."""
 
     def choose(self, message: str, options: Sequence[Option], *, current: Any = None) -> Any:
@@ -124,7 +124,7 @@ def choice_lines(option: Option, width: int) -> str:
     return ("\n" + " " * POINTER_COLUMNS).join(lines)
 
 
-class PlainUi(_Talk):
+class PlainUi(_Prompter):
     """Numbered lists and plain lines: for terminals that cannot move the cursor, and for screen readers."""
 
     def choose(self, message: str, options: Sequence[Option], *, current: Any = None) -> Any:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from advisor.advice.decide import Decision, decide
-from advisor.advice.explain import reason_of, seen_by
+from advisor.advice.explain import facts_seen_by, reason_of
 from advisor.advice.types import Advice, KnownFact, Reason
 from advisor.ruleset.model import Rule, Ruleset
 from advisor.wizard.asking import words_of
@@ -50,7 +50,7 @@ class Trail:
         behind: dict[str, str] = {}
         self.told |= {rule.id for rule in rules}
         for rule in rules:
-            reason = replace(reason_of(rule, self.ruleset), facts=seen_by(rule, self.decision, self.advice.situation, self.ruleset))
+            reason = replace(reason_of(rule, self.ruleset), facts=facts_seen_by(rule, self.decision, self.advice.situation, self.ruleset))
             ui.say("")
             ui.say(_sentence(reason.text), lead="- ")
             for line in self.lines(rule, reason):

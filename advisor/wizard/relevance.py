@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from advisor.advice.questions import ASKED_BESIDE, FITS, NEEDED_TO_TRAIN, may_train, settled, still_matters
+from advisor.advice.questions import ASKED_BESIDE, FITS, NEEDED_TO_TRAIN, fixed_chain, may_train, still_matters
 from advisor.ground.types import Answers
 from advisor.ruleset.facts import Fact, read_from
 from advisor.ruleset.model import Ruleset
@@ -32,7 +32,7 @@ class Relevance:
         facts = self._last[1]
         if self.estimate is None or not set(opened).isdisjoint((*NEEDED_TO_TRAIN, "data_kind", "budget")):
             return facts
-        found = settled(self.ruleset, facts, opened)
+        found = fixed_chain(self.ruleset, facts, opened)
         if found is None:
             return facts
         key = (*found, *sorted((name, str(value)) for name, value in facts.items()))

@@ -108,7 +108,7 @@ def _next(facts: Mapping[str, Fact], answers: Answers, history: Sequence[str], r
 
 def open_questions(facts: Mapping[str, Fact], answers: Answers, asked: Collection[str]) -> frozenset[str]:
     """The questions that may still be put, now or after an answer that makes them apply."""
-    waiting = {fact.id for fact in questions(facts) if fact.id not in asked and not given_before(answers, fact)}
+    waiting = {fact.id for fact in questions(facts) if fact.id not in asked and not was_given(answers, fact)}
     while True:  # one that waits for an answer goes with the question it waits for
         left = {fact_id for fact_id in waiting if may_apply(facts[fact_id], answers, facts, waiting)}
         if left == waiting:
@@ -118,7 +118,7 @@ def open_questions(facts: Mapping[str, Fact], answers: Answers, asked: Collectio
 
 def skipped_questions(facts: Mapping[str, Fact], answers: Answers, asked: Collection[str]) -> list[Fact]:
     """The questions that apply and were not put."""
-    return [fact for fact in questions(facts) if fact.id not in asked and not given_before(answers, fact) and applies(fact, answers, facts)]
+    return [fact for fact in questions(facts) if fact.id not in asked and not was_given(answers, fact) and applies(fact, answers, facts)]
 
 
 def questions(facts: Mapping[str, Fact]) -> list[Fact]:
@@ -148,7 +148,7 @@ def _none_stated(names: Sequence[str], answers: Answers) -> bool:
     return all(answers.value(name) is None for name in names)
 
 
-def given_before(answers: Answers, fact: Fact) -> bool:
+def was_given(answers: Answers, fact: Fact) -> bool:
     """True where a file or a flag has answered it. Signals given together count as the ones named."""
     answer = answers.known.get(fact.id)
     if answer is None and fact.signal and fact.id in answers.signals:

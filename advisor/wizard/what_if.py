@@ -29,7 +29,7 @@ def flip_words(flip: Flip, facts: Mapping[str, Fact]) -> str:
     return text[0].upper() + text[1:]
 
 
-def changed(answers: Answers, change: Mapping[str, Any], advice: Advice, facts: Mapping[str, Fact]) -> Answers:
+def change_answers(answers: Answers, change: Mapping[str, Any], advice: Advice, facts: Mapping[str, Fact]) -> Answers:
     """The answers with a change taken in, named as in an answers file; None takes an answer away.
 
     Where what the data hold is changed, the data file is set aside and what was read from it is kept as stated.

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advisor.advice.decide import decide
-from advisor.advice.questions import FITS, may_train, settled, still_matters
+from advisor.advice.questions import FITS, fixed_chain, may_train, still_matters
 from advisor.ruleset.domain import cells_of
 from advisor.ruleset.load import load_rules
 
@@ -39,7 +39,7 @@ def composition(ruleset, facts):
 
 def possible(ruleset, facts):
     """Whether the facts do not contradict what estimates can say: nothing is over a limit that nobody set."""
-    return not ruleset.contradicted(facts) and "over_budget" not in facts.values()
+    return not ruleset.contradictions(facts) and "over_budget" not in facts.values()
 
 
 ASKED = [fact.id for fact in RULES.facts.values() if fact.origin == "asked" and fact.order is not None and fact.type in ("choice", "number", "flag")]
@@ -136,5 +136,5 @@ def test_nothing_is_over_a_limit_that_nobody_set():
 def test_what_is_settled_is_the_chain_and_the_modules():
     """Pairs of request and answer for support lead to one chain whatever is still open; with nothing known they do not."""
     facts = {**SUPPORT, "depth": "style", "n_tasks": 1, "budget": "low", "facts_change_often": False, "prompting_tried": False}
-    assert settled(RULES, facts, ["serve_with", "priority"]) == ("sft", False)
-    assert settled(RULES, {"task": "chat_assistant"}, ["data_kind", "depth"]) is None
+    assert fixed_chain(RULES, facts, ["serve_with", "priority"]) == ("sft", False)
+    assert fixed_chain(RULES, {"task": "chat_assistant"}, ["data_kind", "depth"]) is None

@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 from advisor.data import profile
-from advisor.data.measure.near_duplicates import SAMPLED_ROWS, Sample, normalised, resemblance, sketch
+from advisor.data.measure.near_duplicates import SAMPLED_ROWS, Sample, normalise, resemblance, sketch
 
 WORDS = [f"word{number}" for number in range(2000)]
 
@@ -24,9 +24,9 @@ def jsonl(folder: Path, rows: list[dict[str, object]]) -> Path:
 
 def test_normalising_keeps_words_alone():
     """Capitals, punctuation and spaces go, words of any script stay."""
-    assert normalised("Hello,  World!\n(yes)") == b"hello world yes"
-    assert normalised("Grüße, Welt — «да»").decode() == "grüße welt — «да»"
-    assert normalised("\ud83d alone") != b""
+    assert normalise("Hello,  World!\n(yes)") == b"hello world yes"
+    assert normalise("Grüße, Welt — «да»").decode() == "grüße welt — «да»"
+    assert normalise("\ud83d alone") != b""
 
 
 def test_resemblance_is_the_share_of_three_word_sequences():

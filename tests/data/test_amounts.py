@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from advisor.data.measure.data_requirements import amounts, compared, in_words, shortages, verdict
+from advisor.data.measure.data_requirements import compare_amounts, data_requirements, in_words, shortages, verdict
 from advisor.data.measure.profile import OBJECTIVES as OBJECTIVE_KINDS
 from advisor.ground.resources import rules_dir
 from advisor.ground.types import DataProfile, TokenStats
@@ -14,8 +14,8 @@ from advisor.methods.composition import OBJECTIVES
 
 def test_every_objective_has_an_amount_with_a_source():
     """No objective is left out, every source is known, and the numbers rise."""
-    assert set(amounts()) == {*OBJECTIVES, "classification"}
-    for amount in amounts().values():
+    assert set(data_requirements()) == {*OBJECTIVES, "classification"}
+    for amount in data_requirements().values():
         assert 0 < amount.too_few <= amount.usual[0] < amount.usual[1]
         assert amount.sources
         assert all(source.title for source in amount.sources)
@@ -46,14 +46,14 @@ def test_what_is_too_little_is_told_by_objective():
 )
 def test_rows_are_judged_against_the_range(rows, expected):
     """Below 50 examples is documented to fail, 500 to 10,000 is usual (rules/data/amounts.yaml)."""
-    assert verdict(rows, amounts()["sft"]) == expected
+    assert verdict(rows, data_requirements()["sft"]) == expected
 
 
 def test_text_is_counted_in_tokens():
     """Continued pre-training is measured in tokens, other objectives in rows."""
     tokens = TokenStats(total=200_000_000, mean=1, p50=1, p90=1, p95=1, p99=1, longest=1, counted_by="words")
     profile = DataProfile(path="a", kind="raw_text", format="text", mapping={}, rows=7, tokens=tokens, objectives=("cpt",))
-    row = compared(profile)[0]
+    row = compare_amounts(profile)[0]
     assert (row["unit"], row["has"], row["verdict"]) == ("tokens", 200_000_000, "usual")
     assert in_words(row) == "200M tokens: within the usual 125M to 10B"
     assert row["sources"]

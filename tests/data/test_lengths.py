@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from advisor.commands.check import checked
+from advisor.commands.check import check_data
 from advisor.data import profile
-from advisor.data.measure.lengths import suggested_packing
+from advisor.data.measure.lengths import suggest_packing
 from advisor.ground.types import TokenStats
 
 
@@ -69,7 +69,7 @@ def test_packing_is_suggested_where_rows_leave_room(kind, mean, packing):
     """Short rows and raw text are worth laying end to end; pairs are read one by one."""
     tokens = TokenStats(total=1000, mean=mean, p50=1, p90=1, p95=1, p99=1, longest=1000, counted_by="words")
     objectives = {"paired": ("sft",), "raw_text": ("cpt",), "preference": ("dpo", "sft")}[kind]
-    assert suggested_packing(kind, tokens, 1024, objectives)[0] is packing
+    assert suggest_packing(kind, tokens, 1024, objectives)[0] is packing
 
 
 def test_the_suggested_length_is_the_plans(tmp_path):
@@ -77,7 +77,7 @@ def test_the_suggested_length_is_the_plans(tmp_path):
     from advisor.advice.fit import sequence_length
 
     path = str(jsonl(tmp_path, [pair(10, 20), pair(10, 700)] * 30))
-    result, advice = checked(path)
+    result, advice = check_data(path)
     assert advice["suggested"]["seq_len"] == sequence_length(result, None).value >= 710
 
 

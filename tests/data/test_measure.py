@@ -321,12 +321,12 @@ def test_memory_stays_flat_where_rows_are_many(tmp_path, monkeypatch):
 
 def test_check_reads_all_of_a_large_file(tmp_path):
     """Advice looks at the beginning; the check finds the broken row at the end, with its line."""
-    from advisor.commands.check import checked
+    from advisor.commands.check import check_data
 
     path = jsonl(tmp_path, [{"question": f"Q{index} " + "x" * 400, "answer": f"A{index}"} for index in range(12_000)])
     with path.open("a") as file:
         file.write("{oops\n")
     assert profile(path).objectives == ("sft",)
-    result, _ = checked(str(path))
+    result, _ = check_data(str(path))
     assert result.objectives == ()
     assert "a.jsonl:12001:2" in result.findings[0].text

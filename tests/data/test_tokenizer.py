@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from advisor.commands.check import checked
+from advisor.commands.check import check_data
 from advisor.data.measure import tokenizer as module
 from advisor.data.measure.tokenizer import model_tokenizer
 
@@ -47,13 +47,13 @@ def data(folder: Path, *, system: bool = False, count: int = 60) -> str:
 
 
 def findings(folder: Path, template: str | None, **options: bool) -> dict[str, tuple[str, int]]:
-    found, _ = checked(data(folder, **options), model=model(folder, template), full=True)
+    found, _ = check_data(data(folder, **options), model=model(folder, template), full=True)
     return {finding.id: (finding.severity, finding.count) for finding in found.findings}
 
 
 def test_lengths_are_those_of_the_rendered_conversation(tmp_path):
     """Each turn costs its words and three of the template: 4 + 3 and 5 + 3 tokens."""
-    found, _ = checked(data(tmp_path), model=model(tmp_path, CHATML), full=True)
+    found, _ = check_data(data(tmp_path), model=model(tmp_path, CHATML), full=True)
     assert found.tokens is not None
     assert (found.tokens.p50, found.tokens.longest, found.tokens.total) == (15, 15, 15 * 60)
     assert found.tokens.counted_by.startswith("tokenizer of ")
@@ -70,7 +70,7 @@ def test_a_fitting_template_says_nothing(tmp_path, template):
 
 def test_rows_that_the_template_refuses_block_training(tmp_path):
     """Turns that the template does not take stop the run before it begins, in the template's own words."""
-    found, _ = checked(data(tmp_path, system=True), model=model(tmp_path, NO_USER), full=True)
+    found, _ = check_data(data(tmp_path, system=True), model=model(tmp_path, NO_USER), full=True)
     refused = next(finding for finding in found.findings if finding.id == "template-refuses-rows")
     assert (refused.severity, refused.count, refused.rows[:2]) == ("error", 60, (1, 2))
     assert "Users not supported" in refused.text
@@ -79,7 +79,7 @@ def test_rows_that_the_template_refuses_block_training(tmp_path):
 
 def test_a_template_without_system_turns_gets_the_text_in_the_question_as_in_training(tmp_path):
     """The trainers put it there, so nothing is refused: it is said, and the lengths are those of the rows as they will be trained."""
-    found, _ = checked(data(tmp_path, system=True), model=model(tmp_path, NO_SYSTEM), full=True)
+    found, _ = check_data(data(tmp_path, system=True), model=model(tmp_path, NO_SYSTEM), full=True)
     assert {finding.id: (finding.severity, finding.count) for finding in found.findings} == {"template-without-system-turn": ("note", 60)}
     assert found.objectives
     assert found.tokens is not None
@@ -108,7 +108,7 @@ def test_a_model_without_a_template_is_said_for_conversations(tmp_path):
 
 def test_a_missing_tokenizer_is_said_and_lengths_are_approximated(tmp_path):
     """The page names what counted."""
-    found, _ = checked(data(tmp_path), model="nobody/nothing")
+    found, _ = check_data(data(tmp_path), model="nobody/nothing")
     assert found.tokens is not None
     assert "approximation" in found.tokens.counted_by
     assert "no folder with a tokenizer.json" in next(finding.text for finding in found.findings if finding.id == "tokenizer-not-at-hand")

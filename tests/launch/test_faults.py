@@ -276,7 +276,7 @@ def test_an_unreachable_hub_is_told_quickly(shop, monkeypatch):
 
 def test_cards_are_named_by_uuid(shop):
     """The trainer sees exactly the plan's cards, by UUID; a card that torch cannot use is refused with what to install."""
-    from advisor.launch.preflight import check
+    from advisor.launch.preflight import run_preflight
     from advisor.plan.entries import entries
     from advisor.plan.read import read_plan
     from tests.launch.conftest import STAND_IN
@@ -284,10 +284,10 @@ def test_cards_are_named_by_uuid(shop):
     (shop / "plan.yaml").write_text(PLAN + "launch: {device: cuda}\n")
     plan = read_plan("plan.yaml")
     machine = replace(MACHINE, kind="cuda", origin="stated", gpus=(CARD, replace(CARD, uuid="GPU-2")))
-    checked = check(plan, shop / "plan.yaml", shop / "out", entries(plan), hardware=machine, shape=None, trainers=STAND_IN)
+    checked = run_preflight(plan, shop / "plan.yaml", shop / "out", entries(plan), hardware=machine, shape=None, trainers=STAND_IN)
     assert checked.cards == ("GPU-1",)
     with pytest.raises(MachineNotReady, match="wants 3 processes"):
-        check(replace(plan, launch=replace(plan.launch, processes=3)), shop / "plan.yaml", shop / "out", entries(plan), hardware=machine, shape=None, trainers=STAND_IN)
+        run_preflight(replace(plan, launch=replace(plan.launch, processes=3)), shop / "plan.yaml", shop / "out", entries(plan), hardware=machine, shape=None, trainers=STAND_IN)
 
 
 def test_a_card_that_torch_cannot_use_is_not_replaced_by_the_cpu(shop):

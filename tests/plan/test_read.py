@@ -4,7 +4,7 @@ import pytest
 
 from advisor.ground.errors import InputError
 from advisor.ground.yaml_reader import parse_yaml
-from advisor.plan.read import plan_from_data, read_plan, resolved_path
+from advisor.plan.read import plan_from_data, read_plan, resolve_path
 
 GOOD = """\
 version: 1
@@ -206,8 +206,8 @@ def test_something_else_than_a_plan_is_an_input_error(text):
 
 def test_paths_are_meant_from_the_plans_folder(tmp_path):
     """A relative path belongs to the plan's folder, an absolute one stays."""
-    assert resolved_path(tmp_path / "plan.yaml", "data/x.jsonl") == tmp_path / "data" / "x.jsonl"
-    assert str(resolved_path(tmp_path / "plan.yaml", "/data/x")) == "/data/x"
+    assert resolve_path(tmp_path / "plan.yaml", "data/x.jsonl") == tmp_path / "data" / "x.jsonl"
+    assert str(resolve_path(tmp_path / "plan.yaml", "/data/x")) == "/data/x"
 
 
 def test_remote_code_is_off_unless_written():

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from advisor.commands.check import checked
+from advisor.commands.check import check_data
 from advisor.data import profile
 from advisor.data.fix import fixed_copy
 from advisor.render.data import check_json, print_check, profile_json, visible
@@ -25,7 +25,7 @@ from advisor.render.fixed import fixed_json, print_fixed
 def page(path, **options) -> str:
     """The page at 80 columns without colour, as text."""
     console = Console(width=80, no_color=True, file=io.StringIO(), force_terminal=False)
-    print_check(*checked(str(path), **options), console)
+    print_check(*check_data(str(path), **options), console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -149,7 +149,7 @@ def test_pages_look_as_they_were_looked_at(tmp_path, monkeypatch, name, width):
     monkeypatch.chdir(tmp_path)
     Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PAGES[name]()))
     file = io.StringIO()
-    print_check(*checked(f"{name}.jsonl"), Console(file=file, width=width))
+    print_check(*check_data(f"{name}.jsonl"), Console(file=file, width=width))
     text = "\n".join(line.rstrip() for line in file.getvalue().split("\n"))
     assert max(map(len, text.split("\n"))) <= width
     path = GOLDEN / f"check_{name}_{width}.txt"
@@ -164,7 +164,7 @@ def test_a_narrow_terminal_cuts_no_number(tmp_path, width):
     rows = [{"question": f"What is {index}? " + "word " * (5 if index % 400 else 90_000), "answer": f"It is {index}."} for index in range(1200)]
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found, advice = checked(str(path))
+    found, advice = check_data(str(path))
     file = io.StringIO()
     print_check(found, advice, Console(file=file, width=width))
     text = file.getvalue()
@@ -178,7 +178,7 @@ def test_a_narrow_terminal_cuts_no_number(tmp_path, width):
 def test_colour_adds_nothing_but_colour(pairs_path):
     """With colour the page has the same words; severities are words too."""
     plain, coloured = page(pairs_path), io.StringIO()
-    print_check(*checked(str(pairs_path)), Console(width=80, file=coloured, force_terminal=True, color_system="truecolor"))
+    print_check(*check_data(str(pairs_path)), Console(width=80, file=coloured, force_terminal=True, color_system="truecolor"))
     assert "\x1b[" in coloured.getvalue()
     assert re.sub(r"\x1b\[[0-9;]*m", "", coloured.getvalue()) == plain
     assert "warning" in plain
@@ -190,13 +190,13 @@ def test_terminals_without_unicode_get_plain_signs(tmp_path, encoding):
     (tmp_path / "a.jsonl").write_text(json.dumps({"question": "Привет\nмир", "answer": "x" * 300}) + "\n")
     raw = io.BytesIO()
     terminal = io.TextIOWrapper(raw, encoding=encoding, write_through=True)
-    print_check(*checked(str(tmp_path / "a.jsonl")), Console(width=80, file=terminal))
+    print_check(*check_data(str(tmp_path / "a.jsonl")), Console(width=80, file=terminal))
     assert "#" in raw.getvalue().decode(encoding)
 
 
 def test_check_document_has_everything_measured(pairs_path):
     """How sure, what was measured, how much each objective wants and what is suggested, as JSON."""
-    document = json.loads(json.dumps(check_json(*checked(str(pairs_path), seq_len=64)), allow_nan=False))
+    document = json.loads(json.dumps(check_json(*check_data(str(pairs_path), seq_len=64)), allow_nan=False))
     assert document["confidence"] == "certain"
     assert {"scripts", "turns", "request_tokens", "answer_tokens", "sequence_lengths", "rows_used", "rows_unusable"} <= set(document["measures"])
     assert document["amounts"][0]["objective"] == "sft"

@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from advisor.render.curves import curve, thinned
+from advisor.render.curves import curve, thin
 from advisor.render.report import model_card, read_metrics, report_page, write_report
 
 STAGE = {
@@ -104,7 +104,7 @@ def test_a_curve_keeps_every_spike():
     """Thinning keeps the lowest and the highest of each span; non-finite values are left out; one point is no curve."""
     points = [(float(step), 1.0) for step in range(10_000)]
     points[5_678] = (5_678.0, 99.0)
-    assert max(value for _, value in thinned(points)) == 99.0
-    assert len(thinned(points)) <= 400
+    assert max(value for _, value in thin(points)) == 99.0
+    assert len(thin(points)) <= 400
     assert curve("x", [(0.0, 1.0), (1.0, float("nan"))]) == ""
     assert "step 3" in curve("x", [(0.0, 1.0), (3.0, 1.0)])

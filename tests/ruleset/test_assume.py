@@ -62,7 +62,7 @@ def test_what_is_assumed_never_occurs(situation, chain, per_task):
     facts = situation_facts(situation)
     fits = Costs(ruleset=RULES, situation=situation, facts=facts).fits(chain, per_task=per_task)
     facts |= {f"fits_{scheme}": fit for scheme, fit in fits.items()}
-    assert not RULES.contradicted(facts), fits
+    assert not RULES.contradictions(facts), fits
 
 
 def test_an_assumption_would_be_noticed():

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from advisor.advice.linting import Checked, checked, refuse_or_warn
+from advisor.advice.linting import LintedRules, lint_rules, refuse_or_warn
 from advisor.cli import advise
 from advisor.ground.errors import InputError
 from advisor.plan.values import setting_fault, setting_keys
 from advisor.render.lint import finding_text, lint_text
-from advisor.ruleset.lint import caused, lint
+from advisor.ruleset.lint import caused_by_user, lint
 from advisor.ruleset.load import load_rules
 from tests.ruleset.small_rules import small_rules
 
@@ -28,7 +28,7 @@ def report(tmp_path, overlay=None, **changed):
     path = Path("acme.yaml")
     path.write_text(overlay)
     merged = load_rules(overlays=(path,), root=root)
-    return caused(lint(merged, today=TODAY, setting_fault=setting_fault, keys=setting_keys()), shipped, merged)
+    return caused_by_user(lint(merged, today=TODAY, setting_fault=setting_fault, keys=setting_keys()), shipped, merged)
 
 
 @pytest.fixture(autouse=True)
@@ -212,7 +212,7 @@ def test_too_many_cases_are_refused_at_the_files_own_rule(tmp_path):
 
 def test_the_last_line_counts_what_was_proved(tmp_path):
     """Tables, rules, situations, sets, examples, time, and the spread over tiers."""
-    text = lint_text(Checked(report=report(tmp_path), layers=("document", "evidence"), duration_s=0.0123, scenarios=2))
+    text = lint_text(LintedRules(report=report(tmp_path), layers=("document", "evidence"), duration_s=0.0123, scenarios=2))
     assert text.splitlines()[0] == "layers: base < document < evidence"
     assert text.splitlines()[1] == "tiers: rare 33%, usual 44%, strong 22%; must: 2 rules"
     assert "3 tables, 13 rules: 62 different situations proved by" in text
@@ -225,7 +225,7 @@ def test_the_last_line_counts_what_was_proved(tmp_path):
 
 def test_the_shipped_rules_have_no_error_and_are_proved_quickly():
     """`advise rules lint`: exit 0 and well under two seconds."""
-    found = checked()
+    found = lint_rules()
     assert found.exit_code == 0, lint_text(found)
     assert found.duration_s < 2
     assert found.report.rules > 150
@@ -234,7 +234,7 @@ def test_the_shipped_rules_have_no_error_and_are_proved_quickly():
 
 def test_the_guide_alone_has_no_error():
     """`--rules document` is a rule set of its own."""
-    assert checked(("document",)).exit_code == 0
+    assert lint_rules(("document",)).exit_code == 0
 
 
 def test_the_report_as_json(tmp_path):

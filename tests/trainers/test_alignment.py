@@ -118,7 +118,7 @@ def test_a_reward_model_learns_pairs_and_keeps_its_head(update, align):
     from transformers import AutoModelForSequenceClassification
 
     from trainers.frame.loading import load_tokenizer
-    from trainers.frame.rows import read_prepared
+    from trainers.frame.rows import prepare_rows
     from trainers.prepare.preference import PAIRS
 
     job = align("rm", max_steps=20, **update)
@@ -134,7 +134,7 @@ def test_a_reward_model_learns_pairs_and_keeps_its_head(update, align):
         return
     loader = AutoModelForSequenceClassification if job.stage.update == "full" else AutoPeftModelForSequenceClassification
     model = loader.from_pretrained(job.output, num_labels=1, dtype=torch.float32).eval()
-    rows = read_prepared(job, load_tokenizer(job), PAIRS).holdout
+    rows = prepare_rows(job, load_tokenizer(job), PAIRS).holdout
     with torch.no_grad():
         told = [[float(model(input_ids=torch.tensor([[*row.prompt_ids, *ids]])).logits[0, 0]) for ids in (row.chosen_ids, row.rejected_ids)] for row in rows]
     assert sum(map(sum, told)) / (2 * len(told)) == pytest.approx(found["mean_score"], abs=1e-3)
@@ -388,7 +388,7 @@ def test_every_key_reaches_the_trainer(objective, key, align, tmp_path, monkeypa
 
     (tmp_path / "own.py").write_text(REWARD)
     seen = []
-    real = settings.built
+    real = settings.build_config
     monkeypatch.setattr(settings, "built", lambda *args: seen.append(real(*args)) or seen[-1])
     monkeypatch.setattr(stage, "checkpoints", None)  # ends the run behind preparation, before training
 

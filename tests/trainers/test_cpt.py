@@ -53,8 +53,8 @@ def test_general_text_is_mixed_in_by_share(read, tmp_path):
     path = corpus(tmp_path)
     general = corpus(tmp_path, "general", words=("Once upon a time there was a king.",))
     tokenizer = load_tokenizer(read(path))
-    alone = cpt.ContinuedPretraining().rows(read(path), tokenizer)
-    mixed = cpt.ContinuedPretraining().rows(read(path, replay=str(general), replay_share=0.2), tokenizer)
+    alone = cpt.CPT().rows(read(path), tokenizer)
+    mixed = cpt.CPT().rows(read(path, replay=str(general), replay_share=0.2), tokenizer)
     own = sum(row.tokens for row in alone.train)
     added = sum(row.tokens for row in mixed.train) - own
     assert 0.18 < added / (own + added) < 0.26

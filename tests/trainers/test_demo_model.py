@@ -52,9 +52,9 @@ def test_a_damaged_copy_in_the_cache_is_made_anew(tmp_path, away, wheel, monkeyp
     monkeypatch.setattr(demo_model, "convert", convert)
     folder = demo_model.demo_model(tmp_path / "cache", wheel=wheel)
     (folder / "model.safetensors").write_text("cut")
-    assert demo_model.converted(folder) is None
+    assert demo_model.find_converted(folder) is None
     assert demo_model.demo_model(tmp_path / "cache", wheel=wheel) == folder
-    assert demo_model.converted(folder) == folder
+    assert demo_model.find_converted(folder) == folder
 
 
 def test_a_damaged_download_is_refused(tmp_path, away):

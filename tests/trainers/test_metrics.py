@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from trainers.evaluation.metrics import classification, compare_answers, compared, proportion_interval, score, verdict, wanted_metrics
+from trainers.evaluation.metrics import choose_metrics, classification, compare, compare_answers, proportion_interval, score, verdict
 
 
 @pytest.mark.parametrize(
@@ -29,21 +29,21 @@ def test_scores_by_hand(metric, said, expected, value):
 
 def test_the_metric_follows_the_expected_answers():
     """Forms, short answers and long answers are judged differently."""
-    assert wanted_metrics(['{"a": 1}', "[]"]) == ("json_validity", "exact_match")
-    assert wanted_metrics(["Paris", "seven days"]) == ("exact_match", "token_f1")
-    assert wanted_metrics(["a long answer with very many words in it, indeed"] * 3) == ("rouge_l", "token_f1")
-    assert wanted_metrics([]) == ()
+    assert choose_metrics(['{"a": 1}', "[]"]) == ("json_validity", "exact_match")
+    assert choose_metrics(["Paris", "seven days"]) == ("exact_match", "token_f1")
+    assert choose_metrics(["a long answer with very many words in it, indeed"] * 3) == ("rouge_l", "token_f1")
+    assert choose_metrics([]) == ()
 
 
 def test_an_interval_excludes_zero_where_every_row_got_better_and_includes_it_where_nothing_changed():
     """Rows that all improve by one give an interval of exactly one; noise around nothing gives one around zero."""
-    same = compared([1.0] * 10, [0.0] * 10, higher_is_better=False)
+    same = compare([1.0] * 10, [0.0] * 10, higher_is_better=False)
     assert same.interval == (-1.0, -1.0)
     assert same.word == "better"
-    assert compared([0.0] * 10, [1.0] * 10, higher_is_better=False).word == "worse"
+    assert compare([0.0] * 10, [1.0] * 10, higher_is_better=False).word == "worse"
     draw = random.Random(3)
     before = [draw.gauss(0, 1) for _ in range(50)]
-    noise = compared(before, [value + draw.gauss(0, 0.5) for value in before], higher_is_better=True)
+    noise = compare(before, [value + draw.gauss(0, 0.5) for value in before], higher_is_better=True)
     assert noise.interval[0] < 0 < noise.interval[1]
     assert noise.word == "not distinguishable"
 
@@ -54,18 +54,18 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     missed = 0
     for seed in range(200):
         before = [draw.gauss(0, 1) for _ in range(40)]
-        low, high = compared(before, [value + 0.3 + draw.gauss(0, 1) for value in before], higher_is_better=True, seed=seed).interval
+        low, high = compare(before, [value + 0.3 + draw.gauss(0, 1) for value in before], higher_is_better=True, seed=seed).interval
         missed += not low <= 0.3 <= high
     assert 2 <= missed <= 24
 
 
 def test_tokens_can_weigh_rows():
     """A mean per token counts a long row more."""
-    found = compared([1.0, 2.0], [1.0, 4.0], higher_is_better=True, weights=[3.0, 1.0])
+    found = compare([1.0, 2.0], [1.0, 4.0], higher_is_better=True, weights=[3.0, 1.0])
     assert (found.before, found.after) == (1.25, 1.75)
     assert found.interval is None  # two rows say nothing
     with pytest.raises(ValueError, match="rows before"):
-        compared([1.0], [], higher_is_better=True)
+        compare([1.0], [], higher_is_better=True)
 
 
 def test_a_share_has_wilson_s_interval():
@@ -89,9 +89,9 @@ def test_classes_are_counted():
 
 def test_the_verdict_is_a_word_and_a_sentence():
     """The first metric decides; others are told where they are distinguishable; a loss of general ability is told."""
-    loss = compared([4.0] * 10, [2.0] * 10, higher_is_better=False)
+    loss = compare([4.0] * 10, [2.0] * 10, higher_is_better=False)
     answers = compare_answers(["no"] * 6, ["Paris"] * 6, ["Paris"] * 6)
-    word, text = verdict({"held-out loss": loss, **answers}, general=compared([1.0] * 8, [1.5] * 8, higher_is_better=False))
+    word, text = verdict({"held-out loss": loss, **answers}, general=compare([1.0] * 8, [1.5] * 8, higher_is_better=False))
     assert word == "better"
     assert "held-out loss 4 before, 2 after (difference -2.00 to -2.00) on 10 held-out rows" in text
     assert "exact match 0 before, 1 after" in text

@@ -12,10 +12,10 @@ from advisor.data.example import Example, Message
 from advisor.ground.errors import InputError
 from tests.trainers.families import FAMILIES, family_tokenizer
 from tests.trainers.test_masks import FEW, SAID
-from trainers.frame.rows import read_prepared
-from trainers.prepare import ANSWERS, Templater, prepared
+from trainers.frame.rows import prepare_rows
+from trainers.prepare import ANSWERS, Templater, prepare_stage_rows
 from trainers.prepare.classification import CLASSES, class_columns, names_of
-from trainers.prepare.preference import FEEDBACK, PAIRS, as_prepared, feedback_columns, pair, preference_columns, reward_columns
+from trainers.prepare.preference import FEEDBACK, PAIRS, feedback_columns, pair, preference_columns, reading_prepared_rows, reward_columns
 from trainers.prepare.prompts import PROMPTS, prompt_columns
 from trainers.prepare.row import Unusable
 
@@ -79,20 +79,20 @@ def test_pairs_that_are_none_are_counted_and_named(tiny_tokenizer):
     good = [preference(f"Question {number}?", "yes", "no", row=number) for number in range(1, 60)]
     same = preference("Well?", "yes ", "yes ", row=60)
     other = Example(row=61, messages=(Message("user", "Well?"),), chosen=(Message("assistant", "yes"),))
-    data = prepared([*good, same, other], Templater(tiny_tokenizer), kind=PAIRS, **SETTINGS)
+    data = prepare_stage_rows([*good, same, other], Templater(tiny_tokenizer), kind=PAIRS, **SETTINGS)
     assert len(data.train) == 59
     assert data.dropped == 2
     assert any("both answers are the same" in note and "row 60" in note for note in data.notes)
     assert any("no pair" in note and "row 61" in note for note in data.notes)
     with pytest.raises(InputError, match="row 60: both answers are the same"):
-        prepared([good[0], same], Templater(tiny_tokenizer), kind=PAIRS, **SETTINGS)
+        prepare_stage_rows([good[0], same], Templater(tiny_tokenizer), kind=PAIRS, **SETTINGS)
 
 
 def test_pairs_that_contradict_each_other_are_counted_and_stay_together(tiny_tokenizer):
     """The same two answers with the preference turned round: counted, and never on both sides of the split."""
     rows = [preference(f"Question {number}?", f"first {number}", f"second {number}", row=number) for number in range(1, 21)]
     turned = [preference("Question 3?", "second 3", "first 3", row=30)]
-    data = prepared([*rows, *turned], Templater(tiny_tokenizer), kind=PAIRS, **SETTINGS | {"holdout": 0.3})
+    data = prepare_stage_rows([*rows, *turned], Templater(tiny_tokenizer), kind=PAIRS, **SETTINGS | {"holdout": 0.3})
     assert any("2 rows contradict each other" in note and "rows 3, 30" in note for note in data.notes)
     assert len({3, 30} & {row.number for row in data.holdout}) != 1
 
@@ -101,7 +101,7 @@ def test_cutting_a_pair_keeps_something_of_both_answers(tiny_tokenizer):
     """truncation: truncate cuts both answers; where nothing or nothing different would be left, the pair is left out and counted."""
     long = "the shop sells tea " * 20
     examples = [preference("Well?", "yes " + long, "no " + long, row=1), preference("Well? " + long, "yes", "no", row=2), preference("Now?", long + "a", long + "b", row=3)]
-    data = prepared(examples, Templater(tiny_tokenizer), kind=PAIRS, seq_len=40, truncation="truncate", holdout=0.0, seed=1)
+    data = prepare_stage_rows(examples, Templater(tiny_tokenizer), kind=PAIRS, seq_len=40, truncation="truncate", holdout=0.0, seed=1)
     (row,) = data.train
     assert (row.number, row.tokens, data.truncated, data.dropped) == (1, 40, 1, 2)
 
@@ -113,7 +113,7 @@ def test_feedback_keeps_its_verdicts(tiny_tokenizer):
     """Answers with a verdict become prompt, completion and label; a pair becomes two of them with one prompt."""
     liked = Example(row=1, messages=(Message("user", "Well?"), Message("assistant", "Yes.")), good=True)
     disliked = Example(row=2, messages=(Message("user", "Well?"), Message("assistant", "Go away.")), good=False)
-    data = prepared([liked, disliked, preference("Now?", "Soon.", "Never.", row=3)], Templater(tiny_tokenizer), kind=FEEDBACK, **SETTINGS)
+    data = prepare_stage_rows([liked, disliked, preference("Now?", "Soon.", "Never.", row=3)], Templater(tiny_tokenizer), kind=FEEDBACK, **SETTINGS)
     told = [(row.number, tiny_tokenizer.decode(row.completion_ids), row.label) for row in data.train]
     assert told == [(1, "Yes.<|im_end|>", True), (2, "Go away.<|im_end|>", False), (3, "Soon.<|im_end|>", True), (3, "Never.<|im_end|>", False)]
     assert "2 answers people liked, 2 they did not" in data.notes
@@ -125,7 +125,7 @@ def test_answers_that_people_rejected_are_not_taught(tiny_tokenizer):
     """Supervised training on feedback leaves out the bad answers, and says so when they are more than a few."""
     rows = [Example(row=number, messages=(Message("user", f"Question {number}?"), Message("assistant", "Go away.")), good=number % 2 == 0) for number in range(1, 21)]
     with pytest.raises(InputError, match="row 1: an answer that people rejected"):
-        prepared(rows, Templater(tiny_tokenizer), **SETTINGS)
+        prepare_stage_rows(rows, Templater(tiny_tokenizer), **SETTINGS)
 
 
 # --------------------------------------------------------------------------- prompts
@@ -140,7 +140,7 @@ def test_prompts_come_from_any_kind_of_data(tiny_tokenizer):
         Example(row=4, messages=(Message("user", "What is 2 + 2?"),), answer="4"),
         Example(row=5, text="The cup is broken", label="complaint"),
     ]
-    data = prepared(examples, Templater(tiny_tokenizer), kind=PROMPTS, **SETTINGS)
+    data = prepare_stage_rows(examples, Templater(tiny_tokenizer), kind=PROMPTS, **SETTINGS)
     told = [(row.shown, row.answer, row.verifiable) for row in data.train]
     assert told == [("One?", "first", False), ("Two?", "Because.", False), ("Three?", None, False), ("What is 2 + 2?", "4", True), ("The cup is broken", "complaint", True)]
     for row in data.train:
@@ -154,7 +154,7 @@ def test_repeated_and_over_long_prompts_are_counted(tiny_tokenizer):
     """A prompt that comes again, and one that leaves no room for an answer, are left out with a count; prompts are never cut."""
     examples = [preference(f"Question {number // 2}?", f"a {number}", "b", row=number) for number in range(40)]
     examples.append(preference("the shop sells tea " * 40, "yes", "no", row=99))
-    data = prepared(examples, Templater(tiny_tokenizer), kind=PROMPTS, seq_len=40, truncation="truncate", holdout=0.0, seed=1)
+    data = prepare_stage_rows(examples, Templater(tiny_tokenizer), kind=PROMPTS, seq_len=40, truncation="truncate", holdout=0.0, seed=1)
     assert (len(data.train), data.dropped) == (20, 21)
     assert "20 rows left out: their prompt was there before" in data.notes
     assert any("longer than seq_len less response_tokens, which is 40 (row 99)" in note for note in data.notes)
@@ -163,7 +163,7 @@ def test_repeated_and_over_long_prompts_are_counted(tiny_tokenizer):
 def test_text_without_a_question_gives_no_prompt(tiny_tokenizer):
     """Raw text has nothing to ask."""
     with pytest.raises(InputError, match="row 1: no question that a model could answer"):
-        prepared([Example(row=1, text="The shop sells tea.")], Templater(tiny_tokenizer), kind=PROMPTS, **SETTINGS)
+        prepare_stage_rows([Example(row=1, text="The shop sells tea.")], Templater(tiny_tokenizer), kind=PROMPTS, **SETTINGS)
 
 
 # --------------------------------------------------------------------------- classes
@@ -173,7 +173,7 @@ def test_classes_are_numbered_by_name_and_texts_are_tokenised_without_a_template
     """Names of classes become numbers in the order of their names, or of their values; texts get the tokenizer's own special tokens."""
     tokenizer = family_tokenizer("gemma")
     examples = [Example(row=number, text=f"text {number}", label=("2", "10", "1")[number % 3]) for number in range(30)]
-    data = prepared(examples, Templater(tokenizer), kind=CLASSES, **SETTINGS)
+    data = prepare_stage_rows(examples, Templater(tokenizer), kind=CLASSES, **SETTINGS)
     assert names_of(data.train) == ["1", "2", "10"]
     assert all(names_of(data.train)[row.label] == row.name for row in data.train)
     table = class_columns(data.train)
@@ -185,7 +185,7 @@ def test_every_class_is_trained_on_and_held_out_in_its_share(tiny_tokenizer):
     """A rare class is not lost to the hold-out rows, and a class of a hundred is held out in its share."""
     examples = [Example(row=number, text=f"text {number}", label="often" if number < 100 else "seldom") for number in range(110)] + [Example(row=200, text="alone", label="once")]
     for seed in range(5):
-        data = prepared(examples, Templater(tiny_tokenizer), kind=CLASSES, **SETTINGS | {"holdout": 0.2, "seed": seed})
+        data = prepare_stage_rows(examples, Templater(tiny_tokenizer), kind=CLASSES, **SETTINGS | {"holdout": 0.2, "seed": seed})
         assert Counter(row.name for row in data.holdout) == {"often": 20, "seldom": 2}
         assert {row.name for row in data.train} == {"often", "seldom", "once"}
 
@@ -193,9 +193,9 @@ def test_every_class_is_trained_on_and_held_out_in_its_share(tiny_tokenizer):
 def test_one_class_is_refused_and_contradictions_are_counted(tiny_tokenizer):
     """There is nothing to tell apart in one class; one text in two classes is counted."""
     with pytest.raises(InputError, match="every row has the class 'a'"):
-        prepared([Example(row=number, text=f"text {number}", label="a") for number in range(9)], Templater(tiny_tokenizer), kind=CLASSES, **SETTINGS)
+        prepare_stage_rows([Example(row=number, text=f"text {number}", label="a") for number in range(9)], Templater(tiny_tokenizer), kind=CLASSES, **SETTINGS)
     examples = [Example(row=1, text="Good tea", label="a"), Example(row=2, text="good  tea", label="b"), Example(row=3, text="Bad tea", label="b")]
-    data = prepared(examples, Templater(tiny_tokenizer), kind=CLASSES, **SETTINGS)
+    data = prepare_stage_rows(examples, Templater(tiny_tokenizer), kind=CLASSES, **SETTINGS)
     assert any("2 rows have the text of another row and another class (rows 1, 2)" in note for note in data.notes)
 
 
@@ -208,10 +208,10 @@ def test_every_kind_is_kept_and_comes_back_the_same(kind, make, pairs_file):
     from trainers.frame.loading import load_tokenizer
 
     job = make(job_data=pairs_file)
-    first = read_prepared(job, load_tokenizer(job), kind)
+    first = prepare_rows(job, load_tokenizer(job), kind)
     (file,) = (job.run / "prepared").iterdir()
     before = file.stat().st_mtime_ns
-    assert read_prepared(job, load_tokenizer(job), kind) == first
+    assert prepare_rows(job, load_tokenizer(job), kind) == first
     assert file.stat().st_mtime_ns == before
     assert len(first.train) > 0
 
@@ -239,7 +239,7 @@ def test_trls_trainers_take_the_rows_as_they_are(objective, tiny_model, tiny_tok
     from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, RewardConfig, RewardTrainer
 
     examples = [preference(f"Question {number}?", f"Yes, {number}.", "No.", row=number) for number in range(8)]
-    data = prepared(examples, Templater(tiny_tokenizer), kind=FEEDBACK if objective == "kto" else PAIRS, **SETTINGS)
+    data = prepare_stage_rows(examples, Templater(tiny_tokenizer), kind=FEEDBACK if objective == "kto" else PAIRS, **SETTINGS)
     config, trainer_class, table = {
         "dpo": (DPOConfig, DPOTrainer, preference_columns),
         "rm": (RewardConfig, RewardTrainer, reward_columns),
@@ -249,7 +249,7 @@ def test_trls_trainers_take_the_rows_as_they_are(objective, tiny_model, tiny_tok
     args = config(
         output_dir=str(tmp_path), max_steps=1, per_device_train_batch_size=4, report_to="none", use_cpu=True, bf16=False, save_strategy="no", disable_tqdm=True, max_length=None
     )
-    trainer = as_prepared(trainer_class)(model=model, args=args, train_dataset=Dataset.from_dict(table(data.train)), processing_class=tiny_tokenizer)
+    trainer = reading_prepared_rows(trainer_class)(model=model, args=args, train_dataset=Dataset.from_dict(table(data.train)), processing_class=tiny_tokenizer)
     batch = next(iter(trainer.get_train_dataloader()))
     first = batch["input_ids"][0][batch["attention_mask"][0].bool()].tolist()
     wanted = [[*row.prompt_ids, *ids] for row in data.train for ids in ((row.completion_ids,) if objective == "kto" else (row.chosen_ids, row.rejected_ids))]
@@ -273,6 +273,6 @@ def test_a_system_text_goes_in_front_of_the_question_where_the_template_takes_no
     example = Example(row=1, messages=(system, Message("user", "Well?")), chosen=(Message("assistant", "Yes."),), rejected=(Message("assistant", "No."),))
     for kind, name in ((PAIRS, "prompt_ids"), (PROMPTS, "prompt_ids"), (ANSWERS, "input_ids")):
         templater = Templater(tokenizer)
-        data = prepared([example], templater, kind=kind, **SETTINGS)
+        data = prepare_stage_rows([example], templater, kind=kind, **SETTINGS)
         assert tokenizer.decode(getattr(data.train[0], name)).startswith(question)
         assert any(note.startswith("1 row") and "takes no system turn" in note for note in data.notes)

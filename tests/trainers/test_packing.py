@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from advisor.ground.errors import InputError
-from trainers.prepare import IGNORED, PackedBatches, Row, columns, packed
+from trainers.prepare import IGNORED, PackedBatches, Row, columns, pack
 from trainers.prepare.packing import check_packing, packed_logits
 
 SMALL = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128}
@@ -103,7 +103,7 @@ def test_a_model_that_looks_across_rows_is_refused():
 @given(lengths=st.lists(st.integers(1, 32), min_size=1, max_size=40))
 def test_bins_hold_every_row_once_within_their_length(lengths):
     """Packing loses no row, repeats none, and leaves at most one bin half empty beside what cannot be joined."""
-    bins = packed(rows_of(lengths), 32)
+    bins = pack(rows_of(lengths), 32)
     assert sorted(row.number for group in bins for row in group) == list(range(1, len(lengths) + 1))
     sizes = [sum(row.tokens for row in group) for group in bins]
     assert all(size <= 32 for size in sizes)

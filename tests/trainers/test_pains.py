@@ -12,8 +12,8 @@ from trainers import sft
 from trainers.frame.files import read_json
 from trainers.frame.job import run_trainer
 from trainers.frame.loading import load_tokenizer
-from trainers.frame.rows import read_prepared
-from trainers.prepare import IGNORED, Templater, prepared
+from trainers.frame.rows import prepare_rows
+from trainers.prepare import IGNORED, Templater, prepare_stage_rows
 from trainers.prepare.conversation import answer_row
 
 
@@ -52,7 +52,7 @@ def test_3_rows_that_lose_their_answer_are_left_out_with_a_count(make, file):
     data = read_json(job.output / "result.json")["data"]
     assert (data["truncated"], data["dropped"]) == (10, 3)
     assert any("nothing to learn is left of them" in note and "rows 11, 12, 13" in note for note in data["notes"])
-    assert all(row.learned for row in read_prepared(job, load_tokenizer(job)).train)
+    assert all(row.learned for row in prepare_rows(job, load_tokenizer(job)).train)
 
 
 def test_4_long_rows_stop_the_run_with_how_many_and_how_long(make, file):
@@ -79,7 +79,7 @@ def test_5_a_template_without_generation_tag_masks_the_question(make):
     job = make(seq_len=64)
     tokenizer = load_tokenizer(job)
     assert "generation %}" not in tokenizer.chat_template
-    for row in read_prepared(job, tokenizer).train:
+    for row in prepare_rows(job, tokenizer).train:
         learned = tokenizer.decode([label for label in row.labels if label != IGNORED])
         assert learned == f"{row.expected}<|im_end|>"
         assert 0 < row.learned < row.tokens / 2
@@ -103,19 +103,19 @@ def test_6_the_end_token_is_learned_even_where_it_pads(make):
 
     import trainers.sft as module
     from trainers.frame.loading import load_model
-    from trainers.updates import update_named
+    from trainers.updates import load_update
 
     job = make(seq_len=64, holdout=0.0)
     tokenizer = load_tokenizer(job)
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
-    data = read_prepared(job, tokenizer)
+    data = prepare_rows(job, tokenizer)
     device = torch.device("cpu")
     trainer = module.stage.build_trainer(
-        module.Supervised(),
-        load_model(job, device, update_named("lora")),
+        module.SFT(),
+        load_model(job, device, load_update("lora")),
         tokenizer,
         device,
-        update_named("lora"),
+        load_update("lora"),
         job,
         [(row,) for row in data.train],
         steps=1,
@@ -152,7 +152,7 @@ def test_6_a_template_without_end_token_gets_one(tiny_tokenizer_copy):
     """Where the template leaves the end token out, it is added and learned, and the rows are counted."""
     tiny_tokenizer_copy.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
     rows = [Example(row=number, messages=(Message("user", f"Question {number}?"), Message("assistant", "Yes."))) for number in range(1, 4)]
-    data = prepared(rows, Templater(tiny_tokenizer_copy), seq_len=64, truncation="stop", holdout=0.0, seed=1)
+    data = prepare_stage_rows(rows, Templater(tiny_tokenizer_copy), seq_len=64, truncation="stop", holdout=0.0, seed=1)
     assert all(row.labels[-1] == tiny_tokenizer_copy.eos_token_id for row in data.train)
     assert "3 rows: rows end with <|im_end|>, which the chat template leaves out" in data.notes
 

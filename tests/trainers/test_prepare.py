@@ -7,8 +7,8 @@ import pytest
 
 from advisor.data.example import Example, Message
 from advisor.ground.errors import InputError
-from trainers.frame.rows import read_prepared
-from trainers.prepare import IGNORED, Row, Templater, columns, fitted, packed, parted, prepared, tokenised
+from trainers.frame.rows import prepare_rows
+from trainers.prepare import IGNORED, Row, Templater, columns, fit_rows, pack, prepare_stage_rows, split_rows, tokenise
 
 
 @pytest.fixture(scope="module")
@@ -30,26 +30,26 @@ def learned_text(tokenizer, row: Row) -> str:
 def test_only_answers_are_learned_with_the_token_that_ends_them(tokenizer):
     """The learned tokens are exactly what the assistant says and the end-of-turn token, even though padding is that token too."""
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
-    (row,) = tokenised([chat("Where is my parcel?", "It is on its way.")], Templater(tokenizer))
+    (row,) = tokenise([chat("Where is my parcel?", "It is on its way.")], Templater(tokenizer))
     assert learned_text(tokenizer, row) == "It is on its way.<|im_end|>"
     assert tokenizer.decode(row.input_ids) == "<|im_start|>user\nWhere is my parcel?<|im_end|>\n<|im_start|>assistant\nIt is on its way.<|im_end|>\n"
 
 
 def test_every_turn_of_the_assistant_is_learned(tokenizer):
     """A conversation of several turns teaches each answer, and no question."""
-    (row,) = tokenised([chat("One?", "First.", "Two?", "Second.")], Templater(tokenizer))
+    (row,) = tokenise([chat("One?", "First.", "Two?", "Second.")], Templater(tokenizer))
     assert learned_text(tokenizer, row) == "First.<|im_end|>Second.<|im_end|>"
 
 
 def test_a_message_of_weight_0_is_read_but_not_learned(tokenizer):
     """OpenAI's per-message weight 0 keeps an answer in the context and out of the loss."""
-    (row,) = tokenised([chat("One?", "First.", "Two?", "Second.", weights=(1, 0, 1, 1))], Templater(tokenizer))
+    (row,) = tokenise([chat("One?", "First.", "Two?", "Second.", weights=(1, 0, 1, 1))], Templater(tokenizer))
     assert learned_text(tokenizer, row) == "Second.<|im_end|>"
 
 
 def test_loss_on_all_learns_everything(tokenizer):
     """loss_on: all puts every token into the loss."""
-    (row,) = tokenised([chat("One?", "First.")], Templater(tokenizer, learn_all=True))
+    (row,) = tokenise([chat("One?", "First.")], Templater(tokenizer, learn_all=True))
     assert row.labels == row.input_ids
 
 
@@ -57,7 +57,7 @@ def test_a_row_without_a_token_to_learn_is_an_error_that_names_it(tokenizer):
     """A row whose answers all have weight 0 stops the run, with its number; other faulty rows come with it."""
     rows = [chat("One?", "First.", row=1), chat("Two?", "Second.", row=7, weights=(1, 0)), Example(row=9)]
     with pytest.raises(InputError, match=r"row 7: no token to learn[\s\S]*row 9: neither"):
-        tokenised(rows, Templater(tokenizer))
+        tokenise(rows, Templater(tokenizer))
 
 
 def test_a_template_without_end_of_turn_gets_the_end_token(tokenizer):
@@ -67,7 +67,7 @@ def test_a_template_without_end_of_turn_gets_the_end_token(tokenizer):
     bare = deepcopy(tokenizer)
     bare.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
     templater = Templater(bare)
-    (row,) = tokenised([chat("One?", "First.")], templater)
+    (row,) = tokenise([chat("One?", "First.")], templater)
     assert row.labels[-1] == bare.eos_token_id
     assert learned_text(bare, row).startswith("First.")
     assert any("which the chat template leaves out" in note for note in templater.notes)
@@ -82,7 +82,7 @@ def test_a_template_that_rewrites_earlier_turns_still_masks_exactly(tokenizer):
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
-    (row,) = tokenised([chat("One?", "First.", "Two?", "Second.")], Templater(thinking))
+    (row,) = tokenise([chat("One?", "First.", "Two?", "Second.")], Templater(thinking))
     assert learned_text(thinking, row) == "First.<|im_end|><think>\n\n</think>\n\nSecond.<|im_end|>"
 
 
@@ -93,7 +93,7 @@ def test_without_a_template_the_stated_plain_one_is_used_and_kept(tokenizer):
     base = deepcopy(tokenizer)
     base.chat_template = None
     templater = Templater(base)
-    (row,) = tokenised([chat("One?", "First.")], templater)
+    (row,) = tokenise([chat("One?", "First.")], templater)
     assert tokenizer.decode(row.input_ids) == "User: One?\n\nAssistant: First.<|im_end|>\n\n"
     assert learned_text(base, row) == " First.<|im_end|>"
     assert base.chat_template
@@ -107,7 +107,7 @@ def test_prompt_and_completion_without_a_template_stay_as_written(tokenizer):
     base = deepcopy(tokenizer)
     base.chat_template = None
     example = Example(row=1, messages=(Message("user", "Tea:"), Message("assistant", " green")), plain=True)
-    (row,) = tokenised([example], Templater(base))
+    (row,) = tokenise([example], Templater(base))
     assert base.decode(row.input_ids) == "Tea: green<|im_end|>"
     assert learned_text(base, row) == " green<|im_end|>"
 
@@ -115,8 +115,8 @@ def test_prompt_and_completion_without_a_template_stay_as_written(tokenizer):
 def test_raw_text_is_learned_whole_and_cut_into_pieces(tokenizer):
     """Raw text longer than seq_len becomes several sequences; every token but the very first is learned exactly once."""
     text = "The shop sells tea. " * 40
-    rows = tokenised([Example(row=1, text=text)], Templater(tokenizer))
-    fit = fitted(rows, seq_len=32, truncation="stop")
+    rows = tokenise([Example(row=1, text=text)], Templater(tokenizer))
+    fit = fit_rows(rows, seq_len=32, truncation="stop")
     assert fit.split == 1
     assert [label for row in fit.rows for label in row.labels[1:]] == list(rows[0].input_ids)[1:]
     assert all(2 <= row.tokens <= 32 for row in fit.rows)
@@ -125,7 +125,7 @@ def test_raw_text_is_learned_whole_and_cut_into_pieces(tokenizer):
 
 def test_a_label_becomes_the_answer(tokenizer):
     """Classification rows are questions whose answer is the label."""
-    (row,) = tokenised([Example(row=1, text="The cup is broken", label="complaint")], Templater(tokenizer))
+    (row,) = tokenise([Example(row=1, text="The cup is broken", label="complaint")], Templater(tokenizer))
     assert learned_text(tokenizer, row) == "complaint<|im_end|>"
 
 
@@ -152,22 +152,22 @@ def rows_of(*lengths: int) -> list[Row]:
 def test_too_many_long_rows_stop_the_run():
     """truncation: stop refuses when more than 5 % of the rows are over seq_len, and says how many and how long."""
     with pytest.raises(InputError, match=r"2 of 20 rows are longer than seq_len 10 .*the longest has 30"):
-        fitted(rows_of(*[5] * 18, 20, 30), seq_len=10, truncation="stop")
+        fit_rows(rows_of(*[5] * 18, 20, 30), seq_len=10, truncation="stop")
 
 
 def test_a_few_long_rows_are_left_out_with_a_count():
     """truncation: stop leaves out up to 5 % of the rows, and counts them."""
-    fit = fitted(rows_of(*[5] * 19, 30), seq_len=10, truncation="stop")
+    fit = fit_rows(rows_of(*[5] * 19, 30), seq_len=10, truncation="stop")
     assert (len(fit.rows), fit.dropped) == (19, 1)
     assert fit.notes == ["1 of 20 rows were left out: longer than seq_len 10 (row 20)"]
 
 
 def test_drop_and_truncate_count_what_they_do():
     """truncation: drop leaves long rows out; truncate cuts them, and leaves out those whose answer would be gone."""
-    assert fitted(rows_of(5, 20, 30), seq_len=10, truncation="drop").dropped == 2
+    assert fit_rows(rows_of(5, 20, 30), seq_len=10, truncation="drop").dropped == 2
     rows = rows_of(5, 20, 30)
     rows[1] = Row(number=2, input_ids=tuple(range(20)), labels=tuple(range(20)), prompt="p", shown="p", expected="e", key="k", text="t")
-    fit = fitted(rows, seq_len=10, truncation="truncate")
+    fit = fit_rows(rows, seq_len=10, truncation="truncate")
     assert (fit.truncated, fit.dropped) == (1, 1)
     assert [row.tokens for row in fit.rows] == [5, 10]
 
@@ -175,7 +175,7 @@ def test_drop_and_truncate_count_what_they_do():
 def test_nothing_left_is_an_error():
     """When no row fits, the run stops and names the shortest."""
     with pytest.raises(InputError, match="no row fits into seq_len 8"):
-        fitted(rows_of(20, 30), seq_len=8, truncation="drop")
+        fit_rows(rows_of(20, 30), seq_len=8, truncation="drop")
 
 
 # --------------------------------------------------------------------------- split and packing
@@ -185,33 +185,33 @@ def test_duplicates_never_stand_on_both_sides(tokenizer):
     """Rows that ask the same, in whatever spelling of case and space, are all trained on or all held out."""
     examples = [chat(f"Question {number // 3}?", f"Answer {number}.", row=number + 1) for number in range(60)]
     examples += [chat(f"  question {number}?", "again", row=100 + number) for number in range(20)]
-    rows = tokenised(examples, Templater(tokenizer))
+    rows = tokenise(examples, Templater(tokenizer))
     for seed in range(5):
-        train, held = parted(rows, share=0.3, seed=seed)
+        train, held = split_rows(rows, share=0.3, seed=seed)
         # Most questions repeat here, so rows are grouped by what they say as a whole.
         assert not {row.text for row in train} & {row.text for row in held}
         assert len(train) + len(held) == len(rows)
-    unique = tokenised([chat(f"Question {number}?", "a", row=number) for number in range(20)] + [chat("question  7?", "b", row=50)], Templater(tokenizer))
+    unique = tokenise([chat(f"Question {number}?", "a", row=number) for number in range(20)] + [chat("question  7?", "b", row=50)], Templater(tokenizer))
     for seed in range(20):
-        train, held = parted(unique, share=0.3, seed=seed)
+        train, held = split_rows(unique, share=0.3, seed=seed)
         assert not {row.key for row in train} & {row.key for row in held}
 
 
 def test_the_split_depends_on_content_and_seed_alone(tokenizer):
     """The order of the file does not change which rows are held out; the seed does."""
-    rows = tokenised([chat(f"Question {number}?", "a", row=number) for number in range(40)], Templater(tokenizer))
+    rows = tokenise([chat(f"Question {number}?", "a", row=number) for number in range(40)], Templater(tokenizer))
     shuffled = list(rows)
     random.Random(1).shuffle(shuffled)
-    assert parted(rows, share=0.25, seed=3) == parted(shuffled, share=0.25, seed=3)
-    assert parted(rows, share=0.25, seed=3)[1] != parted(rows, share=0.25, seed=4)[1]
-    assert len(parted(rows, share=0.25, seed=3)[1]) == 10
-    assert parted(rows, share=0.0, seed=3)[1] == []
+    assert split_rows(rows, share=0.25, seed=3) == split_rows(shuffled, share=0.25, seed=3)
+    assert split_rows(rows, share=0.25, seed=3)[1] != split_rows(rows, share=0.25, seed=4)[1]
+    assert len(split_rows(rows, share=0.25, seed=3)[1]) == 10
+    assert split_rows(rows, share=0.0, seed=3)[1] == []
 
 
 def test_preparing_twice_gives_the_same(tokenizer):
     """Preparation is deterministic, and its counts add up."""
     examples = [chat(f"Question {number}?", f"Answer {number}.", row=number) for number in range(40)]
-    first, second = (prepared(examples, Templater(tokenizer), seq_len=64, truncation="stop", holdout=0.1, seed=1) for _ in range(2))
+    first, second = (prepare_stage_rows(examples, Templater(tokenizer), seq_len=64, truncation="stop", holdout=0.1, seed=1) for _ in range(2))
     assert first == second
     counts = first.counts()
     assert (counts["rows"], counts["train_rows"], counts["holdout_rows"], counts["dropped"]) == (40, 36, 4, 0)
@@ -220,7 +220,7 @@ def test_preparing_twice_gives_the_same(tokenizer):
 def test_packing_fills_bins_and_keeps_every_token():
     """Packed bins hold at most seq_len tokens, every row once, and never predict a row's first token from the row before."""
     rows = rows_of(6, 5, 4, 3, 2, 10, 7)
-    bins = packed(rows, 10)
+    bins = pack(rows, 10)
     assert sorted(row.number for group in bins for row in group) == [1, 2, 3, 4, 5, 6, 7]
     assert all(sum(row.tokens for row in group) <= 10 for group in bins)
     assert len(bins) == 4  # 37 tokens do not fit into three bins of ten
@@ -242,9 +242,9 @@ def test_rows_are_prepared_once_and_come_back_the_same(make, monkeypatch):
     from trainers.frame.loading import load_tokenizer
 
     job = make(seq_len=64)
-    first = read_prepared(job, load_tokenizer(job))
+    first = prepare_rows(job, load_tokenizer(job))
     monkeypatch.setattr(module, "read_examples", lambda *args, **kwargs: pytest.fail("prepared again"))
-    second = read_prepared(job, load_tokenizer(job))
+    second = prepare_rows(job, load_tokenizer(job))
     assert second == first
     assert first.digest
 
@@ -256,7 +256,7 @@ def test_the_same_input_gives_the_same_bytes(make, tmp_path):
     files = []
     for name in ("one", "other"):
         job = make(seq_len=64, job_run=tmp_path / name)
-        read_prepared(job, load_tokenizer(job))
+        prepare_rows(job, load_tokenizer(job))
         files += (tmp_path / name / "prepared").iterdir()
     assert files[0].name == files[1].name
     assert files[0].read_bytes() == files[1].read_bytes()
@@ -273,7 +273,7 @@ def test_anything_the_rows_depend_on_prepares_them_again(change, make, chats, tm
     data.write_bytes(chats.read_bytes())
     keys = {"seq_len": 64, "job_data": data}
     job = make(**keys)
-    first = read_prepared(job, load_tokenizer(job))
+    first = prepare_rows(job, load_tokenizer(job))
     if isinstance(change, dict):
         job = make(**keys | change)
     tokenizer = load_tokenizer(job)
@@ -283,7 +283,7 @@ def test_anything_the_rows_depend_on_prepares_them_again(change, make, chats, tm
         tokenizer.chat_template += "{# another #}"
     elif change == "mapping":
         job = replace(job, entry=replace(job.entry, data=replace(job.data, mapping={"messages": "messages"})))
-    second = read_prepared(job, tokenizer)
+    second = prepare_rows(job, tokenizer)
     assert second.digest != first.digest
     assert len(list((job.run / "prepared").iterdir())) == 1
 
@@ -293,11 +293,11 @@ def test_a_broken_file_is_prepared_again(make):
     from trainers.frame.loading import load_tokenizer
 
     job = make(seq_len=64)
-    first = read_prepared(job, load_tokenizer(job))
+    first = prepare_rows(job, load_tokenizer(job))
     (file,) = (job.run / "prepared").iterdir()
     file.write_bytes(file.read_bytes()[:-200])
-    assert read_prepared(job, load_tokenizer(job)) == first
-    assert read_prepared(job, load_tokenizer(job)) == first
+    assert prepare_rows(job, load_tokenizer(job)) == first
+    assert prepare_rows(job, load_tokenizer(job)) == first
 
 
 def test_the_plain_template_comes_back_with_the_rows(make):
@@ -309,7 +309,7 @@ def test_the_plain_template_comes_back_with_the_rows(make):
     for _ in range(2):
         tokenizer = load_tokenizer(job)
         tokenizer.chat_template = None
-        data = read_prepared(job, tokenizer)
+        data = prepare_rows(job, tokenizer)
         templates.append(tokenizer.chat_template)
     assert templates[0] == templates[1]
     assert "Assistant:" in templates[0]

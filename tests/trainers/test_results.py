@@ -8,7 +8,7 @@ import pytest
 
 from advisor.commands.chat import newest_run
 from advisor.ground.errors import InputError
-from trainers.tools.chat import Talk
+from trainers.tools.chat import ChatSession
 from trainers.tools.chat import main as chat_main
 from trainers.tools.merge import export
 from trainers.tools.results import BASE, load_results, results_of
@@ -82,7 +82,7 @@ def test_a_talk_goes_to_the_voices_that_are_on(run):
     import torch
 
     out = io.StringIO()
-    talk = Talk(load_results(results_of(run), torch.device("cpu")), out, max_new_tokens=4)
+    talk = ChatSession(load_results(results_of(run), torch.device("cpu")), out, max_new_tokens=4)
     talk.ask("hello")
     assert out.getvalue().count("[legal]") == out.getvalue().count("[hr]") == 1
     assert talk.command("/use hr")

@@ -133,7 +133,7 @@ def test_a_reward_model_scores_as_it_does_alone(align):  # noqa: F811
     from peft import AutoPeftModelForSequenceClassification
 
     from trainers.frame.loading import load_tokenizer
-    from trainers.frame.rows import read_prepared
+    from trainers.frame.rows import prepare_rows
     from trainers.prepare.preference import PAIRS
     from trainers.rewards.sources import build_reward
 
@@ -141,7 +141,7 @@ def test_a_reward_model_scores_as_it_does_alone(align):  # noqa: F811
     job = align("rloo", earlier=(stage_of("rm"),))
     tokenizer = load_tokenizer(job)
     reward = build_reward(job, tokenizer, [], torch.device("cpu"))
-    rows = read_prepared(job, tokenizer, PAIRS).train[:5]
+    rows = prepare_rows(job, tokenizer, PAIRS).train[:5]
     told = reward([Answer("", "", None, list(row.prompt_ids), list(row.chosen_ids)) for row in rows])
     model = AutoPeftModelForSequenceClassification.from_pretrained(job.run / "stages" / "rm", num_labels=1, dtype=torch.float32).eval()
     with torch.no_grad():

@@ -10,8 +10,8 @@ from advisor.ground.errors import InputError
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Stage
 from trainers.frame import loading, settings
-from trainers.frame.rows import read_prepared
-from trainers.updates import update_named
+from trainers.frame.rows import prepare_rows
+from trainers.updates import load_update
 
 CPU = SimpleNamespace(type="cpu")
 OTHER: dict[str, Any] = {
@@ -64,10 +64,10 @@ def effects(job, monkeypatch) -> dict[str, Any]:
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", lambda source, **kwargs: loads.update(kwargs) or real(source))
     model = loading.load_base(job, torch.device("cpu"))
     monkeypatch.undo()
-    data = read_prepared(job, loading.load_tokenizer(job))
+    data = prepare_rows(job, loading.load_tokenizer(job))
     steps = settings.total_steps(job, len(data.train), processes=1)
-    config = settings.built(SFTConfig, settings.training_arguments(job, CPU, steps=steps) | {"packing": job.stage.packing}, job)
-    peft = update_named(job.stage.update).peft_config(job.stage, job.options, model)
+    config = settings.build_config(SFTConfig, settings.training_arguments(job, CPU, steps=steps) | {"packing": job.stage.packing}, job)
+    peft = load_update(job.stage.update).peft_config(job.stage, job.options, model)
     return {
         "folder": str(job.output),
         "load": {key: str(value) for key, value in loads.items()},

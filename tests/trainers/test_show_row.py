@@ -6,10 +6,10 @@ import json
 import pytest
 from rich.console import Console
 
-from advisor.commands.show_row import shown_row as asked_row
+from advisor.commands.show_row import row_as_trained as asked_row
 from advisor.ground.errors import InputError
 from advisor.render.row import print_row
-from trainers.tools.show_row import shown_row
+from trainers.tools.show_row import show_row
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def printed(shown, **options) -> str:
 
 def test_the_learned_part_stands_between_marks_without_colour(data, tiny_model):
     """Where there is no colour, what is learned stands between double brackets, the rest as the template writes it."""
-    shown = shown_row(data, row=1, model=str(tiny_model))
+    shown = show_row(data, row=1, model=str(tiny_model))
     (part,) = shown["parts"]
     assert part["learned_tokens"] < part["tokens"]
     assert "<|im_start|>user\nWhere is it?<|im_end|>\n<|im_start|>assistant\n[[Here [bold].<|im_end|>]]\n" in printed(shown)
@@ -39,16 +39,16 @@ def test_the_learned_part_stands_between_marks_without_colour(data, tiny_model):
 
 def test_the_learned_part_is_coloured_on_a_terminal(data, tiny_model):
     """On a terminal what is learned is green, and no marks are put into the text."""
-    text = printed(shown_row(data, row=1, model=str(tiny_model)), force_terminal=True, color_system="standard")
+    text = printed(show_row(data, row=1, model=str(tiny_model)), force_terminal=True, color_system="standard")
     assert "\x1b[1;32mHere [bold].<|im_end|>\x1b[0m" in text
     assert "[[" not in text
-    marked = printed(shown_row(data, row=1, model=str(tiny_model)), force_terminal=True, color_system="standard", no_color=True)
+    marked = printed(show_row(data, row=1, model=str(tiny_model)), force_terminal=True, color_system="standard", no_color=True)
     assert "[[Here" in marked
 
 
 def test_without_a_model_the_plain_template_is_shown(data):
     """No model named: the mask is shown in the plain template, which is said, and tokens are not counted."""
-    shown = shown_row(data, row=1)
+    shown = show_row(data, row=1)
     assert shown["template"].startswith("no model was named")
     assert shown["parts"][0]["tokens"] is None
     assert "User: Where is it?\n\nAssistant:[[ Here [bold].<|end|>]]" in printed(shown)
@@ -56,7 +56,7 @@ def test_without_a_model_the_plain_template_is_shown(data):
 
 def test_a_row_that_is_left_out_says_why(data):
     """A row that no trainer would use is shown with the reason."""
-    text = printed(shown_row(data, row=2))
+    text = printed(show_row(data, row=2))
     assert "This row is left out of the training, and counted: no answer to learn from" in text
 
 
@@ -64,12 +64,12 @@ def test_pairs_and_prompts_are_shown_as_they_are_trained(tmp_path):
     """A pair shows both answers behind their prompt; a question with a verifiable answer shows the prompt and the answer beside it."""
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps({"prompt": f"Question {number}?", "chosen": "Yes.", "rejected": "No."}) + "\n" for number in range(5)))
-    parts = shown_row(path, row=3)["parts"]
+    parts = show_row(path, row=3)["parts"]
     assert [part["stretches"][-1]["text"].strip() for part in parts] == ["Yes.<|end|>", "No.<|end|>"]
     assert all("Question 2?" in part["stretches"][0]["text"] and not part["stretches"][0]["learned"] for part in parts)
     path = tmp_path / "sums.jsonl"
     path.write_text("".join(json.dumps({"prompt": f"What is {number} + {number}?", "ground_truth": str(2 * number)}) + "\n" for number in range(5)))
-    (part,) = shown_row(path, row=3)["parts"]
+    (part,) = show_row(path, row=3)["parts"]
     assert part["answer"] == "4"
     assert not any(stretch["learned"] for stretch in part["stretches"])
 
@@ -88,7 +88,7 @@ def test_control_characters_of_a_row_do_not_reach_the_terminal(tmp_path):
     """A row cannot move the cursor or change colours by itself."""
     path = tmp_path / "data.jsonl"
     path.write_text("".join(json.dumps({"prompt": f"{number} \x1b[2J?", "completion": "ok \x07"}) + "\n" for number in range(3)))
-    text = printed(shown_row(path, row=1))
+    text = printed(show_row(path, row=1))
     assert "\x1b" not in text
     assert "\\x1b[2J" in text
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainers.prepare import IGNORED, Row, fitted, parted
+from trainers.prepare import IGNORED, Row, fit_rows, split_rows
 from trainers.prepare.length import pieces
 from trainers.prepare.row import normal
 
@@ -25,7 +25,7 @@ def rows_from(pairs) -> list[Row]:
 def test_what_says_the_same_is_never_on_both_sides(pairs, share, seed):
     """Rows equal but for case, space and ways to write a letter stay together; no row is lost; some rows are always trained on."""
     rows = rows_from(pairs)
-    train, held = parted(rows, share=share, seed=seed)
+    train, held = split_rows(rows, share=share, seed=seed)
     assert sorted(row.number for row in (*train, *held)) == [row.number for row in rows]
     assert not {row.text for row in train} & {row.text for row in held}
     assert train
@@ -41,7 +41,7 @@ def test_the_split_follows_from_content_and_seed(pairs, seed, random):
     rows = rows_from(pairs)
     shuffled = list(rows)
     random.shuffle(shuffled)
-    assert parted(rows, share=0.3, seed=seed) == parted(shuffled, share=0.3, seed=seed)
+    assert split_rows(rows, share=0.3, seed=seed) == split_rows(shuffled, share=0.3, seed=seed)
 
 
 @QUICK
@@ -70,7 +70,7 @@ def test_kept_cut_and_dropped_rows_add_up(lengths, seq_len, truncation):
         labels = [IGNORED if at < max(1, length - answer) else at for at in ids]
         rows.append(Row(number=place, input_ids=ids, labels=labels, prompt="p", shown="", expected="", key=str(place), text=str(place)))
     rows.append(replace(rows[0], number=0, input_ids=[1, 2], labels=[IGNORED, 2]))
-    fit = fitted(rows, seq_len=seq_len, truncation=truncation)
+    fit = fit_rows(rows, seq_len=seq_len, truncation=truncation)
     assert len(fit.rows) + fit.dropped == len(rows)
     assert all(row.tokens <= seq_len and row.learned for row in fit.rows)
     assert fit.truncated == sum(row.tokens > seq_len for row in rows) - fit.dropped

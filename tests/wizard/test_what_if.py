@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from advisor.advice.types import Flip
 from advisor.ground.types import Answer, Answers
-from advisor.wizard.what_if import changed, flip_words
+from advisor.wizard.what_if import change_answers, flip_words
 from tests.render.example_advice import scenario_5
 from tests.wizard.scripted import FACTS, known
 
@@ -14,7 +14,7 @@ TO = scenario_5().recommendation.composition
 def after(answers, change, facts=None):
     """The answers after a change, in a situation that read these facts from the data."""
     advice = replace(scenario_5(), facts=facts or {})
-    return known(changed(Answers(known={name: Answer(value=value, origin="asked") for name, value in answers.items()}), change, advice, FACTS))
+    return known(change_answers(Answers(known={name: Answer(value=value, origin="asked") for name, value in answers.items()}), change, advice, FACTS))
 
 
 def test_a_choice_and_a_signal_are_re_answered():

@@ -60,10 +60,10 @@ def cross_losses(plan: Plan, folder: Path, run: Path, *, rows: int) -> dict[str,
 
 def held_out(plan: Plan, folder: Path, run: Path, task: str, tokenizer: Any, limit: int) -> list[Row]:
     """The rows that the task's own training kept out."""
-    from trainers.frame.rows import read_prepared
+    from trainers.frame.rows import prepare_rows
 
     job = make_job(plan, stage=plan.stages[-1].name, run=run, folder=folder, task=task)
-    return judge.held_out(read_prepared(job, tokenizer).holdout, limit=limit)
+    return judge.held_out(prepare_rows(job, tokenizer).holdout, limit=limit)
 
 
 def mean_loss(model: Any, rows: Sequence[Row], pad_id: int) -> float:
@@ -73,7 +73,7 @@ def mean_loss(model: Any, rows: Sequence[Row], pad_id: int) -> float:
     total, count = 0.0, 0
     with torch.no_grad():
         for row in rows:
-            batch = judge.padded([row], pad_id, next(model.parameters()).device)
+            batch = judge.pad([row], pad_id, next(model.parameters()).device)
             labels = batch.pop("labels")[:, 1:]
             logits = model(**batch, use_cache=False).logits[:, :-1]
             learned = labels != judge.IGNORED

@@ -16,10 +16,10 @@ from typing import Any
 
 from advisor.ground.errors import InputError
 from trainers.evaluation import loss as judge
-from trainers.evaluation.metrics import Compared, compare_answers, compared, verdict
+from trainers.evaluation.metrics import Compared, compare, compare_answers, verdict
 from trainers.frame.files import read_json, write_json
 from trainers.frame.job import Job
-from trainers.prepare import ANSWERS, Prepared, Row, Templater, prepared
+from trainers.prepare import ANSWERS, Prepared, Row, Templater, prepare_stage_rows
 
 GENERAL = Path(__file__).parent / "general.jsonl"
 GENERATION_S = 45.0  # no further batch of answers is begun after this
@@ -46,13 +46,13 @@ class Judge:
         self.job, self.trainer, self.mark = job, trainer, mark
         self.trial = job.max_steps is not None
         self.rows = judge.held_out(data.holdout, limit=TRIAL_ROWS if self.trial else judge.HELD_OUT_ROWS)
-        self.asked = judge.asked(self.rows or data.train, seq_len=job.stage.seq_len)[: TRIAL_SAMPLES if self.trial else judge.SAMPLES] if generates else []
+        self.asked = judge.prompts_to_answer(self.rows or data.train, seq_len=job.stage.seq_len)[: TRIAL_SAMPLES if self.trial else judge.SAMPLES] if generates else []
         self.limit = judge.sample_limit(self.asked)
         self.general_rows = general_rows(trainer.processing_class, job.stage.seq_len)[: TRIAL_GENERAL if self.trial else None]
         self.base, self.tuned = Asked(), Asked()
         self.cache = job.output / "before.json"
 
-    def ask_base(self) -> None:
+    def evaluate_base(self) -> None:
         """Measure the model as it is before training; once, also where a run was resumed."""
         known = read_json(self.cache)
         if isinstance(known, dict) and known.get("fingerprint") == self.mark:
@@ -63,7 +63,7 @@ class Judge:
         self.asked = self.asked[: len(self.base.samples)]  # as many as there was time for
         write_json(self.cache, {"fingerprint": self.mark, "asked": asdict(self.base)})
 
-    def ask_tuned(self) -> None:
+    def evaluate_tuned(self) -> None:
         """Measure the trained model on the same."""
         self.tuned = self._ask(hurry=False)
 
@@ -106,14 +106,14 @@ class Judge:
         """Loss per learned token on the held-out rows; None where nothing was held out."""
         if not self.rows or not self.tuned.losses:
             return None
-        return compared(self.base.losses, self.tuned.losses, higher_is_better=False, weights=[row.learned for row in self.rows])
+        return compare(self.base.losses, self.tuned.losses, higher_is_better=False, weights=[row.learned for row in self.rows])
 
     @property
     def general(self) -> Compared | None:
         """Loss on the fixed general prompts."""
         if not self.tuned.general:
             return None
-        return compared(self.base.general, self.tuned.general, higher_is_better=False, weights=[row.learned for row in self.general_rows])
+        return compare(self.base.general, self.tuned.general, higher_is_better=False, weights=[row.learned for row in self.general_rows])
 
     def answers(self) -> dict[str, Compared]:
         """Scores of the generated answers, as they suit the expected ones."""
@@ -160,7 +160,7 @@ def general_rows(tokenizer: Any, seq_len: int) -> list[Row]:
     from advisor.data import read_examples
 
     try:
-        data = prepared(list(read_examples(GENERAL)), Templater(tokenizer, learn_all=False), kind=ANSWERS, seq_len=seq_len, truncation="drop", holdout=0.0, seed=0)
+        data = prepare_stage_rows(list(read_examples(GENERAL)), Templater(tokenizer, learn_all=False), kind=ANSWERS, seq_len=seq_len, truncation="drop", holdout=0.0, seed=0)
     except InputError:  # none of them is as short as the rows of this stage
         return []
     rows: Sequence[Row] = data.train

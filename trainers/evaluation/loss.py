@@ -37,7 +37,7 @@ def batches(rows: Sequence[Row], size: int) -> list[list[Row]]:
     return [ordered[at : at + size] for at in range(0, len(ordered), size)]
 
 
-def padded(rows: Sequence[Row], pad_id: int, device: Any) -> dict[str, Any]:
+def pad(rows: Sequence[Row], pad_id: int, device: Any) -> dict[str, Any]:
     """One batch of rows, padded on the right."""
     import torch
 
@@ -63,7 +63,7 @@ def mean_loss(trainer: Any, rows: Sequence[Row]) -> float | None:
     model.eval()
     with torch.no_grad(), trainer.compute_loss_context_manager():
         for batch in batches(rows, trainer.args.per_device_train_batch_size):
-            inputs = padded(batch, trainer.processing_class.pad_token_id, trainer.args.device)
+            inputs = pad(batch, trainer.processing_class.pad_token_id, trainer.args.device)
             learned = sum(row.learned for row in batch)
             total += float(trainer.compute_loss(model, inputs)) * learned
             count += learned
@@ -82,7 +82,7 @@ def row_losses(trainer: Any, rows: Sequence[Row]) -> list[float]:
     model.eval()
     with torch.no_grad(), trainer.compute_loss_context_manager():
         for row in rows:
-            found.append(float(trainer.compute_loss(model, padded([row], trainer.processing_class.pad_token_id, trainer.args.device))))
+            found.append(float(trainer.compute_loss(model, pad([row], trainer.processing_class.pad_token_id, trainer.args.device))))
     model.train(was_training)
     return found
 
@@ -100,7 +100,7 @@ def answer_log_probs(trainer: Any, rows: Sequence[Row]) -> list[float]:
     model.eval()
     with torch.no_grad(), trainer.compute_loss_context_manager():
         for row in rows:
-            inputs = padded([row], trainer.processing_class.pad_token_id, trainer.args.device)
+            inputs = pad([row], trainer.processing_class.pad_token_id, trainer.args.device)
             labels_T = inputs.pop("labels")[0]
             learned = (labels_T != IGNORED).nonzero()[:, 0]
             learned = learned[learned > 0]
@@ -121,7 +121,7 @@ def perplexity(loss: float | None) -> float | None:
     return None if loss is None or loss > 50 else math.exp(loss)
 
 
-def asked(rows: Sequence[Row], *, seq_len: int) -> list[Row]:
+def prompts_to_answer(rows: Sequence[Row], *, seq_len: int) -> list[Row]:
     """The rows whose prompts are put to the model: the first few that leave room to answer."""
     chosen = []
     for row in rows:

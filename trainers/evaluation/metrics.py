@@ -38,7 +38,7 @@ class Compared:
         return {"before": self.before, "after": self.after, "interval": list(self.interval) if self.interval else None, "rows": self.rows, "word": self.word}
 
 
-def compared(before: Sequence[float], after: Sequence[float], *, higher_is_better: bool, weights: Sequence[float] | None = None, seed: int = 0) -> Compared:
+def compare(before: Sequence[float], after: Sequence[float], *, higher_is_better: bool, weights: Sequence[float] | None = None, seed: int = 0) -> Compared:
     """Means of the same rows before and after, and the interval of their difference.
 
     Args:
@@ -74,7 +74,7 @@ def proportion_interval(right: int, rows: int) -> tuple[float, float] | None:
 # --------------------------------------------------------------------------- generated answers
 
 
-def wanted_metrics(expected: Sequence[str]) -> tuple[str, ...]:
+def choose_metrics(expected: Sequence[str]) -> tuple[str, ...]:
     """Which scores suit these expected answers: form for JSON, right or wrong for short ones, likeness for long ones."""
     if not expected:
         return ()
@@ -113,12 +113,12 @@ def is_json(text: str) -> bool:
 def compare_answers(base: Sequence[str], tuned: Sequence[str], expected: Sequence[str]) -> dict[str, Compared]:
     """Every metric that suits the expected answers."""
     return {
-        metric: compared(
+        metric: compare(
             [score(metric, said, wanted) for said, wanted in zip(base, expected, strict=True)],
             [score(metric, said, wanted) for said, wanted in zip(tuned, expected, strict=True)],
             higher_is_better=True,
         )
-        for metric in wanted_metrics(expected)
+        for metric in choose_metrics(expected)
     }
 
 

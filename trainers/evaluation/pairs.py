@@ -8,7 +8,7 @@ from typing import Any
 
 from trainers.evaluation import loss as judge
 from trainers.evaluation.generation import Judge
-from trainers.evaluation.metrics import Compared, compared, proportion_interval
+from trainers.evaluation.metrics import Compared, compare, proportion_interval
 from trainers.frame.job import Job
 from trainers.prepare import IGNORED, Prepared, Row
 from trainers.prepare.preference import Feedback, Pair
@@ -25,17 +25,17 @@ def as_row(tokenizer: Any, row: Pair | Feedback, answer_ids: Sequence[int], expe
     return Row(row.number, ids_of((*row.prompt_ids, *answer_ids)), ids_of(labels), prompt, row.shown, expected, row.key, row.text)
 
 
-def sides(tokenizer: Any, row: Pair) -> tuple[Row, Row]:
+def both_sides(tokenizer: Any, row: Pair) -> tuple[Row, Row]:
     """The better and the worse answer of a pair, as rows."""
     return as_row(tokenizer, row, row.chosen_ids, row.chosen), as_row(tokenizer, row, row.rejected_ids, row.rejected)
 
 
-def liked(tokenizer: Any, rows: Sequence[Pair | Feedback]) -> list[Row]:
+def chosen(tokenizer: Any, rows: Sequence[Pair | Feedback]) -> list[Row]:
     """The answers that people liked, as rows."""
     found = []
     for row in rows:
         if isinstance(row, Pair):
-            found.append(sides(tokenizer, row)[0])
+            found.append(both_sides(tokenizer, row)[0])
         elif row.label:
             found.append(as_row(tokenizer, row, row.completion_ids, row.expected))
     return found
@@ -48,7 +48,7 @@ class PreferenceJudge(Judge):
         tokenizer = trainer.processing_class
         few = TRIAL if job.max_steps is not None else HELD_OUT
         self.held = judge.held_out(data.holdout, limit=few)
-        answers: Prepared[Row] = replace(data, train=tuple(liked(tokenizer, data.train[: 4 * judge.SAMPLES])), holdout=tuple(liked(tokenizer, self.held)))  # type: ignore[arg-type]
+        answers: Prepared[Row] = replace(data, train=tuple(chosen(tokenizer, data.train[: 4 * judge.SAMPLES])), holdout=tuple(chosen(tokenizer, self.held)))  # type: ignore[arg-type]
         super().__init__(job, trainer, answers, mark)
         if not learns_answers:
             self.rows = []  # that the better answers themselves become likelier is no aim then
@@ -62,7 +62,7 @@ class PreferenceJudge(Judge):
             return {}
         if isinstance(self.held[0], Feedback):
             return {"answers": judge.answer_log_probs(self.trainer, [as_row(tokenizer, row, row.completion_ids, row.expected) for row in self.held])}
-        both = [sides(tokenizer, row) for row in self.held]
+        both = [both_sides(tokenizer, row) for row in self.held]
         return {name: judge.answer_log_probs(self.trainer, [row[place] for row in both]) for place, name in enumerate(("better", "worse"))}
 
     def own_parts(self) -> dict[str, Compared]:
@@ -72,10 +72,10 @@ class PreferenceJudge(Judge):
         if "answers" in before:
             signs = [1.0 if row.label else -1.0 for row in self.held]
             one, other = ([sign * value for sign, value in zip(signs, asked["answers"], strict=True)] for asked in (before, after))
-            return {"log-probability of liked answers less that of others": compared(one, other, higher_is_better=True)}
+            return {"log-probability of liked answers less that of others": compare(one, other, higher_is_better=True)}
         one, other = margins(before), margins(after)
         right = [[float(margin > 0) for margin in told] for told in (one, other)]
-        return {"preference margin": compared(one, other, higher_is_better=True), "pair accuracy": compared(*right, higher_is_better=True)}
+        return {"preference margin": compare(one, other, higher_is_better=True), "pair accuracy": compare(*right, higher_is_better=True)}
 
     def own_record(self) -> dict[str, Any]:
         before, after = self.base.scores, self.tuned.scores

@@ -52,7 +52,7 @@ class ScoreJudge:
         self.after: list[list[float]] = []
         self.cache = job.output / "before.json"
 
-    def ask_base(self) -> None:
+    def evaluate_base(self) -> None:
         """Score the pairs before training; once, also where a run was resumed. A new head has nothing to say."""
         if not self.scored_before or not self.rows:
             return
@@ -63,7 +63,7 @@ class ScoreJudge:
         self.before = pair_scores(self.trainer, self.rows).tolist()
         write_json(self.cache, {"fingerprint": self.mark, "scores": self.before})
 
-    def ask_tuned(self) -> None:
+    def evaluate_tuned(self) -> None:
         """Score the pairs with the trained model."""
         if self.rows:
             self.after = pair_scores(self.trainer, self.rows).tolist()

@@ -8,7 +8,7 @@ from typing import Any
 
 from trainers.evaluation import loss as judge
 from trainers.evaluation.generation import Asked, Judge
-from trainers.evaluation.metrics import Compared, compared
+from trainers.evaluation.metrics import Compared, compare
 from trainers.evaluation.saved_result import Check
 from trainers.frame.job import Job
 from trainers.prepare import IGNORED, Prepared, Row
@@ -53,7 +53,7 @@ class RewardJudge(Judge):
 
     def own_parts(self) -> dict[str, Compared]:
         before, after = self.base.scores.get("reward"), self.tuned.scores.get("reward")
-        return {"reward": compared(before, after, higher_is_better=True)} if before and after else {}
+        return {"reward": compare(before, after, higher_is_better=True)} if before and after else {}
 
     def own_record(self) -> dict[str, Any]:
         samples = self.tuned.samples

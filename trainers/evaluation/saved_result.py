@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import TrainingFailed
-from trainers.evaluation.loss import Sample, padded
+from trainers.evaluation.loss import Sample, pad
 from trainers.frame.job import Job
 from trainers.frame.loading import keep_weights_unpacked, quantization_config
 from trainers.prepare import Row
@@ -37,7 +37,7 @@ def log_probs(model: Any, row: Row, pad_id: int) -> Any:
     """Log-probabilities over the vocabulary at the last tokens of a row, float32 on the host."""
     import torch
 
-    inputs = padded([row], pad_id, next(model.parameters()).device)
+    inputs = pad([row], pad_id, next(model.parameters()).device)
     inputs.pop("labels")
     was_training = model.training
     model.eval()

@@ -10,7 +10,7 @@ import functools
 import types
 from typing import Any
 
-from trainers.frame.token_counting import Counted
+from trainers.frame.token_counting import TokenCounting
 
 
 def plain_head(model: Any) -> bool:
@@ -51,7 +51,7 @@ def answer_trainer() -> type:
 
     from trainers.frame.checkpoints import SafeCheckpoints
 
-    class AnswerTrainer(Counted, SafeCheckpoints, SFTTrainer):
+    class AnswerTrainer(TokenCounting, SafeCheckpoints, SFTTrainer):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model

@@ -33,7 +33,7 @@ def memory_meter(device: Any) -> MemoryMeter:
     return meter
 
 
-def kept_base(key: Any) -> Any | None:
+def find_base(key: Any) -> Any | None:
     """The base that was loaded for this key before, if bases are kept."""
     return None if _kept is None else _kept.get(key)
 

@@ -170,7 +170,7 @@ def run_trainer(train: Callable[[Job], None], argv: Sequence[str] | None, *, obj
     except AdviseError as error:
         return _fail(job, error)
     except Exception as error:
-        return _fail(job, explained(error, job))
+        return _fail(job, explain_error(error, job))
     finally:
         signal.signal(signal.SIGTERM, previous)
     return 0
@@ -192,7 +192,7 @@ def _stop(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 
-def explained(error: Exception, job: Job | None) -> AdviseError:
+def explain_error(error: Exception, job: Job | None) -> AdviseError:
     """What a library's exception means for the person who started the run; a bug where it means nothing known."""
     text = str(error)
     if type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator: can't allocate" in text or isinstance(error, MemoryError):

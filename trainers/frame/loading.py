@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError, TrainingFailed
-from trainers.frame.bases import keep_base, kept_base
+from trainers.frame.bases import find_base, keep_base
 from trainers.frame.job import Job
 from trainers.updates import Update
 
@@ -96,7 +96,7 @@ def load_base(job: Job, device: Any, source: str | None = None, *, head: str = "
     if quantized is not None:
         options |= {"quantization_config": quantized, "device_map": {"": device}}
     key = (source, head, str(device), repr(sorted((name, str(value)) for name, value in options.items())))
-    kept = kept_base(key)
+    kept = find_base(key)
     if kept is not None:
         return kept
     try:

@@ -10,12 +10,12 @@ from advisor.data import Skipped, content_digest, read_examples
 from advisor.data.read.hub import is_hub_id
 from trainers.frame.job import Job
 from trainers.frame.machine import is_main_process
-from trainers.prepare import ANSWERS, Kind, Prepared, Row, Templater, packed, prepared
+from trainers.prepare import ANSWERS, Kind, Prepared, Row, Templater, pack, prepare_stage_rows
 from trainers.prepare.cache import prepared_digest, read_written, write_prepared
 from trainers.prepare.packing import check_packing
 
 
-def read_prepared(job: Job, tokenizer: Any, kind: Kind[Any] = ANSWERS, *, seq_len: int | None = None) -> Prepared[Any]:
+def prepare_rows(job: Job, tokenizer: Any, kind: Kind[Any] = ANSWERS, *, seq_len: int | None = None) -> Prepared[Any]:
     """The stage's rows ready to train on; from the run folder where the same were prepared before.
 
     Args:
@@ -38,7 +38,7 @@ def read_prepared(job: Job, tokenizer: Any, kind: Kind[Any] = ANSWERS, *, seq_le
     skipped = Skipped()
     examples = list(read_examples(path, mapping=job.data.mapping, skipped=skipped))
     skipped.raise_if_too_many(path)
-    data = prepared(examples, templater, kind=kind, **lengths).noted(rows=skipped.seen, dropped=skipped.total, notes=skipped.lines())
+    data = prepare_stage_rows(examples, templater, kind=kind, **lengths).noted(rows=skipped.seen, dropped=skipped.total, notes=skipped.lines())
     data = replace(data, digest=digest)
     if is_main_process() and not job.dry_run:
         for old in file.parent.glob(f"{job.entry.name}-{kind.name}-*.arrow"):
@@ -52,4 +52,4 @@ def sequences_of(job: Job, rows: Sequence[Row], model: Any) -> list[tuple[Row, .
     if not job.stage.packing:
         return [(row,) for row in rows]
     check_packing(model, rows, stage=job.stage.name, attention=job.stage.attention)
-    return packed(rows, job.stage.seq_len)
+    return pack(rows, job.stage.seq_len)

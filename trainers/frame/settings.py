@@ -124,7 +124,7 @@ def _faults(at: str, given: Mapping[str, Any], config_class: type, owned: Mappin
     return faults
 
 
-def mixed_dtype(job: Job, device: Any) -> str | None:
+def autocast_dtype(job: Job, device: Any) -> str | None:
     """The dtype autocast computes in under precision: mixed, or None for pure."""
     if job.stage.precision == "pure":
         return None
@@ -156,7 +156,7 @@ def save_every(job: Job, steps: int) -> int:
 def training_arguments(job: Job, device: Any, *, steps: int) -> dict[str, Any]:
     """Keyword arguments that every TRL config class takes (they extend transformers' TrainingArguments)."""
     stage = job.stage
-    autocast = mixed_dtype(job, device)
+    autocast = autocast_dtype(job, device)
     arguments: dict[str, Any] = {
         "output_dir": str(job.checkpoints),
         "learning_rate": stage.learning_rate,
@@ -192,7 +192,7 @@ def training_arguments(job: Job, device: Any, *, steps: int) -> dict[str, Any]:
     return arguments
 
 
-def built(config_class: type, arguments: Mapping[str, Any], job: Job) -> Any:
+def build_config(config_class: type, arguments: Mapping[str, Any], job: Job) -> Any:
     """The config with the stage's `trl:` on top. Raises InputError for values it refuses."""
     try:
         return config_class(**{**arguments, **job.stage.trl})
@@ -205,7 +205,7 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def resolved(config: Any, keys: Iterable[str]) -> dict[str, Any]:
+def resolved_values(config: Any, keys: Iterable[str]) -> dict[str, Any]:
     """The named values of a config, and every value in which it differs from its own defaults."""
     defaults = {item.name: item.default for item in dataclasses.fields(config) if item.default is not dataclasses.MISSING}
     values = {item.name: getattr(config, item.name) for item in dataclasses.fields(config) if hasattr(config, item.name)}

@@ -20,10 +20,10 @@ from trainers.frame.dry_run import measure
 from trainers.frame.files import write_json
 from trainers.frame.job import Job
 from trainers.frame.machine import MemoryMeter, check_versions, is_main_process, quiet_libraries, torch_device, use_cores
-from trainers.frame.rows import read_prepared
+from trainers.frame.rows import prepare_rows
 from trainers.prepare import ANSWERS, Kind, Prepared
 from trainers.prepare.prepared import rows_digest
-from trainers.updates import update_named
+from trainers.updates import load_update
 
 # Of TRL's config, what a person would ask for; beside these, whatever differs from TRL's own defaults is recorded.
 ASKED_FOR = (
@@ -55,7 +55,7 @@ class Objective(ABC):
 
     def rows(self, job: Job, tokenizer: Any) -> Prepared[Any]:
         """The data, prepared."""
-        return read_prepared(job, tokenizer, self.kind, seq_len=self.seq_len(job))
+        return prepare_rows(job, tokenizer, self.kind, seq_len=self.seq_len(job))
 
     def load(self, job: Job, device: Any, update: Any, tokenizer: Any, data: Prepared[Any]) -> Any:
         """The model to train."""
@@ -96,7 +96,7 @@ def prepare(job: Job, objective: Objective) -> tuple[Any, Prepared[Any]]:
     return tokenizer, objective.rows(job, tokenizer)
 
 
-class Opened(NamedTuple):
+class OpenStage(NamedTuple):
     """What a stage finds where it runs."""
 
     versions: dict[str, str]
@@ -105,7 +105,7 @@ class Opened(NamedTuple):
     update: Any
 
 
-def opened(job: Job, config_class: Callable[[], type], faults: Callable[[Job], Sequence[Fault]]) -> Opened:
+def open_stage(job: Job, config_class: Callable[[], type], faults: Callable[[Job], Sequence[Fault]]) -> OpenStage:
     """The device and libraries of this process, ready. Raises InputError for what the stage cannot do here, all of it together."""
     versions = check_versions(quantized=job.stage.quantization is not None or "8bit" in job.stage.optimizer or "paged" in job.stage.optimizer)
     device = torch_device(job.plan.launch.device)
@@ -113,12 +113,12 @@ def opened(job: Job, config_class: Callable[[], type], faults: Callable[[Job], S
     quiet_libraries()
     from trainers.frame.loading import dtype_faults
 
-    update = update_named(job.stage.update)
+    update = load_update(job.stage.update)
     settings.check_passed_through(job, config_class(), update)
     found = [*dtype_faults(job, device), *faults(job)]
     if found:
         raise InputError(faults=found)
-    return Opened(versions, device, threads, update)
+    return OpenStage(versions, device, threads, update)
 
 
 def last_checkpoint(job: Job, mark: str) -> Any | None:
@@ -134,7 +134,7 @@ def last_checkpoint(job: Job, mark: str) -> Any | None:
 def train(job: Job, objective: Objective) -> None:
     """Train the stage, or measure two steps of it, and write what came of it into its folder."""
     began_s = time.monotonic()
-    versions, device, threads, update = opened(job, objective.config_class, objective.faults)
+    versions, device, threads, update = open_stage(job, objective.config_class, objective.faults)
     # Imported here: reading the command line and refusing a plan must not wait for them.
     from transformers import set_seed
 
@@ -170,7 +170,7 @@ def train(job: Job, objective: Objective) -> None:
     resume = last_checkpoint(job, mark)
     watch = Watch(
         metrics=metrics if shown else None, stage=job.stage.name, task=job.task, label=label(job), steps=steps, memory=memory, mark=mark,
-        scaled=settings.mixed_dtype(job, device) == "float16", shown=shown, logged=objective.logged,
+        scaled=settings.autocast_dtype(job, device) == "float16", shown=shown, logged=objective.logged,
     )  # fmt: skip
     goes_on = hasattr(model, "peft_config")  # with the module of an earlier stage
     trainer = build(job, sequences, steps=steps, callback=watch)
@@ -181,7 +181,7 @@ def train(job: Job, objective: Objective) -> None:
     if judge is not None:
         # A new prefix starts from a prompt, which changes answers by itself: the comparison is with the model as it came.
         with model.disable_adapter() if job.stage.update == "prefix" and not goes_on else nullcontext():
-            judge.ask_base()
+            judge.evaluate_base()
 
     if resume is not None:
         record = resume[1]
@@ -199,7 +199,7 @@ def train(job: Job, objective: Objective) -> None:
             trainer.train(resume_from_checkpoint=str(resume[0]) if resume else None)
     finally:
         watch.close()
-    measured = measured_record(memory, watch)
+    measured = measurement(memory, watch)
     if not shown:
         return
 
@@ -210,7 +210,7 @@ def train(job: Job, objective: Objective) -> None:
     checks: list[Check] = check_saved(job, trained, job.output, probe, before)
     evaluation, verdict = None, None
     if judge is not None:
-        judge.ask_tuned()
+        judge.evaluate_tuned()
         evaluation, verdict = judge.record(), judge.verdict()
         checks += judge.checks()
         say(f"{label(job)}: {verdict[1]}")
@@ -230,7 +230,7 @@ def train(job: Job, objective: Objective) -> None:
             "checks": [check.record() for check in checks],
             "verdict": {"ok": all(check.ok for check in checks), "word": verdict[0] if verdict else None, "text": verdict[1] if verdict else None},
             "versions": versions,
-            "resolved": resolved(job, trainer, device, threads, stops),
+            "resolved": resolved_settings(job, trainer, device, threads, stops),
         },
     )
     give_back(trained)
@@ -247,7 +247,7 @@ def without_autocast(model: Any) -> Any:
     return model
 
 
-def measured_record(memory: MemoryMeter, watch: Any) -> dict[str, Any]:
+def measurement(memory: MemoryMeter, watch: Any) -> dict[str, Any]:
     """What the run cost, for result.json."""
     return {
         "peak_bytes": memory.peak_bytes(),
@@ -298,7 +298,7 @@ def build_trainer(
     return trainer
 
 
-def resolved(job: Job, trainer: Any, device: Any, threads: int, stops: list[str]) -> dict[str, Any]:
+def resolved_settings(job: Job, trainer: Any, device: Any, threads: int, stops: list[str]) -> dict[str, Any]:
     """Every value that was really used, defaults included."""
     from peft import PeftModel
 
@@ -311,7 +311,7 @@ def resolved(job: Job, trainer: Any, device: Any, threads: int, stops: list[str]
         "device": str(device),
         "threads": threads,
         "weights_dtype": job.stage.weights_dtype,
-        "autocast": settings.mixed_dtype(job, device),
+        "autocast": settings.autocast_dtype(job, device),
         "trainable_dtype": str(next(parameter.dtype for parameter in model.parameters() if parameter.requires_grad)).removeprefix("torch."),
         "quantization": job.stage.quantization,
         "double_quantization": job.stage.double_quantization is not False if job.stage.quantization == "nf4" else None,
@@ -324,7 +324,7 @@ def resolved(job: Job, trainer: Any, device: Any, threads: int, stops: list[str]
         "trainable_parameters": trainable,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "stop_tokens_added": stops,
-        "trl": settings.resolved(trainer.args, ASKED_FOR),
+        "trl": settings.resolved_values(trainer.args, ASKED_FOR),
         "peft": adapter,
         "epochs": trainer.state.epoch,
     }

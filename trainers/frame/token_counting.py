@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 
-class Counted:
+class TokenCounting:
     """For one of TRL's trainers: tokens are counted, nothing is reported to anyone, modules on a quantised base stay in float32."""
 
     model: Any

@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainers.frame.job import Job
-from trainers.frame.token_counting import Counted
-from trainers.prepare.preference import as_prepared
+from trainers.frame.token_counting import TokenCounting
+from trainers.prepare.preference import reading_prepared_rows
 
 
-def ours(trainer: type) -> type:
+def with_safe_checkpoints(trainer: type) -> type:
     """TRL's trainer class with what a run of ours needs of it."""
     import torch
 
     from trainers.frame.checkpoints import SafeCheckpoints
 
-    class Ours(Counted, SafeCheckpoints, as_prepared(trainer)):  # type: ignore[misc]
+    class Ours(TokenCounting, SafeCheckpoints, reading_prepared_rows(trainer)):  # type: ignore[misc]
         def __init__(self, *args: Any, dropout: float = 0.0, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self.start_counting()

@@ -74,7 +74,7 @@ def build(job: Job, device: Any, update: Any, tokenizer: Any, data: Prepared[Any
     from trainers.ppo.roles import POLICY, build_roles
     from trainers.ppo.rollout import stop_ids
     from trainers.ppo.steps import optimizer_of
-    from trainers.ppo.update import Ppo, Settings
+    from trainers.ppo.update import Ppo, PpoSettings
 
     options, stage = job.options, job.stage
     torch.manual_seed(stage.seed)
@@ -89,10 +89,10 @@ def build(job: Job, device: Any, update: Any, tokenizer: Any, data: Prepared[Any
     for model in roles.models():
         model.train(stage.gradient_checkpointing)  # which libraries do in training mode only; nothing else differs without dropout
     torch.manual_seed(stage.seed + process_rank())
-    dtype = settings.mixed_dtype(job, device)
+    dtype = settings.autocast_dtype(job, device)
     ppo = Ppo(
         roles=roles,
-        settings=Settings.of(options, stage.micro_batch_size),
+        settings=PpoSettings.of(options, stage.micro_batch_size),
         price=KlPrice(options["kl_coef"], options["kl_target"], options["kl_horizon"] or KlPrice.horizon),
         optimizer=optimizer_of(stage, options, roles),
         tokenizer=tokenizer,

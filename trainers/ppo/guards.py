@@ -62,7 +62,7 @@ def _against_the_start(now: Mapping[str, Any], first: Sequence[Mapping[str, Any]
     return found
 
 
-def gamed(reward_first: float, reward_now: float, wins: int, losses: int) -> Finding | None:
+def reward_hacked(reward_first: float, reward_now: float, wins: int, losses: int) -> Finding | None:
     """Told where training reward rises while answers to held-out prompts lose against the reference's more often than chance allows.
 
     Args:

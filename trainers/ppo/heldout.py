@@ -10,7 +10,7 @@ from typing import Any
 
 from trainers.evaluation import loss as judge
 from trainers.evaluation.generation import TRIAL_GENERAL, WORSE_GENERAL, general_rows
-from trainers.evaluation.metrics import Compared, compared, verdict
+from trainers.evaluation.metrics import Compared, compare, verdict
 from trainers.frame.checkpoints import random_states, restore_random
 from trainers.frame.files import read_json, write_json
 from trainers.frame.job import Job
@@ -24,7 +24,7 @@ SHOWN = 8
 
 
 @dataclass
-class Said:
+class HeldOutAnswer:
     """What a policy said to the held-out prompts."""
 
     scores: list[float] = field(default_factory=list)
@@ -44,14 +44,14 @@ class HeldOut:
         limit = TRIAL_PROMPTS if trial else PROMPTS
         self.prompts = [holdout[index * len(holdout) // limit] for index in range(limit)] if len(holdout) > limit else list(holdout)
         self.general = general_rows(ppo.tokenizer, job.stage.seq_len)[: TRIAL_GENERAL if trial else None]
-        self.before, self.after = Said(), Said()
+        self.before, self.after = HeldOutAnswer(), HeldOutAnswer()
         self.cache = job.output / "before.json"
 
     def ask_before(self) -> None:
         """Ask the policy as it starts; once, also where a run was resumed."""
         known = read_json(self.cache)
         if isinstance(known, dict) and known.get("fingerprint") == self.mark:
-            self.before = Said(**known["said"])
+            self.before = HeldOutAnswer(**known["said"])
             return
         self.before = self._ask(self.prompts)
         write_json(self.cache, {"fingerprint": self.mark, "said": asdict(self.before)})
@@ -68,9 +68,9 @@ class HeldOut:
         pairs = list(zip(now, self.before.scores, strict=False))
         return sum(new > old for new, old in pairs), sum(new < old for new, old in pairs)
 
-    def _ask(self, prompts: Sequence[Any], *, general: bool = True) -> Said:
+    def _ask(self, prompts: Sequence[Any], *, general: bool = True) -> HeldOutAnswer:
         began = time.monotonic()
-        said = Said()
+        said = HeldOutAnswer()
         with same_random_numbers(self.job.stage.seed):
             if prompts:
                 answers = self.ppo.write(prompts)
@@ -108,10 +108,10 @@ class HeldOut:
             "reward": (self.before.scores, self.after.scores),
             "answers that end": ([float(one) for one in self.before.ended], [float(one) for one in self.after.ended]),
         }
-        return {name: compared(one, other, higher_is_better=True) for name, (one, other) in pairs.items()}
+        return {name: compare(one, other, higher_is_better=True) for name, (one, other) in pairs.items()}
 
     def general_loss(self) -> Compared | None:
-        return compared(self.before.general, self.after.general, higher_is_better=False) if self.after.general else None
+        return compare(self.before.general, self.after.general, higher_is_better=False) if self.after.general else None
 
     def verdict(self) -> tuple[str, str]:
         """One word and one sentence: the reward decides."""

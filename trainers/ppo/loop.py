@@ -17,8 +17,8 @@ from trainers.frame import checkpoints, settings
 from trainers.frame.files import write_json
 from trainers.frame.job import Job
 from trainers.frame.machine import MemoryMeter, is_main_process
-from trainers.frame.rows import read_prepared
-from trainers.frame.stage import describe, label, last_checkpoint, opened
+from trainers.frame.rows import prepare_rows
+from trainers.frame.stage import describe, label, last_checkpoint, open_stage
 from trainers.ppo.build import NoConfig, build, faults, identity_of, scoring_model
 from trainers.prepare import Prepared
 from trainers.prepare.prompts import PROMPTS
@@ -28,7 +28,7 @@ from trainers.rewards.sources import source_note
 def train(job: Job) -> None:
     """Train the stage, or measure two updates of it, and write what came of it into its folder."""
     began_s = time.monotonic()
-    versions, device, threads, update = opened(job, lambda: NoConfig, faults)
+    versions, device, threads, update = open_stage(job, lambda: NoConfig, faults)
     # Imported here: reading the command line and refusing a plan must not wait for them.
     from trainers.frame.loading import load_tokenizer
     from trainers.frame.progress import cut_metrics, say
@@ -38,7 +38,7 @@ def train(job: Job) -> None:
 
     shown = is_main_process()
     tokenizer = load_tokenizer(job)
-    data = read_prepared(job, tokenizer, PROMPTS, seq_len=job.stage.seq_len - job.options["response_tokens"])
+    data = prepare_rows(job, tokenizer, PROMPTS, seq_len=job.stage.seq_len - job.options["response_tokens"])
     if shown:
         for line in describe(data):
             say(f"{label(job)}: {line}")
@@ -100,7 +100,7 @@ def finish(job: Job, run: Any, tokenizer: Any, probe: Probe, before: Any, data: 
     ppo, held, measured = run.ppo, run.held, run.measured()
     if held is not None:
         held.ask_after()
-    used = resolved(job, ppo, about)
+    used = resolved_settings(job, ppo, about)
     policy = ppo.roles.only_policy()
     policy.eval()
     checkpoints.save_result(policy, tokenizer, job.output)
@@ -134,7 +134,7 @@ def finish(job: Job, run: Any, tokenizer: Any, probe: Probe, before: Any, data: 
     )
 
 
-def resolved(job: Job, ppo: Any, about: Mapping[str, Any]) -> dict[str, Any]:
+def resolved_settings(job: Job, ppo: Any, about: Mapping[str, Any]) -> dict[str, Any]:
     """Every value that was really used, defaults included."""
     stage, roles = job.stage, ppo.roles
     trained = {role: sum(parameter.numel() for parameter in roles.trained(role).values()) for role in ("policy", "value")}
@@ -161,7 +161,7 @@ def resolved(job: Job, ppo: Any, about: Mapping[str, Any]) -> dict[str, Any]:
         "device": str(ppo.device),
         **about,
         **{key: getattr(stage, key) for key in keys},
-        "autocast": settings.mixed_dtype(job, ppo.device),
+        "autocast": settings.autocast_dtype(job, ppo.device),
         "double_quantization": stage.double_quantization is not False if stage.quantization == "nf4" else None,
         "options": job.options,
         "prompts_an_update": stage.effective_batch_size * settings.world_size(),

@@ -25,7 +25,7 @@ def masked_variance(values_BT: Any, mask_BT: Any) -> Any:
     return masked_mean((values_BT - masked_mean(values_BT, mask_BT)) ** 2, mask_BT)
 
 
-def whitened(values_BT: Any, mask_BT: Any, *, keep_mean: bool = False) -> Any:
+def whiten(values_BT: Any, mask_BT: Any, *, keep_mean: bool = False) -> Any:
     """The values scaled to variance 1 over the tokens that count and, without `keep_mean`, shifted to mean 0.
 
     Advantages are shifted, rewards keep their mean. Source: Huang et al. 2024, "reward and advantage whitening".
@@ -103,7 +103,7 @@ def value_losses(values_BT: Any, old_BT: Any, returns_BT: Any, clip_range: float
     return 0.5 * torch.maximum((values_BT - returns_BT) ** 2, (held_BT - returns_BT) ** 2)
 
 
-def moved(log_probs_BT: Any, old_BT: Any) -> Any:
+def approximate_kl(log_probs_BT: Any, old_BT: Any) -> Any:
     """How far each token's probability has moved since the answers were written: (r - 1) - log r, an estimate of KL(old, new) that is never negative.
 
     Source: Schulman 2020, "Approximating KL divergence", estimator k3.

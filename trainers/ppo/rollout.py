@@ -41,7 +41,7 @@ def stop_ids(model: Any) -> list[int]:
     return list(stops) if isinstance(stops, list | tuple) else [stops]
 
 
-def written(
+def generate_answers(
     model: Any,
     prompts: Sequence[Sequence[int]],
     *,
@@ -228,7 +228,7 @@ def batches_of(answers: Answers, size: int, *, pad_id: int, device: Any) -> list
     return found
 
 
-def laid_out(parts: Sequence[tuple[Batch, Any]], mask_RT: Any) -> Any:
+def lay_out(parts: Sequence[tuple[Batch, Any]], mask_RT: Any) -> Any:
     """Numbers of each batch's answer tokens as one table of all answers, zero behind their ends."""
     import torch
 
@@ -240,7 +240,7 @@ def laid_out(parts: Sequence[tuple[Batch, Any]], mask_RT: Any) -> Any:
     return table_RT
 
 
-def taken(table_RT: Any, batch: Batch) -> Any:
+def take(table_RT: Any, batch: Batch) -> Any:
     """The numbers of a batch's answer tokens out of the table of all answers, end to end."""
     import torch
 

@@ -19,7 +19,7 @@ from trainers.frame.machine import MemoryMeter
 from trainers.frame.progress import Display, say
 from trainers.frame.stage import label
 from trainers.ppo.build import process_rank
-from trainers.ppo.guards import findings, gamed, not_finite
+from trainers.ppo.guards import findings, not_finite, reward_hacked
 from trainers.ppo.rollout import AT_ONCE
 from trainers.ppo.saving import save_checkpoint
 from trainers.ppo.steps import prompts_of, rate_share, set_rates
@@ -83,7 +83,7 @@ class Run:
                     line["holdout_wins"], line["holdout_losses"] = self.held.on_the_way()
                 self.record(line)
                 left_s = (steps - step - 1) * (time.monotonic() - began) / (step + 1 - first)
-                display.show(step + 1, shown_line(line, left_s))
+                display.show(step + 1, update_line(line, left_s))
                 self.guard(line)
                 if self.shown and ((step + 1) % every == 0 or step + 1 == steps):
                     epoch = (step + 1) * self.size * world / len(self.data.train)
@@ -125,7 +125,7 @@ class Run:
         found = findings(self.lines, kl_limit=job.options["kl_limit"], response_tokens=job.options["response_tokens"])
         if "holdout_wins" in line:
             start = [old["reward"] for old in self.lines[:3]]
-            found += [finding for finding in [gamed(sum(start) / len(start), line["reward"], line["holdout_wins"], line["holdout_losses"])] if finding]
+            found += [finding for finding in [reward_hacked(sum(start) / len(start), line["reward"], line["holdout_wins"], line["holdout_losses"])] if finding]
         for finding in found:
             if finding.stops and job.max_steps is None:
                 raise TrainingFailed(f"{finding.what} (update {line['step']})", hint=finding.hint)
@@ -190,7 +190,7 @@ class Run:
         say(f"{job.stage.name}: {peak}, {step_s:.2f} s an update with the longest answers, {self.steps:,} updates: at most {format_duration(step_s * self.steps)}")
 
 
-def shown_line(line: Mapping[str, Any], left_s: float) -> str:
+def update_line(line: Mapping[str, Any], left_s: float) -> str:
     """What an update was like, in one line."""
     parts = [
         f"reward {line['reward']:.3f}",

@@ -12,12 +12,12 @@ from typing import Any
 
 from trainers.ppo import math
 from trainers.ppo.roles import POLICY, REFERENCE, Roles
-from trainers.ppo.rollout import AT_ONCE, Answers, Batch, answer_mask, batches_of, laid_out, taken, written
+from trainers.ppo.rollout import AT_ONCE, Answers, Batch, answer_mask, batches_of, generate_answers, lay_out, take
 from trainers.rewards.sources import Answer, Reward
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class PpoSettings:
     """What an update reads of the plan."""
 
     micro_batch_size: int
@@ -35,7 +35,7 @@ class Settings:
     max_grad_norm: float = 1.0  # as transformers' trainers
 
     @classmethod
-    def of(cls, options: dict[str, Any], micro_batch_size: int) -> Settings:
+    def of(cls, options: dict[str, Any], micro_batch_size: int) -> PpoSettings:
         names = [name for name in cls.__dataclass_fields__ if name in options]
         return cls(micro_batch_size=micro_batch_size, **{name: options[name] for name in names})
 
@@ -45,7 +45,7 @@ class Ppo:
     """Everything that updates change or use."""
 
     roles: Roles
-    settings: Settings
+    settings: PpoSettings
     price: math.KlPrice
     optimizer: Any
     tokenizer: Any
@@ -63,7 +63,7 @@ class Ppo:
     def write(self, prompts: Sequence[Any], *, shortest: int = 0) -> Answers:
         """The policy's answers."""
         with self.roles.use(POLICY) as model:
-            return written(
+            return generate_answers(
                 model, [list(row.prompt_ids) for row in prompts], pad_id=self.tokenizer.pad_token_id, limit=self.settings.response_tokens, temperature=self.settings.temperature,
                 stops=self.stops, at_once=max(AT_ONCE, self.settings.micro_batch_size), autocast=self.autocast, shortest=shortest, say=self.say,
             )  # fmt: skip
@@ -104,16 +104,16 @@ class Ppo:
             mine = [self.roles.log_probs(POLICY, batch, self.settings.temperature, with_entropy=True) for batch in batches]
             theirs = [self.roles.log_probs(REFERENCE, batch, self.settings.temperature)[0] for batch in batches]
             worth = [self.roles.values(batch) for batch in batches]
-        old_RT, reference_RT, values_RT = (laid_out(list(zip(batches, parts, strict=True)), mask_RT) for parts in ([log_probs for log_probs, _ in mine], theirs, worth))
+        old_RT, reference_RT, values_RT = (lay_out(list(zip(batches, parts, strict=True)), mask_RT) for parts in ([log_probs for log_probs, _ in mine], theirs, worth))
         ended_R = torch.tensor(answers.ended, device=self.device)
         # Ouyang et al. 2022 and Huang et al. 2024 ("EOS trick"): an answer that does not end is worth less, whatever it says.
         penalised_R = scores_R - self.settings.missing_end_penalty * (~ended_R)
         penalty_RT = math.kl_penalty(old_RT, reference_RT, mask_RT)
         rewards_RT = math.token_rewards(penalised_R, penalty_RT, mask_RT, self.price.price)
         if self.settings.whiten_rewards:
-            rewards_RT = math.whitened(rewards_RT, mask_RT, keep_mean=True)
+            rewards_RT = math.whiten(rewards_RT, mask_RT, keep_mean=True)
         advantages_RT, returns_RT = math.generalized_advantages(rewards_RT, values_RT, mask_RT, gamma=self.settings.gamma, lam=self.settings.lam)
-        advantages_RT = math.whitened(advantages_RT, mask_RT)
+        advantages_RT = math.whiten(advantages_RT, mask_RT)
         steps = self._learn(batches, old_RT, values_RT, advantages_RT, returns_RT)
         seen = self._over_processes(
             {
@@ -164,7 +164,7 @@ class Ppo:
         total = dict.fromkeys(("policy_loss", "value_loss", "clip_fraction", "step_kl"), 0.0)
         error = 0.0
         for batch in minibatch:
-            old_N, advantages_N = taken(old_RT, batch), taken(advantages_RT, batch)
+            old_N, advantages_N = take(old_RT, batch), take(advantages_RT, batch)
             with self.autocast():
                 new_N, _ = self.roles.log_probs(POLICY, batch, c.temperature)
             losses_N, ratio_N, clipped_N = math.policy_losses(new_N, old_N, advantages_N, c.clip_range)
@@ -172,12 +172,12 @@ class Ppo:
             self._backward(loss)
             total["policy_loss"] += loss.item()
             total["clip_fraction"] += clipped_N.sum().item() / tokens
-            total["step_kl"] += math.moved(new_N.detach(), old_N).sum().item() / tokens
+            total["step_kl"] += math.approximate_kl(new_N.detach(), old_N).sum().item() / tokens
             error = max(error, (ratio_N.detach() - 1).abs().max().item())
         for batch in minibatch:
             with self.autocast():
                 values_N = self.roles.values(batch)
-            loss = math.value_losses(values_N, taken(values_RT, batch), taken(returns_RT, batch), c.value_clip_range).sum() / tokens
+            loss = math.value_losses(values_N, take(values_RT, batch), take(returns_RT, batch), c.value_clip_range).sum() / tokens
             self._backward(loss)
             total["value_loss"] += loss.item()
         total = self._over_processes(total)

@@ -12,12 +12,12 @@ the token that ends its turn, so that the model learns to stop. Nothing is short
 | encoder | classes_kind(names) | Labelled: input_ids, label |
 """
 
-from trainers.prepare.conversation import tokenised
-from trainers.prepare.length import fitted
-from trainers.prepare.packing import PackedBatches, columns, packed
-from trainers.prepare.prepared import ANSWERS, Kind, Prepared, prepared
+from trainers.prepare.conversation import tokenise
+from trainers.prepare.length import fit_rows
+from trainers.prepare.packing import PackedBatches, columns, pack
+from trainers.prepare.prepared import ANSWERS, Kind, Prepared, prepare_stage_rows
 from trainers.prepare.row import IGNORED, Row
-from trainers.prepare.split import parted
+from trainers.prepare.split import split_rows
 from trainers.prepare.template import Templater
 
-__all__ = ["ANSWERS", "IGNORED", "Kind", "PackedBatches", "Prepared", "Row", "Templater", "columns", "fitted", "packed", "parted", "prepared", "tokenised"]
+__all__ = ["ANSWERS", "IGNORED", "Kind", "PackedBatches", "Prepared", "Row", "Templater", "columns", "fit_rows", "pack", "prepare_stage_rows", "split_rows", "tokenise"]

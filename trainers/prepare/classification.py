@@ -10,7 +10,7 @@ from typing import Any
 from advisor.data.example import Example
 from advisor.ground.errors import InputError
 from trainers.prepare.prepared import Kind
-from trainers.prepare.row import LeftOut, ids_of, normal, rows_word, shown_numbers
+from trainers.prepare.row import LeftOut, ids_of, normal, row_numbers, rows_word
 from trainers.prepare.template import Templater
 
 NO_CLASS = "no text with a class"
@@ -37,7 +37,7 @@ class Labelled:
         return 1
 
 
-def labelled(examples: Iterable[Example], templater: Templater, left: LeftOut) -> Iterator[Labelled]:
+def label_rows(examples: Iterable[Example], templater: Templater, left: LeftOut) -> Iterator[Labelled]:
     """Every example with a class as a row, its class not numbered yet; what has none is counted in `left`."""
     for example in examples:
         if example.text is None or example.label is None:
@@ -54,7 +54,7 @@ def class_names(names: Iterable[str]) -> list[str]:
     return sorted(found, key=lambda name: (int(name), name)) if all(name.lstrip("-").isdigit() for name in found) else sorted(found)
 
 
-def numbered(rows: list[Labelled], templater: Templater) -> tuple[list[Labelled], list[str], int]:
+def number_classes(rows: list[Labelled], templater: Templater) -> tuple[list[Labelled], list[str], int]:
     """The rows with the numbers of their classes. Raises InputError where there is only one class."""
     names = class_names(row.name for row in rows)
     if len(names) < 2:
@@ -70,7 +70,7 @@ def numbered(rows: list[Labelled], templater: Templater) -> tuple[list[Labelled]
         said.setdefault(row.text, set()).add(row.name)
     contrary = [row.number for row in rows if len(said[row.text]) > 1]
     if contrary:
-        notes.append(f"{rows_word(len(contrary))} have the text of another row and another class ({shown_numbers(contrary, len(contrary))})")
+        notes.append(f"{rows_word(len(contrary))} have the text of another row and another class ({row_numbers(contrary, len(contrary))})")
     return [replace(row, label=place[row.name]) for row in rows], notes, 0
 
 
@@ -79,7 +79,7 @@ def cut_text(row: Labelled, seq_len: int) -> Labelled:
     return replace(row, input_ids=ids_of((*row.input_ids[: seq_len - 1], row.input_ids[-1])))
 
 
-CLASSES: Kind[Labelled] = Kind(name="classes", row=Labelled, build=labelled, cut=cut_text, review=numbered, stratum=lambda row: row.label)
+CLASSES: Kind[Labelled] = Kind(name="classes", row=Labelled, build=label_rows, cut=cut_text, review=number_classes, stratum=lambda row: row.label)
 
 
 def names_of(rows: Iterable[Labelled]) -> list[str]:

@@ -58,7 +58,7 @@ def answer_row(example: Example, templater: Templater) -> Row:
     return chat_row(example, templater)
 
 
-def tokenised(examples: Iterable[Example], templater: Templater) -> list[Row]:
+def tokenise(examples: Iterable[Example], templater: Templater) -> list[Row]:
     """Every example as a row. Raises InputError naming the rows, where more than a few hold nothing to learn."""
     left, seen = LeftOut(), list(examples)
     rows = list(answer_rows(seen, templater, left))
@@ -88,14 +88,14 @@ def plain_row(example: Example, templater: Templater) -> Row:
     """Prompt and completion as they stand, where there is no template: learned from the completion on."""
     prompt = "".join(message.content for message in example.messages[:-1])
     answer = example.messages[-1].content
-    full, start = joined(prompt, answer)
+    full, start = join_texts(prompt, answer)
     ids, offsets = templater.encoded(full, special=True)
     learned = [templater.learn_all or (a >= start and b > a) for a, b in offsets]
     templater.end(ids, learned)
     return _row(example, ids, learned, prompt=prompt, shown=prompt, expected=answer, key=normal(prompt), text=normal(full))
 
 
-def joined(prompt: str, answer: str) -> tuple[str, int]:
+def join_texts(prompt: str, answer: str) -> tuple[str, int]:
     """Prompt and completion as one text with a space between them where neither brings one, and where the completion begins."""
     glue = "" if not prompt or prompt[-1].isspace() or answer[:1].isspace() else " "
     return prompt + glue + answer, len(prompt)

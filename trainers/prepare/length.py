@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, TypeVar
 
 from advisor.ground.errors import InputError
-from trainers.prepare.row import IGNORED, SHOWN_ROWS, STOP_SHARE, Row, ids_of, shown_numbers
+from trainers.prepare.row import IGNORED, SHOWN_ROWS, STOP_SHARE, Row, ids_of, row_numbers
 
 
 class Sized(Protocol):
@@ -51,7 +51,7 @@ def pieces(row: Row, seq_len: int) -> Iterator[Row]:
         yield replace(row, input_ids=row.input_ids[start : start + seq_len], labels=ids_of((IGNORED, *labels[1:])) if start else labels)
 
 
-def fitted(rows: Sequence[Item], *, seq_len: int, truncation: str, cut: Cut[Item] | None = cut_row, unit: str = "rows", limit: str = "seq_len") -> Fitted[Item]:
+def fit_rows(rows: Sequence[Item], *, seq_len: int, truncation: str, cut: Cut[Item] | None = cut_row, unit: str = "rows", limit: str = "seq_len") -> Fitted[Item]:
     """The rows within `seq_len`. Raises InputError where too many are over it and the plan does not say what to do.
 
     Args:
@@ -92,10 +92,10 @@ def fitted(rows: Sequence[Item], *, seq_len: int, truncation: str, cut: Cut[Item
     if result.truncated:
         result.notes.append(f"{result.truncated:,} {unit} were cut at {limit} {seq_len}: their answers have no end")
     if dropped:
-        which = shown_numbers(dropped[:SHOWN_ROWS], len(dropped))
+        which = row_numbers(dropped[:SHOWN_ROWS], len(dropped))
         result.notes.append(f"{len(dropped):,} of {len(rows):,} {unit} were left out: longer than {limit} {seq_len} ({which})")
     if unanswered:
-        which = shown_numbers(unanswered[:SHOWN_ROWS], len(unanswered))
+        which = row_numbers(unanswered[:SHOWN_ROWS], len(unanswered))
         result.notes.append(f"{len(unanswered):,} {unit} were left out: nothing to learn is left of them within {limit} {seq_len} ({which})")
     if result.split:
         result.notes.append(f"{result.split:,} texts were parted into pieces of {limit} {seq_len}; every token is still learned once")
@@ -104,4 +104,4 @@ def fitted(rows: Sequence[Item], *, seq_len: int, truncation: str, cut: Cut[Item
     return result
 
 
-__all__ = ["Fitted", "cut_row", "fitted", "pieces"]
+__all__ = ["Fitted", "cut_row", "fit_rows", "pieces"]

@@ -17,7 +17,7 @@ from trainers.prepare.row import IGNORED, Row
 SAME_LOG_PROBS = 0.05  # between a row alone and the same row behind another; a look across rows changes it by far more
 
 
-def packed(rows: Sequence[Row], seq_len: int) -> list[tuple[Row, ...]]:
+def pack(rows: Sequence[Row], seq_len: int) -> list[tuple[Row, ...]]:
     """Rows in bins of at most `seq_len` tokens (best fit, longest first). Deterministic."""
     bins: list[list[Row]] = []
     rooms: list[tuple[int, int]] = []  # (tokens left, bin), sorted

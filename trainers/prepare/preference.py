@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from advisor.data.example import Example, Message
-from trainers.prepare.conversation import NO_TURNS, joined, question_key
+from trainers.prepare.conversation import NO_TURNS, join_texts, question_key
 from trainers.prepare.prepared import Kind
-from trainers.prepare.row import LeftOut, Unusable, ids_of, normal, rows_word, shown_numbers
+from trainers.prepare.row import LeftOut, Unusable, ids_of, normal, row_numbers, rows_word
 from trainers.prepare.template import Templater
 
 NO_PAIR = "no pair of a better and a worse answer"
@@ -85,13 +85,13 @@ class Answered:
     text: str  # of both
 
 
-def answered(asked: Sequence[Message], answer: Sequence[Message], example: Example, templater: Templater) -> Answered:
+def tokenise_answer(asked: Sequence[Message], answer: Sequence[Message], example: Example, templater: Templater) -> Answered:
     """A prompt and one answer to it. Raises Unusable."""
     if not asked or not answer:
         raise Unusable(NO_TURNS)
     if example.plain and not templater.own_template:
         prompt = "".join(message.content for message in asked)
-        text, start = joined(prompt, "".join(message.content for message in answer))
+        text, start = join_texts(prompt, "".join(message.content for message in answer))
         ids, offsets = templater.encoded(text, special=True)
         learned = [a >= start and b > a for a, b in offsets]
         templater.end(ids, learned)
@@ -121,7 +121,7 @@ def pair(example: Example, templater: Templater) -> Pair:
     templater.begin()
     if not example.chosen or not example.rejected:
         raise Unusable(NO_PAIR)
-    chosen, rejected = (answered(example.messages, side, example, templater) for side in (example.chosen, example.rejected))
+    chosen, rejected = (tokenise_answer(example.messages, side, example, templater) for side in (example.chosen, example.rejected))
     if chosen.prompt != rejected.prompt:
         raise Unusable(OTHER_QUESTION)
     prompt_ids = chosen.prompt_ids
@@ -133,7 +133,7 @@ def pair(example: Example, templater: Templater) -> Pair:
         templater.note("the two answers change the last token of the prompt: it counts as part of the answers")
     if chosen.answer_ids == rejected.answer_ids:
         raise Unusable(SAME_ANSWERS)
-    said = [said_of(side) for side in (example.chosen, example.rejected)]
+    said = [assistant_text(side) for side in (example.chosen, example.rejected)]
     return Pair(
         number=example.row,
         prompt_ids=ids_of(prompt_ids),
@@ -152,7 +152,7 @@ def _shorter(side: Answered, size: int) -> Answered:
     return replace(side, prompt_ids=side.prompt_ids[:size], answer_ids=side.prompt_ids[size:] + side.answer_ids)
 
 
-def said_of(messages: Sequence[Message]) -> str:
+def assistant_text(messages: Sequence[Message]) -> str:
     """What the assistant says in these turns, for people."""
     return "\n".join(message.content for message in messages if message.role == "assistant")
 
@@ -164,14 +164,14 @@ def cut_pair(row: Pair, seq_len: int) -> Pair | None:
     return shorter if room > 0 and shorter.chosen_ids != shorter.rejected_ids else None
 
 
-def reviewed_pairs(rows: list[Pair], templater: Templater) -> tuple[list[Pair], list[str], int]:
+def review_pairs(rows: list[Pair], templater: Templater) -> tuple[list[Pair], list[str], int]:
     """The pairs, and a note on those that are there in both directions."""
     ways: dict[str, set[tuple[int, ...]]] = {}
     for row in rows:
         ways.setdefault(row.text, set()).add(tuple(row.chosen_ids))
     contrary = [row.number for row in rows if len(ways[row.text]) > 1]
     notes = (
-        [f"{rows_word(len(contrary))} contradict each other: the same two answers, once this and once that one preferred ({shown_numbers(contrary, len(contrary))})"]
+        [f"{rows_word(len(contrary))} contradict each other: the same two answers, once this and once that one preferred ({row_numbers(contrary, len(contrary))})"]
         if contrary
         else []
     )
@@ -196,13 +196,13 @@ def feedback(example: Example, templater: Templater) -> list[Feedback]:
         return [Feedback(both.number, both.prompt_ids, ids, label, both.shown, said, both.key, f"{both.text}\n{label}") for ids, label, said in sides]
     if example.good is None:
         raise Unusable(NO_VERDICT)
-    asked, answer = parted_turns(example.messages)
-    side = answered(asked, answer, example, templater)
-    said = said_of(answer)
+    asked, answer = split_last_answer(example.messages)
+    side = tokenise_answer(asked, answer, example, templater)
+    said = assistant_text(answer)
     return [Feedback(example.row, ids_of(side.prompt_ids), ids_of(side.answer_ids), example.good, asked[-1].content, said, question_key(asked), normal(side.text))]
 
 
-def parted_turns(messages: Sequence[Message]) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
+def split_last_answer(messages: Sequence[Message]) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
     """The conversation before the last answer, and that answer."""
     last = max((index for index, message in enumerate(messages) if message.role == "assistant"), default=len(messages))
     return tuple(messages[:last]), tuple(messages[last : last + 1])
@@ -214,7 +214,7 @@ def cut_feedback(row: Feedback, seq_len: int) -> Feedback | None:
     return replace(row, completion_ids=row.completion_ids[:room]) if room > 0 else None
 
 
-def reviewed_feedback(rows: list[Feedback], templater: Templater) -> tuple[list[Feedback], list[str], int]:
+def review_feedback(rows: list[Feedback], templater: Templater) -> tuple[list[Feedback], list[str], int]:
     """The rows, and a note where all verdicts are the same."""
     liked = sum(row.label for row in rows)
     if 0 < liked < len(rows):
@@ -222,8 +222,8 @@ def reviewed_feedback(rows: list[Feedback], templater: Templater) -> tuple[list[
     return rows, [f"all {len(rows):,} answers have the same verdict: nothing says what makes one better"], 0
 
 
-PAIRS: Kind[Pair] = Kind(name="pairs", row=Pair, build=pairs, cut=cut_pair, unit="pairs", review=reviewed_pairs)
-FEEDBACK: Kind[Feedback] = Kind(name="feedback", row=Feedback, build=feedback_rows, cut=cut_feedback, review=reviewed_feedback)
+PAIRS: Kind[Pair] = Kind(name="pairs", row=Pair, build=pairs, cut=cut_pair, unit="pairs", review=review_pairs)
+FEEDBACK: Kind[Feedback] = Kind(name="feedback", row=Feedback, build=feedback_rows, cut=cut_feedback, review=review_feedback)
 
 
 # --------------------------------------------------------------------------- TRL's columns
@@ -258,7 +258,7 @@ def feedback_columns(rows: Sequence[Feedback], *, batch: int) -> dict[str, list[
     return {"prompt_ids": [list(row.prompt_ids) for row in rows], "completion_ids": answers, "KL_completion_ids": turned, "label": [row.label for row in rows]}
 
 
-def as_prepared(trainer: type) -> type:
+def reading_prepared_rows(trainer: type) -> type:
     """TRL's trainer class, taking rows as they are instead of writing the chat template around them again."""
 
     def _prepare_dataset(self: Any, dataset: Any, *args: Any, **kwargs: Any) -> Any:

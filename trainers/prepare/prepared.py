@@ -10,9 +10,9 @@ from typing import Any, Generic, Protocol, TypeVar
 from advisor.data.example import Example
 from advisor.ground.errors import InputError
 from trainers.prepare.conversation import answer_rows
-from trainers.prepare.length import Cut, cut_row, fitted
+from trainers.prepare.length import Cut, cut_row, fit_rows
 from trainers.prepare.row import LeftOut, Row, ids_of, rows_word
-from trainers.prepare.split import parted
+from trainers.prepare.split import split_rows
 from trainers.prepare.template import Templater
 
 
@@ -88,7 +88,7 @@ class Prepared(Generic[Item]):
         return replace(self, rows=rows, dropped=self.dropped + dropped, notes=(*notes, *self.notes))
 
 
-def prepared(examples: Iterable[Example], templater: Templater, *, seq_len: int, truncation: str, holdout: float, seed: int, kind: Kind[Any] = ANSWERS) -> Prepared[Any]:
+def prepare_stage_rows(examples: Iterable[Example], templater: Templater, *, seq_len: int, truncation: str, holdout: float, seed: int, kind: Kind[Any] = ANSWERS) -> Prepared[Any]:
     """All rows of a stage, ready to train on. Raises InputError where too many cannot be, each row named."""
     left, seen = LeftOut(), _Counted(examples)
     rows = list(kind.build(seen, templater, left))
@@ -99,8 +99,8 @@ def prepared(examples: Iterable[Example], templater: Templater, *, seq_len: int,
     repeats = 0
     if kind.review is not None:
         rows, reviewed, repeats = kind.review(rows, templater)
-    fit = fitted(rows, seq_len=seq_len, truncation=truncation, cut=kind.cut, unit=kind.unit, limit=kind.limit)
-    train, held = parted(fit.rows, share=holdout, seed=seed, stratum=kind.stratum)
+    fit = fit_rows(rows, seq_len=seq_len, truncation=truncation, cut=kind.cut, unit=kind.unit, limit=kind.limit)
+    train, held = split_rows(fit.rows, share=holdout, seed=seed, stratum=kind.stratum)
     notes = [*left.lines(), *reviewed, *fit.notes, *(f"{rows_word(count)}: {text}" for text, count in templater.notes.items())]
     if holdout > 0 and not held:
         notes.append("nothing is held out: there are too few rows that differ")

@@ -9,11 +9,11 @@ from typing import Any
 
 from advisor.data.example import Example, Message
 from trainers.prepare.conversation import question_key
-from trainers.prepare.preference import parted_turns, said_of
+from trainers.prepare.preference import assistant_text, split_last_answer
 from trainers.prepare.prepared import Kind
 from trainers.prepare.row import LeftOut, Unusable, ids_of, normal, rows_word
 from trainers.prepare.template import Templater
-from trainers.prepare.turns import turns
+from trainers.prepare.turns import as_turns
 
 NO_PROMPT = "no question that a model could answer"
 
@@ -81,7 +81,7 @@ def prompt(example: Example, templater: Templater) -> Prompt:
         number=example.row,
         prompt_ids=ids_of(ids),
         prompt=text,
-        messages_json="" if plain else json.dumps(turns(asked), ensure_ascii=False),
+        messages_json="" if plain else json.dumps(as_turns(asked), ensure_ascii=False),
         answer=answer if answer is not None else reference or None,
         verifiable=answer is not None,
         shown=shown,
@@ -93,11 +93,11 @@ def prompt(example: Example, templater: Templater) -> Prompt:
 def question_of(example: Example) -> tuple[tuple[Message, ...], str]:
     """What is asked in an example of any kind, and the answer that the data gives."""
     if example.chosen:
-        return example.messages, said_of(example.chosen)
+        return example.messages, assistant_text(example.chosen)
     if not example.messages and example.label is not None and example.text is not None:
         return (Message("user", example.text),), example.label
-    asked, answer = parted_turns(example.messages)
-    return asked, said_of(answer) if example.good is not False else ""
+    asked, answer = split_last_answer(example.messages)
+    return asked, assistant_text(answer) if example.good is not False else ""
 
 
 def without_repeats(rows: list[Prompt], templater: Templater) -> tuple[list[Prompt], list[str], int]:

@@ -56,7 +56,7 @@ def rows_word(count: int) -> str:
     return f"{count:,} row{'' if count == 1 else 's'}"
 
 
-def shown_numbers(numbers: Sequence[int], count: int) -> str:
+def row_numbers(numbers: Sequence[int], count: int) -> str:
     """'row 4' or 'rows 4, 9, 17, ...'."""
     few = numbers[:5]
     return f"row{'' if count == 1 else 's'} {', '.join(map(str, few))}{', ...' if count > len(few) else ''}"
@@ -85,7 +85,7 @@ class LeftOut:
 
     def lines(self) -> list[str]:
         """One sentence a reason: '3 rows left out: no token to learn (rows 4, 9, 17)'."""
-        return [f"{rows_word(count)} left out: {reason} ({shown_numbers(self.rows[reason], count)})" for reason, count in self.counts.items()]
+        return [f"{rows_word(count)} left out: {reason} ({row_numbers(self.rows[reason], count)})" for reason, count in self.counts.items()]
 
     def raise_if_too_many(self, seen: int) -> None:
         """Raises InputError, each row named, where more than 5 % of the rows cannot be used."""

@@ -23,7 +23,7 @@ Item = TypeVar("Item", bound=Comparable)
 FEWEST_GROUPS = 5  # below this no row is taken from training for a share that rounds to nothing
 
 
-def parted(rows: Sequence[Item], *, share: float, seed: int, stratum: Callable[[Item], object] | None = None) -> tuple[list[Item], list[Item]]:
+def split_rows(rows: Sequence[Item], *, share: float, seed: int, stratum: Callable[[Item], object] | None = None) -> tuple[list[Item], list[Item]]:
     """Train and hold-out rows, each in the order of the file.
 
     Rows that share their question are kept together where most questions differ; where they mostly do not (one prompt for

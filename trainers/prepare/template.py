@@ -18,7 +18,7 @@ from typing import Any
 from advisor.data.example import Message, system_in_question
 from advisor.ground.errors import InputError
 from trainers.prepare.row import Unusable
-from trainers.prepare.turns import OTHERS, alike, called, in_other_words, turns, words
+from trainers.prepare.turns import OTHERS, as_turns, called, in_other_words, unify_turn, words
 
 Span = tuple[int, int]  # of characters
 
@@ -91,7 +91,7 @@ class Templater:
     def rendered(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), *, prompt: bool = False) -> str:
         """The conversation as the template writes it; with `prompt` up to where the assistant begins to speak. Raises Unusable."""
         try:
-            text: str = self.tokenizer.apply_chat_template(turns(messages), tools=list(tools) or None, tokenize=False, add_generation_prompt=prompt)
+            text: str = self.tokenizer.apply_chat_template(as_turns(messages), tools=list(tools) or None, tokenize=False, add_generation_prompt=prompt)
         except Exception as error:  # templates raise what they like, mostly jinja2.TemplateError
             raise Unusable(REFUSED, f"{error} (roles usually alternate between user and assistant, after at most one system turn)") from None
         return text
@@ -122,7 +122,7 @@ class Templater:
         """What the template writes to let the assistant begin."""
         before = messages or (Message("user", OTHERS[0]),)  # an empty conversation cannot be rendered
         asked, waiting = self.rendered(before, tools, prompt=True), self.rendered(before, tools)
-        return asked[alike(asked, waiting) :]
+        return asked[unify_turn(asked, waiting) :]
 
     def _opening(self, tools: Sequence[Mapping[str, Any]], full: str) -> str:
         """What stands before an assistant that speaks first."""
@@ -138,7 +138,7 @@ class Templater:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         texts, ranges = render_jinja_template(
-            [turns(messages)], tools=list(tools) or None, chat_template=template, return_assistant_tokens_mask=True, **self.tokenizer.special_tokens_map
+            [as_turns(messages)], tools=list(tools) or None, chat_template=template, return_assistant_tokens_mask=True, **self.tokenizer.special_tokens_map
         )
         found = [(start, end) for start, end in ranges[0]]
         said = sum(message.role == "assistant" for message in messages)
@@ -238,8 +238,8 @@ class Templater:
             changed = list(messages)
             changed[index] = in_other_words(messages[index], other)
             text = self.rendered(changed, tools)
-            start = alike(full, text)
-            end = alike(full[::-1], text[::-1])
+            start = unify_turn(full, text)
+            end = unify_turn(full[::-1], text[::-1])
             starts.append(start)
             ends.append(len(full) - end)
         return min(starts), max(ends)
@@ -259,7 +259,7 @@ class Templater:
             own = start
         if called(messages[index]):
             # The change lies inside the call: what closes it, up to the last mark that both texts write, belongs to it.
-            same = after[: alike(after, full[end:])]
+            same = after[: unify_turn(after, full[end:])]
             marks = list(self.special_text.finditer(same))
             return own, end + (marks[-1].end() if marks else len(same.rstrip()))
         return self._ended(full, (own, end), lambda: after)

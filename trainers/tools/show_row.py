@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     quiet_libraries()
     code = 0
     try:
-        document = shown_row(given.data, row=given.row, model=given.model, mapping=dict(item.split("=", 1) for item in given.map) or None)
+        document = show_row(given.data, row=given.row, model=given.model, mapping=dict(item.split("=", 1) for item in given.map) or None)
     except AdviseError as error:
         first = error.faults[0]
         document = {"error": {"what": error.text() if len(error.faults) > 1 else first.what, "allowed": first.allowed, "hint": first.hint, "exit_code": error.exit_code}}
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def shown_row(data: Path, *, row: int, model: str | None = None, mapping: Mapping[str, str] | None = None) -> dict[str, Any]:
+def show_row(data: Path, *, row: int, model: str | None = None, mapping: Mapping[str, str] | None = None) -> dict[str, Any]:
     """The row as plain values. Raises InputError for a row or model that is not there."""
     example, why_not = example_of(data, row, mapping)
     shown: dict[str, Any] = {"path": str(data), "row": row, "model": model, "parts": [], "notes": [], "left_out": why_not, "template": None}

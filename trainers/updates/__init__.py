@@ -45,7 +45,7 @@ def task_type(model: Any) -> str:
     return "SEQ_CLS" if "ForSequenceClassification" in type(model).__name__ else "CAUSAL_LM"
 
 
-def update_named(name: str) -> Update:
+def load_update(name: str) -> Update:
     """The module of an update scheme. Raises InputError where there is none."""
     known = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "__init__")
     if name not in known:

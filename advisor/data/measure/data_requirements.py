@@ -13,7 +13,7 @@ from advisor.ground.yaml_reader import read_yaml
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Amount:
+class DataRequirement:
     """What one objective wants."""
 
     objective: str
@@ -25,7 +25,7 @@ class Amount:
 
 
 @cache
-def amounts() -> dict[str, Amount]:
+def data_requirements() -> dict[str, DataRequirement]:
     """Objective -> how much data it wants."""
     stated = read_yaml(rules_dir() / "data" / "amounts.yaml").data
     shared = read_yaml(rules_dir() / "sources.yaml").data["sources"]
@@ -36,7 +36,7 @@ def amounts() -> dict[str, Amount]:
         return Source(title=entry["title"], url=entry.get("url", ""), checked=str(entry.get("checked", stated["checked"])), kind=entry["kind"])
 
     return {
-        objective: Amount(
+        objective: DataRequirement(
             objective=objective,
             unit=entry.get("unit", "rows"),
             too_few=entry["too_few"],
@@ -48,19 +48,19 @@ def amounts() -> dict[str, Amount]:
     }
 
 
-def compared(profile: DataProfile) -> list[dict[str, Any]]:
+def compare_amounts(profile: DataProfile) -> list[dict[str, Any]]:
     """For each objective the data can train: how much it has, how much is wanted, and a verdict: too_few, thin, usual, plenty or unknown."""
     tokens = None if profile.tokens is None else profile.tokens.total
-    return [_row(amounts()[objective], profile.rows, tokens) for objective in profile.objectives if objective in amounts()]
+    return [_row(data_requirements()[objective], profile.rows, tokens) for objective in profile.objectives if objective in data_requirements()]
 
 
 def shortages(*, rows: int | None, tokens: int | None) -> dict[str, str]:
     """Objective -> what is said of these data where it wants more: '300 rows: too few: below 500 it seldom works; ...'."""
-    table = {objective: _row(wanted, rows, tokens) for objective, wanted in amounts().items()}
+    table = {objective: _row(wanted, rows, tokens) for objective, wanted in data_requirements().items()}
     return {objective: in_words(row) for objective, row in table.items() if row["verdict"] == "too_few"}
 
 
-def _row(wanted: Amount, rows: int | None, tokens: int | None) -> dict[str, Any]:
+def _row(wanted: DataRequirement, rows: int | None, tokens: int | None) -> dict[str, Any]:
     has = tokens if wanted.unit == "tokens" else rows
     return {
         "objective": wanted.objective,
@@ -74,7 +74,7 @@ def _row(wanted: Amount, rows: int | None, tokens: int | None) -> dict[str, Any]
     }
 
 
-def verdict(has: int | None, wanted: Amount) -> str:
+def verdict(has: int | None, wanted: DataRequirement) -> str:
     """too_few | thin | usual | plenty, or unknown where it was not measured."""
     if has is None:
         return "unknown"

@@ -7,8 +7,8 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 
 from advisor.data.example import Example
-from advisor.data.examples import shown_rows
-from advisor.data.measure.near_duplicates import Sample, normalised
+from advisor.data.examples import rows_words
+from advisor.data.measure.near_duplicates import Sample, normalise
 from advisor.data.measure.private import KINDS, NUMBERS, Suspects
 from advisor.data.measure.writing_systems import script_of
 from advisor.ground.types import Finding
@@ -41,7 +41,7 @@ class Tally:
     def finding(self, id: str, severity: str, text: str, blocks: tuple[str, ...] = ()) -> Finding:
         """The finding with its rows named in the text."""
         assert severity in ("error", "warning", "note")
-        shown = f"{text} ({shown_rows(self.rows, self.count)})" if self.rows else text
+        shown = f"{text} ({rows_words(self.rows, self.count)})" if self.rows else text
         return Finding(id=id, severity=severity, text=shown, count=self.count, rows=tuple(self.rows), blocks=blocks)  # type: ignore[arg-type]
 
 
@@ -114,7 +114,7 @@ class Notebook:
                 self.single += 1
             else:
                 self._look_at_turns(example)
-        plain = normalised(text) if self.thorough else b""
+        plain = normalise(text) if self.thorough else b""
         self._compare(row, key, asked, plain, example)
         if answer is not None and self.rows <= ANSWERS_COUNTED:
             digest = hash(answer)
@@ -271,7 +271,7 @@ def _private(suspects: Suspects) -> list[Finding]:
             continue
         rows = suspects.rows[kind.id]
         risk = "take them out and change them: a model repeats what it was trained on" if kind.secret else "a model may repeat them"
-        text = f"{_rows(count)} with what looks like {kind.name}, such as {suspects.shown[kind.id]}: {risk} ({shown_rows(rows, count)})"
+        text = f"{_rows(count)} with what looks like {kind.name}, such as {suspects.shown[kind.id]}: {risk} ({rows_words(rows, count)})"
         findings.append(Finding(id=f"{'secret' if kind.secret else 'personal-data'}-{kind.id}", severity="warning", text=text, count=count, rows=tuple(rows)))
     return findings
 
@@ -312,7 +312,7 @@ def _classes(notebook: Notebook) -> list[Finding]:
         findings.append(Finding(id="rare-classes", severity="warning", text=f"{len(rare)} classes have fewer than {FEW_PER_CLASS} rows: {names}", count=len(rare)))
     spellings: dict[bytes, list[str]] = {}
     for name in notebook.classes:
-        spellings.setdefault(normalised(name), []).append(name)
+        spellings.setdefault(normalise(name), []).append(name)
     twins = [names for plain, names in spellings.items() if plain and len(names) > 1]
     if twins:
         named = "; ".join(" / ".join(f"'{name[:40]}'" for name in names) for names in twins[:3])

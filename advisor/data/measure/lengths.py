@@ -225,7 +225,7 @@ def cuts(lengths: Lengths, kind: str, *, also: int | None = None) -> list[dict[s
 PACKED_BELOW = 0.5  # rows that fill less than this share of a sequence are worth packing
 
 
-def suggested_packing(kind: str, tokens: TokenStats, seq_len: int, objectives: tuple[str, ...]) -> tuple[bool, str]:
+def suggest_packing(kind: str, tokens: TokenStats, seq_len: int, objectives: tuple[str, ...]) -> tuple[bool, str]:
     """Whether rows are worth laying end to end in sequences of that length, and why."""
     if kind == "raw_text":
         return True, "texts are laid end to end, so that no sequence has a gap"

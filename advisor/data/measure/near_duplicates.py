@@ -22,7 +22,7 @@ _PUNCTUATION = {code: " " for code in range(128) if not chr(code).isalnum()}
 _ASCII = bytes(ord(chr(code).lower()) if chr(code).isalnum() else 32 for code in range(128)) + bytes(range(128, 256))
 
 
-def normalised(text: str) -> bytes:
+def normalise(text: str) -> bytes:
     """Words in lower case without punctuation: what stays the same when a text is only typed differently."""
     if text.isascii():  # twice as fast as bytes
         return b" ".join(text.encode().translate(_ASCII).split())

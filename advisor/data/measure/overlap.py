@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from advisor.data.example import Example
 from advisor.data.measure.lengths import parts_of
-from advisor.data.measure.near_duplicates import normalised
+from advisor.data.measure.near_duplicates import normalise
 from advisor.ground.errors import InputError
 from advisor.ground.types import Finding
 
@@ -23,7 +23,7 @@ def request_key(example: Example) -> int | None:
     if not example.chosen and messages and messages[-1].role == "assistant":
         messages = messages[:-1]
     asked = [message.content for message in messages if message.role != "system"]
-    return hash(normalised("\n".join(asked))) if asked else None
+    return hash(normalise("\n".join(asked))) if asked else None
 
 
 @dataclass(slots=True)
@@ -90,7 +90,7 @@ def evaluation_rows(path: str | os.PathLike[str], *, mapping: Mapping[str, str] 
         overlap.rows += 1
         if overlap.rows > MAX_ROWS:
             raise InputError(f"{overlap.path}: an evaluation file of more than {MAX_ROWS:,} rows is not compared", hint="take a few thousand rows of it")
-        overlap.whole.setdefault(hash(normalised("\n".join(parts_of(example)))), example.row)
+        overlap.whole.setdefault(hash(normalise("\n".join(parts_of(example)))), example.row)
         key = request_key(example)
         if key is not None:
             overlap.asked.setdefault(key, example.row)

@@ -138,10 +138,10 @@ class Suspects:
         rows = self.rows.setdefault(kind.id, [])
         if len(rows) < SHOWN_ROWS:
             rows.append(row)
-        self.shown.setdefault(kind.id, masked(found, kind.id))
+        self.shown.setdefault(kind.id, mask(found, kind.id))
 
 
-def masked(text: str, kind: str) -> str:
+def mask(text: str, kind: str) -> str:
     """A hint at what was found that gives nothing away: its first characters and its length in stars."""
     if kind == "email":
         name, _, host = text.partition("@")

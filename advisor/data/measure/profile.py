@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from advisor.data.example import Example, Message
-from advisor.data.examples import REASONS, Skipped, read_examples, refusal, shown_rows
+from advisor.data.examples import REASONS, Skipped, read_examples, refusal, rows_words
 from advisor.data.measure.findings import CHECKABLE_SHARE, SHOWN_ROWS, Notebook, Tally, look_back
 from advisor.data.measure.lengths import Lengths, cuts, error_of_mean, percentile, token_stats
 from advisor.data.measure.overlap import Overlap, evaluation_rows
@@ -337,13 +337,13 @@ def _skip_findings(skipped: Skipped, objectives: tuple[str, ...]) -> list[Findin
         share = f"{count:,} of {skipped.seen:,} rows: {REASONS[reason]}" if count < skipped.seen else f"no row can be used: {REASONS[reason]}"
         if skipped.too_many:
             findings.append(
-                Finding(id=reason, severity="error", text=f"{share} ({shown_rows(skipped.rows[reason], count)})", count=count, rows=tuple(skipped.rows[reason]), blocks=objectives)
+                Finding(id=reason, severity="error", text=f"{share} ({rows_words(skipped.rows[reason], count)})", count=count, rows=tuple(skipped.rows[reason]), blocks=objectives)
             )
         else:
-            text = f"{share}; left out of the training ({shown_rows(skipped.rows[reason], count)})"
+            text = f"{share}; left out of the training ({rows_words(skipped.rows[reason], count)})"
             findings.append(Finding(id=reason, severity="warning", text=text, count=count, rows=tuple(skipped.rows[reason])))
     for reason, count in skipped.changes.items():
-        text = f"{count:,} conversations end with turns that nobody answers; these turns are left out ({shown_rows(skipped.changed_rows[reason], count)})"
+        text = f"{count:,} conversations end with turns that nobody answers; these turns are left out ({rows_words(skipped.changed_rows[reason], count)})"
         findings.append(Finding(id=reason, severity="note", text=text, count=count, rows=tuple(skipped.changed_rows[reason])))
     return findings
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainers.ppo.guards import findings, gamed, not_finite
+from trainers.ppo.guards import findings, not_finite, reward_hacked
 
 FINE = {"kl": 0.1, "reward": 0.5, "reward_spread": 0.2, "ended": 0.9, "entropy": 2.0, "response_tokens": 40.0, "policy_loss": 0.0, "value_loss": 0.1, "grad_norm": 1.0}
 
@@ -45,10 +45,10 @@ def test_a_rare_reward_is_not_a_constant_one():
 
 def test_a_reward_is_gamed_where_it_rises_and_held_out_answers_lose():
     """16 prompts: 4 won and 12 lost is 2 standard errors below even; 6 and 10 is 1."""
-    assert gamed(0.1, 0.5, wins=4, losses=12) is not None
-    assert gamed(0.1, 0.5, wins=6, losses=10) is None
-    assert gamed(0.5, 0.4, wins=4, losses=12) is None
-    assert gamed(0.1, 0.5, wins=0, losses=4) is None
+    assert reward_hacked(0.1, 0.5, wins=4, losses=12) is not None
+    assert reward_hacked(0.1, 0.5, wins=6, losses=10) is None
+    assert reward_hacked(0.5, 0.4, wins=4, losses=12) is None
+    assert reward_hacked(0.1, 0.5, wins=0, losses=4) is None
 
 
 def test_what_is_no_number_is_named():

@@ -8,17 +8,17 @@ torch = pytest.importorskip("torch")
 
 from trainers.ppo.math import (  # noqa: E402
     KlPrice,
+    approximate_kl,
     entropies,
     explained_variance,
     generalized_advantages,
     kl_penalty,
     masked_mean,
     masked_variance,
-    moved,
     policy_losses,
     token_rewards,
     value_losses,
-    whitened,
+    whiten,
 )
 
 
@@ -38,8 +38,8 @@ def test_whitening_gives_mean_zero_and_variance_one():
     """1, 3, 5 become -sqrt(3/2), 0, sqrt(3/2); what does not count becomes 0."""
     values, mask = tensor([1, 3], [5, 100]), tensor([1, 1], [1, 0])
     root = math.sqrt(1.5)
-    torch.testing.assert_close(whitened(values, mask), tensor([-root, 0], [root, 0]), atol=1e-6, rtol=0)
-    torch.testing.assert_close(whitened(values, mask, keep_mean=True), tensor([3 - root, 3], [3 + root, 0]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(whiten(values, mask), tensor([-root, 0], [root, 0]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(whiten(values, mask, keep_mean=True), tensor([3 - root, 3], [3 + root, 0]), atol=1e-6, rtol=0)
 
 
 def test_the_score_stands_on_the_last_token_and_the_kl_penalty_on_every_token():
@@ -83,7 +83,7 @@ def test_the_value_loss_takes_the_larger_error():
 
 def test_how_far_a_policy_has_moved():
     """A ratio of 2 counts 2 - 1 - ln 2; none counts nothing."""
-    torch.testing.assert_close(moved(tensor([math.log(2), 0]), tensor([0, 0])), tensor([1 - math.log(2), 0]))
+    torch.testing.assert_close(approximate_kl(tensor([math.log(2), 0]), tensor([0, 0])), tensor([1 - math.log(2), 0]))
 
 
 def test_entropy_of_even_and_certain_choices():

@@ -11,7 +11,7 @@ from advisor.ground.errors import InputError  # noqa: E402
 from tests.trainers.ppo.modules import UPDATES, save_module  # noqa: E402
 from trainers.ppo.roles import POLICY, REFERENCE, REWARD, VALUE, build_roles, last_tokens  # noqa: E402
 from trainers.ppo.rollout import Answers, batches_of  # noqa: E402
-from trainers.updates import update_named  # noqa: E402
+from trainers.updates import load_update  # noqa: E402
 
 TEXTS = Answers([[1, 5, 6], [1, 7, 8, 9, 10], [1, 4]], [[9, 8, 7, 2], [20, 2], [5, 5, 5, 5, 5, 5, 5, 5]], [True, True, False])
 EXACT = {"atol": 1e-5, "rtol": 1e-5}
@@ -41,7 +41,7 @@ def alone_scores(model):
 def built(make, update, start, reward, tokenizer, **keys):
     job = make(update=update, start_from=str(start) if start else None, reward=None, reward_model=str(reward) if reward else None, **{**UPDATES[update], **keys})
     rows = [type("Row", (), {"input_ids": prompt}) for prompt in TEXTS.prompts]
-    roles, notes = build_roles(job, torch.device("cpu"), update_named(update), tokenizer, reward, rows)
+    roles, notes = build_roles(job, torch.device("cpu"), load_update(update), tokenizer, reward, rows)
     for model in roles.models():
         model.eval()
     return roles, notes

@@ -6,7 +6,7 @@ torch = pytest.importorskip("torch")
 
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
-from trainers.ppo.rollout import Answers, add_hidden_states, answer_mask, batches_of, laid_out, taken, token_log_probs, written  # noqa: E402
+from trainers.ppo.rollout import Answers, add_hidden_states, answer_mask, batches_of, generate_answers, lay_out, take, token_log_probs  # noqa: E402
 
 PROMPTS = [[1, 5, 6], [1, 7, 8, 9, 10, 11, 12], [1, 4]]
 
@@ -21,7 +21,7 @@ def model(toy_model):
 def write(model, **keys):
     torch.manual_seed(0)
     settings = {"pad_id": 0, "limit": 10, "temperature": 0.7, "stops": [2], "keep_log_probs": True, **keys}
-    return written(model, PROMPTS, **settings)
+    return generate_answers(model, PROMPTS, **settings)
 
 
 def test_generation_and_scoring_agree_on_every_token(model):
@@ -30,7 +30,7 @@ def test_generation_and_scoring_agree_on_every_token(model):
     batches = batches_of(answers, 2, pad_id=0, device="cpu")
     assert sorted(row for batch in batches for row in batch.rows) == [0, 1, 2]
     with torch.no_grad():
-        found = laid_out([(batch, token_log_probs(model, batch, 0.7)[0]) for batch in batches], answer_mask(answers, "cpu"))
+        found = lay_out([(batch, token_log_probs(model, batch, 0.7)[0]) for batch in batches], answer_mask(answers, "cpu"))
     for row, told in enumerate(answers.log_probs):
         torch.testing.assert_close(found[row, : len(told)], torch.tensor(told), atol=2e-5, rtol=0)
         assert (found[row, len(told) :] == 0).all()
@@ -65,7 +65,7 @@ def test_log_probs_are_those_of_the_plain_model(model):
     answers = write(model)
     (batch,) = batches_of(answers, 3, pad_id=0, device="cpu")
     with torch.no_grad():
-        table = laid_out([(batch, token_log_probs(model, batch, 1.0)[0])], answer_mask(answers, "cpu"))
+        table = lay_out([(batch, token_log_probs(model, batch, 1.0)[0])], answer_mask(answers, "cpu"))
         for row, (prompt, ids) in enumerate(zip(answers.prompts, answers.ids, strict=True)):
             logits = model(torch.tensor([[*prompt, *ids]])).logits[0].log_softmax(-1)
             for place, token in enumerate(ids):
@@ -90,7 +90,7 @@ def test_tables_and_batches_are_each_others_inverse():
     assert batch.rows == [1, 0]
     assert batch.targets_N.tolist() == [7, 5, 6, 2]
     numbers = torch.arange(4.0)
-    assert taken(laid_out([(batch, numbers)], answer_mask(answers, "cpu")), batch).tolist() == numbers.tolist()
+    assert take(lay_out([(batch, numbers)], answer_mask(answers, "cpu")), batch).tolist() == numbers.tolist()
 
 
 def test_a_smaller_batch_where_there_is_no_room(model, monkeypatch):

@@ -120,7 +120,7 @@ def test_the_module_of_another_base_is_bad_input(update, make, tmp_path, tiny_mo
     job = make(update=update)
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 512}
     other = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=300, **sizes))
-    config = trainers.updates.update_named(update).peft_config(job.stage, job.options, other)
+    config = trainers.updates.load_update(update).peft_config(job.stage, job.options, other)
     get_peft_model(other, config).save_pretrained(tmp_path / "elsewhere")
     stage = replace(job.stage, start_from=str(tmp_path / "elsewhere"))
     from trainers.frame.job import make_job

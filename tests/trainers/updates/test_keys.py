@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from advisor.plan.keys import key_specs
-from trainers.updates import update_named
+from trainers.updates import load_update
 
 ROOT = Path(__file__).resolve().parents[3]
 OTHER = {"adapter": {"bottleneck": 9, "placement": "houlsby", "dropout": 0.25}, "prefix": {"prefix_tokens": 7}}
@@ -26,7 +26,7 @@ def base(make):
 @pytest.mark.parametrize(("update", "key"), [(update, key) for update, keys in OTHER.items() for key in keys])
 def test_the_key_changes_the_config(update, key, make, base):
     """A key that nothing reads would be a lie in the plan."""
-    module = update_named(update)
+    module = load_update(update)
     plain, other = make(update=update), make(update=update, **{key: OTHER[update][key]})
     assert module.peft_config(other.stage, other.options, base) != module.peft_config(plain.stage, plain.options, base)
 
@@ -45,7 +45,7 @@ def test_every_update_answers_the_same_questions(update, make):
 
     from advisor.plan.model import Plan, Stage
 
-    module = update_named(update)
+    module = load_update(update)
     assert all(hasattr(module, name) for name in ("OWNED", "LIMITS", "config_class", "faults", "peft_config", "start"))
     config = module.config_class()
     stage = make(update=update).stage

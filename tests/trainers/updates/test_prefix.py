@@ -30,13 +30,13 @@ def test_it_starts_at_the_loss_of_the_prompted_model(make, tiny_model):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from trainers.frame.rows import read_prepared
+    from trainers.frame.rows import prepare_rows
 
     job = make(update="prefix", prefix_tokens=17, micro_batch_size=30, holdout=0.0, max_steps=1, warmup=0.0, job_judge=False, job_max_steps=1)
     result = trained(job)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
-    rows = read_prepared(job, tokenizer).train
+    rows = prepare_rows(job, tokenizer).train
     prompt = [token for row in rows for token, label in zip(row.input_ids, row.labels, strict=True) if label != -100][:17]
 
     def loss(front):
@@ -59,12 +59,12 @@ def test_a_prompt_of_ones_own_can_be_the_start(make):
     from peft import get_peft_model
 
     from trainers.frame import loading
-    from trainers.frame.rows import read_prepared
+    from trainers.frame.rows import prepare_rows
 
     text = "Answer shortly."
     job = make(update="prefix", prefix_tokens=40, prefix_text=text)
     tokenizer = loading.load_tokenizer(job)
-    rows = read_prepared(job, tokenizer).train
+    rows = prepare_rows(job, tokenizer).train
     base = loading.load_base(job, torch.device("cpu"))
     model = get_peft_model(base, prefix.peft_config(job.stage, job.options, base)).eval()
     said = prefix.start(job.stage, job.options, model, tokenizer, rows)
