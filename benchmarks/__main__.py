@@ -1,6 +1,7 @@
 """Runs every benchmark, or those named: python -m benchmarks [NAME ...]
 
-A benchmark is a module here with TITLE and `measure() -> list[Row]`; the first row is what the others are compared with.
+A benchmark is a module here with TITLE and `measure() -> list[Row]`; the first row is what the
+others are compared with.
 """
 
 import importlib
@@ -14,13 +15,20 @@ from benchmarks.measuring import table
 
 
 def main() -> int:
-    names = [module.name for module in pkgutil.iter_modules(benchmarks.__path__) if module.name not in ("__main__", "measuring")]
+    names = [
+        module.name
+        for module in pkgutil.iter_modules(benchmarks.__path__)
+        if module.name not in ("__main__", "measuring")
+    ]
     wanted = sys.argv[1:] or names
     unknown = [name for name in wanted if name not in names]
     if unknown:
         print(f"unknown benchmark '{unknown[0]}'; known: {', '.join(names)}", file=sys.stderr)
         return 2
-    print(f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}")
+    print(
+        f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores,"
+        f" Python {platform.python_version()}"
+    )
     for name in wanted:
         module = importlib.import_module(f"benchmarks.{name}")
         print(f"\n{name}: {module.TITLE}\n")

@@ -1,4 +1,6 @@
-"""How long `advise check` takes on a million short rows, and how much memory; and what reading costs the start of advice."""
+"""How long `advise check` takes on a million short rows, and how much memory; and what reading
+costs the start of advice.
+"""
 
 import json
 import os
@@ -11,16 +13,22 @@ from pathlib import Path
 
 from benchmarks.measuring import Row, run_process
 
-TITLE = "a million short rows checked (targets: about 20 s, under 500 MB), and the profile that advice takes"
+TITLE = (
+    "a million short rows checked (targets: about 20 s, under 500 MB), and the profile that advice"
+    " takes"
+)
 ROWS = 1_000_000
 RUNS = 2
-WORDS = ("the order parcel came late and my money back please where is it now account password reset", "invoice blue green lamp table")
+WORDS = (
+    "the order parcel came late and my money back please where is it now account password reset",
+    "invoice blue green lamp table",
+)
 # One process for each measurement: peak memory is that of a process's whole life.
 CHECK = """
 import resource, sys, time
-from advisor.checking import checked
+from advisor.commands.check import check_data
 start = time.perf_counter()
-found, _ = checked(sys.argv[1])
+found, _ = check_data(sys.argv[1])
 used = resource.getrusage(resource.RUSAGE_SELF)
 print(time.perf_counter() - start, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024, found.rows)
 """
@@ -39,7 +47,10 @@ def write_rows(path: Path, rows: int) -> None:
     words = " ".join(WORDS).split()
     with path.open("w", encoding="utf-8") as file:
         for number in range(rows):
-            row = {"question": f"{' '.join(choose(words, k=8))} {number}?", "answer": f"{' '.join(choose(words, k=14))}."}
+            row = {
+                "question": f"{' '.join(choose(words, k=8))} {number}?",
+                "answer": f"{' '.join(choose(words, k=14))}.",
+            }
             file.write(json.dumps(row) + "\n")
 
 
@@ -50,7 +61,9 @@ def measure() -> list[Row]:
         write_rows(small, 1000)
         seconds, busy, megabytes, quick = [], [], [], []
         for _ in range(RUNS):
-            wall_s, cpu_s, peak_bytes, rows = run_process([sys.executable, "-c", CHECK, str(large)]).stdout.split()
+            wall_s, cpu_s, peak_bytes, rows = run_process(
+                [sys.executable, "-c", CHECK, str(large)]
+            ).stdout.split()
             assert int(rows) == ROWS
             seconds.append(float(wall_s))
             busy.append(float(cpu_s))

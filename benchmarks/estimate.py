@@ -15,10 +15,27 @@ from advisor.estimate.types import RunSpec
 from advisor.probe.catalogue import find_gpu
 from benchmarks.measuring import Row, in_turn
 
-TITLE = "memory and time of 2,000 settings in one process, 5 runs; advise estimate --json cold, 10 runs in turn"
+TITLE = (
+    "memory and time of 2,000 settings in one process, 5 runs; advise estimate --json cold, 10 runs"
+    " in turn"
+)
 SETTINGS = [
-    RunSpec(update=update, quantization=bits, rank=rank, micro_batch_size=micro, seq_len=length, gradient_checkpointing=recompute, counter="nvidia-smi")
-    for update, bits in (("lora", None), ("lora", "nf4"), ("full", None), ("adapter", None), ("prefix", None))
+    RunSpec(
+        update=update,
+        quantization=bits,
+        rank=rank,
+        micro_batch_size=micro,
+        seq_len=length,
+        gradient_checkpointing=recompute,
+        counter="nvidia-smi",
+    )
+    for update, bits in (
+        ("lora", None),
+        ("lora", "nf4"),
+        ("full", None),
+        ("adapter", None),
+        ("prefix", None),
+    )
     for rank in (8, 16, 32, 64, 128)
     for micro in (1, 2, 4, 8, 16)
     for length in (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
@@ -39,11 +56,37 @@ def measure() -> list[Row]:
             memory_estimate(spec, shape, device=card)
             time_estimate(replace(spec, counter="allocated"), shape, machine)
         rates.append(len(SETTINGS) / (time.perf_counter() - start))
-    text = json.dumps([{"model": "Qwen/Qwen3-8B", "update": "lora", "micro_batch_size": micro, "gpu": "RTX 4090"} for micro in range(1, 501)])
+    text = json.dumps(
+        [
+            {
+                "model": "Qwen/Qwen3-8B",
+                "update": "lora",
+                "micro_batch_size": micro,
+                "gpu": "RTX 4090",
+            }
+            for micro in range(1, 501)
+        ]
+    )
     for _ in range(5):
         start = time.perf_counter()
         run_specs(text, find_model=find_model, find_gpu=find_gpu)
         listed.append(500 / (time.perf_counter() - start))
-    rows = [Row("settings, memory and time", tuple(rates), "estimates/s", True), Row("specs of a list, read and answered", tuple(listed), "specs/s", True)]
+    rows = [
+        Row("settings, memory and time", tuple(rates), "estimates/s", True),
+        Row("specs of a list, read and answered", tuple(listed), "specs/s", True),
+    ]
     advise = shutil.which("advise", path=str(Path(sys.executable).parent)) or "advise"
-    return rows + in_turn({"advise estimate --json, cold": [advise, "estimate", "--json", "--model", "Qwen/Qwen3-8B", "--gpu", "RTX 4090"]}, runs=10)
+    return rows + in_turn(
+        {
+            "advise estimate --json, cold": [
+                advise,
+                "estimate",
+                "--json",
+                "--model",
+                "Qwen/Qwen3-8B",
+                "--gpu",
+                "RTX 4090",
+            ]
+        },
+        runs=10,
+    )

@@ -1,15 +1,21 @@
-"""Published peaks: `advise estimate` beside other calculators of training memory, each in an environment of its own.
+"""Published peaks: `advise estimate` beside other calculators of training memory, each in an
+environment of its own.
 
-Each calculator is one child process of the Python that its variable names; one without its variable is left out, and the output says so:
+Each calculator is one child process of the Python that its variable names; one without its variable
+is left out, and the output says so:
 
-    python -m venv fitcheck   && fitcheck/bin/pip install fitcheck-llm==0.3.1    ESTIMATORS_FITCHECK=fitcheck/bin/python
-    python -m venv ftuneai    && ftuneai/bin/pip install ftuneai==0.4.1          ESTIMATORS_FTUNEAI=ftuneai/bin/python
-    python -m venv soup       && soup/bin/pip install soup-cli==0.77.0           ESTIMATORS_SOUP=soup/bin/python
-    python -m venv accelerate && accelerate/bin/pip install accelerate           ESTIMATORS_ACCELERATE=accelerate/bin/python
+    python -m venv fitcheck   && fitcheck/bin/pip install fitcheck-llm==0.3.1
+    ESTIMATORS_FITCHECK=fitcheck/bin/python python -m venv ftuneai    && ftuneai/bin/pip install
+    ftuneai==0.4.1          ESTIMATORS_FTUNEAI=ftuneai/bin/python python -m venv soup       &&
+    soup/bin/pip install soup-cli==0.77.0           ESTIMATORS_SOUP=soup/bin/python python -m venv
+    accelerate && accelerate/bin/pip install accelerate
+    ESTIMATORS_ACCELERATE=accelerate/bin/python
 
-Models are given by their dimensions (advisor/situation/shapes.py), not by the hub, so that all see the same model and none needs a network.
-What none of them can be told: the counter behind a measured peak, the framework, the loss kernel, packing and padding. So each calculator is scored
-twice: as printed, and with its own line for CUDA context and fragmentation left out where the counter leaves these out as well.
+Models are given by their dimensions (advisor/situation/shapes.py), not by the hub, so that all see
+the same model and none needs a network. What none of them can be told: the counter behind a
+measured peak, the framework, the loss kernel, packing and padding. So each calculator is scored
+twice: as printed, and with its own line for CUDA context and fragmentation left out where the
+    counter leaves these out as well.
 """
 
 import json
@@ -26,7 +32,10 @@ from benchmarks.measuring import Row
 from benchmarks.refit import in_and_out_of_sample
 from tests.generating.accuracy import Case, published, summary
 
-TITLE = "memory on published cases, advise estimate beside other calculators on the same cases; each source counts once"
+TITLE = (
+    "memory on published cases, advise estimate beside other calculators on the same cases; each"
+    " source counts once"
+)
 
 ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
 # Fused and renamed projections as the calculators' seven names.
@@ -74,41 +83,72 @@ class Job:
 def job_of(case: Mapping[str, Any], shape: ModelShape) -> Job | str:
     """The case as a job, or what no calculator here can be told of it."""
     unsaid = {
-        "offload_weights": case.get("offload_weights"), "adamw_cpu": case["optimizer"] == "adamw_cpu", "optimizer_in_backward": case["optimizer_in_backward"],
-        "train_embeddings": case.get("train_embeddings"), "selective checkpointing": not isinstance(case["gradient_checkpointing"], bool),
+        "offload_weights": case.get("offload_weights"),
+        "adamw_cpu": case["optimizer"] == "adamw_cpu",
+        "optimizer_in_backward": case["optimizer_in_backward"],
+        "train_embeddings": case.get("train_embeddings"),
+        "selective checkpointing": not isinstance(case["gradient_checkpointing"], bool),
     }  # fmt: skip
     reasons = [name for name, holds in unsaid.items() if holds]
     if reasons:
         return ", ".join(reasons)
     hidden, layers, heads = shape.hidden_size, shape.layers, shape.heads
-    if hidden is None or layers is None or heads is None or shape.intermediate_size is None or shape.vocab_size is None:
+    if (
+        hidden is None
+        or layers is None
+        or heads is None
+        or shape.intermediate_size is None
+        or shape.vocab_size is None
+    ):
         return "dimensions are not known"
     dtype = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}[case["weights_dtype"]]
     wanted = case.get("target_modules") or ()
-    names = (*ATTENTION, *MLP) if wanted == "all-linear" else tuple(name for module in wanted for name in SPLIT.get(module, ()))
+    names = (
+        (*ATTENTION, *MLP)
+        if wanted == "all-linear"
+        else tuple(name for module in wanted for name in SPLIT.get(module, ()))
+    )
     card = find_gpu(case["gpu"], lenient=True).spec if case.get("gpu") else None
     return Job(
-        params=shape.params, hidden=hidden, layers=layers, heads=heads, kv_heads=shape.kv_heads or heads, head_dim=shape.head_dim or hidden // heads,
-        intermediate=shape.intermediate_size, vocab=shape.vocab_size, tied=bool(shape.tied_embeddings), experts=shape.experts, active_experts=shape.experts_per_token,
+        params=shape.params, hidden=hidden, layers=layers, heads=heads,
+        kv_heads=shape.kv_heads or heads, head_dim=shape.head_dim or hidden // heads,
+        intermediate=shape.intermediate_size, vocab=shape.vocab_size,
+        tied=bool(shape.tied_embeddings), experts=shape.experts,
+        active_experts=shape.experts_per_token,
         method=case["update"], weights_dtype=dtype, mixed=case["precision"] == "mixed",
-        # PyTorch keeps both moments in the dtype of what is trained; mixed precision trains float32 adapters.
+        # PyTorch keeps both moments in the dtype of what is trained; mixed precision trains float32
+        # adapters.
         states_dtype="bf16" if dtype != "fp32" and not case["fp32_master_weights"] and (case["update"] == "full" or case["precision"] == "pure") else "fp32",
-        optimizer="adamw_8bit" if case["optimizer"].endswith("8bit") else "adamw", rank=case.get("rank"),
-        targets=tuple(name for name in (*ATTENTION, *MLP) if name in names), double_quant=case["double_quantization"], micro_batch_size=case["micro_batch_size"],
-        seq_len=case["seq_len"], recompute=case["gradient_checkpointing"], flash=case["attention"] != "eager", gpus=case["gpus"], sharding=case.get("sharding") or "none",
-        gpu_mib=None if card is None or not card.memory_bytes else card.memory_bytes // 2**20, gpu=case.get("gpu") or "",
+        optimizer="adamw_8bit" if case["optimizer"].endswith("8bit") else "adamw",
+        rank=case.get("rank"),
+        targets=tuple(name for name in (*ATTENTION, *MLP) if name in names),
+        double_quant=case["double_quantization"], micro_batch_size=case["micro_batch_size"],
+        seq_len=case["seq_len"], recompute=case["gradient_checkpointing"],
+        flash=case["attention"] != "eager", gpus=case["gpus"],
+        sharding=case.get("sharding") or "none",
+        gpu_mib=None if card is None or not card.memory_bytes else card.memory_bytes // 2**20,
+        gpu=case.get("gpu") or "",
     )  # fmt: skip
 
 
 def shared(case: Mapping[str, Any]) -> bool:
-    """Whether the case is one that every calculator of adapters has words for, but for its counter and packing."""
-    said = case["gpus"] == 1 and case["weights_dtype"] == "bfloat16" and case["optimizer"] in ("adamw", "adamw_fused", "adamw_8bit") and case["loss"] == "full"
+    """Whether the case is one that every calculator of adapters has words for, but for its counter
+    and packing.
+    """
+    said = (
+        case["gpus"] == 1
+        and case["weights_dtype"] == "bfloat16"
+        and case["optimizer"] in ("adamw", "adamw_fused", "adamw_8bit")
+        and case["loss"] == "full"
+    )
     targets = case.get("target_modules") or ()
     return bool(said and (targets == "all-linear" or all(name in SPLIT for name in targets)))
 
 
 Arguments = dict[str, Any] | str  # or why it cannot be asked
-Answer = tuple[float, float] | str  # GiB, and how much of it is context and fragmentation; or why there is none
+Answer = (
+    tuple[float, float] | str
+)  # GiB, and how much of it is context and fragmentation; or why there is none
 Told = tuple[dict[str, Any], Job | str]  # a case with all its keys, and its job or why it has none
 
 
@@ -119,47 +159,90 @@ def fitcheck(job: Job) -> Arguments:
     if job.method != "full" and not job.targets:
         return "LoRA targets unknown to it"
     training: dict[str, Any] = {
-        "precision": job.weights_dtype, "quantization": "nf4" if job.method == "qlora" else "none", "double_quant": job.method == "qlora" and job.double_quant,
-        "optimizer": {"adamw": "adamw", "adamw_8bit": "adam8bit"}[job.optimizer], "optimizer_dtype": job.states_dtype, "batch_size": job.micro_batch_size,
-        "seq_len": job.seq_len, "lora_rank": None if job.method == "full" else job.rank or 16, "grad_checkpoint": job.recompute, "flash_attn": job.flash,
+        "precision": job.weights_dtype, "quantization": "nf4" if job.method == "qlora" else "none",
+        "double_quant": job.method == "qlora" and job.double_quant,
+        "optimizer": {"adamw": "adamw", "adamw_8bit": "adam8bit"}[job.optimizer],
+        "optimizer_dtype": job.states_dtype, "batch_size": job.micro_batch_size,
+        "seq_len": job.seq_len, "lora_rank": None if job.method == "full" else job.rank or 16,
+        "grad_checkpoint": job.recompute, "flash_attn": job.flash,
     }  # fmt: skip
     if job.method != "full":
         training["lora_targets"] = list(job.targets)
     config = {
-        "model_type": "llama", "hidden_size": job.hidden, "num_hidden_layers": job.layers, "num_attention_heads": job.heads, "num_key_value_heads": job.kv_heads,
-        "head_dim": job.head_dim, "intermediate_size": job.intermediate, "vocab_size": job.vocab, "tie_word_embeddings": job.tied,
+        "model_type": "llama", "hidden_size": job.hidden, "num_hidden_layers": job.layers,
+        "num_attention_heads": job.heads, "num_key_value_heads": job.kv_heads,
+        "head_dim": job.head_dim, "intermediate_size": job.intermediate, "vocab_size": job.vocab,
+        "tie_word_embeddings": job.tied,
     } | ({"num_local_experts": job.experts} if job.experts else {})  # fmt: skip
     # Its T4 is the one card that it has measured; for the others only the size is read.
-    return {"training": training, "config": config, "params": job.params, "gpu": "t4" if "T4" in job.gpu else None, "vram_mib": job.gpu_mib or 81920}
+    return {
+        "training": training,
+        "config": config,
+        "params": job.params,
+        "gpu": "t4" if "T4" in job.gpu else None,
+        "vram_mib": job.gpu_mib or 81920,
+    }
 
 
 def ftuneai(job: Job) -> Arguments:
     """Fields of its ModelSpec and TrainingConfig."""
-    shardings = {"none": "none", "ddp": "none", "zero1": "zero_1", "zero2": "zero_2", "zero3": "zero_3", "fsdp": "fsdp"}
-    targets = "all_linear" if set(job.targets) & set(MLP) else "attention" if set(job.targets) <= {"q_proj", "v_proj"} else "attention_all"
+    shardings = {
+        "none": "none",
+        "ddp": "none",
+        "zero1": "zero_1",
+        "zero2": "zero_2",
+        "zero3": "zero_3",
+        "fsdp": "fsdp",
+    }
+    targets = (
+        "all_linear"
+        if set(job.targets) & set(MLP)
+        else "attention"
+        if set(job.targets) <= {"q_proj", "v_proj"}
+        else "attention_all"
+    )
     model = {
-        "parameters": job.params, "hidden_size": job.hidden, "num_layers": job.layers, "num_attention_heads": job.heads, "num_kv_heads": job.kv_heads,
-        "intermediate_size": job.intermediate, "vocab_size": job.vocab, "max_seq_length": job.seq_len,
-        "default_dtype": {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}[job.weights_dtype],
-        "is_moe": job.experts is not None, "num_experts": job.experts, "num_active_experts": job.active_experts,
+        "parameters": job.params, "hidden_size": job.hidden, "num_layers": job.layers,
+        "num_attention_heads": job.heads, "num_kv_heads": job.kv_heads,
+        "intermediate_size": job.intermediate, "vocab_size": job.vocab,
+        "max_seq_length": job.seq_len,
+        "default_dtype": {"bf16": "bfloat16", "fp16": "float16",
+        "fp32": "float32"}[job.weights_dtype],
+        "is_moe": job.experts is not None, "num_experts": job.experts,
+        "num_active_experts": job.active_experts,
     }  # fmt: skip
     config = {
-        "batch_size": job.micro_batch_size, "seq_length": job.seq_len, "gradient_checkpointing": job.recompute, "lora_rank": job.rank or 16, "flash_attention": job.flash,
+        "batch_size": job.micro_batch_size, "seq_length": job.seq_len,
+        "gradient_checkpointing": job.recompute, "lora_rank": job.rank or 16,
+        "flash_attention": job.flash,
         "num_gpus": job.gpus,
     }  # fmt: skip
-    words = {"method": job.method, "quantization": "4bit" if job.method == "qlora" else "none", "optimizer": {"adamw": "adamw", "adamw_8bit": "adam_8bit"}[job.optimizer]}
-    return {"model": model, "config": config, "words": {**words, "lora_target": targets, "sharding": shardings[job.sharding]}}
+    words = {
+        "method": job.method,
+        "quantization": "4bit" if job.method == "qlora" else "none",
+        "optimizer": {"adamw": "adamw", "adamw_8bit": "adam_8bit"}[job.optimizer],
+    }
+    return {
+        "model": model,
+        "config": config,
+        "words": {**words, "lora_target": targets, "sharding": shardings[job.sharding]},
+    }
 
 
 def soup(job: Job) -> Arguments:
-    """Arguments of the function behind `soup profile`; it has no words for dtype, targets or attention."""
+    """Arguments of the function behind `soup profile`; it has no words for dtype, targets or
+    attention.
+    """
     if job.gpus > 1:
         return "one GPU only"
     if job.weights_dtype == "fp32":
         return "no float32"
     return {
-        "model_name": "model", "model_params_b": job.params / 1e9, "quantization": "4bit" if job.method == "qlora" else "none", "lora_r": job.rank or 16, "lora_alpha": 16,
-        "batch_size": job.micro_batch_size, "seq_len": job.seq_len, "optimizer": {"adamw": "adamw_torch", "adamw_8bit": "adamw_bnb_8bit"}[job.optimizer],
+        "model_name": "model", "model_params_b": job.params / 1e9,
+        "quantization": "4bit" if job.method == "qlora" else "none", "lora_r": job.rank or 16,
+        "lora_alpha": 16,
+        "batch_size": job.micro_batch_size, "seq_len": job.seq_len,
+        "optimizer": {"adamw": "adamw_torch", "adamw_8bit": "adamw_bnb_8bit"}[job.optimizer],
         "gradient_checkpointing": job.recompute, "peft": job.method,
     }  # fmt: skip
 
@@ -168,10 +251,14 @@ def accelerate(job: Job) -> Arguments:
     """The float32 size of the empty model and the precision, for its "Training using Adam"."""
     if job.gpus > 1 or job.method != "full" or job.optimizer != "adamw":
         return "Adam training of all parameters on one GPU only"
-    return {"size_bytes": 4 * job.params, "precision": "float32" if job.weights_dtype == "fp32" and not job.mixed else "bfloat16"}
+    return {
+        "size_bytes": 4 * job.params,
+        "precision": "float32" if job.weights_dtype == "fp32" and not job.mixed else "bfloat16",
+    }
 
 
-# Each child reads a list of arguments, and prints [total GiB, GiB of it that are context and fragmentation] or a reason for each.
+# Each child reads a list of arguments, and prints [total GiB, GiB of it that are context and
+# fragmentation] or a reason for each.
 CHILD = """
 import json, sys
 from importlib.metadata import version
@@ -186,8 +273,8 @@ for item in json.load(sys.stdin):
         answers.append(f"{{type(error).__name__}}: {{error}}"[:200])
 print(json.dumps({{"version": version("{package}"), "answers": answers}}))
 """
-# A cached config.json is what its documentation names for work without the hub. The hub's own count of parameters, which it compares with
-# that of the dimensions and refuses at 2 %, is compared here.
+# A cached config.json is what its documentation names for work without the hub. The hub's own count
+# of parameters, which it compares with that of the dimensions and refuses at 2 %, is compared here.
 FITCHECK = (
     """
 import os, pathlib, tempfile
@@ -240,7 +327,9 @@ ACCELERATE = (
 
 @dataclass(frozen=True)
 class Calculator:
-    """Another calculator: its package, the variable that names its Python, how it is asked, and what its rows leave out."""
+    """Another calculator: its package, the variable that names its Python, how it is asked, and
+    what its rows leave out.
+    """
 
     package: str
     variable: str
@@ -258,16 +347,36 @@ class Calculator:
 
 CALCULATORS = (
     Calculator(
-        "fitcheck-llm", "ESTIMATORS_FITCHECK", fitcheck, FITCHECK, "one GPU; refuses mixtures of experts and models whose parameters differ from its formula's; no lm_head adapters"
+        "fitcheck-llm",
+        "ESTIMATORS_FITCHECK",
+        fitcheck,
+        FITCHECK,
+        "one GPU; refuses mixtures of experts and models whose parameters differ from its"
+        " formula's; no lm_head adapters",
     ),
-    Calculator("ftuneai", "ESTIMATORS_FTUNEAI", ftuneai, FTUNEAI, "the nearest of three sets of LoRA targets; no double quantisation, no dtype of optimizer states"),
-    Calculator("soup-cli", "ESTIMATORS_SOUP", soup, SOUP, "`soup profile`: one GPU; the size is all it knows of a model; its GB read as GiB; no targets, dtypes, attention"),
+    Calculator(
+        "ftuneai",
+        "ESTIMATORS_FTUNEAI",
+        ftuneai,
+        FTUNEAI,
+        "the nearest of three sets of LoRA targets; no double quantisation, no dtype of optimizer"
+        " states",
+    ),
+    Calculator(
+        "soup-cli",
+        "ESTIMATORS_SOUP",
+        soup,
+        SOUP,
+        "`soup profile`: one GPU; the size is all it knows of a model; its GB read as GiB; no"
+        " targets, dtypes, attention",
+    ),
     Calculator(
         "accelerate",
         "ESTIMATORS_ACCELERATE",
         accelerate,
         ACCELERATE,
-        "full fine-tuning with Adam on one GPU; no batch, length or activations; its rule applied to the parameter count",
+        "full fine-tuning with Adam on one GPU; no batch, length or activations; its rule applied"
+        " to the parameter count",
         has_adapters=False,
         has_context=False,
     ),
@@ -285,13 +394,24 @@ def jobs() -> list[Told]:
     return found
 
 
-def asked(calculator: Calculator, python: str, told: Sequence[Told]) -> tuple[str, dict[str, Answer]]:
+def asked(
+    calculator: Calculator, python: str, told: Sequence[Told]
+) -> tuple[str, dict[str, Answer]]:
     """Its version, and its answer by case. Raises RuntimeError where the child fails."""
-    arguments = {case["id"]: job if isinstance(job, str) else calculator.arguments(job) for case, job in told}
+    arguments = {
+        case["id"]: job if isinstance(job, str) else calculator.arguments(job) for case, job in told
+    }
     items = {name: value for name, value in arguments.items() if not isinstance(value, str)}
-    child = subprocess.run([python, "-c", calculator.script], input=json.dumps(list(items.values())), capture_output=True, text=True)
+    child = subprocess.run(
+        [python, "-c", calculator.script],
+        input=json.dumps(list(items.values())),
+        capture_output=True,
+        text=True,
+    )
     if child.returncode:
-        raise RuntimeError(f"{calculator.package} ended with {child.returncode}: {child.stderr[-2000:]}")
+        raise RuntimeError(
+            f"{calculator.package} ended with {child.returncode}: {child.stderr[-2000:]}"
+        )
     said = json.loads(child.stdout.splitlines()[-1])
     answers = dict(zip(items, said["answers"], strict=True))
     found: dict[str, Answer] = {}
@@ -301,8 +421,12 @@ def asked(calculator: Calculator, python: str, told: Sequence[Told]) -> tuple[st
     return said["version"], found
 
 
-def as_cases(answers: Mapping[str, Answer], told: Sequence[Told], *, context: bool) -> dict[str, Case]:
-    """Their answers as cases; without context and fragmentation where the counter leaves these out, unless `context`."""
+def as_cases(
+    answers: Mapping[str, Answer], told: Sequence[Told], *, context: bool
+) -> dict[str, Case]:
+    """Their answers as cases; without context and fragmentation where the counter leaves these out,
+    unless `context`.
+    """
     found = {}
     for case, _ in told:
         answer = answers[case["id"]]
@@ -312,8 +436,12 @@ def as_cases(answers: Mapping[str, Answer], told: Sequence[Told], *, context: bo
     return found
 
 
-def compared(subset: str, names: Sequence[str], sides: Mapping[str, Mapping[str, Case]]) -> list[Row]:
-    """Rows of all sides on the same cases, ours first; the unit names the subset, so that the ratio column compares within it."""
+def compared(
+    subset: str, names: Sequence[str], sides: Mapping[str, Mapping[str, Case]]
+) -> list[Row]:
+    """Rows of all sides on the same cases, ours first; the unit names the subset, so that the ratio
+    column compares within it.
+    """
     if not names:
         return []
     rows = []
@@ -333,26 +461,58 @@ def measure() -> list[Row]:
     for calculator in CALCULATORS:
         python = os.environ.get(calculator.variable)
         if not python:
-            print(f"{calculator.package}: left out, {calculator.variable} names no Python (see benchmarks/estimators.py)")
+            print(
+                f"{calculator.package}: left out, {calculator.variable} names no Python (see"
+                " benchmarks/estimators.py)"
+            )
             continue
         version, answers = asked(calculator, python, told)
         printed = as_cases(answers, told, context=True)
-        sides = {f"{calculator.package} {version}": printed, f"{calculator.package} {version}, no context": as_cases(answers, told, context=False)}
-        spoken.append((calculator, printed, dict(list(sides.items())[: 2 if calculator.has_context else 1])))
-        print(f"{calculator.package} {version}: answers {len(printed)} of {len(told)}; {calculator.note}")
+        sides = {
+            f"{calculator.package} {version}": printed,
+            f"{calculator.package} {version}, no context": as_cases(answers, told, context=False),
+        }
+        spoken.append(
+            (calculator, printed, dict(list(sides.items())[: 2 if calculator.has_context else 1]))
+        )
+        print(
+            f"{calculator.package} {version}: answers {len(printed)} of {len(told)};"
+            f" {calculator.note}"
+        )
     if not spoken:
         return []
-    print("shared: one GPU, bf16, AdamW, plain loss, answered by all that ran and know adapters. No context: their line for CUDA context and fragmentation")
-    print(f"left out for peaks counted as {' or '.join(WITHOUT_CONTEXT)}. Refitted: our constants fitted without the case's source.\n")
-    ours = {title: {case.facts["id"]: case for case in found} for title, found in zip(("ours", "ours, refitted"), in_and_out_of_sample(), strict=True)}
+    print(
+        "shared: one GPU, bf16, AdamW, plain loss, answered by all that ran and know adapters. No"
+        " context: their line for CUDA context and fragmentation"
+    )
+    print(
+        f"left out for peaks counted as {' or '.join(WITHOUT_CONTEXT)}. Refitted: our constants"
+        " fitted without the case's source.\n"
+    )
+    ours = {
+        title: {case.facts["id"]: case for case in found}
+        for title, found in zip(("ours", "ours, refitted"), in_and_out_of_sample(), strict=True)
+    }
     rows: list[Row] = []
     for calculator, printed, sides in spoken:
         rows += compared(calculator.package.split("-")[0], list(printed), {**ours, **sides})
-    adapters = [(printed, sides) for calculator, printed, sides in spoken if calculator.has_adapters]
+    adapters = [
+        (printed, sides) for calculator, printed, sides in spoken if calculator.has_adapters
+    ]
     if adapters:
-        names = [case["id"] for case, _ in told if shared(case) and all(case["id"] in printed for printed, _ in adapters)]
-        rows += compared("shared", names, ours | {title: cases for _, sides in adapters for title, cases in sides.items()})
+        names = [
+            case["id"]
+            for case, _ in told
+            if shared(case) and all(case["id"] in printed for printed, _ in adapters)
+        ]
+        rows += compared(
+            "shared",
+            names,
+            ours | {title: cases for _, sides in adapters for title, cases in sides.items()},
+        )
         for calculator, printed, sides in spoken:
             if not calculator.has_adapters:
-                rows += compared("shared/full", [name for name in names if name in printed], {**ours, **sides})
+                rows += compared(
+                    "shared/full", [name for name in names if name in printed], {**ours, **sides}
+                )
     return rows

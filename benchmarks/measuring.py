@@ -31,10 +31,22 @@ class Process:
     stdout: str
 
 
-def run_process(command: Sequence[str], *, env: dict[str, str] | None = None, cwd: str | None = None) -> Process:
-    """Run a command to its end. Raises RuntimeError with its stderr where it fails. Peak memory is that of its largest process."""
+def run_process(
+    command: Sequence[str], *, env: dict[str, str] | None = None, cwd: str | None = None
+) -> Process:
+    """Run a command to its end.
+
+    Raises RuntimeError with its stderr where it fails. Peak memory is that of its largest process.
+    """
     start = time.perf_counter()
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})}, cwd=cwd)
+    child = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **(env or {})},
+        cwd=cwd,
+    )
     out, err = child.communicate()
     wall_s = time.perf_counter() - start
     if child.returncode:
@@ -43,7 +55,9 @@ def run_process(command: Sequence[str], *, env: dict[str, str] | None = None, cw
 
 
 def in_turn(commands: dict[str, Sequence[str]], runs: int) -> list[Row]:
-    """Wall seconds of each command, run A B C A B C ... so that a drifting machine is fair to all; one warm-up each."""
+    """Wall seconds of each command, run A B C A B C ... so that a drifting machine is fair to all;
+    one warm-up each.
+    """
     for command in commands.values():
         run_process(command)
     seconds: dict[str, list[float]] = {name: [] for name in commands}
@@ -55,10 +69,15 @@ def in_turn(commands: dict[str, Sequence[str]], runs: int) -> list[Row]:
 
 def table(rows: list[Row]) -> str:
     """Median, lowest and highest of each row, and its ratio to the first row of the same unit."""
-    lines = [f"{'':44}{'median':>10}{'min':>10}{'max':>10}  unit              ratio to first of the unit"]
+    lines = [
+        f"{'':44}{'median':>10}{'min':>10}{'max':>10}  unit              ratio to first of the unit"
+    ]
     first: dict[str, Row] = {}
     for row in rows:
         base = first.setdefault(row.unit, row)
         ratio = row.median / base.median if base.median else float("nan")
-        lines.append(f"{row.name:44}{row.median:10.3g}{min(row.values):10.3g}{max(row.values):10.3g}  {row.unit:18}{ratio:6.2f}")
+        lines.append(
+            f"{row.name:44}{row.median:10.3g}{min(row.values):10.3g}{max(row.values):10.3g} "
+            f" {row.unit:18}{ratio:6.2f}"
+        )
     return "\n".join(lines)

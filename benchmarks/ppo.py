@@ -1,8 +1,10 @@
-"""PPO of one policy with all four roles on one base, and with a model for each role: peak memory, time of an update, reward.
+"""PPO of one policy with all four roles on one base, and with a model for each role: peak memory,
+time of an update, reward.
 
-Both take the same updates of the same prompts, so their rewards should be the same too. SFT with the same module stands beside,
-since its memory is what PPO on one base is held against. `python -m benchmarks ppo`; PPO_BENCHMARK=tiny takes a random tiny model.
-PPO_BENCHMARK_TRL=/path/to/python adds TRL's PPO, where that environment has a TRL that still holds it (1.12 does).
+Both take the same updates of the same prompts, so their rewards should be the same too. SFT with
+the same module stands beside, since its memory is what PPO on one base is held against. `python -m
+benchmarks ppo`; PPO_BENCHMARK=tiny takes a random tiny model. PPO_BENCHMARK_TRL=/path/to/python
+adds TRL's PPO, where that environment has a TRL that still holds it (1.12 does).
 """
 
 import json
@@ -15,10 +17,19 @@ from pathlib import Path
 from advisor.ground.resources import PACKAGE, trainers_root
 from benchmarks.measuring import Row, run_process
 
-TITLE = "LoRA PPO on the CPU, float32: one base for four roles against four models; SFT with the same module beside"
+TITLE = (
+    "LoRA PPO on the CPU, float32: one base for four roles against four models; SFT with the same"
+    " module beside"
+)
 UPDATES, REPEATS = 3, 1
-MICRO_BATCH, ACCUMULATED, RESPONSE_TOKENS = 4, 2, 48  # an update is 8 answers, learned from four times
-PROMPT_TOKENS = 48  # at most; the few longer prompts would make one side pad more than the other, as chance shuffles them
+MICRO_BATCH, ACCUMULATED, RESPONSE_TOKENS = (
+    4,
+    2,
+    48,
+)  # an update is 8 answers, learned from four times
+# at most; the few longer prompts would make one side pad more than the other, as chance shuffles
+# them
+PROMPT_TOKENS = 48
 STAGE = {
     "micro_batch_size": MICRO_BATCH,
     "seq_len": PROMPT_TOKENS + RESPONSE_TOKENS,
@@ -41,8 +52,8 @@ way, model, data, folder = sys.argv[1:5]
 folder = Path(folder)
 import torch
 from advisor.plan.model import Plan, PlanData, Stage
-from trainers.job import make_job
-from trainers.machine import MemoryMeter, quiet_libraries, use_cores
+from trainers.frame.job import make_job
+from trainers.frame.machine import MemoryMeter, quiet_libraries, use_cores
 
 quiet_libraries()
 use_cores()
@@ -60,18 +71,18 @@ if sft:
     print(json.dumps({"peak": measured["peak_bytes"], "update_s": measured["step_s"], "reward": None}))
     sys.exit()
 
-from trainers.loading import load_tokenizer
+from trainers.frame.loading import load_tokenizer
 from trainers.ppo.build import build
 from trainers.ppo.steps import prompts_of
 from trainers.prepare.prompts import PROMPTS
-from trainers.rows import read_prepared
-from trainers.updates import update_named
+from trainers.frame.rows import prepare_rows
+from trainers.updates import load_update
 
 device = torch.device("cpu")
 tokenizer = load_tokenizer(job)
-prompts = read_prepared(job, tokenizer, PROMPTS, seq_len=own["seq_len"] - options["response_tokens"])
+prompts = prepare_rows(job, tokenizer, PROMPTS, seq_len=own["seq_len"] - options["response_tokens"])
 memory = MemoryMeter(device)
-ppo, _, _ = build(job, device, update_named("lora"), tokenizer, prompts, folder / "rm")
+ppo, _, _ = build(job, device, load_update("lora"), tokenizer, prompts, folder / "rm")
 if way == "separate":  # a base of its own under each role
     for role in list(ppo.roles.parts)[1:]:
         part = ppo.roles.parts[role]
@@ -160,13 +171,27 @@ AutoTokenizer.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])
 def model_folder(folder: Path) -> str:
     """SmolLM2-135M-Instruct, or a random model of its tokenizer where PPO_BENCHMARK says tiny."""
     environment = {**os.environ, "PYTHONPATH": str(trainers_root()), "PYTHONSAFEPATH": "1"}
-    found = subprocess.run([sys.executable, "-P", "-m", "trainers.tools.demo_model"], stdout=subprocess.PIPE, text=True, env=environment, check=True).stdout.strip().splitlines()[-1]
+    found = (
+        subprocess.run(
+            [sys.executable, "-P", "-m", "trainers.tools.demo_model"],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            check=True,
+        )
+        .stdout.strip()
+        .splitlines()[-1]
+    )
     if os.environ.get("PPO_BENCHMARK") != "tiny":
         return found
     code = (
-        "import sys, torch; from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer; torch.manual_seed(0); c = AutoConfig.from_pretrained(sys.argv[1]);"
-        "c.num_hidden_layers, c.hidden_size, c.intermediate_size, c.num_attention_heads, c.num_key_value_heads, c.head_dim = 4, 96, 256, 3, 3, 32; c.layer_types = None;"
-        "AutoModelForCausalLM.from_config(c).save_pretrained(sys.argv[2]); AutoTokenizer.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])"
+        "import sys, torch; from transformers import AutoConfig, AutoModelForCausalLM,"
+        " AutoTokenizer; torch.manual_seed(0); c ="
+        " AutoConfig.from_pretrained(sys.argv[1]);c.num_hidden_layers, c.hidden_size,"
+        " c.intermediate_size, c.num_attention_heads, c.num_key_value_heads, c.head_dim = 4, 96,"
+        " 256, 3, 3, 32; c.layer_types ="
+        " None;AutoModelForCausalLM.from_config(c).save_pretrained(sys.argv[2]);"
+        " AutoTokenizer.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])"
     )
     run_process([sys.executable, "-c", code, found, str(folder / "tiny")])
     return str(folder / "tiny")
@@ -174,7 +199,9 @@ def model_folder(folder: Path) -> str:
 
 def measure() -> list[Row]:
     trl = os.environ.get("PPO_BENCHMARK_TRL")
-    found: dict[str, list[dict[str, float]]] = {"separate": [], "one_base": [], "sft": []} | ({"trl": []} if trl else {})
+    found: dict[str, list[dict[str, float]]] = {"separate": [], "one_base": [], "sft": []} | (
+        {"trl": []} if trl else {}
+    )
     data = str(PACKAGE / "demo" / "support.jsonl")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -185,15 +212,59 @@ def measure() -> list[Row]:
         for _ in range(REPEATS):
             for way, results in found.items():
                 if way == "trl":
-                    sizes = map(str, (UPDATES, MICRO_BATCH, ACCUMULATED, PROMPT_TOKENS, RESPONSE_TOKENS))
-                    command = [str(trl), str(folder / "trl_ppo.py"), model, data, str(folder / "rm"), str(folder / "trl"), *sizes]
+                    sizes = map(
+                        str, (UPDATES, MICRO_BATCH, ACCUMULATED, PROMPT_TOKENS, RESPONSE_TOKENS)
+                    )
+                    command = [
+                        str(trl),
+                        str(folder / "trl_ppo.py"),
+                        model,
+                        data,
+                        str(folder / "rm"),
+                        str(folder / "trl"),
+                        *sizes,
+                    ]
                 else:
-                    command = [sys.executable, str(folder / "child.py"), way, model, data, name, json.dumps(STAGE)]
-                done = run_process(command, env={"PYTHONPATH": "" if way == "trl" else str(trainers_root()), "HF_HUB_OFFLINE": "1"})
+                    command = [
+                        sys.executable,
+                        str(folder / "child.py"),
+                        way,
+                        model,
+                        data,
+                        name,
+                        json.dumps(STAGE),
+                    ]
+                done = run_process(
+                    command,
+                    env={
+                        "PYTHONPATH": "" if way == "trl" else str(trainers_root()),
+                        "HF_HUB_OFFLINE": "1",
+                    },
+                )
                 results.append(json.loads(done.stdout.strip().splitlines()[-1]))
-    names = {"sft": "SFT with the same module", "one_base": "PPO, one base for four roles", "separate": "PPO, a model for each role", "trl": "PPO of TRL"}
-    rows = [Row(names[way], tuple(result["peak"] / 2**30 for result in found[way]), "GiB") for way in names if way in found]
+    names = {
+        "sft": "SFT with the same module",
+        "one_base": "PPO, one base for four roles",
+        "separate": "PPO, a model for each role",
+        "trl": "PPO of TRL",
+    }
+    rows = [
+        Row(names[way], tuple(result["peak"] / 2**30 for result in found[way]), "GiB")
+        for way in names
+        if way in found
+    ]
     ppo = [way for way in ("trl", "separate", "one_base") if way in found]
-    rows += [Row(names[way], tuple(result["update_s"] for result in found[way]), "s an update") for way in ppo]
-    rows += [Row(names[way], tuple(result["reward"] for result in found[way]), f"reward after {UPDATES}", True) for way in ppo]
+    rows += [
+        Row(names[way], tuple(result["update_s"] for result in found[way]), "s an update")
+        for way in ppo
+    ]
+    rows += [
+        Row(
+            names[way],
+            tuple(result["reward"] for result in found[way]),
+            f"reward after {UPDATES}",
+            True,
+        )
+        for way in ppo
+    ]
     return rows

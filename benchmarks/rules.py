@@ -26,7 +26,12 @@ def measure() -> list[Row]:
         start = time.perf_counter()
         lint_rules()
         lints.append(time.perf_counter() - start)
-        situations = [{"task": task, "budget": budget, "gpus": 1, "open_schemes": "any"} for task, budget in product(ruleset.facts["task"].values, ruleset.facts["budget"].values)]
+        situations = [
+            {"task": task, "budget": budget, "gpus": 1, "open_schemes": "any"}
+            for task, budget in product(
+                ruleset.facts["task"].values, ruleset.facts["budget"].values
+            )
+        ]
         start = time.perf_counter()
         for facts in situations * 20:
             for table in ruleset.tables:

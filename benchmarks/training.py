@@ -1,4 +1,6 @@
-"""The same model, rows, steps and settings through `advise run` and through a minimal TRL script, in turn."""
+"""The same model, rows, steps and settings through `advise run` and through a minimal TRL script,
+in turn.
+"""
 
 import json
 import os
@@ -12,7 +14,10 @@ from pathlib import Path
 from advisor.ground.resources import PACKAGE, trainers_root
 from benchmarks.measuring import Row, run_process
 
-TITLE = "LoRA of SmolLM2-135M-Instruct on the bundled data, CPU: training loop alone, launch counted apart"
+TITLE = (
+    "LoRA of SmolLM2-135M-Instruct on the bundled data, CPU: training loop alone, launch counted"
+    " apart"
+)
 STEPS, PAIRS = 12, 3
 
 PLAN = """version: 1
@@ -58,38 +63,87 @@ print(json.dumps({"seconds": clock.seconds, "tokens": tokens, "peak": resource.g
 def demo_model() -> str:
     """The folder of the model, fetched once."""
     environment = {**os.environ, "PYTHONPATH": str(trainers_root()), "PYTHONSAFEPATH": "1"}
-    return subprocess.run([sys.executable, "-P", "-m", "trainers.tools.demo_model"], stdout=subprocess.PIPE, text=True, env=environment, check=True).stdout.strip().splitlines()[-1]
+    return (
+        subprocess.run(
+            [sys.executable, "-P", "-m", "trainers.tools.demo_model"],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            check=True,
+        )
+        .stdout.strip()
+        .splitlines()[-1]
+    )
 
 
 @dataclass(frozen=True)
 class Setting:
-    """An update as a plan states it (`keys`, flow YAML) and as a plain script does (`module`: PEFT's class and its arguments; empty for full)."""
+    """An update as a plan states it (`keys`, flow YAML) and as a plain script does (`module`:
+    PEFT's class and its arguments; empty for full).
+    """
 
     update: str
     keys: str
     module: Mapping[str, object]
 
 
-LORA = Setting("lora", "rank: 16, alpha: 32, target_modules: all-linear", {"class": "LoraConfig", "r": 16, "lora_alpha": 32, "target_modules": "all-linear"})
+LORA = Setting(
+    "lora",
+    "rank: 16, alpha: 32, target_modules: all-linear",
+    {"class": "LoraConfig", "r": 16, "lora_alpha": 32, "target_modules": "all-linear"},
+)
 UNITS = {"speed": "tokens/s", "step": "s a step", "peak": "GiB", "launch": "s launch"}
 
 
 def ours(folder: Path, name: str, setting: Setting, model: str, data: str) -> dict[str, float]:
     """One training by `advise run`: keys of UNITS."""
-    (folder / "plan.yaml").write_text(PLAN.format(model=model, data=data, steps=STEPS, update=setting.update, keys=setting.keys))
-    command = [sys.executable, "-m", "advisor", "run", "plan.yaml", "--no-judge", "--json", "--output", str(folder / name)]
+    (folder / "plan.yaml").write_text(
+        PLAN.format(model=model, data=data, steps=STEPS, update=setting.update, keys=setting.keys)
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "advisor",
+        "run",
+        "plan.yaml",
+        "--no-judge",
+        "--json",
+        "--output",
+        str(folder / name),
+    ]
     done = run_process(command, cwd=str(folder), env={"PYTHONPATH": str(trainers_root())})
     measured = json.loads(done.stdout)["stages"][0]["measured"]
     seconds = measured["train_s"]
-    return {"step": seconds / STEPS, "speed": measured["tokens_per_s"], "peak": measured["peak_bytes"] / 2**30, "launch": done.wall_s - seconds}
+    return {
+        "step": seconds / STEPS,
+        "speed": measured["tokens_per_s"],
+        "peak": measured["peak_bytes"] / 2**30,
+        "launch": done.wall_s - seconds,
+    }
 
 
 def plain(folder: Path, name: str, setting: Setting, model: str, data: str) -> dict[str, float]:
     """The same training by a minimal script over TRL and PEFT: keys of UNITS."""
     (folder / "plain.py").write_text(PLAIN)
-    done = run_process([sys.executable, "plain.py", model, data, str(STEPS), str(folder / name), json.dumps(setting.module)], cwd=str(folder))
+    done = run_process(
+        [
+            sys.executable,
+            "plain.py",
+            model,
+            data,
+            str(STEPS),
+            str(folder / name),
+            json.dumps(setting.module),
+        ],
+        cwd=str(folder),
+    )
     said = json.loads(done.stdout.strip().splitlines()[-1])
-    return {"step": said["seconds"] / STEPS, "speed": said["tokens"] / said["seconds"], "peak": said["peak"] / 2**30, "launch": done.wall_s - said["seconds"]}
+    return {
+        "step": said["seconds"] / STEPS,
+        "speed": said["tokens"] / said["seconds"],
+        "peak": said["peak"] / 2**30,
+        "launch": done.wall_s - said["seconds"],
+    }
 
 
 def measure() -> list[Row]:
@@ -100,4 +154,8 @@ def measure() -> list[Row]:
         for turn in range(PAIRS):
             for name, side in sides.items():
                 seen[name].append(side(Path(folder), f"{side.__name__}{turn}", LORA, model, data))
-    return [Row(name, tuple(values[key] for values in seen[name]), unit) for key, unit in UNITS.items() for name in sides]
+    return [
+        Row(name, tuple(values[key] for values in seen[name]), unit)
+        for key, unit in UNITS.items()
+        for name in sides
+    ]

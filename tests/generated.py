@@ -1,7 +1,8 @@
-"""Every generated file in one place: `python -m tests.generated` writes them, `--check` only compares.
+"""Every generated file in one place: `python -m tests.generated` writes them, `--check` only
+compares.
 
-JSON Schemas for editors and scripts under rules/schema/; pages and a picture of the decision under docs/rules/; how wrong the
-estimates are, docs/accuracy.md.
+JSON Schemas for editors and scripts under rules/schema/; pages and a picture of the decision under
+docs/rules/; how wrong the estimates are, docs/accuracy.md.
 """
 
 import sys
@@ -13,13 +14,23 @@ from advisor.plan.schema import schema_text
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.load import load_rules
 from advisor.ruleset.model import Ruleset
-from tests.generating import accuracy, decision_svg, docs, schema_amounts, schema_catalogues, schema_facts, schemas
+from tests.generating import (
+    accuracy,
+    decision_svg,
+    docs,
+    schema_amounts,
+    schema_catalogues,
+    schema_facts,
+    schemas,
+)
 from tests.generating.schema_parts import dumped
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs" / "rules"
 SHARED = {ROOT / "docs"}  # pages written by hand stand there too
-BY_HAND = {"advice.schema.json"}  # says what a reader of the answer may rely on, so code must not widen it
+BY_HAND = {
+    "advice.schema.json"
+}  # says what a reader of the answer may rely on, so code must not widen it
 
 
 def generated_schemas(rules: Ruleset) -> dict[str, str]:
@@ -41,7 +52,9 @@ def generated_schemas(rules: Ruleset) -> dict[str, str]:
         "suggestions": schema_catalogues.suggestions_schema(),
         "sizes": schema_catalogues.sizes_schema(),
     }
-    return {f"{name}.schema.json": dumped(schema) for name, schema in made.items()} | {"plan.schema.json": schema_text()}
+    return {f"{name}.schema.json": dumped(schema) for name, schema in made.items()} | {
+        "plan.schema.json": schema_text()
+    }
 
 
 def generated() -> dict[Path, str]:
@@ -49,18 +62,31 @@ def generated() -> dict[Path, str]:
     rules = load_rules()
     made = {rules_dir() / "schema" / name: text for name, text in generated_schemas(rules).items()}
     made |= {PAGES / name: text for name, text in docs.pages(rules).items()}
-    return made | {PAGES / "decision.svg": decision_svg.picture(rules), ROOT / "docs" / "accuracy.md": accuracy.page()}
+    return made | {
+        PAGES / "decision.svg": decision_svg.picture(rules),
+        ROOT / "docs" / "accuracy.md": accuracy.page(),
+    }
 
 
 def left_over(made: dict[Path, str]) -> list[Path]:
     """Files beside the generated ones that nothing makes any more."""
     folders = sorted({path.parent for path in made} - SHARED)
-    return [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir()) if path not in made and path.name not in BY_HAND]
+    return [
+        path
+        for folder in folders
+        if folder.is_dir()
+        for path in sorted(folder.iterdir())
+        if path not in made and path.name not in BY_HAND
+    ]
 
 
 def main() -> int:
     made = generated()
-    stale = [path for path, text in made.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    stale = [
+        path
+        for path, text in made.items()
+        if not path.exists() or path.read_text(encoding="utf-8") != text
+    ]
     extra = left_over(made)
     if "--check" in sys.argv:
         for path in stale:

@@ -7,7 +7,12 @@ import pytest
 from advisor.ground.errors import InputError
 from advisor.ground.yaml_reader import parse_yaml
 from advisor.ruleset.facts import load_facts
-from advisor.situation.answers import answers_document, answers_from_document, answers_from_flags, merge_answers
+from advisor.situation.answers import (
+    answers_document,
+    answers_from_document,
+    answers_from_flags,
+    merge_answers,
+)
 
 FACTS = load_facts()
 
@@ -19,37 +24,58 @@ def from_text(text):
 def test_a_file_fills_every_fact_of_the_contract():
     """All keys of the documented answers file are read."""
     answers, warnings = from_text(
-        "task: customer_service\nbudget: {usd: 50, hours: 8}\ndepth: style\ndata: {path: train.jsonl, examples: pairs.jsonl, kind: paired, rows: 5000, tokens: null}\n"
-        "reward_model: rm\nmodel: Qwen/Qwen3-8B\nmodel_params_b: 8.2\ngpu: {name: RTX 4090, vram_gib: 24, count: 2}\nserve_with: vllm\npriority: quality\nsignals: [facts_change_often, prompting_tried]\n"
+        "task: customer_service\nbudget: {usd: 50, hours: 8}\ndepth: style\ndata: {path:"
+        " train.jsonl, examples: pairs.jsonl, kind: paired, rows: 5000, tokens:"
+        " null}\nreward_model: rm\nmodel: Qwen/Qwen3-8B\nmodel_params_b: 8.2\ngpu: {name: RTX 4090,"
+        " vram_gib: 24, count: 2}\nserve_with: vllm\npriority: quality\nsignals:"
+        " [facts_change_often, prompting_tried]\n"
     )
     assert not warnings
     assert {key: answer.value for key, answer in answers.known.items()} == {
-        "task": "customer_service", "budget_usd": 50, "budget_hours": 8, "depth": "style", "data_path": "train.jsonl", "data_examples": "pairs.jsonl", "reward_model": "rm", "data_kind": "paired", "data_rows": 5000,
-        "model": "Qwen/Qwen3-8B", "model_params_b": 8.2, "gpu": "RTX 4090", "gpu_memory_gib": 24, "gpus": 2, "serve_with": "vllm", "priority": "quality",
+        "task": "customer_service", "budget_usd": 50, "budget_hours": 8, "depth": "style",
+        "data_path": "train.jsonl", "data_examples": "pairs.jsonl", "reward_model": "rm",
+        "data_kind": "paired", "data_rows": 5000,
+        "model": "Qwen/Qwen3-8B", "model_params_b": 8.2, "gpu": "RTX 4090", "gpu_memory_gib": 24,
+        "gpus": 2, "serve_with": "vllm", "priority": "quality",
         "signals": ("facts_change_often", "prompting_tried"),
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("signals", ["[needs_citations]", "{needs_citations: true, rag_tried: false}"])
+@pytest.mark.parametrize(
+    "signals", ["[needs_citations]", "{needs_citations: true, rag_tried: false}"]
+)
 def test_an_answers_file_is_lossless(signals):
     """What is read can be written and read again."""
-    answers, _ = from_text(f"task: qa\nbudget: low\ngpu: RTX 4090\nreward_model: rm\ndata: {{rows: 100, examples: pairs.jsonl}}\nsignals: {signals}\n")
-    again, _ = answers_from_document(parse_yaml(json.dumps(answers_document(answers)), name="again"), FACTS)
+    answers, _ = from_text(
+        "task: qa\nbudget: low\ngpu: RTX 4090\nreward_model: rm\ndata: {rows: 100, examples:"
+        f" pairs.jsonl}}\nsignals: {signals}\n"
+    )
+    again, _ = answers_from_document(
+        parse_yaml(json.dumps(answers_document(answers)), name="again"), FACTS
+    )
     assert again == answers
 
 
 def test_a_signal_says_yes_or_no():
-    """A map of signals reads true and false, quoted yes and no included; a denied one is a known fact, until a flag says that it is so."""
-    answers, _ = from_text('task: qa\nsignals: {rag_tried: "Yes", needs_citations: true, prompt_meets_quality_bar: "no", access_control: false, latency_critical: null}\n')
+    """A map of signals reads true and false, quoted yes and no included; a denied one is a known
+    fact, until a flag says that it is so.
+    """
+    answers, _ = from_text(
+        'task: qa\nsignals: {rag_tried: "Yes", needs_citations: true, prompt_meets_quality_bar:'
+        ' "no", access_control: false, latency_critical: null}\n'
+    )
     assert answers.signals == ("rag_tried", "needs_citations")
-    assert {name: answers.value(name) for name in ("prompt_meets_quality_bar", "access_control", "latency_critical")} == {
+    assert {name: answers.value(name) for name in ("prompt_meets_quality_bar", "access_control",
+    "latency_critical")} == {
         "prompt_meets_quality_bar": False, "access_control": False, "latency_critical": None,
     }  # fmt: skip
     flags, _ = answers_from_flags({"signals": ["access_control"]}, FACTS)
     merged = merge_answers(answers, flags)
     assert ("access_control" in merged.signals, merged.value("access_control")) == (True, None)
     for text in ("maybe", "'1'", "5", "[true]"):
-        with pytest.raises(InputError, match=r"rag_tried: .* says neither yes nor no\n  true or false"):
+        with pytest.raises(
+            InputError, match=r"rag_tried: .* says neither yes nor no\n  true or false"
+        ):
             from_text(f"task: qa\nsignals: {{rag_tried: {text}}}\n")
 
 
@@ -71,10 +97,21 @@ def test_all_faults_come_together_with_their_places():
     assert "unknown data key 'knd'" in text
 
 
-@pytest.mark.parametrize("text", ["priority: [quality, cost]", "task: [qa]", "budget: [low]", "data: {kind: [paired]}", "depth: {a: 1}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "priority: [quality, cost]",
+        "task: [qa]",
+        "budget: [low]",
+        "data: {kind: [paired]}",
+        "depth: {a: 1}",
+    ],
+)
 def test_several_values_where_one_is_wanted_are_refused(text):
     """A list or a map is no choice, and the values that are stand beside it."""
-    with pytest.raises(InputError, match=r"answers.yaml:1:\d+: .* is not one of the values\n  one of "):
+    with pytest.raises(
+        InputError, match=r"answers.yaml:1:\d+: .* is not one of the values\n  one of "
+    ):
         from_text(text)
 
 
@@ -91,14 +128,22 @@ def test_flags_win_over_the_file():
     file, _ = from_text("task: qa\nbudget: low\ngpu: {name: RTX 4090, vram_gib: 24}\n")
     flags, _ = answers_from_flags({"budget": "high", "gpu": "H100"}, FACTS)
     merged = merge_answers(file, flags)
-    assert (merged.value("task"), merged.value("budget"), merged.value("gpu"), merged.value("gpu_memory_gib")) == ("qa", "high", "H100", None)
+    assert (
+        merged.value("task"),
+        merged.value("budget"),
+        merged.value("gpu"),
+        merged.value("gpu_memory_gib"),
+    ) == ("qa", "high", "H100", None)
     assert merged.known["budget"].origin == "flag"
 
 
 def test_a_budget_flag_takes_limits():
     """usd=20,hours=6 are limits, not a level."""
     answers, _ = answers_from_flags({"budget": "usd=20,hours=6"}, FACTS)
-    assert {key: answer.value for key, answer in answers.known.items()} == {"budget_usd": 20, "budget_hours": 6}
+    assert {key: answer.value for key, answer in answers.known.items()} == {
+        "budget_usd": 20,
+        "budget_hours": 6,
+    }
 
 
 @pytest.mark.parametrize(

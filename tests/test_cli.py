@@ -26,76 +26,230 @@ def test_json_is_one_document_and_messages_go_to_stderr(call):
 @pytest.mark.parametrize("model", ["answerdotai/ModernBERT-base", "distilbert-base-uncased"])
 @pytest.mark.parametrize("task", ["chat_assistant", "qa", "generation"])
 def test_an_encoder_is_not_taken_to_write(call, model, task):
-    """A model that only reads and sorts is refused for a task whose answer is text, with one that writes; for sorting it is taken."""
-    code, out, err = call("--json", "--task", task, "--model", model, "--data-kind", "paired", "--gpu", "RTX 4090")
+    """A model that only reads and sorts is refused for a task whose answer is text, with one that
+    writes; for sorting it is taken.
+    """
+    code, out, err = call(
+        "--json", "--task", task, "--model", model, "--data-kind", "paired", "--gpu", "RTX 4090"
+    )
     assert (code, out) == (2, "")
     assert "it cannot write an answer" in err
     assert "such as Qwen/" in err
-    code, out, _ = call("--json", "--task", "classification", "--model", model, "--data-kind", "paired", "--budget", "high", "--gpu", "RTX 4090")
+    code, out, _ = call(
+        "--json",
+        "--task",
+        "classification",
+        "--model",
+        model,
+        "--data-kind",
+        "paired",
+        "--budget",
+        "high",
+        "--gpu",
+        "RTX 4090",
+    )
     assert (code, json.loads(out)["recommendation"]["composition"]) == (0, "encoder:sft+full")
 
 
 def test_contradictions_come_together(call):
-    """What cannot be true at once is refused, each with its reason; what a model's name seems to say only warns."""
-    signals = ("base_model_never_succeeds", "base_model_sometimes_succeeds", "base_model_untuned", "instruct_model_start")
-    code, _, err = call("--json", "--task", "qa", "--gpu", "none", *(part for name in signals for part in ("--signal", name)))
+    """What cannot be true at once is refused, each with its reason; what a model's name seems to
+    say only warns.
+    """
+    signals = (
+        "base_model_never_succeeds",
+        "base_model_sometimes_succeeds",
+        "base_model_untuned",
+        "instruct_model_start",
+    )
+    code, _, err = call(
+        "--json",
+        "--task",
+        "qa",
+        "--gpu",
+        "none",
+        *(part for name in signals for part in ("--signal", name)),
+    )
     assert (code, err.count("this cannot be")) == (2, 2)
-    _, out, _ = call("--json", "--task", "reasoning", "--data-kind", "prompts_with_verifier", "--gpu", "unknown", "--signal", "base_model_sometimes_succeeds")
-    assert {"base_model_never_succeeds": True} not in [flip["change"] for flip in json.loads(out)["flips"]]
-    code, _, err = call("--json", "--task", "qa", "--gpu", "none", "--model", "Qwen/Qwen3-8B", "--signal", "base_model_untuned")
-    assert (code, "follows instructions already; base_model_untuned was stated and counts" in err) == (0, True)
+    _, out, _ = call(
+        "--json",
+        "--task",
+        "reasoning",
+        "--data-kind",
+        "prompts_with_verifier",
+        "--gpu",
+        "unknown",
+        "--signal",
+        "base_model_sometimes_succeeds",
+    )
+    assert {"base_model_never_succeeds": True} not in [
+        flip["change"] for flip in json.loads(out)["flips"]
+    ]
+    code, _, err = call(
+        "--json",
+        "--task",
+        "qa",
+        "--gpu",
+        "none",
+        "--model",
+        "Qwen/Qwen3-8B",
+        "--signal",
+        "base_model_untuned",
+    )
+    assert (
+        code,
+        "follows instructions already; base_model_untuned was stated and counts" in err,
+    ) == (0, True)
 
 
 def test_advice_warns_of_little_data_as_the_check_does(call, tmp_path):
     """A stage that wants more data than there are says so, for a file as for a stated amount."""
     data = tmp_path / "pairs.jsonl"
-    data.write_text("".join(json.dumps({"prompt": f"Is {n} odd?", "chosen": f"Count to {n} and see.", "rejected": "No."}) + "\n" for n in range(300)))
+    data.write_text(
+        "".join(
+            json.dumps(
+                {"prompt": f"Is {n} odd?", "chosen": f"Count to {n} and see.", "rejected": "No."}
+            )
+            + "\n"
+            for n in range(300)
+        )
+    )
     asked = ("--json", "--task", "chat_assistant", "--gpu", "RTX 4090", "--model", "Qwen/Qwen3-8B")
     for stated in (("--data", data), ("--data-kind", "preference", "--data-rows", 300)):
-        (said,) = [text for text in json.loads(call(*asked, *stated)[1])["warnings"] if "too few" in text]
-        assert said == "dpo: 300 rows: too few: below 500 it seldom works; usual are 5,000 to 60,000"
+        (said,) = [
+            text for text in json.loads(call(*asked, *stated)[1])["warnings"] if "too few" in text
+        ]
+        assert (
+            said == "dpo: 300 rows: too few: below 500 it seldom works; usual are 5,000 to 60,000"
+        )
         assert said.removeprefix("dpo: ") in " ".join(call("check", data)[1].split())
 
 
 def test_documents_are_not_too_few_examples(call, tmp_path):
     """Beside documents the examples are counted, not the documents."""
     examples = tmp_path / "pairs.jsonl"
-    examples.write_text("".join(json.dumps({"prompt": f"What is {n} plus one?", "completion": f"It is {n + 1}."}) + "\n" for n in range(40)))
-    (tmp_path / "corpus.txt").write_text("\n\n".join(f"Document {n} tells of building {n} and its {n} windows, and of who lived there." for n in range(30)))
-    asked = ("--json", "--task", "generation", "--gpu", "none", "--model", "Qwen/Qwen3-0.6B", "--data", "corpus.txt", "--choose", "cpt>sft+lora", "--force")
+    examples.write_text(
+        "".join(
+            json.dumps({"prompt": f"What is {n} plus one?", "completion": f"It is {n + 1}."}) + "\n"
+            for n in range(40)
+        )
+    )
+    (tmp_path / "corpus.txt").write_text(
+        "\n\n".join(
+            f"Document {n} tells of building {n} and its {n} windows, and of who lived there."
+            for n in range(30)
+        )
+    )
+    asked = (
+        "--json",
+        "--task",
+        "generation",
+        "--gpu",
+        "none",
+        "--model",
+        "Qwen/Qwen3-0.6B",
+        "--data",
+        "corpus.txt",
+        "--choose",
+        "cpt>sft+lora",
+        "--force",
+    )
     assert not [text for text in json.loads(call(*asked)[1])["warnings"] if text.startswith("sft:")]
-    (said,) = [text for text in json.loads(call(*asked, "--examples", examples)[1])["warnings"] if text.startswith("sft:")]
+    (said,) = [
+        text
+        for text in json.loads(call(*asked, "--examples", examples)[1])["warnings"]
+        if text.startswith("sft:")
+    ]
     assert said.startswith("sft: 40 rows: too few: below 50")
 
 
 def test_rows_longer_than_what_is_read_are_told(call):
-    """Time and cost count what fits; of stated rows that are longer on average the answer says so."""
-    asked = ("--json", "--task", "qa", "--gpu", "RTX 4090", "--model", "Qwen/Qwen3-8B", "--data-kind", "paired", "--data-rows", "5000", "--data-tokens")
-    said = [text for text in json.loads(call(*asked, "1000000000")[1])["warnings"] if "longer than" in text]
-    assert ["200,000 tokens on average are longer than the 1,024" in text for text in said] == [True]
-    assert not [text for text in json.loads(call(*asked, "1000000")[1])["warnings"] if "longer than" in text]
+    """Time and cost count what fits; of stated rows that are longer on average the answer says
+    so.
+    """
+    asked = (
+        "--json",
+        "--task",
+        "qa",
+        "--gpu",
+        "RTX 4090",
+        "--model",
+        "Qwen/Qwen3-8B",
+        "--data-kind",
+        "paired",
+        "--data-rows",
+        "5000",
+        "--data-tokens",
+    )
+    said = [
+        text
+        for text in json.loads(call(*asked, "1000000000")[1])["warnings"]
+        if "longer than" in text
+    ]
+    assert ["200,000 tokens on average are longer than the 1,024" in text for text in said] == [
+        True
+    ]
+    assert not [
+        text for text in json.loads(call(*asked, "1000000")[1])["warnings"] if "longer than" in text
+    ]
 
 
 def test_why_not_gives_the_reason_that_ranks_the_one_over_the_other(call):
-    """An adapter comes after LoRA for what LoRA is, not for what speaks against a 4-bit base; a fit that is no known fact says why."""
-    asked = ("--json", "--task", "customer_service", "--budget", "low", "--gpu", "RTX 4090", "--model", "Qwen/Qwen3-8B", "--data-kind", "paired", "--data-rows", "5000")
+    """An adapter comes after LoRA for what LoRA is, not for what speaks against a 4-bit base; a fit
+    that is no known fact says why.
+    """
+    asked = (
+        "--json",
+        "--task",
+        "customer_service",
+        "--budget",
+        "low",
+        "--gpu",
+        "RTX 4090",
+        "--model",
+        "Qwen/Qwen3-8B",
+        "--data-kind",
+        "paired",
+        "--data-rows",
+        "5000",
+    )
     document = json.loads(call(*asked)[1])
     assert document["recommendation"]["decided_by"][-1] == "evidence/lora-where-it-fits"
     because = {other["composition"]: other["because"][0] for other in document["alternatives"]}
     assert because["sft+adapter"]["rule"] == "document/lora-otherwise"
     assert "quantis" not in because["sft+adapter"]["text"]
-    document = json.loads(call("--json", "--task", "other", "--budget", "low", "--gpu", "RTX 4090")[1])
-    because = {other["composition"]: other["because"][0]["text"] for other in document["alternatives"]}
-    assert because["sft+lora"].endswith("here fits lora is not known, since no model is named (the numbers shown are those of the suggested model)")
+    document = json.loads(
+        call("--json", "--task", "other", "--budget", "low", "--gpu", "RTX 4090")[1]
+    )
+    because = {
+        other["composition"]: other["because"][0]["text"] for other in document["alternatives"]
+    }
+    assert because["sft+lora"].endswith(
+        "here fits lora is not known, since no model is named (the numbers shown are those of the"
+        " suggested model)"
+    )
 
 
 def test_departments_miss_their_files_alone(call, tmp_path):
-    """One module a team needs a file a team, not one file for all; a name that a plan would refuse is refused at once."""
-    asked = ("--json", "--task", "multi_department", "--n-tasks", "2", "--gpu", "RTX 4090", "--model", "Qwen/Qwen3-8B")
+    """One module a team needs a file a team, not one file for all; a name that a plan would refuse
+    is refused at once.
+    """
+    asked = (
+        "--json",
+        "--task",
+        "multi_department",
+        "--n-tasks",
+        "2",
+        "--gpu",
+        "RTX 4090",
+        "--model",
+        "Qwen/Qwen3-8B",
+    )
     assert json.loads(call(*asked)[1])["missing"] == ["tasks"]
     data = tmp_path / "legal.jsonl"
     data.write_text('{"prompt": "Who signs?", "completion": "The head of the department."}\n' * 3)
-    code, _, err = call("--json", "--task", "multi_department", "--gpu", "RTX 4090", "--tasks", f"HR Team={data}")
+    code, _, err = call(
+        "--json", "--task", "multi_department", "--gpu", "RTX 4090", "--tasks", f"HR Team={data}"
+    )
     assert (code, "a task's name is 'HR Team'" in err) == (2, True)
 
 
@@ -103,17 +257,47 @@ def test_the_contract_keys_are_always_there(call):
     """Every key that scripts build on is in the document."""
     _, out, _ = call("--json", "--task", "other", "--gpu", "unknown")
     document = json.loads(out)
-    assert {"schema_version", "recommendation", "guide", "alternatives", "flips", "unknown", "warnings", "situation", "hardware", "data", "rules", "plan", "missing"} <= set(
-        document
+    assert {
+        "schema_version",
+        "recommendation",
+        "guide",
+        "alternatives",
+        "flips",
+        "unknown",
+        "warnings",
+        "situation",
+        "hardware",
+        "data",
+        "rules",
+        "plan",
+        "missing",
+    } <= set(document)
+    assert {"composition", "remedies", "stages", "decided_by", "because", "estimate"} <= set(
+        document["recommendation"]
     )
-    assert {"composition", "remedies", "stages", "decided_by", "because", "estimate"} <= set(document["recommendation"])
-    assert {"peak_gib", "low_gib", "high_gib", "hours", "usd", "fits"} <= set(document["recommendation"]["estimate"])
+    assert {"peak_gib", "low_gib", "high_gib", "hours", "usd", "fits"} <= set(
+        document["recommendation"]["estimate"]
+    )
 
 
 def test_a_complete_question_gets_a_runnable_plan(call, tmp_path):
-    """With data and a real model the plan is in the document, and in the file of --plan, and reads back."""
+    """With data and a real model the plan is in the document, and in the file of --plan, and reads
+    back.
+    """
     (tmp_path / "train.jsonl").write_text(PAIRS)
-    code, out, _ = call("--json", "--task", "qa", "--gpu", "RTX 4090", "--model", "Qwen/Qwen3-8B", "--data", "train.jsonl", "--plan", "plan.yaml")
+    code, out, _ = call(
+        "--json",
+        "--task",
+        "qa",
+        "--gpu",
+        "RTX 4090",
+        "--model",
+        "Qwen/Qwen3-8B",
+        "--data",
+        "train.jsonl",
+        "--plan",
+        "plan.yaml",
+    )
     assert code == 0
     from advisor.plan.read import read_plan
 
@@ -127,12 +311,44 @@ def test_a_complete_question_gets_a_runnable_plan(call, tmp_path):
 
 
 def test_a_stage_that_scores_its_answers_needs_a_reward_model_or_one_trained_before(call, tmp_path):
-    """Without either the plan is refused with the flag that names one; the flag's folder must hold a model, and stands in the plan, relative paths included."""
-    (tmp_path / "prefer.jsonl").write_text("".join(json.dumps({"prompt": f"Question {i}?", "chosen": f"A good answer {i}.", "rejected": f"Bad {i}."}) + "\n" for i in range(60)))
+    """Without either the plan is refused with the flag that names one; the flag's folder must hold
+    a model, and stands in the plan, relative paths included.
+    """
+    (tmp_path / "prefer.jsonl").write_text(
+        "".join(
+            json.dumps(
+                {
+                    "prompt": f"Question {i}?",
+                    "chosen": f"A good answer {i}.",
+                    "rejected": f"Bad {i}.",
+                }
+            )
+            + "\n"
+            for i in range(60)
+        )
+    )
     (tmp_path / "plans").mkdir()
-    asked = ["--json", "--task", "chat_assistant", "--gpu", "RTX 4090", "--model", "Qwen/Qwen3-0.6B", "--data", "prefer.jsonl", "--force", "--plan", "plans/plan.yaml", "--choose"]
+    asked = [
+        "--json",
+        "--task",
+        "chat_assistant",
+        "--gpu",
+        "RTX 4090",
+        "--model",
+        "Qwen/Qwen3-0.6B",
+        "--data",
+        "prefer.jsonl",
+        "--force",
+        "--plan",
+        "plans/plan.yaml",
+        "--choose",
+    ]
     code, _, err = call(*asked, "rloo+lora")
-    assert (code, "a plan needs more: reward_model" in err, "--reward-model" in err) == (2, True, True)
+    assert (code, "a plan needs more: reward_model" in err, "--reward-model" in err) == (
+        2,
+        True,
+        True,
+    )
     assert call(*asked, "sft>rm>ppo+lora")[0] == 0
     (tmp_path / "plans" / "plan.yaml").unlink()
     (tmp_path / "rm").mkdir()
@@ -143,14 +359,20 @@ def test_a_stage_that_scores_its_answers_needs_a_reward_model_or_one_trained_bef
     assert code == 0, err
     from advisor.plan.read import read_plan
 
-    assert read_plan(tmp_path / "plans" / "plan.yaml").stages[0].options["reward_model"] == str(tmp_path / "rm")
+    assert read_plan(tmp_path / "plans" / "plan.yaml").stages[0].options["reward_model"] == str(
+        tmp_path / "rm"
+    )
     assert json.loads(out)["situation"]
 
 
 def test_a_plan_replaces_no_file_unasked(call, tmp_path):
-    """A launch file that is there is left alone unless it says the same or --force is given; what the plan is made from is never replaced."""
+    """A launch file that is there is left alone unless it says the same or --force is given; what
+    the plan is made from is never replaced.
+    """
     (tmp_path / "train.jsonl").write_text(PAIRS)
-    (tmp_path / "answers.yaml").write_text("task: qa\ngpu: RTX 4090\nmodel: Qwen/Qwen3-8B\ndata: {path: train.jsonl}\n")
+    (tmp_path / "answers.yaml").write_text(
+        "task: qa\ngpu: RTX 4090\nmodel: Qwen/Qwen3-8B\ndata: {path: train.jsonl}\n"
+    )
     asked = ["--json", "--answers", "answers.yaml", "--plan"]
     assert call(*asked, "plan.yaml")[0] == 0
     written = (tmp_path / "plan.yaml").read_text()
@@ -172,15 +394,47 @@ def test_a_plan_replaces_no_file_unasked(call, tmp_path):
 def test_every_plan_that_advice_makes_reads_back(call, tmp_path):
     """Whatever the task, budget and card, the launch file passes its own reader."""
     (tmp_path / "pairs.jsonl").write_text(PAIRS)
-    (tmp_path / "prefer.jsonl").write_text("".join(json.dumps({"prompt": f"Question {i}?", "chosen": f"A good answer {i}.", "rejected": f"Bad {i}."}) + "\n" for i in range(60)))
+    (tmp_path / "prefer.jsonl").write_text(
+        "".join(
+            json.dumps(
+                {
+                    "prompt": f"Question {i}?",
+                    "chosen": f"A good answer {i}.",
+                    "rejected": f"Bad {i}.",
+                }
+            )
+            + "\n"
+            for i in range(60)
+        )
+    )
     from advisor.plan.read import read_plan
 
     made = 0
-    for task, data in (("qa", "pairs.jsonl"), ("generation", "pairs.jsonl"), ("domain_expertise", "pairs.jsonl"), ("chat_assistant", "prefer.jsonl"), ("other", "pairs.jsonl")):
+    for task, data in (
+        ("qa", "pairs.jsonl"),
+        ("generation", "pairs.jsonl"),
+        ("domain_expertise", "pairs.jsonl"),
+        ("chat_assistant", "prefer.jsonl"),
+        ("other", "pairs.jsonl"),
+    ):
         for budget in ("low", "high"):
             for gpu in ("Tesla T4", "A100 80GB", "none", "unknown"):
                 name = f"{task}-{budget}-{gpu.replace(' ', '')}.yaml"
-                code, _, err = call("--json", "--task", task, "--budget", budget, "--gpu", gpu, "--model", "Qwen/Qwen3-0.6B", "--data", data, "--plan", name)
+                code, _, err = call(
+                    "--json",
+                    "--task",
+                    task,
+                    "--budget",
+                    budget,
+                    "--gpu",
+                    gpu,
+                    "--model",
+                    "Qwen/Qwen3-0.6B",
+                    "--data",
+                    data,
+                    "--plan",
+                    name,
+                )
                 assert code == 0, err
                 read_plan(tmp_path / name)
                 made += 1
@@ -188,9 +442,27 @@ def test_every_plan_that_advice_makes_reads_back(call, tmp_path):
 
 
 def test_a_way_on_can_be_pasted(call, tmp_path):
-    """Where the answer trains nothing, the line that trains all the same goes through a shell as it stands."""
-    (tmp_path / "text.txt").write_text("\n\n".join(f"A paragraph about {i}, {'with more to say ' * 20}" for i in range(60)))
-    asked = ["--json", "--task", "domain_expertise", "--depth", "domain_knowledge", "--gpu", "A100 80GB", "--model", "Qwen/Qwen3-0.6B", "--data", "text.txt", "--plan", "p.yaml"]
+    """Where the answer trains nothing, the line that trains all the same goes through a shell as it
+    stands.
+    """
+    (tmp_path / "text.txt").write_text(
+        "\n\n".join(f"A paragraph about {i}, {'with more to say ' * 20}" for i in range(60))
+    )
+    asked = [
+        "--json",
+        "--task",
+        "domain_expertise",
+        "--depth",
+        "domain_knowledge",
+        "--gpu",
+        "A100 80GB",
+        "--model",
+        "Qwen/Qwen3-0.6B",
+        "--data",
+        "text.txt",
+        "--plan",
+        "p.yaml",
+    ]
     code, _, err = call(*asked)
     assert code == 2
     flags = shlex.split(err.split("to train all the same: ")[1])
@@ -199,14 +471,50 @@ def test_a_way_on_can_be_pasted(call, tmp_path):
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("chain", ["cpt", "cpt>sft", "sft>sft", "sft>dpo", "sft>rm>rm>ppo", "sft>rm>ppo>ppo"])
+@pytest.mark.parametrize(
+    "chain", ["cpt", "cpt>sft", "sft>sft", "sft>dpo", "sft>rm>rm>ppo", "sft>rm>ppo>ppo"]
+)
 def test_every_plan_that_is_chosen_reads_back(call, tmp_path, chain, scheme):
-    """No chosen composition gets a launch file that its own reader refuses: settings keep to what a method refuses, and no two stages share a name."""
+    """No chosen composition gets a launch file that its own reader refuses: settings keep to what a
+    method refuses, and no two stages share a name.
+    """
     (tmp_path / "pairs.jsonl").write_text(PAIRS)
-    (tmp_path / "text.txt").write_text("\n\n".join(f"A paragraph about {i}, {'with more to say ' * 20}" for i in range(60)))
-    (tmp_path / "prefer.jsonl").write_text("".join(json.dumps({"prompt": f"Question {i}?", "chosen": f"A good answer {i}.", "rejected": f"Bad {i}."}) + "\n" for i in range(60)))
-    data = ["--data", "text.txt", "--examples", "pairs.jsonl"] if chain.startswith("cpt") else ["--data", "prefer.jsonl"]
-    asked = ["--json", "--task", "other", "--gpu", "A100 80GB", "--model", "Qwen/Qwen3-0.6B", *data, "--choose", f"{chain}+{scheme}", "--force", "--plan", "plan.yaml"]
+    (tmp_path / "text.txt").write_text(
+        "\n\n".join(f"A paragraph about {i}, {'with more to say ' * 20}" for i in range(60))
+    )
+    (tmp_path / "prefer.jsonl").write_text(
+        "".join(
+            json.dumps(
+                {
+                    "prompt": f"Question {i}?",
+                    "chosen": f"A good answer {i}.",
+                    "rejected": f"Bad {i}.",
+                }
+            )
+            + "\n"
+            for i in range(60)
+        )
+    )
+    data = (
+        ["--data", "text.txt", "--examples", "pairs.jsonl"]
+        if chain.startswith("cpt")
+        else ["--data", "prefer.jsonl"]
+    )
+    asked = [
+        "--json",
+        "--task",
+        "other",
+        "--gpu",
+        "A100 80GB",
+        "--model",
+        "Qwen/Qwen3-0.6B",
+        *data,
+        "--choose",
+        f"{chain}+{scheme}",
+        "--force",
+        "--plan",
+        "plan.yaml",
+    ]
     code, _, err = call(*asked)
     assert code == 0, err
     from advisor.plan.read import read_plan
@@ -219,8 +527,23 @@ def test_every_plan_that_is_chosen_reads_back(call, tmp_path, chain, scheme):
 
 def test_a_setting_that_the_method_refuses_gives_way_with_the_reason(call, tmp_path):
     """A prefix goes without packing, and the plan says why."""
-    (tmp_path / "text.txt").write_text("\n\n".join(f"A paragraph about {i}, {'with more to say ' * 20}" for i in range(60)))
-    asked = ["--json", "--task", "domain_expertise", "--gpu", "unknown", "--model", "Qwen/Qwen3-0.6B", "--data", "text.txt", "--choose", "cpt+prefix", "--force"]
+    (tmp_path / "text.txt").write_text(
+        "\n\n".join(f"A paragraph about {i}, {'with more to say ' * 20}" for i in range(60))
+    )
+    asked = [
+        "--json",
+        "--task",
+        "domain_expertise",
+        "--gpu",
+        "unknown",
+        "--model",
+        "Qwen/Qwen3-0.6B",
+        "--data",
+        "text.txt",
+        "--choose",
+        "cpt+prefix",
+        "--force",
+    ]
     assert call(*asked, "--plan", "plan.yaml")[0] == 0
     text = (tmp_path / "plan.yaml").read_text()
     assert "packing: false" in text
@@ -229,15 +552,32 @@ def test_a_setting_that_the_method_refuses_gives_way_with_the_reason(call, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("name", "fit"), [("Legal", "such as legal"), ("Legal dept", "such as legal-dept"), ("abteilung-ö", "such as abteilung-o"), ("x/y", "such as x-y"), ("法", "")]
+    ("name", "fit"),
+    [
+        ("Legal", "such as legal"),
+        ("Legal dept", "such as legal-dept"),
+        ("abteilung-ö", "such as abteilung-o"),
+        ("x/y", "such as x-y"),
+        ("法", ""),
+    ],
 )
 def test_a_task_that_cannot_be_a_folder_is_refused_where_it_is_named(call, tmp_path, name, fit):
     """Flags and answers files keep to the names that a plan allows, and say which would do."""
     (tmp_path / "a.jsonl").write_text(PAIRS)
-    (tmp_path / "answers.yaml").write_text(json.dumps({"task": "multi_department", "tasks": {name: "a.jsonl"}}))
-    for asked in (["--json", "--task", "multi_department", "--tasks", f"{name}=a.jsonl"], ["--json", "--answers", "answers.yaml"]):
+    (tmp_path / "answers.yaml").write_text(
+        json.dumps({"task": "multi_department", "tasks": {name: "a.jsonl"}})
+    )
+    for asked in (
+        ["--json", "--task", "multi_department", "--tasks", f"{name}=a.jsonl"],
+        ["--json", "--answers", "answers.yaml"],
+    ):
         code, _, err = call(*asked)
-        assert (code, f"a task's name is '{name}'" in err, "lower-case letters" in err, fit in err) == (2, True, True, True)
+        assert (
+            code,
+            f"a task's name is '{name}'" in err,
+            "lower-case letters" in err,
+            fit in err,
+        ) == (2, True, True, True)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +595,10 @@ def test_a_task_that_cannot_be_a_folder_is_refused_where_it_is_named(call, tmp_p
         (["--json", "--task", "qa", "--data", "broken.jsonl"], "broken.jsonl:2"),
         (["--json", "--task", "qa", "--model", "./emptyfolder"], "config.json"),
         (["--json", "--task", "qa", "--n-tasks", "3", "--tasks", "a=x.jsonl"], "n_tasks is 3"),
-        (["--json", "--task", "qa", "--plan", "p.yaml", "--gpu", "unknown"], "a plan needs more: data.path"),
+        (
+            ["--json", "--task", "qa", "--plan", "p.yaml", "--gpu", "unknown"],
+            "a plan needs more: data.path",
+        ),
         (["--json", "--answers", "answers.yaml"], "answers.yaml:1:1: unknown key 'tsk'"),
         (["--json", "--answers", "none.yaml"], "no such file"),
         (["--json", "--task", "qa", "--rules", "none.yaml"], "no such file"),
@@ -271,13 +614,21 @@ def test_a_task_that_cannot_be_a_folder_is_refused_where_it_is_named(call, tmp_p
         (["estimate", "--specs", "answers.yaml"], 'such as [{"model"'),
         (["--json", "--task", "qa", "--data-tokens", "nan"], "--data-tokens: nan is not a number"),
         (["--json", "--task", "qa", "--data-rows", "inf"], "--data-rows: inf is not a number"),
-        (["--json", "--model", "a/b", "--model-params-b", "nan"], "--model-params-b: nan is not a number"),
-        (["--json", "--task", "qa", "--budget", "usd=nan,hours=inf"], "--budget.hours: inf is not a number"),
+        (
+            ["--json", "--model", "a/b", "--model-params-b", "nan"],
+            "--model-params-b: nan is not a number",
+        ),
+        (
+            ["--json", "--task", "qa", "--budget", "usd=nan,hours=inf"],
+            "--budget.hours: inf is not a number",
+        ),
     ],
     ids=lambda value: "-".join(value[:4])[:60] if isinstance(value, list) else "",
 )
 def test_bad_input_is_a_clear_error(call, tmp_path, arguments, said):
-    """Exit code 2, what is wrong and the next step on stderr, nothing on stdout, no traceback, no new file."""
+    """Exit code 2, what is wrong and the next step on stderr, nothing on stdout, no traceback, no
+    new file.
+    """
     (tmp_path / "empty.jsonl").write_text("")
     for name in ("table.xlsx", "letter.docx"):
         (tmp_path / name).write_bytes(b"PK\x03\x04" + bytes(200))
@@ -317,14 +668,20 @@ def test_answers_come_from_standard_input_too(call, monkeypatch):
     """`--answers -` reads YAML or JSON from stdin."""
     import io
 
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"task": "generation", "gpu": "unknown"}')))
+    monkeypatch.setattr(
+        sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"task": "generation", "gpu": "unknown"}'))
+    )
     code, out, _ = call("--json", "--answers", "-")
     assert (code, json.loads(out)["recommendation"]["composition"]) == (0, "sft+lora")
 
 
 def test_a_closed_standard_input_is_an_empty_one(call, monkeypatch):
     """`<&-` ends with what is missing, never as a bug."""
-    for arguments, said in ((["--json", "--answers", "-"], "a map of answers is expected"), (["estimate", "--json", "--specs", "-"], "not valid JSON"), ([], "--json")):
+    for arguments, said in (
+        (["--json", "--answers", "-"], "a map of answers is expected"),
+        (["estimate", "--json", "--specs", "-"], "not valid JSON"),
+        ([], "--json"),
+    ):
         monkeypatch.setattr(sys, "stdin", None)
         code, _, err = call(*arguments)
         assert (code, said in err) == (2, True), err
@@ -333,7 +690,14 @@ def test_a_closed_standard_input_is_an_empty_one(call, monkeypatch):
 def shell(line, folder):
     """A line of shell with `advise` in it; returns exit code and what was said on stderr."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(["bash", "-c", line.replace("advise", f"{sys.executable} -m advisor")], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "-c", line.replace("advise", f"{sys.executable} -m advisor")],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     return done.returncode, done.stderr
 
 
@@ -347,14 +711,20 @@ def test_a_reader_that_leaves_early_is_no_failure(command, tmp_path):
 def test_an_output_that_cannot_be_written_is_not_a_bug(tmp_path):
     """A full disk behind standard output is exit code 4, with one sentence."""
     for command in ("rules", "--json --task qa --gpu unknown --model Qwen/Qwen3-8B"):
-        assert shell(f"advise {command} > /dev/full", tmp_path) == (4, "the output: no space left to write it\n  free some space, or choose another place\n")
+        assert shell(f"advise {command} > /dev/full", tmp_path) == (
+            4,
+            "the output: no space left to write it\n  free some space, or choose another place\n",
+        )
 
 
 def test_a_working_folder_that_is_gone_is_said(tmp_path):
     """A folder deleted under a shell is named as that."""
     (tmp_path / "gone").mkdir()
     code, err = shell("cd gone && rmdir ../gone && advise probe", tmp_path)
-    assert (code, err) == (4, "the folder that this was started in is no longer there\n  cd into one that is\n")
+    assert (code, err) == (
+        4,
+        "the folder that this was started in is no longer there\n  cd into one that is\n",
+    )
 
 
 @pytest.mark.parametrize(
@@ -367,8 +737,12 @@ def test_a_working_folder_that_is_gone_is_said(tmp_path):
         (errno.ENOENT, True, 70, "this is a bug"),
     ],
 )
-def test_what_the_system_refuses_is_told_apart_from_bugs(call, monkeypatch, tmp_path, number, readable, code, said):
-    """A missing permission, a full disk or an impossible name says so with its file; a file of ours that is missing is a bug."""
+def test_what_the_system_refuses_is_told_apart_from_bugs(
+    call, monkeypatch, tmp_path, number, readable, code, said
+):
+    """A missing permission, a full disk or an impossible name says so with its file; a file of ours
+    that is missing is a bug.
+    """
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("os.access", lambda *_: readable)
 
@@ -393,27 +767,64 @@ def test_rules_can_be_listed_and_explained(call):
 
 def test_a_mapping_makes_odd_columns_usable(call, tmp_path):
     """`--map question=COL answer=COL` works for check, for advice, and is kept in the plan."""
-    (tmp_path / "odd.jsonl").write_text("".join(json.dumps({"foo": f"What is {i}?", "bar": f"It is {i}."}) + "\n" for i in range(60)))
+    (tmp_path / "odd.jsonl").write_text(
+        "".join(
+            json.dumps({"foo": f"What is {i}?", "bar": f"It is {i}."}) + "\n" for i in range(60)
+        )
+    )
     code, out, err = call("check", "odd.jsonl", "--map", "question=foo", "answer=bar", "--json")
     assert code == 0, err
     assert json.loads(out)["kind"] == "paired"
-    code, out, err = call("--json", "--task", "qa", "--gpu", "none", "--model", "Qwen/Qwen3-0.6B", "--data", "odd.jsonl", "--map", "question=foo", "answer=bar")
+    code, out, err = call(
+        "--json",
+        "--task",
+        "qa",
+        "--gpu",
+        "none",
+        "--model",
+        "Qwen/Qwen3-0.6B",
+        "--data",
+        "odd.jsonl",
+        "--map",
+        "question=foo",
+        "answer=bar",
+    )
     assert code == 0, err
     assert json.loads(out)["plan"]["data"]["mapping"] == {"question": "foo", "answer": "bar"}
 
 
 def test_check_shows_the_page_of_broken_data(call, tmp_path):
-    """Where the kind was recognised the page is printed, and the exit code says that nothing can be trained."""
-    (tmp_path / "train.jsonl").write_text('{"question": "What?", "answer": ""}\n' * 10 + '{"question": "Who?", "answer": "Me."}\n')
+    """Where the kind was recognised the page is printed, and the exit code says that nothing can be
+    trained.
+    """
+    (tmp_path / "train.jsonl").write_text(
+        '{"question": "What?", "answer": ""}\n' * 10 + '{"question": "Who?", "answer": "Me."}\n'
+    )
     code, out, _ = call("check", "train.jsonl")
     assert code == 2
     assert "answer" in out
 
 
 def test_a_plan_that_cannot_be_started_says_so_everywhere(call, tmp_path):
-    """Neither the file's header nor the message offers advise run where the model is split over the cards."""
+    """Neither the file's header nor the message offers advise run where the model is split over the
+    cards.
+    """
     (tmp_path / "train.jsonl").write_text(PAIRS)
-    flags = ("--json", "--task", "qa", "--data", "train.jsonl", "--model", "meta-llama/Llama-3.1-70B", "--gpu", "A100 SXM4 40GB", "--gpus", "8", "--plan", "plan.yaml")
+    flags = (
+        "--json",
+        "--task",
+        "qa",
+        "--data",
+        "train.jsonl",
+        "--model",
+        "meta-llama/Llama-3.1-70B",
+        "--gpu",
+        "A100 SXM4 40GB",
+        "--gpus",
+        "8",
+        "--plan",
+        "plan.yaml",
+    )
     code, _, err = call(*flags)
     text = (tmp_path / "plan.yaml").read_text()
     assert code == 0
@@ -425,7 +836,17 @@ def test_a_plan_that_cannot_be_started_says_so_everywhere(call, tmp_path):
 def test_a_plan_in_the_datas_own_folder_can_be_written_again(call, tmp_path):
     """What lies in a folder of data is never replaced, a launch file aside."""
     (tmp_path / "train.jsonl").write_text(PAIRS)
-    flags = ("--json", "--task", "qa", "--data", ".", "--model", "Qwen/Qwen3-8B", "--gpu", "RTX 4090")
+    flags = (
+        "--json",
+        "--task",
+        "qa",
+        "--data",
+        ".",
+        "--model",
+        "Qwen/Qwen3-8B",
+        "--gpu",
+        "RTX 4090",
+    )
     assert [call(*flags, "--plan", "plan.yaml")[0] for _ in range(2)] == [0, 0]
     (tmp_path / "plan.yaml").write_text((tmp_path / "plan.yaml").read_text() + "# mine\n")
     assert call(*flags, "--plan", "plan.yaml")[0] == 2
@@ -436,35 +857,51 @@ def test_a_plan_in_the_datas_own_folder_can_be_written_again(call, tmp_path):
 
 def test_a_denied_signal_is_in_the_line_to_type(call, tmp_path):
     (tmp_path / "a.yaml").write_text(
-        "task: qa\nbudget: {hours: 0.1}\nsignals: {prompting_tried: false, rag_tried: true}\nmodel: Qwen/Qwen3-8B\ngpu: RTX 4090\n"
-        "data: {kind: paired, rows: 5000, tokens: 1500000}\n"
+        "task: qa\nbudget: {hours: 0.1}\nsignals: {prompting_tried: false, rag_tried: true}\nmodel:"
+        " Qwen/Qwen3-8B\ngpu: RTX 4090\ndata: {kind: paired, rows: 5000, tokens: 1500000}\n"
     )
     code, out, _ = call("--json", "--answers", "a.yaml")
     commands = [way["command"] for way in json.loads(out)["nothing_fits"]["ways_out"]]
     assert code == 3
     assert commands
-    assert all("--signal prompting_tried=no" in command and "--signal rag_tried" in command for command in commands)
-    assert call("--json", "--task", "qa", "--gpu", "unknown", "--signal", "prompting_tried=maybe")[0] == 2
+    assert all(
+        "--signal prompting_tried=no" in command and "--signal rag_tried" in command
+        for command in commands
+    )
+    assert (
+        call("--json", "--task", "qa", "--gpu", "unknown", "--signal", "prompting_tried=maybe")[0]
+        == 2
+    )
 
 
 def test_a_flag_has_one_value_and_limits_go_together(call):
-    """Nothing that was typed is dropped: two values of one flag are a fault, two limits are both kept."""
-    code, _, err = call("--json", "--task", "qa", "--task", "other", "--gpu", "none", "--gpu", "H100")
+    """Nothing that was typed is dropped: two values of one flag are a fault, two limits are both
+    kept.
+    """
+    code, _, err = call(
+        "--json", "--task", "qa", "--task", "other", "--gpu", "none", "--gpu", "H100"
+    )
     assert code == 2
     assert "--task is given 2 times: qa, other" in err
     assert "--gpu is given 2 times" in err
     assert call("--json", "--task", "qa", "--budget", "usd=5,usd=6")[0] == 2
-    code, out, _ = call("--json", "--task", "qa", "--gpu", "unknown", "--budget", "usd=5", "--budget", "hours=3")
+    code, out, _ = call(
+        "--json", "--task", "qa", "--gpu", "unknown", "--budget", "usd=5", "--budget", "hours=3"
+    )
     assert code == 0
     facts = json.loads(out)["situation"]["facts"]
     assert (facts["budget_usd"], facts["budget_hours"]) == (5, 3)
 
 
 def test_the_time_of_several_tasks_is_that_of_all_their_examples(call, tmp_path):
-    """Each task's rows are read once, whichever task has the longest row; stated amounts are of all tasks together."""
+    """Each task's rows are read once, whichever task has the longest row; stated amounts are of all
+    tasks together.
+    """
     long = json.dumps({"question": "What? " + "word " * 600, "answer": "Much."}) + "\n"
     (tmp_path / "small.jsonl").write_text(PAIRS + long)
-    (tmp_path / "large.jsonl").write_text("".join(PAIRS.replace("What is", f"{part}: what is") for part in range(50)))
+    (tmp_path / "large.jsonl").write_text(
+        "".join(PAIRS.replace("What is", f"{part}: what is") for part in range(50))
+    )
     flags = ("--json", "--model", "Qwen/Qwen3-8B", "--gpu", "RTX 4090")
 
     def hours(*question):
@@ -472,16 +909,30 @@ def test_the_time_of_several_tasks_is_that_of_all_their_examples(call, tmp_path)
         return json.loads(out)["recommendation"]["estimate"]["hours"]
 
     large = hours("--task", "qa", "--data", "large.jsonl")
-    assert hours("--task", "multi_department", "--tasks", "a=small.jsonl", "--tasks", "b=large.jsonl") > 0.9 * large
+    assert (
+        hours("--task", "multi_department", "--tasks", "a=small.jsonl", "--tasks", "b=large.jsonl")
+        > 0.9 * large
+    )
     stated = ("--data-kind", "paired", "--data-rows", "5000", "--data-tokens", "1500000")
-    assert hours("--task", "multi_department", "--n-tasks", "12", *stated) < 2 * hours("--task", "qa", *stated)
+    assert hours("--task", "multi_department", "--n-tasks", "12", *stated) < 2 * hours(
+        "--task", "qa", *stated
+    )
 
 
 def test_a_model_without_weights_is_refused_before_anything_is_written(call, tmp_path):
-    """A folder with a configuration alone can be advised on, and a run says what is missing, with no run folder left behind."""
+    """A folder with a configuration alone can be advised on, and a run says what is missing, with
+    no run folder left behind.
+    """
     (tmp_path / "a.jsonl").write_text(PAIRS)
     (tmp_path / "m").mkdir()
-    config = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128, "vocab_size": 300}
+    config = {
+        "model_type": "llama",
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 128,
+        "vocab_size": 300,
+    }
     (tmp_path / "m" / "config.json").write_text(json.dumps(config))
     code, _, err = call("run", "--task", "qa", "--data", "a.jsonl", "--model", "m", "--gpu", "none")
     assert code == 2

@@ -8,7 +8,18 @@ from advisor.ground.errors import InputError
 from advisor.methods.composition import OBJECTIVES, REMEDIES, SCHEMES, parse_composition
 
 
-@pytest.mark.parametrize("text", ["sft>rm>ppo+lora", "cpt>sft+full", "sft+qlora@per_task", "rag & sft+lora", "encoder:sft+full", "prompting", "prompting & rag"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sft>rm>ppo+lora",
+        "cpt>sft+full",
+        "sft+qlora@per_task",
+        "rag & sft+lora",
+        "encoder:sft+full",
+        "prompting",
+        "prompting & rag",
+    ],
+)
 def test_reads_back_what_it_writes(text):
     """A composition's text and its value stand for each other."""
     assert str(parse_composition(text)) == text
@@ -17,7 +28,11 @@ def test_reads_back_what_it_writes(text):
 def test_qlora_is_lora_on_a_4bit_base():
     """Inside there are two keys, and no second copy of LoRA."""
     composition = parse_composition("sft+qlora")
-    assert (composition.update, composition.quantization, composition.scheme) == ("lora", "nf4", "qlora")
+    assert (composition.update, composition.quantization, composition.scheme) == (
+        "lora",
+        "nf4",
+        "qlora",
+    )
 
 
 @given(
@@ -29,7 +44,14 @@ def test_qlora_is_lora_on_a_4bit_base():
 )
 def test_any_composition_is_lossless(chain, scheme, per_task, encoder, remedies):
     """Text -> value -> text changes nothing."""
-    text = " & ".join([*remedies, f"{'encoder:' if encoder else ''}{'>'.join(chain)}+{scheme}{'@per_task' if per_task else ''}"])
+    text = " & ".join(
+        [
+            *remedies,
+            (
+                f"{'encoder:' if encoder else ''}{'>'.join(chain)}+{scheme}{'@per_task' if per_task else ''}"
+            ),
+        ]
+    )
     assert str(parse_composition(text)) == text
 
 

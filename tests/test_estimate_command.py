@@ -21,20 +21,59 @@ def small_model(folder):
         "intermediate_size": 1536,
         "vocab_size": 49152,
     }
-    (folder / "config.json").write_text(json.dumps({**config, "architectures": ["LlamaForCausalLM"], "max_position_embeddings": 8192, "tie_word_embeddings": True}))
+    (folder / "config.json").write_text(
+        json.dumps(
+            {
+                **config,
+                "architectures": ["LlamaForCausalLM"],
+                "max_position_embeddings": 8192,
+                "tie_word_embeddings": True,
+            }
+        )
+    )
     data = folder.parent / "train.jsonl"
-    data.write_text("".join(json.dumps({"prompt": f"How old is building {n}?", "completion": f"It was built in {1000 + n}."}) + "\n" for n in range(600)))
+    data.write_text(
+        "".join(
+            json.dumps(
+                {
+                    "prompt": f"How old is building {n}?",
+                    "completion": f"It was built in {1000 + n}.",
+                }
+            )
+            + "\n"
+            for n in range(600)
+        )
+    )
     return folder, data
 
 
 def test_a_plan_is_estimated_as_it_was_advised(call, tmp_path):
-    """Memory, limit, verdict and time of `advise estimate PLAN` are those of the advice that wrote the plan; another card may be named."""
+    """Memory, limit, verdict and time of `advise estimate PLAN` are those of the advice that wrote
+    the plan; another card may be named.
+    """
     model, data = small_model(tmp_path / "model")
     plan = tmp_path / "plan.yaml"
-    code, out, _ = call("--json", "--task", "qa", "--gpu", "RTX 4090", "--model", model, "--data", data, "--plan", plan)
+    code, out, _ = call(
+        "--json",
+        "--task",
+        "qa",
+        "--gpu",
+        "RTX 4090",
+        "--model",
+        model,
+        "--data",
+        data,
+        "--plan",
+        plan,
+    )
     advised = json.loads(out)["recommendation"]["estimate"]
     (found,) = json.loads(call("estimate", plan, "--json")[1])
-    assert (code, found["name"], found["counter"], found["fits"]) == (0, "sft", "nvidia-smi", advised["fits"])
+    assert (code, found["name"], found["counter"], found["fits"]) == (
+        0,
+        "sft",
+        "nvidia-smi",
+        advised["fits"],
+    )
     for key in ("peak_gib", "low_gib", "high_gib", "limit_gib"):
         assert found[key] == pytest.approx(advised[key], rel=0.01)
     assert found["hours"] == pytest.approx(advised["hours"], abs=0.001)
@@ -44,12 +83,28 @@ def test_a_plan_is_estimated_as_it_was_advised(call, tmp_path):
 
 
 def test_a_plan_made_for_a_card_is_held_against_that_card(call, tmp_path, monkeypatch):
-    """On a machine without a card the plan's own line about its hardware tells which; without it, memory alone is told."""
+    """On a machine without a card the plan's own line about its hardware tells which; without it,
+    memory alone is told.
+    """
     model, data = small_model(tmp_path / "model")
     plan = tmp_path / "plan.yaml"
-    call("--json", "--task", "qa", "--gpu", "RTX 4090", "--model", model, "--data", data, "--plan", plan)
+    call(
+        "--json",
+        "--task",
+        "qa",
+        "--gpu",
+        "RTX 4090",
+        "--model",
+        model,
+        "--data",
+        data,
+        "--plan",
+        plan,
+    )
     monkeypatch.setattr("advisor.probe.probe", lambda: Hardware(kind="cpu", origin="probed"))
-    plan.write_text(plan.read_text().replace('    gpu: "RTX 4090"\n', "").replace("(stated)", "(probed)"))
+    plan.write_text(
+        plan.read_text().replace('    gpu: "RTX 4090"\n', "").replace("(stated)", "(probed)")
+    )
     (found,) = json.loads(call("estimate", plan, "--json")[1])
     assert found["limit_gib"] == pytest.approx(24, rel=0.01)
     assert any("held against what it was made for" in text for text in found["warnings"])
@@ -63,8 +118,28 @@ def test_a_plan_of_several_stages_is_a_list_of_named_answers(call, tmp_path):
     """One stage or several: a list, each answer under its stage's name."""
     model, data = small_model(tmp_path / "model")
     plan = tmp_path / "plan.yaml"
-    data.write_text("".join(json.dumps({"prompt": f"Is {n} odd?", "chosen": "I count.", "rejected": "No."}) + "\n" for n in range(600)))
-    call("--json", "--task", "chat_assistant", "--gpu", "RTX 4090", "--model", model, "--data", data, "--plan", plan, "--choose", "rm>ppo+lora", "--force")
+    data.write_text(
+        "".join(
+            json.dumps({"prompt": f"Is {n} odd?", "chosen": "I count.", "rejected": "No."}) + "\n"
+            for n in range(600)
+        )
+    )
+    call(
+        "--json",
+        "--task",
+        "chat_assistant",
+        "--gpu",
+        "RTX 4090",
+        "--model",
+        model,
+        "--data",
+        data,
+        "--plan",
+        plan,
+        "--choose",
+        "rm>ppo+lora",
+        "--force",
+    )
     found = json.loads(call("estimate", plan, "--json")[1])
     assert [answer["name"] for answer in found] == ["rm", "ppo"]
 
@@ -73,7 +148,19 @@ def test_a_plan_without_its_model_is_no_estimate(call, tmp_path):
     """Where nothing can be estimated the reason is said and the exit code is 2."""
     model, data = small_model(tmp_path / "model")
     plan = tmp_path / "plan.yaml"
-    call("--json", "--task", "qa", "--gpu", "RTX 4090", "--model", model, "--data", data, "--plan", plan)
+    call(
+        "--json",
+        "--task",
+        "qa",
+        "--gpu",
+        "RTX 4090",
+        "--model",
+        model,
+        "--data",
+        data,
+        "--plan",
+        plan,
+    )
     (model / "config.json").unlink()
     model.rmdir()
     code, out, err = call("estimate", plan)
@@ -87,8 +174,19 @@ def test_a_plan_without_its_model_is_no_estimate(call, tmp_path):
 
 
 def test_one_spec_beside_a_card_counts_what_the_card_shows(call):
-    """Held against a named card is what the whole process occupies, as advice judges it; without a card it is what the trainer allocates."""
-    flags = ("estimate", "--json", "--model", "Qwen/Qwen3-8B", "--micro-batch-size", "3", "--seq-len", "4096")
+    """Held against a named card is what the whole process occupies, as advice judges it; without a
+    card it is what the trainer allocates.
+    """
+    flags = (
+        "estimate",
+        "--json",
+        "--model",
+        "Qwen/Qwen3-8B",
+        "--micro-batch-size",
+        "3",
+        "--seq-len",
+        "4096",
+    )
     beside, alone = json.loads(call(*flags, "--gpu", "RTX 4090")[1]), json.loads(call(*flags)[1])
     assert (beside["counter"], beside["fits"]) == ("nvidia-smi", "too_big")
     assert beside["peak_gib"] > beside["limit_gib"] > alone["peak_gib"]
@@ -96,14 +194,35 @@ def test_one_spec_beside_a_card_counts_what_the_card_shows(call):
 
 
 def test_estimates_of_a_plan_refuse_what_specs_refuse(call, tmp_path):
-    """One check of impossible settings, whichever way they come in; a count before a card's name counts."""
+    """One check of impossible settings, whichever way they come in; a count before a card's name
+    counts.
+    """
     (tmp_path / "train.jsonl").write_text(PAIRS)
-    call("--json", "--task", "qa", "--data", "train.jsonl", "--model", "HuggingFaceTB/SmolLM2-135M", "--gpu", "RTX 4090", "--plan", "plan.yaml")
+    call(
+        "--json",
+        "--task",
+        "qa",
+        "--data",
+        "train.jsonl",
+        "--model",
+        "HuggingFaceTB/SmolLM2-135M",
+        "--gpu",
+        "RTX 4090",
+        "--plan",
+        "plan.yaml",
+    )
     text = (tmp_path / "plan.yaml").read_text()
     (tmp_path / "plan.yaml").write_text(re.sub(r"rank: \d+", "rank: 1000", text))
     code, _, err = call("estimate", "plan.yaml")
     assert code == 2
     assert "rank 1000 is above the hidden size 576" in err
-    one, two = (json.loads(call("estimate", "--json", "--model", "Qwen/Qwen3-8B", "--gpu", gpu)[1]) for gpu in ("RTX 4090", "2 x RTX 4090"))
-    assert (one["counter"], two["counter"], two["fits"]) == ("nvidia-smi", "nvidia-smi", one["fits"])
+    one, two = (
+        json.loads(call("estimate", "--json", "--model", "Qwen/Qwen3-8B", "--gpu", gpu)[1])
+        for gpu in ("RTX 4090", "2 x RTX 4090")
+    )
+    assert (one["counter"], two["counter"], two["fits"]) == (
+        "nvidia-smi",
+        "nvidia-smi",
+        one["fits"],
+    )
     assert two["peak_gib"] > one["peak_gib"]  # NCCL

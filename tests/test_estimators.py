@@ -8,17 +8,38 @@ import pytest
 
 from advisor.ground.types import ModelShape
 from benchmarks import estimators
-from benchmarks.estimators import CALCULATORS, Calculator, Job, accelerate, asked, fitcheck, ftuneai, job_of, shared, soup
+from benchmarks.estimators import (
+    CALCULATORS,
+    Calculator,
+    Job,
+    accelerate,
+    asked,
+    fitcheck,
+    ftuneai,
+    job_of,
+    shared,
+    soup,
+)
 from tests.generating.accuracy import published
 
 # config.json of Llama-2-7B.
 SHAPE = ModelShape(
-    id="m", origin="catalogue", params=6738415616, hidden_size=4096, layers=32, heads=32, kv_heads=32, head_dim=128, intermediate_size=11008, vocab_size=32000, tied_embeddings=False
+    id="m", origin="catalogue", params=6738415616, hidden_size=4096, layers=32, heads=32,
+    kv_heads=32, head_dim=128, intermediate_size=11008, vocab_size=32000, tied_embeddings=False
 )  # fmt: skip
 
 
 def case(**given: Any) -> dict[str, Any]:
-    plain = {"id": "x", "update": "qlora", "rank": 8, "micro_batch_size": 2, "seq_len": 512, "gradient_checkpointing": True, "counter": "reserved", "gpu": "NVIDIA Tesla T4"}
+    plain = {
+        "id": "x",
+        "update": "qlora",
+        "rank": 8,
+        "micro_batch_size": 2,
+        "seq_len": 512,
+        "gradient_checkpointing": True,
+        "counter": "reserved",
+        "gpu": "NVIDIA Tesla T4",
+    }
     return {**published()["defaults"], **plain, "target_modules": ["q_proj", "v_proj"], **given}
 
 
@@ -34,19 +55,33 @@ def said(arguments: dict[str, Any] | str) -> dict[str, Any]:
 
 
 def test_a_qlora_case_reaches_each_calculator_in_its_own_words():
-    """Method, sizes, optimizer and targets arrive under the names that each calculator documents."""
+    """Method, sizes, optimizer and targets arrive under the names that each calculator
+    documents.
+    """
     one = job(optimizer="adamw_8bit")
     told = said(fitcheck(one))
     assert told["gpu"] == "t4"
     assert told["params"] == 6738415616
     assert told["config"]["num_hidden_layers"] == 32
     assert told["training"] == {
-        "precision": "bf16", "quantization": "nf4", "double_quant": False, "optimizer": "adam8bit", "optimizer_dtype": "bf16", "batch_size": 2, "seq_len": 512, "lora_rank": 8,
+        "precision": "bf16", "quantization": "nf4", "double_quant": False, "optimizer": "adam8bit",
+        "optimizer_dtype": "bf16", "batch_size": 2, "seq_len": 512, "lora_rank": 8,
         "grad_checkpoint": True, "flash_attn": True, "lora_targets": ["q_proj", "v_proj"],
     }  # fmt: skip
-    assert said(ftuneai(one))["words"] == {"method": "qlora", "quantization": "4bit", "optimizer": "adam_8bit", "lora_target": "attention", "sharding": "none"}
+    assert said(ftuneai(one))["words"] == {
+        "method": "qlora",
+        "quantization": "4bit",
+        "optimizer": "adam_8bit",
+        "lora_target": "attention",
+        "sharding": "none",
+    }
     told = said(soup(one))
-    assert (told["quantization"], told["optimizer"], told["peft"], told["model_params_b"]) == ("4bit", "adamw_bnb_8bit", "qlora", pytest.approx(6.738, abs=1e-3))
+    assert (told["quantization"], told["optimizer"], told["peft"], told["model_params_b"]) == (
+        "4bit",
+        "adamw_bnb_8bit",
+        "qlora",
+        pytest.approx(6.738, abs=1e-3),
+    )
     assert isinstance(accelerate(one), str)
 
 
@@ -54,12 +89,22 @@ def test_a_qlora_case_reaches_each_calculator_in_its_own_words():
     ("targets", "names", "nearest"),
     [
         (["c_attn"], ("q_proj", "k_proj", "v_proj"), "attention_all"),
-        (["c_attn", "c_proj", "w1", "w2"], ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), "all_linear"),
-        ("all-linear", ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), "all_linear"),
+        (
+            ["c_attn", "c_proj", "w1", "w2"],
+            ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+            "all_linear",
+        ),
+        (
+            "all-linear",
+            ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+            "all_linear",
+        ),
         (["q_proj", "v_proj", "lm_head"], ("q_proj", "v_proj"), "attention"),
     ],
 )
-def test_fused_projections_become_the_seven_usual_names(targets: Any, names: tuple[str, ...], nearest: str):
+def test_fused_projections_become_the_seven_usual_names(
+    targets: Any, names: tuple[str, ...], nearest: str
+):
     """Qwen's c_attn is queries, keys and values; what a calculator has no name for is left out."""
     one = job(target_modules=targets)
     assert one.targets == names
@@ -85,27 +130,58 @@ def test_several_gpus_are_told_only_where_there_are_words_for_them():
     assert fitcheck(several) == soup(several) == "one GPU only"
 
 
-@pytest.mark.parametrize("given", [{"offload_weights": True}, {"optimizer": "adamw_cpu"}, {"train_embeddings": True}, {"gradient_checkpointing": "selective"}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"offload_weights": True},
+        {"optimizer": "adamw_cpu"},
+        {"train_embeddings": True},
+        {"gradient_checkpointing": "selective"},
+    ],
+)
 def test_what_no_calculator_has_words_for_is_not_asked(given: dict[str, Any]):
     """Such a case has a reason instead of a job, and no calculator is scored on it."""
     assert isinstance(job_of(case(**given), SHAPE), str)
 
 
 def test_the_shared_subset_keeps_to_plain_runs():
-    """One GPU, bf16, AdamW and a plain loss; a fused loss, paged moments or adapters on the head are not plain."""
+    """One GPU, bf16, AdamW and a plain loss; a fused loss, paged moments or adapters on the head
+    are not plain.
+    """
     assert shared(case())
-    for given in ({"loss": "fused"}, {"optimizer": "paged_adamw"}, {"gpus": 2}, {"weights_dtype": "float16"}, {"target_modules": ["q_proj", "lm_head"]}):
+    for given in (
+        {"loss": "fused"},
+        {"optimizer": "paged_adamw"},
+        {"gpus": 2},
+        {"weights_dtype": "float16"},
+        {"target_modules": ["q_proj", "lm_head"]},
+    ):
         assert not shared(case(**given)), given
 
 
 def test_a_child_that_refuses_one_case_still_answers_the_others():
     """Answers stay with their cases, and a refusal keeps its reason."""
-    body = '    if item["batch"] == 2:\n        raise ValueError("too many")\n    return item["batch"] * 1.5, 0.5'
-    stand_in = Calculator("pytest", "NONE", lambda one: "not asked" if one.micro_batch_size == 3 else {"batch": one.micro_batch_size}, ("import math", body), "")
+    body = (
+        '    if item["batch"] == 2:\n        raise ValueError("too many")\n    return item["batch"]'
+        " * 1.5, 0.5"
+    )
+    stand_in = Calculator(
+        "pytest",
+        "NONE",
+        lambda one: "not asked" if one.micro_batch_size == 3 else {"batch": one.micro_batch_size},
+        ("import math", body),
+        "",
+    )
     told = [({"id": str(size)}, replace(job(), micro_batch_size=size)) for size in (1, 2, 3, 4)]
     version, answers = asked(stand_in, sys.executable, [*told, ({"id": "5"}, "no words")])
     assert version == pytest.__version__
-    assert answers == {"1": (1.5, 0.5), "2": "ValueError: too many", "3": "not asked", "4": (6.0, 0.5), "5": "no words"}
+    assert answers == {
+        "1": (1.5, 0.5),
+        "2": "ValueError: too many",
+        "3": "not asked",
+        "4": (6.0, 0.5),
+        "5": "no words",
+    }
 
 
 def test_every_child_script_is_python():
@@ -114,10 +190,17 @@ def test_every_child_script_is_python():
         compile(calculator.script, calculator.package, "exec")
 
 
-def test_without_other_environments_each_calculator_is_left_out_and_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """No variable, no calculator: the output says which were left out and what would name their Python."""
+def test_without_other_environments_each_calculator_is_left_out_and_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """No variable, no calculator: the output says which were left out and what would name their
+    Python.
+    """
     for calculator in CALCULATORS:
         monkeypatch.delenv(calculator.variable, raising=False)
     assert estimators.measure() == []
     out = capsys.readouterr().out
-    assert all(f"{calculator.package}: left out, {calculator.variable}" in out for calculator in CALCULATORS)
+    assert all(
+        f"{calculator.package}: left out, {calculator.variable}" in out
+        for calculator in CALCULATORS
+    )

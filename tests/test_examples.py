@@ -1,4 +1,6 @@
-"""The company's rules in examples/: proved, tested by their own examples and scenarios, and obeyed."""
+"""The company's rules in examples/: proved, tested by their own examples and scenarios, and
+obeyed.
+"""
 
 import json
 from pathlib import Path
@@ -12,7 +14,20 @@ from advisor.ground.errors import InputError
 from advisor.ruleset.load import SHIPPED_LAYERS, load_rules
 
 ACME = Path(__file__).resolve().parent.parent / "examples" / "acme" / "acme.yaml"
-LAW = ["--task", "domain_expertise", "--depth", "domain_knowledge", "--data-kind", "raw_text", "--budget", "high", "--gpu", "H200", "--model", "Qwen/Qwen3-0.6B"]
+LAW = [
+    "--task",
+    "domain_expertise",
+    "--depth",
+    "domain_knowledge",
+    "--data-kind",
+    "raw_text",
+    "--budget",
+    "high",
+    "--gpu",
+    "H200",
+    "--model",
+    "Qwen/Qwen3-0.6B",
+]
 
 
 def run(*arguments):
@@ -26,33 +41,71 @@ def test_the_company_file_is_proved_and_its_own_tests_hold():
     found = lint_rules(SHIPPED_LAYERS, (ACME,))
     assert not found.report.of("error") + found.report.of("warning")
     assert found.scenarios == 6
-    own = [rule for rules in load_rules(overlays=(ACME,)).rules.values() for rule in rules if rule.layer == "acme"]
+    own = [
+        rule
+        for rules in load_rules(overlays=(ACME,)).rules.values()
+        for rule in rules
+        if rule.layer == "acme"
+    ]
     assert len(own) == 6
     assert all(rule.examples for rule in own)
 
 
 def test_the_shipped_answer_would_be_full_tuning():
-    """Without the company's file this question is answered with full tuning, so the file has something to forbid."""
-    done = CliRunner().invoke(advise, ["--json", *LAW[:-1], "Qwen/Qwen3-0.6B-Base", "--data-tokens", "5000000000"], catch_exceptions=False)
-    candidates = [json.loads(done.stdout)["recommendation"], *json.loads(done.stdout)["alternatives"]]
-    assert any(candidate["composition"].endswith("+full") and candidate.get("verdict", "") != "forbidden" for candidate in candidates)
+    """Without the company's file this question is answered with full tuning, so the file has
+    something to forbid.
+    """
+    done = CliRunner().invoke(
+        advise,
+        ["--json", *LAW[:-1], "Qwen/Qwen3-0.6B-Base", "--data-tokens", "5000000000"],
+        catch_exceptions=False,
+    )
+    candidates = [
+        json.loads(done.stdout)["recommendation"],
+        *json.loads(done.stdout)["alternatives"],
+    ]
+    assert any(
+        candidate["composition"].endswith("+full") and candidate.get("verdict", "") != "forbidden"
+        for candidate in candidates
+    )
 
 
 def test_full_tuning_stays_forbidden_even_with_force():
-    """The prohibition is told with its reason, and --choose with --force is refused with exit code 2."""
+    """The prohibition is told with its reason, and --choose with --force is refused with exit code
+    2.
+    """
     document = json.loads(run("--json", *LAW).stdout)
     full = next(item for item in document["alternatives"] if item["composition"].endswith("+full"))
     assert full["verdict"] == "forbidden"
     assert full["because"][0]["rule"] == "acme/no-full-tuning"
     assert document["rules"]["layers"] == ["document", "evidence", "acme"]
-    with pytest.raises(InputError, match=r"Whole models of our own are not kept[\s\S]*--force does not override this") as refused:
+    with pytest.raises(
+        InputError,
+        match=r"Whole models of our own are not kept[\s\S]*--force does not override this",
+    ) as refused:
         run("--json", *LAW, "--choose", full["composition"], "--force")
     assert refused.value.exit_code == 2
 
 
 def test_little_money_means_qlora():
-    """A low budget is answered with QLoRA by the company's rule, where the shipped rules would take LoRA on a card that holds it."""
-    question = ["--json", "--task", "generation", "--data-kind", "paired", "--data-rows", "4000", "--budget", "low", "--gpu", "RTX 4090", "--model", "Qwen/Qwen3-0.6B"]
+    """A low budget is answered with QLoRA by the company's rule, where the shipped rules would take
+    LoRA on a card that holds it.
+    """
+    question = [
+        "--json",
+        "--task",
+        "generation",
+        "--data-kind",
+        "paired",
+        "--data-rows",
+        "4000",
+        "--budget",
+        "low",
+        "--gpu",
+        "RTX 4090",
+        "--model",
+        "Qwen/Qwen3-0.6B",
+    ]
     shipped = json.loads(CliRunner().invoke(advise, question, catch_exceptions=False).stdout)
     ours = json.loads(run(*question).stdout)
     assert shipped["recommendation"]["composition"] == "sft+lora"
@@ -61,7 +114,9 @@ def test_little_money_means_qlora():
 
 
 def test_a_fact_of_the_companys_own_can_be_stated():
-    """--signal takes the new fact: the rule decides, the warning is said, and the stage reads the data once."""
+    """--signal takes the new fact: the rule decides, the warning is said, and the stage reads the
+    data once.
+    """
     done = run(
         "--json",
         "--task",
@@ -84,13 +139,19 @@ def test_a_fact_of_the_companys_own_can_be_stated():
     assert "acme/customers-are-looked-up" in document["recommendation"]["decided_by"]
     assert any("privacy officer" in warning for warning in document["warnings"])
     with pytest.raises(InputError, match="unknown signal 'contains_customer_data'"):
-        CliRunner().invoke(advise, ["--json", "--task", "qa", "--signal", "contains_customer_data"], catch_exceptions=False)
+        CliRunner().invoke(
+            advise,
+            ["--json", "--task", "qa", "--signal", "contains_customer_data"],
+            catch_exceptions=False,
+        )
 
 
 def test_the_environment_names_the_file_too(monkeypatch):
     """ADVISE_RULES does what --rules does."""
     monkeypatch.setenv("ADVISE_RULES", str(ACME))
-    done = CliRunner().invoke(advise, ["--json", "--task", "qa", "--gpu", "unknown"], catch_exceptions=False)
+    done = CliRunner().invoke(
+        advise, ["--json", "--task", "qa", "--gpu", "unknown"], catch_exceptions=False
+    )
     assert json.loads(done.stdout)["rules"]["layers"][-1] == "acme"
 
 

@@ -20,8 +20,11 @@ from tests.generating.svg import text_width
 
 MODELINE = "# yaml-language-server: $schema="
 DRAFT_07 = {
-    "$schema", "$ref", "title", "description", "default", "type", "enum", "const", "properties", "required", "additionalProperties", "patternProperties", "propertyNames", "items",
-    "minItems", "maxItems", "uniqueItems", "minLength", "maxLength", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minProperties", "pattern", "anyOf", "allOf", "not", "if",
+    "$schema", "$ref", "title", "description", "default", "type", "enum", "const", "properties",
+    "required", "additionalProperties", "patternProperties", "propertyNames", "items",
+    "minItems", "maxItems", "uniqueItems", "minLength", "maxLength", "minimum", "maximum",
+    "exclusiveMinimum", "exclusiveMaximum", "minProperties", "pattern", "anyOf", "allOf", "not",
+    "if",
     "then", "else", "definitions",
 }  # fmt: skip
 
@@ -46,7 +49,11 @@ def made():
 
 def test_generated_files_are_fresh(made):
     """`python -m tests.generated` would change nothing."""
-    stale = [path.name for path, text in made.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    stale = [
+        path.name
+        for path, text in made.items()
+        if not path.exists() or path.read_text(encoding="utf-8") != text
+    ]
     assert stale == [], "run python -m tests.generated"
 
 
@@ -63,7 +70,9 @@ def test_a_file_that_nothing_makes_is_found(tmp_path):
 
 
 def test_check_says_what_is_stale_and_writing_repairs_it(tmp_path, monkeypatch, capsys):
-    """`--check` exits with 1 and names the file; without it the file is written and the next check passes."""
+    """`--check` exits with 1 and names the file; without it the file is written and the next check
+    passes.
+    """
     monkeypatch.setattr(generated, "generated", lambda: {tmp_path / "docs" / "a.md": "new"})
     monkeypatch.setattr("sys.argv", ["generated", "--check"])
     assert generated.main() == 1
@@ -79,8 +88,15 @@ def test_check_says_what_is_stale_and_writing_repairs_it(tmp_path, monkeypatch, 
 
 def mutated(rules, **changes):
     """The rule set with its first recommending rule changed, and that rule's table."""
-    table, rule = next((table, rule) for table, listed in rules.rules.items() for rule in listed if rule.kind == "recommend")
-    listed = tuple(replace(other, **changes) if other is rule else other for other in rules.rules[table])
+    table, rule = next(
+        (table, rule)
+        for table, listed in rules.rules.items()
+        for rule in listed
+        if rule.kind == "recommend"
+    )
+    listed = tuple(
+        replace(other, **changes) if other is rule else other for other in rules.rules[table]
+    )
     return replace(rules, rules={**rules.rules, table: listed}), table
 
 
@@ -95,7 +111,9 @@ def test_a_changed_reason_changes_its_page_and_no_other(rules, pages):
 def test_a_pipe_in_a_reason_stays_in_its_cell(rules):
     """A reason with a pipe, an angle bracket or a line break does not break the table."""
     changed, table = mutated(rules, because="either | or\n<b>more")
-    line = next(line for line in docs.pages(changed)[f"{table}.md"].splitlines() if "either" in line)
+    line = next(
+        line for line in docs.pages(changed)[f"{table}.md"].splitlines() if "either" in line
+    )
     assert "either \\| or &lt;b>more" in line
     assert len(re.findall(r"(?<!\\)\|", line)) == 7  # six cells
 
@@ -103,10 +121,22 @@ def test_a_pipe_in_a_reason_stays_in_its_cell(rules):
 def test_every_rule_stands_on_exactly_one_page_once(rules, pages):
     """Each rule has one line, on the page of its step."""
     for table in rules.tables:
-        for rule in (*rules.rules[table], *(rule for rule in rules.inactive if rule.table == table)):
-            lines = [(name, line) for name, text in pages.items() for line in text.splitlines() if f"</a>`{rule.id}`" in line]
+        for rule in (
+            *rules.rules[table],
+            *(rule for rule in rules.inactive if rule.table == table),
+        ):
+            lines = [
+                (name, line)
+                for name, text in pages.items()
+                for line in text.splitlines()
+                if f"</a>`{rule.id}`" in line
+            ]
             assert [name for name, _ in lines] == [f"{table}.md"], rule.id
-    shown = sum(text.count('<a id="') for name, text in pages.items() if name.removesuffix(".md") in rules.tables)
+    shown = sum(
+        text.count('<a id="')
+        for name, text in pages.items()
+        if name.removesuffix(".md") in rules.tables
+    )
     assert shown == sum(map(len, rules.rules.values())) + len(rules.inactive)
 
 
@@ -115,11 +145,16 @@ def test_a_page_lists_rules_in_the_order_in_which_they_win(rules, pages):
     layers = ["base", *rules.layers]
     for table, listed in rules.rules.items():
         text = pages[f"{table}.md"]
-        ranked = sorted((rule for rule in listed if rule.kind == "recommend"), key=lambda rule: text.index(f"</a>`{rule.id}`"))
+        ranked = sorted(
+            (rule for rule in listed if rule.kind == "recommend"),
+            key=lambda rule: text.index(f"</a>`{rule.id}`"),
+        )
         ranks = [(layers.index(rule.layer), rules.tiers[rule.tier]) for rule in ranked]
         assert ranks == sorted(ranks, reverse=True), table
         forbids = [text.index(f"</a>`{rule.id}`") for rule in listed if rule.kind == "forbid"]
-        assert not forbids or not ranked or max(forbids) < text.index(f"</a>`{ranked[0].id}`"), table
+        assert not forbids or not ranked or max(forbids) < text.index(f"</a>`{ranked[0].id}`"), (
+            table
+        )
 
 
 def test_every_source_has_an_entry_that_names_its_rules(rules, pages):
@@ -135,14 +170,27 @@ def test_every_source_has_an_entry_that_names_its_rules(rules, pages):
 def test_every_fact_has_an_entry(rules, pages):
     """Each fact has its heading, or its line among the signals; each value of a choice is named."""
     for fact in rules.facts.values():
-        assert (f"### `{fact.id}`" in pages["facts.md"]) != (f'<a id="{fact.id}"></a>' in pages["facts.md"]), fact.id
+        assert (f"### `{fact.id}`" in pages["facts.md"]) != (
+            f'<a id="{fact.id}"></a>' in pages["facts.md"]
+        ), fact.id
         assert all(f"`{value}`" in pages["facts.md"] for value in fact.values), fact.id
 
 
 def test_links_between_pages_lead_somewhere(rules, pages):
     """Every relative link names a page or file that exists, and an anchor on it."""
-    anchors = {name: set(re.findall(r'<a id="([^"]+)"', text)) | {heading.lower() for heading in re.findall(r"^### `([^`]+)`$", text, re.M)} for name, text in pages.items()}
-    links = [(name, *target.partition("#")[::2]) for name, text in pages.items() for target in re.findall(r"\]\(([^)\s]+)\)", text) if not target.startswith("http")]
+    anchors = {
+        name: (
+            set(re.findall(r'<a id="([^"]+)"', text))
+            | {heading.lower() for heading in re.findall(r"^### `([^`]+)`$", text, re.M)}
+        )
+        for name, text in pages.items()
+    }
+    links = [
+        (name, *target.partition("#")[::2])
+        for name, text in pages.items()
+        for target in re.findall(r"\]\(([^)\s]+)\)", text)
+        if not target.startswith("http")
+    ]
     assert len(links) > 100
     for name, target, anchor in links:
         assert target in pages or (generated.PAGES / target).resolve().exists(), f"{name}: {target}"
@@ -171,11 +219,22 @@ def texts(drawing):
 def test_the_picture_shows_every_step_fact_and_outcome(rules, drawing):
     """Steps in order; all that they look at and conclude; how many rules there are."""
     shown = [text for text, *_ in texts(drawing)]
-    places = [shown.index(table.id.replace("_", " "), len(rules.tables)) for table in rules.tables.values()]
+    places = [
+        shown.index(table.id.replace("_", " "), len(rules.tables))
+        for table in rules.tables.values()
+    ]
     assert len(places) == len(set(places))
-    named = {name for table in rules.tables.values() for name in (*table.inputs, *rules.facts[table.concludes].values)}
+    named = {
+        name
+        for table in rules.tables.values()
+        for name in (*table.inputs, *rules.facts[table.concludes].values)
+    }
     assert not {name.replace("_", " ") for name in named} - set(shown)
-    counted = sum(int(text.split()[0]) for text in shown if re.fullmatch(rf"\d+ ({'|'.join(['base', *rules.layers])})", text))
+    counted = sum(
+        int(text.split()[0])
+        for text in shown
+        if re.fullmatch(rf"\d+ ({'|'.join(['base', *rules.layers])})", text)
+    )
     assert counted == sum(map(len, rules.rules.values()))
 
 
@@ -186,15 +245,24 @@ def test_no_text_of_the_picture_overlaps_another_or_a_line(drawing):
     for i, (text, left, top, right, bottom) in enumerate(boxes):
         assert min(left, top, width - right, height - bottom) > 0, text
         for other, *box in boxes[i + 1 :]:
-            assert right <= box[0] or box[2] <= left or bottom <= box[1] or box[3] <= top, f"{text} and {other}"
+            assert right <= box[0] or box[2] <= left or bottom <= box[1] or box[3] <= top, (
+                f"{text} and {other}"
+            )
     for node in drawing.iter("{http://www.w3.org/2000/svg}polyline"):
         points = [tuple(map(float, point.split(","))) for point in node.get("points").split()]
         for (x0, y0), (x1, y1) in itertools.pairwise(points):
             for text, left, top, right, bottom in boxes:
-                assert max(x0, x1) <= left or min(x0, x1) >= right or max(y0, y1) <= top or min(y0, y1) >= bottom, text
+                assert (
+                    max(x0, x1) <= left
+                    or min(x0, x1) >= right
+                    or max(y0, y1) <= top
+                    or min(y0, y1) >= bottom
+                ), text
 
 
-def test_the_picture_and_the_pages_do_not_depend_on_the_order_of_sources_or_layers_files(rules, pages):
+def test_the_picture_and_the_pages_do_not_depend_on_the_order_of_sources_or_layers_files(
+    rules, pages
+):
     """The same rules give the same bytes, whatever order a dictionary has."""
     turned = replace(rules, sources=dict(reversed(rules.sources.items())))
     assert docs.pages(turned) == pages
@@ -207,11 +275,20 @@ def test_the_picture_and_the_pages_do_not_depend_on_the_order_of_sources_or_laye
 def yaml_files():
     """The rule files that are shipped, and those of the examples."""
     examples = generated.ROOT / "examples"
-    return [*sorted(rules_dir().rglob("*.yaml")), *(path for path in sorted(examples.rglob("*.yaml")) if path.read_text(encoding="utf-8").startswith(MODELINE))]
+    return [
+        *sorted(rules_dir().rglob("*.yaml")),
+        *(
+            path
+            for path in sorted(examples.rglob("*.yaml"))
+            if path.read_text(encoding="utf-8").startswith(MODELINE)
+        ),
+    ]
 
 
 def test_every_shipped_file_names_its_schema_and_fits_it():
-    """The first line of each YAML file is a modeline that resolves, and that schema accepts the file."""
+    """The first line of each YAML file is a modeline that resolves, and that schema accepts the
+    file.
+    """
     files = yaml_files()
     assert len(files) > 40
     validators = {}
@@ -222,8 +299,13 @@ def test_every_shipped_file_names_its_schema_and_fits_it():
         schema = (path.parent / first.removeprefix(MODELINE)).resolve()
         assert schema.is_file(), f"{path}: {schema} does not exist"
         if schema not in validators:
-            validators[schema] = jsonschema.Draft7Validator(json.loads(schema.read_text(encoding="utf-8")))
-        faults += [f"{path.name}: {list(error.absolute_path)}: {error.message[:300]}" for error in validators[schema].iter_errors(read_yaml(path).data)]
+            validators[schema] = jsonschema.Draft7Validator(
+                json.loads(schema.read_text(encoding="utf-8"))
+            )
+        faults += [
+            f"{path.name}: {list(error.absolute_path)}: {error.message[:300]}"
+            for error in validators[schema].iter_errors(read_yaml(path).data)
+        ]
     assert faults == []
 
 
@@ -334,14 +416,17 @@ def test_the_layer_schema_accepts_what_the_loader_accepts(layer_validator, tmp_p
         ("tier: strong", "tier: strongest"),
         ("kind: forbid,", "kind: forbid, tier: strong,"),  # only what is recommended is ordered
         ("settings: [n_tasks]", "setings: [n_tasks]"),
-        ("settings: [n_tasks]", "scheme: [our_cards]"),  # so the step of the rule does not look at n_tasks
+        # so the step of the rule does not look at n_tasks
+        ("settings: [n_tasks]", "scheme: [our_cards]"),
         ("our_cards: {type: flag,", "our_cards: {type: number,"),
         ("{task: {in_house: {label: Our own}}}", "{task: {in_house: {lable: Our own}}}"),
-        ("{task: {in_house: {label: Our own}}}", "{depth: {in_house: {label: Our own}}}"),  # so the value is nobody's
+        # so the value is nobody's
+        ("{task: {in_house: {label: Our own}}}", "{depth: {in_house: {label: Our own}}}"),
         ("      tier: strong\n", ""),
         ("kind: recommend", "kind: recomend"),
         ("then: {scheme: qlora}", "then: {scheme: qlra}"),
-        ("then: {scheme: qlora}", "then: {scheme: [qlora, lora]}"),  # only a forbid may name several
+        # only a forbid may name several
+        ("then: {scheme: qlora}", "then: {scheme: [qlora, lora]}"),
         ("then: {scheme: qlora}", "then: {shceme: qlora}"),
         ("then: {scheme: [full, adapter]}", "then: {scheme: [full, adaptor]}"),
         ("kind: forbid, when: {}, then: {scheme: [full, adapter]}", "kind: warn, when: {}, then: {scheme: full}"),
@@ -361,7 +446,9 @@ def test_the_layer_schema_accepts_what_the_loader_accepts(layer_validator, tmp_p
 def test_the_layer_schema_marks_typical_mistakes(layer_validator, old, new):
     """A wrong fact, value, tier, key or shape is marked while it is typed."""
     assert OVERLAY.count(old) == 1
-    assert list(layer_validator.iter_errors(parse_yaml(OVERLAY.replace(old, new), name="overlay").data))
+    assert list(
+        layer_validator.iter_errors(parse_yaml(OVERLAY.replace(old, new), name="overlay").data)
+    )
 
 
 def test_the_facts_schema_marks_a_comma_that_splits_a_label(rules):
@@ -369,20 +456,45 @@ def test_the_facts_schema_marks_a_comma_that_splits_a_label(rules):
     from tests.generating.schema_facts import facts_schema
 
     validator = jsonschema.Draft7Validator(facts_schema(rules))
-    text = "version: 1\nfacts: {x: {type: choice, origin: asked, values: {a: {label: %s, help: h}}}}"
+    text = (
+        "version: 1\nfacts: {x: {type: choice, origin: asked, values: {a: {label: %s, help: h}}}}"
+    )
     assert not list(validator.iter_errors(parse_yaml(text % '"one, two"', name="x").data))
     assert list(validator.iter_errors(parse_yaml(text % "one, two", name="x").data))
 
 
 def test_the_answers_schema_accepts_the_documented_file(made):
-    """The answers file of the manual fits in both spellings, and a misspelt key or an unknown signal does not."""
-    validator = jsonschema.Draft7Validator(json.loads(made[rules_dir() / "schema" / "answers.schema.json"]))
-    good = {"task": "qa", "budget": {"usd": 50}, "data": {"path": "x.jsonl", "rows": None}, "gpu": "RTX 4090", "signals": ["needs_citations"]}
+    """The answers file of the manual fits in both spellings, and a misspelt key or an unknown
+    signal does not.
+    """
+    validator = jsonschema.Draft7Validator(
+        json.loads(made[rules_dir() / "schema" / "answers.schema.json"])
+    )
+    good = {
+        "task": "qa",
+        "budget": {"usd": 50},
+        "data": {"path": "x.jsonl", "rows": None},
+        "gpu": "RTX 4090",
+        "signals": ["needs_citations"],
+    }
     validator.validate(good)
     validator.validate(
-        {"task": "qa", "budget": "low", "data": "x.jsonl", "gpu": {"name": "RTX 4090", "count": 2}, "tasks": {"legal": "legal.jsonl"}, "signals": {"rag_tried": True}}
+        {
+            "task": "qa",
+            "budget": "low",
+            "data": "x.jsonl",
+            "gpu": {"name": "RTX 4090", "count": 2},
+            "tasks": {"legal": "legal.jsonl"},
+            "signals": {"rag_tried": True},
+        }
     )
-    for bad in ({"budgt": "low"}, {"signals": ["need_citations"]}, {"gpu": {"vram": 24}}, {"n_tasks": 0}, {"depth": "deep"}):
+    for bad in (
+        {"budgt": "low"},
+        {"signals": ["need_citations"]},
+        {"gpu": {"vram": 24}},
+        {"n_tasks": 0},
+        {"depth": "deep"},
+    ):
         assert list(validator.iter_errors({**good, **bad})), bad
 
 

@@ -1,4 +1,6 @@
-"""The wheel: one import package, its rules and trainers inside, and a user's own `trainers/` never in the way."""
+"""The wheel: one import package, its rules and trainers inside, and a user's own `trainers/` never
+in the way.
+"""
 
 import json
 import os
@@ -18,18 +20,36 @@ HERE = next(Path(sys.prefix).glob("lib/python3*/site-packages"))
 def wheel(tmp_path_factory):
     """A wheel of this checkout, built without the network."""
     out = tmp_path_factory.mktemp("wheel")
-    done = subprocess.run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)], capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "build",
+            "--wheel",
+            "--no-isolation",
+            "--outdir",
+            str(out),
+            str(ROOT),
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr + done.stdout
     return next(out.glob("*.whl"))
 
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
-    """A clean environment with the wheel; third-party packages are those of this environment, by a path file after its own."""
+    """A clean environment with the wheel; third-party packages are those of this environment, by a
+    path file after its own.
+    """
     home = tmp_path_factory.mktemp("clean")
     venv.create(home, with_pip=True)
     python = home / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", str(wheel)], check=True)
+    subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", str(wheel)],
+        check=True,
+    )
     site = next(home.glob("lib/python3*/site-packages"))
     (site / "borrowed.pth").write_text(str(HERE))
     return home
@@ -60,7 +80,19 @@ def light(wheel, tmp_path_factory):
     """A clean environment with the wheel and the core dependencies alone: no torch anywhere."""
     home = tmp_path_factory.mktemp("light")
     venv.create(home, with_pip=True)
-    subprocess.run([home / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", str(wheel)], check=True)
+    subprocess.run(
+        [
+            home / "bin" / "python",
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--no-index",
+            str(wheel),
+        ],
+        check=True,
+    )
     site = next(home.glob("lib/python3*/site-packages"))
     found = [name for name in LIGHT if (HERE / name).exists()]
     assert len(found) >= len(LIGHT) - 1
@@ -73,7 +105,12 @@ def test_the_wheel_holds_one_import_package(wheel):
     """Nothing called rules or trainers lands in site-packages, and both travel inside."""
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"advisor"}
-    for inside in ("rules/facts.yaml", "rules/document/guide.yaml", "trainers/sft.py", "trainers/updates/lora.py"):
+    for inside in (
+        "rules/facts.yaml",
+        "rules/document/guide.yaml",
+        "trainers/sft.py",
+        "trainers/updates/lora.py",
+    ):
         assert f"advisor/_bundled/{inside}" in names
     assert "advisor/demo/support.jsonl" in names
 
@@ -81,7 +118,12 @@ def test_the_wheel_holds_one_import_package(wheel):
 def test_the_installed_command_answers(installed, tmp_path):
     """`advise --json` works from a folder of somebody else's `rules/` and `trainers/`."""
     hostile(tmp_path)
-    done = subprocess.run([installed / "bin" / "advise", "--json", "--task", "qa", "--gpu", "unknown"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [installed / "bin" / "advise", "--json", "--task", "qa", "--gpu", "unknown"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["recommendation"]["composition"] == "sft+lora"
 
@@ -117,25 +159,45 @@ def test_the_installed_trainers_train_beside_hostile_ones(installed, tiny_model,
         "out",
     ]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([*map(str, command)], cwd=tmp_path, capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [*map(str, command)], cwd=tmp_path, capture_output=True, text=True, env=environment
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "done"
     assert list((tmp_path / "out" / "stages" / "sft").glob("adapter_model.safetensors"))
 
 
 def test_without_the_extra_advice_works_and_training_names_the_line(light, tmp_path):
-    """The core install answers; asking it to train is exit code 4 with the one line that installs the rest."""
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps({"question": f"What is {i}?", "answer": f"It is {i}."}) + "\n" for i in range(60)))
+    """The core install answers; asking it to train is exit code 4 with the one line that installs
+    the rest.
+    """
+    (tmp_path / "train.jsonl").write_text(
+        "".join(
+            json.dumps({"question": f"What is {i}?", "answer": f"It is {i}."}) + "\n"
+            for i in range(60)
+        )
+    )
     (tmp_path / "m").mkdir()
-    config = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128, "vocab_size": 300}
+    config = {
+        "model_type": "llama",
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 128,
+        "vocab_size": 300,
+    }
     (tmp_path / "m" / "config.json").write_text(json.dumps(config))
     for file in ("model.safetensors", "tokenizer.json"):
         (tmp_path / "m" / file).write_text("{}")
     flags = ["--task", "qa", "--gpu", "none", "--data", "train.jsonl", "--model", "m"]
-    answered = subprocess.run([light / "bin" / "advise", "--json", *flags], cwd=tmp_path, capture_output=True, text=True)
+    answered = subprocess.run(
+        [light / "bin" / "advise", "--json", *flags], cwd=tmp_path, capture_output=True, text=True
+    )
     assert answered.returncode == 0, answered.stderr
     assert json.loads(answered.stdout)["plan"]["model"] == "m"
-    refused = subprocess.run([light / "bin" / "advise", "run", *flags], cwd=tmp_path, capture_output=True, text=True)
+    refused = subprocess.run(
+        [light / "bin" / "advise", "run", *flags], cwd=tmp_path, capture_output=True, text=True
+    )
     assert refused.returncode == 4, refused.stderr
     assert "pip install 'finetune-advisor[train]'" in refused.stderr
     assert not (tmp_path / "runs").exists()

@@ -14,14 +14,22 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", TEXT, flags=re.S)
-LINES = [line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
+LINES = [
+    line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()
+]
 SETUP = [line for line in LINES if line.startswith("python3 -m venv")]
 COMMANDS = [line for line in LINES if line not in SETUP]
 
 
 def advise(arguments, folder):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "80", "NO_COLOR": "1"}
-    return subprocess.run([sys.executable, "-m", "advisor", *arguments], cwd=folder, capture_output=True, text=True, env={**environment, "PYTHONPATH": str(ROOT)})
+    return subprocess.run(
+        [sys.executable, "-m", "advisor", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+    )
 
 
 def test_there_are_exactly_two_set_up_lines():
@@ -35,10 +43,17 @@ def test_there_are_exactly_two_set_up_lines():
 @pytest.fixture
 def folder(tmp_path, tiny_model):
     """A folder with the files that the README's commands name."""
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps({"question": f"What is {i}?", "answer": f"It is {i}, as ever."}) + "\n" for i in range(60)))
+    (tmp_path / "train.jsonl").write_text(
+        "".join(
+            json.dumps({"question": f"What is {i}?", "answer": f"It is {i}, as ever."}) + "\n"
+            for i in range(60)
+        )
+    )
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     answers = re.search(r"```yaml\n(task: qa.*?)```", TEXT, flags=re.S)[1]
-    (tmp_path / "answers.yaml").write_text(answers.replace("gpu: {name: RTX 4090, count: 1}", "gpu: none") + f"model: {tiny_model}\n")
+    (tmp_path / "answers.yaml").write_text(
+        answers.replace("gpu: {name: RTX 4090, count: 1}", "gpu: none") + f"model: {tiny_model}\n"
+    )
     done = advise(["--json", "--answers", "answers.yaml", "--plan", "plan.yaml"], tmp_path)
     assert done.returncode == 0, done.stderr
     return tmp_path
@@ -46,7 +61,9 @@ def folder(tmp_path, tiny_model):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_of_the_readme_runs(command, folder, tiny_model):
-    """Each other command ends with exit code 0 (the bare wizard: with its hint, since a test has no terminal)."""
+    """Each other command ends with exit code 0 (the bare wizard: with its hint, since a test has no
+    terminal).
+    """
     words = shlex.split(command)
     assert words[0] == "advise"
     if "MODEL" in words:

@@ -12,14 +12,38 @@ from advisor.ground.errors import InputError
 from advisor.ground.resources import rules_dir
 from advisor.ground.yaml_reader import read_yaml
 from advisor.situation import shapes
-from advisor.situation.shapes import catalogue_ids, is_instruct, model_shape, shape_from_size, suggest_model
+from advisor.situation.shapes import (
+    catalogue_ids,
+    is_instruct,
+    model_shape,
+    shape_from_size,
+    suggest_model,
+)
 
-LLAMA = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 128, "vocab_size": 100}
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 128,
+    "vocab_size": 100,
+}
 
 
-def config(model_type: str, hidden: int, layers: int, heads: int, kv: int, width: int, vocab: int, **more: object) -> dict:
+def config(
+    model_type: str,
+    hidden: int,
+    layers: int,
+    heads: int,
+    kv: int,
+    width: int,
+    vocab: int,
+    **more: object,
+) -> dict:
     return {
-        "model_type": model_type, "hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv,
+        "model_type": model_type, "hidden_size": hidden, "num_hidden_layers": layers,
+        "num_attention_heads": heads, "num_key_value_heads": kv,
         "intermediate_size": width, "vocab_size": vocab, **more,
     }  # fmt: skip
 
@@ -29,22 +53,75 @@ PUBLISHED = [
     (config("llama", 4096, 32, 32, 32, 11008, 32000), 6_738_415_616),  # Llama 2 7B
     (config("llama", 8192, 80, 64, 8, 28672, 32000), 68_976_648_192),  # Llama 2 70B
     (config("llama", 4096, 32, 32, 8, 14336, 128256), 8_030_261_248),  # Llama 3.1 8B
-    (config("llama", 2048, 16, 32, 8, 8192, 128256, head_dim=64, tie_word_embeddings=True), 1_235_814_400),  # Llama 3.2 1B
+    (
+        config("llama", 2048, 16, 32, 8, 8192, 128256, head_dim=64, tie_word_embeddings=True),
+        1_235_814_400,
+    ),  # Llama 3.2 1B
     (config("mistral", 4096, 32, 32, 8, 14336, 32000), 7_241_732_096),  # Mistral 7B v0.1
-    (config("qwen2", 896, 24, 14, 2, 4864, 151936, tie_word_embeddings=True), 494_032_768),  # Qwen2.5 0.5B
+    (
+        config("qwen2", 896, 24, 14, 2, 4864, 151936, tie_word_embeddings=True),
+        494_032_768,
+    ),  # Qwen2.5 0.5B
     (config("qwen3", 4096, 36, 32, 8, 12288, 151936, head_dim=128), 8_190_735_360),  # Qwen3 8B
     (config("gemma2", 2304, 26, 8, 4, 9216, 256000, head_dim=256), 2_614_341_888),  # Gemma 2 2B
-    (config("mixtral", 4096, 32, 32, 8, 14336, 32000, num_local_experts=8, num_experts_per_tok=2), 46_702_792_704),  # Mixtral 8x7B
-    (config("qwen3_moe", 2048, 48, 32, 4, 6144, 151936, head_dim=128, num_experts=128, num_experts_per_tok=8, moe_intermediate_size=768), 30_532_122_624),  # Qwen3 30B-A3B
-    ({"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024, "vocab_size": 50257}, 124_439_808),  # GPT-2
-    ({**config("bert", 768, 12, 12, 12, 3072, 30522), "max_position_embeddings": 512}, 109_482_240),  # BERT base
-    ({**config("roberta", 768, 12, 12, 12, 3072, 50265), "max_position_embeddings": 514, "type_vocab_size": 1}, 124_645_632),  # RoBERTa base
+    (
+        config(
+            "mixtral", 4096, 32, 32, 8, 14336, 32000, num_local_experts=8, num_experts_per_tok=2
+        ),
+        46_702_792_704,
+    ),  # Mixtral 8x7B
+    (
+        config(
+            "qwen3_moe",
+            2048,
+            48,
+            32,
+            4,
+            6144,
+            151936,
+            head_dim=128,
+            num_experts=128,
+            num_experts_per_tok=8,
+            moe_intermediate_size=768,
+        ),
+        30_532_122_624,
+    ),  # Qwen3 30B-A3B
+    (
+        {
+            "model_type": "gpt2",
+            "n_embd": 768,
+            "n_layer": 12,
+            "n_head": 12,
+            "n_positions": 1024,
+            "vocab_size": 50257,
+        },
+        124_439_808,
+    ),  # GPT-2
+    (
+        {**config("bert", 768, 12, 12, 12, 3072, 30522), "max_position_embeddings": 512},
+        109_482_240,
+    ),  # BERT base
+    (
+        {
+            **config("roberta", 768, 12, 12, 12, 3072, 50265),
+            "max_position_embeddings": 514,
+            "type_vocab_size": 1,
+        },
+        124_645_632,
+    ),  # RoBERTa base
     (config("phi3", 3072, 32, 32, 32, 8192, 32064), 3_821_079_552),  # Phi-3 mini
-    (config("llama", 576, 30, 9, 3, 1536, 49152, tie_word_embeddings=True), 134_515_008),  # SmolLM2 135M
+    (
+        config("llama", 576, 30, 9, 3, 1536, 49152, tie_word_embeddings=True),
+        134_515_008,
+    ),  # SmolLM2 135M
 ]
 
 
-@pytest.mark.parametrize(("given", "published"), PUBLISHED, ids=[f"{given['model_type']}-{published}" for given, published in PUBLISHED])
+@pytest.mark.parametrize(
+    ("given", "published"),
+    PUBLISHED,
+    ids=[f"{given['model_type']}-{published}" for given, published in PUBLISHED],
+)
 def test_parameters_are_counted_as_published(given, published):
     """The count from config.json is the published one to the last parameter."""
     assert shape_from_config(given, "x", origin="hub", source="").params == published
@@ -52,7 +129,10 @@ def test_parameters_are_counted_as_published(given, published):
 
 def test_a_mixture_knows_what_one_token_uses():
     """Qwen3-30B-A3B holds 30.5 billion and uses 3.3; Mixtral 8x7B holds 46.7 and uses 12.9."""
-    for name, billions in (("Qwen/Qwen3-30B-A3B", 3.35), ("mistralai/Mixtral-8x7B-Instruct-v0.1", 12.88)):
+    for name, billions in (
+        ("Qwen/Qwen3-30B-A3B", 3.35),
+        ("mistralai/Mixtral-8x7B-Instruct-v0.1", 12.88),
+    ):
         shape, _ = model_shape(name)
         assert shape is not None
         assert shape.active_params is not None
@@ -61,17 +141,26 @@ def test_a_mixture_knows_what_one_token_uses():
 
 @pytest.mark.parametrize(
     ("name", "held", "active"),
-    [("31B", 30_697_345_280, None), ("26B-A4B", 25_233_141_760, 3_822_530_560), ("E4B", 7_463_013_376, None), ("E2B", 4_628_569_344, None)],
+    [
+        ("31B", 30_697_345_280, None),
+        ("26B-A4B", 25_233_141_760, 3_822_530_560),
+        ("E4B", 7_463_013_376, None),
+        ("E2B", 4_628_569_344, None),
+    ],
 )
 def test_gemma4_is_counted_layer_by_layer(name, held, active):
-    """As transformers 5.24 builds the text towers: global layers with other heads, shared keys and values, wide MLPs, embeddings of each layer."""
+    """As transformers 5.24 builds the text towers: global layers with other heads, shared keys and
+    values, wide MLPs, embeddings of each layer.
+    """
     shape, _ = model_shape(f"google/gemma-4-{name}")
     assert shape is not None
     assert (shape.params, shape.active_params, shape.note) == (held, active, "text tower only")
 
 
 def test_every_catalogue_entry_has_a_shape_and_a_source():
-    """Each entry under rules/models/ loads to a shape with dimensions; its own count stands where it has one."""
+    """Each entry under rules/models/ loads to a shape with dimensions; its own count stands where
+    it has one.
+    """
     ids = catalogue_ids()
     assert len(ids) >= 173
     for stem, hub_id in ids:
@@ -85,7 +174,9 @@ def test_every_catalogue_entry_has_a_shape_and_a_source():
 
 
 def test_the_catalogue_is_found_in_any_case_and_by_the_part_after_the_slash():
-    """Hub ids ignore case; a name without its organisation is taken where one model bears it, and that is said."""
+    """Hub ids ignore case; a name without its organisation is taken where one model bears it, and
+    that is said.
+    """
     assert model_shape("qwen/QWEN3-8b")[0].id == "Qwen/Qwen3-8B"
     shape, warnings = model_shape("Qwen3-8B")
     assert shape.id == "Qwen/Qwen3-8B"
@@ -120,7 +211,9 @@ def test_several_sizes_in_a_name_are_said():
     assert "7B, 32B" in warnings[0]
 
 
-@pytest.mark.parametrize("name", ["RoBERTa-base", "a sentence transformer", "GPT-4", "bar-4bit", ""])
+@pytest.mark.parametrize(
+    "name", ["RoBERTa-base", "a sentence transformer", "GPT-4", "bar-4bit", ""]
+)
 def test_a_name_without_a_size_is_unknown(name):
     """No size, no shape: None and a warning, never a guess."""
     shape, warnings = model_shape(name)
@@ -134,18 +227,24 @@ def test_a_stated_size_counts_for_an_unknown_name():
 
 
 def test_a_stated_size_that_is_not_the_model_s_own_is_said(tmp_path):
-    """A known model's size counts, and a size that contradicts it is named; roundings such as 8 for 8.19 are none."""
+    """A known model's size counts, and a size that contradicts it is named; roundings such as 8 for
+    8.19 are none.
+    """
     shape, warnings = model_shape("Qwen/Qwen3-8B", params_b=70)
     assert shape is not None
     assert shape.params == pytest.approx(8.19e9, rel=0.001)
-    assert warnings == ["model: stated as 70B parameters, but Qwen/Qwen3-8B has 8.19B; the model counts"]
+    assert warnings == [
+        "model: stated as 70B parameters, but Qwen/Qwen3-8B has 8.19B; the model counts"
+    ]
     assert model_shape("Qwen/Qwen3-8B", params_b=8)[1] == []
     (tmp_path / "config.json").write_text(json.dumps(LLAMA))
     assert "stated as 7B parameters" in model_shape(str(tmp_path), params_b=7)[1][0]
 
 
 def test_guessed_shapes_grow_and_their_heads_divide():
-    """Interpolated decoders get wider and deeper with size, and key-value heads divide the heads."""
+    """Interpolated decoders get wider and deeper with size, and key-value heads divide the
+    heads.
+    """
     previous = 0
     for billions in (0.05, 0.135, 0.3, 0.5, 1, 1.5, 3, 7, 9, 13, 20, 34, 70, 120, 400, 1000):
         shape = shape_from_size(int(billions * 1e9), "x")
@@ -155,7 +254,12 @@ def test_guessed_shapes_grow_and_their_heads_divide():
 
 
 def write_weights(path, tensors):
-    header = json.dumps({name: {"dtype": dtype, "shape": list(dims), "data_offsets": [0, 0]} for name, (dtype, dims) in tensors.items()}).encode()
+    header = json.dumps(
+        {
+            name: {"dtype": dtype, "shape": list(dims), "data_offsets": [0, 0]}
+            for name, (dtype, dims) in tensors.items()
+        }
+    ).encode()
     path.write_bytes(struct.pack("<Q", len(header)) + header)
 
 
@@ -183,7 +287,10 @@ def test_packed_weights_are_not_counted_as_parameters(tmp_path):
         ({"config.json": "[]"}, "an object is expected"),
         ({"config.json": '{"model_type": "llama"}'}, "needs hidden_size"),
         ({"model.gguf": ""}, "GGUF files only"),
-        ({"adapter_config.json": '{"base_model_name_or_path": "org/base"}'}, "adapter; name the model it belongs to: org/base"),
+        (
+            {"adapter_config.json": '{"base_model_name_or_path": "org/base"}'},
+            "adapter; name the model it belongs to: org/base",
+        ),
     ],
 )
 def test_a_folder_that_is_no_model_says_what_it_is(tmp_path, files, says):
@@ -205,14 +312,22 @@ def test_a_missing_path_and_a_file_are_refused(tmp_path):
 
 def test_a_multimodal_config_is_read_by_its_text_tower():
     """The text tower is counted and the note says that the rest is not."""
-    shape = shape_from_config({"model_type": "some_vl", "text_config": LLAMA, "vision_config": {"hidden_size": 9}}, "x", origin="hub", source="")
+    shape = shape_from_config(
+        {"model_type": "some_vl", "text_config": LLAMA, "vision_config": {"hidden_size": 9}},
+        "x",
+        origin="hub",
+        source="",
+    )
     assert shape.hidden_size == 64
     assert "text tower" in shape.note
 
 
 def test_an_unknown_family_says_that_its_count_is_approximate():
     """A model type nobody compared is counted as a plain decoder, with a note."""
-    assert "plain decoder" in shape_from_config({**LLAMA, "model_type": "newthing"}, "x", origin="hub", source="").note
+    assert (
+        "plain decoder"
+        in shape_from_config({**LLAMA, "model_type": "newthing"}, "x", origin="hub", source="").note
+    )
 
 
 def test_the_hub_cache_is_used_and_the_hub_is_not_asked_offline(tmp_path, monkeypatch):
@@ -229,10 +344,14 @@ def test_the_hub_cache_is_used_and_the_hub_is_not_asked_offline(tmp_path, monkey
 
 
 def test_the_hub_is_asked_only_when_that_was_wanted(tmp_path, monkeypatch):
-    """Without `online` an unknown hub id stays unknown; with it a failure is a warning, not a crash."""
+    """Without `online` an unknown hub id stays unknown; with it a failure is a warning, not a
+    crash.
+    """
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setattr(shapes, "_download_config", lambda hub_id: (None, f"{hub_id}: the hub could not be reached"))
+    monkeypatch.setattr(
+        shapes, "_download_config", lambda hub_id: (None, f"{hub_id}: the hub could not be reached")
+    )
     assert not any("hub could not" in text for text in model_shape("some/unknown")[1])
     assert any("hub could not" in text for text in model_shape("some/unknown", online=True)[1])
 
@@ -250,11 +369,15 @@ def test_the_name_says_whether_a_model_follows_instructions(name, expected):
 
 
 def test_suggestions_fit_and_are_known():
-    """The largest that fits is suggested, from models whose shape is in the catalogue, with reason and source."""
+    """The largest that fits is suggested, from models whose shape is in the catalogue, with reason
+    and source.
+    """
     assert suggest_model("qa", 5).model == "Qwen/Qwen3-4B-Instruct-2507"
     assert suggest_model("qa", 0.2).model == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert suggest_model("code", 10).model == "Qwen/Qwen2.5-Coder-7B-Instruct"
-    assert suggest_model("classification", None, encoder=True).model == "answerdotai/ModernBERT-base"
+    assert (
+        suggest_model("classification", None, encoder=True).model == "answerdotai/ModernBERT-base"
+    )
     for limit in (None, 0.01, 0.5, 2, 8.5, 100):
         found = suggest_model("qa", limit)
         shape, warnings = model_shape(found.model)

@@ -1,4 +1,6 @@
-"""Shipped files from the cache are what parsing gives, positions included; a broken cache is no matter."""
+"""Shipped files from the cache are what parsing gives, positions included; a broken cache is no
+matter.
+"""
 
 import json
 
@@ -20,7 +22,11 @@ def folder(tmp_path, monkeypatch):
 def test_a_second_reading_is_the_first_and_the_parser_s(folder):
     """Data, positions of keys and values, and the nearest place of a path that has none."""
     path = rules_dir() / "tables.yaml"
-    parsed, first, second = read_yaml(path, name="rules/tables.yaml"), read_shipped(path), read_shipped(path)
+    parsed, first, second = (
+        read_yaml(path, name="rules/tables.yaml"),
+        read_shipped(path),
+        read_shipped(path),
+    )
     assert len(list(folder.glob("*.json"))) == 1
     assert first.data == second.data == parsed.data
     for place in parsed.value_marks:

@@ -1,7 +1,9 @@
-"""Sorting texts into classes: a classification head on an encoder or a small decoder, full or as a module.
+"""Sorting texts into classes: a classification head on an encoder or a small decoder, full or as a
+module.
 
-What `encoder:` compositions are trained by: a stage with objective sft and `head: classes`. The result loads with plain
-AutoModelForSequenceClassification (or AutoPeftModelForSequenceClassification) and knows the names of its classes.
+What `encoder:` compositions are trained by: a stage with objective sft and `head: classes`. The
+result loads with plain AutoModelForSequenceClassification (or
+AutoPeftModelForSequenceClassification) and knows the names of its classes.
 """
 
 from __future__ import annotations
@@ -40,12 +42,26 @@ class Classifier(Objective):
     def faults(self, job: Job) -> list[Fault]:
         at, found = f"stage {job.stage.name}:", []
         if job.stage.packing:
-            found.append(Fault(what=f"{at} packing puts several texts into one row, and each row has one class", allowed="packing: false with head: classes"))
+            found.append(
+                Fault(
+                    what=(
+                        f"{at} packing puts several texts into one row, and each row has one class"
+                    ),
+                    allowed="packing: false with head: classes",
+                )
+            )
         if job.start is not None:
-            found.append(Fault(what=f"{at} head: classes begins from the plan's model", allowed="one stage alone"))
+            found.append(
+                Fault(
+                    what=f"{at} head: classes begins from the plan's model",
+                    allowed="one stage alone",
+                )
+            )
         return found
 
-    def load(self, job: Job, device: Any, update: Any, tokenizer: Any, data: Prepared[Labelled]) -> Any:
+    def load(
+        self, job: Job, device: Any, update: Any, tokenizer: Any, data: Prepared[Labelled]
+    ) -> Any:
         """The model with a new head that has one output for each class."""
         from transformers import set_seed
 
@@ -54,7 +70,11 @@ class Classifier(Objective):
         names = names_of((*data.train, *data.holdout))
         missing = set(names) - {row.name for row in data.train}
         if missing:
-            raise InputError(f"no training row has the class {', '.join(sorted(missing))}: all of its rows were held out", hint="add rows of it, or set a smaller holdout")
+            raise InputError(
+                f"no training row has the class {', '.join(sorted(missing))}: all of its rows were"
+                " held out",
+                hint="add rows of it, or set a smaller holdout",
+            )
         set_seed(job.stage.seed)  # the head starts from random numbers
         model = load_base(job, device, None, head=HEAD, num_labels=len(names))
         model.config.id2label = dict(enumerate(names))
@@ -63,7 +83,16 @@ class Classifier(Objective):
             model.config.pad_token_id = tokenizer.pad_token_id
         return model
 
-    def trainer(self, job: Job, model: Any, tokenizer: Any, device: Any, peft_config: Any, sequences: Sequence[Sequence[Labelled]], arguments: Mapping[str, Any]) -> Any:
+    def trainer(
+        self,
+        job: Job,
+        model: Any,
+        tokenizer: Any,
+        device: Any,
+        peft_config: Any,
+        sequences: Sequence[Sequence[Labelled]],
+        arguments: Mapping[str, Any],
+    ) -> Any:
         from datasets import Dataset
         from peft import get_peft_model
         from transformers import DataCollatorWithPadding, Trainer
@@ -109,7 +138,10 @@ def logits(trainer: Any, rows: Sequence[Labelled]) -> Any:
     with torch.no_grad(), trainer.compute_loss_context_manager():
         for start in range(0, len(order), BATCH):
             places = order[start : start + BATCH]
-            batch = trainer.processing_class.pad({"input_ids": [list(rows[place].input_ids) for place in places]}, return_tensors="pt").to(device)
+            batch = trainer.processing_class.pad(
+                {"input_ids": [list(rows[place].input_ids) for place in places]},
+                return_tensors="pt",
+            ).to(device)
             for place, line in zip(places, model(**batch).logits.float().cpu(), strict=True):
                 found[place] = line
     model.train(was_training)
@@ -117,11 +149,15 @@ def logits(trainer: Any, rows: Sequence[Labelled]) -> Any:
 
 
 class ClassJudge:
-    """The classes of held-out texts, against always saying the commonest class: a new head knows nothing, so that is "before"."""
+    """The classes of held-out texts, against always saying the commonest class: a new head knows
+    nothing, so that is "before".
+    """
 
     def __init__(self, job: Job, trainer: Any, data: Prepared[Labelled]) -> None:
         self.trainer, self.names = trainer, names_of((*data.train, *data.holdout))
-        self.rows = judge.held_out(data.holdout, limit=TRIAL_ROWS if job.max_steps is not None else HELD_OUT)
+        self.rows = judge.held_out(
+            data.holdout, limit=TRIAL_ROWS if job.max_steps is not None else HELD_OUT
+        )
         self.commonest = Counter(row.label for row in data.train).most_common(1)[0][0]
         self.told: list[int] = []
 
@@ -136,7 +172,11 @@ class ClassJudge:
         if not self.told:
             return None
         true = [row.label for row in self.rows]
-        return compare([float(label == self.commonest) for label in true], [float(label == told) for label, told in zip(true, self.told, strict=True)], higher_is_better=True)
+        return compare(
+            [float(label == self.commonest) for label in true],
+            [float(label == told) for label, told in zip(true, self.told, strict=True)],
+            higher_is_better=True,
+        )
 
     def verdict(self) -> tuple[str, str]:
         accuracy = self.accuracy
@@ -149,7 +189,13 @@ class ClassJudge:
         """Whether more than one class is ever called."""
         if not self.told or len(set(self.told)) > 1 or len({row.label for row in self.rows}) < 2:
             return []
-        return [Check("calls-more-than-one-class", False, f"every held-out text is called {self.names[self.told[0]]}")]
+        return [
+            Check(
+                "calls-more-than-one-class",
+                False,
+                f"every held-out text is called {self.names[self.told[0]]}",
+            )
+        ]
 
     def record(self) -> dict[str, Any]:
         if not self.told:
@@ -158,9 +204,24 @@ class ClassJudge:
         accuracy = self.accuracy
         metrics = {
             "accuracy": accuracy.record() if accuracy else None,
-            "macro_f1": {"before": None, "after": found["macro_f1"], "interval": None, "rows": found["rows"], "word": "measured alone"},
+            "macro_f1": {
+                "before": None,
+                "after": found["macro_f1"],
+                "interval": None,
+                "rows": found["rows"],
+                "word": "measured alone",
+            },
         }
         intervals = {key: found[key] for key in ("accuracy_interval", "macro_f1_interval")}
         shown = list(zip(self.rows, self.told, strict=True))[: judge.SAMPLES]
-        samples = [{"prompt": row.shown, "expected": row.name, "base": "", "tuned": self.names[told]} for row, told in shown]
-        return {"rows": len(self.rows), "metrics": metrics, **intervals, "confusion": found["confusion"], "samples": samples}
+        samples = [
+            {"prompt": row.shown, "expected": row.name, "base": "", "tuned": self.names[told]}
+            for row, told in shown
+        ]
+        return {
+            "rows": len(self.rows),
+            "metrics": metrics,
+            **intervals,
+            "confusion": found["confusion"],
+            "samples": samples,
+        }

@@ -1,9 +1,10 @@
 """Continued pre-training: the model goes on reading plain text; every token is learned.
 
-Documents are kept apart under packing, the hold-out is made of whole documents, and general text can be mixed in against
-forgetting (Meditron kept 1 % of it: github.com/epfLLM/meditron).
+Documents are kept apart under packing, the hold-out is made of whole documents, and general text
+can be mixed in against forgetting (Meditron kept 1 % of it: github.com/epfLLM/meditron).
 
-Run: python -P -m trainers.cpt PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run] [--max-steps N] [--no-judge]
+Run: python -P -m trainers.cpt PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run] [--max-steps
+N] [--no-judge]
 """
 
 from __future__ import annotations
@@ -29,14 +30,26 @@ class CPT(SFT):
     names = ("cpt",)
 
     def rows(self, job: Job, tokenizer: Any) -> Prepared[Row]:
-        """The corpus, with the replay share of general text mixed in. Raises InputError for a corpus shorter than one sequence."""
+        """The corpus, with the replay share of general text mixed in.
+
+        Raises InputError for a corpus shorter than one sequence.
+        """
         data = super().rows(job, tokenizer)
         tokens = sum(row.tokens for row in data.train)
         if tokens < job.stage.seq_len:
-            raise InputError(f"the corpus has {tokens:,} tokens to train on, fewer than one sequence of {job.stage.seq_len:,}", hint="add text, or set a smaller seq_len")
+            raise InputError(
+                f"the corpus has {tokens:,} tokens to train on, fewer than one sequence of"
+                f" {job.stage.seq_len:,}",
+                hint="add text, or set a smaller seq_len",
+            )
         if not job.options.get("replay"):
             return data
-        return with_replay(data, general_text(job, tokenizer), share=float(job.options["replay_share"]), seed=job.stage.seed)
+        return with_replay(
+            data,
+            general_text(job, tokenizer),
+            share=float(job.options["replay_share"]),
+            seed=job.stage.seed,
+        )
 
     def judge(self, job: Job, trainer: Any, data: Prepared[Row], mark: str) -> Judge:
         return Judge(job, trainer, data, mark, generates=False)
@@ -44,13 +57,24 @@ class CPT(SFT):
 
 def general_text(job: Job, tokenizer: Any) -> Sequence[Row]:
     """The rows of the file named by `replay`."""
-    other = replace(job, entry=replace(job.entry, name=f"{job.entry.name}-replay", data=replace(job.data, path=str(job.options["replay"]), format=None, mapping=None)))
+    other = replace(
+        job,
+        entry=replace(
+            job.entry,
+            name=f"{job.entry.name}-replay",
+            data=replace(job.data, path=str(job.options["replay"]), format=None, mapping=None),
+        ),
+    )
     prepared = prepare_rows(other, tokenizer)
     return (*prepared.train, *prepared.holdout)
 
 
-def with_replay(data: Prepared[Row], general: Sequence[Row], *, share: float, seed: int) -> Prepared[Row]:
-    """The corpus with general rows shuffled in until they are `share` of all tokens, with a note of how many there are."""
+def with_replay(
+    data: Prepared[Row], general: Sequence[Row], *, share: float, seed: int
+) -> Prepared[Row]:
+    """The corpus with general rows shuffled in until they are `share` of all tokens, with a note of
+    how many there are.
+    """
     own = sum(row.tokens for row in data.train)
     wanted = own * share / (1 - share)
     order = list(general)
@@ -65,7 +89,10 @@ def with_replay(data: Prepared[Row], general: Sequence[Row], *, share: float, se
     mixed = [*data.train, *chosen]
     random.Random(seed + 1).shuffle(mixed)  # noqa: S311
     short = "" if taken >= wanted else f" (wanted {share:.0%}: there is no more general text)"
-    note = f"{len(chosen):,} rows of general text mixed in: {taken / (own + taken):.1%} of the tokens{short}"
+    note = (
+        f"{len(chosen):,} rows of general text mixed in: {taken / (own + taken):.1%} of the"
+        f" tokens{short}"
+    )
     return replace(data, train=tuple(mixed), notes=(*data.notes, note))
 
 

@@ -1,9 +1,11 @@
 """Direct preference optimisation (arXiv:2305.18290) under any update scheme.
 
-The model is compared with itself as it was when the stage began: a module is switched off, or read as a frozen copy of it where the
-stage goes on from an earlier one; a model trained whole is kept twice.
+The model is compared with itself as it was when the stage began: a module is switched off, or read
+as a frozen copy of it where the stage goes on from an earlier one; a model trained whole is kept
+twice.
 
-Run: python -P -m trainers.dpo PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run] [--max-steps N] [--no-judge]
+Run: python -P -m trainers.dpo PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run] [--max-steps
+N] [--no-judge]
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from trainers.prepare.preference import PAIRS, Pair, preference_columns
 
 
 class DPO(Objective):
-    """Makes the better answer of each pair likelier than the worse one, as far as the beta of the plan lets it move."""
+    """Makes the better answer of each pair likelier than the worse one, as far as the beta of the
+    plan lets it move.
+    """
 
     names = ("dpo",)
     kind = PAIRS
@@ -34,7 +38,16 @@ class DPO(Objective):
 
         return DPOConfig
 
-    def trainer(self, job: Job, model: Any, tokenizer: Any, device: Any, peft_config: Any, sequences: Sequence[Sequence[Pair]], arguments: Mapping[str, Any]) -> Any:
+    def trainer(
+        self,
+        job: Job,
+        model: Any,
+        tokenizer: Any,
+        device: Any,
+        peft_config: Any,
+        sequences: Sequence[Sequence[Pair]],
+        arguments: Mapping[str, Any],
+    ) -> Any:
         from datasets import Dataset
         from trl import DPOTrainer
 
@@ -43,7 +56,11 @@ class DPO(Objective):
         return with_safe_checkpoints(DPOTrainer)(
             model=model,
             ref_model=reference(job, model),
-            args=settings.build_config(self.config_class(), {**arguments, "max_length": None, "beta": job.options["beta"]}, job),
+            args=settings.build_config(
+                self.config_class(),
+                {**arguments, "max_length": None, "beta": job.options["beta"]},
+                job,
+            ),
             train_dataset=Dataset.from_dict(preference_columns([row for (row,) in sequences])),
             processing_class=tokenizer,
             peft_config=peft_config,
@@ -51,13 +68,17 @@ class DPO(Objective):
         )
 
     def probe(self, job: Job, data: Prepared[Any], tokenizer: Any) -> Probe:
-        return Probe(row=chosen(tokenizer, [probe_row(data.train)])[0], pad_id=tokenizer.pad_token_id)
+        return Probe(
+            row=chosen(tokenizer, [probe_row(data.train)])[0], pad_id=tokenizer.pad_token_id
+        )
 
     def judge(self, job: Job, trainer: Any, data: Prepared[Any], mark: str) -> PreferenceJudge:
         return PreferenceJudge(job, trainer, data, mark)
 
     def evaluation_loss(self, trainer: Any, rows: Sequence[Any]) -> float | None:
-        found = judge.answer_log_probs(trainer, [side for row in rows for side in both_sides(trainer.processing_class, row)])
+        found = judge.answer_log_probs(
+            trainer, [side for row in rows for side in both_sides(trainer.processing_class, row)]
+        )
         return -sum(found) / sum(row.learned for row in rows)
 
 

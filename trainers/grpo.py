@@ -1,9 +1,12 @@
-"""Group relative policy optimisation (arXiv:2402.03300) under any update scheme: several own answers to each prompt, compared by a reward.
+"""Group relative policy optimisation (arXiv:2402.03300) under any update scheme: several own
+answers to each prompt, compared by a reward.
 
-Rows of a step are prompts: `micro_batch_size` of them are answered at once, `generations` times each, and as many answers go through one
-forward pass. Each answer is used for one update, so that clipping acts only with `trl: {num_iterations: 2}` and more.
+Rows of a step are prompts: `micro_batch_size` of them are answered at once, `generations` times
+each, and as many answers go through one forward pass. Each answer is used for one update, so that
+clipping acts only with `trl: {num_iterations: 2}` and more.
 
-Run: python -P -m trainers.grpo PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run] [--max-steps N] [--no-judge]
+Run: python -P -m trainers.grpo PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run]
+[--max-steps N] [--no-judge]
 """
 
 from __future__ import annotations
@@ -30,11 +33,21 @@ SHORTEST_PROMPT = 8  # tokens that have to be left for it within seq_len
 
 
 class GRPO(Objective):
-    """Makes those of its own answers likelier that the reward finds better than the others to the same prompt."""
+    """Makes those of its own answers likelier that the reward finds better than the others to the
+    same prompt.
+    """
 
     names = ("grpo",)
     kind = PROMPTS
-    logged = ("reward", "reward_std", "frac_reward_zero_std", "kl", "entropy", "completions/mean_length", "completions/clipped_ratio")
+    logged = (
+        "reward",
+        "reward_std",
+        "frac_reward_zero_std",
+        "kl",
+        "entropy",
+        "completions/mean_length",
+        "completions/clipped_ratio",
+    )
     reward: Reward
 
     def config_class(self) -> type:
@@ -56,7 +69,10 @@ class GRPO(Objective):
         found = reward_faults(job)
         answer = job.options["response_tokens"]
         if answer + SHORTEST_PROMPT > job.stage.seq_len:
-            what = f"stage {job.stage.name}: response_tokens {answer} leave no room for a prompt within seq_len {job.stage.seq_len}"
+            what = (
+                f"stage {job.stage.name}: response_tokens {answer} leave no room for a prompt"
+                f" within seq_len {job.stage.seq_len}"
+            )
             found.append(Fault(what=what, hint="raise seq_len, or lower response_tokens"))
         return found
 
@@ -68,16 +84,31 @@ class GRPO(Objective):
         data: Prepared[Prompt] = super().rows(job, tokenizer)
         at_once = job.stage.micro_batch_size * settings.world_size()
         if len(data.train) < at_once:
-            raise InputError(f"stage {job.stage.name}: {len(data.train)} prompts to train on, and {at_once} are answered at once", hint="lower micro_batch_size, or add prompts")
+            raise InputError(
+                f"stage {job.stage.name}: {len(data.train)} prompts to train on, and {at_once} are"
+                " answered at once",
+                hint="lower micro_batch_size, or add prompts",
+            )
         note = source_note(job, (*data.train, *data.holdout))
         return replace(data, notes=(*data.notes, note)) if note else data
 
-    def load(self, job: Job, device: Any, update: Any, tokenizer: Any, data: Prepared[Prompt]) -> Any:
+    def load(
+        self, job: Job, device: Any, update: Any, tokenizer: Any, data: Prepared[Prompt]
+    ) -> Any:
         # Before the model: a reward that cannot be had should not cost its loading.
         self.reward = build_reward(job, tokenizer, (*data.train, *data.holdout), device)
         return super().load(job, device, update, tokenizer, data)
 
-    def trainer(self, job: Job, model: Any, tokenizer: Any, device: Any, peft_config: Any, sequences: Sequence[Sequence[Prompt]], arguments: Mapping[str, Any]) -> Any:
+    def trainer(
+        self,
+        job: Job,
+        model: Any,
+        tokenizer: Any,
+        device: Any,
+        peft_config: Any,
+        sequences: Sequence[Sequence[Prompt]],
+        arguments: Mapping[str, Any],
+    ) -> Any:
         from datasets import Dataset
 
         rows = [row for (row,) in sequences]
@@ -96,7 +127,13 @@ class GRPO(Objective):
             model=model,
             reward_funcs=reward_function(self.reward),
             args=settings.build_config(self.config_class(), {**arguments, **own}, job),
-            train_dataset=Dataset.from_dict({"prompt": [row.prompt for row in rows], "answer": [row.answer for row in rows], "ids": [list(row.prompt_ids) for row in rows]}),
+            train_dataset=Dataset.from_dict(
+                {
+                    "prompt": [row.prompt for row in rows],
+                    "answer": [row.answer for row in rows],
+                    "ids": [list(row.prompt_ids) for row in rows],
+                }
+            ),
             processing_class=tokenizer,
             peft_config=peft_config,
             dropout=job.options.get("dropout", 0.0),
@@ -105,26 +142,50 @@ class GRPO(Objective):
         return built
 
     def probe(self, job: Job, data: Prepared[Prompt], tokenizer: Any) -> Probe:
-        return Probe(row=probe_text(min(data.train, key=lambda row: (row.tokens, row.number))), pad_id=tokenizer.pad_token_id)
+        return Probe(
+            row=probe_text(min(data.train, key=lambda row: (row.tokens, row.number))),
+            pad_id=tokenizer.pad_token_id,
+        )
 
     def judge(self, job: Job, trainer: Any, data: Prepared[Prompt], mark: str) -> RewardJudge:
         return RewardJudge(job, trainer, data, mark, self.reward)
 
     def evaluation_loss(self, trainer: Any, rows: Sequence[Prompt]) -> float | None:
-        general = general_rows(trainer.processing_class, trainer.args.max_completion_length + max(row.tokens for row in rows))[: len(rows)]
-        return -sum(judge.answer_log_probs(trainer, general)) / sum(row.learned for row in general) if general else None
+        general = general_rows(
+            trainer.processing_class,
+            trainer.args.max_completion_length + max(row.tokens for row in rows),
+        )[: len(rows)]
+        return (
+            -sum(judge.answer_log_probs(trainer, general)) / sum(row.learned for row in general)
+            if general
+            else None
+        )
 
     def save(self, job: Job, trainer: Any, model: Any, tokenizer: Any) -> None:
-        """Write the result. Raises TrainingFailed where the reward told no two answers apart, so that nothing was learned."""
+        """Write the result. Raises TrainingFailed where the reward told no two answers apart, so
+        that nothing was learned.
+        """
         if self.reward.constant and job.max_steps is None:
-            hint = "look at the sample answers: the task may be too hard for the model (train it on examples first), or the reward does not measure it"
+            hint = (
+                "look at the sample answers: the task may be too hard for the model (train it on"
+                " examples first), or the reward does not measure it"
+            )
             raise TrainingFailed(f"nothing was learned: {self.reward.said()}", hint=hint)
         super().save(job, trainer, model, tokenizer)
 
 
 def probe_text(row: Prompt) -> Row:
     """A prompt as the checks put it to a model: what it says next."""
-    return Row(row.number, row.prompt_ids, ids_of([IGNORED] * len(row.prompt_ids)), row.prompt, row.shown, row.answer or "", row.key, row.text)
+    return Row(
+        row.number,
+        row.prompt_ids,
+        ids_of([IGNORED] * len(row.prompt_ids)),
+        row.prompt,
+        row.shown,
+        row.answer or "",
+        row.key,
+        row.text,
+    )
 
 
 def reading_prompts(trainer: type) -> type:
@@ -138,10 +199,13 @@ def reading_prompts(trainer: type) -> type:
             super().__init__(*args, **kwargs)
             reference = getattr(self, "ref_model", None)
             if reference is not None and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
-                # TRL loads it by the name in the config, which is the base's where an earlier stage's module was merged.
+                # TRL loads it by the name in the config, which is the base's where an earlier
+                # stage's module was merged.
                 self.accelerator.unwrap_model(reference).load_state_dict(self.model.state_dict())
 
-        def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        def _tokenize_prompts(
+            self, prompts: list[str]
+        ) -> tuple[list[list[int]], None, dict[str, Any]]:
             return [list(self.ids_of[prompt]) for prompt in prompts], None, {}
 
     Prompted.__name__ = f"Prompted{trainer.__name__}"
@@ -152,9 +216,20 @@ def reward_function(reward: Reward) -> Any:
     """The reward as TRL calls it."""
 
     def rewards(
-        *, prompts: Sequence[str], completions: Sequence[str], completion_ids: Sequence[Sequence[int]], answer: Sequence[str | None], ids: Sequence[list[int]], **_: Any
+        *,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        completion_ids: Sequence[Sequence[int]],
+        answer: Sequence[str | None],
+        ids: Sequence[list[int]],
+        **_: Any,
     ) -> list[float]:
-        return reward([Answer(*parts) for parts in zip(prompts, completions, answer, ids, completion_ids, strict=True)])
+        return reward(
+            [
+                Answer(*parts)
+                for parts in zip(prompts, completions, answer, ids, completion_ids, strict=True)
+            ]
+        )
 
     return rewards
 

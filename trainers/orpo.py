@@ -1,9 +1,11 @@
-"""Odds ratio preference optimisation (arXiv:2403.07691) under any update scheme: learns the better answers and to prefer them, without a reference.
+"""Odds ratio preference optimisation (arXiv:2403.07691) under any update scheme: learns the better
+answers and to prefer them, without a reference.
 
-TRL keeps it under `trl.experimental`, from where it may go with any release. As in the paper's code, the prompts of the better answers are
-learned with them.
+TRL keeps it under `trl.experimental`, from where it may go with any release. As in the paper's
+code, the prompts of the better answers are learned with them.
 
-Run: python -P -m trainers.orpo PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run] [--max-steps N] [--no-judge]
+Run: python -P -m trainers.orpo PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run]
+[--max-steps N] [--no-judge]
 """
 
 from __future__ import annotations
@@ -20,7 +22,10 @@ from trainers.frame.job import Job, run_trainer
 from trainers.prepare import IGNORED, Prepared
 from trainers.prepare.preference import Pair, preference_columns
 
-NOTE = "ORPO is experimental in TRL and may be gone in its next release; the prompts of the better answers are learned too, as in the paper's code"
+NOTE = (
+    "ORPO is experimental in TRL and may be gone in its next release; the prompts of the better"
+    " answers are learned too, as in the paper's code"
+)
 
 
 class ORPO(DPO):
@@ -41,10 +46,23 @@ class ORPO(DPO):
         data: Prepared[Pair] = super().rows(job, tokenizer)
         return replace(data, notes=(*data.notes, NOTE))
 
-    def trainer(self, job: Job, model: Any, tokenizer: Any, device: Any, peft_config: Any, sequences: Sequence[Sequence[Pair]], arguments: Mapping[str, Any]) -> Any:
+    def trainer(
+        self,
+        job: Job,
+        model: Any,
+        tokenizer: Any,
+        device: Any,
+        peft_config: Any,
+        sequences: Sequence[Sequence[Pair]],
+        arguments: Mapping[str, Any],
+    ) -> Any:
         from datasets import Dataset
 
-        own = {"max_length": job.stage.seq_len, "beta": job.options["beta"], "remove_unused_columns": False}
+        own = {
+            "max_length": job.stage.seq_len,
+            "beta": job.options["beta"],
+            "remove_unused_columns": False,
+        }
         return orpo_trainer()(
             model=model,
             args=settings.build_config(self.config_class(), {**arguments, **own}, job),
@@ -65,7 +83,10 @@ def orpo_trainer() -> type:
         def tokenize_row(self, feature: Mapping[str, Any], model: Any = None) -> dict[str, Any]:
             """The columns that TRL would make of text, from our token ids."""
             prompt = list(feature["prompt_ids"])
-            row: dict[str, Any] = {"prompt_input_ids": prompt, "prompt_attention_mask": [1] * len(prompt)}
+            row: dict[str, Any] = {
+                "prompt_input_ids": prompt,
+                "prompt_attention_mask": [1] * len(prompt),
+            }
             for side in ("chosen", "rejected"):
                 answer = list(feature[f"{side}_ids"])
                 row[f"{side}_input_ids"] = prompt + answer

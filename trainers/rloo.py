@@ -1,8 +1,10 @@
-"""REINFORCE leave-one-out (arXiv:2402.14740) under any update scheme: each own answer against the mean reward of the others to its prompt.
+"""REINFORCE leave-one-out (arXiv:2402.14740) under any update scheme: each own answer against the
+mean reward of the others to its prompt.
 
 Rows of a step are prompts, as in trainers/grpo.py.
 
-Run: python -P -m trainers.rloo PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run] [--max-steps N] [--no-judge]
+Run: python -P -m trainers.rloo PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run]
+[--max-steps N] [--no-judge]
 """
 
 from __future__ import annotations

@@ -1,10 +1,13 @@
-"""Reward model from pairs of a better and a worse answer, under any update scheme: a base with a head that gives one score.
+"""Reward model from pairs of a better and a worse answer, under any update scheme: a base with a
+head that gives one score.
 
-The loss is that of Bradley and Terry's model of paired comparisons, as in InstructGPT (arXiv:2203.02155, section 3.4). The result is a
-sequence classifier with one label: AutoPeftModelForSequenceClassification or AutoModelForSequenceClassification loads it with
+The loss is that of Bradley and Terry's model of paired comparisons, as in InstructGPT
+(arXiv:2203.02155, section 3.4). The result is a sequence classifier with one label:
+AutoPeftModelForSequenceClassification or AutoModelForSequenceClassification loads it with
 `num_labels=1`.
 
-Run: python -P -m trainers.rm PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run] [--max-steps N] [--no-judge]
+Run: python -P -m trainers.rm PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run] [--max-steps
+N] [--no-judge]
 """
 
 from __future__ import annotations
@@ -52,7 +55,16 @@ class RewardModel(Objective):
     def load(self, job: Job, device: Any, update: Any, tokenizer: Any, data: Prepared[Pair]) -> Any:
         return load_scorer(job, device, update, tokenizer, data)
 
-    def trainer(self, job: Job, model: Any, tokenizer: Any, device: Any, peft_config: Any, sequences: Sequence[Sequence[Pair]], arguments: Mapping[str, Any]) -> Any:
+    def trainer(
+        self,
+        job: Job,
+        model: Any,
+        tokenizer: Any,
+        device: Any,
+        peft_config: Any,
+        sequences: Sequence[Sequence[Pair]],
+        arguments: Mapping[str, Any],
+    ) -> Any:
         from datasets import Dataset
         from trl import RewardTrainer
 
@@ -68,7 +80,11 @@ class RewardModel(Objective):
         )
 
     def probe(self, job: Job, data: Prepared[Pair], tokenizer: Any) -> Probe:
-        return Probe(row=SimpleNamespace(input_ids=probe_row(data.train).input_ids), pad_id=tokenizer.pad_token_id, head=HEAD)
+        return Probe(
+            row=SimpleNamespace(input_ids=probe_row(data.train).input_ids),
+            pad_id=tokenizer.pad_token_id,
+            head=HEAD,
+        )
 
     def judge(self, job: Job, trainer: Any, data: Prepared[Pair], mark: str) -> ScoreJudge:
         return ScoreJudge(job, trainer, data, mark, scored_before=goes_on_from(job) == "SEQ_CLS")
@@ -84,7 +100,9 @@ class RewardModel(Objective):
 
 
 def adapter_config(job: Job) -> dict[str, Any] | None:
-    """The config of the module that this stage starts from, or None where it starts from whole weights."""
+    """The config of the module that this stage starts from, or None where it starts from whole
+    weights.
+    """
     path = job.start / "adapter_config.json" if job.start is not None else None
     if path is None or not path.is_file():
         return None
@@ -93,7 +111,9 @@ def adapter_config(job: Job) -> dict[str, Any] | None:
 
 
 def goes_on_from(job: Job) -> str | None:
-    """SEQ_CLS where the stage goes on from a reward model, CAUSAL_LM from a model that writes, None from the plan's model."""
+    """SEQ_CLS where the stage goes on from a reward model, CAUSAL_LM from a model that writes, None
+    from the plan's model.
+    """
     if job.start is None:
         return None
     config = adapter_config(job)
@@ -104,9 +124,11 @@ def goes_on_from(job: Job) -> str | None:
 
 
 def other_form(job: Job) -> str | None:
-    """Why the score module cannot start as the module of the stage before, in words; None where it does, or where there is none.
+    """Why the score module cannot start as the module of the stage before, in words; None where it
+    does, or where there is none.
 
-    A reward model is a module of its own: PPO trains the policy's module on, and only reads this one.
+    A reward model is a module of its own: PPO trains the policy's module on, and only reads this
+    one.
     """
     config = adapter_config(job)
     if config is None or job.stage.update == "full":
@@ -116,16 +138,29 @@ def other_form(job: Job) -> str | None:
     kind = getattr(wanted, "__dataclass_fields__", {}) and wanted().peft_type  # type: ignore[misc]
     name = job.entry.starts_from or str(job.start)
     if str(getattr(kind, "value", kind)) != config.get("peft_type"):
-        return f"the scores' module starts from the base: that of {name} is a {config.get('peft_type')} module, this one is {job.stage.update}"
+        return (
+            f"the scores' module starts from the base: that of {name} is a"
+            f" {config.get('peft_type')} module, this one is {job.stage.update}"
+        )
     for field, key in update.OWNED.items():
         value = job.options.get(key)
-        if key in job.options and key != "target_modules" and value is not None and config.get(field) != value:
-            return f"the scores' module starts from the base: {key} is {config.get(field)} in the module of {name} and {value} here"
+        if (
+            key in job.options
+            and key != "target_modules"
+            and value is not None
+            and config.get(field) != value
+        ):
+            return (
+                f"the scores' module starts from the base: {key} is {config.get(field)} in the"
+                f" module of {name} and {value} here"
+            )
     return None
 
 
 def load_scorer(job: Job, device: Any, update: Any, tokenizer: Any, data: Prepared[Pair]) -> Any:
-    """The model with a score head: new on the base or on the stage before, or a reward model's own where it goes on from one."""
+    """The model with a score head: new on the base or on the stage before, or a reward model's own
+    where it goes on from one.
+    """
     from transformers import set_seed
 
     from trainers.frame.loading import load_base
@@ -141,7 +176,9 @@ def load_scorer(job: Job, device: Any, update: Any, tokenizer: Any, data: Prepar
 
 
 def base_source(job: Job, config: Mapping[str, Any] | None) -> str | None:
-    """What the base is loaded from: the base of the module it goes on from, a whole model, or (None) the plan's model."""
+    """What the base is loaded from: the base of the module it goes on from, a whole model, or
+    (None) the plan's model.
+    """
     if config is None:
         return str(job.start) if job.start is not None else None
     name = config.get("base_model_name_or_path")
@@ -149,8 +186,15 @@ def base_source(job: Job, config: Mapping[str, Any] | None) -> str | None:
 
 
 def with_module(job: Job, model: Any, config: Mapping[str, Any]) -> Any:
-    """The scorer going on from the module in the start folder, whose language head, if it had one, is left behind."""
-    from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    """The scorer going on from the module in the start folder, whose language head, if it had one,
+    is left behind.
+    """
+    from peft import (
+        PeftConfig,
+        get_peft_model,
+        get_peft_model_state_dict,
+        set_peft_model_state_dict,
+    )
     from safetensors.torch import load_file
 
     from trainers.frame.loading import register_method
@@ -160,15 +204,31 @@ def with_module(job: Job, model: Any, config: Mapping[str, Any]) -> Any:
     assert start is not None
     made = PeftConfig.from_pretrained(str(start))
     made.task_type, made.inference_mode = "SEQ_CLS", False
-    made.modules_to_save = [name for name in getattr(made, "modules_to_save", None) or [] if name != "lm_head" and name not in HEAD_NAMES] or None
+    made.modules_to_save = [
+        name
+        for name in getattr(made, "modules_to_save", None) or []
+        if name != "lm_head" and name not in HEAD_NAMES
+    ] or None
     wrapped = get_peft_model(model, made)
-    weights = {name: tensor for name, tensor in load_file(start / "adapter_model.safetensors").items() if "lm_head" not in name}
-    # PEFT wants every module that it saves to be in the file: a model that writes brings no head, so it is the new one's.
-    heads = {key: tensor.clone() for key, tensor in get_peft_model_state_dict(wrapped).items() if set(key.split(".")) & set(HEAD_NAMES)}
+    weights = {
+        name: tensor
+        for name, tensor in load_file(start / "adapter_model.safetensors").items()
+        if "lm_head" not in name
+    }
+    # PEFT wants every module that it saves to be in the file: a model that writes brings no head,
+    # so it is the new one's.
+    heads = {
+        key: tensor.clone()
+        for key, tensor in get_peft_model_state_dict(wrapped).items()
+        if set(key.split(".")) & set(HEAD_NAMES)
+    }
     found = set_peft_model_state_dict(wrapped, heads | weights)
     # PEFT loads a prefix on a way of its own, strictly, and still names it as unexpected.
     if found.unexpected_keys and not made.is_prompt_learning:
-        raise InputError(f"stage {job.stage.name}: the module in {start} belongs to another model: {found.unexpected_keys[0]} has no place in it")
+        raise InputError(
+            f"stage {job.stage.name}: the module in {start} belongs to another model:"
+            f" {found.unexpected_keys[0]} has no place in it"
+        )
     if job.stage.update != "full":
         return wrapped
     merged = wrapped.merge_and_unload()
@@ -178,17 +238,31 @@ def with_module(job: Job, model: Any, config: Mapping[str, Any]) -> Any:
 
 
 def choose_padding(model: Any, tokenizer: Any, data: Prepared[Pair]) -> None:
-    """Let model and tokenizer agree on a padding token that plain loading of the result reads the same way.
+    """Let model and tokenizer agree on a padding token that plain loading of the result reads the
+    same way.
 
-    transformers reads the score at the last token that is not padding. Where the base's config names none, a single text is read at its
-    very last token, so padding must be a token that no row ends with: the end token would move the place by one.
+    transformers reads the score at the last token that is not padding. Where the base's config
+    names none, a single text is read at its very last token, so padding must be a token that no row
+    ends with: the end token would move the place by one.
     """
     config = model.config.get_text_config()
     if config.pad_token_id is not None and config.pad_token_id >= 0:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)
         return
-    used = {token for row in (*data.train, *data.holdout) for ids in (row.prompt_ids, row.chosen_ids, row.rejected_ids) for token in ids}
-    spare = next((token for token in sorted(tokenizer.get_added_vocab().values(), reverse=True) if token not in used), None)
+    used = {
+        token
+        for row in (*data.train, *data.holdout)
+        for ids in (row.prompt_ids, row.chosen_ids, row.rejected_ids)
+        for token in ids
+    }
+    spare = next(
+        (
+            token
+            for token in sorted(tokenizer.get_added_vocab().values(), reverse=True)
+            if token not in used
+        ),
+        None,
+    )
     if spare is None:
         spare = next(token for token in sorted(tokenizer.get_vocab().values()) if token not in used)
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(spare)

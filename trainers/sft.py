@@ -1,6 +1,7 @@
 """Supervised fine-tuning under any update scheme, on chat, prompt and completion, or raw text.
 
-Run: python -P -m trainers.sft PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run] [--max-steps N] [--no-judge]
+Run: python -P -m trainers.sft PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run] [--max-steps
+N] [--no-judge]
 """
 
 from __future__ import annotations
@@ -32,21 +33,38 @@ class SFT(Objective):
     def sequences(self, job: Job, rows: Sequence[Row], model: Any) -> list[tuple[Row, ...]]:
         return sequences_of(job, rows, model)
 
-    def trainer(self, job: Job, model: Any, tokenizer: Any, device: Any, peft_config: Any, sequences: Sequence[Sequence[Row]], arguments: Mapping[str, Any]) -> Any:
-        """TRL's trainer on rows that are ready: masked, within seq_len, packed where the plan says so."""
+    def trainer(
+        self,
+        job: Job,
+        model: Any,
+        tokenizer: Any,
+        device: Any,
+        peft_config: Any,
+        sequences: Sequence[Sequence[Row]],
+        arguments: Mapping[str, Any],
+    ) -> Any:
+        """TRL's trainer on rows that are ready: masked, within seq_len, packed where the plan says
+        so.
+        """
         from datasets import Dataset
 
         from trainers.frame.answer_loss import answer_trainer
         from trainers.prepare import PackedBatches, columns
 
         flat = job.stage.packing and job.stage.attention == "flash_attention_2"
-        own = {"max_length": job.stage.seq_len, "packing": flat, "dataset_kwargs": {"skip_prepare_dataset": True}}
+        own = {
+            "max_length": job.stage.seq_len,
+            "packing": flat,
+            "dataset_kwargs": {"skip_prepare_dataset": True},
+        }
         return answer_trainer()(
             model=model,
             args=settings.build_config(self.config_class(), {**arguments, **own}, job),
             train_dataset=Dataset.from_dict(columns(sequences, lengths=job.stage.packing)),
             processing_class=tokenizer,
-            data_collator=PackedBatches(tokenizer.pad_token_id) if job.stage.packing and not flat else None,
+            data_collator=(
+                PackedBatches(tokenizer.pad_token_id) if job.stage.packing and not flat else None
+            ),
             peft_config=peft_config,
         )
 
@@ -75,7 +93,9 @@ def train(job: Job) -> None:
 
 
 def check_rows(job: Job) -> None:
-    """Prepare the rows, so that what is wrong with a task's data is said before the first task is trained."""
+    """Prepare the rows, so that what is wrong with a task's data is said before the first task is
+    trained.
+    """
     stage.prepare(job, objective_of(job))
 
 

@@ -1,7 +1,8 @@
 """advise(situation, rules) -> Advice: one pure function, called again for every what-if.
 
-The rule tables in their order (decide.py), candidates with settings that fit and an estimate (candidates.py), what would
-change the answer (flips.py), and where nothing fits, what stands in the way (nothing_fits.py).
+The rule tables in their order (decide.py), candidates with settings that fit and an estimate
+(candidates.py), what would change the answer (flips.py), and where nothing fits, what stands in the
+way (nothing_fits.py).
 """
 
 from __future__ import annotations
@@ -51,7 +52,11 @@ def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advi
     if SMALLER_MODEL in decision.composition.remedies:
         stuck = nothing_fits(ruleset, situation, decision, costs, _redecide, situation.smaller)
         # The numbers that rule out even the nearest scheme belong to the answer.
-        recommendation = replace(recommendation, estimate=stuck.nearest.estimate, because=(*recommendation.because, *stuck.nearest.because))
+        recommendation = replace(
+            recommendation,
+            estimate=stuck.nearest.estimate,
+            because=(*recommendation.because, *stuck.nearest.because),
+        )
     flips = _flips(ruleset, situation, base, decision, costs)
     return Advice(
         situation=situation,
@@ -76,29 +81,55 @@ def contradictions(ruleset: Ruleset, situation: Situation, facts: Mapping[str, A
     faults = []
     for found in ruleset.contradictions(facts):
         named = [condition.fact for condition in found.never]
-        said = " and ".join(f"{name} is {'yes' if facts[name] is True else facts[name]} ({fact_origin(situation, name)})" for name in named)
+        said = " and ".join(
+            f"{name} is {'yes' if facts[name] is True else facts[name]}"
+            f" ({fact_origin(situation, name)})"
+            for name in named
+        )
         of_model = any(ruleset.facts[name].origin == "model" for name in named)
-        hint = f"name another model, such as {situation.instead.model}" if of_model and situation.instead is not None else "take one of them back"
+        hint = (
+            f"name another model, such as {situation.instead.model}"
+            if of_model and situation.instead is not None
+            else "take one of them back"
+        )
         faults.append(Fault(what=f"{said}: this cannot be", allowed=found.because, hint=hint))
     return faults
 
 
 def _with_encoder(situation: Situation, early: Decision) -> Situation:
-    """The small encoder takes the place of a suggested model where the rules want one; a named model stays."""
-    if early.facts.get("family") != "encoder" or situation.suggestion is None or situation.encoder is None:
+    """The small encoder takes the place of a suggested model where the rules want one; a named
+    model stays.
+    """
+    if (
+        early.facts.get("family") != "encoder"
+        or situation.suggestion is None
+        or situation.encoder is None
+    ):
         return situation
     shape, suggestion = situation.encoder
     return replace(situation, model=shape, suggestion=suggestion)
 
 
 def _conclude(ruleset: Ruleset, early: Decision, costs: Costs) -> Decision:
-    return conclude(ruleset, early, costs.fits(str(early.facts["chain"]), per_task=early.facts["modules"] == "per_task"))
+    return conclude(
+        ruleset,
+        early,
+        costs.fits(str(early.facts["chain"]), per_task=early.facts["modules"] == "per_task"),
+    )
 
 
 def _redecide(situation: Situation, changes: Mapping[str, Any], ruleset: Ruleset) -> Decision:
     """The decision in another situation; a change to None takes a fact away."""
-    facts = {key: value for key, value in {**situation_facts(situation), **changes}.items() if value is not None}
-    return _conclude(ruleset, conclude_early(ruleset, facts), Costs(ruleset=ruleset, situation=situation, facts=facts))
+    facts = {
+        key: value
+        for key, value in {**situation_facts(situation), **changes}.items()
+        if value is not None
+    }
+    return _conclude(
+        ruleset,
+        conclude_early(ruleset, facts),
+        Costs(ruleset=ruleset, situation=situation, facts=facts),
+    )
 
 
 def guide_answer(guide_rules: Ruleset, base: Mapping[str, Any], costs: Costs) -> GuideAnswer | None:
@@ -106,23 +137,44 @@ def guide_answer(guide_rules: Ruleset, base: Mapping[str, Any], costs: Costs) ->
     if "document" not in guide_rules.layers:
         return None
     decision = _conclude(guide_rules, conclude_early(guide_rules, base), costs)
-    rows = [rule.row for rule in decision.rules if rule.row.startswith("Scenario") or rule.table in ("chain", "scheme")]
+    rows = [
+        rule.row
+        for rule in decision.rules
+        if rule.row.startswith("Scenario") or rule.table in ("chain", "scheme")
+    ]
     scenarios = [row for row in dict.fromkeys(rows) if row.startswith("Scenario")]
     composition = decision.composition
-    if SMALLER_MODEL in composition.remedies:  # the guide looks at no memory: what it wants stays what it says
-        composition = compose(str(decision.facts["chain"]), str(decision.steps["scheme"].wanted[0][0]), per_task=decision.facts["modules"] == "per_task")
-    return GuideAnswer(composition=composition, row="; ".join(scenarios) or (rows[-1] if rows else ""))
+    if (
+        SMALLER_MODEL in composition.remedies
+    ):  # the guide looks at no memory: what it wants stays what it says
+        composition = compose(
+            str(decision.facts["chain"]),
+            str(decision.steps["scheme"].wanted[0][0]),
+            per_task=decision.facts["modules"] == "per_task",
+        )
+    return GuideAnswer(
+        composition=composition, row="; ".join(scenarios) or (rows[-1] if rows else "")
+    )
 
 
 # --------------------------------------------------------------------------- what goes with it
 
 
-def _flips(ruleset: Ruleset, situation: Situation, base: Mapping[str, Any], decision: Decision, costs: Costs) -> tuple[Flip, ...]:
+def _flips(
+    ruleset: Ruleset,
+    situation: Situation,
+    base: Mapping[str, Any],
+    decision: Decision,
+    costs: Costs,
+) -> tuple[Flip, ...]:
     def answer(changes: Mapping[str, Any]) -> Composition:
         return _conclude(ruleset, conclude_early(ruleset, {**base, **changes}), costs).composition
 
     per_task = decision.facts["modules"] == "per_task"
-    of_scheme = {scheme: costs.of(compose(str(decision.facts["chain"]), scheme, per_task=per_task)) for scheme in SCHEMES}
+    of_scheme = {
+        scheme: costs.of(compose(str(decision.facts["chain"]), scheme, per_task=per_task))
+        for scheme in SCHEMES
+    }
 
     def elsewhere(hardware: Hardware) -> Composition:
         return _redecide(replace(situation, hardware=hardware), {}, ruleset).composition
@@ -132,7 +184,10 @@ def _flips(ruleset: Ruleset, situation: Situation, base: Mapping[str, Any], deci
 
 def _warnings(situation: Situation, recommendation: Candidate, decision: Decision) -> list[str]:
     said = [rule for judgement in decision.steps.values() for rule in judgement.warnings]
-    return [*_candidate_warnings(situation, recommendation), *(f"{rule.then['say']} ({rule.id})" for rule in said)]
+    return [
+        *_candidate_warnings(situation, recommendation),
+        *(f"{rule.then['say']} ({rule.id})" for rule in said),
+    ]
 
 
 def _candidate_warnings(situation: Situation, candidate: Candidate) -> list[str]:
@@ -141,25 +196,41 @@ def _candidate_warnings(situation: Situation, candidate: Candidate) -> list[str]
     if not candidate.composition.chain:
         return warnings
     if situation.suggestion is not None:
-        warnings.append(f"no model was named: {situation.suggestion.model} is a suggestion ({situation.suggestion.because})")
+        warnings.append(
+            f"no model was named: {situation.suggestion.model} is a suggestion"
+            f" ({situation.suggestion.because})"
+        )
     cards = len(situation.hardware.gpus)
     if any(stage.split for stage in candidate.stages):
         warnings.append(
-            f"the model is split over the {cards} cards ({FSDP}), which `advise run` does not start: it starts one process, or {DDP} with a whole model on each card"
+            f"the model is split over the {cards} cards ({FSDP}), which `advise run` does not"
+            f" start: it starts one process, or {DDP} with a whole model on each card"
         )
     elif cards > 1:
-        warnings.append(f"all {cards} cards are used: each holds the whole model and its own rows ({DDP})")
-    return [*warnings, *_too_few(situation, candidate.composition), *_long_rows(situation, candidate)]
+        warnings.append(
+            f"all {cards} cards are used: each holds the whole model and its own rows ({DDP})"
+        )
+    return [
+        *warnings,
+        *_too_few(situation, candidate.composition),
+        *_long_rows(situation, candidate),
+    ]
 
 
 def _too_few(situation: Situation, composition: Composition) -> list[str]:
     """For each stage that wants more data than there are."""
     named = ["classification"] if composition.encoder else composition.chain
-    return [f"{objective}: {situation.shortages[objective]}" for objective in named if objective in situation.shortages]
+    return [
+        f"{objective}: {situation.shortages[objective]}"
+        for objective in named
+        if objective in situation.shortages
+    ]
 
 
 def _long_rows(situation: Situation, recommendation: Candidate) -> list[str]:
-    """Where rows as stated are longer than what a stage reads: neither time nor cost counts the rest."""
+    """Where rows as stated are longer than what a stage reads: neither time nor cost counts the
+    rest.
+    """
     rows, tokens = situation.answers.value("data_rows"), situation.answers.value("data_tokens")
     if not rows or not tokens or situation.data is not None or situation.tasks:
         return []
@@ -168,15 +239,18 @@ def _long_rows(situation: Situation, recommendation: Candidate) -> list[str]:
         length = int(stage.settings["seq_len"].value) * sequences_per_row(stage.objective)
         if stage.objective != "cpt" and tokens / rows > length:  # documents are parted
             found.append(
-                f"{stage.objective}: rows of {tokens / rows:,.0f} tokens on average are longer than the {length:,} that are read: time and cost count no more, "
-                "and a run stops at such rows unless `truncation` says drop or truncate"
+                f"{stage.objective}: rows of {tokens / rows:,.0f} tokens on average are longer than"
+                f" the {length:,} that are read: time and cost count no more, and a run stops at"
+                " such rows unless `truncation` says drop or truncate"
             )
     return found
 
 
 def stage_warnings(ruleset: Ruleset, facts: Mapping[str, Any]) -> tuple[str, ...]:
     """What the settings table warns of for one stage's facts."""
-    return tuple(f"{rule.then['say']} ({rule.id})" for rule in judge(ruleset, "settings", facts).warnings)
+    return tuple(
+        f"{rule.then['say']} ({rule.id})" for rule in judge(ruleset, "settings", facts).warnings
+    )
 
 
 def candidate_of(advice: Advice, ruleset: Ruleset, composition: Composition) -> Candidate:
@@ -184,13 +258,34 @@ def candidate_of(advice: Advice, ruleset: Ruleset, composition: Composition) -> 
     base = situation_facts(advice.situation)
     costs = Costs(ruleset=ruleset, situation=advice.situation, facts=base)
     decision = _conclude(ruleset, conclude_early(ruleset, base), costs)
-    return candidate_for(ruleset, decision, costs, composition, (Reason(text="no rule recommends it here"),))
+    return candidate_for(
+        ruleset, decision, costs, composition, (Reason(text="no rule recommends it here"),)
+    )
 
 
 def with_choice(advice: Advice, chosen: Candidate) -> Advice:
     """The same advice about another of its candidates, for --choose."""
-    others = [advice.recommendation, *(candidate for candidate in advice.alternatives if candidate is not chosen)]
-    old = replace(others[0], verdict="ranked_lower", because=(Reason(text="recommended, but another one was chosen by hand"), *others[0].because))
+    others = [
+        advice.recommendation,
+        *(candidate for candidate in advice.alternatives if candidate is not chosen),
+    ]
+    old = replace(
+        others[0],
+        verdict="ranked_lower",
+        because=(
+            Reason(text="recommended, but another one was chosen by hand"),
+            *others[0].because,
+        ),
+    )
     of_old = _candidate_warnings(advice.situation, advice.recommendation)
-    warnings = (*(warning for warning in advice.warnings if warning not in of_old), *_candidate_warnings(advice.situation, chosen))
-    return replace(advice, recommendation=chosen, alternatives=(old, *others[1:]), nothing_fits=None, warnings=warnings)
+    warnings = (
+        *(warning for warning in advice.warnings if warning not in of_old),
+        *_candidate_warnings(advice.situation, chosen),
+    )
+    return replace(
+        advice,
+        recommendation=chosen,
+        alternatives=(old, *others[1:]),
+        nothing_fits=None,
+        warnings=warnings,
+    )

@@ -1,4 +1,6 @@
-"""Decision -> candidates: the recommendation and every other composition, each with its estimate and why (not)."""
+"""Decision -> candidates: the recommendation and every other composition, each with its estimate
+and why (not).
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,20 @@ from .decide import SMALLER_MODEL, Decision
 from .explain import budget_reason, facts_seen_by, memory_reason, reason_of, why_not_outcome
 from .fit import coarse_fit, combine_estimates, fit_stage, stage_settings
 
-GUIDE_CHAINS = ("sft", "cpt>sft", "sft>rm>ppo")  # every objective the guide names stands in one of them
-ANSWERED_REMEDIES = {"rag": ("knowledge", "retrieval"), "prompting": ("readiness", "prompting")}  # "why not just ...?"
-MODULE_SIZE = {"lora": "rank", "adapter": "bottleneck", "prefix": "prefix_tokens"}  # the key that says how large a module is
+GUIDE_CHAINS = (
+    "sft",
+    "cpt>sft",
+    "sft>rm>ppo",
+)  # every objective the guide names stands in one of them
+ANSWERED_REMEDIES = {
+    "rag": ("knowledge", "retrieval"),
+    "prompting": ("readiness", "prompting"),
+}  # "why not just ...?"
+MODULE_SIZE = {
+    "lora": "rank",
+    "adapter": "bottleneck",
+    "prefix": "prefix_tokens",
+}  # the key that says how large a module is
 OWN_MODULE = ("rm",)  # a reward model is a module of its own, beside the chain
 NOTHING = Estimate(fits="unknown")
 SHIPPED = ("base", "document", "evidence")
@@ -26,77 +39,152 @@ SHIPPED = ("base", "document", "evidence")
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What compositions cost in one situation. Stages are fitted once each, however many chains share them."""
+    """What compositions cost in one situation.
+
+    Stages are fitted once each, however many chains share them.
+    """
 
     ruleset: Ruleset
     situation: Situation
     facts: Mapping[str, object]
-    known: dict[tuple[str, str, str | None], tuple[StageSettings, Estimate]] = field(default_factory=dict)
+    known: dict[tuple[str, str, str | None], tuple[StageSettings, Estimate]] = field(
+        default_factory=dict
+    )
 
     def of(self, composition: Composition) -> tuple[tuple[StageSettings, ...], Estimate]:
         """The stages of a composition with settings that fit, and what they cost together.
 
-        Several cards share all stages of a plan in one way: each holds the whole model, or where that is too big the model is split.
+        Several cards share all stages of a plan in one way: each holds the whole model, or where
+        that is too big the model is split.
         """
         if len(self.situation.hardware.gpus) < 2:
             return self.shared(composition, None)
         whole = self.shared(composition, DDP)
         return whole if whole[1].fits != "too_big" else self.shared(composition, FSDP)
 
-    def shared(self, composition: Composition, strategy: str | None) -> tuple[tuple[StageSettings, ...], Estimate]:
+    def shared(
+        self, composition: Composition, strategy: str | None
+    ) -> tuple[tuple[StageSettings, ...], Estimate]:
         """The same where the cards share the work in this way."""
         lead, module = self._shared_module(composition)
-        found = [self._stage(composition, objective, strategy, lead, module) for objective in composition.chain]
+        found = [
+            self._stage(composition, objective, strategy, lead, module)
+            for objective in composition.chain
+        ]
         return tuple(stage for stage, _ in found), combine_estimates([cost for _, cost in found])
 
     def _shared_module(self, composition: Composition) -> tuple[str, Mapping[str, Chosen]]:
-        """Stages that go on with one module have one form of it: the largest that any of them asks for, and whose it is."""
+        """Stages that go on with one module have one form of it: the largest that any of them asks
+        for, and whose it is.
+        """
         going_on = [objective for objective in composition.chain if objective not in OWN_MODULE]
         size = MODULE_SIZE.get(composition.update or "")
         if size is None or len(going_on) < 2:
             return "", {}
         names = self.ruleset.axes.get(f"updates/{composition.update}", {}).get("keys", {})
-        wanted = {objective: stage_settings(self.ruleset, self.situation, self.facts, composition, objective) for objective in going_on}
-        lead = max(going_on, key=lambda objective: wanted[objective][size].value if size in wanted[objective] else 0)
+        wanted = {
+            objective: stage_settings(
+                self.ruleset, self.situation, self.facts, composition, objective
+            )
+            for objective in going_on
+        }
+        lead = max(
+            going_on,
+            key=lambda objective: wanted[objective][size].value if size in wanted[objective] else 0,
+        )
         because = f"one module goes through all stages, in the form that {lead} asks for"
-        return lead, {name: replace(chosen, because=f"{because}: {chosen.because}") for name, chosen in wanted[lead].items() if name in names}
+        return lead, {
+            name: replace(chosen, because=f"{because}: {chosen.because}")
+            for name, chosen in wanted[lead].items()
+            if name in names
+        }
 
-    def _stage(self, composition: Composition, objective: str, strategy: str | None, lead: str, shared: Mapping[str, Chosen]) -> tuple[StageSettings, Estimate]:
+    def _stage(
+        self,
+        composition: Composition,
+        objective: str,
+        strategy: str | None,
+        lead: str,
+        shared: Mapping[str, Chosen],
+    ) -> tuple[StageSettings, Estimate]:
         shared = {} if objective in OWN_MODULE or objective == lead else shared
-        key = (objective, f"{composition.encoder}+{composition.scheme}+{lead if shared else ''}", strategy)
+        key = (
+            objective,
+            f"{composition.encoder}+{composition.scheme}+{lead if shared else ''}",
+            strategy,
+        )
         if key not in self.known:
-            self.known[key] = fit_stage(self.ruleset, self.situation, self.facts, composition, objective, strategy, shared)
+            self.known[key] = fit_stage(
+                self.ruleset, self.situation, self.facts, composition, objective, strategy, shared
+            )
         return self.known[key]
 
     def fits(self, chain: str, *, per_task: bool) -> dict[str, str]:
         """scheme -> the coarse fact the rules see.
 
-        That a model fits which nobody named is no known fact; that it does not is what the plan would run into.
+        That a model fits which nobody named is no known fact; that it does not is what the plan
+        would run into.
         """
         found = {scheme: self._fit(compose(chain, scheme, per_task=per_task)) for scheme in SCHEMES}
         if self.situation.suggestion is None:
             return found
-        return {scheme: fit if fit in ("too_big", "over_budget") else "unknown" for scheme, fit in found.items()}
+        return {
+            scheme: fit if fit in ("too_big", "over_budget") else "unknown"
+            for scheme, fit in found.items()
+        }
 
     def _fit(self, composition: Composition) -> str:
-        """The coarse fact. A module whose base is split says so: the base can be quantised instead, and each card then holds all of it."""
+        """The coarse fact. A module whose base is split says so: the base can be quantised instead,
+        and each card then holds all of it.
+        """
         stages, cost = self.of(composition)
         fit = coarse_fit(cost, self.facts)
-        return "split" if fit == "fits" and composition.update != "full" and any(stage.split for stage in stages) else fit
+        return (
+            "split"
+            if fit == "fits"
+            and composition.update != "full"
+            and any(stage.split for stage in stages)
+            else fit
+        )
 
 
 def recommended_candidate(ruleset: Ruleset, decision: Decision, costs: Costs) -> Candidate:
     """The composition the rules concluded, with its reasons."""
-    because = tuple(replace(reason_of(rule, ruleset), facts=facts_seen_by(rule, decision, costs.situation, ruleset)) for rule in decision.rules)
+    because = tuple(
+        replace(
+            reason_of(rule, ruleset), facts=facts_seen_by(rule, decision, costs.situation, ruleset)
+        )
+        for rule in decision.rules
+    )
     if not decision.composition.chain:
-        return Candidate(composition=decision.composition, stages=(), estimate=NOTHING, verdict="recommended", because=because)
+        return Candidate(
+            composition=decision.composition,
+            stages=(),
+            estimate=NOTHING,
+            verdict="recommended",
+            because=because,
+        )
     stages, cost = costs.of(decision.composition)
-    return Candidate(composition=decision.composition, stages=stages, estimate=cost, verdict="recommended", because=because)
+    return Candidate(
+        composition=decision.composition,
+        stages=stages,
+        estimate=cost,
+        verdict="recommended",
+        because=because,
+    )
 
 
-def alternatives(ruleset: Ruleset, decision: Decision, costs: Costs, guide: Composition | None) -> tuple[Candidate, ...]:
-    """Every other scheme on the same chain, then other chains, the guide's own answer and the remedies, best first."""
-    found = [*_other_schemes(ruleset, decision, costs), *_other_chains(ruleset, decision, costs), *_other_remedies(ruleset, decision)]
+def alternatives(
+    ruleset: Ruleset, decision: Decision, costs: Costs, guide: Composition | None
+) -> tuple[Candidate, ...]:
+    """Every other scheme on the same chain, then other chains, the guide's own answer and the
+    remedies, best first.
+    """
+    found = [
+        *_other_schemes(ruleset, decision, costs),
+        *_other_chains(ruleset, decision, costs),
+        *_other_remedies(ruleset, decision),
+    ]
     if guide is not None and guide.chain:
         found.append(_guides_own(ruleset, decision, costs, guide))
     unique: dict[str, Candidate] = {}
@@ -110,20 +198,38 @@ def _other_schemes(ruleset: Ruleset, decision: Decision, costs: Costs) -> list[C
     facts, judgement = decision.facts, decision.steps["scheme"]
     order = [scheme for scheme, _ in judgement.ranking if scheme != SMALLER_MODEL]
     result = []
-    for scheme in dict.fromkeys([*order, *(scheme for scheme in SCHEMES if scheme in judgement.forbidden), *SCHEMES]):
-        composition = compose(str(facts["chain"]), scheme, per_task=facts["modules"] == "per_task", remedies=decision.composition.remedies if decision.trains else ())
+    for scheme in dict.fromkeys(
+        [*order, *(scheme for scheme in SCHEMES if scheme in judgement.forbidden), *SCHEMES]
+    ):
+        composition = compose(
+            str(facts["chain"]),
+            scheme,
+            per_task=facts["modules"] == "per_task",
+            remedies=decision.composition.remedies if decision.trains else (),
+        )
         stages, cost = costs.of(composition)
         verdict, because, forced_ok = _scheme_verdict(ruleset, costs, decision, scheme, cost)
         if not decision.trains and verdict == "ranked_lower":
             because = tuple(why_not_outcome(decision.steps["gate"], "train", facts, ruleset))
-        result.append(Candidate(composition=composition, stages=stages, estimate=cost, verdict=verdict, because=because, forced_ok=forced_ok))
+        result.append(
+            Candidate(
+                composition=composition,
+                stages=stages,
+                estimate=cost,
+                verdict=verdict,
+                because=because,
+                forced_ok=forced_ok,
+            )
+        )
     return result
 
 
 def _other_chains(ruleset: Ruleset, decision: Decision, costs: Costs) -> list[Candidate]:
     """The guide's chains and the chain table's runners-up, with the scheme that was chosen."""
     facts, judgement = decision.facts, decision.steps["chain"]
-    scheme = str(facts["scheme"]) if facts["scheme"] != SMALLER_MODEL else _least_hungry(decision, costs)
+    scheme = (
+        str(facts["scheme"]) if facts["scheme"] != SMALLER_MODEL else _least_hungry(decision, costs)
+    )
     chains = dict.fromkeys([*(str(chain) for chain, _ in judgement.ranking[:3]), *GUIDE_CHAINS])
     chains.pop(str(facts["chain"]), None)
     result = []
@@ -133,8 +239,10 @@ def _other_chains(ruleset: Ruleset, decision: Decision, costs: Costs) -> list[Ca
         forbidden = judgement.forbidden.get(chain, ())
         result.append(
             Candidate(
-                composition=composition, stages=stages, estimate=cost, verdict="forbidden" if forbidden else "ranked_lower",
-                because=tuple(why_not_outcome(judgement, chain, facts, ruleset)), forced_ok=not any(is_absolute(rule) for rule in forbidden),
+                composition=composition, stages=stages, estimate=cost,
+                verdict="forbidden" if forbidden else "ranked_lower",
+                because=tuple(why_not_outcome(judgement, chain, facts, ruleset)),
+                forced_ok=not any(is_absolute(rule) for rule in forbidden),
             )
         )  # fmt: skip
     return result
@@ -147,46 +255,111 @@ def _other_remedies(ruleset: Ruleset, decision: Decision) -> list[Candidate]:
         if remedy in decision.composition.remedies:
             continue
         because = tuple(why_not_outcome(decision.steps[table], outcome, decision.facts, ruleset))
-        result.append(Candidate(composition=Composition(remedies=(remedy,)), stages=(), estimate=NOTHING, verdict="ranked_lower", because=because))
+        result.append(
+            Candidate(
+                composition=Composition(remedies=(remedy,)),
+                stages=(),
+                estimate=NOTHING,
+                verdict="ranked_lower",
+                because=because,
+            )
+        )
     return result
 
 
-def _guides_own(ruleset: Ruleset, decision: Decision, costs: Costs, guide: Composition) -> Candidate:
+def _guides_own(
+    ruleset: Ruleset, decision: Decision, costs: Costs, guide: Composition
+) -> Candidate:
     """The guide's answer where nothing above says it already, so that it can be run as well."""
     heard = [rule for rule in decision.rules if rule.layer not in ("base", "document")]
-    return candidate_for(ruleset, decision, costs, guide, tuple(reason_of(rule, ruleset) for rule in heard) or (Reason(text="the guide alone says this"),))
+    return candidate_for(
+        ruleset,
+        decision,
+        costs,
+        guide,
+        tuple(reason_of(rule, ruleset) for rule in heard)
+        or (Reason(text="the guide alone says this"),),
+    )
 
 
-def candidate_for(ruleset: Ruleset, decision: Decision, costs: Costs, composition: Composition, otherwise: tuple[Reason, ...]) -> Candidate:
-    """A composition that somebody named, with what speaks against it: what forbids it, its size, or `otherwise`."""
+def candidate_for(
+    ruleset: Ruleset,
+    decision: Decision,
+    costs: Costs,
+    composition: Composition,
+    otherwise: tuple[Reason, ...],
+) -> Candidate:
+    """A composition that somebody named, with what speaks against it: what forbids it, its size, or
+    `otherwise`.
+    """
     stages, cost = costs.of(composition)
     fit = coarse_fit(cost, costs.facts)
     chain = f"{'encoder:' if composition.encoder else ''}{'>'.join(composition.chain)}"
     named = (("chain", chain), ("scheme", composition.scheme))
-    forbidden = [rule for table, outcome in named for rule in decision.steps[table].forbidden.get(outcome, ()) if not rule.id.endswith("-too-big")]
+    forbidden = [
+        rule
+        for table, outcome in named
+        for rule in decision.steps[table].forbidden.get(outcome, ())
+        if not rule.id.endswith("-too-big")
+    ]
     because = tuple(reason_of(rule, ruleset) for rule in forbidden) or otherwise
     if fit == "too_big":
-        found = memory_reason(cost, str(composition.scheme), f"base/{composition.scheme}-too-big", cards=len(costs.situation.hardware.gpus), cpu=device(costs.situation) == "cpu")
+        found = memory_reason(
+            cost,
+            str(composition.scheme),
+            f"base/{composition.scheme}-too-big",
+            cards=len(costs.situation.hardware.gpus),
+            cpu=device(costs.situation) == "cpu",
+        )
         because = (found, *because) if found else because
-    verdict: Verdict = "too_big" if fit == "too_big" else "forbidden" if forbidden else "ranked_lower"
+    verdict: Verdict = (
+        "too_big" if fit == "too_big" else "forbidden" if forbidden else "ranked_lower"
+    )
     forced_ok = fit != "too_big" and not any(is_absolute(rule) for rule in forbidden)
-    return Candidate(composition=composition, stages=stages, estimate=cost, verdict=verdict, because=because, forced_ok=forced_ok)
+    return Candidate(
+        composition=composition,
+        stages=stages,
+        estimate=cost,
+        verdict=verdict,
+        because=because,
+        forced_ok=forced_ok,
+    )
 
 
-def _scheme_verdict(ruleset: Ruleset, costs: Costs, decision: Decision, scheme: str, cost: Estimate) -> tuple[Verdict, tuple[Reason, ...], bool]:
+def _scheme_verdict(
+    ruleset: Ruleset, costs: Costs, decision: Decision, scheme: str, cost: Estimate
+) -> tuple[Verdict, tuple[Reason, ...], bool]:
     judgement = decision.steps["scheme"]
     forbidding = judgement.forbidden.get(scheme, ())
     if not forbidding:
-        return "ranked_lower", tuple(why_not_outcome(judgement, scheme, decision.facts, ruleset)), True
-    reasons = tuple(_limit_reason(ruleset, costs, decision, rule, scheme, cost) for rule in forbidding)
+        return (
+            "ranked_lower",
+            tuple(why_not_outcome(judgement, scheme, decision.facts, ruleset)),
+            True,
+        )
+    reasons = tuple(
+        _limit_reason(ruleset, costs, decision, rule, scheme, cost) for rule in forbidding
+    )
     only_size = all(rule.id.endswith("-too-big") for rule in forbidding)
-    return ("too_big" if only_size else "forbidden"), reasons, not any(is_absolute(rule) for rule in forbidding)
+    return (
+        ("too_big" if only_size else "forbidden"),
+        reasons,
+        not any(is_absolute(rule) for rule in forbidding),
+    )
 
 
-def _limit_reason(ruleset: Ruleset, costs: Costs, decision: Decision, rule: Rule, scheme: str, cost: Estimate) -> Reason:
+def _limit_reason(
+    ruleset: Ruleset, costs: Costs, decision: Decision, rule: Rule, scheme: str, cost: Estimate
+) -> Reason:
     """A forbidding rule's reason, with the two numbers where it is about a limit."""
     if rule.id == f"base/{scheme}-too-big":
-        found = memory_reason(cost, scheme, rule.id, cards=len(costs.situation.hardware.gpus), cpu=device(costs.situation) == "cpu")
+        found = memory_reason(
+            cost,
+            scheme,
+            rule.id,
+            cards=len(costs.situation.hardware.gpus),
+            cpu=device(costs.situation) == "cpu",
+        )
         return found or reason_of(rule, ruleset)
     if rule.id == f"base/{scheme}-over-budget":
         return budget_reason(cost, costs.facts, scheme, rule.id)
@@ -209,19 +382,37 @@ def is_absolute(rule: Rule) -> bool:
 
 
 def nearest_to_fitting(ruleset: Ruleset, decision: Decision, costs: Costs) -> Candidate:
-    """Nothing is allowed: of the wanted schemes the one that needs least, so that the way out is the shortest."""
+    """Nothing is allowed: of the wanted schemes the one that needs least, so that the way out is
+    the shortest.
+    """
     scheme = _least_hungry(decision, costs)
-    composition = compose(str(decision.facts["chain"]), scheme, per_task=decision.facts["modules"] == "per_task")
+    composition = compose(
+        str(decision.facts["chain"]), scheme, per_task=decision.facts["modules"] == "per_task"
+    )
     stages, cost = costs.of(composition)
     verdict, because, forced_ok = _scheme_verdict(ruleset, costs, decision, scheme, cost)
-    return Candidate(composition=composition, stages=stages, estimate=cost, verdict=verdict, because=because, forced_ok=forced_ok)
+    return Candidate(
+        composition=composition,
+        stages=stages,
+        estimate=cost,
+        verdict=verdict,
+        because=because,
+        forced_ok=forced_ok,
+    )
 
 
 def _least_hungry(decision: Decision, costs: Costs) -> str:
     chain, per_task = str(decision.facts["chain"]), decision.facts["modules"] == "per_task"
-    # A company's prohibition is not lifted by memory: only what it allows is "nearest", unless it allows nothing.
+    # A company's prohibition is not lifted by memory: only what it allows is "nearest", unless it
+    # allows nothing.
     wanted = [scheme for scheme, _ in decision.steps["scheme"].wanted if scheme != SMALLER_MODEL]
-    allowed = [scheme for scheme in wanted if not any(rule.layer not in SHIPPED for rule in decision.steps["scheme"].forbidden.get(scheme, ()))]
+    allowed = [
+        scheme
+        for scheme in wanted
+        if not any(
+            rule.layer not in SHIPPED for rule in decision.steps["scheme"].forbidden.get(scheme, ())
+        )
+    ]
 
     def need(scheme: str) -> int:
         memory = costs.of(compose(chain, scheme, per_task=per_task))[1].memory

@@ -1,4 +1,6 @@
-"""How sure a recommendation is, in words: what its rules rest on, and which unknown facts could still change it."""
+"""How sure a recommendation is, in words: what its rules rest on, and which unknown facts could
+still change it.
+"""
 
 from __future__ import annotations
 
@@ -21,17 +23,32 @@ GRADES = {
 LOWER = {"high": "medium", "medium": "low", "low": "low"}
 
 
-def confidence(decision: Decision, recommendation: Candidate, ruleset: Ruleset, base: Mapping[str, Any], flips: Sequence[Flip]) -> str:
+def confidence(
+    decision: Decision,
+    recommendation: Candidate,
+    ruleset: Ruleset,
+    base: Mapping[str, Any],
+    flips: Sequence[Flip],
+) -> str:
     """'medium: rests on the guide's own rows; not known and able to change it: data.kind'.
 
-    A fact that nobody stated counts where some value of it alone would lead to another answer. Signals and the number of
-    tasks do not: unstated is what they are as a rule, and the flips show them.
+    A fact that nobody stated counts where some value of it alone would lead to another answer.
+    Signals and the number of tasks do not: unstated is what they are as a rule, and the flips show
+    them.
     """
-    weakest = max((rule.confidence for rule in decision.rules), key=list(GRADES).index, default="judgement")
+    weakest = max(
+        (rule.confidence for rule in decision.rules), key=list(GRADES).index, default="judgement"
+    )
     word, rests = GRADES[weakest]
     facts = {fact.answer or fact.id: fact for fact in ruleset.facts.values()}
     changing = dict.fromkeys(name for flip in flips for name in flip.change if name in facts)
-    unstated = [name for name in changing if facts[name].origin == "asked" and not facts[name].signal and facts[name].id not in (*base, "gpu", "n_tasks")]
+    unstated = [
+        name
+        for name in changing
+        if facts[name].origin == "asked"
+        and not facts[name].signal
+        and facts[name].id not in (*base, "gpu", "n_tasks")
+    ]
     if unstated:
         word = LOWER[word]
     text = f"{word}: rests on {rests}"

@@ -1,4 +1,7 @@
-"""Facts -> Decision: the rule tables in their order, each concluding a fact that later ones see. No estimates here."""
+"""Facts -> Decision: the rule tables in their order, each concluding a fact that later ones see.
+
+No estimates here.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,13 @@ from advisor.methods.composition import Composition, compose
 from advisor.ruleset.judge import Judgement, judge
 from advisor.ruleset.model import Rule, Ruleset
 
-LAST, SETTINGS = "scheme", "settings"  # the table that needs to know what fits, and the one asked stage by stage
+LAST, SETTINGS = (
+    "scheme",
+    "settings",
+)  # the table that needs to know what fits, and the one asked stage by stage
 SMALLER_MODEL = "smaller_model"  # the scheme table's way out where no scheme fits
-REMEDIES_OF_GATE = {  # what a gate's conclusion means in a composition: remedies, and whether training goes with them
+# what a gate's conclusion means in a composition: remedies, and whether training goes with them
+REMEDIES_OF_GATE = {
     "train": ((), True),
     "rag": (("rag",), False),
     "rag_and_train": (("rag",), True),
@@ -22,8 +29,8 @@ REMEDIES_OF_GATE = {  # what a gate's conclusion means in a composition: remedie
     "bigger_model": (("bigger_model",), False),
     "constrained_decoding": (("constrained_decoding",), False),
 }
-# Steps whose default says nothing a person has to hear (what is barred is told beside each barred scheme), and the steps
-# that only join what two others concluded.
+# Steps whose default says nothing a person has to hear (what is barred is told beside each barred
+# scheme), and the steps that only join what two others concluded.
 UNSAID = {
     "knowledge": ("weights",),
     "readiness": ("train",),
@@ -37,7 +44,10 @@ JOINS = ("gate",)
 
 
 class Undecided(Exception):
-    """A table that recommends nothing here. The linter refuses rule sets in which that can happen."""
+    """A table that recommends nothing here.
+
+    The linter refuses rule sets in which that can happen.
+    """
 
     def __init__(self, table: str) -> None:
         super().__init__(f"no rule of table '{table}' recommends anything")
@@ -50,7 +60,9 @@ class Decision:
     facts: Mapping[str, Any]
     steps: Mapping[str, Judgement]
     composition: Composition
-    rules: tuple[Rule, ...]  # the winning rules that a person has to hear of, in the order of the steps
+    rules: tuple[
+        Rule, ...
+    ]  # the winning rules that a person has to hear of, in the order of the steps
 
     @property
     def trains(self) -> bool:
@@ -76,7 +88,8 @@ def conclude(ruleset: Ruleset, early: Decision, fits: Mapping[str, str]) -> Deci
     """The scheme, and with it the composition.
 
     Args:
-        fits: scheme -> fits | tight | too_big | over_budget | unknown, as `fits_<scheme>` in rules/facts.yaml.
+        fits: scheme -> fits | tight | too_big | over_budget | unknown, as `fits_<scheme>` in
+            rules/facts.yaml.
     """
     facts = {**early.facts, **{f"fits_{scheme}": fit for scheme, fit in fits.items()}}
     steps = {**early.steps, LAST: judge(ruleset, LAST, facts)}
@@ -84,12 +97,20 @@ def conclude(ruleset: Ruleset, early: Decision, fits: Mapping[str, str]) -> Deci
     if winner is None:
         raise Undecided(LAST)
     facts["scheme"] = winner[0]
-    return Decision(facts=facts, steps=steps, composition=_composition(facts), rules=_heard(steps, facts))
+    return Decision(
+        facts=facts, steps=steps, composition=_composition(facts), rules=_heard(steps, facts)
+    )
 
 
 def decide(ruleset: Ruleset, facts: Mapping[str, Any]) -> Decision:
-    """The whole decision on facts alone; `fits_*` are taken from the facts, and what is missing is not known."""
-    fits = {fact_id.removeprefix("fits_"): str(value) for fact_id, value in facts.items() if fact_id.startswith("fits_")}
+    """The whole decision on facts alone; `fits_*` are taken from the facts, and what is missing is
+    not known.
+    """
+    fits = {
+        fact_id.removeprefix("fits_"): str(value)
+        for fact_id, value in facts.items()
+        if fact_id.startswith("fits_")
+    }
     return conclude(ruleset, conclude_early(ruleset, facts), fits)
 
 
@@ -99,18 +120,29 @@ def _composition(facts: Mapping[str, Any]) -> Composition:
         return Composition(remedies=remedies)
     if facts["scheme"] == SMALLER_MODEL:
         return Composition(remedies=(*remedies, SMALLER_MODEL))
-    return compose(str(facts["chain"]), str(facts["scheme"]), per_task=facts["modules"] == "per_task", remedies=remedies)
+    return compose(
+        str(facts["chain"]),
+        str(facts["scheme"]),
+        per_task=facts["modules"] == "per_task",
+        remedies=remedies,
+    )
 
 
 def _heard(steps: Mapping[str, Judgement], facts: Mapping[str, Any]) -> tuple[Rule, ...]:
-    """The winning rules without those that go without saying; a remedy alone is explained by what led to it."""
+    """The winning rules without those that go without saying; a remedy alone is explained by what
+    led to it.
+    """
     trains = REMEDIES_OF_GATE[str(facts["gate"])][1]
     heard: list[Rule] = []
     for table, judgement in steps.items():
-        if judgement.winner is None or (not trains and table not in ("knowledge", "readiness", "gate")):
+        if judgement.winner is None or (
+            not trains and table not in ("knowledge", "readiness", "gate")
+        ):
             continue
         outcome, rule = judgement.winner
-        unsaid = outcome in UNSAID.get(table, ()) and (rule.layer == "base" or table in ("gate", "modules", "bars"))
+        unsaid = outcome in UNSAID.get(table, ()) and (
+            rule.layer == "base" or table in ("gate", "modules", "bars")
+        )
         joins = table in JOINS and heard
         if not unsaid and not joins:
             heard.append(rule)

@@ -1,4 +1,7 @@
-"""What the rules see: the facts of a situation, coarse and named as in rules/facts.yaml. What is not known is left out."""
+"""What the rules see: the facts of a situation, coarse and named as in rules/facts.yaml.
+
+What is not known is left out.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,11 @@ def device(situation: Situation) -> str:
 def situation_facts(situation: Situation) -> dict[str, Any]:
     """Fact id -> value for everything that is known before anything is estimated."""
     answers, data, hardware = situation.answers, situation.data, situation.hardware
-    facts: dict[str, Any] = {fact_id: answer.value for fact_id, answer in answers.known.items() if fact_id not in ("signals", "tasks", "data_mapping")}
+    facts: dict[str, Any] = {
+        fact_id: answer.value
+        for fact_id, answer in answers.known.items()
+        if fact_id not in ("signals", "tasks", "data_mapping")
+    }
     facts.update(dict.fromkeys(stated_signals(answers), True))
     profiles = [data] if data is not None else list(situation.tasks.values())
     if profiles:
@@ -34,7 +41,9 @@ def situation_facts(situation: Situation) -> dict[str, Any]:
             facts["data_kind"] = kinds.pop()
         facts["data_rows"] = max(profile.rows for profile in profiles)
         if all(profile.tokens is not None for profile in profiles):
-            facts["data_tokens"] = max(profile.tokens.total for profile in profiles if profile.tokens is not None)
+            facts["data_tokens"] = max(
+                profile.tokens.total for profile in profiles if profile.tokens is not None
+            )
     if answers.value("tasks"):
         facts["n_tasks"] = len(answers.value("tasks"))
     facts["device"] = device(situation)
@@ -42,14 +51,20 @@ def situation_facts(situation: Situation) -> dict[str, Any]:
         facts["cpu_bf16"] = hardware.cpu_bf16
     if hardware.gpus:
         facts["gpus"] = len(hardware.gpus)
-        capabilities = [gpu.compute_capability for gpu in hardware.gpus if gpu.compute_capability is not None]
+        capabilities = [
+            gpu.compute_capability for gpu in hardware.gpus if gpu.compute_capability is not None
+        ]
         if len(capabilities) == len(hardware.gpus):
             major, minor = min(capabilities)
             facts["compute_capability"] = major + minor / 10
-    if situation.model is not None and situation.suggestion is None:  # a model nobody named is not a known fact
+    if (
+        situation.model is not None and situation.suggestion is None
+    ):  # a model nobody named is not a known fact
         facts["params_b"] = situation.model.params / 1e9
         if situation.model.architecture is not None:
-            facts["model_family"] = "encoder" if situation.model.architecture in ENCODERS else "decoder"
+            facts["model_family"] = (
+                "encoder" if situation.model.architecture in ENCODERS else "decoder"
+            )
     start = start_of(situation, facts)
     if start is not None:
         facts["start"] = start
@@ -57,7 +72,9 @@ def situation_facts(situation: Situation) -> dict[str, Any]:
 
 
 def stated_signals(answers: Answers) -> tuple[str, ...]:
-    """The signals with everything that they and the other answers imply (rules/facts.yaml, `implies`)."""
+    """The signals with everything that they and the other answers imply (rules/facts.yaml,
+    `implies`).
+    """
     known = load_facts()
     found = dict.fromkeys(answers.signals)
     for fact_id in (*answers.signals, *answers.known):
@@ -67,7 +84,9 @@ def stated_signals(answers: Answers) -> tuple[str, ...]:
 
 
 def start_of(situation: Situation, facts: dict[str, Any]) -> str | None:
-    """base or instruct: as a signal says, else as the name of a named model says, else not known."""
+    """base or instruct: as a signal says, else as the name of a named model says, else not
+    known.
+    """
     instruct, base = facts.get("instruct_model_start"), facts.get("base_model_untuned")
     said = {instruct, None if base is None else not base} - {None}
     if len(said) == 1:  # two answers that contradict each other are not believed
@@ -79,7 +98,9 @@ def start_of(situation: Situation, facts: dict[str, Any]) -> str | None:
 
 
 def fact_origin(situation: Situation, fact_id: str) -> str:
-    """Where a fact of the situation came from, in words; what was estimated or concluded is told by the caller."""
+    """Where a fact of the situation came from, in words; what was estimated or concluded is told by
+    the caller.
+    """
     answers, hardware = situation.answers, situation.hardware
     profiles = [situation.data] if situation.data is not None else list(situation.tasks.values())
     if fact_id in DATA_FACTS and profiles:
@@ -88,7 +109,9 @@ def fact_origin(situation: Situation, fact_id: str) -> str:
         return hardware.origin
     if fact_id in ("params_b", "model_family") and situation.model is not None:
         return f"from {situation.model.id}"
-    if fact_id == "start" and not {"base_model_untuned", "instruct_model_start"} & set(answers.signals):
+    if fact_id == "start" and not {"base_model_untuned", "instruct_model_start"} & set(
+        answers.signals
+    ):
         return "from the model's name"
     if fact_id == "n_tasks" and answers.value("tasks"):
         return "the number of task files"

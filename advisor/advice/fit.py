@@ -1,6 +1,8 @@
-"""Settings that fit: sequence length from the data, then the fastest batch and checkpointing that the device holds.
+"""Settings that fit: sequence length from the data, then the fastest batch and checkpointing that
+the device holds.
 
-Cost comes before judgement: this runs for every candidate, and the rules then see `fits`, never bytes.
+Cost comes before judgement: this runs for every candidate, and the rules then see `fits`, never
+bytes.
 """
 
 from __future__ import annotations
@@ -26,25 +28,39 @@ from .settings import refusal, settings_by_rule
 
 DEFAULT_SEQ_LEN = 1024
 TEXT_LEN, CPU_TEXT_LEN = 2048, 512  # of documents, which may be parted anywhere
-APPROXIMATION_MARGIN = 1.25  # token counts from characters can be off by this much; a length that cuts rows is worse
-TEMPLATE_TOKENS = 64  # a chat template's own words around a conversation, which a count of characters does not see
+APPROXIMATION_MARGIN = (
+    1.25  # token counts from characters can be off by this much; a length that cuts rows is worse
+)
+# a chat template's own words around a conversation, which a count of characters does not see
+TEMPLATE_TOKENS = 64
 MULTIPLE = 64
 MICRO_BATCHES = (16, 8, 4, 2, 1)
-CPU_FEW_ROWS, CPU_BUSY_TOKENS = 4, 1024  # more rows at once pay only where they are short: a processor is busy with this many tokens
-BUSY_TOKENS = 2048  # a micro-batch of fewer tokens leaves a GPU waiting for launches (estimator, "Time")
+CPU_FEW_ROWS, CPU_BUSY_TOKENS = (
+    4,
+    1024,
+)  # more rows at once pay only where they are short: a processor is busy with this many tokens
+BUSY_TOKENS = (
+    2048  # a micro-batch of fewer tokens leaves a GPU waiting for launches (estimator, "Time")
+)
 ORDER: tuple[Fits, ...] = ("fits", "unknown", "tight", "too_big")
 
 
 def sequence_length(data: DataProfile | None, context_tokens: int | None) -> Chosen:
-    """A length that keeps every row where that is affordable, else all but the longest hundredth."""
+    """A length that keeps every row where that is affordable, else all but the longest
+    hundredth.
+    """
     if data is None or data.tokens is None:
         length, because = DEFAULT_SEQ_LEN, "no data to measure yet: a usual length"
     else:
         tokens = data.tokens
         whole = tokens.longest <= max(DEFAULT_SEQ_LEN, 2 * tokens.p99)
-        wanted, what = (tokens.longest, "the longest row") if whole else (tokens.p99, "99 % of the rows")
+        wanted, what = (
+            (tokens.longest, "the longest row") if whole else (tokens.p99, "99 % of the rows")
+        )
         approximate = "approximation" in tokens.counted_by
-        length = _rounded(wanted * APPROXIMATION_MARGIN + TEMPLATE_TOKENS if approximate else wanted)
+        length = _rounded(
+            wanted * APPROXIMATION_MARGIN + TEMPLATE_TOKENS if approximate else wanted
+        )
         because = f"holds {what} ({wanted:,} tokens{', approximated' if approximate else ''})"
     if context_tokens is not None and length > context_tokens:
         length, because = context_tokens, f"the model reads at most {context_tokens:,} tokens"
@@ -52,19 +68,35 @@ def sequence_length(data: DataProfile | None, context_tokens: int | None) -> Cho
 
 
 def text_length(situation: Situation, context_tokens: int | None) -> Chosen:
-    """A length for plain documents, which are parted without loss: as long as pays, not as long as the longest."""
+    """A length for plain documents, which are parted without loss: as long as pays, not as long as
+    the longest.
+    """
     length = CPU_TEXT_LEN if device(situation) == "cpu" else TEXT_LEN
-    return Chosen(value=min(length, context_tokens or length), because="documents are parted without loss; longer pieces cost more than they teach")
+    return Chosen(
+        value=min(length, context_tokens or length),
+        because="documents are parted without loss; longer pieces cost more than they teach",
+    )
 
 
-def _room_for_answers(ruleset: Ruleset, objective: str, settings: Mapping[str, Chosen], situation: Situation, context_tokens: int | None) -> dict[str, Chosen]:
-    """Where a stage writes its own answers: how long they may be, and a length that holds the longest prompt and one of them."""
+def _room_for_answers(
+    ruleset: Ruleset,
+    objective: str,
+    settings: Mapping[str, Chosen],
+    situation: Situation,
+    context_tokens: int | None,
+) -> dict[str, Chosen]:
+    """Where a stage writes its own answers: how long they may be, and a length that holds the
+    longest prompt and one of them.
+    """
     key = ruleset.axes.get(f"objectives/{objective}", {}).get("keys", {}).get("response_tokens")
     data = _profile(situation, objective)
     if key is None or data is None or data.tokens is None:
         return {}
     whole = settings["seq_len"]
-    answer = settings.get("response_tokens") or Chosen(value=min(int(key["default"]), int(whole.value)), because="as long as answers usually are, no longer than the rows")
+    answer = settings.get("response_tokens") or Chosen(
+        value=min(int(key["default"]), int(whole.value)),
+        because="as long as answers usually are, no longer than the rows",
+    )
     length = min(int(whole.value) + int(answer.value), context_tokens or 2**31)
     because = f"{whole.because}, and an answer of {answer.value:,} tokens"
     return {"response_tokens": answer, "seq_len": replace(whole, value=length, because=because)}
@@ -74,12 +106,20 @@ def _rounded(length: float) -> int:
     return max(MULTIPLE, -(-int(-(-length // 1)) // MULTIPLE) * MULTIPLE)
 
 
-def stage_settings(ruleset: Ruleset, situation: Situation, facts: Mapping[str, Any], composition: Composition, objective: str) -> dict[str, Chosen]:
+def stage_settings(
+    ruleset: Ruleset,
+    situation: Situation,
+    facts: Mapping[str, Any],
+    composition: Composition,
+    objective: str,
+) -> dict[str, Chosen]:
     """What the rules set for one stage of a composition, before anything is fitted."""
     if situation.model is not None:  # also of a suggested model: its size decides the learning rate
         facts = {**facts, "params_b": situation.model.params / 1e9}
     facts = {**facts, "family": "encoder" if composition.encoder else "decoder"}
-    return settings_by_rule(ruleset, facts, objective, composition.update or "lora", composition.quantization)
+    return settings_by_rule(
+        ruleset, facts, objective, composition.update or "lora", composition.quantization
+    )
 
 
 def fit_stage(
@@ -91,10 +131,12 @@ def fit_stage(
     strategy: str | None,
     shared: Mapping[str, Chosen] = MappingProxyType({}),
 ) -> tuple[StageSettings, Estimate]:
-    """One stage of a composition with settings that fit (or need least, where none does or nobody knows), and its estimate.
+    """One stage of a composition with settings that fit (or need least, where none does or nobody
+    knows), and its estimate.
 
     Args:
-        strategy: How several cards share the work, the same for all stages of a plan; None for one device.
+        strategy: How several cards share the work, the same for all stages of a plan; None for one
+            device.
         shared: Keys of a module that goes on from another stage, which stand over the stage's own.
     """
     update, quantization = composition.update or "lora", composition.quantization
@@ -102,95 +144,195 @@ def fit_stage(
     batch = settings.pop("effective_batch", Chosen(value=16, because="usual"))
     model = situation.model
     context = model.context_tokens if model else None
-    settings["seq_len"] = text_length(situation, context) if objective == "cpt" else sequence_length(_profile(situation, objective), context)
+    settings["seq_len"] = (
+        text_length(situation, context)
+        if objective == "cpt"
+        else sequence_length(_profile(situation, objective), context)
+    )
     settings |= _room_for_answers(ruleset, objective, settings, situation, context)
     if strategy is not None:
         settings["sharding"] = Chosen(value=strategy, because="how the cards share the work")
     best: tuple[int, dict[str, Chosen], Estimate] | None = None
     no_recompute = refusal(objective, update, "gradient_checkpointing", True)
-    for trial in _trials(situation, int(batch.value), int(settings["seq_len"].value), recompute=not no_recompute):
-        changed = {**settings, **_batch_settings(trial, batch, no_recompute, known=situation.hardware.device_memory_bytes is not None)}
+    for trial in _trials(
+        situation, int(batch.value), int(settings["seq_len"].value), recompute=not no_recompute
+    ):
+        changed = {
+            **settings,
+            **_batch_settings(
+                trial, batch, no_recompute, known=situation.hardware.device_memory_bytes is not None
+            ),
+        }
         cost = _stage_estimate(situation, objective, update, quantization, changed, strategy)
         rank = ORDER.index(cost.fits)
-        # Of settings that are all too big the smallest need is kept: the shortest way out. So too where the memory is not known: whatever the card.
-        if best is None or rank < best[0] or (cost.fits == best[2].fits and cost.fits in ("too_big", "unknown") and _peak(cost) < _peak(best[2])):
+        # Of settings that are all too big the smallest need is kept: the shortest way out. So too
+        # where the memory is not known: whatever the card.
+        if (
+            best is None
+            or rank < best[0]
+            or (
+                cost.fits == best[2].fits
+                and cost.fits in ("too_big", "unknown")
+                and _peak(cost) < _peak(best[2])
+            )
+        ):
             best = (rank, changed, cost)
         if cost.fits == "fits":
             break
     assert best is not None  # _trials yields one trial at least
-    return StageSettings(objective=objective, update=update, quantization=quantization, settings=best[1]), best[2]
+    return (
+        StageSettings(
+            objective=objective, update=update, quantization=quantization, settings=best[1]
+        ),
+        best[2],
+    )
 
 
 def _peak(cost: Estimate) -> int:
     return cost.memory.peak_bytes if cost.memory else 0
 
 
-def _trials(situation: Situation, effective: int, seq_len: int, *, recompute: bool) -> Sequence[Mapping[str, Any]]:
+def _trials(
+    situation: Situation, effective: int, seq_len: int, *, recompute: bool
+) -> Sequence[Mapping[str, Any]]:
     """Settings to try, fastest first: no recomputing before recomputing."""
     cards = max(1, len(situation.hardware.gpus))
     on_cpu = device(situation) == "cpu"
     micros = [size for size in MICRO_BATCHES if size * cards <= max(effective, cards)]
     if on_cpu:
-        micros = [size for size in micros if size <= CPU_FEW_ROWS or size * seq_len <= CPU_BUSY_TOKENS]
+        micros = [
+            size for size in micros if size <= CPU_FEW_ROWS or size * seq_len <= CPU_BUSY_TOKENS
+        ]
     checkpointing = [False, True] if recompute else [False]
     trials = []
     for recomputes in checkpointing:
         for micro in micros:
-            # A tiny batch without recomputing loses to a large one with it, so it is tried after that.
-            slow = not recomputes and not on_cpu and micro * seq_len < BUSY_TOKENS and micro != micros[0] and len(checkpointing) > 1
-            trials.append({"micro": micro, "recompute": recomputes, "cards": cards, "effective": effective, "late": slow})
+            # A tiny batch without recomputing loses to a large one with it, so it is tried after
+            # that.
+            slow = (
+                not recomputes
+                and not on_cpu
+                and micro * seq_len < BUSY_TOKENS
+                and micro != micros[0]
+                and len(checkpointing) > 1
+            )
+            trials.append(
+                {
+                    "micro": micro,
+                    "recompute": recomputes,
+                    "cards": cards,
+                    "effective": effective,
+                    "late": slow,
+                }
+            )
     return sorted(trials, key=lambda trial: bool(trial["late"]))
 
 
-def _batch_settings(trial: Mapping[str, Any], batch: Chosen, no_recompute: str, *, known: bool) -> dict[str, Chosen]:
-    """Keys of the batch. `known`: the memory they have to fit into; `no_recompute`: why nothing may be recomputed."""
-    accumulation = max(1, round(int(trial["effective"]) / (int(trial["micro"]) * int(trial["cards"]))))
+def _batch_settings(
+    trial: Mapping[str, Any], batch: Chosen, no_recompute: str, *, known: bool
+) -> dict[str, Chosen]:
+    """Keys of the batch. `known`: the memory they have to fit into; `no_recompute`: why nothing may
+    be recomputed.
+    """
+    accumulation = max(
+        1, round(int(trial["effective"]) / (int(trial["micro"]) * int(trial["cards"])))
+    )
     per_step = int(trial["micro"]) * accumulation * int(trial["cards"])
     recompute_because = (
-        f"recomputes activations to save memory, about a quarter slower{'' if known else '; the memory at hand is not known'}"
+        "recomputes activations to save memory, about a quarter"
+        f" slower{'' if known else '; the memory at hand is not known'}"
         if trial["recompute"]
         else no_recompute or "enough memory without recomputing"
     )
-    micro_because = "the whole batch at once" if trial["micro"] >= trial["effective"] else "the largest that fits" if known else "the smallest: the memory at hand is not known"
+    micro_because = (
+        "the whole batch at once"
+        if trial["micro"] >= trial["effective"]
+        else "the largest that fits"
+        if known
+        else "the smallest: the memory at hand is not known"
+    )
     return {
         "micro_batch_size": Chosen(value=trial["micro"], because=micro_because),
-        "grad_accum": Chosen(value=accumulation, because=f"{per_step} rows a step: {batch.because}", rule=batch.rule),
+        "grad_accum": Chosen(
+            value=accumulation, because=f"{per_step} rows a step: {batch.because}", rule=batch.rule
+        ),
         "gradient_checkpointing": Chosen(value=trial["recompute"], because=recompute_because),
     }
 
 
-def _stage_estimate(situation: Situation, objective: str, update: str, quantization: str | None, settings: Mapping[str, Chosen], strategy: str | None) -> Estimate:
+def _stage_estimate(
+    situation: Situation,
+    objective: str,
+    update: str,
+    quantization: str | None,
+    settings: Mapping[str, Chosen],
+    strategy: str | None,
+) -> Estimate:
     plain = {key: chosen.value for key, chosen in settings.items()}
-    spec = stage_spec(objective, update, quantization, plain, gpus=max(1, len(situation.hardware.gpus)), sharding=strategy)
-    tokens, rows = amounts_to_read(situation, spec, epochs=float(plain.get("epochs", 1)) * (1 - Stage.holdout))
+    spec = stage_spec(
+        objective,
+        update,
+        quantization,
+        plain,
+        gpus=max(1, len(situation.hardware.gpus)),
+        sharding=strategy,
+    )
+    tokens, rows = amounts_to_read(
+        situation, spec, epochs=float(plain.get("epochs", 1)) * (1 - Stage.holdout)
+    )
     return estimate(spec, situation.model, situation.hardware, tokens_total=tokens, rows_total=rows)
 
 
 def _profile(situation: Situation, objective: str = "") -> DataProfile | None:
     """The data whose rows decide a stage's lengths: of several tasks those with the longest row."""
-    return max(_profiles(situation, objective), key=lambda profile: profile.tokens.longest if profile.tokens else 0, default=None)
+    return max(
+        _profiles(situation, objective),
+        key=lambda profile: profile.tokens.longest if profile.tokens else 0,
+        default=None,
+    )
 
 
 def _profiles(situation: Situation, objective: str) -> Sequence[DataProfile]:
-    """What a stage reads: each task's own data, or examples beside a corpus for the stage that learns from examples."""
-    if objective == "sft" and situation.examples is not None and situation.data is not None and situation.data.kind == "raw_text":
+    """What a stage reads: each task's own data, or examples beside a corpus for the stage that
+    learns from examples.
+    """
+    if (
+        objective == "sft"
+        and situation.examples is not None
+        and situation.data is not None
+        and situation.data.kind == "raw_text"
+    ):
         return [situation.examples]
     if situation.data is not None:
         return [situation.data]
     return [profile for profile in situation.tasks.values() if profile.tokens is not None]
 
 
-def amounts_to_read(situation: Situation, spec: RunSpec, *, epochs: float) -> tuple[int | None, int | None]:
-    """Tokens and rows read over all epochs, of all tasks together and without the rows that are held out; each None where neither the data nor an answer tells."""
+def amounts_to_read(
+    situation: Situation, spec: RunSpec, *, epochs: float
+) -> tuple[int | None, int | None]:
+    """Tokens and rows read over all epochs, of all tasks together and without the rows that are
+    held out; each None where neither the data nor an answer tells.
+    """
     profiles, answers = _profiles(situation, spec.objective), situation.answers
     if not profiles or profiles[0].tokens is None:
-        tokens, rows = answers.value("data_tokens"), answers.value("data_rows") if not profiles else profiles[0].rows
-        return None if tokens is None else int(tokens * epochs), None if rows is None else int(rows * epochs)
+        tokens, rows = (
+            answers.value("data_tokens"),
+            (answers.value("data_rows") if not profiles else profiles[0].rows),
+        )
+        return None if tokens is None else int(tokens * epochs), (
+            None if rows is None else int(rows * epochs)
+        )
     read_tokens = read_rows = 0.0
     for profile in profiles:
         assert profile.tokens is not None
         mean, share = tokens_read(
-            profile.tokens, objective=spec.objective, seq_len=spec.seq_len, truncation="stop", packing=spec.packing, response_tokens=spec.options.get("response_tokens")
+            profile.tokens,
+            objective=spec.objective,
+            seq_len=spec.seq_len,
+            truncation="stop",
+            packing=spec.packing,
+            response_tokens=spec.options.get("response_tokens"),
         )
         rows_read = profile.rows * share * epochs
         read_tokens, read_rows = read_tokens + rows_read * mean, read_rows + rows_read
@@ -199,9 +341,20 @@ def amounts_to_read(situation: Situation, spec: RunSpec, *, epochs: float) -> tu
 
 def combine_estimates(estimates: Sequence[Estimate]) -> Estimate:
     """One estimate for a chain: the worst fit, the highest memory, the sum of time and money."""
-    worst = max(estimates, key=lambda cost: (ORDER.index(cost.fits), cost.memory.peak_bytes if cost.memory else 0))
-    hours = None if any(cost.duration_s is None for cost in estimates) else sum(cost.duration_s or 0.0 for cost in estimates)
-    usd = None if any(cost.cost_usd is None for cost in estimates) else sum(cost.cost_usd or 0.0 for cost in estimates)
+    worst = max(
+        estimates,
+        key=lambda cost: (ORDER.index(cost.fits), cost.memory.peak_bytes if cost.memory else 0),
+    )
+    hours = (
+        None
+        if any(cost.duration_s is None for cost in estimates)
+        else sum(cost.duration_s or 0.0 for cost in estimates)
+    )
+    usd = (
+        None
+        if any(cost.cost_usd is None for cost in estimates)
+        else sum(cost.cost_usd or 0.0 for cost in estimates)
+    )
     unknown = tuple(dict.fromkeys(reason for cost in estimates for reason in cost.unknown))
     return replace(worst, duration_s=hours, cost_usd=usd, unknown=unknown)
 
@@ -210,7 +363,8 @@ def coarse_fit(cost: Estimate, facts: Mapping[str, Any]) -> str:
     """The fact the rules see: fits, tight, too_big, over_budget or unknown."""
     usd, hours = facts.get("budget_usd"), facts.get("budget_hours")
     if cost.fits != "too_big" and (
-        (usd is not None and cost.cost_usd is not None and cost.cost_usd > usd) or (hours is not None and cost.duration_s is not None and cost.duration_s > hours * 3600)
+        (usd is not None and cost.cost_usd is not None and cost.cost_usd > usd)
+        or (hours is not None and cost.duration_s is not None and cost.duration_s > hours * 3600)
     ):
         return "over_budget"
     return cost.fits

@@ -1,4 +1,6 @@
-"""What would change the answer, sorted by what a person can do: an answer, data to collect, money for a card, fixed."""
+"""What would change the answer, sorted by what a person can do: an answer, data to collect, money
+for a card, fixed.
+"""
 
 from __future__ import annotations
 
@@ -28,16 +30,26 @@ Elsewhere = Callable[[Hardware], Composition]
 
 
 def find_flips(
-    ruleset: Ruleset, situation: Situation, decision: Decision, costs: Mapping[str, tuple[tuple[StageSettings, ...], Estimate]], answer: Answer, elsewhere: Elsewhere
+    ruleset: Ruleset,
+    situation: Situation,
+    decision: Decision,
+    costs: Mapping[str, tuple[tuple[StageSettings, ...], Estimate]],
+    answer: Answer,
+    elsewhere: Elsewhere,
 ) -> tuple[Flip, ...]:
     """Single changes that lead to another composition, the easiest first.
 
     Args:
-        costs: scheme -> stages and estimate on the concluded chain, for the cheapest card that would hold each.
+        costs: scheme -> stages and estimate on the concluded chain, for the cheapest card that
+            would hold each.
         answer: The composition of the same facts with some changed.
         elsewhere: The composition of the same question on another machine.
     """
-    found = [*_by_answers(ruleset, decision, answer), *_by_amount(ruleset, decision, answer), *_by_card(situation, decision, costs, elsewhere)]
+    found = [
+        *_by_answers(ruleset, decision, answer),
+        *_by_amount(ruleset, decision, answer),
+        *_by_card(situation, decision, costs, elsewhere),
+    ]
     found.sort(key=lambda flip: EFFORT.index(flip.effort))
     return tuple(_without_repeats(found, str(decision.composition)))
 
@@ -65,12 +77,20 @@ def _by_answers(ruleset: Ruleset, decision: Decision, answer: Answer) -> Iterato
         else:
             continue
         for value in changes:
-            change = {fact.id: value, **(dict.fromkeys(fact.implies, True) if value is True else {})}
+            change = {
+                fact.id: value,
+                **(dict.fromkeys(fact.implies, True) if value is True else {}),
+            }
             if ruleset.contradictions({**decision.facts, **change}):
                 continue
             to = answer(change)
             if str(to) != str(decision.composition):
-                yield Flip(change={fact.answer or fact.id: value}, to=to, effort=_effort(fact.id), text=_if(fact, value))
+                yield Flip(
+                    change={fact.answer or fact.id: value},
+                    to=to,
+                    effort=_effort(fact.id),
+                    text=_if(fact, value),
+                )
 
 
 def _effort(fact_id: str) -> str:
@@ -87,12 +107,23 @@ def _if(fact: Fact, value: Any) -> str:
 def _by_amount(ruleset: Ruleset, decision: Decision, answer: Answer) -> Iterator[Flip]:
     """The nearest amounts of rows, tokens and tasks, up and down, at which the answer changes."""
     for fact_id in ("data_rows", "data_tokens", "n_tasks", "params_b"):
-        cuts = sorted({cut for table in ruleset.tables if table != "settings" and fact_id in ruleset.tables[table].inputs for cut in compile_table(ruleset, table).cuts[fact_id]})
+        cuts = sorted(
+            {
+                cut
+                for table in ruleset.tables
+                if table != "settings" and fact_id in ruleset.tables[table].inputs
+                for cut in compile_table(ruleset, table).cuts[fact_id]
+            }
+        )
         if not cuts:
             continue
         fact, current = ruleset.facts[fact_id], decision.facts.get(fact_id)
         least = fact.min or 0
-        points = [point for point in cell_points(cuts) if point >= least and (not fact.integer or point == int(point))]
+        points = [
+            point
+            for point in cell_points(cuts)
+            if point >= least and (not fact.integer or point == int(point))
+        ]
         above = [point for point in points if current is None or point > current]
         below = [point for point in reversed(points) if current is not None and point < current]
         for direction in (above, below):
@@ -100,12 +131,22 @@ def _by_amount(ruleset: Ruleset, decision: Decision, answer: Answer) -> Iterator
                 value = int(point) if fact.integer else point
                 to = answer({fact_id: value})
                 if str(to) != str(decision.composition):
-                    yield Flip(change={fact.answer or fact_id: value}, to=to, effort=_effort(fact_id), text=_amount(fact, value, current))
+                    yield Flip(
+                        change={fact.answer or fact_id: value},
+                        to=to,
+                        effort=_effort(fact_id),
+                        text=_amount(fact, value, current),
+                    )
                     break
 
 
 def _amount(fact: Fact, value: float, current: float | None) -> str:
-    name = {"data_rows": "examples", "data_tokens": "tokens of text", "n_tasks": "tasks", "params_b": "billion parameters"}[fact.id]
+    name = {
+        "data_rows": "examples",
+        "data_tokens": "tokens of text",
+        "n_tasks": "tasks",
+        "params_b": "billion parameters",
+    }[fact.id]
     if current is None:
         return f"with {value:,.10g} {name}"
     more = value - current
@@ -115,33 +156,67 @@ def _amount(fact: Fact, value: float, current: float | None) -> str:
 # --------------------------------------------------------------------------- cards
 
 
-def _by_card(situation: Situation, decision: Decision, costs: Mapping[str, tuple[tuple[StageSettings, ...], Estimate]], elsewhere: Elsewhere) -> Iterator[Flip]:
-    """For each scheme that is too big the cheapest card that holds it, and what the answer is there; of cards with one answer the cheapest."""
+def _by_card(
+    situation: Situation,
+    decision: Decision,
+    costs: Mapping[str, tuple[tuple[StageSettings, ...], Estimate]],
+    elsewhere: Elsewhere,
+) -> Iterator[Flip]:
+    """For each scheme that is too big the cheapest card that holds it, and what the answer is
+    there; of cards with one answer the cheapest.
+    """
     if not decision.trains and decision.composition.remedies[-1:] != ("smaller_model",):
         return
-    holding = [cheapest_holding(situation, stages) for stages, cost in costs.values() if cost.fits == "too_big"]
+    holding = [
+        cheapest_holding(situation, stages)
+        for stages, cost in costs.values()
+        if cost.fits == "too_big"
+    ]
     found: dict[str, Flip] = {}
     for card in (card for card in situation.cards if card in holding):
         to = elsewhere(one_card(card))
-        found.setdefault(str(to), Flip(change={"gpu": card.name}, to=to, effort="money", text=f"on one {card_words(card)}"))
+        found.setdefault(
+            str(to),
+            Flip(
+                change={"gpu": card.name}, to=to, effort="money", text=f"on one {card_words(card)}"
+            ),
+        )
     yield from found.values()
 
 
 def card_words(card: GpuSpec) -> str:
     """'A100 80GB with 80.0 GiB, $1.19/h (RunPod, 2026-08)'."""
     size = f" with {format_gib(card.memory_bytes)}" if card.memory_bytes else ""
-    price = f", {format_usd(card.price_usd_per_h)}/h ({card.price_note})" if card.price_usd_per_h is not None else ""
+    price = (
+        f", {format_usd(card.price_usd_per_h)}/h ({card.price_note})"
+        if card.price_usd_per_h is not None
+        else ""
+    )
     return f"{card.name}{size}{price}"
 
 
 def cheapest_holding(situation: Situation, stages: tuple[StageSettings, ...]) -> GpuSpec | None:
     """The cheapest card on which every stage fits with its smallest settings, or None."""
-    return next((card for card in situation.cards if card.memory_bytes is not None and all(fits_on(situation, one_card(card), stage) for stage in stages)), None)
+    return next(
+        (
+            card
+            for card in situation.cards
+            if card.memory_bytes is not None
+            and all(fits_on(situation, one_card(card), stage) for stage in stages)
+        ),
+        None,
+    )
 
 
 def one_card(card: GpuSpec) -> Hardware:
     """A machine with one such card."""
-    gpu = Gpu(name=card.name, memory_total_bytes=card.memory_bytes, compute_capability=card.compute_capability, bf16=card.bf16, spec=card)
+    gpu = Gpu(
+        name=card.name,
+        memory_total_bytes=card.memory_bytes,
+        compute_capability=card.compute_capability,
+        bf16=card.bf16,
+        spec=card,
+    )
     return Hardware(kind="cuda", origin="stated", gpus=(gpu,))
 
 
@@ -154,4 +229,6 @@ def fits_on(situation: Situation, hardware: Hardware, stage: StageSettings) -> b
     if situation.hardware.kind == "cpu":  # float32 on the processor becomes bfloat16 on a card
         plain["weights_dtype"] = "bfloat16"
     spec = stage_spec(stage.objective, stage.update, stage.quantization, plain)
-    return estimate(spec, situation.model, hardware, tokens_total=None, rows_total=None).fits == "fits"
+    return (
+        estimate(spec, situation.model, hardware, tokens_total=None, rows_total=None).fits == "fits"
+    )

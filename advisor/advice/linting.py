@@ -1,4 +1,7 @@
-"""`advise rules lint`, and the check of every file that --rules names: rules in, report out. Joins rules, plan keys and today's date."""
+"""`advise rules lint`, and the check of every file that --rules names: rules in, report out.
+
+Joins rules, plan keys and today's date.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +36,16 @@ class LintedRules:
         return InputError.exit_code if self.report.of("error") else 0
 
 
-def lint_rules(layers: tuple[str, ...] = SHIPPED_LAYERS, overlays: tuple[Path, ...] = (), *, root: Path | None = None) -> LintedRules:
-    """The whole check of the shipped layers, or of what files of one's own change about them. A file that cannot be read is a report too."""
+def lint_rules(
+    layers: tuple[str, ...] = SHIPPED_LAYERS,
+    overlays: tuple[Path, ...] = (),
+    *,
+    root: Path | None = None,
+) -> LintedRules:
+    """The whole check of the shipped layers, or of what files of one's own change about them.
+
+    A file that cannot be read is a report too.
+    """
     start = time.perf_counter()
     try:
         ruleset = load_rules(layers, overlays, root=root)
@@ -49,19 +60,33 @@ def lint_rules(layers: tuple[str, ...] = SHIPPED_LAYERS, overlays: tuple[Path, .
     report = replace(report, findings=(*failing, *report.findings))
     if overlays:
         report = caused_by_user(report, _report(load_rules(layers, root=root)), ruleset)
-    return LintedRules(report=report, layers=ruleset.layers, duration_s=time.perf_counter() - start, scenarios=scenarios)
+    return LintedRules(
+        report=report,
+        layers=ruleset.layers,
+        duration_s=time.perf_counter() - start,
+        scenarios=scenarios,
+    )
 
 
 def _report(ruleset: Ruleset) -> Report:
-    return lint(ruleset, today=datetime.date.today(), setting_fault=setting_fault, keys=setting_keys())
+    return lint(
+        ruleset, today=datetime.date.today(), setting_fault=setting_fault, keys=setting_keys()
+    )
 
 
 def run_scenarios(ruleset: Ruleset, overlays: tuple[Path, ...]) -> tuple[int, tuple[Finding, ...]]:
-    """How many scenario rows there are and what is wrong with them: the shipped ones, or those of files of one's own.
+    """How many scenario rows there are and what is wrong with them: the shipped ones, or those of
+    files of one's own.
 
-    What a file of one's own changes may break the shipped expectations on purpose, so they are not held against it.
+    What a file of one's own changes may break the shipped expectations on purpose, so they are not
+    held against it.
     """
-    from advisor.advice.scenarios import read_scenarios, rules_without_scenario, run_scenarios, shipped_scenarios
+    from advisor.advice.scenarios import (
+        read_scenarios,
+        rules_without_scenario,
+        run_scenarios,
+        shipped_scenarios,
+    )
 
     if overlays:
         runs = [(ruleset, tuple(row for path in overlays for row in read_scenarios(path, ruleset)))]
@@ -69,18 +94,30 @@ def run_scenarios(ruleset: Ruleset, overlays: tuple[Path, ...]) -> tuple[int, tu
     else:
         alone = [only_layer(ruleset, "document")] if "evidence" in ruleset.layers else []
         runs = [(rules, shipped_scenarios(rules)) for rules in (ruleset, *alone)]
-        ours = {"base", *ruleset.layers} if alone else set(ruleset.layers)  # the settings are tried with the evidence
+        ours = (
+            {"base", *ruleset.layers} if alone else set(ruleset.layers)
+        )  # the settings are tried with the evidence
     findings = [
-        Finding(id="scenario-broken", severity="error", text=broken.text, rule=broken.scenario, at=broken.at, about=("scenario", broken.scenario, broken.text))
+        Finding(id="scenario-broken", severity="error", text=broken.text, rule=broken.scenario,
+        at=broken.at, about=("scenario", broken.scenario, broken.text))
         for rules, scenarios in runs for broken in run_scenarios(rules, scenarios)
     ]  # fmt: skip
     count = sum(len(scenarios) for _, scenarios in runs)
     if count:
-        decided_nowhere = set.intersection(*({rule.id for rule in rules_without_scenario(rules, scenarios)} | _absent(ruleset, rules) for rules, scenarios in runs))
+        decided_nowhere = set.intersection(
+            *(
+                {rule.id for rule in rules_without_scenario(rules, scenarios)}
+                | _absent(ruleset, rules)
+                for rules, scenarios in runs
+            )
+        )
         findings += [
             Finding(
-                id="decides-no-scenario", severity="warning" if overlays else "error", text="decides no scenario: nothing would notice if it were wrong", rule=rule.id, at=rule.at,
-                hint="add a row to rules/scenarios/, or to the file's own `scenarios:`", about=("undecided", rule.id),
+                id="decides-no-scenario", severity="warning" if overlays else "error",
+                text="decides no scenario: nothing would notice if it were wrong", rule=rule.id,
+                at=rule.at,
+                hint="add a row to rules/scenarios/, or to the file's own `scenarios:`",
+                about=("undecided", rule.id),
             )
             for listed in ruleset.rules.values() for rule in listed if rule.layer in ours and rule.id in decided_nowhere
         ]  # fmt: skip
@@ -89,13 +126,17 @@ def run_scenarios(ruleset: Ruleset, overlays: tuple[Path, ...]) -> tuple[int, tu
 
 def _absent(ruleset: Ruleset, smaller: Ruleset) -> set[str]:
     """Ids of the rules that a smaller rule set lacks."""
-    return {rule.id for rules in ruleset.rules.values() for rule in rules} - {rule.id for rules in smaller.rules.values() for rule in rules}
+    return {rule.id for rules in ruleset.rules.values() for rule in rules} - {
+        rule.id for rules in smaller.rules.values() for rule in rules
+    }
 
 
 def refuse_or_warn(ruleset: Ruleset, layers: tuple[str, ...]) -> tuple[str, ...]:
-    """The warnings about files of one's own, once; () later on. Raises InputError where they break the rules.
+    """The warnings about files of one's own, once; () later on. Raises InputError where they break
+    the rules.
 
-    Only what these files cause counts. Without such a file nothing is proved, so that starting stays quick.
+    Only what these files cause counts. Without such a file nothing is proved, so that starting
+    stays quick.
     """
     return _first_warnings(ruleset, layers) if ruleset.overlays else ()
 
@@ -111,17 +152,31 @@ def _first_warnings(ruleset: Ruleset, layers: tuple[str, ...]) -> tuple[str, ...
     if ruleset.digest in _told:
         return ()
     _told.add(ruleset.digest)
-    return tuple(" ".join(filter(None, (f"{finding.at}:", finding.rule, finding.text))) for finding in report.of("warning"))
+    return tuple(
+        " ".join(filter(None, (f"{finding.at}:", finding.rule, finding.text)))
+        for finding in report.of("warning")
+    )
 
 
 @cache
 def _overlay_report(ruleset: Ruleset, layers: tuple[str, ...]) -> Report:
-    """What the files cause. The shipped rules are proved beside them only where it is not plain who caused an error."""
+    """What the files cause.
+
+    The shipped rules are proved beside them only where it is not plain who caused an error.
+    """
     report = _report(ruleset)
-    theirs = [finding for finding in report.findings if not _is_own(finding, ruleset) and finding.severity == "error" and finding.id not in SIDE_EFFECTS]
+    theirs = [
+        finding
+        for finding in report.findings
+        if not _is_own(finding, ruleset)
+        and finding.severity == "error"
+        and finding.id not in SIDE_EFFECTS
+    ]
     if theirs:
         return caused_by_user(report, _report(load_rules(layers)), ruleset)
-    return replace(report, findings=tuple(finding for finding in report.findings if _is_own(finding, ruleset)))
+    return replace(
+        report, findings=tuple(finding for finding in report.findings if _is_own(finding, ruleset))
+    )
 
 
 def _is_own(finding: Finding, ruleset: Ruleset) -> bool:
@@ -129,16 +184,30 @@ def _is_own(finding: Finding, ruleset: Ruleset) -> bool:
     rule = ruleset.rule(finding.rule) if finding.rule else None
     inactive = next((rule for rule in ruleset.inactive if rule.id == finding.rule), None)
     found = rule or inactive
-    return found.layer in ruleset.overlays if found is not None else finding.at in ruleset.disabled_at.values()
+    return (
+        found.layer in ruleset.overlays
+        if found is not None
+        else finding.at in ruleset.disabled_at.values()
+    )
 
 
 def fault_of(finding: Finding) -> Fault:
     """A finding as the fault of an input."""
-    return Fault(what=" ".join(filter(None, (f"{finding.at}:", finding.rule, finding.text))), allowed="", hint=finding.hint)
+    return Fault(
+        what=" ".join(filter(None, (f"{finding.at}:", finding.rule, finding.text))),
+        allowed="",
+        hint=finding.hint,
+    )
 
 
 def _unreadable(fault: Fault) -> Finding:
     """A fault of reading, whose text begins with its place, as a finding."""
     found = PLACE.match(fault.what)
     at, text = (found["at"], found["text"]) if found else ("", fault.what)
-    return Finding(id="unreadable", severity="error", text=text, at=at, hint="; ".join(filter(None, (fault.allowed, fault.hint))))
+    return Finding(
+        id="unreadable",
+        severity="error",
+        text=text,
+        at=at,
+        hint="; ".join(filter(None, (fault.allowed, fault.hint))),
+    )

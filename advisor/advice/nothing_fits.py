@@ -1,7 +1,8 @@
-"""Nothing fits: the smallest set of facts to blame, and up to three ways out, each with the line to type.
+"""Nothing fits: the smallest set of facts to blame, and up to three ways out, each with the line to
+type.
 
-The blame is a minimal conflict (QuickXplain, Junker, AAAI 2004): facts that together rule everything out, while without
-any one of them something fits.
+The blame is a minimal conflict (QuickXplain, Junker, AAAI 2004): facts that together rule
+everything out, while without any one of them something fits.
 """
 
 from __future__ import annotations
@@ -29,7 +30,12 @@ Redecide = Callable[[Situation, Mapping[str, Any], Ruleset], Decision]
 
 
 def nothing_fits(
-    ruleset: Ruleset, situation: Situation, decision: Decision, costs: Costs, redecide: Redecide, smaller: Sequence[tuple[ModelShape, ModelSuggestion]]
+    ruleset: Ruleset,
+    situation: Situation,
+    decision: Decision,
+    costs: Costs,
+    redecide: Redecide,
+    smaller: Sequence[tuple[ModelShape, ModelSuggestion]],
 ) -> NothingFits:
     """Why, and what would.
 
@@ -40,19 +46,40 @@ def nothing_fits(
     attempt = _Attempts(ruleset, situation, decision, redecide, smaller)
     blamed = _quick_explain(attempt.fits, [], [fact for fact in FACTS if attempt.relaxable(fact)])
     close = nearest_to_fitting(ruleset, decision, costs)
-    return NothingFits(nearest=close, blame=tuple(_blame(fact, situation, decision, close) for fact in blamed), ways_out=attempt.ways_out(close)[:MAX_WAYS])
+    return NothingFits(
+        nearest=close,
+        blame=tuple(_blame(fact, situation, decision, close) for fact in blamed),
+        ways_out=attempt.ways_out(close)[:MAX_WAYS],
+    )
 
 
 class _Attempts:
     """The same question with some of its facts relaxed."""
 
-    def __init__(self, ruleset: Ruleset, situation: Situation, decision: Decision, redecide: Redecide, smaller: Sequence[tuple[ModelShape, ModelSuggestion]]) -> None:
-        self.ruleset, self.situation, self.decision, self.redecide, self.smaller = ruleset, situation, decision, redecide, smaller
+    def __init__(
+        self,
+        ruleset: Ruleset,
+        situation: Situation,
+        decision: Decision,
+        redecide: Redecide,
+        smaller: Sequence[tuple[ModelShape, ModelSuggestion]],
+    ) -> None:
+        self.ruleset, self.situation, self.decision, self.redecide, self.smaller = (
+            ruleset,
+            situation,
+            decision,
+            redecide,
+            smaller,
+        )
 
     def relaxable(self, fact: str) -> bool:
         """Whether the fact is stated at all, and can be thought away."""
         if fact == "rules":
-            return any(rule.layer not in SHIPPED for rules in self.decision.steps["scheme"].forbidden.values() for rule in rules)
+            return any(
+                rule.layer not in SHIPPED
+                for rules in self.decision.steps["scheme"].forbidden.values()
+                for rule in rules
+            )
         if fact == "budget":
             return any(key in self.decision.facts for key in ("budget_usd", "budget_hours"))
         return bool(self.smaller) if fact == "model" else bool(self.situation.cards)
@@ -63,7 +90,12 @@ class _Attempts:
         if "model" not in kept and self.smaller:
             situation = replace(situation, model=self.smaller[-1][0])
         if "gpu" not in kept and self.situation.cards:
-            situation = replace(situation, hardware=one_card(max(self.situation.cards, key=lambda card: card.memory_bytes or 0)))
+            situation = replace(
+                situation,
+                hardware=one_card(
+                    max(self.situation.cards, key=lambda card: card.memory_bytes or 0)
+                ),
+            )
         if "budget" not in kept:
             changes = {"budget_usd": None, "budget_hours": None}
         if "rules" not in kept and self.relaxable("rules"):
@@ -71,15 +103,27 @@ class _Attempts:
         return SMALLER_MODEL not in self.redecide(situation, changes, ruleset).composition.remedies
 
     def ways_out(self, close: Candidate) -> tuple[WayOut, ...]:
-        return tuple(way for way in (self._smaller_model(), self._another_card(close), self._more_budget()) if way is not None)
+        return tuple(
+            way
+            for way in (self._smaller_model(), self._another_card(close), self._more_budget())
+            if way is not None
+        )
 
     def _smaller_model(self) -> WayOut | None:
         for shape, suggestion in self.smaller:
             decision = self.redecide(replace(self.situation, model=shape), {}, self.ruleset)
             if _comfortable(decision):
                 change = {"model": suggestion.model}
-                text = f"a smaller model, {suggestion.model} ({format_count(shape.params)} parameters), fits with {decision.composition}"
-                return WayOut(text=text, change=change, to=decision.composition, command=command_line(self.situation.answers, change))
+                text = (
+                    f"a smaller model, {suggestion.model} ({format_count(shape.params)}"
+                    f" parameters), fits with {decision.composition}"
+                )
+                return WayOut(
+                    text=text,
+                    change=change,
+                    to=decision.composition,
+                    command=command_line(self.situation.answers, change),
+                )
         return None
 
     def _another_card(self, close: Candidate) -> WayOut | None:
@@ -88,48 +132,82 @@ class _Attempts:
         for card in self.situation.cards:
             if card.id in names or not self._may_do(card, close):
                 continue
-            decision = self.redecide(replace(self.situation, hardware=one_card(card)), {}, self.ruleset)
+            decision = self.redecide(
+                replace(self.situation, hardware=one_card(card)), {}, self.ruleset
+            )
             if _comfortable(decision):
                 change = {"gpu": card.name}
                 holds = "does it within the budget" if self.relaxable("budget") else "holds it"
-                text = f"one {card_words(card)} is the cheapest card that {holds}, with {decision.composition}; to be typed there, where the card is detected"
-                return WayOut(text=text, change=change, to=decision.composition, command=command_line(self.situation.answers, {"gpu": None}))
+                text = (
+                    f"one {card_words(card)} is the cheapest card that {holds}, with"
+                    f" {decision.composition}; to be typed there, where the card is detected"
+                )
+                return WayOut(
+                    text=text,
+                    change=change,
+                    to=decision.composition,
+                    command=command_line(self.situation.answers, {"gpu": None}),
+                )
         return None
 
     def _may_do(self, card: GpuSpec, close: Candidate) -> bool:
-        """Whether asking again is worth it: the nearest candidate would fit the card, and by the cards' rates come near every limit."""
+        """Whether asking again is worth it: the nearest candidate would fit the card, and by the
+        cards' rates come near every limit.
+        """
         needs, duration_s = close.estimate.memory, close.estimate.duration_s
-        if card.memory_bytes is None or (needs is not None and needs.peak_bytes > card.memory_bytes):
+        if card.memory_bytes is None or (
+            needs is not None and needs.peak_bytes > card.memory_bytes
+        ):
             return False
         here = self.situation.hardware.gpus[0].spec if self.situation.hardware.gpus else None
         if duration_s is None or here is None or not here.bf16_flops or not card.bf16_flops:
             return True
         hours = duration_s / 3600 * here.bf16_flops / card.bf16_flops
-        limits = ((hours, self.decision.facts.get("budget_hours")), (hours * (card.price_usd_per_h or 0.0), self.decision.facts.get("budget_usd")))
+        limits = (
+            (hours, self.decision.facts.get("budget_hours")),
+            (hours * (card.price_usd_per_h or 0.0), self.decision.facts.get("budget_usd")),
+        )
         return all(limit is None or amount <= NEAR_LIMIT * float(limit) for amount, limit in limits)
 
     def _more_budget(self) -> WayOut | None:
         if not self.relaxable("budget"):
             return None
-        decision = self.redecide(self.situation, {"budget_usd": None, "budget_hours": None}, self.ruleset)
+        decision = self.redecide(
+            self.situation, {"budget_usd": None, "budget_hours": None}, self.ruleset
+        )
         if SMALLER_MODEL in decision.composition.remedies:
             return None
         text = f"without the limit on money or hours, {decision.composition} fits"
-        return WayOut(text=text, change={"budget": None}, to=decision.composition, command=command_line(self.situation.answers, {"budget": None}))
+        return WayOut(
+            text=text,
+            change={"budget": None},
+            to=decision.composition,
+            command=command_line(self.situation.answers, {"budget": None}),
+        )
 
 
 def _comfortable(decision: Decision) -> bool:
     """Whether the decision trains something that fits with room to spare, as a way out should."""
-    return SMALLER_MODEL not in decision.composition.remedies and decision.facts.get(f"fits_{decision.facts['scheme']}") in ("fits", "unknown")
+    return SMALLER_MODEL not in decision.composition.remedies and decision.facts.get(
+        f"fits_{decision.facts['scheme']}"
+    ) in ("fits", "unknown")
 
 
 def _without_company_forbids(ruleset: Ruleset) -> Ruleset:
-    rules = {table: tuple(rule for rule in listed if not (rule.kind == "forbid" and rule.layer not in SHIPPED)) for table, listed in ruleset.rules.items()}
+    rules = {
+        table: tuple(
+            rule for rule in listed if not (rule.kind == "forbid" and rule.layer not in SHIPPED)
+        )
+        for table, listed in ruleset.rules.items()
+    }
     return replace(ruleset, rules=rules)
 
 
-def _quick_explain(fits: Callable[[Sequence[str]], bool], background: list[str], facts: list[str]) -> list[str]:
-    """A minimal set of `facts` that, kept together with `background`, rules everything out; [] where none does.
+def _quick_explain(
+    fits: Callable[[Sequence[str]], bool], background: list[str], facts: list[str]
+) -> list[str]:
+    """A minimal set of `facts` that, kept together with `background`, rules everything out; []
+    where none does.
 
     Fewer than half a dozen facts: leaving them out one by one is QuickXplain without its halving.
     """
@@ -145,22 +223,42 @@ def _quick_explain(fits: Callable[[Sequence[str]], bool], background: list[str],
 
 def _blame(fact: str, situation: Situation, decision: Decision, close: Candidate) -> Reason:
     memory = close.estimate.memory
-    need = f"; {close.composition} needs {format_gib(memory.peak_bytes)}" if memory is not None else ""
+    need = (
+        f"; {close.composition} needs {format_gib(memory.peak_bytes)}" if memory is not None else ""
+    )
     if fact == "model":
         return Reason(
-            text=f"the model: {situation.model.id if situation.model else 'not named'}{f', {format_count(situation.model.params)} parameters' if situation.model else ''}{need}"
+            text=(
+                "the model:"
+                f" {situation.model.id if situation.model else 'not named'}{f', {format_count(situation.model.params)} parameters' if situation.model else ''}{need}"
+            )
         )
     if fact == "gpu":
         return Reason(text=f"the hardware: {_hardware(situation.hardware)}")
     if fact == "budget":
         usd, hours = decision.facts.get("budget_usd"), decision.facts.get("budget_hours")
-        limits = [*([format_usd(float(usd))] if usd is not None else []), *([format_duration(float(hours) * 3600)] if hours is not None else [])]
+        limits = [
+            *([format_usd(float(usd))] if usd is not None else []),
+            *([format_duration(float(hours) * 3600)] if hours is not None else []),
+        ]
         return Reason(text=f"the budget: {' and '.join(limits)}")
-    rules = dict.fromkeys(rule.id for rules in decision.steps["scheme"].forbidden.values() for rule in rules if rule.layer not in SHIPPED)
-    return Reason(text=f"your own rules forbid what would fit: {', '.join(rules)}", rule=next(iter(rules), None))
+    rules = dict.fromkeys(
+        rule.id
+        for rules in decision.steps["scheme"].forbidden.values()
+        for rule in rules
+        if rule.layer not in SHIPPED
+    )
+    return Reason(
+        text=f"your own rules forbid what would fit: {', '.join(rules)}",
+        rule=next(iter(rules), None),
+    )
 
 
 def _hardware(hardware: Hardware) -> str:
     size = hardware.device_memory_bytes
     room = f" with {format_gib(size)}" if size is not None else ""
-    return f"{len(hardware.gpus)} x {hardware.gpus[0].name}{room}" if hardware.gpus else f"the processor{room}"
+    return (
+        f"{len(hardware.gpus)} x {hardware.gpus[0].name}{room}"
+        if hardware.gpus
+        else f"the processor{room}"
+    )

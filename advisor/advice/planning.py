@@ -1,4 +1,6 @@
-"""Candidate -> Plan with a comment beside every chosen value, or what is missing before there can be one."""
+"""Candidate -> Plan with a comment beside every chosen value, or what is missing before there can
+be one.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,10 @@ DEVICES = {"cuda": "cuda", "rocm": "rocm", "mps": "mps", "cpu": "cpu", "unknown"
 
 
 def missing_for_plan(advice: Advice, candidate: Candidate, ruleset: Ruleset) -> list[str]:
-    """What has to be known before a candidate can run, as keys of an answers file. Empty: it can."""
+    """What has to be known before a candidate can run, as keys of an answers file.
+
+    Empty: it can.
+    """
     situation = advice.situation
     missing = []
     if not situation.answers.value("tasks"):
@@ -33,7 +38,11 @@ def missing_for_plan(advice: Advice, candidate: Candidate, ruleset: Ruleset) -> 
     profiles = _profiles(situation)
     kinds = {profile.kind for profile in profiles} or {situation.answers.value("data_kind")}
     for index, objective in enumerate(candidate.composition.chain):
-        if needs_scores(ruleset, objective, candidate.composition.chain[:index]) and situation.reward_model is None and kinds != {"prompts_with_verifier"}:
+        if (
+            needs_scores(ruleset, objective, candidate.composition.chain[:index])
+            and situation.reward_model is None
+            and kinds != {"prompts_with_verifier"}
+        ):
             missing.append("reward_model")
         trains_on = ruleset.axes.get(f"objectives/{objective}", {}).get("trains_on")
         if not trains_on or not profiles or any(profile.kind in trains_on for profile in profiles):
@@ -43,18 +52,27 @@ def missing_for_plan(advice: Advice, candidate: Candidate, ruleset: Ruleset) -> 
                 missing.append("data.examples")
         else:
             missing.append(f"data of kind {' or '.join(trains_on)} for the stage {objective}")
-    if candidate.composition.encoder and profiles and not all(profile.format == "classification" for profile in profiles):
+    if (
+        candidate.composition.encoder
+        and profiles
+        and not all(profile.format == "classification" for profile in profiles)
+    ):
         missing.append("data with a text and its class in each row")
     return missing
 
 
 def needs_scores(ruleset: Ruleset, objective: str, before: Sequence[str]) -> bool:
     """Whether a stage scores its own answers, with no reward model trained before it."""
-    return "reward_model" in ruleset.axes.get(f"objectives/{objective}", {}).get("keys", {}) and "rm" not in before
+    return (
+        "reward_model" in ruleset.axes.get(f"objectives/{objective}", {}).get("keys", {})
+        and "rm" not in before
+    )
 
 
 def needs_examples(situation: Situation, objective: str) -> bool:
-    """Whether a stage learns from examples where the data are documents: the file of examples is then its data."""
+    """Whether a stage learns from examples where the data are documents: the file of examples is
+    then its data.
+    """
     return objective == "sft" and situation.data is not None and situation.data.kind == "raw_text"
 
 
@@ -62,8 +80,13 @@ def _profiles(situation: Situation) -> list[DataProfile]:
     return [situation.data] if situation.data is not None else list(situation.tasks.values())
 
 
-def make_plan(advice: Advice, candidate: Candidate, ruleset: Ruleset, *, name: str = "finetune") -> tuple[Plan, Comments]:
-    """The launch file of a candidate and the comments beside its values. `missing_for_plan` has to be empty."""
+def make_plan(
+    advice: Advice, candidate: Candidate, ruleset: Ruleset, *, name: str = "finetune"
+) -> tuple[Plan, Comments]:
+    """The launch file of a candidate and the comments beside its values.
+
+    `missing_for_plan` has to be empty.
+    """
     situation = advice.situation
     assert situation.model is not None
     comments: dict[tuple[str | int, ...], str] = {}
@@ -78,10 +101,14 @@ def make_plan(advice: Advice, candidate: Candidate, ruleset: Ruleset, *, name: s
             comments[("stages", index, key)] = comment_of(chosen)
         if candidate.composition.encoder:
             options["head"] = "classes"
-            comments[("stages", index, "head")] = "a classification head in place of the language head"
+            comments[("stages", index, "head")] = (
+                "a classification head in place of the language head"
+            )
         if needs_examples(situation, stage.objective) and situation.examples is not None:
             values["data"] = situation.examples.path
-            comments[("stages", index, "data")] = "examples of requests and answers; the documents are read by the stage before"
+            comments[("stages", index, "data")] = (
+                "examples of requests and answers; the documents are read by the stage before"
+            )
         before = [earlier.objective for earlier in candidate.stages[:index]]
         if situation.reward_model is not None and needs_scores(ruleset, stage.objective, before):
             options["reward_model"] = situation.reward_model
@@ -89,15 +116,32 @@ def make_plan(advice: Advice, candidate: Candidate, ruleset: Ruleset, *, name: s
         writers = [earlier.name for earlier in stages if earlier.objective != "rm"]
         if before[-1:] == ["rm"] and writers:
             values["start_from"] = writers[-1]
-            comments[("stages", index, "start_from")] = "the reward model before it scores and does not write"
+            comments[("stages", index, "start_from")] = (
+                "the reward model before it scores and does not write"
+            )
         again = before.count(stage.objective)
         stage_name = f"{stage.objective}{again + 1 if again else ''}"
-        stages.append(Stage(name=stage_name, objective=stage.objective, update=stage.update, quantization=stage.quantization, options=options, **values))  # type: ignore[arg-type]
+        stages.append(
+            Stage(
+                name=stage_name,
+                objective=stage.objective,
+                update=stage.update,
+                quantization=stage.quantization,
+                options=options,
+                **values,
+            )
+        )  # type: ignore[arg-type]
     cards = len(situation.hardware.gpus)
     strategy = candidate.stages[0].settings["sharding"].value if cards > 1 else None
     kind = DEVICES[situation.hardware.kind]
     comments[("launch", "device")] = (
-        situation.hardware.gpus[0].name if situation.hardware.gpus else "no card: trains on the processor" if device(situation) == "cpu" else "hardware not stated"
+        situation.hardware.gpus[0].name
+        if situation.hardware.gpus
+        else (
+            "no card: trains on the processor"
+            if device(situation) == "cpu"
+            else "hardware not stated"
+        )
     )
     if situation.suggestion is not None:
         comments[("model",)] = f"suggested: {situation.suggestion.because}"
@@ -121,12 +165,29 @@ def _data(situation: Situation) -> Mapping[str, Any]:
     tasks: Mapping[str, str] = situation.answers.value("tasks") or {}
     if tasks:
         mapping = situation.answers.value("data_mapping")
-        return {"tasks": tuple(Task(name=name, data=_plan_data(path, situation.tasks.get(name), mapping)) for name, path in tasks.items())}
-    return {"data": _plan_data(str(situation.answers.value("data_path")), situation.data, situation.answers.value("data_mapping"))}
+        return {
+            "tasks": tuple(
+                Task(name=name, data=_plan_data(path, situation.tasks.get(name), mapping))
+                for name, path in tasks.items()
+            )
+        }
+    return {
+        "data": _plan_data(
+            str(situation.answers.value("data_path")),
+            situation.data,
+            situation.answers.value("data_mapping"),
+        )
+    }
 
 
-def _plan_data(path: str, profile: DataProfile | None, mapping: Mapping[str, str] | None) -> PlanData:
-    return PlanData(path=path, format=profile.format if profile else None, mapping=dict(mapping) if mapping else None)
+def _plan_data(
+    path: str, profile: DataProfile | None, mapping: Mapping[str, str] | None
+) -> PlanData:
+    return PlanData(
+        path=path,
+        format=profile.format if profile else None,
+        mapping=dict(mapping) if mapping else None,
+    )
 
 
 def comment_of(chosen: Chosen) -> str:
@@ -139,4 +200,8 @@ def hardware_line(situation: Situation) -> str:
     hardware = situation.hardware
     if hardware.gpus:
         return f"{len(hardware.gpus)} x {hardware.gpus[0].name} ({hardware.origin})"
-    return "unknown" if hardware.kind == "unknown" else f"CPU, {hardware.cpu_cores or '?'} cores ({hardware.origin})"
+    return (
+        "unknown"
+        if hardware.kind == "unknown"
+        else f"CPU, {hardware.cpu_cores or '?'} cores ({hardware.origin})"
+    )

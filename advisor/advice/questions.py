@@ -1,11 +1,13 @@
-"""Which questions are still worth asking: those of which some answer can still change what is recommended.
+"""Which questions are still worth asking: those of which some answer can still change what is
+recommended.
 
-Exact in every table, and never wrong in the direction that counts: a question left out cannot change the composition,
-whatever is answered later and whatever the estimate will say. The tables are gone through in their order. For each one the
-sets of rules that the open facts still let fire are kept (equal sets once, as in ruleset/space.py), and with them what the
-table concludes under each answer to the question side by side. What is concluded alike under every answer is not followed
-further. Two tables that look at the same open fact are taken as independent, so that now and then a question is asked that
-turns out to change nothing.
+Exact in every table, and never wrong in the direction that counts: a question left out cannot
+change the composition, whatever is answered later and whatever the estimate will say. The tables
+are gone through in their order. For each one the sets of rules that the open facts still let fire
+are kept (equal sets once, as in ruleset/space.py), and with them what the table concludes under
+each answer to the question side by side. What is concluded alike under every answer is not followed
+further. Two tables that look at the same open fact are taken as independent, so that now and then a
+question is asked that turns out to change nothing.
 """
 
 from __future__ import annotations
@@ -26,9 +28,11 @@ from .decide import LAST, REMEDIES_OF_GATE, SETTINGS, SMALLER_MODEL
 
 FITS = tuple(f"fits_{scheme}" for scheme in SCHEMES)  # known only once something can be estimated
 OVER_BUDGET = "over_budget"
-# What the plan and its estimate need beside the composition: asked wherever training is still possible.
+# What the plan and its estimate need beside the composition: asked wherever training is still
+# possible.
 NEEDED_TO_TRAIN = ("data_path", "data_rows", "tasks", "n_tasks", "model", "gpu")
-# Read by the plan where an answer that mattered by itself opened the question: no reason to ask for that answer.
+# Read by the plan where an answer that mattered by itself opened the question: no reason to ask for
+# that answer.
 ASKED_BESIDE = ("reward_model",)
 MADE_OF = ("gate", "chain", "modules", "scheme")  # the conclusions that a composition is made of
 ALIKE = ("alike",)
@@ -36,22 +40,30 @@ ALIKE = ("alike",)
 Vector = tuple[Any, ...]  # what is concluded under each answer to the question, side by side
 
 
-def still_matters(ruleset: Ruleset, facts: Mapping[str, Any], fact_id: str, askable: Collection[str]) -> bool:
+def still_matters(
+    ruleset: Ruleset, facts: Mapping[str, Any], fact_id: str, askable: Collection[str]
+) -> bool:
     """Whether some answer to a question can still change the outcome.
 
     Args:
         facts: Fact id -> value, as far as it is known; what is neither here nor open stays unknown.
         fact_id: The question.
-        askable: The questions that may still be answered, this one or not: their facts can take every value.
+        askable: The questions that may still be answered, this one or not: their facts can take
+            every value.
     """
     # Without a named model the budget has a say in which one is suggested, and so in what fits.
-    needed = fact_id in (*NEEDED_TO_TRAIN, *ASKED_BESIDE) or (fact_id == "budget" and facts.get("params_b") is None)
+    needed = fact_id in (*NEEDED_TO_TRAIN, *ASKED_BESIDE) or (
+        fact_id == "budget" and facts.get("params_b") is None
+    )
     if needed and may_train(ruleset, facts, {*askable, fact_id}):
         return True
     opened = _open_facts(ruleset, facts, askable)
     # What a signal states besides may be so already, whatever is answered to the signal.
     tied = [name for name in ruleset.facts[fact_id].implies if name in opened]
-    return any(_differs(ruleset, {**facts, **dict(zip(tied, values, strict=True))}, fact_id, opened) for values in product((None, True, False), repeat=len(tied)))
+    return any(
+        _differs(ruleset, {**facts, **dict(zip(tied, values, strict=True))}, fact_id, opened)
+        for values in product((None, True, False), repeat=len(tied))
+    )
 
 
 def _differs(ruleset: Ruleset, facts: Mapping[str, Any], fact_id: str, opened: set[str]) -> bool:
@@ -69,10 +81,18 @@ def may_train(ruleset: Ruleset, facts: Mapping[str, Any], askable: Collection[st
     return _Paths(_steps(ruleset), facts, [{}], _open_facts(ruleset, facts, askable)).may_train()
 
 
-def fixed_chain(ruleset: Ruleset, facts: Mapping[str, Any], askable: Collection[str]) -> tuple[str, bool] | None:
-    """The chain, and whether there is a module for each task, where no open fact changes them any more; else None."""
+def fixed_chain(
+    ruleset: Ruleset, facts: Mapping[str, Any], askable: Collection[str]
+) -> tuple[str, bool] | None:
+    """The chain, and whether there is a module for each task, where no open fact changes them any
+    more; else None.
+    """
     paths = _Paths(_steps(ruleset), facts, [{}], _open_facts(ruleset, facts, askable))
-    found = {(state["chain"][0], state["modules"][0]) for state in paths.states() if _trains(state["gate"][0])}
+    found = {
+        (state["chain"][0], state["modules"][0])
+        for state in paths.states()
+        if _trains(state["gate"][0])
+    }
     if len(found) != 1:
         return None
     chain, modules = found.pop()
@@ -83,41 +103,86 @@ def fixed_chain(ruleset: Ruleset, facts: Mapping[str, Any], askable: Collection[
 
 
 def _open_facts(ruleset: Ruleset, facts: Mapping[str, Any], askable: Collection[str]) -> set[str]:
-    """The facts that may still take any value: of questions, of what is read from their answers, and what fits."""
+    """The facts that may still take any value: of questions, of what is read from their answers,
+    and what fits.
+    """
     opened: set[str] = set()
-    read: set[str] = set()  # open even where it is known: another card than this machine's may be named
+    read: set[str] = (
+        set()
+    )  # open even where it is known: another card than this machine's may be named
     for name in askable:
         opened.add(name)
         read |= set(read_from(name))
         # A signal that is stated states others with it, also against an earlier no.
-        opened |= {implied for implied in (ruleset.facts[name].implies if name in ruleset.facts else ()) if facts.get(implied) is not True}
+        opened |= {
+            implied
+            for implied in (ruleset.facts[name].implies if name in ruleset.facts else ())
+            if facts.get(implied) is not True
+        }
     if "gpu" in askable or facts.get("device") != UNKNOWN:  # without hardware nothing is estimated
         opened |= set(FITS)
-    return read | {name for name in opened if name in ruleset.facts and (facts.get(name) is None or facts[name] is False)}
+    return read | {
+        name
+        for name in opened
+        if name in ruleset.facts and (facts.get(name) is None or facts[name] is False)
+    }
 
 
 def _answers(ruleset: Ruleset, facts: Mapping[str, Any], fact_id: str) -> list[dict[str, Any]]:
     """Each answer to a question as the facts it sets; None is "I don't know"."""
     fact, read = ruleset.facts[fact_id], read_from(fact_id)
-    conditions = [condition for rules in ruleset.rules.values() for rule in rules for condition in rule.when if condition.fact == fact_id]
+    conditions = [
+        condition
+        for rules in ruleset.rules.values()
+        for rule in rules
+        for condition in rule.when
+        if condition.fact == fact_id
+    ]
     answers: list[dict[str, Any]] = []
     for cell in cells_of(fact, conditions):
-        stated = {**dict.fromkeys(fact.implies, True), fact_id: True} if cell.value is True else {fact_id: cell.value}
+        stated = (
+            {**dict.fromkeys(fact.implies, True), fact_id: True}
+            if cell.value is True
+            else {fact_id: cell.value}
+        )
         # What is read from an answer cannot be foreseen, and it may be nothing.
-        answers += [dict(zip((*stated, *read), (*stated.values(), *values), strict=True)) for values in product(*(_values(ruleset, facts, name) for name in read))]
+        answers += [
+            dict(zip((*stated, *read), (*stated.values(), *values), strict=True))
+            for values in product(*(_values(ruleset, facts, name) for name in read))
+        ]
     return answers
 
 
 def _values(ruleset: Ruleset, facts: Mapping[str, Any], fact_id: str) -> list[Any]:
-    conditions = [condition for rules in ruleset.rules.values() for rule in rules for condition in rule.when if condition.fact == fact_id]
-    return list(dict.fromkeys([facts.get(fact_id), *(cell.value for cell in cells_of(ruleset.facts[fact_id], conditions))]))
+    conditions = [
+        condition
+        for rules in ruleset.rules.values()
+        for rule in rules
+        for condition in rule.when
+        if condition.fact == fact_id
+    ]
+    return list(
+        dict.fromkeys(
+            [
+                facts.get(fact_id),
+                *(cell.value for cell in cells_of(ruleset.facts[fact_id], conditions)),
+            ]
+        )
+    )
 
 
-def _distinct(steps: Sequence[_Step], facts: Mapping[str, Any], answers: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _distinct(
+    steps: Sequence[_Step], facts: Mapping[str, Any], answers: Iterable[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
     """One answer of each kind that some rule tells apart."""
     found: dict[tuple[int, ...], Mapping[str, Any]] = {}
     for answer in answers:
-        key = tuple(step.mask(name, answer.get(name, facts.get(name))) for step in steps for name in answer if name in step.inputs)
+        key = tuple(
+            step.mask(name, answer.get(name, facts.get(name)))
+            for step in steps
+            for name in answer
+            if name in step.inputs
+        )
         found.setdefault(key, answer)
     return list(found.values())
 
@@ -126,11 +191,17 @@ def _distinct(steps: Sequence[_Step], facts: Mapping[str, Any], answers: Iterabl
 
 
 class _Step:
-    """The deciding rules of a table as bits in the order of precedence: the lowest one that is not forbidden wins."""
+    """The deciding rules of a table as bits in the order of precedence: the lowest one that is not
+    forbidden wins.
+    """
 
     def __init__(self, ruleset: Ruleset, table_id: str) -> None:
         table = compile_table(ruleset, table_id)
-        self.id, self.concludes, self.inputs = table_id, table.table.concludes, frozenset(table.table.inputs)
+        self.id, self.concludes, self.inputs = (
+            table_id,
+            table.table.concludes,
+            frozenset(table.table.inputs),
+        )
         recommending = [table.rules[i] for i in table.order]
         forbidding = [rule for rule in table.rules if rule.kind == "forbid"]
         self.rules = (*recommending, *forbidding)
@@ -141,17 +212,35 @@ class _Step:
         for place, rule in enumerate(forbidding, len(recommending)):
             named = rule.then[self.concludes]
             barred = named if isinstance(named, list) else [named]
-            self.kills[1 << place] = sum(1 << i for i, outcome in enumerate(self.outcomes) if outcome in barred)
-        # What cannot be estimated together is one more bit each: a set in which all of it holds cannot occur.
-        impossible = [found.never for found in ruleset.assume if all(condition.fact in FITS and condition.fact in self.inputs for condition in found.never)]
+            self.kills[1 << place] = sum(
+                1 << i for i, outcome in enumerate(self.outcomes) if outcome in barred
+            )
+        # What cannot be estimated together is one more bit each: a set in which all of it holds
+        # cannot occur.
+        impossible = [
+            found.never
+            for found in ruleset.assume
+            if all(
+                condition.fact in FITS and condition.fact in self.inputs
+                for condition in found.never
+            )
+        ]
         self.impossible = ((1 << len(impossible)) - 1) << len(self.rules)
         self.every |= self.impossible
-        conditions: dict[str, list[tuple[int, Condition]]] = {name: [] for name in table.table.inputs}
+        conditions: dict[str, list[tuple[int, Condition]]] = {
+            name: [] for name in table.table.inputs
+        }
         for bit, when in enumerate((*(rule.when for rule in self.rules), *impossible)):
             for condition in when:
                 conditions[condition.fact].append((bit, condition))
         self.conditions = conditions
-        self.cells = {name: [cell.value for cell in cells_of(ruleset.facts[name], (condition for _, condition in tested))] for name, tested in conditions.items()}
+        self.cells = {
+            name: [
+                cell.value
+                for cell in cells_of(ruleset.facts[name], (condition for _, condition in tested))
+            ]
+            for name, tested in conditions.items()
+        }
         self._masks: dict[tuple[str, Any], int] = {}
         self._winners: dict[int, Any] = {}
         self._sets: dict[tuple[int, frozenset[str], bool], tuple[int, ...]] = {}
@@ -171,7 +260,8 @@ class _Step:
         return found
 
     def sets(self, known: int, opened: frozenset[str], *, limits: bool) -> tuple[int, ...]:
-        """Every set of rules that can fire when the known facts let `known` through and the open ones are anything.
+        """Every set of rules that can fire when the known facts let `known` through and the open
+        ones are anything.
 
         Args:
             limits: Whether money or hours are limited: without a limit nothing is over it.
@@ -180,10 +270,19 @@ class _Step:
         found = self._sets.get(key)
         if found is None:
             states = {known}
-            effects = {name: {self.mask(name, value) for value in self.cells[name] if limits or value != OVER_BUDGET} for name in opened}
+            effects = {
+                name: {
+                    self.mask(name, value)
+                    for value in self.cells[name]
+                    if limits or value != OVER_BUDGET
+                }
+                for name in opened
+            }
             for name in sorted(opened, key=lambda name: (len(effects[name]), name)):
                 states = {state & mask for state in states for mask in effects[name]}
-            found = self._sets[key] = tuple(state for state in states if not state & self.impossible)
+            found = self._sets[key] = tuple(
+                state for state in states if not state & self.impossible
+            )
         return found
 
     def winner(self, firing: int) -> Any:
@@ -193,7 +292,9 @@ class _Step:
             for bit, killed in self.kills.items():
                 if firing & bit:
                     alive &= ~killed
-            self._winners[firing] = self.outcomes[(alive & -alive).bit_length() - 1] if alive else None
+            self._winners[firing] = (
+                self.outcomes[(alive & -alive).bit_length() - 1] if alive else None
+            )
         return self._winners[firing]
 
 
@@ -207,16 +308,30 @@ def _steps(ruleset: Ruleset) -> tuple[_Step, ...]:
 
 
 class _Paths:
-    """What the tables can conclude under each answer to a question, for every value of the open facts."""
+    """What the tables can conclude under each answer to a question, for every value of the open
+    facts.
+    """
 
-    def __init__(self, steps: Sequence[_Step], facts: Mapping[str, Any], answers: Sequence[Mapping[str, Any]], opened: set[str]) -> None:
+    def __init__(
+        self,
+        steps: Sequence[_Step],
+        facts: Mapping[str, Any],
+        answers: Sequence[Mapping[str, Any]],
+        opened: set[str],
+    ) -> None:
         self.steps, self.facts, self.answers = steps, facts, answers
         self.own = {name for answer in answers for name in answer}
         self.opened = opened - self.own
         self.limits = any(facts.get(limit) is not None for limit in ("budget_usd", "budget_hours"))
         concluded = {step.concludes for step in steps}
-        self.read_later = [{name for later in steps[place + 1 :] for name in later.inputs & concluded} for place in range(len(steps))]
-        self.own_later = [any(later.inputs & self.own for later in steps[place + 1 :]) for place in range(len(steps))]
+        self.read_later = [
+            {name for later in steps[place + 1 :] for name in later.inputs & concluded}
+            for place in range(len(steps))
+        ]
+        self.own_later = [
+            any(later.inputs & self.own for later in steps[place + 1 :])
+            for place in range(len(steps))
+        ]
 
     def differ(self) -> bool:
         """Whether two answers can lead to two compositions."""
@@ -230,7 +345,9 @@ class _Paths:
         return self.paths()
 
     def paths(self, last: str = LAST, *, prune: bool = False) -> Iterator[dict[str, Vector]]:
-        """Each way through the tables up to the last one; pruned, only those on which the answers may still differ."""
+        """Each way through the tables up to the last one; pruned, only those on which the answers
+        may still differ.
+        """
         names: tuple[str, ...] = ()
         states: set[tuple[Vector, ...]] = {()}
         for place, step in enumerate(self.steps):
@@ -241,11 +358,17 @@ class _Paths:
                 break
         return (dict(zip(names, state, strict=True)) for state in states)
 
-    def _after(self, place: int, step: _Step, names: tuple[str, ...], states: set[tuple[Vector, ...]]) -> tuple[tuple[str, ...], set[tuple[Vector, ...]]]:
-        """The states after one more table: its conclusion is added, what no later table reads is dropped."""
+    def _after(
+        self, place: int, step: _Step, names: tuple[str, ...], states: set[tuple[Vector, ...]]
+    ) -> tuple[tuple[str, ...], set[tuple[Vector, ...]]]:
+        """The states after one more table: its conclusion is added, what no later table reads is
+        dropped.
+        """
         read = [i for i, name in enumerate(names) if name in step.inputs]
         told = (*names, step.concludes)
-        kept = [i for i, name in enumerate(told) if name in self.read_later[place] or name in MADE_OF]
+        kept = [
+            i for i, name in enumerate(told) if name in self.read_later[place] or name in MADE_OF
+        ]
         known: dict[tuple[Vector, ...], set[Vector]] = {}
         after: set[tuple[Vector, ...]] = set()
         for state in states:
@@ -257,19 +380,35 @@ class _Paths:
                 after.add(tuple(whole[i] for i in kept))
         return tuple(told[i] for i in kept), after
 
-    def _alive(self, place: int, names: tuple[str, ...], states: set[tuple[Vector, ...]]) -> set[tuple[Vector, ...]]:
-        """The states on which the answers may still lead apart, those that will do so alike taken together."""
-        # A chain, or whether there are modules, that is alike under every answer: which one it is no longer matters.
-        done = [name in ("chain", "modules") and name not in self.read_later[place] for name in names]
+    def _alive(
+        self, place: int, names: tuple[str, ...], states: set[tuple[Vector, ...]]
+    ) -> set[tuple[Vector, ...]]:
+        """The states on which the answers may still lead apart, those that will do so alike taken
+        together.
+        """
+        # A chain, or whether there are modules, that is alike under every answer: which one it is
+        # no longer matters.
+        done = [
+            name in ("chain", "modules") and name not in self.read_later[place] for name in names
+        ]
         gate = names.index("gate") if "gate" in names else None
         alive = set()
         for state in states:
             apart = [len(set(vector)) > 1 for vector in state]
             if not any(apart) and not self.own_later[place]:
                 continue
-            if gate is not None and not any(_trains(concluded) for concluded in state[gate]) and not apart[gate]:
+            if (
+                gate is not None
+                and not any(_trains(concluded) for concluded in state[gate])
+                and not apart[gate]
+            ):
                 continue
-            alive.add(tuple(ALIKE * len(vector) if over and not differs else vector for vector, differs, over in zip(state, apart, done, strict=True)))
+            alive.add(
+                tuple(
+                    ALIKE * len(vector) if over and not differs else vector
+                    for vector, differs, over in zip(state, apart, done, strict=True)
+                )
+            )
         return alive
 
     def _conclusions(self, step: _Step, concluded: Mapping[str, Vector]) -> set[Vector]:
@@ -287,9 +426,15 @@ class _Paths:
                 mask &= step.mask(name, vector[i])
             masks.append(mask)
         if len(set(masks)) == 1:
-            return {(step.winner(firing),) * len(masks) for firing in {firing & masks[0] for firing in sets}}
+            return {
+                (step.winner(firing),) * len(masks)
+                for firing in {firing & masks[0] for firing in sets}
+            }
         some = reduce(or_, masks)
-        return {tuple(step.winner(firing & mask) for mask in masks) for firing in {firing & some for firing in sets}}
+        return {
+            tuple(step.winner(firing & mask) for mask in masks)
+            for firing in {firing & some for firing in sets}
+        }
 
 
 def _trains(gate: Any) -> bool:

@@ -1,8 +1,8 @@
 """Tests as data: situations with the answer that people who know expect, run against a rule set.
 
-A scenario states facts and what must follow: the composition, rules that have to decide, rules that rule an outcome out,
-what a change leads to; or, for the facts of one stage, all of its settings. They stand in rules/scenarios/*.yaml and in the
-`scenarios:` list of a file of one's own.
+A scenario states facts and what must follow: the composition, rules that have to decide, rules that
+rule an outcome out, what a change leads to; or, for the facts of one stage, all of its settings.
+They stand in rules/scenarios/*.yaml and in the `scenarios:` list of a file of one's own.
 """
 
 from __future__ import annotations
@@ -36,9 +36,15 @@ class Scenario:
     why: str  # whose experience or which text it comes from
     composition: str = ""
     fired: tuple[str, ...] = ()  # rules that have to decide
-    why_not: Mapping[str, str] = field(default_factory=dict)  # scheme or chain -> the rule that the answer "why not" has to name
-    whatif: tuple[tuple[Mapping[str, Any], str], ...] = ()  # changed facts -> the composition they lead to
-    settings: Mapping[str, Any] | None = None  # of the stage whose objective, update and quantization are given
+    why_not: Mapping[str, str] = field(
+        default_factory=dict
+    )  # scheme or chain -> the rule that the answer "why not" has to name
+    whatif: tuple[
+        tuple[Mapping[str, Any], str], ...
+    ] = ()  # changed facts -> the composition they lead to
+    settings: Mapping[str, Any] | None = (
+        None  # of the stage whose objective, update and quantization are given
+    )
     warned: tuple[str, ...] = ()  # rules that have to warn
 
 
@@ -52,62 +58,143 @@ class Broken:
 
 
 def shipped_scenarios(ruleset: Ruleset) -> tuple[Scenario, ...]:
-    """The scenarios of rules/scenarios/ that concern the layers of this rule set: document.yaml, evidence.yaml, base.yaml.
+    """The scenarios of rules/scenarios/ that concern the layers of this rule set: document.yaml,
+    evidence.yaml, base.yaml.
 
-    Without the evidence layer only the document's own are expected to hold; they hold for that layer alone.
+    Without the evidence layer only the document's own are expected to hold; they hold for that
+    layer alone.
     """
     names = ("base", "evidence") if "evidence" in ruleset.layers else ("document",)
-    return tuple(scenario for name in names for scenario in read_scenarios(rules_dir() / "scenarios" / f"{name}.yaml", ruleset, name=f"rules/scenarios/{name}.yaml"))
+    return tuple(
+        scenario
+        for name in names
+        for scenario in read_scenarios(
+            rules_dir() / "scenarios" / f"{name}.yaml", ruleset, name=f"rules/scenarios/{name}.yaml"
+        )
+    )
 
 
 def read_scenarios(path: Path, ruleset: Ruleset, *, name: str = "") -> tuple[Scenario, ...]:
-    """The scenarios of a file, [] where it has none. Raises InputError with every fault, located."""
+    """The scenarios of a file, [] where it has none.
+
+    Raises InputError with every fault, located.
+    """
     document = read_yaml(path, name=name or str(path))
     entries = document.data.get("scenarios") or () if isinstance(document.data, dict) else ()
     faults: list[Fault] = []
     if not isinstance(entries, list | tuple):
         raise InputError(f"{document.at(('scenarios',))}: a list of scenarios is expected")
-    found = [_scenario(document, index, entry, ruleset, faults) for index, entry in enumerate(entries)]
+    found = [
+        _scenario(document, index, entry, ruleset, faults) for index, entry in enumerate(entries)
+    ]
     if faults:
         raise InputError(faults=faults)
     return tuple(scenario for scenario in found if scenario is not None)
 
 
-def _scenario(document: Document, index: int, entry: Any, ruleset: Ruleset, faults: list[Fault]) -> Scenario | None:
+def _scenario(
+    document: Document, index: int, entry: Any, ruleset: Ruleset, faults: list[Fault]
+) -> Scenario | None:
     path: tuple[str | int, ...] = ("scenarios", index)
     before = len(faults)
     if not isinstance(entry, dict):
-        faults.append(Fault(what=f"{document.at(path)}: a scenario is a map", allowed=f"keys: {', '.join(sorted(KEYS))}"))
+        faults.append(
+            Fault(
+                what=f"{document.at(path)}: a scenario is a map",
+                allowed=f"keys: {', '.join(sorted(KEYS))}",
+            )
+        )
         return None
     for key in entry:
         if key not in KEYS:
-            faults.append(Fault(what=f"{document.at((*path, key), key=True)}: unknown key '{key}'", allowed=f"known: {', '.join(sorted(KEYS))}", hint=nearest(key, KEYS)))
-    for key, words in (("id", "a name"), ("given", "a map from fact to value"), ("why", "whose experience it comes from")):
+            faults.append(
+                Fault(
+                    what=f"{document.at((*path, key), key=True)}: unknown key '{key}'",
+                    allowed=f"known: {', '.join(sorted(KEYS))}",
+                    hint=nearest(key, KEYS),
+                )
+            )
+    for key, words in (
+        ("id", "a name"),
+        ("given", "a map from fact to value"),
+        ("why", "whose experience it comes from"),
+    ):
         if not isinstance(entry.get(key), dict if key == "given" else str):
-            faults.append(Fault(what=f"{document.at(path)}: the scenario has no `{key}`", allowed=words))
-    for key, listed in (("fired", True), ("warned", True), ("why_not", False), ("whatif", True), ("settings", False)):
+            faults.append(
+                Fault(what=f"{document.at(path)}: the scenario has no `{key}`", allowed=words)
+            )
+    for key, listed in (
+        ("fired", True),
+        ("warned", True),
+        ("why_not", False),
+        ("whatif", True),
+        ("settings", False),
+    ):
         if key in entry and not isinstance(entry[key], list if listed else dict):
-            faults.append(Fault(what=f"{document.at((*path, key))}: `{key}` has to be a {'list' if listed else 'map'}"))
+            faults.append(
+                Fault(
+                    what=(
+                        f"{document.at((*path, key))}: `{key}` has to be a"
+                        f" {'list' if listed else 'map'}"
+                    )
+                )
+            )
     if len(faults) > before:
         return None
     if not {"composition", "settings", "warned"} & set(entry):
-        faults.append(Fault(what=f"{document.at(path)}: nothing is expected", allowed="`composition`, `settings` or `warned`"))
-    changes = [change for change in entry.get("whatif", ()) if isinstance(change, dict) and set(change) == {"change", "composition"} and isinstance(change["change"], dict)]
+        faults.append(
+            Fault(
+                what=f"{document.at(path)}: nothing is expected",
+                allowed="`composition`, `settings` or `warned`",
+            )
+        )
+    changes = [
+        change
+        for change in entry.get("whatif", ())
+        if isinstance(change, dict)
+        and set(change) == {"change", "composition"}
+        and isinstance(change["change"], dict)
+    ]
     if len(changes) != len(entry.get("whatif", ())):
-        faults.append(Fault(what=f"{document.at((*path, 'whatif'))}: an entry of `whatif` has the keys change and composition"))
-    for where, facts in (("given", entry["given"]), *(("whatif", change["change"]) for change in changes)):
-        faults.extend(unknown_name("fact", fact, list(ruleset.facts), at=document.at((*path, where))) for fact in facts if fact not in ruleset.facts)
+        faults.append(
+            Fault(
+                what=(
+                    f"{document.at((*path, 'whatif'))}: an entry of `whatif` has the keys change"
+                    " and composition"
+                )
+            )
+        )
+    for where, facts in (
+        ("given", entry["given"]),
+        *(("whatif", change["change"]) for change in changes),
+    ):
+        faults.extend(
+            unknown_name("fact", fact, list(ruleset.facts), at=document.at((*path, where)))
+            for fact in facts
+            if fact not in ruleset.facts
+        )
         for fact, value in facts.items():
             if fact in ruleset.facts and not _possible(ruleset.facts[fact], value):
-                faults.append(Fault(what=f"{document.at((*path, where))}: '{fact}' cannot be {value!r}", allowed=", ".join(map(str, ruleset.facts[fact].values))))
+                faults.append(
+                    Fault(
+                        what=f"{document.at((*path, where))}: '{fact}' cannot be {value!r}",
+                        allowed=", ".join(map(str, ruleset.facts[fact].values)),
+                    )
+                )
     ids = {rule.id for rules in ruleset.rules.values() for rule in rules} | set(ruleset.disabled)
     named = (*entry.get("fired", ()), *entry.get("warned", ()), *entry.get("why_not", {}).values())
-    faults.extend(unknown_name("rule", str(rule), sorted(ids), at=document.at(path)) for rule in named if not isinstance(rule, str) or rule not in ids)
+    faults.extend(
+        unknown_name("rule", str(rule), sorted(ids), at=document.at(path))
+        for rule in named
+        if not isinstance(rule, str) or rule not in ids
+    )
     if len(faults) > before:
         return None
     return Scenario(
-        id=entry["id"], at=document.at((*path, "id")), given=entry["given"], why=entry["why"], composition=str(entry.get("composition", "")), fired=tuple(entry.get("fired", ())),
-        why_not=entry.get("why_not", {}), whatif=tuple((change["change"], str(change["composition"])) for change in changes), settings=entry.get("settings"),
+        id=entry["id"], at=document.at((*path, "id")), given=entry["given"], why=entry["why"],
+        composition=str(entry.get("composition", "")), fired=tuple(entry.get("fired", ())),
+        why_not=entry.get("why_not", {}), whatif=tuple((change["change"],
+        str(change["composition"])) for change in changes), settings=entry.get("settings"),
         warned=tuple(entry.get("warned", ())),
     )  # fmt: skip
 
@@ -144,9 +231,16 @@ def _differences(ruleset: Ruleset, scenario: Scenario) -> Iterator[str]:
         return
     decision = decide(ruleset, scenario.given)
     if scenario.composition and str(decision.composition) != scenario.composition:
-        yield f"expected {scenario.composition}, got {decision.composition} (decided by {', '.join(rule.id for rule in decision.rules)})"
+        yield (
+            f"expected {scenario.composition}, got {decision.composition} (decided by"
+            f" {', '.join(rule.id for rule in decision.rules)})"
+        )
     deciding = _deciding(decision)
-    yield from (f"{rule} does not decide; deciding are {', '.join(sorted(deciding))}" for rule in scenario.fired if rule not in deciding)
+    yield from (
+        f"{rule} does not decide; deciding are {', '.join(sorted(deciding))}"
+        for rule in scenario.fired
+        if rule not in deciding
+    )
     yield from (f"{rule} does not warn" for rule in scenario.warned if rule not in deciding)
     for outcome, rule in scenario.why_not.items():
         named = _why_not(ruleset, decision, outcome)
@@ -155,7 +249,10 @@ def _differences(ruleset: Ruleset, scenario: Scenario) -> Iterator[str]:
     for change, expected in scenario.whatif:
         got = str(decide(ruleset, {**scenario.given, **change}).composition)
         if got != expected:
-            yield f"with {', '.join(f'{fact} = {value}' for fact, value in change.items())}: expected {expected}, got {got}"
+            yield (
+                f"with {', '.join(f'{fact} = {value}' for fact, value in change.items())}: expected"
+                f" {expected}, got {got}"
+            )
 
 
 def _settings_differences(ruleset: Ruleset, scenario: Scenario) -> Iterator[str]:
@@ -164,14 +261,21 @@ def _settings_differences(ruleset: Ruleset, scenario: Scenario) -> Iterator[str]
     expected = dict(scenario.settings or {})
     for key in dict.fromkeys([*expected, *got]):
         if got.get(key) != expected.get(key):
-            yield f"setting {key}: expected {expected.get(key)}, got {got.get(key)}{f' by {judgement.settings[key][1].id}' if key in judgement.settings else ''}"
+            yield (
+                f"setting {key}: expected {expected.get(key)}, got"
+                f" {got.get(key)}{f' by {judgement.settings[key][1].id}' if key in judgement.settings else ''}"
+            )
 
 
 def _why_not(ruleset: Ruleset, decision: Decision, outcome: str) -> tuple[str, ...]:
     judgement = decision.steps["scheme" if outcome in SCHEMES else "chain"]
     if outcome in judgement.forbidden:
         return tuple(rule.id for rule in judgement.forbidden[outcome])
-    return tuple(reason.rule for reason in why_not_outcome(judgement, outcome, decision.facts, ruleset) if reason.rule)
+    return tuple(
+        reason.rule
+        for reason in why_not_outcome(judgement, outcome, decision.facts, ruleset)
+        if reason.rule
+    )
 
 
 def _deciding(decision: Decision) -> set[str]:
@@ -201,9 +305,22 @@ def rules_without_scenario(ruleset: Ruleset, scenarios: Sequence[Scenario]) -> t
 
 def unnoticed_rules(ruleset: Ruleset, scenarios: Sequence[Scenario]) -> tuple[Rule, ...]:
     """Active rules that can be dropped without breaking a scenario (the mutation check)."""
-    return tuple(rule for rules in ruleset.rules.values() for rule in rules if not run_scenarios(without(ruleset, rule), scenarios))
+    return tuple(
+        rule
+        for rules in ruleset.rules.values()
+        for rule in rules
+        if not run_scenarios(without(ruleset, rule), scenarios)
+    )
 
 
 def without(ruleset: Ruleset, dropped: Rule) -> Ruleset:
     """The rule set less one rule."""
-    return replace(ruleset, rules={**ruleset.rules, dropped.table: tuple(rule for rule in ruleset.rules[dropped.table] if rule is not dropped)})
+    return replace(
+        ruleset,
+        rules={
+            **ruleset.rules,
+            dropped.table: tuple(
+                rule for rule in ruleset.rules[dropped.table] if rule is not dropped
+            ),
+        },
+    )

@@ -15,21 +15,42 @@ from advisor.ruleset.model import Ruleset
 DEFAULTS = {item.name: item.default for item in fields(Stage) if item.default is not MISSING}
 
 
-def settings_by_rule(ruleset: Ruleset, facts: Mapping[str, Any], objective: str, update: str, quantization: str | None) -> dict[str, Chosen]:
-    """Stage key -> chosen value, for one stage of these axes. `effective_batch` is not a plan key: the fit search splits it."""
-    stage_facts = {**facts, "objective": objective, "update": update, "quantization": quantization or "none"}
+def settings_by_rule(
+    ruleset: Ruleset,
+    facts: Mapping[str, Any],
+    objective: str,
+    update: str,
+    quantization: str | None,
+) -> dict[str, Chosen]:
+    """Stage key -> chosen value, for one stage of these axes.
+
+    `effective_batch` is not a plan key: the fit search splits it.
+    """
+    stage_facts = {
+        **facts,
+        "objective": objective,
+        "update": update,
+        "quantization": quantization or "none",
+    }
     judgement = judge(ruleset, "settings", stage_facts)
-    chosen = {key: Chosen(value=value, because=rule.because, rule=rule.id) for key, (value, rule) in judgement.settings.items()}
+    chosen = {
+        key: Chosen(value=value, because=rule.because, rule=rule.id)
+        for key, (value, rule) in judgement.settings.items()
+    }
     return {key: resolve_refusal(objective, update, key, one) for key, one in chosen.items()}
 
 
 def resolve_refusal(objective: str, update: str, key: str, chosen: Chosen) -> Chosen:
-    """The value, or where the objective or the update refuses it (`refuses:` in its file) the key's default, and why."""
+    """The value, or where the objective or the update refuses it (`refuses:` in its file) the key's
+    default, and why.
+    """
     because = refusal(objective, update, key, chosen.value)
     if not because:
         return chosen
     declared = key_specs().allowed(objective, update)
-    return Chosen(value=declared[key].default if key in declared else DEFAULTS[key], because=because)
+    return Chosen(
+        value=declared[key].default if key in declared else DEFAULTS[key], because=because
+    )
 
 
 def refusal(objective: str, update: str, key: str, value: Any) -> str:

@@ -1,4 +1,6 @@
-"""The values of advice: candidates with their verdicts, reasons and settings, and the whole answer."""
+"""The values of advice: candidates with their verdicts, reasons and settings, and the whole
+answer.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ from advisor.situation.types import Situation
 
 Verdict = Literal["recommended", "ranked_lower", "forbidden", "too_big"]
 
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KnownFact:
     """One fact that a rule saw: its value and where it came from."""
@@ -23,7 +26,9 @@ class KnownFact:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reason:
-    """One sentence of an explanation, with the rule that says it and, for a limit, the two numbers."""
+    """One sentence of an explanation, with the rule that says it and, for a limit, the two
+    numbers.
+    """
 
     text: str
     rule: str | None = None
@@ -67,7 +72,9 @@ class Candidate:
     estimate: Estimate
     verdict: Verdict
     because: tuple[Reason, ...]
-    forced_ok: bool = True  # --force may take it (never over a company's forbid, nor what cannot run)
+    forced_ok: bool = (
+        True  # --force may take it (never over a company's forbid, nor what cannot run)
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +97,9 @@ class Flip:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WayOut:
-    """One way to make something fit where nothing does: what to change, what then fits, and the line to type."""
+    """One way to make something fit where nothing does: what to change, what then fits, and the
+    line to type.
+    """
 
     text: str
     change: Mapping[str, Any]
@@ -109,7 +118,9 @@ class NothingFits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Advice:
-    """The answer: the recommendation, every other candidate with its verdict, what is unknown, what would change it."""
+    """The answer: the recommendation, every other candidate with its verdict, what is unknown, what
+    would change it.
+    """
 
     situation: Situation
     facts: Mapping[str, Any]  # what the rules saw
@@ -124,10 +135,13 @@ class Advice:
     layers: tuple[str, ...]
     rules_digest: str
     nothing_fits: NothingFits | None = None
-    # id of a guide method (rules/document/methods.yaml) -> its row: stars, data requirement, ideal use case, pros, cons
+    # id of a guide method (rules/document/methods.yaml) -> its row: stars, data requirement, ideal
+    # use case, pros, cons
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def fits(self) -> bool:
-        """False where training is wanted and nothing fits the hardware and the budget (exit code 3)."""
+        """False where training is wanted and nothing fits the hardware and the budget (exit code
+        3).
+        """
         return self.nothing_fits is None

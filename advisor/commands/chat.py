@@ -15,22 +15,47 @@ from advisor.launch.folder import RECORD, read_record
 NEEDED = ("torch", "transformers", "peft")
 
 
-def chat(runs: Sequence[str], *, voices: Sequence[str] = (), max_new_tokens: int = 512, system: str | None = None) -> int:
-    """Talk until the input ends; returns the exit code. Raises InputError where there is no finished run."""
+def chat(
+    runs: Sequence[str],
+    *,
+    voices: Sequence[str] = (),
+    max_new_tokens: int = 512,
+    system: str | None = None,
+) -> int:
+    """Talk until the input ends; returns the exit code.
+
+    Raises InputError where there is no finished run.
+    """
     folders = [find_run(run) for run in runs] if runs else [newest_run(Path.cwd())]
-    command = ["trainers.tools.chat", *map(str, folders), "--device", device_of(folders[0]), "--max-new-tokens", str(max_new_tokens)]
+    command = [
+        "trainers.tools.chat",
+        *map(str, folders),
+        "--device",
+        device_of(folders[0]),
+        "--max-new-tokens",
+        str(max_new_tokens),
+    ]
     command += [word for voice in voices for word in ("--with", voice)]
     command += ["--system", system] if system else []
     return trainer_child(command, env=dict(os.environ))
 
 
 def trainer_child(arguments: Sequence[str], *, env: dict[str, str]) -> int:
-    """Run one of our torch-side modules on this terminal; returns its exit code. Raises MachineNotReady without the packages."""
+    """Run one of our torch-side modules on this terminal; returns its exit code.
+
+    Raises MachineNotReady without the packages.
+    """
     missing = [name for name in NEEDED if not _installed(name)]
     if missing:
-        raise MachineNotReady(f"this needs {', '.join(missing)}", hint="pip install 'finetune-advisor[train]'")
+        raise MachineNotReady(
+            f"this needs {', '.join(missing)}", hint="pip install 'finetune-advisor[train]'"
+        )
     paths = [str(trainers_root()), *([env["PYTHONPATH"]] if env.get("PYTHONPATH") else [])]
-    env = {**env, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}  # a user's own `trainers/` never shadows ours
+    env = {
+        **env,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONSAFEPATH": "1",
+    }  # a user's own `trainers/` never shadows ours
     return subprocess.run([sys.executable, "-P", "-m", *arguments], env=env, check=False).returncode
 
 
@@ -38,12 +63,21 @@ def find_run(run: str) -> Path:
     """The run folder that was named. Raises InputError where it is none."""
     folder = Path(run).expanduser().absolute()
     if not (folder / RECORD).is_file():
-        raise InputError(f"{run}: no run folder (it has no {RECORD})", hint="advise run prints where its run folder is; `advise chat` alone takes the newest under ./runs")
+        raise InputError(
+            f"{run}: no run folder (it has no {RECORD})",
+            hint=(
+                "advise run prints where its run folder is; `advise chat` alone takes the newest"
+                " under ./runs"
+            ),
+        )
     return folder
 
 
 def newest_run(here: Path) -> Path:
-    """The run under ./runs that ended last with a finished stage. Raises InputError where there is none."""
+    """The run under ./runs that ended last with a finished stage.
+
+    Raises InputError where there is none.
+    """
     found = []
     for record_path in (here / "runs").glob(f"*/{RECORD}"):
         try:
@@ -53,7 +87,9 @@ def newest_run(here: Path) -> Path:
         if record and any(stage.get("status") == "done" for stage in record.get("stages", [])):
             found.append((str(record.get("finished_at") or ""), record_path.parent))
     if not found:
-        raise InputError("there is no finished run under ./runs", hint="name a run folder: advise chat RUN")
+        raise InputError(
+            "there is no finished run under ./runs", hint="name a run folder: advise chat RUN"
+        )
     return max(found)[1]
 
 

@@ -1,4 +1,7 @@
-"""The interactive way: probe, questions, recommendation, plan, "run it now?". Joins the wizard with everything it calls."""
+"""The interactive way: probe, questions, recommendation, plan, "run it now?".
+
+Joins the wizard with everything it calls.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,10 @@ def wizard(rule_layers: tuple[str, ...]) -> int:
     Raises InputError where there is no terminal to ask on.
     """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise InputError("the wizard asks questions, and this is not a terminal", hint="for scripts: advise --json --task qa (flags), or advise --json --answers FILE")
+        raise InputError(
+            "the wizard asks questions, and this is not a terminal",
+            hint="for scripts: advise --json --task qa (flags), or advise --json --answers FILE",
+        )
     from advisor import cli
     from advisor.advice.advise import advise as advise_on
     from advisor.probe import probe
@@ -36,14 +42,23 @@ def wizard(rule_layers: tuple[str, ...]) -> int:
     hardware = probe()
     plans = _PlanFile()
     seen = AnswerCache(hardware)
-    relevance = Relevance(ruleset, seen.facts, lambda answers, chain, per_task: seen.fits(ruleset, answers, chain, per_task=per_task))
+    relevance = Relevance(
+        ruleset,
+        seen.facts,
+        lambda answers, chain, per_task: seen.fits(ruleset, answers, chain, per_task=per_task),
+    )
 
     def advise(answers: Answers) -> Outcome:
         advice = advise_on(situation_of(answers, probed=hardware, online=True), ruleset, guide)
         plan, comments, missing = cli.resolve_plan(advice, ruleset)
         if plan is None:
             return Outcome(advice=advice, ruleset=ruleset, missing=tuple(missing))
-        return Outcome(advice=advice, ruleset=ruleset, plan=(plan, comments), plan_path=str(plans.write(plan, comments)))
+        return Outcome(
+            advice=advice,
+            ruleset=ruleset,
+            plan=(plan, comments),
+            plan_path=str(plans.write(plan, comments)),
+        )
 
     def show(outcome: Outcome) -> None:
         from advisor.render.terminal import print_advice
@@ -51,7 +66,11 @@ def wizard(rule_layers: tuple[str, ...]) -> int:
         print_advice(outcome.advice, out, plan_path=outcome.plan_path)
 
     def plan_text(outcome: Outcome) -> str:
-        return Path(outcome.plan_path).read_text(encoding="utf-8") if outcome.plan_path else "there is no plan yet"
+        return (
+            Path(outcome.plan_path).read_text(encoding="utf-8")
+            if outcome.plan_path
+            else "there is no plan yet"
+        )
 
     def save_page(outcome: Outcome, path: Path) -> Path:
         return _save_page(outcome.advice, path, plan_text(outcome) if outcome.plan_path else None)
@@ -69,16 +88,21 @@ def wizard(rule_layers: tuple[str, ...]) -> int:
         explain=explain,
     )
     checks = Checks(
-        data_path=_readable(seen), data_examples=_refused(examples_of), gpu=_refused(_known_gpu), model=_refused(_known_model),
+        data_path=_readable(seen), data_examples=_refused(examples_of), gpu=_refused(_known_gpu),
+        model=_refused(_known_model),
         reward_model=_refused(model_folder), found=seen.data_words,
     )  # fmt: skip
     return run_wizard(
-        facts=ruleset.facts, hardware=hardware, advise=advise, actions=actions, console=out, checks=checks, relevant=relevance, left_out=relevance.left_out
+        facts=ruleset.facts, hardware=hardware, advise=advise, actions=actions, console=out,
+        checks=checks, relevant=relevance, left_out=relevance.left_out
     )  # fmt: skip
 
 
 class AnswerCache:
-    """What answers mean to the rules, before anything is estimated. A data file is read and a model looked up once."""
+    """What answers mean to the rules, before anything is estimated.
+
+    A data file is read and a model looked up once.
+    """
 
     def __init__(self, probed: Hardware) -> None:
         self.probed = probed
@@ -92,26 +116,54 @@ class AnswerCache:
         from advisor.situation.types import Situation
 
         hardware = hardware_of(answers, [], probed=self.probed)
-        return situation_facts(Situation(answers=answers, hardware=hardware, **self._data(answers), model=self._model(answers.value("model"), answers.value("model_params_b"))))
+        return situation_facts(
+            Situation(
+                answers=answers,
+                hardware=hardware,
+                **self._data(answers),
+                model=self._model(answers.value("model"), answers.value("model_params_b")),
+            )
+        )
 
-    def fits(self, ruleset: Ruleset, answers: Answers, chain: str, *, per_task: bool) -> dict[str, str]:
+    def fits(
+        self, ruleset: Ruleset, answers: Answers, chain: str, *, per_task: bool
+    ) -> dict[str, str]:
         """Fact id -> what fits, once model, data and machine are answered."""
         from advisor.advice.candidates import Costs
         from advisor.methods.composition import ENCODER
         from advisor.situation.build import situation_of
 
-        without = Answers(known={name: answer for name, answer in answers.known.items() if name not in ("data_path", "tasks")})  # read already
+        without = Answers(
+            known={
+                name: answer
+                for name, answer in answers.known.items()
+                if name not in ("data_path", "tasks")
+            }
+        )  # read already
         situation = replace(situation_of(without, probed=self.probed), **self._data(answers))
-        if chain.startswith(ENCODER) and situation.encoder is not None and situation.suggestion is not None:
-            situation = replace(situation, model=situation.encoder[0], suggestion=situation.encoder[1])
-        fits = Costs(ruleset=ruleset, situation=situation, facts=self.facts(answers)).fits(chain, per_task=per_task)
+        if (
+            chain.startswith(ENCODER)
+            and situation.encoder is not None
+            and situation.suggestion is not None
+        ):
+            situation = replace(
+                situation, model=situation.encoder[0], suggestion=situation.encoder[1]
+            )
+        fits = Costs(ruleset=ruleset, situation=situation, facts=self.facts(answers)).fits(
+            chain, per_task=per_task
+        )
         return {f"fits_{scheme}": fit for scheme, fit in fits.items()}
 
     def _data(self, answers: Answers) -> dict[str, Any]:
         """The data and the tasks of the situation."""
-        mapping, path, tasks = (answers.value(name) for name in ("data_mapping", "data_path", "tasks"))
+        mapping, path, tasks = (
+            answers.value(name) for name in ("data_mapping", "data_path", "tasks")
+        )
         found = {name: self.profile(file, mapping) for name, file in (tasks or {}).items()}
-        return {"data": self.profile(str(path), mapping) if path else None, "tasks": {name: profile for name, profile in found.items() if profile is not None}}
+        return {
+            "data": self.profile(str(path), mapping) if path else None,
+            "tasks": {name: profile for name, profile in found.items() if profile is not None},
+        }
 
     def profile(self, path: str, mapping: Any = None) -> DataProfile | None:
         """The data file measured, or None where it cannot be read."""
@@ -131,7 +183,10 @@ class AnswerCache:
         if found is None:
             return ""
         kind = load_facts()["data_kind"].values.get(found.kind)
-        return f"found {found.rows:,} examples: {(kind.label[0].lower() + kind.label[1:]) if kind else found.kind}"
+        return (
+            f"found {found.rows:,} examples:"
+            f" {(kind.label[0].lower() + kind.label[1:]) if kind else found.kind}"
+        )
 
     def _model(self, name: Any, params_b: float | None) -> ModelShape | None:
         if name is None and params_b is None:
@@ -140,8 +195,14 @@ class AnswerCache:
 
         key = (str(name), params_b)
         if key not in self._models:
-            shape, _ = model_shape(str(name) if name is not None else f"a model of {params_b:g}B", params_b=params_b, online=False)
-            self._models[key] = shape if shape is None else replace(shape, instruct=is_instruct(str(name)))
+            shape, _ = model_shape(
+                str(name) if name is not None else f"a model of {params_b:g}B",
+                params_b=params_b,
+                online=False,
+            )
+            self._models[key] = (
+                shape if shape is None else replace(shape, instruct=is_instruct(str(name)))
+            )
         return self._models[key]
 
 
@@ -151,13 +212,17 @@ def _readable(seen: AnswerCache) -> Callable[[str], str | None]:
     from advisor.wizard.asking import path_exists
 
     def checked(path: str) -> str | None:
-        return path_exists(path) or (None if seen.profile(path) is not None else _refused(profile)(path))
+        return path_exists(path) or (
+            None if seen.profile(path) is not None else _refused(profile)(path)
+        )
 
     return checked
 
 
 class _PlanFile:
-    """One launch file for the whole conversation; a file that was there before, or was edited meanwhile, is left alone."""
+    """One launch file for the whole conversation; a file that was there before, or was edited
+    meanwhile, is left alone.
+    """
 
     def __init__(self) -> None:
         self.path: Path | None = None

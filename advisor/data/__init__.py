@@ -1,4 +1,5 @@
-"""Data files as a person has them: read, recognised, measured, and handed to the trainers as examples. Torch-free.
+"""Data files as a person has them: read, recognised, measured, and handed to the trainers as
+examples. Torch-free.
 
 The names below are loaded when first used, so that advice without data pays nothing for them.
 """
@@ -29,7 +30,20 @@ _HOMES = {
     "Recognition": "recognise.recognition",
     "recognise": "recognise.recognition",
 }
-__all__ = ["Example", "Faults", "Message", "Recognition", "Skipped", "content_digest", "find_data", "profile", "read_examples", "read_rows", "recognise", "unusable"]
+__all__ = [
+    "Example",
+    "Faults",
+    "Message",
+    "Recognition",
+    "Skipped",
+    "content_digest",
+    "find_data",
+    "profile",
+    "read_examples",
+    "read_rows",
+    "recognise",
+    "unusable",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -55,7 +55,10 @@ _MARKS = (
 
 
 def text_of(value: Any) -> str | None:
-    """The text of a content: a string, or a list of text parts joined. None where a part is not text."""
+    """The text of a content: a string, or a list of text parts joined.
+
+    None where a part is not text.
+    """
     if isinstance(value, str):
         return value
     if isinstance(value, list):
@@ -64,9 +67,17 @@ def text_of(value: Any) -> str | None:
             if isinstance(part, str):
                 parts.append(part)
                 continue
-            if not isinstance(part, Mapping) or part.get("type", "text") not in ("text", "input_text", "output_text"):
+            if not isinstance(part, Mapping) or part.get("type", "text") not in (
+                "text",
+                "input_text",
+                "output_text",
+            ):
                 return None
-            text = part.get("text") if isinstance(part.get("text"), str) else part.get("value", part.get("content"))
+            text = (
+                part.get("text")
+                if isinstance(part.get("text"), str)
+                else part.get("value", part.get("content"))
+            )
             if not isinstance(text, str):
                 return None
             parts.append(text)
@@ -75,8 +86,14 @@ def text_of(value: Any) -> str | None:
 
 
 def as_turns(value: Any) -> list[Any] | None:
-    """The list of turns in a cell: the list itself, a single turn, or either written as JSON text (CSV cells)."""
-    if isinstance(value, str) and value.lstrip()[:2] in ("[{", "[ ", "[\n") and value.rstrip().endswith("]"):
+    """The list of turns in a cell: the list itself, a single turn, or either written as JSON text
+    (CSV cells).
+    """
+    if (
+        isinstance(value, str)
+        and value.lstrip()[:2] in ("[{", "[ ", "[\n")
+        and value.rstrip().endswith("]")
+    ):
         try:
             value = json.loads(value)
         except ValueError:
@@ -125,7 +142,11 @@ def read_turn(turn: Any) -> Message | str:
                 return NOT_TEXT
             content = text
     if len(turn) == 2:
-        return Message(role, content) if name != "function_call" and name != "tool_call" else _called(content)
+        return (
+            Message(role, content)
+            if name != "function_call" and name != "tool_call"
+            else _called(content)
+        )
     weight = turn.get("weight", 1.0)
     if weight is None or isinstance(weight, bool):
         weight = 1.0 if weight is not False else 0.0
@@ -134,20 +155,32 @@ def read_turn(turn: Any) -> Message | str:
     if not isinstance(weight, (int, float)) or not weight >= 0:
         return BAD_WEIGHT
     # Parquet fills what a turn does not have with None.
-    extra = {key: cell for key, cell in turn.items() if cell is not None and key not in (role_key, content_key, "weight")}
+    extra = {
+        key: cell
+        for key, cell in turn.items()
+        if cell is not None and key not in (role_key, content_key, "weight")
+    }
     if name in ("function_call", "tool_call"):
         return _called(content)
     return Message(role, content, float(weight), extra)
 
 
 def _called(content: str) -> Message:
-    """A ShareGPT `function_call` turn as the call it is, or as text where it is not the usual JSON."""
+    """A ShareGPT `function_call` turn as the call it is, or as text where it is not the usual
+    JSON.
+    """
     calls = tool_calls(content)
-    return Message("assistant", "", 1.0, {"tool_calls": calls}) if calls else Message("assistant", content)
+    return (
+        Message("assistant", "", 1.0, {"tool_calls": calls})
+        if calls
+        else Message("assistant", content)
+    )
 
 
 def tool_calls(value: Any) -> list[dict[str, Any]]:
-    """Function calls written as JSON ({"name", "arguments"} or a list of them) in the form that chat templates take."""
+    """Function calls written as JSON ({"name", "arguments"} or a list of them) in the form that
+    chat templates take.
+    """
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -158,7 +191,15 @@ def tool_calls(value: Any) -> list[dict[str, Any]]:
     for item in items:
         if not isinstance(item, Mapping) or not isinstance(item.get("name"), str):
             return []
-        calls.append({"type": "function", "function": {"name": item["name"], "arguments": item.get("arguments", item.get("parameters", {}))}})
+        calls.append(
+            {
+                "type": "function",
+                "function": {
+                    "name": item["name"],
+                    "arguments": item.get("arguments", item.get("parameters", {})),
+                },
+            }
+        )
     return calls
 
 
@@ -188,7 +229,13 @@ def read_transcript(text: Any) -> tuple[Message, ...] | None:
         if len(found) < 2 or text[: found[0].start()].strip():
             continue
         messages = tuple(
-            Message(ROLES[mark.group(1).lower()], text[mark.end() : found[index + 1].start() if index + 1 < len(found) else len(text)].strip()) for index, mark in enumerate(found)
+            Message(
+                ROLES[mark.group(1).lower()],
+                text[
+                    mark.end() : found[index + 1].start() if index + 1 < len(found) else len(text)
+                ].strip(),
+            )
+            for index, mark in enumerate(found)
         )
         if {"user", "assistant"} <= {message.role for message in messages}:
             return messages
@@ -197,11 +244,18 @@ def read_transcript(text: Any) -> tuple[Message, ...] | None:
 
 def has_trainable_answer(messages: tuple[Message, ...]) -> bool:
     """True where some assistant turn can be trained on."""
-    return any(message.role == "assistant" and message.weight and (message.content.strip() or message.extra) for message in messages)
+    return any(
+        message.role == "assistant"
+        and message.weight
+        and (message.content.strip() or message.extra)
+        for message in messages
+    )
 
 
 def shared_prefix_length(left: tuple[Message, ...], right: tuple[Message, ...]) -> int:
-    """How many leading messages two conversations share; the last one of the shorter is never counted."""
+    """How many leading messages two conversations share; the last one of the shorter is never
+    counted.
+    """
     count = 0
     for first, second in zip(left[:-1], right[:-1], strict=False):
         if first.role != second.role or first.content != second.content:

@@ -1,4 +1,7 @@
-"""Rows as training examples, by the roles recognised. What cannot be used is counted with its row number, never lost."""
+"""Rows as training examples, by the roles recognised.
+
+What cannot be used is counted with its row number, never lost.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,18 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from advisor.data.conversation import BAD_WEIGHT, BROKEN, NOT_TEXT, UNKNOWN_ROLE, as_turns, has_trainable_answer, read_messages, read_transcript, shared_prefix_length, tool_calls
+from advisor.data.conversation import (
+    BAD_WEIGHT,
+    BROKEN,
+    NOT_TEXT,
+    UNKNOWN_ROLE,
+    as_turns,
+    has_trainable_answer,
+    read_messages,
+    read_transcript,
+    shared_prefix_length,
+    tool_calls,
+)
 from advisor.data.example import Example, Message
 from advisor.data.read.files import Faults, find_data
 from advisor.data.read.rows import read_rows
@@ -17,8 +31,8 @@ from advisor.data.recognise.recognition import Recognition, recognise
 from advisor.data.recognise.roles import BAD_WORDS, GOOD_WORDS
 from advisor.ground.errors import Fault, InputError
 
-# Rows that cannot be used may be left out up to this share, with a count; above it the data is refused. The same share at
-# which a run stops for rows that are too long (plan key `truncation`).
+# Rows that cannot be used may be left out up to this share, with a count; above it the data is
+# refused. The same share at which a run stops for rows that are too long (plan key `truncation`).
 MAX_UNUSABLE_SHARE = 0.05
 SHOWN_ROWS = 20
 
@@ -40,7 +54,9 @@ REASONS = {
     SAME_PAIR: "chosen and rejected are the same",
     NO_LABEL: "no label",
     NO_VERDICT: "no verdict that reads as good or bad",
-    BROKEN_TEXT: "half a character (a lone surrogate): the text was cut inside an emoji or badly decoded",
+    BROKEN_TEXT: (
+        "half a character (a lone surrogate): the text was cut inside an emoji or badly decoded"
+    ),
     BROKEN: "not a list of turns with a speaker and a text",
     UNKNOWN_ROLE: "a speaker that is none of system, user, assistant, tool",
     BAD_WEIGHT: "a weight that is no number from 0 on",
@@ -53,7 +69,9 @@ Build = Callable[[int, Mapping[str, Any]], "Example | str"]
 
 @dataclass(slots=True)
 class Skipped:
-    """Rows that were left out, and rows that were used after a change: how many and which, by reason."""
+    """Rows that were left out, and rows that were used after a change: how many and which, by
+    reason.
+    """
 
     counts: dict[str, int] = field(default_factory=dict)
     rows: dict[str, list[int]] = field(default_factory=dict)  # the first twenty of each reason
@@ -85,8 +103,15 @@ class Skipped:
 
     def lines(self) -> list[str]:
         """One sentence a reason: '3 rows left out: no answer to learn from (rows 4, 9, 17)'."""
-        left = [f"{_rows(count)} left out: {REASONS[reason]} ({rows_words(self.rows[reason], count)})" for reason, count in self.counts.items()]
-        return left + [f"{_rows(count)} changed: {CHANGES[reason]} ({rows_words(self.changed_rows[reason], count)})" for reason, count in self.changes.items()]
+        left = [
+            f"{_rows(count)} left out: {REASONS[reason]} ({rows_words(self.rows[reason], count)})"
+            for reason, count in self.counts.items()
+        ]
+        return left + [
+            f"{_rows(count)} changed: {CHANGES[reason]}"
+            f" ({rows_words(self.changed_rows[reason], count)})"
+            for reason, count in self.changes.items()
+        ]
 
     def raise_if_too_many(self, path: str) -> None:
         """Raises InputError where more than 5 % of the rows cannot be used."""
@@ -98,18 +123,39 @@ def refusal(path: str, skipped: Skipped) -> InputError:
     """The error for a file with more unusable rows than may be left out."""
     share = 100 * skipped.total / max(1, skipped.seen)
     lines = [
-        Fault(what=f"{path}: {REASONS[reason]}: {_rows(count)} of {skipped.seen:,} ({rows_words(skipped.rows[reason], count)})")
+        Fault(
+            what=(
+                f"{path}: {REASONS[reason]}: {_rows(count)} of {skipped.seen:,}"
+                f" ({rows_words(skipped.rows[reason], count)})"
+            )
+        )
         for reason, count in sorted(skipped.counts.items(), key=lambda item: -item[1])
     ]
-    what = "no row can be used" if skipped.total == skipped.seen else f"{share:.0f} % of the rows cannot be used"
+    what = (
+        "no row can be used"
+        if skipped.total == skipped.seen
+        else f"{share:.0f} % of the rows cannot be used"
+    )
     allowed = f"up to {MAX_UNUSABLE_SHARE:.0%} may be left out, with a count"
-    return InputError(faults=[*lines, Fault(what=f"{path}: {what}", allowed=allowed, hint="repair or remove these rows, or name other columns with --map")])
+    return InputError(
+        faults=[
+            *lines,
+            Fault(
+                what=f"{path}: {what}",
+                allowed=allowed,
+                hint="repair or remove these rows, or name other columns with --map",
+            ),
+        ]
+    )
 
 
 def rows_words(rows: list[int] | tuple[int, ...], count: int) -> str:
     """'row 4', 'rows 4, 9, 17' or 'rows 4, 9, 17, ...'."""
     few = rows[:5]
-    return f"row{'s' if count > 1 else ''} {', '.join(map(str, few))}{', ...' if count > len(few) else ''}"
+    return (
+        f"row{'s' if count > 1 else ''}"
+        f" {', '.join(map(str, few))}{', ...' if count > len(few) else ''}"
+    )
 
 
 def _rows(count: int) -> str:
@@ -129,7 +175,8 @@ def read_examples(
     Args:
         recognition: What `recognise` said; left out, it is asked.
         mapping: Role -> column, as in the plan.
-        skipped: Counts the rows that cannot be used. Without it, any such row is an error at the end of the file.
+        skipped: Counts the rows that cannot be used. Without it, any such row is an error at the
+            end of the file.
         faults: Collects unreadable parts of the file instead of raising them at its end.
 
     Raises:
@@ -140,7 +187,11 @@ def read_examples(
     counted = Skipped() if skipped is None else skipped
     for number, row in read_rows(find_data(path), faults=faults):
         counted.seen += 1
-        example = build(number, row) if isinstance(row, dict) else (EMPTY if row in (None, []) else NOT_A_ROW)
+        example = (
+            build(number, row)
+            if isinstance(row, dict)
+            else (EMPTY if row in (None, []) else NOT_A_ROW)
+        )
         if isinstance(example, str):
             counted.add(EMPTY if example != NOT_A_ROW and is_empty(row) else example, number)
             continue
@@ -154,14 +205,19 @@ def read_examples(
 def is_empty(row: Any) -> bool:
     """True for a row in which every cell is empty."""
     if isinstance(row, dict):
-        return all(cell is None or cell == [] or cell == {} or (isinstance(cell, str) and not cell.strip()) for cell in row.values())
+        return all(
+            cell is None or cell == [] or cell == {} or (isinstance(cell, str) and not cell.strip())
+            for cell in row.values()
+        )
     return row is None or row == []
 
 
 def _without_trailing(example: Example, skipped: Skipped) -> Example:
     from dataclasses import replace
 
-    last = max(index for index, message in enumerate(example.messages) if message.role == "assistant")
+    last = max(
+        index for index, message in enumerate(example.messages) if message.role == "assistant"
+    )
     skipped.change(TRAILING, example.row)
     return replace(example, messages=example.messages[: last + 1])
 
@@ -221,7 +277,11 @@ def _text_builder(mapping: Mapping[str, str]) -> Build:
 
 
 def _label_builder(mapping: Mapping[str, str]) -> Build:
-    text_column, label_column, second_column = mapping["text"], mapping["label"], mapping.get("context")
+    text_column, label_column, second_column = (
+        mapping["text"],
+        mapping["label"],
+        mapping.get("context"),
+    )
 
     def build(number: int, row: Mapping[str, Any]) -> Example | str:
         text, cell = row.get(text_column), row.get(label_column)
@@ -234,7 +294,14 @@ def _label_builder(mapping: Mapping[str, str]) -> Build:
         if label is None or not label.strip():
             return NO_LABEL
         label = label.strip()
-        return _checked(Example(row=number, text=text, label=label, messages=(Message("user", text), Message("assistant", label))))
+        return _checked(
+            Example(
+                row=number,
+                text=text,
+                label=label,
+                messages=(Message("user", text), Message("assistant", label)),
+            )
+        )
 
     return build
 
@@ -248,7 +315,11 @@ def _transcript_builder(mapping: Mapping[str, str]) -> Build:
             return BROKEN
         if system_column:
             messages = _with_system(row.get(system_column), messages)
-        return _checked(Example(row=number, messages=messages)) if has_trainable_answer(messages) else NO_ANSWER
+        return (
+            _checked(Example(row=number, messages=messages))
+            if has_trainable_answer(messages)
+            else NO_ANSWER
+        )
 
     return build
 
@@ -261,11 +332,23 @@ def _tools(cell: Any) -> tuple[Mapping[str, Any], ...]:
             return ()
     items = cell if isinstance(cell, list) else [cell]
     # Some files leave out the wrapping that chat templates expect.
-    return tuple({"type": "function", "function": item} if "name" in item and "function" not in item and "type" not in item else item for item in items if isinstance(item, dict))
+    return tuple(
+        (
+            {"type": "function", "function": item}
+            if "name" in item and "function" not in item and "type" not in item
+            else item
+        )
+        for item in items
+        if isinstance(item, dict)
+    )
 
 
 def _conversation_builder(mapping: Mapping[str, str]) -> Build:
-    column, system_column, tools_column = mapping["messages"], mapping.get("system"), mapping.get("tools")
+    column, system_column, tools_column = (
+        mapping["messages"],
+        mapping.get("system"),
+        mapping.get("tools"),
+    )
 
     def build(number: int, row: Mapping[str, Any]) -> Example | str:
         cell = row.get(column)
@@ -291,16 +374,30 @@ def _with_system(cell: Any, messages: tuple[Message, ...]) -> tuple[Message, ...
 
 
 def _prompt(mapping: Mapping[str, str]) -> Callable[[Mapping[str, Any]], tuple[Message, ...] | str]:
-    """The function that reads the request of a row: system text, earlier turns, question and what it is about."""
+    """The function that reads the request of a row: system text, earlier turns, question and what
+    it is about.
+    """
     column = mapping.get("question") or mapping.get("messages") or ""
-    context_column, system_column, history_column = mapping.get("context"), mapping.get("system"), mapping.get("history")
+    context_column, system_column, history_column = (
+        mapping.get("context"),
+        mapping.get("system"),
+        mapping.get("history"),
+    )
 
     def read(row: Mapping[str, Any]) -> tuple[Message, ...] | str:
         cell = row.get(column)
-        turns = as_turns(cell) if isinstance(cell, (list, dict)) or (isinstance(cell, str) and cell.startswith("[")) else None
+        turns = (
+            as_turns(cell)
+            if isinstance(cell, (list, dict)) or (isinstance(cell, str) and cell.startswith("["))
+            else None
+        )
         if turns is not None:
             messages = read_messages(turns)
-            return messages if isinstance(messages, str) else _with_system(row.get(system_column) if system_column else None, messages)
+            return (
+                messages
+                if isinstance(messages, str)
+                else _with_system(row.get(system_column) if system_column else None, messages)
+            )
         question = text_cell(cell)
         context = text_cell(row.get(context_column)) if context_column else None
         parts = [part for part in (question, context) if part is not None and part.strip()]
@@ -310,8 +407,15 @@ def _prompt(mapping: Mapping[str, str]) -> Callable[[Mapping[str, Any]], tuple[M
         history = row.get(history_column) if history_column else None
         if isinstance(history, list):
             pairs = [pair for pair in history if isinstance(pair, (list, tuple)) and len(pair) == 2]
-            earlier = tuple(message for asked, said in pairs for message in (Message("user", str(asked)), Message("assistant", str(said))))
-        return _with_system(row.get(system_column) if system_column else None, (*earlier, Message("user", "\n\n".join(parts))))
+            earlier = tuple(
+                message
+                for asked, said in pairs
+                for message in (Message("user", str(asked)), Message("assistant", str(said)))
+            )
+        return _with_system(
+            row.get(system_column) if system_column else None,
+            (*earlier, Message("user", "\n\n".join(parts))),
+        )
 
     return read
 
@@ -331,7 +435,9 @@ def _answer(cell: Any, *, calls: bool = False) -> tuple[Message, ...] | str:
             return (Message("assistant", "", 1.0, {"tool_calls": called}),)
     text = cell if isinstance(cell, str) else text_cell(cell)
     if text is None:
-        return NO_ANSWER if cell is None or cell == [] or cell != cell else NOT_TEXT  # NaN differs from itself
+        return (
+            NO_ANSWER if cell is None or cell == [] or cell != cell else NOT_TEXT
+        )  # NaN differs from itself
     return (Message("assistant", text),) if text.strip() else NO_ANSWER
 
 
@@ -350,21 +456,43 @@ def _pair_builder(mapping: Mapping[str, str]) -> Build:
             if asked.isspace():
                 return NO_QUESTION
             text = isinstance(cell, str)
-            return _checked(Example(row=number, messages=(Message("user", asked), *answer), plain=text, answer=checkable(cell) if isinstance(cell, str) else None))
+            return _checked(
+                Example(
+                    row=number,
+                    messages=(Message("user", asked), *answer),
+                    plain=text,
+                    answer=checkable(cell) if isinstance(cell, str) else None,
+                )
+            )
         question = prompt(row)
         if isinstance(question, str):
             return question
         tools = _tools(row.get(tools_column)) if tools_column else ()
         plain = len(question) == 1 and isinstance(cell, str) and isinstance(asked, str)
-        result = text_cell(row.get(result_column)) if result_column else checkable(cell) if isinstance(cell, str) else None
-        return _checked(Example(row=number, messages=(*question, *answer), tools=tools, plain=plain, answer=result))
+        result = (
+            text_cell(row.get(result_column))
+            if result_column
+            else checkable(cell)
+            if isinstance(cell, str)
+            else None
+        )
+        return _checked(
+            Example(
+                row=number, messages=(*question, *answer), tools=tools, plain=plain, answer=result
+            )
+        )
 
     return build
 
 
 def _preference_builder(mapping: Mapping[str, str]) -> Build:
     has_prompt = "question" in mapping or "messages" in mapping
-    prompt, chosen_column, rejected_column, ranked_column = _prompt(mapping), mapping.get("chosen", ""), mapping.get("rejected", ""), mapping.get("ranked")
+    prompt, chosen_column, rejected_column, ranked_column = (
+        _prompt(mapping),
+        mapping.get("chosen", ""),
+        mapping.get("rejected", ""),
+        mapping.get("ranked"),
+    )
 
     def side(cell: Any) -> tuple[Message, ...] | str:
         if isinstance(cell, str) and not has_prompt:
@@ -377,7 +505,11 @@ def _preference_builder(mapping: Mapping[str, str]) -> Build:
         better, worse = row.get(chosen_column), row.get(rejected_column)
         if ranked_column:  # the first against the last: the clearest of the pairs in a ranking
             ranking = row.get(ranked_column)
-            better, worse = (ranking[0], ranking[-1]) if isinstance(ranking, list) and len(ranking) > 1 else (ranking, None)
+            better, worse = (
+                (ranking[0], ranking[-1])
+                if isinstance(ranking, list) and len(ranking) > 1
+                else (ranking, None)
+            )
         chosen, rejected = side(better), side(worse)
         if isinstance(chosen, str):
             return chosen
@@ -387,7 +519,8 @@ def _preference_builder(mapping: Mapping[str, str]) -> Build:
             return SAME_PAIR
         asked: tuple[Message, ...] = ()
         if chosen[0].role != "assistant" and rejected[0].role != "assistant":
-            # Whole conversations: what both share is the request, whether or not a prompt column repeats it.
+            # Whole conversations: what both share is the request, whether or not a prompt column
+            # repeats it.
             count = shared_prefix_length(chosen, rejected)
             asked, chosen, rejected = chosen[:count], chosen[count:], rejected[count:]
         elif has_prompt:
@@ -440,7 +573,9 @@ def _verifier_builder(mapping: Mapping[str, str]) -> Build:
         cell = row.get(column)
         answer = None if isinstance(cell, list) and len(cell) > 1 else text_cell(cell)
         if answer is None and cell and cell == cell:
-            answer = json.dumps(cell, ensure_ascii=False)  # test cases: handed to the reward as they are
+            answer = json.dumps(
+                cell, ensure_ascii=False
+            )  # test cases: handed to the reward as they are
         if answer is None or not answer.strip():
             return NO_ANSWER
         return _checked(Example(row=number, messages=question, answer=answer))

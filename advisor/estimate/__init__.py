@@ -1,4 +1,5 @@
-"""What a run costs: memory, time and money by arithmetic on the model's shape, the settings and the machine's facts.
+"""What a run costs: memory, time and money by arithmetic on the model's shape, the settings and the
+machine's facts.
 
 Pure: no clock, network, environment, files or printing; thousands of calls a second.
 """
@@ -15,28 +16,52 @@ from advisor.ground.types import Hardware, ModelShape
 
 HEAD_ROOM = 0.10  # of the device's memory: fragmentation, a longer batch than the sample's longest
 
-__all__ = ["HEAD_ROOM", "cost_estimate", "estimate", "fits_in", "hardware_machine", "machine_of", "memory_estimate", "time_estimate"]
+__all__ = [
+    "HEAD_ROOM",
+    "cost_estimate",
+    "estimate",
+    "fits_in",
+    "hardware_machine",
+    "machine_of",
+    "memory_estimate",
+    "time_estimate",
+]
 
 
 def estimate(
-    spec: RunSpec, shape: ModelShape | None, hardware: Hardware, *, tokens_total: int | None = None, rows_total: int | None = None, head_room: float = HEAD_ROOM
+    spec: RunSpec,
+    shape: ModelShape | None,
+    hardware: Hardware,
+    *,
+    tokens_total: int | None = None,
+    rows_total: int | None = None,
+    head_room: float = HEAD_ROOM,
 ) -> Estimate:
-    """Memory against the device, duration and cost of one stage; each part that cannot be known is None and says why.
+    """Memory against the device, duration and cost of one stage; each part that cannot be known is
+    None and says why.
 
-    `tokens_total` and `rows_total` count all epochs. Memory is what the whole process occupies (allocator cache and CUDA context
-    included), whatever counter the spec names, since that is what must fit.
+    `tokens_total` and `rows_total` count all epochs. Memory is what the whole process occupies
+    (allocator cache and CUDA context included), whatever counter the spec names, since that is what
+    must fit.
     """
     unknown: list[str] = []
     if shape is None:
         return Estimate(fits="unknown", unknown=("model: its size is not known",))
     on_cpu = hardware.kind == "cpu"
     gpu = hardware.gpus[0].spec if hardware.gpus else None
-    memory = memory_estimate(spec if spec.counter == "nvidia-smi" else replace(spec, counter="nvidia-smi"), shape, cpu=on_cpu, device=gpu)
+    memory = memory_estimate(
+        spec if spec.counter == "nvidia-smi" else replace(spec, counter="nvidia-smi"),
+        shape,
+        cpu=on_cpu,
+        device=gpu,
+    )
     if memory is None:
         return Estimate(fits="unknown", unknown=("model: its dimensions are not known",))
     limit = hardware.device_memory_bytes
     if limit is None:
-        unknown.append("hardware: its memory is not known" if hardware.kind != "unknown" else "hardware")
+        unknown.append(
+            "hardware: its memory is not known" if hardware.kind != "unknown" else "hardware"
+        )
     duration_s, usd, note = None, None, ""
     machine = hardware_machine(hardware)
     if machine is None:
@@ -47,16 +72,27 @@ def estimate(
         if tokens_total is None:
             unknown.append("duration: the number of tokens is not known")
     if on_cpu:
-        usd, note = (0.0 if duration_s is not None else None), "this machine's own CPU; electricity is not counted"
+        usd, note = (
+            (0.0 if duration_s is not None else None),
+            "this machine's own CPU; electricity is not counted",
+        )
     elif gpu is not None:
         usd, note = cost_estimate(duration_s, spec.gpus, gpu)
     return Estimate(
-        fits=fits_in(memory.peak_bytes, limit, head_room), memory=memory, limit_bytes=limit, duration_s=duration_s, cost_usd=usd, cost_note=note, unknown=tuple(unknown)
+        fits=fits_in(memory.peak_bytes, limit, head_room),
+        memory=memory,
+        limit_bytes=limit,
+        duration_s=duration_s,
+        cost_usd=usd,
+        cost_note=note,
+        unknown=tuple(unknown),
     )
 
 
 def fits_in(peak_bytes: int, limit_bytes: int | None, head_room: float = HEAD_ROOM) -> Fits:
-    """`fits` with the head-room left free, `tight` within it, `too_big` above the device's memory."""
+    """`fits` with the head-room left free, `tight` within it, `too_big` above the device's
+    memory.
+    """
     if limit_bytes is None:
         return "unknown"
     if peak_bytes <= (1 - head_room) * limit_bytes:

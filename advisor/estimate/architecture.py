@@ -1,7 +1,8 @@
-"""config.json -> ModelShape: the dimensions under their many names, and the parameter count worked out from them.
+"""config.json -> ModelShape: the dimensions under their many names, and the parameter count worked
+out from them.
 
-The count follows the layer definitions of transformers. It is exact for the families in `EXACT`; any other family is
-counted as a gated decoder without biases and the shape's note says so.
+The count follows the layer definitions of transformers. It is exact for the families in `EXACT`;
+any other family is counted as a gated decoder without biases and the shape's note says so.
 """
 
 from __future__ import annotations
@@ -20,17 +21,38 @@ def _set(names: str) -> frozenset[str]:
 
 # Families whose parameter count below was compared with transformers' own modules.
 EXACT = _set(
-    "llama mistral mixtral qwen2 qwen3 qwen2_moe qwen3_moe gemma gemma2 gemma3 gemma3_text gemma4 gemma4_text phi phi3 gpt2 gpt_neox gpt_bigcode opt olmo2 olmo3 olmoe smollm3 "
-    "granite granitemoe gpt_oss deepseek_v2 deepseek_v3 falcon bert roberta xlm-roberta distilbert modernbert stablelm"
+    "llama mistral mixtral qwen2 qwen3 qwen2_moe qwen3_moe gemma gemma2 gemma3 gemma3_text gemma4"
+    " gemma4_text phi phi3 gpt2 gpt_neox gpt_bigcode opt olmo2 olmo3 olmoe smollm3 granite"
+    " granitemoe gpt_oss deepseek_v2 deepseek_v3 falcon bert roberta xlm-roberta distilbert"
+    " modernbert stablelm"
 )
 # An MLP of two matrices instead of three.
-PLAIN_MLP = _set("gpt2 gpt_neo gpt_neox gpt_bigcode gptj bloom falcon mpt opt phi starcoder2 bert roberta xlm-roberta camembert distilbert electra deberta-v2 albert mpnet")
-ENCODERS = _set("bert roberta xlm-roberta camembert distilbert electra deberta deberta-v2 albert mpnet modernbert nomic_bert")
-# `tie_word_embeddings` is left out of config.json where it equals the class default; these families tie by default.
-TIED = _set("gemma gemma2 gemma3 gemma3_text gemma4 gemma4_text gpt2 gpt_neo gpt_bigcode falcon bloom opt mpt cohere cohere2 smollm3 starcoder2") | ENCODERS
-OWN_ATTENTION = _set("chatglm")  # the checkpoint's own code passes a mask of its own, which no fused kernel takes
-FOUR_NORMS = _set("gemma2 gemma3 gemma3_text gemma4 gemma4_text glm4")  # one after attention and MLP too
-LEARNED_POSITIONS = _set("gpt2 gpt_neo gpt_bigcode opt bert roberta xlm-roberta camembert distilbert electra")
+PLAIN_MLP = _set(
+    "gpt2 gpt_neo gpt_neox gpt_bigcode gptj bloom falcon mpt opt phi starcoder2 bert roberta"
+    " xlm-roberta camembert distilbert electra deberta-v2 albert mpnet"
+)
+ENCODERS = _set(
+    "bert roberta xlm-roberta camembert distilbert electra deberta deberta-v2 albert mpnet"
+    " modernbert nomic_bert"
+)
+# `tie_word_embeddings` is left out of config.json where it equals the class default; these families
+# tie by default.
+TIED = (
+    _set(
+        "gemma gemma2 gemma3 gemma3_text gemma4 gemma4_text gpt2 gpt_neo gpt_bigcode falcon bloom"
+        " opt mpt cohere cohere2 smollm3 starcoder2"
+    )
+    | ENCODERS
+)
+OWN_ATTENTION = _set(
+    "chatglm"
+)  # the checkpoint's own code passes a mask of its own, which no fused kernel takes
+FOUR_NORMS = _set(
+    "gemma2 gemma3 gemma3_text gemma4 gemma4_text glm4"
+)  # one after attention and MLP too
+LEARNED_POSITIONS = _set(
+    "gpt2 gpt_neo gpt_bigcode opt bert roberta xlm-roberta camembert distilbert electra"
+)
 
 NAMES: Mapping[str, tuple[str, ...]] = {
     "hidden_size": ("hidden_size", "n_embd", "d_model", "dim"),
@@ -38,11 +60,33 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
     "kv_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num"),
     "head_dim": ("head_dim", "kv_channels"),
-    "intermediate_size": ("intermediate_size", "n_inner", "ffn_hidden_size", "ffn_dim", "hidden_dim", "d_ff", "n_ffn"),
+    "intermediate_size": (
+        "intermediate_size",
+        "n_inner",
+        "ffn_hidden_size",
+        "ffn_dim",
+        "hidden_dim",
+        "d_ff",
+        "n_ffn",
+    ),
     "vocab_size": ("vocab_size", "padded_vocab_size"),
-    "context_tokens": ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "max_seq_len", "context_length"),
+    "context_tokens": (
+        "max_position_embeddings",
+        "n_positions",
+        "max_sequence_length",
+        "seq_length",
+        "max_seq_len",
+        "context_length",
+    ),
     "experts": ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"),
-    "experts_per_token": ("num_experts_per_tok", "experts_per_token", "num_experts_per_token", "moe_top_k", "moe_topk", "top_k_experts"),
+    "experts_per_token": (
+        "num_experts_per_tok",
+        "experts_per_token",
+        "num_experts_per_token",
+        "moe_top_k",
+        "moe_topk",
+        "top_k_experts",
+    ),
     "expert_size": ("moe_intermediate_size", "expert_intermediate_size"),
 }
 REQUIRED = ("hidden_size", "layers", "vocab_size")
@@ -69,8 +113,17 @@ def read(config: Mapping[str, Any], field: str) -> int | None:
     return None
 
 
-def shape_from_config(config: Mapping[str, Any], id_: str, *, origin: Literal["folder", "catalogue", "hub"], source: str, params: int | None = None) -> ModelShape:
-    """The shape a config.json describes. `params` is a count known better (from the checkpoint's own index).
+def shape_from_config(
+    config: Mapping[str, Any],
+    id_: str,
+    *,
+    origin: Literal["folder", "catalogue", "hub"],
+    source: str,
+    params: int | None = None,
+) -> ModelShape:
+    """The shape a config.json describes.
+
+    `params` is a count known better (from the checkpoint's own index).
 
     Raises ConfigError where hidden size, layers or vocabulary are missing.
     """
@@ -78,8 +131,12 @@ def shape_from_config(config: Mapping[str, Any], id_: str, *, origin: Literal["f
     outer = str(config.get("model_type") or "")
     inner = config.get("text_config") or config.get("llm_config") or config.get("language_config")
     if isinstance(inner, Mapping):
-        # The outer tie flag is the one transformers reads for multimodal models, unless only the text tower states it.
-        config = {**{key: config[key] for key in ("tie_word_embeddings",) if key in config}, **inner}
+        # The outer tie flag is the one transformers reads for multimodal models, unless only the
+        # text tower states it.
+        config = {
+            **{key: config[key] for key in ("tie_word_embeddings",) if key in config},
+            **inner,
+        }
         notes.append("multimodal: the text tower is counted, vision or audio towers are not")
     family = str(config.get("model_type") or outer or "unknown")
     missing = [field for field in REQUIRED if read(config, field) is None]
@@ -87,8 +144,16 @@ def shape_from_config(config: Mapping[str, Any], id_: str, *, origin: Literal["f
         raise ConfigError(f"needs {', '.join('/'.join(NAMES[field][:2]) for field in missing)}")
     hidden, layers, vocab = (read(config, field) or 0 for field in REQUIRED)
     heads = read(config, "heads") or max(1, hidden // 128)
-    kv_heads = 1 if config.get("multi_query") and not config.get("new_decoder_architecture") else read(config, "kv_heads") or heads
-    experts, per_token, expert_size = read(config, "experts"), read(config, "experts_per_token"), read(config, "expert_size")
+    kv_heads = (
+        1
+        if config.get("multi_query") and not config.get("new_decoder_architecture")
+        else read(config, "kv_heads") or heads
+    )
+    experts, per_token, expert_size = (
+        read(config, "experts"),
+        read(config, "experts_per_token"),
+        read(config, "expert_size"),
+    )
     width = read(config, "intermediate_size")
     if width is None:
         width = expert_size or 4 * hidden
@@ -102,14 +167,22 @@ def shape_from_config(config: Mapping[str, Any], id_: str, *, origin: Literal["f
     tied = config.get("tie_word_embeddings")
     tied = family in TIED if tied is None else bool(tied)
     shape = ModelShape(
-        id=id_, origin=origin, params=0, architecture=family, hidden_size=hidden, layers=layers, heads=heads, kv_heads=kv_heads,
-        head_dim=read(config, "head_dim") or hidden // heads, intermediate_size=width, vocab_size=vocab, tied_embeddings=tied,
-        context_tokens=read(config, "context_tokens"), experts=experts, experts_per_token=per_token, expert_size=expert_size, source=source,
+        id=id_, origin=origin, params=0, architecture=family, hidden_size=hidden, layers=layers,
+        heads=heads, kv_heads=kv_heads,
+        head_dim=read(config, "head_dim") or hidden // heads, intermediate_size=width,
+        vocab_size=vocab, tied_embeddings=tied,
+        context_tokens=read(config, "context_tokens"), experts=experts, experts_per_token=per_token,
+        expert_size=expert_size, source=source,
     )  # fmt: skip
     per_layer = int(config.get("hidden_size_per_layer_input") or 0)
-    shape = replace(shape, lookup_params=layers * per_layer * int(config.get("vocab_size_per_layer_input") or vocab))
+    shape = replace(
+        shape,
+        lookup_params=layers * per_layer * int(config.get("vocab_size_per_layer_input") or vocab),
+    )
     count = count_parameters(shape, config)
-    if params and config.get("tie_word_embeddings") is None:  # not stated: whichever agrees with the known count
+    if (
+        params and config.get("tie_word_embeddings") is None
+    ):  # not stated: whichever agrees with the known count
         other = replace(shape, tied_embeddings=not tied)
         if abs(count_parameters(other, config).total - params) < abs(count.total - params):
             shape, count = other, count_parameters(other, config)
@@ -124,7 +197,9 @@ def shape_from_config(config: Mapping[str, Any], id_: str, *, origin: Literal["f
 
 
 def count_parameters(shape: ModelShape, config: Mapping[str, Any] | None = None) -> Count:
-    """Parameters of a causal language model (or of an encoder's body) of this shape; `config` adds what a shape does not hold."""
+    """Parameters of a causal language model (or of an encoder's body) of this shape; `config` adds
+    what a shape does not hold.
+    """
     config = config or {}
     family = shape.architecture or "llama"
     hidden, layers, vocab = shape.hidden_size or 0, shape.layers or 0, shape.vocab_size or 0
@@ -145,32 +220,79 @@ def count_parameters(shape: ModelShape, config: Mapping[str, Any] | None = None)
 
 
 def _attention(shape: ModelShape, config: Mapping[str, Any], family: str) -> int:
-    """Projections of one attention layer with their biases; hybrid models take the mean over their layer kinds."""
-    hidden, heads, kv_heads, dim = shape.hidden_size or 0, shape.heads or 1, shape.kv_heads or 1, shape.head_dim or 0
+    """Projections of one attention layer with their biases; hybrid models take the mean over their
+    layer kinds.
+    """
+    hidden, heads, kv_heads, dim = (
+        shape.hidden_size or 0,
+        shape.heads or 1,
+        shape.kv_heads or 1,
+        shape.head_dim or 0,
+    )
     if config.get("kv_lora_rank"):  # DeepSeek's latent attention
-        rank, rope, nope, value = (int(config.get(key) or 0) for key in ("kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim"))
+        rank, rope, nope, value = (
+            int(config.get(key) or 0)
+            for key in ("kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim")
+        )
         q_rank = config.get("q_lora_rank")
-        query = hidden * heads * (nope + rope) if not q_rank else hidden * int(q_rank) + int(q_rank) + int(q_rank) * heads * (nope + rope)
-        return query + hidden * (rank + rope) + rank + rank * heads * (nope + value) + heads * value * hidden
+        query = (
+            hidden * heads * (nope + rope)
+            if not q_rank
+            else hidden * int(q_rank) + int(q_rank) + int(q_rank) * heads * (nope + rope)
+        )
+        return (
+            query
+            + hidden * (rank + rope)
+            + rank
+            + rank * heads * (nope + value)
+            + heads * value * hidden
+        )
     q_size, kv_size = heads * dim, kv_heads * dim
     full = hidden * (q_size + 2 * kv_size) + q_size * hidden
     if family in ("qwen2", "qwen2_moe", "qwen", "chatglm"):
         full += q_size + 2 * kv_size
-    elif family in ("gpt2", "gpt_neox", "gpt_bigcode", "opt", "phi", "bloom", "starcoder2", "bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra") or (
-        family == "gpt_oss" or config.get("attention_bias")
-    ):
+    elif family in (
+        "gpt2",
+        "gpt_neox",
+        "gpt_bigcode",
+        "opt",
+        "phi",
+        "bloom",
+        "starcoder2",
+        "bert",
+        "roberta",
+        "xlm-roberta",
+        "camembert",
+        "distilbert",
+        "electra",
+    ) or (family == "gpt_oss" or config.get("attention_bias")):
         full += q_size + 2 * kv_size + hidden
-    if family in ("qwen3", "qwen3_moe", "gemma3", "gemma3_text", "qwen3_vl", "qwen3_next", "qwen3_5", "qwen3_5_moe"):
+    if family in (
+        "qwen3",
+        "qwen3_moe",
+        "gemma3",
+        "gemma3_text",
+        "qwen3_vl",
+        "qwen3_next",
+        "qwen3_5",
+        "qwen3_5_moe",
+    ):
         full += 2 * dim
     elif family in ("olmo2", "olmo3", "olmoe"):
         full += q_size + kv_size
     if family == "gpt_oss":
         full += heads  # attention sinks
     interval = config.get("full_attention_interval")
-    if interval and config.get("linear_num_value_heads"):  # gated DeltaNet on the other layers; q_proj is doubled by the output gate
+    if interval and config.get(
+        "linear_num_value_heads"
+    ):  # gated DeltaNet on the other layers; q_proj is doubled by the output gate
         keys = int(config["linear_num_key_heads"]) * int(config["linear_key_head_dim"])
         values = int(config["linear_num_value_heads"]) * int(config["linear_value_head_dim"])
-        linear = hidden * (2 * keys + 2 * values + 2 * int(config["linear_num_value_heads"])) + 4 * (2 * keys + values) + values * hidden
+        linear = (
+            hidden * (2 * keys + 2 * values + 2 * int(config["linear_num_value_heads"]))
+            + 4 * (2 * keys + values)
+            + values * hidden
+        )
         return round((linear * (int(interval) - 1) + full + hidden * q_size) / int(interval))
     return full
 
@@ -190,7 +312,9 @@ def _routed_layers(shape: ModelShape, config: Mapping[str, Any], layers: int) ->
         return max(0, layers - dense_first)
     step = config.get("decoder_sparse_step") or config.get("interleave_moe_layer_step") or 1
     dense_layers = config.get("mlp_only_layers") or []
-    return sum(1 for layer in range(layers) if layer not in dense_layers and (layer + 1) % int(step) == 0)
+    return sum(
+        1 for layer in range(layers) if layer not in dense_layers and (layer + 1) % int(step) == 0
+    )
 
 
 def _experts(shape: ModelShape, config: Mapping[str, Any], family: str) -> tuple[int, int]:
@@ -202,7 +326,8 @@ def _experts(shape: ModelShape, config: Mapping[str, Any], family: str) -> tuple
         one += 2 * (shape.expert_size or 0) + hidden
         router += experts
     if family == "deepseek_v3":
-        router += experts  # the correction bias is a buffer in transformers, a weight in the checkpoint: counted
+        # the correction bias is a buffer in transformers, a weight in the checkpoint: counted
+        router += experts
     shared = 0
     if config.get("shared_expert_intermediate_size"):
         shared = 3 * hidden * int(config["shared_expert_intermediate_size"]) + hidden
@@ -217,23 +342,46 @@ def _norms(shape: ModelShape, family: str, config: Mapping[str, Any]) -> int:
     hidden = shape.hidden_size or 0
     if family in ("gemma2", "gemma3", "gemma3_text", "gemma4"):
         return 4 * hidden
-    if family in ("gpt2", "gpt_neox", "gpt_bigcode", "opt", "bloom", "stablelm", "starcoder2", "bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra"):
+    if family in (
+        "gpt2",
+        "gpt_neox",
+        "gpt_bigcode",
+        "opt",
+        "bloom",
+        "stablelm",
+        "starcoder2",
+        "bert",
+        "roberta",
+        "xlm-roberta",
+        "camembert",
+        "distilbert",
+        "electra",
+    ):
         return 4 * hidden  # two LayerNorms with a weight and a bias
     if family == "phi":
         return 2 * hidden
     if family == "falcon":
-        return 4 * hidden if config.get("new_decoder_architecture") and config.get("num_ln_in_parallel_attn") != 1 else 2 * hidden
+        return (
+            4 * hidden
+            if config.get("new_decoder_architecture") and config.get("num_ln_in_parallel_attn") != 1
+            else 2 * hidden
+        )
     return 2 * hidden
 
 
-def _embeddings(shape: ModelShape, family: str, config: Mapping[str, Any], vocab: int, hidden: int) -> int:
+def _embeddings(
+    shape: ModelShape, family: str, config: Mapping[str, Any], vocab: int, hidden: int
+) -> int:
     """Embeddings, output matrix, positions and the last norm."""
     size = vocab * hidden
-    if config.get("hidden_size_per_layer_input"):  # Gemma's per-layer embeddings with their projections and norms
+    if config.get(
+        "hidden_size_per_layer_input"
+    ):  # Gemma's per-layer embeddings with their projections and norms
         width, layers = int(config["hidden_size_per_layer_input"]), shape.layers or 0
         size += shape.lookup_params + layers * (3 * hidden * width + hidden) + width
     if family in LEARNED_POSITIONS:
-        # OPT and RoBERTa shift positions: OPT adds two rows, RoBERTa's configuration counts them already.
+        # OPT and RoBERTa shift positions: OPT adds two rows, RoBERTa's configuration counts them
+        # already.
         size += ((shape.context_tokens or 0) + (2 if family == "opt" else 0)) * hidden
     if family in ENCODERS:
         if family in ("bert", "roberta", "xlm-roberta", "camembert", "electra"):
@@ -242,10 +390,27 @@ def _embeddings(shape: ModelShape, family: str, config: Mapping[str, Any], vocab
         elif family == "distilbert":
             size += 2 * hidden
         elif family == "modernbert":
-            size += 2 * hidden - hidden  # norms of embeddings and output; the first layer has no attention norm
+            size += (
+                2 * hidden - hidden
+            )  # norms of embeddings and output; the first layer has no attention norm
         return size
     if not shape.tied_embeddings:
         size += vocab * hidden
         if family == "phi":
             size += vocab
-    return size + (2 * hidden if family in ("gpt2", "gpt_neox", "gpt_bigcode", "opt", "phi", "bloom", "falcon", "stablelm", "starcoder2") else hidden)
+    return size + (
+        2 * hidden
+        if family
+        in (
+            "gpt2",
+            "gpt_neox",
+            "gpt_bigcode",
+            "opt",
+            "phi",
+            "bloom",
+            "falcon",
+            "stablelm",
+            "starcoder2",
+        )
+        else hidden
+    )

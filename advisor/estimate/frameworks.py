@@ -1,7 +1,8 @@
-"""What a published run's framework does where its description is silent; our own trainers are the framework None.
+"""What a published run's framework does where its description is silent; our own trainers are the
+framework None.
 
-Each trait is a fact about code that runs (what it keeps, gathers or casts), read from the frameworks' sources; none is a
-correction for a particular source of numbers.
+Each trait is a fact about code that runs (what it keeps, gathers or casts), read from the
+frameworks' sources; none is a correction for a particular source of numbers.
 """
 
 from __future__ import annotations
@@ -15,24 +16,46 @@ class Framework:
     """Traits of one framework that decide memory."""
 
     name: str = ""
-    accelerate: bool = False  # FSDP through accelerate: what trains is upcast, and frozen units keep their inputs
-    is_litgpt: bool = False  # Lightning Fabric's scripts: an output matrix of its own, chunks of logits kept, frozen units stay gathered
+    accelerate: bool = (
+        False  # FSDP through accelerate: what trains is upcast, and frozen units keep their inputs
+    )
+    # Lightning Fabric's scripts: an output matrix of its own, chunks of logits kept, frozen units
+    # stay gathered
+    is_litgpt: bool = False
     fused_norms: bool = False  # one kernel that keeps its input alone
     fused_mlp: bool = False  # the activated gate is computed again instead of kept
-    fused_with_loss: bool = False  # both of them where the loss is fused too (the Liger kernels are one switch)
-    fused_adapters: bool = False  # LoRA kernels that share the layer's input instead of casting it for each adapter
+    fused_with_loss: bool = (
+        False  # both of them where the loss is fused too (the Liger kernels are one switch)
+    )
+    fused_adapters: bool = (
+        False  # LoRA kernels that share the layer's input instead of casting it for each adapter
+    )
     adapters_in_16_bit: bool = False
     quantised_adapters_in_16_bit: bool = False
-    chunks: int = 0  # a chunked loss that keeps 16-bit logits and computes on one chunk of so many; 0: logits are never whole
+    # a chunked loss that keeps 16-bit logits and computes on one chunk of so many; 0: logits are
+    # never whole
+    chunks: int = 0
     whole_logits: bool = False  # its fused loss takes whole logits
-    shifts_labels: bool = False  # its data holds labels already shifted, so no shifted copy of the logits is made
-    checkpoints_parts: bool = False  # attention, MLP and both norms of a layer are checkpointed each for itself: four inputs are kept, one part is run again
-    prepares_quantised: bool = False  # upcasts embeddings and norms of a quantised base; inferred from its published peaks, not read in its source
+    shifts_labels: bool = (
+        False  # its data holds labels already shifted, so no shifted copy of the logits is made
+    )
+    # attention, MLP and both norms of a layer are checkpointed each for itself: four inputs are
+    # kept, one part is run again
+    checkpoints_parts: bool = False
+    # upcasts embeddings and norms of a quantised base; inferred from its published peaks, not read
+    # in its source
+    prepares_quantised: bool = False
     compiled_loss: bool = False  # softmax and cast in one kernel: logits and their gradient alone
-    ragged: bool = False  # rows are padded to the longest of each batch, so every batch has another size
-    accumulates: bool = False  # its recipes split the batch, so gradients of earlier micro-batches stay
+    ragged: bool = (
+        False  # rows are padded to the longest of each batch, so every batch has another size
+    )
+    accumulates: bool = (
+        False  # its recipes split the batch, so gradients of earlier micro-batches stay
+    )
     logs_allocated: bool = False  # its printed memory is what torch has allocated
-    logs_allocator: bool = False  # its printed memory is one of torch's counters, without the CUDA context
+    logs_allocator: bool = (
+        False  # its printed memory is one of torch's counters, without the CUDA context
+    )
     eager_cuda: bool = False  # CUDA before 12.2 loads every kernel into the context
 
 
@@ -54,7 +77,8 @@ def framework_of(framework: str | None) -> Framework:
     unsloth, nemo = named("unsloth"), named("nemo")
     return Framework(
         name=text, is_litgpt=lit,
-        accelerate=named("trl", "transformers", "hf trainer", "hugging", "accelerate", "axolotl", "llama-factory", "llamafactory", "swift"),
+        accelerate=named("trl", "transformers", "hf trainer", "hugging", "accelerate", "axolotl",
+        "llama-factory", "llamafactory", "swift"),
         fused_norms=tune or titan or unsloth or nemo,
         fused_mlp=unsloth,
         fused_with_loss=named("liger", "arctic"),

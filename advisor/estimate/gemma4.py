@@ -1,7 +1,8 @@
 """Parameters of Gemma 4's layers, which are not all alike.
 
-After transformers 5.24, models/gemma4: every fifth or sixth layer attends to everything, with heads of another size; the last
-layers of the small models take keys and values from earlier ones and have an MLP twice as wide; mixtures have a dense MLP too.
+After transformers 5.24, models/gemma4: every fifth or sixth layer attends to everything, with heads
+of another size; the last layers of the small models take keys and values from earlier ones and have
+an MLP twice as wide; mixtures have a dense MLP too.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ def layer_parameters(shape: ModelShape, config: Mapping[str, Any]) -> tuple[int,
     held = used = 0
     for index in range(layers):
         shared = index >= shared_from
-        both = _attention(shape, config, index, shared=shared) + _dense(shape, wide=shared and bool(config.get("use_double_wide_mlp")))
+        both = _attention(shape, config, index, shared=shared) + _dense(
+            shape, wide=shared and bool(config.get("use_double_wide_mlp"))
+        )
         experts_held, experts_used = _experts(shape)
         held, used = held + both + experts_held, used + both + experts_used
     return held, used
@@ -35,22 +38,37 @@ def _global(config: Mapping[str, Any], index: int, layers: int) -> bool:
     if isinstance(types, list) and index < len(types):
         return bool(types[index] == "full_attention")
     summary = config.get("layer_types_summary") or {}
-    every = layers // int(summary["full_attention"]) if summary.get("full_attention") else GLOBAL_EVERY
+    every = (
+        layers // int(summary["full_attention"]) if summary.get("full_attention") else GLOBAL_EVERY
+    )
     return (index + 1) % every == 0 or index == layers - 1
 
 
 def _attention(shape: ModelShape, config: Mapping[str, Any], index: int, *, shared: bool) -> int:
     """Projections and the norms of queries and keys of one layer."""
-    hidden, heads, kv_heads, dim = shape.hidden_size or 0, shape.heads or 1, shape.kv_heads or 1, shape.head_dim or 0
+    hidden, heads, kv_heads, dim = (
+        shape.hidden_size or 0,
+        shape.heads or 1,
+        shape.kv_heads or 1,
+        shape.head_dim or 0,
+    )
     values = 1
     if _global(config, index, shape.layers or 0):
         own = _own(config, index)
         alternative = bool(config.get("attention_k_eq_v"))
         dim = int(own.get("head_dim") or config.get("global_head_dim") or GLOBAL_HEAD_DIM)
-        kv_heads = int(own.get("num_key_value_heads") or (config.get("num_global_key_value_heads") if alternative else None) or kv_heads)
+        kv_heads = int(
+            own.get("num_key_value_heads")
+            or (config.get("num_global_key_value_heads") if alternative else None)
+            or kv_heads
+        )
         values = 0 if alternative else 1  # keys serve as values
     query_and_output = 2 * hidden * heads * dim + dim
-    return query_and_output if shared else query_and_output + hidden * kv_heads * dim * (1 + values) + dim
+    return (
+        query_and_output
+        if shared
+        else query_and_output + hidden * kv_heads * dim * (1 + values) + dim
+    )
 
 
 def _own(config: Mapping[str, Any], index: int) -> Mapping[str, Any]:
@@ -68,7 +86,9 @@ def _dense(shape: ModelShape, *, wide: bool) -> int:
 
 
 def _experts(shape: ModelShape) -> tuple[int, int]:
-    """Routed experts beside the dense MLP, with router, scales and three more norms: held and used."""
+    """Routed experts beside the dense MLP, with router, scales and three more norms: held and
+    used.
+    """
     if not shape.experts:
         return 0, 0
     hidden = shape.hidden_size or 0

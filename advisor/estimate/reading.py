@@ -1,4 +1,5 @@
-"""How much of the data a stage really reads: rows over seq_len are left out or cut, of a pair some stages read one side, and a stage
+"""How much of the data a stage really reads: rows over seq_len are left out or cut, of a pair some
+stages read one side, and a stage
 that learns from answers of its own reads the request alone."""
 
 from __future__ import annotations
@@ -7,13 +8,21 @@ from advisor.estimate.resolved_run import GENERATED, sequences_per_row
 from advisor.ground.types import TokenStats
 
 
-def tokens_read(tokens: TokenStats, *, objective: str, seq_len: int, truncation: str, packing: bool, response_tokens: int | None = None) -> tuple[float, float]:
+def tokens_read(
+    tokens: TokenStats,
+    *,
+    objective: str,
+    seq_len: int,
+    truncation: str,
+    packing: bool,
+    response_tokens: int | None = None,
+) -> tuple[float, float]:
     """(tokens of a row that is read, share of the rows that are read).
 
     An answer that a stage writes itself counts as `response_tokens`, its longest.
 
-    Lengths come from the histogram, taken as even within each bin; a pair counts both sequences where its stage runs both.
-    Packed rows and documents are parted, not cut.
+    Lengths come from the histogram, taken as even within each bin; a pair counts both sequences
+    where its stage runs both. Packed rows and documents are parted, not cut.
     """
     sequences = sequences_per_row(objective)
     if objective in GENERATED and response_tokens and tokens.request_mean is not None:
@@ -22,10 +31,17 @@ def tokens_read(tokens: TokenStats, *, objective: str, seq_len: int, truncation:
         return min(tokens.mean, float(sequences * seq_len)), 1.0
     rows = kept_rows = kept_tokens = all_tokens = 0.0
     for longest, count in tokens.histogram:
-        low, high = longest // 2, min(longest, tokens.longest)  # each bin ends at twice the one before it
+        low, high = (
+            longest // 2,
+            min(longest, tokens.longest),
+        )  # each bin ends at twice the one before it
         rows += count
         all_tokens += count * (low + high) / 2
-        inside = 1.0 if packing or objective == "cpt" or seq_len >= high else max(0.0, (seq_len - low) / max(1, high - low))
+        inside = (
+            1.0
+            if packing or objective == "cpt" or seq_len >= high
+            else max(0.0, (seq_len - low) / max(1, high - low))
+        )
         kept_rows += count * inside
         kept_tokens += count * inside * (low + (high if inside == 1.0 else max(low, seq_len))) / 2
         if truncation == "truncate":

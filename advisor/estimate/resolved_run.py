@@ -14,7 +14,8 @@ CPU_OPTIMIZERS = ("adamw_cpu", "adam_cpu", "cpu_adam")
 COUNTERS = ("allocated", "active", "reserved", "nvidia-smi", "unknown")
 PAIRED = ("dpo", "orpo", "rm")  # each row is two sequences
 
-# Objectives that learn from answers of their own -> answers to each prompt unless told (rules/objectives/).
+# Objectives that learn from answers of their own -> answers to each prompt unless told
+# (rules/objectives/).
 GENERATED = {"ppo": 1, "grpo": 8, "rloo": 4}
 ANSWERS_AT_ONCE = 32  # that our PPO writes together at least (trainers/ppo/rollout.py)
 
@@ -26,13 +27,19 @@ def sequences_per_row(objective: str) -> int:
 
 def answers_each(spec: RunSpec) -> int:
     """How many answers to one prompt a step learns from."""
-    return int(spec.options.get("generations") or GENERATED[spec.objective]) if spec.objective in GENERATED else 1
+    return (
+        int(spec.options.get("generations") or GENERATED[spec.objective])
+        if spec.objective in GENERATED
+        else 1
+    )
 
 
 def answers_at_once(spec: RunSpec) -> int:
     """How many answers are written together."""
     if spec.objective == "ppo":
-        return min(max(ANSWERS_AT_ONCE, spec.micro_batch_size), spec.micro_batch_size * spec.grad_accum)
+        return min(
+            max(ANSWERS_AT_ONCE, spec.micro_batch_size), spec.micro_batch_size * spec.grad_accum
+        )
     return spec.micro_batch_size * answers_each(spec)
 
 
@@ -72,12 +79,17 @@ class ResolvedRun:
     fused_norms: bool
     fused_mlp: bool
     quantised_head: bool  # the output matrix is quantised like any other
-    keeps_inputs: bool  # FSDP of frozen units under accelerate: inputs stay to the end of the backward pass
+    keeps_inputs: (
+        bool  # FSDP of frozen units under accelerate: inputs stay to the end of the backward pass
+    )
 
     @property
     def trained(self) -> tuple[tuple[int, int], ...]:
         """(how many, bytes each) of the parameters that get a gradient, by dtype."""
-        return ((self.trainable, self.train_bytes), *(((self.embeddings, self.weight_bytes),) if self.embeddings else ()))
+        return (
+            (self.trainable, self.train_bytes),
+            *(((self.embeddings, self.weight_bytes),) if self.embeddings else ()),
+        )
 
     @property
     def trained_bytes(self) -> int:
@@ -87,21 +99,30 @@ class ResolvedRun:
     @property
     def trained_words(self) -> str:
         """The parameters that get a gradient, as a product in words."""
-        return " + ".join(f"{count:,} trainable parameters x {width} B" for count, width in self.trained)
+        return " + ".join(
+            f"{count:,} trainable parameters x {width} B" for count, width in self.trained
+        )
 
 
 def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> ResolvedRun:
     """The spec with what the bundled trainers would use where it is silent."""
     stack = framework_of(spec.framework)
     # FSDP's CPU offload brings the optimizer to the host too, so an optimizer there tells of it.
-    offloaded = spec.sharding == "fsdp" and spec.optimizer in CPU_OPTIMIZERS if not spec.offload_weights else spec.sharding in ("fsdp", "zero3")
+    offloaded = (
+        spec.sharding == "fsdp" and spec.optimizer in CPU_OPTIMIZERS
+        if not spec.offload_weights
+        else spec.sharding in ("fsdp", "zero3")
+    )
     offloaded = offloaded and spec.gpus > 1
     gpus = max(1, spec.gpus)
-    deepspeed = (spec.sharding or "").startswith("zero")  # on one device, too: with its buckets and float32 copies, and nothing to divide
+    deepspeed = (spec.sharding or "").startswith(
+        "zero"
+    )  # on one device, too: with its buckets and float32 copies, and nothing to divide
     sharding = spec.sharding or ("ddp" if gpus > 1 else None) if gpus > 1 or deepspeed else None
     weight_bytes = 4 if cpu else DTYPE_BYTES.get(spec.weights_dtype, 2)
     full = spec.update == "full"
-    # DeepSpeed's optimizers keep float32 weights beside 16-bit ones. Over several devices a spec says so itself; on one, naming it says it.
+    # DeepSpeed's optimizers keep float32 weights beside 16-bit ones. Over several devices a spec
+    # says so itself; on one, naming it says it.
     master = spec.fp32_master_weights or (deepspeed and gpus == 1 and full and not cpu)
     if full:
         train_bytes = weight_bytes
@@ -109,31 +130,67 @@ def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> ResolvedRun:
             train_bytes = weight_bytes = 4  # accelerate upcasts the flat parameters
     else:
         # PEFT keeps adapters in float32, and so do the bundled trainers; some frameworks do not.
-        narrow = stack.adapters_in_16_bit or (stack.quantised_adapters_in_16_bit and spec.quantization is not None)
+        narrow = stack.adapters_in_16_bit or (
+            stack.quantised_adapters_in_16_bit and spec.quantization is not None
+        )
         train_bytes = 2 if narrow and not cpu else 4
-    prepared = bool(spec.kbit_prepared) or (spec.quantization is not None and stack.prepares_quantised)
-    # The residual stream follows the embedding's dtype; float32 after prepare_model_for_kbit_training, which upcasts norms and
-    # embeddings. FSDP casts what it gathers, so the layers compute and keep 16 bit.
-    cast = sharding == "fsdp" and not cpu and (not full or spec.precision == "mixed" or spec.weights_dtype != "float32")
+    prepared = bool(spec.kbit_prepared) or (
+        spec.quantization is not None and stack.prepares_quantised
+    )
+    # The residual stream follows the embedding's dtype; float32 after
+    # prepare_model_for_kbit_training, which upcasts norms and embeddings. FSDP casts what it
+    # gathers, so the layers compute and keep 16 bit.
+    cast = (
+        sharding == "fsdp"
+        and not cpu
+        and (not full or spec.precision == "mixed" or spec.weights_dtype != "float32")
+    )
     hidden_bytes = 2 if cast else 4 if prepared or weight_bytes == 4 else 2
-    checkpointing = "none" if not spec.gradient_checkpointing else (spec.gradient_checkpointing if isinstance(spec.gradient_checkpointing, str) else "full")
+    checkpointing = (
+        "none"
+        if not spec.gradient_checkpointing
+        else (
+            spec.gradient_checkpointing if isinstance(spec.gradient_checkpointing, str) else "full"
+        )
+    )
     if checkpointing not in ("none", "full", "selective", "offload"):
         checkpointing = "full"
-    # The bundled trainers score in tiles on a card; on the CPU they hold the logits of the learned tokens whole. PPO is our own.
-    own = "parts" if spec.objective == "ppo" and not stack.name else "full" if spec.objective in ("orpo", "ppo") or (cpu and spec.objective in ("sft", "cpt")) else "chunked"
+    # The bundled trainers score in tiles on a card; on the CPU they hold the logits of the learned
+    # tokens whole. PPO is our own.
+    own = (
+        "parts"
+        if spec.objective == "ppo" and not stack.name
+        else (
+            "full"
+            if spec.objective in ("orpo", "ppo") or (cpu and spec.objective in ("sft", "cpt"))
+            else "chunked"
+        )
+    )
     loss = spec.loss or own
     kernels = stack.fused_with_loss and loss == "chunked"
-    counter = "allocated" if spec.counter == "unknown" and stack.logs_allocated else spec.counter if spec.counter in COUNTERS else "unknown"
+    counter = (
+        "allocated"
+        if spec.counter == "unknown" and stack.logs_allocated
+        else spec.counter
+        if spec.counter in COUNTERS
+        else "unknown"
+    )
     rows = spec.micro_batch_size * sequences_per_row(spec.objective)
     return ResolvedRun(
-        spec=spec, dims=dims, stack=stack, tokens=rows * spec.seq_len, rows=rows, gpus=gpus, cpu=cpu, sharding=sharding,
+        spec=spec, dims=dims, stack=stack, tokens=rows * spec.seq_len, rows=rows, gpus=gpus,
+        cpu=cpu, sharding=sharding,
         shard_all=gpus if sharding in ("fsdp", "zero3") else 1,
-        shard_states=gpus if sharding in ("fsdp", "zero3", "zero2", "zero1") else 1, shard_grads=gpus if sharding in ("fsdp", "zero3", "zero2") else 1,
-        weight_bytes=weight_bytes, hidden_bytes=hidden_bytes, train_bytes=train_bytes, trainable=trainable_params(dims, spec),
-        embeddings=dims.embedding_params if spec.update == "lora" and spec.options.get("train_embeddings") else 0, checkpointing=checkpointing,
+        shard_states=gpus if sharding in ("fsdp", "zero3", "zero2", "zero1") else 1,
+        shard_grads=gpus if sharding in ("fsdp", "zero3", "zero2") else 1,
+        weight_bytes=weight_bytes, hidden_bytes=hidden_bytes, train_bytes=train_bytes,
+        trainable=trainable_params(dims, spec),
+        embeddings=dims.embedding_params if spec.update == "lora" and spec.options.get("train_embeddings") else 0,
+        checkpointing=checkpointing,
         master=master and weight_bytes < 4,
-        optimizer="adamw_cpu" if offloaded else spec.optimizer or "adamw_fused", loss=loss, counter=counter,
-        prepared=prepared, eager=spec.attention == "eager" or dims.eager_only, fused_norms=stack.fused_norms or kernels, fused_mlp=stack.fused_mlp or kernels,
+        optimizer="adamw_cpu" if offloaded else spec.optimizer or "adamw_fused", loss=loss,
+        counter=counter,
+        prepared=prepared, eager=spec.attention == "eager" or dims.eager_only,
+        fused_norms=stack.fused_norms or kernels, fused_mlp=stack.fused_mlp or kernels,
         quantised_head=stack.is_litgpt and spec.quantization is not None and not dims.encoder,
         offloaded=offloaded, keeps_inputs=sharding == "fsdp" and not full and stack.accelerate,
     )  # fmt: skip

@@ -5,21 +5,72 @@ from __future__ import annotations
 from advisor.ground.types import Source
 
 COUNT = Source(title="counted from the model's shape", kind="derived")
-ADAM = Source(title="Kingma & Ba 2015, Algorithm 1", url="https://arxiv.org/abs/1412.6980", kind="paper")
-QLORA = Source(title="QLoRA: 4-bit NormalFloat, blocks of 64, double quantization", url="https://arxiv.org/abs/2305.14314", kind="paper")
-LORA = Source(title="LoRA; PEFT keeps adapters in float32", url="https://arxiv.org/abs/2106.09685", kind="paper")
-ZERO = Source(title="ZeRO: memory optimizations", url="https://arxiv.org/abs/1910.02054", kind="paper")
+ADAM = Source(
+    title="Kingma & Ba 2015, Algorithm 1", url="https://arxiv.org/abs/1412.6980", kind="paper"
+)
+QLORA = Source(
+    title="QLoRA: 4-bit NormalFloat, blocks of 64, double quantization",
+    url="https://arxiv.org/abs/2305.14314",
+    kind="paper",
+)
+LORA = Source(
+    title="LoRA; PEFT keeps adapters in float32",
+    url="https://arxiv.org/abs/2106.09685",
+    kind="paper",
+)
+ZERO = Source(
+    title="ZeRO: memory optimizations", url="https://arxiv.org/abs/1910.02054", kind="paper"
+)
 ACTIVATIONS = Source(
-    title="Reducing activation recomputation in large transformer models; slopes of IBM fms-acceleration's A100 runs", url="https://arxiv.org/abs/2205.05198", kind="measured"
+    title=(
+        "Reducing activation recomputation in large transformer models; slopes of IBM"
+        " fms-acceleration's A100 runs"
+    ),
+    url="https://arxiv.org/abs/2205.05198",
+    kind="measured",
 )
-LOSS = Source(title="slopes of IBM fms-acceleration's and torchtune's published runs with and without a fused loss", kind="measured")
-TRL_LOSS = Source(title="trl 1.16.0, trl/kernels/chunked_logprob.py: tiles of 4096 tokens x 32768 words", checked="2026-11-25", kind="vendor")
-MALLOC = Source(title="resident memory of seven runs of SmolLM2-135M on two cores (SFT, CPT, RM, PPO) beside the terms, glibc's malloc", checked="2026-11-25", kind="measured")
+LOSS = Source(
+    title=(
+        "slopes of IBM fms-acceleration's and torchtune's published runs with and without a fused"
+        " loss"
+    ),
+    kind="measured",
+)
+TRL_LOSS = Source(
+    title="trl 1.16.0, trl/kernels/chunked_logprob.py: tiles of 4096 tokens x 32768 words",
+    checked="2026-11-25",
+    kind="vendor",
+)
+MALLOC = Source(
+    title=(
+        "resident memory of seven runs of SmolLM2-135M on two cores (SFT, CPT, RM, PPO) beside the"
+        " terms, glibc's malloc"
+    ),
+    checked="2026-11-25",
+    kind="measured",
+)
 FOREACH = Source(
-    title="torch.optim.AdamW, foreach implementation: one temporary per parameter", url="https://docs.pytorch.org/docs/stable/generated/torch.optim.AdamW.html", kind="vendor"
+    title="torch.optim.AdamW, foreach implementation: one temporary per parameter",
+    url="https://docs.pytorch.org/docs/stable/generated/torch.optim.AdamW.html",
+    kind="vendor",
 )
-CONTEXT = Source(title="stas00/ml-engineering, training/performance: preloaded kernels 0.47 to 0.92 GiB", kind="measured")
-ALLOCATOR = Source(title="PyTorch caching allocator: reserved over allocated in published runs", kind="measured")
-FSDP = Source(title="torch FSDP: gathered units; accelerate upcasts what trains to float32", url="https://docs.pytorch.org/docs/stable/fsdp.html", kind="vendor")
-DEEPSPEED = Source(title="DeepSpeed ZeRO: reduce and all-gather buckets of 5e8 elements", url="https://www.deepspeed.ai/docs/config-json/", kind="vendor")
-PPO = Source(title="PPO as in TRL's and our own loop: policy, reference, value and reward", kind="derived")
+CONTEXT = Source(
+    title="stas00/ml-engineering, training/performance: preloaded kernels 0.47 to 0.92 GiB",
+    kind="measured",
+)
+ALLOCATOR = Source(
+    title="PyTorch caching allocator: reserved over allocated in published runs", kind="measured"
+)
+FSDP = Source(
+    title="torch FSDP: gathered units; accelerate upcasts what trains to float32",
+    url="https://docs.pytorch.org/docs/stable/fsdp.html",
+    kind="vendor",
+)
+DEEPSPEED = Source(
+    title="DeepSpeed ZeRO: reduce and all-gather buckets of 5e8 elements",
+    url="https://www.deepspeed.ai/docs/config-json/",
+    kind="vendor",
+)
+PPO = Source(
+    title="PPO as in TRL's and our own loop: policy, reference, value and reward", kind="derived"
+)

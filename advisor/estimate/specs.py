@@ -1,7 +1,9 @@
-"""`advise estimate --specs`: run specs as people and scripts write them -> values, and the answer document of each.
+"""`advise estimate --specs`: run specs as people and scripts write them -> values, and the answer
+document of each.
 
-A list is answered whole: what cannot be answered says why in its place, what is half known is read by its known part and named
-in `warnings`. Looking up models and cards is the caller's (`find_model`, `find_gpu`), so that this stays free of files.
+A list is answered whole: what cannot be answered says why in its place, what is half known is read
+by its known part and named in `warnings`. Looking up models and cards is the caller's
+(`find_model`, `find_gpu`), so that this stays free of files.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from advisor.ground.units import GIB
 from advisor.methods.composition import OBJECTIVES, UPDATES
 
 OPTIMIZERS = (
-    "adamw", "adamw_torch", "adamw_fused", "adamw_torch_fused", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "adamw_cpu",
+    "adamw", "adamw_torch", "adamw_fused", "adamw_torch_fused", "adamw_8bit", "paged_adamw",
+    "paged_adamw_8bit", "adamw_cpu",
     "adafactor", "sgd", "sgd_momentum", "lion", "rmsprop", "adagrad",
 )  # fmt: skip
 CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -40,14 +43,40 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "counter": COUNTERS,
 }
 COUNTS = ("rank", "micro_batch_size", "seq_len", "grad_accum", "gpus")
-FLAGS = ("double_quantization", "kbit_prepared", "fp32_master_weights", "optimizer_in_backward", "offload_weights", "packing", "compile")
+FLAGS = (
+    "double_quantization",
+    "kbit_prepared",
+    "fp32_master_weights",
+    "optimizer_in_backward",
+    "offload_weights",
+    "packing",
+    "compile",
+)
 # Keys of one update or objective, which a RunSpec holds under `options`.
 OPTION_CHOICES: Mapping[str, tuple[str, ...]] = {"placement": ("houlsby", "pfeiffer", "parallel")}
-OPTION_COUNTS, OPTION_FLAGS, OPTION_NUMBERS = ("bottleneck", "prefix_tokens", "generations", "response_tokens", "ppo_epochs"), ("train_embeddings",), ("beta",)
+OPTION_COUNTS, OPTION_FLAGS, OPTION_NUMBERS = (
+    ("bottleneck", "prefix_tokens", "generations", "response_tokens", "ppo_epochs"),
+    ("train_embeddings",),
+    ("beta",),
+)
 OPTIONS = (*OPTION_CHOICES, *OPTION_COUNTS, *OPTION_FLAGS, *OPTION_NUMBERS)
-OTHERS = ("model", "architecture", "model_params_b", "active_params_b", "target_modules", "gradient_checkpointing", "gpu", "framework", "tokens_total", "rows_total")
+OTHERS = (
+    "model",
+    "architecture",
+    "model_params_b",
+    "active_params_b",
+    "target_modules",
+    "gradient_checkpointing",
+    "gpu",
+    "framework",
+    "tokens_total",
+    "rows_total",
+)
 KEYS = (*CHOICES, *COUNTS, *FLAGS, *OPTIONS, *OTHERS)
-EXAMPLE = 'such as [{"model": "Qwen/Qwen3-8B", "update": "lora", "rank": 16, "seq_len": 2048, "gpu": "RTX 4090"}]'
+EXAMPLE = (
+    'such as [{"model": "Qwen/Qwen3-8B", "update": "lora", "rank": 16, "seq_len": 2048, "gpu": "RTX'
+    ' 4090"}]'
+)
 DTYPES = {
     "bf16": "bfloat16",
     "fp16": "float16",
@@ -102,10 +131,21 @@ def specs_from_json(items: Sequence[Any]) -> list[Request | list[Fault]]:
 
 
 def request_of(item: Any, *, at: str = "spec") -> Request | list[Fault]:
-    """One spec, or every fault in it. Unknown keys are faults, unknown wording of a known key is one too."""
+    """One spec, or every fault in it.
+
+    Unknown keys are faults, unknown wording of a known key is one too.
+    """
     if not isinstance(item, Mapping):
         return [Fault(what=f"{at}: an object is expected, found {type(item).__name__}")]
-    faults = [Fault(what=f"{at}.{key}: unknown key", allowed=f"known: {', '.join(sorted(KEYS))}", hint=nearest(key, KEYS)) for key in item if key not in KEYS]
+    faults = [
+        Fault(
+            what=f"{at}.{key}: unknown key",
+            allowed=f"known: {', '.join(sorted(KEYS))}",
+            hint=nearest(key, KEYS),
+        )
+        for key in item
+        if key not in KEYS
+    ]
     warnings: list[str] = []
     fields: dict[str, Any] = {}
     for key, known in {**CHOICES, **OPTION_CHOICES}.items():
@@ -113,16 +153,33 @@ def request_of(item: Any, *, at: str = "spec") -> Request | list[Fault]:
         if value is None:
             continue
         text = str(value).strip().lower()
-        text = DTYPES.get(text, text.removeprefix("torch.")) if key == "weights_dtype" else SPELLINGS.get(text, text)
+        text = (
+            DTYPES.get(text, text.removeprefix("torch."))
+            if key == "weights_dtype"
+            else SPELLINGS.get(text, text)
+        )
         if text not in known:
-            faults.append(Fault(what=f"{at}.{key}: '{value}' is not known", allowed=f"known: {', '.join(known)}", hint=nearest(text, known)))
+            faults.append(
+                Fault(
+                    what=f"{at}.{key}: '{value}' is not known",
+                    allowed=f"known: {', '.join(known)}",
+                    hint=nearest(text, known),
+                )
+            )
         fields[key] = text
     for key in (*COUNTS, *OPTION_COUNTS):
         value = item.get(key)
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 <= value <= 10**9 or value != int(value):
-            faults.append(Fault(what=f"{at}.{key}: {value!r}", allowed="a whole number of at least 1"))
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not 1 <= value <= 10**9
+            or value != int(value)
+        ):
+            faults.append(
+                Fault(what=f"{at}.{key}: {value!r}", allowed="a whole number of at least 1")
+            )
         else:
             fields[key] = int(value)
     for key in (*FLAGS, *OPTION_FLAGS):
@@ -133,14 +190,24 @@ def request_of(item: Any, *, at: str = "spec") -> Request | list[Fault]:
             fields[key] = value
     for key in OPTION_NUMBERS:
         value = item.get(key)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0):
+        if value is not None and (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not math.isfinite(value)
+            or value < 0
+        ):
             faults.append(Fault(what=f"{at}.{key}: {value!r}", allowed="a number of 0 or more"))
         elif value is not None:
             fields[key] = value
     sizes = {}
     for key in ("model_params_b", "active_params_b", "tokens_total", "rows_total"):
         value = item.get(key)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0):
+        if value is not None and (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not math.isfinite(value)
+            or value <= 0
+        ):
             faults.append(Fault(what=f"{at}.{key}: {value!r}", allowed="a number above 0"))
         elif value is not None:
             sizes[key] = float(value)
@@ -150,19 +217,30 @@ def request_of(item: Any, *, at: str = "spec") -> Request | list[Fault]:
         fields["update"] = "lora"
         fields.setdefault("quantization", "nf4")
     if fields.get("update") == "full" and fields.get("quantization"):
-        faults.append(Fault(what=f"{at}: full fine-tuning of a quantised model", allowed="quantised weights are frozen: update lora, adapter or prefix"))
+        faults.append(
+            Fault(
+                what=f"{at}: full fine-tuning of a quantised model",
+                allowed="quantised weights are frozen: update lora, adapter or prefix",
+            )
+        )
     architecture = item.get("architecture")
     if architecture is not None and not isinstance(architecture, Mapping):
-        faults.append(Fault(what=f"{at}.architecture: an object with config.json's keys is expected"))
+        faults.append(
+            Fault(what=f"{at}.architecture: an object with config.json's keys is expected")
+        )
     if not item.get("model") and architecture is None and "model_params_b" not in sizes:
-        faults.append(Fault(what=f"{at}: no model", allowed="give model, architecture or model_params_b"))
+        faults.append(
+            Fault(what=f"{at}: no model", allowed="give model, architecture or model_params_b")
+        )
     if faults:
         return faults
     options = {key: fields.pop(key) for key in OPTIONS if key in fields}
     framework = item.get("framework")
     whole = {key: int(sizes[key]) for key in ("tokens_total", "rows_total") if key in sizes}
     return Request(
-        spec=RunSpec(**fields, framework=None if framework is None else str(framework), options=options),
+        spec=RunSpec(
+            **fields, framework=None if framework is None else str(framework), options=options
+        ),
         model=str(item.get("model") or ""),
         params_b=sizes.get("model_params_b"),
         active_params_b=sizes.get("active_params_b"),
@@ -183,7 +261,11 @@ def _modules(item: Mapping[str, Any], at: str, fields: dict[str, Any]) -> list[F
     elif isinstance(value, list) and all(isinstance(name, str) for name in value):
         fields["target_modules"] = tuple(value)
     else:
-        return [Fault(what=f"{at}.target_modules: {value!r}", allowed='a list of names, or "all-linear"')]
+        return [
+            Fault(
+                what=f"{at}.target_modules: {value!r}", allowed='a list of names, or "all-linear"'
+            )
+        ]
     return []
 
 
@@ -192,12 +274,19 @@ def _checkpointing(item: Mapping[str, Any], at: str, fields: dict[str, Any]) -> 
     if value is None:
         return []
     if not isinstance(value, bool) and value not in ("selective", "offload", "full"):
-        return [Fault(what=f"{at}.gradient_checkpointing: {value!r}", allowed="true, false, selective or offload")]
+        return [
+            Fault(
+                what=f"{at}.gradient_checkpointing: {value!r}",
+                allowed="true, false, selective or offload",
+            )
+        ]
     fields["gradient_checkpointing"] = value
     return []
 
 
-def answer_spec(request: Request, *, find_model: FindModel, find_gpu: FindGpu | None = None) -> dict[str, Any]:
+def answer_spec(
+    request: Request, *, find_model: FindModel, find_gpu: FindGpu | None = None
+) -> dict[str, Any]:
     """The answer document of one spec; `peak_gib` null with a `reason` where it cannot be said."""
     warnings = list(request.warnings)
     try:
@@ -210,7 +299,12 @@ def answer_spec(request: Request, *, find_model: FindModel, find_gpu: FindGpu | 
     spec = request.spec
     on_cpu = request.gpu is not None and request.gpu.strip().lower() in ("none", "cpu")
     match = None
-    if request.gpu is not None and find_gpu is not None and not on_cpu and request.gpu.strip().lower() != "unknown":
+    if (
+        request.gpu is not None
+        and find_gpu is not None
+        and not on_cpu
+        and request.gpu.strip().lower() != "unknown"
+    ):
         match = find_gpu(request.gpu, lenient=True)
     machine = None
     if match is not None:
@@ -227,9 +321,19 @@ def answer_spec(request: Request, *, find_model: FindModel, find_gpu: FindGpu | 
 
 
 def document_of(
-    spec: RunSpec, shape: ModelShape, *, cpu: bool, device: GpuSpec | None, machine: Machine | None, tokens_total: int | None, rows_total: int | None, warnings: Sequence[str]
+    spec: RunSpec,
+    shape: ModelShape,
+    *,
+    cpu: bool,
+    device: GpuSpec | None,
+    machine: Machine | None,
+    tokens_total: int | None,
+    rows_total: int | None,
+    warnings: Sequence[str],
 ) -> dict[str, Any]:
-    """The answer document of a spec on a device: memory with its terms, and speed where the machine's is known; refused where it cannot be."""
+    """The answer document of a spec on a device: memory with its terms, and speed where the
+    machine's is known; refused where it cannot be.
+    """
     fault = why_impossible(spec, shape)
     if fault:
         return refuse_spec(fault)
@@ -237,12 +341,22 @@ def document_of(
     if memory is None:
         return refuse_spec(f"the dimensions of '{shape.id}' are not known")
     document: dict[str, Any] = {
-        "peak_gib": _gib(memory.peak_bytes), "low_gib": _gib(memory.low_bytes), "high_gib": _gib(memory.high_bytes), "moment": memory.peak.name,
-        "terms": [{"name": term.name, "gib": _gib(term.size_bytes), "because": term.because, "source": term.source.title} for term in memory.peak.terms],
+        "peak_gib": _gib(memory.peak_bytes), "low_gib": _gib(memory.low_bytes),
+        "high_gib": _gib(memory.high_bytes), "moment": memory.peak.name,
+        "terms": [{"name": term.name, "gib": _gib(term.size_bytes), "because": term.because,
+        "source": term.source.title} for term in memory.peak.terms],
     }  # fmt: skip
-    time = None if machine is None else time_estimate(spec, shape, machine, tokens_total=tokens_total, rows_total=rows_total)
+    time = (
+        None
+        if machine is None
+        else time_estimate(spec, shape, machine, tokens_total=tokens_total, rows_total=rows_total)
+    )
     if time is not None:
-        document |= {"tokens_per_s_per_gpu": round(time.tokens_per_s_per_gpu, 2), "step_s": round(time.step_s, 5), "time_because": time.because}
+        document |= {
+            "tokens_per_s_per_gpu": round(time.tokens_per_s_per_gpu, 2),
+            "step_s": round(time.step_s, 5),
+            "time_because": time.because,
+        }
         if time.duration_s is not None:
             document["hours"] = round(time.duration_s / 3600, 3)
     document["warnings"] = list(dict.fromkeys([*warnings, *_unread(spec, shape), *memory.warnings]))
@@ -252,9 +366,23 @@ def document_of(
 def _shape(request: Request, find_model: FindModel) -> tuple[ModelShape | None, list[str]]:
     if request.architecture is not None:
         params = None if request.params_b is None else round(request.params_b * 1e9)
-        return shape_from_config(request.architecture, request.model or "architecture", origin="folder", source="architecture as given", params=params), []
+        return (
+            shape_from_config(
+                request.architecture,
+                request.model or "architecture",
+                origin="folder",
+                source="architecture as given",
+                params=params,
+            ),
+            [],
+        )
     shape, warnings = find_model(request.model, params_b=request.params_b)
-    if shape is not None and request.active_params_b is not None and shape.origin == "size" and request.active_params_b * 1e9 < shape.params:
+    if (
+        shape is not None
+        and request.active_params_b is not None
+        and shape.origin == "size"
+        and request.active_params_b * 1e9 < shape.params
+    ):
         text = f"{request.params_b or shape.params / 1e9:g}B-A{request.active_params_b:g}B"
         again, _ = find_model(text, params_b=request.params_b or shape.params / 1e9)
         shape = again or shape
@@ -267,7 +395,10 @@ def _unread(spec: RunSpec, shape: ModelShape) -> list[str]:
     unknown = unknown_targets(dims, spec) if dims is not None and spec.update == "lora" else ()
     if dims is None or not unknown:
         return []
-    return [f"target_modules: {shape.id} has no layer called {', '.join(unknown)}: left out; counted are {', '.join(targets(dims, spec))}"]
+    return [
+        f"target_modules: {shape.id} has no layer called {', '.join(unknown)}: left out; counted"
+        f" are {', '.join(targets(dims, spec))}"
+    ]
 
 
 def why_impossible(spec: RunSpec, shape: ModelShape) -> str:
@@ -277,7 +408,10 @@ def why_impossible(spec: RunSpec, shape: ModelShape) -> str:
     if spec.update == "lora" and spec.rank and shape.hidden_size and spec.rank > shape.hidden_size:
         return f"rank {spec.rank} is above the hidden size {shape.hidden_size}"
     if spec.offload_weights and (spec.sharding not in ("fsdp", "zero3") or spec.gpus < 2):
-        return f"offload_weights with sharding {spec.sharding or 'null'} on {spec.gpus} GPU: it is estimated for fsdp and zero3 on two or more"
+        return (
+            f"offload_weights with sharding {spec.sharding or 'null'} on {spec.gpus} GPU: it is"
+            " estimated for fsdp and zero3 on two or more"
+        )
     return ""
 
 
@@ -290,19 +424,42 @@ def _gib(size_bytes: int) -> float:
     return round(size_bytes / GIB, 4)
 
 
-def run_specs(text: str, *, find_model: FindModel, find_gpu: FindGpu | None = None) -> list[dict[str, Any]]:
-    """One answer document for each spec of a JSON list, in order. Raises InputError where the text is not a JSON list."""
+def run_specs(
+    text: str, *, find_model: FindModel, find_gpu: FindGpu | None = None
+) -> list[dict[str, Any]]:
+    """One answer document for each spec of a JSON list, in order.
+
+    Raises InputError where the text is not a JSON list.
+    """
     try:
         items = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         where = f":{error.lineno}:{error.colno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise InputError(f"specs{where}: not valid JSON", "a JSON list of run specs", EXAMPLE) from None
+        raise InputError(
+            f"specs{where}: not valid JSON", "a JSON list of run specs", EXAMPLE
+        ) from None
     if not isinstance(items, list):
-        raise InputError(f"specs: a JSON list is expected, found {type(items).__name__}", allowed=EXAMPLE, hint="put one spec into [ ]")
+        raise InputError(
+            f"specs: a JSON list is expected, found {type(items).__name__}",
+            allowed=EXAMPLE,
+            hint="put one spec into [ ]",
+        )
     documents = []
     for parsed in specs_from_json(items):
         if isinstance(parsed, Request):
             documents.append(answer_spec(parsed, find_model=find_model, find_gpu=find_gpu))
         else:
-            documents.append(refuse_spec("; ".join(fault.what + (f" ({fault.allowed})" if fault.allowed and len(fault.allowed) < 120 else "") for fault in parsed)))
+            documents.append(
+                refuse_spec(
+                    "; ".join(
+                        fault.what
+                        + (
+                            f" ({fault.allowed})"
+                            if fault.allowed and len(fault.allowed) < 120
+                            else ""
+                        )
+                        for fault in parsed
+                    )
+                )
+            )
     return documents

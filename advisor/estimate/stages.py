@@ -8,11 +8,33 @@ from typing import Any
 from advisor.estimate.types import RunSpec
 
 # Keys of an update or objective that a formula reads.
-OPTIONS = ("bottleneck", "placement", "prefix_tokens", "response_tokens", "generations", "beta", "ppo_epochs", "verifier", "reward", "dropout", "train_embeddings")
+OPTIONS = (
+    "bottleneck",
+    "placement",
+    "prefix_tokens",
+    "response_tokens",
+    "generations",
+    "beta",
+    "ppo_epochs",
+    "verifier",
+    "reward",
+    "dropout",
+    "train_embeddings",
+)
 
 
-def stage_spec(objective: str, update: str, quantization: str | None, settings: Mapping[str, Any], *, gpus: int = 1, sharding: str | None = None) -> RunSpec:
-    """The estimator's view of one stage (plain values by plan key); a key that is missing or None takes what the trainers use."""
+def stage_spec(
+    objective: str,
+    update: str,
+    quantization: str | None,
+    settings: Mapping[str, Any],
+    *,
+    gpus: int = 1,
+    sharding: str | None = None,
+) -> RunSpec:
+    """The estimator's view of one stage (plain values by plan key); a key that is missing or None
+    takes what the trainers use.
+    """
     targets = settings.get("target_modules") or "all-linear"
     return RunSpec(
         objective=objective,

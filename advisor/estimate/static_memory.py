@@ -1,4 +1,6 @@
-"""Memory that stands: weights, adapters, further roles, optimizer state, gradients and what an optimizer step adds."""
+"""Memory that stands: weights, adapters, further roles, optimizer state, gradients and what an
+optimizer step adds.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ from advisor.estimate.resolved_run import CPU_OPTIMIZERS, ResolvedRun, per_devic
 from advisor.estimate.types import Term
 from advisor.ground.units import GIB
 
-# nf4: half a byte, and a float32 scale per 64 weights; double quantization stores the scales in 8 bits with one more per 256.
+# nf4: half a byte, and a float32 scale per 64 weights; double quantization stores the scales in 8
+# bits with one more per 256.
 NF4_CONSTANT_BYTES = 4 / 64
 NF4_DOUBLE_CONSTANT_BYTES = 1 / 64 + 4 / (64 * 256)
 INT8_BYTES = 1.0
@@ -19,97 +22,238 @@ ADDED = {"lora": "adapters", "adapter": "bottleneck adapters", "prefix": "prefix
 
 def untied_embeddings(s: ResolvedRun) -> int:
     """Weights a framework holds twice: litgpt gives every model an output matrix of its own."""
-    return s.dims.head_params if s.stack.is_litgpt and s.dims.embedding_params == s.dims.head_params and not s.dims.encoder else 0
+    return (
+        s.dims.head_params
+        if s.stack.is_litgpt
+        and s.dims.embedding_params == s.dims.head_params
+        and not s.dims.encoder
+        else 0
+    )
 
 
 def weights(s: ResolvedRun) -> list[Term]:
-    """The model's own weights with quantisation constants, and added parameters: this device's share."""
+    """The model's own weights with quantisation constants, and added parameters: this device's
+    share.
+    """
     d, spec, share = s.dims, s.spec, s.shard_all
     terms = []
     if spec.quantization in ("nf4", "int8"):
         outside = 4 if s.prepared or s.cpu else s.weight_bytes
         per_weight = 0.5 if spec.quantization == "nf4" else INT8_BYTES
         linear = d.linear_params + (d.head_params if s.quantised_head else 0)
-        terms.append(term_of("weights", linear * per_weight / share, f"{linear:,} linear weights x {per_weight:g} B{per_device(share)}", src.QLORA))
+        terms.append(
+            term_of(
+                "weights",
+                linear * per_weight / share,
+                f"{linear:,} linear weights x {per_weight:g} B{per_device(share)}",
+                src.QLORA,
+            )
+        )
         if spec.quantization == "nf4":
             constant = NF4_DOUBLE_CONSTANT_BYTES if spec.double_quantization else NF4_CONSTANT_BYTES
-            because = f"a scale per 64 weights, {'8-bit' if spec.double_quantization else 'float32'}"
-            terms.append(term_of("quantisation constants", linear * constant / share, because, src.QLORA))
-        rest = d.embedding_params + d.other_params + untied_embeddings(s) - (d.head_params if s.quantised_head else 0)
-        terms.append(term_of("weights left unquantised", rest * outside / share, f"{rest:,} of embeddings, output and norms x {outside} B{per_device(share)}", src.QLORA))
+            because = (
+                f"a scale per 64 weights, {'8-bit' if spec.double_quantization else 'float32'}"
+            )
+            terms.append(
+                term_of("quantisation constants", linear * constant / share, because, src.QLORA)
+            )
+        rest = (
+            d.embedding_params
+            + d.other_params
+            + untied_embeddings(s)
+            - (d.head_params if s.quantised_head else 0)
+        )
+        terms.append(
+            term_of(
+                "weights left unquantised",
+                rest * outside / share,
+                f"{rest:,} of embeddings, output and norms x {outside} B{per_device(share)}",
+                src.QLORA,
+            )
+        )
     else:
         held = d.params + untied_embeddings(s)
-        terms.append(term_of("weights", held * s.weight_bytes / share, f"{held:,} x {s.weight_bytes} B{per_device(share)}", src.COUNT))
+        terms.append(
+            term_of(
+                "weights",
+                held * s.weight_bytes / share,
+                f"{held:,} x {s.weight_bytes} B{per_device(share)}",
+                src.COUNT,
+            )
+        )
     if spec.update != "full":
         because = f"{s.trainable:,} trainable parameters x {s.train_bytes} B{per_device(share)}"
-        terms.append(term_of(ADDED.get(spec.update, "added parameters"), s.trainable * s.train_bytes / share, because, src.LORA))
-        because = f"{s.embeddings:,} x {s.weight_bytes} B{per_device(share)}: PEFT trains a copy and keeps the base's own"
-        terms.append(term_of("trained embeddings and output", s.embeddings * s.weight_bytes / share, because, src.LORA))
+        terms.append(
+            term_of(
+                ADDED.get(spec.update, "added parameters"),
+                s.trainable * s.train_bytes / share,
+                because,
+                src.LORA,
+            )
+        )
+        because = (
+            f"{s.embeddings:,} x {s.weight_bytes} B{per_device(share)}: PEFT trains a copy and"
+            " keeps the base's own"
+        )
+        terms.append(
+            term_of(
+                "trained embeddings and output",
+                s.embeddings * s.weight_bytes / share,
+                because,
+                src.LORA,
+            )
+        )
     elif s.master:
         size = 0.0 if s.optimizer in CPU_OPTIMIZERS else d.params * 4 / s.shard_states
-        terms.append(term_of("float32 master weights", size, f"{d.params:,} x 4 B{per_device(s.shard_states)}", src.ZERO))
+        terms.append(
+            term_of(
+                "float32 master weights",
+                size,
+                f"{d.params:,} x 4 B{per_device(s.shard_states)}",
+                src.ZERO,
+            )
+        )
     elif spec.precision == "mixed" and s.weight_bytes == 4 and not s.cpu and s.sharding != "fsdp":
-        terms.append(term_of("16-bit copies of the weights", d.linear_params * 2 / share, "autocast keeps a cast of every weight through the step", src.COUNT))
-    return [replace(term, size_bytes=0, because=f"in host memory: {term.because}") for term in terms] if s.offloaded else terms
+        terms.append(
+            term_of(
+                "16-bit copies of the weights",
+                d.linear_params * 2 / share,
+                "autocast keeps a cast of every weight through the step",
+                src.COUNT,
+            )
+        )
+    return (
+        [replace(term, size_bytes=0, because=f"in host memory: {term.because}") for term in terms]
+        if s.offloaded
+        else terms
+    )
 
 
 def gathered_weights(s: ResolvedRun, *, layers: int) -> list[Term]:
-    """Weights in full around this device's share: the root unit, and as many layers as compute or are fetched ahead."""
+    """Weights in full around this device's share: the root unit, and as many layers as compute or
+    are fetched ahead.
+    """
     d, share = s.dims, s.shard_all
     if share < 2:
         return []
-    whole = sum(term.size_bytes for term in weights(s)[: 3 if s.spec.quantization == "nf4" else 2 if s.spec.quantization else 1]) * (share - 1)
+    whole = sum(
+        term.size_bytes
+        for term in weights(s)[
+            : 3 if s.spec.quantization == "nf4" else 2 if s.spec.quantization else 1
+        ]
+    ) * (share - 1)
     layer_bytes = d.layer_params * (0.5 if s.spec.quantization == "nf4" else 2)
     size = d.embedding_params * 2 + layers * layer_bytes
-    because = f"embeddings and output{f', {layers} layers' if layers else ''} in full while they compute"
+    because = (
+        f"embeddings and output{f', {layers} layers' if layers else ''} in full while they compute"
+    )
     if s.spec.update != "full" and s.stack.is_litgpt:
-        size, because = whole * share / (share - 1), "frozen units are never freed: nothing in them triggers the hook that does"
+        size, because = (
+            whole * share / (share - 1),
+            "frozen units are never freed: nothing in them triggers the hook that does",
+        )
     elif not s.offloaded:
         size = min(size, whole)
     return [term_of("gathered weights", size, because, src.FSDP)]
 
 
 def first_gradients(s: ResolvedRun, *, layers: int) -> list[Term]:
-    """Gradients that exist while activations still stand: of the output matrix, then of the last layers; whole, before any division."""
+    """Gradients that exist while activations still stand: of the output matrix, then of the last
+    layers; whole, before any division.
+    """
     d, spec = s.dims, s.spec
     if s.embeddings:
         # Beside the gradients of earlier micro-batches, what dividing it does not leave here.
-        rest = 1 - 1 / s.shard_grads if s.shard_grads > 1 and spec.grad_accum > 1 and s.optimizer not in CPU_OPTIMIZERS else 1
-        return [term_of("first gradients", d.head_params * s.weight_bytes * rest, "of the trained output matrix, made first", src.COUNT)]
+        rest = (
+            1 - 1 / s.shard_grads
+            if s.shard_grads > 1 and spec.grad_accum > 1 and s.optimizer not in CPU_OPTIMIZERS
+            else 1
+        )
+        return [
+            term_of(
+                "first gradients",
+                d.head_params * s.weight_bytes * rest,
+                "of the trained output matrix, made first",
+                src.COUNT,
+            )
+        ]
     if s.sharding == "fsdp" and s.stack.is_litgpt and spec.update != "full" and layers:
-        # Adapters and frozen weights are one flat parameter there (use_orig_params), and so is their gradient; FSDP warns of it.
-        return [term_of("first gradients", layers * d.layer_params * s.weight_bytes, f"of {layers} layers whole, frozen weights too, before they are divided", src.FSDP)]
+        # Adapters and frozen weights are one flat parameter there (use_orig_params), and so is
+        # their gradient; FSDP warns of it.
+        return [
+            term_of(
+                "first gradients",
+                layers * d.layer_params * s.weight_bytes,
+                f"of {layers} layers whole, frozen weights too, before they are divided",
+                src.FSDP,
+            )
+        ]
     if spec.update != "full" or s.offloaded:
         return []
     head = 0 if d.encoder or spec.objective == "rm" else d.head_params
-    if s.sharding in ("fsdp", "zero3"):  # embeddings and output stand together until their gradient is divided
+    if s.sharding in (
+        "fsdp",
+        "zero3",
+    ):  # embeddings and output stand together until their gradient is divided
         head = max(head, d.embedding_params)
     count = head + (min(1, layers) if spec.optimizer_in_backward else layers) * d.layer_params
     divided = s.sharding in ("fsdp", "zero3", "zero2")
-    size = min(2 * count, s.trainable * s.train_bytes * (1 - 1 / s.shard_grads)) if divided else min(count, s.trainable) * s.train_bytes
-    because = f"of the output matrix{f' and {layers} layers' if layers else ''}{', before they are divided' if divided else ', made first'}"
+    size = (
+        min(2 * count, s.trainable * s.train_bytes * (1 - 1 / s.shard_grads))
+        if divided
+        else min(count, s.trainable) * s.train_bytes
+    )
+    because = (
+        "of the output"
+        f" matrix{f' and {layers} layers' if layers else ''}{', before they are divided' if divided else ', made first'}"
+    )
     return [term_of("first gradients", size, because, src.FSDP if divided else src.COUNT)]
 
 
 def other_roles(s: ResolvedRun) -> list[Term]:
     """The further roles of a preference or reinforcement stage."""
     d, spec, share = s.dims, s.spec, s.shard_all
-    base = d.params * s.weight_bytes if not spec.quantization else d.linear_params * 0.52 + (d.embedding_params + d.other_params) * s.weight_bytes
+    base = (
+        d.params * s.weight_bytes
+        if not spec.quantization
+        else d.linear_params * 0.52 + (d.embedding_params + d.other_params) * s.weight_bytes
+    )
     if spec.objective in ("dpo", "kto") and spec.update == "full":
         return [term_of("reference model", base / share, "a frozen copy of the policy", src.COUNT)]
     if spec.objective in ("grpo", "rloo") and spec.update == "full" and spec.options.get("beta"):
-        return [term_of("reference model", base / share, "a frozen copy of the policy, since beta is not zero", src.COUNT)]
+        return [
+            term_of(
+                "reference model",
+                base / share,
+                "a frozen copy of the policy, since beta is not zero",
+                src.COUNT,
+            )
+        ]
     if spec.objective != "ppo":
         return []
     if spec.update == "full":
-        states = d.params * (2 * s.weight_bytes if not spec.optimizer or "8bit" not in spec.optimizer else 2)
+        states = d.params * (
+            2 * s.weight_bytes if not spec.optimizer or "8bit" not in spec.optimizer else 2
+        )
         return [
             term_of("reference model", base / share, "a frozen copy of the policy", src.PPO),
             term_of("reward model", base / share, "a frozen model of the policy's size", src.PPO),
-            term_of("value model", (2 * base + states) / share, "a second model that trains: weights, gradients and optimizer state", src.PPO),
+            term_of(
+                "value model",
+                (2 * base + states) / share,
+                "a second model that trains: weights, gradients and optimizer state",
+                src.PPO,
+            ),
         ]
     adapters = s.trainable * s.train_bytes
-    return [term_of("reward and value adapters", (2 * adapters + 3 * adapters) / share, "all four roles share one frozen base; value trains too", src.PPO)]
+    return [
+        term_of(
+            "reward and value adapters",
+            (2 * adapters + 3 * adapters) / share,
+            "all four roles share one frozen base; value trains too",
+            src.PPO,
+        )
+    ]
 
 
 def optimizer_states(s: ResolvedRun) -> list[Term]:
@@ -119,10 +263,20 @@ def optimizer_states(s: ResolvedRun) -> list[Term]:
     if s.optimizer in CPU_OPTIMIZERS:
         return [term_of("optimizer state", 0, "held in host memory", src.ADAM)]
     if s.optimizer.startswith("paged") and not s.cpu:
-        because = f"paged: up to {total / GIB:.2f} GiB in unified memory, counted by no allocator and moved out under pressure"
+        because = (
+            f"paged: up to {total / GIB:.2f} GiB in unified memory, counted by no allocator and"
+            " moved out under pressure"
+        )
         return [term_of("optimizer state", 0, because, src.QLORA)]
     because = " + ".join(f"{why} x {count:,} trainable parameters" for count, _, why in found)
-    return [term_of("optimizer state", total / s.shard_states, f"{because}{per_device(s.shard_states)}", src.ADAM)]
+    return [
+        term_of(
+            "optimizer state",
+            total / s.shard_states,
+            f"{because}{per_device(s.shard_states)}",
+            src.ADAM,
+        )
+    ]
 
 
 def _state_bytes(s: ResolvedRun, width: int) -> tuple[float, str]:
@@ -142,12 +296,25 @@ def _state_bytes(s: ResolvedRun, width: int) -> tuple[float, str]:
 def gradients(s: ResolvedRun) -> list[Term]:
     """Gradients of what trains, as they stand before the optimizer's step."""
     if s.spec.optimizer_in_backward:
-        one = (s.dims.layer_params if s.spec.update == "full" else s.trainable // s.dims.layers) * s.train_bytes
-        return [term_of("gradients", one, "one layer at a time: the step runs inside the backward pass", src.COUNT)]
+        one = (
+            s.dims.layer_params if s.spec.update == "full" else s.trainable // s.dims.layers
+        ) * s.train_bytes
+        return [
+            term_of(
+                "gradients",
+                one,
+                "one layer at a time: the step runs inside the backward pass",
+                src.COUNT,
+            )
+        ]
     if s.offloaded or (s.sharding in ("zero2", "zero3") and s.optimizer in CPU_OPTIMIZERS):
         return [term_of("gradients", 0, "moved to host memory layer by layer", src.FSDP)]
     share = s.shard_grads
-    return [term_of("gradients", s.trained_bytes / share, f"{s.trained_words}{per_device(share)}", src.COUNT)]
+    return [
+        term_of(
+            "gradients", s.trained_bytes / share, f"{s.trained_words}{per_device(share)}", src.COUNT
+        )
+    ]
 
 
 def communication_buckets(s: ResolvedRun) -> list[Term]:
@@ -156,19 +323,56 @@ def communication_buckets(s: ResolvedRun) -> list[Term]:
         # transformers' "auto" sets them to the square of the hidden size.
         elements = min(DEEPSPEED_BUCKET_ELEMENTS if s.stack.name else s.dims.hidden**2, s.trainable)
         overlapped = s.sharding == "zero3"
-        because = f"{'reduce, its copy by device, and what a second stream still reads' if overlapped else 'reduce and all-gather'}, {elements:,} elements each"
-        return [term_of("communication buckets", elements * 2 * (3 if overlapped else 2), because, src.DEEPSPEED)]
+        because = (
+            f"{'reduce, its copy by device, and what a second stream still reads' if overlapped else 'reduce and all-gather'},"
+            f" {elements:,} elements each"
+        )
+        return [
+            term_of(
+                "communication buckets",
+                elements * 2 * (3 if overlapped else 2),
+                because,
+                src.DEEPSPEED,
+            )
+        ]
     if s.sharding == "ddp":
-        return [term_of("communication buckets", min(25 * 2**20, s.trained_bytes), "DDP reduces in buckets of 25 MiB", src.COUNT)]
+        return [
+            term_of(
+                "communication buckets",
+                min(25 * 2**20, s.trained_bytes),
+                "DDP reduces in buckets of 25 MiB",
+                src.COUNT,
+            )
+        ]
     return []
 
 
 def optimizer_temporaries(s: ResolvedRun) -> list[Term]:
     """What the optimizer holds beside its state while it steps."""
-    fused = "fused" in s.optimizer or "8bit" in s.optimizer or "paged" in s.optimizer or s.optimizer in CPU_OPTIMIZERS or s.optimizer.startswith("sgd")
+    fused = (
+        "fused" in s.optimizer
+        or "8bit" in s.optimizer
+        or "paged" in s.optimizer
+        or s.optimizer in CPU_OPTIMIZERS
+        or s.optimizer.startswith("sgd")
+    )
     if s.sharding in ("zero1", "zero2", "zero3") and s.master and s.optimizer not in CPU_OPTIMIZERS:
-        return [term_of("float32 gradients", s.trainable * 4 / s.shard_states, f"DeepSpeed steps on float32 copies{per_device(s.shard_states)}", src.DEEPSPEED)]
+        return [
+            term_of(
+                "float32 gradients",
+                s.trainable * 4 / s.shard_states,
+                f"DeepSpeed steps on float32 copies{per_device(s.shard_states)}",
+                src.DEEPSPEED,
+            )
+        ]
     if fused or s.spec.optimizer_in_backward or s.sharding in ("zero2", "zero3"):
         return []
     size = s.trainable * 4 if s.master else s.trained_bytes
-    return [term_of("optimizer temporaries", size / s.shard_states, "the foreach step builds its update for all parameters at once", src.FOREACH)]
+    return [
+        term_of(
+            "optimizer temporaries",
+            size / s.shard_states,
+            "the foreach step builds its update for all parameters at once",
+            src.FOREACH,
+        )
+    ]

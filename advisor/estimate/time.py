@@ -1,4 +1,6 @@
-"""Duration of an optimizer step and of a run: compute, memory traffic, launches, optimizer and communication. Arithmetic only."""
+"""Duration of an optimizer step and of a run: compute, memory traffic, launches, optimizer and
+communication. Arithmetic only.
+"""
 
 from __future__ import annotations
 
@@ -6,35 +8,54 @@ import math
 from dataclasses import dataclass
 
 from advisor.estimate.dims import Dims, dims_of, targets, trainable_params
-from advisor.estimate.resolved_run import DTYPE_BYTES, GENERATED, answers_each, rollouts, sequences_per_row
+from advisor.estimate.resolved_run import (
+    DTYPE_BYTES,
+    GENERATED,
+    answers_each,
+    rollouts,
+    sequences_per_row,
+)
 from advisor.estimate.types import RunSpec, TimeEstimate
 from advisor.ground.types import GpuSpec, ModelShape
 
-# Share of the best measured matmul that a tuned loop reaches, on a card of A100 class (published median MFU 0.6 there, 0.42 on H100) ...
+# Share of the best measured matmul that a tuned loop reaches, on a card of A100 class (published
+# median MFU 0.6 there, 0.42 on H100) ...
 MATMUL_SHARE = 0.72
-# ... and how that share falls as cards get faster: from those two medians over their peaks of 312 and 989 TFLOP/s.
+# ... and how that share falls as cards get faster: from those two medians over their peaks of 312
+# and 989 TFLOP/s.
 REFERENCE_FLOPS, SLOWDOWN = 312e12, 0.22
-BEST_MATMUL_SHARE = 0.82  # of the peak, where nobody measured the card (A100 0.86, H100 0.80 in ml-engineering's MAMF table)
+# of the peak, where nobody measured the card (A100 0.86, H100 0.80 in ml-engineering's MAMF table)
+BEST_MATMUL_SHARE = 0.82
 ATTENTION_SHARE = 0.6  # flash attention's backward pass against a plain matmul on the same card
-# Kernel launches of one layer in an eager loop, per pass: about 30 kernels at 10 us, and three more per adapted matrix with PEFT's Python.
+# Kernel launches of one layer in an eager loop, per pass: about 30 kernels at 10 us, and three more
+# per adapted matrix with PEFT's Python.
 LAUNCH_S, LAUNCH_ADAPTER_S = 0.35e-3, 0.09e-3
 COMPILED_LAUNCH_SHARE = 0.4
 SMOOTH = 3.0  # compute and launches overlap: a soft maximum
 ELEMENTWISE_PASSES = 3  # each kept activation is written once and read twice
 BANDWIDTH_SHARE = 0.8  # of the data sheet, what streaming kernels reach
 NVLINK_BYTES_PER_S, PCIE_BYTES_PER_S = 180e9, 14e9  # one direction, achieved
-# A LoRA step of SmolLM2-135M, 4 x 128 tokens, took 2 to 3 s on two cores (4 N FLOP per token): float32, per core.
+# A LoRA step of SmolLM2-135M, 4 x 128 tokens, took 2 to 3 s on two cores (4 N FLOP per token):
+# float32, per core.
 CPU_FLOPS_PER_CORE = 5e10
-# There nothing overlaps: a forward and backward pass of its 30 layers with LoRA took 0.16 s (float32) to 0.22 s (autocast) before the first token.
+# There nothing overlaps: a forward and backward pass of its 30 layers with LoRA took 0.16 s
+# (float32) to 0.22 s (autocast) before the first token.
 CPU_LAUNCHES = 2.2  # of what a card's launches take
-# Logits in tiles without Triton (TRL's chunked loss): 2 ms a token of 49,152 words, forward and backward, most of it for pages of fresh memory.
+# Logits in tiles without Triton (TRL's chunked loss): 2 ms a token of 49,152 words, forward and
+# backward, most of it for pages of fresh memory.
 CPU_TILE_S = 4e-8  # for each logit
 CPU_MIXED_GAIN = 1.4  # with instructions for bfloat16: 1.3 to 1.5 measured on such steps
 CPU_BYTES_PER_S = 15e9
-# Forward passes beside the one that is learned from: the reference's; in KTO also both models' over answers to other requests, for its KL.
+# Forward passes beside the one that is learned from: the reference's; in KTO also both models' over
+# answers to other requests, for its KL.
 FURTHER_FORWARDS = {"dpo": 1, "kto": 3}
 FORWARD_TILES = 0.35  # a forward pass's share of what tiles take in both
-TILED = ("dpo", "kto", "grpo", "rloo")  # objectives whose loss the trainers compute in tiles on the CPU too
+TILED = (
+    "dpo",
+    "kto",
+    "grpo",
+    "rloo",
+)  # objectives whose loss the trainers compute in tiles on the CPU too
 PPO_EPOCHS = 4  # rules/objectives/ppo.yaml
 DECODE_SHARE = 0.3  # of the bandwidth, what `generate` reaches without a serving engine
 PADDED_LENGTH = 1.25  # rows of mixed lengths padded to the longest of their micro-batch
@@ -51,11 +72,20 @@ class Machine:
     note: str
     overlaps: bool = True  # launches run ahead of compute
     tile_s: float = 0.0  # for each logit of a loss in tiles, beside what its matrix product takes
-    mixed_gain: float = 1.0  # under precision: mixed against pure; the rates of cards are those of 16-bit formats already
+    # under precision: mixed against pure; the rates of cards are those of 16-bit formats already
+    mixed_gain: float = 1.0
 
 
-def machine_of(gpu: GpuSpec | None, *, cpu_cores: int | None = None, cpu_bf16: bool = False, interconnect: str | None = None) -> Machine | None:
-    """Achieved rates of a card, or of the CPU where cores are given instead; None where the card's rates are not known."""
+def machine_of(
+    gpu: GpuSpec | None,
+    *,
+    cpu_cores: int | None = None,
+    cpu_bf16: bool = False,
+    interconnect: str | None = None,
+) -> Machine | None:
+    """Achieved rates of a card, or of the CPU where cores are given instead; None where the card's
+    rates are not known.
+    """
     if gpu is None:
         if not cpu_cores:
             return None
@@ -72,17 +102,41 @@ def machine_of(gpu: GpuSpec | None, *, cpu_cores: int | None = None, cpu_bf16: b
     if gpu.bf16_flops is None or gpu.bandwidth_bytes_per_s is None:
         return None
     best = gpu.achieved_flops or BEST_MATMUL_SHARE * gpu.bf16_flops
-    flops = best * MATMUL_SHARE * (REFERENCE_FLOPS / gpu.bf16_flops) ** SLOWDOWN if gpu.bf16_flops > REFERENCE_FLOPS else best * MATMUL_SHARE
+    flops = (
+        best * MATMUL_SHARE * (REFERENCE_FLOPS / gpu.bf16_flops) ** SLOWDOWN
+        if gpu.bf16_flops > REFERENCE_FLOPS
+        else best * MATMUL_SHARE
+    )
     text = f"{interconnect or ''} {gpu.id} {gpu.name}".lower()
-    link = NVLINK_BYTES_PER_S if any(word in text for word in ("sxm", "nvlink", "nvl", "hgx", "gb200", "b200")) and interconnect != "pcie" else PCIE_BYTES_PER_S
-    return Machine(flops=flops, bytes_per_s=gpu.bandwidth_bytes_per_s * BANDWIDTH_SHARE, link_bytes_per_s=link, launch_share=1.0, note=gpu.name)
+    link = (
+        NVLINK_BYTES_PER_S
+        if any(word in text for word in ("sxm", "nvlink", "nvl", "hgx", "gb200", "b200"))
+        and interconnect != "pcie"
+        else PCIE_BYTES_PER_S
+    )
+    return Machine(
+        flops=flops,
+        bytes_per_s=gpu.bandwidth_bytes_per_s * BANDWIDTH_SHARE,
+        link_bytes_per_s=link,
+        launch_share=1.0,
+        note=gpu.name,
+    )
 
 
-def time_estimate(spec: RunSpec, shape: ModelShape, machine: Machine, *, tokens_total: int | None = None, rows_total: int | None = None) -> TimeEstimate | None:
-    """Time of one optimizer step, and of the run where its tokens are known; None where the shape holds no dimensions.
+def time_estimate(
+    spec: RunSpec,
+    shape: ModelShape,
+    machine: Machine,
+    *,
+    tokens_total: int | None = None,
+    rows_total: int | None = None,
+) -> TimeEstimate | None:
+    """Time of one optimizer step, and of the run where its tokens are known; None where the shape
+    holds no dimensions.
 
-    `tokens_total` counts real tokens of all epochs, `rows_total` the rows they stand in (of all epochs); of a pair both sequences
-    count, each cut at seq_len. Padding is added where rows are not packed.
+    `tokens_total` counts real tokens of all epochs, `rows_total` the rows they stand in (of all
+    epochs); of a pair both sequences count, each cut at seq_len. Padding is added where rows are
+    not packed.
     """
     d = dims_of(shape)
     if d is None:
@@ -91,49 +145,102 @@ def time_estimate(spec: RunSpec, shape: ModelShape, machine: Machine, *, tokens_
     length, padding = float(spec.seq_len), 1.0
     if tokens_total and rows_total and not spec.packing:
         mean = min(float(spec.seq_len), tokens_total / rows_total / sequences)
-        length = min(float(spec.seq_len), mean * (PADDED_LENGTH if spec.micro_batch_size > 1 else 1.0))
+        length = min(
+            float(spec.seq_len), mean * (PADDED_LENGTH if spec.micro_batch_size > 1 else 1.0)
+        )
         padding = max(1.0, length / mean)
-    passed = spec.grad_accum * answers_each(spec)  # micro-batches of a step: each answer to a request is a row of its own
+    passed = spec.grad_accum * answers_each(
+        spec
+    )  # micro-batches of a step: each answer to a request is a row of its own
     tokens = spec.micro_batch_size * sequences * length
-    passes = 4 if spec.gradient_checkpointing else 3  # forward, backward as two, and the forward pass run again
+    passes = (
+        4 if spec.gradient_checkpointing else 3
+    )  # forward, backward as two, and the forward pass run again
     reached = machine.flops * (machine.mixed_gain if spec.precision == "mixed" else 1.0)
     compute = tokens * _flops(spec, d, length) / reached
     traffic = tokens * _traffic(spec, d) / machine.bytes_per_s
     adapted = len(targets(d, spec)) if spec.update == "lora" else 0
-    forward_launches = d.layers * (LAUNCH_S + LAUNCH_ADAPTER_S * adapted * (2 if spec.quantization else 1)) * machine.launch_share
+    forward_launches = (
+        d.layers
+        * (LAUNCH_S + LAUNCH_ADAPTER_S * adapted * (2 if spec.quantization else 1))
+        * machine.launch_share
+    )
     launches = passes * forward_launches
     launches *= COMPILED_LAUNCH_SHARE if spec.compile else 1.0
     dequantise = 0.0
     if spec.quantization:  # every pass reads half a byte and writes and reads two for each weight
-        dequantise = (passes - 1 if spec.gradient_checkpointing else 2) * d.linear_params * 4.5 / machine.bytes_per_s
+        dequantise = (
+            (passes - 1 if spec.gradient_checkpointing else 2)
+            * d.linear_params
+            * 4.5
+            / machine.bytes_per_s
+        )
     work = compute + traffic + _tiles_s(spec, d, machine, length)
-    micro = ((work**SMOOTH + launches**SMOOTH) ** (1 / SMOOTH) if machine.overlaps else work + launches) + dequantise
+    micro = (
+        (work**SMOOTH + launches**SMOOTH) ** (1 / SMOOTH) if machine.overlaps else work + launches
+    ) + dequantise
     gather = _gather_s(spec, d, machine)
     micro = max(micro, gather) + 0.15 * min(micro, gather)
-    step = passed * micro + _optimizer_s(spec, d, machine) + _reduce_s(spec, d, machine) + _generate_s(spec, d, machine, forward_launches, length)
+    step = (
+        passed * micro
+        + _optimizer_s(spec, d, machine)
+        + _reduce_s(spec, d, machine)
+        + _generate_s(spec, d, machine, forward_launches, length)
+    )
     per_device = passed * tokens / padding
     steps = None
     if tokens_total:
         per_step = spec.micro_batch_size * spec.grad_accum * max(1, spec.gpus)
-        steps = math.ceil(rows_total / per_step) if rows_total and not spec.packing else math.ceil(tokens_total / (per_step * sequences * spec.seq_len))
-    parts = (("compute", compute), ("memory traffic", traffic), ("launches", launches), ("dequantisation", dequantise), ("communication", gather))
+        steps = (
+            math.ceil(rows_total / per_step)
+            if rows_total and not spec.packing
+            else math.ceil(tokens_total / (per_step * sequences * spec.seq_len))
+        )
+    parts = (
+        ("compute", compute),
+        ("memory traffic", traffic),
+        ("launches", launches),
+        ("dequantisation", dequantise),
+        ("communication", gather),
+    )
     largest = max(parts, key=lambda part: part[1])[0]
-    return TimeEstimate(step_s=step, steps=steps, tokens_per_s_per_gpu=per_device / step, because=f"mostly {largest} on {machine.note}, {reached / 1e12:.3g} TFLOP/s reached")
+    return TimeEstimate(
+        step_s=step,
+        steps=steps,
+        tokens_per_s_per_gpu=per_device / step,
+        because=f"mostly {largest} on {machine.note}, {reached / 1e12:.3g} TFLOP/s reached",
+    )
 
 
 def _flops(spec: RunSpec, d: Dims, length: float) -> float:
-    """FLOP per token: 2 per weight forward, 2 backward for activations, 2 for weights that train, 2 when run again; attention beside."""
-    weights = d.active - (d.embedding_params - d.head_params) - d.other_params if not d.encoder else d.linear_params
+    """FLOP per token: 2 per weight forward, 2 backward for activations, 2 for weights that train, 2
+    when run again; attention beside.
+    """
+    weights = (
+        d.active - (d.embedding_params - d.head_params) - d.other_params
+        if not d.encoder
+        else d.linear_params
+    )
     factor = 6.0 if spec.update == "full" else 4.0
     if spec.gradient_checkpointing:
         factor += 2.0
-    if spec.objective == "ppo":  # policy and value learn in every inner epoch, after each role looked at the answers once
-        factor = 2 * int(spec.options.get("ppo_epochs") or PPO_EPOCHS) * factor + 2.0 * (3 + _scored_by_model(spec))
-    elif spec.objective in GENERATED:  # answers are read once more by the reference where moving away has a price, and by the reward model
+    if (
+        spec.objective == "ppo"
+    ):  # policy and value learn in every inner epoch, after each role looked at the answers once
+        factor = 2 * int(spec.options.get("ppo_epochs") or PPO_EPOCHS) * factor + 2.0 * (
+            3 + _scored_by_model(spec)
+        )
+    elif (
+        spec.objective in GENERATED
+        # answers are read once more by the reference where moving away has a price, and by the
+        # reward model
+    ):
         factor += 2.0 * (bool(spec.options.get("beta")) + _scored_by_model(spec))
     factor += 2.0 * FURTHER_FORWARDS.get(spec.objective, 0)
     # 4 q s forward and 8 backward; a causal kernel skips half.
-    attention = (12.0 + (4.0 if spec.gradient_checkpointing else 0.0)) * d.layers * d.q_size * length
+    attention = (
+        (12.0 + (4.0 if spec.gradient_checkpointing else 0.0)) * d.layers * d.q_size * length
+    )
     attention *= 1.0 if spec.attention == "eager" else 0.5 / ATTENTION_SHARE
     return factor * weights + attention
 
@@ -147,12 +254,25 @@ def _traffic(spec: RunSpec, d: Dims) -> float:
 
 
 def _tiles_s(spec: RunSpec, d: Dims, machine: Machine, length: float) -> float:
-    """Time per micro-batch for logits in tiles, where a machine is slow at them: of both sequences of a pair, of a written answer alone."""
+    """Time per micro-batch for logits in tiles, where a machine is slow at them: of both sequences
+    of a pair, of a written answer alone.
+    """
     if spec.objective not in TILED or spec.loss not in (None, "chunked"):
         return 0.0
-    scored = min(length, float(spec.options.get("response_tokens") or length)) if spec.objective in GENERATED else length
+    scored = (
+        min(length, float(spec.options.get("response_tokens") or length))
+        if spec.objective in GENERATED
+        else length
+    )
     times = 1 + FORWARD_TILES * FURTHER_FORWARDS.get(spec.objective, 0)
-    return times * spec.micro_batch_size * sequences_per_row(spec.objective) * scored * d.vocab * machine.tile_s
+    return (
+        times
+        * spec.micro_batch_size
+        * sequences_per_row(spec.objective)
+        * scored
+        * d.vocab
+        * machine.tile_s
+    )
 
 
 def _gather_s(spec: RunSpec, d: Dims, machine: Machine) -> float:
@@ -173,7 +293,9 @@ def _reduce_s(spec: RunSpec, d: Dims, machine: Machine) -> float:
 
 
 def _optimizer_s(spec: RunSpec, d: Dims, machine: Machine) -> float:
-    """Time of one optimizer step: weights, gradients and both moments are read, all but the gradients written."""
+    """Time of one optimizer step: weights, gradients and both moments are read, all but the
+    gradients written.
+    """
     trainable = trainable_params(d, spec)
     width = DTYPE_BYTES.get(spec.weights_dtype, 2) if spec.update == "full" else 4
     share = max(1, spec.gpus) if spec.sharding in ("fsdp", "zero2", "zero3") else 1
@@ -189,10 +311,13 @@ def _scored_by_model(spec: RunSpec) -> bool:
     return not (spec.options.get("verifier") or spec.options.get("reward"))
 
 
-def _generate_s(spec: RunSpec, d: Dims, machine: Machine, token_launch_s: float, length: float) -> float:
+def _generate_s(
+    spec: RunSpec, d: Dims, machine: Machine, token_launch_s: float, length: float
+) -> float:
     """Time to write the answers a reinforcement step learns from.
 
-    The requests are read at once; then for every token the weights are read, once for all answers that are written together.
+    The requests are read at once; then for every token the weights are read, once for all answers
+    that are written together.
     """
     if spec.objective not in GENERATED:
         return 0.0
@@ -202,4 +327,7 @@ def _generate_s(spec: RunSpec, d: Dims, machine: Machine, token_launch_s: float,
     weights_s = d.active * width / (machine.bytes_per_s * DECODE_SHARE)
     a_token: float = (weights_s**SMOOTH + token_launch_s**SMOOTH) ** (1 / SMOOTH)
     answers = spec.micro_batch_size * spec.grad_accum * answers_each(spec)
-    return answers * request_tokens * 2 * d.active / machine.flops + rollouts(spec) * answer_tokens * a_token
+    return (
+        answers * request_tokens * 2 * d.active / machine.flops
+        + rollouts(spec) * answer_tokens * a_token
+    )

@@ -9,11 +9,20 @@ from typing import Any, Literal
 from advisor.ground.types import Source
 
 Fits = Literal["fits", "tight", "too_big", "unknown"]
-DDP, FSDP = "ddp", "fsdp"  # how several cards share the work: a whole model on each, which `advise run` starts, or one split over them
+DDP, FSDP = (
+    "ddp",
+    "fsdp",
+    # how several cards share the work: a whole model on each, which `advise run` starts, or one
+    # split over them
+)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunSpec:
-    """The settings one estimate is about. A field left None takes what the bundled trainers would use."""
+    """The settings one estimate is about.
+
+    A field left None takes what the bundled trainers would use.
+    """
 
     objective: str = "sft"
     update: str = "lora"
@@ -36,11 +45,15 @@ class RunSpec:
     loss: str | None = None  # full | fused | chunked
     gpus: int = 1
     sharding: str | None = None  # None ddp zero2 zero3 fsdp
-    offload_weights: bool = False  # fsdp and zero3: weights, gradients and optimizer live in host memory
+    offload_weights: bool = (
+        False  # fsdp and zero3: weights, gradients and optimizer live in host memory
+    )
     compile: bool = False
     framework: str | None = None
     counter: str = "allocated"
-    options: Mapping[str, Any] = field(default_factory=dict)  # keys of the update or objective: bottleneck, prefix_tokens
+    options: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # keys of the update or objective: bottleneck, prefix_tokens
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +68,9 @@ class Term:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Moment:
-    """A moment of a run (forward and backward, optimizer step, evaluation) as a sum of the lines shown."""
+    """A moment of a run (forward and backward, optimizer step, evaluation) as a sum of the lines
+    shown.
+    """
 
     name: str
     terms: tuple[Term, ...]

@@ -1,1 +1,3 @@
-"""What everything else stands on: values, units, errors, files, the shipped resources and strict YAML."""
+"""What everything else stands on: values, units, errors, files, the shipped resources and strict
+YAML.
+"""

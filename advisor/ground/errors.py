@@ -1,7 +1,8 @@
 """Everything that can go wrong for a user, and the exit code of each kind.
 
-An error has three parts: what is wrong and where, what is allowed, the next step. The class owns its exit code;
-cli.py is the only place that catches AdviseError. All faults of one input come together, as one InputError.
+An error has three parts: what is wrong and where, what is allowed, the next step. The class owns
+its exit code; cli.py is the only place that catches AdviseError. All faults of one input come
+together, as one InputError.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ class AdviseError(Exception):
 
     exit_code = 70
 
-    def __init__(self, what: str = "", allowed: str = "", hint: str = "", *, faults: Iterable[Fault] = ()) -> None:
+    def __init__(
+        self, what: str = "", allowed: str = "", hint: str = "", *, faults: Iterable[Fault] = ()
+    ) -> None:
         self.faults = tuple(faults) or (Fault(what=what, allowed=allowed, hint=hint),)
         super().__init__(self.text())
 

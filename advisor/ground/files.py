@@ -1,4 +1,6 @@
-"""Files that are whole or not there: written under another name beside the target, then moved onto it."""
+"""Files that are whole or not there: written under another name beside the target, then moved onto
+it.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,13 @@ from advisor.ground.errors import AdviseError, InputError, MachineNotReady
 
 ELSEWHERE = "choose another place with --output DIR"  # the way out for what a run writes
 PLAN_FILE = "plan.yaml"  # the launch file, where no other name is given
-TEMPORARY = ".advise-tmp-"  # prefix of names that a killed run may leave behind; anyone may delete them
-FOLDER_NAME = "lower-case letters, digits, - and _, at most 41, starting with a letter or digit: it becomes a folder's name"  # of plans, stages and tasks
+TEMPORARY = (  # prefix of names that a killed run may leave behind; anyone may delete them
+    ".advise-tmp-"
+)
+FOLDER_NAME = (  # of plans, stages and tasks
+    "lower-case letters, digits, - and _, at most 41, starting with a letter or digit: it becomes a"
+    " folder's name"
+)
 NAME_PATTERN = r"[a-z0-9][a-z0-9_-]{0,40}"
 
 
@@ -23,7 +30,9 @@ def is_folder_name(text: str) -> bool:
 
 
 def folder_name(text: str) -> str:
-    """'legal-dept': a name near to one that cannot be; an empty string where no letter of it can stay."""
+    """'legal-dept': a name near to one that cannot be; an empty string where no letter of it can
+    stay.
+    """
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9_]+", "-", plain).strip("-_")[:41]
 
@@ -35,7 +44,10 @@ def such_as(text: str) -> str:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write the file so that a reader sees the old content or the new, never half. Raises MachineNotReady."""
+    """Write the file so that a reader sees the old content or the new, never half.
+
+    Raises MachineNotReady.
+    """
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     try:
         with temporary.open("wb") as file:
@@ -53,27 +65,48 @@ NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
 UNUSABLE = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR)
 
 
-def cannot_write(path: Path | str, error: OSError, *, way_out: str = "choose another place") -> MachineNotReady:
-    """The error of a file or folder that could not be written, in words; `way_out` is where else it could go."""
+def cannot_write(
+    path: Path | str, error: OSError, *, way_out: str = "choose another place"
+) -> MachineNotReady:
+    """The error of a file or folder that could not be written, in words; `way_out` is where else it
+    could go.
+    """
     if error.errno in NO_SPACE:
-        return MachineNotReady(f"{path}: no space left to write it", hint=f"free some space, or {way_out}")
+        return MachineNotReady(
+            f"{path}: no space left to write it", hint=f"free some space, or {way_out}"
+        )
     if error.errno in NO_PERMISSION:
         return MachineNotReady(f"{path}: no permission to write here", hint=way_out)
     return MachineNotReady(f"{path}: cannot be written: {error.strerror or error}", hint=way_out)
 
 
 def refused_by_system(error: OSError) -> AdviseError | None:
-    """What the system refused, in words; None where that cannot be the user's to mend, such as a file of ours that is missing."""
+    """What the system refused, in words; None where that cannot be the user's to mend, such as a
+    file of ours that is missing.
+    """
     if error.filename is None:
         if error.errno == errno.ENOENT and not _working_folder():
-            return MachineNotReady("the folder that this was started in is no longer there", hint="cd into one that is")
-        return cannot_write("the output", error) if error.errno in (*NO_SPACE, errno.EIO, errno.EBADF) else None
+            return MachineNotReady(
+                "the folder that this was started in is no longer there", hint="cd into one that is"
+            )
+        return (
+            cannot_write("the output", error)
+            if error.errno in (*NO_SPACE, errno.EIO, errno.EBADF)
+            else None
+        )
     path = Path(os.fsdecode(error.filename))
     if error.errno in NO_PERMISSION and not _readable(path):
-        return InputError(f"{path}: no permission to read it", hint="ask its owner, or copy it into a folder of yours")
+        return InputError(
+            f"{path}: no permission to read it",
+            hint="ask its owner, or copy it into a folder of yours",
+        )
     if error.errno in (*NO_PERMISSION, *NO_SPACE):
         return cannot_write(path, error)
-    return InputError(f"{path}: {os.strerror(error.errno)}", hint="name another one") if error.errno in UNUSABLE else None
+    return (
+        InputError(f"{path}: {os.strerror(error.errno)}", hint="name another one")
+        if error.errno in UNUSABLE
+        else None
+    )
 
 
 def _working_folder() -> str:
@@ -84,7 +117,9 @@ def _working_folder() -> str:
 
 
 def _readable(path: Path) -> bool:
-    """Whether the path may be read, or made where it is not there: then a permission is missing to write."""
+    """Whether the path may be read, or made where it is not there: then a permission is missing to
+    write.
+    """
     while not os.path.lexists(path) and path != path.parent:
         path = path.parent
     return os.access(path, os.R_OK | os.X_OK if path.is_dir() else os.R_OK)

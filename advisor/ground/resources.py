@@ -1,4 +1,6 @@
-"""Where the rule files and the trainers are: inside the installed package, or beside it in a checkout."""
+"""Where the rule files and the trainers are: inside the installed package, or beside it in a
+checkout.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ PACKAGE = Path(__file__).resolve().parent.parent
 def resource_root() -> Path:
     """The folder that holds `rules/` and `trainers/`.
 
-    The wheel carries both inside `advisor/_bundled/` so that nothing called `rules` or `trainers` lands in site-packages.
+    The wheel carries both inside `advisor/_bundled/` so that nothing called `rules` or `trainers`
+    lands in site-packages.
     """
     bundled = PACKAGE / "_bundled"
     return bundled if (bundled / "rules").is_dir() else PACKAGE.parent
@@ -24,5 +27,7 @@ def rules_dir() -> Path:
 
 
 def trainers_root() -> Path:
-    """The folder to put on a child's PYTHONPATH so that `python -P -m trainers.sft` finds ours and no other."""
+    """The folder to put on a child's PYTHONPATH so that `python -P -m trainers.sft` finds ours and
+    no other.
+    """
     return resource_root()

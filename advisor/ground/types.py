@@ -1,7 +1,9 @@
-"""The values that travel: Hardware + Answers + DataProfile + ModelShape = Situation -> Advice -> Plan -> Run.
+"""The values that travel: Hardware + Answers + DataProfile + ModelShape = Situation -> Advice ->
+Plan -> Run.
 
-Frozen dataclasses, standard library only. `None` means "not known", never zero. Bytes, seconds, tokens and US dollars
-inside; render/ alone converts. The Plan lives in plan/model.py, since it is also a file format.
+Frozen dataclasses, standard library only. `None` means "not known", never zero. Bytes, seconds,
+tokens and US dollars inside; render/ alone converts. The Plan lives in plan/model.py, since it is
+also a file format.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ class GpuSpec:
     achieved_flops: float | None  # the best dense matmul anyone measured, FLOP/s
     bandwidth_bytes_per_s: float | None
     power_w: float | None
-    price_usd_per_h: float | None  # on demand, the lowest that is not a marketplace, else the lowest
+    price_usd_per_h: (
+        float | None
+    )  # on demand, the lowest that is not a marketplace, else the lowest
     price_note: str = ""  # provider and date of that price
 
 
@@ -62,32 +66,49 @@ class Gpu:
 class Hardware:
     """Facts of one machine, probed or stated."""
 
-    # cuda | rocm | mps | cpu (no device found, or `gpu: none`) | unknown (hardware rules nothing out)
+    # cuda | rocm | mps | cpu (no device found, or `gpu: none`) | unknown (hardware rules nothing
+    # out)
     kind: str
     origin: Literal["probed", "stated", "unknown"]
     gpus: tuple[Gpu, ...] = ()
     cpu_cores: int | None = None  # that this process may use (affinity)
-    cpu_bf16: bool | None = None  # whether the processor multiplies bfloat16 by itself; None where it does not say
+    cpu_bf16: bool | None = (
+        None  # whether the processor multiplies bfloat16 by itself; None where it does not say
+    )
     ram_total_bytes: int | None = None  # cgroup limit where there is one
     ram_free_bytes: int | None = None
     disk_free_bytes: int | None = None
     driver_version: str | None = None
     cuda_version: str | None = None  # the newest CUDA the driver supports
     interconnect: str | None = None
-    software: Mapping[str, str | None] = field(default_factory=dict)  # package -> installed version, None if absent
-    notes: tuple[str, ...] = ()  # facts worth showing: "driver present, no device", "memory not reported"
-    torch_target: str | None = None  # what the installed PyTorch was built for: "CPU", "CUDA 12.8", "ROCm 6.4"
-    problem: str | None = None  # why the installed PyTorch cannot use the probed card, with the line to install
+    software: Mapping[str, str | None] = field(
+        default_factory=dict
+    )  # package -> installed version, None if absent
+    notes: tuple[
+        str, ...
+    ] = ()  # facts worth showing: "driver present, no device", "memory not reported"
+    torch_target: str | None = (
+        None  # what the installed PyTorch was built for: "CPU", "CUDA 12.8", "ROCm 6.4"
+    )
+    problem: str | None = (
+        None  # why the installed PyTorch cannot use the probed card, with the line to install
+    )
 
     @property
     def device_memory_bytes(self) -> int | None:
-        """Memory a run on one device may plan with: the smallest card's free memory, else its total; RAM on the CPU."""
+        """Memory a run on one device may plan with: the smallest card's free memory, else its
+        total; RAM on the CPU.
+        """
         if self.kind == "unknown":
             return None
         if not self.gpus:
             return self.ram_free_bytes or self.ram_total_bytes
         sizes = [gpu.memory_free_bytes or gpu.memory_total_bytes for gpu in self.gpus]
-        return None if any(size is None for size in sizes) else min(size for size in sizes if size is not None)
+        return (
+            None
+            if any(size is None for size in sizes)
+            else min(size for size in sizes if size is not None)
+        )
 
 
 # --------------------------------------------------------------------------- what the person says
@@ -103,7 +124,10 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answers:
-    """Fact id -> answer, for the facts of rules/facts.yaml whose origin is `asked`. A fact not in it was not stated."""
+    """Fact id -> answer, for the facts of rules/facts.yaml whose origin is `asked`.
+
+    A fact not in it was not stated.
+    """
 
     known: Mapping[str, Answer] = field(default_factory=dict)
 
@@ -146,7 +170,9 @@ class TokenStats:
     counted_by: str  # "tokenizer of <model>" or "characters / 4 (approximation)"
     sampled_rows: int | None = None  # None: every row was counted
     histogram: tuple[tuple[int, int], ...] = ()  # (longest of the bin, rows in it)
-    request_mean: float | None = None  # of what stands before the answer; None where rows have no parts
+    request_mean: float | None = (
+        None  # of what stands before the answer; None where rows have no parts
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,7 +181,8 @@ class DataProfile:
 
     path: str
     kind: str  # paired | raw_text | preference | unpaired_feedback | prompts_with_verifier
-    format: str  # messages sharegpt alpaca prompt_completion question_answer classification text preference ...
+    # messages sharegpt alpaca prompt_completion question_answer classification text preference ...
+    format: str
     mapping: Mapping[str, str]  # role -> column, as understood
     rows: int
     tokens: TokenStats | None
@@ -165,8 +192,12 @@ class DataProfile:
     digest: str = ""  # of the content
     confidence: str = ""  # certain | likely | stated (by a mapping): how sure the format is
     why: str = ""  # what the format was recognised by
-    other_ways: tuple[str, ...] = ()  # options that would read it otherwise: '--map question=a answer=b'
-    measures: Mapping[str, Any] = field(default_factory=dict)  # JSON types: turns, scripts, classes, lengths of requests and answers, ...
+    other_ways: tuple[
+        str, ...
+    ] = ()  # options that would read it otherwise: '--map question=a answer=b'
+    measures: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # JSON types: turns, scripts, classes, lengths of requests and answers, ...
 
 
 # --------------------------------------------------------------------------- the model
@@ -193,8 +224,12 @@ class ModelShape:
     experts: int | None = None
     experts_per_token: int | None = None
     expert_size: int | None = None  # MLP width of one expert
-    lookup_params: int = 0  # embeddings of each layer beside the first: looked up, never multiplied, never quantised
-    instruct: bool | None = None  # its name says that it follows instructions (True) or is a base model (False)
+    lookup_params: int = (
+        0  # embeddings of each layer beside the first: looked up, never multiplied, never quantised
+    )
+    instruct: bool | None = (
+        None  # its name says that it follows instructions (True) or is a base model (False)
+    )
     gated: bool | None = None  # the hub asks for access approval
     license: str | None = None
     source: str = ""

@@ -1,4 +1,7 @@
-"""Sizes, durations and money as people read them. Inside, everything is bytes, seconds, tokens and US dollars."""
+"""Sizes, durations and money as people read them.
+
+Inside, everything is bytes, seconds, tokens and US dollars.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,9 @@ def format_usd(amount_usd: float) -> str:
 
 
 def format_count(count: float) -> str:
-    """A decimal count with a unit letter people use for parameters and tokens: '135M', '8.19B', '1,204'."""
+    """A decimal count with a unit letter people use for parameters and tokens: '135M', '8.19B',
+    '1,204'.
+    """
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
         if count >= size:
             return f"{count / size:.3g}{letter}"

@@ -1,7 +1,8 @@
-"""Shipped YAML files, read once and kept as JSON in the user's cache folder: reading YAML is most of what advice costs.
+"""Shipped YAML files, read once and kept as JSON in the user's cache folder: reading YAML is most
+of what advice costs.
 
-What is kept is named by a digest of the file's bytes and of the reader's own code, so that neither can be out of date. A
-cache that cannot be written or read is no error: the file is then parsed.
+What is kept is named by a digest of the file's bytes and of the reader's own code, so that neither
+can be out of date. A cache that cannot be written or read is no error: the file is then parsed.
 """
 
 from __future__ import annotations
@@ -33,7 +34,14 @@ class _Marks(Mapping[Path_, tuple[int, int]]):
         return line, column
 
     def __iter__(self) -> Iterator[Path_]:
-        return (tuple(int(step) if step.isdigit() else step for step in joined.split(BETWEEN)) if joined else () for joined in self.kept)
+        return (
+            (
+                tuple(int(step) if step.isdigit() else step for step in joined.split(BETWEEN))
+                if joined
+                else ()
+            )
+            for joined in self.kept
+        )
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -44,9 +52,16 @@ def _joined(path: Path_) -> str:
 
 
 def read_shipped(path: Path, *, root: Path | None = None) -> Document:
-    """A file under rules/, called 'rules/...' in messages. Raises InputError as `read_yaml` does."""
+    """A file under rules/, called 'rules/...' in messages.
+
+    Raises InputError as `read_yaml` does.
+    """
     root = root or rules_dir()
-    name = f"rules/{path.relative_to(root).as_posix()}" if path.is_relative_to(root) else f"rules/{path.parent.name}/{path.name}"
+    name = (
+        f"rules/{path.relative_to(root).as_posix()}"
+        if path.is_relative_to(root)
+        else f"rules/{path.parent.name}/{path.name}"
+    )
     try:
         raw = path.read_bytes()
     except OSError:
@@ -67,7 +82,11 @@ def _reader() -> bytes:
 
 @cache
 def _folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune-advisor" / "rules"
+    return (
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        / "finetune-advisor"
+        / "rules"
+    )
 
 
 def _keep(document: Document, path: Path) -> None:

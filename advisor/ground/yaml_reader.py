@@ -1,8 +1,9 @@
 """Strict YAML: one reader for rules, facts, catalogues, answers and plans.
 
-Plain data only, each node's position kept, YAML 1.2 scalars, and everything that surprises people refused with file, line
-and column: duplicate keys, aliases and anchors, tags, merge keys, unquoted yes/no/on/off, great depth and size.
-JSON is read through it too (JSON is YAML), so that errors in an answers file look the same in both forms.
+Plain data only, each node's position kept, YAML 1.2 scalars, and everything that surprises people
+refused with file, line and column: duplicate keys, aliases and anchors, tags, merge keys, unquoted
+yes/no/on/off, great depth and size. JSON is read through it too (JSON is YAML), so that errors in
+an answers file look the same in both forms.
 """
 
 from __future__ import annotations
@@ -32,7 +33,17 @@ _BRACKETS = re.compile(r"[\[\]{}]")
 _MARKS = re.compile(rf"([-?:][ \t]+){{{MAX_DEPTH}}}")  # "- - - - ..." and "? ? ? ...", each a level
 _BOOLISH = {"yes", "no", "on", "off", "y", "n"}
 
-PLAIN_TAGS = {"str", "int", "float", "bool", "null", "seq", "map", "timestamp", "value"}  # what the parser resolves by itself
+PLAIN_TAGS = {
+    "str",
+    "int",
+    "float",
+    "bool",
+    "null",
+    "seq",
+    "map",
+    "timestamp",
+    "value",
+}  # what the parser resolves by itself
 
 Path_ = tuple[str | int, ...]
 
@@ -49,7 +60,9 @@ class Document:
     def at(self, path: Sequence[str | int] = (), *, key: bool = False) -> str:
         """'plan.yaml:12:13' for a path, or for the nearest enclosing node that has a position."""
         path = tuple(path)
-        first, second = (self.key_marks, self.value_marks) if key else (self.value_marks, self.key_marks)
+        first, second = (
+            (self.key_marks, self.value_marks) if key else (self.value_marks, self.key_marks)
+        )
         while True:
             mark = first.get(path) or second.get(path)
             if mark is not None or not path:
@@ -75,10 +88,15 @@ def read_yaml(path: Path | str, *, name: str | None = None, max_bytes: int = MAX
 
 
 def parse_yaml(raw: bytes | str, *, name: str, max_bytes: int = MAX_BYTES) -> Document:
-    """The text as a Document; `name` stands for the file in messages ('<stdin>' for standard input)."""
+    """The text as a Document; `name` stands for the file in messages ('<stdin>' for standard
+    input).
+    """
     text = raw if isinstance(raw, str) else _decoded(raw, name)
     if len(raw) > max_bytes:
-        raise InputError(f"{name}: larger than {max_bytes:,} bytes", hint="this does not look like a hand-written file")
+        raise InputError(
+            f"{name}: larger than {max_bytes:,} bytes",
+            hint="this does not look like a hand-written file",
+        )
     _refuse_size(text, name)
     _refuse_depth(text, name)
     try:
@@ -88,8 +106,14 @@ def parse_yaml(raw: bytes | str, *, name: str, max_bytes: int = MAX_BYTES) -> Do
         at = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
         raise InputError(f"{at}: not valid YAML: {error.problem or error.context}") from None
     except yaml.YAMLError as error:
-        position = getattr(error, "position", None)  # of a character that YAML does not allow at all
-        at = f"{name}:{text.count(chr(10), 0, position) + 1}" if isinstance(position, int) and position >= 0 else name
+        position = getattr(
+            error, "position", None
+        )  # of a character that YAML does not allow at all
+        at = (
+            f"{name}:{text.count(chr(10), 0, position) + 1}"
+            if isinstance(position, int) and position >= 0
+            else name
+        )
         raise InputError(f"{at}: not valid YAML: {str(error).splitlines()[0]}") from None
     walk = _Walk(name)
     data = walk.value(node, ()) if node is not None else None
@@ -106,18 +130,27 @@ def _decoded(raw: bytes, name: str) -> str:
         raise InputError(f"{name}:{line}: not UTF-8 text", hint="save the file as UTF-8") from None
     for number, line_text in enumerate(text.split("\n"), 1):
         if "\0" in line_text:
-            raise InputError(f"{name}:{number}: contains a NUL byte", hint="this is not a text file")
+            raise InputError(
+                f"{name}:{number}: contains a NUL byte", hint="this is not a text file"
+            )
     return text
 
 
 def _refuse_size(text: str, name: str) -> None:
-    """Stop before millions of values are built: each is followed by a comma, a colon or the end of a line."""
+    """Stop before millions of values are built: each is followed by a comma, a colon or the end of
+    a line.
+    """
     if text.count(",") + text.count(": ") + text.count("\n") > MAX_VALUES:
-        raise InputError(f"{name}: more than {MAX_VALUES:,} values", hint="this does not look like a hand-written file")
+        raise InputError(
+            f"{name}: more than {MAX_VALUES:,} values",
+            hint="this does not look like a hand-written file",
+        )
 
 
 def _refuse_depth(text: str, name: str) -> None:
-    """Stop before the parser's own recursion does: brackets, indentation and marks in a row each bound the depth."""
+    """Stop before the parser's own recursion does: brackets, indentation and marks in a row each
+    bound the depth.
+    """
     depth = 0
     for number, line in enumerate(text.split("\n"), 1):
         for bracket in _BRACKETS.findall(line):
@@ -142,13 +175,21 @@ class _Walk:
 
     def fault(self, node: yaml.Node, what: str, hint: str = "") -> None:
         mark = node.start_mark
-        self.faults.append(Fault(what=f"{self.name}:{mark.line + 1}:{mark.column + 1}: {what}", hint=hint))
+        self.faults.append(
+            Fault(what=f"{self.name}:{mark.line + 1}:{mark.column + 1}: {what}", hint=hint)
+        )
 
     def value(self, node: yaml.Node, path: Path_) -> Any:
         self.value_marks[path] = (node.start_mark.line + 1, node.start_mark.column + 1)
-        if id(node) in self.seen:  # an alias hands out the very node of its anchor, position included
+        if (
+            id(node) in self.seen
+        ):  # an alias hands out the very node of its anchor, position included
             if id(node) not in self.aliased:
-                self.fault(node, "used again by an alias: aliases (*name) are not allowed here", "write the value out")
+                self.fault(
+                    node,
+                    "used again by an alias: aliases (*name) are not allowed here",
+                    "write the value out",
+                )
             self.aliased.add(id(node))
             return None
         self.seen.add(id(node))
@@ -156,7 +197,11 @@ class _Walk:
             self.fault(node, f"nested deeper than {MAX_DEPTH} levels")
             return None
         if node.tag.removeprefix("tag:yaml.org,2002:") not in PLAIN_TAGS:
-            self.fault(node, f"tags such as {node.tag} are not allowed", "plain text, numbers, lists and maps only")
+            self.fault(
+                node,
+                f"tags such as {node.tag} are not allowed",
+                "plain text, numbers, lists and maps only",
+            )
             return None
         if isinstance(node, yaml.ScalarNode):
             return self.scalar(node)
@@ -176,7 +221,9 @@ class _Walk:
                 continue
             self.seen.add(id(key_node))
             if key_node.tag.removeprefix("tag:yaml.org,2002:") not in PLAIN_TAGS | {"merge"}:
-                self.fault(key_node, f"tags such as {key_node.tag} are not allowed", "plain text as a key")
+                self.fault(
+                    key_node, f"tags such as {key_node.tag} are not allowed", "plain text as a key"
+                )
                 continue
             key = key_node.value
             line = key_node.start_mark.line + 1
@@ -184,7 +231,11 @@ class _Walk:
                 self.fault(key_node, "merge keys (<<) are not allowed", "write the values out")
                 continue
             if key in result:
-                self.fault(key_node, f"'{key}' is given twice (first on line {lines[key]})", "keep one of them")
+                self.fault(
+                    key_node,
+                    f"'{key}' is given twice (first on line {lines[key]})",
+                    "keep one of them",
+                )
                 continue
             lines[key] = line
             self.key_marks[(*path, key)] = (line, key_node.start_mark.column + 1)
@@ -193,7 +244,9 @@ class _Walk:
 
     def scalar(self, node: yaml.ScalarNode) -> Any:
         text: str = node.value
-        if node.style:  # quoted or block: always text (the C loader says "" for plain, the Python one None)
+        if (
+            node.style
+        ):  # quoted or block: always text (the C loader says "" for plain, the Python one None)
             return text
         if text in _NULL:
             return None
@@ -202,7 +255,11 @@ class _Walk:
         if text in _FALSE:
             return False
         if text.lower() in _BOOLISH:
-            self.fault(node, f"'{text}' without quotes means true or false to some readers and text to others", "write true, false, or quote it")
+            self.fault(
+                node,
+                f"'{text}' without quotes means true or false to some readers and text to others",
+                "write true, false, or quote it",
+            )
             return None
         if _INT.match(text) and len(text) < 40:
             return int(text)

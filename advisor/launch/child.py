@@ -1,7 +1,8 @@
 """Child processes that die with their parent, and signals that reach them exactly once.
 
-The child leads a session of its own, so that Ctrl-C on the terminal reaches the parent alone, which hands it on. Before
-it becomes the trainer it asks the kernel to be ended when its parent ends, however that happens (Linux: PR_SET_PDEATHSIG).
+The child leads a session of its own, so that Ctrl-C on the terminal reaches the parent alone, which
+hands it on. Before it becomes the trainer it asks the kernel to be ended when its parent ends,
+however that happens (Linux: PR_SET_PDEATHSIG).
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from types import FrameType, TracebackType
 from typing import Any
 
-# Runs in the child, in a bare interpreter (20 ms), and is replaced by the trainer. A preexec_fn would do the same inside a
-# fork of this process, which Python's manual warns about. 1 is PR_SET_PDEATHSIG of <linux/prctl.h>. The parent may have
-# died before the call took effect: then getppid() tells.
+# Runs in the child, in a bare interpreter (20 ms), and is replaced by the trainer. A preexec_fn
+# would do the same inside a fork of this process, which Python's manual warns about. 1 is
+# PR_SET_PDEATHSIG of <linux/prctl.h>. The parent may have died before the call took effect: then
+# getppid() tells.
 GUARD = """
 import os, sys
 parent, number = int(sys.argv[1]), int(sys.argv[2])
@@ -32,16 +34,35 @@ os.execv(sys.argv[3], sys.argv[3:])
 LOOK_EVERY_S = 1.0
 
 
-def guard_command(command: Sequence[str], *, parent: int, death: signal.Signals = signal.SIGKILL) -> list[str]:
-    """The command, ended by the kernel with the given signal when its parent ends. `parent` 0: whoever that is."""
+def guard_command(
+    command: Sequence[str], *, parent: int, death: signal.Signals = signal.SIGKILL
+) -> list[str]:
+    """The command, ended by the kernel with the given signal when its parent ends.
+
+    `parent` 0: whoever that is.
+    """
     return [sys.executable, "-I", "-S", "-c", GUARD, str(parent), str(int(death)), *command]
 
 
 class Child:
-    """One running child process; while it is entered, SIGINT, SIGTERM and SIGHUP go to the child once, as SIGTERM."""
+    """One running child process; while it is entered, SIGINT, SIGTERM and SIGHUP go to the child
+    once, as SIGTERM.
+    """
 
-    def __init__(self, command: Sequence[str], env: Mapping[str, str], *, keep_fds: Sequence[int] = (), death: signal.Signals = signal.SIGKILL) -> None:
-        self.command, self.env, self.keep_fds, self.death = list(command), dict(env), tuple(keep_fds), death
+    def __init__(
+        self,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        *,
+        keep_fds: Sequence[int] = (),
+        death: signal.Signals = signal.SIGKILL,
+    ) -> None:
+        self.command, self.env, self.keep_fds, self.death = (
+            list(command),
+            dict(env),
+            tuple(keep_fds),
+            death,
+        )
         self.process: subprocess.Popen[bytes] | None = None
         self.stops = 0
         self.previous: dict[int, Any] = {}
@@ -84,7 +105,10 @@ class Child:
             pass  # it has just ended by itself
 
     def wait(self, look: Callable[[], object] | None = None) -> int:
-        """The exit code; negative: the signal that ended it. `look` is called about every second until then."""
+        """The exit code; negative: the signal that ended it.
+
+        `look` is called about every second until then.
+        """
         assert self.process is not None
         while True:
             try:
@@ -93,8 +117,15 @@ class Child:
                 assert look is not None
                 look()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self.process is not None and self.process.poll() is None:  # an error of our own: never leave it running
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if (
+            self.process is not None and self.process.poll() is None
+        ):  # an error of our own: never leave it running
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
         for number, handler in self.previous.items():

@@ -1,4 +1,7 @@
-"""What a stage is expected to need, by the estimator: memory, time, disk. Every part may be unknown."""
+"""What a stage is expected to need, by the estimator: memory, time, disk.
+
+Every part may be unknown.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,14 @@ def run_spec(plan: Plan, stage: Stage) -> RunSpec:
 
     options = key_specs().effective(stage.options, objective=stage.objective, update=stage.update)
     own = {field.name: getattr(stage, field.name) for field in fields(stage)}
-    return stage_spec(stage.objective, stage.update, stage.quantization, {**own, **options}, gpus=plan.launch.processes, sharding=plan.launch.strategy)
+    return stage_spec(
+        stage.objective,
+        stage.update,
+        stage.quantization,
+        {**own, **options},
+        gpus=plan.launch.processes,
+        sharding=plan.launch.strategy,
+    )
 
 
 def plan_shape(plan: Plan, plan_path: Path) -> ModelShape | None:
@@ -45,11 +55,21 @@ def device_hardware(plan: Plan, hardware: Hardware) -> Hardware:
     return replace(hardware, kind="cpu", gpus=()) if plan.launch.device == "cpu" else hardware
 
 
-def expect_stage(plan: Plan, entry: Entry, shape: ModelShape | None, hardware: Hardware, *, profile: DataProfile | None = None, max_steps: int | None = None) -> dict[str, Any]:
-    """Expected memory with its band, and duration, for run.json; `unknown` says what could not be known.
+def expect_stage(
+    plan: Plan,
+    entry: Entry,
+    shape: ModelShape | None,
+    hardware: Hardware,
+    *,
+    profile: DataProfile | None = None,
+    max_steps: int | None = None,
+) -> dict[str, Any]:
+    """Expected memory with its band, and duration, for run.json; `unknown` says what could not be
+    known.
 
-    `peak_bytes` is what the whole process occupies, which decides whether it fits; `counted_bytes` is the part that the
-    trainer counts (allocated on the card; on the CPU the growth above the interpreter), to be held beside the measured peak.
+    `peak_bytes` is what the whole process occupies, which decides whether it fits; `counted_bytes`
+    is the part that the trainer counts (allocated on the card; on the CPU the growth above the
+    interpreter), to be held beside the measured peak.
     """
     from advisor.estimate import estimate, memory_estimate
 
@@ -58,12 +78,20 @@ def expect_stage(plan: Plan, entry: Entry, shape: ModelShape | None, hardware: H
     found = estimate(spec, shape, hardware, tokens_total=tokens, rows_total=rows)
     memory = found.memory
     on_cpu = hardware.kind == "cpu"
-    counted = memory_estimate(replace(spec, counter="allocated"), shape, cpu=on_cpu) if shape is not None else None
+    counted = (
+        memory_estimate(replace(spec, counter="allocated"), shape, cpu=on_cpu)
+        if shape is not None
+        else None
+    )
     return {
         "peak_bytes": memory.peak_bytes if memory else None,
         "low_bytes": memory.low_bytes if memory else None,
         "high_bytes": memory.high_bytes if memory else None,
-        "counted_bytes": sum(term.size_bytes for term in counted.peak.terms if term.name != INTERPRETER) if counted else None,
+        "counted_bytes": (
+            sum(term.size_bytes for term in counted.peak.terms if term.name != INTERPRETER)
+            if counted
+            else None
+        ),
         "moment": memory.peak.name if memory else None,
         "limit_bytes": found.limit_bytes,
         "fits": found.fits,
@@ -72,15 +100,26 @@ def expect_stage(plan: Plan, entry: Entry, shape: ModelShape | None, hardware: H
     }
 
 
-def amounts(plan: Plan, stage: Stage, profile: DataProfile | None, max_steps: int | None) -> tuple[int | None, int | None]:
-    """Tokens and rows that the whole stage will read, all epochs together; None where the data is not known."""
+def amounts(
+    plan: Plan, stage: Stage, profile: DataProfile | None, max_steps: int | None
+) -> tuple[int | None, int | None]:
+    """Tokens and rows that the whole stage will read, all epochs together; None where the data is
+    not known.
+    """
     from advisor.estimate.reading import tokens_read
     from advisor.estimate.resolved_run import sequences_per_row
 
     if profile is None or profile.tokens is None:
         return None, None
     longest_answer = run_spec(plan, stage).options.get("response_tokens")
-    mean, share = tokens_read(profile.tokens, objective=stage.objective, seq_len=stage.seq_len, truncation=stage.truncation, packing=stage.packing, response_tokens=longest_answer)
+    mean, share = tokens_read(
+        profile.tokens,
+        objective=stage.objective,
+        seq_len=stage.seq_len,
+        truncation=stage.truncation,
+        packing=stage.packing,
+        response_tokens=longest_answer,
+    )
     rows = profile.rows * share * (1 - stage.holdout) * stage.epochs
     row_tokens = sequences_per_row(stage.objective) * stage.seq_len if stage.packing else mean
     a_step = stage.effective_batch_size * plan.launch.processes * row_tokens / mean
@@ -91,10 +130,14 @@ def amounts(plan: Plan, stage: Stage, profile: DataProfile | None, max_steps: in
     return max(1, round(rows * mean)), max(1, round(rows))
 
 
-def disk_need(plan: Plan, entry: Entry, shape: ModelShape | None, model_folder: Path | None) -> int | None:
-    """Bytes that the stage's checkpoints and its result take; None where the model's size is not known.
+def disk_need(
+    plan: Plan, entry: Entry, shape: ModelShape | None, model_folder: Path | None
+) -> int | None:
+    """Bytes that the stage's checkpoints and its result take; None where the model's size is not
+    known.
 
-    A checkpoint holds what is trained and AdamW's two moments of it, in the dtype of the weights (modules: float32).
+    A checkpoint holds what is trained and AdamW's two moments of it, in the dtype of the weights
+    (modules: float32).
     """
     stage = entry.stage
     if stage.update == "full":
@@ -108,7 +151,9 @@ def model_bytes(shape: ModelShape | None, folder: Path | None, dtype: str) -> in
     """Size of the model's weights in a dtype: by its parameter count, else by its files."""
     if shape is not None:
         return shape.params * BYTES[dtype]
-    sizes = [path.stat().st_size for path in folder.glob("*.safetensors")] if folder is not None else []
+    sizes = (
+        [path.stat().st_size for path in folder.glob("*.safetensors")] if folder is not None else []
+    )
     return sum(sizes) or None
 
 

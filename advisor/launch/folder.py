@@ -1,7 +1,8 @@
 """The folder of one run: who may use it, what it already holds, and its run.json.
 
-A kernel lock (flock) keeps a second run out. The child processes inherit it, so it holds while anything of the run is
-alive and is gone by itself when everything is, however it ended: no stale lock can exist.
+A kernel lock (flock) keeps a second run out. The child processes inherit it, so it holds while
+anything of the run is alive and is gone by itself when everything is, however it ended: no stale
+lock can exist.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ LOCK_WAIT_S = 10.0  # children of a killed run need a moment to end
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """What came of a plan: the folder with everything, and run.json (or dry_run.json) as a value."""
+    """What came of a plan: the folder with everything, and run.json (or dry_run.json) as a
+    value.
+    """
 
     folder: Path
     record: Mapping[str, Any]
@@ -51,9 +54,13 @@ class Run:
 class Identity:
     """What makes two runs the same run."""
 
-    digests: frozenset[str]  # of the plan as given, and of its copy in the folder with absolute paths
+    digests: frozenset[
+        str
+    ]  # of the plan as given, and of its copy in the folder with absolute paths
     max_steps: int | None
-    tasks: Mapping[str, str] = field(default_factory=dict)  # name -> digest: a run may gain tasks, the others stay trained
+    tasks: Mapping[str, str] = field(
+        default_factory=dict
+    )  # name -> digest: a run may gain tasks, the others stay trained
 
 
 def now() -> str:
@@ -62,55 +69,98 @@ def now() -> str:
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """run.json of a folder, or None where there is none. Raises InputError where it is not one of ours."""
+    """run.json of a folder, or None where there is none.
+
+    Raises InputError where it is not one of ours.
+    """
     path = folder / RECORD
     try:
         record = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as a run: {error}", hint="choose another folder with --output DIR, or delete this one") from None
-    if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION or not isinstance(record.get("stages"), list):
-        raise InputError(f"{path}: not a run.json of this version of advise", hint="choose another folder with --output DIR, or delete this one")
+        raise InputError(
+            f"{path}: cannot be read as a run: {error}",
+            hint="choose another folder with --output DIR, or delete this one",
+        ) from None
+    if (
+        not isinstance(record, dict)
+        or record.get("schema_version") != SCHEMA_VERSION
+        or not isinstance(record.get("stages"), list)
+    ):
+        raise InputError(
+            f"{path}: not a run.json of this version of advise",
+            hint="choose another folder with --output DIR, or delete this one",
+        )
     return record
 
 
 def lock_holder(folder: Path, identity: Identity) -> dict[str, Any] | None:
-    """The record of this very run in the folder, or None where it is free. Raises InputError where something else is there."""
+    """The record of this very run in the folder, or None where it is free.
+
+    Raises InputError where something else is there.
+    """
     if not folder.exists():
         return None
     if not folder.is_dir():
-        raise InputError(f"{folder}: is a file, a folder is needed for the run", hint="choose another one with --output DIR")
+        raise InputError(
+            f"{folder}: is a file, a folder is needed for the run",
+            hint="choose another one with --output DIR",
+        )
     try:
         record = read_record(folder)
-        names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(TEMPORARY))
+        names = sorted(
+            entry.name for entry in folder.iterdir() if not entry.name.startswith(TEMPORARY)
+        )
     except PermissionError as error:
         raise cannot_write(folder, error, way_out=ELSEWHERE) from None
     if record is None:
         foreign = [name for name in names if name not in BEFORE_A_RUN]
         if foreign:
-            shown = ", ".join(foreign[:3]) + (f" and {len(foreign) - 3} more" if len(foreign) > 3 else "")
-            raise InputError(f"{folder}: holds other files ({shown})", "an empty or new folder", "choose another one with --output DIR")
+            shown = ", ".join(foreign[:3]) + (
+                f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+            )
+            raise InputError(
+                f"{folder}: holds other files ({shown})",
+                "an empty or new folder",
+                "choose another one with --output DIR",
+            )
         return None
     trained = record.get("tasks") or {}
     other = [name for name, digest in trained.items() if identity.tasks.get(name) != digest]
-    if identity.tasks and trained and other and identity.digests & set(record.get("digests", {}).values()):
+    if (
+        identity.tasks
+        and trained
+        and other
+        and identity.digests & set(record.get("digests", {}).values())
+    ):
         raise InputError(
-            f"{folder}: holds other tasks: {', '.join(other)} {'is' if len(other) == 1 else 'are'} not in this plan, or changed there",
+            f"{folder}: holds other tasks: {', '.join(other)} {'is' if len(other) == 1 else 'are'}"
+            " not in this plan, or changed there",
             allowed="the same tasks and new ones",
             hint="choose another folder with --output DIR",
         )
     if not identity.digests & set(record.get("digests", {}).values()):
         named = f" of plan '{record.get('name')}'" if record.get("name") else ""
         raise InputError(
-            f"{folder}: holds another run{named} ({record.get('status')}), made from other values of model, data or stages",
-            hint=f"choose another folder with --output DIR; go on with that run: advise run {shlex.quote(str(folder / PLAN))}",
+            f"{folder}: holds another run{named} ({record.get('status')}), made from other values"
+            " of model, data or stages",
+            hint=(
+                "choose another folder with --output DIR; go on with that run: advise run"
+                f" {shlex.quote(str(folder / PLAN))}"
+            ),
         )
     if record.get("max_steps") != identity.max_steps:
         steps = record.get("max_steps")
         held = f"a trial of at most {steps} steps a stage" if steps else "the whole run"
-        again = f"add --max-steps {steps} to go on with the trial" if steps else "leave --max-steps out to go on with it"
-        raise InputError(f"{folder}: holds {held}", hint=f"choose another folder with --output DIR, or {again}")
+        again = (
+            f"add --max-steps {steps} to go on with the trial"
+            if steps
+            else "leave --max-steps out to go on with it"
+        )
+        raise InputError(
+            f"{folder}: holds {held}", hint=f"choose another folder with --output DIR, or {again}"
+        )
     return record
 
 
@@ -148,13 +198,18 @@ class RunFolder:
                 os.close(fd)
                 if time.monotonic() > deadline or self._holder_lives():
                     raise MachineNotReady(
-                        f"{self.path}: another `advise run` is working in this folder{self._holder()}", hint="wait for it or stop it; or choose another folder with --output DIR"
+                        f"{self.path}: another `advise run` is working in this"
+                        f" folder{self._holder()}",
+                        hint="wait for it or stop it; or choose another folder with --output DIR",
                     ) from None
                 time.sleep(0.1)
                 continue
             except OSError as error:
                 os.close(fd)
-                raise MachineNotReady(f"{self.path}: this file system cannot lock files ({error.strerror})", hint="choose a folder on a local disk with --output DIR") from None
+                raise MachineNotReady(
+                    f"{self.path}: this file system cannot lock files ({error.strerror})",
+                    hint="choose a folder on a local disk with --output DIR",
+                ) from None
             try:  # somebody may have deleted the folder and made it anew in between
                 if os.fstat(fd).st_ino == os.stat(self.path / LOCK).st_ino:
                     break
@@ -172,7 +227,9 @@ class RunFolder:
             return None
 
     def _holder_lives(self) -> bool:
-        """True where the process that took the lock is alive; false where only its children still hold it."""
+        """True where the process that took the lock is alive; false where only its children still
+        hold it.
+        """
         pid = self._pid()
         if pid is None:
             return False
@@ -197,4 +254,7 @@ class RunFolder:
 
     def write(self, name: str, value: Mapping[str, Any]) -> None:
         """Write a JSON file of the folder, whole or not at all."""
-        write_atomically(self.path / name, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        write_atomically(
+            self.path / name,
+            json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+        )

@@ -1,4 +1,6 @@
-"""What a run reads, told apart by content: so that a run goes on only with the very model and data it began with."""
+"""What a run reads, told apart by content: so that a run goes on only with the very model and data
+it began with.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def absolute(plan: Plan, plan_path: Path) -> Plan:
 
 
 def fingerprints(plan: Plan, plan_path: Path, entries: Iterable[Entry]) -> dict[str, str]:
-    """Path as written -> digest, of each data file (all of it) and of the model folder (configuration, names and sizes)."""
+    """Path as written -> digest, of each data file (all of it) and of the model folder
+    (configuration, names and sizes).
+    """
     from advisor.data.read.files import content_digest
 
     found = {}
@@ -41,8 +45,12 @@ def fingerprints(plan: Plan, plan_path: Path, entries: Iterable[Entry]) -> dict[
     return found
 
 
-def refuse_changed(before: Mapping[str, str], now: Mapping[str, str], folder: Path, *, growing: bool = False) -> None:
-    """Raise InputError where the run in the folder began with other content. Compares content: paths may be written anew.
+def refuse_changed(
+    before: Mapping[str, str], now: Mapping[str, str], folder: Path, *, growing: bool = False
+) -> None:
+    """Raise InputError where the run in the folder began with other content.
+
+    Compares content: paths may be written anew.
 
     Args:
         growing: The run may have gained tasks, whose data are new rather than changed.
@@ -54,6 +62,11 @@ def refuse_changed(before: Mapping[str, str], now: Mapping[str, str], folder: Pa
         old = sorted(value for key, value in before.items() if key.split(" ")[0] == kind)
         new = sorted(value for key, value in now.items() if key.split(" ")[0] == kind)
         if not set(new) <= set(old):
-            faults.append(Fault(what=f"{folder}: {what} has changed since this run began", hint="start a new run with --output DIR, or delete this folder"))
+            faults.append(
+                Fault(
+                    what=f"{folder}: {what} has changed since this run began",
+                    hint="start a new run with --output DIR, or delete this folder",
+                )
+            )
     if faults:
         raise InputError(faults=faults)

@@ -1,4 +1,6 @@
-"""What must hold before a run writes anything: trainers installed, device there, model and data readable, room on the disk."""
+"""What must hold before a run writes anything: trainers installed, device there, model and data
+readable, room on the disk.
+"""
 
 from __future__ import annotations
 
@@ -31,52 +33,111 @@ class PreflightResult:
     """What the checks found out on the way."""
 
     disk_need_bytes: int | None
-    cards: tuple[str, ...]  # UUIDs for CUDA_VISIBLE_DEVICES, one a process; empty where the plan uses none or they have none
-    profiles: Mapping[str, DataProfile]  # path as written -> what the data is; hub data sets are left to the trainer
+    cards: tuple[
+        str, ...
+        # UUIDs for CUDA_VISIBLE_DEVICES, one a process; empty where the plan uses none or they have
+        # none
+    ]
+    profiles: Mapping[
+        str, DataProfile
+    ]  # path as written -> what the data is; hub data sets are left to the trainer
 
 
-def run_preflight(plan: Plan, plan_path: Path, run: Path, todo: Sequence[Entry], *, hardware: Hardware, shape: ModelShape | None, trainers: Path) -> PreflightResult:
-    """Raise InputError with everything the plan names that is not there, else MachineNotReady with everything the machine lacks."""
+def run_preflight(
+    plan: Plan,
+    plan_path: Path,
+    run: Path,
+    todo: Sequence[Entry],
+    *,
+    hardware: Hardware,
+    shape: ModelShape | None,
+    trainers: Path,
+) -> PreflightResult:
+    """Raise InputError with everything the plan names that is not there, else MachineNotReady with
+    everything the machine lacks.
+    """
     profiles: dict[str, DataProfile] = {}
-    bad = [*_objective_faults(todo, trainers), *_data_faults(todo, plan_path, profiles), *_model_faults(plan, plan_path)]
+    bad = [
+        *_objective_faults(todo, trainers),
+        *_data_faults(todo, plan_path, profiles),
+        *_model_faults(plan, plan_path),
+    ]
     if not plan.launch.startable:
         bad.append(
             Fault(
                 what=f"launch.strategy is {plan.launch.strategy}",
                 allowed="`advise run` starts one process, or several with ddp",
-                hint="take a smaller model or QLoRA, which need no sharding, or a card with more memory",
+                hint=(
+                    "take a smaller model or QLoRA, which need no sharding, or a card with more"
+                    " memory"
+                ),
             )
         )
     if bad:
         raise InputError(faults=bad)
-    need = sum_known({entry.name: _more_disk(disk_need(plan, entry, shape, _folder(plan, plan_path)), run / "stages" / entry.name) for entry in todo})
-    lacking = [*_extra_faults(hardware, quantized=any(entry.stage.quantization for entry in todo)), *_device_faults(plan, hardware), *_place_faults(run, need)]
+    need = sum_known(
+        {
+            entry.name: _more_disk(
+                disk_need(plan, entry, shape, _folder(plan, plan_path)), run / "stages" / entry.name
+            )
+            for entry in todo
+        }
+    )
+    lacking = [
+        *_extra_faults(hardware, quantized=any(entry.stage.quantization for entry in todo)),
+        *_device_faults(plan, hardware),
+        *_place_faults(run, need),
+    ]
     if lacking:
         raise MachineNotReady(faults=lacking)
     for fault in _hub_faults(plan, plan_path):
         raise fault
-    uuids = [gpu.uuid for gpu in hardware.gpus[: plan.launch.processes]] if plan.launch.device == "cuda" else []
-    return PreflightResult(disk_need_bytes=need, cards=tuple(uuid for uuid in uuids if uuid) if all(uuids) else (), profiles=profiles)
+    uuids = (
+        [gpu.uuid for gpu in hardware.gpus[: plan.launch.processes]]
+        if plan.launch.device == "cuda"
+        else []
+    )
+    return PreflightResult(
+        disk_need_bytes=need,
+        cards=tuple(uuid for uuid in uuids if uuid) if all(uuids) else (),
+        profiles=profiles,
+    )
 
 
 # --------------------------------------------------------------------------- what the plan names
 
 
 def _objective_faults(todo: Sequence[Entry], trainers: Path) -> Iterable[Fault]:
-    """What no trainer file exists for: an objective is trainers/<name>.py or trainers/<name>/__main__.py, an update trainers/updates/<name>.py."""
+    """What no trainer file exists for: an objective is trainers/<name>.py or
+    trainers/<name>/__main__.py, an update trainers/updates/<name>.py.
+    """
     from advisor.methods.composition import OBJECTIVES, UPDATES
 
-    for axis, folder, known in (("objective", trainers / "trainers", OBJECTIVES), ("update", trainers / "trainers" / "updates", UPDATES)):
+    for axis, folder, known in (
+        ("objective", trainers / "trainers", OBJECTIVES),
+        ("update", trainers / "trainers" / "updates", UPDATES),
+    ):
         if axis == "update" and not folder.is_dir():
             continue
-        there = [name for name in known if (folder / f"{name}.py").is_file() or (folder / name / "__main__.py").is_file()]
+        there = [
+            name
+            for name in known
+            if (folder / f"{name}.py").is_file() or (folder / name / "__main__.py").is_file()
+        ]
         for wanted in dict.fromkeys(str(getattr(entry.stage, axis)) for entry in todo):
             if wanted not in there:
-                names = ", ".join(entry.name for entry in todo if getattr(entry.stage, axis) == wanted)
+                names = ", ".join(
+                    entry.name for entry in todo if getattr(entry.stage, axis) == wanted
+                )
                 yield Fault(
-                    what=f"stage {names}: this version of advise has no trainer for {axis} {wanted}",
+                    what=(
+                        f"stage {names}: this version of advise has no trainer for {axis} {wanted}"
+                    ),
                     allowed=f"it trains: {', '.join(there) or 'nothing'}",
-                    hint="the plan itself is complete: keep it, or choose another method with `advise --choose`",
+                    hint=(
+                        "the plan itself is complete: keep it, or choose another method with"
+                        " `advise --choose`"
+                    ),
                 )
 
 
@@ -90,14 +151,22 @@ def offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").strip().lower() in ("1", "true", "yes", "on")
 
 
-def _data_faults(todo: Sequence[Entry], plan_path: Path, profiles: dict[str, DataProfile]) -> Iterable[Fault]:
+def _data_faults(
+    todo: Sequence[Entry], plan_path: Path, profiles: dict[str, DataProfile]
+) -> Iterable[Fault]:
     """What keeps the data from being trained on; fills `profiles` on the way."""
     from advisor.data import profile
 
     for entry in todo:
         text = entry.data.path
         path = resolve_path(plan_path, text)
-        if text in profiles or (not path.exists() and "/" in text and is_hub_id(text) and not Path(text).suffix and not offline()):
+        if text in profiles or (
+            not path.exists()
+            and "/" in text
+            and is_hub_id(text)
+            and not Path(text).suffix
+            and not offline()
+        ):
             continue  # a data set on the hub: the trainer asks for it
         try:
             profiles[text] = found = profile(path, mapping=entry.data.mapping)
@@ -105,10 +174,21 @@ def _data_faults(todo: Sequence[Entry], plan_path: Path, profiles: dict[str, Dat
             yield from error.faults
             continue
         if entry.stage.objective not in found.objectives:
-            errors = "; ".join(finding.text for finding in found.findings if entry.stage.objective in finding.blocks)
-            can = f"it can train: {', '.join(found.objectives)}" if found.objectives else "it can train nothing"
+            errors = "; ".join(
+                finding.text
+                for finding in found.findings
+                if entry.stage.objective in finding.blocks
+            )
+            can = (
+                f"it can train: {', '.join(found.objectives)}"
+                if found.objectives
+                else "it can train nothing"
+            )
             yield Fault(
-                what=f"{text}: cannot train objective {entry.stage.objective}: {errors or f'it holds {found.kind} ({found.format})'}",
+                what=(
+                    f"{text}: cannot train objective {entry.stage.objective}:"
+                    f" {errors or f'it holds {found.kind} ({found.format})'}"
+                ),
                 allowed=can,
                 hint=f"advise check {shlex.quote(text)}",
             )
@@ -119,28 +199,51 @@ def _folder(plan: Plan, plan_path: Path) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-MODEL_FILES = {"weights": ("*.safetensors", "pytorch_model*.bin"), "tokenizer": ("tokenizer.json", "tokenizer.model", "vocab.*", "tokenizer_config.json")}
+MODEL_FILES = {
+    "weights": ("*.safetensors", "pytorch_model*.bin"),
+    "tokenizer": ("tokenizer.json", "tokenizer.model", "vocab.*", "tokenizer_config.json"),
+}
 
 
 def _model_faults(plan: Plan, plan_path: Path) -> Iterable[Fault]:
     path = resolve_path(plan_path, plan.model)
     if path.is_dir():
         if not (path / "config.json").is_file():
-            yield Fault(what=f"model {path}: has no config.json", allowed="a folder in Hugging Face layout (config.json, *.safetensors, tokenizer files), or a hub id")
+            yield Fault(
+                what=f"model {path}: has no config.json",
+                allowed=(
+                    "a folder in Hugging Face layout (config.json, *.safetensors, tokenizer files),"
+                    " or a hub id"
+                ),
+            )
         elif plan.revision is not None:
-            yield Fault(what="nothing would read 'revision': the model is a folder", hint="remove it; it belongs to hub ids")
+            yield Fault(
+                what="nothing would read 'revision': the model is a folder",
+                hint="remove it; it belongs to hub ids",
+            )
         for what, patterns in MODEL_FILES.items():
             if not any(next(path.glob(pattern), None) for pattern in patterns):
-                yield Fault(what=f"model {path}: has no {what}", allowed=f"one of {', '.join(patterns)}", hint="download the whole model, not its configuration alone")
+                yield Fault(
+                    what=f"model {path}: has no {what}",
+                    allowed=f"one of {', '.join(patterns)}",
+                    hint="download the whole model, not its configuration alone",
+                )
     elif path.is_file():
-        yield Fault(what=f"model {path}: is a file", allowed="a folder in Hugging Face layout, or a hub id")
+        yield Fault(
+            what=f"model {path}: is a file", allowed="a folder in Hugging Face layout, or a hub id"
+        )
     elif not is_hub_id(plan.model):
-        yield Fault(what=f"model: no such folder: {path}", allowed="a folder in Hugging Face layout, or a hub id such as Qwen/Qwen3-0.6B")
+        yield Fault(
+            what=f"model: no such folder: {path}",
+            allowed="a folder in Hugging Face layout, or a hub id such as Qwen/Qwen3-0.6B",
+        )
 
 
 def is_cached(hub_id: str, revision: str | None) -> bool:
     """True where the hub cache holds a snapshot of the model with its config.json."""
-    home = os.environ.get("HF_HUB_CACHE") or os.path.join(os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface"), "hub")
+    home = os.environ.get("HF_HUB_CACHE") or os.path.join(
+        os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface"), "hub"
+    )
     folder = Path(home) / f"models--{hub_id.replace('/', '--')}"
     if revision is not None and (folder / "refs" / revision).is_file():
         revision = (folder / "refs" / revision).read_text().strip()
@@ -148,11 +251,17 @@ def is_cached(hub_id: str, revision: str | None) -> bool:
 
 
 def _hub_faults(plan: Plan, plan_path: Path) -> Iterable[AdviseError]:
-    """The error of a hub model that is neither cached nor to be had. Asked last, since it takes the network."""
+    """The error of a hub model that is neither cached nor to be had.
+
+    Asked last, since it takes the network.
+    """
     if _folder(plan, plan_path) is not None or is_cached(plan.model, plan.revision):
         return
     if offline():
-        yield MachineNotReady(f"model {plan.model}: is not in the hub cache, and HF_HUB_OFFLINE is set", hint="unset HF_HUB_OFFLINE, or name a model folder")
+        yield MachineNotReady(
+            f"model {plan.model}: is not in the hub cache, and HF_HUB_OFFLINE is set",
+            hint="unset HF_HUB_OFFLINE, or name a model folder",
+        )
         return
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     if not endpoint.startswith(("https://", "http://")):
@@ -160,23 +269,40 @@ def _hub_faults(plan: Plan, plan_path: Path) -> Iterable[AdviseError]:
         return
     address = f"{endpoint}/api/models/{plan.model}"
     try:
-        with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=HUB_TIMEOUT_S):  # noqa: S310  the scheme is checked above
+        with urllib.request.urlopen(
+            urllib.request.Request(address, method="HEAD"), timeout=HUB_TIMEOUT_S
+        ):
             return
     except urllib.error.HTTPError as error:
         if error.code in (401, 403, 404):
             if _has_login():
-                return  # private or gated models answer so without the user's token; the trainer asks with it
-            yield InputError(f"model {plan.model}: the hub has no such public model", hint="check the name; for a private or gated model: hf auth login")
+                # private or gated models answer so without the user's token; the trainer asks with
+                # it
+                return
+            yield InputError(
+                f"model {plan.model}: the hub has no such public model",
+                hint="check the name; for a private or gated model: hf auth login",
+            )
             return
-        yield MachineNotReady(f"model {plan.model}: the hub answers with code {error.code}", hint="try again later, or name a model folder")
+        yield MachineNotReady(
+            f"model {plan.model}: the hub answers with code {error.code}",
+            hint="try again later, or name a model folder",
+        )
     except OSError as error:
         reason = getattr(error, "reason", None) or error
-        yield MachineNotReady(f"model {plan.model}: is not in the hub cache, and the hub cannot be reached ({reason})", hint="check the connection, or name a model folder")
+        yield MachineNotReady(
+            f"model {plan.model}: is not in the hub cache, and the hub cannot be reached"
+            f" ({reason})",
+            hint="check the connection, or name a model folder",
+        )
 
 
 def _has_login() -> bool:
     home = Path(os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface"))
-    return bool(os.environ.get("HF_TOKEN")) or Path(os.environ.get("HF_TOKEN_PATH") or home / "token").is_file()
+    return (
+        bool(os.environ.get("HF_TOKEN"))
+        or Path(os.environ.get("HF_TOKEN_PATH") or home / "token").is_file()
+    )
 
 
 # --------------------------------------------------------------------------- what the machine has
@@ -185,7 +311,11 @@ def _has_login() -> bool:
 def install_line() -> str:
     """The one line that brings the training extra, for an installed package or for a checkout."""
     checkout = resource_root() == PACKAGE.parent and (PACKAGE.parent / "pyproject.toml").is_file()
-    return f"pip install -e '{'.' if Path.cwd() == PACKAGE.parent else PACKAGE.parent}[train]'" if checkout else "pip install 'finetune-advisor[train]'"
+    return (
+        f"pip install -e '{'.' if Path.cwd() == PACKAGE.parent else PACKAGE.parent}[train]'"
+        if checkout
+        else "pip install 'finetune-advisor[train]'"
+    )
 
 
 def refuse_without_trainers(hardware: Hardware) -> None:
@@ -199,34 +329,51 @@ def _extra_faults(hardware: Hardware, *, quantized: bool) -> Iterable[Fault]:
     wanted = (*NEEDED, "bitsandbytes") if quantized else NEEDED
     missing = [name for name in wanted if hardware.software.get(name) is None]
     if missing:
-        yield Fault(what=f"training needs packages that are not installed: {', '.join(missing)}", hint=install_line())
+        yield Fault(
+            what=f"training needs packages that are not installed: {', '.join(missing)}",
+            hint=install_line(),
+        )
 
 
 def _device_faults(plan: Plan, hardware: Hardware) -> Iterable[Fault]:
     from advisor.probe.software import cuda_problem
 
     device, processes = plan.launch.device, plan.launch.processes
-    name = {"cuda": "an NVIDIA GPU", "rocm": "an AMD GPU", "mps": "an Apple GPU"}.get(device, "the CPU")
+    name = {"cuda": "an NVIDIA GPU", "rocm": "an AMD GPU", "mps": "an Apple GPU"}.get(
+        device, "the CPU"
+    )
     if device == "cpu":
         return
     notes = f" ({'; '.join(hardware.notes)})" if hardware.notes and not hardware.gpus else ""
     if hardware.kind != device:
-        here = f"this machine has {hardware.gpus[0].name}" if hardware.gpus else f"this machine has none that can be used{notes}"
+        here = (
+            f"this machine has {hardware.gpus[0].name}"
+            if hardware.gpus
+            else f"this machine has none that can be used{notes}"
+        )
         yield Fault(
             what=f"the plan is for {name} (launch.device: {device}), and {here}",
             allowed="`advise probe` shows what there is",
-            hint="make a plan for this machine with `advise`, or train this one on the CPU: --set launch.device=cpu (much slower)",
+            hint=(
+                "make a plan for this machine with `advise`, or train this one on the CPU: --set"
+                " launch.device=cpu (much slower)"
+            ),
         )
         return
     if processes > len(hardware.gpus):
         yield Fault(
-            what=f"the plan wants {processes} processes, one a GPU, and {len(hardware.gpus)} can be used here",
+            what=(
+                f"the plan wants {processes} processes, one a GPU, and {len(hardware.gpus)} can be"
+                " used here"
+            ),
             hint=f"--set launch.processes={len(hardware.gpus)}, or check CUDA_VISIBLE_DEVICES",
         )
     problem = cuda_problem(hardware)
     if problem is not None:
         what, _, install = problem.partition(" Install: ")
-        yield Fault(what=what, hint=install or "see above; --set launch.device=cpu trains on the CPU")
+        yield Fault(
+            what=what, hint=install or "see above; --set launch.device=cpu trains on the CPU"
+        )
 
 
 def _more_disk(need: int | None, folder: Path) -> int | None:
@@ -241,7 +388,10 @@ def _place_faults(run: Path, need: int | None) -> Iterable[Fault]:
     while not place.exists() and place != place.parent:
         place = place.parent
     if not place.is_dir():
-        yield Fault(what=f"{run}: {place} is a file, so no folder can be made there", hint="choose another one with --output DIR")
+        yield Fault(
+            what=f"{run}: {place} is a file, so no folder can be made there",
+            hint="choose another one with --output DIR",
+        )
         return
     if not os.access(place, os.W_OK | os.X_OK):
         yield Fault(what=f"{place}: no permission to write here", hint=ELSEWHERE)
@@ -249,9 +399,16 @@ def _place_faults(run: Path, need: int | None) -> Iterable[Fault]:
     free = shutil.disk_usage(place).free
     wanted = (need or 0) + SPARE_BYTES
     if free < wanted:
-        parts = f"{format_gib(need)} for results and checkpoints and {format_gib(SPARE_BYTES)} to spare" if need else f"{format_gib(SPARE_BYTES)} to spare"
+        parts = (
+            f"{format_gib(need)} for results and checkpoints and {format_gib(SPARE_BYTES)} to spare"
+            if need
+            else f"{format_gib(SPARE_BYTES)} to spare"
+        )
         yield Fault(
-            what=f"{place}: {format_gib(free)} free on the disk, the run needs about {format_gib(wanted)}",
+            what=(
+                f"{place}: {format_gib(free)} free on the disk, the run needs about"
+                f" {format_gib(wanted)}"
+            ),
             allowed=parts,
             hint="free some space, or choose another disk with --output DIR",
         )

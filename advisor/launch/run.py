@@ -1,4 +1,6 @@
-"""`advise run`: one child process a stage, run.json after every change, and the next call goes on where this one ended."""
+"""`advise run`: one child process a stage, run.json after every change, and the next call goes on
+where this one ended.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,18 @@ from advisor.launch import preflight
 from advisor.launch.child import Child, guard_command
 from advisor.launch.expected import device_hardware, expect_stage, plan_shape
 from advisor.launch.failure_report import failure, oom_kills, read_result
-from advisor.launch.folder import DRY_RUN, PLAN, RECORD, SCHEMA_VERSION, Identity, Run, RunFolder, lock_holder, now, read_record
+from advisor.launch.folder import (
+    DRY_RUN,
+    PLAN,
+    RECORD,
+    SCHEMA_VERSION,
+    Identity,
+    Run,
+    RunFolder,
+    lock_holder,
+    now,
+    read_record,
+)
 from advisor.launch.input_digests import absolute, fingerprints, refuse_changed
 from advisor.plan.change import set_values as changed_plan
 from advisor.plan.comments import comments_of
@@ -53,12 +66,15 @@ def run_plan(
     trainers: Path | None = None,
     on_end: Callable[[Path, Mapping[str, Any]], object] | None = None,
 ) -> Run:
-    """Train what a plan says and return what came of it. The same plan goes on where it was, a finished one is left alone.
+    """Train what a plan says and return what came of it.
+
+    The same plan goes on where it was, a finished one is left alone.
 
     Nothing is written before everything that can be checked has been. Talk goes to stderr.
 
     Args:
-        plan: The launch file; or a Plan that was just made, with paths relative to the current folder.
+        plan: The launch file; or a Plan that was just made, with paths relative to the current
+            folder.
         comments: The reasons that belong to such a Plan.
         output: The run folder; default: ./runs/<name>-<digest>.
         only: One stage, task, or stage of a task by its folder's name.
@@ -70,33 +86,65 @@ def run_plan(
         hardware: The machine; default: probed.
         say: Takes lines of talk; default: stderr.
         trainers: The folder that holds the package `trainers`; default: the installed one.
-        on_end: Called with the folder and the record whenever training ends, also by a failure: writes the report.
+        on_end: Called with the folder and the record whenever training ends, also by a failure:
+            writes the report.
 
-    Raises AdviseError: InputError, MachineNotReady before anything is written; TrainingFailed, Stopped with run.json written.
+    Raises AdviseError: InputError, MachineNotReady before anything is written; TrainingFailed,
+    Stopped with run.json written.
     """
-    job = _prepare_plan(plan, comments=comments, output=output, set_values=set_values, max_steps=max_steps)
+    job = _prepare_plan(
+        plan, comments=comments, output=output, set_values=set_values, max_steps=max_steps
+    )
     todo = _select_entries(job.entries, only)
     say = say or _to_stderr
     record = lock_holder(job.folder, job.identity)
     if record is not None and not dry_run:
         if only is None:
-            say(f"going on in {job.shown_folder}" if record["status"] != DONE else f"{job.shown_folder} is finished")
+            say(
+                f"going on in {job.shown_folder}"
+                if record["status"] != DONE
+                else f"{job.shown_folder} is finished"
+            )
         if _all_done(record, todo, job.folder):
             return Run(folder=job.folder, record=record, already_done=True)
     root = trainers or trainers_root()
     shape = plan_shape(job.plan, job.path)
     machine = hardware or _probed()
     # Only what is not done yet needs its trainer, data and disk.
-    waiting = todo if dry_run else [entry for entry in todo if not _is_done(record, entry, job.folder)]
-    checked = preflight.run_preflight(job.plan, job.path, job.folder, waiting, hardware=machine, shape=shape, trainers=root)
+    waiting = (
+        todo if dry_run else [entry for entry in todo if not _is_done(record, entry, job.folder)]
+    )
+    checked = preflight.run_preflight(
+        job.plan, job.path, job.folder, waiting, hardware=machine, shape=shape, trainers=root
+    )
     inputs = fingerprints(job.plan, job.path, waiting)
     used = device_hardware(job.plan, machine)
     hopes = {
-        entry.name: dict((expected or {}).get(entry.name) or expect_stage(job.plan, entry, shape, used, profile=checked.profiles.get(entry.data.path), max_steps=max_steps))
+        entry.name: dict(
+            (expected or {}).get(entry.name)
+            or expect_stage(
+                job.plan,
+                entry,
+                shape,
+                used,
+                profile=checked.profiles.get(entry.data.path),
+                max_steps=max_steps,
+            )
+        )
         for entry in job.entries
     }
     with RunFolder(job.folder) as folder:
-        work = _StageRunner(job=job, folder=folder, root=root, cards=checked.cards, judge=judge, max_steps=max_steps, hopes=hopes, say=say, on_end=on_end)
+        work = _StageRunner(
+            job=job,
+            folder=folder,
+            root=root,
+            cards=checked.cards,
+            judge=judge,
+            max_steps=max_steps,
+            hopes=hopes,
+            say=say,
+            on_end=on_end,
+        )
         if dry_run:
             return work.measure(todo)
         record = lock_holder(job.folder, job.identity)  # again, now that nobody else can change it
@@ -132,10 +180,21 @@ class _PlanRun:
 
     @property
     def shown_folder(self) -> str:
-        return os.path.relpath(self.folder) if self.folder.is_relative_to(Path.cwd()) else str(self.folder)
+        return (
+            os.path.relpath(self.folder)
+            if self.folder.is_relative_to(Path.cwd())
+            else str(self.folder)
+        )
 
 
-def _prepare_plan(source: Path | str | Plan, *, comments: Comments | None, output: Path | str | None, set_values: Iterable[str], max_steps: int | None) -> _PlanRun:
+def _prepare_plan(
+    source: Path | str | Plan,
+    *,
+    comments: Comments | None,
+    output: Path | str | None,
+    set_values: Iterable[str],
+    max_steps: int | None,
+) -> _PlanRun:
     changes = list(set_values)
     if isinstance(source, Plan):
         path, original = Path.cwd() / PLAN, None
@@ -152,11 +211,20 @@ def _prepare_plan(source: Path | str | Plan, *, comments: Comments | None, outpu
     copy = absolute(plan, path)
     digests = {"plan": plan_digest(plan), "copy": plan_digest(copy)}
     if plan.tasks:  # a task that is added later goes into the same run
-        digests |= {"common": plan_digest(replace(plan, tasks=())), "common_copy": plan_digest(replace(copy, tasks=()))}
-    own = path.parent if original is not None and (path.parent / RECORD).is_file() and path.name == PLAN else None
+        digests |= {
+            "common": plan_digest(replace(plan, tasks=())),
+            "common_copy": plan_digest(replace(copy, tasks=())),
+        }
+    own = (
+        path.parent
+        if original is not None and (path.parent / RECORD).is_file() and path.name == PLAN
+        else None
+    )
     if output is not None:
         folder = Path(output).expanduser().absolute()
-    elif own is not None and set(digests.values()) & set((read_record(own) or {}).get("digests", {}).values()):
+    elif own is not None and set(digests.values()) & set(
+        (read_record(own) or {}).get("digests", {}).values()
+    ):
         folder = own
     else:
         # A trial is a run of its own, so that it never stands in the way of the whole one.
@@ -167,7 +235,9 @@ def _prepare_plan(source: Path | str | Plan, *, comments: Comments | None, outpu
     return _PlanRun(
         plan=plan,
         path=path,
-        copy_text=original if unchanged and original is not None else plan_text(copy, comments, name=PLAN),
+        copy_text=(
+            original if unchanged and original is not None else plan_text(copy, comments, name=PLAN)
+        ),
         entries=tuple(entries(plan)),
         folder=folder,
         identity=Identity(frozenset(digests.values()), max_steps, task_digests(copy)),
@@ -178,24 +248,48 @@ def _prepare_plan(source: Path | str | Plan, *, comments: Comments | None, outpu
 
 def task_digests(plan: Plan) -> dict[str, str]:
     """Task -> digest of its data and its overrides."""
-    return {task.name: digest({"data": task.data.path, "mapping": task.data.mapping, "overrides": task.overrides}) for task in plan.tasks}
+    return {
+        task.name: digest(
+            {"data": task.data.path, "mapping": task.data.mapping, "overrides": task.overrides}
+        )
+        for task in plan.tasks
+    }
 
 
 def _select_entries(all_entries: Sequence[Entry], only: str | None) -> list[Entry]:
-    """The entries that --only names: a stage (of every task), a task (every stage), or one entry."""
+    """The entries that --only names: a stage (of every task), a task (every stage), or one
+    entry.
+    """
     if only is None:
         return list(all_entries)
-    found = [entry for entry in all_entries if only in (entry.name, entry.stage.name, entry.task.name if entry.task else None)]
+    found = [
+        entry
+        for entry in all_entries
+        if only in (entry.name, entry.stage.name, entry.task.name if entry.task else None)
+    ]
     if not found:
-        names = list(dict.fromkeys(name for entry in all_entries for name in (entry.stage.name, entry.task.name if entry.task else None, entry.name) if name))
-        raise InputError(f"--only {only}: the plan has no such stage or task", f"known: {', '.join(names)}", nearest(only, names))
+        names = list(
+            dict.fromkeys(
+                name
+                for entry in all_entries
+                for name in (entry.stage.name, entry.task.name if entry.task else None, entry.name)
+                if name
+            )
+        )
+        raise InputError(
+            f"--only {only}: the plan has no such stage or task",
+            f"known: {', '.join(names)}",
+            nearest(only, names),
+        )
     return found
 
 
 def _is_done(record: Mapping[str, Any] | None, entry: Entry, folder: Path) -> bool:
     """True where the entry is recorded as done and its result is still there."""
     stages = record["stages"] if record is not None else []
-    recorded = any(stage.get("name") == entry.name and stage.get("status") == DONE for stage in stages)
+    recorded = any(
+        stage.get("name") == entry.name and stage.get("status") == DONE for stage in stages
+    )
     return recorded and any((folder / "stages" / entry.name).glob("*.safetensors"))
 
 
@@ -219,20 +313,38 @@ class _StageRunner:
 
     # ---------------------------------------------------------------- training
 
-    def train(self, todo: Sequence[Entry], old: Mapping[str, Any] | None, inputs: Mapping[str, str], hardware: Hardware) -> Run:
+    def train(
+        self,
+        todo: Sequence[Entry],
+        old: Mapping[str, Any] | None,
+        inputs: Mapping[str, str],
+        hardware: Hardware,
+    ) -> Run:
         record = self._record(old, inputs, hardware)
         write_atomically(self.folder.path / PLAN, self.job.copy_text)
         self._save(record)
         for group in self._groups(todo, record):
             self._need_start(record, group[0])
             first, last = todo.index(group[0]) + 1, todo.index(group[-1]) + 1
-            self._train_group(record, group, f"{first} of {len(todo)}" if len(group) == 1 else f"{first} to {last} of {len(todo)}")
+            self._train_group(
+                record,
+                group,
+                (
+                    f"{first} of {len(todo)}"
+                    if len(group) == 1
+                    else f"{first} to {last} of {len(todo)}"
+                ),
+            )
         self._compare_modules(record)
-        record["status"] = DONE if all(stage["status"] == DONE for stage in record["stages"]) else STOPPED
+        record["status"] = (
+            DONE if all(stage["status"] == DONE for stage in record["stages"]) else STOPPED
+        )
         self._finish(record)
         return Run(folder=self.folder.path, record=record)
 
-    def _record(self, old: Mapping[str, Any] | None, inputs: Mapping[str, str], hardware: Hardware) -> dict[str, Any]:
+    def _record(
+        self, old: Mapping[str, Any] | None, inputs: Mapping[str, str], hardware: Hardware
+    ) -> dict[str, Any]:
         before = {stage["name"]: stage for stage in (old or {}).get("stages", [])}
         plan = self.job.plan
         return {
@@ -249,7 +361,12 @@ class _StageRunner:
             "judge": self.judge,
             "resolved": dict((old or {}).get("resolved", {})),
             "versions": dict((old or {}).get("versions", {})),
-            "hardware": {"kind": hardware.kind, "gpus": [gpu.name for gpu in hardware.gpus], "cpu_cores": hardware.cpu_cores, "ram_total_bytes": hardware.ram_total_bytes},
+            "hardware": {
+                "kind": hardware.kind,
+                "gpus": [gpu.name for gpu in hardware.gpus],
+                "cpu_cores": hardware.cpu_cores,
+                "ram_total_bytes": hardware.ram_total_bytes,
+            },
             "digests": dict(self.job.digests),
             "tasks": task_digests(absolute(plan, self.job.path)),
             "inputs": {**(old or {}).get("inputs", {}), **inputs},
@@ -277,7 +394,11 @@ class _StageRunner:
         if old is None:
             return blank
         if not _is_done({"stages": [old]}, entry, self.folder.path):
-            return blank | {"status": STOPPED if old.get("status") in (RUNNING, DONE) else old.get("status", PENDING)}
+            return blank | {
+                "status": (
+                    STOPPED if old.get("status") in (RUNNING, DONE) else old.get("status", PENDING)
+                )
+            }
         return blank | dict(old)
 
     def _need_start(self, record: Mapping[str, Any], entry: Entry) -> None:
@@ -286,10 +407,16 @@ class _StageRunner:
             before = next(item for item in self.job.entries if item.name == name)
             if not _is_done(record, before, self.folder.path):
                 how = "starts from" if name == entry.starts_from else "is scored by"
-                raise InputError(f"stage {entry.name} {how} {name}, which is not trained yet in {self.job.shown_folder}", hint=f"advise run --only {name} first, or run all stages")
+                raise InputError(
+                    f"stage {entry.name} {how} {name}, which is not trained yet in"
+                    f" {self.job.shown_folder}",
+                    hint=f"advise run --only {name} first, or run all stages",
+                )
 
     def _groups(self, todo: Sequence[Entry], record: Mapping[str, Any]) -> list[list[Entry]]:
-        """What is still to do, in groups that one process trains: modules of several tasks share a base, which is then loaded once."""
+        """What is still to do, in groups that one process trains: modules of several tasks share a
+        base, which is then loaded once.
+        """
         waiting = []
         for entry in todo:
             if _is_done(record, entry, self.folder.path):
@@ -298,20 +425,32 @@ class _StageRunner:
                 waiting.append(entry)
         if self.job.plan.tasks and self.job.plan.launch.processes == 1:
             order = [stage.name for stage in self.job.plan.stages]
-            waiting.sort(key=lambda entry: order.index(entry.stage.name))  # a stage of every task, then the next
+            waiting.sort(
+                key=lambda entry: order.index(entry.stage.name)
+            )  # a stage of every task, then the next
         groups: list[list[Entry]] = []
         for entry in waiting:
-            if groups and entry.task is not None and self.job.plan.launch.processes == 1 and _share_base(groups[-1][0], entry):
+            if (
+                groups
+                and entry.task is not None
+                and self.job.plan.launch.processes == 1
+                and _share_base(groups[-1][0], entry)
+            ):
                 groups[-1].append(entry)
             else:
                 groups.append([entry])
         return groups
 
     def _train_group(self, record: dict[str, Any], group: Sequence[Entry], position: str) -> None:
-        stages = {entry.name: next(stage for stage in record["stages"] if stage["name"] == entry.name) for entry in group}
+        stages = {
+            entry.name: next(stage for stage in record["stages"] if stage["name"] == entry.name)
+            for entry in group
+        }
         for entry in group:
             for leftover in ("result.json", "error.json"):
-                (self._own(entry) / leftover).unlink(missing_ok=True)  # of an attempt before: must not pass for this one's
+                (self._own(entry) / leftover).unlink(
+                    missing_ok=True
+                )  # of an attempt before: must not pass for this one's
             stages[entry.name] |= {"status": PENDING, "finished_at": None}
             stages[entry.name].pop("error", None)
         self._begin(stages[group[0].name])
@@ -322,14 +461,24 @@ class _StageRunner:
         kills = oom_kills()
 
         def look() -> None:
-            """Take what is finished already: a process that trains several writes each result as it goes."""
+            """Take what is finished already: a process that trains several writes each result as it
+            goes.
+            """
             for place, entry in enumerate(group[:-1]):
-                if stages[entry.name]["status"] != DONE and (result := read_result(self._own(entry) / "result.json")) is not None:
+                if (
+                    stages[entry.name]["status"] != DONE
+                    and (result := read_result(self._own(entry) / "result.json")) is not None
+                ):
                     self._accept(record, stages[entry.name], result)
                     self._begin(stages[group[place + 1].name])
                     self._save(record)
 
-        code, stopped = self._child(group, self.folder.path, ["--no-judge"] if not self.judge else [], look=look if len(group) > 1 else None)
+        code, stopped = self._child(
+            group,
+            self.folder.path,
+            ["--no-judge"] if not self.judge else [],
+            look=look if len(group) > 1 else None,
+        )
         look()
         last = read_result(self._own(group[-1]) / "result.json") if code == 0 else None
         if last is not None:
@@ -337,19 +486,37 @@ class _StageRunner:
             self._save(record)
         failed = next((entry for entry in group if stages[entry.name]["status"] != DONE), None)
         if failed is not None:
-            error: AdviseError = failure(failed, code=code, folder=self._own(failed), oom_kills_before=kills, in_place=self.job.in_place)
+            error: AdviseError = failure(
+                failed,
+                code=code,
+                folder=self._own(failed),
+                oom_kills_before=kills,
+                in_place=self.job.in_place,
+            )
             if stopped:
-                error = Stopped(f"stage {failed.name}: stopped", hint="the same command goes on from the last checkpoint")
+                error = Stopped(
+                    f"stage {failed.name}: stopped",
+                    hint="the same command goes on from the last checkpoint",
+                )
             status = STOPPED if isinstance(error, Stopped) else FAILED
-            stages[failed.name] |= {"status": status, "finished_at": now(), "error": _error_data(error)}
+            stages[failed.name] |= {
+                "status": status,
+                "finished_at": now(),
+                "error": _error_data(error),
+            }
             record["status"] = status
             self._finish(record)
             raise error
         if stopped:  # the stage was over when the signal came; those after it are not begun
-            record["status"] = DONE if all(stage["status"] == DONE for stage in record["stages"]) else STOPPED
+            record["status"] = (
+                DONE if all(stage["status"] == DONE for stage in record["stages"]) else STOPPED
+            )
             self._finish(record)
             if record["status"] == STOPPED:
-                raise Stopped(f"stopped after stage {group[-1].name}", hint="the same command goes on with the next stage")
+                raise Stopped(
+                    f"stopped after stage {group[-1].name}",
+                    hint="the same command goes on with the next stage",
+                )
 
     def _own(self, entry: Entry) -> Path:
         return self.folder.path / "stages" / entry.name
@@ -357,30 +524,60 @@ class _StageRunner:
     def _begin(self, stage: dict[str, Any]) -> None:
         stage |= {"status": RUNNING, "started_at": now(), "finished_at": None}
 
-    def _accept(self, record: dict[str, Any], stage: dict[str, Any], result: Mapping[str, Any]) -> None:
-        stage |= {key: value for key, value in result.items() if key not in ("versions", "resolved", "status", "name")}
+    def _accept(
+        self, record: dict[str, Any], stage: dict[str, Any], result: Mapping[str, Any]
+    ) -> None:
+        stage |= {
+            key: value
+            for key, value in result.items()
+            if key not in ("versions", "resolved", "status", "name")
+        }
         stage |= {"status": DONE, "finished_at": now()}
         record["resolved"][stage["name"]] = result.get("resolved", {})
         record["versions"] |= result.get("versions") or {}
         record["verdict"] = overall_verdict(record["stages"]) or record["verdict"]
 
     def _compare_modules(self, record: dict[str, Any]) -> None:
-        """Every module on every task's held-out rows: does one help or hurt another? Kept as `cross_evaluation`."""
-        tasks = {entry.task.name: entry for entry in self.job.entries if entry.task is not None}  # the last stage of each
-        if len(tasks) < 2 or not self.judge or not all(_is_done(record, entry, self.folder.path) for entry in tasks.values()):
+        """Every module on every task's held-out rows: does one help or hurt another? Kept as
+        `cross_evaluation`.
+        """
+        tasks = {
+            entry.task.name: entry for entry in self.job.entries if entry.task is not None
+        }  # the last stage of each
+        if (
+            len(tasks) < 2
+            or not self.judge
+            or not all(_is_done(record, entry, self.folder.path) for entry in tasks.values())
+        ):
             return
-        if any(entry.stage.options.get("head") == "classes" or entry.stage.objective == "rm" for entry in tasks.values()):
+        if any(
+            entry.stage.options.get("head") == "classes" or entry.stage.objective == "rm"
+            for entry in tasks.values()
+        ):
             return
         self.say("every module on every task's held-out rows")
         path = self.folder.path / CROSS
         path.unlink(missing_ok=True)
-        command = [sys.executable, "-P", "-m", "trainers.evaluation.cross_task", str(self.folder.path / PLAN), "--run", str(self.folder.path)]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "trainers.evaluation.cross_task",
+            str(self.folder.path / PLAN),
+            "--run",
+            str(self.folder.path),
+        ]
         command += ["--max-steps", str(self.max_steps)] if self.max_steps is not None else []
         with Child(command, self._environment(), keep_fds=[self.folder.lock_fd]) as child:
             code = child.wait()
         found = read_result(path) if code == 0 else None
-        if found is None:  # the modules are trained and judged each by itself: this table can be had again
-            self.say(f"the comparison of modules ended with {code}: it is left out; the same command makes it again")
+        if (
+            found is None
+        ):  # the modules are trained and judged each by itself: this table can be had again
+            self.say(
+                f"the comparison of modules ended with {code}: it is left out; the same command"
+                " makes it again"
+            )
             return
         record["cross_evaluation"] = found["losses"]
         self._save(record)
@@ -421,7 +618,13 @@ class _StageRunner:
         return Run(folder=self.folder.path, record=record, dry_run=True)
 
     def _measure_one(self, entry: Entry, scratch: Path) -> dict[str, Any]:
-        about = {"name": entry.name, "objective": entry.stage.objective, "update": entry.stage.update, "quantization": entry.stage.quantization, "expected": self.hopes[entry.name]}
+        about = {
+            "name": entry.name,
+            "objective": entry.stage.objective,
+            "update": entry.stage.update,
+            "quantization": entry.stage.quantization,
+            "expected": self.hopes[entry.name],
+        }
         shutil.rmtree(scratch, ignore_errors=True)
         (scratch / "stages").mkdir(parents=True)
         write_atomically(scratch / PLAN, self.job.copy_text)
@@ -429,13 +632,31 @@ class _StageRunner:
             trained = self.folder.path / "stages" / name
             if not any(trained.glob("*.safetensors")):
                 self.say(f"stage {entry.name}: not measured, since {name} is not trained yet")
-                return {**about, "status": PENDING, "measured": None, "why": f"needs {name}, which is not trained yet"}
+                return {
+                    **about,
+                    "status": PENDING,
+                    "measured": None,
+                    "why": f"needs {name}, which is not trained yet",
+                }
             (scratch / "stages" / name).symlink_to(trained, target_is_directory=True)
-        self.say(f"stage {entry.name}: measuring two steps on the longest rows and one evaluation batch")
+        self.say(
+            f"stage {entry.name}: measuring two steps on the longest rows and one evaluation batch"
+        )
         kills = oom_kills()
         code, stopped = self._child([entry], scratch, ["--dry-run"])
         own = scratch / "stages" / entry.name
-        result = next((found for found in (read_result(own / DRY_RUN), read_result(scratch / DRY_RUN)) if found), None) if code == 0 else None
+        result = (
+            next(
+                (
+                    found
+                    for found in (read_result(own / DRY_RUN), read_result(scratch / DRY_RUN))
+                    if found
+                ),
+                None,
+            )
+            if code == 0
+            else None
+        )
         if result is None:
             if stopped:
                 raise Stopped("stopped", hint="nothing was kept")
@@ -444,8 +665,17 @@ class _StageRunner:
 
     # ---------------------------------------------------------------- the child
 
-    def _child(self, group: Sequence[Entry], run: Path, flags: Sequence[str], *, look: Callable[[], object] | None = None) -> tuple[int, bool]:
-        """Exit code of the stage's process (for several tasks, where there are several), and whether it had been asked to stop."""
+    def _child(
+        self,
+        group: Sequence[Entry],
+        run: Path,
+        flags: Sequence[str],
+        *,
+        look: Callable[[], object] | None = None,
+    ) -> tuple[int, bool]:
+        """Exit code of the stage's process (for several tasks, where there are several), and
+        whether it had been asked to stop.
+        """
         plan, entry = run / PLAN, group[0]
         tasks = [word for other in group if other.task for word in ("--task", other.task.name)]
         arguments = [str(plan), "--stage", entry.stage.name, "--run", str(run), *tasks, *flags]
@@ -455,23 +685,46 @@ class _StageRunner:
         command = [sys.executable, "-P", "-m", module, *arguments]
         death = signal.SIGKILL
         if self.job.plan.launch.processes > 1:
-            command, death = self._several(command), signal.SIGTERM  # a launcher that is asked ends its workers
-        with Child(command, self._environment(), keep_fds=[self.folder.lock_fd], death=death) as child:
+            command, death = (
+                self._several(command),
+                signal.SIGTERM,
+            )  # a launcher that is asked ends its workers
+        with Child(
+            command, self._environment(), keep_fds=[self.folder.lock_fd], death=death
+        ) as child:
             return child.wait(look), child.stops > 0
 
     def _several(self, command: Sequence[str]) -> list[str]:
-        """The command in several processes with ranks, by torch's own launcher, which `accelerate launch` wraps for cards.
+        """The command in several processes with ranks, by torch's own launcher, which `accelerate
+        launch` wraps for cards.
 
         `accelerate launch` itself starts a single process where there is no card.
         """
         processes = str(self.job.plan.launch.processes)
-        head = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes, "--no-python", "--"]
-        return [*head, *guard_command(command, parent=0)]  # each worker dies with the launcher; 0, since its number is not known yet
+        head = [
+            sys.executable,
+            "-P",
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            processes,
+            "--no-python",
+            "--",
+        ]
+        return [
+            *head,
+            *guard_command(command, parent=0),
+        ]  # each worker dies with the launcher; 0, since its number is not known yet
 
     def _environment(self) -> dict[str, str]:
-        """The child's environment: our trainers first on the path, whatever lies in the current folder; only the plan's cards."""
+        """The child's environment: our trainers first on the path, whatever lies in the current
+        folder; only the plan's cards.
+        """
         env = dict(os.environ)
-        env["PYTHONPATH"] = os.pathsep.join([str(self.root), *([env["PYTHONPATH"]] if env.get("PYTHONPATH") else [])])
+        env["PYTHONPATH"] = os.pathsep.join(
+            [str(self.root), *([env["PYTHONPATH"]] if env.get("PYTHONPATH") else [])]
+        )
         env["PYTHONSAFEPATH"] = "1"
         env["ADVISE_TELLS_ERRORS"] = "1"  # the trainer leaves error.json and need not print it too
         if self.job.plan.launch.device == "cpu":
@@ -482,7 +735,10 @@ class _StageRunner:
 
 
 def overall_verdict(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The verdict of a run: that of its last judged stage; with several tasks, of each in a word. None where nothing was judged."""
+    """The verdict of a run: that of its last judged stage; with several tasks, of each in a word.
+
+    None where nothing was judged.
+    """
     last = {stage.get("task"): stage["verdict"] for stage in stages if stage.get("verdict")}
     if len(last) < 2:
         return next(iter(last.values()), None)
@@ -490,15 +746,38 @@ def overall_verdict(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any] | Non
     for task, verdict in last.items():
         tasks.setdefault(verdict.get("word") or "not compared", []).append(str(task))
     said = "; ".join(f"{word}: {', '.join(names)}" for word, names in tasks.items())
-    return {"ok": all(verdict["ok"] for verdict in last.values()), "word": next(iter(tasks)) if len(tasks) == 1 else "mixed", "text": said}
+    return {
+        "ok": all(verdict["ok"] for verdict in last.values()),
+        "word": next(iter(tasks)) if len(tasks) == 1 else "mixed",
+        "text": said,
+    }
 
 
 def _share_base(one: Entry, other: Entry) -> bool:
-    """Whether two entries train modules on the same base in the same form: one process can then do both."""
+    """Whether two entries train modules on the same base in the same form: one process can then do
+    both.
+    """
     a, b = one.stage, other.stage
-    same = (a.name, a.quantization, a.double_quantization, a.weights_dtype, a.attention) == (b.name, b.quantization, b.double_quantization, b.weights_dtype, b.attention)
-    plain = one.starts_from is None and other.starts_from is None and one.start_folder is None and other.start_folder is None
-    return same and plain and a.update == b.update != "full" and a.objective in ONE_PROCESS and a.options.get("head") != "classes"
+    same = (a.name, a.quantization, a.double_quantization, a.weights_dtype, a.attention) == (
+        b.name,
+        b.quantization,
+        b.double_quantization,
+        b.weights_dtype,
+        b.attention,
+    )
+    plain = (
+        one.starts_from is None
+        and other.starts_from is None
+        and one.start_folder is None
+        and other.start_folder is None
+    )
+    return (
+        same
+        and plain
+        and a.update == b.update != "full"
+        and a.objective in ONE_PROCESS
+        and a.options.get("head") != "classes"
+    )
 
 
 def describe(entry: Entry) -> str:
@@ -510,4 +789,10 @@ def describe(entry: Entry) -> str:
 
 def _error_data(error: AdviseError) -> dict[str, Any]:
     first = error.faults[0]
-    return {"kind": type(error).__name__, "what": first.what, "allowed": first.allowed, "hint": first.hint, "exit_code": error.exit_code}
+    return {
+        "kind": type(error).__name__,
+        "what": first.what,
+        "allowed": first.allowed,
+        "hint": first.hint,
+        "exit_code": error.exit_code,
+    }

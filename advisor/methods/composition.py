@@ -1,4 +1,5 @@
-"""Reading a composition: `sft>rm>ppo+lora`, `rag & sft+lora`, `sft+qlora@per_task`, `encoder:sft+full`, a remedy alone.
+"""Reading a composition: `sft>rm>ppo+lora`, `rag & sft+lora`, `sft+qlora@per_task`,
+`encoder:sft+full`, a remedy alone.
 
 answer      := remedy [" & " remedy]
 remedy      := prompting | rag | ... | ["encoder:"] chain "+" scheme ["@per_task"]
@@ -24,8 +25,9 @@ ENCODER, PER_TASK = "encoder:", "@per_task"
 class Composition:
     """A whole answer: remedies that train nothing, and at most one training chain.
 
-    Written `sft>rm>ppo+lora`, `cpt>sft+full`, `sft+qlora@per_task`, `rag & sft+lora`, `encoder:sft+full` or a remedy
-    alone. `qlora` is read and written; inside it is update `lora` on quantization `nf4`.
+    Written `sft>rm>ppo+lora`, `cpt>sft+full`, `sft+qlora@per_task`, `rag & sft+lora`,
+    `encoder:sft+full` or a remedy alone. `qlora` is read and written; inside it is update `lora` on
+    quantization `nf4`.
     """
 
     chain: tuple[str, ...] = ()
@@ -59,15 +61,27 @@ def scheme_axes(scheme: str) -> tuple[str, str | None]:
     return ("lora", "nf4") if scheme == "qlora" else (scheme, None)
 
 
-def compose(chain: str, scheme: str, *, per_task: bool = False, remedies: tuple[str, ...] = ()) -> Composition:
+def compose(
+    chain: str, scheme: str, *, per_task: bool = False, remedies: tuple[str, ...] = ()
+) -> Composition:
     """The composition of a chain fact ('encoder:sft', 'sft>rm>ppo') and a scheme name."""
     encoder = chain.startswith(ENCODER)
     update, quantization = scheme_axes(scheme)
-    return Composition(chain=tuple(chain.removeprefix(ENCODER).split(">")), update=update, quantization=quantization, per_task=per_task, encoder=encoder, remedies=remedies)
+    return Composition(
+        chain=tuple(chain.removeprefix(ENCODER).split(">")),
+        update=update,
+        quantization=quantization,
+        per_task=per_task,
+        encoder=encoder,
+        remedies=remedies,
+    )
 
 
 def parse_composition(text: str, *, at: str = "composition") -> Composition:
-    """The composition a text stands for. Raises InputError naming the part that is wrong and what is allowed."""
+    """The composition a text stands for.
+
+    Raises InputError naming the part that is wrong and what is allowed.
+    """
     remedies: list[str] = []
     training: Composition | None = None
     faults: list[Fault] = []
@@ -80,7 +94,10 @@ def parse_composition(text: str, *, at: str = "composition") -> Composition:
             faults.append(
                 Fault(
                     what=f"{at}: '{part}' is neither a remedy nor a chain with a scheme",
-                    allowed=f"remedies: {', '.join(REMEDIES)}; or objectives joined by '>' with '+' and one of {', '.join(SCHEMES)}: sft+lora",
+                    allowed=(
+                        f"remedies: {', '.join(REMEDIES)}; or objectives joined by '>' with '+' and"
+                        f" one of {', '.join(SCHEMES)}: sft+lora"
+                    ),
                     hint=nearest(part, known),
                 )
             )
@@ -90,11 +107,28 @@ def parse_composition(text: str, *, at: str = "composition") -> Composition:
         objectives = [objective.strip() for objective in chain.removeprefix(ENCODER).split(">")]
         for objective in objectives:
             if objective not in OBJECTIVES:
-                faults.append(Fault(what=f"{at}: unknown objective '{objective}'", allowed=f"known: {', '.join(OBJECTIVES)}", hint=nearest(objective, OBJECTIVES)))
+                faults.append(
+                    Fault(
+                        what=f"{at}: unknown objective '{objective}'",
+                        allowed=f"known: {', '.join(OBJECTIVES)}",
+                        hint=nearest(objective, OBJECTIVES),
+                    )
+                )
         if scheme not in SCHEMES:
-            faults.append(Fault(what=f"{at}: unknown scheme '{scheme}'", allowed=f"known: {', '.join(SCHEMES)}", hint=nearest(scheme, SCHEMES)))
+            faults.append(
+                Fault(
+                    what=f"{at}: unknown scheme '{scheme}'",
+                    allowed=f"known: {', '.join(SCHEMES)}",
+                    hint=nearest(scheme, SCHEMES),
+                )
+            )
         if training is not None:
-            faults.append(Fault(what=f"{at}: two training chains in one answer", allowed="one chain, with remedies beside it"))
+            faults.append(
+                Fault(
+                    what=f"{at}: two training chains in one answer",
+                    allowed="one chain, with remedies beside it",
+                )
+            )
         if not faults:
             training = compose(chain, scheme, per_task=per_task)
     if faults:
@@ -102,8 +136,15 @@ def parse_composition(text: str, *, at: str = "composition") -> Composition:
     if training is None:
         return Composition(remedies=tuple(remedies))
     return Composition(
-        chain=training.chain, update=training.update, quantization=training.quantization, per_task=training.per_task, encoder=training.encoder, remedies=tuple(remedies)
+        chain=training.chain,
+        update=training.update,
+        quantization=training.quantization,
+        per_task=training.per_task,
+        encoder=training.encoder,
+        remedies=tuple(remedies),
     )
 
 
-assert set(UPDATES) == {scheme_axes(scheme)[0] for scheme in SCHEMES}  # a new update needs its everyday name here
+assert set(UPDATES) == {
+    scheme_axes(scheme)[0] for scheme in SCHEMES
+}  # a new update needs its everyday name here

@@ -12,24 +12,31 @@ PLACEMENTS = ("houlsby", "pfeiffer", "parallel")
 ACTIVATIONS = ("relu", "gelu", "silu", "tanh")
 NOT_SERVED_BY = ("vllm", "ollama", "llama.cpp", "tgi", "sglang")
 CANNOT_BE_MERGED = (
-    "a bottleneck adapter cannot be merged: there is an activation between its two matrices, so no weight of the base can take its place; "
-    "keep it beside its base, and load both with PEFT after `import advisor.peft_adapter`"
+    "a bottleneck adapter cannot be merged: there is an activation between its two matrices, so no"
+    " weight of the base can take its place; keep it beside its base, and load both with PEFT after"
+    " `import advisor.peft_adapter`"
 )
-CANNOT_BE_SERVED = "vLLM, Ollama, llama.cpp, TGI and SGLang cannot load a bottleneck adapter: serve it with transformers and PEFT, or train a LoRA instead"
+CANNOT_BE_SERVED = (
+    "vLLM, Ollama, llama.cpp, TGI and SGLang cannot load a bottleneck adapter: serve it with"
+    " transformers and PEFT, or train a LoRA instead"
+)
 
 
 @dataclass
 class BottleneckConfig(PeftConfig):  # type: ignore[misc]
     """The settings of a bottleneck adapter.
 
-    An adapter is A(x) = scale · (W_up f(W_down x + b_down) + b_up), of width `bottleneck`. W_up and b_up start at zero, so a new
-    adapter changes nothing.
+    An adapter is A(x) = scale · (W_up f(W_down x + b_down) + b_up), of width `bottleneck`. W_up and
+    b_up start at zero, so a new adapter changes nothing.
 
-    - `houlsby`: h + A(h) on the output h of attention and of the MLP, each before its residual is added
+    - `houlsby`: h + A(h) on the output h of attention and of the MLP, each before its residual is
+      added
       (Houlsby et al. 2019, section 2.1, arXiv:1902.00751).
-    - `pfeiffer`: the second of these alone (Pfeiffer et al. 2020, arXiv:2005.00247), as LLM-Adapters places it in decoders
+    - `pfeiffer`: the second of these alone (Pfeiffer et al. 2020, arXiv:2005.00247), as
+      LLM-Adapters places it in decoders
       (Hu et al. 2023, arXiv:2304.01933).
-    - `parallel`: A(x) of the MLP's input x, added to its output (He et al. 2022, section 3.3, arXiv:2110.04366).
+    - `parallel`: A(x) of the MLP's input x, added to its output (He et al. 2022, section 3.3,
+      arXiv:2110.04366).
 
     Args:
         placement: houlsby, pfeiffer or parallel.
@@ -38,8 +45,10 @@ class BottleneckConfig(PeftConfig):  # type: ignore[misc]
         dropout: Dropout on the adapter's input, while training.
         scale: Factor of the adapter's output; He et al. use 4 for parallel adapters of some tasks.
         layers: Numbers of the layers that get an adapter, from 0; None: all.
-        modules_to_save: Other modules that are trained and saved whole, such as a classification head.
-        base_hidden_size: Filled in: what the adapter was made for, so that another base is refused by name.
+        modules_to_save: Other modules that are trained and saved whole, such as a classification
+            head.
+        base_hidden_size: Filled in: what the adapter was made for, so that another base is refused
+            by name.
         base_layers: Filled in.
     """
 
@@ -48,10 +57,18 @@ class BottleneckConfig(PeftConfig):  # type: ignore[misc]
     activation: str = field(default="relu", metadata={"help": "relu, gelu, silu or tanh"})
     dropout: float = field(default=0.0, metadata={"help": "dropout on the adapter's input"})
     scale: float = field(default=1.0, metadata={"help": "factor of the adapter's output"})
-    layers: list[int] | None = field(default=None, metadata={"help": "numbers of the layers that get an adapter; default: all"})
-    modules_to_save: list[str] | None = field(default=None, metadata={"help": "other modules that are trained and saved whole"})
-    base_hidden_size: int | None = field(default=None, metadata={"help": "filled in: hidden size of the base"})
-    base_layers: int | None = field(default=None, metadata={"help": "filled in: layers of the base"})
+    layers: list[int] | None = field(
+        default=None, metadata={"help": "numbers of the layers that get an adapter; default: all"}
+    )
+    modules_to_save: list[str] | None = field(
+        default=None, metadata={"help": "other modules that are trained and saved whole"}
+    )
+    base_hidden_size: int | None = field(
+        default=None, metadata={"help": "filled in: hidden size of the base"}
+    )
+    base_layers: int | None = field(
+        default=None, metadata={"help": "filled in: layers of the base"}
+    )
     # Read by PEFT from every config. Places are found in the model instead.
     target_modules: ClassVar[None] = None
 
@@ -77,8 +94,15 @@ class BottleneckConfig(PeftConfig):  # type: ignore[misc]
             found.append(f"dropout is {self.dropout!r}, allowed is a number from 0 and below 1")
         if not _number(self.scale) or self.scale == 0:
             found.append(f"scale is {self.scale!r}, allowed is a number other than 0")
-        if self.layers is not None and not (isinstance(self.layers, list | tuple) and self.layers and all(_whole(number) and number >= 0 for number in self.layers)):
-            found.append(f"layers is {self.layers!r}, allowed is a list of layer numbers from 0, or nothing for all layers")
+        if self.layers is not None and not (
+            isinstance(self.layers, list | tuple)
+            and self.layers
+            and all(_whole(number) and number >= 0 for number in self.layers)
+        ):
+            found.append(
+                f"layers is {self.layers!r}, allowed is a list of layer numbers from 0, or nothing"
+                " for all layers"
+            )
         return found
 
 

@@ -1,4 +1,5 @@
-"""One place of a model with its adapters: the wrapped module, and a bottleneck for each adapter's name.
+"""One place of a model with its adapters: the wrapped module, and a bottleneck for each adapter's
+name.
 
 Shapes: B rows, T tokens, H hidden size, D bottleneck.
 """
@@ -15,11 +16,19 @@ from torch import nn
 from advisor.peft_adapter.config import CANNOT_BE_MERGED, BottleneckConfig
 from advisor.peft_adapter.placement import INPUT, OUTPUT, RESIDUAL, Place
 
-ACTIVATION = {"relu": nn.functional.relu, "gelu": nn.functional.gelu, "silu": nn.functional.silu, "tanh": torch.tanh}
+ACTIVATION = {
+    "relu": nn.functional.relu,
+    "gelu": nn.functional.gelu,
+    "silu": nn.functional.silu,
+    "tanh": torch.tanh,
+}
 
 
 class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
-    """A module of the base with its adapters. Several active ones add up, each as if it were alone."""
+    """A module of the base with its adapters.
+
+    Several active ones add up, each as if it were alone.
+    """
 
     adapter_layer_names = ("bottleneck_down", "bottleneck_up")
     other_param_names = ("bottleneck_dropout", "bottleneck_settings")
@@ -45,14 +54,21 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
                 raise
             return getattr(self.base_layer, name)
 
-    def update_layer(self, adapter_name: str, config: BottleneckConfig, place: Place, hidden_size: int) -> None:
+    def update_layer(
+        self, adapter_name: str, config: BottleneckConfig, place: Place, hidden_size: int
+    ) -> None:
         """Add an adapter that changes nothing yet: its up-projection is zero."""
-        down, up = nn.Linear(hidden_size, config.bottleneck), nn.Linear(config.bottleneck, hidden_size)
+        down, up = (
+            nn.Linear(hidden_size, config.bottleneck),
+            nn.Linear(config.bottleneck, hidden_size),
+        )
         nn.init.zeros_(down.bias)
         nn.init.zeros_(up.weight)
         nn.init.zeros_(up.bias)
         self.bottleneck_settings[adapter_name] = (place, config.activation, float(config.scale))
-        self.bottleneck_dropout[adapter_name] = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+        self.bottleneck_dropout[adapter_name] = (
+            nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+        )
         if down.weight.device.type != "meta":  # PEFT fills those in from the file
             device, dtype = self._of_base()
             down, up = down.to(device, dtype), up.to(device, dtype)
@@ -63,20 +79,36 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     def _of_base(self) -> tuple[Any, Any]:
         """Device of the wrapped module, and the dtype it computes in."""
         base = self.get_base_layer()
-        computed = next((module.compute_dtype for module in base.modules() if getattr(module, "compute_dtype", None) is not None), None)
+        computed = next(
+            (
+                module.compute_dtype
+                for module in base.modules()
+                if getattr(module, "compute_dtype", None) is not None
+            ),
+            None,
+        )
         floats = [parameter for parameter in base.parameters() if parameter.is_floating_point()]
         device = next(base.parameters()).device
         return device, computed or (floats[0].dtype if floats else torch.float32)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the wrapped module returns, its hidden states changed by the active adapters."""
-        names = [] if self.disable_adapters else [name for name in self.active_adapters if name in self.bottleneck_down]
+        names = (
+            []
+            if self.disable_adapters
+            else [name for name in self.active_adapters if name in self.bottleneck_down]
+        )
         if not names:
             return self.base_layer(*args, **kwargs)
         for name in names:
             place = self.bottleneck_settings[name][0]
             if place.reads == RESIDUAL:
-                args, kwargs = self._with(place.argument or "", lambda residual_BTH, name=name: residual_BTH + self._change(name, residual_BTH), args, kwargs)
+                args, kwargs = self._with(
+                    place.argument or "",
+                    lambda residual_BTH, name=name: residual_BTH + self._change(name, residual_BTH),
+                    args,
+                    kwargs,
+                )
         output = self.base_layer(*args, **kwargs)
         hidden_BTH = before_BTH = output[0] if isinstance(output, tuple) else output
         for name in names:
@@ -84,10 +116,14 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
             if reads == OUTPUT:
                 hidden_BTH = hidden_BTH + self._change(name, before_BTH)
             elif reads == INPUT:
-                hidden_BTH = hidden_BTH + self._change(name, args[0] if args else kwargs[self._arguments[0]])
+                hidden_BTH = hidden_BTH + self._change(
+                    name, args[0] if args else kwargs[self._arguments[0]]
+                )
         return (hidden_BTH, *output[1:]) if isinstance(output, tuple) else hidden_BTH
 
-    def _with(self, argument: str, change: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _with(
+        self, argument: str, change: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if argument in kwargs:
             return args, {**kwargs, argument: change(kwargs[argument])}
         at = self._arguments.index(argument)
@@ -97,7 +133,9 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         """A(x) of one adapter, in the dtype of x."""
         _, activation, scale = self.bottleneck_settings[name]
         down, up = self.bottleneck_down[name], self.bottleneck_up[name]
-        inner_BTD = ACTIVATION[activation](down(self.bottleneck_dropout[name](x_BTH.to(down.weight.dtype))))
+        inner_BTD = ACTIVATION[activation](
+            down(self.bottleneck_dropout[name](x_BTH.to(down.weight.dtype)))
+        )
         changed_BTH = up(inner_BTD) if scale == 1 else scale * up(inner_BTD)
         return changed_BTH.to(x_BTH.dtype)
 

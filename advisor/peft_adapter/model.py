@@ -18,30 +18,46 @@ class BottleneckModel(BaseTuner):  # type: ignore[misc]
     tuner_layer_cls = BottleneckLayer
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012  (PEFT's own attribute)
 
-    def _prepare_adapter_config(self, peft_config: BottleneckConfig, model_config: dict[str, Any]) -> BottleneckConfig:
+    def _prepare_adapter_config(
+        self, peft_config: BottleneckConfig, model_config: dict[str, Any]
+    ) -> BottleneckConfig:
         """The config as it is: places are found in the model, not by its architecture's name."""
         return peft_config
 
     def _prepare_model(self, peft_config: BottleneckConfig, model: Any) -> None:
-        """Find the places. Raises UnsupportedModel where the model has none, or is another one than the adapter was made for."""
+        """Find the places. Raises UnsupportedModel where the model has none, or is another one than
+        the adapter was made for.
+        """
         shape = base_shape(model)
         made_for = (peft_config.base_hidden_size, peft_config.base_layers)
         if made_for != (None, None) and made_for != (shape.hidden_size, shape.layers):
             raise UnsupportedModel(
-                f"this adapter was made for a base with hidden size {made_for[0]} and {made_for[1]} layers, "
-                f"and {type(model).__name__} has hidden size {shape.hidden_size} and {shape.layers} layers: it belongs to another base"
+                f"this adapter was made for a base with hidden size {made_for[0]} and {made_for[1]}"
+                f" layers, and {type(model).__name__} has hidden size {shape.hidden_size} and"
+                f" {shape.layers} layers: it belongs to another base"
             )
-        self._places: dict[str, Place] = find_places(model, peft_config.placement, peft_config.layers)
+        self._places: dict[str, Place] = find_places(
+            model, peft_config.placement, peft_config.layers
+        )
         peft_config.base_hidden_size, peft_config.base_layers = shape.hidden_size, shape.layers
 
     def _check_target_module_exists(self, peft_config: BottleneckConfig, key: str) -> bool:  # type: ignore[override, unused-ignore]
         return key in self._places
 
     def _create_and_replace(
-        self, peft_config: BottleneckConfig, adapter_name: str, target: Any, target_name: str, parent: Any, current_key: str, parameter_name: str | None = None
+        self,
+        peft_config: BottleneckConfig,
+        adapter_name: str,
+        target: Any,
+        target_name: str,
+        parent: Any,
+        current_key: str,
+        parameter_name: str | None = None,
     ) -> None:
         hidden_size = peft_config.base_hidden_size or base_shape(self.model).hidden_size
-        layer = target if isinstance(target, BottleneckLayer) else BottleneckLayer(target, adapter_name)
+        layer = (
+            target if isinstance(target, BottleneckLayer) else BottleneckLayer(target, adapter_name)
+        )
         layer.update_layer(adapter_name, peft_config, self._places[current_key], hidden_size)
         if layer is not target:
             if adapter_name not in self.active_adapters:
@@ -49,13 +65,16 @@ class BottleneckModel(BaseTuner):  # type: ignore[misc]
             self._replace_module(parent, target_name, layer, target)
 
     def _replace_module(self, parent: Any, child_name: str, new_module: Any, child: Any) -> None:
-        # PEFT's own copies weights between linear layers; here whole modules are wrapped, and adapters are on their device already.
+        # PEFT's own copies weights between linear layers; here whole modules are wrapped, and
+        # adapters are on their device already.
         setattr(parent, child_name, new_module)
 
     def _check_merge_allowed(self) -> None:
         """Raises ValueError: a bottleneck adapter cannot be merged."""
         raise ValueError(CANNOT_BE_MERGED)
 
-    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+    def merge_adapter(
+        self, adapter_names: list[str] | None = None, safe_merge: bool = False
+    ) -> None:
         """Raises ValueError: a bottleneck adapter cannot be merged."""
         raise ValueError(CANNOT_BE_MERGED)

@@ -1,9 +1,10 @@
 """Where adapters go in a model: found by the model's structure, not by a list of architectures.
 
-A layer of a transformer holds something that mixes tokens (attention) and something that does not (the MLP). Both map the
-hidden size onto itself. Most architectures make each one module and add the residual outside it; there the adapter wraps the
-module. Where a module adds the residual itself (BERT's `output`, BLOOM's MLP), it takes the residual as an argument; there the
-adapter wraps the module's last linear layer, so that it still acts before the residual.
+A layer of a transformer holds something that mixes tokens (attention) and something that does not
+(the MLP). Both map the hidden size onto itself. Most architectures make each one module and add the
+residual outside it; there the adapter wraps the module. Where a module adds the residual itself
+(BERT's `output`, BLOOM's MLP), it takes the residual as an argument; there the adapter wraps the
+module's last linear layer, so that it still acts before the residual.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class UnsupportedModel(ValueError):
 class Place:
     """One place of an adapter.
 
-    reads: OUTPUT: of the wrapped module's output. INPUT: of its first argument, added to its output. RESIDUAL: of the residual the
+    reads: OUTPUT: of the wrapped module's output. INPUT: of its first argument, added to its
+        output. RESIDUAL: of the residual the
         module takes as an argument, added to it.
     """
 
@@ -50,17 +52,28 @@ class Shape:
 
 
 def base_shape(model: Any) -> Shape:
-    """Hidden size and number of layers. Raises UnsupportedModel where the model's config does not say."""
+    """Hidden size and number of layers.
+
+    Raises UnsupportedModel where the model's config does not say.
+    """
     config: Any = getattr(model, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    hidden, layers = getattr(config, "hidden_size", None), getattr(config, "num_hidden_layers", None)
+    hidden, layers = (
+        getattr(config, "hidden_size", None),
+        getattr(config, "num_hidden_layers", None),
+    )
     if not isinstance(hidden, int) or not isinstance(layers, int):
-        raise UnsupportedModel(f"{type(model).__name__}: its config names no hidden_size and num_hidden_layers, so this is no transformer that adapters fit into")
+        raise UnsupportedModel(
+            f"{type(model).__name__}: its config names no hidden_size and num_hidden_layers, so"
+            " this is no transformer that adapters fit into"
+        )
     return Shape(hidden_size=hidden, layers=layers)
 
 
 def find_places(model: Any, placement: str, layers: list[int] | None = None) -> dict[str, Place]:
-    """The module names that get an adapter, in order. Raises UnsupportedModel with the reason where there are none.
+    """The module names that get an adapter, in order.
+
+    Raises UnsupportedModel with the reason where there are none.
 
     Args:
         model: A transformers model, with or without adapters in it already.
@@ -70,7 +83,10 @@ def find_places(model: Any, placement: str, layers: list[int] | None = None) -> 
     shape = base_shape(model)
     wrong = sorted(number for number in layers or () if number >= shape.layers)
     if wrong:
-        raise UnsupportedModel(f"layers names {', '.join(map(str, wrong))}, but {type(model).__name__} has layers 0 to {shape.layers - 1}")
+        raise UnsupportedModel(
+            f"layers names {', '.join(map(str, wrong))}, but {type(model).__name__} has layers 0 to"
+            f" {shape.layers - 1}"
+        )
     places: dict[str, Place] = {}
     for stack, blocks in layer_stacks(model, shape.layers):
         for number, block in enumerate(blocks):
@@ -79,18 +95,32 @@ def find_places(model: Any, placement: str, layers: list[int] | None = None) -> 
             try:
                 found = _places_of(block, placement)
             except UnsupportedModel as error:
-                raise UnsupportedModel(f"{type(model).__name__}: layer {stack}.{number} ({type(bare(block)).__name__}) {error}") from None
+                raise UnsupportedModel(
+                    f"{type(model).__name__}: layer {stack}.{number} ({type(bare(block)).__name__})"
+                    f" {error}"
+                ) from None
             places |= {f"{stack}.{number}.{name}": place for name, place in found.items()}
     if not places:
-        raise UnsupportedModel(f"{type(model).__name__}: no list of {shape.layers} layers was found in it, so adapters have no place")
+        raise UnsupportedModel(
+            f"{type(model).__name__}: no list of {shape.layers} layers was found in it, so adapters"
+            " have no place"
+        )
     return places
 
 
 def layer_stacks(model: Any, length: int) -> Iterator[tuple[str, nn.ModuleList]]:
-    """The lists of the model's layers: one, or two in an encoder-decoder. Towers for images and sound are left out."""
+    """The lists of the model's layers: one, or two in an encoder-decoder.
+
+    Towers for images and sound are left out.
+    """
     inside: list[str] = []
     for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == length and name and not OTHER_TOWERS.search(name):
+        if (
+            isinstance(module, nn.ModuleList)
+            and len(module) == length
+            and name
+            and not OTHER_TOWERS.search(name)
+        ):
             if any(name.startswith(outer + ".") for outer in inside):
                 continue  # experts inside a layer
             inside.append(name)
@@ -105,10 +135,20 @@ def bare(module: Any) -> Any:
 
 def _places_of(block: Any, placement: str) -> dict[str, Place]:
     """Places inside one layer, by name relative to it."""
-    children = {name: child for name, child in bare(block).named_children() if _holds_matrices(child) and "cross" not in name.lower()}
-    mixers = {name: child for name, child in children.items() if MIXES_TOKENS.search(type(bare(child)).__name__)}
+    children = {
+        name: child
+        for name, child in bare(block).named_children()
+        if _holds_matrices(child) and "cross" not in name.lower()
+    }
+    mixers = {
+        name: child
+        for name, child in children.items()
+        if MIXES_TOKENS.search(type(bare(child)).__name__)
+    }
     if not mixers:
-        raise UnsupportedModel(f"has no part recognised as attention (it holds {_described(children)})")
+        raise UnsupportedModel(
+            f"has no part recognised as attention (it holds {_described(children)})"
+        )
     rest = {name: child for name, child in children.items() if name not in mixers}
     places: dict[str, Place] = {}
     if placement == "houlsby":
@@ -137,23 +177,42 @@ def _at_mlp(rest: dict[str, Any], *, parallel: bool) -> dict[str, Place]:
         argument = _residual_argument(bare(child))
         if not parallel:
             return _on_last_linear(name, child)
-        # BERT's `output` gets the MLP's input as the residual; BLOOM's MLP gets its input first and the residual beside it.
+        # BERT's `output` gets the MLP's input as the residual; BLOOM's MLP gets its input first and
+        # the residual beside it.
         return {name: Place(RESIDUAL if argument == "input_tensor" else INPUT, argument)}
-    if len(modules) == 1 and not linears and not isinstance(bare(next(iter(modules.values()))), nn.ModuleList | nn.ModuleDict | nn.Sequential):
+    if (
+        len(modules) == 1
+        and not linears
+        and not isinstance(
+            bare(next(iter(modules.values()))), nn.ModuleList | nn.ModuleDict | nn.Sequential
+        )
+    ):
         return {next(iter(modules)): Place(INPUT if parallel else OUTPUT)}
     if not modules and len(linears) == 2:
         if parallel:
-            raise UnsupportedModel(f"has its MLP as two loose linear layers ({', '.join(linears)}), which a parallel adapter cannot span; take placement houlsby or pfeiffer")
+            raise UnsupportedModel(
+                f"has its MLP as two loose linear layers ({', '.join(linears)}), which a parallel"
+                " adapter cannot span; take placement houlsby or pfeiffer"
+            )
         return {linears[-1]: Place(OUTPUT)}
-    raise UnsupportedModel(f"has no single part recognised as its MLP (beside attention it holds {_described(rest)})")
+    raise UnsupportedModel(
+        f"has no single part recognised as its MLP (beside attention it holds {_described(rest)})"
+    )
 
 
 def _on_last_linear(name: str, module: Any) -> dict[str, Place]:
     if bare(module) is not module:
-        raise UnsupportedModel("carries an adapter with placement parallel already, around the place this one needs; add the other one first")
-    linears = [child_name for child_name, child in module.named_children() if _is_linear(bare(child))]
+        raise UnsupportedModel(
+            "carries an adapter with placement parallel already, around the place this one needs;"
+            " add the other one first"
+        )
+    linears = [
+        child_name for child_name, child in module.named_children() if _is_linear(bare(child))
+    ]
     if not linears:
-        raise UnsupportedModel(f"has a part ({name}) that adds its residual itself and holds no linear layer")
+        raise UnsupportedModel(
+            f"has a part ({name}) that adds its residual itself and holds no linear layer"
+        )
     return {f"{name}.{linears[-1]}": Place(OUTPUT)}
 
 
@@ -167,7 +226,10 @@ def _residual_argument(module: Any) -> str | None:
 
 def _is_linear(module: Any) -> bool:
     """True for a linear layer: torch's, bitsandbytes' (which extend it) and GPT-2's Conv1D."""
-    return isinstance(module, nn.Linear) or (type(module).__name__ == "Conv1D" and isinstance(getattr(module, "weight", None), torch.Tensor))
+    return isinstance(module, nn.Linear) or (
+        type(module).__name__ == "Conv1D"
+        and isinstance(getattr(module, "weight", None), torch.Tensor)
+    )
 
 
 def _holds_matrices(module: Any) -> bool:
@@ -175,4 +237,7 @@ def _holds_matrices(module: Any) -> bool:
 
 
 def _described(children: dict[str, Any]) -> str:
-    return ", ".join(f"{name}: {type(bare(child)).__name__}" for name, child in children.items()) or "nothing with weights"
+    return (
+        ", ".join(f"{name}: {type(bare(child)).__name__}" for name, child in children.items())
+        or "nothing with weights"
+    )

@@ -7,7 +7,10 @@ from advisor.peft_adapter.model import BottleneckModel
 
 
 def register() -> None:
-    """Tell PEFT of the method; once, also where this is imported again. Raises ImportError where PEFT has taken the name."""
+    """Tell PEFT of the method; once, also where this is imported again.
+
+    Raises ImportError where PEFT has taken the name.
+    """
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
     from peft.utils import register_peft_method
     from peft.utils.peft_types import PeftType
@@ -16,8 +19,12 @@ def register() -> None:
         there = PEFT_TYPE_TO_CONFIG_MAPPING.get(PeftType[PEFT_TYPE])
         if there is not None and there.__module__ == BottleneckConfig.__module__:
             return
-        raise ImportError(f"this version of PEFT has a method called {PEFT_TYPE} of its own; install peft>=0.21,<0.22")
-    # The hook wants the name as a member of PeftType, and an Enum with members cannot be subclassed.
+        raise ImportError(
+            f"this version of PEFT has a method called {PEFT_TYPE} of its own; install"
+            " peft>=0.21,<0.22"
+        )
+    # The hook wants the name as a member of PeftType, and an Enum with members cannot be
+    # subclassed.
     member = str.__new__(PeftType, PEFT_TYPE)
     member._name_ = PEFT_TYPE
     member._value_ = PEFT_TYPE
@@ -27,4 +34,6 @@ def register() -> None:
     PeftType._member_map_[PEFT_TYPE] = member
     PeftType._value2member_map_[PEFT_TYPE] = member
     type.__setattr__(PeftType, PEFT_TYPE, member)
-    register_peft_method(name=PEFT_TYPE.lower(), config_cls=BottleneckConfig, model_cls=BottleneckModel)
+    register_peft_method(
+        name=PEFT_TYPE.lower(), config_cls=BottleneckConfig, model_cls=BottleneckModel
+    )

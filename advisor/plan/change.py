@@ -18,11 +18,14 @@ Place = tuple[str | int, ...]
 FORM = "PATH=VALUE, such as stages.0.learning_rate=1e-4 or stages.sft.rank=8"
 
 
-def set_values(plan: Plan, settings: Iterable[str], *, base: Path | None = None, specs: KeySpecs | None = None) -> Plan:
-    """The plan with the settings applied in order and checked as a whole; `null` puts a value back to its default.
+def set_values(
+    plan: Plan, settings: Iterable[str], *, base: Path | None = None, specs: KeySpecs | None = None
+) -> Plan:
+    """The plan with the settings applied in order and checked as a whole; `null` puts a value back
+    to its default.
 
-    A stage or a task is named by its number from 0 or by its name. Raises InputError with every fault, each naming the
-    setting it comes from.
+    A stage or a task is named by its number from 0 or by its name. Raises InputError with every
+    fault, each naming the setting it comes from.
     """
     settings = list(settings)
     if not settings:
@@ -46,7 +49,11 @@ class _Changed:
         for length in range(len(path), -1, -1):
             if tuple(path[:length]) in self.written:
                 return self.written[tuple(path[:length])]
-        inner = [text for place, text in self.written.items() if path and place[: len(path)] == tuple(path)]
+        inner = [
+            text
+            for place, text in self.written.items()
+            if path and place[: len(path)] == tuple(path)
+        ]
         return inner[-1] if inner else ".".join(["plan", *map(str, path)])
 
     def apply(self, text: str) -> Fault | None:
@@ -72,7 +79,11 @@ class _Changed:
             node = node[step]
         if isinstance(node, dict):
             step = parts[-1]
-            if value is None and (len(place) < 3 or place[2] not in ("trl", "peft")) and place[:2] != ("origin", "answers"):
+            if (
+                value is None
+                and (len(place) < 3 or place[2] not in ("trl", "peft"))
+                and place[:2] != ("origin", "answers")
+            ):
                 node.pop(step, None)
             else:
                 node[step] = value
@@ -100,4 +111,8 @@ def _step(node: Any, part: str, place: Place) -> str | int | Fault:
     if part.isdecimal() and int(part) < len(node):
         return int(part)
     known = [name or str(index) for index, name in enumerate(names)]
-    return Fault(what=f"'{where}' has no entry '{part}'", allowed=f"known: {', '.join(known)}, or a number from 0 to {len(node) - 1}", hint=nearest(part, known))
+    return Fault(
+        what=f"'{where}' has no entry '{part}'",
+        allowed=f"known: {', '.join(known)}, or a number from 0 to {len(node) - 1}",
+        hint=nearest(part, known),
+    )

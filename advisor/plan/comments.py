@@ -11,7 +11,10 @@ _OPENS = re.compile(r"(?:^|[\s,:\[{-])$")
 
 
 def comments_of(text: str, *, name: str) -> Comments:
-    """Path of a value -> the comment at the end of its line. Lines that are comments as a whole are left out."""
+    """Path of a value -> the comment at the end of its line.
+
+    Lines that are comments as a whole are left out.
+    """
     document = parse_yaml(text, name=name)
     by_line: dict[int, tuple[str | int, ...]] = {}
     for path, (line, _) in sorted(document.key_marks.items(), key=lambda item: item[1]):
@@ -25,7 +28,9 @@ def comments_of(text: str, *, name: str) -> Comments:
 
 
 def _comment(line: str) -> str:
-    """What follows the first # that is outside quotes and after a space; nothing for a line that is all comment."""
+    """What follows the first # that is outside quotes and after a space; nothing for a line that is
+    all comment.
+    """
     quote = ""
     skip = False
     for index, character in enumerate(line):

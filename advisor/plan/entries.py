@@ -30,7 +30,11 @@ class Entry:
 
 def entries(plan: Plan, *, specs: KeySpecs | None = None) -> list[Entry]:
     """The trainings of a plan in the order they are run: task by task, each through all stages."""
-    return [entry for task in plan.tasks or (None,) for entry in _chain(plan, task, specs or key_specs())]
+    return [
+        entry
+        for task in plan.tasks or (None,)
+        for entry in _chain(plan, task, specs or key_specs())
+    ]
 
 
 def _chain(plan: Plan, task: Task | None, specs: KeySpecs) -> list[Entry]:
@@ -40,7 +44,13 @@ def _chain(plan: Plan, task: Task | None, specs: KeySpecs) -> list[Entry]:
     for index, stage in enumerate(plan.stages):
         start = stage.start_from or _before(plan, index)
         earlier = start in names[:index]
-        data = task.data if task else PlanData(path=stage.data) if stage.data is not None else plan.data
+        data = (
+            task.data
+            if task
+            else PlanData(path=stage.data)
+            if stage.data is not None
+            else plan.data
+        )
         if data is None:
             raise ValueError(f"stage {stage.name} has no data; read.py refuses such plans")
         result.append(
@@ -58,9 +68,15 @@ def _chain(plan: Plan, task: Task | None, specs: KeySpecs) -> list[Entry]:
 
 
 def _scorer(plan: Plan, index: int) -> str | None:
-    """The stage whose reward model scores the answers of a stage that learns from its own; None where something else does."""
+    """The stage whose reward model scores the answers of a stage that learns from its own; None
+    where something else does.
+    """
     stage = plan.stages[index]
-    if stage.objective not in SCORED or stage.options.get("reward") or stage.options.get("verifier"):
+    if (
+        stage.objective not in SCORED
+        or stage.options.get("reward")
+        or stage.options.get("verifier")
+    ):
         return None
     there = [earlier.name for earlier in plan.stages[:index] if earlier.objective == "rm"]
     named = stage.options.get("reward_model")
@@ -68,14 +84,22 @@ def _scorer(plan: Plan, index: int) -> str | None:
 
 
 def _before(plan: Plan, index: int) -> str | None:
-    """The stage that one goes on from where it names none: the one before, or before the reward model, which scores and does not write."""
-    earlier = [stage.name for stage in plan.stages[:index] if stage.objective != "rm" or plan.stages[index].objective == "rm"]
+    """The stage that one goes on from where it names none: the one before, or before the reward
+    model, which scores and does not write.
+    """
+    earlier = [
+        stage.name
+        for stage in plan.stages[:index]
+        if stage.objective != "rm" or plan.stages[index].objective == "rm"
+    ]
     return earlier[-1] if earlier else None
 
 
 def with_overrides(stage: Stage, task: Task, specs: KeySpecs) -> Stage:
     """The stage as a task trains it. An override goes to every stage that reads its key."""
-    common = {key: value for key, value in task.overrides.items() if key in Stage.__dataclass_fields__}
+    common = {
+        key: value for key, value in task.overrides.items() if key in Stage.__dataclass_fields__
+    }
     allowed = specs.allowed(stage.objective, stage.update)
     own = {key: value for key, value in task.overrides.items() if key in allowed}
     return replace(stage, **common, options={**stage.options, **own}) if task.overrides else stage

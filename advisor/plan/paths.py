@@ -1,4 +1,6 @@
-"""Every path a plan holds, found in one place: model, data, what stages start from, and keys that methods declare as paths."""
+"""Every path a plan holds, found in one place: model, data, what stages start from, and keys that
+methods declare as paths.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +26,16 @@ def with_paths(plan: Plan, moved: Callable[[str], str], *, specs: KeySpecs | Non
         model=moved(plan.model),
         data=replace(plan.data, path=moved(plan.data.path)) if plan.data else None,
         stages=tuple(_stage(stage, moved, names, specs) for stage in plan.stages),
-        tasks=tuple(replace(task, data=replace(task.data, path=moved(task.data.path))) for task in plan.tasks),
+        tasks=tuple(
+            replace(task, data=replace(task.data, path=moved(task.data.path)))
+            for task in plan.tasks
+        ),
     )
 
 
-def _stage(stage: Stage, moved: Callable[[str], str], names: Collection[str], specs: KeySpecs) -> Stage:
+def _stage(
+    stage: Stage, moved: Callable[[str], str], names: Collection[str], specs: KeySpecs
+) -> Stage:
     start = stage.start_from
     return replace(
         stage,
@@ -38,7 +45,9 @@ def _stage(stage: Stage, moved: Callable[[str], str], names: Collection[str], sp
     )
 
 
-def _options(stage: Stage, moved: Callable[[str], str], names: Collection[str], specs: KeySpecs) -> dict[str, Any]:
+def _options(
+    stage: Stage, moved: Callable[[str], str], names: Collection[str], specs: KeySpecs
+) -> dict[str, Any]:
     declared, found = specs.allowed(stage.objective, stage.update), dict(stage.options)
     for key, value in stage.options.items():
         kind = declared[key].type if key in declared else ""

@@ -1,7 +1,7 @@
 """A Plan as a launch file: short, in a fixed order, with the reason beside every chosen value.
 
-Needs neither pydantic nor PyYAML's emitter, so advice can write plans quickly and every value reads back as it was, in
-YAML 1.2 (yamlio) and in YAML 1.1 (PyYAML's safe_load) alike.
+Needs neither pydantic nor PyYAML's emitter, so advice can write plans quickly and every value reads
+back as it was, in YAML 1.2 (yamlio) and in YAML 1.1 (PyYAML's safe_load) alike.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ Place = tuple[str | int, ...]
 ALWAYS = {"version", "name", "model", "objective", "update", "learning_rate", "device", "path"}
 HEADER = "Launch file of `advise`. Values may be edited; the reasons stand beside them."
 START = " Start or go on with: advise run {name}"
-COMMENT_COLUMN = 34  # comments start here, or after the longest commented line of their block up to this
+COMMENT_COLUMN = (
+    34  # comments start here, or after the longest commented line of their block up to this
+)
 _PLAIN = re.compile(r"(?:[A-Za-z_/]|\./|\.\./)[\w./@+-]*", re.ASCII)
 _SPECIAL = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
 
@@ -39,7 +41,8 @@ def schema_path() -> Path:
 def plan_data(plan: Plan, comments: Comments | None = None) -> dict[str, Any]:
     """The plan as plain nested data in file order, a stage's options beside its keys.
 
-    Defaults are left out, save those that carry a comment (somebody chose them) and those the file cannot do without.
+    Defaults are left out, save those that carry a comment (somebody chose them) and those the file
+    cannot do without.
     """
     commented = {_flat(place) for place in comments or {}}
     return _as_map(plan, (), commented)
@@ -47,7 +50,11 @@ def plan_data(plan: Plan, comments: Comments | None = None) -> dict[str, Any]:
 
 def _flat(place: Place) -> Place:
     """A place with `options` left out, since options stand beside the stage's own keys."""
-    return (*place[:2], *place[3:]) if place[:1] == ("stages",) and place[2:3] == ("options",) else tuple(place)
+    return (
+        (*place[:2], *place[3:])
+        if place[:1] == ("stages",) and place[2:3] == ("options",)
+        else tuple(place)
+    )
 
 
 def _as_map(value: Any, place: Place, commented: set[Place]) -> dict[str, Any]:
@@ -59,8 +66,13 @@ def _as_map(value: Any, place: Place, commented: set[Place]) -> dict[str, Any]:
         chosen = any(other[: len(here)] == here for other in commented)
         if item.name in ALWAYS or item.name == "launch" or chosen or part != _default(item):
             result[item.name] = _plain_data(part, here, commented)
-        if isinstance(value, Stage) and item.name == "double_quantization":  # a method's own keys follow the method
-            result |= {key: _plain_data(option, (*place, key), commented) for key, option in value.options.items()}
+        if (
+            isinstance(value, Stage) and item.name == "double_quantization"
+        ):  # a method's own keys follow the method
+            result |= {
+                key: _plain_data(option, (*place, key), commented)
+                for key, option in value.options.items()
+            }
     return result
 
 
@@ -68,7 +80,9 @@ def _plain_data(value: Any, place: Place, commented: set[Place]) -> Any:
     if hasattr(value, "__dataclass_fields__"):
         return _as_map(value, place, commented)
     if isinstance(value, Mapping):
-        return {str(key): _plain_data(part, (*place, key), commented) for key, part in value.items()}
+        return {
+            str(key): _plain_data(part, (*place, key), commented) for key, part in value.items()
+        }
     if isinstance(value, list | tuple):
         return [_plain_data(part, (*place, index), commented) for index, part in enumerate(value)]
     return value
@@ -81,23 +95,37 @@ def _default(item: Field[Any]) -> Any:
 
 
 def plan_digest(plan: Plan, *, specs: KeySpecs | None = None) -> str:
-    """Ten hex digits that name what is trained: model, data and stages, whichever way the same values were written.
+    """Ten hex digits that name what is trained: model, data and stages, whichever way the same
+    values were written.
 
-    Defaults do not count, so a key that a later version adds does not rename the runs of today's plans.
+    Defaults do not count, so a key that a later version adds does not rename the runs of today's
+    plans.
     """
     specs = specs or key_specs()
     data = plan_data(plan)
-    subject = {key: data.get(key) for key in ("model", "revision", "trust_remote_code", "data", "tasks")}
+    subject = {
+        key: data.get(key) for key in ("model", "revision", "trust_remote_code", "data", "tasks")
+    }
     stages = []
     for stage, shown in zip(plan.stages, data["stages"], strict=True):
-        defaults = {key: spec.default for key, spec in specs.allowed(stage.objective, stage.update).items()}
-        stages.append({key: value for key, value in shown.items() if not (key in stage.options and value == defaults.get(key))})
+        defaults = {
+            key: spec.default for key, spec in specs.allowed(stage.objective, stage.update).items()
+        }
+        stages.append(
+            {
+                key: value
+                for key, value in shown.items()
+                if not (key in stage.options and value == defaults.get(key))
+            }
+        )
     return digest(subject | {"stages": stages})
 
 
 def digest(data: Any) -> str:
     """Ten hex digits of plain data: key order and 1 against 1.0 make no difference."""
-    return hashlib.sha256(json.dumps(_canonical(data), sort_keys=True, ensure_ascii=True).encode()).hexdigest()[:10]
+    return hashlib.sha256(
+        json.dumps(_canonical(data), sort_keys=True, ensure_ascii=True).encode()
+    ).hexdigest()[:10]
 
 
 def _canonical(value: Any) -> Any:
@@ -105,11 +133,18 @@ def _canonical(value: Any) -> Any:
         return {str(key): _canonical(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [_canonical(part) for part in value]
-    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
+    return (
+        int(value)
+        if isinstance(value, float) and value.is_integer() and abs(value) < 2**53
+        else value
+    )
 
 
 def write_plan(plan: Plan, comments: Comments | None, path: Path | str) -> None:
-    """Write the launch file, whole or not at all. Raises MachineNotReady where it cannot be written."""
+    """Write the launch file, whole or not at all.
+
+    Raises MachineNotReady where it cannot be written.
+    """
     path = Path(path)
     write_atomically(path, plan_text(plan, comments, name=path.name))
 
@@ -117,9 +152,10 @@ def write_plan(plan: Plan, comments: Comments | None, path: Path | str) -> None:
 def plan_text(plan: Plan, comments: Comments | None = None, *, name: str = "plan.yaml") -> str:
     """The launch file's text, the editor's modeline first.
 
-    The modeline names the schema of the installed package by its file address: it works offline, belongs to this very
-    version, and needs no web address to be kept alive. On another machine an editor finds nothing there, which costs the
-    completion and nothing else, since comments take no part in the run.
+    The modeline names the schema of the installed package by its file address: it works offline,
+    belongs to this very version, and needs no web address to be kept alive. On another machine an
+    editor finds nothing there, which costs the completion and nothing else, since comments take no
+    part in the run.
     """
     comments = {_flat(place): text for place, text in (comments or {}).items()}
     schema = schema_path()
@@ -137,11 +173,29 @@ def _word(name: str) -> str:
     """A file's name as a shell takes it, on one line."""
     if name.isprintable():
         return shlex.quote(name)
-    escaped = (f"\\{character}" if character in "\\'" else character if character.isprintable() else character.encode("unicode_escape").decode() for character in name)
+    escaped = (
+        (
+            f"\\{character}"
+            if character in "\\'"
+            else (
+                character
+                if character.isprintable()
+                else character.encode("unicode_escape").decode()
+            )
+        )
+        for character in name
+    )
     return f"$'{''.join(escaped)}'"
 
 
-def _emit_entry(key: str, value: Any, place: Place, indent: int, comments: Comments, lines: list[tuple[str, str]]) -> None:
+def _emit_entry(
+    key: str,
+    value: Any,
+    place: Place,
+    indent: int,
+    comments: Comments,
+    lines: list[tuple[str, str]],
+) -> None:
     """Append the lines of one `key: value`, each as (text, comment)."""
     here = (*place, key)
     start, comment = f"{' ' * indent}{_text(key)}:", comments.get(here, "")
@@ -157,7 +211,9 @@ def _emit_entry(key: str, value: Any, place: Place, indent: int, comments: Comme
         lines.append((f"{start} {_inline(value)}", comment))
 
 
-def _emit_item(value: Any, place: Place, indent: int, comments: Comments, lines: list[tuple[str, str]]) -> None:
+def _emit_item(
+    value: Any, place: Place, indent: int, comments: Comments, lines: list[tuple[str, str]]
+) -> None:
     if isinstance(value, dict) and value:
         inner: list[tuple[str, str]] = []
         for key, part in value.items():
@@ -174,16 +230,25 @@ def _emit_item(value: Any, place: Place, indent: int, comments: Comments, lines:
 
 
 def _aligned(lines: list[tuple[str, str]]) -> list[str]:
-    """The lines with their comments in one column a block; a longer line pushes only its own comment out."""
+    """The lines with their comments in one column a block; a longer line pushes only its own
+    comment out.
+    """
     result: list[str] = []
     block: list[tuple[str, str]] = []
     for line in [*lines, ("", "")]:
         if line[0]:
             block.append(line)
             continue
-        column = max((len(text) for text, comment in block if comment and len(text) <= COMMENT_COLUMN), default=0)
+        column = max(
+            (len(text) for text, comment in block if comment and len(text) <= COMMENT_COLUMN),
+            default=0,
+        )
         for text, comment in block:
-            words = " ".join("".join(character if _printable(character) else " " for character in comment).split())
+            words = " ".join(
+                "".join(
+                    character if _printable(character) else " " for character in comment
+                ).split()
+            )
             result.append(f"{text:<{column}}  # {words}" if words else text)
         if block:
             result.append("")
@@ -212,7 +277,9 @@ def _inline(value: Any) -> str:
 
 
 def _number(value: float) -> str:
-    """The shortest text that reads back as the same float; with a point, since YAML 1.1 reads 2e-05 as text."""
+    """The shortest text that reads back as the same float; with a point, since YAML 1.1 reads 2e-05
+    as text.
+    """
     if not math.isfinite(value):
         raise ValueError(f"{value} cannot be written into a plan")
     text = repr(value)
@@ -220,10 +287,14 @@ def _number(value: float) -> str:
 
 
 def _text(value: str) -> str:
-    """Text, plain where no YAML reader could take it for anything else, else in double quotes with escapes."""
+    """Text, plain where no YAML reader could take it for anything else, else in double quotes with
+    escapes.
+    """
     if _PLAIN.fullmatch(value) and value.lower() not in _SPECIAL:
         return value
-    many_brackets = value.count("[") + value.count("{") > 20  # the reader bounds nesting by counting them
+    many_brackets = (
+        value.count("[") + value.count("{") > 20
+    )  # the reader bounds nesting by counting them
     parts = []
     for character in value:
         code = ord(character)
@@ -232,7 +303,13 @@ def _text(value: str) -> str:
         elif _printable(character) and not (many_brackets and character in "[{"):
             parts.append(character)
         else:
-            parts.append(f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")
+            parts.append(
+                f"\\x{code:02x}"
+                if code < 0x100
+                else f"\\u{code:04x}"
+                if code < 0x10000
+                else f"\\U{code:08x}"
+            )
     return f'"{"".join(parts)}"'
 
 

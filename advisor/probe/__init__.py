@@ -9,11 +9,21 @@ from advisor.ground.types import Hardware
 from advisor.probe.catalogue import GpuMatch, cheapest_cards, find_gpu, load_catalogue, match_probed
 from advisor.probe.stated import cpu_hardware, stated_hardware
 
-__all__ = ["GpuMatch", "cheapest_cards", "cpu_hardware", "find_gpu", "load_catalogue", "match_probed", "probe", "stated_hardware"]
+__all__ = [
+    "GpuMatch",
+    "cheapest_cards",
+    "cpu_hardware",
+    "find_gpu",
+    "load_catalogue",
+    "match_probed",
+    "probe",
+    "stated_hardware",
+]
 
 
 def probe(folder: Path | None = None) -> Hardware:
-    """This machine: cards, cores, memory, disk below `folder` (the current one), installed packages. Never raises.
+    """This machine: cards, cores, memory, disk below `folder` (the current one), installed
+    packages. Never raises.
 
     NVIDIA comes before Apple before AMD; without any of them training runs on the CPU.
     """
@@ -22,10 +32,23 @@ def probe(folder: Path | None = None) -> Hardware:
     from advisor.probe.system import probe_amd, probe_apple, probe_system
 
     system = probe_system(folder or Path.cwd())
-    nvidia = probe_nvidia(ram_total_bytes=system.ram_total_bytes, ram_free_bytes=system.ram_free_bytes)
+    nvidia = probe_nvidia(
+        ram_total_bytes=system.ram_total_bytes, ram_free_bytes=system.ram_free_bytes
+    )
     apple, apple_notes = probe_apple(system.ram_total_bytes)
     amd, amd_notes = probe_amd()
-    kind, gpus = next(((kind, gpus) for kind, gpus in (("cuda", nvidia.gpus), ("mps", (apple,) if apple else ()), ("rocm", amd)) if gpus), ("cpu", ()))
+    kind, gpus = next(
+        (
+            (kind, gpus)
+            for kind, gpus in (
+                ("cuda", nvidia.gpus),
+                ("mps", (apple,) if apple else ()),
+                ("rocm", amd),
+            )
+            if gpus
+        ),
+        ("cpu", ()),
+    )
     build = torch_build()
     hardware = Hardware(
         kind=kind,

@@ -1,4 +1,6 @@
-"""How people write the name of a GPU: words without vendor and punctuation, and a size, if the name holds one."""
+"""How people write the name of a GPU: words without vendor and punctuation, and a size, if the name
+holds one.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +9,51 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 # Say who sells a card or that it is one, never which.
-IGNORED = frozenset({"nvidia", "geforce", "tesla", "amd", "instinct", "radeon", "apple", "gpu", "gpus", "graphics", "card", "cards", "corporation", "r", "tm"})
+IGNORED = frozenset(
+    {
+        "nvidia",
+        "geforce",
+        "tesla",
+        "amd",
+        "instinct",
+        "radeon",
+        "apple",
+        "gpu",
+        "gpus",
+        "graphics",
+        "card",
+        "cards",
+        "corporation",
+        "r",
+        "tm",
+    }
+)
 # A card with one of these is another card than the one without: "RTX 5070" is no RTX 5070 Ti.
-TELLS_APART = frozenset({"ti", "super", "pro", "max", "ultra", "q", "d", "xt", "xtx", "laptop", "mobile", "quadro", "nano", "nx", "mini"})
+TELLS_APART = frozenset(
+    {
+        "ti",
+        "super",
+        "pro",
+        "max",
+        "ultra",
+        "q",
+        "d",
+        "xt",
+        "xtx",
+        "laptop",
+        "mobile",
+        "quadro",
+        "nano",
+        "nx",
+        "mini",
+    }
+)
 # Left out without changing which chip is meant.
 FORM = frozenset(
     {
         "sxm", "sxm2", "sxm4", "sxm5", "sxm6", "pcie", "nvl", "oam", "ac", "hbm3", "rtx",
-        "gtx", "rx", "jetson", "agx", "nvgpu", "dgx", "blackwell", "server", "workstation", "edition", "generation",
+        "gtx", "rx", "jetson", "agx", "nvgpu", "dgx", "blackwell", "server", "workstation",
+        "edition", "generation",
     }
 )  # fmt: skip
 
@@ -53,7 +92,9 @@ def words_of(text: str) -> tuple[str, ...]:
     """Lower-case words without vendor words, glued ones split: "rtx4090" -> rtx, 4090."""
     result: list[str] = []
     for word in re.findall(r"[a-z0-9]+", text.lower()):
-        parts = next((match.groups() for pattern in _GLUED if (match := pattern.match(word))), (word,))
+        parts = next(
+            (match.groups() for pattern in _GLUED if (match := pattern.match(word))), (word,)
+        )
         result.extend(part for part in parts if part and part not in IGNORED)
     return tuple(dict.fromkeys(result))
 

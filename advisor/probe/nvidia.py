@@ -1,8 +1,9 @@
-"""NVIDIA cards through NVML (pynvml): what is plugged in, what is free, and what this process may use of it.
+"""NVIDIA cards through NVML (pynvml): what is plugged in, what is free, and what this process may
+use of it.
 
-Whatever NVML cannot say is a None or a note: no driver, a driver without a card, a library that does not fit the kernel module,
-functions a card or an old driver lacks, missing permissions. pynvml costs 25 ms to import, so it is imported only where the
-driver's library can be loaded.
+Whatever NVML cannot say is a None or a note: no driver, a driver without a card, a library that
+does not fit the kernel module, functions a card or an old driver lacks, missing permissions. pynvml
+costs 25 ms to import, so it is imported only where the driver's library can be loaded.
 """
 
 from __future__ import annotations
@@ -34,10 +35,17 @@ class NvidiaFacts:
     notes: tuple[str, ...] = ()
 
 
-def probe_nvidia(environ: Mapping[str, str] | None = None, *, ram_total_bytes: int | None = None, ram_free_bytes: int | None = None, root: Path = Path("/")) -> NvidiaFacts:
+def probe_nvidia(
+    environ: Mapping[str, str] | None = None,
+    *,
+    ram_total_bytes: int | None = None,
+    ram_free_bytes: int | None = None,
+    root: Path = Path("/"),
+) -> NvidiaFacts:
     """The NVIDIA devices this process may use. Never raises: what went wrong is a note.
 
-    Cards that share memory with the CPU (Jetson, GB10) report none of their own: the system's memory, as given, counts.
+    Cards that share memory with the CPU (Jetson, GB10) report none of their own: the system's
+    memory, as given, counts.
     """
     environ = os.environ if environ is None else environ
     if sys.platform == "darwin":
@@ -48,7 +56,14 @@ def probe_nvidia(environ: Mapping[str, str] | None = None, *, ram_total_bytes: i
     try:
         import pynvml
     except ImportError as error:
-        return NvidiaFacts(notes=(f"an NVIDIA driver is there, but the Python package nvidia-ml-py cannot be imported ({error})",))
+        return NvidiaFacts(
+            notes=(
+                (
+                    "an NVIDIA driver is there, but the Python package nvidia-ml-py cannot be"
+                    f" imported ({error})"
+                ),
+            )
+        )
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
@@ -60,7 +75,9 @@ def probe_nvidia(environ: Mapping[str, str] | None = None, *, ram_total_bytes: i
 
 
 def _library_problem(root: Path) -> tuple[str, ...] | None:
-    """None where the driver's library loads; else what is known, () where nothing points to an NVIDIA card."""
+    """None where the driver's library loads; else what is known, () where nothing points to an
+    NVIDIA card.
+    """
     if sys.platform == "win32":
         return None  # pynvml knows where Windows keeps it
     import ctypes
@@ -71,21 +88,42 @@ def _library_problem(root: Path) -> tuple[str, ...] | None:
         if "No such file" not in str(error):
             return (f"the NVIDIA driver library is broken: {error}",)
         if (root / "proc/driver/nvidia/version").exists():
-            return (f"the NVIDIA kernel driver is loaded, but its library {LIBRARY} is not installed here (in a container: start it with the GPUs passed through)",)
+            return (
+                (
+                    f"the NVIDIA kernel driver is loaded, but its library {LIBRARY} is not"
+                    " installed here (in a container: start it with the GPUs passed through)"
+                ),
+            )
         if (root / "usr/lib/wsl/lib" / LIBRARY).exists():
-            return ("the driver library lies in /usr/lib/wsl/lib and is not found: add that folder to LD_LIBRARY_PATH to use the card",)
+            return (
+                (
+                    "the driver library lies in /usr/lib/wsl/lib and is not found: add that folder"
+                    " to LD_LIBRARY_PATH to use the card"
+                ),
+            )
         model = read_or_empty(root / "proc/device-tree/model").strip("\0 ")
         if "NVIDIA" in model:  # a Jetson whose system brings no NVML
-            return (f"{model}: its GPU cannot be asked without {LIBRARY}; name it yourself to plan for it",)
+            return (
+                (
+                    f"{model}: its GPU cannot be asked without {LIBRARY}; name it yourself to plan"
+                    " for it"
+                ),
+            )
         slots = ", ".join(_plugged_in(root))
-        return (f"an NVIDIA card is plugged in ({slots}), but no NVIDIA driver is installed",) if slots else ()
+        return (
+            (f"an NVIDIA card is plugged in ({slots}), but no NVIDIA driver is installed",)
+            if slots
+            else ()
+        )
     return None
 
 
 def _plugged_in(root: Path) -> list[str]:
     found = []
     for device in sorted((root / "sys/bus/pci/devices").glob("*")):
-        if read_or_empty(device / "vendor") == NVIDIA_VENDOR and read_or_empty(device / "class").startswith(DISPLAY_CLASS):
+        if read_or_empty(device / "vendor") == NVIDIA_VENDOR and read_or_empty(
+            device / "class"
+        ).startswith(DISPLAY_CLASS):
             found.append(device.name)
     return found
 
@@ -94,11 +132,19 @@ def _why_not(pynvml: Any, error: Any, root: Path) -> str:
     code = getattr(error, "value", None)
     if code == pynvml.NVML_ERROR_DRIVER_NOT_LOADED:
         slots = ", ".join(_plugged_in(root))
-        return f"the NVIDIA driver is installed but not loaded{f' (card in {slots})' if slots else ', and no NVIDIA card is seen'}"
+        return (
+            "the NVIDIA driver is installed but not"
+            f" loaded{f' (card in {slots})' if slots else ', and no NVIDIA card is seen'}"
+        )
     if code == pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH:
-        return "the NVIDIA driver was updated while its old kernel module is still loaded: restart the machine"
+        return (
+            "the NVIDIA driver was updated while its old kernel module is still loaded: restart the"
+            " machine"
+        )
     if code == pynvml.NVML_ERROR_NO_PERMISSION:
-        return "the NVIDIA driver refuses this user access to the card (permissions of /dev/nvidia*)"
+        return (
+            "the NVIDIA driver refuses this user access to the card (permissions of /dev/nvidia*)"
+        )
     if code == pynvml.NVML_ERROR_FUNCTION_NOT_FOUND:
         return "the NVIDIA driver is too old to be asked about its cards"
     return f"the NVIDIA driver cannot be asked about its cards: {error}"
@@ -107,10 +153,16 @@ def _why_not(pynvml: Any, error: Any, root: Path) -> str:
 class _Nvml:
     """One conversation with an initialised NVML."""
 
-    def __init__(self, pynvml: Any, ram_total_bytes: int | None, ram_free_bytes: int | None) -> None:
+    def __init__(
+        self, pynvml: Any, ram_total_bytes: int | None, ram_free_bytes: int | None
+    ) -> None:
         self.nvml = pynvml
         self.ram = ram_total_bytes, ram_free_bytes
-        self.errors = (pynvml.NVMLError, getattr(pynvml, "NVMLLibraryMismatchError", pynvml.NVMLError), UnicodeDecodeError)
+        self.errors = (
+            pynvml.NVMLError,
+            getattr(pynvml, "NVMLLibraryMismatchError", pynvml.NVMLError),
+            UnicodeDecodeError,
+        )
         self.notes: list[str] = []
 
     def ask(self, function: Callable[..., Any], *args: Any) -> Any:
@@ -125,7 +177,11 @@ class _Nvml:
         driver = self.ask(nvml.nvmlSystemGetDriverVersion)
         cuda = self.ask(nvml.nvmlSystemGetCudaDriverVersion)  # 12040 is 12.4
         count = self.ask(nvml.nvmlDeviceGetCount)
-        handles = {index: handle for index in range(count or 0) if (handle := self.handle(index)) is not None}
+        handles = {
+            index: handle
+            for index in range(count or 0)
+            if (handle := self.handle(index)) is not None
+        }
         boards = [self.board(index, handle) for index, handle in handles.items()]
         if count == 0:
             self.notes.append("an NVIDIA driver is loaded, but it has no card")
@@ -136,7 +192,14 @@ class _Nvml:
             gpus=gpus,
             driver_version=driver,
             cuda_version=f"{cuda // 1000}.{cuda % 1000 // 10}" if cuda else None,
-            interconnect=self.interconnect([handle for index, handle in handles.items() if any(gpu.index == index and gpu.mig_profile is None for gpu in gpus)], gpus),
+            interconnect=self.interconnect(
+                [
+                    handle
+                    for index, handle in handles.items()
+                    if any(gpu.index == index and gpu.mig_profile is None for gpu in gpus)
+                ],
+                gpus,
+            ),
             notes=(*self.notes, *hidden),
         )
 
@@ -149,11 +212,20 @@ class _Nvml:
 
     def board(self, index: int, handle: Any) -> Board:
         gpu = self.gpu(index, handle)
-        mode = self.ask(self.nvml.nvmlDeviceGetMigMode, handle)  # absent on cards that cannot be cut
+        mode = self.ask(
+            self.nvml.nvmlDeviceGetMigMode, handle
+        )  # absent on cards that cannot be cut
         if not mode or mode[0] != self.nvml.NVML_DEVICE_MIG_ENABLE:
             return Board(gpu=gpu)
-        found = (self.ask(self.nvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, slot) for slot in range(self.ask(self.nvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0))
-        return Board(gpu=gpu, mig_enabled=True, slices=tuple(self.slice(gpu, device) for device in found if device is not None))
+        found = (
+            self.ask(self.nvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, slot)
+            for slot in range(self.ask(self.nvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0)
+        )
+        return Board(
+            gpu=gpu,
+            mig_enabled=True,
+            slices=tuple(self.slice(gpu, device) for device in found if device is not None),
+        )
 
     def gpu(self, index: int, handle: Any) -> Gpu:
         from advisor.probe.catalogue import match_probed
@@ -174,14 +246,24 @@ class _Nvml:
         )
 
     def slice(self, parent: Gpu, handle: Any) -> Gpu:
-        """One MIG device: its own memory and profile, the chip of its parent, and no catalogue entry."""
+        """One MIG device: its own memory and profile, the chip of its parent, and no catalogue
+        entry.
+        """
         name = self.ask(self.nvml.nvmlDeviceGetName, handle) or parent.name
         total, free = self.memory(handle, name)
         attributes = self.ask(self.nvml.nvmlDeviceGetAttributes, handle)
         if total is None and attributes is not None:
             total = attributes.memorySizeMB * 2**20
         written = re.search(r"MIG (\S+)", name)
-        profile = written[1] if written else f"{attributes.gpuInstanceSliceCount}g.{round(attributes.memorySizeMB / 1024)}gb" if attributes is not None else "MIG"
+        profile = (
+            written[1]
+            if written
+            else (
+                f"{attributes.gpuInstanceSliceCount}g.{round(attributes.memorySizeMB / 1024)}gb"
+                if attributes is not None
+                else "MIG"
+            )
+        )
         return replace(
             parent,
             name=name if written else f"{name} MIG {profile}",
@@ -198,7 +280,10 @@ class _Nvml:
             memory = self.nvml.nvmlDeviceGetMemoryInfo(handle)
         except self.errors as error:
             if getattr(error, "value", None) == self.nvml.NVML_ERROR_NOT_SUPPORTED:
-                self.notes.append(f"{whose}: the driver reports no memory, as on boards where CPU and GPU share it; the system's memory counts")
+                self.notes.append(
+                    f"{whose}: the driver reports no memory, as on boards where CPU and GPU share"
+                    " it; the system's memory counts"
+                )
                 return self.ram
             self.notes.append(f"{whose}: its memory is not known ({error})")
             return None, None
@@ -208,8 +293,13 @@ class _Nvml:
         return int(memory.total), int(memory.free)
 
     def other_processes(self, handle: Any) -> int | None:
-        """Memory that other processes hold; None where the driver hides it (Windows, some containers)."""
-        lists = [self.ask(self.nvml.nvmlDeviceGetComputeRunningProcesses, handle), self.ask(self.nvml.nvmlDeviceGetGraphicsRunningProcesses, handle)]
+        """Memory that other processes hold; None where the driver hides it (Windows, some
+        containers).
+        """
+        lists = [
+            self.ask(self.nvml.nvmlDeviceGetComputeRunningProcesses, handle),
+            self.ask(self.nvml.nvmlDeviceGetGraphicsRunningProcesses, handle),
+        ]
         if lists[0] is None and hasattr(self.nvml, "nvmlDeviceGetComputeRunningProcesses_v2"):
             lists = [self.ask(self.nvml.nvmlDeviceGetComputeRunningProcesses_v2, handle)]
         if lists[0] is None:
@@ -221,17 +311,38 @@ class _Nvml:
         return None if None in held.values() else sum(size or 0 for size in held.values())
 
     def interconnect(self, handles: list[Any], gpus: tuple[Gpu, ...]) -> str | None:
-        """How the usable cards reach each other, or the one card its machine: NVLink where every card has an active link."""
+        """How the usable cards reach each other, or the one card its machine: NVLink where every
+        card has an active link.
+        """
         if not handles:
             return None
         links = [self.active_links(handle) for handle in handles] if len(handles) > 1 else []
         if links and min(links) > 0:
             spec = gpus[0].spec
             return _nvlink_text(min(links), None if spec is None else spec.id)
-        partly = f"; NVLink on {sum(count > 0 for count in links)} of {len(links)} cards" if any(links) else ""
-        # The slowest slot counts. The current generation falls when a card idles, its width does not.
-        generation = min((found for handle in handles if (found := self.ask(self.nvml.nvmlDeviceGetMaxPcieLinkGeneration, handle))), default=None)
-        width = min((found for handle in handles if (found := self.ask(self.nvml.nvmlDeviceGetCurrPcieLinkWidth, handle))), default=None)
+        partly = (
+            f"; NVLink on {sum(count > 0 for count in links)} of {len(links)} cards"
+            if any(links)
+            else ""
+        )
+        # The slowest slot counts. The current generation falls when a card idles, its width does
+        # not.
+        generation = min(
+            (
+                found
+                for handle in handles
+                if (found := self.ask(self.nvml.nvmlDeviceGetMaxPcieLinkGeneration, handle))
+            ),
+            default=None,
+        )
+        width = min(
+            (
+                found
+                for handle in handles
+                if (found := self.ask(self.nvml.nvmlDeviceGetCurrPcieLinkWidth, handle))
+            ),
+            default=None,
+        )
         if not generation:
             return partly.removeprefix("; ") or None
         return f"PCIe {generation}{f' x{width}' if width else ''}{partly}"
@@ -250,4 +361,7 @@ def _nvlink_text(links: int, gpu_id: str | None) -> str:
     from advisor.probe.catalogue import interconnect_of, load_catalogue
 
     known = interconnect_of(load_catalogue()[gpu_id]) if gpu_id is not None else None
-    return f"{known if known and known.startswith('NVLink') else 'NVLink'} ({links} active link{'s' if links > 1 else ''} per card)"
+    return (
+        f"{known if known and known.startswith('NVLink') else 'NVLink'} ({links} active"
+        f" link{'s' if links > 1 else ''} per card)"
+    )

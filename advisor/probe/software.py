@@ -1,6 +1,8 @@
-"""Which training packages are installed, and whether the installed PyTorch can use the card: read from files, nothing imported.
+"""Which training packages are installed, and whether the installed PyTorch can use the card: read
+from files, nothing imported.
 
-importlib.metadata answers the same but costs 30 ms to import; the names of the metadata folders hold all that is asked here.
+importlib.metadata answers the same but costs 30 ms to import; the names of the metadata folders
+hold all that is asked here.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ def installed_versions(path: Sequence[str] | None = None) -> dict[str, str | Non
 
 
 def _metadata_folders(path: Sequence[str] | None) -> dict[str, tuple[str, Path]]:
-    """Package -> version and the folder that holds it; the first on the path wins, as in an import."""
+    """Package -> version and the folder that holds it; the first on the path wins, as in an
+    import.
+    """
     found: dict[str, tuple[str, Path]] = {}
     for folder in sys.path if path is None else path:
         try:
@@ -58,7 +62,9 @@ def _metadata_folders(path: Sequence[str] | None) -> dict[str, tuple[str, Path]]
 
 
 def torch_build(path: Sequence[str] | None = None) -> TorchBuild | None:
-    """The installed PyTorch and what it was built for, from its version file; None where it is not installed."""
+    """The installed PyTorch and what it was built for, from its version file; None where it is not
+    installed.
+    """
     entry = _metadata_folders(path).get("torch")
     if entry is None:
         return None
@@ -68,7 +74,9 @@ def torch_build(path: Sequence[str] | None = None) -> TorchBuild | None:
     except (OSError, UnicodeDecodeError):
         text = ""
     local = version.partition("+")[2]
-    values: dict[str, str] = dict(re.findall(r"^(cuda|hip)\b[^=\n]*=\s*['\"]([^'\"]+)['\"]", text, re.MULTILINE))
+    values: dict[str, str] = dict(
+        re.findall(r"^(cuda|hip)\b[^=\n]*=\s*['\"]([^'\"]+)['\"]", text, re.MULTILINE)
+    )
     tag = re.match(r"cu(\d+)(\d)$", local)  # 2.9.1+cu128
     cuda = values.get("cuda") or (f"{tag[1]}.{tag[2]}" if tag else None)
     hip = values.get("hip") or (local.removeprefix("rocm") if local.startswith("rocm") else None)
@@ -76,35 +84,68 @@ def torch_build(path: Sequence[str] | None = None) -> TorchBuild | None:
 
 
 def cuda_problem(hardware: Hardware, build: TorchBuild | None = None) -> str | None:
-    """Why the installed PyTorch cannot use the probed GPU, with the line to install; None where nothing speaks against it.
+    """Why the installed PyTorch cannot use the probed GPU, with the line to install; None where
+    nothing speaks against it.
 
-    An absent PyTorch is another matter (the training extra is missing) and answers None, as does hardware that was only stated.
+    An absent PyTorch is another matter (the training extra is missing) and answers None, as does
+    hardware that was only stated.
     """
     build = build or torch_build()
     if build is None or hardware.origin != "probed" or not hardware.gpus:
         return None
     card = hardware.gpus[0].name
     if hardware.kind == "rocm":
-        return None if build.hip else f"{card} is there, but PyTorch {build.text} has no ROCm. Install PyTorch's ROCm build of {_release(build)} as its site says"
+        return (
+            None
+            if build.hip
+            else (
+                f"{card} is there, but PyTorch {build.text} has no ROCm. Install PyTorch's ROCm"
+                f" build of {_release(build)} as its site says"
+            )
+        )
     if hardware.kind != "cuda":
         return None
     if build.cuda is None:
-        return f"{card} is there, but PyTorch {build.text} cannot use it. Install: {_install(hardware, build)}"
-    driver_generation, built_generation = _generation(hardware.cuda_version), _generation(build.cuda)
-    if driver_generation is not None and built_generation is not None and built_generation > driver_generation:
         return (
-            f"{card} is there, but PyTorch {build.text} needs a newer NVIDIA driver: {hardware.driver_version or 'this one'} runs CUDA up to {hardware.cuda_version} "
-            f"(updating it{_driver_from(built_generation)} helps too). Install: {_install(hardware, build)}"
+            f"{card} is there, but PyTorch {build.text} cannot use it. Install:"
+            f" {_install(hardware, build)}"
+        )
+    driver_generation, built_generation = (
+        _generation(hardware.cuda_version),
+        _generation(build.cuda),
+    )
+    if (
+        driver_generation is not None
+        and built_generation is not None
+        and built_generation > driver_generation
+    ):
+        return (
+            f"{card} is there, but PyTorch {build.text} needs a newer NVIDIA driver:"
+            f" {hardware.driver_version or 'this one'} runs CUDA up to {hardware.cuda_version}"
+            f" (updating it{_driver_from(built_generation)} helps too). Install:"
+            f" {_install(hardware, build)}"
         )
     return _without_code(hardware, build)
 
 
 def _without_code(hardware: Hardware, build: TorchBuild) -> str | None:
-    """The problem of a card that the official wheel has no code for: too old a card, or too old a wheel."""
+    """The problem of a card that the official wheel has no code for: too old a card, or too old a
+    wheel.
+    """
     from advisor.probe.catalogue import capability, cuda_facts
 
-    row = next((row for row in cuda_facts()["wheels"] if _at_least(build.cuda, row["cuda"]) and _below(build.version, row.get("torch_below"))), None)
-    if row is None or build.version.partition("+")[2] not in ("", f"cu{(build.cuda or '').replace('.', '')}"):  # a build of somebody else's
+    row = next(
+        (
+            row
+            for row in cuda_facts()["wheels"]
+            if _at_least(build.cuda, row["cuda"]) and _below(build.version, row.get("torch_below"))
+        ),
+        None,
+    )
+    if row is None or build.version.partition("+")[2] not in (
+        "",
+        f"cu{(build.cuda or '').replace('.', '')}",
+    ):  # a build of somebody else's
         return None
     first, last = capability(row["from"]), capability(row["to"])
     for gpu in hardware.gpus:
@@ -112,8 +153,9 @@ def _without_code(hardware: Hardware, build: TorchBuild) -> str | None:
         if has is not None and first is not None and last is not None and not first <= has <= last:
             age = "too old" if has < first else "too new"
             return (
-                f"{gpu.name} (compute capability {has[0]}.{has[1]}) is {age} for PyTorch {build.text}, which has code for {row['from']} to {row['to']}. "
-                f"Install: {_install(hardware, build)}"
+                f"{gpu.name} (compute capability {has[0]}.{has[1]}) is {age} for PyTorch"
+                f" {build.text}, which has code for {row['from']} to {row['to']}. Install:"
+                f" {_install(hardware, build)}"
             )
     return None
 
@@ -123,15 +165,24 @@ def _install(hardware: Hardware, build: TorchBuild) -> str:
     from advisor.probe.catalogue import capability, cuda_facts
 
     generation = _generation(hardware.cuda_version)
-    capabilities = [gpu.compute_capability for gpu in hardware.gpus if gpu.compute_capability is not None]
+    capabilities = [
+        gpu.compute_capability for gpu in hardware.gpus if gpu.compute_capability is not None
+    ]
     rows = {int(key): row for key, row in cuda_facts()["pip_torch"].items()}
     able = []
     for key, row in sorted(rows.items(), reverse=True):
         first, last = capability(row["from"]), capability(row["to"])
-        if (generation is None or generation >= key) and first is not None and last is not None and all(first <= has <= last for has in capabilities):
+        if (
+            (generation is None or generation >= key)
+            and first is not None
+            and last is not None
+            and all(first <= has <= last for has in capabilities)
+        ):
             able.append(row)
     for row in able:  # the installed release stays where its default wheel would do
-        if _at_least(build.version, row["releases_from"]) and _below(build.version, row.get("releases_below")):
+        if _at_least(build.version, row["releases_from"]) and _below(
+            build.version, row.get("releases_below")
+        ):
             return f'pip install --force-reinstall "torch=={_release(build)}"'
     if able:
         return f'pip install --force-reinstall "{able[0]["requirement"]}"'

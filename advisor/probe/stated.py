@@ -1,4 +1,6 @@
-"""Hardware a person states instead of letting it be probed: a name, a count, a memory size, `unknown` or `none`."""
+"""Hardware a person states instead of letting it be probed: a name, a count, a memory size,
+`unknown` or `none`.
+"""
 
 from __future__ import annotations
 
@@ -19,51 +21,99 @@ _APPLE = re.compile(r"\b(apple|m\d( ?(pro|max|ultra))?)\b", re.IGNORECASE)
 _KIND = {"nvidia": "cuda", "amd": "rocm", "apple": "mps"}
 
 
-def stated_hardware(name: str | None, count: int | None = None, memory_gib: float | None = None, *, from_flag: bool) -> tuple[Hardware, tuple[str, ...]]:
+def stated_hardware(
+    name: str | None, count: int | None = None, memory_gib: float | None = None, *, from_flag: bool
+) -> tuple[Hardware, tuple[str, ...]]:
     """The stated hardware and what had to be guessed.
 
-    `unknown` rules nothing out, `none` is the CPU of this machine. An unknown name is used as given with its memory; without
-    a memory it is an InputError as a flag and unknown hardware with a warning in a file. A memory alone is some CUDA card.
+    `unknown` rules nothing out, `none` is the CPU of this machine. An unknown name is used as given
+    with its memory; without a memory it is an InputError as a flag and unknown hardware with a
+    warning in a file. A memory alone is some CUDA card.
     """
-    name_at, count_at, memory_at = ("--gpu", "--gpus", "--gpu-memory") if from_flag else ("gpu.name", "gpu.count", "gpu.vram_gib")
+    name_at, count_at, memory_at = (
+        ("--gpu", "--gpus", "--gpu-memory")
+        if from_flag
+        else ("gpu.name", "gpu.count", "gpu.vram_gib")
+    )
     _check_numbers(count, memory_gib, count_at=count_at, memory_at=memory_at)
     written_count, name = count_and_name(name) if name is not None else (None, None)
-    if written_count is not None and count not in (None, 1, written_count):  # 1 is what a template writes
-        raise InputError(f"{name_at} says {written_count} cards, {count_at} says {count}", hint="keep one of them")
+    if written_count is not None and count not in (
+        None,
+        1,
+        written_count,
+    ):  # 1 is what a template writes
+        raise InputError(
+            f"{name_at} says {written_count} cards, {count_at} says {count}",
+            hint="keep one of them",
+        )
     count = written_count if written_count is not None else count
     _check_numbers(count, None, count_at=name_at, memory_at=memory_at)
     word = (name or "").lower()
     if word == NONE:
         if memory_gib is not None or (count or 0) > 1:
             other = memory_at if memory_gib is not None else count_at
-            raise InputError(f"{name_at} none contradicts {other}", allowed="`none` trains on the CPU of this machine", hint="leave one of them out")
+            raise InputError(
+                f"{name_at} none contradicts {other}",
+                allowed="`none` trains on the CPU of this machine",
+                hint="leave one of them out",
+            )
         return cpu_hardware(), ()
     if memory_gib is None and word in ("", UNKNOWN):
         if word == "" and count is not None:
-            return _without_memory(f"{count_at} says how many cards, not which", f"add {name_at} NAME or {memory_at} GIB", from_flag=from_flag)
+            return _without_memory(
+                f"{count_at} says how many cards, not which",
+                f"add {name_at} NAME or {memory_at} GIB",
+                from_flag=from_flag,
+            )
         return Hardware(kind="unknown", origin="unknown"), ()
     if word in ("", UNKNOWN):
-        gpu = Gpu(name=f"a card with {memory_gib:g} GiB", memory_total_bytes=int((memory_gib or 0) * GIB))
+        gpu = Gpu(
+            name=f"a card with {memory_gib:g} GiB", memory_total_bytes=int((memory_gib or 0) * GIB)
+        )
         return _hardware("cuda", gpu, count), ()
     return _named(name or "", count, memory_gib, name_at=name_at, from_flag=from_flag)
 
 
-def _named(name: str, count: int | None, memory_gib: float | None, *, name_at: str, from_flag: bool) -> tuple[Hardware, tuple[str, ...]]:
+def _named(
+    name: str, count: int | None, memory_gib: float | None, *, name_at: str, from_flag: bool
+) -> tuple[Hardware, tuple[str, ...]]:
     match = find_gpu(name, memory_gib=memory_gib)
     if match.memory_bytes is None:
-        what = f"{name_at}: unknown GPU '{name}'" if match.spec is None else f"{name_at}: '{name}' is sold with several memory sizes"
+        what = (
+            f"{name_at}: unknown GPU '{name}'"
+            if match.spec is None
+            else f"{name_at}: '{name}' is sold with several memory sizes"
+        )
         near = f"did you mean {' or '.join(match.near)}? Otherwise " if match.near else ""
-        hardware, warnings = _without_memory(what, f"{near}add its memory to the name, such as '{name} 24GB'", from_flag=from_flag)
+        hardware, warnings = _without_memory(
+            what, f"{near}add its memory to the name, such as '{name} 24GB'", from_flag=from_flag
+        )
         return hardware, (*match.warnings, *warnings)
     if match.spec is None:
         gpu = Gpu(name=name, memory_total_bytes=match.memory_bytes)
-        more = f"'{name}' is not in the GPU catalogue: used as given with {match.memory_bytes / GIB:g} GiB; its speed and number formats are not known"
+        more = (
+            f"'{name}' is not in the GPU catalogue: used as given with {match.memory_bytes / GIB:g}"
+            " GiB; its speed and number formats are not known"
+        )
         return _hardware(_kind_of(name), gpu, count), (*match.warnings, more)
     spec = match.spec
-    gpu = Gpu(name=spec.name, memory_total_bytes=match.memory_bytes, compute_capability=spec.compute_capability, bf16=spec.bf16, spec=spec)
+    gpu = Gpu(
+        name=spec.name,
+        memory_total_bytes=match.memory_bytes,
+        compute_capability=spec.compute_capability,
+        bf16=spec.bf16,
+        spec=spec,
+    )
     hardware = _hardware(_KIND[spec.vendor], gpu, count)
     many = len(hardware.gpus) > 1
-    return replace(hardware, interconnect=interconnect_of(spec) if many else None, notes=_usable_note(match)), match.warnings
+    return (
+        replace(
+            hardware,
+            interconnect=interconnect_of(spec) if many else None,
+            notes=_usable_note(match),
+        ),
+        match.warnings,
+    )
 
 
 def _usable_note(match: GpuMatch) -> tuple[str, ...]:
@@ -90,24 +140,50 @@ def _kind_of(name: str) -> str:
 
 def _without_memory(what: str, hint: str, *, from_flag: bool) -> tuple[Hardware, tuple[str, ...]]:
     if from_flag:
-        raise InputError(what, allowed="a name of the GPU catalogue, `none` (CPU) or `unknown` (rules nothing out)", hint=hint)
-    return Hardware(kind="unknown", origin="unknown"), (f"{what}: the hardware counts as unknown; {hint}",)
+        raise InputError(
+            what,
+            allowed="a name of the GPU catalogue, `none` (CPU) or `unknown` (rules nothing out)",
+            hint=hint,
+        )
+    return Hardware(kind="unknown", origin="unknown"), (
+        f"{what}: the hardware counts as unknown; {hint}",
+    )
 
 
-def _check_numbers(count: int | None, memory_gib: float | None, *, count_at: str, memory_at: str) -> None:
+def _check_numbers(
+    count: int | None, memory_gib: float | None, *, count_at: str, memory_at: str
+) -> None:
     if count is not None and not 1 <= count <= MOST_GPUS:
-        raise InputError(f"{count_at}: {count} GPUs", allowed=f"1 to {MOST_GPUS:,}", hint="for training without a GPU say `none` as the GPU")
+        raise InputError(
+            f"{count_at}: {count} GPUs",
+            allowed=f"1 to {MOST_GPUS:,}",
+            hint="for training without a GPU say `none` as the GPU",
+        )
     if memory_gib is not None and not 0 < memory_gib <= MOST_GIB:
-        raise InputError(f"{memory_at}: {memory_gib:g} GiB", allowed=f"above 0, up to {MOST_GIB:,}", hint="the memory of one card, in GiB")
+        raise InputError(
+            f"{memory_at}: {memory_gib:g} GiB",
+            allowed=f"above 0, up to {MOST_GIB:,}",
+            hint="the memory of one card, in GiB",
+        )
 
 
 def cpu_hardware(machine: Hardware | None = None) -> Hardware:
-    """The machine without its GPUs, which is what `gpu: none` means; probed where it is not given."""
+    """The machine without its GPUs, which is what `gpu: none` means; probed where it is not
+    given.
+    """
     from advisor.probe.software import installed_versions, torch_build
     from advisor.probe.system import probe_system
 
     if machine is not None:
-        return replace(machine, kind="cpu", gpus=(), driver_version=None, cuda_version=None, interconnect=None, problem=None)
+        return replace(
+            machine,
+            kind="cpu",
+            gpus=(),
+            driver_version=None,
+            cuda_version=None,
+            interconnect=None,
+            problem=None,
+        )
     system = probe_system(Path.cwd())
     build = torch_build()
     return Hardware(

@@ -1,7 +1,9 @@
-"""The machine without its NVIDIA cards: cores, memory and disk this process may use, and what is known of Apple and AMD.
+"""The machine without its NVIDIA cards: cores, memory and disk this process may use, and what is
+known of Apple and AMD.
 
-A container or batch job often gets less than the machine has, so affinity and cgroup limits (v1 and v2) count, not the totals.
-Every function takes the folder that stands for `/`, which is how recorded machines are tested.
+A container or batch job often gets less than the machine has, so affinity and cgroup limits (v1 and
+v2) count, not the totals. Every function takes the folder that stands for `/`, which is how
+recorded machines are tested.
 """
 
 from __future__ import annotations
@@ -44,26 +46,40 @@ def probe_system(folder: Path, root: Path = ROOT) -> SystemFacts:
         notes.append("WSL2: memory is what Windows gives it, and the card is driven from Windows")
     if sys.platform == "darwin":
         notes.append("macOS: tested on Linux only")
-    return SystemFacts(cpu_cores=cores, cpu_bf16=multiplies_bf16(root), ram_total_bytes=total, ram_free_bytes=free, disk_free_bytes=free_disk(folder), notes=tuple(notes))
+    return SystemFacts(
+        cpu_cores=cores,
+        cpu_bf16=multiplies_bf16(root),
+        ram_total_bytes=total,
+        ram_free_bytes=free,
+        disk_free_bytes=free_disk(folder),
+        notes=tuple(notes),
+    )
 
 
 # --------------------------------------------------------------------------- cores, memory, disk
 
 
 def usable_cores(root: Path = ROOT) -> tuple[int | None, str | None]:
-    """Cores by affinity and cgroup quota, at least one, and a note where the quota is what limits."""
+    """Cores by affinity and cgroup quota, at least one, and a note where the quota is what
+    limits.
+    """
     if hasattr(os, "sched_getaffinity"):
         cores: int | None = len(os.sched_getaffinity(0))
     else:
         cores = os.cpu_count()
     quotas = [quota for group in _groups(root, "cpu") if (quota := _quota(group)) is not None]
     if quotas and (cores is None or min(quotas) < cores):
-        return max(1, int(min(quotas))), f"a CPU quota of {min(quotas):g} cores holds for this process"
+        return (
+            max(1, int(min(quotas))),
+            f"a CPU quota of {min(quotas):g} cores holds for this process",
+        )
     return cores, None
 
 
 def multiplies_bf16(root: Path = ROOT) -> bool | None:
-    """Whether the processor has instructions for products in bfloat16 (AVX512-BF16, AMX, Arm's BF16), by /proc/cpuinfo; None where it does not say."""
+    """Whether the processor has instructions for products in bfloat16 (AVX512-BF16, AMX, Arm's
+    BF16), by /proc/cpuinfo; None where it does not say.
+    """
     for line in read_or_empty(root / "proc/cpuinfo").splitlines():
         name, _, words = line.partition(":")
         if name.strip() in ("flags", "Features"):
@@ -72,14 +88,25 @@ def multiplies_bf16(root: Path = ROOT) -> bool | None:
 
 
 def _quota(group: Path) -> float | None:
-    quota, _, period = read_or_empty(group / "cpu.max").partition(" ")  # v2: "150000 100000" or "max 100000"
+    quota, _, period = read_or_empty(group / "cpu.max").partition(
+        " "
+    )  # v2: "150000 100000" or "max 100000"
     if not quota:
-        quota, period = read_or_empty(group / "cpu.cfs_quota_us"), read_or_empty(group / "cpu.cfs_period_us")  # v1: -1 is no limit
-    return int(quota) / int(period) if quota.isdigit() and period.isdigit() and int(period) > 0 else None
+        quota, period = (
+            read_or_empty(group / "cpu.cfs_quota_us"),
+            read_or_empty(group / "cpu.cfs_period_us"),
+        )  # v1: -1 is no limit
+    return (
+        int(quota) / int(period)
+        if quota.isdigit() and period.isdigit() and int(period) > 0
+        else None
+    )
 
 
 def usable_memory(root: Path = ROOT) -> tuple[int | None, int | None, str | None]:
-    """Total and free memory within cgroup limits, and a note where a limit is below the machine's memory."""
+    """Total and free memory within cgroup limits, and a note where a limit is below the machine's
+    memory.
+    """
     total, free = _machine_memory(root)
     note = None
     for group in _groups(root, "memory"):
@@ -104,19 +131,27 @@ def _machine_memory(root: Path) -> tuple[int | None, int | None]:
         return kib["MemTotal"] * KIB, None if free is None else free * KIB
     try:
         pages, page_bytes = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-        return (pages * page_bytes if pages > 0 and page_bytes > 0 else None), None  # -1: the system does not say
+        return (
+            pages * page_bytes if pages > 0 and page_bytes > 0 else None
+        ), None  # -1: the system does not say
     except (AttributeError, OSError, ValueError):  # not POSIX, or a POSIX without these
         return None, None
 
 
 def _reclaimable(group: Path) -> int:
     """File cache that the kernel drops before it kills anybody."""
-    values = dict(parts for line in read_or_empty(group / "memory.stat").splitlines() if len(parts := line.split()) == 2)
+    values = dict(
+        parts
+        for line in read_or_empty(group / "memory.stat").splitlines()
+        if len(parts := line.split()) == 2
+    )
     return int(values.get("total_inactive_file", values.get("inactive_file", 0)))
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
-    """This process's control group and its parents, in the hierarchy (v1 or v2) that holds the controller; a limit anywhere above counts."""
+    """This process's control group and its parents, in the hierarchy (v1 or v2) that holds the
+    controller; a limit anywhere above counts.
+    """
     own = {}
     for line in read_or_empty(root / "proc/self/cgroup").splitlines():
         _, _, rest = line.partition(":")
@@ -131,8 +166,13 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
         if name not in own or (name and controller not in kind[2].split(",")):
             continue
         mount = root / fields[4].lstrip("/")
-        # In a container the mount shows a part of the tree only, and /proc may still name the whole path.
-        within = own[name][len(fields[3]) :] if fields[3] != "/" and own[name].startswith(fields[3]) else own[name]
+        # In a container the mount shows a part of the tree only, and /proc may still name the whole
+        # path.
+        within = (
+            own[name][len(fields[3]) :]
+            if fields[3] != "/" and own[name].startswith(fields[3])
+            else own[name]
+        )
         group = mount / within.strip("/")
         while not group.is_dir() and group != mount:
             group = group.parent
@@ -180,24 +220,45 @@ def probe_apple(ram_total_bytes: int | None) -> tuple[Gpu | None, tuple[str, ...
     from advisor.probe.catalogue import match_probed
 
     try:
-        name = subprocess.run(["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, timeout=5, check=False).stdout.strip()
+        name = subprocess.run(
+            ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         name = ""
     name = name or "Apple chip"
-    note = f"{name}: CPU and GPU share the memory and macOS lets the GPU have a part of it; the probe cannot see how much is free"
-    return Gpu(name=name, memory_total_bytes=ram_total_bytes, spec=match_probed(name, None)), (note,)
+    note = (
+        f"{name}: CPU and GPU share the memory and macOS lets the GPU have a part of it; the probe"
+        " cannot see how much is free"
+    )
+    return Gpu(name=name, memory_total_bytes=ram_total_bytes, spec=match_probed(name, None)), (
+        note,
+    )
 
 
 def probe_amd(root: Path = ROOT) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
     """AMD devices the kernel's compute driver (kfd) lists, and what cannot be seen of them."""
     gpus: list[Gpu] = []
     notes: list[str] = []
-    for node in sorted((root / "sys/class/kfd/kfd/topology/nodes").glob("*"), key=lambda path: (len(path.name), path.name)):
-        facts = dict(parts for line in read_or_empty(node / "properties").splitlines() if len(parts := line.split()) == 2)
+    for node in sorted(
+        (root / "sys/class/kfd/kfd/topology/nodes").glob("*"),
+        key=lambda path: (len(path.name), path.name),
+    ):
+        facts = dict(
+            parts
+            for line in read_or_empty(node / "properties").splitlines()
+            if len(parts := line.split()) == 2
+        )
         if facts.get("vendor_id") != AMD_VENDOR or facts.get("simd_count", "0") == "0":
             continue  # a processor, or not AMD
         device = root / "sys/class/drm" / f"renderD{facts.get('drm_render_minor', '')}" / "device"
-        total, used = _number(device / "mem_info_vram_total"), _number(device / "mem_info_vram_used")
+        total, used = (
+            _number(device / "mem_info_vram_total"),
+            _number(device / "mem_info_vram_used"),
+        )
         gfx = _gfx(facts.get("gfx_target_version", ""))
         name = read_or_empty(device / "product_name") or f"AMD {gfx or 'GPU'}"
         if total is not None and total < INTEGRATED_BELOW:
@@ -205,14 +266,25 @@ def probe_amd(root: Path = ROOT) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
             continue
         gpus.append(_amd_gpu(name, gfx, total, used, len(gpus)))
     if gpus:
-        notes.append("AMD: name, memory and gfx target come from the kernel; other processes, ROCm version and HIP_VISIBLE_DEVICES are not read")
-    elif not notes and any(read_or_empty(path) == "0x1002" for path in (root / "sys/class/drm").glob("card*/device/vendor")):
-        notes.append("an AMD card is plugged in, but its compute driver (amdgpu with kfd, part of ROCm) is not loaded")
+        notes.append(
+            "AMD: name, memory and gfx target come from the kernel; other processes, ROCm version"
+            " and HIP_VISIBLE_DEVICES are not read"
+        )
+    elif not notes and any(
+        read_or_empty(path) == "0x1002"
+        for path in (root / "sys/class/drm").glob("card*/device/vendor")
+    ):
+        notes.append(
+            "an AMD card is plugged in, but its compute driver (amdgpu with kfd, part of ROCm) is"
+            " not loaded"
+        )
     return tuple(gpus), tuple(notes)
 
 
 def _gfx(version: str) -> str | None:
-    """90402 -> gfx942: major, minor and stepping in two decimal digits each, the last two written in hexadecimal."""
+    """90402 -> gfx942: major, minor and stepping in two decimal digits each, the last two written
+    in hexadecimal.
+    """
     if not version.isdigit() or version == "0":
         return None
     number = int(version)
@@ -227,8 +299,17 @@ def _amd_gpu(name: str, gfx: str | None, total: int | None, used: int | None, in
         alike = [
             card
             for card in load_catalogue().values()
-            if gpu_entry(card.id).get("gfx_target") == gfx and card.memory_bytes is not None and abs(card.memory_bytes - total) < 0.05 * card.memory_bytes
+            if gpu_entry(card.id).get("gfx_target") == gfx
+            and card.memory_bytes is not None
+            and abs(card.memory_bytes - total) < 0.05 * card.memory_bytes
         ]
         spec = alike[0] if len(alike) == 1 else None
     free = None if total is None or used is None else max(0, total - used)
-    return Gpu(name=spec.name if spec else name, memory_total_bytes=total, memory_free_bytes=free, bf16=spec.bf16 if spec else None, index=index, spec=spec)
+    return Gpu(
+        name=spec.name if spec else name,
+        memory_total_bytes=total,
+        memory_free_bytes=free,
+        bf16=spec.bf16 if spec else None,
+        index=index,
+        spec=spec,
+    )

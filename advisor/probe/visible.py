@@ -1,4 +1,6 @@
-"""Which of a machine's NVIDIA devices this process may use: CUDA_VISIBLE_DEVICES and MIG, read as CUDA reads them."""
+"""Which of a machine's NVIDIA devices this process may use: CUDA_VISIBLE_DEVICES and MIG, read as
+CUDA reads them.
+"""
 
 from __future__ import annotations
 
@@ -21,18 +23,29 @@ class Board:
 
     @property
     def first(self) -> Gpu | None:
-        """What an index means: the GPU, or the first slice of one that is cut; None where it is cut and holds no slice."""
+        """What an index means: the GPU, or the first slice of one that is cut; None where it is cut
+        and holds no slice.
+        """
         return (self.slices[0] if self.slices else None) if self.mig_enabled else self.gpu
 
 
-def usable(boards: Sequence[Board], environ: Mapping[str, str]) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
+def usable(
+    boards: Sequence[Board], environ: Mapping[str, str]
+) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
     """The devices this process may use, in CUDA's order, and what is hidden and why."""
     value = environ.get(VARIABLE)
     notes: list[str] = [
-        f"{board.gpu.name} (GPU {board.gpu.index}) is in MIG mode and holds no slice: it cannot be used" for board in boards if board.mig_enabled and not board.slices
+        f"{board.gpu.name} (GPU {board.gpu.index}) is in MIG mode and holds no slice: it cannot be"
+        " used"
+        for board in boards
+        if board.mig_enabled and not board.slices
     ]
     if value is None:
-        chosen = [device for board in boards for device in (board.slices if board.mig_enabled else (board.gpu,))]
+        chosen = [
+            device
+            for board in boards
+            for device in (board.slices if board.mig_enabled else (board.gpu,))
+        ]
     else:
         chosen, more = _listed(boards, value, environ)
         notes.extend(more)
@@ -42,8 +55,13 @@ def usable(boards: Sequence[Board], environ: Mapping[str, str]) -> tuple[tuple[G
     return tuple(chosen), tuple(notes)
 
 
-def _listed(boards: Sequence[Board], value: str, environ: Mapping[str, str]) -> tuple[list[Gpu], list[str]]:
-    """The devices an explicit list names. CUDA stops at the first entry it cannot resolve and takes nothing from a list with a repetition."""
+def _listed(
+    boards: Sequence[Board], value: str, environ: Mapping[str, str]
+) -> tuple[list[Gpu], list[str]]:
+    """The devices an explicit list names.
+
+    CUDA stops at the first entry it cannot resolve and takes nothing from a list with a repetition.
+    """
     chosen: list[Gpu] = []
     notes: list[str] = []
     by_index = False
@@ -51,17 +69,25 @@ def _listed(boards: Sequence[Board], value: str, environ: Mapping[str, str]) -> 
         device = _resolved(boards, entry)
         if device is None:
             if entry not in ("", "-1") or chosen:
-                notes.append(f"{VARIABLE}={value}: '{entry}' names no device, so the list ends there")
+                notes.append(
+                    f"{VARIABLE}={value}: '{entry}' names no device, so the list ends there"
+                )
             break
         if any(device is other for other in chosen):
             return [], [f"{VARIABLE}={value}: '{entry}' repeats a device, so CUDA shows none"]
         chosen.append(device)
         by_index = by_index or not entry.startswith(("GPU-", "MIG-"))
     names = {board.gpu.name for board in boards}
-    if by_index and len(names) > 1 and len(chosen) < len(boards) and environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
+    if (
+        by_index
+        and len(names) > 1
+        and len(chosen) < len(boards)
+        and environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID"
+    ):
         notes.append(
-            f"{VARIABLE}={value}: the cards differ and CUDA numbers the fastest first, this list by the slot, so another card may be meant; "
-            "set CUDA_DEVICE_ORDER=PCI_BUS_ID or name the card by its UUID"
+            f"{VARIABLE}={value}: the cards differ and CUDA numbers the fastest first, this list by"
+            " the slot, so another card may be meant; set CUDA_DEVICE_ORDER=PCI_BUS_ID or name the"
+            " card by its UUID"
         )
     return chosen, notes
 
@@ -84,16 +110,25 @@ def _by_uuid(devices: Sequence[Gpu], entry: str) -> Gpu | None:
 
 
 def _one_slice(chosen: Sequence[Gpu]) -> tuple[list[Gpu], list[str]]:
-    """One process sees one MIG slice, and no whole GPU beside it (NVIDIA MIG user guide, CUDA device enumeration)."""
+    """One process sees one MIG slice, and no whole GPU beside it (NVIDIA MIG user guide, CUDA
+    device enumeration).
+    """
     slices = [device for device in chosen if device.mig_profile is not None]
     if not slices or len(chosen) == 1:
         return list(chosen), []
-    return slices[:1], [f"CUDA shows a process one MIG slice and nothing beside it: {slices[0].name} is used, {len(chosen) - 1} more cannot be"]
+    return slices[:1], [
+        f"CUDA shows a process one MIG slice and nothing beside it: {slices[0].name} is used,"
+        f" {len(chosen) - 1} more cannot be"
+    ]
 
 
 def _hidden(boards: Sequence[Board], chosen: Sequence[Gpu], value: str | None) -> list[str]:
     if value is None:
         return []
-    unused = [board.gpu for board in boards if not any(device is board.gpu or device in board.slices for device in chosen)]
+    unused = [
+        board.gpu
+        for board in boards
+        if not any(device is board.gpu or device in board.slices for device in chosen)
+    ]
     names = ", ".join(f"GPU {gpu.index} ({gpu.name})" for gpu in unused)
     return [f"hidden by {VARIABLE}={value}: {names}"] if unused else []

@@ -1,7 +1,9 @@
-"""Advice as the one JSON document of `advise --json`. Standard library only; every key is always there.
+"""Advice as the one JSON document of `advise --json`.
 
-Units are in the keys (GiB, hours, US dollars); estimates carry three significant digits; what is not known is null.
-The document's JSON Schema is rules/schema/advice.schema.json.
+Standard library only; every key is always there.
+
+Units are in the keys (GiB, hours, US dollars); estimates carry three significant digits; what is
+not known is null. The document's JSON Schema is rules/schema/advice.schema.json.
 """
 
 from __future__ import annotations
@@ -22,8 +24,12 @@ from advisor.render.probe import probe_json
 SCHEMA_VERSION = 1
 
 
-def advice_document(advice: Advice, *, plan: Mapping[str, Any] | None, missing: Sequence[str] = ()) -> dict[str, Any]:
-    """The document. `plan` is the complete, runnable launch file as data, or None with what is missing for one."""
+def advice_document(
+    advice: Advice, *, plan: Mapping[str, Any] | None, missing: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The document. `plan` is the complete, runnable launch file as data, or None with what is
+    missing for one.
+    """
     recommendation = advice.recommendation
     situation = advice.situation
     return {
@@ -31,21 +37,43 @@ def advice_document(advice: Advice, *, plan: Mapping[str, Any] | None, missing: 
         "recommendation": {
             "composition": str(recommendation.composition),
             "remedies": list(recommendation.composition.remedies),
-            "stages": [{"objective": stage.objective, "update": stage.update, "quantization": stage.quantization} for stage in recommendation.stages],
+            "stages": [
+                {
+                    "objective": stage.objective,
+                    "update": stage.update,
+                    "quantization": stage.quantization,
+                }
+                for stage in recommendation.stages
+            ],
             "settings": [_settings(stage) for stage in recommendation.stages],
             "decided_by": list(advice.decided_by),
             "because": [_reason(reason) for reason in recommendation.because],
             "estimate": estimate_document(recommendation.estimate),
         },
         "confidence": advice.confidence,
-        "guide": None if advice.guide is None else {"composition": str(advice.guide.composition), "row": advice.guide.row},
+        "guide": (
+            None
+            if advice.guide is None
+            else {"composition": str(advice.guide.composition), "row": advice.guide.row}
+        ),
         "alternatives": [_alternative(candidate) for candidate in advice.alternatives],
-        "flips": [{"change": plain(flip.change), "to": str(flip.to), "effort": flip.effort, "text": flip.text} for flip in advice.flips],
+        "flips": [
+            {
+                "change": plain(flip.change),
+                "to": str(flip.to),
+                "effort": flip.effort,
+                "text": flip.text,
+            }
+            for flip in advice.flips
+        ],
         "nothing_fits": _nothing_fits(advice),
         "unknown": list(advice.unknown),
         "warnings": list(advice.warnings),
         "situation": {
-            "answers": {fact: {"value": plain(answer.value), "origin": answer.origin} for fact, answer in situation.answers.known.items()},
+            "answers": {
+                fact: {"value": plain(answer.value), "origin": answer.origin}
+                for fact, answer in situation.answers.known.items()
+            },
             "facts": plain(advice.facts),
             "model": plain(situation.model),
             "suggestion": plain(situation.suggestion),
@@ -71,15 +99,28 @@ def estimate_document(estimate: Estimate) -> dict[str, Any]:
         "usd": rounded(estimate.cost_usd),
         "fits": estimate.fits,
         "moment": None if memory is None else memory.peak.name,
-        "terms": [] if memory is None else [{"name": term.name, "gib": rounded(gib(term.size_bytes)), "because": term.because} for term in memory.peak.terms],
+        "terms": (
+            []
+            if memory is None
+            else [
+                {"name": term.name, "gib": rounded(gib(term.size_bytes)), "because": term.because}
+                for term in memory.peak.terms
+            ]
+        ),
         "cost_note": estimate.cost_note,
         "unknown": list(estimate.unknown),
     }
 
 
 def data_document(profile: DataProfile) -> dict[str, Any]:
-    """A measured data file. Its sample row stays out: a document to pass on must not carry somebody's data."""
-    return {**plain(_without(profile_json(profile), "schema_version", "sample")), "origin": "measured"}
+    """A measured data file.
+
+    Its sample row stays out: a document to pass on must not carry somebody's data.
+    """
+    return {
+        **plain(_without(profile_json(profile), "schema_version", "sample")),
+        "origin": "measured",
+    }
 
 
 def _without(document: Mapping[str, Any], *keys: str) -> dict[str, Any]:
@@ -88,9 +129,24 @@ def _without(document: Mapping[str, Any], *keys: str) -> dict[str, Any]:
 
 def _stated_data(advice: Advice) -> dict[str, Any]:
     answers = advice.situation.answers
-    stated = {"path": answers.value("data_path"), "kind": answers.value("data_kind"), "rows": answers.value("data_rows")}
-    nothing: dict[str, Any] = {"format": None, "mapping": {}, "tokens": None, "objectives": [], "findings": [], "digest": None}
-    return {**plain(stated), **nothing, "origin": "unknown" if set(stated.values()) == {None} else "stated"}
+    stated = {
+        "path": answers.value("data_path"),
+        "kind": answers.value("data_kind"),
+        "rows": answers.value("data_rows"),
+    }
+    nothing: dict[str, Any] = {
+        "format": None,
+        "mapping": {},
+        "tokens": None,
+        "objectives": [],
+        "findings": [],
+        "digest": None,
+    }
+    return {
+        **plain(stated),
+        **nothing,
+        "origin": "unknown" if set(stated.values()) == {None} else "stated",
+    }
 
 
 def _alternative(candidate: Candidate) -> dict[str, Any]:
@@ -111,12 +167,23 @@ def _nothing_fits(advice: Advice) -> dict[str, Any] | None:
     return {
         "nearest": str(stuck.nearest.composition),
         "blame": [_reason(reason) for reason in stuck.blame],
-        "ways_out": [{"text": way.text, "change": plain(way.change), "to": str(way.to), "command": way.command} for way in stuck.ways_out],
+        "ways_out": [
+            {
+                "text": way.text,
+                "change": plain(way.change),
+                "to": str(way.to),
+                "command": way.command,
+            }
+            for way in stuck.ways_out
+        ],
     }
 
 
 def _settings(stage: StageSettings) -> dict[str, Any]:
-    return {key: {"value": plain(chosen.value), "because": chosen.because, "rule": chosen.rule} for key, chosen in stage.settings.items()}
+    return {
+        key: {"value": plain(chosen.value), "because": chosen.because, "rule": chosen.rule}
+        for key, chosen in stage.settings.items()
+    }
 
 
 def _reason(reason: Reason) -> dict[str, Any]:
@@ -124,7 +191,10 @@ def _reason(reason: Reason) -> dict[str, Any]:
         "text": reason.text,
         "rule": reason.rule,
         "source": reason.source,
-        "facts": [{"fact": known.fact, "value": plain(known.value), "from": known.origin} for known in reason.facts],
+        "facts": [
+            {"fact": known.fact, "value": plain(known.value), "from": known.origin}
+            for known in reason.facts
+        ],
         "needs": rounded(reason.needs),
         "has": rounded(reason.has),
         "unit": reason.unit,
@@ -132,7 +202,9 @@ def _reason(reason: Reason) -> dict[str, Any]:
 
 
 def rounded(value: float | None, digits: int = 3) -> float | None:
-    """A float at three significant digits, an integer as it is, None for what is no finite number."""
+    """A float at three significant digits, an integer as it is, None for what is no finite
+    number.
+    """
     if value is None or isinstance(value, int):
         return value
     if not math.isfinite(value):
@@ -141,7 +213,9 @@ def rounded(value: float | None, digits: int = 3) -> float | None:
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON types: dataclasses and maps as objects, tuples and sets as lists, infinities and NaN as null."""
+    """The value as JSON types: dataclasses and maps as objects, tuples and sets as lists,
+    infinities and NaN as null.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
     if isinstance(value, Mapping):

@@ -28,7 +28,11 @@ def print_samples(record: Mapping[str, Any], console: Console) -> None:
 
     for number, sample in enumerate(samples_of(record), 1):
         console.print()
-        console.print(Text(f"Question {number} (not trained on): {str(sample['prompt']).strip()}", style="bold"))
+        console.print(
+            Text(
+                f"Question {number} (not trained on): {str(sample['prompt']).strip()}", style="bold"
+            )
+        )
         if console.width >= SIDE_BY_SIDE_COLUMNS:
             table = Table(expand=True, show_lines=False)
             table.add_column("before", ratio=1, overflow="fold")

@@ -49,14 +49,36 @@ OBJECTIVES = {
     "rloo": "practice, several tries each",
 }
 SURE = {"certain": "certain", "likely": "likely, not certain", "stated": "as stated with --map"}
-SEVERITIES = {"error": ("ERROR", "bold red"), "warning": ("warning", "yellow"), "note": ("note", "dim")}
-VERDICTS = {"too_few": "red", "thin": "yellow", "usual": "green", "plenty": "green", "unknown": "dim"}
+SEVERITIES = {
+    "error": ("ERROR", "bold red"),
+    "warning": ("warning", "yellow"),
+    "note": ("note", "dim"),
+}
+VERDICTS = {
+    "too_few": "red",
+    "thin": "yellow",
+    "usual": "green",
+    "plenty": "green",
+    "unknown": "dim",
+}
 SHOWN_CHARS = 240
 SHOWN_CLASSES = 8
 BAR_CELLS = 30
 INDENT = 2  # of everything below a title
 BAR, SLIVER = "█", "▏"
-PLAIN = str.maketrans({BAR: "#", SLIVER: "|", "…": "...", "⏎": "\\n", "×": "x", "–": "-", "—": "-", "±": "+-", "’": "'"})  # for terminals that cannot show them
+PLAIN = str.maketrans(
+    {
+        BAR: "#",
+        SLIVER: "|",
+        "…": "...",
+        "⏎": "\\n",
+        "×": "x",
+        "–": "-",
+        "—": "-",
+        "±": "+-",
+        "’": "'",
+    }
+)  # for terminals that cannot show them
 
 
 def profile_json(profile: DataProfile) -> dict[str, Any]:
@@ -77,7 +99,9 @@ def profile_json(profile: DataProfile) -> dict[str, Any]:
 
 
 def check_json(profile: DataProfile, advice: Mapping[str, Any]) -> dict[str, Any]:
-    """What `advise check --json` prints: the profile, how sure it is, everything measured, and what follows from it."""
+    """What `advise check --json` prints: the profile, how sure it is, everything measured, and what
+    follows from it.
+    """
     return {
         **profile_json(profile),
         "confidence": profile.confidence,
@@ -116,7 +140,9 @@ def _finding_json(finding: Finding) -> dict[str, Any]:
 
 
 def print_check(profile: DataProfile, advice: Mapping[str, Any], console: Console) -> None:
-    """Print what the data is, one row as understood, what is wrong, how long rows are and what it can train."""
+    """Print what the data is, one row as understood, what is wrong, how long rows are and what it
+    can train.
+    """
     from rich.padding import Padding
 
     page = _Page(console)
@@ -129,7 +155,9 @@ def print_check(profile: DataProfile, advice: Mapping[str, Any], console: Consol
     console.print(page.text(profile.path, "bold"))
     console.print(Padding(page.facts(profile), (0, 0, 0, INDENT)))
     if profile.sample is not None:
-        section(f"One row as understood (row {profile.sample.get('row', '?')})", page.sample(profile))
+        section(
+            f"One row as understood (row {profile.sample.get('row', '?')})", page.sample(profile)
+        )
     section(_findings_title(profile.findings), page.findings(profile.findings))
     if "classes" in profile.measures:
         section(f"Classes: {profile.measures['class_count']:,}", page.classes(profile.measures))
@@ -140,13 +168,21 @@ def print_check(profile: DataProfile, advice: Mapping[str, Any], console: Consol
     if profile.objectives:
         section("What it can train", page.objectives(profile, advice.get("amounts", ())))
     else:
-        section("What it can train", page.text("nothing, before the errors above are repaired", "bold red"))
+        section(
+            "What it can train",
+            page.text("nothing, before the errors above are repaired", "bold red"),
+        )
 
 
 def visible(text: str) -> str:
-    """Text of a file made safe for a terminal: line breaks as ⏎, control characters as their escapes."""
+    """Text of a file made safe for a terminal: line breaks as ⏎, control characters as their
+    escapes.
+    """
     joined = text.replace("\r\n", "\n").replace("\n", " ⏎ ").replace("\t", " ")
-    return "".join(character if character.isprintable() else character.encode("unicode_escape").decode("ascii") for character in joined)
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in joined
+    )
 
 
 def _short(text: str, limit: int = SHOWN_CHARS) -> str:
@@ -166,7 +202,11 @@ class _Page:
         from rich.text import Text
 
         if self.encoding is not None:
-            text = text.translate(PLAIN).encode(self.encoding, "backslashreplace").decode(self.encoding)
+            text = (
+                text.translate(PLAIN)
+                .encode(self.encoding, "backslashreplace")
+                .decode(self.encoding)
+            )
         return Text(text, style=style, overflow="fold")
 
     def facts(self, profile: DataProfile) -> RenderableType:
@@ -179,17 +219,45 @@ class _Page:
         for way in profile.other_ways:
             facts.add_row("or", self.text(visible(way)))
         if profile.format != "text" or profile.mapping.get("text") != "text":
-            facts.add_row("columns", self.text(visible(", ".join(role if role == column else f"{role} = {column}" for role, column in profile.mapping.items()))))
+            facts.add_row(
+                "columns",
+                self.text(
+                    visible(
+                        ", ".join(
+                            role if role == column else f"{role} = {column}"
+                            for role, column in profile.mapping.items()
+                        )
+                    )
+                ),
+            )
         facts.add_row("rows", self.text(f"{profile.rows:,}"))
         if profile.tokens is not None:
-            facts.add_row("tokens", self.text(f"{format_count(profile.tokens.total)} in all, {profile.tokens.mean:,.0f} a row"))
+            facts.add_row(
+                "tokens",
+                self.text(
+                    f"{format_count(profile.tokens.total)} in all, {profile.tokens.mean:,.0f} a row"
+                ),
+            )
         turns = profile.measures.get("turns")
         if turns and turns["multi_turn"]:
-            facts.add_row("turns", self.text(f"{turns['multi_turn']:,} of {turns['conversations']:,} have several answers; {turns['mean']:g} on average, {turns['most']} at most"))
+            facts.add_row(
+                "turns",
+                self.text(
+                    f"{turns['multi_turn']:,} of {turns['conversations']:,} have several answers;"
+                    f" {turns['mean']:g} on average, {turns['most']} at most"
+                ),
+            )
         scripts = [row for row in profile.measures.get("scripts", ()) if row["script"] != "none"]
         if scripts and (len(scripts) > 1 or scripts[0]["script"] != "Latin"):
             total = sum(row["rows"] for row in scripts)
-            facts.add_row("scripts", self.text(", ".join(f"{row['script']} {_share(row['rows'] / total)}" for row in scripts[:6])))
+            facts.add_row(
+                "scripts",
+                self.text(
+                    ", ".join(
+                        f"{row['script']} {_share(row['rows'] / total)}" for row in scripts[:6]
+                    )
+                ),
+            )
         return facts
 
     def sample(self, profile: DataProfile) -> RenderableType:
@@ -198,7 +266,11 @@ class _Page:
 
         def turns(key: str, prefix: str = "") -> None:
             for turn in sample.get(key, ())[:6]:
-                said = str(turn.get("content", "")) or (f"calls {turn['tool_calls'][0]['function']['name']}" if turn.get("tool_calls") else "")
+                said = str(turn.get("content", "")) or (
+                    f"calls {turn['tool_calls'][0]['function']['name']}"
+                    if turn.get("tool_calls")
+                    else ""
+                )
                 weight = f" (weight {turn['weight']:g})" if "weight" in turn else ""
                 lines.add_row(f"{prefix}{turn.get('role', '?')}{weight}", self.text(_short(said)))
             if len(sample.get(key, ())) > 6:
@@ -209,8 +281,15 @@ class _Page:
         turns("rejected", "rejected: ")
         for key in ("text", "label", "good", "answer"):
             if key in sample:
-                value = {True: "good", False: "bad"}.get(sample[key], str(sample[key])) if key == "good" else str(sample[key])
-                lines.add_row("verdict" if key == "good" else "right answer" if key == "answer" else key, self.text(_short(value)))
+                value = (
+                    {True: "good", False: "bad"}.get(sample[key], str(sample[key]))
+                    if key == "good"
+                    else str(sample[key])
+                )
+                lines.add_row(
+                    "verdict" if key == "good" else "right answer" if key == "answer" else key,
+                    self.text(_short(value)),
+                )
         if "tools" in sample:
             lines.add_row("tools", self.text(f"{len(sample['tools'])} functions on offer"))
         return lines
@@ -233,47 +312,100 @@ class _Page:
 
     def histogram(self, tokens: TokenStats, measures: Mapping[str, Any]) -> RenderableType:
         bars = self._bars([(f"up to {edge:,}", rows) for edge, rows in tokens.histogram])
-        lines = [f"half of the rows up to {tokens.p50:,}, 95 % up to {tokens.p95:,}, 99 % up to {tokens.p99:,}, the longest {tokens.longest:,}"]
+        lines = [
+            f"half of the rows up to {tokens.p50:,}, 95 % up to {tokens.p95:,}, 99 % up to"
+            f" {tokens.p99:,}, the longest {tokens.longest:,}"
+        ]
         for key, name in (("request_tokens", "requests"), ("answer_tokens", "answers")):
             part = measures.get(key)
             if part and "answer_tokens" in measures and measures["answer_tokens"]["longest"]:
-                lines.append(f"{name}: half up to {part['p50']:,}, 95 % up to {part['p95']:,}, the longest {part['longest']:,}")
-        sampled = f"; {tokens.sampled_rows:,} rows counted" if tokens.sampled_rows is not None else ""
-        return _group(bars, *(self.text(line) for line in lines), self.text(f"counted by: {tokens.counted_by}{sampled}", "dim"))
+                lines.append(
+                    f"{name}: half up to {part['p50']:,}, 95 % up to {part['p95']:,}, the longest"
+                    f" {part['longest']:,}"
+                )
+        sampled = (
+            f"; {tokens.sampled_rows:,} rows counted" if tokens.sampled_rows is not None else ""
+        )
+        return _group(
+            bars,
+            *(self.text(line) for line in lines),
+            self.text(f"counted by: {tokens.counted_by}{sampled}", "dim"),
+        )
 
     def _bars(self, rows: list[tuple[str, int]]) -> RenderableType:
         most = max(count for _, count in rows)
         beside = max(len(name) for name, _ in rows) + len(f"{most:,}") + 3
-        longest = max(0, min(BAR_CELLS, self.width - beside))  # on a narrow terminal the bars give way, not the numbers
+        longest = max(
+            0, min(BAR_CELLS, self.width - beside)
+        )  # on a narrow terminal the bars give way, not the numbers
         bars = _grid(("", "right", False), ("", "left", True), ("", "right", True), gap=1)
         for name, count in rows:
             cells = round(longest * count / most)
             # A bin that holds something shows something.
-            bars.add_row(self.text(name), self.text(BAR * cells or (SLIVER if count and longest else "")), f"{count:,}")
+            bars.add_row(
+                self.text(name),
+                self.text(BAR * cells or (SLIVER if count and longest else "")),
+                f"{count:,}",
+            )
         return bars
 
     def lengths(self, profile: DataProfile, suggested: Mapping[str, Any]) -> RenderableType:
         raw = profile.kind == "raw_text"
-        names = ("tokens", "rows over", *(() if raw else ("text cut", "no answer left")), "padding", "packed")
+        names = (
+            "tokens",
+            "rows over",
+            *(() if raw else ("text cut", "no answer left")),
+            "padding",
+            "packed",
+        )
         rows = []
         for row in profile.measures["sequence_lengths"]:
-            over = f"{row['rows_over']:,} ({_share(row['rows_over_share'])})" if row["rows_over"] else "0"
+            over = (
+                f"{row['rows_over']:,} ({_share(row['rows_over_share'])})"
+                if row["rows_over"]
+                else "0"
+            )
             lost = () if raw else (_share(row["tokens_cut_share"]), f"{row['answers_lost']:,}")
-            rows.append((f"{row['seq_len']:,}", over, *lost, _share(row["padding"]), f"{row['packed_sequences']:,}"))
+            rows.append(
+                (
+                    f"{row['seq_len']:,}",
+                    over,
+                    *lost,
+                    _share(row["padding"]),
+                    f"{row['packed_sequences']:,}",
+                )
+            )
         table = self._numbers(names, rows)
         what = "texts over it are cut into pieces, nothing is lost; " if raw else ""
         return _group(
             table,
-            self.text(f"{what}padding: empty part of a batch of single rows; packed: sequences when laid end to end", "dim"),
+            self.text(
+                f"{what}padding: empty part of a batch of single rows; packed: sequences when laid"
+                " end to end",
+                "dim",
+            ),
             self.text(f"suggested: {suggested['seq_len']:,} tokens: {suggested['because']}"),
-            self.text(f"packing: {'yes' if suggested['packing'] else 'no'}: {suggested['packing_because']}"),
+            self.text(
+                f"packing: {'yes' if suggested['packing'] else 'no'}:"
+                f" {suggested['packing_because']}"
+            ),
         )
 
     def _numbers(self, names: tuple[str, ...], rows: list[tuple[str, ...]]) -> RenderableType:
-        """A table of numbers; one row below the other where the terminal is too narrow to show each number whole."""
+        """A table of numbers; one row below the other where the terminal is too narrow to show each
+        number whole.
+        """
         if sum(max(map(len, column)) + 2 for column in zip(names, *rows, strict=True)) > self.width:
-            rest = [", ".join(f"{name} {value}" for name, value in zip(names[1:], row[1:], strict=True)) for row in rows]
-            return _group(*(self.text(f"{row[0]} {names[0]}: {values}") for row, values in zip(rows, rest, strict=True)))
+            rest = [
+                ", ".join(f"{name} {value}" for name, value in zip(names[1:], row[1:], strict=True))
+                for row in rows
+            ]
+            return _group(
+                *(
+                    self.text(f"{row[0]} {names[0]}: {values}")
+                    for row, values in zip(rows, rest, strict=True)
+                )
+            )
         table = _grid(*((("", "right", True),) * len(names)))
         table.add_row(*(self.text(name, "dim") for name in names))
         for row in rows:
@@ -291,7 +423,10 @@ class _Page:
                 meaning += " (on the chosen answers)"
             table.add_row(objective, self.text(meaning))
             if objective in wanted:
-                table.add_row("", self.text(in_words(wanted[objective]), VERDICTS[wanted[objective]["verdict"]]))
+                table.add_row(
+                    "",
+                    self.text(in_words(wanted[objective]), VERDICTS[wanted[objective]["verdict"]]),
+                )
         return table
 
 
@@ -312,12 +447,21 @@ def _group(*parts: RenderableType) -> RenderableType:
 
 def _share(share: float) -> str:
     """'12 %', and for little 'below 1 %': a share that is there never reads as nothing."""
-    return "0 %" if share <= 0 else "below 1 %" if share < 0.01 else f"{share:.0%}".replace("%", " %")
+    return (
+        "0 %" if share <= 0 else "below 1 %" if share < 0.01 else f"{share:.0%}".replace("%", " %")
+    )
 
 
 def _findings_title(findings: tuple[Finding, ...]) -> str:
-    counts = {severity: sum(finding.severity == severity for finding in findings) for severity in SEVERITIES}
-    parts = [f"{count} {severity}{'s' if count > 1 else ''}" for severity, count in counts.items() if count]
+    counts = {
+        severity: sum(finding.severity == severity for finding in findings)
+        for severity in SEVERITIES
+    }
+    parts = [
+        f"{count} {severity}{'s' if count > 1 else ''}"
+        for severity, count in counts.items()
+        if count
+    ]
     return f"Findings: {', '.join(parts)}" if parts else "Findings"
 
 

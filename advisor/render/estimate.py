@@ -1,4 +1,7 @@
-"""Estimates for people: each term as a line with a bar against the card, then time. Plain text that needs no colour."""
+"""Estimates for people: each term as a line with a bar against the card, then time.
+
+Plain text that needs no colour.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,11 @@ FITS = {"fits": "it fits", "tight": "it fits, with little to spare", "too_big": 
 
 
 def estimate_text(document: Mapping[str, Any], *, title: str = "", width: int = 80) -> str:
-    """One answer document (as `advisor.estimate.specs.answer` gives it) as lines of at most `width` columns.
+    """One answer document (as `advisor.estimate.specs.answer` gives it) as lines of at most `width`
+    columns.
 
-    Bars are drawn against `limit_gib`, the device's memory, where it is known, else against the peak.
+    Bars are drawn against `limit_gib`, the device's memory, where it is known, else against the
+    peak.
     """
     limit_gib = document.get("limit_gib")
     lines = [title] if title else []
@@ -27,18 +32,31 @@ def estimate_text(document: Mapping[str, Any], *, title: str = "", width: int = 
     peak = float(document["peak_gib"])
     scale = max(limit_gib or peak, 1e-9)
     counted = COUNTED.get(document.get("counter", ""), "")
-    head = f"peak {_gib(peak)}{counted} (between {_gib(document['low_gib'])} and {_gib(document['high_gib'])}, by formula), at: {document['moment']}"
+    head = (
+        f"peak {_gib(peak)}{counted} (between {_gib(document['low_gib'])} and"
+        f" {_gib(document['high_gib'])}, by formula), at: {document['moment']}"
+    )
     lines += _wrapped(head, width)
     name_width = min(28, max((len(term["name"]) for term in document["terms"]), default=4))
     for term in document["terms"]:
         bar = _bar(float(term["gib"]) / scale, min(BAR_WIDTH, max(6, width - name_width - 16)))
-        lines.append(f"  {term['name'][:name_width]:<{name_width}} {_gib(term['gib']):>10}  {bar}".rstrip())
+        lines.append(
+            f"  {term['name'][:name_width]:<{name_width}} {_gib(term['gib']):>10}  {bar}".rstrip()
+        )
     if limit_gib:
-        verdict = f"{peak / limit_gib:.0%} of the {_gib(limit_gib)} there are: {FITS[document['fits']]}"
-        lines.append(f"  {'together':<{name_width}} {_gib(peak):>10}  {_bar(peak / scale, min(BAR_WIDTH, max(6, width - name_width - 16)))}")
+        verdict = (
+            f"{peak / limit_gib:.0%} of the {_gib(limit_gib)} there are: {FITS[document['fits']]}"
+        )
+        lines.append(
+            f"  {'together':<{name_width}} {_gib(peak):>10} "
+            f" {_bar(peak / scale, min(BAR_WIDTH, max(6, width - name_width - 16)))}"
+        )
         lines.append(f"  {verdict}")
     if document.get("tokens_per_s_per_gpu") is not None:
-        speed = f"speed {document['tokens_per_s_per_gpu']:,.0f} tokens/s on each device, {document['step_s']:.3g} s a step; {document.get('time_because', '')}"
+        speed = (
+            f"speed {document['tokens_per_s_per_gpu']:,.0f} tokens/s on each device,"
+            f" {document['step_s']:.3g} s a step; {document.get('time_because', '')}"
+        )
         lines += _wrapped(speed.rstrip("; "), width)
     if document.get("hours") is not None:
         lines.append(f"whole run {format_duration(document['hours'] * 3600)}")
@@ -47,8 +65,14 @@ def estimate_text(document: Mapping[str, Any], *, title: str = "", width: int = 
 
 def estimates_text(documents: Sequence[Mapping[str, Any]], *, width: int = 80) -> str:
     """Several answers, one below the other, each under its name."""
-    titles = [str(document.get("name") or (f"spec {place}" if len(documents) > 1 else "")) for place, document in enumerate(documents, 1)]
-    return "\n\n".join(estimate_text(document, title=title, width=width) for document, title in zip(documents, titles, strict=True))
+    titles = [
+        str(document.get("name") or (f"spec {place}" if len(documents) > 1 else ""))
+        for place, document in enumerate(documents, 1)
+    ]
+    return "\n\n".join(
+        estimate_text(document, title=title, width=width)
+        for document, title in zip(documents, titles, strict=True)
+    )
 
 
 def _gib(value: float) -> str:
@@ -62,8 +86,12 @@ def _bar(share: float, width: int) -> str:
 
 
 def _warnings(document: Mapping[str, Any], width: int) -> list[str]:
-    return [line for warning in document.get("warnings", ()) for line in _wrapped(f"! {warning}", width)]
+    return [
+        line for warning in document.get("warnings", ()) for line in _wrapped(f"! {warning}", width)
+    ]
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width=max(20, width), subsequent_indent="  ", break_long_words=True) or [""]
+    return textwrap.wrap(
+        text, width=max(20, width), subsequent_indent="  ", break_long_words=True
+    ) or [""]

@@ -1,4 +1,6 @@
-"""A cleaned copy of a data file as JSON and as a page: how many rows it has, and what was changed."""
+"""A cleaned copy of a data file as JSON and as a page: how many rows it has, and what was
+changed.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,10 @@ def fixed_json(fixed: Fixed) -> dict[str, Any]:
         "changes_path": fixed.changes_path,
         "rows_before": fixed.rows_before,
         "rows_after": fixed.rows_after,
-        "changes": [{"change": what, "count": count, "rows": list(fixed.rows[what])} for what, count in fixed.counts.items()],
+        "changes": [
+            {"change": what, "count": count, "rows": list(fixed.rows[what])}
+            for what, count in fixed.counts.items()
+        ],
     }
 
 
@@ -32,7 +37,12 @@ def print_fixed(fixed: Fixed, console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    console.print(Text.assemble((fixed.out, "bold"), f": {fixed.rows_after:,} of {fixed.rows_before:,} rows; {fixed.path} is as it was"))
+    console.print(
+        Text.assemble(
+            (fixed.out, "bold"),
+            f": {fixed.rows_after:,} of {fixed.rows_before:,} rows; {fixed.path} is as it was",
+        )
+    )
     table = Table.grid(padding=(0, 2))
     table.add_column(justify="right", no_wrap=True, style="bold")
     table.add_column(overflow="fold")
@@ -44,4 +54,9 @@ def print_fixed(fixed: Fixed, console: Console) -> None:
         console.print(Padding(Text("nothing had to be changed"), (0, 0, 0, 2)))
     else:
         console.print(Padding(table, (0, 0, 0, 2)))
-    console.print(Text(f"every change: {fixed.changes_path}; then: advise check {shlex.quote(fixed.out)}", style="dim"))
+    console.print(
+        Text(
+            f"every change: {fixed.changes_path}; then: advise check {shlex.quote(fixed.out)}",
+            style="dim",
+        )
+    )

@@ -1,4 +1,6 @@
-"""Advice as one HTML file to forward: no network, no script, readable on a phone, in print, in light and dark."""
+"""Advice as one HTML file to forward: no network, no script, readable on a phone, in print, in
+light and dark.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ from html import escape
 from advisor.advice.types import Advice
 from advisor.render.page import Block, Items, Page, Table, Text, page_of
 
-# A browser that honours this loads nothing and runs nothing, whatever a model name or a data path contains.
+# A browser that honours this loads nothing and runs nothing, whatever a model name or a data path
+# contains.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2329; --quiet: #56606b; --line: #d5dae0; --paper: #ffffff; --soft: #f3f5f7; --mark: #0b6e4f; --warn: #8a4b00; }
@@ -57,15 +60,32 @@ def advice_page(advice: Advice, *, plan_text: str | None = None) -> str:
     page = page_of(advice)
     body = [
         *_answer(page),
-        *(line for section in page.sections for line in (f"<section><h2>{text(section.title)}</h2>", *map(block, section.blocks), "</section>")),
+        *(
+            line
+            for section in page.sections
+            for line in (
+                f"<section><h2>{text(section.title)}</h2>",
+                *map(block, section.blocks),
+                "</section>",
+            )
+        ),
         *(_plan(plan_text) if plan_text is not None else ()),
     ]
     title = f"Fine-tuning advice: {page.composition}"
-    return document(title, f"Fine-tuning advice: <code>{text(page.composition)}</code>", body, footer=page.in_short)
+    return document(
+        title,
+        f"Fine-tuning advice: <code>{text(page.composition)}</code>",
+        body,
+        footer=page.in_short,
+    )
 
 
-def document(title: str, heading: str, body: Iterable[str], *, footer: str = "", style: str = "") -> str:
-    """A whole HTML file of ready-made parts; `title` and `footer` are plain text, `heading` and `body` are HTML."""
+def document(
+    title: str, heading: str, body: Iterable[str], *, footer: str = "", style: str = ""
+) -> str:
+    """A whole HTML file of ready-made parts; `title` and `footer` are plain text, `heading` and
+    `body` are HTML.
+    """
     parts = [
         "<!doctype html>",
         '<html lang="en">',
@@ -90,12 +110,21 @@ def document(title: str, heading: str, body: Iterable[str], *, footer: str = "",
 
 
 def _answer(page: Page) -> list[str]:
-    return ['<div class="answer">', *(f"<p>{text(sentence)}</p>" for sentence in page.sentences), "</div>"]
+    return [
+        '<div class="answer">',
+        *(f"<p>{text(sentence)}</p>" for sentence in page.sentences),
+        "</div>",
+    ]
 
 
 def _plan(plan_text: str) -> list[str]:
-    # The editor's modeline names a folder of this computer: of no use to whoever the page is forwarded to.
-    plan_text = "".join(line for line in plan_text.splitlines(keepends=True) if not line.startswith("# yaml-language-server:"))
+    # The editor's modeline names a folder of this computer: of no use to whoever the page is
+    # forwarded to.
+    plan_text = "".join(
+        line
+        for line in plan_text.splitlines(keepends=True)
+        if not line.startswith("# yaml-language-server:")
+    )
     return [
         "<section><h2>The plan</h2>",
         "<p>Save this as <code>plan.yaml</code> and run <code>advise run plan.yaml</code>.</p>",
@@ -109,7 +138,9 @@ def block(part: Block) -> str:
     if isinstance(part, Text):
         return f'<p class="{text(part.tone)}">{text(part.text)}</p>'
     if isinstance(part, Items):
-        return "\n".join(["<ul>", *(_item(item.text, item.detail, item.tone) for item in part.items), "</ul>"])
+        return "\n".join(
+            ["<ul>", *(_item(item.text, item.detail, item.tone) for item in part.items), "</ul>"]
+        )
     return table(part)
 
 
@@ -124,12 +155,22 @@ def table(part: Table) -> str:
     rows = []
     for row in part.rows:
         cells = zip(part.columns, row.cells, part.fixed, strict=True)
-        body = "".join(f'<td data-column="{text(column)}"{" class=fixed" if fixed else ""}>{text(cell)}</td>' for column, cell, fixed in cells)
+        body = "".join(
+            f'<td data-column="{text(column)}"{" class=fixed" if fixed else ""}>{text(cell)}</td>'
+            for column, cell, fixed in cells
+        )
         rows.append(f"<tr{' class=chosen' if row.chosen else ''}>{body}</tr>")
-    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n" + "\n".join(rows) + "\n</tbody>\n</table>"
+    return (
+        f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n"
+        + "\n".join(rows)
+        + "\n</tbody>\n</table>"
+    )
 
 
 def text(plain: str, *, keep_lines: bool = False) -> str:
     """Escaped text; control characters, which HTML forbids, as their escapes."""
     kept = "\n\t" if keep_lines else "\t"
-    return escape("".join(sign if sign.isprintable() or sign in kept else repr(sign)[1:-1] for sign in plain), quote=True)
+    return escape(
+        "".join(sign if sign.isprintable() or sign in kept else repr(sign)[1:-1] for sign in plain),
+        quote=True,
+    )

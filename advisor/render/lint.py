@@ -24,7 +24,11 @@ def lint_text(checked: LintedRules) -> str:
 
 def finding_text(finding: Finding) -> str:
     """`file:line:col  rule-id  message`, the line itself, a caret, and the next step."""
-    head = "  ".join(filter(None, (finding.at, finding.rule, f"{finding.severity}: {finding.text} [{finding.id}]")))
+    head = "  ".join(
+        filter(
+            None, (finding.at, finding.rule, f"{finding.severity}: {finding.text} [{finding.id}]")
+        )
+    )
     lines = [head, *_source_lines(finding.at)]
     if finding.hint:
         lines.append(f"    hint: {finding.hint}")
@@ -42,7 +46,14 @@ def _source_lines(at: str) -> list[str]:
     start = max(0, (column or 1) - 1 - SHOWN_LINE // 2) if len(text) > SHOWN_LINE else 0
     shown = text[start : start + SHOWN_LINE]
     number = f"{line:>5} | "
-    return [f"{number}{shown.rstrip()}", *([f"{' ' * (len(number) - 2)}| {' ' * (column - 1 - start)}^"] if column is not None else [])]
+    return [
+        f"{number}{shown.rstrip()}",
+        *(
+            [f"{' ' * (len(number) - 2)}| {' ' * (column - 1 - start)}^"]
+            if column is not None
+            else []
+        ),
+    ]
 
 
 def place(at: str) -> tuple[str, int | None, int | None]:
@@ -57,7 +68,11 @@ def place(at: str) -> tuple[str, int | None, int | None]:
 
 
 def _lines(file: str) -> list[str]:
-    path = rules_dir().parent / file if file.startswith("rules/") and not Path(file).exists() else Path(file)
+    path = (
+        rules_dir().parent / file
+        if file.startswith("rules/") and not Path(file).exists()
+        else Path(file)
+    )
     try:
         with path.open("rb") as source:
             return source.read(1_000_000).decode("utf-8", "replace").split("\n")
@@ -68,17 +83,33 @@ def _lines(file: str) -> list[str]:
 def closing(checked: LintedRules) -> str:
     """What was proved, how the rules are spread over the tiers, and how many findings there are."""
     report = checked.report
-    counted = ", ".join(f"{len(report.of(severity))} {severity}{'' if len(report.of(severity)) == 1 else 's'}" for severity in SEVERITIES)
+    counted = ", ".join(
+        f"{len(report.of(severity))} {severity}{'' if len(report.of(severity)) == 1 else 's'}"
+        for severity in SEVERITIES
+    )
     if not report.proofs:
         return f"nothing was proved: {counted}"
-    sets, cells = sum(proof.sets for proof in report.proofs), sum(proof.cells for proof in report.proofs)
+    sets, cells = (
+        sum(proof.sets for proof in report.proofs),
+        sum(proof.cells for proof in report.proofs),
+    )
     recommending = sum(report.tiers.values())
-    tiers = ", ".join(f"{tier} {count / recommending:.0%}" for tier, count in report.tiers.items() if count) if recommending else "no recommendations"
+    tiers = (
+        ", ".join(
+            f"{tier} {count / recommending:.0%}" for tier, count in report.tiers.items() if count
+        )
+        if recommending
+        else "no recommendations"
+    )
     lines = [
         f"layers: {' < '.join(('base', *checked.layers))}",
         f"tiers: {tiers}{f'; must: {len(report.must)} rules' if report.must else ''}",
-        f"{len(report.proofs)} tables, {report.rules} rules: {cells:,} different situations proved by {sets:,} sets of firing rules; "
-        f"{report.examples} examples{'' if checked.scenarios is None else f' and {checked.scenarios} scenarios'} run; {checked.duration_s * 1000:.0f} ms",
+        (
+            f"{len(report.proofs)} tables, {report.rules} rules: {cells:,} different situations"
+            f" proved by {sets:,} sets of firing rules; {report.examples}"
+            f" examples{'' if checked.scenarios is None else f' and {checked.scenarios} scenarios'}"
+            f" run; {checked.duration_s * 1000:.0f} ms"
+        ),
         counted,
     ]
     return "\n".join(lines)
@@ -92,7 +123,15 @@ def lint_json(checked: LintedRules) -> dict[str, Any]:
         "findings": [_finding(finding) for finding in report.findings],
         "counts": {severity: len(report.of(severity)) for severity in SEVERITIES},
         "layers": list(checked.layers),
-        "tables": [{"id": proof.table.id, "rules": proof.rules, "situations": proof.cells, "firing_sets": proof.sets} for proof in report.proofs],
+        "tables": [
+            {
+                "id": proof.table.id,
+                "rules": proof.rules,
+                "situations": proof.cells,
+                "firing_sets": proof.sets,
+            }
+            for proof in report.proofs
+        ],
         "tiers": dict(report.tiers),
         "must": list(report.must),
         "examples": report.examples,
@@ -104,6 +143,7 @@ def lint_json(checked: LintedRules) -> dict[str, Any]:
 def _finding(finding: Finding) -> Mapping[str, Any]:
     file, line, column = place(finding.at)
     return {
-        "id": finding.id, "severity": finding.severity, "rule": finding.rule or None, "file": file or None, "line": line, "column": column,
+        "id": finding.id, "severity": finding.severity, "rule": finding.rule or None,
+        "file": file or None, "line": line, "column": column,
         "text": finding.text, "hint": finding.hint or None,
     }  # fmt: skip

@@ -1,7 +1,8 @@
-"""Advice -> Page: what is shown, in which order, once for every form it is shown in (terminal, HTML).
+"""Advice -> Page: what is shown, in which order, once for every form it is shown in (terminal,
+HTML).
 
-A page is plain values: sections of text, items and tables. The renderers decide about width, colour and markup only, so
-that the terminal and the page to forward can never say different things.
+A page is plain values: sections of text, items and tables. The renderers decide about width, colour
+and markup only, so that the terminal and the page to forward can never say different things.
 """
 
 from __future__ import annotations
@@ -14,7 +15,16 @@ from typing import Any
 from advisor.advice.types import Advice, Candidate, Reason
 from advisor.ground.units import format_duration, format_gib, format_usd
 from advisor.methods.composition import Composition
-from advisor.render.words import MEANINGS, VERDICTS, device_name, example_rows, memory_words, model_name, sentence, three_sentences
+from advisor.render.words import (
+    MEANINGS,
+    VERDICTS,
+    device_name,
+    example_rows,
+    memory_words,
+    model_name,
+    sentence,
+    three_sentences,
+)
 from advisor.ruleset.facts import load_facts
 
 # The guide's spellings of what types.py names by one word.
@@ -121,11 +131,16 @@ def in_short(advice: Advice) -> str:
     """'In short: sft+qlora · 9.1 of 24.0 GiB · 84 min · $0.60', with what is known."""
     stuck = advice.nothing_fits
     if stuck is not None:
-        return f"In short: nothing fits; the nearest is {stuck.nearest.composition}: {_limit_words(stuck.nearest)}"
+        return (
+            f"In short: nothing fits; the nearest is {stuck.nearest.composition}:"
+            f" {_limit_words(stuck.nearest)}"
+        )
     estimate = advice.recommendation.estimate
     parts = [str(advice.recommendation.composition)]
     if estimate.memory is not None:
-        limit = f" of {format_gib(estimate.limit_bytes)}" if estimate.limit_bytes is not None else ""
+        limit = (
+            f" of {format_gib(estimate.limit_bytes)}" if estimate.limit_bytes is not None else ""
+        )
         parts.append(f"{format_gib(estimate.memory.peak_bytes)}{limit}")
     parts += [format_duration(estimate.duration_s)] if estimate.duration_s is not None else []
     parts += [format_usd(estimate.cost_usd)] if estimate.cost_usd else []
@@ -139,13 +154,27 @@ def _nothing_fits(advice: Advice) -> Section:
     stuck = advice.nothing_fits
     if stuck is None:
         return Section(title="", blocks=())
-    blocks: list[Block] = [Text(text=f"Nothing fits. The nearest is {stuck.nearest.composition}: {_limit_words(stuck.nearest)}.", tone="warning")]
+    blocks: list[Block] = [
+        Text(
+            text=(
+                f"Nothing fits. The nearest is {stuck.nearest.composition}:"
+                f" {_limit_words(stuck.nearest)}."
+            ),
+            tone="warning",
+        )
+    ]
     if stuck.blame:
         blocks.append(Text(text="To blame, together:" if len(stuck.blame) > 1 else "To blame:"))
         blocks.append(Items(items=tuple(Item(text=reason.text) for reason in stuck.blame)))
     if stuck.ways_out:
         blocks.append(Text(text="Ways out:"))
-        blocks.append(Items(items=tuple(Item(text=sentence(way.text), detail=way.command) for way in stuck.ways_out)))
+        blocks.append(
+            Items(
+                items=tuple(
+                    Item(text=sentence(way.text), detail=way.command) for way in stuck.ways_out
+                )
+            )
+        )
     else:
         blocks.append(Text(text="No single change that was tried makes it fit."))
     return Section(title="What stands in the way", blocks=tuple(blocks))
@@ -155,39 +184,70 @@ def _limit_words(candidate: Candidate) -> str:
     needs, limit = memory_words(candidate), candidate.estimate.limit_bytes
     if needs and limit is not None and candidate.estimate.fits == "too_big":
         return f"it needs {needs}, there is room for {format_gib(limit)}"
-    return reason_text(candidate.because[0]).rstrip(".") if candidate.because else "it needs more memory than there is"
+    return (
+        reason_text(candidate.because[0]).rstrip(".")
+        if candidate.because
+        else "it needs more memory than there is"
+    )
 
 
 def _why(advice: Advice) -> Section:
-    items = tuple(Item(text=sentence(reason_text(reason)), detail=reason_origin(reason)) for reason in advice.recommendation.because)
+    items = tuple(
+        Item(text=sentence(reason_text(reason)), detail=reason_origin(reason))
+        for reason in advice.recommendation.because
+    )
     blocks: list[Block] = [Items(items=items)] if items else []
     cited = {reason.rule for reason in advice.recommendation.because}
     others = [rule for rule in advice.decided_by if rule not in cited]
     if others:
-        blocks.append(Text(text=f"{'Also decided' if items else 'Decided'} by: {', '.join(others)}", tone="quiet"))
+        blocks.append(
+            Text(
+                text=f"{'Also decided' if items else 'Decided'} by: {', '.join(others)}",
+                tone="quiet",
+            )
+        )
     if advice.confidence:
         blocks.append(Text(text=f"Confidence: {advice.confidence}", tone="quiet"))
     return Section(title=f"Why {advice.recommendation.composition}", blocks=tuple(blocks))
 
 
 def reason_text(reason: Reason) -> str:
-    """The sentence of a reason, with its two numbers where the sentence does not carry them itself."""
+    """The sentence of a reason, with its two numbers where the sentence does not carry them
+    itself.
+    """
     if reason.needs is None or _says(reason.text, reason.needs):
         return reason.text
     unit = f" {reason.unit}" if reason.unit else ""
-    numbers = f"needs {reason.needs:,.6g}{unit}" + (f", has {reason.has:,.6g}{unit}" if reason.has is not None else "")
+    numbers = f"needs {reason.needs:,.6g}{unit}" + (
+        f", has {reason.has:,.6g}{unit}" if reason.has is not None else ""
+    )
     return f"{reason.text.rstrip('.')} ({numbers})"
 
 
 def _says(text: str, number: float) -> bool:
     """True where the text holds the number, as rounded as people write it."""
-    return any(abs(float(found) - number) <= 0.02 * abs(number) for found in re.findall(r"[0-9]+(?:\.[0-9]+)?", text.replace(",", "")))
+    return any(
+        abs(float(found) - number) <= 0.02 * abs(number)
+        for found in re.findall(r"[0-9]+(?:\.[0-9]+)?", text.replace(",", ""))
+    )
 
 
 def reason_origin(reason: Reason) -> str:
-    """'since budget is low (flag) · rule document/scenario-5 · source: ...' with the parts that are known."""
-    facts = " and ".join(f"{known.fact.replace('_', ' ')} is {answer_words(known.value)} ({known.origin})" for known in reason.facts if not known.origin.startswith("concluded"))
-    return " · ".join([*([f"since {facts}"] if facts else []), *([f"rule {reason.rule}"] if reason.rule else []), *([f"source: {reason.source}"] if reason.source else [])])
+    """'since budget is low (flag) · rule document/scenario-5 · source: ...' with the parts that are
+    known.
+    """
+    facts = " and ".join(
+        f"{known.fact.replace('_', ' ')} is {answer_words(known.value)} ({known.origin})"
+        for known in reason.facts
+        if not known.origin.startswith("concluded")
+    )
+    return " · ".join(
+        [
+            *([f"since {facts}"] if facts else []),
+            *([f"rule {reason.rule}"] if reason.rule else []),
+            *([f"source: {reason.source}"] if reason.source else []),
+        ]
+    )
 
 
 def _guide(advice: Advice) -> Section:
@@ -195,13 +255,33 @@ def _guide(advice: Advice) -> Section:
     if guide is None:
         return Section(title="What the guide says", blocks=())
     if str(guide.composition) == str(advice.recommendation.composition):
-        return Section(title="What the guide says", blocks=(Text(text=f"The same: {guide.composition} (the guide's row “{guide.row}”)."),))
-    changed = [reason for reason in advice.recommendation.because if reason.rule and not reason.rule.startswith("document/")]
-    items = [Item(text=f"The guide alone says {guide.composition}", detail=f"its row “{guide.row}”")]
+        return Section(
+            title="What the guide says",
+            blocks=(Text(text=f"The same: {guide.composition} (the guide's row “{guide.row}”)."),),
+        )
+    changed = [
+        reason
+        for reason in advice.recommendation.because
+        if reason.rule and not reason.rule.startswith("document/")
+    ]
+    items = [
+        Item(text=f"The guide alone says {guide.composition}", detail=f"its row “{guide.row}”")
+    ]
     if changed:
-        items += [Item(text=f"Here {advice.recommendation.composition}: {reason_text(reason)}", detail=reason_origin(reason)) for reason in changed]
+        items += [
+            Item(
+                text=f"Here {advice.recommendation.composition}: {reason_text(reason)}",
+                detail=reason_origin(reason),
+            )
+            for reason in changed
+        ]
     else:
-        items.append(Item(text=f"Here {advice.recommendation.composition}", detail=", ".join(advice.decided_by)))
+        items.append(
+            Item(
+                text=f"Here {advice.recommendation.composition}",
+                detail=", ".join(advice.decided_by),
+            )
+        )
     return Section(title="What the guide says", blocks=(Items(items=tuple(items)),))
 
 
@@ -215,8 +295,17 @@ def _needs(advice: Advice) -> Section:
     if not recommendation.composition.chain:
         return Section(title="What it needs", blocks=())
     if estimate.memory is not None:
-        terms = " + ".join(f"{term.name} {format_gib(term.size_bytes)}" for term in estimate.memory.peak.terms if term.size_bytes)
-        items.append(Item(text=f"Memory: {memory_words(recommendation)}, estimated{_against(advice)}", detail=f"{estimate.memory.peak.name}: {terms}" if terms else ""))
+        terms = " + ".join(
+            f"{term.name} {format_gib(term.size_bytes)}"
+            for term in estimate.memory.peak.terms
+            if term.size_bytes
+        )
+        items.append(
+            Item(
+                text=f"Memory: {memory_words(recommendation)}, estimated{_against(advice)}",
+                detail=f"{estimate.memory.peak.name}: {terms}" if terms else "",
+            )
+        )
     else:
         items.append(Item(text=f"Memory: not known{_against(advice)}"))
     if estimate.duration_s is not None:
@@ -224,7 +313,11 @@ def _needs(advice: Advice) -> Section:
     if estimate.cost_usd == 0:
         items.append(Item(text="Cost: electricity alone", detail=estimate.cost_note))
     elif estimate.cost_usd is not None:
-        items.append(Item(text=f"Cost: {format_usd(estimate.cost_usd)}, estimated", detail=estimate.cost_note))
+        items.append(
+            Item(
+                text=f"Cost: {format_usd(estimate.cost_usd)}, estimated", detail=estimate.cost_note
+            )
+        )
     items += [Item(text=f"Not known: {unknown}") for unknown in estimate.unknown]
     blocks.append(Items(items=tuple(items)))
     return Section(title="What it needs", blocks=tuple(blocks))
@@ -232,7 +325,12 @@ def _needs(advice: Advice) -> Section:
 
 def _against(advice: Advice) -> str:
     estimate = advice.recommendation.estimate
-    words = {"fits": "it fits", "tight": "tight: it fits, with little to spare", "too_big": "it does not fit", "unknown": "whether it fits is not known"}[estimate.fits]
+    words = {
+        "fits": "it fits",
+        "tight": "tight: it fits, with little to spare",
+        "too_big": "it does not fit",
+        "unknown": "whether it fits is not known",
+    }[estimate.fits]
     if estimate.limit_bytes is None:
         return f"; {words}"
     cards = len(advice.situation.hardware.gpus)
@@ -245,38 +343,70 @@ def _against(advice: Advice) -> str:
 
 def method_parts(composition: Composition) -> set[str]:
     """The names a guide method can match in a composition: update scheme, objectives, remedies."""
-    return {name for name in (composition.scheme, *composition.chain, *composition.remedies) if name}
+    return {
+        name for name in (composition.scheme, *composition.chain, *composition.remedies) if name
+    }
 
 
 def canonical(method: str) -> str:
     """The one-word name of a guide method: 'Full Fine-Tuning' and 'full_fine_tuning' are 'full'."""
-    name = method.strip().lower().replace("/", " ").replace("-", "_").replace(" ", "_").replace("__", "_")
+    name = (
+        method.strip()
+        .lower()
+        .replace("/", " ")
+        .replace("-", "_")
+        .replace(" ", "_")
+        .replace("__", "_")
+    )
     return SAME_METHOD.get(name, name)
 
 
 def nearest_candidate(advice: Advice, method: str) -> Candidate | None:
-    """The alternative that holds this method and differs least from the recommendation; the better ranked of equals."""
+    """The alternative that holds this method and differs least from the recommendation; the better
+    ranked of equals.
+    """
     ours = advice.recommendation.composition
-    holding = [candidate for candidate in advice.alternatives if method in method_parts(candidate.composition)]
+    holding = [
+        candidate
+        for candidate in advice.alternatives
+        if method in method_parts(candidate.composition)
+    ]
 
     def distance(candidate: Candidate) -> int:
         other = candidate.composition
-        differences = (other.chain != ours.chain, other.scheme != ours.scheme, other.per_task != ours.per_task, other.remedies != ours.remedies, other.encoder != ours.encoder)
+        differences = (
+            other.chain != ours.chain,
+            other.scheme != ours.scheme,
+            other.per_task != ours.per_task,
+            other.remedies != ours.remedies,
+            other.encoder != ours.encoder,
+        )
         return sum(differences)
 
     return min(holding, key=distance, default=None)
 
 
 def deciding_reason(candidate: Candidate) -> str:
-    """The one reason to show where there is room for one: a limit with its numbers before a sentence."""
+    """The one reason to show where there is room for one: a limit with its numbers before a
+    sentence.
+    """
     if not candidate.because:
         return ""
-    return reason_text(next((reason for reason in candidate.because if reason.needs is not None), candidate.because[0]))
+    return reason_text(
+        next(
+            (reason for reason in candidate.because if reason.needs is not None),
+            candidate.because[0],
+        )
+    )
 
 
 def _stars(method: Mapping[str, Any], key: str) -> str:
     count = method.get(key)
-    return "★" * count + "☆" * (MOST_STARS - count) if isinstance(count, int) and 0 <= count <= MOST_STARS else str(count if count is not None else "")
+    return (
+        "★" * count + "☆" * (MOST_STARS - count)
+        if isinstance(count, int) and 0 <= count <= MOST_STARS
+        else str(count if count is not None else "")
+    )
 
 
 def _why_not(advice: Advice) -> Section:
@@ -287,25 +417,63 @@ def _why_not(advice: Advice) -> Section:
             chosen, answer = True, "recommended"
         else:
             candidate = nearest_candidate(advice, name)
-            answer = candidate_line(candidate) if candidate else "nothing with it was considered for this task"
-        rows.append(Row(cells=(str(method.get("name", method_id)), _stars(method, "cost"), _stars(method, "performance"), answer), chosen=chosen))
+            answer = (
+                candidate_line(candidate)
+                if candidate
+                else "nothing with it was considered for this task"
+            )
+        rows.append(
+            Row(
+                cells=(
+                    str(method.get("name", method_id)),
+                    _stars(method, "cost"),
+                    _stars(method, "performance"),
+                    answer,
+                ),
+                chosen=chosen,
+            )
+        )
     if not rows:
         return Section(title="Why not the others", blocks=())
-    table = Table(columns=("Method", "Cost", "Perf.", "Here"), rows=tuple(rows), fixed=(False, True, True, False))
-    note = Text(text="Stars for cost and performance are the guide's own, out of five; more stars for cost is dearer.", tone="quiet")
+    table = Table(
+        columns=("Method", "Cost", "Perf.", "Here"),
+        rows=tuple(rows),
+        fixed=(False, True, True, False),
+    )
+    note = Text(
+        text=(
+            "Stars for cost and performance are the guide's own, out of five; more stars for cost"
+            " is dearer."
+        ),
+        tone="quiet",
+    )
     return Section(title="Why not the others", blocks=(table, note))
 
 
 def candidate_line(candidate: Candidate) -> str:
     """'sft+full does not fit: needs 78.1 GiB, this card has 24'."""
     reason = deciding_reason(candidate)
-    numbers = "" if any(part.needs is not None for part in candidate.because) else _candidate_numbers(candidate)
-    return f"{candidate.composition} {VERDICTS[candidate.verdict]}" + (f": {reason}" if reason else "") + (f" ({numbers})" if numbers else "")
+    numbers = (
+        ""
+        if any(part.needs is not None for part in candidate.because)
+        else _candidate_numbers(candidate)
+    )
+    return (
+        f"{candidate.composition} {VERDICTS[candidate.verdict]}"
+        + (f": {reason}" if reason else "")
+        + (f" ({numbers})" if numbers else "")
+    )
 
 
 def _other_combinations(advice: Advice) -> Section:
-    shown = {str(candidate.composition) for method_id in advice.methods if (candidate := nearest_candidate(advice, canonical(method_id)))}
-    rest = [candidate for candidate in advice.alternatives if str(candidate.composition) not in shown]
+    shown = {
+        str(candidate.composition)
+        for method_id in advice.methods
+        if (candidate := nearest_candidate(advice, canonical(method_id)))
+    }
+    rest = [
+        candidate for candidate in advice.alternatives if str(candidate.composition) not in shown
+    ]
     items = tuple(Item(text=candidate_line(candidate)) for candidate in rest)
     title = "Other combinations that were compared" if advice.methods else "Why not the others"
     return Section(title=title, blocks=(Items(items=items),) if items else ())
@@ -319,32 +487,57 @@ def _candidate_numbers(candidate: Candidate) -> str:
     return ", ".join(parts)
 
 
-# --------------------------------------------------------------------------- what would change it, what is missing
+# --------------------------------------------------------------------------- what would change it,
 
 
 def _flips(advice: Advice) -> Section:
     title = "What would change the answer" if advice.fits else "What would fit"
-    return Section(title=title, blocks=(Items(items=tuple(Item(text=flip_text(flip.change, flip.to, flip.text)) for flip in advice.flips)),) if advice.flips else ())
+    return Section(
+        title=title,
+        blocks=(
+            (
+                Items(
+                    items=tuple(
+                        Item(text=flip_text(flip.change, flip.to, flip.text))
+                        for flip in advice.flips
+                    )
+                ),
+            )
+            if advice.flips
+            else ()
+        ),
+    )
 
 
 def flip_text(change: Mapping[str, Any], to: Composition, text: str) -> str:
-    """'With gpu = A100 80GB: sft+lora', or the rule's own sentence and the composition it leads to."""
+    """'With gpu = A100 80GB: sft+lora', or the rule's own sentence and the composition it leads
+    to.
+    """
     if text:
         return sentence(text) if str(to) in text else f"{sentence(text).rstrip('.')}: {to}"
-    return f"With {', '.join(f'{fact} = {answer_words(value, fact)}' for fact, value in change.items())}: {to}"
+    return (
+        "With"
+        f" {', '.join(f'{fact} = {answer_words(value, fact)}' for fact, value in change.items())}:"
+        f" {to}"
+    )
 
 
 def _unknown(advice: Advice) -> Section:
-    facts = {name: fact for fact in load_facts().values() for name in (fact.id, fact.answer or fact.id)}
+    facts = {
+        name: fact for fact in load_facts().values() for name in (fact.id, fact.answer or fact.id)
+    }
     items = []
     for name in advice.unknown:
         fact = facts.get(name)
         if fact is None:
             items.append(Item(text=name))
         else:
-            # The question without its remarks in brackets; a fact nobody is asked for has only its name.
+            # The question without its remarks in brackets; a fact nobody is asked for has only its
+            # name.
             question = f" ({fact.ask.split(' (')[0]})" if fact.ask else ""
-            items.append(Item(text=f"{name}{question}" + (f": {fact.unknown}" if fact.unknown else "")))
+            items.append(
+                Item(text=f"{name}{question}" + (f": {fact.unknown}" if fact.unknown else ""))
+            )
     return Section(title="What is not known", blocks=(Items(items=tuple(items)),) if items else ())
 
 
@@ -354,19 +547,38 @@ def _warnings(advice: Advice) -> Section:
 
 
 def _legend(advice: Advice) -> Section:
-    """Every name used above in one line: the guide's methods in its order, then the rest in the order they appear."""
+    """Every name used above in one line: the guide's methods in its order, then the rest in the
+    order they appear.
+    """
     facts = {canonical(method_id): method for method_id, method in advice.methods.items()}
     used = dict.fromkeys(facts)
     for candidate in (advice.recommendation, *advice.alternatives):
         composition = candidate.composition
-        used.update(dict.fromkeys([*composition.chain, *([composition.scheme] if composition.scheme else []), *composition.remedies]))
+        used.update(
+            dict.fromkeys(
+                [
+                    *composition.chain,
+                    *([composition.scheme] if composition.scheme else []),
+                    *composition.remedies,
+                ]
+            )
+        )
     items = []
     for name in used:
         method = facts.get(name, {})
         label = str(method.get("name", name))
         label = label if label.lower() == name else f"{label} ({name})"
-        told = [f"{label_} {method[key]}" for key, label_ in (("ideal", "ideal use case:"), ("data", "data:")) if method.get(key)]
-        items.append(Item(text=f"{label}: {method.get('plain') or MEANINGS.get(name, 'no description')}", detail=f"the guide: {'; '.join(told)}" if told else ""))
+        told = [
+            f"{label_} {method[key]}"
+            for key, label_ in (("ideal", "ideal use case:"), ("data", "data:"))
+            if method.get(key)
+        ]
+        items.append(
+            Item(
+                text=f"{label}: {method.get('plain') or MEANINGS.get(name, 'no description')}",
+                detail=f"the guide: {'; '.join(told)}" if told else "",
+            )
+        )
     return Section(title="What the names mean", blocks=(Items(items=tuple(items)),))
 
 
@@ -374,19 +586,52 @@ def _based_on(advice: Advice) -> Section:
     situation, rows = advice.situation, example_rows(advice)
     suggested = situation.suggestion is not None
     named = model_name(advice, otherwise="not named")
-    items = [Item(text=f"Model: {named}{' (a suggestion: none was named)' if suggested else ''}", detail=_model_detail(advice))]
-    items.append(Item(text=f"Machine: {device_name(advice)}{'' if situation.hardware.origin == 'unknown' else f' ({situation.hardware.origin})'}"))
+    items = [
+        Item(
+            text=f"Model: {named}{' (a suggestion: none was named)' if suggested else ''}",
+            detail=_model_detail(advice),
+        )
+    ]
+    items.append(
+        Item(
+            text=(
+                "Machine:"
+                f" {device_name(advice)}{'' if situation.hardware.origin == 'unknown' else f' ({situation.hardware.origin})'}"
+            )
+        )
+    )
     if situation.data is not None:
-        items.append(Item(text=f"Data: {situation.data.path}: {situation.data.rows:,} examples, {situation.data.kind} ({situation.data.format})"))
+        items.append(
+            Item(
+                text=(
+                    f"Data: {situation.data.path}: {situation.data.rows:,} examples,"
+                    f" {situation.data.kind} ({situation.data.format})"
+                )
+            )
+        )
     elif not situation.tasks:
         kind = situation.answers.value("data_kind")
-        stated = ", ".join([*([f"{rows:,} examples"] if rows else []), *([str(kind)] if kind else [])])
+        stated = ", ".join(
+            [*([f"{rows:,} examples"] if rows else []), *([str(kind)] if kind else [])]
+        )
         items.append(Item(text=f"Data: {f'{stated} (stated)' if stated else 'not known'}"))
-    items += [Item(text=f"Data of {name}: {profile.path}: {profile.rows:,} examples, {profile.kind}") for name, profile in situation.tasks.items()]
-    stated_answers = {fact: answer for fact, answer in situation.answers.known.items() if fact not in ("data_path", "model")}
-    if set(situation.answers.signals) <= set(stated_answers):  # the wizard keeps each signal's own answer beside the list
+    items += [
+        Item(text=f"Data of {name}: {profile.path}: {profile.rows:,} examples, {profile.kind}")
+        for name, profile in situation.tasks.items()
+    ]
+    stated_answers = {
+        fact: answer
+        for fact, answer in situation.answers.known.items()
+        if fact not in ("data_path", "model")
+    }
+    if set(situation.answers.signals) <= set(
+        stated_answers
+    ):  # the wizard keeps each signal's own answer beside the list
         stated_answers.pop("signals", None)
-    items += [Item(text=f"{fact}: {answer_words(answer.value, fact)} ({answer.origin})") for fact, answer in stated_answers.items()]
+    items += [
+        Item(text=f"{fact}: {answer_words(answer.value, fact)} ({answer.origin})")
+        for fact, answer in stated_answers.items()
+    ]
     items.append(Item(text=f"Rules: {', '.join(advice.layers)} (digest {advice.rules_digest})"))
     return Section(title="What this is based on", blocks=(Items(items=tuple(items)),))
 
@@ -402,7 +647,9 @@ def _model_detail(advice: Advice) -> str:
 
 
 def answer_words(value: Any, fact_id: str = "") -> str:
-    """An answer's value as text: a choice by its label, lists by commas, true and false as yes and no."""
+    """An answer's value as text: a choice by its label, lists by commas, true and false as yes and
+    no.
+    """
     fact = load_facts().get(fact_id)
     if fact is not None and isinstance(value, str) and value in fact.values:
         return fact.values[value].label

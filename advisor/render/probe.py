@@ -50,7 +50,9 @@ def _gpu_json(gpu: Gpu) -> dict[str, Any]:
         "memory_total_gib": _gib(gpu.memory_total_bytes),
         "memory_free_gib": _gib(gpu.memory_free_bytes),
         "other_processes_gib": _gib(gpu.other_processes_bytes),
-        "compute_capability": None if gpu.compute_capability is None else "{}.{}".format(*gpu.compute_capability),
+        "compute_capability": (
+            None if gpu.compute_capability is None else "{}.{}".format(*gpu.compute_capability)
+        ),
         "bf16": gpu.bf16,
         "mig_profile": gpu.mig_profile,
         "catalogue": None if gpu.spec is None else _spec_json(gpu.spec),
@@ -62,8 +64,14 @@ def _spec_json(spec: GpuSpec) -> dict[str, Any]:
         "id": spec.id,
         "name": spec.name,
         "bf16_tflops": None if spec.bf16_flops is None else round(spec.bf16_flops / 1e12, 1),
-        "achieved_tflops": None if spec.achieved_flops is None else round(spec.achieved_flops / 1e12, 1),
-        "bandwidth_gb_per_s": None if spec.bandwidth_bytes_per_s is None else round(spec.bandwidth_bytes_per_s / 1e9, 1),
+        "achieved_tflops": (
+            None if spec.achieved_flops is None else round(spec.achieved_flops / 1e12, 1)
+        ),
+        "bandwidth_gb_per_s": (
+            None
+            if spec.bandwidth_bytes_per_s is None
+            else round(spec.bandwidth_bytes_per_s / 1e9, 1)
+        ),
         "power_w": spec.power_w,
         "price_usd_per_h": spec.price_usd_per_h,
         "price_note": spec.price_note or None,
@@ -80,7 +88,9 @@ def print_probe(hardware: Hardware, console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    title = {"probed": "This computer", "stated": "The hardware you named", "unknown": "Hardware"}[hardware.origin]
+    title = {"probed": "This computer", "stated": "The hardware you named", "unknown": "Hardware"}[
+        hardware.origin
+    ]
     console.print(Text(title, style="bold"))
     facts = Table.grid(padding=(0, 2))
     facts.add_column(no_wrap=True, style="dim")
@@ -92,16 +102,24 @@ def print_probe(hardware: Hardware, console: Console) -> None:
         console.print(Padding(Text(f"note: {note}"), (0, 0, 0, 2), expand=False))
     if hardware.problem:
         what, _, install = hardware.problem.partition(" Install: ")
-        console.print(Padding(Text(f"problem: {what}", style="bold red"), (0, 0, 0, 2), expand=False))
+        console.print(
+            Padding(Text(f"problem: {what}", style="bold red"), (0, 0, 0, 2), expand=False)
+        )
         if install:
             console.print(Text(f"  install: {install}"), soft_wrap=True)  # one line, to be copied
 
 
 def _lines(hardware: Hardware) -> list[tuple[str, str]]:
-    """Label and text of every line; a line about something not known is left out, absence of a card is not."""
+    """Label and text of every line; a line about something not known is left out, absence of a card
+    is not.
+    """
     lines: list[tuple[str, str]] = []
     if not hardware.gpus:
-        seen = "none that can be used: training runs on the processor" if hardware.kind == "cpu" and hardware.driver_version else KINDS[hardware.kind]
+        seen = (
+            "none that can be used: training runs on the processor"
+            if hardware.kind == "cpu" and hardware.driver_version
+            else KINDS[hardware.kind]
+        )
         lines.append(("graphics card", seen))
     for count, gpu in _grouped(hardware.gpus):
         lines.append(("graphics card", f"{f'{count} x ' if count > 1 else ''}{gpu.name}"))
@@ -110,9 +128,20 @@ def _lines(hardware: Hardware) -> list[tuple[str, str]]:
     if hardware.interconnect:
         lines.append(("connected by", hardware.interconnect))
     if hardware.driver_version:
-        lines.append(("driver", hardware.driver_version + (f", CUDA up to {hardware.cuda_version}" if hardware.cuda_version else "")))
+        lines.append(
+            (
+                "driver",
+                hardware.driver_version
+                + (f", CUDA up to {hardware.cuda_version}" if hardware.cuda_version else ""),
+            )
+        )
     if hardware.cpu_cores is not None:
-        lines.append(("processor cores", f"{hardware.cpu_cores}{', with bfloat16' if hardware.cpu_bf16 else ''}"))
+        lines.append(
+            (
+                "processor cores",
+                f"{hardware.cpu_cores}{', with bfloat16' if hardware.cpu_bf16 else ''}",
+            )
+        )
     if hardware.ram_total_bytes is not None:
         lines.append(("memory", _of(hardware.ram_free_bytes, hardware.ram_total_bytes)))
     if hardware.disk_free_bytes is not None:
@@ -123,15 +152,23 @@ def _lines(hardware: Hardware) -> list[tuple[str, str]]:
 
 
 def _grouped(gpus: tuple[Gpu, ...]) -> list[tuple[int, Gpu]]:
-    """Neighbouring cards of one kind as one line, with the least free memory among them; what differs stays apart."""
+    """Neighbouring cards of one kind as one line, with the least free memory among them; what
+    differs stays apart.
+    """
     groups: list[list[Gpu]] = []
     for gpu in gpus:
         last = groups[-1][0] if groups else None
-        if last is not None and (last.name, last.memory_total_bytes, last.mig_profile) == (gpu.name, gpu.memory_total_bytes, gpu.mig_profile):
+        if last is not None and (last.name, last.memory_total_bytes, last.mig_profile) == (
+            gpu.name,
+            gpu.memory_total_bytes,
+            gpu.mig_profile,
+        ):
             groups[-1].append(gpu)
         else:
             groups.append([gpu])
-    return [(len(group), min(group, key=lambda gpu: gpu.memory_free_bytes or 0)) for group in groups]
+    return [
+        (len(group), min(group, key=lambda gpu: gpu.memory_free_bytes or 0)) for group in groups
+    ]
 
 
 def _memory(gpu: Gpu, *, each: bool) -> str:
@@ -146,7 +183,11 @@ def _memory(gpu: Gpu, *, each: bool) -> str:
 
 
 def _of(free_bytes: int | None, total_bytes: int) -> str:
-    return format_gib(total_bytes) if free_bytes is None else f"{format_gib(free_bytes)} free of {format_gib(total_bytes)}"
+    return (
+        format_gib(total_bytes)
+        if free_bytes is None
+        else f"{format_gib(free_bytes)} free of {format_gib(total_bytes)}"
+    )
 
 
 def _ability(gpu: Gpu) -> str:
@@ -159,16 +200,23 @@ def _ability(gpu: Gpu) -> str:
     elif gpu.spec is None:
         parts.append("speed not known (not in the catalogue)")
     elif gpu.spec.price_usd_per_h is not None:
-        parts.append(f"in the cloud {format_usd(gpu.spec.price_usd_per_h)}/h ({gpu.spec.price_note})")
+        parts.append(
+            f"in the cloud {format_usd(gpu.spec.price_usd_per_h)}/h ({gpu.spec.price_note})"
+        )
     return ", ".join(parts)
 
 
 def _software(hardware: Hardware) -> str:
-    installed = {name: version for name, version in hardware.software.items() if version is not None}
+    installed = {
+        name: version for name, version in hardware.software.items() if version is not None
+    }
     if not installed.get("torch"):
         missing = "PyTorch is not installed: advice works, training needs the extra `train`"
         return f"{missing} (installed: {', '.join(installed)})" if installed else missing
     target = f" ({hardware.torch_target} build)" if hardware.torch_target else ""
-    texts = [f"{name} {version}{target if name == 'torch' else ''}" for name, version in installed.items()]
+    texts = [
+        f"{name} {version}{target if name == 'torch' else ''}"
+        for name, version in installed.items()
+    ]
     absent = [name for name in hardware.software if name not in installed]
     return ", ".join(texts) + (f"; not installed: {', '.join(absent)}" if absent else "")

@@ -18,7 +18,15 @@ from advisor.ground.units import format_duration, format_gib
 from advisor.render.curves import curve
 from advisor.render.html import block, document, text
 from advisor.render.page import Item, Items, Row, Table
-from advisor.render.run import COUNTERS, ask_command, serve_command, served_modules, sort_command, sorts, what_was_trained
+from advisor.render.run import (
+    COUNTERS,
+    ask_command,
+    serve_command,
+    served_modules,
+    sort_command,
+    sorts,
+    what_was_trained,
+)
 
 REPORT, METRICS, CARD = "report.html", "metrics.jsonl", "README.md"
 STYLE = """
@@ -29,7 +37,8 @@ svg .line { fill: none; stroke: var(--mark); stroke-width: 1.5; } th { white-spa
 .verdict.bad { border-left-color: var(--warn); }
 """
 SHOWN_SAMPLES = 8
-# Of metrics.jsonl, what is drawn: key -> name and unit. A trainer that logs more is drawn by adding a line here.
+# Of metrics.jsonl, what is drawn: key -> name and unit. A trainer that logs more is drawn by adding
+# a line here.
 DRAWN = {
     "loss": ("Training loss", ""),
     "learning_rate": ("Learning rate", ""),
@@ -49,7 +58,12 @@ DRAWN = {
 def write_report(folder: Path, record: Mapping[str, Any]) -> Path:
     """Write the report into the run folder and return its path."""
     plan = folder / "plan.yaml"
-    page = report_page(record, folder=folder, plan_text=plan.read_text("utf-8") if plan.is_file() else "", metrics=read_metrics(folder / METRICS))
+    page = report_page(
+        record,
+        folder=folder,
+        plan_text=plan.read_text("utf-8") if plan.is_file() else "",
+        metrics=read_metrics(folder / METRICS),
+    )
     write_atomically(folder / REPORT, page)
     for stage in record.get("stages", []):
         if stage.get("status") == "done":
@@ -58,32 +72,106 @@ def write_report(folder: Path, record: Mapping[str, Any]) -> Path:
 
 
 def model_card(record: Mapping[str, Any], stage: Mapping[str, Any]) -> str:
-    """README.md of a result: what it is, what it was trained on, how it did, how to load it; with the hub's front matter."""
+    """README.md of a result: what it is, what it was trained on, how it did, how to load it; with
+    the hub's front matter.
+    """
     resolved = (record.get("resolved") or {}).get(stage["name"]) or {}
     model = str(resolved.get("model") or record.get("model"))
-    data, found, module = stage.get("data") or {}, stage.get("evaluation") or {}, stage["update"] != "full"
-    base = model if "/" in model and not model.startswith(("/", ".", "~")) else None  # a folder of one computer names nothing on the hub
-    front = ["---", f"library_name: {'peft' if module else 'transformers'}", *([f"base_model: {base}"] if base else []), "tags: [fine-tuned, finetune-advisor]", "---"]
+    data, found, module = (
+        stage.get("data") or {},
+        stage.get("evaluation") or {},
+        stage["update"] != "full",
+    )
+    base = (
+        model if "/" in model and not model.startswith(("/", ".", "~")) else None
+    )  # a folder of one computer names nothing on the hub
+    front = [
+        "---",
+        f"library_name: {'peft' if module else 'transformers'}",
+        *([f"base_model: {base}"] if base else []),
+        "tags: [fine-tuned, finetune-advisor]",
+        "---",
+    ]
     rows = f" on {data['train_rows']:,} rows" if data.get("train_rows") else ""
-    lines = [*front, "", f"# {record.get('name')}: {stage['name']}", "", f"{what_was_trained(stage)} of {Path(model).name if base is None else model}{rows}."]
+    lines = [
+        *front,
+        "",
+        f"# {record.get('name')}: {stage['name']}",
+        "",
+        f"{what_was_trained(stage)} of {Path(model).name if base is None else model}{rows}.",
+    ]
     before, after = found.get("holdout_loss_before"), found.get("holdout_loss_after")
     if before is not None and after is not None:
-        lines += ["", f"Loss on {found.get('rows') or 0:,} held-out rows: {before:.3f} before, {after:.3f} after."]
+        lines += [
+            "",
+            (
+                f"Loss on {found.get('rows') or 0:,} held-out rows: {before:.3f} before,"
+                f" {after:.3f} after."
+            ),
+        ]
     if stage["update"] == "adapter":
-        lines += ["", "A bottleneck adapter: `import advisor.peft_adapter` before loading it. It cannot be merged, and vLLM and Ollama cannot load it."]
+        lines += [
+            "",
+            (
+                "A bottleneck adapter: `import advisor.peft_adapter` before loading it. It cannot"
+                " be merged, and vLLM and Ollama cannot load it."
+            ),
+        ]
     if stage["update"] == "prefix":
         why = "PEFT 0.21 otherwise writes without the prefix under transformers from 5.24 on"
-        lines += ["", f"A prefix: `import advisor.peft_adapter` before it answers ({why}). It cannot be merged, and vLLM and Ollama cannot load it."]
-    head, labels = ("SequenceClassification", ", num_labels=1") if stage["objective"] == "rm" else ("CausalLM", "")
-    loader = f"from peft import AutoPeftModelFor{head} as Loader" if module else f"from transformers import AutoModelFor{head} as Loader"
+        lines += [
+            "",
+            (
+                f"A prefix: `import advisor.peft_adapter` before it answers ({why}). It cannot be"
+                " merged, and vLLM and Ollama cannot load it."
+            ),
+        ]
+    head, labels = (
+        ("SequenceClassification", ", num_labels=1")
+        if stage["objective"] == "rm"
+        else ("CausalLM", "")
+    )
+    loader = (
+        f"from peft import AutoPeftModelFor{head} as Loader"
+        if module
+        else f"from transformers import AutoModelFor{head} as Loader"
+    )
     first = "import advisor.peft_adapter\n" if stage["update"] in ("adapter", "prefix") else ""
-    lines += ["", "```python", f"{first}{loader}", f'model = Loader.from_pretrained("THIS_FOLDER"{labels})', "```"]
-    settings = {key: resolved.get(key) for key in ("seq_len", "weights_dtype", "trainable_parameters") if resolved.get(key) is not None}
-    wanted = ("learning_rate", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "optim")
-    settings |= {key: value for key, value in (resolved.get("trl") or {}).items() if key in wanted} | (resolved.get("options") or {})
-    lines += ["", "| setting | value |", "| --- | --- |", *(f"| {key} | {value} |" for key, value in settings.items())]
-    versions = ", ".join(f"{name} {version}" for name, version in (record.get("versions") or {}).items() if version)
-    return "\n".join([*lines, "", f"Made with advise {record.get('advise_version')}; {versions}."]) + "\n"
+    lines += [
+        "",
+        "```python",
+        f"{first}{loader}",
+        f'model = Loader.from_pretrained("THIS_FOLDER"{labels})',
+        "```",
+    ]
+    settings = {
+        key: resolved.get(key)
+        for key in ("seq_len", "weights_dtype", "trainable_parameters")
+        if resolved.get(key) is not None
+    }
+    wanted = (
+        "learning_rate",
+        "max_steps",
+        "per_device_train_batch_size",
+        "gradient_accumulation_steps",
+        "optim",
+    )
+    settings |= {
+        key: value for key, value in (resolved.get("trl") or {}).items() if key in wanted
+    } | (resolved.get("options") or {})
+    lines += [
+        "",
+        "| setting | value |",
+        "| --- | --- |",
+        *(f"| {key} | {value} |" for key, value in settings.items()),
+    ]
+    versions = ", ".join(
+        f"{name} {version}" for name, version in (record.get("versions") or {}).items() if version
+    )
+    return (
+        "\n".join([*lines, "", f"Made with advise {record.get('advise_version')}; {versions}."])
+        + "\n"
+    )
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -98,14 +186,29 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def report_page(record: Mapping[str, Any], *, folder: Path, plan_text: str, metrics: Sequence[Mapping[str, Any]]) -> str:
+def report_page(
+    record: Mapping[str, Any], *, folder: Path, plan_text: str, metrics: Sequence[Mapping[str, Any]]
+) -> str:
     """The report as HTML."""
     body = [*_verdict(record), *_facts(record)]
     for stage in record.get("stages", []):
-        body += _stage(stage, [line for line in metrics if line.get("stage") == _plan_stage(stage) and line.get("task") == stage.get("task")])
+        body += _stage(
+            stage,
+            [
+                line
+                for line in metrics
+                if line.get("stage") == _plan_stage(stage) and line.get("task") == stage.get("task")
+            ],
+        )
     body += [*_cross_table(record), *_use(record, folder), *_plan(plan_text), *_versions(record)]
     title = f"Report: {record.get('name')}"
-    return document(title, f"Report: <code>{text(str(record.get('name')))}</code>", body, footer=f"advise {record.get('advise_version', '')}", style=STYLE)
+    return document(
+        title,
+        f"Report: <code>{text(str(record.get('name')))}</code>",
+        body,
+        footer=f"advise {record.get('advise_version', '')}",
+        style=STYLE,
+    )
 
 
 def _plan_stage(stage: Mapping[str, Any]) -> str:
@@ -126,7 +229,11 @@ def _items(lines: Iterable[str | Item]) -> str:
 
 def _grid(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     listed = tuple(Row(cells=tuple(row)) for row in rows)
-    return block(Table(columns=tuple(columns), rows=listed, fixed=(False,) * len(columns))) if listed else ""
+    return (
+        block(Table(columns=tuple(columns), rows=listed, fixed=(False,) * len(columns)))
+        if listed
+        else ""
+    )
 
 
 # --------------------------------------------------------------------------- the whole run
@@ -142,7 +249,12 @@ def _verdict(record: Mapping[str, Any]) -> list[str]:
         "running": "The run is going on.",
     }.get(status, status)
     bad = status == "failed" or verdict.get("ok") is False
-    trial = f"<p class=warning>A trial: at most {record['max_steps']} steps a stage. Its numbers say little about the whole run.</p>" if record.get("max_steps") else ""
+    trial = (
+        f"<p class=warning>A trial: at most {record['max_steps']} steps a stage. Its numbers say"
+        " little about the whole run.</p>"
+        if record.get("max_steps")
+        else ""
+    )
     return [f'<div class="verdict{" bad" if bad else ""}"><p>{text(str(said))}</p></div>', trial]
 
 
@@ -150,10 +262,16 @@ def _facts(record: Mapping[str, Any]) -> list[str]:
     hardware = record.get("hardware") or {}
     where = ", ".join(hardware.get("gpus") or []) or f"{hardware.get('cpu_cores') or '?'} CPU cores"
     lines = [
-        f"What: {record.get('composition') or ', '.join(dict.fromkeys(what_was_trained(stage) for stage in record.get('stages', [])))}",
+        (
+            "What:"
+            f" {record.get('composition') or ', '.join(dict.fromkeys(what_was_trained(stage) for stage in record.get('stages', [])))}"
+        ),
         f"Model: {record.get('model')}",
         f"Machine: {where}",
-        f"Started {record.get('started_at')}, ended {record.get('finished_at') or 'not yet'}; {record.get('attempts', 1)} attempt{'s' if record.get('attempts', 1) != 1 else ''}",
+        (
+            f"Started {record.get('started_at')}, ended {record.get('finished_at') or 'not yet'};"
+            f" {record.get('attempts', 1)} attempt{'s' if record.get('attempts', 1) != 1 else ''}"
+        ),
     ]
     return _section("The run", _items(lines))
 
@@ -165,8 +283,13 @@ def _cross_table(record: Mapping[str, Any]) -> list[str]:
     if len(tasks) < 2:
         return []
     columns = ["held-out loss on", "base", *tasks]
-    rows = [[task, *(_number(found[task].get(module)) for module in ("base", *tasks))] for task in tasks]
-    note = '<p class="quiet">Lower is better. A column is a module; its own task stands on the diagonal.</p>'
+    rows = [
+        [task, *(_number(found[task].get(module)) for module in ("base", *tasks))] for task in tasks
+    ]
+    note = (
+        '<p class="quiet">Lower is better. A column is a module; its own task stands on the'
+        " diagonal.</p>"
+    )
     return _section("Every module on every task", _grid(columns, rows), note)
 
 
@@ -177,35 +300,86 @@ def _use(record: Mapping[str, Any], folder: Path) -> list[str]:
     last = {stage.get("task"): stage for stage in record["stages"]}
     parts = []
     for task, stage in last.items():
-        result = os.path.relpath(folder / str(stage.get("folder", "")), Path.cwd()) if folder.is_relative_to(Path.cwd()) else str(folder / str(stage.get("folder", "")))
-        talk = f"advise chat {shlex.quote(os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder))}"
+        result = (
+            os.path.relpath(folder / str(stage.get("folder", "")), Path.cwd())
+            if folder.is_relative_to(Path.cwd())
+            else str(folder / str(stage.get("folder", "")))
+        )
+        talk = (
+            "advise chat"
+            f" {shlex.quote(os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder))}"
+        )
         if sorts(record, stage):
             parts.append(f"<p>Sort a text</p><pre>{text(sort_command(result))}</pre>")
             continue
-        lines = [("Talk to it", talk), ("Ask it from Python", ask_command(result, str(stage["update"])))]
+        lines = [
+            ("Talk to it", talk),
+            ("Ask it from Python", ask_command(result, str(stage["update"]))),
+        ]
         if stage["update"] == "lora":
-            lines.append(("Merge it into its base", f"advise export {shlex.quote(str(folder))} --to merged"))
+            lines.append(
+                ("Merge it into its base", f"advise export {shlex.quote(str(folder))} --to merged")
+            )
         if stage["update"] in ("adapter", "prefix"):
             what = "a bottleneck adapter" if stage["update"] == "adapter" else "a prefix"
-            lines.append(("Note", f"{what} cannot be merged, and vLLM and Ollama cannot load it; in Python: import advisor.peft_adapter first"))
-        lines.append(("Upload it to the hub", f"hf upload YOUR_NAME/{record.get('name')} {shlex.quote(result)}"))
+            lines.append(
+                (
+                    "Note",
+                    (
+                        f"{what} cannot be merged, and vLLM and Ollama cannot load it; in Python:"
+                        " import advisor.peft_adapter first"
+                    ),
+                )
+            )
+        lines.append(
+            (
+                "Upload it to the hub",
+                f"hf upload YOUR_NAME/{record.get('name')} {shlex.quote(result)}",
+            )
+        )
         heading = f"<h3>{text(str(task))}</h3>" if task else ""
-        parts.append(heading + "".join(f"<p>{text(name)}</p><pre>{text(line)}</pre>" for name, line in lines))
+        parts.append(
+            heading + "".join(f"<p>{text(name)}</p><pre>{text(line)}</pre>" for name, line in lines)
+        )
     served = served_modules(record, folder)
     if served:
-        parts.append(f"<p>Serve {'them' if len(served) > 1 else 'it'} with vLLM</p><pre>{text(serve_command(record, served))}</pre>")
+        parts.append(
+            f"<p>Serve {'them' if len(served) > 1 else 'it'} with"
+            f" vLLM</p><pre>{text(serve_command(record, served))}</pre>"
+        )
     return _section("How to use the result", *parts)
 
 
 def _plan(plan_text: str) -> list[str]:
-    shown = "".join(line for line in plan_text.splitlines(keepends=True) if not line.startswith("# yaml-language-server:"))
-    return _section("The plan, with the reason for each value", f"<pre>{text(shown, keep_lines=True)}</pre>" if shown else "")
+    shown = "".join(
+        line
+        for line in plan_text.splitlines(keepends=True)
+        if not line.startswith("# yaml-language-server:")
+    )
+    return _section(
+        "The plan, with the reason for each value",
+        f"<pre>{text(shown, keep_lines=True)}</pre>" if shown else "",
+    )
 
 
 def _versions(record: Mapping[str, Any]) -> list[str]:
     versions = {"python": sys.version.split()[0], **(record.get("versions") or {})}
-    digests = [f"{name}: {digest}" for name, digest in {**(record.get("digests") or {}), **(record.get("inputs") or {})}.items()]
-    return _section("Versions and digests", _items([", ".join(f"{name} {version}" for name, version in versions.items() if version), *digests]))
+    digests = [
+        f"{name}: {digest}"
+        for name, digest in {
+            **(record.get("digests") or {}),
+            **(record.get("inputs") or {}),
+        }.items()
+    ]
+    return _section(
+        "Versions and digests",
+        _items(
+            [
+                ", ".join(f"{name} {version}" for name, version in versions.items() if version),
+                *digests,
+            ]
+        ),
+    )
 
 
 # --------------------------------------------------------------------------- one stage
@@ -215,7 +389,11 @@ def _stage(stage: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> li
     title = f"Stage {stage['name']}: {what_was_trained(stage)}"
     if stage.get("status") != "done":
         reason = (stage.get("error") or {}).get("what", "")
-        return _section(title, _items([f"{stage.get('status')}{f': {reason}' if reason else ''}"]), *_curves(metrics))
+        return _section(
+            title,
+            _items([f"{stage.get('status')}{f': {reason}' if reason else ''}"]),
+            *_curves(metrics),
+        )
     said = (stage.get("verdict") or {}).get("text")
     return _section(
         title,
@@ -231,15 +409,28 @@ def _stage(stage: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> li
 
 
 def _before_after(found: Mapping[str, Any]) -> str:
-    """Before and after by every metric there is, with the interval of the difference where one was computed."""
+    """Before and after by every metric there is, with the interval of the difference where one was
+    computed.
+    """
     rows = []
     for name, key in (("held-out loss", "holdout_loss"), ("perplexity", "perplexity")):
         before, after = found.get(f"{key}_before"), found.get(f"{key}_after")
         if before is not None or after is not None:
-            rows.append([name, _number(before), _number(after), _interval(found.get(f"{key}_interval"))])
+            rows.append(
+                [name, _number(before), _number(after), _interval(found.get(f"{key}_interval"))]
+            )
     for name, metric in (found.get("metrics") or {}).items():
-        rows.append([name.replace("_", " "), _number(metric.get("before")), _number(metric.get("after")), _interval(metric.get("interval"))])
-    return _grid(["measured on held-out rows", "before", "after", "difference (95 % interval)"], rows)
+        rows.append(
+            [
+                name.replace("_", " "),
+                _number(metric.get("before")),
+                _number(metric.get("after")),
+                _interval(metric.get("interval")),
+            ]
+        )
+    return _grid(
+        ["measured on held-out rows", "before", "after", "difference (95 % interval)"], rows
+    )
 
 
 def _number(value: Any) -> str:
@@ -247,14 +438,22 @@ def _number(value: Any) -> str:
 
 
 def _interval(found: Any) -> str:
-    return f"{found[0]:+.3g} to {found[1]:+.3g}" if isinstance(found, list | tuple) and len(found) == 2 else ""
+    return (
+        f"{found[0]:+.3g} to {found[1]:+.3g}"
+        if isinstance(found, list | tuple) and len(found) == 2
+        else ""
+    )
 
 
 def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
     drawn = []
     for key, (name, unit) in DRAWN.items():
         scale = 2**30 if key == "memory_bytes" else 1
-        points = [(float(line["step"]), float(line[key]) / scale) for line in metrics if isinstance(line.get(key), int | float) and "step" in line]
+        points = [
+            (float(line["step"]), float(line[key]) / scale)
+            for line in metrics
+            if isinstance(line.get(key), int | float) and "step" in line
+        ]
         drawn.append(curve(name, points, unit=unit))
     return [svg for svg in drawn if svg]
 
@@ -264,10 +463,22 @@ def _costs(stage: Mapping[str, Any]) -> str:
     rows = []
     if measured.get("peak_bytes") is not None:
         hoped = expected.get("counted_bytes")
-        rows.append([f"peak memory ({COUNTERS.get(str(measured.get('counter')), 'measured')})", format_gib(hoped) if hoped else "", format_gib(measured["peak_bytes"])])
+        rows.append(
+            [
+                f"peak memory ({COUNTERS.get(str(measured.get('counter')), 'measured')})",
+                format_gib(hoped) if hoped else "",
+                format_gib(measured["peak_bytes"]),
+            ]
+        )
     if measured.get("train_s") is not None:
         hoped = expected.get("duration_s")
-        rows.append(["training time", format_duration(hoped) if hoped else "", format_duration(measured["train_s"])])
+        rows.append(
+            [
+                "training time",
+                format_duration(hoped) if hoped else "",
+                format_duration(measured["train_s"]),
+            ]
+        )
     return _grid(["", "expected", "measured"], rows)
 
 
@@ -277,15 +488,26 @@ def _data(stage: Mapping[str, Any]) -> str:
         return ""
     counts = [
         f"{data[key]:,} {name}"
-        for key, name in (("train_rows", "rows trained on"), ("holdout_rows", "held out"), ("dropped", "dropped"), ("truncated", "truncated"))
+        for key, name in (
+            ("train_rows", "rows trained on"),
+            ("holdout_rows", "held out"),
+            ("dropped", "dropped"),
+            ("truncated", "truncated"),
+        )
         if data.get(key) is not None
     ]
-    return _items([f"Data: {', '.join(counts)}", *(f"Note: {note}" for note in data.get("notes") or [])])
+    return _items(
+        [f"Data: {', '.join(counts)}", *(f"Note: {note}" for note in data.get("notes") or [])]
+    )
 
 
 def _checks(stage: Mapping[str, Any]) -> str:
     return _items(
-        Item(text=f"{'Check' if check.get('ok') else 'Warning'}: {check.get('text')}", tone="plain" if check.get("ok") else "warning") for check in stage.get("checks") or []
+        Item(
+            text=f"{'Check' if check.get('ok') else 'Warning'}: {check.get('text')}",
+            tone="plain" if check.get("ok") else "warning",
+        )
+        for check in stage.get("checks") or []
     )
 
 
@@ -295,7 +517,10 @@ def _confusion(found: Mapping[str, Any]) -> str:
     labels = table.get("labels") or []
     if not labels:
         return ""
-    rows = [[label, *(f"{count:,}" for count in counts)] for label, counts in zip(labels, table.get("counts") or [], strict=False)]
+    rows = [
+        [label, *(f"{count:,}" for count in counts)]
+        for label, counts in zip(labels, table.get("counts") or [], strict=False)
+    ]
     return "<h3>Which class was taken for which</h3>" + _grid(["is \\ was called", *labels], rows)
 
 
@@ -305,4 +530,6 @@ def _samples(found: Mapping[str, Any]) -> str:
         return ""
     keys = ("prompt", "base", "tuned", "expected")
     rows = [[" ".join(str(sample.get(key) or "").split()) for key in keys] for sample in samples]
-    return "<h3>Held-out questions, answered before and after</h3>" + _grid(["question", "before", "after", "as in the data"], rows)
+    return "<h3>Held-out questions, answered before and after</h3>" + _grid(
+        ["question", "before", "after", "as in the data"], rows
+    )

@@ -1,4 +1,6 @@
-"""One row as the trainers see it: what is learned in colour, or between marks where there is no colour."""
+"""One row as the trainers see it: what is learned in colour, or between marks where there is no
+colour.
+"""
 
 from __future__ import annotations
 
@@ -19,19 +21,35 @@ def print_row(shown: dict[str, Any], console: Console) -> None:
     coloured = console.color_system is not None and not console.no_color
     print_ = _printer(console)
     print_("")
-    print_(f"Row {shown['row']} of {shown['path']}" + (f", as {shown['model']} sees it" if shown["model"] else ""), "bold")
+    print_(
+        f"Row {shown['row']} of {shown['path']}"
+        + (f", as {shown['model']} sees it" if shown["model"] else ""),
+        "bold",
+    )
     if shown["left_out"]:
-        print_(f"  This row is left out of the training, and counted: {shown['left_out']}", "yellow")
+        print_(
+            f"  This row is left out of the training, and counted: {shown['left_out']}", "yellow"
+        )
     if shown["parts"]:
         print_(f"  chat template: {shown['template']}")
-        print_("  learned: in green and bold; the rest is only read" if coloured else f"  learned: between {OPEN} and {CLOSE}; the rest is only read")
+        print_(
+            "  learned: in green and bold; the rest is only read"
+            if coloured
+            else f"  learned: between {OPEN} and {CLOSE}; the rest is only read"
+        )
     for part in shown["parts"]:
-        counts = f" ({part['learned_tokens']:,} of {part['tokens']:,} tokens learned)" if part["tokens"] is not None else ""
+        counts = (
+            f" ({part['learned_tokens']:,} of {part['tokens']:,} tokens learned)"
+            if part["tokens"] is not None
+            else ""
+        )
         print_("")
         print_(f"{part['title']}{counts}", "underline")
         console.print(stretches(part["stretches"], console, coloured=coloured), soft_wrap=True)
         if part.get("answer") is not None:
-            print_(f"  the right answer, which the model's own is checked against: {part['answer']}")
+            print_(
+                f"  the right answer, which the model's own is checked against: {part['answer']}"
+            )
     if shown["notes"]:
         print_("")
     for note in shown["notes"]:
@@ -59,13 +77,18 @@ def plain(text: str, console: Console) -> str:
     encoding = console.encoding or "utf-8"
     if not encoding.lower().replace("-", "").startswith("utf"):
         text = text.translate(ASCII).encode(encoding, "backslashreplace").decode(encoding)
-    return "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in text.replace("\t", "    "))
+    return "".join(
+        sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1]
+        for sign in text.replace("\t", "    ")
+    )
 
 
 def _printer(console: Console) -> Any:
     from rich.text import Text
 
-    return lambda text, style="": console.print(Text(plain(text, console), style=style, overflow="fold"), soft_wrap=True)
+    return lambda text, style="": console.print(
+        Text(plain(text, console), style=style, overflow="fold"), soft_wrap=True
+    )
 
 
 def row_json(shown: dict[str, Any]) -> dict[str, Any]:

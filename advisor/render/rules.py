@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 
 def print_rules(ruleset: Ruleset, console: Console) -> None:
-    """Every active rule, table by table in the order of decision, with its conditions and its reason."""
+    """Every active rule, table by table in the order of decision, with its conditions and its
+    reason.
+    """
     for table_id, table in ruleset.tables.items():
         console.print(f"\n[bold]{table_id}[/bold]: {table.about}")
         for rule in sorted(ruleset.rules[table_id], key=lambda rule: (rule.layer, rule.id)):
@@ -22,7 +24,11 @@ def print_rules(ruleset: Ruleset, console: Console) -> None:
         console.print("\n[bold]disabled[/bold]")
         for rule_id, because in ruleset.disabled.items():
             console.print(f"  {rule_id}: {because}", markup=False)
-    console.print(f"\nlayers: {' < '.join(('base', *ruleset.layers))}; digest {ruleset.digest}; one rule in full: advise rules ID", markup=False)
+    console.print(
+        f"\nlayers: {' < '.join(('base', *ruleset.layers))}; digest {ruleset.digest}; one rule in"
+        " full: advise rules ID",
+        markup=False,
+    )
 
 
 def print_rule(ruleset: Ruleset, rule_id: str, console: Console) -> None:
@@ -31,7 +37,10 @@ def print_rule(ruleset: Ruleset, rule_id: str, console: Console) -> None:
     if rule is None:
         ids = [rule.id for rules in ruleset.rules.values() for rule in rules]
         fault = unknown_name("rule", rule_id, ids, at="advise rules")
-        raise InputError(f"advise rules: unknown rule '{rule_id}'", hint=fault.hint or "`advise rules` lists them")
+        raise InputError(
+            f"advise rules: unknown rule '{rule_id}'",
+            hint=fault.hint or "`advise rules` lists them",
+        )
     lines = [
         ("rule", rule.id),
         ("table", f"{rule.table}: {ruleset.tables[rule.table].about}"),
@@ -50,13 +59,20 @@ def print_rule(ruleset: Ruleset, rule_id: str, console: Console) -> None:
             console.print(f"{name:>10}  {text}", markup=False)
     for source_id in rule.sources:
         source = ruleset.sources[source_id]
-        console.print(f"{'source':>10}  {source.title}{f', {source.url}' if source.url else ''}{f' (read {source.checked})' if source.checked else ''}", markup=False)
+        console.print(
+            f"{'source':>10} "
+            f" {source.title}{f', {source.url}' if source.url else ''}{f' (read {source.checked})' if source.checked else ''}",
+            markup=False,
+        )
 
 
 def print_facts(ruleset: Ruleset, console: Console) -> None:
     """Every fact the rules may look at: its values, where it comes from, its flag."""
     for fact in ruleset.facts.values():
-        values = ", ".join(map(str, fact.values)) or {"number": f"a number ({fact.unit})" if fact.unit else "a number", "flag": "stated or not"}.get(fact.type, fact.type)
+        values = ", ".join(map(str, fact.values)) or {
+            "number": f"a number ({fact.unit})" if fact.unit else "a number",
+            "flag": "stated or not",
+        }.get(fact.type, fact.type)
         how = f"--signal {fact.id}" if fact.signal else fact.flag or ""
         console.print(f"{fact.id}  ({fact.origin}{f', {how}' if how else ''})", markup=False)
         console.print(f"    {values}{f'. {fact.ask}' if fact.ask else ''}", markup=False)

@@ -1,4 +1,7 @@
-"""Advice on a terminal: three plain sentences, then the page behind them. Wraps, never crops; nothing depends on colour."""
+"""Advice on a terminal: three plain sentences, then the page behind them.
+
+Wraps, never crops; nothing depends on colour.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,19 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from advisor.render.page import Block, Item, Items, Page, Table, Text, answer_words, canonical, page_of, reason_origin, reason_text
+from advisor.render.page import (
+    Block,
+    Item,
+    Items,
+    Page,
+    Table,
+    Text,
+    answer_words,
+    canonical,
+    page_of,
+    reason_origin,
+    reason_text,
+)
 from advisor.render.words import MEANINGS, VERDICTS, memory_words, sentence
 
 if TYPE_CHECKING:
@@ -17,14 +32,33 @@ if TYPE_CHECKING:
 
 STYLES = {"plain": "", "strong": "bold", "quiet": "dim", "warning": "yellow"}
 NARROW = 64  # columns
-# For terminals and files that cannot hold the sign itself; what has no counterpart is shown by its code point.
-ASCII = str.maketrans({"★": "*", "☆": ".", "×": "x", "·": "-", "–": "-", "—": "-", "≈": "~", "→": "->", "“": '"', "”": '"', "’": "'", "…": "...", "±": "+-"})
+# For terminals and files that cannot hold the sign itself; what has no counterpart is shown by its
+# code point.
+ASCII = str.maketrans(
+    {
+        "★": "*",
+        "☆": ".",
+        "×": "x",
+        "·": "-",
+        "–": "-",
+        "—": "-",
+        "≈": "~",
+        "→": "->",
+        "“": '"',
+        "”": '"',
+        "’": "'",
+        "…": "...",
+        "±": "+-",
+    }
+)
 
 
 def print_advice(advice: Advice, console: Console, *, plan_path: str | None = None) -> None:
-    """Print the whole answer: the three sentences, then why, needs, why not the others, what would change it.
+    """Print the whole answer: the three sentences, then why, needs, why not the others, what would
+    change it.
 
-    `plan_path` is the launch file if one was written; its path and the command that runs it come last.
+    `plan_path` is the launch file if one was written; its path and the command that runs it come
+    last.
     """
     page = page_of(advice)
     print_page(page, console)
@@ -33,7 +67,9 @@ def print_advice(advice: Advice, console: Console, *, plan_path: str | None = No
         # soft_wrap leaves the line whole, so that it can be copied from a narrow terminal.
         console.print(_rich(f"  {plan_path}", console), soft_wrap=True)
         if not any(stage.split for stage in advice.recommendation.stages):
-            console.print(_rich(f"  advise run {shlex.quote(plan_path)}", console, "bold"), soft_wrap=True)
+            console.print(
+                _rich(f"  advise run {shlex.quote(plan_path)}", console, "bold"), soft_wrap=True
+            )
     console.print()
     _print_hanging(console, "", _rich(page.in_short, console, "bold"))
 
@@ -49,19 +85,41 @@ def print_page(page: Page, console: Console) -> None:
             _print_block(block, console)
 
 
-def print_candidate(candidate: Candidate, console: Console, *, methods: Mapping[str, Mapping[str, Any]] | None = None) -> None:
-    """Print everything that is known against or for one candidate: its reasons with rule and source, its numbers, and
+def print_candidate(
+    candidate: Candidate,
+    console: Console,
+    *,
+    methods: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
+    """Print everything that is known against or for one candidate: its reasons with rule and
+    source, its numbers, and
     what the guide says for and against its methods (`methods` is `Advice.methods`)."""
     _title(console, f"{candidate.composition}: {VERDICTS[candidate.verdict]}")
-    items = [Item(text=sentence(reason_text(reason)), detail=reason_origin(reason)) for reason in candidate.because]
+    items = [
+        Item(text=sentence(reason_text(reason)), detail=reason_origin(reason))
+        for reason in candidate.because
+    ]
     if candidate.estimate.memory is not None:
         items.append(Item(text=f"Memory: {memory_words(candidate)}, estimated"))
     composition = candidate.composition
-    names = [*composition.remedies, *composition.chain, *([composition.scheme] if composition.scheme else [])]
+    names = [
+        *composition.remedies,
+        *composition.chain,
+        *([composition.scheme] if composition.scheme else []),
+    ]
     guide = {canonical(method_id): method for method_id, method in (methods or {}).items()}
     for name in names:
-        told = [f"{label}: {answer_words(guide[name][key])}" for key, label in (("pros", "for it"), ("cons", "against it")) if guide.get(name, {}).get(key)]
-        items.append(Item(text=f"{name}: {MEANINGS.get(name, 'no description')}", detail=f"the guide: {'; '.join(told)}" if told else ""))
+        told = [
+            f"{label}: {answer_words(guide[name][key])}"
+            for key, label in (("pros", "for it"), ("cons", "against it"))
+            if guide.get(name, {}).get(key)
+        ]
+        items.append(
+            Item(
+                text=f"{name}: {MEANINGS.get(name, 'no description')}",
+                detail=f"the guide: {'; '.join(told)}" if told else "",
+            )
+        )
     _print_block(Items(items=tuple(items)), console)
     console.print()
 
@@ -76,7 +134,11 @@ def _print_block(block: Block, console: Console) -> None:
         _print_hanging(console, "  ", _rich(block.text, console, STYLES[block.tone]))
     elif isinstance(block, Items):
         for item in block.items:
-            _print_hanging(console, "  ! " if item.tone == "warning" else "  - ", _rich(item.text, console, STYLES[item.tone]))
+            _print_hanging(
+                console,
+                "  ! " if item.tone == "warning" else "  - ",
+                _rich(item.text, console, STYLES[item.tone]),
+            )
             if item.detail:
                 _print_hanging(console, "    ", _rich(item.detail, console, "dim"))
     else:
@@ -84,34 +146,65 @@ def _print_block(block: Block, console: Console) -> None:
 
 
 def _print_hanging(console: Console, lead: str, text: RichText) -> None:
-    """Print the text wrapped behind a lead that stands on its first line alone, without padding at the ends of lines."""
+    """Print the text wrapped behind a lead that stands on its first line alone, without padding at
+    the ends of lines.
+    """
     for place, line in enumerate(text.wrap(console, max(8, console.width - len(lead)))):
         line.rstrip()
-        console.print(lead if place == 0 else " " * len(lead), line, sep="", markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            lead if place == 0 else " " * len(lead),
+            line,
+            sep="",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _print_table(block: Table, console: Console) -> None:
     if console.width < NARROW:  # columns would break words apart: one paragraph a row
         for row in block.rows:
-            first, *rest = [f"{column}: {cell}" if place else cell for place, (column, cell) in enumerate(zip(block.columns, row.cells, strict=True))]
-            _print_hanging(console, "  > " if row.chosen else "  - ", _rich(f"{first} ({', '.join(rest[:-1])}): {row.cells[-1]}", console))
+            first, *rest = [
+                f"{column}: {cell}" if place else cell
+                for place, (column, cell) in enumerate(zip(block.columns, row.cells, strict=True))
+            ]
+            _print_hanging(
+                console,
+                "  > " if row.chosen else "  - ",
+                _rich(f"{first} ({', '.join(rest[:-1])}): {row.cells[-1]}", console),
+            )
         return
     from rich import box
     from rich.table import Table as Grid
 
-    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False, header_style="bold")
+    grid = Grid(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+        show_edge=False,
+        header_style="bold",
+    )
     grid.add_column("", width=1, no_wrap=True)
     for column, fixed in zip(block.columns, block.fixed, strict=True):
-        # The widest fixed cell is five stars; every other column folds, since an ellipsis would lose text.
-        grid.add_column(_rich(column, console), no_wrap=fixed, min_width=5 if fixed else 8, overflow="fold")
+        # The widest fixed cell is five stars; every other column folds, since an ellipsis would
+        # lose text.
+        grid.add_column(
+            _rich(column, console), no_wrap=fixed, min_width=5 if fixed else 8, overflow="fold"
+        )
     for row in block.rows:
         mark = ">" if row.chosen else " "
-        grid.add_row(mark, *(_rich(cell, console) for cell in row.cells), style="bold" if row.chosen else None)
+        grid.add_row(
+            mark,
+            *(_rich(cell, console) for cell in row.cells),
+            style="bold" if row.chosen else None,
+        )
     console.print(grid)
 
 
 def _rich(text: str, console: Console, style: str = "") -> RichText:
-    """Text without markup, so that brackets in names stay what they are, in signs the console can encode."""
+    """Text without markup, so that brackets in names stay what they are, in signs the console can
+    encode.
+    """
     from rich.text import Text as RichText
 
     encoding = console.encoding or "utf-8"
@@ -121,5 +214,10 @@ def _rich(text: str, console: Console, style: str = "") -> RichText:
 
 
 def _printable(text: str) -> str:
-    """The text without control characters: a model name or path must not be able to move the cursor."""
-    return "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in text.replace("\t", "    "))
+    """The text without control characters: a model name or path must not be able to move the
+    cursor.
+    """
+    return "".join(
+        sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1]
+        for sign in text.replace("\t", "    ")
+    )

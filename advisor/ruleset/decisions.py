@@ -7,19 +7,33 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from advisor.ruleset.model import Rule, Ruleset, Table
-from advisor.ruleset.proved import MAX_CULPRITS, SHOWN_BOXES, Clash, Hole, Idle, TableProof, bits, layer_of, mask, outcomes_of
+from advisor.ruleset.proved import (
+    MAX_CULPRITS,
+    SHOWN_BOXES,
+    Clash,
+    Hole,
+    Idle,
+    TableProof,
+    bits,
+    layer_of,
+    mask,
+    outcomes_of,
+)
 from advisor.ruleset.space import Region, Shorten, Space
 
 
 class Decisions:
-    """The recommendations and prohibitions of one table, as bits in the order of precedence: the lowest bit wins.
+    """The recommendations and prohibitions of one table, as bits in the order of precedence: the
+    lowest bit wins.
 
-    Who wins is found on shortened sets: what a decided prohibition forbids is taken out, and so is everything below a rule
-    that is sure to fire and that nothing can forbid any more. Otherwise each way of not fitting would multiply with each
-    way of ranking.
+    Who wins is found on shortened sets: what a decided prohibition forbids is taken out, and so is
+    everything below a rule that is sure to fire and that nothing can forbid any more. Otherwise
+    each way of not fitting would multiply with each way of ranking.
     """
 
-    def __init__(self, ruleset: Ruleset, table: Table, rules: Sequence[Rule], proof: TableProof) -> None:
+    def __init__(
+        self, ruleset: Ruleset, table: Table, rules: Sequence[Rule], proof: TableProof
+    ) -> None:
         self.ruleset, self.table, self.rules, self.proof = ruleset, table, rules, proof
         self.space = Space(ruleset, rules)
         recommending = [i for i, rule in enumerate(rules) if rule.kind == "recommend"]
@@ -27,15 +41,34 @@ class Decisions:
         self.forbid = self.space.rule_bits & ~self.recommend
         outcome = {i: rules[i].then[table.concludes] for i in recommending}
         group = {i: (rules[i].layer, rules[i].tier) for i in recommending}
-        self.same = {i: mask(j for j in recommending if outcome[j] == outcome[i]) for i in recommending}
-        self.peers = {i: mask(j for j in recommending if group[j] == group[i]) for i in recommending}
+        self.same = {
+            i: mask(j for j in recommending if outcome[j] == outcome[i]) for i in recommending
+        }
+        self.peers = {
+            i: mask(j for j in recommending if group[j] == group[i]) for i in recommending
+        }
         self.below = {i: self.recommend & ~((1 << i) - 1) & ~self.peers[i] for i in recommending}
-        self.kills = {i: mask(j for j in recommending if outcome[j] in outcomes_of(rule, table)) for i, rule in enumerate(rules) if rule.kind == "forbid"}
-        estimated = {fact_id for fact_id, fact in ruleset.facts.items() if fact.origin == "estimated"}
-        # A prohibition that looks at estimates alone says "does not fit"; every other one is somebody's decision.
-        self.fit_bits = mask(i for i in self.kills if rules[i].when and all(condition.fact in estimated for condition in rules[i].when))
-        last_resorts = {outcome[i] for i in recommending} - {outcome[i] for i in recommending if rules[i].layer != "base"}
-        self.last_resort = mask(i for i in recommending if outcome[i] in last_resorts) if self.fit_bits else 0
+        self.kills = {
+            i: mask(j for j in recommending if outcome[j] in outcomes_of(rule, table))
+            for i, rule in enumerate(rules)
+            if rule.kind == "forbid"
+        }
+        estimated = {
+            fact_id for fact_id, fact in ruleset.facts.items() if fact.origin == "estimated"
+        }
+        # A prohibition that looks at estimates alone says "does not fit"; every other one is
+        # somebody's decision.
+        self.fit_bits = mask(
+            i
+            for i in self.kills
+            if rules[i].when and all(condition.fact in estimated for condition in rules[i].when)
+        )
+        last_resorts = {outcome[i] for i in recommending} - {
+            outcome[i] for i in recommending if rules[i].layer != "base"
+        }
+        self.last_resort = (
+            mask(i for i in recommending if outcome[i] in last_resorts) if self.fit_bits else 0
+        )
         decided = [self.space.decided(number) for number in range(len(self.space.order) + 1)]
         self.decided_forbids = [mask & self.forbid for mask in decided]
         self.decided = [mask & self.recommend for mask in decided]
@@ -67,7 +100,9 @@ class Decisions:
         return self.shorten(state & ~self.fit_bits & ~self.last_resort, number)
 
     def ties(self, state: int) -> tuple[int, int]:
-        """Of a shortened set the winner's bit number (-1 without one) and the rules that tie with it for another outcome."""
+        """Of a shortened set the winner's bit number (-1 without one) and the rules that tie with
+        it for another outcome.
+        """
         alive = state & self.recommend
         if not alive:
             return -1, 0
@@ -87,14 +122,24 @@ class Decisions:
         self._holes(states)
         self._conflicts(states, clashes)
         self.proof.sets += len(states)
-        self.proof.never_concluded = [outcome for outcome in outcomes if outcome not in {self.rules[i].then[self.table.concludes] for i in bits(won)}]
-        fired = self._effects(list(bits(self.recommend)), won) | self._effects(list(bits(self.forbid)), self.forbid)
+        self.proof.never_concluded = [
+            outcome
+            for outcome in outcomes
+            if outcome not in {self.rules[i].then[self.table.concludes] for i in bits(won)}
+        ]
+        fired = self._effects(list(bits(self.recommend)), won) | self._effects(
+            list(bits(self.forbid)), self.forbid
+        )
         twice = {idle.rule.id for idle in self.proof.redundant}
         idle = [i for i in bits(fired & self.recommend & ~won) if self.rules[i].id not in twice]
-        self.proof.never_wins += [Idle(rule=self.rules[i], culprits=self._culprits(i)) for i in idle]
+        self.proof.never_wins += [
+            Idle(rule=self.rules[i], culprits=self._culprits(i)) for i in idle
+        ]
 
     def _effects(self, part: Sequence[int], won: int) -> int:
-        """What holds of the recommendations, or of the prohibitions, by themselves: whether they fire, and whether anybody would miss them."""
+        """What holds of the recommendations, or of the prohibitions, by themselves: whether they
+        fire, and whether anybody would miss them.
+        """
         space = Space(self.ruleset, [self.rules[i] for i in part])
         states = [sum(1 << part[i] for i in bits(state)) for state in space.sets()]
         self.proof.sets += len(states)
@@ -102,22 +147,39 @@ class Decisions:
         candidates = self._covers(part)
         for state in states:
             fired |= state
-            for i in [i for i in candidates if state >> i & 1 and not self._covered(i, state, candidates[i])]:
+            for i in [
+                i
+                for i in candidates
+                if state >> i & 1 and not self._covered(i, state, candidates[i])
+            ]:
                 del candidates[i]
         self.proof.unreachable += [self.rules[i] for i in part if not fired >> i & 1]
-        # A rule that never wins is superfluous where an equal says the same; what a higher one takes from it is another matter.
-        covered = {i: cover if won >> i & 1 else cover & self.peers[i] for i, cover in candidates.items() if fired >> i & 1}
+        # A rule that never wins is superfluous where an equal says the same; what a higher one
+        # takes from it is another matter.
+        covered = {
+            i: cover if won >> i & 1 else cover & self.peers[i]
+            for i, cover in candidates.items()
+            if fired >> i & 1
+        }
         self.proof.redundant += self._redundant(covered, states)
         return fired
 
     def _covers(self, part: Iterable[int]) -> dict[int, int]:
-        """Rule -> the rules of which one must fire with it to make it superfluous: the same outcome, no lower."""
+        """Rule -> the rules of which one must fire with it to make it superfluous: the same
+        outcome, no lower.
+        """
         covers = {}
         for i in part:
             if self.rules[i].kind == "recommend":
                 covers[i] = self.same[i] & (self.peers[i] | (1 << i) - 1) & ~(1 << i)
             else:
-                covers[i] = mask(j for j in self.kills if j != i and set(outcomes_of(self.rules[j], self.table)) & set(outcomes_of(self.rules[i], self.table)))
+                covers[i] = mask(
+                    j
+                    for j in self.kills
+                    if j != i
+                    and set(outcomes_of(self.rules[j], self.table))
+                    & set(outcomes_of(self.rules[i], self.table))
+                )
         return covers
 
     def _covered(self, i: int, state: int, cover: int) -> bool:
@@ -127,7 +189,8 @@ class Decisions:
                 return bool(others)
             if others & ((1 << i) - 1):
                 return True
-            # An equal that comes later by name takes the place, unless another outcome of the tier comes between them.
+            # An equal that comes later by name takes the place, unless another outcome of the tier
+            # comes between them.
             between = ((others & -others) - 1) & ~((1 << i + 1) - 1)
             return not state & between & ~self.same[i]
         named = set(outcomes_of(self.rules[i], self.table))
@@ -136,7 +199,9 @@ class Decisions:
         return not named
 
     def _redundant(self, candidates: dict[int, int], states: Iterable[int]) -> list[Idle]:
-        """Of rules that cover each other the narrowest goes first; what it covered is then needed."""
+        """Of rules that cover each other the narrowest goes first; what it covered is then
+        needed.
+        """
         found: list[Idle] = []
         gone = 0
         for i in sorted(candidates, key=lambda i: (-len(self.rules[i].when), self.rules[i].id)):
@@ -144,7 +209,12 @@ class Decisions:
             seen = [state for state in states if state >> i & 1]
             if all(self._covered(i, state, cover) for state in seen):
                 gone |= 1 << i
-                found.append(Idle(rule=self.rules[i], culprits=self._most(j for state in seen for j in bits(state & cover))))
+                found.append(
+                    Idle(
+                        rule=self.rules[i],
+                        culprits=self._most(j for state in seen for j in bits(state & cover)),
+                    )
+                )
         return found
 
     def _holes(self, states: Mapping[int, Any]) -> None:
@@ -160,15 +230,33 @@ class Decisions:
             for chain in self._other_holes(shorten, found[0], boxes):
                 box = self.space.box(chain, lambda state: not state, shorten)
                 boxes.append(box)
-                fired = [i for i in self.kills if self.rules[i].first_failing(box.facts) is None and self.kills[i] and not (by_policy and self.fit_bits >> i & 1)]
-                forbidding = sorted((self.rules[i] for i in fired), key=lambda rule: (-layer_of(self.ruleset, rule), rule.id))
-                self.proof.holes.append(Hole(box=box, forbidding=tuple(forbidding), by_policy=by_policy))
+                fired = [
+                    i
+                    for i in self.kills
+                    if self.rules[i].first_failing(box.facts) is None
+                    and self.kills[i]
+                    and not (by_policy and self.fit_bits >> i & 1)
+                ]
+                forbidding = sorted(
+                    (self.rules[i] for i in fired),
+                    key=lambda rule: (-layer_of(self.ruleset, rule), rule.id),
+                )
+                self.proof.holes.append(
+                    Hole(box=box, forbidding=tuple(forbidding), by_policy=by_policy)
+                )
 
     def _other_holes(self, shorten: Shorten, first: Any, boxes: Sequence[Region]) -> Iterator[Any]:
         """A witness of a hole, then one outside each box found so far, a few at most."""
         yield first
         while len(boxes) < SHOWN_BOXES:
-            outside = next((found[0] for within in self._outside(boxes) if 0 in (found := self.space.sets(within, shorten))), None)
+            outside = next(
+                (
+                    found[0]
+                    for within in self._outside(boxes)
+                    if 0 in (found := self.space.sets(within, shorten))
+                ),
+                None,
+            )
             if outside is None:
                 return
             yield outside
@@ -200,10 +288,14 @@ class Decisions:
                     return first == winner and bool(ties >> other & 1)
 
                 box = self.space.box(states[state], tied, self.shorten)
-            self.proof.conflicts.append(Clash(first=self.rules[winner], second=self.rules[other], box=box))
+            self.proof.conflicts.append(
+                Clash(first=self.rules[winner], second=self.rules[other], box=box)
+            )
 
     def _culprits(self, i: int) -> tuple[Rule, ...]:
-        """The rules that take every case of a rule that never wins: who wins there, or who forbids its outcome."""
+        """The rules that take every case of a rule that never wins: who wins there, or who forbids
+        its outcome.
+        """
         within = self.space.cells_matching(self.rules[i])
         winners = Counter(self.ties(state)[0] for state in self.space.sets(within, self.shorten))
         killers = [j for j in self.kills if self.kills[j] >> i & 1]

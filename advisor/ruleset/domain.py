@@ -1,4 +1,5 @@
-"""What a fact can be, as finitely many cells: between two neighbouring thresholds of the rules all numbers count alike.
+"""What a fact can be, as finitely many cells: between two neighbouring thresholds of the rules all
+numbers count alike.
 
 The judge looks cells up, the proof goes through all of them, and both read a fact's domain here.
 """
@@ -29,12 +30,26 @@ class Cell:
 
 
 def cells_of(fact: Fact, conditions: Iterable[Condition]) -> tuple[Cell, ...]:
-    """Every cell that the fact can really be in: within its bounds, whole numbers where it is whole, unknown where it may be."""
+    """Every cell that the fact can really be in: within its bounds, whole numbers where it is
+    whole, unknown where it may be.
+    """
     cells = [] if fact.required or fact.origin == "concluded" else [Cell(None)]
     if fact.type == "number":
-        cuts = sorted({bound for condition in conditions for interval in condition.intervals for bound in (interval.low, interval.high) if bound is not None})
+        cuts = sorted(
+            {
+                bound
+                for condition in conditions
+                for interval in condition.intervals
+                for bound in (interval.low, interval.high)
+                if bound is not None
+            }
+        )
         return (*_number_cells(fact, cuts), *cells)
-    values: Iterable[Any] = (True, False) if fact.type == "flag" else (value for value in fact.values if value != UNKNOWN)
+    values: Iterable[Any] = (
+        (True, False)
+        if fact.type == "flag"
+        else (value for value in fact.values if value != UNKNOWN)
+    )
     return (*(Cell(value) for value in values), *cells)
 
 
@@ -51,7 +66,11 @@ def _number_cells(fact: Fact, cuts: Sequence[float]) -> list[Cell]:
 
 
 def _allowed(fact: Fact, value: float) -> bool:
-    return not ((fact.min is not None and value < fact.min) or (fact.max is not None and value > fact.max) or (fact.integer and value != math.floor(value)))
+    return not (
+        (fact.min is not None and value < fact.min)
+        or (fact.max is not None and value > fact.max)
+        or (fact.integer and value != math.floor(value))
+    )
 
 
 def _inside(fact: Fact, low: float | None, high: float | None) -> float | None:
@@ -66,15 +85,28 @@ def _inside(fact: Fact, low: float | None, high: float | None) -> float | None:
         tried = [bottom, math.floor(bottom) + 1]
     else:
         tried = [bottom, math.floor(bottom) + 1, (bottom + top) / 2, top]
-    return next((value for value in tried if (low is None or value > low) and (high is None or value < high) and _allowed(fact, value)), None)
+    return next(
+        (
+            value
+            for value in tried
+            if (low is None or value > low)
+            and (high is None or value < high)
+            and _allowed(fact, value)
+        ),
+        None,
+    )
 
 
 def in_words(fact: Fact, cells: Sequence[Cell], chosen: Iterable[int]) -> str:
-    """The chosen cells as a person writes them: 'budget is low or medium', 'data_rows is at least 1,000 or not known'."""
+    """The chosen cells as a person writes them: 'budget is low or medium', 'data_rows is at least
+    1,000 or not known'.
+    """
     picked = sorted(chosen)
     unknown = any(cells[i].value is None for i in picked)
     known = [i for i in picked if cells[i].value is not None]
-    parts = _ranges(cells, known) if fact.type == "number" else [_word(cells[i].value) for i in known]
+    parts = (
+        _ranges(cells, known) if fact.type == "number" else [_word(cells[i].value) for i in known]
+    )
     all_known = len(known) == sum(cell.value is not None for cell in cells)
     if all_known and not unknown and len(known) > 1:
         return f"{fact.id} is known"
@@ -98,6 +130,10 @@ def _ranges(cells: Sequence[Cell], known: Sequence[int]) -> list[str]:
 def _range(first: Cell, last: Cell) -> str:
     if first is last and first.is_point:
         return f"{first.low:,.10g}"
-    low = "" if first.low is None else f"{'at least' if first.is_point else 'over'} {first.low:,.10g}"
-    high = "" if last.high is None else f"{'at most' if last.is_point else 'under'} {last.high:,.10g}"
+    low = (
+        "" if first.low is None else f"{'at least' if first.is_point else 'over'} {first.low:,.10g}"
+    )
+    high = (
+        "" if last.high is None else f"{'at most' if last.is_point else 'under'} {last.high:,.10g}"
+    )
     return " and ".join(filter(None, (low, high))) or "any number"

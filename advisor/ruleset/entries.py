@@ -1,4 +1,7 @@
-"""One rule, condition or assumption out of a YAML document. Every fault is located, and none stops the reading of the rest."""
+"""One rule, condition or assumption out of a YAML document.
+
+Every fault is located, and none stops the reading of the rest.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,23 @@ from advisor.ground.errors import Fault, InputError, nearest, unknown_name
 from advisor.ground.types import Source
 from advisor.ground.yaml_reader import Document
 from advisor.ruleset.facts import UNKNOWN, Fact
-from advisor.ruleset.model import CONFIDENCES, KINDS, STATUSES, Assumption, Condition, Interval, Rule, Table
+from advisor.ruleset.model import (
+    CONFIDENCES,
+    KINDS,
+    STATUSES,
+    Assumption,
+    Condition,
+    Interval,
+    Rule,
+    Table,
+)
 
 Path_ = tuple[str | int, ...]
 MAX_FAULTS = 100  # of one rule set: nobody reads more, and looking for the nearest names takes time
 BOUNDS = {"gt": "over", "gte": "at least", "lt": "under", "lte": "at most"}
 RULE_KEYS = {
-    "id", "kind", "tier", "when", "then", "because", "row", "unless_note", "sources", "confidence", "status", "review_by", "refines", "examples",
+    "id", "kind", "tier", "when", "then", "because", "row", "unless_note", "sources", "confidence",
+    "status", "review_by", "refines", "examples",
 }  # fmt: skip
 TEXT_KEYS = ("row", "unless_note", "refines", "review_by")
 RULE_ID = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+\Z")
@@ -25,7 +38,9 @@ PLAIN = (str, int, float, bool)
 
 
 class Reader:
-    """Reads entries against the facts, tables, tiers and sources known so far, and collects faults."""
+    """Reads entries against the facts, tables, tiers and sources known so far, and collects
+    faults.
+    """
 
     def __init__(self, facts: Mapping[str, Fact]) -> None:
         self.facts = dict(facts)
@@ -37,140 +52,311 @@ class Reader:
     def add(self, fault: Fault) -> None:
         self.faults.append(fault)
         if len(self.faults) >= MAX_FAULTS:
-            raise InputError(faults=[*self.faults, Fault(what=f"reading stopped after {MAX_FAULTS} faults")])
+            raise InputError(
+                faults=[*self.faults, Fault(what=f"reading stopped after {MAX_FAULTS} faults")]
+            )
 
-    def fault(self, document: Document, path: Sequence[str | int], what: str, allowed: str = "", hint: str = "", *, key: bool = False) -> None:
+    def fault(
+        self,
+        document: Document,
+        path: Sequence[str | int],
+        what: str,
+        allowed: str = "",
+        hint: str = "",
+        *,
+        key: bool = False,
+    ) -> None:
         self.add(Fault(what=f"{document.at(path, key=key)}: {what}", allowed=allowed, hint=hint))
 
-    def known(self, document: Document, path: Path_, kind: str, name: Any, names: Collection[str], *, key: bool = False) -> bool:
+    def known(
+        self,
+        document: Document,
+        path: Path_,
+        kind: str,
+        name: Any,
+        names: Collection[str],
+        *,
+        key: bool = False,
+    ) -> bool:
         """Whether a name is one of a closed list; a fault with the nearest one where it is not."""
         if isinstance(name, str) and name in names:
             return True
         if isinstance(name, str):
             self.add(unknown_name(kind, name, list(names), at=document.at(path, key=key)))
         else:
-            self.fault(document, path, f"a {kind} is a text, not {value_words(name)}", f"known: {', '.join(sorted(names))}", key=key)
+            self.fault(
+                document,
+                path,
+                f"a {kind} is a text, not {value_words(name)}",
+                f"known: {', '.join(sorted(names))}",
+                key=key,
+            )
         return False
 
-    def keys(self, document: Document, path: Path_, entry: Mapping[str, Any], allowed: Collection[str]) -> None:
+    def keys(
+        self, document: Document, path: Path_, entry: Mapping[str, Any], allowed: Collection[str]
+    ) -> None:
         for name in entry:
             if name not in allowed:
-                self.fault(document, (*path, name), f"unknown key '{name}'", f"known: {', '.join(sorted(allowed))}", nearest(name, allowed), key=True)
+                self.fault(
+                    document,
+                    (*path, name),
+                    f"unknown key '{name}'",
+                    f"known: {', '.join(sorted(allowed))}",
+                    nearest(name, allowed),
+                    key=True,
+                )
 
-    def text(self, document: Document, path: Path_, entry: Mapping[str, Any], name: str, *, required: bool = False) -> str:
+    def text(
+        self,
+        document: Document,
+        path: Path_,
+        entry: Mapping[str, Any],
+        name: str,
+        *,
+        required: bool = False,
+    ) -> str:
         """A text of an entry, or '' with a fault where it is none."""
         value = entry.get(name)
         if isinstance(value, str) and (value.strip() or not required):
             return " ".join(value.split())
         if value is not None:
-            self.fault(document, (*path, name), f"`{name}` is a text, not {value_words(value)}", hint="quote it" if isinstance(value, int | float) else "")
+            self.fault(
+                document,
+                (*path, name),
+                f"`{name}` is a text, not {value_words(value)}",
+                hint="quote it" if isinstance(value, int | float) else "",
+            )
         elif required:
             self.fault(document, path, f"there is no `{name}`")
         return ""
 
     # ----------------------------------------------------------------------- rules
 
-    def rule(self, document: Document, path: Path_, entry: Any, table: Table, layer: str) -> Rule | None:
+    def rule(
+        self, document: Document, path: Path_, entry: Any, table: Table, layer: str
+    ) -> Rule | None:
         """The rule of one entry, or None with faults."""
         before = len(self.faults)
         if not isinstance(entry, dict):
-            self.fault(document, path, f"a rule is a map with id, kind, when, then, because, sources, not {value_words(entry)}")
+            self.fault(
+                document,
+                path,
+                "a rule is a map with id, kind, when, then, because, sources, not"
+                f" {value_words(entry)}",
+            )
             return None
         self.keys(document, path, entry, RULE_KEYS)
         kind = entry.get("kind", "set" if table.id == "settings" else "recommend")
         self.known(document, (*path, "kind"), "kind", kind, KINDS)
-        self.known(document, (*path, "confidence"), "confidence", entry.get("confidence", "judgement"), CONFIDENCES)
+        self.known(
+            document,
+            (*path, "confidence"),
+            "confidence",
+            entry.get("confidence", "judgement"),
+            CONFIDENCES,
+        )
         self.known(document, (*path, "status"), "status", entry.get("status", "active"), STATUSES)
         rule_id = self.text(document, path, entry, "id", required=True)
         if rule_id and not RULE_ID.match(rule_id):
-            self.fault(document, (*path, "id"), f"rule id '{rule_id}'", "namespace/name, of letters, digits, '-', '_' and '.'")
+            self.fault(
+                document,
+                (*path, "id"),
+                f"rule id '{rule_id}'",
+                "namespace/name, of letters, digits, '-', '_' and '.'",
+            )
         because = self.text(document, path, entry, "because", required=True)
         texts = {name: self.text(document, path, entry, name) for name in TEXT_KEYS}
         if texts["review_by"] and not _is_date(texts["review_by"]):
-            self.fault(document, (*path, "review_by"), f"`review_by` is a date, not '{texts['review_by']}'", "year-month-day: 2027-06-01")
+            self.fault(
+                document,
+                (*path, "review_by"),
+                f"`review_by` is a date, not '{texts['review_by']}'",
+                "year-month-day: 2027-06-01",
+            )
         if kind == "recommend":
             self.known(document, (*path, "tier"), "tier", entry.get("tier", ""), self.tiers)
         elif "tier" in entry:
-            self.fault(document, (*path, "tier"), f"a {kind} rule has no tier", "tiers order what is recommended", key=True)
+            self.fault(
+                document,
+                (*path, "tier"),
+                f"a {kind} rule has no tier",
+                "tiers order what is recommended",
+                key=True,
+            )
         when = entry.get("when")
         if not isinstance(when, dict):
-            self.fault(document, (*path, "when") if "when" in entry else path, "the rule has no `when`", "a map from fact to value; {} holds always")
+            self.fault(
+                document,
+                (*path, "when") if "when" in entry else path,
+                "the rule has no `when`",
+                "a map from fact to value; {} holds always",
+            )
             when = {}
-        conditions = [self.condition(document, (*path, "when", fact), fact, value, table) for fact, value in when.items()]
+        conditions = [
+            self.condition(document, (*path, "when", fact), fact, value, table)
+            for fact, value in when.items()
+        ]
         then = self.then(document, (*path, "then"), entry.get("then"), kind, table)
         sources = self.rule_sources(document, path, entry.get("sources"))
         examples = self.examples(document, (*path, "examples"), entry.get("examples"))
         if len(self.faults) > before:
             return None
-        spots = {name: document.at((*path, name), key=True) for name in ("because", "review_by", "when", "then", "status", "tier") if name in entry}
-        spots.update({f"examples/{i}": document.at((*path, "examples", i)) for i in range(len(examples))})
+        spots = {
+            name: document.at((*path, name), key=True)
+            for name in ("because", "review_by", "when", "then", "status", "tier")
+            if name in entry
+        }
+        spots.update(
+            {f"examples/{i}": document.at((*path, "examples", i)) for i in range(len(examples))}
+        )
         return Rule(
-            id=rule_id, table=table.id, kind=kind, layer=layer, tier=entry.get("tier", ""), when=tuple(c for c in conditions if c), then=then, because=because,
-            row=texts["row"], unless_note=texts["unless_note"], sources=sources, confidence=entry.get("confidence", "judgement"), status=entry.get("status", "active"),
-            review_by=texts["review_by"], refines=texts["refines"], examples=examples, at=document.at((*path, "id")), spots=spots,
+            id=rule_id, table=table.id, kind=kind, layer=layer, tier=entry.get("tier", ""),
+            when=tuple(c for c in conditions if c), then=then, because=because,
+            row=texts["row"], unless_note=texts["unless_note"], sources=sources,
+            confidence=entry.get("confidence", "judgement"), status=entry.get("status", "active"),
+            review_by=texts["review_by"], refines=texts["refines"], examples=examples,
+            at=document.at((*path, "id")), spots=spots,
         )  # fmt: skip
 
     def rule_sources(self, document: Document, path: Path_, listed: Any) -> tuple[str, ...]:
         if not isinstance(listed, list) or not listed:
             where = path if listed is None else (*path, "sources")
-            self.fault(document, where, "the rule has no `sources`", "a list of ids from rules/sources.yaml or this file's own `sources`")
+            self.fault(
+                document,
+                where,
+                "the rule has no `sources`",
+                "a list of ids from rules/sources.yaml or this file's own `sources`",
+            )
             return ()
-        return tuple(source for i, source in enumerate(listed) if self.known(document, (*path, "sources", i), "source", source, self.sources))
+        return tuple(
+            source
+            for i, source in enumerate(listed)
+            if self.known(document, (*path, "sources", i), "source", source, self.sources)
+        )
 
-    def examples(self, document: Document, path: Path_, listed: Any) -> tuple[Mapping[str, Any], ...]:
+    def examples(
+        self, document: Document, path: Path_, listed: Any
+    ) -> tuple[Mapping[str, Any], ...]:
         """The rule's own tests: [{given: {fact: value}, fires: true}]."""
         if listed is None:
             return ()
         if not isinstance(listed, list):
-            self.fault(document, path, "`examples` is a list", "[{given: {fact: value}, fires: true}]")
+            self.fault(
+                document, path, "`examples` is a list", "[{given: {fact: value}, fires: true}]"
+            )
             return ()
         for i, example in enumerate(listed):
             spot = (*path, i)
-            if not isinstance(example, dict) or set(example) != {"given", "fires"} or not isinstance(example["given"], dict) or not isinstance(example["fires"], bool):
-                self.fault(document, spot, "an example has the keys given (a map) and fires (true or false)", "{given: {fact: value}, fires: true}")
+            if (
+                not isinstance(example, dict)
+                or set(example) != {"given", "fires"}
+                or not isinstance(example["given"], dict)
+                or not isinstance(example["fires"], bool)
+            ):
+                self.fault(
+                    document,
+                    spot,
+                    "an example has the keys given (a map) and fires (true or false)",
+                    "{given: {fact: value}, fires: true}",
+                )
                 continue
             for name, value in example["given"].items():
                 if isinstance(value, list | dict):
-                    self.fault(document, (*spot, "given", name), f"'{name}' has one value in an example, not {value_words(value)}")
+                    self.fault(
+                        document,
+                        (*spot, "given", name),
+                        f"'{name}' has one value in an example, not {value_words(value)}",
+                    )
                 else:
-                    self.condition(document, (*spot, "given", name), name, value, None)  # whether the table looks at it: the linter says
+                    self.condition(
+                        document, (*spot, "given", name), name, value, None
+                    )  # whether the table looks at it: the linter says
         return tuple(listed)
 
-    def then(self, document: Document, path: Path_, then: Any, kind: Any, table: Table) -> Mapping[str, Any]:
+    def then(
+        self, document: Document, path: Path_, then: Any, kind: Any, table: Table
+    ) -> Mapping[str, Any]:
         """What follows, checked for the rule's kind."""
         if not isinstance(then, dict) or not then:
-            self.fault(document, path, "the rule has no `then`", "a map: what it concludes, sets or says")
+            self.fault(
+                document, path, "the rule has no `then`", "a map: what it concludes, sets or says"
+            )
             return {}
         if kind == "warn":
             if set(then) != {"say"} or not isinstance(then["say"], str):
                 self.fault(document, path, "a warn rule has `then: {say: text}`")
         elif kind == "set":
             if table.id != "settings":
-                self.fault(document, path, f"a set rule belongs to the table 'settings', not to '{table.id}'")
+                self.fault(
+                    document,
+                    path,
+                    f"a set rule belongs to the table 'settings', not to '{table.id}'",
+                )
             for name, value in then.items():
-                if value is not None and not isinstance(value, PLAIN) and not (isinstance(value, list) and all(isinstance(item, PLAIN) for item in value)):
-                    self.fault(document, (*path, name), f"'{name}' cannot be {value_words(value)}", "a number, a text, true, false, or a list of these")
+                if (
+                    value is not None
+                    and not isinstance(value, PLAIN)
+                    and not (
+                        isinstance(value, list) and all(isinstance(item, PLAIN) for item in value)
+                    )
+                ):
+                    self.fault(
+                        document,
+                        (*path, name),
+                        f"'{name}' cannot be {value_words(value)}",
+                        "a number, a text, true, false, or a list of these",
+                    )
         elif kind in ("recommend", "forbid"):
             if set(then) != {table.concludes}:
-                self.fault(document, path, f"table '{table.id}' concludes '{table.concludes}'", f"write `then: {{{table.concludes}: value}}`")
+                self.fault(
+                    document,
+                    path,
+                    f"table '{table.id}' concludes '{table.concludes}'",
+                    f"write `then: {{{table.concludes}: value}}`",
+                )
                 return then
             named = then[table.concludes]
             several = kind == "forbid" and isinstance(named, list)
             if several and not named:
-                self.fault(document, (*path, table.concludes), "nothing is forbidden", "a value or a list of values")
+                self.fault(
+                    document,
+                    (*path, table.concludes),
+                    "nothing is forbidden",
+                    "a value or a list of values",
+                )
             for value in named if several else [named]:
-                self.known(document, (*path, table.concludes), table.concludes, value, self.facts[table.concludes].values)
+                self.known(
+                    document,
+                    (*path, table.concludes),
+                    table.concludes,
+                    value,
+                    self.facts[table.concludes].values,
+                )
         return then
 
     # ----------------------------------------------------------------------- conditions
 
-    def condition(self, document: Document, path: Path_, name: str, wanted: Any, table: Table | None) -> Condition | None:
+    def condition(
+        self, document: Document, path: Path_, name: str, wanted: Any, table: Table | None
+    ) -> Condition | None:
         """One line of a `when`. Without a table any fact may be named (assumptions)."""
         if not self.known(document, path, "fact", name, self.facts, key=True):
             return None
         if table is not None and name not in table.inputs:
-            hint = f"a file of your own may add it: `inputs: {{{table.id}: [{name}]}}`" if self.facts[name].origin != "concluded" else ""
-            self.fault(document, path, f"table '{table.id}' does not look at '{name}'", f"its inputs: {', '.join(table.inputs)}", hint, key=True)
+            hint = (
+                f"a file of your own may add it: `inputs: {{{table.id}: [{name}]}}`"
+                if self.facts[name].origin != "concluded"
+                else ""
+            )
+            self.fault(
+                document,
+                path,
+                f"table '{table.id}' does not look at '{name}'",
+                f"its inputs: {', '.join(table.inputs)}",
+                hint,
+                key=True,
+            )
             return None
         fact = self.facts[name]
         values: set[Any] = set()
@@ -179,28 +365,63 @@ class Reader:
         words: list[str] = []
         parts = wanted if isinstance(wanted, list) else [wanted]
         if not parts:
-            self.fault(document, path, f"the list of '{name}' is empty, so the rule never fires", "a value or a list of values; left out: any")
+            self.fault(
+                document,
+                path,
+                f"the list of '{name}' is empty, so the rule never fires",
+                "a value or a list of values; left out: any",
+            )
         for part in parts:
             if part == UNKNOWN:
                 unknown = True
                 words.append("not known")
             elif fact.type == "number" and _is_bounds(part):
-                intervals.append(Interval(low=part.get("gte", part.get("gt")), low_included="gte" in part, high=part.get("lte", part.get("lt")), high_included="lte" in part))
-                words.append(" and ".join(f"{BOUNDS[bound]} {number:,}" for bound, number in part.items()))
+                intervals.append(
+                    Interval(
+                        low=part.get("gte", part.get("gt")),
+                        low_included="gte" in part,
+                        high=part.get("lte", part.get("lt")),
+                        high_included="lte" in part,
+                    )
+                )
+                words.append(
+                    " and ".join(f"{BOUNDS[bound]} {number:,}" for bound, number in part.items())
+                )
             elif fact.type == "number" and _is_number(part):
-                intervals.append(Interval(low=part, low_included=True, high=part, high_included=True))
+                intervals.append(
+                    Interval(low=part, low_included=True, high=part, high_included=True)
+                )
                 words.append(f"{part:,}")
-            elif (fact.type == "flag" and isinstance(part, bool)) or (fact.type == "choice" and isinstance(part, str) and part in fact.values):
+            elif (fact.type == "flag" and isinstance(part, bool)) or (
+                fact.type == "choice" and isinstance(part, str) and part in fact.values
+            ):
                 values.add(part)
-                words.append({True: "stated", False: "denied"}[part] if isinstance(part, bool) else str(part))
+                words.append(
+                    {True: "stated", False: "denied"}[part] if isinstance(part, bool) else str(part)
+                )
             else:
                 allowed = {
-                    "number": "a number, {gte: N}, {gt: N}, {lte: N}, {lt: N}, unknown, or a list of these",
+                    "number": (
+                        "a number, {gte: N}, {gt: N}, {lte: N}, {lt: N}, unknown, or a list of"
+                        " these"
+                    ),
                     "flag": "true, false or unknown",
                     "choice": f"{', '.join(map(str, fact.values))}, unknown, or a list of these",
                 }.get(fact.type, "rules look at choices, numbers and signals only")
-                self.fault(document, path, f"'{name}' cannot be {value_words(part)}", f"allowed: {allowed}", nearest(part, map(str, fact.values)) if isinstance(part, str) else "")
-        return Condition(fact=name, values=frozenset(values), intervals=tuple(intervals), unknown=unknown, text=f"{name} is {' or '.join(words)}")
+                self.fault(
+                    document,
+                    path,
+                    f"'{name}' cannot be {value_words(part)}",
+                    f"allowed: {allowed}",
+                    nearest(part, map(str, fact.values)) if isinstance(part, str) else "",
+                )
+        return Condition(
+            fact=name,
+            values=frozenset(values),
+            intervals=tuple(intervals),
+            unknown=unknown,
+            text=f"{name} is {' or '.join(words)}",
+        )
 
     def assumptions(self, document: Document) -> tuple[Assumption, ...]:
         """The `assume` list of rules/facts.yaml: combinations that cannot occur."""
@@ -208,13 +429,30 @@ class Reader:
         found = []
         for i, entry in enumerate(entries if isinstance(entries, list) else [entries]):
             spot = ("assume", i)
-            if not isinstance(entry, dict) or not {"id", "never"} <= set(entry) or not isinstance(entry["never"], dict) or not entry["never"]:
-                self.fault(document, spot, "an assumption has the keys id and never (a map from fact to value)")
+            if (
+                not isinstance(entry, dict)
+                or not {"id", "never"} <= set(entry)
+                or not isinstance(entry["never"], dict)
+                or not entry["never"]
+            ):
+                self.fault(
+                    document,
+                    spot,
+                    "an assumption has the keys id and never (a map from fact to value)",
+                )
                 continue
             self.keys(document, spot, entry, ("id", "never", "because"))
-            never = [self.condition(document, (*spot, "never", name), name, value, None) for name, value in entry["never"].items()]
+            never = [
+                self.condition(document, (*spot, "never", name), name, value, None)
+                for name, value in entry["never"].items()
+            ]
             found.append(
-                Assumption(id=str(entry["id"]), never=tuple(condition for condition in never if condition), because=str(entry.get("because", "")), at=document.at((*spot, "id")))
+                Assumption(
+                    id=str(entry["id"]),
+                    never=tuple(condition for condition in never if condition),
+                    because=str(entry.get("because", "")),
+                    at=document.at((*spot, "id")),
+                )
             )
         return tuple(found)
 
@@ -225,7 +463,12 @@ def _is_number(value: Any) -> bool:
 
 def _is_bounds(part: Any) -> bool:
     """{gte: 1, lt: 5}: known bounds with numbers, one a side."""
-    if not isinstance(part, dict) or not part or not set(part) <= set(BOUNDS) or not all(map(_is_number, part.values())):
+    if (
+        not isinstance(part, dict)
+        or not part
+        or not set(part) <= set(BOUNDS)
+        or not all(map(_is_number, part.values()))
+    ):
         return False
     return not {"gt", "gte"} <= set(part) and not {"lt", "lte"} <= set(part)
 

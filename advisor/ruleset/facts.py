@@ -1,4 +1,6 @@
-"""The facts of rules/facts.yaml: the one list that questions, flags, answer files, rules and schemas derive from."""
+"""The facts of rules/facts.yaml: the one list that questions, flags, answer files, rules and
+schemas derive from.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from advisor.ground.yaml_reader import Document, read_yaml
 TYPES = ("choice", "number", "flag", "text", "path", "map")
 ORIGINS = ("asked", "probed", "data", "model", "estimated", "concluded")
 KEYS = {
-    "type", "origin", "values", "unit", "min", "max", "integer", "answer", "flag", "required", "order", "ask", "ask_when", "ask_without", "unknown", "signal", "implies",
+    "type", "origin", "values", "unit", "min", "max", "integer", "answer", "flag", "required",
+    "order", "ask", "ask_when", "ask_without", "unknown", "signal", "implies",
     "read_from",
 }  # fmt: skip
 NAMES = ("implies", "read_from", "ask_without")  # keys that name other facts
@@ -64,7 +67,9 @@ def load_facts(path: Path | None = None) -> Mapping[str, Fact]:
 
 
 def facts_of(document: Document, base: Mapping[str, Fact] | None = None) -> Mapping[str, Fact]:
-    """The facts a document declares, after those of `base` (an overlay may add facts, never change one)."""
+    """The facts a document declares, after those of `base` (an overlay may add facts, never change
+    one).
+    """
     faults: list[Fault] = []
     facts: dict[str, Fact] = dict(base or {})
     entries = document.data.get("facts") if isinstance(document.data, dict) else None
@@ -73,7 +78,12 @@ def facts_of(document: Document, base: Mapping[str, Fact] | None = None) -> Mapp
     for fact_id, entry in entries.items():
         at = document.at(("facts", fact_id), key=True)
         if fact_id in (base or {}):
-            faults.append(Fault(what=f"{at}: fact '{fact_id}' exists already", allowed="a file may add facts, never change one"))
+            faults.append(
+                Fault(
+                    what=f"{at}: fact '{fact_id}' exists already",
+                    allowed="a file may add facts, never change one",
+                )
+            )
         elif not isinstance(entry, dict):
             faults.append(Fault(what=f"{at}: fact '{fact_id}' must be a map"))
         else:
@@ -88,30 +98,53 @@ def _faults(document: Document, fact_id: str, entry: Mapping[str, Any]) -> list[
     faults = []
     for key in entry:
         if key not in KEYS:
-            faults.append(Fault(what=f"{document.at(('facts', fact_id, key), key=True)}: unknown key '{key}'", allowed=f"known: {', '.join(sorted(KEYS))}"))
+            faults.append(
+                Fault(
+                    what=f"{document.at(('facts', fact_id, key), key=True)}: unknown key '{key}'",
+                    allowed=f"known: {', '.join(sorted(KEYS))}",
+                )
+            )
     for key, allowed in (("type", TYPES), ("origin", ORIGINS)):
         if entry.get(key) not in allowed:
-            faults.append(Fault(what=f"{document.at(('facts', fact_id, key))}: {key} is {entry.get(key)!r}", allowed=f"one of {', '.join(allowed)}"))
+            faults.append(
+                Fault(
+                    what=f"{document.at(('facts', fact_id, key))}: {key} is {entry.get(key)!r}",
+                    allowed=f"one of {', '.join(allowed)}",
+                )
+            )
     if entry.get("type") == "choice" and not isinstance(entry.get("values"), dict):
         faults.append(Fault(what=f"{document.at(('facts', fact_id))}: a choice needs `values`"))
     return faults
 
 
 def _fact(fact_id: str, entry: Mapping[str, Any]) -> Fact:
-    fields = {key: value for key, value in entry.items() if key in KEYS and key not in ("values", "ask_when", *NAMES)}
+    fields = {
+        key: value
+        for key, value in entry.items()
+        if key in KEYS and key not in ("values", "ask_when", *NAMES)
+    }
     raw_values = entry.get("values")
     values = {
-        name: Value(label=str((help_ or {}).get("label", name)), help=str((help_ or {}).get("help", "")))
+        name: Value(
+            label=str((help_ or {}).get("label", name)), help=str((help_ or {}).get("help", ""))
+        )
         for name, help_ in (raw_values.items() if isinstance(raw_values, dict) else ())
     }
     when = entry.get("ask_when") or {}
     named = {key: tuple(entry.get(key) or ()) for key in NAMES}
-    return Fact(id=fact_id, values=values, ask_when={key: tuple(allowed) for key, allowed in when.items()}, **{**fields, **named})
+    return Fact(
+        id=fact_id,
+        values=values,
+        ask_when={key: tuple(allowed) for key, allowed in when.items()},
+        **{**fields, **named},
+    )
 
 
 @cache
 def read_from(fact_id: str) -> tuple[str, ...]:
-    """The facts that are read from this one (`read_from`): of a data file its kind, of a model its size."""
+    """The facts that are read from this one (`read_from`): of a data file its kind, of a model its
+    size.
+    """
     return tuple(fact.id for fact in load_facts().values() if fact_id in fact.read_from)
 
 

@@ -1,7 +1,8 @@
 """Rules x facts -> findings. A pure function: no clock, no network, no order of files.
 
-A table is compiled once into bit masks: for each input fact, which rules its value allows. Judging is then one AND a
-fact. Numbers are cut at every threshold that a rule uses; between two cuts all rules behave alike.
+A table is compiled once into bit masks: for each input fact, which rules its value allows. Judging
+is then one AND a fact. Numbers are cut at every threshold that a rule uses; between two cuts all
+rules behave alike.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ class Judgement:
     """What one table says of one set of facts."""
 
     table: str
-    ranking: tuple[tuple[Any, Rule], ...]  # outcome and the rule that placed it, best first; forbidden ones left out
+    ranking: tuple[
+        tuple[Any, Rule], ...
+    ]  # outcome and the rule that placed it, best first; forbidden ones left out
     forbidden: Mapping[Any, tuple[Rule, ...]]
     settings: Mapping[str, tuple[Any, Rule]]
     warnings: tuple[Rule, ...]
@@ -41,22 +44,38 @@ class CompiledTable:
         self.rules = ruleset.rules[table_id]
         self.every = (1 << len(self.rules)) - 1
         self.cuts: dict[str, list[float]] = {}
-        self.masks: dict[str, dict[Any, int]] = {}  # fact -> value (or cell of a number) -> rules it allows
+        self.masks: dict[
+            str, dict[Any, int]
+        ] = {}  # fact -> value (or cell of a number) -> rules it allows
         self.number_masks: dict[str, list[int]] = {}
         layers = ["base", *ruleset.layers]
-        # A later layer wins over an earlier one, a higher tier inside a layer, then the id: never the order of files.
+        # A later layer wins over an earlier one, a higher tier inside a layer, then the id: never
+        # the order of files.
         self.order = sorted(
             (i for i, rule in enumerate(self.rules) if rule.kind == "recommend"),
-            key=lambda i: (-layers.index(self.rules[i].layer), -ruleset.tiers[self.rules[i].tier], self.rules[i].id),
+            key=lambda i: (
+                -layers.index(self.rules[i].layer),
+                -ruleset.tiers[self.rules[i].tier],
+                self.rules[i].id,
+            ),
         )
-        # Settings likewise: the value of the latest layer stands. Two values inside one layer are a fault that the linter finds.
-        self.set_order = sorted((i for i, rule in enumerate(self.rules) if rule.kind == "set"), key=lambda i: (layers.index(self.rules[i].layer), self.rules[i].id))
+        # Settings likewise: the value of the latest layer stands. Two values inside one layer are a
+        # fault that the linter finds.
+        self.set_order = sorted(
+            (i for i, rule in enumerate(self.rules) if rule.kind == "set"),
+            key=lambda i: (layers.index(self.rules[i].layer), self.rules[i].id),
+        )
         for fact_id in self.table.inputs:
             self._compile(fact_id)
 
     def _compile(self, fact_id: str) -> None:
         fact = self.ruleset.facts[fact_id]
-        tested = [(i, condition) for i, rule in enumerate(self.rules) for condition in rule.when if condition.fact == fact_id]
+        tested = [
+            (i, condition)
+            for i, rule in enumerate(self.rules)
+            for condition in rule.when
+            if condition.fact == fact_id
+        ]
 
         def mask(value: Any) -> int:
             failing = 0
@@ -66,7 +85,13 @@ class CompiledTable:
             return self.every & ~failing
 
         if fact.type == "number":
-            bounds = {bound for _, condition in tested for interval in condition.intervals for bound in (interval.low, interval.high) if bound is not None}
+            bounds = {
+                bound
+                for _, condition in tested
+                for interval in condition.intervals
+                for bound in (interval.low, interval.high)
+                if bound is not None
+            }
             cuts = sorted(bounds)
             self.cuts[fact_id] = cuts
             self.number_masks[fact_id] = [mask(point) for point in cell_points(cuts)]
@@ -104,14 +129,18 @@ class CompiledTable:
                 warnings.append(rule)
         for i in self.set_order:
             if firing >> i & 1:
-                settings.update({key: (value, self.rules[i]) for key, value in self.rules[i].then.items()})
+                settings.update(
+                    {key: (value, self.rules[i]) for key, value in self.rules[i].then.items()}
+                )
         wanted: dict[Any, Rule] = {}
         for i in self.order:
             if firing >> i & 1:
                 wanted.setdefault(self.rules[i].then[self.table.concludes], self.rules[i])
         return Judgement(
             table=self.table.id,
-            ranking=tuple((outcome, rule) for outcome, rule in wanted.items() if outcome not in forbidden),
+            ranking=tuple(
+                (outcome, rule) for outcome, rule in wanted.items() if outcome not in forbidden
+            ),
             forbidden={outcome: tuple(rules) for outcome, rules in forbidden.items()},
             settings=settings,
             warnings=tuple(warnings),
@@ -131,7 +160,9 @@ def cell_points(cuts: list[float]) -> list[float]:
 
 
 def cell_of(value: float, cuts: list[float]) -> int:
-    """Index of the cell a number falls into: even cells lie between cuts, odd ones are the cuts themselves."""
+    """Index of the cell a number falls into: even cells lie between cuts, odd ones are the cuts
+    themselves.
+    """
     i = bisect_left(cuts, value)
     return 2 * i + 1 if i < len(cuts) and cuts[i] == value else 2 * i
 

@@ -16,7 +16,9 @@ STATUSES = ("draft", "active", "expired")
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Numbers from `low` to `high`; None is open. `gte`/`lt` style, so neighbouring rules can share a bound."""
+    """Numbers from `low` to `high`; None is open. `gte`/`lt` style, so neighbouring rules can share
+    a bound.
+    """
 
     low: float | None = None
     low_included: bool = True
@@ -24,14 +26,21 @@ class Interval:
     high_included: bool = False
 
     def __contains__(self, value: float) -> bool:
-        if self.low is not None and (value < self.low or (value == self.low and not self.low_included)):
+        if self.low is not None and (
+            value < self.low or (value == self.low and not self.low_included)
+        ):
             return False
-        return not (self.high is not None and (value > self.high or (value == self.high and not self.high_included)))
+        return not (
+            self.high is not None
+            and (value > self.high or (value == self.high and not self.high_included))
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Condition:
-    """One line of a rule's `when`: the fact has one of these values, or lies in one of these intervals."""
+    """One line of a rule's `when`: the fact has one of these values, or lies in one of these
+    intervals.
+    """
 
     fact: str
     values: frozenset[Any] = frozenset()
@@ -69,16 +78,28 @@ class Rule:
     unless_note: str = ""
     examples: tuple[Mapping[str, Any], ...] = ()
     at: str = ""  # file:line:column of its id
-    spots: Mapping[str, str] = field(default_factory=dict)  # the same of some of its parts: "because", "examples/0", ...
+    spots: Mapping[str, str] = field(
+        default_factory=dict
+    )  # the same of some of its parts: "because", "examples/0", ...
 
     def first_failing(self, facts: Mapping[str, Any]) -> Condition | None:
         """The first condition that does not hold, or None where the rule fires."""
-        return next((condition for condition in self.when if not condition.holds(facts.get(condition.fact))), None)
+        return next(
+            (
+                condition
+                for condition in self.when
+                if not condition.holds(facts.get(condition.fact))
+            ),
+            None,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Assumption:
-    """A combination of facts that cannot occur: an axiom of the proof. Estimates never make it; answers that do are refused."""
+    """A combination of facts that cannot occur: an axiom of the proof.
+
+    Estimates never make it; answers that do are refused.
+    """
 
     id: str
     never: tuple[Condition, ...]  # joined by AND
@@ -110,17 +131,31 @@ class Ruleset:
     sources: Mapping[str, Source]
     methods: Mapping[str, Mapping[str, Any]]  # the guide's comparison table
     digest: str
-    axes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # "updates/lora" -> what it is, its keys
+    axes: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=dict
+    )  # "updates/lora" -> what it is, its keys
     assume: tuple[Assumption, ...] = ()
-    inactive: tuple[Rule, ...] = ()  # drafts, expired and disabled rules: read, listed, never judged
-    disabled_at: Mapping[str, str] = field(default_factory=dict)  # rule id -> where an overlay switches it off
+    inactive: tuple[
+        Rule, ...
+    ] = ()  # drafts, expired and disabled rules: read, listed, never judged
+    disabled_at: Mapping[str, str] = field(
+        default_factory=dict
+    )  # rule id -> where an overlay switches it off
     overlays: tuple[str, ...] = ()  # the layers that came from files of the user
-    facts_at: Mapping[str, str] = field(default_factory=dict)  # fact id -> where it is declared, of the shipped ones
+    facts_at: Mapping[str, str] = field(
+        default_factory=dict
+    )  # fact id -> where it is declared, of the shipped ones
 
     def contradictions(self, facts: Mapping[str, Any]) -> list[Assumption]:
         """The assumptions that these facts break."""
-        return [found for found in self.assume if all(condition.holds(facts.get(condition.fact)) for condition in found.never)]
+        return [
+            found
+            for found in self.assume
+            if all(condition.holds(facts.get(condition.fact)) for condition in found.never)
+        ]
 
     def rule(self, rule_id: str) -> Rule | None:
         """The active rule of that id."""
-        return next((rule for rules in self.rules.values() for rule in rules if rule.id == rule_id), None)
+        return next(
+            (rule for rules in self.rules.values() for rule in rules if rule.id == rule_id), None
+        )

@@ -9,17 +9,23 @@ from typing import Any
 from advisor.ruleset.model import Rule, Ruleset, Table
 from advisor.ruleset.space import Region
 
-SHOWN_BOXES = 5  # holes, ties and contradictions made general, for each table; the others are named only
+SHOWN_BOXES = (
+    5  # holes, ties and contradictions made general, for each table; the others are named only
+)
 MAX_CULPRITS = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hole:
-    """Situations in which a table recommends nothing: no rule fires, or every outcome that one names is forbidden."""
+    """Situations in which a table recommends nothing: no rule fires, or every outcome that one
+    names is forbidden.
+    """
 
     box: Region
     forbidding: tuple[Rule, ...]  # of one situation: what forbids there, the latest layer first
-    by_policy: bool = False  # something may fit, but rules that do not look at the estimates forbid every outcome
+    by_policy: bool = (
+        False  # something may fit, but rules that do not look at the estimates forbid every outcome
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

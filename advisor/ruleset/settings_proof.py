@@ -1,4 +1,6 @@
-"""The proof of the settings, key by key: two values at once, values that never count, rules that change nothing."""
+"""The proof of the settings, key by key: two values at once, values that never count, rules that
+change nothing.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,16 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from advisor.ruleset.model import Rule, Ruleset
-from advisor.ruleset.proved import MAX_CULPRITS, SHOWN_BOXES, Clash, Idle, TableProof, bits, layer_of, mask
+from advisor.ruleset.proved import (
+    MAX_CULPRITS,
+    SHOWN_BOXES,
+    Clash,
+    Idle,
+    TableProof,
+    bits,
+    layer_of,
+    mask,
+)
 from advisor.ruleset.space import Space
 
 
@@ -16,12 +27,25 @@ class _Setting:
 
     def __init__(self, ruleset: Ruleset, key: str, rules: Iterable[Rule]) -> None:
         self.key = key
-        self.rules = sorted((rule for rule in rules if key in rule.then), key=lambda rule: (-layer_of(ruleset, rule), rule.id))
+        self.rules = sorted(
+            (rule for rule in rules if key in rule.then),
+            key=lambda rule: (-layer_of(ruleset, rule), rule.id),
+        )
         self.bit = {rule.id: i for i, rule in enumerate(self.rules)}
         self.space = Space(ruleset, self.rules)
         self.states = self.space.sets()
-        self.layer = [mask(j for j, other in enumerate(self.rules) if other.layer == rule.layer) for rule in self.rules]
-        self.equal = [mask(j for j, other in enumerate(self.rules) if same_value(other.then[key], rule.then[key])) for rule in self.rules]
+        self.layer = [
+            mask(j for j, other in enumerate(self.rules) if other.layer == rule.layer)
+            for rule in self.rules
+        ]
+        self.equal = [
+            mask(
+                j
+                for j, other in enumerate(self.rules)
+                if same_value(other.then[key], rule.then[key])
+            )
+            for rule in self.rules
+        ]
 
     def top(self, state: int) -> int:
         """Of the rules that fire, those of the latest layer."""
@@ -45,8 +69,13 @@ class _Setting:
 
 
 def prove_settings(ruleset: Ruleset, rules: Sequence[Rule], proof: TableProof) -> None:
-    """Each key by itself: two values in one layer, values that never count, rules that change nothing."""
-    settings = [_Setting(ruleset, key, rules) for key in sorted({key for rule in rules for key in rule.then})]
+    """Each key by itself: two values in one layer, values that never count, rules that change
+    nothing.
+    """
+    settings = [
+        _Setting(ruleset, key, rules)
+        for key in sorted({key for rule in rules for key in rule.then})
+    ]
     fired_ids: set[str] = set()
     masked: set[str] = set()
     for setting in settings:
@@ -62,16 +91,35 @@ def prove_settings(ruleset: Ruleset, rules: Sequence[Rule], proof: TableProof) -
                 return bool(found >> first & 1 and found >> other & 1)
 
             box = setting.space.box(setting.states[state], clash) if number < SHOWN_BOXES else None
-            proof.contradictions.append(Clash(first=setting.rules[first], second=setting.rules[other], box=box, key=setting.key))
+            proof.contradictions.append(
+                Clash(
+                    first=setting.rules[first],
+                    second=setting.rules[other],
+                    box=box,
+                    key=setting.key,
+                )
+            )
         for i in bits(fired & ~counted):
-            culprits = Counter(j for state in setting.states if state >> i & 1 for j in bits(setting.top(state)))
+            culprits = Counter(
+                j for state in setting.states if state >> i & 1 for j in bits(setting.top(state))
+            )
             masked.add(setting.rules[i].id)
-            proof.never_wins.append(Idle(rule=setting.rules[i], key=setting.key, culprits=tuple(setting.rules[j] for j, _ in culprits.most_common(MAX_CULPRITS))))
+            proof.never_wins.append(
+                Idle(
+                    rule=setting.rules[i],
+                    key=setting.key,
+                    culprits=tuple(setting.rules[j] for j, _ in culprits.most_common(MAX_CULPRITS)),
+                )
+            )
     proof.unreachable += [rule for rule in rules if rule.id not in fired_ids]
     gone: set[str] = set()
-    for rule in sorted(rules, key=lambda rule: (-len(rule.when), rule.id)):  # of rules that cover each other the narrowest goes first
+    for rule in sorted(
+        rules, key=lambda rule: (-len(rule.when), rule.id)
+    ):  # of rules that cover each other the narrowest goes first
         own = [setting for setting in settings if rule.id in setting.bit]
-        if rule.id not in fired_ids - masked or any(_needed(setting, rule.id, gone) for setting in own):
+        if rule.id not in fired_ids - masked or any(
+            _needed(setting, rule.id, gone) for setting in own
+        ):
             continue
         gone.add(rule.id)
         others = Counter(
@@ -79,15 +127,26 @@ def prove_settings(ruleset: Ruleset, rules: Sequence[Rule], proof: TableProof) -
             for other in (setting.rules[j] for j in bits(state & setting.equal[setting.bit[rule.id]])) if other.id not in gone
         )  # fmt: skip
         known = {other.id: other for other in rules}
-        proof.redundant.append(Idle(rule=rule, culprits=tuple(known[name] for name, _ in others.most_common(MAX_CULPRITS))))
+        proof.redundant.append(
+            Idle(
+                rule=rule,
+                culprits=tuple(known[name] for name, _ in others.most_common(MAX_CULPRITS)),
+            )
+        )
 
 
 def _needed(setting: _Setting, rule_id: str, gone: set[str]) -> bool:
-    left = setting.space.rule_bits & ~mask(setting.bit[name] for name in gone if name in setting.bit)
+    left = setting.space.rule_bits & ~mask(
+        setting.bit[name] for name in gone if name in setting.bit
+    )
     i = setting.bit[rule_id]
     return any(setting.needs(i, state & left) for state in setting.states if state >> i & 1)
 
 
 def same_value(one: Any, other: Any) -> bool:
     """Equal as a setting: true and 1 are two values."""
-    return type(one) is type(other) and bool(one == other) if isinstance(one, bool) or isinstance(other, bool) else bool(one == other)
+    return (
+        type(one) is type(other) and bool(one == other)
+        if isinstance(one, bool) or isinstance(other, bool)
+        else bool(one == other)
+    )

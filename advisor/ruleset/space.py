@@ -1,11 +1,15 @@
-"""Every set of rules that can fire together, with a witness each. Exact, and without enumerating situations.
+"""Every set of rules that can fire together, with a witness each.
 
-Everything the linter asks depends only on which rules fire. So the facts are gone through one at a time, keeping for each
-set of rules that still may fire one way to get there: a value's rules are ANDed in, equal sets are kept once. The product
-of all cells (often millions) is never visited; the sets that remain (often hundreds) stand for all of it.
+Exact, and without enumerating situations.
 
-What cannot occur (`assume` in rules/facts.yaml, and what a signal implies) is one more bit each: a set whose bit of an
-assumption is still up when the last fact of it has been gone through is dropped.
+Everything the linter asks depends only on which rules fire. So the facts are gone through one at a
+time, keeping for each set of rules that still may fire one way to get there: a value's rules are
+ANDed in, equal sets are kept once. The product of all cells (often millions) is never visited; the
+sets that remain (often hundreds) stand for all of it.
+
+What cannot occur (`assume` in rules/facts.yaml, and what a signal implies) is one more bit each: a
+set whose bit of an assumption is still up when the last fact of it has been gone through is
+dropped.
 """
 
 from __future__ import annotations
@@ -19,10 +23,14 @@ from advisor.ruleset.facts import Fact
 from advisor.ruleset.model import Condition, Rule, Ruleset
 
 MAX_SETS = 100_000  # more sets than this and a table is refused: a second of work or two
-MAX_EFFORT = 400_000  # sets looked at to make one witness general; after that it stays as general as it is
+MAX_EFFORT = (
+    400_000  # sets looked at to make one witness general; after that it stays as general as it is
+)
 Within = Mapping[str, frozenset[int]]  # fact -> indexes of the cells it is held to
 Chain = tuple[Any, int] | None  # a witness: the cell chosen last and the chain before it
-Shorten = Callable[[int, int], int]  # a set of rules, how many facts were gone through -> the set without what no longer matters
+Shorten = Callable[
+    [int, int], int
+]  # a set of rules, how many facts were gone through -> the set without what no longer matters
 
 
 class TooManyCases(Exception):
@@ -43,13 +51,17 @@ class Region:
 
 
 class Space:
-    """What can happen to some rules: their facts, the cells of each, and the rules each cell lets through."""
+    """What can happen to some rules: their facts, the cells of each, and the rules each cell lets
+    through.
+    """
 
     def __init__(self, ruleset: Ruleset, rules: Sequence[Rule]) -> None:
         self.ruleset = ruleset
         self.rules = tuple(rules)
         whens: list[tuple[Condition, ...]] = [rule.when for rule in rules]
-        impossible = _relevant(_impossible(ruleset), {condition.fact for when in whens for condition in when})
+        impossible = _relevant(
+            _impossible(ruleset), {condition.fact for when in whens for condition in when}
+        )
         self.rule_bits = (1 << len(whens)) - 1
         self.assumed_bits = ((1 << len(impossible)) - 1) << len(whens)
         whens += impossible
@@ -60,15 +72,30 @@ class Space:
             for condition in when:
                 conditions.setdefault(condition.fact, []).append((bit, condition))
         self.facts: dict[str, Fact] = {fact_id: ruleset.facts[fact_id] for fact_id in conditions}
-        self.cells: dict[str, tuple[Cell, ...]] = {fact_id: cells_of(self.facts[fact_id], (c for _, c in tested)) for fact_id, tested in conditions.items()}
+        self.cells: dict[str, tuple[Cell, ...]] = {
+            fact_id: cells_of(self.facts[fact_id], (c for _, c in tested))
+            for fact_id, tested in conditions.items()
+        }
         self.masks: dict[str, tuple[int, ...]] = {
-            fact_id: tuple(self.every & ~sum(1 << bit for bit in {bit for bit, c in conditions[fact_id] if not c.holds(cell.value)}) for cell in cells)
+            fact_id: tuple(
+                self.every
+                & ~sum(
+                    1 << bit
+                    for bit in {bit for bit, c in conditions[fact_id] if not c.holds(cell.value)}
+                )
+                for cell in cells
+            )
             for fact_id, cells in self.cells.items()
         }
         # Facts of assumptions first: what they rule out is dropped before it multiplies.
         tied = {condition.fact for when in impossible for condition in when}
-        self.order = sorted(conditions, key=lambda fact_id: (fact_id not in tied, len(set(self.masks[fact_id])), fact_id))
-        self.complete: dict[str, int] = {}  # fact -> the assumptions that are decided once it has been gone through
+        self.order = sorted(
+            conditions,
+            key=lambda fact_id: (fact_id not in tied, len(set(self.masks[fact_id])), fact_id),
+        )
+        self.complete: dict[
+            str, int
+        ] = {}  # fact -> the assumptions that are decided once it has been gone through
         for offset, when in enumerate(impossible):
             last = max((condition.fact for condition in when), key=self.order.index)
             self.complete[last] = self.complete.get(last, 0) | 1 << (len(rules) + offset)
@@ -84,14 +111,23 @@ class Space:
     def decided(self, number: int) -> int:
         """The rules all of whose facts are among the first `number` of the order."""
         gone = set(self.order[:number])
-        return sum(1 << bit for bit, rule in enumerate(self.rules) if all(condition.fact in gone for condition in rule.when))
+        return sum(
+            1 << bit
+            for bit, rule in enumerate(self.rules)
+            if all(condition.fact in gone for condition in rule.when)
+        )
 
-    def sets(self, within: Within | None = None, shorten: Shorten | None = None) -> dict[int, Chain]:
-        """Every set of rules that can fire together (as a bit mask) with one witness. Raises TooManyCases.
+    def sets(
+        self, within: Within | None = None, shorten: Shorten | None = None
+    ) -> dict[int, Chain]:
+        """Every set of rules that can fire together (as a bit mask) with one witness.
+
+        Raises TooManyCases.
 
         Args:
             within: Cells that facts are held to.
-            shorten: Takes rules out of a set whose outcome they no longer change, so that fewer sets remain.
+            shorten: Takes rules out of a set whose outcome they no longer change, so that fewer
+                sets remain.
         """
         self.effort += 1
         states: dict[int, Chain] = {self.every: None}
@@ -122,7 +158,10 @@ class Space:
 
     def cells_matching(self, rule: Rule) -> Within:
         """The cells in which a rule fires."""
-        return {c.fact: frozenset(i for i, cell in enumerate(self.cells[c.fact]) if c.holds(cell.value)) for c in rule.when}
+        return {
+            c.fact: frozenset(i for i, cell in enumerate(self.cells[c.fact]) if c.holds(cell.value))
+            for c in rule.when
+        }
 
     def witness(self, chain: Chain) -> dict[str, int]:
         """Fact -> index of its cell, of one witness."""
@@ -132,8 +171,12 @@ class Space:
             indexes.append(index)
         return dict(zip(self.order, reversed(indexes), strict=True))
 
-    def box(self, chain: Chain, holds: Callable[[int], bool], shorten: Shorten | None = None) -> Region:
-        """The witness made as general as it goes: facts that do not matter are dropped, the others take every value they can."""
+    def box(
+        self, chain: Chain, holds: Callable[[int], bool], shorten: Shorten | None = None
+    ) -> Region:
+        """The witness made as general as it goes: facts that do not matter are dropped, the others
+        take every value they can.
+        """
 
         limit = self.effort + MAX_EFFORT
 
@@ -145,7 +188,9 @@ class Space:
 
         witness = self.witness(chain)
         within = {fact_id: frozenset([index]) for fact_id, index in witness.items()}
-        for fact_id in sorted(within, key=lambda fact_id: (self.facts[fact_id].origin == "asked", fact_id)):
+        for fact_id in sorted(
+            within, key=lambda fact_id: (self.facts[fact_id].origin == "asked", fact_id)
+        ):
             trial = {other: held for other, held in within.items() if other != fact_id}
             if everywhere(trial):
                 within = trial
@@ -155,9 +200,16 @@ class Space:
                 if index not in within[fact_id] and everywhere(wider):
                     within = wider
         known = list(self.ruleset.facts)
-        parts = [in_words(self.facts[fact_id], self.cells[fact_id], within[fact_id]) for fact_id in sorted(within, key=known.index)]
+        parts = [
+            in_words(self.facts[fact_id], self.cells[fact_id], within[fact_id])
+            for fact_id in sorted(within, key=known.index)
+        ]
         values = {fact_id: self.cells[fact_id][witness[fact_id]].value for fact_id in self.order}
-        return Region(within=within, text=" and ".join(parts) or "always", facts={fact_id: value for fact_id, value in values.items() if value is not None})
+        return Region(
+            within=within,
+            text=" and ".join(parts) or "always",
+            facts={fact_id: value for fact_id, value in values.items() if value is not None},
+        )
 
 
 def _impossible(ruleset: Ruleset) -> list[tuple[Condition, ...]]:
@@ -165,11 +217,18 @@ def _impossible(ruleset: Ruleset) -> list[tuple[Condition, ...]]:
     boxes = [assumption.never for assumption in ruleset.assume]
     for fact in ruleset.facts.values():
         for implied in fact.implies:
-            boxes.append((Condition(fact=fact.id, values=frozenset([True])), Condition(fact=implied, values=frozenset([False]), unknown=True)))
+            boxes.append(
+                (
+                    Condition(fact=fact.id, values=frozenset([True])),
+                    Condition(fact=implied, values=frozenset([False]), unknown=True),
+                )
+            )
     return boxes
 
 
-def _relevant(impossible: Iterable[tuple[Condition, ...]], facts: set[str]) -> list[tuple[Condition, ...]]:
+def _relevant(
+    impossible: Iterable[tuple[Condition, ...]], facts: set[str]
+) -> list[tuple[Condition, ...]]:
     """Those that are tied to the facts, directly or through one another."""
     rest, known = list(impossible), set(facts)
     chosen: list[tuple[Condition, ...]] = []

@@ -1,4 +1,7 @@
-"""Answers -> Situation: the machine is probed, the data read, the model looked up. The only place that joins them."""
+"""Answers -> Situation: the machine is probed, the data read, the model looked up.
+
+The only place that joins them.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +16,30 @@ from advisor.ground.types import Answers, DataProfile, GpuSpec, Hardware, ModelS
 from advisor.methods.composition import scheme_axes
 from advisor.situation.types import ModelSuggestion, Situation
 
-MAX_SUGGESTED_B = 8.5  # larger models are not suggested unasked: they train slowly and seldom pay for a first attempt
-START_SIGNALS = {"base_model_untuned": False, "instruct_model_start": True}  # what each says of whether the model follows instructions
+# larger models are not suggested unasked: they train slowly and seldom pay for a first attempt
+MAX_SUGGESTED_B = 8.5
+START_SIGNALS = {
+    "base_model_untuned": False,
+    "instruct_model_start": True,
+}  # what each says of whether the model follows instructions
 CPU_SUGGESTED_B = 0.7  # what a processor trains in hours rather than days
 
 
-def situation_of(answers: Answers, *, probed: Hardware | None = None, online: bool = False, base: Path | None = None) -> Situation:
+def situation_of(
+    answers: Answers,
+    *,
+    probed: Hardware | None = None,
+    online: bool = False,
+    base: Path | None = None,
+) -> Situation:
     """The situation of these answers.
 
     Args:
         answers: What was stated.
         probed: The machine, where it has been probed already (the wizard shows it first).
         online: Whether an unknown hub id may be looked up on the model hub.
-        base: Folder of the answers file; paths that do not exist in the working folder are tried there.
+        base: Folder of the answers file; paths that do not exist in the working folder are tried
+            there.
     """
     warnings: list[str] = []
     unknown: list[str] = []
@@ -40,24 +54,38 @@ def situation_of(answers: Answers, *, probed: Hardware | None = None, online: bo
         suggestion = _suggested(answers, hardware)
         if suggestion is not None:
             model = _shape(suggestion.model, None, warnings, online=False)
-    instead = _suggested(answers, hardware) if suggestion is None and model is not None and model.architecture in ENCODERS else None
+    instead = (
+        _suggested(answers, hardware)
+        if suggestion is None and model is not None and model.architecture in ENCODERS
+        else None
+    )
     return Situation(
-        answers=answers, hardware=hardware, data=data, examples=examples, shortages=_shortages(answers, data, examples, tasks), reward_model=reward_model, tasks=tasks,
+        answers=answers, hardware=hardware, data=data, examples=examples,
+        shortages=_shortages(answers, data, examples, tasks), reward_model=reward_model,
+        tasks=tasks,
         model=model, suggestion=suggestion, instead=instead, encoder=encoder,
         smaller=_smaller(answers, hardware, model), cards=_cards(hardware),
         warnings=tuple(dict.fromkeys(warnings)), unknown=tuple(unknown),
     )  # fmt: skip
 
 
-def hardware_of(answers: Answers, warnings: list[str], *, probed: Hardware | None = None) -> Hardware:
+def hardware_of(
+    answers: Answers, warnings: list[str], *, probed: Hardware | None = None
+) -> Hardware:
     """The stated hardware, or this machine where none was stated."""
-    name, memory_gib, count = answers.value("gpu"), answers.value("gpu_memory_gib"), answers.value("gpus")
+    name, memory_gib, count = (
+        answers.value("gpu"),
+        answers.value("gpu_memory_gib"),
+        answers.value("gpus"),
+    )
     if name is None and memory_gib is None and count is None:
         return probed if probed is not None else _probe()
     from advisor.probe import stated_hardware
 
     origin = answers.known["gpu"].origin if "gpu" in answers.known else "flag"
-    hardware, notes = stated_hardware(name, count=count, memory_gib=memory_gib, from_flag=origin in ("flag", "asked"))
+    hardware, notes = stated_hardware(
+        name, count=count, memory_gib=memory_gib, from_flag=origin in ("flag", "asked")
+    )
     warnings.extend(notes)
     return hardware
 
@@ -77,11 +105,16 @@ def _cards(hardware: Hardware) -> tuple[GpuSpec, ...]:
     return tuple(cheapest_cards(0))
 
 
-def _data(answers: Answers, warnings: list[str], base: Path | None) -> tuple[DataProfile | None, Mapping[str, DataProfile], Answers]:
+def _data(
+    answers: Answers, warnings: list[str], base: Path | None
+) -> tuple[DataProfile | None, Mapping[str, DataProfile], Answers]:
     stated_tasks: Mapping[str, str] = answers.value("tasks") or {}
     path = answers.value("data_path")
     if path and stated_tasks:
-        raise InputError("both one data file and one file per task are given", allowed="--data FILE, or --tasks NAME=FILE for each task")
+        raise InputError(
+            "both one data file and one file per task are given",
+            allowed="--data FILE, or --tasks NAME=FILE for each task",
+        )
     if not path and not stated_tasks:
         return None, {}, answers
     from advisor.data import profile
@@ -98,10 +131,19 @@ def _data(answers: Answers, warnings: list[str], base: Path | None) -> tuple[Dat
     for name, found in profiles.items():
         kind, rows = answers.value("data_kind"), answers.value("data_rows")
         if kind is not None and kind != found.kind:
-            warnings.append(f"data: stated as {kind}, but {found.path} holds {found.kind}; the file counts")
+            warnings.append(
+                f"data: stated as {kind}, but {found.path} holds {found.kind}; the file counts"
+            )
         if rows is not None and not name and rows != found.rows:
-            warnings.append(f"data: stated as {rows:,} rows, but {found.path} holds {found.rows:,}; the file counts")
-        warnings.extend(f"data{f' of {name}' if name else ''}: {finding.text}" for finding in found.findings if finding.severity != "note")
+            warnings.append(
+                f"data: stated as {rows:,} rows, but {found.path} holds {found.rows:,}; the file"
+                " counts"
+            )
+        warnings.extend(
+            f"data{f' of {name}' if name else ''}: {finding.text}"
+            for finding in found.findings
+            if finding.severity != "note"
+        )
     if stated_tasks:
         return None, profiles, answers
     return profiles[""], {}, answers
@@ -119,25 +161,49 @@ def examples_of(path: str) -> DataProfile:
 
     found = profile(path)
     if found.kind not in ("paired", "preference"):
-        raise InputError(f"{path}: holds {found.kind}, examples of requests and answers are expected", hint="documents go into --data, examples into --examples")
+        raise InputError(
+            f"{path}: holds {found.kind}, examples of requests and answers are expected",
+            hint="documents go into --data, examples into --examples",
+        )
     return found
 
 
-def _shortages(answers: Answers, data: DataProfile | None, examples: DataProfile | None, tasks: Mapping[str, DataProfile]) -> Mapping[str, str]:
-    """What is said of too few data, by objective: of the file, the smallest of the tasks' files, or what was stated."""
+def _shortages(
+    answers: Answers,
+    data: DataProfile | None,
+    examples: DataProfile | None,
+    tasks: Mapping[str, DataProfile],
+) -> Mapping[str, str]:
+    """What is said of too few data, by objective: of the file, the smallest of the tasks' files, or
+    what was stated.
+    """
     name = min(tasks, key=lambda task: tasks[task].rows, default="") if data is None else ""
     profile = tasks[name] if name else data
-    rows, tokens = (answers.value("data_rows"), answers.value("data_tokens")) if profile is None else _amount_of(profile)
+    rows, tokens = (
+        (answers.value("data_rows"), answers.value("data_tokens"))
+        if profile is None
+        else _amount_of(profile)
+    )
     if rows is None and tokens is None:
         return {}
     from advisor.data.measure.data_requirements import shortages
 
     found = shortages(rows=rows, tokens=tokens)
-    if (answers.value("data_kind") if profile is None else profile.kind) == "raw_text":  # learned from examples beside the documents
+    if (
+        answers.value("data_kind") if profile is None else profile.kind
+    ) == "raw_text":  # learned from examples beside the documents
         found.pop("sft", None)
         rows, tokens = (None, None) if examples is None else _amount_of(examples)
-        found |= {objective: text for objective, text in shortages(rows=rows, tokens=tokens).items() if objective == "sft"}
-    return {objective: f"data of {name}: {text}" for objective, text in found.items()} if name else found
+        found |= {
+            objective: text
+            for objective, text in shortages(rows=rows, tokens=tokens).items()
+            if objective == "sft"
+        }
+    return (
+        {objective: f"data of {name}: {text}" for objective, text in found.items()}
+        if name
+        else found
+    )
 
 
 def _amount_of(profile: DataProfile) -> tuple[int, int | None]:
@@ -152,8 +218,17 @@ def _reward_model(answers: Answers, base: Path | None) -> str | None:
 
 def model_folder(path: str) -> str:
     """The path of a folder that holds a model. Raises InputError where it holds none."""
-    if not any((Path(path).expanduser() / name).is_file() for name in ("adapter_config.json", "config.json")):
-        raise InputError(f"{path}: holds no model", allowed="the folder of a reward model: a stage with objective rm leaves one, --reward-model names it")
+    if not any(
+        (Path(path).expanduser() / name).is_file()
+        for name in ("adapter_config.json", "config.json")
+    ):
+        raise InputError(
+            f"{path}: holds no model",
+            allowed=(
+                "the folder of a reward model: a stage with objective rm leaves one, --reward-model"
+                " names it"
+            ),
+        )
     return path
 
 
@@ -164,21 +239,36 @@ def _found(file: str, base: Path | None) -> str:
     return file
 
 
-def _model(answers: Answers, warnings: list[str], unknown: list[str], *, online: bool) -> ModelShape | None:
+def _model(
+    answers: Answers, warnings: list[str], unknown: list[str], *, online: bool
+) -> ModelShape | None:
     name, params_b = answers.value("model"), answers.value("model_params_b")
     if name is None and params_b is None:
         return None
-    shape = _shape(str(name) if name is not None else f"a model of {params_b:g}B", params_b, warnings, online=online)
+    shape = _shape(
+        str(name) if name is not None else f"a model of {params_b:g}B",
+        params_b,
+        warnings,
+        online=online,
+    )
     if shape is None or shape.origin == "size":
         unknown.append("model")
     for signal, instruct in START_SIGNALS.items():
         if shape is not None and shape.instruct is (not instruct) and signal in answers.signals:
-            name_says = "follows instructions already" if shape.instruct else "does not follow instructions yet"
-            warnings.append(f"model: by its name {shape.id} {name_says}; {signal} was stated and counts")
+            name_says = (
+                "follows instructions already"
+                if shape.instruct
+                else "does not follow instructions yet"
+            )
+            warnings.append(
+                f"model: by its name {shape.id} {name_says}; {signal} was stated and counts"
+            )
     return shape
 
 
-def _shape(name: str, params_b: float | None, warnings: list[str], *, online: bool) -> ModelShape | None:
+def _shape(
+    name: str, params_b: float | None, warnings: list[str], *, online: bool
+) -> ModelShape | None:
     from advisor.situation.shapes import is_instruct, model_shape
 
     shape, notes = model_shape(name, params_b=params_b, online=online)
@@ -187,7 +277,9 @@ def _shape(name: str, params_b: float | None, warnings: list[str], *, online: bo
 
 
 def _encoder(answers: Answers, warnings: list[str]) -> tuple[ModelShape, ModelSuggestion] | None:
-    """The encoder to suggest where texts are only sorted into classes; the rules decide whether it is taken."""
+    """The encoder to suggest where texts are only sorted into classes; the rules decide whether it
+    is taken.
+    """
     if answers.value("task") != "classification":
         return None
     from advisor.situation.shapes import suggest_model
@@ -197,9 +289,17 @@ def _encoder(answers: Answers, warnings: list[str]) -> tuple[ModelShape, ModelSu
     return None if shape is None else (shape, suggestion)
 
 
-def _smaller(answers: Answers, hardware: Hardware, model: ModelShape | None) -> tuple[tuple[ModelShape, ModelSuggestion], ...]:
-    """Models to fall back on, looked up only where a limit is known that could rule this one out."""
-    limited = hardware.kind != "unknown" or answers.value("budget_usd") is not None or answers.value("budget_hours") is not None
+def _smaller(
+    answers: Answers, hardware: Hardware, model: ModelShape | None
+) -> tuple[tuple[ModelShape, ModelSuggestion], ...]:
+    """Models to fall back on, looked up only where a limit is known that could rule this one
+    out.
+    """
+    limited = (
+        hardware.kind != "unknown"
+        or answers.value("budget_usd") is not None
+        or answers.value("budget_hours") is not None
+    )
     if model is None or not limited:
         return ()
     from advisor.situation.shapes import smaller_models
@@ -208,7 +308,9 @@ def _smaller(answers: Answers, hardware: Hardware, model: ModelShape | None) -> 
 
 
 def _suggested(answers: Answers, hardware: Hardware) -> ModelSuggestion | None:
-    """A model for the task that the hardware can train: with LoRA, or with QLoRA where money is short."""
+    """A model for the task that the hardware can train: with LoRA, or with QLoRA where money is
+    short.
+    """
     from advisor.estimate import estimate
     from advisor.situation.shapes import shape_from_size, suggest_model
 
@@ -218,8 +320,23 @@ def _suggested(answers: Answers, hardware: Hardware) -> ModelSuggestion | None:
     if hardware.kind == "cpu":
         return suggest_model(task, CPU_SUGGESTED_B)
     update, quantization = scheme_axes("qlora" if answers.value("budget") == "low" else "lora")
-    spec = RunSpec(update=update, quantization=quantization, rank=32, micro_batch_size=1, gradient_checkpointing=True)
+    spec = RunSpec(
+        update=update,
+        quantization=quantization,
+        rank=32,
+        micro_batch_size=1,
+        gradient_checkpointing=True,
+    )
     for size_b in (8.2, 4.0, 1.7, 0.6, 0.36, 0.135):
-        if estimate(spec, shape_from_size(int(size_b * 1e9), f"{size_b}B"), hardware, tokens_total=None, rows_total=None).fits == "fits":
+        if (
+            estimate(
+                spec,
+                shape_from_size(int(size_b * 1e9), f"{size_b}B"),
+                hardware,
+                tokens_total=None,
+                rows_total=None,
+            ).fits
+            == "fits"
+        ):
             return suggest_model(task, min(MAX_SUGGESTED_B, size_b * 1.02))
     return suggest_model(task, 0.135)

@@ -1,4 +1,5 @@
-"""A model's name -> its shape: local folder, catalogue, hub cache, hub, else a guess from the size its name states.
+"""A model's name -> its shape: local folder, catalogue, hub cache, hub, else a guess from the size
+its name states.
 
 Reads files and, when asked, the hub's config.json. Never imports torch or transformers.
 """
@@ -27,23 +28,51 @@ HUB_TIMEOUT_S = 5.0
 MAX_HEADER_BYTES = 100_000_000  # what safetensors itself allows
 NOT_ORGANISATIONS = ("suggestions", "typical_sizes")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+$")
-INSTRUCT = re.compile(r"(?:^|[-_. ])(instruct|chat|it|sft|dpo|rlhf|assistant|thinking|reasoning)(?=$|[-_. ])", re.IGNORECASE)
+INSTRUCT = re.compile(
+    r"(?:^|[-_. ])(instruct|chat|it|sft|dpo|rlhf|assistant|thinking|reasoning)(?=$|[-_. ])",
+    re.IGNORECASE,
+)
 BASE = re.compile(r"(?:^|[-_. ])(base|pt|pretrain(?:ed)?)(?=$|[-_. ])", re.IGNORECASE)
-SIZE = re.compile(r"(?<![\w.])(\d+(?:[._]\d+)?)\s*-?(b|m|bn|billion|million)(?![a-z0-9])", re.IGNORECASE)
-LISTED_SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)(?=\s*(?:/|or|,)\s*\d+(?:\.\d+)?\s*b\b)", re.IGNORECASE)  # the 7 of "7/32B"
+SIZE = re.compile(
+    r"(?<![\w.])(\d+(?:[._]\d+)?)\s*-?(b|m|bn|billion|million)(?![a-z0-9])", re.IGNORECASE
+)
+LISTED_SIZE = re.compile(
+    r"(?<![\w.])(\d+(?:\.\d+)?)(?=\s*(?:/|or|,)\s*\d+(?:\.\d+)?\s*b\b)", re.IGNORECASE
+)  # the 7 of "7/32B"
 MIXTURE = re.compile(r"(\d+)\s*x\s*(\d+(?:\.\d+)?)\s*b(?![a-z0-9])", re.IGNORECASE)
 ACTIVE = re.compile(r"(?<![a-z0-9])a(\d+(?:\.\d+)?)b(?![a-z0-9])", re.IGNORECASE)
-# Experts share attention and embeddings, so "8x7B" holds less than 56B: Mixtral 8x7B has 46.7B and uses 12.9B,
-# 8x22B has 140.6B and uses 39.2B.
+# Experts share attention and embeddings, so "8x7B" holds less than 56B: Mixtral 8x7B has 46.7B and
+# uses 12.9B, 8x22B has 140.6B and uses 39.2B.
 MIXTURE_SHARE, MIXTURE_ACTIVE = 0.82, 1.8
 SAME_SIZE = 0.15  # a model of "7B" has 6.7 or 7.6
-FILLER = frozenset({"hf", "chat", "instruct", "it", "meta", "base", "model", "the", "a", "an", "v", "0.1", "0.2", "0.3"})  # no difference in shape
+FILLER = frozenset(
+    {
+        "hf",
+        "chat",
+        "instruct",
+        "it",
+        "meta",
+        "base",
+        "model",
+        "the",
+        "a",
+        "an",
+        "v",
+        "0.1",
+        "0.2",
+        "0.3",
+    }
+)  # no difference in shape
 
 
-def model_shape(name: str, *, params_b: float | None = None, online: bool = False) -> tuple[ModelShape | None, list[str]]:
-    """What is known of the model's dimensions, with warnings for everything that was guessed or corrected.
+def model_shape(
+    name: str, *, params_b: float | None = None, online: bool = False
+) -> tuple[ModelShape | None, list[str]]:
+    """What is known of the model's dimensions, with warnings for everything that was guessed or
+    corrected.
 
-    None where nothing gives a size. Raises InputError for a folder or path that is not a usable model.
+    None where nothing gives a size. Raises InputError for a folder or path that is not a usable
+    model.
     """
     name = name.strip()
     if not name and params_b is None:
@@ -64,23 +93,40 @@ def model_shape(name: str, *, params_b: float | None = None, online: bool = Fals
         warnings = []
     alike = _described(name)
     if alike is not None and not _sizes_apart(alike, params_b):
-        return alike, [*warnings, f"'{name}' is not a model we know by that name; taken as {alike.note.removeprefix('shape of ')}"]
+        return alike, [
+            *warnings,
+            (
+                f"'{name}' is not a model we know by that name; taken as"
+                f" {alike.note.removeprefix('shape of ')}"
+            ),
+        ]
     params, active, note = _size_of(name, params_b)
     if params is None:
-        return None, [*warnings, f"'{name}': unknown model, and its name states no size; say --model-params-b"]
+        return None, [
+            *warnings,
+            f"'{name}': unknown model, and its name states no size; say --model-params-b",
+        ]
     shape = shape_from_size(params, name or format_count(params), active_params=active, note=note)
-    return shape, [*warnings, f"'{name or format_count(params)}': shape guessed from its size, {note}"]
+    return shape, [
+        *warnings,
+        f"'{name or format_count(params)}': shape guessed from its size, {note}",
+    ]
 
 
 def _sizes_apart(shape: ModelShape, params_b: float | None) -> list[str]:
     """A warning where the size that was stated is not the model's own."""
     if params_b is None or abs(shape.params / 1e9 / params_b - 1) < SAME_SIZE:
         return []
-    return [f"model: stated as {format_count(params_b * 1e9)} parameters, but {shape.id} has {format_count(shape.params)}; the model counts"]
+    return [
+        f"model: stated as {format_count(params_b * 1e9)} parameters, but {shape.id} has"
+        f" {format_count(shape.params)}; the model counts"
+    ]
 
 
 def is_instruct(name: str) -> bool | None:
-    """Whether the name says that the model follows instructions (True), is a base model (False), or neither."""
+    """Whether the name says that the model follows instructions (True), is a base model (False), or
+    neither.
+    """
     tail = name.rstrip("/").rsplit("/", 1)[-1]
     if INSTRUCT.search(tail):
         return True
@@ -94,27 +140,58 @@ def is_instruct(name: str) -> bool | None:
 
 
 def _looks_like_a_path(name: str) -> bool:
-    return name.startswith(("./", "../", "/", "~")) or name.lower().endswith(".gguf") or Path(name).is_file()
+    return (
+        name.startswith(("./", "../", "/", "~"))
+        or name.lower().endswith(".gguf")
+        or Path(name).is_file()
+    )
 
 
 def shape_from_folder(path: Path, name: str) -> ModelShape:
-    """The shape of a model in a local folder. Raises InputError that says what is missing and what to do."""
+    """The shape of a model in a local folder.
+
+    Raises InputError that says what is missing and what to do.
+    """
     if path.is_file() or (not path.exists() and path.suffix.lower() == ".gguf"):
         kind = "a GGUF file" if path.suffix.lower() == ".gguf" else "a file"
-        raise InputError(f"{name}: is {kind}, a model folder is expected", hint="give the folder with config.json and safetensors weights, or the hub id it was converted from")
+        raise InputError(
+            f"{name}: is {kind}, a model folder is expected",
+            hint=(
+                "give the folder with config.json and safetensors weights, or the hub id it was"
+                " converted from"
+            ),
+        )
     if not path.exists():
-        raise InputError(f"{name}: no such folder", hint="a hub id has the form organisation/name, without a leading dot or slash")
+        raise InputError(
+            f"{name}: no such folder",
+            hint="a hub id has the form organisation/name, without a leading dot or slash",
+        )
     config_path = path / "config.json"
     if not config_path.is_file():
-        raise InputError(f"{name}: no config.json in this folder", "a model folder holds config.json, tokenizer files and safetensors weights", _why_no_config(path))
+        raise InputError(
+            f"{name}: no config.json in this folder",
+            "a model folder holds config.json, tokenizer files and safetensors weights",
+            _why_no_config(path),
+        )
     config = _read_json(config_path, f"{name}/config.json")
     if not isinstance(config, dict):
-        raise InputError(f"{name}/config.json: an object is expected, found {type(config).__name__}")
-    params = None if config.get("text_config") or config.get("quantization_config") else _counted_weights(path)
+        raise InputError(
+            f"{name}/config.json: an object is expected, found {type(config).__name__}"
+        )
+    params = (
+        None
+        if config.get("text_config") or config.get("quantization_config")
+        else _counted_weights(path)
+    )
     try:
-        shape = shape_from_config(config, name, origin="folder", source=f"{name}/config.json", params=params)
+        shape = shape_from_config(
+            config, name, origin="folder", source=f"{name}/config.json", params=params
+        )
     except ConfigError as error:
-        raise InputError(f"{name}/config.json: {error}", hint="this is not the configuration of a language model in transformers' format") from None
+        raise InputError(
+            f"{name}/config.json: {error}",
+            hint="this is not the configuration of a language model in transformers' format",
+        ) from None
     return replace(shape, license=None)
 
 
@@ -125,9 +202,15 @@ def _why_no_config(path: Path) -> str:
         of = base.get("base_model_name_or_path") if isinstance(base, dict) else None
         return f"this is an adapter; name the model it belongs to{f': {of}' if of else ''}"
     if any(item.lower().endswith(".gguf") for item in names):
-        return "this folder holds GGUF files only, which cannot be trained; name the model they were converted from"
+        return (
+            "this folder holds GGUF files only, which cannot be trained; name the model they were"
+            " converted from"
+        )
     if any((path / item / "config.json").is_file() for item in names):
-        return f"a folder inside has one: {next(str(path / item) for item in sorted(names) if (path / item / 'config.json').is_file())}"
+        return (
+            "a folder inside has one:"
+            f" {next(str(path / item) for item in sorted(names) if (path / item / 'config.json').is_file())}"
+        )
     return "is this the right folder?"
 
 
@@ -135,13 +218,18 @@ def _read_json(path: Path, name: str) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise InputError(f"{name}:{error.lineno}:{error.colno}: not valid JSON: {error.msg}", hint="download the file again") from None
+        raise InputError(
+            f"{name}:{error.lineno}:{error.colno}: not valid JSON: {error.msg}",
+            hint="download the file again",
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{name}: cannot be read: {error}") from None
 
 
 def _counted_weights(path: Path) -> int | None:
-    """Parameters in the folder's safetensors files, read from their headers; None without readable floating-point ones."""
+    """Parameters in the folder's safetensors files, read from their headers; None without readable
+    floating-point ones.
+    """
     total = 0
     for file in sorted(path.glob("*.safetensors")):
         try:
@@ -178,7 +266,12 @@ def catalogue_ids() -> tuple[tuple[str, str], ...]:
     """(file stem, hub id) of every model in the catalogue, found without parsing the files."""
     entry = re.compile(r"^  ([\w.-]+/[\w.-]+):", re.MULTILINE)
     files = sorted((rules_dir() / "models").glob("*.yaml"))
-    return tuple((file.stem, found) for file in files if file.stem not in NOT_ORGANISATIONS for found in entry.findall(file.read_text(encoding="utf-8")))
+    return tuple(
+        (file.stem, found)
+        for file in files
+        if file.stem not in NOT_ORGANISATIONS
+        for found in entry.findall(file.read_text(encoding="utf-8"))
+    )
 
 
 def _from_catalogue(name: str) -> tuple[ModelShape, list[str]] | None:
@@ -188,7 +281,11 @@ def _from_catalogue(name: str) -> tuple[ModelShape, list[str]] | None:
             if hub_id.lower() == wanted:
                 return _entry_shape(hub_id, entry), []
         return None
-    matches = [(stem, hub_id) for stem, hub_id in catalogue_ids() if hub_id.split("/", 1)[1].lower() == wanted]
+    matches = [
+        (stem, hub_id)
+        for stem, hub_id in catalogue_ids()
+        if hub_id.split("/", 1)[1].lower() == wanted
+    ]
     if len(matches) != 1:
         return None
     stem, hub_id = matches[0]
@@ -196,7 +293,9 @@ def _from_catalogue(name: str) -> tuple[ModelShape, list[str]] | None:
 
 
 def _entry_shape(hub_id: str, entry: Mapping[str, Any]) -> ModelShape:
-    """The shape of one catalogue entry; what the entry leaves out is taken from a typical decoder of its size, and said."""
+    """The shape of one catalogue entry; what the entry leaves out is taken from a typical decoder
+    of its size, and said.
+    """
     source = f"rules/models/{hub_id.split('/')[0].lower()}.yaml ({entry.get('source', '')})"
     params = entry.get("params")
     try:
@@ -204,37 +303,69 @@ def _entry_shape(hub_id: str, entry: Mapping[str, Any]) -> ModelShape:
     except ConfigError:
         size, _, _ = _size_of(hub_id, (params or 0) / 1e9 or None)
         typical = shape_from_size(size or params or 12_000_000_000, hub_id)
-        guesses = {"vocab_size": typical.vocab_size, "hidden_size": typical.hidden_size, "layers": typical.layers}
+        guesses = {
+            "vocab_size": typical.vocab_size,
+            "hidden_size": typical.hidden_size,
+            "layers": typical.layers,
+        }
         missing = [field for field in guesses if read(entry, field) is None]
         filled = {**entry, **{NAMES[field][0]: guesses[field] for field in missing}}
         shape = shape_from_config(filled, hub_id, origin="catalogue", source=source, params=params)
-        shape = replace(shape, note=f"not in the catalogue, so typical values were taken: {', '.join(field.replace('_', ' ') for field in missing)}")
-    return replace(shape, license=entry.get("license"), gated=entry.get("gated"), note="; ".join(part for part in (shape.note, str(entry.get("notes") or "")) if part))
+        shape = replace(
+            shape,
+            note=(
+                "not in the catalogue, so typical values were taken:"
+                f" {', '.join(field.replace('_', ' ') for field in missing)}"
+            ),
+        )
+    return replace(
+        shape,
+        license=entry.get("license"),
+        gated=entry.get("gated"),
+        note="; ".join(part for part in (shape.note, str(entry.get("notes") or "")) if part),
+    )
 
 
 def _words(name: str) -> frozenset[str]:
     text = re.sub(r"(\d)_(\d)", r"\1.\2", name.lower().rsplit("/", 1)[-1])
     text = re.sub(r"([a-z])(\d)", r"\1 \2", re.sub(r"[^a-z0-9.]+", " ", text))
-    return frozenset(word for word in re.sub(r"(?<=\d) (?=b\b)", "", text).split() if word not in FILLER)
+    return frozenset(
+        word for word in re.sub(r"(?<=\d) (?=b\b)", "", text).split() if word not in FILLER
+    )
 
 
 def _described(name: str) -> ModelShape | None:
-    """A catalogue model that the words of a description single out ("Llama 3 8B"), unless candidates differ in shape."""
+    """A catalogue model that the words of a description single out ("Llama 3 8B"), unless
+    candidates differ in shape.
+    """
     words = _words(name)
     if not any(re.search(r"\d[bm]$", word) for word in words):
         return None
     matches = [(stem, hub_id) for stem, hub_id in catalogue_ids() if _words(hub_id) == words]
     shapes = [_entry_shape(hub_id, _organisation(stem)[hub_id]) for stem, hub_id in matches]
-    if not shapes or len({(shape.layers, shape.hidden_size, shape.intermediate_size, shape.kv_heads) for shape in shapes}) > 1:
+    if (
+        not shapes
+        or len(
+            {
+                (shape.layers, shape.hidden_size, shape.intermediate_size, shape.kv_heads)
+                for shape in shapes
+            }
+        )
+        > 1
+    ):
         return None
-    return replace(shapes[0], id=name, origin="size", note=f"shape of {shapes[0].id}", license=None, gated=None)
+    return replace(
+        shapes[0], id=name, origin="size", note=f"shape of {shapes[0].id}", license=None, gated=None
+    )
 
 
 # --------------------------------------------------------------------------- the hub
 
 
 def _from_hub(hub_id: str, *, online: bool) -> tuple[ModelShape | None, list[str]]:
-    """The shape in the hub cache's config.json, else in the hub's own when that was asked for and is allowed."""
+    """The shape in the hub cache's config.json, else in the hub's own when that was asked for and
+    is allowed.
+    """
     path = _cached_config(hub_id)
     if path is None and online and not _offline():
         path, problem = _download_config(hub_id)
@@ -244,7 +375,12 @@ def _from_hub(hub_id: str, *, online: bool) -> tuple[ModelShape | None, list[str
         return None, []
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        return shape_from_config(config, hub_id, origin="hub", source=f"huggingface.co/{hub_id} config.json"), []
+        return (
+            shape_from_config(
+                config, hub_id, origin="hub", source=f"huggingface.co/{hub_id} config.json"
+            ),
+            [],
+        )
     except (OSError, ValueError, AttributeError) as error:  # ConfigError is a ValueError
         return None, [f"{hub_id}: its config.json does not say the shape: {error}"]
 
@@ -254,7 +390,9 @@ def _offline() -> bool:
 
 
 def _cached_config(hub_id: str) -> Path | None:
-    home = os.environ.get("HF_HUB_CACHE") or os.path.join(os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface"), "hub")
+    home = os.environ.get("HF_HUB_CACHE") or os.path.join(
+        os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface"), "hub"
+    )
     snapshots = Path(home) / f"models--{hub_id.replace('/', '--')}" / "snapshots"
     try:
         found = [path for path in snapshots.glob("*/config.json") if path.is_file()]
@@ -267,7 +405,10 @@ def _download_config(hub_id: str) -> tuple[Path | None, str]:
     try:
         from huggingface_hub import hf_hub_download
     except ImportError:
-        return None, f"{hub_id}: not in the catalogue, and huggingface_hub is not installed to ask the hub"
+        return (
+            None,
+            f"{hub_id}: not in the catalogue, and huggingface_hub is not installed to ask the hub",
+        )
     try:
         return Path(hf_hub_download(hub_id, "config.json", etag_timeout=HUB_TIMEOUT_S)), ""
     except Exception as error:  # the hub client raises many classes, some of them requests' own
@@ -294,8 +435,15 @@ def _size_of(name: str, params_b: float | None) -> tuple[int | None, int | None,
     if mixture is not None:
         experts, size = int(mixture.group(1)), float(mixture.group(2))
         held = round(MIXTURE_SHARE * experts * size * 1e9)
-        return held, min(held, round(MIXTURE_ACTIVE * size * 1e9)), f"'{mixture.group(0)}' taken as a mixture of {experts} experts sharing attention"
-    sizes = [float(number.replace("_", ".")) * (1e6 if unit.lower().startswith("m") else 1e9) for number, unit in SIZE.findall(name)]
+        return (
+            held,
+            min(held, round(MIXTURE_ACTIVE * size * 1e9)),
+            f"'{mixture.group(0)}' taken as a mixture of {experts} experts sharing attention",
+        )
+    sizes = [
+        float(number.replace("_", ".")) * (1e6 if unit.lower().startswith("m") else 1e9)
+        for number, unit in SIZE.findall(name)
+    ]
     sizes += [float(number) * 1e9 for number in LISTED_SIZE.findall(name)]
     if not sizes:
         return None, None, ""
@@ -313,26 +461,50 @@ def _typical() -> tuple[tuple[float, tuple[int, ...], bool], ...]:
     return tuple((float(row["params"]), tuple(row["shape"]), bool(row["tied"])) for row in rows)
 
 
-def shape_from_size(params: int, id_: str, *, active_params: int | None = None, note: str = "size as stated") -> ModelShape:
-    """A typical decoder of this size, interpolated between widely used ones. Marked as a guess by its origin."""
-    # A mixture's width and depth go with what one token passes through, not with what all experts hold together.
+def shape_from_size(
+    params: int, id_: str, *, active_params: int | None = None, note: str = "size as stated"
+) -> ModelShape:
+    """A typical decoder of this size, interpolated between widely used ones.
+
+    Marked as a guess by its origin.
+    """
+    # A mixture's width and depth go with what one token passes through, not with what all experts
+    # hold together.
     held, params = params, min(params, active_params or params)
     rows = _typical()
     sizes = [size for size, _, _ in rows]
     place = min(max(sum(size <= params for size in sizes), 1), len(rows) - 1)
     (low_size, low, _), (high_size, high, _) = rows[place - 1], rows[place]
-    share = (math.log(max(params, 1)) - math.log(low_size)) / (math.log(high_size) - math.log(low_size))
-    nearest = rows[place - 1] if abs(math.log(max(params, 1) / low_size)) <= abs(math.log(high_size / max(params, 1))) else rows[place]
+    share = (math.log(max(params, 1)) - math.log(low_size)) / (
+        math.log(high_size) - math.log(low_size)
+    )
+    nearest = (
+        rows[place - 1]
+        if abs(math.log(max(params, 1) / low_size)) <= abs(math.log(high_size / max(params, 1)))
+        else rows[place]
+    )
 
     def between(index: int, step: int) -> int:
-        return max(step, round(math.exp(math.log(low[index]) + share * (math.log(high[index]) - math.log(low[index]))) / step) * step)
+        return max(
+            step,
+            round(
+                math.exp(
+                    math.log(low[index]) + share * (math.log(high[index]) - math.log(low[index]))
+                )
+                / step
+            )
+            * step,
+        )
 
     head_dim, kv_heads = nearest[1][4], nearest[1][3]
     hidden = between(1, head_dim * kv_heads)  # so that the heads share keys and values evenly
     return ModelShape(
-        id=id_, origin="size", params=held, active_params=active_params, hidden_size=hidden, layers=between(0, 1), heads=hidden // head_dim,
-        kv_heads=kv_heads, head_dim=head_dim, intermediate_size=between(5, 64), vocab_size=nearest[1][6], tied_embeddings=nearest[2],
-        source="rules/models/typical_sizes.yaml", note=f"shape guessed: a typical decoder of {format_count(params)} {'active ' if held > params else ''}parameters; {note}",
+        id=id_, origin="size", params=held, active_params=active_params, hidden_size=hidden,
+        layers=between(0, 1), heads=hidden // head_dim,
+        kv_heads=kv_heads, head_dim=head_dim, intermediate_size=between(5, 64),
+        vocab_size=nearest[1][6], tied_embeddings=nearest[2],
+        source="rules/models/typical_sizes.yaml",
+        note=f"shape guessed: a typical decoder of {format_count(params)} {'active ' if held > params else ''}parameters; {note}",
     )  # fmt: skip
 
 
@@ -346,7 +518,9 @@ def _suggestions() -> Mapping[str, Any]:
 
 
 def suggest_model(task: str, max_params_b: float | None, encoder: bool = False) -> ModelSuggestion:
-    """The largest model of the table that fits and suits the task; the 8B one where nothing limits the size, the smallest where none fits."""
+    """The largest model of the table that fits and suits the task; the 8B one where nothing limits
+    the size, the smallest where none fits.
+    """
     table = _suggestions()
     rows: Sequence[Mapping[str, Any]] = table["encoders" if encoder else "models"]
     suited = [row for row in rows if row["tasks"] == "any" or task in row["tasks"]]
@@ -360,19 +534,41 @@ def suggest_model(task: str, max_params_b: float | None, encoder: bool = False) 
         why += f" (the smallest of the table, and still larger than the {limit:.3g}B that fit)"
     elif max_params_b is None:
         why += " (memory unknown: a common size was taken)"
-    return ModelSuggestion(model=chosen["model"], because=why, source=f"{chosen['source']}, {table['checked']}")
+    return ModelSuggestion(
+        model=chosen["model"], because=why, source=f"{chosen['source']}, {table['checked']}"
+    )
 
 
 def smaller_models(task: str, params: int) -> list[tuple[ModelShape, ModelSuggestion]]:
-    """The table's models that are smaller than `params` and suit the task, largest first, with their shapes."""
+    """The table's models that are smaller than `params` and suit the task, largest first, with
+    their shapes.
+    """
     table = _suggestions()
     found = []
     for row in sorted(table["models"], key=lambda row: -row["params_b"]):
         if row["params_b"] * 1e9 < params and (row["tasks"] == "any" or task in row["tasks"]):
             shape, _ = model_shape(row["model"])
             if shape is not None:
-                found.append((shape, ModelSuggestion(model=row["model"], because=row["why"], source=f"{row['source']}, {table['checked']}")))
+                found.append(
+                    (
+                        shape,
+                        ModelSuggestion(
+                            model=row["model"],
+                            because=row["why"],
+                            source=f"{row['source']}, {table['checked']}",
+                        ),
+                    )
+                )
     return found
 
 
-__all__ = ["NAMES", "catalogue_ids", "is_instruct", "model_shape", "shape_from_folder", "shape_from_size", "smaller_models", "suggest_model"]
+__all__ = [
+    "NAMES",
+    "catalogue_ids",
+    "is_instruct",
+    "model_shape",
+    "shape_from_folder",
+    "shape_from_size",
+    "smaller_models",
+    "suggest_model",
+]

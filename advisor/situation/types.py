@@ -27,12 +27,20 @@ class Situation:
     examples: DataProfile | None = None  # of requests and answers, beside a corpus
     reward_model: str | None = None  # the folder of one that is there already
     tasks: Mapping[str, DataProfile] = field(default_factory=dict)
-    shortages: Mapping[str, str] = field(default_factory=dict)  # objective -> what is said of too few data for it
+    shortages: Mapping[str, str] = field(
+        default_factory=dict
+    )  # objective -> what is said of too few data for it
     model: ModelShape | None = None
     suggestion: ModelSuggestion | None = None
-    instead: ModelSuggestion | None = None  # of a named model that is of another kind than most tasks need
-    encoder: tuple[ModelShape, ModelSuggestion] | None = None  # what would be suggested where a small encoder is enough
-    smaller: tuple[tuple[ModelShape, ModelSuggestion], ...] = ()  # models that could take the place of this one, largest first
+    instead: ModelSuggestion | None = (
+        None  # of a named model that is of another kind than most tasks need
+    )
+    encoder: tuple[ModelShape, ModelSuggestion] | None = (
+        None  # what would be suggested where a small encoder is enough
+    )
+    smaller: tuple[
+        tuple[ModelShape, ModelSuggestion], ...
+    ] = ()  # models that could take the place of this one, largest first
     cards: tuple[GpuSpec, ...] = ()  # that one could rent, cheapest first, for "what would fit"
     warnings: tuple[str, ...] = ()  # found while reading answers, data, hardware or model
     unknown: tuple[str, ...] = ()

@@ -1,8 +1,11 @@
-"""The wizard: walks the questions of rules/facts.yaml for somebody who knows no machine learning. The only part that prompts.
+"""The wizard: walks the questions of rules/facts.yaml for somebody who knows no machine learning.
 
-walk.py decides which question comes next (pure), relevance.py which ones are left out and why, asking.py turns one question
-into prompts, prompts.py talks to the terminal, saved.py keeps answers over a Ctrl-C. menu.py closes: run it, why (reasons.py),
-why not, what if (what_if.py), change an answer, save a page.
+The only part that prompts.
+
+walk.py decides which question comes next (pure), relevance.py which ones are left out and why,
+asking.py turns one question into prompts, prompts.py talks to the terminal, saved.py keeps answers
+over a Ctrl-C. menu.py closes: run it, why (reasons.py), why not, what if (what_if.py), change an
+answer, save a page.
 """
 
 from advisor.wizard.asking import Checks, ask_round
@@ -10,4 +13,18 @@ from advisor.wizard.menu import Actions, Outcome, run_wizard
 from advisor.wizard.relevance import Relevance
 from advisor.wizard.walk import BACK, DONT_KNOW, Question, Reply, Several, Skipped, walk
 
-__all__ = ["BACK", "DONT_KNOW", "Actions", "Checks", "Outcome", "Question", "Relevance", "Reply", "Several", "Skipped", "ask_round", "run_wizard", "walk"]
+__all__ = [
+    "BACK",
+    "DONT_KNOW",
+    "Actions",
+    "Checks",
+    "Outcome",
+    "Question",
+    "Relevance",
+    "Reply",
+    "Several",
+    "Skipped",
+    "ask_round",
+    "run_wizard",
+    "walk",
+]

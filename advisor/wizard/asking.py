@@ -1,4 +1,6 @@
-"""One question as prompts: choices with a line of help, numbers as people write them, the graphics card, and the whole round."""
+"""One question as prompts: choices with a line of help, numbers as people write them, the graphics
+card, and the whole round.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,17 @@ from advisor.ground.units import format_gib
 from advisor.ruleset.facts import Fact
 from advisor.wizard.prompts import Option, Ui
 from advisor.wizard.saved import Saved, load_answers, save_answers
-from advisor.wizard.walk import BACK, DONT_KNOW, GIVEN_BEFORE, Question, Relevant, Reply, Several, answer_of, walk
+from advisor.wizard.walk import (
+    BACK,
+    DONT_KNOW,
+    GIVEN_BEFORE,
+    Question,
+    Relevant,
+    Reply,
+    Several,
+    answer_of,
+    walk,
+)
 
 Check = Callable[[str], str | None]  # what a person typed -> what is wrong with it, or None
 BACK_SIGN = "<"
@@ -42,8 +54,12 @@ def path_exists(text: str) -> str | None:
         return f"There is no folder {folder}."
     import difflib
 
-    near = difflib.get_close_matches(path.name, sorted(item.name for item in folder.iterdir()), n=3, cutoff=0.5)
-    return f"There is no file or folder {text}." + (f" Did you mean {' or '.join(str(folder / name) for name in near)}?" if near else "")
+    near = difflib.get_close_matches(
+        path.name, sorted(item.name for item in folder.iterdir()), n=3, cutoff=0.5
+    )
+    return f"There is no file or folder {text}." + (
+        f" Did you mean {' or '.join(str(folder / name) for name in near)}?" if near else ""
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +71,9 @@ class Checks:
     model: Check = nothing_wrong
     reward_model: Check = nothing_wrong
     gpu: Check = nothing_wrong
-    found: Callable[[str], str] = lambda path: ""  # what was recognised in a data file, said once it is named
+    found: Callable[[str], str] = lambda path: (
+        ""
+    )  # what was recognised in a data file, said once it is named
 
 
 def ask_round(
@@ -68,9 +86,12 @@ def ask_round(
     relevant: Relevant | None = None,
     state_file: Path | None = None,
 ) -> Saved:
-    """What the person answers, and what was asked. Raises Stopped on Ctrl-C, after the answers so far were saved.
+    """What the person answers, and what was asked.
 
-    `earlier` holds what files and flags said; answers saved by an interrupted round are offered first.
+    Raises Stopped on Ctrl-C, after the answers so far were saved.
+
+    `earlier` holds what files and flags said; answers saved by an interrupted round are offered
+    first.
     """
     checks = checks or Checks()
     progress = Saved(answers=earlier or Answers(), asked=())
@@ -82,7 +103,14 @@ def ask_round(
             nonlocal progress
             progress = Saved(answers=answers, asked=asked)
 
-        answers = walk(facts, asker(ui, hardware, checks), progress.answers, asked=progress.asked, relevant=relevant, keep=keep)
+        answers = walk(
+            facts,
+            asker(ui, hardware, checks),
+            progress.answers,
+            asked=progress.asked,
+            relevant=relevant,
+            keep=keep,
+        )
     except (KeyboardInterrupt, EOFError):
         raise Stopped(stopped_words(progress, state_file)) from None
     progress = Saved(answers=answers, asked=progress.asked)
@@ -96,7 +124,11 @@ def _greet(ui: Ui, hardware: Hardware, facts: Mapping[str, Fact], answers: Answe
         ui.say(line, tone="plain" if place < 2 else "quiet")
     for line in given_words(facts, answers):
         ui.say(f"Known: {line}", tone="quiet")
-    ui.say("A few questions follow. “I don't know” is always fine; Ctrl-C stops and keeps your answers.", tone="quiet")
+    ui.say(
+        "A few questions follow. “I don't know” is always fine; Ctrl-C stops and keeps your"
+        " answers.",
+        tone="quiet",
+    )
     ui.say("")
 
 
@@ -110,7 +142,9 @@ def stopped_words(progress: Saved, state_file: Path | None) -> str:
     return f"stopped; your answers are saved in {path}\n  `advise` offers to go on with them"
 
 
-def _offer_saved(facts: Mapping[str, Fact], ui: Ui, progress: Saved, checks: Checks, state_file: Path | None) -> Saved:
+def _offer_saved(
+    facts: Mapping[str, Fact], ui: Ui, progress: Saved, checks: Checks, state_file: Path | None
+) -> Saved:
     saved, problem = load_answers(facts, state_file)
     if problem:
         ui.say(problem, tone="warning")
@@ -124,15 +158,27 @@ def _offer_saved(facts: Mapping[str, Fact], ui: Ui, progress: Saved, checks: Che
             saved = saved.without(fact_id)
     count = len(saved.asked)
     options = [
-        Option(value="continue", label="Continue with them", help=f"{count} question{'s' if count != 1 else ''} answered"),
-        Option(value="anew", label="Start anew", help="the saved answers are replaced once you have answered"),
+        Option(
+            value="continue",
+            label="Continue with them",
+            help=f"{count} question{'s' if count != 1 else ''} answered",
+        ),
+        Option(
+            value="anew",
+            label="Start anew",
+            help="the saved answers are replaced once you have answered",
+        ),
     ]
     if ui.choose(f"There are answers from {saved.saved_at or 'before'}.", options) == "anew":
         return progress
     # What was said on the command line this time stands; it is newer than what was saved.
     known = {**saved.answers.known, **progress.answers.known}
     for fact_id in saved.asked:
-        if fact_id in facts and (answer := known.get(fact_id)) is not None and answer.origin == "asked":
+        if (
+            fact_id in facts
+            and (answer := known.get(fact_id)) is not None
+            and answer.origin == "asked"
+        ):
             ui.answered(facts[fact_id].ask, words_of(facts[fact_id], answer.value))
     return Saved(answers=Answers(known=known), asked=saved.asked)
 
@@ -144,7 +190,11 @@ def asker(ui: Ui, hardware: Hardware, checks: Checks) -> Callable[[Question], Re
         if question.fact.id == "gpu":
             reply = _ask_gpu(question, ui, hardware, checks)
         else:
-            reply = _ask_tasks(question, ui, checks) if question.fact.id == "tasks" else _ask_plain(question, ui, checks)
+            reply = (
+                _ask_tasks(question, ui, checks)
+                if question.fact.id == "tasks"
+                else _ask_plain(question, ui, checks)
+            )
         if reply is not BACK:
             ui.answered(question.fact.ask, reply_words(question.fact, reply))
         if question.fact.id in ("data_path", "data_examples", "tasks"):
@@ -161,9 +211,15 @@ def reply_words(fact: Fact, reply: Reply) -> str:
     if reply is DONT_KNOW:
         return f"I don't know ({fact.unknown})" if fact.unknown else "I don't know"
     if isinstance(reply, Several):
-        parts = [str(reply.values[name]) for name in ("gpus", "gpu") if reply.values.get(name) is not None]
+        parts = [
+            str(reply.values[name])
+            for name in ("gpus", "gpu")
+            if reply.values.get(name) is not None
+        ]
         memory = reply.values.get("gpu_memory_gib")
-        named = {"none": "no graphics card", "unknown": f"I don't know ({fact.unknown})"}.get(" × ".join(parts), " × ".join(parts))
+        named = {"none": "no graphics card", "unknown": f"I don't know ({fact.unknown})"}.get(
+            " × ".join(parts), " × ".join(parts)
+        )
         return (named or "this machine") + (f", {memory:g} GiB" if memory is not None else "")
     return words_of(fact, reply)
 
@@ -183,25 +239,54 @@ def _ask_plain(question: Question, ui: Ui, checks: Checks) -> Reply:
     fact = question.fact
     message = f"{question.number}. {fact.ask}"
     if fact.type == "choice":
-        options = [Option(value=name, label=value.label, help=value.help) for name, value in fact.values.items()]
+        options = [
+            Option(value=name, label=value.label, help=value.help)
+            for name, value in fact.values.items()
+        ]
         return ui.choose(message, [*options, *_ways_out(question)], current=question.current)
     if fact.type == "flag":
         options = [Option(value=True, label="Yes"), Option(value=False, label="No")]
         return ui.choose(message, [*options, *_ways_out(question)], current=question.current)
     if fact.type == "number":
         return _typed(question, ui, message, lambda text: number_of(text, fact))
-    check = {name: getattr(checks, name) for name in ("data_path", "data_examples", "model", "reward_model")}.get(fact.id, nothing_wrong)
-    return _typed(question, ui, message, lambda text: _checked(text, check), path=fact.type == "path")
+    check = {
+        name: getattr(checks, name)
+        for name in ("data_path", "data_examples", "model", "reward_model")
+    }.get(fact.id, nothing_wrong)
+    return _typed(
+        question, ui, message, lambda text: _checked(text, check), path=fact.type == "path"
+    )
 
 
 def _ways_out(question: Question) -> list[Option]:
-    unknown = [] if question.fact.required else [Option(value=DONT_KNOW, label="I don't know", help=question.fact.unknown)]
-    return unknown + ([Option(value=BACK, label="Back", help="to the question before")] if question.can_go_back else [])
+    unknown = (
+        []
+        if question.fact.required
+        else [Option(value=DONT_KNOW, label="I don't know", help=question.fact.unknown)]
+    )
+    return unknown + (
+        [Option(value=BACK, label="Back", help="to the question before")]
+        if question.can_go_back
+        else []
+    )
 
 
-def _typed(question: Question, ui: Ui, message: str, read: Callable[[str], Any], *, path: bool = False, empty: str = "I don't know") -> Reply:
-    """A typed answer, asked for again with the reason until it can be read. Nothing typed is DONT_KNOW; `empty` says what that means."""
-    hint = f"Enter alone: {empty}" + (f"; {BACK_SIGN} and Enter: back" if question.can_go_back else "")
+def _typed(
+    question: Question,
+    ui: Ui,
+    message: str,
+    read: Callable[[str], Any],
+    *,
+    path: bool = False,
+    empty: str = "I don't know",
+) -> Reply:
+    """A typed answer, asked for again with the reason until it can be read.
+
+    Nothing typed is DONT_KNOW; `empty` says what that means.
+    """
+    hint = f"Enter alone: {empty}" + (
+        f"; {BACK_SIGN} and Enter: back" if question.can_go_back else ""
+    )
     default = "" if question.current is None else str(question.current)
     while True:
         text = ui.enter(message, hint=hint, default=default, path=path).strip()
@@ -229,11 +314,23 @@ def _ask_tasks(question: Question, ui: Ui, checks: Checks) -> Reply:
     named: dict[str, str] = {}
     while True:
         message = (
-            f"{question.number}. {question.fact.ask} What is the first team called? (such as legal)" if not named else f"What is the next team called? (so far: {', '.join(named)})"
+            f"{question.number}. {question.fact.ask} What is the first team called? (such as legal)"
+            if not named
+            else f"What is the next team called? (so far: {', '.join(named)})"
         )
         unnamed = [name for name in before if name not in named]
-        asked = replace(question, current=unnamed[0] if unnamed else None, can_go_back=question.can_go_back or bool(named))
-        name = _typed(asked, ui, message, lambda text: _task_name(text, named), empty="that was the last" if named else "I don't know")
+        asked = replace(
+            question,
+            current=unnamed[0] if unnamed else None,
+            can_go_back=question.can_go_back or bool(named),
+        )
+        name = _typed(
+            asked,
+            ui,
+            message,
+            lambda text: _task_name(text, named),
+            empty="that was the last" if named else "I don't know",
+        )
         if name is DONT_KNOW:
             return named or DONT_KNOW
         if name is BACK and not named:
@@ -242,13 +339,23 @@ def _ask_tasks(question: Question, ui: Ui, checks: Checks) -> Reply:
             named.popitem()
             continue
         asked = replace(question, current=before.get(name), can_go_back=True)
-        file = _typed(asked, ui, f"Where are the examples of {name}? (a file or a folder)", lambda text: _checked(text, checks.data_path), path=True, empty=f"leave {name} out")
+        file = _typed(
+            asked,
+            ui,
+            f"Where are the examples of {name}? (a file or a folder)",
+            lambda text: _checked(text, checks.data_path),
+            path=True,
+            empty=f"leave {name} out",
+        )
         if isinstance(file, str):
             named[name] = file
 
 
 def _task_name(text: str, taken: Collection[str]) -> str:
-    """What somebody called a team, as the plan writes it: 'Human Resources' is human-resources. Raises ValueError with the plan's rule."""
+    """What somebody called a team, as the plan writes it: 'Human Resources' is human-resources.
+
+    Raises ValueError with the plan's rule.
+    """
     name = "-".join(text.lower().split())
     if not is_folder_name(name):
         raise ValueError(f"{text} cannot be the name. Allowed: {FOLDER_NAME}.")
@@ -258,19 +365,30 @@ def _task_name(text: str, taken: Collection[str]) -> str:
 
 
 def number_of(text: str, fact: Fact) -> int | float:
-    """The number somebody typed: '5000', '5,000', '5 000', '5k', '1.2m'. Raises ValueError in words."""
+    """The number somebody typed: '5000', '5,000', '5 000', '5k', '1.2m'.
+
+    Raises ValueError in words.
+    """
     compact = re.sub(r"^(about|ca\.?|circa|~|≈)\s*", "", text.strip().lower())
     compact = re.sub(r"(?<=[0-9])[,_'’ \u00a0\u202f](?=[0-9]{3}(?![0-9]))", "", compact)
     compact = re.sub(r"\s+(?=[kmb]$)", "", compact)
     if fact.integer and THOUSANDS_BY_POINT.match(compact):
-        raise ValueError(f"{text} can be read in two ways: write {compact.replace('.', '')} or {compact.split('.')[0]}.")
+        raise ValueError(
+            f"{text} can be read in two ways: write {compact.replace('.', '')} or"
+            f" {compact.split('.')[0]}."
+        )
     match = NUMBER.match(compact)
     if match is None:
         raise ValueError(f"{text} is not a number. Write it like 5000, 5,000 or 5k.")
-    value = round(float(match[1]) * {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}[match[2]], 6)
+    value = round(
+        float(match[1]) * {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}[match[2]], 6
+    )
     if fact.integer and value != int(value):
         raise ValueError(f"{text} is not a whole number.")
-    for limit, wrong, side in ((fact.min, fact.min is not None and value < fact.min, "least"), (fact.max, fact.max is not None and value > fact.max, "most")):
+    for limit, wrong, side in (
+        (fact.min, fact.min is not None and value < fact.min, "least"),
+        (fact.max, fact.max is not None and value > fact.max, "most"),
+    ):
         if wrong:
             raise ValueError(f"{text} is not possible: at {side} {limit:g}.")
     return int(value) if fact.integer else value
@@ -283,7 +401,13 @@ def machine_lines(hardware: Hardware) -> list[str]:
     """The machine in one line or two, and what the probe has to say about it."""
     if hardware.kind == "unknown":
         return ["Nothing is known about the machine."]
-    lines = [f"This machine has {cards_words(hardware)}." if hardware.gpus else "This machine has no graphics card that can be used for training."]
+    lines = [
+        (
+            f"This machine has {cards_words(hardware)}."
+            if hardware.gpus
+            else "This machine has no graphics card that can be used for training."
+        )
+    ]
     rest = [f"{hardware.cpu_cores} processor cores"] if hardware.cpu_cores else []
     if hardware.ram_total_bytes:
         rest.append(f"{format_gib(hardware.ram_total_bytes)} of main memory")
@@ -296,28 +420,67 @@ def cards_words(hardware: Hardware) -> str:
     """'RTX 4090 with 24.0 GiB (22.5 GiB free)' for each card, equal ones counted."""
     words: dict[str, int] = {}
     for gpu in hardware.gpus:
-        total = f" with {format_gib(gpu.memory_total_bytes)}" if gpu.memory_total_bytes is not None else " (its memory is not reported)"
-        free = f" ({format_gib(gpu.memory_free_bytes)} free)" if gpu.memory_free_bytes is not None else ""
+        total = (
+            f" with {format_gib(gpu.memory_total_bytes)}"
+            if gpu.memory_total_bytes is not None
+            else " (its memory is not reported)"
+        )
+        free = (
+            f" ({format_gib(gpu.memory_free_bytes)} free)"
+            if gpu.memory_free_bytes is not None
+            else ""
+        )
         words[f"{gpu.name}{total}{free}"] = words.get(f"{gpu.name}{total}{free}", 0) + 1
     return ", ".join(text if count == 1 else f"{count} × {text}" for text, count in words.items())
 
 
 def _ask_gpu(question: Question, ui: Ui, hardware: Hardware, checks: Checks) -> Reply:
-    """This machine, another card by name, none, or not known. The answer sets name, memory and count together."""
-    machine = cards_words(hardware) if hardware.gpus else "no graphics card: it trains on the processor"
-    options = [Option(value="this", label="Use this machine", help=machine)] if hardware.kind != "unknown" else []
-    options.append(Option(value="other", label="Another card", help="in another computer, or rented"))
+    """This machine, another card by name, none, or not known.
+
+    The answer sets name, memory and count together.
+    """
+    machine = (
+        cards_words(hardware) if hardware.gpus else "no graphics card: it trains on the processor"
+    )
+    options = (
+        [Option(value="this", label="Use this machine", help=machine)]
+        if hardware.kind != "unknown"
+        else []
+    )
+    options.append(
+        Option(value="other", label="Another card", help="in another computer, or rented")
+    )
     if hardware.gpus or hardware.kind == "unknown":
-        options.append(Option(value="none", label="No graphics card", help="it trains on the processor: slow, for small models"))
+        options.append(
+            Option(
+                value="none",
+                label="No graphics card",
+                help="it trains on the processor: slow, for small models",
+            )
+        )
     current = {None: None, "none": "none", "unknown": DONT_KNOW}.get(question.current, "other")
     while True:
-        chosen = ui.choose(f"{question.number}. {question.fact.ask}", [*options, *_ways_out(question)], current=current)
+        chosen = ui.choose(
+            f"{question.number}. {question.fact.ask}",
+            [*options, *_ways_out(question)],
+            current=current,
+        )
         if chosen is BACK:
             return BACK
         if chosen != "other":
-            return Several(values={**dict.fromkeys(CARD_FACTS), "gpu": {"this": None, "none": "none", DONT_KNOW: "unknown"}[chosen]})
+            return Several(
+                values={
+                    **dict.fromkeys(CARD_FACTS),
+                    "gpu": {"this": None, "none": "none", DONT_KNOW: "unknown"}[chosen],
+                }
+            )
         named = Question(fact=question.fact, number=question.number, can_go_back=True)
-        reply = _typed(named, ui, "What is the card called? (such as RTX 4090, or 2 x A100 80GB)", lambda text: _card(text, checks.gpu))
+        reply = _typed(
+            named,
+            ui,
+            "What is the card called? (such as RTX 4090, or 2 x A100 80GB)",
+            lambda text: _card(text, checks.gpu),
+        )
         if reply is DONT_KNOW:
             return Several(values={**dict.fromkeys(CARD_FACTS), "gpu": "unknown"})
         if reply is not BACK:
@@ -325,21 +488,35 @@ def _ask_gpu(question: Question, ui: Ui, hardware: Hardware, checks: Checks) -> 
 
 
 def _card(text: str, check: Check) -> Several:
-    """'2 x RTX 4090' or 'Mystery 9000 24 GB' as name, memory and count. Raises ValueError with the near names."""
+    """'2 x RTX 4090' or 'Mystery 9000 24 GB' as name, memory and count.
+
+    Raises ValueError with the near names.
+    """
     count = CARD_COUNT.match(text)
     name = text[count.end() :].strip() if count else text.strip()
     memory = CARD_MEMORY.search(name)
     if wrong := check(name):
         if memory is None:
-            raise ValueError(f"{wrong} If the name is right, add the memory of the card, such as: {name} 24 GB")
-        return Several(values={"gpu": name[: memory.start()].strip() or name, "gpu_memory_gib": float(memory[1]), "gpus": int(count[1]) if count else None})
-    return Several(values={"gpu": name, "gpu_memory_gib": None, "gpus": int(count[1]) if count else None})
+            raise ValueError(
+                f"{wrong} If the name is right, add the memory of the card, such as: {name} 24 GB"
+            )
+        return Several(
+            values={
+                "gpu": name[: memory.start()].strip() or name,
+                "gpu_memory_gib": float(memory[1]),
+                "gpus": int(count[1]) if count else None,
+            }
+        )
+    return Several(
+        values={"gpu": name, "gpu_memory_gib": None, "gpus": int(count[1]) if count else None}
+    )
 
 
 def given_words(facts: Mapping[str, Fact], answers: Answers) -> list[str]:
     """What files and flags said already, one line each."""
     return [
-        f"{fact.ask or fact.id} {words_of(fact, answer_of(answers, fact))} (from a {answers.known[fact.id].origin})"
+        f"{fact.ask or fact.id} {words_of(fact, answer_of(answers, fact))} (from a"
+        f" {answers.known[fact.id].origin})"
         for fact in facts.values()
         if fact.id in answers.known and answers.known[fact.id].origin in GIVEN_BEFORE
     ]

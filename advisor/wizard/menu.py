@@ -14,7 +14,20 @@ from advisor.ruleset.facts import Fact
 from advisor.wizard.asking import Checks, ask_round, asker, stopped_words, words_of
 from advisor.wizard.prompts import Option, Ui, terminal_ui
 from advisor.wizard.saved import Saved
-from advisor.wizard.walk import BACK, Question, Relevant, Reply, Skipped, answer_of, applies, questions, skipped_questions, walk, with_reply, without_stale
+from advisor.wizard.walk import (
+    BACK,
+    Question,
+    Relevant,
+    Reply,
+    Skipped,
+    answer_of,
+    applies,
+    questions,
+    skipped_questions,
+    walk,
+    with_reply,
+    without_stale,
+)
 from advisor.wizard.what_if import change_answers, flip_words
 
 if TYPE_CHECKING:
@@ -22,7 +35,12 @@ if TYPE_CHECKING:
 
     from advisor.ruleset.model import Ruleset
 
-VERDICTS = {"ranked_lower": "ranked lower", "forbidden": "ruled out", "too_big": "does not fit", "recommended": "recommended"}
+VERDICTS = {
+    "ranked_lower": "ranked lower",
+    "forbidden": "ruled out",
+    "too_big": "does not fit",
+    "recommended": "recommended",
+}
 PAGE_NAME = "advice.html"
 
 LeftOut = Callable[[Answers, Sequence[Fact]], list[Skipped]]
@@ -33,16 +51,27 @@ class Outcome:
     """What `advise` made of the answers."""
 
     advice: Advice
-    ruleset: Ruleset | None = None  # the rules that decided; without them the reasons are shown as they stand in the advice
+    ruleset: Ruleset | None = (
+        # the rules that decided; without them the reasons are shown as they stand in the advice
+        None
+    )
     plan: Any = None  # complete, or None
     plan_path: str | None = None  # where it was written
     missing: tuple[str, ...] = ()  # what a runnable plan still needs: "data.path"
 
     @property
     def runnable(self) -> bool:
-        """True where "run it now" may be offered: a complete plan that trains something which fits, and that `advise run` starts."""
+        """True where "run it now" may be offered: a complete plan that trains something which fits,
+        and that `advise run` starts.
+        """
         stages = self.advice.recommendation.stages
-        return self.plan is not None and not self.missing and bool(stages) and self.advice.fits and not any(stage.split for stage in stages)
+        return (
+            self.plan is not None
+            and not self.missing
+            and bool(stages)
+            and self.advice.fits
+            and not any(stage.split for stage in stages)
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,12 +101,21 @@ def run_wizard(
 ) -> int:
     """Ask, recommend, and do what the person chooses; returns the exit code.
 
-    0 done, 3 nothing fits, 130 stopped (the answers are saved then), else what `actions.run` returned.
+    0 done, 3 nothing fits, 130 stopped (the answers are saved then), else what `actions.run`
+    returned.
     """
     ui = ui or terminal_ui(console)
     checks = checks or Checks()
     try:
-        progress = ask_round(facts, hardware=hardware, earlier=earlier, ui=ui, checks=checks, relevant=relevant, state_file=state_file)
+        progress = ask_round(
+            facts,
+            hardware=hardware,
+            earlier=earlier,
+            ui=ui,
+            checks=checks,
+            relevant=relevant,
+            state_file=state_file,
+        )
     except Stopped as stopped:
         ui.say(stopped.text())
         return stopped.exit_code
@@ -107,7 +145,9 @@ class _Closing:
         self.facts, self.hardware, self.advise, self.actions = facts, hardware, advise, actions
         self.ui, self.checks, self.relevant, self.left_out = ui, checks, relevant, left_out
         self.progress = progress
-        self.before: list[tuple[Saved, str]] = []  # the answers before each "what if", and the answer they led to
+        self.before: list[
+            tuple[Saved, str]
+        ] = []  # the answers before each "what if", and the answer they led to
 
     @property
     def answers(self) -> Answers:
@@ -129,10 +169,20 @@ class _Closing:
         }
         while True:
             if outcome.missing and outcome.advice.recommendation.composition.chain:
-                self.ui.say(f"It cannot be run yet; missing: {', '.join(self._named(name) for name in outcome.missing)}", tone="warning")
+                self.ui.say(
+                    "It cannot be run yet; missing:"
+                    f" {', '.join(self._named(name) for name in outcome.missing)}",
+                    tone="warning",
+                )
             skipped = self._skipped()
             undo = self.before[-1][1] if self.before else ""
-            options = menu_options(outcome, askable=len(self._askable(outcome)), skipped=len(skipped), mattering=len(self._mattering(skipped)), undo=undo)
+            options = menu_options(
+                outcome,
+                askable=len(self._askable(outcome)),
+                skipped=len(skipped),
+                mattering=len(self._mattering(skipped)),
+                undo=undo,
+            )
             chosen = self.ui.choose("What now?", options)
             if chosen == "quit":
                 return 0 if outcome.advice.fits else 3
@@ -144,19 +194,29 @@ class _Closing:
                 outcome = self._recommend()
 
     def _recommend(self) -> Outcome:
-        """The outcome for the answers, shown. Answers that cannot be used are shown with the fault and may be changed."""
+        """The outcome for the answers, shown.
+
+        Answers that cannot be used are shown with the fault and may be changed.
+        """
         while True:
             self.ui.say("Working it out …", tone="quiet")  # a model may have to be looked up
             try:
                 outcome = self.advise(self.answers)
             except AdviseError as error:
                 self.ui.say(error.text(), tone="warning")
-                options = [Option(value=True, label="Change an answer"), Option(value=False, label="Quit")]
+                options = [
+                    Option(value=True, label="Change an answer"),
+                    Option(value=False, label="Quit"),
+                ]
                 if not self.ui.choose("These answers cannot be used as they are.", options):
                     raise
                 self._change()
                 continue
-            unasked = [fact for fact in self._askable(outcome) if fact.order is None and fact.id not in self.progress.asked]
+            unasked = [
+                fact
+                for fact in self._askable(outcome)
+                if fact.order is None and fact.id not in self.progress.asked
+            ]
             if unasked and outcome.advice.fits and self._put(unasked):
                 continue
             self._say_left_out()
@@ -172,7 +232,9 @@ class _Closing:
     def _askable(self, outcome: Outcome) -> list[Fact]:
         """The questions whose answers a runnable plan still needs."""
         wanted = outcome.missing if outcome.advice.recommendation.composition.chain else ()
-        return [fact for fact in self.facts.values() if fact.ask and (fact.answer or fact.id) in wanted]
+        return [
+            fact for fact in self.facts.values() if fact.ask and (fact.answer or fact.id) in wanted
+        ]
 
     def _put(self, facts: Sequence[Fact]) -> bool:
         """Put these questions, answered before or not. False where no answer came of it."""
@@ -185,7 +247,11 @@ class _Closing:
         return dict(self.answers.known) != dict(before.known)
 
     def _ask_one(self, fact: Fact, *, number: int) -> Reply:
-        return asker(self.ui, self.hardware, self.checks)(Question(fact=fact, number=number, current=answer_of(self.answers, fact), can_go_back=True))
+        return asker(self.ui, self.hardware, self.checks)(
+            Question(
+                fact=fact, number=number, current=answer_of(self.answers, fact), can_go_back=True
+            )
+        )
 
     # ----------------------------------------------------------------------- what was not asked
 
@@ -195,7 +261,11 @@ class _Closing:
     def _mattering(self, skipped: Sequence[Fact]) -> set[str]:
         """Those of the questions not asked that matter by now: another answer was tried since."""
         opened = frozenset(fact.id for fact in skipped)
-        return {fact.id for fact in skipped if self.relevant is None or self.relevant(fact.id, self.answers, opened)}
+        return {
+            fact.id
+            for fact in skipped
+            if self.relevant is None or self.relevant(fact.id, self.answers, opened)
+        }
 
     def _say_left_out(self) -> None:
         """Which questions were not asked, by the reason why not."""
@@ -203,8 +273,14 @@ class _Closing:
         if not skipped or self.left_out is None:
             return
         mattering = self._mattering(skipped)
-        by_reason: dict[str, list[Fact]] = {"Not asked yet, and it may change the method:": [fact for fact in skipped if fact.id in mattering]}
-        for one in self.left_out(self.answers, [fact for fact in skipped if fact.id not in mattering]):
+        by_reason: dict[str, list[Fact]] = {
+            "Not asked yet, and it may change the method:": [
+                fact for fact in skipped if fact.id in mattering
+            ]
+        }
+        for one in self.left_out(
+            self.answers, [fact for fact in skipped if fact.id not in mattering]
+        ):
             by_reason.setdefault(f"Not asked, since {one.because}:", []).append(one.fact)
         self.ui.say("")
         for reason, facts in by_reason.items():
@@ -226,16 +302,36 @@ class _Closing:
         def keep(answers: Answers, asked: tuple[str, ...]) -> None:
             self.progress = Saved(answers=answers, asked=asked)
 
-        answers = walk(self.facts, asker(self.ui, self.hardware, self.checks), self.answers, asked=self.progress.asked, relevant=relevant, keep=keep, leave=True)
+        answers = walk(
+            self.facts,
+            asker(self.ui, self.hardware, self.checks),
+            self.answers,
+            asked=self.progress.asked,
+            relevant=relevant,
+            keep=keep,
+            leave=True,
+        )
         self.progress = Saved(answers=answers, asked=self.progress.asked)
 
     # ----------------------------------------------------------------------- other answers
 
     def _change(self) -> bool:
-        """Ask one question again, then those that only now apply. False where nothing was changed."""
-        open_facts = [fact for fact in questions(self.facts) if applies(fact, self.answers, self.facts)]
-        open_facts += [fact for fact in self.facts.values() if fact.order is None and fact.id in self.progress.asked]
-        options = [Option(value=fact.id, label=fact.ask.split(" (")[0], help=self._answer_words(fact)) for fact in open_facts]
+        """Ask one question again, then those that only now apply.
+
+        False where nothing was changed.
+        """
+        open_facts = [
+            fact for fact in questions(self.facts) if applies(fact, self.answers, self.facts)
+        ]
+        open_facts += [
+            fact
+            for fact in self.facts.values()
+            if fact.order is None and fact.id in self.progress.asked
+        ]
+        options = [
+            Option(value=fact.id, label=fact.ask.split(" (")[0], help=self._answer_words(fact))
+            for fact in open_facts
+        ]
         chosen = self.ui.choose("Which answer?", [*options, Option(value=BACK, label="Back")])
         if chosen is BACK:
             return False
@@ -247,16 +343,26 @@ class _Closing:
         return True
 
     def _take(self, answers: Answers, *, asked: str) -> None:
-        """Go on with one other answer: what no longer applies is dropped, what only now matters is asked."""
+        """Go on with one other answer: what no longer applies is dropped, what only now matters is
+        asked.
+        """
         history = (*self.progress.asked, *((asked,) if asked not in self.progress.asked else ()))
         self.progress = Saved(answers=without_stale(self.facts, answers), asked=history)
         self._walk(self.relevant)
 
     def _try(self, outcome: Outcome, change: Mapping[str, Any]) -> bool:
-        """Go on with one change, which can be undone; what only now matters can be answered from the menu."""
+        """Go on with one change, which can be undone; what only now matters can be answered from
+        the menu.
+        """
         self.before.append((self.progress, str(outcome.advice.recommendation.composition)))
-        answers = without_stale(self.facts, change_answers(self.answers, change, outcome.advice, self.facts))
-        stated = (fact.id for fact in questions(self.facts) if fact.id in answers.known and fact.id not in self.progress.asked)
+        answers = without_stale(
+            self.facts, change_answers(self.answers, change, outcome.advice, self.facts)
+        )
+        stated = (
+            fact.id
+            for fact in questions(self.facts)
+            if fact.id in answers.known and fact.id not in self.progress.asked
+        )
         self.progress = Saved(answers=answers, asked=(*self.progress.asked, *stated))
         return True
 
@@ -284,14 +390,29 @@ class _Closing:
         return False
 
     def _why_not(self, outcome: Outcome) -> bool:
-        options = [Option(value=candidate, label=f"Why not {candidate.composition}?", help=VERDICTS[candidate.verdict]) for candidate in outcome.advice.alternatives]
-        while (chosen := self.ui.choose("Why not?", [*options, Option(value=BACK, label="Back")])) is not BACK:
+        options = [
+            Option(
+                value=candidate,
+                label=f"Why not {candidate.composition}?",
+                help=VERDICTS[candidate.verdict],
+            )
+            for candidate in outcome.advice.alternatives
+        ]
+        while (
+            chosen := self.ui.choose("Why not?", [*options, Option(value=BACK, label="Back")])
+        ) is not BACK:
             self.actions.explain(outcome, chosen)
         return False
 
     def _what_if(self, outcome: Outcome) -> bool:
-        options = [Option(value=flip, label=flip_words(flip, self.facts), help=f"leads to {flip.to}") for flip in outcome.advice.flips]
-        chosen = self.ui.choose("What would change it? Choose one to try it; it can be undone.", [*options, Option(value=BACK, label="Back")])
+        options = [
+            Option(value=flip, label=flip_words(flip, self.facts), help=f"leads to {flip.to}")
+            for flip in outcome.advice.flips
+        ]
+        chosen = self.ui.choose(
+            "What would change it? Choose one to try it; it can be undone.",
+            [*options, Option(value=BACK, label="Back")],
+        )
         return chosen is not BACK and self._try(outcome, chosen.change)
 
     def _ways_out(self, outcome: Outcome) -> bool:
@@ -301,16 +422,28 @@ class _Closing:
             self.ui.say(way.text, lead="- ")
             self.ui.say_line(f"  {way.command}")
         options = [Option(value=way, label=way.text[0].upper() + way.text[1:]) for way in ways]
-        chosen = self.ui.choose("Choose one to try it; it can be undone.", [*options, Option(value=BACK, label="Back")])
+        chosen = self.ui.choose(
+            "Choose one to try it; it can be undone.", [*options, Option(value=BACK, label="Back")]
+        )
         return chosen is not BACK and self._try(outcome, chosen.change)
 
     def _save_page(self, outcome: Outcome) -> bool:
-        name = self.ui.enter("File name of the page", hint="one file that you can forward; < and Enter: back", default=PAGE_NAME).strip() or PAGE_NAME
+        name = (
+            self.ui.enter(
+                "File name of the page",
+                hint="one file that you can forward; < and Enter: back",
+                default=PAGE_NAME,
+            ).strip()
+            or PAGE_NAME
+        )
         if name == "<":
             return False
         path = Path(name).expanduser()
         if path.exists():
-            options = [Option(value=True, label="Replace it"), Option(value=False, label="Leave it as it is")]
+            options = [
+                Option(value=True, label="Replace it"),
+                Option(value=False, label="Leave it as it is"),
+            ]
             if not self.ui.choose(f"{path} exists already.", options):
                 return False
         try:
@@ -320,25 +453,77 @@ class _Closing:
         return False
 
 
-def menu_options(outcome: Outcome, *, askable: int = 0, skipped: int = 0, mattering: int = 0, undo: str = "") -> list[Option]:
-    """The choices that make sense: "run it now" only for a complete plan that fits, the plan only where there is one."""
+def menu_options(
+    outcome: Outcome, *, askable: int = 0, skipped: int = 0, mattering: int = 0, undo: str = ""
+) -> list[Option]:
+    """The choices that make sense: "run it now" only for a complete plan that fits, the plan only
+    where there is one.
+    """
     advice = outcome.advice
-    options = [Option(value="run", label="Run it now", help="it can be stopped at any time and goes on where it was")] if outcome.runnable else []
+    options = (
+        [
+            Option(
+                value="run",
+                label="Run it now",
+                help="it can be stopped at any time and goes on where it was",
+            )
+        ]
+        if outcome.runnable
+        else []
+    )
     if askable:
-        options.append(Option(value="missing", label="Answer what is missing", help=f"{askable} question{'s' if askable > 1 else ''}, then it can be run"))
+        options.append(
+            Option(
+                value="missing",
+                label="Answer what is missing",
+                help=f"{askable} question{'s' if askable > 1 else ''}, then it can be run",
+            )
+        )
     if advice.nothing_fits is not None and advice.nothing_fits.ways_out:
-        options.append(Option(value="ways_out", label="What would fit", help="each with the line to type"))
+        options.append(
+            Option(value="ways_out", label="What would fit", help="each with the line to type")
+        )
     if outcome.plan is not None:
-        options.append(Option(value="plan", label="Show the plan", help=f"the launch file{f', {outcome.plan_path}' if outcome.plan_path else ''}"))
-    options.append(Option(value="why", label="Why this?", help="each rule, the facts behind it and its source"))
+        options.append(
+            Option(
+                value="plan",
+                label="Show the plan",
+                help=f"the launch file{f', {outcome.plan_path}' if outcome.plan_path else ''}",
+            )
+        )
+    options.append(
+        Option(value="why", label="Why this?", help="each rule, the facts behind it and its source")
+    )
     if advice.alternatives:
-        options.append(Option(value="why_not", label="Why not another?", help="reasons and numbers of the others"))
+        options.append(
+            Option(
+                value="why_not", label="Why not another?", help="reasons and numbers of the others"
+            )
+        )
     if advice.flips:
-        options.append(Option(value="what_if", label="What would change it?", help="try another answer, other data or another card"))
+        options.append(
+            Option(
+                value="what_if",
+                label="What would change it?",
+                help="try another answer, other data or another card",
+            )
+        )
     options.append(Option(value="change", label="Change an answer"))
     if skipped:
-        changes = f"{mattering} may change the method" if mattering else "no answer changes the method"
-        options.append(Option(value="skipped", label="Answer what was not asked", help=f"{skipped} question{'s' if skipped > 1 else ''}; {changes}"))
+        changes = (
+            f"{mattering} may change the method" if mattering else "no answer changes the method"
+        )
+        options.append(
+            Option(
+                value="skipped",
+                label="Answer what was not asked",
+                help=f"{skipped} question{'s' if skipped > 1 else ''}; {changes}",
+            )
+        )
     if undo:
         options.append(Option(value="undo", label="Undo the change", help=f"back to {undo}"))
-    return [*options, Option(value="save", label="Save as a page", help="one file to forward"), Option(value="quit", label="Quit")]
+    return [
+        *options,
+        Option(value="save", label="Save as a page", help="one file to forward"),
+        Option(value="quit", label="Quit"),
+    ]

@@ -1,4 +1,6 @@
-"""The terminal behind the questions: questionary where the terminal can move its cursor, numbered lists where it cannot."""
+"""The terminal behind the questions: questionary where the terminal can move its cursor, numbered
+lists where it cannot.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +29,15 @@ class Option:
 
 
 class Ui(Protocol):
-    """What the wizard needs of a terminal. Ctrl-C raises KeyboardInterrupt, the end of input EOFError."""
+    """What the wizard needs of a terminal.
+
+    Ctrl-C raises KeyboardInterrupt, the end of input EOFError.
+    """
 
     def say(self, text: str, *, tone: str = "plain", lead: str = "") -> None:
-        """Print one paragraph; `lead` stands before it, and the lines that follow start below its end."""
+        """Print one paragraph; `lead` stands before it, and the lines that follow start below its
+        end.
+        """
 
     def say_line(self, text: str) -> None:
         """Print a line to be copied: it is left whole, however narrow the terminal."""
@@ -64,9 +71,18 @@ class _Prompter:
         if not lead:
             self.console.print(said)
             return
-        for place, line in enumerate(said.wrap(self.console, max(SMALLEST_WIDTH, self.console.width - len(lead)))):
+        for place, line in enumerate(
+            said.wrap(self.console, max(SMALLEST_WIDTH, self.console.width - len(lead)))
+        ):
             line.rstrip()
-            self.console.print(lead if place == 0 else " " * len(lead), line, sep="", markup=False, highlight=False, soft_wrap=True)
+            self.console.print(
+                lead if place == 0 else " " * len(lead),
+                line,
+                sep="",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
 
     def say_line(self, text: str) -> None:
         from rich.text import Text
@@ -78,7 +94,12 @@ class _Prompter:
         from rich.text import Text
 
         # Remarks in brackets were for answering; the line that stays is short.
-        self.console.print(Padding(Text.assemble(question.split(" (")[0], "  ", (answer, "bold"), overflow="fold"), (0, 0, 0, 2)))
+        self.console.print(
+            Padding(
+                Text.assemble(question.split(" (")[0], "  ", (answer, "bold"), overflow="fold"),
+                (0, 0, 0, 2),
+            )
+        )
 
 
 class QuestionaryUi(_Prompter):
@@ -87,10 +108,20 @@ class QuestionaryUi(_Prompter):
     def choose(self, message: str, options: Sequence[Option], *, current: Any = None) -> Any:
         import questionary
 
-        # Places instead of values: questionary compares by equality, where True is 1, and wants no None.
+        # Places instead of values: questionary compares by equality, where True is 1, and wants no
+        # None.
         width = shutil.get_terminal_size().columns
-        choices = [questionary.Choice(title=choice_lines(option, width), value=place) for place, option in enumerate(options)]
-        start = None if current is None else next((place for place, option in enumerate(options) if option.value == current), None)
+        choices = [
+            questionary.Choice(title=choice_lines(option, width), value=place)
+            for place, option in enumerate(options)
+        ]
+        start = (
+            None
+            if current is None
+            else next(
+                (place for place, option in enumerate(options) if option.value == current), None
+            )
+        )
         question = questionary.select(
             prompt_lines(f"{message} (arrow keys, Enter)", width),
             choices=choices,
@@ -106,18 +137,28 @@ class QuestionaryUi(_Prompter):
 
         # The hint belongs to the prompt, so that it goes away with it.
         width = shutil.get_terminal_size().columns
-        whole = "\n".join([prompt_lines(message, width), *([f"  {prompt_lines(hint, width)}"] if hint else []), " >"])
+        whole = "\n".join(
+            [
+                prompt_lines(message, width),
+                *([f"  {prompt_lines(hint, width)}"] if hint else []),
+                " >",
+            ]
+        )
         prompt = questionary.path if path else questionary.text
         return str(prompt(whole, default=default, qmark="?", erase_when_done=True).unsafe_ask())
 
 
 def prompt_lines(text: str, width: int) -> str:
     """A question wrapped by us: prompt_toolkit crops every line of a prompt but the last."""
-    return "\n  ".join(textwrap.wrap(text, max(SMALLEST_WIDTH, width - POINTER_COLUMNS), break_on_hyphens=False))
+    return "\n  ".join(
+        textwrap.wrap(text, max(SMALLEST_WIDTH, width - POINTER_COLUMNS), break_on_hyphens=False)
+    )
 
 
 def choice_lines(option: Option, width: int) -> str:
-    """A choice as text that no terminal of this width crops: label and help, continued below where they are long."""
+    """A choice as text that no terminal of this width crops: label and help, continued below where
+    they are long.
+    """
     text = f"{option.label} – {option.help}" if option.help else option.label
     room = max(SMALLEST_WIDTH, width - POINTER_COLUMNS - 1)
     lines = textwrap.wrap(text, room, subsequent_indent="  ", break_on_hyphens=False) or [""]
@@ -125,7 +166,9 @@ def choice_lines(option: Option, width: int) -> str:
 
 
 class PlainUi(_Prompter):
-    """Numbered lists and plain lines: for terminals that cannot move the cursor, and for screen readers."""
+    """Numbered lists and plain lines: for terminals that cannot move the cursor, and for screen
+    readers.
+    """
 
     def choose(self, message: str, options: Sequence[Option], *, current: Any = None) -> Any:
         self.say(message, tone="strong")

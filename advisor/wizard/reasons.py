@@ -1,4 +1,6 @@
-"""Why, rule by rule: what a rule says, the facts it saw and where each came from, and on request how those were concluded."""
+"""Why, rule by rule: what a rule says, the facts it saw and where each came from, and on request
+how those were concluded.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +16,24 @@ from advisor.wizard.prompts import Option, Ui
 from advisor.wizard.walk import BACK
 
 CONFIDENCE = {
-    "document": "the guide itself", "study": "a measured study", "vendor-doc": "a vendor's documentation",
+    "document": "the guide itself", "study": "a measured study",
+    "vendor-doc": "a vendor's documentation",
     "practice": "common practice", "judgement": "our judgement",
 }  # fmt: skip
 CONCLUDED = "concluded by "
 
 
 class Trail:
-    """The reasons of one recommendation, and the way back from each to what was answered, read or estimated."""
+    """The reasons of one recommendation, and the way back from each to what was answered, read or
+    estimated.
+    """
 
     def __init__(self, advice: Advice, ruleset: Ruleset) -> None:
         self.advice, self.ruleset = advice, ruleset
         concluded = {table.concludes for table in ruleset.tables.values()}
-        self.decision: Decision = decide(ruleset, {name: value for name, value in advice.facts.items() if name not in concluded})
+        self.decision: Decision = decide(
+            ruleset, {name: value for name, value in advice.facts.items() if name not in concluded}
+        )
         self.told: set[str] = set()
 
     def walk(self, ui: Ui) -> None:
@@ -37,8 +44,13 @@ class Trail:
         if self.advice.confidence:
             ui.say(f"Confidence: {self.advice.confidence}.", tone="quiet")
         while behind:
-            options = [Option(value=rule_id, label=words[0].upper() + words[1:], help="why?") for rule_id, words in behind.items()]
-            chosen = ui.choose("Where does that come from?", [*options, Option(value=BACK, label="Back")])
+            options = [
+                Option(value=rule_id, label=words[0].upper() + words[1:], help="why?")
+                for rule_id, words in behind.items()
+            ]
+            chosen = ui.choose(
+                "Where does that come from?", [*options, Option(value=BACK, label="Back")]
+            )
             if chosen is BACK:
                 return
             del behind[chosen]
@@ -50,7 +62,10 @@ class Trail:
         behind: dict[str, str] = {}
         self.told |= {rule.id for rule in rules}
         for rule in rules:
-            reason = replace(reason_of(rule, self.ruleset), facts=facts_seen_by(rule, self.decision, self.advice.situation, self.ruleset))
+            reason = replace(
+                reason_of(rule, self.ruleset),
+                facts=facts_seen_by(rule, self.decision, self.advice.situation, self.ruleset),
+            )
             ui.say("")
             ui.say(_sentence(reason.text), lead="- ")
             for line in self.lines(rule, reason):
@@ -66,11 +81,18 @@ class Trail:
         """What stands below a reason: its facts, its other side, its rule and source."""
         lines = [f"because {self._fact(known)} ({_from(known)})" for known in reason.facts]
         if not reason.facts:
-            lines = ["it holds where nothing else is known"] if rule.when else ["it holds everywhere, unless another rule knows better"]
+            lines = (
+                ["it holds where nothing else is known"]
+                if rule.when
+                else ["it holds everywhere, unless another rule knows better"]
+            )
         if rule.unless_note:
             lines.append(f"but: {rule.unless_note}")
         origin = [f"rule {rule.id}", f"rests on {CONFIDENCE.get(rule.confidence, rule.confidence)}"]
-        return [*lines, " · ".join([*origin, *([f"source: {reason.source}"] if reason.source else [])])]
+        return [
+            *lines,
+            " · ".join([*origin, *([f"source: {reason.source}"] if reason.source else [])]),
+        ]
 
     def _fact(self, known: KnownFact) -> str:
         """'the examples are requests with the right answer', in the words of facts.yaml."""
@@ -82,7 +104,12 @@ class Trail:
 
 
 def _from(known: KnownFact) -> str:
-    return {"answered": "your answer", "flag": "from a flag", "answers file": "from the answers file", "probed": "found on this machine"}.get(known.origin, known.origin)
+    return {
+        "answered": "your answer",
+        "flag": "from a flag",
+        "answers file": "from the answers file",
+        "probed": "found on this machine",
+    }.get(known.origin, known.origin)
 
 
 def value_words(value: Any, words: str) -> str:

@@ -28,7 +28,11 @@ class Saved:
     def without(self, fact_id: str) -> Saved:
         """The same with one question open again."""
         known = {name: answer for name, answer in self.answers.known.items() if name != fact_id}
-        return replace(self, answers=Answers(known=known), asked=tuple(name for name in self.asked if name != fact_id))
+        return replace(
+            self,
+            answers=Answers(known=known),
+            asked=tuple(name for name in self.asked if name != fact_id),
+        )
 
 
 def state_path() -> Path:
@@ -40,16 +44,29 @@ def state_path() -> Path:
 
 
 def save_answers(progress: Saved, path: Path | None = None) -> tuple[Path, str]:
-    """Write the answers that were asked for, readable by nobody else. Returns the path and what went wrong, if anything."""
+    """Write the answers that were asked for, readable by nobody else.
+
+    Returns the path and what went wrong, if anything.
+    """
     path = path or state_path()
-    answers = {fact: _portable(fact, answer.value) for fact, answer in progress.answers.known.items() if answer.origin == "asked"}
+    answers = {
+        fact: _portable(fact, answer.value)
+        for fact, answer in progress.answers.known.items()
+        if answer.origin == "asked"
+    }
     now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
-    text = json.dumps({"version": VERSION, "saved_at": now, "answers": answers, "asked": list(progress.asked)}, indent=1, ensure_ascii=False)
+    text = json.dumps(
+        {"version": VERSION, "saved_at": now, "answers": answers, "asked": list(progress.asked)},
+        indent=1,
+        ensure_ascii=False,
+    )
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary.unlink(missing_ok=True)
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        with os.fdopen(
+            os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
+        ) as file:
             file.write(text + "\n")
         os.replace(temporary, path)
     except OSError as error:
@@ -58,7 +75,10 @@ def save_answers(progress: Saved, path: Path | None = None) -> tuple[Path, str]:
 
 
 def load_answers(facts: Mapping[str, Fact], path: Path | None = None) -> tuple[Saved | None, str]:
-    """The saved answers, and a sentence where some or all of them cannot be used. Nothing saved: (None, '')."""
+    """The saved answers, and a sentence where some or all of them cannot be used.
+
+    Nothing saved: (None, '').
+    """
     path = path or state_path()
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -72,11 +92,21 @@ def load_answers(facts: Mapping[str, Fact], path: Path | None = None) -> tuple[S
     good = {name: value for name, value in answers.items() if _valid(name, value, facts)}
     dropped = sorted(set(answers) - set(good))
     kept = tuple(name for name in asked if name in facts and name not in dropped)
-    problem = f"Of the saved answers, these no longer exist and are left out: {', '.join(dropped)}." if dropped else ""
+    problem = (
+        f"Of the saved answers, these no longer exist and are left out: {', '.join(dropped)}."
+        if dropped
+        else ""
+    )
     if not kept:
         return None, problem
-    known = {name: Answer(value=tuple(value) if isinstance(value, list) else value, origin="asked") for name, value in good.items()}
-    return Saved(answers=Answers(known=known), asked=kept, saved_at=str(document.get("saved_at", ""))), problem
+    known = {
+        name: Answer(value=tuple(value) if isinstance(value, list) else value, origin="asked")
+        for name, value in good.items()
+    }
+    return (
+        Saved(answers=Answers(known=known), asked=kept, saved_at=str(document.get("saved_at", ""))),
+        problem,
+    )
 
 
 def _portable(fact: str, value: Any) -> Any:
@@ -90,14 +120,20 @@ def _portable(fact: str, value: Any) -> Any:
 
 def _valid(name: str, value: Any, facts: Mapping[str, Fact]) -> bool:
     if name == "signals":
-        return isinstance(value, list) and all(item in facts and facts[item].signal for item in value)
+        return isinstance(value, list) and all(
+            item in facts and facts[item].signal for item in value
+        )
     fact = facts.get(name)
     if fact is None:
         return False
     if fact.type == "choice":
         return isinstance(value, str) and value in fact.values
     if fact.type == "number":
-        return isinstance(value, int | float) and not isinstance(value, bool) and (fact.min is None or value >= fact.min)
+        return (
+            isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and (fact.min is None or value >= fact.min)
+        )
     if fact.type == "flag":
         return isinstance(value, bool)
     return isinstance(value, str) or (fact.type == "map" and isinstance(value, dict))

@@ -26,7 +26,9 @@ DONT_KNOW: Final = Special.DONT_KNOW
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Several:
-    """A reply that sets several facts at once; None takes an answer away (the graphics card: name, memory, count)."""
+    """A reply that sets several facts at once; None takes an answer away (the graphics card: name,
+    memory, count).
+    """
 
     values: Mapping[str, Any]
 
@@ -46,14 +48,18 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Skipped:
-    """A question that was not asked, and why not: "with these examples, every answer leads to the same method"."""
+    """A question that was not asked, and why not: "with these examples, every answer leads to the
+    same method".
+    """
 
     fact: Fact
     because: str
 
 
 Ask = Callable[[Question], Reply]
-Relevant = Callable[[str, Answers, Collection[str]], bool]  # a question, the answers so far, the questions still open
+Relevant = Callable[
+    [str, Answers, Collection[str]], bool
+]  # a question, the answers so far, the questions still open
 Keep = Callable[[Answers, tuple[str, ...]], None]
 
 
@@ -75,12 +81,20 @@ def walk(
         asked: Ids of questions that have been put before (also those answered by "I don't know").
         relevant: False for a question whose answer cannot change the outcome; it is left out.
         keep: Told of every step, so that an interruption loses nothing.
-        leave: BACK from the first question of this walk ends it, where it would go to the one asked before.
+        leave: BACK from the first question of this walk ends it, where it would go to the one asked
+            before.
     """
     history = [fact_id for fact_id in asked if fact_id in facts]
     before = len(history) if leave else 0
     while (fact := _next(facts, answers, history, relevant)) is not None:
-        reply = ask(Question(fact=fact, number=len(history) + 1, current=answer_of(answers, fact), can_go_back=leave or bool(history)))
+        reply = ask(
+            Question(
+                fact=fact,
+                number=len(history) + 1,
+                current=answer_of(answers, fact),
+                can_go_back=leave or bool(history),
+            )
+        )
         if reply is BACK:
             if leave and len(history) == before:
                 break
@@ -94,40 +108,63 @@ def walk(
     return without_stale(facts, answers)
 
 
-def _next(facts: Mapping[str, Fact], answers: Answers, history: Sequence[str], relevant: Relevant | None) -> Fact | None:
+def _next(
+    facts: Mapping[str, Fact], answers: Answers, history: Sequence[str], relevant: Relevant | None
+) -> Fact | None:
     opened = open_questions(facts, answers, history)
     for fact in questions(facts):
         if fact.id not in opened or not applies(fact, answers, facts):
             continue
         if relevant is None or fact.required or relevant(fact.id, answers, opened):
             return fact
-        # No answer to it changes anything: to the questions after it, it is as good as answered by "I don't know".
+        # No answer to it changes anything: to the questions after it, it is as good as answered by
+        # "I don't know".
         opened = opened - {fact.id}
     return None
 
 
-def open_questions(facts: Mapping[str, Fact], answers: Answers, asked: Collection[str]) -> frozenset[str]:
+def open_questions(
+    facts: Mapping[str, Fact], answers: Answers, asked: Collection[str]
+) -> frozenset[str]:
     """The questions that may still be put, now or after an answer that makes them apply."""
-    waiting = {fact.id for fact in questions(facts) if fact.id not in asked and not was_given(answers, fact)}
+    waiting = {
+        fact.id
+        for fact in questions(facts)
+        if fact.id not in asked and not was_given(answers, fact)
+    }
     while True:  # one that waits for an answer goes with the question it waits for
-        left = {fact_id for fact_id in waiting if may_apply(facts[fact_id], answers, facts, waiting)}
+        left = {
+            fact_id for fact_id in waiting if may_apply(facts[fact_id], answers, facts, waiting)
+        }
         if left == waiting:
             return frozenset(left)
         waiting = left
 
 
-def skipped_questions(facts: Mapping[str, Fact], answers: Answers, asked: Collection[str]) -> list[Fact]:
+def skipped_questions(
+    facts: Mapping[str, Fact], answers: Answers, asked: Collection[str]
+) -> list[Fact]:
     """The questions that apply and were not put."""
-    return [fact for fact in questions(facts) if fact.id not in asked and not was_given(answers, fact) and applies(fact, answers, facts)]
+    return [
+        fact
+        for fact in questions(facts)
+        if fact.id not in asked and not was_given(answers, fact) and applies(fact, answers, facts)
+    ]
 
 
 def questions(facts: Mapping[str, Fact]) -> list[Fact]:
     """The facts the wizard asks for, in its order."""
-    return sorted((fact for fact in facts.values() if fact.order is not None and fact.origin == "asked"), key=lambda fact: fact.order or 0)
+    return sorted(
+        (fact for fact in facts.values() if fact.order is not None and fact.origin == "asked"),
+        key=lambda fact: fact.order or 0,
+    )
 
 
 def applies(fact: Fact, answers: Answers, facts: Mapping[str, Fact]) -> bool:
-    """True where `ask_when` holds and nothing of `ask_without` is stated. `unknown` in `ask_when` matches what nobody answered."""
+    """True where `ask_when` holds and nothing of `ask_without` is stated.
+
+    `unknown` in `ask_when` matches what nobody answered.
+    """
     for other, allowed in fact.ask_when.items():
         value = answer_of(answers, facts[other]) if other in facts else answers.value(other)
         if (UNKNOWN if value is None else value) not in allowed:
@@ -135,8 +172,12 @@ def applies(fact: Fact, answers: Answers, facts: Mapping[str, Fact]) -> bool:
     return _none_stated(fact.ask_without, answers)
 
 
-def may_apply(fact: Fact, answers: Answers, facts: Mapping[str, Fact], waiting: Collection[str]) -> bool:
-    """True where the question applies, or can come to apply by an answer to one of the waiting questions."""
+def may_apply(
+    fact: Fact, answers: Answers, facts: Mapping[str, Fact], waiting: Collection[str]
+) -> bool:
+    """True where the question applies, or can come to apply by an answer to one of the waiting
+    questions.
+    """
     for other, allowed in fact.ask_when.items():
         value = answer_of(answers, facts[other]) if other in facts else answers.value(other)
         if (UNKNOWN if value is None else value) not in allowed and other not in waiting:
@@ -149,7 +190,10 @@ def _none_stated(names: Sequence[str], answers: Answers) -> bool:
 
 
 def was_given(answers: Answers, fact: Fact) -> bool:
-    """True where a file or a flag has answered it. Signals given together count as the ones named."""
+    """True where a file or a flag has answered it.
+
+    Signals given together count as the ones named.
+    """
     answer = answers.known.get(fact.id)
     if answer is None and fact.signal and fact.id in answers.signals:
         answer = answers.known.get("signals")
@@ -163,8 +207,14 @@ def answer_of(answers: Answers, fact: Fact) -> Any:
 
 
 def with_reply(facts: Mapping[str, Fact], answers: Answers, fact: Fact, reply: Reply) -> Answers:
-    """The answers with one reply and what it implies taken in, as asked: it outranks files and flags."""
-    values: Mapping[str, Any] = reply.values if isinstance(reply, Several) else {fact.id: None if reply is DONT_KNOW else reply}
+    """The answers with one reply and what it implies taken in, as asked: it outranks files and
+    flags.
+    """
+    values: Mapping[str, Any] = (
+        reply.values
+        if isinstance(reply, Several)
+        else {fact.id: None if reply is DONT_KNOW else reply}
+    )
     known = dict(answers.known)
     for fact_id, value in values.items():
         known.pop(fact_id, None)
@@ -185,11 +235,16 @@ def _list_signal(known: dict[str, Answer], answers: Answers, signal: str, *, sta
     known.pop("signals", None)
     if listed:
         before = answers.known.get("signals")
-        known["signals"] = Answer(value=listed, origin=before.origin if before is not None and before.value == listed else "asked")
+        known["signals"] = Answer(
+            value=listed,
+            origin=before.origin if before is not None and before.value == listed else "asked",
+        )
 
 
 def without_stale(facts: Mapping[str, Fact], answers: Answers) -> Answers:
-    """The answers without those asked for under a condition that no longer holds (another task, a data file after all)."""
+    """The answers without those asked for under a condition that no longer holds (another task, a
+    data file after all).
+    """
     for fact in questions(facts):
         answer = answers.known.get(fact.id)
         if answer is not None and answer.origin == "asked" and not applies(fact, answers, facts):

@@ -1,4 +1,6 @@
-"""A change that would lead elsewhere, as answers: what "what would change it?" and the ways out do when they are chosen."""
+"""A change that would lead elsewhere, as answers: what "what would change it?" and the ways out do
+when they are chosen.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,23 @@ from advisor.ruleset.facts import Fact
 from advisor.wizard.asking import CARD_FACTS, words_of
 from advisor.wizard.walk import DONT_KNOW, Several, with_reply
 
-DATA_FACTS = ("data_path", "data_kind", "data_rows", "data_tokens", "data_mapping", "data_examples", "tasks")
+DATA_FACTS = (
+    "data_path",
+    "data_kind",
+    "data_rows",
+    "data_tokens",
+    "data_mapping",
+    "data_examples",
+    "tasks",
+)
 LIMITS = ("budget", "budget_usd", "budget_hours")
 START = {"base": "base_model_untuned", "instruct": "instruct_model_start"}
 
 
 def flip_words(flip: Flip, facts: Mapping[str, Fact]) -> str:
-    """The change as the answer that a person would give: 'How much may it cost? Quality comes first'."""
+    """The change as the answer that a person would give: 'How much may it cost? Quality comes
+    first'.
+    """
     if len(flip.change) == 1 and flip.effort != "money":
         (name, value), by_name = next(iter(flip.change.items())), _by_name(facts)
         if name == "start" and value in START:
@@ -29,10 +41,13 @@ def flip_words(flip: Flip, facts: Mapping[str, Fact]) -> str:
     return text[0].upper() + text[1:]
 
 
-def change_answers(answers: Answers, change: Mapping[str, Any], advice: Advice, facts: Mapping[str, Fact]) -> Answers:
+def change_answers(
+    answers: Answers, change: Mapping[str, Any], advice: Advice, facts: Mapping[str, Fact]
+) -> Answers:
     """The answers with a change taken in, named as in an answers file; None takes an answer away.
 
-    Where what the data hold is changed, the data file is set aside and what was read from it is kept as stated.
+    Where what the data hold is changed, the data file is set aside and what was read from it is
+    kept as stated.
     """
     by_name = _by_name(facts)
     for name, value in change.items():
@@ -49,9 +64,13 @@ def change_answers(answers: Answers, change: Mapping[str, Any], advice: Advice, 
             answers = _set(answers, {"model": value, "model_params_b": None}, facts)
         elif fact_id == "start":
             for start, signal in START.items():
-                answers = with_reply(facts, answers, facts[signal], True if start == value else DONT_KNOW)
+                answers = with_reply(
+                    facts, answers, facts[signal], True if start == value else DONT_KNOW
+                )
         else:
-            answers = with_reply(facts, answers, facts[fact_id], DONT_KNOW if value is None else value)
+            answers = with_reply(
+                facts, answers, facts[fact_id], DONT_KNOW if value is None else value
+            )
     return answers
 
 
@@ -67,6 +86,15 @@ def _without_files(answers: Answers, advice: Advice, facts: Mapping[str, Fact]) 
     """What was read from the data, as if it had been stated."""
     if answers.value("data_path") is None and answers.value("tasks") is None:
         return answers
-    read = {name: advice.facts[name] for name in ("data_kind", "data_rows", "data_tokens") if advice.facts.get(name) is not None}
+    read = {
+        name: advice.facts[name]
+        for name in ("data_kind", "data_rows", "data_tokens")
+        if advice.facts.get(name) is not None
+    }
     known = {name: answer for name, answer in answers.known.items() if name not in DATA_FACTS}
-    return Answers(known={**known, **{name: Answer(value=value, origin="asked") for name, value in read.items()}})
+    return Answers(
+        known={
+            **known,
+            **{name: Answer(value=value, origin="asked") for name, value in read.items()},
+        }
+    )

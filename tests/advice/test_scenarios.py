@@ -1,8 +1,15 @@
-"""Tests as data: the shipped scenarios hold, and every rule of every layer is noticed by one of them."""
+"""Tests as data: the shipped scenarios hold, and every rule of every layer is noticed by one of
+them.
+"""
 
 import pytest
 
-from advisor.advice.scenarios import read_scenarios, run_scenarios, shipped_scenarios, unnoticed_rules
+from advisor.advice.scenarios import (
+    read_scenarios,
+    run_scenarios,
+    shipped_scenarios,
+    unnoticed_rules,
+)
 from advisor.ground.errors import InputError
 from advisor.ruleset.load import load_rules
 
@@ -19,10 +26,15 @@ def test_the_shipped_scenarios_hold(ruleset):
 
 
 def test_dropping_any_rule_breaks_a_scenario():
-    """The mutation check: a rule that can be dropped unnoticed is not tested. Rules that only act without evidence are dropped there."""
+    """The mutation check: a rule that can be dropped unnoticed is not tested.
+
+    Rules that only act without evidence are dropped there.
+    """
     alone = {rule.id for rule in unnoticed_rules(GUIDE, shipped_scenarios(GUIDE))}
     together = {rule.id for rule in unnoticed_rules(ALL, shipped_scenarios(ALL))}
-    evidence = {rule.id for rules in ALL.rules.values() for rule in rules if rule.layer == "evidence"}
+    evidence = {
+        rule.id for rules in ALL.rules.values() for rule in rules if rule.layer == "evidence"
+    }
     assert together & (alone | evidence) == set()
 
 
@@ -33,13 +45,15 @@ def test_every_scenario_says_where_it_comes_from_and_has_a_name_of_its_own():
 
 
 def test_a_wrong_expectation_is_told_with_what_was_got(tmp_path):
-    """The composition, a rule that does not decide, a reason that names another rule, and a what-if."""
+    """The composition, a rule that does not decide, a reason that names another rule, and a
+    what-if.
+    """
     file = tmp_path / "mine.yaml"
     file.write_text(
-        "scenarios:\n"
-        "  - {id: a, given: {task: qa}, composition: rag, fired: [evidence/pairs], why_not: {full: base/full-too-big}, why: us,\n"
-        "     whatif: [{change: {budget: low}, composition: sft+full}]}\n"
-        "  - {id: b, given: {objective: sft, update: full, quantization: none}, settings: {epochs: 9}, why: us}\n"
+        "scenarios:\n  - {id: a, given: {task: qa}, composition: rag, fired: [evidence/pairs],"
+        " why_not: {full: base/full-too-big}, why: us,\n     whatif: [{change: {budget: low},"
+        " composition: sft+full}]}\n  - {id: b, given: {objective: sft, update: full, quantization:"
+        " none}, settings: {epochs: 9}, why: us}\n"
     )
     texts = [broken.text for broken in run_scenarios(ALL, read_scenarios(file, ALL))]
     assert any(text.startswith("expected rag, got sft+lora") for text in texts)
@@ -52,7 +66,10 @@ def test_a_wrong_expectation_is_told_with_what_was_got(tmp_path):
 def test_faults_of_a_scenario_file_are_told_together(tmp_path):
     """Unknown keys, facts and rules, with the nearest known name and the place."""
     file = tmp_path / "mine.yaml"
-    file.write_text("scenarios:\n  - {id: a, given: {taskk: qa}, composition: rag, fired: [evidence/pair], why: us}\n  - {id: b, givn: {}, why: us}\n")
+    file.write_text(
+        "scenarios:\n  - {id: a, given: {taskk: qa}, composition: rag, fired: [evidence/pair], why:"
+        " us}\n  - {id: b, givn: {}, why: us}\n"
+    )
     with pytest.raises(InputError) as raised:
         read_scenarios(file, ALL)
     text = str(raised.value)

@@ -7,7 +7,13 @@ import random
 from pathlib import Path
 
 from advisor.data import profile
-from advisor.data.measure.near_duplicates import SAMPLED_ROWS, Sample, normalise, resemblance, sketch
+from advisor.data.measure.near_duplicates import (
+    SAMPLED_ROWS,
+    Sample,
+    normalise,
+    resemblance,
+    sketch,
+)
 
 WORDS = [f"word{number}" for number in range(2000)]
 
@@ -30,8 +36,11 @@ def test_normalising_keeps_words_alone():
 
 
 def test_resemblance_is_the_share_of_three_word_sequences():
-    """Nine of eleven sequences in common is 9 / 11, counted by hand: one word of the last position differs by one sequence a side."""
-    # 12 words have ten sequences; changing the last word changes one: nine in common, eleven in all.
+    """Nine of eleven sequences in common is 9 / 11, counted by hand: one word of the last position
+    differs by one sequence a side.
+    """
+    # 12 words have ten sequences; changing the last word changes one: nine in common, eleven in
+    # all.
     left, right = b"a b c d e f g h i j k l", b"a b c d e f g h i j k m"
     assert resemblance(sketch(left), sketch(right)) == 9 / 11
     assert resemblance(sketch(left), sketch(left)) == 1
@@ -40,19 +49,36 @@ def test_resemblance_is_the_share_of_three_word_sequences():
 
 
 def test_resemblance_of_long_texts_is_near_the_true_one():
-    """The smallest 64 hashes estimate the overlap of texts of a thousand words within a tenth or so."""
+    """The smallest 64 hashes estimate the overlap of texts of a thousand words within a tenth or
+    so.
+    """
     words = sentence(1, 1000).split()
     changed = words[:900] + sentence(2, 100).split()
     true = 898 / (998 + 998 - 898)
-    assert abs(resemblance(sketch(" ".join(words).encode()), sketch(" ".join(changed).encode())) - true) < 0.12
+    assert (
+        abs(
+            resemblance(sketch(" ".join(words).encode()), sketch(" ".join(changed).encode())) - true
+        )
+        < 0.12
+    )
 
 
 def test_rows_typed_differently_are_near_duplicates(tmp_path):
-    """The same row in capitals or with other punctuation is found in the whole file, and told apart from an exact repeat."""
-    rows = [{"question": f"What is the price of {sentence(number, 5)}?", "answer": f"It is {number}."} for number in range(60)]
+    """The same row in capitals or with other punctuation is found in the whole file, and told apart
+    from an exact repeat.
+    """
+    rows = [
+        {"question": f"What is the price of {sentence(number, 5)}?", "answer": f"It is {number}."}
+        for number in range(60)
+    ]
     rows += [{"question": str(rows[3]["question"]).upper(), "answer": "It is 3"}, rows[4]]
-    findings = {finding.id: finding for finding in profile(jsonl(tmp_path, rows), thorough=True).findings}
-    assert (findings["near-duplicate-rows"].count, findings["near-duplicate-rows"].rows) == (1, (61,))
+    findings = {
+        finding.id: finding for finding in profile(jsonl(tmp_path, rows), thorough=True).findings
+    }
+    assert (findings["near-duplicate-rows"].count, findings["near-duplicate-rows"].rows) == (
+        1,
+        (61,),
+    )
     assert (findings["duplicate-rows"].count, findings["duplicate-rows"].rows) == (1, (62,))
 
 
@@ -62,21 +88,40 @@ def test_rows_of_similar_wording_are_found_with_their_twins(tmp_path):
     for number in (10, 20):
         words = str(rows[number]["text"]).split()
         rows.append({"text": " ".join([*words[:-2], "other", "end"])})
-    finding = next(finding for finding in profile(jsonl(tmp_path, rows), thorough=True).findings if finding.id == "similar-rows")
+    finding = next(
+        finding
+        for finding in profile(jsonl(tmp_path, rows), thorough=True).findings
+        if finding.id == "similar-rows"
+    )
     assert (finding.count, finding.rows) == (2, (61, 62))
     assert "row 61 is like row 11, row 62 is like row 21" in finding.text
 
 
 def test_different_rows_are_not_called_alike(tmp_path):
     """Rows that share an opening phrase only are left in peace."""
-    rows = [{"question": f"Please tell me about {sentence(number, 30)}", "answer": sentence(number + 1000, 30)} for number in range(200)]
+    rows = [
+        {
+            "question": f"Please tell me about {sentence(number, 30)}",
+            "answer": sentence(number + 1000, 30),
+        }
+        for number in range(200)
+    ]
     assert profile(jsonl(tmp_path, rows), thorough=True).findings == ()
 
 
 def test_advice_does_not_pay_for_near_duplicates(tmp_path):
     """The quick profile looks for exact repeats alone."""
-    rows = [{"question": "What is this?", "answer": "A thing."}, {"question": "what is this", "answer": "a thing"}] * 30
-    quick, thorough = ({finding.id for finding in profile(jsonl(tmp_path, rows), thorough=thorough, strict=False).findings} for thorough in (False, True))
+    rows = [
+        {"question": "What is this?", "answer": "A thing."},
+        {"question": "what is this", "answer": "a thing"},
+    ] * 30
+    quick, thorough = (
+        {
+            finding.id
+            for finding in profile(jsonl(tmp_path, rows), thorough=thorough, strict=False).findings
+        }
+        for thorough in (False, True)
+    )
     assert "near-duplicate-rows" in thorough - quick
     assert "duplicate-rows" in quick
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from advisor.data.measure.data_requirements import compare_amounts, data_requirements, in_words, shortages, verdict
+from advisor.data.measure.data_requirements import (
+    compare_amounts,
+    data_requirements,
+    in_words,
+    shortages,
+    verdict,
+)
 from advisor.data.measure.profile import OBJECTIVES as OBJECTIVE_KINDS
 from advisor.ground.resources import rules_dir
 from advisor.ground.types import DataProfile, TokenStats
@@ -34,7 +40,9 @@ def test_kinds_and_objectives_agree_with_the_rules():
 
 
 def test_what_is_too_little_is_told_by_objective():
-    """Of 300 rows the objectives that want more, in the words of the table; of an unknown amount nothing."""
+    """Of 300 rows the objectives that want more, in the words of the table; of an unknown amount
+    nothing.
+    """
     found = shortages(rows=300, tokens=None)
     assert found["dpo"] == "300 rows: too few: below 500 it seldom works; usual are 5,000 to 60,000"
     assert not {"sft", "grpo", "cpt"} & set(found)
@@ -42,7 +50,17 @@ def test_what_is_too_little_is_told_by_objective():
 
 
 @pytest.mark.parametrize(
-    ("rows", "expected"), [(10, "too_few"), (49, "too_few"), (50, "thin"), (499, "thin"), (500, "usual"), (10_000, "usual"), (10_001, "plenty"), (None, "unknown")]
+    ("rows", "expected"),
+    [
+        (10, "too_few"),
+        (49, "too_few"),
+        (50, "thin"),
+        (499, "thin"),
+        (500, "usual"),
+        (10_000, "usual"),
+        (10_001, "plenty"),
+        (None, "unknown"),
+    ],
 )
 def test_rows_are_judged_against_the_range(rows, expected):
     """Below 50 examples is documented to fail, 500 to 10,000 is usual (rules/data/amounts.yaml)."""
@@ -51,8 +69,18 @@ def test_rows_are_judged_against_the_range(rows, expected):
 
 def test_text_is_counted_in_tokens():
     """Continued pre-training is measured in tokens, other objectives in rows."""
-    tokens = TokenStats(total=200_000_000, mean=1, p50=1, p90=1, p95=1, p99=1, longest=1, counted_by="words")
-    profile = DataProfile(path="a", kind="raw_text", format="text", mapping={}, rows=7, tokens=tokens, objectives=("cpt",))
+    tokens = TokenStats(
+        total=200_000_000, mean=1, p50=1, p90=1, p95=1, p99=1, longest=1, counted_by="words"
+    )
+    profile = DataProfile(
+        path="a",
+        kind="raw_text",
+        format="text",
+        mapping={},
+        rows=7,
+        tokens=tokens,
+        objectives=("cpt",),
+    )
     row = compare_amounts(profile)[0]
     assert (row["unit"], row["has"], row["verdict"]) == ("tokens", 200_000_000, "usual")
     assert in_words(row) == "200M tokens: within the usual 125M to 10B"

@@ -1,4 +1,6 @@
-"""Everything a data file can be that is not data: each is one clear error, never a traceback, never a hang."""
+"""Everything a data file can be that is not data: each is one clear error, never a traceback, never
+a hang.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,16 @@ def test_empty_file_is_refused(tmp_path, content):
     assert "empty" in error_of(write(tmp_path, "a.jsonl", content)) or content
 
 
-@pytest.mark.parametrize(("name", "content"), [("a.jsonl", "\n \n"), ("a.json", "[]"), ("a.json", " "), ("a.csv", "question,answer\n"), ("a.txt", "\n\n")])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", "\n \n"),
+        ("a.json", "[]"),
+        ("a.json", " "),
+        ("a.csv", "question,answer\n"),
+        ("a.txt", "\n\n"),
+    ],
+)
 def test_file_without_rows_is_refused(tmp_path, name, content):
     """Files of every kind that hold nothing say so."""
     assert "no rows" in error_of(write(tmp_path, name, content))
@@ -85,7 +96,9 @@ def test_spreadsheet_named_csv_is_still_a_spreadsheet(tmp_path):
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.csv"])
 def test_html_page_saved_as_data_is_recognised(tmp_path, name):
     """A web page that was downloaded instead of the file is called by its name."""
-    assert "HTML page" in error_of(write(tmp_path, name, "<!DOCTYPE html>\n<html><body>Sign in</body></html>"))
+    assert "HTML page" in error_of(
+        write(tmp_path, name, "<!DOCTYPE html>\n<html><body>Sign in</body></html>")
+    )
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.parquet", "a.txt"])
@@ -175,11 +188,20 @@ def test_permission_error_while_opening_is_explained(tmp_path, monkeypatch):
 
 def test_invalid_json_lines_come_together_with_line_and_column(tmp_path):
     """Every broken line is named at once as file:line:column."""
-    path = write(tmp_path, "a.jsonl", GOOD + '{"question": "Q" "answer": "A"}\n' + GOOD + "{'question': 'Q'}\n" + '{"question": "Q"\n')
+    path = write(
+        tmp_path,
+        "a.jsonl",
+        GOOD
+        + '{"question": "Q" "answer": "A"}\n'
+        + GOOD
+        + "{'question': 'Q'}\n"
+        + '{"question": "Q"\n',
+    )
     with pytest.raises(InputError) as caught:
         list(read_rows(path))
     places = [fault.what.split(": ")[0] for fault in caught.value.faults]
-    # Counted by hand: the missing comma at the 18th character, the single quote at the 2nd, the end after the 16th.
+    # Counted by hand: the missing comma at the 18th character, the single quote at the 2nd, the end
+    # after the 16th.
     assert places == [f"{path}:2:18", f"{path}:4:2", f"{path}:5:17"]
     assert "double quotes" in caught.value.faults[1].hint
 
@@ -202,7 +224,11 @@ def test_good_rows_are_still_read_when_faults_are_collected(tmp_path):
 
 def test_broken_row_in_a_json_list_is_placed(tmp_path):
     """A fault in a list names line and column of the file."""
-    path = write(tmp_path, "a.json", '[\n  {"question": "Q", "answer": "A"},\n  {"question": "Q", "answer" "A"}\n]\n')
+    path = write(
+        tmp_path,
+        "a.json",
+        '[\n  {"question": "Q", "answer": "A"},\n  {"question": "Q", "answer" "A"}\n]\n',
+    )
     assert ":3:30: invalid JSON" in error_of(path)
 
 
@@ -216,18 +242,29 @@ def test_broken_row_in_a_json_list_is_placed(tmp_path):
         ('[{"text": "b"}] trailing', "something follows the list"),
         ("[" * 100_000, "nested too deeply"),
         ('[{"a": ' + "9" * 5000 + "}]", "invalid JSON"),
-        ('{"train": [{"text": "b"}], "test": [{"text": "c"}], "data": [{"text": "d"}]}', "several lists"),
+        (
+            '{"train": [{"text": "b"}], "test": [{"text": "c"}], "data": [{"text": "d"}]}',
+            "several lists",
+        ),
         ('{"question": {"0": "a", "1": "b"}, "answer": {"0": "c", "1": "d"}}', "orient"),
     ],
 )
 def test_damaged_json_says_what_is_wrong(tmp_path, content, says):
-    """Cut off lists, stray commas, wild nesting and column-wise dumps each have their own sentence."""
+    """Cut off lists, stray commas, wild nesting and column-wise dumps each have their own
+    sentence.
+    """
     assert says in error_of(write(tmp_path, "a.json", content))
 
 
 def test_latin_1_is_named_with_line_byte_and_conversion(tmp_path):
-    """Text in another encoding is not guessed: the line, the byte and the command to convert are named."""
-    path = write(tmp_path, "a.jsonl", GOOD.encode() + '{"question": "café", "answer": "A"}\n'.encode("latin-1"))
+    """Text in another encoding is not guessed: the line, the byte and the command to convert are
+    named.
+    """
+    path = write(
+        tmp_path,
+        "a.jsonl",
+        GOOD.encode() + '{"question": "café", "answer": "A"}\n'.encode("latin-1"),
+    )
     text = error_of(path)
     assert f"{path}:2:18: not UTF-8 (byte 0xe9, 'é' in Latin-1)" in text
     assert "iconv -f WINDOWS-1252" in text
@@ -235,7 +272,13 @@ def test_latin_1_is_named_with_line_byte_and_conversion(tmp_path):
 
 def test_latin_1_in_a_json_list_names_the_line_too(tmp_path):
     """The list reader finds the line as well."""
-    path = write(tmp_path, "a.json", '[\n{"question": "Q", "answer": "A"},\n{"question": "café", "answer": "A"}]'.encode("latin-1"))
+    path = write(
+        tmp_path,
+        "a.json",
+        '[\n{"question": "Q", "answer": "A"},\n{"question": "café", "answer": "A"}]'.encode(
+            "latin-1"
+        ),
+    )
     assert f"{path}:3:" in error_of(path)
 
 
@@ -247,15 +290,31 @@ def test_utf_16_is_told_to_convert(tmp_path):
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.txt"])
 def test_nul_bytes_are_placed(tmp_path, name):
     """A NUL means a binary or damaged file; its line is named."""
-    assert f"{name}:2:3: a NUL character" in error_of(write(tmp_path, name, b'question,answer\n"a\0","b"\n'))
+    assert f"{name}:2:3: a NUL character" in error_of(
+        write(tmp_path, name, b'question,answer\n"a\0","b"\n')
+    )
 
 
 def test_truncated_gzip_names_where_it_breaks_off(tmp_path):
     """A download that was cut off is said, not passed off as a short file."""
-    rows = "".join(json.dumps({"question": f"What is {index} times {index * 7919 % 1013}?", "answer": str(index)}) + "\n" for index in range(5000))
+    rows = "".join(
+        json.dumps(
+            {"question": f"What is {index} times {index * 7919 % 1013}?", "answer": str(index)}
+        )
+        + "\n"
+        for index in range(5000)
+    )
     packed = gzip.compress(rows.encode())
-    assert "cut off or damaged after line" in error_of(write(tmp_path, "a.jsonl.gz", packed[: len(packed) // 2]))
-    assert "cut off or damaged" in error_of(write(tmp_path, "b.json.gz", gzip.compress(b"[" + b",".join(rows.encode().splitlines()) + b"]")[:9000]))
+    assert "cut off or damaged after line" in error_of(
+        write(tmp_path, "a.jsonl.gz", packed[: len(packed) // 2])
+    )
+    assert "cut off or damaged" in error_of(
+        write(
+            tmp_path,
+            "b.json.gz",
+            gzip.compress(b"[" + b",".join(rows.encode().splitlines()) + b"]")[:9000],
+        )
+    )
 
 
 def test_gzip_of_garbage_is_refused(tmp_path):
@@ -301,7 +360,9 @@ def test_parquet_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
 def test_broken_parquet_is_refused(tmp_path):
     """A damaged Parquet file is an input error, not a traceback."""
     pytest.importorskip("pyarrow")
-    assert "not a readable parquet file" in error_of(write(tmp_path, "a.parquet", b"PAR1garbagePAR1"))
+    assert "not a readable parquet file" in error_of(
+        write(tmp_path, "a.parquet", b"PAR1garbagePAR1")
+    )
 
 
 def test_reading_changes_nothing(tmp_path):
@@ -318,14 +379,20 @@ def test_reading_changes_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "rows"),
     [
-        ("a.jsonl", b'\xef\xbb\xbf{"question": "Q", "answer": "A"}\r\n{"question": "R", "answer": "B"}\r\n', 2),
+        (
+            "a.jsonl",
+            b'\xef\xbb\xbf{"question": "Q", "answer": "A"}\r\n{"question": "R", "answer": "B"}\r\n',
+            2,
+        ),
         ("a.json", b'\xef\xbb\xbf[{"question": "Q", "answer": "A"}]\r\n', 1),
         ("a.csv", b"\xef\xbb\xbfquestion,answer\r\nQ,A\r\nR,B\r\n", 2),
         ("a.tsv", b"question\tanswer\r\nQ\tA\r\n", 1),
     ],
 )
 def test_byte_order_marks_and_windows_line_ends_are_no_fault(tmp_path, name, content, rows):
-    """What Windows writes is read as it is meant: no mark in the first column's name, no carriage return in the answer."""
+    """What Windows writes is read as it is meant: no mark in the first column's name, no carriage
+    return in the answer.
+    """
     path = write(tmp_path, name, content)
     read = [row for _, row in read_rows(path)]
     assert len(read) == rows
@@ -333,13 +400,33 @@ def test_byte_order_marks_and_windows_line_ends_are_no_fault(tmp_path, name, con
 
 
 def test_rows_of_mixed_types_are_counted_by_their_reason(tmp_path):
-    """Numbers, lists, texts, nulls and empty objects among good rows: each is counted, none ends in a traceback."""
+    """Numbers, lists, texts, nulls and empty objects among good rows: each is counted, none ends in
+    a traceback.
+    """
     good = [{"question": f"Q{index}", "answer": f"A{index}"} for index in range(100)]
-    odd = [5, None, True, [1, 2], {}, {"question": None, "answer": "A"}, {"question": "Q", "answer": {"a": {"b": None}}}, {"question": ["a", "b"], "answer": 3}]
+    odd = [
+        5,
+        None,
+        True,
+        [1, 2],
+        {},
+        {"question": None, "answer": "A"},
+        {"question": "Q", "answer": {"a": {"b": None}}},
+        {"question": ["a", "b"], "answer": 3},
+    ]
     path = write(tmp_path, "a.jsonl", "".join(json.dumps(row) + "\n" for row in [*good, *odd]))
     result = profile(path, strict=False)
     left_out = sum(
-        finding.count for finding in result.findings if finding.id in ("row-is-no-object", "empty-row", "row-without-question", "row-without-answer", "content-not-text")
+        finding.count
+        for finding in result.findings
+        if finding.id
+        in (
+            "row-is-no-object",
+            "empty-row",
+            "row-without-question",
+            "row-without-answer",
+            "content-not-text",
+        )
     )
     assert (result.rows, left_out, result.measures["rows_used"]) == (108, 7, 101)
 
@@ -348,22 +435,32 @@ def test_nested_nulls_are_counted_not_raised(tmp_path):
     """Null turns, null contents and null lists, as Parquet exports write them."""
     user, bot = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
     rows = [{"messages": [user, bot]}] * 3 + [
-        {"messages": None}, {"messages": [None]}, {"messages": [user, None]}, {"messages": [user, {"role": "assistant", "content": None}]},
-        {"messages": [user, {"role": None, "content": None}]}, {"messages": [{"role": "user", "content": [None]}, bot]},
+        {"messages": None}, {"messages": [None]}, {"messages": [user, None]}, {"messages": [user,
+        {"role": "assistant", "content": None}]},
+        {"messages": [user, {"role": None, "content": None}]}, {"messages": [{"role": "user",
+        "content": [None]}, bot]},
     ]  # fmt: skip
     path = write(tmp_path, "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     result = profile(path, strict=False)
-    assert (result.rows, result.measures["rows_used"], result.measures["rows_unusable"]) == (9, 3, 6)
+    assert (result.rows, result.measures["rows_used"], result.measures["rows_unusable"]) == (
+        9,
+        3,
+        6,
+    )
 
 
-@pytest.mark.parametrize(("name", "megabytes"), [("a.jsonl", 100), ("a.json", 30), ("a.csv", 30), ("a.txt", 30)])
+@pytest.mark.parametrize(
+    ("name", "megabytes"), [("a.jsonl", 100), ("a.json", 30), ("a.csv", 30), ("a.txt", 30)]
+)
 def test_a_hundred_megabytes_in_one_row_are_read(tmp_path, name, megabytes):
     """A row of a hundred megabytes takes seconds, not minutes, and is a warning."""
     import time
 
     text = "word " * (200_000 * megabytes)
     content = {
-        "a.jsonl": f'{{"question": "Q", "answer": "{text}"}}\n', "a.json": f'[{{"question": "Q", "answer": "{text}"}}]', "a.csv": f'question,answer\nQ,"{text}"\n', "a.txt": text,
+        "a.jsonl": f'{{"question": "Q", "answer": "{text}"}}\n',
+        "a.json": f'[{{"question": "Q", "answer": "{text}"}}]',
+        "a.csv": f'question,answer\nQ,"{text}"\n', "a.txt": text,
     }[name]  # fmt: skip
     path = write(tmp_path, name, content)
     started = time.process_time()
@@ -376,10 +473,19 @@ def test_a_hundred_megabytes_in_one_row_are_read(tmp_path, name, megabytes):
 
 
 def test_hundreds_of_different_columns_are_answered_at_once(tmp_path):
-    """A file whose rows all have other columns is refused without comparing sixty thousand names."""
+    """A file whose rows all have other columns is refused without comparing sixty thousand
+    names.
+    """
     import time
 
-    path = write(tmp_path, "a.jsonl", "".join(json.dumps({f"c{row}_{column}": "x" for column in range(200)}) + "\n" for row in range(300)))
+    path = write(
+        tmp_path,
+        "a.jsonl",
+        "".join(
+            json.dumps({f"c{row}_{column}": "x" for column in range(200)}) + "\n"
+            for row in range(300)
+        ),
+    )
     started = time.process_time()
     with pytest.raises(InputError, match="no known columns"):
         recognise(path)
@@ -388,17 +494,29 @@ def test_hundreds_of_different_columns_are_answered_at_once(tmp_path):
 
 def test_line_ends_of_an_old_mac_are_placed(tmp_path):
     """A file with carriage returns alone is one line with several rows in it."""
-    assert ":1:" in error_of(write(tmp_path, "a.jsonl", b'{"question": "Q", "answer": "A"}\r{"question": "R", "answer": "B"}\r'))
+    assert ":1:" in error_of(
+        write(
+            tmp_path,
+            "a.jsonl",
+            b'{"question": "Q", "answer": "A"}\r{"question": "R", "answer": "B"}\r',
+        )
+    )
 
 
 def test_a_large_wrapped_list_is_read_row_by_row(tmp_path, monkeypatch):
-    """{"data": [...]} of any size gives the same rows and the same faults, without being held at once."""
+    """{"data": [...]} of any size gives the same rows and the same faults, without being held at
+    once.
+    """
     rows = [{"question": f"Q{index}", "answer": f"A{index}"} for index in range(50)]
-    path = write(tmp_path, "a.json", json.dumps({"version": "1.0", "data": rows, "info": {"made": [1]}}))
+    path = write(
+        tmp_path, "a.json", json.dumps({"version": "1.0", "data": rows, "info": {"made": [1]}})
+    )
     small = list(read_rows(path))
     monkeypatch.setattr("advisor.data.read.rows.LARGE_BYTES", 10)
     assert list(read_rows(path)) == small
-    assert "several lists: data, train" in error_of(write(tmp_path, "b.json", json.dumps({"data": rows, "train": rows})))
+    assert "several lists: data, train" in error_of(
+        write(tmp_path, "b.json", json.dumps({"data": rows, "train": rows}))
+    )
     assert "cut off" in error_of(write(tmp_path, "c.json", json.dumps({"data": rows})[:-1]))
     assert "invalid JSON" in error_of(write(tmp_path, "d.json", json.dumps({"data": rows})[:-30]))
 

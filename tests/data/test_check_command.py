@@ -10,7 +10,10 @@ import pytest
 
 from advisor.cli import main
 
-ROWS = "".join(json.dumps({"question": f"What is {number}?", "answer": f"It is {number}."}) + "\n" for number in range(60))
+ROWS = "".join(
+    json.dumps({"question": f"What is {number}?", "answer": f"It is {number}."}) + "\n"
+    for number in range(60)
+)
 
 
 @pytest.fixture
@@ -37,8 +40,12 @@ def test_a_path_is_enough(check):
 
 
 def test_a_missing_column_names_the_file_the_columns_and_the_nearest_format(check):
-    """A file that is not understood is an error with everything a person needs, never a traceback."""
-    Path("a.jsonl").write_text('{"Frage": "Wie hoch ist der Turm?", "Antwort": "Dreissig Meter."}\n')
+    """A file that is not understood is an error with everything a person needs, never a
+    traceback.
+    """
+    Path("a.jsonl").write_text(
+        '{"Frage": "Wie hoch ist der Turm?", "Antwort": "Dreissig Meter."}\n'
+    )
     code, out, err = check("a.jsonl")
     assert (code, out) == (2, "")
     assert "a.jsonl: no known columns. Columns: Frage (text), Antwort (text)" in err
@@ -46,7 +53,13 @@ def test_a_missing_column_names_the_file_the_columns_and_the_nearest_format(chec
     assert "--map question=" in err
 
 
-@pytest.mark.parametrize("spelling", [("--map", "question=Frage", "answer=Antwort"), ("--map", "question=Frage", "--map", "answer=Antwort")])
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        ("--map", "question=Frage", "answer=Antwort"),
+        ("--map", "question=Frage", "--map", "answer=Antwort"),
+    ],
+)
 def test_a_mapping_may_be_written_either_way(check, spelling):
     """Both spellings of --map are read, as the error prints them."""
     Path("a.jsonl").write_text('{"Frage": "F", "Antwort": "A"}\n')
@@ -75,7 +88,9 @@ def test_what_blocks_everything_is_exit_code_two_with_the_page(check):
 
 def test_lengths_and_evaluation_are_checked_by_flags(check):
     """--seq-len names the rows over it, --eval those that stand in both files."""
-    Path("a.jsonl").write_text(ROWS + json.dumps({"question": "Long?", "answer": "very " * 400}) + "\n")
+    Path("a.jsonl").write_text(
+        ROWS + json.dumps({"question": "Long?", "answer": "very " * 400}) + "\n"
+    )
     Path("b.jsonl").write_text(ROWS.splitlines()[0] + "\n")
     _, out, _ = check("a.jsonl", "--seq-len", "128", "--eval", "b.jsonl", "--json")
     found = {finding["id"]: finding["rows"] for finding in json.loads(out)["findings"]}
@@ -92,7 +107,9 @@ def test_fix_writes_a_copy_and_says_what_it_changed(check):
     assert Path("b.jsonl").read_text() == ROWS
     assert len(Path("b.jsonl.changes.jsonl").read_text().splitlines()) == 1
     code, out, _ = check("a.jsonl", "--fix", "c.jsonl", "--json")
-    assert json.loads(out)["changes"] == [{"change": "left out: repeats an earlier row word for word", "count": 1, "rows": [61]}]
+    assert json.loads(out)["changes"] == [
+        {"change": "left out: repeats an earlier row word for word", "count": 1, "rows": [61]}
+    ]
 
 
 def test_fix_replaces_nothing_unasked(check):

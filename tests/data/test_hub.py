@@ -31,9 +31,13 @@ def snapshot(tmp_path, monkeypatch):
         size = 100
 
         def repo_info(self, *_args: object, **_options: object) -> object:
-            return types.SimpleNamespace(siblings=[types.SimpleNamespace(rfilename="train.jsonl", size=self.size)])
+            return types.SimpleNamespace(
+                siblings=[types.SimpleNamespace(rfilename="train.jsonl", size=self.size)]
+            )
 
-    stand_in = types.SimpleNamespace(snapshot_download=snapshot_download, HfApi=HfApi, __spec__=object())
+    stand_in = types.SimpleNamespace(
+        snapshot_download=snapshot_download, HfApi=HfApi, __spec__=object()
+    )
     monkeypatch.setitem(sys.modules, "huggingface_hub", stand_in)
     monkeypatch.setattr(hub, "find_spec", lambda _name: object())
     monkeypatch.setattr(hub, "_fetched", {})
@@ -68,7 +72,9 @@ def test_offline_takes_the_cache_alone(snapshot, monkeypatch):
 def test_several_configurations_have_to_be_told_apart(snapshot):
     """A data set of two configurations is two data sets; naming one reads it alone."""
     folder, _, _ = snapshot
-    (folder / "README.md").write_text("---\nconfigs:\n- config_name: main\n- config_name: socratic\n---\n")
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- config_name: main\n- config_name: socratic\n---\n"
+    )
     for name in ("main", "socratic"):
         (folder / name).mkdir()
         (folder / name / "train.jsonl").write_text(ROW)
@@ -117,7 +123,20 @@ def test_without_the_package_the_line_to_install_is_named(tmp_path, monkeypatch)
         find_data("someone/data")
 
 
-@pytest.mark.parametrize("text", ["./a/b", "/a/b", "~/a", "train.jsonl", "data/train.jsonl", "a/b/c.csv", "name", "there/x", "a b/c"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "./a/b",
+        "/a/b",
+        "~/a",
+        "train.jsonl",
+        "data/train.jsonl",
+        "a/b/c.csv",
+        "name",
+        "there/x",
+        "a b/c",
+    ],
+)
 def test_paths_are_never_taken_for_hub_names(tmp_path, monkeypatch, text):
     """What looks like a path, or lies in a folder that is there, asks nobody."""
     monkeypatch.chdir(tmp_path)

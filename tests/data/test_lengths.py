@@ -26,24 +26,48 @@ def pair(request_tokens: int, answer_tokens: int) -> dict[str, object]:
 
 def test_each_length_says_what_it_cuts_loses_and_leaves_empty(tmp_path):
     """Three rows of 100, 200 and 400 tokens against 128, 256 and 512, counted by hand."""
-    table = {row["seq_len"]: row for row in profile(jsonl(tmp_path, [pair(10, 90), pair(150, 50), pair(100, 300)])).measures["sequence_lengths"]}
+    table = {
+        row["seq_len"]: row
+        for row in profile(jsonl(tmp_path, [pair(10, 90), pair(150, 50), pair(100, 300)])).measures[
+            "sequence_lengths"
+        ]
+    }
     assert set(table) == {128, 256, 512}
     # 72 + 272 of 700 tokens stand behind 128; the request of the second row alone fills it.
-    assert (table[128]["rows_over"], table[128]["tokens_cut_share"], table[128]["answers_lost"]) == (2, round(344 / 700, 4), 1)
-    assert (table[256]["rows_over"], table[256]["tokens_cut_share"], table[256]["answers_lost"]) == (1, round(144 / 700, 4), 0)
+    assert (
+        table[128]["rows_over"],
+        table[128]["tokens_cut_share"],
+        table[128]["answers_lost"],
+    ) == (2, round(344 / 700, 4), 1)
+    assert (
+        table[256]["rows_over"],
+        table[256]["tokens_cut_share"],
+        table[256]["answers_lost"],
+    ) == (1, round(144 / 700, 4), 0)
     # 700 tokens in three sequences of 512; laid end to end they need two.
-    assert (table[512]["rows_over"], table[512]["padding"], table[512]["packed_sequences"]) == (0, round(1 - 700 / 1536, 3), 2)
+    assert (table[512]["rows_over"], table[512]["padding"], table[512]["packed_sequences"]) == (
+        0,
+        round(1 - 700 / 1536, 3),
+        2,
+    )
 
 
 def test_a_text_over_the_length_is_cut_into_pieces_and_loses_nothing(tmp_path):
     """Raw text has no answer to lose."""
     row = profile(jsonl(tmp_path, [{"text": "x" * 4 * 300}])).measures["sequence_lengths"][0]
-    assert (row["seq_len"], row["rows_over"], row["tokens_cut_share"], row["packed_sequences"]) == (128, 1, 0.0, 3)
+    assert (row["seq_len"], row["rows_over"], row["tokens_cut_share"], row["packed_sequences"]) == (
+        128,
+        1,
+        0.0,
+        3,
+    )
 
 
 def test_a_pair_is_as_long_as_its_longer_sequence(tmp_path):
     """Request and the longer answer have to fit; what a trainer reads is both sequences."""
-    result = profile(jsonl(tmp_path, [{"prompt": "p" * 40, "chosen": "c" * 80, "rejected": "r" * 120}]))
+    result = profile(
+        jsonl(tmp_path, [{"prompt": "p" * 40, "chosen": "c" * 80, "rejected": "r" * 120}])
+    )
     assert result.tokens is not None
     assert (result.tokens.longest, result.tokens.total) == (40, 30 + 40)
 
@@ -51,23 +75,47 @@ def test_a_pair_is_as_long_as_its_longer_sequence(tmp_path):
 def test_rows_over_a_stated_length_are_counted_and_named(tmp_path):
     """`--seq-len` says which rows a run would stop at, and which have nothing left to learn."""
     rows = [pair(10, 20)] * 18 + [pair(10, 200), pair(200, 10)]
-    found = {finding.id: finding for finding in profile(jsonl(tmp_path, rows), seq_len=100).findings}
-    assert (found["rows-over-length"].severity, found["rows-over-length"].count, found["rows-over-length"].rows) == ("warning", 2, (19, 20))
+    found = {
+        finding.id: finding for finding in profile(jsonl(tmp_path, rows), seq_len=100).findings
+    }
+    assert (
+        found["rows-over-length"].severity,
+        found["rows-over-length"].count,
+        found["rows-over-length"].rows,
+    ) == ("warning", 2, (19, 20))
     assert "a run stops at them" in found["rows-over-length"].text
-    assert (found["requests-fill-the-length"].count, found["requests-fill-the-length"].rows) == (1, (20,))
-    assert not {"rows-over-length"} & {finding.id for finding in profile(jsonl(tmp_path, rows), seq_len=300).findings}
+    assert (found["requests-fill-the-length"].count, found["requests-fill-the-length"].rows) == (
+        1,
+        (20,),
+    )
+    assert not {"rows-over-length"} & {
+        finding.id for finding in profile(jsonl(tmp_path, rows), seq_len=300).findings
+    }
 
 
 def test_very_long_requests_are_a_warning(tmp_path):
     """A request beyond 8,192 tokens leaves no room for its answer at usual lengths."""
-    found = {finding.id: finding for finding in profile(jsonl(tmp_path, [pair(10, 20)] * 59 + [pair(9000, 10)])).findings}
+    found = {
+        finding.id: finding
+        for finding in profile(jsonl(tmp_path, [pair(10, 20)] * 59 + [pair(9000, 10)])).findings
+    }
     assert found["very-long-requests"].rows == (60,)
 
 
-@pytest.mark.parametrize(("kind", "mean", "packing"), [("paired", 100, True), ("paired", 900, False), ("raw_text", 900, True), ("preference", 100, False)])
+@pytest.mark.parametrize(
+    ("kind", "mean", "packing"),
+    [
+        ("paired", 100, True),
+        ("paired", 900, False),
+        ("raw_text", 900, True),
+        ("preference", 100, False),
+    ],
+)
 def test_packing_is_suggested_where_rows_leave_room(kind, mean, packing):
     """Short rows and raw text are worth laying end to end; pairs are read one by one."""
-    tokens = TokenStats(total=1000, mean=mean, p50=1, p90=1, p95=1, p99=1, longest=1000, counted_by="words")
+    tokens = TokenStats(
+        total=1000, mean=mean, p50=1, p90=1, p95=1, p99=1, longest=1000, counted_by="words"
+    )
     objectives = {"paired": ("sft",), "raw_text": ("cpt",), "preference": ("dpo", "sft")}[kind]
     assert suggest_packing(kind, tokens, 1024, objectives)[0] is packing
 

@@ -26,7 +26,10 @@ def jsonl(folder: Path, rows: list[Any], name: str = "a.jsonl") -> Path:
 
 
 def pairs(count: int) -> list[dict[str, Any]]:
-    return [{"question": f"What is {index}?", "answer": f"It is number {index}."} for index in range(count)]
+    return [
+        {"question": f"What is {index}?", "answer": f"It is number {index}."}
+        for index in range(count)
+    ]
 
 
 def found(profile: DataProfile) -> dict[str, tuple[str, int]]:
@@ -35,14 +38,23 @@ def found(profile: DataProfile) -> dict[str, tuple[str, int]]:
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
 def test_a_key_that_stands_twice_in_a_row_is_said(tmp_path, name):
-    """JSON readers keep the last value of a key: the rows in which one was lost are counted and named, in nested objects too."""
+    """JSON readers keep the last value of a key: the rows in which one was lost are counted and
+    named, in nested objects too.
+    """
     rows = [json.dumps(row) for row in pairs(60)]
     rows[3] = '{"question": "What?", "answer": "Lost.", "answer": "Read."}'
     rows[9] = '{"question": "Who?", "answer": "Me.", "about": {"by": 1, "by": 2}}'
     path = tmp_path / name
-    path.write_text("\n".join(rows) if name.endswith("l") else f"[{', '.join(rows)}]", encoding="utf-8")
+    path.write_text(
+        "\n".join(rows) if name.endswith("l") else f"[{', '.join(rows)}]", encoding="utf-8"
+    )
     finding = next(finding for finding in profile(path).findings if finding.id == "key-twice")
-    assert (finding.severity, finding.count, finding.rows, finding.blocks) == ("warning", 2, (4, 10), ())
+    assert (finding.severity, finding.count, finding.rows, finding.blocks) == (
+        "warning",
+        2,
+        (4, 10),
+        (),
+    )
     assert "the last one is read, what stood before is lost (rows 4, 10)" in finding.text
     path.write_text(path.read_text().replace('"answer": "Lost.", ', "").replace('"by": 1, ', ""))
     assert "key-twice" not in found(profile(path))
@@ -53,21 +65,34 @@ def test_a_key_that_stands_twice_in_a_row_is_said(tmp_path, name):
     [
         ({"question": "Q", "answer": "A"}, {"sft"}),
         ({"text": "A story."}, {"cpt"}),
-        ({"prompt": "Q", "chosen": "A", "rejected": "B"}, {"rm", "dpo", "ppo", "rloo", "kto", "orpo", "sft"}),
+        (
+            {"prompt": "Q", "chosen": "A", "rejected": "B"},
+            {"rm", "dpo", "ppo", "rloo", "kto", "orpo", "sft"},
+        ),
         ({"prompt": "Q", "ground_truth": "A"}, {"grpo", "rloo", "ppo"}),
     ],
 )
 def test_each_kind_can_train_its_objectives(tmp_path, row, objectives):
-    """Pairs train SFT, texts CPT, preferences the preference methods, checkable prompts the reinforcement methods."""
+    """Pairs train SFT, texts CPT, preferences the preference methods, checkable prompts the
+    reinforcement methods.
+    """
     assert set(profile(jsonl(tmp_path, [row])).objectives) == objectives
 
 
 def test_lengths_are_characters_over_four_and_say_so(tmp_path):
     """Without a tokenizer a token is four characters, and the profile names that."""
     # Rows of 4, 40 and 400 characters: 1, 10 and 100 tokens.
-    tokens = profile(jsonl(tmp_path, [{"question": "q" * half, "answer": "a" * half} for half in (2, 20, 200)])).tokens
+    tokens = profile(
+        jsonl(tmp_path, [{"question": "q" * half, "answer": "a" * half} for half in (2, 20, 200)])
+    ).tokens
     assert tokens is not None
-    assert (tokens.total, tokens.mean, tokens.p50, tokens.longest, tokens.sampled_rows) == (111, 37.0, 10, 100, None)
+    assert (tokens.total, tokens.mean, tokens.p50, tokens.longest, tokens.sampled_rows) == (
+        111,
+        37.0,
+        10,
+        100,
+        None,
+    )
     assert tokens.counted_by.startswith("characters / 4 (approximation")
     assert tokens.histogram == ((16, 2), (32, 0), (64, 0), (128, 1))
     assert tokens.request_mean == 18.7  # of 1, 5 and 50
@@ -75,7 +100,9 @@ def test_lengths_are_characters_over_four_and_say_so(tmp_path):
 
 def test_percentiles_are_nearest_ranks(tmp_path):
     """Of the lengths 1 to 100, the 95th percentile is 95."""
-    tokens = profile(jsonl(tmp_path, [{"text": "x" * 4 * length} for length in range(1, 101)])).tokens
+    tokens = profile(
+        jsonl(tmp_path, [{"text": "x" * 4 * length} for length in range(1, 101)])
+    ).tokens
     assert tokens is not None
     assert (tokens.p50, tokens.p90, tokens.p95, tokens.p99, tokens.longest) == (50, 90, 95, 99, 100)
 
@@ -90,16 +117,24 @@ def test_a_given_tokenizer_counts_and_is_named(tmp_path):
     tokens = profile(jsonl(tmp_path, pairs(10)), count_tokens=count_tokens).tokens
     assert tokens is not None
     # "What is 1?" and "It is number 1." are three and four words.
-    assert (tokens.total, tokens.counted_by, tokens.sampled_rows) == (70, "tokenizer of words", None)
+    assert (tokens.total, tokens.counted_by, tokens.sampled_rows) == (
+        70,
+        "tokenizer of words",
+        None,
+    )
 
 
 def test_a_tokenizer_counts_a_sample_with_its_error(tmp_path):
-    """Many rows are tokenised on a sample; total, sample size and error are stated; --full counts all."""
+    """Many rows are tokenised on a sample; total, sample size and error are stated; --full counts
+    all.
+    """
     path = jsonl(tmp_path, pairs(3000))
     sampled = profile(path, count_tokens=lambda text: len(text.split()))
     assert sampled.tokens is not None
     assert (sampled.tokens.total, sampled.tokens.sampled_rows) == (21000, 1000)
-    assert "±" in next(finding.text for finding in sampled.findings if finding.id == "tokens-of-a-sample")
+    assert "±" in next(
+        finding.text for finding in sampled.findings if finding.id == "tokens-of-a-sample"
+    )
     whole = profile(path, count_tokens=lambda text: len(text.split()), full=True)
     assert whole.tokens is not None
     assert (whole.tokens.total, whole.tokens.sampled_rows) == (21000, None)
@@ -113,8 +148,16 @@ def test_digest_is_that_of_the_bytes(tmp_path):
 
 def test_the_sample_row_shows_how_it_was_understood(tmp_path):
     """One row is shown in roles, not in columns."""
-    sample = profile(jsonl(tmp_path, [{"instruction": "Add.", "input": "1 2", "output": "3"}])).sample
-    assert sample == {"row": 1, "messages": [{"role": "user", "content": "Add.\n\n1 2"}, {"role": "assistant", "content": "3"}]}
+    sample = profile(
+        jsonl(tmp_path, [{"instruction": "Add.", "input": "1 2", "output": "3"}])
+    ).sample
+    assert sample == {
+        "row": 1,
+        "messages": [
+            {"role": "user", "content": "Add.\n\n1 2"},
+            {"role": "assistant", "content": "3"},
+        ],
+    }
 
 
 def test_few_unusable_rows_are_a_warning_with_their_numbers(tmp_path):
@@ -124,13 +167,27 @@ def test_few_unusable_rows_are_a_warning_with_their_numbers(tmp_path):
     rows[19]["answer"] = None
     result = profile(jsonl(tmp_path, rows))
     finding = next(finding for finding in result.findings if finding.id == "row-without-answer")
-    assert (finding.severity, finding.count, finding.rows, finding.blocks) == ("warning", 2, (10, 20), ())
+    assert (finding.severity, finding.count, finding.rows, finding.blocks) == (
+        "warning",
+        2,
+        (10, 20),
+        (),
+    )
     assert result.objectives == ("sft",)
 
 
 def test_many_unusable_rows_are_an_error_unless_the_page_is_wanted(tmp_path):
-    """A third of the rows without an answer is refused; the page for people still shows the file."""
-    path = jsonl(tmp_path, [{"question": "Q", "answer": "A"}, {"question": "R", "answer": "B"}, {"question": "S", "answer": ""}])
+    """A third of the rows without an answer is refused; the page for people still shows the
+    file.
+    """
+    path = jsonl(
+        tmp_path,
+        [
+            {"question": "Q", "answer": "A"},
+            {"question": "R", "answer": "B"},
+            {"question": "S", "answer": ""},
+        ],
+    )
     with pytest.raises(InputError, match=r"no answer to learn from: 1 row of 3 \(row 3\)"):
         profile(path)
     shown = profile(path, strict=False)
@@ -159,7 +216,9 @@ def test_a_file_of_the_right_columns_without_any_answer_is_refused(tmp_path):
 
 
 def test_duplicates_conflicts_and_constants_are_found(tmp_path):
-    """Repeated rows, one question with two answers, and an answer that is everywhere are counted."""
+    """Repeated rows, one question with two answers, and an answer that is everywhere are
+    counted.
+    """
     rows = pairs(60)
     rows += [rows[0], rows[1], {"question": "What is 2?", "answer": "Two."}]
     rows += [{"question": f"May I {index}?", "answer": "I cannot help."} for index in range(40)]
@@ -168,7 +227,10 @@ def test_duplicates_conflicts_and_constants_are_found(tmp_path):
     assert findings["duplicate-rows"] == ("warning", 2)
     assert findings["same-request-other-answer"] == ("note", 1)
     assert findings["repeated-answer"] == ("warning", 40)
-    assert next(finding.rows for finding in result.findings if finding.id == "duplicate-rows") == (61, 62)
+    assert next(finding.rows for finding in result.findings if finding.id == "duplicate-rows") == (
+        61,
+        62,
+    )
 
 
 def test_one_answer_for_everything_blocks_training(tmp_path):
@@ -179,7 +241,9 @@ def test_one_answer_for_everything_blocks_training(tmp_path):
 
 def test_feedback_of_one_kind_blocks_kto(tmp_path):
     """Only thumbs up teach nothing."""
-    rows = [{"prompt": f"Q{index}", "completion": f"A{index}", "label": True} for index in range(60)]
+    rows = [
+        {"prompt": f"Q{index}", "completion": f"A{index}", "label": True} for index in range(60)
+    ]
     with pytest.raises(InputError, match="no answer is marked bad"):
         profile(jsonl(tmp_path, rows))
     rows[5]["label"] = False
@@ -196,7 +260,9 @@ def test_feedback_of_one_kind_blocks_kto(tmp_path):
     ],
 )
 def test_conspicuous_text_is_a_warning(tmp_path, answer, finding):
-    """Template marks, wrongly decoded letters, NUL characters and very long rows are found with their row."""
+    """Template marks, wrongly decoded letters, NUL characters and very long rows are found with
+    their row.
+    """
     rows = pairs(60)
     rows[6]["answer"] = answer
     result = profile(jsonl(tmp_path, rows))
@@ -206,31 +272,51 @@ def test_conspicuous_text_is_a_warning(tmp_path, answer, finding):
 
 def test_turns_that_do_not_alternate_are_a_warning(tmp_path):
     """Two answers in a row, or a conversation that begins with one, break some templates."""
-    rows = [{"messages": [{**USER, "content": f"Hi {index}"}, {**BOT, "content": f"Hello {index}"}]} for index in range(60)]
+    rows = [
+        {"messages": [{**USER, "content": f"Hi {index}"}, {**BOT, "content": f"Hello {index}"}]}
+        for index in range(60)
+    ]
     rows[2]["messages"] = [BOT, USER, BOT]
     assert found(profile(jsonl(tmp_path, rows)))["turns-do-not-alternate"] == ("warning", 1)
 
 
 def test_longer_chosen_answers_are_noted(tmp_path):
     """Where the better answer is nearly always the longer one, length may be what is learned."""
-    rows = [{"prompt": f"Q{index}", "chosen": "long answer " * 3 + str(index), "rejected": "short"} for index in range(60)]
+    rows = [
+        {"prompt": f"Q{index}", "chosen": "long answer " * 3 + str(index), "rejected": "short"}
+        for index in range(60)
+    ]
     assert found(profile(jsonl(tmp_path, rows)))["chosen-is-longer"] == ("note", 60)
 
 
 def test_columns_without_a_role_are_named(tmp_path):
     """What is not used is said."""
-    result = profile(jsonl(tmp_path, [{**row, "internal_id": index, "team": "x"} for index, row in enumerate(pairs(60))]))
-    assert "internal_id, team" in next(finding.text for finding in result.findings if finding.id == "unused-columns")
+    result = profile(
+        jsonl(
+            tmp_path,
+            [{**row, "internal_id": index, "team": "x"} for index, row in enumerate(pairs(60))],
+        )
+    )
+    assert "internal_id, team" in next(
+        finding.text for finding in result.findings if finding.id == "unused-columns"
+    )
 
 
 def test_images_beside_the_text_are_a_warning(tmp_path):
     """Pictures are not trained on, and that is said."""
-    assert found(profile(jsonl(tmp_path, [{**row, "images": ["1.jpg"]} for row in pairs(60)])))["media-columns"] == ("warning", 1)
+    assert found(profile(jsonl(tmp_path, [{**row, "images": ["1.jpg"]} for row in pairs(60)])))[
+        "media-columns"
+    ] == ("warning", 1)
 
 
 def test_large_files_are_measured_on_their_first_rows_and_say_so(tmp_path):
-    """Quick is the default: rows are counted exactly, the rest comes from a stated beginning; full reads all."""
-    path = jsonl(tmp_path, [{"question": f"Q{index} " + "x" * 400, "answer": f"A{index}"} for index in range(12_000)])
+    """Quick is the default: rows are counted exactly, the rest comes from a stated beginning; full
+    reads all.
+    """
+    path = jsonl(
+        tmp_path,
+        [{"question": f"Q{index} " + "x" * 400, "answer": f"A{index}"} for index in range(12_000)],
+    )
     quick, whole = profile(path), profile(path, full=True)
     assert (quick.rows, whole.rows) == (12_000, 12_000)
     assert quick.tokens is not None
@@ -238,13 +324,21 @@ def test_large_files_are_measured_on_their_first_rows_and_say_so(tmp_path):
     assert quick.tokens.sampled_rows == 2000
     assert whole.tokens.sampled_rows is None
     assert abs(quick.tokens.total / whole.tokens.total - 1) < 0.01
-    assert "first 2,000 of 12,000 rows" in next(finding.text for finding in quick.findings if finding.id == "measured-on-a-sample")
+    assert "first 2,000 of 12,000 rows" in next(
+        finding.text for finding in quick.findings if finding.id == "measured-on-a-sample"
+    )
     assert not any(finding.id == "measured-on-a-sample" for finding in whole.findings)
 
 
 def test_a_large_file_sorted_by_class_is_not_refused(tmp_path):
     """The first rows of a sorted file hold one class; that blocks nothing, but is said."""
-    path = jsonl(tmp_path, [{"text": f"Review {index} " + "word " * 80, "label": int(index >= 6000)} for index in range(12_000)])
+    path = jsonl(
+        tmp_path,
+        [
+            {"text": f"Review {index} " + "word " * 80, "label": int(index >= 6000)}
+            for index in range(12_000)
+        ],
+    )
     result = profile(path)
     assert result.objectives == ("sft", "classification")
     assert found(result)["constant-answer"] == ("warning", 2000)
@@ -252,10 +346,18 @@ def test_a_large_file_sorted_by_class_is_not_refused(tmp_path):
 
 def test_rows_of_large_packed_files_are_an_estimate_and_say_so(tmp_path):
     """Where counting would mean reading all, the number of rows is called an estimate."""
-    rows = [{"question": f"Q{index} {index * 7919 % 10007}", "answer": hashlib.sha256(str(index).encode()).hexdigest() * 4} for index in range(40_000)]
+    rows = [
+        {
+            "question": f"Q{index} {index * 7919 % 10007}",
+            "answer": hashlib.sha256(str(index).encode()).hexdigest() * 4,
+        }
+        for index in range(40_000)
+    ]
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode(), 1))
-    assert "about" in next(finding.text for finding in profile(path).findings if finding.id == "measured-on-a-sample")
+    assert "about" in next(
+        finding.text for finding in profile(path).findings if finding.id == "measured-on-a-sample"
+    )
 
 
 def test_profiling_is_fast_and_imports_nothing_heavy(tmp_path):
@@ -263,9 +365,16 @@ def test_profiling_is_fast_and_imports_nothing_heavy(tmp_path):
     import subprocess
 
     path = jsonl(tmp_path, pairs(4000))
-    code = "import sys; from advisor.data import profile; profile(sys.argv[1]); print(' '.join(sys.modules))"
-    loaded = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"torch", "numpy", "pyarrow", "datasets", "pydantic", "rich", "csv", "gzip"} & set(loaded)
+    code = (
+        "import sys; from advisor.data import profile; profile(sys.argv[1]); print('"
+        " '.join(sys.modules))"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {"torch", "numpy", "pyarrow", "datasets", "pydantic", "rich", "csv", "gzip"} & set(
+        loaded
+    )
     started = time.process_time()
     profile(path)
     # Measured at 0.04 s; ten times that would spoil the start of the command.
@@ -273,46 +382,75 @@ def test_profiling_is_fast_and_imports_nothing_heavy(tmp_path):
 
 
 def labelled(counts: dict[str, int]) -> list[dict[str, Any]]:
-    return [{"text": f"Message number {number} about {label}", "label": label} for label, count in counts.items() for number in range(count)]
+    return [
+        {"text": f"Message number {number} about {label}", "label": label}
+        for label, count in counts.items()
+        for number in range(count)
+    ]
 
 
 def test_classes_are_counted_and_their_balance_judged(tmp_path):
     """Classes with their rows; a class of few rows and one twenty times another are said."""
     result = profile(jsonl(tmp_path, labelled({"a": 100, "b": 50, "c": 5})))
-    assert result.measures["classes"] == [{"label": "a", "rows": 100}, {"label": "b", "rows": 50}, {"label": "c", "rows": 5}]
+    assert result.measures["classes"] == [
+        {"label": "a", "rows": 100},
+        {"label": "b", "rows": 50},
+        {"label": "c", "rows": 5},
+    ]
     assert found(result)["unbalanced-classes"] == ("note", 100)
     assert found(result)["rare-classes"] == ("warning", 1)
     assert result.objectives == ("sft", "classification")
-    assert not {"unbalanced-classes", "rare-classes"} & set(found(profile(jsonl(tmp_path, labelled({"a": 40, "b": 30})))))
+    assert not {"unbalanced-classes", "rare-classes"} & set(
+        found(profile(jsonl(tmp_path, labelled({"a": 40, "b": 30}))))
+    )
 
 
 def test_labels_that_differ_in_spelling_are_a_warning(tmp_path):
     """'Spam' and 'spam ' would be two classes."""
-    assert found(profile(jsonl(tmp_path, labelled({"Spam": 30, "spam!": 20, "ham": 30}))))["labels-spelt-alike"] == ("warning", 1)
+    assert found(profile(jsonl(tmp_path, labelled({"Spam": 30, "spam!": 20, "ham": 30}))))[
+        "labels-spelt-alike"
+    ] == ("warning", 1)
 
 
 def test_one_class_blocks_classification_too(tmp_path):
     """A single class teaches nothing, whichever way it is trained."""
-    assert profile(jsonl(tmp_path, labelled({"a": 60})), strict=False, mapping={"text": "text", "label": "label"}).objectives == ()
+    assert (
+        profile(
+            jsonl(tmp_path, labelled({"a": 60})),
+            strict=False,
+            mapping={"text": "text", "label": "label"},
+        ).objectives
+        == ()
+    )
 
 
 def test_turns_are_counted(tmp_path):
     """Conversations with several answers, their mean and the longest."""
     one = [USER, BOT]
-    rows = [{"messages": one}, {"messages": one * 3}, {"messages": [{"role": "system", "content": "Be kind."}, *one, *one]}]
+    rows = [
+        {"messages": one},
+        {"messages": one * 3},
+        {"messages": [{"role": "system", "content": "Be kind."}, *one, *one]},
+    ]
     assert profile(jsonl(tmp_path, rows), strict=False).measures["turns"] == {
-        "conversations": 3, "multi_turn": 2, "mean": 2.0, "most": 3, "with_system_text": 1, "with_tools": 0,
+        "conversations": 3, "multi_turn": 2, "mean": 2.0, "most": 3, "with_system_text": 1,
+        "with_tools": 0,
     }  # fmt: skip
 
 
 def test_requests_and_answers_have_lengths_of_their_own(tmp_path):
     """Ten tokens asked, a hundred answered."""
     measures = profile(jsonl(tmp_path, [{"question": "q" * 40, "answer": "a" * 400}])).measures
-    assert (measures["request_tokens"]["longest"], measures["answer_tokens"]["longest"]) == (10, 100)
+    assert (measures["request_tokens"]["longest"], measures["answer_tokens"]["longest"]) == (
+        10,
+        100,
+    )
 
 
 def test_memory_stays_flat_where_rows_are_many(tmp_path, monkeypatch):
-    """Beyond the rows that are kept for comparison the rest is compared with those, and that is said."""
+    """Beyond the rows that are kept for comparison the rest is compared with those, and that is
+    said.
+    """
     monkeypatch.setattr("advisor.data.measure.findings.COMPARED_ROWS", 50)
     result = profile(jsonl(tmp_path, [*pairs(100), pairs(1)[0]]))
     assert found(result)["not-all-rows-compared"] == ("note", 50)
@@ -323,7 +461,10 @@ def test_check_reads_all_of_a_large_file(tmp_path):
     """Advice looks at the beginning; the check finds the broken row at the end, with its line."""
     from advisor.commands.check import check_data
 
-    path = jsonl(tmp_path, [{"question": f"Q{index} " + "x" * 400, "answer": f"A{index}"} for index in range(12_000)])
+    path = jsonl(
+        tmp_path,
+        [{"question": f"Q{index} " + "x" * 400, "answer": f"A{index}"} for index in range(12_000)],
+    )
     with path.open("a") as file:
         file.write("{oops\n")
     assert profile(path).objectives == ("sft",)

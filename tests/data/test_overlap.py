@@ -18,36 +18,75 @@ def jsonl(folder: Path, name: str, rows: list[dict[str, object]]) -> Path:
 
 
 def pairs(*numbers: int) -> list[dict[str, object]]:
-    return [{"question": f"What is the number after {number}?", "answer": f"The number is {number + 1}."} for number in numbers]
+    return [
+        {
+            "question": f"What is the number after {number}?",
+            "answer": f"The number is {number + 1}.",
+        }
+        for number in numbers
+    ]
 
 
 def test_rows_in_both_files_are_counted_and_named(tmp_path):
-    """The same row, the same row typed differently, and the same question with another answer are told apart."""
-    held = [*pairs(3, 100), {"question": "what is the number after 5", "answer": "THE NUMBER IS 6"}, {"question": "What is the number after 7?", "answer": "Eight."}]
-    result = profile(jsonl(tmp_path, "a.jsonl", pairs(*range(60))), evaluation=jsonl(tmp_path, "b.jsonl", held))
+    """The same row, the same row typed differently, and the same question with another answer are
+    told apart.
+    """
+    held = [
+        *pairs(3, 100),
+        {"question": "what is the number after 5", "answer": "THE NUMBER IS 6"},
+        {"question": "What is the number after 7?", "answer": "Eight."},
+    ]
+    result = profile(
+        jsonl(tmp_path, "a.jsonl", pairs(*range(60))), evaluation=jsonl(tmp_path, "b.jsonl", held)
+    )
     found = {finding.id: finding for finding in result.findings}
-    assert (found["evaluation-rows-in-training"].severity, found["evaluation-rows-in-training"].count, found["evaluation-rows-in-training"].rows) == ("warning", 2, (4, 6))
+    assert (
+        found["evaluation-rows-in-training"].severity,
+        found["evaluation-rows-in-training"].count,
+        found["evaluation-rows-in-training"].rows,
+    ) == ("warning", 2, (4, 6))
     assert "row 1 of b.jsonl is row 4" in found["evaluation-rows-in-training"].text
-    assert (found["evaluation-requests-in-training"].count, found["evaluation-requests-in-training"].rows) == (1, (8,))
-    assert result.measures["evaluation"] == {"path": str(tmp_path / "b.jsonl"), "rows": 4, "same_rows": 2, "same_requests": 1}
+    assert (
+        found["evaluation-requests-in-training"].count,
+        found["evaluation-requests-in-training"].rows,
+    ) == (1, (8,))
+    assert result.measures["evaluation"] == {
+        "path": str(tmp_path / "b.jsonl"),
+        "rows": 4,
+        "same_rows": 2,
+        "same_requests": 1,
+    }
 
 
 def test_files_without_common_rows_are_fine(tmp_path):
     """Nothing is said where nothing overlaps."""
-    result = profile(jsonl(tmp_path, "a.jsonl", pairs(*range(60))), evaluation=jsonl(tmp_path, "b.jsonl", pairs(100, 101)))
+    result = profile(
+        jsonl(tmp_path, "a.jsonl", pairs(*range(60))),
+        evaluation=jsonl(tmp_path, "b.jsonl", pairs(100, 101)),
+    )
     assert result.findings == ()
 
 
 def test_all_of_a_large_file_is_compared(tmp_path):
     """A sample of the beginning would miss the row at the end."""
-    rows = [{"question": f"Question {number} " + "x" * 500, "answer": f"Answer {number}"} for number in range(10_000)]
-    result = profile(jsonl(tmp_path, "a.jsonl", rows), evaluation=jsonl(tmp_path, "b.jsonl", [rows[9999]]))
-    assert next(finding.rows for finding in result.findings if finding.id == "evaluation-rows-in-training") == (10_000,)
+    rows = [
+        {"question": f"Question {number} " + "x" * 500, "answer": f"Answer {number}"}
+        for number in range(10_000)
+    ]
+    result = profile(
+        jsonl(tmp_path, "a.jsonl", rows), evaluation=jsonl(tmp_path, "b.jsonl", [rows[9999]])
+    )
+    assert next(
+        finding.rows for finding in result.findings if finding.id == "evaluation-rows-in-training"
+    ) == (10_000,)
 
 
 def test_an_evaluation_file_of_another_kind_is_said(tmp_path):
     """Texts cannot evaluate question answering."""
-    result = profile(jsonl(tmp_path, "a.jsonl", pairs(*range(60))), evaluation=jsonl(tmp_path, "b.jsonl", [{"text": "A story."}]))
+    result = profile(
+        jsonl(tmp_path, "a.jsonl", pairs(*range(60))),
+        evaluation=jsonl(tmp_path, "b.jsonl", [{"text": "A story."}]),
+    )
     assert any(finding.id == "evaluation-of-another-kind" for finding in result.findings)
 
 

@@ -9,7 +9,8 @@ import pytest
 from advisor.data import profile
 from advisor.data.measure.private import Suspects
 
-# Made up for this test; the numbers have valid check digits (the card is Visa's test number, the IBAN the registry's example).
+# Made up for this test; the numbers have valid check digits (the card is Visa's test number, the
+# IBAN the registry's example).
 SUSPICIOUS = [
     ("email", "Write to anna.kovacs@firma.de please."),
     ("phone", "Call +49 170 1234567 after nine."),
@@ -49,7 +50,9 @@ def test_each_kind_is_suspected_and_never_shown(kind, text):
     assert suspects.rows[kind] == [7]
     shown = suspects.shown[kind]
     assert "*" in shown or "…" in shown
-    secret = {"password": "hunter2!x", "private-key": "MIIE"}.get(kind) or max(text.split(), key=len)
+    secret = {"password": "hunter2!x", "private-key": "MIIE"}.get(kind) or max(
+        text.split(), key=len
+    )
     assert secret not in shown
 
 
@@ -62,8 +65,13 @@ def test_ordinary_numbers_and_names_are_not_suspected(text):
 
 
 def test_findings_name_kind_count_and_rows(tmp_path):
-    """Secrets and personal data are warnings with their rows; the data itself is not in the profile."""
-    rows = [{"question": f"Question number {number}?", "answer": f"Answer number {number}."} for number in range(60)]
+    """Secrets and personal data are warnings with their rows; the data itself is not in the
+    profile.
+    """
+    rows = [
+        {"question": f"Question number {number}?", "answer": f"Answer number {number}."}
+        for number in range(60)
+    ]
     rows[4]["answer"] = "Use the key sk-abc123DEF456ghi789jkl012 for it."
     rows[8]["answer"] = "Ask anna.kovacs@firma.de or bo@firma.de."
     rows[9]["question"] = "Is anna.kovacs@firma.de right?"
@@ -71,7 +79,11 @@ def test_findings_name_kind_count_and_rows(tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     result = profile(path)
     found = {finding.id: finding for finding in result.findings}
-    assert (found["secret-api-key"].severity, found["secret-api-key"].count, found["secret-api-key"].rows) == ("warning", 1, (5,))
+    assert (
+        found["secret-api-key"].severity,
+        found["secret-api-key"].count,
+        found["secret-api-key"].rows,
+    ) == ("warning", 1, (5,))
     assert (found["personal-data-email"].count, found["personal-data-email"].rows) == (2, (9, 10))
     text = " ".join(finding.text for finding in result.findings)
     assert "sk-abc123" not in text

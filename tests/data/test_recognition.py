@@ -13,8 +13,17 @@ from advisor.ground.errors import InputError
 
 USER, BOT = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
 HUMAN, GPT = {"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}
-TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
-CALL = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}]}
+TOOL = {
+    "type": "function",
+    "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}},
+}
+CALL = {
+    "role": "assistant",
+    "content": None,
+    "tool_calls": [
+        {"id": "1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    ],
+}
 TOPICS = (
     "the weather in March",
     "a train to the coast",
@@ -29,43 +38,125 @@ TOPICS = (
 
 def jsonl(folder: Path, rows: list[Any], name: str = "a.jsonl") -> Path:
     path = folder / name
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+    )
     return path
 
 
 def texts(count: int) -> list[str]:
-    return [f"Sentence number {index} is about {TOPICS[index % 8]}, seen {index * 37 % 11} times." for index in range(count)]
+    return [
+        f"Sentence number {index} is about {TOPICS[index % 8]}, seen {index * 37 % 11} times."
+        for index in range(count)
+    ]
 
 
 FORMATS: list[tuple[str, str, dict[str, Any], dict[str, str]]] = [
     ("messages", "paired", {"messages": [USER, BOT]}, {"messages": "messages"}),
-    ("messages", "paired", {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}, BOT]}, {"messages": "messages"}),
-    ("messages", "paired", {"messages": [{"role": "user", "content": [{"type": "text", "value": "Hi"}]}, BOT]}, {"messages": "messages"}),
-    ("messages", "paired", {"messages": [USER, {**BOT, "weight": 0}, USER, {**BOT, "weight": 1}]}, {"messages": "messages"}),
+    (
+        "messages",
+        "paired",
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}, BOT]},
+        {"messages": "messages"},
+    ),
+    (
+        "messages",
+        "paired",
+        {"messages": [{"role": "user", "content": [{"type": "text", "value": "Hi"}]}, BOT]},
+        {"messages": "messages"},
+    ),
+    (
+        "messages",
+        "paired",
+        {"messages": [USER, {**BOT, "weight": 0}, USER, {**BOT, "weight": 1}]},
+        {"messages": "messages"},
+    ),
     ("messages", "paired", {"log": [USER, BOT], "id": 7}, {"messages": "log"}),
-    ("sharegpt", "paired", {"conversations": [HUMAN, GPT], "id": "x"}, {"messages": "conversations"}),
-    ("sharegpt", "paired", {"conversations": [HUMAN, GPT], "system": "Be kind."}, {"messages": "conversations", "system": "system"}),
+    (
+        "sharegpt",
+        "paired",
+        {"conversations": [HUMAN, GPT], "id": "x"},
+        {"messages": "conversations"},
+    ),
+    (
+        "sharegpt",
+        "paired",
+        {"conversations": [HUMAN, GPT], "system": "Be kind."},
+        {"messages": "conversations", "system": "system"},
+    ),
     (
         "tool_calls",
         "paired",
-        {"messages": [USER, CALL, {"role": "tool", "content": "sunny", "tool_call_id": "1"}, BOT], "tools": [TOOL]},
+        {
+            "messages": [
+                USER,
+                CALL,
+                {"role": "tool", "content": "sunny", "tool_call_id": "1"},
+                BOT,
+            ],
+            "tools": [TOOL],
+        },
         {"messages": "messages", "tools": "tools"},
     ),
     (
         "tool_calls",
         "paired",
-        {"query": "How warm is it?", "tools": json.dumps([TOOL]), "answers": '[{"name": "weather", "arguments": {}}]'},
+        {
+            "query": "How warm is it?",
+            "tools": json.dumps([TOOL]),
+            "answers": '[{"name": "weather", "arguments": {}}]',
+        },
         {"question": "query", "answer": "answers", "tools": "tools"},
     ),
-    ("alpaca", "paired", {"instruction": "Add.", "input": "1 2", "output": "3"}, {"question": "instruction", "context": "input", "answer": "output"}),
-    ("alpaca", "paired", {"instruction": "Add 1 and 2.", "output": "3"}, {"question": "instruction", "answer": "output"}),
-    ("prompt_completion", "paired", {"prompt": "Hi", "completion": " Hello"}, {"question": "prompt", "answer": "completion"}),
-    ("prompt_completion", "paired", {"prompt": [USER], "completion": [BOT]}, {"question": "prompt", "answer": "completion"}),
-    ("question_answer", "paired", {"question": "Q", "answer": "A"}, {"question": "question", "answer": "answer"}),
-    ("question_answer", "paired", {"query": "Q", "response": "A"}, {"question": "query", "answer": "response"}),
-    ("question_answer", "paired", {"input": "Q", "output": "A"}, {"question": "input", "answer": "output"}),
+    (
+        "alpaca",
+        "paired",
+        {"instruction": "Add.", "input": "1 2", "output": "3"},
+        {"question": "instruction", "context": "input", "answer": "output"},
+    ),
+    (
+        "alpaca",
+        "paired",
+        {"instruction": "Add 1 and 2.", "output": "3"},
+        {"question": "instruction", "answer": "output"},
+    ),
+    (
+        "prompt_completion",
+        "paired",
+        {"prompt": "Hi", "completion": " Hello"},
+        {"question": "prompt", "answer": "completion"},
+    ),
+    (
+        "prompt_completion",
+        "paired",
+        {"prompt": [USER], "completion": [BOT]},
+        {"question": "prompt", "answer": "completion"},
+    ),
+    (
+        "question_answer",
+        "paired",
+        {"question": "Q", "answer": "A"},
+        {"question": "question", "answer": "answer"},
+    ),
+    (
+        "question_answer",
+        "paired",
+        {"query": "Q", "response": "A"},
+        {"question": "query", "answer": "response"},
+    ),
+    (
+        "question_answer",
+        "paired",
+        {"input": "Q", "output": "A"},
+        {"question": "input", "answer": "output"},
+    ),
     ("question_answer", "paired", {"q": "Q", "a": "A"}, {"question": "q", "answer": "a"}),
-    ("question_answer", "paired", {"Question": "Q", "Answer": "A"}, {"question": "Question", "answer": "Answer"}),
+    (
+        "question_answer",
+        "paired",
+        {"Question": "Q", "Answer": "A"},
+        {"question": "Question", "answer": "Answer"},
+    ),
     (
         "question_answer",
         "paired",
@@ -75,16 +166,55 @@ FORMATS: list[tuple[str, str, dict[str, Any], dict[str, str]]] = [
     (
         "question_answer",
         "paired",
-        {"id": "1", "title": "T", "context": "Ann was there.", "question": "Who?", "answers": {"text": ["Ann"], "answer_start": [0]}},
+        {
+            "id": "1",
+            "title": "T",
+            "context": "Ann was there.",
+            "question": "Who?",
+            "answers": {"text": ["Ann"], "answer_start": [0]},
+        },
         {"question": "question", "context": "context", "answer": "answers"},
     ),
-    ("question_answer", "paired", {"problem": "1+1", "solution": "It is 2.", "answer": "2"}, {"question": "problem", "answer": "solution", "ground_truth": "answer"}),
-    ("summary", "paired", {"dialogue": "Ann: Hi. Bob: Bye.", "summary": "Ann greets Bob."}, {"question": "dialogue", "answer": "summary"}),
+    (
+        "question_answer",
+        "paired",
+        {"problem": "1+1", "solution": "It is 2.", "answer": "2"},
+        {"question": "problem", "answer": "solution", "ground_truth": "answer"},
+    ),
+    (
+        "summary",
+        "paired",
+        {"dialogue": "Ann: Hi. Bob: Bye.", "summary": "Ann greets Bob."},
+        {"question": "dialogue", "answer": "summary"},
+    ),
     ("text", "raw_text", {"text": "A long story."}, {"text": "text"}),
-    ("classification", "paired", {"text": "Buy now", "label": "spam"}, {"text": "text", "label": "label"}),
-    ("preference", "preference", {"prompt": "Hi", "chosen": "Hello", "rejected": "Go"}, {"question": "prompt", "chosen": "chosen", "rejected": "rejected"}),
-    ("preference", "preference", {"chosen": [USER, BOT], "rejected": [USER, {**BOT, "content": "Go"}]}, {"chosen": "chosen", "rejected": "rejected"}),
-    ("preference", "preference", {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello", "rejected": "\n\nHuman: Hi\n\nAssistant: Go"}, {"chosen": "chosen", "rejected": "rejected"}),
+    (
+        "classification",
+        "paired",
+        {"text": "Buy now", "label": "spam"},
+        {"text": "text", "label": "label"},
+    ),
+    (
+        "preference",
+        "preference",
+        {"prompt": "Hi", "chosen": "Hello", "rejected": "Go"},
+        {"question": "prompt", "chosen": "chosen", "rejected": "rejected"},
+    ),
+    (
+        "preference",
+        "preference",
+        {"chosen": [USER, BOT], "rejected": [USER, {**BOT, "content": "Go"}]},
+        {"chosen": "chosen", "rejected": "rejected"},
+    ),
+    (
+        "preference",
+        "preference",
+        {
+            "chosen": "\n\nHuman: Hi\n\nAssistant: Hello",
+            "rejected": "\n\nHuman: Hi\n\nAssistant: Go",
+        },
+        {"chosen": "chosen", "rejected": "rejected"},
+    ),
     (
         "preference",
         "preference",
@@ -94,33 +224,78 @@ FORMATS: list[tuple[str, str, dict[str, Any], dict[str, str]]] = [
     (
         "preference",
         "preference",
-        {"prompt": "Hi", "chosen": [USER, BOT], "rejected": [USER, {**BOT, "content": "Go"}], "messages": [USER, BOT], "score_chosen": 8.5},
+        {
+            "prompt": "Hi",
+            "chosen": [USER, BOT],
+            "rejected": [USER, {**BOT, "content": "Go"}],
+            "messages": [USER, BOT],
+            "score_chosen": 8.5,
+        },
         {"question": "prompt", "chosen": "chosen", "rejected": "rejected"},
     ),
-    ("unpaired_feedback", "unpaired_feedback", {"prompt": "Hi", "completion": "Hello", "label": True}, {"question": "prompt", "answer": "completion", "good": "label"}),
-    ("unpaired_feedback", "unpaired_feedback", {"messages": [USER, BOT], "kto_tag": True}, {"messages": "messages", "good": "kto_tag"}),
-    ("prompts_with_verifier", "prompts_with_verifier", {"prompt": "1+1", "ground_truth": "2"}, {"question": "prompt", "ground_truth": "ground_truth"}),
-    ("prompts_with_verifier", "prompts_with_verifier", {"prompt": [USER], "solution": "2"}, {"question": "prompt", "ground_truth": "solution"}),
-    ("prompts_with_verifier", "prompts_with_verifier", {"messages": [USER], "reference_answer": "2"}, {"messages": "messages", "ground_truth": "reference_answer"}),
+    (
+        "unpaired_feedback",
+        "unpaired_feedback",
+        {"prompt": "Hi", "completion": "Hello", "label": True},
+        {"question": "prompt", "answer": "completion", "good": "label"},
+    ),
+    (
+        "unpaired_feedback",
+        "unpaired_feedback",
+        {"messages": [USER, BOT], "kto_tag": True},
+        {"messages": "messages", "good": "kto_tag"},
+    ),
     (
         "prompts_with_verifier",
         "prompts_with_verifier",
-        {"data_source": "gsm8k", "prompt": [USER], "reward_model": {"style": "rule", "ground_truth": "72"}},
+        {"prompt": "1+1", "ground_truth": "2"},
+        {"question": "prompt", "ground_truth": "ground_truth"},
+    ),
+    (
+        "prompts_with_verifier",
+        "prompts_with_verifier",
+        {"prompt": [USER], "solution": "2"},
+        {"question": "prompt", "ground_truth": "solution"},
+    ),
+    (
+        "prompts_with_verifier",
+        "prompts_with_verifier",
+        {"messages": [USER], "reference_answer": "2"},
+        {"messages": "messages", "ground_truth": "reference_answer"},
+    ),
+    (
+        "prompts_with_verifier",
+        "prompts_with_verifier",
+        {
+            "data_source": "gsm8k",
+            "prompt": [USER],
+            "reward_model": {"style": "rule", "ground_truth": "72"},
+        },
         {"question": "prompt", "ground_truth": "reward_model"},
     ),
 ]
 
 
-@pytest.mark.parametrize(("name", "kind", "row", "mapping"), FORMATS, ids=[f"{index}-{case[0]}" for index, case in enumerate(FORMATS)])
+@pytest.mark.parametrize(
+    ("name", "kind", "row", "mapping"),
+    FORMATS,
+    ids=[f"{index}-{case[0]}" for index, case in enumerate(FORMATS)],
+)
 def test_known_formats_are_recognised(tmp_path, name, kind, row, mapping):
     """Every common layout is recognised from a single row, with its columns."""
     found = recognise(jsonl(tmp_path, [row]))
     assert (found.format, found.kind, dict(found.mapping)) == (name, kind, mapping)
 
 
-@pytest.mark.parametrize(("name", "kind", "row", "mapping"), FORMATS, ids=[f"{index}-{case[0]}" for index, case in enumerate(FORMATS)])
+@pytest.mark.parametrize(
+    ("name", "kind", "row", "mapping"),
+    FORMATS,
+    ids=[f"{index}-{case[0]}" for index, case in enumerate(FORMATS)],
+)
 def test_every_recognised_row_can_be_read(tmp_path, name, kind, row, mapping):
-    """What is recognised gives an example, and the mapping of the recognition gives the same one."""
+    """What is recognised gives an example, and the mapping of the recognition gives the same
+    one.
+    """
     path = jsonl(tmp_path, [row])
     first = list(read_examples(path))
     assert len(first) == 1
@@ -134,19 +309,32 @@ def test_a_list_and_a_wrapped_list_are_the_same_data(tmp_path):
     jsonl(tmp_path, rows)
     (tmp_path / "b.json").write_text(json.dumps(rows, indent=2))
     (tmp_path / "c.json").write_text(json.dumps({"version": 1, "data": rows}))
-    read = [[example.messages for example in read_examples(tmp_path / name)] for name in ("a.jsonl", "b.json", "c.json")]
+    read = [
+        [example.messages for example in read_examples(tmp_path / name)]
+        for name in ("a.jsonl", "b.json", "c.json")
+    ]
     assert read[0] == read[1] == read[2]
 
 
 def test_optional_columns_may_be_missing_in_some_rows(tmp_path):
     """Rows with and without `input` are one format."""
-    rows = [{"instruction": "Add.", "input": "1 2", "output": "3"}, *({"instruction": f"Say {word}.", "output": word} for word in TOPICS)]
-    assert dict(recognise(jsonl(tmp_path, rows)).mapping) == {"question": "instruction", "context": "input", "answer": "output"}
+    rows = [
+        {"instruction": "Add.", "input": "1 2", "output": "3"},
+        *({"instruction": f"Say {word}.", "output": word} for word in TOPICS),
+    ]
+    assert dict(recognise(jsonl(tmp_path, rows)).mapping) == {
+        "question": "instruction",
+        "context": "input",
+        "answer": "output",
+    }
 
 
 def test_a_sample_decides_not_the_first_row(tmp_path):
     """An odd first row does not change what the file is."""
-    rows: list[Any] = [{"exported": "today"}, *({"question": f"Q{index}", "answer": f"A{index}"} for index in range(30))]
+    rows: list[Any] = [
+        {"exported": "today"},
+        *({"question": f"Q{index}", "answer": f"A{index}"} for index in range(30)),
+    ]
     found = recognise(jsonl(tmp_path, rows))
     assert found.format == "question_answer"
     skipped = Skipped()
@@ -164,14 +352,18 @@ def test_mixed_formats_are_refused_with_both_named(tmp_path):
 
 def test_a_second_format_deep_in_a_large_file_is_seen(tmp_path):
     """Rows from further down a large file are looked at too."""
-    rows = [{"question": f"Q{index}", "answer": "A" * 50} for index in range(2000)] + [{"messages": [USER, BOT]}] * 2000
+    rows = [{"question": f"Q{index}", "answer": "A" * 50} for index in range(2000)] + [
+        {"messages": [USER, BOT]}
+    ] * 2000
     with pytest.raises(InputError, match="different formats"):
         recognise(jsonl(tmp_path, rows))
 
 
 def test_rows_that_lack_the_answer_are_no_second_format(tmp_path):
     """A text whose label is missing does not turn a labelled file into a mixture."""
-    rows = [{"text": text, "label": "a" if index % 2 else "b"} for index, text in enumerate(texts(20))]
+    rows = [
+        {"text": text, "label": "a" if index % 2 else "b"} for index, text in enumerate(texts(20))
+    ]
     rows[3]["label"] = None
     assert recognise(jsonl(tmp_path, rows)).format == "classification"
 
@@ -179,7 +371,9 @@ def test_rows_that_lack_the_answer_are_no_second_format(tmp_path):
 def test_two_possible_answers_are_refused_with_the_flags(tmp_path):
     """Two pairs of columns could both be meant: both are shown, each with its option."""
     with pytest.raises(InputError) as caught:
-        recognise(jsonl(tmp_path, [{"question": "Q", "answer": "A", "prompt": "P", "completion": "C"}]))
+        recognise(
+            jsonl(tmp_path, [{"question": "Q", "answer": "A", "prompt": "P", "completion": "C"}])
+        )
     assert "--map question=question answer=answer" in str(caught.value)
     assert "--map question=prompt answer=completion" in str(caught.value)
 
@@ -187,7 +381,19 @@ def test_two_possible_answers_are_refused_with_the_flags(tmp_path):
 def test_unknown_columns_are_named_with_the_way_to_map_them(tmp_path):
     """No known column: the error names those seen, the nearest format and the option."""
     with pytest.raises(InputError) as caught:
-        recognise(jsonl(tmp_path, [{"Frage": "Wie hoch ist der Turm?", "Antwort": "Er ist dreißig Meter hoch.", "Nr": 1}] * 3))
+        recognise(
+            jsonl(
+                tmp_path,
+                [
+                    {
+                        "Frage": "Wie hoch ist der Turm?",
+                        "Antwort": "Er ist dreißig Meter hoch.",
+                        "Nr": 1,
+                    }
+                ]
+                * 3,
+            )
+        )
     text = str(caught.value)
     assert "Frage (text), Antwort (text), Nr (number)" in text
     assert "nearest: question_answer" in text
@@ -205,8 +411,13 @@ def test_a_mapping_overrides_the_names(tmp_path):
     """Stated roles win over what columns are called."""
     path = jsonl(tmp_path, [{"question": "Q", "answer": "A", "Frage": "F", "Antwort": "W"}])
     found = recognise(path, mapping={"question": "Frage", "completion": "Antwort"})
-    assert (dict(found.mapping), found.confidence) == ({"question": "Frage", "answer": "Antwort"}, "stated")
-    assert [message.content for message in next(read_examples(path, recognition=found)).messages] == ["F", "W"]
+    assert (dict(found.mapping), found.confidence) == (
+        {"question": "Frage", "answer": "Antwort"},
+        "stated",
+    )
+    assert [
+        message.content for message in next(read_examples(path, recognition=found)).messages
+    ] == ["F", "W"]
 
 
 @pytest.mark.parametrize(
@@ -221,7 +432,12 @@ def test_a_mapping_overrides_the_names(tmp_path):
 )
 def test_the_roles_of_a_mapping_make_the_format(tmp_path, mapping, format_):
     """Each set of roles is one kind of data."""
-    assert recognise(jsonl(tmp_path, [{"a": "x", "b": "y", "c": "z", "d": True}]), mapping=mapping).format == format_
+    assert (
+        recognise(
+            jsonl(tmp_path, [{"a": "x", "b": "y", "c": "z", "d": True}]), mapping=mapping
+        ).format
+        == format_
+    )
 
 
 @pytest.mark.parametrize(
@@ -243,27 +459,45 @@ def test_a_wrong_mapping_is_explained(tmp_path, mapping, says):
 
 def test_labels_are_found_whatever_their_column_is_called(tmp_path):
     """A text beside a column of few distinct values is classification."""
-    rows = [{"Nachricht": text, "Abteilung": ("Lager", "Verkauf", "Technik")[index % 3], "id": index} for index, text in enumerate(texts(60))]
+    rows = [
+        {"Nachricht": text, "Abteilung": ("Lager", "Verkauf", "Technik")[index % 3], "id": index}
+        for index, text in enumerate(texts(60))
+    ]
     found = recognise(jsonl(tmp_path, rows))
-    assert (found.format, dict(found.mapping), found.confidence) == ("classification", {"text": "Nachricht", "label": "Abteilung"}, "likely")
+    assert (found.format, dict(found.mapping), found.confidence) == (
+        "classification",
+        {"text": "Nachricht", "label": "Abteilung"},
+        "likely",
+    )
 
 
 def test_two_columns_of_few_values_are_ambiguous(tmp_path):
     """Which of two class columns is meant is not guessed."""
-    rows = [{"text": text, "urgency": ("low", "high")[index % 2], "team": ("a", "b", "c")[index % 3]} for index, text in enumerate(texts(60))]
+    rows = [
+        {"text": text, "urgency": ("low", "high")[index % 2], "team": ("a", "b", "c")[index % 3]}
+        for index, text in enumerate(texts(60))
+    ]
     with pytest.raises(InputError, match="2 ways"):
         recognise(jsonl(tmp_path, rows))
 
 
 def test_texts_with_metadata_are_texts(tmp_path):
     """A source or a language beside a text is no class."""
-    rows = [{"text": text, "source": ("web", "book")[index % 2], "url": f"u{index}"} for index, text in enumerate(texts(60))]
+    rows = [
+        {"text": text, "source": ("web", "book")[index % 2], "url": f"u{index}"}
+        for index, text in enumerate(texts(60))
+    ]
     assert recognise(jsonl(tmp_path, rows)).format == "text"
 
 
 def test_a_text_with_many_remarks_is_a_text(tmp_path):
-    """Beside four and more other columns a column of few values is no class; the option to say otherwise is shown."""
-    rows = [{"text": text, "shelf": ("a", "b")[index % 2], "n": index, "m": index, "o": index} for index, text in enumerate(texts(60))]
+    """Beside four and more other columns a column of few values is no class; the option to say
+    otherwise is shown.
+    """
+    rows = [
+        {"text": text, "shelf": ("a", "b")[index % 2], "n": index, "m": index, "o": index}
+        for index, text in enumerate(texts(60))
+    ]
     found = recognise(jsonl(tmp_path, rows))
     assert (found.format, found.confidence) == ("text", "likely")
     assert "--map text=text label=shelf" in found.why
@@ -271,13 +505,23 @@ def test_a_text_with_many_remarks_is_a_text(tmp_path):
 
 def test_prompts_with_a_class_label_beside_the_answer_are_pairs(tmp_path):
     """A `label` that is no verdict does not make feedback."""
-    rows = [{"prompt": text, "completion": f"Answer {index}", "label": ("toxic", "fine", "unclear")[index % 3]} for index, text in enumerate(texts(30))]
+    rows = [
+        {
+            "prompt": text,
+            "completion": f"Answer {index}",
+            "label": ("toxic", "fine", "unclear")[index % 3],
+        }
+        for index, text in enumerate(texts(30))
+    ]
     assert recognise(jsonl(tmp_path, rows)).format == "prompt_completion"
 
 
 def test_written_dialogues_become_turns(tmp_path):
     """Texts with speakers at the start of each turn are conversations."""
-    rows = [{"text": f"### Human: {text}### Assistant: Yes, {index}."} for index, text in enumerate(texts(10))]
+    rows = [
+        {"text": f"### Human: {text}### Assistant: Yes, {index}."}
+        for index, text in enumerate(texts(10))
+    ]
     path = jsonl(tmp_path, rows)
     assert recognise(path).format == "transcript"
     assert [message.role for message in next(read_examples(path)).messages] == ["user", "assistant"]
@@ -304,9 +548,15 @@ def test_rows_of_numbers_are_refused(tmp_path):
 def test_csv_and_tsv_are_recognised_with_any_common_delimiter(tmp_path):
     """Comma, semicolon and tab files read alike."""
     for name, delimiter in (("a.csv", ","), ("b.csv", ";"), ("c.tsv", "\t")):
-        (tmp_path / name).write_text(f'question{delimiter}answer\r\n"What, then?"{delimiter}"A ""quoted""\nanswer"\r\n', newline="")
+        (tmp_path / name).write_text(
+            f'question{delimiter}answer\r\n"What, then?"{delimiter}"A ""quoted""\nanswer"\r\n',
+            newline="",
+        )
         example = next(read_examples(tmp_path / name))
-        assert [message.content for message in example.messages] == ["What, then?", 'A "quoted"\nanswer']
+        assert [message.content for message in example.messages] == [
+            "What, then?",
+            'A "quoted"\nanswer',
+        ]
 
 
 def test_csv_cells_may_hold_conversations_as_json(tmp_path):
@@ -328,11 +578,23 @@ def test_verdicts_in_csv_may_be_words(tmp_path):
 def test_the_demo_data_is_what_it_says():
     """200 training and 20 held-out conversations in one house style, no two answers alike."""
     folder = Path(__file__).parents[2] / "advisor" / "demo"
-    train, held = list(read_examples(folder / "support.jsonl")), list(read_examples(folder / "heldout.jsonl"))
+    train, held = (
+        list(read_examples(folder / "support.jsonl")),
+        list(read_examples(folder / "heldout.jsonl")),
+    )
     assert (len(train), len(held)) == (200, 20)
-    answers = [message.content for example in train + held for message in example.messages if message.role == "assistant"]
+    answers = [
+        message.content
+        for example in train + held
+        for message in example.messages
+        if message.role == "assistant"
+    ]
     assert len(set(answers)) == len(answers)
-    assert all(answer.startswith("Hello, and thank you for writing to Kettlewren! ") and answer.endswith("\n— Your Kettlewren Team") for answer in answers)
+    assert all(
+        answer.startswith("Hello, and thank you for writing to Kettlewren! ")
+        and answer.endswith("\n— Your Kettlewren Team")
+        for answer in answers
+    )
     # 30 to 70 tokens, at about four characters a token.
     assert all(120 <= len(answer) <= 280 for answer in answers)
     questions = [example.messages[0].content.lower() for example in train]
@@ -341,37 +603,65 @@ def test_the_demo_data_is_what_it_says():
     assert profile(folder / "support.jsonl").findings == ()
 
 
-# --------------------------------------------------------------------------- more layouts, several rows each
+# --------------------------------------------------------------------------- more layouts, several
 
 
 def sentences(count: int, *extra: dict[str, Any]) -> list[dict[str, Any]]:
-    return [dict(zip(("premise", "hypothesis", "label"), (f"{text} So it is.", f"{text} Or not.", index % 3), strict=True)) for index, text in enumerate(texts(count))]
+    return [
+        dict(
+            zip(
+                ("premise", "hypothesis", "label"),
+                (f"{text} So it is.", f"{text} Or not.", index % 3),
+                strict=True,
+            )
+        )
+        for index, text in enumerate(texts(count))
+    ]
 
 
 MORE: list[tuple[str, list[dict[str, Any]], str, str, dict[str, str]]] = [
-    ("ranked answers to a conversation", [{"conversations": [HUMAN], "answers": ["Better", "Worse"]}] * 3, "preference", "preference", {"messages": "conversations", "ranked": "answers"}),
-    ("good and bad columns", [{"prompt": "Hi", "good": "Hello there", "bad": "Go away"}] * 3, "preference", "preference", {"question": "prompt", "chosen": "good", "rejected": "bad"}),
-    ("OpenAI preference", [{"input": {"messages": [USER]}, "preferred_output": [BOT], "non_preferred_output": [{**BOT, "content": "Go"}]}] * 3, "preference", "preference",
+    ("ranked answers to a conversation", [{"conversations": [HUMAN], "answers": ["Better",
+    "Worse"]}] * 3, "preference", "preference", {"messages": "conversations", "ranked": "answers"}),
+    ("good and bad columns", [{"prompt": "Hi", "good": "Hello there", "bad": "Go away"}] * 3,
+    "preference", "preference", {"question": "prompt", "chosen": "good", "rejected": "bad"}),
+    ("OpenAI preference", [{"input": {"messages": [USER]}, "preferred_output": [BOT],
+    "non_preferred_output": [{**BOT, "content": "Go"}]}] * 3, "preference", "preference",
      {"question": "input", "chosen": "preferred_output", "rejected": "non_preferred_output"}),
-    ("code and tests", [{"prompt": "Write add.", "canonical_solution": "return a + b", "test": "assert add(1, 2) == 3"}] * 3, "prompts_with_verifier", "prompts_with_verifier",
+    ("code and tests", [{"prompt": "Write add.", "canonical_solution": "return a + b",
+    "test": "assert add(1, 2) == 3"}] * 3, "prompts_with_verifier", "prompts_with_verifier",
      {"question": "prompt", "ground_truth": "test"}),
-    ("a task, code and a list of tests", [{"text": "Write add.", "code": "def add(): pass", "test_list": ["assert add()", "assert 1"]}] * 3, "prompts_with_verifier", "prompts_with_verifier",
+    ("a task, code and a list of tests", [{"text": "Write add.", "code": "def add(): pass",
+    "test_list": ["assert add()", "assert 1"]}] * 3, "prompts_with_verifier",
+    "prompts_with_verifier",
      {"question": "text", "ground_truth": "test_list"}),
-    ("problems with a number as answer", [{"problem": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(9)], "prompts_with_verifier", "prompts_with_verifier",
+    ("problems with a number as answer", [{"problem": f"What is {n} + {n}?",
+    "answer": str(2 * n)} for n in range(9)], "prompts_with_verifier", "prompts_with_verifier",
      {"question": "problem", "ground_truth": "answer"}),
-    ("two texts with a class", sentences(30), "classification", "paired", {"text": "premise", "context": "hypothesis", "label": "label"}),
-    ("many classes", [{"utterance": text, "intent": f"intent{index % 90}"} for index, text in enumerate(texts(300))], "classification", "paired", {"text": "utterance", "label": "intent"}),
-    ("numbers and words for one class", [{"text": text, "label": index % 2, "label_text": ("ham", "spam")[index % 2]} for index, text in enumerate(texts(30))], "classification", "paired",
+    ("two texts with a class", sentences(30), "classification", "paired", {"text": "premise",
+    "context": "hypothesis", "label": "label"}),
+    ("many classes", [{"utterance": text, "intent": f"intent{index % 90}"} for index,
+    text in enumerate(texts(300))], "classification", "paired", {"text": "utterance",
+    "label": "intent"}),
+    ("numbers and words for one class", [{"text": text, "label": index % 2, "label_text": ("ham",
+    "spam")[index % 2]} for index, text in enumerate(texts(30))], "classification", "paired",
      {"text": "text", "label": "label_text"}),
-    ("a dialogue in a column of its own", [{"system": "Be kind.", "chat": "USER: Hi\n\nASSISTANT: Hello"}] * 3, "transcript", "paired", {"transcript": "chat", "system": "system"}),
-    ("Gemini turns", [{"contents": [{"role": "user", "parts": [{"text": "Hi"}]}, {"role": "model", "parts": [{"text": "Hello"}]}]}] * 3, "messages", "paired", {"messages": "contents"}),
-    ("weights as text", [{"messages": [USER, {**BOT, "weight": "0"}, USER, {**BOT, "weight": "1"}]}] * 3, "messages", "paired", {"messages": "messages"}),
+    ("a dialogue in a column of its own", [{"system": "Be kind.",
+    "chat": "USER: Hi\n\nASSISTANT: Hello"}] * 3, "transcript", "paired", {"transcript": "chat",
+    "system": "system"}),
+    ("Gemini turns", [{"contents": [{"role": "user", "parts": [{"text": "Hi"}]}, {"role": "model",
+    "parts": [{"text": "Hello"}]}]}] * 3, "messages", "paired", {"messages": "contents"}),
+    ("weights as text", [{"messages": [USER, {**BOT, "weight": "0"}, USER, {**BOT,
+    "weight": "1"}]}] * 3, "messages", "paired", {"messages": "messages"}),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("rows", "name", "kind", "mapping"), [case[1:] for case in MORE], ids=[case[0] for case in MORE])
+@pytest.mark.parametrize(
+    ("rows", "name", "kind", "mapping"), [case[1:] for case in MORE], ids=[case[0] for case in MORE]
+)
 def test_further_layouts_are_recognised_and_read(tmp_path, rows, name, kind, mapping):
-    """Each is recognised without a flag, every row gives an example, and its own mapping reads it the same way."""
+    """Each is recognised without a flag, every row gives an example, and its own mapping reads it
+    the same way.
+    """
     path = jsonl(tmp_path, rows)
     found = recognise(path)
     assert (found.format, found.kind, dict(found.mapping)) == (name, kind, mapping)
@@ -388,33 +678,56 @@ def test_ranked_answers_are_the_best_against_the_worst(tmp_path):
 
 
 def test_a_list_of_answers_to_a_question_is_ambiguous(tmp_path):
-    """Ranked, or all of them right? Both readings are shown with their option; either can be chosen."""
+    """Ranked, or all of them right? Both readings are shown with their option; either can be
+    chosen.
+    """
     path = jsonl(tmp_path, [{"question": "Capital of France?", "answer": ["Paris", "paris"]}] * 3)
     with pytest.raises(InputError, match="2 ways") as caught:
         recognise(path)
     assert "--map question=question ranked=answer" in str(caught.value)
     assert "--map question=question answer=answer" in str(caught.value)
-    assert recognise(path, mapping={"question": "question", "ranked": "answer"}).kind == "preference"
+    assert (
+        recognise(path, mapping={"question": "question", "ranked": "answer"}).kind == "preference"
+    )
     chosen = recognise(path, mapping={"question": "question", "answer": "answer"})
     assert next(read_examples(path, recognition=chosen)).messages[1].content == "Paris"
 
 
 def test_answers_that_are_not_learned_are_said(tmp_path):
-    """Where some rows have several right answers and the first is learned, the profile counts them."""
-    rows = [{"question": f"Q{index}", "answer": ["Yes", "Sure"] if index < 5 else [f"No {index}"]} for index in range(60)]
-    assert any("5 of 60 rows" in finding.text and "the first is learned" in finding.text for finding in profile(jsonl(tmp_path, rows)).findings)
+    """Where some rows have several right answers and the first is learned, the profile counts
+    them.
+    """
+    rows = [
+        {"question": f"Q{index}", "answer": ["Yes", "Sure"] if index < 5 else [f"No {index}"]}
+        for index in range(60)
+    ]
+    assert any(
+        "5 of 60 rows" in finding.text and "the first is learned" in finding.text
+        for finding in profile(jsonl(tmp_path, rows)).findings
+    )
 
 
 def test_every_test_of_a_problem_reaches_the_reward(tmp_path):
     """A list of tests is handed on whole, as JSON."""
-    path = jsonl(tmp_path, [{"prompt": "Write add.", "test_list": ["assert add(1, 2) == 3", "assert add(0, 0) == 0"]}])
-    assert json.loads(str(next(read_examples(path)).answer)) == ["assert add(1, 2) == 3", "assert add(0, 0) == 0"]
+    path = jsonl(
+        tmp_path,
+        [{"prompt": "Write add.", "test_list": ["assert add(1, 2) == 3", "assert add(0, 0) == 0"]}],
+    )
+    assert json.loads(str(next(read_examples(path)).answer)) == [
+        "assert add(1, 2) == 3",
+        "assert add(0, 0) == 0",
+    ]
 
 
 def test_worked_solutions_with_a_result_can_be_learned_and_checked(tmp_path):
     """GSM8K's #### and a result column beside the solution both train SFT and GRPO."""
-    gsm = [{"question": f"What is {n} + 1?", "answer": f"Add one.\n#### {n + 1}"} for n in range(60)]
-    worked = [{"problem": f"What is {n} + 1?", "solution": f"Add one to {n}.", "answer": str(n + 1)} for n in range(60)]
+    gsm = [
+        {"question": f"What is {n} + 1?", "answer": f"Add one.\n#### {n + 1}"} for n in range(60)
+    ]
+    worked = [
+        {"problem": f"What is {n} + 1?", "solution": f"Add one to {n}.", "answer": str(n + 1)}
+        for n in range(60)
+    ]
     for rows in (gsm, worked):
         path = jsonl(tmp_path, rows)
         example = next(read_examples(path))
@@ -424,18 +737,31 @@ def test_worked_solutions_with_a_result_can_be_learned_and_checked(tmp_path):
 
 def test_answers_that_cannot_be_compared_train_no_reinforcement(tmp_path):
     """Prose answers are examples only."""
-    assert profile(jsonl(tmp_path, [{"question": f"Q{n}", "answer": f"Well, {TOPICS[n % 8]} {n}."} for n in range(60)])).objectives == ("sft",)
+    assert profile(
+        jsonl(
+            tmp_path,
+            [{"question": f"Q{n}", "answer": f"Well, {TOPICS[n % 8]} {n}."} for n in range(60)],
+        )
+    ).objectives == ("sft",)
 
 
 def test_a_title_is_not_taken_for_the_text(tmp_path):
     """A short known name beside a long unknown one is not silently preferred."""
     with pytest.raises(InputError, match="no known columns"):
-        recognise(jsonl(tmp_path, [{"title": f"T{n}", "poem": "Roses are red. " * 20 + str(n)} for n in range(9)]))
+        recognise(
+            jsonl(
+                tmp_path,
+                [{"title": f"T{n}", "poem": "Roses are red. " * 20 + str(n)} for n in range(9)],
+            )
+        )
 
 
 def test_not_a_number_is_an_empty_cell(tmp_path):
     """NaN, which pandas writes for an empty cell, is neither an answer nor a context."""
-    (tmp_path / "a.jsonl").write_text('{"instruction": "Add.", "input": NaN, "output": "3"}\n{"instruction": "Add.", "input": "", "output": NaN}\n')
+    (tmp_path / "a.jsonl").write_text(
+        '{"instruction": "Add.", "input": NaN, "output": "3"}\n{"instruction": "Add.", "input": "",'
+        ' "output": NaN}\n'
+    )
     skipped = Skipped()
     examples = list(read_examples(tmp_path / "a.jsonl", skipped=skipped))
     assert [message.content for message in examples[0].messages] == ["Add.", "3"]
@@ -452,8 +778,13 @@ def test_a_weight_that_is_no_number_is_named(tmp_path):
 
 def test_how_sure_and_other_ways_are_in_the_profile(tmp_path):
     """What was decided by values says so, with the option for the other reading."""
-    found = profile(jsonl(tmp_path, [{"prompt": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(9)]))
-    assert (found.confidence, found.other_ways) == ("likely", ("--map question=prompt answer=answer",))
+    found = profile(
+        jsonl(tmp_path, [{"prompt": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(9)])
+    )
+    assert (found.confidence, found.other_ways) == (
+        "likely",
+        ("--map question=prompt answer=answer",),
+    )
     sure = profile(jsonl(tmp_path, [{"question": "Q", "answer": "A"}]))
     assert (sure.confidence, sure.other_ways) == ("certain", ())
     assert "`question`" in sure.why

@@ -38,5 +38,10 @@ def test_scripts_of_a_file_are_counted(tmp_path):
     """The profile says how many rows are in which script."""
     rows = [{"text": "Hello there"}] * 3 + [{"text": "Привет"}] * 2
     path = tmp_path / "a.jsonl"
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    assert profile(path).measures["scripts"] == [{"script": "Latin", "rows": 3}, {"script": "Cyrillic", "rows": 2}]
+    path.write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+    )
+    assert profile(path).measures["scripts"] == [
+        {"script": "Latin", "rows": 3},
+        {"script": "Cyrillic", "rows": 2},
+    ]

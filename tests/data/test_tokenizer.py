@@ -14,13 +14,31 @@ from advisor.data.measure.tokenizer import model_tokenizer
 tokenizers = pytest.importorskip("tokenizers")
 pytest.importorskip("jinja2")
 
-CHATML = "{% for m in messages %}<|im_start|> {{ m['role'] }} {{ m['content'] }} <|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|> assistant {% endif %}"
-NO_USER = "{% for m in messages %}{% if m['role'] == 'user' %}{{ raise_exception('Users not supported') }}{% endif %}{{ m['content'] }} <|im_end|>{% endfor %}"
-NO_SYSTEM = "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}{{ m['content'] }} <|im_end|>{% endfor %}"
-DROPS_SYSTEM = "{% for m in messages %}{% if m['role'] != 'system' %}{{ m['content'] }} <|im_end|>{% endif %}{% endfor %}"
-HIDES = "{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }} <|im_end|>{% endif %}{% endfor %}"
+CHATML = (
+    "{% for m in messages %}<|im_start|> {{ m['role'] }} {{ m['content'] }} <|im_end|>\n{% endfor"
+    " %}{% if add_generation_prompt %}<|im_start|> assistant {% endif %}"
+)
+NO_USER = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}{{ raise_exception('Users not supported')"
+    " }}{% endif %}{{ m['content'] }} <|im_end|>{% endfor %}"
+)
+NO_SYSTEM = (
+    "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('System role not"
+    " supported') }}{% endif %}{{ m['content'] }} <|im_end|>{% endfor %}"
+)
+DROPS_SYSTEM = (
+    "{% for m in messages %}{% if m['role'] != 'system' %}{{ m['content'] }} <|im_end|>{% endif"
+    " %}{% endfor %}"
+)
+HIDES = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }} <|im_end|>{% endif %}{%"
+    " endfor %}"
+)
 ENDLESS = "{% for m in messages %}{{ m['role'] }} : {{ m['content'] }}\n{% endfor %}"
-GENERATION = "{% for m in messages %}{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] }} <|im_end|>{% endgeneration %}{% else %}{{ m['content'] }} <|im_end|>{% endif %}{% endfor %}"
+GENERATION = (
+    "{% for m in messages %}{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] }}"
+    " <|im_end|>{% endgeneration %}{% else %}{{ m['content'] }} <|im_end|>{% endif %}{% endfor %}"
+)
 
 
 def model(folder: Path, template: str | None) -> str:
@@ -31,7 +49,14 @@ def model(folder: Path, template: str | None) -> str:
     made.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     made.add_special_tokens(["<|im_start|>", "<|im_end|>"])
     made.save(str(where / "tokenizer.json"))
-    (where / "tokenizer_config.json").write_text(json.dumps({"eos_token": {"content": "<|im_end|>"}, **({"chat_template": template} if template else {})}))
+    (where / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "eos_token": {"content": "<|im_end|>"},
+                **({"chat_template": template} if template else {}),
+            }
+        )
+    )
     return str(where)
 
 
@@ -39,8 +64,13 @@ def data(folder: Path, *, system: bool = False, count: int = 60) -> str:
     """Conversations of one question of four words and one answer of five."""
     rows = []
     for number in range(count):
-        turns = [{"role": "user", "content": f"What is number {number}?"}, {"role": "assistant", "content": f"That is the number {number}."}]
-        rows.append({"messages": [{"role": "system", "content": "Be kind."}, *turns] if system else turns})
+        turns = [
+            {"role": "user", "content": f"What is number {number}?"},
+            {"role": "assistant", "content": f"That is the number {number}."},
+        ]
+        rows.append(
+            {"messages": [{"role": "system", "content": "Be kind."}, *turns] if system else turns}
+        )
     path = folder / "a.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
@@ -69,7 +99,9 @@ def test_a_fitting_template_says_nothing(tmp_path, template):
 
 
 def test_rows_that_the_template_refuses_block_training(tmp_path):
-    """Turns that the template does not take stop the run before it begins, in the template's own words."""
+    """Turns that the template does not take stop the run before it begins, in the template's own
+    words.
+    """
     found, _ = check_data(data(tmp_path, system=True), model=model(tmp_path, NO_USER), full=True)
     refused = next(finding for finding in found.findings if finding.id == "template-refuses-rows")
     assert (refused.severity, refused.count, refused.rows[:2]) == ("error", 60, (1, 2))
@@ -78,9 +110,13 @@ def test_rows_that_the_template_refuses_block_training(tmp_path):
 
 
 def test_a_template_without_system_turns_gets_the_text_in_the_question_as_in_training(tmp_path):
-    """The trainers put it there, so nothing is refused: it is said, and the lengths are those of the rows as they will be trained."""
+    """The trainers put it there, so nothing is refused: it is said, and the lengths are those of
+    the rows as they will be trained.
+    """
     found, _ = check_data(data(tmp_path, system=True), model=model(tmp_path, NO_SYSTEM), full=True)
-    assert {finding.id: (finding.severity, finding.count) for finding in found.findings} == {"template-without-system-turn": ("note", 60)}
+    assert {finding.id: (finding.severity, finding.count) for finding in found.findings} == {
+        "template-without-system-turn": ("note", 60)
+    }
     assert found.objectives
     assert found.tokens is not None
     assert found.tokens.p50 == (2 + 4 + 1) + (5 + 1)
@@ -88,7 +124,10 @@ def test_a_template_without_system_turns_gets_the_text_in_the_question_as_in_tra
 
 def test_a_template_that_drops_the_system_text_is_a_warning(tmp_path):
     """What the model would never see is counted."""
-    assert findings(tmp_path, DROPS_SYSTEM, system=True)["template-drops-system-text"] == ("warning", 60)
+    assert findings(tmp_path, DROPS_SYSTEM, system=True)["template-drops-system-text"] == (
+        "warning",
+        60,
+    )
 
 
 def test_a_template_that_leaves_the_answer_out_is_an_error(tmp_path):
@@ -97,7 +136,9 @@ def test_a_template_that_leaves_the_answer_out_is_an_error(tmp_path):
 
 
 def test_a_template_without_an_end_of_turn_is_said(tmp_path):
-    """A model that never sees the end of a turn never stops: the trainers add the token, and the check says so."""
+    """A model that never sees the end of a turn never stops: the trainers add the token, and the
+    check says so.
+    """
     assert findings(tmp_path, ENDLESS)["template-without-end-of-turn"] == ("note", 60)
 
 
@@ -111,16 +152,23 @@ def test_a_missing_tokenizer_is_said_and_lengths_are_approximated(tmp_path):
     found, _ = check_data(data(tmp_path), model="nobody/nothing")
     assert found.tokens is not None
     assert "approximation" in found.tokens.counted_by
-    assert "no folder with a tokenizer.json" in next(finding.text for finding in found.findings if finding.id == "tokenizer-not-at-hand")
+    assert "no folder with a tokenizer.json" in next(
+        finding.text for finding in found.findings if finding.id == "tokenizer-not-at-hand"
+    )
 
 
-@pytest.mark.parametrize(("missing", "says"), [("tokenizers", "tokenizers package is not installed"), ("jinja2", "jinja2 is not installed")])
+@pytest.mark.parametrize(
+    ("missing", "says"),
+    [("tokenizers", "tokenizers package is not installed"), ("jinja2", "jinja2 is not installed")],
+)
 def test_a_missing_package_is_said(tmp_path, monkeypatch, missing, says):
     """The core install has neither; the note has the line to install."""
     from importlib.util import find_spec
 
     folder = model(tmp_path, CHATML)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else find_spec(name))
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name == missing else find_spec(name)
+    )
     assert says in model_tokenizer(folder)[1]
 
 

@@ -15,49 +15,77 @@ from advisor.estimate.types import RunSpec
 pytestmark = pytest.mark.slow
 
 SMALL: dict[str, Any] = {
-    "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 160, "vocab_size": 320,
-    "max_position_embeddings": 128, "head_dim": 16, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+    "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "intermediate_size": 160, "vocab_size": 320,
+    "max_position_embeddings": 128, "head_dim": 16, "pad_token_id": 0, "bos_token_id": 1,
+    "eos_token_id": 2,
 }  # fmt: skip
-# Families without grouped key-value heads: a stray key would stay in their configuration, and no checkpoint has it.
+# Families without grouped key-value heads: a stray key would stay in their configuration, and no
+# checkpoint has it.
 NO_GROUPS = {"num_key_value_heads": None, "head_dim": None}
 OWN: dict[str, dict[str, Any]] = {
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
-    "qwen2_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "shared_expert_intermediate_size": 96},
+    "qwen2_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48,
+    "shared_expert_intermediate_size": 96},
     "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48},
     "olmoe": {"num_experts": 4, "num_experts_per_tok": 2},
     "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2},
     "granitemoe": {"num_local_experts": 4, "num_experts_per_tok": 2},
-    "deepseek_v2": {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "n_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1,
-                    "kv_lora_rank": 32, "q_lora_rank": 24, "qk_rope_head_dim": 8, "qk_nope_head_dim": 16, "v_head_dim": 16, "num_key_value_heads": 4},
-    "falcon": {"multi_query": True, "new_decoder_architecture": False, "bias": False, "ffn_hidden_size": 256, "intermediate_size": None, **NO_GROUPS},
-    "gpt2": {"n_inner": 160, **NO_GROUPS}, "gpt_bigcode": {"n_inner": 160, "multi_query": True, **NO_GROUPS}, "gpt_neox": NO_GROUPS,
-    "opt": {"ffn_dim": 160, "word_embed_proj_dim": 64, **NO_GROUPS}, "bert": NO_GROUPS, "roberta": NO_GROUPS, "xlm-roberta": NO_GROUPS, "modernbert": NO_GROUPS,
+    "deepseek_v2": {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48,
+    "n_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1,
+                    "kv_lora_rank": 32, "q_lora_rank": 24, "qk_rope_head_dim": 8,
+                    "qk_nope_head_dim": 16, "v_head_dim": 16, "num_key_value_heads": 4},
+    "falcon": {"multi_query": True, "new_decoder_architecture": False, "bias": False,
+    "ffn_hidden_size": 256, "intermediate_size": None, **NO_GROUPS},
+    "gpt2": {"n_inner": 160, **NO_GROUPS}, "gpt_bigcode": {"n_inner": 160, "multi_query": True,
+    **NO_GROUPS}, "gpt_neox": NO_GROUPS,
+    "opt": {"ffn_dim": 160, "word_embed_proj_dim": 64, **NO_GROUPS}, "bert": NO_GROUPS,
+    "roberta": NO_GROUPS, "xlm-roberta": NO_GROUPS, "modernbert": NO_GROUPS,
     "distilbert": {"dim": 64, "n_layers": 3, "n_heads": 4, "hidden_dim": 160, **NO_GROUPS},
 }  # fmt: skip
 OWN["gemma4_text"] = {
-    "global_head_dim": 24, "num_global_key_value_heads": 1, "attention_k_eq_v": True, "num_kv_shared_layers": 1, "use_double_wide_mlp": True, "hidden_size_per_layer_input": 8,
-    "vocab_size_per_layer_input": 320, "enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 48,
+    "global_head_dim": 24, "num_global_key_value_heads": 1, "attention_k_eq_v": True,
+    "num_kv_shared_layers": 1, "use_double_wide_mlp": True, "hidden_size_per_layer_input": 8,
+    "vocab_size_per_layer_input": 320, "enable_moe_block": True, "num_experts": 4,
+    "top_k_experts": 2, "moe_intermediate_size": 48,
     "layer_types": ["sliding_attention", "full_attention", "full_attention"],
 }  # fmt: skip
 OWN["deepseek_v3"] = OWN["deepseek_v2"]
 
 
-@pytest.mark.parametrize("family", sorted(EXACT - {"gemma3", "gemma4"}))  # the plain names are the multimodal ones, with _text their text towers
+@pytest.mark.parametrize(
+    "family", sorted(EXACT - {"gemma3", "gemma4"})
+)  # the plain names are the multimodal ones, with _text their text towers
 def test_parameters_are_those_of_transformers(family):
-    """A small model of each family, built on the meta device, has exactly the counted parameters."""
+    """A small model of each family, built on the meta device, has exactly the counted
+    parameters.
+    """
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    config = transformers.AutoConfig.for_model(family, **{key: value for key, value in {**SMALL, **OWN.get(family, {})}.items() if value is not None})
+    config = transformers.AutoConfig.for_model(
+        family,
+        **{
+            key: value
+            for key, value in {**SMALL, **OWN.get(family, {})}.items()
+            if value is not None
+        },
+    )
     encoder = family in ("bert", "roberta", "xlm-roberta", "distilbert", "modernbert")
     with torch.device("meta"):
-        model = (transformers.AutoModel if encoder else transformers.AutoModelForCausalLM).from_config(config)
+        model = (
+            transformers.AutoModel if encoder else transformers.AutoModelForCausalLM
+        ).from_config(config)
     held = sum(parameter.numel() for parameter in model.parameters())
     # A config.json leaves out what equals the class default; a full one must give the same.
-    assert shape_from_config(config.to_dict(), family, origin="hub", source="").params == pytest.approx(held, rel=2e-3 if "deepseek" in family else 0)
+    assert shape_from_config(
+        config.to_dict(), family, origin="hub", source=""
+    ).params == pytest.approx(held, rel=2e-3 if "deepseek" in family else 0)
 
 
 def saved_bytes(model: Any, tokens: int, torch: Any) -> int:
-    """Bytes of distinct storages that the forward pass keeps for the backward pass, parameters left out."""
+    """Bytes of distinct storages that the forward pass keeps for the backward pass, parameters left
+    out.
+    """
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
     alive = []
@@ -71,7 +99,11 @@ def saved_bytes(model: Any, tokens: int, torch: Any) -> int:
 
     ids = torch.randint(0, 320, (1, tokens))
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = model.model(input_ids=ids, use_cache=False) if hasattr(model, "model") else model(input_ids=ids, use_cache=False)
+        output = (
+            model.model(input_ids=ids, use_cache=False)
+            if hasattr(model, "model")
+            else model(input_ids=ids, use_cache=False)
+        )
         del output
     return sum(kept.values())
 
@@ -84,17 +116,35 @@ def saved_bytes(model: Any, tokens: int, torch: Any) -> int:
     ],
 )  # fmt: skip
 def test_activations_of_one_layer_are_what_autograd_keeps(update, targets, precision):
-    """Two more layers of a bf16 LLaMA keep as many bytes as the formula says, within a tenth for LoRA and a fifth in full."""
+    """Two more layers of a bf16 LLaMA keep as many bytes as the formula says, within a tenth for
+    LoRA and a fifth in full.
+    """
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     peft = pytest.importorskip("peft")
     tokens = 256
     sizes = {}
     for layers in (2, 4):
-        config = transformers.LlamaConfig(**{**SMALL, "hidden_size": 256, "head_dim": 64, "intermediate_size": 704, "num_hidden_layers": layers, "max_position_embeddings": 512})
+        config = transformers.LlamaConfig(
+            **{
+                **SMALL,
+                "hidden_size": 256,
+                "head_dim": 64,
+                "intermediate_size": 704,
+                "num_hidden_layers": layers,
+                "max_position_embeddings": 512,
+            }
+        )
         model = transformers.LlamaForCausalLM(config).to(torch.bfloat16).train()
         if update == "lora":
-            model = peft.get_peft_model(model, peft.LoraConfig(r=8, target_modules=list(targets) if isinstance(targets, tuple) else targets, lora_dropout=0.0))
+            model = peft.get_peft_model(
+                model,
+                peft.LoraConfig(
+                    r=8,
+                    target_modules=list(targets) if isinstance(targets, tuple) else targets,
+                    lora_dropout=0.0,
+                ),
+            )
             model.enable_input_require_grads()
             model = model.base_model.model
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "mixed"):
@@ -103,7 +153,18 @@ def test_activations_of_one_layer_are_what_autograd_keeps(update, targets, preci
     shape = shape_from_config(config.to_dict(), "x", origin="hub", source="")
     dims = dims_of(shape)
     assert dims is not None
-    predicted = layer_bytes(resolve(RunSpec(update=update, rank=8, target_modules=targets, precision=precision, gradient_checkpointing=False), dims))
+    predicted = layer_bytes(
+        resolve(
+            RunSpec(
+                update=update,
+                rank=8,
+                target_modules=targets,
+                precision=precision,
+                gradient_checkpointing=False,
+            ),
+            dims,
+        )
+    )
     assert predicted == pytest.approx(measured, rel=0.2 if update == "full" else 0.1)
 
 
@@ -114,7 +175,9 @@ def test_lora_parameters_are_those_of_peft():
     peft = pytest.importorskip("peft")
     config = transformers.LlamaConfig(**SMALL)
     with torch.device("meta"):
-        model = peft.get_peft_model(transformers.LlamaForCausalLM(config), peft.LoraConfig(r=8, target_modules="all-linear"))
+        model = peft.get_peft_model(
+            transformers.LlamaForCausalLM(config), peft.LoraConfig(r=8, target_modules="all-linear")
+        )
     held = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     dims = dims_of(shape_from_config(config.to_dict(), "x", origin="hub", source=""))
     assert dims is not None

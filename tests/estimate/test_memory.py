@@ -17,7 +17,13 @@ from advisor.ground.types import Gpu, Hardware, ModelShape
 from advisor.ground.units import GIB
 from advisor.situation.shapes import model_shape
 
-MODELS = ("Qwen/Qwen3-0.6B", "meta-llama/Llama-3.1-8B", "mistralai/Mixtral-8x7B-Instruct-v0.1", "google/gemma-2-2b", "HuggingFaceTB/SmolLM2-135M")
+MODELS = (
+    "Qwen/Qwen3-0.6B",
+    "meta-llama/Llama-3.1-8B",
+    "mistralai/Mixtral-8x7B-Instruct-v0.1",
+    "google/gemma-2-2b",
+    "HuggingFaceTB/SmolLM2-135M",
+)
 
 
 def shape(name: str) -> ModelShape:
@@ -35,24 +41,44 @@ def peak(spec: RunSpec, name: str = "meta-llama/Llama-3.1-8B", *, cpu: bool = Fa
 def terms(spec: RunSpec, name: str, moment: str) -> dict[str, int]:
     result = memory_estimate(spec, shape(name))
     assert result is not None
-    return {term.name: term.size_bytes for found in result.moments if found.name == moment for term in found.terms}
+    return {
+        term.name: term.size_bytes
+        for found in result.moments
+        if found.name == moment
+        for term in found.terms
+    }
 
 
 def test_full_tuning_in_bf16_peaks_at_ten_bytes_a_parameter():
-    """IBM's fms-acceleration measured 67.459 GiB for Mistral 7B at 8 x 4096 tokens: 10 bytes x 7.24 billion."""
-    spec = RunSpec(update="full", precision="pure", optimizer="adamw", micro_batch_size=8, seq_len=4096, loss="fused", framework="fms-hf-tuning (TRL SFTTrainer)", packing=True)
+    """IBM's fms-acceleration measured 67.459 GiB for Mistral 7B at 8 x 4096 tokens: 10 bytes x 7.24
+    billion.
+    """
+    spec = RunSpec(
+        update="full",
+        precision="pure",
+        optimizer="adamw",
+        micro_batch_size=8,
+        seq_len=4096,
+        loss="fused",
+        framework="fms-hf-tuning (TRL SFTTrainer)",
+        packing=True,
+    )
     assert peak(spec, "mistralai/Mistral-7B-v0.1") / GIB == pytest.approx(67.459, rel=0.002)
 
 
 def test_a_fused_step_saves_the_foreach_temporaries():
-    """The optimizer step of a fused AdamW holds weights, gradients and two moments: 8 bytes a parameter."""
+    """The optimizer step of a fused AdamW holds weights, gradients and two moments: 8 bytes a
+    parameter.
+    """
     spec = RunSpec(update="full", optimizer="adamw_fused", micro_batch_size=1, seq_len=16)
     step = terms(spec, "meta-llama/Llama-3.1-8B", "optimizer step")
     assert sum(step.values()) == 8 * 8_030_261_248
 
 
 def test_lora_keeps_twelve_bytes_and_a_gradient_per_trainable_parameter():
-    """Rank 16 on q, k, v, o of Mistral 7B trains 13,631,488 parameters (32 layers x 16 x 26,624), kept in float32 with two moments."""
+    """Rank 16 on q, k, v, o of Mistral 7B trains 13,631,488 parameters (32 layers x 16 x 26,624),
+    kept in float32 with two moments.
+    """
     spec = RunSpec(rank=16, target_modules=("q_proj", "k_proj", "v_proj", "o_proj"))
     dims = dims_of(shape("mistralai/Mistral-7B-v0.1"))
     assert dims is not None
@@ -63,16 +89,26 @@ def test_lora_keeps_twelve_bytes_and_a_gradient_per_trainable_parameter():
 
 @pytest.mark.parametrize("quantization", [None, "nf4"])
 def test_trained_embeddings_are_copies_with_gradient_and_moments(quantization):
-    """PEFT copies both matrices of Llama 3.1 8B (2 x 128,256 x 4,096) in 16 bit: copy, gradient and two moments are 8 bytes of each number more."""
+    """PEFT copies both matrices of Llama 3.1 8B (2 x 128,256 x 4,096) in 16 bit: copy, gradient and
+    two moments are 8 bytes of each number more.
+    """
     spec = RunSpec(rank=16, quantization=quantization)
     more = replace(spec, options={"train_embeddings": True})
-    plain, found = (sum(terms(each, "meta-llama/Llama-3.1-8B", "optimizer step").values()) for each in (spec, more))
+    plain, found = (
+        sum(terms(each, "meta-llama/Llama-3.1-8B", "optimizer step").values())
+        for each in (spec, more)
+    )
     assert found - plain == 8 * 2 * 128_256 * 4096
-    assert terms(more, "meta-llama/Llama-3.1-8B", "optimizer step")["trained embeddings and output"] == 2 * 2 * 128_256 * 4096
+    assert (
+        terms(more, "meta-llama/Llama-3.1-8B", "optimizer step")["trained embeddings and output"]
+        == 2 * 2 * 128_256 * 4096
+    )
 
 
 def test_nf4_counts_scales_and_leaves_embeddings_in_16_bit():
-    """Llama 3.1 8B: 6.98 billion linear weights at 0.5 B, 1/64 + 4/16384 B of scales, 1.05 billion of embeddings and output at 2 B."""
+    """Llama 3.1 8B: 6.98 billion linear weights at 0.5 B, 1/64 + 4/16384 B of scales, 1.05 billion
+    of embeddings and output at 2 B.
+    """
     found = terms(RunSpec(quantization="nf4"), "meta-llama/Llama-3.1-8B", "optimizer step")
     embeddings, norms = 2 * 128_256 * 4096, 65 * 4096
     linear = 8_030_261_248 - embeddings - norms
@@ -83,23 +119,38 @@ def test_nf4_counts_scales_and_leaves_embeddings_in_16_bit():
 
 def test_single_quantization_costs_a_float32_scale_per_64_weights():
     """Without double quantization the scales take 1/16 byte a weight, four times as much."""
-    double = terms(RunSpec(quantization="nf4"), "Qwen/Qwen3-8B", "optimizer step")["quantisation constants"]
-    single = terms(RunSpec(quantization="nf4", double_quantization=False), "Qwen/Qwen3-8B", "optimizer step")["quantisation constants"]
+    double = terms(RunSpec(quantization="nf4"), "Qwen/Qwen3-8B", "optimizer step")[
+        "quantisation constants"
+    ]
+    single = terms(
+        RunSpec(quantization="nf4", double_quantization=False), "Qwen/Qwen3-8B", "optimizer step"
+    )["quantisation constants"]
     assert single / double == pytest.approx(0.0625 / (1 / 64 + 4 / 16384), rel=1e-6)
 
 
 def test_prepared_for_kbit_training_upcasts_what_is_not_quantised():
-    """PEFT's prepare_model_for_kbit_training turns embeddings, output and norms into float32: twice the bytes."""
-    plain = terms(RunSpec(quantization="nf4"), "Qwen/Qwen3-8B", "optimizer step")["weights left unquantised"]
-    upcast = terms(RunSpec(quantization="nf4", kbit_prepared=True), "Qwen/Qwen3-8B", "optimizer step")["weights left unquantised"]
+    """PEFT's prepare_model_for_kbit_training turns embeddings, output and norms into float32: twice
+    the bytes.
+    """
+    plain = terms(RunSpec(quantization="nf4"), "Qwen/Qwen3-8B", "optimizer step")[
+        "weights left unquantised"
+    ]
+    upcast = terms(
+        RunSpec(quantization="nf4", kbit_prepared=True), "Qwen/Qwen3-8B", "optimizer step"
+    )["weights left unquantised"]
     assert upcast == 2 * plain
 
 
 def test_published_load_of_a_one_billion_llama():
-    """fsdp_qlora's profile of a custom 1B LLaMA printed 2.311 GB (decimal) after loading bf16 weights."""
+    """fsdp_qlora's profile of a custom 1B LLaMA printed 2.311 GB (decimal) after loading bf16
+    weights.
+    """
     custom = ModelShape(
-        id="custom", origin="folder", params=24 * (4 * 2048**2 + 3 * 2048 * 4096 + 2 * 2048) + 2 * 32000 * 2048 + 2048, architecture="llama", hidden_size=2048, layers=24,
-        heads=16, kv_heads=16, head_dim=128, intermediate_size=4096, vocab_size=32000, tied_embeddings=False,
+        id="custom", origin="folder",
+        params=24 * (4 * 2048**2 + 3 * 2048 * 4096 + 2 * 2048) + 2 * 32000 * 2048 + 2048,
+        architecture="llama", hidden_size=2048, layers=24,
+        heads=16, kv_heads=16, head_dim=128, intermediate_size=4096, vocab_size=32000,
+        tied_embeddings=False,
     )  # fmt: skip
     result = memory_estimate(RunSpec(update="full"), custom)
     assert result is not None
@@ -111,78 +162,172 @@ def test_published_load_of_a_one_billion_llama():
 def test_paged_states_are_in_no_allocator_and_cpu_states_not_on_the_card():
     """A paged or CPU optimizer's state is not counted on the device."""
     for optimizer in ("paged_adamw", "paged_adamw_8bit", "adamw_cpu"):
-        assert "optimizer state" not in terms(RunSpec(update="full", optimizer=optimizer), "Qwen/Qwen3-8B", "optimizer step")
+        assert "optimizer state" not in terms(
+            RunSpec(update="full", optimizer=optimizer), "Qwen/Qwen3-8B", "optimizer step"
+        )
 
 
 def test_a_step_inside_the_backward_pass_holds_no_gradients():
     """With the optimizer in the backward pass only one layer's gradients exist at a time."""
     spec = RunSpec(update="full", optimizer_in_backward=True, micro_batch_size=1, seq_len=16)
-    assert terms(spec, "meta-llama/Llama-3.1-8B", "optimizer step")["gradients"] < 8_030_261_248 * 2 / 20
+    assert (
+        terms(spec, "meta-llama/Llama-3.1-8B", "optimizer step")["gradients"]
+        < 8_030_261_248 * 2 / 20
+    )
 
 
 def test_dpo_needs_a_reference_only_where_the_weights_themselves_change():
-    """On adapters the reference is the base with the adapter off; a full DPO holds a second model."""
-    assert "reference model" in terms(RunSpec(objective="dpo", update="full"), "Qwen/Qwen3-8B", "optimizer step")
-    assert "reference model" not in terms(RunSpec(objective="dpo"), "Qwen/Qwen3-8B", "optimizer step")
+    """On adapters the reference is the base with the adapter off; a full DPO holds a second
+    model.
+    """
+    assert "reference model" in terms(
+        RunSpec(objective="dpo", update="full"), "Qwen/Qwen3-8B", "optimizer step"
+    )
+    assert "reference model" not in terms(
+        RunSpec(objective="dpo"), "Qwen/Qwen3-8B", "optimizer step"
+    )
     assert peak(RunSpec(objective="dpo", micro_batch_size=4)) > peak(RunSpec(micro_batch_size=4))
 
 
 def test_ppo_on_adapters_shares_one_base_and_full_ppo_holds_four_models():
-    """Full PPO needs policy, reference, reward and value at once; on adapters the four roles share the base."""
-    assert peak(RunSpec(objective="ppo", update="full"), "Qwen/Qwen3-0.6B") > 2 * peak(RunSpec(objective="ppo"), "Qwen/Qwen3-0.6B")
+    """Full PPO needs policy, reference, reward and value at once; on adapters the four roles share
+    the base.
+    """
+    assert peak(RunSpec(objective="ppo", update="full"), "Qwen/Qwen3-0.6B") > 2 * peak(
+        RunSpec(objective="ppo"), "Qwen/Qwen3-0.6B"
+    )
 
 
 def test_ppo_is_estimated_with_what_its_loop_holds_at_once():
-    """Logits of a part of the tokens and so many answers at a time, as trainers/ppo/rollout.py says; more rows in a batch add no logits."""
+    """Logits of a part of the tokens and so many answers at a time, as trainers/ppo/rollout.py
+    says; more rows in a batch add no logits.
+    """
     from advisor.estimate.activation_memory import PART_LOGIT_BYTES
     from advisor.estimate.resolved_run import ANSWERS_AT_ONCE
     from trainers.ppo.rollout import AT_ONCE, LOGIT_BYTES
 
     assert (ANSWERS_AT_ONCE, PART_LOGIT_BYTES) == (AT_ONCE, LOGIT_BYTES)
-    spec = RunSpec(objective="ppo", micro_batch_size=8, grad_accum=8, seq_len=512, options={"response_tokens": 256})
+    spec = RunSpec(
+        objective="ppo",
+        micro_batch_size=8,
+        grad_accum=8,
+        seq_len=512,
+        options={"response_tokens": 256},
+    )
     scored = terms(spec, "meta-llama/Llama-3.1-8B", "loss and start of the backward pass")
-    assert (scored["last hidden states"], scored["logits and loss"]) == (6 * 4096 * 8 * 512, 3 * 64 * 2**20)
+    assert (scored["last hidden states"], scored["logits and loss"]) == (
+        6 * 4096 * 8 * 512,
+        3 * 64 * 2**20,
+    )
     writing = terms(spec, "meta-llama/Llama-3.1-8B", "generating answers")
     assert writing["keys and values of answers"] == 32 * 512 * 32 * 2 * 1024 * 2
-    assert terms(replace(spec, grad_accum=1), "meta-llama/Llama-3.1-8B", "generating answers")["keys and values of answers"] == 8 * 512 * 32 * 2 * 1024 * 2
+    assert (
+        terms(replace(spec, grad_accum=1), "meta-llama/Llama-3.1-8B", "generating answers")[
+            "keys and values of answers"
+        ]
+        == 8 * 512 * 32 * 2 * 1024 * 2
+    )
 
 
 def test_layers_checkpointed_in_parts_keep_four_hidden_states():
-    """NeMo Automodel wraps attention, MLP and both norms of each layer; its labels come shifted, so the logits are not copied once more."""
-    spec = RunSpec(update="full", precision="pure", micro_batch_size=8, seq_len=2048, gpus=8, sharding="fsdp", loss="full", framework="NeMo Automodel", counter="allocated")
+    """NeMo Automodel wraps attention, MLP and both norms of each layer; its labels come shifted, so
+    the logits are not copied once more.
+    """
+    spec = RunSpec(
+        update="full",
+        precision="pure",
+        micro_batch_size=8,
+        seq_len=2048,
+        gpus=8,
+        sharding="fsdp",
+        loss="full",
+        framework="NeMo Automodel",
+        counter="allocated",
+    )
     plain = replace(spec, framework="torchtune")
     moment = "loss and start of the backward pass"
-    ours, theirs = terms(plain, "meta-llama/Llama-3.2-1B", moment), terms(spec, "meta-llama/Llama-3.2-1B", moment)
+    ours, theirs = (
+        terms(plain, "meta-llama/Llama-3.2-1B", moment),
+        terms(spec, "meta-llama/Llama-3.2-1B", moment),
+    )
     assert theirs["activations"] == 4 * ours["activations"]
     assert theirs["logits and loss"] == ours["logits and loss"] * 10 / 14
     layer = "backward pass through one layer"
-    assert terms(spec, "meta-llama/Llama-3.2-1B", layer)["one layer run again"] < terms(plain, "meta-llama/Llama-3.2-1B", layer)["one layer run again"]
+    assert (
+        terms(spec, "meta-llama/Llama-3.2-1B", layer)["one layer run again"]
+        < terms(plain, "meta-llama/Llama-3.2-1B", layer)["one layer run again"]
+    )
 
 
 def test_frozen_weights_in_one_flat_parameter_with_adapters_have_gradients_of_the_whole_layer():
-    spec = RunSpec(update="lora", micro_batch_size=1, seq_len=1034, gpus=2, sharding="fsdp", framework="lit-gpt", counter="allocated", gradient_checkpointing=True)
+    spec = RunSpec(
+        update="lora",
+        micro_batch_size=1,
+        seq_len=1034,
+        gpus=2,
+        sharding="fsdp",
+        framework="lit-gpt",
+        counter="allocated",
+        gradient_checkpointing=True,
+    )
     layer = "backward pass through one layer"
     dims = dims_of(shape("meta-llama/Llama-3.1-8B"))
-    assert terms(spec, "meta-llama/Llama-3.1-8B", layer)["first gradients"] == 2 * dims.layer_params * 2
-    assert "first gradients" not in terms(replace(spec, framework="fms-hf-tuning"), "meta-llama/Llama-3.1-8B", layer)
+    assert (
+        terms(spec, "meta-llama/Llama-3.1-8B", layer)["first gradients"]
+        == 2 * dims.layer_params * 2
+    )
+    assert "first gradients" not in terms(
+        replace(spec, framework="fms-hf-tuning"), "meta-llama/Llama-3.1-8B", layer
+    )
 
 
 def test_zero3_of_deepspeed_holds_three_buckets_and_zero2_two():
-    spec = RunSpec(update="full", optimizer="adamw_cpu", micro_batch_size=1, seq_len=8192, gpus=8, framework="DeepSpeed")
+    spec = RunSpec(
+        update="full",
+        optimizer="adamw_cpu",
+        micro_batch_size=1,
+        seq_len=8192,
+        gpus=8,
+        framework="DeepSpeed",
+    )
     moment = "loss and start of the backward pass"
-    found = {name: terms(replace(spec, sharding=name), "meta-llama/Llama-3.1-8B", moment)["communication buckets"] for name in ("zero2", "zero3")}
+    found = {
+        name: terms(replace(spec, sharding=name), "meta-llama/Llama-3.1-8B", moment)[
+            "communication buckets"
+        ]
+        for name in ("zero2", "zero3")
+    }
     assert found == {"zero2": 2 * 2 * 500_000_000, "zero3": 3 * 2 * 500_000_000}
 
 
 def test_deepspeed_on_one_device_has_its_float32_copies_and_nothing_to_divide():
-    """Qwen's README: full tuning of 1.84 billion parameters on one GPU took 43.5 GiB at every length: 20 bytes a parameter, the buckets, the context."""
+    """Qwen's README: full tuning of 1.84 billion parameters on one GPU took 43.5 GiB at every
+    length: 20 bytes a parameter, the buckets, the context.
+    """
     spec = RunSpec(
-        update="full", precision="pure", optimizer="adamw", micro_batch_size=1, seq_len=256, framework="HF Trainer", gpus=1, sharding="zero2", gradient_checkpointing=True
+        update="full",
+        precision="pure",
+        optimizer="adamw",
+        micro_batch_size=1,
+        seq_len=256,
+        framework="HF Trainer",
+        gpus=1,
+        sharding="zero2",
+        gradient_checkpointing=True,
     )
     name = "Qwen/Qwen-1_8B-Chat"
     params = shape(name).params
     step = terms(spec, name, "optimizer step")
-    whole = sum(step[term] for term in ("weights", "float32 master weights", "optimizer state", "gradients", "float32 gradients"))
+    whole = sum(
+        step[term]
+        for term in (
+            "weights",
+            "float32 master weights",
+            "optimizer state",
+            "gradients",
+            "float32 gradients",
+        )
+    )
     assert whole == pytest.approx(20 * params)
     assert step["communication buckets"] == 2_000_000_000
     assert peak(replace(spec, sharding=None), name) < 0.6 * peak(spec, name)
@@ -193,21 +338,29 @@ def test_embeddings_of_each_layer_are_never_quantised():
     dims = dims_of(shape("google/gemma-4-E2B"))
     lookups = 35 * 256 * 262144
     assert dims.embedding_params == 262144 * 1536 + lookups
-    held = terms(RunSpec(update="lora", quantization="nf4", gpus=1), "google/gemma-4-E2B", "optimizer step")
+    held = terms(
+        RunSpec(update="lora", quantization="nf4", gpus=1), "google/gemma-4-E2B", "optimizer step"
+    )
     assert held["weights left unquantised"] > 2 * lookups
     assert held["weights"] < 0.5 * (dims.params - lookups)
 
 
 def test_the_default_loss_never_holds_whole_logits():
-    """TRL 1.16 computes the loss in tiles, so the bundled trainers' default lies far below full logits."""
+    """TRL 1.16 computes the loss in tiles, so the bundled trainers' default lies far below full
+    logits.
+    """
     spec = RunSpec(micro_batch_size=8, seq_len=2048)
     full = peak(replace(spec, loss="full"))
     assert peak(spec) < 0.75 * full
 
 
 def test_the_cpu_has_float32_weights_and_no_cuda_context():
-    """On the CPU the weights take 4 bytes and Python itself is counted; there is no CUDA context."""
-    result = memory_estimate(RunSpec(counter="nvidia-smi"), shape("HuggingFaceTB/SmolLM2-135M"), cpu=True)
+    """On the CPU the weights take 4 bytes and Python itself is counted; there is no CUDA
+    context.
+    """
+    result = memory_estimate(
+        RunSpec(counter="nvidia-smi"), shape("HuggingFaceTB/SmolLM2-135M"), cpu=True
+    )
     assert result is not None
     names = {term.name: term.size_bytes for term in result.peak.terms}
     assert names["weights"] == 4 * 134_515_008
@@ -216,20 +369,38 @@ def test_the_cpu_has_float32_weights_and_no_cuda_context():
 
 
 def test_a_measured_cpu_run_lies_within_the_right_size():
-    """A LoRA step of SmolLM2-135M (4 x 128 tokens) peaks below 3 GiB of RAM: what a laptop has, not what a server has."""
-    assert 1.2 < peak(RunSpec(rank=16, micro_batch_size=4, seq_len=128, gradient_checkpointing=False), "HuggingFaceTB/SmolLM2-135M", cpu=True) / GIB < 3.0
+    """A LoRA step of SmolLM2-135M (4 x 128 tokens) peaks below 3 GiB of RAM: what a laptop has, not
+    what a server has.
+    """
+    assert (
+        1.2
+        < peak(
+            RunSpec(rank=16, micro_batch_size=4, seq_len=128, gradient_checkpointing=False),
+            "HuggingFaceTB/SmolLM2-135M",
+            cpu=True,
+        )
+        / GIB
+        < 3.0
+    )
 
 
 def test_counters_are_ordered():
     """allocated <= active <= reserved <= nvidia-smi, for the same run."""
-    values = [peak(RunSpec(counter=counter)) for counter in ("allocated", "active", "reserved", "nvidia-smi")]
+    values = [
+        peak(RunSpec(counter=counter))
+        for counter in ("allocated", "active", "reserved", "nvidia-smi")
+    ]
     assert values == sorted(values)
     assert values[0] < values[-1]
 
 
 def test_a_shape_without_dimensions_is_not_guessed():
-    """A parameter count alone gives no memory estimate here; shapes.py turns a size into dimensions and says so."""
-    assert memory_estimate(RunSpec(), ModelShape(id="x", origin="size", params=7_000_000_000)) is None
+    """A parameter count alone gives no memory estimate here; shapes.py turns a size into dimensions
+    and says so.
+    """
+    assert (
+        memory_estimate(RunSpec(), ModelShape(id="x", origin="size", params=7_000_000_000)) is None
+    )
 
 
 def test_a_guessed_shape_widens_the_band_and_says_so():
@@ -245,13 +416,22 @@ def test_a_guessed_shape_widens_the_band_and_says_so():
 
 
 def test_head_room_decides_between_fits_and_tight():
-    """Ninety percent of the memory fits, up to all of it is tight, above is too big, unknown memory is unknown."""
-    assert [fits_in(size, 100) for size in (90, 91, 100, 101)] == ["fits", "tight", "tight", "too_big"]
+    """Ninety percent of the memory fits, up to all of it is tight, above is too big, unknown memory
+    is unknown.
+    """
+    assert [fits_in(size, 100) for size in (90, 91, 100, 101)] == [
+        "fits",
+        "tight",
+        "tight",
+        "too_big",
+    ]
     assert fits_in(1, None) == "unknown"
 
 
 def test_unknown_hardware_rules_nothing_out():
-    """With unknown hardware fit is unknown and the memory is still said; without a model nothing is."""
+    """With unknown hardware fit is unknown and the memory is still said; without a model nothing
+    is.
+    """
     unknown = Hardware(kind="unknown", origin="unknown")
     result = estimate(RunSpec(), shape("Qwen/Qwen3-8B"), unknown)
     assert result.fits == "unknown"
@@ -262,7 +442,9 @@ def test_unknown_hardware_rules_nothing_out():
 
 def test_a_24_gib_card_holds_qlora_of_8b_and_not_its_full_tuning():
     """The textbook case: 8B on 24 GiB works with QLoRA and not in full."""
-    card = Hardware(kind="cuda", origin="stated", gpus=(Gpu(name="card", memory_total_bytes=24 * GIB),))
+    card = Hardware(
+        kind="cuda", origin="stated", gpus=(Gpu(name="card", memory_total_bytes=24 * GIB),)
+    )
     model = shape("meta-llama/Llama-3.1-8B")
     assert estimate(RunSpec(quantization="nf4", micro_batch_size=2), model, card).fits == "fits"
     assert estimate(RunSpec(update="full"), model, card).fits == "too_big"
@@ -273,7 +455,9 @@ specs = st.builds(
     objective=st.sampled_from(["sft", "dpo", "ppo", "rm", "kto", "orpo", "grpo"]),
     update=st.sampled_from(["full", "lora", "adapter", "prefix"]),
     rank=st.sampled_from([None, 1, 8, 64, 256]),
-    optimizer=st.sampled_from([None, "adamw", "adamw_8bit", "paged_adamw", "adafactor", "sgd", "adamw_cpu"]),
+    optimizer=st.sampled_from(
+        [None, "adamw", "adamw_8bit", "paged_adamw", "adafactor", "sgd", "adamw_cpu"]
+    ),
     micro_batch_size=st.integers(1, 16),
     seq_len=st.sampled_from([16, 128, 1024, 8192]),
     grad_accum=st.sampled_from([1, 8]),
@@ -293,7 +477,11 @@ def test_every_number_is_finite_positive_and_adds_up(spec, name, cpu):
     """No term is negative or NaN, the peak is the sum of its terms, and the band encloses it."""
     result = memory_estimate(spec, shape(name), cpu=cpu)
     assert result is not None
-    assert all(math.isfinite(term.size_bytes) and term.size_bytes >= 0 and term.because for moment in result.moments for term in moment.terms)
+    assert all(
+        math.isfinite(term.size_bytes) and term.size_bytes >= 0 and term.because
+        for moment in result.moments
+        for term in moment.terms
+    )
     assert result.peak_bytes == sum(term.size_bytes for term in result.peak.terms)
     assert 0 < result.low_bytes <= result.peak_bytes <= result.high_bytes
 
@@ -309,9 +497,13 @@ def test_memory_grows_with_batch_length_and_rank(spec, name, more):
 
 
 @settings(max_examples=150, deadline=None)
-@given(spec=specs, name=st.sampled_from(MODELS), sharding=st.sampled_from(["zero2", "zero3", "fsdp"]))
+@given(
+    spec=specs, name=st.sampled_from(MODELS), sharding=st.sampled_from(["zero2", "zero3", "fsdp"])
+)
 def test_sharding_never_raises_one_devices_share(spec, name, sharding):
-    """Dividing the model over devices never needs more on each than a whole copy, nor do more devices."""
+    """Dividing the model over devices never needs more on each than a whole copy, nor do more
+    devices.
+    """
     whole = peak(replace(spec, gpus=4, sharding="ddp"), name)
     four = peak(replace(spec, gpus=4, sharding=sharding), name)
     assert four <= whole * 1.001
@@ -322,6 +514,17 @@ def test_sharding_never_raises_one_devices_share(spec, name, sharding):
 @given(spec=specs, name=st.sampled_from(MODELS))
 def test_qlora_needs_no_more_than_lora_and_lora_no_more_than_full(spec, name):
     """For the same shape and batch with checkpointing, QLoRA <= LoRA <= full."""
-    spec = replace(spec, objective="sft", gradient_checkpointing=True, sharding=None, gpus=1, optimizer="adamw", rank=16)
-    full, lora, qlora = (peak(replace(spec, update=update, quantization=bits), name) for update, bits in (("full", None), ("lora", None), ("lora", "nf4")))
+    spec = replace(
+        spec,
+        objective="sft",
+        gradient_checkpointing=True,
+        sharding=None,
+        gpus=1,
+        optimizer="adamw",
+        rank=16,
+    )
+    full, lora, qlora = (
+        peak(replace(spec, update=update, quantization=bits), name)
+        for update, bits in (("full", None), ("lora", None), ("lora", "nf4"))
+    )
     assert qlora <= lora <= full

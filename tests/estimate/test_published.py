@@ -1,4 +1,6 @@
-"""Memory estimates against peaks that other people measured and published (tests/data_cases/memory.yaml)."""
+"""Memory estimates against peaks that other people measured and published
+(tests/data_cases/memory.yaml).
+"""
 
 from __future__ import annotations
 
@@ -27,15 +29,22 @@ def test_the_median_error_over_sources_is_below_ten_percent(cases):
     assert found["too_low"] <= 0.05
 
 
-@pytest.mark.parametrize("source", ["fms-acceleration", "litgpt-config-hub", "litgpt-resource-tables"])
+@pytest.mark.parametrize(
+    "source", ["fms-acceleration", "litgpt-config-hub", "litgpt-resource-tables"]
+)
 def test_allocated_bytes_of_fully_described_runs_are_met(cases, source):
-    """Where the counter is torch's own and the configuration whole, nearly every run is met within 20 %."""
+    """Where the counter is torch's own and the configuration whole, nearly every run is met within
+    20 %.
+    """
     assert share(by_source(cases)[source], near) > 0.95
 
 
 def test_the_band_holds_most_measured_peaks(cases):
     """`low_gib` to `high_gib` is what most runs of that kind fell into."""
-    inside = [case.answer["low_gib"] <= case.facts["measured_gib"] <= case.answer["high_gib"] for case in cases]
+    inside = [
+        case.answer["low_gib"] <= case.facts["measured_gib"] <= case.answer["high_gib"]
+        for case in cases
+    ]
     assert sum(inside) / len(inside) > 0.8
 
 

@@ -21,7 +21,15 @@ def answers(items: object) -> list[dict]:
 
 def test_one_bad_spec_does_not_spoil_the_list():
     """A spec that cannot be answered says why in its place; its neighbours are answered."""
-    found = answers([{"model": "Qwen/Qwen3-8B"}, {"model": "Qwen/Qwen3-8B", "optimiser": "adamw"}, 7, {"update": "lora"}, {"model": "Qwen/Qwen3-8B", "gpu": "RTX 4090"}])
+    found = answers(
+        [
+            {"model": "Qwen/Qwen3-8B"},
+            {"model": "Qwen/Qwen3-8B", "optimiser": "adamw"},
+            7,
+            {"update": "lora"},
+            {"model": "Qwen/Qwen3-8B", "gpu": "RTX 4090"},
+        ]
+    )
     assert [item["peak_gib"] is not None for item in found] == [True, False, False, False, True]
     assert "unknown key" in found[1]["reason"]
     assert "no model" in found[3]["reason"]
@@ -40,7 +48,18 @@ def test_one_bad_spec_does_not_spoil_the_list():
         ({"update": "full", "quantization": "nf4"}, "frozen"),
         ({"model": "a model of no size"}, "no size"),
         ({"architecture": {"hidden_size": 64}, "model": None}, "num_hidden_layers"),
-        ({"architecture": {"hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 100, "num_attention_heads": 6, "num_key_value_heads": 4}}, "divide"),
+        (
+            {
+                "architecture": {
+                    "hidden_size": 64,
+                    "num_hidden_layers": 2,
+                    "vocab_size": 100,
+                    "num_attention_heads": 6,
+                    "num_key_value_heads": 4,
+                }
+            },
+            "divide",
+        ),
         ({"rank": 100_000}, "hidden size"),
         ({"packing": "yes"}, "packing"),
         ({"model_params_b": float("inf")}, "model_params_b"),
@@ -52,7 +71,9 @@ def test_one_bad_spec_does_not_spoil_the_list():
     ],
 )
 def test_an_impossible_spec_names_its_field(spec, says):
-    """Ranks of zero, negative lengths, unknown names, heads that do not divide: a reason with the field, never a number."""
+    """Ranks of zero, negative lengths, unknown names, heads that do not divide: a reason with the
+    field, never a number.
+    """
     (found,) = answers([{"model": "Qwen/Qwen3-8B", **spec}])
     assert found["peak_gib"] is None
     assert says in found["reason"]
@@ -73,8 +94,15 @@ def test_what_is_no_json_list_is_refused(text):
 
 
 def test_a_half_known_card_is_read_by_its_known_part():
-    """A label around a known name is read, and the answer says how; an unknown card costs only the speed."""
-    near, far = answers([{"model": "Qwen/Qwen3-8B", "gpu": "NVIDIA H100-80GB of some lab"}, {"model": "Qwen/Qwen3-8B", "gpu": "Frobnicator 9"}])
+    """A label around a known name is read, and the answer says how; an unknown card costs only the
+    speed.
+    """
+    near, far = answers(
+        [
+            {"model": "Qwen/Qwen3-8B", "gpu": "NVIDIA H100-80GB of some lab"},
+            {"model": "Qwen/Qwen3-8B", "gpu": "Frobnicator 9"},
+        ]
+    )
     assert near["peak_gib"] == far["peak_gib"]
     assert near["warnings"]
     assert any("not in the catalogue" in text for text in far["warnings"])
@@ -82,51 +110,99 @@ def test_a_half_known_card_is_read_by_its_known_part():
 
 
 def test_a_module_that_the_model_has_not_is_named():
-    """Target modules that name no layer count for nothing, and the answer says which, and what is counted."""
+    """Target modules that name no layer count for nothing, and the answer says which, and what is
+    counted.
+    """
     some, none, all_linear, full = answers(
-        [{"model": "Qwen/Qwen3-8B", **more} for more in ({"target_modules": ["q_proj", "foo"]}, {"target_modules": "bar"}, {"target_modules": "all-linear"}, {"update": "full"})]
+        [
+            {"model": "Qwen/Qwen3-8B", **more}
+            for more in (
+                {"target_modules": ["q_proj", "foo"]},
+                {"target_modules": "bar"},
+                {"target_modules": "all-linear"},
+                {"update": "full"},
+            )
+        ]
     )
-    assert some["warnings"] == ["target_modules: Qwen/Qwen3-8B has no layer called foo: left out; counted are q_proj"]
-    assert none["warnings"] == ["target_modules: Qwen/Qwen3-8B has no layer called bar: left out; counted are q_proj, k_proj, v_proj, o_proj"]
+    assert some["warnings"] == [
+        "target_modules: Qwen/Qwen3-8B has no layer called foo: left out; counted are q_proj"
+    ]
+    assert none["warnings"] == [
+        "target_modules: Qwen/Qwen3-8B has no layer called bar: left out; counted are q_proj,"
+        " k_proj, v_proj, o_proj"
+    ]
     assert (all_linear["warnings"], full["warnings"]) == ([], [])
 
 
 def test_qlora_is_lora_on_nf4():
     """The everyday word and the two keys give the same answer."""
-    one, two = answers([{"model": "Qwen/Qwen3-8B", "update": "qlora"}, {"model": "Qwen/Qwen3-8B", "update": "lora", "quantization": "nf4"}])
+    one, two = answers(
+        [
+            {"model": "Qwen/Qwen3-8B", "update": "qlora"},
+            {"model": "Qwen/Qwen3-8B", "update": "lora", "quantization": "nf4"},
+        ]
+    )
     assert one == two
 
 
 def test_terms_add_up_to_the_peak():
     """The printed terms sum to the printed peak."""
-    for found in answers([{"model": "Qwen/Qwen3-8B", "update": update} for update in ("full", "lora", "adapter", "prefix", "qlora")]):
-        assert sum(term["gib"] for term in found["terms"]) == pytest.approx(found["peak_gib"], abs=0.002)
+    for found in answers(
+        [
+            {"model": "Qwen/Qwen3-8B", "update": update}
+            for update in ("full", "lora", "adapter", "prefix", "qlora")
+        ]
+    ):
+        assert sum(term["gib"] for term in found["terms"]) == pytest.approx(
+            found["peak_gib"], abs=0.002
+        )
         assert found["low_gib"] < found["peak_gib"] < found["high_gib"]
 
 
 def test_an_architecture_stands_in_for_a_model():
     """config.json's keys in a spec give a known shape."""
-    config = {"model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "intermediate_size": 11008, "vocab_size": 32000}
+    config = {
+        "model_type": "llama",
+        "hidden_size": 4096,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "intermediate_size": 11008,
+        "vocab_size": 32000,
+    }
     own, known = answers([{"architecture": config}, {"model": "meta-llama/Llama-2-7b-hf"}])
     assert own["peak_gib"] == known["peak_gib"]
 
 
-json_values = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8), lambda inner: st.lists(inner, max_size=3), max_leaves=4)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3),
+    max_leaves=4,
+)
 
 
 @settings(max_examples=200, deadline=None)
 @given(item=st.dictionaries(st.sampled_from(KEYS), json_values, max_size=6))
 def test_any_values_give_an_answer_or_a_reason(item):
     """Whatever stands in a spec, the answer is a number with a band or null with a reason."""
-    item = {key: value for key, value in item.items() if key != "model" or not isinstance(value, str) or "/" not in value}
+    item = {
+        key: value
+        for key, value in item.items()
+        if key != "model" or not isinstance(value, str) or "/" not in value
+    }
     (found,) = answers([item])
     assert (found["peak_gib"] is None) == ("reason" in found)
 
 
 def test_the_text_has_a_bar_per_term_and_stays_in_width():
-    """For people: a line with a bar for each term, the card's share, nothing wider than the terminal."""
+    """For people: a line with a bar for each term, the card's share, nothing wider than the
+    terminal.
+    """
     (found,) = answers([{"model": "Qwen/Qwen3-8B", "gpu": "RTX 4090", "tokens_total": 1_000_000}])
-    text = estimate_text({**found, "counter": "nvidia-smi", "limit_gib": 24, "fits": "fits"}, title="Qwen3-8B", width=72)
+    text = estimate_text(
+        {**found, "counter": "nvidia-smi", "limit_gib": 24, "fits": "fits"},
+        title="Qwen3-8B",
+        width=72,
+    )
     assert all(len(line) <= 72 for line in text.splitlines())
     assert sum("#" in line for line in text.splitlines()) >= 2
     assert "of the 24.0 GiB there are: it fits" in text

@@ -37,17 +37,39 @@ def speed(spec: RunSpec, model: str, gpu: str) -> float:
     ("model", "gpu", "spec", "published"),
     [
         # QwenLM/Qwen README, LoRA on one A100, checkpointing, batch 1 x 8
-        ("Qwen/Qwen-7B-Chat", "nvidia-a100-sxm4-80gb", RunSpec(seq_len=4096, grad_accum=8, target_modules=("c_attn", "c_proj", "w1", "w2")), 3244),
-        ("Qwen/Qwen-14B-Chat", "nvidia-a100-sxm4-80gb", RunSpec(seq_len=2048, grad_accum=8, target_modules=("c_attn", "c_proj", "w1", "w2")), 1950),
+        (
+            "Qwen/Qwen-7B-Chat",
+            "nvidia-a100-sxm4-80gb",
+            RunSpec(seq_len=4096, grad_accum=8, target_modules=("c_attn", "c_proj", "w1", "w2")),
+            3244,
+        ),
+        (
+            "Qwen/Qwen-14B-Chat",
+            "nvidia-a100-sxm4-80gb",
+            RunSpec(seq_len=2048, grad_accum=8, target_modules=("c_attn", "c_proj", "w1", "w2")),
+            1950,
+        ),
         # torchtune README, full tuning of a 3B, packed and compiled
         (
             "meta-llama/Llama-3.2-3B",
             "nvidia-a100-sxm4-80gb",
-            RunSpec(update="full", seq_len=4096, micro_batch_size=2, packing=True, compile=True, gradient_checkpointing=False),
+            RunSpec(
+                update="full",
+                seq_len=4096,
+                micro_batch_size=2,
+                packing=True,
+                compile=True,
+                gradient_checkpointing=False,
+            ),
             8998,
         ),
         # AnswerDotAI fsdp_qlora, Llama 2 7B on two RTX 4090
-        ("meta-llama/Llama-2-7b-hf", "nvidia-rtx-4090", RunSpec(quantization="nf4", seq_len=2048, micro_batch_size=10, gpus=2, sharding="fsdp"), 2250),
+        (
+            "meta-llama/Llama-2-7b-hf",
+            "nvidia-rtx-4090",
+            RunSpec(quantization="nf4", seq_len=2048, micro_batch_size=10, gpus=2, sharding="fsdp"),
+            2250,
+        ),
     ],
 )
 def test_published_speeds_are_met_within_a_factor_of_one_and_a_half(model, gpu, spec, published):
@@ -57,7 +79,9 @@ def test_published_speeds_are_met_within_a_factor_of_one_and_a_half(model, gpu, 
 
 def test_a_tiny_batch_is_bound_by_launches_and_flat():
     """Below some hundred tokens a step takes as long for half the tokens."""
-    short, long = (speed(RunSpec(seq_len=length, rank=8), "Qwen/Qwen3-0.6B", "H100 SXM") for length in (32, 64))
+    short, long = (
+        speed(RunSpec(seq_len=length, rank=8), "Qwen/Qwen3-0.6B", "H100 SXM") for length in (32, 64)
+    )
     assert long / short > 1.8
 
 
@@ -67,7 +91,17 @@ def test_a_cpu_step_of_the_small_model_takes_seconds():
     machine = machine_of(None, cpu_cores=2)
     assert shape is not None
     assert machine is not None
-    result = time_estimate(RunSpec(rank=16, micro_batch_size=4, seq_len=128, gradient_checkpointing=False, weights_dtype="float32"), shape, machine)
+    result = time_estimate(
+        RunSpec(
+            rank=16,
+            micro_batch_size=4,
+            seq_len=128,
+            gradient_checkpointing=False,
+            weights_dtype="float32",
+        ),
+        shape,
+        machine,
+    )
     assert result is not None
     assert 1.5 < result.step_s < 4.5
 
@@ -78,7 +112,13 @@ def test_the_run_takes_steps_times_step():
     machine = machine_of(card("RTX 4090"))
     assert shape is not None
     assert machine is not None
-    result = time_estimate(RunSpec(micro_batch_size=2, grad_accum=4), shape, machine, tokens_total=200_000, rows_total=1000)
+    result = time_estimate(
+        RunSpec(micro_batch_size=2, grad_accum=4),
+        shape,
+        machine,
+        tokens_total=200_000,
+        rows_total=1000,
+    )
     assert result is not None
     assert result.steps == 125
     assert result.duration_s == pytest.approx(125 * result.step_s)
@@ -108,14 +148,26 @@ def test_money_is_hours_times_cards_times_price():
     batch=st.integers(1, 16), length=st.sampled_from([16, 256, 2048, 16384]), update=st.sampled_from(["full", "lora", "adapter", "prefix"]),
     quantization=st.sampled_from([None, "nf4"]), gpus=st.sampled_from([1, 2, 8]), sharding=st.sampled_from([None, "ddp", "fsdp", "zero3"]),
 )  # fmt: skip
-def test_time_is_finite_and_grows_with_the_batch(batch, length, update, quantization, gpus, sharding):
+def test_time_is_finite_and_grows_with_the_batch(
+    batch, length, update, quantization, gpus, sharding
+):
     """A step's time is positive and finite, and a larger micro-batch never makes it shorter."""
-    spec = RunSpec(micro_batch_size=batch, seq_len=length, update=update, quantization=None if update == "full" else quantization, gpus=gpus, sharding=sharding)
+    spec = RunSpec(
+        micro_batch_size=batch,
+        seq_len=length,
+        update=update,
+        quantization=None if update == "full" else quantization,
+        gpus=gpus,
+        sharding=sharding,
+    )
     shape, _ = model_shape("Qwen/Qwen3-8B")
     machine = machine_of(card("A100 80GB SXM"))
     assert shape is not None
     assert machine is not None
-    one, two = time_estimate(spec, shape, machine), time_estimate(replace(spec, micro_batch_size=batch + 1), shape, machine)
+    one, two = (
+        time_estimate(spec, shape, machine),
+        time_estimate(replace(spec, micro_batch_size=batch + 1), shape, machine),
+    )
     assert one is not None
     assert two is not None
     assert math.isfinite(one.step_s)
@@ -124,19 +176,25 @@ def test_time_is_finite_and_grows_with_the_batch(batch, length, update, quantiza
 
 @pytest.mark.parametrize("objective", ["dpo", "orpo", "rm"])
 def test_both_sequences_of_a_pair_take_time(objective):
-    """A row of two sequences of 500 tokens takes as many steps as one of 500, each of two passes' worth of tokens."""
+    """A row of two sequences of 500 tokens takes as many steps as one of 500, each of two passes'
+    worth of tokens.
+    """
     shape, _ = model_shape("Qwen/Qwen3-8B")
     machine = machine_of(card("A100-SXM4-80GB"))
     assert shape is not None
     assert machine is not None
     spec = RunSpec(objective="sft", micro_batch_size=16, seq_len=512, gradient_checkpointing=True)
     one = time_estimate(spec, shape, machine, tokens_total=500_000, rows_total=1000)
-    two = time_estimate(replace(spec, objective=objective), shape, machine, tokens_total=1_000_000, rows_total=1000)
+    two = time_estimate(
+        replace(spec, objective=objective), shape, machine, tokens_total=1_000_000, rows_total=1000
+    )
     assert one is not None
     assert two is not None
     assert one.steps == two.steps == 63
     assert two.step_s > 1.8 * one.step_s
-    cut = time_estimate(replace(spec, objective=objective), shape, machine, tokens_total=4_000_000, rows_total=1000)  # sequences of 2000, cut at 512
+    cut = time_estimate(
+        replace(spec, objective=objective), shape, machine, tokens_total=4_000_000, rows_total=1000
+    )  # sequences of 2000, cut at 512
     assert cut is not None
     assert cut.step_s < 1.1 * two.step_s
 
@@ -164,39 +222,80 @@ def step_of(**options: object) -> float:
 
 
 def test_an_update_of_ppo_takes_what_was_measured():
-    """Two inner epochs over eight answers of 25 tokens to prompts of 75: 29.7 s, 7 of them for writing."""
+    """Two inner epochs over eight answers of 25 tokens to prompts of 75: 29.7 s, 7 of them for
+    writing.
+    """
     assert 1 / 1.5 < step_of(ppo_epochs=2) / 29.7 < 1.5
 
 
 def test_answers_that_are_learned_from_oftener_take_longer():
     assert step_of(ppo_epochs=4) > 1.5 * step_of(ppo_epochs=2)
-    assert step_of(ppo_epochs=2, verifier="exact") < step_of(ppo_epochs=2)  # no reward model looks at them
-    eight, sixteen = (step_of(objective="grpo", generations=generations, verifier="exact") for generations in (8, 16))
+    assert step_of(ppo_epochs=2, verifier="exact") < step_of(
+        ppo_epochs=2
+    )  # no reward model looks at them
+    eight, sixteen = (
+        step_of(objective="grpo", generations=generations, verifier="exact")
+        for generations in (8, 16)
+    )
     assert 1.5 < sixteen / eight <= 2
-    assert step_of(objective="rloo", beta=0.05, verifier="exact") > step_of(objective="rloo", beta=0.0, verifier="exact")
+    assert step_of(objective="rloo", beta=0.05, verifier="exact") > step_of(
+        objective="rloo", beta=0.0, verifier="exact"
+    )
 
 
 @pytest.mark.parametrize(
     ("objective", "rows", "accum", "tokens", "options", "measured_s"),
-    [("kto", 4, 2, 228, {}, 30.0), ("grpo", 2, 4, 60, {"generations": 8, "response_tokens": 16}, 53.6), ("grpo", 8, 1, 60, {"generations": 8, "response_tokens": 16}, 34.7)],
+    [
+        ("kto", 4, 2, 228, {}, 30.0),
+        ("grpo", 2, 4, 60, {"generations": 8, "response_tokens": 16}, 53.6),
+        ("grpo", 8, 1, 60, {"generations": 8, "response_tokens": 16}, 34.7),
+    ],
 )
-def test_steps_with_logits_in_tiles_take_what_was_measured_on_two_cores(objective, rows, accum, tokens, options, measured_s):
-    """SmolLM2-135M under autocast: every pass over a few tokens costs its launches, and every logit its tile."""
-    spec = RunSpec(objective=objective, weights_dtype="float32", precision="mixed", micro_batch_size=rows, grad_accum=accum, seq_len=512, rank=32, options=options)
+def test_steps_with_logits_in_tiles_take_what_was_measured_on_two_cores(
+    objective, rows, accum, tokens, options, measured_s
+):
+    """SmolLM2-135M under autocast: every pass over a few tokens costs its launches, and every logit
+    its tile.
+    """
+    spec = RunSpec(
+        objective=objective,
+        weights_dtype="float32",
+        precision="mixed",
+        micro_batch_size=rows,
+        grad_accum=accum,
+        seq_len=512,
+        rank=32,
+        options=options,
+    )
     shape, _ = model_shape("HuggingFaceTB/SmolLM2-135M")
     machine = machine_of(None, cpu_cores=2, cpu_bf16=True)
     assert shape is not None
     assert machine is not None
-    result = time_estimate(replace(spec, gradient_checkpointing=False), shape, machine, tokens_total=100 * tokens, rows_total=100)
+    result = time_estimate(
+        replace(spec, gradient_checkpointing=False),
+        shape,
+        machine,
+        tokens_total=100 * tokens,
+        rows_total=100,
+    )
     assert result is not None
     assert 1 / 1.5 < result.step_s / measured_s < 1.5
 
 
 def test_bfloat16_shortens_a_step_only_where_the_processor_multiplies_it():
-    """Two cores, LoRA steps of SmolLM2-135M: 2.91 s against 1.96 s for 4 x 200 tokens, 3.6 s against 2.75 s for rows of mixed lengths."""
+    """Two cores, LoRA steps of SmolLM2-135M: 2.91 s against 1.96 s for 4 x 200 tokens, 3.6 s
+    against 2.75 s for rows of mixed lengths.
+    """
     shape, _ = model_shape("HuggingFaceTB/SmolLM2-135M")
     assert shape is not None
-    pure = RunSpec(weights_dtype="float32", precision="pure", micro_batch_size=4, seq_len=200, rank=16, gradient_checkpointing=False)
+    pure = RunSpec(
+        weights_dtype="float32",
+        precision="pure",
+        micro_batch_size=4,
+        seq_len=200,
+        rank=16,
+        gradient_checkpointing=False,
+    )
     seconds = {}
     for has in (True, False):
         machine = machine_of(None, cpu_cores=2, cpu_bf16=has)

@@ -1,7 +1,9 @@
-"""The formulas held to whole training steps, traced without their memory: every tensor of forward, backward and optimizer step is counted, none exists.
+"""The formulas held to whole training steps, traced without their memory: every tensor of forward,
+backward and optimizer step is counted, none exists.
 
-MemTracker counts live tensors by kind; under FakeTensorMode they have shapes and no storage, so a wide model needs none. The layers are as
-wide as the published models', and few, since tracing takes time for each.
+MemTracker counts live tensors by kind; under FakeTensorMode they have shapes and no storage, so a
+wide model needs none. The layers are as wide as the published models', and few, since tracing takes
+time for each.
 """
 
 from __future__ import annotations
@@ -20,14 +22,20 @@ pytestmark = pytest.mark.slow
 
 ROWS, LENGTH, RANK, LAYERS = 2, 512, 16, 4
 WIDE: Mapping[str, Mapping[str, Any]] = {
-    "llama": {"vocab_size": 128_256, "hidden_size": 4096, "intermediate_size": 14_336, "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": False},
-    "qwen3": {"vocab_size": 151_936, "hidden_size": 1024, "intermediate_size": 3072, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": True},
-    "mistral": {"vocab_size": 32_768, "hidden_size": 4096, "intermediate_size": 14_336, "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": False},
+    "llama": {"vocab_size": 128_256, "hidden_size": 4096, "intermediate_size": 14_336,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": False},
+    "qwen3": {"vocab_size": 151_936, "hidden_size": 1024, "intermediate_size": 3072,
+    "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
+    "tie_word_embeddings": True},
+    "mistral": {"vocab_size": 32_768, "hidden_size": 4096, "intermediate_size": 14_336,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": False},
 }  # fmt: skip
 
 
 class Nothing:
-    """Stands for the gradient hook of a frozen parameter, which MemTracker would ask for and cannot have."""
+    """Stands for the gradient hook of a frozen parameter, which MemTracker would ask for and cannot
+    have.
+    """
 
     def remove(self) -> None:
         """There is nothing to take off."""
@@ -35,7 +43,9 @@ class Nothing:
 
 @contextmanager
 def fake(model: Any) -> Iterator[None]:
-    """Within, the parameters and buffers of a model on the meta device are tensors of the CPU that have no storage."""
+    """Within, the parameters and buffers of a model on the meta device are tensors of the CPU that
+    have no storage.
+    """
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -45,17 +55,23 @@ def fake(model: Any) -> Iterator[None]:
             for name, old in module._parameters.items():
                 if old is not None:
                     if id(old) not in made:
-                        made[id(old)] = torch.nn.Parameter(torch.empty(old.shape, dtype=old.dtype), requires_grad=old.requires_grad)
+                        made[id(old)] = torch.nn.Parameter(
+                            torch.empty(old.shape, dtype=old.dtype), requires_grad=old.requires_grad
+                        )
                     module._parameters[name] = made[id(old)]
             for name, old in module._buffers.items():
-                module._buffers[name] = None if old is None else torch.empty(old.shape, dtype=old.dtype)
+                module._buffers[name] = (
+                    None if old is None else torch.empty(old.shape, dtype=old.dtype)
+                )
             if hasattr(module, "original_inv_freq"):
                 module.original_inv_freq = module.inv_freq
         yield
 
 
 def traced(config: Any, update: str, checkpointing: bool) -> dict[str, int]:
-    """Bytes by kind (PARAM, GRAD, ACT, TEMP, OPT, Total, ...) at the peak of two steps in bf16, with AdamW and a loss on whole logits."""
+    """Bytes by kind (PARAM, GRAD, ACT, TEMP, OPT, Total, ...) at the peak of two steps in bf16,
+    with AdamW and a loss on whole logits.
+    """
     import peft
     import torch
     import transformers
@@ -71,7 +87,9 @@ def traced(config: Any, update: str, checkpointing: bool) -> dict[str, int]:
                 model.enable_input_require_grads()
     with fake(model):
         model.train()
-        optimizer = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad], foreach=True)
+        optimizer = torch.optim.AdamW(
+            [parameter for parameter in model.parameters() if parameter.requires_grad], foreach=True
+        )
         tracker = MemTracker()
         for parameter in model.parameters():
             if not parameter.requires_grad:
@@ -97,28 +115,47 @@ def traced(config: Any, update: str, checkpointing: bool) -> dict[str, int]:
 @pytest.mark.parametrize("update", ["lora", "full"])
 @pytest.mark.parametrize("family", sorted(WIDE))
 def test_a_traced_step_has_the_estimated_peak(family, update, checkpointing):
-    """Weights and optimizer to the byte (Adam's step counters aside), the peak of everything at most a tenth below and a fifth above.
+    """Weights and optimizer to the byte (Adam's step counters aside), the peak of everything at
+    most a tenth below and a fifth above.
 
-    Above, where a large vocabulary meets few layers: the loss is 14 bytes a word, as slopes of runs on cards have it, and 12 as traced.
+    Above, where a large vocabulary meets few layers: the loss is 14 bytes a word, as slopes of runs
+    on cards have it, and 12 as traced.
     """
     pytest.importorskip("peft")
     transformers = pytest.importorskip("transformers")
-    config = transformers.AutoConfig.for_model(family, num_hidden_layers=LAYERS, max_position_embeddings=8192, **WIDE[family])
+    config = transformers.AutoConfig.for_model(
+        family, num_hidden_layers=LAYERS, max_position_embeddings=8192, **WIDE[family]
+    )
     found = traced(config, update, checkpointing)
     spec = RunSpec(
-        update=update, rank=RANK, micro_batch_size=ROWS, seq_len=LENGTH, gradient_checkpointing=checkpointing, optimizer="adamw", loss="full", precision="pure", counter="allocated"
+        update=update,
+        rank=RANK,
+        micro_batch_size=ROWS,
+        seq_len=LENGTH,
+        gradient_checkpointing=checkpointing,
+        optimizer="adamw",
+        loss="full",
+        precision="pure",
+        counter="allocated",
     )
-    estimated = memory_estimate(spec, shape_from_config(config.to_dict(), family, origin="hub", source=""))
+    estimated = memory_estimate(
+        spec, shape_from_config(config.to_dict(), family, origin="hub", source="")
+    )
     assert estimated is not None
     terms = {term.name: term.size_bytes for term in estimated.peak.terms}
     assert found["PARAM"] == terms["weights"] + terms.get("adapters", 0)
-    # What is made inside the optimizer's step counts as the optimizer's: its state, and where the peak is there, one temporary a parameter.
-    assert found["OPT"] == pytest.approx(terms["optimizer state"] + terms.get("optimizer temporaries", 0), rel=1e-3)
+    # What is made inside the optimizer's step counts as the optimizer's: its state, and where the
+    # peak is there, one temporary a parameter.
+    assert found["OPT"] == pytest.approx(
+        terms["optimizer state"] + terms.get("optimizer temporaries", 0), rel=1e-3
+    )
     assert 0.90 <= estimated.peak_bytes / found["Total"] <= 1.20
 
 
 def test_a_tile_of_logits_on_the_cpu_is_held_as_often_as_said():
-    """TRL's chunked log-probabilities without Triton: what one tile's gradient holds at its worst, per logit of the tile."""
+    """TRL's chunked log-probabilities without Triton: what one tile's gradient holds at its worst,
+    per logit of the tile.
+    """
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.distributed._tools.mem_tracker import MemTracker
@@ -134,7 +171,9 @@ def test_a_tile_of_logits_on_the_cpu_is_held_as_often_as_said():
         tracker = MemTracker()
         with tracker:
             outputs = ("entropy", "mean_logits", "is_top1")
-            found = ChunkedLogProbFunction.apply(states, weight, None, targets, 1.0, TILE_WORDS, None, 1.0, outputs)
+            found = ChunkedLogProbFunction.apply(
+                states, weight, None, targets, 1.0, TILE_WORDS, None, 1.0, outputs
+            )
             found[0].sum().backward()
     peak = next(iter(tracker.get_tracker_snapshot("peak").values()))
     held = next(size for kind, size in peak.items() if str(getattr(kind, "name", kind)) == "Total")

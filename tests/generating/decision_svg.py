@@ -1,4 +1,6 @@
-"""A picture of the decision, made from the loaded rules: steps in order, what each looks at, what it may conclude, what goes on where."""
+"""A picture of the decision, made from the loaded rules: steps in order, what each looks at, what
+it may conclude, what goes on where.
+"""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -16,10 +18,24 @@ ORIGIN_LOOKS = {
     "probed": ("machine", "read from your machine", "#dcfce7", "#14532d"),
     "data": ("data", "read from your data", "#ccfbf1", "#134e4a"),
     "model": ("model", "read from the model", "#ede9fe", "#4c1d95"),
-    "estimated": ("computed", "memory, hours, dollars: computed before the rules look", "#fef3c7", "#78350f"),
+    "estimated": (
+        "computed",
+        "memory, hours, dollars: computed before the rules look",
+        "#fef3c7",
+        "#78350f",
+    ),
     "concluded": ("from above", "follows from the steps above", "#e2e8f0", "#334155"),
 }
-LANE_COLOURS = ("#b45309", "#0e7490", "#7c3aed", "#be123c", "#15803d", "#1d4ed8", "#a21caf", "#4d7c0f")
+LANE_COLOURS = (
+    "#b45309",
+    "#0e7490",
+    "#7c3aed",
+    "#be123c",
+    "#15803d",
+    "#1d4ed8",
+    "#a21caf",
+    "#4d7c0f",
+)
 LAYER_COLOURS = ("#64748b", "#0f766e", "#c2410c", "#7e22ce", "#1d4ed8")
 INK, SOFT, RULE = "#0f172a", "#475569", "#94a3b8"
 
@@ -77,10 +93,20 @@ def picture(rules: Ruleset) -> str:
     """The SVG's text."""
     rows = [row_of(rules, table, place) for place, table in enumerate(rules.tables.values(), 1)]
     lanes = lanes_of(rows)
-    width = BOX_X + BOX_WIDTH + LABEL_WIDTH + LANE_GAP * max((lane for lane, _ in lanes.values()), default=0) + LANE_GAP + MARGIN
+    width = (
+        BOX_X
+        + BOX_WIDTH
+        + LABEL_WIDTH
+        + LANE_GAP * max((lane for lane, _ in lanes.values()), default=0)
+        + LANE_GAP
+        + MARGIN
+    )
     canvas = Canvas()
     total = sum(len(listed) for listed in rules.rules.values())
-    said = f"{count(len(rows), 'step')}, {count(total, 'rule')}. Each step looks at a few facts and concludes one, which later steps may look at."
+    said = (
+        f"{count(len(rows), 'step')}, {count(total, 'rule')}. Each step looks at a few facts and"
+        " concludes one, which later steps may look at."
+    )
     y = draw_head(canvas, rows, said, width)
     start = y
     y += 34 + ROW_GAP
@@ -94,7 +120,9 @@ def picture(rules: Ruleset) -> str:
     canvas.parts[:0] = background.parts
     pill(canvas, start, "Your answers, your data, your model, your machine")
     canvas.text(FACTS_X, start + 22, "What each step looks at", NORMAL, bold=True)
-    canvas.text(width - MARGIN, start + 22, "What goes on to later steps", NORMAL, bold=True, anchor="end")
+    canvas.text(
+        width - MARGIN, start + 22, "What goes on to later steps", NORMAL, bold=True, anchor="end"
+    )
     for row in rows:
         draw_spine(canvas, row.y - ROW_GAP, row.y)
     draw_spine(canvas, end - ROW_GAP, end)
@@ -105,7 +133,9 @@ def picture(rules: Ruleset) -> str:
         draw_box(canvas, row, rules)
     order = ", ".join(["your own files", *reversed(rules.layers), "base"])
     canvas.text(
-        width / 2, end + 34 + 32, f"In each step: what any rule forbids is out. Of the rest the first of these layers decides: {order}; inside a layer, the higher tier.", SMALL, fill=SOFT, anchor="middle"
+        width / 2, end + 34 + 32,
+        f"In each step: what any rule forbids is out. Of the rest the first of these layers decides: {order}; inside a layer, the higher tier.",
+        SMALL, fill=SOFT, anchor="middle"
     )  # fmt: skip
     steps = "; ".join(f"{row.place}. {plain(row.table.id)}: {row.table.about}" for row in rows)
     return canvas.document(width, height, title=TITLE, description=f"{said} {steps}.")
@@ -115,33 +145,59 @@ def row_of(rules: Ruleset, table: Table, place: int) -> Row:
     produced = {other.concludes for other in rules.tables.values()}
     groups = []
     for origin in ORIGINS:
-        names = [plain(fact) for fact in table.inputs if rules.facts[fact].origin == origin and fact not in produced]
+        names = [
+            plain(fact)
+            for fact in table.inputs
+            if rules.facts[fact].origin == origin and fact not in produced
+        ]
         if names:
             groups.append((origin, *flow(names, FACTS_WIDTH - CAPTION_WIDTH, SMALL)))
     listed = rules.rules[table.id]
     values = list(rules.facts[table.concludes].values)
     keys = dict.fromkeys(key for rule in listed if rule.kind == "set" for key in rule.then)
-    placed, height = flow([plain(str(value)) for value in [*values, *keys]], BOX_WIDTH - 2 * PAD, SMALL)
+    placed, height = flow(
+        [plain(str(value)) for value in [*values, *keys]], BOX_WIDTH - 2 * PAD, SMALL
+    )
     by_layer = Counter(rule.layer for rule in listed)
     layers = ["base", *rules.layers]
     return Row(
-        table=table, place=place, groups=groups, about=wrapped(table.about[:1].upper() + table.about[1:], BOX_WIDTH - 2 * PAD, NORMAL), outcomes=placed, outcomes_height=height,
-        rules=[(layer, by_layer[layer]) for layer in layers], incoming=[fact for fact in table.inputs if fact in produced],
+        table=table, place=place, groups=groups,
+        about=wrapped(table.about[:1].upper() + table.about[1:], BOX_WIDTH - 2 * PAD, NORMAL),
+        outcomes=placed, outcomes_height=height,
+        rules=[(layer, by_layer[layer]) for layer in layers],
+        incoming=[fact for fact in table.inputs if fact in produced],
     )  # fmt: skip
 
 
 def lanes_of(rows: list[Row]) -> dict[str, tuple[int, list[Row]]]:
-    """Concluded fact -> its lane and the steps it goes to; lanes are shared where they do not overlap."""
+    """Concluded fact -> its lane and the steps it goes to; lanes are shared where they do not
+    overlap.
+    """
     spans: list[tuple[int, int, Row, list[Row]]] = []
     for row in rows:
-        to = [other for other in rows if row.table.concludes in other.incoming and other.place > row.place]
+        to = [
+            other
+            for other in rows
+            if row.table.concludes in other.incoming and other.place > row.place
+        ]
         if to:
             row.outgoing = True
             spans.append((row.place, max(other.place for other in to), row, to))
     found: dict[str, tuple[int, list[Row]]] = {}
     taken: list[list[tuple[int, int]]] = []
-    for first, last, row, to in sorted(spans, key=lambda span: (span[1] - span[0], span[0])):  # short ones next to the boxes: fewest crossings
-        lane = next((lane for lane, others in enumerate(taken) if all(last < other_first or first > other_last for other_first, other_last in others)), len(taken))
+    for first, last, row, to in sorted(
+        spans, key=lambda span: (span[1] - span[0], span[0])
+    ):  # short ones next to the boxes: fewest crossings
+        lane = next(
+            (
+                lane
+                for lane, others in enumerate(taken)
+                if all(
+                    last < other_first or first > other_last for other_first, other_last in others
+                )
+            ),
+            len(taken),
+        )
         taken[lane : lane + 1] = [[*(taken[lane] if lane < len(taken) else []), (first, last)]]
         found[row.table.concludes] = (lane, to)
     return found
@@ -153,7 +209,14 @@ def draw_head(canvas: Canvas, rows: Iterable[Row], said: str, width: float) -> f
     canvas.text(MARGIN, 76, said, 14.5, fill=SOFT)
     names = [f"{row.place} {plain(row.table.id)}" for row in rows]
     space = width - 2 * MARGIN - 22 * (len(names) - 1)
-    size = next((size for size in (14.0, 13.5, 13.0, 12.5) if sum(chip_width(name, size) + 2 for name in names) <= space), 12.5)
+    size = next(
+        (
+            size
+            for size in (14.0, 13.5, 13.0, 12.5)
+            if sum(chip_width(name, size) + 2 for name in names) <= space
+        ),
+        12.5,
+    )
     x, y = float(MARGIN), 94.0
     for name in names:
         wide = chip_width(name, size) + 2
@@ -181,11 +244,18 @@ def draw_head(canvas: Canvas, rows: Iterable[Row], said: str, width: float) -> f
 
 def pill(canvas: Canvas, y: float, text: str) -> None:
     canvas.rect(BOX_X, y, BOX_WIDTH, 34, fill="#0f172a", radius=17)
-    canvas.text(BOX_X + BOX_WIDTH / 2, y + 22, text, NORMAL, fill="#ffffff", bold=True, anchor="middle")
+    canvas.text(
+        BOX_X + BOX_WIDTH / 2, y + 22, text, NORMAL, fill="#ffffff", bold=True, anchor="middle"
+    )
 
 
 def draw_spine(canvas: Canvas, top: float, bottom: float) -> None:
-    canvas.line([(BOX_X + BOX_WIDTH / 2, top), (BOX_X + BOX_WIDTH / 2, bottom - 1)], stroke=INK, width=3, arrow=True)
+    canvas.line(
+        [(BOX_X + BOX_WIDTH / 2, top), (BOX_X + BOX_WIDTH / 2, bottom - 1)],
+        stroke=INK,
+        width=3,
+        arrow=True,
+    )
 
 
 def draw_facts(canvas: Canvas, row: Row) -> None:
@@ -200,14 +270,20 @@ def draw_facts(canvas: Canvas, row: Row) -> None:
             canvas.chip(FACTS_X + CAPTION_WIDTH + x, y + down, name, SMALL, fill=fill, ink=ink)
         y += height + 10
     middle = row.y + row.height / 2
-    canvas.line([(FACTS_X + FACTS_WIDTH + 6, middle), (BOX_X - 2, middle)], stroke=RULE, width=2, arrow=True)
+    canvas.line(
+        [(FACTS_X + FACTS_WIDTH + 6, middle), (BOX_X - 2, middle)], stroke=RULE, width=2, arrow=True
+    )
 
 
 def draw_box(canvas: Canvas, row: Row, rules: Ruleset) -> None:
-    canvas.rect(BOX_X, row.y, BOX_WIDTH, row.height, fill="#f8fafc", stroke=INK, radius=10, line=1.5)
+    canvas.rect(
+        BOX_X, row.y, BOX_WIDTH, row.height, fill="#f8fafc", stroke=INK, radius=10, line=1.5
+    )
     y = row.y + PAD
     canvas.circle(BOX_X + PAD + 11, y + 9, 12, fill=INK)
-    canvas.text(BOX_X + PAD + 11, y + 14, str(row.place), 13, fill="#ffffff", bold=True, anchor="middle")
+    canvas.text(
+        BOX_X + PAD + 11, y + 14, str(row.place), 13, fill="#ffffff", bold=True, anchor="middle"
+    )
     canvas.text(BOX_X + PAD + 32, y + 15, plain(row.table.id), 18, bold=True)
     y += 24
     for line in row.about:
@@ -215,20 +291,43 @@ def draw_box(canvas: Canvas, row: Row, rules: Ruleset) -> None:
         canvas.text(BOX_X + PAD, y, line, NORMAL, fill=SOFT)
     y += 12
     for x, down, name in row.outcomes:
-        canvas.rect(BOX_X + PAD + x, y + down, chip_width(name, SMALL), chip_height(SMALL), fill="#ffffff", stroke="#94a3b8", radius=5)
-        canvas.text(BOX_X + PAD + x + chip_width(name, SMALL) / 2, y + down + chip_height(SMALL) * 0.7, name, SMALL, anchor="middle")
+        canvas.rect(
+            BOX_X + PAD + x,
+            y + down,
+            chip_width(name, SMALL),
+            chip_height(SMALL),
+            fill="#ffffff",
+            stroke="#94a3b8",
+            radius=5,
+        )
+        canvas.text(
+            BOX_X + PAD + x + chip_width(name, SMALL) / 2,
+            y + down + chip_height(SMALL) * 0.7,
+            name,
+            SMALL,
+            anchor="middle",
+        )
     x, y = BOX_X + BOX_WIDTH - PAD, row.y + row.height - 12
     for layer, number_of in reversed(row.rules):
         if number_of:
             label = f"{number_of} {layer}"
             x -= text_width(label, 12)
             canvas.text(x, y, label, 12, fill=SOFT)
-            canvas.rect(x - 14, y - 9, 10, 10, fill=LAYER_COLOURS[["base", *rules.layers].index(layer) % len(LAYER_COLOURS)], radius=2)
+            canvas.rect(
+                x - 14,
+                y - 9,
+                10,
+                10,
+                fill=LAYER_COLOURS[["base", *rules.layers].index(layer) % len(LAYER_COLOURS)],
+                radius=2,
+            )
             x -= 26
     canvas.text(x + 8, y, "rules:", 12, fill=SOFT, anchor="end")
 
 
-def draw_lanes(canvas: Canvas, rows: Iterable[Row], lanes: dict[str, tuple[int, list[Row]]]) -> None:
+def draw_lanes(
+    canvas: Canvas, rows: Iterable[Row], lanes: dict[str, tuple[int, list[Row]]]
+) -> None:
     """What a step concluded, on its way to the later steps that look at it."""
     edge = BOX_X + BOX_WIDTH
     for index, (fact, (lane, to)) in enumerate(lanes.items()):
@@ -237,5 +336,15 @@ def draw_lanes(canvas: Canvas, rows: Iterable[Row], lanes: dict[str, tuple[int, 
         x = edge + LABEL_WIDTH + LANE_GAP * lane
         canvas.text(edge + 12, source.out_y - 5, plain(fact), SMALL, fill=colour, bold=True)
         for row in to:
-            canvas.line([(edge, source.out_y), (x, source.out_y), (x, row.port_y(fact)), (edge + 2, row.port_y(fact))], stroke=colour, width=2, arrow=True)
+            canvas.line(
+                [
+                    (edge, source.out_y),
+                    (x, source.out_y),
+                    (x, row.port_y(fact)),
+                    (edge + 2, row.port_y(fact)),
+                ],
+                stroke=colour,
+                width=2,
+                arrow=True,
+            )
             canvas.text(edge + 14, row.port_y(fact) - 5, plain(fact), SMALL, fill=colour, bold=True)

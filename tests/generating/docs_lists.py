@@ -22,14 +22,21 @@ def facts_page(rules: Ruleset) -> str:
         if signals:
             blocks += [
                 "### Signals",
-                "Things a person states as true, by name: `signals: [NAME]` in an answers file, `--signal NAME` (repeatable) as a flag. One that nobody stated is not known.",
-                grid(["Signal", "Question", "Asked by the wizard", "Looked at by"], (signal_row(rules, fact) for fact in signals)),
+                (
+                    "Things a person states as true, by name: `signals: [NAME]` in an answers file,"
+                    " `--signal NAME` (repeatable) as a flag. One that nobody stated is not known."
+                ),
+                grid(
+                    ["Signal", "Question", "Asked by the wizard", "Looked at by"],
+                    (signal_row(rules, fact) for fact in signals),
+                ),
             ]
     return page(
         "# Facts",
         "[all steps](README.md) · [sources](sources.md)",
-        "Everything a rule can look at. The wizard's questions, the flags, the keys of an answers file and the values below are one list, "
-        "[rules/facts.yaml](../../rules/facts.yaml). A fact that nobody stated is *not known*, and a default is not a known fact.",
+        "Everything a rule can look at. The wizard's questions, the flags, the keys of an answers"
+        " file and the values below are one list, [rules/facts.yaml](../../rules/facts.yaml). A"
+        " fact that nobody stated is *not known*, and a default is not a known fact.",
         *blocks,
     )
 
@@ -42,12 +49,25 @@ def fact_blocks(rules: Ruleset, fact: Fact) -> list[str | Iterable[str]]:
         "flag": "true or false",
         "path": "a file or folder",
     }
-    bounds = [f"{word} {number(bound)}" for word, bound in (("at least", fact.min), ("at most", fact.max)) if bound is not None]
-    typed = kind.get(fact.type, fact.type) + (f", {' and '.join(bounds)}" if bounds else "") + (f", in {fact.unit}" if fact.unit else "")
+    bounds = [
+        f"{word} {number(bound)}"
+        for word, bound in (("at least", fact.min), ("at most", fact.max))
+        if bound is not None
+    ]
+    typed = (
+        kind.get(fact.type, fact.type)
+        + (f", {' and '.join(bounds)}" if bounds else "")
+        + (f", in {fact.unit}" if fact.unit else "")
+    )
     lines.append(f"- Value: {typed}")
-    stated = [*([f"flag `{fact.flag}`"] if fact.flag else []), *([f"key `{fact.answer}` of an answers file"] if fact.answer else [])]
+    stated = [
+        *([f"flag `{fact.flag}`"] if fact.flag else []),
+        *([f"key `{fact.answer}` of an answers file"] if fact.answer else []),
+    ]
     if stated:
-        lines.append(f"- Stated by: {', '.join(stated)}{'; it must be stated' if fact.required else ''}")
+        lines.append(
+            f"- Stated by: {', '.join(stated)}{'; it must be stated' if fact.required else ''}"
+        )
     table = producer(rules, fact.id)
     if table is not None:
         lines.append(f"- Concluded by: [{table.id}]({table.id}.md)")
@@ -61,7 +81,17 @@ def fact_blocks(rules: Ruleset, fact: Fact) -> list[str | Iterable[str]]:
         told = any(value.label != name or value.help for name, value in fact.values.items())
         if told:
             blocks.append(
-                grid(["Value", "Label", "Meaning"], ([code(name), cell(value.label if value.label != name else ""), cell(value.help)] for name, value in fact.values.items()))
+                grid(
+                    ["Value", "Label", "Meaning"],
+                    (
+                        [
+                            code(name),
+                            cell(value.label if value.label != name else ""),
+                            cell(value.help),
+                        ]
+                        for name, value in fact.values.items()
+                    ),
+                )
             )
         else:
             lines[0] = f"- Value: one of {', '.join(map(code, fact.values))}"
@@ -69,7 +99,10 @@ def fact_blocks(rules: Ruleset, fact: Fact) -> list[str | Iterable[str]]:
 
 
 def asked_only(fact: Fact) -> str:
-    parts = [f"where {code(other)} is {joined(map(code, values))}" for other, values in fact.ask_when.items()]
+    parts = [
+        f"where {code(other)} is {joined(map(code, values))}"
+        for other, values in fact.ask_when.items()
+    ]
     if fact.ask_without:
         parts.append(f"without {' and '.join(map(code, fact.ask_without))}")
     return " and ".join(parts)
@@ -81,7 +114,12 @@ def looked_at_by(rules: Ruleset, fact: Fact) -> str:
 
 def signal_row(rules: Ruleset, fact: Fact) -> list[str]:
     asked = (asked_only(fact) or "yes") if fact.order is not None else "–"
-    return [f'<a id="{fact.id}"></a>`{fact.id}`', cell(fact.ask), asked, looked_at_by(rules, fact) or "–"]
+    return [
+        f'<a id="{fact.id}"></a>`{fact.id}`',
+        cell(fact.ask),
+        asked,
+        looked_at_by(rules, fact) or "–",
+    ]
 
 
 def used_sources(rules: Ruleset) -> dict[str, list[Rule]]:
@@ -99,15 +137,27 @@ def sources_page(rules: Ruleset) -> str:
     for source_id in sorted(rules.sources):
         source = rules.sources[source_id]
         title = cell(source.title)
-        about = [part for part in (source.kind, f"read {source.checked}" if source.checked else "") if part]
-        lines = [f"- {f'[{title}]({source.url})' if source.url else title}", f"- {'; '.join(about)}" if about else ""]
+        about = [
+            part
+            for part in (source.kind, f"read {source.checked}" if source.checked else "")
+            if part
+        ]
+        lines = [
+            f"- {f'[{title}]({source.url})' if source.url else title}",
+            f"- {'; '.join(about)}" if about else "",
+        ]
         named = used.get(source_id, [])
-        lines.append(f"- {count(len(named), 'rule')}: {', '.join(map(rule_link, named))}" if named else "- named by no rule")
+        lines.append(
+            f"- {count(len(named), 'rule')}: {', '.join(map(rule_link, named))}"
+            if named
+            else "- named by no rule"
+        )
         blocks += [f"### `{source_id}`", [line for line in lines if line]]
     return page(
         "# Sources",
         "[all steps](README.md) · [facts](facts.md)",
-        f"What the rules rest on, from [rules/sources.yaml](../../rules/sources.yaml): {count(len(rules.sources), 'source')}, {len(used)} of them named by a rule. "
-        "Cards, prices and models name theirs in their own files under [rules/](../../rules/).",
+        "What the rules rest on, from [rules/sources.yaml](../../rules/sources.yaml):"
+        f" {count(len(rules.sources), 'source')}, {len(used)} of them named by a rule. Cards,"
+        " prices and models name theirs in their own files under [rules/](../../rules/).",
         *blocks,
     )

@@ -26,7 +26,13 @@ def amounts_schema() -> dict[str, Any]:
         "properties": {
             "unit": {"enum": ["rows", "tokens"], "description": "left out: rows"},
             "too_few": {**NUMBER, "description": "below this it is documented to fail"},
-            "usual": {"type": "array", "items": NUMBER, "minItems": 2, "maxItems": 2, "description": "the range that published runs sit in"},
+            "usual": {
+                "type": "array",
+                "items": NUMBER,
+                "minItems": 2,
+                "maxItems": 2,
+                "description": "the range that published runs sit in",
+            },
             "text": {"type": "string", "minLength": 1},
             "sources": {"type": "array", "items": {"type": "string"}, "minItems": 1},
         },
@@ -38,8 +44,20 @@ def amounts_schema() -> dict[str, Any]:
         "additionalProperties": False,
         "required": ["checked", "sources", "objectives"],
         "properties": {
-            "checked": {"type": "string", "pattern": r"^\d{4}-\d{2}-\d{2}$", "description": "a date: 2026-11-25"},
-            "sources": {"type": "object", "additionalProperties": SOURCE, "description": "sources that rules/sources.yaml does not list"},
-            "objectives": {"type": "object", "additionalProperties": False, "properties": dict.fromkeys((*OBJECTIVES, "classification"), amount)},
+            "checked": {
+                "type": "string",
+                "pattern": r"^\d{4}-\d{2}-\d{2}$",
+                "description": "a date: 2026-11-25",
+            },
+            "sources": {
+                "type": "object",
+                "additionalProperties": SOURCE,
+                "description": "sources that rules/sources.yaml does not list",
+            },
+            "objectives": {
+                "type": "object",
+                "additionalProperties": False,
+                "properties": dict.fromkeys((*OBJECTIVES, "classification"), amount),
+            },
         },
     }

@@ -1,4 +1,6 @@
-"""JSON Schemas of the facts: as entries of rules/facts.yaml, as conditions of rules, as answers of a person."""
+"""JSON Schemas of the facts: as entries of rules/facts.yaml, as conditions of rules, as answers of
+a person.
+"""
 
 from collections.abc import Mapping
 
@@ -6,7 +8,19 @@ from advisor.ground.files import NAME_PATTERN
 from advisor.ruleset.entries import BOUNDS
 from advisor.ruleset.facts import KEYS, ORIGINS, TYPES, UNKNOWN, Fact
 from advisor.ruleset.model import Ruleset
-from tests.generating.schema_parts import TEXT, VERSION, Schema, closed, head, map_of, needed, offered, one_or_more, ordered, ref
+from tests.generating.schema_parts import (
+    TEXT,
+    VERSION,
+    Schema,
+    closed,
+    head,
+    map_of,
+    needed,
+    offered,
+    one_or_more,
+    ordered,
+    ref,
+)
 
 
 def described(fact: Fact) -> str:
@@ -14,7 +28,9 @@ def described(fact: Fact) -> str:
     lines = [fact.ask or f"{fact.id} ({fact.origin})"]
     if fact.unit:
         lines.append(f"in {fact.unit}")
-    lines += [f"{name}: {value.label}" for name, value in fact.values.items() if value.label != name]
+    lines += [
+        f"{name}: {value.label}" for name, value in fact.values.items() if value.label != name
+    ]
     if fact.unknown:
         lines.append(f"not known: {fact.unknown}")
     return "\n".join(lines)
@@ -22,7 +38,10 @@ def described(fact: Fact) -> str:
 
 def number(fact: Fact) -> Schema:
     bounds = {"minimum": fact.min, "maximum": fact.max}
-    return {"type": "integer" if fact.integer else "number", **{key: bound for key, bound in bounds.items() if bound is not None}}
+    return {
+        "type": "integer" if fact.integer else "number",
+        **{key: bound for key, bound in bounds.items() if bound is not None},
+    }
 
 
 def value_of(fact: Fact) -> Schema:
@@ -41,7 +60,10 @@ def condition(fact: Fact) -> Schema:
     """What a rule's `when` may ask of the fact."""
     one = value_of(fact)
     if fact.type == "number":
-        bounds = closed({bound: {"type": "number", "description": words} for bound, words in BOUNDS.items()}, minProperties=1)
+        bounds = closed(
+            {bound: {"type": "number", "description": words} for bound, words in BOUNDS.items()},
+            minProperties=1,
+        )
         bounds["not"] = {"anyOf": [{"required": ["gt", "gte"]}, {"required": ["lt", "lte"]}]}
         one = {"anyOf": [*one["anyOf"], bounds]}
     return {**one_or_more(one), "description": described(fact)}
@@ -52,7 +74,8 @@ def fact_entry(rules: Ruleset) -> Schema:
     known: dict[str, Schema] = {
         "type": {"enum": list(TYPES)},
         "origin": {"enum": list(ORIGINS), "description": "where its value comes from"},
-        "values": map_of({"anyOf": [{"type": "null"}, closed({"label": TEXT, "help": {"type": "string"}})]}),
+        "values": map_of({"anyOf": [{"type": "null"}, closed({"label": TEXT,
+        "help": {"type": "string"}})]}),
         "unit": TEXT,
         "min": {"type": "number"},
         "max": {"type": "number"},
@@ -60,24 +83,45 @@ def fact_entry(rules: Ruleset) -> Schema:
         "answer": {**TEXT, "description": "its key in an answers file, dotted"},
         "flag": {"type": "string", "pattern": "^--[a-z][a-z-]*$"},
         "required": {"type": "boolean"},
-        "order": {"type": "integer", "description": "place in the wizard; left out: asked only where a plan needs it"},
+        "order": {"type": "integer",
+        "description": "place in the wizard; left out: asked only where a plan needs it"},
         "ask": {**TEXT, "description": "the question, for somebody who knows no machine learning"},
-        "ask_when": {"type": "object", "properties": {fact: {"type": "array"} for fact in facts}, "additionalProperties": {"type": "array"}, "description": "asked only where these facts have one of these values"},
-        "ask_without": {"type": "array", "items": offered(facts), "description": "asked only where none of these facts was stated"},
+        "ask_when": {"type": "object", "properties": {fact: {"type": "array"} for fact in facts},
+        "additionalProperties": {"type": "array"},
+        "description": "asked only where these facts have one of these values"},
+        "ask_without": {"type": "array", "items": offered(facts),
+        "description": "asked only where none of these facts was stated"},
         "unknown": {**TEXT, "description": "what \"I don't know\" means"},
         "signal": {"type": "boolean", "description": "stated by name under `signals`"},
-        "implies": {"type": "array", "items": offered(facts), "description": "signals that are true wherever this one is"},
-        "read_from": {"type": "array", "items": offered(facts), "description": "the facts that tell this one too"},
+        "implies": {"type": "array", "items": offered(facts),
+        "description": "signals that are true wherever this one is"},
+        "read_from": {"type": "array", "items": offered(facts),
+        "description": "the facts that tell this one too"},
     }  # fmt: skip
     entry = closed(ordered(known, KEYS), "type", "origin")
-    return {**entry, "if": {"properties": {"type": {"const": "choice"}}, "required": ["type"]}, "then": {"required": ["values"]}}
+    return {
+        **entry,
+        "if": {"properties": {"type": {"const": "choice"}}, "required": ["type"]},
+        "then": {"required": ["values"]},
+    }
 
 
 def facts_schema(rules: Ruleset) -> Schema:
-    never = {**closed({fact.id: ref(f"when.{fact.id}") for fact in rules.facts.values()}), "minProperties": 1, "description": "these do not hold together"}
+    never = {
+        **closed({fact.id: ref(f"when.{fact.id}") for fact in rules.facts.values()}),
+        "minProperties": 1,
+        "description": "these do not hold together",
+    }
     assumption = closed({"id": TEXT, "never": never, "because": TEXT}, "id", "never")
-    properties: dict[str, Schema] = {"version": VERSION, "facts": map_of(fact_entry(rules)), "assume": {"type": "array", "items": assumption, "description": "what cannot occur"}}
-    return needed(head("Facts and questions", **closed(properties, "version", "facts")), {f"when.{fact.id}": condition(fact) for fact in rules.facts.values()})
+    properties: dict[str, Schema] = {
+        "version": VERSION,
+        "facts": map_of(fact_entry(rules)),
+        "assume": {"type": "array", "items": assumption, "description": "what cannot occur"},
+    }
+    return needed(
+        head("Facts and questions", **closed(properties, "version", "facts")),
+        {f"when.{fact.id}": condition(fact) for fact in rules.facts.values()},
+    )
 
 
 def answer(fact: Fact) -> Schema:
@@ -91,7 +135,9 @@ def answer(fact: Fact) -> Schema:
 
 
 def answers_schema(facts: Mapping[str, Fact]) -> Schema:
-    """Dotted keys become maps; such a map also takes the value of its head, or of its first key: `data: train.jsonl`."""
+    """Dotted keys become maps; such a map also takes the value of its head, or of its first key:
+    `data: train.jsonl`.
+    """
     properties: dict[str, Schema] = {}
     parts: dict[str, dict[str, Schema]] = {}
     for fact in facts.values():
@@ -105,6 +151,15 @@ def answers_schema(facts: Mapping[str, Fact]) -> Schema:
     for group, keys in parts.items():
         properties[group] = {"anyOf": [properties[group], closed(keys)]}
     stated: Schema = {"enum": [fact.id for fact in facts.values() if fact.signal]}
-    properties["signals"] = {"anyOf": [{"type": ["array", "null"], "items": stated}, {"type": "object", "propertyNames": stated, "additionalProperties": {"type": "boolean"}}]}
+    properties["signals"] = {
+        "anyOf": [
+            {"type": ["array", "null"], "items": stated},
+            {
+                "type": "object",
+                "propertyNames": stated,
+                "additionalProperties": {"type": "boolean"},
+            },
+        ]
+    }
     required = [fact.answer for fact in facts.values() if fact.required and fact.answer]
     return head("Answers for `advise --answers`", **closed(properties, *required))

@@ -1,4 +1,7 @@
-"""Words that the JSON Schemas are made of. Draft-07 words only, since many editors' YAML servers know no later draft."""
+"""Words that the JSON Schemas are made of.
+
+Draft-07 words only, since many editors' YAML servers know no later draft.
+"""
 
 import json
 import re
@@ -8,7 +11,11 @@ from typing import Any
 Schema = dict[str, Any]
 TEXT: Schema = {"type": "string", "minLength": 1}
 TEXTS: Schema = {"type": "array", "items": TEXT, "minItems": 1}
-DATE: Schema = {"type": "string", "pattern": r"^\d{4}-\d{2}-\d{2}$", "description": "a date: 2026-11-25"}
+DATE: Schema = {
+    "type": "string",
+    "pattern": r"^\d{4}-\d{2}-\d{2}$",
+    "description": "a date: 2026-11-25",
+}
 VERSION: Schema = {"const": 1}
 
 
@@ -24,7 +31,13 @@ def head(title: str, **rest: Any) -> Schema:
 
 def closed(properties: Mapping[str, Schema], *required: str, **rest: Any) -> Schema:
     """A map with these keys and no others."""
-    return {"type": "object", "additionalProperties": False, **({"required": list(required)} if required else {}), "properties": dict(properties), **rest}
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        **({"required": list(required)} if required else {}),
+        "properties": dict(properties),
+        **rest,
+    }
 
 
 def map_of(schema: Schema) -> Schema:
@@ -47,9 +60,14 @@ def ref(name: str) -> Schema:
 
 
 def ordered(known: Mapping[str, Schema], keys: Iterable[str]) -> dict[str, Schema]:
-    """The keys a reader takes, in the order of `known`; one that is not known there takes anything."""
+    """The keys a reader takes, in the order of `known`; one that is not known there takes
+    anything.
+    """
     allowed = set(keys)
-    return {**{key: schema for key, schema in known.items() if key in allowed}, **{key: {} for key in sorted(allowed - set(known))}}
+    return {
+        **{key: schema for key, schema in known.items() if key in allowed},
+        **{key: {} for key in sorted(allowed - set(known))},
+    }
 
 
 def needed(schema: Schema, defined: Schema) -> Schema:
@@ -57,7 +75,9 @@ def needed(schema: Schema, defined: Schema) -> Schema:
     found: Schema = {}
     waiting = [schema]
     while waiting:
-        for name in dict.fromkeys(re.findall(r'"#/definitions/([^"]+)"', json.dumps(waiting.pop()))):
+        for name in dict.fromkeys(
+            re.findall(r'"#/definitions/([^"]+)"', json.dumps(waiting.pop()))
+        ):
             if name not in found:
                 found[name] = defined[name]
                 waiting.append(defined[name])

@@ -16,7 +16,9 @@ ORIGIN_WORDS = {
 }
 LAYER_WORDS = {
     "base": "what holds whoever decides: memory, budget, number formats, default settings",
-    "document": "the guide: its six scenarios, its comparison table, its three principles, and nothing else",
+    "document": (
+        "the guide: its six scenarios, its comparison table, its three principles, and nothing else"
+    ),
     "evidence": "refinements of the guide, each with its source and the fact that triggers it",
 }
 CONFIDENCE_WORDS = {
@@ -35,7 +37,11 @@ def cell(text: str) -> str:
 
 def code(value: Any) -> str:
     """A name or value as rules spell it, safe inside a table."""
-    text = {True: "true", False: "false", None: "null"}.get(value, value) if isinstance(value, bool | None) else value
+    text = (
+        {True: "true", False: "false", None: "null"}.get(value, value)
+        if isinstance(value, bool | None)
+        else value
+    )
     return f"`{number(text) if isinstance(text, int | float) else str(text).replace('|', chr(92) + '|')}`"
 
 
@@ -68,7 +74,11 @@ def condition(tested: Condition, fact: Fact, *, link: str) -> str:
     """One condition in words, the fact's name linked: '[budget] is low, or not known'."""
     name = f"[`{fact.id}`]({link}#{fact.id})"
     if fact.type == "flag":
-        said = [word for value, word in ((True, "is true"), (False, "is false")) if value in tested.values]
+        said = [
+            word
+            for value, word in ((True, "is true"), (False, "is false"))
+            if value in tested.values
+        ]
     elif fact.type == "number":
         said = [joined(map(interval, tested.intervals))] if tested.intervals else []
     else:
@@ -89,7 +99,10 @@ def condition(tested: Condition, fact: Fact, *, link: str) -> str:
 
 def when(rule: Rule, facts: Mapping[str, Fact], *, link: str = "facts.md") -> str:
     """All conditions of a rule, one a line of its cell."""
-    return "<br>".join(condition(tested, facts[tested.fact], link=link) for tested in rule.when) or "always"
+    return (
+        "<br>".join(condition(tested, facts[tested.fact], link=link) for tested in rule.when)
+        or "always"
+    )
 
 
 def outcomes(rule: Rule, concludes: str) -> list[Any]:
@@ -122,7 +135,11 @@ def because(rule: Rule) -> str:
 def source_link(source_id: str, rules: Ruleset) -> str:
     """The source's id, linked to what was read; a source without an address links to its entry."""
     source = rules.sources[source_id]
-    return f"[{cell(source_id)}]({source.url.replace(' ', '%20').replace('|', '%7C')})" if source.url else f"[{cell(source_id)}](sources.md#{source_id})"
+    return (
+        f"[{cell(source_id)}]({source.url.replace(' ', '%20').replace('|', '%7C')})"
+        if source.url
+        else f"[{cell(source_id)}](sources.md#{source_id})"
+    )
 
 
 def anchor(rule_id: str) -> str:

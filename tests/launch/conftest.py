@@ -15,7 +15,14 @@ from advisor.launch import run_plan
 
 STAND_IN = Path(__file__).parent / "standin"
 PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets")
-MACHINE = Hardware(kind="cpu", origin="probed", cpu_cores=2, ram_total_bytes=8 * 2**30, ram_free_bytes=6 * 2**30, software=dict.fromkeys(PACKAGES, "1"))
+MACHINE = Hardware(
+    kind="cpu",
+    origin="probed",
+    cpu_cores=2,
+    ram_total_bytes=8 * 2**30,
+    ram_free_bytes=6 * 2**30,
+    software=dict.fromkeys(PACKAGES, "1"),
+)
 PLAN = """\
 name: shop
 model: model
@@ -51,7 +58,15 @@ def shop(tmp_path, monkeypatch):
     (tmp_path / "model" / "config.json").write_text(json.dumps(CONFIG))
     for name in ("model.safetensors", "tokenizer.json"):  # the stand-in never opens them
         (tmp_path / "model" / name).write_text("")
-    rows = [{"messages": [{"role": "user", "content": f"What is {n}?"}, {"role": "assistant", "content": f"It is number {n} of five."}]} for n in range(5)]
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"What is {n}?"},
+                {"role": "assistant", "content": f"It is number {n} of five."},
+            ]
+        }
+        for n in range(5)
+    ]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "plan.yaml").write_text(PLAN)
     return tmp_path
@@ -67,11 +82,24 @@ def run(plan="plan.yaml", **options):
 def start(shop, mode, *, extra_env=None, **options):
     """`run` in a process of its own, as a Popen."""
     code = (
-        "import sys\nfrom advisor.ground.errors import AdviseError\nfrom tests.launch.conftest import run\n"
-        "try:\n run(**OPTIONS)\nexcept AdviseError as e:\n print(e.text(), file=sys.stderr); sys.exit(e.exit_code)"
+        "import sys\nfrom advisor.ground.errors import AdviseError\nfrom tests.launch.conftest"
+        " import run\ntry:\n run(**OPTIONS)\nexcept AdviseError as e:\n print(e.text(),"
+        " file=sys.stderr); sys.exit(e.exit_code)"
     )
-    env = {**os.environ, "STAND_IN": mode, "PYTHONPATH": str(Path(__file__).parents[2]), **(extra_env or {})}
-    return subprocess.Popen([sys.executable, "-c", code.replace("OPTIONS", repr(options))], cwd=shop, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    env = {
+        **os.environ,
+        "STAND_IN": mode,
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        **(extra_env or {}),
+    }
+    return subprocess.Popen(
+        [sys.executable, "-c", code.replace("OPTIONS", repr(options))],
+        cwd=shop,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def wait_for(condition, seconds=20.0):

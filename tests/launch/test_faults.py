@@ -1,4 +1,6 @@
-"""Runs that are killed, interrupted, started twice, or have no room: nothing stale, nothing half-written."""
+"""Runs that are killed, interrupted, started twice, or have no room: nothing stale, nothing
+half-written.
+"""
 
 import json
 import os
@@ -28,7 +30,9 @@ def state(shop):
 
 
 def test_a_killed_run_takes_its_trainer_along_and_the_next_goes_on(shop):
-    """kill -9 of `advise run` ends the trainer too, leaves no stale lock, and the next call resumes at once."""
+    """kill -9 of `advise run` ends the trainer too, leaves no stale lock, and the next call resumes
+    at once.
+    """
     parent = start(shop, "wait", output="out")
     child = child_of(shop)
     parent.kill()
@@ -57,11 +61,16 @@ def test_a_launcher_that_is_killed_takes_its_workers_along(shop):
 
 
 def test_a_second_run_at_the_same_time_is_refused(shop):
-    """While one run works in a folder another one is refused with its process number, exit code 4, and disturbs nothing."""
+    """While one run works in a folder another one is refused with its process number, exit code 4,
+    and disturbs nothing.
+    """
     parent = start(shop, "wait", output="out")
     child = child_of(shop)
     try:
-        with pytest.raises(MachineNotReady, match=rf"another `advise run` is working in this folder \(process {parent.pid}\)"):
+        with pytest.raises(
+            MachineNotReady,
+            match=rf"another `advise run` is working in this folder \(process {parent.pid}\)",
+        ):
             run(output="out")
         assert alive(child)
         assert state(shop)["status"] == "running"
@@ -72,14 +81,18 @@ def test_a_second_run_at_the_same_time_is_refused(shop):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_stop_reaches_the_trainer_once_and_is_recorded(shop, number):
-    """Ctrl-C, SIGTERM and a closed terminal reach the trainer exactly once; status stopped, exit code 130."""
+    """Ctrl-C, SIGTERM and a closed terminal reach the trainer exactly once; status stopped, exit
+    code 130.
+    """
     parent = start(shop, "wait", output="out")
     child = child_of(shop)
     parent.send_signal(number)
     _, err = parent.communicate(timeout=20)
     assert parent.returncode == 130, err
     assert "goes on from the last checkpoint" in err
-    assert (shop / "out" / "stages" / "sft" / "signals").read_text().split() == [str(int(signal.SIGTERM))]
+    assert (shop / "out" / "stages" / "sft" / "signals").read_text().split() == [
+        str(int(signal.SIGTERM))
+    ]
     assert not alive(child)
     assert state(shop)["status"] == "stopped"
     assert state(shop)["stages"][0]["status"] == "stopped"
@@ -87,10 +100,19 @@ def test_a_stop_reaches_the_trainer_once_and_is_recorded(shop, number):
 
 
 def test_ctrl_c_on_a_terminal_reaches_the_trainer_once(shop):
-    """The whole foreground group gets Ctrl-C from a terminal; the trainer is in a session of its own and hears it once."""
+    """The whole foreground group gets Ctrl-C from a terminal; the trainer is in a session of its
+    own and hears it once.
+    """
     pexpect = pytest.importorskip("pexpect")
-    code = "from tests.launch.conftest import run\nfrom advisor.ground.errors import Stopped\ntry:\n run(output='out')\nexcept Stopped as e:\n raise SystemExit(e.exit_code)"
-    env = {**os.environ, "STAND_IN": "wait", "PYTHONPATH": os.path.dirname(os.path.dirname(os.path.dirname(__file__)))}
+    code = (
+        "from tests.launch.conftest import run\nfrom advisor.ground.errors import Stopped\ntry:\n"
+        " run(output='out')\nexcept Stopped as e:\n raise SystemExit(e.exit_code)"
+    )
+    env = {
+        **os.environ,
+        "STAND_IN": "wait",
+        "PYTHONPATH": os.path.dirname(os.path.dirname(os.path.dirname(__file__))),
+    }
     terminal = pexpect.spawn(sys.executable, ["-c", code], cwd=str(shop), env=env, timeout=20)
     child_of(shop)
     terminal.sendintr()
@@ -116,9 +138,18 @@ def test_a_second_ctrl_c_ends_a_stubborn_trainer(shop):
 
 def test_nohup_stays_nohup(shop):
     """A run that was told to ignore the closing of the terminal ignores it."""
-    code = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\nfrom tests.launch.conftest import run\nrun(output='out')"
-    env = {**os.environ, "STAND_IN": "wait", "PYTHONPATH": os.path.dirname(os.path.dirname(os.path.dirname(__file__)))}
-    parent = subprocess.Popen([sys.executable, "-c", code], cwd=shop, env=env, stderr=subprocess.DEVNULL)
+    code = (
+        "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\nfrom tests.launch.conftest"
+        " import run\nrun(output='out')"
+    )
+    env = {
+        **os.environ,
+        "STAND_IN": "wait",
+        "PYTHONPATH": os.path.dirname(os.path.dirname(os.path.dirname(__file__))),
+    }
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=shop, env=env, stderr=subprocess.DEVNULL
+    )
     child = child_of(shop)
     try:
         parent.send_signal(signal.SIGHUP)
@@ -132,7 +163,9 @@ def test_nohup_stays_nohup(shop):
 
 
 def test_a_trainer_killed_from_outside_fails_and_can_go_on(shop, monkeypatch):
-    """kill -9 of the trainer alone leaves status failed with the next smaller setting; the next call resumes."""
+    """kill -9 of the trainer alone leaves status failed with the next smaller setting; the next
+    call resumes.
+    """
     parent = start(shop, "wait", output="out")
     kill(child_of(shop))
     _, err = parent.communicate(timeout=20)
@@ -144,7 +177,9 @@ def test_a_trainer_killed_from_outside_fails_and_can_go_on(shop, monkeypatch):
 
 
 def test_leftovers_of_a_kill_in_the_middle_of_a_write_do_not_matter(shop, monkeypatch):
-    """A temporary file of a killed write, or folder of a killed dry run, is cleared away and is no foreign file."""
+    """A temporary file of a killed write, or folder of a killed dry run, is cleared away and is no
+    foreign file.
+    """
     (shop / "out" / ".advise-tmp-dry-run" / "stages").mkdir(parents=True)
     (shop / "out" / ".advise-tmp-1-run.json").write_text('{"half')
     assert run(output="out").status == "done"
@@ -152,14 +187,24 @@ def test_leftovers_of_a_kill_in_the_middle_of_a_write_do_not_matter(shop, monkey
 
 
 def test_a_run_json_that_cannot_be_written_is_an_error_not_half_a_file(shop):
-    """When files cannot grow (as on a full disk) the run stops with exit code 4, leaves no child and no half-written JSON."""
+    """When files cannot grow (as on a full disk) the run stops with exit code 4, leaves no child
+    and no half-written JSON.
+    """
     code = (
-        "import resource, signal, sys\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))\n"
-        "from tests.launch.conftest import run\nfrom advisor.ground.errors import AdviseError\n"
-        "try:\n run(output='out')\nexcept AdviseError as e:\n print(e.text(), file=sys.stderr); sys.exit(e.exit_code)"
+        "import resource, signal, sys\nsignal.signal(signal.SIGXFSZ,"
+        " signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))\nfrom"
+        " tests.launch.conftest import run\nfrom advisor.ground.errors import AdviseError\ntry:\n"
+        " run(output='out')\nexcept AdviseError as e:\n print(e.text(), file=sys.stderr);"
+        " sys.exit(e.exit_code)"
     )
-    env = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(os.path.dirname(__file__))), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=shop, env=env, capture_output=True, text=True, timeout=60)
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.path.dirname(os.path.dirname(os.path.dirname(__file__))),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=shop, env=env, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 4, done.stderr
     assert "no space left to write it" in done.stderr
     assert "Traceback" not in done.stderr
@@ -173,19 +218,27 @@ def test_too_little_room_is_found_before_anything_is_written(shop, monkeypatch):
 
     usage = shutil.disk_usage(shop)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100 * 2**20))
-    with pytest.raises(MachineNotReady, match=r"0\.10 GiB free on the disk, the run needs about 0\.25 GiB"):
+    with pytest.raises(
+        MachineNotReady, match=r"0\.10 GiB free on the disk, the run needs about 0\.25 GiB"
+    ):
         run(output="out")
     assert not (shop / "out").exists()
 
 
 def test_full_fine_tuning_needs_room_for_its_optimizer_states(shop):
-    """For full fine-tuning the result is one copy of the weights and each of three checkpoints three of them."""
+    """For full fine-tuning the result is one copy of the weights and each of three checkpoints
+    three of them.
+    """
     from advisor.ground.types import ModelShape
     from advisor.launch.expected import disk_need
     from advisor.plan.entries import entries
     from advisor.plan.read import read_plan
 
-    (shop / "plan.yaml").write_text(PLAN.replace("update: lora", "update: full").replace("    rank: 8                # few rows (lora/rank)\n", ""))
+    (shop / "plan.yaml").write_text(
+        PLAN.replace("update: lora", "update: full").replace(
+            "    rank: 8                # few rows (lora/rank)\n", ""
+        )
+    )
     plan = read_plan("plan.yaml")
     shape = ModelShape(id="m", origin="size", params=1_000_000)
     assert disk_need(plan, entries(plan)[0], shape, None) == 4_000_000 * (1 + 3 * 3)
@@ -200,16 +253,29 @@ def test_a_folder_without_permission_is_refused(shop):
 
 
 def test_a_place_that_is_read_only_is_refused(shop, monkeypatch):
-    """Where the system says that the place cannot be written, the run is refused with the next step."""
+    """Where the system says that the place cannot be written, the run is refused with the next
+    step.
+    """
     real = os.access
-    monkeypatch.setattr(os, "access", lambda path, mode, **rest: False if str(path) == str(shop) and mode & os.W_OK else real(path, mode, **rest))
+    monkeypatch.setattr(
+        os,
+        "access",
+        lambda path, mode, **rest: (
+            False if str(path) == str(shop) and mode & os.W_OK else real(path, mode, **rest)
+        ),
+    )
     with pytest.raises(MachineNotReady, match="no permission to write here"):
         run(output="out")
     with pytest.raises(MachineNotReady, match="is a file, so no folder can be made there"):
         run(output="train.jsonl/out")
 
 
-CARD = Gpu(name="NVIDIA GeForce RTX 4090", memory_total_bytes=24 * 2**30, uuid="GPU-1", compute_capability=(8, 9))
+CARD = Gpu(
+    name="NVIDIA GeForce RTX 4090",
+    memory_total_bytes=24 * 2**30,
+    uuid="GPU-1",
+    compute_capability=(8, 9),
+)
 
 
 @pytest.mark.parametrize(
@@ -218,18 +284,42 @@ CARD = Gpu(name="NVIDIA GeForce RTX 4090", memory_total_bytes=24 * 2**30, uuid="
         ("model: model", "model: ./nowhere", InputError, "no such folder"),
         ("model: model", "model: empty", InputError, "has no config.json"),
         ("model: model", "model: train.jsonl", InputError, "is a file"),
-        ("model: model", "model: model\nrevision: main", InputError, "nothing would read 'revision'"),
-        ("model: model", "model: Qwen/Qwen9-1B", MachineNotReady, "is not in the hub cache, and HF_HUB_OFFLINE is set"),
+        (
+            "model: model",
+            "model: model\nrevision: main",
+            InputError,
+            "nothing would read 'revision'",
+        ),
+        (
+            "model: model",
+            "model: Qwen/Qwen9-1B",
+            MachineNotReady,
+            "is not in the hub cache, and HF_HUB_OFFLINE is set",
+        ),
         ("path: train.jsonl", "path: trian.jsonl", InputError, "trian.jsonl"),
         ("path: train.jsonl", "path: empty.jsonl", InputError, "empty"),
         ("path: train.jsonl", "path: table.xlsx", InputError, "CSV"),
         ("objective: sft", "objective: rm", InputError, "no trainer for objective rm"),
-        ("stages:", "launch: {device: cuda}\nstages:", MachineNotReady, "the plan is for an NVIDIA GPU"),
-        ("stages:", "launch: {processes: 2, strategy: fsdp}\nstages:", InputError, "launch.strategy is fsdp"),
+        (
+            "stages:",
+            "launch: {device: cuda}\nstages:",
+            MachineNotReady,
+            "the plan is for an NVIDIA GPU",
+        ),
+        (
+            "stages:",
+            "launch: {processes: 2, strategy: fsdp}\nstages:",
+            InputError,
+            "launch.strategy is fsdp",
+        ),
     ],
 )
-def test_what_is_not_there_is_found_before_anything_is_written(shop, monkeypatch, old, new, kind, words):
-    """Model, data, trainer and device are checked first; each failure has its exit code, and no folder is made."""
+def test_what_is_not_there_is_found_before_anything_is_written(
+    shop, monkeypatch, old, new, kind, words
+):
+    """Model, data, trainer and device are checked first; each failure has its exit code, and no
+    folder is made.
+    """
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(shop / "hub"))
     (shop / "empty").mkdir()
@@ -243,14 +333,18 @@ def test_what_is_not_there_is_found_before_anything_is_written(shop, monkeypatch
 
 def test_all_missing_things_come_together(shop):
     """A missing model and missing data are told in one go."""
-    (shop / "plan.yaml").write_text(PLAN.replace("model: model", "model: ./nowhere").replace("train.jsonl", "gone.jsonl"))
+    (shop / "plan.yaml").write_text(
+        PLAN.replace("model: model", "model: ./nowhere").replace("train.jsonl", "gone.jsonl")
+    )
     with pytest.raises(InputError) as caught:
         run()
     assert len(caught.value.faults) == 2
 
 
 def test_a_cached_model_is_enough_offline(shop, monkeypatch):
-    """With HF_HUB_OFFLINE a model in the hub cache passes, and one that is not there is told without asking the network."""
+    """With HF_HUB_OFFLINE a model in the hub cache passes, and one that is not there is told
+    without asking the network.
+    """
     snapshot = shop / "hub" / "hub" / "models--org--tiny" / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text(json.dumps(CONFIG))
@@ -275,7 +369,9 @@ def test_an_unreachable_hub_is_told_quickly(shop, monkeypatch):
 
 
 def test_cards_are_named_by_uuid(shop):
-    """The trainer sees exactly the plan's cards, by UUID; a card that torch cannot use is refused with what to install."""
+    """The trainer sees exactly the plan's cards, by UUID; a card that torch cannot use is refused
+    with what to install.
+    """
     from advisor.launch.preflight import run_preflight
     from advisor.plan.entries import entries
     from advisor.plan.read import read_plan
@@ -283,15 +379,35 @@ def test_cards_are_named_by_uuid(shop):
 
     (shop / "plan.yaml").write_text(PLAN + "launch: {device: cuda}\n")
     plan = read_plan("plan.yaml")
-    machine = replace(MACHINE, kind="cuda", origin="stated", gpus=(CARD, replace(CARD, uuid="GPU-2")))
-    checked = run_preflight(plan, shop / "plan.yaml", shop / "out", entries(plan), hardware=machine, shape=None, trainers=STAND_IN)
+    machine = replace(
+        MACHINE, kind="cuda", origin="stated", gpus=(CARD, replace(CARD, uuid="GPU-2"))
+    )
+    checked = run_preflight(
+        plan,
+        shop / "plan.yaml",
+        shop / "out",
+        entries(plan),
+        hardware=machine,
+        shape=None,
+        trainers=STAND_IN,
+    )
     assert checked.cards == ("GPU-1",)
     with pytest.raises(MachineNotReady, match="wants 3 processes"):
-        run_preflight(replace(plan, launch=replace(plan.launch, processes=3)), shop / "plan.yaml", shop / "out", entries(plan), hardware=machine, shape=None, trainers=STAND_IN)
+        run_preflight(
+            replace(plan, launch=replace(plan.launch, processes=3)),
+            shop / "plan.yaml",
+            shop / "out",
+            entries(plan),
+            hardware=machine,
+            shape=None,
+            trainers=STAND_IN,
+        )
 
 
 def test_a_card_that_torch_cannot_use_is_not_replaced_by_the_cpu(shop):
-    """A probed card and a CPU build of torch: exit code 4 with the line to install, never silent training on the CPU."""
+    """A probed card and a CPU build of torch: exit code 4 with the line to install, never silent
+    training on the CPU.
+    """
     from advisor.probe.software import TorchBuild, torch_build
 
     build = torch_build()

@@ -38,14 +38,24 @@ def shop(tmp_path, monkeypatch, tiny_model):
     pytest.importorskip("trl")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    rows = [{"messages": [{"role": "user", "content": f"Where is parcel {n}?"}, {"role": "assistant", "content": f"Your parcel {n} is in the red van."}]} for n in range(40)]
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"Where is parcel {n}?"},
+                {"role": "assistant", "content": f"Your parcel {n} is in the red van."},
+            ]
+        }
+        for n in range(40)
+    ]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "plan.yaml").write_text(PLAN.replace("MODEL", str(tiny_model)))
     return tmp_path
 
 
 def test_a_real_run_from_plan_to_an_answer(shop, capfd):
-    """run.json holds loss, held-out loss, expected and measured; the summary shows them; the printed command answers."""
+    """run.json holds loss, held-out loss, expected and measured; the summary shows them; the
+    printed command answers.
+    """
     done = run_plan("plan.yaml")
     stage = done.record["stages"][0]
     assert done.status == "done"
@@ -56,10 +66,28 @@ def test_a_real_run_from_plan_to_an_answer(shop, capfd):
     assert done.record["resolved"]["sft"]["options"]["rank"] == 4
     assert "torch" in done.record["versions"]
     text = "\n".join(summary_lines(done))
-    for words in ("Done: shop", "Stage sft: sft+lora, 36 rows", "loss", "held out", "perplexity", "memory", "time", "result", "vllm serve", "--max-lora-rank 4"):
+    for words in (
+        "Done: shop",
+        "Stage sft: sft+lora, 36 rows",
+        "loss",
+        "held out",
+        "perplexity",
+        "memory",
+        "time",
+        "result",
+        "vllm serve",
+        "--max-lora-rank 4",
+    ):
         assert words in text, text
     ask = next(line for line in summary_lines(done) if "pipeline" in line)
-    answer = subprocess.run(shlex.split(ask), cwd=shop, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, timeout=120)
+    answer = subprocess.run(
+        shlex.split(ask),
+        cwd=shop,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert answer.returncode == 0, answer.stderr
     assert run_plan("plan.yaml").already_done
     assert capfd.readouterr().out == ""
@@ -67,12 +95,24 @@ def test_a_real_run_from_plan_to_an_answer(shop, capfd):
 
 @pytest.mark.slow
 def test_a_real_run_killed_half_way_goes_on_and_ends_the_same(shop):
-    """kill -9 after some checkpoints: the next call resumes from the last one and ends with the loss of an unbroken run."""
+    """kill -9 after some checkpoints: the next call resumes from the last one and ends with the
+    loss of an unbroken run.
+    """
     whole = run_plan("plan.yaml", output="whole", judge=False)
-    code = "from advisor.launch import run_plan; run_plan('plan.yaml', output='broken', judge=False)"
-    parent = subprocess.Popen([sys.executable, "-c", code], cwd=shop, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)
+    code = (
+        "from advisor.launch import run_plan; run_plan('plan.yaml', output='broken', judge=False)"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=shop,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.DEVNULL,
+    )
     metrics = shop / "broken" / "metrics.jsonl"
-    wait_for(lambda: list((shop / "broken" / "stages" / "sft" / "checkpoints").glob("*/complete.json")), seconds=60)
+    wait_for(
+        lambda: list((shop / "broken" / "stages" / "sft" / "checkpoints").glob("*/complete.json")),
+        seconds=60,
+    )
     parent.kill()
     parent.wait()
     wait_for(lambda: not running(shop / "broken"), seconds=10)
@@ -80,12 +120,18 @@ def test_a_real_run_killed_half_way_goes_on_and_ends_the_same(shop):
     resumed = run_plan("plan.yaml", output="broken", judge=False)
     assert resumed.record["attempts"] == 2
     assert steps_before > 0
-    assert resumed.record["stages"][0]["loss_last"] == pytest.approx(whole.record["stages"][0]["loss_last"], rel=1e-4)
-    assert resumed.record["stages"][0]["loss_first"] == pytest.approx(whole.record["stages"][0]["loss_first"], rel=1e-4)
+    assert resumed.record["stages"][0]["loss_last"] == pytest.approx(
+        whole.record["stages"][0]["loss_last"], rel=1e-4
+    )
+    assert resumed.record["stages"][0]["loss_first"] == pytest.approx(
+        whole.record["stages"][0]["loss_first"], rel=1e-4
+    )
 
 
 def test_a_real_dry_run_measures_and_keeps_nothing_else(shop):
-    """--dry-run prints measured beside expected memory and time, and leaves dry_run.json alone in the folder."""
+    """--dry-run prints measured beside expected memory and time, and leaves dry_run.json alone in
+    the folder.
+    """
     measured = run_plan("plan.yaml", dry_run=True)
     assert sorted(path.name for path in measured.folder.iterdir()) == [".lock", "dry_run.json"]
     text = "\n".join(summary_lines(measured))
@@ -96,7 +142,10 @@ def test_a_real_dry_run_measures_and_keeps_nothing_else(shop):
 @pytest.mark.slow
 def test_a_real_run_in_two_processes(shop):
     """Two processes on the CPU train together (gloo) and write one result."""
-    (shop / "plan.yaml").write_text((shop / "plan.yaml").read_text().replace("max_steps: 12", "max_steps: 3") + "launch: {processes: 2, strategy: ddp}\n")
+    (shop / "plan.yaml").write_text(
+        (shop / "plan.yaml").read_text().replace("max_steps: 12", "max_steps: 3")
+        + "launch: {processes: 2, strategy: ddp}\n"
+    )
     done = run_plan("plan.yaml", judge=False)
     assert done.status == "done"
     assert done.record["stages"][0]["steps"] == 3

@@ -17,14 +17,28 @@ def record(folder):
 
 
 def test_a_plan_is_trained_into_its_own_folder(shop):
-    """The run goes to ./runs/<name>-<digest>, run.json holds expected beside measured, and nothing else is left behind."""
+    """The run goes to ./runs/<name>-<digest>, run.json holds expected beside measured, and nothing
+    else is left behind.
+    """
     done = run()
     assert done.folder == shop / "runs" / f"shop-{plan_digest(read_plan('plan.yaml'))}"
     found = record(done.folder)
     assert found["status"] == "done"
     assert found["schema_version"] == 1
     stage = found["stages"][0]
-    assert [stage[key] for key in ("name", "objective", "update", "quantization", "status", "steps", "loss_first", "loss_last")] == [
+    assert [
+        stage[key]
+        for key in (
+            "name",
+            "objective",
+            "update",
+            "quantization",
+            "status",
+            "steps",
+            "loss_first",
+            "loss_last",
+        )
+    ] == [
         "sft",
         "sft",
         "lora",
@@ -38,7 +52,12 @@ def test_a_plan_is_trained_into_its_own_folder(shop):
     assert stage["expected"]["peak_bytes"] > 0
     assert found["versions"] == {"torch": "2.0"}
     assert found["resolved"]["sft"]["learning_rate"] == 2e-4
-    assert sorted(path.name for path in done.folder.iterdir()) == [".lock", "plan.yaml", "run.json", "stages"]
+    assert sorted(path.name for path in done.folder.iterdir()) == [
+        ".lock",
+        "plan.yaml",
+        "run.json",
+        "stages",
+    ]
 
 
 def test_a_finished_run_is_left_alone(shop, capsys):
@@ -70,7 +89,9 @@ def test_a_result_that_was_deleted_is_trained_again(shop):
 
 
 def test_an_edited_plan_gets_its_own_folder(shop):
-    """Another value is another run, by edit or by --set; name and launch are not part of what is trained."""
+    """Another value is another run, by edit or by --set; name and launch are not part of what is
+    trained.
+    """
     folders = {run().folder, run(set_values=["stages.sft.rank=4"]).folder, run(max_steps=3).folder}
     (shop / "plan.yaml").write_text(PLAN.replace("2e-4", "1e-4"))
     folders.add(run().folder)
@@ -79,7 +100,9 @@ def test_an_edited_plan_gets_its_own_folder(shop):
 
 
 def test_the_copy_of_the_plan_runs_by_itself(shop):
-    """The plan in the run folder has --set applied, absolute paths and its reasons; running it goes on in the same folder."""
+    """The plan in the run folder has --set applied, absolute paths and its reasons; running it goes
+    on in the same folder.
+    """
     first = run(set_values=["stages.sft.micro_batch_size=2"])
     text = (first.folder / "plan.yaml").read_text()
     copy = read_plan(first.folder / "plan.yaml")
@@ -93,7 +116,9 @@ def test_the_copy_of_the_plan_runs_by_itself(shop):
 
 
 def test_a_plan_made_a_moment_ago_is_run_and_kept(shop):
-    """With a Plan instead of a file the paths are relative to the current folder, and the reasons go into the copy."""
+    """With a Plan instead of a file the paths are relative to the current folder, and the reasons
+    go into the copy.
+    """
     plan = read_plan("plan.yaml")
     assert isinstance(plan, Plan)
     done = run(plan, comments={("stages", 0, "learning_rate"): "usual (lora/lr)"}, output="out")
@@ -104,7 +129,9 @@ def test_a_plan_made_a_moment_ago_is_run_and_kept(shop):
 
 @pytest.mark.parametrize("content", ["run", "files", "file", "broken", "trial"])
 def test_a_folder_that_holds_something_else_is_refused(shop, content):
-    """Another run, foreign files, a file, or a broken run.json: exit code 2 with the next step, and nothing is touched."""
+    """Another run, foreign files, a file, or a broken run.json: exit code 2 with the next step, and
+    nothing is touched.
+    """
     out = shop / "out"
     if content == "run":
         run(output=out, set_values=["stages.sft.rank=4"])
@@ -133,7 +160,9 @@ def test_changed_data_is_not_mixed_into_an_unfinished_run(shop, monkeypatch):
 
 
 def test_stages_run_in_order_and_go_on_where_they_failed(shop, monkeypatch, capsys):
-    """A failing second stage leaves the first done; the next call trains the second alone, and still calls it the second."""
+    """A failing second stage leaves the first done; the next call trains the second alone, and
+    still calls it the second.
+    """
     two = PLAN + "  - {name: second, objective: sft, update: lora, learning_rate: 1e-4}\n"
     (shop / "plan.yaml").write_text(two)
     monkeypatch.setenv("STAND_IN", "input@second")
@@ -159,11 +188,22 @@ def test_stages_run_in_order_and_go_on_where_they_failed(shop, monkeypatch, caps
 
 def test_tasks_are_trained_each_and_one_can_be_named(shop):
     """Each task has its entry and folder; --only trains one task or stage, the rest waits."""
-    (shop / "plan.yaml").write_text(PLAN.replace("data: {path: train.jsonl}", "tasks: [{name: legal, data: {path: train.jsonl}}, {name: hr, data: {path: train.jsonl}}]"))
+    (shop / "plan.yaml").write_text(
+        PLAN.replace(
+            "data: {path: train.jsonl}",
+            "tasks: [{name: legal, data: {path: train.jsonl}}, {name: hr, data: {path:"
+            " train.jsonl}}]",
+        )
+    )
     one = run(only="hr")
-    assert [(stage["name"], stage["task"], stage["status"]) for stage in one.record["stages"]] == [("sft-legal", "legal", "pending"), ("sft-hr", "hr", "done")]
+    assert [(stage["name"], stage["task"], stage["status"]) for stage in one.record["stages"]] == [
+        ("sft-legal", "legal", "pending"),
+        ("sft-hr", "hr", "done"),
+    ]
     assert one.record["status"] == "stopped"
-    assert "--task" in json.loads((one.folder / "stages" / "sft-hr" / "seen.json").read_text())["argv"]
+    assert (
+        "--task" in json.loads((one.folder / "stages" / "sft-hr" / "seen.json").read_text())["argv"]
+    )
     assert run(only="hr").already_done
     assert run().record["status"] == "done"
     with pytest.raises(InputError, match="did you mean 'legal'"):
@@ -172,7 +212,9 @@ def test_tasks_are_trained_each_and_one_can_be_named(shop):
 
 def test_only_refuses_a_stage_whose_start_is_missing(shop):
     """A stage that starts from an untrained one says which to run first."""
-    (shop / "plan.yaml").write_text(PLAN + "  - {name: second, objective: sft, update: lora, learning_rate: 1e-4}\n")
+    (shop / "plan.yaml").write_text(
+        PLAN + "  - {name: second, objective: sft, update: lora, learning_rate: 1e-4}\n"
+    )
     with pytest.raises(InputError, match="starts from sft, which is not trained yet"):
         run(only="second")
 
@@ -182,12 +224,18 @@ def test_a_trial_is_capped_and_says_so(shop):
     trial = run(max_steps=3, judge=False)
     argv = json.loads((trial.folder / "stages" / "sft" / "seen.json").read_text())["argv"]
     assert argv[-3:] == ["--no-judge", "--max-steps", "3"]
-    assert (trial.record["max_steps"], trial.record["judge"], trial.record["stages"][0]["steps"]) == (3, False, 3)
+    assert (
+        trial.record["max_steps"],
+        trial.record["judge"],
+        trial.record["stages"][0]["steps"],
+    ) == (3, False, 3)
     assert run(max_steps=3).already_done
 
 
 def test_a_dry_run_keeps_only_its_measurement(shop):
-    """dry_run.json holds expected beside measured; the folder holds nothing else and the real run still starts in it."""
+    """dry_run.json holds expected beside measured; the folder holds nothing else and the real run
+    still starts in it.
+    """
     measured = run(dry_run=True)
     assert measured.dry_run
     assert sorted(path.name for path in measured.folder.iterdir()) == [".lock", "dry_run.json"]
@@ -200,7 +248,9 @@ def test_a_dry_run_keeps_only_its_measurement(shop):
 
 
 def test_the_trainers_are_ours_whatever_lies_around(shop, monkeypatch, capfd):
-    """A hostile trainers/ or advisor/ in the current folder, or trainers/ on PYTHONPATH, is never imported, and stdout stays free."""
+    """A hostile trainers/ or advisor/ in the current folder, or trainers/ on PYTHONPATH, is never
+    imported, and stdout stays free.
+    """
     for name in ("trainers", "advisor", "path/trainers"):
         (shop / name).mkdir(parents=True)
         (shop / name / "__init__.py").write_text("raise SystemExit('hostile')")
@@ -217,8 +267,23 @@ def test_the_trainers_are_ours_whatever_lies_around(shop, monkeypatch, capfd):
 @pytest.mark.parametrize(
     ("mode", "kind", "words"),
     [
-        ("sigkill", TrainingFailed, ["out-of-memory killer", "--set stages.sft.micro_batch_size=2", "--set stages.sft.grad_accum=2"]),
-        ("oom", TrainingFailed, ["tried to allocate 2.00 GiB", "--set stages.sft.micro_batch_size=2 --set stages.sft.grad_accum=2"]),
+        (
+            "sigkill",
+            TrainingFailed,
+            [
+                "out-of-memory killer",
+                "--set stages.sft.micro_batch_size=2",
+                "--set stages.sft.grad_accum=2",
+            ],
+        ),
+        (
+            "oom",
+            TrainingFailed,
+            [
+                "tried to allocate 2.00 GiB",
+                "--set stages.sft.micro_batch_size=2 --set stages.sft.grad_accum=2",
+            ],
+        ),
         ("segfault", TrainingFailed, ["signal 11 (SIGSEGV)"]),
         ("crash", TrainingFailed, ["exit code 1"]),
         ("half", TrainingFailed, ["without a readable result.json"]),
@@ -230,7 +295,9 @@ def test_the_trainers_are_ours_whatever_lies_around(shop, monkeypatch, capfd):
     ],
 )
 def test_a_failed_trainer_is_explained(shop, monkeypatch, mode, kind, words):
-    """Whatever way a trainer ends, the error has the exit code of its kind and run.json says failed; the next call trains it."""
+    """Whatever way a trainer ends, the error has the exit code of its kind and run.json says
+    failed; the next call trains it.
+    """
     monkeypatch.setenv("STAND_IN", mode)
     with pytest.raises(kind) as caught:
         run()
@@ -243,7 +310,9 @@ def test_a_failed_trainer_is_explained(shop, monkeypatch, mode, kind, words):
 
 
 def test_a_stale_result_of_an_earlier_attempt_does_not_count(shop, monkeypatch):
-    """A trainer that ends well but writes no result has failed, even where an older result lies there."""
+    """A trainer that ends well but writes no result has failed, even where an older result lies
+    there.
+    """
     monkeypatch.setenv("STAND_IN", "oom")
     with pytest.raises(TrainingFailed):
         run()
@@ -285,7 +354,10 @@ def test_two_processes_are_started_together(shop):
     (shop / "plan.yaml").write_text(PLAN + "launch: {processes: 2}\n")
     done = run()
     folder = done.folder / "stages" / "sft"
-    assert {json.loads(path.read_text())["rank"] for path in folder.glob("seen*.json")} == {"0", "1"}
+    assert {json.loads(path.read_text())["rank"] for path in folder.glob("seen*.json")} == {
+        "0",
+        "1",
+    }
 
 
 def test_a_machine_without_the_extra_is_told_the_one_line(shop):

@@ -1,4 +1,6 @@
-"""Many departments: one process, one base, a module each; equal to trainings of their own; a table of all on all; a task added later."""
+"""Many departments: one process, one base, a module each; equal to trainings of their own; a table
+of all on all; a task added later.
+"""
 
 import json
 from pathlib import Path
@@ -16,12 +18,19 @@ tasks:
 stages:
   - {{name: sft, objective: sft, update: {update}, learning_rate: 0.02, max_steps: 8, micro_batch_size: 4, seq_len: 64, holdout: 0.2}}
 """
-SAID = {"legal": "See clause {n} of the contract.", "hr": "Ask for form {n}, please.", "sales": "That is {n} euros, today only!"}
+SAID = {
+    "legal": "See clause {n} of the contract.",
+    "hr": "Ask for form {n}, please.",
+    "sales": "That is {n} euros, today only!",
+}
 
 
 def write_plan(folder: Path, model: Path, tasks, update="lora") -> Path:
     for task in tasks:
-        rows = [{"question": f"What about number {n}?", "answer": SAID[task].format(n=n)} for n in range(30)]
+        rows = [
+            {"question": f"What about number {n}?", "answer": SAID[task].format(n=n)}
+            for n in range(30)
+        ]
         (folder / f"{task}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     lines = "\n".join(f"  - {{name: {task}, data: {{path: {task}.jsonl}}}}" for task in tasks)
     path = folder / "plan.yaml"
@@ -48,10 +57,14 @@ def quiet(text):
 
 @pytest.mark.parametrize("update", ["lora", "adapter", "prefix"])
 def test_departments_share_a_process_and_equal_trainings_of_their_own(shop, tiny_model, update):
-    """Each module has the very weights it has when it is trained alone; the table has the own task's loss lowest."""
+    """Each module has the very weights it has when it is trained alone; the table has the own
+    task's loss lowest.
+    """
     import torch
 
-    together = run_plan(write_plan(shop, tiny_model, ["legal", "hr"], update), output=shop / "together", say=quiet)
+    together = run_plan(
+        write_plan(shop, tiny_model, ["legal", "hr"], update), output=shop / "together", say=quiet
+    )
     assert together.status == "done"
     assert any("1 to 2 of 2" in line for line in quiet.said)
     for task in ("legal", "hr"):
@@ -69,13 +82,19 @@ def test_departments_share_a_process_and_equal_trainings_of_their_own(shop, tiny
 
 
 def test_a_task_is_added_without_training_the_others_again(shop, tiny_model):
-    """The plan with one more task goes into the same folder and trains that one alone; a changed task is refused."""
+    """The plan with one more task goes into the same folder and trains that one alone; a changed
+    task is refused.
+    """
     first = run_plan(write_plan(shop, tiny_model, ["legal", "hr"]), say=quiet)
     before = {stage["name"]: stage["finished_at"] for stage in first.record["stages"]}
     second = run_plan(write_plan(shop, tiny_model, ["legal", "hr", "sales"]), say=quiet)
     assert second.folder == first.folder
     assert second.status == "done"
-    assert {stage["name"]: stage["finished_at"] for stage in second.record["stages"] if stage["name"] in before} == before
+    assert {
+        stage["name"]: stage["finished_at"]
+        for stage in second.record["stages"]
+        if stage["name"] in before
+    } == before
     assert set(second.record["cross_evaluation"]) == {"legal", "hr", "sales"}
     from advisor.ground.errors import InputError
 
@@ -86,9 +105,15 @@ def test_a_task_is_added_without_training_the_others_again(shop, tiny_model):
 
 
 def test_one_task_that_fails_leaves_the_finished_ones(shop, tiny_model):
-    """A rank wider than the layers stops the second task; the first is done and is not trained again."""
+    """A rank wider than the layers stops the second task; the first is done and is not trained
+    again.
+    """
     plan = write_plan(shop, tiny_model, ["legal", "hr"])
-    plan.write_text(plan.read_text().replace("data: {path: hr.jsonl}", "data: {path: hr.jsonl}, overrides: {rank: 4096}"))
+    plan.write_text(
+        plan.read_text().replace(
+            "data: {path: hr.jsonl}", "data: {path: hr.jsonl}, overrides: {rank: 4096}"
+        )
+    )
     from advisor.ground.errors import InputError, TrainingFailed
 
     with pytest.raises((InputError, TrainingFailed)):
@@ -103,7 +128,12 @@ def test_faults_of_every_task_are_said_before_the_first_is_trained(shop, tiny_mo
 
     plan = write_plan(shop, tiny_model, ["legal", "hr", "sales"])
     for task in ("hr", "sales"):
-        (shop / f"{task}.jsonl").write_text("".join(json.dumps({"question": "Why? " * 200, "answer": f"Form {n}."}) + "\n" for n in range(30)))
+        (shop / f"{task}.jsonl").write_text(
+            "".join(
+                json.dumps({"question": "Why? " * 200, "answer": f"Form {n}."}) + "\n"
+                for n in range(30)
+            )
+        )
     with pytest.raises(InputError) as failed:
         run_plan(plan, output=shop / "run", say=quiet)
     text = failed.value.text()

@@ -24,19 +24,60 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma2": ("Gemma2Config", HEADS),
     "phi": ("PhiConfig", COMMON),
     "phi3": ("Phi3Config", GROUPED),
-    "gpt2": ("GPT2Config", {"vocab_size": VOCAB, "n_embd": HIDDEN, "n_layer": LAYERS, "n_head": 4, "n_inner": 48, "bos_token_id": 1, "eos_token_id": 2}),
-    "falcon": ("FalconConfig", {**COMMON, "alibi": False, "multi_query": True, "new_decoder_architecture": False}),
+    "gpt2": (
+        "GPT2Config",
+        {
+            "vocab_size": VOCAB,
+            "n_embd": HIDDEN,
+            "n_layer": LAYERS,
+            "n_head": 4,
+            "n_inner": 48,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        },
+    ),
+    "falcon": (
+        "FalconConfig",
+        {**COMMON, "alibi": False, "multi_query": True, "new_decoder_architecture": False},
+    ),
     "olmo": ("OlmoConfig", GROUPED),
     "olmo2": ("Olmo2Config", GROUPED),
     "gpt_neox": ("GPTNeoXConfig", COMMON),
-    "bloom": ("BloomConfig", {"vocab_size": VOCAB, "hidden_size": HIDDEN, "n_layer": LAYERS, "n_head": 4, "bos_token_id": 1, "eos_token_id": 2}),
-    "opt": ("OPTConfig", {**{key: value for key, value in COMMON.items() if key != "intermediate_size"}, "ffn_dim": 48, "word_embed_proj_dim": HIDDEN}),
+    "bloom": (
+        "BloomConfig",
+        {
+            "vocab_size": VOCAB,
+            "hidden_size": HIDDEN,
+            "n_layer": LAYERS,
+            "n_head": 4,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        },
+    ),
+    "opt": (
+        "OPTConfig",
+        {
+            **{key: value for key, value in COMMON.items() if key != "intermediate_size"},
+            "ffn_dim": 48,
+            "word_embed_proj_dim": HIDDEN,
+        },
+    ),
     "mixtral": ("MixtralConfig", {**HEADS, "num_local_experts": 4}),
 }
 ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("BertConfig", COMMON),
     "roberta": ("RobertaConfig", COMMON),
-    "distilbert": ("DistilBertConfig", {"vocab_size": VOCAB, "dim": HIDDEN, "n_layers": LAYERS, "n_heads": 4, "hidden_dim": 48, "pad_token_id": 0}),
+    "distilbert": (
+        "DistilBertConfig",
+        {
+            "vocab_size": VOCAB,
+            "dim": HIDDEN,
+            "n_layers": LAYERS,
+            "n_heads": 4,
+            "hidden_dim": 48,
+            "pad_token_id": 0,
+        },
+    ),
     "modernbert": ("ModernBertConfig", {**COMMON, "cls_token_id": 1, "sep_token_id": 2}),
 }
 ALL = [*DECODERS, *ENCODERS]
@@ -56,7 +97,11 @@ def tiny(name: str) -> Any:
 
     torch.manual_seed(0)
     config = config_of(name)
-    return (AutoModelForCausalLM if name in DECODERS else AutoModelForMaskedLM).from_config(config).eval()
+    return (
+        (AutoModelForCausalLM if name in DECODERS else AutoModelForMaskedLM)
+        .from_config(config)
+        .eval()
+    )
 
 
 def task_type(name: str) -> str | None:

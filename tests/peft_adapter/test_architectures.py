@@ -1,20 +1,44 @@
-"""Bottleneck adapters find their place in every architecture, and do exactly what the papers say there."""
+"""Bottleneck adapters find their place in every architecture, and do exactly what the papers say
+there.
+"""
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from advisor.peft_adapter import BottleneckConfig, BottleneckLayer, UnsupportedModel, find_places  # noqa: E402
-from tests.peft_adapter.shapes import ALL, DECODERS, ENCODERS, HIDDEN, LAYERS, inputs, randomise, task_type, tiny  # noqa: E402
+from advisor.peft_adapter import (
+    BottleneckConfig,
+    BottleneckLayer,
+    UnsupportedModel,
+    find_places,
+)
+from tests.peft_adapter.shapes import (
+    ALL,
+    DECODERS,
+    ENCODERS,
+    HIDDEN,
+    LAYERS,
+    inputs,
+    randomise,
+    task_type,
+    tiny,
+)
 
 PLACEMENTS = ("houlsby", "pfeiffer", "parallel")
-CASES = [(name, placement) for name in ALL for placement in PLACEMENTS if (name, placement) != ("opt", "parallel")]
+CASES = [
+    (name, placement)
+    for name in ALL
+    for placement in PLACEMENTS
+    if (name, placement) != ("opt", "parallel")
+]
 
 
 def with_adapter(name, **settings):
     from peft import get_peft_model
 
-    return get_peft_model(tiny(name), BottleneckConfig(task_type=task_type(name), **{"bottleneck": 4, **settings})).eval()
+    return get_peft_model(
+        tiny(name), BottleneckConfig(task_type=task_type(name), **{"bottleneck": 4, **settings})
+    ).eval()
 
 
 def logits(model):
@@ -24,7 +48,9 @@ def logits(model):
 
 @pytest.mark.parametrize(("name", "placement"), CASES)
 def test_a_new_adapter_changes_nothing_and_a_trained_one_can_be_switched_off(name, placement):
-    """Before training the logits are the base's, bit for bit; afterwards they differ, and without the adapter they are the base's again."""
+    """Before training the logits are the base's, bit for bit; afterwards they differ, and without
+    the adapter they are the base's again.
+    """
     base = logits(tiny(name))
     model = with_adapter(name, placement=placement)
     assert torch.equal(logits(model), base)
@@ -36,9 +62,15 @@ def test_a_new_adapter_changes_nothing_and_a_trained_one_can_be_switched_off(nam
 
 @pytest.mark.parametrize(("name", "placement"), CASES)
 def test_the_number_of_parameters_is_that_of_the_formula(name, placement):
-    """Each place has a down and an up matrix with biases: 2·H·D + D + H; Houlsby has two places a layer. Nothing else is trained."""
+    """Each place has a down and an up matrix with biases: 2·H·D + D + H; Houlsby has two places a
+    layer. Nothing else is trained.
+    """
     model = with_adapter(name, placement=placement, bottleneck=5)
-    trained = {key: parameter.numel() for key, parameter in model.named_parameters() if parameter.requires_grad}
+    trained = {
+        key: parameter.numel()
+        for key, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
     places = LAYERS * (2 if placement == "houlsby" else 1)
     assert sum(trained.values()) == places * (2 * HIDDEN * 5 + 5 + HIDDEN)
     assert all(".bottleneck_" in key for key in trained)
@@ -51,7 +83,9 @@ def test_only_the_adapter_gets_gradients(name, placement):
     randomise(model)
     model(**inputs()).logits.square().mean().backward()
     for key, parameter in model.named_parameters():
-        assert (parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)) == (".bottleneck_" in key), key
+        assert (parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)) == (
+            ".bottleneck_" in key
+        ), key
 
 
 def _reference(model, layer, x):
@@ -60,21 +94,48 @@ def _reference(model, layer, x):
     return torch.relu(x @ down.weight.T + down.bias) @ up.weight.T + up.bias
 
 
-# Where the output of attention and of the MLP is to be seen in a plain model, before the residual is added.
+# Where the output of attention and of the MLP is to be seen in a plain model, before the residual
+# is added.
 SUBLAYERS = {
-    "llama": ("model.layers.{}.self_attn.o_proj", "model.layers.{}.mlp.down_proj", "model.layers.{}.mlp"),
+    "llama": (
+        "model.layers.{}.self_attn.o_proj",
+        "model.layers.{}.mlp.down_proj",
+        "model.layers.{}.mlp",
+    ),
     "gpt2": ("transformer.h.{}.attn.c_proj", "transformer.h.{}.mlp.c_proj", "transformer.h.{}.mlp"),
-    "falcon": ("transformer.h.{}.self_attention.dense", "transformer.h.{}.mlp.dense_4h_to_h", "transformer.h.{}.mlp"),
-    "bloom": ("transformer.h.{}.self_attention.dense", "transformer.h.{}.mlp.dense_4h_to_h", "transformer.h.{}.mlp"),
-    "bert": ("bert.encoder.layer.{}.attention.output.dense", "bert.encoder.layer.{}.output.dense", "bert.encoder.layer.{}.intermediate"),
+    "falcon": (
+        "transformer.h.{}.self_attention.dense",
+        "transformer.h.{}.mlp.dense_4h_to_h",
+        "transformer.h.{}.mlp",
+    ),
+    "bloom": (
+        "transformer.h.{}.self_attention.dense",
+        "transformer.h.{}.mlp.dense_4h_to_h",
+        "transformer.h.{}.mlp",
+    ),
+    "bert": (
+        "bert.encoder.layer.{}.attention.output.dense",
+        "bert.encoder.layer.{}.output.dense",
+        "bert.encoder.layer.{}.intermediate",
+    ),
     "opt": ("model.decoder.layers.{}.self_attn.out_proj", "model.decoder.layers.{}.fc2", None),
 }
 
 
 # OPT in parallel is refused, which has a test of its own.
-@pytest.mark.parametrize(("name", "placement"), [(name, placement) for placement in PLACEMENTS for name in SUBLAYERS if (name, placement) != ("opt", "parallel")])
+@pytest.mark.parametrize(
+    ("name", "placement"),
+    [
+        (name, placement)
+        for placement in PLACEMENTS
+        for name in SUBLAYERS
+        if (name, placement) != ("opt", "parallel")
+    ],
+)
 def test_the_logits_are_those_of_the_formula_put_in_by_hand(name, placement):
-    """Hooks on a plain model that add A(h) to the sublayer's output, or A(x) of the MLP's input, give the same logits."""
+    """Hooks on a plain model that add A(h) to the sublayer's output, or A(x) of the MLP's input,
+    give the same logits.
+    """
     model = with_adapter(name, placement=placement)
     randomise(model)
     layers = [module for module in model.modules() if isinstance(module, BottleneckLayer)]
@@ -82,14 +143,28 @@ def test_the_logits_are_those_of_the_formula_put_in_by_hand(name, placement):
     for number in range(LAYERS):
         attention, mlp, entrance = SUBLAYERS[name]
         modules = dict(plain.named_modules())
-        mine = layers[2 * number : 2 * number + 2] if placement == "houlsby" else layers[number : number + 1]
+        mine = (
+            layers[2 * number : 2 * number + 2]
+            if placement == "houlsby"
+            else layers[number : number + 1]
+        )
         if placement == "houlsby":
-            modules[attention.format(number)].register_forward_hook(lambda module, args, out, layer=mine[0]: out + _reference(model, layer, out))
+            modules[attention.format(number)].register_forward_hook(
+                lambda module, args, out, layer=mine[0]: out + _reference(model, layer, out)
+            )
         if placement == "parallel":
-            modules[entrance.format(number)].register_forward_pre_hook(lambda module, args, number=number: seen.update({number: args[0]}))
-            modules[mlp.format(number)].register_forward_hook(lambda module, args, out, layer=mine[-1], number=number: out + _reference(model, layer, seen[number]))
+            modules[entrance.format(number)].register_forward_pre_hook(
+                lambda module, args, number=number: seen.update({number: args[0]})
+            )
+            modules[mlp.format(number)].register_forward_hook(
+                lambda module, args, out, layer=mine[-1], number=number: (
+                    out + _reference(model, layer, seen[number])
+                )
+            )
         else:
-            modules[mlp.format(number)].register_forward_hook(lambda module, args, out, layer=mine[-1]: out + _reference(model, layer, out))
+            modules[mlp.format(number)].register_forward_hook(
+                lambda module, args, out, layer=mine[-1]: out + _reference(model, layer, out)
+            )
     assert torch.allclose(logits(model), logits(plain), atol=1e-5)
 
 
@@ -100,27 +175,51 @@ def test_generation_with_the_cache_equals_generation_without(name):
     randomise(model)
     settings = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
     with torch.no_grad():
-        assert torch.equal(model.generate(**inputs(), use_cache=True, **settings), model.generate(**inputs(), use_cache=False, **settings))
+        assert torch.equal(
+            model.generate(**inputs(), use_cache=True, **settings),
+            model.generate(**inputs(), use_cache=False, **settings),
+        )
 
 
 def test_layers_chosen_by_number_alone_get_an_adapter():
     """layers: [0, 2] leaves the middle one as it is."""
     places = find_places(tiny("llama"), "houlsby", [0, 2])
-    assert list(places) == [f"model.layers.{number}.{part}" for number in (0, 2) for part in ("self_attn", "mlp")]
-    with pytest.raises(UnsupportedModel, match="layers names 3, but LlamaForCausalLM has layers 0 to 2"):
+    assert list(places) == [
+        f"model.layers.{number}.{part}" for number in (0, 2) for part in ("self_attn", "mlp")
+    ]
+    with pytest.raises(
+        UnsupportedModel, match="layers names 3, but LlamaForCausalLM has layers 0 to 2"
+    ):
         find_places(tiny("llama"), "houlsby", [1, 3])
 
 
 def test_what_has_no_place_is_refused_with_the_reason():
-    """Loose linear layers cannot hold a parallel adapter, a Mamba has no MLP, T5 keeps its parts in a list, a plain module has no layers."""
+    """Loose linear layers cannot hold a parallel adapter, a Mamba has no MLP, T5 keeps its parts in
+    a list, a plain module has no layers.
+    """
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, MambaConfig, T5Config
 
-    with pytest.raises(UnsupportedModel, match=r"layer model\.decoder\.layers\.0 .*two loose linear layers \(fc1, fc2\)"):
+    with pytest.raises(
+        UnsupportedModel,
+        match=r"layer model\.decoder\.layers\.0 .*two loose linear layers \(fc1, fc2\)",
+    ):
         find_places(tiny("opt"), "parallel")
-    mamba = AutoModelForCausalLM.from_config(MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, state_size=4))
+    mamba = AutoModelForCausalLM.from_config(
+        MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, state_size=4)
+    )
     with pytest.raises(UnsupportedModel, match="no single part recognised as its MLP"):
         find_places(mamba, "pfeiffer")
-    t5 = AutoModelForSeq2SeqLM.from_config(T5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, decoder_start_token_id=0))
+    t5 = AutoModelForSeq2SeqLM.from_config(
+        T5Config(
+            vocab_size=64,
+            d_model=32,
+            d_kv=8,
+            d_ff=48,
+            num_layers=2,
+            num_heads=4,
+            decoder_start_token_id=0,
+        )
+    )
     with pytest.raises(UnsupportedModel, match="no part recognised as attention"):
         find_places(t5, "pfeiffer")
     with pytest.raises(UnsupportedModel, match="names no hidden_size"):
@@ -134,7 +233,12 @@ def test_an_encoder_with_a_head_trains_head_and_adapter():
 
     from tests.peft_adapter.shapes import config_of
 
-    model = get_peft_model(AutoModelForSequenceClassification.from_config(config_of("bert")), BottleneckConfig(task_type="SEQ_CLS", placement="pfeiffer"))
-    trained = {key.split(".")[2] for key, parameter in model.named_parameters() if parameter.requires_grad}
+    model = get_peft_model(
+        AutoModelForSequenceClassification.from_config(config_of("bert")),
+        BottleneckConfig(task_type="SEQ_CLS", placement="pfeiffer"),
+    )
+    trained = {
+        key.split(".")[2] for key, parameter in model.named_parameters() if parameter.requires_grad
+    }
     assert trained == {"bert", "classifier"}
     assert len(ENCODERS) == 4

@@ -9,7 +9,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from advisor.peft_adapter import CANNOT_BE_MERGED, NOT_SERVED_BY, BottleneckConfig, UnsupportedModel  # noqa: E402
+from advisor.peft_adapter import (
+    CANNOT_BE_MERGED,
+    NOT_SERVED_BY,
+    BottleneckConfig,
+    UnsupportedModel,
+)
 from tests.peft_adapter.shapes import inputs, randomise, tiny  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +36,12 @@ def loaded(folder, **options):
 def adapted(model, **settings):
     from peft import get_peft_model
 
-    return get_peft_model(model, BottleneckConfig(task_type="CAUSAL_LM", **{"bottleneck": 4, "placement": "houlsby", **settings})).eval()
+    return get_peft_model(
+        model,
+        BottleneckConfig(
+            task_type="CAUSAL_LM", **{"bottleneck": 4, "placement": "houlsby", **settings}
+        ),
+    ).eval()
 
 
 def logits(model):
@@ -40,43 +50,78 @@ def logits(model):
 
 
 def test_it_is_saved_and_loaded_in_pefts_layout(base, tmp_path):
-    """adapter_config.json and one safetensors file; PeftModel and AutoPeftModel give the same logits again."""
+    """adapter_config.json and one safetensors file; PeftModel and AutoPeftModel give the same
+    logits again.
+    """
     from peft import AutoPeftModelForCausalLM, PeftModel
 
     model = adapted(loaded(base), activation="silu", scale=2.0, layers=[0, 2])
     randomise(model)
     model.save_pretrained(tmp_path / "adapter")
-    assert {path.name for path in (tmp_path / "adapter").iterdir()} == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+    assert {path.name for path in (tmp_path / "adapter").iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "README.md",
+    }
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert config["peft_type"] == "BOTTLENECK"
     assert (config["base_hidden_size"], config["base_layers"]) == (32, 3)
     expected = logits(model)
-    assert torch.equal(logits(PeftModel.from_pretrained(loaded(base), tmp_path / "adapter")), expected)
-    assert torch.equal(logits(AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")), expected)
-    assert torch.equal(logits(PeftModel.from_pretrained(loaded(base), tmp_path / "adapter", low_cpu_mem_usage=True)), expected)
+    assert torch.equal(
+        logits(PeftModel.from_pretrained(loaded(base), tmp_path / "adapter")), expected
+    )
+    assert torch.equal(
+        logits(AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")), expected
+    )
+    assert torch.equal(
+        logits(
+            PeftModel.from_pretrained(loaded(base), tmp_path / "adapter", low_cpu_mem_usage=True)
+        ),
+        expected,
+    )
 
 
 def test_a_new_process_loads_it_after_the_import_alone(base, tmp_path):
-    """`import advisor.peft_adapter` is all a program needs; without it PEFT does not know the type."""
+    """`import advisor.peft_adapter` is all a program needs; without it PEFT does not know the
+    type.
+    """
     model = adapted(loaded(base))
     randomise(model)
     model.save_pretrained(tmp_path / "adapter")
     torch.save(logits(model), tmp_path / "logits.pt")  # a test's own scratch file
     code = (
-        "import sys, torch\n{}\nfrom peft import AutoPeftModelForCausalLM\nfrom tests.peft_adapter.shapes import inputs\n"
-        f"model = AutoPeftModelForCausalLM.from_pretrained({str(tmp_path / 'adapter')!r})\n"
-        f"print(torch.equal(model(**inputs()).logits, torch.load({str(tmp_path / 'logits.pt')!r})))"
+        "import sys, torch\n{}\nfrom peft import AutoPeftModelForCausalLM\nfrom"
+        " tests.peft_adapter.shapes import inputs\nmodel ="
+        f" AutoPeftModelForCausalLM.from_pretrained({str(tmp_path / 'adapter')!r})\nprint(torch.equal(model(**inputs()).logits,"
+        f" torch.load({str(tmp_path / 'logits.pt')!r})))"
     )
-    with_import = subprocess.run([sys.executable, "-c", code.format("import advisor.peft_adapter")], cwd=ROOT, capture_output=True, text=True, check=False)
+    with_import = subprocess.run(
+        [sys.executable, "-c", code.format("import advisor.peft_adapter")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert with_import.stdout.strip() == "True", with_import.stderr
-    without = subprocess.run([sys.executable, "-c", code.format("")], cwd=ROOT, capture_output=True, text=True, check=False)
+    without = subprocess.run(
+        [sys.executable, "-c", code.format("")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert without.returncode == 1
     assert "BOTTLENECK" in without.stderr
 
 
 def test_two_adapters_on_one_base_are_each_as_alone(base, tmp_path):
-    """set_adapter switches between adapters of different placement and size; deleting one leaves the other."""
-    settings = {"one": {"placement": "houlsby", "seed": 1}, "two": {"placement": "parallel", "bottleneck": 7, "seed": 2}}
+    """set_adapter switches between adapters of different placement and size; deleting one leaves
+    the other.
+    """
+    settings = {
+        "one": {"placement": "houlsby", "seed": 1},
+        "two": {"placement": "parallel", "bottleneck": 7, "seed": 2},
+    }
     alone = {}
     for name, chosen in settings.items():
         seed = chosen.pop("seed")
@@ -106,7 +151,11 @@ def test_the_adapter_in_use_alone_is_trained(base):
     model.add_adapter("more", BottleneckConfig(task_type="CAUSAL_LM", bottleneck=3))
 
     def trained():
-        return {"more" if ".more." in key else "default" for key, parameter in model.named_parameters() if parameter.requires_grad}
+        return {
+            "more" if ".more." in key else "default"
+            for key, parameter in model.named_parameters()
+            if parameter.requires_grad
+        }
 
     assert trained() == {"default"}
     model.set_adapter("more")
@@ -131,8 +180,19 @@ def test_an_adapter_of_another_base_is_refused(base, tmp_path):
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     adapted(loaded(base)).save_pretrained(tmp_path / "adapter")
-    other = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=64, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24))
-    with pytest.raises(UnsupportedModel, match="hidden size 32 and 3 layers, and LlamaForCausalLM has hidden size 16 and 2 layers"):
+    other = AutoModelForCausalLM.from_config(
+        LlamaConfig(
+            vocab_size=64,
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=24,
+        )
+    )
+    with pytest.raises(
+        UnsupportedModel,
+        match="hidden size 32 and 3 layers, and LlamaForCausalLM has hidden size 16 and 2 layers",
+    ):
         PeftModel.from_pretrained(other, tmp_path / "adapter")
 
 
@@ -156,17 +216,24 @@ def test_bad_settings_are_refused_together(settings, match):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_on_a_16_bit_base_the_adapter_stays_in_float32(base, dtype):
-    """As with LoRA: small updates would be lost in 16 bit. The base's logits are untouched until it is trained."""
+    """As with LoRA: small updates would be lost in 16 bit.
+
+    The base's logits are untouched until it is trained.
+    """
     plain = logits(loaded(base, dtype=dtype))
     model = adapted(loaded(base, dtype=dtype))
-    assert {parameter.dtype for parameter in model.parameters() if parameter.requires_grad} == {torch.float32}
+    assert {parameter.dtype for parameter in model.parameters() if parameter.requires_grad} == {
+        torch.float32
+    }
     assert torch.equal(logits(model), plain)
     randomise(model)
     assert not torch.equal(logits(model), plain)
 
 
 def test_on_a_4_bit_base(base, tmp_path):
-    """A base quantised to nf4 keeps its logits under a new adapter, trains, and gives the trained logits again after loading."""
+    """A base quantised to nf4 keeps its logits under a new adapter, trains, and gives the trained
+    logits again after loading.
+    """
     pytest.importorskip("bitsandbytes")
     from peft import PeftModel
     from transformers import BitsAndBytesConfig
@@ -174,12 +241,22 @@ def test_on_a_4_bit_base(base, tmp_path):
     from trainers.frame.loading import keep_weights_unpacked
 
     def four_bit():
-        return keep_weights_unpacked(loaded(base, quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4"), device_map={"": "cpu"}))
+        return keep_weights_unpacked(
+            loaded(
+                base,
+                quantization_config=BitsAndBytesConfig(
+                    load_in_4bit=True, bnb_4bit_quant_type="nf4"
+                ),
+                device_map={"": "cpu"},
+            )
+        )
 
     plain = logits(four_bit())
     model = adapted(four_bit())
     assert torch.equal(logits(model), plain)
-    optimizer = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad], lr=1e-2)
+    optimizer = torch.optim.AdamW(
+        [parameter for parameter in model.parameters() if parameter.requires_grad], lr=1e-2
+    )
     losses = []
     for _ in range(5):
         loss = model(**inputs(), labels=inputs()["input_ids"]).loss
@@ -189,7 +266,9 @@ def test_on_a_4_bit_base(base, tmp_path):
         losses.append(float(loss))
     assert losses[-1] < losses[0]
     model.save_pretrained(tmp_path / "adapter")
-    assert torch.equal(logits(PeftModel.from_pretrained(four_bit(), tmp_path / "adapter")), logits(model))
+    assert torch.equal(
+        logits(PeftModel.from_pretrained(four_bit(), tmp_path / "adapter")), logits(model)
+    )
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
@@ -206,7 +285,11 @@ def test_gradient_checkpointing_gives_the_same_loss_and_gradients(base, reentran
             model.gradient_checkpointing_enable({"use_reentrant": reentrant})
         loss = model(**inputs(), labels=inputs()["input_ids"], use_cache=False).loss
         loss.backward()
-        return loss.detach(), {key: parameter.grad for key, parameter in model.named_parameters() if parameter.requires_grad}
+        return loss.detach(), {
+            key: parameter.grad
+            for key, parameter in model.named_parameters()
+            if parameter.requires_grad
+        }
 
     (plain, gradients), (again, others) = step(False), step(True)
     assert torch.equal(plain, again)
@@ -225,7 +308,9 @@ def test_dropout_acts_in_training_alone(base):
 
 
 def test_post_norm_encoders_take_both_kinds_in_one_order():
-    """In BERT a sequential adapter sits inside the place of a parallel one: the other order is refused with the reason."""
+    """In BERT a sequential adapter sits inside the place of a parallel one: the other order is
+    refused with the reason.
+    """
     from peft import get_peft_model
 
     def config(placement):
@@ -262,10 +347,17 @@ def test_trls_trainer_trains_it(base, tmp_path, tiny_model):
     from transformers import AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
-    rows = Dataset.from_list([{"prompt": f"Where is parcel {number}?", "completion": " Thank you, we look."} for number in range(16)])
+    rows = Dataset.from_list(
+        [
+            {"prompt": f"Where is parcel {number}?", "completion": " Thank you, we look."}
+            for number in range(16)
+        ]
+    )
     arguments = SFTConfig(
-        output_dir=str(tmp_path / "out"), max_steps=25, per_device_train_batch_size=4, learning_rate=2e-2, report_to="none", use_cpu=True, bf16=False,
-        gradient_checkpointing=True, gradient_checkpointing_kwargs={"use_reentrant": False}, logging_steps=1, disable_tqdm=True, save_strategy="no",
+        output_dir=str(tmp_path / "out"), max_steps=25, per_device_train_batch_size=4,
+        learning_rate=2e-2, report_to="none", use_cpu=True, bf16=False,
+        gradient_checkpointing=True, gradient_checkpointing_kwargs={"use_reentrant": False},
+        logging_steps=1, disable_tqdm=True, save_strategy="no",
     )  # fmt: skip
     trainer = SFTTrainer(
         model=loaded(tiny_model),

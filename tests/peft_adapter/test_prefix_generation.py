@@ -12,16 +12,26 @@ GREEDY = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token
 
 
 def prefixed(name):
-    """A tiny model with the keys and values of a prompt as its prefix, the plain model, and the prompt."""
+    """A tiny model with the keys and values of a prompt as its prefix, the plain model, and the
+    prompt.
+    """
     from peft import PrefixTuningConfig, get_peft_model, initialize_kv_prefix_from_past_key_values
 
     model, prompt = tiny(name), inputs(1, LENGTH)["input_ids"]
     with torch.no_grad():
         cache = model(input_ids=prompt, use_cache=True).cache
     heads, width = cache.layers[0].keys.shape[1], cache.layers[0].keys.shape[3]
-    config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=LENGTH, num_layers=len(cache.layers), num_attention_heads=heads, token_dim=heads * width)
+    config = PrefixTuningConfig(
+        task_type="CAUSAL_LM",
+        num_virtual_tokens=LENGTH,
+        num_layers=len(cache.layers),
+        num_attention_heads=heads,
+        token_dim=heads * width,
+    )
     tuned = get_peft_model(tiny(name), config).eval()
-    initialize_kv_prefix_from_past_key_values(tuned, past_key_values=[(layer.keys, layer.values) for layer in cache.layers])
+    initialize_kv_prefix_from_past_key_values(
+        tuned, past_key_values=[(layer.keys, layer.values) for layer in cache.layers]
+    )
     return tuned, model, prompt
 
 
@@ -40,9 +50,18 @@ def test_it_generates_what_the_prompted_model_generates(name):
     rows = inputs()
     with torch.no_grad():
         expected = by_hand(model, prompt, rows["input_ids"])
-        assert torch.allclose(tuned(**rows).logits, model(input_ids=torch.cat([prompt.expand(2, -1), rows["input_ids"]], dim=1)).logits[:, LENGTH:], atol=1e-5)
+        assert torch.allclose(
+            tuned(**rows).logits,
+            model(input_ids=torch.cat([prompt.expand(2, -1), rows["input_ids"]], dim=1)).logits[
+                :, LENGTH:
+            ],
+            atol=1e-5,
+        )
         assert torch.equal(tuned.generate(**rows, **GREEDY), expected)
-        padded = {"input_ids": torch.nn.functional.pad(rows["input_ids"], (3, 0)), "attention_mask": torch.nn.functional.pad(rows["attention_mask"], (3, 0))}
+        padded = {
+            "input_ids": torch.nn.functional.pad(rows["input_ids"], (3, 0)),
+            "attention_mask": torch.nn.functional.pad(rows["attention_mask"], (3, 0)),
+        }
         assert torch.equal(tuned.generate(**padded, **GREEDY)[:, 3:], expected)
         assert torch.equal(tuned.generate(**rows, use_cache=False, **GREEDY), expected)
 
@@ -51,7 +70,9 @@ def test_switched_off_it_generates_what_the_base_generates():
     """disable_adapter takes the prefix out of generation too."""
     tuned, model, _ = prefixed("llama")
     with torch.no_grad(), tuned.disable_adapter():
-        assert torch.equal(tuned.generate(**inputs(), **GREEDY), model.generate(**inputs(), **GREEDY))
+        assert torch.equal(
+            tuned.generate(**inputs(), **GREEDY), model.generate(**inputs(), **GREEDY)
+        )
 
 
 def test_beams_and_samples_run():
@@ -59,7 +80,9 @@ def test_beams_and_samples_run():
     tuned, _, _ = prefixed("llama")
     with torch.no_grad():
         assert tuned.generate(**inputs(), **GREEDY, num_beams=3).shape == (2, 13)
-        assert tuned.generate(**inputs(), **{**GREEDY, "do_sample": True}, num_return_sequences=2).shape == (4, 13)
+        assert tuned.generate(
+            **inputs(), **{**GREEDY, "do_sample": True}, num_return_sequences=2
+        ).shape == (4, 13)
 
 
 def test_its_own_stop_tokens_end_an_answer():
@@ -68,5 +91,7 @@ def test_its_own_stop_tokens_end_an_answer():
     expected = by_hand(model, prompt, inputs(1)["input_ids"])
     tuned.generation_config.eos_token_id = int(expected[0, 8])
     with torch.no_grad():
-        answer = tuned.generate(**inputs(1), **{key: value for key, value in GREEDY.items() if key != "eos_token_id"})
+        answer = tuned.generate(
+            **inputs(1), **{key: value for key, value in GREEDY.items() if key != "eos_token_id"}
+        )
     assert answer.shape[1] == 9

@@ -10,18 +10,44 @@ from tests.plan.test_write import PLAN
 def test_values_are_set_by_number_or_name():
     """A stage is named by number or name; nested and method keys are reached alike."""
     changed = set_values(
-        PLAN, ["stages.0.learning_rate=1e-4", "stages.sft.rank=8", "stages.sft.trl.neftune_noise_alpha=5", "data.path=b.jsonl", "stages.sft.target_modules=[q_proj, v_proj]"]
+        PLAN,
+        [
+            "stages.0.learning_rate=1e-4",
+            "stages.sft.rank=8",
+            "stages.sft.trl.neftune_noise_alpha=5",
+            "data.path=b.jsonl",
+            "stages.sft.target_modules=[q_proj, v_proj]",
+        ],
     )
     stage = changed.stage("sft")
-    assert (stage.learning_rate, stage.trl, changed.data.path) == (1e-4, {"neftune_noise_alpha": 5}, "b.jsonl")
+    assert (stage.learning_rate, stage.trl, changed.data.path) == (
+        1e-4,
+        {"neftune_noise_alpha": 5},
+        "b.jsonl",
+    )
     assert stage.options == {"rank": 8, "alpha": 32, "target_modules": ["q_proj", "v_proj"]}
     assert set_values(PLAN, []) is PLAN
 
 
 def test_null_puts_a_value_back_to_its_default():
-    """`null` removes a key, so that a method can be changed together with the keys that belong to it."""
-    changed = set_values(PLAN, ["stages.0.update=full", "stages.0.quantization=null", "stages.0.rank=null", "stages.0.alpha=null", "stages.0.epochs=null"])
-    assert (changed.stages[0].update, changed.stages[0].options, changed.stages[0].epochs) == ("full", {}, 1.0)
+    """`null` removes a key, so that a method can be changed together with the keys that belong to
+    it.
+    """
+    changed = set_values(
+        PLAN,
+        [
+            "stages.0.update=full",
+            "stages.0.quantization=null",
+            "stages.0.rank=null",
+            "stages.0.alpha=null",
+            "stages.0.epochs=null",
+        ],
+    )
+    assert (changed.stages[0].update, changed.stages[0].options, changed.stages[0].epochs) == (
+        "full",
+        {},
+        1.0,
+    )
 
 
 @pytest.mark.parametrize(
@@ -52,4 +78,7 @@ def test_all_wrong_settings_come_together():
     """Two wrong settings give two faults, each with its own place."""
     with pytest.raises(InputError) as caught:
         set_values(PLAN, ["stages.0.epochs=0", "stages.0.seq_len=1"])
-    assert [fault.what.split(":")[0] for fault in caught.value.faults] == ["--set stages.0.epochs=0", "--set stages.0.seq_len=1"]
+    assert [fault.what.split(":")[0] for fault in caught.value.faults] == [
+        "--set stages.0.epochs=0",
+        "--set stages.0.seq_len=1",
+    ]

@@ -13,25 +13,42 @@ from advisor.plan.read import plan_from_data
 def test_a_new_key_is_one_line_in_its_methods_file(tmp_path):
     """A key declared in a rule file is read, bounded and given its default, with no code."""
     (tmp_path / "objectives").mkdir()
-    (tmp_path / "objectives" / "dpo.yaml").write_text("keys: {beta: {type: number, min: 0, exclusive_min: true, default: 0.1}}\nunused: {packing: pairs are not packed}\n")
+    (tmp_path / "objectives" / "dpo.yaml").write_text(
+        "keys: {beta: {type: number, min: 0, exclusive_min: true, default: 0.1}}\nunused: {packing:"
+        " pairs are not packed}\n"
+    )
     specs = key_specs(tmp_path)
-    text = "model: m\ndata: {path: t}\nstages: [{name: a, objective: dpo, update: full, learning_rate: 1e-6, beta: BETA}]\n"
+    text = (
+        "model: m\ndata: {path: t}\nstages: [{name: a, objective: dpo, update: full, learning_rate:"
+        " 1e-6, beta: BETA}]\n"
+    )
     stage = plan_from_data(parse_yaml(text.replace("BETA", "0.3"), name="p"), specs=specs).stages[0]
     assert stage.options == {"beta": 0.3}
     assert specs.effective({}, objective="dpo", update="full") == {"beta": 0.1}
     with pytest.raises(InputError, match=r"beta is 0\n  allowed: a number above 0"):
         plan_from_data(parse_yaml(text.replace("BETA", "0"), name="p"), specs=specs)
     with pytest.raises(InputError, match="pairs are not packed"):
-        plan_from_data(parse_yaml(text.replace("beta: BETA", "packing: false"), name="p"), specs=specs)
+        plan_from_data(
+            parse_yaml(text.replace("beta: BETA", "packing: false"), name="p"), specs=specs
+        )
 
 
 def test_a_malformed_declaration_is_refused_with_its_place(tmp_path):
-    """An unknown type, an unknown part or a default outside the bounds is an error of the rule file."""
+    """An unknown type, an unknown part or a default outside the bounds is an error of the rule
+    file.
+    """
     (tmp_path / "updates").mkdir()
-    (tmp_path / "updates" / "lora.yaml").write_text("keys:\n  a: {type: integr}\n  b: {type: integer, mn: 3}\n  c: {type: integer, min: 3, default: 1}\n")
+    (tmp_path / "updates" / "lora.yaml").write_text(
+        "keys:\n  a: {type: integr}\n  b: {type: integer, mn: 3}\n  c: {type: integer, min: 3,"
+        " default: 1}\n"
+    )
     with pytest.raises(InputError) as caught:
         key_specs(tmp_path)
-    assert [fault.what.split(": ")[0] for fault in caught.value.faults] == ["rules/updates/lora.yaml:2:3", "rules/updates/lora.yaml:3:3", "rules/updates/lora.yaml:4:3"]
+    assert [fault.what.split(": ")[0] for fault in caught.value.faults] == [
+        "rules/updates/lora.yaml:2:3",
+        "rules/updates/lora.yaml:3:3",
+        "rules/updates/lora.yaml:4:3",
+    ]
 
 
 def test_every_shipped_declaration_is_well_formed():
@@ -45,24 +62,52 @@ def test_every_shipped_declaration_is_well_formed():
 @pytest.mark.parametrize(
     ("key", "good", "bad"),
     [
-        (Key(name="k", owner="o", type="integer", min=1, max=4), [1, 4, None], [0, 5, 1.0, True, "1"]),
-        (Key(name="k", owner="o", type="number", min=0, exclusive_min=True, default=1), [0.1, 3], [0, None, True]),
+        (
+            Key(name="k", owner="o", type="integer", min=1, max=4),
+            [1, 4, None],
+            [0, 5, 1.0, True, "1"],
+        ),
+        (
+            Key(name="k", owner="o", type="number", min=0, exclusive_min=True, default=1),
+            [0.1, 3],
+            [0, None, True],
+        ),
         (Key(name="k", owner="o", type="text_or_list"), ["a", ["a", "b"]], ["", [], [1], 3]),
         (Key(name="k", owner="o", type="boolean", default=False), [True, False], [0, 1, None]),
-        (Key(name="k", owner="o", type="choice", values=("a", 1), default="a"), ["a", 1], ["b", True, 1.0]),
+        (
+            Key(name="k", owner="o", type="choice", values=("a", 1), default="a"),
+            ["a", 1],
+            ["b", True, 1.0],
+        ),
     ],
 )
 def test_types_and_bounds_are_strict(key, good, bad):
-    """No value is turned into another type, and bounds are part of the range unless declared exclusive."""
+    """No value is turned into another type, and bounds are part of the range unless declared
+    exclusive.
+    """
     assert all(key.accepts(value) for value in good)
     assert not any(key.accepts(value) for value in bad)
 
 
 def test_tasks_are_trained_one_after_the_other_through_all_stages():
-    """With tasks there is one entry per task and stage, each going on from its own task's stage before."""
+    """With tasks there is one entry per task and stage, each going on from its own task's stage
+    before.
+    """
     stage = Stage(name="a", objective="sft", update="lora", learning_rate=1e-4, options={"rank": 8})
     later = Stage(name="b", objective="sft", update="lora", learning_rate=1e-4)
-    tasks = (Task(name="x", data=PlanData(path="x")), Task(name="y", data=PlanData(path="y"), overrides={"rank": 4, "epochs": 2.0}))
+    tasks = (
+        Task(name="x", data=PlanData(path="x")),
+        Task(name="y", data=PlanData(path="y"), overrides={"rank": 4, "epochs": 2.0}),
+    )
     found = entries(Plan(model="m", tasks=tasks, stages=(stage, later)))
-    assert [(entry.name, entry.starts_from, entry.data.path) for entry in found] == [("a-x", None, "x"), ("b-x", "a-x", "x"), ("a-y", None, "y"), ("b-y", "a-y", "y")]
-    assert (found[2].stage.options["rank"], found[2].stage.epochs, found[0].stage.options["rank"]) == (4, 2.0, 8)
+    assert [(entry.name, entry.starts_from, entry.data.path) for entry in found] == [
+        ("a-x", None, "x"),
+        ("b-x", "a-x", "x"),
+        ("a-y", None, "y"),
+        ("b-y", "a-y", "y"),
+    ]
+    assert (
+        found[2].stage.options["rank"],
+        found[2].stage.epochs,
+        found[0].stage.options["rank"],
+    ) == (4, 2.0, 8)

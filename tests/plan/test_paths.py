@@ -17,22 +17,43 @@ def stage(name: str, objective: str, **keys: object) -> Stage:
 
 
 def test_model_data_starts_and_declared_keys_are_moved():
-    """Also those of single stages and tasks; a stage's name stays one, in start_from and as reward model."""
+    """Also those of single stages and tasks; a stage's name stays one, in start_from and as reward
+    model.
+    """
     plan = Plan(
         model="base",
         data=PlanData(path="a.jsonl"),
         stages=(
             stage("cpt", "cpt", data="corpus", options={"replay": "general.txt"}),
             stage("rm", "rm", start_from="cpt"),
-            stage("rl", "ppo", start_from="old/run", options={"reward_model": "rm", "response_tokens": 8}),
-            stage("more", "grpo", options={"reward": "scores.py:judge", "schema": "form.json", "pattern": "a.jsonl"}),
+            stage(
+                "rl",
+                "ppo",
+                start_from="old/run",
+                options={"reward_model": "rm", "response_tokens": 8},
+            ),
+            stage(
+                "more",
+                "grpo",
+                options={"reward": "scores.py:judge", "schema": "form.json", "pattern": "a.jsonl"},
+            ),
             stage("last", "rloo", options={"reward_model": "their/rm"}),
         ),
         tasks=(Task(name="legal", data=PlanData(path="legal.jsonl")),),
     )
     found = with_paths(plan, moved)
-    assert (found.model, found.data.path, found.tasks[0].data.path) == ("/there/base", "/there/a.jsonl", "/there/legal.jsonl")
-    assert [(item.data, item.start_from) for item in found.stages] == [("/there/corpus", None), (None, "cpt"), (None, "/there/old/run"), (None, None), (None, None)]
+    assert (found.model, found.data.path, found.tasks[0].data.path) == (
+        "/there/base",
+        "/there/a.jsonl",
+        "/there/legal.jsonl",
+    )
+    assert [(item.data, item.start_from) for item in found.stages] == [
+        ("/there/corpus", None),
+        (None, "cpt"),
+        (None, "/there/old/run"),
+        (None, None),
+        (None, None),
+    ]
     assert [dict(item.options) for item in found.stages] == [
         {"replay": "/there/general.txt"},
         {},
@@ -43,9 +64,20 @@ def test_model_data_starts_and_declared_keys_are_moved():
 
 
 def test_what_says_that_it_is_a_file_or_folder_is_declared_as_one():
-    """A key whose help speaks of a file or a folder has a type that is moved: no path is left behind in a copy."""
+    """A key whose help speaks of a file or a folder has a type that is moved: no path is left
+    behind in a copy.
+    """
     specs = key_specs()
-    keys = {spec.name: spec for objective in OBJECTIVES for update in UPDATES for spec in specs.allowed(objective, update).values()}
-    about = {name for name, spec in keys.items() if {"file", "folder"} & set(spec.help.replace(",", " ").split())}
+    keys = {
+        spec.name: spec
+        for objective in OBJECTIVES
+        for update in UPDATES
+        for spec in specs.allowed(objective, update).values()
+    }
+    about = {
+        name
+        for name, spec in keys.items()
+        if {"file", "folder"} & set(spec.help.replace(",", " ").split())
+    }
     assert about == {name for name, spec in keys.items() if spec.type == "path"}
     assert {"replay", "schema", "reward_model"} <= about

@@ -39,43 +39,112 @@ def fault(old, new, *, text=GOOD):
 
 
 def test_a_good_plan_is_read_with_method_keys_in_options():
-    """Keys of the update and of the objective end up in the stage's options, the rest in its fields."""
+    """Keys of the update and of the objective end up in the stage's options, the rest in its
+    fields.
+    """
     stage = plan(GOOD).stage("sft")
     assert stage.options == {"rank": 8, "loss_on": "all"}
-    assert (stage.learning_rate, stage.epochs, stage.quantization, stage.trl) == (2e-4, 2.0, "nf4", {"neftune_noise_alpha": 5})
+    assert (stage.learning_rate, stage.epochs, stage.quantization, stage.trl) == (
+        2e-4,
+        2.0,
+        "nf4",
+        {"neftune_noise_alpha": 5},
+    )
 
 
 @pytest.mark.parametrize(
     ("old", "new", "at", "words"),
     [
         ("rank: 8", "rnak: 8", "plan.yaml:10:5", ["unknown key 'rnak'", "did you mean 'rank'?"]),
-        ("epochs: 2", "epoch: 2", "plan.yaml:13:5", ["unknown key 'epoch'", "did you mean 'epochs'?"]),
-        ("model: models/smol", "modle: x\nmodel: z", "plan.yaml:3:1", ["unknown key 'modle'", "did you mean 'model'?"]),
-        ("path: train.jsonl", "path: t, formt: x", "plan.yaml:4:17", ["unknown key 'formt'", "did you mean 'format'?"]),
-        ("device: cpu", "device: cdua", "plan.yaml:15:18", ["device is 'cdua'", "did you mean 'cuda'?"]),
-        ("update: lora", "update: lroa", "plan.yaml:8:13", ["update is 'lroa'", "did you mean 'lora'?"]),
+        (
+            "epochs: 2",
+            "epoch: 2",
+            "plan.yaml:13:5",
+            ["unknown key 'epoch'", "did you mean 'epochs'?"],
+        ),
+        (
+            "model: models/smol",
+            "modle: x\nmodel: z",
+            "plan.yaml:3:1",
+            ["unknown key 'modle'", "did you mean 'model'?"],
+        ),
+        (
+            "path: train.jsonl",
+            "path: t, formt: x",
+            "plan.yaml:4:17",
+            ["unknown key 'formt'", "did you mean 'format'?"],
+        ),
+        (
+            "device: cpu",
+            "device: cdua",
+            "plan.yaml:15:18",
+            ["device is 'cdua'", "did you mean 'cuda'?"],
+        ),
+        (
+            "update: lora",
+            "update: lroa",
+            "plan.yaml:8:13",
+            ["update is 'lroa'", "did you mean 'lora'?"],
+        ),
         ("rank: 8", "rank: 0", "plan.yaml:10:11", ["rank is 0", "a whole number from 1 to 4096"]),
         ("rank: 8", "rank: '8'", "plan.yaml:10:11", ["rank is '8'"]),
-        ("loss_on: all", "loss_on: answer", "plan.yaml:11:14", ["loss_on is 'answer'", "did you mean 'answers'?"]),
+        (
+            "loss_on: all",
+            "loss_on: answer",
+            "plan.yaml:11:14",
+            ["loss_on is 'answer'", "did you mean 'answers'?"],
+        ),
         ("2e-4", "3", "plan.yaml:12:20", ["learning_rate is 3", "at most 1"]),
-        ("2e-4", "'2e-4'", "plan.yaml:12:20", ["learning_rate is the text '2e-4'", "remove the quotes"]),
+        (
+            "2e-4",
+            "'2e-4'",
+            "plan.yaml:12:20",
+            ["learning_rate is the text '2e-4'", "remove the quotes"],
+        ),
         ("2e-4", "1e999", "plan.yaml:12:20", ["too large to be usable"]),
-        ("epochs: 2", "epochs: true", "plan.yaml:13:13", ["epochs is true", "a number is expected"]),
-        ("version: 1", "version: 2", "plan.yaml:1:10", ["version is 2", "another version of advise"]),
+        (
+            "epochs: 2",
+            "epochs: true",
+            "plan.yaml:13:13",
+            ["epochs is true", "a number is expected"],
+        ),
+        (
+            "version: 1",
+            "version: 2",
+            "plan.yaml:1:10",
+            ["version is 2", "another version of advise"],
+        ),
         ("name: shop", "name: ../x", "plan.yaml:2:7", ["becomes a folder's name"]),
         ("- name: sft", "- name: SFT 1", "plan.yaml:6:11", ["becomes a folder's name"]),
-        ("trl: {neftune_noise_alpha: 5}", "trl: {learning_rate: 5}", "plan.yaml:14:11", ["a key of the stage itself", "move it out of trl"]),
+        (
+            "trl: {neftune_noise_alpha: 5}",
+            "trl: {learning_rate: 5}",
+            "plan.yaml:14:11",
+            ["a key of the stage itself", "move it out of trl"],
+        ),
         ("trl: {neftune_noise_alpha: 5}", "trl: {output_dir: x}", "plan.yaml:14:11", ["--output"]),
         ("trl: {neftune_noise_alpha: 5}", "trl: 3", "plan.yaml:14:10", ["trl is 3", "a map"]),
-        ("trl: {neftune_noise_alpha: 5}", "options: {rank: 8}", "plan.yaml:14:5", ["unknown key 'options'"]),
-        ("data: {path: train.jsonl}", "data: {path: train.jsonl}\ntasks: []", "plan.yaml:5:1", ["`tasks` is empty"]),
+        (
+            "trl: {neftune_noise_alpha: 5}",
+            "options: {rank: 8}",
+            "plan.yaml:14:5",
+            ["unknown key 'options'"],
+        ),
+        (
+            "data: {path: train.jsonl}",
+            "data: {path: train.jsonl}\ntasks: []",
+            "plan.yaml:5:1",
+            ["`tasks` is empty"],
+        ),
         ("data: {path: train.jsonl}\n", "", "plan.yaml:1:1", ["the plan has no data"]),
         ("model: models/smol\n", "", "plan.yaml:1:1", ["the plan has no model"]),
         ("    objective: sft\n", "", "plan.yaml:6:5", ["stage 'sft' has no objective"]),
     ],
 )
 def test_each_fault_says_where_what_and_what_is_allowed(old, new, at, words):
-    """A wrong key or value is refused with its line and column, what is allowed and the nearest known name."""
+    """A wrong key or value is refused with its line and column, what is allowed and the nearest
+    known name.
+    """
     text = fault(old, new)
     assert text.startswith(f"{at}: "), text
     for word in words:
@@ -85,16 +154,52 @@ def test_each_fault_says_where_what_and_what_is_allowed(old, new, at, words):
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("update: lora\n    quantization: nf4", "update: full", ["nothing would read 'rank'", "read by update lora"]),
-        ("update: lora\n    quantization: nf4\n    rank: 8", "update: full\n    quantization: nf4", ["needs a frozen base", "update: lora"]),
-        ("quantization: nf4", "double_quantization: true", ["nothing would read 'double_quantization'", "quantization: nf4"]),
-        ("update: lora\n    quantization: nf4\n    rank: 8", "update: full\n    peft: {use_dora: true}", ["nothing would read 'peft'"]),
-        ("epochs: 2", "scheduler: constant\n    warmup: 0.1", ["nothing would read 'warmup'", "constant_with_warmup"]),
-        ("objective: sft", "objective: rm\n    packing: true", ["nothing would read 'packing'", "objective rm does not pack"]),
-        ("objective: sft", "objective: rm", ["nothing would read 'loss_on'", "read by objective sft"]),
-        ("device: cpu", "device: cpu, strategy: ddp", ["nothing would read 'strategy'", "one process"]),
+        (
+            "update: lora\n    quantization: nf4",
+            "update: full",
+            ["nothing would read 'rank'", "read by update lora"],
+        ),
+        (
+            "update: lora\n    quantization: nf4\n    rank: 8",
+            "update: full\n    quantization: nf4",
+            ["needs a frozen base", "update: lora"],
+        ),
+        (
+            "quantization: nf4",
+            "double_quantization: true",
+            ["nothing would read 'double_quantization'", "quantization: nf4"],
+        ),
+        (
+            "update: lora\n    quantization: nf4\n    rank: 8",
+            "update: full\n    peft: {use_dora: true}",
+            ["nothing would read 'peft'"],
+        ),
+        (
+            "epochs: 2",
+            "scheduler: constant\n    warmup: 0.1",
+            ["nothing would read 'warmup'", "constant_with_warmup"],
+        ),
+        (
+            "objective: sft",
+            "objective: rm\n    packing: true",
+            ["nothing would read 'packing'", "objective rm does not pack"],
+        ),
+        (
+            "objective: sft",
+            "objective: rm",
+            ["nothing would read 'loss_on'", "read by objective sft"],
+        ),
+        (
+            "device: cpu",
+            "device: cpu, strategy: ddp",
+            ["nothing would read 'strategy'", "one process"],
+        ),
         ("rank: 8", "data: other.jsonl", ["nothing would read 'data'"]),
-        ("device: cpu}", "device: cpu}\ntasks: [{name: a, data: {path: x}}]", ["both `data` and `tasks`"]),
+        (
+            "device: cpu}",
+            "device: cpu}\ntasks: [{name: a, data: {path: x}}]",
+            ["both `data` and `tasks`"],
+        ),
         ("epochs: 2", "attention: flash_attention_2", ["needs a CUDA"]),
     ],
 )
@@ -111,22 +216,50 @@ PREFIX = "update: prefix\n    gradient_checkpointing: false\n    prefix_tokens: 
 @pytest.mark.parametrize(
     ("new", "words"),
     [
-        (PREFIX.replace("false", "true"), ["gradient_checkpointing is true, which does not go with update prefix", "drops the cache", "smaller micro_batch_size"]),
-        (PREFIX + "\n    packing: true", ["packing is true, which does not go with update prefix", "packing: false"]),
-        (PREFIX + "\n    attention: flash_attention_2", ["attention is flash_attention_2, which does not go with update prefix", "sdpa or eager"]),
+        (
+            PREFIX.replace("false", "true"),
+            [
+                "gradient_checkpointing is true, which does not go with update prefix",
+                "drops the cache",
+                "smaller micro_batch_size",
+            ],
+        ),
+        (
+            PREFIX + "\n    packing: true",
+            ["packing is true, which does not go with update prefix", "packing: false"],
+        ),
+        (
+            PREFIX + "\n    attention: flash_attention_2",
+            [
+                "attention is flash_attention_2, which does not go with update prefix",
+                "sdpa or eager",
+            ],
+        ),
     ],
 )
 def test_what_a_method_refuses_of_other_keys_is_refused_where_it_is_written(new, words):
     """As its own file declares under `refuses`; the same stage without it is read."""
-    assert plan(GOOD.replace("update: lora\n    quantization: nf4\n    rank: 8", PREFIX)).stages[0].update == "prefix"
+    assert (
+        plan(GOOD.replace("update: lora\n    quantization: nf4\n    rank: 8", PREFIX))
+        .stages[0]
+        .update
+        == "prefix"
+    )
     text = fault("update: lora\n    quantization: nf4\n    rank: 8", new)
     for word in words:
         assert word in text
 
 
 def test_all_faults_of_a_file_come_together_in_file_order():
-    """One reading finds the wrong type, the unknown key, the dead key and the wrong name, sorted by line."""
-    text = GOOD.replace("name: shop", "name: Shop").replace("rank: 8", "rnk: 8").replace("epochs: 2", "epochs: two").replace("device: cpu", "device: cpu, strategy: ddp")
+    """One reading finds the wrong type, the unknown key, the dead key and the wrong name, sorted by
+    line.
+    """
+    text = (
+        GOOD.replace("name: shop", "name: Shop")
+        .replace("rank: 8", "rnk: 8")
+        .replace("epochs: 2", "epochs: two")
+        .replace("device: cpu", "device: cpu, strategy: ddp")
+    )
     with pytest.raises(InputError) as caught:
         plan(text)
     lines = [int(item.what.split(":")[1]) for item in caught.value.faults]
@@ -134,7 +267,9 @@ def test_all_faults_of_a_file_come_together_in_file_order():
 
 
 def test_stage_names_are_unique_and_start_from_earlier_stages(tmp_path):
-    """A stage starts from an earlier stage or from an existing folder, never from itself or a later one."""
+    """A stage starts from an earlier stage or from an existing folder, never from itself or a later
+    one.
+    """
     head = "model: m\ndata: {path: t}\nstages:\n"
     stage = "  - {{name: {0}, objective: sft, update: full, learning_rate: 1e-5{1}}}\n"
     path = tmp_path / "plan.yaml"
@@ -144,7 +279,10 @@ def test_stage_names_are_unique_and_start_from_earlier_stages(tmp_path):
         return read_plan(path)
 
     (tmp_path / "old").mkdir()
-    assert read(("a", ""), ("b", ", start_from: a"), ("c", ", start_from: old")).stages[2].start_from == "old"
+    assert (
+        read(("a", ""), ("b", ", start_from: a"), ("c", ", start_from: old")).stages[2].start_from
+        == "old"
+    )
     for stages, match in [
         ((("a", ""), ("a", "")), "the name 'a' is taken by stages.0."),
         ((("a", ", start_from: b"), ("b", "")), "'b', which is not trained before"),
@@ -158,7 +296,9 @@ def test_stage_names_are_unique_and_start_from_earlier_stages(tmp_path):
 def test_a_missing_learning_rate_takes_the_default_of_the_update():
     """The update's own file gives the learning rate that a plan leaves out."""
     assert plan(GOOD.replace("    learning_rate: 2e-4\n", "")).stages[0].learning_rate == 2e-4
-    full = GOOD.replace("    learning_rate: 2e-4\n", "").replace("update: lora\n    quantization: nf4\n    rank: 8", "update: full")
+    full = GOOD.replace("    learning_rate: 2e-4\n", "").replace(
+        "update: lora\n    quantization: nf4\n    rank: 8", "update: full"
+    )
     assert plan(full).stages[0].learning_rate == 2e-5
 
 
@@ -168,35 +308,54 @@ def test_a_missing_learning_rate_without_a_default_says_what_is_usual(tmp_path):
 
     (tmp_path / "updates").mkdir()
     (tmp_path / "updates" / "lora.yaml").write_text("keys: {rank: {type: integer}}\n")
-    (tmp_path / "updates" / "full.yaml").write_text("defaults: {learning_rate: {value: 2e-5, source: trl}}\n")
+    (tmp_path / "updates" / "full.yaml").write_text(
+        "defaults: {learning_rate: {value: 2e-5, source: trl}}\n"
+    )
     text = "model: m\ndata: {path: t}\nstages: [{name: a, objective: sft, update: lora}]\n"
     with pytest.raises(InputError, match=r"stage 'a' has no learning_rate\n.*usual for full 2e-05"):
         plan_from_data(parse_yaml(text, name="p"), specs=key_specs(tmp_path))
 
 
 def test_task_overrides_are_checked_like_stage_keys():
-    """A task may change numbers of the stages, with the same bounds, but not what the stages are."""
-    text = GOOD.replace("data: {path: train.jsonl}\n", "tasks:\n  - name: legal\n    data: {path: l.jsonl}\n    overrides: {rank: 4}\n")
+    """A task may change numbers of the stages, with the same bounds, but not what the stages
+    are.
+    """
+    text = GOOD.replace(
+        "data: {path: train.jsonl}\n",
+        "tasks:\n  - name: legal\n    data: {path: l.jsonl}\n    overrides: {rank: 4}\n",
+    )
     assert plan(text).tasks[0].overrides == {"rank": 4}
     assert "'update' cannot differ between tasks" in fault("rank: 4", "update: full", text=text)
     assert "did you mean 'rank'" in fault("rank: 4", "rnk: 4", text=text)
     assert fault("rank: 4", "rank: 0", text=text).startswith("plan.yaml:7:23: rank is 0")
     assert fault("rank: 4", "epochs: -1", text=text).startswith("plan.yaml:7:25: epochs is -1")
-    assert "nothing would read 'warmup'" in fault("rank: 4", "warmup: 0.2, scheduler: constant", text=text)
+    assert "nothing would read 'warmup'" in fault(
+        "rank: 4", "warmup: 0.2, scheduler: constant", text=text
+    )
 
 
 def test_folders_of_stages_and_tasks_cannot_collide():
     """Stage a of task b-c and stage a-b of task c would share a folder: refused."""
     text = (
-        "model: m\ntasks: [{name: c, data: {path: x}}, {name: b-c, data: {path: z}}]\n"
-        "stages:\n  - {name: a, objective: sft, update: full, learning_rate: 1e-5}\n  - {name: a-b, objective: sft, update: full, learning_rate: 1e-5}\n"
+        "model: m\ntasks: [{name: c, data: {path: x}}, {name: b-c, data: {path: z}}]\nstages:\n  -"
+        " {name: a, objective: sft, update: full, learning_rate: 1e-5}\n  - {name: a-b, objective:"
+        " sft, update: full, learning_rate: 1e-5}\n"
     )
     with pytest.raises(InputError, match="would share the folder a-b-c"):
         plan(text)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "3", "stages: 3\nmodel: m\n", "model: m\ndata: {path: x}\nstages: [3]\n", "model: m\ndata: 3\nstages: []\n", "tasks: [3]\nmodel: m\nstages: [{}]\n"]
+    "text",
+    [
+        "",
+        "[]",
+        "3",
+        "stages: 3\nmodel: m\n",
+        "model: m\ndata: {path: x}\nstages: [3]\n",
+        "model: m\ndata: 3\nstages: []\n",
+        "tasks: [3]\nmodel: m\nstages: [{}]\n",
+    ],
 )
 def test_something_else_than_a_plan_is_an_input_error(text):
     """Any plain data that is not a plan is refused without a traceback."""

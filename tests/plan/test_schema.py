@@ -10,7 +10,9 @@ from tests.plan.test_read import GOOD
 from tests.plan.test_write import PLAN
 
 
-@pytest.fixture(scope="module", params=[jsonschema.Draft202012Validator, jsonschema.Draft7Validator])
+@pytest.fixture(
+    scope="module", params=[jsonschema.Draft202012Validator, jsonschema.Draft7Validator]
+)
 def validator(request):
     """A validator of the draft the schema names, and of the older one that many editors know."""
     schema = plan_schema()
@@ -19,7 +21,9 @@ def validator(request):
 
 
 def test_the_published_schema_is_current():
-    """rules/schema/plan.schema.json is what the code derives; `python -m advisor.plan.schema` writes it anew."""
+    """rules/schema/plan.schema.json is what the code derives; `python -m advisor.plan.schema`
+    writes it anew.
+    """
     assert schema_path().read_text() == schema_text()
 
 
@@ -42,4 +46,6 @@ def test_good_plans_are_valid(validator):
 )
 def test_what_the_reader_refuses_is_flagged_in_the_editor(validator, old, new):
     """Unknown, out-of-range and dead keys are invalid in the schema too."""
-    assert list(validator.iter_errors(yaml.safe_load(GOOD.replace("2e-4", "2.0e-4").replace(old, new))))
+    assert list(
+        validator.iter_errors(yaml.safe_load(GOOD.replace("2e-4", "2.0e-4").replace(old, new)))
+    )

@@ -17,18 +17,57 @@ from advisor.plan.model import Launch, Origin, Plan, PlanData, Stage, Task
 from advisor.plan.read import plan_from_data
 from advisor.plan.write import plan_data, plan_digest, plan_text, write_plan
 
-STAGE = Stage(name="sft", objective="sft", update="lora", quantization="nf4", learning_rate=2e-5, epochs=2, micro_batch_size=4, options={"rank": 16, "alpha": 32})
-PLAN = Plan(name="shop", model="Qwen/Qwen3-8B", data=PlanData(path="train.jsonl"), stages=(STAGE,), launch=Launch(device="cuda"), origin=Origin(composition="sft+qlora"))
+STAGE = Stage(
+    name="sft",
+    objective="sft",
+    update="lora",
+    quantization="nf4",
+    learning_rate=2e-5,
+    epochs=2,
+    micro_batch_size=4,
+    options={"rank": 16, "alpha": 32},
+)
+PLAN = Plan(
+    name="shop",
+    model="Qwen/Qwen3-8B",
+    data=PlanData(path="train.jsonl"),
+    stages=(STAGE,),
+    launch=Launch(device="cuda"),
+    origin=Origin(composition="sft+qlora"),
+)
 
 names = st.from_regex(r"\A[a-z0-9][a-z0-9_-]{0,12}\Z")
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30).filter(str.strip)
-scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False, allow_infinity=False) | texts | st.just("")
-keys = texts.filter(lambda key: key != "<<")
-nested = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3), max_leaves=8)
-maps = st.dictionaries(
-    keys.filter(lambda key: key not in Stage.__dataclass_fields__ and key not in ("output_dir", "rank", "alpha", "loss_on", "target_modules")), nested, max_size=3
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | texts
+    | st.just("")
 )
-data_values = st.builds(PlanData, path=texts, format=st.none() | texts, mapping=st.none() | st.dictionaries(keys, texts, max_size=2))
+keys = texts.filter(lambda key: key != "<<")
+nested = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3),
+    max_leaves=8,
+)
+maps = st.dictionaries(
+    keys.filter(
+        lambda key: (
+            key not in Stage.__dataclass_fields__
+            and key not in ("output_dir", "rank", "alpha", "loss_on", "target_modules")
+        )
+    ),
+    nested,
+    max_size=3,
+)
+data_values = st.builds(
+    PlanData,
+    path=texts,
+    format=st.none() | texts,
+    mapping=st.none() | st.dictionaries(keys, texts, max_size=2),
+)
 
 
 @st.composite
@@ -37,7 +76,11 @@ def stages(draw, name):
     quantization = draw(st.sampled_from([None, "nf4"])) if update == "lora" else None
     options = {"loss_on": st.sampled_from(["answers", "all"])}
     if update == "lora":
-        options |= {"rank": st.integers(1, 4096), "alpha": st.none() | st.floats(0.001, 1e6), "target_modules": texts | st.lists(texts, min_size=1, max_size=3)}
+        options |= {
+            "rank": st.integers(1, 4096),
+            "alpha": st.none() | st.floats(0.001, 1e6),
+            "target_modules": texts | st.lists(texts, min_size=1, max_size=3),
+        }
     return Stage(
         name=name,
         objective="sft",
@@ -61,7 +104,14 @@ def stages(draw, name):
 @st.composite
 def plans(draw):
     with_tasks = draw(st.booleans())
-    tasks = tuple(Task(name=f"t{index}", data=draw(data_values)) for index in range(draw(st.integers(1, 2)))) if with_tasks else ()
+    tasks = (
+        tuple(
+            Task(name=f"t{index}", data=draw(data_values))
+            for index in range(draw(st.integers(1, 2)))
+        )
+        if with_tasks
+        else ()
+    )
     return Plan(
         name=draw(names),
         model=draw(texts),
@@ -70,22 +120,36 @@ def plans(draw):
         data=None if with_tasks else draw(data_values),
         tasks=tasks,
         stages=tuple(draw(stages(f"s{index}")) for index in range(draw(st.integers(1, 2)))),
-        launch=Launch(device="cuda", processes=2, strategy=draw(st.sampled_from([None, "ddp", "fsdp"]))) if draw(st.booleans()) else Launch(),
-        origin=Origin(composition=draw(st.none() | texts), answers=draw(st.dictionaries(keys, nested, max_size=2)), hardware=draw(st.none() | texts)),
+        launch=(
+            Launch(
+                device="cuda", processes=2, strategy=draw(st.sampled_from([None, "ddp", "fsdp"]))
+            )
+            if draw(st.booleans())
+            else Launch()
+        ),
+        origin=Origin(
+            composition=draw(st.none() | texts),
+            answers=draw(st.dictionaries(keys, nested, max_size=2)),
+            hardware=draw(st.none() | texts),
+        ),
     )
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(plan=plans(), comment=st.text(max_size=40))
 def test_plan_to_yaml_to_plan_is_lossless(plan, comment):
-    """Any valid plan, with any comment beside a value, reads back equal, and PyYAML reads the same data."""
+    """Any valid plan, with any comment beside a value, reads back equal, and PyYAML reads the same
+    data.
+    """
     text = plan_text(plan, {("stages", 0, "learning_rate"): comment, ("model",): comment})
     assert plan_from_data(parse_yaml(text, name="plan.yaml")) == plan
     assert yaml.safe_load(text)["stages"][0]["learning_rate"] == plan.stages[0].learning_rate
 
 
 def test_a_plan_is_short_and_carries_its_reasons():
-    """Chosen values stand with their reasons in one column, unchosen defaults are left out, the modeline comes first."""
+    """Chosen values stand with their reasons in one column, unchosen defaults are left out, the
+    modeline comes first.
+    """
     comments = {
         ("stages", 0, "update"): "small module (document/scenario-5)",
         ("stages", 0, "options", "rank"): "few rows (lora/rank)",
@@ -95,7 +159,11 @@ def test_a_plan_is_short_and_carries_its_reasons():
     lines = text.splitlines()
     assert lines[0].startswith("# yaml-language-server: $schema=file:///")
     assert "advise run plan.yaml" in lines[1]
-    found = {line.split("#")[0].strip("- ").rstrip(): line.index("#") for line in lines[2:] if "#" in line}
+    found = {
+        line.split("#")[0].strip("- ").rstrip(): line.index("#")
+        for line in lines[2:]
+        if "#" in line
+    }
     assert set(found) == {"update: lora", "rank: 16", "packing: false"}
     assert len(set(found.values())) == 1
     assert "grad_accum" not in text
@@ -108,7 +176,12 @@ def test_a_plan_is_short_and_carries_its_reasons():
 def test_the_line_that_starts_a_plan_can_be_pasted(name):
     """The header names the file as a shell takes it, on one line."""
     line = plan_text(PLAN, name=name).splitlines()[1].split("with: ")[1]
-    shown = subprocess.run(["bash", "-c", f"printf %s {line.removeprefix('advise run ')}"], capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(
+        ["bash", "-c", f"printf %s {line.removeprefix('advise run ')}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     assert shown == name
 
 
@@ -123,10 +196,20 @@ def test_the_schema_the_modeline_names_exists():
 
 
 def test_the_digest_names_model_data_and_stages_alone():
-    """Name, launch and origin do not count; a default that is written out does not count; any trained value does."""
+    """Name, launch and origin do not count; a default that is written out does not count; any
+    trained value does.
+    """
     first = plan_digest(PLAN)
     assert plan_digest(replace(PLAN, name="other", launch=Launch(), origin=Origin())) == first
-    assert plan_digest(replace(PLAN, stages=(replace(STAGE, options={**STAGE.options, "target_modules": "all-linear"}),))) == first
+    assert (
+        plan_digest(
+            replace(
+                PLAN,
+                stages=(replace(STAGE, options={**STAGE.options, "target_modules": "all-linear"}),),
+            )
+        )
+        == first
+    )
     assert plan_digest(replace(PLAN, stages=(replace(STAGE, epochs=2.0),))) == first
     changed = [
         replace(PLAN, model="other"),
@@ -139,7 +222,9 @@ def test_the_digest_names_model_data_and_stages_alone():
 
 
 def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
-    """When the disk is full the old file stays, nothing half-written is left, and the error says so with exit code 4."""
+    """When the disk is full the old file stays, nothing half-written is left, and the error says so
+    with exit code 4.
+    """
     path = tmp_path / "plan.yaml"
     write_plan(PLAN, {}, path)
     before = path.read_bytes()
@@ -160,13 +245,41 @@ def test_writing_needs_no_pydantic():
     import sys
 
     code = "import sys, advisor.plan.write, advisor.plan.entries; print('pydantic' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "False"
+    )
 
 
 def test_text_that_looks_like_something_else_is_quoted():
     """Names that YAML readers would take for true, null or numbers come back as text."""
-    tricky = ["yes", "No", "null", "1e5", "0x1f", "1:30", "~", "-", "a: b", "a #b", "", " x", "2024-01-01", ".5", "...", "*x", "\u2028", string.punctuation]
+    tricky = [
+        "yes",
+        "No",
+        "null",
+        "1e5",
+        "0x1f",
+        "1:30",
+        "~",
+        "-",
+        "a: b",
+        "a #b",
+        "",
+        " x",
+        "2024-01-01",
+        ".5",
+        "...",
+        "*x",
+        "\u2028",
+        string.punctuation,
+    ]
     plan = replace(PLAN, origin=Origin(answers={text or "empty": text for text in tricky}))
     text = plan_text(plan)
     assert plan_from_data(parse_yaml(text, name="p")).origin == plan.origin
-    assert yaml.safe_load(text)["origin"]["answers"] == plan.origin.answers == plan_data(plan)["origin"]["answers"]
+    assert (
+        yaml.safe_load(text)["origin"]["answers"]
+        == plan.origin.answers
+        == plan_data(plan)["origin"]["answers"]
+    )

@@ -1,4 +1,6 @@
-"""A stub of NVIDIA's driver library, compiled once a session, and a way to probe a recorded machine with it in a child process."""
+"""A stub of NVIDIA's driver library, compiled once a session, and a way to probe a recorded machine
+with it in a child process.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,10 @@ import pytest
 HERE = Path(__file__).parent
 MACHINES = HERE.parent / "machines"
 MIB = 2**20
-PROBE = "import json; from advisor.probe import probe; from advisor.render.probe import probe_json; print(json.dumps(probe_json(probe())))"
+PROBE = (
+    "import json; from advisor.probe import probe; from advisor.render.probe import probe_json;"
+    " print(json.dumps(probe_json(probe())))"
+)
 
 
 def recorded(name: str) -> dict[str, Any]:
@@ -39,7 +44,17 @@ def _lines(machine: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _device(prefix: str, device: Mapping[str, Any]) -> Iterator[str]:
-    for key in ("name", "uuid", "mig", "max_slices", "slices_of_seven", "memory_mb", "nvlinks", "pcie_generation", "pcie_width"):
+    for key in (
+        "name",
+        "uuid",
+        "mig",
+        "max_slices",
+        "slices_of_seven",
+        "memory_mb",
+        "nvlinks",
+        "pcie_generation",
+        "pcie_width",
+    ):
         if key in device:
             yield f"{prefix}.{key} {device[key]}"
     if "memory_mib" in device:
@@ -61,10 +76,14 @@ def _device(prefix: str, device: Mapping[str, Any]) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def stub_library(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A folder with a libnvidia-ml.so.1 of the given kind: '' (today's driver), 'OLD_DRIVER', 'ANCIENT_DRIVER', 'BROKEN'."""
+    """A folder with a libnvidia-ml.so.1 of the given kind: '' (today's driver), 'OLD_DRIVER',
+    'ANCIENT_DRIVER', 'BROKEN'.
+    """
     if not sys.platform.startswith("linux"):
         pytest.skip("the driver stub is a Linux library")
-    compiler = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
+    compiler = next(
+        (found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None
+    )
     if compiler is None:
         pytest.skip("no C compiler (cc, gcc or clang) to build the driver stub with")
     built: dict[str, Path] = {}
@@ -77,7 +96,21 @@ def stub_library(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
                 library.write_bytes(b"not a library" * 100)
             else:
                 flags = [f"-D{kind}"] if kind else []
-                subprocess.run([compiler, "-shared", "-fPIC", "-O0", "-Wall", "-Werror", *flags, "-o", str(library), str(HERE / "nvml_stub.c")], check=True)
+                subprocess.run(
+                    [
+                        compiler,
+                        "-shared",
+                        "-fPIC",
+                        "-O0",
+                        "-Wall",
+                        "-Werror",
+                        *flags,
+                        "-o",
+                        str(library),
+                        str(HERE / "nvml_stub.c"),
+                    ],
+                    check=True,
+                )
             built[kind] = folder
         return built[kind]
 
@@ -86,14 +119,36 @@ def stub_library(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
 
 @pytest.fixture
 def probed(stub_library: Callable[[str], Path], tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    """What `advise probe --json` would print on a recorded machine: pynvml talks to the stub in a child process."""
+    """What `advise probe --json` would print on a recorded machine: pynvml talks to the stub in a
+    child process.
+    """
 
-    def run(machine: str | Mapping[str, Any], *, library: str = "", **environ: str) -> dict[str, Any]:
+    def run(
+        machine: str | Mapping[str, Any], *, library: str = "", **environ: str
+    ) -> dict[str, Any]:
         file = tmp_path / "machine.txt"
-        file.write_text("\n".join(_lines(recorded(machine) if isinstance(machine, str) else machine)) + "\n", encoding="utf-8")
-        clean = {key: value for key, value in os.environ.items() if key not in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")}
-        clean |= {"LD_LIBRARY_PATH": str(stub_library(library)), "NVML_STUB_MACHINE": str(file), **environ}
-        done = subprocess.run([sys.executable, "-c", PROBE], env=clean, cwd=HERE.parents[1], capture_output=True, text=True, timeout=60)
+        file.write_text(
+            "\n".join(_lines(recorded(machine) if isinstance(machine, str) else machine)) + "\n",
+            encoding="utf-8",
+        )
+        clean = {
+            key: value
+            for key, value in os.environ.items()
+            if key not in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")
+        }
+        clean |= {
+            "LD_LIBRARY_PATH": str(stub_library(library)),
+            "NVML_STUB_MACHINE": str(file),
+            **environ,
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", PROBE],
+            env=clean,
+            cwd=HERE.parents[1],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
         return json.loads(done.stdout)

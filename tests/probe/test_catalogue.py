@@ -1,4 +1,6 @@
-"""The GPU catalogue: what it says, how a probed device and a typed name find their entry, and what an hour costs."""
+"""The GPU catalogue: what it says, how a probed device and a typed name find their entry, and what
+an hour costs.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,18 @@ from advisor.ground.resources import rules_dir
 from advisor.ground.units import GIB, MIB
 from advisor.ground.yaml_reader import read_yaml
 from advisor.probe import catalogue
-from advisor.probe.catalogue import cheapest_cards, find_gpu, gpu_entry, interconnect_of, load_catalogue, match_probed
+from advisor.probe.catalogue import (
+    cheapest_cards,
+    find_gpu,
+    gpu_entry,
+    interconnect_of,
+    load_catalogue,
+    match_probed,
+)
 
-FILES = sorted((rules_dir() / "hardware").glob("*.yaml")) + sorted((rules_dir() / "prices").glob("*.yaml"))
+FILES = sorted((rules_dir() / "hardware").glob("*.yaml")) + sorted(
+    (rules_dir() / "prices").glob("*.yaml")
+)
 
 
 # --------------------------------------------------------------------------- the facts
@@ -41,14 +52,25 @@ def test_the_catalogue_is_whole() -> None:
 
 
 def test_every_source_is_known() -> None:
-    """Each key under `sources`, and each source of a memory size or measurement, stands in sources.yaml or is a numbered excerpt."""
+    """Each key under `sources`, and each source of a memory size or measurement, stands in
+    sources.yaml or is a numbered excerpt.
+    """
     known = set(read_yaml(rules_dir() / "hardware" / "sources.yaml").data["sources"])
     checked = 0
     for gpu_id in load_catalogue():
         entry = gpu_entry(gpu_id)
         assert entry["sources"], gpu_id
-        texts = [*entry["sources"], entry["memory"].get("source", ""), entry.get("achieved_matmul_bf16", {}).get("source", "")]
-        for key in (part.strip() for text in texts for part in re.sub(r"\([^)]*\)", "", text).split(",") if part.strip()):
+        texts = [
+            *entry["sources"],
+            entry["memory"].get("source", ""),
+            entry.get("achieved_matmul_bf16", {}).get("source", ""),
+        ]
+        for key in (
+            part.strip()
+            for text in texts
+            for part in re.sub(r"\([^)]*\)", "", text).split(",")
+            if part.strip()
+        ):
             checked += 1
             assert key in known or re.fullmatch(r"obs:\d+", key), (gpu_id, key)
     assert checked > 150
@@ -66,12 +88,20 @@ def test_every_rate_says_what_it_rests_on() -> None:
 @pytest.mark.parametrize(
     ("gpu_id", "tflops", "why"),
     [
-        ("nvidia-a10g", 70, "a measured matmul of 66.6 rules out the A10's 125 that popular tables print"),
+        (
+            "nvidia-a10g",
+            70,
+            "a measured matmul of 66.6 rules out the A10's 125 that popular tables print",
+        ),
         ("nvidia-a10", 125, "the A10 itself"),
         ("nvidia-h100-sxm5-80gb", 989, "dense, not the 1979 with sparsity, nor the A100's 312"),
         ("nvidia-h100-nvl-94gb", 835, "dense, not doubled"),
         ("nvidia-h200-sxm", 989, "dense, not doubled"),
-        ("nvidia-rtx-4090", 165.2, "fp32 accumulate at half rate, not the shader rate nor 330.3 with fp16 accumulate"),
+        (
+            "nvidia-rtx-4090",
+            165.2,
+            "fp32 accumulate at half rate, not the shader rate nor 330.3 with fp16 accumulate",
+        ),
         ("nvidia-rtx-3090", 71.2, "fp32 accumulate at half rate"),
         ("nvidia-l4", 121, "the maintained peak tables"),
         ("nvidia-l40s", 362, "the maintained peak tables"),
@@ -102,11 +132,15 @@ def test_the_best_matmul_is_below_the_peak() -> None:
     """What anyone measured never exceeds the dense peak."""
     measured = [spec for spec in load_catalogue().values() if spec.achieved_flops]
     assert len(measured) >= 12
-    assert all(spec.bf16_flops is not None and spec.achieved_flops < spec.bf16_flops for spec in measured)
+    assert all(
+        spec.bf16_flops is not None and spec.achieved_flops < spec.bf16_flops for spec in measured
+    )
 
 
 def test_planning_memory_is_what_the_driver_shows() -> None:
-    """A T4 is sold as 16 GB and shows 15360 MiB; a card whose driver was not observed counts as it is sold."""
+    """A T4 is sold as 16 GB and shows 15360 MiB; a card whose driver was not observed counts as it
+    is sold.
+    """
     assert load_catalogue()["nvidia-t4"].memory_bytes == 15360 * MIB
     assert load_catalogue()["nvidia-rtx-4060"].memory_bytes == 8 * GIB
     assert load_catalogue()["apple-m4-max"].memory_bytes is None  # depends on the computer
@@ -123,7 +157,11 @@ def test_planning_memory_is_what_the_driver_shows() -> None:
         ("A100-SXM4-80GB", 81251, "nvidia-a100-sxm4-80gb"),
         ("NVIDIA Tesla T4", 15360, "nvidia-t4"),
         ("NVIDIA RTX A6000", 46068, "nvidia-rtx-a6000"),  # with ECC
-        ("NVIDIA GeForce RTX 4090", 49140, "nvidia-rtx-4090"),  # a modified board: its live memory counts
+        (
+            "NVIDIA GeForce RTX 4090",
+            49140,
+            "nvidia-rtx-4090",
+        ),  # a modified board: its live memory counts
         ("NVIDIA A10G", 22723, "nvidia-a10g"),
         ("NVIDIA GeForce RTX 4060 Ti", 16380, "nvidia-rtx-4060-ti-16gb"),
         ("NVIDIA GeForce RTX 4060 Ti", 8188, None),  # the same name with 8 GB is another card
@@ -136,8 +174,12 @@ def test_planning_memory_is_what_the_driver_shows() -> None:
         ("nvidia a10", 23028, None),  # exact
     ],
 )
-def test_a_probed_name_matches_exactly(name: str, memory_mib: int | None, expected: str | None) -> None:
-    """The exact name counts, with or without NVIDIA in front; memory decides an ambiguous one; a slice is no card."""
+def test_a_probed_name_matches_exactly(
+    name: str, memory_mib: int | None, expected: str | None
+) -> None:
+    """The exact name counts, with or without NVIDIA in front; memory decides an ambiguous one; a
+    slice is no card.
+    """
     spec = match_probed(name, None if memory_mib is None else memory_mib * MIB)
     assert (spec and spec.id) == expected
 
@@ -155,7 +197,12 @@ def test_a_probed_name_matches_exactly(name: str, memory_mib: int | None, expect
         ("nvidia-rtx-4090", None, "nvidia-rtx-4090", 23.99),
         ("RTX 3090", 24, "nvidia-rtx-3090", 24),
         ("H100 SXM", None, "nvidia-h100-sxm5-80gb", 79.65),
-        ("H200", None, "nvidia-h200-sxm", 140.4),  # the very name its driver reports; the other is "H200 NVL"
+        (
+            "H200",
+            None,
+            "nvidia-h200-sxm",
+            140.4,
+        ),  # the very name its driver reports; the other is "H200 NVL"
         ("h100-pcie", None, "nvidia-h100-pcie-80gb", 79.65),
         ("NVIDIA H100 NVL", None, "nvidia-h100-nvl-94gb", 93.58),
         ("NVIDIA A100-SXM4-80GB", None, "nvidia-a100-sxm4-80gb", 80),
@@ -178,8 +225,12 @@ def test_a_probed_name_matches_exactly(name: str, memory_mib: int | None, expect
         ("RTX 3060", 12, "nvidia-rtx-3060-12gb", 12),
     ],
 )
-def test_a_typed_name_finds_its_card(name: str, memory_gib: float | None, expected: str, plans_gib: float) -> None:
-    """Ids, driver names and plain words find one card, without a warning, and plan with what its driver shows."""
+def test_a_typed_name_finds_its_card(
+    name: str, memory_gib: float | None, expected: str, plans_gib: float
+) -> None:
+    """Ids, driver names and plain words find one card, without a warning, and plan with what its
+    driver shows.
+    """
     match = find_gpu(name, memory_gib=memory_gib)
     assert match.spec is not None
     assert (match.spec.id, match.warnings) == (expected, ())
@@ -202,8 +253,12 @@ def test_a_typed_name_finds_its_card(name: str, memory_gib: float | None, expect
         ("RTX 6000", None, "nvidia-rtx-6000-ada", 47.99, "read as RTX 6000 Ada"),
     ],
 )
-def test_a_choice_between_variants_is_said(name: str, memory_gib: float | None, expected: str, plans_gib: float, warns: str) -> None:
-    """Memory or a size in the name decides between variants, else the smaller one is taken; whatever was chosen is said."""
+def test_a_choice_between_variants_is_said(
+    name: str, memory_gib: float | None, expected: str, plans_gib: float, warns: str
+) -> None:
+    """Memory or a size in the name decides between variants, else the smaller one is taken;
+    whatever was chosen is said.
+    """
     match = find_gpu(name, memory_gib=memory_gib)
     assert match.spec is not None
     assert match.spec.id == expected
@@ -212,7 +267,22 @@ def test_a_choice_between_variants_is_said(name: str, memory_gib: float | None, 
     assert any(warns in warning for warning in match.warnings), match.warnings
 
 
-@pytest.mark.parametrize("name", ["A800", "RTX 5070", "RTX 4090 Laptop GPU", "Quadro RTX 6000", "M2", "GH200", "RTX 4090 Super", "NVIDIA", "GPU", "", "4O90"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "A800",
+        "RTX 5070",
+        "RTX 4090 Laptop GPU",
+        "Quadro RTX 6000",
+        "M2",
+        "GH200",
+        "RTX 4090 Super",
+        "NVIDIA",
+        "GPU",
+        "",
+        "4O90",
+    ],
+)
 def test_another_card_is_not_taken_for_a_known_one(name: str) -> None:
     """A name with a word more, or one less that tells cards apart, is unknown and has no memory."""
     match = find_gpu(name)
@@ -221,9 +291,17 @@ def test_another_card_is_not_taken_for_a_known_one(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "memory_gib", "plans_gib"),
-    [("8 GB class", 8, 8), ("48 GB card", 48, 48), ("80 GB class", None, 80), ("A800", 80, 80), ("NVIDIA A100-SXM4-80GB MIG 1g.10gb", None, 10)],
+    [
+        ("8 GB class", 8, 8),
+        ("48 GB card", 48, 48),
+        ("80 GB class", None, 80),
+        ("A800", 80, 80),
+        ("NVIDIA A100-SXM4-80GB MIG 1g.10gb", None, 10),
+    ],
 )
-def test_a_size_is_enough_of_a_description(name: str, memory_gib: float | None, plans_gib: float) -> None:
+def test_a_size_is_enough_of_a_description(
+    name: str, memory_gib: float | None, plans_gib: float
+) -> None:
     """A description with a size is no card of the catalogue, and its memory is known."""
     match = find_gpu(name, memory_gib=memory_gib)
     assert (match.spec, match.memory_bytes) == (None, plans_gib * GIB)
@@ -237,10 +315,16 @@ def test_near_names_are_offered() -> None:
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("24 GB card (RTX 4090 in the paper)", "nvidia-rtx-4090"), ("NVIDIA RTX 4090 (or A100 capped to it)", "nvidia-rtx-4090"), ("NVIDIA B200/GB200 184 GiB", "nvidia-b200")],
+    [
+        ("24 GB card (RTX 4090 in the paper)", "nvidia-rtx-4090"),
+        ("NVIDIA RTX 4090 (or A100 capped to it)", "nvidia-rtx-4090"),
+        ("NVIDIA B200/GB200 184 GiB", "nvidia-b200"),
+    ],
 )
 def test_a_description_is_read_by_its_known_part_on_request(name: str, expected: str) -> None:
-    """Published labels are read by the part that is known, with a warning, and only where that is asked for."""
+    """Published labels are read by the part that is known, with a warning, and only where that is
+    asked for.
+    """
     assert find_gpu(name).spec is None
     match = find_gpu(name, lenient=True)
     assert match.spec is not None
@@ -255,7 +339,9 @@ def test_a_laptop_card_is_not_read_as_the_desktop_one() -> None:
 
 @pytest.mark.parametrize("gpu_id", list(load_catalogue()))
 def test_every_card_answers_to_its_own_names(gpu_id: str) -> None:
-    """Each id and each name a driver or vendor writes leads back to its card (or to a size sold under the same name)."""
+    """Each id and each name a driver or vendor writes leads back to its card (or to a size sold
+    under the same name).
+    """
     entry = gpu_entry(gpu_id)
     for name in (gpu_id, *entry.get("nvml_names", ()), *entry.get("other_names", ())):
         match = find_gpu(name)
@@ -269,15 +355,25 @@ def test_every_card_answers_to_its_own_names(gpu_id: str) -> None:
 @pytest.mark.parametrize(
     ("gpu_id", "price", "note"),
     [
-        ("nvidia-rtx-4090", 0.74, "runpod, 2026-08-27"),  # vast (0.351) is a marketplace, runpod_community (0.34) is listed apart
-        ("nvidia-rtx-3090", 0.1875, "vast marketplace, undated, read by 2026-11-25"),  # nobody else lists it
+        (
+            "nvidia-rtx-4090",
+            0.74,
+            "runpod, 2026-08-27",
+        ),  # vast (0.351) is a marketplace, runpod_community (0.34) is listed apart
+        (
+            "nvidia-rtx-3090",
+            0.1875,
+            "vast marketplace, undated, read by 2026-11-25",
+        ),  # nobody else lists it
         ("nvidia-a100-pcie-80gb", 1.2, "massedcompute, undated, read by 2026-11-25"),
         ("nvidia-a10g", 1.006, "aws, 2026-09-06"),  # dated apart from the rest of this provider
         ("nvidia-gb300", None, ""),
     ],
 )
 def test_a_price_comes_with_provider_and_date(gpu_id: str, price: float | None, note: str) -> None:
-    """The lowest price outside marketplaces counts, else the lowest; provider and date are part of it."""
+    """The lowest price outside marketplaces counts, else the lowest; provider and date are part of
+    it.
+    """
     spec = load_catalogue()[gpu_id]
     assert (spec.price_usd_per_h, spec.price_note) == (price, note)
 
@@ -285,7 +381,9 @@ def test_a_price_comes_with_provider_and_date(gpu_id: str, price: float | None, 
 def test_the_cheapest_card_that_fits_comes_first() -> None:
     """Cards with enough memory, by price; a card nobody rents out is left out."""
     cards = cheapest_cards(60 * GIB)
-    assert [spec.price_usd_per_h for spec in cards] == sorted(spec.price_usd_per_h or 0 for spec in cards)
+    assert [spec.price_usd_per_h for spec in cards] == sorted(
+        spec.price_usd_per_h or 0 for spec in cards
+    )
     assert cards[0].id == "nvidia-a100-sxm4-80gb"  # 1.16 at verda
     assert all((spec.memory_bytes or 0) >= 60 * GIB for spec in cards)
     assert cheapest_cards(10_000 * GIB) == ()
@@ -307,16 +405,22 @@ def own_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 def test_a_price_file_of_ones_own_wins(own_rules: Path) -> None:
     """A file added to the folder, read after the shipped one, changes the price of a card."""
     (own_rules / "prices" / "ours.yaml").write_text(
-        'version: 1\ncompiled: "2026-12-01"\nproviders:\n  our_cluster: {kind: cloud, date: "2026-12-01", source: "our own bill"}\n'
-        "on_demand_usd_per_h:\n  nvidia-rtx-4090: {our_cluster: 0.05}\n"
+        'version: 1\ncompiled: "2026-12-01"\nproviders:\n  our_cluster: {kind: cloud, date:'
+        ' "2026-12-01", source: "our own bill"}\non_demand_usd_per_h:\n  nvidia-rtx-4090:'
+        " {our_cluster: 0.05}\n"
     )
     spec = load_catalogue()["nvidia-rtx-4090"]
     assert (spec.price_usd_per_h, spec.price_note) == (0.05, "our_cluster, 2026-12-01")
 
 
 def test_faults_of_a_price_file_come_together(own_rules: Path) -> None:
-    """Unknown card, unknown provider and a price that is none are reported at once, each with its place."""
-    (own_rules / "prices" / "ours.yaml").write_text("version: 1\non_demand_usd_per_h:\n  nvidia-rtx-4091: {runpod: 1}\n  nvidia-rtx-4090: {nobody: 1, runpod: free}\n")
+    """Unknown card, unknown provider and a price that is none are reported at once, each with its
+    place.
+    """
+    (own_rules / "prices" / "ours.yaml").write_text(
+        "version: 1\non_demand_usd_per_h:\n  nvidia-rtx-4091: {runpod: 1}\n  nvidia-rtx-4090:"
+        " {nobody: 1, runpod: free}\n"
+    )
     with pytest.raises(InputError) as caught:
         load_catalogue()
     text = str(caught.value)
@@ -355,14 +459,17 @@ def test_connections_are_said_in_words(gpu_id: str, text: str) -> None:
 def test_a_lookup_is_cheap_and_imports_nothing_heavy() -> None:
     """Importing the probe and finding a card loads none of the packages that make a start slow."""
     code = (
-        "import sys, time; from advisor.probe import find_gpu, probe; start = time.perf_counter(); find_gpu('A100 80GB'); lookup = time.perf_counter() - start; "
-        "probe(); heavy = {'torch', 'transformers', 'numpy', 'pydantic', 'rich', 'questionary', 'importlib.metadata', 'subprocess'} & set(sys.modules);"
-        "print(lookup, sorted(heavy))"
+        "import sys, time; from advisor.probe import find_gpu, probe; start = time.perf_counter();"
+        " find_gpu('A100 80GB'); lookup = time.perf_counter() - start; probe(); heavy = {'torch',"
+        " 'transformers', 'numpy', 'pydantic', 'rich', 'questionary', 'importlib.metadata',"
+        " 'subprocess'} & set(sys.modules);print(lookup, sorted(heavy))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     lookup, heavy = done.stdout.split(" ", 1)
     assert heavy.strip() == "[]"
-    assert float(lookup) < 0.25  # some 0.02 on an idle machine; the bound leaves room for a busy one
+    assert (
+        float(lookup) < 0.25
+    )  # some 0.02 on an idle machine; the bound leaves room for a busy one
 
 
 def test_a_second_lookup_reads_no_file() -> None:

@@ -1,4 +1,6 @@
-"""The probe's real path: pynvml through ctypes against a compiled stub of the driver that answers from recorded machines."""
+"""The probe's real path: pynvml through ctypes against a compiled stub of the driver that answers
+from recorded machines.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ def gib(mib: int) -> float:
 
 
 def test_a_card_is_read_with_live_memory_and_what_others_hold(probed: Probed) -> None:
-    """One RTX 4090: total and free memory, other programs' memory, capability, bf16, driver, CUDA and catalogue entry."""
+    """One RTX 4090: total and free memory, other programs' memory, capability, bf16, driver, CUDA
+    and catalogue entry.
+    """
     found = probed("one_rtx_4090")
     (gpu,) = found["gpus"]
     assert found["kind"] == "cuda"
@@ -28,7 +32,9 @@ def test_a_card_is_read_with_live_memory_and_what_others_hold(probed: Probed) ->
     assert gpu["name"] == "NVIDIA GeForce RTX 4090"
     assert gpu["uuid"].startswith("GPU-5c1f0c2e")
     assert (gpu["memory_total_gib"], gpu["memory_free_gib"]) == (gib(24564), gib(20156))
-    assert gpu["other_processes_gib"] == gib(3000 + 812)  # the process listed for compute and for graphics counts once
+    assert gpu["other_processes_gib"] == gib(
+        3000 + 812
+    )  # the process listed for compute and for graphics counts once
     assert (gpu["compute_capability"], gpu["bf16"]) == ("8.9", True)
     assert gpu["catalogue"]["id"] == "nvidia-rtx-4090"
     assert found["interconnect"] == "PCIe 4 x16"
@@ -37,7 +43,10 @@ def test_a_card_is_read_with_live_memory_and_what_others_hold(probed: Probed) ->
 def test_our_own_memory_is_not_somebody_elses(probed: Probed) -> None:
     """The probing process does not count among the others."""
     machine = recorded("one_rtx_4090")
-    machine["gpus"][0] |= {"compute": [{"pid": 0, "mib": 500}, {"pid": 4194001, "mib": 3000}], "graphics": []}  # 0: the stub puts its caller in
+    machine["gpus"][0] |= {
+        "compute": [{"pid": 0, "mib": 500}, {"pid": 4194001, "mib": 3000}],
+        "graphics": [],
+    }  # 0: the stub puts its caller in
     assert probed(machine)["gpus"][0]["other_processes_gib"] == gib(3000)
 
 
@@ -50,7 +59,9 @@ def test_a_processes_hidden_memory_is_not_taken_for_zero(probed: Probed) -> None
 
 
 def test_eight_cards_report_their_nvlink(probed: Probed) -> None:
-    """Eight H100 are eight devices joined by NVLink, with the links NVML counts and the speed of the catalogue."""
+    """Eight H100 are eight devices joined by NVLink, with the links NVML counts and the speed of
+    the catalogue.
+    """
     found = probed("eight_h100")
     assert len(found["gpus"]) == 8
     assert {gpu["catalogue"]["id"] for gpu in found["gpus"]} == {"nvidia-h100-sxm5-80gb"}
@@ -60,15 +71,22 @@ def test_eight_cards_report_their_nvlink(probed: Probed) -> None:
 
 
 def test_a_chosen_card_alone_is_connected_by_pcie(probed: Probed) -> None:
-    """With one of eight cards chosen there is no NVLink to speak of, and the other seven are named as hidden."""
+    """With one of eight cards chosen there is no NVLink to speak of, and the other seven are named
+    as hidden.
+    """
     found = probed("eight_h100", CUDA_VISIBLE_DEVICES="3")
     assert [gpu["index"] for gpu in found["gpus"]] == [3]
     assert found["interconnect"] == "PCIe 5 x16"
-    assert any("hidden by CUDA_VISIBLE_DEVICES=3: GPU 0" in note and "GPU 7" in note for note in found["notes"])
+    assert any(
+        "hidden by CUDA_VISIBLE_DEVICES=3: GPU 0" in note and "GPU 7" in note
+        for note in found["notes"]
+    )
 
 
 def test_a_mig_slice_is_its_own_device_and_never_the_whole_card(probed: Probed) -> None:
-    """With slices present CUDA shows one of them alone: its memory, its profile, no catalogue entry, the rest explained."""
+    """With slices present CUDA shows one of them alone: its memory, its profile, no catalogue
+    entry, the rest explained.
+    """
     found = probed("a100_mig")
     (gpu,) = found["gpus"]
     assert gpu["mig_profile"] == "3g.40gb"
@@ -79,13 +97,19 @@ def test_a_mig_slice_is_its_own_device_and_never_the_whole_card(probed: Probed) 
 
 
 def test_a_mig_slice_is_chosen_by_its_uuid(probed: Probed) -> None:
-    """CUDA_VISIBLE_DEVICES takes the UUID of a slice, the empty slot between two slices notwithstanding."""
-    (gpu,) = probed("a100_mig", CUDA_VISIBLE_DEVICES="MIG-22222222-aaaa-5bbb-8ccc-dddddddddddd")["gpus"]
+    """CUDA_VISIBLE_DEVICES takes the UUID of a slice, the empty slot between two slices
+    notwithstanding.
+    """
+    (gpu,) = probed("a100_mig", CUDA_VISIBLE_DEVICES="MIG-22222222-aaaa-5bbb-8ccc-dddddddddddd")[
+        "gpus"
+    ]
     assert (gpu["mig_profile"], gpu["memory_total_gib"]) == ("1g.10gb", gib(9728))
 
 
 def test_an_old_mig_name_takes_its_profile_from_the_attributes(probed: Probed) -> None:
-    """A driver that names a slice like its parent still gives slices and memory, from which the profile is written."""
+    """A driver that names a slice like its parent still gives slices and memory, from which the
+    profile is written.
+    """
     machine = recorded("a100_mig")
     machine["gpus"] = machine["gpus"][:1]
     for device in filter(None, machine["gpus"][0]["slices"]):
@@ -105,11 +129,15 @@ def test_no_card_is_used_where_the_variable_hides_all(probed: Probed, value: str
     """An empty CUDA_VISIBLE_DEVICES, or -1, leaves the CPU, and the note says what was hidden."""
     found = probed("one_rtx_4090", CUDA_VISIBLE_DEVICES=value)
     assert (found["kind"], found["gpus"]) == ("cpu", [])
-    assert any("hidden by CUDA_VISIBLE_DEVICES" in note and "RTX 4090" in note for note in found["notes"])
+    assert any(
+        "hidden by CUDA_VISIBLE_DEVICES" in note and "RTX 4090" in note for note in found["notes"]
+    )
 
 
 def test_an_index_among_different_cards_is_called_ambiguous(probed: Probed) -> None:
-    """CUDA counts the fastest first and NVML by slot, so an index is doubtful until CUDA_DEVICE_ORDER says PCI_BUS_ID."""
+    """CUDA counts the fastest first and NVML by slot, so an index is doubtful until
+    CUDA_DEVICE_ORDER says PCI_BUS_ID.
+    """
     found = probed("mixed_cards", CUDA_VISIBLE_DEVICES="0")
     assert any("CUDA_DEVICE_ORDER=PCI_BUS_ID" in note for note in found["notes"])
     found = probed("mixed_cards", CUDA_VISIBLE_DEVICES="0", CUDA_DEVICE_ORDER="PCI_BUS_ID")
@@ -119,7 +147,9 @@ def test_an_index_among_different_cards_is_called_ambiguous(probed: Probed) -> N
 
 
 def test_the_slowest_slot_is_what_connects_cards(probed: Probed) -> None:
-    """Two cards in unlike slots reach each other at the lower generation and width; choosing all of them leaves no doubt about an index."""
+    """Two cards in unlike slots reach each other at the lower generation and width; choosing all of
+    them leaves no doubt about an index.
+    """
     found = probed("mixed_cards", CUDA_VISIBLE_DEVICES="0,1")
     assert found["interconnect"] == "PCIe 3 x8"
     assert found["notes"] == []
@@ -176,7 +206,9 @@ def test_a_driver_that_does_not_start_is_a_note(probed: Probed, code: int, says:
 
 
 def test_an_old_driver_still_tells_what_it_can(probed: Probed) -> None:
-    """Without MIG, NVLink and today's process list the card, its memory and (by the older list) other processes are read."""
+    """Without MIG, NVLink and today's process list the card, its memory and (by the older list)
+    other processes are read.
+    """
     found = probed("one_rtx_4090", library="OLD_DRIVER")
     (gpu,) = found["gpus"]
     assert (gpu["memory_free_gib"], gpu["other_processes_gib"]) == (gib(20156), gib(3000))
@@ -184,7 +216,9 @@ def test_an_old_driver_still_tells_what_it_can(probed: Probed) -> None:
 
 def test_a_driver_without_the_entry_point_is_too_old(probed: Probed) -> None:
     """A library that lacks nvmlInitWithFlags is named as too old."""
-    assert any("too old" in note for note in probed("one_rtx_4090", library="ANCIENT_DRIVER")["notes"])
+    assert any(
+        "too old" in note for note in probed("one_rtx_4090", library="ANCIENT_DRIVER")["notes"]
+    )
 
 
 def test_a_broken_library_is_a_note(probed: Probed) -> None:
@@ -199,7 +233,13 @@ def test_a_missing_name_does_not_stop_the_probe(probed: Probed) -> None:
     found = probed({"gpus": [{"errors": {"memory": 999, "processes": 999}}]})
     (gpu,) = found["gpus"]
     assert gpu["name"] == "NVIDIA GPU (no name reported)"
-    assert (gpu["memory_total_gib"], gpu["other_processes_gib"], gpu["compute_capability"], gpu["bf16"], gpu["uuid"]) == (None,) * 5
+    assert (
+        gpu["memory_total_gib"],
+        gpu["other_processes_gib"],
+        gpu["compute_capability"],
+        gpu["bf16"],
+        gpu["uuid"],
+    ) == (None,) * 5
     assert found["driver_version"] is None
 
 
@@ -212,7 +252,9 @@ def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", refuse)
 
 
-def test_no_driver_and_no_card_needs_no_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_driver_and_no_card_needs_no_words(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """A machine that has nothing of NVIDIA gets no note about NVIDIA."""
     no_driver(monkeypatch)
     assert probe_nvidia({}, root=tmp_path).notes == ()
@@ -221,14 +263,22 @@ def test_no_driver_and_no_card_needs_no_words(monkeypatch: pytest.MonkeyPatch, t
 @pytest.mark.parametrize(
     ("path", "content", "says"),
     [
-        ("sys/bus/pci/devices/0000:01:00.0/vendor", "0x10de\n", "plugged in (0000:01:00.0), but no NVIDIA driver"),
+        (
+            "sys/bus/pci/devices/0000:01:00.0/vendor",
+            "0x10de\n",
+            "plugged in (0000:01:00.0), but no NVIDIA driver",
+        ),
         ("proc/driver/nvidia/version", "NVRM version: ...\n", "kernel driver is loaded"),
         ("proc/device-tree/model", "NVIDIA Jetson Xavier NX\0", "cannot be asked"),
         ("usr/lib/wsl/lib/libnvidia-ml.so.1", "", "LD_LIBRARY_PATH"),
     ],
 )
-def test_traces_of_a_card_without_its_library_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, path: str, content: str, says: str) -> None:
-    """A card without driver, a container without the library, a Jetson and WSL2 each say what is missing."""
+def test_traces_of_a_card_without_its_library_are_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, path: str, content: str, says: str
+) -> None:
+    """A card without driver, a container without the library, a Jetson and WSL2 each say what is
+    missing.
+    """
     no_driver(monkeypatch)
     file = tmp_path / path
     file.parent.mkdir(parents=True)

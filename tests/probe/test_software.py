@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from advisor.ground.types import Gpu, Hardware
-from advisor.probe.software import PACKAGES, TorchBuild, cuda_problem, installed_versions, torch_build
+from advisor.probe.software import (
+    PACKAGES,
+    TorchBuild,
+    cuda_problem,
+    installed_versions,
+    torch_build,
+)
 
 
 def installed(name: str) -> str | None:
@@ -41,7 +47,11 @@ def site(folder: Path, metadata: str, version_py: str | None = None) -> list[str
 
 def test_similar_names_are_other_packages(tmp_path: Path) -> None:
     """torchvision, torch_geometric and a renamed fork are not torch."""
-    for name in ("torchvision-0.27.0.dist-info", "torch_geometric-2.6.dist-info", "torch-2.9.1.dist-info.bak"):
+    for name in (
+        "torchvision-0.27.0.dist-info",
+        "torch_geometric-2.6.dist-info",
+        "torch-2.9.1.dist-info.bak",
+    ):
         (tmp_path / name).mkdir()
     assert installed_versions([str(tmp_path)])["torch"] is None
 
@@ -49,15 +59,41 @@ def test_similar_names_are_other_packages(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("metadata", "version_py", "expected"),
     [
-        ("torch-2.13.0+cpu.dist-info", "cuda: Optional[str] = None\nhip: Optional[str] = None\n", TorchBuild(version="2.13.0+cpu", cuda=None, hip=None)),
-        ("torch-2.13.0.dist-info", "cuda: Optional[str] = '13.0'\nhip: Optional[str] = None\n", TorchBuild(version="2.13.0", cuda="13.0", hip=None)),
-        ("torch-2.9.1+cu128.dist-info", "cuda = '12.8'\nhip = None\n", TorchBuild(version="2.9.1+cu128", cuda="12.8", hip=None)),
-        ("torch-2.9.1+cu128.dist-info", None, TorchBuild(version="2.9.1+cu128", cuda="12.8", hip=None)),
-        ("torch-2.9.1+rocm6.4.dist-info", "cuda: Optional[str] = None\nhip: Optional[str] = '6.4.43482'\n", TorchBuild(version="2.9.1+rocm6.4", cuda=None, hip="6.4.43482")),
-        ("torch-2.9.1+rocm6.4.dist-info", None, TorchBuild(version="2.9.1+rocm6.4", cuda=None, hip="6.4")),
+        (
+            "torch-2.13.0+cpu.dist-info",
+            "cuda: Optional[str] = None\nhip: Optional[str] = None\n",
+            TorchBuild(version="2.13.0+cpu", cuda=None, hip=None),
+        ),
+        (
+            "torch-2.13.0.dist-info",
+            "cuda: Optional[str] = '13.0'\nhip: Optional[str] = None\n",
+            TorchBuild(version="2.13.0", cuda="13.0", hip=None),
+        ),
+        (
+            "torch-2.9.1+cu128.dist-info",
+            "cuda = '12.8'\nhip = None\n",
+            TorchBuild(version="2.9.1+cu128", cuda="12.8", hip=None),
+        ),
+        (
+            "torch-2.9.1+cu128.dist-info",
+            None,
+            TorchBuild(version="2.9.1+cu128", cuda="12.8", hip=None),
+        ),
+        (
+            "torch-2.9.1+rocm6.4.dist-info",
+            "cuda: Optional[str] = None\nhip: Optional[str] = '6.4.43482'\n",
+            TorchBuild(version="2.9.1+rocm6.4", cuda=None, hip="6.4.43482"),
+        ),
+        (
+            "torch-2.9.1+rocm6.4.dist-info",
+            None,
+            TorchBuild(version="2.9.1+rocm6.4", cuda=None, hip="6.4"),
+        ),
     ],
 )
-def test_what_pytorch_was_built_for_is_read_from_its_files(tmp_path: Path, metadata: str, version_py: str | None, expected: TorchBuild) -> None:
+def test_what_pytorch_was_built_for_is_read_from_its_files(
+    tmp_path: Path, metadata: str, version_py: str | None, expected: TorchBuild
+) -> None:
     """The version file says it, else the local part of the version."""
     assert torch_build(site(tmp_path, metadata, version_py)) == expected
 
@@ -70,7 +106,9 @@ def test_the_installed_pytorch_is_read_without_importing_it() -> None:
 
 
 CARD = Gpu(name="NVIDIA GeForce RTX 4090", memory_total_bytes=1, compute_capability=(8, 9))
-MACHINE = Hardware(kind="cuda", origin="probed", gpus=(CARD,), driver_version="580.95.05", cuda_version="13.0")
+MACHINE = Hardware(
+    kind="cuda", origin="probed", gpus=(CARD,), driver_version="580.95.05", cuda_version="13.0"
+)
 OLD_DRIVER = replace(MACHINE, driver_version="550.54.14", cuda_version="12.4")
 
 
@@ -85,36 +123,101 @@ def build(version: str, cuda: str | None = None, hip: str | None = None) -> Torc
         (MACHINE, build("2.9.1", "12.8")),  # a newer driver runs older CUDA
         (OLD_DRIVER, build("2.9.1+cu128", "12.8")),  # minor version compatibility within CUDA 12
         (replace(MACHINE, cuda_version=None), build("2.13.0", "13.0")),  # not known is no problem
-        (replace(MACHINE, origin="stated"), build("2.13.0+cpu")),  # a what-if card needs no PyTorch here
+        (
+            replace(MACHINE, origin="stated"),
+            build("2.13.0+cpu"),
+        ),  # a what-if card needs no PyTorch here
         (replace(MACHINE, gpus=(), kind="cpu"), build("2.13.0+cpu")),
-        (replace(MACHINE, gpus=(replace(CARD, compute_capability=(7, 0)),)), build("2.14.0a0+gitabc", "13.0")),  # somebody's own build
-        (replace(MACHINE, gpus=(replace(CARD, compute_capability=(7, 0)),)), build("2.10.0", "12.8")),
-        (replace(MACHINE, gpus=(replace(CARD, compute_capability=(12, 1)),)), build("2.13.0", "13.0")),
+        (
+            replace(MACHINE, gpus=(replace(CARD, compute_capability=(7, 0)),)),
+            build("2.14.0a0+gitabc", "13.0"),
+        ),  # somebody's own build
+        (
+            replace(MACHINE, gpus=(replace(CARD, compute_capability=(7, 0)),)),
+            build("2.10.0", "12.8"),
+        ),
+        (
+            replace(MACHINE, gpus=(replace(CARD, compute_capability=(12, 1)),)),
+            build("2.13.0", "13.0"),
+        ),
         (replace(MACHINE, kind="rocm"), build("2.13.0", hip="6.4")),
     ],
 )
-def test_a_pytorch_that_can_use_the_card_is_no_problem(hardware: Hardware, torch: TorchBuild) -> None:
-    """No problem is claimed where the build suits driver and card, or where that cannot be known."""
+def test_a_pytorch_that_can_use_the_card_is_no_problem(
+    hardware: Hardware, torch: TorchBuild
+) -> None:
+    """No problem is claimed where the build suits driver and card, or where that cannot be
+    known.
+    """
     assert cuda_problem(hardware, torch) is None
 
 
 @pytest.mark.parametrize(
     ("hardware", "torch", "why", "install"),
     [
-        (MACHINE, build("2.13.0+cpu"), "2.13.0+cpu (CPU build) cannot use it", 'pip install --force-reinstall "torch==2.13.0"'),
-        (MACHINE, build("2.9.1+cpu"), "CPU build", 'pip install --force-reinstall "torch==2.9.1"'),  # its default wheel, CUDA 12.8, would do
-        (OLD_DRIVER, build("2.13.0+cpu"), "CPU build", 'pip install --force-reinstall "torch==2.10.*"'),  # CUDA 13 would not run there
-        (OLD_DRIVER, build("2.13.0", "13.0"), "550.54.14 runs CUDA up to 12.4 (updating it to 580 or newer helps too)", 'pip install --force-reinstall "torch==2.10.*"'),
-        (replace(MACHINE, driver_version="470.82.01", cuda_version="11.4"), build("2.10.0", "12.8"), "to 525 or newer", "first a driver to 525 or newer"),
-        (replace(MACHINE, gpus=(replace(CARD, name="Tesla V100", compute_capability=(7, 0)),)), build("2.13.0", "13.0"), "7.0) is too old", "torch==2.10.*"),
-        (replace(MACHINE, gpus=(replace(CARD, name="RTX 5090", compute_capability=(12, 0)),)), build("2.7.0+cu126", "12.6"), "12.0) is too new", "torch>=2.11"),
-        (replace(MACHINE, gpus=(replace(CARD, name="GTX 1080 Ti", compute_capability=(6, 1)),)), build("2.10.0", "12.8"), "6.1) is too old", "CUDA 12.6 build"),
+        (
+            MACHINE,
+            build("2.13.0+cpu"),
+            "2.13.0+cpu (CPU build) cannot use it",
+            'pip install --force-reinstall "torch==2.13.0"',
+        ),
+        (
+            MACHINE,
+            build("2.9.1+cpu"),
+            "CPU build",
+            'pip install --force-reinstall "torch==2.9.1"',
+        ),  # its default wheel, CUDA 12.8, would do
+        (
+            OLD_DRIVER,
+            build("2.13.0+cpu"),
+            "CPU build",
+            'pip install --force-reinstall "torch==2.10.*"',
+        ),  # CUDA 13 would not run there
+        (
+            OLD_DRIVER,
+            build("2.13.0", "13.0"),
+            "550.54.14 runs CUDA up to 12.4 (updating it to 580 or newer helps too)",
+            'pip install --force-reinstall "torch==2.10.*"',
+        ),
+        (
+            replace(MACHINE, driver_version="470.82.01", cuda_version="11.4"),
+            build("2.10.0", "12.8"),
+            "to 525 or newer",
+            "first a driver to 525 or newer",
+        ),
+        (
+            replace(MACHINE, gpus=(replace(CARD, name="Tesla V100", compute_capability=(7, 0)),)),
+            build("2.13.0", "13.0"),
+            "7.0) is too old",
+            "torch==2.10.*",
+        ),
+        (
+            replace(MACHINE, gpus=(replace(CARD, name="RTX 5090", compute_capability=(12, 0)),)),
+            build("2.7.0+cu126", "12.6"),
+            "12.0) is too new",
+            "torch>=2.11",
+        ),
+        (
+            replace(MACHINE, gpus=(replace(CARD, name="GTX 1080 Ti", compute_capability=(6, 1)),)),
+            build("2.10.0", "12.8"),
+            "6.1) is too old",
+            "CUDA 12.6 build",
+        ),
         (MACHINE, build("2.9.1+rocm6.4", hip="6.4"), "ROCm 6.4 build", "torch==2.9.1"),
-        (replace(MACHINE, kind="rocm"), build("2.13.0", "13.0"), "has no ROCm", "ROCm build of 2.13.0"),
+        (
+            replace(MACHINE, kind="rocm"),
+            build("2.13.0", "13.0"),
+            "has no ROCm",
+            "ROCm build of 2.13.0",
+        ),
     ],
 )
-def test_a_pytorch_that_cannot_use_the_card_is_named_with_its_cure(hardware: Hardware, torch: TorchBuild, why: str, install: str) -> None:
-    """A CPU wheel, CUDA newer than the driver, a card without code in the wheel: what is wrong and the one line to install."""
+def test_a_pytorch_that_cannot_use_the_card_is_named_with_its_cure(
+    hardware: Hardware, torch: TorchBuild, why: str, install: str
+) -> None:
+    """A CPU wheel, CUDA newer than the driver, a card without code in the wheel: what is wrong and
+    the one line to install.
+    """
     problem = cuda_problem(hardware, torch)
     assert problem is not None
     assert hardware.gpus[0].name in problem

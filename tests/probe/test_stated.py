@@ -11,7 +11,9 @@ from advisor.probe import cpu_hardware, stated_hardware
 
 
 def test_a_known_card_brings_its_facts() -> None:
-    """Name, memory, capability and bf16 of the catalogue, as often as stated, with the link between them."""
+    """Name, memory, capability and bf16 of the catalogue, as often as stated, with the link between
+    them.
+    """
     hardware, warnings = stated_hardware("RTX 4090", 2, from_flag=True)
     assert warnings == ()
     assert (hardware.kind, hardware.origin, len(hardware.gpus)) == ("cuda", "stated", 2)
@@ -43,14 +45,28 @@ def test_less_memory_than_sold_is_noted() -> None:
 
 
 def test_an_unknown_card_with_memory_is_used_as_given() -> None:
-    """A name outside the catalogue with its memory is a CUDA card of that size with unknown speed, and a warning says so."""
+    """A name outside the catalogue with its memory is a CUDA card of that size with unknown speed,
+    and a warning says so.
+    """
     hardware, warnings = stated_hardware("A800", 8, 80, from_flag=False)
-    assert (hardware.kind, len(hardware.gpus), hardware.device_memory_bytes) == ("cuda", 8, 80 * GIB)
+    assert (hardware.kind, len(hardware.gpus), hardware.device_memory_bytes) == (
+        "cuda",
+        8,
+        80 * GIB,
+    )
     assert (hardware.gpus[0].name, hardware.gpus[0].spec) == ("A800", None)
     assert any("not in the GPU catalogue" in warning for warning in warnings)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("AMD Radeon W7900", "rocm"), ("MI308X", "rocm"), ("Apple M9 Ultra", "mps"), ("48 GB card", "cuda")])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("AMD Radeon W7900", "rocm"),
+        ("MI308X", "rocm"),
+        ("Apple M9 Ultra", "mps"),
+        ("48 GB card", "cuda"),
+    ],
+)
 def test_the_vendor_of_an_unknown_card_is_read_from_its_name(name: str, kind: str) -> None:
     """An unknown AMD or Apple name is not taken for a CUDA card."""
     assert stated_hardware(name, memory_gib=48, from_flag=True)[0].kind == kind
@@ -58,7 +74,13 @@ def test_the_vendor_of_an_unknown_card_is_read_from_its_name(name: str, kind: st
 
 def test_an_unknown_card_without_memory_is_an_error_as_a_flag() -> None:
     """As a flag it stops with the nearest names and the way out."""
-    with pytest.raises(InputError, match=r"--gpu: unknown GPU 'RTX 4091'(.|\n)*did you mean RTX 4090(.|\n)*such as 'RTX 4091 24GB'"):
+    with pytest.raises(
+        InputError,
+        match=(
+            r"--gpu: unknown GPU 'RTX 4091'(.|\n)*did you mean RTX 4090(.|\n)*such as 'RTX 4091"
+            r" 24GB'"
+        ),
+    ):
         stated_hardware("RTX 4091", from_flag=True)
 
 
@@ -88,14 +110,26 @@ def test_a_memory_alone_is_some_card() -> None:
 def test_unknown_rules_nothing_out() -> None:
     """`unknown` is hardware of which nothing is known."""
     hardware, warnings = stated_hardware("unknown", from_flag=False)
-    assert (hardware.kind, hardware.origin, hardware.device_memory_bytes, warnings) == ("unknown", "unknown", None, ())
+    assert (hardware.kind, hardware.origin, hardware.device_memory_bytes, warnings) == (
+        "unknown",
+        "unknown",
+        None,
+        (),
+    )
 
 
 def test_none_is_the_processor_of_this_machine() -> None:
-    """`none` plans with the memory and the cores of this machine, in whatever case it is written."""
+    """`none` plans with the memory and the cores of this machine, in whatever case it is
+    written.
+    """
     for name in ("none", "None"):
         hardware, warnings = stated_hardware(name, from_flag=True)
-        assert (hardware.kind, hardware.origin, hardware.gpus, warnings) == ("cpu", "stated", (), ())
+        assert (hardware.kind, hardware.origin, hardware.gpus, warnings) == (
+            "cpu",
+            "stated",
+            (),
+            (),
+        )
         assert hardware.cpu_cores is not None
         assert hardware.cpu_cores >= 1
         assert hardware.device_memory_bytes is not None
@@ -103,10 +137,27 @@ def test_none_is_the_processor_of_this_machine() -> None:
 
 
 def test_the_processor_of_a_probed_machine_keeps_its_other_facts() -> None:
-    """A probed machine without its cards keeps memory and software and loses what concerned the card."""
-    machine = Hardware(kind="cuda", origin="probed", gpus=(Gpu(name="x", memory_total_bytes=1),), cpu_cores=7, ram_total_bytes=5, driver_version="1", problem="old driver")
+    """A probed machine without its cards keeps memory and software and loses what concerned the
+    card.
+    """
+    machine = Hardware(
+        kind="cuda",
+        origin="probed",
+        gpus=(Gpu(name="x", memory_total_bytes=1),),
+        cpu_cores=7,
+        ram_total_bytes=5,
+        driver_version="1",
+        problem="old driver",
+    )
     cpu = cpu_hardware(machine)
-    assert (cpu.kind, cpu.gpus, cpu.cpu_cores, cpu.ram_total_bytes, cpu.driver_version, cpu.problem) == ("cpu", (), 7, 5, None, None)
+    assert (
+        cpu.kind,
+        cpu.gpus,
+        cpu.cpu_cores,
+        cpu.ram_total_bytes,
+        cpu.driver_version,
+        cpu.problem,
+    ) == ("cpu", (), 7, 5, None, None)
 
 
 @pytest.mark.parametrize(
@@ -123,8 +174,12 @@ def test_the_processor_of_a_probed_machine_keeps_its_other_facts() -> None:
         (None, 2, None, "how many cards, not which"),
     ],
 )
-def test_contradictions_and_impossible_numbers_are_refused(name: str | None, count: int | None, memory_gib: float | None, says: str) -> None:
-    """Statements that exclude each other, and numbers no machine has, are errors that name the flag."""
+def test_contradictions_and_impossible_numbers_are_refused(
+    name: str | None, count: int | None, memory_gib: float | None, says: str
+) -> None:
+    """Statements that exclude each other, and numbers no machine has, are errors that name the
+    flag.
+    """
     with pytest.raises(InputError) as caught:
         stated_hardware(name, count, memory_gib, from_flag=True)
     assert says in str(caught.value)

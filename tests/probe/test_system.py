@@ -1,4 +1,6 @@
-"""Cores, memory and disk within the limits that hold for a process, from recorded /proc and /sys trees."""
+"""Cores, memory and disk within the limits that hold for a process, from recorded /proc and /sys
+trees.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ import pytest
 from advisor.ground.units import GIB
 from advisor.probe import system
 
-MEMINFO = "MemTotal:       65536000 kB\nMemFree:         1000000 kB\nMemAvailable:   60000000 kB\n"  # 62.5 GiB
+MEMINFO = (  # 62.5 GiB
+    "MemTotal:       65536000 kB\nMemFree:         1000000 kB\nMemAvailable:   60000000 kB\n"
+)
 
 
 def tree(root: Path, files: Mapping[str, str]) -> Path:
@@ -35,9 +39,12 @@ V2 = {
 }
 V1 = {
     "proc/meminfo": MEMINFO,
-    "proc/self/cgroup": "4:memory:/docker/abc\n3:cpu,cpuacct:/docker/abc\n1:name=systemd:/docker/abc\n",
+    "proc/self/cgroup": (
+        "4:memory:/docker/abc\n3:cpu,cpuacct:/docker/abc\n1:name=systemd:/docker/abc\n"
+    ),
     "proc/self/mountinfo": (
-        "31 30 0:27 /docker/abc /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n32 30 0:28 /docker/abc /sys/fs/cgroup/cpu,cpuacct ro - cgroup cgroup rw,cpu,cpuacct\n"
+        "31 30 0:27 /docker/abc /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n32 30 0:28"
+        " /docker/abc /sys/fs/cgroup/cpu,cpuacct ro - cgroup cgroup rw,cpu,cpuacct\n"
     ),
     "sys/fs/cgroup/memory/memory.limit_in_bytes": f"{8 * GIB}\n",
     "sys/fs/cgroup/memory/memory.usage_in_bytes": f"{5 * GIB}\n",
@@ -77,7 +84,9 @@ def test_a_v2_limit_of_a_parent_counts(tmp_path: Path) -> None:
 
 
 def test_a_v1_container_limit_counts(tmp_path: Path) -> None:
-    """In a container the v1 mount shows its own part of the tree, while /proc names the whole path."""
+    """In a container the v1 mount shows its own part of the tree, while /proc names the whole
+    path.
+    """
     root = tree(tmp_path, V1)
     assert system.usable_memory(root)[:2] == (8 * GIB, 4 * GIB)  # 8 - (5 - 1)
     assert system.usable_cores(root)[0] == 2
@@ -85,7 +94,14 @@ def test_a_v1_container_limit_counts(tmp_path: Path) -> None:
 
 def test_the_huge_number_of_v1_is_no_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """cgroup v1 writes 9223372036854771712 where nothing is limited."""
-    root = tree(tmp_path, {**V1, "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n", "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "-1\n"})
+    root = tree(
+        tmp_path,
+        {
+            **V1,
+            "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+            "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "-1\n",
+        },
+    )
     assert system.usable_memory(root)[0] == 65536000 * 1024
     assert system.usable_cores(root) == (16, None)
     (root / "proc/meminfo").unlink()
@@ -100,7 +116,10 @@ def test_a_hybrid_machine_reads_the_hierarchy_that_holds_the_controller(tmp_path
         {
             **V1,
             "proc/self/cgroup": V1["proc/self/cgroup"] + "0::/docker/abc\n",
-            "proc/self/mountinfo": V1["proc/self/mountinfo"] + "33 30 0:29 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n",
+            "proc/self/mountinfo": (
+                V1["proc/self/mountinfo"]
+                + "33 30 0:29 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n"
+            ),
         },
     )
     assert system.usable_memory(root)[0] == 8 * GIB
@@ -122,7 +141,9 @@ def test_free_disk_of_a_folder_to_come(tmp_path: Path) -> None:
 
 def test_wsl_is_named(tmp_path: Path) -> None:
     """The kernel of WSL2 is recognised."""
-    root = tree(tmp_path, {**V2, "proc/sys/kernel/osrelease": "5.15.153.1-microsoft-standard-WSL2\n"})
+    root = tree(
+        tmp_path, {**V2, "proc/sys/kernel/osrelease": "5.15.153.1-microsoft-standard-WSL2\n"}
+    )
     assert any(note.startswith("WSL2") for note in system.probe_system(tmp_path, root).notes)
 
 
@@ -130,7 +151,9 @@ def amd_tree(root: Path, *, gfx: int, vram: int, product: str | None = None) -> 
     nodes = "sys/class/kfd/kfd/topology/nodes"
     files = {
         f"{nodes}/0/properties": "cpu_cores_count 96\nsimd_count 0\nvendor_id 0\n",
-        f"{nodes}/1/properties": f"simd_count 1216\nvendor_id 4098\ngfx_target_version {gfx}\ndrm_render_minor 128\n",
+        f"{nodes}/1/properties": (
+            f"simd_count 1216\nvendor_id 4098\ngfx_target_version {gfx}\ndrm_render_minor 128\n"
+        ),
         "sys/class/drm/renderD128/device/mem_info_vram_total": f"{vram}\n",
         "sys/class/drm/renderD128/device/mem_info_vram_used": f"{1 * GIB}\n",
     }
@@ -140,7 +163,9 @@ def amd_tree(root: Path, *, gfx: int, vram: int, product: str | None = None) -> 
 
 
 def test_an_amd_card_is_recognised_by_target_and_memory(tmp_path: Path) -> None:
-    """gfx942 with 206141652992 bytes is an MI300X; free memory is what the kernel says, the rest is named as unseen."""
+    """gfx942 with 206141652992 bytes is an MI300X; free memory is what the kernel says, the rest is
+    named as unseen.
+    """
     (gpu,), notes = system.probe_amd(amd_tree(tmp_path, gfx=90402, vram=206141652992))
     assert gpu.spec is not None
     assert gpu.spec.id == "amd-mi300x"
@@ -149,14 +174,18 @@ def test_an_amd_card_is_recognised_by_target_and_memory(tmp_path: Path) -> None:
 
 
 def test_two_amd_cards_alike_are_not_guessed(tmp_path: Path) -> None:
-    """gfx90a with 64 GiB may be an MI210 or half an MI250X: without a product name neither is claimed."""
+    """gfx90a with 64 GiB may be an MI210 or half an MI250X: without a product name neither is
+    claimed.
+    """
     (gpu,), _ = system.probe_amd(amd_tree(tmp_path, gfx=90010, vram=64 * GIB))
     assert (gpu.spec, gpu.name) == (None, "AMD gfx90a")
 
 
 def test_an_amd_product_name_decides(tmp_path: Path) -> None:
     """Where the kernel knows the product's name, it is taken."""
-    (gpu,), _ = system.probe_amd(amd_tree(tmp_path, gfx=90010, vram=64 * GIB, product="AMD Instinct MI210"))
+    (gpu,), _ = system.probe_amd(
+        amd_tree(tmp_path, gfx=90010, vram=64 * GIB, product="AMD Instinct MI210")
+    )
     assert gpu.spec is not None
     assert gpu.spec.id == "amd-mi210"
 
@@ -170,7 +199,9 @@ def test_graphics_inside_a_processor_are_no_gpu(tmp_path: Path) -> None:
 
 def test_an_amd_card_without_its_compute_driver_is_named(tmp_path: Path) -> None:
     """A card the display driver sees while kfd is absent is named as not usable."""
-    gpus, notes = system.probe_amd(tree(tmp_path, {"sys/class/drm/card0/device/vendor": "0x1002\n"}))
+    gpus, notes = system.probe_amd(
+        tree(tmp_path, {"sys/class/drm/card0/device/vendor": "0x1002\n"})
+    )
     assert gpus == ()
     assert any("compute driver" in note for note in notes)
 
@@ -180,8 +211,16 @@ def test_an_apple_chip_shares_the_memory(monkeypatch: pytest.MonkeyPatch) -> Non
     import subprocess
 
     monkeypatch.setattr(system.sys, "platform", "darwin")
-    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Darwin", "mac", "24.0", "x", "arm64")))
-    monkeypatch.setattr(subprocess, "run", lambda *_args, **_kwargs: subprocess.CompletedProcess([], 0, stdout="Apple M4 Max\n", stderr=""))
+    monkeypatch.setattr(
+        os, "uname", lambda: os.uname_result(("Darwin", "mac", "24.0", "x", "arm64"))
+    )
+    monkeypatch.setattr(
+        subprocess,
+        "run",
+        lambda *_args, **_kwargs: subprocess.CompletedProcess(
+            [], 0, stdout="Apple M4 Max\n", stderr=""
+        ),
+    )
     gpu, notes = system.probe_apple(48 * GIB)
     assert gpu is not None
     assert gpu.spec is not None
@@ -200,6 +239,8 @@ def test_an_apple_chip_shares_the_memory(monkeypatch: pytest.MonkeyPatch) -> Non
         ("", None),
     ],
 )
-def test_whether_the_processor_multiplies_bfloat16_is_read_and_not_guessed(cpuinfo: str, found: bool | None, tmp_path: Path) -> None:
+def test_whether_the_processor_multiplies_bfloat16_is_read_and_not_guessed(
+    cpuinfo: str, found: bool | None, tmp_path: Path
+) -> None:
     """x86 says `flags`, Arm `Features`; who says neither is not known."""
     assert system.multiplies_bf16(tree(tmp_path, {"proc/cpuinfo": cpuinfo})) is found

@@ -38,7 +38,9 @@ THREE = [Board(gpu=gpu) for gpu in (A, B, C)]
     ],
 )
 def test_the_list_is_read_as_cuda_reads_it(value: str, expected: list[int]) -> None:
-    """Indexes, UUIDs and their abbreviations, invalid entries and repetitions choose what CUDA would choose."""
+    """Indexes, UUIDs and their abbreviations, invalid entries and repetitions choose what CUDA
+    would choose.
+    """
     assert [gpu.index for gpu in usable(THREE, {"CUDA_VISIBLE_DEVICES": value})[0]] == expected
 
 
@@ -56,13 +58,21 @@ def test_an_invalid_entry_is_named() -> None:
 
 def test_equal_cards_need_no_order() -> None:
     """Among equal cards an index is not ambiguous."""
-    assert not any("CUDA_DEVICE_ORDER" in note for note in usable(THREE, {"CUDA_VISIBLE_DEVICES": "1"})[1])
+    assert not any(
+        "CUDA_DEVICE_ORDER" in note for note in usable(THREE, {"CUDA_VISIBLE_DEVICES": "1"})[1]
+    )
 
 
 def test_an_index_of_a_cut_card_is_its_first_slice() -> None:
-    """The index of a card in MIG mode means its first slice; without a slice there is nothing to use."""
-    piece = Gpu(name="A MIG 1g.5gb", memory_total_bytes=1, uuid="MIG-1", index=0, mig_profile="1g.5gb")
-    assert usable([Board(gpu=A, mig_enabled=True, slices=(piece,))], {"CUDA_VISIBLE_DEVICES": "0"})[0] == (piece,)
+    """The index of a card in MIG mode means its first slice; without a slice there is nothing to
+    use.
+    """
+    piece = Gpu(
+        name="A MIG 1g.5gb", memory_total_bytes=1, uuid="MIG-1", index=0, mig_profile="1g.5gb"
+    )
+    assert usable([Board(gpu=A, mig_enabled=True, slices=(piece,))], {"CUDA_VISIBLE_DEVICES": "0"})[
+        0
+    ] == (piece,)
     gpus, notes = usable([Board(gpu=A, mig_enabled=True)], {"CUDA_VISIBLE_DEVICES": "0"})
     assert gpus == ()
     assert any("holds no slice" in note for note in notes)

@@ -15,7 +15,17 @@ from advisor.advice.types import Flip
 from advisor.ground.resources import rules_dir
 from advisor.ground.types import Answer, Answers
 from advisor.render.advice_json import advice_document, plain, rounded
-from tests.render.example_advice import EXAMPLES, GIB, injected, nothing_fits, remedy_alone, scenario_3, scenario_4, scenario_5, training
+from tests.render.example_advice import (
+    EXAMPLES,
+    GIB,
+    injected,
+    nothing_fits,
+    remedy_alone,
+    scenario_3,
+    scenario_4,
+    scenario_5,
+    training,
+)
 
 SCHEMA = json.loads((rules_dir() / "schema" / "advice.schema.json").read_text())
 
@@ -35,14 +45,20 @@ def test_the_schema_notices_a_missing_key():
     document = advice_document(scenario_5(), plan=None, missing=[])
     for key in document:
         with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate({name: value for name, value in document.items() if name != key}, SCHEMA)
+            jsonschema.validate(
+                {name: value for name, value in document.items() if name != key}, SCHEMA
+            )
 
 
 def test_the_recommendation_is_written_in_parts():
-    """Composition, stages with quantization apart, reasons and estimate stand where scripts look for them."""
+    """Composition, stages with quantization apart, reasons and estimate stand where scripts look
+    for them.
+    """
     recommendation = advice_document(scenario_5(), plan=None)["recommendation"]
     assert recommendation["composition"] == "sft+qlora"
-    assert recommendation["stages"] == [{"objective": "sft", "update": "lora", "quantization": "nf4"}]
+    assert recommendation["stages"] == [
+        {"objective": "sft", "update": "lora", "quantization": "nf4"}
+    ]
     assert recommendation["decided_by"] == ["document/scenario-5", "document/scenario-1"]
     assert recommendation["because"][0]["rule"] == "document/scenario-5"
     estimate = recommendation["estimate"]
@@ -53,18 +69,36 @@ def test_the_recommendation_is_written_in_parts():
 
 def test_a_limit_carries_both_numbers():
     """What rules a candidate out says what it needs, what there is, and in which unit."""
-    full = next(item for item in advice_document(scenario_5(), plan=None)["alternatives"] if item["composition"] == "sft+full")
+    full = next(
+        item
+        for item in advice_document(scenario_5(), plan=None)["alternatives"]
+        if item["composition"] == "sft+full"
+    )
     assert full["verdict"] == "too_big"
-    assert {key: full["because"][0][key] for key in ("needs", "has", "unit")} == {"needs": 78.1, "has": 24, "unit": "GiB"}
+    assert {key: full["because"][0][key] for key in ("needs", "has", "unit")} == {
+        "needs": 78.1,
+        "has": 24,
+        "unit": "GiB",
+    }
 
 
 def test_compositions_are_spelled_as_people_spell_them():
     """A module for each task, a chain of three stages and a remedy alone keep their spelling."""
-    assert advice_document(scenario_3(), plan=None)["recommendation"]["composition"] == "sft+adapter@per_task"
-    assert advice_document(scenario_4(), plan=None)["recommendation"]["composition"] == "sft>rm>ppo+lora"
+    assert (
+        advice_document(scenario_3(), plan=None)["recommendation"]["composition"]
+        == "sft+adapter@per_task"
+    )
+    assert (
+        advice_document(scenario_4(), plan=None)["recommendation"]["composition"]
+        == "sft>rm>ppo+lora"
+    )
     remedy = advice_document(remedy_alone(), plan=None)
     assert remedy["recommendation"]["composition"] == "rag"
-    assert (remedy["recommendation"]["remedies"], remedy["recommendation"]["stages"], remedy["plan"]) == (["rag"], [], None)
+    assert (
+        remedy["recommendation"]["remedies"],
+        remedy["recommendation"]["stages"],
+        remedy["plan"],
+    ) == (["rag"], [], None)
 
 
 def test_nothing_fits_still_names_a_composition_and_what_would():
@@ -80,7 +114,9 @@ def test_nothing_fits_still_names_a_composition_and_what_would():
 def test_not_a_number_becomes_null():
     """Infinities and NaN, which JSON does not know, are null wherever they turn up."""
     advice = scenario_5()
-    estimate = dataclasses.replace(advice.recommendation.estimate, cost_usd=math.inf, duration_s=math.nan)
+    estimate = dataclasses.replace(
+        advice.recommendation.estimate, cost_usd=math.inf, duration_s=math.nan
+    )
     advice = dataclasses.replace(
         advice,
         recommendation=dataclasses.replace(advice.recommendation, estimate=estimate),
@@ -95,7 +131,18 @@ def test_not_a_number_becomes_null():
     json.dumps(document, allow_nan=False)
 
 
-@pytest.mark.parametrize(("value", "expected"), [(78.1234, 78.1), (1234.5, 1230.0), (0.004567, 0.00457), (5000, 5000), (0.0, 0.0), (None, None), (math.inf, None)])
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (78.1234, 78.1),
+        (1234.5, 1230.0),
+        (0.004567, 0.00457),
+        (5000, 5000),
+        (0.0, 0.0),
+        (None, None),
+        (math.inf, None),
+    ],
+)
 def test_estimates_carry_three_significant_digits(value, expected):
     """Floats are rounded to three significant digits, counts stay as they are."""
     assert rounded(value) == expected
@@ -110,10 +157,17 @@ def test_a_data_row_never_travels_in_the_document():
 
 def test_stated_data_and_unknown_data_look_alike():
     """What was only said stands in the same keys as what was measured."""
-    stated, measured = advice_document(scenario_4(), plan=None)["data"], advice_document(scenario_5(), plan=None)["data"]
+    stated, measured = (
+        advice_document(scenario_4(), plan=None)["data"],
+        advice_document(scenario_5(), plan=None)["data"],
+    )
     assert set(stated) == set(measured)
     assert (stated["origin"], stated["kind"], stated["rows"]) == ("stated", "preference", 40_000)
-    assert (measured["origin"], measured["rows"], measured["tokens"]["longest"]) == ("measured", 5000, 1800)
+    assert (measured["origin"], measured["rows"], measured["tokens"]["longest"]) == (
+        "measured",
+        5000,
+        1800,
+    )
     assert advice_document(remedy_alone(), plan=None)["data"]["origin"] == "unknown"
 
 
@@ -127,8 +181,12 @@ def test_hardware_speaks_gib():
 def test_answers_keep_their_origin():
     """Each answer says whether a flag, a file or a person gave it."""
     advice = scenario_5()
-    situation = dataclasses.replace(advice.situation, answers=Answers(known={"task": Answer(value="qa", origin="flag")}))
-    assert advice_document(dataclasses.replace(advice, situation=situation), plan=None)["situation"]["answers"] == {"task": {"value": "qa", "origin": "flag"}}
+    situation = dataclasses.replace(
+        advice.situation, answers=Answers(known={"task": Answer(value="qa", origin="flag")})
+    )
+    assert advice_document(dataclasses.replace(advice, situation=situation), plan=None)[
+        "situation"
+    ]["answers"] == {"task": {"value": "qa", "origin": "flag"}}
 
 
 def test_what_is_no_plain_value_is_refused():
@@ -138,6 +196,16 @@ def test_what_is_no_plain_value_is_refused():
 
 
 def test_the_json_way_loads_neither_rich_nor_questionary():
-    """`advise --json` stays fast: rendering JSON imports no library beyond the standard one and the YAML reader."""
-    code = "import sys, advisor.render.advice_json; print([name for name in ('rich', 'questionary', 'prompt_toolkit', 'pydantic', 'numpy', 'torch') if name in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    """`advise --json` stays fast: rendering JSON imports no library beyond the standard one and the
+    YAML reader.
+    """
+    code = (
+        "import sys, advisor.render.advice_json; print([name for name in ('rich', 'questionary',"
+        " 'prompt_toolkit', 'pydantic', 'numpy', 'torch') if name in sys.modules])"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )

@@ -1,4 +1,6 @@
-"""A data profile as JSON and as a page. Golden files in tests/golden/; write them anew after looking at the change:
+"""A data profile as JSON and as a page.
+
+Golden files in tests/golden/; write them anew after looking at the change:
 
 UPDATE_GOLDEN=1 python -m pytest tests/render/test_data.py
 """
@@ -33,7 +35,10 @@ def page(path, **options) -> str:
 @pytest.fixture
 def pairs_path(tmp_path):
     """A file of sixty pairs with one answer missing."""
-    rows = [{"question": f"What is {index}?\nTell me.", "answer": f"It is {index}."} for index in range(60)]
+    rows = [
+        {"question": f"What is {index}?\nTell me.", "answer": f"It is {index}."}
+        for index in range(60)
+    ]
     rows[4]["answer"] = ""
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -43,10 +48,38 @@ def pairs_path(tmp_path):
 def test_json_has_the_documented_keys(pairs_path):
     """The document holds every key of the contract and survives JSON."""
     document = json.loads(json.dumps(profile_json(profile(pairs_path))))
-    assert {"schema_version", "path", "kind", "format", "mapping", "rows", "tokens", "objectives", "findings", "digest", "sample"} == set(document)
-    assert (document["kind"], document["format"], document["rows"], document["objectives"]) == ("paired", "question_answer", 60, ["sft"])
+    assert {
+        "schema_version",
+        "path",
+        "kind",
+        "format",
+        "mapping",
+        "rows",
+        "tokens",
+        "objectives",
+        "findings",
+        "digest",
+        "sample",
+    } == set(document)
+    assert (document["kind"], document["format"], document["rows"], document["objectives"]) == (
+        "paired",
+        "question_answer",
+        60,
+        ["sft"],
+    )
     assert document["mapping"] == {"question": "question", "answer": "answer"}
-    assert {"total", "mean", "p50", "p90", "p95", "p99", "longest", "counted_by", "sampled_rows", "histogram"} == set(document["tokens"])
+    assert {
+        "total",
+        "mean",
+        "p50",
+        "p90",
+        "p95",
+        "p99",
+        "longest",
+        "counted_by",
+        "sampled_rows",
+        "histogram",
+    } == set(document["tokens"])
     assert document["findings"][0] == {
         "id": "row-without-answer",
         "severity": "warning",
@@ -58,7 +91,9 @@ def test_json_has_the_documented_keys(pairs_path):
 
 
 def test_page_fits_eighty_columns_and_tells_everything(pairs_path):
-    """What it is, one row, findings with row numbers, lengths and what it can train, without colour."""
+    """What it is, one row, findings with row numbers, lengths and what it can train, without
+    colour.
+    """
     text = page(pairs_path)
     assert max(map(len, text.splitlines())) <= 80
     assert "\x1b" not in text
@@ -90,7 +125,10 @@ def test_page_of_broken_data_says_that_nothing_can_be_trained(tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("row", "parts"),
     [
-        ({"prompt": "Hi", "chosen": "Hello", "rejected": "Go"}, ("chosen: assistant", "rejected: assistant", "on the chosen answers")),
+        (
+            {"prompt": "Hi", "chosen": "Hello", "rejected": "Go"},
+            ("chosen: assistant", "rejected: assistant", "on the chosen answers"),
+        ),
         ({"text": "Buy now", "label": "spam"}, ("label", "spam")),
         ({"prompt": "1+1", "ground_truth": "2"}, ("right answer", "grpo")),
         ({"text": "A story."}, ("plain documents", "cpt")),
@@ -107,7 +145,9 @@ def test_every_kind_has_its_page(tmp_path, row, parts):
 def test_terminal_codes_in_data_are_made_visible(tmp_path):
     """A row cannot clear the screen or colour the page."""
     assert visible("a\x1b[31mb\nc\u202e") == "a\\x1b[31mb ⏎ c\\u202e"
-    (tmp_path / "a.jsonl").write_text(json.dumps({"text": "\x1b[2Jgone [bold]not markup[/bold]"}) + "\n")
+    (tmp_path / "a.jsonl").write_text(
+        json.dumps({"text": "\x1b[2Jgone [bold]not markup[/bold]"}) + "\n"
+    )
     text = page(tmp_path / "a.jsonl")
     assert "\x1b" not in text
     assert "[bold]not markup[/bold]" in text
@@ -119,23 +159,47 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 def support() -> list[dict[str, Any]]:
     """Sixty support answers with one of each thing that can be wrong."""
     rows: list[dict[str, Any]] = [
-        {"question": f"Where is parcel {number}?", "answer": f"Parcel {number} is on its way; it will be with you within {number % 5 + 2} days."} for number in range(60)
+        {
+            "question": f"Where is parcel {number}?",
+            "answer": (
+                f"Parcel {number} is on its way; it will be with you within {number % 5 + 2} days."
+            ),
+        }
+        for number in range(60)
     ]
     rows[4]["answer"] = ""
     rows[9] = rows[3]
-    rows[11] = {"question": "where is parcel 7", "answer": "parcel 7 is on its way, it will be with you within 4 days"}
-    rows[20]["answer"] = "Write to anna.kovacs@firma.de, or use the key sk-abc123DEF456ghi789jkl012."
+    rows[11] = {
+        "question": "where is parcel 7",
+        "answer": "parcel 7 is on its way, it will be with you within 4 days",
+    }
+    rows[20]["answer"] = (
+        "Write to anna.kovacs@firma.de, or use the key sk-abc123DEF456ghi789jkl012."
+    )
     rows[30]["answer"] = "It was sent. " * 90
     return rows
 
 
 def feedback() -> list[dict[str, Any]]:
-    return [{"text": f"Message {number}: {'my bill is wrong' if number % 3 else 'nothing works'}", "team": ("billing", "technical", "billing")[number % 3]} for number in range(90)]
+    return [
+        {
+            "text": f"Message {number}: {'my bill is wrong' if number % 3 else 'nothing works'}",
+            "team": ("billing", "technical", "billing")[number % 3],
+        }
+        for number in range(90)
+    ]
 
 
 def choices() -> list[dict[str, Any]]:
     return [
-        {"prompt": f"Is {number} even?", "chosen": f"{'Yes' if number % 2 == 0 else 'No'}, and here is why: " + "it divides " * 5, "rejected": "Maybe."} for number in range(40)
+        {
+            "prompt": f"Is {number} even?",
+            "chosen": (
+                f"{'Yes' if number % 2 == 0 else 'No'}, and here is why: " + "it divides " * 5
+            ),
+            "rejected": "Maybe.",
+        }
+        for number in range(40)
     ]
 
 
@@ -160,8 +224,16 @@ def test_pages_look_as_they_were_looked_at(tmp_path, monkeypatch, name, width):
 
 @pytest.mark.parametrize("width", [24, 40, 50, 60, 80])
 def test_a_narrow_terminal_cuts_no_number(tmp_path, width):
-    """Every length and count stands whole on the page; where the table is too wide, its rows become sentences."""
-    rows = [{"question": f"What is {index}? " + "word " * (5 if index % 400 else 90_000), "answer": f"It is {index}."} for index in range(1200)]
+    """Every length and count stands whole on the page; where the table is too wide, its rows become
+    sentences.
+    """
+    rows = [
+        {
+            "question": f"What is {index}? " + "word " * (5 if index % 400 else 90_000),
+            "answer": f"It is {index}.",
+        }
+        for index in range(1200)
+    ]
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     found, advice = check_data(str(path))
@@ -169,7 +241,11 @@ def test_a_narrow_terminal_cuts_no_number(tmp_path, width):
     print_check(found, advice, Console(file=file, width=width))
     text = file.getvalue()
     assert max(map(len, text.split("\n"))) <= width
-    numbers = {f"{row[key]:,}" for row in found.measures["sequence_lengths"] for key in ("seq_len", "rows_over", "answers_lost", "packed_sequences")}
+    numbers = {
+        f"{row[key]:,}"
+        for row in found.measures["sequence_lengths"]
+        for key in ("seq_len", "rows_over", "answers_lost", "packed_sequences")
+    }
     numbers |= {f"{number:,}" for bin_ in found.tokens.histogram for number in bin_}
     assert {"131,072", "3", "1,197"} <= numbers
     assert numbers <= set(re.findall(r"[0-9,]*[0-9]", text))
@@ -178,7 +254,10 @@ def test_a_narrow_terminal_cuts_no_number(tmp_path, width):
 def test_colour_adds_nothing_but_colour(pairs_path):
     """With colour the page has the same words; severities are words too."""
     plain, coloured = page(pairs_path), io.StringIO()
-    print_check(*check_data(str(pairs_path)), Console(width=80, file=coloured, force_terminal=True, color_system="truecolor"))
+    print_check(
+        *check_data(str(pairs_path)),
+        Console(width=80, file=coloured, force_terminal=True, color_system="truecolor"),
+    )
     assert "\x1b[" in coloured.getvalue()
     assert re.sub(r"\x1b\[[0-9;]*m", "", coloured.getvalue()) == plain
     assert "warning" in plain
@@ -187,7 +266,9 @@ def test_colour_adds_nothing_but_colour(pairs_path):
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
 def test_terminals_without_unicode_get_plain_signs(tmp_path, encoding):
     """Bars and arrows become letters that the terminal has; nothing raises."""
-    (tmp_path / "a.jsonl").write_text(json.dumps({"question": "Привет\nмир", "answer": "x" * 300}) + "\n")
+    (tmp_path / "a.jsonl").write_text(
+        json.dumps({"question": "Привет\nмир", "answer": "x" * 300}) + "\n"
+    )
     raw = io.BytesIO()
     terminal = io.TextIOWrapper(raw, encoding=encoding, write_through=True)
     print_check(*check_data(str(tmp_path / "a.jsonl")), Console(width=80, file=terminal))
@@ -196,9 +277,19 @@ def test_terminals_without_unicode_get_plain_signs(tmp_path, encoding):
 
 def test_check_document_has_everything_measured(pairs_path):
     """How sure, what was measured, how much each objective wants and what is suggested, as JSON."""
-    document = json.loads(json.dumps(check_json(*check_data(str(pairs_path), seq_len=64)), allow_nan=False))
+    document = json.loads(
+        json.dumps(check_json(*check_data(str(pairs_path), seq_len=64)), allow_nan=False)
+    )
     assert document["confidence"] == "certain"
-    assert {"scripts", "turns", "request_tokens", "answer_tokens", "sequence_lengths", "rows_used", "rows_unusable"} <= set(document["measures"])
+    assert {
+        "scripts",
+        "turns",
+        "request_tokens",
+        "answer_tokens",
+        "sequence_lengths",
+        "rows_used",
+        "rows_unusable",
+    } <= set(document["measures"])
     assert document["amounts"][0]["objective"] == "sft"
     assert document["amounts"][0]["verdict"] == "thin"
     assert document["amounts"][0]["sources"][0]["title"]
@@ -206,7 +297,9 @@ def test_check_document_has_everything_measured(pairs_path):
 
 
 def test_the_list_of_changes_is_shown_and_documented(tmp_path, monkeypatch):
-    """The page of a cleaned copy counts each kind of change with its rows; the document has the same."""
+    """The page of a cleaned copy counts each kind of change with its rows; the document has the
+    same.
+    """
     monkeypatch.chdir(tmp_path)
     Path("a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in support()))
     fixed = fixed_copy("a.jsonl", "b.jsonl")
@@ -216,7 +309,9 @@ def test_the_list_of_changes_is_shown_and_documented(tmp_path, monkeypatch):
     assert "b.jsonl: 58 of 60 rows; a.jsonl is as it was" in text
     assert "left out: no answer to learn from (row 5)" in text
     assert "b.jsonl.changes.jsonl" in text
-    assert {entry["change"]: (entry["count"], entry["rows"]) for entry in fixed_json(fixed)["changes"]} == {
+    assert {
+        entry["change"]: (entry["count"], entry["rows"]) for entry in fixed_json(fixed)["changes"]
+    } == {
         "left out: no answer to learn from": (1, [5]),
         "left out: repeats an earlier row word for word": (1, [10]),
     }

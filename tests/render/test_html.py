@@ -52,7 +52,11 @@ def test_a_page_needs_nothing_but_itself(name):
     """No script, no address to load from, no event handler: one file that can be forwarded."""
     page = parsed(advice_page({**EXAMPLES, "injected": injected}[name](), plan_text="version: 1\n"))
     assert not page.tags & {"script", "link", "img", "iframe", "object", "form"}
-    assert not [name for name, _ in page.attributes if name in ("src", "href", "srcset", "action") or name.startswith("on")]
+    assert not [
+        name
+        for name, _ in page.attributes
+        if name in ("src", "href", "srcset", "action") or name.startswith("on")
+    ]
 
 
 def test_text_from_outside_is_shown_not_run():
@@ -100,6 +104,9 @@ def test_without_a_plan_there_is_no_plan_section():
 
 def test_the_page_names_no_folder_of_the_one_who_made_it():
     """The editor's modeline, which holds a local path, stays out of the page that is forwarded."""
-    text = advice_page(scenario_5(), plan_text="# yaml-language-server: $schema=file:///home/me/plan.schema.json\nversion: 1\n")
+    text = advice_page(
+        scenario_5(),
+        plan_text="# yaml-language-server: $schema=file:///home/me/plan.schema.json\nversion: 1\n",
+    )
     assert "/home/me" not in text
     assert "<pre>version: 1\n</pre>" in text

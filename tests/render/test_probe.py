@@ -39,7 +39,10 @@ MACHINE = Hardware(
     software={"torch": "2.13.0+cpu", "transformers": "5.24.0", "trl": None},
     notes=("a memory limit of 64.0 GiB holds for this process (control group)",),
     torch_target="CPU",
-    problem='NVIDIA GeForce RTX 4090 is there, but PyTorch 2.13.0+cpu (CPU build) cannot use it. Install: pip install --force-reinstall "torch==2.13.0"',
+    problem=(
+        "NVIDIA GeForce RTX 4090 is there, but PyTorch 2.13.0+cpu (CPU build) cannot use it."
+        ' Install: pip install --force-reinstall "torch==2.13.0"'
+    ),
 )
 
 
@@ -51,7 +54,9 @@ def shown(hardware: Hardware, width: int = 80) -> str:
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_screen_fits_its_width_without_colour(width: int) -> None:
-    """Every fact of the machine is on the screen, no line is wider than the terminal, and no colour code is needed."""
+    """Every fact of the machine is on the screen, no line is wider than the terminal, and no colour
+    code is needed.
+    """
     text = shown(MACHINE, width)
     assert max(map(len, text.splitlines())) <= width
     assert "\x1b" not in text
@@ -64,18 +69,33 @@ def test_the_screen_fits_its_width_without_colour(width: int) -> None:
         "$0.74/h (runpod, 2026-08-27)",
     ):
         assert fact in words
-    for fact in ("580.95.05, CUDA up to 13.0", "50.0 GiB free of 64.0 GiB", "500 GiB free", "torch 2.13.0+cpu (CPU build)", "not installed: trl", "note: a memory limit"):
+    for fact in (
+        "580.95.05, CUDA up to 13.0",
+        "50.0 GiB free of 64.0 GiB",
+        "500 GiB free",
+        "torch 2.13.0+cpu (CPU build)",
+        "not installed: trl",
+        "note: a memory limit",
+    ):
         assert fact in words
 
 
 def test_the_line_to_install_can_be_copied() -> None:
     """The cure stands on one unbroken line, however narrow the terminal."""
-    assert '  install: pip install --force-reinstall "torch==2.13.0"' in shown(MACHINE, 40).splitlines()
+    assert (
+        '  install: pip install --force-reinstall "torch==2.13.0"'
+        in shown(MACHINE, 40).splitlines()
+    )
 
 
 def test_like_cards_are_one_line_and_show_the_fullest() -> None:
-    """Eight cards of a kind are counted, with the free memory of the fullest, which is what a run can plan with."""
-    cards = tuple(replace(CARD, index=index, memory_free_bytes=(20 - index) * GIB, other_processes_bytes=None) for index in range(8))
+    """Eight cards of a kind are counted, with the free memory of the fullest, which is what a run
+    can plan with.
+    """
+    cards = tuple(
+        replace(CARD, index=index, memory_free_bytes=(20 - index) * GIB, other_processes_bytes=None)
+        for index in range(8)
+    )
     text = shown(replace(MACHINE, gpus=cards))
     assert "8 x NVIDIA GeForce RTX 4090" in text
     assert "13.0 GiB free of 24.0 GiB on the fullest" in text
@@ -84,14 +104,35 @@ def test_like_cards_are_one_line_and_show_the_fullest() -> None:
 @pytest.mark.parametrize(
     ("hardware", "says"),
     [
-        (replace(MACHINE, kind="cpu", gpus=(), driver_version=None, problem=None), "none found: training runs on the processor"),
-        (replace(MACHINE, kind="cpu", gpus=(), problem=None), "none that can be used: training runs on the processor"),
-        (Hardware(kind="unknown", origin="unknown"), "not known: nothing is ruled out because of it"),
-        (replace(MACHINE, software={"torch": None, "trl": None}), "PyTorch is not installed: advice works, training needs the extra `train`"),
-        (replace(MACHINE, gpus=(replace(CARD, memory_total_bytes=None, spec=None, bf16=None),)), "memory not known"),
-        (replace(MACHINE, gpus=(replace(CARD, spec=None, mig_profile="1g.10gb"),)), "MIG slice 1g.10gb"),
+        (
+            replace(MACHINE, kind="cpu", gpus=(), driver_version=None, problem=None),
+            "none found: training runs on the processor",
+        ),
+        (
+            replace(MACHINE, kind="cpu", gpus=(), problem=None),
+            "none that can be used: training runs on the processor",
+        ),
+        (
+            Hardware(kind="unknown", origin="unknown"),
+            "not known: nothing is ruled out because of it",
+        ),
+        (
+            replace(MACHINE, software={"torch": None, "trl": None}),
+            "PyTorch is not installed: advice works, training needs the extra `train`",
+        ),
+        (
+            replace(MACHINE, gpus=(replace(CARD, memory_total_bytes=None, spec=None, bf16=None),)),
+            "memory not known",
+        ),
+        (
+            replace(MACHINE, gpus=(replace(CARD, spec=None, mig_profile="1g.10gb"),)),
+            "MIG slice 1g.10gb",
+        ),
         (stated_hardware("T4", from_flag=True)[0], "no bf16: trains in fp16"),
-        (stated_hardware(None, None, 24, from_flag=True)[0], "speed not known (not in the catalogue)"),
+        (
+            stated_hardware(None, None, 24, from_flag=True)[0],
+            "speed not known (not in the catalogue)",
+        ),
     ],
 )
 def test_what_is_absent_or_unknown_is_said(hardware: Hardware, says: str) -> None:
@@ -100,13 +141,19 @@ def test_what_is_absent_or_unknown_is_said(hardware: Hardware, says: str) -> Non
 
 
 def test_json_has_units_in_its_keys_and_null_for_unknown() -> None:
-    """Sizes are GiB by name of the key, what is not known is null, and the document survives a round trip."""
+    """Sizes are GiB by name of the key, what is not known is null, and the document survives a
+    round trip.
+    """
     document = json.loads(json.dumps(probe_json(MACHINE)))
     assert document["schema_version"] == 1
     (gpu,) = document["gpus"]
-    assert (gpu["memory_total_gib"], gpu["memory_free_gib"]) == (23.988, 19.684)  # 24564 and 20156 MiB
+    assert (gpu["memory_total_gib"], gpu["memory_free_gib"]) == (
+        23.988,
+        19.684,
+    )  # 24564 and 20156 MiB
     assert gpu["catalogue"] == {
-        "id": "nvidia-rtx-4090", "name": "RTX 4090", "bf16_tflops": 165.2, "achieved_tflops": None, "bandwidth_gb_per_s": 1008.0,
+        "id": "nvidia-rtx-4090", "name": "RTX 4090", "bf16_tflops": 165.2, "achieved_tflops": None,
+        "bandwidth_gb_per_s": 1008.0,
         "power_w": 450, "price_usd_per_h": 0.74, "price_note": "runpod, 2026-08-27",
     }  # fmt: skip
     assert document["software"]["trl"] is None

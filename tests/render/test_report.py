@@ -1,4 +1,6 @@
-"""The report of a run: one file that needs nothing else, says what run.json says, and survives strange content."""
+"""The report of a run: one file that needs nothing else, says what run.json says, and survives
+strange content.
+"""
 
 from html.parser import HTMLParser
 
@@ -8,23 +10,36 @@ from advisor.render.curves import curve, thin
 from advisor.render.report import model_card, read_metrics, report_page, write_report
 
 STAGE = {
-    "name": "sft", "task": None, "objective": "sft", "update": "lora", "quantization": None, "status": "done", "folder": "stages/sft", "steps": 3,
-    "expected": {"counted_bytes": 2 * 2**30, "duration_s": 60.0}, "measured": {"peak_bytes": 2**30, "counter": "allocated", "train_s": 30.0},
-    "data": {"train_rows": 180, "holdout_rows": 20, "dropped": 2, "truncated": 0, "notes": ["two rows were longer than 64 tokens"]},
+    "name": "sft", "task": None, "objective": "sft", "update": "lora", "quantization": None,
+    "status": "done", "folder": "stages/sft", "steps": 3,
+    "expected": {"counted_bytes": 2 * 2**30, "duration_s": 60.0}, "measured": {"peak_bytes": 2**30,
+    "counter": "allocated", "train_s": 30.0},
+    "data": {"train_rows": 180, "holdout_rows": 20, "dropped": 2, "truncated": 0,
+    "notes": ["two rows were longer than 64 tokens"]},
     "evaluation": {
-        "holdout_loss_before": 4.0, "holdout_loss_after": 2.0, "holdout_loss_interval": [-2.2, -1.8], "rows": 20,
+        "holdout_loss_before": 4.0, "holdout_loss_after": 2.0, "holdout_loss_interval": [-2.2,
+        -1.8], "rows": 20,
         "metrics": {"exact_match": {"before": 0.1, "after": 0.6, "interval": [0.3, 0.7]}},
-        "samples": [{"prompt": "<script>alert(1)</script>", "base": "no\nidea", "tuned": "yes", "expected": "yes"}],
+        "samples": [{"prompt": "<script>alert(1)</script>", "base": "no\nidea", "tuned": "yes",
+        "expected": "yes"}],
         "confusion": {"labels": ["spam", "ham"], "counts": [[5, 1], [0, 9]]},
     },
-    "checks": [{"name": "changes-the-base-model", "ok": True, "text": "changes the base"}, {"name": "x", "ok": False, "text": "never ends"}],
+    "checks": [{"name": "changes-the-base-model", "ok": True, "text": "changes the base"},
+    {"name": "x", "ok": False, "text": "never ends"}],
 }  # fmt: skip
 RECORD = {
-    "name": "mine", "status": "done", "composition": "sft+lora", "model": "org/model", "advise_version": "0.1.0", "verdict": {"ok": True, "text": "better: loss 4.0 before, 2.0 after"},
-    "stages": [STAGE], "resolved": {"sft": {"model": "org/model", "options": {"rank": 32}, "trl": {"learning_rate": 1e-4}}}, "versions": {"torch": "2.13"}, "digests": {"plan": "abc"},
-    "hardware": {"gpus": [], "cpu_cores": 2}, "started_at": "2026-11-25T10:00:00Z", "finished_at": "2026-11-25T10:02:00Z", "attempts": 2,
+    "name": "mine", "status": "done", "composition": "sft+lora", "model": "org/model",
+    "advise_version": "0.1.0", "verdict": {"ok": True,
+    "text": "better: loss 4.0 before, 2.0 after"},
+    "stages": [STAGE], "resolved": {"sft": {"model": "org/model", "options": {"rank": 32},
+    "trl": {"learning_rate": 1e-4}}}, "versions": {"torch": "2.13"}, "digests": {"plan": "abc"},
+    "hardware": {"gpus": [], "cpu_cores": 2}, "started_at": "2026-11-25T10:00:00Z",
+    "finished_at": "2026-11-25T10:02:00Z", "attempts": 2,
 }  # fmt: skip
-METRICS = [{"stage": "sft", "task": None, "step": step, "loss": 4.0 - step, "learning_rate": 1e-4} for step in range(3)]
+METRICS = [
+    {"stage": "sft", "task": None, "step": step, "loss": 4.0 - step, "learning_rate": 1e-4}
+    for step in range(3)
+]
 
 
 class Tags(HTMLParser):
@@ -61,7 +76,9 @@ def test_it_needs_no_network_and_runs_nothing(page):
     ],
 )  # fmt: skip
 def test_it_says_what_the_record_says(page, said):
-    """Verdict, expected beside measured, intervals, notes, samples, warnings, lines to paste, versions."""
+    """Verdict, expected beside measured, intervals, notes, samples, warnings, lines to paste,
+    versions.
+    """
     assert said in page
 
 
@@ -73,35 +90,58 @@ def test_curves_are_drawn_from_the_stage_s_own_metrics(page):
 
 def test_a_failed_run_says_why(tmp_path):
     """The stage's error stands in the report, and nothing about using a result."""
-    failed = {**RECORD, "status": "failed", "verdict": None, "stages": [{**STAGE, "status": "failed", "error": {"what": "out of memory"}}]}
+    failed = {
+        **RECORD,
+        "status": "failed",
+        "verdict": None,
+        "stages": [{**STAGE, "status": "failed", "error": {"what": "out of memory"}}],
+    }
     page = report_page(failed, folder=tmp_path, plan_text="", metrics=[])
     assert "out of memory" in page
     assert "How to use" not in page
 
 
 def test_report_and_cards_are_written_beside_the_results(tmp_path):
-    """report.html in the run folder, README.md with front matter in each finished stage; a cut last line of the metrics is no matter."""
+    """report.html in the run folder, README.md with front matter in each finished stage; a cut last
+    line of the metrics is no matter.
+    """
     (tmp_path / "stages" / "sft").mkdir(parents=True)
-    (tmp_path / "metrics.jsonl").write_text('{"stage": "sft", "task": null, "step": 1, "loss": 1.0}\n{"stage": "sf')
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"stage": "sft", "task": null, "step": 1, "loss": 1.0}\n{"stage": "sf'
+    )
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 1
     assert write_report(tmp_path, RECORD).read_text().startswith("<!doctype html>")
     card = (tmp_path / "stages" / "sft" / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: peft\nbase_model: org/model\n")
     assert "4.000 before, 2.000 after" in card
-    assert "base_model" not in model_card({**RECORD, "resolved": {}, "model": "/home/me/m"}, STAGE)  # a folder names nothing on the hub
+    assert "base_model" not in model_card(
+        {**RECORD, "resolved": {}, "model": "/home/me/m"}, STAGE
+    )  # a folder names nothing on the hub
 
 
 def test_many_tasks_show_every_module_on_every_task(tmp_path):
     """Rows are tasks, columns modules, the base first."""
-    stages = [{**STAGE, "name": f"sft-{task}", "task": task, "folder": f"stages/sft-{task}"} for task in ("legal", "hr")]
-    record = {**RECORD, "stages": stages, "cross_evaluation": {"legal": {"base": 4.0, "legal": 1.5, "hr": 4.5}, "hr": {"base": 3.0, "legal": 3.5, "hr": 1.25}}}
+    stages = [
+        {**STAGE, "name": f"sft-{task}", "task": task, "folder": f"stages/sft-{task}"}
+        for task in ("legal", "hr")
+    ]
+    record = {
+        **RECORD,
+        "stages": stages,
+        "cross_evaluation": {
+            "legal": {"base": 4.0, "legal": 1.5, "hr": 4.5},
+            "hr": {"base": 3.0, "legal": 3.5, "hr": 1.25},
+        },
+    }
     page = report_page(record, folder=tmp_path, plan_text="", metrics=[])
     assert "Every module on every task" in page
     assert all(number in page for number in ("4.5", "1.25", "3.5"))
 
 
 def test_a_curve_keeps_every_spike():
-    """Thinning keeps the lowest and the highest of each span; non-finite values are left out; one point is no curve."""
+    """Thinning keeps the lowest and the highest of each span; non-finite values are left out; one
+    point is no curve.
+    """
     points = [(float(step), 1.0) for step in range(10_000)]
     points[5_678] = (5_678.0, 99.0)
     assert max(value for _, value in thin(points)) == 99.0

@@ -18,17 +18,44 @@ STAGE = {
     "steps": 63,
     "loss_first": 3.21,
     "loss_last": 1.4,
-    "expected": {"peak_bytes": 3 * GIB, "counted_bytes": 2 * GIB, "duration_s": 120.0, "limit_bytes": 6 * GIB},
-    "measured": {"peak_bytes": int(1.8 * GIB), "counter": "allocated", "train_s": 130.0, "step_s": 2.06, "tokens_per_s": 243.0},
-    "evaluation": {"holdout_loss_before": 3.1, "holdout_loss_after": 1.6, "perplexity_before": 22.2, "perplexity_after": 4.95, "rows": 9},
+    "expected": {
+        "peak_bytes": 3 * GIB,
+        "counted_bytes": 2 * GIB,
+        "duration_s": 120.0,
+        "limit_bytes": 6 * GIB,
+    },
+    "measured": {
+        "peak_bytes": int(1.8 * GIB),
+        "counter": "allocated",
+        "train_s": 130.0,
+        "step_s": 2.06,
+        "tokens_per_s": 243.0,
+    },
+    "evaluation": {
+        "holdout_loss_before": 3.1,
+        "holdout_loss_after": 1.6,
+        "perplexity_before": 22.2,
+        "perplexity_after": 4.95,
+        "rows": 9,
+    },
     "data": {"train_rows": 171, "dropped": 3, "truncated": 0, "notes": ["no system prompt"]},
-    "checks": [{"name": "effect", "ok": True, "text": "the adapter changes the output"}, {"name": "stop", "ok": False, "text": "answers do not stop"}],
+    "checks": [
+        {"name": "effect", "ok": True, "text": "the adapter changes the output"},
+        {"name": "stop", "ok": False, "text": "answers do not stop"},
+    ],
     "folder": "stages/sft",
 }
 
 
 def record(**changes):
-    return {"name": "shop", "status": "done", "model": "m", "max_steps": None, "resolved": {"sft": {"model": "/m", "options": {"rank": 32}}}, "stages": [{**STAGE, **changes}]}
+    return {
+        "name": "shop",
+        "status": "done",
+        "model": "m",
+        "max_steps": None,
+        "resolved": {"sft": {"model": "/m", "options": {"rank": 32}}},
+        "stages": [{**STAGE, **changes}],
+    }
 
 
 def text(record_, **options):
@@ -36,7 +63,9 @@ def text(record_, **options):
 
 
 def test_a_finished_run_shows_before_after_and_expected_beside_measured():
-    """Loss, held-out loss and perplexity, memory and time beside what was expected, findings, the result's place, next commands."""
+    """Loss, held-out loss and perplexity, memory and time beside what was expected, findings, the
+    result's place, next commands.
+    """
     found = text(record())
     for words in (
         "Done: shop, in /runs/shop-1",
@@ -57,19 +86,30 @@ def test_a_finished_run_shows_before_after_and_expected_beside_measured():
 
 def test_a_model_that_did_not_get_better_is_said_plainly():
     """A held-out loss that does not fall is not dressed up."""
-    assert "not lower: the model did not get better" in text(record(evaluation={**STAGE["evaluation"], "holdout_loss_after": 3.2}))
+    assert "not lower: the model did not get better" in text(
+        record(evaluation={**STAGE["evaluation"], "holdout_loss_after": 3.2})
+    )
 
 
-@pytest.mark.parametrize(("status", "words"), [("stopped", "Not finished yet"), ("failed", "Failed")])
+@pytest.mark.parametrize(
+    ("status", "words"), [("stopped", "Not finished yet"), ("failed", "Failed")]
+)
 def test_an_unfinished_run_says_how_to_go_on(status, words):
     """A stopped or failed run shows why and the command that goes on."""
     found = text({**record(status=status, error={"what": "out of memory"}), "status": status})
-    for part in (words, f"{status}: out of memory", "Go on with:", "advise run /runs/shop-1/plan.yaml"):
+    for part in (
+        words,
+        f"{status}: out of memory",
+        "Go on with:",
+        "advise run /runs/shop-1/plan.yaml",
+    ):
         assert part in found
 
 
 def test_a_trial_and_a_finished_run_say_so():
-    """A trial's numbers are marked, and a run that was finished before says that nothing was done."""
+    """A trial's numbers are marked, and a run that was finished before says that nothing was
+    done.
+    """
     assert "A trial: at most 5 steps" in text({**record(), "max_steps": 5})
     assert "Finished before, nothing to do" in text(record(), already_done=True)
 
@@ -85,9 +125,16 @@ def test_a_dry_run_says_whether_it_fits():
     """Measured beside expected, the whole run's time and the room on the device."""
     stage = {**STAGE, "longest_batch_duration_s": 300.0}
     found = text({"name": "shop", "status": "done", "stages": [stage]}, dry_run=True)
-    for words in ("Measured, not trained", "1.8 GiB measured, 2.0 GiB expected", "at most 5 min for 63 steps", "6.0 GiB free on the device: it fits"):
+    for words in (
+        "Measured, not trained",
+        "1.8 GiB measured, 2.0 GiB expected",
+        "at most 5 min for 63 steps",
+        "6.0 GiB free on the device: it fits",
+    ):
         assert words in found
-    assert "it does not fit" in text({"name": "shop", "stages": [{**stage, "expected": {"limit_bytes": GIB}}]}, dry_run=True)
+    assert "it does not fit" in text(
+        {"name": "shop", "stages": [{**stage, "expected": {"limit_bytes": GIB}}]}, dry_run=True
+    )
 
 
 def test_json_is_the_record_with_its_folder():

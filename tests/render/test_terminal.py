@@ -16,8 +16,22 @@ from rich.console import Console
 from advisor.methods.composition import OBJECTIVES, REMEDIES, UPDATES
 from advisor.render.page import Items, Table, Text, page_of
 from advisor.render.terminal import print_advice, print_candidate
-from advisor.render.words import MEANINGS, OBJECTIVE_PHRASES, PER_TASK_PHRASES, REMEDY_PHRASES, SCHEME_PHRASES
-from tests.render.example_advice import EXAMPLES, injected, nothing_fits, remedy_alone, scenario_3, scenario_4, scenario_5
+from advisor.render.words import (
+    MEANINGS,
+    OBJECTIVE_PHRASES,
+    PER_TASK_PHRASES,
+    REMEDY_PHRASES,
+    SCHEME_PHRASES,
+)
+from tests.render.example_advice import (
+    EXAMPLES,
+    injected,
+    nothing_fits,
+    remedy_alone,
+    scenario_3,
+    scenario_4,
+    scenario_5,
+)
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -38,7 +52,14 @@ def squeezed(text: str) -> str:
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_pages_look_as_they_were_looked_at(name, width):
     """Each kind of answer prints exactly the page that was read and approved."""
-    text = "\n".join(line.rstrip() for line in printed(EXAMPLES[name](), width=width, plan_path="plan.yaml" if name.startswith("scenario") else None).split("\n"))
+    text = "\n".join(
+        line.rstrip()
+        for line in printed(
+            EXAMPLES[name](),
+            width=width,
+            plan_path="plan.yaml" if name.startswith("scenario") else None,
+        ).split("\n")
+    )
     path = GOLDEN / f"advice_{name}_{width}.txt"
     if os.environ.get("UPDATE_GOLDEN"):
         path.write_text(text)
@@ -69,7 +90,9 @@ def test_no_width_loses_text(name, width):
 
 
 def _assert_table(table: Table, text: str, width: int) -> None:
-    """Cells of a wrapped table stand beside each other: each word is there, the words of one row in order."""
+    """Cells of a wrapped table stand beside each other: each word is there, the words of one row in
+    order.
+    """
     for row in table.rows:
         if width < 64:
             assert squeezed(row.cells[-1]) in squeezed(text)
@@ -91,7 +114,9 @@ def test_no_color_is_kept_to(monkeypatch):
 
 
 def test_a_terminal_without_the_signs_gets_others():
-    """Where stars and long dashes cannot be encoded, plain signs stand in for them and nothing fails."""
+    """Where stars and long dashes cannot be encoded, plain signs stand in for them and nothing
+    fails.
+    """
     raw = io.BytesIO()
     file = io.TextIOWrapper(raw, encoding="ascii")
     print_advice(scenario_4(), Console(file=file, width=80))
@@ -112,29 +137,62 @@ def test_three_sentences_need_no_knowledge():
     """The first three sentences say what, how long and what for, without a name of the trade."""
     for name, make in EXAMPLES.items():
         words = " ".join(page_of(make()).sentences).lower()
-        for jargon in ("lora", "adapter", "prefix", "rlhf", "ppo", "sft", "fine-tun", "quanti", "token", "gradient", "epoch", "nf4"):
+        for jargon in (
+            "lora",
+            "adapter",
+            "prefix",
+            "rlhf",
+            "ppo",
+            "sft",
+            "fine-tun",
+            "quanti",
+            "token",
+            "gradient",
+            "epoch",
+            "nf4",
+        ):
             assert jargon not in words.replace("qwen", ""), name
 
 
 def test_the_sentences_of_each_kind_of_answer():
     """What will be done, how long it takes, what it costs."""
     assert page_of(scenario_5()).sentences == (
-        "Teach Qwen/Qwen3-8B with your 5,000 examples, by training a small add-on beside a compressed copy of it; the model itself stays as it is.",
+        (
+            "Teach Qwen/Qwen3-8B with your 5,000 examples, by training a small add-on beside a"
+            " compressed copy of it; the model itself stays as it is."
+        ),
         "It takes about 84 min on one NVIDIA GeForce RTX 4090.",
         "It costs about $0.60 (RTX 4090 at $0.34/h, vast, 2026-08).",
     )
     assert "for each of 12 tasks" in page_of(scenario_3()).sentences[0]
-    assert page_of(remedy_alone()).sentences[0] == "No training is needed: let the model look things up in your documents before it answers."
-    assert page_of(nothing_fits()).sentences[0].startswith("Nothing that suits the task fits on one RTX 3070")
+    assert (
+        page_of(remedy_alone()).sentences[0]
+        == "No training is needed: let the model look things up in your documents before it"
+        " answers."
+    )
+    assert (
+        page_of(nothing_fits())
+        .sentences[0]
+        .startswith("Nothing that suits the task fits on one RTX 3070")
+    )
     assert page_of(scenario_4()).sentences[0].count(", then ") == 2
 
 
 def test_every_method_of_the_guide_has_a_row_with_its_stars():
     """Six methods, the guide's stars, and the number that decided."""
-    table = next(block for section in page_of(scenario_5()).sections for block in section.blocks if isinstance(block, Table))
+    table = next(
+        block
+        for section in page_of(scenario_5()).sections
+        for block in section.blocks
+        if isinstance(block, Table)
+    )
     rows = {row.cells[0]: row for row in table.rows}
     assert list(rows) == ["Full fine-tuning", "Adapter", "LoRA", "QLoRA", "SFT", "RLHF / PPO"]
-    assert rows["Full fine-tuning"].cells[1:] == ("★★★★★", "★★★★★", "sft+full does not fit: needs 78.1 GiB, this card has 24")
+    assert rows["Full fine-tuning"].cells[1:] == (
+        "★★★★★",
+        "★★★★★",
+        "sft+full does not fit: needs 78.1 GiB, this card has 24",
+    )
     assert rows["QLoRA"].cells[1:3] == ("★☆☆☆☆", "★★★★☆")
     assert [name for name, row in rows.items() if row.chosen] == ["QLoRA", "SFT"]
 
@@ -164,7 +222,9 @@ def test_a_number_is_not_said_twice():
 def test_a_candidate_is_explained_on_its_own():
     """The walk through the reasons prints verdict, reasons with rule and source, and memory."""
     file = io.StringIO()
-    print_candidate(scenario_5().alternatives[3], Console(file=file, width=80), methods=scenario_5().methods)
+    print_candidate(
+        scenario_5().alternatives[3], Console(file=file, width=80), methods=scenario_5().methods
+    )
     text = file.getvalue()
     assert "sft+full: does not fit" in text
     assert "rule fit/memory · source: estimate" in text
@@ -181,27 +241,46 @@ def test_every_method_has_words():
 
 
 def test_a_signal_is_listed_once():
-    """A signal that the wizard asked for is shown by its own answer, not again in the list of signals."""
+    """A signal that the wizard asked for is shown by its own answer, not again in the list of
+    signals.
+    """
     import dataclasses
 
     from tests.render.example_advice import answers
 
     advice = scenario_5()
-    situation = dataclasses.replace(advice.situation, answers=answers(task="qa", facts_change_often=True, signals=("facts_change_often",)))
+    situation = dataclasses.replace(
+        advice.situation,
+        answers=answers(task="qa", facts_change_often=True, signals=("facts_change_often",)),
+    )
     text = printed(dataclasses.replace(advice, situation=situation))
     assert text.count("facts_change_often") == 1
 
 
 def test_an_unknown_model_is_why_time_is_unknown():
-    """Where the model is a name nobody can size, the sentences say that, not what the estimator calls it."""
+    """Where the model is a name nobody can size, the sentences say that, not what the estimator
+    calls it.
+    """
     import dataclasses
 
     advice = scenario_5()
     recommendation = dataclasses.replace(
-        advice.recommendation, estimate=dataclasses.replace(advice.recommendation.estimate, duration_s=None, unknown=("model: its size is not known",))
+        advice.recommendation,
+        estimate=dataclasses.replace(
+            advice.recommendation.estimate,
+            duration_s=None,
+            unknown=("model: its size is not known",),
+        ),
     )
-    advice = dataclasses.replace(advice, recommendation=recommendation, situation=dataclasses.replace(advice.situation, model=None))
-    assert page_of(advice).sentences[1] == "How long it takes cannot be said yet: the size of the model is not known."
+    advice = dataclasses.replace(
+        advice,
+        recommendation=recommendation,
+        situation=dataclasses.replace(advice.situation, model=None),
+    )
+    assert (
+        page_of(advice).sentences[1]
+        == "How long it takes cannot be said yet: the size of the model is not known."
+    )
 
 
 def test_training_on_ones_own_processor_costs_electricity():
@@ -211,7 +290,18 @@ def test_training_on_ones_own_processor_costs_electricity():
     from tests.render.example_advice import CPU
 
     advice = scenario_5()
-    recommendation = dataclasses.replace(advice.recommendation, estimate=dataclasses.replace(advice.recommendation.estimate, cost_usd=0.0, cost_note=""))
-    advice = dataclasses.replace(advice, recommendation=recommendation, alternatives=(), situation=dataclasses.replace(advice.situation, hardware=CPU))
-    assert page_of(advice).sentences[2] == "It costs nothing but electricity, since it runs on your own computer."
+    recommendation = dataclasses.replace(
+        advice.recommendation,
+        estimate=dataclasses.replace(advice.recommendation.estimate, cost_usd=0.0, cost_note=""),
+    )
+    advice = dataclasses.replace(
+        advice,
+        recommendation=recommendation,
+        alternatives=(),
+        situation=dataclasses.replace(advice.situation, hardware=CPU),
+    )
+    assert (
+        page_of(advice).sentences[2]
+        == "It costs nothing but electricity, since it runs on your own computer."
+    )
     assert "$0.00" not in printed(advice)

@@ -1,4 +1,6 @@
-"""Small random rule sets, and what they mean when read plainly: every situation enumerated, no masks, no cells."""
+"""Small random rule sets, and what they mean when read plainly: every situation enumerated, no
+masks, no cells.
+"""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -18,7 +20,13 @@ KEYS = ("rank", "rate")
 
 
 def choice(fact_id: str, *values: str, origin: str = "asked", required: bool = False) -> Fact:
-    return Fact(id=fact_id, type="choice", origin=origin, values={value: Value(label=value, help="") for value in values}, required=required)
+    return Fact(
+        id=fact_id,
+        type="choice",
+        origin=origin,
+        values={value: Value(label=value, help="") for value in values},
+        required=required,
+    )
 
 
 FACTS = {
@@ -46,10 +54,21 @@ def conditions(draw: Any, fact_id: str) -> Condition:
         intervals = []
         for _ in range(draw(st.integers(0 if unknown else 1, 2))):
             low, high = draw(st.one_of(st.none(), numbers)), draw(st.one_of(st.none(), numbers))
-            intervals.append(Interval(low=low, low_included=draw(st.booleans()), high=high, high_included=draw(st.booleans())))
-        return Condition(fact=fact_id, intervals=tuple(intervals), unknown=unknown, text=f"{fact_id} ...")
+            intervals.append(
+                Interval(
+                    low=low,
+                    low_included=draw(st.booleans()),
+                    high=high,
+                    high_included=draw(st.booleans()),
+                )
+            )
+        return Condition(
+            fact=fact_id, intervals=tuple(intervals), unknown=unknown, text=f"{fact_id} ..."
+        )
     values = (True, False) if fact.type == "flag" else tuple(fact.values)
-    chosen = draw(st.frozensets(st.sampled_from(values), min_size=0 if unknown else 1, max_size=len(values)))
+    chosen = draw(
+        st.frozensets(st.sampled_from(values), min_size=0 if unknown else 1, max_size=len(values))
+    )
     return Condition(fact=fact_id, values=chosen, unknown=unknown, text=f"{fact_id} ...")
 
 
@@ -65,13 +84,25 @@ def rules(draw: Any, number: int) -> Rule:
     outcome = draw(st.sampled_from(OUTCOMES))
     then: Mapping[str, Any] = {
         "recommend": {"colour": outcome},
-        "forbid": {"colour": draw(st.one_of(st.just(outcome), st.lists(st.sampled_from(OUTCOMES), min_size=1, max_size=2, unique=True)))},
-        "set": {key: draw(st.integers(1, 2)) for key in draw(st.lists(st.sampled_from(KEYS), min_size=1, unique=True))},
+        "forbid": {
+            "colour": draw(
+                st.one_of(
+                    st.just(outcome),
+                    st.lists(st.sampled_from(OUTCOMES), min_size=1, max_size=2, unique=True),
+                )
+            )
+        },
+        "set": {
+            key: draw(st.integers(1, 2))
+            for key in draw(st.lists(st.sampled_from(KEYS), min_size=1, unique=True))
+        },
         "warn": {"say": "mind the paint"},
     }[kind]
     layer = draw(st.sampled_from(LAYERS))
     return Rule(
-        id=f"{layer}/r{number}", table="colours", kind=kind, layer=layer, tier=draw(st.sampled_from(list(TIERS))) if kind == "recommend" else "", when=draw(whens()), then=then,
+        id=f"{layer}/r{number}", table="colours", kind=kind, layer=layer,
+        tier=draw(st.sampled_from(list(TIERS))) if kind == "recommend" else "", when=draw(whens()),
+        then=then,
         because=f"reason {number}", sources=(), at=f"random.yaml:{number + 1}:1",
     )  # fmt: skip
 
@@ -80,14 +111,19 @@ def rules(draw: Any, number: int) -> Rule:
 def rulesets(draw: Any, assume: bool = True) -> Ruleset:
     several = tuple(draw(rules(number)) for number in range(draw(st.integers(1, 6))))
     assumed = draw(st.lists(whens(most=2).filter(bool), max_size=1)) if assume else []
-    ruleset = made(several, tuple(Assumption(id=f"a{i}", never=never) for i, never in enumerate(assumed)))
-    hypothesis.assume(any(True for _ in situations(ruleset)))  # assumptions that rule out everything say nothing
+    ruleset = made(
+        several, tuple(Assumption(id=f"a{i}", never=never) for i, never in enumerate(assumed))
+    )
+    hypothesis.assume(
+        any(True for _ in situations(ruleset))
+    )  # assumptions that rule out everything say nothing
     return ruleset
 
 
 def made(several: tuple[Rule, ...], assume: tuple[Assumption, ...] = ()) -> Ruleset:
     return Ruleset(
-        facts=FACTS, tables={"colours": TABLE}, tiers=TIERS, layers=LAYERS[1:], rules={"colours": several}, disabled={}, sources={}, methods={}, digest="", assume=assume
+        facts=FACTS, tables={"colours": TABLE}, tiers=TIERS, layers=LAYERS[1:],
+        rules={"colours": several}, disabled={}, sources={}, methods={}, digest="", assume=assume
     )  # fmt: skip
 
 
@@ -101,19 +137,31 @@ def with_rules(ruleset: Ruleset, several: tuple[Rule, ...]) -> Ruleset:
 def situations(ruleset: Ruleset) -> Iterator[dict[str, Any]]:
     """Every situation that can occur, numbers on a grid finer than any threshold."""
     values = {
-        "task": ("a", "b", "c"), "kind": (None, "x", "y"), "stated": (None, True, False), "rows": (None, 0, 1, 2, 3, 4, 5),
+        "task": ("a", "b", "c"), "kind": (None, "x", "y"), "stated": (None, True, False),
+        "rows": (None, 0, 1, 2, 3, 4, 5),
         "size": (None, -9.0, 0, 0.2, 0.5, 0.7, 1, 9.0), "earlier": ("p", "q"),
     }  # fmt: skip
-    named = {condition.fact for rule in ruleset.rules["colours"] for condition in rule.when} | {c.fact for a in ruleset.assume for c in a.never}
+    named = {condition.fact for rule in ruleset.rules["colours"] for condition in rule.when} | {
+        c.fact for a in ruleset.assume for c in a.never
+    }
     order = [fact for fact in INPUTS if fact in named]
     for combination in itertools.product(*(values[fact] for fact in order)):
-        facts = {fact: value for fact, value in zip(order, combination, strict=True) if value is not None}
-        if not any(all(condition.holds(facts.get(condition.fact)) for condition in assumption.never) for assumption in ruleset.assume):
+        facts = {
+            fact: value for fact, value in zip(order, combination, strict=True) if value is not None
+        }
+        if not any(
+            all(condition.holds(facts.get(condition.fact)) for condition in assumption.never)
+            for assumption in ruleset.assume
+        ):
             yield facts
 
 
 def firing(ruleset: Ruleset, facts: Mapping[str, Any]) -> list[Rule]:
-    return [rule for rule in ruleset.rules["colours"] if all(condition.holds(facts.get(condition.fact)) for condition in rule.when)]
+    return [
+        rule
+        for rule in ruleset.rules["colours"]
+        if all(condition.holds(facts.get(condition.fact)) for condition in rule.when)
+    ]
 
 
 def outcomes(rule: Rule) -> list[str]:
@@ -126,19 +174,29 @@ class Plain:
 
     def __init__(self, ruleset: Ruleset, facts: Mapping[str, Any]) -> None:
         self.fired = firing(ruleset, facts)
-        self.forbidden = {outcome for rule in self.fired if rule.kind == "forbid" for outcome in outcomes(rule)}
+        self.forbidden = {
+            outcome for rule in self.fired if rule.kind == "forbid" for outcome in outcomes(rule)
+        }
         recommending = [rule for rule in self.fired if rule.kind == "recommend"]
         recommending.sort(key=lambda rule: (-LAYERS.index(rule.layer), -TIERS[rule.tier], rule.id))
         self.alive = [rule for rule in recommending if rule.then["colour"] not in self.forbidden]
         self.ranking = list(dict.fromkeys(rule.then["colour"] for rule in self.alive))
         self.wanted = list(dict.fromkeys(rule.then["colour"] for rule in recommending))
         self.winner = self.alive[0] if self.alive else None
-        self.ties = [r for r in self.alive if self.winner and (r.layer, r.tier) == (self.winner.layer, self.winner.tier) and r.then != self.winner.then]
+        self.ties = [
+            r
+            for r in self.alive
+            if self.winner
+            and (r.layer, r.tier) == (self.winner.layer, self.winner.tier)
+            and r.then != self.winner.then
+        ]
         self.settings: dict[str, set[Any]] = {}
         self.setting_rules: dict[str, list[Rule]] = {}
         for key in KEYS:
             setting = [rule for rule in self.fired if rule.kind == "set" and key in rule.then]
             if setting:
                 latest = max(LAYERS.index(rule.layer) for rule in setting)
-                self.setting_rules[key] = [rule for rule in setting if LAYERS.index(rule.layer) == latest]
+                self.setting_rules[key] = [
+                    rule for rule in setting if LAYERS.index(rule.layer) == latest
+                ]
                 self.settings[key] = {rule.then[key] for rule in self.setting_rules[key]}

@@ -1,4 +1,6 @@
-"""What the proof takes for impossible is impossible: the assumptions against the estimates they speak of."""
+"""What the proof takes for impossible is impossible: the assumptions against the estimates they
+speak of.
+"""
 
 from functools import cache
 
@@ -15,7 +17,13 @@ from advisor.situation.types import Situation
 RULES = load_rules()
 GIB = 2**30
 CHAINS = ("sft", "cpt>sft", "sft>rm>ppo", "dpo", "sft>dpo", "kto", "orpo", "grpo")
-REAL = ("Qwen/Qwen3-8B", "HuggingFaceTB/SmolLM2-135M-Instruct", "Qwen/Qwen3-30B-A3B", "openai/gpt-oss-20b", "google/gemma-3-4b-it")
+REAL = (
+    "Qwen/Qwen3-8B",
+    "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "Qwen/Qwen3-30B-A3B",
+    "openai/gpt-oss-20b",
+    "google/gemma-3-4b-it",
+)
 
 
 @cache
@@ -32,8 +40,15 @@ def machines(draw):
     if kind == "unknown":
         return Hardware(kind="unknown", origin="stated")
     capability = draw(st.sampled_from([(7, 0), (7, 5), (8, 0), (9, 0), None]))
-    gpu = Gpu(name="card", memory_total_bytes=memory, compute_capability=capability, bf16=None if capability is None else capability >= (8, 0))
-    return Hardware(kind="cuda", origin="stated", gpus=(gpu,) * draw(st.sampled_from([1, 1, 2, 4, 8])))
+    gpu = Gpu(
+        name="card",
+        memory_total_bytes=memory,
+        compute_capability=capability,
+        bf16=None if capability is None else capability >= (8, 0),
+    )
+    return Hardware(
+        kind="cuda", origin="stated", gpus=(gpu,) * draw(st.sampled_from([1, 1, 2, 4, 8]))
+    )
 
 
 @st.composite
@@ -44,13 +59,21 @@ def stated(draw):
         "budget_usd": st.sampled_from([1, 20, 500]),
         "budget_hours": st.sampled_from([0.5, 5, 100]),
     }
-    return Answers(known={fact: Answer(value=draw(values), origin="flag") for fact, values in options.items() if draw(st.booleans())})
+    return Answers(
+        known={
+            fact: Answer(value=draw(values), origin="flag")
+            for fact, values in options.items()
+            if draw(st.booleans())
+        }
+    )
 
 
 @st.composite
 def situations(draw):
     size = draw(st.one_of(st.floats(0.05, 200), st.sampled_from(REAL)))
-    model = shape(size) if isinstance(size, str) else shape_from_size(int(size * 1e9), f"{size:.3g}B")
+    model = (
+        shape(size) if isinstance(size, str) else shape_from_size(int(size * 1e9), f"{size:.3g}B")
+    )
     return Situation(answers=draw(stated()), hardware=draw(machines()), model=model)
 
 
@@ -58,7 +81,10 @@ def situations(draw):
 @given(situations(), st.sampled_from(CHAINS), st.booleans())
 def test_what_is_assumed_never_occurs(situation, chain, per_task):
     """No size, card, number of cards, chain, amount of data or budget makes an assumption false."""
-    assert [assumption.id for assumption in RULES.assume[:2]] == ["lora-implies-qlora", "full-implies-qlora"]
+    assert [assumption.id for assumption in RULES.assume[:2]] == [
+        "lora-implies-qlora",
+        "full-implies-qlora",
+    ]
     facts = situation_facts(situation)
     fits = Costs(ruleset=RULES, situation=situation, facts=facts).fits(chain, per_task=per_task)
     facts |= {f"fits_{scheme}": fit for scheme, fit in fits.items()}
@@ -66,11 +92,19 @@ def test_what_is_assumed_never_occurs(situation, chain, per_task):
 
 
 def test_an_assumption_would_be_noticed():
-    """The sampled machines include those on which one scheme fits and another is too big, both ways round."""
+    """The sampled machines include those on which one scheme fits and another is too big, both ways
+    round.
+    """
     small = Situation(
         answers=Answers(known={}),
-        hardware=Hardware(kind="cuda", origin="stated", gpus=(Gpu(name="card", memory_total_bytes=12 * GIB, compute_capability=(8, 0)),)),
+        hardware=Hardware(
+            kind="cuda",
+            origin="stated",
+            gpus=(Gpu(name="card", memory_total_bytes=12 * GIB, compute_capability=(8, 0)),),
+        ),
         model=shape("Qwen/Qwen3-8B"),
     )
-    fits = Costs(ruleset=RULES, situation=small, facts=situation_facts(small)).fits("sft", per_task=False)
+    fits = Costs(ruleset=RULES, situation=small, facts=situation_facts(small)).fits(
+        "sft", per_task=False
+    )
     assert (fits["lora"], fits["qlora"]) == ("too_big", "fits")

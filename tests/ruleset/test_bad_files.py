@@ -1,4 +1,6 @@
-"""Whatever a rule file holds: a located error and exit code 2, quickly, and the built-in rules work afterwards."""
+"""Whatever a rule file holds: a located error and exit code 2, quickly, and the built-in rules work
+afterwards.
+"""
 
 import re
 import time
@@ -43,19 +45,26 @@ tables:
 disable:
   - {rule: document/scenario-5, because: "We own the cards."}
 """
-ODD = ["[]", "{}", "null", "true", "no", "on", "-1", "1e999", "0x" + "f" * 30, "'x'", "[[1]]", "{a: {b: 1}}", "!!set {a}", "&a b", "*a", "2026-11-25", '"\\0"', "{gte: x}", "{gte: true}",
-       "{gt: 1, gte: 2}", "~", "|", "unknown", "[unknown, {}]", "{1: 2}", "? a", "'", "\t", "\u2028", "😀", "<<", "9" * 400]  # fmt: skip
+ODD = ["[]", "{}", "null", "true", "no", "on", "-1", "1e999", "0x" + "f" * 30, "'x'", "[[1]]",
+"{a: {b: 1}}", "!!set {a}", "&a b", "*a", "2026-11-25", '"\\0"', "{gte: x}", "{gte: true}",
+       "{gt: 1, gte: 2}", "~", "|", "unknown", "[unknown, {}]", "{1: 2}", "? a", "'", "\t",
+       "\u2028", "😀", "<<", "9" * 400]  # fmt: skip
 
 
 def attempt(path: Path) -> str:
-    """'' where the file is taken, else the error's text. Anything but an InputError fails the test."""
+    """'' where the file is taken, else the error's text.
+
+    Anything but an InputError fails the test.
+    """
     start = time.perf_counter()
     faults, said = (), ""
     try:
         refuse_or_warn(load_rules(overlays=(path,)), ("document", "evidence"))
     except InputError as error:
         faults, said = error.faults, error.text()
-    assert all(fault.what.startswith((str(path), "reading stopped after")) for fault in faults), said
+    assert all(fault.what.startswith((str(path), "reading stopped after")) for fault in faults), (
+        said
+    )
     assert time.perf_counter() - start < 5
     return said
 
@@ -72,13 +81,19 @@ def test_the_file_that_is_broken_below_is_fine(folder):
     assert attempt(path) == ""
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.data())
 def test_any_change_of_a_file_is_an_input_error_or_fine(folder, data):
-    """A value, a key or some characters replaced, a line lost or doubled: never a traceback, always the file's name."""
+    """A value, a key or some characters replaced, a line lost or doubled: never a traceback, always
+    the file's name.
+    """
     text = WHOLE
     for _ in range(data.draw(st.integers(1, 3))):
-        kind = data.draw(st.sampled_from(["token", "token", "token", "characters", "line", "double", "cut"]))
+        kind = data.draw(
+            st.sampled_from(["token", "token", "token", "characters", "line", "double", "cut"])
+        )
         lines = text.split("\n")
         if kind == "token":
             tokens = list(re.finditer(r"[\w./-]+|\"[^\"]*\"|\[[^\[\]]*\]|\{[^{}]*\}", text))
@@ -87,7 +102,11 @@ def test_any_change_of_a_file_is_an_input_error_or_fine(folder, data):
                 text = text[: token.start()] + data.draw(st.sampled_from(ODD)) + text[token.end() :]
         elif kind == "characters":
             at = data.draw(st.integers(0, len(text)))
-            text = text[:at] + data.draw(st.text(max_size=3)) + text[at + data.draw(st.integers(0, 3)) :]
+            text = (
+                text[:at]
+                + data.draw(st.text(max_size=3))
+                + text[at + data.draw(st.integers(0, 3)) :]
+            )
         elif kind == "cut":
             text = text[: data.draw(st.integers(0, len(text)))]
         else:
@@ -99,7 +118,9 @@ def test_any_change_of_a_file_is_an_input_error_or_fine(folder, data):
     attempt(path)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_an_input_error_or_fine(folder, raw):
     """Random bytes are no rule file, and say so."""
@@ -122,25 +143,47 @@ scenarios:
 """
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.data())
 def test_any_change_of_a_scenario_is_a_finding_or_fine(folder, data):
-    """The linter runs scenarios of a file of one's own; whatever stands in them, it reports and does not break."""
-    token = data.draw(st.sampled_from(list(re.finditer(r"[\w./+-]+|\[[^\[\]]*\]|\{[^{}]*\}", SCENARIOS))))
+    """The linter runs scenarios of a file of one's own; whatever stands in them, it reports and
+    does not break.
+    """
+    token = data.draw(
+        st.sampled_from(list(re.finditer(r"[\w./+-]+|\[[^\[\]]*\]|\{[^{}]*\}", SCENARIOS)))
+    )
     path = folder / "scenarios.yaml"
-    path.write_text(SCENARIOS[: token.start()] + data.draw(st.sampled_from(ODD)) + SCENARIOS[token.end() :], encoding="utf-8")
+    path.write_text(
+        SCENARIOS[: token.start()] + data.draw(st.sampled_from(ODD)) + SCENARIOS[token.end() :],
+        encoding="utf-8",
+    )
     load_rules.cache_clear()
-    assert all(finding.at.startswith((str(path), "rules/")) for finding in lint_rules(SHIPPED_LAYERS, (path,)).report.findings)
+    assert all(
+        finding.at.startswith((str(path), "rules/"))
+        for finding in lint_rules(SHIPPED_LAYERS, (path,)).report.findings
+    )
 
 
 KEYS = [
-    ("version: 1", "version: {}"), ("overlay: acme", "overlay: {}"), ("about: what the rules of this file are for", "about: {}"), ("facts:\n  contains_customer_data: {type", "facts: {}\nx:\n  a: {type"),
-    ("serve_with: {gateway: {label: Our gateway, help: behind the firewall}}", "serve_with: {}"), ("{scheme: [contains_customer_data, serve_with]}", "{}"),
-    ("handbook: {title: Handbook, ", "handbook: {title: {}, "), ("id: acme/no-full", "id: {}"), ("kind: forbid", "kind: {}"), ("contains_customer_data: true, gpus", "contains_customer_data: {}, gpus"),
-    ("gpus: [unknown, {gte: 1, lt: 8}, 12]", "gpus: {}"), ("then: {scheme: [full, prefix]}", "then: {}"), ("[full, prefix]", "{}"), ('because: "Policy 12."', "because: {}"),
-    ("sources: [handbook, guide]", "sources: {}"), ("confidence: practice", "confidence: {}"), ("status: active", "status: {}"), ("review_by: 2030-01-01", "review_by: {}"),
-    ('unless_note: "not in the laboratory"', "unless_note: {}"), ("tier: strong", "tier: {}"), ("say: Ask Ann.", "say: {}"), ("rank: 64", "rank: {}"), ("[q_proj, v_proj]", "{}"),
-    ("rule: document/scenario-5", "rule: {}"), ('because: "We own the cards."', "because: {}"), ("order: 200", "order: {}"), ("ask_when: {task: [qa]}", "ask_when: {}"), ("type: flag", "type: {}"),
+    ("version: 1", "version: {}"), ("overlay: acme", "overlay: {}"),
+    ("about: what the rules of this file are for", "about: {}"),
+    ("facts:\n  contains_customer_data: {type", "facts: {}\nx:\n  a: {type"),
+    ("serve_with: {gateway: {label: Our gateway, help: behind the firewall}}", "serve_with: {}"),
+    ("{scheme: [contains_customer_data, serve_with]}", "{}"),
+    ("handbook: {title: Handbook, ", "handbook: {title: {}, "), ("id: acme/no-full", "id: {}"),
+    ("kind: forbid", "kind: {}"), ("contains_customer_data: true, gpus",
+    "contains_customer_data: {}, gpus"),
+    ("gpus: [unknown, {gte: 1, lt: 8}, 12]", "gpus: {}"), ("then: {scheme: [full, prefix]}",
+    "then: {}"), ("[full, prefix]", "{}"), ('because: "Policy 12."', "because: {}"),
+    ("sources: [handbook, guide]", "sources: {}"), ("confidence: practice", "confidence: {}"),
+    ("status: active", "status: {}"), ("review_by: 2030-01-01", "review_by: {}"),
+    ('unless_note: "not in the laboratory"', "unless_note: {}"), ("tier: strong", "tier: {}"),
+    ("say: Ask Ann.", "say: {}"), ("rank: 64", "rank: {}"), ("[q_proj, v_proj]", "{}"),
+    ("rule: document/scenario-5", "rule: {}"), ('because: "We own the cards."', "because: {}"),
+    ("order: 200", "order: {}"), ("ask_when: {task: [qa]}", "ask_when: {}"), ("type: flag",
+    "type: {}"),
 ]  # fmt: skip
 
 
@@ -163,7 +206,8 @@ HUGE = {
     "deep blocks": ("".join(f"{' ' * i}a:\n" for i in range(1000)), "nested deeper"),
     "deep marks": ("- " * 5000 + "a", "nested deeper"),
     "deep keys": ("? " * 5000 + "a", "nested deeper"),
-    "billion laughs": ("a: &a [x, x]\n" + "".join(f"{'abcdefgh'[i + 1]}: &{'abcdefgh'[i + 1]} [*{'abcdefgh'[i]}, *{'abcdefgh'[i]}]\n" for i in range(7)), "aliases"),
+    "billion laughs": ("a: &a [x, x]\n" + "".join(f"{'abcdefgh'[i + 1]}: &{'abcdefgh'[i + 1]} [*{'abcdefgh'[i]}, *{'abcdefgh'[i]}]\n" for i in range(7)),
+    "aliases"),
     "alias as a key": ("a: &x b\n*x : 1\n", "aliases"),
     "tag": ("a: !!python/object/apply:os.system [ls]\n", "tags"),
     "tag of a key": ("!!python/name:os.system a: 1\n", "tags"),
@@ -180,22 +224,31 @@ HUGE = {
     "two documents": ("a: 1\n---\nb: 2\n", "not valid YAML"),
     "no": (WHOLE.replace("status: active", "status: no"), "without quotes"),
     "on": (WHOLE.replace("serve_with: gateway", "serve_with: on"), "without quotes"),
-    "yes as an answer": (WHOLE.replace("contains_customer_data: true, gpus: [", "contains_customer_data: yes, gpus: ["), "write true, false, or quote it"),
+    "yes as an answer": (WHOLE.replace("contains_customer_data: true, gpus: [",
+    "contains_customer_data: yes, gpus: ["), "write true, false, or quote it"),
     "a number as a key": (WHOLE.replace("overlay: acme", "overlay: acme\n1: 2"), "unknown key '1'"),
     "infinite": (WHOLE.replace("{gte: 30}", "{gte: 1e999}"), "too large"),
-    "too many rules": ("overlay: x\ntables:\n  scheme:\n" + "    - {}\n" * (MAX_OWN_RULES + 1), "rules in one file"),
-    "many faults": ("overlay: x\ntables:\n  scheme:\n" + "    - {whn: 1}\n" * 250, "more of the same input"),
+    "too many rules": ("overlay: x\ntables:\n  scheme:\n" + "    - {}\n" * (MAX_OWN_RULES + 1),
+    "rules in one file"),
+    "many faults": ("overlay: x\ntables:\n  scheme:\n" + "    - {whn: 1}\n" * 250,
+    "more of the same input"),
     "the shipped name": ("overlay: evidence\n", "is taken"),
     "the name of a scheme": ("overlay: lora\n", "is taken"),
     "a foreign rule": (WHOLE.replace("id: acme/say", "id: document/say"), "start with 'acme/'"),
-    "a shipped fact": (WHOLE.replace("contains_customer_data:", "prompting_tried:", 1), "exists already"),
+    "a shipped fact": (WHOLE.replace("contains_customer_data:", "prompting_tried:", 1),
+    "exists already"),
     "a shipped value": (WHOLE.replace("gateway: {label", "vllm: {label"), "cannot be a new value"),
     "a shipped source": (WHOLE.replace("{handbook: {title", "{guide: {title"), "exists already"),
-    "a concluded input": (WHOLE.replace("[contains_customer_data, serve_with]", "[contains_customer_data, serve_with, chain]"), "cannot be added"),
+    "a concluded input": (WHOLE.replace("[contains_customer_data, serve_with]",
+    "[contains_customer_data, serve_with, chain]"), "cannot be added"),
     "an unknown setting": (WHOLE.replace("rank: 64", "rnak: 64"), "did you mean 'rank'"),
     "a wrong setting": (WHOLE.replace("rank: 64", "rank: lots"), "'rank' cannot be 'lots'"),
-    "no last way out": (WHOLE.replace("[full, prefix]", "[full, lora, qlora, adapter, prefix]").replace("contains_customer_data: true, gpus: [unknown, {gte: 1, lt: 8}, 12]", "").replace("      examples: [{given: {contains_customer_data: true, gpus: 2}, fires: true}, {given: {}, fires: false}]\n", ""), "no way out"),
-    "not even a smaller model": (WHOLE.replace("[full, prefix]", "[smaller_model]"), "leaves a gap"),
+    "no last way out": (WHOLE.replace("[full, prefix]",
+    "[full, lora, qlora, adapter, prefix]").replace("contains_customer_data: true, gpus: [unknown, {gte: 1, lt: 8}, 12]",
+    "").replace("      examples: [{given: {contains_customer_data: true, gpus: 2}, fires: true}, {given: {}, fires: false}]\n",
+    ""), "no way out"),
+    "not even a smaller model": (WHOLE.replace("[full, prefix]", "[smaller_model]"),
+    "leaves a gap"),
 }  # fmt: skip
 
 
@@ -226,11 +279,17 @@ def command(*arguments):
     ids=["missing", "folder", "binary", "list"],
 )
 def test_the_command_exits_with_2_and_works_again_without_the_file(tmp_path, make, said):
-    """A bad file ends `advise --json` with the file's name; without the file the built-in rules answer as before."""
+    """A bad file ends `advise --json` with the file's name; without the file the built-in rules
+    answer as before.
+    """
     path = tmp_path / "acme.yaml"
     make(path)
     with pytest.raises(InputError, match=said) as caught:
-        CliRunner().invoke(advise, ["--json", "--task", "qa", "--gpu", "unknown", "--rules", str(path)], catch_exceptions=False)
+        CliRunner().invoke(
+            advise,
+            ["--json", "--task", "qa", "--gpu", "unknown", "--rules", str(path)],
+            catch_exceptions=False,
+        )
     assert caught.value.exit_code == 2
     assert str(path) in caught.value.text()
     assert command("--json", "--task", "qa", "--gpu", "unknown").exit_code == 0

@@ -14,17 +14,32 @@ RULES = load_rules()
 
 
 def naive(ruleset, table_id, facts):
-    """The documented meaning, without masks: latest layer, highest tier, smallest id, less what is forbidden."""
+    """The documented meaning, without masks: latest layer, highest tier, smallest id, less what is
+    forbidden.
+    """
     table = ruleset.tables[table_id]
-    firing = [rule for rule in ruleset.rules[table_id] if all(condition.holds(facts.get(condition.fact)) for condition in rule.when)]
+    firing = [
+        rule
+        for rule in ruleset.rules[table_id]
+        if all(condition.holds(facts.get(condition.fact)) for condition in rule.when)
+    ]
     forbidden = set()
     for rule in firing:
         if rule.kind == "forbid":
             values = rule.then[table.concludes]
             forbidden.update(values if isinstance(values, list) else [values])
     layers = ["base", *ruleset.layers]
-    recommended = sorted((rule for rule in firing if rule.kind == "recommend"), key=lambda rule: (-layers.index(rule.layer), -ruleset.tiers[rule.tier], rule.id))
-    ranking = list(dict.fromkeys(rule.then[table.concludes] for rule in recommended if rule.then[table.concludes] not in forbidden))
+    recommended = sorted(
+        (rule for rule in firing if rule.kind == "recommend"),
+        key=lambda rule: (-layers.index(rule.layer), -ruleset.tiers[rule.tier], rule.id),
+    )
+    ranking = list(
+        dict.fromkeys(
+            rule.then[table.concludes]
+            for rule in recommended
+            if rule.then[table.concludes] not in forbidden
+        )
+    )
     return ranking, forbidden
 
 
@@ -63,7 +78,9 @@ def test_the_order_of_rules_changes_nothing():
     for seed in range(20):
         shuffled = list(RULES.rules["scheme"])
         random.Random(seed).shuffle(shuffled)
-        again = CompiledTable(replace(RULES, rules={**RULES.rules, "scheme": tuple(shuffled)}), "scheme").judge(facts)
+        again = CompiledTable(
+            replace(RULES, rules={**RULES.rules, "scheme": tuple(shuffled)}), "scheme"
+        ).judge(facts)
         assert [outcome for outcome, _ in again.ranking] == expected
     assert expected[0] == "lora"
 
@@ -85,7 +102,13 @@ def test_no_two_settings_of_one_key_hold_at_once():
             for quantization in ("none", "nf4", "int8"):
                 for params_b in (None, 0.1, 0.7, 4.9, 7.0, 13.0, 32.0, 70.0):
                     for rows in (None, 10, 999, 1000, 10_000, 50_000, 100_000, 100_001):
-                        for device, capability in (("cpu", None), ("gpu", 7.5), ("gpu", 8.0), ("gpu", None), ("unknown", None)):
+                        for device, capability in (
+                            ("cpu", None),
+                            ("gpu", 7.5),
+                            ("gpu", 8.0),
+                            ("gpu", None),
+                            ("unknown", None),
+                        ):
                             facts = {
                                 "objective": objective,
                                 "update": update,
@@ -96,8 +119,19 @@ def test_no_two_settings_of_one_key_hold_at_once():
                                 "compute_capability": capability,
                             }
                             firing = compiled.firing(facts)
-                            keys = [key for i, rule in enumerate(compiled.rules) if firing >> i & 1 and rule.layer == "base" for key in rule.then]
+                            keys = [
+                                key
+                                for i, rule in enumerate(compiled.rules)
+                                if firing >> i & 1 and rule.layer == "base"
+                                for key in rule.then
+                            ]
                             assert len(keys) == len(set(keys)), (facts, keys)
-                            assert {"learning_rate", "weights_dtype", "optimizer", "epochs", "effective_batch"} <= set(keys), (facts, keys)
+                            assert {
+                                "learning_rate",
+                                "weights_dtype",
+                                "optimizer",
+                                "epochs",
+                                "effective_batch",
+                            } <= set(keys), (facts, keys)
                             cells += 1
     assert cells == 9 * 4 * 3 * 8 * 8 * 5

@@ -48,7 +48,10 @@ def test_every_example_of_a_rule_holds():
     for rules in ruleset.rules.values():
         for rule in rules:
             for example in rule.examples:
-                assert (rule.first_failing(example["given"]) is None) == example["fires"], (rule.id, example)
+                assert (rule.first_failing(example["given"]) is None) == example["fires"], (
+                    rule.id,
+                    example,
+                )
                 tried += 1
     assert tried > 40
 
@@ -56,7 +59,10 @@ def test_every_example_of_a_rule_holds():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (("scheme: full", "scheme: ful"), r"acme\.yaml:\d+:\d+: unknown scheme 'ful'[\s\S]*did you mean 'full'"),
+        (
+            ("scheme: full", "scheme: ful"),
+            r"acme\.yaml:\d+:\d+: unknown scheme 'ful'[\s\S]*did you mean 'full'",
+        ),
         (("when: {}", "when: {budgt: low}"), "unknown fact 'budgt'"),
         (("when: {}", "when: {budget: lo}"), "'budget' cannot be 'lo'"),
         (("when: {}", "when: {task: qa}"), "does not look at 'task'"),
@@ -92,7 +98,19 @@ def test_a_wrong_rule_is_located(tmp_path, change, said):
         ("a: b: c\n", "not valid YAML"),
         ("a: \0\n", "NUL"),
     ],
-    ids=["alias", "tag", "duplicate", "no", "list", "empty", "latin1", "deep", "huge", "broken", "nul"],
+    ids=[
+        "alias",
+        "tag",
+        "duplicate",
+        "no",
+        "list",
+        "empty",
+        "latin1",
+        "deep",
+        "huge",
+        "broken",
+        "nul",
+    ],
 )
 def test_a_hostile_file_is_refused_quickly(tmp_path, text, said):
     """Nothing but plain YAML is read, and refusing takes no time."""
@@ -104,10 +122,19 @@ def test_a_hostile_file_is_refused_quickly(tmp_path, text, said):
 
 def test_disabling_needs_a_reason_and_a_known_rule(tmp_path):
     """A rule is switched off by name, with a reason that is kept."""
-    rules = overlay(tmp_path, "overlay: acme\ndisable:\n  - {rule: document/scenario-5, because: We own the cards.}\n")
+    rules = overlay(
+        tmp_path,
+        "overlay: acme\ndisable:\n  - {rule: document/scenario-5, because: We own the cards.}\n",
+    )
     assert rules.rule("document/scenario-5") is None
     assert rules.disabled == {"document/scenario-5": "We own the cards."}
     with pytest.raises(InputError, match="did you mean 'document/scenario-5'"):
-        overlay(tmp_path, "overlay: acme\ndisable:\n  - {rule: document/scenari-5, because: x}\n", name="b.yaml")
+        overlay(
+            tmp_path,
+            "overlay: acme\ndisable:\n  - {rule: document/scenari-5, because: x}\n",
+            name="b.yaml",
+        )
     with pytest.raises(InputError, match="a reason is required"):
-        overlay(tmp_path, "overlay: acme\ndisable:\n  - {rule: document/scenario-5}\n", name="c.yaml")
+        overlay(
+            tmp_path, "overlay: acme\ndisable:\n  - {rule: document/scenario-5}\n", name="c.yaml"
+        )

@@ -1,4 +1,6 @@
-"""The proof says what enumerating every situation says, and its boxes are true and as general as they claim."""
+"""The proof says what enumerating every situation says, and its boxes are true and as general as
+they claim.
+"""
 
 import itertools
 from dataclasses import replace
@@ -10,59 +12,110 @@ from advisor.ruleset.facts import Fact
 from advisor.ruleset.model import Assumption, Condition, Interval, Rule
 from advisor.ruleset.proof import alike, prove
 from advisor.ruleset.space import Space
-from tests.ruleset.random_rules import FACTS, KEYS, OUTCOMES, Plain, firing, made, rulesets, situations, with_rules
+from tests.ruleset.random_rules import (
+    FACTS,
+    KEYS,
+    OUTCOMES,
+    Plain,
+    firing,
+    made,
+    rulesets,
+    situations,
+    with_rules,
+)
 
 
 @settings(max_examples=60, deadline=None)
 @given(rulesets())
 def test_the_sets_of_firing_rules_are_exactly_those_that_occur(ruleset):
-    """Every set of rules that fires in some situation is found, none that cannot, and each witness leads to its set."""
+    """Every set of rules that fires in some situation is found, none that cannot, and each witness
+    leads to its set.
+    """
     rules = ruleset.rules["colours"]
     space = Space(ruleset, rules)
     found = space.sets()
-    occurring = {sum(1 << i for i, rule in enumerate(rules) if rule in fired) for fired in (firing(ruleset, facts) for facts in situations(ruleset))}
+    occurring = {
+        sum(1 << i for i, rule in enumerate(rules) if rule in fired)
+        for fired in (firing(ruleset, facts) for facts in situations(ruleset))
+    }
     assert set(found) == occurring
     for state, chain in found.items():
-        facts = {fact: space.cells[fact][index].value for fact, index in space.witness(chain).items()}
-        assert sum(1 << i for i, rule in enumerate(rules) if rule in firing(ruleset, facts)) == state
+        facts = {
+            fact: space.cells[fact][index].value for fact, index in space.witness(chain).items()
+        }
+        assert (
+            sum(1 << i for i, rule in enumerate(rules) if rule in firing(ruleset, facts)) == state
+        )
 
 
 @settings(max_examples=80, deadline=None)
 @given(rulesets())
 def test_gaps_conflicts_winners_and_contradictions_are_those_of_an_enumeration(ruleset):
-    """The same gaps, ties, contradictions, unreachable rules, rules that never win and outcomes never reached."""
+    """The same gaps, ties, contradictions, unreachable rules, rules that never win and outcomes
+    never reached.
+    """
     proof = prove(ruleset, "colours")
     plain = [Plain(ruleset, facts) for facts in situations(ruleset)]
     rules = ruleset.rules["colours"]
     assert bool(proof.holes) == any(case.winner is None for case in plain)
-    assert {(clash.first.id, clash.second.id) for clash in proof.conflicts} == {(case.winner.id, other.id) for case in plain for other in case.ties}
+    assert {(clash.first.id, clash.second.id) for clash in proof.conflicts} == {
+        (case.winner.id, other.id) for case in plain for other in case.ties
+    }
     fired = {rule.id for case in plain for rule in case.fired}
     assert {rule.id for rule in proof.unreachable} == {rule.id for rule in rules} - fired
     won = {case.winner.id for case in plain if case.winner}
-    twice = {idle.rule.id for idle in proof.redundant if idle.rule.kind == "recommend"} - won  # an equal says the same: told as redundant
-    assert {idle.rule.id for idle in proof.never_wins if not idle.key} | twice == {rule.id for rule in rules if rule.kind == "recommend" and rule.id in fired} - won
-    assert set(proof.never_concluded) == set(OUTCOMES) - {case.winner.then["colour"] for case in plain if case.winner}
+    twice = {
+        idle.rule.id for idle in proof.redundant if idle.rule.kind == "recommend"
+    } - won  # an equal says the same: told as redundant
+    assert {idle.rule.id for idle in proof.never_wins if not idle.key} | twice == {
+        rule.id for rule in rules if rule.kind == "recommend" and rule.id in fired
+    } - won
+    assert set(proof.never_concluded) == set(OUTCOMES) - {
+        case.winner.then["colour"] for case in plain if case.winner
+    }
     for key in KEYS:
-        clashing = {frozenset(pair) for case in plain for pair in itertools.combinations([r.id for r in case.setting_rules.get(key, [])], 2)}
-        differing = {pair for pair in clashing if len({rule.then[key] for rule in rules if rule.id in pair}) > 1}
-        found = {frozenset((clash.first.id, clash.second.id)) for clash in proof.contradictions if clash.key == key}
+        clashing = {
+            frozenset(pair)
+            for case in plain
+            for pair in itertools.combinations([r.id for r in case.setting_rules.get(key, [])], 2)
+        }
+        differing = {
+            pair
+            for pair in clashing
+            if len({rule.then[key] for rule in rules if rule.id in pair}) > 1
+        }
+        found = {
+            frozenset((clash.first.id, clash.second.id))
+            for clash in proof.contradictions
+            if clash.key == key
+        }
         assert found <= differing
         assert bool(found) == bool(differing)
         counted = {rule.id for case in plain for rule in case.setting_rules.get(key, [])}
         assert {idle.rule.id for idle in proof.never_wins if idle.key == key} == {
-            rule.id for rule in rules if rule.kind == "set" and key in rule.then and rule.id in fired
+            rule.id
+            for rule in rules
+            if rule.kind == "set" and key in rule.then and rule.id in fired
         } - counted
 
 
 @settings(max_examples=80, deadline=None)
 @given(rulesets())
 def test_without_redundant_rules_everything_stays(ruleset):
-    """Taking away every rule that is called redundant changes no ranking, no prohibition and no setting anywhere."""
+    """Taking away every rule that is called redundant changes no ranking, no prohibition and no
+    setting anywhere.
+    """
     gone = {idle.rule.id for idle in prove(ruleset, "colours").redundant}
-    rest = with_rules(ruleset, tuple(rule for rule in ruleset.rules["colours"] if rule.id not in gone))
+    rest = with_rules(
+        ruleset, tuple(rule for rule in ruleset.rules["colours"] if rule.id not in gone)
+    )
     for facts in situations(ruleset):
         before, after = Plain(ruleset, facts), Plain(rest, facts)
-        assert (before.ranking, before.wanted, before.forbidden) == (after.ranking, after.wanted, after.forbidden)
+        assert (before.ranking, before.wanted, before.forbidden) == (
+            after.ranking,
+            after.wanted,
+            after.forbidden,
+        )
         for key, values in before.settings.items():
             assert len(values) > 1 or after.settings.get(key) == values
 
@@ -70,17 +123,30 @@ def test_without_redundant_rules_everything_stays(ruleset):
 @settings(max_examples=60, deadline=None)
 @given(rulesets(assume=False))
 def test_a_gap_is_told_as_generally_as_it_goes(ruleset):
-    """Everywhere inside the box of a gap nothing is recommended, and no fact of the box could be left out."""
+    """Everywhere inside the box of a gap nothing is recommended, and no fact of the box could be
+    left out.
+    """
     for hole in prove(ruleset, "colours").holes:
-        space = Space(ruleset, [rule for rule in ruleset.rules["colours"] if rule.kind in ("recommend", "forbid")])
-        empty = {frozenset(facts.items()): Plain(ruleset, facts).winner is None for facts in situations(ruleset)}
+        space = Space(
+            ruleset,
+            [rule for rule in ruleset.rules["colours"] if rule.kind in ("recommend", "forbid")],
+        )
+        empty = {
+            frozenset(facts.items()): Plain(ruleset, facts).winner is None
+            for facts in situations(ruleset)
+        }
 
         def inside(facts, skip="", box=hole.box, space=space):
-            return all(fact == skip or any(_in_cell(space, fact, index, facts.get(fact)) for index in held) for fact, held in box.within.items())
+            return all(
+                fact == skip or any(_in_cell(space, fact, index, facts.get(fact)) for index in held)
+                for fact, held in box.within.items()
+            )
 
         assert all(is_empty for facts, is_empty in empty.items() if inside(dict(facts)))
         for fact in hole.box.within:
-            assert any(not is_empty for facts, is_empty in empty.items() if inside(dict(facts), skip=fact)), hole.box.text
+            assert any(
+                not is_empty for facts, is_empty in empty.items() if inside(dict(facts), skip=fact)
+            ), hole.box.text
 
 
 def _in_cell(space, fact_id, index, value):
@@ -93,11 +159,23 @@ def _in_cell(space, fact_id, index, value):
 
 
 def rule(rule_id, outcome="red", *when, kind="recommend", tier="low", layer="document"):
-    return Rule(id=rule_id, table="colours", kind=kind, layer=layer, tier=tier if kind == "recommend" else "", when=when, then={"colour": outcome}, because="x", sources=())
+    return Rule(
+        id=rule_id,
+        table="colours",
+        kind=kind,
+        layer=layer,
+        tier=tier if kind == "recommend" else "",
+        when=when,
+        then={"colour": outcome},
+        because="x",
+        sources=(),
+    )
 
 
 def is_(fact, *values, unknown=False):
-    return Condition(fact=fact, values=frozenset(values), unknown=unknown, text=f"{fact} is {values}")
+    return Condition(
+        fact=fact, values=frozenset(values), unknown=unknown, text=f"{fact} is {values}"
+    )
 
 
 def over(fact, low):
@@ -106,13 +184,19 @@ def over(fact, low):
 
 def test_a_gap_in_words_names_only_what_matters():
     """Of six facts the one gap is told by the two that make it."""
-    rules = (rule("document/a", "red", is_("task", "a", "b")), rule("document/many", "green", over("rows", 3)), rule("document/x", "red", is_("task", "a"), is_("kind", "x")))
+    rules = (
+        rule("document/a", "red", is_("task", "a", "b")),
+        rule("document/many", "green", over("rows", 3)),
+        rule("document/x", "red", is_("task", "a"), is_("kind", "x")),
+    )
     holes = prove(made(rules), "colours").holes
     assert [hole.box.text for hole in holes] == ["task is c and rows is under 3 or not known"]
 
 
 def test_what_cannot_occur_is_no_gap():
-    """An assumption takes its situations out of the proof, also where it is tied through a fact that no rule looks at."""
+    """An assumption takes its situations out of the proof, also where it is tied through a fact
+    that no rule looks at.
+    """
     rules = (rule("document/a", "red", is_("task", "a", "b")),)
     assert prove(made(rules), "colours").holes
     never_c = (
@@ -124,8 +208,14 @@ def test_what_cannot_occur_is_no_gap():
 
 def test_a_signal_brings_what_it_implies():
     """Where one signal implies another, the first without the second does not occur."""
-    facts = {**FACTS, "louder": Fact(id="louder", type="flag", origin="asked", signal=True, implies=("stated",))}
-    ruleset = replace(made((rule("document/a", "red", is_("louder", True), is_("stated", False, unknown=True)),)), facts=facts)
+    facts = {
+        **FACTS,
+        "louder": Fact(id="louder", type="flag", origin="asked", signal=True, implies=("stated",)),
+    }
+    ruleset = replace(
+        made((rule("document/a", "red", is_("louder", True), is_("stated", False, unknown=True)),)),
+        facts=facts,
+    )
     assert [found.id for found in prove(ruleset, "colours").unreachable] == ["document/a"]
 
 
@@ -136,29 +226,50 @@ def test_a_required_or_concluded_fact_is_never_unknown():
         rule("document/earlier", "red", is_("earlier", unknown=True)),
         rule("document/kind", "red", is_("kind", unknown=True)),
     )
-    assert {found.id for found in prove(made(rules), "colours").unreachable} == {"document/task", "document/earlier"}
+    assert {found.id for found in prove(made(rules), "colours").unreachable} == {
+        "document/task",
+        "document/earlier",
+    }
 
 
 def test_no_whole_number_lies_between_two_neighbours():
-    """More than 1 and under 2 rows is nothing, while a size of 1.5 exists; and nothing is below the smallest allowed."""
+    """More than 1 and under 2 rows is nothing, while a size of 1.5 exists; and nothing is below the
+    smallest allowed.
+    """
     between = Condition(fact="rows", intervals=(Interval(low=1, low_included=False, high=2),))
     assert [cell.value for cell in cells_of(FACTS["rows"], [between])] == [0, 1, 2, 3, None]
     below = Condition(fact="rows", intervals=(Interval(high=0),))
     assert [cell.value for cell in cells_of(FACTS["rows"], [below])] == [0, 1, None]
-    assert any(1 < cell.value < 2 for cell in cells_of(FACTS["size"], [replace(between, fact="size")]) if cell.value is not None)
+    assert any(
+        1 < cell.value < 2
+        for cell in cells_of(FACTS["size"], [replace(between, fact="size")])
+        if cell.value is not None
+    )
 
 
 def test_cells_read_like_sentences():
     """A stretch of numbers is told by its bounds, a whole domain as known."""
     cells = cells_of(FACTS["rows"], [over("rows", 1000), over("rows", 50)])
-    words = [in_words(FACTS["rows"], cells, chosen) for chosen in ([0], [1, 2], [3, 4], [0, 5], [0, 1, 2, 3, 4], [1])]
-    assert words == ["rows is under 50", "rows is at least 50 and under 1,000", "rows is at least 1,000", "rows is under 50 or not known", "rows is known", "rows is 50"]
+    words = [
+        in_words(FACTS["rows"], cells, chosen)
+        for chosen in ([0], [1, 2], [3, 4], [0, 5], [0, 1, 2, 3, 4], [1])
+    ]
+    assert words == [
+        "rows is under 50",
+        "rows is at least 50 and under 1,000",
+        "rows is at least 1,000",
+        "rows is under 50 or not known",
+        "rows is known",
+        "rows is 50",
+    ]
 
 
 def test_a_rule_that_wins_only_where_others_are_forbidden_is_alive():
     """The last of a ranking counts as soon as prohibitions can take away what stands above it."""
     above, last = rule("document/a", "red", tier="high"), rule("document/b", "green")
-    assert [idle.rule.id for idle in prove(made((above, last)), "colours").never_wins] == ["document/b"]
+    assert [idle.rule.id for idle in prove(made((above, last)), "colours").never_wins] == [
+        "document/b"
+    ]
     forbid = rule("acme/no", "red", over("size", 1), kind="forbid", layer="acme")
     assert not prove(made((above, last, forbid)), "colours").never_wins
 
@@ -166,4 +277,15 @@ def test_a_rule_that_wins_only_where_others_are_forbidden_is_alive():
 def test_values_that_no_rule_tells_apart_are_named():
     """Two values with the same rules everywhere are one question too many."""
     assert alike(made((rule("document/a", "red", is_("task", "a")),)), "task") == [("b", "c")]
-    assert alike(made((rule("document/a", "red", is_("task", "a")), rule("document/b", "red", is_("task", "b", "a")))), "task") == []
+    assert (
+        alike(
+            made(
+                (
+                    rule("document/a", "red", is_("task", "a")),
+                    rule("document/b", "red", is_("task", "b", "a")),
+                )
+            ),
+            "task",
+        )
+        == []
+    )

@@ -1,4 +1,7 @@
-"""Small tokenizers with chat templates built like those of well-known model families. The templates are our own wording of their structure."""
+"""Small tokenizers with chat templates built like those of well-known model families.
+
+The templates are our own wording of their structure.
+"""
 
 import json
 from collections.abc import Callable
@@ -7,9 +10,18 @@ from functools import cache
 from typing import Any
 
 WORDS = [
-    "Where is my parcel? It is on its way. The shop sells tea, cups and kettles in red, blue and green.",
-    "system user assistant model question answer first second third hello good morning please thank you very much",
-    "def f(x): return {'a': 1, \"b\": [2, 3]}  # 0123456789 <tag> </tag> {name} -> * / + = ! ~ ^ & % $ @ ; : ` | \\ \n\t",
+    (
+        "Where is my parcel? It is on its way. The shop sells tea, cups and kettles in red, blue"
+        " and green."
+    ),
+    (
+        "system user assistant model question answer first second third hello good morning please"
+        " thank you very much"
+    ),
+    (
+        "def f(x): return {'a': 1, \"b\": [2, 3]}  # 0123456789 <tag> </tag> {name} -> * / + = ! ~"
+        " ^ & % $ @ ; : ` | \\ \n\t"
+    ),
 ]
 
 
@@ -22,33 +34,57 @@ def byte_level(special: tuple[str, ...], *, eos: str, bos: str | None = None) ->
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    raw.train_from_iterator(WORDS, trainers.BpeTrainer(vocab_size=420, special_tokens=list(special), initial_alphabet=alphabet, show_progress=False))
-    return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token=eos, bos_token=bos, pad_token=eos)
+    raw.train_from_iterator(
+        WORDS,
+        trainers.BpeTrainer(
+            vocab_size=420,
+            special_tokens=list(special),
+            initial_alphabet=alphabet,
+            show_progress=False,
+        ),
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw, eos_token=eos, bos_token=bos, pad_token=eos
+    )
 
 
 def piece_level(special: tuple[str, ...], *, eos: str, bos: str) -> Any:
-    """A tokenizer over pieces in which a space belongs to the word behind it, with bytes for the rest, as Llama 2, Mistral, Gemma and Phi-3 have."""
+    """A tokenizer over pieces in which a space belongs to the word behind it, with bytes for the
+    rest, as Llama 2, Mistral, Gemma and Phi-3 have.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
     raw = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     raw.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=True)
-    raw.train_from_iterator(WORDS, trainers.BpeTrainer(vocab_size=300, special_tokens=["<unk>", *special], show_progress=False))
+    raw.train_from_iterator(
+        WORDS,
+        trainers.BpeTrainer(
+            vocab_size=300, special_tokens=["<unk>", *special], show_progress=False
+        ),
+    )
     state = json.loads(raw.to_str())
     vocab = state["model"]["vocab"]
     for byte in range(256):
         vocab.setdefault(f"<0x{byte:02X}>", len(vocab))
     raw = Tokenizer.from_str(json.dumps(state))
-    raw.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    raw.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, raw.token_to_id(bos))])
-    return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token=eos, bos_token=bos, unk_token="<unk>", pad_token=eos)
+    raw.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    raw.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A", special_tokens=[(bos, raw.token_to_id(bos))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw, eos_token=eos, bos_token=bos, unk_token="<unk>", pad_token=eos
+    )
 
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )  # fmt: skip
-# Qwen 2.5: a system turn of its own where there is none, tools in the system turn, calls between tags, results as a user's turn.
+# Qwen 2.5: a system turn of its own where there is none, tools in the system turn, calls between
+# tags, results as a user's turn.
 QWEN = """{%- set own = messages[0].content if messages[0].role == 'system' else 'You are a helper.' -%}
 <|im_start|>system
 {{ own }}{% if tools %}
@@ -91,55 +127,77 @@ QWEN3 = """{%- set ns = namespace(last=-1) %}{% for m in messages %}{% if m.role
 {% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
 {% endif %}"""
 LLAMA3 = (
-    "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ 'ipython' if m.role == 'tool' else m.role }}<|end_header_id|>\n\n"
-    '{% if m.tool_calls %}{"name": "{{ m.tool_calls[0].function.name }}", "parameters": {{ m.tool_calls[0].function.arguments | tojson }}}'
-    "{% else %}{{ m.content | trim }}{% endif %}<|eot_id|>{% endfor %}"
-    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+    "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ 'ipython' if m.role == 'tool'"
+    ' else m.role }}<|end_header_id|>\n\n{% if m.tool_calls %}{"name": "{{'
+    ' m.tool_calls[0].function.name }}", "parameters": {{ m.tool_calls[0].function.arguments |'
+    " tojson }}}{% else %}{{ m.content | trim }}{% endif %}<|eot_id|>{% endfor %}{% if"
+    " add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
 )
 LLAMA2 = (
-    "{% if messages[0].role == 'system' %}{% set loop_messages = messages[1:] %}{% set system = '<<SYS>>\n' + messages[0].content + '\n<</SYS>>\n\n' %}"
-    "{% else %}{% set loop_messages = messages %}{% set system = '' %}{% endif %}{% for m in loop_messages %}"
-    "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate user/assistant') }}{% endif %}"
-    "{% if m.role == 'user' %}{{ bos_token }}[INST] {{ (system if loop.first else '') + m.content | trim }} [/INST]"
-    "{% else %} {{ m.content | trim }} {{ eos_token }}{% endif %}{% endfor %}"
+    "{% if messages[0].role == 'system' %}{% set loop_messages = messages[1:] %}{% set system ="
+    " '<<SYS>>\n' + messages[0].content + '\n<</SYS>>\n\n' %}{% else %}{% set loop_messages ="
+    " messages %}{% set system = '' %}{% endif %}{% for m in loop_messages %}{% if (m.role =="
+    " 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate user/assistant')"
+    " }}{% endif %}{% if m.role == 'user' %}{{ bos_token }}[INST] {{ (system if loop.first else '')"
+    " + m.content | trim }} [/INST]{% else %} {{ m.content | trim }} {{ eos_token }}{% endif %}{%"
+    " endfor %}"
 )
 MISTRAL = (
-    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }}[/INST]"
-    "{% elif m.role == 'assistant' and m.tool_calls %}[TOOL_CALLS] [{% for c in m.tool_calls %}{{ {'name': c.function.name, 'arguments': c.function.arguments} | tojson }}"
-    "{{ ', ' if not loop.last }}{% endfor %}]{{ eos_token }}"
-    "{% elif m.role == 'assistant' %} {{ m.content }}{{ eos_token }}{% elif m.role == 'tool' %}[TOOL_RESULTS] {{ m.content }}[/TOOL_RESULTS]"
-    "{% else %}{{ raise_exception('only user, assistant and tool roles') }}{% endif %}{% endfor %}"
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }}[/INST]{%"
+    " elif m.role == 'assistant' and m.tool_calls %}[TOOL_CALLS] [{% for c in m.tool_calls %}{{"
+    " {'name': c.function.name, 'arguments': c.function.arguments} | tojson }}{{ ', ' if not"
+    " loop.last }}{% endfor %}]{{ eos_token }}{% elif m.role == 'assistant' %} {{ m.content }}{{"
+    " eos_token }}{% elif m.role == 'tool' %}[TOOL_RESULTS] {{ m.content }}[/TOOL_RESULTS]{% else"
+    " %}{{ raise_exception('only user, assistant and tool roles') }}{% endif %}{% endfor %}"
 )
 GEMMA = (
-    "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}{% for m in messages %}"
-    "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate user/assistant') }}{% endif %}"
-    "<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n{{ m.content | trim }}<end_of_turn>\n{% endfor %}"
-    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+    "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('System role not"
+    " supported') }}{% endif %}{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2"
+    " == 0) %}{{ raise_exception('roles must alternate user/assistant') }}{% endif"
+    " %}<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n{{ m.content | trim"
+    " }}<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
 )
 # Phi 3 ends the whole text with the end token, but not a conversation that goes on.
-PHI3 = "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% else %}{{ eos_token }}{% endif %}"
-PHI4 = "{% for m in messages %}<|im_start|>{{ m.role }}<|im_sep|>{{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant<|im_sep|>{% endif %}"
-ZEPHYR = "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content + eos_token }}\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
-FALCON = (
-    "{% for m in messages %}{{ '' if loop.first else '\n\n' }}{{ m.role | capitalize }}: {{ m.content }}{% endfor %}{% if add_generation_prompt %}{{ '\n\nAssistant:' }}{% endif %}"
+PHI3 = (
+    "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}{% if"
+    " add_generation_prompt %}<|assistant|>\n{% else %}{{ eos_token }}{% endif %}"
 )
-# GPT-OSS: the header's end is part of what the model writes, and the last answer ends otherwise than earlier ones.
+PHI4 = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}<|im_sep|>{{ m.content }}<|im_end|>{% endfor"
+    " %}{% if add_generation_prompt %}<|im_start|>assistant<|im_sep|>{% endif %}"
+)
+ZEPHYR = (
+    "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content + eos_token }}\n{% endfor %}{% if"
+    " add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+FALCON = (
+    "{% for m in messages %}{{ '' if loop.first else '\n\n' }}{{ m.role | capitalize }}: {{"
+    " m.content }}{% endfor %}{% if add_generation_prompt %}{{ '\n\nAssistant:' }}{% endif %}"
+)
+# GPT-OSS: the header's end is part of what the model writes, and the last answer ends otherwise
+# than earlier ones.
 HARMONY = (
-    "{% for m in messages %}<|start|>{{ m.role }}{% if m.role == 'assistant' %}<|channel|>final{% endif %}<|message|>{{ m.content }}"
-    "{% if m.role == 'assistant' and loop.last and not add_generation_prompt %}<|return|>{% else %}<|end|>{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<|start|>assistant{% endif %}"
+    "{% for m in messages %}<|start|>{{ m.role }}{% if m.role == 'assistant' %}<|channel|>final{%"
+    " endif %}<|message|>{{ m.content }}{% if m.role == 'assistant' and loop.last and not"
+    " add_generation_prompt %}<|return|>{% else %}<|end|>{% endif %}{% endfor %}{% if"
+    " add_generation_prompt %}<|start|>assistant{% endif %}"
 )
 # SmolLM3 and others: the tag says what is generated, here without the token that ends the turn.
 TAGGED = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}{% generation"
+    " %}{{ m.content }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor"
+    " %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-TAGGED_WHOLE = TAGGED.replace("{% endgeneration %}", "<|im_end|>\n{% endgeneration %}").replace("{% endif %}<|im_end|>\n{% endfor", "<|im_end|>\n{% endif %}{% endfor")
+TAGGED_WHOLE = TAGGED.replace("{% endgeneration %}", "<|im_end|>\n{% endgeneration %}").replace(
+    "{% endif %}<|im_end|>\n{% endfor", "<|im_end|>\n{% endif %}{% endfor"
+)
 
 
 @dataclass(frozen=True)
 class Family:
-    """A model family: its kind of tokenizer, its template, and what its model has to write for an answer."""
+    """A model family: its kind of tokenizer, its template, and what its model has to write for an
+    answer.
+    """
 
     build: Callable[[], Any]
     template: str
@@ -156,19 +214,54 @@ def _ends(token: str, lead: str = "") -> Callable[[str], str]:
 IM = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|im_sep|>")
 THOUGHT = "<think>\n\n</think>\n\n"
 FAMILIES = {
-    "qwen2": Family(lambda: byte_level(IM, eos="<|im_end|>"), QWEN, _ends("<|im_end|>"), _ends("<|im_end|>"), tools=True),
-    "qwen3": Family(lambda: byte_level(IM, eos="<|im_end|>"), QWEN3, _ends("<|im_end|>"), _ends("<|im_end|>", THOUGHT), tools=True),
-    "smollm": Family(lambda: byte_level(IM, eos="<|im_end|>"), CHATML, _ends("<|im_end|>"), _ends("<|im_end|>")),
+    "qwen2": Family(
+        lambda: byte_level(IM, eos="<|im_end|>"),
+        QWEN,
+        _ends("<|im_end|>"),
+        _ends("<|im_end|>"),
+        tools=True,
+    ),
+    "qwen3": Family(
+        lambda: byte_level(IM, eos="<|im_end|>"),
+        QWEN3,
+        _ends("<|im_end|>"),
+        _ends("<|im_end|>", THOUGHT),
+        tools=True,
+    ),
+    "smollm": Family(
+        lambda: byte_level(IM, eos="<|im_end|>"), CHATML, _ends("<|im_end|>"), _ends("<|im_end|>")
+    ),
     "llama3": Family(
-        lambda: byte_level(("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), eos="<|eot_id|>", bos="<|begin_of_text|>"),
+        lambda: byte_level(
+            ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+            eos="<|eot_id|>",
+            bos="<|begin_of_text|>",
+        ),
         LLAMA3,
         _ends("<|eot_id|>"),
         _ends("<|eot_id|>"),
         tools=True,
     ),
-    "llama2": Family(lambda: piece_level(("<s>", "</s>"), eos="</s>", bos="<s>"), LLAMA2, _ends(" </s>", " "), _ends(" </s>", " ")),
+    "llama2": Family(
+        lambda: piece_level(("<s>", "</s>"), eos="</s>", bos="<s>"),
+        LLAMA2,
+        _ends(" </s>", " "),
+        _ends(" </s>", " "),
+    ),
     "mistral": Family(
-        lambda: piece_level(("<s>", "</s>", "[INST]", "[/INST]", "[TOOL_CALLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]"), eos="</s>", bos="<s>"),
+        lambda: piece_level(
+            (
+                "<s>",
+                "</s>",
+                "[INST]",
+                "[/INST]",
+                "[TOOL_CALLS]",
+                "[TOOL_RESULTS]",
+                "[/TOOL_RESULTS]",
+            ),
+            eos="</s>",
+            bos="<s>",
+        ),
         MISTRAL,
         _ends("</s>", " "),
         _ends("</s>", " "),
@@ -176,25 +269,56 @@ FAMILIES = {
         tools=True,
     ),
     "gemma": Family(
-        lambda: piece_level(("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"), eos="<eos>", bos="<bos>"), GEMMA, _ends("<end_of_turn>"), _ends("<end_of_turn>"), system=False
+        lambda: piece_level(
+            ("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"), eos="<eos>", bos="<bos>"
+        ),
+        GEMMA,
+        _ends("<end_of_turn>"),
+        _ends("<end_of_turn>"),
+        system=False,
     ),
     "phi3": Family(
-        lambda: piece_level(("<s>", "<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"), eos="<|endoftext|>", bos="<s>"),
+        lambda: piece_level(
+            ("<s>", "<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
+            eos="<|endoftext|>",
+            bos="<s>",
+        ),
         PHI3,
         _ends("<|end|>"),
         _ends("<|end|>"),
     ),
-    "phi4": Family(lambda: byte_level(IM, eos="<|im_end|>"), PHI4, _ends("<|im_end|>"), _ends("<|im_end|>")),
-    "zephyr": Family(lambda: piece_level(("<s>", "</s>"), eos="</s>", bos="<s>"), ZEPHYR, _ends("</s>"), _ends("</s>")),
-    "falcon": Family(lambda: byte_level(("<|endoftext|>",), eos="<|endoftext|>"), FALCON, _ends("", " "), _ends("<|endoftext|>", " ")),
+    "phi4": Family(
+        lambda: byte_level(IM, eos="<|im_end|>"), PHI4, _ends("<|im_end|>"), _ends("<|im_end|>")
+    ),
+    "zephyr": Family(
+        lambda: piece_level(("<s>", "</s>"), eos="</s>", bos="<s>"),
+        ZEPHYR,
+        _ends("</s>"),
+        _ends("</s>"),
+    ),
+    "falcon": Family(
+        lambda: byte_level(("<|endoftext|>",), eos="<|endoftext|>"),
+        FALCON,
+        _ends("", " "),
+        _ends("<|endoftext|>", " "),
+    ),
     "gpt-oss": Family(
-        lambda: byte_level(("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|return|>"), eos="<|return|>"),
+        lambda: byte_level(
+            ("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|return|>"), eos="<|return|>"
+        ),
         HARMONY,
         _ends("<|end|>", "<|channel|>final<|message|>"),
         _ends("<|return|>", "<|channel|>final<|message|>"),
     ),
-    "tagged": Family(lambda: byte_level(IM, eos="<|im_end|>"), TAGGED, _ends("<|im_end|>"), _ends("<|im_end|>")),
-    "tagged-whole": Family(lambda: byte_level(IM, eos="<|im_end|>"), TAGGED_WHOLE, _ends("<|im_end|>"), _ends("<|im_end|>")),
+    "tagged": Family(
+        lambda: byte_level(IM, eos="<|im_end|>"), TAGGED, _ends("<|im_end|>"), _ends("<|im_end|>")
+    ),
+    "tagged-whole": Family(
+        lambda: byte_level(IM, eos="<|im_end|>"),
+        TAGGED_WHOLE,
+        _ends("<|im_end|>"),
+        _ends("<|im_end|>"),
+    ),
 }
 
 

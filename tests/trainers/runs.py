@@ -19,7 +19,9 @@ def trained(job: Job) -> dict[str, Any]:
 
 
 def losses(job: Job) -> list[float]:
-    return [json.loads(line)["loss"] for line in (job.run / "metrics.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)["loss"] for line in (job.run / "metrics.jsonl").read_text().splitlines()
+    ]
 
 
 def break_at(step: int, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:

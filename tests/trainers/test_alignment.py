@@ -1,4 +1,6 @@
-"""Reward models and preference training on a tiny model: what each learns, what it leaves behind, and what it refuses."""
+"""Reward models and preference training on a tiny model: what each learns, what it leaves behind,
+and what it refuses.
+"""
 
 import json
 import math
@@ -18,7 +20,13 @@ from trainers.frame import checkpoints
 from trainers.frame.files import read_json
 from trainers.frame.job import Job, make_job
 
-QUESTIONS = ("Where is my parcel", "How can I return a kettle", "Do you sell tea", "Is the red cup in the shop", "Can I pay today")
+QUESTIONS = (
+    "Where is my parcel",
+    "How can I return a kettle",
+    "Do you sell tea",
+    "Is the red cup in the shop",
+    "Can I pay today",
+)
 BETTER, WORSE = "Thank you for writing, order {}.", "Go away, order {}, we look at nothing."
 
 
@@ -30,28 +38,61 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(40):
         extra = " We will look at the cups and kettles in blue and green." if number % 2 else ""
         question = f"{QUESTIONS[number % 5]}, order {number}?"
-        rows.append({"prompt": question, "chosen": BETTER.format(number) + extra, "rejected": WORSE.format(number)})
+        rows.append(
+            {
+                "prompt": question,
+                "chosen": BETTER.format(number) + extra,
+                "rejected": WORSE.format(number),
+            }
+        )
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
 
 @pytest.fixture
 def align(tiny_model: Path, pairs: Path, tmp_path: Path) -> Callable[..., Job]:
-    """A job of one stage of a chain; keys of the job begin with job_, `earlier` are the stages before it."""
+    """A job of one stage of a chain; keys of the job begin with job_, `earlier` are the stages
+    before it.
+    """
 
     def build(objective: str, *, earlier: tuple[Stage, ...] = (), **keys: Any) -> Job:
-        job = {key.removeprefix("job_"): keys.pop(key) for key in list(keys) if key.startswith("job_")}
+        job = {
+            key.removeprefix("job_"): keys.pop(key) for key in list(keys) if key.startswith("job_")
+        }
         model, data = job.pop("model", tiny_model), job.pop("data", pairs)
-        plan = Plan(name="test", model=str(model), data=PlanData(path=str(data)), stages=(*earlier, stage_of(objective, **keys)))
-        return make_job(plan, stage=plan.stages[-1].name, run=job.pop("run", tmp_path / "run"), folder=tmp_path, **job)
+        plan = Plan(
+            name="test",
+            model=str(model),
+            data=PlanData(path=str(data)),
+            stages=(*earlier, stage_of(objective, **keys)),
+        )
+        return make_job(
+            plan,
+            stage=plan.stages[-1].name,
+            run=job.pop("run", tmp_path / "run"),
+            folder=tmp_path,
+            **job,
+        )
 
     return build
 
 
 def stage_of(objective: str, **keys: Any) -> Stage:
     common = {key: value for key, value in keys.items() if key in Stage.__dataclass_fields__}
-    small = {"name": objective, "objective": objective, "update": "lora", "learning_rate": 1e-2, "max_steps": 6, "micro_batch_size": 4, "seq_len": 128, "holdout": 0.25}
-    return Stage(**{**small, **common}, options={key: value for key, value in keys.items() if key not in common})
+    small = {
+        "name": objective,
+        "objective": objective,
+        "update": "lora",
+        "learning_rate": 1e-2,
+        "max_steps": 6,
+        "micro_batch_size": 4,
+        "seq_len": 128,
+        "holdout": 0.25,
+    }
+    return Stage(
+        **{**small, **common},
+        options={key: value for key, value in keys.items() if key not in common},
+    )
 
 
 def trained(job: Job) -> dict[str, Any]:
@@ -60,20 +101,42 @@ def trained(job: Job) -> dict[str, Any]:
 
 
 def losses(job: Job) -> list[float]:
-    return [line["loss"] for line in map(json.loads, (job.run / "metrics.jsonl").read_text().splitlines()) if line["stage"] == job.stage.name]
+    return [
+        line["loss"]
+        for line in map(json.loads, (job.run / "metrics.jsonl").read_text().splitlines())
+        if line["stage"] == job.stage.name
+    ]
 
 
-REWARD = "def score(prompts, completions, **columns):\n    return [text.count('e') / (1 + len(text)) for text in completions]\n"
-SHORT = {"response_tokens": 6, "generations": 4, "micro_batch_size": 2, "reward": "own.py:score", "max_steps": 3}
+REWARD = (
+    "def score(prompts, completions, **columns):\n    return [text.count('e') / (1 + len(text)) for"
+    " text in completions]\n"
+)
+SHORT = {
+    "response_tokens": 6,
+    "generations": 4,
+    "micro_batch_size": 2,
+    "reward": "own.py:score",
+    "max_steps": 3,
+}
 EVERY = [("rm", {}), ("dpo", {}), ("kto", {}), ("orpo", {}), ("grpo", SHORT), ("rloo", SHORT)]
-SAID = {"rm": "accuracy", "dpo": "margins", "kto": "kl", "orpo": "margins", "grpo": "reward", "rloo": "reward"}  # beside the loss, while it runs
+SAID = {
+    "rm": "accuracy",
+    "dpo": "margins",
+    "kto": "kl",
+    "orpo": "margins",
+    "grpo": "reward",
+    "rloo": "reward",
+}  # beside the loss, while it runs
 FULL = {"update": "full", "learning_rate": 1e-3}
 
 
 @pytest.mark.parametrize("update", [{}, FULL], ids=["lora", "full"])
 @pytest.mark.parametrize(("objective", "keys"), EVERY, ids=[name for name, _ in EVERY])
 def test_every_objective_trains_saves_and_loads(objective, keys, update, align, tmp_path, capsys):
-    """Finite losses, a result that plain loading reproduces and that differs from where it started, no pickle, nothing of a second adapter."""
+    """Finite losses, a result that plain loading reproduces and that differs from where it started,
+    no pickle, nothing of a second adapter.
+    """
     (tmp_path / "own.py").write_text(REWARD)
     job = align(objective, **keys | update)
     result = trained(job)
@@ -83,15 +146,30 @@ def test_every_objective_trains_saves_and_loads(objective, keys, update, align, 
     assert [check["ok"] for check in result["checks"][:2]] == [True, True]
     assert result["measured"]["tokens_per_s"] > 0
     assert re.search(rf"step 1/\d+  loss \S+  {SAID[objective]} -?\d", capsys.readouterr().err)
-    assert not [path for pattern in ("*.bin", "*.pt", "*.pth", "ref") for path in job.output.rglob(pattern)]
+    assert not [
+        path for pattern in ("*.bin", "*.pt", "*.pth", "ref") for path in job.output.rglob(pattern)
+    ]
 
 
 @pytest.mark.parametrize("update", [{}, FULL], ids=["lora", "full"])
-@pytest.mark.parametrize(("objective", "keys"), [("sft", {}), *EVERY], ids=["sft", *(name for name, _ in EVERY)])
-def test_what_mixed_precision_trained_is_checked_as_anybody_loads_it(objective, keys, update, align, tmp_path):
-    """Autocast around the trained model's forward is no difference between it and what was saved."""
+@pytest.mark.parametrize(
+    ("objective", "keys"), [("sft", {}), *EVERY], ids=["sft", *(name for name, _ in EVERY)]
+)
+def test_what_mixed_precision_trained_is_checked_as_anybody_loads_it(
+    objective, keys, update, align, tmp_path
+):
+    """Autocast around the trained model's forward is no difference between it and what was
+    saved.
+    """
     (tmp_path / "own.py").write_text(REWARD)
-    result = trained(align(objective, **{**keys, **update, "max_steps": 2}, weights_dtype="float32", precision="mixed"))
+    result = trained(
+        align(
+            objective,
+            **{**keys, **update, "max_steps": 2},
+            weights_dtype="float32",
+            precision="mixed",
+        )
+    )
     assert result["resolved"]["autocast"] == "bfloat16"
     assert result["checks"][0]["ok"]
     assert "(limit 0.001)" in result["checks"][0]["text"]
@@ -103,16 +181,24 @@ def test_other_modules_train_too(objective, keys, update, align, tmp_path):
     """Bottleneck adapters and prefixes go with every objective that writes."""
     (tmp_path / "own.py").write_text(REWARD)
     own = {"prefix_tokens": 4} if update == "prefix" else {"bottleneck": 8}
-    result = trained(align(objective, update=update, **{**keys, "max_steps": 3, **own}, job_judge=False))
+    result = trained(
+        align(objective, update=update, **{**keys, "max_steps": 3, **own}, job_judge=False)
+    )
     assert [check["ok"] for check in result["checks"][:2]] == [True, True]
 
 
 # --------------------------------------------------------------------------- reward models
 
 
-@pytest.mark.parametrize("update", [{}, FULL, {"update": "adapter"}, {"quantization": "nf4"}], ids=["lora", "full", "adapter", "qlora"])
+@pytest.mark.parametrize(
+    "update",
+    [{}, FULL, {"update": "adapter"}, {"quantization": "nf4"}],
+    ids=["lora", "full", "adapter", "qlora"],
+)
 def test_a_reward_model_learns_pairs_and_keeps_its_head(update, align):
-    """Better answers score higher on held-out pairs, and plain loading with one label gives the scores of the judge."""
+    """Better answers score higher on held-out pairs, and plain loading with one label gives the
+    scores of the judge.
+    """
     import torch
     from peft import AutoPeftModelForSequenceClassification
     from transformers import AutoModelForSequenceClassification
@@ -132,26 +218,49 @@ def test_a_reward_model_learns_pairs_and_keeps_its_head(update, align):
     assert result["verdict"]["word"] == "better"
     if "quantization" in update:
         return
-    loader = AutoModelForSequenceClassification if job.stage.update == "full" else AutoPeftModelForSequenceClassification
+    loader = (
+        AutoModelForSequenceClassification
+        if job.stage.update == "full"
+        else AutoPeftModelForSequenceClassification
+    )
     model = loader.from_pretrained(job.output, num_labels=1, dtype=torch.float32).eval()
     rows = prepare_rows(job, load_tokenizer(job), PAIRS).holdout
     with torch.no_grad():
-        told = [[float(model(input_ids=torch.tensor([[*row.prompt_ids, *ids]])).logits[0, 0]) for ids in (row.chosen_ids, row.rejected_ids)] for row in rows]
+        told = [
+            [
+                float(model(input_ids=torch.tensor([[*row.prompt_ids, *ids]])).logits[0, 0])
+                for ids in (row.chosen_ids, row.rejected_ids)
+            ]
+            for row in rows
+        ]
     assert sum(map(sum, told)) / (2 * len(told)) == pytest.approx(found["mean_score"], abs=1e-3)
 
 
 def test_length_alone_is_told_where_it_does_as_well(align, tmp_path):
-    """Pairs whose better answer is always the shorter one: the scores learn it, and the check says that length would do."""
+    """Pairs whose better answer is always the shorter one: the scores learn it, and the check says
+    that length would do.
+    """
     path = tmp_path / "short.jsonl"
     rows = [
-        {"prompt": f"{QUESTIONS[number % 5]} {number}?", "chosen": f"Yes {number}.", "rejected": f"Yes {number}. We look at it today and send it back."} for number in range(60)
+        {
+            "prompt": f"{QUESTIONS[number % 5]} {number}?",
+            "chosen": f"Yes {number}.",
+            "rejected": f"Yes {number}. We look at it today and send it back.",
+        }
+        for number in range(60)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     result = trained(align("rm", max_steps=20, job_data=path))
-    (check,) = [check for check in result["checks"] if check["name"] == "scores-are-more-than-length"]
+    (check,) = [
+        check for check in result["checks"] if check["name"] == "scores-are-more-than-length"
+    ]
     assert not check["ok"]
     assert "preferring the shorter answer is right in 100.0%" in check["text"]
-    assert result["evaluation"]["length"] == {"prefers": "shorter", "accuracy": 1.0, "agreement": result["evaluation"]["length"]["agreement"]}
+    assert result["evaluation"]["length"] == {
+        "prefers": "shorter",
+        "accuracy": 1.0,
+        "agreement": result["evaluation"]["length"]["agreement"],
+    }
 
 
 def test_calibration_is_the_gap_between_certainty_and_accuracy():
@@ -161,28 +270,49 @@ def test_calibration_is_the_gap_between_certainty_and_accuracy():
     margin = math.log(3)  # 1 / (1 + 1/3) = 0.75
     found = calibration([margin] * 6 + [-margin] * 4)
     assert found["error"] == pytest.approx(0.15)
-    assert found["bins"] == [{"from": 0.7, "to": 0.8, "pairs": 10, "certainty": pytest.approx(0.75), "accuracy": 0.6}]
+    assert found["bins"] == [
+        {"from": 0.7, "to": 0.8, "pairs": 10, "certainty": pytest.approx(0.75), "accuracy": 0.6}
+    ]
 
 
 def test_a_reward_model_goes_on_from_the_stage_before(align):
-    """Its module begins as that of the stage before where both have one form, at the base with a note where they do not."""
+    """Its module begins as that of the stage before where both have one form, at the base with a
+    note where they do not.
+    """
     from safetensors.torch import load_file
 
     sft = stage_of("sft", rank=4)
     trained(align("sft", rank=4))
-    first = trained(align("rm", earlier=(sft,), rank=4, learning_rate=1e-9, scheduler="constant", warmup=0.0, max_steps=1, job_max_steps=1))
+    first = trained(
+        align(
+            "rm",
+            earlier=(sft,),
+            rank=4,
+            learning_rate=1e-9,
+            scheduler="constant",
+            warmup=0.0,
+            max_steps=1,
+            job_max_steps=1,
+        )
+    )
     job = align("rm", earlier=(sft,), rank=4)
-    one, other = (load_file(job.run / "stages" / name / "adapter_model.safetensors") for name in ("sft", "rm"))
+    one, other = (
+        load_file(job.run / "stages" / name / "adapter_model.safetensors") for name in ("sft", "rm")
+    )
     shared = [name for name in one if "lora" in name]
     assert shared
     assert all((one[name] - other[name]).abs().max() < 1e-6 for name in shared)
     assert not any("starts from the base" in note for note in first["data"]["notes"])
     second = trained(align("rm", earlier=(sft,), rank=8))
-    assert any("rank is 4 in the module of sft and 8 here" in note for note in second["data"]["notes"])
+    assert any(
+        "rank is 4 in the module of sft and 8 here" in note for note in second["data"]["notes"]
+    )
 
 
 def test_padding_is_read_as_plain_loading_reads_it(align, tiny_model, tmp_path):
-    """Of a base without a padding token, single texts are scored at their last token: so are they in training."""
+    """Of a base without a padding token, single texts are scored at their last token: so are they
+    in training.
+    """
     import shutil
 
     import torch
@@ -194,7 +324,9 @@ def test_padding_is_read_as_plain_loading_reads_it(align, tiny_model, tmp_path):
     (folder / "config.json").write_text(json.dumps({**config, "pad_token_id": None}))
     job = align("rm", max_steps=8, job_model=folder)
     trained(job)
-    model = AutoPeftModelForSequenceClassification.from_pretrained(job.output, num_labels=1, dtype=torch.float32).eval()
+    model = AutoPeftModelForSequenceClassification.from_pretrained(
+        job.output, num_labels=1, dtype=torch.float32
+    ).eval()
     assert model.config.pad_token_id is None
     from transformers import AutoTokenizer
 
@@ -204,12 +336,22 @@ def test_padding_is_read_as_plain_loading_reads_it(align, tiny_model, tmp_path):
     alone = float(model(input_ids=ids).logits[0, 0])
     model.config.pad_token_id = tokenizer.pad_token_id
     padded = torch.cat([ids, torch.full((1, 5), tokenizer.pad_token_id)], dim=1)
-    assert float(model(input_ids=padded, attention_mask=(padded != tokenizer.pad_token_id).long()).logits[0, 0]) == pytest.approx(alone, abs=1e-5)
+    assert float(
+        model(input_ids=padded, attention_mask=(padded != tokenizer.pad_token_id).long()).logits[
+            0, 0
+        ]
+    ) == pytest.approx(alone, abs=1e-5)
 
 
-@pytest.mark.parametrize("earlier", [(), (stage_of("sft", update="prefix", prefix_tokens=4),)], ids=["from-the-base", "from-sft"])
+@pytest.mark.parametrize(
+    "earlier",
+    [(), (stage_of("sft", update="prefix", prefix_tokens=4),)],
+    ids=["from-the-base", "from-sft"],
+)
 def test_a_prefix_is_a_reward_model_too(align, earlier):
-    """Under a score head, alone or going on from a prefix that writes: pairs are told apart, the saved one scores the same, its keys are what was trained."""
+    """Under a score head, alone or going on from a prefix that writes: pairs are told apart, the
+    saved one scores the same, its keys are what was trained.
+    """
     from peft import AutoPeftModelForSequenceClassification
     from safetensors.torch import load_file
 
@@ -221,8 +363,16 @@ def test_a_prefix_is_a_reward_model_too(align, earlier):
     assert [check["ok"] for check in result["checks"][:2]] == [True, True]
     assert losses(job)[-1] < losses(job)[0] - 0.1
     saved = load_file(job.output / "adapter_model.safetensors")
-    assert sorted(key.rpartition(".")[0].rpartition(".")[2] or key for key in saved) == ["prompt_embeddings", "score"]
-    assert AutoPeftModelForSequenceClassification.from_pretrained(job.output, num_labels=1).active_peft_config.num_virtual_tokens == 4
+    assert sorted(key.rpartition(".")[0].rpartition(".")[2] or key for key in saved) == [
+        "prompt_embeddings",
+        "score",
+    ]
+    assert (
+        AutoPeftModelForSequenceClassification.from_pretrained(
+            job.output, num_labels=1
+        ).active_peft_config.num_virtual_tokens
+        == 4
+    )
 
 
 # --------------------------------------------------------------------------- preferences
@@ -230,9 +380,15 @@ def test_a_prefix_is_a_reward_model_too(align, earlier):
 
 @pytest.mark.parametrize("objective", ["dpo", "kto", "orpo"])
 def test_preferences_raise_the_margin_of_unseen_pairs(objective, align):
-    """The better answers of held-out rows become likelier against the worse ones, with an interval above zero."""
+    """The better answers of held-out rows become likelier against the worse ones, with an interval
+    above zero.
+    """
     result = trained(align(objective, max_steps=15))
-    name = "log-probability of liked answers less that of others" if objective == "kto" else "preference margin"
+    name = (
+        "log-probability of liked answers less that of others"
+        if objective == "kto"
+        else "preference margin"
+    )
     metric = result["evaluation"]["metrics"][name]
     assert metric["after"] > metric["before"] + 1
     assert metric["interval"][0] > 0
@@ -242,9 +398,15 @@ def test_preferences_raise_the_margin_of_unseen_pairs(objective, align):
 
 
 @pytest.mark.parametrize("objective", ["dpo", "kto"])
-@pytest.mark.parametrize("update", [{}, {"update": "adapter"}, {"update": "prefix", "prefix_tokens": 4}, FULL], ids=["lora", "adapter", "prefix", "full"])
+@pytest.mark.parametrize(
+    "update",
+    [{}, {"update": "adapter"}, {"update": "prefix", "prefix_tokens": 4}, FULL],
+    ids=["lora", "adapter", "prefix", "full"],
+)
 def test_the_reference_is_the_model_as_the_stage_found_it(objective, update, align):
-    """Going on from an SFT stage, the first loss is that of two equal models, and the copy that was compared with is not saved."""
+    """Going on from an SFT stage, the first loss is that of two equal models, and the copy that was
+    compared with is not saved.
+    """
     sft = stage_of("sft", **update)
     trained(align("sft", **update))
     job = align(objective, earlier=(sft,), **update)
@@ -253,7 +415,13 @@ def test_the_reference_is_the_model_as_the_stage_found_it(objective, update, ali
     assert losses(job)[-1] < losses(job)[0]
     assert [check["ok"] for check in result["checks"][:2]] == [True, True]
     assert not (job.output / "ref").exists()
-    assert sum(path.name.startswith(("adapter_model", "model")) for path in job.output.glob("*.safetensors")) == 1
+    assert (
+        sum(
+            path.name.startswith(("adapter_model", "model"))
+            for path in job.output.glob("*.safetensors")
+        )
+        == 1
+    )
 
 
 def test_a_module_that_is_merged_is_the_reference_too(align):
@@ -267,21 +435,39 @@ def test_a_module_that_is_merged_is_the_reference_too(align):
 
 @pytest.mark.parametrize("objective", ["rm", "dpo", "kto", "orpo"])
 def test_accumulation_does_not_change_the_step(objective, align):
-    """Eight rows at once and twice four rows are one step: the same loss, and gradients of one size."""
+    """Eight rows at once and twice four rows are one step: the same loss, and gradients of one
+    size.
+    """
     found = []
     for size, accum in ((8, 1), (4, 2)):
-        job = align(objective, micro_batch_size=size, grad_accum=accum, max_steps=1, warmup=0.0, job_judge=False, job_run=align("dpo").run.parent / f"{size}x{accum}")
+        job = align(
+            objective,
+            micro_batch_size=size,
+            grad_accum=accum,
+            max_steps=1,
+            warmup=0.0,
+            job_judge=False,
+            job_run=align("dpo").run.parent / f"{size}x{accum}",
+        )
         trained(job)
         (line,) = map(json.loads, (job.run / "metrics.jsonl").read_text().splitlines())
         found.append((line["loss"], line["grad_norm"]))
-    # ORPO's loss on the better answers is a mean over the tokens of each batch, and KTO's reference point one of its rows.
+    # ORPO's loss on the better answers is a mean over the tokens of each batch, and KTO's reference
+    # point one of its rows.
     assert found[0] == pytest.approx(found[1], rel={"rm": 1e-4, "dpo": 1e-4}.get(objective, 0.1))
 
 
 def test_kto_takes_answers_with_a_verdict(align, tmp_path):
     """Unpaired feedback trains, and four rows at least go through at once."""
     path = tmp_path / "feedback.jsonl"
-    rows = [{"prompt": f"{QUESTIONS[number % 5]} {number}?", "completion": (BETTER if number % 2 else WORSE).format(number), "label": bool(number % 2)} for number in range(40)]
+    rows = [
+        {
+            "prompt": f"{QUESTIONS[number % 5]} {number}?",
+            "completion": (BETTER if number % 2 else WORSE).format(number),
+            "label": bool(number % 2),
+        }
+        for number in range(40)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     result = trained(align("kto", job_data=path, max_steps=10))
     assert result["evaluation"]["feedback_rows"] == 10
@@ -300,10 +486,14 @@ def test_orpo_says_that_it_is_experimental(align):
 
 
 def test_a_killed_dpo_stage_goes_on_where_it_was(align, monkeypatch):
-    """Stopped after its second checkpoint and called again, it ends with the losses of an unbroken run."""
+    """Stopped after its second checkpoint and called again, it ends with the losses of an unbroken
+    run.
+    """
     whole = align("dpo", save_steps=2, max_steps=6, job_judge=False)
     trained(whole)
-    broken = align("dpo", save_steps=2, max_steps=6, job_judge=False, job_run=whole.run.parent / "broken")
+    broken = align(
+        "dpo", save_steps=2, max_steps=6, job_judge=False, job_run=whole.run.parent / "broken"
+    )
     mark = checkpoints.mark_complete
     written = []
 
@@ -323,7 +513,9 @@ def test_a_killed_dpo_stage_goes_on_where_it_was(align, monkeypatch):
 
 
 def test_one_preference_file_serves_the_whole_chain(align):
-    """The same file gives answers to sft, pairs to rm and dpo, prompts to rloo, whose reward is the rm stage before it."""
+    """The same file gives answers to sft, pairs to rm and dpo, prompts to rloo, whose reward is the
+    rm stage before it.
+    """
     sft, rm = stage_of("sft"), stage_of("rm")
     rows = trained(align("sft"))["data"]["rows"]
     assert trained(align("rm", earlier=(sft,)))["data"]["rows"] == rows
@@ -343,11 +535,26 @@ def test_one_preference_file_serves_the_whole_chain(align):
 def test_pairs_that_teach_nothing_are_refused(align, tmp_path):
     """Identical answers are named with their rows; swapped pairs are counted in the notes."""
     same = tmp_path / "same.jsonl"
-    same.write_text("".join(json.dumps({"prompt": f"Well {number}?", "chosen": "yes", "rejected": "yes "[: 3 + number % 2]}) + "\n" for number in range(20)))
+    same.write_text(
+        "".join(
+            json.dumps(
+                {"prompt": f"Well {number}?", "chosen": "yes", "rejected": "yes "[: 3 + number % 2]}
+            )
+            + "\n"
+            for number in range(20)
+        )
+    )
     with pytest.raises(InputError):
         trained(align("dpo", job_data=same))
     swapped = tmp_path / "swapped.jsonl"
-    rows = [{"prompt": f"Well {number // 2}?", "chosen": ("yes", "no")[number % 2], "rejected": ("no", "yes")[number % 2]} for number in range(20)]
+    rows = [
+        {
+            "prompt": f"Well {number // 2}?",
+            "chosen": ("yes", "no")[number % 2],
+            "rejected": ("no", "yes")[number % 2],
+        }
+        for number in range(20)
+    ]
     swapped.write_text("".join(json.dumps(row) + "\n" for row in rows))
     result = trained(align("dpo", job_data=swapped, max_steps=2, job_max_steps=2))
     assert any("20 rows contradict each other" in note for note in result["data"]["notes"])
@@ -356,11 +563,26 @@ def test_pairs_that_teach_nothing_are_refused(align, tmp_path):
 def test_prompts_longer_than_the_limit_stop_the_run(align, tmp_path):
     """Pairs and prompts over the limit are counted and named, and what may be done is said."""
     path = tmp_path / "long.jsonl"
-    path.write_text("".join(json.dumps({"prompt": f"Well {number}? " + "the shop sells tea " * 30, "chosen": "yes", "rejected": "no"}) + "\n" for number in range(20)))
+    path.write_text(
+        "".join(
+            json.dumps(
+                {
+                    "prompt": f"Well {number}? " + "the shop sells tea " * 30,
+                    "chosen": "yes",
+                    "rejected": "no",
+                }
+            )
+            + "\n"
+            for number in range(20)
+        )
+    )
     with pytest.raises(InputError, match="20 of 20 pairs are longer than seq_len 64"):
         trained(align("dpo", job_data=path, seq_len=64))
     (tmp_path / "own.py").write_text(REWARD)
-    with pytest.raises(InputError, match="20 of 20 prompts are longer than seq_len less response_tokens, which is 58"):
+    with pytest.raises(
+        InputError,
+        match="20 of 20 prompts are longer than seq_len less response_tokens, which is 58",
+    ):
         trained(align("grpo", job_data=path, seq_len=64, **SHORT))
     with pytest.raises(InputError, match="leave no room for a prompt"):
         trained(align("grpo", seq_len=64, **{**SHORT, "response_tokens": 60}))
@@ -377,8 +599,18 @@ def test_an_earlier_reward_model_is_nothing_to_write_with(align):
 
 
 OTHER_KEYS = {"beta": 0.3, "generations": 2, "response_tokens": 5, "clip_range": 0.1}
-GIVE_THE_REWARD = {"verifier", "pattern", "schema", "reward_model", "reward"}  # tested in test_rewards.py, one by one
-CONFIGURED = [(name, key) for name in ("dpo", "kto", "orpo", "grpo", "rloo") for key in sorted(set(key_specs().objectives[name].keys) - GIVE_THE_REWARD)]
+GIVE_THE_REWARD = {
+    "verifier",
+    "pattern",
+    "schema",
+    "reward_model",
+    "reward",
+}  # tested in test_rewards.py, one by one
+CONFIGURED = [
+    (name, key)
+    for name in ("dpo", "kto", "orpo", "grpo", "rloo")
+    for key in sorted(set(key_specs().objectives[name].keys) - GIVE_THE_REWARD)
+]
 
 
 @pytest.mark.parametrize(("objective", "key"), CONFIGURED)
@@ -390,32 +622,64 @@ def test_every_key_reaches_the_trainer(objective, key, align, tmp_path, monkeypa
     seen = []
     real = settings.build_config
     monkeypatch.setattr(settings, "built", lambda *args: seen.append(real(*args)) or seen[-1])
-    monkeypatch.setattr(stage, "checkpoints", None)  # ends the run behind preparation, before training
+    monkeypatch.setattr(
+        stage, "checkpoints", None
+    )  # ends the run behind preparation, before training
 
     def configured(**keys):
-        job = align(objective, **{**(SHORT if objective in ("grpo", "rloo") else {}), **keys}, job_dry_run=True)
+        job = align(
+            objective,
+            **{**(SHORT if objective in ("grpo", "rloo") else {}), **keys},
+            job_dry_run=True,
+        )
         import_module(f"trainers.{objective}").train(job)
-        return {name: str(value) for name, value in vars(seen[-1]).items() if name != "output_dir" and "dir" not in name}
+        return {
+            name: str(value)
+            for name, value in vars(seen[-1]).items()
+            if name != "output_dir" and "dir" not in name
+        }
 
     assert configured() != configured(**{key: OTHER_KEYS[key]})
 
 
 def test_a_reward_that_never_differs_is_told(align, tmp_path):
     """All answers got the same: the run fails saying so, a trial only warns."""
-    (tmp_path / "own.py").write_text("def score(prompts, completions, **columns):\n    return [1.0] * len(completions)\n")
-    with pytest.raises(TrainingFailed, match=r"nothing was learned: reward own\.py:score gave 1 to all 24 answers"):
+    (tmp_path / "own.py").write_text(
+        "def score(prompts, completions, **columns):\n    return [1.0] * len(completions)\n"
+    )
+    with pytest.raises(
+        TrainingFailed, match=r"nothing was learned: reward own\.py:score gave 1 to all 24 answers"
+    ):
         trained(align("grpo", **SHORT))
 
 
 @pytest.mark.slow
 def test_the_real_model_learns_what_is_preferred(align, smollm, tmp_path):
-    """A few dozen pairs, answers in the house's style against the same without greeting and signature: DPO raises the margin of unseen pairs."""
+    """A few dozen pairs, answers in the house's style against the same without greeting and
+    signature: DPO raises the margin of unseen pairs.
+    """
     demo = Path(__file__).resolve().parents[2] / "advisor" / "demo" / "support.jsonl"
-    talks = [[turn["content"] for turn in json.loads(line)["messages"][-2:]] for line in demo.read_text("utf-8").splitlines()[:48]]
-    rows = [{"prompt": asked, "chosen": answer, "rejected": answer.split("! ", 1)[1].rsplit("\n", 1)[0]} for asked, answer in talks if answer.count("! ")]
+    talks = [
+        [turn["content"] for turn in json.loads(line)["messages"][-2:]]
+        for line in demo.read_text("utf-8").splitlines()[:48]
+    ]
+    rows = [
+        {"prompt": asked, "chosen": answer, "rejected": answer.split("! ", 1)[1].rsplit("\n", 1)[0]}
+        for asked, answer in talks
+        if answer.count("! ")
+    ]
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    keys = {"rank": 8, "learning_rate": 2e-4, "max_steps": 6, "micro_batch_size": 2, "seq_len": 384, "holdout": 0.2, "scheduler": "constant", "warmup": 0.0}
+    keys = {
+        "rank": 8,
+        "learning_rate": 2e-4,
+        "max_steps": 6,
+        "micro_batch_size": 2,
+        "seq_len": 384,
+        "holdout": 0.2,
+        "scheduler": "constant",
+        "warmup": 0.0,
+    }
     result = trained(align("dpo", job_data=path, job_model=smollm, **keys))
     margin = result["evaluation"]["metrics"]["preference margin"]
     assert margin["interval"][0] > 0
@@ -423,23 +687,59 @@ def test_the_real_model_learns_what_is_preferred(align, smollm, tmp_path):
     assert [check["ok"] for check in result["checks"][:2]] == [True, True]
 
 
-OWN_ANSWERS = {"response_tokens": 4, "generations": 2, "micro_batch_size": 2, "max_steps": 3, "warmup": 0.0}
+OWN_ANSWERS = {
+    "response_tokens": 4,
+    "generations": 2,
+    "micro_batch_size": 2,
+    "max_steps": 3,
+    "warmup": 0.0,
+}
 
 
 @pytest.mark.parametrize(
     "chain",
-    [pytest.param(("rm", "rloo"), id="by-reward-model"), pytest.param(("sft", "rm", "orpo", "dpo", "kto", "rloo"), id="every-objective", marks=pytest.mark.slow)],
+    [
+        pytest.param(("rm", "rloo"), id="by-reward-model"),
+        pytest.param(
+            ("sft", "rm", "orpo", "dpo", "kto", "rloo"),
+            id="every-objective",
+            marks=pytest.mark.slow,
+        ),
+    ],
 )
 def test_advise_run_trains_a_chain_from_one_file(chain, tiny_model, pairs, tmp_path, monkeypatch):
-    """Each stage in a process of its own, on one preference file, each going on from the last that writes; the summary shows what was measured."""
+    """Each stage in a process of its own, on one preference file, each going on from the last that
+    writes; the summary shows what was measured.
+    """
     from advisor.launch import run_plan
     from advisor.render.run import summary_lines
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    common = {"update": "lora", "rank": 4, "learning_rate": 1e-2, "max_steps": 3, "micro_batch_size": 4, "seq_len": 128, "holdout": 0.25}
-    stages = [{"name": name, "objective": name, **common, **(OWN_ANSWERS if name == "rloo" else {})} for name in chain]
-    Path("plan.json").write_text(json.dumps({"version": 1, "name": "chain", "model": str(tiny_model), "data": {"path": str(pairs)}, "stages": stages}))
+    common = {
+        "update": "lora",
+        "rank": 4,
+        "learning_rate": 1e-2,
+        "max_steps": 3,
+        "micro_batch_size": 4,
+        "seq_len": 128,
+        "holdout": 0.25,
+    }
+    stages = [
+        {"name": name, "objective": name, **common, **(OWN_ANSWERS if name == "rloo" else {})}
+        for name in chain
+    ]
+    Path("plan.json").write_text(
+        json.dumps(
+            {
+                "version": 1,
+                "name": "chain",
+                "model": str(tiny_model),
+                "data": {"path": str(pairs)},
+                "stages": stages,
+            }
+        )
+    )
     done = run_plan("plan.json", output="run")
     assert done.status == "done"
     assert [stage["name"] for stage in done.record["stages"]] == list(chain)

@@ -1,4 +1,6 @@
-"""Continued pre-training: whole documents are held out, general text is mixed in, perplexity falls, too little text is refused."""
+"""Continued pre-training: whole documents are held out, general text is mixed in, perplexity falls,
+too little text is refused.
+"""
 
 import json
 
@@ -9,7 +11,11 @@ from trainers import cpt
 from trainers.frame.job import make_job
 from trainers.frame.loading import load_tokenizer
 
-SENTENCES = ("The red kettle boils water for tea.", "A cup stands on the shelf in the shop.", "Every parcel is packed by hand in the morning.")
+SENTENCES = (
+    "The red kettle boils water for tea.",
+    "A cup stands on the shelf in the shop.",
+    "Every parcel is packed by hand in the morning.",
+)
 
 
 def corpus(folder, name="corpus", documents=40, words=SENTENCES):
@@ -17,7 +23,11 @@ def corpus(folder, name="corpus", documents=40, words=SENTENCES):
     target = folder / name
     target.mkdir()
     for number in range(documents):
-        (target / f"{number:03}.txt").write_text(f"Number {number}. " + " ".join(words[(number + step) % len(words)] for step in range(8)) + "\n")
+        (target / f"{number:03}.txt").write_text(
+            f"Number {number}. "
+            + " ".join(words[(number + step) % len(words)] for step in range(8))
+            + "\n"
+        )
     return target
 
 
@@ -26,7 +36,19 @@ def read(make, tmp_path):
     """A job that reads a corpus."""
 
     def build(path, **keys):
-        job = make(job_data=path, objective="cpt", **{"packing": True, "holdout": 0.2, "seq_len": 96, "update": "full", "learning_rate": 3e-3, "max_steps": 12, **keys})
+        job = make(
+            job_data=path,
+            objective="cpt",
+            **{
+                "packing": True,
+                "holdout": 0.2,
+                "seq_len": 96,
+                "update": "full",
+                "learning_rate": 3e-3,
+                "max_steps": 12,
+                **keys,
+            },
+        )
         return make_job(job.plan, stage="sft", run=job.run, folder=tmp_path, objectives=("cpt",))
 
     return build
@@ -39,8 +61,12 @@ def result_of(job):
 
 @pytest.mark.parametrize("update", ["full", "lora"])
 def test_perplexity_of_held_out_documents_falls(read, tmp_path, update):
-    """Documents that were not trained on become likelier, with an interval that excludes zero; no answers are generated."""
-    found = result_of(read(corpus(tmp_path), update=update, learning_rate=3e-3 if update == "full" else 2e-2))
+    """Documents that were not trained on become likelier, with an interval that excludes zero; no
+    answers are generated.
+    """
+    found = result_of(
+        read(corpus(tmp_path), update=update, learning_rate=3e-3 if update == "full" else 2e-2)
+    )
     evaluation = found["evaluation"]
     assert evaluation["perplexity_after"] < evaluation["perplexity_before"]
     assert evaluation["holdout_loss_interval"][1] < 0

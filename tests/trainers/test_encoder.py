@@ -1,4 +1,6 @@
-"""Sorting texts into classes: encoders and small decoders, whole and as a module, judged and loaded by plain transformers."""
+"""Sorting texts into classes: encoders and small decoders, whole and as a module, judged and loaded
+by plain transformers.
+"""
 
 import json
 import random
@@ -16,7 +18,11 @@ WORDS = {"spam": ("win", "free", "prize", "now"), "ham": ("meeting", "report", "
 def labelled(tmp_path_factory):
     """A hundred and twenty texts whose words give their class away."""
     draw = random.Random(5)
-    rows = [{"text": f"{' '.join(draw.choices(WORDS[name], k=5))} {number}", "label": name} for number in range(60) for name in WORDS]
+    rows = [
+        {"text": f"{' '.join(draw.choices(WORDS[name], k=5))} {number}", "label": name}
+        for number in range(60)
+        for name in WORDS
+    ]
     path = tmp_path_factory.mktemp("labelled") / "mail.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -24,7 +30,9 @@ def labelled(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tiny_bert(tmp_path_factory, tiny_model):
-    """A random two-layer BERT with a word-piece-like tokenizer that has a padding token and no end token."""
+    """A random two-layer BERT with a word-piece-like tokenizer that has a padding token and no end
+    token.
+    """
     import torch
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
@@ -34,29 +42,56 @@ def tiny_bert(tmp_path_factory, tiny_model):
     raw.normalizer, raw.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     raw.train_from_iterator(
-        [" ".join(word for words in WORDS.values() for word in words), "0 1 2 3 4 5 6 7 8 9"], trainers.WordPieceTrainer(vocab_size=120, special_tokens=special)
+        [" ".join(word for words in WORDS.values() for word in words), "0 1 2 3 4 5 6 7 8 9"],
+        trainers.WordPieceTrainer(vocab_size=120, special_tokens=special),
     )
-    raw.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]")
+    raw.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+    )
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
-    BertModel(BertConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, max_position_embeddings=64)).save_pretrained(
-        folder
-    )
+    BertModel(
+        BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=64,
+        )
+    ).save_pretrained(folder)
     return folder
 
 
 def trained(make, labelled, model=None, **keys):
-    job = make(head="classes", job_data=labelled, holdout=0.25, micro_batch_size=8, seq_len=32, **{"max_steps": 60, "learning_rate": 3e-3, **keys})
+    job = make(
+        head="classes",
+        job_data=labelled,
+        holdout=0.25,
+        micro_batch_size=8,
+        seq_len=32,
+        **{"max_steps": 60, "learning_rate": 3e-3, **keys},
+    )
     if model is not None:
         job = replace(job, plan=replace(job.plan, model=str(model)))
     sft.train(job)
     return job, json.loads((job.output / "result.json").read_text())
 
 
-@pytest.mark.parametrize(("bert", "update"), [(True, "full"), (True, "lora"), (False, "full"), (False, "lora")])
+@pytest.mark.parametrize(
+    ("bert", "update"), [(True, "full"), (True, "lora"), (False, "full"), (False, "lora")]
+)
 def test_texts_are_sorted_by_what_was_learned(make, labelled, tiny_bert, bert, update):
-    """Held-out texts are called by their class, with intervals and a confusion table; plain loading gives the class names."""
+    """Held-out texts are called by their class, with intervals and a confusion table; plain loading
+    gives the class names.
+    """
     keys = {"learning_rate": 8e-3, "max_steps": 120} if update != "full" else {}
     job, result = trained(make, labelled, tiny_bert if bert else None, update=update, **keys)
     found = result["evaluation"]
@@ -76,7 +111,11 @@ def test_texts_are_sorted_by_what_was_learned(make, labelled, tiny_bert, bert, u
 def test_one_class_is_no_task(make, tmp_path):
     """A file in which every row has the same class is refused with what to do."""
     path = tmp_path / "one.jsonl"
-    path.write_text("".join(json.dumps({"text": f"text {number}", "label": "same"}) + "\n" for number in range(40)))
+    path.write_text(
+        "".join(
+            json.dumps({"text": f"text {number}", "label": "same"}) + "\n" for number in range(40)
+        )
+    )
     with pytest.raises(InputError, match=r"every row has the class|one class|few distinct"):
         trained(make, path)
 
@@ -88,23 +127,31 @@ def test_what_a_head_cannot_go_with_is_refused(make, labelled):
 
 
 def test_a_prefix_goes_under_the_head_of_a_decoder_and_not_of_an_encoder(make, labelled, tiny_bert):
-    """It trains with the head, is saved with it and loaded again; an encoder keeps no keys and values that a prefix could be."""
+    """It trains with the head, is saved with it and loaded again; an encoder keeps no keys and
+    values that a prefix could be.
+    """
     keys = {"update": "prefix", "prefix_tokens": 4, "max_steps": 20, "learning_rate": 2e-2}
     _, result = trained(make, labelled, **keys)
     assert [check["ok"] for check in result["checks"][:2]] == [True, True]
     assert result["evaluation"]["metrics"]["accuracy"]["after"] > 0.6
-    with pytest.raises(InputError, match="keeps no keys and values for every layer, so a prefix has no place in it"):
+    with pytest.raises(
+        InputError, match="keeps no keys and values for every layer, so a prefix has no place in it"
+    ):
         trained(make, labelled, tiny_bert, **keys)
 
 
 def test_a_head_that_calls_one_class_alone_is_told(make, labelled):
-    """A rate of almost nothing leaves the head as it was; a result that always says the same is a warning, if it does."""
+    """A rate of almost nothing leaves the head as it was; a result that always says the same is a
+    warning, if it does.
+    """
     _, result = trained(make, labelled, max_steps=1, learning_rate=1e-9, job_max_steps=1)
     assert result["verdict"]["word"] in ("not distinguishable", "worse")
 
 
 def test_an_adapter_goes_under_a_head(make, labelled, tiny_bert):
-    """A bottleneck adapter on an encoder trains with the head, is saved with it, and is loaded again."""
+    """A bottleneck adapter on an encoder trains with the head, is saved with it, and is loaded
+    again.
+    """
     _, result = trained(make, labelled, tiny_bert, update="adapter", bottleneck=8, max_steps=10)
     assert [check["ok"] for check in result["checks"][:2]] == [True, True]
     assert result["evaluation"]["rows"] == 30

@@ -1,4 +1,6 @@
-"""Masks under the chat templates of many model families: exactly what the assistant says is learned."""
+"""Masks under the chat templates of many model families: exactly what the assistant says is
+learned.
+"""
 
 from copy import deepcopy
 from itertools import groupby
@@ -13,32 +15,61 @@ from trainers.prepare import IGNORED, Templater
 from trainers.prepare.conversation import answer_row
 from trainers.prepare.row import Row, Unusable
 
-# Letters of several scripts, emoji, spaces and line ends, but no marks of a template: those are tested by themselves.
-SAID = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc", "Cn", "Co"), include_characters="\n", exclude_characters="<>[]|"), min_size=1, max_size=40)
+# Letters of several scripts, emoji, spaces and line ends, but no marks of a template: those are
+# tested by themselves.
+SAID = st.text(
+    st.characters(
+        codec="utf-8",
+        exclude_categories=("Cs", "Cc", "Cn", "Co"),
+        include_characters="\n",
+        exclude_characters="<>[]|",
+    ),
+    min_size=1,
+    max_size=40,
+)
 SAID = SAID.map(str.strip).filter(bool)
-FEW = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+FEW = settings(
+    max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+)
 
 
 def runs(tokenizer, row: Row) -> list[str]:
     """The texts that are learned, each run of tokens decoded by itself."""
-    marked = groupby(zip(row.input_ids, row.labels, strict=True), key=lambda pair: pair[1] != IGNORED)
+    marked = groupby(
+        zip(row.input_ids, row.labels, strict=True), key=lambda pair: pair[1] != IGNORED
+    )
     return [tokenizer.decode([token for token, _ in group]) for learned, group in marked if learned]
 
 
 def conversation(*said: str, system: str | None = None, weights: tuple[float, ...] = ()) -> Example:
-    turns = [Message(("user", "assistant")[place % 2], text, weights[place] if weights else 1.0) for place, text in enumerate(said)]
-    return Example(row=1, messages=tuple([Message("system", system)] if system else []) + tuple(turns))
+    turns = [
+        Message(("user", "assistant")[place % 2], text, weights[place] if weights else 1.0)
+        for place, text in enumerate(said)
+    ]
+    return Example(
+        row=1, messages=tuple([Message("system", system)] if system else []) + tuple(turns)
+    )
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 @FEW
 @given(turns=st.lists(st.tuples(SAID, SAID), min_size=1, max_size=3), system=st.none() | SAID)
 def test_exactly_what_the_assistant_says_is_learned(name, turns, system):
-    """Whatever is said: each run of learned tokens reads as the answer and the token that ends it, and nothing else is learned."""
+    """Whatever is said: each run of learned tokens reads as the answer and the token that ends it,
+    and nothing else is learned.
+    """
     family, tokenizer = FAMILIES[name], family_tokenizer(name)
-    row = answer_row(conversation(*[text for turn in turns for text in turn], system=system if family.system else None), Templater(tokenizer))
+    row = answer_row(
+        conversation(
+            *[text for turn in turns for text in turn], system=system if family.system else None
+        ),
+        Templater(tokenizer),
+    )
     answers = [answer for _, answer in turns]
-    assert runs(tokenizer, row) == [*(family.middle(answer) for answer in answers[:-1]), family.last(answers[-1])]
+    assert runs(tokenizer, row) == [
+        *(family.middle(answer) for answer in answers[:-1]),
+        family.last(answers[-1]),
+    ]
     assert row.expected == answers[-1]
 
 
@@ -48,10 +79,14 @@ def test_exactly_what_the_assistant_says_is_learned(name, turns, system):
 def test_weight_0_is_read_but_not_learned(name, first, second, third, fourth):
     """An answer of weight 0 stays in the text and out of the loss, in every template."""
     family, tokenizer = FAMILIES[name], family_tokenizer(name)
-    row = answer_row(conversation(first, second, third, fourth, weights=(1, 0, 1, 1)), Templater(tokenizer))
+    row = answer_row(
+        conversation(first, second, third, fourth, weights=(1, 0, 1, 1)), Templater(tokenizer)
+    )
     assert runs(tokenizer, row) == [family.last(fourth)]
     assert second in tokenizer.decode(row.input_ids)
-    early = answer_row(conversation(first, second, third, fourth, weights=(1, 1, 1, 0)), Templater(tokenizer))
+    early = answer_row(
+        conversation(first, second, third, fourth, weights=(1, 1, 1, 0)), Templater(tokenizer)
+    )
     assert runs(tokenizer, early) == [family.middle(second)]
 
 
@@ -71,15 +106,27 @@ def test_the_prompt_is_what_a_server_sends(name):
     """The sample prompt is the template's own text for an answer to come."""
     tokenizer = family_tokenizer(name)
     row = answer_row(conversation("Where is it?", "Here."), Templater(tokenizer))
-    assert row.prompt == tokenizer.apply_chat_template([{"role": "user", "content": "Where is it?"}], tokenize=False, add_generation_prompt=True)
+    assert row.prompt == tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Where is it?"}], tokenize=False, add_generation_prompt=True
+    )
 
 
 @pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.tools])
 def test_a_tool_call_is_learned_whole_and_its_result_is_not(name):
-    """Calls are what the assistant says; what the tool returns is read only. Arguments given as JSON text are written once, not quoted twice."""
+    """Calls are what the assistant says; what the tool returns is read only.
+
+    Arguments given as JSON text are written once, not quoted twice.
+    """
     tokenizer = family_tokenizer(name)
-    call = {"type": "function", "id": "abcdefghi", "function": {"name": "find_parcel", "arguments": '{"number": 7}'}}
-    tool = {"type": "function", "function": {"name": "find_parcel", "description": "looks", "parameters": {}}}
+    call = {
+        "type": "function",
+        "id": "abcdefghi",
+        "function": {"name": "find_parcel", "arguments": '{"number": 7}'},
+    }
+    tool = {
+        "type": "function",
+        "function": {"name": "find_parcel", "description": "looks", "parameters": {}},
+    }
     messages = (
         Message("user", "Where is it?"),
         Message("assistant", "", extra={"tool_calls": [call]}),
@@ -102,9 +149,17 @@ def test_a_tool_call_is_learned_whole_and_its_result_is_not(name):
 
 
 def test_a_template_that_drops_tool_calls_is_refused():
-    """A call that the template does not write is no answer: the row is named, not trained on as silence."""
+    """A call that the template does not write is no answer: the row is named, not trained on as
+    silence.
+    """
     call = {"type": "function", "function": {"name": "find_parcel", "arguments": {}}}
-    example = Example(row=1, messages=(Message("user", "Where?"), Message("assistant", "", extra={"tool_calls": [call]})))
+    example = Example(
+        row=1,
+        messages=(
+            Message("user", "Where?"),
+            Message("assistant", "", extra={"tool_calls": [call]}),
+        ),
+    )
     with pytest.raises(Unusable, match="does not write tool calls"):
         answer_row(example, Templater(family_tokenizer("smollm")))
 
@@ -112,16 +167,27 @@ def test_a_template_that_drops_tool_calls_is_refused():
 def test_what_a_template_leaves_out_is_counted():
     """Tools and turns that a template has no place for are counted."""
     tokenizer = deepcopy(family_tokenizer("smollm"))
-    tokenizer.chat_template = CHATML.replace("{% for m in messages %}", "{% for m in messages if m.role != 'system' %}")
+    tokenizer.chat_template = CHATML.replace(
+        "{% for m in messages %}", "{% for m in messages if m.role != 'system' %}"
+    )
     templater = Templater(tokenizer)
     tool = {"type": "function", "function": {"name": "find_parcel"}}
-    messages = (Message("system", "Be kind."), Message("user", "Where?"), Message("assistant", "Here."))
+    messages = (
+        Message("system", "Be kind."),
+        Message("user", "Where?"),
+        Message("assistant", "Here."),
+    )
     answer_row(Example(row=1, messages=messages, tools=(tool,)), templater)
-    assert {note.split(":")[0] for note in templater.notes} == {"system turns are left out or rewritten by the chat template", "tools are not shown to the model"}
+    assert {note.split(":")[0] for note in templater.notes} == {
+        "system turns are left out or rewritten by the chat template",
+        "tools are not shown to the model",
+    }
 
 
 def test_a_template_that_hides_answers_is_refused():
-    """A template that shortens or rewrites answers cannot be masked: the row is refused, not guessed."""
+    """A template that shortens or rewrites answers cannot be masked: the row is refused, not
+    guessed.
+    """
     tokenizer = deepcopy(family_tokenizer("smollm"))
     tokenizer.chat_template = CHATML.replace("{{ m.content }}", "{{ m.content[:3] }}")
     with pytest.raises(Unusable, match="hides where an answer"):
@@ -132,15 +198,38 @@ def test_an_assistant_that_speaks_first_is_learned():
     """A conversation may begin with the assistant, also where a template refuses an empty one."""
     for name in ("smollm", "llama3", "zephyr"):
         tokenizer = family_tokenizer(name)
-        row = answer_row(Example(row=1, messages=(Message("assistant", "Hello!"), Message("user", "Hi"), Message("assistant", "What now?"))), Templater(tokenizer))
-        assert runs(tokenizer, row) == [FAMILIES[name].middle("Hello!"), FAMILIES[name].last("What now?")]
+        row = answer_row(
+            Example(
+                row=1,
+                messages=(
+                    Message("assistant", "Hello!"),
+                    Message("user", "Hi"),
+                    Message("assistant", "What now?"),
+                ),
+            ),
+            Templater(tokenizer),
+        )
+        assert runs(tokenizer, row) == [
+            FAMILIES[name].middle("Hello!"),
+            FAMILIES[name].last("What now?"),
+        ]
 
 
 def test_thoughts_of_the_last_answer_are_learned():
-    """A thought in front of the last answer is what the model writes; earlier thoughts are gone, as when it is served."""
+    """A thought in front of the last answer is what the model writes; earlier thoughts are gone, as
+    when it is served.
+    """
     tokenizer = family_tokenizer("qwen3")
-    row = answer_row(conversation("One?", "<think>\nhm\n</think>\n\nFirst.", "Two?", "<think>\nwell\n</think>\n\nSecond."), Templater(tokenizer))
-    assert runs(tokenizer, row) == ["First.<|im_end|>", "<think>\nwell\n</think>\n\nSecond.<|im_end|>"]
+    row = answer_row(
+        conversation(
+            "One?", "<think>\nhm\n</think>\n\nFirst.", "Two?", "<think>\nwell\n</think>\n\nSecond."
+        ),
+        Templater(tokenizer),
+    )
+    assert runs(tokenizer, row) == [
+        "First.<|im_end|>",
+        "<think>\nwell\n</think>\n\nSecond.<|im_end|>",
+    ]
 
 
 def test_marks_of_the_template_inside_a_message_are_counted():
@@ -154,7 +243,9 @@ def test_surrounding_space_is_learned_only_where_the_template_keeps_it():
     """Space that a template strips is not expected of the model; space that it keeps is."""
     for name, expected in (("llama3", "Yes.<|eot_id|>"), ("smollm", "  Yes. <|im_end|>")):
         tokenizer = family_tokenizer(name)
-        assert runs(tokenizer, answer_row(conversation("Well?", "  Yes. "), Templater(tokenizer))) == [expected]
+        assert runs(
+            tokenizer, answer_row(conversation("Well?", "  Yes. "), Templater(tokenizer))
+        ) == [expected]
 
 
 def test_weights_between_0_and_1_are_counted():
@@ -165,9 +256,13 @@ def test_weights_between_0_and_1_are_counted():
 
 
 def test_a_prompt_that_training_never_shows_is_counted():
-    """Where the template begins an answer with a thought that the rows do not have, the rows are counted: the model is asked otherwise than it was trained."""
+    """Where the template begins an answer with a thought that the rows do not have, the rows are
+    counted: the model is asked otherwise than it was trained.
+    """
     tokenizer = deepcopy(family_tokenizer("smollm"))
-    tokenizer.chat_template = CHATML.replace("<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\n<think>\n{% endif %}")
+    tokenizer.chat_template = CHATML.replace(
+        "<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\n<think>\n{% endif %}"
+    )
     templater = Templater(tokenizer)
     row = answer_row(conversation("Well?", "Yes."), templater)
     assert runs(tokenizer, row) == ["Yes.<|im_end|>"]

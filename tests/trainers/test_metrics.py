@@ -1,11 +1,21 @@
-"""Scores against values worked out by hand, intervals against their known behaviour, verdicts in words."""
+"""Scores against values worked out by hand, intervals against their known behaviour, verdicts in
+words.
+"""
 
 import math
 import random
 
 import pytest
 
-from trainers.evaluation.metrics import choose_metrics, classification, compare, compare_answers, proportion_interval, score, verdict
+from trainers.evaluation.metrics import (
+    choose_metrics,
+    classification,
+    compare,
+    compare_answers,
+    proportion_interval,
+    score,
+    verdict,
+)
 
 
 @pytest.mark.parametrize(
@@ -17,7 +27,12 @@ from trainers.evaluation.metrics import choose_metrics, classification, compare,
         ("json_validity", '{"a": 1}', "{}", 1.0),
         ("json_validity", "{a: 1}", "{}", 0.0),
         ("json_validity", "3", "{}", 0.0),  # a bare number is no form to fill in
-        ("exact_match", '{"b": 2, "a": 1}', '{"a": 1, "b": 2}', 1.0),  # the order of keys is no difference
+        (
+            "exact_match",
+            '{"b": 2, "a": 1}',
+            '{"a": 1, "b": 2}',
+            1.0,
+        ),  # the order of keys is no difference
         ("rouge_l", "a b c d", "a c d", 2 * (3 / 4 * 1) / (3 / 4 + 1)),
         ("rouge_l", "", "a c d", 0.0),
     ],
@@ -31,12 +46,17 @@ def test_the_metric_follows_the_expected_answers():
     """Forms, short answers and long answers are judged differently."""
     assert choose_metrics(['{"a": 1}', "[]"]) == ("json_validity", "exact_match")
     assert choose_metrics(["Paris", "seven days"]) == ("exact_match", "token_f1")
-    assert choose_metrics(["a long answer with very many words in it, indeed"] * 3) == ("rouge_l", "token_f1")
+    assert choose_metrics(["a long answer with very many words in it, indeed"] * 3) == (
+        "rouge_l",
+        "token_f1",
+    )
     assert choose_metrics([]) == ()
 
 
 def test_an_interval_excludes_zero_where_every_row_got_better_and_includes_it_where_nothing_changed():
-    """Rows that all improve by one give an interval of exactly one; noise around nothing gives one around zero."""
+    """Rows that all improve by one give an interval of exactly one; noise around nothing gives one
+    around zero.
+    """
     same = compare([1.0] * 10, [0.0] * 10, higher_is_better=False)
     assert same.interval == (-1.0, -1.0)
     assert same.word == "better"
@@ -54,7 +74,12 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     missed = 0
     for seed in range(200):
         before = [draw.gauss(0, 1) for _ in range(40)]
-        low, high = compare(before, [value + 0.3 + draw.gauss(0, 1) for value in before], higher_is_better=True, seed=seed).interval
+        low, high = compare(
+            before,
+            [value + 0.3 + draw.gauss(0, 1) for value in before],
+            higher_is_better=True,
+            seed=seed,
+        ).interval
         missed += not low <= 0.3 <= high
     assert 2 <= missed <= 24
 
@@ -88,10 +113,15 @@ def test_classes_are_counted():
 
 
 def test_the_verdict_is_a_word_and_a_sentence():
-    """The first metric decides; others are told where they are distinguishable; a loss of general ability is told."""
+    """The first metric decides; others are told where they are distinguishable; a loss of general
+    ability is told.
+    """
     loss = compare([4.0] * 10, [2.0] * 10, higher_is_better=False)
     answers = compare_answers(["no"] * 6, ["Paris"] * 6, ["Paris"] * 6)
-    word, text = verdict({"held-out loss": loss, **answers}, general=compare([1.0] * 8, [1.5] * 8, higher_is_better=False))
+    word, text = verdict(
+        {"held-out loss": loss, **answers},
+        general=compare([1.0] * 8, [1.5] * 8, higher_is_better=False),
+    )
     assert word == "better"
     assert "held-out loss 4 before, 2 after (difference -2.00 to -2.00) on 10 held-out rows" in text
     assert "exact match 0 before, 1 after" in text

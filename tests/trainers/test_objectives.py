@@ -15,7 +15,15 @@ from tests.trainers.test_masks import FEW, SAID
 from trainers.frame.rows import prepare_rows
 from trainers.prepare import ANSWERS, Templater, prepare_stage_rows
 from trainers.prepare.classification import CLASSES, class_columns, names_of
-from trainers.prepare.preference import FEEDBACK, PAIRS, feedback_columns, pair, preference_columns, reading_prepared_rows, reward_columns
+from trainers.prepare.preference import (
+    FEEDBACK,
+    PAIRS,
+    feedback_columns,
+    pair,
+    preference_columns,
+    reading_prepared_rows,
+    reward_columns,
+)
 from trainers.prepare.prompts import PROMPTS, prompt_columns
 from trainers.prepare.row import Unusable
 
@@ -23,7 +31,12 @@ SETTINGS = {"seq_len": 512, "truncation": "stop", "holdout": 0.0, "seed": 1}
 
 
 def preference(question: str, chosen: str, rejected: str, row: int = 1) -> Example:
-    return Example(row=row, messages=(Message("user", question),), chosen=(Message("assistant", chosen),), rejected=(Message("assistant", rejected),))
+    return Example(
+        row=row,
+        messages=(Message("user", question),),
+        chosen=(Message("assistant", chosen),),
+        rejected=(Message("assistant", rejected),),
+    )
 
 
 # --------------------------------------------------------------------------- pairs
@@ -33,7 +46,9 @@ def preference(question: str, chosen: str, rejected: str, row: int = 1) -> Examp
 @FEW
 @given(question=SAID, answers=st.lists(SAID, min_size=2, max_size=2, unique=True))
 def test_a_pair_has_one_prompt_and_two_whole_answers(name, question, answers):
-    """Prompt and answer decode to what was said, the prompt is the same tokens for both, and each answer ends with the token that ends a turn."""
+    """Prompt and answer decode to what was said, the prompt is the same tokens for both, and each
+    answer ends with the token that ends a turn.
+    """
     family, tokenizer = FAMILIES[name], family_tokenizer(name)
     row = pair(preference(question, *answers), Templater(tokenizer))
     for ids, said in ((row.chosen_ids, answers[0]), (row.rejected_ids, answers[1])):
@@ -44,7 +59,9 @@ def test_a_pair_has_one_prompt_and_two_whole_answers(name, question, answers):
 
 
 def test_pairs_are_the_tokens_that_trl_would_make():
-    """On a template that both write in the same way, the columns are TRL's own, but for the line end after the last turn, which no model writes."""
+    """On a template that both write in the same way, the columns are TRL's own, but for the line
+    end after the last turn, which no model writes.
+    """
     from trl.data_utils import extract_prompt
     from trl.trainer.dpo_trainer import _tokenize
 
@@ -52,7 +69,11 @@ def test_pairs_are_the_tokens_that_trl_would_make():
     example = preference("Where is my parcel?", "On its way.", "No idea.")
     row = pair(example, Templater(tokenizer))
     turns = {
-        side: [{"role": "user", "content": "Where is my parcel?"}, {"role": "assistant", "content": said}] for side, said in (("chosen", "On its way."), ("rejected", "No idea."))
+        side: [
+            {"role": "user", "content": "Where is my parcel?"},
+            {"role": "assistant", "content": said},
+        ]
+        for side, said in (("chosen", "On its way."), ("rejected", "No idea."))
     }
     theirs = extract_prompt(turns)
     prompt_ids = _tokenize(tokenizer, theirs["prompt"], add_generation_prompt=True)["input_ids"]
@@ -61,11 +82,16 @@ def test_pairs_are_the_tokens_that_trl_would_make():
         whole = _tokenize(tokenizer, theirs["prompt"] + theirs[side])["input_ids"]
         assert whole[: len(prompt_ids)] == prompt_ids
         ours = list(getattr(row, f"{side}_ids"))
-        assert whole[len(prompt_ids) :] == ours + tokenizer("\n", add_special_tokens=False)["input_ids"]
+        assert (
+            whole[len(prompt_ids) :]
+            == ours + tokenizer("\n", add_special_tokens=False)["input_ids"]
+        )
 
 
 def test_the_template_is_applied_once():
-    """A token that begins a text stands once at its beginning, in pairs and in TRL's reward columns."""
+    """A token that begins a text stands once at its beginning, in pairs and in TRL's reward
+    columns.
+    """
     for name in ("llama3", "gemma", "mistral"):
         tokenizer = family_tokenizer(name)
         row = pair(preference("Well?", "Yes.", "No."), Templater(tokenizer))
@@ -75,11 +101,17 @@ def test_the_template_is_applied_once():
 
 
 def test_pairs_that_are_none_are_counted_and_named(tiny_tokenizer):
-    """Equal answers, a missing answer and an answer to another question are left out with their row numbers."""
+    """Equal answers, a missing answer and an answer to another question are left out with their row
+    numbers.
+    """
     good = [preference(f"Question {number}?", "yes", "no", row=number) for number in range(1, 60)]
     same = preference("Well?", "yes ", "yes ", row=60)
-    other = Example(row=61, messages=(Message("user", "Well?"),), chosen=(Message("assistant", "yes"),))
-    data = prepare_stage_rows([*good, same, other], Templater(tiny_tokenizer), kind=PAIRS, **SETTINGS)
+    other = Example(
+        row=61, messages=(Message("user", "Well?"),), chosen=(Message("assistant", "yes"),)
+    )
+    data = prepare_stage_rows(
+        [*good, same, other], Templater(tiny_tokenizer), kind=PAIRS, **SETTINGS
+    )
     assert len(data.train) == 59
     assert data.dropped == 2
     assert any("both answers are the same" in note and "row 60" in note for note in data.notes)
@@ -89,19 +121,42 @@ def test_pairs_that_are_none_are_counted_and_named(tiny_tokenizer):
 
 
 def test_pairs_that_contradict_each_other_are_counted_and_stay_together(tiny_tokenizer):
-    """The same two answers with the preference turned round: counted, and never on both sides of the split."""
-    rows = [preference(f"Question {number}?", f"first {number}", f"second {number}", row=number) for number in range(1, 21)]
+    """The same two answers with the preference turned round: counted, and never on both sides of
+    the split.
+    """
+    rows = [
+        preference(f"Question {number}?", f"first {number}", f"second {number}", row=number)
+        for number in range(1, 21)
+    ]
     turned = [preference("Question 3?", "second 3", "first 3", row=30)]
-    data = prepare_stage_rows([*rows, *turned], Templater(tiny_tokenizer), kind=PAIRS, **SETTINGS | {"holdout": 0.3})
-    assert any("2 rows contradict each other" in note and "rows 3, 30" in note for note in data.notes)
+    data = prepare_stage_rows(
+        [*rows, *turned], Templater(tiny_tokenizer), kind=PAIRS, **SETTINGS | {"holdout": 0.3}
+    )
+    assert any(
+        "2 rows contradict each other" in note and "rows 3, 30" in note for note in data.notes
+    )
     assert len({3, 30} & {row.number for row in data.holdout}) != 1
 
 
 def test_cutting_a_pair_keeps_something_of_both_answers(tiny_tokenizer):
-    """truncation: truncate cuts both answers; where nothing or nothing different would be left, the pair is left out and counted."""
+    """truncation: truncate cuts both answers; where nothing or nothing different would be left, the
+    pair is left out and counted.
+    """
     long = "the shop sells tea " * 20
-    examples = [preference("Well?", "yes " + long, "no " + long, row=1), preference("Well? " + long, "yes", "no", row=2), preference("Now?", long + "a", long + "b", row=3)]
-    data = prepare_stage_rows(examples, Templater(tiny_tokenizer), kind=PAIRS, seq_len=40, truncation="truncate", holdout=0.0, seed=1)
+    examples = [
+        preference("Well?", "yes " + long, "no " + long, row=1),
+        preference("Well? " + long, "yes", "no", row=2),
+        preference("Now?", long + "a", long + "b", row=3),
+    ]
+    data = prepare_stage_rows(
+        examples,
+        Templater(tiny_tokenizer),
+        kind=PAIRS,
+        seq_len=40,
+        truncation="truncate",
+        holdout=0.0,
+        seed=1,
+    )
     (row,) = data.train
     assert (row.number, row.tokens, data.truncated, data.dropped) == (1, 40, 1, 2)
 
@@ -110,20 +165,49 @@ def test_cutting_a_pair_keeps_something_of_both_answers(tiny_tokenizer):
 
 
 def test_feedback_keeps_its_verdicts(tiny_tokenizer):
-    """Answers with a verdict become prompt, completion and label; a pair becomes two of them with one prompt."""
-    liked = Example(row=1, messages=(Message("user", "Well?"), Message("assistant", "Yes.")), good=True)
-    disliked = Example(row=2, messages=(Message("user", "Well?"), Message("assistant", "Go away.")), good=False)
-    data = prepare_stage_rows([liked, disliked, preference("Now?", "Soon.", "Never.", row=3)], Templater(tiny_tokenizer), kind=FEEDBACK, **SETTINGS)
-    told = [(row.number, tiny_tokenizer.decode(row.completion_ids), row.label) for row in data.train]
-    assert told == [(1, "Yes.<|im_end|>", True), (2, "Go away.<|im_end|>", False), (3, "Soon.<|im_end|>", True), (3, "Never.<|im_end|>", False)]
+    """Answers with a verdict become prompt, completion and label; a pair becomes two of them with
+    one prompt.
+    """
+    liked = Example(
+        row=1, messages=(Message("user", "Well?"), Message("assistant", "Yes.")), good=True
+    )
+    disliked = Example(
+        row=2, messages=(Message("user", "Well?"), Message("assistant", "Go away.")), good=False
+    )
+    data = prepare_stage_rows(
+        [liked, disliked, preference("Now?", "Soon.", "Never.", row=3)],
+        Templater(tiny_tokenizer),
+        kind=FEEDBACK,
+        **SETTINGS,
+    )
+    told = [
+        (row.number, tiny_tokenizer.decode(row.completion_ids), row.label) for row in data.train
+    ]
+    assert told == [
+        (1, "Yes.<|im_end|>", True),
+        (2, "Go away.<|im_end|>", False),
+        (3, "Soon.<|im_end|>", True),
+        (3, "Never.<|im_end|>", False),
+    ]
     assert "2 answers people liked, 2 they did not" in data.notes
     columns = feedback_columns(data.train, batch=2)
-    assert columns["KL_completion_ids"] == [list(data.train[place].completion_ids) for place in (1, 0, 3, 2)]
+    assert columns["KL_completion_ids"] == [
+        list(data.train[place].completion_ids) for place in (1, 0, 3, 2)
+    ]
 
 
 def test_answers_that_people_rejected_are_not_taught(tiny_tokenizer):
-    """Supervised training on feedback leaves out the bad answers, and says so when they are more than a few."""
-    rows = [Example(row=number, messages=(Message("user", f"Question {number}?"), Message("assistant", "Go away.")), good=number % 2 == 0) for number in range(1, 21)]
+    """Supervised training on feedback leaves out the bad answers, and says so when they are more
+    than a few.
+    """
+    rows = [
+        Example(
+            row=number,
+            messages=(Message("user", f"Question {number}?"), Message("assistant", "Go away.")),
+            good=number % 2 == 0,
+        )
+        for number in range(1, 21)
+    ]
     with pytest.raises(InputError, match="row 1: an answer that people rejected"):
         prepare_stage_rows(rows, Templater(tiny_tokenizer), **SETTINGS)
 
@@ -132,47 +216,86 @@ def test_answers_that_people_rejected_are_not_taught(tiny_tokenizer):
 
 
 def test_prompts_come_from_any_kind_of_data(tiny_tokenizer):
-    """Pairs, answers, feedback, classes and verifiable questions all give their question, ready for an answer, and what may be compared with it."""
+    """Pairs, answers, feedback, classes and verifiable questions all give their question, ready for
+    an answer, and what may be compared with it.
+    """
     examples = [
         preference("One?", "first", "second", row=1),
         Example(row=2, messages=(Message("user", "Two?"), Message("assistant", "Because."))),
-        Example(row=3, messages=(Message("user", "Three?"), Message("assistant", "Bad.")), good=False),
+        Example(
+            row=3, messages=(Message("user", "Three?"), Message("assistant", "Bad.")), good=False
+        ),
         Example(row=4, messages=(Message("user", "What is 2 + 2?"),), answer="4"),
         Example(row=5, text="The cup is broken", label="complaint"),
     ]
     data = prepare_stage_rows(examples, Templater(tiny_tokenizer), kind=PROMPTS, **SETTINGS)
     told = [(row.shown, row.answer, row.verifiable) for row in data.train]
-    assert told == [("One?", "first", False), ("Two?", "Because.", False), ("Three?", None, False), ("What is 2 + 2?", "4", True), ("The cup is broken", "complaint", True)]
+    assert told == [
+        ("One?", "first", False),
+        ("Two?", "Because.", False),
+        ("Three?", None, False),
+        ("What is 2 + 2?", "4", True),
+        ("The cup is broken", "complaint", True),
+    ]
     for row in data.train:
-        assert tiny_tokenizer.decode(row.prompt_ids) == f"<|im_start|>user\n{row.shown}<|im_end|>\n<|im_start|>assistant\n"
+        assert (
+            tiny_tokenizer.decode(row.prompt_ids)
+            == f"<|im_start|>user\n{row.shown}<|im_end|>\n<|im_start|>assistant\n"
+        )
     columns = prompt_columns(data.train)
     assert columns["prompt"][3] == [{"role": "user", "content": "What is 2 + 2?"}]
     assert columns["answer"][3] == "4"
 
 
 def test_repeated_and_over_long_prompts_are_counted(tiny_tokenizer):
-    """A prompt that comes again, and one that leaves no room for an answer, are left out with a count; prompts are never cut."""
-    examples = [preference(f"Question {number // 2}?", f"a {number}", "b", row=number) for number in range(40)]
+    """A prompt that comes again, and one that leaves no room for an answer, are left out with a
+    count; prompts are never cut.
+    """
+    examples = [
+        preference(f"Question {number // 2}?", f"a {number}", "b", row=number)
+        for number in range(40)
+    ]
     examples.append(preference("the shop sells tea " * 40, "yes", "no", row=99))
-    data = prepare_stage_rows(examples, Templater(tiny_tokenizer), kind=PROMPTS, seq_len=40, truncation="truncate", holdout=0.0, seed=1)
+    data = prepare_stage_rows(
+        examples,
+        Templater(tiny_tokenizer),
+        kind=PROMPTS,
+        seq_len=40,
+        truncation="truncate",
+        holdout=0.0,
+        seed=1,
+    )
     assert (len(data.train), data.dropped) == (20, 21)
     assert "20 rows left out: their prompt was there before" in data.notes
-    assert any("longer than seq_len less response_tokens, which is 40 (row 99)" in note for note in data.notes)
+    assert any(
+        "longer than seq_len less response_tokens, which is 40 (row 99)" in note
+        for note in data.notes
+    )
 
 
 def test_text_without_a_question_gives_no_prompt(tiny_tokenizer):
     """Raw text has nothing to ask."""
     with pytest.raises(InputError, match="row 1: no question that a model could answer"):
-        prepare_stage_rows([Example(row=1, text="The shop sells tea.")], Templater(tiny_tokenizer), kind=PROMPTS, **SETTINGS)
+        prepare_stage_rows(
+            [Example(row=1, text="The shop sells tea.")],
+            Templater(tiny_tokenizer),
+            kind=PROMPTS,
+            **SETTINGS,
+        )
 
 
 # --------------------------------------------------------------------------- classes
 
 
 def test_classes_are_numbered_by_name_and_texts_are_tokenised_without_a_template():
-    """Names of classes become numbers in the order of their names, or of their values; texts get the tokenizer's own special tokens."""
+    """Names of classes become numbers in the order of their names, or of their values; texts get
+    the tokenizer's own special tokens.
+    """
     tokenizer = family_tokenizer("gemma")
-    examples = [Example(row=number, text=f"text {number}", label=("2", "10", "1")[number % 3]) for number in range(30)]
+    examples = [
+        Example(row=number, text=f"text {number}", label=("2", "10", "1")[number % 3])
+        for number in range(30)
+    ]
     data = prepare_stage_rows(examples, Templater(tokenizer), kind=CLASSES, **SETTINGS)
     assert names_of(data.train) == ["1", "2", "10"]
     assert all(names_of(data.train)[row.label] == row.name for row in data.train)
@@ -182,10 +305,20 @@ def test_classes_are_numbered_by_name_and_texts_are_tokenised_without_a_template
 
 
 def test_every_class_is_trained_on_and_held_out_in_its_share(tiny_tokenizer):
-    """A rare class is not lost to the hold-out rows, and a class of a hundred is held out in its share."""
-    examples = [Example(row=number, text=f"text {number}", label="often" if number < 100 else "seldom") for number in range(110)] + [Example(row=200, text="alone", label="once")]
+    """A rare class is not lost to the hold-out rows, and a class of a hundred is held out in its
+    share.
+    """
+    examples = [
+        Example(row=number, text=f"text {number}", label="often" if number < 100 else "seldom")
+        for number in range(110)
+    ] + [Example(row=200, text="alone", label="once")]
     for seed in range(5):
-        data = prepare_stage_rows(examples, Templater(tiny_tokenizer), kind=CLASSES, **SETTINGS | {"holdout": 0.2, "seed": seed})
+        data = prepare_stage_rows(
+            examples,
+            Templater(tiny_tokenizer),
+            kind=CLASSES,
+            **SETTINGS | {"holdout": 0.2, "seed": seed},
+        )
         assert Counter(row.name for row in data.holdout) == {"often": 20, "seldom": 2}
         assert {row.name for row in data.train} == {"often", "seldom", "once"}
 
@@ -193,10 +326,22 @@ def test_every_class_is_trained_on_and_held_out_in_its_share(tiny_tokenizer):
 def test_one_class_is_refused_and_contradictions_are_counted(tiny_tokenizer):
     """There is nothing to tell apart in one class; one text in two classes is counted."""
     with pytest.raises(InputError, match="every row has the class 'a'"):
-        prepare_stage_rows([Example(row=number, text=f"text {number}", label="a") for number in range(9)], Templater(tiny_tokenizer), kind=CLASSES, **SETTINGS)
-    examples = [Example(row=1, text="Good tea", label="a"), Example(row=2, text="good  tea", label="b"), Example(row=3, text="Bad tea", label="b")]
+        prepare_stage_rows(
+            [Example(row=number, text=f"text {number}", label="a") for number in range(9)],
+            Templater(tiny_tokenizer),
+            kind=CLASSES,
+            **SETTINGS,
+        )
+    examples = [
+        Example(row=1, text="Good tea", label="a"),
+        Example(row=2, text="good  tea", label="b"),
+        Example(row=3, text="Bad tea", label="b"),
+    ]
     data = prepare_stage_rows(examples, Templater(tiny_tokenizer), kind=CLASSES, **SETTINGS)
-    assert any("2 rows have the text of another row and another class (rows 1, 2)" in note for note in data.notes)
+    assert any(
+        "2 rows have the text of another row and another class (rows 1, 2)" in note
+        for note in data.notes
+    )
 
 
 # --------------------------------------------------------------------------- kept, and TRL
@@ -219,7 +364,15 @@ def test_every_kind_is_kept_and_comes_back_the_same(kind, make, pairs_file):
 @pytest.fixture
 def pairs_file(tmp_path) -> Path:
     path = tmp_path / "pairs.jsonl"
-    path.write_text("".join(json.dumps({"prompt": f"Question {number}?", "chosen": f"Yes, {number}.", "rejected": "No."}) + "\n" for number in range(12)))
+    path.write_text(
+        "".join(
+            json.dumps(
+                {"prompt": f"Question {number}?", "chosen": f"Yes, {number}.", "rejected": "No."}
+            )
+            + "\n"
+            for number in range(12)
+        )
+    )
     return path
 
 
@@ -232,47 +385,96 @@ def tiny_tokenizer(tiny_model: Path):
 
 @pytest.mark.parametrize("objective", ["dpo", "rm", "kto"])
 def test_trls_trainers_take_the_rows_as_they_are(objective, tiny_model, tiny_tokenizer, tmp_path):
-    """A step of TRL's trainer on our rows has the tokens we prepared, and a loss that is a number."""
+    """A step of TRL's trainer on our rows has the tokens we prepared, and a loss that is a
+    number.
+    """
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
     from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, RewardConfig, RewardTrainer
 
-    examples = [preference(f"Question {number}?", f"Yes, {number}.", "No.", row=number) for number in range(8)]
-    data = prepare_stage_rows(examples, Templater(tiny_tokenizer), kind=FEEDBACK if objective == "kto" else PAIRS, **SETTINGS)
+    examples = [
+        preference(f"Question {number}?", f"Yes, {number}.", "No.", row=number)
+        for number in range(8)
+    ]
+    data = prepare_stage_rows(
+        examples,
+        Templater(tiny_tokenizer),
+        kind=FEEDBACK if objective == "kto" else PAIRS,
+        **SETTINGS,
+    )
     config, trainer_class, table = {
         "dpo": (DPOConfig, DPOTrainer, preference_columns),
         "rm": (RewardConfig, RewardTrainer, reward_columns),
         "kto": (KTOConfig, KTOTrainer, lambda rows: feedback_columns(rows, batch=4)),
     }[objective]
-    model = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=1) if objective == "rm" else AutoModelForCausalLM.from_pretrained(tiny_model)
-    args = config(
-        output_dir=str(tmp_path), max_steps=1, per_device_train_batch_size=4, report_to="none", use_cpu=True, bf16=False, save_strategy="no", disable_tqdm=True, max_length=None
+    model = (
+        AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=1)
+        if objective == "rm"
+        else AutoModelForCausalLM.from_pretrained(tiny_model)
     )
-    trainer = reading_prepared_rows(trainer_class)(model=model, args=args, train_dataset=Dataset.from_dict(table(data.train)), processing_class=tiny_tokenizer)
+    args = config(
+        output_dir=str(tmp_path),
+        max_steps=1,
+        per_device_train_batch_size=4,
+        report_to="none",
+        use_cpu=True,
+        bf16=False,
+        save_strategy="no",
+        disable_tqdm=True,
+        max_length=None,
+    )
+    trainer = reading_prepared_rows(trainer_class)(
+        model=model,
+        args=args,
+        train_dataset=Dataset.from_dict(table(data.train)),
+        processing_class=tiny_tokenizer,
+    )
     batch = next(iter(trainer.get_train_dataloader()))
     first = batch["input_ids"][0][batch["attention_mask"][0].bool()].tolist()
-    wanted = [[*row.prompt_ids, *ids] for row in data.train for ids in ((row.completion_ids,) if objective == "kto" else (row.chosen_ids, row.rejected_ids))]
+    wanted = [
+        [*row.prompt_ids, *ids]
+        for row in data.train
+        for ids in (
+            (row.completion_ids,) if objective == "kto" else (row.chosen_ids, row.rejected_ids)
+        )
+    ]
     assert first in wanted
     assert torch.isfinite(torch.tensor(trainer.train().training_loss))
 
 
 def test_a_conversation_that_the_template_refuses_is_no_pair():
-    """A pair whose conversation the template cannot write is refused with the template's own words."""
+    """A pair whose conversation the template cannot write is refused with the template's own
+    words.
+    """
     tokenizer = family_tokenizer("gemma")
-    example = Example(row=1, messages=(Message("user", "Well?"), Message("user", "Now?")), chosen=(Message("assistant", "Yes."),), rejected=(Message("assistant", "No."),))
+    example = Example(
+        row=1,
+        messages=(Message("user", "Well?"), Message("user", "Now?")),
+        chosen=(Message("assistant", "Yes."),),
+        rejected=(Message("assistant", "No."),),
+    )
     with pytest.raises(Unusable, match="roles must alternate"):
         pair(example, Templater(tokenizer))
 
 
 def test_a_system_text_goes_in_front_of_the_question_where_the_template_takes_none():
-    """Models without system turns get the text with the first question, in rows, pairs and prompts alike, and the rows are counted."""
+    """Models without system turns get the text with the first question, in rows, pairs and prompts
+    alike, and the rows are counted.
+    """
     tokenizer = family_tokenizer("gemma")
     system = Message("system", "Be kind.")
     question = "<bos><start_of_turn>user\nBe kind.\n\nWell?<end_of_turn>\n<start_of_turn>model\n"
-    example = Example(row=1, messages=(system, Message("user", "Well?")), chosen=(Message("assistant", "Yes."),), rejected=(Message("assistant", "No."),))
+    example = Example(
+        row=1,
+        messages=(system, Message("user", "Well?")),
+        chosen=(Message("assistant", "Yes."),),
+        rejected=(Message("assistant", "No."),),
+    )
     for kind, name in ((PAIRS, "prompt_ids"), (PROMPTS, "prompt_ids"), (ANSWERS, "input_ids")):
         templater = Templater(tokenizer)
         data = prepare_stage_rows([example], templater, kind=kind, **SETTINGS)
         assert tokenizer.decode(getattr(data.train[0], name)).startswith(question)
-        assert any(note.startswith("1 row") and "takes no system turn" in note for note in data.notes)
+        assert any(
+            note.startswith("1 row") and "takes no system turn" in note for note in data.notes
+        )

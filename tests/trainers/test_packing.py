@@ -10,14 +10,34 @@ from advisor.ground.errors import InputError
 from trainers.prepare import IGNORED, PackedBatches, Row, columns, pack
 from trainers.prepare.packing import check_packing, packed_logits
 
-SMALL = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128}
+SMALL = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
 TINY = {
     "llama": ("LlamaConfig", SMALL),
     "mistral": ("MistralConfig", SMALL | {"sliding_window": 4}),
     "qwen3": ("Qwen3Config", SMALL | {"head_dim": 8}),
-    "gemma3": ("Gemma3TextConfig", SMALL | {"head_dim": 8, "sliding_window": 4, "query_pre_attn_scalar": 8, "num_hidden_layers": 6}),
+    "gemma3": (
+        "Gemma3TextConfig",
+        SMALL
+        | {
+            "head_dim": 8,
+            "sliding_window": 4,
+            "query_pre_attn_scalar": 8,
+            "num_hidden_layers": 6,
+        },
+    ),
     "phi3": ("Phi3Config", SMALL | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}),
-    "gpt2": ("GPT2Config", {"vocab_size": 96, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}),
+    "gpt2": (
+        "GPT2Config",
+        {"vocab_size": 96, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128},
+    ),
 }
 
 
@@ -28,13 +48,24 @@ def tiny(name: str, attention: str):
     config_name, values = TINY[name]
     torch.manual_seed(0)
     config = getattr(transformers, config_name)(**values)
-    return transformers.AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
+    return transformers.AutoModelForCausalLM.from_config(
+        config, attn_implementation=attention
+    ).eval()
 
 
 def rows_of(lengths, seed: int = 0) -> list[Row]:
     draw = random.Random(seed)
     return [
-        Row(number=place, input_ids=(ids := [draw.randrange(3, 96) for _ in range(length)]), labels=ids, prompt="", shown="", expected="", key=str(place), text=str(place))
+        Row(
+            number=place,
+            input_ids=(ids := [draw.randrange(3, 96) for _ in range(length)]),
+            labels=ids,
+            prompt="",
+            shown="",
+            expected="",
+            key=str(place),
+            text=str(place),
+        )
         for place, length in enumerate(lengths, 1)
     ]
 
@@ -44,14 +75,21 @@ def largest_difference(model, rows) -> float:
 
     with torch.no_grad():
         together = packed_logits(model, rows)
-        alone = torch.cat([model(input_ids=torch.tensor([row.input_ids]), use_cache=False).logits[0] for row in rows])
+        alone = torch.cat(
+            [
+                model(input_ids=torch.tensor([row.input_ids]), use_cache=False).logits[0]
+                for row in rows
+            ]
+        )
     return float((together - alone).abs().max())
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("name", TINY)
 def test_a_packed_row_has_the_logits_of_the_row_alone(name, attention):
-    """Rows of lengths 1 to 17 in one sequence: the logits are those of each row alone, sliding windows included."""
+    """Rows of lengths 1 to 17 in one sequence: the logits are those of each row alone, sliding
+    windows included.
+    """
     assert largest_difference(tiny(name, attention), rows_of([7, 1, 17, 2, 5])) < 2e-5
 
 
@@ -59,7 +97,9 @@ def test_any_lengths_in_any_order_are_kept_apart():
     """Whatever the lengths, nothing of one row reaches another."""
     model = tiny("llama", "sdpa")
 
-    @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    )
     @given(lengths=st.lists(st.integers(1, 20), min_size=2, max_size=6), seed=st.integers(0, 99))
     def check(lengths, seed):
         assert largest_difference(model, rows_of(lengths, seed)) < 2e-5
@@ -68,25 +108,37 @@ def test_any_lengths_in_any_order_are_kept_apart():
 
 
 def test_lines_of_a_batch_are_padded_without_being_seen():
-    """Bins of different lengths stand in lines of their own; padding has no label and changes no logit."""
+    """Bins of different lengths stand in lines of their own; padding has no label and changes no
+    logit.
+    """
     import torch
 
     model = tiny("llama", "sdpa")
     rows = rows_of([9, 4, 6, 3])
     groups = [tuple(rows[:2]), tuple(rows[2:])]
     table = columns(groups, lengths=True)
-    batch = PackedBatches(0)([{name: column[line] for name, column in table.items()} for line in range(2)])
+    batch = PackedBatches(0)(
+        [{name: column[line] for name, column in table.items()} for line in range(2)]
+    )
     assert "attention_mask" not in batch
     assert batch["input_ids"].shape == (2, 13)
     assert batch["labels"][1, 9:].tolist() == [IGNORED] * 4
     with torch.no_grad():
-        logits = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
+        logits = model(
+            input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False
+        ).logits
         for line, group in enumerate(groups):
-            assert torch.allclose(logits[line, : sum(row.tokens for row in group)], packed_logits(model, group), atol=2e-5)
+            assert torch.allclose(
+                logits[line, : sum(row.tokens for row in group)],
+                packed_logits(model, group),
+                atol=2e-5,
+            )
 
 
 def test_a_model_that_looks_across_rows_is_refused():
-    """A model that makes nothing of positions lets rows see each other: packing is refused with the way out."""
+    """A model that makes nothing of positions lets rows see each other: packing is refused with the
+    way out.
+    """
     model = tiny("llama", "sdpa")
     check_packing(model, rows_of([5, 6, 9]), stage="sft", attention="sdpa")
     forward = model.forward
@@ -102,7 +154,9 @@ def test_a_model_that_looks_across_rows_is_refused():
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(lengths=st.lists(st.integers(1, 32), min_size=1, max_size=40))
 def test_bins_hold_every_row_once_within_their_length(lengths):
-    """Packing loses no row, repeats none, and leaves at most one bin half empty beside what cannot be joined."""
+    """Packing loses no row, repeats none, and leaves at most one bin half empty beside what cannot
+    be joined.
+    """
     bins = pack(rows_of(lengths), 32)
     assert sorted(row.number for group in bins for row in group) == list(range(1, len(lengths) + 1))
     sizes = [sum(row.tokens for row in group) for group in bins]

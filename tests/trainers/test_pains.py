@@ -1,4 +1,6 @@
-"""What users of other trainers suffer from, built as they meet it, through the trainer itself: each is an error or a number here."""
+"""What users of other trainers suffer from, built as they meet it, through the trainer itself: each
+is an error or a number here.
+"""
 
 import json
 from copy import deepcopy
@@ -28,54 +30,102 @@ def file(tmp_path):
 
 
 def chat(question: str, answer: str) -> dict:
-    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+    return {
+        "messages": [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": answer},
+        ]
+    }
 
 
 LONG = "Where is my parcel with the red kettle and the blue cup? " * 12
 
 
 def test_3_truncation_that_would_remove_every_answer_stops_before_training(make, file, monkeypatch):
-    """All prompts are longer than seq_len: no loss of 0.0 or NaN, but an error that says so before a model is loaded."""
+    """All prompts are longer than seq_len: no loss of 0.0 or NaN, but an error that says so before
+    a model is loaded.
+    """
     import trainers.frame.loading as loading
 
-    monkeypatch.setattr(loading, "load_base", lambda *args, **kwargs: pytest.fail("the model was loaded"))
-    job = make(job_data=file([chat(f"{number} {LONG}", "Yes.") for number in range(10)]), seq_len=64, truncation="truncate")
+    monkeypatch.setattr(
+        loading, "load_base", lambda *args, **kwargs: pytest.fail("the model was loaded")
+    )
+    job = make(
+        job_data=file([chat(f"{number} {LONG}", "Yes.") for number in range(10)]),
+        seq_len=64,
+        truncation="truncate",
+    )
     with pytest.raises(InputError, match="no row fits into seq_len 64"):
         sft.train(job)
 
 
 def test_3_rows_that_lose_their_answer_are_left_out_with_a_count(make, file):
-    """Cutting takes the whole answer of some rows: they are dropped and named, and what is trained on has something to learn."""
-    rows = [chat(f"Question {number}?", "Yes. " * 40) for number in range(10)] + [chat(f"{number} {LONG}", "Yes.") for number in range(3)]
-    job = make(job_data=file(rows), seq_len=64, truncation="truncate", max_steps=2, warmup=0.0, job_judge=False)
+    """Cutting takes the whole answer of some rows: they are dropped and named, and what is trained
+    on has something to learn.
+    """
+    rows = [chat(f"Question {number}?", "Yes. " * 40) for number in range(10)] + [
+        chat(f"{number} {LONG}", "Yes.") for number in range(3)
+    ]
+    job = make(
+        job_data=file(rows),
+        seq_len=64,
+        truncation="truncate",
+        max_steps=2,
+        warmup=0.0,
+        job_judge=False,
+    )
     sft.train(job)
     data = read_json(job.output / "result.json")["data"]
     assert (data["truncated"], data["dropped"]) == (10, 3)
-    assert any("nothing to learn is left of them" in note and "rows 11, 12, 13" in note for note in data["notes"])
+    assert any(
+        "nothing to learn is left of them" in note and "rows 11, 12, 13" in note
+        for note in data["notes"]
+    )
     assert all(row.learned for row in prepare_rows(job, load_tokenizer(job)).train)
 
 
 def test_4_long_rows_stop_the_run_with_how_many_and_how_long(make, file):
-    """By default more than 5 % of over-long rows stop the run with count, percentile, longest and the ways out; nothing is cut in silence."""
-    rows = [chat(f"Question {number}?", "Yes.") for number in range(18)] + [chat(f"{number} {LONG}", "Yes.") for number in range(2)]
+    """By default more than 5 % of over-long rows stop the run with count, percentile, longest and
+    the ways out; nothing is cut in silence.
+    """
+    rows = [chat(f"Question {number}?", "Yes.") for number in range(18)] + [
+        chat(f"{number} {LONG}", "Yes.") for number in range(2)
+    ]
     job = make(job_data=file(rows), seq_len=64)
-    with pytest.raises(InputError, match=r"2 of 20 rows are longer than seq_len 64 \(95 % are within .* tokens, the longest has \d+\)") as caught:
+    with pytest.raises(
+        InputError,
+        match=(
+            r"2 of 20 rows are longer than seq_len 64 \(95 % are within .* tokens, the longest has"
+            r" \d+\)"
+        ),
+    ) as caught:
         sft.train(job)
     assert "truncation: drop" in caught.value.faults[0].hint
 
 
 def test_4_what_was_dropped_is_in_the_result(make, file, capsys):
-    """truncation: drop leaves rows out with a count, on the screen and in result.json, and each row is accounted for."""
-    rows = [chat(f"Question {number}?", "Yes.") for number in range(18)] + [chat(f"{number} {LONG}", "Yes.") for number in range(2)]
-    job = make(job_data=file(rows), seq_len=64, truncation="drop", max_steps=2, warmup=0.0, job_judge=False)
+    """truncation: drop leaves rows out with a count, on the screen and in result.json, and each row
+    is accounted for.
+    """
+    rows = [chat(f"Question {number}?", "Yes.") for number in range(18)] + [
+        chat(f"{number} {LONG}", "Yes.") for number in range(2)
+    ]
+    job = make(
+        job_data=file(rows), seq_len=64, truncation="drop", max_steps=2, warmup=0.0, job_judge=False
+    )
     sft.train(job)
     data = read_json(job.output / "result.json")["data"]
     assert data["train_rows"] + data["holdout_rows"] + data["dropped"] == data["rows"] == 20
-    assert "2 of 20 rows were left out: longer than seq_len 64 (rows 19, 20)" in capsys.readouterr().err
+    assert (
+        "2 of 20 rows were left out: longer than seq_len 64 (rows 19, 20)"
+        in capsys.readouterr().err
+    )
 
 
 def test_5_a_template_without_generation_tag_masks_the_question(make):
-    """The tiny model's template has no such tag: questions are still not learned, in any row of the file."""
+    """The tiny model's template has no such tag: questions are still not learned, in any row of the
+    file.
+    """
     job = make(seq_len=64)
     tokenizer = load_tokenizer(job)
     assert "generation %}" not in tokenizer.chat_template
@@ -86,19 +136,27 @@ def test_5_a_template_without_generation_tag_masks_the_question(make):
 
 
 def test_5_a_mask_that_cannot_be_told_stops_the_run_with_the_rows(make, monkeypatch):
-    """A template that cuts what the assistant says short cannot be masked: named rows and an error, never a guess."""
+    """A template that cuts what the assistant says short cannot be masked: named rows and an error,
+    never a guess.
+    """
     import trainers.frame.loading as loading
 
     tokenizer = loading.load_tokenizer(make())
-    tokenizer.chat_template = tokenizer.chat_template.replace("message['content']", "message['content'][:9]")
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "message['content']", "message['content'][:9]"
+    )
     monkeypatch.setattr(loading, "load_tokenizer", lambda job, **how: tokenizer)
-    with pytest.raises(InputError, match="row 1: the chat template hides where an answer begins or ends") as caught:
+    with pytest.raises(
+        InputError, match="row 1: the chat template hides where an answer begins or ends"
+    ) as caught:
         sft.train(make())
     assert "30 of 30 rows" in caught.value.text() or "no row can be used" in caught.value.text()
 
 
 def test_6_the_end_token_is_learned_even_where_it_pads(make):
-    """Padding equals the end token: in the batches that the trainer makes, the end of every answer still has its label, and padding has none."""
+    """Padding equals the end token: in the batches that the trainer makes, the end of every answer
+    still has its label, and padding has none.
+    """
     import torch
 
     import trainers.sft as module
@@ -122,7 +180,12 @@ def test_6_the_end_token_is_learned_even_where_it_pads(make):
         callback=_Silent(),
     )
     batch = next(iter(trainer.get_train_dataloader()))
-    for ids, labels, seen in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), batch["attention_mask"].tolist(), strict=True):
+    for ids, labels, seen in zip(
+        batch["input_ids"].tolist(),
+        batch["labels"].tolist(),
+        batch["attention_mask"].tolist(),
+        strict=True,
+    ):
         learned = [label for label in labels if label != IGNORED]
         assert learned[-1] == tokenizer.eos_token_id
         assert all(label == IGNORED for label, there in zip(labels, seen, strict=True) if not there)
@@ -130,7 +193,9 @@ def test_6_the_end_token_is_learned_even_where_it_pads(make):
 
 
 def test_6_generation_stops_where_training_taught_it_to(make, monkeypatch):
-    """The token that ends a turn in training is among the tokens at which the saved model stops, also if its config named another."""
+    """The token that ends a turn in training is among the tokens at which the saved model stops,
+    also if its config named another.
+    """
     import trainers.frame.loading as loading
 
     load = loading.load_base
@@ -144,52 +209,107 @@ def test_6_generation_stops_where_training_taught_it_to(make, monkeypatch):
     job = make(update="full", learning_rate=1e-3, max_steps=2, job_judge=False)
     sft.train(job)
     tokenizer = load_tokenizer(job)
-    assert tokenizer.eos_token_id in json.loads((job.output / "generation_config.json").read_text())["eos_token_id"]
+    assert (
+        tokenizer.eos_token_id
+        in json.loads((job.output / "generation_config.json").read_text())["eos_token_id"]
+    )
     assert read_json(job.output / "result.json")["resolved"]["stop_tokens_added"] == ["<|im_end|>"]
 
 
 def test_6_a_template_without_end_token_gets_one(tiny_tokenizer_copy):
-    """Where the template leaves the end token out, it is added and learned, and the rows are counted."""
-    tiny_tokenizer_copy.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
-    rows = [Example(row=number, messages=(Message("user", f"Question {number}?"), Message("assistant", "Yes."))) for number in range(1, 4)]
-    data = prepare_stage_rows(rows, Templater(tiny_tokenizer_copy), seq_len=64, truncation="stop", holdout=0.0, seed=1)
+    """Where the template leaves the end token out, it is added and learned, and the rows are
+    counted.
+    """
+    tiny_tokenizer_copy.chat_template = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if"
+        " add_generation_prompt %}assistant: {% endif %}"
+    )
+    rows = [
+        Example(
+            row=number,
+            messages=(Message("user", f"Question {number}?"), Message("assistant", "Yes.")),
+        )
+        for number in range(1, 4)
+    ]
+    data = prepare_stage_rows(
+        rows, Templater(tiny_tokenizer_copy), seq_len=64, truncation="stop", holdout=0.0, seed=1
+    )
     assert all(row.labels[-1] == tiny_tokenizer_copy.eos_token_id for row in data.train)
     assert "3 rows: rows end with <|im_end|>, which the chat template leaves out" in data.notes
 
 
 def test_7_the_models_own_template_is_used_and_saved(make):
-    """No plan key puts another model's template on a model; the one in use is saved beside the adapter."""
+    """No plan key puts another model's template on a model; the one in use is saved beside the
+    adapter.
+    """
     from transformers import AutoTokenizer
 
     job = make(max_steps=2, job_judge=False)
     sft.train(job)
-    assert AutoTokenizer.from_pretrained(job.output).chat_template == load_tokenizer(job).chat_template
-    with pytest.raises(InputError, match="'chat_template_path' cannot be set: the model's own chat template is used"):
+    assert (
+        AutoTokenizer.from_pretrained(job.output).chat_template == load_tokenizer(job).chat_template
+    )
+    with pytest.raises(
+        InputError,
+        match="'chat_template_path' cannot be set: the model's own chat template is used",
+    ):
         sft.train(make(trl={"chat_template_path": "elsewhere"}))
 
 
 def test_7_a_template_of_another_model_is_noticed(tiny_tokenizer_copy):
-    """A Llama 3 template on a tokenizer that does not know its marks: the marks are named, and answers still end with a real end token."""
+    """A Llama 3 template on a tokenizer that does not know its marks: the marks are named, and
+    answers still end with a real end token.
+    """
     tiny_tokenizer_copy.chat_template = LLAMA3
     templater = Templater(tiny_tokenizer_copy)
-    row = answer_row(Example(row=1, messages=(Message("user", "Well?"), Message("assistant", "Yes."))), templater)
-    assert any("<|eot_id|>" in note and "are no tokens of this tokenizer" in note for note in templater.notes)
+    row = answer_row(
+        Example(row=1, messages=(Message("user", "Well?"), Message("assistant", "Yes."))), templater
+    )
+    assert any(
+        "<|eot_id|>" in note and "are no tokens of this tokenizer" in note
+        for note in templater.notes
+    )
     assert row.labels[-1] == tiny_tokenizer_copy.eos_token_id
     proper = Templater(family_tokenizer("llama3"))
-    answer_row(Example(row=1, messages=(Message("user", "Well?"), Message("assistant", "Yes."))), proper)
+    answer_row(
+        Example(row=1, messages=(Message("user", "Well?"), Message("assistant", "Yes."))), proper
+    )
     assert not proper.notes
 
 
 def test_16_a_path_is_enough(make, file):
-    """A file in a folder of its own, with columns of its own naming, trains without being registered anywhere."""
-    job = make(job_data=file([{"prompt": f"Question {number}?", "completion": f"Answer {number}."} for number in range(20)]), max_steps=2, warmup=0.0, job_judge=False)
+    """A file in a folder of its own, with columns of its own naming, trains without being
+    registered anywhere.
+    """
+    job = make(
+        job_data=file(
+            [
+                {"prompt": f"Question {number}?", "completion": f"Answer {number}."}
+                for number in range(20)
+            ]
+        ),
+        max_steps=2,
+        warmup=0.0,
+        job_judge=False,
+    )
     sft.train(job)
     assert read_json(job.output / "result.json")["data"]["rows"] == 20
 
 
 def test_16_a_file_that_is_not_understood_says_what_it_has_and_what_is_known(make, file):
     """Unknown columns are named, with the flag that maps them."""
-    job = make(job_data=file([{"alpha": f"Question {number}, is it so?", "beta": f"Answer {number}, it is so.", "gamma": number * 1.5} for number in range(20)]))
+    job = make(
+        job_data=file(
+            [
+                {
+                    "alpha": f"Question {number}, is it so?",
+                    "beta": f"Answer {number}, it is so.",
+                    "gamma": number * 1.5,
+                }
+                for number in range(20)
+            ]
+        )
+    )
     with pytest.raises(InputError, match=r"data\.jsonl") as caught:
         sft.train(job)
     text = caught.value.text()
@@ -206,18 +326,41 @@ def test_16_a_broken_row_is_named_with_its_line(make, file):
         sft.train(make(job_data=path))
 
 
-def test_an_error_is_shown_once_by_the_command(make, tmp_path, tiny_model, chats, monkeypatch, capsys):
-    """Called by hand, a trainer prints its error; called by `advise run`, which shows error.json, it does not print it as well."""
+def test_an_error_is_shown_once_by_the_command(
+    make, tmp_path, tiny_model, chats, monkeypatch, capsys
+):
+    """Called by hand, a trainer prints its error; called by `advise run`, which shows error.json,
+    it does not print it as well.
+    """
     plan = tmp_path / "plan.json"
-    stage = {"name": "sft", "objective": "sft", "update": "lora", "learning_rate": 0.01, "seq_len": 8}
-    plan.write_text(json.dumps({"version": 1, "name": "test", "model": str(tiny_model), "data": {"path": str(chats)}, "stages": [stage]}))
+    stage = {
+        "name": "sft",
+        "objective": "sft",
+        "update": "lora",
+        "learning_rate": 0.01,
+        "seq_len": 8,
+    }
+    plan.write_text(
+        json.dumps(
+            {
+                "version": 1,
+                "name": "test",
+                "model": str(tiny_model),
+                "data": {"path": str(chats)},
+                "stages": [stage],
+            }
+        )
+    )
     arguments = [str(plan), "--stage", "sft", "--run", str(tmp_path / "run")]
     assert run_trainer(sft.train, arguments, objectives=("sft",), prog="trainers.sft") == 2
     assert capsys.readouterr().err.count("longer than seq_len 8") == 1
     monkeypatch.setenv("ADVISE_TELLS_ERRORS", "1")
     assert run_trainer(sft.train, arguments, objectives=("sft",), prog="trainers.sft") == 2
     assert "longer than seq_len 8" not in capsys.readouterr().err
-    assert "longer than seq_len 8" in read_json(tmp_path / "run" / "stages" / "sft" / "error.json")["what"]
+    assert (
+        "longer than seq_len 8"
+        in read_json(tmp_path / "run" / "stages" / "sft" / "error.json")["what"]
+    )
 
 
 @pytest.fixture

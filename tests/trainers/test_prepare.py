@@ -8,7 +8,17 @@ import pytest
 from advisor.data.example import Example, Message
 from advisor.ground.errors import InputError
 from trainers.frame.rows import prepare_rows
-from trainers.prepare import IGNORED, Row, Templater, columns, fit_rows, pack, prepare_stage_rows, split_rows, tokenise
+from trainers.prepare import (
+    IGNORED,
+    Row,
+    Templater,
+    columns,
+    fit_rows,
+    pack,
+    prepare_stage_rows,
+    split_rows,
+    tokenise,
+)
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +30,13 @@ def tokenizer(tiny_model: Path):
 
 def chat(*turns: str, row: int = 1, weights: tuple[float, ...] = ()) -> Example:
     roles = ("user", "assistant")
-    return Example(row=row, messages=tuple(Message(roles[place % 2], text, weights[place] if weights else 1.0) for place, text in enumerate(turns)))
+    return Example(
+        row=row,
+        messages=tuple(
+            Message(roles[place % 2], text, weights[place] if weights else 1.0)
+            for place, text in enumerate(turns)
+        ),
+    )
 
 
 def learned_text(tokenizer, row: Row) -> str:
@@ -28,11 +44,17 @@ def learned_text(tokenizer, row: Row) -> str:
 
 
 def test_only_answers_are_learned_with_the_token_that_ends_them(tokenizer):
-    """The learned tokens are exactly what the assistant says and the end-of-turn token, even though padding is that token too."""
+    """The learned tokens are exactly what the assistant says and the end-of-turn token, even though
+    padding is that token too.
+    """
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
     (row,) = tokenise([chat("Where is my parcel?", "It is on its way.")], Templater(tokenizer))
     assert learned_text(tokenizer, row) == "It is on its way.<|im_end|>"
-    assert tokenizer.decode(row.input_ids) == "<|im_start|>user\nWhere is my parcel?<|im_end|>\n<|im_start|>assistant\nIt is on its way.<|im_end|>\n"
+    assert (
+        tokenizer.decode(row.input_ids)
+        == "<|im_start|>user\nWhere is my parcel?<|im_end|>\n<|im_start|>assistant\nIt is on its"
+        " way.<|im_end|>\n"
+    )
 
 
 def test_every_turn_of_the_assistant_is_learned(tokenizer):
@@ -43,7 +65,9 @@ def test_every_turn_of_the_assistant_is_learned(tokenizer):
 
 def test_a_message_of_weight_0_is_read_but_not_learned(tokenizer):
     """OpenAI's per-message weight 0 keeps an answer in the context and out of the loss."""
-    (row,) = tokenise([chat("One?", "First.", "Two?", "Second.", weights=(1, 0, 1, 1))], Templater(tokenizer))
+    (row,) = tokenise(
+        [chat("One?", "First.", "Two?", "Second.", weights=(1, 0, 1, 1))], Templater(tokenizer)
+    )
     assert learned_text(tokenizer, row) == "Second.<|im_end|>"
 
 
@@ -54,18 +78,29 @@ def test_loss_on_all_learns_everything(tokenizer):
 
 
 def test_a_row_without_a_token_to_learn_is_an_error_that_names_it(tokenizer):
-    """A row whose answers all have weight 0 stops the run, with its number; other faulty rows come with it."""
-    rows = [chat("One?", "First.", row=1), chat("Two?", "Second.", row=7, weights=(1, 0)), Example(row=9)]
+    """A row whose answers all have weight 0 stops the run, with its number; other faulty rows come
+    with it.
+    """
+    rows = [
+        chat("One?", "First.", row=1),
+        chat("Two?", "Second.", row=7, weights=(1, 0)),
+        Example(row=9),
+    ]
     with pytest.raises(InputError, match=r"row 7: no token to learn[\s\S]*row 9: neither"):
         tokenise(rows, Templater(tokenizer))
 
 
 def test_a_template_without_end_of_turn_gets_the_end_token(tokenizer):
-    """Where the template does not end an answer, the end token is added and counted, so that the model learns to stop."""
+    """Where the template does not end an answer, the end token is added and counted, so that the
+    model learns to stop.
+    """
     from copy import deepcopy
 
     bare = deepcopy(tokenizer)
-    bare.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+    bare.chat_template = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if"
+        " add_generation_prompt %}assistant: {% endif %}"
+    )
     templater = Templater(bare)
     (row,) = tokenise([chat("One?", "First.")], templater)
     assert row.labels[-1] == bare.eos_token_id
@@ -74,13 +109,16 @@ def test_a_template_without_end_of_turn_gets_the_end_token(tokenizer):
 
 
 def test_a_template_that_rewrites_earlier_turns_still_masks_exactly(tokenizer):
-    """Templates of thinking models add a block to the last answer alone; both answers are still found."""
+    """Templates of thinking models add a block to the last answer alone; both answers are still
+    found.
+    """
     from copy import deepcopy
 
     thinking = deepcopy(tokenizer)
     thinking.chat_template = (
-        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and loop.last"
+        " %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}{% if"
+        " add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     (row,) = tokenise([chat("One?", "First.", "Two?", "Second.")], Templater(thinking))
     assert learned_text(thinking, row) == "First.<|im_end|><think>\n\n</think>\n\nSecond.<|im_end|>"
@@ -101,19 +139,25 @@ def test_without_a_template_the_stated_plain_one_is_used_and_kept(tokenizer):
 
 
 def test_prompt_and_completion_without_a_template_stay_as_written(tokenizer):
-    """Plain prompt and completion: the completion and the end token are learned, nothing is put around them."""
+    """Plain prompt and completion: the completion and the end token are learned, nothing is put
+    around them.
+    """
     from copy import deepcopy
 
     base = deepcopy(tokenizer)
     base.chat_template = None
-    example = Example(row=1, messages=(Message("user", "Tea:"), Message("assistant", " green")), plain=True)
+    example = Example(
+        row=1, messages=(Message("user", "Tea:"), Message("assistant", " green")), plain=True
+    )
     (row,) = tokenise([example], Templater(base))
     assert base.decode(row.input_ids) == "Tea: green<|im_end|>"
     assert learned_text(base, row) == " green<|im_end|>"
 
 
 def test_raw_text_is_learned_whole_and_cut_into_pieces(tokenizer):
-    """Raw text longer than seq_len becomes several sequences; every token but the very first is learned exactly once."""
+    """Raw text longer than seq_len becomes several sequences; every token but the very first is
+    learned exactly once.
+    """
     text = "The shop sells tea. " * 40
     rows = tokenise([Example(row=1, text=text)], Templater(tokenizer))
     fit = fit_rows(rows, seq_len=32, truncation="stop")
@@ -125,7 +169,9 @@ def test_raw_text_is_learned_whole_and_cut_into_pieces(tokenizer):
 
 def test_a_label_becomes_the_answer(tokenizer):
     """Classification rows are questions whose answer is the label."""
-    (row,) = tokenise([Example(row=1, text="The cup is broken", label="complaint")], Templater(tokenizer))
+    (row,) = tokenise(
+        [Example(row=1, text="The cup is broken", label="complaint")], Templater(tokenizer)
+    )
     assert learned_text(tokenizer, row) == "complaint<|im_end|>"
 
 
@@ -150,8 +196,12 @@ def rows_of(*lengths: int) -> list[Row]:
 
 
 def test_too_many_long_rows_stop_the_run():
-    """truncation: stop refuses when more than 5 % of the rows are over seq_len, and says how many and how long."""
-    with pytest.raises(InputError, match=r"2 of 20 rows are longer than seq_len 10 .*the longest has 30"):
+    """truncation: stop refuses when more than 5 % of the rows are over seq_len, and says how many
+    and how long.
+    """
+    with pytest.raises(
+        InputError, match=r"2 of 20 rows are longer than seq_len 10 .*the longest has 30"
+    ):
         fit_rows(rows_of(*[5] * 18, 20, 30), seq_len=10, truncation="stop")
 
 
@@ -163,10 +213,21 @@ def test_a_few_long_rows_are_left_out_with_a_count():
 
 
 def test_drop_and_truncate_count_what_they_do():
-    """truncation: drop leaves long rows out; truncate cuts them, and leaves out those whose answer would be gone."""
+    """truncation: drop leaves long rows out; truncate cuts them, and leaves out those whose answer
+    would be gone.
+    """
     assert fit_rows(rows_of(5, 20, 30), seq_len=10, truncation="drop").dropped == 2
     rows = rows_of(5, 20, 30)
-    rows[1] = Row(number=2, input_ids=tuple(range(20)), labels=tuple(range(20)), prompt="p", shown="p", expected="e", key="k", text="t")
+    rows[1] = Row(
+        number=2,
+        input_ids=tuple(range(20)),
+        labels=tuple(range(20)),
+        prompt="p",
+        shown="p",
+        expected="e",
+        key="k",
+        text="t",
+    )
     fit = fit_rows(rows, seq_len=10, truncation="truncate")
     assert (fit.truncated, fit.dropped) == (1, 1)
     assert [row.tokens for row in fit.rows] == [5, 10]
@@ -182,8 +243,13 @@ def test_nothing_left_is_an_error():
 
 
 def test_duplicates_never_stand_on_both_sides(tokenizer):
-    """Rows that ask the same, in whatever spelling of case and space, are all trained on or all held out."""
-    examples = [chat(f"Question {number // 3}?", f"Answer {number}.", row=number + 1) for number in range(60)]
+    """Rows that ask the same, in whatever spelling of case and space, are all trained on or all
+    held out.
+    """
+    examples = [
+        chat(f"Question {number // 3}?", f"Answer {number}.", row=number + 1)
+        for number in range(60)
+    ]
     examples += [chat(f"  question {number}?", "again", row=100 + number) for number in range(20)]
     rows = tokenise(examples, Templater(tokenizer))
     for seed in range(5):
@@ -191,7 +257,11 @@ def test_duplicates_never_stand_on_both_sides(tokenizer):
         # Most questions repeat here, so rows are grouped by what they say as a whole.
         assert not {row.text for row in train} & {row.text for row in held}
         assert len(train) + len(held) == len(rows)
-    unique = tokenise([chat(f"Question {number}?", "a", row=number) for number in range(20)] + [chat("question  7?", "b", row=50)], Templater(tokenizer))
+    unique = tokenise(
+        [chat(f"Question {number}?", "a", row=number) for number in range(20)]
+        + [chat("question  7?", "b", row=50)],
+        Templater(tokenizer),
+    )
     for seed in range(20):
         train, held = split_rows(unique, share=0.3, seed=seed)
         assert not {row.key for row in train} & {row.key for row in held}
@@ -199,7 +269,9 @@ def test_duplicates_never_stand_on_both_sides(tokenizer):
 
 def test_the_split_depends_on_content_and_seed_alone(tokenizer):
     """The order of the file does not change which rows are held out; the seed does."""
-    rows = tokenise([chat(f"Question {number}?", "a", row=number) for number in range(40)], Templater(tokenizer))
+    rows = tokenise(
+        [chat(f"Question {number}?", "a", row=number) for number in range(40)], Templater(tokenizer)
+    )
     shuffled = list(rows)
     random.Random(1).shuffle(shuffled)
     assert split_rows(rows, share=0.25, seed=3) == split_rows(shuffled, share=0.25, seed=3)
@@ -210,22 +282,38 @@ def test_the_split_depends_on_content_and_seed_alone(tokenizer):
 
 def test_preparing_twice_gives_the_same(tokenizer):
     """Preparation is deterministic, and its counts add up."""
-    examples = [chat(f"Question {number}?", f"Answer {number}.", row=number) for number in range(40)]
-    first, second = (prepare_stage_rows(examples, Templater(tokenizer), seq_len=64, truncation="stop", holdout=0.1, seed=1) for _ in range(2))
+    examples = [
+        chat(f"Question {number}?", f"Answer {number}.", row=number) for number in range(40)
+    ]
+    first, second = (
+        prepare_stage_rows(
+            examples, Templater(tokenizer), seq_len=64, truncation="stop", holdout=0.1, seed=1
+        )
+        for _ in range(2)
+    )
     assert first == second
     counts = first.counts()
-    assert (counts["rows"], counts["train_rows"], counts["holdout_rows"], counts["dropped"]) == (40, 36, 4, 0)
+    assert (counts["rows"], counts["train_rows"], counts["holdout_rows"], counts["dropped"]) == (
+        40,
+        36,
+        4,
+        0,
+    )
 
 
 def test_packing_fills_bins_and_keeps_every_token():
-    """Packed bins hold at most seq_len tokens, every row once, and never predict a row's first token from the row before."""
+    """Packed bins hold at most seq_len tokens, every row once, and never predict a row's first
+    token from the row before.
+    """
     rows = rows_of(6, 5, 4, 3, 2, 10, 7)
     bins = pack(rows, 10)
     assert sorted(row.number for group in bins for row in group) == [1, 2, 3, 4, 5, 6, 7]
     assert all(sum(row.tokens for row in group) <= 10 for group in bins)
     assert len(bins) == 4  # 37 tokens do not fit into three bins of ten
     table = columns(bins, lengths=True)
-    for ids, labels, lengths in zip(table["input_ids"], table["labels"], table["seq_lengths"], strict=True):
+    for ids, labels, lengths in zip(
+        table["input_ids"], table["labels"], table["seq_lengths"], strict=True
+    ):
         assert len(ids) == len(labels) == sum(lengths)
         start = 0
         for length in lengths:
@@ -237,13 +325,17 @@ def test_packing_fills_bins_and_keeps_every_token():
 
 
 def test_rows_are_prepared_once_and_come_back_the_same(make, monkeypatch):
-    """A second call takes the rows from the run folder, equal in every field, and does not read the data again."""
+    """A second call takes the rows from the run folder, equal in every field, and does not read the
+    data again.
+    """
     import trainers.frame.rows as module
     from trainers.frame.loading import load_tokenizer
 
     job = make(seq_len=64)
     first = prepare_rows(job, load_tokenizer(job))
-    monkeypatch.setattr(module, "read_examples", lambda *args, **kwargs: pytest.fail("prepared again"))
+    monkeypatch.setattr(
+        module, "read_examples", lambda *args, **kwargs: pytest.fail("prepared again")
+    )
     second = prepare_rows(job, load_tokenizer(job))
     assert second == first
     assert first.digest
@@ -262,9 +354,23 @@ def test_the_same_input_gives_the_same_bytes(make, tmp_path):
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-@pytest.mark.parametrize("change", [{"seq_len": 60}, {"holdout": 0.2}, {"seed": 5}, {"truncation": "drop"}, {"loss_on": "all"}, "data", "template", "mapping"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seq_len": 60},
+        {"holdout": 0.2},
+        {"seed": 5},
+        {"truncation": "drop"},
+        {"loss_on": "all"},
+        "data",
+        "template",
+        "mapping",
+    ],
+)
 def test_anything_the_rows_depend_on_prepares_them_again(change, make, chats, tmp_path):
-    """Another length, split, mask, file content or chat template is another file; the stage's old one goes."""
+    """Another length, split, mask, file content or chat template is another file; the stage's old
+    one goes.
+    """
     from dataclasses import replace
 
     from trainers.frame.loading import load_tokenizer
@@ -282,7 +388,9 @@ def test_anything_the_rows_depend_on_prepares_them_again(change, make, chats, tm
     elif change == "template":
         tokenizer.chat_template += "{# another #}"
     elif change == "mapping":
-        job = replace(job, entry=replace(job.entry, data=replace(job.data, mapping={"messages": "messages"})))
+        job = replace(
+            job, entry=replace(job.entry, data=replace(job.data, mapping={"messages": "messages"}))
+        )
     second = prepare_rows(job, tokenizer)
     assert second.digest != first.digest
     assert len(list((job.run / "prepared").iterdir())) == 1
@@ -301,7 +409,9 @@ def test_a_broken_file_is_prepared_again(make):
 
 
 def test_the_plain_template_comes_back_with_the_rows(make):
-    """A tokenizer without a template gets the plain one also when the rows were prepared before, so that it is saved with the result."""
+    """A tokenizer without a template gets the plain one also when the rows were prepared before, so
+    that it is saved with the result.
+    """
     from trainers.frame.loading import load_tokenizer
 
     job = make(seq_len=64)

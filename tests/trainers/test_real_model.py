@@ -23,12 +23,44 @@ DATA = ROOT / "advisor" / "demo" / "support.jsonl"
     ids=["lora", "qlora", "full"],
 )
 def test_it_learns_the_house_style(keys, tmp_path, smollm):
-    """Eight steps lower the loss on held-out rows, and what was saved loads in plain PEFT or transformers."""
-    stage = {"name": "sft", "objective": "sft", "max_steps": 8, "micro_batch_size": 2, "seq_len": 208, "holdout": 0.03, "scheduler": "constant", "warmup": 0.0, **keys}
+    """Eight steps lower the loss on held-out rows, and what was saved loads in plain PEFT or
+    transformers.
+    """
+    stage = {
+        "name": "sft",
+        "objective": "sft",
+        "max_steps": 8,
+        "micro_batch_size": 2,
+        "seq_len": 208,
+        "holdout": 0.03,
+        "scheduler": "constant",
+        "warmup": 0.0,
+        **keys,
+    }
     plan = tmp_path / "plan.json"
-    plan.write_text(json.dumps({"version": 1, "name": "real", "model": str(smollm), "data": {"path": str(DATA)}, "stages": [stage]}))
+    plan.write_text(
+        json.dumps(
+            {
+                "version": 1,
+                "name": "real",
+                "model": str(smollm),
+                "data": {"path": str(DATA)},
+                "stages": [stage],
+            }
+        )
+    )
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "trainers.sft", str(plan), "--stage", "sft", "--run", str(tmp_path / "run")],
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "trainers.sft",
+            str(plan),
+            "--stage",
+            "sft",
+            "--run",
+            str(tmp_path / "run"),
+        ],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -36,5 +68,8 @@ def test_it_learns_the_house_style(keys, tmp_path, smollm):
     )
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "run" / "stages" / "sft" / "result.json").read_text())
-    assert result["evaluation"]["holdout_loss_after"] < result["evaluation"]["holdout_loss_before"] - 0.3
+    assert (
+        result["evaluation"]["holdout_loss_after"]
+        < result["evaluation"]["holdout_loss_before"] - 0.3
+    )
     assert all(check["ok"] for check in result["checks"])

@@ -14,7 +14,14 @@ from trainers.tools.merge import export
 from trainers.tools.results import BASE, load_results, results_of
 
 
-def lora_run(folder: Path, tiny_model: Path, tasks: dict[str, int], *, finished_at="2026-11-25T10:00:00Z", update="lora") -> Path:
+def lora_run(
+    folder: Path,
+    tiny_model: Path,
+    tasks: dict[str, int],
+    *,
+    finished_at="2026-11-25T10:00:00Z",
+    update="lora",
+) -> Path:
     """A run folder with one real LoRA (of random weights, by seed) for each task."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -23,11 +30,17 @@ def lora_run(folder: Path, tiny_model: Path, tasks: dict[str, int], *, finished_
     stages = []
     for task, seed in tasks.items():
         torch.manual_seed(seed)
-        model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+        model = get_peft_model(
+            AutoModelForCausalLM.from_pretrained(tiny_model),
+            LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False),
+        )
         target = folder / "stages" / f"sft-{task}"
         model.save_pretrained(target)
         AutoTokenizer.from_pretrained(tiny_model).save_pretrained(target)
-        samples = [{"prompt": "Where is my parcel?", "expected": "We look."}, {"prompt": "hello", "expected": "good morning"}]
+        samples = [
+            {"prompt": "Where is my parcel?", "expected": "We look."},
+            {"prompt": "hello", "expected": "good morning"},
+        ]
         stages.append(
             {
                 "name": f"sft-{task}",
@@ -41,7 +54,17 @@ def lora_run(folder: Path, tiny_model: Path, tasks: dict[str, int], *, finished_
             }
         )
     (folder / "run.json").write_text(
-        json.dumps({"schema_version": 1, "status": "done", "model": str(tiny_model), "stages": stages, "resolved": {}, "finished_at": finished_at, "hardware": {"kind": "cpu"}})
+        json.dumps(
+            {
+                "schema_version": 1,
+                "status": "done",
+                "model": str(tiny_model),
+                "stages": stages,
+                "resolved": {},
+                "finished_at": finished_at,
+                "hardware": {"kind": "cpu"},
+            }
+        )
     )
     return folder
 
@@ -55,11 +78,15 @@ def logits(model, tokenizer):
     import torch
 
     with torch.no_grad():
-        return model(**tokenizer("Where is my parcel?", return_tensors="pt", return_token_type_ids=False)).logits
+        return model(
+            **tokenizer("Where is my parcel?", return_tensors="pt", return_token_type_ids=False)
+        ).logits
 
 
 def test_many_modules_share_one_base_and_switch_exactly(run, tiny_model):
-    """Each module answers as it does alone, the base as untouched, in any order, and the base is in memory once."""
+    """Each module answers as it does alone, the base as untouched, in any order, and the base is in
+    memory once.
+    """
     import torch
     from peft import AutoPeftModelForCausalLM
     from transformers import AutoModelForCausalLM
@@ -67,7 +94,10 @@ def test_many_modules_share_one_base_and_switch_exactly(run, tiny_model):
     loaded = load_results(results_of(run), torch.device("cpu"))
     assert len(loaded.models) == 1
     assert loaded.labels == [BASE, "legal", "hr"]
-    alone = {task: AutoPeftModelForCausalLM.from_pretrained(run / "stages" / f"sft-{task}").eval() for task in ("legal", "hr")}
+    alone = {
+        task: AutoPeftModelForCausalLM.from_pretrained(run / "stages" / f"sft-{task}").eval()
+        for task in ("legal", "hr")
+    }
     alone[BASE] = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
     seen = {}
     for label in ("hr", BASE, "legal", "hr", BASE):
@@ -78,7 +108,9 @@ def test_many_modules_share_one_base_and_switch_exactly(run, tiny_model):
 
 
 def test_a_talk_goes_to_the_voices_that_are_on(run):
-    """Every module by default, /use one, /base the untrained model, an unknown voice is told, /new forgets, /quit ends."""
+    """Every module by default, /use one, /base the untrained model, an unknown voice is told, /new
+    forgets, /quit ends.
+    """
     import torch
 
     out = io.StringIO()
@@ -101,7 +133,9 @@ def test_a_talk_goes_to_the_voices_that_are_on(run):
 
 
 def test_questions_come_from_a_pipe(run, monkeypatch, capsys):
-    """One question a line, answers on standard output; an unknown --with is an error with the names there are."""
+    """One question a line, answers on standard output; an unknown --with is an error with the names
+    there are.
+    """
     monkeypatch.setattr("sys.stdin", io.StringIO("hello\n/quit\n"))
     assert chat_main([str(run), "--with", "legal", "--max-new-tokens", "3"]) == 0
     assert "2 results on 1 base" in capsys.readouterr().err
@@ -119,7 +153,9 @@ def test_the_newest_run_is_the_one_that_ended_last(tmp_path, tiny_model):
 
 
 def test_a_merged_model_is_the_unmerged_one(run, tmp_path):
-    """Merging changes nothing on held-out rows; the folder loads as a plain model; a folder with files is never written over."""
+    """Merging changes nothing on held-out rows; the folder loads as a plain model; a folder with
+    files is never written over.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -129,16 +165,27 @@ def test_a_merged_model_is_the_unmerged_one(run, tmp_path):
     assert gap["greatest"] < 1e-3
     assert gap["same_choice"] == 1.0
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
-    loaded = load_results([result for result in results_of(run) if result.label == "legal"], torch.device("cpu"))
+    loaded = load_results(
+        [result for result in results_of(run) if result.label == "legal"], torch.device("cpu")
+    )
     with loaded.use("legal") as (model, tokenizer):
         assert torch.allclose(logits(model, tokenizer), logits(merged, tokenizer), atol=1e-4)
     with pytest.raises(InputError, match="not empty"):
         export(run, tmp_path / "out", only="legal", device=torch.device("cpu"))
 
 
-@pytest.mark.parametrize(("update", "said"), [("full", "plain model already"), ("adapter", "adds layers"), ("prefix", "no weights to merge")])
+@pytest.mark.parametrize(
+    ("update", "said"),
+    [
+        ("full", "plain model already"),
+        ("adapter", "adds layers"),
+        ("prefix", "no weights to merge"),
+    ],
+)
 def test_what_cannot_be_merged_says_why(tmp_path, tiny_model, update, said):
-    """Whole models, bottleneck adapters and prefixes are refused before anything is loaded or written."""
+    """Whole models, bottleneck adapters and prefixes are refused before anything is loaded or
+    written.
+    """
     import torch
 
     folder = lora_run(tmp_path / "r", tiny_model, {"x": 1}, update=update)

@@ -1,4 +1,6 @@
-"""Every key of a stage changes what the trainer does: a key that nothing reads would be a lie in the plan."""
+"""Every key of a stage changes what the trainer does: a key that nothing reads would be a lie in
+the plan.
+"""
 
 from dataclasses import asdict, fields, replace
 from types import SimpleNamespace
@@ -47,9 +49,9 @@ OTHER: dict[str, Any] = {
     "train_embeddings": True,
     "loss_on": "all",
 }
-# Tested where they act: start_from and data in test_sft.py (another folder, another file), double_quantization below;
-# the objective chooses the program itself.
-# `head` chooses another program (test_encoder.py).
+# Tested where they act: start_from and data in test_sft.py (another folder, another file),
+# double_quantization below; the objective chooses the program itself. `head` chooses another
+# program (test_encoder.py).
 ELSEWHERE = {"objective", "start_from", "data", "double_quantization", "options", "head"}
 
 
@@ -61,12 +63,20 @@ def effects(job, monkeypatch) -> dict[str, Any]:
 
     loads = {}
     real = transformers.AutoModelForCausalLM.from_pretrained
-    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", lambda source, **kwargs: loads.update(kwargs) or real(source))
+    monkeypatch.setattr(
+        transformers.AutoModelForCausalLM,
+        "from_pretrained",
+        lambda source, **kwargs: loads.update(kwargs) or real(source),
+    )
     model = loading.load_base(job, torch.device("cpu"))
     monkeypatch.undo()
     data = prepare_rows(job, loading.load_tokenizer(job))
     steps = settings.total_steps(job, len(data.train), processes=1)
-    config = settings.build_config(SFTConfig, settings.training_arguments(job, CPU, steps=steps) | {"packing": job.stage.packing}, job)
+    config = settings.build_config(
+        SFTConfig,
+        settings.training_arguments(job, CPU, steps=steps) | {"packing": job.stage.packing},
+        job,
+    )
     peft = load_update(job.stage.update).peft_config(job.stage, job.options, model)
     return {
         "folder": str(job.output),
@@ -106,7 +116,12 @@ def test_every_key_is_covered():
 def test_double_quantization_reaches_bitsandbytes(make):
     """Double quantisation is on for nf4 unless the plan says false."""
     assert loading.quantization_config(make(quantization="nf4")).bnb_4bit_use_double_quant is True
-    assert loading.quantization_config(make(quantization="nf4", double_quantization=False)).bnb_4bit_use_double_quant is False
+    assert (
+        loading.quantization_config(
+            make(quantization="nf4", double_quantization=False)
+        ).bnb_4bit_use_double_quant
+        is False
+    )
 
 
 def test_steps_are_counted_as_transformers_counts_them(make):

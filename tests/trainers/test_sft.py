@@ -22,7 +22,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_lora_learns_and_loads_in_plain_peft(make):
-    """A LoRA stage lowers the loss, records everything, and leaves an adapter that plain PEFT loads and that changes the base."""
+    """A LoRA stage lowers the loss, records everything, and leaves an adapter that plain PEFT loads
+    and that changes the base.
+    """
     import torch
     from peft import AutoPeftModelForCausalLM
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -33,13 +35,23 @@ def test_lora_learns_and_loads_in_plain_peft(make):
     assert result["steps"] == 12 == len(losses(job))
     assert result["loss_last"] < 0.9 * result["loss_first"]
     assert result["evaluation"]["holdout_loss_after"] < result["evaluation"]["holdout_loss_before"]
-    assert result["evaluation"]["perplexity_before"] == pytest.approx(math.exp(result["evaluation"]["holdout_loss_before"]))
-    assert result["data"]["train_rows"] + result["data"]["holdout_rows"] == result["data"]["rows"] == 30
+    assert result["evaluation"]["perplexity_before"] == pytest.approx(
+        math.exp(result["evaluation"]["holdout_loss_before"])
+    )
+    assert (
+        result["data"]["train_rows"] + result["data"]["holdout_rows"]
+        == result["data"]["rows"]
+        == 30
+    )
     assert [check["ok"] for check in result["checks"][:2]] == [True, True]
     assert result["measured"]["peak_bytes"] > 0
     assert result["resolved"]["options"]["rank"] == 8
     assert result["resolved"]["peft"]["lora_alpha"] == 16
-    assert not list(job.output.rglob("*.bin")) + list(job.output.rglob("*.pt")) + list(job.output.rglob("*.pth")), "pickle"
+    assert (
+        not list(job.output.rglob("*.bin"))
+        + list(job.output.rglob("*.pt"))
+        + list(job.output.rglob("*.pth"))
+    ), "pickle"
     tokenizer = AutoTokenizer.from_pretrained(job.output)
     assert tokenizer.chat_template
     ids = tokenizer("hello", return_tensors="pt")["input_ids"]
@@ -71,7 +83,9 @@ def test_qlora_trains_on_the_cpu(make):
 
 
 def test_batch_and_accumulation_give_the_same_loss(make):
-    """8 x 1 and 1 x 8 are the same step: losses are divided by the tokens of the whole batch, not by the micro-batches."""
+    """8 x 1 and 1 x 8 are the same step: losses are divided by the tokens of the whole batch, not
+    by the micro-batches.
+    """
     wide = make(micro_batch_size=8, grad_accum=1, job_judge=False)
     deep = make(micro_batch_size=1, grad_accum=8, job_judge=False, job_run=wide.run.parent / "deep")
     trained(wide)
@@ -80,9 +94,19 @@ def test_batch_and_accumulation_give_the_same_loss(make):
 
 
 def test_packing_gives_the_rows_their_own_attention(make):
-    """Packed rows train as they would alone: the first step's loss over the same rows is the same."""
+    """Packed rows train as they would alone: the first step's loss over the same rows is the
+    same.
+    """
     single = make(micro_batch_size=30, holdout=0.0, max_steps=1, warmup=0.0, job_judge=False)
-    packed = make(micro_batch_size=64, holdout=0.0, max_steps=1, warmup=0.0, packing=True, job_judge=False, job_run=single.run.parent / "packed")
+    packed = make(
+        micro_batch_size=64,
+        holdout=0.0,
+        max_steps=1,
+        warmup=0.0,
+        packing=True,
+        job_judge=False,
+        job_run=single.run.parent / "packed",
+    )
     trained(single)
     result = trained(packed)
     assert losses(packed)[0] == pytest.approx(losses(single)[0], rel=1e-4)
@@ -99,7 +123,10 @@ def test_our_loss_is_trls_loss(make, monkeypatch):
     trl = make(micro_batch_size=4, max_steps=2, job_judge=False, job_run=job.run.parent / "trl")
     trained(trl)
     assert losses(job) == pytest.approx(losses(trl), rel=1e-5)
-    norms = [[json.loads(line)["grad_norm"] for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (job.run, trl.run)]
+    norms = [
+        [json.loads(line)["grad_norm"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for run in (job.run, trl.run)
+    ]
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
 
 
@@ -124,7 +151,9 @@ def test_a_loss_that_is_not_finite_ends_the_run(make, monkeypatch):
 
 
 def test_a_broken_run_resumes_with_the_same_losses(make, monkeypatch, capsys):
-    """After a crash half way the next call goes on from the last complete checkpoint; the losses are those of an unbroken run."""
+    """After a crash half way the next call goes on from the last complete checkpoint; the losses
+    are those of an unbroken run.
+    """
     keys = {"max_steps": 10, "save_steps": 2, "dropout": 0.1, "job_judge": False}
     whole = make(**keys)
     trained(whole)
@@ -150,21 +179,34 @@ def test_checkpoints_of_other_settings_are_not_resumed(make, capsys):
 
 def test_an_adapter_without_effect_fails(make):
     """A run whose adapter does nothing is a failure, not a success; under --max-steps a warning."""
-    job = make(max_steps=1, warmup=0.5, scheduler="linear", job_judge=False)  # one step, at learning rate 0
+    job = make(
+        max_steps=1, warmup=0.5, scheduler="linear", job_judge=False
+    )  # one step, at learning rate 0
     with pytest.raises(TrainingFailed, match="has no effect"):
         sft.train(job)
-    capped = make(max_steps=5, warmup=0.5, job_max_steps=1, job_judge=False, job_run=job.run.parent / "capped")
+    capped = make(
+        max_steps=5, warmup=0.5, job_max_steps=1, job_judge=False, job_run=job.run.parent / "capped"
+    )
     result = trained(capped)
     assert [check["ok"] for check in result["checks"]] == [True, False]
 
 
 def test_unknown_and_owned_keys_are_refused_before_the_model_loads(make, monkeypatch):
-    """trl: and peft: take the config classes' fields, not typos, and not what the plan itself sets."""
+    """trl: and peft: take the config classes' fields, not typos, and not what the plan itself
+    sets.
+    """
     import trainers.frame.loading as loading
 
-    monkeypatch.setattr(loading, "load_base", lambda *args, **kwargs: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(
+        loading, "load_base", lambda *args, **kwargs: pytest.fail("the model was loaded")
+    )
     with pytest.raises(InputError) as caught:
-        sft.train(make(trl={"max_grad_nrom": 1.0, "learning_rate": 1.0, "max_length": 3, "bf16": True}, peft={"use_dorra": True, "r": 4}))
+        sft.train(
+            make(
+                trl={"max_grad_nrom": 1.0, "learning_rate": 1.0, "max_length": 3, "bf16": True},
+                peft={"use_dorra": True, "r": 4},
+            )
+        )
     text = str(caught.value)
     assert "did you mean 'max_grad_norm'?" in text
     assert "'learning_rate' is set by the plan's own key learning_rate" in text
@@ -176,14 +218,20 @@ def test_unknown_and_owned_keys_are_refused_before_the_model_loads(make, monkeyp
 
 def test_passed_through_keys_reach_trl_and_peft(make):
     """What trl: and peft: say is what the trainer gets."""
-    result = trained(make(trl={"max_grad_norm": 0.5, "adam_beta2": 0.95}, peft={"use_dora": True}, job_judge=False))
+    result = trained(
+        make(
+            trl={"max_grad_norm": 0.5, "adam_beta2": 0.95}, peft={"use_dora": True}, job_judge=False
+        )
+    )
     assert result["resolved"]["trl"]["max_grad_norm"] == 0.5
     assert result["resolved"]["trl"]["adam_beta2"] == 0.95
     assert result["resolved"]["peft"]["use_dora"] is True
 
 
 def test_a_dry_run_measures_and_saves_nothing(make):
-    """Two steps on the longest batch and one evaluation batch; memory, its kind, and time come back, no weights do."""
+    """Two steps on the longest batch and one evaluation batch; memory, its kind, and time come
+    back, no weights do.
+    """
     job = make(grad_accum=4, max_steps=50, job_dry_run=True)
     sft.train(job)
     record = read_json(job.output / "dry_run.json")
@@ -203,7 +251,11 @@ def test_a_stage_goes_on_from_the_adapter_of_the_stage_before(make, tmp_path):
 
     first = make(max_steps=4, rank=4, job_judge=False)
     trained(first)
-    stages = (first.stage, replace(first.stage, name="more"), replace(first.stage, name="other", start_from="sft", options={"rank": 8}))
+    stages = (
+        first.stage,
+        replace(first.stage, name="more"),
+        replace(first.stage, name="other", start_from="sft", options={"rank": 8}),
+    )
     plan = replace(first.plan, stages=stages)
     second = make_job(plan, stage="more", run=first.run, folder=tmp_path, judge=False)
     result = trained(second)
@@ -225,7 +277,9 @@ def test_a_plan_for_a_gpu_is_refused_without_one(make):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     job = make()
-    with pytest.raises(MachineNotReady, match=r"the plan is for a GPU .*without CUDA|finds 0 usable"):
+    with pytest.raises(
+        MachineNotReady, match=r"the plan is for a GPU .*without CUDA|finds 0 usable"
+    ):
         sft.train(replace(job, plan=replace(job.plan, launch=Launch(device="cuda"))))
 
 
@@ -237,7 +291,9 @@ def test_untested_versions_are_refused_with_both_named(monkeypatch):
     from trainers.frame.machine import check_versions
 
     real = importlib.metadata.version
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.1" if name == "trl" else real(name))
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "0.1" if name == "trl" else real(name)
+    )
     with pytest.raises(MachineNotReady, match=r"trl 0\.1 is installed.*\n\s*wanted: trl.*>=1"):
         check_versions(quantized=False)
 
@@ -255,15 +311,37 @@ def test_no_pickle_no_telemetry(make, monkeypatch):
 
 
 def plan_file(folder: Path, model: Path, data: Path, **stage) -> Path:
-    keys = {"name": "sft", "objective": "sft", "update": "lora", "learning_rate": 0.01, "max_steps": 12, "micro_batch_size": 4, "seq_len": 128, **stage}
+    keys = {
+        "name": "sft",
+        "objective": "sft",
+        "update": "lora",
+        "learning_rate": 0.01,
+        "max_steps": 12,
+        "micro_batch_size": 4,
+        "seq_len": 128,
+        **stage,
+    }
     path = folder / "plan.yaml"
     lines = "\n".join(f"    {key}: {json.dumps(value)}" for key, value in keys.items())
-    path.write_text(f"version: 1\nname: test\nmodel: {model}\ndata: {{path: {data}}}\nstages:\n  -\n{lines}\n")
+    path.write_text(
+        f"version: 1\nname: test\nmodel: {model}\ndata: {{path: {data}}}\nstages:\n  -\n{lines}\n"
+    )
     return path
 
 
 def command(plan: Path, run: Path, *flags: str) -> list[str]:
-    return [sys.executable, "-P", "-m", "trainers.sft", str(plan), "--stage", "sft", "--run", str(run), *flags]
+    return [
+        sys.executable,
+        "-P",
+        "-m",
+        "trainers.sft",
+        str(plan),
+        "--stage",
+        "sft",
+        "--run",
+        str(run),
+        *flags,
+    ]
 
 
 ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -271,17 +349,25 @@ ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 @pytest.mark.slow
 def test_a_killed_run_resumes_with_the_same_losses(tmp_path, tiny_model, chats):
-    """kill -9 half way, then the same command: it says where it goes on, and the loss curve is that of an unbroken run."""
+    """kill -9 half way, then the same command: it says where it goes on, and the loss curve is that
+    of an unbroken run.
+    """
     plan = plan_file(tmp_path, tiny_model, chats, save_steps=2, max_steps=400, dropout=0.1)
-    process = subprocess.Popen(command(plan, tmp_path / "broken", "--no-judge"), env=ENV, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command(plan, tmp_path / "broken", "--no-judge"), env=ENV, stderr=subprocess.DEVNULL
+    )
     metrics = tmp_path / "broken" / "metrics.jsonl"
-    while process.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") >= 7):
+    while process.poll() is None and not (
+        metrics.exists() and metrics.read_text().count("\n") >= 7
+    ):
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
     reached = metrics.read_text().count("\n")
-    process = subprocess.Popen(command(plan, tmp_path / "broken", "--no-judge"), env=ENV, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command(plan, tmp_path / "broken", "--no-judge"), env=ENV, stderr=subprocess.PIPE, text=True
+    )
     while process.poll() is None and metrics.read_text().count("\n") < reached + 8:
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
@@ -292,21 +378,34 @@ def test_a_killed_run_resumes_with_the_same_losses(tmp_path, tiny_model, chats):
     assert read_json(tmp_path / "broken" / "stages" / "sft" / "error.json")["exit_code"] == 130
     resumed = [json.loads(line) for line in metrics.read_text().splitlines() if line.endswith("}")]
     assert [record["step"] for record in resumed] == list(range(1, len(resumed) + 1))
-    whole = subprocess.Popen(command(plan, tmp_path / "whole", "--no-judge"), env=ENV, stderr=subprocess.DEVNULL)
+    whole = subprocess.Popen(
+        command(plan, tmp_path / "whole", "--no-judge"), env=ENV, stderr=subprocess.DEVNULL
+    )
     other = tmp_path / "whole" / "metrics.jsonl"
-    while whole.poll() is None and not (other.exists() and other.read_text().count("\n") > len(resumed)):
+    while whole.poll() is None and not (
+        other.exists() and other.read_text().count("\n") > len(resumed)
+    ):
         time.sleep(0.02)
     whole.kill()
     whole.wait()
     unbroken = [json.loads(line) for line in other.read_text().splitlines()[: len(resumed)]]
     assert [record["loss"] for record in resumed] == [record["loss"] for record in unbroken]
-    assert [record["learning_rate"] for record in resumed] == [record["learning_rate"] for record in unbroken]
+    assert [record["learning_rate"] for record in resumed] == [
+        record["learning_rate"] for record in unbroken
+    ]
 
 
-def test_failures_leave_a_record_and_their_exit_code(tmp_path, tiny_model, chats, capsys, monkeypatch):
+def test_failures_leave_a_record_and_their_exit_code(
+    tmp_path, tiny_model, chats, capsys, monkeypatch
+):
     """error.json holds what, allowed, hint and the exit code, and stderr says the same."""
     plan = plan_file(tmp_path, tiny_model, chats, seq_len=8)
-    code = run_trainer(sft.train, [str(plan), "--stage", "sft", "--run", str(tmp_path / "run")], objectives=("sft",), prog="trainers.sft")
+    code = run_trainer(
+        sft.train,
+        [str(plan), "--stage", "sft", "--run", str(tmp_path / "run")],
+        objectives=("sft",),
+        prog="trainers.sft",
+    )
     record = read_json(tmp_path / "run" / "stages" / "sft" / "error.json")
     assert code == 2 == record["exit_code"]
     assert record["kind"] == "InputError"
@@ -322,7 +421,12 @@ def test_an_unplanned_exception_is_a_bug_with_its_log(tmp_path, tiny_model, chat
     def broken(job):
         raise RuntimeError("surprise")
 
-    code = run_trainer(broken, [str(plan), "--stage", "sft", "--run", str(tmp_path / "run")], objectives=("sft",), prog="trainers.sft")
+    code = run_trainer(
+        broken,
+        [str(plan), "--stage", "sft", "--run", str(tmp_path / "run")],
+        objectives=("sft",),
+        prog="trainers.sft",
+    )
     record = read_json(tmp_path / "run" / "stages" / "sft" / "error.json")
     assert code == 70 == record["exit_code"]
     assert "surprise" in Path(record["hint"].split()[-1]).read_text()
@@ -335,6 +439,14 @@ def test_out_of_memory_names_the_next_smaller_setting(tmp_path, tiny_model, chat
     def full(job):
         raise MemoryError("no room")
 
-    code = run_trainer(full, [str(plan), "--stage", "sft", "--run", str(tmp_path / "run")], objectives=("sft",), prog="trainers.sft")
+    code = run_trainer(
+        full,
+        [str(plan), "--stage", "sft", "--run", str(tmp_path / "run")],
+        objectives=("sft",),
+        prog="trainers.sft",
+    )
     assert code == 5
-    assert "micro_batch_size: 4 and grad_accum: 2" in read_json(tmp_path / "run" / "stages" / "sft" / "error.json")["hint"]
+    assert (
+        "micro_batch_size: 4 and grad_accum: 2"
+        in read_json(tmp_path / "run" / "stages" / "sft" / "error.json")["hint"]
+    )

@@ -15,15 +15,30 @@ QUESTION = st.sampled_from(["a", "A ", "b", "c", "d  d", "D d", "e", "f", "\uff4
 
 def rows_from(pairs) -> list[Row]:
     return [
-        Row(number=place, input_ids=[1, 2], labels=[1, 2], prompt="p", shown="", expected="", key=normal(asked), text=normal(asked + " " + said))
+        Row(
+            number=place,
+            input_ids=[1, 2],
+            labels=[1, 2],
+            prompt="p",
+            shown="",
+            expected="",
+            key=normal(asked),
+            text=normal(asked + " " + said),
+        )
         for place, (asked, said) in enumerate(pairs, 1)
     ]
 
 
 @QUICK
-@given(pairs=st.lists(st.tuples(QUESTION, QUESTION), min_size=1, max_size=40), share=st.sampled_from([0.0, 0.05, 0.2, 0.5, 0.85]), seed=st.integers(0, 5))
+@given(
+    pairs=st.lists(st.tuples(QUESTION, QUESTION), min_size=1, max_size=40),
+    share=st.sampled_from([0.0, 0.05, 0.2, 0.5, 0.85]),
+    seed=st.integers(0, 5),
+)
 def test_what_says_the_same_is_never_on_both_sides(pairs, share, seed):
-    """Rows equal but for case, space and ways to write a letter stay together; no row is lost; some rows are always trained on."""
+    """Rows equal but for case, space and ways to write a letter stay together; no row is lost; some
+    rows are always trained on.
+    """
     rows = rows_from(pairs)
     train, held = split_rows(rows, share=share, seed=seed)
     assert sorted(row.number for row in (*train, *held)) == [row.number for row in rows]
@@ -35,7 +50,11 @@ def test_what_says_the_same_is_never_on_both_sides(pairs, share, seed):
 
 
 @QUICK
-@given(pairs=st.lists(st.tuples(QUESTION, QUESTION), min_size=1, max_size=30), seed=st.integers(0, 5), random=st.randoms(use_true_random=False))
+@given(
+    pairs=st.lists(st.tuples(QUESTION, QUESTION), min_size=1, max_size=30),
+    seed=st.integers(0, 5),
+    random=st.randoms(use_true_random=False),
+)
 def test_the_split_follows_from_content_and_seed(pairs, seed, random):
     """Another order of the same rows holds out the same texts."""
     rows = rows_from(pairs)
@@ -47,13 +66,28 @@ def test_the_split_follows_from_content_and_seed(pairs, seed, random):
 @QUICK
 @given(length=st.integers(2, 200), seq_len=st.integers(2, 40))
 def test_a_parted_text_is_learned_whole_and_once(length, seq_len):
-    """Every token of a text but its first is learned exactly once, each piece has something to predict, and stands in its context."""
+    """Every token of a text but its first is learned exactly once, each piece has something to
+    predict, and stands in its context.
+    """
     ids = list(range(1000, 1000 + length))
-    row = Row(number=1, input_ids=ids, labels=ids, prompt="", shown="", expected="", key="k", text="t", document=True)
+    row = Row(
+        number=1,
+        input_ids=ids,
+        labels=ids,
+        prompt="",
+        shown="",
+        expected="",
+        key="k",
+        text="t",
+        document=True,
+    )
     found = list(pieces(row, seq_len))
     assert [label for piece in found for label in piece.labels[1:] if label != IGNORED] == ids[1:]
     assert all(2 <= piece.tokens <= seq_len and piece.learned >= 1 for piece in found)
-    assert all(list(piece.input_ids) == list(range(piece.input_ids[0], piece.input_ids[0] + piece.tokens)) for piece in found)
+    assert all(
+        list(piece.input_ids) == list(range(piece.input_ids[0], piece.input_ids[0] + piece.tokens))
+        for piece in found
+    )
 
 
 @QUICK
@@ -63,12 +97,25 @@ def test_a_parted_text_is_learned_whole_and_once(length, seq_len):
     truncation=st.sampled_from(["drop", "truncate"]),
 )
 def test_kept_cut_and_dropped_rows_add_up(lengths, seq_len, truncation):
-    """Every row is kept, cut or counted as dropped; what is kept fits and has something to learn."""
+    """Every row is kept, cut or counted as dropped; what is kept fits and has something to
+    learn.
+    """
     rows = []
     for place, (length, answer) in enumerate(lengths, 1):
         ids = list(range(length))
         labels = [IGNORED if at < max(1, length - answer) else at for at in ids]
-        rows.append(Row(number=place, input_ids=ids, labels=labels, prompt="p", shown="", expected="", key=str(place), text=str(place)))
+        rows.append(
+            Row(
+                number=place,
+                input_ids=ids,
+                labels=labels,
+                prompt="p",
+                shown="",
+                expected="",
+                key=str(place),
+                text=str(place),
+            )
+        )
     rows.append(replace(rows[0], number=0, input_ids=[1, 2], labels=[IGNORED, 2]))
     fit = fit_rows(rows, seq_len=seq_len, truncation=truncation)
     assert len(fit.rows) + fit.dropped == len(rows)

@@ -26,7 +26,11 @@ PLAN = "version: 1\nmodel: Qwen/Qwen3-8B\n"
 
 def card_known(name: str) -> str | None:
     """A catalogue of two cards."""
-    return None if name.upper() in ("RTX 4090", "A100 80GB") else f"No card is called {name}; near: RTX 4090, A100 80GB."
+    return (
+        None
+        if name.upper() in ("RTX 4090", "A100 80GB")
+        else f"No card is called {name}; near: RTX 4090, A100 80GB."
+    )
 
 
 def main() -> int:
@@ -55,11 +59,21 @@ def main() -> int:
         run=run,
         plan_text=lambda outcome: outcome.plan,
         save_page=save_page,
-        explain=lambda outcome, candidate: print_candidate(candidate, console, methods=outcome.advice.methods),
+        explain=lambda outcome, candidate: print_candidate(
+            candidate, console, methods=outcome.advice.methods
+        ),
     )
     hardware = CPU if "--cpu" in sys.argv else PROBED_4090
     checks = Checks(gpu=card_known)
-    return run_wizard(facts=load_facts(), hardware=hardware, advise=advise, actions=actions, console=console, checks=checks, relevant=lambda fact, *_: fact in ASKED)
+    return run_wizard(
+        facts=load_facts(),
+        hardware=hardware,
+        advise=advise,
+        actions=actions,
+        console=console,
+        checks=checks,
+        relevant=lambda fact, *_: fact in ASKED,
+    )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,10 @@ from advisor.wizard.prompts import Option
 
 FACTS = load_facts()
 ENTER, DOWN, UP, CTRL_C = "\r", "\x1b[B", "\x1b[A", "\x03"
-CARDS = Checks(data_path=lambda text: None if text == "train.jsonl" else f"There is no {text}.", gpu=lambda name: None if name == "RTX 4090" else f"No card is called {name}.")
+CARDS = Checks(
+    data_path=lambda text: None if text == "train.jsonl" else f"There is no {text}.",
+    gpu=lambda name: None if name == "RTX 4090" else f"No card is called {name}.",
+)
 
 
 def ask_answers(*args: Any, **kwargs: Any) -> Answers:
@@ -21,7 +24,10 @@ def ask_answers(*args: Any, **kwargs: Any) -> Answers:
 
 
 class ScriptedUi:
-    """A Ui that answers from a list; a reply is matched to the label of a choice, or typed. None raises Ctrl-C."""
+    """A Ui that answers from a list; a reply is matched to the label of a choice, or typed.
+
+    None raises Ctrl-C.
+    """
 
     def __init__(self, *replies: str | None) -> None:
         self.replies = list(replies)
@@ -62,8 +68,12 @@ def known(answers: Answers) -> dict[str, Any]:
     return {fact: answer.value for fact, answer in answers.known.items()}
 
 
-def walked(replies: dict[str, Any], answers: Answers | None = None, **more: Any) -> tuple[Answers, list[str]]:
-    """Walk with fixed replies (everything else: I don't know); the answers and the order of questions."""
+def walked(
+    replies: dict[str, Any], answers: Answers | None = None, **more: Any
+) -> tuple[Answers, list[str]]:
+    """Walk with fixed replies (everything else: I don't know); the answers and the order of
+    questions.
+    """
     order: list[str] = []
 
     def ask(question):

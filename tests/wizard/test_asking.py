@@ -74,7 +74,14 @@ def test_a_folder_without_a_model_is_refused_and_asked_for_again(tmp_path):
     ui = ScriptedUi("Be a general assistant to talk to", "Yes", str(tmp_path.parent), str(tmp_path))
     wanted = ("reward_model_available", "reward_model")
     checks = Checks(reward_model=_refused(model_folder))
-    answers = ask_answers(FACTS, hardware=CPU, earlier=None, ui=ui, checks=checks, relevant=lambda fact, answers, opened: fact in wanted)
+    answers = ask_answers(
+        FACTS,
+        hardware=CPU,
+        earlier=None,
+        ui=ui,
+        checks=checks,
+        relevant=lambda fact, answers, opened: fact in wanted,
+    )
     assert answers.value("reward_model") == str(tmp_path)
     assert any("holds no model" in line for line in ui.said)
 
@@ -82,16 +89,31 @@ def test_a_folder_without_a_model_is_refused_and_asked_for_again(tmp_path):
 def asked_about_teams(*replies: str) -> tuple[Any, ScriptedUi]:
     """What is answered to which team has which file."""
     ui = ScriptedUi("Serve several teams from one model", *replies)
-    answers = ask_answers(FACTS, hardware=CPU, earlier=None, ui=ui, checks=CARDS, relevant=lambda fact, answers, opened: fact == "tasks")
+    answers = ask_answers(
+        FACTS,
+        hardware=CPU,
+        earlier=None,
+        ui=ui,
+        checks=CARDS,
+        relevant=lambda fact, answers, opened: fact == "tasks",
+    )
     return answers.value("tasks"), ui
 
 
 def test_each_team_is_asked_for_its_name_and_its_file():
-    """Until nobody is named; the name is written as a plan can hold it, and a file that is not there is told at once."""
-    teams, ui = asked_about_teams("Human Resources", "nowhere.jsonl", "train.jsonl", "legal", "train.jsonl", "")
+    """Until nobody is named; the name is written as a plan can hold it, and a file that is not
+    there is told at once.
+    """
+    teams, ui = asked_about_teams(
+        "Human Resources", "nowhere.jsonl", "train.jsonl", "legal", "train.jsonl", ""
+    )
     assert teams == {"human-resources": "train.jsonl", "legal": "train.jsonl"}
     assert "There is no nowhere.jsonl." in ui.said
-    assert ui.said[-1] == "Which data file belongs to which team? -> human-resources: train.jsonl, legal: train.jsonl"
+    assert (
+        ui.said[-1]
+        == "Which data file belongs to which team? -> human-resources: train.jsonl, legal:"
+        " train.jsonl"
+    )
 
 
 @pytest.mark.parametrize(
@@ -112,14 +134,23 @@ def test_a_teams_name_keeps_to_the_plans_rule():
     """What a plan would refuse is refused when it is typed, with the rule; a name twice as well."""
     teams, ui = asked_about_teams("a/b", "legal", "train.jsonl", "Legal", "hr", "train.jsonl", "")
     assert list(teams) == ["legal", "hr"]
-    assert any(line.startswith("a/b cannot be the name. Allowed: lower-case letters") for line in ui.said)
+    assert any(
+        line.startswith("a/b cannot be the name. Allowed: lower-case letters") for line in ui.said
+    )
     assert "legal is named already." in ui.said
 
 
 def asked_about_gpu(*replies: str, hardware=PROBED_4090) -> tuple[dict[str, Any], ScriptedUi]:
     """The answers about the card, with every other question left out."""
     ui = ScriptedUi("Write texts", *replies)
-    answers = ask_answers(FACTS, hardware=hardware, earlier=None, ui=ui, checks=CARDS, relevant=lambda fact, answers, opened: fact == "gpu")
+    answers = ask_answers(
+        FACTS,
+        hardware=hardware,
+        earlier=None,
+        ui=ui,
+        checks=CARDS,
+        relevant=lambda fact, answers, opened: fact == "gpu",
+    )
     return {fact: value for fact, value in known(answers).items() if fact.startswith("gpu")}, ui
 
 
@@ -138,19 +169,35 @@ def asked_about_gpu(*replies: str, hardware=PROBED_4090) -> tuple[dict[str, Any]
     ],
 )
 def test_the_card_is_this_one_another_none_or_not_known(replies, expected):
-    """This machine leaves the card to the probe; a name, a count and a memory size are read from one line."""
+    """This machine leaves the card to the probe; a name, a count and a memory size are read from
+    one line.
+    """
     assert asked_about_gpu(*replies)[0] == expected
 
 
 def test_a_machine_without_a_card_is_not_asked_twice():
-    """Where the probe found no card, "no graphics card" is no choice of its own; where nothing is known, "this machine" is none."""
-    assert asked_about_gpu("Use this machine", hardware=CPU)[1].offered[-1] == ["Use this machine", "Another card", "I don't know", "Back"]
+    """Where the probe found no card, "no graphics card" is no choice of its own; where nothing is
+    known, "this machine" is none.
+    """
+    assert asked_about_gpu("Use this machine", hardware=CPU)[1].offered[-1] == [
+        "Use this machine",
+        "Another card",
+        "I don't know",
+        "Back",
+    ]
     state_path().unlink()
-    assert asked_about_gpu("I don't know", hardware=UNKNOWN_HARDWARE)[1].offered[-1] == ["Another card", "No graphics card", "I don't know", "Back"]
+    assert asked_about_gpu("I don't know", hardware=UNKNOWN_HARDWARE)[1].offered[-1] == [
+        "Another card",
+        "No graphics card",
+        "I don't know",
+        "Back",
+    ]
 
 
 def test_an_unknown_card_names_the_near_ones():
-    """A card that is not in the catalogue is told at once, with what to add if the name is right."""
+    """A card that is not in the catalogue is told at once, with what to add if the name is
+    right.
+    """
     _, ui = asked_about_gpu("Another card", "Mystery", "RTX 4090")
     assert any("No card is called Mystery." in text and "Mystery 24 GB" in text for text in ui.said)
 
@@ -161,7 +208,9 @@ def test_the_probe_is_shown_before_the_first_question():
         "This machine has NVIDIA GeForce RTX 4090 with 24.0 GiB (22.5 GiB free).",
         "Besides: 16 processor cores, 64.0 GiB of main memory, 200 GiB of free disk.",
     ]
-    assert machine_lines(CPU)[0] == "This machine has no graphics card that can be used for training."
+    assert (
+        machine_lines(CPU)[0] == "This machine has no graphics card that can be used for training."
+    )
     assert machine_lines(CPU)[-1] == "no NVIDIA driver found"
     _, ui = asked_about_gpu("Use this machine")
     assert ui.said[0].startswith("This machine has NVIDIA GeForce RTX 4090")

@@ -20,8 +20,12 @@ from tests.render.example_advice import CPU, nothing_fits, remedy_alone, scenari
 from tests.wizard.scripted import CARDS, FACTS, ScriptedUi, known
 
 
-def menu(outcome_of, *replies: str | None, actions: dict[str, Any] | None = None, checks: Checks = CARDS) -> tuple[int, ScriptedUi, list[Any]]:
-    """The closing menu after the one question about the task; exit code, what was said, what was called."""
+def menu(
+    outcome_of, *replies: str | None, actions: dict[str, Any] | None = None, checks: Checks = CARDS
+) -> tuple[int, ScriptedUi, list[Any]]:
+    """The closing menu after the one question about the task; exit code, what was said, what was
+    called.
+    """
     called: list[Any] = []
 
     def save_page(outcome, path):
@@ -38,7 +42,8 @@ def menu(outcome_of, *replies: str | None, actions: dict[str, Any] | None = None
     }
     ui = ScriptedUi("Write texts", *replies)
     code = run_wizard(
-        facts=FACTS, hardware=CPU, advise=outcome_of, actions=Actions(**given), console=Console(), ui=ui, checks=checks, relevant=lambda fact, answers, opened: False
+        facts=FACTS, hardware=CPU, advise=outcome_of, actions=Actions(**given), console=Console(),
+        ui=ui, checks=checks, relevant=lambda fact, answers, opened: False
     )  # fmt: skip
     return code, ui, called
 
@@ -80,23 +85,53 @@ def test_what_is_missing_can_be_answered():
     """Each missing answer has its question, put before or not; with it the plan is complete."""
 
     def advise(answers):
-        missing = tuple(name for fact, name in (("reward_model", "reward_model"), ("model", "model")) if answers.value(fact) is None)
+        missing = tuple(
+            name
+            for fact, name in (("reward_model", "reward_model"), ("model", "model"))
+            if answers.value(fact) is None
+        )
         return Outcome(advice=scenario_5(), missing=missing) if missing else ready(answers)
 
-    _, ui, _ = menu(advise, "Answer what is missing", "scores", "<", "Answer what is missing", "Qwen/Qwen3-8B", "Quit")
-    assert [offered[0] for offered in ui.offered if "Quit" in offered] == ["Answer what is missing", "Answer what is missing", "Run it now"]
+    _, ui, _ = menu(
+        advise,
+        "Answer what is missing",
+        "scores",
+        "<",
+        "Answer what is missing",
+        "Qwen/Qwen3-8B",
+        "Quit",
+    )
+    assert [offered[0] for offered in ui.offered if "Quit" in offered] == [
+        "Answer what is missing",
+        "Answer what is missing",
+        "Run it now",
+    ]
 
 
 def test_what_only_a_plan_needs_is_asked_where_the_plan_needs_it():
-    """Examples beside documents are asked for once it is clear that they are read; the answer can be changed later."""
+    """Examples beside documents are asked for once it is clear that they are read; the answer can
+    be changed later.
+    """
     seen = []
 
     def advise(answers):
         seen.append(answers.value("data_examples"))
-        return ready(answers) if answers.value("data_examples") else Outcome(advice=scenario_5(), missing=("data.examples",))
+        return (
+            ready(answers)
+            if answers.value("data_examples")
+            else Outcome(advice=scenario_5(), missing=("data.examples",))
+        )
 
     question = FACTS["data_examples"].ask
-    _, ui, called = menu(advise, "train.jsonl", "Change an answer", question.split(" (")[0], "train.jsonl", "Quit", checks=Checks(data_examples=lambda text: None))
+    _, ui, called = menu(
+        advise,
+        "train.jsonl",
+        "Change an answer",
+        question.split(" (")[0],
+        "train.jsonl",
+        "Quit",
+        checks=Checks(data_examples=lambda text: None),
+    )
     assert ui.asked[1] == f"2. {question}"
     assert seen == [None, "train.jsonl", "train.jsonl"]
     assert called == ["show", "show"]
@@ -104,8 +139,17 @@ def test_what_only_a_plan_needs_is_asked_where_the_plan_needs_it():
 
 def test_not_knowing_what_a_plan_needs_is_no_dead_end():
     """I don't know leads to the menu, which offers the question again."""
-    _, ui, _ = menu(lambda answers: Outcome(advice=scenario_5(), missing=("data.examples",)), "", "Answer what is missing", "<", "Quit")
-    assert [message for message in ui.asked if message.endswith(FACTS["data_examples"].ask)] == [f"2. {FACTS['data_examples'].ask}", f"3. {FACTS['data_examples'].ask}"]
+    _, ui, _ = menu(
+        lambda answers: Outcome(advice=scenario_5(), missing=("data.examples",)),
+        "",
+        "Answer what is missing",
+        "<",
+        "Quit",
+    )
+    assert [message for message in ui.asked if message.endswith(FACTS["data_examples"].ask)] == [
+        f"2. {FACTS['data_examples'].ask}",
+        f"3. {FACTS['data_examples'].ask}",
+    ]
 
 
 def test_quitting_tells_whether_anything_fits():
@@ -119,7 +163,18 @@ def test_the_plan_is_shown_and_the_page_saved(tmp_path, monkeypatch):
     """The menu comes back after each; an existing file is replaced only when told to."""
     monkeypatch.chdir(tmp_path)
     Path("mine.html").write_text("mine")
-    code, ui, _ = menu(ready, "Show the plan", "Save as a page", "", "Save as a page", "mine.html", "Leave it as it is", "Save as a page", "<", "Quit")
+    code, ui, _ = menu(
+        ready,
+        "Show the plan",
+        "Save as a page",
+        "",
+        "Save as a page",
+        "mine.html",
+        "Leave it as it is",
+        "Save as a page",
+        "<",
+        "Quit",
+    )
     assert code == 0
     assert "PLAN TEXT" in ui.said
     assert Path("advice.html").read_text() == "page"
@@ -139,22 +194,40 @@ def test_a_page_that_cannot_be_written_is_no_crash(tmp_path, monkeypatch):
 
 
 def test_why_and_why_not_come_back_to_the_menu():
-    """Why shows the recommendation's reasons; why not lists every alternative, as often as wanted."""
-    _, ui, called = menu(ready, "Why this?", "Why not another?", "Why not sft+full?", "Back", "Quit")
+    """Why shows the recommendation's reasons; why not lists every alternative, as often as
+    wanted.
+    """
+    _, ui, called = menu(
+        ready, "Why this?", "Why not another?", "Why not sft+full?", "Back", "Quit"
+    )
     assert called == ["show", "sft+qlora", "sft+full"]
-    assert [label for label in ui.offered[-2] if label.startswith("Why not")] == [f"Why not {candidate.composition}?" for candidate in scenario_5().alternatives]
+    assert [label for label in ui.offered[-2] if label.startswith("Why not")] == [
+        f"Why not {candidate.composition}?" for candidate in scenario_5().alternatives
+    ]
 
 
 def test_a_what_if_is_tried_and_undone():
-    """Choosing a change re-answers its question and recommends anew; undo brings the answers back."""
+    """Choosing a change re-answers its question and recommends anew; undo brings the answers
+    back.
+    """
     seen = []
 
     def advise(answers):
         seen.append(known(answers))
         return ready(answers)
 
-    _, ui, called = menu(advise, "What would change it?", "With an A100 80GB the model fits uncompressed", "Undo the change", "Quit")
-    assert seen == [{"task": "generation"}, {"task": "generation", "gpu": "A100 80GB"}, {"task": "generation"}]
+    _, ui, called = menu(
+        advise,
+        "What would change it?",
+        "With an A100 80GB the model fits uncompressed",
+        "Undo the change",
+        "Quit",
+    )
+    assert seen == [
+        {"task": "generation"},
+        {"task": "generation", "gpu": "A100 80GB"},
+        {"task": "generation"},
+    ]
     assert called == ["show"] * 3
     assert "Undo the change" in ui.offered[3]
     assert "Undo the change" not in ui.offered[4]
@@ -162,14 +235,31 @@ def test_a_what_if_is_tried_and_undone():
 
 def test_nothing_changes_by_looking():
     """Back from each list leaves the recommendation as it is."""
-    _, _, called = menu(ready, "What would change it?", "Back", "Why not another?", "Back", "Change an answer", "Back", "Quit")
+    _, _, called = menu(
+        ready,
+        "What would change it?",
+        "Back",
+        "Why not another?",
+        "Back",
+        "Change an answer",
+        "Back",
+        "Quit",
+    )
     assert called == ["show"]
 
 
 def test_the_ways_out_are_lines_to_type():
     """Where nothing fits, each way out is shown with its line, and can be tried."""
-    way = WayOut(text="a smaller model fits", change={"model": "Qwen/Qwen3-4B"}, to=nothing_fits().recommendation.composition, command="advise run --model Qwen/Qwen3-4B")
-    stuck = replace(nothing_fits(), nothing_fits=NothingFits(nearest=nothing_fits().recommendation, blame=(), ways_out=(way,)))
+    way = WayOut(
+        text="a smaller model fits",
+        change={"model": "Qwen/Qwen3-4B"},
+        to=nothing_fits().recommendation.composition,
+        command="advise run --model Qwen/Qwen3-4B",
+    )
+    stuck = replace(
+        nothing_fits(),
+        nothing_fits=NothingFits(nearest=nothing_fits().recommendation, blame=(), ways_out=(way,)),
+    )
     seen = []
 
     def advise(answers):
@@ -190,11 +280,26 @@ def test_what_was_not_asked_can_be_answered():
         seen.append(known(answers))
         return ready(answers)
 
-    left = [fact for fact in questions(FACTS) if applies(fact, Answers(known={"task": Answer(value="generation", origin="asked")}), FACTS)][1:]
-    _, ui, _ = menu(advise, "Answer what was not asked", "<", "Answer what was not asked", "train.jsonl", "Yes", None)
+    left = [
+        fact
+        for fact in questions(FACTS)
+        if applies(fact, Answers(known={"task": Answer(value="generation", origin="asked")}), FACTS)
+    ][1:]
+    _, ui, _ = menu(
+        advise,
+        "Answer what was not asked",
+        "<",
+        "Answer what was not asked",
+        "train.jsonl",
+        "Yes",
+        None,
+    )
     assert f"{len(left)} questions; no answer changes the method" in ui.helps[1]
     assert ui.asked[2].startswith("2. Where are your examples?")
-    assert ui.asked[4:6] == ["2. Where are your examples? (a file or a folder; leave empty if you have none yet)", f"3. {FACTS['facts_change_often'].ask}"]
+    assert ui.asked[4:6] == [
+        "2. Where are your examples? (a file or a folder; leave empty if you have none yet)",
+        f"3. {FACTS['facts_change_often'].ask}",
+    ]
     saved = load_answers(FACTS)[0]
     assert saved.answers.value("data_path") is not None
     assert saved.answers.signals == ("facts_change_often",)
@@ -208,7 +313,15 @@ def test_a_changed_answer_is_advised_on_again():
         seen.append(known(answers))
         return ready(answers)
 
-    _, _, called = menu(advise, "Change an answer", "How much may it cost?", "Quality comes first", "Change an answer", "Back", "Quit")
+    _, _, called = menu(
+        advise,
+        "Change an answer",
+        "How much may it cost?",
+        "Quality comes first",
+        "Change an answer",
+        "Back",
+        "Quit",
+    )
     assert seen == [{"task": "generation"}, {"task": "generation", "budget": "high"}]
     assert called == ["show", "show"]
 
@@ -222,9 +335,24 @@ def test_a_flag_can_be_changed_in_the_menu():
         return ready(answers)
 
     ui = ScriptedUi("Change an answer", "What should the model do for you?", "Write code", "Quit")
-    actions = Actions(show=lambda _: None, run=lambda _: 0, plan_text=lambda _: "", save_page=lambda _, path: path, explain=lambda *_: None)
+    actions = Actions(
+        show=lambda _: None,
+        run=lambda _: 0,
+        plan_text=lambda _: "",
+        save_page=lambda _, path: path,
+        explain=lambda *_: None,
+    )
     earlier = Answers(known={"task": Answer(value="qa", origin="flag")})
-    run_wizard(facts=FACTS, hardware=CPU, advise=advise, actions=actions, console=Console(), earlier=earlier, ui=ui, relevant=lambda *_: False)
+    run_wizard(
+        facts=FACTS,
+        hardware=CPU,
+        advise=advise,
+        actions=actions,
+        console=Console(),
+        earlier=earlier,
+        ui=ui,
+        relevant=lambda *_: False,
+    )
     assert seen == [Answer(value="qa", origin="flag"), Answer(value="code", origin="asked")]
 
 
@@ -236,7 +364,13 @@ def test_answers_that_cannot_be_used_may_be_changed():
             raise InputError("model: this one has no config.json")
         return ready(answers)
 
-    code, ui, _ = menu(advise, "Change an answer", "Which model do you want to start from?", "Qwen/Qwen3-8B", "Quit")
+    code, ui, _ = menu(
+        advise,
+        "Change an answer",
+        "Which model do you want to start from?",
+        "Qwen/Qwen3-8B",
+        "Quit",
+    )
     assert code == 0
     assert any("no config.json" in text for text in ui.said)
     state_path().unlink()
@@ -253,13 +387,24 @@ def test_ctrl_c_in_the_menu_saves_too():
 
 
 def test_the_plan_of_a_conversation_replaces_nobody_elses_file(tmp_path, monkeypatch):
-    """The wizard writes its own launch file anew after every answer; a file that was there, and its own once it was edited, is left alone."""
+    """The wizard writes its own launch file anew after every answer; a file that was there, and its
+    own once it was edited, is left alone.
+    """
     monkeypatch.chdir(tmp_path)
     Path("plan.yaml").write_text("somebody's")
-    plan = Plan(model="Qwen/Qwen3-8B", data=PlanData(path="train.jsonl"), stages=(Stage(name="sft", objective="sft", update="lora", learning_rate=2e-4),))
+    plan = Plan(
+        model="Qwen/Qwen3-8B",
+        data=PlanData(path="train.jsonl"),
+        stages=(Stage(name="sft", objective="sft", update="lora", learning_rate=2e-4),),
+    )
     plans = _PlanFile()
-    assert [str(plans.write(replace(plan, name=name), {})) for name in ("first", "second")] == ["plan-2.yaml"] * 2
+    assert [str(plans.write(replace(plan, name=name), {})) for name in ("first", "second")] == [
+        "plan-2.yaml"
+    ] * 2
     edited = Path("plan-2.yaml").read_text().replace("0.0002", "0.0003")
     Path("plan-2.yaml").write_text(edited)
     assert str(plans.write(plan, {})) == "plan-3.yaml"
-    assert (Path("plan.yaml").read_text(), Path("plan-2.yaml").read_text()) == ("somebody's", edited)
+    assert (Path("plan.yaml").read_text(), Path("plan-2.yaml").read_text()) == (
+        "somebody's",
+        edited,
+    )

@@ -23,7 +23,14 @@ def through_pipe(keys: str, relevant, hardware=CPU) -> Answers:
     """The answers that these keys give in the real prompts, without a screen."""
     with create_pipe_input() as keyboard, create_app_session(input=keyboard, output=DummyOutput()):
         keyboard.send_text(keys)
-        return ask_answers(FACTS, hardware=hardware, earlier=None, ui=QuestionaryUi(Console(file=open(os.devnull, "w"))), checks=CARDS, relevant=relevant)
+        return ask_answers(
+            FACTS,
+            hardware=hardware,
+            earlier=None,
+            ui=QuestionaryUi(Console(file=open(os.devnull, "w"))),
+            checks=CARDS,
+            relevant=relevant,
+        )
 
 
 def test_arrow_keys_and_enter_choose():
@@ -35,7 +42,9 @@ def test_arrow_keys_and_enter_choose():
 
 def test_typed_answers_are_asked_again_until_they_can_be_read():
     """A wrong number stays in the line to be mended; the mended one counts."""
-    answers = through_pipe(ENTER + "5x" + ENTER + "\x15" + "5k" + ENTER, lambda fact, *_: fact == "data_rows")
+    answers = through_pipe(
+        ENTER + "5x" + ENTER + "\x15" + "5k" + ENTER, lambda fact, *_: fact == "data_rows"
+    )
     assert known(answers) == {"task": "customer_service", "data_rows": 5000}
 
 
@@ -60,10 +69,16 @@ def test_no_choice_is_wider_than_the_terminal(width):
     """Long choices continue on the next line instead of being cropped."""
     for fact in questions(FACTS):
         for value in fact.values.values():
-            lines = choice_lines(Option(value=1, label=value.label, help=value.help), width).split("\n")
-            assert max(len(line) + (3 if place == 0 else 0) for place, line in enumerate(lines)) <= max(width, 24)
+            lines = choice_lines(Option(value=1, label=value.label, help=value.help), width).split(
+                "\n"
+            )
+            assert max(
+                len(line) + (3 if place == 0 else 0) for place, line in enumerate(lines)
+            ) <= max(width, 24)
             assert " ".join(" ".join(lines).split()) == f"{value.label} – {value.help}"
-        assert max(len(line) for line in prompt_lines(f"10. {fact.ask}", width).split("\n")) <= max(width, 22)
+        assert max(len(line) for line in prompt_lines(f"10. {fact.ask}", width).split("\n")) <= max(
+            width, 22
+        )
 
 
 def test_a_dumb_terminal_gets_numbered_lists(monkeypatch):
@@ -72,27 +87,31 @@ def test_a_dumb_terminal_gets_numbered_lists(monkeypatch):
     assert type(terminal_ui(Console())).__name__ == "PlainUi"
     lines = iter(["99", "six", "6", "train.jsonl"])
     monkeypatch.setattr("builtins.input", lambda: next(lines))
-    answers = ask_answers(FACTS, hardware=CPU, earlier=None, ui=terminal_ui(Console()), checks=CARDS, relevant=lambda fact, *_: fact == "data_path")
+    answers = ask_answers(
+        FACTS,
+        hardware=CPU,
+        earlier=None,
+        ui=terminal_ui(Console()),
+        checks=CARDS,
+        relevant=lambda fact, *_: fact == "data_path",
+    )
     assert known(answers) == {"task": "generation", "data_path": "train.jsonl"}
 
 
 def test_the_first_question_needs_nothing_heavy():
     """Up to the first prompt neither torch nor numpy nor anything of that kind is imported."""
     code = (
-        "import sys\n"
-        "from prompt_toolkit.application import create_app_session\n"
-        "from prompt_toolkit.input import create_pipe_input\n"
-        "from prompt_toolkit.output import DummyOutput\n"
-        "from rich.console import Console\n"
-        "from advisor.ground.errors import Stopped\n"
-        "from advisor.ruleset.facts import load_facts\n"
-        "from advisor.ground.types import Hardware\n"
-        "from advisor.wizard import ask_round\n"
-        "from advisor.wizard.prompts import QuestionaryUi\n"
-        "with create_pipe_input() as keyboard, create_app_session(input=keyboard, output=DummyOutput()):\n"
-        "    keyboard.send_text('\\x03')\n"
-        "    try: ask_round(load_facts(), hardware=Hardware(kind='cpu', origin='probed'), earlier=None, ui=QuestionaryUi(Console(stderr=True)))\n"
-        "    except Stopped: print([name for name in ('numpy', 'torch', 'transformers', 'datasets', 'peft', 'pandas', 'pydantic') if name in sys.modules])\n"
+        "import sys\nfrom prompt_toolkit.application import create_app_session\nfrom"
+        " prompt_toolkit.input import create_pipe_input\nfrom prompt_toolkit.output import"
+        " DummyOutput\nfrom rich.console import Console\nfrom advisor.ground.errors import"
+        " Stopped\nfrom advisor.ruleset.facts import load_facts\nfrom advisor.ground.types import"
+        " Hardware\nfrom advisor.wizard import ask_round\nfrom advisor.wizard.prompts import"
+        " QuestionaryUi\nwith create_pipe_input() as keyboard, create_app_session(input=keyboard,"
+        " output=DummyOutput()):\n    keyboard.send_text('\\x03')\n    try: ask_round(load_facts(),"
+        " hardware=Hardware(kind='cpu', origin='probed'), earlier=None,"
+        " ui=QuestionaryUi(Console(stderr=True)))\n    except Stopped: print([name for name in"
+        " ('numpy', 'torch', 'transformers', 'datasets', 'peft', 'pandas', 'pydantic') if name in"
+        " sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

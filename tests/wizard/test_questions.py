@@ -9,12 +9,19 @@ from tests.wizard.scripted import FACTS
 def test_no_question_needs_knowledge_of_the_trade():
     """Neither a question nor a choice names a method or a term of machine learning."""
     texts = [fact.ask for fact in questions(FACTS)]
-    texts += [part for fact in questions(FACTS) for value in fact.values.values() for part in (value.label, value.help)]
+    texts += [
+        part
+        for fact in questions(FACTS)
+        for value in fact.values.values()
+        for part in (value.label, value.help)
+    ]
     texts += [fact.unknown for fact in questions(FACTS)]
     assert len(texts) > 100
     jargon = (
-        "lora", "adapter", "prefix", "rlhf", "ppo", "sft", "dpo", "fine-tun", "finetun", "quantiz", "quantis", "token", "gpu", "vram", "epoch", "hyperparam",
-        "gradient", "checkpoint", "inference", "parameter", "nf4", "bf16", "embedding", "corpus", "rag ", "llm", "supervised", "reward", "dataset",
+        "lora", "adapter", "prefix", "rlhf", "ppo", "sft", "dpo", "fine-tun", "finetun", "quantiz",
+        "quantis", "token", "gpu", "vram", "epoch", "hyperparam",
+        "gradient", "checkpoint", "inference", "parameter", "nf4", "bf16", "embedding", "corpus",
+        "rag ", "llm", "supervised", "reward", "dataset",
     )  # fmt: skip
     for text in texts:
         for word in jargon:
@@ -30,6 +37,8 @@ def test_every_choice_has_a_line_of_help():
 
 
 def test_every_question_but_the_task_says_what_not_knowing_means():
-    """Except for the task and plain yes-or-no questions, each question says what is assumed without an answer."""
+    """Except for the task and plain yes-or-no questions, each question says what is assumed without
+    an answer.
+    """
     for fact in questions(FACTS):
         assert fact.required or fact.signal or fact.unknown, fact.id

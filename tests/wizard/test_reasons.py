@@ -14,14 +14,25 @@ UNKNOWN = Hardware(kind="unknown", origin="unknown")
 
 
 def trail(**answers):
-    given = Answers(known={name: Answer(value=value, origin="asked") for name, value in answers.items()})
-    return Trail(advise(situation_of(given, probed=UNKNOWN), RULES, load_rules(("document",))), RULES)
+    given = Answers(
+        known={name: Answer(value=value, origin="asked") for name, value in answers.items()}
+    )
+    return Trail(
+        advise(situation_of(given, probed=UNKNOWN), RULES, load_rules(("document",))), RULES
+    )
 
 
 def test_each_reason_tells_its_facts_where_they_came_from_and_its_source(tmp_path):
-    """An answer is called an answer, a file by its name, and the rule and its source stand below."""
+    """An answer is called an answer, a file by its name, and the rule and its source stand
+    below.
+    """
     data = tmp_path / "pairs.jsonl"
-    data.write_text("".join(json.dumps({"prompt": f"Question {i}?", "completion": f"Answer {i}."}) + "\n" for i in range(600)))
+    data.write_text(
+        "".join(
+            json.dumps({"prompt": f"Question {i}?", "completion": f"Answer {i}."}) + "\n"
+            for i in range(600)
+        )
+    )
     ui = ScriptedUi("Back")
     found = trail(task="customer_service", data_path=str(data), budget="low")
     found.walk(ui)
@@ -35,7 +46,9 @@ def test_each_reason_tells_its_facts_where_they_came_from_and_its_source(tmp_pat
 
 
 def test_what_a_rule_concluded_from_another_can_be_followed():
-    """A fact that another step concluded is offered, and leads to that step's rule, until nothing is left."""
+    """A fact that another step concluded is offered, and leads to that step's rule, until nothing
+    is left.
+    """
     ui = ScriptedUi("Family is “A model that writes”")
     trail(task="multi_department", data_kind="paired", data_rows=2000, n_tasks=5).walk(ui)
     before, after = "\n".join(ui.said).split("Confidence:")
@@ -48,7 +61,9 @@ def test_what_a_rule_concluded_from_another_can_be_followed():
 
 def test_the_trail_ends_at_the_decision_of_the_advice():
     """Deciding again on the facts of the advice gives its composition and its rules."""
-    found = trail(task="qa", facts_change_often=True, signals=("facts_change_often",), data_kind="raw_text")
+    found = trail(
+        task="qa", facts_change_often=True, signals=("facts_change_often",), data_kind="raw_text"
+    )
     assert found.decision.composition == found.advice.recommendation.composition
     assert tuple(rule.id for rule in found.decision.rules) == found.advice.decided_by
 

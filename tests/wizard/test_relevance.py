@@ -12,21 +12,37 @@ from benchmarks.questions import rounds
 from tests.wizard.scripted import FACTS, known
 
 RULES = load_rules()
-SUPPORT = {"task": "customer_service", "data_path": "support.jsonl", "facts_change_often": False, "depth": "style", "prompting_tried": False, "budget": "low", "gpu": "RTX 4090"}
+SUPPORT = {
+    "task": "customer_service",
+    "data_path": "support.jsonl",
+    "facts_change_often": False,
+    "depth": "style",
+    "prompting_tried": False,
+    "budget": "low",
+    "gpu": "RTX 4090",
+}
 FILE = {"data_kind": "paired", "data_rows": 5000, "data_tokens": 800_000}
-NOT_KNOWN = {f"fits_{scheme}": "unknown" for scheme in ("full", "lora", "qlora", "adapter", "prefix")}
+NOT_KNOWN = {
+    f"fits_{scheme}": "unknown" for scheme in ("full", "lora", "qlora", "adapter", "prefix")
+}
 
 
 def facts_of(answers):
     """What the rules know of these answers, with a fixed file and card."""
-    facts = {name: value for name, value in known(answers).items() if name not in ("data_path", "model", "gpu", "signals")}
+    facts = {
+        name: value
+        for name, value in known(answers).items()
+        if name not in ("data_path", "model", "gpu", "signals")
+    }
     facts |= dict.fromkeys(answers.signals, True)
     facts |= FILE if answers.value("data_path") else {}
     return {**facts, "device": "gpu", "gpus": 1} if answers.value("gpu") else facts
 
 
 def put(replies, relevance):
-    """The answers and the questions, in order, of somebody who answers so and knows nothing else."""
+    """The answers and the questions, in order, of somebody who answers so and knows nothing
+    else.
+    """
     order = []
 
     def ask(question):
@@ -55,8 +71,18 @@ def test_nobody_is_asked_for_a_card_to_write_a_prompt():
 
 
 def test_the_walk_stops_when_the_answer_is_settled():
-    """Facts that change, without examples to learn a manner from, are looked up, and that is all."""
-    _, order = put({"task": "domain_expertise", "data_kind": "raw_text", "facts_change_often": True, "prompting_tried": False}, Relevance(RULES, facts_of))
+    """Facts that change, without examples to learn a manner from, are looked up, and that is
+    all.
+    """
+    _, order = put(
+        {
+            "task": "domain_expertise",
+            "data_kind": "raw_text",
+            "facts_change_often": True,
+            "prompting_tried": False,
+        },
+        Relevance(RULES, facts_of),
+    )
     assert order[-1] in ("prompting_tried", "teacher_available", "depth")
     assert len(order) <= 7
 
@@ -74,22 +100,38 @@ def test_a_question_left_out_is_explained_by_an_answer():
     """The reason names an answer without which the question would have mattered."""
     relevance = Relevance(RULES, facts_of, lambda *_: NOT_KNOWN)
     answers, order = put(SUPPORT, relevance)
-    because = {one.fact.id: one.because for one in relevance.left_out(answers, skipped_questions(RULES.facts, answers, order))}
-    assert because["teacher_available"] == "with these examples every answer leads to the same method"
+    because = {
+        one.fact.id: one.because
+        for one in relevance.left_out(answers, skipped_questions(RULES.facts, answers, order))
+    }
+    assert (
+        because["teacher_available"] == "with these examples every answer leads to the same method"
+    )
     assert because["serve_with"] == "with “Answer customers” every answer leads to the same method"
     assert not {*because} & {*order}
 
 
 def test_a_question_is_asked_for_the_one_behind_it():
-    """Whether instructions were tried changes nothing by itself, but whether they were good enough does."""
+    """Whether instructions were tried changes nothing by itself, but whether they were good enough
+    does.
+    """
     relevance = Relevance(RULES, facts_of)
-    answers = Answers(known={"task": Answer(value="qa", origin="asked"), "data_path": Answer(value="x", origin="asked")})
-    assert relevance("prompting_tried", answers, open_questions(RULES.facts, answers, ("task", "data_path")))
+    answers = Answers(
+        known={
+            "task": Answer(value="qa", origin="asked"),
+            "data_path": Answer(value="x", origin="asked"),
+        }
+    )
+    assert relevance(
+        "prompting_tried", answers, open_questions(RULES.facts, answers, ("task", "data_path"))
+    )
     assert not relevance("prompting_tried", answers, frozenset({"prompting_tried"}))
 
 
 def test_what_fits_is_estimated_once_everything_it_needs_is_answered():
-    """The estimate is asked for after the card, for the chain that is settled, and once for the same answers."""
+    """The estimate is asked for after the card, for the chain that is settled, and once for the
+    same answers.
+    """
     calls = []
 
     def estimate(answers, chain, per_task):
@@ -102,7 +144,9 @@ def test_what_fits_is_estimated_once_everything_it_needs_is_answered():
 
 
 def test_every_way_through_the_questions_ends_as_if_all_were_asked():
-    """Over random situations the composition is that of answering every question, after half as many."""
+    """Over random situations the composition is that of answering every question, after half as
+    many.
+    """
     found = list(rounds(RULES, 150, seed=11))
     assert len(found) == 150
     assert [one for one in found if one.composition != one.in_full] == []
@@ -115,19 +159,38 @@ def test_every_way_through_the_questions_ends_as_if_all_were_asked():
 def test_a_question_that_waits_for_an_answer_is_open_as_long_as_the_answer_is():
     """It goes with the question it waits for, over several steps."""
     asked = {
-        name: Fact(id=name, type="flag", origin="asked", order=place, ask=name, ask_when={other: (True,)} if other else {})
+        name: Fact(
+            id=name,
+            type="flag",
+            origin="asked",
+            order=place,
+            ask=name,
+            ask_when={other: (True,)} if other else {},
+        )
         for place, (name, other) in enumerate([("a", ""), ("b", "a"), ("c", "b")])
     }
     assert open_questions(asked, Answers(), ()) == {"a", "b", "c"}
-    assert open_questions(asked, Answers(known={"a": Answer(value=False, origin="asked")}), ("a",)) == set()
-    assert open_questions(asked, Answers(known={"a": Answer(value=True, origin="asked")}), ("a",)) == {"b", "c"}
+    assert (
+        open_questions(asked, Answers(known={"a": Answer(value=False, origin="asked")}), ("a",))
+        == set()
+    )
+    assert open_questions(
+        asked, Answers(known={"a": Answer(value=True, origin="asked")}), ("a",)
+    ) == {"b", "c"}
     assert not may_apply(asked["b"], Answers(), asked, ())
 
 
 @pytest.mark.parametrize(
-    ("answers", "closed"), [({"task": "code"}, "needs_citations"), ({"task": "qa", "data_path": "x"}, "data_kind"), ({"task": "qa", "data_kind": "none"}, "data_rows")]
+    ("answers", "closed"),
+    [
+        ({"task": "code"}, "needs_citations"),
+        ({"task": "qa", "data_path": "x"}, "data_kind"),
+        ({"task": "qa", "data_kind": "none"}, "data_rows"),
+    ],
 )
 def test_a_question_that_can_no_longer_apply_is_not_open(answers, closed):
     """Neither another task's question nor one that the data file answers."""
-    given = Answers(known={name: Answer(value=value, origin="asked") for name, value in answers.items()})
+    given = Answers(
+        known={name: Answer(value=value, origin="asked") for name, value in answers.items()}
+    )
     assert closed not in open_questions(FACTS, given, tuple(answers))

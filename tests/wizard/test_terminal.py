@@ -31,7 +31,14 @@ def start(tmp_path, monkeypatch):
             "PROMPT_TOOLKIT_NO_CPR": "1",
             **environment,
         }
-        child = pexpect.spawn(sys.executable, [str(DRIVER), *arguments], env=env, dimensions=(rows, columns), encoding="utf-8", timeout=30)
+        child = pexpect.spawn(
+            sys.executable,
+            [str(DRIVER), *arguments],
+            env=env,
+            dimensions=(rows, columns),
+            encoding="utf-8",
+            timeout=30,
+        )
         children.append(child)
         return child
 
@@ -180,7 +187,9 @@ def test_a_dumb_terminal_works(start):
 
 
 def test_a_small_window_that_changes_its_size(start):
-    """A window of 12 lines scrolls its choices, and a new size in the middle of a question does no harm."""
+    """A window of 12 lines scrolls its choices, and a new size in the middle of a question does no
+    harm.
+    """
     child = start("scenario_5", "--plan", rows=12, columns=40)
     child.expect("What should the model do")
     child.setwinsize(8, 30)

@@ -16,7 +16,9 @@ def test_questions_come_in_the_order_of_the_facts_file():
 
 
 def test_a_question_is_asked_only_where_it_applies():
-    """The number of teams is asked for several teams alone; citations for questions about a business."""
+    """The number of teams is asked for several teams alone; citations for questions about a
+    business.
+    """
     assert "n_tasks" in walked({"task": "multi_department"})[1]
     assert "n_tasks" not in walked({"task": "qa"})[1]
     assert "needs_citations" in walked({"task": "qa"})[1]
@@ -30,8 +32,13 @@ def test_a_data_file_spares_the_questions_about_data():
 
 
 def test_the_teams_own_files_spare_the_questions_they_answer():
-    """Who names each team's file is asked neither for their number nor for one file; a file named before is dropped."""
-    answers, order = walked({"task": "multi_department", "tasks": {"legal": "a.jsonl"}}, Answers(known={"data_path": Answer(value="x.jsonl", origin="asked")}))
+    """Who names each team's file is asked neither for their number nor for one file; a file named
+    before is dropped.
+    """
+    answers, order = walked(
+        {"task": "multi_department", "tasks": {"legal": "a.jsonl"}},
+        Answers(known={"data_path": Answer(value="x.jsonl", origin="asked")}),
+    )
     assert not {"n_tasks", "data_path", "data_kind", "data_rows"} & set(order)
     assert answers.value("data_path") is None
     assert {"n_tasks", "data_path"} <= set(walked({"task": "multi_department"})[1])
@@ -65,7 +72,12 @@ def test_a_question_may_follow_from_an_answer():
 
 def test_flags_and_files_are_not_asked_again():
     """What a flag or a file said stands and keeps its origin."""
-    given = Answers(known={"task": Answer(value="qa", origin="flag"), "signals": Answer(value=("needs_citations",), origin="file")})
+    given = Answers(
+        known={
+            "task": Answer(value="qa", origin="flag"),
+            "signals": Answer(value=("needs_citations",), origin="file"),
+        }
+    )
     answers, order = walked({"budget": "low"}, given)
     assert not {"task", "needs_citations"} & set(order)
     assert answers.known["task"].origin == "flag"
@@ -75,7 +87,15 @@ def test_flags_and_files_are_not_asked_again():
 
 def test_back_asks_the_question_before_with_its_answer():
     """Back re-asks the last question, its old answer preselected; the new one counts."""
-    script = iter([("task", "multi_department"), ("tasks", BACK), ("task", "qa"), ("data_path", BACK), ("task", "code")])
+    script = iter(
+        [
+            ("task", "multi_department"),
+            ("tasks", BACK),
+            ("task", "qa"),
+            ("data_path", BACK),
+            ("task", "code"),
+        ]
+    )
     seen = []
 
     def ask(question):
@@ -87,7 +107,13 @@ def test_back_asks_the_question_before_with_its_answer():
         return step[1]
 
     answers = walk(FACTS, ask, Answers())
-    assert seen[:5] == [("task", None, False), ("tasks", None, True), ("task", "multi_department", False), ("data_path", None, True), ("task", "qa", False)]
+    assert seen[:5] == [
+        ("task", None, False),
+        ("tasks", None, True),
+        ("task", "multi_department", False),
+        ("data_path", None, True),
+        ("task", "qa", False),
+    ]
     assert known(answers) == {"task": "code"}
 
 
@@ -106,14 +132,38 @@ def test_irrelevant_questions_are_left_out():
 
 def test_a_new_fact_is_a_new_question():
     """A question is one entry of the facts: nothing else has to know it."""
-    extra = Fact(id="colour", type="choice", origin="asked", values={"red": Value(label="Red", help="like blood")}, order=5, ask="Which colour?")
+    extra = Fact(
+        id="colour",
+        type="choice",
+        origin="asked",
+        values={"red": Value(label="Red", help="like blood")},
+        order=5,
+        ask="Which colour?",
+    )
     order = []
-    walk({**FACTS, "colour": extra}, lambda question: order.append(question.fact.id) or ("qa" if question.fact.id == "task" else DONT_KNOW), Answers())
+    walk(
+        {**FACTS, "colour": extra},
+        lambda question: (
+            order.append(question.fact.id) or ("qa" if question.fact.id == "task" else DONT_KNOW)
+        ),
+        Answers(),
+    )
     assert order[:2] == ["colour", "task"]
 
 
 def test_several_facts_can_be_answered_at_once():
     """A reply for several facts sets and clears them together."""
-    before = Answers(known={"gpu": Answer(value="RTX 4090", origin="asked"), "gpus": Answer(value=2, origin="asked")})
-    answers = walk(FACTS, lambda question: Several(values={"gpu": None, "gpus": None}) if question.fact.id == "gpu" else DONT_KNOW, before)
+    before = Answers(
+        known={
+            "gpu": Answer(value="RTX 4090", origin="asked"),
+            "gpus": Answer(value=2, origin="asked"),
+        }
+    )
+    answers = walk(
+        FACTS,
+        lambda question: (
+            Several(values={"gpu": None, "gpus": None}) if question.fact.id == "gpu" else DONT_KNOW
+        ),
+        before,
+    )
     assert known(answers) == {}

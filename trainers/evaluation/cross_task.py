@@ -1,4 +1,5 @@
-"""Every module on every task's held-out rows: the loss of each, and of the base, on one base in memory.
+"""Every module on every task's held-out rows: the loss of each, and of the base, on one base in
+memory.
 
 Run: python -P -m trainers.evaluation.cross_task PLAN --run FOLDER [--max-steps N]
 """
@@ -26,7 +27,10 @@ ROWS, TRIAL_ROWS = 32, 8
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code."""
-    parser = argparse.ArgumentParser(prog="trainers.evaluation.cross_task", description="Compare the modules of a plan's tasks. `advise run` calls this.")
+    parser = argparse.ArgumentParser(
+        prog="trainers.evaluation.cross_task",
+        description="Compare the modules of a plan's tasks. `advise run` calls this.",
+    )
     parser.add_argument("plan", type=Path)
     parser.add_argument("--run", required=True, type=Path)
     parser.add_argument("--max-steps", type=int)
@@ -35,7 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     quiet_libraries()
     try:
         plan = read_plan(given.plan)
-        found = cross_losses(plan, given.plan.resolve().parent, given.run.resolve(), rows=ROWS if given.max_steps is None else TRIAL_ROWS)
+        found = cross_losses(
+            plan,
+            given.plan.resolve().parent,
+            given.run.resolve(),
+            rows=ROWS if given.max_steps is None else TRIAL_ROWS,
+        )
         write_json(given.run / "cross.json", {"losses": found})
     except AdviseError as error:
         print(f"error: {error.text()}", file=sys.stderr)
@@ -43,8 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def cross_losses(plan: Plan, folder: Path, run: Path, *, rows: int) -> dict[str, dict[str, float | None]]:
-    """Task -> module (or base) -> mean loss per learned token on the task's held-out rows; None where nothing was held out."""
+def cross_losses(
+    plan: Plan, folder: Path, run: Path, *, rows: int
+) -> dict[str, dict[str, float | None]]:
+    """Task -> module (or base) -> mean loss per learned token on the task's held-out rows; None
+    where nothing was held out.
+    """
     device = torch_device(plan.launch.device)
     results = results_of(run)
     loaded = load_results(results, device)
@@ -54,11 +67,18 @@ def cross_losses(plan: Plan, folder: Path, run: Path, *, rows: int) -> dict[str,
         found[result.label] = {}
         for label in loaded.labels:
             with loaded.use(label) as (model, tokenizer):
-                found[result.label][label] = mean_loss(model, held, tokenizer.pad_token_id) if held else None
-    return {task: {"base" if label == BASE else label: loss for label, loss in losses.items()} for task, losses in found.items()}
+                found[result.label][label] = (
+                    mean_loss(model, held, tokenizer.pad_token_id) if held else None
+                )
+    return {
+        task: {"base" if label == BASE else label: loss for label, loss in losses.items()}
+        for task, losses in found.items()
+    }
 
 
-def held_out(plan: Plan, folder: Path, run: Path, task: str, tokenizer: Any, limit: int) -> list[Row]:
+def held_out(
+    plan: Plan, folder: Path, run: Path, task: str, tokenizer: Any, limit: int
+) -> list[Row]:
     """The rows that the task's own training kept out."""
     from trainers.frame.rows import prepare_rows
 
@@ -77,7 +97,11 @@ def mean_loss(model: Any, rows: Sequence[Row], pad_id: int) -> float:
             labels = batch.pop("labels")[:, 1:]
             logits = model(**batch, use_cache=False).logits[:, :-1]
             learned = labels != judge.IGNORED
-            total += float(torch.nn.functional.cross_entropy(logits[learned].float(), labels[learned], reduction="sum"))
+            total += float(
+                torch.nn.functional.cross_entropy(
+                    logits[learned].float(), labels[learned], reduction="sum"
+                )
+            )
             count += int(learned.sum())
     return total / max(1, count)
 

@@ -1,4 +1,7 @@
-"""Base against tuned on held-out rows: loss, perplexity, a few sample answers. Bounded, and logits are never kept."""
+"""Base against tuned on held-out rows: loss, perplexity, a few sample answers.
+
+Bounded, and logits are never kept.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,11 @@ def pad(rows: Sequence[Row], pad_id: int, device: Any) -> dict[str, Any]:
         ids[place, : row.tokens] = torch.tensor(row.input_ids)
         labels[place, : row.tokens] = torch.tensor(row.labels)
         mask[place, : row.tokens] = 1
-    return {"input_ids": ids.to(device), "labels": labels.to(device), "attention_mask": mask.to(device)}
+    return {
+        "input_ids": ids.to(device),
+        "labels": labels.to(device),
+        "attention_mask": mask.to(device),
+    }
 
 
 def mean_loss(trainer: Any, rows: Sequence[Row]) -> float | None:
@@ -82,13 +89,22 @@ def row_losses(trainer: Any, rows: Sequence[Row]) -> list[float]:
     model.eval()
     with torch.no_grad(), trainer.compute_loss_context_manager():
         for row in rows:
-            found.append(float(trainer.compute_loss(model, pad([row], trainer.processing_class.pad_token_id, trainer.args.device))))
+            found.append(
+                float(
+                    trainer.compute_loss(
+                        model,
+                        pad([row], trainer.processing_class.pad_token_id, trainer.args.device),
+                    )
+                )
+            )
     model.train(was_training)
     return found
 
 
 def answer_log_probs(trainer: Any, rows: Sequence[Row]) -> list[float]:
-    """Log-probability of each row's learned tokens together, in their order; one row at a time, and logits of its answer alone."""
+    """Log-probability of each row's learned tokens together, in their order; one row at a time, and
+    logits of its answer alone.
+    """
     import inspect
 
     import torch
@@ -111,7 +127,13 @@ def answer_log_probs(trainer: Any, rows: Sequence[Row]) -> list[float]:
             logits_TV = model(**inputs, use_cache=False, **keep).logits[0]
             # Counted from the end: only the last tokens may be there, and a prefix stands in front.
             chosen_NV = logits_TV[len(logits_TV) - row.tokens + learned - 1].float()
-            found.append(float(-torch.nn.functional.cross_entropy(chosen_NV, labels_T[learned], reduction="sum")))
+            found.append(
+                float(
+                    -torch.nn.functional.cross_entropy(
+                        chosen_NV, labels_T[learned], reduction="sum"
+                    )
+                )
+            )
     model.train(was_training)
     return found
 
@@ -133,16 +155,26 @@ def prompts_to_answer(rows: Sequence[Row], *, seq_len: int) -> list[Row]:
     return chosen
 
 
-def answers(model: Any, tokenizer: Any, rows: Sequence[Row], *, limit: int, autocast: Any) -> list[Sample]:
+def answers(
+    model: Any, tokenizer: Any, rows: Sequence[Row], *, limit: int, autocast: Any
+) -> list[Sample]:
     """Greedy answers to the rows' prompts, at most `limit` tokens each."""
     import torch
 
     if not rows:
         return []
-    # Rendered prompts bring their own special tokens; a prompt without a template gets the tokenizer's.
+    # Rendered prompts bring their own special tokens; a prompt without a template gets the
+    # tokenizer's.
     special = not getattr(tokenizer, "chat_template", None)
     device = next(model.parameters()).device
-    encoded = tokenizer([row.prompt for row in rows], padding=True, padding_side="left", return_tensors="pt", add_special_tokens=special, return_token_type_ids=False).to(device)
+    encoded = tokenizer(
+        [row.prompt for row in rows],
+        padding=True,
+        padding_side="left",
+        return_tensors="pt",
+        add_special_tokens=special,
+        return_token_type_ids=False,
+    ).to(device)
     stops = model.generation_config.eos_token_id
     stop_ids = set(stops if isinstance(stops, list) else [stops])
     was_training = model.training
@@ -151,7 +183,15 @@ def answers(model: Any, tokenizer: Any, rows: Sequence[Row], *, limit: int, auto
     if checkpointing:  # it switches the cache off, and every token would cost a whole forward pass
         model.gradient_checkpointing_disable()
     with torch.no_grad(), autocast():
-        output = model.generate(**encoded, max_new_tokens=limit, do_sample=False, temperature=None, top_p=None, top_k=None, use_cache=True)
+        output = model.generate(
+            **encoded,
+            max_new_tokens=limit,
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            use_cache=True,
+        )
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train(was_training)
@@ -159,11 +199,19 @@ def answers(model: Any, tokenizer: Any, rows: Sequence[Row], *, limit: int, auto
     for line in output[:, encoded["input_ids"].shape[1] :].tolist():
         end = next((place for place, token in enumerate(line) if token in stop_ids), None)
         said = line if end is None else line[:end]
-        samples.append(Sample(text=tokenizer.decode(said, skip_special_tokens=True).strip(), tokens=len(said), stopped=end is not None))
+        samples.append(
+            Sample(
+                text=tokenizer.decode(said, skip_special_tokens=True).strip(),
+                tokens=len(said),
+                stopped=end is not None,
+            )
+        )
     return samples
 
 
 def sample_limit(rows: Sequence[Row]) -> int:
-    """Tokens a sample answer may have: half as many again as the longest expected one, within bounds."""
+    """Tokens a sample answer may have: half as many again as the longest expected one, within
+    bounds.
+    """
     longest = max((row.learned for row in rows), default=32)
     return min(LONGEST_SAMPLE, longest + longest // 2 + 8)

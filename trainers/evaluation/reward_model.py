@@ -1,4 +1,6 @@
-"""The judge of a reward model: on held-out pairs, how often the better answer scores higher, whether its certainty is right, and whether length alone would do."""
+"""The judge of a reward model: on held-out pairs, how often the better answer scores higher,
+whether its certainty is right, and whether length alone would do.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ BINS = ((0.5, 0.6), (0.6, 0.7), (0.7, 0.8), (0.8, 0.9), (0.9, 1.0))
 
 
 def pair_scores(trainer: Any, rows: Sequence[Pair]) -> Any:
-    """Scores of the better and the worse answer of each pair: a tensor of two columns, float32 on the host."""
+    """Scores of the better and the worse answer of each pair: a tensor of two columns, float32 on
+    the host.
+    """
     import torch
 
     model, device, pad = trainer.model, trainer.args.device, trainer.processing_class.pad_token_id
@@ -28,32 +32,53 @@ def pair_scores(trainer: Any, rows: Sequence[Pair]) -> Any:
     found = []
     with torch.no_grad(), trainer.compute_loss_context_manager():
         for at in range(0, len(rows), AT_ONCE):
-            texts = [[*row.prompt_ids, *ids] for row in rows[at : at + AT_ONCE] for ids in (row.chosen_ids, row.rejected_ids)]
+            texts = [
+                [*row.prompt_ids, *ids]
+                for row in rows[at : at + AT_ONCE]
+                for ids in (row.chosen_ids, row.rejected_ids)
+            ]
             width = max(map(len, texts))
             ids = torch.full((len(texts), width), pad)
             mask = torch.zeros((len(texts), width), dtype=torch.long)
             for place, text in enumerate(texts):
                 ids[place, : len(text)] = torch.tensor(text)
                 mask[place, : len(text)] = 1
-            found.append(model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits[:, 0].float().cpu().view(-1, 2))
+            found.append(
+                model(input_ids=ids.to(device), attention_mask=mask.to(device))
+                .logits[:, 0]
+                .float()
+                .cpu()
+                .view(-1, 2)
+            )
     model.train(was_training)
     return torch.cat(found)
 
 
 class ScoreJudge:
-    """Scores the held-out pairs with the trained model, and with the model before it where that was a reward model already."""
+    """Scores the held-out pairs with the trained model, and with the model before it where that was
+    a reward model already.
+    """
 
-    def __init__(self, job: Job, trainer: Any, data: Prepared[Pair], mark: str, *, scored_before: bool) -> None:
+    def __init__(
+        self, job: Job, trainer: Any, data: Prepared[Pair], mark: str, *, scored_before: bool
+    ) -> None:
         self.job, self.trainer, self.mark = job, trainer, mark
-        self.rows: list[Pair] = judge.held_out(data.holdout, limit=TRIAL_PAIRS if job.max_steps is not None else HELD_OUT_PAIRS)  # type: ignore[arg-type, assignment]
+        self.rows: list[Pair] = judge.held_out(
+            data.holdout, limit=TRIAL_PAIRS if job.max_steps is not None else HELD_OUT_PAIRS
+        )  # type: ignore[arg-type, assignment]
         self.scored_before = scored_before
-        self.longer = sum(length_difference(row) > 0 for row in data.train) * 2 >= sum(length_difference(row) != 0 for row in data.train)
+        self.longer = sum(length_difference(row) > 0 for row in data.train) * 2 >= sum(
+            length_difference(row) != 0 for row in data.train
+        )
         self.before: list[list[float]] = []
         self.after: list[list[float]] = []
         self.cache = job.output / "before.json"
 
     def evaluate_base(self) -> None:
-        """Score the pairs before training; once, also where a run was resumed. A new head has nothing to say."""
+        """Score the pairs before training; once, also where a run was resumed.
+
+        A new head has nothing to say.
+        """
         if not self.scored_before or not self.rows:
             return
         known = read_json(self.cache)
@@ -75,19 +100,37 @@ class ScoreJudge:
 
     @property
     def length_right(self) -> float:
-        """Pairs that length alone decides rightly, in the direction that the training pairs lean; half of those of equal length."""
+        """Pairs that length alone decides rightly, in the direction that the training pairs lean;
+        half of those of equal length.
+        """
         sign = 1 if self.longer else -1
-        return sum(0.5 if length_difference(row) == 0 else float(sign * length_difference(row) > 0) for row in self.rows)
+        return sum(
+            0.5 if length_difference(row) == 0 else float(sign * length_difference(row) > 0)
+            for row in self.rows
+        )
 
     def verdict(self) -> tuple[str, str]:
         """One word and one sentence."""
         interval = proportion_interval(self.right, len(self.rows))
         if interval is None:
             return "not distinguishable", "nothing was held out to score"
-        word = "better" if interval[0] > 0.5 else "worse" if interval[1] < 0.5 else "not distinguishable"
+        word = (
+            "better"
+            if interval[0] > 0.5
+            else "worse"
+            if interval[1] < 0.5
+            else "not distinguishable"
+        )
         than = "than chance" if word != "not distinguishable" else "from chance"
-        before = f", {sum(one > other for one, other in self.before) / len(self.rows):.1%} before" if self.before else ""
-        share = f"{self.right / len(self.rows):.1%} of {len(self.rows)} held-out pairs (95 % interval {interval[0]:.1%} to {interval[1]:.1%})"
+        before = (
+            f", {sum(one > other for one, other in self.before) / len(self.rows):.1%} before"
+            if self.before
+            else ""
+        )
+        share = (
+            f"{self.right / len(self.rows):.1%} of {len(self.rows)} held-out pairs (95 % interval"
+            f" {interval[0]:.1%} to {interval[1]:.1%})"
+        )
         return word, f"{word} {than}: the better answer scores higher in {share}{before}"
 
     def checks(self) -> list[Check]:
@@ -95,14 +138,29 @@ class ScoreJudge:
         rows = len(self.rows)
         if not rows:
             return []
-        by_length, interval = self.length_right / rows, proportion_interval(round(self.length_right), rows)
+        by_length, interval = (
+            self.length_right / rows,
+            proportion_interval(round(self.length_right), rows),
+        )
         biased = by_length >= self.right / rows and interval is not None and interval[0] > 0.5
         rule = f"preferring the {'longer' if self.longer else 'shorter'} answer"
-        text = f"{rule} is right in {by_length:.1%} of the held-out pairs, the scores in {self.right / rows:.1%}; they agree with it in {self._agreement():.1%}"
-        return [Check("scores-are-more-than-length", not biased, text + ("; length alone does as well" if biased else ""))]
+        text = (
+            f"{rule} is right in {by_length:.1%} of the held-out pairs, the scores in"
+            f" {self.right / rows:.1%}; they agree with it in {self._agreement():.1%}"
+        )
+        return [
+            Check(
+                "scores-are-more-than-length",
+                not biased,
+                text + ("; length alone does as well" if biased else ""),
+            )
+        ]
 
     def _agreement(self) -> float:
-        told = [(better - worse) * length_difference(row) * (1 if self.longer else -1) for (better, worse), row in zip(self.after, self.rows, strict=True)]
+        told = [
+            (better - worse) * length_difference(row) * (1 if self.longer else -1)
+            for (better, worse), row in zip(self.after, self.rows, strict=True)
+        ]
         uneven = [value for value in told if value != 0]
         return sum(value > 0 for value in uneven) / len(uneven) if uneven else 0.5
 
@@ -121,8 +179,20 @@ class ScoreJudge:
             "mean_margin": sum(margins) / rows,
             "mean_score": sum(map(sum, self.after)) / (2 * rows),
             "calibration": calibration(margins),
-            "length": {"prefers": "longer" if self.longer else "shorter", "accuracy": self.length_right / rows, "agreement": self._agreement()},
-            "metrics": {"pair_accuracy": {"before": before, "after": accuracy, "interval": None, "rows": rows, "word": self.verdict()[0]}},
+            "length": {
+                "prefers": "longer" if self.longer else "shorter",
+                "accuracy": self.length_right / rows,
+                "agreement": self._agreement(),
+            },
+            "metrics": {
+                "pair_accuracy": {
+                    "before": before,
+                    "after": accuracy,
+                    "interval": None,
+                    "rows": rows,
+                    "word": self.verdict()[0],
+                }
+            },
         }
 
 
@@ -132,19 +202,38 @@ def length_difference(row: Pair) -> int:
 
 
 def calibration(margins: Sequence[float]) -> dict[str, Any]:
-    """How certain the scores are, beside how often they are right at that certainty, and the mean gap between the two.
+    """How certain the scores are, beside how often they are right at that certainty, and the mean
+    gap between the two.
 
-    The certainty of a pair is the probability that the model of paired comparisons gives to the answer it scores higher. The gap is the
-    expected calibration error (Guo et al. 2017, arXiv:1706.04599) over bins that hold any pair.
+    The certainty of a pair is the probability that the model of paired comparisons gives to the
+    answer it scores higher. The gap is the expected calibration error (Guo et al. 2017,
+    arXiv:1706.04599) over bins that hold any pair.
     """
     import math
 
     told = [(1 / (1 + math.exp(-min(abs(margin), 500.0))), margin > 0) for margin in margins]
     bins = []
     for low, high in BINS:
-        inside = [(certainty, right) for certainty, right in told if low <= certainty < high or (high == 1.0 and certainty == 1.0)]
+        inside = [
+            (certainty, right)
+            for certainty, right in told
+            if low <= certainty < high or (high == 1.0 and certainty == 1.0)
+        ]
         if inside:
-            certainty, accuracy = sum(item[0] for item in inside) / len(inside), sum(item[1] for item in inside) / len(inside)
-            bins.append({"from": low, "to": high, "pairs": len(inside), "certainty": certainty, "accuracy": accuracy})
-    gap = sum(item["pairs"] * abs(item["certainty"] - item["accuracy"]) for item in bins) / len(told)
+            certainty, accuracy = (
+                sum(item[0] for item in inside) / len(inside),
+                sum(item[1] for item in inside) / len(inside),
+            )
+            bins.append(
+                {
+                    "from": low,
+                    "to": high,
+                    "pairs": len(inside),
+                    "certainty": certainty,
+                    "accuracy": accuracy,
+                }
+            )
+    gap = sum(item["pairs"] * abs(item["certainty"] - item["accuracy"]) for item in bins) / len(
+        told
+    )
     return {"bins": bins, "error": gap}

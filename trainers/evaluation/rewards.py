@@ -1,4 +1,6 @@
-"""The judge of training by reward: the reward of answers to held-out prompts before and after, beside general prompts."""
+"""The judge of training by reward: the reward of answers to held-out prompts before and after,
+beside general prompts.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,27 @@ HELD_OUT_PROMPTS, TRIAL_PROMPTS = 32, 4
 
 def as_row(row: Prompt) -> Row:
     """A prompt as a row that nothing is learned of."""
-    return Row(row.number, row.prompt_ids, ids_of([IGNORED] * len(row.prompt_ids)), row.prompt, row.shown, row.answer or "", row.key, row.text)
+    return Row(
+        row.number,
+        row.prompt_ids,
+        ids_of([IGNORED] * len(row.prompt_ids)),
+        row.prompt,
+        row.shown,
+        row.answer or "",
+        row.key,
+        row.text,
+    )
 
 
 class RewardJudge(Judge):
     """Lets the model answer held-out prompts as well as it can (greedily), and asks the reward."""
 
-    def __init__(self, job: Job, trainer: Any, data: Prepared[Prompt], mark: str, reward: Reward) -> None:
-        self.held = judge.held_out(data.holdout, limit=TRIAL_PROMPTS if job.max_steps is not None else HELD_OUT_PROMPTS)  # type: ignore[arg-type]
+    def __init__(
+        self, job: Job, trainer: Any, data: Prepared[Prompt], mark: str, reward: Reward
+    ) -> None:
+        self.held = judge.held_out(
+            data.holdout, limit=TRIAL_PROMPTS if job.max_steps is not None else HELD_OUT_PROMPTS
+        )  # type: ignore[arg-type]
         nothing: Prepared[Row] = replace(data, train=(), holdout=())  # type: ignore[arg-type]
         super().__init__(job, trainer, nothing, mark)
         self.reward = reward
@@ -36,14 +51,24 @@ class RewardJudge(Judge):
         self.limit = int(job.options["response_tokens"])
 
     def losses(self, rows: Sequence[Row]) -> list[float]:
-        return [-total / row.learned for total, row in zip(judge.answer_log_probs(self.trainer, rows), rows, strict=True)]
+        return [
+            -total / row.learned
+            for total, row in zip(judge.answer_log_probs(self.trainer, rows), rows, strict=True)
+        ]
 
     def _ask(self, *, hurry: bool = True) -> Asked:
         found = super()._ask(hurry=hurry)
         tokenizer = self.trainer.processing_class
         told = [
             Answer(
-                row.prompt, sample.text, row.answer, row.prompt_ids, [*tokenizer(sample.text, add_special_tokens=False)["input_ids"], *([tokenizer.eos_token_id] * sample.stopped)]
+                row.prompt,
+                sample.text,
+                row.answer,
+                row.prompt_ids,
+                [
+                    *tokenizer(sample.text, add_special_tokens=False)["input_ids"],
+                    *([tokenizer.eos_token_id] * sample.stopped),
+                ],
             )
             for row, sample in zip(self.held, found.samples, strict=False)  # type: ignore[attr-defined]
         ]
@@ -57,9 +82,22 @@ class RewardJudge(Judge):
 
     def own_record(self) -> dict[str, Any]:
         samples = self.tuned.samples
-        return {"prompts": len(samples), "answers_ended": sum(sample.stopped for sample in samples) / len(samples) if samples else None}
+        return {
+            "prompts": len(samples),
+            "answers_ended": (
+                sum(sample.stopped for sample in samples) / len(samples) if samples else None
+            ),
+        }
 
     def checks(self) -> list[Any]:
         """Whether answers end, and whether the reward told them apart."""
-        differ = Check("rewards-differ", not self.reward.constant, self.reward.said() if self.reward.constant else f"{self.reward.name} told the answers of the training apart")
+        differ = Check(
+            "rewards-differ",
+            not self.reward.constant,
+            (
+                self.reward.said()
+                if self.reward.constant
+                else f"{self.reward.name} told the answers of the training apart"
+            ),
+        )
         return [*super().checks(), *([differ] if self.reward.seen else [])]

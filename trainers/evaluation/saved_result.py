@@ -1,4 +1,6 @@
-"""Checks on what was saved: plain PEFT or transformers loads it, it answers like the trained model, and it differs from its base."""
+"""Checks on what was saved: plain PEFT or transformers loads it, it answers like the trained model,
+and it differs from its base.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from trainers.frame.loading import keep_weights_unpacked, quantization_config
 from trainers.prepare import Row
 
 SHOWN_TOKENS = 64  # of one row: enough to tell two models apart
-SAME = 0.02  # greatest difference of log-probabilities that rounding explains (16-bit and 4-bit kernels differ between calls)
+# greatest difference of log-probabilities that rounding explains (16-bit and 4-bit kernels differ
+# between calls)
+SAME = 0.02
 SAME_EXACT = 1e-3  # the same in float32
 CHANGED = 1e-6
 
@@ -57,7 +61,11 @@ class Probe:
 
     def answer(self, model: Any) -> Any:
         """Log-probabilities at the row's last tokens, or the head's scores; float32 on the host."""
-        return log_probs(model, self.row, self.pad_id) if self.head == "CausalLM" else scores(model, self.row)
+        return (
+            log_probs(model, self.row, self.pad_id)
+            if self.head == "CausalLM"
+            else scores(model, self.row)
+        )
 
     @property
     def what(self) -> str:
@@ -72,7 +80,9 @@ class Probe:
 
 
 def scores(model: Any, row: Any) -> Any:
-    """What a classification or reward head says of a row: a tensor of its outputs, float32 on the host."""
+    """What a classification or reward head says of a row: a tensor of its outputs, float32 on the
+    host.
+    """
     import torch
 
     ids = torch.tensor([list(row.input_ids)], device=next(model.parameters()).device)
@@ -91,13 +101,17 @@ def probe_row(rows: Sequence[Any]) -> Any:
 
 
 def difference(one: Any, other: Any) -> float:
-    """The greatest difference of two log-probability tables, over tokens either finds at all likely."""
+    """The greatest difference of two log-probability tables, over tokens either finds at all
+    likely.
+    """
     likely = (one > -10) | (other > -10)
     return float((one - other).abs()[likely].max()) if likely.any() else math.inf
 
 
 def check_saved(job: Job, model: Any, folder: Path, probe: Probe, before: Any) -> list[Check]:
-    """Load what was saved and compare. Raises TrainingFailed where it does not load, differs, or changes nothing.
+    """Load what was saved and compare.
+
+    Raises TrainingFailed where it does not load, differs, or changes nothing.
 
     Args:
         model: The trained model, in memory.
@@ -109,39 +123,72 @@ def check_saved(job: Job, model: Any, folder: Path, probe: Probe, before: Any) -
     exact = job.stage.weights_dtype == "float32" and job.stage.quantization is None
     limit = SAME_EXACT if exact else SAME
     adapter = isinstance(model, PeftModel)
-    how, loaded = _loaded(job, model, folder, probe) if adapter else _loaded_whole(job, model, folder, probe)
+    how, loaded = (
+        _loaded(job, model, folder, probe) if adapter else _loaded_whole(job, model, folder, probe)
+    )
     checks = []
     if loaded is not None:
         gap = probe.difference(trained, loaded)
-        checks.append(Check("saved-model-is-the-trained-one", gap <= limit, f"{how}: {probe.what} differ by at most {gap:.2g} (limit {limit:g})"))
+        checks.append(
+            Check(
+                "saved-model-is-the-trained-one",
+                gap <= limit,
+                f"{how}: {probe.what} differ by at most {gap:.2g} (limit {limit:g})",
+            )
+        )
     else:
         same = _same_tensors(model, folder)
-        checks.append(Check("saved-model-is-the-trained-one", same, f"{how}: every saved tensor {'is' if same else 'is not'} the one in memory"))
+        checks.append(
+            Check(
+                "saved-model-is-the-trained-one",
+                same,
+                f"{how}: every saved tensor {'is' if same else 'is not'} the one in memory",
+            )
+        )
     if not checks[0].ok:
-        raise TrainingFailed(f"what was saved in {folder} is not the trained model: {checks[0].text}", hint="the disk or a library damaged it; run the stage again")
+        raise TrainingFailed(
+            f"what was saved in {folder} is not the trained model: {checks[0].text}",
+            hint="the disk or a library damaged it; run the stage again",
+        )
     if adapter:
         with model.disable_adapter():
             base = probe.answer(model)
     else:
         base = before
-    # A module may differ from its base without any training: a prefix that starts from a real prompt does.
-    change = min(probe.difference(loaded if loaded is not None else trained, other) for other in (base, before))
+    # A module may differ from its base without any training: a prefix that starts from a real
+    # prompt does.
+    change = min(
+        probe.difference(loaded if loaded is not None else trained, other)
+        for other in (base, before)
+    )
     what = "the saved adapter" if adapter else "training"
-    effect = Check("changes-the-base-model", change > CHANGED, f"{what} changes the {probe.what} of a training row by up to {change:.2g}")
+    effect = Check(
+        "changes-the-base-model",
+        change > CHANGED,
+        f"{what} changes the {probe.what} of a training row by up to {change:.2g}",
+    )
     if not effect.ok and job.max_steps is None:
         raise TrainingFailed(
-            f"{what} has no effect: the answers are those of the model it started from", hint="raise the learning_rate, or train more steps (a single step falls into the warm-up)"
+            f"{what} has no effect: the answers are those of the model it started from",
+            hint=(
+                "raise the learning_rate, or train more steps (a single step falls into the"
+                " warm-up)"
+            ),
         )
     return [*checks, effect]
 
 
 def _loaded(job: Job, model: Any, folder: Path, probe: Probe) -> tuple[str, Any]:
-    """The saved adapter loaded by plain PEFT: with its base from disk where that fits, else beside the trained adapter on the base in memory."""
+    """The saved adapter loaded by plain PEFT: with its base from disk where that fits, else beside
+    the trained adapter on the base in memory.
+    """
     if _room_for_second(model, job):
         import peft
 
         loader = getattr(peft, f"AutoPeftModelFor{probe.head}")
-        second = keep_weights_unpacked(loader.from_pretrained(str(folder), **_options(job, model, probe)))
+        second = keep_weights_unpacked(
+            loader.from_pretrained(str(folder), **_options(job, model, probe))
+        )
         if quantization_config(job) is None:
             second = second.to(next(model.parameters()).device)
         result = probe.answer(second)
@@ -161,7 +208,9 @@ def _loaded_whole(job: Job, model: Any, folder: Path, probe: Probe) -> tuple[str
     import transformers
 
     loader = getattr(transformers, f"AutoModelFor{probe.head}")
-    second = loader.from_pretrained(str(folder), **_options(job, model, probe)).to(next(model.parameters()).device)
+    second = loader.from_pretrained(str(folder), **_options(job, model, probe)).to(
+        next(model.parameters()).device
+    )
     result = probe.answer(second)
     del second
     return f"loaded by AutoModelFor{probe.head}", result
@@ -170,10 +219,17 @@ def _loaded_whole(job: Job, model: Any, folder: Path, probe: Probe) -> tuple[str
 def _options(job: Job, model: Any, probe: Probe) -> dict[str, Any]:
     import torch
 
-    options: dict[str, Any] = {"dtype": getattr(torch, job.stage.weights_dtype), "attn_implementation": job.stage.attention, "trust_remote_code": job.plan.trust_remote_code}
+    options: dict[str, Any] = {
+        "dtype": getattr(torch, job.stage.weights_dtype),
+        "attn_implementation": job.stage.attention,
+        "trust_remote_code": job.plan.trust_remote_code,
+    }
     quantized = quantization_config(job)
     if quantized is not None:
-        options |= {"quantization_config": quantized, "device_map": {"": next(model.parameters()).device}}
+        options |= {
+            "quantization_config": quantized,
+            "device_map": {"": next(model.parameters()).device},
+        }
     if probe.head == "SequenceClassification":
         options["num_labels"] = model.config.num_labels
     return options
@@ -183,7 +239,9 @@ def _room_for_second(model: Any, job: Job) -> bool:
     """True where another copy of the model fits beside this one with room to spare."""
     import torch
 
-    need = 1.3 * sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    need = 1.3 * sum(
+        parameter.numel() * parameter.element_size() for parameter in model.parameters()
+    )
     device = next(model.parameters()).device
     if device.type == "cuda":
         return need < torch.cuda.mem_get_info(device)[0]
@@ -195,7 +253,10 @@ def _room_for_second(model: Any, job: Job) -> bool:
 
 
 def _same_tensors(model: Any, folder: Path) -> bool:
-    """True where each tensor on disk equals the one in memory. One tensor at a time, so that it needs no memory."""
+    """True where each tensor on disk equals the one in memory.
+
+    One tensor at a time, so that it needs no memory.
+    """
     import torch
     from safetensors import safe_open
 
@@ -210,15 +271,28 @@ def _same_tensors(model: Any, folder: Path) -> bool:
     return seen > 0
 
 
-def check_stops(job: Job, tuned: Sequence[Sample], base: Sequence[Sample], limit: int) -> list[Check]:
-    """Whether answers end by themselves. Raises TrainingFailed where the base model stopped and the tuned one never does."""
+def check_stops(
+    job: Job, tuned: Sequence[Sample], base: Sequence[Sample], limit: int
+) -> list[Check]:
+    """Whether answers end by themselves.
+
+    Raises TrainingFailed where the base model stopped and the tuned one never does.
+    """
     if not tuned:
         return []
     ended = sum(sample.stopped for sample in tuned)
-    check = Check("answers-end-by-themselves", ended > 0, f"{ended} of {len(tuned)} sample answers end with a stop token within {limit} tokens")
+    check = Check(
+        "answers-end-by-themselves",
+        ended > 0,
+        f"{ended} of {len(tuned)} sample answers end with a stop token within {limit} tokens",
+    )
     if not check.ok and job.max_steps is None and base and all(sample.stopped for sample in base):
         raise TrainingFailed(
-            "the tuned model never stops: none of its sample answers ends, those of its base all do",
-            hint="check that the answers in the data are complete (truncation), and train on more rows",
+            "the tuned model never stops: none of its sample answers ends, those of its base"
+            " all do",
+            hint=(
+                "check that the answers in the data are complete (truncation), and train on more"
+                " rows"
+            ),
         )
     return [check]

@@ -1,7 +1,8 @@
 """Next-token loss over the learned tokens alone, without logits for the others.
 
-TRL's SFTTrainer also computes entropy and token accuracy on every micro-batch and, without Triton (on the CPU), scores
-every position in tiles. Neither is asked for here: the loss and its gradients are the same, the step is faster.
+TRL's SFTTrainer also computes entropy and token accuracy on every micro-batch and, without Triton
+(on the CPU), scores every position in tiles. Neither is asked for here: the loss and its gradients
+are the same, the step is faster.
 """
 
 from __future__ import annotations
@@ -14,25 +15,43 @@ from trainers.frame.token_counting import TokenCounting
 
 
 def plain_head(model: Any) -> bool:
-    """True where logits are the head's output and nothing more: no soft cap, no scale, no experts' extra loss."""
+    """True where logits are the head's output and nothing more: no soft cap, no scale, no experts'
+    extra loss.
+    """
     config = model.config.get_text_config()
-    scales = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
-    return all(getattr(config, name, None) is None for name in scales) and not hasattr(config, "output_router_logits")
+    scales = (
+        "final_logit_softcapping",
+        "logit_scale",
+        "output_multiplier",
+        "lm_head_multiplier",
+        "logits_scaling",
+    )
+    return all(getattr(config, name, None) is None for name in scales) and not hasattr(
+        config, "output_router_logits"
+    )
 
 
 def add_answer_loss(model: Any) -> None:
-    """Give a causal model a forward that, asked with `answer_loss=True`, returns the log-probability of each learned token, flat.
+    """Give a causal model a forward that, asked with `answer_loss=True`, returns the
+    log-probability of each learned token, flat.
 
-    The logits of the learned tokens are held whole: right where memory is the host's, and where they are few.
+    The logits of the learned tokens are held whole: right where memory is the host's, and where
+    they are few.
     """
     from torch.nn.functional import cross_entropy
 
     original = model.forward
 
     @functools.wraps(type(model).forward)
-    def forward(self: Any, *args: Any, answer_loss: bool = False, labels: Any = None, **kwargs: Any) -> Any:
+    def forward(
+        self: Any, *args: Any, answer_loss: bool = False, labels: Any = None, **kwargs: Any
+    ) -> Any:
         if not answer_loss:
-            return original(*args, **kwargs) if labels is None else original(*args, labels=labels, **kwargs)
+            return (
+                original(*args, **kwargs)
+                if labels is None
+                else original(*args, labels=labels, **kwargs)
+            )
         kwargs["use_cache"] = False
         hidden_BTH = self.base_model(*args, **kwargs).last_hidden_state[:, :-1]
         targets_BT = labels[:, 1:]
@@ -44,7 +63,9 @@ def add_answer_loss(model: Any) -> None:
 
 
 def answer_trainer() -> type:
-    """The trainer class: TRL's SFTTrainer with this loss, checkpoints without pickle, a token counter and no usage ping."""
+    """The trainer class: TRL's SFTTrainer with this loss, checkpoints without pickle, a token
+    counter and no usage ping.
+    """
     import torch
     from trl import SFTTrainer
     from trl.trainer.utils import add_fused_lm_head
@@ -54,31 +75,57 @@ def answer_trainer() -> type:
     class AnswerTrainer(TokenCounting, SafeCheckpoints, SFTTrainer):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+            base = (
+                self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+            )
             self.start_counting()
             self._own_loss = not self.aux_loss_enabled and self.args.label_smoothing_factor == 0
-            self._whole_logits = self._own_loss and self.args.device.type == "cpu" and plain_head(base)
+            self._whole_logits = (
+                self._own_loss and self.args.device.type == "cpu" and plain_head(base)
+            )
             if self._whole_logits:
                 add_answer_loss(base)
             elif self._own_loss:
                 add_fused_lm_head(base, outputs=("log_probs",))
 
-        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        def compute_loss(
+            self,
+            model: Any,
+            inputs: Any,
+            return_outputs: bool = False,
+            num_items_in_batch: Any = None,
+        ) -> Any:
             if self.model.training:
-                seen = inputs["attention_mask"].sum() if "attention_mask" in inputs else inputs["input_ids"].numel()
+                seen = (
+                    inputs["attention_mask"].sum()
+                    if "attention_mask" in inputs
+                    else inputs["input_ids"].numel()
+                )
                 self._tokens_seen = self._tokens_seen + seen
             if return_outputs or not self._own_loss:
-                return super().compute_loss(model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch)
+                return super().compute_loss(
+                    model,
+                    inputs,
+                    return_outputs=return_outputs,
+                    num_items_in_batch=num_items_in_batch,
+                )
             if self._whole_logits:
                 log_probs = model(**inputs, answer_loss=True)
             else:
                 inputs["use_cache"] = False
-                log_probs = model(**inputs, fused_lm_head=True).log_probs  # zero on tokens that are not learned
+                log_probs = model(
+                    **inputs, fused_lm_head=True
+                ).log_probs  # zero on tokens that are not learned
             losses = -log_probs
             if self.args.loss_type == "dft":
                 losses = losses * log_probs.exp().detach()
-            # Divided by the learned tokens of the whole batch, so that accumulation does not change the result.
-            count = (inputs["labels"][:, 1:] != -100).sum() if num_items_in_batch is None else num_items_in_batch
+            # Divided by the learned tokens of the whole batch, so that accumulation does not change
+            # the result.
+            count = (
+                (inputs["labels"][:, 1:] != -100).sum()
+                if num_items_in_batch is None
+                else num_items_in_batch
+            )
             loss = losses.sum() / torch.as_tensor(count, device=losses.device).clamp(min=1)
             if self.args.average_tokens_across_devices and num_items_in_batch is not None:
                 loss = loss * self.accelerator.num_processes

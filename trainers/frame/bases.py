@@ -1,4 +1,6 @@
-"""One base in memory for the modules of several tasks: loaded once, handed from one training to the next as it was."""
+"""One base in memory for the modules of several tasks: loaded once, handed from one training to the
+next as it was.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def sharing_bases() -> Iterator[None]:
 
 
 def memory_meter(device: Any) -> MemoryMeter:
-    """A meter whose zero is before the base was loaded, by an earlier training where bases are kept."""
+    """A meter whose zero is before the base was loaded, by an earlier training where bases are
+    kept.
+    """
     global _before_bytes
     meter = MemoryMeter(device)
     if _kept is not None:
@@ -45,12 +49,19 @@ def keep_base(key: Any, model: Any) -> None:
 
 
 def give_back(model: Any) -> None:
-    """Take the module off its base, so that the next training finds it as it was loaded. Nothing where bases are not kept."""
+    """Take the module off its base, so that the next training finds it as it was loaded.
+
+    Nothing where bases are not kept.
+    """
     from peft import PeftModel
 
     if _kept is None or not isinstance(model, PeftModel):
         return
-    base = model.get_base_model() if model.peft_config["default"].is_prompt_learning else model.unload()
+    base = (
+        model.get_base_model()
+        if model.peft_config["default"].is_prompt_learning
+        else model.unload()
+    )
     vars(base).pop("forward", None)  # the trainer's own way to the loss
     for parameter in base.parameters():
         parameter.grad = None

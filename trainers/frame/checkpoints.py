@@ -1,7 +1,8 @@
 """Checkpoints without pickle, complete or absent, and finding the one to resume from.
 
-transformers writes optimizer, scheduler and random states with torch.save, which is pickle. Here tensors go to
-safetensors and the rest to JSON. A checkpoint counts only once `complete.json` is in it, which is written last.
+transformers writes optimizer, scheduler and random states with torch.save, which is pickle. Here
+tensors go to safetensors and the rest to JSON. A checkpoint counts only once `complete.json` is in
+it, which is written last.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ def unfold(value: Any, tensors: dict[str, Any]) -> Any:
         tensors[name] = value.detach().cpu().contiguous().clone()
         return {"tensor": name}
     if isinstance(value, dict):
-        return {"map": [[unfold(key, tensors), unfold(item, tensors)] for key, item in value.items()]}
+        return {
+            "map": [[unfold(key, tensors), unfold(item, tensors)] for key, item in value.items()]
+        }
     if isinstance(value, tuple):
         return {"tuple": [unfold(item, tensors) for item in value]}
     if isinstance(value, list):
@@ -94,11 +97,17 @@ class SafeCheckpoints:
         return bool(self.is_deepspeed_enabled or self.is_fsdp_enabled)  # type: ignore[attr-defined]
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """The weights alone, in plain layout: no training_args.bin, and no look-up of the base model on the hub."""
+        """The weights alone, in plain layout: no training_args.bin, and no look-up of the base
+        model on the hub.
+        """
         if not self.args.should_save:
             return
         folder = Path(output_dir or self.args.output_dir)
-        save_weights(self.accelerator.unwrap_model(self.model, keep_torch_compile=False), folder, state_dict=state_dict)
+        save_weights(
+            self.accelerator.unwrap_model(self.model, keep_torch_compile=False),
+            folder,
+            state_dict=state_dict,
+        )
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: the run's report describes the model."""
@@ -141,7 +150,11 @@ class SafeCheckpoints:
         save_state(Path(output_dir), f"random_state_{self.args.process_index}", random_states())
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        value = load_state(Path(checkpoint), f"random_state_{self.args.process_index}") if checkpoint else None
+        value = (
+            load_state(Path(checkpoint), f"random_state_{self.args.process_index}")
+            if checkpoint
+            else None
+        )
         if value is not None:
             restore_random(value)
 
@@ -178,21 +191,30 @@ def save_weights(model: Any, folder: Path, *, state_dict: Any = None) -> None:
     from peft import PeftModel
 
     folder.mkdir(parents=True, exist_ok=True)
-    # "auto" would ask the hub for the base model's config at every save; no embedding is resized here. A frozen copy of the
-    # adapter, which preference training compares with, is no part of the result.
-    extra = {"save_embedding_layers": False, "selected_adapters": ["default"]} if isinstance(model, PeftModel) else {}
+    # "auto" would ask the hub for the base model's config at every save; no embedding is resized
+    # here. A frozen copy of the adapter, which preference training compares with, is no part of the
+    # result.
+    extra = (
+        {"save_embedding_layers": False, "selected_adapters": ["default"]}
+        if isinstance(model, PeftModel)
+        else {}
+    )
     model.save_pretrained(str(folder), state_dict=state_dict, **extra)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's form with blanks
 
 
 def save_result(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write the trained adapter or model with its tokenizer (chat template included) into the stage's folder, file by file whole."""
+    """Write the trained adapter or model with its tokenizer (chat template included) into the
+    stage's folder, file by file whole.
+    """
     unfinished = folder / ".saving"
     _remove(unfinished)
     try:
         save_weights(model, unfinished)
         tokenizer.save_pretrained(str(unfinished))
-        if getattr(model, "generation_config", None) is not None:  # a model that scores does not write
+        if (
+            getattr(model, "generation_config", None) is not None
+        ):  # a model that scores does not write
             model.generation_config.save_pretrained(str(unfinished))
         for path in sorted(unfinished.iterdir()):
             os.replace(path, folder / path.name)
@@ -206,13 +228,27 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(json.dumps(plain(value), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def mark_complete(folder: Path, *, step: int, steps: int, learning_rate: float, epoch: float, mark: str) -> None:
+def mark_complete(
+    folder: Path, *, step: int, steps: int, learning_rate: float, epoch: float, mark: str
+) -> None:
     """Declare a checkpoint whole."""
-    write_json(folder / COMPLETE, {"step": step, "steps": steps, "learning_rate": learning_rate, "epoch": epoch, "fingerprint": mark})
+    write_json(
+        folder / COMPLETE,
+        {
+            "step": step,
+            "steps": steps,
+            "learning_rate": learning_rate,
+            "epoch": epoch,
+            "fingerprint": mark,
+        },
+    )
 
 
 def last_complete(folder: Path, *, mark: str, remove: bool) -> tuple[Path, dict[str, Any]] | None:
-    """The newest complete checkpoint of the same settings and its record. With `remove`, what a killed run or other settings left goes."""
+    """The newest complete checkpoint of the same settings and its record.
+
+    With `remove`, what a killed run or other settings left goes.
+    """
     found: list[tuple[int, Path, dict[str, Any]]] = []
     for path in folder.glob("checkpoint-*") if folder.is_dir() else ():
         record = read_json(path / COMPLETE)
@@ -228,7 +264,11 @@ def last_complete(folder: Path, *, mark: str, remove: bool) -> tuple[Path, dict[
 
 def others_there(folder: Path, *, mark: str) -> bool:
     """True where the folder holds complete checkpoints of other settings."""
-    records = [read_json(path / COMPLETE) for path in folder.glob("checkpoint-*")] if folder.is_dir() else []
+    records = (
+        [read_json(path / COMPLETE) for path in folder.glob("checkpoint-*")]
+        if folder.is_dir()
+        else []
+    )
     return any(isinstance(record, dict) and record.get("fingerprint") != mark for record in records)
 
 

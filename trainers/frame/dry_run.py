@@ -1,4 +1,6 @@
-"""Two real optimizer steps on the longest batch of the real data and one evaluation batch: measured memory and time. Nothing is saved."""
+"""Two real optimizer steps on the longest batch of the real data and one evaluation batch: measured
+memory and time. Nothing is saved.
+"""
 
 from __future__ import annotations
 
@@ -19,19 +21,38 @@ MICRO_BATCHES = 2
 
 
 def measure(
-    job: Job, groups: Sequence[Sequence[Row]], data: Prepared, memory: MemoryMeter, build: Callable[..., Any], versions: dict[str, str], *, evaluate: Callable[..., float | None]
+    job: Job,
+    groups: Sequence[Sequence[Row]],
+    data: Prepared,
+    memory: MemoryMeter,
+    build: Callable[..., Any],
+    versions: dict[str, str],
+    *,
+    evaluate: Callable[..., float | None],
 ) -> None:
     """Write dry_run.json into the stage's folder."""
     from trainers.frame.progress import Watch, say
 
     stage, processes = job.stage, settings.world_size()
     micro_batches = min(stage.grad_accum, MICRO_BATCHES)
-    longest = sorted(groups, key=lambda group: -sum(row.tokens for row in group))[: stage.micro_batch_size]
+    longest = sorted(groups, key=lambda group: -sum(row.tokens for row in group))[
+        : stage.micro_batch_size
+    ]
     batch = [longest[place % len(longest)] for place in range(stage.micro_batch_size)]
     shown = is_main_process()
-    watch = Watch(metrics=None, stage=stage.name, task=job.task, label=f"{stage.name} (dry run)", steps=STEPS, memory=memory, shown=shown)
+    watch = Watch(
+        metrics=None,
+        stage=stage.name,
+        task=job.task,
+        label=f"{stage.name} (dry run)",
+        steps=STEPS,
+        memory=memory,
+        shown=shown,
+    )
     short = replace(job, entry=replace(job.entry, stage=replace(stage, grad_accum=micro_batches)))
-    trainer = build(short, batch * micro_batches * STEPS * processes, steps=STEPS, callback=watch, save=False)
+    trainer = build(
+        short, batch * micro_batches * STEPS * processes, steps=STEPS, callback=watch, save=False
+    )
     try:
         trainer.train()
     finally:
@@ -65,6 +86,13 @@ def measure(
         "versions": versions,
     }
     write_json(job.output / "dry_run.json", record)
-    kind = "allocated on the GPU" if memory.on_gpu else "growth of resident memory from before the model was loaded"
+    kind = (
+        "allocated on the GPU"
+        if memory.on_gpu
+        else "growth of resident memory from before the model was loaded"
+    )
     peak = f"peak {format_gib(record['measured']['peak_bytes'])} ({kind})"
-    say(f"{stage.name}: {peak}, {whole_step_s:.2f} s a step on the longest batch, {steps:,} steps: at most {format_duration(whole_step_s * steps)}")
+    say(
+        f"{stage.name}: {peak}, {whole_step_s:.2f} s a step on the longest batch, {steps:,} steps:"
+        f" at most {format_duration(whole_step_s * steps)}"
+    )

@@ -22,13 +22,17 @@ def plain(value: Any) -> Any:
         return None
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    return str(getattr(value, "value", value))  # enums by their value; paths and dtypes by their text
+    return str(
+        getattr(value, "value", value)
+    )  # enums by their value; paths and dtypes by their text
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write the value; a reader sees the old file or the new one, never half of it."""
     make_folder(path.parent)
-    write_atomically(path, json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_atomically(
+        path, json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    )
 
 
 def read_json(path: Path) -> Any:

@@ -1,4 +1,6 @@
-"""Tokenizer and model of a stage: explicit dtype, quantization, device and attention; adapters of an earlier stage."""
+"""Tokenizer and model of a stage: explicit dtype, quantization, device and attention; adapters of
+an earlier stage.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +18,34 @@ UNMERGEABLE = {"BOTTLENECK": "bottleneck adapter", "PREFIX_TUNING": "prefix"}  #
 
 
 def load_tokenizer(job: Job, *, writes: bool = True) -> Any:
-    """The tokenizer, of the stage this one starts from where it has one, with a padding token and, where the model `writes`, an end token."""
+    """The tokenizer, of the stage this one starts from where it has one, with a padding token and,
+    where the model `writes`, an end token.
+    """
     from transformers import AutoTokenizer
 
     start = job.start
-    source = str(start) if start is not None and (start / "tokenizer_config.json").is_file() else job.base_model
+    source = (
+        str(start)
+        if start is not None and (start / "tokenizer_config.json").is_file()
+        else job.base_model
+    )
     revision = job.plan.revision if source == job.base_model else None
-    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=job.plan.trust_remote_code)
+    tokenizer = AutoTokenizer.from_pretrained(
+        source, revision=revision, trust_remote_code=job.plan.trust_remote_code
+    )
     if tokenizer.eos_token_id is None and writes:
-        raise InputError(f"the tokenizer of {source} has no end token (eos_token)", hint="set eos_token in its tokenizer_config.json: without one no model learns to stop")
+        raise InputError(
+            f"the tokenizer of {source} has no end token (eos_token)",
+            hint="set eos_token in its tokenizer_config.json: without one no model learns to stop",
+        )
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
-        raise InputError(f"the tokenizer of {source} has neither a padding token nor an end token", hint="set pad_token in its tokenizer_config.json")
+        raise InputError(
+            f"the tokenizer of {source} has neither a padding token nor an end token",
+            hint="set pad_token in its tokenizer_config.json",
+        )
     if tokenizer.pad_token_id is None:
-        # Safe: labels are built before padding, so a padding token equal to the end token masks nothing.
+        # Safe: labels are built before padding, so a padding token equal to the end token masks
+        # nothing.
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
     return tokenizer
@@ -39,20 +56,46 @@ def dtype_faults(job: Job, device: Any) -> list[Fault]:
     stage, found = job.stage, []
     at = f"stage {stage.name}:"
     if stage.weights_dtype == "float16" and device.type in ("cpu", "mps"):
-        found.append(Fault(what=f"{at} float16 weights need a CUDA card", allowed="weights_dtype: float32 or bfloat16 here"))
+        found.append(
+            Fault(
+                what=f"{at} float16 weights need a CUDA card",
+                allowed="weights_dtype: float32 or bfloat16 here",
+            )
+        )
     elif stage.weights_dtype == "float16" and stage.precision == "pure":
-        found.append(Fault(what=f"{at} float16 without loss scaling loses small gradients", allowed="precision: mixed, or weights_dtype: bfloat16"))
+        found.append(
+            Fault(
+                what=f"{at} float16 without loss scaling loses small gradients",
+                allowed="precision: mixed, or weights_dtype: bfloat16",
+            )
+        )
     if stage.attention == "flash_attention_2" and device.type != "cuda":
-        found.append(Fault(what=f"{at} flash_attention_2 needs a CUDA or ROCm card, this stage runs on {device.type}", allowed="attention: sdpa or eager"))
+        found.append(
+            Fault(
+                what=(
+                    f"{at} flash_attention_2 needs a CUDA or ROCm card, this stage runs on"
+                    f" {device.type}"
+                ),
+                allowed="attention: sdpa or eager",
+            )
+        )
     if device.type == "cuda" and stage.weights_dtype == "bfloat16":
         import torch
 
         if not torch.cuda.is_bf16_supported(including_emulation=False):
-            found.append(Fault(what=f"{at} this card has no bfloat16", allowed="weights_dtype: float16 with precision: mixed, or float32"))
+            found.append(
+                Fault(
+                    what=f"{at} this card has no bfloat16",
+                    allowed="weights_dtype: float16 with precision: mixed, or float32",
+                )
+            )
     if device.type != "cuda" and stage.optimizer.startswith("paged"):
         found.append(
             Fault(
-                what=f"{at} optimizer {stage.optimizer} pages memory between GPU and host, this stage runs on {device.type}",
+                what=(
+                    f"{at} optimizer {stage.optimizer} pages memory between GPU and host, this"
+                    f" stage runs on {device.type}"
+                ),
                 allowed="optimizer: adamw_fused, adamw, adamw_8bit, adafactor or sgd",
             )
         )
@@ -60,7 +103,10 @@ def dtype_faults(job: Job, device: Any) -> list[Fault]:
 
 
 def quantization_config(job: Job) -> Any | None:
-    """How bitsandbytes holds the frozen base, or None. Weights that are not quantised keep `weights_dtype`, which is also what is computed in."""
+    """How bitsandbytes holds the frozen base, or None.
+
+    Weights that are not quantised keep `weights_dtype`, which is also what is computed in.
+    """
     import torch
     from transformers import BitsAndBytesConfig
 
@@ -77,7 +123,9 @@ def quantization_config(job: Job) -> Any | None:
     return None
 
 
-def load_base(job: Job, device: Any, source: str | None = None, *, head: str = "CausalLM", **extra: Any) -> Any:
+def load_base(
+    job: Job, device: Any, source: str | None = None, *, head: str = "CausalLM", **extra: Any
+) -> Any:
     """The model that a stage or a check starts from, in the stage's dtype, on the device.
 
     Args:
@@ -89,13 +137,22 @@ def load_base(job: Job, device: Any, source: str | None = None, *, head: str = "
 
     source = source or job.base_model
     quantized = quantization_config(job)
-    options: dict[str, Any] = {"dtype": getattr(torch, job.stage.weights_dtype), "attn_implementation": job.stage.attention, "trust_remote_code": job.plan.trust_remote_code}
+    options: dict[str, Any] = {
+        "dtype": getattr(torch, job.stage.weights_dtype),
+        "attn_implementation": job.stage.attention,
+        "trust_remote_code": job.plan.trust_remote_code,
+    }
     options |= extra
     if source == job.base_model and job.plan.revision:
         options["revision"] = job.plan.revision
     if quantized is not None:
         options |= {"quantization_config": quantized, "device_map": {"": device}}
-    key = (source, head, str(device), repr(sorted((name, str(value)) for name, value in options.items())))
+    key = (
+        source,
+        head,
+        str(device),
+        repr(sorted((name, str(value)) for name, value in options.items())),
+    )
     kept = find_base(key)
     if kept is not None:
         return kept
@@ -112,8 +169,9 @@ def load_base(job: Job, device: Any, source: str | None = None, *, head: str = "
 def keep_weights_unpacked(model: Any) -> Any:
     """The model with bitsandbytes kept from repacking 4-bit weights on the CPU.
 
-    Its first forward without gradients would repack them in place for a bfloat16 kernel: an evaluation before training then
-    changes what is trained on (log-probabilities of SmolLM2-135M moved by 0.6 with bitsandbytes 0.50.2).
+    Its first forward without gradients would repack them in place for a bfloat16 kernel: an
+    evaluation before training then changes what is trained on (log-probabilities of SmolLM2-135M
+    moved by 0.6 with bitsandbytes 0.50.2).
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -122,19 +180,29 @@ def keep_weights_unpacked(model: Any) -> Any:
 
 
 def load_model(job: Job, device: Any, update: Update) -> Any:
-    """The model to train: a plain model that is trained whole or gets its module later, or a PeftModel going on from an earlier adapter."""
+    """The model to train: a plain model that is trained whole or gets its module later, or a
+    PeftModel going on from an earlier adapter.
+    """
     start = job.start
     if start is None or not (start / "adapter_config.json").is_file():
         return load_base(job, device, str(start) if start is not None else None)
     config = json.loads((start / "adapter_config.json").read_text("utf-8"))
     if config.get("task_type") == "SEQ_CLS":
-        raise InputError(f"stage {job.stage.name} goes on from {start}, which scores or sorts texts and does not write", hint="name another stage or folder in start_from")
+        raise InputError(
+            f"stage {job.stage.name} goes on from {start}, which scores or sorts texts and does not"
+            " write",
+            hint="name another stage or folder in start_from",
+        )
     base_name = config.get("base_model_name_or_path")
     unmergeable = UNMERGEABLE.get(config.get("peft_type"))
     if unmergeable and job.stage.update == "full":
         raise InputError(
-            f"stage {job.stage.name} is update full and goes on from a {unmergeable}, which cannot be merged into the weights it would train",
-            hint=f"train stage {job.entry.starts_from or 'before'} with update: lora or full, or let this stage start from the model",
+            f"stage {job.stage.name} is update full and goes on from a {unmergeable}, which cannot"
+            " be merged into the weights it would train",
+            hint=(
+                f"train stage {job.entry.starts_from or 'before'} with update: lora or full, or let"
+                " this stage start from the model"
+            ),
         )
     register_method(config)
     base = load_base(job, device, base_name if base_name and Path(base_name).is_dir() else None)
@@ -146,15 +214,29 @@ def load_model(job: Job, device: Any, update: Update) -> Any:
     prefix = config.get("peft_type") == "PREFIX_TUNING"
     model = _with_module(job, base, start, is_trainable=not prefix)
     if prefix and job.stage.update == "prefix":
-        fitting, keys = update.peft_config(job.stage, job.options, base), ("num_layers", "num_attention_heads", "token_dim")
+        fitting, keys = (
+            update.peft_config(job.stage, job.options, base),
+            (
+                "num_layers",
+                "num_attention_heads",
+                "token_dim",
+            ),
+        )
         # The file's own: PEFT adjusts what it loads to the model.
-        wrong = [f"{key} {config.get(key)}, the model has {getattr(fitting, key)}" for key in keys if config.get(key) != getattr(fitting, key)]
+        wrong = [
+            f"{key} {config.get(key)}, the model has {getattr(fitting, key)}"
+            for key in keys
+            if config.get(key) != getattr(fitting, key)
+        ]
         if wrong:
             raise InputError(
-                f"stage {job.stage.name} goes on from {start}, which does not fit {base.config.name_or_path}: a prefix of {'; '.join(wrong)}",
+                f"stage {job.stage.name} goes on from {start}, which does not fit"
+                f" {base.config.name_or_path}: a prefix of {'; '.join(wrong)}",
                 hint="a prefix belongs to the base it was trained on",
             )
-    if prefix:  # PEFT 0.21 loads a prefix for use alone, though nothing keeps it from being trained on
+    if (
+        prefix
+    ):  # PEFT 0.21 loads a prefix for use alone, though nothing keeps it from being trained on
         model.peft_config["default"].inference_mode = False
         model.prompt_encoder["default"].requires_grad_(True)
     _check_same_module(job, model, update, base)
@@ -162,13 +244,18 @@ def load_model(job: Job, device: Any, update: Update) -> Any:
 
 
 def register_method(config: Mapping[str, Any]) -> None:
-    """Make a module of this config one that PEFT can load and use: what it lacks comes with the import."""
+    """Make a module of this config one that PEFT can load and use: what it lacks comes with the
+    import.
+    """
     if config.get("peft_type") in UNMERGEABLE:
         import advisor.peft_adapter  # noqa: F401
 
 
 def _with_module(job: Job, base: Any, start: Path, **options: Any) -> Any:
-    """The base with the module of that folder. Raises InputError where it was made for another base."""
+    """The base with the module of that folder.
+
+    Raises InputError where it was made for another base.
+    """
     from peft import PeftModel
 
     try:
@@ -176,9 +263,13 @@ def _with_module(job: Job, base: Any, start: Path, **options: Any) -> Any:
     except (RuntimeError, ValueError) as error:
         if "OutOfMemory" in type(error).__name__:
             raise
-        reason = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "")
+        reason = next(
+            (line.strip() for line in reversed(str(error).splitlines()) if line.strip()), ""
+        )
         raise InputError(
-            f"stage {job.stage.name} goes on from {start}, which does not fit {base.config.name_or_path}: {reason}", hint="an adapter belongs to the base it was trained on"
+            f"stage {job.stage.name} goes on from {start}, which does not fit"
+            f" {base.config.name_or_path}: {reason}",
+            hint="an adapter belongs to the base it was trained on",
         ) from None
 
 
@@ -186,16 +277,30 @@ def _check_same_module(job: Job, model: Any, update: Update, base: Any) -> None:
     """A stage that goes on with an adapter keeps its form: another rank would be read by nobody."""
     there = model.peft_config["default"]
     if update.config_class() is not type(there):
-        raise InputError(f"stage {job.stage.name} is update {job.stage.update}, but it goes on from a {there.peft_type.value} adapter", hint="use the same update in both stages")
-    mine = {key: job.options[plan_key] for key, plan_key in update.OWNED.items() if plan_key in job.options and job.stage.options.get(plan_key) is not None}
+        raise InputError(
+            f"stage {job.stage.name} is update {job.stage.update}, but it goes on from a"
+            f" {there.peft_type.value} adapter",
+            hint="use the same update in both stages",
+        )
+    mine = {
+        key: job.options[plan_key]
+        for key, plan_key in update.OWNED.items()
+        if plan_key in job.options and job.stage.options.get(plan_key) is not None
+    }
     for key, value in mine.items():
         other = getattr(there, key, None)
         if key != "target_modules" and other != value:
-            raise InputError(f"stage {job.stage.name}: {update.OWNED[key]} is {value}, the adapter it goes on from has {other}", hint="give both stages the same value")
+            raise InputError(
+                f"stage {job.stage.name}: {update.OWNED[key]} is {value}, the adapter it goes on"
+                f" from has {other}",
+                hint="give both stages the same value",
+            )
 
 
 def enable_stop_tokens(model: Any, tokenizer: Any, turn_ends: set[int]) -> list[str]:
-    """Make generation stop at the tokens that end a turn in training; the tokens that had to be added, as text."""
+    """Make generation stop at the tokens that end a turn in training; the tokens that had to be
+    added, as text.
+    """
     config = model.generation_config
     known = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     stops = [token for token in known if token is not None]
@@ -213,5 +318,8 @@ def check_vocabulary(model: Any, tokenizer: Any) -> None:
     if highest >= size:
         raise TrainingFailed(
             f"the tokenizer has token ids up to {highest}, the model only {size} embeddings",
-            hint="tokenizer and model do not belong together, or tokens were added without resizing the model",
+            hint=(
+                "tokenizer and model do not belong together, or tokens were added without resizing"
+                " the model"
+            ),
         )

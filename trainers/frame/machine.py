@@ -1,6 +1,8 @@
-"""What a trainer needs of the machine: tested library versions, the device the plan names, memory counters.
+"""What a trainer needs of the machine: tested library versions, the device the plan names, memory
+counters.
 
-Importing this module before torch, transformers and trl also switches their telemetry and chatter off.
+Importing this module before torch, transformers and trl also switches their telemetry and chatter
+off.
 """
 
 from __future__ import annotations
@@ -21,15 +23,18 @@ from typing import Any
 from advisor.ground.errors import Fault, MachineNotReady
 from advisor.ground.resources import resource_root
 
-# Set before the libraries are imported: huggingface_hub reads these once. TRL sends a usage ping for every trainer it
-# builds; nobody asked for that.
+# Set before the libraries are imported: huggingface_hub reads these once. TRL sends a usage ping
+# for every trainer it builds; nobody asked for that.
 for name, value in {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DISABLE_TELEMETRY": "1",
-    "TOKENIZERS_PARALLELISM": "false",  # one tokenizer call at a time; silences the fork warning of data loaders
+    "TOKENIZERS_PARALLELISM": (
+        "false"
+    ),  # one tokenizer call at a time; silences the fork warning of data loaders
     "TRANSFORMERS_VERBOSITY": "error",
-    # Threads that wait sleep instead of spinning. Beside another training run on the same two cores, spinning made a LoRA step of
-    # the 135M model take 15 s and more, sleeping 4 to 8 s. What it costs where nothing else runs has not been measured.
+    # Threads that wait sleep instead of spinning. Beside another training run on the same two
+    # cores, spinning made a LoRA step of the 135M model take 15 s and more, sleeping 4 to 8 s. What
+    # it costs where nothing else runs has not been measured.
     "OMP_WAIT_POLICY": "passive",
 }.items():
     os.environ.setdefault(name, value)
@@ -49,26 +54,39 @@ class Range:
 
 @cache
 def tested_ranges() -> dict[str, Range]:
-    """Library -> tested range, from the `train` extra: the one place where they are written down."""
+    """Library -> tested range, from the `train` extra: the one place where they are written
+    down.
+    """
     try:
-        lines = [line for line in importlib.metadata.requires("finetune-advisor") or [] if re.search(r"extra\s*==\s*['\"]train['\"]", line)]
+        lines = [
+            line
+            for line in importlib.metadata.requires("finetune-advisor") or []
+            if re.search(r"extra\s*==\s*['\"]train['\"]", line)
+        ]
     except importlib.metadata.PackageNotFoundError:
         lines = []
     if not lines:  # a checkout on PYTHONPATH, not installed
         with suppress(OSError, KeyError):
-            lines = tomllib.loads((resource_root() / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]["train"]
+            lines = tomllib.loads((resource_root() / "pyproject.toml").read_text("utf-8"))[
+                "project"
+            ]["optional-dependencies"]["train"]
     ranges = {}
     for line in lines:
         requirement = line.split(";")[0].strip()
         match = re.match(r"[A-Za-z0-9._-]+", requirement)
         if match:
             name = match.group().lower()
-            ranges[name] = Range(name, requirement[match.end() :].strip().strip("()").replace(" ", ""))
+            ranges[name] = Range(
+                name, requirement[match.end() :].strip().strip("()").replace(" ", "")
+            )
     return ranges
 
 
 def check_versions(*, quantized: bool) -> dict[str, str]:
-    """Library -> installed version. Raises MachineNotReady naming installed and wanted for whatever is missing or untested."""
+    """Library -> installed version.
+
+    Raises MachineNotReady naming installed and wanted for whatever is missing or untested.
+    """
     from packaging.specifiers import SpecifierSet
 
     faults, versions = [], {}
@@ -77,17 +95,32 @@ def check_versions(*, quantized: bool) -> dict[str, str]:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            faults.append(Fault(what=f"{name} is not installed", allowed=f"wanted: {name}{wanted}", hint=INSTALL))
+            faults.append(
+                Fault(
+                    what=f"{name} is not installed", allowed=f"wanted: {name}{wanted}", hint=INSTALL
+                )
+            )
             continue
         if not SpecifierSet(wanted).contains(versions[name], prereleases=True):
-            faults.append(Fault(what=f"{name} {versions[name]} is installed, which the trainers have not been tested with", allowed=f"wanted: {name}{wanted}", hint=INSTALL))
+            faults.append(
+                Fault(
+                    what=(
+                        f"{name} {versions[name]} is installed, which the trainers have not been"
+                        " tested with"
+                    ),
+                    allowed=f"wanted: {name}{wanted}",
+                    hint=INSTALL,
+                )
+            )
     if faults:
         raise MachineNotReady(faults=faults)
     return versions | {"python": ".".join(map(str, sys.version_info[:3]))}
 
 
 def quiet_libraries() -> None:
-    """Silence warnings, logs and progress bars of the libraries; what they drop or change is counted by us instead."""
+    """Silence warnings, logs and progress bars of the libraries; what they drop or change is
+    counted by us instead.
+    """
     import datasets
     import transformers
 
@@ -100,7 +133,10 @@ def quiet_libraries() -> None:
 
 
 def torch_device(wanted: str) -> Any:
-    """The torch device of the plan's `launch.device`. Raises MachineNotReady where this machine or this torch cannot use it."""
+    """The torch device of the plan's `launch.device`.
+
+    Raises MachineNotReady where this machine or this torch cannot use it.
+    """
     import torch
 
     local = int(os.environ.get("LOCAL_RANK", "0"))
@@ -109,17 +145,28 @@ def torch_device(wanted: str) -> Any:
     if wanted == "mps":
         if torch.backends.mps.is_available():
             return torch.device("mps")
-        raise MachineNotReady("the plan is for an Apple GPU (launch.device: mps), which torch cannot use here", hint="`advise --gpu none` makes a plan for the CPU")
+        raise MachineNotReady(
+            "the plan is for an Apple GPU (launch.device: mps), which torch cannot use here",
+            hint="`advise --gpu none` makes a plan for the CPU",
+        )
     build = torch.version.hip if wanted == "rocm" else torch.version.cuda
     if build is None:
         raise MachineNotReady(
-            f"the plan is for a GPU (launch.device: {wanted}), but the installed torch {torch.__version__} is built without {'ROCm' if wanted == 'rocm' else 'CUDA'}",
-            hint="install the torch build for your driver (pytorch.org/get-started shows the line), or make a plan for the CPU with `advise --gpu none`",
+            f"the plan is for a GPU (launch.device: {wanted}), but the installed torch"
+            f" {torch.__version__} is built without {'ROCm' if wanted == 'rocm' else 'CUDA'}",
+            hint=(
+                "install the torch build for your driver (pytorch.org/get-started shows the line),"
+                " or make a plan for the CPU with `advise --gpu none`"
+            ),
         )
     if not torch.cuda.is_available() or torch.cuda.device_count() <= local:
         raise MachineNotReady(
-            f"the plan is for a GPU (launch.device: {wanted}), but torch {torch.__version__} (CUDA {build}) finds {torch.cuda.device_count()} usable here",
-            allowed="a driver that supports this CUDA version and a visible device (CUDA_VISIBLE_DEVICES)",
+            f"the plan is for a GPU (launch.device: {wanted}), but torch {torch.__version__} (CUDA"
+            f" {build}) finds {torch.cuda.device_count()} usable here",
+            allowed=(
+                "a driver that supports this CUDA version and a visible device"
+                " (CUDA_VISIBLE_DEVICES)"
+            ),
             hint="`advise probe` shows what is there; `advise --gpu none` makes a plan for the CPU",
         )
     device = torch.device("cuda", local)
@@ -127,13 +174,18 @@ def torch_device(wanted: str) -> Any:
         torch.cuda.set_device(device)
         torch.zeros(1, device=device).add_(1).item()
     except RuntimeError as error:
-        raise MachineNotReady(f"the GPU cannot be used by torch {torch.__version__}: {str(error).splitlines()[0]}", hint="`advise probe` shows driver and device") from None
+        raise MachineNotReady(
+            f"the GPU cannot be used by torch {torch.__version__}: {str(error).splitlines()[0]}",
+            hint="`advise probe` shows driver and device",
+        ) from None
     return device
 
 
 def usable_cores() -> int:
     """CPU cores this process may use: affinity, and the cgroup's quota where there is one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     with suppress(OSError, ValueError):
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         if quota != "max":
@@ -145,10 +197,14 @@ KERNELS_KEPT = 128  # several times what one step needs; no step was slower with
 
 
 def use_cores() -> int:
-    """Threads torch computes with: all usable cores, unless OMP_NUM_THREADS says otherwise. Limits the kernels that oneDNN keeps, too."""
+    """Threads torch computes with: all usable cores, unless OMP_NUM_THREADS says otherwise.
+
+    Limits the kernels that oneDNN keeps, too.
+    """
     import torch
 
-    # oneDNN keeps a compiled kernel for every shape of a bfloat16 product, 1,024 of them: half a GiB where rows have many lengths.
+    # oneDNN keeps a compiled kernel for every shape of a bfloat16 product, 1,024 of them: half a
+    # GiB where rows have many lengths.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS_KEPT))
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(usable_cores())
@@ -187,8 +243,9 @@ def _highest_resident() -> int:
 class MemoryMeter:
     """Peak memory of one device since the meter was made.
 
-    On a GPU what torch allocated (and reserved). On the CPU the growth of resident memory above what the process held
-    before the model was loaded, since imports and the tokenised rows are not the model's.
+    On a GPU what torch allocated (and reserved). On the CPU the growth of resident memory above
+    what the process held before the model was loaded, since imports and the tokenised rows are not
+    the model's.
     """
 
     def __init__(self, device: Any) -> None:

@@ -1,4 +1,6 @@
-"""What a run shows and records while it trains: metrics.jsonl, a progress display, and an end to a run that has gone wrong."""
+"""What a run shows and records while it trains: metrics.jsonl, a progress display, and an end to a
+run that has gone wrong.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ class Display:
     def show(self, step: int, text: str) -> None:
         if self.bar is not None:
             self.bar.update(self.task, completed=step, text=text)
-        elif self.shown and (step in (1, self.steps) or time.monotonic() - self.last_line_s >= LINE_EVERY_S):
+        elif self.shown and (
+            step in (1, self.steps) or time.monotonic() - self.last_line_s >= LINE_EVERY_S
+        ):
             self.last_line_s = time.monotonic()
             say(f"{self.label}: step {step}/{self.steps}  {text}")
 
@@ -64,7 +68,9 @@ class Display:
 
 
 class Watch(TrainerCallback):
-    """Writes a metrics line per logged step, moves the display, marks checkpoints, and stops a run whose loss is not finite."""
+    """Writes a metrics line per logged step, moves the display, marks checkpoints, and stops a run
+    whose loss is not finite.
+    """
 
     def __init__(
         self,
@@ -97,7 +103,14 @@ class Watch(TrainerCallback):
         label, steps, shown = self.display_args
         self.display = Display(label, steps, shown=shown)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+    def on_log(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
         if not logs or "loss" not in logs or state.global_step <= self.last_step:
             return
         now = time.monotonic()
@@ -123,26 +136,65 @@ class Watch(TrainerCallback):
                 "tokens_per_s": round(per_s, 1),
                 "elapsed_s": round(now - self.began_s, 3),
                 "memory_bytes": memory,
-                **{key.replace("rewards/", "reward_").replace("/", "_"): logs[key] for key in self.logged if key in logs},
+                **{
+                    key.replace("rewards/", "reward_").replace("/", "_"): logs[key]
+                    for key in self.logged
+                    if key in logs
+                },
             }
         )
-        left_s = (self.steps - state.global_step) * (now - self.began_s) / max(state.global_step - self.first_step, 1)
+        left_s = (
+            (self.steps - state.global_step)
+            * (now - self.began_s)
+            / max(state.global_step - self.first_step, 1)
+        )
         if self.display is not None:
-            own = "".join(f"  {key.split('/')[-1].replace('_', ' ')} {logs[key]:.3f}" for key in [key for key in self.logged if key in logs][:SHOWN])
-            self.display.show(state.global_step, f"loss {loss:.3f}{own}  {per_s:,.0f} tokens/s  {format_duration(left_s)} left  {format_gib(memory)}")
-        # With loss scaling (fp16) a step of infinite gradients is skipped and the scale lowered: only the loss counts there.
-        if not math.isfinite(loss) or (norm is not None and not math.isfinite(norm) and not self.scaled):
-            what = f"the loss became {loss}" if not math.isfinite(loss) else f"the gradient became {norm}"
+            own = "".join(
+                f"  {key.split('/')[-1].replace('_', ' ')} {logs[key]:.3f}"
+                for key in [key for key in self.logged if key in logs][:SHOWN]
+            )
+            self.display.show(
+                state.global_step,
+                f"loss {loss:.3f}{own}  {per_s:,.0f} tokens/s  {format_duration(left_s)} left "
+                f" {format_gib(memory)}",
+            )
+        # With loss scaling (fp16) a step of infinite gradients is skipped and the scale lowered:
+        # only the loss counts there.
+        if not math.isfinite(loss) or (
+            norm is not None and not math.isfinite(norm) and not self.scaled
+        ):
+            what = (
+                f"the loss became {loss}"
+                if not math.isfinite(loss)
+                else f"the gradient became {norm}"
+            )
             raise TrainingFailed(
                 f"{what} at step {state.global_step}; nothing was saved from it",
-                hint="lower the learning_rate (a third of it), check the data for extreme rows, or use weights_dtype: float32",
+                hint=(
+                    "lower the learning_rate (a third of it), check the data for extreme rows, or"
+                    " use weights_dtype: float32"
+                ),
             )
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            rate = next((entry["learning_rate"] for entry in reversed(state.log_history) if "learning_rate" in entry), 0.0)
-            mark_complete(folder, step=state.global_step, steps=self.steps, learning_rate=rate, epoch=state.epoch or 0.0, mark=self.mark)
+            rate = next(
+                (
+                    entry["learning_rate"]
+                    for entry in reversed(state.log_history)
+                    if "learning_rate" in entry
+                ),
+                0.0,
+            )
+            mark_complete(
+                folder,
+                step=state.global_step,
+                steps=self.steps,
+                learning_rate=rate,
+                epoch=state.epoch or 0.0,
+                mark=self.mark,
+            )
         self.last_s = time.monotonic()  # saving is not part of a step's time
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -166,7 +218,9 @@ class Watch(TrainerCallback):
 
 
 def cut_metrics(path: Path, *, stage: str, task: str | None, after: int) -> list[float]:
-    """Remove this stage's lines after a step, which a killed run wrote and a resumed one writes again; the losses that stay."""
+    """Remove this stage's lines after a step, which a killed run wrote and a resumed one writes
+    again; the losses that stay.
+    """
     if not path.is_file():
         return []
     kept, losses = [], []

@@ -1,4 +1,6 @@
-"""The rows of a job: read through advisor.data, prepared as its objective needs them, kept in the run folder, and laid into sequences."""
+"""The rows of a job: read through advisor.data, prepared as its objective needs them, kept in the
+run folder, and laid into sequences.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +17,36 @@ from trainers.prepare.cache import prepared_digest, read_written, write_prepared
 from trainers.prepare.packing import check_packing
 
 
-def prepare_rows(job: Job, tokenizer: Any, kind: Kind[Any] = ANSWERS, *, seq_len: int | None = None) -> Prepared[Any]:
+def prepare_rows(
+    job: Job, tokenizer: Any, kind: Kind[Any] = ANSWERS, *, seq_len: int | None = None
+) -> Prepared[Any]:
     """The stage's rows ready to train on; from the run folder where the same were prepared before.
 
     Args:
         kind: What the objective trains on.
-        seq_len: The longest row; default: the stage's. Less where an answer has yet to be written behind it.
+        seq_len: The longest row; default: the stage's. Less where an answer has yet to be written
+            behind it.
     """
     # A data set of the hub is no path; whatever else is not there gets its error from the reader.
-    path = job.data.path if is_hub_id(job.data.path) and not job.data_path.exists() else str(job.data_path)
+    path = (
+        job.data.path
+        if is_hub_id(job.data.path) and not job.data_path.exists()
+        else str(job.data_path)
+    )
     stage = job.stage
     learn_all = job.options.get("loss_on") == "all"
-    lengths: dict[str, Any] = {"seq_len": seq_len or stage.seq_len, "truncation": stage.truncation, "holdout": stage.holdout, "seed": stage.seed}
-    digest = prepared_digest(data=content_digest(path), tokenizer=tokenizer, kind=kind.name, settings=lengths | {"learn_all": learn_all, "mapping": job.data.mapping})
+    lengths: dict[str, Any] = {
+        "seq_len": seq_len or stage.seq_len,
+        "truncation": stage.truncation,
+        "holdout": stage.holdout,
+        "seed": stage.seed,
+    }
+    digest = prepared_digest(
+        data=content_digest(path),
+        tokenizer=tokenizer,
+        kind=kind.name,
+        settings=lengths | {"learn_all": learn_all, "mapping": job.data.mapping},
+    )
     # The folder of the stage's entry, so that stages and tasks keep their own.
     file = job.run / "prepared" / f"{job.entry.name}-{kind.name}-{digest[:16]}.arrow"
     known = read_written(file, kind, tokenizer)
@@ -38,17 +57,24 @@ def prepare_rows(job: Job, tokenizer: Any, kind: Kind[Any] = ANSWERS, *, seq_len
     skipped = Skipped()
     examples = list(read_examples(path, mapping=job.data.mapping, skipped=skipped))
     skipped.raise_if_too_many(path)
-    data = prepare_stage_rows(examples, templater, kind=kind, **lengths).noted(rows=skipped.seen, dropped=skipped.total, notes=skipped.lines())
+    data = prepare_stage_rows(examples, templater, kind=kind, **lengths).noted(
+        rows=skipped.seen, dropped=skipped.total, notes=skipped.lines()
+    )
     data = replace(data, digest=digest)
     if is_main_process() and not job.dry_run:
         for old in file.parent.glob(f"{job.entry.name}-{kind.name}-*.arrow"):
             old.unlink(missing_ok=True)
-        write_prepared(file, data, kind, chat_template=None if had_template else tokenizer.chat_template)
+        write_prepared(
+            file, data, kind, chat_template=None if had_template else tokenizer.chat_template
+        )
     return data
 
 
 def sequences_of(job: Job, rows: Sequence[Row], model: Any) -> list[tuple[Row, ...]]:
-    """Rows as the sequences of the trainer: one each, or packed. Raises InputError where packing would let rows see each other."""
+    """Rows as the sequences of the trainer: one each, or packed.
+
+    Raises InputError where packing would let rows see each other.
+    """
     if not job.stage.packing:
         return [(row,) for row in rows]
     check_packing(model, rows, stage=job.stage.name, attention=job.stage.attention)

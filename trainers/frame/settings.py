@@ -1,4 +1,6 @@
-"""A stage as arguments of TRL's config class; `trl:` and `peft:` are checked against the config classes before a model is loaded."""
+"""A stage as arguments of TRL's config class; `trl:` and `peft:` are checked against the config
+classes before a model is loaded.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +76,10 @@ DECIDED: Mapping[str, str] = {
     "pad_token": "the tokenizer's own is used",
     "resume_from_checkpoint": "a run resumes by itself",
     "remove_unused_columns": "the columns are the trainer's own",
-    "disable_dropout": "a module's own dropout is the plan's key dropout; the base computes without it where two models are compared",
+    "disable_dropout": (
+        "a module's own dropout is the plan's key dropout; the base computes without it where two"
+        " models are compared"
+    ),
     "num_generations_eval": "rewards are measured before and after training",
     "generation_batch_size": "as many prompts are answered at once as micro_batch_size says",
     "steps_per_generation": "as many prompts are answered at once as micro_batch_size says",
@@ -97,30 +102,65 @@ DECIDED: Mapping[str, str] = {
 
 
 def check_passed_through(job: Job, config_class: type, update: Update) -> None:
-    """Raise InputError for every key of `trl:` and `peft:` that the config classes lack, or that the plan owns."""
+    """Raise InputError for every key of `trl:` and `peft:` that the config classes lack, or that
+    the plan owns.
+    """
     stage = job.stage
     faults = _faults(f"stage {stage.name}: trl", stage.trl, config_class, OWNED, DECIDED)
     peft_class = update.config_class()
     if peft_class is not None:
         faults += _faults(f"stage {stage.name}: peft", stage.peft, peft_class, update.OWNED, {})
     elif stage.peft:
-        faults.append(Fault(what=f"stage {stage.name}: nothing would read 'peft': update {stage.update} does not use PEFT", hint="remove it"))
+        faults.append(
+            Fault(
+                what=(
+                    f"stage {stage.name}: nothing would read 'peft': update {stage.update} does not"
+                    " use PEFT"
+                ),
+                hint="remove it",
+            )
+        )
     faults += update.faults(stage)
     if faults:
         raise InputError(faults=faults)
 
 
-def _faults(at: str, given: Mapping[str, Any], config_class: type, owned: Mapping[str, str], decided: Mapping[str, str]) -> list[Fault]:
-    known = [item.name for item in dataclasses.fields(config_class) if item.init and item.name not in owned and item.name not in decided]
+def _faults(
+    at: str,
+    given: Mapping[str, Any],
+    config_class: type,
+    owned: Mapping[str, str],
+    decided: Mapping[str, str],
+) -> list[Fault]:
+    known = [
+        item.name
+        for item in dataclasses.fields(config_class)
+        if item.init and item.name not in owned and item.name not in decided
+    ]
     faults = []
     for key in given:
         if key in owned:
-            faults.append(Fault(what=f"{at}: '{key}' is set by the plan's own key {owned[key]}", hint=f"remove it and set {owned[key]}"))
+            faults.append(
+                Fault(
+                    what=f"{at}: '{key}' is set by the plan's own key {owned[key]}",
+                    hint=f"remove it and set {owned[key]}",
+                )
+            )
         elif key in decided:
-            faults.append(Fault(what=f"{at}: '{key}' cannot be set: {decided[key]}", hint="remove it"))
+            faults.append(
+                Fault(what=f"{at}: '{key}' cannot be set: {decided[key]}", hint="remove it")
+            )
         elif key not in known:
             fault = unknown_name("key", key, known, at=at)
-            faults.append(dataclasses.replace(fault, allowed=f"fields of {config_class.__module__.split('.')[0]}'s {config_class.__name__} that the plan does not set itself"))
+            faults.append(
+                dataclasses.replace(
+                    fault,
+                    allowed=(
+                        f"fields of {config_class.__module__.split('.')[0]}'s"
+                        f" {config_class.__name__} that the plan does not set itself"
+                    ),
+                )
+            )
     return faults
 
 
@@ -149,12 +189,16 @@ def total_steps(job: Job, sequences: int, *, processes: int) -> int:
 
 
 def save_every(job: Job, steps: int) -> int:
-    """Optimizer steps between checkpoints: what the plan says, else ten in a run and at least every 500."""
+    """Optimizer steps between checkpoints: what the plan says, else ten in a run and at least every
+    500.
+    """
     return job.stage.save_steps or max(1, min(500, math.ceil(steps / 10)))
 
 
 def training_arguments(job: Job, device: Any, *, steps: int) -> dict[str, Any]:
-    """Keyword arguments that every TRL config class takes (they extend transformers' TrainingArguments)."""
+    """Keyword arguments that every TRL config class takes (they extend transformers'
+    TrainingArguments).
+    """
     stage = job.stage
     autocast = autocast_dtype(job, device)
     arguments: dict[str, Any] = {
@@ -197,7 +241,10 @@ def build_config(config_class: type, arguments: Mapping[str, Any], job: Job) -> 
     try:
         return config_class(**{**arguments, **job.stage.trl})
     except (TypeError, ValueError) as error:
-        raise InputError(f"stage {job.stage.name}: trl: {str(error).splitlines()[0]}", hint="see TRL's documentation of the key") from None
+        raise InputError(
+            f"stage {job.stage.name}: trl: {str(error).splitlines()[0]}",
+            hint="see TRL's documentation of the key",
+        ) from None
 
 
 def world_size() -> int:
@@ -207,7 +254,20 @@ def world_size() -> int:
 
 def resolved_values(config: Any, keys: Iterable[str]) -> dict[str, Any]:
     """The named values of a config, and every value in which it differs from its own defaults."""
-    defaults = {item.name: item.default for item in dataclasses.fields(config) if item.default is not dataclasses.MISSING}
-    values = {item.name: getattr(config, item.name) for item in dataclasses.fields(config) if hasattr(config, item.name)}
+    defaults = {
+        item.name: item.default
+        for item in dataclasses.fields(config)
+        if item.default is not dataclasses.MISSING
+    }
+    values = {
+        item.name: getattr(config, item.name)
+        for item in dataclasses.fields(config)
+        if hasattr(config, item.name)
+    }
     kept = set(keys)
-    return {name: value for name, value in values.items() if not name.startswith(("hub_", "push_to_hub", "_")) and (name in kept or (name in defaults and value != defaults[name]))}
+    return {
+        name: value
+        for name, value in values.items()
+        if not name.startswith(("hub_", "push_to_hub", "_"))
+        and (name in kept or (name in defaults and value != defaults[name]))
+    }

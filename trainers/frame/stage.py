@@ -1,6 +1,8 @@
-"""The frame that every objective trains in: rows, model, trainer, resuming, checks on what was saved, the judge, result.json.
+"""The frame that every objective trains in: rows, model, trainer, resuming, checks on what was
+saved, the judge, result.json.
 
-An objective is one file: it says what it trains on, how its trainer is built and how its result is judged.
+An objective is one file: it says what it trains on, how its trainer is built and how its result is
+judged.
 """
 
 from __future__ import annotations
@@ -19,27 +21,50 @@ from trainers.frame.bases import give_back, memory_meter
 from trainers.frame.dry_run import measure
 from trainers.frame.files import write_json
 from trainers.frame.job import Job
-from trainers.frame.machine import MemoryMeter, check_versions, is_main_process, quiet_libraries, torch_device, use_cores
+from trainers.frame.machine import (
+    MemoryMeter,
+    check_versions,
+    is_main_process,
+    quiet_libraries,
+    torch_device,
+    use_cores,
+)
 from trainers.frame.rows import prepare_rows
 from trainers.prepare import ANSWERS, Kind, Prepared
 from trainers.prepare.prepared import rows_digest
 from trainers.updates import load_update
 
-# Of TRL's config, what a person would ask for; beside these, whatever differs from TRL's own defaults is recorded.
+# Of TRL's config, what a person would ask for; beside these, whatever differs from TRL's own
+# defaults is recorded.
 ASKED_FOR = (
-    *("learning_rate", "max_steps", "warmup_steps", "lr_scheduler_type", "weight_decay", "optim", "adam_beta1", "adam_beta2", "adam_epsilon"),
+    *(
+        "learning_rate",
+        "max_steps",
+        "warmup_steps",
+        "lr_scheduler_type",
+        "weight_decay",
+        "optim",
+        "adam_beta1",
+        "adam_beta2",
+        "adam_epsilon",
+    ),
     *("per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm", "loss_type"),
     *("bf16", "fp16", "gradient_checkpointing", "seed", "save_steps"),
 )
 
 
 class Objective(ABC):
-    """What one objective does its own way. The defaults are those of a language model trained on rows of tokens."""
+    """What one objective does its own way.
+
+    The defaults are those of a language model trained on rows of tokens.
+    """
 
     names: tuple[str, ...] = ()
     kind: Kind[Any] = ANSWERS
     writes = True  # the result writes text (a reward model and a classifier do not)
-    logged: Sequence[str] = ()  # of the trainer's logs, what goes into metrics.jsonl beside the loss
+    logged: Sequence[
+        str
+    ] = ()  # of the trainer's logs, what goes into metrics.jsonl beside the loss
 
     @abstractmethod
     def config_class(self) -> type:
@@ -68,7 +93,16 @@ class Objective(ABC):
         return [(row,) for row in rows]
 
     @abstractmethod
-    def trainer(self, job: Job, model: Any, tokenizer: Any, device: Any, peft_config: Any, sequences: Sequence[Sequence[Any]], arguments: Mapping[str, Any]) -> Any:
+    def trainer(
+        self,
+        job: Job,
+        model: Any,
+        tokenizer: Any,
+        device: Any,
+        peft_config: Any,
+        sequences: Sequence[Sequence[Any]],
+        arguments: Mapping[str, Any],
+    ) -> Any:
         """The trainer, without callbacks."""
 
     @abstractmethod
@@ -80,7 +114,9 @@ class Objective(ABC):
         return None
 
     def evaluation_loss(self, trainer: Any, rows: Sequence[Any]) -> float | None:
-        """Loss of one evaluation batch, for a dry run to measure its memory; None where there is none."""
+        """Loss of one evaluation batch, for a dry run to measure its memory; None where there is
+        none.
+        """
         return None
 
     def save(self, job: Job, trainer: Any, model: Any, tokenizer: Any) -> None:
@@ -105,9 +141,18 @@ class OpenStage(NamedTuple):
     update: Any
 
 
-def open_stage(job: Job, config_class: Callable[[], type], faults: Callable[[Job], Sequence[Fault]]) -> OpenStage:
-    """The device and libraries of this process, ready. Raises InputError for what the stage cannot do here, all of it together."""
-    versions = check_versions(quantized=job.stage.quantization is not None or "8bit" in job.stage.optimizer or "paged" in job.stage.optimizer)
+def open_stage(
+    job: Job, config_class: Callable[[], type], faults: Callable[[Job], Sequence[Fault]]
+) -> OpenStage:
+    """The device and libraries of this process, ready.
+
+    Raises InputError for what the stage cannot do here, all of it together.
+    """
+    versions = check_versions(
+        quantized=job.stage.quantization is not None
+        or "8bit" in job.stage.optimizer
+        or "paged" in job.stage.optimizer
+    )
     device = torch_device(job.plan.launch.device)
     threads = use_cores()
     quiet_libraries()
@@ -122,12 +167,17 @@ def open_stage(job: Job, config_class: Callable[[], type], faults: Callable[[Job
 
 
 def last_checkpoint(job: Job, mark: str) -> Any | None:
-    """The checkpoint to go on from; says so where there are only those of other settings or data."""
+    """The checkpoint to go on from; says so where there are only those of other settings or
+    data.
+    """
     from trainers.frame.progress import say
 
     shown = is_main_process()
     if shown and checkpoints.others_there(job.checkpoints, mark=mark):
-        say(f"{label(job)}: the checkpoints there belong to other settings or data: starting from the beginning")
+        say(
+            f"{label(job)}: the checkpoints there belong to other settings or data: starting from"
+            " the beginning"
+        )
     return checkpoints.last_complete(job.checkpoints, mark=mark, remove=shown)
 
 
@@ -144,7 +194,9 @@ def train(job: Job, objective: Objective) -> None:
 
     shown = is_main_process()
 
-    set_seed(job.stage.seed)  # a module starts from the same numbers, whatever this process did before
+    set_seed(
+        job.stage.seed
+    )  # a module starts from the same numbers, whatever this process did before
     tokenizer, data = prepare(job, objective)
     if shown:
         for line in describe(data, template=objective.kind.name != "classes"):
@@ -156,21 +208,46 @@ def train(job: Job, objective: Objective) -> None:
     stops = enable_stop_tokens(model, tokenizer, set(data.turn_ends)) if objective.writes else []
     sequences = objective.sequences(job, data.train, model)
 
-    def build(short: Job, chosen: Sequence[Sequence[Any]], *, steps: int, callback: Any, save: bool = True) -> Any:
-        return build_trainer(objective, model, tokenizer, device, update, short, chosen, steps=steps, callback=callback, save=save)
+    def build(
+        short: Job, chosen: Sequence[Sequence[Any]], *, steps: int, callback: Any, save: bool = True
+    ) -> Any:
+        return build_trainer(
+            objective,
+            model,
+            tokenizer,
+            device,
+            update,
+            short,
+            chosen,
+            steps=steps,
+            callback=callback,
+            save=save,
+        )
 
     if job.dry_run:
         measure(job, sequences, data, memory, build, versions, evaluate=objective.evaluation_loss)
         return
 
     steps = settings.total_steps(job, len(sequences), processes=settings.world_size())
-    depends_on = [asdict(job.stage), job.base_model, job.plan.revision, str(job.start), steps, settings.world_size(), versions["torch"]]
-    mark = checkpoints.fingerprint([*depends_on, rows_digest(data.train) if objective.kind is ANSWERS else data.digest])
+    depends_on = [
+        asdict(job.stage),
+        job.base_model,
+        job.plan.revision,
+        str(job.start),
+        steps,
+        settings.world_size(),
+        versions["torch"],
+    ]
+    mark = checkpoints.fingerprint(
+        [*depends_on, rows_digest(data.train) if objective.kind is ANSWERS else data.digest]
+    )
     metrics = job.run / "metrics.jsonl"
     resume = last_checkpoint(job, mark)
     watch = Watch(
-        metrics=metrics if shown else None, stage=job.stage.name, task=job.task, label=label(job), steps=steps, memory=memory, mark=mark,
-        scaled=settings.autocast_dtype(job, device) == "float16", shown=shown, logged=objective.logged,
+        metrics=metrics if shown else None, stage=job.stage.name, task=job.task, label=label(job),
+        steps=steps, memory=memory, mark=mark,
+        scaled=settings.autocast_dtype(job, device) == "float16", shown=shown,
+        logged=objective.logged,
     )  # fmt: skip
     goes_on = hasattr(model, "peft_config")  # with the module of an earlier stage
     trainer = build(job, sequences, steps=steps, callback=watch)
@@ -179,16 +256,26 @@ def train(job: Job, objective: Objective) -> None:
     before = probe.answer(model) if shown else None
     judge = objective.judge(job, trainer, data, mark) if job.judge and shown else None
     if judge is not None:
-        # A new prefix starts from a prompt, which changes answers by itself: the comparison is with the model as it came.
-        with model.disable_adapter() if job.stage.update == "prefix" and not goes_on else nullcontext():
+        # A new prefix starts from a prompt, which changes answers by itself: the comparison is with
+        # the model as it came.
+        with (
+            model.disable_adapter()
+            if job.stage.update == "prefix" and not goes_on
+            else nullcontext()
+        ):
             judge.evaluate_base()
 
     if resume is not None:
         record = resume[1]
         if shown:
-            watch.losses = cut_metrics(metrics, stage=job.stage.name, task=job.task, after=record["step"])
+            watch.losses = cut_metrics(
+                metrics, stage=job.stage.name, task=job.task, after=record["step"]
+            )
             seen = record["epoch"]
-            say(f"{label(job)}: going on after step {record['step']} of {steps}, learning rate {record['learning_rate']:.3g}, {seen:.2f} times through the data")
+            say(
+                f"{label(job)}: going on after step {record['step']} of {steps}, learning rate"
+                f" {record['learning_rate']:.3g}, {seen:.2f} times through the data"
+            )
     elif shown:
         cut_metrics(metrics, stage=job.stage.name, task=job.task, after=0)
     memory.reset()
@@ -228,7 +315,11 @@ def train(job: Job, objective: Objective) -> None:
             "data": data.counts(),
             "evaluation": evaluation,
             "checks": [check.record() for check in checks],
-            "verdict": {"ok": all(check.ok for check in checks), "word": verdict[0] if verdict else None, "text": verdict[1] if verdict else None},
+            "verdict": {
+                "ok": all(check.ok for check in checks),
+                "word": verdict[0] if verdict else None,
+                "text": verdict[1] if verdict else None,
+            },
             "versions": versions,
             "resolved": resolved_settings(job, trainer, device, threads, stops),
         },
@@ -237,9 +328,11 @@ def train(job: Job, objective: Objective) -> None:
 
 
 def without_autocast(model: Any) -> Any:
-    """The model without accelerate's autocast around its forward: what is judged and checked is the model as anybody loads it.
+    """The model without accelerate's autocast around its forward: what is judged and checked is the
+    model as anybody loads it.
 
-    accelerate's own unwrapping (keep_fp32_wrapper=False) would take off the forward of our losses with it.
+    accelerate's own unwrapping (keep_fp32_wrapper=False) would take off the forward of our losses
+    with it.
     """
     original = vars(model).pop("_original_forward", None)
     if original is not None:
@@ -268,13 +361,30 @@ def describe(data: Prepared[Any], *, template: bool = True) -> list[str]:
     """The data in a few lines: what is trained on, and what is not."""
     counts = data.counts()
     rows = f"{counts['train_rows']:,} rows to train on, {counts['holdout_rows']:,} held out"
-    learned = f", {counts['learned_tokens'] / counts['tokens']:.0%} of them learned" if counts["tokens"] and counts["learned_tokens"] > counts["train_rows"] else ""
+    learned = (
+        f", {counts['learned_tokens'] / counts['tokens']:.0%} of them learned"
+        if counts["tokens"] and counts["learned_tokens"] > counts["train_rows"]
+        else ""
+    )
     by = f"; chat template: {data.template}" if data.template and template else ""
-    return [f"{rows}; {counts['tokens']:,} tokens{learned}{by}", *(f"note: {note}" for note in data.notes)]
+    return [
+        f"{rows}; {counts['tokens']:,} tokens{learned}{by}",
+        *(f"note: {note}" for note in data.notes),
+    ]
 
 
 def build_trainer(
-    objective: Objective, model: Any, tokenizer: Any, device: Any, update: Any, job: Job, sequences: Sequence[Sequence[Any]], *, steps: int, callback: Any, save: bool = True
+    objective: Objective,
+    model: Any,
+    tokenizer: Any,
+    device: Any,
+    update: Any,
+    job: Job,
+    sequences: Sequence[Sequence[Any]],
+    *,
+    steps: int,
+    callback: Any,
+    save: bool = True,
 ) -> Any:
     """The objective's trainer with our callback alone."""
     from peft import PeftModel
@@ -283,12 +393,20 @@ def build_trainer(
 
     from trainers.frame.progress import say
 
-    arguments = settings.training_arguments(job, device, steps=steps) | ({} if save else {"save_strategy": "no"})
+    arguments = settings.training_arguments(job, device, steps=steps) | (
+        {} if save else {"save_strategy": "no"}
+    )
     goes_on = isinstance(model, PeftModel)
     peft_config = None if goes_on else update.peft_config(job.stage, job.options, model)
     trainer = objective.trainer(job, model, tokenizer, device, peft_config, sequences, arguments)
     if not goes_on:
-        started = update.start(job.stage, job.options, trainer.accelerator.unwrap_model(trainer.model), tokenizer, [row for sequence in sequences for row in sequence])
+        started = update.start(
+            job.stage,
+            job.options,
+            trainer.accelerator.unwrap_model(trainer.model),
+            tokenizer,
+            [row for sequence in sequences for row in sequence],
+        )
         if started and is_main_process():
             say(f"{label(job)}: {started}")
     trainer.add_callback(callback)
@@ -298,13 +416,17 @@ def build_trainer(
     return trainer
 
 
-def resolved_settings(job: Job, trainer: Any, device: Any, threads: int, stops: list[str]) -> dict[str, Any]:
+def resolved_settings(
+    job: Job, trainer: Any, device: Any, threads: int, stops: list[str]
+) -> dict[str, Any]:
     """Every value that was really used, defaults included."""
     from peft import PeftModel
 
     model = trainer.model
     adapter = model.peft_config["default"].to_dict() if isinstance(model, PeftModel) else None
-    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    trainable = sum(
+        parameter.numel() for parameter in model.parameters() if parameter.requires_grad
+    )
     return {
         "model": job.base_model,
         "start_from": job.start,
@@ -312,9 +434,15 @@ def resolved_settings(job: Job, trainer: Any, device: Any, threads: int, stops: 
         "threads": threads,
         "weights_dtype": job.stage.weights_dtype,
         "autocast": settings.autocast_dtype(job, device),
-        "trainable_dtype": str(next(parameter.dtype for parameter in model.parameters() if parameter.requires_grad)).removeprefix("torch."),
+        "trainable_dtype": (
+            str(
+                next(parameter.dtype for parameter in model.parameters() if parameter.requires_grad)
+            ).removeprefix("torch.")
+        ),
         "quantization": job.stage.quantization,
-        "double_quantization": job.stage.double_quantization is not False if job.stage.quantization == "nf4" else None,
+        "double_quantization": (
+            job.stage.double_quantization is not False if job.stage.quantization == "nf4" else None
+        ),
         "attention": job.stage.attention,
         "packing": job.stage.packing,
         "seq_len": job.stage.seq_len,

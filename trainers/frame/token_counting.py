@@ -6,7 +6,9 @@ from typing import Any
 
 
 class TokenCounting:
-    """For one of TRL's trainers: tokens are counted, nothing is reported to anyone, modules on a quantised base stay in float32."""
+    """For one of TRL's trainers: tokens are counted, nothing is reported to anyone, modules on a
+    quantised base stay in float32.
+    """
 
     model: Any
     accelerator: Any
@@ -19,7 +21,8 @@ class TokenCounting:
         self._tokens_seen = 0
         base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         if getattr(base, "is_quantized", False):
-            # TRL casts adapters of a quantised base to bfloat16, in which small updates are lost; PEFT's own choice is float32.
+            # TRL casts adapters of a quantised base to bfloat16, in which small updates are lost;
+            # PEFT's own choice is float32.
             for parameter in self.model.parameters():
                 if parameter.requires_grad and parameter.dtype == torch.bfloat16:
                     parameter.data = parameter.data.float()
@@ -32,7 +35,9 @@ class TokenCounting:
         return 0
 
     def take_token_count(self) -> int:
-        """Tokens, without padding, trained on since the last call; of all processes, taking the others to be like this one."""
+        """Tokens, without padding, trained on since the last call; of all processes, taking the
+        others to be like this one.
+        """
         count = int(self._tokens_seen) * self.accelerator.num_processes
         self._tokens_seen = 0
         return count

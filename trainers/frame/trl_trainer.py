@@ -1,4 +1,6 @@
-"""Any of TRL's trainers as ours: rows as they are, checkpoints without pickle, a count of tokens, nothing reported to anyone."""
+"""Any of TRL's trainers as ours: rows as they are, checkpoints without pickle, a count of tokens,
+nothing reported to anyone.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,13 @@ def with_safe_checkpoints(trainer: type) -> type:
             super().__init__(*args, **kwargs)
             self.start_counting()
             for name, module in self.model.named_modules():
-                # TRL switches dropout off in the whole model; the module's own is a key of the plan. A frozen copy keeps none.
-                if dropout and isinstance(module, torch.nn.Dropout) and "default" in name.split("."):
+                # TRL switches dropout off in the whole model; the module's own is a key of the
+                # plan. A frozen copy keeps none.
+                if (
+                    dropout
+                    and isinstance(module, torch.nn.Dropout)
+                    and "default" in name.split(".")
+                ):
                     module.p = dropout
             copy_to_reference(self.model)
 
@@ -38,15 +45,21 @@ def with_safe_checkpoints(trainer: type) -> type:
 
 def tokens_in(inputs: Mapping[str, Any]) -> Any:
     """Tokens of a batch that are no padding, whatever its trainer calls them."""
-    masks = ("attention_mask",), ("chosen_attention_mask", "rejected_attention_mask"), ("prompt_mask", "completion_mask")
+    masks = (
+        ("attention_mask",),
+        ("chosen_attention_mask", "rejected_attention_mask"),
+        ("prompt_mask", "completion_mask"),
+    )
     names = next((names for names in masks if names[0] in inputs), ())
     return sum(inputs[name].sum() for name in names)
 
 
 def copy_to_reference(model: Any) -> None:
-    """Make the frozen copy of an adapter that TRL compares with equal to the adapter, and keep it frozen.
+    """Make the frozen copy of an adapter that TRL compares with equal to the adapter, and keep it
+    frozen.
 
-    TRL copies parameters with `.default.` inside their names; those of embeddings end with it and would stay random.
+    TRL copies parameters with `.default.` inside their names; those of embeddings end with it and
+    would stay random.
     """
     if "ref" not in getattr(model, "peft_config", {}):
         return
@@ -60,9 +73,11 @@ def copy_to_reference(model: Any) -> None:
 
 
 def reference(job: Job, model: Any) -> Any | None:
-    """The model as it is now, frozen, for training that compares with it; None where the base under a module is the reference.
+    """The model as it is now, frozen, for training that compares with it; None where the base under
+    a module is the reference.
 
-    TRL would load it again by the name in its config, which is the base's where an earlier stage's module was merged.
+    TRL would load it again by the name in its config, which is the base's where an earlier stage's
+    module was merged.
     """
     if job.stage.update != "full" or job.stage.trl.get("precompute_ref_log_probs"):
         return None

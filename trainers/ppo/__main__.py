@@ -1,4 +1,8 @@
-"""PPO under any update scheme. Run: python -P -m trainers.ppo PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run] [--max-steps N] [--no-judge]"""
+"""PPO under any update scheme.
+
+Run: python -P -m trainers.ppo PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run] [--max-steps
+N] [--no-judge]
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What a PPO stage trains with, from its plan: the faults of its keys, what scores, and everything that updates need."""
+"""What a PPO stage trains with, from its plan: the faults of its keys, what scores, and everything
+that updates need.
+"""
 
 from __future__ import annotations
 
@@ -28,28 +30,55 @@ def faults(job: Job) -> list[Fault]:
     stage, options, at = job.stage, job.options, f"stage {job.stage.name}:"
     found = reward_faults(job)
     if stage.options.get("dropout"):
-        why = "PPO compares probabilities before and after a step, which dropout would change by chance"
+        why = (
+            "PPO compares probabilities before and after a step, which dropout would change by"
+            " chance"
+        )
         found.append(Fault(what=f"{at} nothing would read 'dropout': {why}", hint="remove it"))
     if options["kl_horizon"] is not None and options["kl_target"] is None:
-        found.append(Fault(what=f"{at} nothing would read 'kl_horizon': the price of KL is fixed without kl_target", hint="set kl_target, or remove it"))
+        found.append(
+            Fault(
+                what=(
+                    f"{at} nothing would read 'kl_horizon': the price of KL is fixed without"
+                    " kl_target"
+                ),
+                hint="set kl_target, or remove it",
+            )
+        )
     if options["minibatches"] > stage.grad_accum:
-        what = f"{at} minibatches {options['minibatches']} are more than the {stage.grad_accum} batches of an update (grad_accum)"
+        what = (
+            f"{at} minibatches {options['minibatches']} are more than the {stage.grad_accum}"
+            " batches of an update (grad_accum)"
+        )
         found.append(Fault(what=what, allowed=f"1 to {stage.grad_accum}"))
     if options["response_tokens"] + SHORTEST_PROMPT > stage.seq_len:
-        what = f"{at} response_tokens {options['response_tokens']} leave no room for a prompt within seq_len {stage.seq_len}"
+        what = (
+            f"{at} response_tokens {options['response_tokens']} leave no room for a prompt within"
+            f" seq_len {stage.seq_len}"
+        )
         found.append(Fault(what=what, hint="raise seq_len, or lower response_tokens"))
     if job.plan.launch.strategy not in (None, "ddp"):
-        found.append(Fault(what=f"{at} PPO in several processes needs the whole model in each", allowed="launch.strategy: ddp"))
+        found.append(
+            Fault(
+                what=f"{at} PPO in several processes needs the whole model in each",
+                allowed="launch.strategy: ddp",
+            )
+        )
     return found
 
 
 def scoring_model(job: Job, prompts: Any) -> Path | None:
-    """The reward model's folder; None where a verifier or a function scores. Raises InputError where nothing does."""
+    """The reward model's folder; None where a verifier or a function scores. Raises InputError
+    where nothing does.
+    """
     source = chosen_source(job, prompts)
     if source is None:
         raise InputError(
             f"stage {job.stage.name}: nothing scores the answers",
-            allowed="a stage with objective rm before it; reward_model: a folder; verifier: exact, regex or json_schema; reward: file.py:function",
+            allowed=(
+                "a stage with objective rm before it; reward_model: a folder; verifier: exact,"
+                " regex or json_schema; reward: file.py:function"
+            ),
         )
     return reward_folder(job) if source == "reward_model" else None
 
@@ -60,11 +89,19 @@ def identity_of(job: Job, folder: Path | None) -> str:
         from trainers.ppo.roles import identity
 
         return identity(folder)
-    files = [str(job.options[key]).rpartition(":")[0] if key == "reward" else str(job.options[key]) for key in ("reward", "schema") if job.options.get(key)]
-    return checkpoints.fingerprint([(job.folder / Path(file).expanduser()).read_text("utf-8") for file in files])
+    files = [
+        str(job.options[key]).rpartition(":")[0] if key == "reward" else str(job.options[key])
+        for key in ("reward", "schema")
+        if job.options.get(key)
+    ]
+    return checkpoints.fingerprint(
+        [(job.folder / Path(file).expanduser()).read_text("utf-8") for file in files]
+    )
 
 
-def build(job: Job, device: Any, update: Any, tokenizer: Any, data: Prepared[Any], folder: Path | None) -> tuple[Any, list[str], list[str]]:
+def build(
+    job: Job, device: Any, update: Any, tokenizer: Any, data: Prepared[Any], folder: Path | None
+) -> tuple[Any, list[str], list[str]]:
     """(everything that updates need, notes for the person, stop tokens that had to be added)."""
     import torch
 
@@ -78,8 +115,19 @@ def build(job: Job, device: Any, update: Any, tokenizer: Any, data: Prepared[Any
 
     options, stage = job.options, job.stage
     torch.manual_seed(stage.seed)
-    reward = build_reward(job, tokenizer, (*data.train, *data.holdout), device) if folder is None else None
-    roles, notes = build_roles(job, device, update, tokenizer, folder, [SimpleNamespace(input_ids=row.prompt_ids) for row in data.train])
+    reward = (
+        build_reward(job, tokenizer, (*data.train, *data.holdout), device)
+        if folder is None
+        else None
+    )
+    roles, notes = build_roles(
+        job,
+        device,
+        update,
+        tokenizer,
+        folder,
+        [SimpleNamespace(input_ids=row.prompt_ids) for row in data.train],
+    )
     policy = roles.parts[POLICY].model
     check_vocabulary(policy, tokenizer)
     added = enable_stop_tokens(policy, tokenizer, set(data.turn_ends))
@@ -87,18 +135,24 @@ def build(job: Job, device: Any, update: Any, tokenizer: Any, data: Prepared[Any
     if stage.gradient_checkpointing:
         roles.recompute()
     for model in roles.models():
-        model.train(stage.gradient_checkpointing)  # which libraries do in training mode only; nothing else differs without dropout
+        model.train(
+            stage.gradient_checkpointing
+        )  # which libraries do in training mode only; nothing else differs without dropout
     torch.manual_seed(stage.seed + process_rank())
     dtype = settings.autocast_dtype(job, device)
     ppo = Ppo(
         roles=roles,
         settings=PpoSettings.of(options, stage.micro_batch_size),
-        price=KlPrice(options["kl_coef"], options["kl_target"], options["kl_horizon"] or KlPrice.horizon),
+        price=KlPrice(
+            options["kl_coef"], options["kl_target"], options["kl_horizon"] or KlPrice.horizon
+        ),
         optimizer=optimizer_of(stage, options, roles),
         tokenizer=tokenizer,
         stops=stop_ids(policy),
         device=device,
-        autocast=(lambda: torch.autocast(device.type, getattr(torch, dtype))) if dtype else nullcontext,
+        autocast=(
+            (lambda: torch.autocast(device.type, getattr(torch, dtype))) if dtype else nullcontext
+        ),
         reward=reward,
         scaler=torch.amp.GradScaler(device.type) if dtype == "float16" else None,
         say=say,
@@ -113,7 +167,9 @@ def process_rank() -> int:
 
 
 def without_dropout(roles: Any) -> None:
-    """Switch every dropout off: the ratio of a token's probabilities must come from the step alone."""
+    """Switch every dropout off: the ratio of a token's probabilities must come from the step
+    alone.
+    """
     import torch
 
     for model in roles.models():

@@ -1,4 +1,7 @@
-"""When a run has gone wrong: what is seen in its numbers, and what to change. Pure; the loop decides whether a finding stops it."""
+"""When a run has gone wrong: what is seen in its numbers, and what to change.
+
+Pure; the loop decides whether a finding stops it.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,11 @@ from typing import Any
 
 FIRST = 3  # updates whose mean is where the run began
 PATIENCE = 3  # updates in a row before something is told
-CONSTANT = 5  # in which no answer differed from another in its reward: a rare reward may be missed a few times
-THIN = 0.2  # share of the first entropy from which it is told; no reason to stop, since some tasks have one right answer
+# in which no answer differed from another in its reward: a rare reward may be missed a few times
+CONSTANT = 5
+# share of the first entropy from which it is told; no reason to stop, since some tasks have one
+# right answer
+THIN = 0.2
 SHORT, LONG = 0.2, 3.0  # of the first answers' length
 LEAST_TOKENS = 4.0  # answers that were shorter from the start cannot collapse
 
@@ -25,23 +31,55 @@ class Finding:
     hint: str
 
 
-def findings(lines: Sequence[Mapping[str, Any]], *, kl_limit: float, response_tokens: int) -> list[Finding]:
+def findings(
+    lines: Sequence[Mapping[str, Any]], *, kl_limit: float, response_tokens: int
+) -> list[Finding]:
     """What is wrong after the last update, given the metrics of all of them."""
     if not lines:
         return []
     found: list[Finding] = []
     now, recent, first = lines[-1], lines[-PATIENCE:], lines[:FIRST]
     if now["kl"] > kl_limit:
-        hint = "raise kl_coef (double it), lower the learning_rate (a third of it) or ppo_epochs; kl_limit moves the bound"
-        found.append(Finding("kl", True, f"the policy has moved {now['kl']:.2f} nats a token from the reference, the bound is {kl_limit:g}", hint))
-    if len(lines) >= CONSTANT and all(line["reward_spread"] < 1e-9 for line in lines[-CONSTANT:]):
-        hint = "look at what the reward returns: a reward model that was not trained, a function that never tells answers apart, or answers that are all the same"
+        hint = (
+            "raise kl_coef (double it), lower the learning_rate (a third of it) or ppo_epochs;"
+            " kl_limit moves the bound"
+        )
         found.append(
-            Finding("constant-reward", True, f"every answer of the last {CONSTANT} updates got the same reward ({now['reward']:.3g}): there is nothing to learn from", hint)
+            Finding(
+                "kl",
+                True,
+                f"the policy has moved {now['kl']:.2f} nats a token from the reference, the bound"
+                f" is {kl_limit:g}",
+                hint,
+            )
+        )
+    if len(lines) >= CONSTANT and all(line["reward_spread"] < 1e-9 for line in lines[-CONSTANT:]):
+        hint = (
+            "look at what the reward returns: a reward model that was not trained, a function that"
+            " never tells answers apart, or answers that are all the same"
+        )
+        found.append(
+            Finding(
+                "constant-reward",
+                True,
+                f"every answer of the last {CONSTANT} updates got the same reward"
+                f" ({now['reward']:.3g}): there is nothing to learn from",
+                hint,
+            )
         )
     if len(lines) >= PATIENCE and all(line["ended"] == 0 for line in recent):
-        hint = f"raise response_tokens ({response_tokens} now), raise missing_end_penalty, or train the stage before on answers that end"
-        found.append(Finding("never-ends", False, f"no answer of the last {PATIENCE} updates ended by itself", hint))
+        hint = (
+            f"raise response_tokens ({response_tokens} now), raise missing_end_penalty, or train"
+            " the stage before on answers that end"
+        )
+        found.append(
+            Finding(
+                "never-ends",
+                False,
+                f"no answer of the last {PATIENCE} updates ended by itself",
+                hint,
+            )
+        )
     if len(lines) > FIRST:
         found += _against_the_start(now, first)
     return found
@@ -49,21 +87,54 @@ def findings(lines: Sequence[Mapping[str, Any]], *, kl_limit: float, response_to
 
 def _against_the_start(now: Mapping[str, Any], first: Sequence[Mapping[str, Any]]) -> list[Finding]:
     found = []
-    entropy, length = (sum(line[key] for line in first) / len(first) for key in ("entropy", "response_tokens"))
+    entropy, length = (
+        sum(line[key] for line in first) / len(first) for key in ("entropy", "response_tokens")
+    )
     if now["entropy"] < THIN * entropy:
         hint = "raise kl_coef, lower the learning_rate, or raise the temperature"
-        found.append(Finding("entropy", False, f"the policy hardly varies its answers any more: entropy {now['entropy']:.2f} nats, {entropy:.2f} at the start", hint))
+        found.append(
+            Finding(
+                "entropy",
+                False,
+                f"the policy hardly varies its answers any more: entropy {now['entropy']:.2f} nats,"
+                f" {entropy:.2f} at the start",
+                hint,
+            )
+        )
     if length >= LEAST_TOKENS and now["response_tokens"] < max(1.5, SHORT * length):
-        hint = "the reward may pay for saying nothing: look at its scores of short answers, or raise kl_coef"
-        found.append(Finding("short", True, f"answers have shrunk to {now['response_tokens']:.1f} tokens, from {length:.1f} at the start", hint))
+        hint = (
+            "the reward may pay for saying nothing: look at its scores of short answers, or raise"
+            " kl_coef"
+        )
+        found.append(
+            Finding(
+                "short",
+                True,
+                f"answers have shrunk to {now['response_tokens']:.1f} tokens, from {length:.1f} at"
+                " the start",
+                hint,
+            )
+        )
     if length >= LEAST_TOKENS and now["response_tokens"] > LONG * length:
-        hint = "the reward may pay for length: compare scores of long and short answers, lower response_tokens, or raise kl_coef"
-        found.append(Finding("long", False, f"answers have grown to {now['response_tokens']:.1f} tokens, from {length:.1f} at the start", hint))
+        hint = (
+            "the reward may pay for length: compare scores of long and short answers, lower"
+            " response_tokens, or raise kl_coef"
+        )
+        found.append(
+            Finding(
+                "long",
+                False,
+                f"answers have grown to {now['response_tokens']:.1f} tokens, from {length:.1f} at"
+                " the start",
+                hint,
+            )
+        )
     return found
 
 
 def reward_hacked(reward_first: float, reward_now: float, wins: int, losses: int) -> Finding | None:
-    """Told where training reward rises while answers to held-out prompts lose against the reference's more often than chance allows.
+    """Told where training reward rises while answers to held-out prompts lose against the
+    reference's more often than chance allows.
 
     Args:
         wins: Held-out prompts on which the policy's answer scores above the reference's.
@@ -76,7 +147,10 @@ def reward_hacked(reward_first: float, reward_now: float, wins: int, losses: int
         return None
     hint = "take an earlier checkpoint, raise kl_coef, use more prompts, or a better reward model"
     rise = f"it rose from {reward_first:.3g} to {reward_now:.3g} in training"
-    what = f"the reward is being gamed: {rise}, but on held-out prompts the answers win {wins} and lose {losses} against those of the start"
+    what = (
+        f"the reward is being gamed: {rise}, but on held-out prompts the answers win {wins} and"
+        f" lose {losses} against those of the start"
+    )
     return Finding("gamed", False, what, hint)
 
 

@@ -1,4 +1,6 @@
-"""Held-out prompts answered before and after: reward with its interval, and answers to read side by side."""
+"""Held-out prompts answered before and after: reward with its interval, and answers to read side by
+side.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +44,14 @@ class HeldOut:
         self.job, self.ppo, self.mark = job, ppo, mark
         trial = job.max_steps is not None
         limit = TRIAL_PROMPTS if trial else PROMPTS
-        self.prompts = [holdout[index * len(holdout) // limit] for index in range(limit)] if len(holdout) > limit else list(holdout)
-        self.general = general_rows(ppo.tokenizer, job.stage.seq_len)[: TRIAL_GENERAL if trial else None]
+        self.prompts = (
+            [holdout[index * len(holdout) // limit] for index in range(limit)]
+            if len(holdout) > limit
+            else list(holdout)
+        )
+        self.general = general_rows(ppo.tokenizer, job.stage.seq_len)[
+            : TRIAL_GENERAL if trial else None
+        ]
         self.before, self.after = HeldOutAnswer(), HeldOutAnswer()
         self.cache = job.output / "before.json"
 
@@ -60,7 +68,9 @@ class HeldOut:
         self.after = self._ask(self.prompts)
 
     def on_the_way(self) -> tuple[int, int]:
-        """(held-out prompts on which the policy now scores above its start, those on which it scores below)."""
+        """(held-out prompts on which the policy now scores above its start, those on which it
+        scores below).
+        """
         prompts = self.prompts[:ON_THE_WAY]
         if not prompts:
             return 0, 0
@@ -75,7 +85,11 @@ class HeldOut:
             if prompts:
                 answers = self.ppo.write(prompts)
                 said.scores = self.ppo.scores(prompts, answers, self.ppo.batches(answers)).tolist()
-                said.texts, said.ended, said.tokens = self.ppo.texts(answers), answers.ended, [len(ids) for ids in answers.ids]
+                said.texts, said.ended, said.tokens = (
+                    self.ppo.texts(answers),
+                    answers.ended,
+                    [len(ids) for ids in answers.ids],
+                )
             if general:
                 said.general = self._losses()
         said.seconds = time.monotonic() - began
@@ -87,14 +101,23 @@ class HeldOut:
 
         if not self.general:
             return []
-        starts = [next(place for place, label in enumerate(row.labels) if label != IGNORED) for row in self.general]
-        prompts = [list(row.input_ids[:start]) for row, start in zip(self.general, starts, strict=True)]
-        rest = [list(row.input_ids[start:]) for row, start in zip(self.general, starts, strict=True)]
+        starts = [
+            next(place for place, label in enumerate(row.labels) if label != IGNORED)
+            for row in self.general
+        ]
+        prompts = [
+            list(row.input_ids[:start]) for row, start in zip(self.general, starts, strict=True)
+        ]
+        rest = [
+            list(row.input_ids[start:]) for row, start in zip(self.general, starts, strict=True)
+        ]
         losses = [0.0] * len(rest)
         with torch.no_grad(), self.ppo.autocast():
             for batch in self.ppo.batches(Answers(prompts, rest, [True] * len(rest))):
                 log_probs, _ = self.ppo.roles.log_probs(POLICY, batch, 1.0)
-                for row, part in zip(batch.rows, log_probs.split(batch.answer_BS.sum(1).tolist()), strict=True):
+                for row, part in zip(
+                    batch.rows, log_probs.split(batch.answer_BS.sum(1).tolist()), strict=True
+                ):
                     losses[row] = -float(part.mean())
         return losses
 
@@ -106,18 +129,30 @@ class HeldOut:
             return {}
         pairs = {
             "reward": (self.before.scores, self.after.scores),
-            "answers that end": ([float(one) for one in self.before.ended], [float(one) for one in self.after.ended]),
+            "answers that end": (
+                [float(one) for one in self.before.ended],
+                [float(one) for one in self.after.ended],
+            ),
         }
-        return {name: compare(one, other, higher_is_better=True) for name, (one, other) in pairs.items()}
+        return {
+            name: compare(one, other, higher_is_better=True) for name, (one, other) in pairs.items()
+        }
 
     def general_loss(self) -> Compared | None:
-        return compare(self.before.general, self.after.general, higher_is_better=False) if self.after.general else None
+        return (
+            compare(self.before.general, self.after.general, higher_is_better=False)
+            if self.after.general
+            else None
+        )
 
     def verdict(self) -> tuple[str, str]:
         """One word and one sentence: the reward decides."""
         general = self.general_loss()
         notable = general is not None and general.after > general.before * (1 + WORSE_GENERAL)
-        return verdict({name: part for name, part in self.parts().items() if name == "reward"}, general=general if notable else None)
+        return verdict(
+            {name: part for name, part in self.parts().items() if name == "reward"},
+            general=general if notable else None,
+        )
 
     def record(self) -> dict[str, Any]:
         """The comparison for result.json."""
@@ -147,10 +182,20 @@ class HeldOut:
 
     def samples(self) -> list[judge.Sample]:
         """The answers after training, as the check on their ends takes them."""
-        return [judge.Sample(text=text, tokens=tokens, stopped=ended) for text, tokens, ended in zip(self.after.texts, self.after.tokens, self.after.ended, strict=True)]
+        return [
+            judge.Sample(text=text, tokens=tokens, stopped=ended)
+            for text, tokens, ended in zip(
+                self.after.texts, self.after.tokens, self.after.ended, strict=True
+            )
+        ]
 
     def samples_before(self) -> list[judge.Sample]:
-        return [judge.Sample(text=text, tokens=tokens, stopped=ended) for text, tokens, ended in zip(self.before.texts, self.before.tokens, self.before.ended, strict=True)]
+        return [
+            judge.Sample(text=text, tokens=tokens, stopped=ended)
+            for text, tokens, ended in zip(
+                self.before.texts, self.before.tokens, self.before.ended, strict=True
+            )
+        ]
 
 
 def _mean(numbers: Sequence[int]) -> float | None:
@@ -159,7 +204,9 @@ def _mean(numbers: Sequence[int]) -> float | None:
 
 @contextmanager
 def same_random_numbers(seed: int) -> Iterator[None]:
-    """Within, the same random numbers every time; behind, training goes on with its own as if nothing had been drawn."""
+    """Within, the same random numbers every time; behind, training goes on with its own as if
+    nothing had been drawn.
+    """
     import torch
 
     before = random_states()

@@ -1,7 +1,8 @@
-"""A PPO stage: prompts, roles, updates with checkpoints and guards, the comparison on held-out prompts, result.json.
+"""A PPO stage: prompts, roles, updates with checkpoints and guards, the comparison on held-out
+prompts, result.json.
 
-A step of the plan (max_steps, save_steps, warmup) is an update: micro_batch_size x grad_accum prompts are answered once and
-learned from ppo_epochs times.
+A step of the plan (max_steps, save_steps, warmup) is an update: micro_batch_size x grad_accum
+prompts are answered once and learned from ppo_epochs times.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ def train(job: Job) -> None:
 
     shown = is_main_process()
     tokenizer = load_tokenizer(job)
-    data = prepare_rows(job, tokenizer, PROMPTS, seq_len=job.stage.seq_len - job.options["response_tokens"])
+    data = prepare_rows(
+        job, tokenizer, PROMPTS, seq_len=job.stage.seq_len - job.options["response_tokens"]
+    )
     if shown:
         for line in describe(data):
             say(f"{label(job)}: {line}")
@@ -54,7 +57,16 @@ def train(job: Job) -> None:
         run.measure(versions)
         return
 
-    depends_on = [asdict(job.stage), job.base_model, job.plan.revision, str(job.start), run.steps, settings.world_size(), versions["torch"], data.digest]
+    depends_on = [
+        asdict(job.stage),
+        job.base_model,
+        job.plan.revision,
+        str(job.start),
+        run.steps,
+        settings.world_size(),
+        versions["torch"],
+        data.digest,
+    ]
     mark = checkpoints.fingerprint([*depends_on, identity_of(job, folder)])
     run.mark = mark
     resume = last_checkpoint(job, mark)
@@ -73,7 +85,11 @@ def train(job: Job) -> None:
         cut_metrics(run.metrics, stage=job.stage.name, task=job.task, after=first)
         run.lines = run.written_lines()
         if resume is not None:
-            say(f"{label(job)}: going on after update {first} of {run.steps}, learning rate {resume[1]['learning_rate']:.3g}, {resume[1]['epoch']:.2f} times through the prompts")
+            say(
+                f"{label(job)}: going on after update {first} of {run.steps}, learning rate"
+                f" {resume[1]['learning_rate']:.3g}, {resume[1]['epoch']:.2f} times through the"
+                " prompts"
+            )
     memory.reset()
     run.go(first)
     if not shown:
@@ -92,7 +108,17 @@ def probe_row(prompts: Sequence[Any], tokenizer: Any) -> Any:
 # --------------------------------------------------------------------------- afterwards
 
 
-def finish(job: Job, run: Any, tokenizer: Any, probe: Probe, before: Any, data: Prepared[Any], versions: Mapping[str, str], about: Mapping[str, Any], began_s: float) -> None:
+def finish(
+    job: Job,
+    run: Any,
+    tokenizer: Any,
+    probe: Probe,
+    before: Any,
+    data: Prepared[Any],
+    versions: Mapping[str, str],
+    about: Mapping[str, Any],
+    began_s: float,
+) -> None:
     """Save the policy, check what was saved, compare, and write result.json."""
     from trainers.evaluation.saved_result import check_saved, check_stops
     from trainers.frame.progress import say
@@ -108,7 +134,9 @@ def finish(job: Job, run: Any, tokenizer: Any, probe: Probe, before: Any, data: 
     evaluation, verdict = None, None
     if held is not None:
         evaluation, verdict = held.record(), held.verdict()
-        checks += check_stops(job, held.samples(), held.samples_before(), job.options["response_tokens"])
+        checks += check_stops(
+            job, held.samples(), held.samples_before(), job.options["response_tokens"]
+        )
         say(f"{label(job)}: {verdict[1]}")
     checks += [Check(name, False, text) for name, text in run.told.items()]
     for check in checks:
@@ -127,7 +155,11 @@ def finish(job: Job, run: Any, tokenizer: Any, probe: Probe, before: Any, data: 
             "data": data.counts(),
             "evaluation": evaluation,
             "checks": [check.record() for check in checks],
-            "verdict": {"ok": all(check.ok for check in checks), "word": verdict[0] if verdict else None, "text": verdict[1] if verdict else None},
+            "verdict": {
+                "ok": all(check.ok for check in checks),
+                "word": verdict[0] if verdict else None,
+                "text": verdict[1] if verdict else None,
+            },
             "versions": versions,
             "resolved": used,
         },
@@ -137,7 +169,10 @@ def finish(job: Job, run: Any, tokenizer: Any, probe: Probe, before: Any, data: 
 def resolved_settings(job: Job, ppo: Any, about: Mapping[str, Any]) -> dict[str, Any]:
     """Every value that was really used, defaults included."""
     stage, roles = job.stage, ppo.roles
-    trained = {role: sum(parameter.numel() for parameter in roles.trained(role).values()) for role in ("policy", "value")}
+    trained = {
+        role: sum(parameter.numel() for parameter in roles.trained(role).values())
+        for role in ("policy", "value")
+    }
     model = roles.parts["policy"].model
     adapter = model.peft_config["default"].to_dict() if roles.shared else None
     keys = (
@@ -162,7 +197,9 @@ def resolved_settings(job: Job, ppo: Any, about: Mapping[str, Any]) -> dict[str,
         **about,
         **{key: getattr(stage, key) for key in keys},
         "autocast": settings.autocast_dtype(job, ppo.device),
-        "double_quantization": stage.double_quantization is not False if stage.quantization == "nf4" else None,
+        "double_quantization": (
+            stage.double_quantization is not False if stage.quantization == "nf4" else None
+        ),
         "options": job.options,
         "prompts_an_update": stage.effective_batch_size * settings.world_size(),
         "trainable_parameters": trained["policy"],

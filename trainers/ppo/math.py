@@ -1,10 +1,12 @@
-"""The formulas of PPO for language models: pure functions on tensors, masked where answers differ in length.
+"""The formulas of PPO for language models: pure functions on tensors, masked where answers differ
+in length.
 
-Dimensions: B answers, T tokens of the longest answer. A mask is 1 on an answer's tokens, its end token among them.
+Dimensions: B answers, T tokens of the longest answer. A mask is 1 on an answer's tokens, its end
+token among them.
 
-Sources: Schulman et al. 2016 (GAE, arXiv:1506.02438); Schulman et al. 2017 (PPO, arXiv:1707.06347); Ziegler et al. 2019
-(arXiv:1909.08593); Ouyang et al. 2022 (InstructGPT, arXiv:2203.02155); Huang et al. 2024 (The N+ Implementation Details of
-RLHF with PPO, arXiv:2403.17031).
+Sources: Schulman et al. 2016 (GAE, arXiv:1506.02438); Schulman et al. 2017 (PPO, arXiv:1707.06347);
+Ziegler et al. 2019 (arXiv:1909.08593); Ouyang et al. 2022 (InstructGPT, arXiv:2203.02155); Huang et
+al. 2024 (The N+ Implementation Details of RLHF with PPO, arXiv:2403.17031).
 """
 
 from __future__ import annotations
@@ -26,9 +28,11 @@ def masked_variance(values_BT: Any, mask_BT: Any) -> Any:
 
 
 def whiten(values_BT: Any, mask_BT: Any, *, keep_mean: bool = False) -> Any:
-    """The values scaled to variance 1 over the tokens that count and, without `keep_mean`, shifted to mean 0.
+    """The values scaled to variance 1 over the tokens that count and, without `keep_mean`, shifted
+    to mean 0.
 
-    Advantages are shifted, rewards keep their mean. Source: Huang et al. 2024, "reward and advantage whitening".
+    Advantages are shifted, rewards keep their mean. Source: Huang et al. 2024, "reward and
+    advantage whitening".
     """
     mean = masked_mean(values_BT, mask_BT)
     scaled_BT = (values_BT - mean) / (masked_variance(values_BT, mask_BT) + SMALLEST) ** 0.5
@@ -36,10 +40,11 @@ def whiten(values_BT: Any, mask_BT: Any, *, keep_mean: bool = False) -> Any:
 
 
 def kl_penalty(log_probs_BT: Any, reference_BT: Any, mask_BT: Any) -> Any:
-    """What each token costs for being likelier than under the reference: log pi(token) - log pi_ref(token).
+    """What each token costs for being likelier than under the reference: log pi(token) - log
+    pi_ref(token).
 
-    Its mean over answers drawn from the policy estimates the KL divergence; single tokens may be negative.
-    Source: Ouyang et al. 2022, equation 2; Ziegler et al. 2019, section 2.
+    Its mean over answers drawn from the policy estimates the KL divergence; single tokens may be
+    negative. Source: Ouyang et al. 2022, equation 2; Ziegler et al. 2019, section 2.
     """
     return (log_probs_BT - reference_BT) * mask_BT
 
@@ -59,11 +64,14 @@ def token_rewards(scores_B: Any, penalty_BT: Any, mask_BT: Any, kl_coef: float) 
     return rewards_BT
 
 
-def generalized_advantages(rewards_BT: Any, values_BT: Any, mask_BT: Any, *, gamma: float, lam: float) -> tuple[Any, Any]:
+def generalized_advantages(
+    rewards_BT: Any, values_BT: Any, mask_BT: Any, *, gamma: float, lam: float
+) -> tuple[Any, Any]:
     """(advantages, returns) of each token.
 
-    delta_t = r_t + gamma V_{t+1} - V_t and A_t = delta_t + gamma lam A_{t+1}; behind the last token of an answer V and A are 0.
-    Returns are A + V, of the advantages before whitening. Source: Schulman et al. 2016, equations 11 and 16.
+    delta_t = r_t + gamma V_{t+1} - V_t and A_t = delta_t + gamma lam A_{t+1}; behind the last token
+    of an answer V and A are 0. Returns are A + V, of the advantages before whitening. Source:
+    Schulman et al. 2016, equations 11 and 16.
     """
     import torch
 
@@ -79,8 +87,11 @@ def generalized_advantages(rewards_BT: Any, values_BT: Any, mask_BT: Any, *, gam
     return advantages_BT, (advantages_BT + values_BT) * mask_BT
 
 
-def policy_losses(log_probs_BT: Any, old_BT: Any, advantages_BT: Any, clip_range: float) -> tuple[Any, Any, Any]:
-    """(loss, ratio, whether it was clipped) of each token: max(-A r, -A clip(r, 1 - c, 1 + c)) with r = pi / pi_old.
+def policy_losses(
+    log_probs_BT: Any, old_BT: Any, advantages_BT: Any, clip_range: float
+) -> tuple[Any, Any, Any]:
+    """(loss, ratio, whether it was clipped) of each token: max(-A r, -A clip(r, 1 - c, 1 + c)) with
+    r = pi / pi_old.
 
     Source: Schulman et al. 2017, equation 7, as a loss.
     """
@@ -93,7 +104,8 @@ def policy_losses(log_probs_BT: Any, old_BT: Any, advantages_BT: Any, clip_range
 
 
 def value_losses(values_BT: Any, old_BT: Any, returns_BT: Any, clip_range: float) -> Any:
-    """Loss of each token's value: half the larger of the squared errors of the value and of the value held near the old one.
+    """Loss of each token's value: half the larger of the squared errors of the value and of the
+    value held near the old one.
 
     Source: Huang et al. 2024, "value function loss clipping".
     """
@@ -104,7 +116,8 @@ def value_losses(values_BT: Any, old_BT: Any, returns_BT: Any, clip_range: float
 
 
 def approximate_kl(log_probs_BT: Any, old_BT: Any) -> Any:
-    """How far each token's probability has moved since the answers were written: (r - 1) - log r, an estimate of KL(old, new) that is never negative.
+    """How far each token's probability has moved since the answers were written: (r - 1) - log r,
+    an estimate of KL(old, new) that is never negative.
 
     Source: Schulman 2020, "Approximating KL divergence", estimator k3.
     """
@@ -118,11 +131,15 @@ def entropies(logits_NV: Any) -> Any:
     """Entropy of each distribution, in nats: log sum exp(z) - sum p z."""
     import torch
 
-    return torch.logsumexp(logits_NV, dim=-1) - torch.einsum("nv,nv->n", torch.softmax(logits_NV, dim=-1), logits_NV)  # no table of products
+    return torch.logsumexp(logits_NV, dim=-1) - torch.einsum(
+        "nv,nv->n", torch.softmax(logits_NV, dim=-1), logits_NV
+    )  # no table of products
 
 
 def explained_variance(values_BT: Any, returns_BT: Any, mask_BT: Any) -> Any:
-    """Share of the returns' variance that the values foresaw: 1 - Var(R - V) / Var(R); 0 where returns do not vary."""
+    """Share of the returns' variance that the values foresaw: 1 - Var(R - V) / Var(R); 0 where
+    returns do not vary.
+    """
     import torch
 
     variance = masked_variance(returns_BT, mask_BT)
@@ -134,8 +151,9 @@ def explained_variance(values_BT: Any, returns_BT: Any, mask_BT: Any) -> Any:
 class KlPrice:
     """What a nat of KL costs: fixed, or raised and lowered until answers keep a target distance.
 
-    Adaptive: e = clip(KL / target - 1, -0.2, 0.2), price *= 1 + e n / horizon, with n answers since the last change.
-    Source: Ziegler et al. 2019, section 2.2 (their factor 0.1 an update is n / horizon here, as in their code).
+    Adaptive: e = clip(KL / target - 1, -0.2, 0.2), price *= 1 + e n / horizon, with n answers since
+    the last change. Source: Ziegler et al. 2019, section 2.2 (their factor 0.1 an update is n /
+    horizon here, as in their code).
     """
 
     price: float

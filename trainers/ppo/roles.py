@@ -1,4 +1,7 @@
-"""The four roles of PPO. With modules they share one frozen base: policy, reference, reward and value are adapters on it, and two small heads.
+"""The four roles of PPO.
+
+With modules they share one frozen base: policy, reference, reward and value are adapters on it, and
+two small heads.
 
 | role | with a module | with update: full |
 | --- | --- | --- |
@@ -7,7 +10,8 @@
 | reward | the reward model's module and its head, frozen | the reward model, frozen |
 | value | a copy of the reward's (else of the policy's) module and head, trained | a copy of the reward model, trained |
 
-A reward model that stands on another base, or was trained whole, is loaded beside. Its tokenizer has to be the policy's.
+A reward model that stands on another base, or was trained whole, is loaded beside. Its tokenizer
+has to be the policy's.
 """
 
 from __future__ import annotations
@@ -35,11 +39,14 @@ HEADS = ("score", "classifier")  # what transformers calls the layer that scores
 
 @dataclass
 class Part:
-    """One role: a model, and the adapter on it that makes the model play the role (None: the model itself; BASE: no adapter)."""
+    """One role: a model, and the adapter on it that makes the model play the role (None: the model
+    itself; BASE: no adapter).
+    """
 
     model: Any
     adapter: str | None = None
-    head: Any = None  # that makes a number of a hidden state: of the value, and of a reward on the shared base
+    # that makes a number of a hidden state: of the value, and of a reward on the shared base
+    head: Any = None
 
 
 BASE = "(base)"
@@ -72,8 +79,12 @@ class Roles:
                 self._on = part.adapter
             yield part.model
 
-    def log_probs(self, role: str, batch: Batch, temperature: float, *, with_entropy: bool = False) -> tuple[Any, Any | None]:
-        """(log-probability of each answer token, entropy before each) under the policy or the reference."""
+    def log_probs(
+        self, role: str, batch: Batch, temperature: float, *, with_entropy: bool = False
+    ) -> tuple[Any, Any | None]:
+        """(log-probability of each answer token, entropy before each) under the policy or the
+        reference.
+        """
         with self.use(role) as model:
             return token_log_probs(model, batch, temperature, with_entropy=with_entropy)
 
@@ -90,22 +101,47 @@ class Roles:
         pad_id = padding_of(part.model)
         with self.use(REWARD) as model:
             if part.head is not None:
-                hidden_BSH = model(input_ids=batch.ids_BS, attention_mask=batch.attention_BS, hidden_only=True)
+                hidden_BSH = model(
+                    input_ids=batch.ids_BS, attention_mask=batch.attention_BS, hidden_only=True
+                )
                 last_B = last_tokens(batch.ids_BS, batch.attention_BS, pad_id)
                 return numbers(part.head, hidden_BSH[range(len(last_B)), last_B])
             if pad_id is not None:
-                return model(input_ids=batch.ids_BS.masked_fill(batch.attention_BS == 0, pad_id), attention_mask=batch.attention_BS).logits[:, 0].float()
+                return (
+                    model(
+                        input_ids=batch.ids_BS.masked_fill(batch.attention_BS == 0, pad_id),
+                        attention_mask=batch.attention_BS,
+                    )
+                    .logits[:, 0]
+                    .float()
+                )
             # Without a padding token in its config a model scores single texts alone.
-            texts = [ids[: int(attention.sum())][None] for ids, attention in zip(batch.ids_BS, batch.attention_BS, strict=True)]
-            return torch.cat([model(input_ids=text, attention_mask=torch.ones_like(text)).logits[:, 0].float() for text in texts])
+            texts = [
+                ids[: int(attention.sum())][None]
+                for ids, attention in zip(batch.ids_BS, batch.attention_BS, strict=True)
+            ]
+            return torch.cat(
+                [
+                    model(input_ids=text, attention_mask=torch.ones_like(text)).logits[:, 0].float()
+                    for text in texts
+                ]
+            )
 
     def trained(self, role: str) -> dict[str, Any]:
         """The parameters that the policy or the value trains, by name."""
         part = self.parts[role]
         names = dict(part.model.named_parameters())
         if part.adapter is not None:
-            names = {name: parameter for name, parameter in names.items() if part.adapter in name.split(".")}
-        return names | ({f"head.{name}": parameter for name, parameter in part.head.named_parameters()} if part.head is not None else {})
+            names = {
+                name: parameter
+                for name, parameter in names.items()
+                if part.adapter in name.split(".")
+            }
+        return names | (
+            {f"head.{name}": parameter for name, parameter in part.head.named_parameters()}
+            if part.head is not None
+            else {}
+        )
 
     def models(self) -> list[Any]:
         """Each model once, however many roles it plays."""
@@ -132,12 +168,16 @@ def bare(model: Any) -> Any:
 
 
 def role_needs_hidden(base: Any) -> bool:
-    """True where the model has a head on hidden states of its backbone, which an encoder with a pooler has not."""
+    """True where the model has a head on hidden states of its backbone, which an encoder with a
+    pooler has not.
+    """
     return base.get_output_embeddings() is not None or hasattr(base, "score")
 
 
 def numbers(head: Any, hidden_NH: Any) -> Any:
-    """What a small head makes of hidden states, in float32: autocast would round every reward and value to three digits."""
+    """What a small head makes of hidden states, in float32: autocast would round every reward and
+    value to three digits.
+    """
     import torch
 
     with torch.autocast(hidden_NH.device.type, enabled=False):
@@ -153,7 +193,8 @@ def padding_of(model: Any) -> int | None:
 def last_tokens(ids_BS: Any, attention_BS: Any, pad_id: int | None) -> Any:
     """The place where transformers' models for sequence classification read the score of each text.
 
-    It is the rightmost token that is not the padding token; where padding and end token are the same, the one before the end.
+    It is the rightmost token that is not the padding token; where padding and end token are the
+    same, the one before the end.
     """
     import torch
 
@@ -165,7 +206,9 @@ def last_tokens(ids_BS: Any, attention_BS: Any, pad_id: int | None) -> Any:
 # --------------------------------------------------------------------------- building
 
 
-def build_roles(job: Job, device: Any, update: Update, tokenizer: Any, reward: Path | None, rows: Sequence[Any]) -> tuple[Roles, list[str]]:
+def build_roles(
+    job: Job, device: Any, update: Update, tokenizer: Any, reward: Path | None, rows: Sequence[Any]
+) -> tuple[Roles, list[str]]:
     """The roles of a stage and, in words, who stands on what.
 
     Args:
@@ -192,7 +235,9 @@ def build_roles(job: Job, device: Any, update: Update, tokenizer: Any, reward: P
     if reward is not None and _same_base(model, reward):
         weight = add_module(model, reward, ADAPTERS[REWARD])
         add_module(model, reward, ADAPTERS[VALUE])
-        parts[REWARD] = Part(model, ADAPTERS[REWARD], score_head(width, weight, device, trained=False))
+        parts[REWARD] = Part(
+            model, ADAPTERS[REWARD], score_head(width, weight, device, trained=False)
+        )
         parts[VALUE] = Part(model, ADAPTERS[VALUE], score_head(width, weight, device, trained=True))
         notes.append("policy, reference, reward and value share one base")
     else:
@@ -200,13 +245,18 @@ def build_roles(job: Job, device: Any, update: Update, tokenizer: Any, reward: P
         parts[VALUE] = Part(model, ADAPTERS[VALUE], score_head(width, None, device, trained=True))
         if reward is not None:
             parts[REWARD] = Part(load_reward_model(job, reward, device))
-            notes.append("policy, reference and value share one base; the reward model stands on another and is loaded beside it: the value starts untrained")
+            notes.append(
+                "policy, reference and value share one base; the reward model stands on another and"
+                " is loaded beside it: the value starts untrained"
+            )
         else:
             notes.append("policy, reference and value share one base; the value starts untrained")
     return Roles(parts, shared=True), notes
 
 
-def _four_models(job: Job, device: Any, update: Update, reward: Path | None) -> tuple[Roles, list[str]]:
+def _four_models(
+    job: Job, device: Any, update: Update, reward: Path | None
+) -> tuple[Roles, list[str]]:
     policy = load_model(job, device, update)
     parts = {POLICY: Part(policy), REFERENCE: Part(copy.deepcopy(policy))}
     width = policy.config.get_text_config().hidden_size
@@ -216,13 +266,17 @@ def _four_models(job: Job, device: Any, update: Update, reward: Path | None) -> 
         parts[REWARD] = Part(load_reward_model(job, reward, device))
         value = load_reward_model(job, reward, device)
         value = value.merge_and_unload() if hasattr(value, "merge_and_unload") else value
-        weight = value.score.weight if hasattr(value, "score") and role_needs_hidden(value) else None
+        weight = (
+            value.score.weight if hasattr(value, "score") and role_needs_hidden(value) else None
+        )
     if weight is not None:
         add_hidden_states(value)
         del value.score  # its weight goes on in a head with a bias
         parts[VALUE] = Part(value, None, score_head(weight.shape[1], weight, device, trained=True))
     else:
-        parts[VALUE] = Part(copy.deepcopy(policy), None, score_head(width, None, device, trained=True))
+        parts[VALUE] = Part(
+            copy.deepcopy(policy), None, score_head(width, None, device, trained=True)
+        )
     for role, part in parts.items():
         for parameter in part.model.parameters():
             parameter.requires_grad_(role in (POLICY, VALUE))
@@ -230,7 +284,9 @@ def _four_models(job: Job, device: Any, update: Update, reward: Path | None) -> 
 
 
 def score_head(width: int, weight: Any, device: Any, *, trained: bool) -> Any:
-    """A linear layer from a hidden state to a number, in float32: the reward model's where there is one, else zero."""
+    """A linear layer from a hidden state to a number, in float32: the reward model's where there is
+    one, else zero.
+    """
     import torch
 
     head = torch.nn.Linear(width, 1, device=device, dtype=torch.float32)
@@ -241,7 +297,8 @@ def score_head(width: int, weight: Any, device: Any, *, trained: bool) -> Any:
 
 
 def add_module(model: Any, folder: Path, name: str) -> Any:
-    """Put a saved module onto the base beside those that are there; the weight of its scoring head, or None where it has none.
+    """Put a saved module onto the base beside those that are there; the weight of its scoring head,
+    or None where it has none.
 
     Raises InputError where the module is of another kind or does not fit this base.
     """
@@ -250,18 +307,29 @@ def add_module(model: Any, folder: Path, name: str) -> Any:
     config = PeftConfig.from_pretrained(str(folder))
     config.task_type, config.inference_mode = "CAUSAL_LM", True
     if getattr(config, "modules_to_save", None):
-        config.modules_to_save = [module for module in config.modules_to_save if module not in HEADS] or None
+        config.modules_to_save = [
+            module for module in config.modules_to_save if module not in HEADS
+        ] or None
     weights = load_peft_weights(str(folder), device="cpu")
     heads = {key: weights.pop(key) for key in list(weights) if set(key.split(".")) & set(HEADS)}
     try:
         model.add_adapter(name, config)
         result = set_peft_model_state_dict(model, weights, adapter_name=name)
     except (ValueError, RuntimeError, KeyError) as error:
-        raise InputError(f"{folder}: its module does not fit this base beside the policy's: {str(error).splitlines()[0]}", hint="use the same update in all stages") from None
+        raise InputError(
+            f"{folder}: its module does not fit this base beside the policy's:"
+            f" {str(error).splitlines()[0]}",
+            hint="use the same update in all stages",
+        ) from None
     missing = [key for key in getattr(result, "missing_keys", []) if name in key.split(".")]
-    # PEFT loads a prefix on a way of its own, strictly, and still names it as missing and unexpected.
+    # PEFT loads a prefix on a way of its own, strictly, and still names it as missing and
+    # unexpected.
     if not config.is_prompt_learning and (missing or getattr(result, "unexpected_keys", [])):
-        raise InputError(f"{folder}: its module does not fit this base: {(missing or result.unexpected_keys)[0]}", hint="it was trained on another model")
+        raise InputError(
+            f"{folder}: its module does not fit this base:"
+            f" {(missing or result.unexpected_keys)[0]}",
+            hint="it was trained on another model",
+        )
     return next((weight for key, weight in heads.items() if key.endswith("weight")), None)
 
 
@@ -269,7 +337,12 @@ def copy_module(model: Any, source: str, name: str) -> None:
     """A second module like one that is there."""
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-    weights = {key: value.detach().clone() for key, value in get_peft_model_state_dict(model, adapter_name=source, save_embedding_layers=False).items()}
+    weights = {
+        key: value.detach().clone()
+        for key, value in get_peft_model_state_dict(
+            model, adapter_name=source, save_embedding_layers=False
+        ).items()
+    }
     model.add_adapter(name, copy.deepcopy(model.peft_config[source]))
     set_peft_model_state_dict(model, weights, adapter_name=name)
 
@@ -285,11 +358,15 @@ def _same_base(model: Any, reward: Path) -> bool:
         return str(Path(text).resolve()) if text and Path(text).is_dir() else str(text)
 
     kind = str(getattr(own.peft_type, "value", own.peft_type))
-    return config.get("peft_type") == kind and place(config.get("base_model_name_or_path")) == place(own.base_model_name_or_path)
+    return config.get("peft_type") == kind and place(
+        config.get("base_model_name_or_path")
+    ) == place(own.base_model_name_or_path)
 
 
 def identity(folder: Path) -> str:
-    """A digest of a reward model's weights by size and ends, so that checkpoints trained on another one do not count."""
+    """A digest of a reward model's weights by size and ends, so that checkpoints trained on another
+    one do not count.
+    """
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")):
         size = path.stat().st_size

@@ -1,7 +1,8 @@
-"""Answers of a model to prompts, and the log-probability of every token in them, without holding the logits of a whole batch.
+"""Answers of a model to prompts, and the log-probability of every token in them, without holding
+the logits of a whole batch.
 
-Dimensions: B answers of a batch, S tokens of prompt and answer together, T tokens of the longest answer, N answer tokens of a
-batch laid end to end, H hidden size, V vocabulary.
+Dimensions: B answers of a batch, S tokens of prompt and answer together, T tokens of the longest
+answer, N answer tokens of a batch laid end to end, H hidden size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -16,8 +17,12 @@ from typing import Any
 from trainers.frame.answer_loss import plain_head
 from trainers.ppo.math import entropies
 
-LOGIT_BYTES = 64 * 2**20  # of float32 logits held at once; a vocabulary of 50,000 gives parts of 335 tokens
-AT_ONCE = 32  # answers written at once: each reads the weights once a token, so more are hardly slower
+LOGIT_BYTES = (
+    64 * 2**20
+)  # of float32 logits held at once; a vocabulary of 50,000 gives parts of 335 tokens
+AT_ONCE = (
+    32  # answers written at once: each reads the weights once a token, so more are hardly slower
+)
 
 
 @dataclass
@@ -27,7 +32,9 @@ class Answers:
     prompts: list[Sequence[int]]
     ids: list[list[int]]  # of each answer, with the token that ended it
     ended: list[bool]  # by a stop token; else the limit cut it
-    log_probs: list[list[float]] = field(default_factory=list)  # as generation saw them; kept only where asked for
+    log_probs: list[list[float]] = field(
+        default_factory=list
+    )  # as generation saw them; kept only where asked for
 
     @property
     def tokens(self) -> int:
@@ -57,9 +64,10 @@ def generate_answers(
 ) -> Answers:
     """One sampled answer to each prompt, of at most `limit` tokens.
 
-    Drawn from softmax(logits / temperature) over the whole vocabulary: what the model's own generation settings would add
-    (top_p, a repetition penalty) would make the log-probabilities those of another policy. Where the card has no room for
-    `at_once` answers, half as many are written at once, and that is said.
+    Drawn from softmax(logits / temperature) over the whole vocabulary: what the model's own
+    generation settings would add (top_p, a repetition penalty) would make the log-probabilities
+    those of another policy. Where the card has no room for `at_once` answers, half as many are
+    written at once, and that is said.
 
     Args:
         at_once: How many are written together; their prompts are padded on the left.
@@ -73,7 +81,15 @@ def generate_answers(
     while start < len(prompts):
         try:
             part = _written_together(
-                model, prompts[start : start + at_once], pad_id=pad_id, limit=limit, temperature=temperature, stops=stops, autocast=autocast, keep=keep_log_probs, shortest=shortest
+                model,
+                prompts[start : start + at_once],
+                pad_id=pad_id,
+                limit=limit,
+                temperature=temperature,
+                stops=stops,
+                autocast=autocast,
+                keep=keep_log_probs,
+                shortest=shortest,
             )
         except torch.OutOfMemoryError:
             if at_once == 1:
@@ -91,7 +107,16 @@ def generate_answers(
 
 
 def _written_together(
-    model: Any, prompts: Sequence[Sequence[int]], *, pad_id: int, limit: int, temperature: float, stops: Sequence[int], autocast: Any, keep: bool, shortest: int
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    pad_id: int,
+    limit: int,
+    temperature: float,
+    stops: Sequence[int],
+    autocast: Any,
+    keep: bool,
+    shortest: int,
 ) -> Answers:
     import torch
     from transformers import GenerationConfig, LogitsProcessorList
@@ -117,7 +142,10 @@ def _written_together(
     recorder = Recorder(width, temperature) if keep else None
     with torch.no_grad(), autocast(), _own_settings(model, config), _evaluating(model):
         output = model.generate(
-            input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config, logits_processor=LogitsProcessorList([recorder] if recorder is not None else [])
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            generation_config=config,
+            logits_processor=LogitsProcessorList([recorder] if recorder is not None else []),
         )
     lines = output[:, width:].tolist()
     ends = set(stops)
@@ -126,12 +154,20 @@ def _written_together(
         end = next((place for place, token in enumerate(line) if token in ends), None)
         answers.append(line if end is None else line[: end + 1])
         ended.append(end is not None)
-    kept = [] if recorder is None else [line[: len(answer)] for line, answer in zip(recorder.of(output), answers, strict=True)]
+    kept = (
+        []
+        if recorder is None
+        else [
+            line[: len(answer)] for line, answer in zip(recorder.of(output), answers, strict=True)
+        ]
+    )
     return Answers(list(prompts), answers, ended, kept)
 
 
 class Recorder:
-    """A logits processor that keeps the log-probability of each token that was drawn, and no logits but the last."""
+    """A logits processor that keeps the log-probability of each token that was drawn, and no logits
+    but the last.
+    """
 
     def __init__(self, width: int, temperature: float) -> None:
         self.width, self.temperature = width, temperature
@@ -141,7 +177,9 @@ class Recorder:
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         if self.last is not None:
             self._keep(input_ids[:, -1])
-        self.last = scores.float() / self.temperature  # transformers applies the temperature after processors like this one
+        self.last = (
+            scores.float() / self.temperature
+        )  # transformers applies the temperature after processors like this one
         return scores
 
     def _keep(self, tokens_B: Any) -> None:
@@ -160,7 +198,9 @@ class Recorder:
 
 @contextmanager
 def _own_settings(model: Any, config: Any) -> Iterator[None]:
-    """Within, the model's generation settings are these: `generate` fills whatever it is not told from them."""
+    """Within, the model's generation settings are these: `generate` fills whatever it is not told
+    from them.
+    """
     holders = [model, *([model.get_base_model()] if hasattr(model, "get_base_model") else [])]
     before = [holder.generation_config for holder in holders]
     for holder in holders:
@@ -193,7 +233,9 @@ def _evaluating(model: Any) -> Iterator[None]:
 
 @dataclass
 class Batch:
-    """Some answers with their prompts, padded on the right: always the same rows together, so that the numbers stay the same too."""
+    """Some answers with their prompts, padded on the right: always the same rows together, so that
+    the numbers stay the same too.
+    """
 
     rows: list[int]  # their places among all answers
     ids_BS: Any
@@ -210,7 +252,10 @@ def batches_of(answers: Answers, size: int, *, pad_id: int, device: Any) -> list
     """The answers in batches of similar length."""
     import torch
 
-    lengths = [len(prompt) + len(answer) for prompt, answer in zip(answers.prompts, answers.ids, strict=True)]
+    lengths = [
+        len(prompt) + len(answer)
+        for prompt, answer in zip(answers.prompts, answers.ids, strict=True)
+    ]
     order = sorted(range(len(lengths)), key=lambda row: lengths[row])
     found = []
     for start in range(0, len(order), size):
@@ -224,7 +269,11 @@ def batches_of(answers: Answers, size: int, *, pad_id: int, device: Any) -> list
             attention[place, : lengths[row]] = 1
             foretells[place, len(answers.prompts[row]) - 1 : lengths[row] - 1] = True
         targets = ids[:, 1:][foretells[:, :-1]]
-        found.append(Batch(rows, ids.to(device), attention.to(device), foretells.to(device), targets.to(device)))
+        found.append(
+            Batch(
+                rows, ids.to(device), attention.to(device), foretells.to(device), targets.to(device)
+            )
+        )
     return found
 
 
@@ -262,7 +311,9 @@ def answer_mask(answers: Answers, device: Any) -> Any:
 
 
 def add_hidden_states(model: Any) -> None:
-    """Give a model with a head a forward that, asked with `hidden_only=True`, returns its last hidden states and no logits."""
+    """Give a model with a head a forward that, asked with `hidden_only=True`, returns its last
+    hidden states and no logits.
+    """
     if getattr(model.forward, "gives_hidden_states", False):
         return
     original = model.forward
@@ -281,14 +332,24 @@ def add_hidden_states(model: Any) -> None:
 
 def hidden_states(model: Any, batch: Batch) -> Any:
     """The hidden states that foretell the batch's answer tokens, end to end: N, H."""
-    return model(input_ids=batch.ids_BS, attention_mask=batch.attention_BS, hidden_only=True)[batch.answer_BS]
+    return model(input_ids=batch.ids_BS, attention_mask=batch.attention_BS, hidden_only=True)[
+        batch.answer_BS
+    ]
 
 
-def token_log_probs(model: Any, batch: Batch, temperature: float, *, with_entropy: bool = False, budget_bytes: int = LOGIT_BYTES) -> tuple[Any, Any | None]:
-    """(log-probability of each answer token, entropy before each), in float32, under softmax(logits / temperature).
+def token_log_probs(
+    model: Any,
+    batch: Batch,
+    temperature: float,
+    *,
+    with_entropy: bool = False,
+    budget_bytes: int = LOGIT_BYTES,
+) -> tuple[Any, Any | None]:
+    """(log-probability of each answer token, entropy before each), in float32, under softmax(logits
+    / temperature).
 
-    The head is applied to a part of the tokens at a time; where gradients are wanted each part is computed again on the way
-    back, so that the logits of one part are all that is ever held.
+    The head is applied to a part of the tokens at a time; where gradients are wanted each part is
+    computed again on the way back, so that the logits of one part are all that is ever held.
     """
     import torch
     from torch.utils.checkpoint import checkpoint
@@ -297,13 +358,20 @@ def token_log_probs(model: Any, batch: Batch, temperature: float, *, with_entrop
     if plain_head(base):
         hidden_NH, head = hidden_states(model, batch), base.get_output_embeddings()
     else:  # a head with more behind it (a soft cap, a scale): its logits as the model gives them
-        hidden_NH, head = model(input_ids=batch.ids_BS, attention_mask=batch.attention_BS, use_cache=False).logits[batch.answer_BS], torch.nn.Identity()
+        hidden_NH, head = (
+            model(
+                input_ids=batch.ids_BS, attention_mask=batch.attention_BS, use_cache=False
+            ).logits[batch.answer_BS],
+            torch.nn.Identity(),
+        )
 
     def part(hidden_PH: Any, targets_P: Any) -> tuple[Any, Any]:
         logits_PV = head(hidden_PH).float()
         if temperature != 1:
             logits_PV = logits_PV / temperature
-        chosen_P = logits_PV.gather(1, targets_P[:, None])[:, 0] - torch.logsumexp(logits_PV, dim=-1)
+        chosen_P = logits_PV.gather(1, targets_P[:, None])[:, 0] - torch.logsumexp(
+            logits_PV, dim=-1
+        )
         with torch.no_grad():  # shown, and guarded; no part of the loss
             entropy_P = entropies(logits_PV) if with_entropy else chosen_P.detach()
         return chosen_P, entropy_P
@@ -311,6 +379,9 @@ def token_log_probs(model: Any, batch: Batch, temperature: float, *, with_entrop
     size = max(1, budget_bytes // (4 * base.get_output_embeddings().weight.shape[0]))
     parts = list(zip(hidden_NH.split(size), batch.targets_N.split(size), strict=True))
     again = torch.is_grad_enabled() and len(parts) > 1
-    results = [checkpoint(part, hidden, targets, use_reentrant=False) if again else part(hidden, targets) for hidden, targets in parts]
+    results = [
+        checkpoint(part, hidden, targets, use_reentrant=False) if again else part(hidden, targets)
+        for hidden, targets in parts
+    ]
     chosen_N = torch.cat([chosen for chosen, _ in results])
     return chosen_N, torch.cat([entropy for _, entropy in results]) if with_entropy else None

@@ -1,4 +1,6 @@
-"""The updates of a PPO stage: which prompts, what is recorded and shown, when to save, and when to stop."""
+"""The updates of a PPO stage: which prompts, what is recorded and shown, when to save, and when to
+stop.
+"""
 
 from __future__ import annotations
 
@@ -61,24 +63,45 @@ class Run:
         return settings.total_steps(self.job, len(self.data.train), processes=settings.world_size())
 
     def go(self, first: int) -> None:
-        """Every update from `first` on. Raises TrainingFailed where a number is none, or a guard says stop and this is no trial."""
+        """Every update from `first` on.
+
+        Raises TrainingFailed where a number is none, or a guard says stop and this is no trial.
+        """
         import torch
 
         job, steps, world = self.job, self.steps, settings.world_size()
-        every, look_every = settings.save_every(job, steps), max(1, math.ceil(steps / (EVALUATIONS + 1)))
+        every, look_every = (
+            settings.save_every(job, steps),
+            max(1, math.ceil(steps / (EVALUATIONS + 1))),
+        )
         display = Display(label(job), steps, shown=self.shown)
         began = time.monotonic()
         try:
             for step in range(first, steps):
                 started = time.monotonic()
-                share = rate_share(step, steps, warmup=job.stage.warmup, scheduler=job.stage.scheduler)
+                share = rate_share(
+                    step, steps, warmup=job.stage.warmup, scheduler=job.stage.scheduler
+                )
                 set_rates(self.ppo.optimizer, share)
-                prompts = prompts_of(step, self.data.train, size=self.size, seed=job.stage.seed, rank=process_rank(), world=world)
+                prompts = prompts_of(
+                    step,
+                    self.data.train,
+                    size=self.size,
+                    seed=job.stage.seed,
+                    rank=process_rank(),
+                    world=world,
+                )
                 if world > 1:  # a checkpoint holds the states of one process alone
                     torch.manual_seed(job.stage.seed + step * world + process_rank())
                 found = self.ppo.update(prompts)
                 seconds = time.monotonic() - started
-                line = self.line(step + 1, found, job.stage.learning_rate * share, seconds, time.monotonic() - began)
+                line = self.line(
+                    step + 1,
+                    found,
+                    job.stage.learning_rate * share,
+                    seconds,
+                    time.monotonic() - began,
+                )
                 if self.held is not None and (step + 1) % look_every == 0 and step + 1 < steps:
                     line["holdout_wins"], line["holdout_losses"] = self.held.on_the_way()
                 self.record(line)
@@ -87,19 +110,38 @@ class Run:
                 self.guard(line)
                 if self.shown and ((step + 1) % every == 0 or step + 1 == steps):
                     epoch = (step + 1) * self.size * world / len(self.data.train)
-                    save_checkpoint(job.checkpoints, self.ppo, step=step + 1, steps=steps, mark=self.mark, epoch=epoch)
+                    save_checkpoint(
+                        job.checkpoints,
+                        self.ppo,
+                        step=step + 1,
+                        steps=steps,
+                        mark=self.mark,
+                        epoch=epoch,
+                    )
         finally:
             self.train_s = time.monotonic() - began
             display.close()
 
-    def line(self, step: int, found: Mapping[str, float], rate: float, seconds: float, elapsed_s: float) -> dict[str, Any]:
+    def line(
+        self, step: int, found: Mapping[str, float], rate: float, seconds: float, elapsed_s: float
+    ) -> dict[str, Any]:
         """A line of metrics.jsonl."""
         tokens = int(found["tokens"]) * settings.world_size()
         self.tokens += tokens
         self.step_times_s.append(seconds)
-        about = {"stage": self.job.stage.name, "task": self.job.task, "step": step, "steps": self.steps, "learning_rate": rate}
+        about = {
+            "stage": self.job.stage.name,
+            "task": self.job.task,
+            "step": step,
+            "steps": self.steps,
+            "learning_rate": rate,
+        }
         rest = {key: value for key, value in found.items() if key not in ("tokens", "loss")}
-        costs = {"tokens_per_s": round(tokens / max(seconds, 1e-9), 1), "elapsed_s": round(elapsed_s, 3), "memory_bytes": self.memory.peak_bytes()}
+        costs = {
+            "tokens_per_s": round(tokens / max(seconds, 1e-9), 1),
+            "elapsed_s": round(elapsed_s, 3),
+            "memory_bytes": self.memory.peak_bytes(),
+        }
         return {**about, "loss": found["loss"], **rest, **costs}
 
     def record(self, line: Mapping[str, Any]) -> None:
@@ -113,7 +155,11 @@ class Run:
         if not self.metrics.is_file():
             return []
         found = [json.loads(line) for line in self.metrics.read_text("utf-8").splitlines()]
-        return [line for line in found if line.get("stage") == self.job.stage.name and line.get("task") == self.job.task]
+        return [
+            line
+            for line in found
+            if line.get("stage") == self.job.stage.name and line.get("task") == self.job.task
+        ]
 
     def guard(self, line: Mapping[str, Any]) -> None:
         """Tell what is wrong, once; raise TrainingFailed where it stops the run."""
@@ -121,17 +167,37 @@ class Run:
         job = self.job
         bad = not_finite(line, scaled=self.ppo.scaler is not None)
         if bad is not None:
-            raise TrainingFailed(f"{bad} at update {line['step']}; nothing was saved from it", hint="lower the learning_rate (a third of it), or use weights_dtype: float32")
-        found = findings(self.lines, kl_limit=job.options["kl_limit"], response_tokens=job.options["response_tokens"])
+            raise TrainingFailed(
+                f"{bad} at update {line['step']}; nothing was saved from it",
+                hint="lower the learning_rate (a third of it), or use weights_dtype: float32",
+            )
+        found = findings(
+            self.lines,
+            kl_limit=job.options["kl_limit"],
+            response_tokens=job.options["response_tokens"],
+        )
         if "holdout_wins" in line:
             start = [old["reward"] for old in self.lines[:3]]
-            found += [finding for finding in [reward_hacked(sum(start) / len(start), line["reward"], line["holdout_wins"], line["holdout_losses"])] if finding]
+            found += [
+                finding
+                for finding in [
+                    reward_hacked(
+                        sum(start) / len(start),
+                        line["reward"],
+                        line["holdout_wins"],
+                        line["holdout_losses"],
+                    )
+                ]
+                if finding
+            ]
         for finding in found:
             if finding.stops and job.max_steps is None:
                 raise TrainingFailed(f"{finding.what} (update {line['step']})", hint=finding.hint)
             if finding.name not in self.told and self.shown:
                 say(f"{label(job)}: WARNING: {finding.what}: {finding.hint}")
-            self.told.setdefault(finding.name, f"update {line['step']}: {finding.what}: {finding.hint}")
+            self.told.setdefault(
+                finding.name, f"update {line['step']}: {finding.what}: {finding.hint}"
+            )
 
     def measured(self) -> dict[str, Any]:
         """What the run cost, for result.json."""
@@ -146,10 +212,14 @@ class Run:
         }
 
     def measure(self, versions: Mapping[str, str]) -> None:
-        """Two updates on the longest prompts with answers of full length; writes dry_run.json, keeps nothing."""
+        """Two updates on the longest prompts with answers of full length; writes dry_run.json,
+        keeps nothing.
+        """
 
         job, limit = self.job, self.job.options["response_tokens"]
-        rows = min(self.size, max(AT_ONCE, job.stage.micro_batch_size))  # as many as are ever written at once
+        rows = min(
+            self.size, max(AT_ONCE, job.stage.micro_batch_size)
+        )  # as many as are ever written at once
         longest = sorted(self.data.train, key=lambda row: -row.tokens)[:rows]
         longest = [longest[place % len(longest)] for place in range(rows)]
         set_rates(self.ppo.optimizer, 1.0)
@@ -178,16 +248,25 @@ class Run:
             },
             "steps": self.steps,
             "longest_batch_duration_s": step_s * self.steps,
-            "batch_tokens": sum(row.tokens + limit for row in longest[: job.stage.micro_batch_size]),
+            "batch_tokens": sum(
+                row.tokens + limit for row in longest[: job.stage.micro_batch_size]
+            ),
             "losses": losses,
             "evaluation_loss": None,
             "data": self.data.counts(),
             "versions": dict(versions),
         }
         write_json(job.output / "dry_run.json", record)
-        kind = "allocated on the GPU" if self.memory.on_gpu else "growth of resident memory from before the model was loaded"
+        kind = (
+            "allocated on the GPU"
+            if self.memory.on_gpu
+            else "growth of resident memory from before the model was loaded"
+        )
         peak = f"peak {format_gib(record['measured']['peak_bytes'])} ({kind})"  # type: ignore[index]
-        say(f"{job.stage.name}: {peak}, {step_s:.2f} s an update with the longest answers, {self.steps:,} updates: at most {format_duration(step_s * self.steps)}")
+        say(
+            f"{job.stage.name}: {peak}, {step_s:.2f} s an update with the longest answers,"
+            f" {self.steps:,} updates: at most {format_duration(step_s * self.steps)}"
+        )
 
 
 def update_line(line: Mapping[str, Any], left_s: float) -> str:

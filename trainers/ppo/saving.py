@@ -1,23 +1,37 @@
-"""Checkpoints of a PPO run: what is trained, its optimizer, the price of KL and all random states, without pickle."""
+"""Checkpoints of a PPO run: what is trained, its optimizer, the price of KL and all random states,
+without pickle.
+"""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
 
-from trainers.frame.checkpoints import STATE, load_state, mark_complete, random_states, restore_random, save_state
+from trainers.frame.checkpoints import (
+    STATE,
+    load_state,
+    mark_complete,
+    random_states,
+    restore_random,
+    save_state,
+)
 from trainers.ppo.roles import POLICY, VALUE
 from trainers.ppo.update import Ppo
 
 KEPT = 2
 
 
-def save_checkpoint(folder: Path, ppo: Ppo, *, step: int, steps: int, mark: str, epoch: float) -> None:
+def save_checkpoint(
+    folder: Path, ppo: Ppo, *, step: int, steps: int, mark: str, epoch: float
+) -> None:
     """Write checkpoint-STEP, declare it complete, and remove all but the last two."""
     place = folder / f"checkpoint-{step}"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
-    weights = {role: {name: parameter.detach() for name, parameter in ppo.roles.trained(role).items()} for role in (POLICY, VALUE)}
+    weights = {
+        role: {name: parameter.detach() for name, parameter in ppo.roles.trained(role).items()}
+        for role in (POLICY, VALUE)
+    }
     save_state(place, "weights", weights)
     value = {
         "optimizer": ppo.optimizer.state_dict(),
@@ -26,8 +40,17 @@ def save_checkpoint(folder: Path, ppo: Ppo, *, step: int, steps: int, mark: str,
         "random": random_states(),
     }
     save_state(place, STATE, value)
-    mark_complete(place, step=step, steps=steps, learning_rate=ppo.optimizer.param_groups[0]["lr"], epoch=epoch, mark=mark)
-    numbered = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    mark_complete(
+        place,
+        step=step,
+        steps=steps,
+        learning_rate=ppo.optimizer.param_groups[0]["lr"],
+        epoch=epoch,
+        mark=mark,
+    )
+    numbered = sorted(
+        folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2])
+    )
     for old in numbered[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
 

@@ -1,4 +1,6 @@
-"""Which prompts an update takes, how fast it learns, and with which optimizer; each follows from the plan and the update's number alone."""
+"""Which prompts an update takes, how fast it learns, and with which optimizer; each follows from
+the plan and the update's number alone.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,11 @@ from advisor.plan.model import Stage
 from trainers.ppo.roles import POLICY, VALUE, Roles
 
 
-def prompts_of(step: int, prompts: Sequence[Any], *, size: int, seed: int, rank: int = 0, world: int = 1) -> list[Any]:
-    """The prompts of one update: the next ones of an endless stream that goes through all of them, shuffled anew each time.
+def prompts_of(
+    step: int, prompts: Sequence[Any], *, size: int, seed: int, rank: int = 0, world: int = 1
+) -> list[Any]:
+    """The prompts of one update: the next ones of an endless stream that goes through all of them,
+    shuffled anew each time.
 
     Args:
         step: From 0.
@@ -25,13 +30,16 @@ def prompts_of(step: int, prompts: Sequence[Any], *, size: int, seed: int, rank:
     for place in range(first, first + size):
         epoch, within = divmod(place, len(prompts))
         if epoch not in orders:
-            orders[epoch] = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed + epoch)).tolist()
+            orders[epoch] = torch.randperm(
+                len(prompts), generator=torch.Generator().manual_seed(seed + epoch)
+            ).tolist()
         found.append(prompts[orders[epoch][within]])
     return found
 
 
 def rate_share(step: int, steps: int, *, warmup: float, scheduler: str) -> float:
-    """The share of the learning rate that an update takes: never 0, since its answers have been paid for.
+    """The share of the learning rate that an update takes: never 0, since its answers have been
+    paid for.
 
     Args:
         step: From 0.
@@ -53,14 +61,27 @@ def set_rates(optimizer: Any, share: float) -> None:
 
 
 def optimizer_of(stage: Stage, options: Mapping[str, Any], roles: Roles) -> Any:
-    """The plan's optimizer over the policy's and the value's parameters, one group each, so that each is clipped by its own norm."""
+    """The plan's optimizer over the policy's and the value's parameters, one group each, so that
+    each is clipped by its own norm.
+    """
     import torch
 
-    rates = {POLICY: stage.learning_rate, VALUE: options["value_learning_rate"] or stage.learning_rate}
+    rates = {
+        POLICY: stage.learning_rate,
+        VALUE: options["value_learning_rate"] or stage.learning_rate,
+    }
     groups: list[dict[str, Any]] = []
     for role, rate in rates.items():
         parameters = [parameter.requires_grad_(True) for parameter in roles.trained(role).values()]
-        groups.append({"params": parameters, "lr": rate, "full_rate": rate, "role": role, "weight_decay": stage.weight_decay})
+        groups.append(
+            {
+                "params": parameters,
+                "lr": rate,
+                "full_rate": rate,
+                "role": role,
+                "weight_decay": stage.weight_decay,
+            }
+        )
     name = stage.optimizer
     if name in ("adamw", "adamw_fused"):
         return torch.optim.AdamW(groups, fused=name == "adamw_fused")
@@ -72,5 +93,9 @@ def optimizer_of(stage: Stage, options: Mapping[str, Any], roles: Roles) -> Any:
         return Adafactor(groups, scale_parameter=False, relative_step=False)
     import bitsandbytes
 
-    kind = {"adamw_8bit": "AdamW8bit", "paged_adamw": "PagedAdamW32bit", "paged_adamw_8bit": "PagedAdamW8bit"}[name]
+    kind = {
+        "adamw_8bit": "AdamW8bit",
+        "paged_adamw": "PagedAdamW32bit",
+        "paged_adamw_8bit": "PagedAdamW8bit",
+    }[name]
     return getattr(bitsandbytes.optim, kind)(groups)

@@ -1,6 +1,8 @@
-"""One update of PPO: answers are written and scored, every token gets its advantage, and policy and value take a few steps.
+"""One update of PPO: answers are written and scored, every token gets its advantage, and policy and
+value take a few steps.
 
-Dimensions: R answers of the update, T tokens of the longest, N answer tokens of a batch, end to end.
+Dimensions: R answers of the update, T tokens of the longest, N answer tokens of a batch, end to
+end.
 """
 
 from __future__ import annotations
@@ -12,7 +14,16 @@ from typing import Any
 
 from trainers.ppo import math
 from trainers.ppo.roles import POLICY, REFERENCE, Roles
-from trainers.ppo.rollout import AT_ONCE, Answers, Batch, answer_mask, batches_of, generate_answers, lay_out, take
+from trainers.ppo.rollout import (
+    AT_ONCE,
+    Answers,
+    Batch,
+    answer_mask,
+    batches_of,
+    generate_answers,
+    lay_out,
+    take,
+)
 from trainers.rewards.sources import Answer, Reward
 
 
@@ -52,11 +63,17 @@ class Ppo:
     stops: Sequence[int]
     device: Any
     autocast: Callable[[], Any]
-    reward: Reward | None = None  # a verifier, or the user's function; None: the reward model among the roles
+    reward: Reward | None = (
+        None  # a verifier, or the user's function; None: the reward model among the roles
+    )
     scaler: Any = None
     say: Callable[[str], None] | None = None
-    mean: Callable[[Any], Any] | None = None  # over all processes of the run, where there are several
-    first_ratio_error: float = 0.0  # of the last update's first minibatch: how far its ratios were from 1
+    mean: Callable[[Any], Any] | None = (
+        None  # over all processes of the run, where there are several
+    )
+    first_ratio_error: float = (
+        0.0  # of the last update's first minibatch: how far its ratios were from 1
+    )
 
     # ---------------------------------------------------------------- answers and their scores
 
@@ -64,24 +81,40 @@ class Ppo:
         """The policy's answers."""
         with self.roles.use(POLICY) as model:
             return generate_answers(
-                model, [list(row.prompt_ids) for row in prompts], pad_id=self.tokenizer.pad_token_id, limit=self.settings.response_tokens, temperature=self.settings.temperature,
-                stops=self.stops, at_once=max(AT_ONCE, self.settings.micro_batch_size), autocast=self.autocast, shortest=shortest, say=self.say,
+                model, [list(row.prompt_ids) for row in prompts],
+                pad_id=self.tokenizer.pad_token_id, limit=self.settings.response_tokens,
+                temperature=self.settings.temperature,
+                stops=self.stops, at_once=max(AT_ONCE, self.settings.micro_batch_size),
+                autocast=self.autocast, shortest=shortest, say=self.say,
             )  # fmt: skip
 
     def batches(self, answers: Answers) -> list[Batch]:
-        return batches_of(answers, self.settings.micro_batch_size, pad_id=self.tokenizer.pad_token_id, device=self.device)
+        return batches_of(
+            answers,
+            self.settings.micro_batch_size,
+            pad_id=self.tokenizer.pad_token_id,
+            device=self.device,
+        )
 
     def texts(self, answers: Answers) -> list[str]:
         """The answers as people read them, without the token that ends them."""
-        return [self.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True).strip() for ids, ended in zip(answers.ids, answers.ended, strict=True)]
+        return [
+            self.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True).strip()
+            for ids, ended in zip(answers.ids, answers.ended, strict=True)
+        ]
 
     def scores(self, prompts: Sequence[Any], answers: Answers, batches: Sequence[Batch]) -> Any:
         """The reward of each answer, before any penalty: R, float32."""
         import torch
 
         if self.reward is not None:
-            asked = [Answer(row.prompt, text, row.answer, row.prompt_ids, ids) for row, text, ids in zip(prompts, self.texts(answers), answers.ids, strict=True)]
-            return torch.tensor(self.reward(asked, counts=False), dtype=torch.float32, device=self.device)
+            asked = [
+                Answer(row.prompt, text, row.answer, row.prompt_ids, ids)
+                for row, text, ids in zip(prompts, self.texts(answers), answers.ids, strict=True)
+            ]
+            return torch.tensor(
+                self.reward(asked, counts=False), dtype=torch.float32, device=self.device
+            )
         scores_R = torch.zeros(len(answers.ids), device=self.device)
         with torch.no_grad(), self.autocast():
             for batch in batches:
@@ -100,19 +133,34 @@ class Ppo:
         batches = self.batches(answers)
         mask_RT = answer_mask(answers, self.device)
         scores_R = self.scores(prompts, answers, batches)
-        with torch.no_grad(), self.autocast():  # role by role, so that modules are switched three times and not thrice a batch
-            mine = [self.roles.log_probs(POLICY, batch, self.settings.temperature, with_entropy=True) for batch in batches]
-            theirs = [self.roles.log_probs(REFERENCE, batch, self.settings.temperature)[0] for batch in batches]
+        with (
+            torch.no_grad(),
+            self.autocast(),
+        ):  # role by role, so that modules are switched three times and not thrice a batch
+            mine = [
+                self.roles.log_probs(POLICY, batch, self.settings.temperature, with_entropy=True)
+                for batch in batches
+            ]
+            theirs = [
+                self.roles.log_probs(REFERENCE, batch, self.settings.temperature)[0]
+                for batch in batches
+            ]
             worth = [self.roles.values(batch) for batch in batches]
-        old_RT, reference_RT, values_RT = (lay_out(list(zip(batches, parts, strict=True)), mask_RT) for parts in ([log_probs for log_probs, _ in mine], theirs, worth))
+        old_RT, reference_RT, values_RT = (
+            lay_out(list(zip(batches, parts, strict=True)), mask_RT)
+            for parts in ([log_probs for log_probs, _ in mine], theirs, worth)
+        )
         ended_R = torch.tensor(answers.ended, device=self.device)
-        # Ouyang et al. 2022 and Huang et al. 2024 ("EOS trick"): an answer that does not end is worth less, whatever it says.
+        # Ouyang et al. 2022 and Huang et al. 2024 ("EOS trick"): an answer that does not end is
+        # worth less, whatever it says.
         penalised_R = scores_R - self.settings.missing_end_penalty * (~ended_R)
         penalty_RT = math.kl_penalty(old_RT, reference_RT, mask_RT)
         rewards_RT = math.token_rewards(penalised_R, penalty_RT, mask_RT, self.price.price)
         if self.settings.whiten_rewards:
             rewards_RT = math.whiten(rewards_RT, mask_RT, keep_mean=True)
-        advantages_RT, returns_RT = math.generalized_advantages(rewards_RT, values_RT, mask_RT, gamma=self.settings.gamma, lam=self.settings.lam)
+        advantages_RT, returns_RT = math.generalized_advantages(
+            rewards_RT, values_RT, mask_RT, gamma=self.settings.gamma, lam=self.settings.lam
+        )
         advantages_RT = math.whiten(advantages_RT, mask_RT)
         steps = self._learn(batches, old_RT, values_RT, advantages_RT, returns_RT)
         seen = self._over_processes(
@@ -122,18 +170,33 @@ class Ppo:
                 "kl": float(math.masked_mean(penalty_RT, mask_RT)),
                 "kl_per_answer": float(penalty_RT.sum(1).mean()),
                 "entropy": float(torch.cat([entropy for _, entropy in mine]).mean()),
-                "explained_variance": float(math.explained_variance(values_RT, returns_RT, mask_RT)),
+                "explained_variance": float(
+                    math.explained_variance(values_RT, returns_RT, mask_RT)
+                ),
                 "response_tokens": float(mask_RT.sum(1).mean()),
                 "ended": float(ended_R.float().mean()),
                 "tokens": float(answers.tokens),
             }
         )
-        seen |= {"loss": steps["policy_loss"] + steps["value_loss"], **steps, "kl_coef": self.price.price}
+        seen |= {
+            "loss": steps["policy_loss"] + steps["value_loss"],
+            **steps,
+            "kl_coef": self.price.price,
+        }
         self.price.adapt(seen["kl_per_answer"], len(prompts))
         return seen | {"writing_s": wrote_s, "learning_s": time.monotonic() - began - wrote_s}
 
-    def _learn(self, batches: Sequence[Batch], old_RT: Any, values_RT: Any, advantages_RT: Any, returns_RT: Any) -> dict[str, float]:
-        """The inner epochs. Batches keep their rows, so that the first ratios are exactly 1; their order changes."""
+    def _learn(
+        self,
+        batches: Sequence[Batch],
+        old_RT: Any,
+        values_RT: Any,
+        advantages_RT: Any,
+        returns_RT: Any,
+    ) -> dict[str, float]:
+        """The inner epochs. Batches keep their rows, so that the first ratios are exactly 1; their
+        order changes.
+        """
         import torch
 
         share = -(-len(batches) // min(self.settings.minibatches, len(batches)))
@@ -153,13 +216,26 @@ class Ppo:
                 seen.append(found)
         return _mean(seen) | {"inner_steps": len(seen), "stopped_early": 0.0}
 
-    def _gradients(self, minibatch: Sequence[Batch], old_RT: Any, values_RT: Any, advantages_RT: Any, returns_RT: Any) -> dict[str, float]:
-        """Gradients of one minibatch. Policy and value share no weight that is trained, so each goes back by itself: one graph at a time is held."""
+    def _gradients(
+        self,
+        minibatch: Sequence[Batch],
+        old_RT: Any,
+        values_RT: Any,
+        advantages_RT: Any,
+        returns_RT: Any,
+    ) -> dict[str, float]:
+        """Gradients of one minibatch.
+
+        Policy and value share no weight that is trained, so each goes back by itself: one graph at
+        a time is held.
+        """
         import torch
 
         c = self.settings
         tokens = sum(batch.tokens for batch in minibatch)
-        if self.mean is not None:  # gradients are averaged over the processes, so each divides by the mean
+        if (
+            self.mean is not None
+        ):  # gradients are averaged over the processes, so each divides by the mean
             tokens = float(self.mean(torch.tensor(float(tokens), device=self.device)))
         total = dict.fromkeys(("policy_loss", "value_loss", "clip_fraction", "step_kl"), 0.0)
         error = 0.0
@@ -167,7 +243,9 @@ class Ppo:
             old_N, advantages_N = take(old_RT, batch), take(advantages_RT, batch)
             with self.autocast():
                 new_N, _ = self.roles.log_probs(POLICY, batch, c.temperature)
-            losses_N, ratio_N, clipped_N = math.policy_losses(new_N, old_N, advantages_N, c.clip_range)
+            losses_N, ratio_N, clipped_N = math.policy_losses(
+                new_N, old_N, advantages_N, c.clip_range
+            )
             loss = losses_N.sum() / tokens
             self._backward(loss)
             total["policy_loss"] += loss.item()
@@ -177,7 +255,12 @@ class Ppo:
         for batch in minibatch:
             with self.autocast():
                 values_N = self.roles.values(batch)
-            loss = math.value_losses(values_N, take(values_RT, batch), take(returns_RT, batch), c.value_clip_range).sum() / tokens
+            loss = (
+                math.value_losses(
+                    values_N, take(values_RT, batch), take(returns_RT, batch), c.value_clip_range
+                ).sum()
+                / tokens
+            )
             self._backward(loss)
             total["value_loss"] += loss.item()
         total = self._over_processes(total)
@@ -189,7 +272,9 @@ class Ppo:
 
         if self.mean is None:
             return numbers
-        averaged = self.mean(torch.tensor(list(numbers.values()), dtype=torch.float32, device=self.device)).tolist()
+        averaged = self.mean(
+            torch.tensor(list(numbers.values()), dtype=torch.float32, device=self.device)
+        ).tolist()
         return dict(zip(numbers, averaged, strict=True))
 
     def _backward(self, loss: Any) -> None:
@@ -206,7 +291,12 @@ class Ppo:
                         parameter.grad = self.mean(parameter.grad)
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
-        norms = {group["role"]: float(torch.nn.utils.clip_grad_norm_(group["params"], self.settings.max_grad_norm)) for group in self.optimizer.param_groups}
+        norms = {
+            group["role"]: float(
+                torch.nn.utils.clip_grad_norm_(group["params"], self.settings.max_grad_norm)
+            )
+            for group in self.optimizer.param_groups
+        }
         if self.scaler is None:
             self.optimizer.step()
         else:

@@ -1,7 +1,9 @@
-"""Examples of a data file as what each objective trains on: templates, masks, lengths, the hold-out split and packing, once for all trainers.
+"""Examples of a data file as what each objective trains on: templates, masks, lengths, the hold-out
+split and packing, once for all trainers.
 
-A label of -100 is a token that is read but not learned. Only what the assistant says is learned, up to and including
-the token that ends its turn, so that the model learns to stop. Nothing is shortened or left out without a count.
+A label of -100 is a token that is read but not learned. Only what the assistant says is learned, up
+to and including the token that ends its turn, so that the model learns to stop. Nothing is
+shortened or left out without a count.
 
 | objective | kind | a row is |
 | --- | --- | --- |
@@ -20,4 +22,18 @@ from trainers.prepare.row import IGNORED, Row
 from trainers.prepare.split import split_rows
 from trainers.prepare.template import Templater
 
-__all__ = ["ANSWERS", "IGNORED", "Kind", "PackedBatches", "Prepared", "Row", "Templater", "columns", "fit_rows", "pack", "prepare_stage_rows", "split_rows", "tokenise"]
+__all__ = [
+    "ANSWERS",
+    "IGNORED",
+    "Kind",
+    "PackedBatches",
+    "Prepared",
+    "Row",
+    "Templater",
+    "columns",
+    "fit_rows",
+    "pack",
+    "prepare_stage_rows",
+    "split_rows",
+    "tokenise",
+]

@@ -1,7 +1,8 @@
-"""Prepared rows kept in the run folder: the same data, tokenizer, settings and code give the same file, byte for byte, and are not prepared twice.
+"""Prepared rows kept in the run folder: the same data, tokenizer, settings and code give the same
+file, byte for byte, and are not prepared twice.
 
-One Arrow file a stage: a column for each field of a row, one that says train or holdout, and the counts and notes in its
-header. Nothing in it is executed when it is read.
+One Arrow file a stage: a column for each field of a row, one that says train or holdout, and the
+counts and notes in its header. Nothing in it is executed when it is read.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ def code_digest() -> str:
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
-    """Of everything that turns conversations into tokens: vocabulary, rules, special tokens, chat template."""
+    """Of everything that turns conversations into tokens: vocabulary, rules, special tokens, chat
+    template.
+    """
     own = {
         "rules": tokenizer.backend_tokenizer.to_str(),
         "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
@@ -51,16 +54,31 @@ def tokenizer_digest(tokenizer: Any) -> str:
 
 def prepared_digest(*, data: str, tokenizer: Any, kind: str, settings: Mapping[str, Any]) -> str:
     """Of everything that prepared rows depend on."""
-    whole = {"data": data, "tokenizer": tokenizer_digest(tokenizer), "kind": kind, "settings": dict(settings), "code": code_digest()}
+    whole = {
+        "data": data,
+        "tokenizer": tokenizer_digest(tokenizer),
+        "kind": kind,
+        "settings": dict(settings),
+        "code": code_digest(),
+    }
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 
-def write_prepared(path: Path, data: Prepared[Any], kind: Kind[Any], *, chat_template: str | None) -> None:
-    """Write the rows, whole or not at all. `chat_template`: the one that was given to the tokenizer, where it had none."""
+def write_prepared(
+    path: Path, data: Prepared[Any], kind: Kind[Any], *, chat_template: str | None
+) -> None:
+    """Write the rows, whole or not at all.
+
+    `chat_template`: the one that was given to the tokenizer, where it had none.
+    """
     import pyarrow as pa
 
     rows: Sequence[Any] = (*data.train, *data.holdout)
-    about = {field.name: getattr(data, field.name) for field in dataclasses.fields(data) if field.name not in ("train", "holdout")} | {
+    about = {
+        field.name: getattr(data, field.name)
+        for field in dataclasses.fields(data)
+        if field.name not in ("train", "holdout")
+    } | {
         "kind": kind.name,
         "chat_template": chat_template,
     }
@@ -68,10 +86,14 @@ def write_prepared(path: Path, data: Prepared[Any], kind: Kind[Any], *, chat_tem
     for name, hint in _fields(kind.row).items():
         values = [getattr(row, name) for row in rows]
         fields.append(pa.field(name, _arrow_type(hint)))
-        columns.append(_lists(values) if hint == Sequence[int] else pa.array(values, fields[-1].type))
+        columns.append(
+            _lists(values) if hint == Sequence[int] else pa.array(values, fields[-1].type)
+        )
     fields.append(pa.field(SIDE, pa.bool_()))
     columns.append(pa.array([False] * len(data.train) + [True] * len(data.holdout), pa.bool_()))
-    schema = pa.schema(fields, metadata={ABOUT: json.dumps(about, sort_keys=True, ensure_ascii=False)})
+    schema = pa.schema(
+        fields, metadata={ABOUT: json.dumps(about, sort_keys=True, ensure_ascii=False)}
+    )
     make_folder(path.parent)
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     try:
@@ -84,14 +106,19 @@ def write_prepared(path: Path, data: Prepared[Any], kind: Kind[Any], *, chat_tem
 
 
 def read_written(path: Path, kind: Kind[Any], tokenizer: Any) -> Prepared[Any] | None:
-    """The rows of a file, or None where there is none that can be read. The tokenizer gets the chat template they were written with."""
+    """The rows of a file, or None where there is none that can be read.
+
+    The tokenizer gets the chat template they were written with.
+    """
     import pyarrow as pa
 
     try:
         with pa.memory_map(str(path)) as file:
             table = pa.ipc.open_file(file).read_all()
             about = json.loads(table.schema.metadata[ABOUT])
-            columns = {name: _values(table.column(name), hint) for name, hint in _fields(kind.row).items()}
+            columns = {
+                name: _values(table.column(name), hint) for name, hint in _fields(kind.row).items()
+            }
             held = table.column(SIDE).to_pylist()
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
         return None
@@ -100,10 +127,17 @@ def read_written(path: Path, kind: Kind[Any], tokenizer: Any) -> Prepared[Any] |
         return None
     if template is not None and not tokenizer.chat_template:
         tokenizer.chat_template = template
-    rows = [kind.row(**dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)]
+    rows = [
+        kind.row(**dict(zip(columns, values, strict=True)))
+        for values in zip(*columns.values(), strict=True)
+    ]
     about |= {name: tuple(about[name]) for name in ("notes", "turn_ends")}
     train = tuple(row for row, side in zip(rows, held, strict=True) if not side)
-    return Prepared(train=train, holdout=tuple(row for row, side in zip(rows, held, strict=True) if side), **about)
+    return Prepared(
+        train=train,
+        holdout=tuple(row for row, side in zip(rows, held, strict=True) if side),
+        **about,
+    )
 
 
 def _fields(row: type) -> dict[str, Any]:
@@ -114,7 +148,9 @@ def _fields(row: type) -> dict[str, Any]:
 def _arrow_type(hint: Any) -> Any:
     import pyarrow as pa
 
-    return {int: pa.int64(), bool: pa.bool_(), Sequence[int]: pa.large_list(pa.int32())}.get(hint, pa.large_string())
+    return {int: pa.int64(), bool: pa.bool_(), Sequence[int]: pa.large_list(pa.int32())}.get(
+        hint, pa.large_string()
+    )
 
 
 def _lists(values: Sequence[Any]) -> Any:
@@ -126,7 +162,10 @@ def _lists(values: Sequence[Any]) -> Any:
     for value in values:
         flat.extend(value)
         offsets.append(len(flat))
-    return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.Array.from_buffers(pa.int32(), len(flat), [None, pa.py_buffer(flat)]))
+    return pa.LargeListArray.from_arrays(
+        pa.array(offsets, pa.int64()),
+        pa.Array.from_buffers(pa.int32(), len(flat), [None, pa.py_buffer(flat)]),
+    )
 
 
 def _values(column: Any, hint: Any) -> list[Any]:

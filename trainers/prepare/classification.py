@@ -1,4 +1,6 @@
-"""Texts and their classes, for a classification head: names of classes as numbers, no chat template."""
+"""Texts and their classes, for a classification head: names of classes as numbers, no chat
+template.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +39,12 @@ class Labelled:
         return 1
 
 
-def label_rows(examples: Iterable[Example], templater: Templater, left: LeftOut) -> Iterator[Labelled]:
-    """Every example with a class as a row, its class not numbered yet; what has none is counted in `left`."""
+def label_rows(
+    examples: Iterable[Example], templater: Templater, left: LeftOut
+) -> Iterator[Labelled]:
+    """Every example with a class as a row, its class not numbered yet; what has none is counted in
+    `left`.
+    """
     for example in examples:
         if example.text is None or example.label is None:
             left.add(example.row, NO_CLASS)
@@ -51,35 +57,65 @@ def label_rows(examples: Iterable[Example], templater: Templater, left: LeftOut)
 def class_names(names: Iterable[str]) -> list[str]:
     """The classes in order: by number where all are numbers, else by name."""
     found = set(names)
-    return sorted(found, key=lambda name: (int(name), name)) if all(name.lstrip("-").isdigit() for name in found) else sorted(found)
+    return (
+        sorted(found, key=lambda name: (int(name), name))
+        if all(name.lstrip("-").isdigit() for name in found)
+        else sorted(found)
+    )
 
 
-def number_classes(rows: list[Labelled], templater: Templater) -> tuple[list[Labelled], list[str], int]:
-    """The rows with the numbers of their classes. Raises InputError where there is only one class."""
+def number_classes(
+    rows: list[Labelled], templater: Templater
+) -> tuple[list[Labelled], list[str], int]:
+    """The rows with the numbers of their classes.
+
+    Raises InputError where there is only one class.
+    """
     names = class_names(row.name for row in rows)
     if len(names) < 2:
-        raise InputError(f"every row has the class '{names[0]}'", allowed="two classes or more", hint="name the column of the classes with --map label=COLUMN")
+        raise InputError(
+            f"every row has the class '{names[0]}'",
+            allowed="two classes or more",
+            hint="name the column of the classes with --map label=COLUMN",
+        )
     place = {name: index for index, name in enumerate(names)}
     counts = Counter(row.name for row in rows)
     rare = [f"{name} ({counts[name]})" for name in names if counts[name] < 5]
-    notes = [f"{len(names)} classes, from {min(counts.values()):,} to {max(counts.values()):,} rows each"]
+    notes = [
+        f"{len(names)} classes, from {min(counts.values()):,} to {max(counts.values()):,} rows each"
+    ]
     if rare:
-        notes.append(f"classes with fewer than five rows: {', '.join(rare[:10])}{' ...' if len(rare) > 10 else ''}")
+        notes.append(
+            "classes with fewer than five rows:"
+            f" {', '.join(rare[:10])}{' ...' if len(rare) > 10 else ''}"
+        )
     said: dict[str, set[str]] = {}
     for row in rows:
         said.setdefault(row.text, set()).add(row.name)
     contrary = [row.number for row in rows if len(said[row.text]) > 1]
     if contrary:
-        notes.append(f"{rows_word(len(contrary))} have the text of another row and another class ({row_numbers(contrary, len(contrary))})")
+        notes.append(
+            f"{rows_word(len(contrary))} have the text of another row and another class"
+            f" ({row_numbers(contrary, len(contrary))})"
+        )
     return [replace(row, label=place[row.name]) for row in rows], notes, 0
 
 
 def cut_text(row: Labelled, seq_len: int) -> Labelled:
-    """The row without the end of its text; the last token, which closes the text for encoders, stays."""
+    """The row without the end of its text; the last token, which closes the text for encoders,
+    stays.
+    """
     return replace(row, input_ids=ids_of((*row.input_ids[: seq_len - 1], row.input_ids[-1])))
 
 
-CLASSES: Kind[Labelled] = Kind(name="classes", row=Labelled, build=label_rows, cut=cut_text, review=number_classes, stratum=lambda row: row.label)
+CLASSES: Kind[Labelled] = Kind(
+    name="classes",
+    row=Labelled,
+    build=label_rows,
+    cut=cut_text,
+    review=number_classes,
+    stratum=lambda row: row.label,
+)
 
 
 def names_of(rows: Iterable[Labelled]) -> list[str]:
@@ -89,4 +125,7 @@ def names_of(rows: Iterable[Labelled]) -> list[str]:
 
 def class_columns(rows: Sequence[Labelled]) -> dict[str, list[Any]]:
     """The columns of a sequence classification trainer."""
-    return {"input_ids": [list(row.input_ids) for row in rows], "labels": [row.label for row in rows]}
+    return {
+        "input_ids": [list(row.input_ids) for row in rows],
+        "labels": [row.label for row in rows],
+    }

@@ -1,4 +1,6 @@
-"""Rows that teach an answer (conversations, prompt and completion, classes as words) or a text, for sft and cpt."""
+"""Rows that teach an answer (conversations, prompt and completion, classes as words) or a text, for
+sft and cpt.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +20,23 @@ NO_TURNS = "no conversation"
 
 
 def with_answer(example: Example) -> Example:
-    """The example as a conversation or text to learn: the class as the answer, the better answer of a pair. Raises Unusable."""
+    """The example as a conversation or text to learn: the class as the answer, the better answer of
+    a pair. Raises Unusable.
+    """
     if example.good is False:
         raise Unusable(BAD_ANSWER)
     if example.label is not None and example.text is not None and not example.messages:
-        return replace(example, messages=(Message("user", example.text), Message("assistant", example.label)), text=None)
+        return replace(
+            example,
+            messages=(Message("user", example.text), Message("assistant", example.label)),
+            text=None,
+        )
     if example.chosen:
         # Answers earlier in the conversation are context: nobody preferred them to anything.
-        earlier = tuple(replace(message, weight=0.0) if message.role == "assistant" else message for message in example.messages)
+        earlier = tuple(
+            replace(message, weight=0.0) if message.role == "assistant" else message
+            for message in example.messages
+        )
         return replace(example, messages=(*earlier, *example.chosen))
     if not example.messages and example.text is None:
         raise Unusable(NEITHER)
@@ -59,7 +70,10 @@ def answer_row(example: Example, templater: Templater) -> Row:
 
 
 def tokenise(examples: Iterable[Example], templater: Templater) -> list[Row]:
-    """Every example as a row. Raises InputError naming the rows, where more than a few hold nothing to learn."""
+    """Every example as a row.
+
+    Raises InputError naming the rows, where more than a few hold nothing to learn.
+    """
     left, seen = LeftOut(), list(examples)
     rows = list(answer_rows(seen, templater, left))
     left.raise_if_too_many(len(seen))
@@ -76,38 +90,76 @@ def chat_row(example: Example, templater: Templater) -> Row:
     asked = example.messages[:-1] if last.role == "assistant" else example.messages
     expected = last.content if last.role == "assistant" else ""
     shown = asked[-1].content if asked else ""
-    return _row(example, ids, learned, prompt=chat.prompt, shown=shown, expected=expected, key=question_key(asked), text=normal(chat.text))
+    return _row(
+        example,
+        ids,
+        learned,
+        prompt=chat.prompt,
+        shown=shown,
+        expected=expected,
+        key=question_key(asked),
+        text=normal(chat.text),
+    )
 
 
 def question_key(asked: Iterable[Message]) -> str:
     """Equal for conversations that ask the same, whatever the system text says."""
-    return "\n".join(f"{message.role}: {normal(message.content)}" for message in asked if message.role != "system")
+    return "\n".join(
+        f"{message.role}: {normal(message.content)}"
+        for message in asked
+        if message.role != "system"
+    )
 
 
 def plain_row(example: Example, templater: Templater) -> Row:
-    """Prompt and completion as they stand, where there is no template: learned from the completion on."""
+    """Prompt and completion as they stand, where there is no template: learned from the completion
+    on.
+    """
     prompt = "".join(message.content for message in example.messages[:-1])
     answer = example.messages[-1].content
     full, start = join_texts(prompt, answer)
     ids, offsets = templater.encoded(full, special=True)
     learned = [templater.learn_all or (a >= start and b > a) for a, b in offsets]
     templater.end(ids, learned)
-    return _row(example, ids, learned, prompt=prompt, shown=prompt, expected=answer, key=normal(prompt), text=normal(full))
+    return _row(
+        example,
+        ids,
+        learned,
+        prompt=prompt,
+        shown=prompt,
+        expected=answer,
+        key=normal(prompt),
+        text=normal(full),
+    )
 
 
 def join_texts(prompt: str, answer: str) -> tuple[str, int]:
-    """Prompt and completion as one text with a space between them where neither brings one, and where the completion begins."""
+    """Prompt and completion as one text with a space between them where neither brings one, and
+    where the completion begins.
+    """
     glue = "" if not prompt or prompt[-1].isspace() or answer[:1].isspace() else " "
     return prompt + glue + answer, len(prompt)
 
 
 def text_row(example: Example, templater: Templater) -> Row:
-    """Raw text: every token is learned, and the end token after the last, so that documents do not run into each other."""
+    """Raw text: every token is learned, and the end token after the last, so that documents do not
+    run into each other.
+    """
     text = example.text or ""
     ids, _ = templater.encoded(text, special=True)
     learned = [True] * len(ids)
     templater.end(ids, learned)
-    return _row(example, ids, learned, document=True, prompt="", shown="", expected="", key=normal(text), text=normal(text))
+    return _row(
+        example,
+        ids,
+        learned,
+        document=True,
+        prompt="",
+        shown="",
+        expected="",
+        key=normal(text),
+        text=normal(text),
+    )
 
 
 def _row(example: Example, ids: list[int], learned: list[bool], **rest: Any) -> Row:

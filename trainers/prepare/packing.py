@@ -1,8 +1,10 @@
-"""Several rows in one sequence without attention from one to another: bins, the trainer's columns, batches, and a check on the model.
+"""Several rows in one sequence without attention from one to another: bins, the trainer's columns,
+batches, and a check on the model.
 
-Positions begin again with every row. Flash attention takes the bounds of the rows, which TRL's flat batches bring. Without
-it, transformers makes a block-diagonal mask from the positions, provided there is no attention mask; then each bin keeps a
-line of its own in the batch, since one flat line would be as many times more costly as there are bins in it.
+Positions begin again with every row. Flash attention takes the bounds of the rows, which TRL's flat
+batches bring. Without it, transformers makes a block-diagonal mask from the positions, provided
+there is no attention mask; then each bin keeps a line of its own in the batch, since one flat line
+would be as many times more costly as there are bins in it.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from typing import Any
 from advisor.ground.errors import InputError
 from trainers.prepare.row import IGNORED, Row
 
-SAME_LOG_PROBS = 0.05  # between a row alone and the same row behind another; a look across rows changes it by far more
+# between a row alone and the same row behind another; a look across rows changes it by far more
+SAME_LOG_PROBS = 0.05
 
 
 def pack(rows: Sequence[Row], seq_len: int) -> list[tuple[Row, ...]]:
@@ -38,7 +41,9 @@ def columns(groups: Sequence[Sequence[Row]], *, lengths: bool) -> dict[str, list
     table: dict[str, list[list[int]]] = {
         "input_ids": [[token for row in group for token in row.input_ids] for group in groups],
         # The first token of a row must not be predicted from the row before it.
-        "labels": [[label for row in group for label in (IGNORED, *row.labels[1:])] for group in groups],
+        "labels": [
+            [label for row in group for label in (IGNORED, *row.labels[1:])] for group in groups
+        ],
     }
     if lengths:
         table["seq_lengths"] = [[row.tokens for row in group] for group in groups]
@@ -46,7 +51,9 @@ def columns(groups: Sequence[Sequence[Row]], *, lengths: bool) -> dict[str, list
 
 
 class PackedBatches:
-    """Collator for packed rows where there is no flash attention: one line a bin, positions that begin again, no attention mask."""
+    """Collator for packed rows where there is no flash attention: one line a bin, positions that
+    begin again, no attention mask.
+    """
 
     def __init__(self, pad_id: int) -> None:
         self.pad_id = pad_id
@@ -56,18 +63,28 @@ class PackedBatches:
 
         width = max(len(example["input_ids"]) for example in examples)
         shape = (len(examples), width)
-        # Padding has position 0 throughout: to the mask each of its tokens is a row of its own, which nobody looks at.
-        batch = {"input_ids": torch.full(shape, self.pad_id), "labels": torch.full(shape, IGNORED), "position_ids": torch.zeros(shape, dtype=torch.long)}
+        # Padding has position 0 throughout: to the mask each of its tokens is a row of its own,
+        # which nobody looks at.
+        batch = {
+            "input_ids": torch.full(shape, self.pad_id),
+            "labels": torch.full(shape, IGNORED),
+            "position_ids": torch.zeros(shape, dtype=torch.long),
+        }
         for line, example in enumerate(examples):
             size = len(example["input_ids"])
             batch["input_ids"][line, :size] = torch.tensor(example["input_ids"])
             batch["labels"][line, :size] = torch.tensor(example["labels"])
-            batch["position_ids"][line, :size] = torch.cat([torch.arange(length) for length in example["seq_lengths"]])
+            batch["position_ids"][line, :size] = torch.cat(
+                [torch.arange(length) for length in example["seq_lengths"]]
+            )
         return batch
 
 
 def check_packing(model: Any, rows: Sequence[Row], *, stage: str, attention: str) -> None:
-    """Two short rows, packed as the trainer packs them, must come out as they do alone. Raises InputError."""
+    """Two short rows, packed as the trainer packs them, must come out as they do alone.
+
+    Raises InputError.
+    """
     import torch
 
     if len(rows) < 2:
@@ -77,14 +94,19 @@ def check_packing(model: Any, rows: Sequence[Row], *, stage: str, attention: str
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        together = packed_logits(model, (first, second), flash=attention.startswith("flash"))[first.tokens :]
-        alone = model(input_ids=torch.tensor([list(second.input_ids)], device=device), use_cache=False).logits[0]
+        together = packed_logits(model, (first, second), flash=attention.startswith("flash"))[
+            first.tokens :
+        ]
+        alone = model(
+            input_ids=torch.tensor([list(second.input_ids)], device=device), use_cache=False
+        ).logits[0]
     model.train(was_training)
     one, other = (torch.log_softmax(logits.float(), dim=-1) for logits in (together, alone))
     gap = float((one - other).abs()[other > -10].max())
     if not gap <= SAME_LOG_PROBS:
         raise InputError(
-            f"stage {stage}: packing cannot be used: with attention {attention} on {device.type} this model lets packed rows see each other (log-probabilities move by {gap:.2g})",
+            f"stage {stage}: packing cannot be used: with attention {attention} on {device.type}"
+            f" this model lets packed rows see each other (log-probabilities move by {gap:.2g})",
             allowed="attention: flash_attention_2 on a CUDA card",
             hint="set packing: false",
         )
@@ -102,5 +124,10 @@ def packed_logits(model: Any, rows: Sequence[Row], *, flash: bool = False) -> An
     if flash:
         ends = torch.tensor([0, *example["seq_lengths"]], device=device).cumsum(0).to(torch.int32)
         longest = max(example["seq_lengths"])
-        inputs |= {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
+        inputs |= {
+            "cu_seq_lens_q": ends,
+            "cu_seq_lens_k": ends,
+            "max_length_q": longest,
+            "max_length_k": longest,
+        }
     return model(**inputs, use_cache=False).logits[0]

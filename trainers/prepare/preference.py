@@ -1,6 +1,8 @@
-"""Two answers to one question, and answers that people liked or did not, as token ids with a prompt that is the same for both.
+"""Two answers to one question, and answers that people liked or did not, as token ids with a prompt
+that is the same for both.
 
-The columns are those that TRL's DPO, reward and KTO trainers batch: the chat template is applied here, once, and never again.
+The columns are those that TRL's DPO, reward and KTO trainers batch: the chat template is applied
+here, once, and never again.
 """
 
 from __future__ import annotations
@@ -85,7 +87,9 @@ class Answered:
     text: str  # of both
 
 
-def tokenise_answer(asked: Sequence[Message], answer: Sequence[Message], example: Example, templater: Templater) -> Answered:
+def tokenise_answer(
+    asked: Sequence[Message], answer: Sequence[Message], example: Example, templater: Templater
+) -> Answered:
     """A prompt and one answer to it. Raises Unusable."""
     if not asked or not answer:
         raise Unusable(NO_TURNS)
@@ -98,13 +102,20 @@ def tokenise_answer(asked: Sequence[Message], answer: Sequence[Message], example
         split = learned.index(True)
         return Answered(ids[:split], ids[split:], prompt, text)
     templater.use_plain_template()
-    chat = templater.chat((*asked, *(replace(message, weight=1.0) for message in answer)), example.tools, since=len(asked))
+    chat = templater.chat(
+        (*asked, *(replace(message, weight=1.0) for message in answer)),
+        example.tools,
+        since=len(asked),
+    )
     ids, learned = templater.masked(chat)
     if not any(learned):
         raise Unusable(NO_TURNS)
     first, last = learned.index(True), len(learned) - learned[::-1].index(True)
-    # What the template writes after the end of the last turn is no part of the answer: no model writes it.
-    return Answered(ids[:first], ids[first:last], chat.text[: chat.spans[0][0]], chat.text[: chat.spans[-1][1]])
+    # What the template writes after the end of the last turn is no part of the answer: no model
+    # writes it.
+    return Answered(
+        ids[:first], ids[first:last], chat.text[: chat.spans[0][0]], chat.text[: chat.spans[-1][1]]
+    )
 
 
 def pairs(examples: Iterable[Example], templater: Templater, left: LeftOut) -> Iterator[Pair]:
@@ -121,16 +132,28 @@ def pair(example: Example, templater: Templater) -> Pair:
     templater.begin()
     if not example.chosen or not example.rejected:
         raise Unusable(NO_PAIR)
-    chosen, rejected = (tokenise_answer(example.messages, side, example, templater) for side in (example.chosen, example.rejected))
+    chosen, rejected = (
+        tokenise_answer(example.messages, side, example, templater)
+        for side in (example.chosen, example.rejected)
+    )
     if chosen.prompt != rejected.prompt:
         raise Unusable(OTHER_QUESTION)
     prompt_ids = chosen.prompt_ids
     if prompt_ids != rejected.prompt_ids:
         # A token that reaches over the border belongs to the answer in both.
-        size = next((place for place, (a, b) in enumerate(zip(prompt_ids, rejected.prompt_ids, strict=False)) if a != b), min(len(prompt_ids), len(rejected.prompt_ids)))
+        size = next(
+            (
+                place
+                for place, (a, b) in enumerate(zip(prompt_ids, rejected.prompt_ids, strict=False))
+                if a != b
+            ),
+            min(len(prompt_ids), len(rejected.prompt_ids)),
+        )
         chosen, rejected = _shorter(chosen, size), _shorter(rejected, size)
         prompt_ids = chosen.prompt_ids
-        templater.note("the two answers change the last token of the prompt: it counts as part of the answers")
+        templater.note(
+            "the two answers change the last token of the prompt: it counts as part of the answers"
+        )
     if chosen.answer_ids == rejected.answer_ids:
         raise Unusable(SAME_ANSWERS)
     said = [assistant_text(side) for side in (example.chosen, example.rejected)]
@@ -149,7 +172,9 @@ def pair(example: Example, templater: Templater) -> Pair:
 
 
 def _shorter(side: Answered, size: int) -> Answered:
-    return replace(side, prompt_ids=side.prompt_ids[:size], answer_ids=side.prompt_ids[size:] + side.answer_ids)
+    return replace(
+        side, prompt_ids=side.prompt_ids[:size], answer_ids=side.prompt_ids[size:] + side.answer_ids
+    )
 
 
 def assistant_text(messages: Sequence[Message]) -> str:
@@ -158,9 +183,15 @@ def assistant_text(messages: Sequence[Message]) -> str:
 
 
 def cut_pair(row: Pair, seq_len: int) -> Pair | None:
-    """The pair with both answers cut at their end; None where one would be gone or both would be the same."""
+    """The pair with both answers cut at their end; None where one would be gone or both would be
+    the same.
+    """
     room = seq_len - len(row.prompt_ids)
-    shorter = replace(row, chosen_ids=row.chosen_ids[: max(0, room)], rejected_ids=row.rejected_ids[: max(0, room)])
+    shorter = replace(
+        row,
+        chosen_ids=row.chosen_ids[: max(0, room)],
+        rejected_ids=row.rejected_ids[: max(0, room)],
+    )
     return shorter if room > 0 and shorter.chosen_ids != shorter.rejected_ids else None
 
 
@@ -171,15 +202,22 @@ def review_pairs(rows: list[Pair], templater: Templater) -> tuple[list[Pair], li
         ways.setdefault(row.text, set()).add(tuple(row.chosen_ids))
     contrary = [row.number for row in rows if len(ways[row.text]) > 1]
     notes = (
-        [f"{rows_word(len(contrary))} contradict each other: the same two answers, once this and once that one preferred ({row_numbers(contrary, len(contrary))})"]
+        [
+            f"{rows_word(len(contrary))} contradict each other: the same two answers, once this and"
+            f" once that one preferred ({row_numbers(contrary, len(contrary))})"
+        ]
         if contrary
         else []
     )
     return rows, notes, 0
 
 
-def feedback_rows(examples: Iterable[Example], templater: Templater, left: LeftOut) -> Iterator[Feedback]:
-    """Every example with a verdict as a row; a pair gives two, its better answer liked and its worse one not."""
+def feedback_rows(
+    examples: Iterable[Example], templater: Templater, left: LeftOut
+) -> Iterator[Feedback]:
+    """Every example with a verdict as a row; a pair gives two, its better answer liked and its
+    worse one not.
+    """
     for example in examples:
         try:
             yield from feedback(example, templater)
@@ -193,18 +231,46 @@ def feedback(example: Example, templater: Templater) -> list[Feedback]:
     if example.chosen and example.rejected:
         both = pair(example, templater)
         sides = ((both.chosen_ids, True, both.chosen), (both.rejected_ids, False, both.rejected))
-        return [Feedback(both.number, both.prompt_ids, ids, label, both.shown, said, both.key, f"{both.text}\n{label}") for ids, label, said in sides]
+        return [
+            Feedback(
+                both.number,
+                both.prompt_ids,
+                ids,
+                label,
+                both.shown,
+                said,
+                both.key,
+                f"{both.text}\n{label}",
+            )
+            for ids, label, said in sides
+        ]
     if example.good is None:
         raise Unusable(NO_VERDICT)
     asked, answer = split_last_answer(example.messages)
     side = tokenise_answer(asked, answer, example, templater)
     said = assistant_text(answer)
-    return [Feedback(example.row, ids_of(side.prompt_ids), ids_of(side.answer_ids), example.good, asked[-1].content, said, question_key(asked), normal(side.text))]
+    return [
+        Feedback(
+            example.row,
+            ids_of(side.prompt_ids),
+            ids_of(side.answer_ids),
+            example.good,
+            asked[-1].content,
+            said,
+            question_key(asked),
+            normal(side.text),
+        )
+    ]
 
 
-def split_last_answer(messages: Sequence[Message]) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
+def split_last_answer(
+    messages: Sequence[Message],
+) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
     """The conversation before the last answer, and that answer."""
-    last = max((index for index, message in enumerate(messages) if message.role == "assistant"), default=len(messages))
+    last = max(
+        (index for index, message in enumerate(messages) if message.role == "assistant"),
+        default=len(messages),
+    )
     return tuple(messages[:last]), tuple(messages[last : last + 1])
 
 
@@ -214,16 +280,26 @@ def cut_feedback(row: Feedback, seq_len: int) -> Feedback | None:
     return replace(row, completion_ids=row.completion_ids[:room]) if room > 0 else None
 
 
-def review_feedback(rows: list[Feedback], templater: Templater) -> tuple[list[Feedback], list[str], int]:
+def review_feedback(
+    rows: list[Feedback], templater: Templater
+) -> tuple[list[Feedback], list[str], int]:
     """The rows, and a note where all verdicts are the same."""
     liked = sum(row.label for row in rows)
     if 0 < liked < len(rows):
         return rows, [f"{liked:,} answers people liked, {len(rows) - liked:,} they did not"], 0
-    return rows, [f"all {len(rows):,} answers have the same verdict: nothing says what makes one better"], 0
+    return (
+        rows,
+        [f"all {len(rows):,} answers have the same verdict: nothing says what makes one better"],
+        0,
+    )
 
 
-PAIRS: Kind[Pair] = Kind(name="pairs", row=Pair, build=pairs, cut=cut_pair, unit="pairs", review=review_pairs)
-FEEDBACK: Kind[Feedback] = Kind(name="feedback", row=Feedback, build=feedback_rows, cut=cut_feedback, review=review_feedback)
+PAIRS: Kind[Pair] = Kind(
+    name="pairs", row=Pair, build=pairs, cut=cut_pair, unit="pairs", review=review_pairs
+)
+FEEDBACK: Kind[Feedback] = Kind(
+    name="feedback", row=Feedback, build=feedback_rows, cut=cut_feedback, review=review_feedback
+)
 
 
 # --------------------------------------------------------------------------- TRL's columns
@@ -240,14 +316,18 @@ def preference_columns(rows: Sequence[Pair]) -> dict[str, list[list[int]]]:
 
 def reward_columns(rows: Sequence[Pair]) -> dict[str, list[list[int]]]:
     """What TRL's reward trainer batches: each side with its prompt."""
-    return {"chosen_ids": [[*row.prompt_ids, *row.chosen_ids] for row in rows], "rejected_ids": [[*row.prompt_ids, *row.rejected_ids] for row in rows]}
+    return {
+        "chosen_ids": [[*row.prompt_ids, *row.chosen_ids] for row in rows],
+        "rejected_ids": [[*row.prompt_ids, *row.rejected_ids] for row in rows],
+    }
 
 
 def feedback_columns(rows: Sequence[Feedback], *, batch: int) -> dict[str, list[Any]]:
     """What TRL's KTO trainer batches.
 
     Args:
-        batch: Rows that go through one device at once. Each prompt also gets the answer of the row before it in its batch,
+        batch: Rows that go through one device at once. Each prompt also gets the answer of the row
+            before it in its batch,
             from which KTO estimates how far the model has moved (arXiv:2402.01306, section 4.1).
     """
     answers = [list(row.completion_ids) for row in rows]
@@ -255,11 +335,18 @@ def feedback_columns(rows: Sequence[Feedback], *, batch: int) -> dict[str, list[
     turned = [answer for group in groups for answer in [group[-1], *group[:-1]]]
     if len(groups) > 1 and len(groups[-1]) == 1:
         turned[-1] = groups[-2][-1]  # alone in its batch: its own answer would tell nothing
-    return {"prompt_ids": [list(row.prompt_ids) for row in rows], "completion_ids": answers, "KL_completion_ids": turned, "label": [row.label for row in rows]}
+    return {
+        "prompt_ids": [list(row.prompt_ids) for row in rows],
+        "completion_ids": answers,
+        "KL_completion_ids": turned,
+        "label": [row.label for row in rows],
+    }
 
 
 def reading_prepared_rows(trainer: type) -> type:
-    """TRL's trainer class, taking rows as they are instead of writing the chat template around them again."""
+    """TRL's trainer class, taking rows as they are instead of writing the chat template around them
+    again.
+    """
 
     def _prepare_dataset(self: Any, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         return dataset

@@ -1,4 +1,6 @@
-"""All rows of a stage: built, within seq_len, parted into training and hold-out, with what became of the others."""
+"""All rows of a stage: built, within seq_len, parted into training and hold-out, with what became
+of the others.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ class Kind(Generic[Item]):
     cut: Cut[Item] | None
     unit: str = "rows"
     limit: str = "seq_len"  # what bounds a row, where people read it
-    review: Callable[[list[Item], Templater], tuple[list[Item], list[str], int]] | None = None  # all rows -> (kept, notes, left out)
+    review: Callable[[list[Item], Templater], tuple[list[Item], list[str], int]] | None = (
+        None  # all rows -> (kept, notes, left out)
+    )
     stratum: Callable[[Item], object] | None = None
 
 
@@ -88,8 +92,20 @@ class Prepared(Generic[Item]):
         return replace(self, rows=rows, dropped=self.dropped + dropped, notes=(*notes, *self.notes))
 
 
-def prepare_stage_rows(examples: Iterable[Example], templater: Templater, *, seq_len: int, truncation: str, holdout: float, seed: int, kind: Kind[Any] = ANSWERS) -> Prepared[Any]:
-    """All rows of a stage, ready to train on. Raises InputError where too many cannot be, each row named."""
+def prepare_stage_rows(
+    examples: Iterable[Example],
+    templater: Templater,
+    *,
+    seq_len: int,
+    truncation: str,
+    holdout: float,
+    seed: int,
+    kind: Kind[Any] = ANSWERS,
+) -> Prepared[Any]:
+    """All rows of a stage, ready to train on.
+
+    Raises InputError where too many cannot be, each row named.
+    """
     left, seen = LeftOut(), _Counted(examples)
     rows = list(kind.build(seen, templater, left))
     left.raise_if_too_many(seen.count)
@@ -99,9 +115,16 @@ def prepare_stage_rows(examples: Iterable[Example], templater: Templater, *, seq
     repeats = 0
     if kind.review is not None:
         rows, reviewed, repeats = kind.review(rows, templater)
-    fit = fit_rows(rows, seq_len=seq_len, truncation=truncation, cut=kind.cut, unit=kind.unit, limit=kind.limit)
+    fit = fit_rows(
+        rows, seq_len=seq_len, truncation=truncation, cut=kind.cut, unit=kind.unit, limit=kind.limit
+    )
     train, held = split_rows(fit.rows, share=holdout, seed=seed, stratum=kind.stratum)
-    notes = [*left.lines(), *reviewed, *fit.notes, *(f"{rows_word(count)}: {text}" for text, count in templater.notes.items())]
+    notes = [
+        *left.lines(),
+        *reviewed,
+        *fit.notes,
+        *(f"{rows_word(count)}: {text}" for text, count in templater.notes.items()),
+    ]
     if holdout > 0 and not held:
         notes.append("nothing is held out: there are too few rows that differ")
     texts_alone = all(getattr(row, "document", False) for row in rows)
@@ -119,7 +142,9 @@ def prepare_stage_rows(examples: Iterable[Example], templater: Templater, *, seq
 
 
 def rows_digest(rows: Iterable[Row]) -> str:
-    """Of what is trained on: equal for equal tokens and labels in equal order, whatever made them."""
+    """Of what is trained on: equal for equal tokens and labels in equal order, whatever made
+    them.
+    """
     digest = hashlib.sha256()
     for row in rows:
         digest.update(ids_of(row.input_ids).tobytes())

@@ -1,4 +1,6 @@
-"""Prompts for training by reward: from any data with a question, the verifiable answer kept beside."""
+"""Prompts for training by reward: from any data with a question, the verifiable answer kept
+beside.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ class Prompt:
     prompt_ids: Sequence[int]
     prompt: str  # as the template writes it
     messages_json: str  # as TRL's GRPO and RLOO trainers take it; empty where there is no template
-    answer: str | None  # that can be verified, or the one in the data; None: a reward model judges alone
+    answer: (
+        str | None
+    )  # that can be verified, or the one in the data; None: a reward model judges alone
     verifiable: bool
     shown: str
     key: str
@@ -75,7 +79,10 @@ def prompt(example: Example, templater: Templater) -> Prompt:
         asked = tuple(templater.without_system(asked))
         text = templater.rendered(asked, example.tools, prompt=True)
         if example.tools:
-            templater.note("a prompt has tools, which only our own PPO shows to the model: TRL's trainers take none from the data")
+            templater.note(
+                "a prompt has tools, which only our own PPO shows to the model: TRL's trainers take"
+                " none from the data"
+            )
     ids, _ = templater.encoded(text, special=plain)
     return Prompt(
         number=example.row,
@@ -100,18 +107,39 @@ def question_of(example: Example) -> tuple[tuple[Message, ...], str]:
     return asked, assistant_text(answer) if example.good is not False else ""
 
 
-def without_repeats(rows: list[Prompt], templater: Templater) -> tuple[list[Prompt], list[str], int]:
-    """Each prompt once for each answer that is wanted: the model writes its own answers, so a repeated prompt teaches nothing more."""
+def without_repeats(
+    rows: list[Prompt], templater: Templater
+) -> tuple[list[Prompt], list[str], int]:
+    """Each prompt once for each answer that is wanted: the model writes its own answers, so a
+    repeated prompt teaches nothing more.
+    """
     kept: dict[tuple[str, str | None], Prompt] = {}
     for row in rows:
         kept.setdefault((row.prompt, row.answer if row.verifiable else None), row)
     again = len(rows) - len(kept)
-    return list(kept.values()), [f"{rows_word(again)} left out: their prompt was there before"] if again else [], again
+    return (
+        list(kept.values()),
+        [f"{rows_word(again)} left out: their prompt was there before"] if again else [],
+        again,
+    )
 
 
-PROMPTS: Kind[Prompt] = Kind(name="prompts", row=Prompt, build=prompts, cut=None, unit="prompts", limit="seq_len less response_tokens, which is", review=without_repeats)
+PROMPTS: Kind[Prompt] = Kind(
+    name="prompts",
+    row=Prompt,
+    build=prompts,
+    cut=None,
+    unit="prompts",
+    limit="seq_len less response_tokens, which is",
+    review=without_repeats,
+)
 
 
 def prompt_columns(rows: Sequence[Prompt]) -> dict[str, list[Any]]:
-    """What TRL's GRPO and RLOO trainers take: they write the chat template around messages themselves, once."""
-    return {"prompt": [row.messages or row.prompt for row in rows], "answer": [row.answer for row in rows]}
+    """What TRL's GRPO and RLOO trainers take: they write the chat template around messages
+    themselves, once.
+    """
+    return {
+        "prompt": [row.messages or row.prompt for row in rows],
+        "answer": [row.answer for row in rows],
+    }

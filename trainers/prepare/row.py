@@ -10,13 +10,17 @@ from dataclasses import dataclass, field
 from advisor.ground.errors import Fault, InputError
 
 IGNORED = -100  # the label of a token that is read but not learned
-# More unusable or over-long rows than this: stop and ask. advisor.data refuses a file at the same share.
+# More unusable or over-long rows than this: stop and ask. advisor.data refuses a file at the same
+# share.
 STOP_SHARE = 0.05
 SHOWN_ROWS = 20
 
 
 class Unusable(Exception):
-    """A row that cannot be trained on, and why. Caught where rows are counted; it never ends a run by itself."""
+    """A row that cannot be trained on, and why.
+
+    Caught where rows are counted; it never ends a run by itself.
+    """
 
 
 def ids_of(numbers: Iterable[int]) -> array[int]:
@@ -31,7 +35,8 @@ class Row:
     number: int  # of the row in the data file, from 1
     input_ids: Sequence[int]
     labels: Sequence[int]
-    prompt: str  # what a model is asked, as the template writes it, for sample answers; empty for raw text
+    # what a model is asked, as the template writes it, for sample answers; empty for raw text
+    prompt: str
     shown: str  # the last question of it, for people
     expected: str
     key: str  # equal for rows that ask the same
@@ -44,11 +49,15 @@ class Row:
 
     @property
     def learned(self) -> int:
-        return sum(label != IGNORED for label in self.labels[1:])  # the first token is never predicted
+        return sum(
+            label != IGNORED for label in self.labels[1:]
+        )  # the first token is never predicted
 
 
 def normal(text: str) -> str:
-    """The text for comparison: case, white space and the many ways to write one character make no difference."""
+    """The text for comparison: case, white space and the many ways to write one character make no
+    difference.
+    """
     return " ".join(unicodedata.normalize("NFKC", text).split()).casefold()
 
 
@@ -59,7 +68,10 @@ def rows_word(count: int) -> str:
 def row_numbers(numbers: Sequence[int], count: int) -> str:
     """'row 4' or 'rows 4, 9, 17, ...'."""
     few = numbers[:5]
-    return f"row{'' if count == 1 else 's'} {', '.join(map(str, few))}{', ...' if count > len(few) else ''}"
+    return (
+        f"row{'' if count == 1 else 's'}"
+        f" {', '.join(map(str, few))}{', ...' if count > len(few) else ''}"
+    )
 
 
 @dataclass(slots=True)
@@ -68,7 +80,9 @@ class LeftOut:
 
     counts: dict[str, int] = field(default_factory=dict)
     rows: dict[str, list[int]] = field(default_factory=dict)  # the first twenty of each reason
-    first: list[tuple[int, str]] = field(default_factory=list)  # the first twenty, with what exactly was wrong
+    first: list[tuple[int, str]] = field(
+        default_factory=list
+    )  # the first twenty, with what exactly was wrong
 
     @property
     def total(self) -> int:
@@ -85,15 +99,27 @@ class LeftOut:
 
     def lines(self) -> list[str]:
         """One sentence a reason: '3 rows left out: no token to learn (rows 4, 9, 17)'."""
-        return [f"{rows_word(count)} left out: {reason} ({row_numbers(self.rows[reason], count)})" for reason, count in self.counts.items()]
+        return [
+            f"{rows_word(count)} left out: {reason} ({row_numbers(self.rows[reason], count)})"
+            for reason, count in self.counts.items()
+        ]
 
     def raise_if_too_many(self, seen: int) -> None:
         """Raises InputError, each row named, where more than 5 % of the rows cannot be used."""
         if self.total <= STOP_SHARE * seen:
             return
         faults = [Fault(what=f"row {number}: {text}") for number, text in self.first]
-        what = "no row can be used" if self.total == seen else f"{self.total:,} of {seen:,} rows cannot be used"
-        hint = "repair or remove these rows; `advise check DATA --show-row N --model M` shows one as the trainers see it"
-        last = Fault(what=what, allowed=f"up to {STOP_SHARE:.0%} may be left out, with a count", hint=hint)
+        what = (
+            "no row can be used"
+            if self.total == seen
+            else f"{self.total:,} of {seen:,} rows cannot be used"
+        )
+        hint = (
+            "repair or remove these rows; `advise check DATA --show-row N --model M` shows one as"
+            " the trainers see it"
+        )
+        last = Fault(
+            what=what, allowed=f"up to {STOP_SHARE:.0%} may be left out, with a count", hint=hint
+        )
         # The sum stands where it is seen even if there are more faults than an error shows.
         raise InputError(faults=[*faults[: SHOWN_ROWS - 1], last])

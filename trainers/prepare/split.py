@@ -1,4 +1,6 @@
-"""Train and hold-out rows: what says or asks the same stays on one side; the split follows from content and seed alone."""
+"""Train and hold-out rows: what says or asks the same stays on one side; the split follows from
+content and seed alone.
+"""
 
 from __future__ import annotations
 
@@ -23,15 +25,22 @@ Item = TypeVar("Item", bound=Comparable)
 FEWEST_GROUPS = 5  # below this no row is taken from training for a share that rounds to nothing
 
 
-def split_rows(rows: Sequence[Item], *, share: float, seed: int, stratum: Callable[[Item], object] | None = None) -> tuple[list[Item], list[Item]]:
+def split_rows(
+    rows: Sequence[Item],
+    *,
+    share: float,
+    seed: int,
+    stratum: Callable[[Item], object] | None = None,
+) -> tuple[list[Item], list[Item]]:
     """Train and hold-out rows, each in the order of the file.
 
-    Rows that share their question are kept together where most questions differ; where they mostly do not (one prompt for
-    all rows), only rows that say the same are.
+    Rows that share their question are kept together where most questions differ; where they mostly
+    do not (one prompt for all rows), only rows that say the same are.
 
     Args:
         share: Of the rows, to hold out.
-        stratum: Rows of one stratum (a class) are held out in their share, and at least one group of each is trained on.
+        stratum: Rows of one stratum (a class) are held out in their share, and at least one group
+            of each is trained on.
     """
     groups = _groups(rows)
     strata: dict[object, list[str]] = defaultdict(list)
@@ -44,7 +53,9 @@ def split_rows(rows: Sequence[Item], *, share: float, seed: int, stratum: Callab
         if share > 0 and wanted == 0 and len(names) >= FEWEST_GROUPS and stratum is None:
             wanted = 1
         taken, left = 0, len(names)
-        for name in sorted(names, key=lambda text: hashlib.sha256(f"{seed}:{text}".encode()).digest()):
+        for name in sorted(
+            names, key=lambda text: hashlib.sha256(f"{seed}:{text}".encode()).digest()
+        ):
             if taken >= wanted:
                 break
             if taken + len(groups[name]) <= wanted and left > 1:

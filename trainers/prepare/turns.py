@@ -1,4 +1,6 @@
-"""One turn as chat templates take it, and as people read it; and the same turn in other words, to find where it stands in a text."""
+"""One turn as chat templates take it, and as people read it; and the same turn in other words, to
+find where it stands in a text.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def words(message: Message) -> str:
 
 
 def as_turns(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Messages as chat templates take them: tool calls under `tool_calls`, their arguments as an object."""
+    """Messages as chat templates take them: tool calls under `tool_calls`, their arguments as an
+    object.
+    """
     result = []
     for message in messages:
         extra = dict(message.extra)
@@ -56,23 +60,42 @@ def _call(call: Any) -> Any:
             arguments = json.loads(arguments)
         except ValueError:
             arguments = function.get("arguments")
-    return {**({key: value for key, value in call.items() if key != "function"} if "function" in call else {"type": "function"}), "function": {**function, "arguments": arguments}}
+    return {
+        **(
+            {key: value for key, value in call.items() if key != "function"}
+            if "function" in call
+            else {"type": "function"}
+        ),
+        "function": {**function, "arguments": arguments},
+    }
 
 
 def called(message: Message) -> list[str]:
     """The names of the functions that a turn calls."""
     calls = as_turns((message,))[0].get("tool_calls") or []
     functions = [call.get("function", call) for call in calls if isinstance(call, Mapping)]
-    return [function["name"] for function in functions if isinstance(function, Mapping) and isinstance(function.get("name"), str)]
+    return [
+        function["name"]
+        for function in functions
+        if isinstance(function, Mapping) and isinstance(function.get("name"), str)
+    ]
 
 
 def in_other_words(message: Message, other: str) -> Message:
-    """The same turn saying something else: another text, and calls of other names with other arguments."""
+    """The same turn saying something else: another text, and calls of other names with other
+    arguments.
+    """
     said = as_turns((message,))[0]
     calls = said.get("tool_calls")
     changed = replace(message, content=other) if message.content.strip() or not calls else message
     if not calls:
         return changed
     extra = {key: value for key, value in message.extra.items() if key != "function_call"}
-    extra["tool_calls"] = [{**call, "function": {**call.get("function", {}), "name": other, "arguments": {other: other}}} for call in calls]
+    extra["tool_calls"] = [
+        {
+            **call,
+            "function": {**call.get("function", {}), "name": other, "arguments": {other: other}},
+        }
+        for call in calls
+    ]
     return replace(changed, extra=extra)

@@ -1,6 +1,8 @@
-"""Where the reward of an answer comes from: a built-in verifier, a reward model, or a function of the user's own.
+"""Where the reward of an answer comes from: a built-in verifier, a reward model, or a function of
+the user's own.
 
-A reward is asked about one batch of answers and gives a number for each. Whatever it is, it is named in the run's notes.
+A reward is asked about one batch of answers and gives a number for each. Whatever it is, it is
+named in the run's notes.
 """
 
 from __future__ import annotations
@@ -46,14 +48,22 @@ class Reward:
         """The rewards. Raises TrainingFailed for one that is no finite number."""
         found = [float(value) for value in self.score(answers)]
         if len(found) != len(answers):
-            raise TrainingFailed(f"{self.name} gave {len(found)} rewards for {len(answers)} answers", hint="give one number for each answer")
+            raise TrainingFailed(
+                f"{self.name} gave {len(found)} rewards for {len(answers)} answers",
+                hint="give one number for each answer",
+            )
         wrong = [value for value in found if not math.isfinite(value)]
         if wrong:
-            raise TrainingFailed(f"{self.name} gave {wrong[0]} as a reward", hint="give a finite number for every answer, also for a bad one")
+            raise TrainingFailed(
+                f"{self.name} gave {wrong[0]} as a reward",
+                hint="give a finite number for every answer, also for a bad one",
+            )
         if counts:
             self.seen += len(found)
             if len(self.values) < 2:
-                self.values.update(found[:1] if all(value == found[0] for value in found) else found[:])
+                self.values.update(
+                    found[:1] if all(value == found[0] for value in found) else found[:]
+                )
         return found
 
     @property
@@ -63,7 +73,10 @@ class Reward:
 
     def said(self) -> str:
         """What a constant reward means, in words."""
-        return f"{self.name} gave {next(iter(self.values)):g} to all {self.seen:,} answers of the training"
+        return (
+            f"{self.name} gave {next(iter(self.values)):g} to all {self.seen:,} answers of the"
+            " training"
+        )
 
 
 # --------------------------------------------------------------------------- which
@@ -81,13 +94,19 @@ def earlier_reward_model(job: Job) -> str | None:
 
 
 def chosen_source(job: Job, prompts: Sequence[Prompt] | None = None) -> str | None:
-    """verifier, reward_model or reward: what the stage says, else the reward model before it, else its verifiable answers."""
+    """verifier, reward_model or reward: what the stage says, else the reward model before it, else
+    its verifiable answers.
+    """
     for name in SOURCES:
         if job.options.get(name):
             return name
     if earlier_reward_model(job):
         return "reward_model"
-    return "verifier" if prompts is not None and prompts and all(row.verifiable for row in prompts) else None
+    return (
+        "verifier"
+        if prompts is not None and prompts and all(row.verifiable for row in prompts)
+        else None
+    )
 
 
 def reward_faults(job: Job) -> list[Fault]:
@@ -96,14 +115,30 @@ def reward_faults(job: Job) -> list[Fault]:
     given = [name for name in SOURCES if options.get(name)]
     faults = []
     if len(given) > 1:
-        faults.append(Fault(what=f"{at} {' and '.join(given)} both say where the reward comes from", allowed=f"one of {', '.join(SOURCES)}"))
+        faults.append(
+            Fault(
+                what=f"{at} {' and '.join(given)} both say where the reward comes from",
+                allowed=f"one of {', '.join(SOURCES)}",
+            )
+        )
     verifier = options.get("verifier")
     for key, owner in (("pattern", "regex"), ("schema", "json_schema")):
         if options.get(key) and verifier != owner:
-            faults.append(Fault(what=f"{at} nothing would read '{key}': verifier is {verifier or 'not set'}", allowed=f"{key} with verifier: {owner}"))
+            faults.append(
+                Fault(
+                    what=f"{at} nothing would read '{key}': verifier is {verifier or 'not set'}",
+                    allowed=f"{key} with verifier: {owner}",
+                )
+            )
         if verifier == owner and not options.get(key):
             faults.append(
-                Fault(what=f"{at} verifier {owner} needs the key {key}", hint=f"set {key}: {'a regular expression' if key == 'pattern' else 'a file that holds a JSON schema'}")
+                Fault(
+                    what=f"{at} verifier {owner} needs the key {key}",
+                    hint=(
+                        f"set {key}:"
+                        f" {'a regular expression' if key == 'pattern' else 'a file that holds a JSON schema'}"
+                    ),
+                )
             )
     if options.get("pattern"):
         try:
@@ -113,7 +148,12 @@ def reward_faults(job: Job) -> list[Fault]:
     if options.get("reward"):
         faults += _function_faults(job, options["reward"], at)
     if options.get("schema") and not (job.folder / options["schema"]).is_file():
-        faults.append(Fault(what=f"{at} schema: no such file: {job.folder / options['schema']}", allowed="a file that holds a JSON schema, relative to the plan"))
+        faults.append(
+            Fault(
+                what=f"{at} schema: no such file: {job.folder / options['schema']}",
+                allowed="a file that holds a JSON schema, relative to the plan",
+            )
+        )
     return faults
 
 
@@ -122,11 +162,22 @@ def _function_faults(job: Job, reward: str, at: str) -> list[Fault]:
     if not path or not name.isidentifier():
         return [Fault(what=f"{at} reward is '{reward}'", allowed="file.py:function")]
     file = job.folder / Path(path).expanduser()
-    return [] if file.is_file() else [Fault(what=f"{at} reward: no such file: {file}", allowed="file.py:function, relative to the plan")]
+    return (
+        []
+        if file.is_file()
+        else [
+            Fault(
+                what=f"{at} reward: no such file: {file}",
+                allowed="file.py:function, relative to the plan",
+            )
+        ]
+    )
 
 
 def build_reward(job: Job, tokenizer: Any, prompts: Sequence[Prompt], device: Any) -> Reward:
-    """The stage's reward. Raises InputError where nothing says what it is, or it does not fit the model."""
+    """The stage's reward. Raises InputError where nothing says what it is, or it does not fit the
+    model.
+    """
     source = chosen_source(job, prompts)
     if source == "verifier":
         return _verifier(job, prompts)
@@ -135,8 +186,12 @@ def build_reward(job: Job, tokenizer: Any, prompts: Sequence[Prompt], device: An
     if source == "reward_model":
         return _model(job, tokenizer, device)
     raise InputError(
-        f"stage {job.stage.name}: nothing says what reward an answer gets, and not every row of the data has an answer that can be verified",
-        allowed="verifier: exact, regex or json_schema; reward_model: a folder or a stage; reward: file.py:function",
+        f"stage {job.stage.name}: nothing says what reward an answer gets, and not every row of the"
+        " data has an answer that can be verified",
+        allowed=(
+            "verifier: exact, regex or json_schema; reward_model: a folder or a stage; reward:"
+            " file.py:function"
+        ),
         hint="a reward model is trained with objective rm on pairs",
     )
 
@@ -150,7 +205,14 @@ def source_note(job: Job, prompts: Sequence[Prompt]) -> str | None:
     if source == "reward_model":
         return f"the reward is the model {given or earlier_reward_model(job)}"
     if source == "verifier":
-        return f"the reward is the verifier {given}" if given else "the reward is the verifier exact, since every row has an answer that can be verified"
+        return (
+            f"the reward is the verifier {given}"
+            if given
+            else (
+                "the reward is the verifier exact, since every row has an answer that can be"
+                " verified"
+            )
+        )
     return None
 
 
@@ -165,42 +227,67 @@ def _verifier(job: Job, prompts: Sequence[Prompt]) -> Reward:
     if needs_answer and missing:
         listed = ", ".join(map(str, missing[:5]))
         raise InputError(
-            f"stage {job.stage.name}: verifier {kind} needs an answer in every row, and {len(missing):,} have none (rows {listed}{', ...' if len(missing) > 5 else ''})"
+            f"stage {job.stage.name}: verifier {kind} needs an answer in every row, and"
+            f" {len(missing):,} have none (rows {listed}{', ...' if len(missing) > 5 else ''})"
         )
     if kind == "exact":
-        return Reward("verifier exact", lambda answers: [float(same_answer(item.text, item.wanted or "")) for item in answers])
+        return Reward(
+            "verifier exact",
+            lambda answers: [float(same_answer(item.text, item.wanted or "")) for item in answers],
+        )
     if kind == "regex":
-        return Reward("verifier regex", lambda answers: [float(matches(item.text, pattern, item.wanted)) for item in answers])
+        return Reward(
+            "verifier regex",
+            lambda answers: [float(matches(item.text, pattern, item.wanted)) for item in answers],
+        )
     valid = schema_validator(job.folder / str(job.options["schema"]))
-    return Reward("verifier json_schema", lambda answers: [float(valid(item.text)) for item in answers])
+    return Reward(
+        "verifier json_schema", lambda answers: [float(valid(item.text)) for item in answers]
+    )
 
 
-# --------------------------------------------------------------------------- a function of one's own
+# --------------------------------------------------------------------------- a function of one's ow
 
 
 def _own_function(job: Job) -> Reward:
     score = own_reward(str(job.options["reward"]), job.folder)
-    return Reward(f"reward {job.options['reward']}", lambda answers: score([item.prompt for item in answers], [item.text for item in answers], [item.wanted for item in answers]))
+    return Reward(
+        f"reward {job.options['reward']}",
+        lambda answers: score(
+            [item.prompt for item in answers],
+            [item.text for item in answers],
+            [item.wanted for item in answers],
+        ),
+    )
 
 
 # --------------------------------------------------------------------------- a reward model
 
 
 def reward_folder(job: Job) -> Path:
-    """The folder of the stage's reward model: of a stage of the plan, or as the plan names it. Raises InputError where there is none."""
+    """The folder of the stage's reward model: of a stage of the plan, or as the plan names it.
+
+    Raises InputError where there is none.
+    """
     named = str(job.options.get("reward_model") or earlier_reward_model(job))
     stages = {item.name: item for item in job.plan.stages}
     if named in stages:
         if stages[named].objective != "rm":
             raise InputError(
-                f"stage {job.stage.name}: reward_model names the stage {named}, whose objective is {stages[named].objective}", allowed="a stage with objective rm, or a folder"
+                f"stage {job.stage.name}: reward_model names the stage {named}, whose objective is"
+                f" {stages[named].objective}",
+                allowed="a stage with objective rm, or a folder",
             )
         folder = job.run / "stages" / (f"{named}-{job.task}" if job.task else named)
     else:
         folder = job.folder / Path(named).expanduser()
     if not any((folder / file).is_file() for file in ("adapter_config.json", "config.json")):
         hint = "run that stage first" if named in stages else ""
-        raise InputError(f"stage {job.stage.name}: reward_model: {folder} holds no model", allowed="a stage with objective rm, or the folder of a reward model", hint=hint)
+        raise InputError(
+            f"stage {job.stage.name}: reward_model: {folder} holds no model",
+            allowed="a stage with objective rm, or the folder of a reward model",
+            hint=hint,
+        )
     return folder
 
 
@@ -209,21 +296,32 @@ def check_same_tokens(job: Job, tokenizer: Any, folder: Path) -> None:
     from transformers import AutoTokenizer
 
     if not (folder / "tokenizer_config.json").is_file():
-        raise InputError(f"stage {job.stage.name}: reward_model: {folder} has no tokenizer", hint="save the tokenizer it was trained with into that folder")
+        raise InputError(
+            f"stage {job.stage.name}: reward_model: {folder} has no tokenizer",
+            hint="save the tokenizer it was trained with into that folder",
+        )
     other = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=job.plan.trust_remote_code)
     if other.get_vocab() != tokenizer.get_vocab():
         raise InputError(
-            f"stage {job.stage.name}: the reward model in {folder} has another tokenizer ({len(other):,} tokens) than the model it would judge ({len(tokenizer):,})",
+            f"stage {job.stage.name}: the reward model in {folder} has another tokenizer"
+            f" ({len(other):,} tokens) than the model it would judge ({len(tokenizer):,})",
             hint="train the reward model on the same base: objective rm in the same plan",
         )
 
 
 def load_reward_model(job: Job, folder: Path, device: Any) -> Any:
-    """The reward model, frozen, in the stage's dtype. Raises InputError where it gives no single score."""
+    """The reward model, frozen, in the stage's dtype.
+
+    Raises InputError where it gives no single score.
+    """
     import torch
     import transformers
 
-    options: dict[str, Any] = {"dtype": getattr(torch, job.stage.weights_dtype), "attn_implementation": job.stage.attention, "num_labels": 1}
+    options: dict[str, Any] = {
+        "dtype": getattr(torch, job.stage.weights_dtype),
+        "attn_implementation": job.stage.attention,
+        "num_labels": 1,
+    }
     try:
         if (folder / "adapter_config.json").is_file():
             model = _with_adapter(job, folder, device, options)
@@ -232,11 +330,19 @@ def load_reward_model(job: Job, folder: Path, device: Any) -> Any:
             names = labels.get("architectures") or [""]
             if "ForSequenceClassification" not in names[0]:
                 raise InputError(
-                    f"stage {job.stage.name}: reward_model: {folder} holds {names[0] or 'a model'}, which gives no scores", allowed="a model with a head for one score"
+                    f"stage {job.stage.name}: reward_model: {folder} holds {names[0] or 'a model'},"
+                    " which gives no scores",
+                    allowed="a model with a head for one score",
                 )
-            model = transformers.AutoModelForSequenceClassification.from_pretrained(str(folder), trust_remote_code=job.plan.trust_remote_code, **options).to(device)
+            model = transformers.AutoModelForSequenceClassification.from_pretrained(
+                str(folder), trust_remote_code=job.plan.trust_remote_code, **options
+            ).to(device)
     except (RuntimeError, ValueError, KeyError) as error:
-        raise InputError(f"stage {job.stage.name}: reward_model: {folder} does not load: {str(error).splitlines()[0]}", hint="does it belong to another base?") from None
+        raise InputError(
+            f"stage {job.stage.name}: reward_model: {folder} does not load:"
+            f" {str(error).splitlines()[0]}",
+            hint="does it belong to another base?",
+        ) from None
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model.eval()
@@ -249,11 +355,17 @@ def _with_adapter(job: Job, folder: Path, device: Any, options: dict[str, Any]) 
 
     config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
     if config.get("task_type") != "SEQ_CLS":
-        raise InputError(f"stage {job.stage.name}: reward_model: the module in {folder} writes and gives no scores", allowed="the result of a stage with objective rm")
+        raise InputError(
+            f"stage {job.stage.name}: reward_model: the module in {folder} writes and gives no"
+            " scores",
+            allowed="the result of a stage with objective rm",
+        )
     register_method(config)
     quantized = quantization_config(job)
     if quantized is not None:
-        model = AutoPeftModelForSequenceClassification.from_pretrained(str(folder), quantization_config=quantized, device_map={"": device}, **options)
+        model = AutoPeftModelForSequenceClassification.from_pretrained(
+            str(folder), quantization_config=quantized, device_map={"": device}, **options
+        )
         return keep_weights_unpacked(model)
     return AutoPeftModelForSequenceClassification.from_pretrained(str(folder), **options).to(device)
 
@@ -262,7 +374,10 @@ def _model(job: Job, tokenizer: Any, device: Any) -> Reward:
     folder = reward_folder(job)
     check_same_tokens(job, tokenizer, folder)
     model = load_reward_model(job, folder, device)
-    return Reward(f"reward model {folder.name}", lambda answers: model_scores(model, answers, at_once=job.stage.micro_batch_size))
+    return Reward(
+        f"reward model {folder.name}",
+        lambda answers: model_scores(model, answers, at_once=job.stage.micro_batch_size),
+    )
 
 
 def model_scores(model: Any, answers: Sequence[Answer], *, at_once: int) -> list[float]:
@@ -275,9 +390,16 @@ def model_scores(model: Any, answers: Sequence[Answer], *, at_once: int) -> list
     with torch.no_grad():
         # Without a padding token in its config a model scores single texts alone.
         for start in range(0, len(answers), at_once if pad is not None else 1):
-            texts = [[*item.prompt_ids, *item.answer_ids] for item in answers[start : start + (at_once if pad is not None else 1)]]
+            texts = [
+                [*item.prompt_ids, *item.answer_ids]
+                for item in answers[start : start + (at_once if pad is not None else 1)]
+            ]
             width = max(map(len, texts))
-            ids = torch.tensor([text + [pad or 0] * (width - len(text)) for text in texts], device=device)
-            mask = torch.tensor([[1] * len(text) + [0] * (width - len(text)) for text in texts], device=device)
+            ids = torch.tensor(
+                [text + [pad or 0] * (width - len(text)) for text in texts], device=device
+            )
+            mask = torch.tensor(
+                [[1] * len(text) + [0] * (width - len(text)) for text in texts], device=device
+            )
             found += model(input_ids=ids, attention_mask=mask).logits[:, 0].float().tolist()
     return found

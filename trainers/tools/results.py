@@ -1,4 +1,6 @@
-"""What runs left behind, loaded for use: one base for all modules that share it, whole models beside."""
+"""What runs left behind, loaded for use: one base for all modules that share it, whole models
+beside.
+"""
 
 from __future__ import annotations
 
@@ -38,31 +40,52 @@ class Result:
     @property
     def base_key(self) -> tuple[Any, ...]:
         """Results with the same key share one base in memory."""
-        return (self.model, self.quantization, self.double_quantization, self.weights_dtype, self.attention)
+        return (
+            self.model,
+            self.quantization,
+            self.double_quantization,
+            self.weights_dtype,
+            self.attention,
+        )
 
 
 def results_of(run: Path, *, prefix: str = "") -> list[Result]:
-    """The last result of each task of a run (of the run, where it has none). Raises InputError where nothing is finished."""
+    """The last result of each task of a run (of the run, where it has none).
+
+    Raises InputError where nothing is finished.
+    """
     record_path = run / "run.json"
     if not record_path.is_file():
-        raise InputError(f"{run}: no run.json: this is no run folder", hint="advise run makes one; it prints where")
+        raise InputError(
+            f"{run}: no run.json: this is no run folder",
+            hint="advise run makes one; it prints where",
+        )
     record = json.loads(record_path.read_text("utf-8"))
     last: dict[str | None, Mapping[str, Any]] = {}
     for stage in record["stages"]:
         if stage["status"] == "done" and stage["objective"] not in NOT_FOR_TALKING:
             last[stage.get("task")] = stage
     if not last:
-        raise InputError(f"{run}: no stage that writes is finished", hint=f"advise run {shlex.quote(str(run))} goes on with it")
+        raise InputError(
+            f"{run}: no stage that writes is finished",
+            hint=f"advise run {shlex.quote(str(run))} goes on with it",
+        )
     found = []
     for task, stage in last.items():
         resolved = (record.get("resolved") or {}).get(stage["name"]) or {}
         if (resolved.get("options") or {}).get("head") == "classes":
-            raise InputError(f"{run}: its result sorts texts into classes and does not write", hint="load it with transformers' pipeline('text-classification')")
+            raise InputError(
+                f"{run}: its result sorts texts into classes and does not write",
+                hint="load it with transformers' pipeline('text-classification')",
+            )
         found.append(
             Result(
-                label=f"{prefix}{task or stage['name']}", folder=run / stage["folder"], model=str(resolved.get("model") or record["model"]), update=stage["update"],
-                quantization=stage.get("quantization"), double_quantization=resolved.get("double_quantization") is not False,
-                weights_dtype=str(resolved.get("weights_dtype") or "float32"), attention=str(resolved.get("attention") or "sdpa"),
+                label=f"{prefix}{task or stage['name']}", folder=run / stage["folder"],
+                model=str(resolved.get("model") or record["model"]), update=stage["update"],
+                quantization=stage.get("quantization"),
+                double_quantization=resolved.get("double_quantization") is not False,
+                weights_dtype=str(resolved.get("weights_dtype") or "float32"),
+                attention=str(resolved.get("attention") or "sdpa"),
             )
         )  # fmt: skip
     return found
@@ -74,7 +97,9 @@ class Loaded:
 
     results: Sequence[Result]
     device: Any
-    models: dict[tuple[Any, ...], Any] = field(default_factory=dict)  # base key -> model, with every module on it
+    models: dict[tuple[Any, ...], Any] = field(
+        default_factory=dict
+    )  # base key -> model, with every module on it
     whole: dict[str, Any] = field(default_factory=dict)  # label -> a model that was trained whole
     tokenizers: dict[str, Any] = field(default_factory=dict)
 
@@ -83,7 +108,11 @@ class Loaded:
         return [BASE, *(result.label for result in self.results)]
 
     def result(self, label: str) -> Result:
-        return self.results[0] if label == BASE else next(result for result in self.results if result.label == label)
+        return (
+            self.results[0]
+            if label == BASE
+            else next(result for result in self.results if result.label == label)
+        )
 
     @contextmanager
     def use(self, label: str) -> Iterator[tuple[Any, Any]]:
@@ -95,22 +124,33 @@ class Loaded:
         model = self.models[result.base_key]
         if label != BASE:
             model.set_adapter(label)
-        off = model.disable_adapter() if label == BASE and hasattr(model, "disable_adapter") else nullcontext()
+        off = (
+            model.disable_adapter()
+            if label == BASE and hasattr(model, "disable_adapter")
+            else nullcontext()
+        )
         with off:
             yield model, self.tokenizers[result.label]
 
 
 def load_results(results: Sequence[Result], device: Any) -> Loaded:
-    """Every result, each base once. Raises InputError where two have one name or a base is not there."""
+    """Every result, each base once.
+
+    Raises InputError where two have one name or a base is not there.
+    """
     names = [result.label for result in results]
     twice = sorted({name for name in names if names.count(name) > 1} | ({BASE} & set(names)))
     if twice:
-        raise InputError(f"two results are called {', '.join(twice)}", hint="give the runs names of their own")
+        raise InputError(
+            f"two results are called {', '.join(twice)}", hint="give the runs names of their own"
+        )
     from transformers import AutoTokenizer, GenerationConfig
 
     loaded = Loaded(results=results, device=device)
     for result in results:
-        loaded.tokenizers[result.label] = AutoTokenizer.from_pretrained(str(result.folder), trust_remote_code=result.trust_remote_code)
+        loaded.tokenizers[result.label] = AutoTokenizer.from_pretrained(
+            str(result.folder), trust_remote_code=result.trust_remote_code
+        )
         if result.base_key not in loaded.models:
             loaded.models[result.base_key] = _model(result, result.model, device)
         if not result.is_module:
@@ -137,19 +177,35 @@ def _model(result: Result, source: str, device: Any) -> Any:
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     dtype = getattr(torch, result.weights_dtype)
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": result.attention, "trust_remote_code": result.trust_remote_code}
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "attn_implementation": result.attention,
+        "trust_remote_code": result.trust_remote_code,
+    }
     quantized = result.quantization if source == result.model else None
     if quantized == "nf4":
-        four_bit = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=result.double_quantization, bnb_4bit_compute_dtype=dtype)
+        four_bit = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=result.double_quantization,
+            bnb_4bit_compute_dtype=dtype,
+        )
         options |= {"quantization_config": four_bit, "device_map": {"": device}}
     elif quantized == "int8":
-        options |= {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "device_map": {"": device}}
+        options |= {
+            "quantization_config": BitsAndBytesConfig(load_in_8bit=True),
+            "device_map": {"": device},
+        }
     model = AutoModelForCausalLM.from_pretrained(source, **options)
     return keep_weights_unpacked(model if quantized else model.to(device)).eval()
 
 
 def prompt_ids(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> Any:
-    """The conversation as a batch of one, by the tokenizer's template; without one, the last message as plain text."""
+    """The conversation as a batch of one, by the tokenizer's template; without one, the last
+    message as plain text.
+    """
     if getattr(tokenizer, "chat_template", None):
-        return tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        return tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
     return tokenizer(messages[-1]["content"], return_tensors="pt", return_token_type_ids=False)

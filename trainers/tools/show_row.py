@@ -1,6 +1,8 @@
-"""One row of a data file as the trainers see it: the text the model reads, and which of it is learned. One JSON document on stdout.
+"""One row of a data file as the trainers see it: the text the model reads, and which of it is
+learned. One JSON document on stdout.
 
-Run: python -P -m trainers.tools.show_row DATA --row N [--model FOLDER_OR_HUB_ID] [--map ROLE=COLUMN ...]
+Run: python -P -m trainers.tools.show_row DATA --row N [--model FOLDER_OR_HUB_ID] [--map ROLE=COLUMN
+...]
 """
 
 from __future__ import annotations
@@ -29,7 +31,12 @@ STAND_IN = "no model was named: a plain template, and no token counts"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code; an error stands in the document, since the caller shows it."""
-    parser = argparse.ArgumentParser(prog="trainers.tools.show_row", description="Show one row as the trainers see it. `advise check DATA --show-row N` calls this.")
+    parser = argparse.ArgumentParser(
+        prog="trainers.tools.show_row",
+        description=(
+            "Show one row as the trainers see it. `advise check DATA --show-row N` calls this."
+        ),
+    )
     parser.add_argument("data", type=Path)
     parser.add_argument("--row", type=int, required=True)
     parser.add_argument("--model")
@@ -38,19 +45,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     quiet_libraries()
     code = 0
     try:
-        document = show_row(given.data, row=given.row, model=given.model, mapping=dict(item.split("=", 1) for item in given.map) or None)
+        document = show_row(
+            given.data,
+            row=given.row,
+            model=given.model,
+            mapping=dict(item.split("=", 1) for item in given.map) or None,
+        )
     except AdviseError as error:
         first = error.faults[0]
-        document = {"error": {"what": error.text() if len(error.faults) > 1 else first.what, "allowed": first.allowed, "hint": first.hint, "exit_code": error.exit_code}}
+        document = {
+            "error": {
+                "what": error.text() if len(error.faults) > 1 else first.what,
+                "allowed": first.allowed,
+                "hint": first.hint,
+                "exit_code": error.exit_code,
+            }
+        }
         code = error.exit_code
     print(json.dumps(document, ensure_ascii=True))
     return code
 
 
-def show_row(data: Path, *, row: int, model: str | None = None, mapping: Mapping[str, str] | None = None) -> dict[str, Any]:
+def show_row(
+    data: Path, *, row: int, model: str | None = None, mapping: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """The row as plain values. Raises InputError for a row or model that is not there."""
     example, why_not = example_of(data, row, mapping)
-    shown: dict[str, Any] = {"path": str(data), "row": row, "model": model, "parts": [], "notes": [], "left_out": why_not, "template": None}
+    shown: dict[str, Any] = {
+        "path": str(data),
+        "row": row,
+        "model": model,
+        "parts": [],
+        "notes": [],
+        "left_out": why_not,
+        "template": None,
+    }
     if example is None:
         return shown
     tokenizer = tokenizer_of(model) if model is not None else stand_in()
@@ -66,8 +95,13 @@ def show_row(data: Path, *, row: int, model: str | None = None, mapping: Mapping
     return shown
 
 
-def example_of(data: Path, row: int, mapping: Mapping[str, str] | None) -> tuple[Example | None, str | None]:
-    """The example of that row; or None, and why the row cannot be used. Raises InputError where there is no such row."""
+def example_of(
+    data: Path, row: int, mapping: Mapping[str, str] | None
+) -> tuple[Example | None, str | None]:
+    """The example of that row; or None, and why the row cannot be used.
+
+    Raises InputError where there is no such row.
+    """
     watching = _Watching(row)
     for example in read_examples(data, mapping=mapping, skipped=watching):
         if example.row == row:
@@ -76,7 +110,10 @@ def example_of(data: Path, row: int, mapping: Mapping[str, str] | None) -> tuple
             break
     if watching.why is not None:
         return None, watching.why
-    raise InputError(f"{data}: there is no row {row}", allowed=f"it has {rows_word(watching.seen)}, counted from 1")
+    raise InputError(
+        f"{data}: there is no row {row}",
+        allowed=f"it has {rows_word(watching.seen)}, counted from 1",
+    )
 
 
 class _Watching(Skipped):
@@ -100,7 +137,10 @@ def tokenizer_of(model: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
-        raise InputError(f"the tokenizer of {model} cannot be loaded: {str(error).splitlines()[0]}", hint="name a model folder, or a hub model that is there") from None
+        raise InputError(
+            f"the tokenizer of {model} cannot be loaded: {str(error).splitlines()[0]}",
+            hint="name a model folder, or a hub model that is there",
+        ) from None
 
 
 def stand_in() -> Any:
@@ -109,7 +149,15 @@ def stand_in() -> Any:
     from transformers import PreTrainedTokenizerFast
 
     end = "<|end|>"
-    raw = Tokenizer(models.BPE({byte: place for place, byte in enumerate([*sorted(pre_tokenizers.ByteLevel.alphabet()), end])}, []))
+    raw = Tokenizer(
+        models.BPE(
+            {
+                byte: place
+                for place, byte in enumerate([*sorted(pre_tokenizers.ByteLevel.alphabet()), end])
+            },
+            [],
+        )
+    )
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
     raw.add_special_tokens([end])
@@ -117,36 +165,79 @@ def stand_in() -> Any:
 
 
 def parts_of(example: Example, templater: Templater, *, counted: bool) -> list[dict[str, Any]]:
-    """The sequences that the example becomes, each in stretches that are learned or only read. Raises Unusable."""
+    """The sequences that the example becomes, each in stretches that are learned or only read.
+
+    Raises Unusable.
+    """
     if example.chosen:
         both = pair(example, templater)
-        sides = (("the better answer: made likelier", both.chosen_ids), ("the worse answer: made less likely", both.rejected_ids))
-        return [_part(title, templater, [*both.prompt_ids, *ids], len(both.prompt_ids), counted) for title, ids in sides]
+        sides = (
+            ("the better answer: made likelier", both.chosen_ids),
+            ("the worse answer: made less likely", both.rejected_ids),
+        )
+        return [
+            _part(title, templater, [*both.prompt_ids, *ids], len(both.prompt_ids), counted)
+            for title, ids in sides
+        ]
     if example.good is not None:
         (row,) = feedback(example, templater)
         return [
-            _part("an answer that people liked" if row.label else "an answer that people rejected", templater, [*row.prompt_ids, *row.completion_ids], len(row.prompt_ids), counted)
+            _part(
+                "an answer that people liked" if row.label else "an answer that people rejected",
+                templater,
+                [*row.prompt_ids, *row.completion_ids],
+                len(row.prompt_ids),
+                counted,
+            )
         ]
     if example.answer is not None:
         asked = prompt(example, templater)
-        part = _part("a prompt: the model answers by itself", templater, list(asked.prompt_ids), len(asked.prompt_ids), counted)
+        part = _part(
+            "a prompt: the model answers by itself",
+            templater,
+            list(asked.prompt_ids),
+            len(asked.prompt_ids),
+            counted,
+        )
         return [part | {"answer": example.answer}]
     row = answer_row(example, templater)
     title = "a text" if row.document else "a conversation"
-    return [_part(title, templater, list(row.input_ids), [label != IGNORED for label in row.labels], counted)]
+    return [
+        _part(
+            title,
+            templater,
+            list(row.input_ids),
+            [label != IGNORED for label in row.labels],
+            counted,
+        )
+    ]
 
 
-def _part(title: str, templater: Templater, ids: list[int], learned: Sequence[bool] | int, counted: bool) -> dict[str, Any]:
+def _part(
+    title: str, templater: Templater, ids: list[int], learned: Sequence[bool] | int, counted: bool
+) -> dict[str, Any]:
     """One sequence. `learned`: for each token, or from which token on."""
-    marks = [place >= learned for place in range(len(ids))] if isinstance(learned, int) else list(learned)
+    marks = (
+        [place >= learned for place in range(len(ids))]
+        if isinstance(learned, int)
+        else list(learned)
+    )
     stretches, place, before = [], 0, ""
     for mark, group in groupby(marks):
         place += len(list(group))
-        # Decoded from the start, since some tokenizers leave out a space at the beginning of what they decode.
-        text = templater.tokenizer.decode(ids[:place], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        # Decoded from the start, since some tokenizers leave out a space at the beginning of what
+        # they decode.
+        text = templater.tokenizer.decode(
+            ids[:place], skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
         stretches.append({"text": text[len(before) :], "learned": mark})
         before = text
-    return {"title": title, "stretches": stretches, "tokens": len(ids) if counted else None, "learned_tokens": sum(marks) if counted else None}
+    return {
+        "title": title,
+        "stretches": stretches,
+        "tokens": len(ids) if counted else None,
+        "learned_tokens": sum(marks) if counted else None,
+    }
 
 
 if __name__ == "__main__":

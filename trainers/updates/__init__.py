@@ -1,6 +1,7 @@
 """Update schemes, one file each: which weights of the model are trained.
 
-A file here is found by its name, the plan's `update`. Its keys are declared in rules/updates/<name>.yaml.
+A file here is found by its name, the plan's `update`. Its keys are declared in
+rules/updates/<name>.yaml.
 """
 
 from __future__ import annotations
@@ -32,23 +33,41 @@ class Update(Protocol):
         ...
 
     def peft_config(self, stage: Stage, options: Mapping[str, Any], model: Any) -> Any | None:
-        """The PEFT config that builds the module on this model, or None where the weights themselves are trained."""
+        """The PEFT config that builds the module on this model, or None where the weights
+        themselves are trained.
+        """
         ...
 
-    def start(self, stage: Stage, options: Mapping[str, Any], model: Any, tokenizer: Any, rows: Sequence[Row]) -> str | None:
-        """Give a new module on the model its first weights, where PEFT's own are not the right ones; what was done, in words."""
+    def start(
+        self,
+        stage: Stage,
+        options: Mapping[str, Any],
+        model: Any,
+        tokenizer: Any,
+        rows: Sequence[Row],
+    ) -> str | None:
+        """Give a new module on the model its first weights, where PEFT's own are not the right
+        ones; what was done, in words.
+        """
         ...
 
 
 def task_type(model: Any) -> str:
-    """PEFT's name for what the model does, by its class: a head that scores or sorts is saved with the module."""
+    """PEFT's name for what the model does, by its class: a head that scores or sorts is saved with
+    the module.
+    """
     return "SEQ_CLS" if "ForSequenceClassification" in type(model).__name__ else "CAUSAL_LM"
 
 
 def load_update(name: str) -> Update:
     """The module of an update scheme. Raises InputError where there is none."""
-    known = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "__init__")
+    known = sorted(
+        path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "__init__"
+    )
     if name not in known:
-        raise InputError(f"update '{name}' cannot be trained by this version", allowed=f"trainers exist for: {', '.join(known)}")
+        raise InputError(
+            f"update '{name}' cannot be trained by this version",
+            allowed=f"trainers exist for: {', '.join(known)}",
+        )
     module: Any = import_module(f"trainers.updates.{name}")
     return module

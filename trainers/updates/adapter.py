@@ -1,4 +1,6 @@
-"""Bottleneck adapters: small layers inserted into each block of a frozen model (see advisor.peft_adapter)."""
+"""Bottleneck adapters: small layers inserted into each block of a frozen model (see
+advisor.peft_adapter).
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError
-from advisor.peft_adapter import CANNOT_BE_MERGED, CANNOT_BE_SERVED, BottleneckConfig, UnsupportedModel, find_places
+from advisor.peft_adapter import (
+    CANNOT_BE_MERGED,
+    CANNOT_BE_SERVED,
+    BottleneckConfig,
+    UnsupportedModel,
+    find_places,
+)
 from advisor.plan.model import Stage
 from trainers.prepare import Row
 from trainers.updates import task_type
@@ -33,7 +41,11 @@ def config_class() -> type | None:
 
 def faults(stage: Stage) -> list[Fault]:
     """Values of `peft:` that the config refuses."""
-    passed = {key: value for key, value in stage.peft.items() if key in BottleneckConfig.__dataclass_fields__ and key not in OWNED}
+    passed = {
+        key: value
+        for key, value in stage.peft.items()
+        if key in BottleneckConfig.__dataclass_fields__ and key not in OWNED
+    }
     try:
         BottleneckConfig(**passed)
     except (TypeError, ValueError) as error:
@@ -43,14 +55,25 @@ def faults(stage: Stage) -> list[Fault]:
 
 def peft_config(stage: Stage, options: Mapping[str, Any], model: Any) -> Any:
     """The BottleneckConfig of the stage. Raises InputError where the model has no place for it."""
-    config = BottleneckConfig(bottleneck=options["bottleneck"], placement=options["placement"], dropout=options["dropout"], task_type=task_type(model), **stage.peft)
+    config = BottleneckConfig(
+        bottleneck=options["bottleneck"],
+        placement=options["placement"],
+        dropout=options["dropout"],
+        task_type=task_type(model),
+        **stage.peft,
+    )
     try:
         find_places(model, config.placement, config.layers)
     except UnsupportedModel as error:
-        raise InputError(f"stage {stage.name}: {error}", hint="another placement may fit; update: lora fits every architecture") from None
+        raise InputError(
+            f"stage {stage.name}: {error}",
+            hint="another placement may fit; update: lora fits every architecture",
+        ) from None
     return config
 
 
-def start(stage: Stage, options: Mapping[str, Any], model: Any, tokenizer: Any, rows: Sequence[Row]) -> None:
+def start(
+    stage: Stage, options: Mapping[str, Any], model: Any, tokenizer: Any, rows: Sequence[Row]
+) -> None:
     """None: an adapter's up-projection is zero, so it changes nothing until it is trained."""
     return None

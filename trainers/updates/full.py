@@ -23,12 +23,21 @@ def faults(stage: Stage) -> list[Fault]:
     found = []
     if stage.quantization is not None:
         found.append(
-            Fault(what=f"stage {stage.name}: quantization {stage.quantization} needs a frozen base, and update full trains the weights themselves", allowed="update: lora")
+            Fault(
+                what=(
+                    f"stage {stage.name}: quantization {stage.quantization} needs a frozen base,"
+                    " and update full trains the weights themselves"
+                ),
+                allowed="update: lora",
+            )
         )
     if stage.weights_dtype == "float16":
         found.append(
             Fault(
-                what=f"stage {stage.name}: float16 weights cannot be trained in place: their gradients underflow",
+                what=(
+                    f"stage {stage.name}: float16 weights cannot be trained in place: their"
+                    " gradients underflow"
+                ),
                 allowed="weights_dtype: bfloat16, or float32 with precision: mixed",
             )
         )
@@ -40,6 +49,8 @@ def peft_config(stage: Stage, options: Mapping[str, Any], model: Any) -> None:
     return None
 
 
-def start(stage: Stage, options: Mapping[str, Any], model: Any, tokenizer: Any, rows: Sequence[Row]) -> None:
+def start(
+    stage: Stage, options: Mapping[str, Any], model: Any, tokenizer: Any, rows: Sequence[Row]
+) -> None:
     """None: there is no module."""
     return None

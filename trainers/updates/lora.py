@@ -1,4 +1,7 @@
-"""LoRA: a low-rank correction beside each frozen weight matrix. On a 4-bit base (quantization: nf4) this is QLoRA."""
+"""LoRA: a low-rank correction beside each frozen weight matrix.
+
+On a 4-bit base (quantization: nf4) this is QLoRA.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,8 @@ OWNED: Mapping[str, str] = {
     "revision": "revision",
 }
 LIMITS: Sequence[str] = ()
-# Values of PEFT's init_lora_weights: those that need only the base, and those that need a run over data or another base.
+# Values of PEFT's init_lora_weights: those that need only the base, and those that need a run over
+# data or another base.
 STARTS = ("gaussian", "olora", "orthogonal", "mica", "pissa", "pissa_niter_16")
 NEEDS_DATA = ("eva", "corda", "lora_ga", "loftq")
 
@@ -42,16 +46,47 @@ def faults(stage: Stage) -> list[Fault]:
     given = value.lower() if isinstance(value, str) else ""
     at = f"stage {stage.name}: peft: init_lora_weights: {given}"
     if given in NEEDS_DATA:
-        return [Fault(what=f"{at} needs a pass over the data before training, which this trainer does not make", allowed=f"true, {', '.join(STARTS)}")]
-    if not isinstance(value, bool) and given not in STARTS and not re.fullmatch(r"pissa_niter_\d+", given):
-        return [Fault(what=f"stage {stage.name}: peft: init_lora_weights: {value!r} is no way to start that PEFT knows", allowed=f"true, {', '.join(STARTS)}")]
+        return [
+            Fault(
+                what=(
+                    f"{at} needs a pass over the data before training, which this trainer does not"
+                    " make"
+                ),
+                allowed=f"true, {', '.join(STARTS)}",
+            )
+        ]
+    if (
+        not isinstance(value, bool)
+        and given not in STARTS
+        and not re.fullmatch(r"pissa_niter_\d+", given)
+    ):
+        return [
+            Fault(
+                what=(
+                    f"stage {stage.name}: peft: init_lora_weights: {value!r} is no way to start"
+                    " that PEFT knows"
+                ),
+                allowed=f"true, {', '.join(STARTS)}",
+            )
+        ]
     if given.startswith("pissa") and stage.quantization is not None:
-        return [Fault(what=f"{at} takes the base's weights apart, and quantization {stage.quantization} leaves none to take", allowed="quantization: null with it")]
+        return [
+            Fault(
+                what=(
+                    f"{at} takes the base's weights apart, and quantization {stage.quantization}"
+                    " leaves none to take"
+                ),
+                allowed="quantization: null with it",
+            )
+        ]
     return []
 
 
 def peft_config(stage: Stage, options: Mapping[str, Any], model: Any) -> Any:
-    """The LoraConfig of the stage. Raises InputError where `target_modules` names no layer of the model."""
+    """The LoraConfig of the stage.
+
+    Raises InputError where `target_modules` names no layer of the model.
+    """
     from peft import LoraConfig
 
     targets = options["target_modules"]
@@ -73,26 +108,44 @@ def peft_config(stage: Stage, options: Mapping[str, Any], model: Any) -> Any:
     return config
 
 
-def start(stage: Stage, options: Mapping[str, Any], model: Any, tokenizer: Any, rows: Sequence[Row]) -> str | None:
-    """Nothing is changed: PEFT's own start has no effect until it is trained. In words, which layers are narrower than the rank."""
+def start(
+    stage: Stage, options: Mapping[str, Any], model: Any, tokenizer: Any, rows: Sequence[Row]
+) -> str | None:
+    """Nothing is changed: PEFT's own start has no effect until it is trained.
+
+    In words, which layers are narrower than the rank.
+    """
     from peft.tuners.lora import LoraLayer
 
     rank = options["rank"]
-    layers = {name.rsplit(".", 1)[-1]: min(module.in_features, module.out_features) for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+    layers = {
+        name.rsplit(".", 1)[-1]: min(module.in_features, module.out_features)
+        for name, module in model.named_modules()
+        if isinstance(module, LoraLayer)
+    }
     narrow = {name: width for name, width in sorted(layers.items()) if width < rank}
     if not narrow:
         return None
     listed = ", ".join(f"{name} {width}" for name, width in narrow.items())
-    return f"note: rank {rank} is more than some layers are wide ({listed}): there it can do no more than a rank of that width would"
+    return (
+        f"note: rank {rank} is more than some layers are wide ({listed}): there it can do no more"
+        " than a rank of that width would"
+    )
 
 
 def _embeddings(model: Any, stage: Stage) -> dict[str, Any]:
-    """LoraConfig fields under which the embeddings and the output layer are trained whole; one matrix where the model ties them."""
+    """LoraConfig fields under which the embeddings and the output layer are trained whole; one
+    matrix where the model ties them.
+    """
     names = {id(module): name.rsplit(".", 1)[-1] for name, module in model.named_modules()}
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
     tied = head is None or head.weight is embeddings.weight
     wanted = [names[id(embeddings)]] if tied else [names[id(embeddings)], names[id(head)]]
-    return {"modules_to_save": list(dict.fromkeys([*(stage.peft.get("modules_to_save") or []), *wanted]))} | ({"ensure_weight_tying": True} if tied else {})
+    return {
+        "modules_to_save": list(
+            dict.fromkeys([*(stage.peft.get("modules_to_save") or []), *wanted])
+        )
+    } | ({"ensure_weight_tying": True} if tied else {})
 
 
 def _check_rank(rank: int, config: Any, model: Any, stage: Stage) -> None:
@@ -105,12 +158,14 @@ def _check_rank(rank: int, config: Any, model: Any, stage: Stage) -> None:
     widths = {
         name: min(module.in_features, module.out_features)
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and (module is not head if everything else bool(check_target_module_exists(config, name)))
+        if isinstance(module, torch.nn.Linear)
+        and (module is not head if everything else bool(check_target_module_exists(config, name)))
     }
     if widths and rank > max(widths.values()):
         name = max(widths, key=lambda key: widths[key])
         raise InputError(
-            f"stage {stage.name}: rank {rank} is larger than every layer it would correct: the widest is {widths[name]} ({name.rsplit('.', 1)[-1]})",
+            f"stage {stage.name}: rank {rank} is larger than every layer it would correct: the"
+            f" widest is {widths[name]} ({name.rsplit('.', 1)[-1]})",
             allowed=f"rank: 1 to {widths[name]}",
             hint="8 to 64 is usual; update: full trains the whole matrices",
         )
@@ -119,12 +174,30 @@ def _check_rank(rank: int, config: Any, model: Any, stage: Stage) -> None:
 def _check_targets(targets: str | list[str], model: Any, stage: Stage) -> None:
     import torch
 
-    linear = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    linear = {
+        name.rsplit(".", 1)[-1]
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    }
     # One text is a regular expression to PEFT; a list holds names or name endings.
-    missing = [] if isinstance(targets, str) else [target for target in targets if target.rsplit(".", 1)[-1] not in linear | {"embed_tokens"}]
+    missing = (
+        []
+        if isinstance(targets, str)
+        else [
+            target
+            for target in targets
+            if target.rsplit(".", 1)[-1] not in linear | {"embed_tokens"}
+        ]
+    )
     if missing:
         raise InputError(
-            f"stage {stage.name}: target_modules names no layer of this model: {', '.join(missing)}", allowed=f"all-linear, or some of: {', '.join(sorted(linear - {'lm_head'}))}"
+            f"stage {stage.name}: target_modules names no layer of this model:"
+            f" {', '.join(missing)}",
+            allowed=f"all-linear, or some of: {', '.join(sorted(linear - {'lm_head'}))}",
         )
     if "lm_head" in targets:
-        raise InputError(f"stage {stage.name}: target_modules names lm_head, whose correction the loss would not see", allowed="all-linear leaves it out")
+        raise InputError(
+            f"stage {stage.name}: target_modules names lm_head, whose correction the loss would"
+            " not see",
+            allowed="all-linear leaves it out",
+        )

@@ -1,7 +1,9 @@
-"""Prefix tuning: keys and values in front of every layer's attention are trained (Li & Liang 2021, arXiv:2101.00190).
+"""Prefix tuning: keys and values in front of every layer's attention are trained (Li & Liang 2021,
+arXiv:2101.00190).
 
-The prefix starts as what the model itself computes for a real prompt: its keys and values for the first tokens. From random
-numbers it hardly learns (18.6 against 41.6 points in PEFT's comparison on MetaMathQA).
+The prefix starts as what the model itself computes for a real prompt: its keys and values for the
+first tokens. From random numbers it hardly learns (18.6 against 41.6 points in PEFT's comparison on
+MetaMathQA).
 """
 
 from __future__ import annotations
@@ -32,7 +34,10 @@ OWNED: Mapping[str, str] = {
 OTHER_STARTS = ("prefix_projection", "encoder_hidden_size", "init_weights")
 LIMITS: Sequence[str] = (
     "a prefix cannot be merged into the weights: it is keys and values, no change of a matrix",
-    "vLLM, Ollama, llama.cpp, TGI and SGLang cannot load a prefix: serve it with transformers and PEFT, or train a LoRA instead",
+    (
+        "vLLM, Ollama, llama.cpp, TGI and SGLang cannot load a prefix: serve it with transformers"
+        " and PEFT, or train a LoRA instead"
+    ),
 )
 
 
@@ -44,44 +49,71 @@ def config_class() -> type | None:
 
 
 def faults(stage: Stage) -> list[Fault]:
-    """Fields that would give the prefix another start; what a prefix cannot go together with stands in rules/updates/prefix.yaml."""
+    """Fields that would give the prefix another start; what a prefix cannot go together with stands
+    in rules/updates/prefix.yaml.
+    """
     at = f"stage {stage.name}:"
     return [
-        Fault(what=f"{at} peft: '{key}' cannot be set: the prefix starts from the model's own keys and values of a real prompt", hint="remove it; prefix_text chooses the prompt")
+        Fault(
+            what=(
+                f"{at} peft: '{key}' cannot be set: the prefix starts from the model's own keys and"
+                " values of a real prompt"
+            ),
+            hint="remove it; prefix_text chooses the prompt",
+        )
         for key in OTHER_STARTS
         if key in stage.peft
     ]
 
 
 def peft_config(stage: Stage, options: Mapping[str, Any], model: Any) -> Any:
-    """The PrefixTuningConfig of the stage. Raises InputError where the model keeps no keys and values that a prefix could stand in."""
+    """The PrefixTuningConfig of the stage.
+
+    Raises InputError where the model keeps no keys and values that a prefix could stand in.
+    """
     from peft import PrefixTuningConfig
 
     length = options["prefix_tokens"]
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if longest is not None and length + stage.seq_len > longest:
-        raise InputError(f"stage {stage.name}: prefix_tokens {length} and seq_len {stage.seq_len} make {length + stage.seq_len} positions, the model has {longest}")
+        raise InputError(
+            f"stage {stage.name}: prefix_tokens {length} and seq_len {stage.seq_len} make"
+            f" {length + stage.seq_len} positions, the model has {longest}"
+        )
     # Measured rather than read from the config, whose keys differ between architectures.
     shapes = {tuple(tensor.shape) for layer in _cache(model, [0]) for tensor in layer}
     if len(shapes) != 1:
         raise InputError(
-            f"stage {stage.name}: the layers of {type(model).__name__} keep keys and values of different shapes, which PEFT's prefix cannot fill",
+            f"stage {stage.name}: the layers of {type(model).__name__} keep keys and values of"
+            " different shapes, which PEFT's prefix cannot fill",
             hint="update: lora fits every architecture",
         )
     _, heads, _, width = next(iter(shapes))
     return PrefixTuningConfig(
-        num_virtual_tokens=length, num_layers=len(_cache(model, [0])), num_attention_heads=heads, token_dim=heads * width, task_type=task_type(model), **stage.peft
+        num_virtual_tokens=length,
+        num_layers=len(_cache(model, [0])),
+        num_attention_heads=heads,
+        token_dim=heads * width,
+        task_type=task_type(model),
+        **stage.peft,
     )
 
 
-def start(stage: Stage, options: Mapping[str, Any], model: Any, tokenizer: Any, rows: Sequence[Row]) -> str:
-    """Give the prefix the model's own keys and values of `prefix_text` and of what the first training rows teach."""
+def start(
+    stage: Stage, options: Mapping[str, Any], model: Any, tokenizer: Any, rows: Sequence[Row]
+) -> str:
+    """Give the prefix the model's own keys and values of `prefix_text` and of what the first
+    training rows teach.
+    """
     from peft.tuners.cartridge.utils import prompt_embeddings_from_past_key_values
 
     length, text = options["prefix_tokens"], options["prefix_text"]
     ids = text_ids(tokenizer, text) if text else []
     if len(ids) > length:
-        raise InputError(f"stage {stage.name}: prefix_text has {len(ids)} tokens, prefix_tokens is {length}", hint=f"set prefix_tokens: {len(ids)}, or shorten the text")
+        raise InputError(
+            f"stage {stage.name}: prefix_text has {len(ids)} tokens, prefix_tokens is {length}",
+            hint=f"set prefix_tokens: {len(ids)}, or shorten the text",
+        )
     given, used = len(ids), 0
     for row in rows:
         if len(ids) >= length:
@@ -89,47 +121,76 @@ def start(stage: Stage, options: Mapping[str, Any], model: Any, tokenizer: Any, 
         ids, used = [*ids, *taught(row)], used + 1
     if len(ids) < length:
         hint = f"set prefix_tokens: {max(1, len(ids))}, or add rows"
-        raise InputError(f"stage {stage.name}: the training rows teach {len(ids)} tokens together, prefix_tokens is {length}", hint=hint)
-    cache = _cache(model.get_base_model(), ids[:length])  # the base alone: a prefix changes nothing in it
-    model.prompt_encoder["default"].load_prompt_embeddings(prompt_embeddings_from_past_key_values(cache, num_virtual_tokens=length))
-    parts = [f"prefix_text ({given} tokens)"] * bool(given) + [f"what the first {used} training row{'s' * (used > 1)} teach ({length - given} tokens)"] * bool(used)
+        raise InputError(
+            f"stage {stage.name}: the training rows teach {len(ids)} tokens together, prefix_tokens"
+            f" is {length}",
+            hint=hint,
+        )
+    cache = _cache(
+        model.get_base_model(), ids[:length]
+    )  # the base alone: a prefix changes nothing in it
+    model.prompt_encoder["default"].load_prompt_embeddings(
+        prompt_embeddings_from_past_key_values(cache, num_virtual_tokens=length)
+    )
+    parts = [f"prefix_text ({given} tokens)"] * bool(given) + [
+        f"what the first {used} training row{'s' * (used > 1)} teach ({length - given} tokens)"
+    ] * bool(used)
     return f"the prefix starts from the keys and values of {' and '.join(parts)}"
 
 
 def taught(row: Row) -> list[int]:
     """The tokens of a row that are learned, or all of them where nothing tells them apart.
 
-    Answers alone are the better start: of SmolLM2-135M on the demo's rows, 30 tokens of them give a loss of 3.37, 30 tokens of whole
-    rows, most of them the template's system message, 4.12; without a prefix it is 4.17, with a random one 9.91.
+    Answers alone are the better start: of SmolLM2-135M on the demo's rows, 30 tokens of them give a
+    loss of 3.37, 30 tokens of whole rows, most of them the template's system message, 4.12; without
+    a prefix it is 4.17, with a random one 9.91.
     """
     if getattr(row, "labels", None) is None:
         return list(row.input_ids)
-    return [token for token, label in zip(row.input_ids, row.labels, strict=True) if label != IGNORED]
+    return [
+        token for token, label in zip(row.input_ids, row.labels, strict=True) if label != IGNORED
+    ]
 
 
 def text_ids(tokenizer: Any, text: str) -> list[int]:
-    """The tokens of a prompt: as a system message where the chat template takes one, else as plain text."""
+    """The tokens of a prompt: as a system message where the chat template takes one, else as plain
+    text.
+    """
     if getattr(tokenizer, "chat_template", None):
         try:
-            return list(tokenizer.apply_chat_template([{"role": "system", "content": text}], tokenize=True, return_dict=False))
+            return list(
+                tokenizer.apply_chat_template(
+                    [{"role": "system", "content": text}], tokenize=True, return_dict=False
+                )
+            )
         except Exception:  # noqa: S110  (a template may refuse a system message with any exception)
             pass
     return list(tokenizer(text)["input_ids"])
 
 
 def _cache(model: Any, ids: Sequence[int]) -> list[tuple[Any, Any]]:
-    """The model's keys and values of a prompt, one pair a layer. Raises InputError where it keeps none."""
+    """The model's keys and values of a prompt, one pair a layer.
+
+    Raises InputError where it keeps none.
+    """
     import torch
 
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        output = model(input_ids=torch.tensor([list(ids)], device=next(model.parameters()).device), use_cache=True)
+        output = model(
+            input_ids=torch.tensor([list(ids)], device=next(model.parameters()).device),
+            use_cache=True,
+        )
     model.train(was_training)
     # transformers calls it `cache` from 5.24 on.
     cache = output["cache"] if "cache" in output else output.get("past_key_values")
     layers = getattr(cache, "layers", ())
     pairs = [(getattr(layer, "keys", None), getattr(layer, "values", None)) for layer in layers]
     if not pairs or any(tensor is None or tensor.ndim != 4 for pair in pairs for tensor in pair):
-        raise InputError(f"{type(model).__name__} keeps no keys and values for every layer, so a prefix has no place in it", hint="update: lora fits every architecture")
+        raise InputError(
+            f"{type(model).__name__} keeps no keys and values for every layer, so a prefix has no"
+            " place in it",
+            hint="update: lora fits every architecture",
+        )
     return pairs

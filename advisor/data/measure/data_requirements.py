@@ -33,7 +33,12 @@ def data_requirements() -> dict[str, DataRequirement]:
 
     def source(name: str) -> Source:
         entry = known[name]
-        return Source(title=entry["title"], url=entry.get("url", ""), checked=str(entry.get("checked", stated["checked"])), kind=entry["kind"])
+        return Source(
+            title=entry["title"],
+            url=entry.get("url", ""),
+            checked=str(entry.get("checked", stated["checked"])),
+            kind=entry["kind"],
+        )
 
     return {
         objective: DataRequirement(
@@ -49,15 +54,27 @@ def data_requirements() -> dict[str, DataRequirement]:
 
 
 def compare_amounts(profile: DataProfile) -> list[dict[str, Any]]:
-    """For each objective the data can train: how much it has, how much is wanted, and a verdict: too_few, thin, usual, plenty or unknown."""
+    """For each objective the data can train: how much it has, how much is wanted, and a verdict:
+    too_few, thin, usual, plenty or unknown.
+    """
     tokens = None if profile.tokens is None else profile.tokens.total
-    return [_row(data_requirements()[objective], profile.rows, tokens) for objective in profile.objectives if objective in data_requirements()]
+    return [
+        _row(data_requirements()[objective], profile.rows, tokens)
+        for objective in profile.objectives
+        if objective in data_requirements()
+    ]
 
 
 def shortages(*, rows: int | None, tokens: int | None) -> dict[str, str]:
-    """Objective -> what is said of these data where it wants more: '300 rows: too few: below 500 it seldom works; ...'."""
-    table = {objective: _row(wanted, rows, tokens) for objective, wanted in data_requirements().items()}
-    return {objective: in_words(row) for objective, row in table.items() if row["verdict"] == "too_few"}
+    """Objective -> what is said of these data where it wants more: '300 rows: too few: below 500 it
+    seldom works; ...'.
+    """
+    table = {
+        objective: _row(wanted, rows, tokens) for objective, wanted in data_requirements().items()
+    }
+    return {
+        objective: in_words(row) for objective, row in table.items() if row["verdict"] == "too_few"
+    }
 
 
 def _row(wanted: DataRequirement, rows: int | None, tokens: int | None) -> dict[str, Any]:
@@ -86,9 +103,14 @@ def verdict(has: int | None, wanted: DataRequirement) -> str:
 def in_words(row: dict[str, Any]) -> str:
     """'1,000 rows: within the usual 500 to 10,000'."""
     low, high = (format_count(number) for number in row["usual"])
-    has = f"{format_count(row['has'])} {row['unit']}" if row["has"] is not None else "amount unknown"
+    has = (
+        f"{format_count(row['has'])} {row['unit']}" if row["has"] is not None else "amount unknown"
+    )
     words = {
-        "too_few": f"too few: below {format_count(row['too_few_below'])} it seldom works; usual are {low} to {high}",
+        "too_few": (
+            f"too few: below {format_count(row['too_few_below'])} it seldom works; usual are {low}"
+            f" to {high}"
+        ),
         "thin": f"thin: usual are {low} to {high}",
         "usual": f"within the usual {low} to {high}",
         "plenty": f"more than the usual {low} to {high}",

@@ -1,4 +1,6 @@
-"""What is conspicuous about the content of data: kept row by row in a notebook of flat size, judged at the end."""
+"""What is conspicuous about the content of data: kept row by row in a notebook of flat size, judged
+at the end.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,30 @@ from advisor.ground.types import Finding
 
 SHOWN_ROWS = 20
 ANSWERS_COUNTED = 100_000  # rows whose answers are compared: enough to see a constant one
-COMPARED_ROWS = 1_500_000  # different rows kept to find repeated ones: about 250 MB of hashes, so that memory stays flat
+# different rows kept to find repeated ones: about 250 MB of hashes, so that memory stays flat
+COMPARED_ROWS = 1_500_000
 FEW_PER_CLASS = 8  # SetFit (arXiv:2209.11055) learns from eight labelled texts a class
 KEPT_CLASSES = 1000
-CHECKABLE_SHARE = 0.95  # of the answers that must be checkable before the data counts as problems with a right answer
-FEW_ROWS = 50  # OpenAI's guide sees gains from 50 to 100 examples; runs on 10 and 25 rows are documented failures
+# of the answers that must be checkable before the data counts as problems with a right answer
+CHECKABLE_SHARE = 0.95
+# OpenAI's guide sees gains from 50 to 100 examples; runs on 10 and 25 rows are documented failures
+FEW_ROWS = 50
 LONG_TOKENS = 8192
-# Marks that chat templates and tokenizers write themselves: in the text they end a turn early or open a false one.
-TEMPLATE_MARKS = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|start_header_id|>", "[INST]", "[/INST]", "<s>", "</s>", "<start_of_turn>", "<end_of_turn>")
+# Marks that chat templates and tokenizers write themselves: in the text they end a turn early or
+# open a false one.
+TEMPLATE_MARKS = (
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|endoftext|>",
+    "<|eot_id|>",
+    "<|start_header_id|>",
+    "[INST]",
+    "[/INST]",
+    "<s>",
+    "</s>",
+    "<start_of_turn>",
+    "<end_of_turn>",
+)
 MOJIBAKE = ("Ã¤", "Ã¶", "Ã¼", "Ã©", "Ã¨", "Ã±", "â€™", "â€œ", "â€“", "Â ")
 
 
@@ -42,7 +60,14 @@ class Tally:
         """The finding with its rows named in the text."""
         assert severity in ("error", "warning", "note")
         shown = f"{text} ({rows_words(self.rows, self.count)})" if self.rows else text
-        return Finding(id=id, severity=severity, text=shown, count=self.count, rows=tuple(self.rows), blocks=blocks)  # type: ignore[arg-type]
+        return Finding(
+            id=id,
+            severity=severity,
+            text=shown,
+            count=self.count,
+            rows=tuple(self.rows),
+            blocks=blocks,
+        )  # type: ignore[arg-type]
 
 
 @dataclass(slots=True)
@@ -51,10 +76,14 @@ class Notebook:
 
     kind: str
     format: str
-    thorough: bool = False  # look for rows that are nearly the same and for personal numbers, too: about 10 microseconds a row
+    # look for rows that are nearly the same and for personal numbers, too: about 10 microseconds a
+    # row
+    thorough: bool = False
     rows: int = 0
     seen: set[int] = field(default_factory=set)
-    typed: dict[int, int] = field(default_factory=dict)  # hash of a row normalised -> hash of the first such row
+    typed: dict[int, int] = field(
+        default_factory=dict
+    )  # hash of a row normalised -> hash of the first such row
     asked: set[int] = field(default_factory=set)
     compared: int = 0  # rows that were compared with all before them
     answers: Counter[int] = field(default_factory=Counter)
@@ -79,12 +108,17 @@ class Notebook:
     checkable: int = 0
     multi_turn: int = 0
     single: int = 0  # one request, one answer
-    turns: Counter[int] = field(default_factory=Counter)  # assistant turns -> conversations, the rest
+    turns: Counter[int] = field(
+        default_factory=Counter
+    )  # assistant turns -> conversations, the rest
     with_system: int = 0
     with_tools: int = 0
 
     def add(self, example: Example, text: str, request_tokens: int, tokens: int) -> bytes:
-        """Notes one example: all its text, and about how many tokens it and its request have. Returns the text normalised, where that was needed."""
+        """Notes one example: all its text, and about how many tokens it and its request have.
+
+        Returns the text normalised, where that was needed.
+        """
         if not self.rows:
             self.suspects.numbers = self.thorough
         self.rows += 1
@@ -97,7 +131,10 @@ class Notebook:
         else:
             parts = tuple(message.content for message in messages)
             if self.kind == "preference":
-                ends = tuple(message.content for message in example.chosen), tuple(message.content for message in example.rejected)
+                ends = (
+                    tuple(message.content for message in example.chosen),
+                    tuple(message.content for message in example.rejected),
+                )
                 key = hash((parts, ends))
                 chosen, rejected = sum(map(len, ends[0])), sum(map(len, ends[1]))
                 self.longer_chosen += chosen > rejected
@@ -121,7 +158,9 @@ class Notebook:
             self.answers[digest] += 1
             if len(self.shortest_answer) < 50:
                 self.shortest_answer.setdefault(digest, answer[:60])
-        if example.label is not None and (len(self.classes) < KEPT_CLASSES or example.label in self.classes):
+        if example.label is not None and (
+            len(self.classes) < KEPT_CLASSES or example.label in self.classes
+        ):
             self.classes[example.label] += 1
         if tokens > LONG_TOKENS:
             self.long.add(row)
@@ -137,7 +176,9 @@ class Notebook:
             self.bad += not example.good
         return plain
 
-    def _compare(self, row: int, key: int, asked: int | None, plain: bytes, example: Example) -> None:
+    def _compare(
+        self, row: int, key: int, asked: int | None, plain: bytes, example: Example
+    ) -> None:
         """Tells rows that repeat an earlier one, exactly or typed differently."""
         if self.thorough:
             typed = hash((plain, example.good, example.answer))
@@ -167,7 +208,11 @@ class Notebook:
             self.nul.add(row)
         if ("<" in text or "[" in text) and any(mark in text for mark in TEMPLATE_MARKS):
             self.marked.add(row)
-        if not text.isascii() and ("Ã" in text or "â€" in text or "Â" in text) and any(mark in text for mark in MOJIBAKE):
+        if (
+            not text.isascii()
+            and ("Ã" in text or "â€" in text or "Â" in text)
+            and any(mark in text for mark in MOJIBAKE)
+        ):
             self.mojibake.add(row)
 
     def _look_at_turns(self, example: Example) -> None:
@@ -182,7 +227,9 @@ class Notebook:
         self.with_system += messages[0].role == "system"
         if "tool" in spoken or any(message.extra for message in messages):
             return
-        wrong = bool(spoken) and (spoken[0] != "user" or any(left == right for left, right in itertools.pairwise(spoken)))
+        wrong = bool(spoken) and (
+            spoken[0] != "user" or any(left == right for left, right in itertools.pairwise(spoken))
+        )
         if wrong or any(message.role == "system" for message in messages[1:]):
             self.unordered.add(example.row)
 
@@ -195,7 +242,8 @@ def look_back(notebook: Notebook, *, whole: bool) -> list[Finding]:
     """The findings of everything noted.
 
     Args:
-        whole: Every row was noted. The beginning of a file may be sorted (all of one class first), so what it lacks blocks nothing.
+        whole: Every row was noted. The beginning of a file may be sorted (all of one class first),
+            so what it lacks blocks nothing.
     """
     findings: list[Finding] = []
     rows = notebook.rows
@@ -204,38 +252,102 @@ def look_back(notebook: Notebook, *, whole: bool) -> list[Finding]:
     if notebook.duplicates.count:
         share = notebook.duplicates.count / rows
         text = f"{_rows(notebook.duplicates.count)} repeating an earlier row word for word"
-        findings.append(notebook.duplicates.finding("duplicate-rows", "warning" if share > 0.01 else "note", text))
+        findings.append(
+            notebook.duplicates.finding(
+                "duplicate-rows", "warning" if share > 0.01 else "note", text
+            )
+        )
     findings.extend(_nearly_the_same(notebook))
     if notebook.compared < rows and len(notebook.typed) + len(notebook.seen) >= COMPARED_ROWS:
-        text = f"rows were compared with the first {COMPARED_ROWS:,} different ones only, so that memory stays flat"
-        findings.append(Finding(id="not-all-rows-compared", severity="note", text=text, count=COMPARED_ROWS))
+        text = (
+            f"rows were compared with the first {COMPARED_ROWS:,} different ones only, so that"
+            " memory stays flat"
+        )
+        findings.append(
+            Finding(id="not-all-rows-compared", severity="note", text=text, count=COMPARED_ROWS)
+        )
     if notebook.conflicts.count:
-        findings.append(notebook.conflicts.finding("same-request-other-answer", "note", f"{_rows(notebook.conflicts.count)} asking what an earlier row asks, with another answer"))
+        findings.append(
+            notebook.conflicts.finding(
+                "same-request-other-answer",
+                "note",
+                f"{_rows(notebook.conflicts.count)} asking what an earlier row asks, with another"
+                " answer",
+            )
+        )
     if notebook.nul.count:
-        findings.append(notebook.nul.finding("nul-character", "warning", f"{_rows(notebook.nul.count)} with a NUL character"))
+        findings.append(
+            notebook.nul.finding(
+                "nul-character", "warning", f"{_rows(notebook.nul.count)} with a NUL character"
+            )
+        )
     if notebook.marked.count:
-        what = "marks of a chat template or tokenizer in the text, such as <|im_end|> or </s>: the trainer adds its own"
-        findings.append(notebook.marked.finding("template-marks-in-text", "warning", f"{_rows(notebook.marked.count)} with {what}"))
+        what = (
+            "marks of a chat template or tokenizer in the text, such as <|im_end|> or </s>: the"
+            " trainer adds its own"
+        )
+        findings.append(
+            notebook.marked.finding(
+                "template-marks-in-text", "warning", f"{_rows(notebook.marked.count)} with {what}"
+            )
+        )
     if notebook.mojibake.count:
         findings.append(
-            notebook.mojibake.finding("mojibake", "warning", f"{_rows(notebook.mojibake.count)} with text wrongly decoded (Ã© for é): convert the file from its real encoding")
+            notebook.mojibake.finding(
+                "mojibake",
+                "warning",
+                f"{_rows(notebook.mojibake.count)} with text wrongly decoded (Ã© for é): convert"
+                " the file from its real encoding",
+            )
         )
     if notebook.unordered.count:
-        text = f"{notebook.unordered.count:,} conversations do not alternate between user and assistant; some chat templates refuse them"
+        text = (
+            f"{notebook.unordered.count:,} conversations do not alternate between user and"
+            " assistant; some chat templates refuse them"
+        )
         findings.append(notebook.unordered.finding("turns-do-not-alternate", "warning", text))
     if notebook.long.count and notebook.kind != "raw_text":
-        findings.append(notebook.long.finding("very-long-rows", "warning", f"{_rows(notebook.long.count)} longer than about {LONG_TOKENS:,} tokens"))
+        findings.append(
+            notebook.long.finding(
+                "very-long-rows",
+                "warning",
+                f"{_rows(notebook.long.count)} longer than about {LONG_TOKENS:,} tokens",
+            )
+        )
     if notebook.long_requests.count:
-        text = f"{notebook.long_requests.count:,} requests alone are longer than about {LONG_TOKENS:,} tokens: cut to fit, nothing of their answers is left to learn"
+        text = (
+            f"{notebook.long_requests.count:,} requests alone are longer than about {LONG_TOKENS:,}"
+            " tokens: cut to fit, nothing of their answers is left to learn"
+        )
         findings.append(notebook.long_requests.finding("very-long-requests", "warning", text))
     findings.extend(_private(notebook.suspects))
     if rows < FEW_ROWS and notebook.kind != "raw_text":
         findings.append(
-            Finding(id="few-rows", severity="warning", text=f"only {rows} usable row{'s' if rows > 1 else ''}; {FEW_ROWS} to 100 good ones are where gains begin", count=rows)
+            Finding(
+                id="few-rows",
+                severity="warning",
+                text=(
+                    f"only {rows} usable row{'s' if rows > 1 else ''}; {FEW_ROWS} to 100 good ones"
+                    " are where gains begin"
+                ),
+                count=rows,
+            )
         )
     judged = [*_constant_answers(notebook), *_balance(notebook)]
     if not whole:
-        judged = [replace(finding, severity="warning", text=f"{finding.text} (in the rows read)", blocks=()) if finding.blocks else finding for finding in judged]
+        judged = [
+            (
+                replace(
+                    finding,
+                    severity="warning",
+                    text=f"{finding.text} (in the rows read)",
+                    blocks=(),
+                )
+                if finding.blocks
+                else finding
+            )
+            for finding in judged
+        ]
     findings.extend(judged)
     return findings
 
@@ -243,18 +355,32 @@ def look_back(notebook: Notebook, *, whole: bool) -> list[Finding]:
 def _nearly_the_same(notebook: Notebook) -> list[Finding]:
     findings: list[Finding] = []
     if notebook.nearly.count:
-        text = f"{_rows(notebook.nearly.count)} repeating an earlier row but for capitals, spaces or punctuation"
-        findings.append(notebook.nearly.finding("near-duplicate-rows", "warning" if notebook.nearly.count > 0.01 * notebook.rows else "note", text))
+        text = (
+            f"{_rows(notebook.nearly.count)} repeating an earlier row but for capitals, spaces or"
+            " punctuation"
+        )
+        findings.append(
+            notebook.nearly.finding(
+                "near-duplicate-rows",
+                "warning" if notebook.nearly.count > 0.01 * notebook.rows else "note",
+                text,
+            )
+        )
     pairs = notebook.sample.alike() if notebook.thorough else []
     if pairs:
         looked = len(notebook.sample.rows)
         where = "" if looked == notebook.sample.seen else f" of a random sample of {looked:,}"
-        few = ", ".join(f"row {row} is like row {other}" for row, other in pairs[:3]) + (", ..." if len(pairs) > 3 else "")
+        few = ", ".join(f"row {row} is like row {other}" for row, other in pairs[:3]) + (
+            ", ..." if len(pairs) > 3 else ""
+        )
         findings.append(
             Finding(
                 id="similar-rows",
                 severity="warning" if len(pairs) > 0.05 * looked else "note",
-                text=f"{_rows(len(pairs))}{where} with four fifths of the wording of an earlier row ({few})",
+                text=(
+                    f"{_rows(len(pairs))}{where} with four fifths of the wording of an earlier row"
+                    f" ({few})"
+                ),
                 count=len(pairs),
                 rows=tuple(row for row, _ in pairs[:SHOWN_ROWS]),
             )
@@ -263,16 +389,33 @@ def _nearly_the_same(notebook: Notebook) -> list[Finding]:
 
 
 def _private(suspects: Suspects) -> list[Finding]:
-    """Secrets are a warning each; personal data are one finding, since a support file may well hold some."""
+    """Secrets are a warning each; personal data are one finding, since a support file may well hold
+    some.
+    """
     findings: list[Finding] = []
     for kind in (*KINDS, *NUMBERS):
         count = suspects.counts.get(kind.id, 0)
         if not count:
             continue
         rows = suspects.rows[kind.id]
-        risk = "take them out and change them: a model repeats what it was trained on" if kind.secret else "a model may repeat them"
-        text = f"{_rows(count)} with what looks like {kind.name}, such as {suspects.shown[kind.id]}: {risk} ({rows_words(rows, count)})"
-        findings.append(Finding(id=f"{'secret' if kind.secret else 'personal-data'}-{kind.id}", severity="warning", text=text, count=count, rows=tuple(rows)))
+        risk = (
+            "take them out and change them: a model repeats what it was trained on"
+            if kind.secret
+            else "a model may repeat them"
+        )
+        text = (
+            f"{_rows(count)} with what looks like {kind.name}, such as {suspects.shown[kind.id]}:"
+            f" {risk} ({rows_words(rows, count)})"
+        )
+        findings.append(
+            Finding(
+                id=f"{'secret' if kind.secret else 'personal-data'}-{kind.id}",
+                severity="warning",
+                text=text,
+                count=count,
+                rows=tuple(rows),
+            )
+        )
     return findings
 
 
@@ -296,27 +439,56 @@ def _constant_answers(notebook: Notebook) -> list[Finding]:
     if notebook.format == "classification":
         return _classes(notebook)
     if count >= 0.2 * counted and count >= 5:
-        return [Finding(id="repeated-answer", severity="warning", text=f"{count / counted:.0%} of the rows have the same answer{shown}", count=count)]
+        return [
+            Finding(
+                id="repeated-answer",
+                severity="warning",
+                text=f"{count / counted:.0%} of the rows have the same answer{shown}",
+                count=count,
+            )
+        ]
     return []
 
 
 def _classes(notebook: Notebook) -> list[Finding]:
     findings: list[Finding] = []
-    (largest, most), (smallest, least) = notebook.classes.most_common()[0], notebook.classes.most_common()[-1]
+    (largest, most), (smallest, least) = (
+        notebook.classes.most_common()[0],
+        notebook.classes.most_common()[-1],
+    )
     if most >= 20 * least:
-        text = f"{len(notebook.classes)} classes, the largest '{largest[:40]}' with {most:,} rows, the smallest '{smallest[:40]}' with {least:,}"
+        text = (
+            f"{len(notebook.classes)} classes, the largest '{largest[:40]}' with {most:,} rows, the"
+            f" smallest '{smallest[:40]}' with {least:,}"
+        )
         findings.append(Finding(id="unbalanced-classes", severity="note", text=text, count=most))
     rare = [name for name, count in notebook.classes.items() if count < FEW_PER_CLASS]
     if rare and notebook.rows >= FEW_ROWS:
-        names = ", ".join(f"'{name[:40]}'" for name in rare[:5]) + (", ..." if len(rare) > 5 else "")
-        findings.append(Finding(id="rare-classes", severity="warning", text=f"{len(rare)} classes have fewer than {FEW_PER_CLASS} rows: {names}", count=len(rare)))
+        names = ", ".join(f"'{name[:40]}'" for name in rare[:5]) + (
+            ", ..." if len(rare) > 5 else ""
+        )
+        findings.append(
+            Finding(
+                id="rare-classes",
+                severity="warning",
+                text=f"{len(rare)} classes have fewer than {FEW_PER_CLASS} rows: {names}",
+                count=len(rare),
+            )
+        )
     spellings: dict[bytes, list[str]] = {}
     for name in notebook.classes:
         spellings.setdefault(normalise(name), []).append(name)
     twins = [names for plain, names in spellings.items() if plain and len(names) > 1]
     if twins:
         named = "; ".join(" / ".join(f"'{name[:40]}'" for name in names) for names in twins[:3])
-        findings.append(Finding(id="labels-spelt-alike", severity="warning", text=f"labels that differ only in spelling count as different classes: {named}", count=len(twins)))
+        findings.append(
+            Finding(
+                id="labels-spelt-alike",
+                severity="warning",
+                text=f"labels that differ only in spelling count as different classes: {named}",
+                count=len(twins),
+            )
+        )
     return findings
 
 
@@ -330,13 +502,22 @@ def _balance(notebook: Notebook) -> list[Finding]:
                 Finding(
                     id="chosen-is-longer",
                     severity="note",
-                    text=f"the chosen answer is the longer one in {share:.0%} of the pairs: the model may learn length",
+                    text=(
+                        f"the chosen answer is the longer one in {share:.0%} of the pairs: the"
+                        " model may learn length"
+                    ),
                     count=notebook.longer_chosen,
                 )
             )
     if notebook.kind == "unpaired_feedback" and (notebook.good == 0 or notebook.bad == 0):
         missing = "good" if notebook.good == 0 else "bad"
         findings.append(
-            Finding(id="one-sided-feedback", severity="error", text=f"no answer is marked {missing}: learning from feedback needs both", count=notebook.rows, blocks=("kto",))
+            Finding(
+                id="one-sided-feedback",
+                severity="error",
+                text=f"no answer is marked {missing}: learning from feedback needs both",
+                count=notebook.rows,
+                blocks=("kto",),
+            )
         )
     return findings

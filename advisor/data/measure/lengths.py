@@ -1,4 +1,5 @@
-"""Lengths in tokens: counted or approximated, as percentiles, and what a sequence length would cut and leave empty.
+"""Lengths in tokens: counted or approximated, as percentiles, and what a sequence length would cut
+and leave empty.
 
 Lengths are kept as counts per length, so that memory does not grow with the file.
 """
@@ -25,23 +26,35 @@ CountTokens = Callable[[str], int]
 
 @dataclass(slots=True)
 class Lengths:
-    """How long rows, requests and answers are. The length of a pair is that of the longer of its two sequences, since that must fit."""
+    """How long rows, requests and answers are.
+
+    The length of a pair is that of the longer of its two sequences, since that must fit.
+    """
 
     count_tokens: CountTokens | None = None
     full: bool = False
     rows: dict[int, int] = field(default_factory=dict)  # tokens -> how many rows
-    requests: dict[int, int] = field(default_factory=dict)  # where a row has a request and an answer
+    requests: dict[int, int] = field(
+        default_factory=dict
+    )  # where a row has a request and an answer
     answers: dict[int, int] = field(default_factory=dict)
     seen: int = 0
     measured: int = 0
-    processed: int = 0  # tokens of the rows measured; of a pair both sequences, as a trainer reads them
+    processed: int = (
+        0  # tokens of the rows measured; of a pair both sequences, as a trainer reads them
+    )
     longest: int = 0  # counted beside the sample: rows that seemed longer than all before them
     _sampled: list[tuple[int, int, int]] = field(default_factory=list)
     _guessed: int = 0
     _state: int = 1
 
-    def add(self, example: Example, request_bytes: int, answer_bytes: int, second_bytes: int = 0) -> int:
-        """Notes one row: its request, its answer and, of a pair, the other answer. Returns the row's length."""
+    def add(
+        self, example: Example, request_bytes: int, answer_bytes: int, second_bytes: int = 0
+    ) -> int:
+        """Notes one row: its request, its answer and, of a pair, the other answer.
+
+        Returns the row's length.
+        """
         self.seen += 1
         if self.count_tokens is None or not self.full:
             request = -(-request_bytes // CHARS_PER_TOKEN)
@@ -53,7 +66,11 @@ class Lengths:
                     self._guessed = length
                     self.longest = max(self.longest, self._counted(example)[1])
             else:
-                second = -(-(request_bytes + min(answer_bytes, second_bytes)) // CHARS_PER_TOKEN) if second_bytes else 0
+                second = (
+                    -(-(request_bytes + min(answer_bytes, second_bytes)) // CHARS_PER_TOKEN)
+                    if second_bytes
+                    else 0
+                )
                 self._note(request, length, second)
             return length
         counted = self._counted(example)
@@ -93,7 +110,10 @@ class Lengths:
         return min(before, lengths[-1]), lengths[-1], lengths[0] if len(lengths) > 1 else 0
 
     def settle(self) -> int | None:
-        """Takes the sample over, once all rows are seen. Returns how many rows were sampled, None where all were counted."""
+        """Takes the sample over, once all rows are seen.
+
+        Returns how many rows were sampled, None where all were counted.
+        """
         if self.count_tokens is None or self.full:
             return None
         for triple in self._sampled:
@@ -102,22 +122,34 @@ class Lengths:
 
 
 def sequences(example: Example) -> tuple[str, ...]:
-    """The request, then each whole sequence: one, or the two of a pair. Without a chat template's words."""
+    """The request, then each whole sequence: one, or the two of a pair.
+
+    Without a chat template's words.
+    """
     messages = example.messages
     if example.chosen:
         request = "\n".join(message.content for message in messages)
-        return request, *("\n".join([request, *(message.content for message in side)]) for side in (example.chosen, example.rejected))
+        return request, *(
+            "\n".join([request, *(message.content for message in side)])
+            for side in (example.chosen, example.rejected)
+        )
     if messages and messages[-1].role != "assistant":  # a request alone
         request = "\n".join(message.content for message in messages)
         return request, request
-    return "\n".join(message.content for message in messages[:-1]), "\n".join(message.content for message in messages)
+    return "\n".join(message.content for message in messages[:-1]), "\n".join(
+        message.content for message in messages
+    )
 
 
 def parts_of(example: Example) -> list[str]:
     """Every text of an example, the request's first."""
     if example.text is not None and example.label is None:
         return [example.text]
-    return [message.content for group in (example.messages, example.chosen, example.rejected) for message in group]
+    return [
+        message.content
+        for group in (example.messages, example.chosen, example.rejected)
+        for message in group
+    ]
 
 
 def token_stats(lengths: Lengths, *, rows: int, sampled_rows: int | None) -> TokenStats | None:
@@ -139,10 +171,22 @@ def token_stats(lengths: Lengths, *, rows: int, sampled_rows: int | None) -> Tok
         p95=percentile(ordered, 95),
         p99=percentile(ordered, 99),
         longest=max(lengths.longest, ordered[-1][0]),
-        counted_by=APPROXIMATION if lengths.count_tokens is None else getattr(lengths.count_tokens, "name", "the model's tokenizer"),
+        counted_by=(
+            APPROXIMATION
+            if lengths.count_tokens is None
+            else getattr(lengths.count_tokens, "name", "the model's tokenizer")
+        ),
         sampled_rows=sampled_rows,
         histogram=_histogram(ordered),
-        request_mean=round(sum(length * count for length, count in lengths.requests.items()) / lengths.measured, 1) if lengths.requests else None,
+        request_mean=(
+            round(
+                sum(length * count for length, count in lengths.requests.items())
+                / lengths.measured,
+                1,
+            )
+            if lengths.requests
+            else None
+        ),
     )
 
 
@@ -163,7 +207,9 @@ def error_of_mean(counts: Mapping[int, int]) -> float:
     mean = sum(length * count for length, count in counts.items()) / measured
     if measured < 2 or not mean:
         return 0.0
-    variance = sum(count * (length - mean) ** 2 for length, count in counts.items()) / (measured - 1)
+    variance = sum(count * (length - mean) ** 2 for length, count in counts.items()) / (
+        measured - 1
+    )
     return 1.96 * math.sqrt(variance / measured) / mean
 
 
@@ -183,11 +229,13 @@ def _histogram(ordered: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
 
 
 def cuts(lengths: Lengths, kind: str, *, also: int | None = None) -> list[dict[str, Any]]:
-    """What each usual sequence length would do to the rows measured, shortest first, up to the first that cuts nothing.
+    """What each usual sequence length would do to the rows measured, shortest first, up to the
+    first that cuts nothing.
 
-    `rows_over` are longer than it, `tokens_cut` is the share of all tokens behind it, `answers_lost` counts rows whose request
-    alone fills it, so that nothing is left to learn. `padding` is the share of a batch of single rows that is empty, and
-    `packed_sequences` how many sequences hold the same tokens when rows are laid end to end.
+    `rows_over` are longer than it, `tokens_cut` is the share of all tokens behind it,
+    `answers_lost` counts rows whose request alone fills it, so that nothing is left to learn.
+    `padding` is the share of a batch of single rows that is empty, and `packed_sequences` how many
+    sequences hold the same tokens when rows are laid end to end.
 
     Args:
         also: A length to answer for beside the usual ones.
@@ -197,7 +245,12 @@ def cuts(lengths: Lengths, kind: str, *, also: int | None = None) -> list[dict[s
     if not measured:
         return []
     longest, total = ordered[-1][0], sum(length * count for length, count in ordered)
-    wanted = sorted({*(edge for edge in SEQUENCE_LENGTHS if edge < 2 * max(longest, SEQUENCE_LENGTHS[0])), *((also,) if also else ())})
+    wanted = sorted(
+        {
+            *(edge for edge in SEQUENCE_LENGTHS if edge < 2 * max(longest, SEQUENCE_LENGTHS[0])),
+            *((also,) if also else ()),
+        }
+    )
     table = []
     for edge in wanted:
         over = sum(count for length, count in ordered if length > edge)
@@ -208,8 +261,12 @@ def cuts(lengths: Lengths, kind: str, *, also: int | None = None) -> list[dict[s
                 "seq_len": edge,
                 "rows_over": over,
                 "rows_over_share": round(over / measured, 4),
-                "tokens_cut_share": 0.0 if kind == "raw_text" else round(behind / total, 4) if total else 0.0,
-                "answers_lost": sum(count for length, count in lengths.requests.items() if length >= edge),
+                "tokens_cut_share": (
+                    0.0 if kind == "raw_text" else round(behind / total, 4) if total else 0.0
+                ),
+                "answers_lost": sum(
+                    count for length, count in lengths.requests.items() if length >= edge
+                ),
                 "padding": round(1 - (total - behind) / (edge * measured), 3),
                 "packed_sequences": math.ceil(kept / edge),
             }
@@ -218,14 +275,22 @@ def cuts(lengths: Lengths, kind: str, *, also: int | None = None) -> list[dict[s
     return (
         kept_rows
         if also is None
-        else sorted({row["seq_len"]: row for row in [*kept_rows, *(row for row in table if row["seq_len"] == also)]}.values(), key=lambda row: row["seq_len"])
+        else sorted(
+            {
+                row["seq_len"]: row
+                for row in [*kept_rows, *(row for row in table if row["seq_len"] == also)]
+            }.values(),
+            key=lambda row: row["seq_len"],
+        )
     )
 
 
 PACKED_BELOW = 0.5  # rows that fill less than this share of a sequence are worth packing
 
 
-def suggest_packing(kind: str, tokens: TokenStats, seq_len: int, objectives: tuple[str, ...]) -> tuple[bool, str]:
+def suggest_packing(
+    kind: str, tokens: TokenStats, seq_len: int, objectives: tuple[str, ...]
+) -> tuple[bool, str]:
     """Whether rows are worth laying end to end in sequences of that length, and why."""
     if kind == "raw_text":
         return True, "texts are laid end to end, so that no sequence has a gap"
@@ -233,5 +298,11 @@ def suggest_packing(kind: str, tokens: TokenStats, seq_len: int, objectives: tup
         return False, "pairs, marked answers and requests are read one by one"
     filled = tokens.mean / seq_len
     if filled < PACKED_BELOW:
-        return True, f"a row fills {filled:.0%} of a sequence on average: packed, {1 / filled:.1f} rows share one"
+        return (
+            True,
+            (
+                f"a row fills {filled:.0%} of a sequence on average: packed, {1 / filled:.1f} rows"
+                " share one"
+            ),
+        )
     return False, f"a row fills {filled:.0%} of a sequence on average: little is gained"

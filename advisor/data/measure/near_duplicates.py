@@ -1,8 +1,9 @@
-"""Rows that say nearly the same: by a normalised text among all rows, by shared word sequences in a sample.
+"""Rows that say nearly the same: by a normalised text among all rows, by shared word sequences in a
+sample.
 
-Two rows are near-duplicates where at least four fifths of their three-word sequences are the same (Jaccard; Broder 1997,
-"On the resemblance and containment of documents"). The smallest hashes of each row stand for it; rows that share one of
-the four smallest are compared.
+Two rows are near-duplicates where at least four fifths of their three-word sequences are the same
+(Jaccard; Broder 1997, "On the resemblance and containment of documents"). The smallest hashes of
+each row stand for it; rows that share one of the four smallest are compared.
 """
 
 from __future__ import annotations
@@ -13,17 +14,24 @@ from dataclasses import dataclass, field
 SAMPLED_ROWS = 5_000
 WORDS = 3
 KEPT_HASHES = 64
-KEYS = 4  # two rows alike to four fifths share none of their four smallest hashes with a chance below 1 %
+# two rows alike to four fifths share none of their four smallest hashes with a chance below 1 %
+KEYS = 4
 ALIKE = 0.8
-CROWDED = 40  # rows with one hash in common beyond which no more are compared: a phrase of the template, not of the row
+# rows with one hash in common beyond which no more are compared: a phrase of the template, not of
+# the row
+CROWDED = 40
 LOOKED_AT_BYTES = 20_000
 
 _PUNCTUATION = {code: " " for code in range(128) if not chr(code).isalnum()}
-_ASCII = bytes(ord(chr(code).lower()) if chr(code).isalnum() else 32 for code in range(128)) + bytes(range(128, 256))
+_ASCII = bytes(
+    ord(chr(code).lower()) if chr(code).isalnum() else 32 for code in range(128)
+) + bytes(range(128, 256))
 
 
 def normalise(text: str) -> bytes:
-    """Words in lower case without punctuation: what stays the same when a text is only typed differently."""
+    """Words in lower case without punctuation: what stays the same when a text is only typed
+    differently.
+    """
     if text.isascii():  # twice as fast as bytes
         return b" ".join(text.encode().translate(_ASCII).split())
     return " ".join(text.lower().translate(_PUNCTUATION).split()).encode("utf-8", "surrogatepass")
@@ -35,12 +43,16 @@ def sketch(text: bytes) -> tuple[int, ...]:
     if len(words) < WORDS:
         return ()
     crc32 = zlib.crc32
-    hashes = {crc32(b"%b %b %b" % three) for three in zip(words, words[1:], words[2:], strict=False)}
+    hashes = {
+        crc32(b"%b %b %b" % three) for three in zip(words, words[1:], words[2:], strict=False)
+    }
     return tuple(sorted(hashes)[:KEPT_HASHES])
 
 
 def resemblance(left: tuple[int, ...], right: tuple[int, ...]) -> float:
-    """Share of word sequences two rows have in common, estimated from the smallest hashes of both together."""
+    """Share of word sequences two rows have in common, estimated from the smallest hashes of both
+    together.
+    """
     ours, theirs = set(left), set(right)
     if max(len(left), len(right)) < KEPT_HASHES:  # nothing was left out: exact
         common = len(ours & theirs)
@@ -84,7 +96,11 @@ class Sample:
                         compared.add(other)
                         size = len(ordered[other][1])
                         # Rows of very different length cannot be alike: no need to look.
-                        if ALIKE * size <= len(hashes) and ALIKE * len(hashes) <= size and resemblance(ordered[other][1], hashes) >= ALIKE:
+                        if (
+                            ALIKE * size <= len(hashes)
+                            and ALIKE * len(hashes) <= size
+                            and resemblance(ordered[other][1], hashes) >= ALIKE
+                        ):
                             found = other
                 if len(others) < CROWDED:
                     others.append(index)

@@ -1,7 +1,9 @@
-"""The profile of a data file: what it is, how long its rows are, what is wrong with it, what it can train.
+"""The profile of a data file: what it is, how long its rows are, what is wrong with it, what it can
+train.
 
-Advice has a quarter of a second in all, so a large file is measured on its first rows unless the whole is asked for; the
-profile then says so. Rows are counted exactly either way where that is cheap.
+Advice has a quarter of a second in all, so a large file is measured on its first rows unless the
+whole is asked for; the profile then says so. Rows are counted exactly either way where that is
+cheap.
 """
 
 from __future__ import annotations
@@ -23,12 +25,17 @@ from advisor.data.recognise.roles import normal
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.types import DataProfile, Finding, TokenStats
 
-QUICK_ROWS = 2000  # rows of a large file measured when `full` is not asked for: about 0.03 s on one core
+QUICK_ROWS = (
+    2000  # rows of a large file measured when `full` is not asked for: about 0.03 s on one core
+)
 QUICK_BYTES = 4 << 20
 COUNT_BYTES = 256 << 20  # lines of a JSONL file are counted up to this size (0.1 s)
 DIGEST_BYTES = 16 << 20  # larger files are digested when all of it is read anyway
-STOP_SHARE = 0.05  # of the rows over the length asked about: more stop a run (plan key `truncation`)
-# What a kind can train, in the order to try: `trains_on` of rules/objectives/ read the other way round.
+STOP_SHARE = (
+    0.05  # of the rows over the length asked about: more stop a run (plan key `truncation`)
+)
+# What a kind can train, in the order to try: `trains_on` of rules/objectives/ read the other way
+# round.
 OBJECTIVES = {
     "paired": ("sft",),
     "raw_text": ("cpt",),
@@ -70,16 +77,20 @@ def profile(
 
     Args:
         mapping: Role -> column, where the names do not say it.
-        count_tokens: Tokens in a text by the model's own tokenizer; left out, the length is approximated.
+        count_tokens: Tokens in a text by the model's own tokenizer; left out, the length is
+            approximated.
         full: Count the tokens of every row, not of a sample; reads every row.
         whole: Read every row of a large file, not its beginning.
         strict: Raise where nothing can be trained. `advise check` prints the profile instead.
-        thorough: Look for rows that are nearly the same and for telephone, card and account numbers, too.
-        evaluation: A file of evaluation rows that must not stand in the data; all of the data is then read.
+        thorough: Look for rows that are nearly the same and for telephone, card and account
+            numbers, too.
+        evaluation: A file of evaluation rows that must not stand in the data; all of the data is
+            then read.
         seq_len: A sequence length to say of what it would cut, and in which rows.
 
     Raises:
-        InputError: No data file, nothing recognised, and (strict) nothing that could be trained, all faults together.
+        InputError: No data file, nothing recognised, and (strict) nothing that could be trained,
+        all faults together.
     """
     shown = os.fspath(path)
     found = find_data(path)
@@ -92,19 +103,31 @@ def profile(
     skipped, faults = reading.skipped, reading.faults
     stopped_early = sampled and skipped.seen >= QUICK_ROWS
     if skipped.seen == 0 and not faults.items:
-        raise InputError(f"{shown}: there are no rows in it", hint="add one example a line, or name another file")
+        raise InputError(
+            f"{shown}: there are no rows in it", hint="add one example a line, or name another file"
+        )
     rows, rows_exact = _row_count(found, skipped.seen) if stopped_early else (skipped.seen, True)
     if strict:
         faults.raise_if_any()
         skipped.raise_if_too_many(shown)
     objectives = _objectives(reading)
-    findings = [*_fault_findings(faults, objectives), *_skip_findings(skipped, objectives), *look_back(notebook, whole=not stopped_early), *_about_reading(recognition)]
+    findings = [
+        *_fault_findings(faults, objectives),
+        *_skip_findings(skipped, objectives),
+        *look_back(notebook, whole=not stopped_early),
+        *_about_reading(recognition),
+    ]
     if overlap is not None:
         findings.extend(overlap.findings(recognition.kind))
     if stopped_early:
         counted = f"{rows:,}" if rows_exact else f"about {rows:,} (estimated from the file's size)"
-        text = f"measured on the first {skipped.seen:,} of {counted} rows; `advise check {shlex.quote(shown)}` reads all"
-        findings.append(Finding(id="measured-on-a-sample", severity="note", text=text, count=skipped.seen))
+        text = (
+            f"measured on the first {skipped.seen:,} of {counted} rows; `advise check"
+            f" {shlex.quote(shown)}` reads all"
+        )
+        findings.append(
+            Finding(id="measured-on-a-sample", severity="note", text=text, count=skipped.seen)
+        )
     tokens = _tokens(reading, rows if stopped_early else None, findings)
     findings.extend(_over_length(reading, seq_len))
     findings.sort(key=lambda finding: ("error", "warning", "note").index(finding.severity))
@@ -138,32 +161,47 @@ def _objectives(reading: _Reading) -> tuple[str, ...]:
     objectives = OBJECTIVES[recognition.kind]
     if recognition.format == "classification":
         objectives = (*objectives, "classification")
-    elif recognition.kind == "paired" and notebook.checkable >= CHECKABLE_SHARE * max(1, notebook.rows):
+    elif recognition.kind == "paired" and notebook.checkable >= CHECKABLE_SHARE * max(
+        1, notebook.rows
+    ):
         objectives = (*objectives, "grpo", "rloo")
     return objectives
 
 
 def unusable(profile: DataProfile) -> InputError | None:
-    """The error for data that can train nothing, or None. Every finding that blocks is one fault."""
+    """The error for data that can train nothing, or None.
+
+    Every finding that blocks is one fault.
+    """
     if profile.objectives:
         return None
     blocking = [finding for finding in profile.findings if finding.blocks]
-    return InputError(faults=[Fault(what=f"{profile.path}: {finding.text}") for finding in blocking] or [Fault(what=f"{profile.path}: nothing can be trained on it")])
+    return InputError(
+        faults=[Fault(what=f"{profile.path}: {finding.text}") for finding in blocking]
+        or [Fault(what=f"{profile.path}: nothing can be trained on it")]
+    )
 
 
 def _is_large(found: Found) -> bool:
-    return found.size_bytes > (QUICK_BYTES // 4 if any(file.gzipped for file in found.files) else QUICK_BYTES)
+    return found.size_bytes > (
+        QUICK_BYTES // 4 if any(file.gzipped for file in found.files) else QUICK_BYTES
+    )
 
 
 def _row_count(found: Found, read: int) -> tuple[int, bool]:
     """Rows of a file that was read in part, and whether that is exact."""
-    if found.container == "jsonl" and found.size_bytes <= COUNT_BYTES and not any(file.gzipped for file in found.files):
+    if (
+        found.container == "jsonl"
+        and found.size_bytes <= COUNT_BYTES
+        and not any(file.gzipped for file in found.files)
+    ):
         return sum(_lines(found, index) for index in range(len(found.files))), True
     if found.container == "parquet":
         from advisor.data.read.arrow import parquet_rows
 
         return sum(parquet_rows(file) for file in found.files), True
-    # By the share of bytes the rows read so far took; packed files are taken as a quarter of their text.
+    # By the share of bytes the rows read so far took; packed files are taken as a quarter of their
+    # text.
     used = 0
     with open_bytes(found.files[0]) as stream:
         while used < QUICK_BYTES and (chunk := stream.read(1 << 20)):
@@ -182,10 +220,19 @@ def _lines(found: Found, index: int) -> int:
     return count + (last != b"\n")
 
 
-def _read(path: str | os.PathLike[str], reading: _Reading, seq_len: int | None, *, limit: int | None) -> None:
+def _read(
+    path: str | os.PathLike[str], reading: _Reading, seq_len: int | None, *, limit: int | None
+) -> None:
     """Reads the rows once, and notes everything there is to note."""
-    lengths, notebook, overlap, skipped = reading.lengths, reading.notebook, reading.overlap, reading.skipped
-    for example in read_examples(path, recognition=reading.recognition, skipped=skipped, faults=reading.faults):
+    lengths, notebook, overlap, skipped = (
+        reading.lengths,
+        reading.notebook,
+        reading.overlap,
+        reading.skipped,
+    )
+    for example in read_examples(
+        path, recognition=reading.recognition, skipped=skipped, faults=reading.faults
+    ):
         if example.text is not None and example.label is None:
             text = example.text
             request, answer, second = 0, size_of(text), 0
@@ -195,7 +242,10 @@ def _read(path: str | os.PathLike[str], reading: _Reading, seq_len: int | None, 
             for part in parts:
                 request += len(part) if part.isascii() else len(part.encode())
             if example.chosen:
-                sides = [[message.content for message in side] for side in (example.chosen, example.rejected)]
+                sides = [
+                    [message.content for message in side]
+                    for side in (example.chosen, example.rejected)
+                ]
                 answer, second = (sum(map(size_of, side)) for side in sides)
                 parts += [*sides[0], *sides[1]]
             elif example.messages[-1].role == "assistant":
@@ -218,7 +268,9 @@ def _read(path: str | os.PathLike[str], reading: _Reading, seq_len: int | None, 
 
 
 def size_of(text: str) -> int:
-    """Bytes of a text in UTF-8: a fairer stand-in for tokens than its letters where these are not Latin."""
+    """Bytes of a text in UTF-8: a fairer stand-in for tokens than its letters where these are not
+    Latin.
+    """
     return len(text) if text.isascii() else len(text.encode())
 
 
@@ -228,10 +280,20 @@ def understood(example: Example) -> dict[str, Any]:
     for name in ("messages", "chosen", "rejected"):
         messages: tuple[Message, ...] = getattr(example, name)
         if messages and not (name == "messages" and example.label is not None):
-            shown[name] = [{"role": turn.role, "content": turn.content, **({"weight": turn.weight} if turn.weight != 1 else {}), **turn.extra} for turn in messages]
+            shown[name] = [
+                {
+                    "role": turn.role,
+                    "content": turn.content,
+                    **({"weight": turn.weight} if turn.weight != 1 else {}),
+                    **turn.extra,
+                }
+                for turn in messages
+            ]
     for name in ("text", "label", "good", "answer"):
         said = getattr(example, name)
-        if said is not None and not (name == "answer" and example.messages and said in example.messages[-1].content):
+        if said is not None and not (
+            name == "answer" and example.messages and said in example.messages[-1].content
+        ):
             shown[name] = getattr(example, name)
     if example.tools:
         shown["tools"] = [dict(tool) for tool in example.tools]
@@ -241,14 +303,21 @@ def understood(example: Example) -> dict[str, Any]:
 # --------------------------------------------------------------------------- numbers
 
 
-def _tokens(reading: _Reading, rows_in_all: int | None, findings: list[Finding]) -> TokenStats | None:
+def _tokens(
+    reading: _Reading, rows_in_all: int | None, findings: list[Finding]
+) -> TokenStats | None:
     lengths = reading.lengths
     sampled = lengths.settle()
     if sampled is None and rows_in_all is not None:
         sampled = lengths.measured
-    tokens = token_stats(lengths, rows=rows_in_all if rows_in_all is not None else lengths.seen, sampled_rows=sampled)
+    tokens = token_stats(
+        lengths, rows=rows_in_all if rows_in_all is not None else lengths.seen, sampled_rows=sampled
+    )
     if tokens is not None and sampled is not None and lengths.count_tokens is not None:
-        text = f"tokens were counted on {sampled:,} rows; the mean is within ±{error_of_mean(lengths.rows):.1%} (95 %); --full counts every row"
+        text = (
+            f"tokens were counted on {sampled:,} rows; the mean is within"
+            f" ±{error_of_mean(lengths.rows):.1%} (95 %); --full counts every row"
+        )
         findings.append(Finding(id="tokens-of-a-sample", severity="note", text=text, count=sampled))
     return tokens
 
@@ -261,14 +330,27 @@ def _over_length(reading: _Reading, seq_len: int | None) -> list[Finding]:
     about = "" if exact else "about "
     rows = reading.notebook.rows
     if reading.recognition.kind == "raw_text":
-        text = f"{about}{reading.over.count:,} of {rows:,} texts are longer than {seq_len:,} tokens: they are cut into pieces, nothing is lost"
+        text = (
+            f"{about}{reading.over.count:,} of {rows:,} texts are longer than {seq_len:,} tokens:"
+            " they are cut into pieces, nothing is lost"
+        )
         return [reading.over.finding("texts-over-length", "note", text)]
     share = reading.over.count / rows
-    what = "a run stops at them unless `truncation` says drop or truncate" if share > STOP_SHARE else "left out of the training, or cut with truncation: truncate"
-    text = f"{about}{reading.over.count:,} of {rows:,} rows ({share:.1%}) are longer than {seq_len:,} tokens: {what}"
+    what = (
+        "a run stops at them unless `truncation` says drop or truncate"
+        if share > STOP_SHARE
+        else "left out of the training, or cut with truncation: truncate"
+    )
+    text = (
+        f"{about}{reading.over.count:,} of {rows:,} rows ({share:.1%}) are longer than {seq_len:,}"
+        f" tokens: {what}"
+    )
     findings = [reading.over.finding("rows-over-length", "warning", text)]
     if reading.lost.count:
-        text = f"{about}{reading.lost.count:,} requests alone fill {seq_len:,} tokens: cut to fit, nothing of their answers is left to learn"
+        text = (
+            f"{about}{reading.lost.count:,} requests alone fill {seq_len:,} tokens: cut to fit,"
+            " nothing of their answers is left to learn"
+        )
         findings.append(reading.lost.finding("requests-fill-the-length", "warning", text))
     return findings
 
@@ -277,7 +359,9 @@ def _measures(reading: _Reading, seq_len: int | None) -> dict[str, Any]:
     """Everything counted that is no finding, as JSON types."""
     notebook, lengths = reading.notebook, reading.lengths
     measures: dict[str, Any] = {"rows_used": notebook.rows, "rows_unusable": reading.skipped.total}
-    measures["scripts"] = [{"script": script, "rows": count} for script, count in notebook.scripts.most_common()]
+    measures["scripts"] = [
+        {"script": script, "rows": count} for script, count in notebook.scripts.most_common()
+    ]
     turns = notebook.turns.copy()
     turns[1] += notebook.single
     conversations = sum(turns.values())
@@ -285,22 +369,34 @@ def _measures(reading: _Reading, seq_len: int | None) -> dict[str, Any]:
         measures["turns"] = {
             "conversations": conversations,
             "multi_turn": notebook.multi_turn,
-            "mean": round(sum(answers * count for answers, count in turns.items()) / conversations, 2),
+            "mean": round(
+                sum(answers * count for answers, count in turns.items()) / conversations, 2
+            ),
             "most": max(answers for answers, count in turns.items() if count),
             "with_system_text": notebook.with_system,
             "with_tools": notebook.with_tools,
         }
     if notebook.classes:
-        measures["classes"] = [{"label": label, "rows": count} for label, count in notebook.classes.most_common(SHOWN_CLASSES)]
+        measures["classes"] = [
+            {"label": label, "rows": count}
+            for label, count in notebook.classes.most_common(SHOWN_CLASSES)
+        ]
         measures["class_count"] = len(notebook.classes)
     if notebook.kind == "unpaired_feedback":
         measures["feedback"] = {"good": notebook.good, "bad": notebook.bad}
     if notebook.kind == "preference":
-        measures["pairs"] = {"chosen_longer": notebook.longer_chosen, "rejected_longer": notebook.longer_rejected}
+        measures["pairs"] = {
+            "chosen_longer": notebook.longer_chosen,
+            "rejected_longer": notebook.longer_rejected,
+        }
     for name, counts in (("request_tokens", lengths.requests), ("answer_tokens", lengths.answers)):
         ordered = sorted(counts.items())
         if ordered:
-            measures[name] = {"p50": percentile(ordered, 50), "p95": percentile(ordered, 95), "longest": ordered[-1][0]}
+            measures[name] = {
+                "p50": percentile(ordered, 50),
+                "p95": percentile(ordered, 95),
+                "longest": ordered[-1][0],
+            }
     measures["sequence_lengths"] = cuts(lengths, notebook.kind, also=seq_len)
     if notebook.checkable:
         measures["checkable_answers"] = notebook.checkable
@@ -309,7 +405,7 @@ def _measures(reading: _Reading, seq_len: int | None) -> dict[str, Any]:
     return measures
 
 
-# --------------------------------------------------------------------------- findings that come from reading
+# --------------------------------------------------------------------------- findings that come fro
 
 
 def _fault_findings(faults: Faults, objectives: tuple[str, ...]) -> list[Finding]:
@@ -319,7 +415,10 @@ def _fault_findings(faults: Faults, objectives: tuple[str, ...]) -> list[Finding
 def _keys_twice(rows: list[int]) -> list[Finding]:
     if not rows:
         return []
-    text = f"{len(rows):,} row{'s' if len(rows) > 1 else ''} with the same key twice: the last one is read, what stood before is lost"
+    text = (
+        f"{len(rows):,} row{'s' if len(rows) > 1 else ''} with the same key twice: the last one is"
+        " read, what stood before is lost"
+    )
     return [Tally(count=len(rows), rows=rows[:SHOWN_ROWS]).finding("key-twice", "warning", text)]
 
 
@@ -328,39 +427,116 @@ def _unreadable(faults: Faults, objectives: tuple[str, ...]) -> list[Finding]:
         return []
     shown = "; ".join(fault.what for fault in faults.items[:20])
     more = f"; and {len(faults.items) - 20} more" if len(faults.items) > 20 else ""
-    return [Finding(id="unreadable-rows", severity="error", text=f"{shown}{more}", count=len(faults.items), rows=tuple(faults.rows[:20]), blocks=objectives)]
+    return [
+        Finding(
+            id="unreadable-rows",
+            severity="error",
+            text=f"{shown}{more}",
+            count=len(faults.items),
+            rows=tuple(faults.rows[:20]),
+            blocks=objectives,
+        )
+    ]
 
 
 def _skip_findings(skipped: Skipped, objectives: tuple[str, ...]) -> list[Finding]:
     findings: list[Finding] = []
     for reason, count in skipped.counts.items():
-        share = f"{count:,} of {skipped.seen:,} rows: {REASONS[reason]}" if count < skipped.seen else f"no row can be used: {REASONS[reason]}"
+        share = (
+            f"{count:,} of {skipped.seen:,} rows: {REASONS[reason]}"
+            if count < skipped.seen
+            else f"no row can be used: {REASONS[reason]}"
+        )
         if skipped.too_many:
             findings.append(
-                Finding(id=reason, severity="error", text=f"{share} ({rows_words(skipped.rows[reason], count)})", count=count, rows=tuple(skipped.rows[reason]), blocks=objectives)
+                Finding(
+                    id=reason,
+                    severity="error",
+                    text=f"{share} ({rows_words(skipped.rows[reason], count)})",
+                    count=count,
+                    rows=tuple(skipped.rows[reason]),
+                    blocks=objectives,
+                )
             )
         else:
             text = f"{share}; left out of the training ({rows_words(skipped.rows[reason], count)})"
-            findings.append(Finding(id=reason, severity="warning", text=text, count=count, rows=tuple(skipped.rows[reason])))
+            findings.append(
+                Finding(
+                    id=reason,
+                    severity="warning",
+                    text=text,
+                    count=count,
+                    rows=tuple(skipped.rows[reason]),
+                )
+            )
     for reason, count in skipped.changes.items():
-        text = f"{count:,} conversations end with turns that nobody answers; these turns are left out ({rows_words(skipped.changed_rows[reason], count)})"
-        findings.append(Finding(id=reason, severity="note", text=text, count=count, rows=tuple(skipped.changed_rows[reason])))
+        text = (
+            f"{count:,} conversations end with turns that nobody answers; these turns are left out"
+            f" ({rows_words(skipped.changed_rows[reason], count)})"
+        )
+        findings.append(
+            Finding(
+                id=reason,
+                severity="note",
+                text=text,
+                count=count,
+                rows=tuple(skipped.changed_rows[reason]),
+            )
+        )
     return findings
 
 
 def _about_reading(recognition: Recognition) -> list[Finding]:
-    findings = [Finding(id="files-left-out" if note.startswith(("left out", "read:")) else "about-reading", severity="note", text=note) for note in recognition.notes]
+    findings = [
+        Finding(
+            id="files-left-out" if note.startswith(("left out", "read:")) else "about-reading",
+            severity="note",
+            text=note,
+        )
+        for note in recognition.notes
+    ]
     if recognition.container == "text":
         findings.append(Finding(id="documents", severity="note", text=recognition.why))
     if recognition.unused:
         names = ", ".join(recognition.unused[:8]) + (" ..." if len(recognition.unused) > 8 else "")
-        findings.append(Finding(id="unused-columns", severity="note", text=f"columns that play no role: {names}", count=len(recognition.unused)))
-    media = [column for column in recognition.unused if normal(column).rstrip("s") in ("image", "img", "picture", "audio", "video", "sound", "pixel_value")]
+        findings.append(
+            Finding(
+                id="unused-columns",
+                severity="note",
+                text=f"columns that play no role: {names}",
+                count=len(recognition.unused),
+            )
+        )
+    media = [
+        column
+        for column in recognition.unused
+        if normal(column).rstrip("s")
+        in ("image", "img", "picture", "audio", "video", "sound", "pixel_value")
+    ]
     if media:
-        findings.append(Finding(id="media-columns", severity="warning", text=f"images or sound in {', '.join(media)} are left out: only the text is trained", count=len(media)))
+        findings.append(
+            Finding(
+                id="media-columns",
+                severity="warning",
+                text=(
+                    f"images or sound in {', '.join(media)} are left out: only the text is trained"
+                ),
+                count=len(media),
+            )
+        )
     if recognition.confidence == "likely":
-        ways = f"; otherwise: {'; '.join(candidate.flag for candidate in recognition.candidates)}" if recognition.candidates else "; --map overrides it"
-        findings.append(Finding(id="recognised-by-shape", severity="note", text=f"read as {recognition.format}: {recognition.why}{ways}"))
+        ways = (
+            f"; otherwise: {'; '.join(candidate.flag for candidate in recognition.candidates)}"
+            if recognition.candidates
+            else "; --map overrides it"
+        )
+        findings.append(
+            Finding(
+                id="recognised-by-shape",
+                severity="note",
+                text=f"read as {recognition.format}: {recognition.why}{ways}",
+            )
+        )
     return findings
 
 

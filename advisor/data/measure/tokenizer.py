@@ -1,6 +1,8 @@
-"""A model's own tokenizer and chat template, where its folder is at hand: exact lengths, and whether the template takes the rows.
+"""A model's own tokenizer and chat template, where its folder is at hand: exact lengths, and
+whether the template takes the rows.
 
-Both packages are free of torch and come with the training extra. Without them lengths are approximated, and that is said.
+Both packages are free of torch and come with the training extra. Without them lengths are
+approximated, and that is said.
 """
 
 from __future__ import annotations
@@ -43,7 +45,9 @@ class ModelTokenizer:
         return len(self._encode(text, add_special_tokens=False).ids)
 
     def rendered(self, example: Example) -> tuple[str, ...] | None:
-        """The request and the whole sequence (of a pair: both) as the chat template writes them; None where it cannot."""
+        """The request and the whole sequence (of a pair: both) as the chat template writes them;
+        None where it cannot.
+        """
         if example.label is None and not example.plain:
             self.conversations += 1
         if self._template is None or not example.messages:
@@ -54,21 +58,33 @@ class ModelTokenizer:
         self.tried += 1
         try:
             request = self._render(asked, example, prompt=True) if asked else ""
-            wholes = [self._render((*messages, *end), example) for end in ends] or [self._render(messages, example) if asked is not messages else request]
-        except Exception as error:  # a template may raise anything: its author's own complaints among it
+            wholes = [self._render((*messages, *end), example) for end in ends] or [
+                self._render(messages, example) if asked is not messages else request
+            ]
+        except (
+            Exception
+        ) as error:  # a template may raise anything: its author's own complaints among it
             self.refused.add(example.row)
-            self.complaint = self.complaint or str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+            self.complaint = (
+                self.complaint or str(error).splitlines()[0][:160]
+                if str(error)
+                else type(error).__name__
+            )
             return None
         self._look(example, messages if not ends else (*messages, *example.chosen), wholes[0])
         return (request, *wholes)
 
     def _as_trained(self, example: Example) -> tuple[Message, ...]:
-        """The conversation as the trainers write it: a system turn that the template refuses, and nothing else, goes into the first question."""
+        """The conversation as the trainers write it: a system turn that the template refuses, and
+        nothing else, goes into the first question.
+        """
         moved = system_in_question(example.messages)
         if moved is None:
             return example.messages
         if self._takes_system is None:  # asked once: a template refuses the turn, not its words
-            self._takes_system = self._renders(example.messages[:2], example) or not self._renders(moved[:1], example)
+            self._takes_system = self._renders(example.messages[:2], example) or not self._renders(
+                moved[:1], example
+            )
         if self._takes_system:
             return example.messages
         self.moved_system.add(example.row)
@@ -81,13 +97,25 @@ class ModelTokenizer:
             return False
         return True
 
-    def _render(self, messages: tuple[Message, ...], example: Example, *, prompt: bool = False) -> str:
-        turns = [{"role": message.role, "content": message.content, **message.extra} for message in messages]
-        text = self._template.render(messages=turns, tools=[dict(tool) for tool in example.tools] or None, add_generation_prompt=prompt, **self._tokens)
+    def _render(
+        self, messages: tuple[Message, ...], example: Example, *, prompt: bool = False
+    ) -> str:
+        turns = [
+            {"role": message.role, "content": message.content, **message.extra}
+            for message in messages
+        ]
+        text = self._template.render(
+            messages=turns,
+            tools=[dict(tool) for tool in example.tools] or None,
+            add_generation_prompt=prompt,
+            **self._tokens,
+        )
         return str(text)
 
     def _look(self, example: Example, messages: tuple[Message, ...], whole: str) -> None:
-        """What the template does to the row: does the answer stand in it, the system text, and something that ends the turn?"""
+        """What the template does to the row: does the answer stand in it, the system text, and
+        something that ends the turn?
+        """
         last = messages[-1]
         if messages[0].role == "system" and messages[0].content.strip() not in whole:
             self.without_system.add(example.row)
@@ -105,51 +133,119 @@ class ModelTokenizer:
         findings: list[Finding] = []
         if self._template is None:
             if self.conversations:
-                text = f"{self.model} has no chat template: it was not trained on conversations; the trainers write them in a plain one and save it with the result"
-                findings.append(Finding(id="model-without-chat-template", severity="warning", text=text, count=self.conversations))
+                text = (
+                    f"{self.model} has no chat template: it was not trained on conversations; the"
+                    " trainers write them in a plain one and save it with the result"
+                )
+                findings.append(
+                    Finding(
+                        id="model-without-chat-template",
+                        severity="warning",
+                        text=text,
+                        count=self.conversations,
+                    )
+                )
             return findings
         if self.refused.count:
             many = self.refused.count > REFUSED_SHARE * self.tried
-            text = f"the chat template of {self.model} refuses {self.refused.count:,} of {self.tried:,} rows tried: {self.complaint}"
-            findings.append(self.refused.finding("template-refuses-rows", "error" if many else "warning", text, objectives if many else ()))
+            text = (
+                f"the chat template of {self.model} refuses {self.refused.count:,} of"
+                f" {self.tried:,} rows tried: {self.complaint}"
+            )
+            findings.append(
+                self.refused.finding(
+                    "template-refuses-rows",
+                    "error" if many else "warning",
+                    text,
+                    objectives if many else (),
+                )
+            )
         if self.hidden.count:
-            text = f"the chat template of {self.model} leaves the answer out of {self.hidden.count:,} of {self.tried:,} rows tried"
-            findings.append(self.hidden.finding("template-hides-answers", "error", text, objectives))
+            text = (
+                f"the chat template of {self.model} leaves the answer out of {self.hidden.count:,}"
+                f" of {self.tried:,} rows tried"
+            )
+            findings.append(
+                self.hidden.finding("template-hides-answers", "error", text, objectives)
+            )
         if self.without_system.count:
-            text = f"the chat template of {self.model} drops the system text of {self.without_system.count:,} of {self.tried:,} rows tried"
-            findings.append(self.without_system.finding("template-drops-system-text", "warning", text))
+            text = (
+                f"the chat template of {self.model} drops the system text of"
+                f" {self.without_system.count:,} of {self.tried:,} rows tried"
+            )
+            findings.append(
+                self.without_system.finding("template-drops-system-text", "warning", text)
+            )
         if self.moved_system.count:
-            text = f"the chat template of {self.model} takes no system turn: the trainers put the system text of {self.moved_system.count:,} rows in front of the first question"
+            text = (
+                f"the chat template of {self.model} takes no system turn: the trainers put the"
+                f" system text of {self.moved_system.count:,} rows in front of the first question"
+            )
             findings.append(self.moved_system.finding("template-without-system-turn", "note", text))
         if self.without_end.count:
-            text = f"the chat template of {self.model} writes nothing that ends a turn: the trainers add the end-of-text token, or the model would never stop"
+            text = (
+                f"the chat template of {self.model} writes nothing that ends a turn: the trainers"
+                " add the end-of-text token, or the model would never stop"
+            )
             findings.append(self.without_end.finding("template-without-end-of-turn", "note", text))
         return findings
 
 
 def model_tokenizer(model: str) -> tuple[ModelTokenizer | None, str]:
-    """The tokenizer of a model folder, or of a hub model in the cache; else None and why lengths are approximated."""
+    """The tokenizer of a model folder, or of a hub model in the cache; else None and why lengths
+    are approximated.
+    """
     from importlib.util import find_spec
 
     folder = _folder(model)
     if folder is None:
         return None, f"{model}: no folder with a tokenizer.json at hand; lengths are approximated"
     if find_spec("tokenizers") is None:
-        return None, "the tokenizers package is not installed; lengths are approximated (pip install 'finetune-advisor[train]')"
+        return (
+            None,
+            (
+                "the tokenizers package is not installed; lengths are approximated (pip install"
+                " 'finetune-advisor[train]')"
+            ),
+        )
     from tokenizers import Tokenizer
 
     try:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:  # the package raises a bare Exception
-        return None, f"{folder / 'tokenizer.json'} cannot be read ({str(error)[:100]}); lengths are approximated"
+        return (
+            None,
+            (
+                f"{folder / 'tokenizer.json'} cannot be read ({str(error)[:100]}); lengths are"
+                " approximated"
+            ),
+        )
     tokenizer.no_truncation()
     tokenizer.no_padding()
     settings = _json(folder / "tokenizer_config.json")
-    tokens = {key: text for key in ("bos_token", "eos_token", "pad_token", "unk_token") if (text := _token_text(settings.get(key))) is not None}
-    special = tuple(entry["content"] for entry in _json(folder / "tokenizer.json").get("added_tokens", []) if entry.get("special"))
+    tokens = {
+        key: text
+        for key in ("bos_token", "eos_token", "pad_token", "unk_token")
+        if (text := _token_text(settings.get(key))) is not None
+    }
+    special = tuple(
+        entry["content"]
+        for entry in _json(folder / "tokenizer.json").get("added_tokens", [])
+        if entry.get("special")
+    )
     template, note = _template(folder, settings)
     special = tuple(dict.fromkeys((*special, *tokens.values())))
-    return ModelTokenizer(name=f"tokenizer of {model}", model=model, _encode=tokenizer.encode, _template=template, _tokens=tokens, _special=special), note
+    return (
+        ModelTokenizer(
+            name=f"tokenizer of {model}",
+            model=model,
+            _encode=tokenizer.encode,
+            _template=template,
+            _tokens=tokens,
+            _special=special,
+        ),
+        note,
+    )
 
 
 def _folder(model: str) -> Path | None:
@@ -158,8 +254,12 @@ def _folder(model: str) -> Path | None:
         return folder
     if folder.exists() or model.count("/") > 1:
         return None
-    home = os.environ.get("HF_HUB_CACHE") or os.path.join(os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface"), "hub")
-    found = sorted(Path(home, f"models--{model.replace('/', '--')}", "snapshots").glob("*/tokenizer.json"))
+    home = os.environ.get("HF_HUB_CACHE") or os.path.join(
+        os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface"), "hub"
+    )
+    found = sorted(
+        Path(home, f"models--{model.replace('/', '--')}", "snapshots").glob("*/tokenizer.json")
+    )
     return found[-1].parent if found else None
 
 
@@ -172,27 +272,50 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _token_text(value: Any) -> str | None:
-    return value if isinstance(value, str) else value.get("content") if isinstance(value, Mapping) else None
+    return (
+        value
+        if isinstance(value, str)
+        else value.get("content")
+        if isinstance(value, Mapping)
+        else None
+    )
 
 
 def _template(folder: Path, settings: Mapping[str, Any]) -> tuple[Any, str]:
     """The compiled chat template, or None; and a note where there is one that cannot be tried."""
     path = folder / "chat_template.jinja"
-    source: Any = path.read_text(encoding="utf-8") if path.is_file() else settings.get("chat_template")
+    source: Any = (
+        path.read_text(encoding="utf-8") if path.is_file() else settings.get("chat_template")
+    )
     if isinstance(source, list):  # several, by name
-        source = next((entry.get("template") for entry in source if isinstance(entry, Mapping) and entry.get("name") == "default"), None)
+        source = next(
+            (
+                entry.get("template")
+                for entry in source
+                if isinstance(entry, Mapping) and entry.get("name") == "default"
+            ),
+            None,
+        )
     if not isinstance(source, str):
         return None, ""
     from importlib.util import find_spec
 
     if find_spec("jinja2") is None:
-        return None, "the chat template was not tried: jinja2 is not installed (pip install 'finetune-advisor[train]')"
+        return (
+            None,
+            (
+                "the chat template was not tried: jinja2 is not installed (pip install"
+                " 'finetune-advisor[train]')"
+            ),
+        )
     import jinja2
     from jinja2.ext import Extension
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Generation(Extension):
-        """`{% generation %}` as transformers has it: marks what the assistant says, and writes it as it is."""
+        """`{% generation %}` as transformers has it: marks what the assistant says, and writes it
+        as it is.
+        """
 
         tags = {"generation"}  # noqa: RUF012 - jinja2 reads it from the class
 
@@ -209,16 +332,33 @@ def _template(folder: Path, settings: Mapping[str, Any]) -> tuple[Any, str]:
 
         return datetime.datetime.now().strftime(form)
 
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"])
-    environment.filters["tojson"] = lambda value, indent=None, **_options: json.dumps(value, ensure_ascii=False, indent=indent)
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = lambda value, indent=None, **_options: json.dumps(
+        value, ensure_ascii=False, indent=indent
+    )
     environment.globals.update(raise_exception=refuse, strftime_now=now)
     try:
         return environment.from_string(source), ""
     except jinja2.exceptions.TemplateError as error:
-        return None, f"the chat template of {folder} is broken ({str(error)[:120]}): the model cannot be trained on conversations with it"
+        return (
+            None,
+            (
+                f"the chat template of {folder} is broken ({str(error)[:120]}): the model cannot be"
+                " trained on conversations with it"
+            ),
+        )
 
 
-def with_template_fit(findings: tuple[Finding, ...], tokenizer: ModelTokenizer, objectives: tuple[str, ...]) -> tuple[Finding, ...]:
+def with_template_fit(
+    findings: tuple[Finding, ...], tokenizer: ModelTokenizer, objectives: tuple[str, ...]
+) -> tuple[Finding, ...]:
     """The findings with those about the chat template, worst first."""
     order = ("error", "warning", "note")
-    return tuple(sorted([*findings, *tokenizer.findings(objectives)], key=lambda finding: order.index(finding.severity)))
+    return tuple(
+        sorted(
+            [*findings, *tokenizer.findings(objectives)],
+            key=lambda finding: order.index(finding.severity),
+        )
+    )

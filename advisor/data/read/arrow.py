@@ -1,4 +1,7 @@
-"""Rows of Parquet and Arrow files and of a folder that `datasets` saved. Needs pyarrow, which the core does without."""
+"""Rows of Parquet and Arrow files and of a folder that `datasets` saved.
+
+Needs pyarrow, which the core does without.
+"""
 
 from __future__ import annotations
 
@@ -14,26 +17,43 @@ BATCH_ROWS = 1024
 
 
 def dataset_folder(where: Path, shown: str) -> Found:
-    """The Arrow files of a folder written by `Dataset.save_to_disk`; of several splits the one called train."""
+    """The Arrow files of a folder written by `Dataset.save_to_disk`; of several splits the one
+    called train.
+    """
     notes: list[str] = []
     if (where / "dataset_dict.json").is_file():
         splits = _names(where / "dataset_dict.json", "splits", shown)
         if not splits:
             raise InputError(f"{shown}: dataset_dict.json names no split")
         if "train" not in splits and len(splits) > 1:
-            raise InputError(f"{shown}: the data set has the splits {', '.join(splits)} and none is called train", hint=f"name one of them: {Path(shown) / splits[0]}")
+            raise InputError(
+                f"{shown}: the data set has the splits {', '.join(splits)} and none is called"
+                " train",
+                hint=f"name one of them: {Path(shown) / splits[0]}",
+            )
         split = "train" if "train" in splits else splits[0]
         left = [name for name in splits if name != split]
         if left:
             notes.append(f"read: the split {split}; left out: {', '.join(left)}")
         where, shown = where / split, str(Path(shown) / split)
-    names = [entry["filename"] for entry in _json(where / "state.json", shown).get("_data_files", []) if isinstance(entry, dict) and isinstance(entry.get("filename"), str)]
+    names = [
+        entry["filename"]
+        for entry in _json(where / "state.json", shown).get("_data_files", [])
+        if isinstance(entry, dict) and isinstance(entry.get("filename"), str)
+    ]
     files = [where / Path(name).name for name in names]
     missing = [path.name for path in files if not path.is_file()]
     if missing or not files:
-        raise InputError(f"{shown}: the data set's files are missing: {', '.join(missing) or 'state.json names none'}", hint="save it again with save_to_disk")
+        raise InputError(
+            f"{shown}: the data set's files are missing:"
+            f" {', '.join(missing) or 'state.json names none'}",
+            hint="save it again with save_to_disk",
+        )
     return Found(
-        files=tuple(DataFile(path=path, shown=str(Path(shown) / path.name), container="arrow") for path in files),
+        files=tuple(
+            DataFile(path=path, shown=str(Path(shown) / path.name), container="arrow")
+            for path in files
+        ),
         container="arrow",
         folder=True,
         notes=tuple(notes),
@@ -45,9 +65,15 @@ def _json(path: Path, shown: str) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{shown}: {path.name} cannot be read ({error})", hint="save the data set again with save_to_disk") from None
+        raise InputError(
+            f"{shown}: {path.name} cannot be read ({error})",
+            hint="save the data set again with save_to_disk",
+        ) from None
     if not isinstance(value, dict):
-        raise InputError(f"{shown}: {path.name} is not an object", hint="save the data set again with save_to_disk")
+        raise InputError(
+            f"{shown}: {path.name} is not an object",
+            hint="save the data set again with save_to_disk",
+        )
     return value
 
 
@@ -81,7 +107,10 @@ def arrow_rows(file: DataFile) -> Iterator[Any]:
                 yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         first = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        raise InputError(f"{file.shown}: not a readable {file.container} file ({first})", hint="download or export it again") from None
+        raise InputError(
+            f"{file.shown}: not a readable {file.container} file ({first})",
+            hint="download or export it again",
+        ) from None
 
 
 def parquet_rows(file: DataFile) -> int:

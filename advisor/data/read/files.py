@@ -1,7 +1,8 @@
-"""Which files a data path means, and their bytes as lines: everything that can be wrong with a file itself is said here.
+"""Which files a data path means, and their bytes as lines: everything that can be wrong with a file
+itself is said here.
 
-A path is looked at before it is opened (a FIFO would hang), its first bytes say what it is (an ending may lie), and all
-faults of one file are collected, so that a person repairs it once.
+A path is looked at before it is opened (a FIFO would hang), its first bytes say what it is (an
+ending may lie), and all faults of one file are collected, so that a person repairs it once.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ CONTAINERS = {
     ".parquet": "parquet",
     ".arrow": "arrow",
 }
-READABLE = ".json, .jsonl, .csv, .tsv, .txt, .md (each also as .gz), .parquet, or a folder of one of them"
+READABLE = (
+    ".json, .jsonl, .csv, .tsv, .txt, .md (each also as .gz), .parquet, or a folder of one of them"
+)
 OFFICE = (".xlsx", ".xls", ".ods", ".docx", ".doc", ".odt", ".pptx", ".ppt", ".pdf")
 IMAGES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".svg", ".heic")
 # First bytes -> what the file really is.
@@ -52,7 +55,16 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 HTML_STARTS = ("<!doctype html", "<html", "<head", "<body", "<?xml")
 HEAD_BYTES = 4096
 KEPT_FAULTS = 1000  # a file with more is not worth reading to its end
-BESIDE_DATA = ("readme", "license", "licence", "notice", "citation", "changelog", "dataset_infos", "dataset_info")
+BESIDE_DATA = (
+    "readme",
+    "license",
+    "licence",
+    "notice",
+    "citation",
+    "changelog",
+    "dataset_infos",
+    "dataset_info",
+)
 EVALUATION_NAMES = ("test", "validation", "valid", "val", "dev", "eval", "heldout", "holdout")
 SAVE_AS_CSV = "open it and save it as CSV (UTF-8), or export the rows as JSONL"
 
@@ -89,7 +101,9 @@ class Faults:
     items: list[Fault] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)  # line or record of each
     key_twice: bool = False  # in the row that is being read
-    rows_with_key_twice: list[int] = field(default_factory=list)  # no fault: the last one counts, as JSON readers have it
+    rows_with_key_twice: list[int] = field(
+        default_factory=list
+    )  # no fault: the last one counts, as JSON readers have it
 
     def object_of(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         """A JSON object, noted where a key stands twice in it."""
@@ -112,7 +126,10 @@ class Faults:
 
 
 def find_data(path: str | os.PathLike[str]) -> Found:
-    """The readable files behind a path, looked at but not read. Raises InputError for anything that is not data."""
+    """The readable files behind a path, looked at but not read.
+
+    Raises InputError for anything that is not data.
+    """
     where = Path(path)
     shown = os.fspath(path)
     if not os.path.lexists(where) and "/" in shown:
@@ -133,14 +150,27 @@ def _mode(where: Path, shown: str) -> int:
         return where.stat().st_mode
     except FileNotFoundError:
         if where.is_symlink():
-            raise InputError(f"{shown}: a link to a file that does not exist ({os.readlink(where)})", hint="point the link at the data, or name the file itself") from None
-        raise InputError(f"{shown}: no such file or folder", *_nearest_in_folder(where, shown)) from None
+            raise InputError(
+                f"{shown}: a link to a file that does not exist ({os.readlink(where)})",
+                hint="point the link at the data, or name the file itself",
+            ) from None
+        raise InputError(
+            f"{shown}: no such file or folder", *_nearest_in_folder(where, shown)
+        ) from None
     except NotADirectoryError:
-        raise InputError(f"{shown}: no such file; a part of the path is a file, not a folder") from None
+        raise InputError(
+            f"{shown}: no such file; a part of the path is a file, not a folder"
+        ) from None
     except PermissionError:
-        raise InputError(f"{shown}: no permission to look at it", hint="ask its owner, or copy the file into a folder of yours") from None
+        raise InputError(
+            f"{shown}: no permission to look at it",
+            hint="ask its owner, or copy the file into a folder of yours",
+        ) from None
     except (OSError, ValueError) as error:  # a loop of links, a name too long, a NUL in the name
-        raise InputError(f"{shown}: cannot be opened ({getattr(error, 'strerror', None) or error})", hint="name the file itself, not a link") from None
+        raise InputError(
+            f"{shown}: cannot be opened ({getattr(error, 'strerror', None) or error})",
+            hint="name the file itself, not a link",
+        ) from None
 
 
 def _nearest_in_folder(where: Path, shown: str) -> tuple[str, str]:
@@ -167,29 +197,64 @@ def _single(where: Path, shown: str, mode: int) -> Found:
 def _look_at(where: Path, shown: str, mode: int) -> DataFile:
     """What one file is, by its kind, ending and first bytes."""
     if not stat.S_ISREG(mode):
-        kinds = ((stat.S_ISFIFO, "a named pipe (FIFO)"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"), (stat.S_ISSOCK, "a socket"))
+        kinds = (
+            (stat.S_ISFIFO, "a named pipe (FIFO)"),
+            (stat.S_ISCHR, "a device"),
+            (stat.S_ISBLK, "a device"),
+            (stat.S_ISSOCK, "a socket"),
+        )
         kind = next((text for test, text in kinds if test(mode)), "not a regular file")
-        raise InputError(f"{shown}: this is {kind}, not a file", "data is read more than once, so it must be a file or a folder", "save it into a file first")
+        raise InputError(
+            f"{shown}: this is {kind}, not a file",
+            "data is read more than once, so it must be a file or a folder",
+            "save it into a file first",
+        )
     suffix = Path(where.name.lower().removesuffix(".gz")).suffix
     if suffix in OFFICE:
-        raise InputError(f"{shown}: {suffix} files are not read", f"readable: {READABLE}", SAVE_AS_CSV)
+        raise InputError(
+            f"{shown}: {suffix} files are not read", f"readable: {READABLE}", SAVE_AS_CSV
+        )
     if suffix in IMAGES:
-        raise InputError(f"{shown}: this is an image", f"readable: {READABLE}", "training data is text: one example a line")
+        raise InputError(
+            f"{shown}: this is an image",
+            f"readable: {READABLE}",
+            "training data is text: one example a line",
+        )
     head, gzipped = _head(where, shown)
     if not head:
-        raise InputError(f"{shown}: the file is empty", hint="add one example a line, or name another file")
+        raise InputError(
+            f"{shown}: the file is empty", hint="add one example a line, or name another file"
+        )
     if head.startswith(LFS_POINTER):
-        raise InputError(f"{shown}: this is a Git LFS pointer, not the data itself", hint="run `git lfs pull` in its repository, or download the file")
+        raise InputError(
+            f"{shown}: this is a Git LFS pointer, not the data itself",
+            hint="run `git lfs pull` in its repository, or download the file",
+        )
     if head.startswith((b"PAR1", b"ARROW1")) or suffix in (".parquet", ".arrow"):
-        return DataFile(path=where, shown=shown, container="parquet" if head.startswith(b"PAR1") or suffix == ".parquet" else "arrow")
+        return DataFile(
+            path=where,
+            shown=shown,
+            container="parquet" if head.startswith(b"PAR1") or suffix == ".parquet" else "arrow",
+        )
     for magic, kind in MAGIC:
         if head.startswith(magic):
-            hint = f"iconv -f UTF-16 -t UTF-8 {where.name} > utf8-{where.name}" if "UTF-16" in kind else SAVE_AS_CSV if "document" in kind else "unpack or export it first"
+            hint = (
+                f"iconv -f UTF-16 -t UTF-8 {where.name} > utf8-{where.name}"
+                if "UTF-16" in kind
+                else SAVE_AS_CSV
+                if "document" in kind
+                else "unpack or export it first"
+            )
             raise InputError(f"{shown}: this is {kind}", f"readable: {READABLE}", hint)
     text = head.decode("utf-8", errors="replace").lstrip("\ufeff \t\r\n")
     if suffix in (".html", ".htm") or text[:200].lower().startswith(HTML_STARTS):
-        raise InputError(f"{shown}: this is an HTML page, not data", hint="the download link probably led to a web page: use the link of the raw file")
-    return DataFile(path=where, shown=shown, container=_container(where, shown, suffix, text), gzipped=gzipped)
+        raise InputError(
+            f"{shown}: this is an HTML page, not data",
+            hint="the download link probably led to a web page: use the link of the raw file",
+        )
+    return DataFile(
+        path=where, shown=shown, container=_container(where, shown, suffix, text), gzipped=gzipped
+    )
 
 
 def _head(where: Path, shown: str) -> tuple[bytes, bool]:
@@ -198,7 +263,9 @@ def _head(where: Path, shown: str) -> tuple[bytes, bool]:
         with where.open("rb") as raw:
             head = raw.read(HEAD_BYTES)
     except PermissionError:
-        raise InputError(f"{shown}: no permission to read it", hint=f"chmod u+r {shown}, or ask its owner") from None
+        raise InputError(
+            f"{shown}: no permission to read it", hint=f"chmod u+r {shown}, or ask its owner"
+        ) from None
     except OSError as error:
         raise InputError(f"{shown}: cannot be read ({error.strerror})") from None
     if not head.startswith(b"\x1f\x8b"):
@@ -210,14 +277,18 @@ def _head(where: Path, shown: str) -> tuple[bytes, bool]:
         with gzip.open(where) as packed:
             return packed.read(HEAD_BYTES), True
     except (OSError, EOFError, zlib.error):
-        # Cut off or damaged; whatever could be unpacked decides what it is, the reader names the row where it breaks.
+        # Cut off or damaged; whatever could be unpacked decides what it is, the reader names the
+        # row where it breaks.
         unpacker = zlib.decompressobj(31)
         try:
             head = unpacker.decompress(head)
         except zlib.error:
             head = b""
         if not head:
-            raise InputError(f"{shown}: the gzip data is damaged or cut off", hint="download or copy it again; `gzip -t` checks it") from None
+            raise InputError(
+                f"{shown}: the gzip data is damaged or cut off",
+                hint="download or copy it again; `gzip -t` checks it",
+            ) from None
         return head[:HEAD_BYTES], True
 
 
@@ -233,10 +304,15 @@ def _container(where: Path, shown: str, suffix: str, text: str) -> str:
         if text.startswith("{") and "\n" in text and (_is_json(first)):
             return "jsonl" if rest.strip() or container != "json" else "json"
         if text.startswith("{") and "\n" not in text:
-            # The first line is longer than what was looked at, or the only one: the JSON reader takes both.
+            # The first line is longer than what was looked at, or the only one: the JSON reader
+            # takes both.
             return "json" if container == "json" else "jsonl"
     if container is None:
-        raise InputError(f"{shown}: unknown kind of file{f' ({suffix})' if suffix else ' (no ending)'}", f"readable: {READABLE}", "rename it by what it holds, or export it")
+        raise InputError(
+            f"{shown}: unknown kind of file{f' ({suffix})' if suffix else ' (no ending)'}",
+            f"readable: {READABLE}",
+            "rename it by what it holds, or export it",
+        )
     return container
 
 
@@ -271,37 +347,85 @@ def _folder(where: Path, shown: str) -> Found:
             unreadable.append(f"{inner} (empty)")
             continue
         files.append(_look_at(path, inner, mode))
-    notes = [f"left out: {', '.join(unreadable[:5])}{' ...' if len(unreadable) > 5 else ''}"] if unreadable else []
+    notes = (
+        [f"left out: {', '.join(unreadable[:5])}{' ...' if len(unreadable) > 5 else ''}"]
+        if unreadable
+        else []
+    )
     if not files:
-        counted = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items(), key=lambda item: -item[1])[:5])
-        what = "the folder holds images, no text" if others and all(suffix in IMAGES for suffix in others) else "no data file in this folder"
-        hint = SAVE_AS_CSV if any(suffix in OFFICE for suffix in others) else "name the file that holds the examples"
-        raise InputError(f"{shown}: {what}{f' (found {counted})' if counted else ' (it is empty)'}", f"readable: {READABLE}", hint)
+        counted = ", ".join(
+            f"{count} {suffix}"
+            for suffix, count in sorted(others.items(), key=lambda item: -item[1])[:5]
+        )
+        what = (
+            "the folder holds images, no text"
+            if others and all(suffix in IMAGES for suffix in others)
+            else "no data file in this folder"
+        )
+        hint = (
+            SAVE_AS_CSV
+            if any(suffix in OFFICE for suffix in others)
+            else "name the file that holds the examples"
+        )
+        raise InputError(
+            f"{shown}: {what}{f' (found {counted})' if counted else ' (it is empty)'}",
+            f"readable: {READABLE}",
+            hint,
+        )
     tables = [file for file in files if file.container != "text"]
     if tables:
-        texts = [file for file in files if file.container == "text" or file.path.name.lower().startswith(BESIDE_DATA)]
+        texts = [
+            file
+            for file in files
+            if file.container == "text" or file.path.name.lower().startswith(BESIDE_DATA)
+        ]
         strange = [file for file in texts if not file.path.name.lower().startswith(BESIDE_DATA)]
         if strange:
             _refuse_mixture(shown, files)
         if texts and len(texts) < len(files):
             notes.append(f"left out: {', '.join(file.path.name for file in texts[:5])}")
             files = [file for file in files if file not in texts]
-    if len({file.container for file in files} - {"json", "jsonl"}) + bool({file.container for file in files} & {"json", "jsonl"}) > 1:
+    if (
+        len({file.container for file in files} - {"json", "jsonl"})
+        + bool({file.container for file in files} & {"json", "jsonl"})
+        > 1
+    ):
         _refuse_mixture(shown, files)
     train = [file for file in files if "train" in file.path.name.lower()]
-    if train and len(train) < len(files) and all(file in train or any(name in file.path.name.lower() for name in EVALUATION_NAMES) for file in files):
-        notes.append(f"left out, kept for evaluation: {', '.join(file.path.name for file in files if file not in train)}")
+    if (
+        train
+        and len(train) < len(files)
+        and all(
+            file in train or any(name in file.path.name.lower() for name in EVALUATION_NAMES)
+            for file in files
+        )
+    ):
+        notes.append(
+            "left out, kept for evaluation:"
+            f" {', '.join(file.path.name for file in files if file not in train)}"
+        )
         files = train
-    return Found(files=tuple(files), container=files[0].container, folder=True, notes=tuple(notes), root=where)
+    return Found(
+        files=tuple(files),
+        container=files[0].container,
+        folder=True,
+        notes=tuple(notes),
+        root=where,
+    )
 
 
 def _refuse_mixture(shown: str, files: list[DataFile]) -> None:
     names = ", ".join(sorted({f"{file.container} ({file.path.name})" for file in files})[:6])
-    raise InputError(f"{shown}: the folder mixes kinds of files: {names}", hint="name one file, or move what belongs together into a folder of its own")
+    raise InputError(
+        f"{shown}: the folder mixes kinds of files: {names}",
+        hint="name one file, or move what belongs together into a folder of its own",
+    )
 
 
 def _walk(where: Path, unreadable: list[str]) -> Iterator[Path]:
-    """Every file below a folder, sorted; hidden ones left out, linked folders entered once (links may loop)."""
+    """Every file below a folder, sorted; hidden ones left out, linked folders entered once (links
+    may loop).
+    """
     seen: set[tuple[int, int]] = set()
     pending = [where]
     while pending:
@@ -347,7 +471,10 @@ def open_bytes(file: DataFile) -> IO[bytes]:
             return packed
         return file.path.open("rb")
     except PermissionError:
-        raise InputError(f"{file.shown}: no permission to read it", hint=f"chmod u+r {file.shown}, or ask its owner") from None
+        raise InputError(
+            f"{file.shown}: no permission to read it",
+            hint=f"chmod u+r {file.shown}, or ask its owner",
+        ) from None
     except OSError as error:
         raise InputError(f"{file.shown}: cannot be read ({error.strerror})") from None
 
@@ -367,7 +494,10 @@ def read_lines(file: DataFile, faults: Faults) -> Iterator[tuple[int, str]]:
                     continue
                 if "\0" in line:
                     faults.add(
-                        line_number, f"{file.shown}:{line_number}:{line.index(chr(0)) + 1}: a NUL character; the file is binary or damaged", "export the data again as UTF-8 text"
+                        line_number,
+                        f"{file.shown}:{line_number}:{line.index(chr(0)) + 1}: a NUL character; the"
+                        " file is binary or damaged",
+                        "export the data again as UTF-8 text",
                     )
                     if faults.full:
                         return
@@ -383,14 +513,21 @@ def read_lines(file: DataFile, faults: Faults) -> Iterator[tuple[int, str]]:
             faults.add(line_number + 1, *broken_stream(file, line_number, error))
 
 
-def not_utf8(file: DataFile, line_number: int, raw: bytes, error: UnicodeDecodeError) -> tuple[str, str]:
-    """What to say of a line that is not UTF-8: where, which byte, and what it would be in Latin-1."""
+def not_utf8(
+    file: DataFile, line_number: int, raw: bytes, error: UnicodeDecodeError
+) -> tuple[str, str]:
+    """What to say of a line that is not UTF-8: where, which byte, and what it would be in
+    Latin-1.
+    """
     column = len(raw[: error.start].decode("utf-8", errors="replace")) + 1
     byte = raw[error.start]
     meant = f", '{bytes([byte]).decode('latin-1')}' in Latin-1" if byte >= 0xA0 else ""
     return (
         f"{file.shown}:{line_number}:{column}: not UTF-8 (byte 0x{byte:02x}{meant})",
-        f"convert the file: iconv -f WINDOWS-1252 -t UTF-8 {file.path.name} > utf8-{file.path.name}",
+        (
+            f"convert the file: iconv -f WINDOWS-1252 -t UTF-8 {file.path.name} >"
+            f" utf8-{file.path.name}"
+        ),
     )
 
 
@@ -404,8 +541,17 @@ def is_broken_gzip(error: BaseException) -> bool:
 def broken_stream(file: DataFile, after_line: int, error: BaseException) -> tuple[str, str]:
     """What to say of a file that breaks off while it is read."""
     if file.gzipped:
-        return (f"{file.shown}: the gzip data is cut off or damaged after line {after_line}", "download or copy it again; `gzip -t` checks it")
-    return (f"{file.shown}: reading failed after line {after_line} ({getattr(error, 'strerror', None) or error})", "check the disk, or copy the file again")
+        return (
+            f"{file.shown}: the gzip data is cut off or damaged after line {after_line}",
+            "download or copy it again; `gzip -t` checks it",
+        )
+    return (
+        (
+            f"{file.shown}: reading failed after line {after_line}"
+            f" ({getattr(error, 'strerror', None) or error})"
+        ),
+        "check the disk, or copy the file again",
+    )
 
 
 def need_pyarrow(shown: str) -> None:
@@ -413,11 +559,16 @@ def need_pyarrow(shown: str) -> None:
     from importlib.util import find_spec
 
     if find_spec("pyarrow") is None:
-        raise MachineNotReady(f"{shown}: Parquet and Arrow files need pyarrow, which is not installed", hint="pip install 'finetune-advisor[train]', or export the data as JSONL")
+        raise MachineNotReady(
+            f"{shown}: Parquet and Arrow files need pyarrow, which is not installed",
+            hint="pip install 'finetune-advisor[train]', or export the data as JSONL",
+        )
 
 
 def content_digest(path: str | os.PathLike[str]) -> str:
-    """sha256 of the content behind a path: the bytes of its file, or names and bytes of its files."""
+    """sha256 of the content behind a path: the bytes of its file, or names and bytes of its
+    files.
+    """
     import hashlib
 
     found = find_data(path)

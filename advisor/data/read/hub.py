@@ -1,7 +1,8 @@
-"""A data set of the model hub as files: `owner/name`, or `owner/name/folder` for one of its configurations.
+"""A data set of the model hub as files: `owner/name`, or `owner/name/folder` for one of its
+configurations.
 
-It is fetched when it is named, into the hub's own cache, and read from there like any folder; offline only what the cache
-holds. Needs huggingface_hub, which comes with the training extra.
+It is fetched when it is named, into the hub's own cache, and read from there like any folder;
+offline only what the cache holds. Needs huggingface_hub, which comes with the training extra.
 """
 
 from __future__ import annotations
@@ -15,14 +16,45 @@ from typing import Any
 from advisor.ground.errors import InputError, MachineNotReady
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(?:/[\w.@ -]+)*")
-FILE_ENDINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".tab", ".txt", ".text", ".md", ".markdown", ".parquet", ".arrow", ".gz", ".yaml", ".yml")
+FILE_ENDINGS = (
+    ".json",
+    ".jsonl",
+    ".ndjson",
+    ".csv",
+    ".tsv",
+    ".tab",
+    ".txt",
+    ".text",
+    ".md",
+    ".markdown",
+    ".parquet",
+    ".arrow",
+    ".gz",
+    ".yaml",
+    ".yml",
+)
 MOST_BYTES = 5 << 30  # more is not fetched without being asked for by name
 _fetched: dict[str, Path] = {}  # by this process: a run asks several times
-PATTERNS = ("*.json", "*.jsonl", "*.ndjson", "*.csv", "*.tsv", "*.txt", "*.md", "*.parquet", "*.gz", "*.arrow", "dataset_dict.json", "state.json")
+PATTERNS = (
+    "*.json",
+    "*.jsonl",
+    "*.ndjson",
+    "*.csv",
+    "*.tsv",
+    "*.txt",
+    "*.md",
+    "*.parquet",
+    "*.gz",
+    "*.arrow",
+    "dataset_dict.json",
+    "state.json",
+)
 
 
 def is_hub_id(text: str) -> bool:
-    """True for what can name a data set of the hub: 'owner/name', perhaps with a folder behind it, that is no path here."""
+    """True for what can name a data set of the hub: 'owner/name', perhaps with a folder behind it,
+    that is no path here.
+    """
     if text.startswith((".", "/", "~")) or not _ID.fullmatch(text):
         return False
     # A folder that is there, or a name that ends like a file, was meant as a path.
@@ -47,16 +79,26 @@ def hub_folder(text: str) -> Path:
     repo, inner = "/".join(parts[:2]), "/".join(parts[2:])
     if find_spec("huggingface_hub") is None:
         raise MachineNotReady(
-            f"{text}: no such file or folder; a data set of the hub needs huggingface_hub, which is not installed",
+            f"{text}: no such file or folder; a data set of the hub needs huggingface_hub, which is"
+            " not installed",
             hint=f"pip install 'finetune-advisor[train]', or save it as a file: {_saving(repo)}",
         )
     import huggingface_hub
 
-    patterns: list[str] = [f"{inner}/{name}" for name in PATTERNS] + [inner] if inner else list(PATTERNS)
+    patterns: list[str] = (
+        [f"{inner}/{name}" for name in PATTERNS] + [inner] if inner else list(PATTERNS)
+    )
     try:
         if not offline():
             _refuse_large(text, repo, inner, huggingface_hub.HfApi())
-        found = Path(huggingface_hub.snapshot_download(repo, repo_type="dataset", allow_patterns=[*patterns, "README.md"], local_files_only=offline()))
+        found = Path(
+            huggingface_hub.snapshot_download(
+                repo,
+                repo_type="dataset",
+                allow_patterns=[*patterns, "README.md"],
+                local_files_only=offline(),
+            )
+        )
     except InputError:
         raise
     except Exception as error:  # the package has a dozen of its own, and those of its HTTP library
@@ -73,25 +115,53 @@ def hub_folder(text: str) -> Path:
 def _refuse_large(text: str, repo: str, inner: str, api: Any) -> None:
     from fnmatch import fnmatch
 
-    files = [item for item in api.repo_info(repo, repo_type="dataset", files_metadata=True).siblings or () if item.rfilename.startswith(inner)]
-    size = sum(item.size or 0 for item in files if any(fnmatch(item.rfilename, pattern) for pattern in PATTERNS))
+    files = [
+        item
+        for item in api.repo_info(repo, repo_type="dataset", files_metadata=True).siblings or ()
+        if item.rfilename.startswith(inner)
+    ]
+    size = sum(
+        item.size or 0
+        for item in files
+        if any(fnmatch(item.rfilename, pattern) for pattern in PATTERNS)
+    )
     if size > MOST_BYTES:
         raise InputError(
-            f"{text}: the data set's files have {size / 2**30:.0f} GiB", hint=f"fetch it yourself and name the folder: hf download --repo-type dataset {repo} --local-dir FOLDER"
+            f"{text}: the data set's files have {size / 2**30:.0f} GiB",
+            hint=(
+                f"fetch it yourself and name the folder: hf download --repo-type dataset {repo}"
+                " --local-dir FOLDER"
+            ),
         )
 
 
 def _explained(text: str, repo: str, error: Exception) -> InputError | MachineNotReady:
     kind = type(error).__name__
     if offline():
-        return InputError(f"{text}: no such file or folder; as a data set of the hub it is not in the cache, and HF_HUB_OFFLINE is set", hint=f"unset it, or: {_saving(repo)}")
+        return InputError(
+            f"{text}: no such file or folder; as a data set of the hub it is not in the cache, and"
+            " HF_HUB_OFFLINE is set",
+            hint=f"unset it, or: {_saving(repo)}",
+        )
     status = getattr(getattr(error, "response", None), "status_code", None)
-    if kind in ("RepositoryNotFoundError", "GatedRepoError", "HFValidationError") or status in (401, 403, 404):
-        why = "asks for access first" if kind == "GatedRepoError" else "has no such data set that you may read"
-        return InputError(f"{text}: no such file or folder, and the hub {why}", hint="check the name; for a private or gated one: hf auth login")
+    if kind in ("RepositoryNotFoundError", "GatedRepoError", "HFValidationError") or status in (
+        401,
+        403,
+        404,
+    ):
+        why = (
+            "asks for access first"
+            if kind == "GatedRepoError"
+            else "has no such data set that you may read"
+        )
+        return InputError(
+            f"{text}: no such file or folder, and the hub {why}",
+            hint="check the name; for a private or gated one: hf auth login",
+        )
     first = (str(error).splitlines() or [kind])[0][:160]
     return MachineNotReady(
-        f"{text}: no such file or folder, and the hub cannot be reached ({first})", hint=f"check the connection, or save it elsewhere as a file: {_saving(repo)}"
+        f"{text}: no such file or folder, and the hub cannot be reached ({first})",
+        hint=f"check the connection, or save it elsewhere as a file: {_saving(repo)}",
     )
 
 
@@ -100,7 +170,9 @@ def _saving(repo: str) -> str:
 
 
 def _configurations(folder: Path) -> str:
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    names = sorted(
+        path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
+    )
     return f"it has: {', '.join(names)}" if names else ""
 
 
@@ -109,7 +181,10 @@ def _refuse_several(text: str, folder: Path) -> None:
     configurations = _declared(folder)
     names = [name for name in configurations if (folder / name).is_dir()]
     if len(names) > 1:
-        raise InputError(f"{text}: the data set has several configurations: {', '.join(names)}", hint=f"name one: {text}/{names[0]}")
+        raise InputError(
+            f"{text}: the data set has several configurations: {', '.join(names)}",
+            hint=f"name one: {text}/{names[0]}",
+        )
 
 
 def _declared(folder: Path) -> list[str]:
@@ -127,4 +202,12 @@ def _declared(folder: Path) -> list[str]:
     except (yaml.YAMLError, IndexError):
         return []
     entries = front.get("configs") if isinstance(front, dict) else None
-    return [str(entry["config_name"]) for entry in entries if isinstance(entry, dict) and "config_name" in entry] if isinstance(entries, list) else []
+    return (
+        [
+            str(entry["config_name"])
+            for entry in entries
+            if isinstance(entry, dict) and "config_name" in entry
+        ]
+        if isinstance(entries, list)
+        else []
+    )

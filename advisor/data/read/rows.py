@@ -1,7 +1,8 @@
 """Rows of a data file, one after the other, whatever the file is: (row number, raw row).
 
-Row numbers are those an editor shows: the line in JSONL, the record in JSON and CSV, the document in text. Files larger
-than memory are read as they come. All faults of a file are raised together at its end, or collected for the caller.
+Row numbers are those an editor shows: the line in JSONL, the record in JSON and CSV, the document
+in text. Files larger than memory are read as they come. All faults of a file are raised together at
+its end, or collected for the caller.
 """
 
 from __future__ import annotations
@@ -12,23 +13,49 @@ from collections.abc import Callable, Iterator
 from json import JSONDecodeError, JSONDecoder
 from typing import IO, Any
 
-from advisor.data.read.files import DataFile, Faults, Found, broken_stream, find_data, is_broken_gzip, open_bytes, read_lines
+from advisor.data.read.files import (
+    DataFile,
+    Faults,
+    Found,
+    broken_stream,
+    find_data,
+    is_broken_gzip,
+    open_bytes,
+    read_lines,
+)
 from advisor.ground.errors import InputError
 
 CHUNK_CHARS = 1 << 20
 # A data set inside one object: {"data": [...]}.
-WRAPPERS = ("data", "rows", "train", "examples", "instances", "records", "items", "entries", "samples")
+WRAPPERS = (
+    "data",
+    "rows",
+    "train",
+    "examples",
+    "instances",
+    "records",
+    "items",
+    "entries",
+    "samples",
+)
 LARGE_BYTES = 64 << 20  # a larger object around a list is read row by row, not at once
 # An object that begins with plain values and then such a list of objects.
-_WRAPPER = re.compile(r'\{(?:\s*"[^"\\]*"\s*:\s*(?:"(?:[^"\\]|\\.)*"|[-+.\deE]+|true|false|null)\s*,)*\s*"(' + "|".join(WRAPPERS) + r')"\s*:\s*\[(?=\s*\{(?!\s*"(?:role|from)"))')
+_WRAPPER = re.compile(
+    r'\{(?:\s*"[^"\\]*"\s*:\s*(?:"(?:[^"\\]|\\.)*"|[-+.\deE]+|true|false|null)\s*,)*\s*"('
+    + "|".join(WRAPPERS)
+    + r')"\s*:\s*\[(?=\s*\{(?!\s*"(?:role|from)"))'
+)
 DOCUMENT_MARKS = ("<|endoftext|>", "<|end_of_text|>", "\f")
 LONG_LINE_CHARS = 1000  # lines this long that follow each other without blank lines are documents
 PIECE_CHARS = 16_000  # a text without document marks is handed on in pieces, cut at paragraph ends
-LONG_BLOCK_CHARS = 200  # blank-line blocks of one line at least this long are documents, shorter ones are paragraphs
+# blank-line blocks of one line at least this long are documents, shorter ones are paragraphs
+LONG_BLOCK_CHARS = 200
 _SPACE = re.compile(r"[ \t\r\n\ufeff]*")
 
 
-def read_rows(path: str | os.PathLike[str] | Found, *, faults: Faults | None = None) -> Iterator[tuple[int, Any]]:
+def read_rows(
+    path: str | os.PathLike[str] | Found, *, faults: Faults | None = None
+) -> Iterator[tuple[int, Any]]:
     """(row number, raw row) of every readable row.
 
     Args:
@@ -54,11 +81,16 @@ def read_rows(path: str | os.PathLike[str] | Found, *, faults: Faults | None = N
     if faults is None:
         collected.raise_if_any()
         if offset == 0:
-            raise InputError(f"{found.files[0].shown}: there are no rows in it", hint="add one example a line, or name another file")
+            raise InputError(
+                f"{found.files[0].shown}: there are no rows in it",
+                hint="add one example a line, or name another file",
+            )
 
 
 def with_columns(row: Any) -> Any:
-    """A row that is a bare text or a bare list of turns as an object with a column; anything else as it is."""
+    """A row that is a bare text or a bare list of turns as an object with a column; anything else
+    as it is.
+    """
     if isinstance(row, str):
         return {"text": row}
     if isinstance(row, list) and row and isinstance(row[0], dict):
@@ -81,7 +113,11 @@ def jsonl_rows(file: DataFile, faults: Faults) -> Iterator[tuple[int, Any]]:
                 continue
             end = len(line.rstrip())
             what = "the line ends inside the row" if error.pos >= end else json_message(error)
-            faults.add(number, f"{file.shown}:{number}:{min(error.pos, end) + 1}: invalid JSON: {what}", _json_hint(line, error))
+            faults.add(
+                number,
+                f"{file.shown}:{number}:{min(error.pos, end) + 1}: invalid JSON: {what}",
+                _json_hint(line, error),
+            )
         except (ValueError, RecursionError) as error:
             faults.add(number, f"{file.shown}:{number}:1: invalid JSON: {_limit(error)}")
         else:
@@ -92,23 +128,37 @@ def jsonl_rows(file: DataFile, faults: Faults) -> Iterator[tuple[int, Any]]:
 
 
 def json_message(error: JSONDecodeError) -> str:
-    message = error.msg.lower().replace("unterminated string starting at", "a text begins here and never ends")
-    return message.replace("extra data", "something follows the row; one JSON object a line is wanted").removesuffix(" at")
+    message = error.msg.lower().replace(
+        "unterminated string starting at", "a text begins here and never ends"
+    )
+    return message.replace(
+        "extra data", "something follows the row; one JSON object a line is wanted"
+    ).removesuffix(" at")
 
 
 def _json_hint(line: str, error: JSONDecodeError) -> str:
     near = line[max(0, error.pos - 20) : error.pos + 20].strip()
     if near[:1] == "'" or "{'" in near or "': " in near:
         return "names and texts need double quotes; write the rows with json.dumps"
-    if line.strip().endswith((",", "[")) and line.strip()[:1] in "[{" and error.pos >= len(line.rstrip()) - 1:
+    if (
+        line.strip().endswith((",", "["))
+        and line.strip()[:1] in "[{"
+        and error.pos >= len(line.rstrip()) - 1
+    ):
         return "remove the comma or bracket at the end of the line"
-    if near.startswith(("NaN", "None", "True", "False")) or re.match(r"(None|True|False)\b", line[error.pos : error.pos + 6]):
+    if near.startswith(("NaN", "None", "True", "False")) or re.match(
+        r"(None|True|False)\b", line[error.pos : error.pos + 6]
+    ):
         return "write null, true, false instead of None, True, False"
     return ""
 
 
 def _limit(error: Exception) -> str:
-    return "objects or lists are nested too deeply" if isinstance(error, RecursionError) else str(error)[:120]
+    return (
+        "objects or lists are nested too deeply"
+        if isinstance(error, RecursionError)
+        else str(error)[:120]
+    )
 
 
 class _Text:
@@ -128,7 +178,10 @@ class _Text:
         self._column = 1
 
     def more(self) -> bool:
-        """Read on, dropping what has been used. The window doubles where one value does not fit. False at the end."""
+        """Read on, dropping what has been used.
+
+        The window doubles where one value does not fit. False at the end.
+        """
         if self.ended:
             return False
         self._line, self._column = self.place(self.position)
@@ -158,7 +211,9 @@ class _Text:
 
 
 def json_rows(file: DataFile, faults: Faults) -> Iterator[tuple[int, Any]]:
-    """The rows of a list of objects, read as they come; of an object that holds such a list; or of objects in a row."""
+    """The rows of a list of objects, read as they come; of an object that holds such a list; or of
+    objects in a row.
+    """
     with open_bytes(file) as stream:
         text = _Text(stream, faults)
         try:
@@ -170,11 +225,17 @@ def json_rows(file: DataFile, faults: Faults) -> Iterator[tuple[int, Any]]:
             for _ in read_lines(file, faults):  # names every bad line, which the decoder cannot
                 pass
         except (OSError, EOFError) as error:
-            faults.add(text.place(text.position)[0], *broken_stream(file, text.place(len(text.buffer))[0], error))
+            faults.add(
+                text.place(text.position)[0],
+                *broken_stream(file, text.place(len(text.buffer))[0], error),
+            )
         except Exception as error:
             if not is_broken_gzip(error):
                 raise
-            faults.add(text.place(text.position)[0], *broken_stream(file, text.place(len(text.buffer))[0], error))
+            faults.add(
+                text.place(text.position)[0],
+                *broken_stream(file, text.place(len(text.buffer))[0], error),
+            )
 
 
 _BROKEN = object()
@@ -187,13 +248,23 @@ def _value(file: DataFile, text: _Text, faults: Faults) -> Any:
             value, end = text.scan(text.buffer, text.position)
         except JSONDecodeError as error:
             # At the window's edge the value may only be incomplete.
-            if not text.ended and (error.msg.startswith("Unterminated string") or error.pos >= len(text.buffer) - 16):
+            if not text.ended and (
+                error.msg.startswith("Unterminated string") or error.pos >= len(text.buffer) - 16
+            ):
                 text.more()
                 continue
             line, column = text.place(error.pos)
-            what = "the file ends inside a row (cut off?)" if error.pos >= len(text.buffer) - 1 or error.msg.startswith("Unterminated") else json_message(error)
+            what = (
+                "the file ends inside a row (cut off?)"
+                if error.pos >= len(text.buffer) - 1 or error.msg.startswith("Unterminated")
+                else json_message(error)
+            )
             start = text.buffer[max(0, error.pos - 200) : error.pos + 200]
-            faults.add(line, f"{file.shown}:{line}:{column}: invalid JSON: {what}", _json_hint(start, JSONDecodeError(error.msg, start, min(200, error.pos))))
+            faults.add(
+                line,
+                f"{file.shown}:{line}:{column}: invalid JSON: {what}",
+                _json_hint(start, JSONDecodeError(error.msg, start, min(200, error.pos))),
+            )
             return _BROKEN
         except (ValueError, RecursionError) as error:
             line, column = text.place(text.position)
@@ -206,8 +277,12 @@ def _value(file: DataFile, text: _Text, faults: Faults) -> Any:
         return value
 
 
-def _list_items(file: DataFile, text: _Text, faults: Faults, *, inside: bool = False) -> Iterator[tuple[int, Any]]:
-    """The items of the list at the window's position; `inside` an object, of which more may follow."""
+def _list_items(
+    file: DataFile, text: _Text, faults: Faults, *, inside: bool = False
+) -> Iterator[tuple[int, Any]]:
+    """The items of the list at the window's position; `inside` an object, of which more may
+    follow.
+    """
     text.position += 1
     number = 0
     if text.skip_space() == "]":
@@ -224,25 +299,50 @@ def _list_items(file: DataFile, text: _Text, faults: Faults, *, inside: bool = F
         if following == ",":
             if text.skip_space() != "]":
                 continue
-            _note(file, text, faults, text.position, "a comma before the closing bracket", "remove that comma")
+            _note(
+                file,
+                text,
+                faults,
+                text.position,
+                "a comma before the closing bracket",
+                "remove that comma",
+            )
         elif following == "]":
             if not inside and text.skip_space():
-                _note(file, text, faults, text.position, "something follows the list", "one list a file, or one object a line in a .jsonl file")
+                _note(
+                    file,
+                    text,
+                    faults,
+                    text.position,
+                    "something follows the list",
+                    "one list a file, or one object a line in a .jsonl file",
+                )
         elif following:
             _note(file, text, faults, at, "a comma is missing between two rows")
         else:
-            _note(file, text, faults, at, "the list never ends (cut off?)", "download or export it again")
+            _note(
+                file,
+                text,
+                faults,
+                at,
+                "the list never ends (cut off?)",
+                "download or export it again",
+            )
         return
 
 
-def _note(file: DataFile, text: _Text, faults: Faults, position: int, what: str, hint: str = "") -> None:
+def _note(
+    file: DataFile, text: _Text, faults: Faults, position: int, what: str, hint: str = ""
+) -> None:
     line, column = text.place(position)
     faults.add(line, f"{file.shown}:{line}:{column}: invalid JSON: {what}", hint)
 
 
 def _objects(file: DataFile, text: _Text, faults: Faults) -> Iterator[tuple[int, Any]]:
     number = 0
-    if file.path.stat().st_size > LARGE_BYTES and (match := _WRAPPER.match(text.buffer, text.position)):
+    if file.path.stat().st_size > LARGE_BYTES and (
+        match := _WRAPPER.match(text.buffer, text.position)
+    ):
         text.position = match.end() - 1
         yield from _list_items(file, text, faults, inside=True)
         _rest_of_wrapper(file, text, faults, match.group(1))
@@ -277,25 +377,51 @@ def _rest_of_wrapper(file: DataFile, text: _Text, faults: Faults, read: str) -> 
         if value is _BROKEN:
             return
         if key in WRAPPERS and isinstance(value, list) and value and isinstance(value[0], dict):
-            _note(file, text, faults, text.position, f"the file holds several lists: {read}, {key}", "save the one to train on as a file of its own")
+            _note(
+                file,
+                text,
+                faults,
+                text.position,
+                f"the file holds several lists: {read}, {key}",
+                "save the one to train on as a file of its own",
+            )
             return
     if text.skip_space() != "}":
-        _note(file, text, faults, text.position, "the object never ends (cut off?)", "download or export it again")
+        _note(
+            file,
+            text,
+            faults,
+            text.position,
+            "the object never ends (cut off?)",
+            "download or export it again",
+        )
 
 
 def _wrapped(file: DataFile, value: dict[str, Any], faults: Faults) -> list[Any]:
     """The rows of a file that is one object: the list it holds, or the object as the only row."""
-    lists = [key for key in WRAPPERS if isinstance(value.get(key), list) and value[key] and isinstance(value[key][0], dict)]
+    lists = [
+        key
+        for key in WRAPPERS
+        if isinstance(value.get(key), list) and value[key] and isinstance(value[key][0], dict)
+    ]
     if len(lists) == 1 and not _is_turn(value[lists[0]][0]):
         return list(value[lists[0]])
     if len(lists) > 1:
-        faults.add(1, f"{file.shown}: the file holds several lists: {', '.join(lists)}", "save the one to train on as a file of its own")
+        faults.add(
+            1,
+            f"{file.shown}: the file holds several lists: {', '.join(lists)}",
+            "save the one to train on as a file of its own",
+        )
         return []
     cells = list(value.values())
     if len(cells) > 1 and all(isinstance(cell, dict) for cell in cells):
         keys = [set(cell) for cell in cells]
         by_column = all(key.isdigit() for key in keys[0]) if keys[0] else False
-        how = 'df.to_json("train.jsonl", orient="records", lines=True)' if by_column else "save the list of its values"
+        how = (
+            'df.to_json("train.jsonl", orient="records", lines=True)'
+            if by_column
+            else "save the list of its values"
+        )
         faults.add(1, f"{file.shown}: one object of objects, not a list of rows", how)
         return []
     return [value]
@@ -326,10 +452,17 @@ def csv_rows(file: DataFile, faults: Faults) -> Iterator[tuple[int, Any]]:
         return
     twice = sorted({name for name in header if header.count(name) > 1 and name})
     if twice:
-        faults.add(1, f"{file.shown}:1: two columns are called {', '.join(twice)}", "the first line must name the columns, each by its own name")
+        faults.add(
+            1,
+            f"{file.shown}:1: two columns are called {', '.join(twice)}",
+            "the first line must name the columns, each by its own name",
+        )
         return
     # A nameless first column is what pandas writes for its index.
-    header = [name or ("index" if position == 0 else f"column_{position + 1}") for position, name in enumerate(header)]
+    header = [
+        name or ("index" if position == 0 else f"column_{position + 1}")
+        for position, name in enumerate(header)
+    ]
     number = 0
     while True:
         started = reader.line_num + 1
@@ -351,7 +484,12 @@ def csv_rows(file: DataFile, faults: Faults) -> Iterator[tuple[int, Any]]:
                 if len(record) > len(header)
                 else "every line needs all columns; an empty one still has its comma"
             )
-            faults.add(started, f"{file.shown}:{started}: {len(record)} values, the header names {len(header)} columns", hint)
+            faults.add(
+                started,
+                f"{file.shown}:{started}: {len(record)} values, the header names {len(header)}"
+                " columns",
+                hint,
+            )
             if faults.full:
                 return
             continue
@@ -361,14 +499,25 @@ def csv_rows(file: DataFile, faults: Faults) -> Iterator[tuple[int, Any]]:
 def _csv_fault(file: DataFile, line: int, error: Exception) -> tuple[str, str]:
     message = str(error)
     if "unexpected end of data" in message:
-        return f"{file.shown}:{line}: a double quote is opened here and never closed", "close it, or write a quote inside a text twice"
+        return (
+            f"{file.shown}:{line}: a double quote is opened here and never closed",
+            "close it, or write a quote inside a text twice",
+        )
     if "new-line character" in message:
-        return f"{file.shown}:{line}: the line ends are those of an old Mac (CR alone)", "save the file with Unix or Windows line ends"
-    return f"{file.shown}:{line}: broken quotes ({message})", "a quote inside a quoted text is written twice"
+        return (
+            f"{file.shown}:{line}: the line ends are those of an old Mac (CR alone)",
+            "save the file with Unix or Windows line ends",
+        )
+    return (
+        f"{file.shown}:{line}: broken quotes ({message})",
+        "a quote inside a quoted text is written twice",
+    )
 
 
 def delimiter_of(file: DataFile) -> str:
-    """Comma, semicolon, tab or bar: tab where the ending says so, else what the header line holds most of, outside quotes."""
+    """Comma, semicolon, tab or bar: tab where the ending says so, else what the header line holds
+    most of, outside quotes.
+    """
     if file.path.name.lower().removesuffix(".gz").endswith((".tsv", ".tab")):
         return "\t"
     quiet = Faults()
@@ -391,10 +540,12 @@ def text_rows(file: DataFile, faults: Faults) -> Iterator[tuple[int, Any]]:
 
 
 def document_style(file: DataFile) -> str:
-    """What parts the documents of a text file: "marks", "blank lines", "lines", or "whole" (the file is one document).
+    """What parts the documents of a text file: "marks", "blank lines", "lines", or "whole" (the
+    file is one document).
 
-    Where every line is as long as an article, lines are documents. Blank lines part documents only where every block is one
-    long line, as corpora are written; in prose and Markdown they part paragraphs.
+    Where every line is as long as an article, lines are documents. Blank lines part documents only
+    where every block is one long line, as corpora are written; in prose and Markdown they part
+    paragraphs.
     """
     blocks: list[list[int]] = [[]]  # line lengths of each block
     quiet = Faults()
@@ -410,10 +561,19 @@ def document_style(file: DataFile) -> str:
             break
     blocks = [block for block in blocks if block]
     lines = sorted(length for block in blocks for length in block)
-    if len(lines) >= 3 and len(lines) > 2 * len(blocks) and lines[len(lines) // 2] >= LONG_LINE_CHARS:
+    if (
+        len(lines) >= 3
+        and len(lines) > 2 * len(blocks)
+        and lines[len(lines) // 2] >= LONG_LINE_CHARS
+    ):
         return "lines"
     single = sorted(block[0] for block in blocks if len(block) == 1)
-    if len(blocks) >= 3 and len(single) >= 0.95 * len(blocks) and single[len(single) // 2] >= LONG_BLOCK_CHARS and file.path.suffix.lower() not in (".md", ".markdown"):
+    if (
+        len(blocks) >= 3
+        and len(single) >= 0.95 * len(blocks)
+        and single[len(single) // 2] >= LONG_BLOCK_CHARS
+        and file.path.suffix.lower() not in (".md", ".markdown")
+    ):
         return "blank lines"
     return "whole"
 
@@ -430,7 +590,11 @@ def _documents(file: DataFile, faults: Faults, style: str) -> Iterator[str]:
         if not ends:
             lines.append(line)
             size_chars += len(line)
-        if ends or (style == "whole" and size_chars >= PIECE_CHARS and (not bare or size_chars >= 2 * PIECE_CHARS)):
+        if ends or (
+            style == "whole"
+            and size_chars >= PIECE_CHARS
+            and (not bare or size_chars >= 2 * PIECE_CHARS)
+        ):
             yield "".join(lines)
             lines, size_chars = [], 0
     yield "".join(lines)

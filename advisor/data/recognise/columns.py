@@ -7,7 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from advisor.data.conversation import ROLE_KEYS, ROLES, as_turns, read_transcript, text_of, turn_keys
+from advisor.data.conversation import (
+    ROLE_KEYS,
+    ROLES,
+    as_turns,
+    read_transcript,
+    text_of,
+    turn_keys,
+)
 from advisor.data.recognise.roles import BAD_WORDS, GOOD_WORDS
 
 VERDICTS = GOOD_WORDS | BAD_WORDS
@@ -49,7 +56,11 @@ class Column:
         if distinct > MAX_CLASSES or self.mean_characters > 60:
             return False
         if named:
-            return self.shape == "bool" or distinct <= max(2, int(0.7 * self.filled)) or distinct == self.filled == 1
+            return (
+                self.shape == "bool"
+                or distinct <= max(2, int(0.7 * self.filled))
+                or distinct == self.filled == 1
+            )
         return self.filled >= 8 and 2 <= distinct <= self.filled / 3
 
 
@@ -80,7 +91,11 @@ def _add(column: Column, cell: Any) -> None:
             shape, text = "text", cell
             column.transcripts += ":" in cell[:16] and read_transcript(cell) is not None
         elif isinstance(cell, list):
-            shape = "texts" if all(isinstance(item, (str, int)) and not isinstance(item, bool) for item in cell) else "list"
+            shape = (
+                "texts"
+                if all(isinstance(item, (str, int)) and not isinstance(item, bool) for item in cell)
+                else "list"
+            )
             text = ", ".join(map(str, cell)) if shape == "texts" else None
             column.several += len(cell) > 1 and all(isinstance(item, str) for item in cell)
         elif isinstance(cell.get("text"), list):  # SQuAD
@@ -100,16 +115,25 @@ def _add_turns(column: Column, turns: list[Any]) -> None:
     last = keys[-1]
     name = str(turns[-1].get(last[0], "")).strip().lower() if last else ""
     column.open_ended += ROLES.get(name) not in ("assistant", None)
-    called = any(isinstance(turn, dict) and (turn.get("tool_calls") or turn.get("function_call") or _is_tool_turn(turn)) for turn in turns)
+    called = any(
+        isinstance(turn, dict)
+        and (turn.get("tool_calls") or turn.get("function_call") or _is_tool_turn(turn))
+        for turn in turns
+    )
     column.with_calls += called
 
 
 def _is_tool_turn(turn: Mapping[str, Any]) -> bool:
-    return any(turn.get(key) in ("tool", "function", "function_call", "observation", "tool_call") for key in ROLE_KEYS)
+    return any(
+        turn.get(key) in ("tool", "function", "function_call", "observation", "tool_call")
+        for key in ROLE_KEYS
+    )
 
 
 def checkable(text: str) -> str | None:
-    """The result in an answer that a program can compare: a bare number, or what stands after #### (GSM8K); None where there is none."""
+    """The result in an answer that a program can compare: a bare number, or what stands after ####
+    (GSM8K); None where there is none.
+    """
     if "####" in text:
         result = text.rsplit("####", 1)[1].strip()
         return result if 0 < len(result) <= 40 else None
@@ -117,13 +141,17 @@ def checkable(text: str) -> str | None:
 
 
 def text_cell(value: Any) -> str | None:
-    """The text of an answer, label or context cell: text, a number, text parts, or the usual small objects around one."""
+    """The text of an answer, label or context cell: text, a number, text parts, or the usual small
+    objects around one.
+    """
     if isinstance(value, str):
         return value
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float)):
-        return str(value) if value == value else None  # NaN: what other tools write for an empty cell
+        return (
+            str(value) if value == value else None
+        )  # NaN: what other tools write for an empty cell
     if isinstance(value, Mapping):  # SQuAD answers, verl reward_model
         for key in ("ground_truth", "text", "value", "content", "answer"):
             if key in value:

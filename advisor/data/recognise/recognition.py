@@ -1,7 +1,8 @@
 """What a data file is: its kind, its format and which column plays which role.
 
-A sample of rows is looked at, never the first alone. Names of columns decide where they are known ones and the values fit;
-the shape of the values decides where they are not. What could be read in two ways is an error that shows both.
+A sample of rows is looked at, never the first alone. Names of columns decide where they are known
+ones and the values fit; the shape of the values decides where they are not. What could be read in
+two ways is an error that shows both.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from advisor.ground.errors import Fault, InputError, nearest
 SAMPLE_ROWS = 300
 SAMPLE_BYTES = 2 << 20
 SPREAD_BLOCKS = 4  # places further down a large JSONL file that are looked at too
-MAX_GROUPS = 50  # different sets of filled columns in one sample: more are optional columns, no formats
+MAX_GROUPS = (
+    50  # different sets of filled columns in one sample: more are optional columns, no formats
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,14 +50,17 @@ class Recognition:
         return tuple(column for column in self.columns if column not in self.mapping.values())
 
 
-def recognise(path: str | os.PathLike[str], *, mapping: Mapping[str, str] | None = None) -> Recognition:
+def recognise(
+    path: str | os.PathLike[str], *, mapping: Mapping[str, str] | None = None
+) -> Recognition:
     """What the file is.
 
     Args:
         mapping: Role -> column, overrides what the names say. Roles: roles.ROLES.
 
     Raises:
-        InputError: Not a data file, no row can be read, no known columns, or several ways to read it.
+        InputError: Not a data file, no row can be read, no known columns, or several ways to read
+        it.
     """
     found = find_data(path)
     shown = os.fspath(path)
@@ -67,23 +73,58 @@ def recognise(path: str | os.PathLike[str], *, mapping: Mapping[str, str] | None
         faults.raise_if_any()
         if sample:
             raise InputError(
-                f"{shown}: the rows are {_type_name(sample[0])}, not objects with columns", "known: " + _known_formats(), 'write each row as {"question": ..., "answer": ...}'
+                f"{shown}: the rows are {_type_name(sample[0])}, not objects with columns",
+                "known: " + _known_formats(),
+                'write each row as {"question": ..., "answer": ...}',
             )
-        raise InputError(f"{shown}: there are no rows in it", hint="add one example a line, or name another file")
+        raise InputError(
+            f"{shown}: there are no rows in it", hint="add one example a line, or name another file"
+        )
     columns = tuple(dict.fromkeys(str(name) for row in rows for name in row))
-    base = Recognition(kind="", format="", mapping={}, confidence="", why="", container=found.container, columns=columns, notes=found.notes)
+    base = Recognition(
+        kind="",
+        format="",
+        mapping={},
+        confidence="",
+        why="",
+        container=found.container,
+        columns=columns,
+        notes=found.notes,
+    )
     if mapping:
         stated = roles.read_mapping(mapping, columns, at=shown)
         candidate = by_mapping(stated, summarise(rows), shown)
-        return replace(base, kind=candidate.kind, format=candidate.format, mapping=dict(candidate.mapping), confidence="stated", why=candidate.why)
+        return replace(
+            base,
+            kind=candidate.kind,
+            format=candidate.format,
+            mapping=dict(candidate.mapping),
+            confidence="stated",
+            why=candidate.why,
+        )
     chosen, others = _decide(rows, shown)
     confidence = "certain" if chosen.certain and not chosen.likely else "likely"
     several = summarise(rows).get(chosen.mapping.get("answer", ""))
     if several is not None and several.several:
         base = replace(
-            base, notes=(*base.notes, f"{several.several} of {several.filled} rows looked at have several answers in `{chosen.mapping['answer']}`: the first is learned")
+            base,
+            notes=(
+                *base.notes,
+                (
+                    f"{several.several} of {several.filled} rows looked at have several answers in"
+                    f" `{chosen.mapping['answer']}`: the first is learned"
+                ),
+            ),
         )
-    return replace(base, kind=chosen.kind, format=chosen.format, mapping=dict(chosen.mapping), confidence=confidence, why=chosen.why, candidates=others)
+    return replace(
+        base,
+        kind=chosen.kind,
+        format=chosen.format,
+        mapping=dict(chosen.mapping),
+        confidence=confidence,
+        why=chosen.why,
+        candidates=others,
+    )
 
 
 def _text_files(found: Found) -> Recognition:
@@ -99,17 +140,32 @@ def _text_files(found: Found) -> Recognition:
             "whole": "the file is one document, handed on in pieces cut at paragraph ends",
         }[style]
         why = f"plain text; {parted}"
-    return Recognition(kind="raw_text", format="text", mapping={"text": "text"}, confidence="certain", why=why, container="text", columns=("text",), notes=tuple(notes))
+    return Recognition(
+        kind="raw_text",
+        format="text",
+        mapping={"text": "text"},
+        confidence="certain",
+        why=why,
+        container="text",
+        columns=("text",),
+        notes=tuple(notes),
+    )
 
 
 def sample_rows(found: Found, faults: Faults) -> list[Any]:
-    """Rows to judge a file by: the first few hundred, and some from further down a large JSONL file."""
+    """Rows to judge a file by: the first few hundred, and some from further down a large JSONL
+    file.
+    """
     rows: list[Any] = []
     size_chars = 0
     for _, row in read_rows(found, faults=faults):
         rows.append(row)
         # A rough size is enough to stop early on rows of megabytes.
-        size_chars += sum(len(cell) for cell in row.values() if isinstance(cell, (str, list))) if isinstance(row, dict) else 0
+        size_chars += (
+            sum(len(cell) for cell in row.values() if isinstance(cell, (str, list)))
+            if isinstance(row, dict)
+            else 0
+        )
         if len(rows) >= SAMPLE_ROWS or size_chars >= SAMPLE_BYTES:
             break
     first = found.files[0]
@@ -135,26 +191,44 @@ def _rows_further_down(found: Found) -> Iterable[Any]:
 
 
 def _type_name(value: Any) -> str:
-    names = {int: "numbers", float: "numbers", str: "texts", list: "lists", bool: "true / false", type(None): "null", dict: "empty objects"}
+    names = {
+        int: "numbers",
+        float: "numbers",
+        str: "texts",
+        list: "lists",
+        bool: "true / false",
+        type(None): "null",
+        dict: "empty objects",
+    }
     return names.get(type(value), type(value).__name__)
 
 
 def _known_formats() -> str:
     pairs = "instruction + output, prompt + completion, question + answer"
-    return f"messages, conversations, {pairs}, text, text + label, chosen + rejected, prompt + completion + label, prompt + ground_truth"
+    return (
+        f"messages, conversations, {pairs}, text, text + label, chosen + rejected, prompt +"
+        " completion + label, prompt + ground_truth"
+    )
 
 
 def _decide(rows: list[dict[str, Any]], shown: str) -> tuple[Candidate, tuple[Candidate, ...]]:
     _refuse_single_turns(rows, shown)
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault(tuple(str(name) for name, cell in row.items() if cell is not None), []).append(row)
+        groups.setdefault(
+            tuple(str(name) for name, cell in row.items() if cell is not None), []
+        ).append(row)
     columns = summarise(rows)
     answers: dict[tuple[str, str], tuple[int, list[tuple[str, ...]]]] = {}
     for keys, members in groups.items() if len(groups) <= MAX_GROUPS else ():
         own = columns if len(groups) == 1 else summarise(members)
         # Few-valued columns can only be judged on all rows that have them.
-        named = by_name({key: columns[key] if columns[key].shape == own[key].shape else own[key] for key in keys})
+        named = by_name(
+            {
+                key: columns[key] if columns[key].shape == own[key].shape else own[key]
+                for key in keys
+            }
+        )
         if len(named) == 1:
             count, where = answers.get((named[0].kind, named[0].format), (0, []))
             answers[named[0].kind, named[0].format] = (count + len(members), [*where, keys])
@@ -169,58 +243,111 @@ def _decide(rows: list[dict[str, Any]], shown: str) -> tuple[Candidate, tuple[Ca
     if not candidates:
         _refuse_unknown(columns, shown)
     if len(strong) > 1:
-        lines = "; or ".join(f"{candidate.format} ({candidate.why}): {candidate.flag}" for candidate in strong)
-        raise InputError(f"{shown}: the columns can be read in {len(strong)} ways: {', '.join(columns)}", lines, "say which one with --map")
+        lines = "; or ".join(
+            f"{candidate.format} ({candidate.why}): {candidate.flag}" for candidate in strong
+        )
+        raise InputError(
+            f"{shown}: the columns can be read in {len(strong)} ways: {', '.join(columns)}",
+            lines,
+            "say which one with --map",
+        )
     return strong[0], tuple(candidate for candidate in candidates if candidate is not strong[0])
 
 
 def _refuse_single_turns(rows: list[dict[str, Any]], shown: str) -> None:
-    turns = sum(1 for row in rows for keys in [turn_keys(row)] if keys is not None and str(row[keys[0]]).strip().lower() in SPEAKERS and isinstance(row.get(keys[1]), str))
+    turns = sum(
+        1
+        for row in rows
+        for keys in [turn_keys(row)]
+        if keys is not None
+        and str(row[keys[0]]).strip().lower() in SPEAKERS
+        and isinstance(row.get(keys[1]), str)
+    )
     if turns > 0.9 * len(rows):
         raise InputError(
-            f"{shown}: each row is a single turn ({', '.join(list(rows[0])[:4])}), not a whole conversation",
+            f"{shown}: each row is a single turn ({', '.join(list(rows[0])[:4])}), not a whole"
+            " conversation",
             "one conversation is one row",
-            'gather the turns of a conversation: {"messages": [{"role": "user", ...}, {"role": "assistant", ...}]}',
+            'gather the turns of a conversation: {"messages": [{"role": "user", ...}, {"role":'
+            ' "assistant", ...}]}',
         )
 
 
-def _refuse_mixture(answers: Mapping[tuple[str, str], tuple[int, list[tuple[str, ...]]]], shown: str) -> None:
-    """Raises where rows of two formats stand in one file. Rows that merely lack a column of the main format are no second format."""
+def _refuse_mixture(
+    answers: Mapping[tuple[str, str], tuple[int, list[tuple[str, ...]]]], shown: str
+) -> None:
+    """Raises where rows of two formats stand in one file.
+
+    Rows that merely lack a column of the main format are no second format.
+    """
     if len(answers) < 2:
         return
     best = max(answers, key=lambda key: answers[key][0])
     known = {key for keys in answers[best][1] for key in keys}
-    strangers = {key: count for key, (count, groups) in answers.items() if key != best and any(not set(group) <= known for group in groups)}
+    strangers = {
+        key: count
+        for key, (count, groups) in answers.items()
+        if key != best and any(not set(group) <= known for group in groups)
+    }
     if not strangers:
         return
-    counted = ", ".join(f"{count} {name}" for (_, name), count in [(best, answers[best][0]), *strangers.items()])
+    counted = ", ".join(
+        f"{count} {name}" for (_, name), count in [(best, answers[best][0]), *strangers.items()]
+    )
     raise InputError(
         f"{shown}: rows of different formats stand in one file (in the sample: {counted} rows)",
         "one file holds one format",
-        "split it by format, or name the wanted columns with --map (rows without them are then counted and left out)",
+        "split it by format, or name the wanted columns with --map (rows without them are then"
+        " counted and left out)",
     )
 
 
 def _refuse_unknown(columns: Mapping[str, Column], shown: str) -> NoReturn:
     seen = ", ".join(f"{name} ({column.shape})" for name, column in list(columns.items())[:30])
-    known = [*roles.QUESTIONS, *roles.ANSWERS, *roles.TEXTS, *roles.CHOSEN, *roles.REJECTED, *roles.CONVERSATIONS]
+    known = [
+        *roles.QUESTIONS,
+        *roles.ANSWERS,
+        *roles.TEXTS,
+        *roles.CHOSEN,
+        *roles.REJECTED,
+        *roles.CONVERSATIONS,
+    ]
     hints: list[str] = []
     for name in list(columns)[:30]:
         close = nearest(roles.normal(name), known)
         if close and roles.normal(name) not in known:
             hints.append(f"{name}: {close}")
     texts = sorted(
-        (name for name, column in columns.items() if column.shape == "text" and roles.normal(name) not in roles.METADATA), key=lambda name: columns[name].mean_characters
+        (
+            name
+            for name, column in columns.items()
+            if column.shape == "text" and roles.normal(name) not in roles.METADATA
+        ),
+        key=lambda name: columns[name].mean_characters,
     )
     named_question = next((name for name in texts if roles.normal(name) in roles.QUESTIONS), None)
     if len(texts) >= 2:
         question = named_question or texts[-2]
         answer = next(name for name in reversed(texts) if name != question)
-        close_format, way = "question_answer", Candidate(format="question_answer", mapping={"question": question, "answer": answer}, why="").flag
+        close_format, way = (
+            "question_answer",
+            Candidate(
+                format="question_answer", mapping={"question": question, "answer": answer}, why=""
+            ).flag,
+        )
     elif len(texts) == 1 and named_question:
-        close_format, way = "question_answer", f"there is a question but no answer; add a column and: --map question={named_question} answer=COL"
+        close_format, way = (
+            "question_answer",
+            (
+                "there is a question but no answer; add a column and: --map"
+                f" question={named_question} answer=COL"
+            ),
+        )
     elif len(texts) == 1:
-        close_format, way = "text", Candidate(format="text", mapping={"text": texts[0]}, why="").flag
+        close_format, way = (
+            "text",
+            Candidate(format="text", mapping={"text": texts[0]}, why="").flag,
+        )
     else:
         close_format, way = "messages", "--map question=COL answer=COL"
     raise InputError(
@@ -228,7 +355,9 @@ def _refuse_unknown(columns: Mapping[str, Column], shown: str) -> NoReturn:
             Fault(
                 what=f"{shown}: no known columns. Columns: {seen}",
                 allowed=f"known formats: {_known_formats()}; nearest: {close_format}",
-                hint=f"say which column is what: {way}" + (f" ({'; '.join(hints[:3])})" if hints else "") + "; in general --map question=COL answer=COL, or --map text=COL",
+                hint=f"say which column is what: {way}"
+                + (f" ({'; '.join(hints[:3])})" if hints else "")
+                + "; in general --map question=COL answer=COL, or --map text=COL",
             )
         ]
     )

@@ -26,7 +26,16 @@ ROLES = {
 }
 SPELLINGS = {spelling: role for role, spellings in ROLES.items() for spelling in (role, *spellings)}
 
-CONVERSATIONS = ("messages", "conversations", "conversation", "dialog", "dialogue", "chat", "turns", "contents")
+CONVERSATIONS = (
+    "messages",
+    "conversations",
+    "conversation",
+    "dialog",
+    "dialogue",
+    "chat",
+    "turns",
+    "contents",
+)
 QUESTIONS = (
     "prompt",
     "question",
@@ -69,7 +78,8 @@ ANSWERS = (
     "sql",
     "code",
 )
-# Column pairs that belong together; where one is there, other possible columns do not make the file ambiguous.
+# Column pairs that belong together; where one is there, other possible columns do not make the file
+# ambiguous.
 PAIRS = (
     ("prompt", "completion"),
     ("instruction", "output"),
@@ -88,7 +98,18 @@ PAIRS = (
 )
 SUMMARIES = ("summary", "highlights", "tldr", "abstract")
 SUMMARISED = ("document", "article", "dialogue", "text", "content", "report", "body")
-CONTEXTS = ("input", "context", "passage", "background", "inputs", "document", "paragraph", "schema", "sql_context", "question_content")
+CONTEXTS = (
+    "input",
+    "context",
+    "passage",
+    "background",
+    "inputs",
+    "document",
+    "paragraph",
+    "schema",
+    "sql_context",
+    "question_content",
+)
 SYSTEMS = ("system", "system_prompt", "system_message")
 TOOLS = ("tools", "functions", "function_definitions")
 TEXTS = (
@@ -130,7 +151,20 @@ LABELS = (
     "spam",
     "is_spam",
 )
-CHOSEN = ("chosen", "preferred", "preferred_output", "accepted", "winner", "better", "chosen_response", "response_chosen", "preferred_response", "response_j", "positive", "good")
+CHOSEN = (
+    "chosen",
+    "preferred",
+    "preferred_output",
+    "accepted",
+    "winner",
+    "better",
+    "chosen_response",
+    "response_chosen",
+    "preferred_response",
+    "response_j",
+    "positive",
+    "good",
+)
 REJECTED = (
     "rejected",
     "dispreferred",
@@ -145,9 +179,26 @@ REJECTED = (
     "non_preferred",
     "bad",
 )
-GOOD = ("kto_tag", "label", "good", "is_good", "desirable", "is_desirable", "thumbs_up", "thumbs", "feedback", "liked", "upvoted", "binary_feedback")
-GOOD_WORDS = frozenset(("true", "yes", "1", "1.0", "good", "up", "thumbs_up", "positive", "desirable", "👍"))
-BAD_WORDS = frozenset(("false", "no", "0", "0.0", "bad", "down", "thumbs_down", "negative", "undesirable", "👎"))
+GOOD = (
+    "kto_tag",
+    "label",
+    "good",
+    "is_good",
+    "desirable",
+    "is_desirable",
+    "thumbs_up",
+    "thumbs",
+    "feedback",
+    "liked",
+    "upvoted",
+    "binary_feedback",
+)
+GOOD_WORDS = frozenset(
+    ("true", "yes", "1", "1.0", "good", "up", "thumbs_up", "positive", "desirable", "👍")
+)
+BAD_WORDS = frozenset(
+    ("false", "no", "0", "0.0", "bad", "down", "thumbs_down", "negative", "undesirable", "👎")
+)
 TRUTHS = (
     "ground_truth",
     "reference_answer",
@@ -167,12 +218,23 @@ TRUTHS = (
     "verification_info",
 )
 # A class label is about one text, or about two that are compared: these pairs.
-COMPARED = (("premise", "hypothesis"), ("sentence1", "sentence2"), ("text1", "text2"), ("text_a", "text_b"), ("question1", "question2"), ("question", "sentence"))
+COMPARED = (
+    ("premise", "hypothesis"),
+    ("sentence1", "sentence2"),
+    ("text1", "text2"),
+    ("text_a", "text_b"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+)
 METADATA = (
-    "id", "idx", "index", "uid", "uuid", "guid", "source", "lang", "language", "locale", "split", "subset", "dataset", "license", "url",
-    "uri", "link", "domain", "file", "filename", "path", "origin", "version", "author", "date", "time", "timestamp", "created",
-    "created_at", "updated_at", "meta", "metadata", "score", "model", "row", "unnamed:_0", "column_1", "year",
-    "dump", "repo", "repo_name", "repo_path", "file_path", "size", "extension", "language_score", "token_count",
+    "id", "idx", "index", "uid", "uuid", "guid", "source", "lang", "language", "locale", "split",
+    "subset", "dataset", "license", "url",
+    "uri", "link", "domain", "file", "filename", "path", "origin", "version", "author", "date",
+    "time", "timestamp", "created",
+    "created_at", "updated_at", "meta", "metadata", "score", "model", "row", "unnamed:_0",
+    "column_1", "year",
+    "dump", "repo", "repo_name", "repo_path", "file_path", "size", "extension", "language_score",
+    "token_count",
 )  # fmt: skip
 
 
@@ -181,14 +243,25 @@ def normal(column: str) -> str:
     return column.strip().lower().replace(" ", "_").replace("-", "_")
 
 
-def read_mapping(mapping: Mapping[str, str], columns: tuple[str, ...], *, at: str) -> dict[str, str]:
-    """A stated mapping by roles' own names. Raises InputError with every unknown role and column."""
+def read_mapping(
+    mapping: Mapping[str, str], columns: tuple[str, ...], *, at: str
+) -> dict[str, str]:
+    """A stated mapping by roles' own names.
+
+    Raises InputError with every unknown role and column.
+    """
     faults: list[Fault] = []
     result: dict[str, str] = {}
     for spelling, column in mapping.items():
         role = SPELLINGS.get(normal(str(spelling)))
         if role is None:
-            faults.append(Fault(what=f"--map: unknown role '{spelling}'", allowed=f"roles: {', '.join(ROLES)}", hint=nearest(spelling, SPELLINGS)))
+            faults.append(
+                Fault(
+                    what=f"--map: unknown role '{spelling}'",
+                    allowed=f"roles: {', '.join(ROLES)}",
+                    hint=nearest(spelling, SPELLINGS),
+                )
+            )
             continue
         if column not in columns:
             folded = {normal(name): name for name in columns}
@@ -196,14 +269,31 @@ def read_mapping(mapping: Mapping[str, str], columns: tuple[str, ...], *, at: st
                 hint = f"did you mean '{folded[normal(str(column))]}'?"
             else:
                 hint = nearest(column, columns)
-            faults.append(Fault(what=f"--map: {at} has no column '{column}'", allowed=f"columns: {', '.join(columns)}", hint=hint))
+            faults.append(
+                Fault(
+                    what=f"--map: {at} has no column '{column}'",
+                    allowed=f"columns: {', '.join(columns)}",
+                    hint=hint,
+                )
+            )
             continue
         if role in result:
-            faults.append(Fault(what=f"--map: two columns for the role '{role}': {result[role]} and {column}", hint="roles spelt alike: " + ", ".join((role, *ROLES[role]))))
+            faults.append(
+                Fault(
+                    what=f"--map: two columns for the role '{role}': {result[role]} and {column}",
+                    hint="roles spelt alike: " + ", ".join((role, *ROLES[role])),
+                )
+            )
             continue
         result[role] = column
-    # `input` is what a lone question column is often called, and `label` the verdict on a given answer.
-    if "context" in result and "question" not in result and "messages" not in result and normal(next(s for s in mapping if SPELLINGS.get(normal(s)) == "context")) == "input":
+    # `input` is what a lone question column is often called, and `label` the verdict on a given
+    # answer.
+    if (
+        "context" in result
+        and "question" not in result
+        and "messages" not in result
+        and normal(next(s for s in mapping if SPELLINGS.get(normal(s)) == "context")) == "input"
+    ):
         result["question"] = result.pop("context")
     if "label" in result and "answer" in result and "good" not in result:
         result["good"] = result.pop("label")

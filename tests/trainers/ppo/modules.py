@@ -22,18 +22,24 @@ def module_config(update: str, task_type: str) -> Any:
         return LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type=task_type)
     if update == "adapter":
         return BottleneckConfig(bottleneck=8, placement="houlsby", task_type=task_type)
-    return PrefixTuningConfig(num_virtual_tokens=4, num_layers=2, num_attention_heads=2, token_dim=16, task_type=task_type)
+    return PrefixTuningConfig(
+        num_virtual_tokens=4, num_layers=2, num_attention_heads=2, token_dim=16, task_type=task_type
+    )
 
 
 def save_module(base: Path, folder: Path, update: str, *, seed: int, scores: bool) -> Path:
-    """A module (or a whole model) with random weights in `folder`, with the base's tokenizer: one that writes, or one that scores."""
+    """A module (or a whole model) with random weights in `folder`, with the base's tokenizer: one
+    that writes, or one that scores.
+    """
     import torch
     from peft import get_peft_model
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
     torch.manual_seed(seed)
     extra = {"num_labels": 1} if scores else {}
-    model: Any = (AutoModelForSequenceClassification if scores else AutoModelForCausalLM).from_pretrained(base, dtype=torch.float32, **extra)
+    model: Any = (
+        AutoModelForSequenceClassification if scores else AutoModelForCausalLM
+    ).from_pretrained(base, dtype=torch.float32, **extra)
     if update != "full":
         model = get_peft_model(model, module_config(update, "SEQ_CLS" if scores else "CAUSAL_LM"))
     with torch.no_grad():

@@ -4,7 +4,17 @@ import pytest
 
 from trainers.ppo.guards import findings, not_finite, reward_hacked
 
-FINE = {"kl": 0.1, "reward": 0.5, "reward_spread": 0.2, "ended": 0.9, "entropy": 2.0, "response_tokens": 40.0, "policy_loss": 0.0, "value_loss": 0.1, "grad_norm": 1.0}
+FINE = {
+    "kl": 0.1,
+    "reward": 0.5,
+    "reward_spread": 0.2,
+    "ended": 0.9,
+    "entropy": 2.0,
+    "response_tokens": 40.0,
+    "policy_loss": 0.0,
+    "value_loss": 0.1,
+    "grad_norm": 1.0,
+}
 
 
 def told(*changes, before=3):
@@ -52,7 +62,9 @@ def test_a_reward_is_gamed_where_it_rises_and_held_out_answers_lose():
 
 
 def test_what_is_no_number_is_named():
-    """The first of the losses, the reward, the KL and the gradient that is not finite; under loss scaling a gradient may be infinite."""
+    """The first of the losses, the reward, the KL and the gradient that is not finite; under loss
+    scaling a gradient may be infinite.
+    """
     assert not_finite(FINE, scaled=False) is None
     assert not_finite(FINE | {"value_loss": float("nan")}, scaled=False) == "value loss became nan"
     assert not_finite(FINE | {"grad_norm": float("inf")}, scaled=False) == "grad norm became inf"

@@ -8,7 +8,16 @@ from advisor.plan.keys import key_specs
 from tests.trainers.ppo.modules import metrics
 from trainers.ppo.loop import train
 
-BASE = {"max_steps": 3, "kl_coef": 0.5, "kl_target": 5.0, "missing_end_penalty": 1.0, "step_kl_limit": 1.0, "value_clip_range": 0.05, "clip_range": 0.1, "job_judge": False}
+BASE = {
+    "max_steps": 3,
+    "kl_coef": 0.5,
+    "kl_target": 5.0,
+    "missing_end_penalty": 1.0,
+    "step_kl_limit": 1.0,
+    "value_clip_range": 0.05,
+    "clip_range": 0.1,
+    "job_judge": False,
+}
 BASE |= {"micro_batch_size": 4, "grad_accum": 2, "learning_rate": 5e-3}
 OTHER = {
     "kl_coef": 0.1,
@@ -29,7 +38,12 @@ OTHER = {
     "verifier": "exact",
     "reward": "scores.py:length",
 }
-ELSEWHERE = {"kl_limit", "reward_model", "pattern", "schema"}  # tested where they act: the guard, the roles, the verifiers
+ELSEWHERE = {
+    "kl_limit",
+    "reward_model",
+    "pattern",
+    "schema",
+}  # tested where they act: the guard, the roles, the verifiers
 
 
 def test_every_declared_key_is_tried():
@@ -43,11 +57,18 @@ def test_every_key_changes_the_run(make, tmp_path):
 
     def numbers(name, **keys):
         job = make(**{**BASE, **keys}, job_run=tmp_path / name)
-        (tmp_path / "scores.py").open("a").write("\n\ndef length(prompts, completions):\n    return [len(text) / 10 for text in completions]\n")
+        (tmp_path / "scores.py").open("a").write(
+            "\n\ndef length(prompts, completions):\n    return [len(text) / 10 for text in"
+            " completions]\n"
+        )
         train(job)
         return metrics(job.run)
 
     plain = numbers("plain")
     assert numbers("again") == plain
-    same = [key for key, value in OTHER.items() if numbers(key, **{key: value, **({"reward": None} if key == "verifier" else {})}) == plain]
+    same = [
+        key
+        for key, value in OTHER.items()
+        if numbers(key, **{key: value, **({"reward": None} if key == "verifier" else {})}) == plain
+    ]
     assert same == []

@@ -38,62 +38,91 @@ def test_whitening_gives_mean_zero_and_variance_one():
     """1, 3, 5 become -sqrt(3/2), 0, sqrt(3/2); what does not count becomes 0."""
     values, mask = tensor([1, 3], [5, 100]), tensor([1, 1], [1, 0])
     root = math.sqrt(1.5)
-    torch.testing.assert_close(whiten(values, mask), tensor([-root, 0], [root, 0]), atol=1e-6, rtol=0)
-    torch.testing.assert_close(whiten(values, mask, keep_mean=True), tensor([3 - root, 3], [3 + root, 0]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        whiten(values, mask), tensor([-root, 0], [root, 0]), atol=1e-6, rtol=0
+    )
+    torch.testing.assert_close(
+        whiten(values, mask, keep_mean=True),
+        tensor([3 - root, 3], [3 + root, 0]),
+        atol=1e-6,
+        rtol=0,
+    )
 
 
 def test_the_score_stands_on_the_last_token_and_the_kl_penalty_on_every_token():
-    """Penalty 0.5 x (0.2, -0.4) and a score of 2 on the second and last token of the first answer."""
+    """Penalty 0.5 x (0.2, -0.4) and a score of 2 on the second and last token of the first
+    answer.
+    """
     mask = tensor([1, 1, 0], [1, 1, 1])
-    penalty = kl_penalty(tensor([-1.0, -1.0, 9], [-2, -2, -2]), tensor([-1.2, -0.6, 0], [-2, -2, -2.5]), mask)
+    penalty = kl_penalty(
+        tensor([-1.0, -1.0, 9], [-2, -2, -2]), tensor([-1.2, -0.6, 0], [-2, -2, -2.5]), mask
+    )
     torch.testing.assert_close(penalty, tensor([0.2, -0.4, 0], [0, 0, 0.5]))
     rewards = token_rewards(torch.tensor([2.0, -1.0], dtype=torch.float64), penalty, mask, 0.5)
     torch.testing.assert_close(rewards, tensor([-0.1, 2.2, 0], [0, 0, -1.25]))
 
 
 def test_advantages_follow_the_recursion():
-    """gamma 0.9, lam 0.5: deltas 1 + 0.9*1 - 0.5 = 1.4, 0 + 0.9*2 - 1 = 0.8, 3 - 2 = 1; A = 1.4 + 0.45*1.25 = 1.9625, 0.8 + 0.45 = 1.25, 1."""
+    """gamma 0.9, lam 0.5: deltas 1 + 0.9*1 - 0.5 = 1.4, 0 + 0.9*2 - 1 = 0.8, 3 - 2 = 1; A = 1.4 +
+    0.45*1.25 = 1.9625, 0.8 + 0.45 = 1.25, 1.
+    """
     rewards, values = tensor([1, 0, 3, 7]), tensor([0.5, 1, 2, 9])
-    advantages, returns = generalized_advantages(rewards, values, tensor([1, 1, 1, 0]), gamma=0.9, lam=0.5)
+    advantages, returns = generalized_advantages(
+        rewards, values, tensor([1, 1, 1, 0]), gamma=0.9, lam=0.5
+    )
     torch.testing.assert_close(advantages, tensor([1.9625, 1.25, 1, 0]))
     torch.testing.assert_close(returns, tensor([2.4625, 2.25, 3, 0]))
 
 
 def test_advantages_with_lam_one_are_the_rewards_to_come_less_the_value():
     """gamma 1, lam 1: 1 + 2 + 3 - 4 = 2, 2 + 3 - 5 = 0, 3 - 6 = -3."""
-    advantages, returns = generalized_advantages(tensor([1, 2, 3]), tensor([4, 5, 6]), tensor([1, 1, 1]), gamma=1.0, lam=1.0)
+    advantages, returns = generalized_advantages(
+        tensor([1, 2, 3]), tensor([4, 5, 6]), tensor([1, 1, 1]), gamma=1.0, lam=1.0
+    )
     torch.testing.assert_close(advantages, tensor([2, 0, -3]))
     torch.testing.assert_close(returns, tensor([6, 5, 3]))
 
 
 def test_the_policy_loss_is_clipped_only_where_that_makes_it_worse():
-    """Ratios 1.5, 0.5, 1.5, 0.5 with advantages 1, 1, -1, -1 and clip 0.2: losses -1.2, -0.5, 1.5, 0.8."""
+    """Ratios 1.5, 0.5, 1.5, 0.5 with advantages 1, 1, -1, -1 and clip 0.2: losses -1.2, -0.5, 1.5,
+    0.8.
+    """
     ratios = tensor([1.5, 0.5, 1.5, 0.5])
-    losses, ratio, clipped = policy_losses(ratios.log(), torch.zeros_like(ratios), tensor([1, 1, -1, -1]), 0.2)
+    losses, ratio, clipped = policy_losses(
+        ratios.log(), torch.zeros_like(ratios), tensor([1, 1, -1, -1]), 0.2
+    )
     torch.testing.assert_close(losses, tensor([-1.2, -0.5, 1.5, 0.8]))
     torch.testing.assert_close(ratio, ratios)
     assert clipped.tolist() == [[True, False, False, True]]
 
 
 def test_the_value_loss_takes_the_larger_error():
-    """Value 2 held at 1.2: return 3 gives 0.5 * 1.8^2, return 1 gives 0.5 * 1; value 1.1 is not held: 0.5 * 0.9^2."""
+    """Value 2 held at 1.2: return 3 gives 0.5 * 1.8^2, return 1 gives 0.5 * 1; value 1.1 is not
+    held: 0.5 * 0.9^2.
+    """
     losses = value_losses(tensor([2, 2, 1.1]), tensor([1, 1, 1]), tensor([3, 1, 2]), 0.2)
     torch.testing.assert_close(losses, tensor([1.62, 0.5, 0.405]))
 
 
 def test_how_far_a_policy_has_moved():
     """A ratio of 2 counts 2 - 1 - ln 2; none counts nothing."""
-    torch.testing.assert_close(approximate_kl(tensor([math.log(2), 0]), tensor([0, 0])), tensor([1 - math.log(2), 0]))
+    torch.testing.assert_close(
+        approximate_kl(tensor([math.log(2), 0]), tensor([0, 0])), tensor([1 - math.log(2), 0])
+    )
 
 
 def test_entropy_of_even_and_certain_choices():
     """Four equal logits: ln 4. Probabilities 1/4 and 3/4: 0.5623 nats."""
     assert entropies(torch.zeros(1, 4)).item() == pytest.approx(math.log(4))
-    assert entropies(torch.log(torch.tensor([[0.25, 0.75]]))).item() == pytest.approx(0.25 * math.log(4) + 0.75 * math.log(4 / 3))
+    assert entropies(torch.log(torch.tensor([[0.25, 0.75]]))).item() == pytest.approx(
+        0.25 * math.log(4) + 0.75 * math.log(4 / 3)
+    )
 
 
 def test_explained_variance():
-    """Perfect values explain everything, constant ones nothing, returns that do not vary count 0."""
+    """Perfect values explain everything, constant ones nothing, returns that do not vary count
+    0.
+    """
     returns, mask = tensor([1, 2, 3, 50]), tensor([1, 1, 1, 0])
     assert explained_variance(returns, returns, mask).item() == pytest.approx(1)
     assert explained_variance(torch.zeros_like(returns), returns, mask).item() == pytest.approx(0)

@@ -1,4 +1,6 @@
-"""sft > rm > ppo in one plan through `advise run`: per-stage status, --only, and going on after a kill in every stage."""
+"""sft > rm > ppo in one plan through `advise run`: per-stage status, --only, and going on after a
+kill in every stage.
+"""
 
 import json
 import os
@@ -34,7 +36,10 @@ def shop(tmp_path, monkeypatch, toy_model):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     names = [a + b for a in "abcdefgh" for b in "klmno"]
-    rows = [{"prompt": f"where is {name}", "chosen": f"{name} is here", "rejected": f"no {name}"} for name in names]
+    rows = [
+        {"prompt": f"where is {name}", "chosen": f"{name} is here", "rejected": f"no {name}"}
+        for name in names
+    ]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "plan.yaml").write_text(PLAN.replace("MODEL", str(toy_model)))
     return tmp_path
@@ -46,15 +51,24 @@ def statuses(record):
 
 @pytest.mark.slow
 def test_one_stage_at_a_time(shop):
-    """--only runs one stage; PPO asks for the stages it needs by name; a last call of all does what is left."""
+    """--only runs one stage; PPO asks for the stages it needs by name; a last call of all does what
+    is left.
+    """
     from advisor.ground.errors import InputError
 
     with pytest.raises(InputError, match="starts from sft"):
         run_plan("plan.yaml", only="ppo", output="run", judge=False)
-    assert statuses(run_plan("plan.yaml", only="sft", output="run", judge=False).record) == [("sft", "done"), ("rm", "pending"), ("ppo", "pending")]
+    assert statuses(run_plan("plan.yaml", only="sft", output="run", judge=False).record) == [
+        ("sft", "done"),
+        ("rm", "pending"),
+        ("ppo", "pending"),
+    ]
     with pytest.raises(InputError, match="is scored by rm"):
         run_plan("plan.yaml", only="ppo", output="run", judge=False)
-    assert run_plan("plan.yaml", only="ppo", output="run", dry_run=True).record["stages"][0]["why"] == "needs rm, which is not trained yet"
+    assert (
+        run_plan("plan.yaml", only="ppo", output="run", dry_run=True).record["stages"][0]["why"]
+        == "needs rm, which is not trained yet"
+    )
     run_plan("plan.yaml", only="rm", output="run", judge=False)
     measured = run_plan("plan.yaml", only="ppo", output="run", dry_run=True).record["stages"][0]
     assert measured["measured"]["peak_bytes"] > 0
@@ -70,11 +84,21 @@ def test_one_stage_at_a_time(shop):
 
 @pytest.mark.slow
 def test_a_pipeline_killed_in_every_stage_ends_as_an_unbroken_one(shop):
-    """kill -9 behind a checkpoint of sft, of rm and of ppo: each call goes on exactly there, and every number is that of an unbroken run."""
+    """kill -9 behind a checkpoint of sft, of rm and of ppo: each call goes on exactly there, and
+    every number is that of an unbroken run.
+    """
     whole = run_plan("plan.yaml", output="whole", judge=False)
-    code = "from advisor.launch import run_plan; run_plan('plan.yaml', output='broken', judge=False)"
+    code = (
+        "from advisor.launch import run_plan; run_plan('plan.yaml', output='broken', judge=False)"
+    )
     for name in ("sft", "rm", "ppo"):
-        child = subprocess.Popen([sys.executable, "-c", code], cwd=shop, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL, start_new_session=True)
+        child = subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=shop,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         mark = shop / "broken" / "stages" / name / "checkpoints" / "checkpoint-2" / "complete.json"
         until = time.monotonic() + 120
         while not mark.is_file() and child.poll() is None and time.monotonic() < until:
@@ -86,6 +110,9 @@ def test_a_pipeline_killed_in_every_stage_ends_as_an_unbroken_one(shop):
         time.sleep(1)
     broken = run_plan("plan.yaml", output="broken", judge=False)
     assert statuses(broken.record) == statuses(whole.record)
-    one, other = (sorted(metrics(shop / name), key=lambda line: (line["stage"], line["step"])) for name in ("whole", "broken"))
+    one, other = (
+        sorted(metrics(shop / name), key=lambda line: (line["stage"], line["step"]))
+        for name in ("whole", "broken")
+    )
     assert one == other
     assert len(one) == 18

@@ -1,4 +1,6 @@
-"""Answers and their log-probabilities: generation and scoring agree, in any padding and in any parts."""
+"""Answers and their log-probabilities: generation and scoring agree, in any padding and in any
+parts.
+"""
 
 import pytest
 
@@ -6,7 +8,16 @@ torch = pytest.importorskip("torch")
 
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
-from trainers.ppo.rollout import Answers, add_hidden_states, answer_mask, batches_of, generate_answers, lay_out, take, token_log_probs  # noqa: E402
+from trainers.ppo.rollout import (
+    Answers,
+    add_hidden_states,
+    answer_mask,
+    batches_of,
+    generate_answers,
+    lay_out,
+    take,
+    token_log_probs,
+)
 
 PROMPTS = [[1, 5, 6], [1, 7, 8, 9, 10, 11, 12], [1, 4]]
 
@@ -20,17 +31,29 @@ def model(toy_model):
 
 def write(model, **keys):
     torch.manual_seed(0)
-    settings = {"pad_id": 0, "limit": 10, "temperature": 0.7, "stops": [2], "keep_log_probs": True, **keys}
+    settings = {
+        "pad_id": 0,
+        "limit": 10,
+        "temperature": 0.7,
+        "stops": [2],
+        "keep_log_probs": True,
+        **keys,
+    }
     return generate_answers(model, PROMPTS, **settings)
 
 
 def test_generation_and_scoring_agree_on_every_token(model):
-    """The log-probability of each token as it was drawn is the one that the scoring pass finds, though one pads left and the other right."""
+    """The log-probability of each token as it was drawn is the one that the scoring pass finds,
+    though one pads left and the other right.
+    """
     answers = write(model)
     batches = batches_of(answers, 2, pad_id=0, device="cpu")
     assert sorted(row for batch in batches for row in batch.rows) == [0, 1, 2]
     with torch.no_grad():
-        found = lay_out([(batch, token_log_probs(model, batch, 0.7)[0]) for batch in batches], answer_mask(answers, "cpu"))
+        found = lay_out(
+            [(batch, token_log_probs(model, batch, 0.7)[0]) for batch in batches],
+            answer_mask(answers, "cpu"),
+        )
     for row, told in enumerate(answers.log_probs):
         torch.testing.assert_close(found[row, : len(told)], torch.tensor(told), atol=2e-5, rtol=0)
         assert (found[row, len(told) :] == 0).all()
@@ -47,15 +70,26 @@ def test_answers_end_at_the_first_stop_token_and_keep_it(model):
 
 
 def test_parts_of_the_head_give_the_same_numbers_and_gradients(model):
-    """Log-probabilities, entropies and gradients do not depend on how many logits are held at once."""
+    """Log-probabilities, entropies and gradients do not depend on how many logits are held at
+    once.
+    """
     answers = write(model)
     (batch,) = batches_of(answers, 3, pad_id=0, device="cpu")
     results = []
     for budget in (2**30, 30 * 4 * 3):  # everything at once; three tokens of thirty words
         model.zero_grad()
-        log_probs, entropy = token_log_probs(model, batch, 1.0, with_entropy=True, budget_bytes=budget)
+        log_probs, entropy = token_log_probs(
+            model, batch, 1.0, with_entropy=True, budget_bytes=budget
+        )
         log_probs.sum().backward()
-        results.append((log_probs.detach(), entropy, model.lm_head.weight.grad.clone(), model.model.layers[0].mlp.up_proj.weight.grad.clone()))
+        results.append(
+            (
+                log_probs.detach(),
+                entropy,
+                model.lm_head.weight.grad.clone(),
+                model.model.layers[0].mlp.up_proj.weight.grad.clone(),
+            )
+        )
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other)
 
@@ -65,15 +99,21 @@ def test_log_probs_are_those_of_the_plain_model(model):
     answers = write(model)
     (batch,) = batches_of(answers, 3, pad_id=0, device="cpu")
     with torch.no_grad():
-        table = lay_out([(batch, token_log_probs(model, batch, 1.0)[0])], answer_mask(answers, "cpu"))
+        table = lay_out(
+            [(batch, token_log_probs(model, batch, 1.0)[0])], answer_mask(answers, "cpu")
+        )
         for row, (prompt, ids) in enumerate(zip(answers.prompts, answers.ids, strict=True)):
             logits = model(torch.tensor([[*prompt, *ids]])).logits[0].log_softmax(-1)
             for place, token in enumerate(ids):
-                assert table[row, place].item() == pytest.approx(logits[len(prompt) - 1 + place, token].item(), abs=1e-5)
+                assert table[row, place].item() == pytest.approx(
+                    logits[len(prompt) - 1 + place, token].item(), abs=1e-5
+                )
 
 
 def test_a_model_s_own_generation_settings_take_no_part(toy_model, model):
-    """top_k 1 and a repetition penalty in the model's settings would draw from another distribution: they are set aside, and stay as they were."""
+    """top_k 1 and a repetition penalty in the model's settings would draw from another
+    distribution: they are set aside, and stay as they were.
+    """
     before = write(model)
     model.generation_config.top_k, model.generation_config.repetition_penalty = 1, 1.5
     try:
@@ -90,7 +130,10 @@ def test_tables_and_batches_are_each_others_inverse():
     assert batch.rows == [1, 0]
     assert batch.targets_N.tolist() == [7, 5, 6, 2]
     numbers = torch.arange(4.0)
-    assert take(lay_out([(batch, numbers)], answer_mask(answers, "cpu")), batch).tolist() == numbers.tolist()
+    assert (
+        take(lay_out([(batch, numbers)], answer_mask(answers, "cpu")), batch).tolist()
+        == numbers.tolist()
+    )
 
 
 def test_a_smaller_batch_where_there_is_no_room(model, monkeypatch):

@@ -31,7 +31,9 @@ def learned(job):
 
 
 def test_a_random_model_learns_to_write_the_letter_that_is_paid_for(make):
-    """Share of the letter x in the answers: from under 0.1 to over 0.8 in fourteen updates; KL is reported, held-out prompts gain too."""
+    """Share of the letter x in the answers: from under 0.1 to over 0.8 in fourteen updates; KL is
+    reported, held-out prompts gain too.
+    """
     job = make(max_steps=14, holdout=0.2)
     train(job)
     first, last = learned(job)
@@ -55,7 +57,14 @@ def test_a_random_model_learns_to_write_the_letter_that_is_paid_for(make):
 def test_it_learns_with_other_seeds_and_with_all_weights(make, seed, update):
     """The toy task with three seeds, by LoRA and by full fine-tuning."""
     rate = {"learning_rate": 1e-3, "value_learning_rate": 1e-3} if update == "full" else {}
-    job = make(max_steps=20, seed=seed, update=update, job_judge=False, **(UPDATES["full"] if update == "full" else {}), **rate)
+    job = make(
+        max_steps=20,
+        seed=seed,
+        update=update,
+        job_judge=False,
+        **(UPDATES["full"] if update == "full" else {}),
+        **rate,
+    )
     train(job)
     first, last = learned(job)
     assert first < 0.1
@@ -65,7 +74,15 @@ def test_it_learns_with_other_seeds_and_with_all_weights(make, seed, update):
 @pytest.mark.parametrize("update", ["adapter", "prefix", "full"])
 def test_every_update_scheme_trains_and_what_it_saves_is_what_it_trained(make, update):
     """Two updates under each scheme; the checks on the saved module or model pass."""
-    job = make(**{**UPDATES[update], "update": update, "max_steps": 2, "micro_batch_size": 4, "grad_accum": 1})
+    job = make(
+        **{
+            **UPDATES[update],
+            "update": update,
+            "max_steps": 2,
+            "micro_batch_size": 4,
+            "grad_accum": 1,
+        }
+    )
     train(job)
     checks = {check["name"]: check["ok"] for check in result(job)["checks"]}
     assert checks["saved-model-is-the-trained-one"]
@@ -74,15 +91,28 @@ def test_every_update_scheme_trains_and_what_it_saves_is_what_it_trained(make, u
 
 @pytest.mark.parametrize("update", ["lora", "full"])
 def test_mixed_precision_trains_with_values_and_scores_in_float32(make, update, monkeypatch):
-    """Under autocast the small heads still give every digit, and what was saved is what was trained."""
+    """Under autocast the small heads still give every digit, and what was saved is what was
+    trained.
+    """
     import torch
 
     from trainers.ppo import roles
 
     kinds = set()
     real = roles.numbers
-    monkeypatch.setattr(roles, "numbers", lambda *args: (found := real(*args), kinds.add(found.dtype))[0])
-    job = make(**{**UPDATES[update], "update": update, "max_steps": 2, "micro_batch_size": 4, "grad_accum": 1, "precision": "mixed"})
+    monkeypatch.setattr(
+        roles, "numbers", lambda *args: (found := real(*args), kinds.add(found.dtype))[0]
+    )
+    job = make(
+        **{
+            **UPDATES[update],
+            "update": update,
+            "max_steps": 2,
+            "micro_batch_size": 4,
+            "grad_accum": 1,
+            "precision": "mixed",
+        }
+    )
     train(job)
     assert kinds == {torch.float32}
     check = result(job)["checks"][0]
@@ -91,7 +121,9 @@ def test_mixed_precision_trains_with_values_and_scores_in_float32(make, update, 
 
 
 def test_the_first_ratios_of_an_update_are_exactly_one(make, monkeypatch):
-    """Before any step the policy is the one that wrote: no token's probability differs by a bit, with recomputed activations too."""
+    """Before any step the policy is the one that wrote: no token's probability differs by a bit,
+    with recomputed activations too.
+    """
     from trainers.ppo.update import Ppo
 
     errors = []
@@ -109,18 +141,48 @@ def test_the_first_ratios_of_an_update_are_exactly_one(make, monkeypatch):
 
 
 def test_a_run_killed_half_way_goes_on_and_ends_the_same(make, tmp_path):
-    """kill -9 behind a checkpoint: the next call goes on from there, and every number of every update is that of an unbroken run."""
-    keys = {"max_steps": 6, "save_steps": 2, "kl_coef": 0.05, "kl_target": 1.0, "scheduler": "linear", "holdout": 0.1}
+    """kill -9 behind a checkpoint: the next call goes on from there, and every number of every
+    update is that of an unbroken run.
+    """
+    keys = {
+        "max_steps": 6,
+        "save_steps": 2,
+        "kl_coef": 0.05,
+        "kl_target": 1.0,
+        "scheduler": "linear",
+        "holdout": 0.1,
+    }
     whole = make(**keys, job_run=tmp_path / "whole")
     train(whole)
     broken = make(**keys, job_run=tmp_path / "broken")
     plan = tmp_path / "plan.yaml"
     plan.write_text(plan_text(broken.plan))
-    command = [sys.executable, "-P", "-m", "trainers.ppo", str(plan), "--stage", "ppo", "--run", str(broken.run)]
-    child = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}, stderr=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "trainers.ppo",
+        str(plan),
+        "--stage",
+        "ppo",
+        "--run",
+        str(broken.run),
+    ]
+    child = subprocess.Popen(
+        command,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": str(torch.get_num_threads()),
+        },
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         for _ in range(600):
-            if (broken.checkpoints / "checkpoint-2" / "complete.json").is_file() or child.poll() is not None:
+            if (
+                broken.checkpoints / "checkpoint-2" / "complete.json"
+            ).is_file() or child.poll() is not None:
                 break
             time.sleep(0.1)
     finally:
@@ -134,17 +196,23 @@ def test_a_run_killed_half_way_goes_on_and_ends_the_same(make, tmp_path):
 
 
 def test_a_reward_that_never_differs_is_told_and_stops_the_run(make):
-    """The same score for every answer: after five updates the run stops, naming the reward; a trial goes on and warns."""
+    """The same score for every answer: after five updates the run stops, naming the reward; a trial
+    goes on and warns.
+    """
     with pytest.raises(TrainingFailed, match=r"got the same reward \(0\.5\)"):
         train(make(reward="scores.py:same", max_steps=6, job_judge=False, grad_accum=1))
-    trial = make(reward="scores.py:same", max_steps=6, job_max_steps=6, grad_accum=1, job_judge=False)
+    trial = make(
+        reward="scores.py:same", max_steps=6, job_max_steps=6, grad_accum=1, job_judge=False
+    )
     train(trial)
     told = {check["name"]: check for check in result(trial)["checks"]}
     assert not told["constant-reward"]["ok"]
 
 
 def test_a_reward_that_is_no_number_stops_the_run(make):
-    """Not a number from the user's function: the run stops and names function and answer, in a trial too."""
+    """Not a number from the user's function: the run stops and names function and answer, in a
+    trial too.
+    """
     with pytest.raises(TrainingFailed, match=r"scores\.py:none gave nan"):
         train(make(reward="scores.py:none", job_judge=False, job_max_steps=2))
 
@@ -172,7 +240,9 @@ def test_a_policy_that_never_ends_its_answers_is_told(make, monkeypatch):
 
 def test_a_policy_far_from_its_start_stops_the_run(make):
     """KL above the bound: the run stops and says which keys to change."""
-    with pytest.raises(TrainingFailed, match=r"nats a token from the reference, the bound is 0\.01") as caught:
+    with pytest.raises(
+        TrainingFailed, match=r"nats a token from the reference, the bound is 0\.01"
+    ) as caught:
         train(make(kl_limit=0.01, max_steps=4, job_judge=False))
     assert "kl_coef" in caught.value.faults[0].hint
 
@@ -189,19 +259,34 @@ def test_a_dry_run_measures_full_answers_and_keeps_nothing(make):
 
 
 def test_the_reward_model_of_the_stage_before_scores(make, tmp_path):
-    """sft > rm > ppo: the policy starts from sft, the rewards are those of rm, all on one base; the policy alone is saved."""
+    """sft > rm > ppo: the policy starts from sft, the rewards are those of rm, all on one base; the
+    policy alone is saved.
+    """
     from advisor.plan.model import Stage
 
     base = make().base_model
     for name, seed, scores in (("sft", 1, False), ("rm", 2, True)):
-        save_module(Path(base), tmp_path / "run" / "stages" / name, "lora", seed=seed, scores=scores)
-    before = [Stage(name=name, objective=name, update="lora", learning_rate=1e-4, options={"rank": 4, "alpha": 8}) for name in ("sft", "rm")]
+        save_module(
+            Path(base), tmp_path / "run" / "stages" / name, "lora", seed=seed, scores=scores
+        )
+    before = [
+        Stage(
+            name=name,
+            objective=name,
+            update="lora",
+            learning_rate=1e-4,
+            options={"rank": 4, "alpha": 8},
+        )
+        for name in ("sft", "rm")
+    ]
     job = make(before=before, start_from="sft", reward=None, **UPDATES["lora"])
     train(job)
     found = result(job)
     assert found["resolved"]["reward"] == "the reward is the model rm"
     assert found["resolved"]["start_from"].endswith("stages/sft")
-    assert sorted(path.name for path in job.output.glob("*.safetensors")) == ["adapter_model.safetensors"]
+    assert sorted(path.name for path in job.output.glob("*.safetensors")) == [
+        "adapter_model.safetensors"
+    ]
     assert metrics(job.run)[0]["reward_spread"] > 0
 
 
@@ -228,7 +313,9 @@ def test_what_cannot_be_is_refused_before_anything_is_loaded(make, keys, text):
 
 @pytest.mark.slow
 def test_two_processes_learn_like_one(make, tmp_path):
-    """Two gloo processes on the CPU, each with half the prompts of an update: the same task is learned, with the same weights in both."""
+    """Two gloo processes on the CPU, each with half the prompts of an update: the same task is
+    learned, with the same weights in both.
+    """
     from dataclasses import replace
 
     alone = make(max_steps=14, grad_accum=2, job_judge=False)
@@ -236,9 +323,38 @@ def test_two_processes_learn_like_one(make, tmp_path):
     job = make(max_steps=14, grad_accum=1, job_run=tmp_path / "two", job_judge=False)
     plan = tmp_path / "plan.yaml"
     plan.write_text(plan_text(replace(job.plan, launch=replace(job.plan.launch, processes=2))))
-    torchrun = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python", "--"]
-    command = [*torchrun, sys.executable, "-P", "-m", "trainers.ppo", str(plan), "--stage", "ppo", "--run", str(job.run), "--no-judge"]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300, check=False)
+    torchrun = [
+        sys.executable,
+        "-P",
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "--no-python",
+        "--",
+    ]
+    command = [
+        *torchrun,
+        sys.executable,
+        "-P",
+        "-m",
+        "trainers.ppo",
+        str(plan),
+        "--stage",
+        "ppo",
+        "--run",
+        str(job.run),
+        "--no-judge",
+    ]
+    done = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     (first, last), (_, one) = learned(job), learned(alone)
     assert first < 0.1

@@ -9,7 +9,9 @@ from trainers import sft
 
 @pytest.mark.parametrize("placement", ["houlsby", "pfeiffer", "parallel"])
 def test_it_learns_and_loads_in_plain_peft(placement, make):
-    """Each placement lowers the loss, passes its checks, and loads after `import advisor.peft_adapter`."""
+    """Each placement lowers the loss, passes its checks, and loads after `import
+    advisor.peft_adapter`.
+    """
     import torch
     from peft import AutoPeftModelForCausalLM
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -21,7 +23,10 @@ def test_it_learns_and_loads_in_plain_peft(placement, make):
     assert result["resolved"]["peft"]["peft_type"] == "BOTTLENECK"
     places = 2 * (2 if placement == "houlsby" else 1)  # two layers
     assert result["resolved"]["trainable_parameters"] == places * (2 * 64 * 16 + 16 + 64)
-    assert {path.name for path in job.output.glob("adapter*")} == {"adapter_config.json", "adapter_model.safetensors"}
+    assert {path.name for path in job.output.glob("adapter*")} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
     ids = AutoTokenizer.from_pretrained(job.output)("hello", return_tensors="pt")["input_ids"]
     model = AutoPeftModelForCausalLM.from_pretrained(job.output, dtype=torch.float32)
     base = AutoModelForCausalLM.from_pretrained(job.plan.model, dtype=torch.float32)
@@ -31,14 +36,21 @@ def test_it_learns_and_loads_in_plain_peft(placement, make):
 def test_checkpointing_gives_the_same_losses(make):
     """Recomputing activations changes no loss."""
     plain = make(update="adapter", job_judge=False)
-    again = make(update="adapter", gradient_checkpointing=True, job_judge=False, job_run=plain.run.parent / "again")
+    again = make(
+        update="adapter",
+        gradient_checkpointing=True,
+        job_judge=False,
+        job_run=plain.run.parent / "again",
+    )
     trained(plain)
     trained(again)
     assert losses(again) == pytest.approx(losses(plain), rel=1e-6)
 
 
 def test_on_a_4_bit_base_it_trains_in_float32(make):
-    """A 4-bit base trains on the CPU through the same code, and what was saved is what was trained."""
+    """A 4-bit base trains on the CPU through the same code, and what was saved is what was
+    trained.
+    """
     result = trained(make(update="adapter", quantization="nf4", max_steps=12))
     assert result["loss_last"] < result["loss_first"]
     assert result["resolved"]["trainable_dtype"] == "float32"
@@ -46,7 +58,13 @@ def test_on_a_4_bit_base_it_trains_in_float32(make):
 
 def test_a_broken_run_resumes_with_the_same_losses(make, monkeypatch):
     """Checkpoints of an adapter hold all that is needed to go on."""
-    keys = {"update": "adapter", "max_steps": 8, "save_steps": 2, "dropout": 0.1, "job_judge": False}
+    keys = {
+        "update": "adapter",
+        "max_steps": 8,
+        "save_steps": 2,
+        "dropout": 0.1,
+        "job_judge": False,
+    }
     whole = make(**keys)
     trained(whole)
     broken = make(**keys, job_run=whole.run.parent / "broken")
@@ -56,7 +74,9 @@ def test_a_broken_run_resumes_with_the_same_losses(make, monkeypatch):
 
 
 def test_a_stage_goes_on_from_the_adapter_before_and_full_cannot(make, tmp_path):
-    """A second adapter stage continues the first; another bottleneck is refused; so is `full`, since nothing can be merged."""
+    """A second adapter stage continues the first; another bottleneck is refused; so is `full`,
+    since nothing can be merged.
+    """
     from dataclasses import replace
 
     from trainers.frame.job import make_job
@@ -81,18 +101,34 @@ def test_a_stage_goes_on_from_the_adapter_before_and_full_cannot(make, tmp_path)
         sft.train(job("wider"))
     with pytest.raises(InputError, match="goes on from a BOTTLENECK adapter"):
         sft.train(job("lora"))
-    with pytest.raises(InputError, match="goes on from a bottleneck adapter, which cannot be merged"):
+    with pytest.raises(
+        InputError, match="goes on from a bottleneck adapter, which cannot be merged"
+    ):
         sft.train(job("whole"))
 
 
 def test_what_peft_takes_reaches_the_adapter_and_what_the_plan_owns_is_refused(make, monkeypatch):
-    """peft: {activation, layers, scale} are the config's own; typos, owned keys and wrong values are refused before the model loads."""
+    """peft: {activation, layers, scale} are the config's own; typos, owned keys and wrong values
+    are refused before the model loads.
+    """
     import trainers.frame.loading as loading
 
-    result = trained(make(update="adapter", peft={"activation": "gelu", "layers": [1], "scale": 2.0}, job_judge=False))
-    assert (result["resolved"]["peft"]["activation"], result["resolved"]["peft"]["layers"], result["resolved"]["peft"]["scale"]) == ("gelu", [1], 2.0)
+    result = trained(
+        make(
+            update="adapter",
+            peft={"activation": "gelu", "layers": [1], "scale": 2.0},
+            job_judge=False,
+        )
+    )
+    assert (
+        result["resolved"]["peft"]["activation"],
+        result["resolved"]["peft"]["layers"],
+        result["resolved"]["peft"]["scale"],
+    ) == ("gelu", [1], 2.0)
     assert result["resolved"]["trainable_parameters"] == 2 * 64 * 64 + 64 + 64
-    monkeypatch.setattr(loading, "load_base", lambda *args, **kwargs: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(
+        loading, "load_base", lambda *args, **kwargs: pytest.fail("the model was loaded")
+    )
     with pytest.raises(InputError) as caught:
         sft.train(make(update="adapter", peft={"activaton": "gelu", "bottleneck": 3, "scale": 0}))
     text = str(caught.value)
@@ -109,7 +145,9 @@ def test_a_layer_the_model_lacks_is_bad_input(make):
 
 @pytest.mark.parametrize("update", ["adapter", "lora", "prefix"])
 def test_the_module_of_another_base_is_bad_input(update, make, tmp_path, tiny_model):
-    """Going on from a module of a base with other sizes is exit 2 with what does not fit, whatever the update."""
+    """Going on from a module of a base with other sizes is exit 2 with what does not fit, whatever
+    the update.
+    """
     from dataclasses import replace
 
     from peft import get_peft_model
@@ -118,7 +156,13 @@ def test_the_module_of_another_base_is_bad_input(update, make, tmp_path, tiny_mo
     import trainers.updates
 
     job = make(update=update)
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 512}
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 512,
+    }
     other = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=300, **sizes))
     config = trainers.updates.load_update(update).peft_config(job.stage, job.options, other)
     get_peft_model(other, config).save_pretrained(tmp_path / "elsewhere")
@@ -126,5 +170,7 @@ def test_the_module_of_another_base_is_bad_input(update, make, tmp_path, tiny_mo
     from trainers.frame.job import make_job
 
     plan = replace(job.plan, stages=(stage,))
-    with pytest.raises(InputError, match=r"goes on from .*elsewhere, which does not fit .*tiny-model"):
+    with pytest.raises(
+        InputError, match=r"goes on from .*elsewhere, which does not fit .*tiny-model"
+    ):
         sft.train(make_job(plan, stage="sft", run=tmp_path / "run", folder=tmp_path))

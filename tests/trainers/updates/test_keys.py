@@ -1,4 +1,6 @@
-"""Every key that rules/updates/ declares reaches the config of its update; every update answers the same questions."""
+"""Every key that rules/updates/ declares reaches the config of its update; every update answers the
+same questions.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +11,10 @@ from advisor.plan.keys import key_specs
 from trainers.updates import load_update
 
 ROOT = Path(__file__).resolve().parents[3]
-OTHER = {"adapter": {"bottleneck": 9, "placement": "houlsby", "dropout": 0.25}, "prefix": {"prefix_tokens": 7}}
+OTHER = {
+    "adapter": {"bottleneck": 9, "placement": "houlsby", "dropout": 0.25},
+    "prefix": {"prefix_tokens": 7},
+}
 # Tested where it acts: test_prefix.py.
 ELSEWHERE = {"prefix": {"prefix_text"}}
 
@@ -23,34 +28,58 @@ def base(make):
     return loading.load_base(make(), torch.device("cpu"))
 
 
-@pytest.mark.parametrize(("update", "key"), [(update, key) for update, keys in OTHER.items() for key in keys])
+@pytest.mark.parametrize(
+    ("update", "key"), [(update, key) for update, keys in OTHER.items() for key in keys]
+)
 def test_the_key_changes_the_config(update, key, make, base):
     """A key that nothing reads would be a lie in the plan."""
     module = load_update(update)
     plain, other = make(update=update), make(update=update, **{key: OTHER[update][key]})
-    assert module.peft_config(other.stage, other.options, base) != module.peft_config(plain.stage, plain.options, base)
+    assert module.peft_config(other.stage, other.options, base) != module.peft_config(
+        plain.stage, plain.options, base
+    )
 
 
 @pytest.mark.parametrize("update", OTHER)
 def test_every_declared_key_is_covered(update):
     """No key of the update's file is missing from the test above."""
-    own = {key for key, spec in key_specs().allowed("sft", update).items() if spec.owner == f"update {update}"}
+    own = {
+        key
+        for key, spec in key_specs().allowed("sft", update).items()
+        if spec.owner == f"update {update}"
+    }
     assert own == set(OTHER[update]) | ELSEWHERE.get(update, set())
 
 
-@pytest.mark.parametrize("update", sorted(path.stem for path in (ROOT / "trainers" / "updates").glob("*.py") if path.stem != "__init__"))
+@pytest.mark.parametrize(
+    "update",
+    sorted(
+        path.stem
+        for path in (ROOT / "trainers" / "updates").glob("*.py")
+        if path.stem != "__init__"
+    ),
+)
 def test_every_update_answers_the_same_questions(update, make):
-    """The module has what the Protocol asks, owned fields exist in its config class, and each is a field or key that exists."""
+    """The module has what the Protocol asks, owned fields exist in its config class, and each is a
+    field or key that exists.
+    """
     from dataclasses import fields
 
     from advisor.plan.model import Plan, Stage
 
     module = load_update(update)
-    assert all(hasattr(module, name) for name in ("OWNED", "LIMITS", "config_class", "faults", "peft_config", "start"))
+    assert all(
+        hasattr(module, name)
+        for name in ("OWNED", "LIMITS", "config_class", "faults", "peft_config", "start")
+    )
     config = module.config_class()
     stage = make(update=update).stage
     assert module.faults(stage) == []
-    known = {item.name for item in fields(Stage)} | {item.name for item in fields(Plan)} | set(key_specs().allowed("sft", update))
+    known = (
+        {item.name for item in fields(Stage)}
+        | {item.name for item in fields(Plan)}
+        | set(key_specs().allowed("sft", update))
+    )
     if config is not None:
         assert set(module.OWNED) <= {item.name for item in fields(config)} | {"revision"}
         assert set(module.OWNED.values()) <= known

@@ -1,4 +1,6 @@
-"""`advise run` trains adapters and prefixes from plan to an answer, and says what can and cannot be done with them."""
+"""`advise run` trains adapters and prefixes from plan to an answer, and says what can and cannot be
+done with them.
+"""
 
 import json
 import os
@@ -21,18 +23,33 @@ data: {path: train.jsonl}
 stages:
   - {name: sft, objective: sft, update: UPDATE, learning_rate: 2e-2, max_steps: 10, micro_batch_size: 2, seq_len: 128, holdout: 0.1}
 """
-KEYS = {"adapter": {"bottleneck": 64, "placement": "pfeiffer"}, "prefix": {"prefix_tokens": 30}}  # the defaults
+KEYS = {
+    "adapter": {"bottleneck": 64, "placement": "pfeiffer"},
+    "prefix": {"prefix_tokens": 30},
+}  # the defaults
 
 
 @pytest.mark.parametrize("update", KEYS)
 def test_a_real_run_from_plan_to_an_answer(update, tmp_path, tiny_model, monkeypatch):
-    """It trains, passes its checks, writes a report; the printed line answers; the estimate counts the parameters that were trained."""
+    """It trains, passes its checks, writes a report; the printed line answers; the estimate counts
+    the parameters that were trained.
+    """
     pytest.importorskip("trl")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    rows = [{"messages": [{"role": "user", "content": f"Where is parcel {n}?"}, {"role": "assistant", "content": f"Your parcel {n} is in the red van."}]} for n in range(40)]
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"Where is parcel {n}?"},
+                {"role": "assistant", "content": f"Your parcel {n} is in the red van."},
+            ]
+        }
+        for n in range(40)
+    ]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "plan.yaml").write_text(PLAN.replace("MODEL", str(tiny_model)).replace("UPDATE", update))
+    (tmp_path / "plan.yaml").write_text(
+        PLAN.replace("MODEL", str(tiny_model)).replace("UPDATE", update)
+    )
     done = run_plan("plan.yaml", on_end=write_report)
     stage = done.record["stages"][0]
     assert done.status == "done"
@@ -41,26 +58,48 @@ def test_a_real_run_from_plan_to_an_answer(update, tmp_path, tiny_model, monkeyp
     assert shape is not None
     dims = dims_of(shape)
     assert dims is not None
-    assert done.record["resolved"]["sft"]["trainable_parameters"] == trainable_params(dims, RunSpec(objective="sft", update=update, options=KEYS[update]))
+    assert done.record["resolved"]["sft"]["trainable_parameters"] == trainable_params(
+        dims, RunSpec(objective="sft", update=update, options=KEYS[update])
+    )
     lines = summary_lines(done)
     assert not any("vllm" in line for line in lines)
     ask = next(line for line in lines if "pipeline" in line)
-    answer = subprocess.run(shlex.split(ask), cwd=tmp_path, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, timeout=300, check=False)
+    answer = subprocess.run(
+        shlex.split(ask),
+        cwd=tmp_path,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert answer.returncode == 0, answer.stderr
     report = (done.folder / "report.html").read_text()
     assert "cannot be merged, and vLLM and Ollama cannot load it" in report
-    assert "import advisor.peft_adapter" in (done.folder / "stages" / "sft" / "README.md").read_text()
+    assert (
+        "import advisor.peft_adapter" in (done.folder / "stages" / "sft" / "README.md").read_text()
+    )
 
 
-@pytest.mark.parametrize(("line", "words"), [("gradient_checkpointing: true", "drops the cache"), ("packing: true", "several rows would share one prefix")])
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("gradient_checkpointing: true", "drops the cache"),
+        ("packing: true", "several rows would share one prefix"),
+    ],
+)
 def test_a_bad_pair_is_exit_2(line, words, tmp_path, tiny_model, monkeypatch):
-    """A prefix with checkpointing or packing ends as bad input with line and reason, before there is a run folder."""
+    """A prefix with checkpointing or packing ends as bad input with line and reason, before there
+    is a run folder.
+    """
     from advisor.ground.errors import InputError
 
     monkeypatch.chdir(tmp_path)
     rows = [{"prompt": f"Where is parcel {n}?", "completion": f"In van {n}."} for n in range(20)]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "plan.yaml").write_text(PLAN.replace("MODEL", str(tiny_model)).replace("UPDATE", f"prefix, {line}"))
+    (tmp_path / "plan.yaml").write_text(
+        PLAN.replace("MODEL", str(tiny_model)).replace("UPDATE", f"prefix, {line}")
+    )
     with pytest.raises(InputError, match=words) as caught:
         run_plan("plan.yaml", output="run")
     assert caught.value.exit_code == 2

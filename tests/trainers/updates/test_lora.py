@@ -1,4 +1,6 @@
-"""LoRA well set: its scale, its rank against the layers, trained embeddings, and PEFT's variants through `peft:`."""
+"""LoRA well set: its scale, its rank against the layers, trained embeddings, and PEFT's variants
+through `peft:`.
+"""
 
 import json
 
@@ -22,12 +24,19 @@ def test_rank_stabilised_scaling_is_alpha_over_the_root_of_the_rank(make):
         job = make(rank=16, alpha=8.0, rslora=rslora)
         model = loading.load_base(job, torch.device("cpu"))
         adapted = get_peft_model(model, lora.peft_config(job.stage, job.options, model))
-        assert {module.scaling["default"] for module in adapted.modules() if isinstance(module, LoraLayer)} == {scale}
+        assert {
+            module.scaling["default"]
+            for module in adapted.modules()
+            if isinstance(module, LoraLayer)
+        } == {scale}
 
 
 def test_a_rank_larger_than_every_layer_is_bad_input(make):
     """Rank 65 on layers 64 wide is refused with the widest one named; named targets count alone."""
-    with pytest.raises(InputError, match=r"rank 65 is larger than every layer it would correct: the widest is 64 \(\w+_proj\)"):
+    with pytest.raises(
+        InputError,
+        match=r"rank 65 is larger than every layer it would correct: the widest is 64 \(\w+_proj\)",
+    ):
         sft.train(make(rank=65))
     with pytest.raises(InputError, match=r"rank 33 is larger than .*: the widest is 32 \(v_proj\)"):
         sft.train(make(rank=33, target_modules=["v_proj"]))
@@ -36,12 +45,17 @@ def test_a_rank_larger_than_every_layer_is_bad_input(make):
 def test_a_rank_larger_than_some_layers_is_said(make, capsys):
     """Rank 64 is more than the key and value projections are wide: it trains, and says so."""
     trained(make(rank=64, job_judge=False))
-    assert "rank 64 is more than some layers are wide (k_proj 32, v_proj 32)" in capsys.readouterr().err
+    assert (
+        "rank 64 is more than some layers are wide (k_proj 32, v_proj 32)"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_embeddings_can_be_trained_too(tied, make, tiny_model, tmp_path):
-    """train_embeddings trains them and the output layer whole, stores them in the adapter, and plain PEFT loads them."""
+    """train_embeddings trains them and the output layer whole, stores them in the adapter, and
+    plain PEFT loads them.
+    """
     import torch
     from peft import AutoPeftModelForCausalLM
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -61,11 +75,15 @@ def test_embeddings_can_be_trained_too(tied, make, tiny_model, tmp_path):
     assert all(check["ok"] for check in result["checks"][:2])
     vocabulary = base.get_input_embeddings().weight.numel()
     plain = trained(make(rank=4, job_judge=False, job_run=tmp_path / "plain"))
-    assert result["resolved"]["trainable_parameters"] - plain["resolved"]["trainable_parameters"] == vocabulary * (1 if tied else 2)
+    assert result["resolved"]["trainable_parameters"] - plain["resolved"][
+        "trainable_parameters"
+    ] == vocabulary * (1 if tied else 2)
     again = AutoPeftModelForCausalLM.from_pretrained(job.output, dtype=torch.float32)
     assert not torch.equal(again.get_input_embeddings().weight, base.get_input_embeddings().weight)
     if tied:
-        assert torch.equal(again.get_input_embeddings().weight, again.get_output_embeddings().weight)
+        assert torch.equal(
+            again.get_input_embeddings().weight, again.get_output_embeddings().weight
+        )
 
 
 def test_single_tokens_can_be_trained_through_peft(make):
@@ -88,14 +106,29 @@ def test_single_tokens_can_be_trained_through_peft(make):
     ],
 )
 def test_variants_of_peft_go_through(passed, field, quantization, make):
-    """DoRA, PiSSA and ranks by layer arrive verbatim, learn, and what was saved is what was trained."""
+    """DoRA, PiSSA and ranks by layer arrive verbatim, learn, and what was saved is what was
+    trained.
+    """
     result = trained(make(rank=4, peft=passed, quantization=quantization, max_steps=8))
     assert result["resolved"]["peft"][field] == passed[field]
     assert result["loss_last"] < result["loss_first"]
     assert all(check["ok"] for check in result["checks"][:2])
 
 
-@pytest.mark.parametrize("key", ["r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "task_type", "peft_type", "inference_mode", "base_model_name_or_path"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "r",
+        "lora_alpha",
+        "lora_dropout",
+        "target_modules",
+        "use_rslora",
+        "task_type",
+        "peft_type",
+        "inference_mode",
+        "base_model_name_or_path",
+    ],
+)
 def test_what_the_plan_owns_is_refused_in_peft(key, make):
     """A key with two homes would make one of them a lie."""
     with pytest.raises(InputError, match=f"'{key}' is set by the plan's own key"):
@@ -105,12 +138,18 @@ def test_what_the_plan_owns_is_refused_in_peft(key, make):
 @pytest.mark.parametrize(
     ("peft", "quantization", "match"),
     [
-        ({"init_lora_weights": "pissa"}, "nf4", "takes the base's weights apart, and quantization nf4 leaves none"),
+        (
+            {"init_lora_weights": "pissa"},
+            "nf4",
+            "takes the base's weights apart, and quantization nf4 leaves none",
+        ),
         ({"init_lora_weights": "eva"}, None, "eva needs a pass over the data before training"),
         ({"init_lora_weights": "pizza"}, None, "pizza"),
     ],
 )
 def test_starts_that_cannot_be_had_are_bad_input(peft, quantization, match, make):
-    """A way to start the matrices that needs more than this trainer does is refused with the reason."""
+    """A way to start the matrices that needs more than this trainer does is refused with the
+    reason.
+    """
     with pytest.raises(InputError, match=match):
         sft.train(make(peft=peft, quantization=quantization))

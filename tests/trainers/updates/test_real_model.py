@@ -1,4 +1,6 @@
-"""Adapter and prefix on the real 135M model: sixty rows teach it the house style, and the style survives a new process."""
+"""Adapter and prefix on the real 135M model: sixty rows teach it the house style, and the style
+survives a new process.
+"""
 
 import json
 import os
@@ -29,23 +31,68 @@ for question in questions:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("keys", "gain"),
-    [({"update": "adapter", "learning_rate": 1e-3}, 1.5), ({"update": "prefix", "learning_rate": 5e-3}, 1.0)],
+    [
+        ({"update": "adapter", "learning_rate": 1e-3}, 1.5),
+        ({"update": "prefix", "learning_rate": 5e-3}, 1.0),
+    ],
     ids=["adapter", "prefix"],
 )
 def test_the_trained_style_survives_reload_in_a_new_process(keys, gain, tmp_path, smollm):
-    """Two passes over sixty rows lower the held-out loss, every check passes, and plain PEFT in a new process answers as the shop does."""
+    """Two passes over sixty rows lower the held-out loss, every check passes, and plain PEFT in a
+    new process answers as the shop does.
+    """
     (tmp_path / "train.jsonl").write_text("".join(DATA.read_text().splitlines(keepends=True)[:60]))
-    stage = {"name": "sft", "objective": "sft", "epochs": 2, "micro_batch_size": 2, "grad_accum": 2, "seq_len": 256, "holdout": 0.1, **keys}
+    stage = {
+        "name": "sft",
+        "objective": "sft",
+        "epochs": 2,
+        "micro_batch_size": 2,
+        "grad_accum": 2,
+        "seq_len": 256,
+        "holdout": 0.1,
+        **keys,
+    }
     plan = tmp_path / "plan.json"
-    plan.write_text(json.dumps({"version": 1, "name": "real", "model": str(smollm), "data": {"path": "train.jsonl"}, "stages": [stage]}))
-    command = [sys.executable, "-P", "-m", "trainers.sft", str(plan), "--stage", "sft", "--run", str(tmp_path / "run")]
+    plan.write_text(
+        json.dumps(
+            {
+                "version": 1,
+                "name": "real",
+                "model": str(smollm),
+                "data": {"path": "train.jsonl"},
+                "stages": [stage],
+            }
+        )
+    )
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "trainers.sft",
+        str(plan),
+        "--stage",
+        "sft",
+        "--run",
+        str(tmp_path / "run"),
+    ]
     done = subprocess.run(command, env=ENV, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "run" / "stages" / "sft"
     result = json.loads((folder / "result.json").read_text())
-    assert result["evaluation"]["holdout_loss_after"] < result["evaluation"]["holdout_loss_before"] - gain
+    assert (
+        result["evaluation"]["holdout_loss_after"]
+        < result["evaluation"]["holdout_loss_before"] - gain
+    )
     assert all(check["ok"] for check in result["checks"])
-    said = subprocess.run([sys.executable, "-c", ANSWER, str(folder), *QUESTIONS], env=ENV, capture_output=True, text=True, check=False)
+    said = subprocess.run(
+        [sys.executable, "-c", ANSWER, str(folder), *QUESTIONS],
+        env=ENV,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     answers = said.stdout.strip().splitlines()
     assert len(answers) == len(QUESTIONS), said.stderr
-    assert all(answer.startswith("Hello, and thank you for writing to") for answer in answers), answers
+    assert all(answer.startswith("Hello, and thank you for writing to") for answer in answers), (
+        answers
+    )

@@ -43,7 +43,9 @@ def main():
     (folder / f"seen{os.environ.get('RANK', '')}.json").write_text(json.dumps(seen))
     (folder / "pid").write_text(str(os.getpid()))
     if args.dry_run:
-        (args.run / "dry_run.json").write_text(json.dumps({"measured": {"peak_bytes": 1000, "step_s": 0.5}}))
+        (args.run / "dry_run.json").write_text(
+            json.dumps({"measured": {"peak_bytes": 1000, "step_s": 0.5}})
+        )
     if mode == "wait":
         wait(folder)
     elif mode == "sigkill":
@@ -53,7 +55,12 @@ def main():
     elif mode == "oom":
         fail(folder, "TrainingFailed", "out of memory: tried to allocate 2.00 GiB", 5)
     elif mode == "full":
-        fail(folder, "AdviseError", "unexpected SafetensorError: I/O error: No space left on device (os error 28)", 70)
+        fail(
+            folder,
+            "AdviseError",
+            "unexpected SafetensorError: I/O error: No space left on device (os error 28)",
+            70,
+        )
     elif mode == "input":
         fail(folder, "InputError", "row 3 has no answer", 2)
     elif mode == "crash":
@@ -70,10 +77,17 @@ def main():
         "loss_last": 1.5,
         "duration_s": 2.0,
         "measured": {"peak_bytes": 2**29, "step_s": 0.2, "tokens_per_s": 100.0},
-        "evaluation": {"before": {"loss": 3.1, "perplexity": 22.2}, "after": {"loss": 1.6, "perplexity": 4.95}, "rows": 5},
+        "evaluation": {
+            "before": {"loss": 3.1, "perplexity": 22.2},
+            "after": {"loss": 1.6, "perplexity": 4.95},
+            "rows": 5,
+        },
         "checks": [],
         "versions": {"torch": "2.0"},
-        "resolved": {"learning_rate": stage.learning_rate, "resumed_from": (folder / "checkpoints").is_dir()},
+        "resolved": {
+            "learning_rate": stage.learning_rate,
+            "resumed_from": (folder / "checkpoints").is_dir(),
+        },
     }
     text = json.dumps(result)
     if mode == "nan":
@@ -103,7 +117,11 @@ def wait(folder):
 
 
 def fail(folder, kind, what, code):
-    (folder / "error.json").write_text(json.dumps({"kind": kind, "what": what, "allowed": "", "hint": "the hint", "exit_code": code}))
+    (folder / "error.json").write_text(
+        json.dumps(
+            {"kind": kind, "what": what, "allowed": "", "hint": "the hint", "exit_code": code}
+        )
+    )
     sys.exit(code)
 
 
