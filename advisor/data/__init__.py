@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from advisor.data.measure.profile import profile, unusable
     from advisor.data.read.files import Faults, content_digest, find_data
     from advisor.data.read.rows import read_rows
-    from advisor.data.recognise.recognition import Recognition, recognise
+    from advisor.data.recognition.recognise import Recognition, recognise
 
 _HOMES = {
     "Example": "example",
@@ -27,8 +27,8 @@ _HOMES = {
     "profile": "measure.profile",
     "unusable": "measure.profile",
     "read_rows": "read.rows",
-    "Recognition": "recognise.recognition",
-    "recognise": "recognise.recognition",
+    "Recognition": "recognition.recognise",
+    "recognise": "recognition.recognise",
 }
 __all__ = [
     "Example",

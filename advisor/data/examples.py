@@ -26,9 +26,9 @@ from advisor.data.conversation import (
 from advisor.data.example import Example, Message
 from advisor.data.read.files import Faults, find_data
 from advisor.data.read.rows import read_rows
-from advisor.data.recognise.columns import checkable, text_cell
-from advisor.data.recognise.recognition import Recognition, recognise
-from advisor.data.recognise.roles import BAD_WORDS, GOOD_WORDS
+from advisor.data.recognition.columns import checkable, text_cell
+from advisor.data.recognition.recognise import Recognition, recognise
+from advisor.data.recognition.roles import BAD_WORDS, GOOD_WORDS
 from advisor.ground.errors import Fault, InputError
 
 # Rows that cannot be used may be left out up to this share, with a count; above it the data is

@@ -35,7 +35,7 @@ from advisor.data.read.files import (
     open_bytes,
 )
 from advisor.data.read.rows import READERS, delimiter_of, document_style, json_message, with_columns
-from advisor.data.recognise.recognition import Recognition, recognise
+from advisor.data.recognition.recognise import Recognition, recognise
 from advisor.ground.errors import InputError
 
 SHOWN_ROWS = 20

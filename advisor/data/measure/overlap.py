@@ -139,7 +139,7 @@ def evaluation_rows(
     Raises InputError where it cannot be read as data.
     """
     from advisor.data.examples import Skipped, read_examples
-    from advisor.data.recognise.recognition import recognise
+    from advisor.data.recognition.recognise import recognise
 
     recognition = recognise(path, mapping=mapping)
     overlap, skipped = Overlap(path=os.fspath(path), kind=recognition.kind), Skipped()

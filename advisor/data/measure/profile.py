@@ -20,8 +20,8 @@ from advisor.data.measure.findings import CHECKABLE_SHARE, SHOWN_ROWS, Notebook,
 from advisor.data.measure.lengths import Lengths, cuts, error_of_mean, percentile, token_stats
 from advisor.data.measure.overlap import Overlap, evaluation_rows
 from advisor.data.read.files import Faults, Found, content_digest, find_data, open_bytes
-from advisor.data.recognise.recognition import Recognition, recognise
-from advisor.data.recognise.roles import normal
+from advisor.data.recognition.recognise import Recognition, recognise
+from advisor.data.recognition.roles import normal
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.types import DataProfile, Finding, TokenStats
 

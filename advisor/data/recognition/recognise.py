@@ -17,9 +17,9 @@ from advisor.data.conversation import ROLES as SPEAKERS
 from advisor.data.conversation import turn_keys
 from advisor.data.read.files import Faults, Found, find_data, open_bytes
 from advisor.data.read.rows import document_style, read_rows
-from advisor.data.recognise import roles
-from advisor.data.recognise.columns import Column, summarise
-from advisor.data.recognise.naming import Candidate, by_mapping, by_name, by_shape
+from advisor.data.recognition import roles
+from advisor.data.recognition.columns import Column, summarise
+from advisor.data.recognition.naming import Candidate, by_mapping, by_name, by_shape
 from advisor.ground.errors import Fault, InputError, nearest
 
 SAMPLE_ROWS = 300

@@ -15,7 +15,7 @@ from advisor.data.conversation import (
     text_of,
     turn_keys,
 )
-from advisor.data.recognise.roles import BAD_WORDS, GOOD_WORDS
+from advisor.data.recognition.roles import BAD_WORDS, GOOD_WORDS
 
 VERDICTS = GOOD_WORDS | BAD_WORDS
 MAX_CLASSES = 200

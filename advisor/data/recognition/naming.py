@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from advisor.data.recognise import roles
-from advisor.data.recognise.columns import Column
+from advisor.data.recognition import roles
+from advisor.data.recognition.columns import Column
 from advisor.ground.errors import InputError
 
 MAX_LABELLED_COLUMNS = 4  # with more, a column of few values is taken for a remark about the text
