@@ -13,18 +13,17 @@ from typing import Any
 
 from advisor.advice.facts_of_situation import fact_origin, situation_facts, unknown_facts
 from advisor.advice.types import Advice, Candidate, Flip, GuideAnswer, Reason
-from advisor.estimate.resolved_run import sequences_per_row
-from advisor.estimate.types import DDP, FSDP
 from advisor.ground.errors import Fault, InputError
-from advisor.ground.types import Hardware
-from advisor.methods.composition import SCHEMES, Composition, compose
+from advisor.ground.types import DDP, FSDP, Hardware
+from advisor.methods import objective, schemes
+from advisor.methods.composition import Composition, compose
 from advisor.ruleset.judge import judge
 from advisor.ruleset.model import Ruleset
 from advisor.situation.types import Situation
 
 from .candidates import Costs, alternatives, candidate_for, recommended_candidate
 from .confidence import confidence
-from .decide import SMALLER_MODEL, Decision, conclude, conclude_early
+from .decide import LAST, SMALLER_MODEL, Decision, conclude, conclude_early
 from .flips import find_flips
 from .nothing_fits import nothing_fits
 
@@ -140,7 +139,7 @@ def guide_answer(guide_rules: Ruleset, base: Mapping[str, Any], costs: Costs) ->
     rows = [
         rule.row
         for rule in decision.rules
-        if rule.row.startswith("Scenario") or rule.table in ("chain", "scheme")
+        if rule.row.startswith("Scenario") or rule.table in ("chain", LAST)
     ]
     scenarios = [row for row in dict.fromkeys(rows) if row.startswith("Scenario")]
     composition = decision.composition
@@ -149,7 +148,7 @@ def guide_answer(guide_rules: Ruleset, base: Mapping[str, Any], costs: Costs) ->
     ):  # the guide looks at no memory: what it wants stays what it says
         composition = compose(
             str(decision.facts["chain"]),
-            str(decision.steps["scheme"].wanted[0][0]),
+            str(decision.steps[LAST].wanted[0][0]),
             per_task=decision.facts["modules"] == "per_task",
         )
     return GuideAnswer(
@@ -173,7 +172,7 @@ def _flips(
     per_task = decision.facts["modules"] == "per_task"
     of_scheme = {
         scheme: costs.of(compose(str(decision.facts["chain"]), scheme, per_task=per_task))
-        for scheme in SCHEMES
+        for scheme in schemes()
     }
 
     def elsewhere(hardware: Hardware) -> Composition:
@@ -236,8 +235,10 @@ def _long_rows(situation: Situation, recommendation: Candidate) -> list[str]:
         return []
     found = []
     for stage in recommendation.stages:
-        length = int(stage.settings["seq_len"].value) * sequences_per_row(stage.objective)
-        if stage.objective != "cpt" and tokens / rows > length:  # documents are parted
+        length = int(stage.settings["seq_len"].value) * objective(stage.objective).sequences_per_row
+        if (
+            not objective(stage.objective).splits_documents and tokens / rows > length
+        ):  # documents are parted
             found.append(
                 f"{stage.objective}: rows of {tokens / rows:,.0f} tokens on average are longer than"
                 f" the {length:,} that are read: time and cost count no more, and a run stops at"

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field, replace
 
 from advisor.advice.facts_of_situation import device
 from advisor.advice.types import Candidate, Chosen, Reason, StageSettings, Verdict
-from advisor.estimate.types import DDP, FSDP, Estimate
-from advisor.methods.composition import SCHEMES, Composition, compose
+from advisor.estimate.types import Estimate
+from advisor.ground.types import DDP, FSDP
+from advisor.methods import objective, schemes, update
+from advisor.methods.composition import Composition, compose
 from advisor.ruleset.model import Rule, Ruleset
 from advisor.situation.types import Situation
 
-from .decide import SMALLER_MODEL, Decision
+from .decide import LAST, SMALLER_MODEL, Decision
 from .explain import budget_reason, facts_seen_by, memory_reason, reason_of, why_not_outcome
 from .fit import coarse_fit, combine_estimates, fit_stage, stage_settings
 
@@ -27,14 +29,9 @@ ANSWERED_REMEDIES = {
     "rag": ("knowledge", "retrieval"),
     "prompting": ("readiness", "prompting"),
 }  # "why not just ...?"
-MODULE_SIZE = {
-    "lora": "rank",
-    "adapter": "bottleneck",
-    "prefix": "prefix_tokens",
-}  # the key that says how large a module is
-OWN_MODULE = ("rm",)  # a reward model is a module of its own, beside the chain
 NOTHING = Estimate(fits="unknown")
 SHIPPED = ("base", "document", "evidence")
+TOO_BIG, OVER_BUDGET = "base/too-big", "base/over-budget"  # the rules whose reason is two numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +65,7 @@ class Costs:
         """The same where the cards share the work in this way."""
         lead, module = self._shared_module(composition)
         found = [
-            self._stage(composition, objective, strategy, lead, module)
-            for objective in composition.chain
+            self._stage(composition, name, strategy, lead, module) for name in composition.chain
         ]
         return tuple(stage for stage, _ in found), combine_estimates([cost for _, cost in found])
 
@@ -77,45 +73,43 @@ class Costs:
         """Stages that go on with one module have one form of it: the largest that any of them asks
         for, and whose it is.
         """
-        going_on = [objective for objective in composition.chain if objective not in OWN_MODULE]
-        size = MODULE_SIZE.get(composition.update or "")
-        if size is None or len(going_on) < 2:
+        going_on = [name for name in composition.chain if not objective(name).scores]
+        how = update(composition.update or "lora")
+        if not how.size_key or len(going_on) < 2:
             return "", {}
-        names = self.ruleset.axes.get(f"updates/{composition.update}", {}).get("keys", {})
+        size = how.size_key
         wanted = {
-            objective: stage_settings(
-                self.ruleset, self.situation, self.facts, composition, objective
-            )
-            for objective in going_on
+            name: stage_settings(self.ruleset, self.situation, self.facts, composition, name)
+            for name in going_on
         }
         lead = max(
             going_on,
-            key=lambda objective: wanted[objective][size].value if size in wanted[objective] else 0,
+            key=lambda name: wanted[name][size].value if size in wanted[name] else 0,
         )
         because = f"one module goes through all stages, in the form that {lead} asks for"
         return lead, {
             name: replace(chosen, because=f"{because}: {chosen.because}")
             for name, chosen in wanted[lead].items()
-            if name in names
+            if name in how.keys
         }
 
     def _stage(
         self,
         composition: Composition,
-        objective: str,
+        name: str,
         strategy: str | None,
         lead: str,
         shared: Mapping[str, Chosen],
     ) -> tuple[StageSettings, Estimate]:
-        shared = {} if objective in OWN_MODULE or objective == lead else shared
+        shared = {} if objective(name).scores or name == lead else shared
         key = (
-            objective,
+            name,
             f"{composition.encoder}+{composition.scheme}+{lead if shared else ''}",
             strategy,
         )
         if key not in self.known:
             self.known[key] = fit_stage(
-                self.ruleset, self.situation, self.facts, composition, objective, strategy, shared
+                self.ruleset, self.situation, self.facts, composition, name, strategy, shared
             )
         return self.known[key]
 
@@ -125,7 +119,9 @@ class Costs:
         That a model fits which nobody named is no known fact; that it does not is what the plan
         would run into.
         """
-        found = {scheme: self._fit(compose(chain, scheme, per_task=per_task)) for scheme in SCHEMES}
+        found = {
+            scheme: self._fit(compose(chain, scheme, per_task=per_task)) for scheme in schemes()
+        }
         if self.situation.suggestion is None:
             return found
         return {
@@ -142,7 +138,7 @@ class Costs:
         return (
             "split"
             if fit == "fits"
-            and composition.update != "full"
+            and update(composition.update or "").is_module
             and any(stage.split for stage in stages)
             else fit
         )
@@ -195,11 +191,11 @@ def alternatives(
 
 
 def _other_schemes(ruleset: Ruleset, decision: Decision, costs: Costs) -> list[Candidate]:
-    facts, judgement = decision.facts, decision.steps["scheme"]
+    facts, judgement = decision.facts, decision.steps[LAST]
     order = [scheme for scheme, _ in judgement.ranking if scheme != SMALLER_MODEL]
     result = []
     for scheme in dict.fromkeys(
-        [*order, *(scheme for scheme in SCHEMES if scheme in judgement.forbidden), *SCHEMES]
+        [*order, *(scheme for scheme in schemes() if scheme in judgement.forbidden), *schemes()]
     ):
         composition = compose(
             str(facts["chain"]),
@@ -295,19 +291,19 @@ def candidate_for(
     stages, cost = costs.of(composition)
     fit = coarse_fit(cost, costs.facts)
     chain = f"{'encoder:' if composition.encoder else ''}{'>'.join(composition.chain)}"
-    named = (("chain", chain), ("scheme", composition.scheme))
+    named = (("chain", chain), (LAST, composition.scheme))
     forbidden = [
         rule
         for table, outcome in named
         for rule in decision.steps[table].forbidden.get(outcome, ())
-        if not rule.id.endswith("-too-big")
+        if rule.id != TOO_BIG
     ]
     because = tuple(reason_of(rule, ruleset) for rule in forbidden) or otherwise
     if fit == "too_big":
         found = memory_reason(
             cost,
             str(composition.scheme),
-            f"base/{composition.scheme}-too-big",
+            TOO_BIG,
             cards=len(costs.situation.hardware.gpus),
             cpu=device(costs.situation) == "cpu",
         )
@@ -329,7 +325,7 @@ def candidate_for(
 def _scheme_verdict(
     ruleset: Ruleset, costs: Costs, decision: Decision, scheme: str, cost: Estimate
 ) -> tuple[Verdict, tuple[Reason, ...], bool]:
-    judgement = decision.steps["scheme"]
+    judgement = decision.steps[LAST]
     forbidding = judgement.forbidden.get(scheme, ())
     if not forbidding:
         return (
@@ -340,7 +336,7 @@ def _scheme_verdict(
     reasons = tuple(
         _limit_reason(ruleset, costs, decision, rule, scheme, cost) for rule in forbidding
     )
-    only_size = all(rule.id.endswith("-too-big") for rule in forbidding)
+    only_size = all(rule.id == TOO_BIG for rule in forbidding)
     return (
         ("too_big" if only_size else "forbidden"),
         reasons,
@@ -352,7 +348,7 @@ def _limit_reason(
     ruleset: Ruleset, costs: Costs, decision: Decision, rule: Rule, scheme: str, cost: Estimate
 ) -> Reason:
     """A forbidding rule's reason, with the two numbers where it is about a limit."""
-    if rule.id == f"base/{scheme}-too-big":
+    if rule.id == TOO_BIG:
         found = memory_reason(
             cost,
             scheme,
@@ -361,7 +357,7 @@ def _limit_reason(
             cpu=device(costs.situation) == "cpu",
         )
         return found or reason_of(rule, ruleset)
-    if rule.id == f"base/{scheme}-over-budget":
+    if rule.id == OVER_BUDGET:
         return budget_reason(cost, costs.facts, scheme, rule.id)
     return reason_behind(rule, decision, ruleset)
 
@@ -378,7 +374,7 @@ def reason_behind(rule: Rule, decision: Decision, ruleset: Ruleset) -> Reason:
 
 def is_absolute(rule: Rule) -> bool:
     """A forbid that --force never overrides: a company's own, and what cannot run."""
-    return rule.layer not in SHIPPED or rule.id.endswith("-too-big")
+    return rule.layer not in SHIPPED or rule.id == TOO_BIG
 
 
 def nearest_to_fitting(ruleset: Ruleset, decision: Decision, costs: Costs) -> Candidate:
@@ -405,12 +401,12 @@ def _least_hungry(decision: Decision, costs: Costs) -> str:
     chain, per_task = str(decision.facts["chain"]), decision.facts["modules"] == "per_task"
     # A company's prohibition is not lifted by memory: only what it allows is "nearest", unless it
     # allows nothing.
-    wanted = [scheme for scheme, _ in decision.steps["scheme"].wanted if scheme != SMALLER_MODEL]
+    wanted = [scheme for scheme, _ in decision.steps[LAST].wanted if scheme != SMALLER_MODEL]
     allowed = [
         scheme
         for scheme in wanted
         if not any(
-            rule.layer not in SHIPPED for rule in decision.steps["scheme"].forbidden.get(scheme, ())
+            rule.layer not in SHIPPED for rule in decision.steps[LAST].forbidden.get(scheme, ())
         )
     ]
 

@@ -13,10 +13,8 @@ from advisor.methods.composition import Composition, compose
 from advisor.ruleset.judge import Judgement, judge
 from advisor.ruleset.model import Rule, Ruleset
 
-LAST, SETTINGS = (
-    "scheme",
-    "settings",
-)  # the table that needs to know what fits, and the one asked stage by stage
+# The table that needs to know what fits, and the one asked stage by stage.
+LAST, SETTINGS = "rank", "settings"
 SMALLER_MODEL = "smaller_model"  # the scheme table's way out where no scheme fits
 # what a gate's conclusion means in a composition: remedies, and whether training goes with them
 REMEDIES_OF_GATE = {
@@ -29,8 +27,8 @@ REMEDIES_OF_GATE = {
     "bigger_model": (("bigger_model",), False),
     "constrained_decoding": (("constrained_decoding",), False),
 }
-# Steps whose default says nothing a person has to hear (what is barred is told beside each barred
-# scheme), and the steps that only join what two others concluded.
+# Steps whose default says nothing a person has to hear, and the steps that only join what two
+# others concluded.
 UNSAID = {
     "knowledge": ("weights",),
     "readiness": ("train",),
@@ -38,7 +36,6 @@ UNSAID = {
     "modules": ("shared",),
     "family": ("decoder",),
     "capacity": ("any",),
-    "bars": ("none", "full", "layers", "prefix", "full_and_layers", "full_and_prefix"),
 }
 JOINS = ("gate",)
 
@@ -74,7 +71,7 @@ def conclude_early(ruleset: Ruleset, base: Mapping[str, Any]) -> Decision:
     facts = dict(base)
     steps: dict[str, Judgement] = {}
     for table in ruleset.tables.values():
-        if table.id in (LAST, SETTINGS):
+        if table.id in (LAST, SETTINGS) or table.per:
             continue
         steps[table.id] = judge(ruleset, table.id, facts)
         winner = steps[table.id].winner
@@ -141,7 +138,7 @@ def _heard(steps: Mapping[str, Judgement], facts: Mapping[str, Any]) -> tuple[Ru
             continue
         outcome, rule = judgement.winner
         unsaid = outcome in UNSAID.get(table, ()) and (
-            rule.layer == "base" or table in ("gate", "modules", "bars")
+            rule.layer == "base" or table in ("gate", "modules")
         )
         joins = table in JOINS and heard
         if not unsaid and not joins:

@@ -19,6 +19,7 @@ from advisor.estimate.reading import tokens_read
 from advisor.estimate.stages import stage_spec
 from advisor.estimate.types import Estimate, Fits, RunSpec
 from advisor.ground.types import DataProfile
+from advisor.methods import methods
 from advisor.methods.composition import Composition
 from advisor.plan.model import Stage
 from advisor.ruleset.model import Ruleset
@@ -88,13 +89,13 @@ def _room_for_answers(
     """Where a stage writes its own answers: how long they may be, and a length that holds the
     longest prompt and one of them.
     """
-    key = ruleset.axes.get(f"objectives/{objective}", {}).get("keys", {}).get("response_tokens")
+    key = methods().objective(objective).keys.get("response_tokens")
     data = _profile(situation, objective)
     if key is None or data is None or data.tokens is None:
         return {}
     whole = settings["seq_len"]
     answer = settings.get("response_tokens") or Chosen(
-        value=min(int(key["default"]), int(whole.value)),
+        value=min(int(key.default), int(whole.value)),
         because="as long as answers usually are, no longer than the rows",
     )
     length = min(int(whole.value) + int(answer.value), context_tokens or 2**31)
@@ -146,7 +147,7 @@ def fit_stage(
     context = model.context_tokens if model else None
     settings["seq_len"] = (
         text_length(situation, context)
-        if objective == "cpt"
+        if methods().objective(objective).splits_documents
         else sequence_length(_profile(situation, objective), context)
     )
     settings |= _room_for_answers(ruleset, objective, settings, situation, context)

@@ -65,7 +65,7 @@ def _without_repeats(flips: list[Flip], current: str) -> Iterator[Flip]:
 
 def _by_answers(ruleset: Ruleset, decision: Decision, answer: Answer) -> Iterator[Flip]:
     """Other values of the choices and signals that some rule looks at."""
-    looked_at = {fact_id for table in ruleset.tables.values() for fact_id in table.inputs}
+    looked_at = {fact_id for table in ruleset.tables.values() for fact_id in table.seen}
     for fact in ruleset.facts.values():
         if fact.id not in looked_at or fact.origin == "concluded":
             continue
@@ -111,7 +111,7 @@ def _by_amount(ruleset: Ruleset, decision: Decision, answer: Answer) -> Iterator
             {
                 cut
                 for table in ruleset.tables
-                if table != "settings" and fact_id in ruleset.tables[table].inputs
+                if table != "settings" and fact_id in ruleset.tables[table].seen
                 for cut in compile_table(ruleset, table).cuts[fact_id]
             }
         )

@@ -19,7 +19,7 @@ from advisor.situation.answers import command_line
 from advisor.situation.types import ModelSuggestion, Situation
 
 from .candidates import SHIPPED, Costs, nearest_to_fitting
-from .decide import SMALLER_MODEL, Decision
+from .decide import LAST, SMALLER_MODEL, Decision
 from .flips import card_words, one_card
 
 MAX_WAYS = 3
@@ -77,7 +77,7 @@ class _Attempts:
         if fact == "rules":
             return any(
                 rule.layer not in SHIPPED
-                for rules in self.decision.steps["scheme"].forbidden.values()
+                for rules in self.decision.steps[LAST].forbidden.values()
                 for rule in rules
             )
         if fact == "budget":
@@ -244,7 +244,7 @@ def _blame(fact: str, situation: Situation, decision: Decision, close: Candidate
         return Reason(text=f"the budget: {' and '.join(limits)}")
     rules = dict.fromkeys(
         rule.id
-        for rules in decision.steps["scheme"].forbidden.values()
+        for rules in decision.steps[LAST].forbidden.values()
         for rule in rules
         if rule.layer not in SHIPPED
     )

@@ -18,7 +18,8 @@ from itertools import product
 from operator import or_
 from typing import Any
 
-from advisor.methods.composition import SCHEMES
+from advisor.methods import schemes
+from advisor.ruleset.candidates import judged_rules
 from advisor.ruleset.domain import cells_of
 from advisor.ruleset.facts import UNKNOWN, read_from
 from advisor.ruleset.judge import compile_table
@@ -26,7 +27,8 @@ from advisor.ruleset.model import Condition, Ruleset
 
 from .decide import LAST, REMEDIES_OF_GATE, SETTINGS, SMALLER_MODEL
 
-FITS = tuple(f"fits_{scheme}" for scheme in SCHEMES)  # known only once something can be estimated
+# Known only once something can be estimated.
+FITS = tuple(f"fits_{scheme}" for scheme in schemes())
 OVER_BUDGET = "over_budget"
 # What the plan and its estimate need beside the composition: asked wherever training is still
 # possible.
@@ -133,8 +135,8 @@ def _answers(ruleset: Ruleset, facts: Mapping[str, Any], fact_id: str) -> list[d
     fact, read = ruleset.facts[fact_id], read_from(fact_id)
     conditions = [
         condition
-        for rules in ruleset.rules.values()
-        for rule in rules
+        for table_id in ruleset.tables
+        for rule in judged_rules(ruleset, table_id)
         for condition in rule.when
         if condition.fact == fact_id
     ]
@@ -156,8 +158,8 @@ def _answers(ruleset: Ruleset, facts: Mapping[str, Any], fact_id: str) -> list[d
 def _values(ruleset: Ruleset, facts: Mapping[str, Any], fact_id: str) -> list[Any]:
     conditions = [
         condition
-        for rules in ruleset.rules.values()
-        for rule in rules
+        for table_id in ruleset.tables
+        for rule in judged_rules(ruleset, table_id)
         for condition in rule.when
         if condition.fact == fact_id
     ]
@@ -200,7 +202,7 @@ class _Step:
         self.id, self.concludes, self.inputs = (
             table_id,
             table.table.concludes,
-            frozenset(table.table.inputs),
+            frozenset(table.table.seen),
         )
         recommending = [table.rules[i] for i in table.order]
         forbidding = [rule for rule in table.rules if rule.kind == "forbid"]
@@ -227,9 +229,7 @@ class _Step:
         ]
         self.impossible = ((1 << len(impossible)) - 1) << len(self.rules)
         self.every |= self.impossible
-        conditions: dict[str, list[tuple[int, Condition]]] = {
-            name: [] for name in table.table.inputs
-        }
+        conditions: dict[str, list[tuple[int, Condition]]] = {name: [] for name in table.table.seen}
         for bit, when in enumerate((*(rule.when for rule in self.rules), *impossible)):
             for condition in when:
                 conditions[condition.fact].append((bit, condition))
@@ -301,7 +301,11 @@ class _Step:
 @cache
 def _steps(ruleset: Ruleset) -> tuple[_Step, ...]:
     """The tables that make up a composition, in their order."""
-    return tuple(_Step(ruleset, table_id) for table_id in ruleset.tables if table_id != SETTINGS)
+    return tuple(
+        _Step(ruleset, table_id)
+        for table_id, table in ruleset.tables.items()
+        if table_id != SETTINGS and not table.per
+    )
 
 
 # --------------------------------------------------------------------------- from table to table

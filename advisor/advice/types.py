@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from advisor.estimate.types import DDP, Estimate
+from advisor.estimate.types import Estimate
+from advisor.ground.types import DDP
 from advisor.methods.composition import Composition
 from advisor.situation.types import Situation
 

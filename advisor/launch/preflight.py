@@ -111,11 +111,11 @@ def _objective_faults(todo: Sequence[Entry], trainers: Path) -> Iterable[Fault]:
     """What no trainer file exists for: an objective is trainers/<name>.py or
     trainers/<name>/__main__.py, an update trainers/updates/<name>.py.
     """
-    from advisor.methods.composition import OBJECTIVES, UPDATES
+    from advisor.methods import objectives, updates
 
     for axis, folder, known in (
-        ("objective", trainers / "trainers", OBJECTIVES),
-        ("update", trainers / "trainers" / "updates", UPDATES),
+        ("objective", trainers / "trainers", objectives()),
+        ("update", trainers / "trainers" / "updates", updates()),
     ):
         if axis == "update" and not folder.is_dir():
             continue

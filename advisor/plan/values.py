@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal, Union
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from advisor.plan.keys import Key, KeySpecs, key_specs
+from advisor.methods.keys import Key
+from advisor.plan.keys import KeySpecs, key_specs
 from advisor.plan.model import Stage
 
 NOT_SET = (

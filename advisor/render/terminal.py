@@ -22,7 +22,7 @@ from advisor.render.page import (
     reason_origin,
     reason_text,
 )
-from advisor.render.words import MEANINGS, VERDICTS, memory_words, sentence
+from advisor.render.words import VERDICTS, meaning_of, memory_words, sentence
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -116,7 +116,7 @@ def print_candidate(
         ]
         items.append(
             Item(
-                text=f"{name}: {MEANINGS.get(name, 'no description')}",
+                text=f"{name}: {meaning_of(name)}",
                 detail=f"the guide: {'; '.join(told)}" if told else "",
             )
         )
