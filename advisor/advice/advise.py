@@ -100,7 +100,7 @@ def _with_encoder(situation: Situation, early: Decision) -> Situation:
     model stays.
     """
     if (
-        early.facts.get("family") != "encoder"
+        early.facts.get("architecture") != "encoder"
         or situation.suggestion is None
         or situation.encoder is None
     ):
@@ -113,7 +113,7 @@ def _conclude(ruleset: Ruleset, early: Decision, costs: Costs) -> Decision:
     return conclude(
         ruleset,
         early,
-        costs.fits(str(early.facts["chain"]), per_task=early.facts["modules"] == "per_task"),
+        costs.fits(str(early.facts["chain"]), per_task=early.facts["adapters_per"] == "task"),
     )
 
 
@@ -149,7 +149,7 @@ def guide_answer(guide_rules: Ruleset, base: Mapping[str, Any], costs: Costs) ->
         composition = compose(
             str(decision.facts["chain"]),
             str(decision.steps[LAST].wanted[0][0]),
-            per_task=decision.facts["modules"] == "per_task",
+            per_task=decision.facts["adapters_per"] == "task",
         )
     return GuideAnswer(
         composition=composition, row="; ".join(scenarios) or (rows[-1] if rows else "")
@@ -169,7 +169,7 @@ def _flips(
     def answer(changes: Mapping[str, Any]) -> Composition:
         return _conclude(ruleset, conclude_early(ruleset, {**base, **changes}), costs).composition
 
-    per_task = decision.facts["modules"] == "per_task"
+    per_task = decision.facts["adapters_per"] == "task"
     of_scheme = {
         scheme: costs.of(compose(str(decision.facts["chain"]), scheme, per_task=per_task))
         for scheme in schemes()

@@ -26,7 +26,7 @@ GUIDE_CHAINS = (
     "sft>rm>ppo",
 )  # every objective the guide names stands in one of them
 ANSWERED_REMEDIES = {
-    "rag": ("knowledge", "retrieval"),
+    "rag": ("knowledge_source", "retrieval"),
     "prompting": ("readiness", "prompting"),
 }  # "why not just ...?"
 NOTHING = Estimate(fits="unknown")
@@ -200,13 +200,15 @@ def _other_schemes(ruleset: Ruleset, decision: Decision, costs: Costs) -> list[C
         composition = compose(
             str(facts["chain"]),
             scheme,
-            per_task=facts["modules"] == "per_task",
+            per_task=facts["adapters_per"] == "task",
             remedies=decision.composition.remedies if decision.trains else (),
         )
         stages, cost = costs.of(composition)
         verdict, because, forced_ok = _scheme_verdict(ruleset, costs, decision, scheme, cost)
         if not decision.trains and verdict == "ranked_lower":
-            because = tuple(why_not_outcome(decision.steps["gate"], "train", facts, ruleset))
+            because = tuple(
+                why_not_outcome(decision.steps["train_decision"], "train", facts, ruleset)
+            )
         result.append(
             Candidate(
                 composition=composition,
@@ -230,7 +232,7 @@ def _other_chains(ruleset: Ruleset, decision: Decision, costs: Costs) -> list[Ca
     chains.pop(str(facts["chain"]), None)
     result = []
     for chain in chains:
-        composition = compose(chain, scheme, per_task=facts["modules"] == "per_task")
+        composition = compose(chain, scheme, per_task=facts["adapters_per"] == "task")
         stages, cost = costs.of(composition)
         forbidden = judgement.forbidden.get(chain, ())
         result.append(
@@ -383,7 +385,7 @@ def nearest_to_fitting(ruleset: Ruleset, decision: Decision, costs: Costs) -> Ca
     """
     scheme = _least_hungry(decision, costs)
     composition = compose(
-        str(decision.facts["chain"]), scheme, per_task=decision.facts["modules"] == "per_task"
+        str(decision.facts["chain"]), scheme, per_task=decision.facts["adapters_per"] == "task"
     )
     stages, cost = costs.of(composition)
     verdict, because, forced_ok = _scheme_verdict(ruleset, costs, decision, scheme, cost)
@@ -398,7 +400,7 @@ def nearest_to_fitting(ruleset: Ruleset, decision: Decision, costs: Costs) -> Ca
 
 
 def _least_hungry(decision: Decision, costs: Costs) -> str:
-    chain, per_task = str(decision.facts["chain"]), decision.facts["modules"] == "per_task"
+    chain, per_task = str(decision.facts["chain"]), decision.facts["adapters_per"] == "task"
     # A company's prohibition is not lifted by memory: only what it allows is "nearest", unless it
     # allows nothing.
     wanted = [scheme for scheme, _ in decision.steps[LAST].wanted if scheme != SMALLER_MODEL]

@@ -30,14 +30,14 @@ REMEDIES_OF_GATE = {
 # Steps whose default says nothing a person has to hear, and the steps that only join what two
 # others concluded.
 UNSAID = {
-    "knowledge": ("weights",),
+    "knowledge_source": ("finetune",),
     "readiness": ("train",),
-    "gate": ("train",),
-    "modules": ("shared",),
-    "family": ("decoder",),
-    "capacity": ("any",),
+    "train_decision": ("train",),
+    "adapters_per": ("model",),
+    "architecture": ("decoder",),
+    "required_capacity": ("any",),
 }
-JOINS = ("gate",)
+JOINS = ("train_decision",)
 
 
 class Undecided(Exception):
@@ -112,7 +112,7 @@ def decide(ruleset: Ruleset, facts: Mapping[str, Any]) -> Decision:
 
 
 def _composition(facts: Mapping[str, Any]) -> Composition:
-    remedies, trains = REMEDIES_OF_GATE[str(facts["gate"])]
+    remedies, trains = REMEDIES_OF_GATE[str(facts["train_decision"])]
     if not trains:
         return Composition(remedies=remedies)
     if facts["scheme"] == SMALLER_MODEL:
@@ -120,7 +120,7 @@ def _composition(facts: Mapping[str, Any]) -> Composition:
     return compose(
         str(facts["chain"]),
         str(facts["scheme"]),
-        per_task=facts["modules"] == "per_task",
+        per_task=facts["adapters_per"] == "task",
         remedies=remedies,
     )
 
@@ -129,16 +129,16 @@ def _heard(steps: Mapping[str, Judgement], facts: Mapping[str, Any]) -> tuple[Ru
     """The winning rules without those that go without saying; a remedy alone is explained by what
     led to it.
     """
-    trains = REMEDIES_OF_GATE[str(facts["gate"])][1]
+    trains = REMEDIES_OF_GATE[str(facts["train_decision"])][1]
     heard: list[Rule] = []
     for table, judgement in steps.items():
         if judgement.winner is None or (
-            not trains and table not in ("knowledge", "readiness", "gate")
+            not trains and table not in ("knowledge_source", "readiness", "train_decision")
         ):
             continue
         outcome, rule = judgement.winner
         unsaid = outcome in UNSAID.get(table, ()) and (
-            rule.layer == "base" or table in ("gate", "modules")
+            rule.layer == "base" or table in ("train_decision", "adapters_per")
         )
         joins = table in JOINS and heard
         if not unsaid and not joins:

@@ -67,7 +67,7 @@ def situation_facts(situation: Situation) -> dict[str, Any]:
             )
     start = start_of(situation, facts)
     if start is not None:
-        facts["start"] = start
+        facts["checkpoint_kind"] = start
     return facts
 
 
@@ -109,7 +109,7 @@ def fact_origin(situation: Situation, fact_id: str) -> str:
         return hardware.origin
     if fact_id in ("params_b", "model_family") and situation.model is not None:
         return f"from {situation.model.id}"
-    if fact_id == "start" and not {"base_model_untuned", "instruct_model_start"} & set(
+    if fact_id == "checkpoint_kind" and not {"base_model_untuned", "instruct_model_start"} & set(
         answers.signals
     ):
         return "from the model's name"

@@ -117,7 +117,7 @@ def stage_settings(
     """What the rules set for one stage of a composition, before anything is fitted."""
     if situation.model is not None:  # also of a suggested model: its size decides the learning rate
         facts = {**facts, "params_b": situation.model.params / 1e9}
-    facts = {**facts, "family": "encoder" if composition.encoder else "decoder"}
+    facts = {**facts, "architecture": "encoder" if composition.encoder else "decoder"}
     return settings_by_rule(
         ruleset, facts, objective, composition.update or "lora", composition.quantization
     )
@@ -142,7 +142,7 @@ def fit_stage(
     """
     update, quantization = composition.update or "lora", composition.quantization
     settings = {**stage_settings(ruleset, situation, facts, composition, objective), **shared}
-    batch = settings.pop("effective_batch", Chosen(value=16, because="usual"))
+    batch = settings.pop("effective_batch_size", Chosen(value=16, because="usual"))
     model = situation.model
     context = model.context_tokens if model else None
     settings["seq_len"] = (

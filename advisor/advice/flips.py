@@ -22,7 +22,7 @@ from .decide import Decision
 EFFORT = ("answer", "data", "money", "fixed")
 ANSWERS = ("budget", "depth", "serve_with", "priority")  # choices a person can make otherwise
 DATA = ("data_kind", "data_rows", "data_tokens")  # what could be collected
-FIXED = ("task", "params_b", "start", "n_tasks")  # what is as it is, still worth knowing
+FIXED = ("task", "params_b", "checkpoint_kind", "n_tasks")  # what is as it is, still worth knowing
 MAX_PER_ANSWER = 2  # changes shown that lead to the same answer: the rest say nothing new
 
 Answer = Callable[[Mapping[str, Any]], Composition]
@@ -72,7 +72,7 @@ def _by_answers(ruleset: Ruleset, decision: Decision, answer: Answer) -> Iterato
         current = decision.facts.get(fact.id)
         if fact.signal:
             changes: list[Any] = [True] if current is not True else [False]
-        elif fact.id in (*ANSWERS, "data_kind", "start"):
+        elif fact.id in (*ANSWERS, "data_kind", "checkpoint_kind"):
             changes = [value for value in fact.values if value != current]
         else:
             continue

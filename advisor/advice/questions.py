@@ -36,7 +36,12 @@ NEEDED_TO_TRAIN = ("data_path", "data_rows", "tasks", "n_tasks", "model", "gpu")
 # Read by the plan where an answer that mattered by itself opened the question: no reason to ask for
 # that answer.
 ASKED_BESIDE = ("reward_model",)
-MADE_OF = ("gate", "chain", "modules", "scheme")  # the conclusions that a composition is made of
+MADE_OF = (
+    "train_decision",
+    "chain",
+    "adapters_per",
+    "scheme",
+)  # the conclusions that a composition is made of
 ALIKE = ("alike",)
 
 Vector = tuple[Any, ...]  # what is concluded under each answer to the question, side by side
@@ -91,14 +96,14 @@ def fixed_chain(
     """
     paths = _Paths(_steps(ruleset), facts, [{}], _open_facts(ruleset, facts, askable))
     found = {
-        (state["chain"][0], state["modules"][0])
+        (state["chain"][0], state["adapters_per"][0])
         for state in paths.states()
-        if _trains(state["gate"][0])
+        if _trains(state["train_decision"][0])
     }
     if len(found) != 1:
         return None
     chain, modules = found.pop()
-    return str(chain), modules == "per_task"
+    return str(chain), modules == "task"
 
 
 # --------------------------------------------------------------------------- what is open
@@ -342,7 +347,7 @@ class _Paths:
         return any(_two_compositions(state) for state in self.paths(prune=True))
 
     def may_train(self) -> bool:
-        return any(_trains(state["gate"][0]) for state in self.paths("gate"))
+        return any(_trains(state["train_decision"][0]) for state in self.paths("train_decision"))
 
     def states(self) -> Iterator[dict[str, Vector]]:
         """Each way through the tables."""
@@ -393,9 +398,10 @@ class _Paths:
         # A chain, or whether there are modules, that is alike under every answer: which one it is
         # no longer matters.
         done = [
-            name in ("chain", "modules") and name not in self.read_later[place] for name in names
+            name in ("chain", "adapters_per") and name not in self.read_later[place]
+            for name in names
         ]
-        gate = names.index("gate") if "gate" in names else None
+        gate = names.index("train_decision") if "train_decision" in names else None
         alive = set()
         for state in states:
             apart = [len(set(vector)) > 1 for vector in state]

@@ -24,7 +24,7 @@ def settings_by_rule(
 ) -> dict[str, Chosen]:
     """Stage key -> chosen value, for one stage of these axes.
 
-    `effective_batch` is not a plan key: the fit search splits it.
+    `effective_batch_size` is not a plan key: the fit search splits it.
     """
     stage_facts = {
         **facts,

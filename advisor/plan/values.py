@@ -29,7 +29,7 @@ NOT_SET = (
     "options",
 )  # a stage's place and axes are decided elsewhere
 SPLIT = {
-    "effective_batch": "int"
+    "effective_batch_size": "int"
 }  # rows a step over all cards: the fit search splits it into micro_batch_size and grad_accum
 
 

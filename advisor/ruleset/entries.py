@@ -37,6 +37,18 @@ RULE_KEYS = {
 }  # fmt: skip
 TEXT_KEYS = ("row", "unless_note", "refines", "review_by")
 RULE_ID = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+\Z")
+# What an earlier version called facts and tables: named in the error, since files of others use them.
+RENAMED = {
+    "gate": "train_decision",
+    "knowledge": "knowledge_source",
+    "modules": "adapters_per",
+    "family": "architecture",
+    "start": "checkpoint_kind",
+    "capacity": "required_capacity",
+    "open_schemes": "candidate_schemes",
+    "bars": "allowed",
+    "effective_batch": "effective_batch_size",
+}
 PLAIN = (str, int, float, bool)
 ANY_TABLE = Table(id="", concludes="", inputs=(), about="")  # of an assumption: every fact counts
 
@@ -85,8 +97,11 @@ class Reader:
         """Whether a name is one of a closed list; a fault with the nearest one where it is not."""
         if isinstance(name, str) and name in names:
             return True
+        renamed = RENAMED.get(str(name), "rank" if kind == "table" and name == "scheme" else "")
         if isinstance(name, str):
-            self.add(unknown_name(kind, name, list(names), at=document.at(path, key=key)))
+            fault = unknown_name(kind, name, list(names), at=document.at(path, key=key))
+            hint = f"it is called '{renamed}' now"
+            self.add(replace(fault, hint=hint) if renamed in names else fault)
         else:
             self.fault(
                 document,
