@@ -129,7 +129,7 @@ class AnswerCache:
         self, ruleset: Ruleset, answers: Answers, chain: str, *, per_task: bool
     ) -> dict[str, str]:
         """Fact id -> what fits, once model, data and machine are answered."""
-        from advisor.advice.candidates import Costs
+        from advisor.advice.case import Costs
         from advisor.methods.composition import ENCODER
         from advisor.situation.build import situation_of
 
@@ -149,7 +149,7 @@ class AnswerCache:
             situation = replace(
                 situation, model=situation.encoder[0], suggestion=situation.encoder[1]
             )
-        fits = Costs(ruleset=ruleset, situation=situation, facts=self.facts(answers)).fits(
+        fits = Costs(ruleset=ruleset, situation=situation, facts=self.facts(answers)).coarse_fits(
             chain, per_task=per_task
         )
         return {f"fits_{scheme}": fit for scheme, fit in fits.items()}
