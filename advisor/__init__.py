@@ -1,3 +1,5 @@
 """Finetune advisor: which fine-tuning method to use, why, and one file that runs it."""
 
-__version__ = "0.1.0"
+from advisor.ground.version import __version__
+
+__all__ = ["__version__"]
