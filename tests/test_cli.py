@@ -387,7 +387,7 @@ def test_a_plan_replaces_no_file_unasked(call, tmp_path):
     for name in ("train.jsonl", "answers.yaml", tmp_path / "train.jsonl"):
         before = (tmp_path / name).read_text()
         code, out, err = call(*asked, name, "--force")
-        assert (code, out, "which is never changed" in err) == (2, "", True), err
+        assert (code, out, "inputs are never overwritten" in err) == (2, "", True), err
         assert (tmp_path / name).read_text() == before
 
 
@@ -465,7 +465,7 @@ def test_a_way_on_can_be_pasted(call, tmp_path):
     ]
     code, _, err = call(*asked)
     assert code == 2
-    flags = shlex.split(err.split("to train all the same: ")[1])
+    flags = shlex.split(err.split("to train anyway: ")[1])
     assert parse_composition(flags[1]).chain
     assert (flags[0], flags[2:]) == ("--choose", ["--force"])
 
@@ -657,7 +657,7 @@ def test_an_unplanned_exception_is_called_a_bug(call, monkeypatch, tmp_path):
     """Exit code 70, and the trace goes to a file that is named."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    monkeypatch.setattr("advisor.probe.probe", lambda: 1 / 0)
+    monkeypatch.setattr("advisor.commands.probe.probe_machine", lambda: 1 / 0)
     code, _, err = call("probe")
     assert code == 70
     assert "this is a bug" in err
@@ -749,7 +749,7 @@ def test_what_the_system_refuses_is_told_apart_from_bugs(
     def refuse():
         raise OSError(number, os.strerror(number), str(tmp_path / "file"))
 
-    monkeypatch.setattr("advisor.probe.probe", refuse)
+    monkeypatch.setattr("advisor.commands.probe.probe_machine", refuse)
     found, _, err = call("probe")
     assert (found, said in err, "file" in err) == (code, True, True), err
 

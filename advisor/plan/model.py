@@ -14,7 +14,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
-from advisor.estimate.types import DDP
 
 PLAN_VERSION = 1
 Positive = Annotated[int, Ge(1)]
@@ -63,7 +62,7 @@ class Launch:
         """Whether `advise run` starts it: one process, or several that hold the whole model
         each.
         """
-        return self.strategy in (None, DDP)
+        return self.strategy in (None, "ddp")
 
 
 @dataclass(frozen=True, kw_only=True)
