@@ -14,7 +14,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
-
 PLAN_VERSION = 1
 Positive = Annotated[int, Ge(1)]
 # Plain dataclasses, since advice builds plans without paying for pydantic's import; read.py
