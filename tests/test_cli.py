@@ -3,12 +3,15 @@
 import errno
 import json
 import os
+import pkgutil
 import shlex
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 
+from advisor.cli import COMMANDS, advise
 from advisor.methods.composition import SCHEMES, parse_composition
 from tests.conftest import PAIRS, ROOT
 
@@ -644,6 +647,35 @@ def test_bad_input_is_a_clear_error(call, tmp_path, arguments, said):
     assert said.lower() in err.lower()
     assert "Traceback" not in err
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_every_command_says_in_the_list_what_its_own_help_says(call):
+    """The line in `advise --help` is the first sentence of the command's own help, and every module
+    that defines a command is in the list.
+    """
+    import click
+
+    from advisor import commands
+
+    _, listed, _ = call("--help")
+    for name, line in COMMANDS.items():
+        command = advise.get_command(click.Context(advise), name)
+        assert line.removesuffix(".") == command.get_short_help_str(limit=200).removesuffix(".")
+        assert line in " ".join(listed.split())
+    modules = [module.name for module in pkgutil.iter_modules(commands.__path__)]
+    defined = {
+        name
+        for name in modules
+        if isinstance(getattr(import_module(f"advisor.commands.{name}"), name, None), click.Command)
+    }
+    assert defined == set(COMMANDS)
+
+
+def test_an_unknown_command_is_a_clear_error(call):
+    """Exit code 2, and nothing is loaded by that name."""
+    code, out, err = call("session")
+    assert (code, out) == (2, "")
+    assert "No such command 'session'" in err
 
 
 def test_without_a_terminal_the_wizard_points_to_json(call):
