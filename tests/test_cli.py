@@ -362,9 +362,10 @@ def test_a_stage_that_scores_its_answers_needs_a_reward_model_or_one_trained_bef
     assert code == 0, err
     from advisor.plan.read import read_plan
 
-    assert read_plan(tmp_path / "plans" / "plan.yaml").stages[0].options["reward_model"] == str(
-        tmp_path / "rm"
-    )
+    plan = tmp_path / "plans" / "plan.yaml"
+    assert read_plan(plan).stages[0].options["reward_model"] == "../rm"
+    assert read_plan(plan).data.path == "../prefer.jsonl"
+    assert str(tmp_path) not in plan.read_text().partition("\n")[2]
     assert json.loads(out)["situation"]
 
 

@@ -4,6 +4,7 @@ relative to its own folder.
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Collection
 from pathlib import Path
@@ -71,13 +72,19 @@ def write_plan_file(
 
 
 def relocate(plan: Plan, folder: Path) -> Plan:
-    """The plan with every existing relative path made absolute, unless `folder` is the working
-    folder.
+    """The plan with relative paths that start from the working folder made to start from `folder`.
+
+    What does not exist (a hub id) and absolute paths stay as they are.
     """
     if folder.resolve() == Path.cwd().resolve():
         return plan
 
     def moved(path: str) -> str:
-        return str(Path(path).resolve()) if Path(path).exists() else path
+        if Path(path).is_absolute() or not Path(path).exists():
+            return path
+        try:
+            return os.path.relpath(Path(path).resolve(), folder.resolve())
+        except ValueError:  # on another drive (Windows)
+            return str(Path(path).resolve())
 
     return with_paths(plan, moved)
