@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from advisor import __version__
 from advisor.ground.errors import AdviseError, InputError, Stopped, nearest
 from advisor.ground.files import TEMPORARY, write_atomically
 from advisor.ground.resources import trainers_root
 from advisor.ground.types import Hardware
 from advisor.ground.units import format_gib
+from advisor.ground.version import __version__
 from advisor.ground.yaml_reader import parse_yaml
 from advisor.launch import preflight
 from advisor.launch.child import Child, guard_command
