@@ -30,7 +30,6 @@ BATCH = 32
 class Classifier(Objective):
     """Learns the class of each text."""
 
-    names = ("sft",)
     kind = CLASSES
     writes = False
 

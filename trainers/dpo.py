@@ -3,14 +3,10 @@
 The model is compared with itself as it was when the stage began: a module is switched off, or read
 as a frozen copy of it where the stage goes on from an earlier one; a model trained whole is kept
 twice.
-
-Run: python -P -m trainers.dpo PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run] [--max-steps
-N] [--no-judge]
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +14,7 @@ from trainers.evaluation import loss as judge
 from trainers.evaluation.pairs import PreferenceJudge, both_sides, chosen
 from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.frame import settings, stage
-from trainers.frame.job import Job, run_trainer
+from trainers.frame.job import Job
 from trainers.frame.stage import Objective
 from trainers.prepare import Prepared
 from trainers.prepare.preference import PAIRS, Pair, preference_columns
@@ -29,7 +25,6 @@ class DPO(Objective):
     plan lets it move.
     """
 
-    names = ("dpo",)
     kind = PAIRS
     logged = ("rewards/margins", "rewards/accuracies", "rewards/chosen", "rewards/rejected")
 
@@ -83,14 +78,5 @@ class DPO(Objective):
 
 
 def train(job: Job) -> None:
-    """Train the stage, or measure two steps of it, and write what came of it into its folder."""
+    """Train the stage, or measure two steps of it, and write the result into its folder."""
     stage.train(job, DPO())
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code."""
-    return run_trainer(train, argv, objectives=DPO.names, prog="trainers.dpo")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,14 +4,10 @@ answers to each prompt, compared by a reward.
 Rows of a step are prompts: `micro_batch_size` of them are answered at once, `generations` times
 each, and as many answers go through one forward pass. Each answer is used for one update, so that
 clipping acts only with `trl: {num_iterations: 2}` and more.
-
-Run: python -P -m trainers.grpo PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run]
-[--max-steps N] [--no-judge]
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,7 +18,7 @@ from trainers.evaluation.generation import general_rows
 from trainers.evaluation.rewards import RewardJudge
 from trainers.evaluation.saved_result import Probe
 from trainers.frame import settings, stage
-from trainers.frame.job import Job, run_trainer
+from trainers.frame.job import Job
 from trainers.frame.stage import Objective
 from trainers.prepare import Prepared
 from trainers.prepare.prompts import PROMPTS, Prompt
@@ -37,7 +33,6 @@ class GRPO(Objective):
     same prompt.
     """
 
-    names = ("grpo",)
     kind = PROMPTS
     logged = (
         "reward",
@@ -235,14 +230,5 @@ def reward_function(reward: Reward) -> Any:
 
 
 def train(job: Job) -> None:
-    """Train the stage, or measure two steps of it, and write what came of it into its folder."""
+    """Train the stage, or measure two steps of it, and write the result into its folder."""
     stage.train(job, GRPO())
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code."""
-    return run_trainer(train, argv, objectives=GRPO.names, prog="trainers.grpo")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

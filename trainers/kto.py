@@ -3,15 +3,11 @@ people liked or did not, or from pairs.
 
 At least four rows go through a device at once, since how far the model has moved is estimated from
 the rows of one batch.
-
-Run: python -P -m trainers.kto PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run] [--max-steps
-N] [--no-judge]
 """
 
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +17,7 @@ from trainers.evaluation import loss as judge
 from trainers.evaluation.pairs import as_row
 from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.frame import settings, stage
-from trainers.frame.job import Job, run_trainer
+from trainers.frame.job import Job
 from trainers.prepare import Prepared
 from trainers.prepare.preference import FEEDBACK, Feedback, feedback_columns
 
@@ -31,7 +27,6 @@ FEWEST_AT_ONCE = 4
 class KTO(DPO):
     """Makes answers that people liked likelier, and others less likely."""
 
-    names = ("kto",)
     kind = FEEDBACK
     logged = ("kl", "rewards/margins", "rewards/chosen", "rewards/rejected")
 
@@ -132,14 +127,5 @@ class KTO(DPO):
 
 
 def train(job: Job) -> None:
-    """Train the stage, or measure two steps of it, and write what came of it into its folder."""
+    """Train the stage, or measure two steps of it, and write the result into its folder."""
     stage.train(job, KTO())
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code."""
-    return run_trainer(train, argv, objectives=KTO.names, prog="trainers.kto")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -3,14 +3,10 @@ answers and to prefer them, without a reference.
 
 TRL keeps it under `trl.experimental`, from where it may go with any release. As in the paper's
 code, the prompts of the better answers are learned with them.
-
-Run: python -P -m trainers.orpo PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run]
-[--max-steps N] [--no-judge]
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,7 +14,7 @@ from typing import Any
 from trainers.dpo import DPO
 from trainers.evaluation.pairs import PreferenceJudge
 from trainers.frame import settings, stage
-from trainers.frame.job import Job, run_trainer
+from trainers.frame.job import Job
 from trainers.prepare import IGNORED, Prepared
 from trainers.prepare.preference import Pair, preference_columns
 
@@ -31,7 +27,6 @@ NOTE = (
 class ORPO(DPO):
     """Makes the better answer of each pair likely, and likelier than the worse one."""
 
-    names = ("orpo",)
     logged = ("rewards/margins", "rewards/accuracies", "nll_loss", "log_odds_ratio")
 
     def config_class(self) -> type:
@@ -98,14 +93,5 @@ def orpo_trainer() -> type:
 
 
 def train(job: Job) -> None:
-    """Train the stage, or measure two steps of it, and write what came of it into its folder."""
+    """Train the stage, or measure two steps of it, and write the result into its folder."""
     stage.train(job, ORPO())
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code."""
-    return run_trainer(train, argv, objectives=ORPO.names, prog="trainers.orpo")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

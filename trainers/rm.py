@@ -5,15 +5,11 @@ The loss is that of Bradley and Terry's model of paired comparisons, as in Instr
 (arXiv:2203.02155, section 3.4). The result is a sequence classifier with one label:
 AutoPeftModelForSequenceClassification or AutoModelForSequenceClassification loads it with
 `num_labels=1`.
-
-Run: python -P -m trainers.rm PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run] [--max-steps
-N] [--no-judge]
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +20,7 @@ from advisor.ground.errors import InputError
 from trainers.evaluation.reward_model import ScoreJudge, pair_scores
 from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.frame import settings, stage
-from trainers.frame.job import Job, run_trainer
+from trainers.frame.job import Job
 from trainers.frame.stage import Objective
 from trainers.prepare import Prepared
 from trainers.prepare.preference import PAIRS, Pair, reward_columns
@@ -37,7 +33,6 @@ HEAD_NAMES = ("score", "classifier")
 class RewardModel(Objective):
     """Learns to score the better answer of each pair higher."""
 
-    names = ("rm",)
     kind = PAIRS
     writes = False
     logged = ("accuracy", "margin", "mean_reward")
@@ -270,14 +265,5 @@ def choose_padding(model: Any, tokenizer: Any, data: Prepared[Pair]) -> None:
 
 
 def train(job: Job) -> None:
-    """Train the stage, or measure two steps of it, and write what came of it into its folder."""
+    """Train the stage, or measure two steps of it, and write the result into its folder."""
     stage.train(job, RewardModel())
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code."""
-    return run_trainer(train, argv, objectives=RewardModel.names, prog="trainers.rm")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

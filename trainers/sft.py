@@ -1,12 +1,7 @@
-"""Supervised fine-tuning under any update scheme, on chat, prompt and completion, or raw text.
-
-Run: python -P -m trainers.sft PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run] [--max-steps
-N] [--no-judge]
-"""
+"""Supervised fine-tuning under any update scheme, on chat, prompt and completion, or raw text."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +9,7 @@ from trainers.evaluation import loss as judge
 from trainers.evaluation.generation import Judge
 from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.frame import settings, stage
-from trainers.frame.job import Job, run_trainer
+from trainers.frame.job import Job
 from trainers.frame.rows import sequences_of
 from trainers.frame.stage import Objective
 from trainers.prepare import Prepared, Row
@@ -22,8 +17,6 @@ from trainers.prepare import Prepared, Row
 
 class SFT(Objective):
     """Learns the answers of the examples."""
-
-    names = ("sft",)
 
     def config_class(self) -> type:
         from trl import SFTConfig
@@ -88,7 +81,7 @@ def objective_of(job: Job) -> Objective:
 
 
 def train(job: Job) -> None:
-    """Train the stage, or measure two steps of it, and write what came of it into its folder."""
+    """Train the stage, or measure two steps of it, and write the result into its folder."""
     stage.train(job, objective_of(job))
 
 
@@ -97,12 +90,3 @@ def check_rows(job: Job) -> None:
     trained.
     """
     stage.prepare(job, objective_of(job))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code."""
-    return run_trainer(train, argv, objectives=SFT.names, prog="trainers.sft", check=check_rows)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

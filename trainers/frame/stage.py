@@ -59,7 +59,6 @@ class Objective(ABC):
     The defaults are those of a language model trained on rows of tokens.
     """
 
-    names: tuple[str, ...] = ()
     kind: Kind[Any] = ANSWERS
     writes = True  # the result writes text (a reward model and a classifier do not)
     logged: Sequence[

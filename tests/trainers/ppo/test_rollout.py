@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
-from trainers.ppo.rollout import (
+from trainers.ppo.rollout import (  # noqa: E402
     Answers,
     add_hidden_states,
     answer_mask,
