@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from advisor.ground.errors import InputError
-from trainers.evaluation.generation import Judge
+from trainers.evaluation.generation import TextEvaluator
 from trainers.frame import stage
 from trainers.frame.job import Job
 from trainers.frame.rows import prepare_rows
@@ -45,8 +45,10 @@ class CPT(SFT):
             seed=job.stage.seed,
         )
 
-    def judge(self, job: Job, trainer: Any, data: Prepared[Row], mark: str) -> Judge:
-        return Judge(job, trainer, data, mark, generates=False)
+    def evaluator(
+        self, job: Job, trainer: Any, data: Prepared[Row], fingerprint: str
+    ) -> TextEvaluator:
+        return TextEvaluator(job, trainer, data, fingerprint, generates=False)
 
 
 def general_text(job: Job, tokenizer: Any) -> Sequence[Row]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainers.evaluation import loss as judge
-from trainers.evaluation.pairs import PreferenceJudge, both_sides, chosen
+from trainers.evaluation.loss import answer_log_probs
+from trainers.evaluation.pairs import PreferenceEvaluator, both_sides, chosen_rows
 from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.frame import settings, stage
 from trainers.frame.job import Job
@@ -46,11 +46,11 @@ class DPO(Objective):
         from datasets import Dataset
         from trl import DPOTrainer
 
-        from trainers.frame.trl_trainer import reference, with_safe_checkpoints
+        from trainers.frame.trl_trainer import reference_model, with_safe_checkpoints
 
         return with_safe_checkpoints(DPOTrainer)(
             model=model,
-            ref_model=reference(job, model),
+            ref_model=reference_model(job, model),
             args=settings.build_config(
                 self.config_class(),
                 {**arguments, "max_length": None, "beta": job.options["beta"]},
@@ -64,14 +64,16 @@ class DPO(Objective):
 
     def probe(self, job: Job, data: Prepared[Any], tokenizer: Any) -> Probe:
         return Probe(
-            row=chosen(tokenizer, [probe_row(data.train)])[0], pad_id=tokenizer.pad_token_id
+            row=chosen_rows(tokenizer, [probe_row(data.train)])[0], pad_id=tokenizer.pad_token_id
         )
 
-    def judge(self, job: Job, trainer: Any, data: Prepared[Any], mark: str) -> PreferenceJudge:
-        return PreferenceJudge(job, trainer, data, mark)
+    def evaluator(
+        self, job: Job, trainer: Any, data: Prepared[Any], fingerprint: str
+    ) -> PreferenceEvaluator:
+        return PreferenceEvaluator(job, trainer, data, fingerprint)
 
     def evaluation_loss(self, trainer: Any, rows: Sequence[Any]) -> float | None:
-        found = judge.answer_log_probs(
+        found = answer_log_probs(
             trainer, [side for row in rows for side in both_sides(trainer.processing_class, row)]
         )
         return -sum(found) / sum(row.learned for row in rows)

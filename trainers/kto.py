@@ -13,8 +13,8 @@ from typing import Any
 
 from advisor.ground.errors import Fault, InputError
 from trainers.dpo import DPO
-from trainers.evaluation import loss as judge
-from trainers.evaluation.pairs import as_row
+from trainers.evaluation.loss import answer_log_probs
+from trainers.evaluation.pairs import answer_row
 from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.frame import settings, stage
 from trainers.frame.job import Job
@@ -90,11 +90,11 @@ class KTO(DPO):
         from datasets import Dataset
         from trl import KTOTrainer
 
-        from trainers.frame.trl_trainer import reference, with_safe_checkpoints
+        from trainers.frame.trl_trainer import reference_model, with_safe_checkpoints
 
         return with_safe_checkpoints(KTOTrainer)(
             model=model,
-            ref_model=reference(job, model),
+            ref_model=reference_model(job, model),
             args=settings.build_config(
                 self.config_class(),
                 {**arguments, "max_length": None, "beta": job.options["beta"]},
@@ -111,15 +111,15 @@ class KTO(DPO):
     def probe(self, job: Job, data: Prepared[Feedback], tokenizer: Any) -> Probe:
         row = probe_row(data.train)
         return Probe(
-            row=as_row(tokenizer, row, row.completion_ids, row.expected),
+            row=answer_row(tokenizer, row, row.completion_ids, row.expected),
             pad_id=tokenizer.pad_token_id,
         )
 
     def evaluation_loss(self, trainer: Any, rows: Sequence[Feedback]) -> float | None:
-        found = judge.answer_log_probs(
+        found = answer_log_probs(
             trainer,
             [
-                as_row(trainer.processing_class, row, row.completion_ids, row.expected)
+                answer_row(trainer.processing_class, row, row.completion_ids, row.expected)
                 for row in rows
             ],
         )

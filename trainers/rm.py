@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from advisor.ground.errors import InputError
-from trainers.evaluation.reward_model import ScoreJudge, pair_scores
+from trainers.evaluation.reward_model import RewardModelEvaluator, pair_scores
 from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.frame import settings, stage
 from trainers.frame.job import Job
@@ -81,8 +81,12 @@ class RewardModel(Objective):
             head=HEAD,
         )
 
-    def judge(self, job: Job, trainer: Any, data: Prepared[Pair], mark: str) -> ScoreJudge:
-        return ScoreJudge(job, trainer, data, mark, scored_before=goes_on_from(job) == "SEQ_CLS")
+    def evaluator(
+        self, job: Job, trainer: Any, data: Prepared[Pair], fingerprint: str
+    ) -> RewardModelEvaluator:
+        return RewardModelEvaluator(
+            job, trainer, data, fingerprint, scored_before=goes_on_from(job) == "SEQ_CLS"
+        )
 
     def evaluation_loss(self, trainer: Any, rows: Sequence[Pair]) -> float | None:
         from torch.nn.functional import logsigmoid
@@ -95,7 +99,7 @@ class RewardModel(Objective):
 
 
 def adapter_config(job: Job) -> dict[str, Any] | None:
-    """The config of the module that this stage starts from, or None where it starts from whole
+    """The config of the module that this stage starts from, or None if it starts from whole
     weights.
     """
     path = job.start / "adapter_config.json" if job.start is not None else None
@@ -119,8 +123,8 @@ def goes_on_from(job: Job) -> str | None:
 
 
 def other_form(job: Job) -> str | None:
-    """Why the score module cannot start as the module of the stage before, in words; None where it
-    does, or where there is none.
+    """Why the score module cannot start as the module of the stage before, in words; None if it
+    does, or if there is none.
 
     A reward model is a module of its own: PPO trains the policy's module on, and only reads this
     one.
@@ -137,7 +141,7 @@ def other_form(job: Job) -> str | None:
             f"the scores' module starts from the base: that of {name} is a"
             f" {config.get('peft_type')} module, this one is {job.stage.update}"
         )
-    for field, key in update.OWNED.items():
+    for field, key in update.PLAN_KEYS.items():
         value = job.options.get(key)
         if (
             key in job.options

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainers.evaluation import loss as judge
-from trainers.evaluation.generation import Judge
+from trainers.evaluation.generation import TextEvaluator
+from trainers.evaluation.loss import mean_loss
 from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.frame import settings, stage
 from trainers.frame.job import Job
@@ -42,7 +42,7 @@ class SFT(Objective):
         from datasets import Dataset
 
         from trainers.frame.answer_loss import answer_trainer
-        from trainers.prepare import PackedBatches, columns
+        from trainers.prepare import PackedBatches, dataset_columns
 
         flat = job.stage.packing and job.stage.attention == "flash_attention_2"
         own = {
@@ -53,7 +53,7 @@ class SFT(Objective):
         return answer_trainer()(
             model=model,
             args=settings.build_config(self.config_class(), {**arguments, **own}, job),
-            train_dataset=Dataset.from_dict(columns(sequences, lengths=job.stage.packing)),
+            train_dataset=Dataset.from_dict(dataset_columns(sequences, lengths=job.stage.packing)),
             processing_class=tokenizer,
             data_collator=(
                 PackedBatches(tokenizer.pad_token_id) if job.stage.packing and not flat else None
@@ -64,11 +64,13 @@ class SFT(Objective):
     def probe(self, job: Job, data: Prepared[Row], tokenizer: Any) -> Probe:
         return Probe(row=probe_row(data.train), pad_id=tokenizer.pad_token_id)
 
-    def judge(self, job: Job, trainer: Any, data: Prepared[Row], mark: str) -> Judge:
-        return Judge(job, trainer, data, mark)
+    def evaluator(
+        self, job: Job, trainer: Any, data: Prepared[Row], fingerprint: str
+    ) -> TextEvaluator:
+        return TextEvaluator(job, trainer, data, fingerprint)
 
     def evaluation_loss(self, trainer: Any, rows: Sequence[Row]) -> float | None:
-        return judge.mean_loss(trainer, rows)
+        return mean_loss(trainer, rows)
 
 
 def objective_of(job: Job) -> Objective:
