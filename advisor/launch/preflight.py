@@ -109,7 +109,7 @@ def run_preflight(
 
 def _objective_faults(todo: Sequence[Entry], trainers: Path) -> Iterable[Fault]:
     """What no trainer file exists for: an objective is trainers/<name>.py or
-    trainers/<name>/__main__.py, an update trainers/updates/<name>.py.
+    trainers/<name>/__init__.py, an update trainers/updates/<name>.py.
     """
     from advisor.methods import objectives, updates
 
@@ -122,7 +122,7 @@ def _objective_faults(todo: Sequence[Entry], trainers: Path) -> Iterable[Fault]:
         there = [
             name
             for name in known
-            if (folder / f"{name}.py").is_file() or (folder / name / "__main__.py").is_file()
+            if (folder / f"{name}.py").is_file() or (folder / name / "__init__.py").is_file()
         ]
         for wanted in dict.fromkeys(str(getattr(entry.stage, axis)) for entry in todo):
             if wanted not in there:

@@ -678,11 +678,13 @@ class _StageRunner:
         """
         plan, entry = run / PLAN, group[0]
         tasks = [word for other in group if other.task for word in ("--task", other.task.name)]
-        arguments = [str(plan), "--stage", entry.stage.name, "--run", str(run), *tasks, *flags]
+        arguments = [
+            *[entry.stage.objective, str(plan)],
+            *["--stage", entry.stage.name, "--run", str(run), *tasks, *flags],
+        ]
         if self.max_steps is not None:
             arguments += ["--max-steps", str(self.max_steps)]
-        module = f"trainers.{entry.stage.objective}"
-        command = [sys.executable, "-P", "-m", module, *arguments]
+        command = [sys.executable, "-P", "-m", "trainers", *arguments]
         death = signal.SIGKILL
         if self.job.plan.launch.processes > 1:
             command, death = (

@@ -5,7 +5,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification  # noqa: E402
-from transformers import (
+from transformers import (  # noqa: E402
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -13,7 +13,7 @@ from transformers import (
 
 from advisor.ground.errors import InputError  # noqa: E402
 from tests.trainers.ppo.modules import UPDATES, save_module  # noqa: E402
-from trainers.ppo.roles import (
+from trainers.ppo.roles import (  # noqa: E402
     POLICY,
     REFERENCE,
     REWARD,
