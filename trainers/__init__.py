@@ -34,9 +34,14 @@ from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Protocol, cast
 
 from advisor.ground.errors import InputError, unknown_name
+from advisor.ground.resources import method_roots
 
 if TYPE_CHECKING:
     from trainers.frame.job import Job
+
+
+# Folders in ADVISE_METHODS bring recipes of their own, found in the same way.
+__path__ += [str(root / "trainers") for root in method_roots()[1:]]
 
 
 class Recipe(Protocol):

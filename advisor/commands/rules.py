@@ -8,11 +8,12 @@ from advisor.commands.options import json_option, rule_options
 from advisor.commands.output import console, print_json
 from advisor.commands.session import find_rule_layers, load_rule_set
 from advisor.ground.errors import InputError
+from advisor.render.method import names_of_methods, print_method
 from advisor.render.rules import print_facts, print_rule, print_rules
 
 
 @click.command()
-@click.argument("rule_id", required=False, metavar="[ID|facts|lint]")
+@click.argument("rule_id", required=False, metavar="[ID|METHOD|facts|lint]")
 @rule_options
 @json_option
 @click.pass_context
@@ -21,8 +22,8 @@ def rules(
 ) -> None:
     """List the rules, explain one, or prove them all.
 
-    `advise rules document/scenario-5` explains a rule, `advise rules facts` lists the facts, and
-    `advise rules lint` proves the rules; only `lint` takes --json.
+    `advise rules document/scenario-5` explains a rule, `advise rules dpo` a method, `advise rules
+    facts` lists the facts, and `advise rules lint` proves the rules; only `lint` takes --json.
     """
     if rule_id == "lint":
         from advisor.advice.linting import lint_rules  # the proof, which no other answer needs
@@ -41,5 +42,7 @@ def rules(
         print_rules(ruleset, console())
     elif rule_id == "facts":
         print_facts(ruleset, console())
+    elif rule_id in names_of_methods():
+        print_method(rule_id, ruleset, console())
     else:
         print_rule(ruleset, rule_id, console())

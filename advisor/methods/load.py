@@ -15,6 +15,7 @@ from typing import Any, get_type_hints
 
 from advisor.ground.errors import Fault, nearest, unknown_name
 from advisor.ground.resources import estimate_methods_dir, method_roots
+from advisor.ground.shape import Choice, Keys, ListOf, Number, Text, check_shape
 from advisor.ground.yaml_cache import read_shipped
 from advisor.ground.yaml_reader import Document
 from advisor.methods.keys import TYPES, Key, Refusal
@@ -38,10 +39,35 @@ CHOICES = {
     "reference": ("never", "always", "with_beta"),
     "logits": ("tiles", "tiles_on_gpu", "whole", "parts", "none"),
 }
+# How much data an objective wants (advisor/data/measure/data_requirements.py).
+AMOUNTS = Keys(
+    keys={
+        "unit": Choice(values=("rows", "tokens"), help="left out: rows"),
+        "too_few": Number(whole=True, min=1, help="below this it is documented to fail"),
+        "usual": ListOf(
+            of=Number(whole=True, min=1),
+            least=2,
+            most=2,
+            help="the range that published runs sit in",
+        ),
+        "text": Text(),
+        "sources": ListOf(of=Text(), least=1, help="ids of rules/sources.yaml"),
+    },
+    required=("too_few", "usual", "text", "sources"),
+)
 LISTS = {"trains_on": DATA_KINDS, "serves": SERVERS}
 WORDS = {str: "text", bool: "true or false", int: "a whole number"}
 # Read by others: rules by the rule loader, keys and quantizations below.
-ELSEWHERE = ("version", "keys", "defaults", "unused", "refuses", "quantizations", "settings")
+ELSEWHERE = (
+    "version",
+    "amounts",
+    "keys",
+    "defaults",
+    "unused",
+    "refuses",
+    "quantizations",
+    "settings",
+)
 KEY_PARTS = {item.name for item in fields(Key)} - {"name", "owner"} | {"source", "sources"}
 REFUSAL_PARTS = {item.name for item in fields(Refusal)}
 
@@ -97,7 +123,7 @@ class _Reader:
     def method(self, kind: type[Method]) -> Method | None:
         """The method, or None with the faults collected."""
         hints = get_type_hints(kind)
-        made_here = ("axis", "at", "keys", "defaults", "unused", "refuses", "variants")
+        made_here = ("axis", "at", "amounts", "keys", "defaults", "unused", "refuses", "variants")
         own = {item.name: item for item in fields(kind) if item.name not in made_here}
         known = [*own, *ELSEWHERE]
         for name in self.data:
@@ -127,6 +153,9 @@ class _Reader:
         }
         if self.axis == "update":
             values["variants"] = tuple(self.variants())
+        elif "amounts" in self.data:
+            self.faults += check_shape(self.document, AMOUNTS, ("amounts",))
+            values["amounts"] = self.data["amounts"]
         return None if self.faults else kind(**values)
 
     def value(self, name: str, value: Any, kind: Any) -> Any:

@@ -37,7 +37,7 @@ RULE_KEYS = {
 }  # fmt: skip
 TEXT_KEYS = ("row", "unless_note", "refines", "review_by")
 RULE_ID = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+\Z")
-# What an earlier version called facts and tables: named in the error, since files of others use them.
+# What an earlier version called facts and tables, for the hint of an error: files of others use them.
 RENAMED = {
     "gate": "train_decision",
     "knowledge": "knowledge_source",

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any, Protocol
 
 from advisor.ground.errors import Fault, InputError
+from advisor.ground.resources import method_roots
 from advisor.plan.model import Stage
 from trainers.prepare import Row
+
+# Folders in ADVISE_METHODS bring updates of their own, found in the same way.
+__path__ += [str(root / "trainers" / "updates") for root in method_roots()[1:]]
 
 
 class Update(Protocol):
@@ -61,9 +65,7 @@ def task_type(model: Any) -> str:
 
 def load_update(name: str) -> Update:
     """The module of an update scheme. Raises InputError if there is none."""
-    known = sorted(
-        path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "__init__"
-    )
+    known = sorted(module.name for module in iter_modules(__path__))
     if name not in known:
         raise InputError(
             f"update '{name}' cannot be trained by this version",

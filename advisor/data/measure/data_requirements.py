@@ -1,4 +1,6 @@
-"""How much data each objective wants, from rules/data/amounts.yaml, and how a file compares."""
+"""How much data each objective wants, from its own file under rules/objectives/, and how a file
+compares.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +10,13 @@ from typing import Any
 
 from advisor.ground.errors import InputError, unknown_name
 from advisor.ground.resources import rules_dir
-from advisor.ground.shape import Choice, Date, Keys, ListOf, MapOf, Number, Text
-from advisor.ground.sources import SOURCE, SOURCES_FILE, source_from
+from advisor.ground.shape import Keys
+from advisor.ground.sources import SOURCES_FILE, source_from
 from advisor.ground.types import DataProfile, Source
 from advisor.ground.units import format_count
 from advisor.ground.yaml_cache import read_shipped
-from advisor.methods import objectives
+from advisor.methods import methods
+from advisor.methods.load import AMOUNTS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,44 +31,27 @@ class DataRequirement:
     sources: tuple[Source, ...]
 
 
-_COUNT = Number(whole=True, min=1)
-_REQUIREMENT = Keys(
-    keys={
-        "unit": Choice(values=("rows", "tokens"), help="left out: rows"),
-        "too_few": Number(whole=True, min=1, help="below this it is documented to fail"),
-        "usual": ListOf(of=_COUNT, least=2, most=2, help="the range that published runs sit in"),
-        "text": Text(),
-        "sources": ListOf(of=Text(), least=1, help="ids of rules/sources.yaml or of this file"),
-    },
-    required=("too_few", "usual", "text", "sources"),
-)
 REQUIREMENTS_FILE = Keys(
-    help="How much data each objective wants",
-    keys={
-        "checked": Date(),
-        "sources": MapOf(of=SOURCE, help="sources that rules/sources.yaml does not list"),
-        "objectives": Keys(keys=dict.fromkeys((*objectives(), "classification"), _REQUIREMENT)),
-    },
-    required=("checked", "sources", "objectives"),
+    help="How much data sorting texts wants; each objective's own file says what that one wants",
+    keys={"classification": AMOUNTS},
+    required=("classification",),
 )
 
 
 @cache
 def data_requirements() -> dict[str, DataRequirement]:
-    """Objective -> how much data it wants.
+    """Objective (and `classification`) -> how much data it wants, where its file says so.
 
-    Raises InputError with every fault of the file, located.
+    Raises InputError with every fault, located.
     """
     document = read_shipped(rules_dir() / "data" / "amounts.yaml", shape=REQUIREMENTS_FILE)
-    shared = read_shipped(rules_dir() / "sources.yaml", shape=SOURCES_FILE).data["sources"]
-    stated = document.data
-    known = {**shared, **stated["sources"]}
+    known = read_shipped(rules_dir() / "sources.yaml", shape=SOURCES_FILE).data["sources"]
+    stated = {one.id: (one.amounts, one.at) for one in methods().objectives.values() if one.amounts}
+    stated["classification"] = (document.data["classification"], document.at(("classification",)))
     faults = [
-        unknown_name(
-            "source", name, list(known), at=document.at(("objectives", objective, "sources", index))
-        )
-        for objective, entry in stated["objectives"].items()
-        for index, name in enumerate(entry["sources"])
+        unknown_name("source", name, list(known), at=at)
+        for entry, at in stated.values()
+        for name in entry["sources"]
         if name not in known
     ]
     if faults:
@@ -77,11 +63,9 @@ def data_requirements() -> dict[str, DataRequirement]:
             too_few=entry["too_few"],
             usual=(entry["usual"][0], entry["usual"][1]),
             text=entry["text"],
-            sources=tuple(
-                source_from(known[name], checked=stated["checked"]) for name in entry["sources"]
-            ),
+            sources=tuple(source_from(known[name]) for name in entry["sources"]),
         )
-        for objective, entry in stated["objectives"].items()
+        for objective, (entry, _) in stated.items()
     }
 
 
