@@ -61,12 +61,14 @@ WORDS = {str: "text", bool: "true or false", int: "a whole number"}
 ELSEWHERE = (
     "version",
     "amounts",
+    "sources",
     "keys",
     "defaults",
     "unused",
     "refuses",
     "quantizations",
     "settings",
+    "scenarios",
 )
 KEY_PARTS = {item.name for item in fields(Key)} - {"name", "owner"} | {"source", "sources"}
 REFUSAL_PARTS = {item.name for item in fields(Refusal)}
@@ -123,7 +125,17 @@ class _Reader:
     def method(self, kind: type[Method]) -> Method | None:
         """The method, or None with the faults collected."""
         hints = get_type_hints(kind)
-        made_here = ("axis", "at", "amounts", "keys", "defaults", "unused", "refuses", "variants")
+        made_here = (
+            "axis",
+            "at",
+            "amounts",
+            "sources",
+            "keys",
+            "defaults",
+            "unused",
+            "refuses",
+            "variants",
+        )
         own = {item.name: item for item in fields(kind) if item.name not in made_here}
         known = [*own, *ELSEWHERE]
         for name in self.data:
@@ -148,6 +160,7 @@ class _Reader:
                 key: value.get("value") if isinstance(value, dict) else value
                 for key, value in self.map("defaults").items()
             },
+            "sources": self.map("sources"),
             "unused": {key: str(why) for key, why in self.map("unused").items()},
             "refuses": tuple(self.refusals(owner)),
         }

@@ -36,6 +36,7 @@ class Method:
     defaults: Mapping[str, Any] = field(default_factory=dict)  # of keys that every stage has
     unused: Mapping[str, str] = field(default_factory=dict)  # such keys that it ignores, and why
     refuses: tuple[Refusal, ...] = ()
+    sources: Mapping[str, Any] = field(default_factory=dict)  # beside those of rules/sources.yaml
     arithmetic: str = ""  # module of estimate/methods/ that holds what is special about its cost
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from advisor.ground.errors import nearest
 from advisor.ruleset.candidates import fires
 from advisor.ruleset.entries import value_words
+from advisor.ruleset.facts import methods_named
 from advisor.ruleset.load import SHIPPED_LAYERS, only_layer
 from advisor.ruleset.model import Rule, Ruleset
 from advisor.ruleset.proof import Clash, Hole, Idle, TableProof, alike, prove
@@ -202,16 +203,17 @@ class _Linter:
                     )
             if self.complete:
                 for outcome in proof.never_concluded:
+                    of_method = outcome in methods_named(self.ruleset.facts[table.concludes])
                     text = f"no situation leads to {table.concludes} = {outcome}"
                     hint = (
                         "write a rule that recommends it, or remove the value from rules/facts.yaml"
                     )
                     self.add(
                         "outcome-never-recommended",
-                        "error",
+                        "note" if of_method else "error",
                         text,
                         at=table.at,
-                        hint=hint,
+                        hint="it is offered among the alternatives" if of_method else hint,
                         about=[table_id, outcome],
                     )
                 for fact_id in proof.unused_inputs:

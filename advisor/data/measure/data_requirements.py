@@ -45,7 +45,9 @@ def data_requirements() -> dict[str, DataRequirement]:
     Raises InputError with every fault, located.
     """
     document = read_shipped(rules_dir() / "data" / "amounts.yaml", shape=REQUIREMENTS_FILE)
-    known = read_shipped(rules_dir() / "sources.yaml", shape=SOURCES_FILE).data["sources"]
+    known = dict(read_shipped(rules_dir() / "sources.yaml", shape=SOURCES_FILE).data["sources"])
+    for method in methods().objectives.values():
+        known |= method.sources
     stated = {one.id: (one.amounts, one.at) for one in methods().objectives.values() if one.amounts}
     stated["classification"] = (document.data["classification"], document.at(("classification",)))
     faults = [
