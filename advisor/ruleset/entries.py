@@ -168,12 +168,13 @@ class Reader:
         self.keys(document, path, entry, RULE_KEYS)
         usual = "set" if table.id == "settings" else "forbid" if table.per else "recommend"
         kind = entry.get("kind", usual)
-        if table.per and kind not in ("forbid", "warn"):
+        if table.per and kind != "forbid" and kind in KINDS:
             self.fault(
                 document,
                 (*path, "kind"),
                 f"table '{table.id}' rules schemes out",
                 "kind: forbid (or left out)",
+                f"a {kind} rule belongs to a table that is not asked for each scheme",
             )
         self.known(document, (*path, "kind"), "kind", kind, KINDS)
         self.known(
