@@ -499,7 +499,7 @@ def load_rules(
     loader.add_sources(read(root / "sources.yaml"))
     for axis in ("updates", "objectives"):
         for path in method_files(root, axis):
-            loader.add_axis(read(path), axis)
+            loader.add_axis(read(path, shipped=path.is_relative_to(root)), axis)
     for layer in ("base", *layers):
         for path in sorted((root / layer).glob("*.yaml")):
             loader.add_layer_file(read(path), layer)

@@ -26,12 +26,12 @@ UPDATE = {
 }
 
 
-def write_objective(root: Path, name: str, **changed: str | None) -> Path:
+def write_objective(root: Path, name: str, /, **changed: str | None) -> Path:
     """rules/objectives/<name>.yaml under `root`; a key given as None is left out."""
     return _write(root / "rules" / "objectives" / f"{name}.yaml", OBJECTIVE, changed)
 
 
-def write_update(root: Path, name: str, **changed: str | None) -> Path:
+def write_update(root: Path, name: str, /, **changed: str | None) -> Path:
     """rules/updates/<name>.yaml under `root`; a key given as None is left out."""
     return _write(root / "rules" / "updates" / f"{name}.yaml", UPDATE, changed)
 

@@ -41,15 +41,17 @@ def test_a_malformed_declaration_is_refused_with_its_place(tmp_path):
     file.
     """
     declared = (
-        "\n  a: {type: integr}\n  b: {type: integer, mn: 3}\n  c: {type: integer, min: 3, default: 1}"
+        "\n  a: {type: integr}\n  b: {type: integer, mn: 3}\n  c: {type: integer, min: 3,"
+        " default: 1}"
     )
-    first = line_of(write_update(tmp_path, "lora", keys=declared), "keys") + 1
+    path = write_update(tmp_path, "lora", keys=declared)
+    first = line_of(path, "keys") + 1
     with pytest.raises(InputError) as caught:
         methods((tmp_path,)).update("lora")
     assert [fault.what.split(": ")[0] for fault in caught.value.faults] == [
-        f"rules/updates/lora.yaml:{first}:3",
-        f"rules/updates/lora.yaml:{first + 1}:22",
-        f"rules/updates/lora.yaml:{first + 2}:3",
+        f"{path}:{first}:3",
+        f"{path}:{first + 1}:22",
+        f"{path}:{first + 2}:3",
     ]
     assert not specs_of(methods((tmp_path,))).updates
 
