@@ -12,7 +12,8 @@ from importlib import import_module
 import pytest
 
 from advisor.cli import COMMANDS, advise
-from advisor.methods.composition import SCHEMES, parse_composition
+from advisor.methods import schemes
+from advisor.methods.composition import parse_composition
 from tests.conftest import PAIRS, ROOT
 
 
@@ -474,7 +475,7 @@ def test_a_way_on_can_be_pasted(call, tmp_path):
     assert (flags[0], flags[2:]) == ("--choose", ["--force"])
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", schemes())
 @pytest.mark.parametrize(
     "chain", ["cpt", "cpt>sft", "sft>sft", "sft>dpo", "sft>rm>rm>ppo", "sft>rm>ppo>ppo"]
 )

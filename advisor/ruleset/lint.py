@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from advisor.ground.errors import nearest
+from advisor.methods import methods
 from advisor.ruleset.candidates import fires
 from advisor.ruleset.entries import value_words
 from advisor.ruleset.facts import methods_named
@@ -83,6 +84,7 @@ def lint(
         keys: Every such key, for the nearest name.
     """
     linter = _Linter(ruleset)
+    linter.methods()
     proofs = linter.tables()
     examples = linter.rules(today, setting_fault, tuple(keys))
     linter.questions()
@@ -154,6 +156,15 @@ class _Linter:
             )
         )
 
+    # ----------------------------------------------------------------------- files of methods
+
+    def methods(self) -> None:
+        """Methods that cannot be used, since their own files have faults."""
+        for fault in (fault for faults in methods().broken.values() for fault in faults):
+            at, _, text = fault.what.partition(": ")
+            hint = "; ".join(filter(None, (fault.allowed, fault.hint)))
+            self.add("broken-method", "error", text, at=at, hint=hint, about=[fault.what])
+
     # ----------------------------------------------------------------------- what the proofs show
 
     def tables(self) -> list[TableProof]:
@@ -170,7 +181,8 @@ class _Linter:
                 self.add(
                     "too-many-cases", "error", f"table '{table_id}' cannot be proved: {error}",
                     at=own[0].at if own else table.at,
-                    hint="fewer thresholds and fewer facts to a rule, or rules that say more at once",
+                    hint="fewer thresholds and fewer facts to a rule, or rules that say more at"
+                    " once",
                     about=[table_id],
                 )  # fmt: skip
                 continue
@@ -547,10 +559,8 @@ class _Linter:
                 continue
             if fact.type == "choice":
                 for group in alike(self.ruleset, fact.id):
-                    text = (
-                        "no rule tells"
-                        f" {' from '.join(map(str, group[:2]))}{f' or {len(group) - 2} more' if len(group) > 2 else ''}"
-                    )
+                    more = f" or {len(group) - 2} more" if len(group) > 2 else ""
+                    text = f"no rule tells {' from '.join(map(str, group[:2]))}{more}"
                     hint = f"values of '{fact.id}' that count alike: {', '.join(map(str, group))}"
                     self.add(
                         "values-alike",

@@ -204,7 +204,7 @@ def test_ppo_is_estimated_with_what_its_loop_holds_at_once():
     says; more rows in a batch add no logits.
     """
     from advisor.estimate.activation_memory import PART_LOGIT_BYTES
-    from advisor.estimate.resolved_run import ANSWERS_AT_ONCE
+    from advisor.estimate.methods.ppo import ANSWERS_AT_ONCE
     from trainers.ppo.rollout import AT_ONCE, LOGIT_BYTES
 
     assert (ANSWERS_AT_ONCE, PART_LOGIT_BYTES) == (AT_ONCE, LOGIT_BYTES)
