@@ -591,7 +591,7 @@ def test_prompts_longer_than_the_limit_stop_the_run(align, tmp_path):
 def test_an_earlier_reward_model_is_nothing_to_write_with(align):
     """A stage that writes cannot start from a model that scores."""
     trained(align("rm", max_steps=2))
-    with pytest.raises(InputError, match="scores or sorts texts and does not write"):
+    with pytest.raises(InputError, match="scores or classifies texts and does not generate"):
         trained(align("dpo", earlier=(stage_of("rm"),), start_from="rm"))
 
 

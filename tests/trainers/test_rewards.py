@@ -76,7 +76,7 @@ def test_json_has_to_fit_its_schema(tmp_path):
     assert not valid('Here: {"name": "tea"}')
     assert not valid('{"name": "tea"')
     path.write_text('{"type": "nothing"}')
-    with pytest.raises(InputError, match="no JSON schema"):
+    with pytest.raises(InputError, match="not a JSON schema"):
         schema_validator(path)
 
 
@@ -103,8 +103,8 @@ def test_a_reward_is_one_finite_number_an_answer():
         ({}, "nothing says what reward an answer gets"),
         ({"verifier": "exact", "reward": "own.py:score"}, "verifier and reward both say"),
         ({"verifier": "regex"}, "verifier regex needs the key pattern"),
-        ({"verifier": "regex", "pattern": "("}, "no regular expression"),
-        ({"verifier": "exact", "pattern": "x"}, "nothing would read 'pattern'"),
+        ({"verifier": "regex", "pattern": "("}, "not a regular expression"),
+        ({"verifier": "exact", "pattern": "x"}, "'pattern' has no effect"),
         ({"verifier": "json_schema", "schema": "missing.json"}, "no such file"),
         ({"reward": "own.py"}, "file.py:function"),
         ({"reward": "missing.py:score"}, "no such file"),

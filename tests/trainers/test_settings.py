@@ -144,8 +144,8 @@ def test_checkpoints_are_about_ten_a_run(make):
 @pytest.mark.parametrize(
     ("keys", "match"),
     [
-        ({"weights_dtype": "float16"}, "float16 weights need a CUDA card"),
-        ({"attention": "flash_attention_2"}, "needs a CUDA or ROCm card"),
+        ({"weights_dtype": "float16"}, "float16 weights need a CUDA GPU"),
+        ({"attention": "flash_attention_2"}, "needs a CUDA or ROCm GPU"),
         ({"optimizer": "paged_adamw_8bit"}, "pages memory between GPU and host"),
     ],
 )

@@ -242,7 +242,7 @@ def test_a_policy_that_never_ends_its_answers_is_told(make, monkeypatch):
 def test_a_policy_far_from_its_start_stops_the_run(make):
     """KL above the bound: the run stops and says which keys to change."""
     with pytest.raises(
-        TrainingFailed, match=r"nats a token from the reference, the bound is 0\.01"
+        TrainingFailed, match=r"nats per token from the reference model, the bound is 0\.01"
     ) as caught:
         train(make(kl_limit=0.01, max_steps=4, job_judge=False))
     assert "kl_coef" in caught.value.faults[0].hint
@@ -294,13 +294,13 @@ def test_the_reward_model_of_the_stage_before_scores(make, tmp_path):
 @pytest.mark.parametrize(
     ("keys", "text"),
     [
-        ({"reward": None}, "nothing scores the answers"),
+        ({"reward": None}, "nothing gives the answers a reward"),
         ({"reward": "nowhere.py:score"}, "no such file"),
         ({"reward": "scores.py:nothing"}, "has no function 'nothing'"),
         ({"reward": None, "reward_model": "nowhere"}, "holds no model"),
         ({"reward_model": "rm"}, "both say where the reward comes from"),
-        ({"dropout": 0.1}, "nothing would read 'dropout'"),
-        ({"kl_horizon": 100}, "nothing would read 'kl_horizon'"),
+        ({"dropout": 0.1}, "'dropout' has no effect"),
+        ({"kl_horizon": 100}, "'kl_horizon' has no effect"),
         ({"minibatches": 4}, "minibatches 4 are more than"),
         ({"response_tokens": 95}, "leave no room for a prompt"),
         ({"trl": {"max_grad_norm": 1.0}}, "max_grad_norm"),

@@ -70,7 +70,7 @@ def test_every_update_answers_the_same_questions(update, make):
     module = load_update(update)
     assert all(
         hasattr(module, name)
-        for name in ("OWNED", "LIMITS", "config_class", "faults", "peft_config", "start")
+        for name in ("PLAN_KEYS", "config_class", "faults", "peft_config", "start")
     )
     config = module.config_class()
     stage = make(update=update).stage
@@ -81,7 +81,6 @@ def test_every_update_answers_the_same_questions(update, make):
         | set(key_specs().allowed("sft", update))
     )
     if config is not None:
-        assert set(module.OWNED) <= {item.name for item in fields(config)} | {"revision"}
-        assert set(module.OWNED.values()) <= known
+        assert set(module.PLAN_KEYS) <= {item.name for item in fields(config)} | {"revision"}
+        assert set(module.PLAN_KEYS.values()) <= known
     assert module.faults(replace(stage, peft={})) == []
-    assert bool(module.LIMITS) == (update in ("adapter", "prefix"))
