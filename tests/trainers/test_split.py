@@ -2,14 +2,15 @@
 
 from dataclasses import replace
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.conftest import examples
 from trainers.prepare import IGNORED, Row, fit_rows, split_rows
 from trainers.prepare.length import pieces
 from trainers.prepare.row import normal
 
-QUICK = settings(max_examples=150, deadline=None, derandomize=True)
+QUICK = examples(3, derandomize=True)
 QUESTION = st.sampled_from(["a", "A ", "b", "c", "d  d", "D d", "e", "f", "\uff41", ""])
 
 

@@ -12,10 +12,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from advisor.ground.errors import InputError, TrainingFailed  # noqa: E402
-from advisor.plan.write import plan_text  # noqa: E402
-from tests.trainers.ppo.modules import UPDATES, metrics, save_module  # noqa: E402
-from trainers.ppo.loop import train  # noqa: E402
+from advisor.ground.errors import InputError, TrainingFailed
+from advisor.plan.write import plan_text
+from tests.trainers.ppo.modules import UPDATES, metrics, save_module
+from trainers.ppo.loop import train
 
 ROOT = Path(__file__).parents[3]
 
