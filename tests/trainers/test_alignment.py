@@ -263,6 +263,7 @@ def test_length_alone_is_told_where_it_does_as_well(align, tmp_path):
     }
 
 
+@pytest.mark.light
 def test_calibration_is_the_gap_between_certainty_and_accuracy():
     """Ten pairs told apart with certainty 0.75 of which six are right: the gap is 0.15."""
     from trainers.evaluation.reward_model import calibration

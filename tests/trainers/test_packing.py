@@ -150,6 +150,7 @@ def test_a_model_that_looks_across_rows_is_refused():
     assert caught.value.faults[0].hint == "set packing: false"
 
 
+@pytest.mark.light
 @examples(1.2, derandomize=True)
 @given(lengths=st.lists(st.integers(1, 32), min_size=1, max_size=40))
 def test_bins_hold_every_row_once_within_their_length(lengths):

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,6 +10,8 @@ from tests.conftest import examples
 from trainers.prepare import IGNORED, Row, fit_rows, split_rows
 from trainers.prepare.length import pieces
 from trainers.prepare.row import normal
+
+pytestmark = pytest.mark.light
 
 QUICK = examples(3, derandomize=True)
 QUESTION = st.sampled_from(["a", "A ", "b", "c", "d  d", "D d", "e", "f", "\uff41", ""])
