@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from advisor.ground.errors import InputError, TrainingFailed
-from tests.trainers.test_alignment import (
+from tests.trainers.alignment import (
     QUESTIONS,
     REWARD,
     SHORT,
