@@ -27,7 +27,7 @@ def measure() -> list[Row]:
         lint_rules()
         lints.append(time.perf_counter() - start)
         situations = [
-            {"task": task, "budget": budget, "gpus": 1, "open_schemes": "any"}
+            {"task": task, "budget": budget, "gpus": 1, "candidate_schemes": "any"}
             for task, budget in product(
                 ruleset.facts["task"].values, ruleset.facts["budget"].values
             )

@@ -374,7 +374,7 @@ tables:
       examples: [{given: {budget: low, gpus: 1}, fires: false}]
     - {id: acme/no-full, kind: forbid, when: {}, then: {scheme: [full, adapter]}, because: "Policy 12.", sources: [handbook]}
   settings:
-    - {id: acme/rank, when: {update: lora, objective: sft, n_tasks: {gte: 2}}, then: {rank: 8, effective_batch: 32}, because: "Our jobs are small.", sources: [handbook], confidence: practice}
+    - {id: acme/rank, when: {update: lora, objective: sft, n_tasks: {gte: 2}}, then: {rank: 8, effective_batch_size: 32}, because: "Our jobs are small.", sources: [handbook], confidence: practice}
   modules:
     - id: acme/modules
       tier: low

@@ -2,23 +2,19 @@
 
 Documents are kept apart under packing, the hold-out is made of whole documents, and general text
 can be mixed in against forgetting (Meditron kept 1 % of it: github.com/epfLLM/meditron).
-
-Run: python -P -m trainers.cpt PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run] [--max-steps
-N] [--no-judge]
 """
 
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from advisor.ground.errors import InputError
-from trainers.evaluation.generation import Judge
+from trainers.evaluation.generation import TextEvaluator
 from trainers.frame import stage
-from trainers.frame.job import Job, run_trainer
+from trainers.frame.job import Job
 from trainers.frame.rows import prepare_rows
 from trainers.prepare import Prepared, Row
 from trainers.sft import SFT
@@ -26,8 +22,6 @@ from trainers.sft import SFT
 
 class CPT(SFT):
     """Learns to continue documents."""
-
-    names = ("cpt",)
 
     def rows(self, job: Job, tokenizer: Any) -> Prepared[Row]:
         """The corpus, with the replay share of general text mixed in.
@@ -51,8 +45,10 @@ class CPT(SFT):
             seed=job.stage.seed,
         )
 
-    def judge(self, job: Job, trainer: Any, data: Prepared[Row], mark: str) -> Judge:
-        return Judge(job, trainer, data, mark, generates=False)
+    def evaluator(
+        self, job: Job, trainer: Any, data: Prepared[Row], fingerprint: str
+    ) -> TextEvaluator:
+        return TextEvaluator(job, trainer, data, fingerprint, generates=False)
 
 
 def general_text(job: Job, tokenizer: Any) -> Sequence[Row]:
@@ -97,14 +93,5 @@ def with_replay(
 
 
 def train(job: Job) -> None:
-    """Train the stage, or measure two steps of it, and write what came of it into its folder."""
+    """Train the stage, or measure two steps of it, and write the result into its folder."""
     stage.train(job, CPT())
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code."""
-    return run_trainer(train, argv, objectives=CPT.names, prog="trainers.cpt")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -3,22 +3,18 @@
 The model is compared with itself as it was when the stage began: a module is switched off, or read
 as a frozen copy of it where the stage goes on from an earlier one; a model trained whole is kept
 twice.
-
-Run: python -P -m trainers.dpo PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run] [--max-steps
-N] [--no-judge]
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainers.evaluation import loss as judge
-from trainers.evaluation.pairs import PreferenceJudge, both_sides, chosen
+from trainers.evaluation.loss import answer_log_probs
+from trainers.evaluation.pairs import PreferenceEvaluator, both_sides, chosen_rows
 from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.frame import settings, stage
-from trainers.frame.job import Job, run_trainer
+from trainers.frame.job import Job
 from trainers.frame.stage import Objective
 from trainers.prepare import Prepared
 from trainers.prepare.preference import PAIRS, Pair, preference_columns
@@ -29,7 +25,6 @@ class DPO(Objective):
     plan lets it move.
     """
 
-    names = ("dpo",)
     kind = PAIRS
     logged = ("rewards/margins", "rewards/accuracies", "rewards/chosen", "rewards/rejected")
 
@@ -51,11 +46,11 @@ class DPO(Objective):
         from datasets import Dataset
         from trl import DPOTrainer
 
-        from trainers.frame.trl_trainer import reference, with_safe_checkpoints
+        from trainers.frame.trl_trainer import reference_model, with_safe_checkpoints
 
         return with_safe_checkpoints(DPOTrainer)(
             model=model,
-            ref_model=reference(job, model),
+            ref_model=reference_model(job, model),
             args=settings.build_config(
                 self.config_class(),
                 {**arguments, "max_length": None, "beta": job.options["beta"]},
@@ -69,28 +64,21 @@ class DPO(Objective):
 
     def probe(self, job: Job, data: Prepared[Any], tokenizer: Any) -> Probe:
         return Probe(
-            row=chosen(tokenizer, [probe_row(data.train)])[0], pad_id=tokenizer.pad_token_id
+            row=chosen_rows(tokenizer, [probe_row(data.train)])[0], pad_id=tokenizer.pad_token_id
         )
 
-    def judge(self, job: Job, trainer: Any, data: Prepared[Any], mark: str) -> PreferenceJudge:
-        return PreferenceJudge(job, trainer, data, mark)
+    def evaluator(
+        self, job: Job, trainer: Any, data: Prepared[Any], fingerprint: str
+    ) -> PreferenceEvaluator:
+        return PreferenceEvaluator(job, trainer, data, fingerprint)
 
     def evaluation_loss(self, trainer: Any, rows: Sequence[Any]) -> float | None:
-        found = judge.answer_log_probs(
+        found = answer_log_probs(
             trainer, [side for row in rows for side in both_sides(trainer.processing_class, row)]
         )
         return -sum(found) / sum(row.learned for row in rows)
 
 
 def train(job: Job) -> None:
-    """Train the stage, or measure two steps of it, and write what came of it into its folder."""
+    """Train the stage, or measure two steps of it, and write the result into its folder."""
     stage.train(job, DPO())
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code."""
-    return run_trainer(train, argv, objectives=DPO.names, prog="trainers.dpo")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

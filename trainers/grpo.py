@@ -4,25 +4,21 @@ answers to each prompt, compared by a reward.
 Rows of a step are prompts: `micro_batch_size` of them are answered at once, `generations` times
 each, and as many answers go through one forward pass. Each answer is used for one update, so that
 clipping acts only with `trl: {num_iterations: 2}` and more.
-
-Run: python -P -m trainers.grpo PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run]
-[--max-steps N] [--no-judge]
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError, TrainingFailed
-from trainers.evaluation import loss as judge
 from trainers.evaluation.generation import general_rows
-from trainers.evaluation.rewards import RewardJudge
+from trainers.evaluation.loss import answer_log_probs
+from trainers.evaluation.rewards import RewardEvaluator
 from trainers.evaluation.saved_result import Probe
 from trainers.frame import settings, stage
-from trainers.frame.job import Job, run_trainer
+from trainers.frame.job import Job
 from trainers.frame.stage import Objective
 from trainers.prepare import Prepared
 from trainers.prepare.prompts import PROMPTS, Prompt
@@ -37,7 +33,6 @@ class GRPO(Objective):
     same prompt.
     """
 
-    names = ("grpo",)
     kind = PROMPTS
     logged = (
         "reward",
@@ -123,7 +118,7 @@ class GRPO(Objective):
             "remove_unused_columns": False,
             **self.own_arguments(job),
         }
-        built = reading_prompts(self.trainer_class())(
+        built = with_prepared_prompts(self.trainer_class())(
             model=model,
             reward_funcs=reward_function(self.reward),
             args=settings.build_config(self.config_class(), {**arguments, **own}, job),
@@ -147,8 +142,10 @@ class GRPO(Objective):
             pad_id=tokenizer.pad_token_id,
         )
 
-    def judge(self, job: Job, trainer: Any, data: Prepared[Prompt], mark: str) -> RewardJudge:
-        return RewardJudge(job, trainer, data, mark, self.reward)
+    def evaluator(
+        self, job: Job, trainer: Any, data: Prepared[Prompt], fingerprint: str
+    ) -> RewardEvaluator:
+        return RewardEvaluator(job, trainer, data, fingerprint, self.reward)
 
     def evaluation_loss(self, trainer: Any, rows: Sequence[Prompt]) -> float | None:
         general = general_rows(
@@ -156,13 +153,13 @@ class GRPO(Objective):
             trainer.args.max_completion_length + max(row.tokens for row in rows),
         )[: len(rows)]
         return (
-            -sum(judge.answer_log_probs(trainer, general)) / sum(row.learned for row in general)
+            -sum(answer_log_probs(trainer, general)) / sum(row.learned for row in general)
             if general
             else None
         )
 
     def save(self, job: Job, trainer: Any, model: Any, tokenizer: Any) -> None:
-        """Write the result. Raises TrainingFailed where the reward told no two answers apart, so
+        """Write the result. Raises TrainingFailed if the reward told no two answers apart, so
         that nothing was learned.
         """
         if self.reward.constant and job.max_steps is None:
@@ -188,7 +185,7 @@ def probe_text(row: Prompt) -> Row:
     )
 
 
-def reading_prompts(trainer: type) -> type:
+def with_prepared_prompts(trainer: type) -> type:
     """TRL's trainer reading our prompts: token for token as they were prepared, tools and all."""
     from trainers.frame.trl_trainer import with_safe_checkpoints
 
@@ -235,14 +232,5 @@ def reward_function(reward: Reward) -> Any:
 
 
 def train(job: Job) -> None:
-    """Train the stage, or measure two steps of it, and write what came of it into its folder."""
+    """Train the stage, or measure two steps of it, and write the result into its folder."""
     stage.train(job, GRPO())
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code."""
-    return run_trainer(train, argv, objectives=GRPO.names, prog="trainers.grpo")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

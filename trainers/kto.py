@@ -3,25 +3,21 @@ people liked or did not, or from pairs.
 
 At least four rows go through a device at once, since how far the model has moved is estimated from
 the rows of one batch.
-
-Run: python -P -m trainers.kto PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run] [--max-steps
-N] [--no-judge]
 """
 
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError
 from trainers.dpo import DPO
-from trainers.evaluation import loss as judge
-from trainers.evaluation.pairs import as_row
+from trainers.evaluation.loss import answer_log_probs
+from trainers.evaluation.pairs import answer_row
 from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.frame import settings, stage
-from trainers.frame.job import Job, run_trainer
+from trainers.frame.job import Job
 from trainers.prepare import Prepared
 from trainers.prepare.preference import FEEDBACK, Feedback, feedback_columns
 
@@ -31,7 +27,6 @@ FEWEST_AT_ONCE = 4
 class KTO(DPO):
     """Makes answers that people liked likelier, and others less likely."""
 
-    names = ("kto",)
     kind = FEEDBACK
     logged = ("kl", "rewards/margins", "rewards/chosen", "rewards/rejected")
 
@@ -95,11 +90,11 @@ class KTO(DPO):
         from datasets import Dataset
         from trl import KTOTrainer
 
-        from trainers.frame.trl_trainer import reference, with_safe_checkpoints
+        from trainers.frame.trl_trainer import reference_model, with_safe_checkpoints
 
         return with_safe_checkpoints(KTOTrainer)(
             model=model,
-            ref_model=reference(job, model),
+            ref_model=reference_model(job, model),
             args=settings.build_config(
                 self.config_class(),
                 {**arguments, "max_length": None, "beta": job.options["beta"]},
@@ -116,15 +111,15 @@ class KTO(DPO):
     def probe(self, job: Job, data: Prepared[Feedback], tokenizer: Any) -> Probe:
         row = probe_row(data.train)
         return Probe(
-            row=as_row(tokenizer, row, row.completion_ids, row.expected),
+            row=answer_row(tokenizer, row, row.completion_ids, row.expected),
             pad_id=tokenizer.pad_token_id,
         )
 
     def evaluation_loss(self, trainer: Any, rows: Sequence[Feedback]) -> float | None:
-        found = judge.answer_log_probs(
+        found = answer_log_probs(
             trainer,
             [
-                as_row(trainer.processing_class, row, row.completion_ids, row.expected)
+                answer_row(trainer.processing_class, row, row.completion_ids, row.expected)
                 for row in rows
             ],
         )
@@ -132,14 +127,5 @@ class KTO(DPO):
 
 
 def train(job: Job) -> None:
-    """Train the stage, or measure two steps of it, and write what came of it into its folder."""
+    """Train the stage, or measure two steps of it, and write the result into its folder."""
     stage.train(job, KTO())
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code."""
-    return run_trainer(train, argv, objectives=KTO.names, prog="trainers.kto")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

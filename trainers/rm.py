@@ -5,15 +5,11 @@ The loss is that of Bradley and Terry's model of paired comparisons, as in Instr
 (arXiv:2203.02155, section 3.4). The result is a sequence classifier with one label:
 AutoPeftModelForSequenceClassification or AutoModelForSequenceClassification loads it with
 `num_labels=1`.
-
-Run: python -P -m trainers.rm PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run] [--max-steps
-N] [--no-judge]
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,10 +17,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from advisor.ground.errors import InputError
-from trainers.evaluation.reward_model import ScoreJudge, pair_scores
+from trainers.evaluation.reward_model import RewardModelEvaluator, pair_scores
 from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.frame import settings, stage
-from trainers.frame.job import Job, run_trainer
+from trainers.frame.job import Job
 from trainers.frame.stage import Objective
 from trainers.prepare import Prepared
 from trainers.prepare.preference import PAIRS, Pair, reward_columns
@@ -37,7 +33,6 @@ HEAD_NAMES = ("score", "classifier")
 class RewardModel(Objective):
     """Learns to score the better answer of each pair higher."""
 
-    names = ("rm",)
     kind = PAIRS
     writes = False
     logged = ("accuracy", "margin", "mean_reward")
@@ -86,8 +81,12 @@ class RewardModel(Objective):
             head=HEAD,
         )
 
-    def judge(self, job: Job, trainer: Any, data: Prepared[Pair], mark: str) -> ScoreJudge:
-        return ScoreJudge(job, trainer, data, mark, scored_before=goes_on_from(job) == "SEQ_CLS")
+    def evaluator(
+        self, job: Job, trainer: Any, data: Prepared[Pair], fingerprint: str
+    ) -> RewardModelEvaluator:
+        return RewardModelEvaluator(
+            job, trainer, data, fingerprint, scored_before=goes_on_from(job) == "SEQ_CLS"
+        )
 
     def evaluation_loss(self, trainer: Any, rows: Sequence[Pair]) -> float | None:
         from torch.nn.functional import logsigmoid
@@ -100,7 +99,7 @@ class RewardModel(Objective):
 
 
 def adapter_config(job: Job) -> dict[str, Any] | None:
-    """The config of the module that this stage starts from, or None where it starts from whole
+    """The config of the module that this stage starts from, or None if it starts from whole
     weights.
     """
     path = job.start / "adapter_config.json" if job.start is not None else None
@@ -124,8 +123,8 @@ def goes_on_from(job: Job) -> str | None:
 
 
 def other_form(job: Job) -> str | None:
-    """Why the score module cannot start as the module of the stage before, in words; None where it
-    does, or where there is none.
+    """Why the score module cannot start as the module of the stage before, in words; None if it
+    does, or if there is none.
 
     A reward model is a module of its own: PPO trains the policy's module on, and only reads this
     one.
@@ -142,7 +141,7 @@ def other_form(job: Job) -> str | None:
             f"the scores' module starts from the base: that of {name} is a"
             f" {config.get('peft_type')} module, this one is {job.stage.update}"
         )
-    for field, key in update.OWNED.items():
+    for field, key in update.PLAN_KEYS.items():
         value = job.options.get(key)
         if (
             key in job.options
@@ -270,14 +269,5 @@ def choose_padding(model: Any, tokenizer: Any, data: Prepared[Pair]) -> None:
 
 
 def train(job: Job) -> None:
-    """Train the stage, or measure two steps of it, and write what came of it into its folder."""
+    """Train the stage, or measure two steps of it, and write the result into its folder."""
     stage.train(job, RewardModel())
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code."""
-    return run_trainer(train, argv, objectives=RewardModel.names, prog="trainers.rm")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,20 +1,15 @@
-"""Supervised fine-tuning under any update scheme, on chat, prompt and completion, or raw text.
-
-Run: python -P -m trainers.sft PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run] [--max-steps
-N] [--no-judge]
-"""
+"""Supervised fine-tuning under any update scheme, on chat, prompt and completion, or raw text."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainers.evaluation import loss as judge
-from trainers.evaluation.generation import Judge
+from trainers.evaluation.generation import TextEvaluator
+from trainers.evaluation.loss import mean_loss
 from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.frame import settings, stage
-from trainers.frame.job import Job, run_trainer
+from trainers.frame.job import Job
 from trainers.frame.rows import sequences_of
 from trainers.frame.stage import Objective
 from trainers.prepare import Prepared, Row
@@ -22,8 +17,6 @@ from trainers.prepare import Prepared, Row
 
 class SFT(Objective):
     """Learns the answers of the examples."""
-
-    names = ("sft",)
 
     def config_class(self) -> type:
         from trl import SFTConfig
@@ -49,7 +42,7 @@ class SFT(Objective):
         from datasets import Dataset
 
         from trainers.frame.answer_loss import answer_trainer
-        from trainers.prepare import PackedBatches, columns
+        from trainers.prepare import PackedBatches, dataset_columns
 
         flat = job.stage.packing and job.stage.attention == "flash_attention_2"
         own = {
@@ -60,7 +53,7 @@ class SFT(Objective):
         return answer_trainer()(
             model=model,
             args=settings.build_config(self.config_class(), {**arguments, **own}, job),
-            train_dataset=Dataset.from_dict(columns(sequences, lengths=job.stage.packing)),
+            train_dataset=Dataset.from_dict(dataset_columns(sequences, lengths=job.stage.packing)),
             processing_class=tokenizer,
             data_collator=(
                 PackedBatches(tokenizer.pad_token_id) if job.stage.packing and not flat else None
@@ -71,11 +64,13 @@ class SFT(Objective):
     def probe(self, job: Job, data: Prepared[Row], tokenizer: Any) -> Probe:
         return Probe(row=probe_row(data.train), pad_id=tokenizer.pad_token_id)
 
-    def judge(self, job: Job, trainer: Any, data: Prepared[Row], mark: str) -> Judge:
-        return Judge(job, trainer, data, mark)
+    def evaluator(
+        self, job: Job, trainer: Any, data: Prepared[Row], fingerprint: str
+    ) -> TextEvaluator:
+        return TextEvaluator(job, trainer, data, fingerprint)
 
     def evaluation_loss(self, trainer: Any, rows: Sequence[Row]) -> float | None:
-        return judge.mean_loss(trainer, rows)
+        return mean_loss(trainer, rows)
 
 
 def objective_of(job: Job) -> Objective:
@@ -88,7 +83,7 @@ def objective_of(job: Job) -> Objective:
 
 
 def train(job: Job) -> None:
-    """Train the stage, or measure two steps of it, and write what came of it into its folder."""
+    """Train the stage, or measure two steps of it, and write the result into its folder."""
     stage.train(job, objective_of(job))
 
 
@@ -97,12 +92,3 @@ def check_rows(job: Job) -> None:
     trained.
     """
     stage.prepare(job, objective_of(job))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code."""
-    return run_trainer(train, argv, objectives=SFT.names, prog="trainers.sft", check=check_rows)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -13,10 +13,8 @@ from advisor.methods.composition import Composition, compose
 from advisor.ruleset.judge import Judgement, judge
 from advisor.ruleset.model import Rule, Ruleset
 
-LAST, SETTINGS = (
-    "scheme",
-    "settings",
-)  # the table that needs to know what fits, and the one asked stage by stage
+# The table that needs to know what fits, and the one asked stage by stage.
+LAST, SETTINGS = "rank", "settings"
 SMALLER_MODEL = "smaller_model"  # the scheme table's way out where no scheme fits
 # what a gate's conclusion means in a composition: remedies, and whether training goes with them
 REMEDIES_OF_GATE = {
@@ -29,18 +27,17 @@ REMEDIES_OF_GATE = {
     "bigger_model": (("bigger_model",), False),
     "constrained_decoding": (("constrained_decoding",), False),
 }
-# Steps whose default says nothing a person has to hear (what is barred is told beside each barred
-# scheme), and the steps that only join what two others concluded.
+# Steps whose default says nothing a person has to hear, and the steps that only join what two
+# others concluded.
 UNSAID = {
-    "knowledge": ("weights",),
+    "knowledge_source": ("finetune",),
     "readiness": ("train",),
-    "gate": ("train",),
-    "modules": ("shared",),
-    "family": ("decoder",),
-    "capacity": ("any",),
-    "bars": ("none", "full", "layers", "prefix", "full_and_layers", "full_and_prefix"),
+    "train_decision": ("train",),
+    "adapters_per": ("model",),
+    "architecture": ("decoder",),
+    "required_capacity": ("any",),
 }
-JOINS = ("gate",)
+JOINS = ("train_decision",)
 
 
 class Undecided(Exception):
@@ -68,13 +65,32 @@ class Decision:
     def trains(self) -> bool:
         return bool(self.composition.chain)
 
+    @property
+    def chain(self) -> str:
+        """The concluded chain: 'sft>rm>ppo', 'encoder:sft'."""
+        return str(self.facts["chain"])
+
+    @property
+    def per_task(self) -> bool:
+        """Whether each task gets a module of its own."""
+        return bool(self.facts["adapters_per"] == "task")
+
+    @property
+    def nothing_fits(self) -> bool:
+        """Whether no scheme fits the hardware and the budget."""
+        return SMALLER_MODEL in self.composition.remedies
+
+    def candidate(self, scheme: str, remedies: tuple[str, ...] = ()) -> Composition:
+        """The concluded chain with some scheme."""
+        return compose(self.chain, scheme, per_task=self.per_task, remedies=remedies)
+
 
 def conclude_early(ruleset: Ruleset, base: Mapping[str, Any]) -> Decision:
     """The steps that need no estimate: everything before the scheme."""
     facts = dict(base)
     steps: dict[str, Judgement] = {}
     for table in ruleset.tables.values():
-        if table.id in (LAST, SETTINGS):
+        if table.id in (LAST, SETTINGS) or table.per:
             continue
         steps[table.id] = judge(ruleset, table.id, facts)
         winner = steps[table.id].winner
@@ -115,7 +131,7 @@ def decide(ruleset: Ruleset, facts: Mapping[str, Any]) -> Decision:
 
 
 def _composition(facts: Mapping[str, Any]) -> Composition:
-    remedies, trains = REMEDIES_OF_GATE[str(facts["gate"])]
+    remedies, trains = REMEDIES_OF_GATE[str(facts["train_decision"])]
     if not trains:
         return Composition(remedies=remedies)
     if facts["scheme"] == SMALLER_MODEL:
@@ -123,7 +139,7 @@ def _composition(facts: Mapping[str, Any]) -> Composition:
     return compose(
         str(facts["chain"]),
         str(facts["scheme"]),
-        per_task=facts["modules"] == "per_task",
+        per_task=facts["adapters_per"] == "task",
         remedies=remedies,
     )
 
@@ -132,16 +148,16 @@ def _heard(steps: Mapping[str, Judgement], facts: Mapping[str, Any]) -> tuple[Ru
     """The winning rules without those that go without saying; a remedy alone is explained by what
     led to it.
     """
-    trains = REMEDIES_OF_GATE[str(facts["gate"])][1]
+    trains = REMEDIES_OF_GATE[str(facts["train_decision"])][1]
     heard: list[Rule] = []
     for table, judgement in steps.items():
         if judgement.winner is None or (
-            not trains and table not in ("knowledge", "readiness", "gate")
+            not trains and table not in ("knowledge_source", "readiness", "train_decision")
         ):
             continue
         outcome, rule = judgement.winner
         unsaid = outcome in UNSAID.get(table, ()) and (
-            rule.layer == "base" or table in ("gate", "modules", "bars")
+            rule.layer == "base" or table in ("train_decision", "adapters_per")
         )
         joins = table in JOINS and heard
         if not unsaid and not joins:

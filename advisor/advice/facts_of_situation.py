@@ -5,6 +5,7 @@ What is not known is left out.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from advisor.estimate.architecture import ENCODERS
@@ -67,7 +68,7 @@ def situation_facts(situation: Situation) -> dict[str, Any]:
             )
     start = start_of(situation, facts)
     if start is not None:
-        facts["start"] = start
+        facts["checkpoint_kind"] = start
     return facts
 
 
@@ -109,7 +110,7 @@ def fact_origin(situation: Situation, fact_id: str) -> str:
         return hardware.origin
     if fact_id in ("params_b", "model_family") and situation.model is not None:
         return f"from {situation.model.id}"
-    if fact_id == "start" and not {"base_model_untuned", "instruct_model_start"} & set(
+    if fact_id == "checkpoint_kind" and not {"base_model_untuned", "instruct_model_start"} & set(
         answers.signals
     ):
         return "from the model's name"
@@ -119,7 +120,7 @@ def fact_origin(situation: Situation, fact_id: str) -> str:
     return ORIGIN_WORDS[answer.origin] if answer is not None else "stated"
 
 
-def unknown_facts(situation: Situation, facts: dict[str, Any]) -> tuple[str, ...]:
+def unknown_facts(situation: Situation, facts: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of the facts that would help and are not known, as an answers file spells them."""
     missing = []
     for fact_id in WORTH_KNOWING:

@@ -19,6 +19,7 @@ from advisor.estimate.reading import tokens_read
 from advisor.estimate.stages import stage_spec
 from advisor.estimate.types import Estimate, Fits, RunSpec
 from advisor.ground.types import DataProfile
+from advisor.methods import methods
 from advisor.methods.composition import Composition
 from advisor.plan.model import Stage
 from advisor.ruleset.model import Ruleset
@@ -88,13 +89,13 @@ def _room_for_answers(
     """Where a stage writes its own answers: how long they may be, and a length that holds the
     longest prompt and one of them.
     """
-    key = ruleset.axes.get(f"objectives/{objective}", {}).get("keys", {}).get("response_tokens")
+    key = methods().objective(objective).keys.get("response_tokens")
     data = _profile(situation, objective)
     if key is None or data is None or data.tokens is None:
         return {}
     whole = settings["seq_len"]
     answer = settings.get("response_tokens") or Chosen(
-        value=min(int(key["default"]), int(whole.value)),
+        value=min(int(key.default), int(whole.value)),
         because="as long as answers usually are, no longer than the rows",
     )
     length = min(int(whole.value) + int(answer.value), context_tokens or 2**31)
@@ -106,6 +107,16 @@ def _rounded(length: float) -> int:
     return max(MULTIPLE, -(-int(-(-length // 1)) // MULTIPLE) * MULTIPLE)
 
 
+def stage_facts(
+    situation: Situation, facts: Mapping[str, Any], composition: Composition
+) -> dict[str, Any]:
+    """What the table of settings sees beside the stage's own axes."""
+    found = {**facts, "architecture": "encoder" if composition.encoder else "decoder"}
+    if situation.model is not None:  # also of a suggested model: its size decides the learning rate
+        found["params_b"] = situation.model.params / 1e9
+    return found
+
+
 def stage_settings(
     ruleset: Ruleset,
     situation: Situation,
@@ -114,11 +125,9 @@ def stage_settings(
     objective: str,
 ) -> dict[str, Chosen]:
     """What the rules set for one stage of a composition, before anything is fitted."""
-    if situation.model is not None:  # also of a suggested model: its size decides the learning rate
-        facts = {**facts, "params_b": situation.model.params / 1e9}
-    facts = {**facts, "family": "encoder" if composition.encoder else "decoder"}
+    seen = stage_facts(situation, facts, composition)
     return settings_by_rule(
-        ruleset, facts, objective, composition.update or "lora", composition.quantization
+        ruleset, seen, objective, composition.update or "lora", composition.quantization
     )
 
 
@@ -141,12 +150,12 @@ def fit_stage(
     """
     update, quantization = composition.update or "lora", composition.quantization
     settings = {**stage_settings(ruleset, situation, facts, composition, objective), **shared}
-    batch = settings.pop("effective_batch", Chosen(value=16, because="usual"))
+    batch = settings.pop("effective_batch_size", Chosen(value=16, because="usual"))
     model = situation.model
     context = model.context_tokens if model else None
     settings["seq_len"] = (
         text_length(situation, context)
-        if objective == "cpt"
+        if methods().objective(objective).splits_documents
         else sequence_length(_profile(situation, objective), context)
     )
     settings |= _room_for_answers(ruleset, objective, settings, situation, context)

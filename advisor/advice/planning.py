@@ -11,6 +11,7 @@ from typing import Any
 from advisor.advice.facts_of_situation import device
 from advisor.advice.types import Advice, Candidate, Chosen
 from advisor.ground.types import DataProfile
+from advisor.methods import methods
 from advisor.plan.model import Comments, Launch, Origin, Plan, PlanData, Stage, Task
 from advisor.ruleset.model import Ruleset
 from advisor.situation.answers import answers_document
@@ -44,7 +45,7 @@ def missing_for_plan(advice: Advice, candidate: Candidate, ruleset: Ruleset) -> 
             and kinds != {"prompts_with_verifier"}
         ):
             missing.append("reward_model")
-        trains_on = ruleset.axes.get(f"objectives/{objective}", {}).get("trains_on")
+        trains_on = methods().objective(objective).trains_on
         if not trains_on or not profiles or any(profile.kind in trains_on for profile in profiles):
             continue
         if needs_examples(situation, objective):
@@ -63,10 +64,8 @@ def missing_for_plan(advice: Advice, candidate: Candidate, ruleset: Ruleset) -> 
 
 def needs_scores(ruleset: Ruleset, objective: str, before: Sequence[str]) -> bool:
     """Whether a stage scores its own answers, with no reward model trained before it."""
-    return (
-        "reward_model" in ruleset.axes.get(f"objectives/{objective}", {}).get("keys", {})
-        and "rm" not in before
-    )
+    scored = any(methods().objective(earlier).scores for earlier in before)
+    return methods().objective(objective).needs_reward and not scored
 
 
 def needs_examples(situation: Situation, objective: str) -> bool:
@@ -113,7 +112,9 @@ def make_plan(
         if situation.reward_model is not None and needs_scores(ruleset, stage.objective, before):
             options["reward_model"] = situation.reward_model
             comments[("stages", index, "reward_model")] = "the model that scores answers, as stated"
-        writers = [earlier.name for earlier in stages if earlier.objective != "rm"]
+        writers = [
+            earlier.name for earlier in stages if not methods().objective(earlier.objective).scores
+        ]
         if before[-1:] == ["rm"] and writers:
             values["start_from"] = writers[-1]
             comments[("stages", index, "start_from")] = (
@@ -126,11 +127,11 @@ def make_plan(
                 name=stage_name,
                 objective=stage.objective,
                 update=stage.update,
-                quantization=stage.quantization,
+                quantization=stage.quantization,  # type: ignore[arg-type]
                 options=options,
                 **values,
             )
-        )  # type: ignore[arg-type]
+        )
     cards = len(situation.hardware.gpus)
     strategy = candidate.stages[0].settings["sharding"].value if cards > 1 else None
     kind = DEVICES[situation.hardware.kind]

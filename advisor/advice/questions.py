@@ -18,7 +18,8 @@ from itertools import product
 from operator import or_
 from typing import Any
 
-from advisor.methods.composition import SCHEMES
+from advisor.methods import schemes
+from advisor.ruleset.candidates import judged_rules
 from advisor.ruleset.domain import cells_of
 from advisor.ruleset.facts import UNKNOWN, read_from
 from advisor.ruleset.judge import compile_table
@@ -26,7 +27,8 @@ from advisor.ruleset.model import Condition, Ruleset
 
 from .decide import LAST, REMEDIES_OF_GATE, SETTINGS, SMALLER_MODEL
 
-FITS = tuple(f"fits_{scheme}" for scheme in SCHEMES)  # known only once something can be estimated
+# Known only once something can be estimated.
+FITS = tuple(f"fits_{scheme}" for scheme in schemes())
 OVER_BUDGET = "over_budget"
 # What the plan and its estimate need beside the composition: asked wherever training is still
 # possible.
@@ -34,7 +36,12 @@ NEEDED_TO_TRAIN = ("data_path", "data_rows", "tasks", "n_tasks", "model", "gpu")
 # Read by the plan where an answer that mattered by itself opened the question: no reason to ask for
 # that answer.
 ASKED_BESIDE = ("reward_model",)
-MADE_OF = ("gate", "chain", "modules", "scheme")  # the conclusions that a composition is made of
+MADE_OF = (
+    "train_decision",
+    "chain",
+    "adapters_per",
+    "scheme",
+)  # the conclusions that a composition is made of
 ALIKE = ("alike",)
 
 Vector = tuple[Any, ...]  # what is concluded under each answer to the question, side by side
@@ -89,14 +96,14 @@ def fixed_chain(
     """
     paths = _Paths(_steps(ruleset), facts, [{}], _open_facts(ruleset, facts, askable))
     found = {
-        (state["chain"][0], state["modules"][0])
+        (state["chain"][0], state["adapters_per"][0])
         for state in paths.states()
-        if _trains(state["gate"][0])
+        if _trains(state["train_decision"][0])
     }
     if len(found) != 1:
         return None
     chain, modules = found.pop()
-    return str(chain), modules == "per_task"
+    return str(chain), modules == "task"
 
 
 # --------------------------------------------------------------------------- what is open
@@ -133,8 +140,8 @@ def _answers(ruleset: Ruleset, facts: Mapping[str, Any], fact_id: str) -> list[d
     fact, read = ruleset.facts[fact_id], read_from(fact_id)
     conditions = [
         condition
-        for rules in ruleset.rules.values()
-        for rule in rules
+        for table_id in ruleset.tables
+        for rule in judged_rules(ruleset, table_id)
         for condition in rule.when
         if condition.fact == fact_id
     ]
@@ -156,8 +163,8 @@ def _answers(ruleset: Ruleset, facts: Mapping[str, Any], fact_id: str) -> list[d
 def _values(ruleset: Ruleset, facts: Mapping[str, Any], fact_id: str) -> list[Any]:
     conditions = [
         condition
-        for rules in ruleset.rules.values()
-        for rule in rules
+        for table_id in ruleset.tables
+        for rule in judged_rules(ruleset, table_id)
         for condition in rule.when
         if condition.fact == fact_id
     ]
@@ -200,7 +207,7 @@ class _Step:
         self.id, self.concludes, self.inputs = (
             table_id,
             table.table.concludes,
-            frozenset(table.table.inputs),
+            frozenset(table.table.seen),
         )
         recommending = [table.rules[i] for i in table.order]
         forbidding = [rule for rule in table.rules if rule.kind == "forbid"]
@@ -227,9 +234,7 @@ class _Step:
         ]
         self.impossible = ((1 << len(impossible)) - 1) << len(self.rules)
         self.every |= self.impossible
-        conditions: dict[str, list[tuple[int, Condition]]] = {
-            name: [] for name in table.table.inputs
-        }
+        conditions: dict[str, list[tuple[int, Condition]]] = {name: [] for name in table.table.seen}
         for bit, when in enumerate((*(rule.when for rule in self.rules), *impossible)):
             for condition in when:
                 conditions[condition.fact].append((bit, condition))
@@ -301,7 +306,11 @@ class _Step:
 @cache
 def _steps(ruleset: Ruleset) -> tuple[_Step, ...]:
     """The tables that make up a composition, in their order."""
-    return tuple(_Step(ruleset, table_id) for table_id in ruleset.tables if table_id != SETTINGS)
+    return tuple(
+        _Step(ruleset, table_id)
+        for table_id, table in ruleset.tables.items()
+        if table_id != SETTINGS and not table.per
+    )
 
 
 # --------------------------------------------------------------------------- from table to table
@@ -338,7 +347,7 @@ class _Paths:
         return any(_two_compositions(state) for state in self.paths(prune=True))
 
     def may_train(self) -> bool:
-        return any(_trains(state["gate"][0]) for state in self.paths("gate"))
+        return any(_trains(state["train_decision"][0]) for state in self.paths("train_decision"))
 
     def states(self) -> Iterator[dict[str, Vector]]:
         """Each way through the tables."""
@@ -389,9 +398,10 @@ class _Paths:
         # A chain, or whether there are modules, that is alike under every answer: which one it is
         # no longer matters.
         done = [
-            name in ("chain", "modules") and name not in self.read_later[place] for name in names
+            name in ("chain", "adapters_per") and name not in self.read_later[place]
+            for name in names
         ]
-        gate = names.index("gate") if "gate" in names else None
+        gate = names.index("train_decision") if "train_decision" in names else None
         alive = set()
         for state in states:
             apart = [len(set(vector)) > 1 for vector in state]

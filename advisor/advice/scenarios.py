@@ -15,12 +15,13 @@ from typing import Any
 from advisor.ground.errors import Fault, InputError, nearest, unknown_name
 from advisor.ground.resources import rules_dir
 from advisor.ground.yaml_reader import Document, read_yaml
-from advisor.methods.composition import SCHEMES
+from advisor.methods import schemes
+from advisor.ruleset.candidates import spread_given
 from advisor.ruleset.facts import UNKNOWN, Fact
 from advisor.ruleset.judge import judge
 from advisor.ruleset.model import Rule, Ruleset
 
-from .decide import SETTINGS, Decision, Undecided, decide
+from .decide import LAST, SETTINGS, Decision, Undecided, decide
 from .explain import why_not_outcome
 
 KEYS = {"id", "given", "composition", "fired", "why_not", "whatif", "settings", "warned", "why"}
@@ -164,10 +165,12 @@ def _scenario(
                 )
             )
         )
-    for where, facts in (
-        ("given", entry["given"]),
-        *(("whatif", change["change"]) for change in changes),
-    ):
+    given = spread_given(entry["given"], ruleset.facts)
+    whatif = [
+        (spread_given(change["change"], ruleset.facts), str(change["composition"]))
+        for change in changes
+    ]
+    for where, facts in (("given", given), *(("whatif", change) for change, _ in whatif)):
         faults.extend(
             unknown_name("fact", fact, list(ruleset.facts), at=document.at((*path, where)))
             for fact in facts
@@ -191,10 +194,9 @@ def _scenario(
     if len(faults) > before:
         return None
     return Scenario(
-        id=entry["id"], at=document.at((*path, "id")), given=entry["given"], why=entry["why"],
+        id=entry["id"], at=document.at((*path, "id")), given=given, why=entry["why"],
         composition=str(entry.get("composition", "")), fired=tuple(entry.get("fired", ())),
-        why_not=entry.get("why_not", {}), whatif=tuple((change["change"],
-        str(change["composition"])) for change in changes), settings=entry.get("settings"),
+        why_not=entry.get("why_not", {}), whatif=tuple(whatif), settings=entry.get("settings"),
         warned=tuple(entry.get("warned", ())),
     )  # fmt: skip
 
@@ -268,7 +270,7 @@ def _settings_differences(ruleset: Ruleset, scenario: Scenario) -> Iterator[str]
 
 
 def _why_not(ruleset: Ruleset, decision: Decision, outcome: str) -> tuple[str, ...]:
-    judgement = decision.steps["scheme" if outcome in SCHEMES else "chain"]
+    judgement = decision.steps[LAST if outcome in schemes() else "chain"]
     if outcome in judgement.forbidden:
         return tuple(rule.id for rule in judgement.forbidden[outcome])
     return tuple(

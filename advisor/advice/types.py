@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from advisor.estimate.types import DDP, Estimate
+from advisor.estimate.types import Estimate
+from advisor.ground.types import DDP
 from advisor.methods.composition import Composition
 from advisor.situation.types import Situation
 
@@ -58,7 +59,7 @@ class StageSettings:
     settings: Mapping[str, Chosen]
 
     @property
-    def split(self) -> bool:
+    def is_sharded(self) -> bool:
         """Whether the model is split over several cards, which `advise run` does not start."""
         return "sharding" in self.settings and self.settings["sharding"].value != DDP
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from advisor.estimate import sources as src
-from advisor.estimate.dims import targets
+from advisor.estimate.methods import special
 from advisor.estimate.resolved_run import ResolvedRun, answers_at_once, term_of
 from advisor.estimate.types import Term
+from advisor.methods import objective, update
 
 # One layer run again with frozen weights, per token: what SwiGLU and the projections keep plus
 # their gradients. Fitted on the slope of 4 and 8 and 16 sequences of 4096 (Mistral 7B, Llama 3 8B):
@@ -81,7 +82,7 @@ def layer_bytes(s: ResolvedRun) -> float:
     """
     d, spec, stack = s.dims, s.spec, s.stack
     wide = 4 if s.weight_bytes == 4 and spec.precision != "mixed" else 2
-    frozen, norms = spec.update != "full", d.norms
+    frozen, norms = s.is_module, d.norms
     attention = wide * (2 * d.q_size + 2 * d.kv_size)  # q, k, v and the attention's output
     scores = 5 * d.heads * spec.seq_len * (wide / 2) if s.eager else 0.0
     if (
@@ -110,13 +111,15 @@ def layer_bytes(s: ResolvedRun) -> float:
     total += (
         wide * (3 if d.gated else 1) * d.width
     )  # gate, up and the activated gate; or the value before the activation
-    adapted = targets(d, spec) if spec.update == "lora" else ()
+    how = update(spec.update)
+    layers_with_module, own_layers = special(how, "adapted"), special(how, "kept_bytes")
+    adapted = layers_with_module(d, spec) if layers_with_module else ()
     if not frozen or (spec.quantization and stack.name):
         total += (
             wide * d.width
         )  # the last matrix keeps its input if it trains, or under bitsandbytes before 0.43
-    elif spec.update == "adapter":
-        total += (2 if spec.options.get("placement") == "houlsby" else 1) * 4 * d.hidden
+    elif own_layers:
+        total += own_layers(d, spec)
     return total + _adapter_inputs(s, adapted, wide) + scores
 
 
@@ -238,7 +241,7 @@ def loss_memory(s: ResolvedRun) -> list[Term]:
     row has a few classes.
     """
     d, tokens = s.dims, s.tokens
-    if d.encoder or s.spec.objective == "rm":
+    if d.encoder or objective(s.spec.objective).logits == "none":
         return []
     if s.loss == "parts":
         return [_parts(s, PART_COPIES, "with exponentials and gradient")]
@@ -275,7 +278,7 @@ def loss_memory(s: ResolvedRun) -> list[Term]:
         ]
     if s.loss == "chunked" and not s.stack.whole_logits:
         tile = min(tokens, TILE_TOKENS) * min(d.vocab, TILE_WORDS)
-        whole = s.spec.update == "full" and not s.stack.name
+        whole = not s.is_module and not s.stack.name
         size = tile * (CPU_TILE_BYTES if s.cpu else TILE_BYTES) + (
             4 * d.head_params if whole else 0
         )
@@ -319,7 +322,7 @@ def evaluation_memory(s: ResolvedRun) -> list[Term]:
     ]
     if s.loss == "parts":
         terms.append(_parts(s, PART_COPIES - 1, "with exponentials"))
-    elif not d.encoder and s.spec.objective != "rm":
+    elif not d.encoder and objective(s.spec.objective).logits != "none":
         whole = s.loss != "chunked"
         per = (
             LOSS_COMPILED_BYTES

@@ -10,12 +10,6 @@ from advisor.estimate.architecture import ENCODERS, FOUR_NORMS, OWN_ATTENTION, P
 from advisor.estimate.types import RunSpec
 from advisor.ground.types import ModelShape
 
-# What the trainers use where a spec does not say (PEFT's own default rank is 8; the guide's
-# evidence prefers more).
-DEFAULT_RANK = 16
-DEFAULT_BOTTLENECK = 64
-DEFAULT_PREFIX_TOKENS = 30
-
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
 # Other names for the same linear layers. "c_proj" is the attention's output in GPT-2 and Qwen-1
@@ -173,32 +167,3 @@ def _common_name(dims: Dims, name: str) -> str | None:
         if common == "lm_head" or (common is not None and dims.linear(common) is not None)
         else None
     )
-
-
-def trainable_params(dims: Dims, spec: RunSpec) -> int:
-    """Parameters that get a gradient."""
-    if spec.update == "full":
-        return dims.params
-    if spec.update == "adapter":
-        width = int(spec.options.get("bottleneck") or DEFAULT_BOTTLENECK)
-        # Pfeiffer: one after the MLP; Houlsby: another after attention. Each is a down and an up
-        # matrix with biases.
-        places = 2 if spec.options.get("placement") == "houlsby" else 1
-        return dims.layers * places * (2 * dims.hidden * width + width + dims.hidden)
-    if spec.update == "prefix":
-        tokens = int(
-            spec.options.get("prefix_tokens")
-            or spec.options.get("num_virtual_tokens")
-            or DEFAULT_PREFIX_TOKENS
-        )
-        return dims.layers * 2 * dims.kv_size * tokens
-    rank = spec.rank or DEFAULT_RANK
-    total = 0
-    for name in targets(dims, spec):
-        if name == "lm_head":
-            total += rank * (dims.hidden + dims.vocab)
-            continue
-        sizes = dims.linear(name)
-        if sizes is not None:
-            total += dims.layers * rank * (sizes[0] + sizes[1]) * sizes[2]
-    return total

@@ -21,7 +21,7 @@ from advisor.estimate.activation_memory import (
     rollout_memory,
 )
 from advisor.estimate.dims import dims_of
-from advisor.estimate.resolved_run import GENERATED, ResolvedRun, resolve, term_of
+from advisor.estimate.resolved_run import ResolvedRun, resolve, term_of
 from advisor.estimate.static_memory import (
     communication_buckets,
     first_gradients,
@@ -35,6 +35,7 @@ from advisor.estimate.static_memory import (
 from advisor.estimate.types import MemoryEstimate, Moment, RunSpec, Term
 from advisor.ground.types import GpuSpec, ModelShape
 from advisor.ground.units import GIB
+from advisor.methods import objective
 
 # Beyond what is allocated: blocks split and kept. Weights and states are allocated once and lose
 # little.
@@ -100,9 +101,7 @@ def memory_estimate(
     full_gradients = gradients(s)
     # With accumulation the gradients of earlier micro-batches stay.
     kept = (
-        full_gradients
-        if spec.grad_accum > 1 or (s.stack.accumulates and spec.update == "full")
-        else []
+        full_gradients if spec.grad_accum > 1 or (s.stack.accumulates and not s.is_module) else []
     )
     held, scoring, layer = activations(s), loss_memory(s), recomputed_layer(s)
     passing = {"held": held, "scoring": scoring, "layer": layer}
@@ -127,7 +126,7 @@ def memory_estimate(
         _moment("evaluation", s, passing, device, [*standing, *gathered_weights(s, layers=2),
         *evaluation_memory(s)]),
     ]  # fmt: skip
-    if spec.objective in GENERATED:
+    if objective(spec.objective).generates:
         moments.append(
             _moment(
                 "generating answers",

@@ -4,8 +4,8 @@ that learns from answers of its own reads the request alone."""
 
 from __future__ import annotations
 
-from advisor.estimate.resolved_run import GENERATED, sequences_per_row
 from advisor.ground.types import TokenStats
+from advisor.methods import objective as objective_named
 
 
 def tokens_read(
@@ -24,8 +24,9 @@ def tokens_read(
     Lengths come from the histogram, taken as even within each bin; a pair counts both sequences
     where its stage runs both. Packed rows and documents are parted, not cut.
     """
-    sequences = sequences_per_row(objective)
-    if objective in GENERATED and response_tokens and tokens.request_mean is not None:
+    what = objective_named(objective)
+    sequences = what.sequences_per_row
+    if what.generates and response_tokens and tokens.request_mean is not None:
         return min(tokens.request_mean + response_tokens, float(seq_len)), 1.0
     if not tokens.histogram:
         return min(tokens.mean, float(sequences * seq_len)), 1.0
@@ -39,7 +40,7 @@ def tokens_read(
         all_tokens += count * (low + high) / 2
         inside = (
             1.0
-            if packing or objective == "cpt" or seq_len >= high
+            if packing or what.splits_documents or seq_len >= high
             else max(0.0, (seq_len - low) / max(1, high - low))
         )
         kept_rows += count * inside

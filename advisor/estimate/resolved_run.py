@@ -4,48 +4,43 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from advisor.estimate.dims import Dims, trainable_params
+from advisor.estimate.dims import Dims
 from advisor.estimate.frameworks import Framework, framework_of
+from advisor.estimate.methods import special
 from advisor.estimate.types import RunSpec, Term
 from advisor.ground.types import Source
+from advisor.methods import objective, update
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
 CPU_OPTIMIZERS = ("adamw_cpu", "adam_cpu", "cpu_adam")
 COUNTERS = ("allocated", "active", "reserved", "nvidia-smi", "unknown")
-PAIRED = ("dpo", "orpo", "rm")  # each row is two sequences
-
-# Objectives that learn from answers of their own -> answers to each prompt unless told
-# (rules/objectives/).
-GENERATED = {"ppo": 1, "grpo": 8, "rloo": 4}
-ANSWERS_AT_ONCE = 32  # that our PPO writes together at least (trainers/ppo/rollout.py)
-
-
-def sequences_per_row(objective: str) -> int:
-    """How many sequences one row of an objective is: both sides of a pair run."""
-    return 2 if objective in PAIRED else 1
 
 
 def answers_each(spec: RunSpec) -> int:
     """How many answers to one prompt a step learns from."""
-    return (
-        int(spec.options.get("generations") or GENERATED[spec.objective])
-        if spec.objective in GENERATED
-        else 1
-    )
+    answers = objective(spec.objective).answers
+    return int(spec.options.get("generations") or answers) if answers else 1
 
 
 def answers_at_once(spec: RunSpec) -> int:
     """How many answers are written together."""
-    if spec.objective == "ppo":
-        return min(
-            max(ANSWERS_AT_ONCE, spec.micro_batch_size), spec.micro_batch_size * spec.grad_accum
-        )
-    return spec.micro_batch_size * answers_each(spec)
+    own = special(objective(spec.objective), "answers_at_once")
+    return int(own(spec)) if own else spec.micro_batch_size * answers_each(spec)
 
 
 def rollouts(spec: RunSpec) -> int:
     """How many times a step writes answers."""
     return -(-spec.micro_batch_size * spec.grad_accum * answers_each(spec) // answers_at_once(spec))
+
+
+def trainable_params(dims: Dims, spec: RunSpec) -> int:
+    """Parameters that get a gradient.
+
+    Raises InputError where the update's file does not say how to count them.
+    """
+    count = special(update(spec.update), "trainable_params")
+    assert count is not None  # `special` raises for an update without it
+    return int(count(dims, spec))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +79,11 @@ class ResolvedRun:
     )
 
     @property
+    def is_module(self) -> bool:
+        """Whether a module is trained beside a frozen base."""
+        return update(self.spec.update).is_module
+
+    @property
     def trained(self) -> tuple[tuple[int, int], ...]:
         """(how many, bytes each) of the parameters that get a gradient, by dtype."""
         return (
@@ -120,7 +120,8 @@ def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> ResolvedRun:
     )  # on one device, too: with its buckets and float32 copies, and nothing to divide
     sharding = spec.sharding or ("ddp" if gpus > 1 else None) if gpus > 1 or deepspeed else None
     weight_bytes = 4 if cpu else DTYPE_BYTES.get(spec.weights_dtype, 2)
-    full = spec.update == "full"
+    what, how = objective(spec.objective), update(spec.update)
+    full = not how.is_module
     # DeepSpeed's optimizers keep float32 weights beside 16-bit ones. Over several devices a spec
     # says so itself; on one, naming it says it.
     master = spec.fp32_master_weights or (deepspeed and gpus == 1 and full and not cpu)
@@ -157,15 +158,8 @@ def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> ResolvedRun:
         checkpointing = "full"
     # The bundled trainers score in tiles on a card; on the CPU they hold the logits of the learned
     # tokens whole. PPO is our own.
-    own = (
-        "parts"
-        if spec.objective == "ppo" and not stack.name
-        else (
-            "full"
-            if spec.objective in ("orpo", "ppo") or (cpu and spec.objective in ("sft", "cpt"))
-            else "chunked"
-        )
-    )
+    whole = what.logits in ("whole", "parts") or (cpu and what.logits == "tiles_on_gpu")
+    own = "parts" if what.logits == "parts" and not stack.name else "full" if whole else "chunked"
     loss = spec.loss or own
     kernels = stack.fused_with_loss and loss == "chunked"
     counter = (
@@ -175,7 +169,8 @@ def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> ResolvedRun:
         if spec.counter in COUNTERS
         else "unknown"
     )
-    rows = spec.micro_batch_size * sequences_per_row(spec.objective)
+    copies = special(how, "embedding_copies")
+    rows = spec.micro_batch_size * what.sequences_per_row
     return ResolvedRun(
         spec=spec, dims=dims, stack=stack, tokens=rows * spec.seq_len, rows=rows, gpus=gpus,
         cpu=cpu, sharding=sharding,
@@ -184,7 +179,7 @@ def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> ResolvedRun:
         shard_grads=gpus if sharding in ("fsdp", "zero3", "zero2") else 1,
         weight_bytes=weight_bytes, hidden_bytes=hidden_bytes, train_bytes=train_bytes,
         trainable=trainable_params(dims, spec),
-        embeddings=dims.embedding_params if spec.update == "lora" and spec.options.get("train_embeddings") else 0,
+        embeddings=copies(dims, spec) if copies else 0,
         checkpointing=checkpointing,
         master=master and weight_bytes < 4,
         optimizer="adamw_cpu" if offloaded else spec.optimizer or "adamw_fused", loss=loss,

@@ -23,7 +23,7 @@ from advisor.estimate.types import RunSpec
 from advisor.ground.errors import Fault, InputError, nearest
 from advisor.ground.types import GpuSpec, ModelShape
 from advisor.ground.units import GIB
-from advisor.methods.composition import OBJECTIVES, UPDATES
+from advisor.methods import objectives, schemes, updates
 
 OPTIMIZERS = (
     "adamw", "adamw_torch", "adamw_fused", "adamw_torch_fused", "adamw_8bit", "paged_adamw",
@@ -31,8 +31,8 @@ OPTIMIZERS = (
     "adafactor", "sgd", "sgd_momentum", "lion", "rmsprop", "adagrad",
 )  # fmt: skip
 CHOICES: Mapping[str, tuple[str, ...]] = {
-    "objective": OBJECTIVES,
-    "update": (*UPDATES, "qlora"),
+    "objective": objectives(),
+    "update": tuple(dict.fromkeys((*updates(), *schemes()))),
     "quantization": ("nf4", "int8"),
     "weights_dtype": ("float32", "bfloat16", "float16"),
     "precision": ("pure", "mixed"),

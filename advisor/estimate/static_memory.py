@@ -7,9 +7,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from advisor.estimate import sources as src
+from advisor.estimate.methods import special
 from advisor.estimate.resolved_run import CPU_OPTIMIZERS, ResolvedRun, per_device, term_of
 from advisor.estimate.types import Term
 from advisor.ground.units import GIB
+from advisor.methods import objective, update
 
 # nf4: half a byte, and a float32 scale per 64 weights; double quantization stores the scales in 8
 # bits with one more per 256.
@@ -17,7 +19,6 @@ NF4_CONSTANT_BYTES = 4 / 64
 NF4_DOUBLE_CONSTANT_BYTES = 1 / 64 + 4 / (64 * 256)
 INT8_BYTES = 1.0
 DEEPSPEED_BUCKET_ELEMENTS = 500_000_000
-ADDED = {"lora": "adapters", "adapter": "bottleneck adapters", "prefix": "prefix"}
 
 
 def untied_embeddings(s: ResolvedRun) -> int:
@@ -81,11 +82,12 @@ def weights(s: ResolvedRun) -> list[Term]:
                 src.COUNT,
             )
         )
-    if spec.update != "full":
+    how = update(spec.update)
+    if how.is_module:
         because = f"{s.trainable:,} trainable parameters x {s.train_bytes} B{per_device(share)}"
         terms.append(
             term_of(
-                ADDED.get(spec.update, "added parameters"),
+                how.added or "added parameters",
                 s.trainable * s.train_bytes / share,
                 because,
                 src.LORA,
@@ -147,7 +149,7 @@ def gathered_weights(s: ResolvedRun, *, layers: int) -> list[Term]:
     because = (
         f"embeddings and output{f', {layers} layers' if layers else ''} in full while they compute"
     )
-    if s.spec.update != "full" and s.stack.is_litgpt:
+    if s.is_module and s.stack.is_litgpt:
         size, because = (
             whole * share / (share - 1),
             "frozen units are never freed: nothing in them triggers the hook that does",
@@ -177,7 +179,7 @@ def first_gradients(s: ResolvedRun, *, layers: int) -> list[Term]:
                 src.COUNT,
             )
         ]
-    if s.sharding == "fsdp" and s.stack.is_litgpt and spec.update != "full" and layers:
+    if s.sharding == "fsdp" and s.stack.is_litgpt and s.is_module and layers:
         # Adapters and frozen weights are one flat parameter there (use_orig_params), and so is
         # their gradient; FSDP warns of it.
         return [
@@ -188,9 +190,9 @@ def first_gradients(s: ResolvedRun, *, layers: int) -> list[Term]:
                 src.FSDP,
             )
         ]
-    if spec.update != "full" or s.offloaded:
+    if s.is_module or s.offloaded:
         return []
-    head = 0 if d.encoder or spec.objective == "rm" else d.head_params
+    head = 0 if d.encoder or objective(spec.objective).scores else d.head_params
     if s.sharding in (
         "fsdp",
         "zero3",
@@ -218,42 +220,18 @@ def other_roles(s: ResolvedRun) -> list[Term]:
         if not spec.quantization
         else d.linear_params * 0.52 + (d.embedding_params + d.other_params) * s.weight_bytes
     )
-    if spec.objective in ("dpo", "kto") and spec.update == "full":
-        return [term_of("reference model", base / share, "a frozen copy of the policy", src.COUNT)]
-    if spec.objective in ("grpo", "rloo") and spec.update == "full" and spec.options.get("beta"):
-        return [
-            term_of(
-                "reference model",
-                base / share,
-                "a frozen copy of the policy, since beta is not zero",
-                src.COUNT,
-            )
-        ]
-    if spec.objective != "ppo":
+    what = objective(spec.objective)
+    own = special(what, "other_roles")
+    if own:
+        roles: list[Term] = own(s, base)
+        return roles
+    if s.is_module or what.reference == "never":
         return []
-    if spec.update == "full":
-        states = d.params * (
-            2 * s.weight_bytes if not spec.optimizer or "8bit" not in spec.optimizer else 2
-        )
-        return [
-            term_of("reference model", base / share, "a frozen copy of the policy", src.PPO),
-            term_of("reward model", base / share, "a frozen model of the policy's size", src.PPO),
-            term_of(
-                "value model",
-                (2 * base + states) / share,
-                "a second model that trains: weights, gradients and optimizer state",
-                src.PPO,
-            ),
-        ]
-    adapters = s.trainable * s.train_bytes
-    return [
-        term_of(
-            "reward and value adapters",
-            (2 * adapters + 3 * adapters) / share,
-            "all four roles share one frozen base; value trains too",
-            src.PPO,
-        )
-    ]
+    if what.reference == "always":
+        return [term_of("reference model", base / share, "a frozen copy of the policy", src.COUNT)]
+    because = "a frozen copy of the policy, since beta is not zero"
+    found = bool(spec.options.get("beta"))
+    return [term_of("reference model", base / share, because, src.COUNT)] if found else []
 
 
 def optimizer_states(s: ResolvedRun) -> list[Term]:
@@ -297,7 +275,7 @@ def gradients(s: ResolvedRun) -> list[Term]:
     """Gradients of what trains, as they stand before the optimizer's step."""
     if s.spec.optimizer_in_backward:
         one = (
-            s.dims.layer_params if s.spec.update == "full" else s.trainable // s.dims.layers
+            s.dims.layer_params if not s.is_module else s.trainable // s.dims.layers
         ) * s.train_bytes
         return [
             term_of(
@@ -319,7 +297,7 @@ def gradients(s: ResolvedRun) -> list[Term]:
 
 def communication_buckets(s: ResolvedRun) -> list[Term]:
     """Buffers of the library that adds gradients up over devices."""
-    if s.sharding in ("zero2", "zero3") and s.spec.update == "full":
+    if s.sharding in ("zero2", "zero3") and not s.is_module:
         # transformers' "auto" sets them to the square of the hidden size.
         elements = min(DEEPSPEED_BUCKET_ELEMENTS if s.stack.name else s.dims.hidden**2, s.trainable)
         overlapped = s.sharding == "zero3"

@@ -7,16 +7,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from advisor.estimate.dims import Dims, dims_of, targets, trainable_params
-from advisor.estimate.resolved_run import (
-    DTYPE_BYTES,
-    GENERATED,
-    answers_each,
-    rollouts,
-    sequences_per_row,
-)
+from advisor.estimate.dims import Dims, dims_of
+from advisor.estimate.methods import special
+from advisor.estimate.resolved_run import DTYPE_BYTES, answers_each, rollouts, trainable_params
 from advisor.estimate.types import RunSpec, TimeEstimate
 from advisor.ground.types import GpuSpec, ModelShape
+from advisor.methods import objective, update
 
 # Share of the best measured matmul that a tuned loop reaches, on a card of A100 class (published
 # median MFU 0.6 there, 0.42 on H100) ...
@@ -46,17 +42,7 @@ CPU_LAUNCHES = 2.2  # of what a card's launches take
 CPU_TILE_S = 4e-8  # for each logit
 CPU_MIXED_GAIN = 1.4  # with instructions for bfloat16: 1.3 to 1.5 measured on such steps
 CPU_BYTES_PER_S = 15e9
-# Forward passes beside the one that is learned from: the reference's; in KTO also both models' over
-# answers to other requests, for its KL.
-FURTHER_FORWARDS = {"dpo": 1, "kto": 3}
 FORWARD_TILES = 0.35  # a forward pass's share of what tiles take in both
-TILED = (
-    "dpo",
-    "kto",
-    "grpo",
-    "rloo",
-)  # objectives whose loss the trainers compute in tiles on the CPU too
-PPO_EPOCHS = 4  # rules/objectives/ppo.yaml
 DECODE_SHARE = 0.3  # of the bandwidth, what `generate` reaches without a serving engine
 PADDED_LENGTH = 1.25  # rows of mixed lengths padded to the longest of their micro-batch
 
@@ -141,7 +127,7 @@ def time_estimate(
     d = dims_of(shape)
     if d is None:
         return None
-    sequences = sequences_per_row(spec.objective)
+    sequences = objective(spec.objective).sequences_per_row
     length, padding = float(spec.seq_len), 1.0
     if tokens_total and rows_total and not spec.packing:
         mean = min(float(spec.seq_len), tokens_total / rows_total / sequences)
@@ -159,7 +145,8 @@ def time_estimate(
     reached = machine.flops * (machine.mixed_gain if spec.precision == "mixed" else 1.0)
     compute = tokens * _flops(spec, d, length) / reached
     traffic = tokens * _traffic(spec, d) / machine.bytes_per_s
-    adapted = len(targets(d, spec)) if spec.update == "lora" else 0
+    layers_with_module = special(update(spec.update), "adapted")
+    adapted = len(layers_with_module(d, spec)) if layers_with_module else 0
     forward_launches = (
         d.layers
         * (LAUNCH_S + LAUNCH_ADAPTER_S * adapted * (2 if spec.quantization else 1))
@@ -221,22 +208,18 @@ def _flops(spec: RunSpec, d: Dims, length: float) -> float:
         if not d.encoder
         else d.linear_params
     )
-    factor = 6.0 if spec.update == "full" else 4.0
+    factor = 4.0 if update(spec.update).is_module else 6.0
     if spec.gradient_checkpointing:
         factor += 2.0
-    if (
-        spec.objective == "ppo"
-    ):  # policy and value learn in every inner epoch, after each role looked at the answers once
-        factor = 2 * int(spec.options.get("ppo_epochs") or PPO_EPOCHS) * factor + 2.0 * (
-            3 + _scored_by_model(spec)
-        )
-    elif (
-        spec.objective in GENERATED
-        # answers are read once more by the reference where moving away has a price, and by the
-        # reward model
-    ):
+    what = objective(spec.objective)
+    own = special(what, "flop_factor")
+    if own:
+        factor = own(spec, factor)
+    elif what.generates:
+        # Answers are read once more by the reference where moving away has a price, and by the
+        # reward model.
         factor += 2.0 * (bool(spec.options.get("beta")) + _scored_by_model(spec))
-    factor += 2.0 * FURTHER_FORWARDS.get(spec.objective, 0)
+    factor += 2.0 * what.extra_forwards
     # 4 q s forward and 8 backward; a causal kernel skips half.
     attention = (
         (12.0 + (4.0 if spec.gradient_checkpointing else 0.0)) * d.layers * d.q_size * length
@@ -257,21 +240,17 @@ def _tiles_s(spec: RunSpec, d: Dims, machine: Machine, length: float) -> float:
     """Time per micro-batch for logits in tiles, where a machine is slow at them: of both sequences
     of a pair, of a written answer alone.
     """
-    if spec.objective not in TILED or spec.loss not in (None, "chunked"):
+    what = objective(spec.objective)
+    if what.logits != "tiles" or spec.loss not in (None, "chunked"):
         return 0.0
     scored = (
         min(length, float(spec.options.get("response_tokens") or length))
-        if spec.objective in GENERATED
+        if what.generates
         else length
     )
-    times = 1 + FORWARD_TILES * FURTHER_FORWARDS.get(spec.objective, 0)
+    times = 1 + FORWARD_TILES * what.extra_forwards
     return (
-        times
-        * spec.micro_batch_size
-        * sequences_per_row(spec.objective)
-        * scored
-        * d.vocab
-        * machine.tile_s
+        times * spec.micro_batch_size * what.sequences_per_row * scored * d.vocab * machine.tile_s
     )
 
 
@@ -297,7 +276,7 @@ def _optimizer_s(spec: RunSpec, d: Dims, machine: Machine) -> float:
     gradients written.
     """
     trainable = trainable_params(d, spec)
-    width = DTYPE_BYTES.get(spec.weights_dtype, 2) if spec.update == "full" else 4
+    width = DTYPE_BYTES.get(spec.weights_dtype, 2) if not update(spec.update).is_module else 4
     share = max(1, spec.gpus) if spec.sharding in ("fsdp", "zero2", "zero3") else 1
     moved = 7 * width * (1 if "fused" in (spec.optimizer or "adamw_fused") else 2)
     if "8bit" in (spec.optimizer or ""):
@@ -319,7 +298,7 @@ def _generate_s(
     The requests are read at once; then for every token the weights are read, once for all answers
     that are written together.
     """
-    if spec.objective not in GENERATED:
+    if not objective(spec.objective).generates:
         return 0.0
     answer_tokens = int(spec.options.get("response_tokens") or spec.seq_len // 2)
     request_tokens = max(0.0, length - answer_tokens)

@@ -9,12 +9,6 @@ from typing import Any, Literal
 from advisor.ground.types import Source
 
 Fits = Literal["fits", "tight", "too_big", "unknown"]
-DDP, FSDP = (
-    "ddp",
-    "fsdp",
-    # how several cards share the work: a whole model on each, which `advise run` starts, or one
-    # split over them
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

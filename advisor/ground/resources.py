@@ -4,6 +4,7 @@ checkout.
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from pathlib import Path
 
@@ -27,7 +28,20 @@ def rules_dir() -> Path:
 
 
 def trainers_root() -> Path:
-    """The folder to put on a child's PYTHONPATH so that `python -P -m trainers.sft` finds ours and
+    """The folder to put on a child's PYTHONPATH so that `python -P -m trainers` finds ours and
     no other.
     """
     return resource_root()
+
+
+@cache
+def method_roots() -> tuple[Path, ...]:
+    """The folders that bring methods: the project's own, then those that ADVISE_METHODS names."""
+    named = os.environ.get("ADVISE_METHODS", "")
+    own = (Path(part).expanduser().resolve() for part in named.split(os.pathsep) if part)
+    return (resource_root(), *own)
+
+
+def estimate_methods_dir() -> Path:
+    """The folder of the files that count what is special about a method."""
+    return PACKAGE / "estimate" / "methods"

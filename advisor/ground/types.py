@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+# How several GPUs share the work: a whole model on each, or one model split over them.
+DDP, FSDP = "ddp", "fsdp"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:

@@ -13,6 +13,7 @@ from typing import Any
 from advisor.estimate.types import RunSpec
 from advisor.ground.errors import AdviseError
 from advisor.ground.types import DataProfile, Hardware, ModelShape
+from advisor.methods import objective, update
 from advisor.plan.entries import Entry
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, Stage
@@ -107,7 +108,6 @@ def amounts(
     not known.
     """
     from advisor.estimate.reading import tokens_read
-    from advisor.estimate.resolved_run import sequences_per_row
 
     if profile is None or profile.tokens is None:
         return None, None
@@ -121,7 +121,9 @@ def amounts(
         response_tokens=longest_answer,
     )
     rows = profile.rows * share * (1 - stage.holdout) * stage.epochs
-    row_tokens = sequences_per_row(stage.objective) * stage.seq_len if stage.packing else mean
+    row_tokens = (
+        objective(stage.objective).sequences_per_row * stage.seq_len if stage.packing else mean
+    )
     a_step = stage.effective_batch_size * plan.launch.processes * row_tokens / mean
     if stage.max_steps is not None:
         rows = stage.max_steps * a_step
@@ -140,7 +142,7 @@ def disk_need(
     (modules: float32).
     """
     stage = entry.stage
-    if stage.update == "full":
+    if not update(stage.update).is_module:
         size = model_bytes(shape, model_folder, stage.weights_dtype)
         return None if size is None else size + KEPT_CHECKPOINTS * 3 * size
     trainable = _trainable(plan, stage, shape)
@@ -158,7 +160,8 @@ def model_bytes(shape: ModelShape | None, folder: Path | None, dtype: str) -> in
 
 
 def _trainable(plan: Plan, stage: Stage, shape: ModelShape | None) -> int | None:
-    from advisor.estimate.dims import dims_of, trainable_params
+    from advisor.estimate.dims import dims_of
+    from advisor.estimate.resolved_run import trainable_params
 
     dims = dims_of(shape) if shape is not None else None
     return None if dims is None else trainable_params(dims, run_spec(plan, stage))

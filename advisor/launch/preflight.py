@@ -109,20 +109,20 @@ def run_preflight(
 
 def _objective_faults(todo: Sequence[Entry], trainers: Path) -> Iterable[Fault]:
     """What no trainer file exists for: an objective is trainers/<name>.py or
-    trainers/<name>/__main__.py, an update trainers/updates/<name>.py.
+    trainers/<name>/__init__.py, an update trainers/updates/<name>.py.
     """
-    from advisor.methods.composition import OBJECTIVES, UPDATES
+    from advisor.methods import objectives, updates
 
     for axis, folder, known in (
-        ("objective", trainers / "trainers", OBJECTIVES),
-        ("update", trainers / "trainers" / "updates", UPDATES),
+        ("objective", trainers / "trainers", objectives()),
+        ("update", trainers / "trainers" / "updates", updates()),
     ):
         if axis == "update" and not folder.is_dir():
             continue
         there = [
             name
             for name in known
-            if (folder / f"{name}.py").is_file() or (folder / name / "__main__.py").is_file()
+            if (folder / f"{name}.py").is_file() or (folder / name / "__init__.py").is_file()
         ]
         for wanted in dict.fromkeys(str(getattr(entry.stage, axis)) for entry in todo):
             if wanted not in there:

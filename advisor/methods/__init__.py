@@ -1,1 +1,63 @@
-"""Objectives, updates and schemes as values, and the compositions made of them."""
+"""Objectives, updates and schemes as values read from rules/, and the compositions made of them.
+
+Nothing else spells the lists out: whoever needs them asks here.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from advisor.methods.load import methods
+from advisor.methods.model import REMEDIES, Objective, Scheme, Update
+
+__all__ = [
+    "REMEDIES",
+    "Objective",
+    "Scheme",
+    "Update",
+    "methods",
+    "objective",
+    "objectives",
+    "scheme_of",
+    "schemes",
+    "update",
+    "updates",
+]
+
+
+def objective(name: str) -> Objective:
+    """The objective of that name. Raises InputError, with the faults of its file if it has any."""
+    return methods().objective(name)
+
+
+def update(name: str) -> Update:
+    """The update of that name. Raises InputError, with the faults of its file if it has any."""
+    return methods().update(name)
+
+
+def objectives() -> tuple[str, ...]:
+    """The names of all objectives, in the order of their files' `order`."""
+    return tuple(methods().objectives)
+
+
+def updates() -> tuple[str, ...]:
+    """The names of all updates, in the order of their files' `order`."""
+    return tuple(methods().updates)
+
+
+@cache
+def schemes() -> dict[str, Scheme]:
+    """Every scheme by its everyday name: full, lora, qlora, ..."""
+    return methods().schemes
+
+
+def scheme_of(update_name: str, quantization: str | None) -> str:
+    """The everyday name of an update on a base: ('lora', 'nf4') is qlora.
+
+    A quantization without a name of its own goes by the first name that the update has for any.
+    """
+    variants = methods().updates[update_name].variants if update_name in updates() else ()
+    if quantization is None or not variants:
+        return update_name
+    named = next((v.id for v in variants if v.quantization == quantization), None)
+    return named or variants[0].id

@@ -4,20 +4,17 @@
 answer      := remedy [" & " remedy]
 remedy      := prompting | rag | ... | ["encoder:"] chain "+" scheme ["@per_task"]
 chain       := objectives in running order joined by ">"
-scheme      := full | lora | qlora | adapter | prefix
+scheme      := an update, alone or on a quantised base: full | lora | qlora | adapter | ...
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from advisor.ground.errors import Fault, InputError, nearest
+from advisor.methods import REMEDIES, methods, objectives, scheme_of, schemes
 
-OBJECTIVES = ("cpt", "sft", "rm", "ppo", "dpo", "kto", "orpo", "grpo", "rloo")
-UPDATES = ("full", "lora", "adapter", "prefix")
-QUANTIZATIONS = ("nf4", "int8")
-REMEDIES = ("prompting", "rag", "tool_use", "bigger_model", "smaller_model", "constrained_decoding")
-SCHEMES = ("full", "lora", "qlora", "adapter", "prefix")
 ENCODER, PER_TASK = "encoder:", "@per_task"
 
 
@@ -39,10 +36,8 @@ class Composition:
 
     @property
     def scheme(self) -> str | None:
-        """The everyday spelling of update and quantization: full, lora, qlora, adapter, prefix."""
-        if self.update == "lora" and self.quantization is not None:
-            return "qlora"
-        return self.update
+        """The everyday spelling of update and quantization: full, lora, qlora, ..."""
+        return None if self.update is None else scheme_of(self.update, self.quantization)
 
     @property
     def training(self) -> str:
@@ -58,7 +53,8 @@ class Composition:
 
 def scheme_axes(scheme: str) -> tuple[str, str | None]:
     """Update and quantization of an everyday scheme name: 'qlora' is ('lora', 'nf4')."""
-    return ("lora", "nf4") if scheme == "qlora" else (scheme, None)
+    found = schemes().get(scheme)
+    return (scheme, None) if found is None else (found.update, found.quantization)
 
 
 def compose(
@@ -90,13 +86,13 @@ def parse_composition(text: str, *, at: str = "composition") -> Composition:
             remedies.append(part)
             continue
         if "+" not in part:
-            known = [*REMEDIES, *(f"sft+{scheme}" for scheme in SCHEMES)]
+            known = [*REMEDIES, *(f"sft+{scheme}" for scheme in schemes())]
             faults.append(
                 Fault(
                     what=f"{at}: '{part}' is neither a remedy nor a chain with a scheme",
                     allowed=(
                         f"remedies: {', '.join(REMEDIES)}; or objectives joined by '>' with '+' and"
-                        f" one of {', '.join(SCHEMES)}: sft+lora"
+                        f" one of {', '.join(schemes())}: sft+lora"
                     ),
                     hint=nearest(part, known),
                 )
@@ -104,24 +100,9 @@ def parse_composition(text: str, *, at: str = "composition") -> Composition:
             continue
         per_task = part.endswith(PER_TASK)
         chain, scheme = part.removesuffix(PER_TASK).rsplit("+", 1)
-        objectives = [objective.strip() for objective in chain.removeprefix(ENCODER).split(">")]
-        for objective in objectives:
-            if objective not in OBJECTIVES:
-                faults.append(
-                    Fault(
-                        what=f"{at}: unknown objective '{objective}'",
-                        allowed=f"known: {', '.join(OBJECTIVES)}",
-                        hint=nearest(objective, OBJECTIVES),
-                    )
-                )
-        if scheme not in SCHEMES:
-            faults.append(
-                Fault(
-                    what=f"{at}: unknown scheme '{scheme}'",
-                    allowed=f"known: {', '.join(SCHEMES)}",
-                    hint=nearest(scheme, SCHEMES),
-                )
-            )
+        for objective in chain.removeprefix(ENCODER).split(">"):
+            faults += _unknown("objective", objective.strip(), objectives(), at)
+        faults += _unknown("scheme", scheme, tuple(schemes()), at)
         if training is not None:
             faults.append(
                 Fault(
@@ -135,16 +116,18 @@ def parse_composition(text: str, *, at: str = "composition") -> Composition:
         raise InputError(faults=faults)
     if training is None:
         return Composition(remedies=tuple(remedies))
-    return Composition(
-        chain=training.chain,
-        update=training.update,
-        quantization=training.quantization,
-        per_task=training.per_task,
-        encoder=training.encoder,
-        remedies=tuple(remedies),
+    return replace(training, remedies=tuple(remedies))
+
+
+def _unknown(kind: str, name: str, known: Sequence[str], at: str) -> tuple[Fault, ...]:
+    """What is wrong with a name: nothing, it is unknown, or the file of its method has faults."""
+    if name in known:
+        return ()
+    broken = methods().broken.get(name)
+    return broken or (
+        Fault(
+            what=f"{at}: unknown {kind} '{name}'",
+            allowed=f"known: {', '.join(known)}",
+            hint=nearest(name, known),
+        ),
     )
-
-
-assert set(UPDATES) == {
-    scheme_axes(scheme)[0] for scheme in SCHEMES
-}  # a new update needs its everyday name here

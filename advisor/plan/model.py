@@ -8,13 +8,14 @@ others. So a new method adds its keys in its own file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
-from advisor.estimate.types import DDP
+from advisor.ground.types import DDP
+from advisor.methods import objectives, updates
 
 PLAN_VERSION = 1
 Positive = Annotated[int, Ge(1)]
@@ -27,6 +28,18 @@ STRICT: dict[str, Any] = {"extra": "forbid", "strict": True}
 def help_(text: str) -> dict[str, str]:
     """Field metadata: one line for the JSON Schema and the manual."""
     return {"description": text}
+
+
+@dataclass(frozen=True, slots=True)
+class OneOf:
+    """A text that is one of the names that a function gives: the methods are read from files."""
+
+    names: Callable[[], tuple[str, ...]]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.literal_schema(list(self.names()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +102,8 @@ class Stage:
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     name: str
-    objective: Literal["cpt", "sft", "rm", "ppo", "dpo", "kto", "orpo", "grpo", "rloo"]
-    update: Literal["full", "lora", "adapter", "prefix"]
+    objective: Annotated[str, OneOf(objectives)]
+    update: Annotated[str, OneOf(updates)]
     quantization: Literal["nf4", "int8"] | None = None
     double_quantization: bool | None = field(
         default=None, metadata=help_("nf4 only: quantise the scales too (default true)")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from advisor.ground.errors import Fault, InputError, nearest
 from advisor.ground.yaml_reader import read_yaml
-from advisor.methods.composition import OBJECTIVES, UPDATES
+from advisor.methods import objectives, updates
 from advisor.plan.checks import plan_faults, stage_faults
 from advisor.plan.keys import KeySpecs, key_specs
 from advisor.plan.model import Launch, Origin, Plan, PlanData, Stage, Task
@@ -194,7 +194,7 @@ def _split_stage(stage: Any, place: Place, specs: KeySpecs, report: _Report) -> 
                 key=True,
             )
         elif (
-            objective in OBJECTIVES and update in UPDATES
+            objective in objectives() and update in updates()
         ):  # else the wrong name of the method is the fault, and reported
             text = (
                 f"nothing would read '{key}': this stage is objective {objective}, update {update}"

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal, Union
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from advisor.plan.keys import Key, KeySpecs, key_specs
+from advisor.methods.keys import Key
+from advisor.plan.keys import KeySpecs, key_specs
 from advisor.plan.model import Stage
 
 NOT_SET = (
@@ -28,7 +29,7 @@ NOT_SET = (
     "options",
 )  # a stage's place and axes are decided elsewhere
 SPLIT = {
-    "effective_batch": "int"
+    "effective_batch_size": "int"
 }  # rows a step over all cards: the fit search splits it into micro_batch_size and grad_accum
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from advisor.ground.types import DataProfile, Finding, TokenStats
 from advisor.ground.units import format_count
+from advisor.methods import methods
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -36,18 +37,7 @@ FORMATS = {
     "unpaired_feedback": "answers with a verdict",
     "prompts_with_verifier": "requests with the right answer to check against",
 }
-OBJECTIVES = {
-    "sft": "learning from examples",
-    "classification": "a small model that sorts texts",
-    "cpt": "reading documents",
-    "rm": "a model that scores answers",
-    "ppo": "practice against that score",
-    "dpo": "learning from pairs",
-    "orpo": "examples and pairs in one go",
-    "kto": "learning from thumbs up and down",
-    "grpo": "practice on checkable problems",
-    "rloo": "practice, several tries each",
-}
+CLASSIFICATION = "a small model that sorts texts"
 SURE = {"certain": "certain", "likely": "likely, not certain", "stated": "as stated with --map"}
 SEVERITIES = {
     "error": ("ERROR", "bold red"),
@@ -418,7 +408,11 @@ class _Page:
         wanted = {row["objective"]: row for row in amounts}
         table = _grid(("bold", "left", True), ("", "left", False))
         for objective in profile.objectives:
-            meaning = OBJECTIVES.get(objective, "")
+            meaning = (
+                CLASSIFICATION
+                if objective == "classification"
+                else methods().objectives[objective].short
+            )
             if objective == "sft" and profile.kind == "preference":
                 meaning += " (on the chosen answers)"
             table.add_row(objective, self.text(meaning))

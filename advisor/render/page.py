@@ -16,10 +16,10 @@ from advisor.advice.types import Advice, Candidate, Reason
 from advisor.ground.units import format_duration, format_gib, format_usd
 from advisor.methods.composition import Composition
 from advisor.render.words import (
-    MEANINGS,
     VERDICTS,
     device_name,
     example_rows,
+    meaning_of,
     memory_words,
     model_name,
     sentence,
@@ -575,7 +575,7 @@ def _legend(advice: Advice) -> Section:
         ]
         items.append(
             Item(
-                text=f"{label}: {method.get('plain') or MEANINGS.get(name, 'no description')}",
+                text=f"{label}: {method.get('plain') or meaning_of(name)}",
                 detail=f"the guide: {'; '.join(told)}" if told else "",
             )
         )

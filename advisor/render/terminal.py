@@ -22,7 +22,7 @@ from advisor.render.page import (
     reason_origin,
     reason_text,
 )
-from advisor.render.words import MEANINGS, VERDICTS, memory_words, sentence
+from advisor.render.words import VERDICTS, meaning_of, memory_words, sentence
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,7 +66,7 @@ def print_advice(advice: Advice, console: Console, *, plan_path: str | None = No
         _title(console, "The plan")
         # soft_wrap leaves the line whole, so that it can be copied from a narrow terminal.
         console.print(_rich(f"  {plan_path}", console), soft_wrap=True)
-        if not any(stage.split for stage in advice.recommendation.stages):
+        if not any(stage.is_sharded for stage in advice.recommendation.stages):
             console.print(
                 _rich(f"  advise run {shlex.quote(plan_path)}", console, "bold"), soft_wrap=True
             )
@@ -116,7 +116,7 @@ def print_candidate(
         ]
         items.append(
             Item(
-                text=f"{name}: {MEANINGS.get(name, 'no description')}",
+                text=f"{name}: {meaning_of(name)}",
                 detail=f"the guide: {'; '.join(told)}" if told else "",
             )
         )

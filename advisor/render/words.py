@@ -12,43 +12,9 @@ from collections.abc import Iterable
 
 from advisor.advice.types import Advice, Candidate
 from advisor.ground.units import format_count, format_duration, format_gib, format_usd
+from advisor.methods import methods, schemes
 from advisor.methods.composition import Composition
 
-# What one stage does, said to a person: {model} is the model or "it", {examples} e.g. "your 5,000
-# examples".
-OBJECTIVE_PHRASES = {
-    "cpt": "let {model} read your documents",
-    "sft": "teach {model} with {examples}",
-    "rm": "train a second model to tell good answers from bad ones",
-    "ppo": "let the first model practise against that judge",
-    "dpo": "show {model} pairs of a better and a worse answer",
-    "kto": "show {model} answers that people marked good or bad",
-    "orpo": "teach {model} the task and the better of two answers in one go",
-    "grpo": "let {model} practise on problems whose answers can be checked",
-    "rloo": "let {model} practise on problems whose answers can be checked, several tries each",
-}
-SCHEME_PHRASES = {
-    "full": "changing every part of it",
-    "lora": "by training a small add-on beside it; the model itself stays as it is",
-    "qlora": (
-        "by training a small add-on beside a compressed copy of it; the model itself stays as it is"
-    ),
-    "adapter": "by training small plug-in layers inside it; the model itself stays as it is",
-    "prefix": "by training a short lead-in that steers it; the model itself stays as it is",
-}
-PER_TASK_PHRASES = {
-    "full": "changing every part of it, once for each of {tasks}",
-    "lora": "by training one small add-on for each of {tasks}; the model itself stays as it is",
-    "qlora": (
-        "by training one small add-on for each of {tasks} beside a compressed copy of it; the model"
-        " itself stays as it is"
-    ),
-    "adapter": (
-        "by training one set of small plug-in layers for each of {tasks}; the model itself stays as"
-        " it is"
-    ),
-    "prefix": "by training one short lead-in for each of {tasks}; the model itself stays as it is",
-}
 REMEDY_PHRASES = {
     "prompting": "give the model better instructions and a few good examples in each request",
     "rag": "let the model look things up in your documents before it answers",
@@ -58,25 +24,7 @@ REMEDY_PHRASES = {
     "constrained_decoding": "force the layout of the answers while they are written",
 }
 
-# The legend: one line each for readers who want to know what a name stands for.
-MEANINGS = {
-    "cpt": "continued pre-training: plain text, every token is learned",
-    "sft": "supervised fine-tuning: requests with the answer to give; only the answers are learned",
-    "rm": "reward model: scores answers after being shown which of two people preferred",
-    "ppo": (
-        "RLHF by proximal policy optimization: the model answers, a reward model scores, the model"
-        " shifts towards the better"
-    ),
-    "dpo": "direct preference optimization: learns from pairs of answers without a reward model",
-    "kto": "learns from single answers marked good or bad",
-    "orpo": "supervised and preference learning in one loss",
-    "grpo": "reinforcement learning that compares several answers to one request",
-    "rloo": "reinforcement learning with the other answers to a request as the yardstick",
-    "full": "every weight is trained",
-    "lora": "low-rank adaptation: small matrices are trained beside frozen weights",
-    "qlora": "LoRA on a base held in 4 bits (nf4)",
-    "adapter": "small bottleneck layers are inserted and trained; the rest is frozen",
-    "prefix": "trained vectors stand before every layer's keys and values; the rest is frozen",
+REMEDY_MEANINGS = {
     "prompting": "instructions and examples in the request; nothing is trained",
     "rag": (
         "retrieval: passages found in your documents are put into the request; nothing is trained"
@@ -92,6 +40,14 @@ VERDICTS = {
     "forbidden": "ruled out",
     "too_big": "does not fit",
 }
+
+
+def meaning_of(name: str) -> str:
+    """One line on an objective, a scheme or a remedy, for readers who want to know what it is."""
+    if name in REMEDY_MEANINGS:
+        return REMEDY_MEANINGS[name]
+    known = methods().objectives.get(name) or schemes().get(name)
+    return known.meaning if known else "no description"
 
 
 def sentence(text: str) -> str:
@@ -217,13 +173,13 @@ def _what(advice: Advice) -> str:
     for place, objective in enumerate(composition.chain):
         name = "a small text model" if composition.encoder else model_name(advice)
         steps.append(
-            OBJECTIVE_PHRASES.get(objective, objective).format(
-                model=name if place == 0 else "it", examples=examples
-            )
+            methods()
+            .objective(objective)
+            .phrase.format(model=name if place == 0 else "it", examples=examples)
         )
     count = advice.situation.answers.value("n_tasks") or len(advice.situation.tasks) or None
-    phrases = PER_TASK_PHRASES if composition.per_task else SCHEME_PHRASES
-    scheme = phrases.get(composition.scheme or "", composition.scheme or "").format(
+    known = schemes()[composition.scheme or ""]
+    scheme = (known.phrase_per_task if composition.per_task else known.phrase).format(
         tasks=f"{count} tasks" if count else "the tasks"
     )
     text = f"{', then '.join(steps)}, {scheme}"

@@ -8,11 +8,14 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError, nearest, unknown_name
 from advisor.ground.types import Source
 from advisor.ground.yaml_reader import Document
+from advisor.methods import schemes
+from advisor.ruleset.candidates import instance, spread_given, with_methods
 from advisor.ruleset.facts import UNKNOWN, Fact
 from advisor.ruleset.model import (
     CONFIDENCES,
@@ -34,7 +37,20 @@ RULE_KEYS = {
 }  # fmt: skip
 TEXT_KEYS = ("row", "unless_note", "refines", "review_by")
 RULE_ID = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+\Z")
+# What an earlier version called facts and tables: named in the error, since files of others use them.
+RENAMED = {
+    "gate": "train_decision",
+    "knowledge": "knowledge_source",
+    "modules": "adapters_per",
+    "family": "architecture",
+    "start": "checkpoint_kind",
+    "capacity": "required_capacity",
+    "open_schemes": "candidate_schemes",
+    "bars": "allowed",
+    "effective_batch": "effective_batch_size",
+}
 PLAIN = (str, int, float, bool)
+ANY_TABLE = Table(id="", concludes="", inputs=(), about="")  # of an assumption: every fact counts
 
 
 class Reader:
@@ -81,8 +97,11 @@ class Reader:
         """Whether a name is one of a closed list; a fault with the nearest one where it is not."""
         if isinstance(name, str) and name in names:
             return True
+        renamed = RENAMED.get(str(name), "rank" if kind == "table" and name == "scheme" else "")
         if isinstance(name, str):
-            self.add(unknown_name(kind, name, list(names), at=document.at(path, key=key)))
+            fault = unknown_name(kind, name, list(names), at=document.at(path, key=key))
+            hint = f"it is called '{renamed}' now"
+            self.add(replace(fault, hint=hint) if renamed in names else fault)
         else:
             self.fault(
                 document,
@@ -147,7 +166,15 @@ class Reader:
             )
             return None
         self.keys(document, path, entry, RULE_KEYS)
-        kind = entry.get("kind", "set" if table.id == "settings" else "recommend")
+        usual = "set" if table.id == "settings" else "forbid" if table.per else "recommend"
+        kind = entry.get("kind", usual)
+        if table.per and kind not in ("forbid", "warn"):
+            self.fault(
+                document,
+                (*path, "kind"),
+                f"table '{table.id}' rules schemes out",
+                "kind: forbid (or left out)",
+            )
         self.known(document, (*path, "kind"), "kind", kind, KINDS)
         self.known(
             document,
@@ -193,13 +220,18 @@ class Reader:
                 "a map from fact to value; {} holds always",
             )
             when = {}
-        conditions = [
-            self.condition(document, (*path, "when", fact), fact, value, table)
-            for fact, value in when.items()
-        ]
         then = self.then(document, (*path, "then"), entry.get("then"), kind, table)
+        named = then.get(table.concludes)
+        own = named if isinstance(named, str) else ""
+        conditions = [
+            condition
+            for fact, value in when.items()
+            for condition in self.conditions(
+                document, (*path, "when", fact), fact, value, table, own
+            )
+        ]
         sources = self.rule_sources(document, path, entry.get("sources"))
-        examples = self.examples(document, (*path, "examples"), entry.get("examples"))
+        examples = self.examples(document, (*path, "examples"), entry.get("examples"), own)
         if len(self.faults) > before:
             return None
         spots = {
@@ -212,7 +244,7 @@ class Reader:
         )
         return Rule(
             id=rule_id, table=table.id, kind=kind, layer=layer, tier=entry.get("tier", ""),
-            when=tuple(c for c in conditions if c), then=then, because=because,
+            when=tuple(conditions if table.per else with_methods(conditions, self.facts)), then=then, because=because,
             row=texts["row"], unless_note=texts["unless_note"], sources=sources,
             confidence=entry.get("confidence", "judgement"), status=entry.get("status", "active"),
             review_by=texts["review_by"], refines=texts["refines"], examples=examples,
@@ -236,7 +268,7 @@ class Reader:
         )
 
     def examples(
-        self, document: Document, path: Path_, listed: Any
+        self, document: Document, path: Path_, listed: Any, own: str = ""
     ) -> tuple[Mapping[str, Any], ...]:
         """The rule's own tests: [{given: {fact: value}, fires: true}]."""
         if listed is None:
@@ -262,22 +294,71 @@ class Reader:
                 )
                 continue
             for name, value in example["given"].items():
-                if isinstance(value, list | dict):
-                    self.fault(
-                        document,
-                        (*spot, "given", name),
-                        f"'{name}' has one value in an example, not {value_words(value)}",
-                    )
-                else:
-                    self.condition(
-                        document, (*spot, "given", name), name, value, None
-                    )  # whether the table looks at it: the linter says
-        return tuple(listed)
+                per_scheme = name in self.facts and self.facts[name].per and isinstance(value, dict)
+                for one in value.values() if per_scheme else (value,):
+                    if isinstance(one, list | dict):
+                        self.fault(
+                            document,
+                            (*spot, "given", name),
+                            f"'{name}' has one value in an example, not {value_words(one)}",
+                        )
+                    else:
+                        self.condition(
+                            document, (*spot, "given", name), name, one, None
+                        )  # whether the table looks at it: the linter says
+        return tuple(
+            {**example, "given": self.given(example["given"], own)}
+            for example in listed
+            if isinstance(example, dict) and isinstance(example.get("given"), dict)
+        )
+
+    def given(self, given: Mapping[str, Any], own: str) -> Mapping[str, Any]:
+        """The facts of an example as the judge sees them; a bare `fits` is the rule's own."""
+        of_own = {
+            name: {own: value}
+            for name, value in given.items()
+            if own and name in self.facts and self.facts[name].per and not isinstance(value, dict)
+        }
+        return spread_given({**given, **of_own}, self.facts)
+
+    def conditions(
+        self, document: Document, path: Path_, name: str, wanted: Any, table: Table, own: str
+    ) -> list[Condition]:
+        """One line of a `when`: several conditions where it is about several schemes."""
+        fact = self.facts.get(name)
+        if fact is None or not fact.per or table.per:
+            found = self.condition(document, path, name, wanted, table)
+            return [found] if found else []
+        if not isinstance(wanted, dict):
+            if not own:
+                self.fault(
+                    document,
+                    path,
+                    f"'{name}' of which scheme?",
+                    f"{name}: {{lora: {wanted if isinstance(wanted, str) else '...'}}}",
+                )
+                return []
+            wanted = {own: wanted}
+        conditions = []
+        for scheme, value in wanted.items():
+            if self.known(document, (*path, scheme), "scheme", scheme, list(schemes()), key=True):
+                of_scheme = self.condition(document, (*path, scheme), name, value, table)
+                if of_scheme is not None:
+                    text = of_scheme.text.replace(name, f"{name}_{scheme}", 1)
+                    one = replace(of_scheme, fact=instance(fact, scheme), text=text)
+                    conditions.append(one)
+        return conditions
 
     def then(
         self, document: Document, path: Path_, then: Any, kind: Any, table: Table
     ) -> Mapping[str, Any]:
         """What follows, checked for the rule's kind."""
+        if table.per and kind == "forbid":
+            if then is not None:
+                self.fault(
+                    document, path, "a rule of this table has no `then`: it rules its scheme out"
+                )
+            return {}
         if not isinstance(then, dict) or not then:
             self.fault(
                 document, path, "the rule has no `then`", "a map: what it concludes, sets or says"
@@ -343,7 +424,11 @@ class Reader:
         """One line of a `when`. Without a table any fact may be named (assumptions)."""
         if not self.known(document, path, "fact", name, self.facts, key=True):
             return None
-        if table is not None and name not in table.inputs:
+        if (
+            table is not None
+            and table is not ANY_TABLE
+            and not {name, self.facts[name].instance_of} & set(table.inputs)
+        ):
             hint = (
                 f"a file of your own may add it: `inputs: {{{table.id}: [{name}]}}`"
                 if self.facts[name].origin != "concluded"
@@ -443,13 +528,16 @@ class Reader:
                 continue
             self.keys(document, spot, entry, ("id", "never", "because"))
             never = [
-                self.condition(document, (*spot, "never", name), name, value, None)
+                condition
                 for name, value in entry["never"].items()
+                for condition in self.conditions(
+                    document, (*spot, "never", name), name, value, ANY_TABLE, ""
+                )
             ]
             found.append(
                 Assumption(
                     id=str(entry["id"]),
-                    never=tuple(condition for condition in never if condition),
+                    never=tuple(never),
                     because=str(entry.get("because", "")),
                     at=document.at((*spot, "id")),
                 )

@@ -4,24 +4,30 @@ schemas derive from.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from advisor.ground.errors import Fault, InputError
+from advisor.ground.errors import Fault, InputError, unknown_name
 from advisor.ground.resources import rules_dir
 from advisor.ground.yaml_cache import read_shipped
 from advisor.ground.yaml_reader import Document, read_yaml
+from advisor.methods import objectives, schemes, updates
 
 TYPES = ("choice", "number", "flag", "text", "path", "map")
-ORIGINS = ("asked", "probed", "data", "model", "estimated", "concluded")
+ORIGINS = ("asked", "probed", "data", "model", "estimated", "concluded", "method")
 KEYS = {
-    "type", "origin", "values", "unit", "min", "max", "integer", "answer", "flag", "required",
-    "order", "ask", "ask_when", "ask_without", "unknown", "signal", "implies",
-    "read_from",
+    "type", "origin", "values", "values_from", "unit", "min", "max", "integer", "answer", "flag",
+    "required", "order", "ask", "ask_when", "ask_without", "unknown", "signal", "implies",
+    "read_from", "phrase", "per", "trait", "compared_with",
 }  # fmt: skip
+VALUES_FROM: Mapping[str, Callable[[], Iterable[str]]] = {
+    "objectives": objectives,
+    "updates": updates,
+    "schemes": schemes,
+}
 NAMES = ("implies", "read_from", "ask_without")  # keys that name other facts
 UNKNOWN = "unknown"
 
@@ -57,6 +63,11 @@ class Fact:
     signal: bool = False
     implies: tuple[str, ...] = ()  # signals that are true wherever this one is
     read_from: tuple[str, ...] = ()  # the facts that tell this one too
+    phrase: str = ""  # how a sentence names it: "your budget"
+    per: str = ""  # "scheme": a fact of each candidate, under an id of its own for each
+    instance_of: str = ""  # the fact with `per` that this one is an instance of
+    trait: str = ""  # an attribute of the method: what its file says, not a person
+    compared_with: str = ""  # true if the trait holds the value of this other fact
 
 
 @cache
@@ -112,7 +123,11 @@ def _faults(document: Document, fact_id: str, entry: Mapping[str, Any]) -> list[
                     allowed=f"one of {', '.join(allowed)}",
                 )
             )
-    if entry.get("type") == "choice" and not isinstance(entry.get("values"), dict):
+    named = entry.get("values_from")
+    if named is not None and named not in VALUES_FROM:
+        at = document.at(("facts", fact_id, "values_from"))
+        faults.append(unknown_name("list of methods", named, list(VALUES_FROM), at=at))
+    if entry.get("type") == "choice" and not isinstance(entry.get("values"), dict) and not named:
         faults.append(Fault(what=f"{document.at(('facts', fact_id))}: a choice needs `values`"))
     return faults
 
@@ -121,9 +136,12 @@ def _fact(fact_id: str, entry: Mapping[str, Any]) -> Fact:
     fields = {
         key: value
         for key, value in entry.items()
-        if key in KEYS and key not in ("values", "ask_when", *NAMES)
+        if key in KEYS and key not in ("values", "values_from", "ask_when", *NAMES)
     }
     raw_values = entry.get("values")
+    if entry.get("values_from"):
+        made: dict[str, Any] = {name: {} for name in VALUES_FROM[entry["values_from"]]()}
+        raw_values = {**made, **(raw_values or {})}
     values = {
         name: Value(
             label=str((help_ or {}).get("label", name)), help=str((help_ or {}).get("help", ""))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from advisor.ruleset.candidates import judged_rules
 from advisor.ruleset.facts import UNKNOWN
 from advisor.ruleset.model import Rule, Ruleset
 
@@ -41,7 +42,7 @@ class CompiledTable:
     def __init__(self, ruleset: Ruleset, table_id: str) -> None:
         self.ruleset = ruleset
         self.table = ruleset.tables[table_id]
-        self.rules = ruleset.rules[table_id]
+        self.rules = judged_rules(ruleset, table_id)
         self.every = (1 << len(self.rules)) - 1
         self.cuts: dict[str, list[float]] = {}
         self.masks: dict[
@@ -65,7 +66,7 @@ class CompiledTable:
             (i for i, rule in enumerate(self.rules) if rule.kind == "set"),
             key=lambda i: (layers.index(self.rules[i].layer), self.rules[i].id),
         )
-        for fact_id in self.table.inputs:
+        for fact_id in self.table.seen:
             self._compile(fact_id)
 
     def _compile(self, fact_id: str) -> None:
@@ -103,7 +104,7 @@ class CompiledTable:
     def firing(self, facts: Mapping[str, Any]) -> int:
         """The rules that fire, as a bit mask."""
         result = self.every
-        for fact_id in self.table.inputs:
+        for fact_id in self.table.seen:
             value = facts.get(fact_id)
             if value is None or value == UNKNOWN:
                 result &= self.masks[fact_id][UNKNOWN]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from advisor.ground.errors import nearest
+from advisor.ruleset.candidates import fires
 from advisor.ruleset.entries import value_words
 from advisor.ruleset.load import SHIPPED_LAYERS, only_layer
 from advisor.ruleset.model import Rule, Ruleset
@@ -476,10 +477,9 @@ class _Linter:
 
     def example(self, rule: Rule, number: int, example: Mapping[str, Any]) -> None:
         at = rule.spots.get(f"examples/{number}", rule.at)
+        table = self.ruleset.tables[rule.table]
         beside = [
-            fact_id
-            for fact_id in example["given"]
-            if fact_id not in self.ruleset.tables[rule.table].inputs
+            fact_id for fact_id in example["given"] if fact_id not in {*table.inputs, *table.seen}
         ]
         if beside:
             text = f"its example gives '{beside[0]}', which table '{rule.table}' does not look at"
@@ -489,13 +489,14 @@ class _Linter:
                 text,
                 rule=rule,
                 at=at,
-                hint=f"its inputs: {', '.join(self.ruleset.tables[rule.table].inputs)}",
+                hint=f"its inputs: {', '.join(table.inputs)}",
                 about=[number],
             )
-        failing = rule.first_failing(example["given"])
-        if (failing is None) == example["fires"]:
+        fired = fires(self.ruleset, rule, example["given"])
+        if fired == example["fires"]:
             return
-        if failing is None:
+        failing = rule.first_failing(example["given"])
+        if fired or failing is None:
             text = "its example should not fire, but every condition holds"
         else:
             given = example["given"].get(failing.fact)
@@ -519,7 +520,7 @@ class _Linter:
         """Questions whose answer, or part of it, no rule looks at."""
         if not self.complete:
             return
-        looked_at = {fact_id for table in self.ruleset.tables.values() for fact_id in table.inputs}
+        looked_at = {fact_id for table in self.ruleset.tables.values() for fact_id in table.seen}
         looked_at |= {
             source
             for fact in self.ruleset.facts.values()

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError
-from advisor.ground.resources import rules_dir
+from advisor.ground.resources import method_roots, rules_dir
 from advisor.ground.types import Source
 from advisor.ground.yaml_cache import read_shipped
 from advisor.ground.yaml_reader import Document, read_yaml
+from advisor.methods import methods
+from advisor.ruleset.candidates import instances, seen_inputs
 from advisor.ruleset.entries import BOUNDS, RULE_KEYS, Path_, Reader, value_words
 from advisor.ruleset.facts import Fact, facts_of
 from advisor.ruleset.facts import Value as FactValue
@@ -79,7 +81,9 @@ class _Loader(Reader):
                 inputs=tuple(entry["inputs"]),
                 about=entry["about"],
                 at=document.at(("tables", table_id), key=True),
+                per=entry.get("per", ""),
             )
+            table = replace(table, seen=seen_inputs(table, self.facts))
             self.tables[table_id] = table
             self._count_inputs(document, ("tables", table_id, "inputs"), table, MAX_INPUTS)
 
@@ -269,9 +273,9 @@ class _Loader(Reader):
                         "choices, numbers and signals that are asked, probed or read",
                     )
                 elif name not in self.tables[table_id].inputs:
-                    self.tables[table_id] = replace(
-                        self.tables[table_id], inputs=(*self.tables[table_id].inputs, name)
-                    )
+                    table = self.tables[table_id]
+                    table = replace(table, inputs=(*table.inputs, name))
+                    self.tables[table_id] = replace(table, seen=seen_inputs(table, self.facts))
             self._count_inputs(document, path, self.tables[table_id], MAX_OWN_INPUTS)
 
     def _count_inputs(self, document: Document, path: Path_, table: Table, most: int) -> None:
@@ -428,6 +432,30 @@ def only_layer(ruleset: Ruleset, layer: str) -> Ruleset:
     return replace(ruleset, rules=rules, layers=(layer,), overlays=())
 
 
+def _join_asked(tables: dict[str, Table]) -> None:
+    """A table that ranks schemes sees what the table that is asked for each of them looks at."""
+    for asked in [table for table in tables.values() if table.per]:
+        for table in list(tables.values()):
+            if table.concludes == asked.concludes and not table.per:
+                seen = [name for name in asked.seen if name != asked.concludes]
+                seen = list(dict.fromkeys((*table.seen, *seen)))
+                tables[table.id] = replace(table, seen=tuple(seen), asks=asked.id)
+
+
+def method_files(root: Path, axis: str) -> list[Path]:
+    """The files of the methods that can be used, the project's own first; broken ones stay out."""
+    usable = methods().updates if axis == "updates" else methods().objectives
+    folders = [root / axis]
+    if root == rules_dir():
+        folders += [other / "rules" / axis for other in method_roots()[1:]]
+    return [
+        path
+        for folder in folders
+        for path in sorted(folder.glob("*.yaml"))
+        if path.stem in usable or root != rules_dir()
+    ]
+
+
 @cache
 def load_rules(
     layers: tuple[str, ...] = SHIPPED_LAYERS,
@@ -457,14 +485,17 @@ def load_rules(
     if unreadable:
         raise InputError(faults=unreadable)
     facts_document = read(root / "facts.yaml")
-    loader = _Loader(facts_of(facts_document))
+    facts = facts_of(facts_document)
+    for fact in [fact for fact in facts.values() if fact.per]:
+        facts = {**facts, **instances(fact)}
+    loader = _Loader(facts)
     for _, document in extra:
         loader.add_facts(document)
     loader.assume = loader.assumptions(facts_document)
     loader.add_tables(read(root / "tables.yaml"))
     loader.add_sources(read(root / "sources.yaml"))
     for axis in ("updates", "objectives"):
-        for path in sorted((root / axis).glob("*.yaml")):
+        for path in method_files(root, axis):
             loader.add_axis(read(path), axis)
     for layer in ("base", *layers):
         for path in sorted((root / layer).glob("*.yaml")):
@@ -483,6 +514,7 @@ def load_rules(
             active[rule.table].append(rule)
         else:
             inactive.append(rule)
+    _join_asked(loader.tables)
     return Ruleset(
         facts=loader.facts, tables=loader.tables, tiers=loader.tiers, layers=(*layers, *names),
         rules={table: tuple(rules) for table, rules in active.items()},

@@ -47,6 +47,7 @@ class Condition:
     intervals: tuple[Interval, ...] = ()
     unknown: bool = False  # also holds where the fact is not known
     text: str = ""  # as a person reads it: "budget is low", "rows at least 2"
+    named: str = ""  # the fact as the rule names it, where that is another one (candidates.py)
 
     def holds(self, value: Any) -> bool:
         """Whether a fact's value satisfies the condition; None and 'unknown' mean not known."""
@@ -77,6 +78,7 @@ class Rule:
     refines: str = ""  # the document row a rule of the evidence layer refines
     unless_note: str = ""
     examples: tuple[Mapping[str, Any], ...] = ()
+    candidate: str = ""  # the scheme that a rule of the table `allowed` was spread to
     at: str = ""  # file:line:column of its id
     spots: Mapping[str, str] = field(
         default_factory=dict
@@ -113,9 +115,12 @@ class Table:
 
     id: str
     concludes: str
-    inputs: tuple[str, ...]
+    inputs: tuple[str, ...]  # as rules name them
     about: str
     at: str = ""
+    per: str = ""  # "scheme": asked for each scheme; its rules forbid that scheme
+    seen: tuple[str, ...] = ()  # the inputs as the judge sees them (candidates.py)
+    asks: str = ""  # the table that is asked for each scheme before this one ranks them
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -7,11 +7,14 @@ touch one another; a warning by itself. That keeps the sets few without losing a
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from advisor.ruleset.candidates import judged_rules
 from advisor.ruleset.decisions import Decisions
 from advisor.ruleset.domain import cells_of
-from advisor.ruleset.model import Rule, Ruleset
+from advisor.ruleset.model import Rule, Ruleset, Table
 from advisor.ruleset.proved import Clash, Hole, Idle, TableProof, layer_of
 from advisor.ruleset.settings_proof import prove_settings
 from advisor.ruleset.space import Space
@@ -21,19 +24,18 @@ __all__ = ["Clash", "Hole", "Idle", "TableProof", "alike", "prove"]
 
 def prove(ruleset: Ruleset, table_id: str) -> TableProof:
     """Everything that can be said of one table of the merged rules. Raises TooManyCases."""
-    table, rules = ruleset.tables[table_id], ruleset.rules[table_id]
-    proof = TableProof(table=table, rules=len(rules))
+    table, rules = ruleset.tables[table_id], judged_rules(ruleset, table_id)
+    proof = TableProof(table=table, rules=sum(not rule.candidate for rule in rules))
+    if table.per:  # spread over the schemes, its rules are proved with the table that ranks them
+        proof.unused_inputs = _unused(table, rules)
+        return proof
     deciding = sorted(
         (rule for rule in rules if rule.kind in ("recommend", "forbid")),
         key=lambda rule: _rank(ruleset, rule),
     )
     space = Space(ruleset, rules)
     proof.cells = space.size
-    proof.unused_inputs = [
-        fact_id
-        for fact_id in table.inputs
-        if not any(condition.fact == fact_id for rule in rules for condition in rule.when)
-    ]
+    proof.unused_inputs = _unused(table, rules)
     outcomes = [
         outcome for outcome in ruleset.facts[table.concludes].values if outcome != "unknown"
     ]
@@ -43,7 +45,45 @@ def prove(ruleset: Ruleset, table_id: str) -> TableProof:
     for rule in rules:
         if rule.kind == "warn" and not Space(ruleset, [rule]).sets().keys() - {0}:
             proof.unreachable.append(rule)
+    _join_candidates(proof, rules)
     return proof
+
+
+def _unused(table: Table, rules: Sequence[Rule]) -> list[str]:
+    """Inputs that no rule of the table looks at; a fact of each scheme counts where one is used."""
+    own = [rule for rule in rules if not rule.candidate]
+    used = {c.named or c.fact for rule in own for c in rule.when}
+    return [
+        name
+        for name in table.inputs
+        if name not in used and not any(fact.startswith(f"{name}_") for fact in used)
+    ]
+
+
+def _join_candidates(proof: TableProof, rules: Sequence[Rule]) -> None:
+    """A rule that is asked for each scheme is idle only if it is idle for every one of them."""
+    counted = Counter(rule.id for rule in rules if rule.candidate)
+
+    def idle(found: Iterable[Rule]) -> set[str]:
+        idle_for = Counter(rule.id for rule in found if rule.candidate)
+        return {name for name, count in idle_for.items() if count == counted[name]}
+
+    everywhere = idle(proof.unreachable)
+    proof.unreachable = list(
+        {
+            rule.id: rule
+            for rule in proof.unreachable
+            if not rule.candidate or rule.id in everywhere
+        }.values()
+    )
+    for listed in (proof.redundant, proof.never_wins):
+        everywhere = idle(one.rule for one in listed)
+        kept = {
+            one.rule.id: one
+            for one in listed
+            if not one.rule.candidate or one.rule.id in everywhere
+        }
+        listed[:] = kept.values()
 
 
 def _rank(ruleset: Ruleset, rule: Rule) -> tuple[bool, int, int, str]:
@@ -62,8 +102,8 @@ def alike(ruleset: Ruleset, fact_id: str) -> list[tuple[Any, ...]]:
     """
     conditions = [
         condition
-        for rules in ruleset.rules.values()
-        for rule in rules
+        for table_id in ruleset.tables
+        for rule in judged_rules(ruleset, table_id)
         for condition in rule.when
         if condition.fact == fact_id
     ]

@@ -32,7 +32,7 @@ def flip_words(flip: Flip, facts: Mapping[str, Fact]) -> str:
     """
     if len(flip.change) == 1 and flip.effort != "money":
         (name, value), by_name = next(iter(flip.change.items())), _by_name(facts)
-        if name == "start" and value in START:
+        if name == "checkpoint_kind" and value in START:
             name, value = START[value], True
         fact = by_name.get(name)
         if fact is not None and fact.ask and fact.type in ("choice", "flag"):
@@ -62,7 +62,7 @@ def change_answers(
             answers = _set(answers, {"model": None, "model_params_b": value}, facts)
         elif fact_id == "model":
             answers = _set(answers, {"model": value, "model_params_b": None}, facts)
-        elif fact_id == "start":
+        elif fact_id == "checkpoint_kind":
             for start, signal in START.items():
                 answers = with_reply(
                     facts, answers, facts[signal], True if start == value else DONT_KNOW

@@ -23,7 +23,7 @@ SUPPORT = {
     "data_rows": 5000,
     "data_tokens": 800_000,
 }
-READ = ("start", "params_b", "gpus")  # read from the answers to `model` and `gpu`
+READ = ("checkpoint_kind", "params_b", "gpus")  # read from the answers to `model` and `gpu`
 
 
 def domain(ruleset, fact_id):
@@ -87,7 +87,7 @@ def test_no_question_is_left_out_that_could_matter(layers, seed, share):
     opened = [name for name in names if name not in known and rng.random() < 0.9]
     askable = [name for name in opened if name not in READ] + [
         question
-        for question, read in {"model": ("start", "params_b"), "gpu": ("gpus",)}.items()
+        for question, read in {"model": ("checkpoint_kind", "params_b"), "gpu": ("gpus",)}.items()
         if {*read} & {*opened}
     ]
     for question in [name for name in askable if name in ASKED]:
@@ -122,7 +122,13 @@ def test_a_question_matters_exactly_where_some_completion_says_so(question):
         for name in ("facts_change_often", "prompt_meets_quality_bar", "long_prompt_cost")
         if name != question
     ][:2]
-    known = {**SUPPORT, "depth": "style", "params_b": 8.0, "start": "instruct", "device": "unknown"}
+    known = {
+        **SUPPORT,
+        "depth": "style",
+        "params_b": 8.0,
+        "checkpoint_kind": "instruct",
+        "device": "unknown",
+    }
     known |= {} if question == "budget" else {"budget": "medium"}
     ends = [
         {
@@ -189,7 +195,7 @@ def test_what_a_model_will_be_read_for_is_open_as_long_as_it_is():
     }
     assert still_matters(RULES, facts, "teacher_available", ["model"])
     assert not still_matters(
-        RULES, {**facts, "params_b": 8.0, "start": "instruct"}, "teacher_available", []
+        RULES, {**facts, "params_b": 8.0, "checkpoint_kind": "instruct"}, "teacher_available", []
     )
 
 
@@ -202,7 +208,7 @@ def test_the_probed_machine_is_not_the_last_word():
         "depth": "style",
         "budget": "low",
         "params_b": 8.0,
-        "start": "instruct",
+        "checkpoint_kind": "instruct",
         "device": "unknown",
         "priority": "cost",
     }
@@ -234,7 +240,7 @@ def test_nothing_is_over_a_limit_that_nobody_set():
         "depth": "style",
         "budget": "medium",
         "params_b": 8.0,
-        "start": "instruct",
+        "checkpoint_kind": "instruct",
         "device": "gpu",
         "gpus": 1,
         "priority": "quality",

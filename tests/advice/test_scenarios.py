@@ -51,7 +51,7 @@ def test_a_wrong_expectation_is_told_with_what_was_got(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text(
         "scenarios:\n  - {id: a, given: {task: qa}, composition: rag, fired: [evidence/pairs],"
-        " why_not: {full: base/full-too-big}, why: us,\n     whatif: [{change: {budget: low},"
+        " why_not: {full: base/too-big}, why: us,\n     whatif: [{change: {budget: low},"
         " composition: sft+full}]}\n  - {id: b, given: {objective: sft, update: full, quantization:"
         " none}, settings: {epochs: 9}, why: us}\n"
     )

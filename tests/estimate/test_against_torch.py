@@ -8,8 +8,8 @@ import pytest
 
 from advisor.estimate.activation_memory import layer_bytes
 from advisor.estimate.architecture import EXACT, shape_from_config
-from advisor.estimate.dims import dims_of, trainable_params
-from advisor.estimate.resolved_run import resolve
+from advisor.estimate.dims import dims_of
+from advisor.estimate.resolved_run import resolve, trainable_params
 from advisor.estimate.types import RunSpec
 
 pytestmark = [pytest.mark.slow, pytest.mark.train]

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.estimate import estimate, fits_in
-from advisor.estimate.dims import dims_of, trainable_params
+from advisor.estimate.dims import dims_of
 from advisor.estimate.memory import memory_estimate
+from advisor.estimate.resolved_run import trainable_params
 from advisor.estimate.types import RunSpec
 from advisor.ground.types import Gpu, Hardware, ModelShape
 from advisor.ground.units import GIB

@@ -29,7 +29,7 @@ OWN_NAME: Schema = {"type": "string", "pattern": pattern(FACT_NAME)}
 
 def settings() -> dict[str, Schema]:
     """Key -> schema of what a `set` rule may set: the keys of a plan's stage, and
-    `effective_batch`, which the fit search splits in two.
+    `effective_batch_size`, which the fit search splits in two.
     """
     stage = plan_schema()["$defs"]["Stage"]["properties"]
     named = set(key_specs().names())
@@ -41,7 +41,7 @@ def settings() -> dict[str, Schema]:
     }
     return {
         **keys,
-        "effective_batch": {
+        "effective_batch_size": {
             "type": "integer",
             "minimum": 1,
             "description": "rows behind one optimizer step, over all cards",

@@ -74,7 +74,7 @@ def test_masks_agree_with_a_plain_reading(case):
 
 def test_the_order_of_rules_changes_nothing():
     """Shuffled rules rank the same."""
-    facts = {"open_schemes": "any", "budget": "low", "gpus": 1, "fits_qlora": "too_big"}
+    facts = {"candidate_schemes": "any", "budget": "low", "gpus": 1, "fits_qlora": "too_big"}
     expected = [outcome for outcome, _ in judge(RULES, "scheme", facts).ranking]
     for seed in range(20):
         shuffled = list(RULES.rules["scheme"])
@@ -133,7 +133,7 @@ def test_no_two_settings_of_one_key_hold_at_once():
                                 "weights_dtype",
                                 "optimizer",
                                 "epochs",
-                                "effective_batch",
+                                "effective_batch_size",
                             } <= set(keys), (facts, keys)
                             cells += 1
     assert cells == 9 * 4 * 3 * 8 * 8 * 5

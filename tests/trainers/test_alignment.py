@@ -535,7 +535,9 @@ def test_every_key_reaches_the_trainer(objective, key, align, tmp_path, monkeypa
     (tmp_path / "own.py").write_text(REWARD)
     seen = []
     real = settings.build_config
-    monkeypatch.setattr(settings, "built", lambda *args: seen.append(real(*args)) or seen[-1])
+    monkeypatch.setattr(
+        settings, "build_config", lambda *args: seen.append(real(*args)) or seen[-1]
+    )
     monkeypatch.setattr(
         stage, "checkpoints", None
     )  # ends the run behind preparation, before training

@@ -87,7 +87,7 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path, away, wheel, monkeypat
 def test_too_little_space_is_said_before_anything_is_fetched(tmp_path, away, monkeypatch):
     """The space for download and conversion is checked first."""
     monkeypatch.setattr(demo_model, "SPACE_BYTES", 10**18)
-    monkeypatch.setattr(demo_model, "downloaded", lambda work: pytest.fail("downloaded"))
+    monkeypatch.setattr(demo_model, "download", lambda work: pytest.fail("downloaded"))
     with pytest.raises(MachineNotReady, match="the demo model needs"):
         demo_model.demo_model(tmp_path / "cache")
 

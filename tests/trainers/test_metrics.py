@@ -13,7 +13,7 @@ from trainers.evaluation.metrics import (
     compare,
     compare_answers,
     proportion_interval,
-    score,
+    score_answer,
     verdict,
 )
 
@@ -39,7 +39,7 @@ from trainers.evaluation.metrics import (
 )
 def test_scores_by_hand(metric, said, expected, value):
     """Each metric on cases small enough to work out."""
-    assert score(metric, said, expected) == pytest.approx(value, abs=1e-4)
+    assert score_answer(metric, said, expected) == pytest.approx(value, abs=1e-4)
 
 
 @pytest.mark.light

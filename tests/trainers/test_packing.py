@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from advisor.ground.errors import InputError
 from tests.conftest import examples
-from trainers.prepare import IGNORED, PackedBatches, Row, columns, pack
+from trainers.prepare import IGNORED, PackedBatches, Row, dataset_columns, pack
 from trainers.prepare.packing import check_packing, packed_logits
 
 SMALL = {
@@ -115,7 +115,7 @@ def test_lines_of_a_batch_are_padded_without_being_seen():
     model = tiny("llama", "sdpa")
     rows = rows_of([9, 4, 6, 3])
     groups = [tuple(rows[:2]), tuple(rows[2:])]
-    table = columns(groups, lengths=True)
+    table = dataset_columns(groups, lengths=True)
     batch = PackedBatches(0)(
         [{name: column[line] for name, column in table.items()} for line in range(2)]
     )

@@ -12,13 +12,14 @@ from trainers.prepare import (
     IGNORED,
     Row,
     Templater,
-    columns,
+    dataset_columns,
     fit_rows,
     pack,
     prepare_stage_rows,
     split_rows,
     tokenise,
 )
+from trainers.prepare.length import cut_row
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +204,7 @@ def test_too_many_long_rows_stop_the_run():
     with pytest.raises(
         InputError, match=r"2 of 20 rows are longer than seq_len 10 .*the longest has 30"
     ):
-        fit_rows(rows_of(*[5] * 18, 20, 30), seq_len=10, truncation="stop")
+        fit_rows(rows_of(*[5] * 18, 20, 30), seq_len=10, truncation="stop", cut=cut_row)
 
 
 @pytest.mark.light
@@ -231,7 +232,7 @@ def test_drop_and_truncate_count_what_they_do():
         key="k",
         text="t",
     )
-    fit = fit_rows(rows, seq_len=10, truncation="truncate")
+    fit = fit_rows(rows, seq_len=10, truncation="truncate", cut=cut_row)
     assert (fit.truncated, fit.dropped) == (1, 1)
     assert [row.tokens for row in fit.rows] == [5, 10]
 
@@ -315,7 +316,7 @@ def test_packing_fills_bins_and_keeps_every_token():
     assert sorted(row.number for group in bins for row in group) == [1, 2, 3, 4, 5, 6, 7]
     assert all(sum(row.tokens for row in group) <= 10 for group in bins)
     assert len(bins) == 4  # 37 tokens do not fit into three bins of ten
-    table = columns(bins, lengths=True)
+    table = dataset_columns(bins, lengths=True)
     for ids, labels, lengths in zip(
         table["input_ids"], table["labels"], table["seq_lengths"], strict=True
     ):

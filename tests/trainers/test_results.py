@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from advisor.commands.chat import newest_run
+from advisor.commands.tools import newest_run
 from advisor.ground.errors import InputError
 from trainers.tools.chat import ChatSession
 from trainers.tools.chat import main as chat_main

@@ -14,8 +14,8 @@ import pytest
 from advisor.ground.errors import InputError, TrainingFailed
 from tests.trainers.runs import break_at, losses, trained
 from trainers import sft
+from trainers.__main__ import main
 from trainers.frame.files import read_json
-from trainers.frame.job import run_trainer
 from trainers.frame.machine import is_main_process
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -335,7 +335,8 @@ def command(plan: Path, run: Path, *flags: str) -> list[str]:
         sys.executable,
         "-P",
         "-m",
-        "trainers.sft",
+        "trainers",
+        "sft",
         str(plan),
         "--stage",
         "sft",
@@ -401,12 +402,7 @@ def test_failures_leave_a_record_and_their_exit_code(
 ):
     """error.json holds what, allowed, hint and the exit code, and stderr says the same."""
     plan = plan_file(tmp_path, tiny_model, chats, seq_len=8)
-    code = run_trainer(
-        sft.train,
-        [str(plan), "--stage", "sft", "--run", str(tmp_path / "run")],
-        objectives=("sft",),
-        prog="trainers.sft",
-    )
+    code = main(["sft", str(plan), "--stage", "sft", "--run", str(tmp_path / "run")])
     record = read_json(tmp_path / "run" / "stages" / "sft" / "error.json")
     assert code == 2 == record["exit_code"]
     assert record["kind"] == "InputError"
@@ -415,37 +411,29 @@ def test_failures_leave_a_record_and_their_exit_code(
     assert "longer than seq_len 8" in capsys.readouterr().err
 
 
-def test_an_unplanned_exception_is_a_bug_with_its_log(tmp_path, tiny_model, chats):
+def test_an_unplanned_exception_is_a_bug_with_its_log(tmp_path, tiny_model, chats, monkeypatch):
     """What nobody foresaw is exit 70 and names the file with the traceback."""
     plan = plan_file(tmp_path, tiny_model, chats)
 
     def broken(job):
         raise RuntimeError("surprise")
 
-    code = run_trainer(
-        broken,
-        [str(plan), "--stage", "sft", "--run", str(tmp_path / "run")],
-        objectives=("sft",),
-        prog="trainers.sft",
-    )
+    monkeypatch.setattr(sft, "train", broken)
+    code = main(["sft", str(plan), "--stage", "sft", "--run", str(tmp_path / "run")])
     record = read_json(tmp_path / "run" / "stages" / "sft" / "error.json")
     assert code == 70 == record["exit_code"]
     assert "surprise" in Path(record["hint"].split()[-1]).read_text()
 
 
-def test_out_of_memory_names_the_next_smaller_setting(tmp_path, tiny_model, chats):
+def test_out_of_memory_names_the_next_smaller_setting(tmp_path, tiny_model, chats, monkeypatch):
     """Out of memory is exit 5 with the setting that changes the result least."""
     plan = plan_file(tmp_path, tiny_model, chats, micro_batch_size=8)
 
     def full(job):
         raise MemoryError("no room")
 
-    code = run_trainer(
-        full,
-        [str(plan), "--stage", "sft", "--run", str(tmp_path / "run")],
-        objectives=("sft",),
-        prog="trainers.sft",
-    )
+    monkeypatch.setattr(sft, "train", full)
+    code = main(["sft", str(plan), "--stage", "sft", "--run", str(tmp_path / "run")])
     assert code == 5
     assert (
         "micro_batch_size: 4 and grad_accum: 2"

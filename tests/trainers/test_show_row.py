@@ -6,7 +6,7 @@ import json
 import pytest
 from rich.console import Console
 
-from advisor.commands.show_row import row_as_trained as asked_row
+from advisor.commands.check import row_as_trained as asked_row
 from advisor.ground.errors import InputError
 from advisor.render.row import print_row
 from trainers.tools.show_row import show_row

@@ -72,8 +72,10 @@ def test_another_size_or_start_of_the_model_can_be_tried():
         "task": "qa",
         "model_params_b": 1.0,
     }
-    assert after({"task": "qa"}, {"start": "instruct"})["signals"] == ("instruct_model_start",)
-    assert after({"task": "qa", "signals": ("instruct_model_start",)}, {"start": "base"})[
+    assert after({"task": "qa"}, {"checkpoint_kind": "instruct"})["signals"] == (
+        "instruct_model_start",
+    )
+    assert after({"task": "qa", "signals": ("instruct_model_start",)}, {"checkpoint_kind": "base"})[
         "signals"
     ] == ("base_model_untuned",)
 
@@ -101,7 +103,10 @@ def test_a_change_reads_like_the_answer_to_its_question():
     )
     assert (
         flip_words(
-            Flip(change={"start": "base"}, to=TO, effort="fixed", text="if start were base"), FACTS
+            Flip(
+                change={"checkpoint_kind": "base"}, to=TO, effort="fixed", text="if start were base"
+            ),
+            FACTS,
         )
         == f"{FACTS['base_model_untuned'].ask} yes"
     )

@@ -15,7 +15,7 @@ from trainers.frame.token_counting import TokenCounting
 
 
 def plain_head(model: Any) -> bool:
-    """True where logits are the head's output and nothing more: no soft cap, no scale, no experts'
+    """True if logits are the head's output and nothing more: no soft cap, no scale, no experts'
     extra loss.
     """
     config = model.config.get_text_config()

@@ -48,10 +48,10 @@ def keep_base(key: Any, model: Any) -> None:
         _kept[key] = model
 
 
-def give_back(model: Any) -> None:
+def release_base(model: Any) -> None:
     """Take the module off its base, so that the next training finds it as it was loaded.
 
-    Nothing where bases are not kept.
+    Nothing if bases are not kept.
     """
     from peft import PeftModel
 

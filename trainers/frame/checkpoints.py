@@ -17,13 +17,13 @@ from typing import Any
 
 from advisor.ground.errors import MachineNotReady
 from advisor.ground.files import ELSEWHERE, cannot_write
-from trainers.frame.files import plain, read_json, write_json
+from trainers.frame.files import json_value, read_json, write_json
 
 COMPLETE = "complete.json"
 STATE = "training_state"
 
 
-def unfold(value: Any, tensors: dict[str, Any]) -> Any:
+def take_out_tensors(value: Any, tensors: dict[str, Any]) -> Any:
     """The value as JSON, with every tensor moved into `tensors` and its name left in its place."""
     import torch
 
@@ -33,28 +33,33 @@ def unfold(value: Any, tensors: dict[str, Any]) -> Any:
         return {"tensor": name}
     if isinstance(value, dict):
         return {
-            "map": [[unfold(key, tensors), unfold(item, tensors)] for key, item in value.items()]
+            "map": [
+                [take_out_tensors(key, tensors), take_out_tensors(item, tensors)]
+                for key, item in value.items()
+            ]
         }
     if isinstance(value, tuple):
-        return {"tuple": [unfold(item, tensors) for item in value]}
+        return {"tuple": [take_out_tensors(item, tensors) for item in value]}
     if isinstance(value, list):
-        return {"list": [unfold(item, tensors) for item in value]}
+        return {"list": [take_out_tensors(item, tensors) for item in value]}
     if value is None or isinstance(value, bool | int | float | str):
         return {"value": value}
     raise TypeError(f"a checkpoint cannot hold a {type(value).__name__}")
 
 
-def fold(value: Any, tensors: dict[str, Any]) -> Any:
+def put_back_tensors(value: Any, tensors: dict[str, Any]) -> Any:
     """What `unfold` was given."""
     ((kind, inner),) = value.items()
     if kind == "tensor":
         return tensors[inner]
     if kind == "map":
-        return {fold(key, tensors): fold(item, tensors) for key, item in inner}
+        return {
+            put_back_tensors(key, tensors): put_back_tensors(item, tensors) for key, item in inner
+        }
     if kind == "tuple":
-        return tuple(fold(item, tensors) for item in inner)
+        return tuple(put_back_tensors(item, tensors) for item in inner)
     if kind == "list":
-        return [fold(item, tensors) for item in inner]
+        return [put_back_tensors(item, tensors) for item in inner]
     return inner
 
 
@@ -63,19 +68,21 @@ def save_state(folder: Path, name: str, value: Any) -> None:
     from safetensors.torch import save_file
 
     tensors: dict[str, Any] = {}
-    tree = unfold(value, tensors)
+    tree = take_out_tensors(value, tensors)
     save_file(tensors, folder / f"{name}.safetensors")
     (folder / f"{name}.json").write_text(json.dumps(tree), encoding="utf-8")
 
 
 def load_state(folder: Path, name: str) -> Any:
-    """The value written by `save_state`, tensors on the CPU; None where there is none."""
+    """The value written by `save_state`, tensors on the CPU; None if there is none."""
     from safetensors.torch import load_file
 
     path = folder / f"{name}.json"
     if not path.is_file():
         return None
-    return fold(json.loads(path.read_text("utf-8")), load_file(folder / f"{name}.safetensors"))
+    return put_back_tensors(
+        json.loads(path.read_text("utf-8")), load_file(folder / f"{name}.safetensors")
+    )
 
 
 class SafeCheckpoints:
@@ -156,7 +163,7 @@ class SafeCheckpoints:
             else None
         )
         if value is not None:
-            restore_random(value)
+            restore_random_states(value)
 
 
 def random_states() -> dict[str, Any]:
@@ -173,7 +180,7 @@ def random_states() -> dict[str, Any]:
     }
 
 
-def restore_random(value: dict[str, Any]) -> None:
+def restore_random_states(value: dict[str, Any]) -> None:
     """Set them."""
     import numpy
     import torch
@@ -225,11 +232,11 @@ def save_result(model: Any, tokenizer: Any, folder: Path) -> None:
 
 def fingerprint(value: Any) -> str:
     """A short digest of everything a checkpoint depends on."""
-    return hashlib.sha256(json.dumps(plain(value), sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(json_value(value), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def mark_complete(
-    folder: Path, *, step: int, steps: int, learning_rate: float, epoch: float, mark: str
+    folder: Path, *, step: int, steps: int, learning_rate: float, epoch: float, fingerprint: str
 ) -> None:
     """Declare a checkpoint whole."""
     write_json(
@@ -239,12 +246,14 @@ def mark_complete(
             "steps": steps,
             "learning_rate": learning_rate,
             "epoch": epoch,
-            "fingerprint": mark,
+            "fingerprint": fingerprint,
         },
     )
 
 
-def last_complete(folder: Path, *, mark: str, remove: bool) -> tuple[Path, dict[str, Any]] | None:
+def last_complete(
+    folder: Path, *, fingerprint: str, remove: bool
+) -> tuple[Path, dict[str, Any]] | None:
     """The newest complete checkpoint of the same settings and its record.
 
     With `remove`, what a killed run or other settings left goes.
@@ -252,7 +261,7 @@ def last_complete(folder: Path, *, mark: str, remove: bool) -> tuple[Path, dict[
     found: list[tuple[int, Path, dict[str, Any]]] = []
     for path in folder.glob("checkpoint-*") if folder.is_dir() else ():
         record = read_json(path / COMPLETE)
-        if isinstance(record, dict) and record.get("fingerprint") == mark:
+        if isinstance(record, dict) and record.get("fingerprint") == fingerprint:
             found.append((int(record["step"]), path, record))
         elif remove:
             _remove(path)
@@ -262,14 +271,16 @@ def last_complete(folder: Path, *, mark: str, remove: bool) -> tuple[Path, dict[
     return path, record
 
 
-def others_there(folder: Path, *, mark: str) -> bool:
-    """True where the folder holds complete checkpoints of other settings."""
+def has_other_checkpoints(folder: Path, *, fingerprint: str) -> bool:
+    """True if the folder holds complete checkpoints of other settings."""
     records = (
         [read_json(path / COMPLETE) for path in folder.glob("checkpoint-*")]
         if folder.is_dir()
         else []
     )
-    return any(isinstance(record, dict) and record.get("fingerprint") != mark for record in records)
+    return any(
+        isinstance(record, dict) and record.get("fingerprint") != fingerprint for record in records
+    )
 
 
 def _remove(path: Path) -> None:

@@ -31,7 +31,7 @@ def measure(
     evaluate: Callable[..., float | None],
 ) -> None:
     """Write dry_run.json into the stage's folder."""
-    from trainers.frame.progress import Watch, say
+    from trainers.frame.progress import RunCallback, say
 
     stage, processes = job.stage, settings.world_size()
     micro_batches = min(stage.grad_accum, MICRO_BATCHES)
@@ -40,7 +40,7 @@ def measure(
     ]
     batch = [longest[place % len(longest)] for place in range(stage.micro_batch_size)]
     shown = is_main_process()
-    watch = Watch(
+    watch = RunCallback(
         metrics=None,
         stage=stage.name,
         task=job.task,

@@ -254,7 +254,7 @@ def register_method(config: Mapping[str, Any]) -> None:
 def _with_module(job: Job, base: Any, start: Path, **options: Any) -> Any:
     """The base with the module of that folder.
 
-    Raises InputError where it was made for another base.
+    Raises InputError if it was made for another base.
     """
     from peft import PeftModel
 
@@ -284,15 +284,15 @@ def _check_same_module(job: Job, model: Any, update: Update, base: Any) -> None:
         )
     mine = {
         key: job.options[plan_key]
-        for key, plan_key in update.OWNED.items()
+        for key, plan_key in update.PLAN_KEYS.items()
         if plan_key in job.options and job.stage.options.get(plan_key) is not None
     }
     for key, value in mine.items():
         other = getattr(there, key, None)
         if key != "target_modules" and other != value:
             raise InputError(
-                f"stage {job.stage.name}: {update.OWNED[key]} is {value}, the adapter it goes on"
-                f" from has {other}",
+                f"stage {job.stage.name}: {update.PLAN_KEYS[key]} is {value}, the adapter it"
+                f" continues from has {other}",
                 hint="give both stages the same value",
             )
 
@@ -312,7 +312,7 @@ def enable_stop_tokens(model: Any, tokenizer: Any, turn_ends: set[int]) -> list[
 
 
 def check_vocabulary(model: Any, tokenizer: Any) -> None:
-    """Raise TrainingFailed where the tokenizer knows tokens the model has no embedding for."""
+    """Raise TrainingFailed if the tokenizer knows tokens the model has no embedding for."""
     size = model.get_input_embeddings().weight.shape[0]
     highest = max(tokenizer.get_vocab().values())
     if highest >= size:

@@ -45,7 +45,7 @@ INSTALL = 'pip install "finetune-advisor[train]"'
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
+class VersionRange:
     """The versions of one library that the trainers have been tested with."""
 
     name: str
@@ -53,7 +53,7 @@ class Range:
 
 
 @cache
-def tested_ranges() -> dict[str, Range]:
+def tested_ranges() -> dict[str, VersionRange]:
     """Library -> tested range, from the `train` extra: the one place where they are written
     down.
     """
@@ -76,7 +76,7 @@ def tested_ranges() -> dict[str, Range]:
         match = re.match(r"[A-Za-z0-9._-]+", requirement)
         if match:
             name = match.group().lower()
-            ranges[name] = Range(
+            ranges[name] = VersionRange(
                 name, requirement[match.end() :].strip().strip("()").replace(" ", "")
             )
     return ranges
@@ -91,7 +91,7 @@ def check_versions(*, quantized: bool) -> dict[str, str]:
 
     faults, versions = [], {}
     for name in ALWAYS + (FOR_QUANTIZATION if quantized else ()):
-        wanted = tested_ranges().get(name, Range(name, "")).wanted
+        wanted = tested_ranges().get(name, VersionRange(name, "")).wanted
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -135,7 +135,7 @@ def quiet_libraries() -> None:
 def torch_device(wanted: str) -> Any:
     """The torch device of the plan's `launch.device`.
 
-    Raises MachineNotReady where this machine or this torch cannot use it.
+    Raises MachineNotReady if this machine or this torch cannot use it.
     """
     import torch
 
@@ -182,7 +182,7 @@ def torch_device(wanted: str) -> Any:
 
 
 def usable_cores() -> int:
-    """CPU cores this process may use: affinity, and the cgroup's quota where there is one."""
+    """CPU cores this process may use: affinity, and the cgroup's quota if there is one."""
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )

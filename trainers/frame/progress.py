@@ -18,7 +18,7 @@ from advisor.ground.errors import TrainingFailed
 from advisor.ground.files import write_atomically
 from advisor.ground.units import format_duration, format_gib
 from trainers.frame.checkpoints import mark_complete
-from trainers.frame.files import plain
+from trainers.frame.files import json_value
 from trainers.frame.machine import MemoryMeter
 
 LINE_EVERY_S = 10.0  # without a terminal
@@ -67,7 +67,7 @@ class Display:
             self.bar = None
 
 
-class Watch(TrainerCallback):
+class RunCallback(TrainerCallback):
     """Writes a metrics line per logged step, moves the display, marks checkpoints, and stops a run
     whose loss is not finite.
     """
@@ -81,13 +81,13 @@ class Watch(TrainerCallback):
         label: str,
         steps: int,
         memory: MemoryMeter,
-        mark: str = "",
+        fingerprint: str = "",
         scaled: bool = False,
         shown: bool = True,
         logged: Sequence[str] = (),
     ) -> None:
         self.metrics, self.stage, self.task, self.steps = metrics, stage, task, steps
-        self.memory, self.mark, self.scaled = memory, mark, scaled
+        self.memory, self.fingerprint, self.scaled = memory, fingerprint, scaled
         self.logged = logged
         self.display_args = (label, steps, shown)
         self.display: Display | None = None
@@ -193,7 +193,7 @@ class Watch(TrainerCallback):
                 steps=self.steps,
                 learning_rate=rate,
                 epoch=state.epoch or 0.0,
-                mark=self.mark,
+                fingerprint=self.fingerprint,
             )
         self.last_s = time.monotonic()  # saving is not part of a step's time
 
@@ -208,7 +208,7 @@ class Watch(TrainerCallback):
     def _write(self, line: dict[str, Any]) -> None:
         if self.metrics is not None:
             with self.metrics.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(plain(line)) + "\n")
+                file.write(json.dumps(json_value(line)) + "\n")
 
     @property
     def step_s(self) -> float:

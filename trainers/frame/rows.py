@@ -57,7 +57,7 @@ def prepare_rows(
     skipped = Skipped()
     examples = list(read_examples(path, mapping=job.data.mapping, skipped=skipped))
     skipped.raise_if_too_many(path)
-    data = prepare_stage_rows(examples, templater, kind=kind, **lengths).noted(
+    data = prepare_stage_rows(examples, templater, kind=kind, **lengths).with_file_counts(
         rows=skipped.seen, dropped=skipped.total, notes=skipped.lines()
     )
     data = replace(data, digest=digest)
@@ -73,7 +73,7 @@ def prepare_rows(
 def sequences_of(job: Job, rows: Sequence[Row], model: Any) -> list[tuple[Row, ...]]:
     """Rows as the sequences of the trainer: one each, or packed.
 
-    Raises InputError where packing would let rows see each other.
+    Raises InputError if packing would let rows see each other.
     """
     if not job.stage.packing:
         return [(row,) for row in rows]

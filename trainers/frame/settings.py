@@ -24,7 +24,7 @@ OPTIMIZERS = {
     "sgd": "sgd",
 }
 # TRL or transformers argument -> the plan's own key that sets it. These are refused in `trl:`.
-OWNED: Mapping[str, str] = {
+PLAN_KEYS: Mapping[str, str] = {
     "learning_rate": "learning_rate",
     "num_train_epochs": "epochs",
     "max_steps": "max_steps",
@@ -66,7 +66,7 @@ OWNED: Mapping[str, str] = {
     "logging_dir": "advise run --output",
 }
 # Arguments that the trainers decide, with the reason.
-DECIDED: Mapping[str, str] = {
+SET_BY_TRAINERS: Mapping[str, str] = {
     "chat_template_path": "the model's own chat template is used and stored with the result",
     "dataset_text_field": "rows are read and tokenised before TRL sees them",
     "dataset_kwargs": "rows are read and tokenised before TRL sees them",
@@ -106,10 +106,12 @@ def check_passed_through(job: Job, config_class: type, update: Update) -> None:
     the plan owns.
     """
     stage = job.stage
-    faults = _faults(f"stage {stage.name}: trl", stage.trl, config_class, OWNED, DECIDED)
+    faults = _faults(
+        f"stage {stage.name}: trl", stage.trl, config_class, PLAN_KEYS, SET_BY_TRAINERS
+    )
     peft_class = update.config_class()
     if peft_class is not None:
-        faults += _faults(f"stage {stage.name}: peft", stage.peft, peft_class, update.OWNED, {})
+        faults += _faults(f"stage {stage.name}: peft", stage.peft, peft_class, update.PLAN_KEYS, {})
     elif stage.peft:
         faults.append(
             Fault(

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from advisor.ground.errors import Fault, InputError
 from trainers.evaluation.saved_result import Check, Probe
 from trainers.frame import checkpoints, settings
-from trainers.frame.bases import give_back, memory_meter
+from trainers.frame.bases import memory_meter, release_base
 from trainers.frame.dry_run import measure
 from trainers.frame.files import write_json
 from trainers.frame.job import Job
@@ -36,7 +36,7 @@ from trainers.updates import load_update
 
 # Of TRL's config, what a person would ask for; beside these, whatever differs from TRL's own
 # defaults is recorded.
-ASKED_FOR = (
+RECORDED_ARGUMENTS = (
     *(
         "learning_rate",
         "max_steps",
@@ -59,7 +59,6 @@ class Objective(ABC):
     The defaults are those of a language model trained on rows of tokens.
     """
 
-    names: tuple[str, ...] = ()
     kind: Kind[Any] = ANSWERS
     writes = True  # the result writes text (a reward model and a classifier do not)
     logged: Sequence[
@@ -109,12 +108,14 @@ class Objective(ABC):
     def probe(self, job: Job, data: Prepared[Any], tokenizer: Any) -> Probe:
         """What the checks put to the model, and how it answers."""
 
-    def judge(self, job: Job, trainer: Any, data: Prepared[Any], mark: str) -> Any | None:
+    def evaluator(
+        self, job: Job, trainer: Any, data: Prepared[Any], fingerprint: str
+    ) -> Any | None:
         """Asks the model before and after; None: nothing is compared."""
         return None
 
     def evaluation_loss(self, trainer: Any, rows: Sequence[Any]) -> float | None:
-        """Loss of one evaluation batch, for a dry run to measure its memory; None where there is
+        """Loss of one evaluation batch, for a dry run to measure its memory; None if there is
         none.
         """
         return None
@@ -166,19 +167,19 @@ def open_stage(
     return OpenStage(versions, device, threads, update)
 
 
-def last_checkpoint(job: Job, mark: str) -> Any | None:
+def last_checkpoint(job: Job, fingerprint: str) -> Any | None:
     """The checkpoint to go on from; says so where there are only those of other settings or
     data.
     """
     from trainers.frame.progress import say
 
     shown = is_main_process()
-    if shown and checkpoints.others_there(job.checkpoints, mark=mark):
+    if shown and checkpoints.has_other_checkpoints(job.checkpoints, fingerprint=fingerprint):
         say(
             f"{label(job)}: the checkpoints there belong to other settings or data: starting from"
             " the beginning"
         )
-    return checkpoints.last_complete(job.checkpoints, mark=mark, remove=shown)
+    return checkpoints.last_complete(job.checkpoints, fingerprint=fingerprint, remove=shown)
 
 
 def train(job: Job, objective: Objective) -> None:
@@ -190,7 +191,7 @@ def train(job: Job, objective: Objective) -> None:
 
     from trainers.evaluation.saved_result import check_saved
     from trainers.frame.loading import check_vocabulary, enable_stop_tokens
-    from trainers.frame.progress import Watch, cut_metrics, say
+    from trainers.frame.progress import RunCallback, cut_metrics, say
 
     shown = is_main_process()
 
@@ -238,14 +239,14 @@ def train(job: Job, objective: Objective) -> None:
         settings.world_size(),
         versions["torch"],
     ]
-    mark = checkpoints.fingerprint(
+    fingerprint = checkpoints.fingerprint(
         [*depends_on, rows_digest(data.train) if objective.kind is ANSWERS else data.digest]
     )
     metrics = job.run / "metrics.jsonl"
-    resume = last_checkpoint(job, mark)
-    watch = Watch(
+    resume = last_checkpoint(job, fingerprint)
+    watch = RunCallback(
         metrics=metrics if shown else None, stage=job.stage.name, task=job.task, label=label(job),
-        steps=steps, memory=memory, mark=mark,
+        steps=steps, memory=memory, fingerprint=fingerprint,
         scaled=settings.autocast_dtype(job, device) == "float16", shown=shown,
         logged=objective.logged,
     )  # fmt: skip
@@ -254,8 +255,10 @@ def train(job: Job, objective: Objective) -> None:
     model = trainer.model
     probe = objective.probe(job, data, tokenizer)
     before = probe.answer(model) if shown else None
-    judge = objective.judge(job, trainer, data, mark) if job.judge and shown else None
-    if judge is not None:
+    evaluator = (
+        objective.evaluator(job, trainer, data, fingerprint) if job.judge and shown else None
+    )
+    if evaluator is not None:
         # A new prefix starts from a prompt, which changes answers by itself: the comparison is with
         # the model as it came.
         with (
@@ -263,7 +266,7 @@ def train(job: Job, objective: Objective) -> None:
             if job.stage.update == "prefix" and not goes_on
             else nullcontext()
         ):
-            judge.evaluate_base()
+            evaluator.evaluate_base()
 
     if resume is not None:
         record = resume[1]
@@ -296,10 +299,10 @@ def train(job: Job, objective: Objective) -> None:
     objective.save(job, trainer, trained, tokenizer)
     checks: list[Check] = check_saved(job, trained, job.output, probe, before)
     evaluation, verdict = None, None
-    if judge is not None:
-        judge.evaluate_tuned()
-        evaluation, verdict = judge.record(), judge.verdict()
-        checks += judge.checks()
+    if evaluator is not None:
+        evaluator.evaluate_tuned()
+        evaluation, verdict = evaluator.record(), evaluator.verdict()
+        checks += evaluator.checks()
         say(f"{label(job)}: {verdict[1]}")
     for check in checks:
         say(f"{label(job)}: {'ok' if check.ok else 'WARNING'}: {check.text}")
@@ -324,7 +327,7 @@ def train(job: Job, objective: Objective) -> None:
             "resolved": resolved_settings(job, trainer, device, threads, stops),
         },
     )
-    give_back(trained)
+    release_base(trained)
 
 
 def without_autocast(model: Any) -> Any:
@@ -452,7 +455,7 @@ def resolved_settings(
         "trainable_parameters": trainable,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "stop_tokens_added": stops,
-        "trl": settings.resolved_values(trainer.args, ASKED_FOR),
+        "trl": settings.resolved_values(trainer.args, RECORDED_ARGUMENTS),
         "peft": adapter,
         "epochs": trainer.state.epoch,
     }

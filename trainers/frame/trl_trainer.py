@@ -10,7 +10,7 @@ from typing import Any
 
 from trainers.frame.job import Job
 from trainers.frame.token_counting import TokenCounting
-from trainers.prepare.preference import reading_prepared_rows
+from trainers.prepare.preference import with_prepared_rows
 
 
 def with_safe_checkpoints(trainer: type) -> type:
@@ -19,7 +19,7 @@ def with_safe_checkpoints(trainer: type) -> type:
 
     from trainers.frame.checkpoints import SafeCheckpoints
 
-    class Ours(TokenCounting, SafeCheckpoints, reading_prepared_rows(trainer)):  # type: ignore[misc]
+    class Ours(TokenCounting, SafeCheckpoints, with_prepared_rows(trainer)):  # type: ignore[misc]
         def __init__(self, *args: Any, dropout: float = 0.0, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self.start_counting()
@@ -72,8 +72,8 @@ def copy_to_reference(model: Any) -> None:
             twin.requires_grad_(False)
 
 
-def reference(job: Job, model: Any) -> Any | None:
-    """The model as it is now, frozen, for training that compares with it; None where the base under
+def reference_model(job: Job, model: Any) -> Any | None:
+    """The model as it is now, frozen, for training that compares with it; None if the base under
     a module is the reference.
 
     TRL would load it again by the name in its config, which is the base's where an earlier stage's

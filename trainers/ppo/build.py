@@ -15,7 +15,7 @@ from advisor.ground.errors import Fault, InputError
 from trainers.frame import checkpoints, settings
 from trainers.frame.job import Job
 from trainers.prepare import Prepared
-from trainers.rewards.sources import build_reward, chosen_source, reward_faults, reward_folder
+from trainers.rewards.sources import build_reward, reward_faults, reward_folder, reward_source
 
 SHORTEST_PROMPT = 8  # tokens that have to be left for it within seq_len
 
@@ -67,11 +67,11 @@ def faults(job: Job) -> list[Fault]:
     return found
 
 
-def scoring_model(job: Job, prompts: Any) -> Path | None:
-    """The reward model's folder; None where a verifier or a function scores. Raises InputError
-    where nothing does.
+def reward_model_folder(job: Job, prompts: Any) -> Path | None:
+    """The reward model's folder; None if a verifier or a function scores. Raises InputError
+    if nothing does.
     """
-    source = chosen_source(job, prompts)
+    source = reward_source(job, prompts)
     if source is None:
         raise InputError(
             f"stage {job.stage.name}: nothing scores the answers",
@@ -83,12 +83,12 @@ def scoring_model(job: Job, prompts: Any) -> Path | None:
     return reward_folder(job) if source == "reward_model" else None
 
 
-def identity_of(job: Job, folder: Path | None) -> str:
+def reward_fingerprint(job: Job, folder: Path | None) -> str:
     """What scores, as far as checkpoints depend on it."""
     if folder is not None:
-        from trainers.ppo.roles import identity
+        from trainers.ppo.roles import weights_fingerprint
 
-        return identity(folder)
+        return weights_fingerprint(folder)
     files = [
         str(job.options[key]).rpartition(":")[0] if key == "reward" else str(job.options[key])
         for key in ("reward", "schema")
@@ -107,11 +107,11 @@ def build(
 
     from trainers.frame.loading import check_vocabulary, enable_stop_tokens
     from trainers.frame.progress import say
-    from trainers.ppo.math import KlPrice
+    from trainers.ppo.math import KLCoefficient
     from trainers.ppo.roles import POLICY, build_roles
     from trainers.ppo.rollout import stop_ids
-    from trainers.ppo.steps import optimizer_of
-    from trainers.ppo.update import Ppo, PpoSettings
+    from trainers.ppo.steps import make_optimizer
+    from trainers.ppo.update import PPO, PPOSettings
 
     options, stage = job.options, job.stage
     torch.manual_seed(stage.seed)
@@ -140,13 +140,13 @@ def build(
         )  # which libraries do in training mode only; nothing else differs without dropout
     torch.manual_seed(stage.seed + process_rank())
     dtype = settings.autocast_dtype(job, device)
-    ppo = Ppo(
+    ppo = PPO(
         roles=roles,
-        settings=PpoSettings.of(options, stage.micro_batch_size),
-        price=KlPrice(
-            options["kl_coef"], options["kl_target"], options["kl_horizon"] or KlPrice.horizon
+        settings=PPOSettings.of(options, stage.micro_batch_size),
+        price=KLCoefficient(
+            options["kl_coef"], options["kl_target"], options["kl_horizon"] or KLCoefficient.horizon
         ),
-        optimizer=optimizer_of(stage, options, roles),
+        optimizer=make_optimizer(stage, options, roles),
         tokenizer=tokenizer,
         stops=stop_ids(policy),
         device=device,

@@ -155,7 +155,7 @@ def reward_hacked(reward_first: float, reward_now: float, wins: int, losses: int
 
 
 def not_finite(line: Mapping[str, Any], *, scaled: bool) -> str | None:
-    """What of an update's numbers is no number, in words; None where all are.
+    """What of an update's numbers is no number, in words; None if all are.
 
     Args:
         scaled: Gradients are scaled (fp16), where an infinite one only skips a step.

@@ -10,15 +10,15 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from trainers.evaluation import loss as judge
 from trainers.evaluation.generation import TRIAL_GENERAL, WORSE_GENERAL, general_rows
-from trainers.evaluation.metrics import Compared, compare, verdict
-from trainers.frame.checkpoints import random_states, restore_random
+from trainers.evaluation.loss import Sample
+from trainers.evaluation.metrics import Comparison, compare, verdict
+from trainers.frame.checkpoints import random_states, restore_random_states
 from trainers.frame.files import read_json, write_json
 from trainers.frame.job import Job
 from trainers.ppo.roles import POLICY
 from trainers.ppo.rollout import Answers
-from trainers.ppo.update import Ppo
+from trainers.ppo.update import PPO
 from trainers.prepare import IGNORED
 
 PROMPTS, TRIAL_PROMPTS, ON_THE_WAY = 32, 4, 16
@@ -26,7 +26,7 @@ SHOWN = 8
 
 
 @dataclass
-class HeldOutAnswer:
+class HeldOutAnswers:
     """What a policy said to the held-out prompts."""
 
     scores: list[float] = field(default_factory=list)
@@ -37,11 +37,11 @@ class HeldOutAnswer:
     seconds: float = 0.0
 
 
-class HeldOut:
+class HeldOutEvaluator:
     """Asks the same prompts before, on the way and after, always with the same random numbers."""
 
-    def __init__(self, job: Job, ppo: Ppo, holdout: Sequence[Any], mark: str) -> None:
-        self.job, self.ppo, self.mark = job, ppo, mark
+    def __init__(self, job: Job, ppo: PPO, holdout: Sequence[Any], fingerprint: str) -> None:
+        self.job, self.ppo, self.fingerprint = job, ppo, fingerprint
         trial = job.max_steps is not None
         limit = TRIAL_PROMPTS if trial else PROMPTS
         self.prompts = (
@@ -52,17 +52,17 @@ class HeldOut:
         self.general = general_rows(ppo.tokenizer, job.stage.seq_len)[
             : TRIAL_GENERAL if trial else None
         ]
-        self.before, self.after = HeldOutAnswer(), HeldOutAnswer()
+        self.before, self.after = HeldOutAnswers(), HeldOutAnswers()
         self.cache = job.output / "before.json"
 
     def ask_before(self) -> None:
-        """Ask the policy as it starts; once, also where a run was resumed."""
+        """Ask the policy as it starts; once, also if a run was resumed."""
         known = read_json(self.cache)
-        if isinstance(known, dict) and known.get("fingerprint") == self.mark:
-            self.before = HeldOutAnswer(**known["said"])
+        if isinstance(known, dict) and known.get("fingerprint") == self.fingerprint:
+            self.before = HeldOutAnswers(**known["said"])
             return
         self.before = self._ask(self.prompts)
-        write_json(self.cache, {"fingerprint": self.mark, "said": asdict(self.before)})
+        write_json(self.cache, {"fingerprint": self.fingerprint, "said": asdict(self.before)})
 
     def ask_after(self) -> None:
         self.after = self._ask(self.prompts)
@@ -78,9 +78,9 @@ class HeldOut:
         pairs = list(zip(now, self.before.scores, strict=False))
         return sum(new > old for new, old in pairs), sum(new < old for new, old in pairs)
 
-    def _ask(self, prompts: Sequence[Any], *, general: bool = True) -> HeldOutAnswer:
+    def _ask(self, prompts: Sequence[Any], *, general: bool = True) -> HeldOutAnswers:
         began = time.monotonic()
-        said = HeldOutAnswer()
+        said = HeldOutAnswers()
         with same_random_numbers(self.job.stage.seed):
             if prompts:
                 answers = self.ppo.write(prompts)
@@ -123,7 +123,7 @@ class HeldOut:
 
     # ---------------------------------------------------------------- comparing
 
-    def parts(self) -> dict[str, Compared]:
+    def parts(self) -> dict[str, Comparison]:
         """Reward and ends before and after; {} where nothing was held out."""
         if not self.after.scores:
             return {}
@@ -138,7 +138,7 @@ class HeldOut:
             name: compare(one, other, higher_is_better=True) for name, (one, other) in pairs.items()
         }
 
-    def general_loss(self) -> Compared | None:
+    def general_loss(self) -> Comparison | None:
         return (
             compare(self.before.general, self.after.general, higher_is_better=False)
             if self.after.general
@@ -180,18 +180,18 @@ class HeldOut:
             "reward_after": other.scores[place],
         }
 
-    def samples(self) -> list[judge.Sample]:
+    def samples(self) -> list[Sample]:
         """The answers after training, as the check on their ends takes them."""
         return [
-            judge.Sample(text=text, tokens=tokens, stopped=ended)
+            Sample(text=text, tokens=tokens, stopped=ended)
             for text, tokens, ended in zip(
                 self.after.texts, self.after.tokens, self.after.ended, strict=True
             )
         ]
 
-    def samples_before(self) -> list[judge.Sample]:
+    def samples_before(self) -> list[Sample]:
         return [
-            judge.Sample(text=text, tokens=tokens, stopped=ended)
+            Sample(text=text, tokens=tokens, stopped=ended)
             for text, tokens, ended in zip(
                 self.before.texts, self.before.tokens, self.before.ended, strict=True
             )
@@ -214,4 +214,4 @@ def same_random_numbers(seed: int) -> Iterator[None]:
     try:
         yield
     finally:
-        restore_random(before)
+        restore_random_states(before)

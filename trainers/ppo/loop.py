@@ -20,7 +20,7 @@ from trainers.frame.job import Job
 from trainers.frame.machine import MemoryMeter, is_main_process
 from trainers.frame.rows import prepare_rows
 from trainers.frame.stage import describe, label, last_checkpoint, open_stage
-from trainers.ppo.build import NoConfig, build, faults, identity_of, scoring_model
+from trainers.ppo.build import NoConfig, build, faults, reward_fingerprint, reward_model_folder
 from trainers.prepare import Prepared
 from trainers.prepare.prompts import PROMPTS
 from trainers.rewards.sources import source_note
@@ -33,8 +33,8 @@ def train(job: Job) -> None:
     # Imported here: reading the command line and refusing a plan must not wait for them.
     from trainers.frame.loading import load_tokenizer
     from trainers.frame.progress import cut_metrics, say
-    from trainers.ppo.heldout import HeldOut
-    from trainers.ppo.run import Run
+    from trainers.ppo.heldout import HeldOutEvaluator
+    from trainers.ppo.run import PPORun
     from trainers.ppo.saving import load_checkpoint
 
     shown = is_main_process()
@@ -45,14 +45,14 @@ def train(job: Job) -> None:
     if shown:
         for line in describe(data):
             say(f"{label(job)}: {line}")
-    folder = scoring_model(job, (*data.train, *data.holdout))
+    folder = reward_model_folder(job, (*data.train, *data.holdout))
     note = source_note(job, (*data.train, *data.holdout))
     memory = MemoryMeter(device)
     ppo, notes, added = build(job, device, update, tokenizer, data, folder)
     if shown:
         for line in [note, *notes]:
             say(f"{label(job)}: {line}")
-    run = Run(job, ppo, data, memory, shown=shown)
+    run = PPORun(job, ppo, data, memory, shown=shown)
     if job.dry_run:
         run.measure(versions)
         return
@@ -67,13 +67,13 @@ def train(job: Job) -> None:
         versions["torch"],
         data.digest,
     ]
-    mark = checkpoints.fingerprint([*depends_on, identity_of(job, folder)])
-    run.mark = mark
-    resume = last_checkpoint(job, mark)
+    fingerprint = checkpoints.fingerprint([*depends_on, reward_fingerprint(job, folder)])
+    run.fingerprint = fingerprint
+    resume = last_checkpoint(job, fingerprint)
     probe = Probe(row=probe_row(data.train, tokenizer), pad_id=tokenizer.pad_token_id)
     with ppo.roles.use("policy") as policy:
         before = probe.answer(policy)
-    held = HeldOut(job, ppo, data.holdout, mark) if job.judge and shown else None
+    held = HeldOutEvaluator(job, ppo, data.holdout, fingerprint) if job.judge and shown else None
     if held is not None:
         held.ask_before()
     run.held = held

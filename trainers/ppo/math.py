@@ -18,7 +18,7 @@ SMALLEST = 1e-8
 
 
 def masked_mean(values_BT: Any, mask_BT: Any) -> Any:
-    """Mean over the tokens that count; 0 where there are none."""
+    """Mean over the tokens that count; 0 if there are none."""
     return (values_BT * mask_BT).sum() / mask_BT.sum().clamp(min=1)
 
 
@@ -137,7 +137,7 @@ def entropies(logits_NV: Any) -> Any:
 
 
 def explained_variance(values_BT: Any, returns_BT: Any, mask_BT: Any) -> Any:
-    """Share of the returns' variance that the values foresaw: 1 - Var(R - V) / Var(R); 0 where
+    """Share of the returns' variance that the values foresaw: 1 - Var(R - V) / Var(R); 0 if
     returns do not vary.
     """
     import torch
@@ -148,7 +148,7 @@ def explained_variance(values_BT: Any, returns_BT: Any, mask_BT: Any) -> Any:
 
 
 @dataclass
-class KlPrice:
+class KLCoefficient:
     """What a nat of KL costs: fixed, or raised and lowered until answers keep a target distance.
 
     Adaptive: e = clip(KL / target - 1, -0.2, 0.2), price *= 1 + e n / horizon, with n answers since

@@ -38,7 +38,7 @@ HEADS = ("score", "classifier")  # what transformers calls the layer that scores
 
 
 @dataclass
-class Part:
+class RoleModel:
     """One role: a model, and the adapter on it that makes the model play the role (None: the model
     itself; BASE: no adapter).
     """
@@ -55,11 +55,11 @@ BASE = "(base)"
 class Roles:
     """Who plays what. `use` switches; the numbers of each role are methods."""
 
-    def __init__(self, parts: dict[str, Part], *, shared: bool) -> None:
+    def __init__(self, parts: dict[str, RoleModel], *, shared: bool) -> None:
         self.parts, self.shared = parts, shared
         self._on: str | None = None
         for part in parts.values():
-            base = bare(part.model)
+            base = unwrap_peft(part.model)
             if role_needs_hidden(base):
                 add_hidden_states(base)
 
@@ -91,7 +91,7 @@ class Roles:
     def values(self, batch: Batch) -> Any:
         """What reward each answer token's place promises: N."""
         with self.use(VALUE) as model:
-            return numbers(self.parts[VALUE].head, hidden_states(model, batch))
+            return apply_head(self.parts[VALUE].head, hidden_states(model, batch))
 
     def scores(self, batch: Batch) -> Any:
         """The reward model's score of each answer with its prompt: B."""
@@ -105,7 +105,7 @@ class Roles:
                     input_ids=batch.ids_BS, attention_mask=batch.attention_BS, hidden_only=True
                 )
                 last_B = last_tokens(batch.ids_BS, batch.attention_BS, pad_id)
-                return numbers(part.head, hidden_BSH[range(len(last_B)), last_B])
+                return apply_head(part.head, hidden_BSH[range(len(last_B)), last_B])
             if pad_id is not None:
                 return (
                     model(
@@ -162,19 +162,19 @@ class Roles:
         return part.model
 
 
-def bare(model: Any) -> Any:
+def unwrap_peft(model: Any) -> Any:
     """The model under PEFT's wrapping."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def role_needs_hidden(base: Any) -> bool:
-    """True where the model has a head on hidden states of its backbone, which an encoder with a
+    """True if the model has a head on hidden states of its backbone, which an encoder with a
     pooler has not.
     """
     return base.get_output_embeddings() is not None or hasattr(base, "score")
 
 
-def numbers(head: Any, hidden_NH: Any) -> Any:
+def apply_head(head: Any, hidden_NH: Any) -> Any:
     """What a small head makes of hidden states, in float32: autocast would round every reward and
     value to three digits.
     """
@@ -185,8 +185,8 @@ def numbers(head: Any, hidden_NH: Any) -> Any:
 
 
 def padding_of(model: Any) -> int | None:
-    """The padding token that the model's config names, None where it names none."""
-    found = bare(model).config.get_text_config().pad_token_id
+    """The padding token that the model's config names, None if it names none."""
+    found = unwrap_peft(model).config.get_text_config().pad_token_id
     return found if isinstance(found, int) and found >= 0 else None
 
 
@@ -224,27 +224,31 @@ def build_roles(
     model, notes = load_model(job, device, update), []
     if isinstance(model, PeftModel):
         add_module(model, job.start, ADAPTERS[REFERENCE])
-        reference = Part(model, ADAPTERS[REFERENCE])
+        reference = RoleModel(model, ADAPTERS[REFERENCE])
     else:
         model = get_peft_model(model, update.peft_config(job.stage, job.options, model))
         started = update.start(job.stage, job.options, model, tokenizer, rows)
         notes += [started] if started else []
-        reference = Part(model, BASE)
-    parts = {POLICY: Part(model, ADAPTERS[POLICY]), REFERENCE: reference}
+        reference = RoleModel(model, BASE)
+    parts = {POLICY: RoleModel(model, ADAPTERS[POLICY]), REFERENCE: reference}
     width = model.config.get_text_config().hidden_size
     if reward is not None and _same_base(model, reward):
         weight = add_module(model, reward, ADAPTERS[REWARD])
         add_module(model, reward, ADAPTERS[VALUE])
-        parts[REWARD] = Part(
+        parts[REWARD] = RoleModel(
             model, ADAPTERS[REWARD], score_head(width, weight, device, trained=False)
         )
-        parts[VALUE] = Part(model, ADAPTERS[VALUE], score_head(width, weight, device, trained=True))
+        parts[VALUE] = RoleModel(
+            model, ADAPTERS[VALUE], score_head(width, weight, device, trained=True)
+        )
         notes.append("policy, reference, reward and value share one base")
     else:
         copy_module(model, ADAPTERS[POLICY], ADAPTERS[VALUE])
-        parts[VALUE] = Part(model, ADAPTERS[VALUE], score_head(width, None, device, trained=True))
+        parts[VALUE] = RoleModel(
+            model, ADAPTERS[VALUE], score_head(width, None, device, trained=True)
+        )
         if reward is not None:
-            parts[REWARD] = Part(load_reward_model(job, reward, device))
+            parts[REWARD] = RoleModel(load_reward_model(job, reward, device))
             notes.append(
                 "policy, reference and value share one base; the reward model stands on another and"
                 " is loaded beside it: the value starts untrained"
@@ -258,12 +262,12 @@ def _four_models(
     job: Job, device: Any, update: Update, reward: Path | None
 ) -> tuple[Roles, list[str]]:
     policy = load_model(job, device, update)
-    parts = {POLICY: Part(policy), REFERENCE: Part(copy.deepcopy(policy))}
+    parts = {POLICY: RoleModel(policy), REFERENCE: RoleModel(copy.deepcopy(policy))}
     width = policy.config.get_text_config().hidden_size
     value: Any = None
     weight: Any = None
     if reward is not None:
-        parts[REWARD] = Part(load_reward_model(job, reward, device))
+        parts[REWARD] = RoleModel(load_reward_model(job, reward, device))
         value = load_reward_model(job, reward, device)
         value = value.merge_and_unload() if hasattr(value, "merge_and_unload") else value
         weight = (
@@ -272,9 +276,11 @@ def _four_models(
     if weight is not None:
         add_hidden_states(value)
         del value.score  # its weight goes on in a head with a bias
-        parts[VALUE] = Part(value, None, score_head(weight.shape[1], weight, device, trained=True))
+        parts[VALUE] = RoleModel(
+            value, None, score_head(weight.shape[1], weight, device, trained=True)
+        )
     else:
-        parts[VALUE] = Part(
+        parts[VALUE] = RoleModel(
             copy.deepcopy(policy), None, score_head(width, None, device, trained=True)
         )
     for role, part in parts.items():
@@ -298,9 +304,9 @@ def score_head(width: int, weight: Any, device: Any, *, trained: bool) -> Any:
 
 def add_module(model: Any, folder: Path, name: str) -> Any:
     """Put a saved module onto the base beside those that are there; the weight of its scoring head,
-    or None where it has none.
+    or None if it has none.
 
-    Raises InputError where the module is of another kind or does not fit this base.
+    Raises InputError if the module is of another kind or does not fit this base.
     """
     from peft import PeftConfig, load_peft_weights, set_peft_model_state_dict
 
@@ -348,7 +354,7 @@ def copy_module(model: Any, source: str, name: str) -> None:
 
 
 def _same_base(model: Any, reward: Path) -> bool:
-    """True where the reward model is a module of the policy's kind on the policy's own base."""
+    """True if the reward model is a module of the policy's kind on the policy's own base."""
     path = reward / "adapter_config.json"
     if not path.is_file():
         return False
@@ -363,7 +369,7 @@ def _same_base(model: Any, reward: Path) -> bool:
     ) == place(own.base_model_name_or_path)
 
 
-def identity(folder: Path) -> str:
+def weights_fingerprint(folder: Path) -> str:
     """A digest of a reward model's weights by size and ends, so that checkpoints trained on another
     one do not count.
     """

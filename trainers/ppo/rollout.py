@@ -34,7 +34,7 @@ class Answers:
     ended: list[bool]  # by a stop token; else the limit cut it
     log_probs: list[list[float]] = field(
         default_factory=list
-    )  # as generation saw them; kept only where asked for
+    )  # as generation saw them; kept only if asked for
 
     @property
     def tokens(self) -> int:
@@ -80,7 +80,7 @@ def generate_answers(
     start = 0
     while start < len(prompts):
         try:
-            part = _written_together(
+            part = _generate_batch(
                 model,
                 prompts[start : start + at_once],
                 pad_id=pad_id,
@@ -106,7 +106,7 @@ def generate_answers(
     return done
 
 
-def _written_together(
+def _generate_batch(
     model: Any,
     prompts: Sequence[Sequence[int]],
     *,
@@ -139,8 +139,8 @@ def _written_together(
         eos_token_id=list(stops),
         pad_token_id=pad_id,
     )
-    recorder = Recorder(width, temperature) if keep else None
-    with torch.no_grad(), autocast(), _own_settings(model, config), _evaluating(model):
+    recorder = LogProbRecorder(width, temperature) if keep else None
+    with torch.no_grad(), autocast(), _generation_settings(model, config), _evaluation_mode(model):
         output = model.generate(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
@@ -164,7 +164,7 @@ def _written_together(
     return Answers(list(prompts), answers, ended, kept)
 
 
-class Recorder:
+class LogProbRecorder:
     """A logits processor that keeps the log-probability of each token that was drawn, and no logits
     but the last.
     """
@@ -197,7 +197,7 @@ class Recorder:
 
 
 @contextmanager
-def _own_settings(model: Any, config: Any) -> Iterator[None]:
+def _generation_settings(model: Any, config: Any) -> Iterator[None]:
     """Within, the model's generation settings are these: `generate` fills whatever it is not told
     from them.
     """
@@ -213,7 +213,7 @@ def _own_settings(model: Any, config: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
+def _evaluation_mode(model: Any) -> Iterator[None]:
     """Within, no dropout and no recomputing of activations, which would switch the cache off."""
     was_training = model.training
     model.eval()
@@ -277,7 +277,7 @@ def batches_of(answers: Answers, size: int, *, pad_id: int, device: Any) -> list
     return found
 
 
-def lay_out(parts: Sequence[tuple[Batch, Any]], mask_RT: Any) -> Any:
+def scatter_answers(parts: Sequence[tuple[Batch, Any]], mask_RT: Any) -> Any:
     """Numbers of each batch's answer tokens as one table of all answers, zero behind their ends."""
     import torch
 
@@ -289,7 +289,7 @@ def lay_out(parts: Sequence[tuple[Batch, Any]], mask_RT: Any) -> Any:
     return table_RT
 
 
-def take(table_RT: Any, batch: Batch) -> Any:
+def gather_answers(table_RT: Any, batch: Batch) -> Any:
     """The numbers of a batch's answer tokens out of the table of all answers, end to end."""
     import torch
 

@@ -15,7 +15,7 @@ from typing import Any
 from advisor.ground.errors import TrainingFailed
 from advisor.ground.units import format_duration, format_gib
 from trainers.frame import settings
-from trainers.frame.files import plain, write_json
+from trainers.frame.files import json_value, write_json
 from trainers.frame.job import Job
 from trainers.frame.machine import MemoryMeter
 from trainers.frame.progress import Display, say
@@ -24,8 +24,8 @@ from trainers.ppo.build import process_rank
 from trainers.ppo.guards import findings, not_finite, reward_hacked
 from trainers.ppo.rollout import AT_ONCE
 from trainers.ppo.saving import save_checkpoint
-from trainers.ppo.steps import prompts_of, rate_share, set_rates
-from trainers.ppo.update import Ppo
+from trainers.ppo.steps import prompts_of_update, rate_share, set_rates
+from trainers.ppo.update import PPO
 from trainers.prepare import Prepared
 
 EVALUATIONS = 4  # times in a run that held-out prompts are answered on the way
@@ -33,15 +33,15 @@ DRY_STEPS = 2
 
 
 @dataclass
-class Run:
+class PPORun:
     """The updates of a stage and what is recorded of them."""
 
     job: Job
-    ppo: Ppo
+    ppo: PPO
     data: Prepared[Any]
     memory: MemoryMeter
     shown: bool
-    mark: str = ""
+    fingerprint: str = ""
     held: Any = None
     lines: list[dict[str, Any]] = field(default_factory=list)
     told: dict[str, str] = field(default_factory=dict)  # finding -> what was told
@@ -65,7 +65,7 @@ class Run:
     def go(self, first: int) -> None:
         """Every update from `first` on.
 
-        Raises TrainingFailed where a number is none, or a guard says stop and this is no trial.
+        Raises TrainingFailed if a number is none, or a guard says stop and this is no trial.
         """
         import torch
 
@@ -83,7 +83,7 @@ class Run:
                     step, steps, warmup=job.stage.warmup, scheduler=job.stage.scheduler
                 )
                 set_rates(self.ppo.optimizer, share)
-                prompts = prompts_of(
+                prompts = prompts_of_update(
                     step,
                     self.data.train,
                     size=self.size,
@@ -115,7 +115,7 @@ class Run:
                         self.ppo,
                         step=step + 1,
                         steps=steps,
-                        mark=self.mark,
+                        fingerprint=self.fingerprint,
                         epoch=epoch,
                     )
         finally:
@@ -148,7 +148,7 @@ class Run:
         self.lines.append(dict(line))
         if self.shown:
             with self.metrics.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(plain(line)) + "\n")
+                file.write(json.dumps(json_value(line)) + "\n")
 
     def written_lines(self) -> list[dict[str, Any]]:
         """The lines of this stage that an earlier process wrote."""

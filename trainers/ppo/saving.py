@@ -12,17 +12,17 @@ from trainers.frame.checkpoints import (
     load_state,
     mark_complete,
     random_states,
-    restore_random,
+    restore_random_states,
     save_state,
 )
 from trainers.ppo.roles import POLICY, VALUE
-from trainers.ppo.update import Ppo
+from trainers.ppo.update import PPO
 
 KEPT = 2
 
 
 def save_checkpoint(
-    folder: Path, ppo: Ppo, *, step: int, steps: int, mark: str, epoch: float
+    folder: Path, ppo: PPO, *, step: int, steps: int, fingerprint: str, epoch: float
 ) -> None:
     """Write checkpoint-STEP, declare it complete, and remove all but the last two."""
     place = folder / f"checkpoint-{step}"
@@ -46,7 +46,7 @@ def save_checkpoint(
         steps=steps,
         learning_rate=ppo.optimizer.param_groups[0]["lr"],
         epoch=epoch,
-        mark=mark,
+        fingerprint=fingerprint,
     )
     numbered = sorted(
         folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2])
@@ -55,7 +55,7 @@ def save_checkpoint(
         shutil.rmtree(old, ignore_errors=True)
 
 
-def load_checkpoint(place: Path, ppo: Ppo) -> None:
+def load_checkpoint(place: Path, ppo: PPO) -> None:
     """Put everything back as it was when the checkpoint was written."""
     import torch
 
@@ -68,4 +68,4 @@ def load_checkpoint(place: Path, ppo: Ppo) -> None:
     if ppo.scaler is not None and value["scaler"] is not None:
         ppo.scaler.load_state_dict(value["scaler"])
     ppo.price.price = value["kl_coef"]
-    restore_random(value["random"])
+    restore_random_states(value["random"])

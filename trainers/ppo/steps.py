@@ -12,7 +12,7 @@ from advisor.plan.model import Stage
 from trainers.ppo.roles import POLICY, VALUE, Roles
 
 
-def prompts_of(
+def prompts_of_update(
     step: int, prompts: Sequence[Any], *, size: int, seed: int, rank: int = 0, world: int = 1
 ) -> list[Any]:
     """The prompts of one update: the next ones of an endless stream that goes through all of them,
@@ -60,7 +60,7 @@ def set_rates(optimizer: Any, share: float) -> None:
         group["lr"] = group["full_rate"] * share
 
 
-def optimizer_of(stage: Stage, options: Mapping[str, Any], roles: Roles) -> Any:
+def make_optimizer(stage: Stage, options: Mapping[str, Any], roles: Roles) -> Any:
     """The plan's optimizer over the policy's and the value's parameters, one group each, so that
     each is clipped by its own norm.
     """

@@ -20,15 +20,15 @@ from trainers.ppo.rollout import (
     Batch,
     answer_mask,
     batches_of,
+    gather_answers,
     generate_answers,
-    lay_out,
-    take,
+    scatter_answers,
 )
 from trainers.rewards.sources import Answer, Reward
 
 
 @dataclass(frozen=True, kw_only=True)
-class PpoSettings:
+class PPOSettings:
     """What an update reads of the plan."""
 
     micro_batch_size: int
@@ -46,18 +46,18 @@ class PpoSettings:
     max_grad_norm: float = 1.0  # as transformers' trainers
 
     @classmethod
-    def of(cls, options: dict[str, Any], micro_batch_size: int) -> PpoSettings:
+    def of(cls, options: dict[str, Any], micro_batch_size: int) -> PPOSettings:
         names = [name for name in cls.__dataclass_fields__ if name in options]
         return cls(micro_batch_size=micro_batch_size, **{name: options[name] for name in names})
 
 
 @dataclass(kw_only=True)
-class Ppo:
+class PPO:
     """Everything that updates change or use."""
 
     roles: Roles
-    settings: PpoSettings
-    price: math.KlPrice
+    settings: PPOSettings
+    price: math.KLCoefficient
     optimizer: Any
     tokenizer: Any
     stops: Sequence[int]
@@ -68,9 +68,7 @@ class Ppo:
     )
     scaler: Any = None
     say: Callable[[str], None] | None = None
-    mean: Callable[[Any], Any] | None = (
-        None  # over all processes of the run, where there are several
-    )
+    mean: Callable[[Any], Any] | None = None  # over all processes of the run, if there are several
     first_ratio_error: float = (
         0.0  # of the last update's first minibatch: how far its ratios were from 1
     )
@@ -147,7 +145,7 @@ class Ppo:
             ]
             worth = [self.roles.values(batch) for batch in batches]
         old_RT, reference_RT, values_RT = (
-            lay_out(list(zip(batches, parts, strict=True)), mask_RT)
+            scatter_answers(list(zip(batches, parts, strict=True)), mask_RT)
             for parts in ([log_probs for log_probs, _ in mine], theirs, worth)
         )
         ended_R = torch.tensor(answers.ended, device=self.device)
@@ -240,7 +238,10 @@ class Ppo:
         total = dict.fromkeys(("policy_loss", "value_loss", "clip_fraction", "step_kl"), 0.0)
         error = 0.0
         for batch in minibatch:
-            old_N, advantages_N = take(old_RT, batch), take(advantages_RT, batch)
+            old_N, advantages_N = (
+                gather_answers(old_RT, batch),
+                gather_answers(advantages_RT, batch),
+            )
             with self.autocast():
                 new_N, _ = self.roles.log_probs(POLICY, batch, c.temperature)
             losses_N, ratio_N, clipped_N = math.policy_losses(
@@ -257,7 +258,10 @@ class Ppo:
                 values_N = self.roles.values(batch)
             loss = (
                 math.value_losses(
-                    values_N, take(values_RT, batch), take(returns_RT, batch), c.value_clip_range
+                    values_N,
+                    gather_answers(values_RT, batch),
+                    gather_answers(returns_RT, batch),
+                    c.value_clip_range,
                 ).sum()
                 / tokens
             )

@@ -18,7 +18,7 @@ from typing import Any
 from advisor.ground.errors import Fault, InputError, TrainingFailed
 from trainers.frame.job import Job
 from trainers.prepare.prompts import Prompt
-from trainers.rewards.user_function import own_reward
+from trainers.rewards.user_function import load_user_reward
 from trainers.rewards.verifiers import matches, same_answer, schema_validator
 
 SOURCES = ("verifier", "reward_model", "reward")
@@ -68,7 +68,7 @@ class Reward:
 
     @property
     def constant(self) -> bool:
-        """True where all answers so far got the same: then nothing can be learned."""
+        """True if all answers so far got the same: then nothing can be learned."""
         return self.seen > 0 and len(self.values) == 1
 
     def said(self) -> str:
@@ -93,7 +93,7 @@ def earlier_reward_model(job: Job) -> str | None:
     return before[-1] if before else None
 
 
-def chosen_source(job: Job, prompts: Sequence[Prompt] | None = None) -> str | None:
+def reward_source(job: Job, prompts: Sequence[Prompt] | None = None) -> str | None:
     """verifier, reward_model or reward: what the stage says, else the reward model before it, else
     its verifiable answers.
     """
@@ -122,7 +122,10 @@ def reward_faults(job: Job) -> list[Fault]:
             )
         )
     verifier = options.get("verifier")
-    for key, owner in (("pattern", "regex"), ("schema", "json_schema")):
+    for key, owner, content in (
+        ("pattern", "regex", "a regular expression"),
+        ("schema", "json_schema", "a file with a JSON schema"),
+    ):
         if options.get(key) and verifier != owner:
             faults.append(
                 Fault(
@@ -134,10 +137,7 @@ def reward_faults(job: Job) -> list[Fault]:
             faults.append(
                 Fault(
                     what=f"{at} verifier {owner} needs the key {key}",
-                    hint=(
-                        f"set {key}:"
-                        f" {'a regular expression' if key == 'pattern' else 'a file that holds a JSON schema'}"
-                    ),
+                    hint=f"set {key}: {content}",
                 )
             )
     if options.get("pattern"):
@@ -151,7 +151,7 @@ def reward_faults(job: Job) -> list[Fault]:
         faults.append(
             Fault(
                 what=f"{at} schema: no such file: {job.folder / options['schema']}",
-                allowed="a file that holds a JSON schema, relative to the plan",
+                allowed="a file with a JSON schema, relative to the plan",
             )
         )
     return faults
@@ -175,16 +175,16 @@ def _function_faults(job: Job, reward: str, at: str) -> list[Fault]:
 
 
 def build_reward(job: Job, tokenizer: Any, prompts: Sequence[Prompt], device: Any) -> Reward:
-    """The stage's reward. Raises InputError where nothing says what it is, or it does not fit the
+    """The stage's reward. Raises InputError if nothing says what it is, or it does not fit the
     model.
     """
-    source = chosen_source(job, prompts)
+    source = reward_source(job, prompts)
     if source == "verifier":
         return _verifier(job, prompts)
     if source == "reward":
-        return _own_function(job)
+        return _user_function(job)
     if source == "reward_model":
-        return _model(job, tokenizer, device)
+        return _reward_model(job, tokenizer, device)
     raise InputError(
         f"stage {job.stage.name}: nothing says what reward an answer gets, and not every row of the"
         " data has an answer that can be verified",
@@ -198,7 +198,7 @@ def build_reward(job: Job, tokenizer: Any, prompts: Sequence[Prompt], device: An
 
 def source_note(job: Job, prompts: Sequence[Prompt]) -> str | None:
     """What the run's notes say of the reward."""
-    source = chosen_source(job, prompts)
+    source = reward_source(job, prompts)
     given = job.options.get(source) if source else None
     if source == "reward":
         return f"the reward is code of the user's own, run as it is: {given}"
@@ -249,8 +249,8 @@ def _verifier(job: Job, prompts: Sequence[Prompt]) -> Reward:
 # --------------------------------------------------------------------------- a function of one's ow
 
 
-def _own_function(job: Job) -> Reward:
-    score = own_reward(str(job.options["reward"]), job.folder)
+def _user_function(job: Job) -> Reward:
+    score = load_user_reward(str(job.options["reward"]), job.folder)
     return Reward(
         f"reward {job.options['reward']}",
         lambda answers: score(
@@ -267,7 +267,7 @@ def _own_function(job: Job) -> Reward:
 def reward_folder(job: Job) -> Path:
     """The folder of the stage's reward model: of a stage of the plan, or as the plan names it.
 
-    Raises InputError where there is none.
+    Raises InputError if there is none.
     """
     named = str(job.options.get("reward_model") or earlier_reward_model(job))
     stages = {item.name: item for item in job.plan.stages}
@@ -292,7 +292,7 @@ def reward_folder(job: Job) -> Path:
 
 
 def check_same_tokens(job: Job, tokenizer: Any, folder: Path) -> None:
-    """Raise InputError where the reward model reads other tokens than the policy writes."""
+    """Raise InputError if the reward model reads other tokens than the policy writes."""
     from transformers import AutoTokenizer
 
     if not (folder / "tokenizer_config.json").is_file():
@@ -312,7 +312,7 @@ def check_same_tokens(job: Job, tokenizer: Any, folder: Path) -> None:
 def load_reward_model(job: Job, folder: Path, device: Any) -> Any:
     """The reward model, frozen, in the stage's dtype.
 
-    Raises InputError where it gives no single score.
+    Raises InputError if it gives no single score.
     """
     import torch
     import transformers
@@ -370,7 +370,7 @@ def _with_adapter(job: Job, folder: Path, device: Any, options: dict[str, Any]) 
     return AutoPeftModelForSequenceClassification.from_pretrained(str(folder), **options).to(device)
 
 
-def _model(job: Job, tokenizer: Any, device: Any) -> Reward:
+def _reward_model(job: Job, tokenizer: Any, device: Any) -> Reward:
     folder = reward_folder(job)
     check_same_tokens(job, tokenizer, folder)
     model = load_reward_model(job, folder, device)

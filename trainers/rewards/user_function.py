@@ -22,10 +22,10 @@ from advisor.ground.errors import InputError, TrainingFailed
 Score = Callable[[Sequence[str], Sequence[str], Sequence[str | None]], list[float]]
 
 
-def own_reward(named: str, folder: Path) -> Score:
+def load_user_reward(named: str, folder: Path) -> Score:
     """The function that `reward: file.py:function` names, checked at each call.
 
-    Raises InputError where there is none.
+    Raises InputError if there is none.
 
     Args:
         folder: What a relative path is meant from.
@@ -58,10 +58,10 @@ def own_reward(named: str, folder: Path) -> Score:
             f"reward: {path} has no function '{name}'",
             allowed=", ".join(there) or "it defines no function",
         )
-    return _checked(function, named)
+    return _with_checks(function, named)
 
 
-def _checked(function: Callable[..., Any], named: str) -> Score:
+def _with_checks(function: Callable[..., Any], named: str) -> Score:
     parameters = inspect.signature(function).parameters
     takes_columns = "answer" in parameters or any(
         parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()

@@ -33,7 +33,7 @@ def same_answer(said: str, wanted: str) -> bool:
             found = NUMBER.findall(marked)
             own = number(found[-1]) if found else None
         return own is not None and own == goal_number
-    return plain(final_answer(said)) == plain(goal)
+    return plain_text(final_answer(said)) == plain_text(goal)
 
 
 def final_answer(text: str) -> str:
@@ -45,7 +45,7 @@ def final_answer(text: str) -> str:
     return text.rsplit("####", 1)[-1].strip()
 
 
-def plain(text: str) -> str:
+def plain_text(text: str) -> str:
     return " ".join(text.split()).casefold().rstrip(".").strip()
 
 

@@ -139,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args(argv)
     try:
-        return talk(given)
+        return chat(given)
     except KeyboardInterrupt:
         return 0
     except AdviseError as error:
@@ -147,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
 
 
-def talk(given: Any) -> int:
+def chat(given: Any) -> int:
     """Load and talk until the input ends."""
     several = len(given.runs) > 1
     results = [

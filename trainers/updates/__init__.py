@@ -20,12 +20,12 @@ class Update(Protocol):
     """What the module of an update scheme holds."""
 
     # PEFT config field -> the plan's key that sets it; such a field is refused in `peft:`
-    OWNED: Mapping[str, str]
+    PLAN_KEYS: Mapping[str, str]
     # what a result of this scheme cannot do, in sentences for the report
     LIMITS: Sequence[str]
 
     def config_class(self) -> type | None:
-        """The PEFT config class whose fields `peft:` may set; None where PEFT takes no part."""
+        """The PEFT config class whose fields `peft:` may set; None if PEFT takes no part."""
         ...
 
     def faults(self, stage: Stage) -> list[Fault]:
@@ -33,7 +33,7 @@ class Update(Protocol):
         ...
 
     def peft_config(self, stage: Stage, options: Mapping[str, Any], model: Any) -> Any | None:
-        """The PEFT config that builds the module on this model, or None where the weights
+        """The PEFT config that builds the module on this model, or None if the weights
         themselves are trained.
         """
         ...
@@ -60,7 +60,7 @@ def task_type(model: Any) -> str:
 
 
 def load_update(name: str) -> Update:
-    """The module of an update scheme. Raises InputError where there is none."""
+    """The module of an update scheme. Raises InputError if there is none."""
     known = sorted(
         path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "__init__"
     )

@@ -19,7 +19,7 @@ from advisor.plan.model import Stage
 from trainers.prepare import Row
 from trainers.updates import task_type
 
-OWNED: Mapping[str, str] = {
+PLAN_KEYS: Mapping[str, str] = {
     "bottleneck": "bottleneck",
     "placement": "placement",
     "dropout": "dropout",
@@ -44,7 +44,7 @@ def faults(stage: Stage) -> list[Fault]:
     passed = {
         key: value
         for key, value in stage.peft.items()
-        if key in BottleneckConfig.__dataclass_fields__ and key not in OWNED
+        if key in BottleneckConfig.__dataclass_fields__ and key not in PLAN_KEYS
     }
     try:
         BottleneckConfig(**passed)
@@ -54,7 +54,7 @@ def faults(stage: Stage) -> list[Fault]:
 
 
 def peft_config(stage: Stage, options: Mapping[str, Any], model: Any) -> Any:
-    """The BottleneckConfig of the stage. Raises InputError where the model has no place for it."""
+    """The BottleneckConfig of the stage. Raises InputError if the model has no place for it."""
     config = BottleneckConfig(
         bottleneck=options["bottleneck"],
         placement=options["placement"],

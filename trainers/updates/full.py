@@ -9,7 +9,7 @@ from advisor.ground.errors import Fault
 from advisor.plan.model import Stage
 from trainers.prepare import Row
 
-OWNED: Mapping[str, str] = {}
+PLAN_KEYS: Mapping[str, str] = {}
 LIMITS: Sequence[str] = ()
 
 

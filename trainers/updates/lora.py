@@ -14,7 +14,7 @@ from advisor.plan.model import Stage
 from trainers.prepare import Row
 from trainers.updates import task_type
 
-OWNED: Mapping[str, str] = {
+PLAN_KEYS: Mapping[str, str] = {
     "r": "rank",
     "lora_alpha": "alpha",
     "lora_dropout": "dropout",
@@ -85,7 +85,7 @@ def faults(stage: Stage) -> list[Fault]:
 def peft_config(stage: Stage, options: Mapping[str, Any], model: Any) -> Any:
     """The LoraConfig of the stage.
 
-    Raises InputError where `target_modules` names no layer of the model.
+    Raises InputError if `target_modules` names no layer of the model.
     """
     from peft import LoraConfig
 
@@ -149,7 +149,7 @@ def _embeddings(model: Any, stage: Stage) -> dict[str, Any]:
 
 
 def _check_rank(rank: int, config: Any, model: Any, stage: Stage) -> None:
-    """Raise InputError where the rank is larger than any layer that is corrected."""
+    """Raise InputError if the rank is larger than any layer that is corrected."""
     import torch
     from peft.tuners.tuners_utils import check_target_module_exists
 

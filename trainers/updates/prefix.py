@@ -18,7 +18,7 @@ from trainers.prepare import Row
 from trainers.prepare.row import IGNORED
 from trainers.updates import task_type
 
-OWNED: Mapping[str, str] = {
+PLAN_KEYS: Mapping[str, str] = {
     "num_virtual_tokens": "prefix_tokens",
     "token_dim": "model",
     "num_attention_heads": "model",
@@ -69,7 +69,7 @@ def faults(stage: Stage) -> list[Fault]:
 def peft_config(stage: Stage, options: Mapping[str, Any], model: Any) -> Any:
     """The PrefixTuningConfig of the stage.
 
-    Raises InputError where the model keeps no keys and values that a prefix could stand in.
+    Raises InputError if the model keeps no keys and values that a prefix could stand in.
     """
     from peft import PrefixTuningConfig
 
@@ -171,7 +171,7 @@ def text_ids(tokenizer: Any, text: str) -> list[int]:
 def _cache(model: Any, ids: Sequence[int]) -> list[tuple[Any, Any]]:
     """The model's keys and values of a prompt, one pair a layer.
 
-    Raises InputError where it keeps none.
+    Raises InputError if it keeps none.
     """
     import torch
 

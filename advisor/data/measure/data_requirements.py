@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from advisor.ground.errors import InputError, unknown_name
 from advisor.ground.resources import rules_dir
+from advisor.ground.shape import Choice, Date, Keys, ListOf, MapOf, Number, Text
+from advisor.ground.sources import SOURCE, SOURCES_FILE, source_from
 from advisor.ground.types import DataProfile, Source
 from advisor.ground.units import format_count
-from advisor.ground.yaml_reader import read_yaml
+from advisor.ground.yaml_cache import read_shipped
+from advisor.methods.composition import OBJECTIVES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,22 +28,48 @@ class DataRequirement:
     sources: tuple[Source, ...]
 
 
+_COUNT = Number(whole=True, min=1)
+_REQUIREMENT = Keys(
+    keys={
+        "unit": Choice(values=("rows", "tokens"), help="left out: rows"),
+        "too_few": Number(whole=True, min=1, help="below this it is documented to fail"),
+        "usual": ListOf(of=_COUNT, least=2, most=2, help="the range that published runs sit in"),
+        "text": Text(),
+        "sources": ListOf(of=Text(), least=1, help="ids of rules/sources.yaml or of this file"),
+    },
+    required=("too_few", "usual", "text", "sources"),
+)
+REQUIREMENTS_FILE = Keys(
+    help="How much data each objective wants",
+    keys={
+        "checked": Date(),
+        "sources": MapOf(of=SOURCE, help="sources that rules/sources.yaml does not list"),
+        "objectives": Keys(keys=dict.fromkeys((*OBJECTIVES, "classification"), _REQUIREMENT)),
+    },
+    required=("checked", "sources", "objectives"),
+)
+
+
 @cache
 def data_requirements() -> dict[str, DataRequirement]:
-    """Objective -> how much data it wants."""
-    stated = read_yaml(rules_dir() / "data" / "amounts.yaml").data
-    shared = read_yaml(rules_dir() / "sources.yaml").data["sources"]
+    """Objective -> how much data it wants.
+
+    Raises InputError with every fault of the file, located.
+    """
+    document = read_shipped(rules_dir() / "data" / "amounts.yaml", shape=REQUIREMENTS_FILE)
+    shared = read_shipped(rules_dir() / "sources.yaml", shape=SOURCES_FILE).data["sources"]
+    stated = document.data
     known = {**shared, **stated["sources"]}
-
-    def source(name: str) -> Source:
-        entry = known[name]
-        return Source(
-            title=entry["title"],
-            url=entry.get("url", ""),
-            checked=str(entry.get("checked", stated["checked"])),
-            kind=entry["kind"],
+    faults = [
+        unknown_name(
+            "source", name, list(known), at=document.at(("objectives", objective, "sources", index))
         )
-
+        for objective, entry in stated["objectives"].items()
+        for index, name in enumerate(entry["sources"])
+        if name not in known
+    ]
+    if faults:
+        raise InputError(faults=faults)
     return {
         objective: DataRequirement(
             objective=objective,
@@ -47,7 +77,9 @@ def data_requirements() -> dict[str, DataRequirement]:
             too_few=entry["too_few"],
             usual=(entry["usual"][0], entry["usual"][1]),
             text=entry["text"],
-            sources=tuple(source(name) for name in entry["sources"]),
+            sources=tuple(
+                source_from(known[name], checked=stated["checked"]) for name in entry["sources"]
+            ),
         )
         for objective, entry in stated["objectives"].items()
     }

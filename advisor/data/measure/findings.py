@@ -62,12 +62,12 @@ class Tally:
         shown = f"{text} ({rows_words(self.rows, self.count)})" if self.rows else text
         return Finding(
             id=id,
-            severity=severity,
+            severity=severity,  # type: ignore[arg-type]
             text=shown,
             count=self.count,
             rows=tuple(self.rows),
             blocks=blocks,
-        )  # type: ignore[arg-type]
+        )
 
 
 @dataclass(slots=True)

@@ -19,11 +19,13 @@ from advisor.data.examples import REASONS, Skipped, read_examples, refusal, rows
 from advisor.data.measure.findings import CHECKABLE_SHARE, SHOWN_ROWS, Notebook, Tally, look_back
 from advisor.data.measure.lengths import Lengths, cuts, error_of_mean, percentile, token_stats
 from advisor.data.measure.overlap import Overlap, evaluation_rows
-from advisor.data.read.files import Faults, Found, content_digest, find_data, open_bytes
+from advisor.data.read.files import Faults, content_digest, find_data, open_bytes
+from advisor.data.read.found import Found
 from advisor.data.recognition.recognise import Recognition, recognise
 from advisor.data.recognition.roles import normal
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.types import DataProfile, Finding, TokenStats
+from advisor.methods import methods
 
 QUICK_ROWS = (
     2000  # rows of a large file measured when `full` is not asked for: about 0.03 s on one core
@@ -34,15 +36,6 @@ DIGEST_BYTES = 16 << 20  # larger files are digested when all of it is read anyw
 STOP_SHARE = (
     0.05  # of the rows over the length asked about: more stop a run (plan key `truncation`)
 )
-# What a kind can train, in the order to try: `trains_on` of rules/objectives/ read the other way
-# round.
-OBJECTIVES = {
-    "paired": ("sft",),
-    "raw_text": ("cpt",),
-    "preference": ("dpo", "orpo", "rm", "ppo", "rloo", "kto", "sft"),
-    "unpaired_feedback": ("kto",),
-    "prompts_with_verifier": ("grpo", "rloo", "ppo"),
-}
 SHOWN_CLASSES = 50
 
 
@@ -158,7 +151,7 @@ def profile(
 def _objectives(reading: _Reading) -> tuple[str, ...]:
     """What the kind can train, and what its format or its answers allow beside it."""
     recognition, notebook = reading.recognition, reading.notebook
-    objectives = OBJECTIVES[recognition.kind]
+    objectives = trainable_on(recognition.kind)
     if recognition.format == "classification":
         objectives = (*objectives, "classification")
     elif recognition.kind == "paired" and notebook.checkable >= CHECKABLE_SHARE * max(
@@ -166,6 +159,12 @@ def _objectives(reading: _Reading) -> tuple[str, ...]:
     ):
         objectives = (*objectives, "grpo", "rloo")
     return objectives
+
+
+def trainable_on(kind: str) -> tuple[str, ...]:
+    """The objectives that a kind of data can train: first those that it suits best."""
+    suited = [one for one in methods().objectives.values() if kind in one.trains_on]
+    return tuple(one.id for one in sorted(suited, key=lambda one: one.trains_on.index(kind)))
 
 
 def unusable(profile: DataProfile) -> InputError | None:

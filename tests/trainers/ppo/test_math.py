@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from trainers.ppo.math import (
-    KlPrice,
+    KLCoefficient,
     approximate_kl,
     entropies,
     explained_variance,
@@ -133,7 +133,7 @@ def test_explained_variance():
 
 def test_a_fixed_price_of_kl_stays_and_an_adaptive_one_follows_the_target():
     """KL 9 at target 6 is held at +20 %: 0.15 * (1 + 0.2 * 500 / 10000); KL 5.4 is 10 % below."""
-    fixed, adaptive = KlPrice(0.05), KlPrice(0.15, target=6.0)
+    fixed, adaptive = KLCoefficient(0.05), KLCoefficient(0.15, target=6.0)
     fixed.adapt(100.0, 500)
     assert fixed.price == 0.05
     adaptive.adapt(9.0, 500)

@@ -99,9 +99,9 @@ def test_mixed_precision_trains_with_values_and_scores_in_float32(make, update, 
     from trainers.ppo import roles
 
     kinds = set()
-    real = roles.numbers
+    real = roles.apply_head
     monkeypatch.setattr(
-        roles, "numbers", lambda *args: (found := real(*args), kinds.add(found.dtype))[0]
+        roles, "apply_head", lambda *args: (found := real(*args), kinds.add(found.dtype))[0]
     )
     job = make(
         **{
@@ -124,17 +124,17 @@ def test_the_first_ratios_of_an_update_are_exactly_one(make, monkeypatch):
     """Before any step the policy is the one that wrote: no token's probability differs by a bit,
     with recomputed activations too.
     """
-    from trainers.ppo.update import Ppo
+    from trainers.ppo.update import PPO
 
     errors = []
-    real = Ppo.update
+    real = PPO.update
 
     def update(self, prompts, **keys):
         found = real(self, prompts, **keys)
         errors.append(self.first_ratio_error)
         return found
 
-    monkeypatch.setattr(Ppo, "update", update)
+    monkeypatch.setattr(PPO, "update", update)
     for keys in ({}, {"gradient_checkpointing": True, "minibatches": 3}):
         train(make(max_steps=2, job_judge=False, **keys))
     assert errors == [0.0] * 4
@@ -191,7 +191,8 @@ def test_a_run_killed_half_way_goes_on_and_ends_the_same(make, tmp_path):
         sys.executable,
         "-P",
         "-m",
-        "trainers.ppo",
+        "trainers",
+        "ppo",
         str(plan),
         "--stage",
         "ppo",
@@ -369,7 +370,8 @@ def test_two_processes_learn_like_one(make, tmp_path):
         sys.executable,
         "-P",
         "-m",
-        "trainers.ppo",
+        "trainers",
+        "ppo",
         str(plan),
         "--stage",
         "ppo",

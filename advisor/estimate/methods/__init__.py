@@ -1,0 +1,61 @@
+"""What is special about the cost of a method: one file each, which its YAML names (`arithmetic`).
+
+A file holds functions by these names, as far as the method needs them:
+
+| function | of | gives |
+| --- | --- | --- |
+| `trainable_params(dims, spec) -> int` | update | parameters that get a gradient (required) |
+| `adapted(dims, spec) -> Sequence[str]` | update | linear layers that keep an input for a module |
+| `kept_bytes(dims, spec) -> float` | update | bytes a token that its own layers keep |
+| `embedding_copies(dims, spec) -> int` | update | embeddings that are trained as a copy |
+| `other_roles(run, base_bytes) -> list[Term]` | objective | memory of further models |
+| `answers_at_once(spec) -> int` | objective | answers that are written together |
+| `flop_factor(spec, factor) -> float` | objective | FLOP per weight and token of a step |
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+from advisor.ground.errors import InputError
+from advisor.ground.resources import estimate_methods_dir, method_roots
+from advisor.methods.model import Method, Update
+
+
+@cache
+def _module(name: str) -> ModuleType:
+    """The file estimate/methods/<name>.py of the project, or of a folder in ADVISE_METHODS."""
+    if (estimate_methods_dir() / f"{name}.py").is_file():
+        return importlib.import_module(f"advisor.estimate.methods.{name}")
+    path = next(
+        path
+        for root in method_roots()
+        if (path := root / "estimate" / "methods" / f"{name}.py").is_file()
+    )
+    spec = importlib.util.spec_from_file_location(f"{__name__}.{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def special(method: Method, name: str) -> Callable[..., Any] | None:
+    """The function of that name in the method's file, or None where nothing is special."""
+    found: Callable[..., Any] | None = None
+    if method.arithmetic:
+        found = getattr(_module(method.arithmetic), name, None)
+    if found is None and name == "trainable_params" and isinstance(method, Update):
+        raise InputError(
+            f"{method.at}: estimate/methods/{method.arithmetic}.py has no function"
+            " `trainable_params`",
+            "trainable_params(dims, spec) -> int: the parameters that get a gradient",
+        )
+    return found

@@ -1,0 +1,50 @@
+"""PPO: four roles, answers written together, several passes over each batch of answers."""
+
+from __future__ import annotations
+
+from advisor.estimate import sources as src
+from advisor.estimate.resolved_run import ResolvedRun, term_of
+from advisor.estimate.types import RunSpec, Term
+from advisor.methods import objective, update
+
+ANSWERS_AT_ONCE = 32  # that our PPO writes together at least (trainers/ppo/rollout.py)
+
+
+def answers_at_once(spec: RunSpec) -> int:
+    """How many answers are written together: micro-batches of one step, up to a useful number."""
+    at_least = max(ANSWERS_AT_ONCE, spec.micro_batch_size)
+    return min(at_least, spec.micro_batch_size * spec.grad_accum)
+
+
+def flop_factor(spec: RunSpec, factor: float) -> float:
+    """Policy and value learn in every inner epoch, after each role looked at the answers once."""
+    epochs = spec.options.get("ppo_epochs") or objective("ppo").keys["ppo_epochs"].default
+    scored_by_model = not (spec.options.get("verifier") or spec.options.get("reward"))
+    return 2 * int(epochs) * factor + 2.0 * (3 + scored_by_model)
+
+
+def other_roles(s: ResolvedRun, base_bytes: float) -> list[Term]:
+    """Reference, reward and value: whole models, or adapters on the one frozen base."""
+    share = s.shard_all
+    if update(s.spec.update).is_module:
+        adapters = s.trainable * s.train_bytes
+        return [
+            term_of(
+                "reward and value adapters",
+                (2 * adapters + 3 * adapters) / share,
+                "all four roles share one frozen base; value trains too",
+                src.PPO,
+            )
+        ]
+    optimizer = s.spec.optimizer
+    states = s.dims.params * (2 * s.weight_bytes if not optimizer or "8bit" not in optimizer else 2)
+    return [
+        term_of("reference model", base_bytes / share, "a frozen copy of the policy", src.PPO),
+        term_of("reward model", base_bytes / share, "a frozen model of the policy's size", src.PPO),
+        term_of(
+            "value model",
+            (2 * base_bytes + states) / share,
+            "a second model that trains: weights, gradients and optimizer state",
+            src.PPO,
+        ),
+    ]

@@ -1,0 +1,231 @@
+"""rules/objectives/*.yaml and rules/updates/*.yaml -> Methods.
+
+A folder named in ADVISE_METHODS adds methods of one's own: it has the layout of this project
+(`rules/objectives/`, `rules/updates/`, `trainers/`, `estimate/methods/`). A file with a fault takes
+its own method away and no other: whoever names that method gets the fault, located.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from advisor.ground.errors import Fault, nearest, unknown_name
+from advisor.ground.resources import estimate_methods_dir, method_roots
+from advisor.ground.yaml_cache import read_shipped
+from advisor.ground.yaml_reader import Document
+from advisor.methods.keys import TYPES, Key, Refusal
+from advisor.methods.model import (
+    QUANTIZATIONS,
+    SERVERS,
+    Method,
+    Methods,
+    Objective,
+    Update,
+    Variant,
+)
+
+FOLDERS: Mapping[str, tuple[str, type[Method]]] = {
+    "objective": ("objectives", Objective),
+    "update": ("updates", Update),
+}
+DATA_KINDS = ("paired", "raw_text", "preference", "unpaired_feedback", "prompts_with_verifier")
+CHOICES = {
+    "trains": ("module", "all"),
+    "reference": ("never", "always", "with_beta"),
+    "logits": ("tiles", "tiles_on_gpu", "whole", "parts", "none"),
+}
+LISTS = {"trains_on": DATA_KINDS, "serves": SERVERS}
+WORDS = {str: "text", bool: "true or false", int: "a whole number"}
+# Read by others: rules by the rule loader, keys and quantizations below.
+ELSEWHERE = ("version", "keys", "defaults", "unused", "refuses", "quantizations", "settings")
+KEY_PARTS = {item.name for item in fields(Key)} - {"name", "owner"} | {"source", "sources"}
+REFUSAL_PARTS = {item.name for item in fields(Refusal)}
+
+
+@cache
+def methods(roots: tuple[Path, ...] | None = None) -> Methods:
+    """Every method of the project and of the folders that ADVISE_METHODS names.
+
+    Args:
+        roots: Folders that hold `rules/objectives/` and `rules/updates/`, for tests.
+    """
+    found: dict[str, dict[str, Any]] = {"objective": {}, "update": {}}
+    broken: dict[str, tuple[Fault, ...]] = {}
+    for root in roots or method_roots():
+        for axis, (folder, kind) in FOLDERS.items():
+            for path in sorted((root / "rules" / folder).glob("*.yaml")):
+                document = read_shipped(path, root=root / "rules")
+                reader = _Reader(document, axis, path, root)
+                method = reader.method(kind)
+                taken = {**found["objective"], **found["update"]}.get(path.stem)
+                if taken is not None:
+                    at = document.at(("id",))
+                    what = f"{at}: a method '{path.stem}' exists already ({taken.at})"
+                    reader.faults = [Fault(what=what, hint="give yours a name of its own")]
+                if reader.faults:
+                    if taken is None:
+                        broken[path.stem] = tuple(reader.faults)
+                    else:
+                        broken[f"{path.stem} ({path})"] = tuple(reader.faults)
+                else:
+                    found[axis][path.stem] = method
+    tables = {
+        axis: dict(sorted(table.items(), key=lambda item: (item[1].order, item[0])))
+        for axis, table in found.items()
+    }
+    return Methods(objectives=tables["objective"], updates=tables["update"], broken=broken)
+
+
+class _Reader:
+    """One file of a method, with every fault found in it."""
+
+    def __init__(self, document: Document, axis: str, path: Path, root: Path) -> None:
+        self.document, self.axis, self.path, self.root = document, axis, path, root
+        self.faults: list[Fault] = []
+        self.data: Mapping[str, Any] = document.data if isinstance(document.data, dict) else {}
+
+    def fault(
+        self, place: tuple[Any, ...], what: str, allowed: str = "", hint: str = "", key: bool = True
+    ) -> None:
+        at = self.document.at(place, key=key and bool(place))
+        self.faults.append(Fault(what=f"{at}: {what}", allowed=allowed, hint=hint))
+
+    def method(self, kind: type[Method]) -> Method | None:
+        """The method, or None with the faults collected."""
+        hints = get_type_hints(kind)
+        made_here = ("axis", "at", "keys", "defaults", "unused", "refuses", "variants")
+        own = {item.name: item for item in fields(kind) if item.name not in made_here}
+        known = [*own, *ELSEWHERE]
+        for name in self.data:
+            if name not in known:
+                at = self.document.at((name,), key=True)
+                self.faults.append(unknown_name("key", name, known, at=at))
+        values: dict[str, Any] = {}
+        for name, item in own.items():
+            if name in self.data:
+                values[name] = self.value(name, self.data[name], hints[name])
+            elif item.default is MISSING:
+                self.fault((), f"the {self.axis} has no `{name}`", "every method has one")
+        if self.data.get("id") not in (None, self.path.stem):
+            self.fault(("id",), f"id '{self.data['id']}'", f"the file's name: {self.path.stem}")
+        self.module(values.get("arithmetic", ""))
+        owner = f"{self.axis} {self.path.stem}"
+        values |= {
+            "axis": self.axis,
+            "at": self.document.at(("id",)),
+            "keys": self.keys(owner),
+            "defaults": {
+                key: value.get("value") if isinstance(value, dict) else value
+                for key, value in self.map("defaults").items()
+            },
+            "unused": {key: str(why) for key, why in self.map("unused").items()},
+            "refuses": tuple(self.refusals(owner)),
+        }
+        if self.axis == "update":
+            values["variants"] = tuple(self.variants())
+        return None if self.faults else kind(**values)
+
+    def value(self, name: str, value: Any, kind: Any) -> Any:
+        """One plain value of the file, checked."""
+        if name in LISTS:
+            if not isinstance(value, list) or not set(value) <= set(LISTS[name]):
+                self.fault((name,), f"{name} is {value!r}", f"a list of {', '.join(LISTS[name])}")
+                return ()
+            return tuple(value)
+        if name in CHOICES and value not in CHOICES[name]:
+            allowed = f"one of {', '.join(CHOICES[name])}"
+            self.fault((name,), f"{name} is {value!r}", allowed, nearest(value, CHOICES[name]))
+        elif type(value) is not kind:
+            self.fault((name,), f"{name} is {value!r}", WORDS.get(kind, str(kind)))
+        return value
+
+    def module(self, name: str) -> None:
+        """The file that counts what is special about the method has to be there."""
+        if not name:
+            if self.axis == "update":
+                self.fault(
+                    (),
+                    "no `arithmetic`: nothing says how many parameters it trains",
+                    "the name of a file in estimate/methods/",
+                )
+            return
+        places = [estimate_methods_dir(), self.root / "estimate" / "methods"]
+        if not any((place / f"{name}.py").is_file() for place in places):
+            there = sorted(path.stem for place in places for path in place.glob("[a-z]*.py"))
+            self.fault(
+                ("arithmetic",),
+                f"no file estimate/methods/{name}.py",
+                f"there are: {', '.join(there)}",
+                nearest(name, there),
+            )
+
+    def map(self, name: str) -> Mapping[str, Any]:
+        found = self.data.get(name)
+        if found is None or isinstance(found, dict):
+            return found or {}
+        self.fault((name,), f"`{name}` is a map, not {found!r}")
+        return {}
+
+    def keys(self, owner: str) -> dict[str, Key]:
+        """The keys that a stage of this method may have."""
+        found: dict[str, Key] = {}
+        for name, spec in self.map("keys").items():
+            place = ("keys", name)
+            if not isinstance(spec, dict) or spec.get("type") not in TYPES:
+                self.fault(place, f"key '{name}': its `type` is not known", ", ".join(TYPES))
+                continue
+            unknown = [part for part in spec if part not in KEY_PARTS]
+            if unknown:
+                at = self.document.at((*place, unknown[0]), key=True)
+                self.faults.append(unknown_name("part", unknown[0], sorted(KEY_PARTS), at=at))
+                continue
+            if spec["type"] == "choice" and not spec.get("values"):
+                self.fault(place, f"key '{name}': a choice has no `values`")
+                continue
+            parts = {
+                part: value
+                for part, value in spec.items()
+                if part not in ("source", "sources", "values")
+            }
+            key = Key(name=name, owner=owner, values=tuple(spec.get("values") or ()), **parts)
+            if key.default is not None and not key.accepts(key.default):
+                self.fault(place, f"key '{name}': its default {key.default!r} is not {key.allowed}")
+            found[name] = key
+        return found
+
+    def refusals(self, owner: str) -> Iterable[Refusal]:
+        listed = self.data.get("refuses")
+        for number, entry in enumerate(listed if isinstance(listed, list) else ()):
+            complete = (
+                isinstance(entry, dict)
+                and set(entry) <= REFUSAL_PARTS
+                and REFUSAL_PARTS - {"hint"} <= set(entry)
+                and isinstance(entry["values"], list)
+            )
+            if complete:
+                yield Refusal(**{**entry, "values": tuple(entry["values"])})
+            else:
+                self.fault(
+                    ("refuses", number),
+                    f"{owner}: an entry of refuses is incomplete",
+                    "key, values (a list), because and, if you like, hint",
+                    key=False,
+                )
+
+    def variants(self) -> Iterable[Variant]:
+        """The schemes that this update makes on quantised bases, each under its own name."""
+        wanted = {item.name for item in fields(Variant)} - {"quantization"}
+        for quantization, entry in self.map("quantizations").items():
+            place = ("quantizations", quantization)
+            if quantization not in QUANTIZATIONS:
+                self.fault(
+                    place, f"unknown quantization '{quantization}'", ", ".join(QUANTIZATIONS)
+                )
+            elif not isinstance(entry, dict) or set(entry) != wanted:
+                self.fault(place, "the scheme is incomplete", f"keys: {', '.join(sorted(wanted))}")
+            else:
+                yield Variant(quantization=quantization, **entry)

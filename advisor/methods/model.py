@@ -1,0 +1,167 @@
+"""Objectives, updates and schemes as values: everything about a method that is not torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from advisor.ground.errors import Fault, InputError, nearest
+from advisor.methods.keys import Key, Refusal
+
+QUANTIZATIONS = ("nf4", "int8")
+REMEDIES = (
+    "prompting",
+    "rag",
+    "tool_use",
+    "bigger_model",
+    "smaller_model",
+    "constrained_decoding",
+)
+SERVERS = ("transformers", "vllm", "ollama")  # the values of `serve_with` that load one form or not
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Method:
+    """What the files of objectives and of updates have in common."""
+
+    id: str
+    axis: str  # objective | update
+    name: str  # as a title: "Direct preference optimisation"
+    about: str  # what it does, one line for those who know machine learning
+    meaning: str  # the same for the legend of an answer
+    order: int  # its place in every list
+    at: str  # file:line of its id
+    keys: Mapping[str, Key] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # of keys that every stage has
+    unused: Mapping[str, str] = field(default_factory=dict)  # such keys that it ignores, and why
+    refuses: tuple[Refusal, ...] = ()
+    arithmetic: str = ""  # module of estimate/methods/ that holds what is special about its cost
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Objective(Method):
+    """What a stage learns."""
+
+    phrase: str  # for people: "show {model} pairs of a better and a worse answer"
+    short: str  # a few words: "learning from pairs"
+    trains_on: tuple[str, ...]  # kinds of data, as in rules/facts.yaml
+    pairs: bool = False  # a row is two sequences
+    generates: bool = False  # it learns from answers that the model writes itself
+    scores: bool = False  # the result gives a score in place of text, and is a model of its own
+    splits_documents: bool = False  # rows are cut into pieces of seq_len without loss
+    reference: str = "never"  # a frozen copy beside full fine-tuning: never | always | with_beta
+    extra_forwards: int = 0  # forward passes beside the one that is learned from
+    logits: str = "tiles"  # tiles | tiles_on_gpu | whole | parts | none
+
+    @property
+    def sequences_per_row(self) -> int:
+        return 2 if self.pairs else 1
+
+    @property
+    def answers(self) -> int:
+        """Answers to each prompt unless the stage says otherwise; 0 where it writes none."""
+        if not self.generates:
+            return 0
+        return int(self.keys["generations"].default) if "generations" in self.keys else 1
+
+    @property
+    def needs_reward(self) -> bool:
+        """Whether something has to score answers while it trains."""
+        return "reward_model" in self.keys
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Variant:
+    """An update on a quantised base that has an everyday name of its own, such as QLoRA."""
+
+    id: str
+    quantization: str
+    name: str
+    phrase: str
+    phrase_per_task: str
+    meaning: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Update(Method):
+    """Which weights a stage trains."""
+
+    phrase: str  # for people: "by training a small add-on beside it"
+    phrase_per_task: str  # the same with one module for each of {tasks}
+    trains: str  # module | all
+    result: str  # what a run leaves: "a LoRA", "a bottleneck adapter", "a whole model"
+    added: str = ""  # the line of an estimate for its own parameters: "adapters"
+    size_key: str = ""  # the key that says how large the module is: rank
+    merges: bool = False  # its result can be merged into the base
+    why_not_merged: str = ""
+    serves: tuple[str, ...] = SERVERS  # where its result can be loaded beside its base
+    peft_type: str = ""  # PEFT's name for it
+    imports: str = ""  # what plain PEFT needs imported before it can load the result
+    variants: tuple[Variant, ...] = ()
+
+    @property
+    def is_module(self) -> bool:
+        """Whether it trains a module beside a frozen base."""
+        return self.trains == "module"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scheme:
+    """An update with the quantization of its frozen base: full, lora, qlora, ..."""
+
+    id: str
+    update: str
+    quantization: str | None
+    name: str
+    phrase: str
+    phrase_per_task: str
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Methods:
+    """Every method that can be used, and what is wrong with the files of the others."""
+
+    objectives: Mapping[str, Objective]
+    updates: Mapping[str, Update]
+    broken: Mapping[str, tuple[Fault, ...]] = field(default_factory=dict)  # id -> faults
+
+    @property
+    def schemes(self) -> dict[str, Scheme]:
+        """Every scheme by its everyday name, each update followed by its variants."""
+        found: dict[str, Scheme] = {}
+        for update in self.updates.values():
+            forms: list[tuple[str | None, Update | Variant]] = [(None, update)]
+            forms += [(variant.quantization, variant) for variant in update.variants]
+            for quantization, one in forms:
+                scheme = Scheme(
+                    id=one.id,
+                    update=update.id,
+                    quantization=quantization,
+                    name=one.name,
+                    phrase=one.phrase,
+                    phrase_per_task=one.phrase_per_task,
+                    meaning=one.meaning,
+                )
+                found.setdefault(one.id, scheme)
+        return found
+
+    def objective(self, name: str) -> Objective:
+        """Raises InputError for an unknown name, or with the faults of its file."""
+        self._check("objective", name, self.objectives)
+        return self.objectives[name]
+
+    def update(self, name: str) -> Update:
+        """Raises InputError for an unknown name, or with the faults of its file."""
+        self._check("update", name, self.updates)
+        return self.updates[name]
+
+    def _check(self, axis: str, name: str, table: Mapping[str, Method]) -> None:
+        if name in table:
+            return
+        if name in self.broken:
+            raise InputError(faults=self.broken[name])
+        raise InputError(
+            f"unknown {axis} '{name}'", f"known: {', '.join(table)}", nearest(name, table)
+        )
