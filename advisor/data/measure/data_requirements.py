@@ -13,7 +13,7 @@ from advisor.ground.sources import SOURCE, SOURCES_FILE, source_from
 from advisor.ground.types import DataProfile, Source
 from advisor.ground.units import format_count
 from advisor.ground.yaml_cache import read_shipped
-from advisor.methods.composition import OBJECTIVES
+from advisor.methods import objectives
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +44,7 @@ REQUIREMENTS_FILE = Keys(
     keys={
         "checked": Date(),
         "sources": MapOf(of=SOURCE, help="sources that rules/sources.yaml does not list"),
-        "objectives": Keys(keys=dict.fromkeys((*OBJECTIVES, "classification"), _REQUIREMENT)),
+        "objectives": Keys(keys=dict.fromkeys((*objectives(), "classification"), _REQUIREMENT)),
     },
     required=("checked", "sources", "objectives"),
 )
