@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from advisor.ground.errors import InputError, TrainingFailed
-from tests.trainers.test_alignment import (
+from tests.trainers.alignment import (
     QUESTIONS,
     REWARD,
     SHORT,
@@ -23,6 +23,7 @@ from trainers.rewards.verifiers import matches, same_answer, schema_validator
 # --------------------------------------------------------------------------- verifiers
 
 
+@pytest.mark.light
 @pytest.mark.parametrize(
     ("said", "wanted", "right"),
     [
@@ -47,6 +48,7 @@ def test_the_final_answer_decides(said, wanted, right):
     assert same_answer(said, wanted) is right
 
 
+@pytest.mark.light
 def test_patterns_may_hold_the_wanted_answer():
     """{answer} in a pattern is the row's answer, letter for letter."""
     assert matches("<answer>4+4</answer>", "<answer>{answer}</answer>", "4+4")
@@ -54,6 +56,7 @@ def test_patterns_may_hold_the_wanted_answer():
     assert matches("call 911", r"\d{3}", None)
 
 
+@pytest.mark.light
 def test_json_has_to_fit_its_schema(tmp_path):
     """Valid JSON of the form counts, also in a code block; other JSON, text around it and broken
     JSON do not.
@@ -80,6 +83,7 @@ def test_json_has_to_fit_its_schema(tmp_path):
         schema_validator(path)
 
 
+@pytest.mark.light
 def test_a_reward_is_one_finite_number_an_answer():
     """NaN and a missing number end the run; that all are the same is remembered."""
     answers = [Answer("Well?", text, None, [1], [2]) for text in ("a", "b")]

@@ -107,6 +107,7 @@ def test_the_key_changes_the_run(key, make, basis, monkeypatch):
     assert effects(job, monkeypatch) != basis
 
 
+@pytest.mark.light
 def test_every_key_is_covered():
     """No key of a stage, of LoRA or of SFT is missing from the test above."""
     keys = {item.name for item in fields(Stage)} | set(key_specs().allowed("sft", "lora"))

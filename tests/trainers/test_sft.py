@@ -283,6 +283,7 @@ def test_a_plan_for_a_gpu_is_refused_without_one(make):
         sft.train(replace(job, plan=replace(job.plan, launch=Launch(device="cuda"))))
 
 
+@pytest.mark.light
 def test_untested_versions_are_refused_with_both_named(monkeypatch):
     """A library outside the tested range is exit 4, naming the installed and the wanted version."""
     import importlib.metadata

@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from trainers.ppo.math import (  # noqa: E402
+from trainers.ppo.math import (
     KLCoefficient,
     approximate_kl,
     entropies,

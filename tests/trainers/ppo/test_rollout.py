@@ -6,9 +6,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trainers.ppo.rollout import (  # noqa: E402
+from trainers.ppo.rollout import (
     Answers,
     add_hidden_states,
     answer_mask,

@@ -12,10 +12,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from advisor.ground.errors import InputError, TrainingFailed  # noqa: E402
-from advisor.plan.write import plan_text  # noqa: E402
-from tests.trainers.ppo.modules import UPDATES, metrics, save_module  # noqa: E402
-from trainers.ppo.loop import train  # noqa: E402
+from advisor.ground.errors import InputError, TrainingFailed
+from advisor.plan.write import plan_text
+from tests.trainers.ppo.modules import UPDATES, metrics, save_module
+from trainers.ppo.loop import train
 
 ROOT = Path(__file__).parents[3]
 
@@ -140,21 +140,51 @@ def test_the_first_ratios_of_an_update_are_exactly_one(make, monkeypatch):
     assert errors == [0.0] * 4
 
 
+RESUMED = {
+    "max_steps": 6,
+    "save_steps": 2,
+    "kl_coef": 0.05,
+    "kl_target": 1.0,
+    "scheduler": "linear",
+    "holdout": 0.1,
+}
+
+
+def test_a_run_stopped_half_way_goes_on_and_ends_the_same(make, tmp_path, monkeypatch):
+    """Stopped right behind its first checkpoint: the next call goes on from there, and every number
+    of every update is that of an unbroken run.
+    """
+    from trainers.ppo import saving
+
+    keys = {**RESUMED, "max_steps": 4}
+    whole = make(**keys, job_run=tmp_path / "whole")
+    train(whole)
+    broken = make(**keys, job_run=tmp_path / "broken")
+    mark = saving.mark_complete
+
+    def stop(*args, **keys):
+        mark(*args, **keys)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(saving, "mark_complete", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(broken)
+    assert not (broken.output / "result.json").exists()
+    assert len(metrics(broken.run)) < keys["max_steps"]
+    train(broken)
+    assert metrics(broken.run) == metrics(whole.run)
+    assert result(broken)["evaluation"]["metrics"] == result(whole)["evaluation"]["metrics"]
+
+
+@pytest.mark.slow
 def test_a_run_killed_half_way_goes_on_and_ends_the_same(make, tmp_path):
     """kill -9 behind a checkpoint: the next call goes on from there, and every number of every
     update is that of an unbroken run.
     """
-    keys = {
-        "max_steps": 6,
-        "save_steps": 2,
-        "kl_coef": 0.05,
-        "kl_target": 1.0,
-        "scheduler": "linear",
-        "holdout": 0.1,
-    }
-    whole = make(**keys, job_run=tmp_path / "whole")
+    whole = make(**RESUMED, job_run=tmp_path / "whole")
     train(whole)
-    broken = make(**keys, job_run=tmp_path / "broken")
+    broken = make(**RESUMED, job_run=tmp_path / "broken")
     plan = tmp_path / "plan.yaml"
     plan.write_text(plan_text(broken.plan))
     command = [

@@ -40,6 +40,7 @@ def test_the_key_changes_the_config(update, key, make, base):
     )
 
 
+@pytest.mark.light
 @pytest.mark.parametrize("update", OTHER)
 def test_every_declared_key_is_covered(update):
     """No key of the update's file is missing from the test above."""

@@ -4,6 +4,8 @@ work.
 
 import pytest
 
+pytest.importorskip("torch")
+
 from advisor.ground.errors import InputError
 from tests.trainers.runs import break_at, losses, trained
 from trainers import sft
