@@ -30,10 +30,17 @@ from advisor.render.run import (
 
 REPORT, METRICS, CARD = "report.html", "metrics.jsonl", "README.md"
 STYLE = """
-figure { margin: 1rem 0; } figcaption { color: var(--quiet); font-size: .85rem; } svg { width: 100%; height: auto; }
-svg text { font: 11px system-ui, sans-serif; fill: var(--quiet); } svg .grid { stroke: var(--line); } svg .mark { stroke: var(--warn); stroke-dasharray: 4 4; }
-svg .line { fill: none; stroke: var(--mark); stroke-width: 1.5; } th { white-space: nowrap; } h3 { font-size: 1rem; margin: 1.5rem 0 .25rem; }
-.verdict { background: var(--soft); border-left: 4px solid var(--mark); padding: .5rem 1rem; border-radius: 0 6px 6px 0; font-size: 1.1rem; }
+figure { margin: 1rem 0; }
+figcaption { color: var(--quiet); font-size: .85rem; }
+svg { width: 100%; height: auto; }
+svg text { font: 11px system-ui, sans-serif; fill: var(--quiet); }
+svg .grid { stroke: var(--line); }
+svg .mark { stroke: var(--warn); stroke-dasharray: 4 4; }
+svg .line { fill: none; stroke: var(--mark); stroke-width: 1.5; }
+th { white-space: nowrap; }
+h3 { font-size: 1rem; margin: 1.5rem 0 .25rem; }
+.verdict { background: var(--soft); border-left: 4px solid var(--mark); padding: .5rem 1rem;
+  border-radius: 0 6px 6px 0; font-size: 1.1rem; }
 .verdict.bad { border-left-color: var(--warn); }
 """
 SHOWN_SAMPLES = 8
@@ -261,11 +268,11 @@ def _verdict(record: Mapping[str, Any]) -> list[str]:
 def _facts(record: Mapping[str, Any]) -> list[str]:
     hardware = record.get("hardware") or {}
     where = ", ".join(hardware.get("gpus") or []) or f"{hardware.get('cpu_cores') or '?'} CPU cores"
+    what = record.get("composition") or ", ".join(
+        dict.fromkeys(what_was_trained(stage) for stage in record.get("stages", []))
+    )
     lines = [
-        (
-            "What:"
-            f" {record.get('composition') or ', '.join(dict.fromkeys(what_was_trained(stage) for stage in record.get('stages', [])))}"
-        ),
+        f"What: {what}",
         f"Model: {record.get('model')}",
         f"Machine: {where}",
         (
@@ -305,10 +312,8 @@ def _use(record: Mapping[str, Any], folder: Path) -> list[str]:
             if folder.is_relative_to(Path.cwd())
             else str(folder / str(stage.get("folder", "")))
         )
-        talk = (
-            "advise chat"
-            f" {shlex.quote(os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder))}"
-        )
+        shown = os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder)
+        talk = f"advise chat {shlex.quote(shown)}"
         if sorts(record, stage):
             parts.append(f"<p>Sort a text</p><pre>{text(sort_command(result))}</pre>")
             continue

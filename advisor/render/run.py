@@ -212,11 +212,10 @@ def _next_lines(record: Mapping[str, Any], folder: Path) -> list[str]:
             f"  advise run {plan} --set stages.{plan_stage}.epochs=5",
         ]
     if stage["objective"] == "rm":
+        module, own = stage["update"] != "full", stage["update"] == "adapter"
         return [
             "Score an answer (put your own in):",
-            (
-                f"  {score_command(result, module=stage['update'] != 'full', own=stage['update'] == 'adapter')}"
-            ),
+            f"  {score_command(result, module=module, own=own)}",
         ]
     lines = [
         "Talk to it:",

@@ -99,7 +99,8 @@ KINDS = (
         True,
         ("ghp_", "gho_", "ghs_", "ghu_", "github_pat_", "glpat-", "hf_", "eyJ"),
         re.compile(
-            r"\b(?:gh[posu]_[A-Za-z0-9]{36}|github_pat_\w{40,}|glpat-[\w-]{20}|hf_[A-Za-z0-9]{30,}|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,})"
+            r"\b(?:gh[posu]_[A-Za-z0-9]{36}|github_pat_\w{40,}|glpat-[\w-]{20}"
+            r"|hf_[A-Za-z0-9]{30,}|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,})"
         ),
         lambda text: not _PLACEHOLDER.search(text),
     ),
@@ -109,7 +110,8 @@ KINDS = (
         True,
         ("assword", "ASSWORD", "passwd", "api_key", "API_KEY", "secret_key", "SECRET_KEY"),
         re.compile(
-            r"\b(?:[Pp]assword|PASSWORD|passwd|[Aa]pi_[Kk]ey|API_KEY|[Ss]ecret_[Kk]ey|SECRET_KEY)\b\s?(?:is\s?)?[:=]\s?[\"']?[^\s\"',;]{8,64}"
+            r"\b(?:[Pp]assword|PASSWORD|passwd|[Aa]pi_[Kk]ey|API_KEY|[Ss]ecret_[Kk]ey|SECRET_KEY)"
+            r"\b\s?(?:is\s?)?[:=]\s?[\"']?[^\s\"',;]{8,64}"
         ),
         _is_password,
         (":", "="),
@@ -187,8 +189,9 @@ class Suspects:
         """Notes what a row's text seems to hold."""
         # One expression, since it is asked of every row: most hold none of these.
         if (
-            "@" in text or "_" in text or "-" in text or "://" in text or "assword" in text or "AKIA" in text or "ASIA" in text
-            or "AIza" in text or "eyJ" in text or "passwd" in text or "ASSWORD" in text
+            "@" in text or "_" in text or "-" in text or "://" in text or "assword" in text
+            or "AKIA" in text or "ASIA" in text or "AIza" in text or "eyJ" in text
+            or "passwd" in text or "ASSWORD" in text
         ):  # fmt: skip
             for kind in KINDS:
                 for sign in kind.needs:
