@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from advisor.ground.errors import Fault, InputError
-from advisor.plan.values import setting_fault, setting_keys
+from advisor.plan.keys import setting_fault, setting_keys
 from advisor.ruleset.lint import SIDE_EFFECTS, Finding, Report, caused_by_user, lint
 from advisor.ruleset.load import SHIPPED_LAYERS, load_rules, only_layer
 from advisor.ruleset.model import Ruleset

@@ -106,6 +106,7 @@ class Number(Shape):
     min: float | None = None
     max: float | None = None
     above: float | None = None  # the number is larger than this
+    below: float | None = None  # the number is smaller than this
     unit: str = ""
 
     def faults(self, value: Any, document: Located, path: Path_) -> Iterator[Fault]:
@@ -117,14 +118,33 @@ class Number(Shape):
             or (self.min is not None and value < self.min)
             or (self.max is not None and value > self.max)
             or (self.above is not None and value <= self.above)
+            or (self.below is not None and value >= self.below)
         ):
-            yield self.refuse(value, document, path)
+            yield self.refuse(value, document, path, hint=_quoted(value, r"[-+0-9.eE]+"))
 
     def words(self) -> str:
-        bounds = (("above", self.above), ("of at least", self.min), ("of at most", self.max))
+        bounds = (
+            ("above", self.above),
+            ("of at least", self.min),
+            ("below", self.below),
+            ("of at most", self.max),
+        )
         limits = " and ".join(f"{words} {bound:g}" for words, bound in bounds if bound is not None)
         kind = "a whole number" if self.whole else "a number"
         return " ".join(filter(None, (kind, self.unit and f"of {self.unit}", limits)))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Integer(Number):
+    """A whole number that is written as one: 16, not 16.0."""
+
+    whole: bool = True
+
+    def faults(self, value: Any, document: Located, path: Path_) -> Iterator[Fault]:
+        if isinstance(value, float):
+            yield self.refuse(value, document, path)
+        else:
+            yield from Number.faults(self, value, document, path)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,7 +153,7 @@ class Flag(Shape):
 
     def faults(self, value: Any, document: Located, path: Path_) -> Iterator[Fault]:
         if not isinstance(value, bool):
-            yield self.refuse(value, document, path)
+            yield self.refuse(value, document, path, hint=_quoted(value, "true|false"))
 
     def words(self) -> str:
         return "true or false"
@@ -141,12 +161,12 @@ class Flag(Shape):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice(Shape):
-    """One of these texts or numbers."""
+    """One of these texts, numbers or flags."""
 
     values: tuple[Any, ...]
 
     def faults(self, value: Any, document: Located, path: Path_) -> Iterator[Fault]:
-        if isinstance(value, list | dict | bool) or value not in self.values:
+        if not any(value == known and type(value) is type(known) for known in self.values):
             yield self.refuse(value, document, path, hint=_nearest(value, self.values))
 
     def words(self) -> str:
@@ -302,6 +322,11 @@ def _named(path: Path_) -> str:
     if last is None:
         return f"item {path[-1]}" if path else "the file"
     return f"`{path[last]}{''.join(f'[{index}]' for index in path[last + 1 :])}`"
+
+
+def _quoted(value: Any, pattern: str) -> str:
+    """The hint for a number or a flag that is a text, since it stands in quotes."""
+    return "remove the quotes" if isinstance(value, str) and re.fullmatch(pattern, value) else ""
 
 
 def _nearest(value: Any, known: Iterable[Any]) -> str:
