@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from advisor.ground.errors import nearest
-from advisor.methods import methods
+from advisor.methods import is_own, methods
 from advisor.ruleset.candidates import fires
 from advisor.ruleset.entries import value_words
 from advisor.ruleset.load import SHIPPED_LAYERS, only_layer
@@ -215,12 +215,16 @@ class _Linter:
             if self.complete:
                 for outcome in proof.never_concluded:
                     text = f"no situation leads to {table.concludes} = {outcome}"
+                    brought = is_own(str(outcome))  # a rule of one's own may follow
                     hint = (
-                        "write a rule that recommends it, or remove the value from rules/facts.yaml"
+                        "write a rule that recommends it (--rules), or choose it (--choose)"
+                        if brought
+                        else "write a rule that recommends it, or remove the value from"
+                        " rules/facts.yaml"
                     )
                     self.add(
                         "outcome-never-recommended",
-                        "error",
+                        "note" if brought else "error",
                         text,
                         at=table.at,
                         hint=hint,
