@@ -37,7 +37,7 @@ DONE: Final = "done"
 STOPPED: Final = "stopped"
 FAILED: Final = "failed"
 
-Interval = Annotated[tuple[float, ...] | None, "95 % interval of the difference: low, high"]
+Interval = Annotated[tuple[float | None, ...] | None, "95 % interval of the difference: low, high"]
 Versions = Annotated[Mapping[str, str | None], "package -> version"]
 
 
@@ -435,6 +435,38 @@ class DryRunRecord(JsonObject):
     stages: Annotated[tuple[DryRunStage, ...], "the measured stages, in order"]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """What came of a plan: its folder, and run.json as a value."""
+
+    folder: Path
+    record: RunRecord
+    already_done: bool = False  # it was finished before, and this call did nothing
+
+    @property
+    def exit_code(self) -> int:
+        """0: whatever went wrong was raised instead."""
+        return 0
+
+    @property
+    def status(self) -> Status:
+        """How far the run is."""
+        return self.record.status
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DryRun:
+    """What was measured of a plan: its folder, and dry_run.json as a value."""
+
+    folder: Path
+    record: DryRunRecord
+
+    @property
+    def exit_code(self) -> int:
+        """0: whatever went wrong was raised instead."""
+        return 0
+
+
 # --------------------------------------------------------------------------- files
 
 Part = TypeVar("Part", bound=JsonObject)
@@ -474,6 +506,14 @@ def read_part(kind: type[Part], path: Path) -> Part | None:
     except FileNotFoundError:
         return None
     return _value_of(kind, data, path, "")
+
+
+def try_read_part(kind: type[Part], path: Path) -> Part | None:
+    """The value in a JSON file that a trainer wrote, or None if the file is missing or broken."""
+    try:
+        return read_part(kind, path)
+    except InputError:
+        return None
 
 
 def _json_of(path: Path, hint: str) -> Any:
