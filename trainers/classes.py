@@ -13,21 +13,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError
+from advisor.plan.record import Check, Confusion, Evaluation, Metric, Sample
 from trainers.evaluation.loss import SAMPLES, held_out
 from trainers.evaluation.metrics import Comparison, classification, compare, verdict
-from trainers.evaluation.saved_result import Check, Probe, probe_row
+from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.frame import settings
 from trainers.frame.job import Job
 from trainers.frame.stage import Objective
+from trainers.frame.types import Device, Model, Tokenizer, Trainer
 from trainers.prepare import Prepared
 from trainers.prepare.classification import CLASSES, Labelled, class_columns, names_of
+from trainers.updates import Update
 
 HEAD = "SequenceClassification"
 HELD_OUT, TRIAL_ROWS = 500, 16
 BATCH = 32
 
 
-class Classifier(Objective):
+class Classifier(Objective[Labelled]):
     """Learns the class of each text."""
 
     kind = CLASSES
@@ -59,7 +62,12 @@ class Classifier(Objective):
         return found
 
     def load(
-        self, job: Job, device: Any, update: Any, tokenizer: Any, data: Prepared[Labelled]
+        self,
+        job: Job,
+        device: Device,
+        update: Update,
+        tokenizer: Tokenizer,
+        data: Prepared[Labelled],
     ) -> Any:
         """The model with a new head that has one output for each class."""
         from transformers import set_seed
@@ -85,13 +93,12 @@ class Classifier(Objective):
     def trainer(
         self,
         job: Job,
-        model: Any,
-        tokenizer: Any,
-        device: Any,
+        model: Model,
+        tokenizer: Tokenizer,
         peft_config: Any,
         sequences: Sequence[Sequence[Labelled]],
         arguments: Mapping[str, Any],
-    ) -> Any:
+    ) -> Trainer:
         from datasets import Dataset
         from peft import get_peft_model
         from transformers import DataCollatorWithPadding, Trainer
@@ -108,15 +115,15 @@ class Classifier(Objective):
             dropout=job.options.get("dropout", 0.0),
         )
 
-    def probe(self, job: Job, data: Prepared[Labelled], tokenizer: Any) -> Probe:
+    def probe(self, job: Job, data: Prepared[Labelled], tokenizer: Tokenizer) -> Probe:
         return Probe(row=probe_row(data.train), pad_id=tokenizer.pad_token_id, head=HEAD)
 
     def evaluator(
-        self, job: Job, trainer: Any, data: Prepared[Labelled], fingerprint: str
+        self, job: Job, trainer: Trainer, data: Prepared[Labelled], fingerprint: str
     ) -> ClassEvaluator:
         return ClassEvaluator(job, trainer, data)
 
-    def evaluation_loss(self, trainer: Any, rows: Sequence[Labelled]) -> float | None:
+    def evaluation_loss(self, trainer: Trainer, rows: Sequence[Labelled]) -> float | None:
         from torch import tensor
         from torch.nn.functional import cross_entropy
 
@@ -124,7 +131,7 @@ class Classifier(Objective):
         return float(cross_entropy(found, tensor([row.label for row in rows])))
 
 
-def class_logits(trainer: Any, rows: Sequence[Labelled]) -> Any:
+def class_logits(trainer: Trainer, rows: Sequence[Labelled]) -> Any:
     """The outputs of the head for R rows and C classes, in the order of the rows: R, C; float32 on
     the host.
     """
@@ -154,7 +161,7 @@ class ClassEvaluator:
     A new head has learned nothing, so that baseline stands for the model before training.
     """
 
-    def __init__(self, job: Job, trainer: Any, data: Prepared[Labelled]) -> None:
+    def __init__(self, job: Job, trainer: Trainer, data: Prepared[Labelled]) -> None:
         self.trainer, self.names = trainer, names_of((*data.train, *data.holdout))
         trial = job.max_steps is not None
         self.rows = held_out(data.holdout, limit=TRIAL_ROWS if trial else HELD_OUT)
@@ -209,32 +216,27 @@ class ClassEvaluator:
             )
         ]
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Evaluation:
         """The comparison for result.json."""
         if not self.predicted:
-            return {"rows": 0}
+            return Evaluation(rows=0)
         found = classification(self.predicted, [row.label for row in self.rows], self.names)
         accuracy = self.accuracy
-        metrics = {
-            "accuracy": accuracy.record() if accuracy else None,
-            "macro_f1": {
-                "before": None,
-                "after": found["macro_f1"],
-                "interval": None,
-                "rows": found["rows"],
-                "word": "measured alone",
-            },
-        }
-        intervals = {key: found[key] for key in ("accuracy_interval", "macro_f1_interval")}
+        macro_f1 = Metric(after=found["macro_f1"], rows=found["rows"], word="measured alone")
         shown = list(zip(self.rows, self.predicted, strict=True))[:SAMPLES]
-        samples = [
-            {"prompt": row.shown, "expected": row.name, "base": "", "tuned": self.names[guess]}
-            for row, guess in shown
-        ]
-        return {
-            "rows": len(self.rows),
-            "metrics": metrics,
-            **intervals,
-            "confusion": found["confusion"],
-            "samples": samples,
-        }
+        return Evaluation(
+            rows=len(self.rows),
+            metrics={
+                **({"accuracy": accuracy.record()} if accuracy else {}),
+                "macro_f1": macro_f1,
+            },
+            confusion=Confusion(
+                labels=tuple(found["confusion"]["labels"]),
+                counts=tuple(tuple(counts) for counts in found["confusion"]["counts"]),
+            ),
+            samples=tuple(
+                Sample(prompt=row.shown, expected=row.name, base="", tuned=self.names[guess])
+                for row, guess in shown
+            ),
+            extra={key: found[key] for key in ("accuracy_interval", "macro_f1_interval")},
+        )

@@ -1,8 +1,8 @@
 """Direct preference optimisation (arXiv:2305.18290) under any update scheme.
 
-The model is compared with itself as it was when the stage began: a module is switched off, or read
-as a frozen copy of it where the stage goes on from an earlier one; a model trained whole is kept
-twice.
+The reference model is the model as it was when the stage began. With a module, it is the base with
+the module switched off, or, in a stage that continues from an earlier one, with a frozen copy of
+the module; a model that is trained whole is held twice.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.frame import settings, stage
 from trainers.frame.job import Job
 from trainers.frame.stage import Objective
+from trainers.frame.types import Model, Tokenizer, Trainer
 from trainers.prepare import Prepared
 from trainers.prepare.preference import PAIRS, Pair, preference_columns
 
 
-class DPO(Objective):
-    """Makes the better answer of each pair likelier than the worse one, as far as the beta of the
-    plan lets it move.
+class DPO(Objective[Pair]):
+    """Makes the chosen answer of each pair likelier than the rejected one; the plan's beta bounds
+    how far the model moves.
     """
 
     kind = PAIRS
@@ -36,13 +37,12 @@ class DPO(Objective):
     def trainer(
         self,
         job: Job,
-        model: Any,
-        tokenizer: Any,
-        device: Any,
+        model: Model,
+        tokenizer: Tokenizer,
         peft_config: Any,
         sequences: Sequence[Sequence[Pair]],
         arguments: Mapping[str, Any],
-    ) -> Any:
+    ) -> Trainer:
         from datasets import Dataset
         from trl import DPOTrainer
 
@@ -62,21 +62,21 @@ class DPO(Objective):
             dropout=job.options.get("dropout", 0.0),
         )
 
-    def probe(self, job: Job, data: Prepared[Any], tokenizer: Any) -> Probe:
+    def probe(self, job: Job, data: Prepared[Pair], tokenizer: Tokenizer) -> Probe:
         return Probe(
             row=chosen_rows(tokenizer, [probe_row(data.train)])[0], pad_id=tokenizer.pad_token_id
         )
 
     def evaluator(
-        self, job: Job, trainer: Any, data: Prepared[Any], fingerprint: str
+        self, job: Job, trainer: Trainer, data: Prepared[Pair], fingerprint: str
     ) -> PreferenceEvaluator:
         return PreferenceEvaluator(job, trainer, data, fingerprint)
 
-    def evaluation_loss(self, trainer: Any, rows: Sequence[Any]) -> float | None:
-        found = answer_log_probs(
+    def evaluation_loss(self, trainer: Trainer, rows: Sequence[Pair]) -> float | None:
+        log_probs = answer_log_probs(
             trainer, [side for row in rows for side in both_sides(trainer.processing_class, row)]
         )
-        return -sum(found) / sum(row.learned for row in rows)
+        return -sum(log_probs) / sum(row.learned for row in rows)
 
 
 def train(job: Job) -> None:

@@ -1,9 +1,9 @@
-"""Group relative policy optimisation (arXiv:2402.03300) under any update scheme: several own
-answers to each prompt, compared by a reward.
+"""Group relative policy optimisation (arXiv:2402.03300) under any update scheme: the model's own
+answers to each prompt, several of them, are compared by a reward.
 
-Rows of a step are prompts: `micro_batch_size` of them are answered at once, `generations` times
-each, and as many answers go through one forward pass. Each answer is used for one update, so that
-clipping acts only with `trl: {num_iterations: 2}` and more.
+The rows of a step are prompts. `micro_batch_size` prompts are answered at once, `generations` times
+each, and `micro_batch_size` answers go through one forward pass. Each answer is used for one
+update, so that clipping has an effect only from `trl: {num_iterations: 2}` on.
 """
 
 from __future__ import annotations
@@ -15,22 +15,23 @@ from typing import Any
 from advisor.ground.errors import Fault, InputError, TrainingFailed
 from trainers.evaluation.generation import general_rows
 from trainers.evaluation.loss import answer_log_probs
-from trainers.evaluation.rewards import RewardEvaluator
+from trainers.evaluation.rewards import RewardEvaluator, prompt_row
 from trainers.evaluation.saved_result import Probe
 from trainers.frame import settings, stage
 from trainers.frame.job import Job
 from trainers.frame.stage import Objective
+from trainers.frame.types import Device, Model, Tokenizer, Trainer
 from trainers.prepare import Prepared
 from trainers.prepare.prompts import PROMPTS, Prompt
-from trainers.prepare.row import IGNORED, Row, ids_of
 from trainers.rewards.sources import Answer, Reward, build_reward, reward_faults, source_note
+from trainers.updates import Update
 
 SHORTEST_PROMPT = 8  # tokens that have to be left for it within seq_len
 
 
-class GRPO(Objective):
-    """Makes those of its own answers likelier that the reward finds better than the others to the
-    same prompt.
+class GRPO(Objective[Prompt]):
+    """Makes those answers of the model likelier whose reward is above that of its other answers to
+    the same prompt.
     """
 
     kind = PROMPTS
@@ -72,10 +73,10 @@ class GRPO(Objective):
         return found
 
     def seq_len(self, job: Job) -> int:
-        """What is left of seq_len beside an answer."""
+        """What an answer leaves of seq_len."""
         return job.stage.seq_len - int(job.options["response_tokens"])
 
-    def rows(self, job: Job, tokenizer: Any) -> Prepared[Prompt]:
+    def rows(self, job: Job, tokenizer: Tokenizer) -> Prepared[Prompt]:
         data: Prepared[Prompt] = super().rows(job, tokenizer)
         at_once = job.stage.micro_batch_size * settings.world_size()
         if len(data.train) < at_once:
@@ -88,22 +89,21 @@ class GRPO(Objective):
         return replace(data, notes=(*data.notes, note)) if note else data
 
     def load(
-        self, job: Job, device: Any, update: Any, tokenizer: Any, data: Prepared[Prompt]
+        self, job: Job, device: Device, update: Update, tokenizer: Tokenizer, data: Prepared[Prompt]
     ) -> Any:
-        # Before the model: a reward that cannot be had should not cost its loading.
+        # Before the model is loaded, because the reward may be refused.
         self.reward = build_reward(job, tokenizer, (*data.train, *data.holdout), device)
         return super().load(job, device, update, tokenizer, data)
 
     def trainer(
         self,
         job: Job,
-        model: Any,
-        tokenizer: Any,
-        device: Any,
+        model: Model,
+        tokenizer: Tokenizer,
         peft_config: Any,
         sequences: Sequence[Sequence[Prompt]],
         arguments: Mapping[str, Any],
-    ) -> Any:
+    ) -> Trainer:
         from datasets import Dataset
 
         rows = [row for (row,) in sequences]
@@ -136,18 +136,18 @@ class GRPO(Objective):
         built.ids_of = {row.prompt: list(row.prompt_ids) for row in rows}
         return built
 
-    def probe(self, job: Job, data: Prepared[Prompt], tokenizer: Any) -> Probe:
+    def probe(self, job: Job, data: Prepared[Prompt], tokenizer: Tokenizer) -> Probe:
         return Probe(
-            row=probe_text(min(data.train, key=lambda row: (row.tokens, row.number))),
+            row=prompt_row(min(data.train, key=lambda row: (row.tokens, row.number))),
             pad_id=tokenizer.pad_token_id,
         )
 
     def evaluator(
-        self, job: Job, trainer: Any, data: Prepared[Prompt], fingerprint: str
+        self, job: Job, trainer: Trainer, data: Prepared[Prompt], fingerprint: str
     ) -> RewardEvaluator:
         return RewardEvaluator(job, trainer, data, fingerprint, self.reward)
 
-    def evaluation_loss(self, trainer: Any, rows: Sequence[Prompt]) -> float | None:
+    def evaluation_loss(self, trainer: Trainer, rows: Sequence[Prompt]) -> float | None:
         general = general_rows(
             trainer.processing_class,
             trainer.args.max_completion_length + max(row.tokens for row in rows),
@@ -158,46 +158,35 @@ class GRPO(Objective):
             else None
         )
 
-    def save(self, job: Job, trainer: Any, model: Any, tokenizer: Any) -> None:
-        """Write the result. Raises TrainingFailed if the reward told no two answers apart, so
-        that nothing was learned.
+    def save(self, job: Job, trainer: Trainer, model: Model, tokenizer: Tokenizer) -> None:
+        """Write the result.
+
+        Raises TrainingFailed if every answer got the same reward, so that nothing was learned.
         """
         if self.reward.constant and job.max_steps is None:
             hint = (
                 "look at the sample answers: the task may be too hard for the model (train it on"
                 " examples first), or the reward does not measure it"
             )
-            raise TrainingFailed(f"nothing was learned: {self.reward.said()}", hint=hint)
+            raise TrainingFailed(f"nothing was learned: {self.reward.constant_text()}", hint=hint)
         super().save(job, trainer, model, tokenizer)
 
 
-def probe_text(row: Prompt) -> Row:
-    """A prompt as the checks put it to a model: what it says next."""
-    return Row(
-        row.number,
-        row.prompt_ids,
-        ids_of([IGNORED] * len(row.prompt_ids)),
-        row.prompt,
-        row.shown,
-        row.answer or "",
-        row.key,
-        row.text,
-    )
-
-
 def with_prepared_prompts(trainer: type) -> type:
-    """TRL's trainer reading our prompts: token for token as they were prepared, tools and all."""
+    """TRL's trainer class, reading the token ids of our prompts, tools included, not their text."""
     from trainers.frame.trl_trainer import with_safe_checkpoints
 
-    class Prompted(with_safe_checkpoints(trainer)):  # type: ignore[misc]
+    base: Any = with_safe_checkpoints(trainer)
+
+    class Prompted(base):
         ids_of: Mapping[str, list[int]]
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             reference = getattr(self, "ref_model", None)
             if reference is not None and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
-                # TRL loads it by the name in the config, which is the base's where an earlier
-                # stage's module was merged.
+                # TRL loads it by the name in the config, but after an earlier stage's module was
+                # merged that is the name of the base.
                 self.accelerator.unwrap_model(reference).load_state_dict(self.model.state_dict())
 
         def _tokenize_prompts(
@@ -210,7 +199,7 @@ def with_prepared_prompts(trainer: type) -> type:
 
 
 def reward_function(reward: Reward) -> Any:
-    """The reward as TRL calls it."""
+    """The reward as a function that TRL can call."""
 
     def rewards(
         *,

@@ -1,8 +1,8 @@
-"""Odds ratio preference optimisation (arXiv:2403.07691) under any update scheme: learns the better
-answers and to prefer them, without a reference.
+"""Odds ratio preference optimisation (arXiv:2403.07691) under any update scheme: learns the chosen
+answers and to prefer them, without a reference model.
 
-TRL keeps it under `trl.experimental`, from where it may go with any release. As in the paper's
-code, the prompts of the better answers are learned with them.
+TRL keeps it under `trl.experimental`, which any release may drop. As in the paper's code, the
+prompts of the chosen answers are learned with them.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from trainers.dpo import DPO
 from trainers.evaluation.pairs import PreferenceEvaluator
 from trainers.frame import settings, stage
 from trainers.frame.job import Job
+from trainers.frame.types import Model, Tokenizer, Trainer
 from trainers.prepare import Prepared
 from trainers.prepare.preference import Pair, preference_columns, with_tokenised_pairs
 
 NOTE = (
-    "ORPO is experimental in TRL and may be gone in its next release; the prompts of the better"
-    " answers are learned too, as in the paper's code"
+    "ORPO is experimental in TRL, whose next release may drop it; the prompts of the chosen answers"
+    " are learned too, as in the paper's code"
 )
 
 
 class ORPO(DPO):
-    """Makes the better answer of each pair likely, and likelier than the worse one."""
+    """Makes the chosen answer of each pair likely, and likelier than the rejected one."""
 
     logged = ("rewards/margins", "rewards/accuracies", "nll_loss", "log_odds_ratio")
 
@@ -35,24 +36,23 @@ class ORPO(DPO):
         return ORPOConfig
 
     def evaluator(
-        self, job: Job, trainer: Any, data: Prepared[Pair], fingerprint: str
+        self, job: Job, trainer: Trainer, data: Prepared[Pair], fingerprint: str
     ) -> PreferenceEvaluator:
         return PreferenceEvaluator(job, trainer, data, fingerprint, learns_answers=True)
 
-    def rows(self, job: Job, tokenizer: Any) -> Prepared[Pair]:
+    def rows(self, job: Job, tokenizer: Tokenizer) -> Prepared[Pair]:
         data: Prepared[Pair] = super().rows(job, tokenizer)
         return replace(data, notes=(*data.notes, NOTE))
 
     def trainer(
         self,
         job: Job,
-        model: Any,
-        tokenizer: Any,
-        device: Any,
+        model: Model,
+        tokenizer: Tokenizer,
         peft_config: Any,
         sequences: Sequence[Sequence[Pair]],
         arguments: Mapping[str, Any],
-    ) -> Any:
+    ) -> Trainer:
         from datasets import Dataset
         from trl.experimental.orpo import ORPOTrainer
 

@@ -1,7 +1,7 @@
-"""REINFORCE leave-one-out (arXiv:2402.14740) under any update scheme: each own answer against the
-mean reward of the others to its prompt.
+"""REINFORCE leave-one-out (arXiv:2402.14740) under any update scheme: the model's own answers, each
+against the mean reward of its other answers to the prompt.
 
-Rows of a step are prompts, as in trainers/grpo.py.
+The rows of a step are prompts, as in trainers/grpo.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from trainers.grpo import GRPO
 
 
 class RLOO(GRPO):
-    """Makes answers likelier that get more than the mean of the others."""
+    """Makes answers likelier whose reward is above the mean of the others."""
 
     def config_class(self) -> type:
         from trl import RLOOConfig

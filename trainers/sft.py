@@ -12,33 +12,30 @@ from trainers.frame import settings, stage
 from trainers.frame.job import Job
 from trainers.frame.rows import sequences_of
 from trainers.frame.stage import Objective
+from trainers.frame.types import Model, Tokenizer, Trainer
 from trainers.prepare import Prepared, Row
 
 
-class SFT(Objective):
-    """Learns the answers of the examples."""
+class SFT(Objective[Row]):
+    """Learns the answers of the examples, or every token of a text."""
 
     def config_class(self) -> type:
         from trl import SFTConfig
 
         return SFTConfig
 
-    def sequences(self, job: Job, rows: Sequence[Row], model: Any) -> list[tuple[Row, ...]]:
+    def sequences(self, job: Job, rows: Sequence[Row], model: Model) -> list[tuple[Row, ...]]:
         return sequences_of(job, rows, model)
 
     def trainer(
         self,
         job: Job,
-        model: Any,
-        tokenizer: Any,
-        device: Any,
+        model: Model,
+        tokenizer: Tokenizer,
         peft_config: Any,
         sequences: Sequence[Sequence[Row]],
         arguments: Mapping[str, Any],
-    ) -> Any:
-        """TRL's trainer on rows that are ready: masked, within seq_len, packed where the plan says
-        so.
-        """
+    ) -> Trainer:
         from datasets import Dataset
 
         from trainers.frame.answer_loss import answer_trainer
@@ -61,20 +58,20 @@ class SFT(Objective):
             peft_config=peft_config,
         )
 
-    def probe(self, job: Job, data: Prepared[Row], tokenizer: Any) -> Probe:
+    def probe(self, job: Job, data: Prepared[Row], tokenizer: Tokenizer) -> Probe:
         return Probe(row=probe_row(data.train), pad_id=tokenizer.pad_token_id)
 
     def evaluator(
-        self, job: Job, trainer: Any, data: Prepared[Row], fingerprint: str
+        self, job: Job, trainer: Trainer, data: Prepared[Row], fingerprint: str
     ) -> TextEvaluator:
         return TextEvaluator(job, trainer, data, fingerprint)
 
-    def evaluation_loss(self, trainer: Any, rows: Sequence[Row]) -> float | None:
+    def evaluation_loss(self, trainer: Trainer, rows: Sequence[Row]) -> float | None:
         return mean_loss(trainer, rows)
 
 
-def objective_of(job: Job) -> Objective:
-    """A head on classes, or answers in words."""
+def objective_of(job: Job) -> Objective[Any]:
+    """SFT; with `head: classes` a classifier."""
     if job.options.get("head") == "classes":
         from trainers.classes import Classifier
 
@@ -88,7 +85,5 @@ def train(job: Job) -> None:
 
 
 def check_rows(job: Job) -> None:
-    """Prepare the rows, so that what is wrong with a task's data is said before the first task is
-    trained.
-    """
+    """Prepare the rows. Raises InputError for data that cannot be trained on."""
     stage.prepare(job, objective_of(job))

@@ -15,6 +15,7 @@ from advisor.ground.errors import Fault
 from trainers.dpo import DPO
 from trainers.frame import settings, stage
 from trainers.frame.job import Job
+from trainers.frame.types import Model, Tokenizer, Trainer
 from trainers.prepare import Prepared
 from trainers.prepare.preference import Pair, preference_columns, with_tokenised_pairs
 
@@ -45,20 +46,19 @@ class SimPO(DPO):
             if key in job.stage.trl
         ]
 
-    def rows(self, job: Job, tokenizer: Any) -> Prepared[Pair]:
+    def rows(self, job: Job, tokenizer: Tokenizer) -> Prepared[Pair]:
         data: Prepared[Pair] = super().rows(job, tokenizer)
         return replace(data, notes=(*data.notes, NOTE))
 
     def trainer(
         self,
         job: Job,
-        model: Any,
-        tokenizer: Any,
-        device: Any,
+        model: Model,
+        tokenizer: Tokenizer,
         peft_config: Any,
         sequences: Sequence[Sequence[Pair]],
         arguments: Mapping[str, Any],
-    ) -> Any:
+    ) -> Trainer:
         from datasets import Dataset
         from trl.experimental.cpo import CPOTrainer
 

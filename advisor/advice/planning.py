@@ -10,6 +10,7 @@ from typing import Any
 
 from advisor.advice.facts_of_situation import device
 from advisor.advice.types import Advice, Candidate, Chosen
+from advisor.ground.errors import InputError
 from advisor.ground.types import DataProfile
 from advisor.methods import methods
 from advisor.plan.model import Comments, Launch, Origin, Plan, PlanData, Stage, Task
@@ -119,6 +120,13 @@ def make_plan(
             values["start_from"] = writers[-1]
             comments[("stages", index, "start_from")] = (
                 "the reward model before it scores and does not write"
+            )
+        if "learning_rate" not in values:
+            method = methods().update(stage.update)
+            raise InputError(
+                f"{method.at}: no rule sets a learning_rate for {stage.objective} with"
+                f" {stage.update}, and the file has no default",
+                "defaults: {learning_rate: 1.0e-4}",
             )
         again = before.count(stage.objective)
         stage_name = f"{stage.objective}{again + 1 if again else ''}"

@@ -64,7 +64,18 @@ AMOUNTS = Keys(
     required=("too_few", "usual", "text", "sources"),
 )
 # Fields of a method that are not read as they stand in its file, but made of parts of it.
-MADE = ("axis", "at", "amounts", "sources", "keys", "defaults", "unused", "refuses", "variants")
+MADE = (
+    "axis",
+    "at",
+    "shipped",
+    "amounts",
+    "sources",
+    "keys",
+    "defaults",
+    "unused",
+    "refuses",
+    "variants",
+)
 OWN_NAME = "give yours a name of its own"
 ARITHMETIC = "the name of a file in estimate/methods/"
 
@@ -125,6 +136,10 @@ def methods(roots: tuple[Path, ...] | None = None) -> Methods:
     broken: dict[str, tuple[Fault, ...]] = {}
     taken: dict[str, str] = {}  # methods and schemes by name -> where their file stands
     for root in roots or method_roots():
+        if not (root / "rules").is_dir():
+            what = f"ADVISE_METHODS: {root} holds no methods"
+            allowed = "a folder with rules/objectives/ or rules/updates/ in it"
+            broken[str(root)] = (Fault(what=what, allowed=allowed),)
         for axis, (folder, kind) in FOLDERS.items():
             for path in sorted((root / "rules" / folder).glob("*.yaml")):
                 method, faults = _read_method(path, root, axis, kind, taken)
@@ -219,6 +234,7 @@ class _Reader:
         made: dict[str, Any] = {
             "axis": self.axis,
             "at": self.document.at(("id",)),
+            "shipped": self.root == resource_root(),
             "keys": keys,
             "defaults": {
                 key: value["value"] if isinstance(value, dict) else value

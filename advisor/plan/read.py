@@ -22,6 +22,7 @@ from advisor.methods.stage import Stage, stage_keys
 from advisor.plan.checks import Place, Raise, plan_faults, stage_faults
 from advisor.plan.keys import KeySpecs, key_specs
 from advisor.plan.model import Plan
+from advisor.plan.paths import path_from
 
 # A task may change numbers of a stage, not what the stage is: all tasks share one base and one
 # chain.
@@ -47,7 +48,7 @@ def resolve_path(plan_path: Path | str, text: str) -> Path:
     """The file or folder that a path in a plan means: relative to the plan file's folder, `~` is
     the home folder.
     """
-    return Path(plan_path).resolve().parent / Path(text).expanduser()
+    return path_from(Path(plan_path).resolve().parent, text)
 
 
 def plan_from_data(

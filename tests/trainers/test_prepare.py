@@ -196,6 +196,7 @@ def rows_of(*lengths: int) -> list[Row]:
     ]
 
 
+@pytest.mark.light
 def test_too_many_long_rows_stop_the_run():
     """truncation: stop refuses when more than 5 % of the rows are over seq_len, and says how many
     and how long.
@@ -206,6 +207,7 @@ def test_too_many_long_rows_stop_the_run():
         fit_rows(rows_of(*[5] * 18, 20, 30), seq_len=10, truncation="stop", cut=cut_row)
 
 
+@pytest.mark.light
 def test_a_few_long_rows_are_left_out_with_a_count():
     """truncation: stop leaves out up to 5 % of the rows, and counts them."""
     fit = fit_rows(rows_of(*[5] * 19, 30), seq_len=10, truncation="stop")
@@ -213,6 +215,7 @@ def test_a_few_long_rows_are_left_out_with_a_count():
     assert fit.notes == ["1 of 20 rows were left out: longer than seq_len 10 (row 20)"]
 
 
+@pytest.mark.light
 def test_drop_and_truncate_count_what_they_do():
     """truncation: drop leaves long rows out; truncate cuts them, and leaves out those whose answer
     would be gone.
@@ -234,6 +237,7 @@ def test_drop_and_truncate_count_what_they_do():
     assert [row.tokens for row in fit.rows] == [5, 10]
 
 
+@pytest.mark.light
 def test_nothing_left_is_an_error():
     """When no row fits, the run stops and names the shortest."""
     with pytest.raises(InputError, match="no row fits into seq_len 8"):
@@ -294,7 +298,7 @@ def test_preparing_twice_gives_the_same(tokenizer):
     )
     assert first == second
     counts = first.counts()
-    assert (counts["rows"], counts["train_rows"], counts["holdout_rows"], counts["dropped"]) == (
+    assert (counts.rows, counts.train_rows, counts.holdout_rows, counts.dropped) == (
         40,
         36,
         4,
@@ -302,6 +306,7 @@ def test_preparing_twice_gives_the_same(tokenizer):
     )
 
 
+@pytest.mark.light
 def test_packing_fills_bins_and_keeps_every_token():
     """Packed bins hold at most seq_len tokens, every row once, and never predict a row's first
     token from the row before.

@@ -162,7 +162,7 @@ def test_a_broken_run_resumes_with_the_same_losses(make, monkeypatch, capsys):
     (broken.checkpoints / "checkpoint-8").mkdir()  # what a process killed while saving leaves
     capsys.readouterr()
     result = trained(broken)
-    assert "going on after step 6 of 10, learning rate 0.00" in capsys.readouterr().err
+    assert "resuming after step 6 of 10, learning rate 0.00" in capsys.readouterr().err
     assert losses(broken) == losses(whole)
     assert result["loss_first"] == losses(whole)[0]
 
@@ -261,7 +261,7 @@ def test_a_stage_goes_on_from_the_adapter_of_the_stage_before(make, tmp_path):
     result = trained(second)
     assert result["resolved"]["start_from"] == str(first.output)
     assert result["loss_first"] < losses(first)[0]
-    with pytest.raises(InputError, match="rank is 8, the adapter it goes on from has 4"):
+    with pytest.raises(InputError, match="rank is 8, the adapter it continues from has 4"):
         sft.train(make_job(plan, stage="other", run=first.run, folder=tmp_path, judge=False))
 
 
@@ -283,6 +283,7 @@ def test_a_plan_for_a_gpu_is_refused_without_one(make):
         sft.train(replace(job, plan=replace(job.plan, launch=Launch(device="cuda"))))
 
 
+@pytest.mark.light
 def test_untested_versions_are_refused_with_both_named(monkeypatch):
     """A library outside the tested range is exit 4, naming the installed and the wanted version."""
     import importlib.metadata
@@ -374,7 +375,7 @@ def test_a_killed_run_resumes_with_the_same_losses(tmp_path, tiny_model, chats):
     process.send_signal(signal.SIGTERM)
     said = process.communicate()[1]
     assert process.returncode == 130
-    assert "going on after step" in said
+    assert "resuming after step" in said
     assert "learning rate" in said
     assert read_json(tmp_path / "broken" / "stages" / "sft" / "error.json")["exit_code"] == 130
     resumed = [json.loads(line) for line in metrics.read_text().splitlines() if line.endswith("}")]

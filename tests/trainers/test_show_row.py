@@ -78,6 +78,7 @@ def test_without_a_model_the_plain_template_is_shown(data):
     assert "User: Where is it?\n\nAssistant:[[ Here [bold].<|end|>]]" in printed(shown)
 
 
+@pytest.mark.light
 def test_a_row_that_is_left_out_says_why(data):
     """A row that no trainer would use is shown with the reason."""
     text = printed(show_row(data, row=2))

@@ -2,14 +2,18 @@
 
 from dataclasses import replace
 
-from hypothesis import given, settings
+import pytest
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.conftest import examples
 from trainers.prepare import IGNORED, Row, fit_rows, split_rows
 from trainers.prepare.length import cut_row, split_text
 from trainers.prepare.row import normalise_text
 
-QUICK = settings(max_examples=150, deadline=None, derandomize=True)
+pytestmark = pytest.mark.light
+
+QUICK = examples(3, derandomize=True)
 QUESTION = st.sampled_from(["a", "A ", "b", "c", "d  d", "D d", "e", "f", "\uff41", ""])
 
 

@@ -7,15 +7,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import TrainingFailed
+from advisor.plan.record import Check
 from trainers.evaluation.loss import Sample, padded_batch
 from trainers.frame.job import Job
 from trainers.frame.loading import keep_weights_unpacked, quantization_config
-from trainers.frame.types import Model
+from trainers.frame.types import AdaptedModel, Model
 from trainers.prepare import Row
 
 SHOWN_TOKENS = 64  # of one row: enough to tell two models apart
@@ -24,19 +25,6 @@ SHOWN_TOKENS = 64  # of one row: enough to tell two models apart
 SAME = 0.02
 SAME_EXACT = 1e-3  # the same in float32
 CHANGED = 1e-6
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One check and what it found."""
-
-    name: str
-    ok: bool
-    text: str
-
-    def record(self) -> dict[str, Any]:
-        """The check for result.json."""
-        return asdict(self)
 
 
 def log_probs(model: Model, row: Row, pad_id: int) -> Any:
@@ -127,10 +115,9 @@ def check_saved(job: Job, model: Model, folder: Path, probe: Probe, before: Any)
     trained = probe.answer(model)
     exact = job.stage.weights_dtype == "float32" and job.stage.quantization is None
     limit = SAME_EXACT if exact else SAME
-    adapter = isinstance(model, PeftModel)
     how, loaded = (
         _load_module(job, model, folder, probe)
-        if adapter
+        if isinstance(model, PeftModel)
         else _load_whole(job, model, folder, probe)
     )
     checks = []
@@ -157,7 +144,7 @@ def check_saved(job: Job, model: Model, folder: Path, probe: Probe, before: Any)
             f"what was saved in {folder} is not the trained model: {checks[0].text}",
             hint="the disk or a library damaged it; run the stage again",
         )
-    if adapter:
+    if isinstance(model, PeftModel):
         with model.disable_adapter():
             base = probe.answer(model)
     else:
@@ -168,7 +155,7 @@ def check_saved(job: Job, model: Model, folder: Path, probe: Probe, before: Any)
         probe.difference(loaded if loaded is not None else trained, other)
         for other in (base, before)
     )
-    what = "the saved adapter" if adapter else "training"
+    what = "the saved adapter" if isinstance(model, PeftModel) else "training"
     effect = Check(
         "changes-the-base-model",
         change > CHANGED,
@@ -185,7 +172,7 @@ def check_saved(job: Job, model: Model, folder: Path, probe: Probe, before: Any)
     return [*checks, effect]
 
 
-def _load_module(job: Job, model: Model, folder: Path, probe: Probe) -> tuple[str, Any]:
+def _load_module(job: Job, model: AdaptedModel, folder: Path, probe: Probe) -> tuple[str, Any]:
     """(how the saved adapter was loaded by plain PEFT, its answer): with its base from disk if that
     fits, else beside the trained adapter on the base in memory.
     """

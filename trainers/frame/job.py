@@ -10,19 +10,20 @@ from advisor.ground.errors import InputError, nearest
 from advisor.plan.entries import Entry, entries
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, PlanData, Stage
+from advisor.plan.paths import path_from
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Everything one call of a trainer depends on."""
+    """Everything that one training of a stage depends on."""
 
     plan: Plan
     entry: Entry
-    folder: Path  # that relative paths of the plan are meant from
+    folder: Path  # what relative paths of the plan are relative to
     run: Path
     dry_run: bool = False
     max_steps: int | None = None  # of a trial: caps the stage, and guards warn instead of failing
-    judge: bool = True
+    judge: bool = True  # whether the model is evaluated before and after
 
     @property
     def stage(self) -> Stage:
@@ -31,7 +32,7 @@ class Job:
 
     @property
     def task(self) -> str | None:
-        """The task's name, where the plan has tasks."""
+        """The task's name; None if the plan has no tasks."""
         return self.entry.task.name if self.entry.task else None
 
     @property
@@ -43,11 +44,12 @@ class Job:
 
     @property
     def output(self) -> Path:
-        """Where the stage's result goes."""
+        """The folder for the stage's result."""
         return self.run / "stages" / self.entry.name
 
     @property
     def checkpoints(self) -> Path:
+        """The folder for the stage's checkpoints."""
         return self.output / "checkpoints"
 
     @property
@@ -57,7 +59,8 @@ class Job:
 
     @property
     def data_path(self) -> Path:
-        return self.folder / Path(self.data.path).expanduser()
+        """The data's path, if it is no data set of the hub."""
+        return path_from(self.folder, self.data.path)
 
     @property
     def base_model(self) -> str:
@@ -69,11 +72,15 @@ class Job:
 
     @property
     def start(self) -> Path | None:
-        """The folder of the model or adapter this stage goes on from; None: the plan's model."""
+        """The folder of the model or adapter that this stage continues from; None: the plan's
+        model.
+
+        Raises InputError for a folder without either.
+        """
         if self.entry.starts_from is not None:
             path = self.run / "stages" / self.entry.starts_from
         elif self.entry.start_folder is not None:
-            path = self.folder / Path(self.entry.start_folder).expanduser()
+            path = path_from(self.folder, self.entry.start_folder)
         else:
             return None
         if not any((path / file).is_file() for file in ("adapter_config.json", "config.json")):
@@ -85,13 +92,16 @@ class Job:
 
 
 def is_hub_id(text: str) -> bool:
-    """True for 'owner/name' and 'name', false for what can only be a path."""
+    """True for 'owner/name' and 'name', False for what can only be a path."""
     return not text.startswith((".", "/", "~")) and text.count("/") <= 1 and "\\" not in text
 
 
 def model_source(folder: Path, model: str) -> str:
-    """The model as `from_pretrained` takes it."""
-    path = folder / Path(model).expanduser()
+    """The model as `from_pretrained` takes it.
+
+    Raises InputError for a folder that is not there or holds no model.
+    """
+    path = path_from(folder, model)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise InputError(

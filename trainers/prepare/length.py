@@ -99,8 +99,7 @@ def fit_rows(
             result.rows.append(row)
         elif isinstance(row, Row) and row.document:
             result.split += 1
-            # Item is Row here, which a type variable cannot say.
-            result.rows.extend(split_text(row, seq_len))  # type: ignore[arg-type]
+            result.rows.extend(split_text(row, seq_len))  # type: ignore[arg-type]  # Item is Row here
         elif truncation == "truncate" and cut is not None:
             shorter = cut(row, seq_len)
             if shorter is None:

@@ -119,7 +119,7 @@ def check_packing(model: Any, rows: Sequence[Row], *, stage: str, attention: str
         raise InputError(
             f"stage {stage}: packing cannot be used: with attention {attention} on {device.type}"
             f" this model lets packed rows see each other (log-probabilities move by {gap:.2g})",
-            allowed="attention: flash_attention_2 on a CUDA card",
+            allowed="attention: flash_attention_2 on a CUDA GPU",
             hint="set packing: false",
         )
 

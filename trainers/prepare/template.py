@@ -296,10 +296,10 @@ class Templater:
         start, end = span
         stops = list(self.special_text.finditer(full, start, end))
         words_end = end  # where the special tokens at the end begin
-        for stop in reversed(stops):
-            if full[stop.end() : words_end].strip():
+        for token in reversed(stops):
+            if full[token.end() : words_end].strip():
                 break
-            words_end = stop.start()
+            words_end = token.start()
         spoken = spoken_text(message)
         # An answer such as "t" is also a part of <|endoftext|>.
         place = full.rfind(spoken, start, words_end)

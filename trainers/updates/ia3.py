@@ -9,7 +9,8 @@ from typing import Any
 
 from advisor.ground.errors import Fault, InputError
 from advisor.plan.model import Stage
-from trainers.prepare import Row
+from trainers.frame.types import Model, Tokenizer
+from trainers.prepare.prepared import PreparedRow
 from trainers.updates import task_type
 
 PLAN_KEYS: Mapping[str, str] = {
@@ -38,7 +39,7 @@ def faults(stage: Stage) -> list[Fault]:
     return []
 
 
-def peft_config(stage: Stage, options: Mapping[str, Any], model: Any) -> Any:
+def peft_config(stage: Stage, options: Mapping[str, Any], model: Model) -> Any:
     """The IA3Config of the stage.
 
     Raises InputError if the model has none of the layers and `peft:` names none.
@@ -48,7 +49,7 @@ def peft_config(stage: Stage, options: Mapping[str, Any], model: Any) -> Any:
     return IA3Config(task_type=task_type(model), **{**_places(stage, model), **stage.peft})
 
 
-def _places(stage: Stage, model: Any) -> dict[str, list[str]]:
+def _places(stage: Stage, model: Model) -> dict[str, list[str]]:
     """Which layers are scaled: those of the stage, else those that the model has."""
     if "target_modules" in stage.peft:
         return {}
@@ -67,7 +68,11 @@ def _places(stage: Stage, model: Any) -> dict[str, list[str]]:
 
 
 def start(
-    stage: Stage, options: Mapping[str, Any], model: Any, tokenizer: Any, rows: Sequence[Row]
+    stage: Stage,
+    options: Mapping[str, Any],
+    model: Model,
+    tokenizer: Tokenizer,
+    rows: Sequence[PreparedRow],
 ) -> None:
     """None: the scales begin at one, so they change nothing until they are trained."""
     return None

@@ -6,9 +6,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trainers.ppo.rollout import (  # noqa: E402
+from trainers.ppo.rollout import (
     Answers,
     add_hidden_states,
     answer_mask,
@@ -152,7 +152,7 @@ def test_a_smaller_batch_where_there_is_no_room(model, monkeypatch):
     monkeypatch.setattr(rollout, "_generate_batch", short_of_memory)
     answers = write(model, say=told.append, at_once=3)
     assert len(answers.ids) == len(PROMPTS)
-    assert told == ["no room to write so many answers at once: now 1"]
+    assert told == ["no room to generate so many answers at once: now 1"]
 
 
 def test_the_tokenizer_of_the_toy_model_writes_what_it_reads(toy_model):
