@@ -123,15 +123,18 @@ class Number(Shape):
             yield self.refuse(value, document, path, hint=_quoted(value, r"[-+0-9.eE]+"))
 
     def words(self) -> str:
-        bounds = (
-            ("above", self.above),
-            ("of at least", self.min),
-            ("below", self.below),
-            ("of at most", self.max),
-        )
-        limits = " and ".join(f"{words} {bound:g}" for words, bound in bounds if bound is not None)
+        low = self._bound("above", self.above) or self._bound("of at least", self.min)
+        high = self._bound("below", self.below) or self._bound("of at most", self.max)
+        limits = " and ".join(filter(None, (low, high.removeprefix("of ") if low else high)))
+        if None not in (self.min, self.max):
+            limits = self._bound("from", self.min) + self._bound(" to", self.max)
         kind = "a whole number" if self.whole else "a number"
         return " ".join(filter(None, (kind, self.unit and f"of {self.unit}", limits)))
+
+    def _bound(self, words: str, at: float | None) -> str:
+        if at is None:
+            return ""
+        return f"{words} {int(at):,}" if at == int(at) else f"{words} {at:g}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,6 +21,7 @@ def test_a_new_key_is_one_line_in_its_methods_file(tmp_path):
         keys="{beta: {type: number, min: 0, exclusive_min: true, default: 0.1}}",
         unused="{packing: pairs are not packed}",
     )
+    write_update(tmp_path, "full", trains="all")
     specs = specs_of(methods((tmp_path,)))
     text = (
         "model: m\ndata: {path: t}\nstages: [{name: a, objective: dpo, update: full, learning_rate:"
@@ -50,7 +51,7 @@ def test_a_malformed_declaration_is_refused_with_its_place(tmp_path):
     with pytest.raises(InputError) as caught:
         methods((tmp_path,)).update("lora")
     assert [fault.what.split(": ")[0] for fault in caught.value.faults] == [
-        f"{path}:{first}:3",
+        f"{path}:{first}:13",
         f"{path}:{first + 1}:22",
         f"{path}:{first + 2}:3",
     ]
