@@ -1,8 +1,8 @@
 """Shapes derived from dataclasses, and values of dataclasses built from plain data of that shape.
 
 So a file format is written down once, as the dataclass that it is read into: its fields are the
-keys, and those without a default are required. `Annotated[float, Number(above=0)]` narrows a
-field's type, and `field(metadata=described("..."))` says what it means.
+keys, and those without a default are required. In `Annotated[float, Number(above=0), "share of the
+steps"]` the shape narrows the type, and the text says what the key means.
 """
 
 from __future__ import annotations
@@ -31,11 +31,6 @@ SIMPLE: Mapping[Any, type[Shape]] = {
 }  # fmt: skip
 
 
-def described(text: str) -> dict[str, str]:
-    """Metadata of a field: one line on what it means, for editors and messages."""
-    return {"help": text}
-
-
 def shape_of(kind: type, *, without: tuple[str, ...] = ()) -> Keys:
     """The shape of a map that `build` makes a value of the dataclass from.
 
@@ -46,7 +41,7 @@ def shape_of(kind: type, *, without: tuple[str, ...] = ()) -> Keys:
     hints = _hints(kind)
     listed = [item for item in fields(kind) if item.name not in without]
     return Keys(
-        keys={item.name: _shape(hints[item.name], item.metadata) for item in listed},
+        keys={item.name: _shape(hints[item.name]) for item in listed},
         required=tuple(item.name for item in listed if default_of(item) is MISSING),
     )
 
@@ -77,27 +72,22 @@ def _hints(kind: Any) -> Mapping[str, Any]:
     return get_type_hints(kind, include_extras=True)
 
 
-def _shape(hint: Any, metadata: Mapping[str, Any]) -> Shape:
-    shape = _kind(hint)
-    return replace(shape, help=metadata["help"]) if "help" in metadata else shape
-
-
-def _kind(hint: Any) -> Shape:
+def _shape(hint: Any) -> Shape:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        narrowed: Shape = arguments[1]
-        return narrowed
+        kind, *notes = arguments
+        shape = next((note for note in notes if isinstance(note, Shape)), None) or _shape(kind)
+        help_ = next((note for note in notes if isinstance(note, str)), "")
+        return replace(shape, help=help_) if help_ else shape
     if origin in (Union, UnionType):
-        return replace(_kind(_not_none(arguments)), null=True)
+        return replace(_shape(_not_none(arguments)), null=True)
     if origin is Literal:
         return Choice(values=arguments)
     if origin is tuple:
-        return ListOf(of=_kind(arguments[0]))
-    if origin is dict:
-        return MapOf(of=_kind(arguments[1]))
-    if hint in SIMPLE:
-        return SIMPLE[hint]()
-    return shape_of(hint)
+        return ListOf(of=_shape(arguments[0]))
+    if origin in (dict, Mapping):
+        return MapOf(of=_shape(arguments[1]))
+    return SIMPLE[hint]() if hint in SIMPLE else shape_of(hint)
 
 
 def _not_none(arguments: tuple[Any, ...]) -> Any:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from advisor.ground.errors import Fault
 from advisor.ground.files import FOLDER_NAME, NAME_PATTERN, is_folder_name, such_as
-from advisor.ground.from_dataclass import default_of, described, shape_of
+from advisor.ground.from_dataclass import default_of, shape_of
 from advisor.ground.shape import Choice, Integer, Located, Number, Path_, Text
 from advisor.methods.keys import Key
 from advisor.methods.model import QUANTIZATIONS
@@ -48,33 +48,23 @@ class Stage:
     objective: str  # the names of all methods are known to whoever reads their files
     update: str
     quantization: Annotated[str, Choice(values=QUANTIZATIONS)] | None = None
-    double_quantization: bool | None = field(
-        default=None, metadata=described("nf4 only: quantise the scales too (default true)")
-    )
-    start_from: str | None = field(
-        default=None,
-        metadata=described(
-            "a stage's name or a folder; default: the stage before that is no reward model, else"
-            " the base model"
-        ),
-    )
-    data: str | None = field(
-        default=None, metadata=described("another data file for this stage alone")
-    )
-    weights_dtype: Literal["float32", "bfloat16", "float16"] = field(
-        default="float32", metadata=described("dtype the base is loaded in")
-    )
-    precision: Literal["pure", "mixed"] = field(
-        default="pure", metadata=described("mixed: autocast over weights_dtype")
-    )
+    double_quantization: Annotated[
+        bool | None, "nf4 only: quantise the scales too (default true)"
+    ] = None
+    start_from: Annotated[
+        str | None,
+        "a stage's name or a folder; default: the stage before that is no reward model, else the"
+        " base model",
+    ] = None
+    data: Annotated[str | None, "another data file for this stage alone"] = None
+    weights_dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"], "dtype the base is loaded in"
+    ] = "float32"
+    precision: Annotated[Literal["pure", "mixed"], "mixed: autocast over weights_dtype"] = "pure"
     learning_rate: Annotated[float, Number(above=0, max=1)]
     epochs: Annotated[float, Number(above=0)] = 1.0
-    max_steps: Positive | None = field(
-        default=None, metadata=described("optimizer steps; overrides epochs")
-    )
-    warmup: Annotated[float, Number(min=0, below=1)] = field(
-        default=0.03, metadata=described("share of the steps")
-    )
+    max_steps: Annotated[Positive | None, "optimizer steps; overrides epochs"] = None
+    warmup: Annotated[float, Number(min=0, below=1), "share of the steps"] = 0.03
     scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
     weight_decay: Annotated[float, Number(min=0)] = 0.0
     optimizer: Literal[
@@ -86,27 +76,23 @@ class Stage:
     packing: bool = False
     gradient_checkpointing: bool = False
     attention: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
-    truncation: Literal["stop", "drop", "truncate"] = field(
-        default="stop",
-        metadata=described(
-            "rows over seq_len: stop if more than 5 % of the rows, else drop; drop; truncate"
-        ),
+    truncation: Annotated[
+        Literal["stop", "drop", "truncate"],
+        "rows over seq_len: stop if more than 5 % of the rows, else drop; drop; truncate",
+    ] = "stop"
+    holdout: Annotated[float, Number(min=0, below=0.9), "share of the rows kept for evaluation"] = (
+        0.05
     )
-    holdout: Annotated[float, Number(min=0, below=0.9)] = field(
-        default=0.05, metadata=described("share of the rows kept for evaluation")
-    )
-    save_steps: Positive | None = field(
-        default=None,
-        metadata=described(
-            "optimizer steps between checkpoints; default: ten in a run, at least every 500"
-        ),
-    )
+    save_steps: Annotated[
+        Positive | None,
+        "optimizer steps between checkpoints; default: ten in a run, at least every 500",
+    ] = None
     seed: Annotated[int, Integer(min=0, below=2**32)] = 42
-    trl: dict[str, Any] = field(
-        default_factory=dict, metadata=described("passed to TRL's config class as they are")
+    trl: Annotated[dict[str, Any], "passed to TRL's config class as they are"] = field(
+        default_factory=dict
     )
-    peft: dict[str, Any] = field(
-        default_factory=dict, metadata=described("passed to PEFT's config class as they are")
+    peft: Annotated[dict[str, Any], "passed to PEFT's config class as they are"] = field(
+        default_factory=dict
     )
     options: dict[str, Any] = field(default_factory=dict)
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from advisor.ground.errors import Fault
-from advisor.ground.from_dataclass import described
 from advisor.ground.shape import Choice, Integer, Located, Path_, Text
 from advisor.ground.types import DDP
 from advisor.methods.stage import Name
@@ -19,6 +18,7 @@ from advisor.methods.stage import Stage as Stage
 
 PLAN_VERSION = 1
 DATA = "train.jsonl, a folder, or a hub id"
+MODEL = "the hub id Qwen/Qwen3-0.6B, or a folder"
 
 
 class Version(Choice):
@@ -34,30 +34,24 @@ class Version(Choice):
 class PlanData:
     """The training data of a plan or of one task."""
 
-    path: Annotated[str, Text(such_as=DATA)] = field(
-        metadata=described("a file or folder, relative to the plan file, or a hub id")
-    )
-    format: str | None = field(
-        default=None, metadata=described("what `advise check` recognised; null: recognise again")
-    )
-    mapping: dict[str, str] | None = field(
-        default=None, metadata=described("role -> column, if the names do not say it")
-    )
+    path: Annotated[
+        str, Text(such_as=DATA), "a file or folder, relative to the plan file, or a hub id"
+    ]
+    format: Annotated[str | None, "what `advise check` recognised; null: recognise again"] = None
+    mapping: Annotated[dict[str, str] | None, "role -> column, if the names do not say it"] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
     """How the stages are started."""
 
-    device: Literal["cuda", "cpu", "mps", "rocm"] = field(
-        default="cpu", metadata=described("what the plan was made for; another one is refused")
-    )
-    processes: Annotated[int, Integer(min=1)] = field(
-        default=1, metadata=described("one process a GPU")
-    )
-    strategy: Literal["ddp", "zero2", "zero3", "fsdp"] | None = field(
-        default=None, metadata=described("how several processes share the model")
-    )
+    device: Annotated[
+        Literal["cuda", "cpu", "mps", "rocm"], "what the plan was made for; another one is refused"
+    ] = "cpu"
+    processes: Annotated[int, Integer(min=1), "one process a GPU"] = 1
+    strategy: Annotated[
+        Literal["ddp", "zero2", "zero3", "fsdp"] | None, "how several processes share the model"
+    ] = None
 
     @property
     def startable(self) -> bool:
@@ -74,9 +68,7 @@ class Origin:
     composition: str | None = None
     answers: dict[str, Any] = field(default_factory=dict)
     hardware: str | None = None
-    rules: str | None = field(
-        default=None, metadata=described("layers and digest of the rules that decided")
-    )
+    rules: Annotated[str | None, "layers and digest of the rules that decided"] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +77,8 @@ class Task:
 
     name: Name
     data: PlanData
-    overrides: dict[str, Any] = field(
-        default_factory=dict, metadata=described("stage keys that differ for this task")
+    overrides: Annotated[dict[str, Any], "stage keys that differ for this task"] = field(
+        default_factory=dict
     )
 
 
@@ -96,14 +88,11 @@ class Plan:
 
     version: Annotated[int, Version(values=(PLAN_VERSION,))] = PLAN_VERSION
     name: Name = "finetune"
-    model: Annotated[str, Text(such_as="the hub id Qwen/Qwen3-0.6B, or a folder")] = field(
-        metadata=described("hub id, or a folder relative to the plan file")
-    )
+    model: Annotated[str, Text(such_as=MODEL), "hub id, or a folder relative to the plan file"]
     revision: str | None = None
-    trust_remote_code: bool = field(
-        default=False,
-        metadata=described("run code that comes with the model; off unless you write true here"),
-    )
+    trust_remote_code: Annotated[
+        bool, "run code that comes with the model; off unless you write true here"
+    ] = False
     data: PlanData | None = None
     tasks: tuple[Task, ...] = ()
     stages: tuple[Stage, ...]
