@@ -158,7 +158,7 @@ CUDA_FILE = Keys(
 # --------------------------------------------------------------------------- reading
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, repr=False)
 class CatalogueGpu:
     """One entry of rules/hardware/."""
 

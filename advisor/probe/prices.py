@@ -51,7 +51,7 @@ def price_file_shape(gpu_ids: Collection[str] = ()) -> Shape:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, repr=False)
 class Prices:
     """On-demand prices of all files; a later file wins, provider by provider."""
 
