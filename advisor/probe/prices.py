@@ -13,8 +13,13 @@ from advisor.ground.yaml_reader import Document
 HOURLY = ("on_demand_usd_per_h", "spot_usd_per_h")  # GPU -> provider -> US dollars
 
 
-def price_file_shape(gpu_ids: Collection[str] = ()) -> Shape:
-    """What a file of rules/prices/ may hold; an editor offers the `gpu_ids`."""
+def price_file_shape(citation: Shape, gpu_ids: Collection[str] = ()) -> Shape:
+    """What a file of rules/prices/ may hold; an editor offers the `gpu_ids`.
+
+    Args:
+        citation: What the price of a bought GPU may rest on.
+        gpu_ids: GPUs of rules/hardware/.
+    """
     price = Number(above=0, help="US dollars per GPU and hour")
     provider = Keys(
         keys={
@@ -31,7 +36,7 @@ def price_file_shape(gpu_ids: Collection[str] = ()) -> Shape:
             "value": Number(above=0),
             "kind": Text(),
             "street": Choice(values=("above", "below"), help="what shops asked beside it"),
-            "source": Text(),
+            "source": citation,
         },
         required=("value", "source"),
     )
