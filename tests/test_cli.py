@@ -309,7 +309,7 @@ def test_a_complete_question_gets_a_runnable_plan(call, tmp_path):
     assert plan.model == "Qwen/Qwen3-8B"
     assert plan.origin.composition == json.loads(out)["recommendation"]["composition"] == "sft+lora"
     text = (tmp_path / "plan.yaml").read_text()
-    assert text.startswith("# yaml-language-server")
+    assert text.startswith("# Launch file of `advise`.")
     assert "lora/lr" in text
     assert 15 <= len(text.splitlines()) <= 60
 
