@@ -55,7 +55,7 @@ SHIPPED = {
         suggested_models,
     ),
     "amounts of data": (
-        "data/amounts.yaml", "    too_few: 50", "    to_few: 50", "too_few", data_requirements,
+        "data/amounts.yaml", "too_few: 16", "to_few: 16", "too_few", data_requirements,
     ),
     "sources": ("sources.yaml", "kind: document}", "knid: document}", "kind", data_requirements),
     "scenarios": (

@@ -74,7 +74,6 @@ class Text(Shape):
 
     pattern: str = ""  # of the whole text
     such_as: str = ""  # an example or a description of the pattern, for messages
-    known: tuple[str, ...] = ()  # texts that an editor offers; others are allowed too
 
     def faults(self, value: Any, document: Located, path: Path_) -> Iterator[Fault]:
         if not isinstance(value, str) or not value.strip():
@@ -190,8 +189,7 @@ class MapOf(Shape):
     """A map from any name to such a value."""
 
     of: Shape
-    named: Text = field(default_factory=Text)  # what the names may be
-    known: tuple[str, ...] = ()  # names that an editor offers; others are allowed too
+    named: Shape = field(default_factory=Text)  # what the names may be
     least: int = 0  # how many
 
     def faults(self, value: Any, document: Located, path: Path_) -> Iterator[Fault]:
@@ -199,7 +197,7 @@ class MapOf(Shape):
             yield self.refuse(value, document, path)
             return
         for name, item in value.items():
-            if self.named.pattern and re.fullmatch(self.named.pattern, name) is None:
+            if any(self.named.faults(name, document, path)):
                 at = document.at((*path, name), key=True)
                 yield Fault(what=f"{at}: the name is '{name[:60]}'", allowed=self.named.words())
             yield from _faults(item, self.of, document, (*path, name))

@@ -18,7 +18,7 @@ def price_file_shape(citation: Shape, gpu_ids: Collection[str] = ()) -> Shape:
 
     Args:
         citation: What the price of a bought GPU may rest on.
-        gpu_ids: GPUs of rules/hardware/.
+        gpu_ids: GPUs of rules/hardware/, for an editor; left out, `unknown_names` tells.
     """
     price = Number(above=0, help="US dollars per GPU and hour")
     provider = Keys(
@@ -40,7 +40,8 @@ def price_file_shape(citation: Shape, gpu_ids: Collection[str] = ()) -> Shape:
         },
         required=("value", "source"),
     )
-    by_gpu = MapOf(of=MapOf(of=price), known=tuple(gpu_ids))
+    named = Choice(values=tuple(gpu_ids)) if gpu_ids else Text()
+    by_gpu = MapOf(of=MapOf(of=price), named=named)
     return Keys(
         help="Prices of GPUs in US dollars",
         keys={
@@ -49,7 +50,7 @@ def price_file_shape(citation: Shape, gpu_ids: Collection[str] = ()) -> Shape:
             "providers": MapOf(of=provider),
             **dict.fromkeys(HOURLY, by_gpu),
             "version_not_stated_usd_per_h": MapOf(of=MapOf(of=price)),
-            "purchase_usd": MapOf(of=bought, known=tuple(gpu_ids)),
+            "purchase_usd": MapOf(of=bought, named=named),
             "left_out": ListOf(of=Text(), least=1, help="prices that were not taken, and why"),
         },
         required=("version",),

@@ -44,7 +44,7 @@ def answers_shape(facts: Mapping[str, Fact]) -> Keys:
         inside = Keys(
             keys={part: fact_shape(facts[name]) for part, name in parts.items()}, nulls=True
         )
-        whole[key] = OneOf(options=(first, *((LIMITS,) if key == "budget" else ()), inside))
+        whole[key] = OneOf(options=(first, inside, *((LIMITS,) if key == "budget" else ())))
     return Keys(keys={**whole, "signals": Shape()}, nulls=True)
 
 

@@ -4,14 +4,15 @@ from collections.abc import Iterable
 
 from advisor.ruleset.facts import ORIGINS, Fact
 from advisor.ruleset.model import Rule, Ruleset
-from tests.generating.markdown import consumers, every_rule, grid, page, producer
-from tests.generating.words import ORIGIN_WORDS, cell, code, count, joined, number, rule_link
+from advisor.schema.facts import named_facts
+from tools.generate.markdown import consumers, every_rule, grid, page, producer
+from tools.generate.words import ORIGIN_WORDS, cell, code, count, joined, number, rule_link
 
 
 def facts_page(rules: Ruleset) -> str:
     blocks: list[str | Iterable[str]] = []
     for origin in ORIGINS:
-        facts = [fact for fact in rules.facts.values() if fact.origin == origin]
+        facts = [fact for fact in named_facts(rules.facts) if fact.origin == origin]
         if not facts:
             continue
         blocks.append(f"## {ORIGIN_WORDS[origin].capitalize()}")

@@ -1,15 +1,13 @@
-"""A picture of the decision, made from the loaded rules: steps in order, what each looks at, what
-it may conclude, what goes on where.
-"""
+"""The parts of the picture of the decision: boxes, chips and arrows on a canvas."""
 
-from collections import Counter
+from __future__ import annotations
+
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from advisor.ruleset.facts import ORIGINS
-from advisor.ruleset.model import Ruleset, Table
-from tests.generating.svg import Canvas, chip_height, chip_width, flow, text_width, wrapped
-from tests.generating.words import count
+from advisor.ruleset.model import Table
+from tools.generate.svg import Canvas, chip_height, chip_width, text_width
 
 TITLE = "How a recommendation is made"
 # origin -> caption of its chips, what it means, colours of chip and text
@@ -24,6 +22,7 @@ ORIGIN_LOOKS = {
         "#fef3c7",
         "#78350f",
     ),
+    "method": ("its file", "what the file of a method says", "#ffe4e6", "#881337"),
     "concluded": ("from above", "follows from the steps above", "#e2e8f0", "#334155"),
 }
 LANE_COLOURS = (
@@ -36,14 +35,13 @@ LANE_COLOURS = (
     "#a21caf",
     "#4d7c0f",
 )
-LAYER_COLOURS = ("#64748b", "#0f766e", "#c2410c", "#7e22ce", "#1d4ed8")
 INK, SOFT, RULE = "#0f172a", "#475569", "#94a3b8"
 
 MARGIN = 28
 FACTS_X, CAPTION_WIDTH, FACTS_WIDTH = MARGIN, 78, 400  # captions and chips
 BOX_X, BOX_WIDTH = MARGIN + 400 + 44, 470
 PAD = 16
-LABEL_WIDTH = 118  # between a box and the first lane
+LABEL_WIDTH = 140  # between a box and the first lane
 LANE_GAP = 18
 PORT_GAP = 24
 ROW_GAP = 34
@@ -60,7 +58,7 @@ class Row:
     about: list[str]
     outcomes: list[tuple[float, float, str]]
     outcomes_height: float
-    rules: list[tuple[str, int]]  # layer, number of rules
+    concludes: str  # the name of what it hands on
     incoming: list[str] = field(default_factory=list)  # facts that earlier steps concluded
     outgoing: bool = False
     y: float = 0
@@ -71,7 +69,7 @@ class Row:
 
     @property
     def height(self) -> float:
-        box = PAD + 24 + 18 * len(self.about) + 12 + self.outcomes_height + 34
+        box = PAD + 24 + 18 * len(self.about) + 12 + self.outcomes_height + PAD
         ports = 30 + PORT_GAP * (len(self.incoming) + self.outgoing)
         return max(box, ports, self.facts_height + 8)
 
@@ -87,120 +85,6 @@ class Row:
 
 def plain(name: str) -> str:
     return name.replace("_", " ")
-
-
-def picture(rules: Ruleset) -> str:
-    """The SVG's text."""
-    rows = [row_of(rules, table, place) for place, table in enumerate(rules.tables.values(), 1)]
-    lanes = lanes_of(rows)
-    width = (
-        BOX_X
-        + BOX_WIDTH
-        + LABEL_WIDTH
-        + LANE_GAP * max((lane for lane, _ in lanes.values()), default=0)
-        + LANE_GAP
-        + MARGIN
-    )
-    canvas = Canvas()
-    total = sum(len(listed) for listed in rules.rules.values())
-    said = (
-        f"{count(len(rows), 'step')}, {count(total, 'rule')}. Each step looks at a few facts and"
-        " concludes one, which later steps may look at."
-    )
-    y = draw_head(canvas, rows, said, width)
-    start = y
-    y += 34 + ROW_GAP
-    for row in rows:
-        row.y = y
-        y += row.height + ROW_GAP
-    end = y
-    height = end + 52 + 30 + MARGIN
-    background = Canvas()
-    background.rect(0.5, 0.5, width - 1, height - 1, fill="#ffffff", stroke="#cbd5e1", radius=14)
-    canvas.parts[:0] = background.parts
-    pill(canvas, start, "Your answers, your data, your model, your machine")
-    canvas.text(FACTS_X, start + 22, "What each step looks at", NORMAL, bold=True)
-    canvas.text(
-        width - MARGIN, start + 22, "What goes on to later steps", NORMAL, bold=True, anchor="end"
-    )
-    for row in rows:
-        draw_spine(canvas, row.y - ROW_GAP, row.y)
-    draw_spine(canvas, end - ROW_GAP, end)
-    pill(canvas, end, "The answer: what to do, why, why not the others, and plan.yaml")
-    draw_lanes(canvas, rows, lanes)
-    for row in rows:
-        draw_facts(canvas, row)
-        draw_box(canvas, row, rules)
-    order = ", ".join(["your own files", *reversed(rules.layers), "base"])
-    canvas.text(
-        width / 2, end + 34 + 32,
-        f"In each step: what any rule forbids is out. Of the rest the first of these layers decides: {order}; inside a layer, the higher tier.",
-        SMALL, fill=SOFT, anchor="middle"
-    )  # fmt: skip
-    steps = "; ".join(f"{row.place}. {plain(row.table.id)}: {row.table.about}" for row in rows)
-    return canvas.document(width, height, title=TITLE, description=f"{said} {steps}.")
-
-
-def row_of(rules: Ruleset, table: Table, place: int) -> Row:
-    produced = {other.concludes for other in rules.tables.values()}
-    groups = []
-    for origin in ORIGINS:
-        names = [
-            plain(fact)
-            for fact in table.inputs
-            if rules.facts[fact].origin == origin and fact not in produced
-        ]
-        if names:
-            groups.append((origin, *flow(names, FACTS_WIDTH - CAPTION_WIDTH, SMALL)))
-    listed = rules.rules[table.id]
-    values = list(rules.facts[table.concludes].values)
-    keys = dict.fromkeys(key for rule in listed if rule.kind == "set" for key in rule.then)
-    placed, height = flow(
-        [plain(str(value)) for value in [*values, *keys]], BOX_WIDTH - 2 * PAD, SMALL
-    )
-    by_layer = Counter(rule.layer for rule in listed)
-    layers = ["base", *rules.layers]
-    return Row(
-        table=table, place=place, groups=groups,
-        about=wrapped(table.about[:1].upper() + table.about[1:], BOX_WIDTH - 2 * PAD, NORMAL),
-        outcomes=placed, outcomes_height=height,
-        rules=[(layer, by_layer[layer]) for layer in layers],
-        incoming=[fact for fact in table.inputs if fact in produced],
-    )  # fmt: skip
-
-
-def lanes_of(rows: list[Row]) -> dict[str, tuple[int, list[Row]]]:
-    """Concluded fact -> its lane and the steps it goes to; lanes are shared where they do not
-    overlap.
-    """
-    spans: list[tuple[int, int, Row, list[Row]]] = []
-    for row in rows:
-        to = [
-            other
-            for other in rows
-            if row.table.concludes in other.incoming and other.place > row.place
-        ]
-        if to:
-            row.outgoing = True
-            spans.append((row.place, max(other.place for other in to), row, to))
-    found: dict[str, tuple[int, list[Row]]] = {}
-    taken: list[list[tuple[int, int]]] = []
-    for first, last, row, to in sorted(
-        spans, key=lambda span: (span[1] - span[0], span[0])
-    ):  # short ones next to the boxes: fewest crossings
-        lane = next(
-            (
-                lane
-                for lane, others in enumerate(taken)
-                if all(
-                    last < other_first or first > other_last for other_first, other_last in others
-                )
-            ),
-            len(taken),
-        )
-        taken[lane : lane + 1] = [[*(taken[lane] if lane < len(taken) else []), (first, last)]]
-        found[row.table.concludes] = (lane, to)
-    return found
 
 
 def draw_head(canvas: Canvas, rows: Iterable[Row], said: str, width: float) -> float:
@@ -275,7 +159,7 @@ def draw_facts(canvas: Canvas, row: Row) -> None:
     )
 
 
-def draw_box(canvas: Canvas, row: Row, rules: Ruleset) -> None:
+def draw_box(canvas: Canvas, row: Row) -> None:
     canvas.rect(
         BOX_X, row.y, BOX_WIDTH, row.height, fill="#f8fafc", stroke=INK, radius=10, line=1.5
     )
@@ -307,22 +191,6 @@ def draw_box(canvas: Canvas, row: Row, rules: Ruleset) -> None:
             SMALL,
             anchor="middle",
         )
-    x, y = BOX_X + BOX_WIDTH - PAD, row.y + row.height - 12
-    for layer, number_of in reversed(row.rules):
-        if number_of:
-            label = f"{number_of} {layer}"
-            x -= text_width(label, 12)
-            canvas.text(x, y, label, 12, fill=SOFT)
-            canvas.rect(
-                x - 14,
-                y - 9,
-                10,
-                10,
-                fill=LAYER_COLOURS[["base", *rules.layers].index(layer) % len(LAYER_COLOURS)],
-                radius=2,
-            )
-            x -= 26
-    canvas.text(x + 8, y, "rules:", 12, fill=SOFT, anchor="end")
 
 
 def draw_lanes(
@@ -331,7 +199,7 @@ def draw_lanes(
     """What a step concluded, on its way to the later steps that look at it."""
     edge = BOX_X + BOX_WIDTH
     for index, (fact, (lane, to)) in enumerate(lanes.items()):
-        source = next(row for row in rows if row.table.concludes == fact)
+        source = next(row for row in rows if row.concludes == fact)
         colour = LANE_COLOURS[index % len(LANE_COLOURS)]
         x = edge + LABEL_WIDTH + LANE_GAP * lane
         canvas.text(edge + 12, source.out_y - 5, plain(fact), SMALL, fill=colour, bold=True)

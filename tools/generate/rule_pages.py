@@ -6,9 +6,10 @@ from collections.abc import Iterable
 
 from advisor.ruleset.facts import Fact
 from advisor.ruleset.model import Rule, Ruleset, Table
-from tests.generating.docs_lists import facts_page, sources_page, used_sources
-from tests.generating.markdown import consumers, every_rule, grid, page, producer
-from tests.generating.words import (
+from advisor.schema.facts import named_facts
+from tools.generate.list_pages import facts_page, sources_page, used_sources
+from tools.generate.markdown import consumers, every_rule, grid, page, producer
+from tools.generate.words import (
     CONFIDENCE_WORDS,
     LAYER_WORDS,
     ORIGIN_WORDS,
@@ -107,7 +108,7 @@ def table_page(rules: Ruleset, table: Table) -> str:
     return page(
         f"# Step {place + 1}: {table.id}",
         f"{before}[all steps](README.md) · [facts](facts.md) · [sources](sources.md){after}",
-        f"Decides {cell(table.about)}.",
+        f"Decides {cell(table.about)}." if not table.per else f"{cell(capitalised(table.about))}.",
         outcome_list(rules, table),
         "## It looks at",
         grid(
@@ -172,6 +173,9 @@ def by_owner(rules: Ruleset, listed: Iterable[Rule]) -> dict[str, list[Rule]]:
 def outcome_list(rules: Ruleset, table: Table) -> str | list[str]:
     """Every outcome with its plain name and how many rules lead to it."""
     values = rules.facts[table.concludes].values
+    if table.per:
+        ranking = next((other.id for other in rules.tables.values() if other.asks == table.id), "")
+        return f"Schemes that no rule below forbids go on to [{ranking}]({ranking}.md)."
     if not values:
         keys = dict.fromkeys(
             key for rule in rules.rules[table.id] if rule.kind == "set" for key in rule.then
@@ -220,11 +224,15 @@ def plain(rules: Ruleset, fact: Fact) -> str:
         return fact.ask
     table = producer(rules, fact.id)
     if table is not None:
-        return table.about[:1].upper() + table.about[1:]
+        return capitalised(table.about)
     return fact.unit or joined(
         (value.label[:1].lower() + value.label[1:]).replace("_", " ")
         for value in fact.values.values()
     )
+
+
+def capitalised(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def where_from(rules: Ruleset, fact: Fact) -> str:
@@ -249,7 +257,9 @@ def index(rules: Ruleset) -> str:
                 str(place),
                 f"[{table.id}]({table.id}.md)",
                 cell(table.about),
-                ", ".join(map(code, values)) or "values of keys",
+                "each scheme, allowed or not"
+                if table.per
+                else ", ".join(map(code, values)) or "values of keys",
                 str(len(rules.rules[table.id])),
             ],
         )
@@ -281,10 +291,10 @@ def index(rules: Ruleset) -> str:
     return page(
         "# What `advise` knows, rule by rule",
         f"{count(len(listed), 'rule')} in {count(len(rules.tables), 'step')}, about"
-        f" {count(len(rules.facts), 'fact')} ([facts](facts.md)), from"
+        f" {count(len(named_facts(rules.facts)), 'fact')} ([facts](facts.md)), from"
         f" {count(len(used_sources(rules)), 'source')} ([sources](sources.md)). These pages are"
         " made from the same files that decide, so they cannot say anything else.",
-        "![How a recommendation is made](decision.svg)",
+        "![How a recommendation is made](../decision.svg)",
         "## The steps, in order",
         "Each step looks at a few facts and concludes one, which later steps may look at.",
         grid(["", "Step", "Decides", "Outcomes", "Rules"], steps),

@@ -13,6 +13,7 @@ ORIGIN_WORDS = {
     "model": "read from the model",
     "estimated": "computed before the rules look",
     "concluded": "concluded by a step before",
+    "method": "said by the file of the method",
 }
 LAYER_WORDS = {
     "base": "what holds whoever decides: memory, budget, number formats, default settings",
@@ -37,12 +38,10 @@ def cell(text: str) -> str:
 
 def code(value: Any) -> str:
     """A name or value as rules spell it, safe inside a table."""
-    text = (
-        {True: "true", False: "false", None: "null"}.get(value, value)
-        if isinstance(value, bool | None)
-        else value
-    )
-    return f"`{number(text) if isinstance(text, int | float) else str(text).replace('|', chr(92) + '|')}`"
+    if isinstance(value, bool | None):
+        return f"`{ {True: 'true', False: 'false', None: 'null'}[value] }`"
+    text = number(value) if isinstance(value, int | float) else str(value).replace("|", "\\|")
+    return f"`{text}`"
 
 
 def number(value: float) -> str:
@@ -72,7 +71,7 @@ def interval(part: Interval) -> str:
 
 def condition(tested: Condition, fact: Fact, *, link: str) -> str:
     """One condition in words, the fact's name linked: '[budget] is low, or not known'."""
-    name = f"[`{fact.id}`]({link}#{fact.id})"
+    name = f"[`{fact.id}`]({link}#{fact.instance_of or fact.id})"
     if fact.type == "flag":
         said = [
             word
@@ -117,7 +116,7 @@ def then(rule: Rule, concludes: str) -> str:
         return "<br>".join(f"{code(key)} = {code(value)}" for key, value in rule.then.items())
     if rule.kind == "warn":
         return cell(str(rule.then.get("say", "")))
-    return "<br>".join(map(code, outcomes(rule, concludes)))
+    return "<br>".join(map(code, outcomes(rule, concludes))) or "the scheme asked about"
 
 
 def because(rule: Rule) -> str:
