@@ -17,8 +17,16 @@ from advisor.ruleset.model import Rule, Ruleset
 from advisor.situation.types import Situation
 
 from .decide import LAST, SMALLER_MODEL, Decision
-from .explain import budget_reason, facts_seen_by, memory_reason, reason_of, why_not_outcome
+from .explain import (
+    Sizes,
+    budget_reason,
+    facts_seen_by,
+    memory_reason,
+    reason_of,
+    rules_that_differ,
+)
 from .fit import coarse_fit, combine_estimates, fit_stage, stage_settings
+from .why_not import why_not_outcome
 
 GUIDE_CHAINS = (
     "sft",
@@ -129,6 +137,13 @@ class Costs:
             for scheme, fit in found.items()
         }
 
+    def sizes(self, decision: Decision) -> Sizes:
+        """scheme -> its estimate on the chain that was concluded: the numbers of the reasons."""
+        chain, per_task = str(decision.facts["chain"]), decision.facts["adapters_per"] == "task"
+        return {
+            scheme: self.of(compose(chain, scheme, per_task=per_task))[1] for scheme in schemes()
+        }
+
     def _fit(self, composition: Composition) -> str:
         """The coarse fact. A module whose base is split says so: the base can be quantised instead,
         and each card then holds all of it.
@@ -146,9 +161,11 @@ class Costs:
 
 def recommended_candidate(ruleset: Ruleset, decision: Decision, costs: Costs) -> Candidate:
     """The composition the rules concluded, with its reasons."""
+    sizes = costs.sizes(decision)
     because = tuple(
         replace(
-            reason_of(rule, ruleset), facts=facts_seen_by(rule, decision, costs.situation, ruleset)
+            reason_of(rule, ruleset),
+            facts=facts_seen_by(rule, decision, costs.situation, ruleset, sizes),
         )
         for rule in decision.rules
     )
@@ -269,14 +286,18 @@ def _guides_own(
     ruleset: Ruleset, decision: Decision, costs: Costs, guide: Composition
 ) -> Candidate:
     """The guide's answer where nothing above says it already, so that it can be run as well."""
-    heard = [rule for rule in decision.rules if rule.layer not in ("base", "document")]
+    heard = [
+        rule
+        for rule in rules_that_differ(decision, guide)
+        if rule.layer not in ("base", "document")
+    ]
     return candidate_for(
         ruleset,
         decision,
         costs,
         guide,
         tuple(reason_of(rule, ruleset) for rule in heard)
-        or (Reason(text="the guide alone says this"),),
+        or (Reason(text="The guide alone says this."),),
     )
 
 
@@ -332,7 +353,9 @@ def _scheme_verdict(
     if not forbidding:
         return (
             "ranked_lower",
-            tuple(why_not_outcome(judgement, scheme, decision.facts, ruleset)),
+            tuple(
+                why_not_outcome(judgement, scheme, decision.facts, ruleset, costs.sizes(decision))
+            ),
             True,
         )
     reasons = tuple(
@@ -361,16 +384,6 @@ def _limit_reason(
         return found or reason_of(rule, ruleset)
     if rule.id == OVER_BUDGET:
         return budget_reason(cost, costs.facts, scheme, rule.id)
-    return reason_behind(rule, decision, ruleset)
-
-
-def reason_behind(rule: Rule, decision: Decision, ruleset: Ruleset) -> Reason:
-    """A rule's reason; where it only carries on what another step concluded, that step's."""
-    concluded = {table.concludes: table.id for table in ruleset.tables.values()}
-    if len(rule.when) == 1 and rule.when[0].fact in concluded:
-        winner = decision.steps[concluded[rule.when[0].fact]].winner
-        if winner is not None:
-            return reason_of(winner[1], ruleset)
     return reason_of(rule, ruleset)
 
 

@@ -22,7 +22,7 @@ from advisor.ruleset.judge import judge
 from advisor.ruleset.model import Rule, Ruleset
 
 from .decide import LAST, SETTINGS, Decision, Undecided, decide
-from .explain import why_not_outcome
+from .why_not import why_not_outcome
 
 KEYS = {"id", "given", "composition", "fired", "why_not", "whatif", "settings", "warned", "why"}
 

@@ -38,7 +38,7 @@ from advisor.launch.folder import (
 )
 from advisor.launch.input_digests import absolute, fingerprints, refuse_changed
 from advisor.plan.change import set_values as changed_plan
-from advisor.plan.comments import comments_of
+from advisor.plan.comments import comments_after, comments_of
 from advisor.plan.entries import Entry, entries
 from advisor.plan.model import Comments, Plan
 from advisor.plan.read import plan_from_data, read_plan
@@ -207,7 +207,9 @@ def _prepare_plan(
         path = path.resolve()
         original = path.read_text("utf-8")
         comments = comments_of(original, name=str(path))
-    plan = changed_plan(plan, changes, base=path.parent)
+    planned = plan
+    plan = changed_plan(planned, changes, base=path.parent)
+    comments = comments_after(comments, planned, plan)
     copy = absolute(plan, path)
     digests = {"plan": plan_digest(plan), "copy": plan_digest(copy)}
     if plan.tasks:  # a task that is added later goes into the same run

@@ -44,11 +44,11 @@ def plan_data(plan: Plan, comments: Comments | None = None) -> dict[str, Any]:
     Defaults are left out, save those that carry a comment (somebody chose them) and those the file
     cannot do without.
     """
-    commented = {_flat(place) for place in comments or {}}
+    commented = {flat_place(place) for place in comments or {}}
     return _as_map(plan, (), commented)
 
 
-def _flat(place: Place) -> Place:
+def flat_place(place: Place) -> Place:
     """A place with `options` left out, since options stand beside the stage's own keys."""
     return (
         (*place[:2], *place[3:])
@@ -157,7 +157,7 @@ def plan_text(plan: Plan, comments: Comments | None = None, *, name: str = "plan
     editor finds nothing there, which costs the completion and nothing else, since comments take no
     part in the run.
     """
-    comments = {_flat(place): text for place, text in (comments or {}).items()}
+    comments = {flat_place(place): text for place, text in (comments or {}).items()}
     schema = schema_path()
     head = [f"# yaml-language-server: $schema={schema.as_uri()}"] if schema.is_file() else []
     head.append(f"# {HEADER}{START.format(name=_word(name)) if plan.launch.startable else ''}")
