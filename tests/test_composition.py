@@ -5,7 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.ground.errors import InputError
-from advisor.methods.composition import OBJECTIVES, REMEDIES, SCHEMES, parse_composition
+from advisor.methods import REMEDIES, objectives, schemes
+from advisor.methods.composition import parse_composition
+from tests.conftest import examples
 
 
 @pytest.mark.parametrize(
@@ -35,9 +37,10 @@ def test_qlora_is_lora_on_a_4bit_base():
     )
 
 
+@examples(2, deadline=200)
 @given(
-    st.lists(st.sampled_from(OBJECTIVES), min_size=1, max_size=3),
-    st.sampled_from(SCHEMES),
+    st.lists(st.sampled_from(objectives()), min_size=1, max_size=3),
+    st.sampled_from(list(schemes())),
     st.booleans(),
     st.booleans(),
     st.lists(st.sampled_from(REMEDIES), unique=True, max_size=2),

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.slow
 HERE = next(Path(sys.prefix).glob("lib/python3*/site-packages"))
 
 

@@ -19,6 +19,7 @@ from advisor.methods import schemes
 from advisor.ruleset.candidates import spread_given
 from advisor.ruleset.facts import UNKNOWN, Fact
 from advisor.ruleset.judge import judge
+from advisor.ruleset.load import method_files
 from advisor.ruleset.model import Rule, Ruleset
 
 from .decide import LAST, SETTINGS, Decision, Undecided, decide
@@ -59,19 +60,22 @@ class Broken:
 
 
 def shipped_scenarios(ruleset: Ruleset) -> tuple[Scenario, ...]:
-    """The scenarios of rules/scenarios/ that concern the layers of this rule set: document.yaml,
-    evidence.yaml, base.yaml.
+    """The scenarios that concern the layers of this rule set: those of rules/scenarios/ and, with
+    the evidence, those in the files of methods.
 
     Without the evidence layer only the document's own are expected to hold; they hold for that
     layer alone.
     """
     names = ("base", "evidence") if "evidence" in ruleset.layers else ("document",)
+    root = rules_dir()
+    files = [
+        (root / "scenarios" / f"{name}.yaml", f"rules/scenarios/{name}.yaml") for name in names
+    ]
+    if "evidence" in ruleset.layers:
+        for axis in ("objectives", "updates"):
+            files += [(path, f"rules/{axis}/{path.name}") for path in method_files(root, axis)]
     return tuple(
-        scenario
-        for name in names
-        for scenario in read_scenarios(
-            rules_dir() / "scenarios" / f"{name}.yaml", ruleset, name=f"rules/scenarios/{name}.yaml"
-        )
+        scenario for path, name in files for scenario in read_scenarios(path, ruleset, name=name)
     )
 
 

@@ -15,8 +15,10 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from advisor.ground import yaml_reader as yamlio
+from advisor.ground import yaml_reader
+from advisor.ground.errors import InputError
 from advisor.ground.resources import rules_dir
+from advisor.ground.shape import Shape, check_shape
 from advisor.ground.yaml_reader import Document, Path_, parse_yaml
 
 BETWEEN = "\x1f"  # steps of a path; no key of ours holds it
@@ -51,12 +53,19 @@ def _joined(path: Path_) -> str:
     return BETWEEN.join(map(str, path))
 
 
-def read_shipped(path: Path, *, root: Path | None = None) -> Document:
+def read_shipped(path: Path, *, shape: Shape | None = None, root: Path | None = None) -> Document:
     """A file under rules/, called 'rules/...' in messages.
 
-    Raises InputError as `read_yaml` does.
+    Raises InputError as `read_yaml` does, and with every fault of a file that has not the `shape`.
     """
-    root = root or rules_dir()
+    document = _read(path, root or rules_dir())
+    faults = check_shape(document, shape) if shape is not None else ()
+    if faults:
+        raise InputError(faults=faults)
+    return document
+
+
+def _read(path: Path, root: Path) -> Document:
     name = (
         f"rules/{path.relative_to(root).as_posix()}"
         if path.is_relative_to(root)
@@ -65,7 +74,7 @@ def read_shipped(path: Path, *, root: Path | None = None) -> Document:
     try:
         raw = path.read_bytes()
     except OSError:
-        return yamlio.read_yaml(path, name=name)  # says what is wrong
+        return yaml_reader.read_yaml(path, name=name)  # says what is wrong
     kept = _folder() / f"{hashlib.sha256(_reader() + raw).hexdigest()[:32]}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):
         found = json.loads(kept.read_bytes())
@@ -77,7 +86,7 @@ def read_shipped(path: Path, *, root: Path | None = None) -> Document:
 
 @cache
 def _reader() -> bytes:
-    return hashlib.sha256(Path(yamlio.__file__).read_bytes()).digest()
+    return hashlib.sha256(Path(yaml_reader.__file__).read_bytes()).digest()
 
 
 @cache

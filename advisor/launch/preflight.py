@@ -15,10 +15,11 @@ from pathlib import Path
 
 from advisor.ground.errors import AdviseError, Fault, InputError, MachineNotReady
 from advisor.ground.files import ELSEWHERE
-from advisor.ground.resources import PACKAGE, resource_root
+from advisor.ground.resources import PACKAGE, method_roots, resource_root
 from advisor.ground.types import DataProfile, Hardware, ModelShape
 from advisor.ground.units import format_gib
 from advisor.launch.expected import disk_need, sum_known
+from advisor.methods import objectives, updates
 from advisor.plan.entries import Entry
 from advisor.plan.model import Plan
 from advisor.plan.read import resolve_path
@@ -109,20 +110,23 @@ def run_preflight(
 
 def _objective_faults(todo: Sequence[Entry], trainers: Path) -> Iterable[Fault]:
     """What no trainer file exists for: an objective is trainers/<name>.py or
-    trainers/<name>/__main__.py, an update trainers/updates/<name>.py.
+    trainers/<name>/__init__.py, an update trainers/updates/<name>.py.
     """
-    from advisor.methods import objectives, updates
-
-    for axis, folder, known in (
-        ("objective", trainers / "trainers", objectives()),
-        ("update", trainers / "trainers" / "updates", updates()),
+    roots = [trainers, *method_roots()[1:]]
+    for axis, place, known in (
+        ("objective", Path("trainers"), objectives()),
+        ("update", Path("trainers", "updates"), updates()),
     ):
-        if axis == "update" and not folder.is_dir():
+        folders = [root / place for root in roots]
+        if axis == "update" and not folders[0].is_dir():
             continue
         there = [
             name
             for name in known
-            if (folder / f"{name}.py").is_file() or (folder / name / "__main__.py").is_file()
+            if any(
+                (folder / f"{name}.py").is_file() or (folder / name / "__init__.py").is_file()
+                for folder in folders
+            )
         ]
         for wanted in dict.fromkeys(str(getattr(entry.stage, axis)) for entry in todo):
             if wanted not in there:

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from advisor import __version__
 from advisor.ground.errors import AdviseError, InputError, Stopped, nearest
 from advisor.ground.files import TEMPORARY, write_atomically
 from advisor.ground.resources import trainers_root
 from advisor.ground.types import Hardware
 from advisor.ground.units import format_gib
+from advisor.ground.version import __version__
 from advisor.ground.yaml_reader import parse_yaml
 from advisor.launch import preflight
 from advisor.launch.child import Child, guard_command
@@ -680,11 +680,13 @@ class _StageRunner:
         """
         plan, entry = run / PLAN, group[0]
         tasks = [word for other in group if other.task for word in ("--task", other.task.name)]
-        arguments = [str(plan), "--stage", entry.stage.name, "--run", str(run), *tasks, *flags]
+        arguments = [
+            *[entry.stage.objective, str(plan)],
+            *["--stage", entry.stage.name, "--run", str(run), *tasks, *flags],
+        ]
         if self.max_steps is not None:
             arguments += ["--max-steps", str(self.max_steps)]
-        module = f"trainers.{entry.stage.objective}"
-        command = [sys.executable, "-P", "-m", module, *arguments]
+        command = [sys.executable, "-P", "-m", "trainers", *arguments]
         death = signal.SIGKILL
         if self.job.plan.launch.processes > 1:
             command, death = (

@@ -7,16 +7,17 @@ its own method away and no other: whoever names that method gets the fault, loca
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from advisor.ground.errors import Fault, nearest, unknown_name
-from advisor.ground.resources import estimate_methods_dir, method_roots
+from advisor.ground.errors import Fault, InputError, nearest, unknown_name
+from advisor.ground.resources import estimate_methods_dir, method_roots, resource_root
+from advisor.ground.shape import Choice, Keys, ListOf, Number, Text, check_shape
 from advisor.ground.yaml_cache import read_shipped
-from advisor.ground.yaml_reader import Document
+from advisor.ground.yaml_reader import Document, read_yaml
 from advisor.methods.keys import TYPES, Key, Refusal
 from advisor.methods.model import (
     QUANTIZATIONS,
@@ -38,12 +39,59 @@ CHOICES = {
     "reference": ("never", "always", "with_beta"),
     "logits": ("tiles", "tiles_on_gpu", "whole", "parts", "none"),
 }
+# How much data an objective wants (advisor/data/measure/data_requirements.py).
+AMOUNTS = Keys(
+    keys={
+        "unit": Choice(values=("rows", "tokens"), help="left out: rows"),
+        "too_few": Number(whole=True, min=1, help="below this it is documented to fail"),
+        "usual": ListOf(
+            of=Number(whole=True, min=1),
+            least=2,
+            most=2,
+            help="the range that published runs sit in",
+        ),
+        "text": Text(),
+        "sources": ListOf(of=Text(), least=1, help="ids of rules/sources.yaml"),
+    },
+    required=("too_few", "usual", "text", "sources"),
+)
 LISTS = {"trains_on": DATA_KINDS, "serves": SERVERS}
+OWN_NAME = "give yours a name of its own"
 WORDS = {str: "text", bool: "true or false", int: "a whole number"}
 # Read by others: rules by the rule loader, keys and quantizations below.
-ELSEWHERE = ("version", "keys", "defaults", "unused", "refuses", "quantizations", "settings")
+ELSEWHERE = (
+    "version",
+    "amounts",
+    "sources",
+    "keys",
+    "defaults",
+    "unused",
+    "refuses",
+    "quantizations",
+    "settings",
+    "scenarios",
+)
+PLAIN = (str, int, float, bool)
 KEY_PARTS = {item.name for item in fields(Key)} - {"name", "owner"} | {"source", "sources"}
 REFUSAL_PARTS = {item.name for item in fields(Refusal)}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+# What a part of a declared key has to be, and how that is said.
+PARTS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "min": (_is_number, "a number"),
+    "max": (_is_number, "a number"),
+    "exclusive_min": (lambda value: isinstance(value, bool), "true or false"),
+    "exclusive_max": (lambda value: isinstance(value, bool), "true or false"),
+    "values": (
+        lambda value: isinstance(value, list) and all(isinstance(one, PLAIN) for one in value),
+        "a list of numbers or texts",
+    ),
+    "help": (lambda value: isinstance(value, str), "text"),
+}
 
 
 @cache
@@ -55,29 +103,51 @@ def methods(roots: tuple[Path, ...] | None = None) -> Methods:
     """
     found: dict[str, dict[str, Any]] = {"objective": {}, "update": {}}
     broken: dict[str, tuple[Fault, ...]] = {}
+    taken: dict[str, str] = {}  # methods and schemes by name -> where their file stands
     for root in roots or method_roots():
         for axis, (folder, kind) in FOLDERS.items():
             for path in sorted((root / "rules" / folder).glob("*.yaml")):
-                document = read_shipped(path, root=root / "rules")
-                reader = _Reader(document, axis, path, root)
-                method = reader.method(kind)
-                taken = {**found["objective"], **found["update"]}.get(path.stem)
-                if taken is not None:
-                    at = document.at(("id",))
-                    what = f"{at}: a method '{path.stem}' exists already ({taken.at})"
-                    reader.faults = [Fault(what=what, hint="give yours a name of its own")]
-                if reader.faults:
-                    if taken is None:
-                        broken[path.stem] = tuple(reader.faults)
-                    else:
-                        broken[f"{path.stem} ({path})"] = tuple(reader.faults)
-                else:
+                method, faults = _read_method(path, root, axis, kind, taken)
+                if method is not None:
                     found[axis][path.stem] = method
+                    taken |= dict.fromkeys(_names(method), method.at)
+                else:
+                    name = path.stem if path.stem not in taken else f"{path.stem} ({path})"
+                    broken[name] = faults
     tables = {
         axis: dict(sorted(table.items(), key=lambda item: (item[1].order, item[0])))
         for axis, table in found.items()
     }
     return Methods(objectives=tables["objective"], updates=tables["update"], broken=broken)
+
+
+def _read_method(
+    path: Path, root: Path, axis: str, kind: type[Method], taken: Mapping[str, str]
+) -> tuple[Method | None, tuple[Fault, ...]]:
+    """The method of one file, or None and what is wrong with the file."""
+    try:
+        # Files of one's own go by their whole path: there may be two of one name.
+        own = root != resource_root()
+        document = read_yaml(path, name=str(path)) if own else read_shipped(path)
+    except InputError as error:
+        return None, error.faults
+    reader = _Reader(document, axis, path, root)
+    method = reader.method(kind)
+    if path.stem in taken:
+        what = f"{document.at(('id',))}: a method '{path.stem}' exists already"
+        return None, (Fault(what=f"{what} ({taken[path.stem]})", hint=OWN_NAME),)
+    names = _names(method) if method is not None else []
+    for number, name in enumerate(names):
+        first = taken.get(name) or (method.at if method and name in names[:number] else None)
+        if first:
+            reader.fault(("quantizations",), f"a method '{name}' exists already ({first})")
+    return (None, tuple(reader.faults)) if reader.faults else (method, ())
+
+
+def _names(method: Method) -> list[str]:
+    """The name of a method, and those of its schemes on quantised bases."""
+    variants = method.variants if isinstance(method, Update) else ()
+    return [method.id, *(variant.id for variant in variants)]
 
 
 class _Reader:
@@ -96,8 +166,21 @@ class _Reader:
 
     def method(self, kind: type[Method]) -> Method | None:
         """The method, or None with the faults collected."""
+        if not isinstance(self.document.data, dict):
+            self.fault((), "a map is expected", "keys such as id, name, about, order")
+            return None
         hints = get_type_hints(kind)
-        made_here = ("axis", "at", "keys", "defaults", "unused", "refuses", "variants")
+        made_here = (
+            "axis",
+            "at",
+            "amounts",
+            "sources",
+            "keys",
+            "defaults",
+            "unused",
+            "refuses",
+            "variants",
+        )
         own = {item.name: item for item in fields(kind) if item.name not in made_here}
         known = [*own, *ELSEWHERE]
         for name in self.data:
@@ -122,17 +205,21 @@ class _Reader:
                 key: value.get("value") if isinstance(value, dict) else value
                 for key, value in self.map("defaults").items()
             },
+            "sources": self.map("sources"),
             "unused": {key: str(why) for key, why in self.map("unused").items()},
             "refuses": tuple(self.refusals(owner)),
         }
         if self.axis == "update":
             values["variants"] = tuple(self.variants())
+        elif "amounts" in self.data:
+            self.faults += check_shape(self.document, AMOUNTS, ("amounts",))
+            values["amounts"] = self.data["amounts"]
         return None if self.faults else kind(**values)
 
     def value(self, name: str, value: Any, kind: Any) -> Any:
         """One plain value of the file, checked."""
         if name in LISTS:
-            if not isinstance(value, list) or not set(value) <= set(LISTS[name]):
+            if not isinstance(value, list) or any(one not in LISTS[name] for one in value):
                 self.fault((name,), f"{name} is {value!r}", f"a list of {', '.join(LISTS[name])}")
                 return ()
             return tuple(value)
@@ -153,8 +240,23 @@ class _Reader:
                     "the name of a file in estimate/methods/",
                 )
             return
+        if not isinstance(name, str) or not name.isidentifier():
+            self.fault(
+                ("arithmetic",),
+                f"arithmetic is {name!r}",
+                "the name of a file in estimate/methods/",
+            )
+            return
         places = [estimate_methods_dir(), self.root / "estimate" / "methods"]
-        if not any((place / f"{name}.py").is_file() for place in places):
+        stands = [place for place in places if (place / f"{name}.py").is_file()]
+        if len(stands) > 1:
+            self.fault(
+                ("arithmetic",),
+                f"a file estimate/methods/{name}.py exists already",
+                f"{stands[0] / name}.py, and yours is {stands[1] / name}.py",
+                OWN_NAME,
+            )
+        if not stands:
             there = sorted(path.stem for place in places for path in place.glob("[a-z]*.py"))
             self.fault(
                 ("arithmetic",),
@@ -186,6 +288,16 @@ class _Reader:
             if spec["type"] == "choice" and not spec.get("values"):
                 self.fault(place, f"key '{name}': a choice has no `values`")
                 continue
+            wrong = [part for part in spec if part in PARTS and not PARTS[part][0](spec[part])]
+            for part in wrong:
+                self.fault(
+                    (*place, part),
+                    f"key '{name}': `{part}` is {spec[part]!r}",
+                    PARTS[part][1],
+                    key=False,
+                )
+            if wrong:
+                continue
             parts = {
                 part: value
                 for part, value in spec.items()
@@ -199,12 +311,15 @@ class _Reader:
 
     def refusals(self, owner: str) -> Iterable[Refusal]:
         listed = self.data.get("refuses")
+        if listed is not None and not isinstance(listed, list):
+            self.fault(("refuses",), f"`refuses` is a list, not {listed!r}")
         for number, entry in enumerate(listed if isinstance(listed, list) else ()):
             complete = (
                 isinstance(entry, dict)
                 and set(entry) <= REFUSAL_PARTS
                 and REFUSAL_PARTS - {"hint"} <= set(entry)
                 and isinstance(entry["values"], list)
+                and all(isinstance(entry[part], str) for part in entry if part != "values")
             )
             if complete:
                 yield Refusal(**{**entry, "values": tuple(entry["values"])})
@@ -225,7 +340,11 @@ class _Reader:
                 self.fault(
                     place, f"unknown quantization '{quantization}'", ", ".join(QUANTIZATIONS)
                 )
-            elif not isinstance(entry, dict) or set(entry) != wanted:
-                self.fault(place, "the scheme is incomplete", f"keys: {', '.join(sorted(wanted))}")
+            elif (
+                not isinstance(entry, dict)
+                or set(entry) != wanted
+                or not all(isinstance(text, str) and text for text in entry.values())
+            ):
+                self.fault(place, "the scheme is incomplete", f"texts: {', '.join(sorted(wanted))}")
             else:
                 yield Variant(quantization=quantization, **entry)

@@ -603,14 +603,9 @@ def _based_on(advice: Advice) -> Section:
             detail=_model_detail(advice),
         )
     ]
-    items.append(
-        Item(
-            text=(
-                "Machine:"
-                f" {device_name(advice)}{'' if situation.hardware.origin == 'unknown' else f' ({situation.hardware.origin})'}"
-            )
-        )
-    )
+    origin = situation.hardware.origin
+    machine = f"Machine: {device_name(advice)}"
+    items.append(Item(text=machine if origin == "unknown" else f"{machine} ({origin})"))
     if situation.data is not None:
         items.append(
             Item(

@@ -42,7 +42,7 @@ def print_rule(ruleset: Ruleset, rule_id: str, console: Console) -> None:
         fault = unknown_name("rule", rule_id, ids, at="advise rules")
         raise InputError(
             f"advise rules: unknown rule '{rule_id}'",
-            hint=fault.hint or "`advise rules` lists them",
+            hint=fault.hint or "`advise rules` lists them; a method is explained by its name",
         )
     lines = [
         ("rule", rule.id),
@@ -62,11 +62,9 @@ def print_rule(ruleset: Ruleset, rule_id: str, console: Console) -> None:
             console.print(f"{name:>10}  {text}", markup=False)
     for source_id in rule.sources:
         source = ruleset.sources[source_id]
-        console.print(
-            f"{'source':>10} "
-            f" {source.title}{f', {source.url}' if source.url else ''}{f' (read {source.checked})' if source.checked else ''}",
-            markup=False,
-        )
+        told = [source.title, *([source.url] if source.url else [])]
+        read = f" (read {source.checked})" if source.checked else ""
+        console.print(f"{'source':>10}  {', '.join(told)}{read}", markup=False)
 
 
 def print_facts(ruleset: Ruleset, console: Console) -> None:

@@ -95,12 +95,7 @@ def judged_rules(ruleset: Ruleset, table_id: str) -> tuple[Rule, ...]:
     asked = ruleset.rules[table.asks] if table.asks else ()
     return (
         *ruleset.rules[table_id],
-        *(
-            one
-            for rule in asked
-            if rule.kind == "forbid"
-            for one in for_candidates(rule, table, ruleset.facts)
-        ),
+        *(one for rule in asked for one in for_candidates(rule, table, ruleset.facts)),
     )
 
 
@@ -131,7 +126,7 @@ def for_candidates(rule: Rule, table: Table, facts: Mapping[str, Fact]) -> Itera
                 rule,
                 table=table.id,
                 when=tuple(condition for condition in when if condition is not None),
-                then={table.concludes: scheme},
+                then={table.concludes: scheme} if rule.kind == "forbid" else rule.then,
                 candidate=scheme,
             )
 
@@ -144,13 +139,16 @@ def _of_scheme(rule: Rule, scheme: str, facts: Mapping[str, Fact]) -> Iterator[C
         if fact.compared_with:
             # Whether another fact's value is among what the method's file lists.
             other = facts[fact.compared_with]
-            listed = getattr(update, fact.trait)
+            listed, comparable = getattr(update, fact.trait), _comparable(fact)
             values = frozenset(
                 value
                 for value in other.values
-                if value in _comparable(fact) and condition.holds(value in listed)
+                if condition.holds(value in listed if value in comparable else None)
             )
-            yield Condition(fact=other.id, values=values, text=condition.text) if values else None
+            compared = Condition(
+                fact=other.id, values=values, unknown=condition.unknown, text=condition.text
+            )
+            yield compared if values or condition.unknown else None
         elif condition.fact == "scheme" or fact.trait:
             value = scheme if condition.fact == "scheme" else getattr(update, fact.trait)
             if not condition.holds(value):

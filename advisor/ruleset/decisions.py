@@ -242,7 +242,7 @@ class Decisions:
                     key=lambda rule: (-layer_of(self.ruleset, rule), rule.id),
                 )
                 self.proof.holes.append(
-                    Hole(box=box, forbidding=tuple(forbidding), by_policy=by_policy)
+                    Hole(box=box, forbidding=_once(forbidding), by_policy=by_policy)
                 )
 
     def _other_holes(self, shorten: Shorten, first: Any, boxes: Sequence[Region]) -> Iterator[Any]:
@@ -307,4 +307,10 @@ class Decisions:
         return self._most(bit for bit in winners.elements() if bit >= 0)
 
     def _most(self, bits: Iterable[int]) -> tuple[Rule, ...]:
-        return tuple(self.rules[j] for j, _ in Counter(bits).most_common(MAX_CULPRITS))
+        found = _once(self.rules[j] for j, _ in Counter(bits).most_common())
+        return found[:MAX_CULPRITS]
+
+
+def _once(rules: Iterable[Rule]) -> tuple[Rule, ...]:
+    """Each rule once: one that is asked for each scheme stands in the proof for each of them."""
+    return tuple({rule.id: rule for rule in rules}.values())

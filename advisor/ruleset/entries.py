@@ -37,7 +37,7 @@ RULE_KEYS = {
 }  # fmt: skip
 TEXT_KEYS = ("row", "unless_note", "refines", "review_by")
 RULE_ID = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+\Z")
-# What an earlier version called facts and tables: named in the error, since files of others use them.
+# What an earlier version called facts and tables: errors name it, since files of others use it.
 RENAMED = {
     "gate": "train_decision",
     "knowledge": "knowledge_source",
@@ -168,12 +168,13 @@ class Reader:
         self.keys(document, path, entry, RULE_KEYS)
         usual = "set" if table.id == "settings" else "forbid" if table.per else "recommend"
         kind = entry.get("kind", usual)
-        if table.per and kind not in ("forbid", "warn"):
+        if table.per and kind != "forbid" and kind in KINDS:
             self.fault(
                 document,
                 (*path, "kind"),
                 f"table '{table.id}' rules schemes out",
                 "kind: forbid (or left out)",
+                f"a {kind} rule belongs to a table that is not asked for each scheme",
             )
         self.known(document, (*path, "kind"), "kind", kind, KINDS)
         self.known(
@@ -244,7 +245,8 @@ class Reader:
         )
         return Rule(
             id=rule_id, table=table.id, kind=kind, layer=layer, tier=entry.get("tier", ""),
-            when=tuple(conditions if table.per else with_methods(conditions, self.facts)), then=then, because=because,
+            when=tuple(conditions if table.per else with_methods(conditions, self.facts)),
+            then=then, because=because,
             row=texts["row"], unless_note=texts["unless_note"], sources=sources,
             confidence=entry.get("confidence", "judgement"), status=entry.get("status", "active"),
             review_by=texts["review_by"], refines=texts["refines"], examples=examples,

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from advisor.ground.errors import nearest
+from advisor.methods import methods
 from advisor.ruleset.candidates import fires
 from advisor.ruleset.entries import value_words
+from advisor.ruleset.facts import methods_named
 from advisor.ruleset.load import SHIPPED_LAYERS, only_layer
 from advisor.ruleset.model import Rule, Ruleset
 from advisor.ruleset.proof import Clash, Hole, Idle, TableProof, alike, prove
@@ -82,6 +84,7 @@ def lint(
         keys: Every such key, for the nearest name.
     """
     linter = _Linter(ruleset)
+    linter.methods()
     proofs = linter.tables()
     examples = linter.rules(today, setting_fault, tuple(keys))
     linter.questions()
@@ -153,6 +156,15 @@ class _Linter:
             )
         )
 
+    # ----------------------------------------------------------------------- files of methods
+
+    def methods(self) -> None:
+        """Methods that cannot be used, since their own files have faults."""
+        for fault in (fault for faults in methods().broken.values() for fault in faults):
+            at, _, text = fault.what.partition(": ")
+            hint = "; ".join(filter(None, (fault.allowed, fault.hint)))
+            self.add("broken-method", "error", text, at=at, hint=hint, about=[fault.what])
+
     # ----------------------------------------------------------------------- what the proofs show
 
     def tables(self) -> list[TableProof]:
@@ -169,7 +181,8 @@ class _Linter:
                 self.add(
                     "too-many-cases", "error", f"table '{table_id}' cannot be proved: {error}",
                     at=own[0].at if own else table.at,
-                    hint="fewer thresholds and fewer facts to a rule, or rules that say more at once",
+                    hint="fewer thresholds and fewer facts to a rule, or rules that say more at"
+                    " once",
                     about=[table_id],
                 )  # fmt: skip
                 continue
@@ -202,16 +215,17 @@ class _Linter:
                     )
             if self.complete:
                 for outcome in proof.never_concluded:
+                    of_method = outcome in methods_named(self.ruleset.facts[table.concludes])
                     text = f"no situation leads to {table.concludes} = {outcome}"
                     hint = (
                         "write a rule that recommends it, or remove the value from rules/facts.yaml"
                     )
                     self.add(
                         "outcome-never-recommended",
-                        "error",
+                        "note" if of_method else "error",
                         text,
                         at=table.at,
-                        hint=hint,
+                        hint="it is offered among the alternatives" if of_method else hint,
                         about=[table_id, outcome],
                     )
                 for fact_id in proof.unused_inputs:
@@ -545,10 +559,8 @@ class _Linter:
                 continue
             if fact.type == "choice":
                 for group in alike(self.ruleset, fact.id):
-                    text = (
-                        "no rule tells"
-                        f" {' from '.join(map(str, group[:2]))}{f' or {len(group) - 2} more' if len(group) > 2 else ''}"
-                    )
+                    more = f" or {len(group) - 2} more" if len(group) > 2 else ""
+                    text = f"no rule tells {' from '.join(map(str, group[:2]))}{more}"
                     hint = f"values of '{fact.id}' that count alike: {', '.join(map(str, group))}"
                     self.add(
                         "values-alike",

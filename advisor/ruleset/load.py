@@ -92,6 +92,7 @@ class _Loader(Reader):
         rules that set its defaults.
         """
         data = document.data
+        self.add_sources(document)
         self.axes[f"{axis}/{data['id']}"] = {
             key: value for key, value in data.items() if key != "settings"
         }
@@ -263,9 +264,12 @@ class _Loader(Reader):
             for i, name in enumerate(listed):
                 if not self.known(document, (*path, i), "fact", name, self.facts):
                     continue
-                if self.facts[name].origin in ("concluded", "estimated") or self.facts[
-                    name
-                ].type not in ("choice", "number", "flag"):
+                fact = self.facts[name]
+                if fact.origin in ("concluded", "estimated", "method") or fact.type not in (
+                    "choice",
+                    "number",
+                    "flag",
+                ):
                     self.fault(
                         document,
                         (*path, i),
@@ -496,7 +500,7 @@ def load_rules(
     loader.add_sources(read(root / "sources.yaml"))
     for axis in ("updates", "objectives"):
         for path in method_files(root, axis):
-            loader.add_axis(read(path), axis)
+            loader.add_axis(read(path, shipped=path.is_relative_to(root)), axis)
     for layer in ("base", *layers):
         for path in sorted((root / layer).glob("*.yaml")):
             loader.add_layer_file(read(path), layer)

@@ -45,7 +45,7 @@ def prove(ruleset: Ruleset, table_id: str) -> TableProof:
     for rule in rules:
         if rule.kind == "warn" and not Space(ruleset, [rule]).sets().keys() - {0}:
             proof.unreachable.append(rule)
-    _join_candidates(proof, rules)
+    _join_candidates(proof, rules, ruleset.rules.get(table.asks, ()))
     return proof
 
 
@@ -60,30 +60,36 @@ def _unused(table: Table, rules: Sequence[Rule]) -> list[str]:
     ]
 
 
-def _join_candidates(proof: TableProof, rules: Sequence[Rule]) -> None:
-    """A rule that is asked for each scheme is idle only if it is idle for every one of them."""
+def _join_candidates(proof: TableProof, rules: Sequence[Rule], asked: Iterable[Rule]) -> None:
+    """A rule that is asked for each scheme is idle only if it is idle for every one of them.
+
+    Args:
+        proof: What was found of each rule, those of single schemes included.
+        rules: The rules that the table judges with.
+        asked: The rules of the table that is asked, as they are written.
+    """
     counted = Counter(rule.id for rule in rules if rule.candidate)
-
-    def idle(found: Iterable[Rule]) -> set[str]:
-        idle_for = Counter(rule.id for rule in found if rule.candidate)
-        return {name for name, count in idle_for.items() if count == counted[name]}
-
-    everywhere = idle(proof.unreachable)
-    proof.unreachable = list(
-        {
+    dead = Counter(rule.id for rule in proof.unreachable if rule.candidate)
+    twice = Counter(idle.rule.id for idle in proof.redundant if idle.rule.candidate)
+    unreachable = {name for name, count in counted.items() if dead[name] == count}
+    redundant = {
+        name for name, count in counted.items() if dead[name] + twice[name] == count
+    } - unreachable
+    proof.unreachable = [
+        *{
             rule.id: rule
             for rule in proof.unreachable
-            if not rule.candidate or rule.id in everywhere
+            if not rule.candidate or rule.id in unreachable
+        }.values(),
+        *(rule for rule in asked if rule.kind == "forbid" and rule.id not in counted),
+    ]
+    proof.redundant = list(
+        {
+            (idle.rule.id, idle.key): idle
+            for idle in proof.redundant
+            if not idle.rule.candidate or idle.rule.id in redundant
         }.values()
     )
-    for listed in (proof.redundant, proof.never_wins):
-        everywhere = idle(one.rule for one in listed)
-        kept = {
-            one.rule.id: one
-            for one in listed
-            if not one.rule.candidate or one.rule.id in everywhere
-        }
-        listed[:] = kept.values()
 
 
 def _rank(ruleset: Ruleset, rule: Rule) -> tuple[bool, int, int, str]:

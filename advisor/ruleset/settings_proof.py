@@ -123,9 +123,13 @@ def prove_settings(ruleset: Ruleset, rules: Sequence[Rule], proof: TableProof) -
             continue
         gone.add(rule.id)
         others = Counter(
-            other.id for setting in own for state in setting.states if state >> setting.bit[rule.id] & 1
-            for other in (setting.rules[j] for j in bits(state & setting.equal[setting.bit[rule.id]])) if other.id not in gone
-        )  # fmt: skip
+            setting.rules[j].id
+            for setting in own
+            for state in setting.states
+            if state >> setting.bit[rule.id] & 1
+            for j in bits(state & setting.equal[setting.bit[rule.id]])
+            if setting.rules[j].id not in gone
+        )
         known = {other.id: other for other in rules}
         proof.redundant.append(
             Idle(

@@ -11,16 +11,18 @@ from advisor.data.measure.data_requirements import (
     shortages,
     verdict,
 )
-from advisor.data.measure.profile import OBJECTIVES as OBJECTIVE_KINDS
+from advisor.data.measure.profile import trainable_on
 from advisor.ground.resources import rules_dir
 from advisor.ground.types import DataProfile, TokenStats
 from advisor.ground.yaml_reader import read_yaml
-from advisor.methods.composition import OBJECTIVES
+from advisor.methods import objectives
+from advisor.methods.load import DATA_KINDS
+from advisor.ruleset.facts import load_facts
 
 
 def test_every_objective_has_an_amount_with_a_source():
     """No objective is left out, every source is known, and the numbers rise."""
-    assert set(data_requirements()) == {*OBJECTIVES, "classification"}
+    assert set(data_requirements()) == {*objectives(), "classification"}
     for amount in data_requirements().values():
         assert 0 < amount.too_few <= amount.usual[0] < amount.usual[1]
         assert amount.sources
@@ -29,14 +31,16 @@ def test_every_objective_has_an_amount_with_a_source():
 
 def test_kinds_and_objectives_agree_with_the_rules():
     """What a kind can train is what the objectives' own files say they train on."""
-    stated = {kind: set() for kind in OBJECTIVE_KINDS}
+    stated = {kind: set() for kind in DATA_KINDS}
     files = sorted((rules_dir() / "objectives").glob("*.yaml"))
-    assert len(files) == len(OBJECTIVES)
+    assert len(files) == len(objectives())
     for path in files:
         entry = read_yaml(path).data
         for kind in entry["trains_on"]:
             stated[kind].add(entry["id"])
-    assert {kind: set(objectives) for kind, objectives in OBJECTIVE_KINDS.items()} == stated
+    assert {kind: set(trainable_on(kind)) for kind in DATA_KINDS} == stated
+    assert set(DATA_KINDS) == set(load_facts()["data_kind"].values) - {"none"}
+    assert all(trainable_on(kind) for kind in DATA_KINDS)
 
 
 def test_what_is_too_little_is_told_by_objective():

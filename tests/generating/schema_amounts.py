@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from advisor.methods.composition import OBJECTIVES
+from advisor.methods import objectives
 
 NUMBER = {"type": "integer", "minimum": 1}
 SOURCE = {
@@ -57,7 +57,7 @@ def amounts_schema() -> dict[str, Any]:
             "objectives": {
                 "type": "object",
                 "additionalProperties": False,
-                "properties": dict.fromkeys((*OBJECTIVES, "classification"), amount),
+                "properties": dict.fromkeys((*objectives(), "classification"), amount),
             },
         },
     }

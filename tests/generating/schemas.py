@@ -5,7 +5,7 @@ and values.
 from dataclasses import fields
 
 from advisor.ground.types import Source
-from advisor.methods.composition import OBJECTIVES, UPDATES
+from advisor.methods import objectives, updates
 from advisor.plan.keys import REFUSAL_KEYS, SPEC_KEYS
 from advisor.plan.keys import TYPES as KEY_TYPES
 from advisor.ruleset.load import (
@@ -279,7 +279,7 @@ def axis_schema(rules: Ruleset) -> Schema:
     }
     properties: dict[str, Schema] = {
         "version": VERSION,
-        "id": {"enum": [*OBJECTIVES, *UPDATES], "description": "the file's own name"},
+        "id": {"enum": [*objectives(), *updates()], "description": "the file's own name"},
         "name": TEXT,
         "about": TEXT,
         "trains_on": {"type": "array", "items": {"enum": list(rules.facts["data_kind"].values)}},

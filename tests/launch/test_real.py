@@ -128,6 +128,7 @@ def test_a_real_run_killed_half_way_goes_on_and_ends_the_same(shop):
     )
 
 
+@pytest.mark.slow
 def test_a_real_dry_run_measures_and_keeps_nothing_else(shop):
     """--dry-run prints measured beside expected memory and time, and leaves dry_run.json alone in
     the folder.

@@ -55,6 +55,7 @@ def quiet(text):
     quiet.said.append(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("update", ["lora", "adapter", "prefix"])
 def test_departments_share_a_process_and_equal_trainings_of_their_own(shop, tiny_model, update):
     """Each module has the very weights it has when it is trained alone; the table has the own
@@ -81,6 +82,7 @@ def test_departments_share_a_process_and_equal_trainings_of_their_own(shop, tiny
         assert losses[task] == min(losses.values())
 
 
+@pytest.mark.slow
 def test_a_task_is_added_without_training_the_others_again(shop, tiny_model):
     """The plan with one more task goes into the same folder and trains that one alone; a changed
     task is refused.

@@ -4,20 +4,23 @@ import pytest
 
 from advisor.ground.errors import InputError
 from advisor.ground.yaml_reader import parse_yaml
+from advisor.methods import methods
 from advisor.plan.entries import entries
-from advisor.plan.keys import Key, key_specs
+from advisor.plan.keys import Key, key_specs, specs_of
 from advisor.plan.model import Plan, PlanData, Stage, Task
 from advisor.plan.read import plan_from_data
+from tests.methods.method_files import line_of, write_objective, write_update
 
 
 def test_a_new_key_is_one_line_in_its_methods_file(tmp_path):
     """A key declared in a rule file is read, bounded and given its default, with no code."""
-    (tmp_path / "objectives").mkdir()
-    (tmp_path / "objectives" / "dpo.yaml").write_text(
-        "keys: {beta: {type: number, min: 0, exclusive_min: true, default: 0.1}}\nunused: {packing:"
-        " pairs are not packed}\n"
+    write_objective(
+        tmp_path,
+        "dpo",
+        keys="{beta: {type: number, min: 0, exclusive_min: true, default: 0.1}}",
+        unused="{packing: pairs are not packed}",
     )
-    specs = key_specs(tmp_path)
+    specs = specs_of(methods((tmp_path,)))
     text = (
         "model: m\ndata: {path: t}\nstages: [{name: a, objective: dpo, update: full, learning_rate:"
         " 1e-6, beta: BETA}]\n"
@@ -37,18 +40,20 @@ def test_a_malformed_declaration_is_refused_with_its_place(tmp_path):
     """An unknown type, an unknown part or a default outside the bounds is an error of the rule
     file.
     """
-    (tmp_path / "updates").mkdir()
-    (tmp_path / "updates" / "lora.yaml").write_text(
-        "keys:\n  a: {type: integr}\n  b: {type: integer, mn: 3}\n  c: {type: integer, min: 3,"
-        " default: 1}\n"
+    declared = (
+        "\n  a: {type: integr}\n  b: {type: integer, mn: 3}\n  c: {type: integer, min: 3,"
+        " default: 1}"
     )
+    path = write_update(tmp_path, "lora", keys=declared)
+    first = line_of(path, "keys") + 1
     with pytest.raises(InputError) as caught:
-        key_specs(tmp_path)
+        methods((tmp_path,)).update("lora")
     assert [fault.what.split(": ")[0] for fault in caught.value.faults] == [
-        "rules/updates/lora.yaml:2:3",
-        "rules/updates/lora.yaml:3:3",
-        "rules/updates/lora.yaml:4:3",
+        f"{path}:{first}:3",
+        f"{path}:{first + 1}:22",
+        f"{path}:{first + 2}:3",
     ]
+    assert not specs_of(methods((tmp_path,))).updates
 
 
 def test_every_shipped_declaration_is_well_formed():

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from advisor.methods.composition import OBJECTIVES, UPDATES
+from advisor.methods import objectives, updates
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, PlanData, Stage, Task
 from advisor.plan.paths import with_paths
@@ -70,8 +70,8 @@ def test_what_says_that_it_is_a_file_or_folder_is_declared_as_one():
     specs = key_specs()
     keys = {
         spec.name: spec
-        for objective in OBJECTIVES
-        for update in UPDATES
+        for objective in objectives()
+        for update in updates()
         for spec in specs.allowed(objective, update).values()
     }
     about = {

@@ -5,6 +5,7 @@ import pytest
 from advisor.ground.errors import InputError
 from advisor.ground.yaml_reader import parse_yaml
 from advisor.plan.read import plan_from_data, read_plan, resolve_path
+from tests.methods.method_files import write_update
 
 GOOD = """\
 version: 1
@@ -304,16 +305,14 @@ def test_a_missing_learning_rate_takes_the_default_of_the_update():
 
 def test_a_missing_learning_rate_without_a_default_says_what_is_usual(tmp_path):
     """Without a default the error lists what is usual for the updates that have one."""
-    from advisor.plan.keys import key_specs
+    from advisor.methods import methods
+    from advisor.plan.keys import specs_of
 
-    (tmp_path / "updates").mkdir()
-    (tmp_path / "updates" / "lora.yaml").write_text("keys: {rank: {type: integer}}\n")
-    (tmp_path / "updates" / "full.yaml").write_text(
-        "defaults: {learning_rate: {value: 2e-5, source: trl}}\n"
-    )
+    write_update(tmp_path, "lora", keys="{rank: {type: integer}}")
+    write_update(tmp_path, "full", defaults="{learning_rate: {value: 2e-5, source: trl}}")
     text = "model: m\ndata: {path: t}\nstages: [{name: a, objective: sft, update: lora}]\n"
     with pytest.raises(InputError, match=r"stage 'a' has no learning_rate\n.*usual for full 2e-05"):
-        plan_from_data(parse_yaml(text, name="p"), specs=key_specs(tmp_path))
+        plan_from_data(parse_yaml(text, name="p"), specs=specs_of(methods((tmp_path,))))
 
 
 def test_task_overrides_are_checked_like_stage_keys():

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from advisor.ground.errors import MachineNotReady
@@ -16,6 +16,7 @@ from advisor.ground.yaml_reader import parse_yaml
 from advisor.plan.model import Launch, Origin, Plan, PlanData, Stage, Task
 from advisor.plan.read import plan_from_data
 from advisor.plan.write import plan_data, plan_digest, plan_text, write_plan
+from tests.conftest import examples
 
 STAGE = Stage(
     name="sft",
@@ -135,7 +136,7 @@ def plans(draw):
     )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@examples(3, suppress_health_check=[HealthCheck.too_slow])
 @given(plan=plans(), comment=st.text(max_size=40))
 def test_plan_to_yaml_to_plan_is_lossless(plan, comment):
     """Any valid plan, with any comment beside a value, reads back equal, and PyYAML reads the same

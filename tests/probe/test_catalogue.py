@@ -18,7 +18,7 @@ from advisor.ground.errors import InputError
 from advisor.ground.resources import rules_dir
 from advisor.ground.units import GIB, MIB
 from advisor.ground.yaml_reader import read_yaml
-from advisor.probe import catalogue
+from advisor.probe import gpu_files
 from advisor.probe.catalogue import (
     cheapest_cards,
     find_gpu,
@@ -394,12 +394,12 @@ def own_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     """A copy of the hardware and price files that a test may change."""
     for name in ("hardware", "prices"):
         shutil.copytree(rules_dir() / name, tmp_path / name)
-    monkeypatch.setattr(catalogue, "rules_dir", lambda: tmp_path)
-    catalogue._cards.cache_clear()
-    catalogue.load_catalogue.cache_clear()
+    monkeypatch.setattr(gpu_files, "rules_dir", lambda: tmp_path)
+    gpu_files.catalogue_gpus.cache_clear()
+    load_catalogue.cache_clear()
     yield tmp_path
-    catalogue._cards.cache_clear()
-    catalogue.load_catalogue.cache_clear()
+    gpu_files.catalogue_gpus.cache_clear()
+    load_catalogue.cache_clear()
 
 
 def test_a_price_file_of_ones_own_wins(own_rules: Path) -> None:
@@ -427,14 +427,14 @@ def test_faults_of_a_price_file_come_together(own_rules: Path) -> None:
     assert "rules/prices/ours.yaml:3:" in text
     assert "did you mean 'nvidia-rtx-4090'?" in text
     assert "unknown provider 'nobody'" in text
-    assert "the price is 'free'" in text
+    assert "`runpod` is 'free'" in text
 
 
 def test_a_faulty_card_is_located(own_rules: Path) -> None:
     """An entry that lacks something is named with file, line and what is missing."""
     file = own_rules / "hardware" / "ours.yaml"
     file.write_text("version: 1\nvendor: nvidia\ngpus:\n  nvidia-new:\n    name: New\n")
-    with pytest.raises(InputError, match=r"rules/hardware/ours.yaml:4:3: nvidia-new: .*'memory'"):
+    with pytest.raises(InputError, match=r"rules/hardware/ours.yaml:4:3: `memory` is missing in"):
         load_catalogue()
 
 

@@ -13,16 +13,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from advisor.methods.composition import OBJECTIVES, REMEDIES, UPDATES
+from advisor.methods import REMEDIES, methods, objectives, schemes, updates
 from advisor.render.page import Items, Table, Text, page_of
 from advisor.render.terminal import print_advice, print_candidate
-from advisor.render.words import (
-    MEANINGS,
-    OBJECTIVE_PHRASES,
-    PER_TASK_PHRASES,
-    REMEDY_PHRASES,
-    SCHEME_PHRASES,
-)
+from advisor.render.words import REMEDY_MEANINGS, REMEDY_PHRASES, meaning_of
 from tests.render.example_advice import (
     EXAMPLES,
     injected,
@@ -233,11 +227,15 @@ def test_a_candidate_is_explained_on_its_own():
 
 
 def test_every_method_has_words():
-    """Each objective, update and remedy of types.py has a plain phrase and a meaning."""
-    assert set(OBJECTIVE_PHRASES) == set(OBJECTIVES)
-    assert set(SCHEME_PHRASES) == set(PER_TASK_PHRASES) == {*UPDATES, "qlora"}
-    assert set(REMEDY_PHRASES) == set(REMEDIES)
-    assert set(MEANINGS) == {*OBJECTIVES, *UPDATES, "qlora", *REMEDIES}
+    """Each objective, scheme and remedy has a plain phrase and a meaning of its own."""
+    assert set(REMEDY_PHRASES) == set(REMEDY_MEANINGS) == set(REMEDIES)
+    assert set(schemes()) == {*updates(), "qlora"}
+    names = [*objectives(), *schemes(), *REMEDIES]
+    assert len({meaning_of(name) for name in names} - {"no description", ""}) == len(names)
+    phrases = [one.phrase for one in (*methods().objectives.values(), *schemes().values())]
+    phrases += [scheme.phrase_per_task for scheme in schemes().values()]
+    assert len(set(phrases) - {""}) == len(objectives()) + 2 * len(schemes())
+    assert all("{tasks}" in scheme.phrase_per_task for scheme in schemes().values())
 
 
 def test_a_signal_is_listed_once():

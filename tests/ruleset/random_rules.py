@@ -42,7 +42,7 @@ FACTS = {
     )
 }
 INPUTS = ("task", "kind", "stated", "rows", "size", "earlier")
-TABLE = Table(id="colours", concludes="colour", inputs=INPUTS, about="a colour")
+TABLE = Table(id="colours", concludes="colour", inputs=INPUTS, seen=INPUTS, about="a colour")
 
 
 @st.composite

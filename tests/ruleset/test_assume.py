@@ -4,7 +4,7 @@ speak of.
 
 from functools import cache
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.advice.candidates import Costs
@@ -13,6 +13,7 @@ from advisor.ground.types import Answer, Answers, Gpu, Hardware
 from advisor.ruleset.load import load_rules
 from advisor.situation.shapes import model_shape, shape_from_size
 from advisor.situation.types import Situation
+from tests.conftest import examples
 
 RULES = load_rules()
 GIB = 2**30
@@ -77,7 +78,7 @@ def situations(draw):
     return Situation(answers=draw(stated()), hardware=draw(machines()), model=model)
 
 
-@settings(max_examples=250, deadline=None)
+@examples(5)
 @given(situations(), st.sampled_from(CHAINS), st.booleans())
 def test_what_is_assumed_never_occurs(situation, chain, per_task):
     """No size, card, number of cards, chain, amount of data or budget makes an assumption false."""

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from advisor.advice.linting import lint_rules, refuse_or_warn
 from advisor.cli import advise
 from advisor.ground.errors import InputError
 from advisor.ruleset.load import MAX_OWN_RULES, SHIPPED_LAYERS, load_rules
+from tests.conftest import examples
 
 WHOLE = """version: 1
 overlay: acme
@@ -23,10 +24,10 @@ facts:
   contains_customer_data: {type: flag, origin: asked, signal: true, order: 200, ask: "Do the data hold customers' names?", ask_when: {task: [qa]}, unknown: not known to}
 values:
   serve_with: {gateway: {label: Our gateway, help: behind the firewall}}
-inputs: {scheme: [contains_customer_data, serve_with]}
+inputs: {rank: [contains_customer_data, serve_with]}
 sources: {handbook: {title: Handbook, url: "https://example.com", checked: "2026-01-01", kind: document}}
 tables:
-  scheme:
+  rank:
     - id: acme/no-full
       kind: forbid
       when: {contains_customer_data: true, gpus: [unknown, {gte: 1, lt: 8}, 12]}
@@ -40,6 +41,9 @@ tables:
       examples: [{given: {contains_customer_data: true, gpus: 2}, fires: true}, {given: {}, fires: false}]
     - {id: acme/gateway, tier: strong, when: {serve_with: gateway, budget: low}, then: {scheme: qlora}, because: "Cheap.", sources: [handbook]}
     - {id: acme/say, kind: warn, when: {}, then: {say: Ask Ann.}, because: "Policy 13.", sources: [handbook]}
+    - {id: acme/small-cards, tier: must, when: {fits: {lora: [tight, split]}, candidate_schemes: lora}, then: {scheme: qlora}, because: "Long rows.", sources: [handbook]}
+  allowed:
+    - {id: acme/no-prefix, when: {scheme: prefix, fits: [tight, split], priority: quality}, because: "Policy 14.", sources: [handbook]}
   settings:
     - {id: acme/rank, when: {update: lora, params_b: {gte: 30}}, then: {rank: 64, target_modules: [q_proj, v_proj]}, because: "Ours.", sources: [handbook]}
 disable:
@@ -81,9 +85,7 @@ def test_the_file_that_is_broken_below_is_fine(folder):
     assert attempt(path) == ""
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@examples(3, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_change_of_a_file_is_an_input_error_or_fine(folder, data):
     """A value, a key or some characters replaced, a line lost or doubled: never a traceback, always
@@ -118,9 +120,7 @@ def test_any_change_of_a_file_is_an_input_error_or_fine(folder, data):
     attempt(path)
 
 
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@examples(2, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200))
 def test_any_bytes_are_an_input_error_or_fine(folder, raw):
     """Random bytes are no rule file, and say so."""
@@ -143,9 +143,7 @@ scenarios:
 """
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@examples(0.8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_change_of_a_scenario_is_a_finding_or_fine(folder, data):
     """The linter runs scenarios of a file of one's own; whatever stands in them, it reports and
@@ -171,11 +169,12 @@ KEYS = [
     ("about: what the rules of this file are for", "about: {}"),
     ("facts:\n  contains_customer_data: {type", "facts: {}\nx:\n  a: {type"),
     ("serve_with: {gateway: {label: Our gateway, help: behind the firewall}}", "serve_with: {}"),
-    ("{scheme: [contains_customer_data, serve_with]}", "{}"),
+    ("{rank: [contains_customer_data, serve_with]}", "{}"),
     ("handbook: {title: Handbook, ", "handbook: {title: {}, "), ("id: acme/no-full", "id: {}"),
     ("kind: forbid", "kind: {}"), ("contains_customer_data: true, gpus",
-    "contains_customer_data: {}, gpus"),
-    ("gpus: [unknown, {gte: 1, lt: 8}, 12]", "gpus: {}"), ("then: {scheme: [full, prefix]}",
+    "contains_customer_data: {}, gpus"), ("fits: {lora: [tight, split]}", "fits: {}"),
+    ("{lora: [tight, split]}", "{lora: {}}"), ("fits: [tight, split]", "fits: {}"),
+    ("scheme: prefix", "scheme: {}"), ("gpus: [unknown, {gte: 1, lt: 8}, 12]", "gpus: {}"), ("then: {scheme: [full, prefix]}",
     "then: {}"), ("[full, prefix]", "{}"), ('because: "Policy 12."', "because: {}"),
     ("sources: [handbook, guide]", "sources: {}"), ("confidence: practice", "confidence: {}"),
     ("status: active", "status: {}"), ("review_by: 2030-01-01", "review_by: {}"),
@@ -228,9 +227,9 @@ HUGE = {
     "contains_customer_data: yes, gpus: ["), "write true, false, or quote it"),
     "a number as a key": (WHOLE.replace("overlay: acme", "overlay: acme\n1: 2"), "unknown key '1'"),
     "infinite": (WHOLE.replace("{gte: 30}", "{gte: 1e999}"), "too large"),
-    "too many rules": ("overlay: x\ntables:\n  scheme:\n" + "    - {}\n" * (MAX_OWN_RULES + 1),
+    "too many rules": ("overlay: x\ntables:\n  rank:\n" + "    - {}\n" * (MAX_OWN_RULES + 1),
     "rules in one file"),
-    "many faults": ("overlay: x\ntables:\n  scheme:\n" + "    - {whn: 1}\n" * 250,
+    "many faults": ("overlay: x\ntables:\n  rank:\n" + "    - {whn: 1}\n" * 250,
     "more of the same input"),
     "the shipped name": ("overlay: evidence\n", "is taken"),
     "the name of a scheme": ("overlay: lora\n", "is taken"),

@@ -369,7 +369,7 @@ def test_the_report_as_json(tmp_path):
     path = tmp_path / "acme.yaml"
     path.write_text(
         acme(
-            "scheme",
+            "rank",
             "{id: acme/no, kind: forbid, when: {}, then: {scheme: [full, lora, qlora, adapter,"
             " prefix]}, because: x, sources: [guide]}",
         )
@@ -400,7 +400,7 @@ def test_a_file_with_errors_decides_nothing(tmp_path):
     path = tmp_path / "acme.yaml"
     path.write_text(
         acme(
-            "scheme",
+            "rank",
             "{id: acme/no, kind: forbid, when: {}, then: {scheme: [full, lora, qlora, adapter,"
             " prefix]}, because: x, sources: [guide]}",
         )
@@ -418,7 +418,7 @@ def test_warnings_about_a_file_are_said_once(tmp_path):
     path = tmp_path / "acme.yaml"
     path.write_text(
         acme(
-            "scheme",
+            "rank",
             "{id: acme/a, tier: strong, when: {}, then: {scheme: qlora}, because: x, sources:"
             " [guide]}",
             "{id: acme/x, kind: warn, when: {}, then: {say: hello}, because: x, sources: [guide],"

@@ -49,10 +49,10 @@ def test_what_a_rule_concluded_from_another_can_be_followed():
     """A fact that another step concluded is offered, and leads to that step's rule, until nothing
     is left.
     """
-    ui = ScriptedUi("Family is “A model that writes”")
+    ui = ScriptedUi("Architecture is “A model that writes”")
     trail(task="multi_department", data_kind="paired", data_rows=2000, n_tasks=5).walk(ui)
     before, after = "\n".join(ui.said).split("Confidence:")
-    assert "because family is “A model that writes” (concluded by base/decoder)" in before
+    assert "because architecture is “A model that writes” (concluded by base/decoder)" in before
     assert "rule base/decoder" not in before
     assert "it holds everywhere, unless another rule knows better" in after
     assert "rule base/decoder · rests on our judgement" in after

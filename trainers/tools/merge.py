@@ -166,7 +166,7 @@ def _bases(loaded: Any, result: Result, device: Any) -> list[tuple[str, Any]]:
 def held_out_texts(run: Path, result: Result) -> list[str]:
     """Held-out prompts with their expected answers, from run.json's samples.
 
-    Raises InputError where the run was never judged.
+    Raises InputError if the run was never judged.
     """
     record = json.loads((run / "run.json").read_text("utf-8"))
     stage = next(stage for stage in record["stages"] if run / stage["folder"] == result.folder)

@@ -52,7 +52,7 @@ class Result:
 def results_of(run: Path, *, prefix: str = "") -> list[Result]:
     """The last result of each task of a run (of the run, where it has none).
 
-    Raises InputError where nothing is finished.
+    Raises InputError if nothing is finished.
     """
     record_path = run / "run.json"
     if not record_path.is_file():
@@ -136,7 +136,7 @@ class Loaded:
 def load_results(results: Sequence[Result], device: Any) -> Loaded:
     """Every result, each base once.
 
-    Raises InputError where two have one name or a base is not there.
+    Raises InputError if two have one name or a base is not there.
     """
     names = [result.label for result in results]
     twice = sorted({name for name in names if names.count(name) > 1} | ({BASE} & set(names)))

@@ -43,7 +43,11 @@ def _module(name: str) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever a file of one's own does while it is read
+        del sys.modules[spec.name]
+        raise InputError(f"{path}: cannot be loaded: {type(error).__name__}: {error}") from error
     return module
 
 

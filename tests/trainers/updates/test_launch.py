@@ -30,6 +30,7 @@ KEYS = {
 }  # the defaults
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("update", KEYS)
 def test_a_real_run_from_plan_to_an_answer(update, tmp_path, tiny_model, monkeypatch):
     """It trains, passes its checks, writes a report; the printed line answers; the estimate counts

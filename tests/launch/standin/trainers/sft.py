@@ -16,6 +16,7 @@ from advisor.plan.read import read_plan
 
 def main():
     parser = argparse.ArgumentParser()
+    parser.add_argument("objective", choices=["sft"])
     parser.add_argument("plan", type=Path)
     parser.add_argument("--stage")
     parser.add_argument("--run", type=Path)
@@ -123,7 +124,3 @@ def fail(folder, kind, what, code):
         )
     )
     sys.exit(code)
-
-
-if __name__ == "__main__":
-    main()

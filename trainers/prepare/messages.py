@@ -1,5 +1,5 @@
-"""One turn as chat templates take it, and as people read it; and the same turn in other words, to
-find where it stands in a text.
+"""Messages as chat templates take them and as people read them, and a message with other words,
+which shows where it is in a rendered conversation.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Any
 
 from advisor.data.example import Message
 
-OTHERS = ("\u00a4 1", "2 \u00a5")  # two texts that neither begin nor end alike
+OTHER_TEXTS = ("\u00a4 1", "2 \u00a5")  # with no common beginning or end
 
 
-def unify_turn(one: str, other: str) -> int:
-    """How many characters two texts begin with in common."""
+def shared_prefix_length(one: str, other: str) -> int:
+    """How many characters two texts have in common at their beginning."""
     low, high = 0, min(len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2
@@ -26,12 +26,12 @@ def unify_turn(one: str, other: str) -> int:
     return low
 
 
-def words(message: Message) -> str:
-    """What a turn says aloud: the part after a thought, without the space around it."""
+def spoken_text(message: Message) -> str:
+    """What a message says after its reasoning, without the space around it."""
     return message.content.split("</think>")[-1].strip()
 
 
-def as_turns(messages: Sequence[Message]) -> list[dict[str, Any]]:
+def template_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """Messages as chat templates take them: tool calls under `tool_calls`, their arguments as an
     object.
     """
@@ -70,9 +70,9 @@ def _call(call: Any) -> Any:
     }
 
 
-def called(message: Message) -> list[str]:
-    """The names of the functions that a turn calls."""
-    calls = as_turns((message,))[0].get("tool_calls") or []
+def called_functions(message: Message) -> list[str]:
+    """The names of the functions that a message calls."""
+    calls = template_messages((message,))[0].get("tool_calls") or []
     functions = [call.get("function", call) for call in calls if isinstance(call, Mapping)]
     return [
         function["name"]
@@ -81,12 +81,9 @@ def called(message: Message) -> list[str]:
     ]
 
 
-def in_other_words(message: Message, other: str) -> Message:
-    """The same turn saying something else: another text, and calls of other names with other
-    arguments.
-    """
-    said = as_turns((message,))[0]
-    calls = said.get("tool_calls")
+def with_other_words(message: Message, other: str) -> Message:
+    """The same message with another text, and calls of other functions with other arguments."""
+    calls = template_messages((message,))[0].get("tool_calls")
     changed = replace(message, content=other) if message.content.strip() or not calls else message
     if not calls:
         return changed

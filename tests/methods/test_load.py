@@ -1,0 +1,318 @@
+"""Files of methods: every fault is located, and takes away the method of its own file alone."""
+
+import re
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from advisor.estimate import methods as arithmetic
+from advisor.estimate.dims import dims_of
+from advisor.estimate.methods import special
+from advisor.estimate.types import RunSpec
+from advisor.ground.errors import InputError
+from advisor.ground.resources import resource_root
+from advisor.methods import load, methods, schemes
+from advisor.methods.composition import parse_composition
+from advisor.ruleset.lint import lint
+from advisor.ruleset.load import load_rules
+from advisor.situation.shapes import model_shape
+from tests.methods.method_files import line_of, write_objective, write_update
+
+SHIPPED = methods()
+KEYS = "{steps: {type: integer, min: 1, max: 9, default: 3}}"
+
+
+def of_own(root):
+    """The project's methods with those of a folder of one's own."""
+    return methods((resource_root(), root))
+
+
+@pytest.fixture
+def with_own_folder(tmp_path, monkeypatch):
+    """`methods()` as it is where ADVISE_METHODS names a folder."""
+
+    def roots():
+        return (resource_root(), tmp_path)
+
+    for module in (load, arithmetic):
+        monkeypatch.setattr(module, "method_roots", roots)
+    caches = (methods, schemes, arithmetic._module)
+    for cached in caches:
+        cached.cache_clear()
+    yield tmp_path
+    for cached in caches:
+        cached.cache_clear()
+
+
+def test_a_file_of_its_own_is_a_method(tmp_path):
+    """What a folder of one's own brings stands behind the project's methods, by its `order`."""
+    write_objective(tmp_path, "heart", keys=KEYS, pairs="true")
+    write_update(tmp_path, "bias", serves="[vllm]")
+    found = of_own(tmp_path)
+    assert not found.broken
+    assert list(found.objectives) == [*SHIPPED.objectives, "heart"]
+    assert list(found.updates) == [*SHIPPED.updates, "bias"]
+    assert found.objective("heart").sequences_per_row == 2
+    assert found.objective("heart").keys["steps"].owner == "objective heart"
+    assert found.update("bias").serves == ("vllm",)
+    assert found.update("bias").at == f"{tmp_path}/rules/updates/bias.yaml:1:5"
+    write_objective(tmp_path / "again", "heart", order="15")
+    assert list(of_own(tmp_path / "again").objectives)[:2] == ["cpt", "heart"]
+
+
+# What is changed in the file of an update, the line that the fault is at, and what it says.
+FAULTS = {
+    "unknown key": (
+        {"mergs": "true"},
+        "mergs",
+        r"unknown key 'mergs'\n.*\n  did you mean 'merges'\?",
+    ),
+    "missing key": ({"phrase": None}, "id", "the update has no `phrase`"),
+    "not an update's key": ({"pairs": "true"}, "pairs", "unknown key 'pairs'"),
+    "unknown choice": (
+        {"trains": "modul"},
+        "trains",
+        r"trains is 'modul'\n  one of module, all\n  did you mean 'module'\?",
+    ),
+    "a number as a choice": ({"trains": "3"}, "trains", r"trains is 3\n  one of module, all"),
+    "a choice of a list": (
+        {"serves": "[vllm, tgi]"},
+        "serves",
+        r"serves is \['vllm', 'tgi'\]\n  a list of transformers, vllm, ollama",
+    ),
+    "a list of lists": ({"serves": "[[vllm]]"}, "serves", "a list of transformers, vllm, ollama"),
+    "a text as a number": ({"order": "first"}, "order", r"order is 'first'\n  a whole number"),
+    "true as a number": ({"order": "true"}, "order", r"order is True\n  a whole number"),
+    "a number as a text": ({"name": "3"}, "name", r"name is 3\n  text"),
+    "a text as true": ({"merges": "maybe"}, "merges", r"merges is 'maybe'\n  true or false"),
+    "another id": ({"id": "biases"}, "id", r"id 'biases'\n  the file's name: bias"),
+    "no arithmetic": ({"arithmetic": None}, "id", "nothing says how many parameters it trains"),
+    "arithmetic that is not there": (
+        {"arithmetic": "lorra"},
+        "arithmetic",
+        r"no file estimate/methods/lorra\.py\n  there are: .*\n  did you mean 'lora'\?",
+    ),
+    "arithmetic that is a path": (
+        {"arithmetic": "../lora"},
+        "arithmetic",
+        r"arithmetic is '\.\./lora'\n  the name of a file in estimate/methods/",
+    ),
+    "a key of an unknown type": (
+        {"keys": "{steps: {type: integr}}"},
+        "keys",
+        r"key 'steps': its `type` is not known\n  integer, number, text",
+    ),
+    "a key with an unknown part": (
+        {"keys": "{steps: {type: integer, mn: 3}}"},
+        "keys",
+        r"unknown part 'mn'\n.*\n  did you mean 'min'\?",
+    ),
+    "a default outside its bounds": (
+        {"keys": "{steps: {type: integer, min: 3, default: 1}}"},
+        "keys",
+        r"key 'steps': its default 1 is not a whole number of 3 or more",
+    ),
+    "a bound that is no number": (
+        {"keys": "{steps: {type: integer, min: three, default: 1}}"},
+        "keys",
+        r"key 'steps': `min` is 'three'\n  a number",
+    ),
+    "a choice without values": (
+        {"keys": "{steps: {type: choice}}"},
+        "keys",
+        "key 'steps': a choice has no `values`",
+    ),
+    "keys as a list": ({"keys": "[steps]"}, "keys", r"`keys` is a map, not \['steps'\]"),
+    "incomplete refuses": (
+        {"refuses": "[{key: quantization, values: [nf4]}]"},
+        "refuses",
+        "update bias: an entry of refuses is incomplete",
+    ),
+    "refuses as a map": ({"refuses": "{a: b}"}, "refuses", "`refuses` is a list"),
+    "incomplete quantizations": (
+        {"quantizations": "{nf4: {id: qbias, name: QBias}}"},
+        "quantizations",
+        r"the scheme is incomplete\n  texts: id, meaning, name, phrase, phrase_per_task",
+    ),
+    "an unknown quantization": (
+        {"quantizations": "{nf5: {id: qbias}}"},
+        "quantizations",
+        r"unknown quantization 'nf5'\n  nf4, int8",
+    ),
+    "a scheme that exists": (
+        {"quantizations": "{nf4: {id: qlora, name: a, phrase: b, phrase_per_task: c, meaning: d}}"},
+        "quantizations",
+        r"a method 'qlora' exists already \(rules/updates/lora\.yaml:\d+:\d+\)",
+    ),
+    "not YAML": ({"name": "a: b: c"}, "name", "not valid YAML"),
+    "an alias": ({"name": "*other"}, "name", "not valid YAML: found undefined alias"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_located_and_takes_its_own_method_away(tmp_path, name):
+    """File, line and column, what is allowed and the nearest name; all other methods stay."""
+    changed, key, said = FAULTS[name]
+    path = write_update(tmp_path, "bias", **changed)
+    write_objective(tmp_path, "heart")
+    found = of_own(tmp_path)
+    assert [*found.objectives] == [*SHIPPED.objectives, "heart"]
+    assert [*found.updates] == [*SHIPPED.updates]
+    assert list(found.broken) == ["bias"]
+    with pytest.raises(InputError, match=said) as caught:
+        found.update("bias")
+    for fault in caught.value.faults:
+        at = re.match(rf"{re.escape(str(path))}:(\d+):\d+: ", fault.what)
+        assert at, fault.what
+        assert int(at[1]) == line_of(path, key)
+
+
+def test_all_faults_of_a_file_come_together(tmp_path):
+    """One reading tells everything that is wrong with a file."""
+    write_objective(
+        tmp_path,
+        "heart",
+        phrase=None,
+        trains_on="[pears]",
+        reference="evr",
+        logits="tile",
+        ordr="1",
+    )
+    with pytest.raises(InputError) as caught:
+        of_own(tmp_path).objective("heart")
+    text = caught.value.text()
+    assert len(caught.value.faults) == 5
+    for said in (
+        "no `phrase`",
+        "trains_on is",
+        "reference is",
+        "logits is",
+        "did you mean 'order'",
+    ):
+        assert said in text
+
+
+@pytest.mark.parametrize("text", ["", "- 1\n", "hello\n"], ids=["empty", "list", "text"])
+def test_a_file_that_is_no_map_says_so(tmp_path, text):
+    """An empty file or a list is one fault, not one for each key that it lacks."""
+    write_update(tmp_path, "bias").write_text(text)
+    (fault,) = of_own(tmp_path).broken["bias"]
+    assert "a map is expected" in fault.what
+
+
+@pytest.mark.parametrize("taken", ["lora", "sft", "qlora"])
+def test_a_name_that_exists_is_not_taken_over(tmp_path, taken):
+    """The project's own method stays what it is, whichever list the other file would be in."""
+    path = write_update(tmp_path, taken)
+    found = of_own(tmp_path)
+    assert dict(found.updates) == dict(SHIPPED.updates)
+    assert dict(found.objectives) == dict(SHIPPED.objectives)
+    ((name, (fault,)),) = found.broken.items()
+    assert name == f"{taken} ({path})"
+    assert fault.what.startswith(f"{path}:1:5: a method '{taken}' exists already (rules/")
+    assert fault.hint == "give yours a name of its own"
+
+
+def test_arithmetic_of_one_name_in_two_folders_is_refused(tmp_path):
+    """Which of two files counts is never a matter of which folder comes first."""
+    write_update(tmp_path, "bias")
+    (tmp_path / "estimate" / "methods").mkdir(parents=True)
+    (tmp_path / "estimate" / "methods" / "lora.py").write_text("def trainable_params(d, s): ...\n")
+    (fault,) = of_own(tmp_path).broken["bias"]
+    assert "a file estimate/methods/lora.py exists already" in fault.what
+    assert str(tmp_path) in fault.allowed
+
+
+def test_a_composition_tells_what_is_wrong_with_the_file_it_names(with_own_folder):
+    """`broken+lora` and `sft+broken` give the faults of the file, others are read as ever."""
+    objective = write_objective(with_own_folder, "heart", trains_on="[pears]")
+    update = write_update(with_own_folder, "bias", trains="modul")
+    for text, path in (("heart+lora", objective), ("sft+bias", update)):
+        with pytest.raises(InputError) as caught:
+            parse_composition(text)
+        assert [fault.what.partition(".yaml:")[0] for fault in caught.value.faults] == [
+            str(path).removesuffix(".yaml")
+        ]
+    with pytest.raises(InputError, match=r"unknown objective 'hart'"):
+        parse_composition("hart+lora")
+    assert parse_composition("sft>dpo+qlora").chain == ("sft", "dpo")
+
+
+def test_the_linter_tells_of_methods_that_cannot_be_used(with_own_folder):
+    """`advise rules lint` names each fault of a method's file with its place."""
+    path = write_update(with_own_folder, "bias", trains="modul")
+    found = [finding for finding in lint(load_rules()).findings if finding.id == "broken-method"]
+    assert [(finding.severity, finding.at, finding.text) for finding in found] == [
+        ("error", f"{path}:{line_of(path, 'trains')}:1", "trains is 'modul'")
+    ]
+    assert "did you mean 'module'?" in found[0].hint
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", r"bias\.yaml:1:5: estimate/methods/own\.py has no function `trainable_params`"),
+        ("import no_such_module\n", r"estimate/methods/own\.py: cannot be loaded: ModuleNotFound"),
+        ("def x(:\n", r"estimate/methods/own\.py: cannot be loaded: SyntaxError"),
+    ],
+    ids=["no function", "no module", "no Python"],
+)
+def test_arithmetic_that_cannot_count_is_an_error_of_its_file(with_own_folder, text, said):
+    """The estimate says which file lacks what; it never counts nothing."""
+    write_update(with_own_folder, "bias", arithmetic="own")
+    folder = with_own_folder / "estimate" / "methods"
+    folder.mkdir(parents=True)
+    (folder / "own.py").write_text(text)
+    with pytest.raises(InputError, match=said):
+        special(methods().update("bias"), "trainable_params")
+    shape = model_shape("Qwen/Qwen3-0.6B")[0]
+    lora = special(methods().update("lora"), "trainable_params")
+    assert lora(dims_of(shape), RunSpec(update="lora", rank=8)) > 0
+
+
+ODD = ["[]", "{}", "null", "true", "no", "-1", "1e999", "'x'", "[[1]]", "{a: {b: 1}}", "&a b", "*a",
+       '"\\0"', "~", "|", "{1: 2}", "? a", "'", "\t", "😀", "<<", "9" * 400]  # fmt: skip
+WHOLE = {
+    "serves": "[transformers]",
+    "keys": "{steps: {type: integer, min: 1, max: 9, default: 3, help: h}, way: {type: choice, values: [a, b]}}",
+    "defaults": "{learning_rate: {value: 1.0e-4, source: trl}}",
+    "unused": "{packing: the rows stay apart}",
+    "refuses": "[{key: quantization, values: [nf4], because: they are tiny, hint: none}]",
+    "quantizations": "{nf4: {id: qbias, name: a, phrase: b, phrase_per_task: c, meaning: d}}",
+}
+
+
+def test_the_file_that_is_changed_below_is_fine(tmp_path):
+    """The file that all others are made of is a method with a scheme of its own."""
+    write_update(tmp_path, "bias", **WHOLE)
+    assert not of_own(tmp_path).broken
+    assert {"bias", "qbias"} <= set(of_own(tmp_path).schemes)
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.data())
+def test_any_change_of_a_file_is_a_located_fault_or_fine(tmp_path_factory, data):
+    """A value replaced, a line lost or doubled: never a traceback, and no other method is lost."""
+    root = tmp_path_factory.mktemp("own")
+    path = write_update(root, "bias", **WHOLE)
+    text = path.read_text()
+    for _ in range(data.draw(st.integers(1, 3))):
+        if data.draw(st.booleans()):
+            tokens = list(re.finditer(r"[\w./-]+|\[[^\[\]]*\]|\{[^{}]*\}", text))
+            token = data.draw(st.sampled_from(tokens))
+            text = text[: token.start()] + data.draw(st.sampled_from(ODD)) + text[token.end() :]
+        else:
+            lines = text.split("\n")
+            at = data.draw(st.integers(0, len(lines) - 1))
+            lines[at : at + 1] = data.draw(st.sampled_from([[], [lines[at], lines[at]]]))
+            text = "\n".join(lines)
+    path.write_text(text)
+    found = of_own(root)
+    assert dict(found.objectives) == dict(SHIPPED.objectives)
+    assert {name: found.updates[name] for name in SHIPPED.updates} == dict(SHIPPED.updates)
+    assert ("bias" in found.updates) != bool(found.broken)
+    for faults in found.broken.values():
+        assert all(fault.what.startswith(f"{path}:") for fault in faults), faults
