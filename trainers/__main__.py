@@ -29,6 +29,7 @@ from advisor.ground.errors import (
 )
 from advisor.plan.model import Stage
 from advisor.plan.read import read_plan
+from advisor.plan.record import ERROR, ErrorRecord
 from trainers import load_recipe
 from trainers.frame.bases import sharing_bases
 from trainers.frame.files import make_folder, write_json
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             check_all(check, jobs)
         with sharing_bases() if len(jobs) > 1 else nullcontext():
             for job in jobs:
-                (job.output / "error.json").unlink(missing_ok=True)
+                (job.output / ERROR).unlink(missing_ok=True)
                 make_folder(job.output)
                 recipe.train(job)
     except KeyboardInterrupt:
@@ -190,15 +191,8 @@ def record_failure(job: Job | None, error: AdviseError) -> int:
         return error.exit_code
     shown = False
     if job is not None:
-        first = error.faults[0]
-        record = {
-            "kind": type(error).__name__,
-            "what": error.text() if len(error.faults) > 1 else first.what,
-            "allowed": first.allowed,
-            "hint": first.hint,
-        }
         try:
-            write_json(job.output / "error.json", record | {"exit_code": error.exit_code})
+            write_json(job.output / ERROR, ErrorRecord.of(error).to_dict())
             shown = bool(os.environ.get(CALLER_SHOWS_ERRORS))
         except AdviseError as second:
             print(f"error: {second.text()}", file=sys.stderr)

@@ -10,6 +10,7 @@ from typing import Any
 
 from advisor.advice.facts_of_situation import device
 from advisor.advice.types import Advice, Candidate, Chosen
+from advisor.ground.errors import InputError
 from advisor.ground.types import DataProfile
 from advisor.methods import methods
 from advisor.plan.model import Comments, Launch, Origin, Plan, PlanData, Stage, Task
@@ -120,6 +121,13 @@ def make_plan(
             values["start_from"] = writers[-1]
             comments[("stages", index, "start_from")] = (
                 "the stage before is a reward model, which writes no answers"
+            )
+        if "learning_rate" not in values:
+            method = methods().update(stage.update)
+            raise InputError(
+                f"{method.at}: no rule sets a learning_rate for {stage.objective} with"
+                f" {stage.update}, and the file has no default",
+                "defaults: {learning_rate: 1.0e-4}",
             )
         again = before.count(stage.objective)
         stage_name = f"{stage.objective}{again + 1 if again else ''}"

@@ -105,6 +105,10 @@ def methods(roots: tuple[Path, ...] | None = None) -> Methods:
     broken: dict[str, tuple[Fault, ...]] = {}
     taken: dict[str, str] = {}  # methods and schemes by name -> where their file stands
     for root in roots or method_roots():
+        if not (root / "rules").is_dir():
+            what = f"ADVISE_METHODS: {root} holds no methods"
+            allowed = "a folder with rules/objectives/ or rules/updates/ in it"
+            broken[str(root)] = (Fault(what=what, allowed=allowed),)
         for axis, (folder, kind) in FOLDERS.items():
             for path in sorted((root / "rules" / folder).glob("*.yaml")):
                 method, faults = _read_method(path, root, axis, kind, taken)
@@ -171,16 +175,9 @@ class _Reader:
             return None
         hints = get_type_hints(kind)
         made_here = (
-            "axis",
-            "at",
-            "amounts",
-            "sources",
-            "keys",
-            "defaults",
-            "unused",
-            "refuses",
+            "axis", "at", "shipped", "amounts", "sources", "keys", "defaults", "unused", "refuses",
             "variants",
-        )
+        )  # fmt: skip
         own = {item.name: item for item in fields(kind) if item.name not in made_here}
         known = [*own, *ELSEWHERE]
         for name in self.data:
@@ -200,6 +197,7 @@ class _Reader:
         values |= {
             "axis": self.axis,
             "at": self.document.at(("id",)),
+            "shipped": self.root == resource_root(),
             "keys": self.keys(owner),
             "defaults": {
                 key: value.get("value") if isinstance(value, dict) else value

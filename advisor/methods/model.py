@@ -32,6 +32,7 @@ class Method:
     meaning: str  # the same for the legend of an answer
     order: int  # its place in every list
     at: str  # file:line of its id
+    shipped: bool = True  # False: a folder of one's own brought it (ADVISE_METHODS)
     keys: Mapping[str, Key] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)  # of keys that every stage has
     unused: Mapping[str, str] = field(default_factory=dict)  # such keys that it ignores, and why

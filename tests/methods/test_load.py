@@ -14,6 +14,7 @@ from advisor.ground.errors import InputError
 from advisor.ground.resources import resource_root
 from advisor.methods import load, methods, schemes
 from advisor.methods.composition import parse_composition
+from advisor.render.lint import finding_text
 from advisor.ruleset.lint import lint
 from advisor.ruleset.load import load_rules
 from advisor.situation.shapes import model_shape
@@ -247,6 +248,14 @@ def test_the_linter_tells_of_methods_that_cannot_be_used(with_own_folder):
         ("error", f"{path}:{line_of(path, 'trains')}:1", "trains is 'modul'")
     ]
     assert "did you mean 'module'?" in found[0].hint
+
+
+def test_a_folder_without_methods_is_told(with_own_folder):
+    """A name that is mistyped in ADVISE_METHODS is no silent nothing."""
+    (finding,) = [one for one in lint(load_rules()).findings if one.id == "broken-method"]
+    assert finding_text(finding).startswith(
+        f"ADVISE_METHODS  error: {with_own_folder} holds no methods [broken-method]"
+    )
 
 
 @pytest.mark.parametrize(
