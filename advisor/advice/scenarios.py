@@ -25,7 +25,7 @@ from advisor.ruleset.load import method_files
 from advisor.ruleset.model import Rule, Ruleset
 
 from .decide import LAST, SETTINGS, Decision, Undecided, decide
-from .explain import why_not_outcome
+from .why_not import why_not_outcome
 
 _FACTS = MapOf(of=Shape(), help="fact -> value; null or unknown takes a fact away")
 SCENARIO = Keys(

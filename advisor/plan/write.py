@@ -38,11 +38,11 @@ def plan_data(plan: Plan, comments: Comments | None = None) -> dict[str, Any]:
     Defaults are left out, save those that carry a comment (somebody chose them) and those the file
     cannot do without.
     """
-    commented = {_flat(place) for place in comments or {}}
+    commented = {flat_place(place) for place in comments or {}}
     return _as_map(plan, (), commented)
 
 
-def _flat(place: Place) -> Place:
+def flat_place(place: Place) -> Place:
     """A place with `options` left out, since options stand beside the stage's own keys."""
     return (
         (*place[:2], *place[3:])
@@ -145,7 +145,7 @@ def write_plan(plan: Plan, comments: Comments | None, path: Path | str) -> None:
 
 def plan_text(plan: Plan, comments: Comments | None = None, *, name: str = "plan.yaml") -> str:
     """The launch file's text. It names nothing of this machine that the plan itself does not."""
-    comments = {_flat(place): text for place, text in (comments or {}).items()}
+    comments = {flat_place(place): text for place, text in (comments or {}).items()}
     head = f"# {HEADER}{START.format(name=_word(name)) if plan.launch.startable else ''}"
     lines: list[tuple[str, str]] = []
     for key, value in plan_data(plan, comments).items():
