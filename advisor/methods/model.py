@@ -106,6 +106,7 @@ class Update(Method):
     why_not_merged: str = ""
     # Where its result can be loaded beside its base.
     serves: Annotated[tuple[str, ...], ListOf(of=Choice(values=SERVERS))] = SERVERS
+    changes_at_start: bool = False  # a new module changes answers before any training
     peft_type: str = ""  # PEFT's name for it
     imports: str = ""  # what plain PEFT needs imported before it can load the result
     variants: tuple[Variant, ...] = ()

@@ -90,7 +90,7 @@ def plan_shape(specs: KeySpecs) -> Keys:
     return replace(shape, keys={**shape.keys, "stages": stages})
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class StageShape(Keys):
     """What a stage may hold, which depends on its objective and its update."""
 
