@@ -73,7 +73,7 @@ if sft:
 
 from trainers.frame.loading import load_tokenizer
 from trainers.ppo.build import build
-from trainers.ppo.steps import prompts_of
+from trainers.ppo.steps import prompts_of_update
 from trainers.prepare.prompts import PROMPTS
 from trainers.frame.rows import prepare_rows
 from trainers.updates import load_update
@@ -88,17 +88,17 @@ if way == "separate":  # a base of its own under each role
         part = ppo.roles.parts[role]
         part.model = copy.deepcopy(part.model)
     from trainers.ppo.rollout import add_hidden_states
-    from trainers.ppo.roles import bare
-    from trainers.ppo.steps import optimizer_of
+    from trainers.ppo.roles import unwrap_peft
+    from trainers.ppo.steps import make_optimizer
     for part in ppo.roles.parts.values():
-        vars(bare(part.model)).pop("forward", None)
-        add_hidden_states(bare(part.model))
-    ppo.optimizer = optimizer_of(stage, job.options, ppo.roles)
+        vars(unwrap_peft(part.model)).pop("forward", None)
+        add_hidden_states(unwrap_peft(part.model))
+    ppo.optimizer = make_optimizer(stage, job.options, ppo.roles)
 memory.reset()
 seconds, rewards = [], []
 for step in range(own["max_steps"]):
     began = time.perf_counter()
-    rewards.append(ppo.update(prompts_of(step, prompts.train, size=stage.effective_batch_size, seed=0))["reward"])
+    rewards.append(ppo.update(prompts_of_update(step, prompts.train, size=stage.effective_batch_size, seed=0))["reward"])
     seconds.append(time.perf_counter() - began)
 print(json.dumps({"peak": memory.peak_bytes(), "update_s": sorted(seconds)[len(seconds) // 2], "reward": rewards[-1]}))
 """

@@ -1,18 +1,27 @@
-"""Fixtures that several rooms share: a tiny model that trains in a second, and the real one for
-slow tests.
+"""What all tests share: sizes of property tests, markers, worker processes, and two models: a tiny
+one that trains in a second, and the real one for slow tests. docs/testing.md explains how to run
+them.
 """
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # plain pytest is offline
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# Each worker, and each trainer it starts, computes with one thread: together they fill the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 for _number, _default in (
     (signal.SIGINT, signal.default_int_handler),
     (signal.SIGHUP, signal.SIG_DFL),
@@ -23,6 +32,126 @@ for _number, _default in (
         signal.signal(_number, _default)
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# --------------------------------------------------------------------------- property tests
+
+# Examples per property test of factor 1.
+PROFILES = {"fast": 15, "ci": 50, "long": 500}
+for _profile, _count in PROFILES.items():
+    settings.register_profile(_profile, max_examples=_count)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+
+
+def examples(factor: float, *, deadline: int | None = None, **others: Any) -> settings:
+    """Settings of a property test that tries `factor` times the examples of the chosen profile.
+
+    Over 1 for a cheap test or one with many cases to hit, under 1 for one whose examples take long.
+    The deadline is the time of one example in milliseconds.
+    """
+    count = max(1, round(settings.default.max_examples * factor))
+    return settings(max_examples=count, deadline=deadline, **others)
+
+
+# --------------------------------------------------------------------------- markers
+
+BY_NAME_ONLY = ("slow", "long", "gpu")  # run only if -m names them
+TRAINING = ("torch", "transformers", "peft", "trl")
+CAN_TRAIN = all(find_spec(package) for package in TRAINING)
+TRAINING_FOLDERS = tuple(ROOT / "tests" / name for name in ("trainers", "peft_adapter"))
+MODEL_FIXTURES = {"tiny_model", "smollm"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest itself reads the markers for -m
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what needs torch, skip it where torch is missing, and leave out slow, long and gpu tests
+    unless -m names them.
+    """
+    named = set(re.findall(r"\w+", config.option.markexpr))
+    kept, left_out = [], []
+    for item in items:
+        if needs_torch(item):
+            item.add_marker("train")
+            if not CAN_TRAIN:
+                item.add_marker(pytest.mark.skip(reason="training needs the extra [train]"))
+        unnamed = any(item.get_closest_marker(name) for name in BY_NAME_ONLY if name not in named)
+        (left_out if unnamed else kept).append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = kept
+
+
+def needs_torch(item: pytest.Item) -> bool:
+    """True for a test that is marked `train`, uses a model, or stands in a folder of tests that
+    train and is not marked `light`.
+    """
+    if item.get_closest_marker("train") or MODEL_FIXTURES & set(getattr(item, "fixturenames", ())):
+        return True
+    inside = any(item.path.is_relative_to(folder) for folder in TRAINING_FOLDERS)
+    return inside and not item.get_closest_marker("light")
+
+
+# --------------------------------------------------------------------------- workers
+
+WORKER_BYTES = 3 * 2**30  # a worker that trains was seen to hold 2.5 GiB
+MOST_WORKERS = 8
+
+
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Workers of `-n auto`: one for each usable core as far as memory goes, at most eight."""
+    from advisor.probe.system import usable_cores, usable_memory
+
+    cores, memory = usable_cores()[0] or 1, usable_memory()[0]
+    fitting = MOST_WORKERS if memory is None else memory // WORKER_BYTES
+    return max(1, min(cores, fitting, MOST_WORKERS))
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads its options
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Run folders in parallel as with `-n auto`; single files and tests, and --pdb, in one process.
+
+    An option in pyproject.toml would do the same but make `-p no:xdist` an error.
+    """
+    option = config.option
+    if hasattr(config, "workerinput") or not config.pluginmanager.hasplugin("xdist"):
+        return
+    whole = any(Path(argument).is_dir() for argument in config.args)
+    if option.numprocesses is None and option.dist == "no" and whole and not option.usepdb:
+        count = config.hook.pytest_xdist_auto_num_workers(config=config)
+        option.numprocesses = count if count > 1 and not option.collectonly else 0
+    if option.numprocesses and option.dist == "no":
+        option.dist = "worksteal"
+
+
+@pytest.fixture(scope="session")
+def once(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, Callable[[Path], object]], Path]:
+    """`once(name, fill)`: a folder that `fill(folder)` fills in the first worker that asks for it;
+    the others wait for it and use the same.
+    """
+    from filelock import FileLock
+
+    base = tmp_path_factory.getbasetemp()
+    if hasattr(request.config, "workerinput"):
+        base = base.parent  # each worker has a folder of its own in it
+    (base / "once").mkdir(exist_ok=True)
+
+    def filled(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, done = (base / "once" / f"{name}{ending}" for ending in ("", ".done"))
+        with FileLock(base / "once" / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                fill(folder)
+                done.touch()
+        return folder
+
+    return filled
+
+
+# --------------------------------------------------------------------------- models and commands
+
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] +"
     " '<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n'"
@@ -62,15 +191,19 @@ def call(monkeypatch, capsys, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_model(once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
     """The folder of a random two-layer Llama with a real (small) tokenizer and a ChatML
     template.
     """
+    return once("tiny-model", save_tiny_model)
+
+
+def save_tiny_model(folder: Path) -> None:
+    """Save it into the folder: the same bytes each time."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    folder = tmp_path_factory.mktemp("tiny-model")
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
@@ -106,22 +239,26 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         bos_token_id=None,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")
-def smollm() -> Path:
+def smollm(once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
     """The folder of SmolLM2-135M-Instruct, fetched once into the user's cache.
 
     For tests marked slow.
     """
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "trainers.tools.demo_model"],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        pytest.skip(f"the real model cannot be had here: {done.stderr.strip().splitlines()[-1]}")
-    return Path(done.stdout.strip())
+
+    def fetch(folder: Path) -> None:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "trainers.tools.demo_model"],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            why = done.stderr.strip().splitlines()[-1]
+            pytest.skip(f"cannot get the real model here: {why}")
+        (folder / "path.txt").write_text(done.stdout.strip())
+
+    return Path((once("smollm", fetch) / "path.txt").read_text())

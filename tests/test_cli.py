@@ -3,12 +3,15 @@
 import errno
 import json
 import os
+import pkgutil
 import shlex
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 
+from advisor.cli import COMMANDS, advise
 from advisor.methods import schemes
 from advisor.methods.composition import parse_composition
 from tests.conftest import PAIRS, ROOT
@@ -306,7 +309,7 @@ def test_a_complete_question_gets_a_runnable_plan(call, tmp_path):
     assert plan.model == "Qwen/Qwen3-8B"
     assert plan.origin.composition == json.loads(out)["recommendation"]["composition"] == "sft+lora"
     text = (tmp_path / "plan.yaml").read_text()
-    assert text.startswith("# yaml-language-server")
+    assert text.startswith("# Launch file of `advise`.")
     assert "lora/lr" in text
     assert 15 <= len(text.splitlines()) <= 60
 
@@ -360,9 +363,10 @@ def test_a_stage_that_scores_its_answers_needs_a_reward_model_or_one_trained_bef
     assert code == 0, err
     from advisor.plan.read import read_plan
 
-    assert read_plan(tmp_path / "plans" / "plan.yaml").stages[0].options["reward_model"] == str(
-        tmp_path / "rm"
-    )
+    plan = tmp_path / "plans" / "plan.yaml"
+    assert read_plan(plan).stages[0].options["reward_model"] == "../rm"
+    assert read_plan(plan).data.path == "../prefer.jsonl"
+    assert str(tmp_path) not in plan.read_text().partition("\n")[2]
     assert json.loads(out)["situation"]
 
 
@@ -388,7 +392,7 @@ def test_a_plan_replaces_no_file_unasked(call, tmp_path):
     for name in ("train.jsonl", "answers.yaml", tmp_path / "train.jsonl"):
         before = (tmp_path / name).read_text()
         code, out, err = call(*asked, name, "--force")
-        assert (code, out, "which is never changed" in err) == (2, "", True), err
+        assert (code, out, "inputs are never overwritten" in err) == (2, "", True), err
         assert (tmp_path / name).read_text() == before
 
 
@@ -466,7 +470,7 @@ def test_a_way_on_can_be_pasted(call, tmp_path):
     ]
     code, _, err = call(*asked)
     assert code == 2
-    flags = shlex.split(err.split("to train all the same: ")[1])
+    flags = shlex.split(err.split("to train anyway: ")[1])
     assert parse_composition(flags[1]).chain
     assert (flags[0], flags[2:]) == ("--choose", ["--force"])
 
@@ -585,7 +589,7 @@ def test_a_task_that_cannot_be_a_folder_is_refused_where_it_is_named(call, tmp_p
     ("arguments", "said"),
     [
         (["--json"], "the task is not stated"),
-        (["--json", "--task", "qq"], "unknown task 'qq'"),
+        (["--json", "--task", "qq"], "--task is 'qq'"),
         (["--json", "--task", "qa", "--gpu", "RTX 4099"], "4099"),
         (["--json", "--task", "qa", "--data", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--json", "--task", "qa", "--data", "empty.jsonl"], "empty"),
@@ -613,15 +617,15 @@ def test_a_task_that_cannot_be_a_folder_is_refused_where_it_is_named(call, tmp_p
         (["estimate"], "nothing to estimate"),
         (["estimate", "--model", "Qwen/Qwen3-8B", "--rank", "0"], "rank"),
         (["estimate", "--specs", "answers.yaml"], 'such as [{"model"'),
-        (["--json", "--task", "qa", "--data-tokens", "nan"], "--data-tokens: nan is not a number"),
-        (["--json", "--task", "qa", "--data-rows", "inf"], "--data-rows: inf is not a number"),
+        (["--json", "--task", "qa", "--data-tokens", "nan"], "--data-tokens is nan"),
+        (["--json", "--task", "qa", "--data-rows", "inf"], "--data-rows is inf"),
         (
             ["--json", "--model", "a/b", "--model-params-b", "nan"],
-            "--model-params-b: nan is not a number",
+            "--model-params-b is nan",
         ),
         (
             ["--json", "--task", "qa", "--budget", "usd=nan,hours=inf"],
-            "--budget.hours: inf is not a number",
+            "--budget.hours is inf",
         ),
     ],
     ids=lambda value: "-".join(value[:4])[:60] if isinstance(value, list) else "",
@@ -647,6 +651,35 @@ def test_bad_input_is_a_clear_error(call, tmp_path, arguments, said):
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_every_command_says_in_the_list_what_its_own_help_says(call):
+    """The line in `advise --help` is the first sentence of the command's own help, and every module
+    that defines a command is in the list.
+    """
+    import click
+
+    from advisor import commands
+
+    _, listed, _ = call("--help")
+    for name, line in COMMANDS.items():
+        command = advise.get_command(click.Context(advise), name)
+        assert line.removesuffix(".") == command.get_short_help_str(limit=200).removesuffix(".")
+        assert line in " ".join(listed.split())
+    modules = [module.name for module in pkgutil.iter_modules(commands.__path__)]
+    defined = {
+        name
+        for name in modules
+        if isinstance(getattr(import_module(f"advisor.commands.{name}"), name, None), click.Command)
+    }
+    assert defined == set(COMMANDS)
+
+
+def test_an_unknown_command_is_a_clear_error(call):
+    """Exit code 2, and nothing is loaded by that name."""
+    code, out, err = call("session")
+    assert (code, out) == (2, "")
+    assert "No such command 'session'" in err
+
+
 def test_without_a_terminal_the_wizard_points_to_json(call):
     """No terminal, no questions: exit 2 and the flag for scripts."""
     code, _, err = call()
@@ -658,7 +691,7 @@ def test_an_unplanned_exception_is_called_a_bug(call, monkeypatch, tmp_path):
     """Exit code 70, and the trace goes to a file that is named."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    monkeypatch.setattr("advisor.probe.probe", lambda: 1 / 0)
+    monkeypatch.setattr("advisor.commands.probe.probe_machine", lambda: 1 / 0)
     code, _, err = call("probe")
     assert code == 70
     assert "this is a bug" in err
@@ -679,7 +712,7 @@ def test_answers_come_from_standard_input_too(call, monkeypatch):
 def test_a_closed_standard_input_is_an_empty_one(call, monkeypatch):
     """`<&-` ends with what is missing, never as a bug."""
     for arguments, said in (
-        (["--json", "--answers", "-"], "a map of answers is expected"),
+        (["--json", "--answers", "-"], "a map with the keys"),
         (["estimate", "--json", "--specs", "-"], "not valid JSON"),
         ([], "--json"),
     ):
@@ -750,7 +783,7 @@ def test_what_the_system_refuses_is_told_apart_from_bugs(
     def refuse():
         raise OSError(number, os.strerror(number), str(tmp_path / "file"))
 
-    monkeypatch.setattr("advisor.probe.probe", refuse)
+    monkeypatch.setattr("advisor.commands.probe.probe_machine", refuse)
     found, _, err = call("probe")
     assert (found, said in err, "file" in err) == (code, True, True), err
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from advisor.ground.errors import InputError
 from advisor.methods import REMEDIES, objectives, schemes
 from advisor.methods.composition import parse_composition
+from tests.conftest import examples
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,7 @@ def test_qlora_is_lora_on_a_4bit_base():
     )
 
 
+@examples(2, deadline=200)
 @given(
     st.lists(st.sampled_from(objectives()), min_size=1, max_size=3),
     st.sampled_from(list(schemes())),

@@ -101,13 +101,15 @@ def test_a_plan_made_for_a_card_is_held_against_that_card(call, tmp_path, monkey
         "--plan",
         plan,
     )
-    monkeypatch.setattr("advisor.probe.probe", lambda: Hardware(kind="cpu", origin="probed"))
+    monkeypatch.setattr(
+        "advisor.commands.estimate.probe", lambda: Hardware(kind="cpu", origin="probed")
+    )
     plan.write_text(
         plan.read_text().replace('    gpu: "RTX 4090"\n', "").replace("(stated)", "(probed)")
     )
     (found,) = json.loads(call("estimate", plan, "--json")[1])
     assert found["limit_gib"] == pytest.approx(24, rel=0.01)
-    assert any("held against what it was made for" in text for text in found["warnings"])
+    assert any("estimated on the GPU it was made for" in text for text in found["warnings"])
     plan.write_text(plan.read_text().replace('  hardware: "1 x RTX 4090 (probed)"\n', ""))
     (found,) = json.loads(call("estimate", plan, "--json")[1])
     assert found["peak_gib"] is not None

@@ -1,116 +1,190 @@
-"""The rooms of the project: imports run one way, and advice stays light."""
+"""The rooms of the project: imports run one way, nothing imports in a circle, advice stays light.
+
+Every import counts: at the top of a module, inside a function, and those for type checkers alone.
+"""
 
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
+from importlib.util import resolve_name
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-# Lower may not import higher; modules of one group may import each other only inside their own
-# room.
-LAYER = {
-    "units": 0, "errors": 0, "resources": 0, "yamlio": 1, "yamlcache": 1.5, "types": 1, "files": 1,
-    "peft_adapter": 99,  # imported by users and trainers, by nothing in here: see below
-    "facts": 2, "composition": 2, "answers": 3,
-    "estimate": 4, "ruleset": 4, "plan": 4,
-    "advice": 5,
-    "shapes": 6, "probe": 6, "data": 6, "launch": 7, "export": 7, "render": 8, "wizard": 8,
-    "situation": 9, "estimating": 9, "checking": 9, "linting": 7, "interactive": 10,
-    "demonstration": 10, "cli": 10, "__main__": 11,
-}  # fmt: skip
+# From the top down. A room may import the rooms below its own line, and no other on the same line.
+ORDER = (
+    ("advisor", "__main__"),  # the package itself: names that are loaded when they are used
+    ("cli", "api"),  # two ways in: from a shell, from a program
+    ("commands",),
+    ("wizard", "render"),  # what a person sees; `render` shows the Run that `launch` returns
+    ("launch", "export", "schema"),  # `launch` reads data and probes the machine before a run
+    ("advice",),
+    ("situation",),  # joins what is stated, probed and read
+    ("probe", "data"),
+    ("ruleset", "estimate", "plan"),
+    ("methods",),
+    ("ground",),
+    ("peft_adapter",),  # with torch, for users and trainers: see below
+)
+RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
+# The rooms that decide. They reach nothing that reads a file of the user's or looks at the machine.
+PURE = ("advice", "ruleset", "estimate", "methods")
+EDGES = ("probe", "data", "launch", "render", "wizard")
+JOINING = {"advisor.situation.build", "advisor.situation.shapes"}
+FOR_TRAINERS = {"plan", "methods", "data", "ground", "peft_adapter"}
 HEAVY = ("torch", "transformers", "numpy", "peft", "trl", "datasets", "pandas", "accelerate")
 
 
-def room(path: Path) -> str:
-    inside = path.relative_to(ROOT / "advisor").parts
-    return inside[0].removesuffix(".py")
+def module_name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imported_rooms(path: Path) -> set[str]:
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if (
-            isinstance(node, ast.ImportFrom)
-            and node.module
-            and node.module.startswith("advisor.")
-            and node.level == 0
-        ):
-            names.add(node.module.split(".")[1])
-        elif isinstance(node, ast.ImportFrom) and node.module == "advisor" and node.level == 0:
-            names.update(alias.name for alias in node.names if not alias.name.startswith("_"))
+def room(module):
+    return module.split(".")[1] if "." in module else module
+
+
+def imported(path, known):
+    """Every module that a file imports; of `from a import b` it is a.b if there is such a
+    module.
+    """
+    package = ".".join(path.relative_to(ROOT).parent.parts)
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            origin = resolve_name("." * node.level + (node.module or ""), package)
+            for alias in node.names:
+                inner = f"{origin}.{alias.name}"
+                yield inner if inner in known else origin
         elif isinstance(node, ast.Import):
-            names.update(
-                alias.name.split(".")[1]
-                for alias in node.names
-                if alias.name.startswith("advisor.")
-            )
-    return names
+            yield from (alias.name for alias in node.names)
 
 
-def test_imports_run_one_way():
-    """An advisor module imports only modules below it, or of its own room."""
-    edges = [
-        (room(path), target, path)
-        for path in (ROOT / "advisor").rglob("*.py")
-        if path.name != "__init__.py" or path.parent.name != "advisor"
-        for target in imported_rooms(path)
+@pytest.fixture(scope="module")
+def imports():
+    """Module -> the modules of advisor/ and trainers/ that it imports anywhere in its file."""
+    files = {
+        module_name(path): path
+        for folder in ("advisor", "trainers")
+        for path in (ROOT / folder).rglob("*.py")
+        if "_bundled" not in path.parts
+    }
+    assert len(files) > 150
+    return {
+        name: {target for target in imported(path, files) if target in files}
+        for name, path in files.items()
+    }
+
+
+def inside(imports, package):
+    """The (module, target) pairs of one package's modules."""
+    return [
+        (module, target)
+        for module, targets in imports.items()
+        if module.split(".")[0] == package
+        for target in targets
     ]
-    assert len(edges) > 100
+
+
+def reached(imports, start):
+    """Every module that gets imported with `start`, at once or later."""
+    found, left = set(), [start]
+    while left:
+        new = imports[left.pop()] - found
+        found |= new
+        left += new
+    return found
+
+
+def test_every_room_has_its_place(imports):
+    """Each room of advisor/ stands once in the order."""
+    rooms = {room(module) for module in imports if module.split(".")[0] == "advisor"}
+    assert len(RANK) == sum(map(len, ORDER))
+    assert rooms <= set(RANK)
+
+
+def test_imports_run_one_way(imports):
+    """A module imports only modules of its own room or of rooms further down."""
+    edges = [pair for pair in inside(imports, "advisor") if pair[1].split(".")[0] == "advisor"]
+    assert len(edges) > 500
     wrong = [
-        f"{path}: {own} -> {target}"
-        for own, target, path in edges
-        if own != target and LAYER[own] <= LAYER[target] and LAYER[own] < 10
+        f"{module} -> {target}"
+        for module, target in edges
+        if room(module) != room(target) and RANK[room(module)] >= RANK[room(target)]
     ]
     assert not wrong, "\n".join(wrong)
 
 
-def test_trainers_know_nothing_of_advice_or_rules():
-    """Trainers build on the plan and the data, never on what was advised."""
-    allowed = {
-        "plan",
-        "data",
-        "types",
-        "units",
-        "errors",
-        "resources",
-        "files",
-        "yamlio",
-        "peft_adapter",
-    }
-    files = list((ROOT / "trainers").rglob("*.py"))
-    assert len(files) > 5
+def test_nothing_imports_in_a_circle(imports):
+    """No module imports, over however many others, the module that imports it."""
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(reversed(error.args[1])))
+
+
+def test_what_decides_is_pure(imports):
+    """Neither advice nor what it builds on reaches the user's files, the machine or the screen."""
+    deciding = [module for module in imports if room(module) in PURE]
+    assert len(deciding) > 40
     wrong = [
-        f"{path.name}: {target}" for path in files for target in imported_rooms(path) - allowed
+        f"{module} reaches {target}"
+        for module in deciding
+        for target in reached(imports, module)
+        if target in JOINING or room(target) in EDGES
     ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_command_imports_another(imports):
+    """What two commands share stands in a module of its own."""
+    from advisor.cli import COMMANDS
+
+    commands = {f"advisor.commands.{name}" for name in COMMANDS}
+    assert commands <= set(imports)
+    wrong = {module: imports[module] & commands for module in imports if room(module) == "commands"}
+    assert not any(wrong.values()), wrong
+
+
+def test_trainers_know_nothing_of_advice_or_rules(imports):
+    """Trainers build on plan, methods and data, never on what was advised."""
+    edges = [pair for pair in inside(imports, "trainers") if pair[1].split(".")[0] == "advisor"]
+    assert len(edges) > 50
+    wrong = [f"{module}: {target}" for module, target in edges if room(target) not in FOR_TRAINERS]
     assert not wrong, wrong
 
 
-def test_the_adapter_module_stands_alone():
+def test_the_adapter_module_stands_alone(imports):
     """`advisor.peft_adapter` brings torch with it: nothing else in advisor imports it, and it
     imports nothing else of advisor.
     """
-    for path in (ROOT / "advisor").rglob("*.py"):
-        inside = room(path) == "peft_adapter"
-        assert (
-            imported_rooms(path) <= {"peft_adapter"}
-            if inside
-            else "peft_adapter" not in imported_rooms(path)
-        ), path
+    crossing = [
+        (module, target)
+        for module, target in inside(imports, "advisor")
+        if (room(module) == "peft_adapter") != (room(target) == "peft_adapter")
+    ]
+    assert not crossing
 
 
-def test_advisor_never_imports_the_trainers():
+def test_advisor_never_imports_the_trainers(imports):
     """The launcher starts trainers by name, in a child process."""
-    for path in (ROOT / "advisor").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            module = node.module if isinstance(node, ast.ImportFrom) else None
-            names = (
-                [alias.name for alias in node.names]
-                if isinstance(node, ast.Import)
-                else [module or ""]
-            )
-            assert not any(name.split(".")[0] == "trainers" for name in names), path
+    assert not [pair for pair in inside(imports, "advisor") if pair[1].split(".")[0] == "trainers"]
+
+
+def loaded_by(arguments, names):
+    """Which of these packages a call of `advise` loads; its exit code is checked."""
+    code = (
+        f"import sys; sys.argv = ['advise', *{arguments!r}]\n"
+        "from advisor.cli import main\n"
+        "try:\n"
+        "    main()\n"
+        "finally:\n"
+        f"    print([name for name in {names!r} if name in sys.modules], file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stderr.strip().splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -119,30 +193,22 @@ def test_advisor_never_imports_the_trainers():
         ["--help"],
         ["--json", "--task", "qa", "--gpu", "RTX 4090", "--model", "Qwen/Qwen3-8B"],
         ["probe", "--json"],
-        ["run", "--help"],
+        *([name, "--help"] for name in ("run", "demo", "chat", "export", "check", "estimate")),
     ],
-    ids=["help", "json", "probe", "run-help"],
+    ids=lambda arguments: "-".join(arguments[:2]).replace("--", ""),
 )
 def test_advice_imports_nothing_heavy(arguments):
-    """`advise --help`, `advise --json` and `advise probe` never import torch or anything like
-    it.
-    """
-    code = (
-        f"import sys\nsys.argv = ['advise', *{arguments!r}]\nfrom advisor.cli import main\ntry:\n  "
-        f"  main()\nfinally:\n    print([m for m in {HEAVY!r} if m in sys.modules],"
-        " file=sys.stderr)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.strip().splitlines()[-1] == "[]"
+    """No command imports torch or anything like it before it trains."""
+    assert loaded_by(arguments, HEAVY) == "[]"
 
 
 def test_json_advice_skips_the_slow_libraries_of_the_terminal():
     """`advise --json` pays for neither pydantic nor rich nor questionary."""
-    code = (
-        "import sys\nsys.argv = ['advise', '--json', '--task', 'qa', '--gpu', 'unknown']\nfrom"
-        " advisor.cli import main\ntry:\n    main()\nfinally:\n    print([m for m in ('pydantic',"
-        " 'rich', 'questionary') if m in sys.modules], file=sys.stderr)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.stderr.strip().splitlines()[-1] == "[]"
+    arguments = ["--json", "--task", "qa", "--gpu", "unknown"]
+    assert loaded_by(arguments, ("pydantic", "rich", "questionary")) == "[]"
+
+
+def test_help_loads_no_command():
+    """`advise --help` prints what the commands are for without loading one."""
+    commands = ("advisor.commands.run", "advisor.commands.session", "advisor.advice.advise")
+    assert loaded_by(["--help"], commands) == "[]"

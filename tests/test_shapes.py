@@ -12,8 +12,8 @@ from advisor.ground.errors import InputError
 from advisor.ground.resources import rules_dir
 from advisor.ground.yaml_reader import read_yaml
 from advisor.situation import shapes
+from advisor.situation.model_files import catalogue_ids
 from advisor.situation.shapes import (
-    catalogue_ids,
     is_instruct,
     model_shape,
     shape_from_size,

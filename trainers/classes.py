@@ -1,9 +1,9 @@
-"""Sorting texts into classes: a classification head on an encoder or a small decoder, full or as a
-module.
+"""Text classification: a classification head on an encoder or a small decoder, under any update
+scheme.
 
-What `encoder:` compositions are trained by: a stage with objective sft and `head: classes`. The
-result loads with plain AutoModelForSequenceClassification (or
-AutoPeftModelForSequenceClassification) and knows the names of its classes.
+This trains `encoder:` compositions: a stage with objective sft and `head: classes`. The result
+loads with plain AutoModelForSequenceClassification (or AutoPeftModelForSequenceClassification) and
+knows the names of its classes.
 """
 
 from __future__ import annotations
@@ -13,24 +13,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError
-from trainers.evaluation import loss as judge
-from trainers.evaluation.metrics import Compared, classification, compare, verdict
-from trainers.evaluation.saved_result import Check, Probe, probe_row
-from trainers.frame import checkpoints, settings
+from advisor.plan.record import Check, Confusion, Evaluation, Metric, Sample
+from trainers.evaluation.loss import SAMPLES, held_out
+from trainers.evaluation.metrics import Comparison, classification, compare, verdict
+from trainers.evaluation.saved_result import Probe, probe_row
+from trainers.frame import settings
 from trainers.frame.job import Job
 from trainers.frame.stage import Objective
+from trainers.frame.types import Device, Model, Tokenizer, Trainer
 from trainers.prepare import Prepared
 from trainers.prepare.classification import CLASSES, Labelled, class_columns, names_of
+from trainers.updates import Update
 
 HEAD = "SequenceClassification"
 HELD_OUT, TRIAL_ROWS = 500, 16
 BATCH = 32
 
 
-class Classifier(Objective):
+class Classifier(Objective[Labelled]):
     """Learns the class of each text."""
 
-    names = ("sft",)
     kind = CLASSES
     writes = False
 
@@ -53,14 +55,19 @@ class Classifier(Objective):
         if job.start is not None:
             found.append(
                 Fault(
-                    what=f"{at} head: classes begins from the plan's model",
+                    what=f"{at} head: classes starts from the plan's model",
                     allowed="one stage alone",
                 )
             )
         return found
 
     def load(
-        self, job: Job, device: Any, update: Any, tokenizer: Any, data: Prepared[Labelled]
+        self,
+        job: Job,
+        device: Device,
+        update: Update,
+        tokenizer: Tokenizer,
+        data: Prepared[Labelled],
     ) -> Any:
         """The model with a new head that has one output for each class."""
         from transformers import set_seed
@@ -86,13 +93,12 @@ class Classifier(Objective):
     def trainer(
         self,
         job: Job,
-        model: Any,
-        tokenizer: Any,
-        device: Any,
+        model: Model,
+        tokenizer: Tokenizer,
         peft_config: Any,
         sequences: Sequence[Sequence[Labelled]],
         arguments: Mapping[str, Any],
-    ) -> Any:
+    ) -> Trainer:
         from datasets import Dataset
         from peft import get_peft_model
         from transformers import DataCollatorWithPadding, Trainer
@@ -109,25 +115,26 @@ class Classifier(Objective):
             dropout=job.options.get("dropout", 0.0),
         )
 
-    def probe(self, job: Job, data: Prepared[Labelled], tokenizer: Any) -> Probe:
+    def probe(self, job: Job, data: Prepared[Labelled], tokenizer: Tokenizer) -> Probe:
         return Probe(row=probe_row(data.train), pad_id=tokenizer.pad_token_id, head=HEAD)
 
-    def judge(self, job: Job, trainer: Any, data: Prepared[Labelled], mark: str) -> ClassJudge:
-        return ClassJudge(job, trainer, data)
+    def evaluator(
+        self, job: Job, trainer: Trainer, data: Prepared[Labelled], fingerprint: str
+    ) -> ClassEvaluator:
+        return ClassEvaluator(job, trainer, data)
 
-    def evaluation_loss(self, trainer: Any, rows: Sequence[Labelled]) -> float | None:
+    def evaluation_loss(self, trainer: Trainer, rows: Sequence[Labelled]) -> float | None:
         from torch import tensor
         from torch.nn.functional import cross_entropy
 
-        found = logits(trainer, rows)
+        found = class_logits(trainer, rows)
         return float(cross_entropy(found, tensor([row.label for row in rows])))
 
-    def save(self, job: Job, trainer: Any, model: Any, tokenizer: Any) -> None:
-        checkpoints.save_result(model, tokenizer, job.output)
 
-
-def logits(trainer: Any, rows: Sequence[Labelled]) -> Any:
-    """The head's outputs for each row, float32 on the host, in order."""
+def class_logits(trainer: Trainer, rows: Sequence[Labelled]) -> Any:
+    """The outputs of the head for R rows and C classes, in the order of the rows: R, C; float32 on
+    the host.
+    """
     import torch
 
     model, device = trainer.model, trainer.args.device
@@ -148,80 +155,88 @@ def logits(trainer: Any, rows: Sequence[Labelled]) -> Any:
     return torch.stack([found[place] for place in range(len(rows))])
 
 
-class ClassJudge:
-    """The classes of held-out texts, against always saying the commonest class: a new head knows
-    nothing, so that is "before".
+class ClassEvaluator:
+    """Accuracy on held-out texts, against always predicting the most common class.
+
+    A new head has learned nothing, so that baseline stands for the model before training.
     """
 
-    def __init__(self, job: Job, trainer: Any, data: Prepared[Labelled]) -> None:
+    def __init__(self, job: Job, trainer: Trainer, data: Prepared[Labelled]) -> None:
         self.trainer, self.names = trainer, names_of((*data.train, *data.holdout))
-        self.rows = judge.held_out(
-            data.holdout, limit=TRIAL_ROWS if job.max_steps is not None else HELD_OUT
+        trial = job.max_steps is not None
+        self.rows = held_out(data.holdout, limit=TRIAL_ROWS if trial else HELD_OUT)
+        self.most_common = Counter(row.label for row in data.train).most_common(1)[0][0]
+        self.predicted: list[int] = []
+
+    def evaluate_base(self) -> None:
+        """Do nothing: before training the outputs of the head are random."""
+
+    def evaluate_tuned(self) -> None:
+        """Predict the classes of the held-out texts."""
+        self.predicted = (
+            class_logits(self.trainer, self.rows).argmax(-1).tolist() if self.rows else []
         )
-        self.commonest = Counter(row.label for row in data.train).most_common(1)[0][0]
-        self.told: list[int] = []
-
-    def ask_base(self) -> None:
-        """Nothing: before training the head's answers are random."""
-
-    def ask_tuned(self) -> None:
-        self.told = logits(self.trainer, self.rows).argmax(-1).tolist() if self.rows else []
 
     @property
-    def accuracy(self) -> Compared | None:
-        if not self.told:
+    def accuracy(self) -> Comparison | None:
+        """The accuracy against that of the baseline; None if nothing was held out."""
+        if not self.predicted:
             return None
         true = [row.label for row in self.rows]
         return compare(
-            [float(label == self.commonest) for label in true],
-            [float(label == told) for label, told in zip(true, self.told, strict=True)],
+            [float(label == self.most_common) for label in true],
+            [float(label == guess) for label, guess in zip(true, self.predicted, strict=True)],
             higher_is_better=True,
         )
 
     def verdict(self) -> tuple[str, str]:
+        """One word and one sentence."""
         accuracy = self.accuracy
         if accuracy is None:
             return verdict({})
         word, text = verdict({"accuracy": accuracy})
-        return word, f"{text} (before: always the commonest class, {self.names[self.commonest]})"
+        return (
+            word,
+            f"{text} (before: always the most common class, {self.names[self.most_common]})",
+        )
 
     def checks(self) -> list[Check]:
-        """Whether more than one class is ever called."""
-        if not self.told or len(set(self.told)) > 1 or len({row.label for row in self.rows}) < 2:
+        """Whether more than one class is predicted."""
+        if (
+            not self.predicted
+            or len(set(self.predicted)) > 1
+            or len({row.label for row in self.rows}) < 2
+        ):
             return []
         return [
             Check(
                 "calls-more-than-one-class",
                 False,
-                f"every held-out text is called {self.names[self.told[0]]}",
+                f"the predicted class of every held-out text is {self.names[self.predicted[0]]}",
             )
         ]
 
-    def record(self) -> dict[str, Any]:
-        if not self.told:
-            return {"rows": 0}
-        found = classification(self.told, [row.label for row in self.rows], self.names)
+    def record(self) -> Evaluation:
+        """The comparison for result.json."""
+        if not self.predicted:
+            return Evaluation(rows=0)
+        found = classification(self.predicted, [row.label for row in self.rows], self.names)
         accuracy = self.accuracy
-        metrics = {
-            "accuracy": accuracy.record() if accuracy else None,
-            "macro_f1": {
-                "before": None,
-                "after": found["macro_f1"],
-                "interval": None,
-                "rows": found["rows"],
-                "word": "measured alone",
+        macro_f1 = Metric(after=found["macro_f1"], rows=found["rows"], word="measured alone")
+        shown = list(zip(self.rows, self.predicted, strict=True))[:SAMPLES]
+        return Evaluation(
+            rows=len(self.rows),
+            metrics={
+                **({"accuracy": accuracy.record()} if accuracy else {}),
+                "macro_f1": macro_f1,
             },
-        }
-        intervals = {key: found[key] for key in ("accuracy_interval", "macro_f1_interval")}
-        shown = list(zip(self.rows, self.told, strict=True))[: judge.SAMPLES]
-        samples = [
-            {"prompt": row.shown, "expected": row.name, "base": "", "tuned": self.names[told]}
-            for row, told in shown
-        ]
-        return {
-            "rows": len(self.rows),
-            "metrics": metrics,
-            **intervals,
-            "confusion": found["confusion"],
-            "samples": samples,
-        }
+            confusion=Confusion(
+                labels=tuple(found["confusion"]["labels"]),
+                counts=tuple(tuple(counts) for counts in found["confusion"]["counts"]),
+            ),
+            samples=tuple(
+                Sample(prompt=row.shown, expected=row.name, base="", tuned=self.names[guess])
+                for row, guess in shown
+            ),
+            extra={key: found[key] for key in ("accuracy_interval", "macro_f1_interval")},
+        )

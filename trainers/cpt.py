@@ -1,25 +1,21 @@
-"""Continued pre-training: the model goes on reading plain text; every token is learned.
+"""Continued pre-training: plain text, of which every token is learned.
 
-Documents are kept apart under packing, the hold-out is made of whole documents, and general text
-can be mixed in against forgetting (Meditron kept 1 % of it: github.com/epfLLM/meditron).
-
-Run: python -P -m trainers.cpt PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run] [--max-steps
-N] [--no-judge]
+Packing keeps documents apart, whole documents are held out, and general text can be mixed in
+against forgetting (Meditron kept 1 % of it: github.com/epfLLM/meditron).
 """
 
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from advisor.ground.errors import InputError
-from trainers.evaluation.generation import Judge
+from trainers.evaluation.generation import TextEvaluator
 from trainers.frame import stage
-from trainers.frame.job import Job, run_trainer
+from trainers.frame.job import Job
 from trainers.frame.rows import prepare_rows
+from trainers.frame.types import Tokenizer, Trainer
 from trainers.prepare import Prepared, Row
 from trainers.sft import SFT
 
@@ -27,9 +23,7 @@ from trainers.sft import SFT
 class CPT(SFT):
     """Learns to continue documents."""
 
-    names = ("cpt",)
-
-    def rows(self, job: Job, tokenizer: Any) -> Prepared[Row]:
+    def rows(self, job: Job, tokenizer: Tokenizer) -> Prepared[Row]:
         """The corpus, with the replay share of general text mixed in.
 
         Raises InputError for a corpus shorter than one sequence.
@@ -51,11 +45,13 @@ class CPT(SFT):
             seed=job.stage.seed,
         )
 
-    def judge(self, job: Job, trainer: Any, data: Prepared[Row], mark: str) -> Judge:
-        return Judge(job, trainer, data, mark, generates=False)
+    def evaluator(
+        self, job: Job, trainer: Trainer, data: Prepared[Row], fingerprint: str
+    ) -> TextEvaluator:
+        return TextEvaluator(job, trainer, data, fingerprint, generates=False)
 
 
-def general_text(job: Job, tokenizer: Any) -> Sequence[Row]:
+def general_text(job: Job, tokenizer: Tokenizer) -> Sequence[Row]:
     """The rows of the file named by `replay`."""
     other = replace(
         job,
@@ -72,39 +68,30 @@ def general_text(job: Job, tokenizer: Any) -> Sequence[Row]:
 def with_replay(
     data: Prepared[Row], general: Sequence[Row], *, share: float, seed: int
 ) -> Prepared[Row]:
-    """The corpus with general rows shuffled in until they are `share` of all tokens, with a note of
-    how many there are.
+    """The corpus with general rows shuffled in until they are `share` of all tokens, and a note of
+    how many they are.
     """
     own = sum(row.tokens for row in data.train)
     wanted = own * share / (1 - share)
     order = list(general)
     random.Random(seed).shuffle(order)  # noqa: S311  (an order that repeats, not a secret)
-    chosen: list[Row] = []
+    replayed: list[Row] = []
     taken = 0
     for row in order:
         if taken >= wanted:
             break
-        chosen.append(row)
+        replayed.append(row)
         taken += row.tokens
-    mixed = [*data.train, *chosen]
+    mixed = [*data.train, *replayed]
     random.Random(seed + 1).shuffle(mixed)  # noqa: S311
     short = "" if taken >= wanted else f" (wanted {share:.0%}: there is no more general text)"
     note = (
-        f"{len(chosen):,} rows of general text mixed in: {taken / (own + taken):.1%} of the"
+        f"{len(replayed):,} rows of general text mixed in: {taken / (own + taken):.1%} of the"
         f" tokens{short}"
     )
     return replace(data, train=tuple(mixed), notes=(*data.notes, note))
 
 
 def train(job: Job) -> None:
-    """Train the stage, or measure two steps of it, and write what came of it into its folder."""
+    """Train the stage, or measure two steps of it, and write the result into its folder."""
     stage.train(job, CPT())
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code."""
-    return run_trainer(train, argv, objectives=CPT.names, prog="trainers.cpt")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,35 +1,31 @@
 """Direct preference optimisation (arXiv:2305.18290) under any update scheme.
 
-The model is compared with itself as it was when the stage began: a module is switched off, or read
-as a frozen copy of it where the stage goes on from an earlier one; a model trained whole is kept
-twice.
-
-Run: python -P -m trainers.dpo PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run] [--max-steps
-N] [--no-judge]
+The reference model is the model as it was when the stage began. With a module, it is the base with
+the module switched off, or, in a stage that continues from an earlier one, with a frozen copy of
+the module; a model that is trained whole is held twice.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainers.evaluation import loss as judge
-from trainers.evaluation.pairs import PreferenceJudge, both_sides, chosen
+from trainers.evaluation.loss import answer_log_probs
+from trainers.evaluation.pairs import PreferenceEvaluator, both_sides, chosen_rows
 from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.frame import settings, stage
-from trainers.frame.job import Job, run_trainer
+from trainers.frame.job import Job
 from trainers.frame.stage import Objective
+from trainers.frame.types import Model, Tokenizer, Trainer
 from trainers.prepare import Prepared
 from trainers.prepare.preference import PAIRS, Pair, preference_columns
 
 
-class DPO(Objective):
-    """Makes the better answer of each pair likelier than the worse one, as far as the beta of the
-    plan lets it move.
+class DPO(Objective[Pair]):
+    """Makes the chosen answer of each pair likelier than the rejected one; the plan's beta bounds
+    how far the model moves.
     """
 
-    names = ("dpo",)
     kind = PAIRS
     logged = ("rewards/margins", "rewards/accuracies", "rewards/chosen", "rewards/rejected")
 
@@ -41,21 +37,20 @@ class DPO(Objective):
     def trainer(
         self,
         job: Job,
-        model: Any,
-        tokenizer: Any,
-        device: Any,
+        model: Model,
+        tokenizer: Tokenizer,
         peft_config: Any,
         sequences: Sequence[Sequence[Pair]],
         arguments: Mapping[str, Any],
-    ) -> Any:
+    ) -> Trainer:
         from datasets import Dataset
         from trl import DPOTrainer
 
-        from trainers.frame.trl_trainer import reference, with_safe_checkpoints
+        from trainers.frame.trl_trainer import reference_model, with_safe_checkpoints
 
         return with_safe_checkpoints(DPOTrainer)(
             model=model,
-            ref_model=reference(job, model),
+            ref_model=reference_model(job, model),
             args=settings.build_config(
                 self.config_class(),
                 {**arguments, "max_length": None, "beta": job.options["beta"]},
@@ -67,30 +62,23 @@ class DPO(Objective):
             dropout=job.options.get("dropout", 0.0),
         )
 
-    def probe(self, job: Job, data: Prepared[Any], tokenizer: Any) -> Probe:
+    def probe(self, job: Job, data: Prepared[Pair], tokenizer: Tokenizer) -> Probe:
         return Probe(
-            row=chosen(tokenizer, [probe_row(data.train)])[0], pad_id=tokenizer.pad_token_id
+            row=chosen_rows(tokenizer, [probe_row(data.train)])[0], pad_id=tokenizer.pad_token_id
         )
 
-    def judge(self, job: Job, trainer: Any, data: Prepared[Any], mark: str) -> PreferenceJudge:
-        return PreferenceJudge(job, trainer, data, mark)
+    def evaluator(
+        self, job: Job, trainer: Trainer, data: Prepared[Pair], fingerprint: str
+    ) -> PreferenceEvaluator:
+        return PreferenceEvaluator(job, trainer, data, fingerprint)
 
-    def evaluation_loss(self, trainer: Any, rows: Sequence[Any]) -> float | None:
-        found = judge.answer_log_probs(
+    def evaluation_loss(self, trainer: Trainer, rows: Sequence[Pair]) -> float | None:
+        log_probs = answer_log_probs(
             trainer, [side for row in rows for side in both_sides(trainer.processing_class, row)]
         )
-        return -sum(found) / sum(row.learned for row in rows)
+        return -sum(log_probs) / sum(row.learned for row in rows)
 
 
 def train(job: Job) -> None:
-    """Train the stage, or measure two steps of it, and write what came of it into its folder."""
+    """Train the stage, or measure two steps of it, and write the result into its folder."""
     stage.train(job, DPO())
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code."""
-    return run_trainer(train, argv, objectives=DPO.names, prog="trainers.dpo")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

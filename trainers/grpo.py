@@ -1,43 +1,39 @@
-"""Group relative policy optimisation (arXiv:2402.03300) under any update scheme: several own
-answers to each prompt, compared by a reward.
+"""Group relative policy optimisation (arXiv:2402.03300) under any update scheme: the model's own
+answers to each prompt, several of them, are compared by a reward.
 
-Rows of a step are prompts: `micro_batch_size` of them are answered at once, `generations` times
-each, and as many answers go through one forward pass. Each answer is used for one update, so that
-clipping acts only with `trl: {num_iterations: 2}` and more.
-
-Run: python -P -m trainers.grpo PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run]
-[--max-steps N] [--no-judge]
+The rows of a step are prompts. `micro_batch_size` prompts are answered at once, `generations` times
+each, and `micro_batch_size` answers go through one forward pass. Each answer is used for one
+update, so that clipping has an effect only from `trl: {num_iterations: 2}` on.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError, TrainingFailed
-from trainers.evaluation import loss as judge
 from trainers.evaluation.generation import general_rows
-from trainers.evaluation.rewards import RewardJudge
+from trainers.evaluation.loss import answer_log_probs
+from trainers.evaluation.rewards import RewardEvaluator, prompt_row
 from trainers.evaluation.saved_result import Probe
 from trainers.frame import settings, stage
-from trainers.frame.job import Job, run_trainer
+from trainers.frame.job import Job
 from trainers.frame.stage import Objective
+from trainers.frame.types import Device, Model, Tokenizer, Trainer
 from trainers.prepare import Prepared
 from trainers.prepare.prompts import PROMPTS, Prompt
-from trainers.prepare.row import IGNORED, Row, ids_of
 from trainers.rewards.sources import Answer, Reward, build_reward, reward_faults, source_note
+from trainers.updates import Update
 
 SHORTEST_PROMPT = 8  # tokens that have to be left for it within seq_len
 
 
-class GRPO(Objective):
-    """Makes those of its own answers likelier that the reward finds better than the others to the
-    same prompt.
+class GRPO(Objective[Prompt]):
+    """Makes those answers of the model likelier whose reward is above that of its other answers to
+    the same prompt.
     """
 
-    names = ("grpo",)
     kind = PROMPTS
     logged = (
         "reward",
@@ -77,10 +73,10 @@ class GRPO(Objective):
         return found
 
     def seq_len(self, job: Job) -> int:
-        """What is left of seq_len beside an answer."""
+        """What an answer leaves of seq_len."""
         return job.stage.seq_len - int(job.options["response_tokens"])
 
-    def rows(self, job: Job, tokenizer: Any) -> Prepared[Prompt]:
+    def rows(self, job: Job, tokenizer: Tokenizer) -> Prepared[Prompt]:
         data: Prepared[Prompt] = super().rows(job, tokenizer)
         at_once = job.stage.micro_batch_size * settings.world_size()
         if len(data.train) < at_once:
@@ -93,22 +89,21 @@ class GRPO(Objective):
         return replace(data, notes=(*data.notes, note)) if note else data
 
     def load(
-        self, job: Job, device: Any, update: Any, tokenizer: Any, data: Prepared[Prompt]
+        self, job: Job, device: Device, update: Update, tokenizer: Tokenizer, data: Prepared[Prompt]
     ) -> Any:
-        # Before the model: a reward that cannot be had should not cost its loading.
+        # Before the model is loaded, because the reward may be refused.
         self.reward = build_reward(job, tokenizer, (*data.train, *data.holdout), device)
         return super().load(job, device, update, tokenizer, data)
 
     def trainer(
         self,
         job: Job,
-        model: Any,
-        tokenizer: Any,
-        device: Any,
+        model: Model,
+        tokenizer: Tokenizer,
         peft_config: Any,
         sequences: Sequence[Sequence[Prompt]],
         arguments: Mapping[str, Any],
-    ) -> Any:
+    ) -> Trainer:
         from datasets import Dataset
 
         rows = [row for (row,) in sequences]
@@ -123,7 +118,7 @@ class GRPO(Objective):
             "remove_unused_columns": False,
             **self.own_arguments(job),
         }
-        built = reading_prompts(self.trainer_class())(
+        built = with_prepared_prompts(self.trainer_class())(
             model=model,
             reward_funcs=reward_function(self.reward),
             args=settings.build_config(self.config_class(), {**arguments, **own}, job),
@@ -141,66 +136,57 @@ class GRPO(Objective):
         built.ids_of = {row.prompt: list(row.prompt_ids) for row in rows}
         return built
 
-    def probe(self, job: Job, data: Prepared[Prompt], tokenizer: Any) -> Probe:
+    def probe(self, job: Job, data: Prepared[Prompt], tokenizer: Tokenizer) -> Probe:
         return Probe(
-            row=probe_text(min(data.train, key=lambda row: (row.tokens, row.number))),
+            row=prompt_row(min(data.train, key=lambda row: (row.tokens, row.number))),
             pad_id=tokenizer.pad_token_id,
         )
 
-    def judge(self, job: Job, trainer: Any, data: Prepared[Prompt], mark: str) -> RewardJudge:
-        return RewardJudge(job, trainer, data, mark, self.reward)
+    def evaluator(
+        self, job: Job, trainer: Trainer, data: Prepared[Prompt], fingerprint: str
+    ) -> RewardEvaluator:
+        return RewardEvaluator(job, trainer, data, fingerprint, self.reward)
 
-    def evaluation_loss(self, trainer: Any, rows: Sequence[Prompt]) -> float | None:
+    def evaluation_loss(self, trainer: Trainer, rows: Sequence[Prompt]) -> float | None:
         general = general_rows(
             trainer.processing_class,
             trainer.args.max_completion_length + max(row.tokens for row in rows),
         )[: len(rows)]
         return (
-            -sum(judge.answer_log_probs(trainer, general)) / sum(row.learned for row in general)
+            -sum(answer_log_probs(trainer, general)) / sum(row.learned for row in general)
             if general
             else None
         )
 
-    def save(self, job: Job, trainer: Any, model: Any, tokenizer: Any) -> None:
-        """Write the result. Raises TrainingFailed where the reward told no two answers apart, so
-        that nothing was learned.
+    def save(self, job: Job, trainer: Trainer, model: Model, tokenizer: Tokenizer) -> None:
+        """Write the result.
+
+        Raises TrainingFailed if every answer got the same reward, so that nothing was learned.
         """
         if self.reward.constant and job.max_steps is None:
             hint = (
                 "look at the sample answers: the task may be too hard for the model (train it on"
                 " examples first), or the reward does not measure it"
             )
-            raise TrainingFailed(f"nothing was learned: {self.reward.said()}", hint=hint)
+            raise TrainingFailed(f"nothing was learned: {self.reward.constant_text()}", hint=hint)
         super().save(job, trainer, model, tokenizer)
 
 
-def probe_text(row: Prompt) -> Row:
-    """A prompt as the checks put it to a model: what it says next."""
-    return Row(
-        row.number,
-        row.prompt_ids,
-        ids_of([IGNORED] * len(row.prompt_ids)),
-        row.prompt,
-        row.shown,
-        row.answer or "",
-        row.key,
-        row.text,
-    )
-
-
-def reading_prompts(trainer: type) -> type:
-    """TRL's trainer reading our prompts: token for token as they were prepared, tools and all."""
+def with_prepared_prompts(trainer: type) -> type:
+    """TRL's trainer class, reading the token ids of our prompts, tools included, not their text."""
     from trainers.frame.trl_trainer import with_safe_checkpoints
 
-    class Prompted(with_safe_checkpoints(trainer)):  # type: ignore[misc]
+    base: Any = with_safe_checkpoints(trainer)
+
+    class Prompted(base):
         ids_of: Mapping[str, list[int]]
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             reference = getattr(self, "ref_model", None)
             if reference is not None and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
-                # TRL loads it by the name in the config, which is the base's where an earlier
-                # stage's module was merged.
+                # TRL loads it by the name in the config, but after an earlier stage's module was
+                # merged that is the name of the base.
                 self.accelerator.unwrap_model(reference).load_state_dict(self.model.state_dict())
 
         def _tokenize_prompts(
@@ -213,7 +199,7 @@ def reading_prompts(trainer: type) -> type:
 
 
 def reward_function(reward: Reward) -> Any:
-    """The reward as TRL calls it."""
+    """The reward as a function that TRL can call."""
 
     def rewards(
         *,
@@ -235,14 +221,5 @@ def reward_function(reward: Reward) -> Any:
 
 
 def train(job: Job) -> None:
-    """Train the stage, or measure two steps of it, and write what came of it into its folder."""
+    """Train the stage, or measure two steps of it, and write the result into its folder."""
     stage.train(job, GRPO())
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code."""
-    return run_trainer(train, argv, objectives=GRPO.names, prog="trainers.grpo")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

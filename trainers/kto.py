@@ -1,37 +1,33 @@
 """Kahneman-Tversky optimisation (arXiv:2402.01306) under any update scheme: from answers that
 people liked or did not, or from pairs.
 
-At least four rows go through a device at once, since how far the model has moved is estimated from
-the rows of one batch.
-
-Run: python -P -m trainers.kto PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run] [--max-steps
-N] [--no-judge]
+At least four rows go through a device at once, because the rows of one batch are what the KL
+divergence from the reference model is estimated from.
 """
 
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError
-from trainers.dpo import DPO
-from trainers.evaluation import loss as judge
-from trainers.evaluation.pairs import as_row
+from trainers.evaluation.loss import answer_log_probs
+from trainers.evaluation.pairs import PreferenceEvaluator, answer_row
 from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.frame import settings, stage
-from trainers.frame.job import Job, run_trainer
+from trainers.frame.job import Job
+from trainers.frame.stage import Objective
+from trainers.frame.types import Model, Tokenizer, Trainer
 from trainers.prepare import Prepared
 from trainers.prepare.preference import FEEDBACK, Feedback, feedback_columns
 
 FEWEST_AT_ONCE = 4
 
 
-class KTO(DPO):
+class KTO(Objective[Feedback]):
     """Makes answers that people liked likelier, and others less likely."""
 
-    names = ("kto",)
     kind = FEEDBACK
     logged = ("kl", "rewards/margins", "rewards/chosen", "rewards/rejected")
 
@@ -45,38 +41,38 @@ class KTO(DPO):
         if size >= FEWEST_AT_ONCE:
             return []
         what = (
-            f"stage {job.stage.name}: kto estimates from the rows of one batch how far the model"
-            f" has moved, and micro_batch_size is {size}"
+            f"stage {job.stage.name}: KTO estimates the KL divergence from the rows of one batch,"
+            f" and micro_batch_size is {size}"
         )
         return [
             Fault(
                 what=what,
                 allowed=f"micro_batch_size: {FEWEST_AT_ONCE} or more",
-                hint="with a smaller grad_accum the rows of a step stay the same",
+                hint="a smaller grad_accum keeps the effective batch size",
             )
         ]
 
-    def rows(self, job: Job, tokenizer: Any) -> Prepared[Feedback]:
+    def rows(self, job: Job, tokenizer: Tokenizer) -> Prepared[Feedback]:
         data: Prepared[Feedback] = super().rows(job, tokenizer)
         if len({row.label for row in data.train}) < 2:
-            verdict = "liked" if data.train[0].label else "not liked"
+            verdict = "liked" if data.train[0].label else "rejected"
             raise InputError(
                 f"stage {job.stage.name}: people {verdict} all {len(data.train):,} answers: nothing"
                 " says what makes one better",
-                allowed="answers of both kinds",
+                allowed="liked and rejected answers",
             )
         if len(data.train) < FEWEST_AT_ONCE:
             raise InputError(
-                f"stage {job.stage.name}: {len(data.train)} answers are too few for kto",
+                f"stage {job.stage.name}: {len(data.train)} answers are too few for KTO",
                 allowed=f"{FEWEST_AT_ONCE} or more",
             )
         return data
 
     def sequences(
-        self, job: Job, rows: Sequence[Feedback], model: Any
+        self, job: Job, rows: Sequence[Feedback], model: Model
     ) -> list[tuple[Feedback, ...]]:
-        """The rows in an order that follows from the seed: TRL keeps it, and the two answers of a
-        pair must not meet in one batch every time.
+        """The rows in an order that depends on the seed. TRL keeps it, and the two answers of a
+        pair must not always be in one batch.
         """
         order = list(rows)
         random.Random(job.stage.seed).shuffle(order)  # noqa: S311  (an order that repeats, not a secret)
@@ -85,21 +81,20 @@ class KTO(DPO):
     def trainer(
         self,
         job: Job,
-        model: Any,
-        tokenizer: Any,
-        device: Any,
+        model: Model,
+        tokenizer: Tokenizer,
         peft_config: Any,
         sequences: Sequence[Sequence[Feedback]],
         arguments: Mapping[str, Any],
-    ) -> Any:
+    ) -> Trainer:
         from datasets import Dataset
         from trl import KTOTrainer
 
-        from trainers.frame.trl_trainer import reference, with_safe_checkpoints
+        from trainers.frame.trl_trainer import reference_model, with_safe_checkpoints
 
         return with_safe_checkpoints(KTOTrainer)(
             model=model,
-            ref_model=reference(job, model),
+            ref_model=reference_model(job, model),
             args=settings.build_config(
                 self.config_class(),
                 {**arguments, "max_length": None, "beta": job.options["beta"]},
@@ -113,33 +108,29 @@ class KTO(DPO):
             dropout=job.options.get("dropout", 0.0),
         )
 
-    def probe(self, job: Job, data: Prepared[Feedback], tokenizer: Any) -> Probe:
+    def probe(self, job: Job, data: Prepared[Feedback], tokenizer: Tokenizer) -> Probe:
         row = probe_row(data.train)
         return Probe(
-            row=as_row(tokenizer, row, row.completion_ids, row.expected),
+            row=answer_row(tokenizer, row, row.completion_ids, row.expected),
             pad_id=tokenizer.pad_token_id,
         )
 
-    def evaluation_loss(self, trainer: Any, rows: Sequence[Feedback]) -> float | None:
-        found = judge.answer_log_probs(
+    def evaluator(
+        self, job: Job, trainer: Trainer, data: Prepared[Feedback], fingerprint: str
+    ) -> PreferenceEvaluator:
+        return PreferenceEvaluator(job, trainer, data, fingerprint)
+
+    def evaluation_loss(self, trainer: Trainer, rows: Sequence[Feedback]) -> float | None:
+        log_probs = answer_log_probs(
             trainer,
             [
-                as_row(trainer.processing_class, row, row.completion_ids, row.expected)
+                answer_row(trainer.processing_class, row, row.completion_ids, row.expected)
                 for row in rows
             ],
         )
-        return -sum(found) / sum(row.learned for row in rows)
+        return -sum(log_probs) / sum(row.learned for row in rows)
 
 
 def train(job: Job) -> None:
-    """Train the stage, or measure two steps of it, and write what came of it into its folder."""
+    """Train the stage, or measure two steps of it, and write the result into its folder."""
     stage.train(job, KTO())
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code."""
-    return run_trainer(train, argv, objectives=KTO.names, prog="trainers.kto")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,37 +1,33 @@
-"""Odds ratio preference optimisation (arXiv:2403.07691) under any update scheme: learns the better
-answers and to prefer them, without a reference.
+"""Odds ratio preference optimisation (arXiv:2403.07691) under any update scheme: learns the chosen
+answers and to prefer them, without a reference model.
 
-TRL keeps it under `trl.experimental`, from where it may go with any release. As in the paper's
-code, the prompts of the better answers are learned with them.
-
-Run: python -P -m trainers.orpo PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run]
-[--max-steps N] [--no-judge]
+TRL keeps it under `trl.experimental`, which any release may drop. As in the paper's code, the
+prompts of the chosen answers are learned with them.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from trainers.dpo import DPO
-from trainers.evaluation.pairs import PreferenceJudge
+from trainers.evaluation.pairs import PreferenceEvaluator
 from trainers.frame import settings, stage
-from trainers.frame.job import Job, run_trainer
-from trainers.prepare import IGNORED, Prepared
-from trainers.prepare.preference import Pair, preference_columns
+from trainers.frame.job import Job
+from trainers.frame.types import Model, Tokenizer, Trainer
+from trainers.prepare import Prepared
+from trainers.prepare.preference import Pair, preference_columns, with_tokenised_pairs
 
 NOTE = (
-    "ORPO is experimental in TRL and may be gone in its next release; the prompts of the better"
-    " answers are learned too, as in the paper's code"
+    "ORPO is experimental in TRL, whose next release may drop it; the prompts of the chosen answers"
+    " are learned too, as in the paper's code"
 )
 
 
 class ORPO(DPO):
-    """Makes the better answer of each pair likely, and likelier than the worse one."""
+    """Makes the chosen answer of each pair likely, and likelier than the rejected one."""
 
-    names = ("orpo",)
     logged = ("rewards/margins", "rewards/accuracies", "nll_loss", "log_odds_ratio")
 
     def config_class(self) -> type:
@@ -39,31 +35,35 @@ class ORPO(DPO):
 
         return ORPOConfig
 
-    def judge(self, job: Job, trainer: Any, data: Prepared[Pair], mark: str) -> PreferenceJudge:
-        return PreferenceJudge(job, trainer, data, mark, learns_answers=True)
+    def evaluator(
+        self, job: Job, trainer: Trainer, data: Prepared[Pair], fingerprint: str
+    ) -> PreferenceEvaluator:
+        return PreferenceEvaluator(job, trainer, data, fingerprint, learns_answers=True)
 
-    def rows(self, job: Job, tokenizer: Any) -> Prepared[Pair]:
+    def rows(self, job: Job, tokenizer: Tokenizer) -> Prepared[Pair]:
         data: Prepared[Pair] = super().rows(job, tokenizer)
         return replace(data, notes=(*data.notes, NOTE))
 
     def trainer(
         self,
         job: Job,
-        model: Any,
-        tokenizer: Any,
-        device: Any,
+        model: Model,
+        tokenizer: Tokenizer,
         peft_config: Any,
         sequences: Sequence[Sequence[Pair]],
         arguments: Mapping[str, Any],
-    ) -> Any:
+    ) -> Trainer:
         from datasets import Dataset
+        from trl.experimental.orpo import ORPOTrainer
+
+        from trainers.frame.trl_trainer import with_safe_checkpoints
 
         own = {
             "max_length": job.stage.seq_len,
             "beta": job.options["beta"],
             "remove_unused_columns": False,
         }
-        return orpo_trainer()(
+        return with_safe_checkpoints(with_tokenised_pairs(ORPOTrainer))(
             model=model,
             args=settings.build_config(self.config_class(), {**arguments, **own}, job),
             train_dataset=Dataset.from_dict(preference_columns([row for (row,) in sequences])),
@@ -73,39 +73,6 @@ class ORPO(DPO):
         )
 
 
-def orpo_trainer() -> type:
-    """TRL's trainer on rows that are tokenised already."""
-    from trl.experimental.orpo import ORPOTrainer
-
-    from trainers.frame.trl_trainer import with_safe_checkpoints
-
-    class Ready(ORPOTrainer):  # type: ignore[misc]
-        def tokenize_row(self, feature: Mapping[str, Any], model: Any = None) -> dict[str, Any]:
-            """The columns that TRL would make of text, from our token ids."""
-            prompt = list(feature["prompt_ids"])
-            row: dict[str, Any] = {
-                "prompt_input_ids": prompt,
-                "prompt_attention_mask": [1] * len(prompt),
-            }
-            for side in ("chosen", "rejected"):
-                answer = list(feature[f"{side}_ids"])
-                row[f"{side}_input_ids"] = prompt + answer
-                row[f"{side}_attention_mask"] = [1] * (len(prompt) + len(answer))
-                row[f"{side}_labels"] = [IGNORED] * len(prompt) + answer
-            return row
-
-    return with_safe_checkpoints(Ready)
-
-
 def train(job: Job) -> None:
-    """Train the stage, or measure two steps of it, and write what came of it into its folder."""
+    """Train the stage, or measure two steps of it, and write the result into its folder."""
     stage.train(job, ORPO())
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code."""
-    return run_trainer(train, argv, objectives=ORPO.names, prog="trainers.orpo")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

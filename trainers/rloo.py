@@ -1,27 +1,20 @@
-"""REINFORCE leave-one-out (arXiv:2402.14740) under any update scheme: each own answer against the
-mean reward of the others to its prompt.
+"""REINFORCE leave-one-out (arXiv:2402.14740) under any update scheme: the model's own answers, each
+against the mean reward of its other answers to the prompt.
 
-Rows of a step are prompts, as in trainers/grpo.py.
-
-Run: python -P -m trainers.rloo PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run]
-[--max-steps N] [--no-judge]
+The rows of a step are prompts, as in trainers/grpo.py.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
 from typing import Any
 
 from trainers.frame import stage
-from trainers.frame.job import Job, run_trainer
+from trainers.frame.job import Job
 from trainers.grpo import GRPO
 
 
 class RLOO(GRPO):
-    """Makes answers likelier that get more than the mean of the others."""
-
-    names = ("rloo",)
+    """Makes answers likelier whose reward is above the mean of the others."""
 
     def config_class(self) -> type:
         from trl import RLOOConfig
@@ -38,14 +31,5 @@ class RLOO(GRPO):
 
 
 def train(job: Job) -> None:
-    """Train the stage, or measure two steps of it, and write what came of it into its folder."""
+    """Train the stage, or measure two steps of it, and write the result into its folder."""
     stage.train(job, RLOO())
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code."""
-    return run_trainer(train, argv, objectives=RLOO.names, prog="trainers.rloo")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

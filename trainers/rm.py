@@ -1,19 +1,15 @@
-"""Reward model from pairs of a better and a worse answer, under any update scheme: a base with a
-head that gives one score.
+"""A reward model from pairs of a chosen and a rejected answer, under any update scheme: a base with
+a head that gives one score.
 
-The loss is that of Bradley and Terry's model of paired comparisons, as in InstructGPT
+The loss is that of the Bradley-Terry model of paired comparisons, as in InstructGPT
 (arXiv:2203.02155, section 3.4). The result is a sequence classifier with one label:
 AutoPeftModelForSequenceClassification or AutoModelForSequenceClassification loads it with
 `num_labels=1`.
-
-Run: python -P -m trainers.rm PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run] [--max-steps
-N] [--no-judge]
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,23 +17,24 @@ from types import SimpleNamespace
 from typing import Any
 
 from advisor.ground.errors import InputError
-from trainers.evaluation.reward_model import ScoreJudge, pair_scores
+from advisor.methods import methods
+from trainers.evaluation.reward_model import RewardModelEvaluator, pair_scores
 from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.frame import settings, stage
-from trainers.frame.job import Job, run_trainer
+from trainers.frame.job import Job
 from trainers.frame.stage import Objective
+from trainers.frame.types import Device, Model, Tokenizer, Trainer
 from trainers.prepare import Prepared
 from trainers.prepare.preference import PAIRS, Pair, reward_columns
-from trainers.updates import load_update
+from trainers.updates import Update, load_update
 
 HEAD = "SequenceClassification"
 HEAD_NAMES = ("score", "classifier")
 
 
-class RewardModel(Objective):
-    """Learns to score the better answer of each pair higher."""
+class RewardModel(Objective[Pair]):
+    """Learns to score the chosen answer of each pair higher."""
 
-    names = ("rm",)
     kind = PAIRS
     writes = False
     logged = ("accuracy", "margin", "mean_reward")
@@ -47,24 +44,25 @@ class RewardModel(Objective):
 
         return RewardConfig
 
-    def rows(self, job: Job, tokenizer: Any) -> Prepared[Pair]:
+    def rows(self, job: Job, tokenizer: Tokenizer) -> Prepared[Pair]:
         data: Prepared[Pair] = super().rows(job, tokenizer)
-        other = other_form(job)
-        return replace(data, notes=(*data.notes, other)) if other else data
+        reason = why_module_is_new(job)
+        return replace(data, notes=(*data.notes, reason)) if reason else data
 
-    def load(self, job: Job, device: Any, update: Any, tokenizer: Any, data: Prepared[Pair]) -> Any:
+    def load(
+        self, job: Job, device: Device, update: Update, tokenizer: Tokenizer, data: Prepared[Pair]
+    ) -> Any:
         return load_scorer(job, device, update, tokenizer, data)
 
     def trainer(
         self,
         job: Job,
-        model: Any,
-        tokenizer: Any,
-        device: Any,
+        model: Model,
+        tokenizer: Tokenizer,
         peft_config: Any,
         sequences: Sequence[Sequence[Pair]],
         arguments: Mapping[str, Any],
-    ) -> Any:
+    ) -> Trainer:
         from datasets import Dataset
         from trl import RewardTrainer
 
@@ -79,28 +77,32 @@ class RewardModel(Objective):
             dropout=job.options.get("dropout", 0.0),
         )
 
-    def probe(self, job: Job, data: Prepared[Pair], tokenizer: Any) -> Probe:
+    def probe(self, job: Job, data: Prepared[Pair], tokenizer: Tokenizer) -> Probe:
         return Probe(
             row=SimpleNamespace(input_ids=probe_row(data.train).input_ids),
             pad_id=tokenizer.pad_token_id,
             head=HEAD,
         )
 
-    def judge(self, job: Job, trainer: Any, data: Prepared[Pair], mark: str) -> ScoreJudge:
-        return ScoreJudge(job, trainer, data, mark, scored_before=goes_on_from(job) == "SEQ_CLS")
+    def evaluator(
+        self, job: Job, trainer: Trainer, data: Prepared[Pair], fingerprint: str
+    ) -> RewardModelEvaluator:
+        return RewardModelEvaluator(
+            job, trainer, data, fingerprint, scored_before=start_task(job) == "SEQ_CLS"
+        )
 
-    def evaluation_loss(self, trainer: Any, rows: Sequence[Pair]) -> float | None:
+    def evaluation_loss(self, trainer: Trainer, rows: Sequence[Pair]) -> float | None:
         from torch.nn.functional import logsigmoid
 
         scores = pair_scores(trainer, rows)
         return float(-logsigmoid(scores[:, 0] - scores[:, 1]).mean())
 
 
-# --------------------------------------------------------------------------- where it starts
+# --------------------------------------------------------------------------- what it starts from
 
 
 def adapter_config(job: Job) -> dict[str, Any] | None:
-    """The config of the module that this stage starts from, or None where it starts from whole
+    """The config of the module that this stage continues from; None if it starts from whole
     weights.
     """
     path = job.start / "adapter_config.json" if job.start is not None else None
@@ -110,9 +112,9 @@ def adapter_config(job: Job) -> dict[str, Any] | None:
     return found
 
 
-def goes_on_from(job: Job) -> str | None:
-    """SEQ_CLS where the stage goes on from a reward model, CAUSAL_LM from a model that writes, None
-    from the plan's model.
+def start_task(job: Job) -> str | None:
+    """SEQ_CLS if the stage continues from a reward model, CAUSAL_LM from a model that generates
+    text, None from the plan's model.
     """
     if job.start is None:
         return None
@@ -123,26 +125,25 @@ def goes_on_from(job: Job) -> str | None:
     return "SEQ_CLS" if "ForSequenceClassification" in names[0] else "CAUSAL_LM"
 
 
-def other_form(job: Job) -> str | None:
-    """Why the score module cannot start as the module of the stage before, in words; None where it
-    does, or where there is none.
+def why_module_is_new(job: Job) -> str | None:
+    """Why the module of the reward model cannot start from that of the stage before, in words; None
+    if it does, or if there is none.
 
-    A reward model is a module of its own: PPO trains the policy's module on, and only reads this
-    one.
+    A new module is no harm: PPO trains the policy's module further and only reads this one.
     """
     config = adapter_config(job)
-    if config is None or job.stage.update == "full":
+    if config is None or not methods().update(job.stage.update).is_module:
         return None
     update = load_update(job.stage.update)
-    wanted = update.config_class()
-    kind = getattr(wanted, "__dataclass_fields__", {}) and wanted().peft_type  # type: ignore[misc]
+    config_class = update.config_class()
+    kind = config_class().peft_type if config_class is not None else None
     name = job.entry.starts_from or str(job.start)
     if str(getattr(kind, "value", kind)) != config.get("peft_type"):
         return (
-            f"the scores' module starts from the base: that of {name} is a"
+            f"the reward model's module starts from the base: that of {name} is a"
             f" {config.get('peft_type')} module, this one is {job.stage.update}"
         )
-    for field, key in update.OWNED.items():
+    for field, key in update.PLAN_KEYS.items():
         value = job.options.get(key)
         if (
             key in job.options
@@ -151,15 +152,17 @@ def other_form(job: Job) -> str | None:
             and config.get(field) != value
         ):
             return (
-                f"the scores' module starts from the base: {key} is {config.get(field)} in the"
-                f" module of {name} and {value} here"
+                f"the reward model's module starts from the base: {key} is {config.get(field)} in"
+                f" the module of {name} and {value} here"
             )
     return None
 
 
-def load_scorer(job: Job, device: Any, update: Any, tokenizer: Any, data: Prepared[Pair]) -> Any:
-    """The model with a score head: new on the base or on the stage before, or a reward model's own
-    where it goes on from one.
+def load_scorer(
+    job: Job, device: Device, update: Update, tokenizer: Tokenizer, data: Prepared[Pair]
+) -> Any:
+    """The model with a score head: a new one, or that of the reward model that the stage continues
+    from.
     """
     from transformers import set_seed
 
@@ -170,14 +173,14 @@ def load_scorer(job: Job, device: Any, update: Any, tokenizer: Any, data: Prepar
     set_seed(job.stage.seed)  # the head starts from random numbers
     model = load_base(job, device, source, head=HEAD, num_labels=1)
     choose_padding(model, tokenizer, data)
-    if config is None or other_form(job):
+    if config is None or why_module_is_new(job):
         return model
     return with_module(job, model, config)
 
 
 def base_source(job: Job, config: Mapping[str, Any] | None) -> str | None:
-    """What the base is loaded from: the base of the module it goes on from, a whole model, or
-    (None) the plan's model.
+    """What the base is loaded from: the base of the module that the stage continues from, a whole
+    model, or (None) the plan's model.
     """
     if config is None:
         return str(job.start) if job.start is not None else None
@@ -185,9 +188,11 @@ def base_source(job: Job, config: Mapping[str, Any] | None) -> str | None:
     return name if name and Path(name).is_dir() else None
 
 
-def with_module(job: Job, model: Any, config: Mapping[str, Any]) -> Any:
-    """The scorer going on from the module in the start folder, whose language head, if it had one,
-    is left behind.
+def with_module(job: Job, model: Model, config: Mapping[str, Any]) -> Any:
+    """The model with the module of the start folder, without a language head that was saved with
+    it.
+
+    Raises InputError if the module belongs to another model.
     """
     from peft import (
         PeftConfig,
@@ -215,21 +220,21 @@ def with_module(job: Job, model: Any, config: Mapping[str, Any]) -> Any:
         for name, tensor in load_file(start / "adapter_model.safetensors").items()
         if "lm_head" not in name
     }
-    # PEFT wants every module that it saves to be in the file: a model that writes brings no head,
-    # so it is the new one's.
+    # PEFT wants every module that it saves to be in the file. A model that generates text has no
+    # score head, so the new one is used.
     heads = {
         key: tensor.clone()
         for key, tensor in get_peft_model_state_dict(wrapped).items()
         if set(key.split(".")) & set(HEAD_NAMES)
     }
     found = set_peft_model_state_dict(wrapped, heads | weights)
-    # PEFT loads a prefix on a way of its own, strictly, and still names it as unexpected.
+    # PEFT loads a prefix separately and strictly, and still reports it as unexpected.
     if found.unexpected_keys and not made.is_prompt_learning:
         raise InputError(
             f"stage {job.stage.name}: the module in {start} belongs to another model:"
             f" {found.unexpected_keys[0]} has no place in it"
         )
-    if job.stage.update != "full":
+    if methods().update(job.stage.update).is_module:
         return wrapped
     merged = wrapped.merge_and_unload()
     for parameter in merged.parameters():
@@ -237,13 +242,13 @@ def with_module(job: Job, model: Any, config: Mapping[str, Any]) -> Any:
     return merged
 
 
-def choose_padding(model: Any, tokenizer: Any, data: Prepared[Pair]) -> None:
-    """Let model and tokenizer agree on a padding token that plain loading of the result reads the
-    same way.
+def choose_padding(model: Model, tokenizer: Tokenizer, data: Prepared[Pair]) -> None:
+    """Let model and tokenizer agree on a padding token with which the plainly loaded result gives
+    the same scores.
 
-    transformers reads the score at the last token that is not padding. Where the base's config
-    names none, a single text is read at its very last token, so padding must be a token that no row
-    ends with: the end token would move the place by one.
+    transformers reads the score at the last token that is not padding. If the base's config names
+    no padding token, it reads a single text at its very last token; so padding must be a token that
+    no row ends with: the end token would move the place by one.
     """
     config = model.config.get_text_config()
     if config.pad_token_id is not None and config.pad_token_id >= 0:
@@ -270,14 +275,5 @@ def choose_padding(model: Any, tokenizer: Any, data: Prepared[Pair]) -> None:
 
 
 def train(job: Job) -> None:
-    """Train the stage, or measure two steps of it, and write what came of it into its folder."""
+    """Train the stage, or measure two steps of it, and write the result into its folder."""
     stage.train(job, RewardModel())
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code."""
-    return run_trainer(train, argv, objectives=RewardModel.names, prog="trainers.rm")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

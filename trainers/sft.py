@@ -1,55 +1,45 @@
-"""Supervised fine-tuning under any update scheme, on chat, prompt and completion, or raw text.
-
-Run: python -P -m trainers.sft PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run] [--max-steps
-N] [--no-judge]
-"""
+"""Supervised fine-tuning under any update scheme, on chat, prompt and completion, or raw text."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainers.evaluation import loss as judge
-from trainers.evaluation.generation import Judge
+from trainers.evaluation.generation import TextEvaluator
+from trainers.evaluation.loss import mean_loss
 from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.frame import settings, stage
-from trainers.frame.job import Job, run_trainer
+from trainers.frame.job import Job
 from trainers.frame.rows import sequences_of
 from trainers.frame.stage import Objective
+from trainers.frame.types import Model, Tokenizer, Trainer
 from trainers.prepare import Prepared, Row
 
 
-class SFT(Objective):
-    """Learns the answers of the examples."""
-
-    names = ("sft",)
+class SFT(Objective[Row]):
+    """Learns the answers of the examples, or every token of a text."""
 
     def config_class(self) -> type:
         from trl import SFTConfig
 
         return SFTConfig
 
-    def sequences(self, job: Job, rows: Sequence[Row], model: Any) -> list[tuple[Row, ...]]:
+    def sequences(self, job: Job, rows: Sequence[Row], model: Model) -> list[tuple[Row, ...]]:
         return sequences_of(job, rows, model)
 
     def trainer(
         self,
         job: Job,
-        model: Any,
-        tokenizer: Any,
-        device: Any,
+        model: Model,
+        tokenizer: Tokenizer,
         peft_config: Any,
         sequences: Sequence[Sequence[Row]],
         arguments: Mapping[str, Any],
-    ) -> Any:
-        """TRL's trainer on rows that are ready: masked, within seq_len, packed where the plan says
-        so.
-        """
+    ) -> Trainer:
         from datasets import Dataset
 
         from trainers.frame.answer_loss import answer_trainer
-        from trainers.prepare import PackedBatches, columns
+        from trainers.prepare import PackedBatches, dataset_columns
 
         flat = job.stage.packing and job.stage.attention == "flash_attention_2"
         own = {
@@ -60,7 +50,7 @@ class SFT(Objective):
         return answer_trainer()(
             model=model,
             args=settings.build_config(self.config_class(), {**arguments, **own}, job),
-            train_dataset=Dataset.from_dict(columns(sequences, lengths=job.stage.packing)),
+            train_dataset=Dataset.from_dict(dataset_columns(sequences, lengths=job.stage.packing)),
             processing_class=tokenizer,
             data_collator=(
                 PackedBatches(tokenizer.pad_token_id) if job.stage.packing and not flat else None
@@ -68,18 +58,20 @@ class SFT(Objective):
             peft_config=peft_config,
         )
 
-    def probe(self, job: Job, data: Prepared[Row], tokenizer: Any) -> Probe:
+    def probe(self, job: Job, data: Prepared[Row], tokenizer: Tokenizer) -> Probe:
         return Probe(row=probe_row(data.train), pad_id=tokenizer.pad_token_id)
 
-    def judge(self, job: Job, trainer: Any, data: Prepared[Row], mark: str) -> Judge:
-        return Judge(job, trainer, data, mark)
+    def evaluator(
+        self, job: Job, trainer: Trainer, data: Prepared[Row], fingerprint: str
+    ) -> TextEvaluator:
+        return TextEvaluator(job, trainer, data, fingerprint)
 
-    def evaluation_loss(self, trainer: Any, rows: Sequence[Row]) -> float | None:
-        return judge.mean_loss(trainer, rows)
+    def evaluation_loss(self, trainer: Trainer, rows: Sequence[Row]) -> float | None:
+        return mean_loss(trainer, rows)
 
 
-def objective_of(job: Job) -> Objective:
-    """A head on classes, or answers in words."""
+def objective_of(job: Job) -> Objective[Any]:
+    """SFT; with `head: classes` a classifier."""
     if job.options.get("head") == "classes":
         from trainers.classes import Classifier
 
@@ -88,21 +80,10 @@ def objective_of(job: Job) -> Objective:
 
 
 def train(job: Job) -> None:
-    """Train the stage, or measure two steps of it, and write what came of it into its folder."""
+    """Train the stage, or measure two steps of it, and write the result into its folder."""
     stage.train(job, objective_of(job))
 
 
 def check_rows(job: Job) -> None:
-    """Prepare the rows, so that what is wrong with a task's data is said before the first task is
-    trained.
-    """
+    """Prepare the rows. Raises InputError for data that cannot be trained on."""
     stage.prepare(job, objective_of(job))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code."""
-    return run_trainer(train, argv, objectives=SFT.names, prog="trainers.sft", check=check_rows)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,8 +1,8 @@
 """advise(situation, rules) -> Advice: one pure function, called again for every what-if.
 
-The rule tables in their order (decide.py), candidates with settings that fit and an estimate
-(candidates.py), what would change the answer (flips.py), and where nothing fits, what stands in the
-way (nothing_fits.py).
+The case (case.py) is a situation under a set of rules. It is decided table by table (decide.py);
+candidates come with settings that fit and an estimate (candidates.py, fit.py); then what would
+change the answer (flips.py) and, if nothing fits, what stands in the way (nothing_fits.py).
 """
 
 from __future__ import annotations
@@ -11,21 +11,23 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from advisor.advice.facts_of_situation import fact_origin, situation_facts, unknown_facts
-from advisor.advice.types import Advice, Candidate, Flip, GuideAnswer, Reason
+from advisor.advice.facts_of_situation import fact_origin, unknown_facts
+from advisor.advice.types import Advice, Candidate, GuideAnswer, NothingFits, Reason
 from advisor.ground.errors import Fault, InputError
-from advisor.ground.types import DDP, FSDP, Hardware
-from advisor.methods import objective, schemes
-from advisor.methods.composition import Composition, compose
-from advisor.ruleset.judge import judge
-from advisor.ruleset.model import Ruleset
+from advisor.ground.types import DDP, FSDP
+from advisor.methods import objective
+from advisor.methods.composition import Composition
+from advisor.ruleset.model import Rule, Ruleset
 from advisor.situation.types import Situation
 
-from .candidates import Costs, alternatives, candidate_for, recommended_candidate
+from .candidates import alternatives, candidate_for, recommended_candidate
+from .case import Case, Costs
 from .confidence import confidence
-from .decide import LAST, SMALLER_MODEL, Decision, conclude, conclude_early
+from .decide import LAST, Decision, conclude_early
+from .fit import stage_facts
 from .flips import find_flips
 from .nothing_fits import nothing_fits
+from .settings import judge_stage
 
 
 def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advice:
@@ -38,40 +40,56 @@ def advise(situation: Situation, ruleset: Ruleset, guide_rules: Ruleset) -> Advi
 
     Raises InputError with every contradiction in what was stated.
     """
-    base = situation_facts(situation)
-    if faults := contradictions(ruleset, situation, base):
-        raise InputError(faults=faults)
-    early = conclude_early(ruleset, base)
-    situation = _with_encoder(situation, early)
-    costs = Costs(ruleset=ruleset, situation=situation, facts=base)
-    decision = _conclude(ruleset, early, costs)
-    guide = guide_answer(guide_rules, base, costs)
-    recommendation = recommended_candidate(ruleset, decision, costs)
-    stuck = None
-    if SMALLER_MODEL in decision.composition.remedies:
-        stuck = nothing_fits(ruleset, situation, decision, costs, _redecide, situation.smaller)
-        # The numbers that rule out even the nearest scheme belong to the answer.
-        recommendation = replace(
-            recommendation,
-            estimate=stuck.nearest.estimate,
-            because=(*recommendation.because, *stuck.nearest.because),
-        )
-    flips = _flips(ruleset, situation, base, decision, costs)
+    case = open_case(situation, ruleset)
+    decision = case.decide()
+    guide = guide_answer(case.under(guide_rules))
+    others = alternatives(case, decision, guide.composition if guide else None)
+    recommendation = recommended_candidate(case, decision)
+    stuck = nothing_fits(case, decision) if decision.nothing_fits else None
+    if stuck is not None:
+        recommendation = with_limits(recommendation, stuck)
+    flips = find_flips(case, decision)
     return Advice(
-        situation=situation,
+        situation=case.situation,
         facts=decision.facts,
         recommendation=recommendation,
         decided_by=tuple(rule.id for rule in decision.rules),
         guide=guide,
-        alternatives=alternatives(ruleset, decision, costs, guide.composition if guide else None),
+        alternatives=others,
         flips=flips,
-        unknown=unknown_facts(situation, base),
-        warnings=(*situation.warnings, *_warnings(situation, recommendation, decision)),
-        confidence=confidence(decision, recommendation, ruleset, base, flips),
+        unknown=unknown_facts(case.situation, case.facts),
+        warnings=(*case.situation.warnings, *all_warnings(case, recommendation, decision)),
+        confidence=confidence(decision, recommendation, ruleset, case.facts, flips),
         layers=ruleset.layers,
         rules_digest=ruleset.digest,
         nothing_fits=stuck,
         methods=ruleset.methods or guide_rules.methods,
+    )
+
+
+def open_case(situation: Situation, ruleset: Ruleset) -> Case:
+    """The case with the model that its kind of task wants.
+
+    Raises InputError with every contradiction in what was stated.
+    """
+    case = Case.build(situation, ruleset)
+    if faults := contradictions(ruleset, situation, case.facts):
+        raise InputError(faults=faults)
+    wants_encoder = conclude_early(ruleset, case.facts).facts.get("architecture") == "encoder"
+    if not wants_encoder or situation.suggestion is None or situation.encoder is None:
+        return case
+    # The small encoder takes the place of a suggested model; a named model stays.
+    shape, suggestion = situation.encoder
+    with_encoder = replace(situation, model=shape, suggestion=suggestion)
+    return replace(case, situation=with_encoder, costs=Costs(ruleset, with_encoder, case.facts))
+
+
+def with_limits(recommendation: Candidate, stuck: NothingFits) -> Candidate:
+    """The recommendation with the numbers that rule out even the nearest scheme."""
+    return replace(
+        recommendation,
+        estimate=stuck.nearest.estimate,
+        because=(*recommendation.because, *stuck.nearest.because),
     )
 
 
@@ -95,47 +113,11 @@ def contradictions(ruleset: Ruleset, situation: Situation, facts: Mapping[str, A
     return faults
 
 
-def _with_encoder(situation: Situation, early: Decision) -> Situation:
-    """The small encoder takes the place of a suggested model where the rules want one; a named
-    model stays.
-    """
-    if (
-        early.facts.get("architecture") != "encoder"
-        or situation.suggestion is None
-        or situation.encoder is None
-    ):
-        return situation
-    shape, suggestion = situation.encoder
-    return replace(situation, model=shape, suggestion=suggestion)
-
-
-def _conclude(ruleset: Ruleset, early: Decision, costs: Costs) -> Decision:
-    return conclude(
-        ruleset,
-        early,
-        costs.fits(str(early.facts["chain"]), per_task=early.facts["adapters_per"] == "task"),
-    )
-
-
-def _redecide(situation: Situation, changes: Mapping[str, Any], ruleset: Ruleset) -> Decision:
-    """The decision in another situation; a change to None takes a fact away."""
-    facts = {
-        key: value
-        for key, value in {**situation_facts(situation), **changes}.items()
-        if value is not None
-    }
-    return _conclude(
-        ruleset,
-        conclude_early(ruleset, facts),
-        Costs(ruleset=ruleset, situation=situation, facts=facts),
-    )
-
-
-def guide_answer(guide_rules: Ruleset, base: Mapping[str, Any], costs: Costs) -> GuideAnswer | None:
-    """What the document layer alone says of the same facts, and its row."""
-    if "document" not in guide_rules.layers:
+def guide_answer(case: Case) -> GuideAnswer | None:
+    """What the guide alone says of the same facts, and its row; None without its layer."""
+    if "document" not in case.ruleset.layers:
         return None
-    decision = _conclude(guide_rules, conclude_early(guide_rules, base), costs)
+    decision = case.decide()
     rows = [
         rule.row
         for rule in decision.rules
@@ -143,54 +125,39 @@ def guide_answer(guide_rules: Ruleset, base: Mapping[str, Any], costs: Costs) ->
     ]
     scenarios = [row for row in dict.fromkeys(rows) if row.startswith("Scenario")]
     composition = decision.composition
-    if (
-        SMALLER_MODEL in composition.remedies
-    ):  # the guide looks at no memory: what it wants stays what it says
-        composition = compose(
-            str(decision.facts["chain"]),
-            str(decision.steps[LAST].wanted[0][0]),
-            per_task=decision.facts["adapters_per"] == "task",
-        )
-    return GuideAnswer(
-        composition=composition, row="; ".join(scenarios) or (rows[-1] if rows else "")
-    )
+    if decision.nothing_fits:  # the guide looks at no memory: what it wants stays what it says
+        composition = decision.candidate(str(decision.steps[LAST].wanted[0][0]))
+    row = "; ".join(scenarios) or (rows[-1] if rows else "")
+    return GuideAnswer(composition=composition, row=row)
 
 
 # --------------------------------------------------------------------------- what goes with it
 
 
-def _flips(
-    ruleset: Ruleset,
-    situation: Situation,
-    base: Mapping[str, Any],
-    decision: Decision,
-    costs: Costs,
-) -> tuple[Flip, ...]:
-    def answer(changes: Mapping[str, Any]) -> Composition:
-        return _conclude(ruleset, conclude_early(ruleset, {**base, **changes}), costs).composition
-
-    per_task = decision.facts["adapters_per"] == "task"
-    of_scheme = {
-        scheme: costs.of(compose(str(decision.facts["chain"]), scheme, per_task=per_task))
-        for scheme in schemes()
-    }
-
-    def elsewhere(hardware: Hardware) -> Composition:
-        return _redecide(replace(situation, hardware=hardware), {}, ruleset).composition
-
-    return find_flips(ruleset, situation, decision, of_scheme, answer, elsewhere)
-
-
-def _warnings(situation: Situation, recommendation: Candidate, decision: Decision) -> list[str]:
+def all_warnings(case: Case, recommendation: Candidate, decision: Decision) -> list[str]:
+    """What the machine, the data and the `warn` rules of every table have to say."""
     said = [rule for judgement in decision.steps.values() for rule in judgement.warnings]
+    for stage in recommendation.stages:
+        said += stage_warnings(case, recommendation.composition, stage.objective)
     return [
-        *_candidate_warnings(situation, recommendation),
-        *(f"{rule.then['say']} ({rule.id})" for rule in said),
+        *_candidate_warnings(case.situation, recommendation),
+        *dict.fromkeys(
+            f"{rule.then['say']} ({rule.id})"
+            for rule in said
+            if rule.candidate in ("", recommendation.composition.scheme)
+        ),
     ]
 
 
+def stage_warnings(case: Case, composition: Composition, name: str) -> tuple[Rule, ...]:
+    """The `warn` rules of the settings table that fire for one stage."""
+    facts = stage_facts(case.situation, case.facts, composition)
+    update, quantization = composition.update or "lora", composition.quantization
+    return judge_stage(case.ruleset, facts, name, update, quantization).warnings
+
+
 def _candidate_warnings(situation: Situation, candidate: Candidate) -> list[str]:
-    """What is to know of this candidate on this machine."""
+    """Warnings about this candidate on this machine."""
     warnings = list(candidate.estimate.memory.warnings) if candidate.estimate.memory else []
     if not candidate.composition.chain:
         return warnings
@@ -200,7 +167,7 @@ def _candidate_warnings(situation: Situation, candidate: Candidate) -> list[str]
             f" ({situation.suggestion.because})"
         )
     cards = len(situation.hardware.gpus)
-    if any(stage.split for stage in candidate.stages):
+    if any(stage.is_sharded for stage in candidate.stages):
         warnings.append(
             f"the model is split over the {cards} cards ({FSDP}), which `advise run` does not"
             f" start: it starts one process, or {DDP} with a whole model on each card"
@@ -247,21 +214,11 @@ def _long_rows(situation: Situation, recommendation: Candidate) -> list[str]:
     return found
 
 
-def stage_warnings(ruleset: Ruleset, facts: Mapping[str, Any]) -> tuple[str, ...]:
-    """What the settings table warns of for one stage's facts."""
-    return tuple(
-        f"{rule.then['say']} ({rule.id})" for rule in judge(ruleset, "settings", facts).warnings
-    )
-
-
 def candidate_of(advice: Advice, ruleset: Ruleset, composition: Composition) -> Candidate:
     """Any composition in the situation of an advice, as a candidate to choose."""
-    base = situation_facts(advice.situation)
-    costs = Costs(ruleset=ruleset, situation=advice.situation, facts=base)
-    decision = _conclude(ruleset, conclude_early(ruleset, base), costs)
-    return candidate_for(
-        ruleset, decision, costs, composition, (Reason(text="no rule recommends it here"),)
-    )
+    case = Case.build(advice.situation, ruleset)
+    otherwise = (Reason(text="no rule recommends it here"),)
+    return candidate_for(case, case.decide(), composition, otherwise)
 
 
 def with_choice(advice: Advice, chosen: Candidate) -> Advice:

@@ -4,21 +4,19 @@ and why (not).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from advisor.advice.facts_of_situation import device
-from advisor.advice.types import Candidate, Chosen, Reason, StageSettings, Verdict
+from advisor.advice.types import Candidate, Reason, Verdict
 from advisor.estimate.types import Estimate
-from advisor.ground.types import DDP, FSDP
-from advisor.methods import objective, schemes, update
+from advisor.methods import schemes
 from advisor.methods.composition import Composition, compose
 from advisor.ruleset.model import Rule, Ruleset
-from advisor.situation.types import Situation
 
+from .case import Case
 from .decide import LAST, SMALLER_MODEL, Decision
 from .explain import budget_reason, facts_seen_by, memory_reason, reason_of, why_not_outcome
-from .fit import coarse_fit, combine_estimates, fit_stage, stage_settings
+from .fit import coarse_fit
 
 GUIDE_CHAINS = (
     "sft",
@@ -34,121 +32,12 @@ SHIPPED = ("base", "document", "evidence")
 TOO_BIG, OVER_BUDGET = "base/too-big", "base/over-budget"  # the rules whose reason is two numbers
 
 
-@dataclass(frozen=True, slots=True)
-class Costs:
-    """What compositions cost in one situation.
-
-    Stages are fitted once each, however many chains share them.
-    """
-
-    ruleset: Ruleset
-    situation: Situation
-    facts: Mapping[str, object]
-    known: dict[tuple[str, str, str | None], tuple[StageSettings, Estimate]] = field(
-        default_factory=dict
-    )
-
-    def of(self, composition: Composition) -> tuple[tuple[StageSettings, ...], Estimate]:
-        """The stages of a composition with settings that fit, and what they cost together.
-
-        Several cards share all stages of a plan in one way: each holds the whole model, or where
-        that is too big the model is split.
-        """
-        if len(self.situation.hardware.gpus) < 2:
-            return self.shared(composition, None)
-        whole = self.shared(composition, DDP)
-        return whole if whole[1].fits != "too_big" else self.shared(composition, FSDP)
-
-    def shared(
-        self, composition: Composition, strategy: str | None
-    ) -> tuple[tuple[StageSettings, ...], Estimate]:
-        """The same where the cards share the work in this way."""
-        lead, module = self._shared_module(composition)
-        found = [
-            self._stage(composition, name, strategy, lead, module) for name in composition.chain
-        ]
-        return tuple(stage for stage, _ in found), combine_estimates([cost for _, cost in found])
-
-    def _shared_module(self, composition: Composition) -> tuple[str, Mapping[str, Chosen]]:
-        """Stages that go on with one module have one form of it: the largest that any of them asks
-        for, and whose it is.
-        """
-        going_on = [name for name in composition.chain if not objective(name).scores]
-        how = update(composition.update or "lora")
-        if not how.size_key or len(going_on) < 2:
-            return "", {}
-        size = how.size_key
-        wanted = {
-            name: stage_settings(self.ruleset, self.situation, self.facts, composition, name)
-            for name in going_on
-        }
-        lead = max(
-            going_on,
-            key=lambda name: wanted[name][size].value if size in wanted[name] else 0,
-        )
-        because = f"one module goes through all stages, in the form that {lead} asks for"
-        return lead, {
-            name: replace(chosen, because=f"{because}: {chosen.because}")
-            for name, chosen in wanted[lead].items()
-            if name in how.keys
-        }
-
-    def _stage(
-        self,
-        composition: Composition,
-        name: str,
-        strategy: str | None,
-        lead: str,
-        shared: Mapping[str, Chosen],
-    ) -> tuple[StageSettings, Estimate]:
-        shared = {} if objective(name).scores or name == lead else shared
-        key = (
-            name,
-            f"{composition.encoder}+{composition.scheme}+{lead if shared else ''}",
-            strategy,
-        )
-        if key not in self.known:
-            self.known[key] = fit_stage(
-                self.ruleset, self.situation, self.facts, composition, name, strategy, shared
-            )
-        return self.known[key]
-
-    def fits(self, chain: str, *, per_task: bool) -> dict[str, str]:
-        """scheme -> the coarse fact the rules see.
-
-        That a model fits which nobody named is no known fact; that it does not is what the plan
-        would run into.
-        """
-        found = {
-            scheme: self._fit(compose(chain, scheme, per_task=per_task)) for scheme in schemes()
-        }
-        if self.situation.suggestion is None:
-            return found
-        return {
-            scheme: fit if fit in ("too_big", "over_budget") else "unknown"
-            for scheme, fit in found.items()
-        }
-
-    def _fit(self, composition: Composition) -> str:
-        """The coarse fact. A module whose base is split says so: the base can be quantised instead,
-        and each card then holds all of it.
-        """
-        stages, cost = self.of(composition)
-        fit = coarse_fit(cost, self.facts)
-        return (
-            "split"
-            if fit == "fits"
-            and update(composition.update or "").is_module
-            and any(stage.split for stage in stages)
-            else fit
-        )
-
-
-def recommended_candidate(ruleset: Ruleset, decision: Decision, costs: Costs) -> Candidate:
+def recommended_candidate(case: Case, decision: Decision) -> Candidate:
     """The composition the rules concluded, with its reasons."""
     because = tuple(
         replace(
-            reason_of(rule, ruleset), facts=facts_seen_by(rule, decision, costs.situation, ruleset)
+            reason_of(rule, case.ruleset),
+            facts=facts_seen_by(rule, decision, case.situation, case.ruleset),
         )
         for rule in decision.rules
     )
@@ -160,7 +49,7 @@ def recommended_candidate(ruleset: Ruleset, decision: Decision, costs: Costs) ->
             verdict="recommended",
             because=because,
         )
-    stages, cost = costs.of(decision.composition)
+    stages, cost = case.cost_of(decision.composition)
     return Candidate(
         composition=decision.composition,
         stages=stages,
@@ -171,18 +60,18 @@ def recommended_candidate(ruleset: Ruleset, decision: Decision, costs: Costs) ->
 
 
 def alternatives(
-    ruleset: Ruleset, decision: Decision, costs: Costs, guide: Composition | None
+    case: Case, decision: Decision, guide: Composition | None
 ) -> tuple[Candidate, ...]:
     """Every other scheme on the same chain, then other chains, the guide's own answer and the
     remedies, best first.
     """
     found = [
-        *_other_schemes(ruleset, decision, costs),
-        *_other_chains(ruleset, decision, costs),
-        *_other_remedies(ruleset, decision),
+        *_other_schemes(case, decision),
+        *_other_chains(case, decision),
+        *_other_remedies(case, decision),
     ]
     if guide is not None and guide.chain:
-        found.append(_guides_own(ruleset, decision, costs, guide))
+        found.append(_guides_own(case, decision, guide))
     unique: dict[str, Candidate] = {}
     for candidate in found:
         unique.setdefault(str(candidate.composition), candidate)
@@ -190,24 +79,20 @@ def alternatives(
     return tuple(unique.values())
 
 
-def _other_schemes(ruleset: Ruleset, decision: Decision, costs: Costs) -> list[Candidate]:
+def _other_schemes(case: Case, decision: Decision) -> list[Candidate]:
     facts, judgement = decision.facts, decision.steps[LAST]
     order = [scheme for scheme, _ in judgement.ranking if scheme != SMALLER_MODEL]
     result = []
     for scheme in dict.fromkeys(
         [*order, *(scheme for scheme in schemes() if scheme in judgement.forbidden), *schemes()]
     ):
-        composition = compose(
-            str(facts["chain"]),
-            scheme,
-            per_task=facts["adapters_per"] == "task",
-            remedies=decision.composition.remedies if decision.trains else (),
-        )
-        stages, cost = costs.of(composition)
-        verdict, because, forced_ok = _scheme_verdict(ruleset, costs, decision, scheme, cost)
+        remedies = decision.composition.remedies if decision.trains else ()
+        composition = decision.candidate(scheme, remedies)
+        stages, cost = case.cost_of(composition)
+        verdict, because, forced_ok = _scheme_verdict(case, decision, scheme, cost)
         if not decision.trains and verdict == "ranked_lower":
             because = tuple(
-                why_not_outcome(decision.steps["train_decision"], "train", facts, ruleset)
+                why_not_outcome(decision.steps["train_decision"], "train", facts, case.ruleset)
             )
         result.append(
             Candidate(
@@ -222,37 +107,39 @@ def _other_schemes(ruleset: Ruleset, decision: Decision, costs: Costs) -> list[C
     return result
 
 
-def _other_chains(ruleset: Ruleset, decision: Decision, costs: Costs) -> list[Candidate]:
+def _other_chains(case: Case, decision: Decision) -> list[Candidate]:
     """The guide's chains and the chain table's runners-up, with the scheme that was chosen."""
     facts, judgement = decision.facts, decision.steps["chain"]
     scheme = (
-        str(facts["scheme"]) if facts["scheme"] != SMALLER_MODEL else _least_hungry(decision, costs)
+        str(facts["scheme"]) if facts["scheme"] != SMALLER_MODEL else _least_hungry(case, decision)
     )
     chains = dict.fromkeys([*(str(chain) for chain, _ in judgement.ranking[:3]), *GUIDE_CHAINS])
     chains.pop(str(facts["chain"]), None)
     result = []
     for chain in chains:
-        composition = compose(chain, scheme, per_task=facts["adapters_per"] == "task")
-        stages, cost = costs.of(composition)
+        composition = compose(chain, scheme, per_task=decision.per_task)
+        stages, cost = case.cost_of(composition)
         forbidden = judgement.forbidden.get(chain, ())
         result.append(
             Candidate(
                 composition=composition, stages=stages, estimate=cost,
                 verdict="forbidden" if forbidden else "ranked_lower",
-                because=tuple(why_not_outcome(judgement, chain, facts, ruleset)),
+                because=tuple(why_not_outcome(judgement, chain, facts, case.ruleset)),
                 forced_ok=not any(is_absolute(rule) for rule in forbidden),
             )
         )  # fmt: skip
     return result
 
 
-def _other_remedies(ruleset: Ruleset, decision: Decision) -> list[Candidate]:
+def _other_remedies(case: Case, decision: Decision) -> list[Candidate]:
     """Why not simply look things up, or write a better prompt."""
     result = []
     for remedy, (table, outcome) in ANSWERED_REMEDIES.items():
         if remedy in decision.composition.remedies:
             continue
-        because = tuple(why_not_outcome(decision.steps[table], outcome, decision.facts, ruleset))
+        because = tuple(
+            why_not_outcome(decision.steps[table], outcome, decision.facts, case.ruleset)
+        )
         result.append(
             Candidate(
                 composition=Composition(remedies=(remedy,)),
@@ -265,33 +152,29 @@ def _other_remedies(ruleset: Ruleset, decision: Decision) -> list[Candidate]:
     return result
 
 
-def _guides_own(
-    ruleset: Ruleset, decision: Decision, costs: Costs, guide: Composition
-) -> Candidate:
+def _guides_own(case: Case, decision: Decision, guide: Composition) -> Candidate:
     """The guide's answer where nothing above says it already, so that it can be run as well."""
     heard = [rule for rule in decision.rules if rule.layer not in ("base", "document")]
     return candidate_for(
-        ruleset,
+        case,
         decision,
-        costs,
         guide,
-        tuple(reason_of(rule, ruleset) for rule in heard)
+        tuple(reason_of(rule, case.ruleset) for rule in heard)
         or (Reason(text="the guide alone says this"),),
     )
 
 
 def candidate_for(
-    ruleset: Ruleset,
+    case: Case,
     decision: Decision,
-    costs: Costs,
     composition: Composition,
     otherwise: tuple[Reason, ...],
 ) -> Candidate:
     """A composition that somebody named, with what speaks against it: what forbids it, its size, or
     `otherwise`.
     """
-    stages, cost = costs.of(composition)
-    fit = coarse_fit(cost, costs.facts)
+    stages, cost = case.cost_of(composition)
+    fit = coarse_fit(cost, case.facts)
     chain = f"{'encoder:' if composition.encoder else ''}{'>'.join(composition.chain)}"
     named = (("chain", chain), (LAST, composition.scheme))
     forbidden = [
@@ -300,14 +183,14 @@ def candidate_for(
         for rule in decision.steps[table].forbidden.get(outcome, ())
         if rule.id != TOO_BIG
     ]
-    because = tuple(reason_of(rule, ruleset) for rule in forbidden) or otherwise
+    because = tuple(reason_of(rule, case.ruleset) for rule in forbidden) or otherwise
     if fit == "too_big":
         found = memory_reason(
             cost,
             str(composition.scheme),
             TOO_BIG,
-            cards=len(costs.situation.hardware.gpus),
-            cpu=device(costs.situation) == "cpu",
+            cards=len(case.situation.hardware.gpus),
+            cpu=device(case.situation) == "cpu",
         )
         because = (found, *because) if found else because
     verdict: Verdict = (
@@ -325,19 +208,17 @@ def candidate_for(
 
 
 def _scheme_verdict(
-    ruleset: Ruleset, costs: Costs, decision: Decision, scheme: str, cost: Estimate
+    case: Case, decision: Decision, scheme: str, cost: Estimate
 ) -> tuple[Verdict, tuple[Reason, ...], bool]:
     judgement = decision.steps[LAST]
     forbidding = judgement.forbidden.get(scheme, ())
     if not forbidding:
         return (
             "ranked_lower",
-            tuple(why_not_outcome(judgement, scheme, decision.facts, ruleset)),
+            tuple(why_not_outcome(judgement, scheme, decision.facts, case.ruleset)),
             True,
         )
-    reasons = tuple(
-        _limit_reason(ruleset, costs, decision, rule, scheme, cost) for rule in forbidding
-    )
+    reasons = tuple(_limit_reason(case, decision, rule, scheme, cost) for rule in forbidding)
     only_size = all(rule.id == TOO_BIG for rule in forbidding)
     return (
         ("too_big" if only_size else "forbidden"),
@@ -347,7 +228,7 @@ def _scheme_verdict(
 
 
 def _limit_reason(
-    ruleset: Ruleset, costs: Costs, decision: Decision, rule: Rule, scheme: str, cost: Estimate
+    case: Case, decision: Decision, rule: Rule, scheme: str, cost: Estimate
 ) -> Reason:
     """A forbidding rule's reason, with the two numbers where it is about a limit."""
     if rule.id == TOO_BIG:
@@ -355,13 +236,13 @@ def _limit_reason(
             cost,
             scheme,
             rule.id,
-            cards=len(costs.situation.hardware.gpus),
-            cpu=device(costs.situation) == "cpu",
+            cards=len(case.situation.hardware.gpus),
+            cpu=device(case.situation) == "cpu",
         )
-        return found or reason_of(rule, ruleset)
+        return found or reason_of(rule, case.ruleset)
     if rule.id == OVER_BUDGET:
-        return budget_reason(cost, costs.facts, scheme, rule.id)
-    return reason_behind(rule, decision, ruleset)
+        return budget_reason(cost, case.facts, scheme, rule.id)
+    return reason_behind(rule, decision, case.ruleset)
 
 
 def reason_behind(rule: Rule, decision: Decision, ruleset: Ruleset) -> Reason:
@@ -379,16 +260,14 @@ def is_absolute(rule: Rule) -> bool:
     return rule.layer not in SHIPPED or rule.id == TOO_BIG
 
 
-def nearest_to_fitting(ruleset: Ruleset, decision: Decision, costs: Costs) -> Candidate:
+def nearest_to_fitting(case: Case, decision: Decision) -> Candidate:
     """Nothing is allowed: of the wanted schemes the one that needs least, so that the way out is
     the shortest.
     """
-    scheme = _least_hungry(decision, costs)
-    composition = compose(
-        str(decision.facts["chain"]), scheme, per_task=decision.facts["adapters_per"] == "task"
-    )
-    stages, cost = costs.of(composition)
-    verdict, because, forced_ok = _scheme_verdict(ruleset, costs, decision, scheme, cost)
+    scheme = _least_hungry(case, decision)
+    composition = decision.candidate(scheme)
+    stages, cost = case.cost_of(composition)
+    verdict, because, forced_ok = _scheme_verdict(case, decision, scheme, cost)
     return Candidate(
         composition=composition,
         stages=stages,
@@ -399,8 +278,7 @@ def nearest_to_fitting(ruleset: Ruleset, decision: Decision, costs: Costs) -> Ca
     )
 
 
-def _least_hungry(decision: Decision, costs: Costs) -> str:
-    chain, per_task = str(decision.facts["chain"]), decision.facts["adapters_per"] == "task"
+def _least_hungry(case: Case, decision: Decision) -> str:
     # A company's prohibition is not lifted by memory: only what it allows is "nearest", unless it
     # allows nothing.
     wanted = [scheme for scheme, _ in decision.steps[LAST].wanted if scheme != SMALLER_MODEL]
@@ -413,7 +291,7 @@ def _least_hungry(decision: Decision, costs: Costs) -> str:
     ]
 
     def need(scheme: str) -> int:
-        memory = costs.of(compose(chain, scheme, per_task=per_task))[1].memory
+        memory = case.cost_of(decision.candidate(scheme))[1].memory
         return memory.peak_bytes if memory else 0
 
     return str(min(allowed or wanted, key=need))

@@ -65,6 +65,25 @@ class Decision:
     def trains(self) -> bool:
         return bool(self.composition.chain)
 
+    @property
+    def chain(self) -> str:
+        """The concluded chain: 'sft>rm>ppo', 'encoder:sft'."""
+        return str(self.facts["chain"])
+
+    @property
+    def per_task(self) -> bool:
+        """Whether each task gets a module of its own."""
+        return bool(self.facts["adapters_per"] == "task")
+
+    @property
+    def nothing_fits(self) -> bool:
+        """Whether no scheme fits the hardware and the budget."""
+        return SMALLER_MODEL in self.composition.remedies
+
+    def candidate(self, scheme: str, remedies: tuple[str, ...] = ()) -> Composition:
+        """The concluded chain with some scheme."""
+        return compose(self.chain, scheme, per_task=self.per_task, remedies=remedies)
+
 
 def conclude_early(ruleset: Ruleset, base: Mapping[str, Any]) -> Decision:
     """The steps that need no estimate: everything before the scheme."""

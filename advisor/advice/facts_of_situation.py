@@ -5,6 +5,7 @@ What is not known is left out.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from advisor.estimate.architecture import ENCODERS
@@ -119,7 +120,7 @@ def fact_origin(situation: Situation, fact_id: str) -> str:
     return ORIGIN_WORDS[answer.origin] if answer is not None else "stated"
 
 
-def unknown_facts(situation: Situation, facts: dict[str, Any]) -> tuple[str, ...]:
+def unknown_facts(situation: Situation, facts: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of the facts that would help and are not known, as an answers file spells them."""
     missing = []
     for fact_id in WORTH_KNOWING:

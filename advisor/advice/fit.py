@@ -107,6 +107,16 @@ def _rounded(length: float) -> int:
     return max(MULTIPLE, -(-int(-(-length // 1)) // MULTIPLE) * MULTIPLE)
 
 
+def stage_facts(
+    situation: Situation, facts: Mapping[str, Any], composition: Composition
+) -> dict[str, Any]:
+    """What the table of settings sees beside the stage's own axes."""
+    found = {**facts, "architecture": "encoder" if composition.encoder else "decoder"}
+    if situation.model is not None:  # also of a suggested model: its size decides the learning rate
+        found["params_b"] = situation.model.params / 1e9
+    return found
+
+
 def stage_settings(
     ruleset: Ruleset,
     situation: Situation,
@@ -115,11 +125,9 @@ def stage_settings(
     objective: str,
 ) -> dict[str, Chosen]:
     """What the rules set for one stage of a composition, before anything is fitted."""
-    if situation.model is not None:  # also of a suggested model: its size decides the learning rate
-        facts = {**facts, "params_b": situation.model.params / 1e9}
-    facts = {**facts, "architecture": "encoder" if composition.encoder else "decoder"}
+    seen = stage_facts(situation, facts, composition)
     return settings_by_rule(
-        ruleset, facts, objective, composition.update or "lora", composition.quantization
+        ruleset, seen, objective, composition.update or "lora", composition.quantization
     )
 
 

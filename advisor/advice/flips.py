@@ -4,19 +4,19 @@ for a card, fixed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from advisor.advice.types import Flip, StageSettings
-from advisor.estimate.types import Estimate
 from advisor.ground.types import Gpu, GpuSpec, Hardware
 from advisor.ground.units import format_gib, format_usd
-from advisor.methods.composition import Composition
+from advisor.methods import schemes
 from advisor.ruleset.facts import Fact
 from advisor.ruleset.judge import cell_points, compile_table
-from advisor.ruleset.model import Ruleset
 from advisor.situation.types import Situation
 
+from .case import Case
 from .decide import Decision
 
 EFFORT = ("answer", "data", "money", "fixed")
@@ -25,30 +25,13 @@ DATA = ("data_kind", "data_rows", "data_tokens")  # what could be collected
 FIXED = ("task", "params_b", "checkpoint_kind", "n_tasks")  # what is as it is, still worth knowing
 MAX_PER_ANSWER = 2  # changes shown that lead to the same answer: the rest say nothing new
 
-Answer = Callable[[Mapping[str, Any]], Composition]
-Elsewhere = Callable[[Hardware], Composition]
 
-
-def find_flips(
-    ruleset: Ruleset,
-    situation: Situation,
-    decision: Decision,
-    costs: Mapping[str, tuple[tuple[StageSettings, ...], Estimate]],
-    answer: Answer,
-    elsewhere: Elsewhere,
-) -> tuple[Flip, ...]:
-    """Single changes that lead to another composition, the easiest first.
-
-    Args:
-        costs: scheme -> stages and estimate on the concluded chain, for the cheapest card that
-            would hold each.
-        answer: The composition of the same facts with some changed.
-        elsewhere: The composition of the same question on another machine.
-    """
+def find_flips(case: Case, decision: Decision) -> tuple[Flip, ...]:
+    """Single changes that lead to another composition, the easiest first."""
     found = [
-        *_by_answers(ruleset, decision, answer),
-        *_by_amount(ruleset, decision, answer),
-        *_by_card(situation, decision, costs, elsewhere),
+        *_by_answers(case, decision),
+        *_by_amount(case, decision),
+        *_by_card(case, decision),
     ]
     found.sort(key=lambda flip: EFFORT.index(flip.effort))
     return tuple(_without_repeats(found, str(decision.composition)))
@@ -63,8 +46,9 @@ def _without_repeats(flips: list[Flip], current: str) -> Iterator[Flip]:
             yield flip
 
 
-def _by_answers(ruleset: Ruleset, decision: Decision, answer: Answer) -> Iterator[Flip]:
+def _by_answers(case: Case, decision: Decision) -> Iterator[Flip]:
     """Other values of the choices and signals that some rule looks at."""
+    ruleset = case.ruleset
     looked_at = {fact_id for table in ruleset.tables.values() for fact_id in table.seen}
     for fact in ruleset.facts.values():
         if fact.id not in looked_at or fact.origin == "concluded":
@@ -83,7 +67,7 @@ def _by_answers(ruleset: Ruleset, decision: Decision, answer: Answer) -> Iterato
             }
             if ruleset.contradictions({**decision.facts, **change}):
                 continue
-            to = answer(change)
+            to = case.with_answers(change).decide().composition
             if str(to) != str(decision.composition):
                 yield Flip(
                     change={fact.answer or fact.id: value},
@@ -104,8 +88,9 @@ def _if(fact: Fact, value: Any) -> str:
     return f"{question} {answer[:1].upper()}{answer[1:]}"
 
 
-def _by_amount(ruleset: Ruleset, decision: Decision, answer: Answer) -> Iterator[Flip]:
+def _by_amount(case: Case, decision: Decision) -> Iterator[Flip]:
     """The nearest amounts of rows, tokens and tasks, up and down, at which the answer changes."""
+    ruleset = case.ruleset
     for fact_id in ("data_rows", "data_tokens", "n_tasks", "params_b"):
         cuts = sorted(
             {
@@ -129,7 +114,7 @@ def _by_amount(ruleset: Ruleset, decision: Decision, answer: Answer) -> Iterator
         for direction in (above, below):
             for point in direction:
                 value = int(point) if fact.integer else point
-                to = answer({fact_id: value})
+                to = case.with_answers({fact_id: value}).decide().composition
                 if str(to) != str(decision.composition):
                     yield Flip(
                         change={fact.answer or fact_id: value},
@@ -156,25 +141,21 @@ def _amount(fact: Fact, value: float, current: float | None) -> str:
 # --------------------------------------------------------------------------- cards
 
 
-def _by_card(
-    situation: Situation,
-    decision: Decision,
-    costs: Mapping[str, tuple[tuple[StageSettings, ...], Estimate]],
-    elsewhere: Elsewhere,
-) -> Iterator[Flip]:
+def _by_card(case: Case, decision: Decision) -> Iterator[Flip]:
     """For each scheme that is too big the cheapest card that holds it, and what the answer is
     there; of cards with one answer the cheapest.
     """
-    if not decision.trains and decision.composition.remedies[-1:] != ("smaller_model",):
+    if not decision.trains and not decision.nothing_fits:
         return
+    situation = case.situation
+    costs = [case.cost_of(decision.candidate(scheme)) for scheme in schemes()]
     holding = [
-        cheapest_holding(situation, stages)
-        for stages, cost in costs.values()
-        if cost.fits == "too_big"
+        cheapest_holding(situation, stages) for stages, cost in costs if cost.fits == "too_big"
     ]
     found: dict[str, Flip] = {}
     for card in (card for card in situation.cards if card in holding):
-        to = elsewhere(one_card(card))
+        there = Case.build(replace(situation, hardware=one_card(card)), case.ruleset)
+        to = there.decide().composition
         found.setdefault(
             str(to),
             Flip(

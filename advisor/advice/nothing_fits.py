@@ -7,48 +7,36 @@ everything out, while without any one of them something fits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from advisor.advice.types import Candidate, NothingFits, Reason, WayOut
-from advisor.ground.types import GpuSpec, Hardware, ModelShape
+from advisor.ground.types import GpuSpec, Hardware
 from advisor.ground.units import format_count, format_duration, format_gib, format_usd
 from advisor.ruleset.model import Ruleset
 from advisor.situation.answers import command_line
-from advisor.situation.types import ModelSuggestion, Situation
+from advisor.situation.types import Situation
 
-from .candidates import SHIPPED, Costs, nearest_to_fitting
-from .decide import LAST, SMALLER_MODEL, Decision
+from .candidates import SHIPPED, nearest_to_fitting
+from .case import Case
+from .decide import LAST, Decision
 from .flips import card_words, one_card
 
 MAX_WAYS = 3
 NEAR_LIMIT = 2.0  # another method on the same card can be this much faster than the nearest
 # In the order in which a person would rather keep them: what comes first is blamed last.
 FACTS = ("rules", "model", "gpu", "budget")
-Redecide = Callable[[Situation, Mapping[str, Any], Ruleset], Decision]
 
 
-def nothing_fits(
-    ruleset: Ruleset,
-    situation: Situation,
-    decision: Decision,
-    costs: Costs,
-    redecide: Redecide,
-    smaller: Sequence[tuple[ModelShape, ModelSuggestion]],
-) -> NothingFits:
-    """Why, and what would.
-
-    Args:
-        redecide: The decision in a changed situation, with some facts changed, by these rules.
-        smaller: Models that could take the place of the one at hand, largest first.
-    """
-    attempt = _Attempts(ruleset, situation, decision, redecide, smaller)
+def nothing_fits(case: Case, decision: Decision) -> NothingFits:
+    """Why, and what would."""
+    attempt = _Attempts(case, decision)
     blamed = _quick_explain(attempt.fits, [], [fact for fact in FACTS if attempt.relaxable(fact)])
-    close = nearest_to_fitting(ruleset, decision, costs)
+    close = nearest_to_fitting(case, decision)
     return NothingFits(
         nearest=close,
-        blame=tuple(_blame(fact, situation, decision, close) for fact in blamed),
+        blame=tuple(_blame(fact, case.situation, decision, close) for fact in blamed),
         ways_out=attempt.ways_out(close)[:MAX_WAYS],
     )
 
@@ -56,21 +44,9 @@ def nothing_fits(
 class _Attempts:
     """The same question with some of its facts relaxed."""
 
-    def __init__(
-        self,
-        ruleset: Ruleset,
-        situation: Situation,
-        decision: Decision,
-        redecide: Redecide,
-        smaller: Sequence[tuple[ModelShape, ModelSuggestion]],
-    ) -> None:
-        self.ruleset, self.situation, self.decision, self.redecide, self.smaller = (
-            ruleset,
-            situation,
-            decision,
-            redecide,
-            smaller,
-        )
+    def __init__(self, case: Case, decision: Decision) -> None:
+        self.ruleset, self.situation, self.decision = case.ruleset, case.situation, decision
+        self.smaller = case.situation.smaller  # models that could take its place, largest first
 
     def relaxable(self, fact: str) -> bool:
         """Whether the fact is stated at all, and can be thought away."""
@@ -100,7 +76,7 @@ class _Attempts:
             changes = {"budget_usd": None, "budget_hours": None}
         if "rules" not in kept and self.relaxable("rules"):
             ruleset = _without_company_forbids(ruleset)
-        return SMALLER_MODEL not in self.redecide(situation, changes, ruleset).composition.remedies
+        return not Case.build(situation, ruleset, changes).decide().nothing_fits
 
     def ways_out(self, close: Candidate) -> tuple[WayOut, ...]:
         return tuple(
@@ -111,7 +87,7 @@ class _Attempts:
 
     def _smaller_model(self) -> WayOut | None:
         for shape, suggestion in self.smaller:
-            decision = self.redecide(replace(self.situation, model=shape), {}, self.ruleset)
+            decision = Case.build(replace(self.situation, model=shape), self.ruleset).decide()
             if _comfortable(decision):
                 change = {"model": suggestion.model}
                 text = (
@@ -132,9 +108,8 @@ class _Attempts:
         for card in self.situation.cards:
             if card.id in names or not self._may_do(card, close):
                 continue
-            decision = self.redecide(
-                replace(self.situation, hardware=one_card(card)), {}, self.ruleset
-            )
+            there = replace(self.situation, hardware=one_card(card))
+            decision = Case.build(there, self.ruleset).decide()
             if _comfortable(decision):
                 change = {"gpu": card.name}
                 holds = "does it within the budget" if self.relaxable("budget") else "holds it"
@@ -172,10 +147,9 @@ class _Attempts:
     def _more_budget(self) -> WayOut | None:
         if not self.relaxable("budget"):
             return None
-        decision = self.redecide(
-            self.situation, {"budget_usd": None, "budget_hours": None}, self.ruleset
-        )
-        if SMALLER_MODEL in decision.composition.remedies:
+        unlimited = {"budget_usd": None, "budget_hours": None}
+        decision = Case.build(self.situation, self.ruleset, unlimited).decide()
+        if decision.nothing_fits:
             return None
         text = f"without the limit on money or hours, {decision.composition} fits"
         return WayOut(
@@ -188,9 +162,10 @@ class _Attempts:
 
 def _comfortable(decision: Decision) -> bool:
     """Whether the decision trains something that fits with room to spare, as a way out should."""
-    return SMALLER_MODEL not in decision.composition.remedies and decision.facts.get(
-        f"fits_{decision.facts['scheme']}"
-    ) in ("fits", "unknown")
+    return not decision.nothing_fits and decision.facts.get(f"fits_{decision.facts['scheme']}") in (
+        "fits",
+        "unknown",
+    )
 
 
 def _without_company_forbids(ruleset: Ruleset) -> Ruleset:

@@ -9,11 +9,23 @@ from typing import Any
 from advisor.advice.types import Chosen
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Stage
-from advisor.ruleset.judge import judge
+from advisor.ruleset.judge import Judgement, judge
 from advisor.ruleset.model import Ruleset
 
 RATE = "learning_rate"  # every stage has one
 DEFAULTS = {item.name: item.default for item in fields(Stage) if item.default is not MISSING}
+
+
+def judge_stage(
+    ruleset: Ruleset,
+    facts: Mapping[str, Any],
+    objective: str,
+    update: str,
+    quantization: str | None,
+) -> Judgement:
+    """What the table of settings says of one stage."""
+    axes = {"objective": objective, "update": update, "quantization": quantization or "none"}
+    return judge(ruleset, "settings", {**facts, **axes})
 
 
 def settings_by_rule(
@@ -27,13 +39,7 @@ def settings_by_rule(
 
     `effective_batch_size` is not a plan key: the fit search splits it.
     """
-    stage_facts = {
-        **facts,
-        "objective": objective,
-        "update": update,
-        "quantization": quantization or "none",
-    }
-    judgement = judge(ruleset, "settings", stage_facts)
+    judgement = judge_stage(ruleset, facts, objective, update, quantization)
     chosen = {
         key: Chosen(value=value, because=rule.because, rule=rule.id)
         for key, (value, rule) in judgement.settings.items()

@@ -59,7 +59,7 @@ class StageSettings:
     settings: Mapping[str, Chosen]
 
     @property
-    def split(self) -> bool:
+    def is_sharded(self) -> bool:
         """Whether the model is split over several cards, which `advise run` does not start."""
         return "sharding" in self.settings and self.settings["sharding"].value != DDP
 

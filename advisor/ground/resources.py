@@ -28,7 +28,7 @@ def rules_dir() -> Path:
 
 
 def trainers_root() -> Path:
-    """The folder to put on a child's PYTHONPATH so that `python -P -m trainers.sft` finds ours and
+    """The folder to put on a child's PYTHONPATH so that `python -P -m trainers` finds ours and
     no other.
     """
     return resource_root()

@@ -12,11 +12,13 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
-from advisor.ground import yaml_reader as yamlio
+from advisor.ground import yaml_reader
+from advisor.ground.errors import InputError
 from advisor.ground.resources import rules_dir
+from advisor.ground.shape import Shape, check_shape
 from advisor.ground.yaml_reader import Document, Path_, parse_yaml
 
 BETWEEN = "\x1f"  # steps of a path; no key of ours holds it
@@ -24,13 +26,24 @@ MAX_KEPT = 200  # files in the cache; more means many versions came and went
 
 
 class _Marks(Mapping[Path_, tuple[int, int]]):
-    """Positions as they are kept: 'tables␟gate␟0␟id' -> [line, column]."""
+    """Positions as they are kept: {"tables␟gate␟0␟id":[line,column],...}.
 
-    def __init__(self, kept: Mapping[str, list[int]]) -> None:
+    Parsed when the first one is asked for: most files are read without any fault to locate, and
+    positions are four fifths of what is kept.
+    """
+
+    def __init__(self, kept: bytes) -> None:
+        if kept[:1] + kept[-1:] != b"{}":
+            raise ValueError("not the positions that were kept")
         self.kept = kept
 
+    @cached_property
+    def positions(self) -> Mapping[str, list[int]]:
+        positions: Mapping[str, list[int]] = json.loads(self.kept)
+        return positions
+
     def __getitem__(self, path: Path_) -> tuple[int, int]:
-        line, column = self.kept[_joined(path)]
+        line, column = self.positions[_joined(path)]
         return line, column
 
     def __iter__(self) -> Iterator[Path_]:
@@ -40,23 +53,39 @@ class _Marks(Mapping[Path_, tuple[int, int]]):
                 if joined
                 else ()
             )
-            for joined in self.kept
+            for joined in self.positions
         )
 
     def __len__(self) -> int:
-        return len(self.kept)
+        return len(self.positions)
+
+
+def _kept_document(raw: bytes, name: str) -> Document:
+    """A document as `_keep` wrote it: data, positions of keys, positions of values, a line each.
+
+    Raises ValueError where the file is something else.
+    """
+    data, keys, values = raw.split(b"\n")
+    return Document(name, json.loads(data), _Marks(keys), _Marks(values))
 
 
 def _joined(path: Path_) -> str:
     return BETWEEN.join(map(str, path))
 
 
-def read_shipped(path: Path, *, root: Path | None = None) -> Document:
+def read_shipped(path: Path, *, shape: Shape | None = None, root: Path | None = None) -> Document:
     """A file under rules/, called 'rules/...' in messages.
 
-    Raises InputError as `read_yaml` does.
+    Raises InputError as `read_yaml` does, and with every fault of a file that has not the `shape`.
     """
-    root = root or rules_dir()
+    document = _read(path, root or rules_dir())
+    faults = check_shape(document, shape) if shape is not None else ()
+    if faults:
+        raise InputError(faults=faults)
+    return document
+
+
+def _read(path: Path, root: Path) -> Document:
     name = (
         f"rules/{path.relative_to(root).as_posix()}"
         if path.is_relative_to(root)
@@ -65,11 +94,10 @@ def read_shipped(path: Path, *, root: Path | None = None) -> Document:
     try:
         raw = path.read_bytes()
     except OSError:
-        return yamlio.read_yaml(path, name=name)  # says what is wrong
+        return yaml_reader.read_yaml(path, name=name)  # says what is wrong
     kept = _folder() / f"{hashlib.sha256(_reader() + raw).hexdigest()[:32]}.json"
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        found = json.loads(kept.read_bytes())
-        return Document(name, found["data"], _Marks(found["keys"]), _Marks(found["values"]))
+    with suppress(OSError, ValueError):
+        return _kept_document(kept.read_bytes(), name)
     document = parse_yaml(raw, name=name)
     _keep(document, kept)
     return document
@@ -77,7 +105,9 @@ def read_shipped(path: Path, *, root: Path | None = None) -> Document:
 
 @cache
 def _reader() -> bytes:
-    return hashlib.sha256(Path(yamlio.__file__).read_bytes()).digest()
+    return hashlib.sha256(
+        b"".join(Path(file).read_bytes() for file in (__file__, yaml_reader.__file__))
+    ).digest()
 
 
 @cache
@@ -90,16 +120,17 @@ def _folder() -> Path:
 
 
 def _keep(document: Document, path: Path) -> None:
-    value = {
-        "data": document.data,
-        "keys": {_joined(place): mark for place, mark in document.key_marks.items()},
-        "values": {_joined(place): mark for place, mark in document.value_marks.items()},
-    }
+    keys = {_joined(place): mark for place, mark in document.key_marks.items()}
+    values = {_joined(place): mark for place, mark in document.value_marks.items()}
     with suppress(OSError, TypeError, ValueError):
         path.parent.mkdir(parents=True, exist_ok=True)
         if sum(1 for _ in path.parent.iterdir()) >= MAX_KEPT:
             for old in path.parent.glob("*.json"):
                 old.unlink(missing_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(value, ensure_ascii=False, separators=(",", ":")), "utf-8")
+        lines = (
+            json.dumps(part, ensure_ascii=False, separators=(",", ":"))
+            for part in (document.data, keys, values)
+        )
+        temporary.write_text("\n".join(lines), "utf-8")
         os.replace(temporary, path)

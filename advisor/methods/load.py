@@ -15,6 +15,7 @@ from typing import Any, get_type_hints
 
 from advisor.ground.errors import Fault, InputError, nearest, unknown_name
 from advisor.ground.resources import estimate_methods_dir, method_roots, resource_root
+from advisor.ground.shape import Choice, Keys, ListOf, Number, Text, check_shape
 from advisor.ground.yaml_cache import read_shipped
 from advisor.ground.yaml_reader import Document, read_yaml
 from advisor.methods.keys import TYPES, Key, Refusal
@@ -38,11 +39,38 @@ CHOICES = {
     "reference": ("never", "always", "with_beta"),
     "logits": ("tiles", "tiles_on_gpu", "whole", "parts", "none"),
 }
+# How much data an objective wants (advisor/data/measure/data_requirements.py).
+AMOUNTS = Keys(
+    keys={
+        "unit": Choice(values=("rows", "tokens"), help="left out: rows"),
+        "too_few": Number(whole=True, min=1, help="below this it is documented to fail"),
+        "usual": ListOf(
+            of=Number(whole=True, min=1),
+            least=2,
+            most=2,
+            help="the range that published runs sit in",
+        ),
+        "text": Text(),
+        "sources": ListOf(of=Text(), least=1, help="ids of rules/sources.yaml"),
+    },
+    required=("too_few", "usual", "text", "sources"),
+)
 LISTS = {"trains_on": DATA_KINDS, "serves": SERVERS}
 OWN_NAME = "give yours a name of its own"
 WORDS = {str: "text", bool: "true or false", int: "a whole number"}
 # Read by others: rules by the rule loader, keys and quantizations below.
-ELSEWHERE = ("version", "keys", "defaults", "unused", "refuses", "quantizations", "settings")
+ELSEWHERE = (
+    "version",
+    "amounts",
+    "sources",
+    "keys",
+    "defaults",
+    "unused",
+    "refuses",
+    "quantizations",
+    "settings",
+    "scenarios",
+)
 PLAIN = (str, int, float, bool)
 KEY_PARTS = {item.name for item in fields(Key)} - {"name", "owner"} | {"source", "sources"}
 REFUSAL_PARTS = {item.name for item in fields(Refusal)}
@@ -147,7 +175,8 @@ class _Reader:
             return None
         hints = get_type_hints(kind)
         made_here = (
-            "axis", "at", "shipped", "keys", "defaults", "unused", "refuses", "variants",
+            "axis", "at", "shipped", "amounts", "sources", "keys", "defaults", "unused", "refuses",
+            "variants",
         )  # fmt: skip
         own = {item.name: item for item in fields(kind) if item.name not in made_here}
         known = [*own, *ELSEWHERE]
@@ -174,11 +203,15 @@ class _Reader:
                 key: value.get("value") if isinstance(value, dict) else value
                 for key, value in self.map("defaults").items()
             },
+            "sources": self.map("sources"),
             "unused": {key: str(why) for key, why in self.map("unused").items()},
             "refuses": tuple(self.refusals(owner)),
         }
         if self.axis == "update":
             values["variants"] = tuple(self.variants())
+        elif "amounts" in self.data:
+            self.faults += check_shape(self.document, AMOUNTS, ("amounts",))
+            values["amounts"] = self.data["amounts"]
         return None if self.faults else kind(**values)
 
     def value(self, name: str, value: Any, kind: Any) -> Any:

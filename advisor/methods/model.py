@@ -37,6 +37,7 @@ class Method:
     defaults: Mapping[str, Any] = field(default_factory=dict)  # of keys that every stage has
     unused: Mapping[str, str] = field(default_factory=dict)  # such keys that it ignores, and why
     refuses: tuple[Refusal, ...] = ()
+    sources: Mapping[str, Any] = field(default_factory=dict)  # beside those of rules/sources.yaml
     arithmetic: str = ""  # module of estimate/methods/ that holds what is special about its cost
 
 
@@ -53,6 +54,7 @@ class Objective(Method):
     splits_documents: bool = False  # rows are cut into pieces of seq_len without loss
     reference: str = "never"  # a frozen copy beside full fine-tuning: never | always | with_beta
     extra_forwards: int = 0  # forward passes beside the one that is learned from
+    amounts: Mapping[str, Any] = field(default_factory=dict)  # how much data it wants
     logits: str = "tiles"  # tiles | tiles_on_gpu | whole | parts | none
 
     @property
@@ -97,6 +99,7 @@ class Update(Method):
     merges: bool = False  # its result can be merged into the base
     why_not_merged: str = ""
     serves: tuple[str, ...] = SERVERS  # where its result can be loaded beside its base
+    changes_at_start: bool = False  # a new module changes answers before any training
     peft_type: str = ""  # PEFT's name for it
     imports: str = ""  # what plain PEFT needs imported before it can load the result
     variants: tuple[Variant, ...] = ()

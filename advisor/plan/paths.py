@@ -6,10 +6,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from advisor.plan.keys import KeySpecs, key_specs
 from advisor.plan.model import Plan, Stage
+
+
+def path_from(folder: Path, text: str) -> Path:
+    """What a path means that starts from a folder; `~` is the home folder.
+
+    Args:
+        folder: Without links and `..`, so that `..` in the text is its parent.
+    """
+    path = Path(text).expanduser()
+    while path.parts[:1] == ("..",):
+        folder, path = folder.parent, Path(*path.parts[1:])
+    return folder / path
 
 
 def with_paths(plan: Plan, moved: Callable[[str], str], *, specs: KeySpecs | None = None) -> Plan:

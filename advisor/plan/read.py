@@ -23,6 +23,7 @@ from advisor.methods import objectives, updates
 from advisor.plan.checks import plan_faults, stage_faults
 from advisor.plan.keys import KeySpecs, key_specs
 from advisor.plan.model import Launch, Origin, Plan, PlanData, Stage, Task
+from advisor.plan.paths import path_from
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -64,7 +65,7 @@ def resolve_path(plan_path: Path | str, text: str) -> Path:
     """The file or folder that a path in a plan means: relative to the plan file's folder, `~` is
     the home folder.
     """
-    return Path(plan_path).resolve().parent / Path(text).expanduser()
+    return path_from(Path(plan_path).resolve().parent, text)
 
 
 def plan_from_data(

@@ -1,20 +1,19 @@
-"""Where `--plan` puts a launch file: beside nothing it would harm, with paths that hold from
-there.
+"""Writes the launch file that `--plan` names: it overwrites nothing of value, and its paths are
+relative to its own folder.
 """
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Collection
 from pathlib import Path
 
 from advisor.ground.errors import InputError
 from advisor.ground.files import PLAN_FILE
-from advisor.ground.types import Answers
 from advisor.plan.model import Comments, Plan
 from advisor.plan.paths import with_paths
 from advisor.plan.write import HEADER, plan_text, write_plan
-from advisor.ruleset.facts import load_facts
 
 
 def write_plan_file(
@@ -28,18 +27,23 @@ def write_plan_file(
     """Write the launch file; data and model paths in it are relative to its own folder.
 
     Args:
-        inputs: Files and folders that the plan was made from; none of them is ever replaced, nor
-            what lies inside one, launch files aside.
-        force: Replace another file that is there already. One that says the same is left as it is.
+        plan: The plan, with paths relative to the working folder.
+        comments: The comment beside each value.
+        path: Where to write it.
+        inputs: Files and folders that the plan was made from. None of them is ever overwritten, nor
+            any file inside one, except launch files.
+        force: Overwrite an existing file. A file with the same content is left as it is.
+
+    Raises InputError if the file may not be written there.
     """
     if path.is_dir():
         raise InputError(
-            f"--plan {path}: is a folder, a file name is expected",
+            f"--plan {path} is a directory; give a file name",
             hint=f"--plan {shlex.quote(str(path / PLAN_FILE))}",
         )
     if not path.parent.exists():
         raise InputError(
-            f"--plan {path}: the folder {path.parent} does not exist",
+            f"--plan {path}: the directory {path.parent} does not exist",
             hint=f"mkdir -p {shlex.quote(str(path.parent))}",
         )
     plan = relocate(plan, path.parent)
@@ -51,46 +55,36 @@ def write_plan_file(
             path.resolve().is_relative_to(given.resolve()) for given in inputs
         ):
             raise InputError(
-                f"--plan {path}: is what the plan is made from, which is never changed",
+                f"--plan {path} is an input of this plan, and inputs are never overwritten",
                 hint="name another file",
             )
         if not force:
             raise InputError(
-                f"--plan {path}: is there already, and says something else",
-                hint="name another file, or add --force to replace it",
+                f"--plan {path} exists already, with other content",
+                hint="name another file, or add --force to overwrite it",
             )
     elif path.exists():
         raise InputError(
-            f"--plan {path}: is a device or a pipe, a file name is expected",
-            hint="to see the plan: the key `plan` of advise --json",
+            f"--plan {path} is a device or a pipe; give a file name",
+            hint="`advise --json` prints the plan under the key `plan`",
         )
     write_plan(plan, comments, path)
 
 
-def given_paths(answers: Answers, base: Path | None, *files: str | Path | None) -> list[Path]:
-    """Every file and folder that the answers name, as given and beside the answers file, and the
-    other files named on the command line.
-    """
-    facts = load_facts()
-    named = [
-        answer.value
-        for fact_id, answer in answers.known.items()
-        if fact_id == "model" or (fact_id in facts and facts[fact_id].type == "path")
-    ]
-    named += (answers.value("tasks") or {}).values()
-    folders = (Path(), *([base] if base else []))
-    return [
-        *(folder / Path(name).expanduser() for name in named for folder in folders),
-        *(Path(file) for file in files if file),
-    ]
-
-
 def relocate(plan: Plan, folder: Path) -> Plan:
-    """The plan with paths that were relative to the working folder made to hold from `folder`."""
+    """The plan with relative paths that start from the working folder made to start from `folder`.
+
+    What does not exist (a hub id) and absolute paths stay as they are.
+    """
     if folder.resolve() == Path.cwd().resolve():
         return plan
 
     def moved(path: str) -> str:
-        return str(Path(path).resolve()) if Path(path).exists() else path
+        if Path(path).is_absolute() or not Path(path).exists():
+            return path
+        try:
+            return os.path.relpath(Path(path).resolve(), folder.resolve())
+        except ValueError:  # on another drive (Windows)
+            return str(Path(path).resolve())
 
     return with_paths(plan, moved)

@@ -8,21 +8,17 @@ driver and ECC.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
 from typing import Any
 
-from advisor.ground.errors import Fault, InputError
-from advisor.ground.resources import rules_dir
 from advisor.ground.types import GpuSpec
-from advisor.ground.units import GIB, MIB
-from advisor.ground.yaml_cache import read_shipped
-from advisor.ground.yaml_reader import Document
-from advisor.probe.names import FORM, TELLS_APART, catalogue_words, split_name
+from advisor.ground.units import GIB
+from advisor.probe.gpu_files import CatalogueGpu, catalogue_gpus
+from advisor.probe.names import FORM, TELLS_APART, split_name
 
-NOT_CARDS = ("sources.yaml", "cuda.yaml")  # facts about cards in general
 SAME_SIZE = (
     0.03  # a size people name and the size a driver reports for it differ by up to this share
 )
@@ -41,16 +37,6 @@ class GpuMatch:
     near: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Card:
-    spec: GpuSpec
-    entry: Mapping[str, Any]
-    names: tuple[str, ...]  # exactly as a driver or vendor writes them
-    words: frozenset[str]
-    own_words: frozenset[str]  # of its short name
-    sold_gib: tuple[float, ...]  # its own size first, then others under the same name
-
-
 # --------------------------------------------------------------------------- reading
 
 
@@ -58,196 +44,16 @@ class _Card:
 def load_catalogue() -> Mapping[str, GpuSpec]:
     """GPU id -> GpuSpec with its price, in file order.
 
-    Raises InputError, located, for a faulty file.
+    Raises InputError with every fault of the files, located.
     """
-    return MappingProxyType({card_id: card.spec for card_id, card in _cards().items()})
+    return MappingProxyType({gpu_id: gpu.spec for gpu_id, gpu in catalogue_gpus().items()})
 
 
 def gpu_entry(gpu_id: str) -> Mapping[str, Any]:
-    """Everything rules/hardware/ says of one card, as written there (rates per format,
+    """Everything rules/hardware/ says of one GPU, as written there (rates per format,
     interconnect, sources).
     """
-    return _cards()[gpu_id].entry
-
-
-@cache
-def cuda_facts() -> Mapping[str, Any]:
-    """The facts of rules/hardware/cuda.yaml: drivers, wheels, number formats."""
-    data: Mapping[str, Any] = read_shipped(rules_dir() / "hardware" / "cuda.yaml").data
-    return data
-
-
-@cache
-def _cards() -> Mapping[str, _Card]:
-    cards: dict[str, _Card] = {}
-    faults: list[Fault] = []
-    documents = []
-    for path in sorted((rules_dir() / "hardware").glob("*.yaml")):
-        if path.name not in NOT_CARDS:
-            documents.append(read_shipped(path))
-    prices = _Prices()
-    for document in documents:
-        for gpu_id in _entries(document, faults):
-            prices.known.add(gpu_id)
-    for path in sorted((rules_dir() / "prices").glob("*.yaml")):
-        prices.add(read_shipped(path))
-    for document in documents:
-        for gpu_id, entry in _entries(document, []).items():
-            try:
-                cards[gpu_id] = _card(
-                    gpu_id, entry, vendor=str(document.data["vendor"]), price=prices.lowest(gpu_id)
-                )
-            except (KeyError, TypeError, ValueError) as error:
-                faults.append(
-                    Fault(
-                        what=(
-                            f"{document.at(('gpus', gpu_id), key=True)}: {gpu_id}:"
-                            f" {error.__class__.__name__}: {error}"
-                        )
-                    )
-                )
-    faults.extend(prices.faults)
-    if faults:
-        raise InputError(faults=faults)
-    return cards
-
-
-def _entries(document: Document, faults: list[Fault]) -> Mapping[str, Any]:
-    data = document.data
-    if isinstance(data, dict) and isinstance(data.get("gpus"), dict) and "vendor" in data:
-        return dict(data["gpus"])
-    faults.append(
-        Fault(what=f"{document.at()}: a map with the keys 'vendor' and 'gpus' is expected")
-    )
-    return {}
-
-
-def _card(
-    gpu_id: str, entry: Mapping[str, Any], *, vendor: str, price: tuple[float | None, str]
-) -> _Card:
-    devices = int(entry.get("devices_per_board", 1))  # a run sees the devices, not the board
-    memory = entry["memory"]
-    sold_gib = memory.get("sold_gb")
-    seen_mib = memory.get("nvml_mib") or memory.get("probe_mib")
-    memory_bytes = int(seen_mib * MIB) if seen_mib else int(sold_gib * GIB) if sold_gib else None
-    rates = entry["tflops_dense"]
-    rate = rates.get("bf16") or rates.get("fp16")
-    achieved = entry.get("achieved_matmul_bf16")
-    spec = GpuSpec(
-        id=gpu_id,
-        name=str(entry["name"]),
-        vendor=vendor,
-        memory_bytes=memory_bytes // devices if memory_bytes else None,
-        compute_capability=capability(entry.get("compute_capability")),
-        bf16=entry["supports"]["bf16"],
-        bf16_flops=rate * 1e12 / devices if rate else None,
-        achieved_flops=achieved["tflops"] * 1e12 / devices if achieved else None,
-        bandwidth_bytes_per_s=(
-            entry["bandwidth_gb_s"] * 1e9 / devices if entry.get("bandwidth_gb_s") else None
-        ),
-        power_w=entry["tdp_w"] / devices if entry.get("tdp_w") else None,
-        price_usd_per_h=price[0],
-        price_note=price[1],
-    )
-    names = (*entry.get("nvml_names", ()), *entry.get("other_names", ()))
-    return _Card(
-        spec=spec,
-        entry=entry,
-        names=names,
-        words=catalogue_words((gpu_id, spec.name, *names)),
-        own_words=catalogue_words((spec.name,)),
-        sold_gib=tuple(
-            float(size) / devices for size in (sold_gib, *memory.get("also_sold_gb", ())) if size
-        ),
-    )
-
-
-def capability(text: object) -> tuple[int, int] | None:
-    """A compute capability as numbers: "8.9" -> (8, 9); None for anything else."""
-    major, dot, minor = str(text).partition(".")
-    return (int(major), int(minor)) if dot and major.isdigit() and minor.isdigit() else None
-
-
-@dataclass(slots=True)
-class _Prices:
-    """The on-demand prices of every file in rules/prices/; a later file wins provider by
-    provider.
-    """
-
-    known: set[str] = field(default_factory=set)
-    faults: list[Fault] = field(default_factory=list)
-    providers: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    on_demand: dict[str, dict[str, tuple[float, str]]] = field(
-        default_factory=dict
-    )  # gpu -> provider -> price, compiled
-
-    def add(self, document: Document) -> None:
-        data = document.data
-        if not isinstance(data, dict):
-            self.faults.append(Fault(what=f"{document.at()}: a map is expected"))
-            return
-        self.providers.update(data.get("providers") or {})
-        for table in ("on_demand_usd_per_h", "spot_usd_per_h"):
-            for gpu_id, row in (data.get(table) or {}).items():
-                for provider, price in (row or {}).items():
-                    self._check(document, (table, gpu_id, provider), price)
-                if table == "on_demand_usd_per_h":
-                    dated = {
-                        provider: (float(price), str(data.get("compiled") or ""))
-                        for provider, price in row.items()
-                        if isinstance(price, int | float)
-                    }
-                    self.on_demand.setdefault(gpu_id, {}).update(dated)
-
-    def _check(self, document: Document, path: tuple[str, str, str], price: object) -> None:
-        _, gpu_id, provider = path
-        at = document.at(path)
-        if gpu_id not in self.known:
-            self.faults.append(
-                Fault(
-                    what=f"{at}: unknown GPU '{gpu_id}'",
-                    allowed="the keys under `gpus` in rules/hardware/",
-                    hint=_did_you_mean(gpu_id, self.known),
-                )
-            )
-        if provider not in self.providers:
-            self.faults.append(
-                Fault(
-                    what=f"{at}: unknown provider '{provider}'",
-                    allowed=f"known: {', '.join(sorted(self.providers))}",
-                )
-            )
-        if not isinstance(price, int | float) or isinstance(price, bool) or price <= 0:
-            self.faults.append(
-                Fault(
-                    what=f"{at}: the price is {price!r}",
-                    allowed="US dollars per GPU and hour, above zero",
-                )
-            )
-
-    def lowest(self, gpu_id: str) -> tuple[float | None, str]:
-        """The price a card is shown with: the lowest outside marketplaces, else the lowest, with
-        provider and date.
-        """
-        rows = {
-            name: row
-            for name, row in self.on_demand.get(gpu_id, {}).items()
-            if self.providers.get(name, {}).get("count", True)
-        }
-        firm = {
-            name: row
-            for name, row in rows.items()
-            if self.providers.get(name, {}).get("kind") != "marketplace"
-        }
-        pool = firm or rows
-        if not pool:
-            return None, ""
-        provider = min(pool, key=lambda name: pool[name][0])
-        price, compiled = pool[provider]
-        facts = self.providers.get(provider, {})
-        date = (facts.get("dates") or {}).get(gpu_id) or facts.get("date")
-        when = str(date) if date else f"undated, read by {compiled}" if compiled else "undated"
-        return price, f"{provider}{'' if firm else ' marketplace'}, {when}"
+    return catalogue_gpus()[gpu_id].entry
 
 
 # --------------------------------------------------------------------------- a probed device
@@ -264,7 +70,7 @@ def match_probed(nvml_name: str, memory_bytes: int | None) -> GpuSpec | None:
         return None
     bare = nvml_name.removeprefix("NVIDIA ")
     for name in (nvml_name, f"NVIDIA {bare}", bare):
-        for card in _cards().values():
+        for card in catalogue_gpus().values():
             if name in card.names and (
                 len(card.sold_gib) < 2
                 or memory_bytes is None
@@ -274,7 +80,7 @@ def match_probed(nvml_name: str, memory_bytes: int | None) -> GpuSpec | None:
     return None
 
 
-def _own_size(card: _Card, size_gib: float) -> bool:
+def _own_size(card: CatalogueGpu, size_gib: float) -> bool:
     """True where the size is nearer to this card's own than to any other the name is sold with."""
     return min(card.sold_gib, key=lambda sold: abs(sold - size_gib)) == card.sold_gib[0]
 
@@ -315,9 +121,9 @@ def find_gpu(name: str, *, memory_gib: float | None = None, lenient: bool = Fals
     return GpuMatch(spec=card.spec, memory_bytes=memory_bytes, warnings=(*warnings, *more))
 
 
-def _exact(name: str) -> tuple[_Card, ...]:
+def _exact(name: str) -> tuple[CatalogueGpu, ...]:
     wanted = name.strip().lower()
-    cards = _cards()
+    cards = catalogue_gpus()
     if wanted in cards:
         return (cards[wanted],)
     bare = wanted.removeprefix("nvidia ")
@@ -332,22 +138,22 @@ def _exact(name: str) -> tuple[_Card, ...]:
     return ()
 
 
-def _by_words(words: Sequence[str]) -> tuple[_Card, ...]:
+def _by_words(words: Sequence[str]) -> tuple[CatalogueGpu, ...]:
     typed = frozenset(words)
     if not any(any(letter.isdigit() for letter in word) or word == "orin" for word in typed):
         return ()  # "card", "RTX": says nothing about which
     return tuple(
         card
-        for card in _cards().values()
+        for card in catalogue_gpus().values()
         if typed <= card.words and not (card.own_words - typed) & TELLS_APART
     )
 
 
-def _by_known_part(words: Sequence[str]) -> tuple[_Card, ...]:
+def _by_known_part(words: Sequence[str]) -> tuple[CatalogueGpu, ...]:
     """Cards that fit the first model number of a description and as many of its other words as go
     with it.
     """
-    found: tuple[_Card, ...] = ()
+    found: tuple[CatalogueGpu, ...] = ()
     taken: list[str] = []
     numbers = [
         word for word in words if any(letter.isdigit() for letter in word) and word not in FORM
@@ -361,8 +167,8 @@ def _by_known_part(words: Sequence[str]) -> tuple[_Card, ...]:
 
 
 def _variant(
-    name: str, cards: Sequence[_Card], stated_gib: float | None
-) -> tuple[_Card, int | None, list[str]]:
+    name: str, cards: Sequence[CatalogueGpu], stated_gib: float | None
+) -> tuple[CatalogueGpu, int | None, list[str]]:
     options = [(card, size) for card in cards for size in card.sold_gib or (None,)]
     named = ", ".join(
         dict.fromkeys(
@@ -422,7 +228,7 @@ def _variant(
     )
 
 
-def _filled_in(name: str, card: _Card) -> list[str]:
+def _filled_in(name: str, card: CatalogueGpu) -> list[str]:
     """A warning where the catalogue's name holds a word that changes the chip and that nobody
     typed.
     """
@@ -435,7 +241,7 @@ def _filled_in(name: str, card: _Card) -> list[str]:
     )
 
 
-def _memory(card: _Card, size_gib: float | None) -> int | None:
+def _memory(card: CatalogueGpu, size_gib: float | None) -> int | None:
     """What the driver reports of a card of this size; another size under the same name counts as it
     is sold.
     """
@@ -448,7 +254,7 @@ def _same(stated_gib: float, sold_gib: float) -> bool:
     return abs(stated_gib - sold_gib) <= SAME_SIZE * sold_gib
 
 
-def _reported(card: _Card, size_gib: float, stated_gib: float) -> bool:
+def _reported(card: CatalogueGpu, size_gib: float, stated_gib: float) -> bool:
     """True where the stated size is what the driver shows for this card (15 GiB on a T4 sold as 16
     GB).
     """
@@ -460,20 +266,16 @@ def _near(name: str) -> tuple[str, ...]:
     """Up to three names like it: those with the same number first, then those spelt alike."""
     words = split_name(name).words
     numbers = {word for word in words if any(letter.isdigit() for letter in word)}
-    same_number = [card.spec.name for card in _cards().values() if numbers & card.own_words]
+    same_number = [card.spec.name for card in catalogue_gpus().values() if numbers & card.own_words]
     by_words = {
-        " ".join(split_name(card.spec.name).words): card.spec.name for card in _cards().values()
+        " ".join(split_name(card.spec.name).words): card.spec.name
+        for card in catalogue_gpus().values()
     }
     alike = [
         by_words[close]
         for close in difflib.get_close_matches(" ".join(words), list(by_words), n=3, cutoff=0.6)
     ]
     return tuple(dict.fromkeys([*same_number, *alike]))[:3]
-
-
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean '{close[0]}'?" if close else ""
 
 
 # --------------------------------------------------------------------------- what else is asked of
@@ -503,7 +305,7 @@ def interconnect_of(spec: GpuSpec) -> str | None:
     """How several of these cards reach each other, in words: "NVLink 4, 900 GB/s both ways"; None
     where not known.
     """
-    link = _cards()[spec.id].entry.get("interconnect") or {}
+    link = catalogue_gpus()[spec.id].entry.get("interconnect") or {}
     kind = link.get("kind")
     speed = (
         f", {link['bidirectional_gb_s']:g} GB/s both ways" if link.get("bidirectional_gb_s") else ""

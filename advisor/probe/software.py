@@ -132,7 +132,7 @@ def _without_code(hardware: Hardware, build: TorchBuild) -> str | None:
     """The problem of a card that the official wheel has no code for: too old a card, or too old a
     wheel.
     """
-    from advisor.probe.catalogue import capability, cuda_facts
+    from advisor.probe.gpu_files import capability, cuda_facts
 
     row = next(
         (
@@ -162,7 +162,7 @@ def _without_code(hardware: Hardware, build: TorchBuild) -> str | None:
 
 def _install(hardware: Hardware, build: TorchBuild) -> str:
     """The one line that brings a PyTorch for this driver and card, as far as plain pip has one."""
-    from advisor.probe.catalogue import capability, cuda_facts
+    from advisor.probe.gpu_files import capability, cuda_facts
 
     generation = _generation(hardware.cuda_version)
     capabilities = [
@@ -196,7 +196,7 @@ def _release(build: TorchBuild) -> str:
 
 
 def _driver_from(generation: int) -> str:
-    from advisor.probe.catalogue import cuda_facts
+    from advisor.probe.gpu_files import cuda_facts
 
     first = cuda_facts()["driver_from"].get(str(generation))
     return f" to {first} or newer" if first else ""

@@ -39,7 +39,7 @@ def print_rule(ruleset: Ruleset, rule_id: str, console: Console) -> None:
         fault = unknown_name("rule", rule_id, ids, at="advise rules")
         raise InputError(
             f"advise rules: unknown rule '{rule_id}'",
-            hint=fault.hint or "`advise rules` lists them",
+            hint=fault.hint or "`advise rules` lists them; a method is explained by its name",
         )
     lines = [
         ("rule", rule.id),
@@ -85,4 +85,6 @@ def conditions(rule: Rule) -> str:
 
 def outcome(rule: Rule) -> str:
     """A rule's `then` in words."""
+    if not rule.then:
+        return "the scheme is ruled out"
     return ", ".join(f"{key} = {value}" for key, value in rule.then.items())

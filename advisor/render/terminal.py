@@ -66,7 +66,7 @@ def print_advice(advice: Advice, console: Console, *, plan_path: str | None = No
         _title(console, "The plan")
         # soft_wrap leaves the line whole, so that it can be copied from a narrow terminal.
         console.print(_rich(f"  {plan_path}", console), soft_wrap=True)
-        if not any(stage.split for stage in advice.recommendation.stages):
+        if not any(stage.is_sharded for stage in advice.recommendation.stages):
             console.print(
                 _rich(f"  advise run {shlex.quote(plan_path)}", console, "bold"), soft_wrap=True
             )

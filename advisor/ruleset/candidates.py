@@ -89,12 +89,7 @@ def judged_rules(ruleset: Ruleset, table_id: str) -> tuple[Rule, ...]:
     asked = ruleset.rules[table.asks] if table.asks else ()
     return (
         *ruleset.rules[table_id],
-        *(
-            one
-            for rule in asked
-            if rule.kind == "forbid"
-            for one in for_candidates(rule, table, ruleset.facts)
-        ),
+        *(one for rule in asked for one in for_candidates(rule, table, ruleset.facts)),
     )
 
 
@@ -125,7 +120,7 @@ def for_candidates(rule: Rule, table: Table, facts: Mapping[str, Fact]) -> Itera
                 rule,
                 table=table.id,
                 when=tuple(condition for condition in when if condition is not None),
-                then={table.concludes: scheme},
+                then={table.concludes: scheme} if rule.kind == "forbid" else rule.then,
                 candidate=scheme,
             )
 

@@ -65,6 +65,7 @@ class Fact:
     read_from: tuple[str, ...] = ()  # the facts that tell this one too
     phrase: str = ""  # how a sentence names it: "your budget"
     per: str = ""  # "scheme": a fact of each candidate, under an id of its own for each
+    values_from: str = ""  # the list of methods that its values are the names of
     instance_of: str = ""  # the fact with `per` that this one is an instance of
     trait: str = ""  # an attribute of the method: what its file says, not a person
     compared_with: str = ""  # true if the trait holds the value of this other fact
@@ -136,7 +137,7 @@ def _fact(fact_id: str, entry: Mapping[str, Any]) -> Fact:
     fields = {
         key: value
         for key, value in entry.items()
-        if key in KEYS and key not in ("values", "values_from", "ask_when", *NAMES)
+        if key in KEYS and key not in ("values", "ask_when", *NAMES)
     }
     raw_values = entry.get("values")
     if entry.get("values_from"):
@@ -164,6 +165,13 @@ def read_from(fact_id: str) -> tuple[str, ...]:
     size.
     """
     return tuple(fact.id for fact in load_facts().values() if fact_id in fact.read_from)
+
+
+def methods_named(fact: Fact) -> tuple[str, ...]:
+    """The values of a fact that are names of methods: one of them without a rule of its own is no
+    mistake.
+    """
+    return tuple(VALUES_FROM[fact.values_from]()) if fact.values_from else ()
 
 
 def signals(facts: Mapping[str, Fact]) -> list[str]:

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from advisor.ground.errors import nearest
-from advisor.methods import is_own, methods
+from advisor.methods import methods
 from advisor.ruleset.candidates import fires
 from advisor.ruleset.entries import value_words
+from advisor.ruleset.facts import methods_named
 from advisor.ruleset.load import SHIPPED_LAYERS, only_layer
 from advisor.ruleset.model import Rule, Ruleset
 from advisor.ruleset.proof import Clash, Hole, Idle, TableProof, alike, prove
@@ -214,17 +215,17 @@ class _Linter:
                     )
             if self.complete:
                 for outcome in proof.never_concluded:
+                    of_method = outcome in methods_named(self.ruleset.facts[table.concludes])
                     text = f"no situation leads to {table.concludes} = {outcome}"
-                    brought = is_own(str(outcome))  # a rule of one's own may follow
                     hint = (
-                        "write a rule that recommends it (--rules), or choose it (--choose)"
-                        if brought
+                        "it is offered among the alternatives: --choose takes it"
+                        if of_method
                         else "write a rule that recommends it, or remove the value from"
                         " rules/facts.yaml"
                     )
                     self.add(
                         "outcome-never-recommended",
-                        "note" if brought else "error",
+                        "note" if of_method else "error",
                         text,
                         at=table.at,
                         hint=hint,

@@ -92,6 +92,7 @@ class _Loader(Reader):
         rules that set its defaults.
         """
         data = document.data
+        self.add_sources(document)
         self.axes[f"{axis}/{data['id']}"] = {
             key: value for key, value in data.items() if key != "settings"
         }

@@ -12,21 +12,23 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from advisor.estimate.architecture import NAMES, ConfigError, read, shape_from_config
 from advisor.ground.errors import InputError
-from advisor.ground.resources import rules_dir
 from advisor.ground.types import ModelShape
 from advisor.ground.units import format_count
-from advisor.ground.yaml_cache import read_shipped
+from advisor.situation.model_files import (
+    catalogue_ids,
+    organisation_models,
+    suggested_models,
+    typical_sizes,
+)
 from advisor.situation.types import ModelSuggestion
 
 HUB_TIMEOUT_S = 5.0
 MAX_HEADER_BYTES = 100_000_000  # what safetensors itself allows
-NOT_ORGANISATIONS = ("suggestions", "typical_sizes")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+$")
 INSTRUCT = re.compile(
     r"(?:^|[-_. ])(instruct|chat|it|sft|dpo|rlhf|assistant|thinking|reasoning)(?=$|[-_. ])",
@@ -207,10 +209,10 @@ def _why_no_config(path: Path) -> str:
             " converted from"
         )
     if any((path / item / "config.json").is_file() for item in names):
-        return (
-            "a folder inside has one:"
-            f" {next(str(path / item) for item in sorted(names) if (path / item / 'config.json').is_file())}"
+        inside = next(
+            path / name for name in sorted(names) if (path / name / "config.json").is_file()
         )
+        return f"a folder inside has one: {inside}"
     return "is this the right folder?"
 
 
@@ -252,32 +254,10 @@ def _counted_weights(path: Path) -> int | None:
 # --------------------------------------------------------------------------- the catalogue
 
 
-@cache
-def _organisation(stem: str) -> Mapping[str, Mapping[str, Any]]:
-    path = rules_dir() / "models" / f"{stem}.yaml"
-    if not path.is_file():
-        return {}
-    models = read_shipped(path).data["models"]
-    return models if isinstance(models, dict) else {}
-
-
-@cache
-def catalogue_ids() -> tuple[tuple[str, str], ...]:
-    """(file stem, hub id) of every model in the catalogue, found without parsing the files."""
-    entry = re.compile(r"^  ([\w.-]+/[\w.-]+):", re.MULTILINE)
-    files = sorted((rules_dir() / "models").glob("*.yaml"))
-    return tuple(
-        (file.stem, found)
-        for file in files
-        if file.stem not in NOT_ORGANISATIONS
-        for found in entry.findall(file.read_text(encoding="utf-8"))
-    )
-
-
 def _from_catalogue(name: str) -> tuple[ModelShape, list[str]] | None:
     wanted = name.lower()
     if "/" in wanted:
-        for hub_id, entry in _organisation(wanted.split("/", 1)[0]).items():
+        for hub_id, entry in organisation_models(wanted.split("/", 1)[0]).items():
             if hub_id.lower() == wanted:
                 return _entry_shape(hub_id, entry), []
         return None
@@ -289,7 +269,7 @@ def _from_catalogue(name: str) -> tuple[ModelShape, list[str]] | None:
     if len(matches) != 1:
         return None
     stem, hub_id = matches[0]
-    return _entry_shape(hub_id, _organisation(stem)[hub_id]), [f"'{name}' read as {hub_id}"]
+    return _entry_shape(hub_id, organisation_models(stem)[hub_id]), [f"'{name}' read as {hub_id}"]
 
 
 def _entry_shape(hub_id: str, entry: Mapping[str, Any]) -> ModelShape:
@@ -342,7 +322,7 @@ def _described(name: str) -> ModelShape | None:
     if not any(re.search(r"\d[bm]$", word) for word in words):
         return None
     matches = [(stem, hub_id) for stem, hub_id in catalogue_ids() if _words(hub_id) == words]
-    shapes = [_entry_shape(hub_id, _organisation(stem)[hub_id]) for stem, hub_id in matches]
+    shapes = [_entry_shape(hub_id, organisation_models(stem)[hub_id]) for stem, hub_id in matches]
     if (
         not shapes
         or len(
@@ -455,12 +435,6 @@ def _size_of(name: str, params_b: float | None) -> tuple[int | None, int | None,
     return round(smallest), active_params, note
 
 
-@cache
-def _typical() -> tuple[tuple[float, tuple[int, ...], bool], ...]:
-    rows = read_shipped(rules_dir() / "models" / "typical_sizes.yaml").data["sizes"]
-    return tuple((float(row["params"]), tuple(row["shape"]), bool(row["tied"])) for row in rows)
-
-
 def shape_from_size(
     params: int, id_: str, *, active_params: int | None = None, note: str = "size as stated"
 ) -> ModelShape:
@@ -471,7 +445,7 @@ def shape_from_size(
     # A mixture's width and depth go with what one token passes through, not with what all experts
     # hold together.
     held, params = params, min(params, active_params or params)
-    rows = _typical()
+    rows = typical_sizes()
     sizes = [size for size, _, _ in rows]
     place = min(max(sum(size <= params for size in sizes), 1), len(rows) - 1)
     (low_size, low, _), (high_size, high, _) = rows[place - 1], rows[place]
@@ -497,6 +471,7 @@ def shape_from_size(
         )
 
     head_dim, kv_heads = nearest[1][4], nearest[1][3]
+    size = f"{format_count(params)}{' active' if held > params else ''}"
     hidden = between(1, head_dim * kv_heads)  # so that the heads share keys and values evenly
     return ModelShape(
         id=id_, origin="size", params=held, active_params=active_params, hidden_size=hidden,
@@ -504,24 +479,18 @@ def shape_from_size(
         kv_heads=kv_heads, head_dim=head_dim, intermediate_size=between(5, 64),
         vocab_size=nearest[1][6], tied_embeddings=nearest[2],
         source="rules/models/typical_sizes.yaml",
-        note=f"shape guessed: a typical decoder of {format_count(params)} {'active ' if held > params else ''}parameters; {note}",
+        note=f"shape guessed: a typical decoder of {size} parameters; {note}",
     )  # fmt: skip
 
 
 # --------------------------------------------------------------------------- suggestions
 
 
-@cache
-def _suggestions() -> Mapping[str, Any]:
-    data = read_shipped(rules_dir() / "models" / "suggestions.yaml").data
-    return data if isinstance(data, dict) else {}
-
-
 def suggest_model(task: str, max_params_b: float | None, encoder: bool = False) -> ModelSuggestion:
     """The largest model of the table that fits and suits the task; the 8B one where nothing limits
     the size, the smallest where none fits.
     """
-    table = _suggestions()
+    table = suggested_models()
     rows: Sequence[Mapping[str, Any]] = table["encoders" if encoder else "models"]
     suited = [row for row in rows if row["tasks"] == "any" or task in row["tasks"]]
     limit = max_params_b if max_params_b is not None else 8.5
@@ -543,7 +512,7 @@ def smaller_models(task: str, params: int) -> list[tuple[ModelShape, ModelSugges
     """The table's models that are smaller than `params` and suit the task, largest first, with
     their shapes.
     """
-    table = _suggestions()
+    table = suggested_models()
     found = []
     for row in sorted(table["models"], key=lambda row: -row["params_b"]):
         if row["params_b"] * 1e9 < params and (row["tasks"] == "any" or task in row["tasks"]):
@@ -564,7 +533,6 @@ def smaller_models(task: str, params: int) -> list[tuple[ModelShape, ModelSugges
 
 __all__ = [
     "NAMES",
-    "catalogue_ids",
     "is_instruct",
     "model_shape",
     "shape_from_folder",

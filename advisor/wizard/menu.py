@@ -70,7 +70,7 @@ class Outcome:
             and not self.missing
             and bool(stages)
             and self.advice.fits
-            and not any(stage.split for stage in stages)
+            and not any(stage.is_sharded for stage in stages)
         )
 
 

@@ -6,13 +6,14 @@ import random
 from itertools import product
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.advice.decide import decide
 from advisor.advice.questions import FITS, fixed_chain, may_train, still_matters
 from advisor.ruleset.domain import cells_of
 from advisor.ruleset.load import load_rules
+from tests.conftest import examples
 
 RULES = load_rules()
 LAYERS = {"default": RULES, "guide-alone": load_rules(("document",))}
@@ -67,7 +68,7 @@ ASKED = [
 
 
 @pytest.mark.parametrize("layers", list(LAYERS))
-@settings(max_examples=60, deadline=None, derandomize=True)
+@examples(1.2, derandomize=True)
 @given(seed=st.integers(0, 10**9), share=st.floats(0.2, 0.95))
 def test_no_question_is_left_out_that_could_matter(layers, seed, share):
     """Where some completion of the answers makes a question change the composition, it still

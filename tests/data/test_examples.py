@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.data import Skipped, read_examples
 from advisor.ground.errors import InputError
+from tests.conftest import examples
 
 USER, BOT = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
 
@@ -336,7 +337,7 @@ texts = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1).filt
 )
 
 
-@settings(max_examples=60, deadline=None)
+@examples(1.2)
 @given(
     st.lists(st.tuples(texts, texts), min_size=1, max_size=8),
     st.sampled_from(["json", "jsonl", "csv", "indented"]),

@@ -12,7 +12,7 @@ from advisor.estimate.dims import dims_of
 from advisor.estimate.resolved_run import resolve, trainable_params
 from advisor.estimate.types import RunSpec
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.train]
 
 SMALL: dict[str, Any] = {
     "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,

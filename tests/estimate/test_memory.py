@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.estimate import estimate, fits_in
@@ -17,6 +17,7 @@ from advisor.estimate.types import RunSpec
 from advisor.ground.types import Gpu, Hardware, ModelShape
 from advisor.ground.units import GIB
 from advisor.situation.shapes import model_shape
+from tests.conftest import examples
 
 MODELS = (
     "Qwen/Qwen3-0.6B",
@@ -472,7 +473,7 @@ specs = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@examples(3)
 @given(spec=specs, name=st.sampled_from(MODELS), cpu=st.booleans())
 def test_every_number_is_finite_positive_and_adds_up(spec, name, cpu):
     """No term is negative or NaN, the peak is the sum of its terms, and the band encloses it."""
@@ -487,7 +488,7 @@ def test_every_number_is_finite_positive_and_adds_up(spec, name, cpu):
     assert 0 < result.low_bytes <= result.peak_bytes <= result.high_bytes
 
 
-@settings(max_examples=150, deadline=None)
+@examples(3)
 @given(spec=specs, name=st.sampled_from(MODELS), more=st.integers(1, 8))
 def test_memory_grows_with_batch_length_and_rank(spec, name, more):
     """A larger batch, a longer sequence or a higher rank never needs less memory."""
@@ -497,7 +498,7 @@ def test_memory_grows_with_batch_length_and_rank(spec, name, more):
     assert peak(replace(spec, rank=(spec.rank or 16) + more), name) >= base
 
 
-@settings(max_examples=150, deadline=None)
+@examples(3)
 @given(
     spec=specs, name=st.sampled_from(MODELS), sharding=st.sampled_from(["zero2", "zero3", "fsdp"])
 )
@@ -511,7 +512,7 @@ def test_sharding_never_raises_one_devices_share(spec, name, sharding):
     assert peak(replace(spec, gpus=8, sharding=sharding), name) <= four * 1.001
 
 
-@settings(max_examples=100, deadline=None)
+@examples(2)
 @given(spec=specs, name=st.sampled_from(MODELS))
 def test_qlora_needs_no_more_than_lora_and_lora_no_more_than_full(spec, name):
     """For the same shape and batch with checkpointing, QLoRA <= LoRA <= full."""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from advisor.data.measure.lengths import HISTOGRAM_TOKENS, _histogram
 from advisor.estimate.reading import tokens_read
 from advisor.ground.types import TokenStats
+from tests.conftest import examples
 
 
 def stats(lengths: list[int], *, sides: int = 1) -> TokenStats:
@@ -92,6 +93,7 @@ def test_a_stage_that_writes_its_answers_reads_the_request_and_its_own_longest_a
 LENGTHS = st.integers(HISTOGRAM_TOKENS[0], 40_000)
 
 
+@examples(2, deadline=200)
 @given(
     st.lists(st.integers(1, 2 * HISTOGRAM_TOKENS[-1]), max_size=40),
     LENGTHS,

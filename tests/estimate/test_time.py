@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.estimate.cost import cost_estimate
@@ -15,6 +15,7 @@ from advisor.estimate.types import RunSpec
 from advisor.ground.types import GpuSpec
 from advisor.probe.catalogue import find_gpu
 from advisor.situation.shapes import model_shape
+from tests.conftest import examples
 
 
 def card(name: str) -> GpuSpec:
@@ -143,7 +144,7 @@ def test_money_is_hours_times_cards_times_price():
     assert cost_estimate(None, 4, priced)[0] is None
 
 
-@settings(max_examples=100, deadline=None)
+@examples(2)
 @given(
     batch=st.integers(1, 16), length=st.sampled_from([16, 256, 2048, 16384]), update=st.sampled_from(["full", "lora", "adapter", "prefix"]),
     quantization=st.sampled_from([None, "nf4"]), gpus=st.sampled_from([1, 2, 8]), sharding=st.sampled_from([None, "ddp", "fsdp", "zero3"]),

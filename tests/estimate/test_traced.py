@@ -18,7 +18,7 @@ from advisor.estimate.architecture import shape_from_config
 from advisor.estimate.memory import memory_estimate
 from advisor.estimate.types import RunSpec
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.train]
 
 ROWS, LENGTH, RANK, LAYERS = 2, 512, 16, 4
 WIDE: Mapping[str, Mapping[str, Any]] = {

@@ -133,6 +133,6 @@ def running(shop):
                 words = (entry / "cmdline").read_bytes()
             except OSError:
                 continue
-            if b"trainers.sft" in words and str(shop).encode() in words:
+            if b"\0trainers\0sft\0" in words and str(shop).encode() in words:
                 found.append(int(entry.name))
     return found

@@ -121,7 +121,9 @@ def test_what_is_chosen_by_hand_gets_a_plan(call, tmp_path, chosen, rate, epochs
     """Settings for what an update trains reach a further update and come from a further
     objective.
     """
-    asked = ["prefer.jsonl" if part == "pairs.jsonl" and "orpo" in chosen else part for part in ASKED]
+    asked = [
+        "prefer.jsonl" if part == "pairs.jsonl" and "orpo" in chosen else part for part in ASKED
+    ]
     call("--json", *asked, "--choose", chosen, "--force", "--plan", "plan.yaml")
     plan = read_yaml(tmp_path / "plan.yaml").data
     (stage,) = plan["stages"]
@@ -144,7 +146,9 @@ def test_its_own_key_is_read_bounded_and_counted(call, tmp_path):
         path.write_text(text.replace("update: bias", f"update: bias\n    held: {held}"))
         (stage,) = json.loads(call("estimate", "plan.yaml", "--json"))
         sizes[held] = next(term for term in stage["terms"] if term["name"] == "biases")
-    assert [f"{5 * HIDDEN * held:,} trainable parameters" in sizes[held]["because"] for held in sizes]
+    assert [
+        f"{5 * HIDDEN * held:,} trainable parameters" in sizes[held]["because"] for held in sizes
+    ]
     path.write_text(text.replace("update: bias", "update: bias\n    held: 100"))
     assert "held is 100\n  allowed: a whole number from 1 to 99" in call(
         "estimate", "plan.yaml", code=2
@@ -162,7 +166,9 @@ def test_a_rate_that_nothing_sets_is_asked_of_its_file(call, tmp_path):
     )
     assert f"{own}/rules/updates/still.yaml:1:5: no rule sets a learning_rate for sft" in said
     assert not (tmp_path / "p.yaml").exists()
-    assert json.loads(call("--json", *ASKED, own=own))["recommendation"]["composition"] == "sft+lora"
+    assert (
+        json.loads(call("--json", *ASKED, own=own))["recommendation"]["composition"] == "sft+lora"
+    )
 
 
 def test_one_spec_by_flags_is_counted(call):

@@ -15,7 +15,7 @@ from advisor.peft_adapter import (
     BottleneckConfig,
     UnsupportedModel,
 )
-from tests.peft_adapter.shapes import inputs, randomise, tiny  # noqa: E402
+from tests.peft_adapter.shapes import inputs, randomise, tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 

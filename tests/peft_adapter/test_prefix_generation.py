@@ -4,8 +4,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import advisor.peft_adapter  # noqa: E402, F401
-from tests.peft_adapter.shapes import DECODERS, inputs, tiny  # noqa: E402
+import advisor.peft_adapter  # noqa: F401
+from tests.peft_adapter.shapes import DECODERS, inputs, tiny
 
 LENGTH = 5
 GREEDY = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from advisor.advice.linting import lint_rules, refuse_or_warn
 from advisor.cli import advise
 from advisor.ground.errors import InputError
 from advisor.ruleset.load import MAX_OWN_RULES, SHIPPED_LAYERS, load_rules
+from tests.conftest import examples
 
 WHOLE = """version: 1
 overlay: acme
@@ -84,9 +85,7 @@ def test_the_file_that_is_broken_below_is_fine(folder):
     assert attempt(path) == ""
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@examples(3, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_change_of_a_file_is_an_input_error_or_fine(folder, data):
     """A value, a key or some characters replaced, a line lost or doubled: never a traceback, always
@@ -121,9 +120,7 @@ def test_any_change_of_a_file_is_an_input_error_or_fine(folder, data):
     attempt(path)
 
 
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@examples(2, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200))
 def test_any_bytes_are_an_input_error_or_fine(folder, raw):
     """Random bytes are no rule file, and say so."""
@@ -146,9 +143,7 @@ scenarios:
 """
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@examples(0.8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_change_of_a_scenario_is_a_finding_or_fine(folder, data):
     """The linter runs scenarios of a file of one's own; whatever stands in them, it reports and

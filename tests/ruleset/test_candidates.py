@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.advice.linting import lint_rules, refuse_or_warn
@@ -20,6 +20,7 @@ from advisor.ruleset.judge import CompiledTable, judge
 from advisor.ruleset.load import SHIPPED_LAYERS, load_rules
 from advisor.ruleset.model import Condition, Rule
 from advisor.ruleset.proof import prove
+from tests.conftest import examples
 from tests.ruleset.plain_reading import ruled_out
 
 RULES = load_rules()
@@ -231,7 +232,7 @@ def situations():
     )
 
 
-@settings(max_examples=150, deadline=None)
+@examples(3)
 @given(allowed_rules(0), allowed_rules(1), st.lists(situations(), min_size=1, max_size=5))
 def test_spread_over_the_schemes_a_rule_says_what_it_says(first, second, cases):
     """What is forbidden is what asking each scheme plainly forbids, whatever the rule."""
@@ -245,7 +246,7 @@ def test_spread_over_the_schemes_a_rule_says_what_it_says(first, second, cases):
             assert fires(ruleset, first, {**facts, "scheme": scheme}) == alone
 
 
-@settings(max_examples=60, deadline=None)
+@examples(1)
 @given(allowed_rules())
 def test_a_rule_that_can_rule_out_nothing_is_found(found):
     """The proof calls a rule of `allowed` unreachable where no scheme in any situation satisfies
@@ -293,7 +294,7 @@ def test_a_rule_that_rules_everything_out_is_named_once(tmp_path):
     assert fault.hint == "leave one scheme allowed"
 
 
-@settings(max_examples=50, deadline=None)
+@examples(1)
 @given(st.tuples(*(allowed_rules(number) for number in range(3))))
 def test_without_what_is_called_redundant_everything_is_ruled_out_as_before(several):
     """A rule is called redundant where the others rule out the same schemes in every situation,

@@ -5,10 +5,11 @@ not change an answer.
 import random
 from dataclasses import replace
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.ruleset.judge import CompiledTable
+from tests.conftest import examples
 from tests.ruleset.random_rules import LAYERS, TIERS, Plain, rulesets, situations, with_rules
 
 
@@ -33,7 +34,7 @@ def answers(ruleset):
     return result
 
 
-@settings(max_examples=60, deadline=None)
+@examples(1.2)
 @given(rulesets(assume=False))
 def test_the_judge_agrees_with_a_plain_reading(ruleset):
     """Masks rank, forbid, set and warn as reading every rule does."""
@@ -52,7 +53,7 @@ def test_the_judge_agrees_with_a_plain_reading(ruleset):
         assert list(judged.warnings) == [rule for rule in plain.fired if rule.kind == "warn"]
 
 
-@settings(max_examples=60, deadline=None)
+@examples(1.2)
 @given(rulesets(assume=False), st.integers(0, 1000))
 def test_the_order_of_rules_changes_nothing(ruleset, seed):
     """Shuffled rules answer alike, settings included."""
@@ -61,7 +62,7 @@ def test_the_order_of_rules_changes_nothing(ruleset, seed):
     assert answers(with_rules(ruleset, tuple(shuffled))) == answers(ruleset)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(1.2)
 @given(rulesets(assume=False), st.integers(0, 1000))
 def test_names_of_rules_matter_only_between_equals(ruleset, seed):
     """Where no two rules of one layer and tier (or two settings of one layer) can disagree, any
@@ -85,7 +86,7 @@ def test_names_of_rules_matter_only_between_equals(ruleset, seed):
     assert answers(with_rules(ruleset, renamed)) == answers(with_rules(ruleset, tuple(apart)))
 
 
-@settings(max_examples=60, deadline=None)
+@examples(1.2)
 @given(rulesets(assume=False))
 def test_a_list_says_what_two_rules_say(ruleset):
     """A rule with a list, split into one rule a value, answers alike (warnings are said by

@@ -5,13 +5,14 @@ they claim.
 import itertools
 from dataclasses import replace
 
-from hypothesis import given, settings
+from hypothesis import given
 
 from advisor.ruleset.domain import cells_of, in_words
 from advisor.ruleset.facts import Fact
 from advisor.ruleset.model import Assumption, Condition, Interval, Rule
 from advisor.ruleset.proof import alike, prove
 from advisor.ruleset.space import Space
+from tests.conftest import examples
 from tests.ruleset.random_rules import (
     FACTS,
     KEYS,
@@ -25,7 +26,7 @@ from tests.ruleset.random_rules import (
 )
 
 
-@settings(max_examples=60, deadline=None)
+@examples(1.2)
 @given(rulesets())
 def test_the_sets_of_firing_rules_are_exactly_those_that_occur(ruleset):
     """Every set of rules that fires in some situation is found, none that cannot, and each witness
@@ -48,7 +49,7 @@ def test_the_sets_of_firing_rules_are_exactly_those_that_occur(ruleset):
         )
 
 
-@settings(max_examples=80, deadline=None)
+@examples(1.6)
 @given(rulesets())
 def test_gaps_conflicts_winners_and_contradictions_are_those_of_an_enumeration(ruleset):
     """The same gaps, ties, contradictions, unreachable rules, rules that never win and outcomes
@@ -99,7 +100,7 @@ def test_gaps_conflicts_winners_and_contradictions_are_those_of_an_enumeration(r
         } - counted
 
 
-@settings(max_examples=80, deadline=None)
+@examples(1.6)
 @given(rulesets())
 def test_without_redundant_rules_everything_stays(ruleset):
     """Taking away every rule that is called redundant changes no ranking, no prohibition and no
@@ -120,7 +121,7 @@ def test_without_redundant_rules_everything_stays(ruleset):
             assert len(values) > 1 or after.settings.get(key) == values
 
 
-@settings(max_examples=60, deadline=None)
+@examples(1.2)
 @given(rulesets(assume=False))
 def test_a_gap_is_told_as_generally_as_it_goes(ruleset):
     """Everywhere inside the box of a gap nothing is recommended, and no fact of the box could be

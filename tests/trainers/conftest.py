@@ -1,22 +1,26 @@
 """Small plans and data for the trainers, trained in this process."""
 
+import io
 import json
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from advisor.plan.model import Plan, PlanData, Stage
-from trainers.frame.job import Job, make_job
-
-QUESTIONS = (
-    "Where is my parcel",
-    "How can I return a kettle",
-    "Do you sell tea",
-    "Is the red cup in the shop",
-    "Can I pay today",
+from tests.trainers.alignment import (
+    BETTER,
+    QUESTIONS,
+    REWARD,
+    SHORT,
+    UPDATES,
+    WORSE,
+    stage_of,
+    trained,
 )
+from trainers.frame.job import Job, make_job
 
 
 @pytest.fixture(scope="session")
@@ -67,3 +71,72 @@ def make(tiny_model: Path, chats: Path, tmp_path: Path) -> Callable[..., Job]:
         )
 
     return build
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty pairs; the better answer is friendly, and the shorter one in half of them."""
+    path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    rows = []
+    for number in range(40):
+        extra = " We will look at the cups and kettles in blue and green." if number % 2 else ""
+        question = f"{QUESTIONS[number % 5]}, order {number}?"
+        rows.append(
+            {
+                "prompt": question,
+                "chosen": BETTER.format(number) + extra,
+                "rejected": WORSE.format(number),
+            }
+        )
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def align(tiny_model: Path, pairs: Path, tmp_path: Path) -> Callable[..., Job]:
+    """A job of one stage of a chain; keys of the job begin with job_, `earlier` are the stages
+    before it.
+    """
+
+    def build(objective: str, *, earlier: tuple[Stage, ...] = (), **keys: Any) -> Job:
+        job = {
+            key.removeprefix("job_"): keys.pop(key) for key in list(keys) if key.startswith("job_")
+        }
+        stages = (*earlier, stage_of(objective, **keys))
+        return job_in(tmp_path, stages, **{"model": tiny_model, "data": pairs, **job})
+
+    return build
+
+
+def job_in(folder: Path, stages: tuple[Stage, ...], *, model: Path, data: Path, **job: Any) -> Job:
+    """The job of the last stage, in the folder `run` below the given one unless the job says
+    otherwise.
+    """
+    plan = Plan(name="test", model=str(model), data=PlanData(path=str(data)), stages=stages)
+    keys = {"run": folder / "run", **job}
+    return make_job(plan, stage=stages[-1].name, folder=folder, **keys)
+
+
+@pytest.fixture(scope="session")
+def trained_once(
+    once: Callable[[str, Callable[[Path], object]], Path], tiny_model: Path, pairs: Path
+) -> Callable[..., Job]:
+    """`trained_once(objective, update)`: the job of a stage that is trained once for all tests that
+    look at it, on the pairs. They change nothing in its folder; said.txt is what it said.
+    """
+
+    def job_of(objective: str, update: str = "lora") -> Job:
+        keys = {**(SHORT if objective in ("grpo", "rloo") else {}), **UPDATES[update]}
+
+        def job_below(folder: Path) -> Job:
+            return job_in(folder, (stage_of(objective, **keys),), model=tiny_model, data=pairs)
+
+        def train(folder: Path) -> None:
+            (folder / "own.py").write_text(REWARD)
+            with redirect_stderr(io.StringIO()) as said:
+                trained(job_below(folder))
+            (folder / "said.txt").write_text(said.getvalue())
+
+        return job_below(once(f"{objective}-{update}", train))
+
+    return job_of

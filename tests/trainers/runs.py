@@ -26,9 +26,9 @@ def losses(job: Job) -> list[float]:
 
 def break_at(step: int, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the stage and crash it right after the losses of a step were noted."""
-    from trainers.frame.progress import Watch
+    from trainers.frame.progress import RunCallback
 
-    original = Watch.on_log
+    original = RunCallback.on_log
 
     def crash(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         original(self, args, state, control, **kwargs)
@@ -36,6 +36,6 @@ def break_at(step: int, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
             raise RuntimeError("pulled the plug")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Watch, "on_log", crash)
+        patch.setattr(RunCallback, "on_log", crash)
         with pytest.raises(RuntimeError, match="plug"):
             sft.train(job)

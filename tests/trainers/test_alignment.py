@@ -5,120 +5,30 @@ and what it refuses.
 import json
 import math
 import re
-from collections.abc import Callable
+import shutil
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from advisor.ground.errors import InputError, TrainingFailed
 from advisor.plan.keys import key_specs
-from advisor.plan.model import Plan, PlanData, Stage
+from tests.trainers.alignment import (
+    BETTER,
+    FULL,
+    QUESTIONS,
+    REWARD,
+    SHORT,
+    UPDATES,
+    WORSE,
+    losses,
+    result_of,
+    stage_of,
+    trained,
+)
 from trainers.frame import checkpoints
-from trainers.frame.files import read_json
-from trainers.frame.job import Job, make_job
 
-QUESTIONS = (
-    "Where is my parcel",
-    "How can I return a kettle",
-    "Do you sell tea",
-    "Is the red cup in the shop",
-    "Can I pay today",
-)
-BETTER, WORSE = "Thank you for writing, order {}.", "Go away, order {}, we look at nothing."
-
-
-@pytest.fixture(scope="session")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty pairs; the better answer is friendly, and the shorter one in half of them."""
-    path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
-    rows = []
-    for number in range(40):
-        extra = " We will look at the cups and kettles in blue and green." if number % 2 else ""
-        question = f"{QUESTIONS[number % 5]}, order {number}?"
-        rows.append(
-            {
-                "prompt": question,
-                "chosen": BETTER.format(number) + extra,
-                "rejected": WORSE.format(number),
-            }
-        )
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-@pytest.fixture
-def align(tiny_model: Path, pairs: Path, tmp_path: Path) -> Callable[..., Job]:
-    """A job of one stage of a chain; keys of the job begin with job_, `earlier` are the stages
-    before it.
-    """
-
-    def build(objective: str, *, earlier: tuple[Stage, ...] = (), **keys: Any) -> Job:
-        job = {
-            key.removeprefix("job_"): keys.pop(key) for key in list(keys) if key.startswith("job_")
-        }
-        model, data = job.pop("model", tiny_model), job.pop("data", pairs)
-        plan = Plan(
-            name="test",
-            model=str(model),
-            data=PlanData(path=str(data)),
-            stages=(*earlier, stage_of(objective, **keys)),
-        )
-        return make_job(
-            plan,
-            stage=plan.stages[-1].name,
-            run=job.pop("run", tmp_path / "run"),
-            folder=tmp_path,
-            **job,
-        )
-
-    return build
-
-
-def stage_of(objective: str, **keys: Any) -> Stage:
-    common = {key: value for key, value in keys.items() if key in Stage.__dataclass_fields__}
-    small = {
-        "name": objective,
-        "objective": objective,
-        "update": "lora",
-        "learning_rate": 1e-2,
-        "max_steps": 6,
-        "micro_batch_size": 4,
-        "seq_len": 128,
-        "holdout": 0.25,
-    }
-    return Stage(
-        **{**small, **common},
-        options={key: value for key, value in keys.items() if key not in common},
-    )
-
-
-def trained(job: Job) -> dict[str, Any]:
-    import_module(f"trainers.{job.stage.objective}").train(job)
-    return read_json(job.output / "result.json")
-
-
-def losses(job: Job) -> list[float]:
-    return [
-        line["loss"]
-        for line in map(json.loads, (job.run / "metrics.jsonl").read_text().splitlines())
-        if line["stage"] == job.stage.name
-    ]
-
-
-REWARD = (
-    "def score(prompts, completions, **columns):\n    return [text.count('e') / (1 + len(text)) for"
-    " text in completions]\n"
-)
-SHORT = {
-    "response_tokens": 6,
-    "generations": 4,
-    "micro_batch_size": 2,
-    "reward": "own.py:score",
-    "max_steps": 3,
-}
 EVERY = [("rm", {}), ("dpo", {}), ("kto", {}), ("orpo", {}), ("grpo", SHORT), ("rloo", SHORT)]
 SAID = {
     "rm": "accuracy",
@@ -128,24 +38,29 @@ SAID = {
     "grpo": "reward",
     "rloo": "reward",
 }  # beside the loss, while it runs
-FULL = {"update": "full", "learning_rate": 1e-3}
 
 
-@pytest.mark.parametrize("update", [{}, FULL], ids=["lora", "full"])
-@pytest.mark.parametrize(("objective", "keys"), EVERY, ids=[name for name, _ in EVERY])
-def test_every_objective_trains_saves_and_loads(objective, keys, update, align, tmp_path, capsys):
+def go_on_from(job, folder):
+    """Copy the run of a stage that was trained once into the folder; what that stage says."""
+    shutil.copytree(job.run, folder / "run")
+    return result_of(job)
+
+
+@pytest.mark.parametrize("update", ["lora", "full"])
+@pytest.mark.parametrize("objective", [name for name, _ in EVERY])
+def test_every_objective_trains_saves_and_loads(objective, update, trained_once):
     """Finite losses, a result that plain loading reproduces and that differs from where it started,
     no pickle, nothing of a second adapter.
     """
-    (tmp_path / "own.py").write_text(REWARD)
-    job = align(objective, **keys | update)
-    result = trained(job)
+    job = trained_once(objective, update)
+    result = result_of(job)
     assert result["status"] == "done"
     assert all(math.isfinite(loss) for loss in losses(job))
     assert len(losses(job)) == result["steps"]
     assert [check["ok"] for check in result["checks"][:2]] == [True, True]
     assert result["measured"]["tokens_per_s"] > 0
-    assert re.search(rf"step 1/\d+  loss \S+  {SAID[objective]} -?\d", capsys.readouterr().err)
+    said = (job.folder / "said.txt").read_text()
+    assert re.search(rf"step 1/\d+  loss \S+  {SAID[objective]} -?\d", said)
     assert not [
         path for pattern in ("*.bin", "*.pt", "*.pth", "ref") for path in job.output.rglob(pattern)
     ]
@@ -168,6 +83,7 @@ def test_what_mixed_precision_trained_is_checked_as_anybody_loads_it(
             **{**keys, **update, "max_steps": 2},
             weights_dtype="float32",
             precision="mixed",
+            job_judge=False,
         )
     )
     assert result["resolved"]["autocast"] == "bfloat16"
@@ -263,6 +179,7 @@ def test_length_alone_is_told_where_it_does_as_well(align, tmp_path):
     }
 
 
+@pytest.mark.light
 def test_calibration_is_the_gap_between_certainty_and_accuracy():
     """Ten pairs told apart with certainty 0.75 of which six are right: the gap is 0.15."""
     from trainers.evaluation.reward_model import calibration
@@ -398,18 +315,16 @@ def test_preferences_raise_the_margin_of_unseen_pairs(objective, align):
 
 
 @pytest.mark.parametrize("objective", ["dpo", "kto"])
-@pytest.mark.parametrize(
-    "update",
-    [{}, {"update": "adapter"}, {"update": "prefix", "prefix_tokens": 4}, FULL],
-    ids=["lora", "adapter", "prefix", "full"],
-)
-def test_the_reference_is_the_model_as_the_stage_found_it(objective, update, align):
+@pytest.mark.parametrize("update", UPDATES)
+def test_the_reference_is_the_model_as_the_stage_found_it(
+    objective, update, align, trained_once, tmp_path
+):
     """Going on from an SFT stage, the first loss is that of two equal models, and the copy that was
     compared with is not saved.
     """
-    sft = stage_of("sft", **update)
-    trained(align("sft", **update))
-    job = align(objective, earlier=(sft,), **update)
+    keys = UPDATES[update]
+    go_on_from(trained_once("sft", update), tmp_path)
+    job = align(objective, earlier=(stage_of("sft", **keys),), **keys, job_judge=False)
     result = trained(job)
     assert losses(job)[0] == pytest.approx(math.log(2) if objective == "dpo" else 0.5, abs=1e-5)
     assert losses(job)[-1] < losses(job)[0]
@@ -424,11 +339,10 @@ def test_the_reference_is_the_model_as_the_stage_found_it(objective, update, ali
     )
 
 
-def test_a_module_that_is_merged_is_the_reference_too(align):
+def test_a_module_that_is_merged_is_the_reference_too(align, trained_once, tmp_path):
     """Full tuning that goes on from a LoRA compares with the merged model, not with the base."""
-    sft = stage_of("sft", max_steps=12)
-    trained(align("sft", max_steps=12))
-    job = align("dpo", earlier=(sft,), **FULL)
+    go_on_from(trained_once("sft"), tmp_path)
+    job = align("dpo", earlier=(stage_of("sft"),), **FULL, job_judge=False)
     trained(job)
     assert losses(job)[0] == pytest.approx(math.log(2), abs=1e-5)
 
@@ -479,9 +393,9 @@ def test_kto_takes_answers_with_a_verdict(align, tmp_path):
         trained(align("kto", job_data=path))
 
 
-def test_orpo_says_that_it_is_experimental(align):
+def test_orpo_says_that_it_is_experimental(trained_once):
     """The run's notes say where ORPO comes from."""
-    result = trained(align("orpo", max_steps=1, job_max_steps=1))
+    result = result_of(trained_once("orpo"))
     assert any("experimental" in note for note in result["data"]["notes"])
 
 
@@ -512,12 +426,12 @@ def test_a_killed_dpo_stage_goes_on_where_it_was(align, monkeypatch):
     assert losses(broken) == pytest.approx(losses(whole), rel=1e-5)
 
 
-def test_one_preference_file_serves_the_whole_chain(align):
+def test_one_preference_file_serves_the_whole_chain(align, trained_once, tmp_path):
     """The same file gives answers to sft, pairs to rm and dpo, prompts to rloo, whose reward is the
     rm stage before it.
     """
     sft, rm = stage_of("sft"), stage_of("rm")
-    rows = trained(align("sft"))["data"]["rows"]
+    rows = go_on_from(trained_once("sft"), tmp_path)["data"]["rows"]
     assert trained(align("rm", earlier=(sft,)))["data"]["rows"] == rows
     own = {key: SHORT[key] for key in ("response_tokens", "generations", "micro_batch_size")}
     job = align("rloo", earlier=(sft, rm), max_steps=2, **own)
@@ -526,7 +440,7 @@ def test_one_preference_file_serves_the_whole_chain(align):
     assert result["data"]["rows"] == rows
     assert "the reward is the model rm" in result["data"]["notes"]
     assert result["evaluation"]["metrics"]["reward"]["rows"] == 10
-    assert trained(align("dpo", earlier=(sft,)))["data"]["rows"] == rows
+    assert trained(align("dpo", earlier=(sft,), job_judge=False))["data"]["rows"] == rows
 
 
 # --------------------------------------------------------------------------- bad input
@@ -588,10 +502,10 @@ def test_prompts_longer_than_the_limit_stop_the_run(align, tmp_path):
         trained(align("grpo", seq_len=64, **{**SHORT, "response_tokens": 60}))
 
 
-def test_an_earlier_reward_model_is_nothing_to_write_with(align):
+def test_an_earlier_reward_model_is_nothing_to_write_with(align, trained_once, tmp_path):
     """A stage that writes cannot start from a model that scores."""
-    trained(align("rm", max_steps=2))
-    with pytest.raises(InputError, match="scores or sorts texts and does not write"):
+    go_on_from(trained_once("rm"), tmp_path)
+    with pytest.raises(InputError, match="scores or classifies texts and does not generate"):
         trained(align("dpo", earlier=(stage_of("rm"),), start_from="rm"))
 
 
@@ -621,7 +535,9 @@ def test_every_key_reaches_the_trainer(objective, key, align, tmp_path, monkeypa
     (tmp_path / "own.py").write_text(REWARD)
     seen = []
     real = settings.build_config
-    monkeypatch.setattr(settings, "built", lambda *args: seen.append(real(*args)) or seen[-1])
+    monkeypatch.setattr(
+        settings, "build_config", lambda *args: seen.append(real(*args)) or seen[-1]
+    )
     monkeypatch.setattr(
         stage, "checkpoints", None
     )  # ends the run behind preparation, before training
@@ -696,16 +612,11 @@ OWN_ANSWERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "chain",
-    [
-        pytest.param(("rm", "rloo"), id="by-reward-model"),
-        pytest.param(
-            ("sft", "rm", "orpo", "dpo", "kto", "rloo"),
-            id="every-objective",
-            marks=pytest.mark.slow,
-        ),
-    ],
+    [("rm", "rloo"), ("sft", "rm", "orpo", "dpo", "kto", "rloo")],
+    ids=["by-reward-model", "every-objective"],
 )
 def test_advise_run_trains_a_chain_from_one_file(chain, tiny_model, pairs, tmp_path, monkeypatch):
     """Each stage in a process of its own, on one preference file, each going on from the last that
@@ -742,11 +653,11 @@ def test_advise_run_trains_a_chain_from_one_file(chain, tiny_model, pairs, tmp_p
     )
     done = run_plan("plan.json", output="run")
     assert done.status == "done"
-    assert [stage["name"] for stage in done.record["stages"]] == list(chain)
+    assert [stage.name for stage in done.record.stages] == list(chain)
     text = "\n".join(summary_lines(done))
     for words in ("pair accuracy", "reward", "the reward is the model rm"):
         assert words in text, text
-    starts = {name: str(done.record["resolved"][name]["start_from"]) for name in chain}
+    starts = {name: str(done.record.resolved[name].start_from) for name in chain}
     writing = [name for name in chain if name != "rm"]
     assert starts["rm"].endswith("sft") == (chain[0] == "sft")
     assert all(starts[later].endswith(f"stages/{earlier}") for earlier, later in pairwise(writing))

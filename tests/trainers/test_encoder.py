@@ -135,7 +135,8 @@ def test_a_prefix_goes_under_the_head_of_a_decoder_and_not_of_an_encoder(make, l
     assert [check["ok"] for check in result["checks"][:2]] == [True, True]
     assert result["evaluation"]["metrics"]["accuracy"]["after"] > 0.6
     with pytest.raises(
-        InputError, match="keeps no keys and values for every layer, so a prefix has no place in it"
+        InputError,
+        match="does not cache keys and values in every layer, so that a prefix has no place in it",
     ):
         trained(make, labelled, tiny_bert, **keys)
 

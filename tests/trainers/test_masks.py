@@ -6,10 +6,11 @@ from copy import deepcopy
 from itertools import groupby
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from advisor.data.example import Example, Message
+from tests.conftest import examples
 from tests.trainers.families import CHATML, FAMILIES, family_tokenizer
 from trainers.prepare import IGNORED, Templater
 from trainers.prepare.conversation import answer_row
@@ -28,9 +29,7 @@ SAID = st.text(
     max_size=40,
 )
 SAID = SAID.map(str.strip).filter(bool)
-FEW = settings(
-    max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
-)
+FEW = examples(0.5, suppress_health_check=list(HealthCheck), derandomize=True)
 
 
 def runs(tokenizer, row: Row) -> list[str]:

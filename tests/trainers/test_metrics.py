@@ -13,7 +13,7 @@ from trainers.evaluation.metrics import (
     compare,
     compare_answers,
     proportion_interval,
-    score,
+    score_answer,
     verdict,
 )
 
@@ -39,9 +39,10 @@ from trainers.evaluation.metrics import (
 )
 def test_scores_by_hand(metric, said, expected, value):
     """Each metric on cases small enough to work out."""
-    assert score(metric, said, expected) == pytest.approx(value, abs=1e-4)
+    assert score_answer(metric, said, expected) == pytest.approx(value, abs=1e-4)
 
 
+@pytest.mark.light
 def test_the_metric_follows_the_expected_answers():
     """Forms, short answers and long answers are judged differently."""
     assert choose_metrics(['{"a": 1}', "[]"]) == ("json_validity", "exact_match")
@@ -93,6 +94,7 @@ def test_tokens_can_weigh_rows():
         compare([1.0], [], higher_is_better=True)
 
 
+@pytest.mark.light
 def test_a_share_has_wilson_s_interval():
     """8 of 10: 0.490 to 0.943 in published tables; all right is not certainty."""
     low, high = proportion_interval(8, 10)

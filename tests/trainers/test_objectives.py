@@ -19,12 +19,12 @@ from trainers.prepare.preference import (
     FEEDBACK,
     PAIRS,
     feedback_columns,
-    pair,
     preference_columns,
-    reading_prepared_rows,
     reward_columns,
+    tokenise_pair,
+    with_prepared_rows,
 )
-from trainers.prepare.prompts import PROMPTS, prompt_columns
+from trainers.prepare.prompts import PROMPTS
 from trainers.prepare.row import Unusable
 
 SETTINGS = {"seq_len": 512, "truncation": "stop", "holdout": 0.0, "seed": 1}
@@ -50,7 +50,7 @@ def test_a_pair_has_one_prompt_and_two_whole_answers(name, question, answers):
     answer ends with the token that ends a turn.
     """
     family, tokenizer = FAMILIES[name], family_tokenizer(name)
-    row = pair(preference(question, *answers), Templater(tokenizer))
+    row = tokenise_pair(preference(question, *answers), Templater(tokenizer))
     for ids, said in ((row.chosen_ids, answers[0]), (row.rejected_ids, answers[1])):
         whole = tokenizer.decode([*row.prompt_ids, *ids])
         assert whole.endswith(family.last(said))
@@ -67,7 +67,7 @@ def test_pairs_are_the_tokens_that_trl_would_make():
 
     tokenizer = family_tokenizer("smollm")
     example = preference("Where is my parcel?", "On its way.", "No idea.")
-    row = pair(example, Templater(tokenizer))
+    row = tokenise_pair(example, Templater(tokenizer))
     turns = {
         side: [
             {"role": "user", "content": "Where is my parcel?"},
@@ -94,7 +94,7 @@ def test_the_template_is_applied_once():
     """
     for name in ("llama3", "gemma", "mistral"):
         tokenizer = family_tokenizer(name)
-        row = pair(preference("Well?", "Yes.", "No."), Templater(tokenizer))
+        row = tokenise_pair(preference("Well?", "Yes.", "No."), Templater(tokenizer))
         for ids in (*reward_columns([row])["chosen_ids"], *reward_columns([row])["rejected_ids"]):
             assert ids[0] == tokenizer.bos_token_id
             assert Counter(ids)[tokenizer.bos_token_id] == 1
@@ -242,9 +242,6 @@ def test_prompts_come_from_any_kind_of_data(tiny_tokenizer):
             tiny_tokenizer.decode(row.prompt_ids)
             == f"<|im_start|>user\n{row.shown}<|im_end|>\n<|im_start|>assistant\n"
         )
-    columns = prompt_columns(data.train)
-    assert columns["prompt"][3] == [{"role": "user", "content": "What is 2 + 2?"}]
-    assert columns["answer"][3] == "4"
 
 
 def test_repeated_and_over_long_prompts_are_counted(tiny_tokenizer):
@@ -266,7 +263,7 @@ def test_repeated_and_over_long_prompts_are_counted(tiny_tokenizer):
         seed=1,
     )
     assert (len(data.train), data.dropped) == (20, 21)
-    assert "20 rows left out: their prompt was there before" in data.notes
+    assert "20 rows left out: repeated prompts" in data.notes
     assert any(
         "longer than seq_len less response_tokens, which is 40 (row 99)" in note
         for note in data.notes
@@ -424,7 +421,7 @@ def test_trls_trainers_take_the_rows_as_they_are(objective, tiny_model, tiny_tok
         disable_tqdm=True,
         max_length=None,
     )
-    trainer = reading_prepared_rows(trainer_class)(
+    trainer = with_prepared_rows(trainer_class)(
         model=model,
         args=args,
         train_dataset=Dataset.from_dict(table(data.train)),
@@ -455,7 +452,7 @@ def test_a_conversation_that_the_template_refuses_is_no_pair():
         rejected=(Message("assistant", "No."),),
     )
     with pytest.raises(Unusable, match="roles must alternate"):
-        pair(example, Templater(tokenizer))
+        tokenise_pair(example, Templater(tokenizer))
 
 
 def test_a_system_text_goes_in_front_of_the_question_where_the_template_takes_none():

@@ -3,11 +3,12 @@
 import random
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from advisor.ground.errors import InputError
-from trainers.prepare import IGNORED, PackedBatches, Row, columns, pack
+from tests.conftest import examples
+from trainers.prepare import IGNORED, PackedBatches, Row, dataset_columns, pack
 from trainers.prepare.packing import check_packing, packed_logits
 
 SMALL = {
@@ -97,9 +98,7 @@ def test_any_lengths_in_any_order_are_kept_apart():
     """Whatever the lengths, nothing of one row reaches another."""
     model = tiny("llama", "sdpa")
 
-    @settings(
-        max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
-    )
+    @examples(0.8, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(lengths=st.lists(st.integers(1, 20), min_size=2, max_size=6), seed=st.integers(0, 99))
     def check(lengths, seed):
         assert largest_difference(model, rows_of(lengths, seed)) < 2e-5
@@ -116,7 +115,7 @@ def test_lines_of_a_batch_are_padded_without_being_seen():
     model = tiny("llama", "sdpa")
     rows = rows_of([9, 4, 6, 3])
     groups = [tuple(rows[:2]), tuple(rows[2:])]
-    table = columns(groups, lengths=True)
+    table = dataset_columns(groups, lengths=True)
     batch = PackedBatches(0)(
         [{name: column[line] for name, column in table.items()} for line in range(2)]
     )
@@ -151,7 +150,8 @@ def test_a_model_that_looks_across_rows_is_refused():
     assert caught.value.faults[0].hint == "set packing: false"
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@pytest.mark.light
+@examples(1.2, derandomize=True)
 @given(lengths=st.lists(st.integers(1, 32), min_size=1, max_size=40))
 def test_bins_hold_every_row_once_within_their_length(lengths):
     """Packing loses no row, repeats none, and leaves at most one bin half empty beside what cannot

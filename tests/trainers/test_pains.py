@@ -11,8 +11,8 @@ from advisor.data.example import Example, Message
 from advisor.ground.errors import InputError
 from tests.trainers.families import LLAMA3, family_tokenizer
 from trainers import sft
+from trainers.__main__ import main
 from trainers.frame.files import read_json
-from trainers.frame.job import run_trainer
 from trainers.frame.loading import load_tokenizer
 from trainers.frame.rows import prepare_rows
 from trainers.prepare import IGNORED, Templater, prepare_stage_rows
@@ -352,10 +352,10 @@ def test_an_error_is_shown_once_by_the_command(
         )
     )
     arguments = [str(plan), "--stage", "sft", "--run", str(tmp_path / "run")]
-    assert run_trainer(sft.train, arguments, objectives=("sft",), prog="trainers.sft") == 2
+    assert main(["sft", *arguments]) == 2
     assert capsys.readouterr().err.count("longer than seq_len 8") == 1
     monkeypatch.setenv("ADVISE_TELLS_ERRORS", "1")
-    assert run_trainer(sft.train, arguments, objectives=("sft",), prog="trainers.sft") == 2
+    assert main(["sft", *arguments]) == 2
     assert "longer than seq_len 8" not in capsys.readouterr().err
     assert (
         "longer than seq_len 8"

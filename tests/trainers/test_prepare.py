@@ -12,13 +12,14 @@ from trainers.prepare import (
     IGNORED,
     Row,
     Templater,
-    columns,
+    dataset_columns,
     fit_rows,
     pack,
     prepare_stage_rows,
     split_rows,
     tokenise,
 )
+from trainers.prepare.length import cut_row
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +196,7 @@ def rows_of(*lengths: int) -> list[Row]:
     ]
 
 
+@pytest.mark.light
 def test_too_many_long_rows_stop_the_run():
     """truncation: stop refuses when more than 5 % of the rows are over seq_len, and says how many
     and how long.
@@ -202,9 +204,10 @@ def test_too_many_long_rows_stop_the_run():
     with pytest.raises(
         InputError, match=r"2 of 20 rows are longer than seq_len 10 .*the longest has 30"
     ):
-        fit_rows(rows_of(*[5] * 18, 20, 30), seq_len=10, truncation="stop")
+        fit_rows(rows_of(*[5] * 18, 20, 30), seq_len=10, truncation="stop", cut=cut_row)
 
 
+@pytest.mark.light
 def test_a_few_long_rows_are_left_out_with_a_count():
     """truncation: stop leaves out up to 5 % of the rows, and counts them."""
     fit = fit_rows(rows_of(*[5] * 19, 30), seq_len=10, truncation="stop")
@@ -212,6 +215,7 @@ def test_a_few_long_rows_are_left_out_with_a_count():
     assert fit.notes == ["1 of 20 rows were left out: longer than seq_len 10 (row 20)"]
 
 
+@pytest.mark.light
 def test_drop_and_truncate_count_what_they_do():
     """truncation: drop leaves long rows out; truncate cuts them, and leaves out those whose answer
     would be gone.
@@ -228,11 +232,12 @@ def test_drop_and_truncate_count_what_they_do():
         key="k",
         text="t",
     )
-    fit = fit_rows(rows, seq_len=10, truncation="truncate")
+    fit = fit_rows(rows, seq_len=10, truncation="truncate", cut=cut_row)
     assert (fit.truncated, fit.dropped) == (1, 1)
     assert [row.tokens for row in fit.rows] == [5, 10]
 
 
+@pytest.mark.light
 def test_nothing_left_is_an_error():
     """When no row fits, the run stops and names the shortest."""
     with pytest.raises(InputError, match="no row fits into seq_len 8"):
@@ -293,7 +298,7 @@ def test_preparing_twice_gives_the_same(tokenizer):
     )
     assert first == second
     counts = first.counts()
-    assert (counts["rows"], counts["train_rows"], counts["holdout_rows"], counts["dropped"]) == (
+    assert (counts.rows, counts.train_rows, counts.holdout_rows, counts.dropped) == (
         40,
         36,
         4,
@@ -301,6 +306,7 @@ def test_preparing_twice_gives_the_same(tokenizer):
     )
 
 
+@pytest.mark.light
 def test_packing_fills_bins_and_keeps_every_token():
     """Packed bins hold at most seq_len tokens, every row once, and never predict a row's first
     token from the row before.
@@ -310,7 +316,7 @@ def test_packing_fills_bins_and_keeps_every_token():
     assert sorted(row.number for group in bins for row in group) == [1, 2, 3, 4, 5, 6, 7]
     assert all(sum(row.tokens for row in group) <= 10 for group in bins)
     assert len(bins) == 4  # 37 tokens do not fit into three bins of ten
-    table = columns(bins, lengths=True)
+    table = dataset_columns(bins, lengths=True)
     for ids, labels, lengths in zip(
         table["input_ids"], table["labels"], table["seq_lengths"], strict=True
     ):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from advisor.commands.chat import newest_run
+from advisor.commands.tools import newest_run
 from advisor.ground.errors import InputError
 from trainers.tools.chat import ChatSession
 from trainers.tools.chat import main as chat_main
@@ -121,14 +121,14 @@ def test_a_talk_goes_to_the_voices_that_are_on(run):
     out.truncate(0)
     talk.ask("hello again")
     assert "[legal]" not in out.getvalue()
-    assert len(talk.said["hr"]) == 4
+    assert len(talk.history["hr"]) == 4
     assert talk.command("/use nobody")
-    assert talk.voices == ["hr"]
+    assert talk.active == ["hr"]
     assert talk.command("/base")
     talk.ask("and you?")
     assert "[base]" in out.getvalue()
     assert talk.command("/new")
-    assert talk.said == {}
+    assert talk.history == {}
     assert not talk.command("/quit")
 
 

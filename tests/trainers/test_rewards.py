@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from advisor.ground.errors import InputError, TrainingFailed
-from tests.trainers.test_alignment import (
+from tests.trainers.alignment import (
     QUESTIONS,
     REWARD,
     SHORT,
@@ -23,6 +23,7 @@ from trainers.rewards.verifiers import matches, same_answer, schema_validator
 # --------------------------------------------------------------------------- verifiers
 
 
+@pytest.mark.light
 @pytest.mark.parametrize(
     ("said", "wanted", "right"),
     [
@@ -47,6 +48,7 @@ def test_the_final_answer_decides(said, wanted, right):
     assert same_answer(said, wanted) is right
 
 
+@pytest.mark.light
 def test_patterns_may_hold_the_wanted_answer():
     """{answer} in a pattern is the row's answer, letter for letter."""
     assert matches("<answer>4+4</answer>", "<answer>{answer}</answer>", "4+4")
@@ -54,6 +56,7 @@ def test_patterns_may_hold_the_wanted_answer():
     assert matches("call 911", r"\d{3}", None)
 
 
+@pytest.mark.light
 def test_json_has_to_fit_its_schema(tmp_path):
     """Valid JSON of the form counts, also in a code block; other JSON, text around it and broken
     JSON do not.
@@ -76,10 +79,11 @@ def test_json_has_to_fit_its_schema(tmp_path):
     assert not valid('Here: {"name": "tea"}')
     assert not valid('{"name": "tea"')
     path.write_text('{"type": "nothing"}')
-    with pytest.raises(InputError, match="no JSON schema"):
+    with pytest.raises(InputError, match="not a JSON schema"):
         schema_validator(path)
 
 
+@pytest.mark.light
 def test_a_reward_is_one_finite_number_an_answer():
     """NaN and a missing number end the run; that all are the same is remembered."""
     answers = [Answer("Well?", text, None, [1], [2]) for text in ("a", "b")]
@@ -103,8 +107,8 @@ def test_a_reward_is_one_finite_number_an_answer():
         ({}, "nothing says what reward an answer gets"),
         ({"verifier": "exact", "reward": "own.py:score"}, "verifier and reward both say"),
         ({"verifier": "regex"}, "verifier regex needs the key pattern"),
-        ({"verifier": "regex", "pattern": "("}, "no regular expression"),
-        ({"verifier": "exact", "pattern": "x"}, "nothing would read 'pattern'"),
+        ({"verifier": "regex", "pattern": "("}, "not a regular expression"),
+        ({"verifier": "exact", "pattern": "x"}, "'pattern' has no effect"),
         ({"verifier": "json_schema", "schema": "missing.json"}, "no such file"),
         ({"reward": "own.py"}, "file.py:function"),
         ({"reward": "missing.py:score"}, "no such file"),

@@ -107,6 +107,7 @@ def test_the_key_changes_the_run(key, make, basis, monkeypatch):
     assert effects(job, monkeypatch) != basis
 
 
+@pytest.mark.light
 def test_every_key_is_covered():
     """No key of a stage, of LoRA or of SFT is missing from the test above."""
     keys = {item.name for item in fields(Stage)} | set(key_specs().allowed("sft", "lora"))
@@ -144,8 +145,8 @@ def test_checkpoints_are_about_ten_a_run(make):
 @pytest.mark.parametrize(
     ("keys", "match"),
     [
-        ({"weights_dtype": "float16"}, "float16 weights need a CUDA card"),
-        ({"attention": "flash_attention_2"}, "needs a CUDA or ROCm card"),
+        ({"weights_dtype": "float16"}, "float16 weights need a CUDA GPU"),
+        ({"attention": "flash_attention_2"}, "needs a CUDA or ROCm GPU"),
         ({"optimizer": "paged_adamw_8bit"}, "pages memory between GPU and host"),
     ],
 )

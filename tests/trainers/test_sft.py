@@ -14,8 +14,8 @@ import pytest
 from advisor.ground.errors import InputError, TrainingFailed
 from tests.trainers.runs import break_at, losses, trained
 from trainers import sft
+from trainers.__main__ import main
 from trainers.frame.files import read_json
-from trainers.frame.job import run_trainer
 from trainers.frame.machine import is_main_process
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -162,7 +162,7 @@ def test_a_broken_run_resumes_with_the_same_losses(make, monkeypatch, capsys):
     (broken.checkpoints / "checkpoint-8").mkdir()  # what a process killed while saving leaves
     capsys.readouterr()
     result = trained(broken)
-    assert "going on after step 6 of 10, learning rate 0.00" in capsys.readouterr().err
+    assert "resuming after step 6 of 10, learning rate 0.00" in capsys.readouterr().err
     assert losses(broken) == losses(whole)
     assert result["loss_first"] == losses(whole)[0]
 
@@ -261,7 +261,7 @@ def test_a_stage_goes_on_from_the_adapter_of_the_stage_before(make, tmp_path):
     result = trained(second)
     assert result["resolved"]["start_from"] == str(first.output)
     assert result["loss_first"] < losses(first)[0]
-    with pytest.raises(InputError, match="rank is 8, the adapter it goes on from has 4"):
+    with pytest.raises(InputError, match="rank is 8, the adapter it continues from has 4"):
         sft.train(make_job(plan, stage="other", run=first.run, folder=tmp_path, judge=False))
 
 
@@ -283,6 +283,7 @@ def test_a_plan_for_a_gpu_is_refused_without_one(make):
         sft.train(replace(job, plan=replace(job.plan, launch=Launch(device="cuda"))))
 
 
+@pytest.mark.light
 def test_untested_versions_are_refused_with_both_named(monkeypatch):
     """A library outside the tested range is exit 4, naming the installed and the wanted version."""
     import importlib.metadata
@@ -334,7 +335,8 @@ def command(plan: Path, run: Path, *flags: str) -> list[str]:
         sys.executable,
         "-P",
         "-m",
-        "trainers.sft",
+        "trainers",
+        "sft",
         str(plan),
         "--stage",
         "sft",
@@ -373,7 +375,7 @@ def test_a_killed_run_resumes_with_the_same_losses(tmp_path, tiny_model, chats):
     process.send_signal(signal.SIGTERM)
     said = process.communicate()[1]
     assert process.returncode == 130
-    assert "going on after step" in said
+    assert "resuming after step" in said
     assert "learning rate" in said
     assert read_json(tmp_path / "broken" / "stages" / "sft" / "error.json")["exit_code"] == 130
     resumed = [json.loads(line) for line in metrics.read_text().splitlines() if line.endswith("}")]
@@ -400,12 +402,7 @@ def test_failures_leave_a_record_and_their_exit_code(
 ):
     """error.json holds what, allowed, hint and the exit code, and stderr says the same."""
     plan = plan_file(tmp_path, tiny_model, chats, seq_len=8)
-    code = run_trainer(
-        sft.train,
-        [str(plan), "--stage", "sft", "--run", str(tmp_path / "run")],
-        objectives=("sft",),
-        prog="trainers.sft",
-    )
+    code = main(["sft", str(plan), "--stage", "sft", "--run", str(tmp_path / "run")])
     record = read_json(tmp_path / "run" / "stages" / "sft" / "error.json")
     assert code == 2 == record["exit_code"]
     assert record["kind"] == "InputError"
@@ -414,37 +411,29 @@ def test_failures_leave_a_record_and_their_exit_code(
     assert "longer than seq_len 8" in capsys.readouterr().err
 
 
-def test_an_unplanned_exception_is_a_bug_with_its_log(tmp_path, tiny_model, chats):
+def test_an_unplanned_exception_is_a_bug_with_its_log(tmp_path, tiny_model, chats, monkeypatch):
     """What nobody foresaw is exit 70 and names the file with the traceback."""
     plan = plan_file(tmp_path, tiny_model, chats)
 
     def broken(job):
         raise RuntimeError("surprise")
 
-    code = run_trainer(
-        broken,
-        [str(plan), "--stage", "sft", "--run", str(tmp_path / "run")],
-        objectives=("sft",),
-        prog="trainers.sft",
-    )
+    monkeypatch.setattr(sft, "train", broken)
+    code = main(["sft", str(plan), "--stage", "sft", "--run", str(tmp_path / "run")])
     record = read_json(tmp_path / "run" / "stages" / "sft" / "error.json")
     assert code == 70 == record["exit_code"]
     assert "surprise" in Path(record["hint"].split()[-1]).read_text()
 
 
-def test_out_of_memory_names_the_next_smaller_setting(tmp_path, tiny_model, chats):
+def test_out_of_memory_names_the_next_smaller_setting(tmp_path, tiny_model, chats, monkeypatch):
     """Out of memory is exit 5 with the setting that changes the result least."""
     plan = plan_file(tmp_path, tiny_model, chats, micro_batch_size=8)
 
     def full(job):
         raise MemoryError("no room")
 
-    code = run_trainer(
-        full,
-        [str(plan), "--stage", "sft", "--run", str(tmp_path / "run")],
-        objectives=("sft",),
-        prog="trainers.sft",
-    )
+    monkeypatch.setattr(sft, "train", full)
+    code = main(["sft", str(plan), "--stage", "sft", "--run", str(tmp_path / "run")])
     assert code == 5
     assert (
         "micro_batch_size: 4 and grad_accum: 2"

@@ -6,7 +6,7 @@ import json
 import pytest
 from rich.console import Console
 
-from advisor.commands.show_row import row_as_trained as asked_row
+from advisor.commands.check import row_as_trained as asked_row
 from advisor.ground.errors import InputError
 from advisor.render.row import print_row
 from trainers.tools.show_row import show_row
@@ -78,6 +78,7 @@ def test_without_a_model_the_plain_template_is_shown(data):
     assert "User: Where is it?\n\nAssistant:[[ Here [bold].<|end|>]]" in printed(shown)
 
 
+@pytest.mark.light
 def test_a_row_that_is_left_out_says_why(data):
     """A row that no trainer would use is shown with the reason."""
     text = printed(show_row(data, row=2))

@@ -2,14 +2,18 @@
 
 from dataclasses import replace
 
-from hypothesis import given, settings
+import pytest
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.conftest import examples
 from trainers.prepare import IGNORED, Row, fit_rows, split_rows
-from trainers.prepare.length import pieces
-from trainers.prepare.row import normal
+from trainers.prepare.length import cut_row, split_text
+from trainers.prepare.row import normalise_text
 
-QUICK = settings(max_examples=150, deadline=None, derandomize=True)
+pytestmark = pytest.mark.light
+
+QUICK = examples(3, derandomize=True)
 QUESTION = st.sampled_from(["a", "A ", "b", "c", "d  d", "D d", "e", "f", "\uff41", ""])
 
 
@@ -22,8 +26,8 @@ def rows_from(pairs) -> list[Row]:
             prompt="p",
             shown="",
             expected="",
-            key=normal(asked),
-            text=normal(asked + " " + said),
+            key=normalise_text(asked),
+            text=normalise_text(asked + " " + said),
         )
         for place, (asked, said) in enumerate(pairs, 1)
     ]
@@ -81,7 +85,7 @@ def test_a_parted_text_is_learned_whole_and_once(length, seq_len):
         text="t",
         document=True,
     )
-    found = list(pieces(row, seq_len))
+    found = list(split_text(row, seq_len))
     assert [label for piece in found for label in piece.labels[1:] if label != IGNORED] == ids[1:]
     assert all(2 <= piece.tokens <= seq_len and piece.learned >= 1 for piece in found)
     assert all(
@@ -117,7 +121,7 @@ def test_kept_cut_and_dropped_rows_add_up(lengths, seq_len, truncation):
             )
         )
     rows.append(replace(rows[0], number=0, input_ids=[1, 2], labels=[IGNORED, 2]))
-    fit = fit_rows(rows, seq_len=seq_len, truncation=truncation)
+    fit = fit_rows(rows, seq_len=seq_len, truncation=truncation, cut=cut_row)
     assert len(fit.rows) + fit.dropped == len(rows)
     assert all(row.tokens <= seq_len and row.learned for row in fit.rows)
     assert fit.truncated == sum(row.tokens > seq_len for row in rows) - fit.dropped

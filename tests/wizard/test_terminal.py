@@ -159,6 +159,7 @@ def test_the_page_is_saved_from_the_menu(start, tmp_path):
     assert "QLoRA" in (tmp_path / "mine.html").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "vt100"}, {"TERM": "linux"}])
 def test_other_terminals_work(start, environment):
     """Without colour and on older terminals the same keys lead to the same end."""

@@ -1,1 +1,43 @@
-"""Base against tuned: losses, generated answers, rewards, and checks on what was saved."""
+"""What training changed: the model before and after it, on data that it was not trained on.
+
+loss.py          loss and sample answers of one model
+metrics.py       scores of answers, and whether a difference is more than chance
+generation.py    a model that writes
+pairs.py         preference training
+rewards.py       training by reward
+reward_model.py  a reward model
+cross_task.py    every task's module on every task's rows
+saved_result.py  whether the saved result is the trained model
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from advisor.plan.record import Check, Evaluation
+
+
+class Evaluator(Protocol):
+    """Measures the same of a model before and after training, and compares."""
+
+    def evaluate_base(self) -> None:
+        """Measure the model before training; once, also if a run was resumed."""
+        ...
+
+    def evaluate_tuned(self) -> None:
+        """Measure the trained model."""
+        ...
+
+    def verdict(self) -> tuple[str, str]:
+        """(better | worse | not distinguishable, one sentence)."""
+        ...
+
+    def checks(self) -> Sequence[Check]:
+        """What else was looked at, with what was found. May raise TrainingFailed."""
+        ...
+
+    def record(self) -> Evaluation:
+        """The comparison for result.json."""
+        ...

@@ -1,5 +1,5 @@
-"""Every module on every task's held-out rows: the loss of each, and of the base, on one base in
-memory.
+"""Every task's module, and the base, on every task's held-out rows: the loss of each, with one base
+in memory.
 
 Run: python -P -m trainers.evaluation.cross_task PLAN --run FOLDER [--max-steps N]
 """
@@ -10,16 +10,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from advisor.ground.errors import AdviseError
 from advisor.plan.model import Plan
 from advisor.plan.read import read_plan
-from trainers.evaluation import loss as judge
+from advisor.plan.record import CROSS, CrossEvaluation
+from trainers.evaluation.loss import held_out, padded_batch
 from trainers.frame.files import write_json
 from trainers.frame.job import make_job
 from trainers.frame.machine import quiet_libraries, torch_device, use_cores
-from trainers.prepare import Row
+from trainers.frame.types import Model, Tokenizer
+from trainers.prepare import IGNORED, Row
 from trainers.tools.results import BASE, load_results, results_of
 
 ROWS, TRIAL_ROWS = 32, 8
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             given.run.resolve(),
             rows=ROWS if given.max_steps is None else TRIAL_ROWS,
         )
-        write_json(given.run / "cross.json", {"losses": found})
+        write_json(given.run / CROSS, CrossEvaluation(losses=found).to_dict())
     except AdviseError as error:
         print(f"error: {error.text()}", file=sys.stderr)
         return error.exit_code
@@ -63,12 +64,12 @@ def cross_losses(
     loaded = load_results(results, device)
     found: dict[str, dict[str, float | None]] = {}
     for result in results:
-        held = held_out(plan, folder, run, result.label, loaded.tokenizers[result.label], rows)
+        held = held_out_rows(plan, folder, run, result.label, loaded.tokenizers[result.label], rows)
         found[result.label] = {}
         for label in loaded.labels:
             with loaded.use(label) as (model, tokenizer):
                 found[result.label][label] = (
-                    mean_loss(model, held, tokenizer.pad_token_id) if held else None
+                    loss_per_token(model, held, tokenizer.pad_token_id) if held else None
                 )
     return {
         task: {"base" if label == BASE else label: loss for label, loss in losses.items()}
@@ -76,33 +77,38 @@ def cross_losses(
     }
 
 
-def held_out(
-    plan: Plan, folder: Path, run: Path, task: str, tokenizer: Any, limit: int
+def held_out_rows(
+    plan: Plan, folder: Path, run: Path, task: str, tokenizer: Tokenizer, limit: int
 ) -> list[Row]:
-    """The rows that the task's own training kept out."""
+    """The rows that the training of the task held out, at most `limit` of them.
+
+    Raises InputError for data that cannot be read.
+    """
     from trainers.frame.rows import prepare_rows
 
     job = make_job(plan, stage=plan.stages[-1].name, run=run, folder=folder, task=task)
-    return judge.held_out(prepare_rows(job, tokenizer).holdout, limit=limit)
+    return held_out(prepare_rows(job, tokenizer).holdout, limit=limit)
 
 
-def mean_loss(model: Any, rows: Sequence[Row], pad_id: int) -> float:
-    """Loss per learned token, row by row: every row's logits are let go before the next."""
+def loss_per_token(model: Model, rows: Sequence[Row], pad_id: int) -> float:
+    """Mean loss per learned token; one row at a time, so that one row's logits are all that is
+    held.
+    """
     import torch
 
     total, count = 0.0, 0
     with torch.no_grad():
         for row in rows:
-            batch = judge.pad([row], pad_id, next(model.parameters()).device)
-            labels = batch.pop("labels")[:, 1:]
-            logits = model(**batch, use_cache=False).logits[:, :-1]
-            learned = labels != judge.IGNORED
+            batch = padded_batch([row], pad_id, next(model.parameters()).device)
+            labels_BT = batch.pop("labels")[:, 1:]
+            logits_BTV = model(**batch, use_cache=False).logits[:, :-1]
+            learned_BT = labels_BT != IGNORED
             total += float(
                 torch.nn.functional.cross_entropy(
-                    logits[learned].float(), labels[learned], reduction="sum"
+                    logits_BTV[learned_BT].float(), labels_BT[learned_BT], reduction="sum"
                 )
             )
-            count += int(learned.sum())
+            count += int(learned_BT.sum())
     return total / max(1, count)
 
 

@@ -1,9 +1,10 @@
-"""The judge of a stage: base against tuned on held-out rows, on generated answers, and on fixed
-general prompts.
+"""The evaluation of a model that writes: base against tuned on held-out rows, on generated answers,
+and on fixed general prompts.
 
-The base is asked before training, so that it need not be loaded twice; what it said is kept beside
-the result, so that a resumed run does not ask again. Time is bounded by stated samples: held-out
-rows for the loss, generated answers until either SAMPLES or GENERATION_S is reached.
+The base is measured before training, so that it need not be loaded twice; its numbers are kept
+beside the result, so that a resumed run does not measure it again. Time is bounded by fixed
+samples: a number of held-out rows for the loss, and generated answers until SAMPLES or GENERATION_S
+is reached.
 """
 
 from __future__ import annotations
@@ -16,100 +17,114 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import InputError
-from trainers.evaluation import loss as judge
-from trainers.evaluation.metrics import Compared, compare, compare_answers, verdict
+from advisor.plan.record import Check, Evaluation
+from advisor.plan.record import Sample as SampleRecord
+from trainers.evaluation.loss import (
+    HELD_OUT_ROWS,
+    SAMPLES,
+    Sample,
+    held_out,
+    perplexity,
+    prompts_to_answer,
+    row_losses,
+    sample_answers,
+    sample_limit,
+)
+from trainers.evaluation.metrics import Comparison, compare, compare_answers, verdict
+from trainers.evaluation.saved_result import check_stops
 from trainers.frame.files import read_json, write_json
 from trainers.frame.job import Job
+from trainers.frame.types import Tokenizer, Trainer
 from trainers.prepare import ANSWERS, Prepared, Row, Templater, prepare_stage_rows
 
 GENERAL = Path(__file__).parent / "general.jsonl"
 GENERATION_S = 45.0  # no further batch of answers is begun after this
 BATCH = 4  # answers generated at once
 TRIAL_ROWS, TRIAL_SAMPLES, TRIAL_GENERAL = 8, 2, 4
-WORSE_GENERAL = 0.1  # rise of the loss on general prompts, as a share, from which it is told
+WORSE_GENERAL = 0.1  # relative rise of the loss on general prompts that the verdict mentions
 
 
 @dataclass
-class Asked:
-    """What one model said to everything it was asked."""
+class Measurements:
+    """What was measured of one model."""
 
-    losses: list[float] = field(
-        default_factory=list
-    )  # of the held-out rows, mean per learned token
-    general: list[float] = field(default_factory=list)  # of the general prompts
-    samples: list[judge.Sample] = field(default_factory=list)
-    scores: dict[str, list[float]] = field(
-        default_factory=dict
-    )  # what an objective measures beside
+    losses: list[float] = field(default_factory=list)  # mean per learned token, of held-out rows
+    general: list[float] = field(default_factory=list)  # the same, of the general prompts
+    samples: list[Sample] = field(default_factory=list)
+    scores: dict[str, list[float]] = field(default_factory=dict)  # what an objective adds
     seconds: float = 0.0
 
 
-class Judge:
-    """Asks the same of the model before and after training, and compares."""
+class TextEvaluator:
+    """Measures losses and answers before and after training, and compares them."""
 
     def __init__(
-        self, job: Job, trainer: Any, data: Prepared[Row], mark: str, *, generates: bool = True
+        self,
+        job: Job,
+        trainer: Trainer,
+        data: Prepared[Row],
+        fingerprint: str,
+        *,
+        generates: bool = True,
     ) -> None:
-        self.job, self.trainer, self.mark = job, trainer, mark
+        self.job, self.trainer, self.fingerprint = job, trainer, fingerprint
         self.trial = job.max_steps is not None
-        self.rows = judge.held_out(
-            data.holdout, limit=TRIAL_ROWS if self.trial else judge.HELD_OUT_ROWS
-        )
-        self.asked = (
-            judge.prompts_to_answer(self.rows or data.train, seq_len=job.stage.seq_len)[
-                : TRIAL_SAMPLES if self.trial else judge.SAMPLES
+        self.rows = held_out(data.holdout, limit=TRIAL_ROWS if self.trial else HELD_OUT_ROWS)
+        self.prompts = (
+            prompts_to_answer(self.rows or data.train, seq_len=job.stage.seq_len)[
+                : TRIAL_SAMPLES if self.trial else SAMPLES
             ]
             if generates
             else []
         )
-        self.limit = judge.sample_limit(self.asked)
+        self.limit = sample_limit(self.prompts)
         self.general_rows = general_rows(trainer.processing_class, job.stage.seq_len)[
             : TRIAL_GENERAL if self.trial else None
         ]
-        self.base, self.tuned = Asked(), Asked()
+        self.base, self.tuned = Measurements(), Measurements()
         self.cache = job.output / "before.json"
 
     def evaluate_base(self) -> None:
-        """Measure the model as it is before training; once, also where a run was resumed."""
+        """Measure the model as it is before training; once, also if a run was resumed."""
         known = read_json(self.cache)
-        if isinstance(known, dict) and known.get("fingerprint") == self.mark:
-            self.base = Asked(
+        if isinstance(known, dict) and known.get("fingerprint") == self.fingerprint:
+            self.base = Measurements(
                 **{
                     **known["asked"],
-                    "samples": [judge.Sample(**sample) for sample in known["asked"]["samples"]],
+                    "samples": [Sample(**sample) for sample in known["asked"]["samples"]],
                 }
             )
-            self.asked = self.asked[: len(self.base.samples)]
+            self.prompts = self.prompts[: len(self.base.samples)]
             return
-        self.base = self._ask()
-        self.asked = self.asked[: len(self.base.samples)]  # as many as there was time for
-        write_json(self.cache, {"fingerprint": self.mark, "asked": asdict(self.base)})
+        self.base = self._measure()
+        self.prompts = self.prompts[: len(self.base.samples)]  # as many as there was time for
+        write_json(self.cache, {"fingerprint": self.fingerprint, "asked": asdict(self.base)})
 
     def evaluate_tuned(self) -> None:
         """Measure the trained model on the same."""
-        self.tuned = self._ask(hurry=False)
+        self.tuned = self._measure(bounded=False)
 
-    def _ask(self, *, hurry: bool = True) -> Asked:
+    def _measure(self, *, bounded: bool = True) -> Measurements:
         began = time.monotonic()
         losses, general, scores = (
             self.losses(self.rows),
             self.losses(self.general_rows),
             self.own_scores(),
         )
-        samples: list[judge.Sample] = []
+        samples: list[Sample] = []
         writing = time.monotonic()
-        for start in range(0, len(self.asked), BATCH):
-            if hurry and start and time.monotonic() - writing > GENERATION_S:
+        for start in range(0, len(self.prompts), BATCH):
+            if bounded and start and time.monotonic() - writing > GENERATION_S:
                 break
-            batch = self.asked[start : start + BATCH]
-            samples += judge.answers(
+            batch = self.prompts[start : start + BATCH]
+            samples += sample_answers(
                 self.trainer.model,
                 self.trainer.processing_class,
                 batch,
                 limit=self.limit,
                 autocast=self._autocast,
             )
-        return Asked(
+        return Measurements(
             losses=losses,
             general=general,
             samples=samples,
@@ -119,14 +134,14 @@ class Judge:
 
     def losses(self, rows: Sequence[Row]) -> list[float]:
         """Loss per learned token of each row."""
-        return judge.row_losses(self.trainer, rows)
+        return row_losses(self.trainer, rows)
 
     def own_scores(self) -> dict[str, list[float]]:
-        """What else an objective measures of the model, by name."""
+        """Further measurements of an objective, by name."""
         return {}
 
-    def own_parts(self) -> dict[str, Compared]:
-        """What an objective compares before all else."""
+    def own_parts(self) -> dict[str, Comparison]:
+        """Comparisons of an objective that come before all others."""
         return {}
 
     def own_record(self) -> dict[str, Any]:
@@ -134,14 +149,13 @@ class Judge:
         return {}
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        context: AbstractContextManager[Any] = self.trainer.compute_loss_context_manager()
-        return context
+        return self.trainer.compute_loss_context_manager()
 
     # ---------------------------------------------------------------- comparing
 
     @property
-    def loss(self) -> Compared | None:
-        """Loss per learned token on the held-out rows; None where nothing was held out."""
+    def loss(self) -> Comparison | None:
+        """Loss per learned token on the held-out rows; None if nothing was held out."""
         if not self.rows or not self.tuned.losses:
             return None
         return compare(
@@ -152,7 +166,7 @@ class Judge:
         )
 
     @property
-    def general(self) -> Compared | None:
+    def general(self) -> Comparison | None:
         """Loss on the fixed general prompts."""
         if not self.tuned.general:
             return None
@@ -163,14 +177,14 @@ class Judge:
             weights=[row.learned for row in self.general_rows],
         )
 
-    def answers(self) -> dict[str, Compared]:
-        """Scores of the generated answers, as they suit the expected ones."""
-        if not self.tuned.samples or not all(row.expected for row in self.asked):
+    def answers(self) -> dict[str, Comparison]:
+        """Scores of the generated answers, by the metrics that suit the expected ones."""
+        if not self.tuned.samples or not all(row.expected for row in self.prompts):
             return {}
         return compare_answers(
             [sample.text for sample in self.base.samples],
             [sample.text for sample in self.tuned.samples],
-            [row.expected for row in self.asked],
+            [row.expected for row in self.prompts],
         )
 
     def verdict(self) -> tuple[str, str]:
@@ -184,51 +198,46 @@ class Judge:
         notable = general is not None and general.after > general.before * (1 + WORSE_GENERAL)
         return verdict(parts, general=general if notable else None)
 
-    def checks(self) -> list[Any]:
-        """Whether answers end by themselves.
+    def checks(self) -> list[Check]:
+        """Whether answers still end with a stop token.
 
-        Raises TrainingFailed where the base's did and no answer does any more.
+        Raises TrainingFailed if those of the base did and none does any more.
         """
-        from trainers.evaluation.saved_result import check_stops
-
         return check_stops(self.job, self.tuned.samples, self.base.samples, self.limit)
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Evaluation:
         """The comparison for result.json."""
         loss, general = self.loss, self.general
-        return {
-            "holdout_loss_before": loss.before if loss else None,
-            "holdout_loss_after": loss.after if loss else None,
-            "holdout_loss_interval": list(loss.interval) if loss and loss.interval else None,
-            "perplexity_before": judge.perplexity(loss.before if loss else None),
-            "perplexity_after": judge.perplexity(loss.after if loss else None),
-            "rows": len(self.rows),
-            "metrics": {
+        samples = zip(self.prompts, self.base.samples, self.tuned.samples, strict=True)
+        return Evaluation(
+            holdout_loss_before=loss.before if loss else None,
+            holdout_loss_after=loss.after if loss else None,
+            holdout_loss_interval=loss.interval if loss else None,
+            perplexity_before=perplexity(loss.before if loss else None),
+            perplexity_after=perplexity(loss.after if loss else None),
+            rows=len(self.rows),
+            metrics={
                 name: part.record() for name, part in {**self.own_parts(), **self.answers()}.items()
             },
-            "general": general.record() if general else None,
-            "seconds": round(self.base.seconds + self.tuned.seconds, 1),
-            "samples": [
-                {
-                    "prompt": row.shown,
-                    "expected": row.expected,
-                    "base": base.text,
-                    "tuned": tuned.text,
-                    "base_stopped": base.stopped,
-                    "tuned_stopped": tuned.stopped,
-                }
-                for row, base, tuned in zip(
-                    self.asked, self.base.samples, self.tuned.samples, strict=True
+            general=general.record() if general else None,
+            seconds=round(self.base.seconds + self.tuned.seconds, 1),
+            samples=tuple(
+                SampleRecord(
+                    prompt=row.shown,
+                    expected=row.expected,
+                    base=base.text,
+                    tuned=tuned.text,
+                    base_stopped=base.stopped,
+                    tuned_stopped=tuned.stopped,
                 )
-            ],
-            **self.own_record(),
-        }
+                for row, base, tuned in samples
+            ),
+            extra=self.own_record(),
+        )
 
 
-def general_rows(tokenizer: Any, seq_len: int) -> list[Row]:
-    """The fixed general prompts, as rows of this tokenizer; [] where its template takes none of
-    them.
-    """
+def general_rows(tokenizer: Tokenizer, seq_len: int) -> list[Row]:
+    """The fixed general prompts, as rows of this tokenizer; [] if none is within `seq_len`."""
     from advisor.data import read_examples
 
     try:
@@ -243,5 +252,4 @@ def general_rows(tokenizer: Any, seq_len: int) -> list[Row]:
         )
     except InputError:  # none of them is as short as the rows of this stage
         return []
-    rows: Sequence[Row] = data.train
-    return list(rows)
+    return list(data.train)

@@ -1,6 +1,7 @@
-"""Base against tuned on held-out rows: loss, perplexity, a few sample answers.
+"""Loss, log-probabilities and sample answers of a model, on a bounded number of rows; logits are
+never kept.
 
-Bounded, and logits are never kept.
+Dimensions: T tokens of a row, N learned tokens of it, V vocabulary.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from trainers.frame.types import Device, Model, Tokenizer, Trainer
 from trainers.prepare import IGNORED, Row
 
 HELD_OUT_ROWS = 64
@@ -28,20 +30,20 @@ class Sample:
 
 
 def held_out(rows: Sequence[Item], *, limit: int = HELD_OUT_ROWS) -> list[Item]:
-    """At most `limit` rows, spread evenly over the hold-out rows."""
+    """At most `limit` of the held-out rows, spread evenly over all of them."""
     if len(rows) <= limit:
         return list(rows)
     return [rows[index * len(rows) // limit] for index in range(limit)]
 
 
 def batches(rows: Sequence[Row], size: int) -> list[list[Row]]:
-    """Rows of similar length together, so that little is padded."""
+    """Batches of rows of similar length, so that little is padded."""
     ordered = sorted(rows, key=lambda row: row.tokens)
     return [ordered[at : at + size] for at in range(0, len(ordered), size)]
 
 
-def pad(rows: Sequence[Row], pad_id: int, device: Any) -> dict[str, Any]:
-    """One batch of rows, padded on the right."""
+def padded_batch(rows: Sequence[Row], pad_id: int, device: Device) -> dict[str, Any]:
+    """One batch of rows, padded on the right: input_ids, labels and attention_mask."""
     import torch
 
     width = max(row.tokens for row in rows)
@@ -59,7 +61,7 @@ def pad(rows: Sequence[Row], pad_id: int, device: Any) -> dict[str, Any]:
     }
 
 
-def mean_loss(trainer: Any, rows: Sequence[Row]) -> float | None:
+def mean_loss(trainer: Trainer, rows: Sequence[Row]) -> float | None:
     """Mean loss per learned token over the rows, or None without rows."""
     import torch
 
@@ -70,7 +72,7 @@ def mean_loss(trainer: Any, rows: Sequence[Row]) -> float | None:
     model.eval()
     with torch.no_grad(), trainer.compute_loss_context_manager():
         for batch in batches(rows, trainer.args.per_device_train_batch_size):
-            inputs = pad(batch, trainer.processing_class.pad_token_id, trainer.args.device)
+            inputs = padded_batch(batch, trainer.processing_class.pad_token_id, trainer.args.device)
             learned = sum(row.learned for row in batch)
             total += float(trainer.compute_loss(model, inputs)) * learned
             count += learned
@@ -78,7 +80,7 @@ def mean_loss(trainer: Any, rows: Sequence[Row]) -> float | None:
     return total / count
 
 
-def row_losses(trainer: Any, rows: Sequence[Row]) -> list[float]:
+def row_losses(trainer: Trainer, rows: Sequence[Row]) -> list[float]:
     """Mean loss per learned token of each row, in their order."""
     import torch
 
@@ -93,7 +95,9 @@ def row_losses(trainer: Any, rows: Sequence[Row]) -> list[float]:
                 float(
                     trainer.compute_loss(
                         model,
-                        pad([row], trainer.processing_class.pad_token_id, trainer.args.device),
+                        padded_batch(
+                            [row], trainer.processing_class.pad_token_id, trainer.args.device
+                        ),
                     )
                 )
             )
@@ -101,9 +105,10 @@ def row_losses(trainer: Any, rows: Sequence[Row]) -> list[float]:
     return found
 
 
-def answer_log_probs(trainer: Any, rows: Sequence[Row]) -> list[float]:
-    """Log-probability of each row's learned tokens together, in their order; one row at a time, and
-    logits of its answer alone.
+def answer_log_probs(trainer: Trainer, rows: Sequence[Row]) -> list[float]:
+    """The sum of the log-probabilities of each row's learned tokens, in the order of the rows.
+
+    One row at a time, and only the logits of its answer, if the model can leave out the others.
     """
     import inspect
 
@@ -116,7 +121,7 @@ def answer_log_probs(trainer: Any, rows: Sequence[Row]) -> list[float]:
     model.eval()
     with torch.no_grad(), trainer.compute_loss_context_manager():
         for row in rows:
-            inputs = pad([row], trainer.processing_class.pad_token_id, trainer.args.device)
+            inputs = padded_batch([row], trainer.processing_class.pad_token_id, trainer.args.device)
             labels_T = inputs.pop("labels")[0]
             learned = (labels_T != IGNORED).nonzero()[:, 0]
             learned = learned[learned > 0]
@@ -125,7 +130,7 @@ def answer_log_probs(trainer: Any, rows: Sequence[Row]) -> list[float]:
                 continue
             keep = {"logits_to_keep": int(row.tokens - learned[0] + 1)} if partly else {}
             logits_TV = model(**inputs, use_cache=False, **keep).logits[0]
-            # Counted from the end: only the last tokens may be there, and a prefix stands in front.
+            # Counted from the end: earlier logits may be left out, and a prefix adds some in front.
             chosen_NV = logits_TV[len(logits_TV) - row.tokens + learned - 1].float()
             found.append(
                 float(
@@ -139,12 +144,12 @@ def answer_log_probs(trainer: Any, rows: Sequence[Row]) -> list[float]:
 
 
 def perplexity(loss: float | None) -> float | None:
-    """e to the loss; None where there is no loss or the number would be absurd."""
+    """e to the loss; None without a loss, and for a number that would be absurd."""
     return None if loss is None or loss > 50 else math.exp(loss)
 
 
 def prompts_to_answer(rows: Sequence[Row], *, seq_len: int) -> list[Row]:
-    """The rows whose prompts are put to the model: the first few that leave room to answer."""
+    """The first few rows whose prompts leave room for an answer within `seq_len`."""
     chosen = []
     for row in rows:
         first = next((place for place, label in enumerate(row.labels) if label != IGNORED), 0)
@@ -155,15 +160,19 @@ def prompts_to_answer(rows: Sequence[Row], *, seq_len: int) -> list[Row]:
     return chosen
 
 
-def answers(
-    model: Any, tokenizer: Any, rows: Sequence[Row], *, limit: int, autocast: Any
+def sample_answers(
+    model: Model, tokenizer: Tokenizer, rows: Sequence[Row], *, limit: int, autocast: Any
 ) -> list[Sample]:
-    """Greedy answers to the rows' prompts, at most `limit` tokens each."""
+    """Greedy answers to the rows' prompts, at most `limit` tokens each.
+
+    Args:
+        autocast: Makes the context that generation runs in.
+    """
     import torch
 
     if not rows:
         return []
-    # Rendered prompts bring their own special tokens; a prompt without a template gets the
+    # Rendered prompts have their own special tokens; a prompt without a template gets the
     # tokenizer's.
     special = not getattr(tokenizer, "chat_template", None)
     device = next(model.parameters()).device
@@ -180,7 +189,7 @@ def answers(
     was_training = model.training
     model.eval()
     checkpointing = bool(getattr(model, "is_gradient_checkpointing", False))
-    if checkpointing:  # it switches the cache off, and every token would cost a whole forward pass
+    if checkpointing:  # else the cache is off, and every token costs a whole forward pass
         model.gradient_checkpointing_disable()
     with torch.no_grad(), autocast():
         output = model.generate(
@@ -198,11 +207,11 @@ def answers(
     samples = []
     for line in output[:, encoded["input_ids"].shape[1] :].tolist():
         end = next((place for place, token in enumerate(line) if token in stop_ids), None)
-        said = line if end is None else line[:end]
+        answer_ids = line if end is None else line[:end]
         samples.append(
             Sample(
-                text=tokenizer.decode(said, skip_special_tokens=True).strip(),
-                tokens=len(said),
+                text=tokenizer.decode(answer_ids, skip_special_tokens=True).strip(),
+                tokens=len(answer_ids),
                 stopped=end is not None,
             )
         )
@@ -210,8 +219,8 @@ def answers(
 
 
 def sample_limit(rows: Sequence[Row]) -> int:
-    """Tokens a sample answer may have: half as many again as the longest expected one, within
-    bounds.
+    """How many tokens a sample answer may have: half as many again as the longest expected one, up
+    to a bound.
     """
     longest = max((row.learned for row in rows), default=32)
     return min(LONGEST_SAMPLE, longest + longest // 2 + 8)

@@ -12,14 +12,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from advisor.plan.record import Metric
+
 DRAWS = 2000
 LEVEL = 0.95
 FEWEST = 5  # rows below which an interval says nothing
-SHORT_WORDS = 8  # answers this short are right or wrong; longer ones are more or less alike
+SHORT_WORDS = 8  # answers up to this length are right or wrong, longer ones more or less similar
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Compared:
+class Comparison:
     """One metric before and after, with the interval of the mean difference (None with too few
     rows).
     """
@@ -37,14 +39,15 @@ class Compared:
             return "not distinguishable"
         return "better" if (self.interval[0] > 0) == self.higher_is_better else "worse"
 
-    def record(self) -> dict[str, Any]:
-        return {
-            "before": self.before,
-            "after": self.after,
-            "interval": list(self.interval) if self.interval else None,
-            "rows": self.rows,
-            "word": self.word,
-        }
+    def record(self) -> Metric:
+        """The comparison for result.json."""
+        return Metric(
+            before=self.before,
+            after=self.after,
+            interval=self.interval,
+            rows=self.rows,
+            word=self.word,
+        )
 
 
 def compare(
@@ -54,11 +57,13 @@ def compare(
     higher_is_better: bool,
     weights: Sequence[float] | None = None,
     seed: int = 0,
-) -> Compared:
+) -> Comparison:
     """Means of the same rows before and after, and the interval of their difference.
 
+    Raises ValueError if the numbers of rows differ, or there are none.
+
     Args:
-        weights: What each row counts, for a mean per token; default: rows count alike.
+        weights: The weight of each row, for a mean per token; default: all the same.
     """
     import numpy
 
@@ -73,7 +78,7 @@ def compare(
         low, high = numpy.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         interval = (float(low), float(high))
     total = weight.sum()
-    return Compared(
+    return Comparison(
         before=float((one * weight).sum() / total),
         after=float((other * weight).sum() / total),
         interval=interval,
@@ -99,8 +104,8 @@ def proportion_interval(right: int, rows: int) -> tuple[float, float] | None:
 
 
 def choose_metrics(expected: Sequence[str]) -> tuple[str, ...]:
-    """Which scores suit these expected answers: form for JSON, right or wrong for short ones,
-    likeness for long ones.
+    """The scores that suit these expected answers: validity for JSON, right or wrong for short
+    ones, similarity for long ones.
     """
     if not expected:
         return ()
@@ -110,17 +115,17 @@ def choose_metrics(expected: Sequence[str]) -> tuple[str, ...]:
     return ("exact_match", "token_f1") if short > len(expected) / 2 else ("rouge_l", "token_f1")
 
 
-def score(metric: str, said: str, expected: str) -> float:
-    """One answer's score, from 0 to 1."""
+def score_answer(metric: str, answer: str, expected: str) -> float:
+    """One answer's score, from 0 to 1. Raises ValueError for an unknown metric."""
     if metric == "json_validity":
-        return float(is_json(said))
+        return float(is_json(answer))
     if metric == "exact_match" and is_json(expected):
-        return float(is_json(said) and json.loads(said) == json.loads(expected))
+        return float(is_json(answer) and json.loads(answer) == json.loads(expected))
     if metric in ("exact_match", "token_f1"):
         from torchmetrics.functional.text import squad
 
         found = squad(
-            [{"prediction_text": said, "id": "0"}],
+            [{"prediction_text": answer, "id": "0"}],
             [{"answers": {"answer_start": [0], "text": [expected]}, "id": "0"}],
         )
         return float(found["exact_match" if metric == "exact_match" else "f1"]) / 100
@@ -128,8 +133,8 @@ def score(metric: str, said: str, expected: str) -> float:
         from torchmetrics.functional.text import rouge_score
 
         return (
-            float(rouge_score(said, expected, rouge_keys="rougeL")["rougeL_fmeasure"])
-            if said.strip()
+            float(rouge_score(answer, expected, rouge_keys="rougeL")["rougeL_fmeasure"])
+            if answer.strip()
             else 0.0
         )
     raise ValueError(f"unknown metric {metric}")
@@ -145,12 +150,18 @@ def is_json(text: str) -> bool:
 
 def compare_answers(
     base: Sequence[str], tuned: Sequence[str], expected: Sequence[str]
-) -> dict[str, Compared]:
+) -> dict[str, Comparison]:
     """Every metric that suits the expected answers."""
     return {
         metric: compare(
-            [score(metric, said, wanted) for said, wanted in zip(base, expected, strict=True)],
-            [score(metric, said, wanted) for said, wanted in zip(tuned, expected, strict=True)],
+            [
+                score_answer(metric, answer, wanted)
+                for answer, wanted in zip(base, expected, strict=True)
+            ],
+            [
+                score_answer(metric, answer, wanted)
+                for answer, wanted in zip(tuned, expected, strict=True)
+            ],
             higher_is_better=True,
         )
         for metric in choose_metrics(expected)
@@ -163,8 +174,8 @@ def compare_answers(
 def classification(
     predicted: Sequence[int], true: Sequence[int], labels: Sequence[str]
 ) -> dict[str, Any]:
-    """Accuracy and macro-F1 with intervals, and the confusion table: rows are what is, columns what
-    it was called.
+    """Accuracy and macro-F1 with intervals, and the confusion matrix: rows are the true classes,
+    columns the predicted ones.
     """
     import numpy
     import torch
@@ -177,14 +188,14 @@ def classification(
     classes = len(labels)
 
     def f1(places: Any) -> float:
-        told, is_ = (
+        predicted_N, true_N = (
             torch.tensor([predicted[place] for place in places]),
             torch.tensor([true[place] for place in places]),
         )
-        return float(multiclass_f1_score(told, is_, num_classes=classes, average="macro"))
+        return float(multiclass_f1_score(predicted_N, true_N, num_classes=classes, average="macro"))
 
     everything = range(len(true))
-    told, is_ = torch.tensor(list(predicted)), torch.tensor(list(true))
+    predicted_N, true_N = torch.tensor(list(predicted)), torch.tensor(list(true))
     right = sum(one == other for one, other in zip(predicted, true, strict=True))
     interval = None
     if len(true) >= FEWEST:
@@ -192,13 +203,17 @@ def classification(
         low, high = numpy.quantile([f1(draw) for draw in draws], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         interval = [float(low), float(high)]
     return {
-        "accuracy": float(multiclass_accuracy(told, is_, num_classes=classes, average="micro")),
+        "accuracy": float(
+            multiclass_accuracy(predicted_N, true_N, num_classes=classes, average="micro")
+        ),
         "accuracy_interval": list(proportion_interval(right, len(true)) or ()) or None,
         "macro_f1": f1(everything),
         "macro_f1_interval": interval,
         "confusion": {
             "labels": list(labels),
-            "counts": multiclass_confusion_matrix(told, is_, num_classes=classes).tolist(),
+            "counts": multiclass_confusion_matrix(
+                predicted_N, true_N, num_classes=classes
+            ).tolist(),
         },
         "rows": len(true),
     }
@@ -207,28 +222,30 @@ def classification(
 # --------------------------------------------------------------------------- in words
 
 
-def verdict(parts: Mapping[str, Compared], *, general: Compared | None = None) -> tuple[str, str]:
+def verdict(
+    parts: Mapping[str, Comparison], *, general: Comparison | None = None
+) -> tuple[str, str]:
     """(better | worse | not distinguishable, one sentence).
 
-    The first part decides; general ability can only take away.
+    The first part decides the word; the loss on general prompts is only mentioned.
     """
     if not parts:
         return "not distinguishable", "nothing was held out to compare on"
     (name, first), *rest = parts.items()
-    said = [
+    sentences = [
         _sentence(name, first),
         *(_sentence(other, part) for other, part in rest if part.word != "not distinguishable"),
     ]
     word = first.word
     if general is not None and general.word == "worse":
-        said.append(
+        sentences.append(
             f"general ability is lower: loss on fixed general prompts {general.before:.2f} before,"
             f" {general.after:.2f} after"
         )
-    return word, f"{word}: {'; '.join(said)}"
+    return word, f"{word}: {'; '.join(sentences)}"
 
 
-def _sentence(name: str, part: Compared) -> str:
+def _sentence(name: str, part: Comparison) -> str:
     interval = (
         f" (difference {part.interval[0]:+.2f} to {part.interval[1]:+.2f})" if part.interval else ""
     )

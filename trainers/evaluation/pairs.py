@@ -1,5 +1,5 @@
-"""The judge of preference training: held-out pairs or verdicts before and after, beside sample
-answers and general prompts.
+"""The evaluation of preference training: held-out pairs or answers with feedback before and after,
+with sample answers and general prompts.
 """
 
 from __future__ import annotations
@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from trainers.evaluation import loss as judge
-from trainers.evaluation.generation import Judge
-from trainers.evaluation.metrics import Compared, compare, proportion_interval
+from trainers.evaluation.generation import TextEvaluator
+from trainers.evaluation.loss import SAMPLES, answer_log_probs, held_out
+from trainers.evaluation.metrics import Comparison, compare, proportion_interval
 from trainers.frame.job import Job
+from trainers.frame.types import Tokenizer, Trainer
 from trainers.prepare import IGNORED, Prepared, Row
 from trainers.prepare.preference import Feedback, Pair
 from trainers.prepare.row import ids_of
@@ -19,7 +20,9 @@ from trainers.prepare.row import ids_of
 HELD_OUT, TRIAL = 64, 8
 
 
-def as_row(tokenizer: Any, row: Pair | Feedback, answer_ids: Sequence[int], expected: str) -> Row:
+def answer_row(
+    tokenizer: Tokenizer, row: Pair | Feedback, answer_ids: Sequence[int], expected: str
+) -> Row:
     """A prompt and one answer to it as a row whose answer is learned."""
     # Without a template the tokenizer writes its own special tokens around a prompt, again.
     prompt = tokenizer.decode(
@@ -40,54 +43,54 @@ def as_row(tokenizer: Any, row: Pair | Feedback, answer_ids: Sequence[int], expe
     )
 
 
-def both_sides(tokenizer: Any, row: Pair) -> tuple[Row, Row]:
-    """The better and the worse answer of a pair, as rows."""
-    return as_row(tokenizer, row, row.chosen_ids, row.chosen), as_row(
+def both_sides(tokenizer: Tokenizer, row: Pair) -> tuple[Row, Row]:
+    """(the chosen answer of a pair, the rejected one), as rows."""
+    return answer_row(tokenizer, row, row.chosen_ids, row.chosen), answer_row(
         tokenizer, row, row.rejected_ids, row.rejected
     )
 
 
-def chosen(tokenizer: Any, rows: Sequence[Pair | Feedback]) -> list[Row]:
+def chosen_rows(tokenizer: Tokenizer, rows: Sequence[Pair | Feedback]) -> list[Row]:
     """The answers that people liked, as rows."""
     found = []
     for row in rows:
         if isinstance(row, Pair):
             found.append(both_sides(tokenizer, row)[0])
         elif row.label:
-            found.append(as_row(tokenizer, row, row.completion_ids, row.expected))
+            found.append(answer_row(tokenizer, row, row.completion_ids, row.expected))
     return found
 
 
-class PreferenceJudge(Judge):
-    """Asks how likely held-out answers are, for people's sake as a margin: how much likelier the
-    better ones.
+class PreferenceEvaluator(TextEvaluator):
+    """Measures how much likelier the chosen answers of held-out pairs are than the rejected ones,
+    or how likely held-out answers with feedback are.
     """
 
     def __init__(
         self,
         job: Job,
-        trainer: Any,
+        trainer: Trainer,
         data: Prepared[Any],
-        mark: str,
+        fingerprint: str,
         *,
         learns_answers: bool = False,
     ) -> None:
         tokenizer = trainer.processing_class
-        few = TRIAL if job.max_steps is not None else HELD_OUT
-        self.held = judge.held_out(data.holdout, limit=few)
+        trial = job.max_steps is not None
+        self.held = held_out(data.holdout, limit=TRIAL if trial else HELD_OUT)
         answers: Prepared[Row] = replace(
             data,
-            train=tuple(chosen(tokenizer, data.train[: 4 * judge.SAMPLES])),
-            holdout=tuple(chosen(tokenizer, self.held)),
-        )  # type: ignore[arg-type]
-        super().__init__(job, trainer, answers, mark)
+            train=tuple(chosen_rows(tokenizer, data.train[: 4 * SAMPLES])),
+            holdout=tuple(chosen_rows(tokenizer, self.held)),
+        )
+        super().__init__(job, trainer, answers, fingerprint)
         if not learns_answers:
-            self.rows = []  # that the better answers themselves become likelier is no aim then
+            self.rows = []  # then the likelihood of the chosen answers alone is no aim
 
     def losses(self, rows: Sequence[Row]) -> list[float]:
         return [
             -total / row.learned
-            for total, row in zip(judge.answer_log_probs(self.trainer, rows), rows, strict=True)
+            for total, row in zip(answer_log_probs(self.trainer, rows), rows, strict=True)
         ]
 
     def own_scores(self) -> dict[str, list[float]]:
@@ -96,26 +99,29 @@ class PreferenceJudge(Judge):
             return {}
         if isinstance(self.held[0], Feedback):
             return {
-                "answers": judge.answer_log_probs(
+                "answers": answer_log_probs(
                     self.trainer,
-                    [as_row(tokenizer, row, row.completion_ids, row.expected) for row in self.held],
+                    [
+                        answer_row(tokenizer, row, row.completion_ids, row.expected)
+                        for row in self.held
+                    ],
                 )
             }
         both = [both_sides(tokenizer, row) for row in self.held]
         return {
-            name: judge.answer_log_probs(self.trainer, [row[place] for row in both])
+            name: answer_log_probs(self.trainer, [row[place] for row in both])
             for place, name in enumerate(("better", "worse"))
         }
 
-    def own_parts(self) -> dict[str, Compared]:
+    def own_parts(self) -> dict[str, Comparison]:
         before, after = self.base.scores, self.tuned.scores
         if not before or not after:
             return {}
         if "answers" in before:
             signs = [1.0 if row.label else -1.0 for row in self.held]
             one, other = (
-                [sign * value for sign, value in zip(signs, asked["answers"], strict=True)]
-                for asked in (before, after)
+                [sign * value for sign, value in zip(signs, scores["answers"], strict=True)]
+                for scores in (before, after)
             )
             return {
                 "log-probability of liked answers less that of others": compare(
@@ -123,7 +129,7 @@ class PreferenceJudge(Judge):
                 )
             }
         one, other = margins(before), margins(after)
-        right = [[float(margin > 0) for margin in told] for told in (one, other)]
+        right = [[float(margin > 0) for margin in values] for values in (one, other)]
         return {
             "preference margin": compare(one, other, higher_is_better=True),
             "pair accuracy": compare(*right, higher_is_better=True),
@@ -148,12 +154,12 @@ class PreferenceJudge(Judge):
         grew = [now > was for was, now in zip(margins(before), margins(after), strict=True)]
         means = {
             f"{name}_answers_log_prob": {
-                when: sum(told[name]) / len(told[name])
-                for when, told in (("before", before), ("after", after))
+                when: sum(scores[name]) / len(scores[name])
+                for when, scores in (("before", before), ("after", after))
             }
             for name in before
         }
-        # What DPO calls its reward's accuracy: the margin against the model it started from.
+        # DPO calls this the accuracy of its rewards: the margin against the model it started from.
         return {
             "pairs": len(grew),
             "reward_accuracy": sum(grew) / len(grew),
@@ -162,6 +168,6 @@ class PreferenceJudge(Judge):
         }
 
 
-def margins(told: dict[str, list[float]]) -> list[float]:
-    """How much likelier the better answer of each pair is, as a difference of log-probabilities."""
-    return [better - worse for better, worse in zip(told["better"], told["worse"], strict=True)]
+def margins(scores: dict[str, list[float]]) -> list[float]:
+    """By how much the chosen answer of each pair is likelier: a difference of log-probabilities."""
+    return [better - worse for better, worse in zip(scores["better"], scores["worse"], strict=True)]

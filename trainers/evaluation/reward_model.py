@@ -1,4 +1,4 @@
-"""The judge of a reward model: on held-out pairs, how often the better answer scores higher,
+"""The evaluation of a reward model: on held-out pairs, how often the chosen answer scores higher,
 whether its certainty is right, and whether length alone would do.
 """
 
@@ -7,11 +7,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from trainers.evaluation import loss as judge
+from advisor.plan.record import Check, Evaluation, Metric
+from trainers.evaluation.loss import held_out
 from trainers.evaluation.metrics import proportion_interval
-from trainers.evaluation.saved_result import Check
 from trainers.frame.files import read_json, write_json
 from trainers.frame.job import Job
+from trainers.frame.types import Trainer
 from trainers.prepare import Prepared
 from trainers.prepare.preference import Pair
 
@@ -20,10 +21,8 @@ AT_ONCE = 4
 BINS = ((0.5, 0.6), (0.6, 0.7), (0.7, 0.8), (0.8, 0.9), (0.9, 1.0))
 
 
-def pair_scores(trainer: Any, rows: Sequence[Pair]) -> Any:
-    """Scores of the better and the worse answer of each pair: a tensor of two columns, float32 on
-    the host.
-    """
+def pair_scores(trainer: Trainer, rows: Sequence[Pair]) -> Any:
+    """Scores of the chosen and the rejected answer of P pairs: P, 2; float32 on the host."""
     import torch
 
     model, device, pad = trainer.model, trainer.args.device, trainer.processing_class.pad_token_id
@@ -54,18 +53,23 @@ def pair_scores(trainer: Any, rows: Sequence[Pair]) -> Any:
     return torch.cat(found)
 
 
-class ScoreJudge:
-    """Scores the held-out pairs with the trained model, and with the model before it where that was
-    a reward model already.
+class RewardModelEvaluator:
+    """Scores the held-out pairs with the trained model, and before training with a model that was a
+    reward model already.
     """
 
     def __init__(
-        self, job: Job, trainer: Any, data: Prepared[Pair], mark: str, *, scored_before: bool
+        self,
+        job: Job,
+        trainer: Trainer,
+        data: Prepared[Pair],
+        fingerprint: str,
+        *,
+        scored_before: bool,
     ) -> None:
-        self.job, self.trainer, self.mark = job, trainer, mark
-        self.rows: list[Pair] = judge.held_out(
-            data.holdout, limit=TRIAL_PAIRS if job.max_steps is not None else HELD_OUT_PAIRS
-        )  # type: ignore[arg-type, assignment]
+        self.job, self.trainer, self.fingerprint = job, trainer, fingerprint
+        trial = job.max_steps is not None
+        self.rows = held_out(data.holdout, limit=TRIAL_PAIRS if trial else HELD_OUT_PAIRS)
         self.scored_before = scored_before
         self.longer = sum(length_difference(row) > 0 for row in data.train) * 2 >= sum(
             length_difference(row) != 0 for row in data.train
@@ -75,18 +79,18 @@ class ScoreJudge:
         self.cache = job.output / "before.json"
 
     def evaluate_base(self) -> None:
-        """Score the pairs before training; once, also where a run was resumed.
+        """Score the pairs before training; once, also if a run was resumed.
 
-        A new head has nothing to say.
+        The scores of a new head mean nothing, so they are not taken.
         """
         if not self.scored_before or not self.rows:
             return
         known = read_json(self.cache)
-        if isinstance(known, dict) and known.get("fingerprint") == self.mark:
+        if isinstance(known, dict) and known.get("fingerprint") == self.fingerprint:
             self.before = known["scores"]
             return
         self.before = pair_scores(self.trainer, self.rows).tolist()
-        write_json(self.cache, {"fingerprint": self.mark, "scores": self.before})
+        write_json(self.cache, {"fingerprint": self.fingerprint, "scores": self.before})
 
     def evaluate_tuned(self) -> None:
         """Score the pairs with the trained model."""
@@ -95,13 +99,13 @@ class ScoreJudge:
 
     @property
     def right(self) -> int:
-        """Pairs whose better answer scores higher."""
-        return sum(better > worse for better, worse in self.after)
+        """How many chosen answers score higher than the rejected ones."""
+        return sum(chosen > rejected for chosen, rejected in self.after)
 
     @property
     def length_right(self) -> float:
-        """Pairs that length alone decides rightly, in the direction that the training pairs lean;
-        half of those of equal length.
+        """How many pairs a preference for length alone gets right, in the direction of the training
+        pairs; pairs of equal length count half.
         """
         sign = 1 if self.longer else -1
         return sum(
@@ -157,23 +161,23 @@ class ScoreJudge:
         ]
 
     def _agreement(self) -> float:
-        told = [
-            (better - worse) * length_difference(row) * (1 if self.longer else -1)
-            for (better, worse), row in zip(self.after, self.rows, strict=True)
+        agreements = [
+            (chosen - rejected) * length_difference(row) * (1 if self.longer else -1)
+            for (chosen, rejected), row in zip(self.after, self.rows, strict=True)
         ]
-        uneven = [value for value in told if value != 0]
+        uneven = [value for value in agreements if value != 0]
         return sum(value > 0 for value in uneven) / len(uneven) if uneven else 0.5
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Evaluation:
         """The comparison for result.json."""
         rows = len(self.rows)
         if not rows:
-            return {"rows": 0}
-        margins = [better - worse for better, worse in self.after]
+            return Evaluation(rows=0)
+        margins = [chosen - rejected for chosen, rejected in self.after]
         accuracy = self.right / rows
         before = sum(one > other for one, other in self.before) / rows if self.before else None
-        return {
-            "rows": rows,
+        metric = Metric(before=before, after=accuracy, rows=rows, word=self.verdict()[0])
+        own = {
             "pair_accuracy": accuracy,
             "pair_accuracy_interval": list(proportion_interval(self.right, rows) or ()),
             "mean_margin": sum(margins) / rows,
@@ -184,26 +188,18 @@ class ScoreJudge:
                 "accuracy": self.length_right / rows,
                 "agreement": self._agreement(),
             },
-            "metrics": {
-                "pair_accuracy": {
-                    "before": before,
-                    "after": accuracy,
-                    "interval": None,
-                    "rows": rows,
-                    "word": self.verdict()[0],
-                }
-            },
         }
+        return Evaluation(rows=rows, metrics={"pair_accuracy": metric}, extra=own)
 
 
 def length_difference(row: Pair) -> int:
-    """Tokens that the better answer has more than the worse one."""
+    """How many tokens longer the chosen answer is than the rejected one."""
     return len(row.chosen_ids) - len(row.rejected_ids)
 
 
 def calibration(margins: Sequence[float]) -> dict[str, Any]:
-    """How certain the scores are, beside how often they are right at that certainty, and the mean
-    gap between the two.
+    """How certain the scores are, how often they are right at that certainty, and the mean gap
+    between the two.
 
     The certainty of a pair is the probability that the model of paired comparisons gives to the
     answer it scores higher. The gap is the expected calibration error (Guo et al. 2017,
@@ -211,12 +207,12 @@ def calibration(margins: Sequence[float]) -> dict[str, Any]:
     """
     import math
 
-    told = [(1 / (1 + math.exp(-min(abs(margin), 500.0))), margin > 0) for margin in margins]
+    pairs = [(1 / (1 + math.exp(-min(abs(margin), 500.0))), margin > 0) for margin in margins]
     bins = []
     for low, high in BINS:
         inside = [
             (certainty, right)
-            for certainty, right in told
+            for certainty, right in pairs
             if low <= certainty < high or (high == 1.0 and certainty == 1.0)
         ]
         if inside:
@@ -234,6 +230,6 @@ def calibration(margins: Sequence[float]) -> dict[str, Any]:
                 }
             )
     gap = sum(item["pairs"] * abs(item["certainty"] - item["accuracy"]) for item in bins) / len(
-        told
+        pairs
     )
     return {"bins": bins, "error": gap}

@@ -1,18 +1,18 @@
-"""The judge of training by reward: the reward of answers to held-out prompts before and after,
-beside general prompts.
+"""The evaluation of training by reward: the reward of answers to held-out prompts before and after,
+with general prompts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
-from trainers.evaluation import loss as judge
-from trainers.evaluation.generation import Asked, Judge
-from trainers.evaluation.metrics import Compared, compare
-from trainers.evaluation.saved_result import Check
+from advisor.plan.record import Check
+from trainers.evaluation.generation import Measurements, TextEvaluator
+from trainers.evaluation.loss import answer_log_probs, held_out
+from trainers.evaluation.metrics import Comparison, compare
 from trainers.frame.job import Job
+from trainers.frame.types import Trainer
 from trainers.prepare import IGNORED, Prepared, Row
 from trainers.prepare.prompts import Prompt
 from trainers.prepare.row import ids_of
@@ -21,8 +21,8 @@ from trainers.rewards.sources import Answer, Reward
 HELD_OUT_PROMPTS, TRIAL_PROMPTS = 32, 4
 
 
-def as_row(row: Prompt) -> Row:
-    """A prompt as a row that nothing is learned of."""
+def prompt_row(row: Prompt) -> Row:
+    """A prompt as a row without a token to learn."""
     return Row(
         row.number,
         row.prompt_ids,
@@ -35,31 +35,30 @@ def as_row(row: Prompt) -> Row:
     )
 
 
-class RewardJudge(Judge):
-    """Lets the model answer held-out prompts as well as it can (greedily), and asks the reward."""
+class RewardEvaluator(TextEvaluator):
+    """Lets the model answer held-out prompts greedily, and scores the answers by the reward."""
 
     def __init__(
-        self, job: Job, trainer: Any, data: Prepared[Prompt], mark: str, reward: Reward
+        self, job: Job, trainer: Trainer, data: Prepared[Prompt], fingerprint: str, reward: Reward
     ) -> None:
-        self.held = judge.held_out(
-            data.holdout, limit=TRIAL_PROMPTS if job.max_steps is not None else HELD_OUT_PROMPTS
-        )  # type: ignore[arg-type]
-        nothing: Prepared[Row] = replace(data, train=(), holdout=())  # type: ignore[arg-type]
-        super().__init__(job, trainer, nothing, mark)
+        trial = job.max_steps is not None
+        self.held = held_out(data.holdout, limit=TRIAL_PROMPTS if trial else HELD_OUT_PROMPTS)
+        # No row has a loss: prompts have nothing to learn.
+        super().__init__(job, trainer, Prepared(train=(), holdout=(), rows=data.rows), fingerprint)
         self.reward = reward
-        self.asked = [as_row(row) for row in self.held]  # type: ignore[arg-type]
+        self.prompts = [prompt_row(row) for row in self.held]
         self.limit = int(job.options["response_tokens"])
 
     def losses(self, rows: Sequence[Row]) -> list[float]:
         return [
             -total / row.learned
-            for total, row in zip(judge.answer_log_probs(self.trainer, rows), rows, strict=True)
+            for total, row in zip(answer_log_probs(self.trainer, rows), rows, strict=True)
         ]
 
-    def _ask(self, *, hurry: bool = True) -> Asked:
-        found = super()._ask(hurry=hurry)
+    def _measure(self, *, bounded: bool = True) -> Measurements:
+        found = super()._measure(bounded=bounded)
         tokenizer = self.trainer.processing_class
-        told = [
+        answers = [
             Answer(
                 row.prompt,
                 sample.text,
@@ -70,13 +69,13 @@ class RewardJudge(Judge):
                     *([tokenizer.eos_token_id] * sample.stopped),
                 ],
             )
-            for row, sample in zip(self.held, found.samples, strict=False)  # type: ignore[attr-defined]
+            for row, sample in zip(self.held, found.samples, strict=False)
         ]
-        if told:
-            found.scores["reward"] = self.reward(told, counts=False)
+        if answers:
+            found.scores["reward"] = self.reward(answers, counts=False)
         return found
 
-    def own_parts(self) -> dict[str, Compared]:
+    def own_parts(self) -> dict[str, Comparison]:
         before, after = self.base.scores.get("reward"), self.tuned.scores.get("reward")
         return {"reward": compare(before, after, higher_is_better=True)} if before and after else {}
 
@@ -89,15 +88,15 @@ class RewardJudge(Judge):
             ),
         }
 
-    def checks(self) -> list[Any]:
-        """Whether answers end, and whether the reward told them apart."""
+    def checks(self) -> list[Check]:
+        """Whether answers end, and whether the reward differed between them."""
         differ = Check(
             "rewards-differ",
             not self.reward.constant,
             (
-                self.reward.said()
+                self.reward.constant_text()
                 if self.reward.constant
-                else f"{self.reward.name} told the answers of the training apart"
+                else f"{self.reward.name} gave different rewards to the answers of the training"
             ),
         )
         return [*super().checks(), *([differ] if self.reward.seen else [])]

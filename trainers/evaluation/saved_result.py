@@ -7,41 +7,31 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import TrainingFailed
-from trainers.evaluation.loss import Sample, pad
+from advisor.plan.record import Check
+from trainers.evaluation.loss import Sample, padded_batch
 from trainers.frame.job import Job
 from trainers.frame.loading import keep_weights_unpacked, quantization_config
+from trainers.frame.types import AdaptedModel, Model
 from trainers.prepare import Row
 
 SHOWN_TOKENS = 64  # of one row: enough to tell two models apart
-# greatest difference of log-probabilities that rounding explains (16-bit and 4-bit kernels differ
-# between calls)
+# Largest difference of log-probabilities that rounding explains: 16-bit and 4-bit kernels differ
+# between calls.
 SAME = 0.02
 SAME_EXACT = 1e-3  # the same in float32
 CHANGED = 1e-6
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One check and what it found."""
-
-    name: str
-    ok: bool
-    text: str
-
-    def record(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def log_probs(model: Any, row: Row, pad_id: int) -> Any:
-    """Log-probabilities over the vocabulary at the last tokens of a row, float32 on the host."""
+def log_probs(model: Model, row: Row, pad_id: int) -> Any:
+    """Log-probabilities at the last T tokens of a row: T, V; float32 on the host."""
     import torch
 
-    inputs = pad([row], pad_id, next(model.parameters()).device)
+    inputs = padded_batch([row], pad_id, next(model.parameters()).device)
     inputs.pop("labels")
     was_training = model.training
     model.eval()
@@ -53,18 +43,20 @@ def log_probs(model: Any, row: Row, pad_id: int) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """One row that the checks put to a model, and the kind of head that answers."""
+    """One row that the checks give to a model, and the kind of head that answers."""
 
     row: Any  # anything with input_ids
     pad_id: int
     head: str = "CausalLM"  # CausalLM | SequenceClassification, as in transformers' AutoModelFor...
 
-    def answer(self, model: Any) -> Any:
-        """Log-probabilities at the row's last tokens, or the head's scores; float32 on the host."""
+    def answer(self, model: Model) -> Any:
+        """Log-probabilities at the row's last tokens, or the scores of the head; float32 on the
+        host.
+        """
         return (
             log_probs(model, self.row, self.pad_id)
             if self.head == "CausalLM"
-            else scores(model, self.row)
+            else head_scores(model, self.row)
         )
 
     @property
@@ -73,16 +65,14 @@ class Probe:
         return "log-probabilities" if self.head == "CausalLM" else "scores"
 
     def difference(self, one: Any, other: Any) -> float:
-        """How far two answers differ; of scores, as a share of those above 1."""
+        """How far two answers differ; for scores above 1, as a share of the score."""
         if self.head == "CausalLM":
             return difference(one, other)
         return float(((one - other).abs() / one.abs().clamp(min=1)).max())
 
 
-def scores(model: Any, row: Any) -> Any:
-    """What a classification or reward head says of a row: a tensor of its outputs, float32 on the
-    host.
-    """
+def head_scores(model: Model, row: Any) -> Any:
+    """The outputs of a classification or reward head for a row, float32 on the host."""
     import torch
 
     ids = torch.tensor([list(row.input_ids)], device=next(model.parameters()).device)
@@ -95,36 +85,40 @@ def scores(model: Any, row: Any) -> Any:
 
 
 def probe_row(rows: Sequence[Any]) -> Any:
-    """The training row the checks look at: a short one with the most to learn."""
+    """The training row for the checks: a short one with the most to learn."""
     short = sorted(rows, key=lambda row: row.tokens)[: max(1, len(rows) // 2)]
     return max(short, key=lambda row: (row.learned, -row.number))
 
 
 def difference(one: Any, other: Any) -> float:
-    """The greatest difference of two log-probability tables, over tokens either finds at all
-    likely.
+    """The largest difference of two tables of log-probabilities, over tokens that are at all likely
+    in either.
     """
     likely = (one > -10) | (other > -10)
     return float((one - other).abs()[likely].max()) if likely.any() else math.inf
 
 
-def check_saved(job: Job, model: Any, folder: Path, probe: Probe, before: Any) -> list[Check]:
-    """Load what was saved and compare.
+def check_saved(job: Job, model: Model, folder: Path, probe: Probe, before: Any) -> list[Check]:
+    """Load the saved result and compare it with the trained model and with the model before
+    training.
 
-    Raises TrainingFailed where it does not load, differs, or changes nothing.
+    Raises TrainingFailed if the result differs from the trained model, or has no effect.
 
     Args:
         model: The trained model, in memory.
-        before: The probe's answer before training.
+        folder: Where the result was saved.
+        probe: The row to compare on.
+        before: The answer to the probe before training.
     """
     from peft import PeftModel
 
     trained = probe.answer(model)
     exact = job.stage.weights_dtype == "float32" and job.stage.quantization is None
     limit = SAME_EXACT if exact else SAME
-    adapter = isinstance(model, PeftModel)
     how, loaded = (
-        _loaded(job, model, folder, probe) if adapter else _loaded_whole(job, model, folder, probe)
+        _load_module(job, model, folder, probe)
+        if isinstance(model, PeftModel)
+        else _load_whole(job, model, folder, probe)
     )
     checks = []
     if loaded is not None:
@@ -150,18 +144,18 @@ def check_saved(job: Job, model: Any, folder: Path, probe: Probe, before: Any) -
             f"what was saved in {folder} is not the trained model: {checks[0].text}",
             hint="the disk or a library damaged it; run the stage again",
         )
-    if adapter:
+    if isinstance(model, PeftModel):
         with model.disable_adapter():
             base = probe.answer(model)
     else:
         base = before
-    # A module may differ from its base without any training: a prefix that starts from a real
-    # prompt does.
+    # A module may differ from its base before training: a prefix that starts from a real prompt
+    # does.
     change = min(
         probe.difference(loaded if loaded is not None else trained, other)
         for other in (base, before)
     )
-    what = "the saved adapter" if adapter else "training"
+    what = "the saved adapter" if isinstance(model, PeftModel) else "training"
     effect = Check(
         "changes-the-base-model",
         change > CHANGED,
@@ -169,18 +163,18 @@ def check_saved(job: Job, model: Any, folder: Path, probe: Probe, before: Any) -
     )
     if not effect.ok and job.max_steps is None:
         raise TrainingFailed(
-            f"{what} has no effect: the answers are those of the model it started from",
+            f"{what} has no effect: the answers are the same as before",
             hint=(
-                "raise the learning_rate, or train more steps (a single step falls into the"
+                "raise the learning_rate, or train more steps (a single step is still part of the"
                 " warm-up)"
             ),
         )
     return [*checks, effect]
 
 
-def _loaded(job: Job, model: Any, folder: Path, probe: Probe) -> tuple[str, Any]:
-    """The saved adapter loaded by plain PEFT: with its base from disk where that fits, else beside
-    the trained adapter on the base in memory.
+def _load_module(job: Job, model: AdaptedModel, folder: Path, probe: Probe) -> tuple[str, Any]:
+    """(how the saved adapter was loaded by plain PEFT, its answer): with its base from disk if that
+    fits, else beside the trained adapter on the base in memory.
     """
     if _room_for_second(model, job):
         import peft
@@ -202,7 +196,8 @@ def _loaded(job: Job, model: Any, folder: Path, probe: Probe) -> tuple[str, Any]
     return "loaded by PEFT beside the trained adapter (no room for a second base)", result
 
 
-def _loaded_whole(job: Job, model: Any, folder: Path, probe: Probe) -> tuple[str, Any]:
+def _load_whole(job: Job, model: Model, folder: Path, probe: Probe) -> tuple[str, Any]:
+    """(how the saved model was loaded, its answer or None if there was no room to load it)."""
     if not _room_for_second(model, job):
         return "read from disk (no room for a second model)", None
     import transformers
@@ -216,7 +211,7 @@ def _loaded_whole(job: Job, model: Any, folder: Path, probe: Probe) -> tuple[str
     return f"loaded by AutoModelFor{probe.head}", result
 
 
-def _options(job: Job, model: Any, probe: Probe) -> dict[str, Any]:
+def _options(job: Job, model: Model, probe: Probe) -> dict[str, Any]:
     import torch
 
     options: dict[str, Any] = {
@@ -235,8 +230,8 @@ def _options(job: Job, model: Any, probe: Probe) -> dict[str, Any]:
     return options
 
 
-def _room_for_second(model: Any, job: Job) -> bool:
-    """True where another copy of the model fits beside this one with room to spare."""
+def _room_for_second(model: Model, job: Job) -> bool:
+    """True if another copy of the model fits beside this one with room to spare."""
     import torch
 
     need = 1.3 * sum(
@@ -244,19 +239,16 @@ def _room_for_second(model: Any, job: Job) -> bool:
     )
     device = next(model.parameters()).device
     if device.type == "cuda":
-        return need < torch.cuda.mem_get_info(device)[0]
+        return bool(need < torch.cuda.mem_get_info(device)[0])
     with suppress(OSError, ValueError, IndexError):
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
-                return 2 * need < int(line.split()[1]) * 1024
-    return need < 2**31
+                return bool(2 * need < int(line.split()[1]) * 1024)
+    return bool(need < 2**31)
 
 
-def _same_tensors(model: Any, folder: Path) -> bool:
-    """True where each tensor on disk equals the one in memory.
-
-    One tensor at a time, so that it needs no memory.
-    """
+def _same_tensors(model: Model, folder: Path) -> bool:
+    """True if each tensor on disk equals the one in memory; one at a time, to save memory."""
     import torch
     from safetensors import safe_open
 
@@ -274,9 +266,12 @@ def _same_tensors(model: Any, folder: Path) -> bool:
 def check_stops(
     job: Job, tuned: Sequence[Sample], base: Sequence[Sample], limit: int
 ) -> list[Check]:
-    """Whether answers end by themselves.
+    """Whether answers end with a stop token.
 
-    Raises TrainingFailed where the base model stopped and the tuned one never does.
+    Raises TrainingFailed if all answers of the base did and none of the tuned model does.
+
+    Args:
+        limit: How many tokens an answer may have.
     """
     if not tuned:
         return []
@@ -288,8 +283,8 @@ def check_stops(
     )
     if not check.ok and job.max_steps is None and base and all(sample.stopped for sample in base):
         raise TrainingFailed(
-            "the tuned model never stops: none of its sample answers ends, those of its base"
-            " all do",
+            "the tuned model never stops: none of its sample answers ends, and all of those of"
+            " its base do",
             hint=(
                 "check that the answers in the data are complete (truncation), and train on more"
                 " rows"

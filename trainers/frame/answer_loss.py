@@ -1,8 +1,11 @@
 """Next-token loss over the learned tokens alone, without logits for the others.
 
 TRL's SFTTrainer also computes entropy and token accuracy on every micro-batch and, without Triton
-(on the CPU), scores every position in tiles. Neither is asked for here: the loss and its gradients
-are the same, the step is faster.
+(on the CPU), scores every position in tiles. Neither is needed here: the loss and its gradients are
+the same, and the step is faster.
+
+Dimensions: B rows of a batch, T tokens of the longest, N learned tokens of the batch laid end to
+end, H hidden size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -12,11 +15,12 @@ import types
 from typing import Any
 
 from trainers.frame.token_counting import TokenCounting
+from trainers.frame.types import Model
 
 
-def plain_head(model: Any) -> bool:
-    """True where logits are the head's output and nothing more: no soft cap, no scale, no experts'
-    extra loss.
+def plain_head(model: Model) -> bool:
+    """True if the logits are the output of the head alone: no soft cap, no scale, no extra loss of
+    experts.
     """
     config = model.config.get_text_config()
     scales = (
@@ -31,12 +35,11 @@ def plain_head(model: Any) -> bool:
     )
 
 
-def add_answer_loss(model: Any) -> None:
-    """Give a causal model a forward that, asked with `answer_loss=True`, returns the
-    log-probability of each learned token, flat.
+def add_answer_loss(model: Model) -> None:
+    """Give a causal model a forward that, called with `answer_loss=True`, returns the
+    log-probability of each learned token: N.
 
-    The logits of the learned tokens are held whole: right where memory is the host's, and where
-    they are few.
+    It holds the logits of all learned tokens (N, V) at once, which suits the memory of a host.
     """
     from torch.nn.functional import cross_entropy
 
@@ -63,8 +66,8 @@ def add_answer_loss(model: Any) -> None:
 
 
 def answer_trainer() -> type:
-    """The trainer class: TRL's SFTTrainer with this loss, checkpoints without pickle, a token
-    counter and no usage ping.
+    """TRL's SFTTrainer with this loss, checkpoints without pickle, a count of tokens, and nothing
+    reported to anyone.
     """
     import torch
     from trl import SFTTrainer
@@ -110,15 +113,14 @@ def answer_trainer() -> type:
                     num_items_in_batch=num_items_in_batch,
                 )
             if self._whole_logits:
-                log_probs = model(**inputs, answer_loss=True)
+                log_probs_N = model(**inputs, answer_loss=True)
             else:
                 inputs["use_cache"] = False
-                log_probs = model(
-                    **inputs, fused_lm_head=True
-                ).log_probs  # zero on tokens that are not learned
-            losses = -log_probs
+                # N is B * T here, with zeros on tokens that are not learned.
+                log_probs_N = model(**inputs, fused_lm_head=True).log_probs
+            losses_N = -log_probs_N
             if self.args.loss_type == "dft":
-                losses = losses * log_probs.exp().detach()
+                losses_N = losses_N * log_probs_N.exp().detach()
             # Divided by the learned tokens of the whole batch, so that accumulation does not change
             # the result.
             count = (
@@ -126,7 +128,7 @@ def answer_trainer() -> type:
                 if num_items_in_batch is None
                 else num_items_in_batch
             )
-            loss = losses.sum() / torch.as_tensor(count, device=losses.device).clamp(min=1)
+            loss = losses_N.sum() / torch.as_tensor(count, device=losses_N.device).clamp(min=1)
             if self.args.average_tokens_across_devices and num_items_in_batch is not None:
                 loss = loss * self.accelerator.num_processes
             return loss

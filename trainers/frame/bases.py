@@ -1,5 +1,5 @@
-"""One base in memory for the modules of several tasks: loaded once, handed from one training to the
-next as it was.
+"""One base in memory for the modules of several tasks: loaded once, and given unchanged from one
+training to the next.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from trainers.frame.machine import MemoryMeter
+from trainers.frame.types import Device, Model
 
 _kept: dict[Any, Any] | None = None  # key -> base; None: every training loads its own
-_before_bytes: int | None = None  # what this process held before the first base that is kept
+_before_bytes: int | None = None  # memory of this process before the first base was loaded
 
 
 @contextmanager
@@ -25,10 +26,8 @@ def sharing_bases() -> Iterator[None]:
         _kept = _before_bytes = None
 
 
-def memory_meter(device: Any) -> MemoryMeter:
-    """A meter whose zero is before the base was loaded, by an earlier training where bases are
-    kept.
-    """
+def memory_meter(device: Device) -> MemoryMeter:
+    """A meter that counts from before the base was loaded, even if by an earlier training."""
     global _before_bytes
     meter = MemoryMeter(device)
     if _kept is not None:
@@ -38,20 +37,21 @@ def memory_meter(device: Any) -> MemoryMeter:
 
 
 def find_base(key: Any) -> Any | None:
-    """The base that was loaded for this key before, if bases are kept."""
+    """The base that was loaded for this key before; None without one, or if bases are not kept."""
     return None if _kept is None else _kept.get(key)
 
 
-def keep_base(key: Any, model: Any) -> None:
+def keep_base(key: Any, model: Model) -> None:
     """Remember a freshly loaded base, if bases are kept."""
     if _kept is not None:
         _kept[key] = model
 
 
-def give_back(model: Any) -> None:
-    """Take the module off its base, so that the next training finds it as it was loaded.
+def release_base(model: Model) -> None:
+    """Take the module off its base, so that the next training finds the base as it was loaded.
 
-    Nothing where bases are not kept.
+    Does nothing if bases are not kept. Raises RuntimeError if the base is another one than was
+    kept.
     """
     from peft import PeftModel
 
@@ -62,7 +62,7 @@ def give_back(model: Any) -> None:
         if model.peft_config["default"].is_prompt_learning
         else model.unload()
     )
-    vars(base).pop("forward", None)  # the trainer's own way to the loss
+    vars(base).pop("forward", None)  # the trainer's own loss
     for parameter in base.parameters():
         parameter.grad = None
     if not any(base is kept for kept in _kept.values()):

@@ -1,8 +1,8 @@
-"""Checkpoints without pickle, complete or absent, and finding the one to resume from.
+"""Checkpoints without pickle, complete or absent, and the one to resume from.
 
 transformers writes optimizer, scheduler and random states with torch.save, which is pickle. Here
-tensors go to safetensors and the rest to JSON. A checkpoint counts only once `complete.json` is in
-it, which is written last.
+tensors go to safetensors and the rest to JSON. A checkpoint is complete once it has
+`complete.json`, which is written last.
 """
 
 from __future__ import annotations
@@ -12,19 +12,23 @@ import json
 import os
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import MachineNotReady
 from advisor.ground.files import ELSEWHERE, cannot_write
-from trainers.frame.files import plain, read_json, write_json
+from trainers.frame.files import json_value, read_json, write_json
 
 COMPLETE = "complete.json"
 STATE = "training_state"
 
 
-def unfold(value: Any, tensors: dict[str, Any]) -> Any:
-    """The value as JSON, with every tensor moved into `tensors` and its name left in its place."""
+def take_out_tensors(value: Any, tensors: dict[str, Any]) -> Any:
+    """The value as JSON, with every tensor moved into `tensors` and its name in its place.
+
+    Raises TypeError for a value that neither JSON nor safetensors can hold.
+    """
     import torch
 
     if isinstance(value, torch.Tensor):
@@ -33,28 +37,33 @@ def unfold(value: Any, tensors: dict[str, Any]) -> Any:
         return {"tensor": name}
     if isinstance(value, dict):
         return {
-            "map": [[unfold(key, tensors), unfold(item, tensors)] for key, item in value.items()]
+            "map": [
+                [take_out_tensors(key, tensors), take_out_tensors(item, tensors)]
+                for key, item in value.items()
+            ]
         }
     if isinstance(value, tuple):
-        return {"tuple": [unfold(item, tensors) for item in value]}
+        return {"tuple": [take_out_tensors(item, tensors) for item in value]}
     if isinstance(value, list):
-        return {"list": [unfold(item, tensors) for item in value]}
+        return {"list": [take_out_tensors(item, tensors) for item in value]}
     if value is None or isinstance(value, bool | int | float | str):
         return {"value": value}
     raise TypeError(f"a checkpoint cannot hold a {type(value).__name__}")
 
 
-def fold(value: Any, tensors: dict[str, Any]) -> Any:
-    """What `unfold` was given."""
+def put_back_tensors(value: Any, tensors: dict[str, Any]) -> Any:
+    """The value that `take_out_tensors` was given."""
     ((kind, inner),) = value.items()
     if kind == "tensor":
         return tensors[inner]
     if kind == "map":
-        return {fold(key, tensors): fold(item, tensors) for key, item in inner}
+        return {
+            put_back_tensors(key, tensors): put_back_tensors(item, tensors) for key, item in inner
+        }
     if kind == "tuple":
-        return tuple(fold(item, tensors) for item in inner)
+        return tuple(put_back_tensors(item, tensors) for item in inner)
     if kind == "list":
-        return [fold(item, tensors) for item in inner]
+        return [put_back_tensors(item, tensors) for item in inner]
     return inner
 
 
@@ -63,23 +72,26 @@ def save_state(folder: Path, name: str, value: Any) -> None:
     from safetensors.torch import save_file
 
     tensors: dict[str, Any] = {}
-    tree = unfold(value, tensors)
+    tree = take_out_tensors(value, tensors)
     save_file(tensors, folder / f"{name}.safetensors")
     (folder / f"{name}.json").write_text(json.dumps(tree), encoding="utf-8")
 
 
 def load_state(folder: Path, name: str) -> Any:
-    """The value written by `save_state`, tensors on the CPU; None where there is none."""
+    """The value written by `save_state`, tensors on the CPU; None if there is none."""
     from safetensors.torch import load_file
 
     path = folder / f"{name}.json"
     if not path.is_file():
         return None
-    return fold(json.loads(path.read_text("utf-8")), load_file(folder / f"{name}.safetensors"))
+    return put_back_tensors(
+        json.loads(path.read_text("utf-8")), load_file(folder / f"{name}.safetensors")
+    )
 
 
 class SafeCheckpoints:
-    """For a transformers Trainer: saves and loads what a run needs to go on, without pickle.
+    """A mixin for transformers' Trainer: saves and loads what a run needs to resume, without
+    pickle.
 
     Sharded runs (DeepSpeed, FSDP) keep the formats of their own engines.
     """
@@ -91,14 +103,21 @@ class SafeCheckpoints:
     args: Any
     state: Any
     processing_class: Any
+    is_deepspeed_enabled: bool
+    is_fsdp_enabled: bool
 
     @property
     def _sharded(self) -> bool:
-        return bool(self.is_deepspeed_enabled or self.is_fsdp_enabled)  # type: ignore[attr-defined]
+        return self.is_deepspeed_enabled or self.is_fsdp_enabled
+
+    def _inherited(self, method: str) -> Callable[[str | None], None]:
+        """A method of the trainer that this mixin is put in front of."""
+        found: Callable[[str | None], None] = getattr(super(), method)
+        return found
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """The weights alone, in plain layout: no training_args.bin, and no look-up of the base
-        model on the hub.
+        """Write the weights alone, in plain layout: no training_args.bin, and no look-up of the
+        base model on the hub.
         """
         if not self.args.should_save:
             return
@@ -110,11 +129,11 @@ class SafeCheckpoints:
         )
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the run's report describes the model."""
+        """Write nothing: the run's report describes the model."""
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self._sharded:
-            super()._save_optimizer_and_scheduler(output_dir)  # type: ignore[misc]
+            self._inherited("_save_optimizer_and_scheduler")(output_dir)
         elif self.args.should_save:
             scaler = getattr(self.accelerator, "scaler", None)
             value = {
@@ -126,13 +145,13 @@ class SafeCheckpoints:
 
     def _save_scaler(self, output_dir: str) -> None:
         if self._sharded:
-            super()._save_scaler(output_dir)  # type: ignore[misc]
+            self._inherited("_save_scaler")(output_dir)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
             return
         if self._sharded:
-            super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+            self._inherited("_load_optimizer_and_scheduler")(checkpoint)
             return
         value = load_state(Path(checkpoint), STATE)
         self.optimizer.load_state_dict(value["optimizer"])
@@ -143,7 +162,7 @@ class SafeCheckpoints:
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         if self._sharded:
-            super()._load_scaler(checkpoint)  # type: ignore[misc]
+            self._inherited("_load_scaler")(checkpoint)
 
     def _save_rng_state(self, output_dir: str) -> None:
         os.makedirs(output_dir, exist_ok=True)
@@ -156,7 +175,7 @@ class SafeCheckpoints:
             else None
         )
         if value is not None:
-            restore_random(value)
+            restore_random_states(value)
 
 
 def random_states() -> dict[str, Any]:
@@ -164,17 +183,17 @@ def random_states() -> dict[str, Any]:
     import numpy
     import torch
 
-    kind, keys, *rest = numpy.random.get_state()
+    kind, keys, *rest = numpy.random.get_state(legacy=True)
     return {
         "python": random.getstate(),
-        "numpy": (kind, torch.from_numpy(keys.astype("int64")), *rest),
+        "numpy": (kind, torch.from_numpy(numpy.asarray(keys, dtype="int64")), *rest),
         "torch": torch.random.get_rng_state(),
         "cuda": torch.cuda.random.get_rng_state() if torch.cuda.is_available() else None,
     }
 
 
-def restore_random(value: dict[str, Any]) -> None:
-    """Set them."""
+def restore_random_states(value: dict[str, Any]) -> None:
+    """Set every generator to a state that `random_states` returned."""
     import numpy
     import torch
 
@@ -192,29 +211,29 @@ def save_weights(model: Any, folder: Path, *, state_dict: Any = None) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     # "auto" would ask the hub for the base model's config at every save; no embedding is resized
-    # here. A frozen copy of the adapter, which preference training compares with, is no part of the
-    # result.
+    # here. The frozen copy of the adapter that serves as reference model is not part of the result.
     extra = (
         {"save_embedding_layers": False, "selected_adapters": ["default"]}
         if isinstance(model, PeftModel)
         else {}
     )
     model.save_pretrained(str(folder), state_dict=state_dict, **extra)
-    (folder / "README.md").unlink(missing_ok=True)  # PEFT's form with blanks
+    (folder / "README.md").unlink(missing_ok=True)  # a template that PEFT leaves empty
 
 
 def save_result(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write the trained adapter or model with its tokenizer (chat template included) into the
-    stage's folder, file by file whole.
+    stage's folder, each file whole or not at all.
+
+    Raises MachineNotReady if the disk does not take it.
     """
     unfinished = folder / ".saving"
     _remove(unfinished)
     try:
         save_weights(model, unfinished)
         tokenizer.save_pretrained(str(unfinished))
-        if (
-            getattr(model, "generation_config", None) is not None
-        ):  # a model that scores does not write
+        # A model that scores has no generation settings.
+        if getattr(model, "generation_config", None) is not None:
             model.generation_config.save_pretrained(str(unfinished))
         for path in sorted(unfinished.iterdir()):
             os.replace(path, folder / path.name)
@@ -224,14 +243,14 @@ def save_result(model: Any, tokenizer: Any, folder: Path) -> None:
 
 
 def fingerprint(value: Any) -> str:
-    """A short digest of everything a checkpoint depends on."""
-    return hashlib.sha256(json.dumps(plain(value), sort_keys=True).encode()).hexdigest()[:16]
+    """A short digest of a value: everything that a checkpoint depends on."""
+    return hashlib.sha256(json.dumps(json_value(value), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def mark_complete(
-    folder: Path, *, step: int, steps: int, learning_rate: float, epoch: float, mark: str
+    folder: Path, *, step: int, steps: int, learning_rate: float, epoch: float, fingerprint: str
 ) -> None:
-    """Declare a checkpoint whole."""
+    """Mark a checkpoint as complete, with what a resumed run shows of it."""
     write_json(
         folder / COMPLETE,
         {
@@ -239,20 +258,23 @@ def mark_complete(
             "steps": steps,
             "learning_rate": learning_rate,
             "epoch": epoch,
-            "fingerprint": mark,
+            "fingerprint": fingerprint,
         },
     )
 
 
-def last_complete(folder: Path, *, mark: str, remove: bool) -> tuple[Path, dict[str, Any]] | None:
-    """The newest complete checkpoint of the same settings and its record.
+def last_complete(
+    folder: Path, *, fingerprint: str, remove: bool
+) -> tuple[Path, dict[str, Any]] | None:
+    """(the newest complete checkpoint with this fingerprint, its record); None if there is none.
 
-    With `remove`, what a killed run or other settings left goes.
+    Args:
+        remove: Delete all others: what a killed run or other settings left.
     """
     found: list[tuple[int, Path, dict[str, Any]]] = []
     for path in folder.glob("checkpoint-*") if folder.is_dir() else ():
         record = read_json(path / COMPLETE)
-        if isinstance(record, dict) and record.get("fingerprint") == mark:
+        if isinstance(record, dict) and record.get("fingerprint") == fingerprint:
             found.append((int(record["step"]), path, record))
         elif remove:
             _remove(path)
@@ -262,14 +284,16 @@ def last_complete(folder: Path, *, mark: str, remove: bool) -> tuple[Path, dict[
     return path, record
 
 
-def others_there(folder: Path, *, mark: str) -> bool:
-    """True where the folder holds complete checkpoints of other settings."""
+def has_other_checkpoints(folder: Path, *, fingerprint: str) -> bool:
+    """True if the folder holds complete checkpoints of other settings."""
     records = (
         [read_json(path / COMPLETE) for path in folder.glob("checkpoint-*")]
         if folder.is_dir()
         else []
     )
-    return any(isinstance(record, dict) and record.get("fingerprint") != mark for record in records)
+    return any(
+        isinstance(record, dict) and record.get("fingerprint") != fingerprint for record in records
+    )
 
 
 def _remove(path: Path) -> None:

@@ -11,32 +11,34 @@ from typing import Any
 from advisor.ground.files import ELSEWHERE, cannot_write, write_atomically
 
 
-def plain(value: Any) -> Any:
-    """The value as JSON can hold it; numbers JSON has no word for become null."""
+def json_value(value: Any) -> Any:
+    """The value as JSON can hold it; infinity and NaN become null."""
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): json_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         items = sorted(value, key=str) if isinstance(value, set | frozenset) else value
-        return [plain(item) for item in items]
+        return [json_value(item) for item in items]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    return str(
-        getattr(value, "value", value)
-    )  # enums by their value; paths and dtypes by their text
+    # Enums by their value; paths and dtypes by their text.
+    return str(getattr(value, "value", value))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write the value; a reader sees the old file or the new one, never half of it."""
+    """Write the value; a reader sees the old file or the new one, never half of it.
+
+    Raises MachineNotReady if it cannot be written.
+    """
     make_folder(path.parent)
     write_atomically(
-        path, json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        path, json.dumps(json_value(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     )
 
 
 def read_json(path: Path) -> Any:
-    """The file's value, or None where there is no such file or it is not JSON."""
+    """The file's value, or None if there is no such file or it is not JSON."""
     try:
         return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
@@ -44,7 +46,7 @@ def read_json(path: Path) -> Any:
 
 
 def make_folder(path: Path) -> Path:
-    """The folder, made where it was missing. Raises MachineNotReady where that is not possible."""
+    """The folder, made if it was missing. Raises MachineNotReady if that is not possible."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

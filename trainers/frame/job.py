@@ -1,56 +1,29 @@
-"""One stage to train, read from the command line and the plan; and the frame every trainer's `main`
-runs in.
-
-    python -P -m trainers.sft PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run] [--max-steps
-    N] [--no-judge]
-
-The frame turns whatever goes wrong into stages/<name>/error.json, a message on stderr, and the exit
-code of its kind.
-"""
+"""One stage to train: what the command line and the plan say of it."""
 
 from __future__ import annotations
 
-import argparse
-import os
-import signal
-import sys
-import traceback
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from advisor.ground.errors import (
-    AdviseError,
-    InputError,
-    MachineNotReady,
-    Stopped,
-    TrainingFailed,
-    nearest,
-)
+from advisor.ground.errors import InputError, nearest
 from advisor.plan.entries import Entry, entries
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, PlanData, Stage
-from trainers.frame.bases import sharing_bases
-from trainers.frame.files import make_folder, write_json
-from trainers.frame.machine import is_main_process
-
-# set by `advise run`, which shows what error.json says: twice would be once too often
-CALLER_TELLS = "ADVISE_TELLS_ERRORS"
+from advisor.plan.paths import path_from
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Everything one call of a trainer depends on."""
+    """Everything that one training of a stage depends on."""
 
     plan: Plan
     entry: Entry
-    folder: Path  # that relative paths of the plan are meant from
+    folder: Path  # what relative paths of the plan are relative to
     run: Path
     dry_run: bool = False
     max_steps: int | None = None  # of a trial: caps the stage, and guards warn instead of failing
-    judge: bool = True
+    judge: bool = True  # whether the model is evaluated before and after
 
     @property
     def stage(self) -> Stage:
@@ -59,7 +32,7 @@ class Job:
 
     @property
     def task(self) -> str | None:
-        """The task's name, where the plan has tasks."""
+        """The task's name; None if the plan has no tasks."""
         return self.entry.task.name if self.entry.task else None
 
     @property
@@ -71,11 +44,12 @@ class Job:
 
     @property
     def output(self) -> Path:
-        """Where the stage's result goes."""
+        """The folder for the stage's result."""
         return self.run / "stages" / self.entry.name
 
     @property
     def checkpoints(self) -> Path:
+        """The folder for the stage's checkpoints."""
         return self.output / "checkpoints"
 
     @property
@@ -85,7 +59,8 @@ class Job:
 
     @property
     def data_path(self) -> Path:
-        return self.folder / Path(self.data.path).expanduser()
+        """The data's path, if it is no data set of the hub."""
+        return path_from(self.folder, self.data.path)
 
     @property
     def base_model(self) -> str:
@@ -97,11 +72,15 @@ class Job:
 
     @property
     def start(self) -> Path | None:
-        """The folder of the model or adapter this stage goes on from; None: the plan's model."""
+        """The folder of the model or adapter that this stage continues from; None: the plan's
+        model.
+
+        Raises InputError for a folder without either.
+        """
         if self.entry.starts_from is not None:
             path = self.run / "stages" / self.entry.starts_from
         elif self.entry.start_folder is not None:
-            path = self.folder / Path(self.entry.start_folder).expanduser()
+            path = path_from(self.folder, self.entry.start_folder)
         else:
             return None
         if not any((path / file).is_file() for file in ("adapter_config.json", "config.json")):
@@ -113,13 +92,16 @@ class Job:
 
 
 def is_hub_id(text: str) -> bool:
-    """True for 'owner/name' and 'name', false for what can only be a path."""
+    """True for 'owner/name' and 'name', False for what can only be a path."""
     return not text.startswith((".", "/", "~")) and text.count("/") <= 1 and "\\" not in text
 
 
 def model_source(folder: Path, model: str) -> str:
-    """The model as `from_pretrained` takes it."""
-    path = folder / Path(model).expanduser()
+    """The model as `from_pretrained` takes it.
+
+    Raises InputError for a folder that is not there or holds no model.
+    """
+    path = path_from(folder, model)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise InputError(
@@ -135,40 +117,6 @@ def model_source(folder: Path, model: str) -> str:
     return model
 
 
-def read_jobs(argv: Sequence[str] | None, *, objectives: tuple[str, ...], prog: str) -> list[Job]:
-    """The job of a command line, or one for each task named there.
-
-    Raises InputError for what the plan does not have.
-    """
-    from advisor.plan.read import read_plan
-
-    parser = argparse.ArgumentParser(
-        prog=prog, description="Train one stage of a plan. `advise run` calls this."
-    )
-    parser.add_argument("plan", type=Path)
-    parser.add_argument("--stage", required=True)
-    parser.add_argument("--run", required=True, type=Path)
-    parser.add_argument(
-        "--task", action="append", default=[], help="repeatable: one base for all of them"
-    )
-    parser.add_argument("--dry-run", action="store_true")
-    parser.add_argument("--max-steps", type=int)
-    parser.add_argument("--no-judge", action="store_true")
-    given = parser.parse_args(argv)
-    plan = read_plan(given.plan)
-    common: dict[str, Any] = {
-        "stage": given.stage,
-        "run": given.run,
-        "folder": given.plan.resolve().parent,
-        "dry_run": given.dry_run,
-        "max_steps": given.max_steps,
-    }
-    return [
-        make_job(plan, task=task, judge=not given.no_judge, objectives=objectives, **common)
-        for task in given.task or [None]
-    ]
-
-
 def make_job(
     plan: Plan,
     *,
@@ -176,10 +124,21 @@ def make_job(
     run: Path,
     folder: Path,
     task: str | None = None,
-    objectives: tuple[str, ...] = (),
+    objective: str | None = None,
     **rest: Any,
 ) -> Job:
-    """The job of one stage of a plan. Raises InputError for names the plan does not have."""
+    """The job of one stage of a plan.
+
+    Raises InputError for names the plan does not have.
+
+    Args:
+        stage: The name of the stage.
+        run: The run folder.
+        folder: What relative paths of the plan are relative to.
+        task: The name of the task; needed if the plan has tasks.
+        objective: What the stage's objective has to be; None: any.
+        rest: Further fields of Job.
+    """
     stages, tasks = [item.name for item in plan.stages], [item.name for item in plan.tasks]
     if stage not in stages:
         raise InputError(
@@ -205,142 +164,9 @@ def make_job(
         for entry in entries(plan)
         if entry.stage.name == stage and (entry.task.name if entry.task else None) == task
     )
-    if objectives and entry.stage.objective not in objectives:
+    if objective is not None and entry.stage.objective != objective:
         raise InputError(
-            f"stage {stage} has objective {entry.stage.objective}",
-            allowed=f"this trainer does {', '.join(objectives)}",
+            f"stage {stage} has objective {entry.stage.objective}, not {objective}",
+            allowed=f"python -P -m trainers {entry.stage.objective}",
         )
     return Job(plan=plan, entry=entry, run=run.resolve(), folder=folder, **rest)
-
-
-def run_trainer(
-    train: Callable[[Job], None],
-    argv: Sequence[str] | None,
-    *,
-    objectives: tuple[str, ...],
-    prog: str,
-    check: Callable[[Job], None] | None = None,
-) -> int:
-    """The exit code of one call. Writes error.json where the stage's folder is known.
-
-    Args:
-        check: Raises InputError for data that cannot be trained on. Of several jobs each is checked
-            before the first is trained.
-    """
-    job: Job | None = None
-    previous = signal.signal(signal.SIGTERM, _stop)
-    try:
-        jobs = read_jobs(argv, objectives=objectives, prog=prog)
-        if check is not None and len(jobs) > 1:
-            job = jobs[0]
-            _check_all(check, jobs)
-        with sharing_bases() if len(jobs) > 1 else nullcontext():
-            for job in jobs:
-                (job.output / "error.json").unlink(missing_ok=True)
-                make_folder(job.output)
-                train(job)
-    except KeyboardInterrupt:
-        return _fail(
-            job, Stopped("stopped", hint="the same command goes on from the last checkpoint")
-        )
-    except AdviseError as error:
-        return _fail(job, error)
-    except Exception as error:
-        return _fail(job, explain_error(error, job))
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-    return 0
-
-
-def _check_all(check: Callable[[Job], None], jobs: Sequence[Job]) -> None:
-    """Raises InputError with the faults of every job, each under its task's name."""
-    faults = []
-    for job in jobs:
-        try:
-            check(job)
-        except InputError as error:
-            faults += [
-                replace(fault, what=f"task {job.task}: {fault.what}") for fault in error.faults
-            ]
-    if faults:
-        raise InputError(faults=faults)
-
-
-def _stop(number: int, frame: Any) -> None:
-    raise KeyboardInterrupt
-
-
-def explain_error(error: Exception, job: Job | None) -> AdviseError:
-    """What a library's exception means for the person who started the run; a bug where it means
-    nothing known.
-    """
-    text = str(error)
-    if (
-        type(error).__name__ == "OutOfMemoryError"
-        or "DefaultCPUAllocator: can't allocate" in text
-        or isinstance(error, MemoryError)
-    ):
-        return TrainingFailed(
-            f"out of memory: {text.splitlines()[0] if text else 'the device is full'}",
-            hint=_smaller(job.stage) if job else "",
-        )
-    if isinstance(error, OSError) and error.errno is not None:
-        return MachineNotReady(
-            f"{error.filename or 'file'}: {error.strerror}", hint="check free space and permissions"
-        )
-    if isinstance(error, OSError):  # transformers: a model that is not there, offline, gated
-        return InputError(
-            f"the model cannot be loaded: {text.splitlines()[0] if text else error!r}",
-            hint=(
-                "check the model's name, `hf auth login` for gated models, and the connection"
-                " (HF_HUB_OFFLINE)"
-            ),
-        )
-    bug = AdviseError(
-        f"unexpected {type(error).__name__}: {text.splitlines()[0] if text else ''}",
-        hint="this is a bug",
-    )
-    if job is not None:
-        log = job.output / "trainer-error.log"
-        make_folder(job.output)
-        log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-        bug = AdviseError(bug.faults[0].what, hint=f"this is a bug; the details are in {log}")
-    return bug
-
-
-def _smaller(stage: Stage) -> str:
-    """The next smaller setting, the one that changes the result least first."""
-    if stage.micro_batch_size > 1:
-        return (
-            f"set micro_batch_size: {max(1, stage.micro_batch_size // 2)} and grad_accum:"
-            f" {stage.grad_accum * 2} (the same effective batch)"
-        )
-    if not stage.gradient_checkpointing:
-        return "set gradient_checkpointing: true"
-    if stage.update != "full" and stage.quantization is None:
-        return "set quantization: nf4"
-    if stage.update == "full":
-        return "use update: lora"
-    return f"set seq_len: {max(8, stage.seq_len // 2)}, or take a smaller model"
-
-
-def _fail(job: Job | None, error: AdviseError) -> int:
-    if not is_main_process():
-        return error.exit_code
-    told = False
-    if job is not None:
-        first = error.faults[0]
-        record = {
-            "kind": type(error).__name__,
-            "what": error.text() if len(error.faults) > 1 else first.what,
-            "allowed": first.allowed,
-            "hint": first.hint,
-        }
-        try:
-            write_json(job.output / "error.json", record | {"exit_code": error.exit_code})
-            told = bool(os.environ.get(CALLER_TELLS))
-        except AdviseError as second:
-            print(f"error: {second.text()}", file=sys.stderr)
-    if not told:
-        print(f"error: {error.text()}", file=sys.stderr)
-    return error.exit_code

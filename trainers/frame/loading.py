@@ -1,25 +1,34 @@
-"""Tokenizer and model of a stage: explicit dtype, quantization, device and attention; adapters of
-an earlier stage.
+"""Tokenizer and model of a stage, with explicit dtype, quantization, device and attention, and with
+the module of an earlier stage.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError, TrainingFailed
+from advisor.methods import methods
+from advisor.methods.model import Update as UpdateValue
 from trainers.frame.bases import find_base, keep_base
 from trainers.frame.job import Job
+from trainers.frame.types import AdaptedModel, Device, Model, Tokenizer
 from trainers.updates import Update
 
-UNMERGEABLE = {"BOTTLENECK": "bottleneck adapter", "PREFIX_TUNING": "prefix"}  # PEFT's name -> ours
+PREFIX = "PREFIX_TUNING"  # PEFT's name
 
 
-def load_tokenizer(job: Job, *, writes: bool = True) -> Any:
-    """The tokenizer, of the stage this one starts from where it has one, with a padding token and,
-    where the model `writes`, an end token.
+def load_tokenizer(job: Job, *, writes: bool = True) -> Tokenizer:
+    """The tokenizer of the folder that this stage continues from, else of the plan's model, with a
+    padding token.
+
+    Raises InputError if it has no end token.
+
+    Args:
+        writes: The model generates text, so that an end token is needed.
     """
     from transformers import AutoTokenizer
 
@@ -30,7 +39,7 @@ def load_tokenizer(job: Job, *, writes: bool = True) -> Any:
         else job.base_model
     )
     revision = job.plan.revision if source == job.base_model else None
-    tokenizer = AutoTokenizer.from_pretrained(
+    tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
         source, revision=revision, trust_remote_code=job.plan.trust_remote_code
     )
     if tokenizer.eos_token_id is None and writes:
@@ -44,21 +53,20 @@ def load_tokenizer(job: Job, *, writes: bool = True) -> Any:
             hint="set pad_token in its tokenizer_config.json",
         )
     if tokenizer.pad_token_id is None:
-        # Safe: labels are built before padding, so a padding token equal to the end token masks
-        # nothing.
+        # Labels are built before padding, so a padding token equal to the end token masks nothing.
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
     return tokenizer
 
 
-def dtype_faults(job: Job, device: Any) -> list[Fault]:
-    """What the stage asks of dtypes and kernels that this device cannot do."""
+def dtype_faults(job: Job, device: Device) -> list[Fault]:
+    """The dtypes and kernels of the stage that this device does not have."""
     stage, found = job.stage, []
     at = f"stage {stage.name}:"
     if stage.weights_dtype == "float16" and device.type in ("cpu", "mps"):
         found.append(
             Fault(
-                what=f"{at} float16 weights need a CUDA card",
+                what=f"{at} float16 weights need a CUDA GPU",
                 allowed="weights_dtype: float32 or bfloat16 here",
             )
         )
@@ -73,7 +81,7 @@ def dtype_faults(job: Job, device: Any) -> list[Fault]:
         found.append(
             Fault(
                 what=(
-                    f"{at} flash_attention_2 needs a CUDA or ROCm card, this stage runs on"
+                    f"{at} flash_attention_2 needs a CUDA or ROCm GPU, this stage runs on"
                     f" {device.type}"
                 ),
                 allowed="attention: sdpa or eager",
@@ -85,7 +93,7 @@ def dtype_faults(job: Job, device: Any) -> list[Fault]:
         if not torch.cuda.is_bf16_supported(including_emulation=False):
             found.append(
                 Fault(
-                    what=f"{at} this card has no bfloat16",
+                    what=f"{at} this GPU has no bfloat16",
                     allowed="weights_dtype: float16 with precision: mixed, or float32",
                 )
             )
@@ -103,9 +111,9 @@ def dtype_faults(job: Job, device: Any) -> list[Fault]:
 
 
 def quantization_config(job: Job) -> Any | None:
-    """How bitsandbytes holds the frozen base, or None.
+    """How bitsandbytes quantises the frozen base; None if it does not.
 
-    Weights that are not quantised keep `weights_dtype`, which is also what is computed in.
+    The other weights keep `weights_dtype`, which is also the dtype of computation.
     """
     import torch
     from transformers import BitsAndBytesConfig
@@ -124,13 +132,16 @@ def quantization_config(job: Job) -> Any | None:
 
 
 def load_base(
-    job: Job, device: Any, source: str | None = None, *, head: str = "CausalLM", **extra: Any
+    job: Job, device: Device, source: str | None = None, *, head: str = "CausalLM", **extra: Any
 ) -> Any:
     """The model that a stage or a check starts from, in the stage's dtype, on the device.
 
+    Raises InputError if it needs a package that is not installed.
+
     Args:
+        source: A folder or hub id; default: the plan's model.
         head: CausalLM or SequenceClassification, as in transformers' AutoModelFor...
-        extra: For `from_pretrained`, beside what the stage says.
+        extra: Further arguments of `from_pretrained`.
     """
     import torch
     import transformers
@@ -166,12 +177,12 @@ def load_base(
     return keep_weights_unpacked(model)
 
 
-def keep_weights_unpacked(model: Any) -> Any:
-    """The model with bitsandbytes kept from repacking 4-bit weights on the CPU.
+def keep_weights_unpacked(model: Model) -> Any:
+    """The model, with bitsandbytes prevented from repacking its 4-bit weights on the CPU.
 
-    Its first forward without gradients would repack them in place for a bfloat16 kernel: an
-    evaluation before training then changes what is trained on (log-probabilities of SmolLM2-135M
-    moved by 0.6 with bitsandbytes 0.50.2).
+    The first forward pass without gradients would repack them in place for a bfloat16 kernel, so
+    that an evaluation before training changes the base (log-probabilities of SmolLM2-135M moved by
+    0.6 with bitsandbytes 0.50.2).
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -179,9 +190,11 @@ def keep_weights_unpacked(model: Any) -> Any:
     return model
 
 
-def load_model(job: Job, device: Any, update: Update) -> Any:
+def load_model(job: Job, device: Device, update: Update) -> Any:
     """The model to train: a plain model that is trained whole or gets its module later, or a
-    PeftModel going on from an earlier adapter.
+    PeftModel with the module of an earlier stage.
+
+    Raises InputError if the earlier result does not fit this stage.
     """
     start = job.start
     if start is None or not (start / "adapter_config.json").is_file():
@@ -189,16 +202,17 @@ def load_model(job: Job, device: Any, update: Update) -> Any:
     config = json.loads((start / "adapter_config.json").read_text("utf-8"))
     if config.get("task_type") == "SEQ_CLS":
         raise InputError(
-            f"stage {job.stage.name} goes on from {start}, which scores or sorts texts and does not"
-            " write",
+            f"stage {job.stage.name} continues from {start}, which scores or classifies texts and"
+            " does not generate",
             hint="name another stage or folder in start_from",
         )
     base_name = config.get("base_model_name_or_path")
-    unmergeable = UNMERGEABLE.get(config.get("peft_type"))
-    if unmergeable and job.stage.update == "full":
+    trains_all = not methods().update(job.stage.update).is_module
+    module = update_of(config)
+    if module is not None and not module.merges and trains_all:
         raise InputError(
-            f"stage {job.stage.name} is update full and goes on from a {unmergeable}, which cannot"
-            " be merged into the weights it would train",
+            f"stage {job.stage.name} is update full and continues from {module.result},"
+            " which cannot be merged into the weights it would train",
             hint=(
                 f"train stage {job.entry.starts_from or 'before'} with update: lora or full, or let"
                 " this stage start from the model"
@@ -206,14 +220,14 @@ def load_model(job: Job, device: Any, update: Update) -> Any:
         )
     register_method(config)
     base = load_base(job, device, base_name if base_name and Path(base_name).is_dir() else None)
-    if job.stage.update == "full":
+    if trains_all:
         merged = _with_module(job, base, start).merge_and_unload()
         for parameter in merged.parameters():
             parameter.requires_grad_(True)
         return merged
-    prefix = config.get("peft_type") == "PREFIX_TUNING"
+    prefix = config.get("peft_type") == PREFIX
     model = _with_module(job, base, start, is_trainable=not prefix)
-    if prefix and job.stage.update == "prefix":
+    if prefix and methods().update(job.stage.update).peft_type == PREFIX:
         fitting, keys = (
             update.peft_config(job.stage, job.options, base),
             (
@@ -222,7 +236,7 @@ def load_model(job: Job, device: Any, update: Update) -> Any:
                 "token_dim",
             ),
         )
-        # The file's own: PEFT adjusts what it loads to the model.
+        # Read from the file: PEFT adjusts what it loads to the model.
         wrong = [
             f"{key} {config.get(key)}, the model has {getattr(fitting, key)}"
             for key in keys
@@ -230,13 +244,11 @@ def load_model(job: Job, device: Any, update: Update) -> Any:
         ]
         if wrong:
             raise InputError(
-                f"stage {job.stage.name} goes on from {start}, which does not fit"
+                f"stage {job.stage.name} continues from {start}, which does not fit"
                 f" {base.config.name_or_path}: a prefix of {'; '.join(wrong)}",
                 hint="a prefix belongs to the base it was trained on",
             )
-    if (
-        prefix
-    ):  # PEFT 0.21 loads a prefix for use alone, though nothing keeps it from being trained on
+    if prefix:  # PEFT 0.21 loads a prefix for inference only, although it can be trained further
         model.peft_config["default"].inference_mode = False
         model.prompt_encoder["default"].requires_grad_(True)
     _check_same_module(job, model, update, base)
@@ -244,17 +256,24 @@ def load_model(job: Job, device: Any, update: Update) -> Any:
 
 
 def register_method(config: Mapping[str, Any]) -> None:
-    """Make a module of this config one that PEFT can load and use: what it lacks comes with the
-    import.
-    """
-    if config.get("peft_type") in UNMERGEABLE:
-        import advisor.peft_adapter  # noqa: F401
+    """Let PEFT load and use a module of this config: the import adds what PEFT lacks."""
+    module = update_of(config)
+    if module is not None and module.imports:
+        import_module(module.imports)
+
+
+def update_of(config: Mapping[str, Any]) -> UpdateValue | None:
+    """The update that PEFT saved under this config; None if no method here makes such modules."""
+    return next(
+        (one for one in methods().updates.values() if one.peft_type == config.get("peft_type")),
+        None,
+    )
 
 
 def _with_module(job: Job, base: Any, start: Path, **options: Any) -> Any:
     """The base with the module of that folder.
 
-    Raises InputError where it was made for another base.
+    Raises InputError if it was made for another base.
     """
     from peft import PeftModel
 
@@ -267,38 +286,40 @@ def _with_module(job: Job, base: Any, start: Path, **options: Any) -> Any:
             (line.strip() for line in reversed(str(error).splitlines()) if line.strip()), ""
         )
         raise InputError(
-            f"stage {job.stage.name} goes on from {start}, which does not fit"
+            f"stage {job.stage.name} continues from {start}, which does not fit"
             f" {base.config.name_or_path}: {reason}",
             hint="an adapter belongs to the base it was trained on",
         ) from None
 
 
-def _check_same_module(job: Job, model: Any, update: Update, base: Any) -> None:
-    """A stage that goes on with an adapter keeps its form: another rank would be read by nobody."""
+def _check_same_module(job: Job, model: AdaptedModel, update: Update, base: Any) -> None:
+    """Raise InputError if the stage says anything else of its module than the one it continues
+    from: another rank, for example, would have no effect.
+    """
     there = model.peft_config["default"]
     if update.config_class() is not type(there):
         raise InputError(
-            f"stage {job.stage.name} is update {job.stage.update}, but it goes on from a"
+            f"stage {job.stage.name} is update {job.stage.update}, but it continues from a"
             f" {there.peft_type.value} adapter",
             hint="use the same update in both stages",
         )
     mine = {
         key: job.options[plan_key]
-        for key, plan_key in update.OWNED.items()
+        for key, plan_key in update.PLAN_KEYS.items()
         if plan_key in job.options and job.stage.options.get(plan_key) is not None
     }
     for key, value in mine.items():
         other = getattr(there, key, None)
         if key != "target_modules" and other != value:
             raise InputError(
-                f"stage {job.stage.name}: {update.OWNED[key]} is {value}, the adapter it goes on"
-                f" from has {other}",
+                f"stage {job.stage.name}: {update.PLAN_KEYS[key]} is {value}, the adapter it"
+                f" continues from has {other}",
                 hint="give both stages the same value",
             )
 
 
-def enable_stop_tokens(model: Any, tokenizer: Any, turn_ends: set[int]) -> list[str]:
-    """Make generation stop at the tokens that end a turn in training; the tokens that had to be
+def enable_stop_tokens(model: Model, tokenizer: Tokenizer, turn_ends: set[int]) -> list[str]:
+    """Let generation stop at the tokens that end a turn in training; the tokens that had to be
     added, as text.
     """
     config = model.generation_config
@@ -311,8 +332,8 @@ def enable_stop_tokens(model: Any, tokenizer: Any, turn_ends: set[int]) -> list[
     return [tokenizer.convert_ids_to_tokens(token) for token in added]
 
 
-def check_vocabulary(model: Any, tokenizer: Any) -> None:
-    """Raise TrainingFailed where the tokenizer knows tokens the model has no embedding for."""
+def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:
+    """Raise TrainingFailed if the tokenizer has tokens for which the model has no embedding."""
     size = model.get_input_embeddings().weight.shape[0]
     highest = max(tokenizer.get_vocab().values())
     if highest >= size:

@@ -1,8 +1,8 @@
-"""What a trainer needs of the machine: tested library versions, the device the plan names, memory
+"""What a trainer needs of the machine: tested library versions, the device of the plan, memory
 counters.
 
-Importing this module before torch, transformers and trl also switches their telemetry and chatter
-off.
+Importing this module before torch, transformers and trl also switches off their telemetry and
+progress messages.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from typing import Any
 
 from advisor.ground.errors import Fault, MachineNotReady
 from advisor.ground.resources import resource_root
+from trainers.frame.types import Device
 
 # Set before the libraries are imported: huggingface_hub reads these once. TRL sends a usage ping
 # for every trainer it builds; nobody asked for that.
 for name, value in {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DISABLE_TELEMETRY": "1",
-    "TOKENIZERS_PARALLELISM": (
-        "false"
-    ),  # one tokenizer call at a time; silences the fork warning of data loaders
+    # One tokenizer call at a time; silences the fork warning of data loaders.
+    "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
-    # Threads that wait sleep instead of spinning. Beside another training run on the same two
-    # cores, spinning made a LoRA step of the 135M model take 15 s and more, sleeping 4 to 8 s. What
-    # it costs where nothing else runs has not been measured.
+    # Threads that wait sleep instead of spinning. With another training run on the same two cores,
+    # a LoRA step of the 135M model took 15 s and more with spinning, 4 to 8 s with sleeping. What
+    # it costs on an idle machine has not been measured.
     "OMP_WAIT_POLICY": "passive",
 }.items():
     os.environ.setdefault(name, value)
@@ -45,7 +45,7 @@ INSTALL = 'pip install "finetune-advisor[train]"'
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
+class VersionRange:
     """The versions of one library that the trainers have been tested with."""
 
     name: str
@@ -53,10 +53,8 @@ class Range:
 
 
 @cache
-def tested_ranges() -> dict[str, Range]:
-    """Library -> tested range, from the `train` extra: the one place where they are written
-    down.
-    """
+def tested_ranges() -> dict[str, VersionRange]:
+    """Library -> tested range, from the `train` extra, which is the only place that lists them."""
     try:
         lines = [
             line
@@ -76,7 +74,7 @@ def tested_ranges() -> dict[str, Range]:
         match = re.match(r"[A-Za-z0-9._-]+", requirement)
         if match:
             name = match.group().lower()
-            ranges[name] = Range(
+            ranges[name] = VersionRange(
                 name, requirement[match.end() :].strip().strip("()").replace(" ", "")
             )
     return ranges
@@ -85,13 +83,17 @@ def tested_ranges() -> dict[str, Range]:
 def check_versions(*, quantized: bool) -> dict[str, str]:
     """Library -> installed version.
 
-    Raises MachineNotReady naming installed and wanted for whatever is missing or untested.
+    Raises MachineNotReady, with the installed and the wanted version of each library that is
+    missing or untested.
+
+    Args:
+        quantized: Whether the stage needs the libraries for quantization.
     """
     from packaging.specifiers import SpecifierSet
 
     faults, versions = [], {}
     for name in ALWAYS + (FOR_QUANTIZATION if quantized else ()):
-        wanted = tested_ranges().get(name, Range(name, "")).wanted
+        wanted = tested_ranges().get(name, VersionRange(name, "")).wanted
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -118,8 +120,8 @@ def check_versions(*, quantized: bool) -> dict[str, str]:
 
 
 def quiet_libraries() -> None:
-    """Silence warnings, logs and progress bars of the libraries; what they drop or change is
-    counted by us instead.
+    """Silence warnings, logs and progress bars of the libraries: we count ourselves what is dropped
+    or changed.
     """
     import datasets
     import transformers
@@ -135,7 +137,7 @@ def quiet_libraries() -> None:
 def torch_device(wanted: str) -> Any:
     """The torch device of the plan's `launch.device`.
 
-    Raises MachineNotReady where this machine or this torch cannot use it.
+    Raises MachineNotReady if this machine or this torch cannot use it.
     """
     import torch
 
@@ -182,7 +184,7 @@ def torch_device(wanted: str) -> Any:
 
 
 def usable_cores() -> int:
-    """CPU cores this process may use: affinity, and the cgroup's quota where there is one."""
+    """CPU cores this process may use: affinity, and the cgroup's quota if there is one."""
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
@@ -199,16 +201,16 @@ KERNELS_KEPT = 128  # several times what one step needs; no step was slower with
 def use_cores() -> int:
     """Threads torch computes with: all usable cores, unless OMP_NUM_THREADS says otherwise.
 
-    Limits the kernels that oneDNN keeps, too.
+    Also limits the kernels that oneDNN keeps.
     """
     import torch
 
-    # oneDNN keeps a compiled kernel for every shape of a bfloat16 product, 1,024 of them: half a
-    # GiB where rows have many lengths.
+    # oneDNN keeps a compiled kernel for every shape of a bfloat16 product, up to 1,024 of them:
+    # half a GiB for rows of many lengths.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS_KEPT))
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(usable_cores())
-    return torch.get_num_threads()
+    return int(torch.get_num_threads())
 
 
 def is_main_process() -> bool:
@@ -243,12 +245,11 @@ def _highest_resident() -> int:
 class MemoryMeter:
     """Peak memory of one device since the meter was made.
 
-    On a GPU what torch allocated (and reserved). On the CPU the growth of resident memory above
-    what the process held before the model was loaded, since imports and the tokenised rows are not
-    the model's.
+    On a GPU: what torch allocated (and reserved). On the CPU: how much resident memory has grown
+    since before the model was loaded, because imports and tokenised rows are not part of it.
     """
 
-    def __init__(self, device: Any) -> None:
+    def __init__(self, device: Device) -> None:
         self.on_gpu = device.type == "cuda"
         self.device = device
         self.baseline_bytes = 0
@@ -258,6 +259,7 @@ class MemoryMeter:
 
     @property
     def counter(self) -> str:
+        """What is counted: allocated or rss_growth."""
         return "allocated" if self.on_gpu else "rss_growth"
 
     def reset(self) -> None:
@@ -270,14 +272,8 @@ class MemoryMeter:
         with suppress(OSError):  # 5: reset this process's high-water mark (proc(5), clear_refs)
             Path("/proc/self/clear_refs").write_text("5")
 
-    def now_bytes(self) -> int:
-        if self.on_gpu:
-            import torch
-
-            return int(torch.cuda.memory_allocated(self.device))
-        return max(0, resident_bytes() - self.baseline_bytes)
-
     def peak_bytes(self) -> int:
+        """The peak since the last `reset`."""
         if self.on_gpu:
             import torch
 
@@ -286,6 +282,7 @@ class MemoryMeter:
         return max(0, (peak if peak is not None else _highest_resident()) - self.baseline_bytes)
 
     def reserved_bytes(self) -> int | None:
+        """What torch reserved at its peak; None on the CPU."""
         if not self.on_gpu:
             return None
         import torch

@@ -1,5 +1,5 @@
-"""What a run shows and records while it trains: metrics.jsonl, a progress display, and an end to a
-run that has gone wrong.
+"""What a run shows and records while it trains: metrics.jsonl and a progress display; and the end
+of a run that has gone wrong.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from advisor.ground.errors import TrainingFailed
 from advisor.ground.files import write_atomically
 from advisor.ground.units import format_duration, format_gib
 from trainers.frame.checkpoints import mark_complete
-from trainers.frame.files import plain
+from trainers.frame.files import json_value
 from trainers.frame.machine import MemoryMeter
 
 LINE_EVERY_S = 10.0  # without a terminal
-SHOWN = 2  # numbers of an objective's own beside the loss: the loss of GRPO is zero by construction
+SHOWN = 2  # numbers of the objective beside the loss: the loss of GRPO is zero by construction
 
 
 def say(text: str) -> None:
-    """Tell the person something, on stderr."""
+    """Print a message on stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 class Display:
-    """One line that moves on a terminal, a plain line now and then elsewhere."""
+    """A progress bar on a terminal, elsewhere a line from time to time."""
 
     def __init__(self, label: str, steps: int, *, shown: bool = True) -> None:
         self.label, self.steps = label, steps
@@ -53,6 +53,7 @@ class Display:
             self.task = self.bar.add_task(label, total=steps, text="")
 
     def show(self, step: int, text: str) -> None:
+        """Show that a step is done."""
         if self.bar is not None:
             self.bar.update(self.task, completed=step, text=text)
         elif self.shown and (
@@ -62,14 +63,27 @@ class Display:
             say(f"{self.label}: step {step}/{self.steps}  {text}")
 
     def close(self) -> None:
+        """End the display."""
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
 
 
-class Watch(TrainerCallback):
-    """Writes a metrics line per logged step, moves the display, marks checkpoints, and stops a run
-    whose loss is not finite.
+class RunCallback(TrainerCallback):
+    """Writes a line of metrics per logged step, updates the display, marks checkpoints as complete,
+    and stops a run whose loss is not finite.
+
+    Args:
+        metrics: The file for the lines; None: write none.
+        stage: The name of the stage, in the lines.
+        task: The name of the task, in the lines.
+        label: What the display calls the stage.
+        steps: Optimizer steps of the whole run.
+        memory: The meter whose peak is shown.
+        fingerprint: Of the checkpoints.
+        scaled: Gradients are scaled (fp16), so that an infinite one only skips a step.
+        shown: Whether this process shows progress.
+        logged: Names of the trainer's logs to write and show beside the loss.
     """
 
     def __init__(
@@ -81,17 +95,17 @@ class Watch(TrainerCallback):
         label: str,
         steps: int,
         memory: MemoryMeter,
-        mark: str = "",
+        fingerprint: str = "",
         scaled: bool = False,
         shown: bool = True,
         logged: Sequence[str] = (),
     ) -> None:
         self.metrics, self.stage, self.task, self.steps = metrics, stage, task, steps
-        self.memory, self.mark, self.scaled = memory, mark, scaled
+        self.memory, self.fingerprint, self.scaled = memory, fingerprint, scaled
         self.logged = logged
         self.display_args = (label, steps, shown)
         self.display: Display | None = None
-        self.trainer: Any = None
+        self.trainer: Any = None  # set once the trainer is made, which needs its callbacks
         self.losses: list[float] = []
         self.step_times_s: list[float] = []
         self.tokens = 0
@@ -158,8 +172,8 @@ class Watch(TrainerCallback):
                 f"loss {loss:.3f}{own}  {per_s:,.0f} tokens/s  {format_duration(left_s)} left "
                 f" {format_gib(memory)}",
             )
-        # With loss scaling (fp16) a step of infinite gradients is skipped and the scale lowered:
-        # only the loss counts there.
+        # With loss scaling (fp16) a step with infinite gradients is skipped and the scale lowered,
+        # so only the loss counts.
         if not math.isfinite(loss) or (
             norm is not None and not math.isfinite(norm) and not self.scaled
         ):
@@ -193,7 +207,7 @@ class Watch(TrainerCallback):
                 steps=self.steps,
                 learning_rate=rate,
                 epoch=state.epoch or 0.0,
-                mark=self.mark,
+                fingerprint=self.fingerprint,
             )
         self.last_s = time.monotonic()  # saving is not part of a step's time
 
@@ -208,18 +222,18 @@ class Watch(TrainerCallback):
     def _write(self, line: dict[str, Any]) -> None:
         if self.metrics is not None:
             with self.metrics.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(plain(line)) + "\n")
+                file.write(json.dumps(json_value(line)) + "\n")
 
     @property
     def step_s(self) -> float:
-        """Median time of a step, without the first, which warms up."""
+        """Median time of a step, without the first, which is slower."""
         times = sorted(self.step_times_s[1:] or self.step_times_s)
         return times[len(times) // 2] if times else 0.0
 
 
 def cut_metrics(path: Path, *, stage: str, task: str | None, after: int) -> list[float]:
-    """Remove this stage's lines after a step, which a killed run wrote and a resumed one writes
-    again; the losses that stay.
+    """Remove the lines of this stage after a step, which a resumed run writes again; the losses
+    that remain.
     """
     if not path.is_file():
         return []
@@ -227,7 +241,7 @@ def cut_metrics(path: Path, *, stage: str, task: str | None, after: int) -> list
     for line in path.read_text("utf-8").splitlines():
         try:
             record = json.loads(line)
-        except ValueError:  # a line that a killed process did not finish
+        except ValueError:  # a killed process did not finish the line
             continue
         mine = record.get("stage") == stage and record.get("task") == task
         if mine and record.get("step", 0) > after:

@@ -1,5 +1,5 @@
-"""A stage as arguments of TRL's config class; `trl:` and `peft:` are checked against the config
-classes before a model is loaded.
+"""A stage as arguments of TRL's config class; and a check of `trl:` and `peft:` against the config
+classes, before a model is loaded.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 from advisor.ground.errors import Fault, InputError, unknown_name
 from trainers.frame.job import Job
+from trainers.frame.types import Device
 from trainers.updates import Update
 
 OPTIMIZERS = {
@@ -23,8 +24,8 @@ OPTIMIZERS = {
     "adafactor": "adafactor",
     "sgd": "sgd",
 }
-# TRL or transformers argument -> the plan's own key that sets it. These are refused in `trl:`.
-OWNED: Mapping[str, str] = {
+# Argument of TRL or transformers -> the plan's key that sets it. These are refused in `trl:`.
+PLAN_KEYS: Mapping[str, str] = {
     "learning_rate": "learning_rate",
     "num_train_epochs": "epochs",
     "max_steps": "max_steps",
@@ -65,8 +66,8 @@ OWNED: Mapping[str, str] = {
     "output_dir": "advise run --output",
     "logging_dir": "advise run --output",
 }
-# Arguments that the trainers decide, with the reason.
-DECIDED: Mapping[str, str] = {
+# Arguments that the trainers set, with the reason. These are refused in `trl:`, too.
+SET_BY_TRAINERS: Mapping[str, str] = {
     "chat_template_path": "the model's own chat template is used and stored with the result",
     "dataset_text_field": "rows are read and tokenised before TRL sees them",
     "dataset_kwargs": "rows are read and tokenised before TRL sees them",
@@ -74,17 +75,17 @@ DECIDED: Mapping[str, str] = {
     "shuffle_dataset": "the order follows from the seed",
     "eos_token": "the tokenizer's own is used",
     "pad_token": "the tokenizer's own is used",
-    "resume_from_checkpoint": "a run resumes by itself",
+    "resume_from_checkpoint": "a run resumes automatically",
     "remove_unused_columns": "the columns are the trainer's own",
     "disable_dropout": (
-        "a module's own dropout is the plan's key dropout; the base computes without it where two"
-        " models are compared"
+        "the plan's key dropout sets that of the module; the base has none if two models are"
+        " compared"
     ),
     "num_generations_eval": "rewards are measured before and after training",
-    "generation_batch_size": "as many prompts are answered at once as micro_batch_size says",
-    "steps_per_generation": "as many prompts are answered at once as micro_batch_size says",
+    "generation_batch_size": "micro_batch_size says how many prompts are answered at once",
+    "steps_per_generation": "micro_batch_size says how many prompts are answered at once",
     "reward_weights": "there is one reward",
-    "log_completions": "sample answers before and after stand in the report",
+    "log_completions": "the report has sample answers from before and after training",
     "train_sampling_strategy": "the order follows from the seed",
     "do_train": "a stage trains",
     "do_eval": "held-out loss is measured before and after training",
@@ -92,7 +93,7 @@ DECIDED: Mapping[str, str] = {
     "eval_strategy": "held-out loss is measured before and after training",
     "load_best_model_at_end": "the last weights are the result",
     "logging_nan_inf_filter": "a loss that is not finite must be seen",
-    "disable_tqdm": "progress is shown by the trainer itself",
+    "disable_tqdm": "our trainers show progress themselves",
     "save_only_model": "a checkpoint must be complete to resume from",
     "save_safetensors": "weights are always saved as safetensors",
     "push_to_hub": "nothing is uploaded; `hf upload` does that",
@@ -103,19 +104,21 @@ DECIDED: Mapping[str, str] = {
 
 def check_passed_through(job: Job, config_class: type, update: Update) -> None:
     """Raise InputError for every key of `trl:` and `peft:` that the config classes lack, or that
-    the plan owns.
+    the plan or the trainers set.
     """
     stage = job.stage
-    faults = _faults(f"stage {stage.name}: trl", stage.trl, config_class, OWNED, DECIDED)
+    faults = _faults(
+        f"stage {stage.name}: trl", stage.trl, config_class, PLAN_KEYS, SET_BY_TRAINERS
+    )
     peft_class = update.config_class()
     if peft_class is not None:
-        faults += _faults(f"stage {stage.name}: peft", stage.peft, peft_class, update.OWNED, {})
+        faults += _faults(f"stage {stage.name}: peft", stage.peft, peft_class, update.PLAN_KEYS, {})
     elif stage.peft:
         faults.append(
             Fault(
                 what=(
-                    f"stage {stage.name}: nothing would read 'peft': update {stage.update} does not"
-                    " use PEFT"
+                    f"stage {stage.name}: 'peft' has no effect: update {stage.update} does not use"
+                    " PEFT"
                 ),
                 hint="remove it",
             )
@@ -164,8 +167,8 @@ def _faults(
     return faults
 
 
-def autocast_dtype(job: Job, device: Any) -> str | None:
-    """The dtype autocast computes in under precision: mixed, or None for pure."""
+def autocast_dtype(job: Job, device: Device) -> str | None:
+    """The dtype of autocast under precision: mixed; None for pure."""
     if job.stage.precision == "pure":
         return None
     if job.stage.weights_dtype == "float16":
@@ -178,7 +181,12 @@ def autocast_dtype(job: Job, device: Any) -> str | None:
 
 
 def total_steps(job: Job, sequences: int, *, processes: int) -> int:
-    """Optimizer steps of the run, as transformers counts them, under the cap of a trial."""
+    """Optimizer steps of the run, as transformers counts them; a trial caps them.
+
+    Args:
+        sequences: How many sequences the trainer has.
+        processes: How many processes share them.
+    """
     stage = job.stage
     if stage.max_steps is not None:
         steps = stage.max_steps
@@ -189,16 +197,14 @@ def total_steps(job: Job, sequences: int, *, processes: int) -> int:
 
 
 def save_every(job: Job, steps: int) -> int:
-    """Optimizer steps between checkpoints: what the plan says, else ten in a run and at least every
+    """Optimizer steps between checkpoints: those of the plan, else a tenth of the run and at most
     500.
     """
     return job.stage.save_steps or max(1, min(500, math.ceil(steps / 10)))
 
 
-def training_arguments(job: Job, device: Any, *, steps: int) -> dict[str, Any]:
-    """Keyword arguments that every TRL config class takes (they extend transformers'
-    TrainingArguments).
-    """
+def training_arguments(job: Job, device: Device, *, steps: int) -> dict[str, Any]:
+    """Keyword arguments for every config class of TRL: those of transformers' TrainingArguments."""
     stage = job.stage
     autocast = autocast_dtype(job, device)
     arguments: dict[str, Any] = {
@@ -237,7 +243,7 @@ def training_arguments(job: Job, device: Any, *, steps: int) -> dict[str, Any]:
 
 
 def build_config(config_class: type, arguments: Mapping[str, Any], job: Job) -> Any:
-    """The config with the stage's `trl:` on top. Raises InputError for values it refuses."""
+    """The config with the stage's `trl:` on top. Raises InputError for values that it refuses."""
     try:
         return config_class(**{**arguments, **job.stage.trl})
     except (TypeError, ValueError) as error:
@@ -248,12 +254,12 @@ def build_config(config_class: type, arguments: Mapping[str, Any], job: Job) -> 
 
 
 def world_size() -> int:
-    """Processes of this run, as the launcher set them."""
+    """How many processes this run has, as the launcher says."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def resolved_values(config: Any, keys: Iterable[str]) -> dict[str, Any]:
-    """The named values of a config, and every value in which it differs from its own defaults."""
+    """The named values of a config, and every value that differs from its default."""
     defaults = {
         item.name: item.default
         for item in dataclasses.fields(config)

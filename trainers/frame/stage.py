@@ -1,8 +1,8 @@
-"""The frame that every objective trains in: rows, model, trainer, resuming, checks on what was
-saved, the judge, result.json.
+"""The frame that objectives train in: rows, model, trainer, resuming, evaluation, checks on the
+saved result, result.json.
 
 An objective is one file: it says what it trains on, how its trainer is built and how its result is
-judged.
+evaluated.
 """
 
 from __future__ import annotations
@@ -12,12 +12,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from advisor.ground.errors import Fault, InputError
-from trainers.evaluation.saved_result import Check, Probe
+from advisor.methods import methods
+from advisor.plan.record import (
+    DONE,
+    RESULT,
+    Check,
+    Measured,
+    ResolvedSettings,
+    StageResult,
+    Verdict,
+)
+from trainers.evaluation import Evaluator
+from trainers.evaluation.saved_result import Probe, check_saved
 from trainers.frame import checkpoints, settings
-from trainers.frame.bases import give_back, memory_meter
+from trainers.frame.bases import memory_meter, release_base
 from trainers.frame.dry_run import measure
 from trainers.frame.files import write_json
 from trainers.frame.job import Job
@@ -30,102 +41,130 @@ from trainers.frame.machine import (
     use_cores,
 )
 from trainers.frame.rows import prepare_rows
+from trainers.frame.types import Device, Model, Tokenizer, Trainer
 from trainers.prepare import ANSWERS, Kind, Prepared
-from trainers.prepare.prepared import rows_digest
-from trainers.updates import load_update
+from trainers.prepare.prepared import PreparedRow, rows_digest
+from trainers.updates import Update, load_update
 
-# Of TRL's config, what a person would ask for; beside these, whatever differs from TRL's own
-# defaults is recorded.
-ASKED_FOR = (
-    *(
-        "learning_rate",
-        "max_steps",
-        "warmup_steps",
-        "lr_scheduler_type",
-        "weight_decay",
-        "optim",
-        "adam_beta1",
-        "adam_beta2",
-        "adam_epsilon",
-    ),
-    *("per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm", "loss_type"),
-    *("bf16", "fp16", "gradient_checkpointing", "seed", "save_steps"),
+# The arguments of TRL's config that are recorded even at their defaults; beside them, whatever
+# differs from TRL's defaults is recorded.
+RECORDED_ARGUMENTS = (
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "bf16",
+    "fp16",
+    "gradient_accumulation_steps",
+    "gradient_checkpointing",
+    "learning_rate",
+    "loss_type",
+    "lr_scheduler_type",
+    "max_grad_norm",
+    "max_steps",
+    "optim",
+    "per_device_train_batch_size",
+    "save_steps",
+    "seed",
+    "warmup_steps",
+    "weight_decay",
 )
+Item = TypeVar("Item", bound=PreparedRow)
 
 
-class Objective(ABC):
-    """What one objective does its own way.
+class Objective(ABC, Generic[Item]):
+    """What one objective does its own way, with the rows that it trains on as `Item`.
 
     The defaults are those of a language model trained on rows of tokens.
     """
 
-    names: tuple[str, ...] = ()
     kind: Kind[Any] = ANSWERS
-    writes = True  # the result writes text (a reward model and a classifier do not)
-    logged: Sequence[
-        str
-    ] = ()  # of the trainer's logs, what goes into metrics.jsonl beside the loss
+    writes = True  # the result generates text (a reward model and a classifier do not)
+    # of the trainer's logs, what goes into metrics.jsonl beside the loss
+    logged: Sequence[str] = ()
 
     @abstractmethod
     def config_class(self) -> type:
         """TRL's (or transformers') config class, whose fields `trl:` may set."""
 
-    def faults(self, job: Job) -> list[Any]:
+    def faults(self, job: Job) -> list[Fault]:
         """What in the stage this objective cannot do."""
         return []
 
     def seq_len(self, job: Job) -> int | None:
-        """The longest row; None: the stage's."""
+        """The longest row, in tokens; None: the stage's seq_len."""
         return None
 
-    def rows(self, job: Job, tokenizer: Any) -> Prepared[Any]:
-        """The data, prepared."""
+    def rows(self, job: Job, tokenizer: Tokenizer) -> Prepared[Item]:
+        """The data, prepared. Raises InputError for data that cannot be trained on."""
         return prepare_rows(job, tokenizer, self.kind, seq_len=self.seq_len(job))
 
-    def load(self, job: Job, device: Any, update: Any, tokenizer: Any, data: Prepared[Any]) -> Any:
-        """The model to train."""
+    def load(
+        self,
+        job: Job,
+        device: Device,
+        update: Update,
+        tokenizer: Tokenizer,
+        data: Prepared[Item],
+    ) -> Model:
+        """The model to train. Raises InputError if it does not fit the stage."""
         from trainers.frame.loading import load_model
 
         return load_model(job, device, update)
 
-    def sequences(self, job: Job, rows: Sequence[Any], model: Any) -> list[tuple[Any, ...]]:
-        """The rows as the trainer's sequences: one each, or packed."""
+    def sequences(self, job: Job, rows: Sequence[Item], model: Model) -> list[tuple[Item, ...]]:
+        """The rows as the trainer's sequences: one row in each, or several packed ones."""
         return [(row,) for row in rows]
 
     @abstractmethod
     def trainer(
         self,
         job: Job,
-        model: Any,
-        tokenizer: Any,
-        device: Any,
+        model: Model,
+        tokenizer: Tokenizer,
         peft_config: Any,
-        sequences: Sequence[Sequence[Any]],
+        sequences: Sequence[Sequence[Item]],
         arguments: Mapping[str, Any],
-    ) -> Any:
-        """The trainer, without callbacks."""
+    ) -> Trainer:
+        """The trainer, without callbacks.
+
+        Args:
+            job: The stage to train.
+            model: What `load` returned.
+            tokenizer: With the chat template that the rows were prepared with.
+            peft_config: The config of the module that the trainer puts on the model; None if the
+                weights are trained, or the model comes with the module of an earlier stage.
+            sequences: What `sequences` returned, or a part of it.
+            arguments: For the config class, what every objective has in common.
+        """
 
     @abstractmethod
-    def probe(self, job: Job, data: Prepared[Any], tokenizer: Any) -> Probe:
-        """What the checks put to the model, and how it answers."""
+    def probe(self, job: Job, data: Prepared[Item], tokenizer: Tokenizer) -> Probe:
+        """The row that the checks on the saved result compare models on."""
 
-    def judge(self, job: Job, trainer: Any, data: Prepared[Any], mark: str) -> Any | None:
-        """Asks the model before and after; None: nothing is compared."""
-        return None
+    def evaluator(
+        self, job: Job, trainer: Trainer, data: Prepared[Item], fingerprint: str
+    ) -> Evaluator | None:
+        """Measures the model before and after; None: nothing is compared.
 
-    def evaluation_loss(self, trainer: Any, rows: Sequence[Any]) -> float | None:
-        """Loss of one evaluation batch, for a dry run to measure its memory; None where there is
-        none.
+        Args:
+            fingerprint: Of everything that the training depends on: an evaluation of the base with
+                another one does not count.
         """
         return None
 
-    def save(self, job: Job, trainer: Any, model: Any, tokenizer: Any) -> None:
-        """Write the result into the stage's folder."""
+    def evaluation_loss(self, trainer: Trainer, rows: Sequence[Item]) -> float | None:
+        """The loss of one evaluation batch, for a dry run to measure its memory; None if this
+        objective has none.
+        """
+        return None
+
+    def save(self, job: Job, trainer: Trainer, model: Model, tokenizer: Tokenizer) -> None:
+        """Write the result into the stage's folder. May raise TrainingFailed."""
         checkpoints.save_result(model, tokenizer, job.output)
 
 
-def prepare(job: Job, objective: Objective) -> tuple[Any, Prepared[Any]]:
-    """The stage's tokenizer and its rows. Raises InputError for data that cannot be trained on."""
+def prepare(job: Job, objective: Objective[Any]) -> tuple[Tokenizer, Prepared[Any]]:
+    """(the stage's tokenizer, its rows). Raises InputError for data that cannot be trained on."""
     from trainers.frame.loading import load_tokenizer
 
     tokenizer = load_tokenizer(job, writes=objective.writes)
@@ -133,12 +172,12 @@ def prepare(job: Job, objective: Objective) -> tuple[Any, Prepared[Any]]:
 
 
 class OpenStage(NamedTuple):
-    """What a stage finds where it runs."""
+    """What a stage finds in the process that trains it."""
 
-    versions: dict[str, str]
-    device: Any
+    versions: dict[str, str]  # of the libraries
+    device: Device
     threads: int
-    update: Any
+    update: Update
 
 
 def open_stage(
@@ -146,7 +185,8 @@ def open_stage(
 ) -> OpenStage:
     """The device and libraries of this process, ready.
 
-    Raises InputError for what the stage cannot do here, all of it together.
+    Raises InputError with everything that the stage cannot do here, and MachineNotReady for missing
+    or untested libraries and devices.
     """
     versions = check_versions(
         quantized=job.stage.quantization is not None
@@ -166,37 +206,38 @@ def open_stage(
     return OpenStage(versions, device, threads, update)
 
 
-def last_checkpoint(job: Job, mark: str) -> Any | None:
-    """The checkpoint to go on from; says so where there are only those of other settings or
-    data.
+def last_checkpoint(job: Job, fingerprint: str) -> tuple[Any, dict[str, Any]] | None:
+    """(the checkpoint to resume from, its record); None if there is none. Says so if there are only
+    checkpoints of other settings or data.
     """
     from trainers.frame.progress import say
 
     shown = is_main_process()
-    if shown and checkpoints.others_there(job.checkpoints, mark=mark):
+    if shown and checkpoints.has_other_checkpoints(job.checkpoints, fingerprint=fingerprint):
         say(
             f"{label(job)}: the checkpoints there belong to other settings or data: starting from"
             " the beginning"
         )
-    return checkpoints.last_complete(job.checkpoints, mark=mark, remove=shown)
+    return checkpoints.last_complete(job.checkpoints, fingerprint=fingerprint, remove=shown)
 
 
-def train(job: Job, objective: Objective) -> None:
-    """Train the stage, or measure two steps of it, and write what came of it into its folder."""
+def train(job: Job, objective: Objective[Any]) -> None:
+    """Train the stage, or measure two steps of it, and write the result into its folder.
+
+    Raises InputError for a plan or data that cannot be trained on, MachineNotReady for what the
+    machine lacks, and TrainingFailed if training goes wrong or has no effect.
+    """
     began_s = time.monotonic()
     versions, device, threads, update = open_stage(job, objective.config_class, objective.faults)
     # Imported here: reading the command line and refusing a plan must not wait for them.
     from transformers import set_seed
 
-    from trainers.evaluation.saved_result import check_saved
     from trainers.frame.loading import check_vocabulary, enable_stop_tokens
-    from trainers.frame.progress import Watch, cut_metrics, say
+    from trainers.frame.progress import RunCallback, say
 
     shown = is_main_process()
-
-    set_seed(
-        job.stage.seed
-    )  # a module starts from the same numbers, whatever this process did before
+    # A module starts from the same numbers, whatever this process did before.
+    set_seed(job.stage.seed)
     tokenizer, data = prepare(job, objective)
     if shown:
         for line in describe(data, template=objective.kind.name != "classes"):
@@ -207,77 +248,45 @@ def train(job: Job, objective: Objective) -> None:
     check_vocabulary(model, tokenizer)
     stops = enable_stop_tokens(model, tokenizer, set(data.turn_ends)) if objective.writes else []
     sequences = objective.sequences(job, data.train, model)
-
-    def build(
-        short: Job, chosen: Sequence[Sequence[Any]], *, steps: int, callback: Any, save: bool = True
-    ) -> Any:
-        return build_trainer(
-            objective,
-            model,
-            tokenizer,
-            device,
-            update,
-            short,
-            chosen,
-            steps=steps,
-            callback=callback,
-            save=save,
-        )
-
+    builder = TrainerBuilder(objective, model, tokenizer, device, update)
     if job.dry_run:
-        measure(job, sequences, data, memory, build, versions, evaluate=objective.evaluation_loss)
+        measure(
+            job, sequences, data, memory, builder.build, versions,
+            evaluate=objective.evaluation_loss,
+        )  # fmt: skip
         return
 
     steps = settings.total_steps(job, len(sequences), processes=settings.world_size())
-    depends_on = [
-        asdict(job.stage),
-        job.base_model,
-        job.plan.revision,
-        str(job.start),
-        steps,
-        settings.world_size(),
-        versions["torch"],
-    ]
-    mark = checkpoints.fingerprint(
-        [*depends_on, rows_digest(data.train) if objective.kind is ANSWERS else data.digest]
-    )
+    rows_mark = rows_digest(data.train) if objective.kind is ANSWERS else data.digest
+    fingerprint = stage_fingerprint(job, steps, versions, rows_mark)
     metrics = job.run / "metrics.jsonl"
-    resume = last_checkpoint(job, mark)
-    watch = Watch(
+    resume = last_checkpoint(job, fingerprint)
+    callback = RunCallback(
         metrics=metrics if shown else None, stage=job.stage.name, task=job.task, label=label(job),
-        steps=steps, memory=memory, mark=mark,
+        steps=steps, memory=memory, fingerprint=fingerprint,
         scaled=settings.autocast_dtype(job, device) == "float16", shown=shown,
         logged=objective.logged,
     )  # fmt: skip
-    goes_on = hasattr(model, "peft_config")  # with the module of an earlier stage
-    trainer = build(job, sequences, steps=steps, callback=watch)
+    continues = hasattr(model, "peft_config")  # with the module of an earlier stage
+    trainer = builder.build(job, sequences, steps=steps, callback=callback)
     model = trainer.model
     probe = objective.probe(job, data, tokenizer)
     before = probe.answer(model) if shown else None
-    judge = objective.judge(job, trainer, data, mark) if job.judge and shown else None
-    if judge is not None:
-        # A new prefix starts from a prompt, which changes answers by itself: the comparison is with
-        # the model as it came.
+    evaluator = (
+        objective.evaluator(job, trainer, data, fingerprint) if job.judge and shown else None
+    )
+    if evaluator is not None:
+        # A new prefix starts from a prompt, which changes answers before any training: the
+        # comparison is with the model as it came.
         with (
-            model.disable_adapter()
-            if job.stage.update == "prefix" and not goes_on
+            trainer.model.disable_adapter()
+            if methods().update(job.stage.update).changes_at_start and not continues
             else nullcontext()
         ):
-            judge.evaluate_base()
+            evaluator.evaluate_base()
 
-    if resume is not None:
-        record = resume[1]
-        if shown:
-            watch.losses = cut_metrics(
-                metrics, stage=job.stage.name, task=job.task, after=record["step"]
-            )
-            seen = record["epoch"]
-            say(
-                f"{label(job)}: going on after step {record['step']} of {steps}, learning rate"
-                f" {record['learning_rate']:.3g}, {seen:.2f} times through the data"
-            )
-    elif shown:
-        cut_metrics(metrics, stage=job.stage.name, task=job.task, after=0)
+    if shown:
+        callback.losses = resume_metrics(job, resume, steps)
     memory.reset()
     try:
         if resume is not None and resume[1]["step"] >= steps:
@@ -285,8 +294,8 @@ def train(job: Job, objective: Objective) -> None:
         else:
             trainer.train(resume_from_checkpoint=str(resume[0]) if resume else None)
     finally:
-        watch.close()
-    measured = measurement(memory, watch)
+        callback.close()
+    measured = measurement(memory, callback)
     if not shown:
         return
 
@@ -296,43 +305,77 @@ def train(job: Job, objective: Objective) -> None:
     objective.save(job, trainer, trained, tokenizer)
     checks: list[Check] = check_saved(job, trained, job.output, probe, before)
     evaluation, verdict = None, None
-    if judge is not None:
-        judge.evaluate_tuned()
-        evaluation, verdict = judge.record(), judge.verdict()
-        checks += judge.checks()
+    if evaluator is not None:
+        evaluator.evaluate_tuned()
+        evaluation, verdict = evaluator.record(), evaluator.verdict()
+        checks += evaluator.checks()
         say(f"{label(job)}: {verdict[1]}")
     for check in checks:
         say(f"{label(job)}: {'ok' if check.ok else 'WARNING'}: {check.text}")
-    write_json(
-        job.output / "result.json",
-        {
-            "status": "done",
-            "steps": steps,
-            "loss_first": watch.losses[0] if watch.losses else None,
-            "loss_last": watch.losses[-1] if watch.losses else None,
-            "duration_s": time.monotonic() - began_s,
-            "measured": measured,
-            "data": data.counts(),
-            "evaluation": evaluation,
-            "checks": [check.record() for check in checks],
-            "verdict": {
-                "ok": all(check.ok for check in checks),
-                "word": verdict[0] if verdict else None,
-                "text": verdict[1] if verdict else None,
-            },
-            "versions": versions,
-            "resolved": resolved_settings(job, trainer, device, threads, stops),
-        },
+    result = StageResult(
+        status=DONE,
+        steps=steps,
+        loss_first=callback.losses[0] if callback.losses else None,
+        loss_last=callback.losses[-1] if callback.losses else None,
+        duration_s=time.monotonic() - began_s,
+        measured=measured,
+        data=data.counts(),
+        evaluation=evaluation,
+        checks=tuple(checks),
+        verdict=stage_verdict(checks, verdict),
+        versions=versions,
+        resolved=resolved_settings(job, trainer, device, threads, stops),
     )
-    give_back(trained)
+    write_json(job.output / RESULT, result.to_dict())
+    release_base(trained)
+
+
+def stage_fingerprint(job: Job, steps: int, versions: Mapping[str, str], *digests: str) -> str:
+    """A digest of everything that a checkpoint of the stage depends on.
+
+    Args:
+        digests: Of the rows, and of whatever else the objective depends on.
+    """
+    return checkpoints.fingerprint(
+        [
+            asdict(job.stage),
+            job.base_model,
+            job.plan.revision,
+            str(job.start),
+            steps,
+            settings.world_size(),
+            versions["torch"],
+            *digests,
+        ]
+    )
+
+
+def resume_metrics(job: Job, resume: tuple[Any, dict[str, Any]] | None, steps: int) -> list[float]:
+    """The losses of the steps before the checkpoint, whose lines stay in metrics.jsonl; says where
+    training resumes.
+    """
+    from trainers.frame.progress import cut_metrics, say
+
+    after = resume[1]["step"] if resume is not None else 0
+    losses = cut_metrics(
+        job.run / "metrics.jsonl", stage=job.stage.name, task=job.task, after=after
+    )
+    if resume is None:
+        return []
+    record = resume[1]
+    say(
+        f"{label(job)}: resuming after step {record['step']} of {steps}, learning rate"
+        f" {record['learning_rate']:.3g}, {record['epoch']:.2f} times through the data"
+    )
+    return losses
 
 
 def without_autocast(model: Any) -> Any:
-    """The model without accelerate's autocast around its forward: what is judged and checked is the
-    model as anybody loads it.
+    """The model without accelerate's autocast around its forward, so that it is evaluated and
+    checked as anybody would load it.
 
-    accelerate's own unwrapping (keep_fp32_wrapper=False) would take off the forward of our losses
-    with it.
+    accelerate's own unwrapping (keep_fp32_wrapper=False) would also remove the forward of our
+    losses.
     """
     original = vars(model).pop("_original_forward", None)
     if original is not None:
@@ -340,85 +383,112 @@ def without_autocast(model: Any) -> Any:
     return model
 
 
-def measurement(memory: MemoryMeter, watch: Any) -> dict[str, Any]:
+def measurement(memory: MemoryMeter, callback: Any) -> Measured:
     """What the run cost, for result.json."""
-    return {
-        "peak_bytes": memory.peak_bytes(),
-        "counter": memory.counter,
-        "reserved_bytes": memory.reserved_bytes(),
-        "step_s": watch.step_s,
-        "tokens_per_s": watch.tokens / watch.train_s if watch.train_s else None,
-        "train_s": watch.train_s,
-    }
+    return Measured(
+        peak_bytes=memory.peak_bytes(),
+        counter=memory.counter,
+        reserved_bytes=memory.reserved_bytes(),
+        step_s=callback.step_s,
+        tokens_per_s=callback.tokens / callback.train_s if callback.train_s else None,
+        train_s=callback.train_s,
+    )
+
+
+def stage_verdict(checks: Sequence[Check], compared: tuple[str, str] | None) -> Verdict:
+    """The verdict on a stage: of its checks, and of the evaluation if there was one."""
+    word, text = compared or (None, None)
+    return Verdict(ok=all(check.ok for check in checks), word=word, text=text)
 
 
 def label(job: Job) -> str:
-    """How the stage is called in what is shown."""
+    """What messages call the stage."""
     return job.stage.name if job.task is None else f"{job.task} {job.stage.name}"
 
 
 def describe(data: Prepared[Any], *, template: bool = True) -> list[str]:
-    """The data in a few lines: what is trained on, and what is not."""
-    counts = data.counts()
-    rows = f"{counts['train_rows']:,} rows to train on, {counts['holdout_rows']:,} held out"
+    """The data in a few lines: what is trained on, and what is not.
+
+    Args:
+        template: Say where the chat template came from.
+    """
+    rows = f"{len(data.train):,} rows to train on, {len(data.holdout):,} held out"
+    tokens, learned_tokens = data.tokens, data.learned_tokens
     learned = (
-        f", {counts['learned_tokens'] / counts['tokens']:.0%} of them learned"
-        if counts["tokens"] and counts["learned_tokens"] > counts["train_rows"]
+        f", {learned_tokens / tokens:.0%} of them learned"
+        if tokens and learned_tokens > len(data.train)
         else ""
     )
     by = f"; chat template: {data.template}" if data.template and template else ""
     return [
-        f"{rows}; {counts['tokens']:,} tokens{learned}{by}",
+        f"{rows}; {tokens:,} tokens{learned}{by}",
         *(f"note: {note}" for note in data.notes),
     ]
 
 
-def build_trainer(
-    objective: Objective,
-    model: Any,
-    tokenizer: Any,
-    device: Any,
-    update: Any,
-    job: Job,
-    sequences: Sequence[Sequence[Any]],
-    *,
-    steps: int,
-    callback: Any,
-    save: bool = True,
-) -> Any:
-    """The objective's trainer with our callback alone."""
-    from peft import PeftModel
-    from transformers import PrinterCallback
-    from transformers.trainer_callback import ProgressCallback
+class TrainerBuilder(NamedTuple):
+    """What every trainer of a stage is built from."""
 
-    from trainers.frame.progress import say
+    objective: Objective[Any]
+    model: Model
+    tokenizer: Tokenizer
+    device: Device
+    update: Update
 
-    arguments = settings.training_arguments(job, device, steps=steps) | (
-        {} if save else {"save_strategy": "no"}
-    )
-    goes_on = isinstance(model, PeftModel)
-    peft_config = None if goes_on else update.peft_config(job.stage, job.options, model)
-    trainer = objective.trainer(job, model, tokenizer, device, peft_config, sequences, arguments)
-    if not goes_on:
-        started = update.start(
-            job.stage,
-            job.options,
-            trainer.accelerator.unwrap_model(trainer.model),
-            tokenizer,
-            [row for sequence in sequences for row in sequence],
+    def build(
+        self,
+        job: Job,
+        sequences: Sequence[Sequence[Any]],
+        *,
+        steps: int,
+        callback: Any,
+        save: bool = True,
+    ) -> Any:
+        """The objective's trainer, with our callback alone.
+
+        Args:
+            job: The stage; a dry run shortens it.
+            sequences: The trainer's sequences.
+            steps: Optimizer steps.
+            callback: A RunCallback.
+            save: Write checkpoints.
+        """
+        from peft import PeftModel
+        from transformers import PrinterCallback
+        from transformers.trainer_callback import ProgressCallback
+
+        from trainers.frame.progress import say
+
+        arguments = settings.training_arguments(job, self.device, steps=steps)
+        if not save:
+            arguments["save_strategy"] = "no"
+        continues = isinstance(self.model, PeftModel)
+        peft_config = (
+            None if continues else self.update.peft_config(job.stage, job.options, self.model)
         )
-        if started and is_main_process():
-            say(f"{label(job)}: {started}")
-    trainer.add_callback(callback)
-    trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(ProgressCallback)
-    callback.trainer = trainer
-    return trainer
+        trainer: Any = self.objective.trainer(
+            job, self.model, self.tokenizer, peft_config, sequences, arguments
+        )
+        if not continues:
+            started = self.update.start(
+                job.stage,
+                job.options,
+                trainer.accelerator.unwrap_model(trainer.model),
+                self.tokenizer,
+                [row for sequence in sequences for row in sequence],
+            )
+            if started and is_main_process():
+                say(f"{label(job)}: {started}")
+        trainer.add_callback(callback)
+        trainer.remove_callback(PrinterCallback)
+        trainer.remove_callback(ProgressCallback)
+        callback.trainer = trainer
+        return trainer
 
 
 def resolved_settings(
-    job: Job, trainer: Any, device: Any, threads: int, stops: list[str]
-) -> dict[str, Any]:
+    job: Job, trainer: Trainer, device: Device, threads: int, stops: list[str]
+) -> ResolvedSettings:
     """Every value that was really used, defaults included."""
     from peft import PeftModel
 
@@ -427,32 +497,32 @@ def resolved_settings(
     trainable = sum(
         parameter.numel() for parameter in model.parameters() if parameter.requires_grad
     )
-    return {
-        "model": job.base_model,
-        "start_from": job.start,
-        "device": str(device),
-        "threads": threads,
-        "weights_dtype": job.stage.weights_dtype,
-        "autocast": settings.autocast_dtype(job, device),
-        "trainable_dtype": (
+    return ResolvedSettings(
+        model=job.base_model,
+        start_from=None if job.start is None else str(job.start),
+        device=str(device),
+        threads=threads,
+        weights_dtype=job.stage.weights_dtype,
+        autocast=settings.autocast_dtype(job, device),
+        trainable_dtype=(
             str(
                 next(parameter.dtype for parameter in model.parameters() if parameter.requires_grad)
             ).removeprefix("torch.")
         ),
-        "quantization": job.stage.quantization,
-        "double_quantization": (
+        quantization=job.stage.quantization,
+        double_quantization=(
             job.stage.double_quantization is not False if job.stage.quantization == "nf4" else None
         ),
-        "attention": job.stage.attention,
-        "packing": job.stage.packing,
-        "seq_len": job.stage.seq_len,
-        "truncation": job.stage.truncation,
-        "holdout": job.stage.holdout,
-        "options": job.options,
-        "trainable_parameters": trainable,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "stop_tokens_added": stops,
-        "trl": settings.resolved_values(trainer.args, ASKED_FOR),
-        "peft": adapter,
-        "epochs": trainer.state.epoch,
-    }
+        attention=job.stage.attention,
+        packing=job.stage.packing,
+        seq_len=job.stage.seq_len,
+        truncation=job.stage.truncation,
+        holdout=job.stage.holdout,
+        options=job.options,
+        trainable_parameters=trainable,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        stop_tokens_added=tuple(stops),
+        trl=settings.resolved_values(trainer.args, RECORDED_ARGUMENTS),
+        peft=adapter,
+        epochs=trainer.state.epoch,
+    )

@@ -1,4 +1,4 @@
-"""What every trainer of TRL's needs here, whatever its loss."""
+"""What we add to every trainer of TRL, whatever its loss."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 
 class TokenCounting:
-    """For one of TRL's trainers: tokens are counted, nothing is reported to anyone, modules on a
-    quantised base stay in float32.
+    """A mixin for TRL's trainers: counts tokens, reports nothing to anyone, and keeps modules on a
+    quantised base in float32.
     """
 
     model: Any
@@ -15,7 +15,7 @@ class TokenCounting:
     _tokens_seen: Any
 
     def start_counting(self) -> None:
-        """Once, after TRL has made the trainer. No token was seen yet."""
+        """Set the count to zero; once, after TRL has made the trainer."""
         import torch
 
         self._tokens_seen = 0
@@ -28,16 +28,16 @@ class TokenCounting:
                     parameter.data = parameter.data.float()
 
     def _send_telemetry(self) -> None:
-        """Nothing is reported to anyone."""
+        """Report nothing to anyone."""
 
     def floating_point_ops(self, inputs: Any) -> int:
-        """Zero: nobody reads the count, and it walks over every parameter on every micro-batch."""
+        """Zero: nobody reads the count, and it would visit every parameter on every micro-batch."""
         return 0
 
     def take_token_count(self) -> int:
-        """Tokens, without padding, trained on since the last call; of all processes, taking the
-        others to be like this one.
+        """Tokens, without padding, trained on since the last call, in all processes (as if each saw
+        as many as this one).
         """
-        count = int(self._tokens_seen) * self.accelerator.num_processes
+        count = int(self._tokens_seen) * int(self.accelerator.num_processes)
         self._tokens_seen = 0
         return count

@@ -1,5 +1,5 @@
-"""Any of TRL's trainers as ours: rows as they are, checkpoints without pickle, a count of tokens,
-nothing reported to anyone.
+"""What we change in every trainer of TRL: it takes prepared rows, writes checkpoints without
+pickle, counts tokens and reports nothing to anyone.
 """
 
 from __future__ import annotations
@@ -8,24 +8,33 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+from advisor.methods import update
 from trainers.frame.job import Job
 from trainers.frame.token_counting import TokenCounting
-from trainers.prepare.preference import reading_prepared_rows
+from trainers.frame.types import Model
+from trainers.prepare.preference import with_prepared_rows
 
 
 def with_safe_checkpoints(trainer: type) -> type:
-    """TRL's trainer class with what a run of ours needs of it."""
+    """TRL's trainer class with checkpoints without pickle and a count of tokens, taking prepared
+    rows.
+
+    Its constructor has one more argument, `dropout`: that of the module, where TRL would switch off
+    every dropout.
+    """
     import torch
 
     from trainers.frame.checkpoints import SafeCheckpoints
 
-    class Ours(TokenCounting, SafeCheckpoints, reading_prepared_rows(trainer)):  # type: ignore[misc]
+    base: Any = with_prepared_rows(trainer)
+
+    class SafeTrainer(TokenCounting, SafeCheckpoints, base):
         def __init__(self, *args: Any, dropout: float = 0.0, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self.start_counting()
             for name, module in self.model.named_modules():
-                # TRL switches dropout off in the whole model; the module's own is a key of the
-                # plan. A frozen copy keeps none.
+                # TRL switches dropout off in the whole model, but the module's own is a key of the
+                # plan. The frozen copy has none.
                 if (
                     dropout
                     and isinstance(module, torch.nn.Dropout)
@@ -39,12 +48,12 @@ def with_safe_checkpoints(trainer: type) -> type:
                 self._tokens_seen = self._tokens_seen + tokens_in(inputs)
             return super().compute_loss(model, inputs, *args, **kwargs)
 
-    Ours.__name__ = f"Our{trainer.__name__}"
-    return Ours
+    SafeTrainer.__name__ = f"Safe{trainer.__name__}"
+    return SafeTrainer
 
 
 def tokens_in(inputs: Mapping[str, Any]) -> Any:
-    """Tokens of a batch that are no padding, whatever its trainer calls them."""
+    """How many tokens of a batch are not padding, whatever its trainer calls its masks."""
     masks = (
         ("attention_mask",),
         ("chosen_attention_mask", "rejected_attention_mask"),
@@ -54,8 +63,8 @@ def tokens_in(inputs: Mapping[str, Any]) -> Any:
     return sum(inputs[name].sum() for name in names)
 
 
-def copy_to_reference(model: Any) -> None:
-    """Make the frozen copy of an adapter that TRL compares with equal to the adapter, and keep it
+def copy_to_reference(model: Model) -> None:
+    """Make TRL's frozen copy of an adapter, its reference model, equal to the adapter, and keep it
     frozen.
 
     TRL copies parameters with `.default.` inside their names; those of embeddings end with it and
@@ -72,14 +81,14 @@ def copy_to_reference(model: Any) -> None:
             twin.requires_grad_(False)
 
 
-def reference(job: Job, model: Any) -> Any | None:
-    """The model as it is now, frozen, for training that compares with it; None where the base under
-    a module is the reference.
+def reference_model(job: Job, model: Model) -> Any | None:
+    """The reference model: a frozen copy of the model as it is now; None if TRL can switch the
+    module off instead.
 
-    TRL would load it again by the name in its config, which is the base's where an earlier stage's
-    module was merged.
+    TRL would load it again by the name in its config, but after an earlier stage's module was
+    merged that is the name of the base.
     """
-    if job.stage.update != "full" or job.stage.trl.get("precompute_ref_log_probs"):
+    if update(job.stage.update).is_module or job.stage.trl.get("precompute_ref_log_probs"):
         return None
     frozen = copy.deepcopy(model)
     for parameter in frozen.parameters():

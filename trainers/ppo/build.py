@@ -1,46 +1,54 @@
-"""What a PPO stage trains with, from its plan: the faults of its keys, what scores, and everything
+"""What a PPO stage trains with, from its plan: the faults of its keys, the reward, and everything
 that updates need.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from advisor.ground.errors import Fault, InputError
 from trainers.frame import checkpoints, settings
 from trainers.frame.job import Job
+from trainers.frame.types import Device, Tokenizer
 from trainers.prepare import Prepared
-from trainers.rewards.sources import build_reward, chosen_source, reward_faults, reward_folder
+from trainers.prepare.prompts import Prompt
+from trainers.rewards.sources import build_reward, reward_faults, reward_folder, reward_source
+from trainers.updates import Update
 
-SHORTEST_PROMPT = 8  # tokens that have to be left for it within seq_len
+if TYPE_CHECKING:
+    from trainers.ppo.roles import Roles
+    from trainers.ppo.update import PPO
+
+SHORTEST_PROMPT = 8  # tokens that response_tokens has to leave of seq_len
 
 
 @dataclass
 class NoConfig:
-    """PPO has no config class of a library: `trl:` has nothing to set."""
+    """PPO uses no config class of a library, so `trl:` has nothing to set."""
 
 
 def faults(job: Job) -> list[Fault]:
-    """What in the stage cannot be done, or would be read by nobody."""
+    """What in the stage cannot be done, or would have no effect."""
     stage, options, at = job.stage, job.options, f"stage {job.stage.name}:"
     found = reward_faults(job)
     if stage.options.get("dropout"):
         why = (
-            "PPO compares probabilities before and after a step, which dropout would change by"
-            " chance"
+            "PPO compares probabilities before and after a step, which dropout would change at"
+            " random"
         )
-        found.append(Fault(what=f"{at} nothing would read 'dropout': {why}", hint="remove it"))
+        found.append(Fault(what=f"{at} 'dropout' has no effect: {why}", hint="remove it"))
     if options["kl_horizon"] is not None and options["kl_target"] is None:
         found.append(
             Fault(
                 what=(
-                    f"{at} nothing would read 'kl_horizon': the price of KL is fixed without"
-                    " kl_target"
+                    f"{at} 'kl_horizon' has no effect: without kl_target the KL coefficient is"
+                    " fixed"
                 ),
                 hint="set kl_target, or remove it",
             )
@@ -67,14 +75,15 @@ def faults(job: Job) -> list[Fault]:
     return found
 
 
-def scoring_model(job: Job, prompts: Any) -> Path | None:
-    """The reward model's folder; None where a verifier or a function scores. Raises InputError
-    where nothing does.
+def reward_model_folder(job: Job, prompts: Sequence[Prompt]) -> Path | None:
+    """The reward model's folder; None if a verifier or a function gives the reward.
+
+    Raises InputError if nothing does.
     """
-    source = chosen_source(job, prompts)
+    source = reward_source(job, prompts)
     if source is None:
         raise InputError(
-            f"stage {job.stage.name}: nothing scores the answers",
+            f"stage {job.stage.name}: nothing gives the answers a reward",
             allowed=(
                 "a stage with objective rm before it; reward_model: a folder; verifier: exact,"
                 " regex or json_schema; reward: file.py:function"
@@ -83,12 +92,12 @@ def scoring_model(job: Job, prompts: Any) -> Path | None:
     return reward_folder(job) if source == "reward_model" else None
 
 
-def identity_of(job: Job, folder: Path | None) -> str:
-    """What scores, as far as checkpoints depend on it."""
+def reward_fingerprint(job: Job, folder: Path | None) -> str:
+    """A digest of what gives the reward, for checkpoints to depend on."""
     if folder is not None:
-        from trainers.ppo.roles import identity
+        from trainers.ppo.roles import weights_fingerprint
 
-        return identity(folder)
+        return weights_fingerprint(folder)
     files = [
         str(job.options[key]).rpartition(":")[0] if key == "reward" else str(job.options[key])
         for key in ("reward", "schema")
@@ -100,18 +109,34 @@ def identity_of(job: Job, folder: Path | None) -> str:
 
 
 def build(
-    job: Job, device: Any, update: Any, tokenizer: Any, data: Prepared[Any], folder: Path | None
-) -> tuple[Any, list[str], list[str]]:
-    """(everything that updates need, notes for the person, stop tokens that had to be added)."""
+    job: Job,
+    device: Device,
+    update: Update,
+    tokenizer: Tokenizer,
+    data: Prepared[Prompt],
+    folder: Path | None,
+) -> tuple[PPO, list[str], list[str]]:
+    """(everything that updates need, notes to show, stop tokens that had to be added).
+
+    Raises InputError if the reward or the model does not fit the stage.
+
+    Args:
+        job: The stage to train.
+        device: Of the models.
+        update: The stage's update scheme.
+        tokenizer: Of the policy.
+        data: The prompts.
+        folder: The reward model's; None: a verifier or a function gives the reward.
+    """
     import torch
 
     from trainers.frame.loading import check_vocabulary, enable_stop_tokens
     from trainers.frame.progress import say
-    from trainers.ppo.math import KlPrice
+    from trainers.ppo.math import KLCoefficient
     from trainers.ppo.roles import POLICY, build_roles
     from trainers.ppo.rollout import stop_ids
-    from trainers.ppo.steps import optimizer_of
-    from trainers.ppo.update import Ppo, PpoSettings
+    from trainers.ppo.steps import make_optimizer
+    from trainers.ppo.update import PPO, PPOSettings
 
     options, stage = job.options, job.stage
     torch.manual_seed(stage.seed)
@@ -135,18 +160,18 @@ def build(
     if stage.gradient_checkpointing:
         roles.recompute()
     for model in roles.models():
-        model.train(
-            stage.gradient_checkpointing
-        )  # which libraries do in training mode only; nothing else differs without dropout
+        # Libraries recompute activations in training mode only; without dropout nothing else
+        # differs.
+        model.train(stage.gradient_checkpointing)
     torch.manual_seed(stage.seed + process_rank())
     dtype = settings.autocast_dtype(job, device)
-    ppo = Ppo(
+    ppo = PPO(
         roles=roles,
-        settings=PpoSettings.of(options, stage.micro_batch_size),
-        price=KlPrice(
-            options["kl_coef"], options["kl_target"], options["kl_horizon"] or KlPrice.horizon
+        settings=PPOSettings.of(options, stage.micro_batch_size),
+        kl_coefficient=KLCoefficient(
+            options["kl_coef"], options["kl_target"], options["kl_horizon"] or KLCoefficient.horizon
         ),
-        optimizer=optimizer_of(stage, options, roles),
+        optimizer=make_optimizer(stage, options, roles),
         tokenizer=tokenizer,
         stops=stop_ids(policy),
         device=device,
@@ -162,14 +187,12 @@ def build(
 
 
 def process_rank() -> int:
-    """Which of all processes this is."""
+    """The rank of this process among all of the run."""
     return int(os.environ.get("RANK", "0"))
 
 
-def without_dropout(roles: Any) -> None:
-    """Switch every dropout off: the ratio of a token's probabilities must come from the step
-    alone.
-    """
+def without_dropout(roles: Roles) -> None:
+    """Switch off every dropout: only the step may change the probability of a token."""
     import torch
 
     for model in roles.models():
@@ -180,8 +203,8 @@ def without_dropout(roles: Any) -> None:
                 module.attention_dropout = 0.0
 
 
-def mean_over_processes(device: Any) -> Any:
-    """A function that replaces a tensor by its mean over all processes of the run."""
+def mean_over_processes(device: Device) -> Callable[[Any], Any]:
+    """A function that returns a tensor's mean over all processes of the run."""
     import torch.distributed as dist
 
     if not dist.is_initialized():

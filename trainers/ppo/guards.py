@@ -1,6 +1,6 @@
-"""When a run has gone wrong: what is seen in its numbers, and what to change.
+"""Signs in the numbers of a run that it has gone wrong, and what to change.
 
-Pure; the loop decides whether a finding stops it.
+Pure functions; the loop decides whether a finding stops it.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-FIRST = 3  # updates whose mean is where the run began
-PATIENCE = 3  # updates in a row before something is told
-# in which no answer differed from another in its reward: a rare reward may be missed a few times
+FIRST = 3  # the mean of so many updates is the start of the run
+PATIENCE = 3  # updates in a row before something is reported
+# Updates in a row in which all answers got the same reward: a rare reward may be missed a few
+# times.
 CONSTANT = 5
-# share of the first entropy from which it is told; no reason to stop, since some tasks have one
-# right answer
+# Entropy below this share of the first is reported. It does not stop the run, since some tasks have
+# one right answer.
 THIN = 0.2
 SHORT, LONG = 0.2, 3.0  # of the first answers' length
-LEAST_TOKENS = 4.0  # answers that were shorter from the start cannot collapse
+LEAST_TOKENS = 4.0  # answers that were shorter at the start cannot collapse
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class Finding:
     """One thing that is wrong."""
 
     name: str
-    stops: bool  # the run, where it is no trial
+    stops: bool  # ends the run, unless it is a trial
     what: str
     hint: str
 
@@ -34,7 +35,12 @@ class Finding:
 def findings(
     lines: Sequence[Mapping[str, Any]], *, kl_limit: float, response_tokens: int
 ) -> list[Finding]:
-    """What is wrong after the last update, given the metrics of all of them."""
+    """What is wrong after the last update, given the metrics of all updates.
+
+    Args:
+        kl_limit: Nats per token that the policy may move from the reference model.
+        response_tokens: The longest answer.
+    """
     if not lines:
         return []
     found: list[Finding] = []
@@ -48,15 +54,15 @@ def findings(
             Finding(
                 "kl",
                 True,
-                f"the policy has moved {now['kl']:.2f} nats a token from the reference, the bound"
-                f" is {kl_limit:g}",
+                f"the policy has moved {now['kl']:.2f} nats per token from the reference model, the"
+                f" bound is {kl_limit:g}",
                 hint,
             )
         )
     if len(lines) >= CONSTANT and all(line["reward_spread"] < 1e-9 for line in lines[-CONSTANT:]):
         hint = (
             "look at what the reward returns: a reward model that was not trained, a function that"
-            " never tells answers apart, or answers that are all the same"
+            " gives every answer the same number, or answers that are all the same"
         )
         found.append(
             Finding(
@@ -76,7 +82,7 @@ def findings(
             Finding(
                 "never-ends",
                 False,
-                f"no answer of the last {PATIENCE} updates ended by itself",
+                f"no answer of the last {PATIENCE} updates ended with a stop token",
                 hint,
             )
         )
@@ -103,7 +109,7 @@ def _against_the_start(now: Mapping[str, Any], first: Sequence[Mapping[str, Any]
         )
     if length >= LEAST_TOKENS and now["response_tokens"] < max(1.5, SHORT * length):
         hint = (
-            "the reward may pay for saying nothing: look at its scores of short answers, or raise"
+            "the reward may favour empty answers: look at its scores of short answers, or raise"
             " kl_coef"
         )
         found.append(
@@ -117,7 +123,7 @@ def _against_the_start(now: Mapping[str, Any], first: Sequence[Mapping[str, Any]
         )
     if length >= LEAST_TOKENS and now["response_tokens"] > LONG * length:
         hint = (
-            "the reward may pay for length: compare scores of long and short answers, lower"
+            "the reward may favour length: compare scores of long and short answers, lower"
             " response_tokens, or raise kl_coef"
         )
         found.append(
@@ -133,14 +139,16 @@ def _against_the_start(now: Mapping[str, Any], first: Sequence[Mapping[str, Any]
 
 
 def reward_hacked(reward_first: float, reward_now: float, wins: int, losses: int) -> Finding | None:
-    """Told where training reward rises while answers to held-out prompts lose against the
-    reference's more often than chance allows.
+    """A finding if the training reward rises while answers to held-out prompts lose against those
+    of the start more often than chance allows; else None.
 
     Args:
-        wins: Held-out prompts on which the policy's answer scores above the reference's.
-        losses: Those on which it scores below.
+        reward_first: The training reward of the first updates.
+        reward_now: That of the last update.
+        wins: Held-out prompts whose answer now scores above that of the start.
+        losses: Those whose answer scores below.
 
-    Source: a sign test, normal approximation at one side and 5 %.
+    Source: a one-sided sign test at 5 %, by the normal approximation.
     """
     decided = wins + losses
     if decided < 5 or reward_now <= reward_first or (losses - wins) / math.sqrt(decided) < 1.645:
@@ -155,10 +163,10 @@ def reward_hacked(reward_first: float, reward_now: float, wins: int, losses: int
 
 
 def not_finite(line: Mapping[str, Any], *, scaled: bool) -> str | None:
-    """What of an update's numbers is no number, in words; None where all are.
+    """The number of an update that is not finite, in words; None if all are finite.
 
     Args:
-        scaled: Gradients are scaled (fp16), where an infinite one only skips a step.
+        scaled: Gradients are scaled (fp16), so that an infinite one only skips a step.
     """
     names = ["policy_loss", "value_loss", "reward", "kl", *([] if scaled else ["grad_norm"])]
     bad = next((name for name in names if not math.isfinite(line[name])), None)

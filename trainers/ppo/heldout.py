@@ -1,5 +1,5 @@
-"""Held-out prompts answered before and after: reward with its interval, and answers to read side by
-side.
+"""The evaluation of PPO: answers to held-out prompts before and after training, with their reward
+and its interval.
 """
 
 from __future__ import annotations
@@ -8,26 +8,29 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
-from trainers.evaluation import loss as judge
+from advisor.plan.record import Check, Evaluation
+from advisor.plan.record import Sample as SampleRecord
 from trainers.evaluation.generation import TRIAL_GENERAL, WORSE_GENERAL, general_rows
-from trainers.evaluation.metrics import Compared, compare, verdict
-from trainers.frame.checkpoints import random_states, restore_random
+from trainers.evaluation.loss import Sample, held_out
+from trainers.evaluation.metrics import Comparison, compare, verdict
+from trainers.evaluation.saved_result import check_stops
+from trainers.frame.checkpoints import random_states, restore_random_states
 from trainers.frame.files import read_json, write_json
 from trainers.frame.job import Job
 from trainers.ppo.roles import POLICY
 from trainers.ppo.rollout import Answers
-from trainers.ppo.update import Ppo
+from trainers.ppo.update import PPO
 from trainers.prepare import IGNORED
+from trainers.prepare.prompts import Prompt
 
-PROMPTS, TRIAL_PROMPTS, ON_THE_WAY = 32, 4, 16
+PROMPTS, TRIAL_PROMPTS, MIDWAY_PROMPTS = 32, 4, 16
 SHOWN = 8
 
 
 @dataclass
-class HeldOutAnswer:
-    """What a policy said to the held-out prompts."""
+class HeldOutAnswers:
+    """A policy's answers to the held-out prompts."""
 
     scores: list[float] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
@@ -37,66 +40,61 @@ class HeldOutAnswer:
     seconds: float = 0.0
 
 
-class HeldOut:
-    """Asks the same prompts before, on the way and after, always with the same random numbers."""
+class HeldOutEvaluator:
+    """Answers the same prompts before, during and after training, with the same random numbers."""
 
-    def __init__(self, job: Job, ppo: Ppo, holdout: Sequence[Any], mark: str) -> None:
-        self.job, self.ppo, self.mark = job, ppo, mark
+    def __init__(self, job: Job, ppo: PPO, holdout: Sequence[Prompt], fingerprint: str) -> None:
+        self.job, self.ppo, self.fingerprint = job, ppo, fingerprint
         trial = job.max_steps is not None
         limit = TRIAL_PROMPTS if trial else PROMPTS
-        self.prompts = (
-            [holdout[index * len(holdout) // limit] for index in range(limit)]
-            if len(holdout) > limit
-            else list(holdout)
-        )
+        self.prompts = held_out(holdout, limit=limit)
         self.general = general_rows(ppo.tokenizer, job.stage.seq_len)[
             : TRIAL_GENERAL if trial else None
         ]
-        self.before, self.after = HeldOutAnswer(), HeldOutAnswer()
+        self.before, self.after = HeldOutAnswers(), HeldOutAnswers()
         self.cache = job.output / "before.json"
 
-    def ask_before(self) -> None:
-        """Ask the policy as it starts; once, also where a run was resumed."""
+    def evaluate_base(self) -> None:
+        """Let the policy answer before training; once, also if a run was resumed."""
         known = read_json(self.cache)
-        if isinstance(known, dict) and known.get("fingerprint") == self.mark:
-            self.before = HeldOutAnswer(**known["said"])
+        if isinstance(known, dict) and known.get("fingerprint") == self.fingerprint:
+            self.before = HeldOutAnswers(**known["said"])
             return
-        self.before = self._ask(self.prompts)
-        write_json(self.cache, {"fingerprint": self.mark, "said": asdict(self.before)})
+        self.before = self._measure(self.prompts)
+        write_json(self.cache, {"fingerprint": self.fingerprint, "said": asdict(self.before)})
 
-    def ask_after(self) -> None:
-        self.after = self._ask(self.prompts)
+    def evaluate_tuned(self) -> None:
+        """Let the trained policy answer."""
+        self.after = self._measure(self.prompts)
 
-    def on_the_way(self) -> tuple[int, int]:
-        """(held-out prompts on which the policy now scores above its start, those on which it
-        scores below).
-        """
-        prompts = self.prompts[:ON_THE_WAY]
+    def evaluate_midway(self) -> tuple[int, int]:
+        """(how many held-out answers score above those of the start, how many below)."""
+        prompts = self.prompts[:MIDWAY_PROMPTS]
         if not prompts:
             return 0, 0
-        now = self._ask(prompts, general=False).scores
+        now = self._measure(prompts, general=False).scores
         pairs = list(zip(now, self.before.scores, strict=False))
         return sum(new > old for new, old in pairs), sum(new < old for new, old in pairs)
 
-    def _ask(self, prompts: Sequence[Any], *, general: bool = True) -> HeldOutAnswer:
+    def _measure(self, prompts: Sequence[Prompt], *, general: bool = True) -> HeldOutAnswers:
         began = time.monotonic()
-        said = HeldOutAnswer()
+        found = HeldOutAnswers()
         with same_random_numbers(self.job.stage.seed):
             if prompts:
-                answers = self.ppo.write(prompts)
-                said.scores = self.ppo.scores(prompts, answers, self.ppo.batches(answers)).tolist()
-                said.texts, said.ended, said.tokens = (
+                answers = self.ppo.generate(prompts)
+                found.scores = self.ppo.scores(prompts, answers, self.ppo.batches(answers)).tolist()
+                found.texts, found.ended, found.tokens = (
                     self.ppo.texts(answers),
                     answers.ended,
                     [len(ids) for ids in answers.ids],
                 )
             if general:
-                said.general = self._losses()
-        said.seconds = time.monotonic() - began
-        return said
+                found.general = self._losses()
+        found.seconds = time.monotonic() - began
+        return found
 
     def _losses(self) -> list[float]:
-        """Loss per learned token of each general row."""
+        """Mean loss per learned token of each general row."""
         import torch
 
         if not self.general:
@@ -123,8 +121,8 @@ class HeldOut:
 
     # ---------------------------------------------------------------- comparing
 
-    def parts(self) -> dict[str, Compared]:
-        """Reward and ends before and after; {} where nothing was held out."""
+    def parts(self) -> dict[str, Comparison]:
+        """Reward and ends of answers before and after; {} if nothing was held out."""
         if not self.after.scores:
             return {}
         pairs = {
@@ -138,7 +136,8 @@ class HeldOut:
             name: compare(one, other, higher_is_better=True) for name, (one, other) in pairs.items()
         }
 
-    def general_loss(self) -> Compared | None:
+    def general_loss(self) -> Comparison | None:
+        """Loss on the fixed general prompts, before and after."""
         return (
             compare(self.before.general, self.after.general, higher_is_better=False)
             if self.after.general
@@ -146,7 +145,7 @@ class HeldOut:
         )
 
     def verdict(self) -> tuple[str, str]:
-        """One word and one sentence: the reward decides."""
+        """One word and one sentence; the reward decides the word."""
         general = self.general_loss()
         notable = general is not None and general.after > general.before * (1 + WORSE_GENERAL)
         return verdict(
@@ -154,48 +153,48 @@ class HeldOut:
             general=general if notable else None,
         )
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Evaluation:
         """The comparison for result.json."""
         general = self.general_loss()
-        return {
-            "rows": len(self.prompts),
-            "metrics": {name: part.record() for name, part in self.parts().items()},
-            "answer_tokens_before": _mean(self.before.tokens),
-            "answer_tokens_after": _mean(self.after.tokens),
-            "general": general.record() if general else None,
-            "seconds": round(self.before.seconds + self.after.seconds, 1),
-            "samples": [self._sample(place) for place in range(min(SHOWN, len(self.prompts)))],
-        }
+        return Evaluation(
+            rows=len(self.prompts),
+            metrics={name: part.record() for name, part in self.parts().items()},
+            general=general.record() if general else None,
+            seconds=round(self.before.seconds + self.after.seconds, 1),
+            samples=tuple(self._sample(place) for place in range(min(SHOWN, len(self.prompts)))),
+            extra={
+                "answer_tokens_before": _mean(self.before.tokens),
+                "answer_tokens_after": _mean(self.after.tokens),
+            },
+        )
 
-    def _sample(self, place: int) -> dict[str, Any]:
+    def _sample(self, place: int) -> SampleRecord:
         row, one, other = self.prompts[place], self.before, self.after
-        return {
-            "prompt": row.shown,
-            "expected": row.answer or "",
-            "base": one.texts[place],
-            "tuned": other.texts[place],
-            "base_stopped": one.ended[place],
-            "tuned_stopped": other.ended[place],
-            "reward_before": one.scores[place],
-            "reward_after": other.scores[place],
-        }
+        return SampleRecord(
+            prompt=row.shown,
+            expected=row.answer or "",
+            base=one.texts[place],
+            tuned=other.texts[place],
+            base_stopped=one.ended[place],
+            tuned_stopped=other.ended[place],
+            reward_before=one.scores[place],
+            reward_after=other.scores[place],
+        )
 
-    def samples(self) -> list[judge.Sample]:
-        """The answers after training, as the check on their ends takes them."""
-        return [
-            judge.Sample(text=text, tokens=tokens, stopped=ended)
-            for text, tokens, ended in zip(
-                self.after.texts, self.after.tokens, self.after.ended, strict=True
-            )
-        ]
+    def checks(self) -> list[Check]:
+        """Whether answers still end with a stop token.
 
-    def samples_before(self) -> list[judge.Sample]:
-        return [
-            judge.Sample(text=text, tokens=tokens, stopped=ended)
-            for text, tokens, ended in zip(
-                self.before.texts, self.before.tokens, self.before.ended, strict=True
-            )
-        ]
+        Raises TrainingFailed if those before training did and none does any more.
+        """
+        limit = int(self.job.options["response_tokens"])
+        return check_stops(self.job, _samples(self.after), _samples(self.before), limit)
+
+
+def _samples(answers: HeldOutAnswers) -> list[Sample]:
+    return [
+        Sample(text=text, tokens=tokens, stopped=ended)
+        for text, tokens, ended in zip(answers.texts, answers.tokens, answers.ended, strict=True)
+    ]
 
 
 def _mean(numbers: Sequence[int]) -> float | None:
@@ -204,9 +203,7 @@ def _mean(numbers: Sequence[int]) -> float | None:
 
 @contextmanager
 def same_random_numbers(seed: int) -> Iterator[None]:
-    """Within, the same random numbers every time; behind, training goes on with its own as if
-    nothing had been drawn.
-    """
+    """The same random numbers every time inside; afterwards training continues with its own."""
     import torch
 
     before = random_states()
@@ -214,4 +211,4 @@ def same_random_numbers(seed: int) -> Iterator[None]:
     try:
         yield
     finally:
-        restore_random(before)
+        restore_random_states(before)

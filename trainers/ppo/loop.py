@@ -1,40 +1,56 @@
-"""A PPO stage: prompts, roles, updates with checkpoints and guards, the comparison on held-out
-prompts, result.json.
+"""A PPO stage: prompts, roles, updates with checkpoints and guards, evaluation on held-out prompts,
+result.json.
 
 A step of the plan (max_steps, save_steps, warmup) is an update: micro_batch_size x grad_accum
-prompts are answered once and learned from ppo_epochs times.
+prompts are answered once, and the answers are used for ppo_epochs epochs.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from trainers.evaluation.saved_result import Check, Probe
+from advisor.plan.record import DONE, RESULT, Check, ResolvedSettings, StageResult
+from trainers.evaluation.saved_result import Probe, check_saved
 from trainers.frame import checkpoints, settings
 from trainers.frame.files import write_json
 from trainers.frame.job import Job
 from trainers.frame.machine import MemoryMeter, is_main_process
 from trainers.frame.rows import prepare_rows
-from trainers.frame.stage import describe, label, last_checkpoint, open_stage
-from trainers.ppo.build import NoConfig, build, faults, identity_of, scoring_model
+from trainers.frame.stage import (
+    describe,
+    label,
+    last_checkpoint,
+    open_stage,
+    stage_fingerprint,
+    stage_verdict,
+)
+from trainers.frame.types import Tokenizer
+from trainers.ppo.build import NoConfig, build, faults, reward_fingerprint, reward_model_folder
 from trainers.prepare import Prepared
-from trainers.prepare.prompts import PROMPTS
+from trainers.prepare.prompts import PROMPTS, Prompt
 from trainers.rewards.sources import source_note
+
+if TYPE_CHECKING:
+    from trainers.ppo.run import PPORun
+    from trainers.ppo.update import PPO
 
 
 def train(job: Job) -> None:
-    """Train the stage, or measure two updates of it, and write what came of it into its folder."""
+    """Train the stage, or measure two updates of it, and write the result into its folder.
+
+    Raises InputError for a plan or data that cannot be trained on, MachineNotReady for what the
+    machine lacks, and TrainingFailed if training goes wrong or has no effect.
+    """
     began_s = time.monotonic()
     versions, device, threads, update = open_stage(job, lambda: NoConfig, faults)
     # Imported here: reading the command line and refusing a plan must not wait for them.
     from trainers.frame.loading import load_tokenizer
     from trainers.frame.progress import cut_metrics, say
-    from trainers.ppo.heldout import HeldOut
-    from trainers.ppo.run import Run
+    from trainers.ppo.heldout import HeldOutEvaluator
+    from trainers.ppo.run import PPORun
     from trainers.ppo.saving import load_checkpoint
 
     shown = is_main_process()
@@ -45,38 +61,29 @@ def train(job: Job) -> None:
     if shown:
         for line in describe(data):
             say(f"{label(job)}: {line}")
-    folder = scoring_model(job, (*data.train, *data.holdout))
+    folder = reward_model_folder(job, (*data.train, *data.holdout))
     note = source_note(job, (*data.train, *data.holdout))
     memory = MemoryMeter(device)
     ppo, notes, added = build(job, device, update, tokenizer, data, folder)
     if shown:
-        for line in [note, *notes]:
-            say(f"{label(job)}: {line}")
-    run = Run(job, ppo, data, memory, shown=shown)
+        for message in [note, *notes]:
+            say(f"{label(job)}: {message}")
+    run = PPORun(job, ppo, data, memory, shown=shown)
     if job.dry_run:
         run.measure(versions)
         return
 
-    depends_on = [
-        asdict(job.stage),
-        job.base_model,
-        job.plan.revision,
-        str(job.start),
-        run.steps,
-        settings.world_size(),
-        versions["torch"],
-        data.digest,
-    ]
-    mark = checkpoints.fingerprint([*depends_on, identity_of(job, folder)])
-    run.mark = mark
-    resume = last_checkpoint(job, mark)
+    fingerprint = stage_fingerprint(
+        job, run.steps, versions, data.digest, reward_fingerprint(job, folder)
+    )
+    run.fingerprint = fingerprint
+    resume = last_checkpoint(job, fingerprint)
     probe = Probe(row=probe_row(data.train, tokenizer), pad_id=tokenizer.pad_token_id)
     with ppo.roles.use("policy") as policy:
         before = probe.answer(policy)
-    held = HeldOut(job, ppo, data.holdout, mark) if job.judge and shown else None
-    if held is not None:
-        held.ask_before()
-    run.held = held
+    if job.judge and shown:
+        run.evaluator = HeldOutEvaluator(job, ppo, data.holdout, fingerprint)
+        run.evaluator.evaluate_base()
     first = 0
     if resume is not None:
         load_checkpoint(resume[0], ppo)
@@ -86,20 +93,20 @@ def train(job: Job) -> None:
         run.lines = run.written_lines()
         if resume is not None:
             say(
-                f"{label(job)}: going on after update {first} of {run.steps}, learning rate"
+                f"{label(job)}: resuming after update {first} of {run.steps}, learning rate"
                 f" {resume[1]['learning_rate']:.3g}, {resume[1]['epoch']:.2f} times through the"
                 " prompts"
             )
     memory.reset()
-    run.go(first)
+    run.run_updates(first)
     if not shown:
         return
     about = {"threads": threads, "stop_tokens_added": added, "reward": note}
     finish(job, run, tokenizer, probe, before, data, versions, about, began_s)
 
 
-def probe_row(prompts: Sequence[Any], tokenizer: Any) -> Any:
-    """What the checks put to a model: a prompt of middle length, ended."""
+def probe_row(prompts: Sequence[Prompt], tokenizer: Tokenizer) -> Any:
+    """The row for the checks on the saved result: a prompt of medium length and an end token."""
     chosen = sorted(prompts, key=lambda row: row.tokens)[len(prompts) // 2]
     ids = [*chosen.prompt_ids, tokenizer.eos_token_id]
     return SimpleNamespace(input_ids=ids, labels=ids, tokens=len(ids), learned=1)
@@ -110,63 +117,68 @@ def probe_row(prompts: Sequence[Any], tokenizer: Any) -> Any:
 
 def finish(
     job: Job,
-    run: Any,
-    tokenizer: Any,
+    run: PPORun,
+    tokenizer: Tokenizer,
     probe: Probe,
     before: Any,
-    data: Prepared[Any],
+    data: Prepared[Prompt],
     versions: Mapping[str, str],
     about: Mapping[str, Any],
     began_s: float,
 ) -> None:
-    """Save the policy, check what was saved, compare, and write result.json."""
-    from trainers.evaluation.saved_result import check_saved, check_stops
+    """Save the policy, check the saved result, compare, and write result.json.
+
+    Raises TrainingFailed if the result is not the trained policy, or has no effect.
+
+    Args:
+        job: The stage.
+        run: Its updates, done.
+        tokenizer: To save with the policy.
+        probe: The row for the checks.
+        before: The answer to the probe before training.
+        data: The prompts, for their counts.
+        versions: Of the libraries.
+        about: Further values for the record of what was used.
+        began_s: When the stage began, by time.monotonic.
+    """
     from trainers.frame.progress import say
 
-    ppo, held, measured = run.ppo, run.held, run.measured()
-    if held is not None:
-        held.ask_after()
+    ppo, evaluator, measured = run.ppo, run.evaluator, run.measured()
+    if evaluator is not None:
+        evaluator.evaluate_tuned()
     used = resolved_settings(job, ppo, about)
     policy = ppo.roles.only_policy()
     policy.eval()
     checkpoints.save_result(policy, tokenizer, job.output)
     checks: list[Check] = check_saved(job, policy, job.output, probe, before)
     evaluation, verdict = None, None
-    if held is not None:
-        evaluation, verdict = held.record(), held.verdict()
-        checks += check_stops(
-            job, held.samples(), held.samples_before(), job.options["response_tokens"]
-        )
+    if evaluator is not None:
+        evaluation, verdict = evaluator.record(), evaluator.verdict()
+        checks += evaluator.checks()
         say(f"{label(job)}: {verdict[1]}")
-    checks += [Check(name, False, text) for name, text in run.told.items()]
+    checks += [Check(name, False, text) for name, text in run.warnings.items()]
     for check in checks:
         say(f"{label(job)}: {'ok' if check.ok else 'WARNING'}: {check.text}")
-    write_json(
-        job.output / "result.json",
-        {
-            "status": "done",
-            "steps": run.steps,
-            "loss_first": run.lines[0]["loss"] if run.lines else None,
-            "loss_last": run.lines[-1]["loss"] if run.lines else None,
-            "reward_first": run.lines[0]["reward"] if run.lines else None,
-            "reward_last": run.lines[-1]["reward"] if run.lines else None,
-            "duration_s": time.monotonic() - began_s,
-            "measured": measured,
-            "data": data.counts(),
-            "evaluation": evaluation,
-            "checks": [check.record() for check in checks],
-            "verdict": {
-                "ok": all(check.ok for check in checks),
-                "word": verdict[0] if verdict else None,
-                "text": verdict[1] if verdict else None,
-            },
-            "versions": versions,
-            "resolved": used,
-        },
+    result = StageResult(
+        status=DONE,
+        steps=run.steps,
+        loss_first=run.lines[0]["loss"] if run.lines else None,
+        loss_last=run.lines[-1]["loss"] if run.lines else None,
+        reward_first=run.lines[0]["reward"] if run.lines else None,
+        reward_last=run.lines[-1]["reward"] if run.lines else None,
+        duration_s=time.monotonic() - began_s,
+        measured=measured,
+        data=data.counts(),
+        evaluation=evaluation,
+        checks=tuple(checks),
+        verdict=stage_verdict(checks, verdict),
+        versions=versions,
+        resolved=used,
     )
+    write_json(job.output / RESULT, result.to_dict())
 
 
-def resolved_settings(job: Job, ppo: Any, about: Mapping[str, Any]) -> dict[str, Any]:
+def resolved_settings(job: Job, ppo: PPO, about: Mapping[str, Any]) -> ResolvedSettings:
     """Every value that was really used, defaults included."""
     stage, roles = job.stage, ppo.roles
     trained = {
@@ -176,12 +188,6 @@ def resolved_settings(job: Job, ppo: Any, about: Mapping[str, Any]) -> dict[str,
     model = roles.parts["policy"].model
     adapter = model.peft_config["default"].to_dict() if roles.shared else None
     keys = (
-        "weights_dtype",
-        "quantization",
-        "attention",
-        "seq_len",
-        "truncation",
-        "holdout",
         "optimizer",
         "learning_rate",
         "scheduler",
@@ -190,20 +196,30 @@ def resolved_settings(job: Job, ppo: Any, about: Mapping[str, Any]) -> dict[str,
         "grad_accum",
         "seed",
     )
-    return {
-        "model": job.base_model,
-        "start_from": job.start,
-        "device": str(ppo.device),
-        **about,
-        **{key: getattr(stage, key) for key in keys},
-        "autocast": settings.autocast_dtype(job, ppo.device),
-        "double_quantization": (
+    return ResolvedSettings(
+        model=job.base_model,
+        start_from=None if job.start is None else str(job.start),
+        device=str(ppo.device),
+        threads=about["threads"],
+        weights_dtype=stage.weights_dtype,
+        autocast=settings.autocast_dtype(job, ppo.device),
+        quantization=stage.quantization,
+        double_quantization=(
             stage.double_quantization is not False if stage.quantization == "nf4" else None
         ),
-        "options": job.options,
-        "prompts_an_update": stage.effective_batch_size * settings.world_size(),
-        "trainable_parameters": trained["policy"],
-        "value_parameters": trained["value"],
-        "one_base": roles.shared,
-        "peft": adapter,
-    }
+        attention=stage.attention,
+        seq_len=stage.seq_len,
+        truncation=stage.truncation,
+        holdout=stage.holdout,
+        options=job.options,
+        trainable_parameters=trained["policy"],
+        stop_tokens_added=tuple(about["stop_tokens_added"]),
+        peft=adapter,
+        extra={
+            "reward": about["reward"],
+            **{key: getattr(stage, key) for key in keys},
+            "prompts_an_update": stage.effective_batch_size * settings.world_size(),
+            "value_parameters": trained["value"],
+            "one_base": roles.shared,
+        },
+    )

@@ -18,7 +18,7 @@ SMALLEST = 1e-8
 
 
 def masked_mean(values_BT: Any, mask_BT: Any) -> Any:
-    """Mean over the tokens that count; 0 where there are none."""
+    """Mean over the tokens that count; 0 if there are none."""
     return (values_BT * mask_BT).sum() / mask_BT.sum().clamp(min=1)
 
 
@@ -40,11 +40,11 @@ def whiten(values_BT: Any, mask_BT: Any, *, keep_mean: bool = False) -> Any:
 
 
 def kl_penalty(log_probs_BT: Any, reference_BT: Any, mask_BT: Any) -> Any:
-    """What each token costs for being likelier than under the reference: log pi(token) - log
-    pi_ref(token).
+    """The KL penalty of each token: log pi(token) - log pi_ref(token), with the reference model's
+    pi_ref.
 
-    Its mean over answers drawn from the policy estimates the KL divergence; single tokens may be
-    negative. Source: Ouyang et al. 2022, equation 2; Ziegler et al. 2019, section 2.
+    Its mean over answers drawn from the policy estimates the KL divergence; that of single tokens
+    may be negative. Source: Ouyang et al. 2022, equation 2; Ziegler et al. 2019, section 2.
     """
     return (log_probs_BT - reference_BT) * mask_BT
 
@@ -69,9 +69,9 @@ def generalized_advantages(
 ) -> tuple[Any, Any]:
     """(advantages, returns) of each token.
 
-    delta_t = r_t + gamma V_{t+1} - V_t and A_t = delta_t + gamma lam A_{t+1}; behind the last token
-    of an answer V and A are 0. Returns are A + V, of the advantages before whitening. Source:
-    Schulman et al. 2016, equations 11 and 16.
+    delta_t = r_t + gamma V_{t+1} - V_t and A_t = delta_t + gamma lam A_{t+1}; after the last token
+    of an answer V and A are 0. Returns are A + V, with A before whitening. Source: Schulman et al.
+    2016, equations 11 and 16.
     """
     import torch
 
@@ -98,26 +98,26 @@ def policy_losses(
     import torch
 
     ratio_BT = torch.exp(log_probs_BT - old_BT)
-    free_BT = -advantages_BT * ratio_BT
-    held_BT = -advantages_BT * ratio_BT.clamp(1 - clip_range, 1 + clip_range)
-    return torch.maximum(free_BT, held_BT), ratio_BT, held_BT > free_BT
+    unclipped_BT = -advantages_BT * ratio_BT
+    clipped_BT = -advantages_BT * ratio_BT.clamp(1 - clip_range, 1 + clip_range)
+    return torch.maximum(unclipped_BT, clipped_BT), ratio_BT, clipped_BT > unclipped_BT
 
 
 def value_losses(values_BT: Any, old_BT: Any, returns_BT: Any, clip_range: float) -> Any:
     """Loss of each token's value: half the larger of the squared errors of the value and of the
-    value held near the old one.
+    value clipped to a range around the old one.
 
     Source: Huang et al. 2024, "value function loss clipping".
     """
     import torch
 
-    held_BT = torch.minimum(torch.maximum(values_BT, old_BT - clip_range), old_BT + clip_range)
-    return 0.5 * torch.maximum((values_BT - returns_BT) ** 2, (held_BT - returns_BT) ** 2)
+    clipped_BT = torch.minimum(torch.maximum(values_BT, old_BT - clip_range), old_BT + clip_range)
+    return 0.5 * torch.maximum((values_BT - returns_BT) ** 2, (clipped_BT - returns_BT) ** 2)
 
 
 def approximate_kl(log_probs_BT: Any, old_BT: Any) -> Any:
-    """How far each token's probability has moved since the answers were written: (r - 1) - log r,
-    an estimate of KL(old, new) that is never negative.
+    """How far each token's probability has moved since the rollout: (r - 1) - log r, an estimate of
+    KL(old, new) that is never negative.
 
     Source: Schulman 2020, "Approximating KL divergence", estimator k3.
     """
@@ -137,7 +137,7 @@ def entropies(logits_NV: Any) -> Any:
 
 
 def explained_variance(values_BT: Any, returns_BT: Any, mask_BT: Any) -> Any:
-    """Share of the returns' variance that the values foresaw: 1 - Var(R - V) / Var(R); 0 where
+    """Share of the variance of the returns that the values explain: 1 - Var(R - V) / Var(R); 0 if
     returns do not vary.
     """
     import torch
@@ -148,20 +148,20 @@ def explained_variance(values_BT: Any, returns_BT: Any, mask_BT: Any) -> Any:
 
 
 @dataclass
-class KlPrice:
-    """What a nat of KL costs: fixed, or raised and lowered until answers keep a target distance.
+class KLCoefficient:
+    """The KL coefficient: fixed, or adapted until answers keep a target KL.
 
-    Adaptive: e = clip(KL / target - 1, -0.2, 0.2), price *= 1 + e n / horizon, with n answers since
-    the last change. Source: Ziegler et al. 2019, section 2.2 (their factor 0.1 an update is n /
+    Adaptive: e = clip(KL / target - 1, -0.2, 0.2), value *= 1 + e n / horizon, with n answers since
+    the last change. Source: Ziegler et al. 2019, section 2.2 (their factor 0.1 per update is n /
     horizon here, as in their code).
     """
 
-    price: float
-    target: float | None = None  # nats an answer
+    value: float  # per nat of KL
+    target: float | None = None  # nats per answer
     horizon: float = 10_000.0  # answers
 
     def adapt(self, kl_per_answer: float, answers: int) -> None:
-        """Move the price by what the last answers cost."""
+        """Adapt the value to the KL of the last answers."""
         if self.target is not None:
             error = min(0.2, max(-0.2, kl_per_answer / self.target - 1))
-            self.price *= 1 + error * answers / self.horizon
+            self.value *= 1 + error * answers / self.horizon

@@ -1,17 +1,20 @@
 """The four roles of PPO.
 
-With modules they share one frozen base: policy, reference, reward and value are adapters on it, and
-two small heads.
+With modules they share one frozen base: policy, reference, reward and value are adapters on it,
+with two small heads.
 
-| role | with a module | with update: full |
+| role | with a module | with a model that is trained whole |
 | --- | --- | --- |
-| policy | the module that is trained | the model that is trained |
-| reference | the module it started from, frozen; without one, the base alone | a frozen copy |
-| reward | the reward model's module and its head, frozen | the reward model, frozen |
-| value | a copy of the reward's (else of the policy's) module and head, trained | a copy of the reward model, trained |
+| policy | the module, trained | the model, trained |
+| reference | the module it started from, frozen; else the base alone | a frozen copy |
+| reward | the reward model's module and head, frozen | the reward model, frozen |
+| value | a copy of the reward's (else of the policy's) module and head, trained | a copy, trained |
 
-A reward model that stands on another base, or was trained whole, is loaded beside. Its tokenizer
-has to be the policy's.
+A reward model on another base, or trained whole, is loaded beside it. Its tokenizer has to be that
+of the policy.
+
+Dimensions: B answers of a batch, S tokens of prompt and answer together, N answer tokens of a batch
+laid end to end, H hidden size.
 """
 
 from __future__ import annotations
@@ -26,8 +29,10 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import InputError
+from advisor.methods import methods
 from trainers.frame.job import Job
 from trainers.frame.loading import load_model
+from trainers.frame.types import AdaptedModel, Device, Tokenizer
 from trainers.ppo.rollout import Batch, add_hidden_states, hidden_states, token_log_probs
 from trainers.rewards.sources import check_same_tokens, load_reward_model
 from trainers.updates import Update
@@ -38,14 +43,14 @@ HEADS = ("score", "classifier")  # what transformers calls the layer that scores
 
 
 @dataclass
-class Part:
-    """One role: a model, and the adapter on it that makes the model play the role (None: the model
-    itself; BASE: no adapter).
+class RoleModel:
+    """The model of one role, and the adapter on it that plays the role (None: the model itself;
+    BASE: the model without adapters).
     """
 
     model: Any
     adapter: str | None = None
-    # that makes a number of a hidden state: of the value, and of a reward on the shared base
+    # from a hidden state to a number: of the value, and of a reward model on the shared base
     head: Any = None
 
 
@@ -53,19 +58,19 @@ BASE = "(base)"
 
 
 class Roles:
-    """Who plays what. `use` switches; the numbers of each role are methods."""
+    """The model of each role. `use` switches to one; methods compute the numbers of the roles."""
 
-    def __init__(self, parts: dict[str, Part], *, shared: bool) -> None:
+    def __init__(self, parts: dict[str, RoleModel], *, shared: bool) -> None:
         self.parts, self.shared = parts, shared
         self._on: str | None = None
         for part in parts.values():
-            base = bare(part.model)
+            base = unwrap_peft(part.model)
             if role_needs_hidden(base):
                 add_hidden_states(base)
 
     @contextmanager
     def use(self, role: str) -> Iterator[Any]:
-        """The model, playing the role."""
+        """The model, switched to the role."""
         part = self.parts[role]
         if part.adapter is None:
             yield part.model
@@ -82,16 +87,16 @@ class Roles:
     def log_probs(
         self, role: str, batch: Batch, temperature: float, *, with_entropy: bool = False
     ) -> tuple[Any, Any | None]:
-        """(log-probability of each answer token, entropy before each) under the policy or the
-        reference.
+        """(log-probability of each answer token: N, entropy of its distribution: N or None) under
+        the policy or the reference model.
         """
         with self.use(role) as model:
             return token_log_probs(model, batch, temperature, with_entropy=with_entropy)
 
     def values(self, batch: Batch) -> Any:
-        """What reward each answer token's place promises: N."""
+        """The value before each answer token: N."""
         with self.use(VALUE) as model:
-            return numbers(self.parts[VALUE].head, hidden_states(model, batch))
+            return apply_head(self.parts[VALUE].head, hidden_states(model, batch))
 
     def scores(self, batch: Batch) -> Any:
         """The reward model's score of each answer with its prompt: B."""
@@ -105,7 +110,7 @@ class Roles:
                     input_ids=batch.ids_BS, attention_mask=batch.attention_BS, hidden_only=True
                 )
                 last_B = last_tokens(batch.ids_BS, batch.attention_BS, pad_id)
-                return numbers(part.head, hidden_BSH[range(len(last_B)), last_B])
+                return apply_head(part.head, hidden_BSH[range(len(last_B)), last_B])
             if pad_id is not None:
                 return (
                     model(
@@ -128,7 +133,7 @@ class Roles:
             )
 
     def trained(self, role: str) -> dict[str, Any]:
-        """The parameters that the policy or the value trains, by name."""
+        """The trained parameters of the policy or the value, by name."""
         part = self.parts[role]
         names = dict(part.model.named_parameters())
         if part.adapter is not None:
@@ -144,16 +149,16 @@ class Roles:
         )
 
     def models(self) -> list[Any]:
-        """Each model once, however many roles it plays."""
+        """Every model, each once."""
         return list({id(part.model): part.model for part in self.parts.values()}.values())
 
     def recompute(self) -> None:
-        """Compute activations again in the backward pass instead of holding them."""
+        """Recompute activations in the backward pass instead of holding them."""
         for role in (POLICY, VALUE):
             self.parts[role].model.activation_checkpointing_enable({"use_reentrant": False})
 
     def only_policy(self) -> Any:
-        """The policy alone, the other modules taken off its base."""
+        """The policy alone, without the other modules on its base."""
         part = self.parts[POLICY]
         if part.adapter is not None:
             for name in [name for name in part.model.peft_config if name != part.adapter]:
@@ -162,21 +167,21 @@ class Roles:
         return part.model
 
 
-def bare(model: Any) -> Any:
-    """The model under PEFT's wrapping."""
+def unwrap_peft(model: Any) -> Any:
+    """The model without PEFT's wrapping."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def role_needs_hidden(base: Any) -> bool:
-    """True where the model has a head on hidden states of its backbone, which an encoder with a
-    pooler has not.
+    """True if the head of the model is on the hidden states of its backbone, as in decoders; an
+    encoder has a pooler between.
     """
     return base.get_output_embeddings() is not None or hasattr(base, "score")
 
 
-def numbers(head: Any, hidden_NH: Any) -> Any:
-    """What a small head makes of hidden states, in float32: autocast would round every reward and
-    value to three digits.
+def apply_head(head: Any, hidden_NH: Any) -> Any:
+    """The outputs of a small head on hidden states: N, in float32, because autocast would round
+    every reward and value to three digits.
     """
     import torch
 
@@ -185,15 +190,15 @@ def numbers(head: Any, hidden_NH: Any) -> Any:
 
 
 def padding_of(model: Any) -> int | None:
-    """The padding token that the model's config names, None where it names none."""
-    found = bare(model).config.get_text_config().pad_token_id
+    """The padding token of the model's config; None if it names none."""
+    found = unwrap_peft(model).config.get_text_config().pad_token_id
     return found if isinstance(found, int) and found >= 0 else None
 
 
 def last_tokens(ids_BS: Any, attention_BS: Any, pad_id: int | None) -> Any:
-    """The place where transformers' models for sequence classification read the score of each text.
+    """Where transformers' models for sequence classification read the score of each text: B.
 
-    It is the rightmost token that is not the padding token; where padding and end token are the
+    That is the rightmost token that is not the padding token; if padding and end token are the
     same, the one before the end.
     """
     import torch
@@ -207,47 +212,63 @@ def last_tokens(ids_BS: Any, attention_BS: Any, pad_id: int | None) -> Any:
 
 
 def build_roles(
-    job: Job, device: Any, update: Update, tokenizer: Any, reward: Path | None, rows: Sequence[Any]
+    job: Job,
+    device: Device,
+    update: Update,
+    tokenizer: Tokenizer,
+    reward: Path | None,
+    rows: Sequence[Any],
 ) -> tuple[Roles, list[str]]:
-    """The roles of a stage and, in words, who stands on what.
+    """(the roles of a stage, notes on which models they share).
+
+    Raises InputError if the reward model or an earlier module does not fit the policy.
 
     Args:
-        reward: The reward model's folder; None: a function of the user's scores.
+        job: The stage.
+        device: Of all models.
+        update: The stage's update scheme.
+        tokenizer: Of the policy.
+        reward: The reward model's folder; None: a verifier or a function gives the reward.
         rows: Training rows with input_ids, for a module that starts from text.
     """
     if reward is not None:
         check_same_tokens(job, tokenizer, reward)
-    if job.stage.update == "full":
+    if not methods().update(job.stage.update).is_module:
         return _four_models(job, device, update, reward)
     from peft import PeftModel, get_peft_model
 
     model, notes = load_model(job, device, update), []
     if isinstance(model, PeftModel):
+        assert job.start is not None  # where the module on the model came from
         add_module(model, job.start, ADAPTERS[REFERENCE])
-        reference = Part(model, ADAPTERS[REFERENCE])
+        reference = RoleModel(model, ADAPTERS[REFERENCE])
     else:
         model = get_peft_model(model, update.peft_config(job.stage, job.options, model))
         started = update.start(job.stage, job.options, model, tokenizer, rows)
         notes += [started] if started else []
-        reference = Part(model, BASE)
-    parts = {POLICY: Part(model, ADAPTERS[POLICY]), REFERENCE: reference}
+        reference = RoleModel(model, BASE)
+    parts = {POLICY: RoleModel(model, ADAPTERS[POLICY]), REFERENCE: reference}
     width = model.config.get_text_config().hidden_size
     if reward is not None and _same_base(model, reward):
         weight = add_module(model, reward, ADAPTERS[REWARD])
         add_module(model, reward, ADAPTERS[VALUE])
-        parts[REWARD] = Part(
+        parts[REWARD] = RoleModel(
             model, ADAPTERS[REWARD], score_head(width, weight, device, trained=False)
         )
-        parts[VALUE] = Part(model, ADAPTERS[VALUE], score_head(width, weight, device, trained=True))
+        parts[VALUE] = RoleModel(
+            model, ADAPTERS[VALUE], score_head(width, weight, device, trained=True)
+        )
         notes.append("policy, reference, reward and value share one base")
     else:
         copy_module(model, ADAPTERS[POLICY], ADAPTERS[VALUE])
-        parts[VALUE] = Part(model, ADAPTERS[VALUE], score_head(width, None, device, trained=True))
+        parts[VALUE] = RoleModel(
+            model, ADAPTERS[VALUE], score_head(width, None, device, trained=True)
+        )
         if reward is not None:
-            parts[REWARD] = Part(load_reward_model(job, reward, device))
+            parts[REWARD] = RoleModel(load_reward_model(job, reward, device))
             notes.append(
-                "policy, reference and value share one base; the reward model stands on another and"
-                " is loaded beside it: the value starts untrained"
+                "policy, reference and value share one base; the reward model has another one,"
+                " loaded beside it: the value starts untrained"
             )
         else:
             notes.append("policy, reference and value share one base; the value starts untrained")
@@ -255,15 +276,15 @@ def build_roles(
 
 
 def _four_models(
-    job: Job, device: Any, update: Update, reward: Path | None
+    job: Job, device: Device, update: Update, reward: Path | None
 ) -> tuple[Roles, list[str]]:
     policy = load_model(job, device, update)
-    parts = {POLICY: Part(policy), REFERENCE: Part(copy.deepcopy(policy))}
+    parts = {POLICY: RoleModel(policy), REFERENCE: RoleModel(copy.deepcopy(policy))}
     width = policy.config.get_text_config().hidden_size
     value: Any = None
     weight: Any = None
     if reward is not None:
-        parts[REWARD] = Part(load_reward_model(job, reward, device))
+        parts[REWARD] = RoleModel(load_reward_model(job, reward, device))
         value = load_reward_model(job, reward, device)
         value = value.merge_and_unload() if hasattr(value, "merge_and_unload") else value
         weight = (
@@ -271,10 +292,12 @@ def _four_models(
         )
     if weight is not None:
         add_hidden_states(value)
-        del value.score  # its weight goes on in a head with a bias
-        parts[VALUE] = Part(value, None, score_head(weight.shape[1], weight, device, trained=True))
+        del value.score  # its weight continues in a head with a bias
+        parts[VALUE] = RoleModel(
+            value, None, score_head(weight.shape[1], weight, device, trained=True)
+        )
     else:
-        parts[VALUE] = Part(
+        parts[VALUE] = RoleModel(
             copy.deepcopy(policy), None, score_head(width, None, device, trained=True)
         )
     for role, part in parts.items():
@@ -283,9 +306,9 @@ def _four_models(
     return Roles(parts, shared=False), [f"{len(parts)} models in memory: {', '.join(parts)}"]
 
 
-def score_head(width: int, weight: Any, device: Any, *, trained: bool) -> Any:
-    """A linear layer from a hidden state to a number, in float32: the reward model's where there is
-    one, else zero.
+def score_head(width: int, weight: Any, device: Device, *, trained: bool) -> Any:
+    """A linear layer from a hidden state to a number, in float32, with this weight, else with
+    zeros.
     """
     import torch
 
@@ -296,11 +319,11 @@ def score_head(width: int, weight: Any, device: Any, *, trained: bool) -> Any:
     return head.requires_grad_(trained)
 
 
-def add_module(model: Any, folder: Path, name: str) -> Any:
-    """Put a saved module onto the base beside those that are there; the weight of its scoring head,
-    or None where it has none.
+def add_module(model: AdaptedModel, folder: Path, name: str) -> Any:
+    """Add a saved module to the base, under a name; the weight of its score head, or None if it has
+    none.
 
-    Raises InputError where the module is of another kind or does not fit this base.
+    Raises InputError if the module is of another kind or does not fit this base.
     """
     from peft import PeftConfig, load_peft_weights, set_peft_model_state_dict
 
@@ -322,8 +345,7 @@ def add_module(model: Any, folder: Path, name: str) -> Any:
             hint="use the same update in all stages",
         ) from None
     missing = [key for key in getattr(result, "missing_keys", []) if name in key.split(".")]
-    # PEFT loads a prefix on a way of its own, strictly, and still names it as missing and
-    # unexpected.
+    # PEFT loads a prefix separately and strictly, and still reports it as missing and unexpected.
     if not config.is_prompt_learning and (missing or getattr(result, "unexpected_keys", [])):
         raise InputError(
             f"{folder}: its module does not fit this base:"
@@ -333,8 +355,8 @@ def add_module(model: Any, folder: Path, name: str) -> Any:
     return next((weight for key, weight in heads.items() if key.endswith("weight")), None)
 
 
-def copy_module(model: Any, source: str, name: str) -> None:
-    """A second module like one that is there."""
+def copy_module(model: AdaptedModel, source: str, name: str) -> None:
+    """Add a copy of a module that is on the model, under another name."""
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
     weights = {
@@ -347,8 +369,8 @@ def copy_module(model: Any, source: str, name: str) -> None:
     set_peft_model_state_dict(model, weights, adapter_name=name)
 
 
-def _same_base(model: Any, reward: Path) -> bool:
-    """True where the reward model is a module of the policy's kind on the policy's own base."""
+def _same_base(model: AdaptedModel, reward: Path) -> bool:
+    """True if the reward model is a module of the policy's kind on the policy's own base."""
     path = reward / "adapter_config.json"
     if not path.is_file():
         return False
@@ -363,9 +385,9 @@ def _same_base(model: Any, reward: Path) -> bool:
     ) == place(own.base_model_name_or_path)
 
 
-def identity(folder: Path) -> str:
-    """A digest of a reward model's weights by size and ends, so that checkpoints trained on another
-    one do not count.
+def weights_fingerprint(folder: Path) -> str:
+    """A digest of a model's weights, from the size and both ends of its files: a checkpoint that
+    was trained with another reward model does not count.
     """
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")):

@@ -1,8 +1,9 @@
-"""Answers of a model to prompts, and the log-probability of every token in them, without holding
-the logits of a whole batch.
+"""The rollout: answers of a model to prompts, and the log-probability of every token in them,
+without holding the logits of a whole batch.
 
-Dimensions: B answers of a batch, S tokens of prompt and answer together, T tokens of the longest
-answer, N answer tokens of a batch laid end to end, H hidden size, V vocabulary.
+Dimensions: R answers of a rollout, T tokens of the longest of them; B answers of a batch, S tokens
+of prompt and answer together, N answer tokens of the batch laid end to end, P of them at a time; H
+hidden size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -15,26 +16,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trainers.frame.answer_loss import plain_head
+from trainers.frame.types import Model
 from trainers.ppo.math import entropies
 
-LOGIT_BYTES = (
-    64 * 2**20
-)  # of float32 logits held at once; a vocabulary of 50,000 gives parts of 335 tokens
-AT_ONCE = (
-    32  # answers written at once: each reads the weights once a token, so more are hardly slower
-)
+# Of float32 logits held at once; a vocabulary of 50,000 gives parts of 335 tokens.
+LOGIT_BYTES = 64 * 2**20
+# Answers generated at once: each token reads the weights once, so that more answers are hardly
+# slower.
+AT_ONCE = 32
 
 
 @dataclass
 class Answers:
-    """What a model wrote to some prompts."""
+    """The answers of a model to some prompts."""
 
-    prompts: list[Sequence[int]]
+    prompts: Sequence[Sequence[int]]
     ids: list[list[int]]  # of each answer, with the token that ended it
     ended: list[bool]  # by a stop token; else the limit cut it
-    log_probs: list[list[float]] = field(
-        default_factory=list
-    )  # as generation saw them; kept only where asked for
+    # of each token, as generation computed them; only if `keep_log_probs` was set
+    log_probs: list[list[float]] = field(default_factory=list)
 
     @property
     def tokens(self) -> int:
@@ -49,7 +49,7 @@ def stop_ids(model: Any) -> list[int]:
 
 
 def generate_answers(
-    model: Any,
+    model: Model,
     prompts: Sequence[Sequence[int]],
     *,
     pad_id: int,
@@ -64,15 +64,23 @@ def generate_answers(
 ) -> Answers:
     """One sampled answer to each prompt, of at most `limit` tokens.
 
-    Drawn from softmax(logits / temperature) over the whole vocabulary: what the model's own
-    generation settings would add (top_p, a repetition penalty) would make the log-probabilities
-    those of another policy. Where the card has no room for `at_once` answers, half as many are
-    written at once, and that is said.
+    Tokens are drawn from softmax(logits / temperature) over the whole vocabulary. The model's own
+    generation settings (top_p, a repetition penalty) are left out: with them the log-probabilities
+    would be those of another policy. If the GPU has no room for `at_once` answers, half as many are
+    generated at once. Raises torch.OutOfMemoryError if there is no room for one.
 
     Args:
-        at_once: How many are written together; their prompts are padded on the left.
-        keep_log_probs: Keep each token's log-probability as generation saw it.
+        model: The policy.
+        prompts: As token ids.
+        pad_id: The padding token, for prompts of different lengths.
+        limit: The longest answer, in tokens.
+        temperature: Of the distribution that tokens are drawn from.
+        stops: The tokens that end an answer.
+        at_once: How many answers are generated together; their prompts are padded on the left.
+        autocast: Makes the context that generation runs in.
+        keep_log_probs: Keep each token's log-probability as generation computes it.
         shortest: No stop token before so many tokens.
+        say: Called with a message if fewer answers fit than `at_once`.
     """
     import torch
 
@@ -80,7 +88,7 @@ def generate_answers(
     start = 0
     while start < len(prompts):
         try:
-            part = _written_together(
+            part = _generate_batch(
                 model,
                 prompts[start : start + at_once],
                 pad_id=pad_id,
@@ -97,7 +105,7 @@ def generate_answers(
             at_once = max(1, at_once // 2)
             torch.cuda.empty_cache()
             if say is not None:
-                say(f"no room to write so many answers at once: now {at_once}")
+                say(f"no room to generate so many answers at once: now {at_once}")
             continue
         done.ids += part.ids
         done.ended += part.ended
@@ -106,8 +114,8 @@ def generate_answers(
     return done
 
 
-def _written_together(
-    model: Any,
+def _generate_batch(
+    model: Model,
     prompts: Sequence[Sequence[int]],
     *,
     pad_id: int,
@@ -118,6 +126,11 @@ def _written_together(
     keep: bool,
     shortest: int,
 ) -> Answers:
+    """What `generate_answers` says, for prompts that are answered together.
+
+    Args:
+        keep: Keep log-probabilities.
+    """
     import torch
     from transformers import GenerationConfig, LogitsProcessorList
 
@@ -139,8 +152,8 @@ def _written_together(
         eos_token_id=list(stops),
         pad_token_id=pad_id,
     )
-    recorder = Recorder(width, temperature) if keep else None
-    with torch.no_grad(), autocast(), _own_settings(model, config), _evaluating(model):
+    recorder = LogProbRecorder(width, temperature) if keep else None
+    with torch.no_grad(), autocast(), _generation_settings(model, config), _evaluation_mode(model):
         output = model.generate(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
@@ -164,9 +177,9 @@ def _written_together(
     return Answers(list(prompts), answers, ended, kept)
 
 
-class Recorder:
-    """A logits processor that keeps the log-probability of each token that was drawn, and no logits
-    but the last.
+class LogProbRecorder:
+    """A logits processor that keeps the log-probability of each drawn token, and only the last
+    logits.
     """
 
     def __init__(self, width: int, temperature: float) -> None:
@@ -177,9 +190,8 @@ class Recorder:
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         if self.last is not None:
             self._keep(input_ids[:, -1])
-        self.last = (
-            scores.float() / self.temperature
-        )  # transformers applies the temperature after processors like this one
+        # transformers applies the temperature after processors like this one.
+        self.last = scores.float() / self.temperature
         return scores
 
     def _keep(self, tokens_B: Any) -> None:
@@ -197,9 +209,9 @@ class Recorder:
 
 
 @contextmanager
-def _own_settings(model: Any, config: Any) -> Iterator[None]:
-    """Within, the model's generation settings are these: `generate` fills whatever it is not told
-    from them.
+def _generation_settings(model: Any, config: Any) -> Iterator[None]:
+    """Replace the model's generation settings inside: `generate` takes from them what it is not
+    given.
     """
     holders = [model, *([model.get_base_model()] if hasattr(model, "get_base_model") else [])]
     before = [holder.generation_config for holder in holders]
@@ -213,8 +225,10 @@ def _own_settings(model: Any, config: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """Within, no dropout and no recomputing of activations, which would switch the cache off."""
+def _evaluation_mode(model: Any) -> Iterator[None]:
+    """Switch off dropout inside, and the recomputing of activations, which would switch off the
+    cache.
+    """
     was_training = model.training
     model.eval()
     checkpointing = bool(model.is_activation_checkpointing)
@@ -233,18 +247,21 @@ def _evaluating(model: Any) -> Iterator[None]:
 
 @dataclass
 class Batch:
-    """Some answers with their prompts, padded on the right: always the same rows together, so that
-    the numbers stay the same too.
+    """Some answers with their prompts, padded on the right.
+
+    The same rows stay together in all epochs: padding changes rounding, and the first ratios of
+    probabilities have to be exactly 1.
     """
 
-    rows: list[int]  # their places among all answers
+    rows: list[int]  # the places of its B answers among the R of the rollout
     ids_BS: Any
     attention_BS: Any
-    answer_BS: Any  # true where the hidden state foretells an answer token
-    targets_N: Any
+    answer_BS: Any  # True where the hidden state predicts an answer token
+    targets_N: Any  # the answer tokens
 
     @property
     def tokens(self) -> int:
+        """N."""
         return len(self.targets_N)
 
 
@@ -261,24 +278,34 @@ def batches_of(answers: Answers, size: int, *, pad_id: int, device: Any) -> list
     for start in range(0, len(order), size):
         rows = order[start : start + size]
         width = max(lengths[row] for row in rows)
-        ids = torch.full((len(rows), width), pad_id)
-        attention = torch.zeros((len(rows), width), dtype=torch.long)
-        foretells = torch.zeros((len(rows), width), dtype=torch.bool)
+        ids_BS = torch.full((len(rows), width), pad_id)
+        attention_BS = torch.zeros((len(rows), width), dtype=torch.long)
+        answer_BS = torch.zeros((len(rows), width), dtype=torch.bool)
         for place, row in enumerate(rows):
-            ids[place, : lengths[row]] = torch.tensor([*answers.prompts[row], *answers.ids[row]])
-            attention[place, : lengths[row]] = 1
-            foretells[place, len(answers.prompts[row]) - 1 : lengths[row] - 1] = True
-        targets = ids[:, 1:][foretells[:, :-1]]
+            ids_BS[place, : lengths[row]] = torch.tensor([*answers.prompts[row], *answers.ids[row]])
+            attention_BS[place, : lengths[row]] = 1
+            answer_BS[place, len(answers.prompts[row]) - 1 : lengths[row] - 1] = True
+        targets_N = ids_BS[:, 1:][answer_BS[:, :-1]]
         found.append(
             Batch(
-                rows, ids.to(device), attention.to(device), foretells.to(device), targets.to(device)
+                rows,
+                ids_BS.to(device),
+                attention_BS.to(device),
+                answer_BS.to(device),
+                targets_N.to(device),
             )
         )
     return found
 
 
-def lay_out(parts: Sequence[tuple[Batch, Any]], mask_RT: Any) -> Any:
-    """Numbers of each batch's answer tokens as one table of all answers, zero behind their ends."""
+def scatter_answers(parts: Sequence[tuple[Batch, Any]], mask_RT: Any) -> Any:
+    """The numbers of all batches' answer tokens as one table: R, T, with zeros after the end of
+    each answer.
+
+    Args:
+        parts: Each batch with its numbers: N.
+        mask_RT: What `answer_mask` returned.
+    """
     import torch
 
     table_RT = torch.zeros(mask_RT.shape, dtype=torch.float32, device=mask_RT.device)
@@ -289,8 +316,8 @@ def lay_out(parts: Sequence[tuple[Batch, Any]], mask_RT: Any) -> Any:
     return table_RT
 
 
-def take(table_RT: Any, batch: Batch) -> Any:
-    """The numbers of a batch's answer tokens out of the table of all answers, end to end."""
+def gather_answers(table_RT: Any, batch: Batch) -> Any:
+    """The numbers of a batch's answer tokens from the table of all answers, laid end to end: N."""
     import torch
 
     counts = batch.answer_BS.sum(1).tolist()
@@ -298,7 +325,7 @@ def take(table_RT: Any, batch: Batch) -> Any:
 
 
 def answer_mask(answers: Answers, device: Any) -> Any:
-    """Ones on each answer's tokens: R answers, T tokens of the longest."""
+    """Ones on the tokens of each answer, zeros after its end: R, T."""
     import torch
 
     mask_RT = torch.zeros((len(answers.ids), max(map(len, answers.ids))))
@@ -311,8 +338,8 @@ def answer_mask(answers: Answers, device: Any) -> Any:
 
 
 def add_hidden_states(model: Any) -> None:
-    """Give a model with a head a forward that, asked with `hidden_only=True`, returns its last
-    hidden states and no logits.
+    """Give a model with a head a forward that, called with `hidden_only=True`, returns its last
+    hidden states (B, S, H) and computes no logits.
     """
     if getattr(model.forward, "gives_hidden_states", False):
         return
@@ -326,12 +353,12 @@ def add_hidden_states(model: Any) -> None:
         kwargs["use_cache"] = False
         return getattr(self, self.base_model_prefix)(*args, **kwargs).last_hidden_state
 
-    forward.gives_hidden_states = True  # type: ignore[attr-defined]
+    forward.gives_hidden_states = True  # type: ignore[attr-defined]  # a mark for the next call
     model.forward = types.MethodType(forward, model)
 
 
 def hidden_states(model: Any, batch: Batch) -> Any:
-    """The hidden states that foretell the batch's answer tokens, end to end: N, H."""
+    """The hidden states that predict the batch's answer tokens, laid end to end: N, H."""
     return model(input_ids=batch.ids_BS, attention_mask=batch.attention_BS, hidden_only=True)[
         batch.answer_BS
     ]
@@ -345,11 +372,18 @@ def token_log_probs(
     with_entropy: bool = False,
     budget_bytes: int = LOGIT_BYTES,
 ) -> tuple[Any, Any | None]:
-    """(log-probability of each answer token, entropy before each), in float32, under softmax(logits
-    / temperature).
+    """(log-probability of each answer token: N, entropy of the distribution it was drawn from: N),
+    in float32, under softmax(logits / temperature). The entropy is None without `with_entropy`.
 
-    The head is applied to a part of the tokens at a time; where gradients are wanted each part is
-    computed again on the way back, so that the logits of one part are all that is ever held.
+    The head is applied to P tokens at a time. For gradients each part is recomputed in the backward
+    pass, so that the logits of one part (P, V) are all that is ever held.
+
+    Args:
+        model: With `add_hidden_states`.
+        batch: Prompts and answers.
+        temperature: That the answers were drawn with.
+        with_entropy: Compute the entropy, too; it has no gradient.
+        budget_bytes: For the logits of one part.
     """
     import torch
     from torch.utils.checkpoint import checkpoint
@@ -357,7 +391,7 @@ def token_log_probs(
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     if plain_head(base):
         hidden_NH, head = hidden_states(model, batch), base.get_output_embeddings()
-    else:  # a head with more behind it (a soft cap, a scale): its logits as the model gives them
+    else:  # a head with a soft cap or a scale: the logits as the model computes them
         hidden_NH, head = (
             model(
                 input_ids=batch.ids_BS, attention_mask=batch.attention_BS, use_cache=False
@@ -372,7 +406,7 @@ def token_log_probs(
         chosen_P = logits_PV.gather(1, targets_P[:, None])[:, 0] - torch.logsumexp(
             logits_PV, dim=-1
         )
-        with torch.no_grad():  # shown, and guarded; no part of the loss
+        with torch.no_grad():  # for display and guards, not part of the loss
             entropy_P = entropies(logits_PV) if with_entropy else chosen_P.detach()
         return chosen_P, entropy_P
 

@@ -1,4 +1,4 @@
-"""The updates of a PPO stage: which prompts, what is recorded and shown, when to save, and when to
+"""The updates of a PPO stage: their prompts, what is recorded and shown, when to save, and when to
 stop.
 """
 
@@ -14,58 +14,63 @@ from typing import Any
 
 from advisor.ground.errors import TrainingFailed
 from advisor.ground.units import format_duration, format_gib
+from advisor.plan.record import DRY_RUN, Measured, StageMeasurement
 from trainers.frame import settings
-from trainers.frame.files import plain, write_json
+from trainers.frame.files import json_value, write_json
 from trainers.frame.job import Job
 from trainers.frame.machine import MemoryMeter
 from trainers.frame.progress import Display, say
 from trainers.frame.stage import label
 from trainers.ppo.build import process_rank
 from trainers.ppo.guards import findings, not_finite, reward_hacked
+from trainers.ppo.heldout import HeldOutEvaluator
 from trainers.ppo.rollout import AT_ONCE
 from trainers.ppo.saving import save_checkpoint
-from trainers.ppo.steps import prompts_of, rate_share, set_rates
-from trainers.ppo.update import Ppo
+from trainers.ppo.steps import prompts_of_update, rate_share, set_rates
+from trainers.ppo.update import PPO
 from trainers.prepare import Prepared
+from trainers.prepare.prompts import Prompt
 
-EVALUATIONS = 4  # times in a run that held-out prompts are answered on the way
+EVALUATIONS = 4  # how often held-out prompts are answered during a run
 DRY_STEPS = 2
 
 
 @dataclass
-class Run:
-    """The updates of a stage and what is recorded of them."""
+class PPORun:
+    """The updates of a stage, and the record of them."""
 
     job: Job
-    ppo: Ppo
-    data: Prepared[Any]
+    ppo: PPO
+    data: Prepared[Prompt]
     memory: MemoryMeter
     shown: bool
-    mark: str = ""
-    held: Any = None
+    fingerprint: str = ""
+    evaluator: HeldOutEvaluator | None = None
     lines: list[dict[str, Any]] = field(default_factory=list)
-    told: dict[str, str] = field(default_factory=dict)  # finding -> what was told
+    warnings: dict[str, str] = field(default_factory=dict)  # finding -> when, what, hint
     step_times_s: list[float] = field(default_factory=list)
     tokens: int = 0
     train_s: float = 0.0
 
     @property
     def metrics(self) -> Path:
+        """The file for a line of each update."""
         return self.job.run / "metrics.jsonl"
 
     @property
     def size(self) -> int:
-        """Prompts an update and process."""
+        """Prompts per update and process."""
         return self.job.stage.effective_batch_size
 
     @property
     def steps(self) -> int:
+        """Updates of the whole run."""
         return settings.total_steps(self.job, len(self.data.train), processes=settings.world_size())
 
-    def go(self, first: int) -> None:
-        """Every update from `first` on.
+    def run_updates(self, first: int) -> None:
+        """Run every update from `first` on.
 
-        Raises TrainingFailed where a number is none, or a guard says stop and this is no trial.
+        Raises TrainingFailed if a number is not finite, or a guard stops a run that is no trial.
         """
         import torch
 
@@ -83,7 +88,7 @@ class Run:
                     step, steps, warmup=job.stage.warmup, scheduler=job.stage.scheduler
                 )
                 set_rates(self.ppo.optimizer, share)
-                prompts = prompts_of(
+                prompts = prompts_of_update(
                     step,
                     self.data.train,
                     size=self.size,
@@ -102,8 +107,8 @@ class Run:
                     seconds,
                     time.monotonic() - began,
                 )
-                if self.held is not None and (step + 1) % look_every == 0 and step + 1 < steps:
-                    line["holdout_wins"], line["holdout_losses"] = self.held.on_the_way()
+                if self.evaluator is not None and (step + 1) % look_every == 0 and step + 1 < steps:
+                    line["holdout_wins"], line["holdout_losses"] = self.evaluator.evaluate_midway()
                 self.record(line)
                 left_s = (steps - step - 1) * (time.monotonic() - began) / (step + 1 - first)
                 display.show(step + 1, update_line(line, left_s))
@@ -115,7 +120,7 @@ class Run:
                         self.ppo,
                         step=step + 1,
                         steps=steps,
-                        mark=self.mark,
+                        fingerprint=self.fingerprint,
                         epoch=epoch,
                     )
         finally:
@@ -125,7 +130,7 @@ class Run:
     def line(
         self, step: int, found: Mapping[str, float], rate: float, seconds: float, elapsed_s: float
     ) -> dict[str, Any]:
-        """A line of metrics.jsonl."""
+        """The line of an update in metrics.jsonl."""
         tokens = int(found["tokens"]) * settings.world_size()
         self.tokens += tokens
         self.step_times_s.append(seconds)
@@ -145,10 +150,11 @@ class Run:
         return {**about, "loss": found["loss"], **rest, **costs}
 
     def record(self, line: Mapping[str, Any]) -> None:
+        """Keep the line, and append it to metrics.jsonl."""
         self.lines.append(dict(line))
         if self.shown:
             with self.metrics.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(plain(line)) + "\n")
+                file.write(json.dumps(json_value(line)) + "\n")
 
     def written_lines(self) -> list[dict[str, Any]]:
         """The lines of this stage that an earlier process wrote."""
@@ -162,8 +168,7 @@ class Run:
         ]
 
     def guard(self, line: Mapping[str, Any]) -> None:
-        """Tell what is wrong, once; raise TrainingFailed where it stops the run."""
-
+        """Report what is wrong, once each; raise TrainingFailed if it stops the run."""
         job = self.job
         bad = not_finite(line, scaled=self.ppo.scaler is not None)
         if bad is not None:
@@ -193,33 +198,31 @@ class Run:
         for finding in found:
             if finding.stops and job.max_steps is None:
                 raise TrainingFailed(f"{finding.what} (update {line['step']})", hint=finding.hint)
-            if finding.name not in self.told and self.shown:
+            if finding.name not in self.warnings and self.shown:
                 say(f"{label(job)}: WARNING: {finding.what}: {finding.hint}")
-            self.told.setdefault(
+            self.warnings.setdefault(
                 finding.name, f"update {line['step']}: {finding.what}: {finding.hint}"
             )
 
-    def measured(self) -> dict[str, Any]:
+    def measured(self) -> Measured:
         """What the run cost, for result.json."""
         times = sorted(self.step_times_s[1:] or self.step_times_s)
-        return {
-            "peak_bytes": self.memory.peak_bytes(),
-            "counter": self.memory.counter,
-            "reserved_bytes": self.memory.reserved_bytes(),
-            "step_s": times[len(times) // 2] if times else 0.0,
-            "tokens_per_s": self.tokens / self.train_s if self.train_s else None,
-            "train_s": self.train_s,
-        }
+        return Measured(
+            peak_bytes=self.memory.peak_bytes(),
+            counter=self.memory.counter,
+            reserved_bytes=self.memory.reserved_bytes(),
+            step_s=times[len(times) // 2] if times else 0.0,
+            tokens_per_s=self.tokens / self.train_s if self.train_s else None,
+            train_s=self.train_s,
+        )
 
     def measure(self, versions: Mapping[str, str]) -> None:
-        """Two updates on the longest prompts with answers of full length; writes dry_run.json,
-        keeps nothing.
+        """Measure two updates on the longest prompts with answers of full length, and write
+        dry_run.json.
         """
-
         job, limit = self.job, self.job.options["response_tokens"]
-        rows = min(
-            self.size, max(AT_ONCE, job.stage.micro_batch_size)
-        )  # as many as are ever written at once
+        # As many as are ever generated at once.
+        rows = min(self.size, max(AT_ONCE, job.stage.micro_batch_size))
         longest = sorted(self.data.train, key=lambda row: -row.tokens)[:rows]
         longest = [longest[place % len(longest)] for place in range(rows)]
         set_rates(self.ppo.optimizer, 1.0)
@@ -234,43 +237,41 @@ class Run:
         if not self.shown:
             return
         step_s = times[-1]
-        record = {
-            "measured": {
-                "peak_bytes": self.memory.peak_bytes(),
-                "training_peak_bytes": self.memory.peak_bytes(),
-                "counter": self.memory.counter,
-                "reserved_bytes": self.memory.reserved_bytes(),
-                "baseline_bytes": self.memory.baseline_bytes,
-                "step_s": step_s,
-                "step_times_s": times,
-                "micro_batches": -(-rows // job.stage.micro_batch_size),
-                "tokens_per_s": self.tokens / self.train_s,
-            },
-            "steps": self.steps,
-            "longest_batch_duration_s": step_s * self.steps,
-            "batch_tokens": sum(
-                row.tokens + limit for row in longest[: job.stage.micro_batch_size]
+        peak_bytes = self.memory.peak_bytes()
+        record = StageMeasurement(
+            measured=Measured(
+                peak_bytes=peak_bytes,
+                training_peak_bytes=peak_bytes,
+                counter=self.memory.counter,
+                reserved_bytes=self.memory.reserved_bytes(),
+                baseline_bytes=self.memory.baseline_bytes,
+                step_s=step_s,
+                step_times_s=tuple(times),
+                micro_batches=-(-rows // job.stage.micro_batch_size),
+                tokens_per_s=self.tokens / self.train_s,
             ),
-            "losses": losses,
-            "evaluation_loss": None,
-            "data": self.data.counts(),
-            "versions": dict(versions),
-        }
-        write_json(job.output / "dry_run.json", record)
+            steps=self.steps,
+            longest_batch_duration_s=step_s * self.steps,
+            batch_tokens=sum(row.tokens + limit for row in longest[: job.stage.micro_batch_size]),
+            losses=tuple(losses),
+            data=self.data.counts(),
+            versions=versions,
+        )
+        write_json(job.output / DRY_RUN, record.to_dict())
         kind = (
             "allocated on the GPU"
             if self.memory.on_gpu
             else "growth of resident memory from before the model was loaded"
         )
-        peak = f"peak {format_gib(record['measured']['peak_bytes'])} ({kind})"  # type: ignore[index]
+        peak = f"peak {format_gib(peak_bytes)} ({kind})"
         say(
-            f"{job.stage.name}: {peak}, {step_s:.2f} s an update with the longest answers,"
+            f"{job.stage.name}: {peak}, {step_s:.2f} s per update with the longest answers,"
             f" {self.steps:,} updates: at most {format_duration(step_s * self.steps)}"
         )
 
 
 def update_line(line: Mapping[str, Any], left_s: float) -> str:
-    """What an update was like, in one line."""
+    """The numbers of an update in one line."""
     parts = [
         f"reward {line['reward']:.3f}",
         f"KL {line['kl']:.3f}",

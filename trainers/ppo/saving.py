@@ -1,5 +1,5 @@
-"""Checkpoints of a PPO run: what is trained, its optimizer, the price of KL and all random states,
-without pickle.
+"""Checkpoints of a PPO run: what is trained, its optimizer, the KL coefficient and all random
+states, without pickle.
 """
 
 from __future__ import annotations
@@ -12,19 +12,28 @@ from trainers.frame.checkpoints import (
     load_state,
     mark_complete,
     random_states,
-    restore_random,
+    restore_random_states,
     save_state,
 )
 from trainers.ppo.roles import POLICY, VALUE
-from trainers.ppo.update import Ppo
+from trainers.ppo.update import PPO
 
 KEPT = 2
 
 
 def save_checkpoint(
-    folder: Path, ppo: Ppo, *, step: int, steps: int, mark: str, epoch: float
+    folder: Path, ppo: PPO, *, step: int, steps: int, fingerprint: str, epoch: float
 ) -> None:
-    """Write checkpoint-STEP, declare it complete, and remove all but the last two."""
+    """Write checkpoint-STEP, mark it as complete, and remove all but the last two.
+
+    Args:
+        folder: For all checkpoints of the stage.
+        ppo: What to save.
+        step: The number of updates done.
+        steps: Those of the whole run.
+        fingerprint: Of everything that the checkpoint depends on.
+        epoch: Times through the prompts.
+    """
     place = folder / f"checkpoint-{step}"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
@@ -36,7 +45,7 @@ def save_checkpoint(
     value = {
         "optimizer": ppo.optimizer.state_dict(),
         "scaler": ppo.scaler.state_dict() if ppo.scaler is not None else None,
-        "kl_coef": ppo.price.price,
+        "kl_coef": ppo.kl_coefficient.value,
         "random": random_states(),
     }
     save_state(place, STATE, value)
@@ -46,7 +55,7 @@ def save_checkpoint(
         steps=steps,
         learning_rate=ppo.optimizer.param_groups[0]["lr"],
         epoch=epoch,
-        mark=mark,
+        fingerprint=fingerprint,
     )
     numbered = sorted(
         folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2])
@@ -55,7 +64,7 @@ def save_checkpoint(
         shutil.rmtree(old, ignore_errors=True)
 
 
-def load_checkpoint(place: Path, ppo: Ppo) -> None:
+def load_checkpoint(place: Path, ppo: PPO) -> None:
     """Put everything back as it was when the checkpoint was written."""
     import torch
 
@@ -67,5 +76,5 @@ def load_checkpoint(place: Path, ppo: Ppo) -> None:
     ppo.optimizer.load_state_dict(value["optimizer"])
     if ppo.scaler is not None and value["scaler"] is not None:
         ppo.scaler.load_state_dict(value["scaler"])
-    ppo.price.price = value["kl_coef"]
-    restore_random(value["random"])
+    ppo.kl_coefficient.value = value["kl_coef"]
+    restore_random_states(value["random"])

@@ -1,32 +1,38 @@
-"""Which prompts an update takes, how fast it learns, and with which optimizer; each follows from
-the plan and the update's number alone.
+"""The prompts, the learning rate and the optimizer of an update; each depends on the plan and the
+number of the update alone.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from advisor.plan.model import Stage
 from trainers.ppo.roles import POLICY, VALUE, Roles
 
+Item = TypeVar("Item")
 
-def prompts_of(
-    step: int, prompts: Sequence[Any], *, size: int, seed: int, rank: int = 0, world: int = 1
-) -> list[Any]:
-    """The prompts of one update: the next ones of an endless stream that goes through all of them,
-    shuffled anew each time.
+
+def prompts_of_update(
+    step: int, prompts: Sequence[Item], *, size: int, seed: int, rank: int = 0, world: int = 1
+) -> list[Item]:
+    """The prompts of one update: the next of an endless stream of all prompts, shuffled anew each
+    time.
 
     Args:
-        step: From 0.
-        size: Prompts an update and process.
+        step: The number of the update, from 0.
+        prompts: All prompts.
+        size: Prompts per update and process.
+        seed: Of the order.
+        rank: Of this process.
+        world: The number of processes.
     """
     import torch
 
     first = (step * world + rank) * size
     orders: dict[int, list[int]] = {}
-    found = []
+    found: list[Item] = []
     for place in range(first, first + size):
         epoch, within = divmod(place, len(prompts))
         if epoch not in orders:
@@ -38,11 +44,10 @@ def prompts_of(
 
 
 def rate_share(step: int, steps: int, *, warmup: float, scheduler: str) -> float:
-    """The share of the learning rate that an update takes: never 0, since its answers have been
-    paid for.
+    """The share of the learning rate for an update: never 0, which would waste its answers.
 
     Args:
-        step: From 0.
+        step: The number of the update, from 0.
         warmup: Share of the steps, as in the plan.
     """
     warm = math.ceil(warmup * steps) if scheduler != "constant" else 0
@@ -55,14 +60,14 @@ def rate_share(step: int, steps: int, *, warmup: float, scheduler: str) -> float
 
 
 def set_rates(optimizer: Any, share: float) -> None:
-    """Give each group this share of its own learning rate."""
+    """Set each group to this share of its own learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = group["full_rate"] * share
 
 
-def optimizer_of(stage: Stage, options: Mapping[str, Any], roles: Roles) -> Any:
-    """The plan's optimizer over the policy's and the value's parameters, one group each, so that
-    each is clipped by its own norm.
+def make_optimizer(stage: Stage, options: Mapping[str, Any], roles: Roles) -> Any:
+    """The plan's optimizer over the parameters of policy and value, one group each, so that each is
+    clipped by its own norm.
     """
     import torch
 

@@ -1,7 +1,7 @@
-"""One update of PPO: answers are written and scored, every token gets its advantage, and policy and
-value take a few steps.
+"""One update of PPO: a rollout with its rewards, the advantage of every token, and a few gradient
+steps of policy and value.
 
-Dimensions: R answers of the update, T tokens of the longest, N answer tokens of a batch, end to
+Dimensions: R answers of the update, T tokens of the longest, N answer tokens of a batch laid end to
 end.
 """
 
@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from trainers.frame.types import Device, Tokenizer
 from trainers.ppo import math
 from trainers.ppo.roles import POLICY, REFERENCE, Roles
 from trainers.ppo.rollout import (
@@ -20,16 +21,17 @@ from trainers.ppo.rollout import (
     Batch,
     answer_mask,
     batches_of,
+    gather_answers,
     generate_answers,
-    lay_out,
-    take,
+    scatter_answers,
 )
+from trainers.prepare.prompts import Prompt
 from trainers.rewards.sources import Answer, Reward
 
 
 @dataclass(frozen=True, kw_only=True)
-class PpoSettings:
-    """What an update reads of the plan."""
+class PPOSettings:
+    """What an update takes from the plan."""
 
     micro_batch_size: int
     response_tokens: int
@@ -46,38 +48,34 @@ class PpoSettings:
     max_grad_norm: float = 1.0  # as transformers' trainers
 
     @classmethod
-    def of(cls, options: dict[str, Any], micro_batch_size: int) -> PpoSettings:
+    def of(cls, options: dict[str, Any], micro_batch_size: int) -> PPOSettings:
+        """From the options of a stage."""
         names = [name for name in cls.__dataclass_fields__ if name in options]
         return cls(micro_batch_size=micro_batch_size, **{name: options[name] for name in names})
 
 
 @dataclass(kw_only=True)
-class Ppo:
+class PPO:
     """Everything that updates change or use."""
 
     roles: Roles
-    settings: PpoSettings
-    price: math.KlPrice
+    settings: PPOSettings
+    kl_coefficient: math.KLCoefficient
     optimizer: Any
-    tokenizer: Any
+    tokenizer: Tokenizer
     stops: Sequence[int]
-    device: Any
+    device: Device
     autocast: Callable[[], Any]
-    reward: Reward | None = (
-        None  # a verifier, or the user's function; None: the reward model among the roles
-    )
+    reward: Reward | None = None  # a verifier or a function; None: the reward model of the roles
     scaler: Any = None
     say: Callable[[str], None] | None = None
-    mean: Callable[[Any], Any] | None = (
-        None  # over all processes of the run, where there are several
-    )
-    first_ratio_error: float = (
-        0.0  # of the last update's first minibatch: how far its ratios were from 1
-    )
+    mean: Callable[[Any], Any] | None = None  # over all processes of the run, if there are several
+    # How far the ratios of the last update's first minibatch were from 1.
+    first_ratio_error: float = 0.0
 
-    # ---------------------------------------------------------------- answers and their scores
+    # ---------------------------------------------------------------- rollout
 
-    def write(self, prompts: Sequence[Any], *, shortest: int = 0) -> Answers:
+    def generate(self, prompts: Sequence[Prompt], *, shortest: int = 0) -> Answers:
         """The policy's answers."""
         with self.roles.use(POLICY) as model:
             return generate_answers(
@@ -89,6 +87,7 @@ class Ppo:
             )  # fmt: skip
 
     def batches(self, answers: Answers) -> list[Batch]:
+        """The answers in batches of micro_batch_size."""
         return batches_of(
             answers,
             self.settings.micro_batch_size,
@@ -103,17 +102,17 @@ class Ppo:
             for ids, ended in zip(answers.ids, answers.ended, strict=True)
         ]
 
-    def scores(self, prompts: Sequence[Any], answers: Answers, batches: Sequence[Batch]) -> Any:
+    def scores(self, prompts: Sequence[Prompt], answers: Answers, batches: Sequence[Batch]) -> Any:
         """The reward of each answer, before any penalty: R, float32."""
         import torch
 
         if self.reward is not None:
-            asked = [
+            scored = [
                 Answer(row.prompt, text, row.answer, row.prompt_ids, ids)
                 for row, text, ids in zip(prompts, self.texts(answers), answers.ids, strict=True)
             ]
             return torch.tensor(
-                self.reward(asked, counts=False), dtype=torch.float32, device=self.device
+                self.reward(scored, counts=False), dtype=torch.float32, device=self.device
             )
         scores_R = torch.zeros(len(answers.ids), device=self.device)
         with torch.no_grad(), self.autocast():
@@ -123,39 +122,42 @@ class Ppo:
 
     # ---------------------------------------------------------------- one update
 
-    def update(self, prompts: Sequence[Any], *, shortest: int = 0) -> dict[str, float]:
-        """Learn from one answer to each prompt; what is shown of it."""
+    def update(self, prompts: Sequence[Prompt], *, shortest: int = 0) -> dict[str, float]:
+        """Train on one answer to each prompt; the numbers to record.
+
+        Args:
+            shortest: No stop token before so many tokens.
+        """
         import torch
 
         began = time.monotonic()
-        answers = self.write(prompts, shortest=shortest)
-        wrote_s = time.monotonic() - began
+        answers = self.generate(prompts, shortest=shortest)
+        rollout_s = time.monotonic() - began
         batches = self.batches(answers)
         mask_RT = answer_mask(answers, self.device)
         scores_R = self.scores(prompts, answers, batches)
-        with (
-            torch.no_grad(),
-            self.autocast(),
-        ):  # role by role, so that modules are switched three times and not thrice a batch
-            mine = [
+        # Role by role, so that modules are switched three times per update, not three times per
+        # batch.
+        with torch.no_grad(), self.autocast():
+            policy = [
                 self.roles.log_probs(POLICY, batch, self.settings.temperature, with_entropy=True)
                 for batch in batches
             ]
-            theirs = [
+            reference = [
                 self.roles.log_probs(REFERENCE, batch, self.settings.temperature)[0]
                 for batch in batches
             ]
-            worth = [self.roles.values(batch) for batch in batches]
+            values = [self.roles.values(batch) for batch in batches]
         old_RT, reference_RT, values_RT = (
-            lay_out(list(zip(batches, parts, strict=True)), mask_RT)
-            for parts in ([log_probs for log_probs, _ in mine], theirs, worth)
+            scatter_answers(list(zip(batches, parts, strict=True)), mask_RT)
+            for parts in ([log_probs for log_probs, _ in policy], reference, values)
         )
         ended_R = torch.tensor(answers.ended, device=self.device)
-        # Ouyang et al. 2022 and Huang et al. 2024 ("EOS trick"): an answer that does not end is
-        # worth less, whatever it says.
+        # Huang et al. 2024, "EOS trick": an answer that does not end is worth less, whatever it
+        # says.
         penalised_R = scores_R - self.settings.missing_end_penalty * (~ended_R)
         penalty_RT = math.kl_penalty(old_RT, reference_RT, mask_RT)
-        rewards_RT = math.token_rewards(penalised_R, penalty_RT, mask_RT, self.price.price)
+        rewards_RT = math.token_rewards(penalised_R, penalty_RT, mask_RT, self.kl_coefficient.value)
         if self.settings.whiten_rewards:
             rewards_RT = math.whiten(rewards_RT, mask_RT, keep_mean=True)
         advantages_RT, returns_RT = math.generalized_advantages(
@@ -169,7 +171,7 @@ class Ppo:
                 "reward_spread": float(scores_R.std(correction=0)),
                 "kl": float(math.masked_mean(penalty_RT, mask_RT)),
                 "kl_per_answer": float(penalty_RT.sum(1).mean()),
-                "entropy": float(torch.cat([entropy for _, entropy in mine]).mean()),
+                "entropy": float(torch.cat([entropy for _, entropy in policy]).mean()),
                 "explained_variance": float(
                     math.explained_variance(values_RT, returns_RT, mask_RT)
                 ),
@@ -181,10 +183,10 @@ class Ppo:
         seen |= {
             "loss": steps["policy_loss"] + steps["value_loss"],
             **steps,
-            "kl_coef": self.price.price,
+            "kl_coef": self.kl_coefficient.value,
         }
-        self.price.adapt(seen["kl_per_answer"], len(prompts))
-        return seen | {"writing_s": wrote_s, "learning_s": time.monotonic() - began - wrote_s}
+        self.kl_coefficient.adapt(seen["kl_per_answer"], len(prompts))
+        return seen | {"writing_s": rollout_s, "learning_s": time.monotonic() - began - rollout_s}
 
     def _learn(
         self,
@@ -194,8 +196,16 @@ class Ppo:
         advantages_RT: Any,
         returns_RT: Any,
     ) -> dict[str, float]:
-        """The inner epochs. Batches keep their rows, so that the first ratios are exactly 1; their
-        order changes.
+        """The epochs over the rollout; the means of what they showed.
+
+        Batches keep their rows, so that the first ratios are exactly 1; only their order changes.
+
+        Args:
+            batches: The rollout.
+            old_RT: Log-probabilities under the policy that generated the answers.
+            values_RT: The values before the update.
+            advantages_RT: Whitened.
+            returns_RT: What the values should be.
         """
         import torch
 
@@ -224,23 +234,25 @@ class Ppo:
         advantages_RT: Any,
         returns_RT: Any,
     ) -> dict[str, float]:
-        """Gradients of one minibatch.
+        """Compute the gradients of one minibatch; its losses and how far the policy has moved.
 
-        Policy and value share no weight that is trained, so each goes back by itself: one graph at
-        a time is held.
+        Policy and value share no trained weight, so each has its own backward pass: only one graph
+        is held at a time. Arguments as in `_learn`.
         """
         import torch
 
         c = self.settings
-        tokens = sum(batch.tokens for batch in minibatch)
-        if (
-            self.mean is not None
-        ):  # gradients are averaged over the processes, so each divides by the mean
-            tokens = float(self.mean(torch.tensor(float(tokens), device=self.device)))
+        tokens = float(sum(batch.tokens for batch in minibatch))
+        if self.mean is not None:
+            # Gradients are averaged over the processes, so each divides by the mean.
+            tokens = float(self.mean(torch.tensor(tokens, device=self.device)))
         total = dict.fromkeys(("policy_loss", "value_loss", "clip_fraction", "step_kl"), 0.0)
         error = 0.0
         for batch in minibatch:
-            old_N, advantages_N = take(old_RT, batch), take(advantages_RT, batch)
+            old_N, advantages_N = (
+                gather_answers(old_RT, batch),
+                gather_answers(advantages_RT, batch),
+            )
             with self.autocast():
                 new_N, _ = self.roles.log_probs(POLICY, batch, c.temperature)
             losses_N, ratio_N, clipped_N = math.policy_losses(
@@ -257,7 +269,10 @@ class Ppo:
                 values_N = self.roles.values(batch)
             loss = (
                 math.value_losses(
-                    values_N, take(values_RT, batch), take(returns_RT, batch), c.value_clip_range
+                    values_N,
+                    gather_answers(values_RT, batch),
+                    gather_answers(returns_RT, batch),
+                    c.value_clip_range,
                 ).sum()
                 / tokens
             )

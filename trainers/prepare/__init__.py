@@ -1,22 +1,22 @@
-"""Examples of a data file as what each objective trains on: templates, masks, lengths, the hold-out
-split and packing, once for all trainers.
+"""Examples of a data file as rows to train on: templates, masks, lengths, the split and packing, in
+one place for all trainers.
 
-A label of -100 is a token that is read but not learned. Only what the assistant says is learned, up
-to and including the token that ends its turn, so that the model learns to stop. Nothing is
-shortened or left out without a count.
+A label of -100 is a token that is read but not learned. Only the assistant's answers are learned,
+each up to and including the token that ends its turn, so that the model learns to stop. Whatever is
+shortened or left out is counted.
 
-| objective | kind | a row is |
+| kind | made from | a row is |
 | --- | --- | --- |
-| sft cpt orpo's answers | ANSWERS | Row: input_ids, labels |
-| dpo orpo rm | PAIRS | Pair: prompt_ids, chosen_ids, rejected_ids |
-| kto | FEEDBACK | Feedback: prompt_ids, completion_ids, label |
-| ppo grpo rloo | PROMPTS | Prompt: prompt_ids, messages, answer |
-| encoder | classes_kind(names) | Labelled: input_ids, label |
+| prepared.ANSWERS | conversations, texts | Row: input_ids, labels |
+| preference.PAIRS | chosen and rejected answers | Pair: prompt_ids, chosen_ids, rejected_ids |
+| preference.FEEDBACK | answers with feedback, pairs | Feedback: prompt_ids, completion_ids, label |
+| prompts.PROMPTS | anything with a question | Prompt: prompt_ids, answer |
+| classification.CLASSES | texts with a class | Labelled: input_ids, label |
 """
 
 from trainers.prepare.conversation import tokenise
 from trainers.prepare.length import fit_rows
-from trainers.prepare.packing import PackedBatches, columns, pack
+from trainers.prepare.packing import PackedBatches, dataset_columns, pack
 from trainers.prepare.prepared import ANSWERS, Kind, Prepared, prepare_stage_rows
 from trainers.prepare.row import IGNORED, Row
 from trainers.prepare.split import split_rows
@@ -30,7 +30,7 @@ __all__ = [
     "Prepared",
     "Row",
     "Templater",
-    "columns",
+    "dataset_columns",
     "fit_rows",
     "pack",
     "prepare_stage_rows",

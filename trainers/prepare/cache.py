@@ -1,8 +1,8 @@
 """Prepared rows kept in the run folder: the same data, tokenizer, settings and code give the same
-file, byte for byte, and are not prepared twice.
+file, byte for byte, so that no rows are prepared twice.
 
-One Arrow file a stage: a column for each field of a row, one that says train or holdout, and the
-counts and notes in its header. Nothing in it is executed when it is read.
+Each stage has one Arrow file: a column for each field of a row, a column for the split, and counts
+and notes in its header. Reading it executes nothing.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from trainers.prepare.row import ids_of
 
 SIDE = "holdout"
 ABOUT = b"prepared"
-# What decides how text becomes tokens, beside our own code.
+# Besides our own code, what decides how text becomes tokens.
 LIBRARIES = ("transformers", "tokenizers", "jinja2")
 
 
 @once
 def code_digest() -> str:
-    """Of our own code that prepares: another version prepares again."""
+    """A digest of the code that prepares rows: another version prepares them again."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
@@ -41,8 +41,8 @@ def code_digest() -> str:
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
-    """Of everything that turns conversations into tokens: vocabulary, rules, special tokens, chat
-    template.
+    """A digest of everything that turns conversations into tokens: vocabulary, rules, special
+    tokens, chat template.
     """
     own = {
         "rules": tokenizer.backend_tokenizer.to_str(),
@@ -53,7 +53,7 @@ def tokenizer_digest(tokenizer: Any) -> str:
 
 
 def prepared_digest(*, data: str, tokenizer: Any, kind: str, settings: Mapping[str, Any]) -> str:
-    """Of everything that prepared rows depend on."""
+    """A digest of everything that prepared rows depend on."""
     whole = {
         "data": data,
         "tokenizer": tokenizer_digest(tokenizer),
@@ -67,9 +67,10 @@ def prepared_digest(*, data: str, tokenizer: Any, kind: str, settings: Mapping[s
 def write_prepared(
     path: Path, data: Prepared[Any], kind: Kind[Any], *, chat_template: str | None
 ) -> None:
-    """Write the rows, whole or not at all.
+    """Write the rows, whole or not at all. Raises MachineNotReady if the disk does not take them.
 
-    `chat_template`: the one that was given to the tokenizer, where it had none.
+    Args:
+        chat_template: The template that was given to the tokenizer, if it had none.
     """
     import pyarrow as pa
 
@@ -106,9 +107,9 @@ def write_prepared(
 
 
 def read_written(path: Path, kind: Kind[Any], tokenizer: Any) -> Prepared[Any] | None:
-    """The rows of a file, or None where there is none that can be read.
+    """The rows of a file, or None if there is no such file or it cannot be read.
 
-    The tokenizer gets the chat template they were written with.
+    Gives the tokenizer the chat template that the rows were written with.
     """
     import pyarrow as pa
 
@@ -154,7 +155,7 @@ def _arrow_type(hint: Any) -> Any:
 
 
 def _lists(values: Sequence[Any]) -> Any:
-    """Token ids as one Arrow column, without a Python number for each of them."""
+    """Token ids as one Arrow column, without making a Python number of each."""
     import pyarrow as pa
 
     offsets = [0]

@@ -12,7 +12,7 @@ from typing import Any
 from advisor.data.example import Example
 from advisor.ground.errors import InputError
 from trainers.prepare.prepared import Kind
-from trainers.prepare.row import LeftOut, ids_of, normal, row_numbers, rows_word
+from trainers.prepare.row import LeftOut, ids_of, normalise_text, row_numbers, rows_word
 from trainers.prepare.template import Templater
 
 NO_CLASS = "no text with a class"
@@ -42,15 +42,15 @@ class Labelled:
 def label_rows(
     examples: Iterable[Example], templater: Templater, left: LeftOut
 ) -> Iterator[Labelled]:
-    """Every example with a class as a row, its class not numbered yet; what has none is counted in
-    `left`.
+    """Every example with a class as a row, its class not numbered yet; an example without one is
+    counted in `left`.
     """
     for example in examples:
         if example.text is None or example.label is None:
             left.add(example.row, NO_CLASS)
             continue
-        ids, _ = templater.encoded(example.text, special=True)
-        same = normal(example.text)
+        ids, _ = templater.encode(example.text, special=True)
+        same = normalise_text(example.text)
         yield Labelled(example.row, ids_of(ids), -1, example.label, example.text, same, same)
 
 
@@ -67,9 +67,9 @@ def class_names(names: Iterable[str]) -> list[str]:
 def number_classes(
     rows: list[Labelled], templater: Templater
 ) -> tuple[list[Labelled], list[str], int]:
-    """The rows with the numbers of their classes.
+    """(the rows with the numbers of their classes, notes, how many were left out).
 
-    Raises InputError where there is only one class.
+    Raises InputError if there is only one class.
     """
     names = class_names(row.name for row in rows)
     if len(names) < 2:
@@ -89,10 +89,10 @@ def number_classes(
             "classes with fewer than five rows:"
             f" {', '.join(rare[:10])}{' ...' if len(rare) > 10 else ''}"
         )
-    said: dict[str, set[str]] = {}
+    names_of_text: dict[str, set[str]] = {}
     for row in rows:
-        said.setdefault(row.text, set()).add(row.name)
-    contrary = [row.number for row in rows if len(said[row.text]) > 1]
+        names_of_text.setdefault(row.text, set()).add(row.name)
+    contrary = [row.number for row in rows if len(names_of_text[row.text]) > 1]
     if contrary:
         notes.append(
             f"{rows_word(len(contrary))} have the text of another row and another class"
@@ -102,9 +102,7 @@ def number_classes(
 
 
 def cut_text(row: Labelled, seq_len: int) -> Labelled:
-    """The row without the end of its text; the last token, which closes the text for encoders,
-    stays.
-    """
+    """The row with a shorter text. The last token stays: it closes the text for encoders."""
     return replace(row, input_ids=ids_of((*row.input_ids[: seq_len - 1], row.input_ids[-1])))
 
 
@@ -119,7 +117,7 @@ CLASSES: Kind[Labelled] = Kind(
 
 
 def names_of(rows: Iterable[Labelled]) -> list[str]:
-    """Class names, at their numbers."""
+    """The names of the classes, in the order of their numbers."""
     return class_names(row.name for row in rows)
 
 

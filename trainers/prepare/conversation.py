@@ -10,18 +10,18 @@ from typing import Any
 
 from advisor.data.example import Example, Message
 from advisor.ground.errors import InputError
-from trainers.prepare.row import IGNORED, LeftOut, Row, Unusable, ids_of, normal
+from trainers.prepare.row import IGNORED, LeftOut, Row, Unusable, ids_of, normalise_text
 from trainers.prepare.template import Templater
 
 NOTHING_LEARNED = "no token to learn: no answer, an empty one, or every answer has weight 0"
-NEITHER = "neither a conversation nor a text, which is what this objective learns from"
+NEITHER = "neither a conversation nor a text"
 BAD_ANSWER = "an answer that people rejected"
 NO_TURNS = "no conversation"
 
 
 def with_answer(example: Example) -> Example:
-    """The example as a conversation or text to learn: the class as the answer, the better answer of
-    a pair. Raises Unusable.
+    """The example as a conversation or text to learn: a class becomes the answer, and of a pair the
+    chosen answer. Raises Unusable.
     """
     if example.good is False:
         raise Unusable(BAD_ANSWER)
@@ -44,7 +44,7 @@ def with_answer(example: Example) -> Example:
 
 
 def answer_rows(examples: Iterable[Example], templater: Templater, left: LeftOut) -> Iterator[Row]:
-    """Every example as a row; what cannot be learned from is counted in `left`."""
+    """Every example as a row; an example with nothing to learn is counted in `left`."""
     for example in examples:
         try:
             row = answer_row(example, templater)
@@ -59,7 +59,7 @@ def answer_rows(examples: Iterable[Example], templater: Templater, left: LeftOut
 
 def answer_row(example: Example, templater: Templater) -> Row:
     """One example as a row. Raises Unusable."""
-    templater.begin()
+    templater.begin_row()
     example = with_answer(example)
     if not example.messages:
         return text_row(example, templater)
@@ -72,7 +72,7 @@ def answer_row(example: Example, templater: Templater) -> Row:
 def tokenise(examples: Iterable[Example], templater: Templater) -> list[Row]:
     """Every example as a row.
 
-    Raises InputError naming the rows, where more than a few hold nothing to learn.
+    Raises InputError, each row named, if more than a few have nothing to learn.
     """
     left, seen = LeftOut(), list(examples)
     rows = list(answer_rows(seen, templater, left))
@@ -85,11 +85,11 @@ def tokenise(examples: Iterable[Example], templater: Templater) -> list[Row]:
 def chat_row(example: Example, templater: Templater) -> Row:
     """A conversation: learned where the assistant speaks."""
     chat = templater.chat(example.messages, example.tools)
-    ids, learned = templater.masked(chat)
+    ids, learned = templater.tokenise(chat)
     last = example.messages[-1]
-    asked = example.messages[:-1] if last.role == "assistant" else example.messages
+    context = example.messages[:-1] if last.role == "assistant" else example.messages
     expected = last.content if last.role == "assistant" else ""
-    shown = asked[-1].content if asked else ""
+    shown = context[-1].content if context else ""
     return _row(
         example,
         ids,
@@ -97,30 +97,28 @@ def chat_row(example: Example, templater: Templater) -> Row:
         prompt=chat.prompt,
         shown=shown,
         expected=expected,
-        key=question_key(asked),
-        text=normal(chat.text),
+        key=question_key(context),
+        text=normalise_text(chat.text),
     )
 
 
-def question_key(asked: Iterable[Message]) -> str:
+def question_key(messages: Iterable[Message]) -> str:
     """Equal for conversations that ask the same, whatever the system text says."""
     return "\n".join(
-        f"{message.role}: {normal(message.content)}"
-        for message in asked
+        f"{message.role}: {normalise_text(message.content)}"
+        for message in messages
         if message.role != "system"
     )
 
 
 def plain_row(example: Example, templater: Templater) -> Row:
-    """Prompt and completion as they stand, where there is no template: learned from the completion
-    on.
-    """
+    """Prompt and completion without a template: plain text, of which the completion is learned."""
     prompt = "".join(message.content for message in example.messages[:-1])
     answer = example.messages[-1].content
     full, start = join_texts(prompt, answer)
-    ids, offsets = templater.encoded(full, special=True)
+    ids, offsets = templater.encode(full, special=True)
     learned = [templater.learn_all or (a >= start and b > a) for a, b in offsets]
-    templater.end(ids, learned)
+    templater.append_end_token(ids, learned)
     return _row(
         example,
         ids,
@@ -128,27 +126,25 @@ def plain_row(example: Example, templater: Templater) -> Row:
         prompt=prompt,
         shown=prompt,
         expected=answer,
-        key=normal(prompt),
-        text=normal(full),
+        key=normalise_text(prompt),
+        text=normalise_text(full),
     )
 
 
 def join_texts(prompt: str, answer: str) -> tuple[str, int]:
-    """Prompt and completion as one text with a space between them where neither brings one, and
-    where the completion begins.
+    """(prompt and completion as one text, where the completion begins), with a space between them
+    if neither brings one.
     """
     glue = "" if not prompt or prompt[-1].isspace() or answer[:1].isspace() else " "
     return prompt + glue + answer, len(prompt)
 
 
 def text_row(example: Example, templater: Templater) -> Row:
-    """Raw text: every token is learned, and the end token after the last, so that documents do not
-    run into each other.
-    """
+    """Raw text: every token is learned, and an end token after the last separates documents."""
     text = example.text or ""
-    ids, _ = templater.encoded(text, special=True)
+    ids, _ = templater.encode(text, special=True)
     learned = [True] * len(ids)
-    templater.end(ids, learned)
+    templater.append_end_token(ids, learned)
     return _row(
         example,
         ids,
@@ -157,8 +153,8 @@ def text_row(example: Example, templater: Templater) -> Row:
         prompt="",
         shown="",
         expected="",
-        key=normal(text),
-        text=normal(text),
+        key=normalise_text(text),
+        text=normalise_text(text),
     )
 
 

@@ -1,5 +1,5 @@
-"""Rows within seq_len: what is too long stops the run, is left out or is cut, as the plan says, and
-is always counted.
+"""Rows within seq_len: a row that is too long stops the run, is left out or is cut, as the plan
+says, and is always counted.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from trainers.prepare.row import IGNORED, SHOWN_ROWS, STOP_SHARE, Row, ids_of, r
 
 
 class Sized(Protocol):
-    """What every kind of prepared row tells."""
+    """What is read here of a prepared row, whatever its kind."""
 
     @property
     def number(self) -> int: ...
@@ -26,8 +26,8 @@ Cut = Callable[[Item, int], "Item | None"]
 
 
 @dataclass
-class Fitted(Generic[Item]):
-    """The rows within seq_len, and what became of the others."""
+class FittedRows(Generic[Item]):
+    """The rows within seq_len, and what happened to the others."""
 
     rows: list[Item] = field(default_factory=list)
     dropped: int = 0
@@ -37,16 +37,16 @@ class Fitted(Generic[Item]):
 
 
 def cut_row(row: Row, seq_len: int) -> Row | None:
-    """The row without its end; None where nothing to learn would be left."""
+    """The row without its end; None if nothing to learn would be left."""
     cut = replace(row, input_ids=row.input_ids[:seq_len], labels=row.labels[:seq_len])
     return cut if cut.learned else None
 
 
-def pieces(row: Row, seq_len: int) -> Iterator[Row]:
+def split_text(row: Row, seq_len: int) -> Iterator[Row]:
     """A text as pieces of at most `seq_len` tokens.
 
-    Each begins with the last token of the one before, which is read there and not learned again: so
-    every token of the text but its first is learned exactly once, and no piece is left with nothing
+    Each begins with the last token of the one before, which is read there and not learned again. So
+    every token of the text except its first is learned exactly once, and every piece has something
     to predict.
     """
     for start in range(0, row.tokens - 1, seq_len - 1):
@@ -63,22 +63,22 @@ def fit_rows(
     *,
     seq_len: int,
     truncation: str,
-    cut: Cut[Item] | None = cut_row,
+    cut: Cut[Item] | None = None,
     unit: str = "rows",
     limit: str = "seq_len",
-) -> Fitted[Item]:
+) -> FittedRows[Item]:
     """The rows within `seq_len`.
 
-    Raises InputError where too many are over it and the plan does not say what to do.
+    Raises InputError if too many are over it and the plan does not say what to do.
 
     Args:
         truncation: stop | drop | truncate, as in the plan.
-        cut: Makes a row shorter, or says None where nothing would be left of it. None: rows of this
-            kind are never cut.
-        unit: What the rows are called where people read it.
-        limit: What `seq_len` is called there.
+        cut: Shortens a row to so many tokens; None if nothing would be left of it. Without it,
+            rows of this kind are never cut.
+        unit: What messages call the rows.
+        limit: What messages call `seq_len`.
     """
-    result: Fitted[Item] = Fitted()
+    result: FittedRows[Item] = FittedRows()
     long = [row for row in rows if row.tokens > seq_len and not getattr(row, "document", False)]
     if truncation == "stop" and len(long) > STOP_SHARE * len(rows):
         lengths = sorted(row.tokens for row in rows)
@@ -99,7 +99,7 @@ def fit_rows(
             result.rows.append(row)
         elif isinstance(row, Row) and row.document:
             result.split += 1
-            result.rows.extend(pieces(row, seq_len))  # type: ignore[arg-type]
+            result.rows.extend(split_text(row, seq_len))  # type: ignore[arg-type]  # Item is Row here
         elif truncation == "truncate" and cut is not None:
             shorter = cut(row, seq_len)
             if shorter is None:
@@ -128,7 +128,7 @@ def fit_rows(
         )
     if result.split:
         result.notes.append(
-            f"{result.split:,} texts were parted into pieces of {limit} {seq_len}; every token is"
+            f"{result.split:,} texts were split into pieces of {limit} {seq_len}; every token is"
             " still learned once"
         )
     if not result.rows:
@@ -137,6 +137,3 @@ def fit_rows(
             hint=f"the shortest has {min(row.tokens for row in rows):,} tokens",
         )
     return result
-
-
-__all__ = ["Fitted", "cut_row", "fit_rows", "pieces"]

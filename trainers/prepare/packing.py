@@ -3,8 +3,11 @@ batches, and a check on the model.
 
 Positions begin again with every row. Flash attention takes the bounds of the rows, which TRL's flat
 batches bring. Without it, transformers makes a block-diagonal mask from the positions, provided
-there is no attention mask; then each bin keeps a line of its own in the batch, since one flat line
-would be as many times more costly as there are bins in it.
+there is no attention mask. Then each bin stays a line of its own in the batch: attention over one
+flat line of all bins would cost as many times more as there are bins.
+
+Dimensions: B bins of a batch, T tokens of the longest bin, S tokens of two rows laid end to end, V
+vocabulary.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ from typing import Any
 from advisor.ground.errors import InputError
 from trainers.prepare.row import IGNORED, Row
 
-# between a row alone and the same row behind another; a look across rows changes it by far more
+# Largest difference between a row alone and the same row behind another. If rows see each other, it
+# is far larger.
 SAME_LOG_PROBS = 0.05
 
 
@@ -36,8 +40,14 @@ def pack(rows: Sequence[Row], seq_len: int) -> list[tuple[Row, ...]]:
     return [tuple(group) for group in bins]
 
 
-def columns(groups: Sequence[Sequence[Row]], *, lengths: bool) -> dict[str, list[list[int]]]:
-    """The columns of the trainer's dataset, one entry per group of rows laid end to end."""
+def dataset_columns(
+    groups: Sequence[Sequence[Row]], *, lengths: bool
+) -> dict[str, list[list[int]]]:
+    """The columns of the trainer's dataset, one entry per group of rows laid end to end.
+
+    Args:
+        lengths: Also the length of each row in its group (`seq_lengths`).
+    """
     table: dict[str, list[list[int]]] = {
         "input_ids": [[token for row in group for token in row.input_ids] for group in groups],
         # The first token of a row must not be predicted from the row before it.
@@ -51,8 +61,10 @@ def columns(groups: Sequence[Sequence[Row]], *, lengths: bool) -> dict[str, list
 
 
 class PackedBatches:
-    """Collator for packed rows where there is no flash attention: one line a bin, positions that
-    begin again, no attention mask.
+    """Collator for packed rows without flash attention: one line per bin, positions that begin
+    again with each row, no attention mask.
+
+    Gives input_ids_BT, labels_BT and position_ids_BT.
     """
 
     def __init__(self, pad_id: int) -> None:
@@ -63,8 +75,8 @@ class PackedBatches:
 
         width = max(len(example["input_ids"]) for example in examples)
         shape = (len(examples), width)
-        # Padding has position 0 throughout: to the mask each of its tokens is a row of its own,
-        # which nobody looks at.
+        # Padding has position 0 throughout, so that the mask takes each of its tokens for a row of
+        # its own, which no other token sees.
         batch = {
             "input_ids": torch.full(shape, self.pad_id),
             "labels": torch.full(shape, IGNORED),
@@ -81,9 +93,8 @@ class PackedBatches:
 
 
 def check_packing(model: Any, rows: Sequence[Row], *, stage: str, attention: str) -> None:
-    """Two short rows, packed as the trainer packs them, must come out as they do alone.
-
-    Raises InputError.
+    """Raise InputError if two short rows, packed as the trainer packs them, get other
+    log-probabilities than alone.
     """
     import torch
 
@@ -94,30 +105,35 @@ def check_packing(model: Any, rows: Sequence[Row], *, stage: str, attention: str
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        together = packed_logits(model, (first, second), flash=attention.startswith("flash"))[
-            first.tokens :
-        ]
-        alone = model(
+        logits_SV = packed_logits(model, (first, second), flash=attention.startswith("flash"))
+        together_TV = logits_SV[first.tokens :]
+        alone_TV = model(
             input_ids=torch.tensor([list(second.input_ids)], device=device), use_cache=False
         ).logits[0]
     model.train(was_training)
-    one, other = (torch.log_softmax(logits.float(), dim=-1) for logits in (together, alone))
-    gap = float((one - other).abs()[other > -10].max())
+    packed_TV, other_TV = (
+        torch.log_softmax(logits.float(), dim=-1) for logits in (together_TV, alone_TV)
+    )
+    gap = float((packed_TV - other_TV).abs()[other_TV > -10].max())
     if not gap <= SAME_LOG_PROBS:
         raise InputError(
             f"stage {stage}: packing cannot be used: with attention {attention} on {device.type}"
             f" this model lets packed rows see each other (log-probabilities move by {gap:.2g})",
-            allowed="attention: flash_attention_2 on a CUDA card",
+            allowed="attention: flash_attention_2 on a CUDA GPU",
             hint="set packing: false",
         )
 
 
 def packed_logits(model: Any, rows: Sequence[Row], *, flash: bool = False) -> Any:
-    """The model's logits over rows packed into one sequence."""
+    """The model's logits over rows packed into one sequence: S, V.
+
+    Args:
+        flash: Also give the bounds of the rows, as flash attention takes them.
+    """
     import torch
 
     device = next(model.parameters()).device
-    group = columns([tuple(rows)], lengths=True)
+    group = dataset_columns([tuple(rows)], lengths=True)
     example = {name: column[0] for name, column in group.items()}
     batch = PackedBatches(0)([example])
     inputs = {name: batch[name].to(device) for name in ("input_ids", "position_ids")}

@@ -1,20 +1,28 @@
-"""Two answers to one question, and answers that people liked or did not, as token ids with a prompt
-that is the same for both.
+"""Pairs of a chosen and a rejected answer, and single answers with feedback, as token ids behind
+one prompt.
 
-The columns are those that TRL's DPO, reward and KTO trainers batch: the chat template is applied
-here, once, and never again.
+The columns are those that TRL's DPO, reward and KTO trainers batch. The chat template is applied
+once, here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from advisor.data.example import Example, Message
 from trainers.prepare.conversation import NO_TURNS, join_texts, question_key
 from trainers.prepare.prepared import Kind
-from trainers.prepare.row import LeftOut, Unusable, ids_of, normal, row_numbers, rows_word
+from trainers.prepare.row import (
+    IGNORED,
+    LeftOut,
+    Unusable,
+    ids_of,
+    normalise_text,
+    row_numbers,
+    rows_word,
+)
 from trainers.prepare.template import Templater
 
 NO_PAIR = "no pair of a better and a worse answer"
@@ -25,7 +33,7 @@ OTHER_QUESTION = "the two answers do not follow the same text"
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A better and a worse answer to one prompt."""
+    """A chosen and a rejected answer to one prompt."""
 
     number: int
     prompt_ids: Sequence[int]
@@ -43,7 +51,7 @@ class Pair:
 
     @property
     def input_ids(self) -> Sequence[int]:
-        """The prompt with the better answer: one text, where one is wanted."""
+        """The prompt with the chosen answer, for checks that need one text."""
         return [*self.prompt_ids, *self.chosen_ids]
 
     @property
@@ -53,7 +61,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """An answer and whether people liked it."""
+    """An answer and the feedback to it: True for an answer that people liked."""
 
     number: int
     prompt_ids: Sequence[int]
@@ -78,7 +86,7 @@ class Feedback:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class TokenisedAnswer:
     """A prompt and one answer to it, as token ids."""
 
     prompt_ids: list[int]
@@ -88,48 +96,48 @@ class Answered:
 
 
 def tokenise_answer(
-    asked: Sequence[Message], answer: Sequence[Message], example: Example, templater: Templater
-) -> Answered:
+    context: Sequence[Message], answer: Sequence[Message], example: Example, templater: Templater
+) -> TokenisedAnswer:
     """A prompt and one answer to it. Raises Unusable."""
-    if not asked or not answer:
+    if not context or not answer:
         raise Unusable(NO_TURNS)
     if example.plain and not templater.own_template:
-        prompt = "".join(message.content for message in asked)
+        prompt = "".join(message.content for message in context)
         text, start = join_texts(prompt, "".join(message.content for message in answer))
-        ids, offsets = templater.encoded(text, special=True)
+        ids, offsets = templater.encode(text, special=True)
         learned = [a >= start and b > a for a, b in offsets]
-        templater.end(ids, learned)
+        templater.append_end_token(ids, learned)
         split = learned.index(True)
-        return Answered(ids[:split], ids[split:], prompt, text)
+        return TokenisedAnswer(ids[:split], ids[split:], prompt, text)
     templater.use_plain_template()
     chat = templater.chat(
-        (*asked, *(replace(message, weight=1.0) for message in answer)),
+        (*context, *(replace(message, weight=1.0) for message in answer)),
         example.tools,
-        since=len(asked),
+        since=len(context),
     )
-    ids, learned = templater.masked(chat)
+    ids, learned = templater.tokenise(chat)
     if not any(learned):
         raise Unusable(NO_TURNS)
     first, last = learned.index(True), len(learned) - learned[::-1].index(True)
-    # What the template writes after the end of the last turn is no part of the answer: no model
+    # What the template writes after the end of the last turn is not part of the answer: no model
     # writes it.
-    return Answered(
+    return TokenisedAnswer(
         ids[:first], ids[first:last], chat.text[: chat.spans[0][0]], chat.text[: chat.spans[-1][1]]
     )
 
 
-def pairs(examples: Iterable[Example], templater: Templater, left: LeftOut) -> Iterator[Pair]:
-    """Every example with two answers as a pair; what is none is counted in `left`."""
+def pair_rows(examples: Iterable[Example], templater: Templater, left: LeftOut) -> Iterator[Pair]:
+    """Every example with two answers as a pair; any other is counted in `left`."""
     for example in examples:
         try:
-            yield pair(example, templater)
+            yield tokenise_pair(example, templater)
         except Unusable as error:
             left.add(example.row, *error.args)
 
 
-def pair(example: Example, templater: Templater) -> Pair:
+def tokenise_pair(example: Example, templater: Templater) -> Pair:
     """One example as a pair. Raises Unusable."""
-    templater.begin()
+    templater.begin_row()
     if not example.chosen or not example.rejected:
         raise Unusable(NO_PAIR)
     chosen, rejected = (
@@ -140,7 +148,7 @@ def pair(example: Example, templater: Templater) -> Pair:
         raise Unusable(OTHER_QUESTION)
     prompt_ids = chosen.prompt_ids
     if prompt_ids != rejected.prompt_ids:
-        # A token that reaches over the border belongs to the answer in both.
+        # A token that spans the border belongs to the answer on both sides.
         size = next(
             (
                 place
@@ -156,34 +164,34 @@ def pair(example: Example, templater: Templater) -> Pair:
         )
     if chosen.answer_ids == rejected.answer_ids:
         raise Unusable(SAME_ANSWERS)
-    said = [assistant_text(side) for side in (example.chosen, example.rejected)]
+    texts = [assistant_text(side) for side in (example.chosen, example.rejected)]
     return Pair(
         number=example.row,
         prompt_ids=ids_of(prompt_ids),
         chosen_ids=ids_of(chosen.answer_ids),
         rejected_ids=ids_of(rejected.answer_ids),
         shown=example.messages[-1].content,
-        chosen=said[0],
-        rejected=said[1],
+        chosen=texts[0],
+        rejected=texts[1],
         key=question_key(example.messages),
-        # The same for a pair and its reverse, which must not stand on both sides of the split.
-        text=normal(chosen.prompt) + "\n" + "\n".join(sorted(map(normal, said))),
+        # The same for a pair and its reverse: the split must not separate them.
+        text=normalise_text(chosen.prompt) + "\n" + "\n".join(sorted(map(normalise_text, texts))),
     )
 
 
-def _shorter(side: Answered, size: int) -> Answered:
+def _shorter(side: TokenisedAnswer, size: int) -> TokenisedAnswer:
     return replace(
         side, prompt_ids=side.prompt_ids[:size], answer_ids=side.prompt_ids[size:] + side.answer_ids
     )
 
 
 def assistant_text(messages: Sequence[Message]) -> str:
-    """What the assistant says in these turns, for people."""
+    """What the assistant says in these messages, as people read it."""
     return "\n".join(message.content for message in messages if message.role == "assistant")
 
 
 def cut_pair(row: Pair, seq_len: int) -> Pair | None:
-    """The pair with both answers cut at their end; None where one would be gone or both would be
+    """The pair with both answers cut at their end; None if that would leave one empty or make both
     the same.
     """
     room = seq_len - len(row.prompt_ids)
@@ -196,7 +204,9 @@ def cut_pair(row: Pair, seq_len: int) -> Pair | None:
 
 
 def review_pairs(rows: list[Pair], templater: Templater) -> tuple[list[Pair], list[str], int]:
-    """The pairs, and a note on those that are there in both directions."""
+    """(the pairs, notes, how many were left out), with a note on pairs that are there in both
+    directions.
+    """
     ways: dict[str, set[tuple[int, ...]]] = {}
     for row in rows:
         ways.setdefault(row.text, set()).add(tuple(row.chosen_ids))
@@ -215,21 +225,21 @@ def review_pairs(rows: list[Pair], templater: Templater) -> tuple[list[Pair], li
 def feedback_rows(
     examples: Iterable[Example], templater: Templater, left: LeftOut
 ) -> Iterator[Feedback]:
-    """Every example with a verdict as a row; a pair gives two, its better answer liked and its
-    worse one not.
+    """Every example with feedback as a row; a pair gives two, its chosen answer liked and its
+    rejected one not.
     """
     for example in examples:
         try:
-            yield from feedback(example, templater)
+            yield from tokenise_feedback(example, templater)
         except Unusable as error:
             left.add(example.row, *error.args)
 
 
-def feedback(example: Example, templater: Templater) -> list[Feedback]:
-    """The answers of one example with their verdicts. Raises Unusable."""
-    templater.begin()
+def tokenise_feedback(example: Example, templater: Templater) -> list[Feedback]:
+    """The answers of one example with their feedback. Raises Unusable."""
+    templater.begin_row()
     if example.chosen and example.rejected:
-        both = pair(example, templater)
+        both = tokenise_pair(example, templater)
         sides = ((both.chosen_ids, True, both.chosen), (both.rejected_ids, False, both.rejected))
         return [
             Feedback(
@@ -238,27 +248,26 @@ def feedback(example: Example, templater: Templater) -> list[Feedback]:
                 ids,
                 label,
                 both.shown,
-                said,
+                answer,
                 both.key,
                 f"{both.text}\n{label}",
             )
-            for ids, label, said in sides
+            for ids, label, answer in sides
         ]
     if example.good is None:
         raise Unusable(NO_VERDICT)
-    asked, answer = split_last_answer(example.messages)
-    side = tokenise_answer(asked, answer, example, templater)
-    said = assistant_text(answer)
+    context, last = split_last_answer(example.messages)
+    side = tokenise_answer(context, last, example, templater)
     return [
         Feedback(
             example.row,
             ids_of(side.prompt_ids),
             ids_of(side.answer_ids),
             example.good,
-            asked[-1].content,
-            said,
-            question_key(asked),
-            normal(side.text),
+            context[-1].content,
+            assistant_text(last),
+            question_key(context),
+            normalise_text(side.text),
         )
     ]
 
@@ -266,7 +275,7 @@ def feedback(example: Example, templater: Templater) -> list[Feedback]:
 def split_last_answer(
     messages: Sequence[Message],
 ) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
-    """The conversation before the last answer, and that answer."""
+    """(the conversation before the last answer, that answer)."""
     last = max(
         (index for index, message in enumerate(messages) if message.role == "assistant"),
         default=len(messages),
@@ -275,7 +284,7 @@ def split_last_answer(
 
 
 def cut_feedback(row: Feedback, seq_len: int) -> Feedback | None:
-    """The row with its answer cut at the end; None where it would be gone."""
+    """The row with its answer cut at the end; None if it would be gone."""
     room = seq_len - len(row.prompt_ids)
     return replace(row, completion_ids=row.completion_ids[:room]) if room > 0 else None
 
@@ -283,7 +292,7 @@ def cut_feedback(row: Feedback, seq_len: int) -> Feedback | None:
 def review_feedback(
     rows: list[Feedback], templater: Templater
 ) -> tuple[list[Feedback], list[str], int]:
-    """The rows, and a note where all verdicts are the same."""
+    """(the rows, notes, how many were left out), with a note on how many answers people liked."""
     liked = sum(row.label for row in rows)
     if 0 < liked < len(rows):
         return rows, [f"{liked:,} answers people liked, {len(rows) - liked:,} they did not"], 0
@@ -295,7 +304,7 @@ def review_feedback(
 
 
 PAIRS: Kind[Pair] = Kind(
-    name="pairs", row=Pair, build=pairs, cut=cut_pair, unit="pairs", review=review_pairs
+    name="pairs", row=Pair, build=pair_rows, cut=cut_pair, unit="pairs", review=review_pairs
 )
 FEEDBACK: Kind[Feedback] = Kind(
     name="feedback", row=Feedback, build=feedback_rows, cut=cut_feedback, review=review_feedback
@@ -306,7 +315,7 @@ FEEDBACK: Kind[Feedback] = Kind(
 
 
 def preference_columns(rows: Sequence[Pair]) -> dict[str, list[list[int]]]:
-    """What TRL's DPO and ORPO trainers batch."""
+    """What TRL's DPO trainer batches, and our `with_tokenised_pairs` reads."""
     return {
         "prompt_ids": [list(row.prompt_ids) for row in rows],
         "chosen_ids": [list(row.chosen_ids) for row in rows],
@@ -327,14 +336,14 @@ def feedback_columns(rows: Sequence[Feedback], *, batch: int) -> dict[str, list[
 
     Args:
         batch: Rows that go through one device at once. Each prompt also gets the answer of the row
-            before it in its batch,
-            from which KTO estimates how far the model has moved (arXiv:2402.01306, section 4.1).
+            before it in its batch, from which KTO estimates how far the model has moved
+            (arXiv:2402.01306, section 4.1).
     """
     answers = [list(row.completion_ids) for row in rows]
     groups = [answers[start : start + batch] for start in range(0, len(answers), batch)]
     turned = [answer for group in groups for answer in [group[-1], *group[:-1]]]
     if len(groups) > 1 and len(groups[-1]) == 1:
-        turned[-1] = groups[-2][-1]  # alone in its batch: its own answer would tell nothing
+        turned[-1] = groups[-2][-1]  # alone in its batch: its own answer says nothing
     return {
         "prompt_ids": [list(row.prompt_ids) for row in rows],
         "completion_ids": answers,
@@ -343,12 +352,33 @@ def feedback_columns(rows: Sequence[Feedback], *, batch: int) -> dict[str, list[
     }
 
 
-def reading_prepared_rows(trainer: type) -> type:
-    """TRL's trainer class, taking rows as they are instead of writing the chat template around them
-    again.
+def with_prepared_rows(trainer: type) -> type:
+    """TRL's trainer class without its preparation of rows, which would apply the chat template a
+    second time.
     """
 
     def _prepare_dataset(self: Any, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         return dataset
 
     return type(f"Prepared{trainer.__name__}", (trainer,), {"_prepare_dataset": _prepare_dataset})
+
+
+def with_tokenised_pairs(trainer: type) -> type:
+    """One of TRL's trainers that tokenise pairs themselves (ORPO, CPO), reading the token ids of
+    `preference_columns` instead of text.
+    """
+
+    def tokenize_row(self: Any, feature: Mapping[str, Any], model: Any = None) -> dict[str, Any]:
+        prompt = list(feature["prompt_ids"])
+        row: dict[str, Any] = {
+            "prompt_input_ids": prompt,
+            "prompt_attention_mask": [1] * len(prompt),
+        }
+        for side in ("chosen", "rejected"):
+            answer = list(feature[f"{side}_ids"])
+            row[f"{side}_input_ids"] = prompt + answer
+            row[f"{side}_attention_mask"] = [1] * (len(prompt) + len(answer))
+            row[f"{side}_labels"] = [IGNORED] * len(prompt) + answer
+        return row
+
+    return type(f"Tokenised{trainer.__name__}", (trainer,), {"tokenize_row": tokenize_row})

@@ -1,5 +1,5 @@
-"""All rows of a stage: built, within seq_len, parted into training and hold-out, with what became
-of the others.
+"""All rows of a stage: built, fitted into seq_len and split into training and held-out rows, with a
+record of the others.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from advisor.data.example import Example
 from advisor.ground.errors import InputError
+from advisor.plan.record import DataCounts
 from trainers.prepare.conversation import answer_rows
 from trainers.prepare.length import Cut, cut_row, fit_rows
 from trainers.prepare.row import LeftOut, Row, ids_of, rows_word
@@ -41,15 +42,14 @@ Build = Callable[[Iterable[Example], Templater, LeftOut], Iterator[Item]]
 class Kind(Generic[Item]):
     """One kind of rows: what an objective trains on."""
 
-    name: str  # of the kind in the cache, and in messages
+    name: str  # in the cache and in messages
     row: type[Item]
     build: Build[Item]
     cut: Cut[Item] | None
     unit: str = "rows"
-    limit: str = "seq_len"  # what bounds a row, where people read it
-    review: Callable[[list[Item], Templater], tuple[list[Item], list[str], int]] | None = (
-        None  # all rows -> (kept, notes, left out)
-    )
+    limit: str = "seq_len"  # what messages call the longest length
+    # all rows -> (the rows to keep, notes, how many were left out)
+    review: Callable[[list[Item], Templater], tuple[list[Item], list[str], int]] | None = None
     stratum: Callable[[Item], object] | None = None
 
 
@@ -58,37 +58,47 @@ ANSWERS: Kind[Row] = Kind(name="answers", row=Row, build=answer_rows, cut=cut_ro
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared(Generic[Item]):
-    """The rows of one stage, and what became of those that are not in it."""
+    """The rows of one stage, and what happened to the rows that are not in it."""
 
     train: tuple[Item, ...]
     holdout: tuple[Item, ...]
     rows: int  # in the file
     dropped: int = 0
     truncated: int = 0
-    split: int = 0  # raw texts parted into several sequences, nothing lost
+    split: int = 0  # raw texts split into several sequences, nothing lost
     notes: tuple[str, ...] = ()
     template: str = ""  # where the chat template came from
     turn_ends: tuple[int, ...] = ()  # tokens that end a turn: generation must stop at them
     digest: str = ""  # of everything the rows depend on
 
-    def counts(self) -> dict[str, Any]:
+    def counts(self) -> DataCounts:
         """The numbers for result.json."""
-        return {
-            "rows": self.rows,
-            "train_rows": len(self.train),
-            "holdout_rows": len(self.holdout),
-            "dropped": self.dropped,
-            "truncated": self.truncated,
-            "split": self.split,
-            "tokens": sum(row.tokens for row in self.train),
-            "learned_tokens": sum(row.learned for row in self.train),
-            "longest": max(row.tokens for row in self.train),
-            "template": self.template,
-            "notes": self.notes,
-        }
+        return DataCounts(
+            rows=self.rows,
+            train_rows=len(self.train),
+            holdout_rows=len(self.holdout),
+            dropped=self.dropped,
+            truncated=self.truncated,
+            split=self.split,
+            tokens=self.tokens,
+            learned_tokens=self.learned_tokens,
+            longest=max(row.tokens for row in self.train),
+            template=self.template,
+            notes=self.notes,
+        )
 
-    def noted(self, *, rows: int, dropped: int, notes: Iterable[str]) -> Prepared[Item]:
-        """The same with what happened to rows before they came here."""
+    @property
+    def tokens(self) -> int:
+        """Tokens of the rows trained on."""
+        return sum(row.tokens for row in self.train)
+
+    @property
+    def learned_tokens(self) -> int:
+        """Those of them that the loss counts."""
+        return sum(row.learned for row in self.train)
+
+    def with_file_counts(self, *, rows: int, dropped: int, notes: Iterable[str]) -> Prepared[Item]:
+        """The same with what happened to rows while the file was read."""
         return replace(self, rows=rows, dropped=self.dropped + dropped, notes=(*notes, *self.notes))
 
 
@@ -104,9 +114,16 @@ def prepare_stage_rows(
 ) -> Prepared[Any]:
     """All rows of a stage, ready to train on.
 
-    Raises InputError where too many cannot be, each row named.
+    Raises InputError, each row named, if too many cannot be trained on.
+
+    Args:
+        seq_len: The longest row, in tokens.
+        truncation: stop | drop | truncate, as in the plan.
+        holdout: The share of rows to hold out.
+        seed: Of the split.
+        kind: What the objective trains on.
     """
-    left, seen = LeftOut(), _Counted(examples)
+    left, seen = LeftOut(), _CountedExamples(examples)
     rows = list(kind.build(seen, templater, left))
     left.raise_if_too_many(seen.count)
     if not rows:
@@ -126,7 +143,7 @@ def prepare_stage_rows(
         *(f"{rows_word(count)}: {text}" for text, count in templater.notes.items()),
     ]
     if holdout > 0 and not held:
-        notes.append("nothing is held out: there are too few rows that differ")
+        notes.append("nothing is held out: there are too few different rows")
     texts_alone = all(getattr(row, "document", False) for row in rows)
     return Prepared(
         train=tuple(train),
@@ -142,9 +159,7 @@ def prepare_stage_rows(
 
 
 def rows_digest(rows: Iterable[Row]) -> str:
-    """Of what is trained on: equal for equal tokens and labels in equal order, whatever made
-    them.
-    """
+    """A digest of what is trained on: equal for equal tokens and labels in equal order."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(ids_of(row.input_ids).tobytes())
@@ -152,8 +167,8 @@ def rows_digest(rows: Iterable[Row]) -> str:
     return digest.hexdigest()
 
 
-class _Counted:
-    """Examples that are counted while they pass."""
+class _CountedExamples:
+    """Examples, counted while they are read."""
 
     def __init__(self, examples: Iterable[Example]) -> None:
         self.examples, self.count = examples, 0

@@ -1,4 +1,4 @@
-"""One training sequence as token ids and labels, and the record of rows that are not trained on."""
+"""One training sequence as token ids and labels, and a count of rows that cannot be trained on."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from advisor.ground.errors import Fault, InputError
 
 IGNORED = -100  # the label of a token that is read but not learned
-# More unusable or over-long rows than this: stop and ask. advisor.data refuses a file at the same
-# share.
+# With more unusable or over-long rows than this the run stops. advisor.data refuses a file at the
+# same share.
 STOP_SHARE = 0.05
 SHOWN_ROWS = 20
 
@@ -19,7 +19,7 @@ SHOWN_ROWS = 20
 class Unusable(Exception):
     """A row that cannot be trained on, and why.
 
-    Caught where rows are counted; it never ends a run by itself.
+    Caught by whoever counts rows; it never ends a run.
     """
 
 
@@ -32,16 +32,15 @@ def ids_of(numbers: Iterable[int]) -> array[int]:
 class Row:
     """One training sequence."""
 
-    number: int  # of the row in the data file, from 1
+    number: int  # the row's number in the data file, from 1
     input_ids: Sequence[int]
     labels: Sequence[int]
-    # what a model is asked, as the template writes it, for sample answers; empty for raw text
-    prompt: str
-    shown: str  # the last question of it, for people
+    prompt: str  # as the template writes it, for sample answers; empty for raw text
+    shown: str  # the last question of the prompt, for people
     expected: str
     key: str  # equal for rows that ask the same
     text: str  # equal for rows that say the same
-    document: bool = False  # raw text, or a piece of it: may be parted without loss
+    document: bool = False  # raw text, or a piece of it: can be split without loss
 
     @property
     def tokens(self) -> int:
@@ -49,12 +48,11 @@ class Row:
 
     @property
     def learned(self) -> int:
-        return sum(
-            label != IGNORED for label in self.labels[1:]
-        )  # the first token is never predicted
+        # The first token is never predicted.
+        return sum(label != IGNORED for label in self.labels[1:])
 
 
-def normal(text: str) -> str:
+def normalise_text(text: str) -> str:
     """The text for comparison: case, white space and the many ways to write one character make no
     difference.
     """
@@ -62,6 +60,7 @@ def normal(text: str) -> str:
 
 
 def rows_word(count: int) -> str:
+    """'1 row' or '4 rows'."""
     return f"{count:,} row{'' if count == 1 else 's'}"
 
 
@@ -80,16 +79,15 @@ class LeftOut:
 
     counts: dict[str, int] = field(default_factory=dict)
     rows: dict[str, list[int]] = field(default_factory=dict)  # the first twenty of each reason
-    first: list[tuple[int, str]] = field(
-        default_factory=list
-    )  # the first twenty, with what exactly was wrong
+    # the first twenty, with what exactly was wrong
+    first: list[tuple[int, str]] = field(default_factory=list)
 
     @property
     def total(self) -> int:
         return sum(self.counts.values())
 
     def add(self, number: int, reason: str, detail: str = "") -> None:
-        """Count a row. `detail` says more than the reason, where it differs from row to row."""
+        """Count a row. `detail` is the part of the reason that differs from row to row."""
         self.counts[reason] = self.counts.get(reason, 0) + 1
         rows = self.rows.setdefault(reason, [])
         if len(rows) < SHOWN_ROWS:
@@ -105,7 +103,7 @@ class LeftOut:
         ]
 
     def raise_if_too_many(self, seen: int) -> None:
-        """Raises InputError, each row named, where more than 5 % of the rows cannot be used."""
+        """Raise InputError, each row named, if more than 5 % of the rows cannot be used."""
         if self.total <= STOP_SHARE * seen:
             return
         faults = [Fault(what=f"row {number}: {text}") for number, text in self.first]
@@ -121,5 +119,5 @@ class LeftOut:
         last = Fault(
             what=what, allowed=f"up to {STOP_SHARE:.0%} may be left out, with a count", hint=hint
         )
-        # The sum stands where it is seen even if there are more faults than an error shows.
+        # The total comes last, and is shown even if there are more faults than an error shows.
         raise InputError(faults=[*faults[: SHOWN_ROWS - 1], last])

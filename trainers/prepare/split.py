@@ -1,17 +1,17 @@
-"""Train and hold-out rows: what says or asks the same stays on one side; the split follows from
-content and seed alone.
+"""Training and held-out rows: rows that say or ask the same stay on one side, and the split depends
+on content and seed alone.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 
 class Comparable(Protocol):
-    """What the split looks at."""
+    """What the split reads of a row."""
 
     @property
     def number(self) -> int: ...
@@ -32,13 +32,14 @@ def split_rows(
     seed: int,
     stratum: Callable[[Item], object] | None = None,
 ) -> tuple[list[Item], list[Item]]:
-    """Train and hold-out rows, each in the order of the file.
+    """Training and held-out rows, each in the order of the file.
 
-    Rows that share their question are kept together where most questions differ; where they mostly
-    do not (one prompt for all rows), only rows that say the same are.
+    Rows that share their question stay together if most questions differ. If most questions are the
+    same (one prompt for all rows), only rows with the same text stay together.
 
     Args:
-        share: Of the rows, to hold out.
+        share: The share of rows to hold out.
+        seed: Another seed holds out other rows.
         stratum: Rows of one stratum (a class) are held out in their share, and at least one group
             of each is trained on.
     """
@@ -95,8 +96,3 @@ def _in_order(chosen: list[Item], rows: Sequence[Item]) -> list[Item]:
     """By row number; pieces of one row, and the two answers of one pair, in their own order."""
     place = {id(row): index for index, row in enumerate(rows)}
     return sorted(chosen, key=lambda row: (row.number, place[id(row)]))
-
-
-def repeated(rows: Sequence[Item]) -> int:
-    """How many rows say what another row says already."""
-    return sum(count - 1 for count in Counter(row.text for row in rows).values())

@@ -1,10 +1,10 @@
-"""Conversations as the tokenizer's chat template writes them, and which characters and tokens of
-that the assistant says.
+"""Conversations as the tokenizer's chat template writes them, and which of their characters and
+tokens are the assistant's answers.
 
-Where the template has a {% generation %} tag, the tag says it. Elsewhere the text with an answer is
-compared with the text before it, and where a template rewrites earlier turns (thinking models), the
+A template with a {% generation %} tag says so itself. For others the text with an answer is
+compared with the text before it; if the template rewrites earlier turns (thinking models), the
 answer is found by changing it. Each answer ends with the token that ends its turn, so that the
-model learns to stop. A row in which this cannot be told for certain is refused, never guessed.
+model learns to stop. A row whose answers cannot be found for certain is refused, never guessed.
 """
 
 from __future__ import annotations
@@ -13,18 +13,24 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from advisor.data.example import Message, system_in_question
 from advisor.ground.errors import InputError
+from trainers.prepare.messages import (
+    OTHER_TEXTS,
+    called_functions,
+    shared_prefix_length,
+    spoken_text,
+    template_messages,
+    with_other_words,
+)
 from trainers.prepare.row import Unusable
-from trainers.prepare.turns import OTHERS, as_turns, called, in_other_words, unify_turn, words
 
 Span = tuple[int, int]  # of characters
 
-# For a tokenizer that brings no template. It is stored with the result, so that serving uses the
-# same.
+# For a tokenizer without a template. It is stored with the result, so that serving uses the same.
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] | capitalize }}: {{ message['content'] }}{% if"
     " message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n\\n' }}{% endfor %}{% if"
@@ -32,14 +38,13 @@ PLAIN_TEMPLATE = (
 )
 BOS = "{{ bos_token }}"
 GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
-MARKS = re.compile(
-    r"<\|[^<>|\s]{1,40}\|>|<(?:start|end)_of_turn>"
-)  # what templates write around turns
+# what templates write around turns
+MARKS = re.compile(r"<\|[^<>|\s]{1,40}\|>|<(?:start|end)_of_turn>")
 
 REFUSED = "the chat template refuses this conversation"
 HIDDEN = "the chat template hides where an answer begins or ends"
 NO_TOOLS = "the chat template does not write tool calls"
-ALL_LEARNED = "the mask would cover what others say"
+ALL_LEARNED = "the mask would also cover what others say"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +52,12 @@ class Chat:
     """A conversation as text."""
 
     text: str
-    spans: tuple[Span, ...]  # what the assistant says and is learned, in order
-    prompt: str  # everything before the last answer, as a model is asked
+    spans: tuple[Span, ...]  # the answers to learn, in order
+    prompt: str  # everything before the last answer
 
 
 class Templater:
-    """Turns conversations into text and tokens, and marks what is learned."""
+    """Turns conversations into text and tokens, and marks the tokens to learn."""
 
     def __init__(self, tokenizer: Any, *, learn_all: bool = False) -> None:
         if not tokenizer.is_fast:
@@ -63,12 +68,11 @@ class Templater:
             )
         self.tokenizer = tokenizer
         self.learn_all = learn_all
-        self.notes: Counter[str] = Counter()  # what was conspicuous, in how many rows
+        self.notes: Counter[str] = Counter()  # remark -> how many rows it concerns
         self._noted: set[str] = set()
         self.own_template = bool(getattr(tokenizer, "chat_template", None))
-        self.turn_ends: set[int] = (
-            set()
-        )  # tokens seen at the end of an answer: generation must stop at them
+        # tokens seen at the end of an answer: generation must stop at them
+        self.turn_ends: set[int] = set()
         self.special_ids = set(tokenizer.all_special_ids) | {
             index for index, token in tokenizer.added_tokens_decoder.items() if token.special
         }
@@ -79,12 +83,12 @@ class Templater:
         )
         self.special_text = re.compile("|".join(map(re.escape, special)) or r"(?!)")
 
-    def begin(self) -> None:
-        """Another row: what is noted from here on counts anew."""
+    def begin_row(self) -> None:
+        """Begin another row: each remark counts once per row."""
         self._noted.clear()
 
     def note(self, text: str) -> None:
-        """Count something conspicuous about the row, once."""
+        """Count a remark about the row, once."""
         if text not in self._noted:
             self._noted.add(text)
             self.notes[text] += 1
@@ -93,6 +97,7 @@ class Templater:
 
     @property
     def template_source(self) -> str:
+        """Where the chat template came from, in words."""
         return (
             "the tokenizer's own"
             if self.own_template
@@ -100,7 +105,7 @@ class Templater:
         )
 
     def use_plain_template(self) -> None:
-        """Give the tokenizer a template where it has none, so that training, saving and serving
+        """Give a tokenizer without a template a plain one, so that training, saving and serving
         agree on it.
         """
         if not getattr(self.tokenizer, "chat_template", None):
@@ -110,19 +115,21 @@ class Templater:
             ]
             self.tokenizer.chat_template = (BOS if begins else "") + PLAIN_TEMPLATE
 
-    def rendered(
+    def render(
         self,
         messages: Sequence[Message],
         tools: Sequence[Mapping[str, Any]] = (),
         *,
         prompt: bool = False,
     ) -> str:
-        """The conversation as the template writes it; with `prompt` up to where the assistant
-        begins to speak. Raises Unusable.
+        """The conversation as the template writes it. Raises Unusable if the template refuses it.
+
+        Args:
+            prompt: Also write what the template puts in front of a new answer.
         """
         try:
             text: str = self.tokenizer.apply_chat_template(
-                as_turns(messages),
+                template_messages(messages),
                 tools=list(tools) or None,
                 tokenize=False,
                 add_generation_prompt=prompt,
@@ -137,22 +144,22 @@ class Templater:
 
     @cached_property
     def _takes_system(self) -> bool:
-        """False where the template refuses a system turn and nothing else about the
+        """False if the template refuses a system turn and nothing else about the
         conversation.
         """
-        question = Message("user", OTHERS[0])
+        question = Message("user", OTHER_TEXTS[0])
         try:
-            self.rendered((Message("system", OTHERS[1]), question))
+            self.render((Message("system", OTHER_TEXTS[1]), question))
         except Unusable:
             try:
-                self.rendered((question,))
+                self.render((question,))
             except Unusable:
                 return True
             return False
         return True
 
     def without_system(self, messages: Sequence[Message]) -> Sequence[Message]:
-        """The conversation with its system text in front of the first question, where the template
+        """The conversation with its system text in front of the first question, if the template
         refuses system turns (Gemma, early Mistral).
         """
         moved = system_in_question(messages)
@@ -164,25 +171,27 @@ class Templater:
         )
         return moved
 
-    def _header(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> str:
-        """What the template writes to let the assistant begin."""
+    def _answer_opening(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
+    ) -> str:
+        """What the template writes in front of a new answer."""
         before = messages or (
-            Message("user", OTHERS[0]),
+            Message("user", OTHER_TEXTS[0]),
         )  # an empty conversation cannot be rendered
-        asked, waiting = self.rendered(before, tools, prompt=True), self.rendered(before, tools)
-        return asked[unify_turn(asked, waiting) :]
+        asked, waiting = self.render(before, tools, prompt=True), self.render(before, tools)
+        return asked[shared_prefix_length(asked, waiting) :]
 
-    def _opening(self, tools: Sequence[Mapping[str, Any]], full: str) -> str:
-        """What stands before an assistant that speaks first."""
-        header = self._header((), tools)
+    def _text_before_first(self, tools: Sequence[Mapping[str, Any]], full: str) -> str:
+        """The text before the first answer of a conversation that the assistant begins."""
+        header = self._answer_opening((), tools)
         place = full.find(header)
         return full[: place + len(header)] if header and place >= 0 else ""
 
-    def _tagged(
+    def _tagged_spans(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], full: str
     ) -> list[Span] | None:
-        """The ranges of the {% generation %} tag, one for each assistant turn; None where the
-        template does not say so.
+        """The ranges of the {% generation %} tag, one for each assistant turn; None if the
+        template has no such tag.
         """
         template = self.tokenizer.get_chat_template(tools=list(tools) or None)
         if not GENERATION_TAG.search(template):
@@ -190,17 +199,17 @@ class Templater:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         texts, ranges = render_jinja_template(
-            [as_turns(messages)],
+            [template_messages(messages)],
             tools=list(tools) or None,
             chat_template=template,
             return_assistant_tokens_mask=True,
             **self.tokenizer.special_tokens_map,
         )
         found = [(start, end) for start, end in ranges[0]]
-        said = sum(message.role == "assistant" for message in messages)
-        return found if texts[0] == full and len(found) == said else None
+        answers = sum(message.role == "assistant" for message in messages)
+        return found if texts[0] == full and len(found) == answers else None
 
-    # ------------------------------------------------------------------ what the assistant says
+    # ------------------------------------------------------------------ the answers
 
     def chat(
         self,
@@ -209,14 +218,17 @@ class Templater:
         *,
         since: int = 0,
     ) -> Chat:
-        """The whole text, and the character ranges of the answers from turn `since` on.
+        """The conversation as text with the character ranges of its answers.
 
-        Raises Unusable.
+        Raises Unusable if an answer cannot be found for certain.
+
+        Args:
+            since: Only answers from this message on.
         """
         own = self.without_system(messages)
         messages, since = own, since - (len(messages) - len(own))
-        full = self.rendered(messages, tools)
-        tagged = self._tagged(messages, tools, full)
+        full = self.render(messages, tools)
+        tagged = self._tagged_spans(messages, tools, full)
         spans: list[Span] = []
         prompt, turn = "", -1
         for index, message in enumerate(messages):
@@ -227,9 +239,9 @@ class Templater:
             if not last and (message.weight == 0 or index < since):
                 continue
             before = (
-                self.rendered(messages[:index], tools, prompt=True)
+                self.render(messages[:index], tools, prompt=True)
                 if index
-                else self._opening(tools, full)
+                else self._text_before_first(tools, full)
             )
             if last:
                 prompt = before
@@ -240,55 +252,63 @@ class Templater:
             if not (message.content.strip() or message.extra):
                 self.note("an empty answer is read but not learned")
                 continue
-            upto = full if last else self.rendered(messages[: index + 1], tools)
+            upto = full if last else self.render(messages[: index + 1], tools)
             if tagged is not None:
-                span = self._ended(
+                span = self._span_with_end_token(
                     full,
                     tagged[turn],
-                    lambda index=index, upto=upto: self._after(messages, index, tools, upto),
+                    partial(self._text_after, messages, index, tools, upto),
                 )
             elif full.startswith(before) and full.startswith(upto) and len(before) < len(upto):
-                span = self._trimmed(full, (len(before), len(upto)), message)
+                span = self._span_without_tail(full, (len(before), len(upto)), message)
             else:
-                span = self._changed(messages, index, tools, full, upto)
-            self._check(message, full, span, spans, index)
+                span = self._span_by_rewording(messages, index, tools, full, upto)
+            self._check_span(message, full, span, spans, index)
             spans.append(span)
         if messages and messages[-1].role != "assistant":
-            prompt = self.rendered(messages, tools, prompt=True)
+            prompt = self.render(messages, tools, prompt=True)
         elif prompt and not full.startswith(prompt):
             self.note(
                 "a new answer is begun by the template in another way than the answers in the data"
                 " (a thinking model, mostly)"
             )
-        self._look(messages, tools, full)
+        self._note_oddities(messages, tools, full)
         return Chat(full, tuple(spans), prompt)
 
-    def _check(
+    def _check_span(
         self, message: Message, full: str, span: Span, before: Sequence[Span], index: int
     ) -> None:
-        """Raise Unusable where the range does not hold what was said, or holds more than one
+        """Raise Unusable if the range does not hold the words of the message, or more than one
         turn.
         """
         start, end = span
         text = full[start:end]
         where = f"turn {index + 1}"
-        if start >= end or words(message) not in text or (before and start < before[-1][1]):
+        if start >= end or spoken_text(message) not in text or (before and start < before[-1][1]):
             raise Unusable(HIDDEN, where)
-        if any(name not in text for name in called(message)):
+        if any(name not in text for name in called_functions(message)):
             raise Unusable(NO_TOOLS, where)
 
-    def _trimmed(self, full: str, span: Span, message: Message) -> Span:
+    def _span_without_tail(self, full: str, span: Span, message: Message) -> Span:
         """The range without what the template writes after the token that ends the turn: no model
-        is ever asked to write that.
+        has to write that.
         """
         start, end = span
-        said = words(message)
-        place = full.rfind(said, start, end)
-        if said and place >= 0 and not called(message):
-            stop = self.special_text.search(full, place + len(said), end)
+        stops = list(self.special_text.finditer(full, start, end))
+        words_end = end  # where the special tokens at the end begin
+        for token in reversed(stops):
+            if full[token.end() : words_end].strip():
+                break
+            words_end = token.start()
+        spoken = spoken_text(message)
+        # An answer such as "t" is also a part of <|endoftext|>.
+        place = full.rfind(spoken, start, words_end)
+        if place < 0:
+            place = full.rfind(spoken, start, end)
+        if spoken and place >= 0 and not called_functions(message):
+            stop = self.special_text.search(full, place + len(spoken), end)
             if stop:
                 return start, stop.end()
-        stops = list(self.special_text.finditer(full, start, end))
         kept = len(full[:end].rstrip())
         return start, (
             stops[-1].end()
@@ -296,51 +316,50 @@ class Templater:
             else max(start, kept)
         )
 
-    def _ended(self, full: str, span: Span, after: Callable[[], str]) -> Span:
-        """The range up to and including the token that ends the turn, where that follows the
-        answer.
+    def _span_with_end_token(self, full: str, span: Span, after: Callable[[], str]) -> Span:
+        """The range up to and including the token that ends the turn, if one follows the answer.
 
         Args:
-            after: Tells what the template writes after this answer when nothing follows it.
+            after: Gives what the template writes after this answer if it is the last.
         """
         start, end = span
-        said = full[start:end].rstrip()
-        last = list(self.special_text.finditer(said))
-        if last and last[-1].end() == len(said):
-            return start, start + len(said)
+        answer = full[start:end].rstrip()
+        last = list(self.special_text.finditer(answer))
+        if last and last[-1].end() == len(answer):
+            return start, start + len(answer)
         stop = self.special_text.search(after())
         follows = self.special_text.match(full, len(full) - len(full[end:].lstrip()))
-        # Without a stop token at the end of a conversation, what follows here is the mark of the
-        # next speaker.
+        # If the conversation ends without a stop token, what follows here is the mark of the next
+        # speaker.
         return (
             (start, follows.end())
             if stop and follows
             else (start, max(start, len(full[:end].rstrip())))
         )
 
-    def _after(
+    def _text_after(
         self, messages: Sequence[Message], index: int, tools: Sequence[Mapping[str, Any]], upto: str
     ) -> str:
-        """What the template writes after the answer of a turn when the conversation ends there."""
-        _, end = self._difference(messages[: index + 1], index, tools, upto)
+        """What the template writes after an answer if the conversation ends there."""
+        _, end = self._changed_span(messages[: index + 1], index, tools, upto)
         return upto[end:]
 
-    def _difference(
+    def _changed_span(
         self, messages: Sequence[Message], index: int, tools: Sequence[Mapping[str, Any]], full: str
     ) -> Span:
-        """Where the turn's own words stand in the text, found by changing them."""
+        """The range of a message's own words in the text, found by changing them."""
         starts, ends = [], []
-        for other in OTHERS:
+        for other in OTHER_TEXTS:
             changed = list(messages)
-            changed[index] = in_other_words(messages[index], other)
-            text = self.rendered(changed, tools)
-            start = unify_turn(full, text)
-            end = unify_turn(full[::-1], text[::-1])
+            changed[index] = with_other_words(messages[index], other)
+            text = self.render(changed, tools)
+            start = shared_prefix_length(full, text)
+            end = shared_prefix_length(full[::-1], text[::-1])
             starts.append(start)
             ends.append(len(full) - end)
         return min(starts), max(ends)
 
-    def _changed(
+    def _span_by_rewording(
         self,
         messages: Sequence[Message],
         index: int,
@@ -348,33 +367,33 @@ class Templater:
         full: str,
         upto: str,
     ) -> Span:
-        """The range of an answer in a template that writes earlier turns in another way than the
-        last one.
+        """The range of an answer if the template writes earlier turns in another way than the last
+        one, found by changing the answer's words.
         """
-        start, end = self._difference(messages, index, tools, full)
-        after = self._after(messages, index, tools, upto)
-        header = self._header(messages[:index], tools)
+        start, end = self._changed_span(messages, index, tools, full)
+        after = self._text_after(messages, index, tools, upto)
+        header = self._answer_opening(messages[:index], tools)
         opened = full.rfind(header, 0, start) if header else -1
         own = opened + len(header)
-        asked = messages[index - 1].content.strip() if index else ""
-        if opened < 0 or (asked and asked in full[own:start]):
-            # The mark of an earlier turn, or none: begin where the words do. Of a call only a part
-            # would be found so.
-            if called(messages[index]):
+        question = messages[index - 1].content.strip() if index else ""
+        if opened < 0 or (question and question in full[own:start]):
+            # The mark of an earlier turn, or none: begin at the first word. This would find only a
+            # part of a call.
+            if called_functions(messages[index]):
                 raise Unusable(HIDDEN, f"turn {index + 1}")
             own = start
-        if called(messages[index]):
-            # The change lies inside the call: what closes it, up to the last mark that both texts
-            # write, belongs to it.
-            same = after[: unify_turn(after, full[end:])]
+        if called_functions(messages[index]):
+            # The change is inside the call: what closes the call, up to the last mark that both
+            # texts have, belongs to it.
+            same = after[: shared_prefix_length(after, full[end:])]
             marks = list(self.special_text.finditer(same))
             return own, end + (marks[-1].end() if marks else len(same.rstrip()))
-        return self._ended(full, (own, end), lambda: after)
+        return self._span_with_end_token(full, (own, end), lambda: after)
 
-    def _look(
+    def _note_oddities(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], full: str
     ) -> None:
-        """Count what the template leaves out, and marks inside the words of people."""
+        """Count what the template leaves out, and special tokens in the words of people."""
         for message in messages:
             if message.role != "assistant" and message.content.strip() not in full:
                 self.note(f"{message.role} turns are left out or rewritten by the chat template")
@@ -394,10 +413,11 @@ class Templater:
 
     # ------------------------------------------------------------------ tokens
 
-    def encoded(self, text: str, *, special: bool) -> tuple[list[int], list[Span]]:
-        """Token ids and the characters each comes from.
+    def encode(self, text: str, *, special: bool) -> tuple[list[int], list[Span]]:
+        """(token ids, the characters that each comes from).
 
-        `special`: with the tokens that the tokenizer itself puts around a text.
+        Args:
+            special: With the tokens that the tokenizer puts around a text.
         """
         encoded = self.tokenizer(
             text,
@@ -407,41 +427,41 @@ class Templater:
         )
         return list(encoded["input_ids"]), [tuple(pair) for pair in encoded["offset_mapping"]]
 
-    def masked(self, chat: Chat) -> tuple[list[int], list[bool]]:
-        """Token ids of a conversation, and which of them are learned.
+    def tokenise(self, chat: Chat) -> tuple[list[int], list[bool]]:
+        """(token ids of a conversation, which of them are learned).
 
-        Raises Unusable where the mask would be all ones.
+        Raises Unusable if every token would be learned, the prompt too.
         """
-        ids, offsets = self.encoded(chat.text, special=False)
+        ids, offsets = self.encode(chat.text, special=False)
         learned = [False] * len(ids)
         closed = True
         for span in chat.spans:
-            closed = self._mark(ids, offsets, learned, span, chat.text)
+            closed = self._mark_answer(ids, offsets, learned, span, chat.text)
         if chat.prompt.strip() and chat.spans and all(learned):
             raise Unusable(ALL_LEARNED)
         if chat.spans and not closed and not chat.text[chat.spans[-1][1] :].strip():
-            # The template has no end-of-turn token: without one the model would never learn to
+            # The template has no end-of-turn token, and without one the model would never learn to
             # stop.
             while learned and not learned[-1]:
                 ids.pop(), learned.pop()
-            self.end(ids, learned)
+            self.append_end_token(ids, learned)
             self.note(
                 f"rows end with {self.tokenizer.eos_token}, which the chat template leaves"
                 f" out{self._foreign_marks()}"
             )
-        if self._open_turns(ids, learned):
+        if self._has_open_turns(ids, learned):
             self.note(
                 "an answer in the middle of a conversation has no end-of-turn token: the chat"
                 " template writes none"
             )
         return ids, [True] * len(ids) if self.learn_all else learned
 
-    def _mark(
+    def _mark_answer(
         self, ids: list[int], offsets: list[Span], learned: list[bool], span: Span, text: str
     ) -> bool:
         """Mark the tokens of one answer.
 
-        True where the last of them is a token that ends a turn.
+        True if the last of them is a token that ends a turn.
         """
         start, end = span
         inside = []
@@ -459,15 +479,15 @@ class Templater:
             return True
         return False
 
-    def _open_turns(self, ids: Sequence[int], learned: Sequence[bool]) -> bool:
-        """True where an answer that others follow does not end with a special token."""
+    def _has_open_turns(self, ids: Sequence[int], learned: Sequence[bool]) -> bool:
+        """True if an answer that others follow does not end with a special token."""
         edges = (
             place for place in range(len(ids) - 1) if learned[place] and not learned[place + 1]
         )
         return any(ids[place] not in self.special_ids for place in edges)
 
-    def end(self, ids: list[int], learned: list[bool]) -> None:
-        """Let the sequence end with the end token, learned, whether or not the tokenizer writes
+    def append_end_token(self, ids: list[int], learned: list[bool]) -> None:
+        """End the sequence with the end token, to be learned, whether or not the tokenizer wrote
         it.
         """
         if ids and ids[-1] == self.tokenizer.eos_token_id:
@@ -477,7 +497,7 @@ class Templater:
         learned.append(True)
 
     def _foreign_marks(self) -> str:
-        """Marks that the template writes and this tokenizer does not know as tokens: it belongs to
+        """A remark on marks that the template writes and that are no tokens here: it belongs to
         another model.
         """
         template = self.tokenizer.chat_template

@@ -1,8 +1,7 @@
 """Where the reward of an answer comes from: a built-in verifier, a reward model, or a function of
-the user's own.
+the user.
 
-A reward is asked about one batch of answers and gives a number for each. Whatever it is, it is
-named in the run's notes.
+A reward takes a batch of answers and gives a number for each. The notes of the run name it.
 """
 
 from __future__ import annotations
@@ -16,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError, TrainingFailed
+from advisor.methods import objective
 from trainers.frame.job import Job
+from trainers.frame.types import Device, Model, Tokenizer
 from trainers.prepare.prompts import Prompt
-from trainers.rewards.user_function import own_reward
+from trainers.rewards.user_function import load_user_reward
 from trainers.rewards.verifiers import matches, same_answer, schema_validator
 
 SOURCES = ("verifier", "reward_model", "reward")
@@ -26,11 +27,11 @@ SOURCES = ("verifier", "reward_model", "reward")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a reward is asked about."""
+    """An answer to be scored."""
 
     prompt: str  # as the template writes it
     text: str  # what the model wrote, without special tokens
-    wanted: str | None  # the answer in the data
+    expected: str | None  # the answer in the data
     prompt_ids: Sequence[int]
     answer_ids: Sequence[int]
 
@@ -45,7 +46,11 @@ class Reward:
     values: set[float] = field(default_factory=set)
 
     def __call__(self, answers: Sequence[Answer], *, counts: bool = True) -> list[float]:
-        """The rewards. Raises TrainingFailed for one that is no finite number."""
+        """The rewards. Raises TrainingFailed if one is missing or not finite.
+
+        Args:
+            counts: Whether these answers count for `constant`.
+        """
         found = [float(value) for value in self.score(answers)]
         if len(found) != len(answers):
             raise TrainingFailed(
@@ -56,7 +61,7 @@ class Reward:
         if wrong:
             raise TrainingFailed(
                 f"{self.name} gave {wrong[0]} as a reward",
-                hint="give a finite number for every answer, also for a bad one",
+                hint="give a finite number for every answer, even for a bad one",
             )
         if counts:
             self.seen += len(found)
@@ -68,11 +73,11 @@ class Reward:
 
     @property
     def constant(self) -> bool:
-        """True where all answers so far got the same: then nothing can be learned."""
+        """True if all answers so far got the same reward: then nothing can be learned."""
         return self.seen > 0 and len(self.values) == 1
 
-    def said(self) -> str:
-        """What a constant reward means, in words."""
+    def constant_text(self) -> str:
+        """What was constant, in words."""
         return (
             f"{self.name} gave {next(iter(self.values)):g} to all {self.seen:,} answers of the"
             " training"
@@ -88,14 +93,14 @@ def earlier_reward_model(job: Job) -> str | None:
     for item in job.plan.stages:
         if item.name == job.stage.name:
             break
-        if item.objective == "rm":
+        if objective(item.objective).scores:
             before.append(item.name)
     return before[-1] if before else None
 
 
-def chosen_source(job: Job, prompts: Sequence[Prompt] | None = None) -> str | None:
-    """verifier, reward_model or reward: what the stage says, else the reward model before it, else
-    its verifiable answers.
+def reward_source(job: Job, prompts: Sequence[Prompt] | None = None) -> str | None:
+    """verifier, reward_model or reward: what the stage says, else the reward model of an earlier
+    stage, else the verifiable answers of the data; None if there is nothing.
     """
     for name in SOURCES:
         if job.options.get(name):
@@ -110,7 +115,7 @@ def chosen_source(job: Job, prompts: Sequence[Prompt] | None = None) -> str | No
 
 
 def reward_faults(job: Job) -> list[Fault]:
-    """What in the reward's keys cannot be."""
+    """What is wrong with the keys that choose the reward."""
     options, at = job.options, f"stage {job.stage.name}:"
     given = [name for name in SOURCES if options.get(name)]
     faults = []
@@ -122,11 +127,14 @@ def reward_faults(job: Job) -> list[Fault]:
             )
         )
     verifier = options.get("verifier")
-    for key, owner in (("pattern", "regex"), ("schema", "json_schema")):
+    for key, owner, content in (
+        ("pattern", "regex", "a regular expression"),
+        ("schema", "json_schema", "a file with a JSON schema"),
+    ):
         if options.get(key) and verifier != owner:
             faults.append(
                 Fault(
-                    what=f"{at} nothing would read '{key}': verifier is {verifier or 'not set'}",
+                    what=f"{at} '{key}' has no effect: verifier is {verifier or 'not set'}",
                     allowed=f"{key} with verifier: {owner}",
                 )
             )
@@ -134,24 +142,21 @@ def reward_faults(job: Job) -> list[Fault]:
             faults.append(
                 Fault(
                     what=f"{at} verifier {owner} needs the key {key}",
-                    hint=(
-                        f"set {key}:"
-                        f" {'a regular expression' if key == 'pattern' else 'a file that holds a JSON schema'}"
-                    ),
+                    hint=f"set {key}: {content}",
                 )
             )
     if options.get("pattern"):
         try:
             re.compile(options["pattern"].replace("{answer}", "x"))
         except re.error as error:
-            faults.append(Fault(what=f"{at} pattern is no regular expression: {error}"))
+            faults.append(Fault(what=f"{at} pattern is not a regular expression: {error}"))
     if options.get("reward"):
         faults += _function_faults(job, options["reward"], at)
     if options.get("schema") and not (job.folder / options["schema"]).is_file():
         faults.append(
             Fault(
                 what=f"{at} schema: no such file: {job.folder / options['schema']}",
-                allowed="a file that holds a JSON schema, relative to the plan",
+                allowed="a file with a JSON schema, relative to the plan",
             )
         )
     return faults
@@ -174,17 +179,19 @@ def _function_faults(job: Job, reward: str, at: str) -> list[Fault]:
     )
 
 
-def build_reward(job: Job, tokenizer: Any, prompts: Sequence[Prompt], device: Any) -> Reward:
-    """The stage's reward. Raises InputError where nothing says what it is, or it does not fit the
+def build_reward(
+    job: Job, tokenizer: Tokenizer, prompts: Sequence[Prompt], device: Device
+) -> Reward:
+    """The stage's reward. Raises InputError if nothing says what it is, or it does not fit the
     model.
     """
-    source = chosen_source(job, prompts)
+    source = reward_source(job, prompts)
     if source == "verifier":
         return _verifier(job, prompts)
     if source == "reward":
-        return _own_function(job)
+        return _user_function(job)
     if source == "reward_model":
-        return _model(job, tokenizer, device)
+        return _reward_model(job, tokenizer, device)
     raise InputError(
         f"stage {job.stage.name}: nothing says what reward an answer gets, and not every row of the"
         " data has an answer that can be verified",
@@ -197,8 +204,8 @@ def build_reward(job: Job, tokenizer: Any, prompts: Sequence[Prompt], device: An
 
 
 def source_note(job: Job, prompts: Sequence[Prompt]) -> str | None:
-    """What the run's notes say of the reward."""
-    source = chosen_source(job, prompts)
+    """What the notes of the run say about the reward; None if nothing gives one."""
+    source = reward_source(job, prompts)
     given = job.options.get(source) if source else None
     if source == "reward":
         return f"the reward is code of the user's own, run as it is: {given}"
@@ -233,12 +240,14 @@ def _verifier(job: Job, prompts: Sequence[Prompt]) -> Reward:
     if kind == "exact":
         return Reward(
             "verifier exact",
-            lambda answers: [float(same_answer(item.text, item.wanted or "")) for item in answers],
+            lambda answers: [
+                float(same_answer(item.text, item.expected or "")) for item in answers
+            ],
         )
     if kind == "regex":
         return Reward(
             "verifier regex",
-            lambda answers: [float(matches(item.text, pattern, item.wanted)) for item in answers],
+            lambda answers: [float(matches(item.text, pattern, item.expected)) for item in answers],
         )
     valid = schema_validator(job.folder / str(job.options["schema"]))
     return Reward(
@@ -246,17 +255,17 @@ def _verifier(job: Job, prompts: Sequence[Prompt]) -> Reward:
     )
 
 
-# --------------------------------------------------------------------------- a function of one's ow
+# --------------------------------------------------------------------------- a function of the user
 
 
-def _own_function(job: Job) -> Reward:
-    score = own_reward(str(job.options["reward"]), job.folder)
+def _user_function(job: Job) -> Reward:
+    score = load_user_reward(str(job.options["reward"]), job.folder)
     return Reward(
         f"reward {job.options['reward']}",
         lambda answers: score(
             [item.prompt for item in answers],
             [item.text for item in answers],
-            [item.wanted for item in answers],
+            [item.expected for item in answers],
         ),
     )
 
@@ -265,14 +274,15 @@ def _own_function(job: Job) -> Reward:
 
 
 def reward_folder(job: Job) -> Path:
-    """The folder of the stage's reward model: of a stage of the plan, or as the plan names it.
+    """The folder of the stage's reward model: the result of a stage of the plan, or a folder it
+    names.
 
-    Raises InputError where there is none.
+    Raises InputError if there is none.
     """
     named = str(job.options.get("reward_model") or earlier_reward_model(job))
     stages = {item.name: item for item in job.plan.stages}
     if named in stages:
-        if stages[named].objective != "rm":
+        if not objective(stages[named].objective).scores:
             raise InputError(
                 f"stage {job.stage.name}: reward_model names the stage {named}, whose objective is"
                 f" {stages[named].objective}",
@@ -291,8 +301,8 @@ def reward_folder(job: Job) -> Path:
     return folder
 
 
-def check_same_tokens(job: Job, tokenizer: Any, folder: Path) -> None:
-    """Raise InputError where the reward model reads other tokens than the policy writes."""
+def check_same_tokens(job: Job, tokenizer: Tokenizer, folder: Path) -> None:
+    """Raise InputError if the reward model has another tokenizer than the policy."""
     from transformers import AutoTokenizer
 
     if not (folder / "tokenizer_config.json").is_file():
@@ -304,15 +314,15 @@ def check_same_tokens(job: Job, tokenizer: Any, folder: Path) -> None:
     if other.get_vocab() != tokenizer.get_vocab():
         raise InputError(
             f"stage {job.stage.name}: the reward model in {folder} has another tokenizer"
-            f" ({len(other):,} tokens) than the model it would judge ({len(tokenizer):,})",
+            f" ({len(other):,} tokens) than the model it would score ({len(tokenizer):,})",
             hint="train the reward model on the same base: objective rm in the same plan",
         )
 
 
-def load_reward_model(job: Job, folder: Path, device: Any) -> Any:
+def load_reward_model(job: Job, folder: Path, device: Device) -> Any:
     """The reward model, frozen, in the stage's dtype.
 
-    Raises InputError where it gives no single score.
+    Raises InputError if it gives no single score.
     """
     import torch
     import transformers
@@ -348,7 +358,7 @@ def load_reward_model(job: Job, folder: Path, device: Any) -> Any:
     return model.eval()
 
 
-def _with_adapter(job: Job, folder: Path, device: Any, options: dict[str, Any]) -> Any:
+def _with_adapter(job: Job, folder: Path, device: Device, options: dict[str, Any]) -> Any:
     from peft import AutoPeftModelForSequenceClassification
 
     from trainers.frame.loading import keep_weights_unpacked, quantization_config, register_method
@@ -356,8 +366,8 @@ def _with_adapter(job: Job, folder: Path, device: Any, options: dict[str, Any]) 
     config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
     if config.get("task_type") != "SEQ_CLS":
         raise InputError(
-            f"stage {job.stage.name}: reward_model: the module in {folder} writes and gives no"
-            " scores",
+            f"stage {job.stage.name}: reward_model: the module in {folder} generates text and"
+            " gives no scores",
             allowed="the result of a stage with objective rm",
         )
     register_method(config)
@@ -370,7 +380,7 @@ def _with_adapter(job: Job, folder: Path, device: Any, options: dict[str, Any]) 
     return AutoPeftModelForSequenceClassification.from_pretrained(str(folder), **options).to(device)
 
 
-def _model(job: Job, tokenizer: Any, device: Any) -> Reward:
+def _reward_model(job: Job, tokenizer: Tokenizer, device: Device) -> Reward:
     folder = reward_folder(job)
     check_same_tokens(job, tokenizer, folder)
     model = load_reward_model(job, folder, device)
@@ -380,8 +390,12 @@ def _model(job: Job, tokenizer: Any, device: Any) -> Reward:
     )
 
 
-def model_scores(model: Any, answers: Sequence[Answer], *, at_once: int) -> list[float]:
-    """What a reward model says of each prompt with its answer."""
+def model_scores(model: Model, answers: Sequence[Answer], *, at_once: int) -> list[float]:
+    """The reward model's score of each prompt with its answer.
+
+    Args:
+        at_once: How many texts go through the model together.
+    """
     import torch
 
     device = next(model.parameters()).device

@@ -1,11 +1,11 @@
-"""A function of the user's own that scores answers, for all trainers that learn from a reward.
+"""A function of the user that scores answers, for all trainers that learn from a reward.
 
     reward: scoring.py:score
 
     def score(prompts: list[str], completions: list[str], **columns) -> list[float]
 
-as TRL's trainers call theirs; `answer` among the columns holds what the data gives as the right
-answer, or None.
+with the arguments that TRL's trainers use; the column `answer` is the right answer in the data, or
+None.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from advisor.ground.errors import InputError, TrainingFailed
 Score = Callable[[Sequence[str], Sequence[str], Sequence[str | None]], list[float]]
 
 
-def own_reward(named: str, folder: Path) -> Score:
+def load_user_reward(named: str, folder: Path) -> Score:
     """The function that `reward: file.py:function` names, checked at each call.
 
-    Raises InputError where there is none.
+    Raises InputError if there is none.
 
     Args:
-        folder: What a relative path is meant from.
+        folder: What a relative path is relative to.
     """
     file, _, name = named.rpartition(":")
     if not file or not name.isidentifier():
         raise InputError(
-            f"reward: '{named}' names no function",
+            f"reward: '{named}' does not name a function",
             allowed="file.py:function, such as scoring.py:score",
         )
     path = folder / Path(file).expanduser()
@@ -43,7 +43,7 @@ def own_reward(named: str, folder: Path) -> Score:
         )
     spec = importlib.util.spec_from_file_location("own_reward", path)
     if spec is None or spec.loader is None:
-        raise InputError(f"reward: {path} is no Python file")
+        raise InputError(f"reward: {path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -58,10 +58,10 @@ def own_reward(named: str, folder: Path) -> Score:
             f"reward: {path} has no function '{name}'",
             allowed=", ".join(there) or "it defines no function",
         )
-    return _checked(function, named)
+    return _with_checks(function, named)
 
 
-def _checked(function: Callable[..., Any], named: str) -> Score:
+def _with_checks(function: Callable[..., Any], named: str) -> Score:
     parameters = inspect.signature(function).parameters
     takes_columns = "answer" in parameters or any(
         parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()

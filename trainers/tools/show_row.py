@@ -1,4 +1,4 @@
-"""One row of a data file as the trainers see it: the text the model reads, and which of it is
+"""One row of a data file as the trainers see it: the text that the model reads, and which of it is
 learned. One JSON document on stdout.
 
 Run: python -P -m trainers.tools.show_row DATA --row N [--model FOLDER_OR_HUB_ID] [--map ROLE=COLUMN
@@ -21,8 +21,8 @@ from advisor.ground.errors import AdviseError, InputError
 from trainers.frame.job import model_source
 from trainers.frame.machine import quiet_libraries
 from trainers.prepare.conversation import answer_row
-from trainers.prepare.preference import feedback, pair
-from trainers.prepare.prompts import prompt
+from trainers.prepare.preference import tokenise_feedback, tokenise_pair
+from trainers.prepare.prompts import tokenise_prompt
 from trainers.prepare.row import IGNORED, Unusable, rows_word
 from trainers.prepare.template import Templater
 
@@ -30,7 +30,7 @@ STAND_IN = "no model was named: a plain template, and no token counts"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code; an error stands in the document, since the caller shows it."""
+    """The exit code. An error is part of the document, because the caller shows it."""
     parser = argparse.ArgumentParser(
         prog="trainers.tools.show_row",
         description=(
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def show_row(
     data: Path, *, row: int, model: str | None = None, mapping: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """The row as plain values. Raises InputError for a row or model that is not there."""
+    """The row as plain values. Raises InputError for a row or model that does not exist."""
     example, why_not = example_of(data, row, mapping)
     shown: dict[str, Any] = {
         "path": str(data),
@@ -98,11 +98,11 @@ def show_row(
 def example_of(
     data: Path, row: int, mapping: Mapping[str, str] | None
 ) -> tuple[Example | None, str | None]:
-    """The example of that row; or None, and why the row cannot be used.
+    """(the example of that row, None), or (None, why the row cannot be used).
 
-    Raises InputError where there is no such row.
+    Raises InputError if there is no such row.
     """
-    watching = _Watching(row)
+    watching = _SkippedExcept(row)
     for example in read_examples(data, mapping=mapping, skipped=watching):
         if example.row == row:
             return example, None
@@ -116,12 +116,13 @@ def example_of(
     )
 
 
-class _Watching(Skipped):
-    """Skipped rows, waiting for one of them."""
+class _SkippedExcept(Skipped):
+    """Skipped rows, with the reason for one of them."""
 
     def __init__(self, row: int) -> None:
         super().__init__()
-        self.row, self.why = row, None
+        self.row = row
+        self.why: str | None = None
 
     def add(self, reason: str, row: int) -> None:
         super().add(reason, row)
@@ -130,7 +131,7 @@ class _Watching(Skipped):
 
 
 def tokenizer_of(model: str) -> Any:
-    """The tokenizer of a model. Raises InputError where there is none."""
+    """The tokenizer of a model. Raises InputError if there is none."""
     source = model_source(Path.cwd(), model)
     from transformers import AutoTokenizer
 
@@ -139,12 +140,12 @@ def tokenizer_of(model: str) -> Any:
     except (OSError, ValueError) as error:
         raise InputError(
             f"the tokenizer of {model} cannot be loaded: {str(error).splitlines()[0]}",
-            hint="name a model folder, or a hub model that is there",
+            hint="name a model folder, or a model of the hub",
         ) from None
 
 
 def stand_in() -> Any:
-    """A tokenizer of single bytes, which shows the mask where no model was named."""
+    """A tokenizer of single bytes, to show the mask without a model."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -165,12 +166,15 @@ def stand_in() -> Any:
 
 
 def parts_of(example: Example, templater: Templater, *, counted: bool) -> list[dict[str, Any]]:
-    """The sequences that the example becomes, each in stretches that are learned or only read.
+    """The sequences of the example, each in stretches that are learned or only read.
 
     Raises Unusable.
+
+    Args:
+        counted: Give token counts.
     """
     if example.chosen:
-        both = pair(example, templater)
+        both = tokenise_pair(example, templater)
         sides = (
             ("the better answer: made likelier", both.chosen_ids),
             ("the worse answer: made less likely", both.rejected_ids),
@@ -180,23 +184,23 @@ def parts_of(example: Example, templater: Templater, *, counted: bool) -> list[d
             for title, ids in sides
         ]
     if example.good is not None:
-        (row,) = feedback(example, templater)
+        (answer,) = tokenise_feedback(example, templater)
         return [
             _part(
-                "an answer that people liked" if row.label else "an answer that people rejected",
+                "an answer that people liked" if answer.label else "an answer that people rejected",
                 templater,
-                [*row.prompt_ids, *row.completion_ids],
-                len(row.prompt_ids),
+                [*answer.prompt_ids, *answer.completion_ids],
+                len(answer.prompt_ids),
                 counted,
             )
         ]
     if example.answer is not None:
-        asked = prompt(example, templater)
+        question = tokenise_prompt(example, templater)
         part = _part(
-            "a prompt: the model answers by itself",
+            "a prompt: the model writes the answer",
             templater,
-            list(asked.prompt_ids),
-            len(asked.prompt_ids),
+            list(question.prompt_ids),
+            len(question.prompt_ids),
             counted,
         )
         return [part | {"answer": example.answer}]
@@ -216,7 +220,11 @@ def parts_of(example: Example, templater: Templater, *, counted: bool) -> list[d
 def _part(
     title: str, templater: Templater, ids: list[int], learned: Sequence[bool] | int, counted: bool
 ) -> dict[str, Any]:
-    """One sequence. `learned`: for each token, or from which token on."""
+    """One sequence.
+
+    Args:
+        learned: For each token; or the first token of those that are learned.
+    """
     marks = (
         [place >= learned for place in range(len(ids))]
         if isinstance(learned, int)
@@ -225,8 +233,7 @@ def _part(
     stretches, place, before = [], 0, ""
     for mark, group in groupby(marks):
         place += len(list(group))
-        # Decoded from the start, since some tokenizers leave out a space at the beginning of what
-        # they decode.
+        # Decoded from the start, because some tokenizers drop a space at the beginning of the text.
         text = templater.tokenizer.decode(
             ids[:place], skip_special_tokens=False, clean_up_tokenization_spaces=False
         )

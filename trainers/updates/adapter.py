@@ -1,6 +1,4 @@
-"""Bottleneck adapters: small layers inserted into each block of a frozen model (see
-advisor.peft_adapter).
-"""
+"""Bottleneck adapters: small layers in each block of a frozen model (see advisor.peft_adapter)."""
 
 from __future__ import annotations
 
@@ -9,17 +7,16 @@ from typing import Any
 
 from advisor.ground.errors import Fault, InputError
 from advisor.peft_adapter import (
-    CANNOT_BE_MERGED,
-    CANNOT_BE_SERVED,
     BottleneckConfig,
     UnsupportedModel,
     find_places,
 )
 from advisor.plan.model import Stage
-from trainers.prepare import Row
+from trainers.frame.types import Model, Tokenizer
+from trainers.prepare.prepared import PreparedRow
 from trainers.updates import task_type
 
-OWNED: Mapping[str, str] = {
+PLAN_KEYS: Mapping[str, str] = {
     "bottleneck": "bottleneck",
     "placement": "placement",
     "dropout": "dropout",
@@ -31,7 +28,6 @@ OWNED: Mapping[str, str] = {
     "base_layers": "model",
     "revision": "revision",
 }
-LIMITS: Sequence[str] = (CANNOT_BE_MERGED, CANNOT_BE_SERVED)
 
 
 def config_class() -> type | None:
@@ -40,11 +36,11 @@ def config_class() -> type | None:
 
 
 def faults(stage: Stage) -> list[Fault]:
-    """Values of `peft:` that the config refuses."""
+    """The values of `peft:` that the config refuses."""
     passed = {
         key: value
         for key, value in stage.peft.items()
-        if key in BottleneckConfig.__dataclass_fields__ and key not in OWNED
+        if key in BottleneckConfig.__dataclass_fields__ and key not in PLAN_KEYS
     }
     try:
         BottleneckConfig(**passed)
@@ -53,8 +49,8 @@ def faults(stage: Stage) -> list[Fault]:
     return []
 
 
-def peft_config(stage: Stage, options: Mapping[str, Any], model: Any) -> Any:
-    """The BottleneckConfig of the stage. Raises InputError where the model has no place for it."""
+def peft_config(stage: Stage, options: Mapping[str, Any], model: Model) -> Any:
+    """The BottleneckConfig of the stage. Raises InputError if the model has no place for it."""
     config = BottleneckConfig(
         bottleneck=options["bottleneck"],
         placement=options["placement"],
@@ -73,7 +69,11 @@ def peft_config(stage: Stage, options: Mapping[str, Any], model: Any) -> Any:
 
 
 def start(
-    stage: Stage, options: Mapping[str, Any], model: Any, tokenizer: Any, rows: Sequence[Row]
+    stage: Stage,
+    options: Mapping[str, Any],
+    model: Model,
+    tokenizer: Tokenizer,
+    rows: Sequence[PreparedRow],
 ) -> None:
     """None: an adapter's up-projection is zero, so it changes nothing until it is trained."""
     return None

@@ -7,10 +7,10 @@ from typing import Any
 
 from advisor.ground.errors import Fault
 from advisor.plan.model import Stage
-from trainers.prepare import Row
+from trainers.frame.types import Model, Tokenizer
+from trainers.prepare.prepared import PreparedRow
 
-OWNED: Mapping[str, str] = {}
-LIMITS: Sequence[str] = ()
+PLAN_KEYS: Mapping[str, str] = {}
 
 
 def config_class() -> type | None:
@@ -44,13 +44,17 @@ def faults(stage: Stage) -> list[Fault]:
     return found
 
 
-def peft_config(stage: Stage, options: Mapping[str, Any], model: Any) -> None:
+def peft_config(stage: Stage, options: Mapping[str, Any], model: Model) -> None:
     """None: the weights themselves are trained."""
     return None
 
 
 def start(
-    stage: Stage, options: Mapping[str, Any], model: Any, tokenizer: Any, rows: Sequence[Row]
+    stage: Stage,
+    options: Mapping[str, Any],
+    model: Model,
+    tokenizer: Tokenizer,
+    rows: Sequence[PreparedRow],
 ) -> None:
     """None: there is no module."""
     return None

@@ -11,10 +11,11 @@ from typing import Any
 
 from advisor.ground.errors import Fault, InputError
 from advisor.plan.model import Stage
-from trainers.prepare import Row
+from trainers.frame.types import Model, Tokenizer
+from trainers.prepare.prepared import PreparedRow
 from trainers.updates import task_type
 
-OWNED: Mapping[str, str] = {
+PLAN_KEYS: Mapping[str, str] = {
     "r": "rank",
     "lora_alpha": "alpha",
     "lora_dropout": "dropout",
@@ -26,8 +27,7 @@ OWNED: Mapping[str, str] = {
     "base_model_name_or_path": "model",
     "revision": "revision",
 }
-LIMITS: Sequence[str] = ()
-# Values of PEFT's init_lora_weights: those that need only the base, and those that need a run over
+# Values of PEFT's init_lora_weights that need only the base, and those that also need a pass over
 # data or another base.
 STARTS = ("gaussian", "olora", "orthogonal", "mica", "pissa", "pissa_niter_16")
 NEEDS_DATA = ("eva", "corda", "lora_ga", "loftq")
@@ -41,7 +41,7 @@ def config_class() -> type | None:
 
 
 def faults(stage: Stage) -> list[Fault]:
-    """Ways to start the matrices that this stage cannot provide for."""
+    """Values of init_lora_weights that this stage cannot have."""
     value = stage.peft.get("init_lora_weights", True)
     given = value.lower() if isinstance(value, str) else ""
     at = f"stage {stage.name}: peft: init_lora_weights: {given}"
@@ -62,10 +62,7 @@ def faults(stage: Stage) -> list[Fault]:
     ):
         return [
             Fault(
-                what=(
-                    f"stage {stage.name}: peft: init_lora_weights: {value!r} is no way to start"
-                    " that PEFT knows"
-                ),
+                what=(f"stage {stage.name}: peft: unknown init_lora_weights {value!r}"),
                 allowed=f"true, {', '.join(STARTS)}",
             )
         ]
@@ -73,8 +70,8 @@ def faults(stage: Stage) -> list[Fault]:
         return [
             Fault(
                 what=(
-                    f"{at} takes the base's weights apart, and quantization {stage.quantization}"
-                    " leaves none to take"
+                    f"{at} decomposes the base's weights, which quantization {stage.quantization}"
+                    " has replaced"
                 ),
                 allowed="quantization: null with it",
             )
@@ -82,10 +79,10 @@ def faults(stage: Stage) -> list[Fault]:
     return []
 
 
-def peft_config(stage: Stage, options: Mapping[str, Any], model: Any) -> Any:
+def peft_config(stage: Stage, options: Mapping[str, Any], model: Model) -> Any:
     """The LoraConfig of the stage.
 
-    Raises InputError where `target_modules` names no layer of the model.
+    Raises InputError if `target_modules` names no layer of the model.
     """
     from peft import LoraConfig
 
@@ -109,11 +106,14 @@ def peft_config(stage: Stage, options: Mapping[str, Any], model: Any) -> Any:
 
 
 def start(
-    stage: Stage, options: Mapping[str, Any], model: Any, tokenizer: Any, rows: Sequence[Row]
+    stage: Stage,
+    options: Mapping[str, Any],
+    model: Model,
+    tokenizer: Tokenizer,
+    rows: Sequence[PreparedRow],
 ) -> str | None:
-    """Nothing is changed: PEFT's own start has no effect until it is trained.
-
-    In words, which layers are narrower than the rank.
+    """A note on layers that are narrower than the rank. Changes nothing: PEFT's own first weights
+    have no effect until they are trained.
     """
     from peft.tuners.lora import LoraLayer
 
@@ -128,14 +128,14 @@ def start(
         return None
     listed = ", ".join(f"{name} {width}" for name, width in narrow.items())
     return (
-        f"note: rank {rank} is more than some layers are wide ({listed}): there it can do no more"
-        " than a rank of that width would"
+        f"note: rank {rank} is larger than the width of some layers ({listed}), where it has no"
+        " more effect than a rank of that width"
     )
 
 
-def _embeddings(model: Any, stage: Stage) -> dict[str, Any]:
-    """LoraConfig fields under which the embeddings and the output layer are trained whole; one
-    matrix where the model ties them.
+def _embeddings(model: Model, stage: Stage) -> dict[str, Any]:
+    """The fields of LoraConfig that train the embeddings and the output layer whole: one matrix if
+    the model ties them.
     """
     names = {id(module): name.rsplit(".", 1)[-1] for name, module in model.named_modules()}
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
@@ -148,8 +148,8 @@ def _embeddings(model: Any, stage: Stage) -> dict[str, Any]:
     } | ({"ensure_weight_tying": True} if tied else {})
 
 
-def _check_rank(rank: int, config: Any, model: Any, stage: Stage) -> None:
-    """Raise InputError where the rank is larger than any layer that is corrected."""
+def _check_rank(rank: int, config: Any, model: Model, stage: Stage) -> None:
+    """Raise InputError if the rank is larger than every layer that is corrected."""
     import torch
     from peft.tuners.tuners_utils import check_target_module_exists
 
@@ -171,7 +171,8 @@ def _check_rank(rank: int, config: Any, model: Any, stage: Stage) -> None:
         )
 
 
-def _check_targets(targets: str | list[str], model: Any, stage: Stage) -> None:
+def _check_targets(targets: str | list[str], model: Model, stage: Stage) -> None:
+    """Raise InputError if a target is no layer of the model, or is its output layer."""
     import torch
 
     linear = {
@@ -179,7 +180,7 @@ def _check_targets(targets: str | list[str], model: Any, stage: Stage) -> None:
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear)
     }
-    # One text is a regular expression to PEFT; a list holds names or name endings.
+    # PEFT takes a single text as a regular expression, and a list as names or their endings.
     missing = (
         []
         if isinstance(targets, str)
@@ -197,7 +198,7 @@ def _check_targets(targets: str | list[str], model: Any, stage: Stage) -> None:
         )
     if "lm_head" in targets:
         raise InputError(
-            f"stage {stage.name}: target_modules names lm_head, whose correction the loss would"
-            " not see",
+            f"stage {stage.name}: target_modules names lm_head, whose correction would have no"
+            " effect on the loss",
             allowed="all-linear leaves it out",
         )

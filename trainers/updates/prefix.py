@@ -1,24 +1,25 @@
 """Prefix tuning: keys and values in front of every layer's attention are trained (Li & Liang 2021,
 arXiv:2101.00190).
 
-The prefix starts as what the model itself computes for a real prompt: its keys and values for the
-first tokens. From random numbers it hardly learns (18.6 against 41.6 points in PEFT's comparison on
+The prefix starts from what the model computes for a real prompt: the keys and values of its first
+tokens. From random numbers it hardly learns (18.6 against 41.6 points in PEFT's comparison on
 MetaMathQA).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import advisor.peft_adapter  # noqa: F401  (lets prefixes take part in generation, see advisor/peft_adapter/prefix.py)
 from advisor.ground.errors import Fault, InputError
 from advisor.plan.model import Stage
-from trainers.prepare import Row
+from trainers.frame.types import AdaptedModel, Model, Tokenizer
+from trainers.prepare.prepared import PreparedRow
 from trainers.prepare.row import IGNORED
 from trainers.updates import task_type
 
-OWNED: Mapping[str, str] = {
+PLAN_KEYS: Mapping[str, str] = {
     "num_virtual_tokens": "prefix_tokens",
     "token_dim": "model",
     "num_attention_heads": "model",
@@ -30,15 +31,8 @@ OWNED: Mapping[str, str] = {
     "base_model_name_or_path": "model",
     "revision": "revision",
 }
-# Fields that would give the prefix another start than real activations.
+# Fields that would start the prefix from something else than real activations.
 OTHER_STARTS = ("prefix_projection", "encoder_hidden_size", "init_weights")
-LIMITS: Sequence[str] = (
-    "a prefix cannot be merged into the weights: it is keys and values, no change of a matrix",
-    (
-        "vLLM, Ollama, llama.cpp, TGI and SGLang cannot load a prefix: serve it with transformers"
-        " and PEFT, or train a LoRA instead"
-    ),
-)
 
 
 def config_class() -> type | None:
@@ -49,8 +43,8 @@ def config_class() -> type | None:
 
 
 def faults(stage: Stage) -> list[Fault]:
-    """Fields that would give the prefix another start; what a prefix cannot go together with stands
-    in rules/updates/prefix.yaml.
+    """Fields that would start the prefix from something else. What a prefix cannot be combined with
+    is in rules/updates/prefix.yaml.
     """
     at = f"stage {stage.name}:"
     return [
@@ -66,10 +60,11 @@ def faults(stage: Stage) -> list[Fault]:
     ]
 
 
-def peft_config(stage: Stage, options: Mapping[str, Any], model: Any) -> Any:
+def peft_config(stage: Stage, options: Mapping[str, Any], model: Model) -> Any:
     """The PrefixTuningConfig of the stage.
 
-    Raises InputError where the model keeps no keys and values that a prefix could stand in.
+    Raises InputError if the model has no cache of keys and values that a prefix could fill, or too
+    few positions.
     """
     from peft import PrefixTuningConfig
 
@@ -80,11 +75,11 @@ def peft_config(stage: Stage, options: Mapping[str, Any], model: Any) -> Any:
             f"stage {stage.name}: prefix_tokens {length} and seq_len {stage.seq_len} make"
             f" {length + stage.seq_len} positions, the model has {longest}"
         )
-    # Measured rather than read from the config, whose keys differ between architectures.
+    # Measured, because the keys of configs differ between architectures.
     shapes = {tuple(tensor.shape) for layer in _cache(model, [0]) for tensor in layer}
     if len(shapes) != 1:
         raise InputError(
-            f"stage {stage.name}: the layers of {type(model).__name__} keep keys and values of"
+            f"stage {stage.name}: the layers of {type(model).__name__} have keys and values of"
             " different shapes, which PEFT's prefix cannot fill",
             hint="update: lora fits every architecture",
         )
@@ -100,10 +95,16 @@ def peft_config(stage: Stage, options: Mapping[str, Any], model: Any) -> Any:
 
 
 def start(
-    stage: Stage, options: Mapping[str, Any], model: Any, tokenizer: Any, rows: Sequence[Row]
+    stage: Stage,
+    options: Mapping[str, Any],
+    model: Model,
+    tokenizer: Tokenizer,
+    rows: Sequence[PreparedRow],
 ) -> str:
-    """Give the prefix the model's own keys and values of `prefix_text` and of what the first
-    training rows teach.
+    """Give the prefix the model's own keys and values of `prefix_text` and of the answers of the
+    first training rows; which, in words.
+
+    Raises InputError if text and rows have too few tokens, or the text too many.
     """
     from peft.tuners.cartridge.utils import prompt_embeddings_from_past_key_values
 
@@ -118,32 +119,32 @@ def start(
     for row in rows:
         if len(ids) >= length:
             break
-        ids, used = [*ids, *taught(row)], used + 1
+        ids, used = [*ids, *learned_ids(row)], used + 1
     if len(ids) < length:
+        source = "prefix_text and the answers" if text else "the answers"
         hint = f"set prefix_tokens: {max(1, len(ids))}, or add rows"
         raise InputError(
-            f"stage {stage.name}: the training rows teach {len(ids)} tokens together, prefix_tokens"
-            f" is {length}",
+            f"stage {stage.name}: {source} of all rows have {len(ids)} tokens, prefix_tokens is"
+            f" {length}",
             hint=hint,
         )
-    cache = _cache(
-        model.get_base_model(), ids[:length]
-    )  # the base alone: a prefix changes nothing in it
-    model.prompt_encoder["default"].load_prompt_embeddings(
+    adapted = cast(AdaptedModel, model)
+    cache = _cache(adapted.get_base_model(), ids[:length])  # a prefix changes nothing in the base
+    adapted.prompt_encoder["default"].load_prompt_embeddings(
         prompt_embeddings_from_past_key_values(cache, num_virtual_tokens=length)
     )
     parts = [f"prefix_text ({given} tokens)"] * bool(given) + [
-        f"what the first {used} training row{'s' * (used > 1)} teach ({length - given} tokens)"
+        f"the answers of the first {used} training row{'s' * (used > 1)} ({length - given} tokens)"
     ] * bool(used)
     return f"the prefix starts from the keys and values of {' and '.join(parts)}"
 
 
-def taught(row: Row) -> list[int]:
-    """The tokens of a row that are learned, or all of them where nothing tells them apart.
+def learned_ids(row: Any) -> list[int]:
+    """The learned tokens of a row, or all of them if the row has no labels.
 
-    Answers alone are the better start: of SmolLM2-135M on the demo's rows, 30 tokens of them give a
-    loss of 3.37, 30 tokens of whole rows, most of them the template's system message, 4.12; without
-    a prefix it is 4.17, with a random one 9.91.
+    Answers alone are the better start. With SmolLM2-135M on the demo's rows, 30 tokens of answers
+    give a loss of 3.37, and 30 tokens of whole rows (most of them the template's system message)
+    4.12; without a prefix it is 4.17, with a random one 9.91.
     """
     if getattr(row, "labels", None) is None:
         return list(row.input_ids)
@@ -152,8 +153,8 @@ def taught(row: Row) -> list[int]:
     ]
 
 
-def text_ids(tokenizer: Any, text: str) -> list[int]:
-    """The tokens of a prompt: as a system message where the chat template takes one, else as plain
+def text_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The tokens of a prompt: as a system message if the chat template takes one, else as plain
     text.
     """
     if getattr(tokenizer, "chat_template", None):
@@ -168,10 +169,10 @@ def text_ids(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text)["input_ids"])
 
 
-def _cache(model: Any, ids: Sequence[int]) -> list[tuple[Any, Any]]:
-    """The model's keys and values of a prompt, one pair a layer.
+def _cache(model: Model, ids: Sequence[int]) -> list[tuple[Any, Any]]:
+    """The model's keys and values of a prompt: for each layer a pair, each 1, heads, T, width.
 
-    Raises InputError where it keeps none.
+    Raises InputError if the model caches none.
     """
     import torch
 
@@ -189,8 +190,8 @@ def _cache(model: Any, ids: Sequence[int]) -> list[tuple[Any, Any]]:
     pairs = [(getattr(layer, "keys", None), getattr(layer, "values", None)) for layer in layers]
     if not pairs or any(tensor is None or tensor.ndim != 4 for pair in pairs for tensor in pair):
         raise InputError(
-            f"{type(model).__name__} keeps no keys and values for every layer, so a prefix has no"
-            " place in it",
+            f"{type(model).__name__} does not cache keys and values in every layer, so that a"
+            " prefix has no place in it",
             hint="update: lora fits every architecture",
         )
     return pairs

@@ -1,4 +1,6 @@
-"""How much data each objective wants, from rules/data/amounts.yaml, and how a file compares."""
+"""How much data each objective wants, from its own file under rules/objectives/, and how a file
+compares.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +8,15 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from advisor.ground.errors import InputError, unknown_name
 from advisor.ground.resources import rules_dir
+from advisor.ground.shape import Keys
+from advisor.ground.sources import SOURCES_FILE, source_from
 from advisor.ground.types import DataProfile, Source
 from advisor.ground.units import format_count
-from advisor.ground.yaml_reader import read_yaml
+from advisor.ground.yaml_cache import read_shipped
+from advisor.methods import methods
+from advisor.methods.load import AMOUNTS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,22 +31,33 @@ class DataRequirement:
     sources: tuple[Source, ...]
 
 
+REQUIREMENTS_FILE = Keys(
+    help="How much data sorting texts wants; each objective's own file says what that one wants",
+    keys={"classification": AMOUNTS},
+    required=("classification",),
+)
+
+
 @cache
 def data_requirements() -> dict[str, DataRequirement]:
-    """Objective -> how much data it wants."""
-    stated = read_yaml(rules_dir() / "data" / "amounts.yaml").data
-    shared = read_yaml(rules_dir() / "sources.yaml").data["sources"]
-    known = {**shared, **stated["sources"]}
+    """Objective (and `classification`) -> how much data it wants, where its file says so.
 
-    def source(name: str) -> Source:
-        entry = known[name]
-        return Source(
-            title=entry["title"],
-            url=entry.get("url", ""),
-            checked=str(entry.get("checked", stated["checked"])),
-            kind=entry["kind"],
-        )
-
+    Raises InputError with every fault, located.
+    """
+    document = read_shipped(rules_dir() / "data" / "amounts.yaml", shape=REQUIREMENTS_FILE)
+    known = dict(read_shipped(rules_dir() / "sources.yaml", shape=SOURCES_FILE).data["sources"])
+    for method in methods().objectives.values():
+        known |= method.sources
+    stated = {one.id: (one.amounts, one.at) for one in methods().objectives.values() if one.amounts}
+    stated["classification"] = (document.data["classification"], document.at(("classification",)))
+    faults = [
+        unknown_name("source", name, list(known), at=at)
+        for entry, at in stated.values()
+        for name in entry["sources"]
+        if name not in known
+    ]
+    if faults:
+        raise InputError(faults=faults)
     return {
         objective: DataRequirement(
             objective=objective,
@@ -47,9 +65,9 @@ def data_requirements() -> dict[str, DataRequirement]:
             too_few=entry["too_few"],
             usual=(entry["usual"][0], entry["usual"][1]),
             text=entry["text"],
-            sources=tuple(source(name) for name in entry["sources"]),
+            sources=tuple(source_from(known[name]) for name in entry["sources"]),
         )
-        for objective, entry in stated["objectives"].items()
+        for objective, (entry, _) in stated.items()
     }
 
 

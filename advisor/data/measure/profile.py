@@ -19,7 +19,8 @@ from advisor.data.examples import REASONS, Skipped, read_examples, refusal, rows
 from advisor.data.measure.findings import CHECKABLE_SHARE, SHOWN_ROWS, Notebook, Tally, look_back
 from advisor.data.measure.lengths import Lengths, cuts, error_of_mean, percentile, token_stats
 from advisor.data.measure.overlap import Overlap, evaluation_rows
-from advisor.data.read.files import Faults, Found, content_digest, find_data, open_bytes
+from advisor.data.read.files import Faults, content_digest, find_data, open_bytes
+from advisor.data.read.found import Found
 from advisor.data.recognition.recognise import Recognition, recognise
 from advisor.data.recognition.roles import normal
 from advisor.ground.errors import Fault, InputError

@@ -5,13 +5,14 @@ Needs pyarrow, which the core does without.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from advisor.data.read.files import DataFile, Found, need_pyarrow
-from advisor.ground.errors import InputError
+from advisor.data.read.found import DataFile, Found
+from advisor.ground.errors import InputError, MachineNotReady
 
 BATCH_ROWS = 1024
 
@@ -80,6 +81,15 @@ def _json(path: Path, shown: str) -> dict[str, Any]:
 def _names(path: Path, key: str, shown: str) -> list[str]:
     value = _json(path, shown).get(key)
     return [name for name in value if isinstance(name, str)] if isinstance(value, list) else []
+
+
+def need_pyarrow(shown: str) -> None:
+    """Raises MachineNotReady, with the line to install, if pyarrow is not installed."""
+    if importlib.util.find_spec("pyarrow") is None:
+        raise MachineNotReady(
+            f"{shown}: Parquet and Arrow files need pyarrow, which is not installed",
+            hint="pip install 'finetune-advisor[train]', or export the data as JSONL",
+        )
 
 
 def arrow_rows(file: DataFile) -> Iterator[Any]:

@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from advisor.ground.errors import Fault, InputError, MachineNotReady
+from advisor.data.read.arrow import dataset_folder
+from advisor.data.read.found import DataFile, Found
+from advisor.ground.errors import Fault, InputError
 
 CONTAINERS = {
     ".json": "json",
@@ -67,31 +69,6 @@ BESIDE_DATA = (
 )
 EVALUATION_NAMES = ("test", "validation", "valid", "val", "dev", "eval", "heldout", "holdout")
 SAVE_AS_CSV = "open it and save it as CSV (UTF-8), or export the rows as JSONL"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataFile:
-    """One file of a data path."""
-
-    path: Path
-    shown: str  # as messages name it
-    container: str  # json | jsonl | csv | text | parquet | arrow
-    gzipped: bool = False
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Found:
-    """The files a path stands for, all of one container, in reading order."""
-
-    files: tuple[DataFile, ...]
-    container: str
-    folder: bool = False
-    notes: tuple[str, ...] = ()  # files that were left out, and why
-    root: Path | None = None  # of a folder: where its files' own names begin
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(file.path.stat().st_size for file in self.files)
 
 
 @dataclass(slots=True)
@@ -330,8 +307,6 @@ def _is_json(text: str) -> bool:
 
 def _folder(where: Path, shown: str) -> Found:
     if (where / "dataset_dict.json").is_file() or (where / "state.json").is_file():
-        from advisor.data.read.arrow import dataset_folder
-
         return dataset_folder(where, shown)
     files: list[DataFile] = []
     others: dict[str, int] = {}
@@ -552,17 +527,6 @@ def broken_stream(file: DataFile, after_line: int, error: BaseException) -> tupl
         ),
         "check the disk, or copy the file again",
     )
-
-
-def need_pyarrow(shown: str) -> None:
-    """Raises MachineNotReady, with the line to install, where pyarrow is not importable."""
-    from importlib.util import find_spec
-
-    if find_spec("pyarrow") is None:
-        raise MachineNotReady(
-            f"{shown}: Parquet and Arrow files need pyarrow, which is not installed",
-            hint="pip install 'finetune-advisor[train]', or export the data as JSONL",
-        )
 
 
 def content_digest(path: str | os.PathLike[str]) -> str:

@@ -14,15 +14,14 @@ from json import JSONDecodeError, JSONDecoder
 from typing import IO, Any
 
 from advisor.data.read.files import (
-    DataFile,
     Faults,
-    Found,
     broken_stream,
     find_data,
     is_broken_gzip,
     open_bytes,
     read_lines,
 )
+from advisor.data.read.found import DataFile, Found
 from advisor.ground.errors import InputError
 
 CHUNK_CHARS = 1 << 20

@@ -15,7 +15,8 @@ from typing import Any, NoReturn
 
 from advisor.data.conversation import ROLES as SPEAKERS
 from advisor.data.conversation import turn_keys
-from advisor.data.read.files import Faults, Found, find_data, open_bytes
+from advisor.data.read.files import Faults, find_data, open_bytes
+from advisor.data.read.found import Found
 from advisor.data.read.rows import document_style, read_rows
 from advisor.data.recognition import roles
 from advisor.data.recognition.columns import Column, summarise

@@ -4,6 +4,8 @@ import pytest
 
 from trainers.ppo.guards import findings, not_finite, reward_hacked
 
+pytestmark = pytest.mark.light
+
 FINE = {
     "kl": 0.1,
     "reward": 0.5,

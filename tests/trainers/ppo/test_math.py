@@ -6,8 +6,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from trainers.ppo.math import (  # noqa: E402
-    KlPrice,
+from trainers.ppo.math import (
+    KLCoefficient,
     approximate_kl,
     entropies,
     explained_variance,
@@ -133,11 +133,11 @@ def test_explained_variance():
 
 def test_a_fixed_price_of_kl_stays_and_an_adaptive_one_follows_the_target():
     """KL 9 at target 6 is held at +20 %: 0.15 * (1 + 0.2 * 500 / 10000); KL 5.4 is 10 % below."""
-    fixed, adaptive = KlPrice(0.05), KlPrice(0.15, target=6.0)
+    fixed, adaptive = KLCoefficient(0.05), KLCoefficient(0.15, target=6.0)
     fixed.adapt(100.0, 500)
-    assert fixed.price == 0.05
+    assert fixed.value == 0.05
     adaptive.adapt(9.0, 500)
-    assert adaptive.price == pytest.approx(0.15 * 1.01)
-    adaptive.price = 0.15
+    assert adaptive.value == pytest.approx(0.15 * 1.01)
+    adaptive.value = 0.15
     adaptive.adapt(5.4, 500)
-    assert adaptive.price == pytest.approx(0.15 * (1 - 0.1 * 0.05))
+    assert adaptive.value == pytest.approx(0.15 * (1 - 0.1 * 0.05))

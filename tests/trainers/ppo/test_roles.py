@@ -4,15 +4,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification  # noqa: E402
+from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
 )
 
-from advisor.ground.errors import InputError  # noqa: E402
-from tests.trainers.ppo.modules import UPDATES, save_module  # noqa: E402
+from advisor.ground.errors import InputError
+from tests.trainers.ppo.modules import UPDATES, save_module
 from trainers.ppo.roles import (
     POLICY,
     REFERENCE,
@@ -21,8 +21,8 @@ from trainers.ppo.roles import (
     build_roles,
     last_tokens,
 )
-from trainers.ppo.rollout import Answers, batches_of  # noqa: E402
-from trainers.updates import load_update  # noqa: E402
+from trainers.ppo.rollout import Answers, batches_of
+from trainers.updates import load_update
 
 TEXTS = Answers(
     [[1, 5, 6], [1, 7, 8, 9, 10], [1, 4]],

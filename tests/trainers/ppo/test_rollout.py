@@ -6,16 +6,16 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trainers.ppo.rollout import (
     Answers,
     add_hidden_states,
     answer_mask,
     batches_of,
+    gather_answers,
     generate_answers,
-    lay_out,
-    take,
+    scatter_answers,
     token_log_probs,
 )
 
@@ -50,7 +50,7 @@ def test_generation_and_scoring_agree_on_every_token(model):
     batches = batches_of(answers, 2, pad_id=0, device="cpu")
     assert sorted(row for batch in batches for row in batch.rows) == [0, 1, 2]
     with torch.no_grad():
-        found = lay_out(
+        found = scatter_answers(
             [(batch, token_log_probs(model, batch, 0.7)[0]) for batch in batches],
             answer_mask(answers, "cpu"),
         )
@@ -99,7 +99,7 @@ def test_log_probs_are_those_of_the_plain_model(model):
     answers = write(model)
     (batch,) = batches_of(answers, 3, pad_id=0, device="cpu")
     with torch.no_grad():
-        table = lay_out(
+        table = scatter_answers(
             [(batch, token_log_probs(model, batch, 1.0)[0])], answer_mask(answers, "cpu")
         )
         for row, (prompt, ids) in enumerate(zip(answers.prompts, answers.ids, strict=True)):
@@ -131,7 +131,9 @@ def test_tables_and_batches_are_each_others_inverse():
     assert batch.targets_N.tolist() == [7, 5, 6, 2]
     numbers = torch.arange(4.0)
     assert (
-        take(lay_out([(batch, numbers)], answer_mask(answers, "cpu")), batch).tolist()
+        gather_answers(
+            scatter_answers([(batch, numbers)], answer_mask(answers, "cpu")), batch
+        ).tolist()
         == numbers.tolist()
     )
 
@@ -140,17 +142,17 @@ def test_a_smaller_batch_where_there_is_no_room(model, monkeypatch):
     """Out of memory while writing: half as many at once, said, and nothing lost."""
     import trainers.ppo.rollout as rollout
 
-    real, told = rollout._written_together, []
+    real, told = rollout._generate_batch, []
 
     def short_of_memory(model, prompts, **keys):
         if len(prompts) > 1:
             raise torch.OutOfMemoryError("no room")
         return real(model, prompts, **keys)
 
-    monkeypatch.setattr(rollout, "_written_together", short_of_memory)
+    monkeypatch.setattr(rollout, "_generate_batch", short_of_memory)
     answers = write(model, say=told.append, at_once=3)
     assert len(answers.ids) == len(PROMPTS)
-    assert told == ["no room to write so many answers at once: now 1"]
+    assert told == ["no room to generate so many answers at once: now 1"]
 
 
 def test_the_tokenizer_of_the_toy_model_writes_what_it_reads(toy_model):

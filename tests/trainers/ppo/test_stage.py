@@ -12,10 +12,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from advisor.ground.errors import InputError, TrainingFailed  # noqa: E402
-from advisor.plan.write import plan_text  # noqa: E402
-from tests.trainers.ppo.modules import UPDATES, metrics, save_module  # noqa: E402
-from trainers.ppo.loop import train  # noqa: E402
+from advisor.ground.errors import InputError, TrainingFailed
+from advisor.plan.write import plan_text
+from tests.trainers.ppo.modules import UPDATES, metrics, save_module
+from trainers.ppo.loop import train
 
 ROOT = Path(__file__).parents[3]
 
@@ -99,9 +99,9 @@ def test_mixed_precision_trains_with_values_and_scores_in_float32(make, update, 
     from trainers.ppo import roles
 
     kinds = set()
-    real = roles.numbers
+    real = roles.apply_head
     monkeypatch.setattr(
-        roles, "numbers", lambda *args: (found := real(*args), kinds.add(found.dtype))[0]
+        roles, "apply_head", lambda *args: (found := real(*args), kinds.add(found.dtype))[0]
     )
     job = make(
         **{
@@ -124,44 +124,75 @@ def test_the_first_ratios_of_an_update_are_exactly_one(make, monkeypatch):
     """Before any step the policy is the one that wrote: no token's probability differs by a bit,
     with recomputed activations too.
     """
-    from trainers.ppo.update import Ppo
+    from trainers.ppo.update import PPO
 
     errors = []
-    real = Ppo.update
+    real = PPO.update
 
     def update(self, prompts, **keys):
         found = real(self, prompts, **keys)
         errors.append(self.first_ratio_error)
         return found
 
-    monkeypatch.setattr(Ppo, "update", update)
+    monkeypatch.setattr(PPO, "update", update)
     for keys in ({}, {"gradient_checkpointing": True, "minibatches": 3}):
         train(make(max_steps=2, job_judge=False, **keys))
     assert errors == [0.0] * 4
 
 
+RESUMED = {
+    "max_steps": 6,
+    "save_steps": 2,
+    "kl_coef": 0.05,
+    "kl_target": 1.0,
+    "scheduler": "linear",
+    "holdout": 0.1,
+}
+
+
+def test_a_run_stopped_half_way_goes_on_and_ends_the_same(make, tmp_path, monkeypatch):
+    """Stopped right behind its first checkpoint: the next call goes on from there, and every number
+    of every update is that of an unbroken run.
+    """
+    from trainers.ppo import saving
+
+    keys = {**RESUMED, "max_steps": 4}
+    whole = make(**keys, job_run=tmp_path / "whole")
+    train(whole)
+    broken = make(**keys, job_run=tmp_path / "broken")
+    mark = saving.mark_complete
+
+    def stop(*args, **keys):
+        mark(*args, **keys)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(saving, "mark_complete", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(broken)
+    assert not (broken.output / "result.json").exists()
+    assert len(metrics(broken.run)) < keys["max_steps"]
+    train(broken)
+    assert metrics(broken.run) == metrics(whole.run)
+    assert result(broken)["evaluation"]["metrics"] == result(whole)["evaluation"]["metrics"]
+
+
+@pytest.mark.slow
 def test_a_run_killed_half_way_goes_on_and_ends_the_same(make, tmp_path):
     """kill -9 behind a checkpoint: the next call goes on from there, and every number of every
     update is that of an unbroken run.
     """
-    keys = {
-        "max_steps": 6,
-        "save_steps": 2,
-        "kl_coef": 0.05,
-        "kl_target": 1.0,
-        "scheduler": "linear",
-        "holdout": 0.1,
-    }
-    whole = make(**keys, job_run=tmp_path / "whole")
+    whole = make(**RESUMED, job_run=tmp_path / "whole")
     train(whole)
-    broken = make(**keys, job_run=tmp_path / "broken")
+    broken = make(**RESUMED, job_run=tmp_path / "broken")
     plan = tmp_path / "plan.yaml"
     plan.write_text(plan_text(broken.plan))
     command = [
         sys.executable,
         "-P",
         "-m",
-        "trainers.ppo",
+        "trainers",
+        "ppo",
         str(plan),
         "--stage",
         "ppo",
@@ -241,7 +272,7 @@ def test_a_policy_that_never_ends_its_answers_is_told(make, monkeypatch):
 def test_a_policy_far_from_its_start_stops_the_run(make):
     """KL above the bound: the run stops and says which keys to change."""
     with pytest.raises(
-        TrainingFailed, match=r"nats a token from the reference, the bound is 0\.01"
+        TrainingFailed, match=r"nats per token from the reference model, the bound is 0\.01"
     ) as caught:
         train(make(kl_limit=0.01, max_steps=4, job_judge=False))
     assert "kl_coef" in caught.value.faults[0].hint
@@ -293,13 +324,13 @@ def test_the_reward_model_of_the_stage_before_scores(make, tmp_path):
 @pytest.mark.parametrize(
     ("keys", "text"),
     [
-        ({"reward": None}, "nothing scores the answers"),
+        ({"reward": None}, "nothing gives the answers a reward"),
         ({"reward": "nowhere.py:score"}, "no such file"),
         ({"reward": "scores.py:nothing"}, "has no function 'nothing'"),
         ({"reward": None, "reward_model": "nowhere"}, "holds no model"),
         ({"reward_model": "rm"}, "both say where the reward comes from"),
-        ({"dropout": 0.1}, "nothing would read 'dropout'"),
-        ({"kl_horizon": 100}, "nothing would read 'kl_horizon'"),
+        ({"dropout": 0.1}, "'dropout' has no effect"),
+        ({"kl_horizon": 100}, "'kl_horizon' has no effect"),
         ({"minibatches": 4}, "minibatches 4 are more than"),
         ({"response_tokens": 95}, "leave no room for a prompt"),
         ({"trl": {"max_grad_norm": 1.0}}, "max_grad_norm"),
@@ -339,7 +370,8 @@ def test_two_processes_learn_like_one(make, tmp_path):
         sys.executable,
         "-P",
         "-m",
-        "trainers.ppo",
+        "trainers",
+        "ppo",
         str(plan),
         "--stage",
         "ppo",

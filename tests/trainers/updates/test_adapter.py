@@ -97,12 +97,12 @@ def test_a_stage_goes_on_from_the_adapter_before_and_full_cannot(make, tmp_path)
 
     result = trained(job("more"))
     assert result["loss_first"] < losses(first)[0]
-    with pytest.raises(InputError, match="bottleneck is 9, the adapter it goes on from has 8"):
+    with pytest.raises(InputError, match="bottleneck is 9, the adapter it continues from has 8"):
         sft.train(job("wider"))
-    with pytest.raises(InputError, match="goes on from a BOTTLENECK adapter"):
+    with pytest.raises(InputError, match="continues from a BOTTLENECK adapter"):
         sft.train(job("lora"))
     with pytest.raises(
-        InputError, match="goes on from a bottleneck adapter, which cannot be merged"
+        InputError, match="continues from a bottleneck adapter, which cannot be merged"
     ):
         sft.train(job("whole"))
 
@@ -171,6 +171,6 @@ def test_the_module_of_another_base_is_bad_input(update, make, tmp_path, tiny_mo
 
     plan = replace(job.plan, stages=(stage,))
     with pytest.raises(
-        InputError, match=r"goes on from .*elsewhere, which does not fit .*tiny-model"
+        InputError, match=r"continues from .*elsewhere, which does not fit .*tiny-model"
     ):
         sft.train(make_job(plan, stage="sft", run=tmp_path / "run", folder=tmp_path))

@@ -61,4 +61,4 @@ def test_what_full_cannot_do_is_refused_with_the_way_out(make):
     text = str(caught.value)
     assert "needs a frozen base" in text
     assert "float16 weights cannot be trained in place" in text
-    assert "nothing would read 'peft'" in text
+    assert "'peft' has no effect" in text

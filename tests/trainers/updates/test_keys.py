@@ -40,6 +40,7 @@ def test_the_key_changes_the_config(update, key, make, base):
     )
 
 
+@pytest.mark.light
 @pytest.mark.parametrize("update", OTHER)
 def test_every_declared_key_is_covered(update):
     """No key of the update's file is missing from the test above."""
@@ -70,7 +71,7 @@ def test_every_update_answers_the_same_questions(update, make):
     module = load_update(update)
     assert all(
         hasattr(module, name)
-        for name in ("OWNED", "LIMITS", "config_class", "faults", "peft_config", "start")
+        for name in ("PLAN_KEYS", "config_class", "faults", "peft_config", "start")
     )
     config = module.config_class()
     stage = make(update=update).stage
@@ -81,7 +82,6 @@ def test_every_update_answers_the_same_questions(update, make):
         | set(key_specs().allowed("sft", update))
     )
     if config is not None:
-        assert set(module.OWNED) <= {item.name for item in fields(config)} | {"revision"}
-        assert set(module.OWNED.values()) <= known
+        assert set(module.PLAN_KEYS) <= {item.name for item in fields(config)} | {"revision"}
+        assert set(module.PLAN_KEYS.values()) <= known
     assert module.faults(replace(stage, peft={})) == []
-    assert bool(module.LIMITS) == (update in ("adapter", "prefix"))

@@ -46,7 +46,7 @@ def test_a_rank_larger_than_some_layers_is_said(make, capsys):
     """Rank 64 is more than the key and value projections are wide: it trains, and says so."""
     trained(make(rank=64, job_judge=False))
     assert (
-        "rank 64 is more than some layers are wide (k_proj 32, v_proj 32)"
+        "rank 64 is larger than the width of some layers (k_proj 32, v_proj 32)"
         in capsys.readouterr().err
     )
 
@@ -141,7 +141,7 @@ def test_what_the_plan_owns_is_refused_in_peft(key, make):
         (
             {"init_lora_weights": "pissa"},
             "nf4",
-            "takes the base's weights apart, and quantization nf4 leaves none",
+            "decomposes the base's weights, which quantization nf4 has replaced",
         ),
         ({"init_lora_weights": "eva"}, None, "eva needs a pass over the data before training"),
         ({"init_lora_weights": "pizza"}, None, "pizza"),

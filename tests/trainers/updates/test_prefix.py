@@ -4,6 +4,8 @@ work.
 
 import pytest
 
+pytest.importorskip("torch")
+
 from advisor.ground.errors import InputError
 from tests.trainers.runs import break_at, losses, trained
 from trainers import sft
@@ -96,11 +98,11 @@ def test_a_prompt_of_ones_own_can_be_the_start(make):
     said = prefix.start(job.stage, job.options, model, tokenizer, rows)
     given = prefix.text_ids(tokenizer, text)
     assert said.startswith(
-        f"the prefix starts from the keys and values of prefix_text ({len(given)} tokens) and what"
-        " the first "
+        f"the prefix starts from the keys and values of prefix_text ({len(given)} tokens) and"
+        " the answers of the first "
     )
     assert tokenizer.decode(given) == f"<|im_start|>system\n{text}<|im_end|>\n"
-    front = [*given, *(token for row in rows for token in prefix.taught(row))][:40]
+    front = [*given, *(token for row in rows for token in prefix.learned_ids(row))][:40]
     ids = torch.tensor([list(rows[-1].input_ids)])
     with torch.no_grad():
         mine = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
@@ -134,7 +136,9 @@ def test_too_few_tokens_or_positions_are_refused(make, tmp_path, chats):
     """
     few = tmp_path / "few.jsonl"
     few.write_text("".join(chats.read_text().splitlines(keepends=True)[:5]))
-    with pytest.raises(InputError, match=r"tokens together, prefix_tokens is 200"):
+    with pytest.raises(
+        InputError, match=r"answers of all rows have \d+ tokens, prefix_tokens is 200"
+    ):
         sft.train(make(update="prefix", prefix_tokens=200, seq_len=100, job_data=few))
     with pytest.raises(
         InputError, match="prefix_tokens 500 and seq_len 128 make 628 positions, the model has 512"
@@ -150,7 +154,7 @@ def test_a_model_without_a_cache_of_keys_has_no_place_for_a_prefix(make):
         MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, state_size=4)
     )
     job = make(update="prefix")
-    with pytest.raises(InputError, match="MambaForCausalLM keeps no keys and values"):
+    with pytest.raises(InputError, match="MambaForCausalLM does not cache keys and values"):
         prefix.peft_config(job.stage, job.options, mamba)
 
 
@@ -204,5 +208,5 @@ def test_a_full_stage_cannot_go_on_from_a_prefix(make, tmp_path):
         first.plan,
         stages=(first.stage, replace(first.stage, name="whole", update="full", options={})),
     )
-    with pytest.raises(InputError, match="goes on from a prefix, which cannot be merged"):
+    with pytest.raises(InputError, match="continues from a prefix, which cannot be merged"):
         sft.train(make_job(plan, stage="whole", run=first.run, folder=tmp_path, judge=False))

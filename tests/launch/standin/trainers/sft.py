@@ -16,6 +16,7 @@ from advisor.plan.read import read_plan
 
 def main():
     parser = argparse.ArgumentParser()
+    parser.add_argument("objective", choices=["sft"])
     parser.add_argument("plan", type=Path)
     parser.add_argument("--stage")
     parser.add_argument("--run", type=Path)
@@ -43,7 +44,7 @@ def main():
     (folder / f"seen{os.environ.get('RANK', '')}.json").write_text(json.dumps(seen))
     (folder / "pid").write_text(str(os.getpid()))
     if args.dry_run:
-        (args.run / "dry_run.json").write_text(
+        (folder / "dry_run.json").write_text(
             json.dumps({"measured": {"peak_bytes": 1000, "step_s": 0.5}})
         )
     if mode == "wait":
@@ -123,7 +124,3 @@ def fail(folder, kind, what, code):
         )
     )
     sys.exit(code)
-
-
-if __name__ == "__main__":
-    main()

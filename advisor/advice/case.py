@@ -1,0 +1,163 @@
+"""One question as one value: the situation, what rules see of it, the rules, and what things cost.
+
+Built once at the start of `advise`, and again for every what-if, so that facts and costs are made
+in one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from advisor.advice.facts_of_situation import situation_facts
+from advisor.advice.types import Chosen, StageSettings
+from advisor.estimate.types import Estimate
+from advisor.ground.types import DDP, FSDP
+from advisor.methods import objective, schemes, update
+from advisor.methods.composition import Composition, compose
+from advisor.ruleset.model import Ruleset
+from advisor.situation.types import Situation
+
+from .decide import Decision, conclude, conclude_early
+from .fit import coarse_fit, combine_estimates, fit_stage, stage_settings
+
+Priced = tuple[tuple[StageSettings, ...], Estimate]  # the stages with their settings, and the cost
+
+
+class Costs:
+    """What compositions cost in one situation.
+
+    Stages are fitted once each, however many chains share them.
+    """
+
+    def __init__(self, ruleset: Ruleset, situation: Situation, facts: Mapping[str, Any]) -> None:
+        self.ruleset, self.situation, self.facts = ruleset, situation, facts
+        self._known: dict[tuple[str, str, str | None], tuple[StageSettings, Estimate]] = {}
+
+    def cost_of(self, composition: Composition) -> Priced:
+        """The stages of a composition with settings that fit, and what they cost together.
+
+        Several GPUs share all stages of a plan in one way: each holds the whole model, or where
+        that is too big the model is split.
+        """
+        if len(self.situation.hardware.gpus) < 2:
+            return self.cost_with_strategy(composition, None)
+        whole = self.cost_with_strategy(composition, DDP)
+        return whole if whole[1].fits != "too_big" else self.cost_with_strategy(composition, FSDP)
+
+    def cost_with_strategy(self, composition: Composition, strategy: str | None) -> Priced:
+        """The same under one way of sharing the work; None for one device."""
+        lead, module = self._shared_module(composition)
+        found = [
+            self._stage(composition, name, strategy, lead, module) for name in composition.chain
+        ]
+        return tuple(stage for stage, _ in found), combine_estimates([cost for _, cost in found])
+
+    def _shared_module(self, composition: Composition) -> tuple[str, Mapping[str, Chosen]]:
+        """Stages that train one module in turn have one form of it: the largest that any of them
+        asks for, and whose it is.
+        """
+        sharing = [name for name in composition.chain if not objective(name).scores]
+        how = update(composition.update or "lora")
+        if not how.size_key or len(sharing) < 2:
+            return "", {}
+        wanted = {
+            name: stage_settings(self.ruleset, self.situation, self.facts, composition, name)
+            for name in sharing
+        }
+        size = how.size_key
+        lead = max(
+            sharing, key=lambda name: wanted[name][size].value if size in wanted[name] else 0
+        )
+        because = f"one module goes through all stages, in the form that {lead} asks for"
+        return lead, {
+            name: replace(chosen, because=f"{because}: {chosen.because}")
+            for name, chosen in wanted[lead].items()
+            if name in how.keys
+        }
+
+    def _stage(
+        self,
+        composition: Composition,
+        name: str,
+        strategy: str | None,
+        lead: str,
+        shared: Mapping[str, Chosen],
+    ) -> tuple[StageSettings, Estimate]:
+        shared = {} if objective(name).scores or name == lead else shared
+        form = f"{composition.encoder}+{composition.scheme}+{lead if shared else ''}"
+        key = (name, form, strategy)
+        if key not in self._known:
+            self._known[key] = fit_stage(
+                self.ruleset, self.situation, self.facts, composition, name, strategy, shared
+            )
+        return self._known[key]
+
+    def coarse_fits(self, chain: str, *, per_task: bool) -> dict[str, str]:
+        """scheme -> the coarse fact that rules see.
+
+        That a model fits which nobody named is no known fact; that it does not is what the plan
+        would run into.
+        """
+        found = {
+            scheme: self._coarse_fit(compose(chain, scheme, per_task=per_task))
+            for scheme in schemes()
+        }
+        if self.situation.suggestion is None:
+            return found
+        return {
+            scheme: fit if fit in ("too_big", "over_budget") else "unknown"
+            for scheme, fit in found.items()
+        }
+
+    def _coarse_fit(self, composition: Composition) -> str:
+        """The coarse fact. A module whose base is split says so: the base can be quantised instead,
+        and each GPU then holds all of it.
+        """
+        stages, cost = self.cost_of(composition)
+        fit = coarse_fit(cost, self.facts)
+        is_split = any(stage.is_sharded for stage in stages)
+        is_module = update(composition.update or "lora").is_module
+        return "split" if fit == "fits" and is_module and is_split else fit
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Case:
+    """A situation under a set of rules."""
+
+    ruleset: Ruleset
+    situation: Situation
+    facts: Mapping[str, Any]  # what is known before anything is concluded or estimated
+    costs: Costs
+
+    @classmethod
+    def build(
+        cls, situation: Situation, ruleset: Ruleset, changes: Mapping[str, Any] | None = None
+    ) -> Case:
+        """The case of a situation; a change to None takes a fact away."""
+        facts = {
+            key: value
+            for key, value in {**situation_facts(situation), **(changes or {})}.items()
+            if value is not None
+        }
+        return cls(ruleset, situation, facts, Costs(ruleset, situation, facts))
+
+    def under(self, ruleset: Ruleset) -> Case:
+        """The same facts at the same costs under other rules."""
+        return replace(self, ruleset=ruleset)
+
+    def with_answers(self, changes: Mapping[str, Any]) -> Case:
+        """The same with some answers changed; what things cost stays as it is."""
+        return replace(self, facts={**self.facts, **changes})
+
+    def decide(self) -> Decision:
+        """What the tables conclude: first what needs no estimate, then which scheme."""
+        early = conclude_early(self.ruleset, self.facts)
+        per_task = early.facts["adapters_per"] == "task"
+        fits = self.costs.coarse_fits(str(early.facts["chain"]), per_task=per_task)
+        return conclude(self.ruleset, early, fits)
+
+    def cost_of(self, composition: Composition) -> Priced:
+        """The stages of a composition with settings that fit, and what they cost together."""
+        return self.costs.cost_of(composition)

@@ -1,0 +1,125 @@
+"""The options that several commands share; those for answers are made from rules/facts.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import click
+
+from advisor.ruleset.facts import Fact, load_facts
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+FACT = "fact_"  # before the id of a fact: the name of its option's parameter
+
+
+def answer_options(command: Command) -> Command:
+    """Add one option for each fact that has a flag, `--signal` and `--answers`: the questions of
+    the wizard.
+    """
+    for fact in reversed(list(load_facts().values())):
+        if fact.flag is not None:
+            command = click.option(
+                fact.flag, f"{FACT}{fact.id}", multiple=True, **_fact_option(fact)
+            )(command)
+    command = click.option(
+        "--signal",
+        f"{FACT}signals",
+        multiple=True,
+        metavar="NAME",
+        help="State a fact, or deny it with NAME=no; repeatable. `advise rules facts` lists them.",
+    )(command)
+    return click.option(
+        "--answers",
+        "answers_file",
+        metavar="FILE",
+        help="YAML or JSON file with answers, `-` for standard input; flags override it.",
+    )(command)
+
+
+def facts_given(options: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """Fact id -> the values that its option was given, of all options of a command."""
+    return {
+        name.removeprefix(FACT): values for name, values in options.items() if name.startswith(FACT)
+    }
+
+
+def _fact_option(fact: Fact) -> dict[str, Any]:
+    help_ = fact.ask or f"In {fact.unit}." if fact.unit else fact.ask
+    if fact.id == "budget":
+        return {"help": f"{help_} low, medium, high, or usd=20,hours=6.", "metavar": "LEVEL|LIMITS"}
+    if fact.id == "gpu":
+        return {
+            "help": f"{help_} A name, `unknown` or `none`; default: this machine.",
+            "metavar": "NAME",
+        }
+    if fact.type == "map":
+        return {"help": help_, "metavar": "NAME=FILE" if fact.id == "tasks" else "ROLE=COLUMN"}
+    if fact.type == "choice":
+        return {"help": f"{help_} One of: {', '.join(fact.values)}.", "metavar": "VALUE"}
+    if fact.type == "number":
+        return {
+            "help": f"{help_} ({fact.unit})" if fact.unit and fact.unit not in help_ else help_,
+            "type": float,
+            "metavar": "N",
+        }
+    return {"help": help_, "metavar": "PATH" if fact.type == "path" else "TEXT"}
+
+
+def rule_options(command: Command) -> Command:
+    """Add --rules, for commands that decide."""
+    return click.option(
+        "--rules",
+        "rule_layers",
+        multiple=True,
+        metavar="PATH|document",
+        help=(
+            "`document`: the guide alone. A file: your own rules on top; repeatable (or set"
+            " ADVISE_RULES)."
+        ),
+    )(command)
+
+
+def json_option(command: Command) -> Command:
+    """Add --json."""
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print one JSON document on standard output."
+    )(command)
+
+
+RUN_OPTIONS = {  # parameter -> its option
+    "output": click.option(
+        "--output", metavar="DIR", help="Run folder; default: ./runs/<name>-<digest>."
+    ),
+    "dry_run": click.option(
+        "--dry-run",
+        is_flag=True,
+        help="Measure two steps on the longest rows and one evaluation batch, then stop.",
+    ),
+    "only": click.option("--only", metavar="NAME", help="Train only this stage or task."),
+    "set_values": click.option(
+        "--set",
+        "set_values",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Change a value of the plan: --set stages.0.learning_rate=1e-4; repeatable.",
+    ),
+    "max_steps": click.option(
+        "--max-steps",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Stop every stage after N steps, for a trial.",
+    ),
+    "no_judge": click.option(
+        "--no-judge",
+        is_flag=True,
+        help="Train, save and check that the result loads, but do not evaluate it.",
+    ),
+}
+
+
+def run_options(command: Command) -> Command:
+    """Add what `advise run` and `advise demo` can change about a run."""
+    for option in reversed(RUN_OPTIONS.values()):
+        command = option(command)
+    return command

@@ -1,0 +1,84 @@
+"""`advise run`: train a plan, or advise first and train what was recommended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from advisor.commands.options import (
+    RUN_OPTIONS,
+    answer_options,
+    facts_given,
+    json_option,
+    rule_options,
+    run_options,
+)
+from advisor.commands.output import console, say
+from advisor.commands.session import advise_on, choose_candidate, read_answers, require_plan
+from advisor.commands.training import show_run, train
+from advisor.ground.errors import InputError
+from advisor.ground.files import PLAN_FILE
+from advisor.render.terminal import print_advice
+
+
+@click.command()
+@click.argument("plan", required=False, metavar="[PLAN]")
+@answer_options
+@rule_options
+@run_options
+@click.option(
+    "--choose", metavar="COMPOSITION", help="Take this candidate instead of the recommended one."
+)
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Let --choose take a candidate that ranks lower or is advised against.",
+)
+@json_option
+@click.pass_context
+def run(
+    context: click.Context,
+    /,
+    plan: str | None,
+    answers_file: str | None,
+    rule_layers: tuple[str, ...],
+    choose: str | None,
+    force: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train a plan stage by stage, and resume automatically.
+
+    With answers instead of a plan it advises first and trains what was recommended; with neither it
+    takes ./plan.yaml. --json prints run.json at the end.
+    """
+    settings = {name: options.pop(name) for name in RUN_OPTIONS}
+    is_stated = answers_file is not None or any(facts_given(options).values())
+    if plan is not None and is_stated:
+        raise InputError(
+            "both a plan and answers are given",
+            allowed="advise run PLAN, or advise run with answers and flags",
+            hint="to change a plan: --set stages.0.learning_rate=1e-4",
+        )
+    if plan is None and not is_stated:
+        if not Path(PLAN_FILE).exists():
+            raise InputError(
+                f"there is no ./{PLAN_FILE}, and no answers are given",
+                allowed="advise run PLAN, or advise run --task qa --data FILE ...",
+                hint="`advise` asks the questions and writes a plan",
+            )
+        plan = PLAN_FILE
+    if plan is not None:
+        context.exit(show_run(train(Path(plan), settings), as_json=as_json))
+    stated = read_answers(answers_file, facts_given(options), rule_layers)
+    advice, ruleset = advise_on(stated, rule_layers, online=True)
+    advice = choose_candidate(advice, ruleset, choose, force=force)
+    planned = require_plan(advice, ruleset) if advice.fits else None
+    print_advice(advice, console(stderr=True))
+    if planned is None:
+        say("nothing was started, since nothing fits; see above for what would")
+        context.exit(3)
+    made, comments = planned
+    context.exit(show_run(train(made, settings, comments=comments), as_json=as_json))

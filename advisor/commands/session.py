@@ -1,0 +1,290 @@
+"""What commands and the Python API share: answers, rules, advice and plan of one call.
+
+Nothing is printed here but the warnings about the user's own rules, through `warn`.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from advisor.ground.errors import Fault, InputError
+from advisor.ground.types import Answers, Hardware
+from advisor.ground.yaml_reader import parse_yaml, read_yaml
+from advisor.ruleset.facts import Fact, load_facts
+from advisor.ruleset.load import load_rules, only_layer
+from advisor.situation.answers import answers_from_document, answers_from_flags, merge_answers
+
+if TYPE_CHECKING:
+    from advisor.advice.types import Advice
+    from advisor.plan.model import Comments, Plan
+    from advisor.ruleset.model import Ruleset
+
+SHIPPED = ("document", "evidence")
+# What a plan may lack -> the option that gives it.
+MISSING = {
+    "data.path": "--data FILE",
+    "data.examples": "--examples FILE with requests and answers",
+    "model": "--model with a hub id or a directory",
+    "tasks": "--tasks NAME=FILE for each task",
+    "reward_model": (
+        "--reward-model with the directory of one, or an rm stage before: --choose"
+        " 'sft>rm>ppo+lora'"
+    ),
+}
+Warn = Callable[[str], object]
+
+
+# --------------------------------------------------------------------------- answers
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stated:
+    """What the user stated, and what is to be said about it."""
+
+    answers: Answers
+    warnings: tuple[str, ...] = ()
+    answers_file: str | None = None
+
+    @property
+    def folder(self) -> Path | None:
+        """Where paths in the answers file may start from."""
+        named = self.answers_file not in (None, "-")
+        return Path(str(self.answers_file)).parent if named else None
+
+
+def read_answers(
+    answers_file: str | None, flags: Mapping[str, tuple[Any, ...]], rule_layers: Sequence[str]
+) -> Stated:
+    """The answers in the file and in the flags, merged; flags override the file.
+
+    Args:
+        answers_file: A YAML or JSON file, `-` for standard input.
+        flags: Fact id -> the values of its flag, in the order given.
+        rule_layers: The values of --rules.
+
+    Raises InputError with every fault.
+    """
+    facts = load_known_facts(rule_layers)
+    answers, warnings = answers_from_flags(_single_values(flags, facts), facts)
+    if answers_file is not None:
+        from_file, more = answers_from_document(
+            parse_yaml(sys.stdin.buffer.read(), name="<stdin>")
+            if answers_file == "-"
+            else read_yaml(answers_file),
+            facts,
+        )
+        answers, warnings = merge_answers(from_file, answers), (*more, *warnings)
+    return Stated(answers=answers, warnings=tuple(warnings), answers_file=answers_file)
+
+
+def _single_values(
+    flags: Mapping[str, tuple[Any, ...]], facts: Mapping[str, Fact]
+) -> dict[str, Any]:
+    """The value of each flag. Only lists and maps take several, and a budget several limits.
+
+    Raises InputError if another flag was given different values.
+    """
+    values: dict[str, Any] = {}
+    faults = []
+    for fact_id, given in flags.items():
+        several = tuple(dict.fromkeys(given))
+        if fact_id == "signals" or facts[fact_id].type == "map":
+            values[fact_id] = given
+        elif fact_id == "budget" and all("=" in limit for limit in several):
+            values[fact_id] = ",".join(several) or None
+        elif len(several) > 1:
+            flag, all_of_them = facts[fact_id].flag, ", ".join(map(str, several))
+            faults.append(
+                Fault(
+                    what=f"{flag} is given {len(several)} times: {all_of_them}",
+                    allowed="one value",
+                )
+            )
+        else:
+            values[fact_id] = several[0] if several else None
+    if faults:
+        raise InputError(faults=faults)
+    return values
+
+
+def input_paths(stated: Stated, rule_layers: Sequence[str]) -> list[Path]:
+    """Every file and directory that the answers name, as given and beside the answers file, the
+    answers file itself and the user's own rules.
+    """
+    answers, facts = stated.answers, load_facts()
+    named = [
+        answer.value
+        for fact_id, answer in answers.known.items()
+        if fact_id == "model" or (fact_id in facts and facts[fact_id].type == "path")
+    ]
+    named += (answers.value("tasks") or {}).values()
+    folders = (Path(), *([stated.folder] if stated.folder else []))
+    return [
+        *(folder / Path(name).expanduser() for name in named for folder in folders),
+        *([Path(stated.answers_file)] if stated.answers_file else []),
+        *find_rule_layers(rule_layers)[1],
+    ]
+
+
+# --------------------------------------------------------------------------- rules
+
+
+def find_rule_layers(rule_layers: Sequence[str]) -> tuple[tuple[str, ...], tuple[Path, ...]]:
+    """The shipped layers and the user's own files that --rules or ADVISE_RULES name."""
+    wanted = rule_layers or tuple(
+        filter(None, os.environ.get("ADVISE_RULES", "").split(os.pathsep))
+    )
+    overlays = tuple(Path(path) for path in wanted if path not in SHIPPED)
+    return ("document",) if "document" in wanted else SHIPPED, overlays
+
+
+def load_known_facts(rule_layers: Sequence[str]) -> Mapping[str, Fact]:
+    """Every fact that may be stated: the shipped ones and those that the user's own files add."""
+    layers, overlays = find_rule_layers(rule_layers)
+    return load_rules(layers, overlays).facts if overlays else load_facts()
+
+
+def print_warning(text: str) -> None:
+    """Print a warning on standard error."""
+    print(f"warning: {text}", file=sys.stderr)
+
+
+def load_rule_set(
+    rule_layers: Sequence[str], *, warn: Warn = print_warning
+) -> tuple[Ruleset, Ruleset]:
+    """The rules that decide, and the guide's rules alone.
+
+    Raises InputError if the user's own files break the rules; what else the linter finds in them
+    goes to `warn`.
+    """
+    layers, overlays = find_rule_layers(rule_layers)
+    ruleset = load_rules(layers, overlays)
+    if overlays:
+        from advisor.advice.linting import refuse_or_warn  # shipped rules need no proof at start
+
+        for warning in refuse_or_warn(ruleset, layers):
+            warn(warning)
+    guide = load_rules(("document",)) if ruleset.disabled else only_layer(ruleset, "document")
+    return ruleset, guide
+
+
+# --------------------------------------------------------------------------- advice and plan
+
+
+def advise_on(
+    stated: Stated,
+    rule_layers: Sequence[str] = (),
+    *,
+    online: bool = False,
+    probed: Hardware | None = None,
+    warn: Warn = print_warning,
+) -> tuple[Advice, Ruleset]:
+    """The advice on what was stated, and the rules that gave it.
+
+    Args:
+        stated: The answers.
+        rule_layers: The values of --rules.
+        online: Whether an unknown hub id may be looked up on the model hub.
+        probed: This machine, if it has been probed already.
+        warn: Takes each warning about the user's own rules.
+
+    Raises InputError if the task is missing, or an input cannot be used.
+    """
+    from advisor.advice.advise import advise  # `advise rules` gives none
+    from advisor.situation.build import situation_of
+
+    if stated.answers.value("task") is None:
+        tasks = ", ".join(load_facts()["task"].values)
+        raise InputError(
+            "the task is not stated",
+            allowed=f"--task, or `task:` in the answers: {tasks}",
+            hint="run `advise` without flags on a terminal, and it asks the questions",
+        )
+    ruleset, guide = load_rule_set(rule_layers, warn=warn)
+    situation = situation_of(stated.answers, probed=probed, online=online, base=stated.folder)
+    situation = replace(situation, warnings=(*stated.warnings, *situation.warnings))
+    return advise(situation, ruleset, guide), ruleset
+
+
+def choose_candidate(
+    advice: Advice, ruleset: Ruleset, choose: str | None, *, force: bool
+) -> Advice:
+    """The advice with the candidate that --choose names in place of the recommended one.
+
+    Raises InputError if there is no such candidate, or it may not be taken.
+    """
+    if choose is None:
+        return advice
+    from advisor.advice.advise import candidate_of, with_choice
+    from advisor.methods.composition import parse_composition
+
+    wanted = parse_composition(choose, at="--choose")
+    candidates = (advice.recommendation, *advice.alternatives)
+    found = next((each for each in candidates if each.composition == wanted), None)
+    if found is advice.recommendation:
+        return advice
+    if found is None and wanted.chain:
+        found = candidate_of(advice, ruleset, wanted)
+    if found is None:
+        listed = ", ".join(str(candidate.composition) for candidate in candidates)
+        raise InputError(
+            f"--choose: '{wanted}' is not a candidate here",
+            allowed=f"candidates: {listed}, or any other chain with a scheme",
+        )
+    if not found.forced_ok:
+        raise InputError(
+            f"--choose: '{wanted}' cannot be taken: {found.because[0].text}",
+            hint="--force does not override this",
+        )
+    if not force:
+        raise InputError(
+            f"--choose: '{wanted}' is not recommended: {found.because[0].text}",
+            hint="add --force to take it anyway",
+        )
+    return with_choice(advice, found)
+
+
+def resolve_plan(advice: Advice, ruleset: Ruleset) -> tuple[Plan | None, Comments, list[str]]:
+    """The plan of the recommended candidate with its comments, or what a plan lacks."""
+    from advisor.advice.planning import make_plan, missing_for_plan
+
+    candidate = advice.recommendation
+    if not candidate.composition.chain:
+        return None, {}, []
+    missing = missing_for_plan(advice, candidate, ruleset)
+    if missing:
+        return None, {}, missing
+    return *make_plan(advice, candidate, ruleset), []
+
+
+def require_plan(advice: Advice, ruleset: Ruleset) -> tuple[Plan, Comments]:
+    """The plan of the recommended candidate with its comments.
+
+    Raises InputError saying what is missing if there can be none.
+    """
+    plan, comments, missing = resolve_plan(advice, ruleset)
+    if plan is None:
+        refuse_missing(advice, missing)
+    return plan, comments
+
+
+def refuse_missing(advice: Advice, missing: Sequence[str]) -> NoReturn:
+    """Raise the InputError of a plan that cannot be made, since it lacks these."""
+    composition = advice.recommendation.composition
+    if not composition.chain:
+        other = shlex.quote(str(advice.alternatives[0].composition))
+        raise InputError(
+            f"the answer is '{composition}', which trains nothing: there is no plan to write or"
+            " run",
+            hint=f"to train anyway: --choose {other} --force",
+        )
+    raise InputError(
+        f"a plan needs more: {', '.join(missing)}",
+        allowed="; ".join(MISSING[key] for key in missing if key in MISSING),
+    )

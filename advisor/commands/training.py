@@ -1,0 +1,47 @@
+"""How commands start a run and show what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from advisor.commands.output import console, print_json
+from advisor.launch import DryRun, Run, run_plan
+from advisor.render.report import write_report
+from advisor.render.run import print_run, run_json
+
+if TYPE_CHECKING:
+    from advisor.plan.model import Comments, Plan
+
+
+def train(
+    plan: Plan | Path, settings: Mapping[str, Any], *, comments: Comments | None = None
+) -> Run | DryRun:
+    """Train a launch file, or a plan that was just made, and write the report.
+
+    Args:
+        plan: The launch file, or the plan to write into its run folder.
+        settings: Parameter -> value of the run options (options.py); left out: the default.
+        comments: The comment beside each value of a plan that was just made.
+
+    Raises:
+        InputError: The plan or its data cannot be used.
+        MachineNotReady: The machine lacks something.
+        TrainingFailed: A trainer ended without a result.
+    """
+    arguments = {
+        name: value
+        for name, value in settings.items()
+        if name != "no_judge" and value not in (None, ())
+    }
+    judge = not settings.get("no_judge", False)
+    return run_plan(plan, comments=comments, judge=judge, on_end=write_report, **arguments)
+
+
+def show_run(run: Run | DryRun, *, as_json: bool = False) -> int:
+    """Print what came of a run. Returns the exit code."""
+    if as_json:
+        print_json(run_json(run))
+    print_run(run, console(stderr=as_json))
+    return int(run.exit_code)

@@ -1,0 +1,19 @@
+"""IA3: trained vectors scale keys, values and the last MLP matrix's input (arXiv:2205.05638)."""
+
+from __future__ import annotations
+
+from advisor.estimate.dims import Dims
+from advisor.estimate.types import RunSpec
+
+
+def trainable_params(dims: Dims, spec: RunSpec) -> int:
+    """One number for each key and value feature, and for each input of the last MLP matrix."""
+    return dims.layers * (2 * dims.kv_size + dims.expert_width * dims.experts)
+
+
+def kept_bytes(dims: Dims, spec: RunSpec) -> float:
+    """Bytes per token and layer: keys and values before they are scaled, and the MLP's product,
+    which a frozen last matrix does not keep.
+    """
+    wide = 4 if spec.weights_dtype == "float32" else 2
+    return wide * (2 * dims.kv_size + dims.width)

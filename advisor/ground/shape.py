@@ -1,0 +1,324 @@
+"""What a YAML or JSON file may hold, as a value, and one check that reports every fault, located.
+
+A shape says of one value what it may be: a text, a number within bounds, one of a list of choices,
+a list, a map with these keys and no others. Reader, error messages and JSON Schemas
+(advisor/schema/) derive from the same shape, so an editor and `advise` refuse the same files.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from advisor.ground.errors import Fault, nearest, unknown_name
+
+Path_ = tuple[str | int, ...]
+LISTED = 12  # more choices than this are not written out in a message
+
+
+class Located(Protocol):
+    """Plain data that knows where each part of it stands: a Document of YAML, or a NamedValue."""
+
+    @property
+    def data(self) -> Any: ...
+
+    def at(self, path: Sequence[str | int] = (), *, key: bool = False) -> str:
+        """The place as text, such as 'plan.yaml:12:13'."""
+        ...
+
+
+@dataclass(eq=False, repr=False)
+class NamedValue:
+    """A value that came without lines: a flag, or JSON: 'spec.rank', '[2].target_modules[0]'."""
+
+    name: str
+    data: Any
+
+    def at(self, path: Sequence[str | int] = (), *, key: bool = False) -> str:
+        steps = [f"[{step}]" if isinstance(step, int) else f".{step}" for step in path]
+        return (self.name + "".join(steps)).lstrip(".")
+
+
+# --------------------------------------------------------------------------- shapes
+# Every command imports these classes. Frozen ones that compare take ten times as long to make.
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Shape:
+    """Any value. The classes below narrow it."""
+
+    help: str = ""  # what the value means, for editors
+    null: bool = False  # null may stand there too: "not known"
+
+    def faults(self, value: Any, document: Located, path: Path_) -> Iterator[Fault]:
+        """What is wrong with a value that is not null."""
+        return iter(())
+
+    def words(self) -> str:
+        """What is allowed, for a message: 'a number of at least 0'."""
+        return "any value"
+
+    def refuse(self, value: Any, document: Located, path: Path_, *, hint: str = "") -> Fault:
+        """The fault of a value that is not allowed there."""
+        what = f"{_subject(document, path)} is {value_words(value)}"
+        return Fault(what=what, allowed=self.words(), hint=hint)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Text(Shape):
+    """A text that is not empty."""
+
+    pattern: str = ""  # of the whole text
+    such_as: str = ""  # an example or a description of the pattern, for messages
+
+    def faults(self, value: Any, document: Located, path: Path_) -> Iterator[Fault]:
+        if not isinstance(value, str) or not value.strip():
+            quote = isinstance(value, int | float) and not isinstance(value, bool)
+            yield self.refuse(value, document, path, hint="quote it" if quote else "")
+        elif self.pattern and re.fullmatch(self.pattern, value) is None:
+            yield self.refuse(value, document, path)
+
+    def words(self) -> str:
+        return f"a text such as {self.such_as}" if self.such_as else "a text"
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Date(Shape):
+    """A day, quoted: "2026-11-25"."""
+
+    def faults(self, value: Any, document: Located, path: Path_) -> Iterator[Fault]:
+        if not is_date(value):
+            yield self.refuse(value, document, path)
+
+    def words(self) -> str:
+        return 'a date in quotes, such as "2026-11-25"'
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Number(Shape):
+    """A finite number within bounds. A whole one may be written as 16.0."""
+
+    whole: bool = False
+    min: float | None = None
+    max: float | None = None
+    above: float | None = None  # the number is larger than this
+    unit: str = ""
+
+    def faults(self, value: Any, document: Located, path: Path_) -> Iterator[Fault]:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not math.isfinite(value)
+            or (self.whole and value != int(value))
+            or (self.min is not None and value < self.min)
+            or (self.max is not None and value > self.max)
+            or (self.above is not None and value <= self.above)
+        ):
+            yield self.refuse(value, document, path)
+
+    def words(self) -> str:
+        bounds = (("above", self.above), ("of at least", self.min), ("of at most", self.max))
+        limits = " and ".join(
+            f"{words} {_plain(bound)}" for words, bound in bounds if bound is not None
+        )
+        kind = "a whole number" if self.whole else "a number"
+        return " ".join(filter(None, (kind, self.unit and f"of {self.unit}", limits)))
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Flag(Shape):
+    """true or false."""
+
+    def faults(self, value: Any, document: Located, path: Path_) -> Iterator[Fault]:
+        if not isinstance(value, bool):
+            yield self.refuse(value, document, path)
+
+    def words(self) -> str:
+        return "true or false"
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Choice(Shape):
+    """One of these texts or numbers."""
+
+    values: tuple[Any, ...]
+
+    def faults(self, value: Any, document: Located, path: Path_) -> Iterator[Fault]:
+        if isinstance(value, list | dict | bool) or value not in self.values:
+            yield self.refuse(value, document, path, hint=_nearest(value, self.values))
+
+    def words(self) -> str:
+        if len(self.values) == 1:
+            return str(self.values[0])
+        shown = ", ".join(map(str, self.values[:LISTED]))
+        more = len(self.values) - LISTED
+        return f"one of {shown}{f' and {more} more' if more > 0 else ''}"
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class ListOf(Shape):
+    """A list of such values."""
+
+    of: Shape
+    least: int = 0  # how many
+    most: int | None = None
+
+    def faults(self, value: Any, document: Located, path: Path_) -> Iterator[Fault]:
+        if (
+            not isinstance(value, list)
+            or len(value) < self.least
+            or (self.most is not None and len(value) > self.most)
+        ):
+            yield self.refuse(value, document, path)
+            return
+        for index, item in enumerate(value):
+            yield from _faults(item, self.of, document, (*path, index))
+
+    def words(self) -> str:
+        if self.least and self.least == self.most:
+            return f"a list of {self.least} values, each {self.of.words()}"
+        return f"a list{' that is not empty' if self.least else ''}{_each(self.of)}"
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class MapOf(Shape):
+    """A map from any name to such a value."""
+
+    of: Shape
+    named: Shape = field(default_factory=Text)  # what the names may be
+    least: int = 0  # how many
+
+    def faults(self, value: Any, document: Located, path: Path_) -> Iterator[Fault]:
+        if not isinstance(value, dict) or len(value) < self.least:
+            yield self.refuse(value, document, path)
+            return
+        for name, item in value.items():
+            if any(self.named.faults(name, document, path)):
+                at = document.at((*path, name), key=True)
+                yield Fault(what=f"{at}: the name is '{name[:60]}'", allowed=self.named.words())
+            yield from _faults(item, self.of, document, (*path, name))
+
+    def words(self) -> str:
+        return f"a map{' that is not empty' if self.least else ''}{_each(self.of)}"
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Keys(Shape):
+    """A map with these keys and no others."""
+
+    keys: Mapping[str, Shape]
+    required: tuple[str, ...] = ()
+    nulls: bool = False  # null counts as a key that is left out
+
+    def faults(self, value: Any, document: Located, path: Path_) -> Iterator[Fault]:
+        if not isinstance(value, dict):
+            yield self.refuse(value, document, path)
+            return
+        for key, item in value.items():
+            shape = self.keys.get(key)
+            if shape is None:
+                place = path if isinstance(document, NamedValue) else (*path, key)
+                at = document.at(place, key=True)
+                yield unknown_name("key", key, list(self.keys), at=at)
+            elif item is not None or not (self.nulls or shape.null):
+                yield from _faults(item, shape, document, (*path, key))
+        for key in self.required:
+            if key not in value or (self.nulls and value[key] is None):
+                inside = f" in '{path[-1]}'" if path and isinstance(path[-1], str) else ""
+                what = f"{document.at(path, key=True)}: `{key}` is missing{inside}"
+                shape = self.keys[key]
+                yield Fault(what=what, allowed=shape.words(), hint=shape.help)
+
+    def words(self) -> str:
+        return f"a map with the keys {', '.join(self.keys)}"
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class OneOf(Shape):
+    """A value of one of several kinds, such as a text or a list of texts."""
+
+    options: tuple[Shape, ...]
+
+    def faults(self, value: Any, document: Located, path: Path_) -> Iterator[Fault]:
+        tried = [list(_faults(value, option, document, path)) for option in self.options]
+        if not all(tried):
+            return
+        # The option for lists says best what is wrong inside a list, and likewise for maps.
+        for faults, option in zip(tried, self.options, strict=True):
+            if isinstance(value, dict) and isinstance(option, Keys | MapOf):
+                yield from faults
+                return
+            if isinstance(value, list) and isinstance(option, ListOf):
+                yield from faults
+                return
+        choices = [item for option in self.options for item in getattr(option, "values", ())]
+        yield self.refuse(value, document, path, hint=_nearest(value, choices))
+
+    def words(self) -> str:
+        return ", or ".join(option.words() for option in self.options)
+
+
+# --------------------------------------------------------------------------- the check
+
+
+def check_shape(document: Located, shape: Shape, path: Sequence[str | int] = ()) -> list[Fault]:
+    """Every fault of the document, or of its part at `path`; empty if it fits."""
+    value = document.data
+    for step in path:
+        value = value[step]
+    return list(_faults(value, shape, document, tuple(path)))
+
+
+def _faults(value: Any, shape: Shape, document: Located, path: Path_) -> Iterable[Fault]:
+    if value is None:
+        return () if shape.null or type(shape) is Shape else (shape.refuse(None, document, path),)
+    return shape.faults(value, document, path)
+
+
+def is_date(value: Any) -> bool:
+    """Whether the value is the text of a day that exists: '2026-11-25'."""
+    try:
+        return bool(datetime.date.fromisoformat(value).isoformat() == value)
+    except (TypeError, ValueError):
+        return False
+
+
+def value_words(value: Any) -> str:
+    """A wrong value in a message, in few words."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict | list):
+        kind = "map" if isinstance(value, dict) else "list"
+        return f"a {kind}" if value else f"an empty {kind}"
+    text = "empty" if value is None or value == "" else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _subject(document: Located, path: Path_) -> str:
+    """What a message is about: 'plan.yaml:3:5: `rank`', 'cards.yaml:1:1: the file', '--gpus'."""
+    if isinstance(document, NamedValue):
+        return document.at(path)
+    return f"{document.at(path)}: {_named(path)}"
+
+
+def _named(path: Path_) -> str:
+    last = next((i for i in range(len(path) - 1, -1, -1) if isinstance(path[i], str)), None)
+    if last is None:
+        return f"item {path[-1]}" if path else "the file"
+    return f"`{path[last]}{''.join(f'[{index}]' for index in path[last + 1 :])}`"
+
+
+def _plain(bound: float) -> str:
+    return f"{int(bound):,}" if bound == int(bound) else f"{bound:g}"
+
+
+def _each(shape: Shape) -> str:
+    return "" if type(shape) is Shape else f", each value {shape.words()}"
+
+
+def _nearest(value: Any, known: Iterable[Any]) -> str:
+    return nearest(value, map(str, known)) if isinstance(value, str) else ""

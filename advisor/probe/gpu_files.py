@@ -1,0 +1,296 @@
+"""The files of rules/hardware/ and rules/prices/ as values.
+
+What is wrong with any of them comes in one error, each fault with its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from advisor.ground.errors import Fault, InputError
+from advisor.ground.resources import rules_dir
+from advisor.ground.shape import (
+    Choice,
+    Date,
+    Flag,
+    Keys,
+    ListOf,
+    MapOf,
+    Number,
+    OneOf,
+    Shape,
+    Text,
+    check_shape,
+)
+from advisor.ground.sources import LINK
+from advisor.ground.types import GpuSpec
+from advisor.ground.units import GIB, MIB
+from advisor.ground.yaml_cache import read_shipped
+from advisor.ground.yaml_reader import Document
+from advisor.probe.names import catalogue_words
+from advisor.probe.prices import map_at, merge_prices, price_file_shape, unknown_names
+
+NOT_GPUS = ("sources.yaml", "cuda.yaml")  # facts about GPUs in general
+FORMATS = ("fp16", "bf16", "fp8", "fp4", "tf32", "fp32")
+VERSION = Choice(values=(1,))
+RELEASE = Text(pattern=r"\d+\.\d+", such_as='"12.8", quoted so that 12.10 stays 12.10')
+
+
+# --------------------------------------------------------------------------- what files may hold
+
+_AMOUNT = Number(min=0)
+_AMOUNT_OR_UNKNOWN = Number(min=0, null=True)
+_INTERCONNECT = Keys(
+    keys={
+        "kind": Choice(values=("pcie", "nvlink", "nvlink_bridge", "xgmi", "unified")),
+        "bridge": Text(),
+        "domain": Text(),
+        "topology": Text(),
+        "bidirectional_gb_s": Number(min=0, help="per GPU, both directions together"),
+        "cards": Number(whole=True, min=2, help="how many a bridge joins"),
+        "nvlink_generation": _AMOUNT,
+        "pcie_generation": _AMOUNT,
+        "pcie_lanes": Number(whole=True, min=1),
+    },
+    required=("kind",),
+)
+_ACCUMULATE = Keys(
+    keys={"rate": Choice(values=("full", "half")), "fp16_accumulate_tflops": _AMOUNT},
+    required=("rate",),
+)
+_FORMAT_LIST = ListOf(of=Choice(values=FORMATS))
+_BASES = ("published", "secondary", "derived", "unlinked")
+
+
+def citation_shape(sources: Iterable[str]) -> Shape:
+    """What a figure may rest on: a key of rules/hardware/sources.yaml, or a link of its own."""
+    link = Text(pattern=LINK, such_as="https://docs.nvidia.com/...")
+    return OneOf(options=(Choice(values=tuple(sources)), link))
+
+
+def gpu_file_shape(sources: Iterable[str]) -> Shape:
+    """What a file of GPUs in rules/hardware/ may hold; `sources` are those that may be cited."""
+    citation = citation_shape(sources)
+    cited = {"source": citation, "where": Text(help="the row or the run of the source")}
+    seen = Keys(
+        keys={
+            **dict.fromkeys(("older_driver_mib", "ecc_on_mib", "ecc_off_mib"), _AMOUNT),
+            **cited,
+        },
+        required=("source",),
+        help="totals that other hosts reported",
+    )
+    sold_gb = Number(min=0, null=True, help="the size on the box, in GiB as vendors mean it")
+    memory = Keys(
+        keys={
+            "sold_gb": sold_gb,
+            "also_sold_gb": ListOf(of=_AMOUNT, help="other sizes sold under the same name"),
+            "largest_sold_gb": _AMOUNT_OR_UNKNOWN,
+            "nvml_mib": Number(min=0, null=True, help="the total that one host's driver reported"),
+            "probe_mib": Number(min=0, null=True, help="the same, where another probe reads it"),
+            **cited,
+            "probe": Text(help="who can read the memory: nvml, torch, system, rocm-smi"),
+            "seen_otherwise": seen,
+        },
+        required=("probe",),
+    )
+    achieved = Keys(
+        keys={"tflops": _AMOUNT, "of_peak": Number(min=0, max=1.1), **cited},
+        required=("tflops", "source"),
+        help="the best dense matmul anyone measured: the ceiling of a time estimate",
+    )
+    gpu = Keys(
+        keys={
+            "name": Text(),
+            "nvml_names": ListOf(of=Text(), least=1, help="exactly as the driver writes them"),
+            "other_names": ListOf(of=Text(), least=1),
+            "names_from": Text(),
+            "segment": Text(),
+            "architecture": Text(),
+            "compute_capability": RELEASE,
+            "gfx_target": Text(null=True),
+            "memory": memory,
+            "devices_per_board": Number(whole=True, min=1),
+            "supports": Keys(keys=dict.fromkeys(FORMATS, Flag(null=True)), required=("bf16",)),
+            "tflops_dense": Keys(
+                keys=dict.fromkeys(FORMATS, _AMOUNT_OR_UNKNOWN),
+                help="dense TFLOP/s with fp32 accumulate",
+            ),
+            "tflops_basis": Keys(keys=dict.fromkeys(_BASES, _FORMAT_LIST)),
+            "fp32_accumulate": _ACCUMULATE,
+            "achieved_matmul_bf16": achieved,
+            "bandwidth_gb_s": _AMOUNT_OR_UNKNOWN,
+            "interconnect": _INTERCONNECT,
+            "tdp_w": _AMOUNT_OR_UNKNOWN,
+            "spec_url": Text(),
+            "sources": ListOf(of=citation, least=1),
+            "note": Text(),
+        },
+        required=("name", "memory", "supports", "tflops_dense", "sources"),
+    )
+    return Keys(
+        help="A catalogue of GPUs",
+        keys={"version": VERSION, "vendor": Text(), "gpus": MapOf(of=gpu)},
+        required=("version", "vendor", "gpus"),
+    )
+
+
+SOURCES_FILE = Keys(
+    help="Where the facts about GPUs come from",
+    keys={
+        "version": VERSION,
+        "compiled": Date(),
+        "sources": MapOf(of=Text()),
+        "derivation": MapOf(of=Shape()),
+    },
+    required=("version", "sources"),
+)
+_WHEEL = Keys(
+    keys=dict.fromkeys(("cuda", "from", "to", "torch_below"), RELEASE),
+    required=("cuda", "from", "to"),
+)
+_TORCH_RELEASE = Keys(
+    keys={
+        "releases_from": RELEASE,
+        "releases_below": RELEASE,
+        "requirement": Text(),
+        "from": RELEASE,
+        "to": RELEASE,
+    },
+    required=("releases_from", "requirement", "from", "to"),
+)
+CUDA_FILE = Keys(
+    help="What joins a GPU, its driver and PyTorch",
+    keys={
+        "version": VERSION,
+        "checked": Date(),
+        "formats_from_capability": Keys(keys=dict.fromkeys(FORMATS, RELEASE)),
+        "driver_from": MapOf(of=Number(whole=True, min=1)),
+        "driver_source": Text(),
+        "wheels": ListOf(of=_WHEEL),
+        "wheels_source": Text(),
+        "pip_torch": MapOf(of=_TORCH_RELEASE, named=Text(pattern=r"\d+", such_as='"13"')),
+    },
+    required=("version", "driver_from", "wheels", "pip_torch"),
+)
+
+
+# --------------------------------------------------------------------------- reading
+
+
+@dataclass(eq=False, repr=False)
+class CatalogueGpu:
+    """One entry of rules/hardware/."""
+
+    spec: GpuSpec
+    entry: Mapping[str, Any]  # as it is written there
+    names: tuple[str, ...]  # exactly as a driver or vendor writes them
+    words: frozenset[str]
+    own_words: frozenset[str]  # of its short name
+    sold_gib: tuple[float, ...]  # its own size first, then others under the same name
+
+
+@cache
+def catalogue_gpus() -> Mapping[str, CatalogueGpu]:
+    """GPU id -> its entry, in file order.
+
+    Raises InputError with the faults of all files of both folders, each located.
+    """
+    faults: list[Fault] = []
+    hardware, prices = rules_dir() / "hardware", rules_dir() / "prices"
+    cited = _read([hardware / "sources.yaml"], SOURCES_FILE, faults)
+    sources = [name for document in cited for name in map_at(document, "sources")]
+    paths = [path for path in sorted(hardware.glob("*.yaml")) if path.name not in NOT_GPUS]
+    gpu_files = _read(paths, gpu_file_shape(sources), faults)
+    price_files = _read(
+        sorted(prices.glob("*.yaml")), price_file_shape(citation_shape(sources)), faults
+    )
+    entries = {
+        gpu_id: (document, entry)
+        for document in gpu_files
+        for gpu_id, entry in map_at(document, "gpus").items()
+    }
+    faults += unknown_names(price_files, entries)
+    if faults:
+        raise InputError(faults=faults)
+    on_demand = merge_prices(price_files)
+    return {
+        gpu_id: _gpu(gpu_id, entry, vendor=document.data["vendor"], price=on_demand.lowest(gpu_id))
+        for gpu_id, (document, entry) in entries.items()
+    }
+
+
+def _read(paths: Iterable[Path], shape: Shape, faults: list[Fault]) -> list[Document]:
+    """The files that are YAML; what is wrong in any of them goes to `faults`."""
+    documents = []
+    for path in paths:
+        try:
+            document = read_shipped(path)
+        except InputError as error:
+            faults += error.faults
+            continue
+        documents.append(document)
+        faults += check_shape(document, shape)
+    return documents
+
+
+@cache
+def cuda_facts() -> Mapping[str, Any]:
+    """The facts of rules/hardware/cuda.yaml: drivers, wheels, number formats.
+
+    Raises InputError, located.
+    """
+    data: Mapping[str, Any] = read_shipped(
+        rules_dir() / "hardware" / "cuda.yaml", shape=CUDA_FILE
+    ).data
+    return data
+
+
+def _gpu(
+    gpu_id: str, entry: Mapping[str, Any], *, vendor: str, price: tuple[float | None, str]
+) -> CatalogueGpu:
+    devices = int(entry.get("devices_per_board", 1))  # a run sees the devices, not the board
+    memory = entry["memory"]
+    sold_gib = memory.get("sold_gb")
+    seen_mib = memory.get("nvml_mib") or memory.get("probe_mib")
+    memory_bytes = int(seen_mib * MIB) if seen_mib else int(sold_gib * GIB) if sold_gib else None
+    rates = entry["tflops_dense"]
+    rate = rates.get("bf16") or rates.get("fp16")
+    achieved = entry.get("achieved_matmul_bf16")
+    spec = GpuSpec(
+        id=gpu_id,
+        name=entry["name"],
+        vendor=vendor,
+        memory_bytes=memory_bytes // devices if memory_bytes else None,
+        compute_capability=capability(entry.get("compute_capability")),
+        bf16=entry["supports"]["bf16"],
+        bf16_flops=rate * 1e12 / devices if rate else None,
+        achieved_flops=achieved["tflops"] * 1e12 / devices if achieved else None,
+        bandwidth_bytes_per_s=(
+            entry["bandwidth_gb_s"] * 1e9 / devices if entry.get("bandwidth_gb_s") else None
+        ),
+        power_w=entry["tdp_w"] / devices if entry.get("tdp_w") else None,
+        price_usd_per_h=price[0],
+        price_note=price[1],
+    )
+    names = (*entry.get("nvml_names", ()), *entry.get("other_names", ()))
+    return CatalogueGpu(
+        spec=spec,
+        entry=entry,
+        names=names,
+        words=catalogue_words((gpu_id, spec.name, *names)),
+        own_words=catalogue_words((spec.name,)),
+        sold_gib=tuple(
+            float(size) / devices for size in (sold_gib, *memory.get("also_sold_gb", ())) if size
+        ),
+    )
+
+
+def capability(text: object) -> tuple[int, int] | None:
+    """A compute capability as numbers: "8.9" -> (8, 9); None for anything else."""
+    major, dot, minor = str(text).partition(".")
+    return (int(major), int(minor)) if dot and major.isdigit() and minor.isdigit() else None

@@ -1,0 +1,159 @@
+"""The files of rules/models/ as values: architectures by organisation, sizes, suggestions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from advisor.ground.resources import rules_dir
+from advisor.ground.shape import (
+    Choice,
+    Date,
+    Flag,
+    Keys,
+    ListOf,
+    MapOf,
+    Number,
+    OneOf,
+    Shape,
+    Text,
+)
+from advisor.ground.yaml_cache import read_shipped
+from advisor.ruleset.facts import load_facts
+
+NOT_ORGANISATIONS = ("suggestions", "typical_sizes")
+VERSION = Choice(values=(1,))
+_COUNT = Number(whole=True, min=1)
+_TEXTS = (
+    "model_type", "params_source", "source", "license", "license_source", "notes",
+    "same_architecture_as",
+)  # fmt: skip
+_COUNTS = (
+    "params", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim",
+    "intermediate_size", "vocab_size", "context_length", "num_experts", "num_experts_per_token",
+    "moe_intermediate_size", "shared_expert_intermediate_size", "sliding_window",
+    "full_attention_interval", "global_head_dim", "hidden_size_per_layer_input",
+    "linear_key_head_dim", "linear_num_key_heads", "linear_num_value_heads",
+    "linear_value_head_dim", "num_global_key_value_heads", "num_kv_shared_layers",
+    "vocab_size_per_layer_input",
+)  # fmt: skip
+_FLAGS = ("tie_word_embeddings", "gated", "attention_k_eq_v", "use_double_wide_mlp")
+MODEL_FILE = Keys(
+    help="Architectures of published models",
+    keys={
+        "version": VERSION,
+        "models": MapOf(
+            of=Keys(
+                keys={
+                    **dict.fromkeys(_TEXTS, Text()),
+                    **dict.fromkeys(_COUNTS, _COUNT),
+                    **dict.fromkeys(_FLAGS, Flag()),
+                    "layer_types_summary": Keys(
+                        keys=dict.fromkeys(
+                            ("full_attention", "sliding_attention"), Number(whole=True, min=0)
+                        )
+                    ),
+                },
+                required=("source",),
+            )
+        ),
+    },
+    required=("models",),
+)
+SIZES_FILE = Keys(
+    help="Shapes that stand for a size",
+    keys={
+        "version": VERSION,
+        "sizes": ListOf(
+            of=Keys(
+                keys={
+                    "of": Text(help="the model it was read from"),
+                    "params": _COUNT,
+                    "shape": ListOf(
+                        of=_COUNT,
+                        least=7,
+                        most=7,
+                        help="layers, hidden_size, heads, kv_heads, head_dim, intermediate_size,"
+                        " vocab_size",
+                    ),
+                    "tied": Flag(help="whether input and output embeddings are one matrix"),
+                },
+                required=("of", "params", "shape", "tied"),
+            ),
+            least=2,
+        ),
+    },
+    required=("sizes",),
+)
+
+
+def suggestions_shape() -> Shape:
+    """What rules/models/suggestions.yaml may hold; its tasks are those of rules/facts.yaml."""
+    task = Choice(values=("any", *load_facts()["task"].values))
+    row = Keys(
+        keys={
+            "model": Text(),
+            "params_b": Number(above=0, help="parameters, in thousands of millions"),
+            "kind": Text(),
+            "tasks": OneOf(options=(task, ListOf(of=task, least=1))),
+            "languages": ListOf(of=Text(), least=1),
+            "license": Text(),
+            "why": Text(),
+            "source": Text(),
+        },
+        required=("model", "params_b", "tasks", "license", "why", "source"),
+    )
+    return Keys(
+        help="Models to start from where none was named",
+        keys={
+            "version": VERSION,
+            "checked": Date(),
+            "models": ListOf(of=row, least=1),
+            "encoders": ListOf(of=row, least=1),
+        },
+        required=("checked", "models", "encoders"),
+    )
+
+
+# --------------------------------------------------------------------------- reading
+
+
+@cache
+def organisation_models(stem: str) -> Mapping[str, Mapping[str, Any]]:
+    """Hub id -> entry of one organisation's file, empty if there is none. Raises InputError."""
+    path = rules_dir() / "models" / f"{stem}.yaml"
+    if not path.is_file():
+        return {}
+    models: Mapping[str, Mapping[str, Any]] = read_shipped(path, shape=MODEL_FILE).data["models"]
+    return models
+
+
+@cache
+def catalogue_ids() -> tuple[tuple[str, str], ...]:
+    """(file stem, hub id) of every model in the catalogue, found without parsing the files."""
+    entry = re.compile(r"^  ([\w.-]+/[\w.-]+):", re.MULTILINE)
+    files = sorted((rules_dir() / "models").glob("*.yaml"))
+    return tuple(
+        (file.stem, found)
+        for file in files
+        if file.stem not in NOT_ORGANISATIONS
+        for found in entry.findall(file.read_text(encoding="utf-8"))
+    )
+
+
+@cache
+def typical_sizes() -> tuple[tuple[float, tuple[int, ...], bool], ...]:
+    """(parameters, dimensions, tied embeddings) of decoders that stand for their size."""
+    path = rules_dir() / "models" / "typical_sizes.yaml"
+    rows = read_shipped(path, shape=SIZES_FILE).data["sizes"]
+    return tuple((float(row["params"]), tuple(row["shape"]), row["tied"]) for row in rows)
+
+
+@cache
+def suggested_models() -> Mapping[str, Any]:
+    """The table of rules/models/suggestions.yaml."""
+    path = rules_dir() / "models" / "suggestions.yaml"
+    table: Mapping[str, Any] = read_shipped(path, shape=suggestions_shape()).data
+    return table

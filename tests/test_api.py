@@ -1,0 +1,98 @@
+"""The Python API: `from advisor import advise`."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+import advisor
+from advisor import AdviseError, Answers, advise, advise_document
+from advisor.plan.read import read_plan
+from tests.conftest import PAIRS, ROOT
+
+QUESTION = {"task": "qa", "gpu": "RTX 4090", "model": "Qwen/Qwen3-8B"}
+
+
+def test_the_example_of_the_manual_runs(tmp_path, monkeypatch, capsys):
+    """The example in docs/python.md prints what stands below it, and its plan reads back."""
+    text = (ROOT / "docs" / "python.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    (printed,) = re.findall(r"```text\n(.*?)```", text, flags=re.S)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.jsonl").write_text(PAIRS)
+    exec(compile(example, "docs/python.md", "exec"), {})
+    assert capsys.readouterr().out == printed
+    assert read_plan(tmp_path / "plan.yaml").model == "Qwen/Qwen3-8B"
+
+
+def test_the_document_is_the_one_of_the_command_line(call, tmp_path):
+    """The same answers give the same document, from a program and from `advise --json`."""
+    data = tmp_path / "train.jsonl"
+    data.write_text(PAIRS)
+    question = {**QUESTION, "budget": "low", "data": {"path": str(data)}}
+    (tmp_path / "answers.json").write_text(json.dumps(question))
+    code, out, _ = call("--json", "--answers", "answers.json")
+    document = advise_document({**question, "data": {"path": data}})
+    assert code == 0
+    assert document["plan"]
+    assert json.loads(json.dumps(document)) == json.loads(out)
+
+
+def test_a_dictionary_is_as_good_as_answers():
+    """`advise` takes either, and gives the recommendation with what it needs."""
+    (one, other) = (advise(QUESTION), advise(Answers.from_dict(QUESTION)))
+    assert (
+        str(one.recommendation.composition) == str(other.recommendation.composition) == "sft+lora"
+    )
+    assert one.recommendation.estimate.fits == "fits"
+    assert one.fits
+
+
+def test_every_fault_is_named():
+    """All unknown keys and values come in one error, with the nearest known name."""
+    with pytest.raises(AdviseError) as caught:
+        Answers.from_dict({"tsk": "qa", "task": "reasonin", "gpu": {"nam": "H100"}})
+    assert [fault.hint for fault in caught.value.faults] == [
+        "did you mean 'task'?",
+        "did you mean 'reasoning'?",
+        "did you mean 'name'?",
+    ]
+    assert caught.value.exit_code == 2
+    with pytest.raises(AdviseError, match="the task is not stated"):
+        advise({"gpu": "unknown"})
+
+
+def test_an_unknown_signal_is_a_warning():
+    """It is left out, and the advice says so."""
+    advice = advise({**QUESTION, "signals": ["prompting_tried", "no_such_thing"]})
+    assert advice.situation.answers.signals == ("prompting_tried",)
+    assert "no_such_thing" in advice.warnings[0]
+
+
+def test_the_guide_alone_and_own_rules(capsys):
+    """`rules` takes what --rules takes; nothing is printed, warnings are in the advice."""
+    assert advise(QUESTION, rules=["document"]).layers == ("document",)
+    own = ROOT / "examples" / "acme" / "acme.yaml"
+    assert advise(QUESTION, rules=[own]).rules_digest != advise(QUESTION).rules_digest
+    assert capsys.readouterr() == ("", "")
+
+
+def test_what_does_not_exist_is_no_attribute():
+    """`advisor` has the documented names and no others."""
+    with pytest.raises(AttributeError, match="no attribute 'advice_on'"):
+        _ = advisor.advice_on
+    assert all(getattr(advisor, name) for name in advisor.__all__)
+    documented = (ROOT / "docs" / "python.md").read_text()
+    assert all(name in documented for name in advisor.__all__ if name != "__version__")
+
+
+def test_importing_the_package_loads_nothing():
+    """`import advisor` costs nothing before the first use."""
+    code = (
+        "import sys, advisor\n"
+        "print([name for name in sys.modules if name.split('.')[0] in ('advisor', 'yaml', 'click')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['advisor.ground', 'advisor.ground.version', 'advisor']"

@@ -1,0 +1,73 @@
+"""Preference data and stages on a tiny model, for the tests of alignment and of rewards."""
+
+import json
+from importlib import import_module
+from typing import Any
+
+from advisor.plan.model import Stage
+from trainers.frame.files import read_json
+from trainers.frame.job import Job
+
+QUESTIONS = (
+    "Where is my parcel",
+    "How can I return a kettle",
+    "Do you sell tea",
+    "Is the red cup in the shop",
+    "Can I pay today",
+)
+BETTER, WORSE = "Thank you for writing, order {}.", "Go away, order {}, we look at nothing."
+REWARD = (
+    "def score(prompts, completions, **columns):\n    return [text.count('e') / (1 + len(text)) for"
+    " text in completions]\n"
+)
+SHORT = {
+    "response_tokens": 6,
+    "generations": 4,
+    "micro_batch_size": 2,
+    "reward": "own.py:score",
+    "max_steps": 3,
+}
+FULL = {"update": "full", "learning_rate": 1e-3}
+UPDATES = {
+    "lora": {},
+    "adapter": {"update": "adapter"},
+    "prefix": {"update": "prefix", "prefix_tokens": 4},
+    "full": FULL,
+}
+
+
+def stage_of(objective: str, **keys: Any) -> Stage:
+    common = {key: value for key, value in keys.items() if key in Stage.__dataclass_fields__}
+    small = {
+        "name": objective,
+        "objective": objective,
+        "update": "lora",
+        "learning_rate": 1e-2,
+        "max_steps": 6,
+        "micro_batch_size": 4,
+        "seq_len": 128,
+        "holdout": 0.25,
+    }
+    return Stage(
+        **{**small, **common},
+        options={key: value for key, value in keys.items() if key not in common},
+    )
+
+
+def trained(job: Job) -> dict[str, Any]:
+    """What the stage says of itself once it is done."""
+    import_module(f"trainers.{job.stage.objective}").train(job)
+    return result_of(job)
+
+
+def result_of(job: Job) -> dict[str, Any]:
+    """What a trained stage says of itself."""
+    return read_json(job.output / "result.json")
+
+
+def losses(job: Job) -> list[float]:
+    return [
+        line["loss"]
+        for line in map(json.loads, (job.run / "metrics.jsonl").read_text().splitlines())
+        if line["stage"] == job.stage.name
+    ]

@@ -1,0 +1,66 @@
+"""One command for all recipes: `python -P -m trainers OBJECTIVE PLAN`."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import trainers
+from advisor.ground.errors import InputError
+from trainers.__main__ import main
+
+ROOT = Path(__file__).resolve().parents[2]
+OBJECTIVES = sorted(path.stem for path in (ROOT / "rules" / "objectives").glob("*.yaml"))
+
+
+def test_a_recipe_is_found_by_its_name_alone():
+    """Every objective of the rules has a recipe, and no other module passes for one."""
+    assert trainers.recipes() == OBJECTIVES
+    for name in OBJECTIVES:
+        assert callable(trainers.load_recipe(name).train)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("dop", ["unknown objective 'dop'", "known: cpt, dpo", "did you mean 'dpo'?"]),
+        ("__main__", ["unknown objective '__main__'"]),
+        ("classes", ["classes.py: a recipe needs a function train(job)", "recipes: cpt, dpo"]),
+        ("frame", ["frame/__init__.py: a recipe needs a function train(job)"]),
+    ],
+)
+def test_what_is_no_recipe_is_refused(name, words, tmp_path, capsys):
+    """An unknown objective is exit 2 with the nearest name; nothing is written."""
+    assert main([name, "plan.yaml", "--stage", "sft", "--run", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert all(word in said for word in words), said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_broken_recipe_hides_no_other(tmp_path, monkeypatch):
+    """A file that cannot be imported, or trains nothing, leaves the others usable."""
+    (tmp_path / "broken.py").write_text("raise RuntimeError('broken')\n")
+    (tmp_path / "idle.py").write_text("")
+    (tmp_path / "new.py").write_text("def train(job):\n    pass\n")
+    monkeypatch.setattr(trainers, "__path__", [*trainers.__path__, str(tmp_path)])
+    try:
+        assert trainers.recipes() == sorted([*OBJECTIVES, "new"])
+        with pytest.raises(RuntimeError, match="broken"):
+            trainers.load_recipe("broken")
+        with pytest.raises(InputError, match=r"idle\.py: a recipe needs a function train"):
+            trainers.load_recipe("idle")
+    finally:
+        for name in ("broken", "idle", "new"):
+            sys.modules.pop(f"trainers.{name}", None)
+
+
+def test_the_command_says_what_it_takes():
+    """`python -P -m trainers --help` starts without torch being needed."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-X", "importtime", "-m", "trainers", "--help"],
+        env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert "objective" in done.stdout
+    assert " torch\n" not in done.stderr

@@ -1,0 +1,78 @@
+"""IA3: trained vectors scale keys, values and the input of each MLP's last matrix of a frozen model
+(arXiv:2205.05638), by PEFT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from advisor.ground.errors import Fault, InputError
+from advisor.plan.model import Stage
+from trainers.frame.types import Model, Tokenizer
+from trainers.prepare.prepared import PreparedRow
+from trainers.updates import task_type
+
+PLAN_KEYS: Mapping[str, str] = {
+    "task_type": "objective",
+    "peft_type": "update",
+    "inference_mode": "objective",
+    "base_model_name_or_path": "model",
+    "revision": "revision",
+}
+LIMITS: Sequence[str] = ("vLLM and Ollama load no IA3 scales: merge them into the base first.",)
+# Where the paper puts them, by what families call these layers: keys, values, the MLP's output.
+SCALED = (("k_proj", "key", "k"), ("v_proj", "value", "v"))
+FEEDFORWARD = ("down_proj", "fc2", "fc_out", "dense_4h_to_h", "wo", "lin2")
+FUSED = ("qkv_proj", "query_key_value", "c_attn", "Wqkv")
+
+
+def config_class() -> type | None:
+    """PEFT's IA3Config."""
+    from peft import IA3Config
+
+    return IA3Config
+
+
+def faults(stage: Stage) -> list[Fault]:
+    """Nothing of a stage's own keys can be wrong: IA3 has none."""
+    return []
+
+
+def peft_config(stage: Stage, options: Mapping[str, Any], model: Model) -> Any:
+    """The IA3Config of the stage.
+
+    Raises InputError if the model has none of the layers and `peft:` names none.
+    """
+    from peft import IA3Config
+
+    return IA3Config(task_type=task_type(model), **{**_places(stage, model), **stage.peft})
+
+
+def _places(stage: Stage, model: Model) -> dict[str, list[str]]:
+    """Which layers are scaled: those of the stage, else those that the model has."""
+    if "target_modules" in stage.peft:
+        return {}
+    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    attention = [next((name for name in known if name in names), "") for known in SCALED]
+    if not all(attention):
+        attention = [name for name in FUSED if name in names][:1]
+    feedforward = [name for name in FEEDFORWARD if name in names][:1]
+    if not attention or not feedforward:
+        raise InputError(
+            f"stage {stage.name}: IA3 finds neither keys and values nor an MLP in this model",
+            allowed=f"layers by one of these names: {', '.join(sum(SCALED, ()))}",
+            hint="peft: {target_modules: [...], feedforward_modules: [...]}, or update: lora",
+        )
+    return {"target_modules": [*attention, *feedforward], "feedforward_modules": feedforward}
+
+
+def start(
+    stage: Stage,
+    options: Mapping[str, Any],
+    model: Model,
+    tokenizer: Tokenizer,
+    rows: Sequence[PreparedRow],
+) -> None:
+    """None: the scales begin at one, so they change nothing until they are trained."""
+    return None
