@@ -1,9 +1,10 @@
 """`python -m tools.generate` writes every generated page and picture; `--check` compares those that
 are committed.
 
-Committed are docs/accuracy.md (how wrong the estimates are) and docs/decision.svg (the steps of the
-decision), which a changed rule does not change. One page for each step, with all its rules, goes
-to docs/rules/ and is not committed: it says what `advise rules` says.
+Committed are docs/accuracy.md (how wrong the estimates are), docs/run.md (the keys of run.json) and
+docs/decision.svg (the steps of the decision): a changed rule changes none of them. One page for
+each step, with all its rules, goes to docs/rules/ and is not committed: it says what `advise rules`
+says.
 """
 
 from __future__ import annotations
