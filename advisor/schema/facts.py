@@ -5,11 +5,12 @@ conditions of rules, as answers of a person.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 
 from advisor.ground.files import NAME_PATTERN
 from advisor.methods import schemes
 from advisor.ruleset.entries import BOUNDS
-from advisor.ruleset.facts import KEYS, ORIGINS, TYPES, UNKNOWN, VALUES_FROM, Fact
+from advisor.ruleset.facts import KEYS, ORIGINS, TYPES, UNKNOWN, VALUES_FROM, Fact, Value
 from advisor.schema.parts import (
     TEXT,
     VERSION,
@@ -94,7 +95,7 @@ def fact_entry(facts: Mapping[str, Fact]) -> Schema:
         "type": {"enum": list(TYPES)},
         "origin": {"enum": list(ORIGINS), "description": "where its value comes from"},
         "values": map_of(
-            {"anyOf": [{"type": "null"}, closed({"label": TEXT, "help": {"type": "string"}})]}
+            or_null(closed({item.name: {"type": "string"} for item in fields(Value)}))
         ),
         "values_from": {
             "enum": list(VALUES_FROM),
@@ -123,7 +124,9 @@ def fact_entry(facts: Mapping[str, Fact]) -> Schema:
             "description": "asked only if none of these facts was stated",
         },
         "unknown": {**TEXT, "description": 'what "I don\'t know" means'},
-        "phrase": {**TEXT, "description": "how a sentence names it: your budget"},
+        "phrase": {**TEXT, "description": "what a reason says of it: you chose {value}"},
+        "denied": {**TEXT, "description": "the same of a no, or of any other value"},
+        "name": {**TEXT, "description": "what a sentence calls it while its value is not known"},
         "per": {"const": "scheme", "description": "each scheme has one of its own"},
         "trait": {**TEXT, "description": "what the file of an update says under this key"},
         "compared_with": {**offered(names), "description": "true if the trait lists its value"},
