@@ -18,6 +18,7 @@ from tests.generating import (
     accuracy,
     decision_svg,
     docs,
+    run_record,
     schema_amounts,
     schema_catalogues,
     schema_facts,
@@ -65,6 +66,7 @@ def generated() -> dict[Path, str]:
     return made | {
         PAGES / "decision.svg": decision_svg.picture(rules),
         ROOT / "docs" / "accuracy.md": accuracy.page(),
+        ROOT / "docs" / "run.md": run_record.run_page(),
     }
 
 

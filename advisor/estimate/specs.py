@@ -23,7 +23,7 @@ from advisor.estimate.types import RunSpec
 from advisor.ground.errors import Fault, InputError, nearest
 from advisor.ground.types import GpuSpec, ModelShape
 from advisor.ground.units import GIB
-from advisor.methods import objectives, schemes, updates
+from advisor.methods import objectives, schemes, update, updates
 
 OPTIMIZERS = (
     "adamw", "adamw_torch", "adamw_fused", "adamw_torch_fused", "adamw_8bit", "paged_adamw",
@@ -213,10 +213,12 @@ def request_of(item: Any, *, at: str = "spec") -> Request | list[Fault]:
             sizes[key] = float(value)
     faults.extend(_modules(item, at, fields))
     faults.extend(_checkpointing(item, at, fields))
-    if fields.get("update") == "qlora":
-        fields["update"] = "lora"
-        fields.setdefault("quantization", "nf4")
-    if fields.get("update") == "full" and fields.get("quantization"):
+    scheme = schemes().get(str(fields.get("update")))
+    if scheme is not None and scheme.quantization:
+        fields["update"] = scheme.update
+        fields.setdefault("quantization", scheme.quantization)
+    trains_all = scheme is not None and not update(scheme.update).is_module
+    if trains_all and fields.get("quantization"):
         faults.append(
             Fault(
                 what=f"{at}: full fine-tuning of a quantised model",
@@ -392,7 +394,8 @@ def _shape(request: Request, find_model: FindModel) -> tuple[ModelShape | None, 
 def _unread(spec: RunSpec, shape: ModelShape) -> list[str]:
     """What of a spec counts for nothing, as warnings."""
     dims = dims_of(shape)
-    unknown = unknown_targets(dims, spec) if dims is not None and spec.update == "lora" else ()
+    sized = update(spec.update).size_key == "rank"  # low-rank matrices beside named layers
+    unknown = unknown_targets(dims, spec) if dims is not None and sized else ()
     if dims is None or not unknown:
         return []
     return [
@@ -405,7 +408,12 @@ def why_impossible(spec: RunSpec, shape: ModelShape) -> str:
     """Why no such run can exist, or an empty string."""
     if shape.origin != "size" and shape.heads and shape.kv_heads and shape.heads % shape.kv_heads:
         return f"{shape.heads} attention heads do not divide into {shape.kv_heads} key-value heads"
-    if spec.update == "lora" and spec.rank and shape.hidden_size and spec.rank > shape.hidden_size:
+    if (
+        update(spec.update).size_key == "rank"
+        and spec.rank
+        and shape.hidden_size
+        and spec.rank > shape.hidden_size
+    ):
         return f"rank {spec.rank} is above the hidden size {shape.hidden_size}"
     if spec.offload_weights and (spec.sharding not in ("fsdp", "zero3") or spec.gpus < 2):
         return (

@@ -99,6 +99,7 @@ class Update(Method):
     merges: bool = False  # its result can be merged into the base
     why_not_merged: str = ""
     serves: tuple[str, ...] = SERVERS  # where its result can be loaded beside its base
+    changes_at_start: bool = False  # a new module changes answers before any training
     peft_type: str = ""  # PEFT's name for it
     imports: str = ""  # what plain PEFT needs imported before it can load the result
     variants: tuple[Variant, ...] = ()
