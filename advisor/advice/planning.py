@@ -15,6 +15,7 @@ from advisor.ground.types import DataProfile
 from advisor.methods import methods
 from advisor.plan.model import Comments, Launch, Origin, Plan, PlanData, Stage, Task
 from advisor.ruleset.model import Ruleset
+from advisor.ruleset.phrases import inside_sentence
 from advisor.situation.answers import answers_document
 from advisor.situation.types import Situation
 
@@ -107,7 +108,7 @@ def make_plan(
         if needs_examples(situation, stage.objective) and situation.examples is not None:
             values["data"] = situation.examples.path
             comments[("stages", index, "data")] = (
-                "examples of requests and answers; the documents are read by the stage before"
+                "examples of requests and answers; the stage before reads the documents"
             )
         before = [earlier.objective for earlier in candidate.stages[:index]]
         if situation.reward_model is not None and needs_scores(ruleset, stage.objective, before):
@@ -119,7 +120,7 @@ def make_plan(
         if before[-1:] == ["rm"] and writers:
             values["start_from"] = writers[-1]
             comments[("stages", index, "start_from")] = (
-                "the reward model before it scores and does not write"
+                "the stage before is a reward model, which writes no answers"
             )
         if "learning_rate" not in values:
             method = methods().update(stage.update)
@@ -147,7 +148,7 @@ def make_plan(
         situation.hardware.gpus[0].name
         if situation.hardware.gpus
         else (
-            "no card: trains on the processor"
+            "no GPU: trains on the processor"
             if device(situation) == "cpu"
             else "hardware not stated"
         )
@@ -201,7 +202,8 @@ def _plan_data(
 
 def comment_of(chosen: Chosen) -> str:
     """'why (rule id)' for the line of a plan."""
-    return f"{chosen.because} ({chosen.rule})" if chosen.rule else chosen.because
+    because = inside_sentence(chosen.because).rstrip(".")
+    return f"{because} ({chosen.rule})" if chosen.rule else because
 
 
 def hardware_line(situation: Situation) -> str:

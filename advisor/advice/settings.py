@@ -67,4 +67,7 @@ def resolve_refusal(objective: str, update: str, key: str, chosen: Chosen) -> Ch
 def refusal(objective: str, update: str, key: str, value: Any) -> str:
     """Why a stage of these axes cannot have the value, or an empty string."""
     refused = key_specs().refused({"objective": objective, "update": update, key: value})
-    return "; ".join(f"{owner}: {one.because}" for owner, one in refused)
+    shown = str(value).lower() if isinstance(value, bool) else value
+    return "; ".join(
+        f"the {owner} does not go with {shown}: {one.because}" for owner, one in refused
+    )

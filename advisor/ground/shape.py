@@ -31,7 +31,7 @@ class Located(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, repr=False)
 class NamedValue:
     """A value that came without lines: a flag, or JSON: 'spec.rank', '[2].target_modules[0]'."""
 
@@ -44,9 +44,10 @@ class NamedValue:
 
 
 # --------------------------------------------------------------------------- shapes
+# Every command imports these classes. Frozen ones that compare take ten times as long to make.
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class Shape:
     """Any value. The classes below narrow it."""
 
@@ -63,17 +64,16 @@ class Shape:
 
     def refuse(self, value: Any, document: Located, path: Path_, *, hint: str = "") -> Fault:
         """The fault of a value that is not allowed there."""
-        what = f"{document.at(path)}: {_named(path)} is {value_words(value)}"
+        what = f"{_subject(document, path)} is {value_words(value)}"
         return Fault(what=what, allowed=self.words(), hint=hint)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class Text(Shape):
     """A text that is not empty."""
 
     pattern: str = ""  # of the whole text
     such_as: str = ""  # an example or a description of the pattern, for messages
-    known: tuple[str, ...] = ()  # texts that an editor offers; others are allowed too
 
     def faults(self, value: Any, document: Located, path: Path_) -> Iterator[Fault]:
         if not isinstance(value, str) or not value.strip():
@@ -86,7 +86,7 @@ class Text(Shape):
         return f"a text such as {self.such_as}" if self.such_as else "a text"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class Date(Shape):
     """A day, quoted: "2026-11-25"."""
 
@@ -98,7 +98,7 @@ class Date(Shape):
         return 'a date in quotes, such as "2026-11-25"'
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class Number(Shape):
     """A finite number within bounds. A whole one may be written as 16.0."""
 
@@ -122,12 +122,14 @@ class Number(Shape):
 
     def words(self) -> str:
         bounds = (("above", self.above), ("of at least", self.min), ("of at most", self.max))
-        limits = " and ".join(f"{words} {bound:g}" for words, bound in bounds if bound is not None)
+        limits = " and ".join(
+            f"{words} {_plain(bound)}" for words, bound in bounds if bound is not None
+        )
         kind = "a whole number" if self.whole else "a number"
         return " ".join(filter(None, (kind, self.unit and f"of {self.unit}", limits)))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class Flag(Shape):
     """true or false."""
 
@@ -139,7 +141,7 @@ class Flag(Shape):
         return "true or false"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class Choice(Shape):
     """One of these texts or numbers."""
 
@@ -157,7 +159,7 @@ class Choice(Shape):
         return f"one of {shown}{f' and {more} more' if more > 0 else ''}"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class ListOf(Shape):
     """A list of such values."""
 
@@ -179,16 +181,15 @@ class ListOf(Shape):
     def words(self) -> str:
         if self.least and self.least == self.most:
             return f"a list of {self.least} values, each {self.of.words()}"
-        return f"a list{' that is not empty' if self.least else ''}, each value {self.of.words()}"
+        return f"a list{' that is not empty' if self.least else ''}{_each(self.of)}"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class MapOf(Shape):
     """A map from any name to such a value."""
 
     of: Shape
-    named: Text = field(default_factory=Text)  # what the names may be
-    known: tuple[str, ...] = ()  # names that an editor offers; others are allowed too
+    named: Shape = field(default_factory=Text)  # what the names may be
     least: int = 0  # how many
 
     def faults(self, value: Any, document: Located, path: Path_) -> Iterator[Fault]:
@@ -196,16 +197,16 @@ class MapOf(Shape):
             yield self.refuse(value, document, path)
             return
         for name, item in value.items():
-            if self.named.pattern and re.fullmatch(self.named.pattern, name) is None:
+            if any(self.named.faults(name, document, path)):
                 at = document.at((*path, name), key=True)
                 yield Fault(what=f"{at}: the name is '{name[:60]}'", allowed=self.named.words())
             yield from _faults(item, self.of, document, (*path, name))
 
     def words(self) -> str:
-        return f"a map{' that is not empty' if self.least else ''}, each value {self.of.words()}"
+        return f"a map{' that is not empty' if self.least else ''}{_each(self.of)}"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class Keys(Shape):
     """A map with these keys and no others."""
 
@@ -220,7 +221,8 @@ class Keys(Shape):
         for key, item in value.items():
             shape = self.keys.get(key)
             if shape is None:
-                at = document.at((*path, key), key=True)
+                place = path if isinstance(document, NamedValue) else (*path, key)
+                at = document.at(place, key=True)
                 yield unknown_name("key", key, list(self.keys), at=at)
             elif item is not None or not (self.nulls or shape.null):
                 yield from _faults(item, shape, document, (*path, key))
@@ -235,7 +237,7 @@ class Keys(Shape):
         return f"a map with the keys {', '.join(self.keys)}"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class OneOf(Shape):
     """A value of one of several kinds, such as a text or a list of texts."""
 
@@ -296,12 +298,26 @@ def value_words(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def _subject(document: Located, path: Path_) -> str:
+    """What a message is about: 'plan.yaml:3:5: `rank`', 'cards.yaml:1:1: the file', '--gpus'."""
+    if isinstance(document, NamedValue):
+        return document.at(path)
+    return f"{document.at(path)}: {_named(path)}"
+
+
 def _named(path: Path_) -> str:
-    """The value's name in a message: '`sources`', '`shape[3]`', 'the file'."""
     last = next((i for i in range(len(path) - 1, -1, -1) if isinstance(path[i], str)), None)
     if last is None:
         return f"item {path[-1]}" if path else "the file"
     return f"`{path[last]}{''.join(f'[{index}]' for index in path[last + 1 :])}`"
+
+
+def _plain(bound: float) -> str:
+    return f"{int(bound):,}" if bound == int(bound) else f"{bound:g}"
+
+
+def _each(shape: Shape) -> str:
+    return "" if type(shape) is Shape else f", each value {shape.words()}"
 
 
 def _nearest(value: Any, known: Iterable[Any]) -> str:

@@ -12,7 +12,7 @@ from advisor.ground.files import PLAN_FILE
 from advisor.ground.yaml_reader import parse_yaml
 from advisor.launch.folder import OTHER_FOLDER, Identity
 from advisor.plan.change import set_values as apply_changes
-from advisor.plan.comments import comments_of
+from advisor.plan.comments import comments_after, comments_of
 from advisor.plan.entries import Entry, entries
 from advisor.plan.model import Comments, Plan
 from advisor.plan.paths import with_paths
@@ -81,7 +81,9 @@ def prepare_plan(
         path = path.resolve()
         original = path.read_text("utf-8")
         comments = comments_of(original, name=str(path))
-    plan = apply_changes(plan, changes, base=path.parent)
+    planned = plan
+    plan = apply_changes(planned, changes, base=path.parent)
+    comments = comments_after(comments, planned, plan)
     own_digests = _digests("plan", "common", plan)
     absolute = with_absolute_paths(plan, path)
     absolute_digests = _digests("copy", "common_copy", absolute)
