@@ -44,9 +44,7 @@ def test_links_lead_somewhere(page):
             continue
         path, _, anchor = link.partition("#")
         target = (page.parent / path).resolve() if path else page
-        if not target.exists():
-            wrong.append(link)
-        elif anchor and anchor not in anchors(target):
+        if not target.exists() or (anchor and anchor not in anchors(target)):
             wrong.append(link)
     assert wrong == []
 
@@ -104,9 +102,7 @@ def test_the_rooms_are_those_of_the_layer_test():
     folder = ROOT / "advisor"
     there = [
         tuple(
-            room
-            for room in rooms
-            if (folder / room).is_dir() or (folder / f"{room}.py").is_file()
+            room for room in rooms if (folder / room).is_dir() or (folder / f"{room}.py").is_file()
         )
         for rooms in ORDER[1:]  # the first is the package itself
     ]
