@@ -196,6 +196,21 @@ def test_a_recipe_adds_one_entry_or_a_few_files():
         assert len(written[recipe]) <= 3, recipe
 
 
+def test_the_methods_work_from_a_folder_of_ones_own(tmp_path, monkeypatch):
+    """The same files in a folder that ADVISE_METHODS names: the project stays as it is."""
+    monkeypatch.setenv("ADVISE_METHODS", str(tmp_path))
+    for recipe in METHODS:
+        for step in STEP.finditer(RECIPES[recipe]):
+            if step["path"]:
+                path = tmp_path / step["path"].removeprefix("advisor/")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(step["text"], encoding="utf-8")
+    assert "ipo/gently" in advise(ROOT, ["rules", "ipo"], tmp_path)
+    chosen = ["--model", "Qwen/Qwen3-8B", "--objective", "ipo", "--update", "ln_tuning"]
+    shown = advise(ROOT, ["estimate", *chosen, "--gpu", "RTX 4090"], tmp_path)
+    assert "normalisation weights" in shown
+
+
 @pytest.mark.slow
 def test_the_methods_of_the_recipes_train(tree, tiny_model):
     """Objective and update of the page, together: advised, planned, trained, reloaded."""
