@@ -20,8 +20,8 @@ tables:
 @pytest.mark.parametrize("table", SHOWN)
 def test_a_warning_of_every_table_is_shown(call, tmp_path, table):
     """The rule of a file of one's own warns in the answer, once, with its id."""
-    (tmp_path / "acme.yaml").write_text(FILE.format(table=table))
-    code, out, _ = call("--json", "--task", "qa", "--gpu", "unknown", "--rules", "acme.yaml")
+    (tmp_path / f"{table}.yaml").write_text(FILE.format(table=table))
+    code, out, _ = call("--json", "--task", "qa", "--gpu", "unknown", "--rules", f"{table}.yaml")
     assert code == 0
     assert json.loads(out)["warnings"].count("this is heard (acme/heard)") == 1
 
@@ -29,7 +29,7 @@ def test_a_warning_of_every_table_is_shown(call, tmp_path, table):
 @pytest.mark.parametrize("table", ASKED)
 def test_a_warning_that_nothing_would_show_is_refused(call, tmp_path, table):
     """A table that is asked for each scheme has nobody to warn, and the loader says so."""
-    (tmp_path / "acme.yaml").write_text(FILE.format(table=table))
-    code, _, err = call("--json", "--task", "qa", "--gpu", "unknown", "--rules", "acme.yaml")
+    (tmp_path / f"{table}.yaml").write_text(FILE.format(table=table))
+    code, _, err = call("--json", "--task", "qa", "--gpu", "unknown", "--rules", f"{table}.yaml")
     assert code == 2
     assert f"table '{table}' rules schemes out" in err
