@@ -224,10 +224,16 @@ def _context(s: ResolvedRun, device: GpuSpec | None) -> list[Term]:
     size = (EAGER_CONTEXT_BYTES if before_lazy else CONTEXT_BYTES) + (
         NCCL_BYTES if s.gpus > 1 else 0
     )
-    because = "driver, kernels"
-    because += ", all loaded at the start before CUDA 12.2" if before_lazy else ""
-    because += " and NCCL" if s.gpus > 1 else ""
-    return [term_of("CUDA context", size, because, src.CONTEXT)]
+    return [
+        term_of(
+            "CUDA context",
+            size,
+            "driver, kernels"
+            f"{', all loaded at the start before CUDA 12.2' if before_lazy else ''}"
+            f"{' and NCCL' if s.gpus > 1 else ''}",
+            src.CONTEXT,
+        )
+    ]
 
 
 def _cache(

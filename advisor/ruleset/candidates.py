@@ -19,6 +19,7 @@ from typing import Any
 from advisor.methods import methods, schemes
 from advisor.ruleset.facts import UNKNOWN, Fact
 from advisor.ruleset.model import Condition, Rule, Ruleset, Table
+from advisor.ruleset.phrases import method_words
 
 
 def instance(fact: Fact, scheme: str) -> str:
@@ -30,7 +31,12 @@ def instances(fact: Fact) -> dict[str, Fact]:
     """The facts of all candidates, by id."""
     return {
         instance(fact, scheme): replace(
-            fact, id=instance(fact, scheme), per="", instance_of=fact.id, phrase=""
+            fact,
+            id=instance(fact, scheme),
+            per="",
+            instance_of=fact.id,
+            phrase=fact.phrase.replace("{scheme}", method_words(scheme)),
+            name=fact.name.replace("{scheme}", method_words(scheme)),
         )
         for scheme in schemes()
     }
@@ -120,7 +126,7 @@ def for_candidates(rule: Rule, table: Table, facts: Mapping[str, Fact]) -> Itera
                 rule,
                 table=table.id,
                 when=tuple(condition for condition in when if condition is not None),
-                then={table.concludes: scheme} if rule.kind == "forbid" else rule.then,
+                then={table.concludes: scheme},
                 candidate=scheme,
             )
 
