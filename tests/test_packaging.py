@@ -20,6 +20,12 @@ pytestmark = pytest.mark.slow
 HERE = next(Path(sys.prefix).glob("lib/python3*/site-packages"))
 
 
+@pytest.fixture(autouse=True)
+def _nothing_beside_the_wheel(monkeypatch):
+    """A checkout that PYTHONPATH names would be imported in place of the wheel."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """A wheel of this checkout, built without the network."""
