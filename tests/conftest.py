@@ -59,6 +59,17 @@ TRAINING = ("torch", "transformers", "peft", "trl")
 CAN_TRAIN = all(find_spec(package) for package in TRAINING)
 TRAINING_FOLDERS = tuple(ROOT / "tests" / name for name in ("trainers", "peft_adapter"))
 MODEL_FIXTURES = {"tiny_model", "smollm"}
+NEEDS_TORCH_AT_THE_TOP = re.compile(r'^(?:\w+ = )?pytest\.importorskip\("(?:torch|trl)"\)', re.M)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With -m "not train", True for a module that needs torch as a whole: importing torch to leave
+    its tests out would take seconds.
+    """
+    wanted = config.option.markexpr
+    if "not train" not in wanted or re.search(r"\bor\b", wanted) or collection_path.suffix != ".py":
+        return None
+    return bool(NEEDS_TORCH_AT_THE_TOP.search(collection_path.read_text("utf-8"))) or None
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest itself reads the markers for -m
