@@ -27,8 +27,10 @@ from advisor.ground.errors import (
     Stopped,
     TrainingFailed,
 )
+from advisor.methods import update
 from advisor.plan.model import Stage
 from advisor.plan.read import read_plan
+from advisor.plan.record import ERROR, ErrorRecord
 from trainers import load_recipe
 from trainers.frame.bases import sharing_bases
 from trainers.frame.files import make_folder, write_json
@@ -53,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             check_all(check, jobs)
         with sharing_bases() if len(jobs) > 1 else nullcontext():
             for job in jobs:
-                (job.output / "error.json").unlink(missing_ok=True)
+                (job.output / ERROR).unlink(missing_ok=True)
                 make_folder(job.output)
                 recipe.train(job)
     except KeyboardInterrupt:
@@ -177,9 +179,9 @@ def next_smaller_setting(stage: Stage) -> str:
         )
     if not stage.gradient_checkpointing:
         return "set gradient_checkpointing: true"
-    if stage.update != "full" and stage.quantization is None:
+    if update(stage.update).is_module and stage.quantization is None:
         return "set quantization: nf4"
-    if stage.update == "full":
+    if not update(stage.update).is_module:
         return "use update: lora"
     return f"set seq_len: {max(8, stage.seq_len // 2)}, or use a smaller model"
 
@@ -190,15 +192,8 @@ def record_failure(job: Job | None, error: AdviseError) -> int:
         return error.exit_code
     shown = False
     if job is not None:
-        first = error.faults[0]
-        record = {
-            "kind": type(error).__name__,
-            "what": error.text() if len(error.faults) > 1 else first.what,
-            "allowed": first.allowed,
-            "hint": first.hint,
-        }
         try:
-            write_json(job.output / "error.json", record | {"exit_code": error.exit_code})
+            write_json(job.output / ERROR, ErrorRecord.of(error).to_dict())
             shown = bool(os.environ.get(CALLER_SHOWS_ERRORS))
         except AdviseError as second:
             print(f"error: {second.text()}", file=sys.stderr)

@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError
+from advisor.plan.record import Check, Confusion, Evaluation, Metric, Sample
 from trainers.evaluation.loss import SAMPLES, held_out
 from trainers.evaluation.metrics import Comparison, classification, compare, verdict
-from trainers.evaluation.saved_result import Check, Probe, probe_row
+from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.frame import settings
 from trainers.frame.job import Job
 from trainers.frame.stage import Objective
@@ -218,32 +219,27 @@ class ClassEvaluator:
             )
         ]
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Evaluation:
         """The comparison for result.json."""
         if not self.predicted:
-            return {"rows": 0}
+            return Evaluation(rows=0)
         found = classification(self.predicted, [row.label for row in self.rows], self.names)
         accuracy = self.accuracy
-        metrics = {
-            "accuracy": accuracy.record() if accuracy else None,
-            "macro_f1": {
-                "before": None,
-                "after": found["macro_f1"],
-                "interval": None,
-                "rows": found["rows"],
-                "word": "measured alone",
-            },
-        }
-        intervals = {key: found[key] for key in ("accuracy_interval", "macro_f1_interval")}
+        macro_f1 = Metric(after=found["macro_f1"], rows=found["rows"], word="measured alone")
         shown = list(zip(self.rows, self.predicted, strict=True))[:SAMPLES]
-        samples = [
-            {"prompt": row.shown, "expected": row.name, "base": "", "tuned": self.names[guess]}
-            for row, guess in shown
-        ]
-        return {
-            "rows": len(self.rows),
-            "metrics": metrics,
-            **intervals,
-            "confusion": found["confusion"],
-            "samples": samples,
-        }
+        return Evaluation(
+            rows=len(self.rows),
+            metrics={
+                **({"accuracy": accuracy.record()} if accuracy else {}),
+                "macro_f1": macro_f1,
+            },
+            confusion=Confusion(
+                labels=tuple(found["confusion"]["labels"]),
+                counts=tuple(tuple(counts) for counts in found["confusion"]["counts"]),
+            ),
+            samples=tuple(
+                Sample(prompt=row.shown, expected=row.name, base="", tuned=self.names[guess])
+                for row, guess in shown
+            ),
+            extra={key: found[key] for key in ("accuracy_interval", "macro_f1_interval")},
+        )

@@ -11,12 +11,19 @@ from advisor.advice.types import Candidate, Reason, Verdict
 from advisor.estimate.types import Estimate
 from advisor.methods import schemes
 from advisor.methods.composition import Composition, compose
-from advisor.ruleset.model import Rule, Ruleset
+from advisor.ruleset.model import Rule
 
 from .case import Case
 from .decide import LAST, SMALLER_MODEL, Decision
-from .explain import budget_reason, facts_seen_by, memory_reason, reason_of, why_not_outcome
+from .explain import (
+    budget_reason,
+    facts_seen_by,
+    memory_reason,
+    reason_of,
+    rules_that_differ,
+)
 from .fit import coarse_fit
+from .why_not import why_not_outcome
 
 GUIDE_CHAINS = (
     "sft",
@@ -34,10 +41,11 @@ TOO_BIG, OVER_BUDGET = "base/too-big", "base/over-budget"  # the rules whose rea
 
 def recommended_candidate(case: Case, decision: Decision) -> Candidate:
     """The composition the rules concluded, with its reasons."""
+    sizes = case.sizes(decision)
     because = tuple(
         replace(
             reason_of(rule, case.ruleset),
-            facts=facts_seen_by(rule, decision, case.situation, case.ruleset),
+            facts=facts_seen_by(rule, decision, case.situation, case.ruleset, sizes),
         )
         for rule in decision.rules
     )
@@ -154,13 +162,17 @@ def _other_remedies(case: Case, decision: Decision) -> list[Candidate]:
 
 def _guides_own(case: Case, decision: Decision, guide: Composition) -> Candidate:
     """The guide's answer where nothing above says it already, so that it can be run as well."""
-    heard = [rule for rule in decision.rules if rule.layer not in ("base", "document")]
+    heard = [
+        rule
+        for rule in rules_that_differ(decision, guide)
+        if rule.layer not in ("base", "document")
+    ]
     return candidate_for(
         case,
         decision,
         guide,
         tuple(reason_of(rule, case.ruleset) for rule in heard)
-        or (Reason(text="the guide alone says this"),),
+        or (Reason(text="The guide alone says this."),),
     )
 
 
@@ -215,7 +227,11 @@ def _scheme_verdict(
     if not forbidding:
         return (
             "ranked_lower",
-            tuple(why_not_outcome(judgement, scheme, decision.facts, case.ruleset)),
+            tuple(
+                why_not_outcome(
+                    judgement, scheme, decision.facts, case.ruleset, case.sizes(decision)
+                )
+            ),
             True,
         )
     reasons = tuple(_limit_reason(case, decision, rule, scheme, cost) for rule in forbidding)
@@ -242,17 +258,7 @@ def _limit_reason(
         return found or reason_of(rule, case.ruleset)
     if rule.id == OVER_BUDGET:
         return budget_reason(cost, case.facts, scheme, rule.id)
-    return reason_behind(rule, decision, case.ruleset)
-
-
-def reason_behind(rule: Rule, decision: Decision, ruleset: Ruleset) -> Reason:
-    """A rule's reason; where it only carries on what another step concluded, that step's."""
-    concluded = {table.concludes: table.id for table in ruleset.tables.values()}
-    if len(rule.when) == 1 and rule.when[0].fact in concluded:
-        winner = decision.steps[concluded[rule.when[0].fact]].winner
-        if winner is not None:
-            return reason_of(winner[1], ruleset)
-    return reason_of(rule, ruleset)
+    return reason_of(rule, case.ruleset)
 
 
 def is_absolute(rule: Rule) -> bool:

@@ -20,6 +20,7 @@ from advisor.ruleset.model import Ruleset
 from advisor.situation.types import Situation
 
 from .decide import Decision, conclude, conclude_early
+from .explain import Sizes
 from .fit import coarse_fit, combine_estimates, fit_stage, stage_settings
 
 Priced = tuple[tuple[StageSettings, ...], Estimate]  # the stages with their settings, and the cost
@@ -161,3 +162,7 @@ class Case:
     def cost_of(self, composition: Composition) -> Priced:
         """The stages of a composition with settings that fit, and what they cost together."""
         return self.costs.cost_of(composition)
+
+    def sizes(self, decision: Decision) -> Sizes:
+        """scheme -> its estimate on the chain that was concluded: the numbers of the reasons."""
+        return {scheme: self.cost_of(decision.candidate(scheme))[1] for scheme in schemes()}

@@ -9,8 +9,10 @@ from typing import Any
 
 from advisor.advice.types import Candidate, Flip
 from advisor.ruleset.model import Ruleset
+from advisor.ruleset.phrases import joined, name_of
 
 from .decide import Decision
+from .explain import unknown_words
 
 # What a rule's `confidence` is worth: the weakest rule that decided sets the word.
 GRADES = {
@@ -30,7 +32,8 @@ def confidence(
     base: Mapping[str, Any],
     flips: Sequence[Flip],
 ) -> str:
-    """'medium: rests on the guide's own rows; not known and able to change it: data.kind'.
+    """'medium: rests on the guide's own rows. Telling us how much it may cost (`budget`) could
+    change the recommendation'.
 
     A fact that nobody stated counts where some value of it alone would lead to another answer.
     Signals and the number of tasks do not: unstated is what they are as a rule, and the flips show
@@ -43,7 +46,7 @@ def confidence(
     facts = {fact.answer or fact.id: fact for fact in ruleset.facts.values()}
     changing = dict.fromkeys(name for flip in flips for name in flip.change if name in facts)
     unstated = [
-        name
+        f"{name_of(facts[name])} (`{name}`)"
         for name in changing
         if facts[name].origin == "asked"
         and not facts[name].signal
@@ -53,6 +56,6 @@ def confidence(
         word = LOWER[word]
     text = f"{word}: rests on {rests}"
     if unstated:
-        text += f"; not known, and able to change it: {', '.join(unstated)}"
-    unsure = recommendation.estimate.unknown
-    return text + (f"; {'; '.join(unsure)}" if unsure else "")
+        text += f". Telling us {joined(unstated, 'or')} could change the recommendation"
+    unsure = dict.fromkeys(map(unknown_words, recommendation.estimate.unknown))
+    return text + (f". The estimate is incomplete: {joined(unsure)}" if unsure else "")

@@ -23,6 +23,7 @@ from advisor.methods import methods
 from advisor.methods.composition import Composition
 from advisor.plan.model import Stage
 from advisor.ruleset.model import Ruleset
+from advisor.ruleset.phrases import inside_sentence
 from advisor.situation.types import Situation
 
 from .settings import refusal, settings_by_rule
@@ -64,7 +65,7 @@ def sequence_length(data: DataProfile | None, context_tokens: int | None) -> Cho
         )
         because = f"holds {what} ({wanted:,} tokens{', approximated' if approximate else ''})"
     if context_tokens is not None and length > context_tokens:
-        length, because = context_tokens, f"the model reads at most {context_tokens:,} tokens"
+        length, because = context_tokens, _at_most(context_tokens)
     return Chosen(value=length, because=because)
 
 
@@ -73,10 +74,16 @@ def text_length(situation: Situation, context_tokens: int | None) -> Chosen:
     the longest.
     """
     length = CPU_TEXT_LEN if device(situation) == "cpu" else TEXT_LEN
+    if context_tokens is not None and context_tokens < length:
+        return Chosen(value=context_tokens, because=_at_most(context_tokens))
     return Chosen(
-        value=min(length, context_tokens or length),
-        because="documents are parted without loss; longer pieces cost more than they teach",
+        value=length,
+        because="documents are split without loss; longer pieces cost more than they teach",
     )
+
+
+def _at_most(context_tokens: int) -> str:
+    return f"the model reads at most {context_tokens:,} tokens"
 
 
 def _room_for_answers(
@@ -98,8 +105,10 @@ def _room_for_answers(
         value=min(int(key.default), int(whole.value)),
         because="as long as answers usually are, no longer than the rows",
     )
-    length = min(int(whole.value) + int(answer.value), context_tokens or 2**31)
+    length = int(whole.value) + int(answer.value)
     because = f"{whole.because}, and an answer of {answer.value:,} tokens"
+    if context_tokens is not None and length > context_tokens:
+        length, because = context_tokens, _at_most(context_tokens)
     return {"response_tokens": answer, "seq_len": replace(whole, value=length, because=because)}
 
 
@@ -161,18 +170,15 @@ def fit_stage(
     settings |= _room_for_answers(ruleset, objective, settings, situation, context)
     if strategy is not None:
         settings["sharding"] = Chosen(value=strategy, because="how the cards share the work")
-    best: tuple[int, dict[str, Chosen], Estimate] | None = None
+    best: tuple[int, Mapping[str, Any], Estimate] | None = None
     no_recompute = refusal(objective, update, "gradient_checkpointing", True)
-    for trial in _trials(
+    trials = _trials(
         situation, int(batch.value), int(settings["seq_len"].value), recompute=not no_recompute
-    ):
-        changed = {
-            **settings,
-            **_batch_settings(
-                trial, batch, no_recompute, known=situation.hardware.device_memory_bytes is not None
-            ),
-        }
-        cost = _stage_estimate(situation, objective, update, quantization, changed, strategy)
+    )
+    plain = {key: chosen.value for key, chosen in settings.items()}
+    for trial in trials:
+        values = {**plain, **_batch_values(trial)}
+        cost = _stage_estimate(situation, objective, update, quantization, values, strategy)
         rank = ORDER.index(cost.fits)
         # Of settings that are all too big the smallest need is kept: the shortest way out. So too
         # where the memory is not known: whatever the card.
@@ -185,13 +191,15 @@ def fit_stage(
                 and _peak(cost) < _peak(best[2])
             )
         ):
-            best = (rank, changed, cost)
+            best = (rank, trial, cost)
         if cost.fits == "fits":
             break
     assert best is not None  # _trials yields one trial at least
+    most = max(int(trial["micro"]) for trial in trials)
+    settings |= _batch_settings(best[1], batch, no_recompute, best[2].fits, most=most)
     return (
         StageSettings(
-            objective=objective, update=update, quantization=quantization, settings=best[1]
+            objective=objective, update=update, quantization=quantization, settings=settings
         ),
         best[2],
     )
@@ -237,36 +245,82 @@ def _trials(
     return sorted(trials, key=lambda trial: bool(trial["late"]))
 
 
-def _batch_settings(
-    trial: Mapping[str, Any], batch: Chosen, no_recompute: str, *, known: bool
-) -> dict[str, Chosen]:
-    """Keys of the batch. `known`: the memory they have to fit into; `no_recompute`: why nothing may
-    be recomputed.
-    """
-    accumulation = max(
-        1, round(int(trial["effective"]) / (int(trial["micro"]) * int(trial["cards"])))
-    )
-    per_step = int(trial["micro"]) * accumulation * int(trial["cards"])
-    recompute_because = (
-        "recomputes activations to save memory, about a quarter"
-        f" slower{'' if known else '; the memory at hand is not known'}"
-        if trial["recompute"]
-        else no_recompute or "enough memory without recomputing"
-    )
-    micro_because = (
-        "the whole batch at once"
-        if trial["micro"] >= trial["effective"]
-        else "the largest that fits"
-        if known
-        else "the smallest: the memory at hand is not known"
-    )
+def _batch_values(trial: Mapping[str, Any]) -> dict[str, Any]:
+    micro, cards = int(trial["micro"]), int(trial["cards"])
     return {
-        "micro_batch_size": Chosen(value=trial["micro"], because=micro_because),
-        "grad_accum": Chosen(
-            value=accumulation, because=f"{per_step} rows a step: {batch.because}", rule=batch.rule
-        ),
-        "gradient_checkpointing": Chosen(value=trial["recompute"], because=recompute_because),
+        "micro_batch_size": micro,
+        "grad_accum": max(1, round(int(trial["effective"]) / (micro * cards))),
+        "gradient_checkpointing": bool(trial["recompute"]),
     }
+
+
+def _batch_settings(
+    trial: Mapping[str, Any], batch: Chosen, no_recompute: str, fits: Fits, *, most: int
+) -> dict[str, Chosen]:
+    """Keys of the batch, each with what is true of the value that was chosen.
+
+    Args:
+        no_recompute: Why nothing may be recomputed, or an empty string.
+        fits: What the estimate says of these settings.
+        most: The most rows at once that were tried.
+    """
+    values = _batch_values(trial)
+    because = {
+        "micro_batch_size": _micro_because(trial, values, fits, most),
+        "grad_accum": _accumulation_because(trial, values, batch),
+        "gradient_checkpointing": _recompute_because(trial, no_recompute, fits),
+    }
+    rules = {"grad_accum": batch.rule}
+    return {
+        key: Chosen(value=value, because=because[key], rule=rules.get(key))
+        for key, value in values.items()
+    }
+
+
+def _micro_because(
+    trial: Mapping[str, Any], values: Mapping[str, Any], fits: Fits, most: int
+) -> str:
+    if fits == "unknown":
+        return (
+            "the smallest: what fits is not known"
+            if trial["micro"] == 1
+            else "a usual number: what fits is not known"
+        )
+    if fits == "too_big":
+        return "the smallest: even this does not fit" if trial["micro"] == 1 else "does not fit"
+    if values["grad_accum"] == 1:
+        return "the whole batch at once"
+    if trial["micro"] == most:
+        return "as many rows as are tried at once"
+    spare = " with room to spare" if fits == "fits" else ""
+    return f"the largest that fits{spare}{'' if trial['recompute'] else ' without recomputing'}"
+
+
+def _accumulation_because(
+    trial: Mapping[str, Any], values: Mapping[str, Any], batch: Chosen
+) -> str:
+    micro, cards = int(trial["micro"]), int(trial["cards"])
+    per_step = micro * int(values["grad_accum"]) * cards
+    of_cards = f" on {cards} GPUs" if cards > 1 else ""
+    rows = f"{per_step} row{'' if per_step == 1 else 's'} a step{of_cards}"
+    if per_step != trial["effective"]:
+        return f"{rows}: {trial['effective']} as nearly as it divides"
+    return f"{rows}: {inside_sentence(batch.because)}"
+
+
+def _recompute_because(trial: Mapping[str, Any], no_recompute: str, fits: Fits) -> str:
+    if trial["recompute"]:
+        unsure = "; what fits is not known" if fits == "unknown" else ""
+        return f"recomputes activations to save memory, about a quarter slower{unsure}"
+    if no_recompute:
+        return no_recompute
+    if fits == "unknown":
+        return "faster; what fits is not known"
+    return (
+        "recomputing would not make it fit"
+        if fits == "too_big"
+        else "enough memory without recomputing"
+    )
 
 
 def _stage_estimate(
@@ -274,10 +328,9 @@ def _stage_estimate(
     objective: str,
     update: str,
     quantization: str | None,
-    settings: Mapping[str, Chosen],
+    plain: Mapping[str, Any],
     strategy: str | None,
 ) -> Estimate:
-    plain = {key: chosen.value for key, chosen in settings.items()}
     spec = stage_spec(
         objective,
         update,

@@ -14,6 +14,7 @@ from advisor.ground.units import format_gib, format_usd
 from advisor.methods import schemes
 from advisor.ruleset.facts import Fact
 from advisor.ruleset.judge import cell_points, compile_table
+from advisor.ruleset.phrases import number_words, says
 from advisor.situation.types import Situation
 
 from .case import Case
@@ -73,19 +74,12 @@ def _by_answers(case: Case, decision: Decision) -> Iterator[Flip]:
                     change={fact.answer or fact.id: value},
                     to=to,
                     effort=_effort(fact.id),
-                    text=_if(fact, value),
+                    text=f"if {says(fact, value, would=True)}",
                 )
 
 
 def _effort(fact_id: str) -> str:
     return "data" if fact_id in DATA else "fixed" if fact_id in FIXED else "answer"
-
-
-def _if(fact: Fact, value: Any) -> str:
-    """The change as the question a person knows and its other answer."""
-    question = fact.ask.split(" (")[0].rstrip("?") + "?" if fact.ask else fact.id.replace("_", " ")
-    answer = ("yes" if value else "no") if fact.signal else fact.values[value].label
-    return f"{question} {answer[:1].upper()}{answer[1:]}"
 
 
 def _by_amount(case: Case, decision: Decision) -> Iterator[Flip]:
@@ -126,16 +120,9 @@ def _by_amount(case: Case, decision: Decision) -> Iterator[Flip]:
 
 
 def _amount(fact: Fact, value: float, current: float | None) -> str:
-    name = {
-        "data_rows": "examples",
-        "data_tokens": "tokens of text",
-        "n_tasks": "tasks",
-        "params_b": "billion parameters",
-    }[fact.id]
-    if current is None:
-        return f"with {value:,.10g} {name}"
-    more = value - current
-    return f"with {abs(more):,.10g} {'more' if more > 0 else 'fewer'} {name} ({value:,.10g} in all)"
+    """'if you had 49 examples instead of 1,500'."""
+    instead = f" instead of {number_words(current)}" if current is not None else ""
+    return f"if {says(fact, value, would=True)}{instead}"
 
 
 # --------------------------------------------------------------------------- cards
@@ -159,7 +146,10 @@ def _by_card(case: Case, decision: Decision) -> Iterator[Flip]:
         found.setdefault(
             str(to),
             Flip(
-                change={"gpu": card.name}, to=to, effort="money", text=f"on one {card_words(card)}"
+                change={"gpu": card.name},
+                to=to,
+                effort="money",
+                text=f"if you trained on one {card_words(card)}",
             ),
         )
     yield from found.values()

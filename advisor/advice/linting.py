@@ -13,7 +13,8 @@ from functools import cache
 from pathlib import Path
 
 from advisor.ground.errors import Fault, InputError
-from advisor.plan.values import setting_fault, setting_keys
+from advisor.methods import is_own
+from advisor.plan.keys import setting_fault, setting_keys
 from advisor.ruleset.lint import SIDE_EFFECTS, Finding, Report, caused_by_user, lint
 from advisor.ruleset.load import SHIPPED_LAYERS, load_rules, only_layer
 from advisor.ruleset.model import Ruleset
@@ -103,6 +104,7 @@ def run_scenarios(ruleset: Ruleset, overlays: tuple[Path, ...]) -> tuple[int, tu
         for rules, scenarios in runs for broken in run_scenarios(rules, scenarios)
     ]  # fmt: skip
     count = sum(len(scenarios) for _, scenarios in runs)
+    usual = "warning" if overlays else "error"
     if count:
         decided_nowhere = set.intersection(
             *(
@@ -113,7 +115,8 @@ def run_scenarios(ruleset: Ruleset, overlays: tuple[Path, ...]) -> tuple[int, tu
         )
         findings += [
             Finding(
-                id="decides-no-scenario", severity="warning" if overlays else "error",
+                id="decides-no-scenario",
+                severity="note" if is_own(rule.id.partition("/")[0]) else usual,
                 text="decides no scenario: nothing would notice if it were wrong", rule=rule.id,
                 at=rule.at,
                 hint="add a row to rules/scenarios/, or to the file's own `scenarios:`",

@@ -114,8 +114,8 @@ class _Attempts:
                 change = {"gpu": card.name}
                 holds = "does it within the budget" if self.relaxable("budget") else "holds it"
                 text = (
-                    f"one {card_words(card)} is the cheapest card that {holds}, with"
-                    f" {decision.composition}; to be typed there, where the card is detected"
+                    f"one {card_words(card)} is the cheapest GPU that {holds}, with"
+                    f" {decision.composition}; type this line there, where the GPU is detected"
                 )
                 return WayOut(
                     text=text,

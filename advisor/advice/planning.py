@@ -10,10 +10,12 @@ from typing import Any
 
 from advisor.advice.facts_of_situation import device
 from advisor.advice.types import Advice, Candidate, Chosen
+from advisor.ground.errors import InputError
 from advisor.ground.types import DataProfile
 from advisor.methods import methods
 from advisor.plan.model import Comments, Launch, Origin, Plan, PlanData, Stage, Task
 from advisor.ruleset.model import Ruleset
+from advisor.ruleset.phrases import inside_sentence
 from advisor.situation.answers import answers_document
 from advisor.situation.types import Situation
 
@@ -106,7 +108,7 @@ def make_plan(
         if needs_examples(situation, stage.objective) and situation.examples is not None:
             values["data"] = situation.examples.path
             comments[("stages", index, "data")] = (
-                "examples of requests and answers; the documents are read by the stage before"
+                "examples of requests and answers; the stage before reads the documents"
             )
         before = [earlier.objective for earlier in candidate.stages[:index]]
         if situation.reward_model is not None and needs_scores(ruleset, stage.objective, before):
@@ -118,7 +120,14 @@ def make_plan(
         if before[-1:] == ["rm"] and writers:
             values["start_from"] = writers[-1]
             comments[("stages", index, "start_from")] = (
-                "the reward model before it scores and does not write"
+                "the stage before is a reward model, which writes no answers"
+            )
+        if "learning_rate" not in values:
+            method = methods().update(stage.update)
+            raise InputError(
+                f"{method.at}: no rule sets a learning_rate for {stage.objective} with"
+                f" {stage.update}, and the file has no default",
+                "defaults: {learning_rate: 1.0e-4}",
             )
         again = before.count(stage.objective)
         stage_name = f"{stage.objective}{again + 1 if again else ''}"
@@ -127,7 +136,7 @@ def make_plan(
                 name=stage_name,
                 objective=stage.objective,
                 update=stage.update,
-                quantization=stage.quantization,  # type: ignore[arg-type]
+                quantization=stage.quantization,
                 options=options,
                 **values,
             )
@@ -139,7 +148,7 @@ def make_plan(
         situation.hardware.gpus[0].name
         if situation.hardware.gpus
         else (
-            "no card: trains on the processor"
+            "no GPU: trains on the processor"
             if device(situation) == "cpu"
             else "hardware not stated"
         )
@@ -193,7 +202,8 @@ def _plan_data(
 
 def comment_of(chosen: Chosen) -> str:
     """'why (rule id)' for the line of a plan."""
-    return f"{chosen.because} ({chosen.rule})" if chosen.rule else chosen.because
+    because = inside_sentence(chosen.because).rstrip(".")
+    return f"{because} ({chosen.rule})" if chosen.rule else because
 
 
 def hardware_line(situation: Situation) -> str:

@@ -12,6 +12,7 @@ from advisor.plan.model import Stage
 from advisor.ruleset.judge import Judgement, judge
 from advisor.ruleset.model import Ruleset
 
+RATE = "learning_rate"  # every stage has one
 DEFAULTS = {item.name: item.default for item in fields(Stage) if item.default is not MISSING}
 
 
@@ -43,7 +44,11 @@ def settings_by_rule(
         key: Chosen(value=value, because=rule.because, rule=rule.id)
         for key, (value, rule) in judgement.settings.items()
     }
-    return {key: resolve_refusal(objective, update, key, one) for key, one in chosen.items()}
+    found = {key: resolve_refusal(objective, update, key, one) for key, one in chosen.items()}
+    default = key_specs().default(RATE, objective=objective, update=update)
+    if RATE not in found and default is not None:  # a method of one's own may have no rule for it
+        found[RATE] = Chosen(value=default, because="the default in its method's file")
+    return found
 
 
 def resolve_refusal(objective: str, update: str, key: str, chosen: Chosen) -> Chosen:
@@ -62,4 +67,7 @@ def resolve_refusal(objective: str, update: str, key: str, chosen: Chosen) -> Ch
 def refusal(objective: str, update: str, key: str, value: Any) -> str:
     """Why a stage of these axes cannot have the value, or an empty string."""
     refused = key_specs().refused({"objective": objective, "update": update, key: value})
-    return "; ".join(f"{owner}: {one.because}" for owner, one in refused)
+    shown = str(value).lower() if isinstance(value, bool) else value
+    return "; ".join(
+        f"the {owner} does not go with {shown}: {one.because}" for owner, one in refused
+    )

@@ -23,6 +23,7 @@ class KnownFact:
     fact: str
     value: Any
     origin: str  # "flag", "read from train.jsonl", "estimated", "concluded by document/scenario-1"
+    text: str = ""  # the same inside a sentence: "LoRA fits in 24.0 GiB (estimated 19.8 GiB)"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

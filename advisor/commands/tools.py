@@ -13,7 +13,7 @@ from pathlib import Path
 
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.resources import trainers_root
-from advisor.launch.folder import RECORD, read_record
+from advisor.plan.record import DONE, RECORD, read_record
 
 TORCH_PACKAGES = ("torch", "transformers", "peft")
 
@@ -73,8 +73,8 @@ def newest_run(here: Path) -> Path:
             record = read_record(record_path.parent)
         except InputError:  # of another version, or broken: not to be used unasked
             continue
-        if record and any(stage.get("status") == "done" for stage in record.get("stages", [])):
-            found.append((str(record.get("finished_at") or ""), record_path.parent))
+        if record is not None and any(stage.status == DONE for stage in record.stages):
+            found.append((record.finished_at or "", record_path.parent))
     if not found:
         raise InputError(
             "there is no finished run under ./runs",
@@ -85,5 +85,6 @@ def newest_run(here: Path) -> Path:
 
 def device_of(folder: Path) -> str:
     """The kind of device a run was trained on: cuda, rocm, mps or cpu."""
-    kind = ((read_record(folder) or {}).get("hardware") or {}).get("kind")
+    record = read_record(folder)
+    kind = record.hardware.kind if record is not None and record.hardware is not None else None
     return kind if kind in ("cuda", "rocm", "mps") else "cpu"

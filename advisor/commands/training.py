@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advisor.commands.output import console, print_json
-from advisor.launch import Run, run_plan
+from advisor.launch import DryRun, Run, run_plan
 from advisor.render.report import write_report
 from advisor.render.run import print_run, run_json
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def train(
     plan: Plan | Path, settings: Mapping[str, Any], *, comments: Comments | None = None
-) -> Run:
+) -> Run | DryRun:
     """Train a launch file, or a plan that was just made, and write the report.
 
     Args:
@@ -39,7 +39,7 @@ def train(
     return run_plan(plan, comments=comments, judge=judge, on_end=write_report, **arguments)
 
 
-def show_run(run: Run, *, as_json: bool = False) -> int:
+def show_run(run: Run | DryRun, *, as_json: bool = False) -> int:
     """Print what came of a run. Returns the exit code."""
     if as_json:
         print_json(run_json(run))

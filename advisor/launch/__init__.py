@@ -2,7 +2,7 @@
 came of it.
 """
 
-from advisor.launch.folder import Run
 from advisor.launch.run import run_plan
+from advisor.plan.record import DryRun, Run
 
-__all__ = ["Run", "run_plan"]
+__all__ = ["DryRun", "Run", "run_plan"]

@@ -1,14 +1,10 @@
-"""What a stage is expected to need, by the estimator: memory, time, disk.
-
-Every part may be unknown.
-"""
+"""What the estimator expects a stage to need: memory, time, disk. Every part may be unknown."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 from advisor.estimate.types import RunSpec
 from advisor.ground.errors import AdviseError
@@ -18,6 +14,7 @@ from advisor.plan.entries import Entry
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, Stage
 from advisor.plan.read import resolve_path
+from advisor.plan.record import Expected
 
 KEPT_CHECKPOINTS = 3  # two stay; a third exists while it replaces the older one
 INTERPRETER = "Python and libraries"  # the estimator's name of the term
@@ -25,7 +22,7 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def run_spec(plan: Plan, stage: Stage) -> RunSpec:
-    """The settings of a stage as the estimator takes them."""
+    """The settings of a stage in the form the estimator takes."""
     from advisor.estimate.stages import stage_spec
 
     options = key_specs().effective(stage.options, objective=stage.objective, update=stage.update)
@@ -41,7 +38,7 @@ def run_spec(plan: Plan, stage: Stage) -> RunSpec:
 
 
 def plan_shape(plan: Plan, plan_path: Path) -> ModelShape | None:
-    """The shape of the plan's model, without asking the network; None where it is not known."""
+    """The shape of the plan's model, without asking the network; None if it is not known."""
     from advisor.situation.shapes import model_shape
 
     folder = resolve_path(plan_path, plan.model)
@@ -52,7 +49,7 @@ def plan_shape(plan: Plan, plan_path: Path) -> ModelShape | None:
 
 
 def device_hardware(plan: Plan, hardware: Hardware) -> Hardware:
-    """The part of the machine that the plan uses: a plan for the CPU sees no card."""
+    """The part of the machine that the plan uses: a plan for the CPU sees no GPU."""
     return replace(hardware, kind="cpu", gpus=()) if plan.launch.device == "cpu" else hardware
 
 
@@ -64,13 +61,12 @@ def expect_stage(
     *,
     profile: DataProfile | None = None,
     max_steps: int | None = None,
-) -> dict[str, Any]:
-    """Expected memory with its band, and duration, for run.json; `unknown` says what could not be
-    known.
+) -> Expected:
+    """Expected memory with its band, and duration; `unknown` names what the estimate lacks.
 
-    `peak_bytes` is what the whole process occupies, which decides whether it fits; `counted_bytes`
-    is the part that the trainer counts (allocated on the card; on the CPU the growth above the
-    interpreter), to be held beside the measured peak.
+    `peak_bytes` is what the whole process occupies, which decides whether it fits. `counted_bytes`
+    is the part that the trainer counts, to compare with the measured peak: on a GPU what is
+    allocated there, on the CPU what the process grows by above the interpreter.
     """
     from advisor.estimate import estimate, memory_estimate
 
@@ -84,28 +80,28 @@ def expect_stage(
         if shape is not None
         else None
     )
-    return {
-        "peak_bytes": memory.peak_bytes if memory else None,
-        "low_bytes": memory.low_bytes if memory else None,
-        "high_bytes": memory.high_bytes if memory else None,
-        "counted_bytes": (
+    return Expected(
+        peak_bytes=memory.peak_bytes if memory else None,
+        low_bytes=memory.low_bytes if memory else None,
+        high_bytes=memory.high_bytes if memory else None,
+        counted_bytes=(
             sum(term.size_bytes for term in counted.peak.terms if term.name != INTERPRETER)
             if counted
             else None
         ),
-        "moment": memory.peak.name if memory else None,
-        "limit_bytes": found.limit_bytes,
-        "fits": found.fits,
-        "duration_s": found.duration_s,
-        "unknown": list(found.unknown),
-    }
+        moment=memory.peak.name if memory else None,
+        limit_bytes=found.limit_bytes,
+        fits=found.fits,
+        duration_s=found.duration_s,
+        unknown=tuple(found.unknown),
+    )
 
 
 def amounts(
     plan: Plan, stage: Stage, profile: DataProfile | None, max_steps: int | None
 ) -> tuple[int | None, int | None]:
-    """Tokens and rows that the whole stage will read, all epochs together; None where the data is
-    not known.
+    """Tokens and rows that the whole stage reads, all epochs together; None if the data is not
+    known.
     """
     from advisor.estimate.reading import tokens_read
 
@@ -135,7 +131,7 @@ def amounts(
 def disk_need(
     plan: Plan, entry: Entry, shape: ModelShape | None, model_folder: Path | None
 ) -> int | None:
-    """Bytes that the stage's checkpoints and its result take; None where the model's size is not
+    """Bytes that the stage's checkpoints and its result take; None if the model's size is not
     known.
 
     A checkpoint holds what is trained and AdamW's two moments of it, in the dtype of the weights
@@ -150,7 +146,7 @@ def disk_need(
 
 
 def model_bytes(shape: ModelShape | None, folder: Path | None, dtype: str) -> int | None:
-    """Size of the model's weights in a dtype: by its parameter count, else by its files."""
+    """Bytes of the model's weights in a dtype: by its parameter count, else by its files."""
     if shape is not None:
         return shape.params * BYTES[dtype]
     sizes = (
@@ -168,6 +164,6 @@ def _trainable(plan: Plan, stage: Stage, shape: ModelShape | None) -> int | None
 
 
 def sum_known(parts: Mapping[str, int | None]) -> int | None:
-    """The sum of the parts that are known, None where none is."""
+    """The sum of the parts that are known; None if none is."""
     known = [part for part in parts.values() if part is not None]
     return sum(known) if known else None

@@ -1,13 +1,12 @@
-"""The folder of one run: who may use it, what it already holds, and its run.json.
+"""The folder of one run: who may use it, and what it already holds.
 
-A kernel lock (flock) keeps a second run out. The child processes inherit it, so it holds while
-anything of the run is alive and is gone by itself when everything is, however it ended: no stale
-lock can exist.
+A kernel lock (flock) keeps a second run out. The child processes inherit it: it is held as long as
+any process of the run is alive, and the kernel releases it when the last one ends, however that
+happens. So there is never a stale lock.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
@@ -17,50 +16,25 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from advisor.ground.errors import InputError, MachineNotReady
-from advisor.ground.files import ELSEWHERE, TEMPORARY, cannot_write, write_atomically
+from advisor.ground.files import ELSEWHERE, PLAN_FILE, TEMPORARY, cannot_write
+from advisor.plan.record import DONE, DRY_RUN, RECORD, RunRecord, read_record
 
-SCHEMA_VERSION = 1
-LOCK, RECORD, DRY_RUN, PLAN = ".lock", "run.json", "dry_run.json", "plan.yaml"
-# May lie in a folder that no run has begun in: what `advise` itself leaves there before a run.
-BEFORE_A_RUN = {LOCK, DRY_RUN, PLAN}
-LOCK_WAIT_S = 10.0  # children of a killed run need a moment to end
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Run:
-    """What came of a plan: the folder with everything, and run.json (or dry_run.json) as a
-    value.
-    """
-
-    folder: Path
-    record: Mapping[str, Any]
-    dry_run: bool = False
-    already_done: bool = False  # it had been finished before, and nothing was done now
-
-    @property
-    def exit_code(self) -> int:
-        """0: whatever went wrong has been raised instead."""
-        return 0
-
-    @property
-    def status(self) -> str:
-        return str(self.record.get("status", "done"))
+LOCK = ".lock"
+BEFORE_A_RUN = {LOCK, DRY_RUN, PLAN_FILE}  # what `advise` itself may leave before a run begins
+LOCK_WAIT_S = 10.0  # the children of a killed run need a moment to end
+OTHER_FOLDER = "choose another folder with --output DIR, or delete this one"
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
     """What makes two runs the same run."""
 
-    digests: frozenset[
-        str
-    ]  # of the plan as given, and of its copy in the folder with absolute paths
+    digests: frozenset[str]  # of the plan as given, and of its copy in the run folder
     max_steps: int | None
-    tasks: Mapping[str, str] = field(
-        default_factory=dict
-    )  # name -> digest: a run may gain tasks, the others stay trained
+    # name -> digest; a run may gain tasks, and those it has stay trained
+    tasks: Mapping[str, str] = field(default_factory=dict)
 
 
 def now() -> str:
@@ -68,104 +42,87 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """run.json of a folder, or None where there is none.
-
-    Raises InputError where it is not one of ours.
-    """
-    path = folder / RECORD
-    try:
-        record = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: cannot be read as a run: {error}",
-            hint="choose another folder with --output DIR, or delete this one",
-        ) from None
-    if (
-        not isinstance(record, dict)
-        or record.get("schema_version") != SCHEMA_VERSION
-        or not isinstance(record.get("stages"), list)
-    ):
-        raise InputError(
-            f"{path}: not a run.json of this version of advise",
-            hint="choose another folder with --output DIR, or delete this one",
-        )
-    return record
+def is_done(record: RunRecord | None, name: str, folder: Path) -> bool:
+    """Whether a stage is recorded as done and its result is still in its folder."""
+    stage = record.stage(name) if record is not None else None
+    return stage is not None and stage.status == DONE and has_result(folder / "stages" / name)
 
 
-def lock_holder(folder: Path, identity: Identity) -> dict[str, Any] | None:
-    """The record of this very run in the folder, or None where it is free.
+def has_result(folder: Path) -> bool:
+    """Whether a stage's folder holds a trained module or model."""
+    return any(folder.glob("*.safetensors"))
 
-    Raises InputError where something else is there.
+
+def find_record(folder: Path, identity: Identity) -> RunRecord | None:
+    """The record of this very run in the folder, or None if a run may begin there.
+
+    Raises InputError if the folder holds anything else.
     """
     if not folder.exists():
         return None
     if not folder.is_dir():
         raise InputError(
-            f"{folder}: is a file, a folder is needed for the run",
+            f"{folder} is a file; a run needs a folder",
             hint="choose another one with --output DIR",
         )
     try:
-        record = read_record(folder)
+        record = read_record(folder, hint=OTHER_FOLDER)
         names = sorted(
             entry.name for entry in folder.iterdir() if not entry.name.startswith(TEMPORARY)
         )
     except PermissionError as error:
         raise cannot_write(folder, error, way_out=ELSEWHERE) from None
     if record is None:
-        foreign = [name for name in names if name not in BEFORE_A_RUN]
-        if foreign:
-            shown = ", ".join(foreign[:3]) + (
-                f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
-            )
-            raise InputError(
-                f"{folder}: holds other files ({shown})",
-                "an empty or new folder",
-                "choose another one with --output DIR",
-            )
-        return None
-    trained = record.get("tasks") or {}
-    other = [name for name, digest in trained.items() if identity.tasks.get(name) != digest]
-    if (
-        identity.tasks
-        and trained
-        and other
-        and identity.digests & set(record.get("digests", {}).values())
-    ):
-        raise InputError(
-            f"{folder}: holds other tasks: {', '.join(other)} {'is' if len(other) == 1 else 'are'}"
-            " not in this plan, or changed there",
-            allowed="the same tasks and new ones",
-            hint="choose another folder with --output DIR",
-        )
-    if not identity.digests & set(record.get("digests", {}).values()):
-        named = f" of plan '{record.get('name')}'" if record.get("name") else ""
-        raise InputError(
-            f"{folder}: holds another run{named} ({record.get('status')}), made from other values"
-            " of model, data or stages",
-            hint=(
-                "choose another folder with --output DIR; go on with that run: advise run"
-                f" {shlex.quote(str(folder / PLAN))}"
-            ),
-        )
-    if record.get("max_steps") != identity.max_steps:
-        steps = record.get("max_steps")
-        held = f"a trial of at most {steps} steps a stage" if steps else "the whole run"
-        again = (
-            f"add --max-steps {steps} to go on with the trial"
-            if steps
-            else "leave --max-steps out to go on with it"
-        )
-        raise InputError(
-            f"{folder}: holds {held}", hint=f"choose another folder with --output DIR, or {again}"
-        )
+        _refuse_foreign_files(folder, names)
+    else:
+        _refuse_another_run(folder, record, identity)
     return record
 
 
+def _refuse_foreign_files(folder: Path, names: list[str]) -> None:
+    foreign = [name for name in names if name not in BEFORE_A_RUN]
+    if foreign:
+        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+        raise InputError(
+            f"{folder} holds other files ({', '.join(foreign[:3])}{more})",
+            "an empty or new folder",
+            "choose another one with --output DIR",
+        )
+
+
+def _refuse_another_run(folder: Path, record: RunRecord, identity: Identity) -> None:
+    is_same = bool(identity.digests & set(record.digests.values()))
+    changed = [name for name, digest in record.tasks.items() if identity.tasks.get(name) != digest]
+    if is_same and identity.tasks and changed:
+        verb = "is" if len(changed) == 1 else "are"
+        raise InputError(
+            f"{folder} holds other tasks: {', '.join(changed)} {verb} missing or changed in this"
+            " plan",
+            allowed="the same tasks and new ones",
+            hint="choose another folder with --output DIR",
+        )
+    if not is_same:
+        named = f" of plan '{record.name}'" if record.name else ""
+        raise InputError(
+            f"{folder} holds another run{named} ({record.status}): its model, data or stages are"
+            " not those of this plan",
+            hint=(
+                "choose another folder with --output DIR; to resume that run: advise run"
+                f" {shlex.quote(str(folder / PLAN_FILE))}"
+            ),
+        )
+    if record.max_steps != identity.max_steps:
+        steps = record.max_steps
+        held = f"a trial run of at most {steps} steps per stage" if steps else "the whole run"
+        again = f"add --max-steps {steps}" if steps else "leave --max-steps out"
+        raise InputError(
+            f"{folder} holds {held}",
+            hint=f"choose another folder with --output DIR, or {again} to resume it",
+        )
+
+
 class RunFolder:
-    """A folder that this process holds the lock of. Use as a context manager."""
+    """A run folder while this process holds its lock. Use it as a context manager."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -200,7 +157,7 @@ class RunFolder:
                     raise MachineNotReady(
                         f"{self.path}: another `advise run` is working in this"
                         f" folder{self._holder()}",
-                        hint="wait for it or stop it; or choose another folder with --output DIR",
+                        hint="wait for it, stop it, or choose another folder with --output DIR",
                     ) from None
                 time.sleep(0.1)
                 continue
@@ -210,7 +167,7 @@ class RunFolder:
                     f"{self.path}: this file system cannot lock files ({error.strerror})",
                     hint="choose a folder on a local disk with --output DIR",
                 ) from None
-            try:  # somebody may have deleted the folder and made it anew in between
+            try:  # the folder may have been deleted and made again in between
                 if os.fstat(fd).st_ino == os.stat(self.path / LOCK).st_ino:
                     break
             except FileNotFoundError:
@@ -227,9 +184,7 @@ class RunFolder:
             return None
 
     def _holder_lives(self) -> bool:
-        """True where the process that took the lock is alive; false where only its children still
-        hold it.
-        """
+        """Whether the process that took the lock is alive, rather than only its children."""
         pid = self._pid()
         if pid is None:
             return False
@@ -248,13 +203,6 @@ class RunFolder:
     def __exit__(self, *_: object) -> None:
         if self.made and not (self.path / RECORD).exists() and not (self.path / DRY_RUN).exists():
             (self.path / LOCK).unlink(missing_ok=True)
-            with suppress(OSError):  # leave no empty folder behind; one that is not empty stays
+            with suppress(OSError):  # an empty folder goes; one that is not empty stays
                 self.path.rmdir()
         os.close(self.lock_fd)
-
-    def write(self, name: str, value: Mapping[str, Any]) -> None:
-        """Write a JSON file of the folder, whole or not at all."""
-        write_atomically(
-            self.path / name,
-            json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
-        )

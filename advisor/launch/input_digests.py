@@ -1,6 +1,4 @@
-"""What a run reads, told apart by content: so that a run goes on only with the very model and data
-it began with.
-"""
+"""Digests of what a run reads: a run is resumed only with the model and the data it began with."""
 
 from __future__ import annotations
 
@@ -11,23 +9,12 @@ from pathlib import Path
 from advisor.ground.errors import Fault, InputError
 from advisor.plan.entries import Entry
 from advisor.plan.model import Plan
-from advisor.plan.paths import with_paths
 from advisor.plan.read import resolve_path
 
 
-def absolute(plan: Plan, plan_path: Path) -> Plan:
-    """The plan with every path that exists made absolute, so that its copy holds from anywhere."""
-
-    def there(text: str) -> str:
-        path = resolve_path(plan_path, text)
-        return str(path.resolve()) if path.exists() else text
-
-    return with_paths(plan, there)
-
-
 def fingerprints(plan: Plan, plan_path: Path, entries: Iterable[Entry]) -> dict[str, str]:
-    """Path as written -> digest, of each data file (all of it) and of the model folder
-    (configuration, names and sizes).
+    """Digests of each data file (its whole content) and of the model folder (its configuration,
+    and the names and sizes of its weights), by 'data PATH' and 'model'.
     """
     from advisor.data.read.files import content_digest
 
@@ -48,12 +35,12 @@ def fingerprints(plan: Plan, plan_path: Path, entries: Iterable[Entry]) -> dict[
 def refuse_changed(
     before: Mapping[str, str], now: Mapping[str, str], folder: Path, *, growing: bool = False
 ) -> None:
-    """Raise InputError where the run in the folder began with other content.
+    """Raise InputError if the run in the folder began with other content.
 
-    Compares content: paths may be written anew.
+    Only the content is compared: the same file may have another path now.
 
     Args:
-        growing: The run may have gained tasks, whose data are new rather than changed.
+        growing: The run may have gained tasks; their data are new, not changed.
     """
     faults = []
     if growing:

@@ -1,5 +1,5 @@
-"""What must hold before a run writes anything: trainers installed, device there, model and data
-readable, room on the disk.
+"""What must be true before a run writes anything: trainers are installed, the device is there,
+model and data can be read, the disk has room.
 """
 
 from __future__ import annotations
@@ -25,23 +25,20 @@ from advisor.plan.model import Plan
 from advisor.plan.read import resolve_path
 
 HUB_TIMEOUT_S = 5.0
-SPARE_BYTES = 256 * 2**20  # metrics, tokenizer, report, and what other programs write meanwhile
+SPARE_BYTES = 256 * 2**20  # metrics, tokenizer, report, and what other programs write
 NEEDED = ("torch", "transformers", "peft", "trl", "accelerate", "datasets")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreflightResult:
-    """What the checks found out on the way."""
+    """What the checks found out."""
 
     disk_need_bytes: int | None
-    cards: tuple[
-        str, ...
-        # UUIDs for CUDA_VISIBLE_DEVICES, one a process; empty where the plan uses none or they have
-        # none
-    ]
-    profiles: Mapping[
-        str, DataProfile
-    ]  # path as written -> what the data is; hub data sets are left to the trainer
+    # UUIDs for CUDA_VISIBLE_DEVICES, one per process; empty if the plan uses no GPU, or no UUID is
+    # known
+    gpus: tuple[str, ...]
+    # path as written -> what the data is; data sets on the hub are left to the trainer
+    profiles: Mapping[str, DataProfile]
 
 
 def run_preflight(
@@ -54,8 +51,17 @@ def run_preflight(
     shape: ModelShape | None,
     trainers: Path,
 ) -> PreflightResult:
-    """Raise InputError with everything the plan names that is not there, else MachineNotReady with
+    """What the checks found out.
+
+    Raises InputError with everything the plan names that is not there, else MachineNotReady with
     everything the machine lacks.
+
+    Args:
+        plan_path: The plan file; relative paths start from its folder.
+        run: The run folder.
+        todo: The entries that are still to be trained.
+        shape: The model's shape, if it is known.
+        trainers: The folder that holds the package `trainers`.
     """
     profiles: dict[str, DataProfile] = {}
     bad = [
@@ -69,7 +75,7 @@ def run_preflight(
                 what=f"launch.strategy is {plan.launch.strategy}",
                 allowed="`advise run` starts one process, or several with ddp",
                 hint=(
-                    "take a smaller model or QLoRA, which need no sharding, or a card with more"
+                    "use a smaller model or QLoRA, which need no sharding, or a GPU with more"
                     " memory"
                 ),
             )
@@ -100,7 +106,7 @@ def run_preflight(
     )
     return PreflightResult(
         disk_need_bytes=need,
-        cards=tuple(uuid for uuid in uuids if uuid) if all(uuids) else (),
+        gpus=tuple(uuid for uuid in uuids if uuid) if all(uuids) else (),
         profiles=profiles,
     )
 
@@ -109,7 +115,7 @@ def run_preflight(
 
 
 def _objective_faults(todo: Sequence[Entry], trainers: Path) -> Iterable[Fault]:
-    """What no trainer file exists for: an objective is trainers/<name>.py or
+    """Objectives and updates without a trainer: an objective is trainers/<name>.py or
     trainers/<name>/__init__.py, an update trainers/updates/<name>.py.
     """
     roots = [trainers, *method_roots()[1:]]
@@ -139,26 +145,26 @@ def _objective_faults(todo: Sequence[Entry], trainers: Path) -> Iterable[Fault]:
                     ),
                     allowed=f"it trains: {', '.join(there) or 'nothing'}",
                     hint=(
-                        "the plan itself is complete: keep it, or choose another method with"
-                        " `advise --choose`"
+                        "the plan is complete: keep it for a later version, or choose another"
+                        " method with `advise --choose`"
                     ),
                 )
 
 
 def is_hub_id(text: str) -> bool:
-    """True for what can be a name on the model hub: 'owner/name' or 'name', no path."""
+    """Whether the text can be a name on the model hub: 'owner/name' or 'name', no path."""
     return not text.startswith((".", "/", "~")) and text.count("/") <= 1 and "\\" not in text
 
 
 def offline() -> bool:
-    """True where the user forbids the hub."""
+    """Whether the user forbids the hub."""
     return os.environ.get("HF_HUB_OFFLINE", "").strip().lower() in ("1", "true", "yes", "on")
 
 
 def _data_faults(
     todo: Sequence[Entry], plan_path: Path, profiles: dict[str, DataProfile]
 ) -> Iterable[Fault]:
-    """What keeps the data from being trained on; fills `profiles` on the way."""
+    """What keeps the data from being trained on; fills `profiles`."""
     from advisor.data import profile
 
     for entry in todo:
@@ -171,7 +177,7 @@ def _data_faults(
             and not Path(text).suffix
             and not offline()
         ):
-            continue  # a data set on the hub: the trainer asks for it
+            continue  # a data set on the hub: the trainer downloads it
         try:
             profiles[text] = found = profile(path, mapping=entry.data.mapping)
         except InputError as error:
@@ -222,8 +228,8 @@ def _model_faults(plan: Plan, plan_path: Path) -> Iterable[Fault]:
             )
         elif plan.revision is not None:
             yield Fault(
-                what="nothing would read 'revision': the model is a folder",
-                hint="remove it; it belongs to hub ids",
+                what="'revision' has no effect: the model is a folder",
+                hint="remove it; only models on the hub have revisions",
             )
         for what, patterns in MODEL_FILES.items():
             if not any(next(path.glob(pattern), None) for pattern in patterns):
@@ -244,7 +250,7 @@ def _model_faults(plan: Plan, plan_path: Path) -> Iterable[Fault]:
 
 
 def is_cached(hub_id: str, revision: str | None) -> bool:
-    """True where the hub cache holds a snapshot of the model with its config.json."""
+    """Whether the hub cache holds a snapshot of the model with its config.json."""
     home = os.environ.get("HF_HUB_CACHE") or os.path.join(
         os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface"), "hub"
     )
@@ -255,15 +261,15 @@ def is_cached(hub_id: str, revision: str | None) -> bool:
 
 
 def _hub_faults(plan: Plan, plan_path: Path) -> Iterable[AdviseError]:
-    """The error of a hub model that is neither cached nor to be had.
+    """The error of a hub model that is neither cached nor available.
 
-    Asked last, since it takes the network.
+    Checked last, because it needs the network.
     """
     if _folder(plan, plan_path) is not None or is_cached(plan.model, plan.revision):
         return
     if offline():
         yield MachineNotReady(
-            f"model {plan.model}: is not in the hub cache, and HF_HUB_OFFLINE is set",
+            f"model {plan.model} is not in the hub cache, and HF_HUB_OFFLINE is set",
             hint="unset HF_HUB_OFFLINE, or name a model folder",
         )
         return
@@ -273,15 +279,12 @@ def _hub_faults(plan: Plan, plan_path: Path) -> Iterable[AdviseError]:
         return
     address = f"{endpoint}/api/models/{plan.model}"
     try:
-        with urllib.request.urlopen(
-            urllib.request.Request(address, method="HEAD"), timeout=HUB_TIMEOUT_S
-        ):
+        request = urllib.request.Request(address, method="HEAD")  # noqa: S310 (http: see above)
+        with urllib.request.urlopen(request, timeout=HUB_TIMEOUT_S):  # noqa: S310
             return
     except urllib.error.HTTPError as error:
         if error.code in (401, 403, 404):
-            if _has_login():
-                # private or gated models answer so without the user's token; the trainer asks with
-                # it
+            if _has_login():  # maybe private or gated: the trainer asks with the user's token
                 return
             yield InputError(
                 f"model {plan.model}: the hub has no such public model",
@@ -295,8 +298,7 @@ def _hub_faults(plan: Plan, plan_path: Path) -> Iterable[AdviseError]:
     except OSError as error:
         reason = getattr(error, "reason", None) or error
         yield MachineNotReady(
-            f"model {plan.model}: is not in the hub cache, and the hub cannot be reached"
-            f" ({reason})",
+            f"model {plan.model} is not in the hub cache, and the hub cannot be reached ({reason})",
             hint="check the connection, or name a model folder",
         )
 
@@ -313,7 +315,7 @@ def _has_login() -> bool:
 
 
 def install_line() -> str:
-    """The one line that brings the training extra, for an installed package or for a checkout."""
+    """The one line that installs the training extra, for an installed package or a checkout."""
     checkout = resource_root() == PACKAGE.parent and (PACKAGE.parent / "pyproject.toml").is_file()
     return (
         f"pip install -e '{'.' if Path.cwd() == PACKAGE.parent else PACKAGE.parent}[train]'"
@@ -323,7 +325,7 @@ def install_line() -> str:
 
 
 def refuse_without_trainers(hardware: Hardware) -> None:
-    """Raise MachineNotReady with the line to install where the training extra is missing."""
+    """Raise MachineNotReady with the line to install if the training extra is missing."""
     faults = list(_extra_faults(hardware, quantized=False))
     if faults:
         raise MachineNotReady(faults=faults)
@@ -353,7 +355,7 @@ def _device_faults(plan: Plan, hardware: Hardware) -> Iterable[Fault]:
         here = (
             f"this machine has {hardware.gpus[0].name}"
             if hardware.gpus
-            else f"this machine has none that can be used{notes}"
+            else f"this machine has no usable GPU{notes}"
         )
         yield Fault(
             what=f"the plan is for {name} (launch.device: {device}), and {here}",
@@ -367,8 +369,8 @@ def _device_faults(plan: Plan, hardware: Hardware) -> Iterable[Fault]:
     if processes > len(hardware.gpus):
         yield Fault(
             what=(
-                f"the plan wants {processes} processes, one a GPU, and {len(hardware.gpus)} can be"
-                " used here"
+                f"the plan wants {processes} processes, one per GPU, and"
+                f" {len(hardware.gpus)} can be used here"
             ),
             hint=f"--set launch.processes={len(hardware.gpus)}, or check CUDA_VISIBLE_DEVICES",
         )
@@ -381,7 +383,7 @@ def _device_faults(plan: Plan, hardware: Hardware) -> Iterable[Fault]:
 
 
 def _more_disk(need: int | None, folder: Path) -> int | None:
-    """What is still to be written: a stage that goes on has part of it on the disk already."""
+    """Bytes still to be written: a stage that is resumed has part of them on the disk already."""
     if need is None or not folder.is_dir():
         return need
     return max(0, need - sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
@@ -393,7 +395,7 @@ def _place_faults(run: Path, need: int | None) -> Iterable[Fault]:
         place = place.parent
     if not place.is_dir():
         yield Fault(
-            what=f"{run}: {place} is a file, so no folder can be made there",
+            what=f"{run}: {place} is a file, so no folder can be created there",
             hint="choose another one with --output DIR",
         )
         return

@@ -15,6 +15,7 @@ __all__ = [
     "Objective",
     "Scheme",
     "Update",
+    "is_own",
     "methods",
     "objective",
     "objectives",
@@ -43,6 +44,14 @@ def objectives() -> tuple[str, ...]:
 def updates() -> tuple[str, ...]:
     """The names of all updates, in the order of their files' `order`."""
     return tuple(methods().updates)
+
+
+def is_own(name: str) -> bool:
+    """Whether an objective, an update or a scheme comes from a folder of one's own."""
+    found = methods()
+    update_name = found.schemes[name].update if name in found.schemes else name
+    method = found.objectives.get(name) or found.updates.get(update_name)
+    return method is not None and not method.shipped
 
 
 @cache

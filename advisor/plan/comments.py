@@ -1,11 +1,31 @@
-"""The comments of a launch file, so that a changed copy of it keeps its reasons."""
+"""The comments of a launch file, so that a changed copy of it keeps the reasons that still hold."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 from advisor.ground.yaml_reader import parse_yaml
-from advisor.plan.model import Comments
+from advisor.plan.model import Comments, Plan
+from advisor.plan.write import Place, flat_place, plan_data
+
+BY_SET = "set with --set"
+# A reason holds as long as what it rests on is what it was: every reason of a stage on these, and
+# what was fitted on further ones. `*` is everything in the stage that takes memory.
+RESTS_ON = ("objective", "update", "quantization", "data", "model", "launch.device", "data.path")
+FITTED: Mapping[str, Collection[str]] = {
+    "micro_batch_size": ("*", "launch.processes", "launch.strategy"),
+    "gradient_checkpointing": ("*", "launch.processes", "launch.strategy"),
+    "grad_accum": ("micro_batch_size", "launch.processes"),
+    "epochs": ("max_steps",),
+    "seq_len": ("response_tokens",),
+    "response_tokens": ("seq_len",),
+}
+NO_MEMORY = {
+    "name", "start_from", "learning_rate", "epochs", "max_steps", "warmup", "scheduler",
+    "weight_decay", "holdout", "save_steps", "seed", "truncation",
+}  # fmt: skip
 
 _OPENS = re.compile(r"(?:^|[\s,:\[{-])$")
 
@@ -25,6 +45,48 @@ def comments_of(text: str, *, name: str) -> Comments:
         if comment and number in by_line:
             found[by_line[number]] = comment
     return found
+
+
+def comments_after(comments: Comments | None, before: Plan, after: Plan) -> Comments:
+    """The comments of a plan that --set changed: a changed value loses its reason and says who
+    changed it, and so does a value whose reason rests on one that is changed.
+    """
+    known = {flat_place(place): text for place, text in (comments or {}).items()}
+    old, new = (dict(_leaves(plan_data(plan, known))) for plan in (before, after))
+    changed = {place for place in old | new if old.get(place) != new.get(place)}
+    if not changed:
+        return known
+    found = {place: text for place, text in known.items() if place not in changed}
+    for place in found:
+        inputs = {_rests_on(place, one) for one in changed} - {""}
+        if inputs:
+            first = min(inputs, key=lambda key: (key not in RESTS_ON, key))
+            found[place] = f"chosen before {first} was {BY_SET}"
+    return found | {place: BY_SET for place in changed if place in new}
+
+
+def _rests_on(place: Place, changed: Place) -> str:
+    """The changed key that the reason at a place rests on, or an empty string."""
+    if place[:1] != ("stages",):
+        return ""
+    of_stage = changed[:1] == ("stages",) and len(changed) > 2
+    if of_stage and changed[:2] != place[:2]:
+        return ""
+    key = str(changed[2]) if of_stage else ".".join(map(str, changed))
+    inputs = (*RESTS_ON, *FITTED.get(str(place[-1]), ()))
+    return key if key in inputs or ("*" in inputs and of_stage and key not in NO_MEMORY) else ""
+
+
+def _leaves(value: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
+    """Every value of plain data with its place; a list of plain values is one value."""
+    if isinstance(value, dict) and value:
+        for key, part in value.items():
+            yield from _leaves(part, (*place, key))
+    elif isinstance(value, list) and any(isinstance(part, dict) for part in value):
+        for index, part in enumerate(value):
+            yield from _leaves(part, (*place, index))
+    else:
+        yield place, value
 
 
 def _comment(line: str) -> str:

@@ -14,25 +14,34 @@ from advisor.render.page import Block, Items, Page, Table, Text, page_of
 # contains.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 STYLE = """
-:root { color-scheme: light dark; --ink: #1d2329; --quiet: #56606b; --line: #d5dae0; --paper: #ffffff; --soft: #f3f5f7; --mark: #0b6e4f; --warn: #8a4b00; }
+:root { color-scheme: light dark; --ink: #1d2329; --quiet: #56606b; --line: #d5dae0;
+  --paper: #ffffff; --soft: #f3f5f7; --mark: #0b6e4f; --warn: #8a4b00; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #e4e8ec; --quiet: #a3adb8; --line: #3a434d; --paper: #15191d; --soft: #1f252b; --mark: #59c59c; --warn: #f0b261; }
+  :root { --ink: #e4e8ec; --quiet: #a3adb8; --line: #3a434d; --paper: #15191d; --soft: #1f252b;
+  --mark: #59c59c; --warn: #f0b261; }
 }
 * { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; overflow-wrap: anywhere; }
+body { margin: 0; background: var(--paper); color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
+  overflow-wrap: anywhere; }
 main { max-width: 52rem; margin: 0 auto; padding: 1.5rem 1rem 3rem; }
 h1 { font-size: 1rem; font-weight: 600; color: var(--quiet); margin: 0 0 1rem; }
-h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; border-bottom: 1px solid var(--line); padding-bottom: .25rem; }
-code, pre { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; font-size: .9em; }
-pre { background: var(--soft); border: 1px solid var(--line); border-radius: 6px; padding: .75rem; white-space: pre-wrap; }
-.answer { background: var(--soft); border-left: 4px solid var(--mark); padding: .25rem 1rem; border-radius: 0 6px 6px 0; }
+h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; border-bottom: 1px solid var(--line);
+  padding-bottom: .25rem; }
+code, pre { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace;
+  font-size: .9em; }
+pre { background: var(--soft); border: 1px solid var(--line); border-radius: 6px; padding: .75rem;
+  white-space: pre-wrap; }
+.answer { background: var(--soft); border-left: 4px solid var(--mark); padding: .25rem 1rem;
+  border-radius: 0 6px 6px 0; }
 .answer p { margin: .6rem 0; font-size: 1.1rem; }
 ul { padding-left: 1.2rem; margin: .5rem 0; }
 li { margin: .35rem 0; }
 .quiet { color: var(--quiet); font-size: .9rem; display: block; }
 .warning { color: var(--warn); }
 table { border-collapse: collapse; width: 100%; margin: .75rem 0; }
-th, td { text-align: left; vertical-align: top; padding: .45rem .6rem; border-bottom: 1px solid var(--line); }
+th, td { text-align: left; vertical-align: top; padding: .45rem .6rem;
+  border-bottom: 1px solid var(--line); }
 th { color: var(--quiet); font-size: .85rem; }
 td:first-child, th:first-child { min-width: 8rem; overflow-wrap: break-word; }
 td.fixed { white-space: nowrap; letter-spacing: .05em; }
@@ -48,7 +57,8 @@ footer { margin-top: 2.5rem; color: var(--quiet); font-size: .85rem; }
   td::before { content: attr(data-column) " "; color: var(--quiet); font-size: .85rem; }
   td:first-child::before { content: ""; }
 }
-@media print { body { font-size: 11pt; } main { max-width: none; padding: 0; } h2 { break-after: avoid; } tr, li { break-inside: avoid; } }
+@media print { body { font-size: 11pt; } main { max-width: none; padding: 0; }
+h2 { break-after: avoid; } tr, li { break-inside: avoid; } }
 """
 
 

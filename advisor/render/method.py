@@ -9,7 +9,9 @@ from advisor.ground.errors import InputError
 from advisor.methods import methods, schemes
 from advisor.methods.keys import Key
 from advisor.methods.model import Method, Objective, Scheme, Update
+from advisor.ruleset.facts import load_facts
 from advisor.ruleset.model import Rule, Ruleset
+from advisor.ruleset.phrases import value_words
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,7 +54,8 @@ def _lines(name: str, ruleset: Ruleset) -> Iterator[tuple[str, str]]:
 
 def _objective(objective: Objective) -> Iterator[tuple[str, str]]:
     yield objective.id, f"{objective.name}, an objective: {objective.about}"
-    yield "learns from", ", ".join(kind.replace("_", " ") for kind in objective.trains_on)
+    kinds = load_facts()["data_kind"]
+    yield "learns from", ", ".join(value_words(kinds, kind) for kind in objective.trains_on)
     if objective.generates:
         yield "generates", f"{objective.answers} answers to each prompt (key `generations`, if any)"
     if objective.needs_reward:
@@ -90,7 +93,7 @@ def _key(key: Key) -> str:
 
 
 def _rules(name: str, ruleset: Ruleset) -> dict[str, list[Rule]]:
-    """The rules about a method, by what they do: those that conclude it, rule it out or set keys."""
+    """The rules about a method by what they do: those that conclude it, forbid it or set keys."""
     words = {"recommend": "recommended by", "forbid": "ruled out by", "set": "set by"}
     found: dict[str, list[Rule]] = {}
     for rules in ruleset.rules.values():

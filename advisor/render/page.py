@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from advisor.advice.types import Advice, Candidate, Reason
+from advisor.advice.explain import RANKS_BELOW, unknown_words
+from advisor.advice.types import Advice, Candidate, KnownFact, Reason
 from advisor.ground.units import format_duration, format_gib, format_usd
 from advisor.methods.composition import Composition
 from advisor.render.words import (
@@ -26,6 +27,7 @@ from advisor.render.words import (
     three_sentences,
 )
 from advisor.ruleset.facts import load_facts
+from advisor.ruleset.phrases import clauses, inside_sentence, name_of, says
 
 # The guide's spellings of what types.py names by one word.
 SAME_METHOD = {
@@ -40,6 +42,8 @@ SAME_METHOD = {
     "reward_model": "rm",
 }
 MOST_STARS = 5
+# Where a fact came from, where the sentence that says it needs no further word.
+STATED = ("flag", "answers file", "answered", "asked", "stated", "estimated")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -233,21 +237,27 @@ def _says(text: str, number: float) -> bool:
 
 
 def reason_origin(reason: Reason) -> str:
-    """'since budget is low (flag) · rule document/scenario-5 · source: ...' with the parts that are
-    known.
+    """'because you chose a low budget · rule document/scenario-5 · source: ...' with the parts that
+    are known.
     """
-    facts = " and ".join(
-        f"{known.fact.replace('_', ' ')} is {answer_words(known.value)} ({known.origin})"
-        for known in reason.facts
-        if not known.origin.startswith("concluded")
-    )
+    seen = [known for known in reason.facts if not known.origin.startswith("concluded")]
     return " · ".join(
         [
-            *([f"since {facts}"] if facts else []),
+            *([f"because {clauses(map(known_words, seen))}"] if seen else []),
             *([f"rule {reason.rule}"] if reason.rule else []),
             *([f"source: {reason.source}"] if reason.source else []),
         ]
     )
+
+
+def known_words(known: KnownFact) -> str:
+    """'your examples are plain documents (read from data/)'; what a person stated needs no
+    origin.
+    """
+    fact = load_facts().get(known.fact)
+    text = known.text or (says(fact, known.value) if fact else answer_words(known.value))
+    origin = {"probed": "found on this machine"}.get(known.origin, known.origin)
+    return text if known.origin in STATED else f"{text} ({origin})"
 
 
 def _guide(advice: Advice) -> Section:
@@ -318,7 +328,10 @@ def _needs(advice: Advice) -> Section:
                 text=f"Cost: {format_usd(estimate.cost_usd)}, estimated", detail=estimate.cost_note
             )
         )
-    items += [Item(text=f"Not known: {unknown}") for unknown in estimate.unknown]
+    items += [
+        Item(text=f"Not estimated in full: {unknown_words(unknown)}")
+        for unknown in estimate.unknown
+    ]
     blocks.append(Items(items=tuple(items)))
     return Section(title="What it needs", blocks=tuple(blocks))
 
@@ -451,18 +464,21 @@ def _why_not(advice: Advice) -> Section:
 
 
 def candidate_line(candidate: Candidate) -> str:
-    """'sft+full does not fit: needs 78.1 GiB, this card has 24'."""
+    """'sft+full does not fit: full fine-tuning needs 78.1 GiB, this GPU has 24.0 GiB'."""
     reason = deciding_reason(candidate)
     numbers = (
         ""
         if any(part.needs is not None for part in candidate.because)
         else _candidate_numbers(candidate)
     )
-    return (
-        f"{candidate.composition} {VERDICTS[candidate.verdict]}"
-        + (f": {reason}" if reason else "")
-        + (f" ({numbers})" if numbers else "")
-    )
+    if numbers:
+        reason = reason.rstrip(".")
+    if reason.startswith(RANKS_BELOW):  # the reason says the verdict with it
+        said = f"{candidate.composition} {inside_sentence(reason)}"
+    else:
+        said = f"{candidate.composition} {VERDICTS[candidate.verdict]}"
+        said += f": {reason}" if reason else ""
+    return said + (f" ({numbers})" if numbers else "")
 
 
 def _other_combinations(advice: Advice) -> Section:
@@ -510,16 +526,18 @@ def _flips(advice: Advice) -> Section:
 
 
 def flip_text(change: Mapping[str, Any], to: Composition, text: str) -> str:
-    """'With gpu = A100 80GB: sft+lora', or the rule's own sentence and the composition it leads
-    to.
+    """'If you chose a high budget: sft+full'; without a sentence of its own the answers that
+    change.
     """
-    if text:
-        return sentence(text) if str(to) in text else f"{sentence(text).rstrip('.')}: {to}"
-    return (
-        "With"
-        f" {', '.join(f'{fact} = {answer_words(value, fact)}' for fact, value in change.items())}:"
-        f" {to}"
-    )
+    if not text:
+        text = f"if {clauses(_changed_words(name, value) for name, value in change.items())}"
+    return sentence(text) if str(to) in text else f"{sentence(text).rstrip('.')}: {to}"
+
+
+def _changed_words(name: str, value: Any) -> str:
+    facts = {fact.answer or fact.id: fact for fact in load_facts().values()}
+    fact = facts.get(name) or load_facts().get(name)
+    return says(fact, value, would=True) if fact else f"{name} were {answer_words(value)}"
 
 
 def _unknown(advice: Advice) -> Section:
@@ -529,15 +547,8 @@ def _unknown(advice: Advice) -> Section:
     items = []
     for name in advice.unknown:
         fact = facts.get(name)
-        if fact is None:
-            items.append(Item(text=name))
-        else:
-            # The question without its remarks in brackets; a fact nobody is asked for has only its
-            # name.
-            question = f" ({fact.ask.split(' (')[0]})" if fact.ask else ""
-            items.append(
-                Item(text=f"{name}{question}" + (f": {fact.unknown}" if fact.unknown else ""))
-            )
+        asked = f"{_capital(name_of(fact))} (`{name}`)" if fact else name
+        items.append(Item(text=asked + (f": {fact.unknown}" if fact and fact.unknown else "")))
     return Section(title="What is not known", blocks=(Items(items=tuple(items)),) if items else ())
 
 
@@ -592,31 +603,31 @@ def _based_on(advice: Advice) -> Section:
             detail=_model_detail(advice),
         )
     ]
-    items.append(
-        Item(
-            text=(
-                "Machine:"
-                f" {device_name(advice)}{'' if situation.hardware.origin == 'unknown' else f' ({situation.hardware.origin})'}"
-            )
-        )
-    )
+    origin = situation.hardware.origin
+    machine = f"Machine: {device_name(advice)}"
+    items.append(Item(text=machine if origin == "unknown" else f"{machine} ({origin})"))
     if situation.data is not None:
         items.append(
             Item(
                 text=(
                     f"Data: {situation.data.path}: {situation.data.rows:,} examples,"
-                    f" {situation.data.kind} ({situation.data.format})"
+                    f" {_kind_words(situation.data.kind)} ({situation.data.format})"
                 )
             )
         )
     elif not situation.tasks:
         kind = situation.answers.value("data_kind")
         stated = ", ".join(
-            [*([f"{rows:,} examples"] if rows else []), *([str(kind)] if kind else [])]
+            [*([f"{rows:,} examples"] if rows else []), *([_kind_words(kind)] if kind else [])]
         )
         items.append(Item(text=f"Data: {f'{stated} (stated)' if stated else 'not known'}"))
     items += [
-        Item(text=f"Data of {name}: {profile.path}: {profile.rows:,} examples, {profile.kind}")
+        Item(
+            text=(
+                f"Data of {name}: {profile.path}: {profile.rows:,} examples,"
+                f" {_kind_words(profile.kind)}"
+            )
+        )
         for name, profile in situation.tasks.items()
     ]
     stated_answers = {
@@ -629,11 +640,25 @@ def _based_on(advice: Advice) -> Section:
     ):  # the wizard keeps each signal's own answer beside the list
         stated_answers.pop("signals", None)
     items += [
-        Item(text=f"{fact}: {answer_words(answer.value, fact)} ({answer.origin})")
+        Item(text=f"{_answer_name(fact)}: {answer_words(answer.value, fact)} ({answer.origin})")
         for fact, answer in stated_answers.items()
     ]
     items.append(Item(text=f"Rules: {', '.join(advice.layers)} (digest {advice.rules_digest})"))
     return Section(title="What this is based on", blocks=(Items(items=tuple(items)),))
+
+
+def _kind_words(kind: Any) -> str:
+    return inside_sentence(answer_words(str(kind), "data_kind"))
+
+
+def _answer_name(fact_id: str) -> str:
+    """What an answer is about: 'What the model should do'; a list of signals by its own name."""
+    fact = load_facts().get(fact_id)
+    return _capital(name_of(fact) if fact else fact_id)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _model_detail(advice: Advice) -> str:
@@ -658,5 +683,7 @@ def answer_words(value: Any, fact_id: str = "") -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} = {answer_words(part)}" for key, part in value.items())
     if isinstance(value, list | tuple | set | frozenset):
-        return ", ".join(answer_words(part) for part in value) or "none"
+        return ", ".join(answer_words(part, fact_id) for part in value) or "none"
+    if fact_id == "signals" and value in load_facts():
+        return says(load_facts()[value], True)
     return f"{value:,}" if isinstance(value, int) else str(value)

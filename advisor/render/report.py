@@ -6,15 +6,32 @@ Made from run.json, metrics.jsonl and plan.yaml alone, so that it can be made ag
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from advisor.ground.files import write_atomically
+from advisor.ground.files import PLAN_FILE, write_atomically
 from advisor.ground.units import format_duration, format_gib
+from advisor.methods import Update, objective, update
+from advisor.methods.model import SERVERS
+from advisor.plan.record import (
+    DONE,
+    FAILED,
+    Check,
+    Confusion,
+    DataCounts,
+    Evaluation,
+    Expected,
+    MachineRecord,
+    Measured,
+    ResolvedSettings,
+    RunRecord,
+    Sample,
+    StageRecord,
+    last_of_each_task,
+)
 from advisor.render.curves import curve
 from advisor.render.html import block, document, text
 from advisor.render.page import Item, Items, Row, Table
@@ -22,21 +39,33 @@ from advisor.render.run import (
     COUNTERS,
     ask_command,
     serve_command,
-    served_modules,
+    served_stages,
+    shown_path,
     sort_command,
-    sorts,
     what_was_trained,
 )
 
 REPORT, METRICS, CARD = "report.html", "metrics.jsonl", "README.md"
 STYLE = """
-figure { margin: 1rem 0; } figcaption { color: var(--quiet); font-size: .85rem; } svg { width: 100%; height: auto; }
-svg text { font: 11px system-ui, sans-serif; fill: var(--quiet); } svg .grid { stroke: var(--line); } svg .mark { stroke: var(--warn); stroke-dasharray: 4 4; }
-svg .line { fill: none; stroke: var(--mark); stroke-width: 1.5; } th { white-space: nowrap; } h3 { font-size: 1rem; margin: 1.5rem 0 .25rem; }
-.verdict { background: var(--soft); border-left: 4px solid var(--mark); padding: .5rem 1rem; border-radius: 0 6px 6px 0; font-size: 1.1rem; }
+figure { margin: 1rem 0; } figcaption { color: var(--quiet); font-size: .85rem; }
+svg { width: 100%; height: auto; }
+svg text { font: 11px system-ui, sans-serif; fill: var(--quiet); }
+svg .grid { stroke: var(--line); } svg .mark { stroke: var(--warn); stroke-dasharray: 4 4; }
+svg .line { fill: none; stroke: var(--mark); stroke-width: 1.5; } th { white-space: nowrap; }
+h3 { font-size: 1rem; margin: 1.5rem 0 .25rem; }
+.verdict { background: var(--soft); border-left: 4px solid var(--mark); padding: .5rem 1rem;
+  border-radius: 0 6px 6px 0; font-size: 1.1rem; }
 .verdict.bad { border-left-color: var(--warn); }
 """
 SHOWN_SAMPLES = 8
+SERVER_NAMES = {"transformers": "transformers", "vllm": "vLLM", "ollama": "Ollama"}
+CARD_KEYS = (  # of TRL's settings, those that the model card names
+    "learning_rate",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "optim",
+)
 # Of metrics.jsonl, what is drawn: key -> name and unit. A trainer that logs more is drawn by adding
 # a line here.
 DRAWN = {
@@ -55,9 +84,11 @@ DRAWN = {
 }
 
 
-def write_report(folder: Path, record: Mapping[str, Any]) -> Path:
-    """Write the report into the run folder and return its path."""
-    plan = folder / "plan.yaml"
+def write_report(folder: Path, record: RunRecord) -> Path:
+    """Write the report into the run folder and a model card beside each result; returns the
+    report's path.
+    """
+    plan = folder / PLAN_FILE
     page = report_page(
         record,
         folder=folder,
@@ -65,113 +96,102 @@ def write_report(folder: Path, record: Mapping[str, Any]) -> Path:
         metrics=read_metrics(folder / METRICS),
     )
     write_atomically(folder / REPORT, page)
-    for stage in record.get("stages", []):
-        if stage.get("status") == "done":
-            write_atomically(folder / str(stage["folder"]) / CARD, model_card(record, stage))
+    for stage in record.stages:
+        if stage.status == DONE:
+            write_atomically(folder / stage.folder / CARD, model_card(record, stage))
     return folder / REPORT
 
 
-def model_card(record: Mapping[str, Any], stage: Mapping[str, Any]) -> str:
-    """README.md of a result: what it is, what it was trained on, how it did, how to load it; with
-    the hub's front matter.
+def model_card(record: RunRecord, stage: StageRecord) -> str:
+    """README.md of a result, with the hub's front matter: what it is, what it was trained on, how
+    well it does, how to load it.
     """
-    resolved = (record.get("resolved") or {}).get(stage["name"]) or {}
-    model = str(resolved.get("model") or record.get("model"))
-    data, found, module = (
-        stage.get("data") or {},
-        stage.get("evaluation") or {},
-        stage["update"] != "full",
-    )
-    base = (
-        model if "/" in model and not model.startswith(("/", ".", "~")) else None
-    )  # a folder of one computer names nothing on the hub
-    front = [
+    model = record.base_model(stage)
+    # A folder of this machine means nothing on the hub.
+    base = model if "/" in model and not model.startswith(("/", ".", "~")) else None
+    rows = f" on {stage.data.train_rows:,} rows" if stage.data and stage.data.train_rows else ""
+    lines = [
         "---",
-        f"library_name: {'peft' if module else 'transformers'}",
+        f"library_name: {'peft' if update(stage.update).is_module else 'transformers'}",
         *([f"base_model: {base}"] if base else []),
         "tags: [fine-tuned, finetune-advisor]",
         "---",
-    ]
-    rows = f" on {data['train_rows']:,} rows" if data.get("train_rows") else ""
-    lines = [
-        *front,
         "",
-        f"# {record.get('name')}: {stage['name']}",
+        f"# {record.name}: {stage.name}",
         "",
-        f"{what_was_trained(stage)} of {Path(model).name if base is None else model}{rows}.",
-    ]
-    before, after = found.get("holdout_loss_before"), found.get("holdout_loss_after")
-    if before is not None and after is not None:
-        lines += [
-            "",
-            (
-                f"Loss on {found.get('rows') or 0:,} held-out rows: {before:.3f} before,"
-                f" {after:.3f} after."
-            ),
-        ]
-    if stage["update"] == "adapter":
-        lines += [
-            "",
-            (
-                "A bottleneck adapter: `import advisor.peft_adapter` before loading it. It cannot"
-                " be merged, and vLLM and Ollama cannot load it."
-            ),
-        ]
-    if stage["update"] == "prefix":
-        why = "PEFT 0.21 otherwise writes without the prefix under transformers from 5.24 on"
-        lines += [
-            "",
-            (
-                f"A prefix: `import advisor.peft_adapter` before it answers ({why}). It cannot be"
-                " merged, and vLLM and Ollama cannot load it."
-            ),
-        ]
-    head, labels = (
-        ("SequenceClassification", ", num_labels=1")
-        if stage["objective"] == "rm"
-        else ("CausalLM", "")
-    )
-    loader = (
-        f"from peft import AutoPeftModelFor{head} as Loader"
-        if module
-        else f"from transformers import AutoModelFor{head} as Loader"
-    )
-    first = "import advisor.peft_adapter\n" if stage["update"] in ("adapter", "prefix") else ""
-    lines += [
-        "",
-        "```python",
-        f"{first}{loader}",
-        f'model = Loader.from_pretrained("THIS_FOLDER"{labels})',
-        "```",
-    ]
-    settings = {
-        key: resolved.get(key)
-        for key in ("seq_len", "weights_dtype", "trainable_parameters")
-        if resolved.get(key) is not None
-    }
-    wanted = (
-        "learning_rate",
-        "max_steps",
-        "per_device_train_batch_size",
-        "gradient_accumulation_steps",
-        "optim",
-    )
-    settings |= {
-        key: value for key, value in (resolved.get("trl") or {}).items() if key in wanted
-    } | (resolved.get("options") or {})
-    lines += [
+        f"{what_was_trained(stage)} of {base or Path(model).name}{rows}.",
+        *_card_losses(stage.evaluation or Evaluation()),
+        *_card_caveats(stage),
+        *_card_loading(stage),
         "",
         "| setting | value |",
         "| --- | --- |",
-        *(f"| {key} | {value} |" for key, value in settings.items()),
+        *(f"| {key} | {value} |" for key, value in _card_settings(record.settings(stage)).items()),
     ]
     versions = ", ".join(
-        f"{name} {version}" for name, version in (record.get("versions") or {}).items() if version
+        f"{name} {version}" for name, version in record.versions.items() if version
     )
-    return (
-        "\n".join([*lines, "", f"Made with advise {record.get('advise_version')}; {versions}."])
-        + "\n"
+    lines += ["", f"Made with advise {record.advise_version}; {versions}."]
+    return "\n".join(lines) + "\n"
+
+
+def _card_losses(found: Evaluation) -> list[str]:
+    before, after = found.holdout_loss_before, found.holdout_loss_after
+    if before is None or after is None:
+        return []
+    losses = f"{before:.3f} before, {after:.3f} after"
+    return ["", f"Loss on {found.rows or 0:,} held-out rows: {losses}."]
+
+
+def _card_caveats(stage: StageRecord) -> list[str]:
+    method = update(stage.update)
+    if not method.imports:
+        return []
+    what = method.result[:1].upper() + method.result[1:]
+    return ["", f"{what}: `import {method.imports}` before loading it. {limits(method)}"]
+
+
+def limits(method: Update) -> str:
+    """What cannot be done with the result of an update, in a sentence; empty if everything can."""
+    servers = [SERVER_NAMES[name] for name in SERVERS if name not in method.serves]
+    parts = [
+        *(["it cannot be merged"] if method.is_module and not method.merges else []),
+        *([f"{' and '.join(servers)} cannot load it"] if servers else []),
+    ]
+    sentence = ", and ".join(parts)
+    return f"{sentence[0].upper()}{sentence[1:]}." if sentence else ""
+
+
+def _card_loading(stage: StageRecord) -> list[str]:
+    method = update(stage.update)
+    head, labels = (
+        ("SequenceClassification", ", num_labels=1")
+        if objective(stage.objective).scores
+        else ("CausalLM", "")
     )
+    library, auto = ("peft", "AutoPeftModel") if method.is_module else ("transformers", "AutoModel")
+    return [
+        "",
+        "```python",
+        *([f"import {method.imports}"] if method.imports else []),
+        f"from {library} import {auto}For{head} as Loader",
+        f'model = Loader.from_pretrained("THIS_FOLDER"{labels})',
+        "```",
+    ]
+
+
+def _card_settings(settings: ResolvedSettings) -> dict[str, Any]:
+    own = {
+        "seq_len": settings.seq_len,
+        "weights_dtype": settings.weights_dtype,
+        "trainable_parameters": settings.trainable_parameters,
+    }
+    trl = {key: value for key, value in (settings.trl or {}).items() if key in CARD_KEYS}
+    return {
+        **{key: value for key, value in own.items() if value is not None},
+        **trl,
+        **settings.options,
+    }
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -187,34 +207,25 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def report_page(
-    record: Mapping[str, Any], *, folder: Path, plan_text: str, metrics: Sequence[Mapping[str, Any]]
+    record: RunRecord, *, folder: Path, plan_text: str, metrics: Sequence[Mapping[str, Any]]
 ) -> str:
     """The report as HTML."""
     body = [*_verdict(record), *_facts(record)]
-    for stage in record.get("stages", []):
-        body += _stage(
-            stage,
-            [
-                line
-                for line in metrics
-                if line.get("stage") == _plan_stage(stage) and line.get("task") == stage.get("task")
-            ],
-        )
+    for stage in record.stages:
+        own = [
+            line
+            for line in metrics
+            if line.get("stage") == stage.plan_stage and line.get("task") == stage.task
+        ]
+        body += _stage(stage, own)
     body += [*_cross_table(record), *_use(record, folder), *_plan(plan_text), *_versions(record)]
-    title = f"Report: {record.get('name')}"
     return document(
-        title,
-        f"Report: <code>{text(str(record.get('name')))}</code>",
+        f"Report: {record.name}",
+        f"Report: <code>{text(str(record.name))}</code>",
         body,
-        footer=f"advise {record.get('advise_version', '')}",
+        footer=f"advise {record.advise_version or ''}",
         style=STYLE,
     )
-
-
-def _plan_stage(stage: Mapping[str, Any]) -> str:
-    """The stage's name in the plan: a task's entry is called stage-task."""
-    name = str(stage["name"])
-    return name.removesuffix(f"-{stage['task']}") if stage.get("task") else name
 
 
 def _section(title: str, *parts: str) -> list[str]:
@@ -239,46 +250,41 @@ def _grid(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 # --------------------------------------------------------------------------- the whole run
 
 
-def _verdict(record: Mapping[str, Any]) -> list[str]:
-    status = str(record.get("status"))
-    verdict = record.get("verdict") or {}
-    said = verdict.get("text") or {
+def _verdict(record: RunRecord) -> list[str]:
+    verdict = record.verdict
+    said = (verdict.text if verdict else None) or {
         "done": "Done; nothing was compared.",
         "failed": "The run failed.",
         "stopped": "The run is not finished.",
         "running": "The run is going on.",
-    }.get(status, status)
-    bad = status == "failed" or verdict.get("ok") is False
+    }.get(record.status, record.status)
+    is_bad = record.status == FAILED or (verdict is not None and not verdict.ok)
     trial = (
-        f"<p class=warning>A trial: at most {record['max_steps']} steps a stage. Its numbers say"
+        f"<p class=warning>A trial: at most {record.max_steps} steps a stage. Its numbers say"
         " little about the whole run.</p>"
-        if record.get("max_steps")
+        if record.max_steps
         else ""
     )
-    return [f'<div class="verdict{" bad" if bad else ""}"><p>{text(str(said))}</p></div>', trial]
+    return [f'<div class="verdict{" bad" if is_bad else ""}"><p>{text(said)}</p></div>', trial]
 
 
-def _facts(record: Mapping[str, Any]) -> list[str]:
-    hardware = record.get("hardware") or {}
-    where = ", ".join(hardware.get("gpus") or []) or f"{hardware.get('cpu_cores') or '?'} CPU cores"
+def _facts(record: RunRecord) -> list[str]:
+    hardware = record.hardware or MachineRecord()
+    where = ", ".join(hardware.gpus) or f"{hardware.cpu_cores or '?'} CPU cores"
+    trained = ", ".join(dict.fromkeys(what_was_trained(stage) for stage in record.stages))
+    attempts = f"{record.attempts} attempt{'s' if record.attempts != 1 else ''}"
     lines = [
-        (
-            "What:"
-            f" {record.get('composition') or ', '.join(dict.fromkeys(what_was_trained(stage) for stage in record.get('stages', [])))}"
-        ),
-        f"Model: {record.get('model')}",
+        f"What: {record.composition or trained}",
+        f"Model: {record.model}",
         f"Machine: {where}",
-        (
-            f"Started {record.get('started_at')}, ended {record.get('finished_at') or 'not yet'};"
-            f" {record.get('attempts', 1)} attempt{'s' if record.get('attempts', 1) != 1 else ''}"
-        ),
+        f"Started {record.started_at}, ended {record.finished_at or 'not yet'}; {attempts}",
     ]
     return _section("The run", _items(lines))
 
 
-def _cross_table(record: Mapping[str, Any]) -> list[str]:
-    """Every module on every task's held-out rows, where there are several."""
-    found = record.get("cross_evaluation") or {}
+def _cross_table(record: RunRecord) -> list[str]:
+    """Every module on every task's held-out rows, if there are several."""
+    found = record.cross_evaluation or {}
     tasks = list(found)
     if len(tasks) < 2:
         return []
@@ -293,59 +299,38 @@ def _cross_table(record: Mapping[str, Any]) -> list[str]:
     return _section("Every module on every task", _grid(columns, rows), note)
 
 
-def _use(record: Mapping[str, Any], folder: Path) -> list[str]:
+def _use(record: RunRecord, folder: Path) -> list[str]:
     """Lines to paste, for the last result of each task."""
-    if record.get("status") != "done" or not record.get("stages"):
+    if record.status != DONE:
         return []
-    last = {stage.get("task"): stage for stage in record["stages"]}
     parts = []
-    for task, stage in last.items():
-        result = (
-            os.path.relpath(folder / str(stage.get("folder", "")), Path.cwd())
-            if folder.is_relative_to(Path.cwd())
-            else str(folder / str(stage.get("folder", "")))
-        )
-        talk = (
-            "advise chat"
-            f" {shlex.quote(os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder))}"
-        )
-        if sorts(record, stage):
+    for stage in last_of_each_task(record.stages):
+        result = shown_path(folder / stage.folder)
+        if record.is_classifier(stage):
             parts.append(f"<p>Sort a text</p><pre>{text(sort_command(result))}</pre>")
             continue
         lines = [
-            ("Talk to it", talk),
-            ("Ask it from Python", ask_command(result, str(stage["update"]))),
+            ("Talk to it", f"advise chat {shlex.quote(shown_path(folder))}"),
+            ("Ask it from Python", ask_command(result, stage.update)),
         ]
-        if stage["update"] == "lora":
-            lines.append(
-                ("Merge it into its base", f"advise export {shlex.quote(str(folder))} --to merged")
-            )
-        if stage["update"] in ("adapter", "prefix"):
-            what = "a bottleneck adapter" if stage["update"] == "adapter" else "a prefix"
-            lines.append(
-                (
-                    "Note",
-                    (
-                        f"{what} cannot be merged, and vLLM and Ollama cannot load it; in Python:"
-                        " import advisor.peft_adapter first"
-                    ),
-                )
-            )
-        lines.append(
-            (
-                "Upload it to the hub",
-                f"hf upload YOUR_NAME/{record.get('name')} {shlex.quote(result)}",
-            )
-        )
-        heading = f"<h3>{text(str(task))}</h3>" if task else ""
+        method = update(stage.update)
+        if method.merges:
+            merge = f"advise export {shlex.quote(shown_path(folder))} --to merged"
+            lines.append(("Merge it into its base", merge))
+        if method.imports:
+            note = f"{method.result}: in Python, import {method.imports} first. {limits(method)}"
+            lines.append(("Note", note))
+        upload = f"hf upload YOUR_NAME/{record.name} {shlex.quote(result)}"
+        lines.append(("Upload it to the hub", upload))
+        heading = f"<h3>{text(stage.task)}</h3>" if stage.task else ""
         parts.append(
             heading + "".join(f"<p>{text(name)}</p><pre>{text(line)}</pre>" for name, line in lines)
         )
-    served = served_modules(record, folder)
+    served = served_stages(record)
     if served:
         parts.append(
             f"<p>Serve {'them' if len(served) > 1 else 'it'} with"
-            f" vLLM</p><pre>{text(serve_command(record, served))}</pre>"
+            f" vLLM</p><pre>{text(serve_command(record, served, folder))}</pre>"
         )
     return _section("How to use the result", *parts)
 
@@ -362,87 +347,68 @@ def _plan(plan_text: str) -> list[str]:
     )
 
 
-def _versions(record: Mapping[str, Any]) -> list[str]:
-    versions = {"python": sys.version.split()[0], **(record.get("versions") or {})}
-    digests = [
-        f"{name}: {digest}"
-        for name, digest in {
-            **(record.get("digests") or {}),
-            **(record.get("inputs") or {}),
-        }.items()
-    ]
-    return _section(
-        "Versions and digests",
-        _items(
-            [
-                ", ".join(f"{name} {version}" for name, version in versions.items() if version),
-                *digests,
-            ]
-        ),
-    )
+def _versions(record: RunRecord) -> list[str]:
+    versions = {"python": sys.version.split()[0], **record.versions}
+    shown = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+    digests = {**record.digests, **record.inputs}
+    lines = [shown, *(f"{name}: {digest}" for name, digest in digests.items())]
+    return _section("Versions and digests", _items(lines))
 
 
 # --------------------------------------------------------------------------- one stage
 
 
-def _stage(stage: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> list[str]:
-    title = f"Stage {stage['name']}: {what_was_trained(stage)}"
-    if stage.get("status") != "done":
-        reason = (stage.get("error") or {}).get("what", "")
-        return _section(
-            title,
-            _items([f"{stage.get('status')}{f': {reason}' if reason else ''}"]),
-            *_curves(metrics),
-        )
-    said = (stage.get("verdict") or {}).get("text")
+def _stage(stage: StageRecord, metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+    title = f"Stage {stage.name}: {what_was_trained(stage)}"
+    if stage.status != DONE:
+        reason = f": {stage.error.what}" if stage.error else ""
+        return _section(title, _items([f"{stage.status}{reason}"]), *_curves(metrics))
+    said = stage.verdict.text if stage.verdict else None
+    evaluation = stage.evaluation or Evaluation()
     return _section(
         title,
         f"<p>{text(said)}</p>" if said else "",
-        _before_after(stage.get("evaluation") or {}),
+        _before_after(evaluation),
         *_curves(metrics),
         _costs(stage),
-        _data(stage),
-        _checks(stage),
-        _confusion(stage.get("evaluation") or {}),
-        _samples(stage.get("evaluation") or {}),
+        _data(stage.data),
+        _checks(stage.checks),
+        _confusion(evaluation.confusion),
+        _samples(evaluation.samples),
     )
 
 
-def _before_after(found: Mapping[str, Any]) -> str:
-    """Before and after by every metric there is, with the interval of the difference where one was
-    computed.
+def _before_after(found: Evaluation) -> str:
+    """Before and after by every metric there is, with the interval of the difference if there is
+    one.
     """
     rows = []
-    for name, key in (("held-out loss", "holdout_loss"), ("perplexity", "perplexity")):
-        before, after = found.get(f"{key}_before"), found.get(f"{key}_after")
+    for name, before, after, interval in (
+        (
+            "held-out loss",
+            found.holdout_loss_before,
+            found.holdout_loss_after,
+            found.holdout_loss_interval,
+        ),
+        ("perplexity", found.perplexity_before, found.perplexity_after, None),
+    ):
         if before is not None or after is not None:
-            rows.append(
-                [name, _number(before), _number(after), _interval(found.get(f"{key}_interval"))]
-            )
-    for name, metric in (found.get("metrics") or {}).items():
-        rows.append(
-            [
-                name.replace("_", " "),
-                _number(metric.get("before")),
-                _number(metric.get("after")),
-                _interval(metric.get("interval")),
-            ]
-        )
+            rows.append([name, _number(before), _number(after), _interval(interval)])
+    for name, metric in found.metrics.items():
+        numbers = [_number(metric.before), _number(metric.after), _interval(metric.interval)]
+        rows.append([name.replace("_", " "), *numbers])
     return _grid(
         ["measured on held-out rows", "before", "after", "difference (95 % interval)"], rows
     )
 
 
-def _number(value: Any) -> str:
-    return "" if value is None else f"{value:.4g}" if isinstance(value, int | float) else str(value)
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
 
 
-def _interval(found: Any) -> str:
-    return (
-        f"{found[0]:+.3g} to {found[1]:+.3g}"
-        if isinstance(found, list | tuple) and len(found) == 2
-        else ""
-    )
+def _interval(found: Sequence[float | None] | None) -> str:
+    low, high = found if found is not None and len(found) == 2 else (None, None)
+    return f"{low:+.3g} to {high:+.3g}" if low is not None and high is not None else ""
 
 
 def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -458,78 +424,78 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
     return [svg for svg in drawn if svg]
 
 
-def _costs(stage: Mapping[str, Any]) -> str:
-    expected, measured = stage.get("expected") or {}, stage.get("measured") or {}
+def _costs(stage: StageRecord) -> str:
+    expected, measured = stage.expected or Expected(), stage.measured or Measured()
     rows = []
-    if measured.get("peak_bytes") is not None:
-        hoped = expected.get("counted_bytes")
+    if measured.peak_bytes is not None:
+        estimate = expected.counted_bytes
         rows.append(
             [
-                f"peak memory ({COUNTERS.get(str(measured.get('counter')), 'measured')})",
-                format_gib(hoped) if hoped else "",
-                format_gib(measured["peak_bytes"]),
+                f"peak memory ({COUNTERS.get(str(measured.counter), 'measured')})",
+                format_gib(estimate) if estimate else "",
+                format_gib(measured.peak_bytes),
             ]
         )
-    if measured.get("train_s") is not None:
-        hoped = expected.get("duration_s")
+    if measured.train_s is not None:
+        duration_s = expected.duration_s
         rows.append(
             [
                 "training time",
-                format_duration(hoped) if hoped else "",
-                format_duration(measured["train_s"]),
+                format_duration(duration_s) if duration_s else "",
+                format_duration(measured.train_s),
             ]
         )
     return _grid(["", "expected", "measured"], rows)
 
 
-def _data(stage: Mapping[str, Any]) -> str:
-    data = stage.get("data") or {}
-    if not data:
+def _data(data: DataCounts | None) -> str:
+    if data is None:
         return ""
     counts = [
-        f"{data[key]:,} {name}"
-        for key, name in (
-            ("train_rows", "rows trained on"),
-            ("holdout_rows", "held out"),
-            ("dropped", "dropped"),
-            ("truncated", "truncated"),
+        f"{count:,} {name}"
+        for count, name in (
+            (data.train_rows, "rows trained on"),
+            (data.holdout_rows, "held out"),
+            (data.dropped, "dropped"),
+            (data.truncated, "truncated"),
         )
-        if data.get(key) is not None
+        if count is not None
     ]
-    return _items(
-        [f"Data: {', '.join(counts)}", *(f"Note: {note}" for note in data.get("notes") or [])]
-    )
+    return _items([f"Data: {', '.join(counts)}", *(f"Note: {note}" for note in data.notes)])
 
 
-def _checks(stage: Mapping[str, Any]) -> str:
+def _checks(checks: Iterable[Check]) -> str:
     return _items(
         Item(
-            text=f"{'Check' if check.get('ok') else 'Warning'}: {check.get('text')}",
-            tone="plain" if check.get("ok") else "warning",
+            text=f"{'Check' if check.ok else 'Warning'}: {check.text}",
+            tone="plain" if check.ok else "warning",
         )
-        for check in stage.get("checks") or []
+        for check in checks
     )
 
 
-def _confusion(found: Mapping[str, Any]) -> str:
-    """What was sorted where, for classifiers."""
-    table = found.get("confusion") or {}
-    labels = table.get("labels") or []
-    if not labels:
+def _confusion(table: Confusion | None) -> str:
+    """Which class was taken for which, for classifiers."""
+    if table is None or not table.labels:
         return ""
     rows = [
         [label, *(f"{count:,}" for count in counts)]
-        for label, counts in zip(labels, table.get("counts") or [], strict=False)
+        for label, counts in zip(table.labels, table.counts, strict=False)
     ]
-    return "<h3>Which class was taken for which</h3>" + _grid(["is \\ was called", *labels], rows)
+    columns = ["is \\ was called", *table.labels]
+    return "<h3>Which class was taken for which</h3>" + _grid(columns, rows)
 
 
-def _samples(found: Mapping[str, Any]) -> str:
-    samples = list(found.get("samples") or [])[:SHOWN_SAMPLES]
+def _samples(samples: Sequence[Sample]) -> str:
     if not samples:
         return ""
-    keys = ("prompt", "base", "tuned", "expected")
-    rows = [[" ".join(str(sample.get(key) or "").split()) for key in keys] for sample in samples]
+    rows = [
+        [
+            " ".join((part or "").split())
+            for part in (sample.prompt, sample.base, sample.tuned, sample.expected)
+        ]
+        for sample in samples[:SHOWN_SAMPLES]
+    ]
     return "<h3>Held-out questions, answered before and after</h3>" + _grid(
         ["question", "before", "after", "as in the data"], rows
     )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from advisor.ground.errors import InputError, unknown_name
 from advisor.ruleset.model import Rule, Ruleset
+from advisor.ruleset.phrases import joined, method_words, says, value_words, wants
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,7 +20,9 @@ def print_rules(ruleset: Ruleset, console: Console) -> None:
         console.print(f"\n[bold]{table_id}[/bold]: {table.about}")
         for rule in sorted(ruleset.rules[table_id], key=lambda rule: (rule.layer, rule.id)):
             console.print(f"  {rule.id}  [{rule.kind}]", markup=False)
-            console.print(f"    {conditions(rule)} -> {outcome(rule)}", markup=False)
+            console.print(
+                f"    {conditions(rule, ruleset)} -> {outcome(rule, ruleset)}", markup=False
+            )
     if ruleset.disabled:
         console.print("\n[bold]disabled[/bold]")
         for rule_id, because in ruleset.disabled.items():
@@ -45,8 +48,8 @@ def print_rule(ruleset: Ruleset, rule_id: str, console: Console) -> None:
         ("rule", rule.id),
         ("table", f"{rule.table}: {ruleset.tables[rule.table].about}"),
         ("kind", f"{rule.kind}{f', tier {rule.tier}' if rule.tier else ''}, layer {rule.layer}"),
-        ("when", conditions(rule)),
-        ("then", outcome(rule)),
+        ("when", conditions(rule, ruleset)),
+        ("then", outcome(rule, ruleset)),
         ("because", rule.because),
         ("row", rule.row),
         ("but", rule.unless_note),
@@ -59,11 +62,9 @@ def print_rule(ruleset: Ruleset, rule_id: str, console: Console) -> None:
             console.print(f"{name:>10}  {text}", markup=False)
     for source_id in rule.sources:
         source = ruleset.sources[source_id]
-        console.print(
-            f"{'source':>10} "
-            f" {source.title}{f', {source.url}' if source.url else ''}{f' (read {source.checked})' if source.checked else ''}",
-            markup=False,
-        )
+        told = [source.title, *([source.url] if source.url else [])]
+        read = f" (read {source.checked})" if source.checked else ""
+        console.print(f"{'source':>10}  {', '.join(told)}{read}", markup=False)
 
 
 def print_facts(ruleset: Ruleset, console: Console) -> None:
@@ -78,13 +79,29 @@ def print_facts(ruleset: Ruleset, console: Console) -> None:
         console.print(f"    {values}{f'. {fact.ask}' if fact.ask else ''}", markup=False)
 
 
-def conditions(rule: Rule) -> str:
-    """A rule's `when` in words."""
-    return " and ".join(condition.text for condition in rule.when) or "always"
+def conditions(rule: Rule, ruleset: Ruleset) -> str:
+    """A rule's `when` as a sentence says it."""
+    asked_of = ruleset.tables[rule.table].per
+    said = [
+        f"the scheme is {joined(map(method_words, sorted(condition.values)), 'or')}"
+        if asked_of and condition.fact == asked_of
+        else wants(ruleset.facts[condition.fact], condition)
+        for condition in rule.when
+    ]
+    return "; ".join(said) or "always"
 
 
-def outcome(rule: Rule) -> str:
-    """A rule's `then` in words."""
-    if not rule.then:
+def outcome(rule: Rule, ruleset: Ruleset) -> str:
+    """A rule's `then` as a sentence says it; settings as a plan writes them."""
+    table = ruleset.tables[rule.table]
+    if rule.kind == "warn":
+        return f"a warning: {rule.then['say']}"
+    if rule.kind == "set":
+        return ", ".join(f"{key}: {value}" for key, value in rule.then.items())
+    if table.per:
         return "the scheme is ruled out"
-    return ", ".join(f"{key} = {value}" for key, value in rule.then.items())
+    fact, values = ruleset.facts[table.concludes], rule.then[table.concludes]
+    listed = values if isinstance(values, list) else [values]
+    if rule.kind == "forbid":
+        return f"ruled out: {'; '.join(value_words(fact, value) for value in listed)}"
+    return says(fact, listed[0])

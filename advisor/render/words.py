@@ -8,12 +8,12 @@ bare name alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
+from advisor.advice.explain import unknown_words
 from advisor.advice.types import Advice, Candidate
 from advisor.ground.units import format_count, format_duration, format_gib, format_usd
 from advisor.methods import methods, schemes
 from advisor.methods.composition import Composition
+from advisor.ruleset.phrases import joined
 
 REMEDY_PHRASES = {
     "prompting": "give the model better instructions and a few good examples in each request",
@@ -110,7 +110,7 @@ def three_sentences(advice: Advice) -> tuple[str, str, str]:
             )
             for way in stuck.ways_out
         ]
-        way_out = f"; {join_words(would, last='or')} would help" if would else ""
+        way_out = f"; {joined(would, 'or')} would help" if would else ""
         limits = (
             f"fits {_fits_where(advice)}"
             if stuck.nearest.estimate.fits == "too_big"
@@ -123,23 +123,11 @@ def three_sentences(advice: Advice) -> tuple[str, str, str]:
         )
     if not composition.chain:
         return (
-            sentence(f"no training is needed: {join_words(_remedies(composition))}"),
+            sentence(f"no training is needed: {joined(_remedies(composition))}"),
             "There is nothing to train, so you can try it today.",
             "It costs no training; only the use of the model is paid for.",
         )
     return sentence(_what(advice)), _time(advice), _cost(advice)
-
-
-def join_words(parts: Iterable[str], last: str = "and") -> str:
-    """'a', 'a and b', 'a, b and c'."""
-    items = list(parts)
-    return (
-        items[0]
-        if len(items) == 1
-        else f"{', '.join(items[:-1])} {last} {items[-1]}"
-        if items
-        else ""
-    )
 
 
 def example_rows(advice: Advice) -> int | None:
@@ -184,7 +172,7 @@ def _what(advice: Advice) -> str:
     )
     text = f"{', then '.join(steps)}, {scheme}"
     remedies = _remedies(composition)
-    return f"{join_words(remedies)}; and besides, {text}" if remedies else text
+    return f"{joined(remedies)}; and besides, {text}" if remedies else text
 
 
 def _time(advice: Advice) -> str:
@@ -220,10 +208,8 @@ def _because_unknown(advice: Advice) -> str:
         return ": it depends on the number of examples, which is not known"
     if advice.situation.model is None and advice.situation.answers.value("model"):
         return ": the size of the model is not known"
-    reasons = dict.fromkeys(
-        reason.removeprefix("duration: ") for reason in advice.recommendation.estimate.unknown
-    )
-    return f": {join_words(reasons)}" if reasons else ""
+    reasons = dict.fromkeys(map(unknown_words, advice.recommendation.estimate.unknown))
+    return f": {joined(reasons)}" if reasons else ""
 
 
 def memory_words(candidate: Candidate) -> str:

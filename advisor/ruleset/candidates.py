@@ -19,6 +19,7 @@ from typing import Any
 from advisor.methods import methods, schemes
 from advisor.ruleset.facts import UNKNOWN, Fact
 from advisor.ruleset.model import Condition, Rule, Ruleset, Table
+from advisor.ruleset.phrases import method_words
 
 
 def instance(fact: Fact, scheme: str) -> str:
@@ -30,7 +31,12 @@ def instances(fact: Fact) -> dict[str, Fact]:
     """The facts of all candidates, by id."""
     return {
         instance(fact, scheme): replace(
-            fact, id=instance(fact, scheme), per="", instance_of=fact.id, phrase=""
+            fact,
+            id=instance(fact, scheme),
+            per="",
+            instance_of=fact.id,
+            phrase=fact.phrase.replace("{scheme}", method_words(scheme)),
+            name=fact.name.replace("{scheme}", method_words(scheme)),
         )
         for scheme in schemes()
     }

@@ -21,7 +21,7 @@ ORIGINS = ("asked", "probed", "data", "model", "estimated", "concluded", "method
 KEYS = {
     "type", "origin", "values", "values_from", "unit", "min", "max", "integer", "answer", "flag",
     "required", "order", "ask", "ask_when", "ask_without", "unknown", "signal", "implies",
-    "read_from", "phrase", "per", "trait", "compared_with",
+    "read_from", "phrase", "denied", "name", "per", "trait", "compared_with",
 }  # fmt: skip
 VALUES_FROM: Mapping[str, Callable[[], Iterable[str]]] = {
     "objectives": objectives,
@@ -34,10 +34,11 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Value:
-    """One value of a choice: what a person reads in the wizard."""
+    """One value of a choice: what a person reads in the wizard, and inside a sentence."""
 
     label: str
     help: str
+    short: str = ""  # how a sentence names it; empty: the label with a small letter
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +64,9 @@ class Fact:
     signal: bool = False
     implies: tuple[str, ...] = ()  # signals that are true wherever this one is
     read_from: tuple[str, ...] = ()  # the facts that tell this one too
-    phrase: str = ""  # how a sentence names it: "your budget"
+    phrase: str = ""  # what a reason says of it: "you chose {value}" (ruleset/phrases.py)
+    denied: str = ""  # the same of a no, or of any other value
+    name: str = ""  # what a sentence calls it where its value is not known: "how much it may cost"
     per: str = ""  # "scheme": a fact of each candidate, under an id of its own for each
     values_from: str = ""  # the list of methods that its values are the names of
     instance_of: str = ""  # the fact with `per` that this one is an instance of
@@ -145,7 +148,9 @@ def _fact(fact_id: str, entry: Mapping[str, Any]) -> Fact:
         raw_values = {**made, **(raw_values or {})}
     values = {
         name: Value(
-            label=str((help_ or {}).get("label", name)), help=str((help_ or {}).get("help", ""))
+            label=str((help_ or {}).get("label", name)),
+            help=str((help_ or {}).get("help", "")),
+            short=str((help_ or {}).get("short", "")),
         )
         for name, help_ in (raw_values.items() if isinstance(raw_values, dict) else ())
     }

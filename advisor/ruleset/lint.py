@@ -218,14 +218,17 @@ class _Linter:
                     of_method = outcome in methods_named(self.ruleset.facts[table.concludes])
                     text = f"no situation leads to {table.concludes} = {outcome}"
                     hint = (
-                        "write a rule that recommends it, or remove the value from rules/facts.yaml"
+                        "it is offered among the alternatives: --choose takes it"
+                        if of_method
+                        else "write a rule that recommends it, or remove the value from"
+                        " rules/facts.yaml"
                     )
                     self.add(
                         "outcome-never-recommended",
                         "note" if of_method else "error",
                         text,
                         at=table.at,
-                        hint="it is offered among the alternatives" if of_method else hint,
+                        hint=hint,
                         about=[table_id, outcome],
                     )
                 for fact_id in proof.unused_inputs:

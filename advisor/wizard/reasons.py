@@ -5,13 +5,12 @@ how those were concluded.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from advisor.advice.decide import Decision, decide
 from advisor.advice.explain import facts_seen_by, reason_of
 from advisor.advice.types import Advice, KnownFact, Reason
+from advisor.estimate.types import Estimate
 from advisor.ruleset.model import Rule, Ruleset
-from advisor.wizard.asking import words_of
 from advisor.wizard.prompts import Option, Ui
 from advisor.wizard.walk import BACK
 
@@ -34,6 +33,7 @@ class Trail:
         self.decision: Decision = decide(
             ruleset, {name: value for name, value in advice.facts.items() if name not in concluded}
         )
+        self.sizes = _sizes(advice)
         self.told: set[str] = set()
 
     def walk(self, ui: Ui) -> None:
@@ -64,7 +64,9 @@ class Trail:
         for rule in rules:
             reason = replace(
                 reason_of(rule, self.ruleset),
-                facts=facts_seen_by(rule, self.decision, self.advice.situation, self.ruleset),
+                facts=facts_seen_by(
+                    rule, self.decision, self.advice.situation, self.ruleset, self.sizes
+                ),
             )
             ui.say("")
             ui.say(_sentence(reason.text), lead="- ")
@@ -73,13 +75,13 @@ class Trail:
             for known in reason.facts:
                 rule_id = known.origin.removeprefix(CONCLUDED)
                 if known.origin.startswith(CONCLUDED) and rule_id not in self.told:
-                    behind[rule_id] = self._fact(known)
+                    behind[rule_id] = known.text
         ui.say("")
         return behind
 
     def lines(self, rule: Rule, reason: Reason) -> list[str]:
         """What stands below a reason: its facts, its other side, its rule and source."""
-        lines = [f"because {self._fact(known)} ({_from(known)})" for known in reason.facts]
+        lines = [f"because {known.text} ({_from(known)})" for known in reason.facts]
         if not reason.facts:
             lines = (
                 ["it holds where nothing else is known"]
@@ -94,13 +96,15 @@ class Trail:
             " · ".join([*origin, *([f"source: {reason.source}"] if reason.source else [])]),
         ]
 
-    def _fact(self, known: KnownFact) -> str:
-        """'the examples are requests with the right answer', in the words of facts.yaml."""
-        fact = self.ruleset.facts[known.fact]
-        name = known.fact.replace("_", " ")
-        if fact.signal:
-            return f"“{fact.ask.split(' (')[0]}” {'yes' if known.value else 'no'}"
-        return f"{name} is {value_words(known.value, words_of(fact, known.value))}"
+
+def _sizes(advice: Advice) -> dict[str, Estimate]:
+    """scheme -> its estimate on the chain of the recommendation, the numbers of the reasons."""
+    ours = advice.recommendation.composition
+    return {
+        str(one.composition.scheme): one.estimate
+        for one in (*reversed(advice.alternatives), advice.recommendation)
+        if one.composition.chain == ours.chain and one.composition.per_task == ours.per_task
+    }
 
 
 def _from(known: KnownFact) -> str:
@@ -110,13 +114,6 @@ def _from(known: KnownFact) -> str:
         "answers file": "from the answers file",
         "probed": "found on this machine",
     }.get(known.origin, known.origin)
-
-
-def value_words(value: Any, words: str) -> str:
-    """A value's words, with the name that rules use where it differs."""
-    if isinstance(value, bool | int | float) or words == value:
-        return words
-    return f"“{words}”"
 
 
 def _sentence(text: str) -> str:

@@ -67,7 +67,7 @@ def test_a_key_that_stands_twice_in_a_row_is_said(tmp_path, name):
         ({"text": "A story."}, {"cpt"}),
         (
             {"prompt": "Q", "chosen": "A", "rejected": "B"},
-            {"rm", "dpo", "ppo", "rloo", "kto", "orpo", "sft"},
+            {"rm", "dpo", "ppo", "rloo", "kto", "orpo", "simpo", "sft"},
         ),
         ({"prompt": "Q", "ground_truth": "A"}, {"grpo", "rloo", "ppo"}),
     ],

@@ -43,8 +43,8 @@ def test_a_killed_run_takes_its_trainer_along_and_the_next_goes_on(shop):
     done = run(output="out")
     assert time.monotonic() - began < 8
     assert done.status == "done"
-    assert done.record["attempts"] == 2
-    assert done.record["resolved"]["sft"]["resumed_from"] is True
+    assert done.record.attempts == 2
+    assert done.record.resolved["sft"].extra["resumed_from"] is True
 
 
 def test_a_launcher_that_is_killed_takes_its_workers_along(shop):
@@ -89,7 +89,7 @@ def test_a_stop_reaches_the_trainer_once_and_is_recorded(shop, number):
     parent.send_signal(number)
     _, err = parent.communicate(timeout=20)
     assert parent.returncode == 130, err
-    assert "goes on from the last checkpoint" in err
+    assert "resume from the last checkpoint" in err
     assert (shop / "out" / "stages" / "sft" / "signals").read_text().split() == [
         str(int(signal.SIGTERM))
     ]
@@ -266,7 +266,7 @@ def test_a_place_that_is_read_only_is_refused(shop, monkeypatch):
     )
     with pytest.raises(MachineNotReady, match="no permission to write here"):
         run(output="out")
-    with pytest.raises(MachineNotReady, match="is a file, so no folder can be made there"):
+    with pytest.raises(MachineNotReady, match="is a file, so no folder can be created there"):
         run(output="train.jsonl/out")
 
 
@@ -288,7 +288,7 @@ CARD = Gpu(
             "model: model",
             "model: model\nrevision: main",
             InputError,
-            "nothing would read 'revision'",
+            "'revision' has no effect",
         ),
         (
             "model: model",
@@ -391,7 +391,7 @@ def test_cards_are_named_by_uuid(shop):
         shape=None,
         trainers=STAND_IN,
     )
-    assert checked.cards == ("GPU-1",)
+    assert checked.gpus == ("GPU-1",)
     with pytest.raises(MachineNotReady, match="wants 3 processes"):
         run_preflight(
             replace(plan, launch=replace(plan.launch, processes=3)),

@@ -57,14 +57,14 @@ def test_a_real_run_from_plan_to_an_answer(shop, capfd):
     printed command answers.
     """
     done = run_plan("plan.yaml")
-    stage = done.record["stages"][0]
+    stage = done.record.stages[0]
     assert done.status == "done"
-    assert stage["steps"] == 12
-    assert stage["loss_last"] < stage["loss_first"]
-    assert stage["measured"]["peak_bytes"] > 0
-    assert stage["expected"]["duration_s"] > 0
-    assert done.record["resolved"]["sft"]["options"]["rank"] == 4
-    assert "torch" in done.record["versions"]
+    assert stage.steps == 12
+    assert stage.loss_last < stage.loss_first
+    assert stage.measured.peak_bytes > 0
+    assert stage.expected.duration_s > 0
+    assert done.record.resolved["sft"].options["rank"] == 4
+    assert "torch" in done.record.versions
     text = "\n".join(summary_lines(done))
     for words in (
         "Done: shop",
@@ -118,13 +118,13 @@ def test_a_real_run_killed_half_way_goes_on_and_ends_the_same(shop):
     wait_for(lambda: not running(shop / "broken"), seconds=10)
     steps_before = len(metrics.read_text().splitlines())
     resumed = run_plan("plan.yaml", output="broken", judge=False)
-    assert resumed.record["attempts"] == 2
+    assert resumed.record.attempts == 2
     assert steps_before > 0
-    assert resumed.record["stages"][0]["loss_last"] == pytest.approx(
-        whole.record["stages"][0]["loss_last"], rel=1e-4
+    assert resumed.record.stages[0].loss_last == pytest.approx(
+        whole.record.stages[0].loss_last, rel=1e-4
     )
-    assert resumed.record["stages"][0]["loss_first"] == pytest.approx(
-        whole.record["stages"][0]["loss_first"], rel=1e-4
+    assert resumed.record.stages[0].loss_first == pytest.approx(
+        whole.record.stages[0].loss_first, rel=1e-4
     )
 
 
@@ -149,4 +149,4 @@ def test_a_real_run_in_two_processes(shop):
     )
     done = run_plan("plan.yaml", judge=False)
     assert done.status == "done"
-    assert done.record["stages"][0]["steps"] == 3
+    assert done.record.stages[0].steps == 3

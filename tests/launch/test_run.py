@@ -6,9 +6,11 @@ import shutil
 import pytest
 
 from advisor.ground.errors import InputError, MachineNotReady, Stopped, TrainingFailed
+from advisor.launch.prepare import with_absolute_paths
 from advisor.plan.model import Plan
-from advisor.plan.read import read_plan
-from advisor.plan.write import plan_digest
+from advisor.plan.read import read_plan, resolve_path
+from advisor.plan.record import DryRun, Measured
+from advisor.plan.write import plan_digest, plan_text
 from tests.launch.conftest import MACHINE, PLAN, STAND_IN, run
 
 
@@ -100,19 +102,66 @@ def test_an_edited_plan_gets_its_own_folder(shop):
 
 
 def test_the_copy_of_the_plan_runs_by_itself(shop):
-    """The plan in the run folder has --set applied, absolute paths and its reasons; running it goes
-    on in the same folder.
+    """The plan in the run folder has --set applied, paths that hold from there, and its reasons;
+    running it resumes in the same folder.
     """
     first = run(set_values=["stages.sft.micro_batch_size=2"])
     text = (first.folder / "plan.yaml").read_text()
     copy = read_plan(first.folder / "plan.yaml")
-    assert copy.model == str(shop / "model")
-    assert copy.data.path == str(shop / "train.jsonl")
+    assert copy.model == "../../model"
+    assert copy.data.path == "../../train.jsonl"
+    assert resolve_path(first.folder / "plan.yaml", copy.model) == shop / "model"
+    assert str(shop) not in "".join(line for line in text.splitlines() if "$schema" not in line)
     assert copy.stages[0].micro_batch_size == 2
     assert "# few rows (lora/rank)" in text
     assert run(first.folder / "plan.yaml").already_done
     assert run(first.folder).already_done
     assert run(first.folder / "plan.yaml", set_values=["stages.sft.rank=4"]).folder != first.folder
+
+
+def test_a_project_is_moved_as_a_whole(shop, tmp_path_factory, monkeypatch):
+    """Plan, data, model and runs in one folder: the run is found finished wherever that folder
+    is.
+    """
+    first = run()
+    there = tmp_path_factory.mktemp("moved") / "shop"
+    shop.rename(there)
+    shop.mkdir()
+    monkeypatch.chdir(there)
+    copy = there / first.folder.relative_to(shop)
+    assert run("plan.yaml").already_done
+    assert run(copy / "plan.yaml").already_done
+    shutil.rmtree(copy / "stages" / "sft")
+    assert run(copy / "plan.yaml").folder == copy
+
+
+def test_a_run_folder_far_from_the_project_has_absolute_paths(shop, tmp_path_factory):
+    """A folder outside the project may be moved alone, so its plan names files by their whole
+    path; a path that was written absolute stays so.
+    """
+    far = run(output=tmp_path_factory.mktemp("far") / "out").folder
+    copy = read_plan(far / "plan.yaml")
+    assert (copy.model, copy.data.path) == (str(shop / "model"), str(shop / "train.jsonl"))
+    (shop / "plan.yaml").write_text(PLAN.replace("model: model", f"model: {shop}/model"))
+    copy = read_plan(run().folder / "plan.yaml")
+    assert (copy.model, copy.data.path) == (str(shop / "model"), "../../train.jsonl")
+
+
+def test_a_run_begun_with_absolute_paths_keeps_them(shop):
+    """A folder of the previous version is resumed as it is: checkpoints are bound to the paths."""
+    folder = run().folder
+    absolute = with_absolute_paths(read_plan("plan.yaml"), shop / "plan.yaml")
+    (folder / "plan.yaml").write_text(plan_text(absolute))
+    old = record(folder)
+    old["digests"]["copy"] = plan_digest(absolute)
+    (folder / "run.json").write_text(json.dumps(old))
+    for plan in ("plan.yaml", folder / "plan.yaml"):
+        shutil.rmtree(folder / "stages" / "sft")
+        again = run(plan)
+        assert again.folder == folder
+        assert record(folder)["attempts"] > 1
+        assert read_plan(folder / "plan.yaml").model == str(shop / "model")
+        assert run(plan).already_done
 
 
 def test_a_plan_made_a_moment_ago_is_run_and_kept(shop):
@@ -177,7 +226,7 @@ def test_stages_run_in_order_and_go_on_where_they_failed(shop, monkeypatch, caps
     capsys.readouterr()
     done = run()
     said = capsys.readouterr().err
-    assert "stage sft: done before" in said
+    assert "stage sft: already done" in said
     assert "stage second (2 of 2)" in said
     assert [stage["status"] for stage in record(folder)["stages"]] == ["done", "done"]
     assert done.status == "done"
@@ -196,16 +245,16 @@ def test_tasks_are_trained_each_and_one_can_be_named(shop):
         )
     )
     one = run(only="hr")
-    assert [(stage["name"], stage["task"], stage["status"]) for stage in one.record["stages"]] == [
+    assert [(stage.name, stage.task, stage.status) for stage in one.record.stages] == [
         ("sft-legal", "legal", "pending"),
         ("sft-hr", "hr", "done"),
     ]
-    assert one.record["status"] == "stopped"
+    assert one.record.status == "stopped"
     assert (
         "--task" in json.loads((one.folder / "stages" / "sft-hr" / "seen.json").read_text())["argv"]
     )
     assert run(only="hr").already_done
-    assert run().record["status"] == "done"
+    assert run().record.status == "done"
     with pytest.raises(InputError, match="did you mean 'legal'"):
         run(only="leagl")
 
@@ -224,11 +273,11 @@ def test_a_trial_is_capped_and_says_so(shop):
     trial = run(max_steps=3, judge=False)
     argv = json.loads((trial.folder / "stages" / "sft" / "seen.json").read_text())["argv"]
     assert argv[-3:] == ["--no-judge", "--max-steps", "3"]
-    assert (
-        trial.record["max_steps"],
-        trial.record["judge"],
-        trial.record["stages"][0]["steps"],
-    ) == (3, False, 3)
+    assert (trial.record.max_steps, trial.record.judge, trial.record.stages[0].steps) == (
+        3,
+        False,
+        3,
+    )
     assert run(max_steps=3).already_done
 
 
@@ -237,13 +286,13 @@ def test_a_dry_run_keeps_only_its_measurement(shop):
     still starts in it.
     """
     measured = run(dry_run=True)
-    assert measured.dry_run
+    assert isinstance(measured, DryRun)
     assert sorted(path.name for path in measured.folder.iterdir()) == [".lock", "dry_run.json"]
     stage = json.loads((measured.folder / "dry_run.json").read_text())["stages"][0]
-    assert stage["measured"] == {"peak_bytes": 1000, "step_s": 0.5}
+    assert Measured.from_dict(stage["measured"]) == Measured(peak_bytes=1000, step_s=0.5)
     assert stage["expected"]["peak_bytes"] > 0
     assert run().status == "done"
-    assert run(dry_run=True).dry_run
+    assert isinstance(run(dry_run=True), DryRun)
     assert run().already_done
 
 
@@ -290,7 +339,7 @@ def test_the_trainers_are_ours_whatever_lies_around(shop, monkeypatch, capfd):
         ("no-result", TrainingFailed, ["without a readable result.json"]),
         ("nan", TrainingFailed, ["without a readable result.json"]),
         ("disk", TrainingFailed, ["stage sft: the trainer ended with exit code 1"]),
-        ("full", MachineNotReady, ["the disk is full", "goes on from the last checkpoint"]),
+        ("full", MachineNotReady, ["the disk is full", "resume from the last checkpoint"]),
         ("input", InputError, ["row 3 has no answer", "the hint"]),
     ],
 )
@@ -345,7 +394,7 @@ def test_a_stopped_trainer_is_stopped_not_failed(shop, monkeypatch):
     thread.join()
     assert record(shop / "out")["status"] == "stopped"
     monkeypatch.setenv("STAND_IN", "ok")
-    assert run(output="out").record["resolved"]["sft"]["resumed_from"] is True
+    assert run(output="out").record.resolved["sft"].extra["resumed_from"] is True
 
 
 def test_two_processes_are_started_together(shop):

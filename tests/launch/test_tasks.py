@@ -72,10 +72,10 @@ def test_departments_share_a_process_and_equal_trainings_of_their_own(shop, tiny
         alone = run_plan(shop / "plan.yaml", output=shop / f"alone-{task}", only=task, say=quiet)
         for name, tensor in adapter(alone, f"sft-{task}").items():
             assert torch.equal(tensor, adapter(together, f"sft-{task}")[name]), name
-    first, second = (stage["measured"]["peak_bytes"] for stage in together.record["stages"])
+    first, second = (stage.measured.peak_bytes for stage in together.record.stages)
     assert second > first / 2, "memory counts from before the base that both stand on"
-    assert all(task in together.record["verdict"]["text"] for task in ("legal", "hr"))
-    table = together.record["cross_evaluation"]
+    assert all(task in together.record.verdict.text for task in ("legal", "hr"))
+    table = together.record.cross_evaluation
     assert set(table) == {"legal", "hr"}
     for task, losses in table.items():
         assert set(losses) == {"base", "legal", "hr"}
@@ -88,16 +88,14 @@ def test_a_task_is_added_without_training_the_others_again(shop, tiny_model):
     task is refused.
     """
     first = run_plan(write_plan(shop, tiny_model, ["legal", "hr"]), say=quiet)
-    before = {stage["name"]: stage["finished_at"] for stage in first.record["stages"]}
+    before = {stage.name: stage.finished_at for stage in first.record.stages}
     second = run_plan(write_plan(shop, tiny_model, ["legal", "hr", "sales"]), say=quiet)
     assert second.folder == first.folder
     assert second.status == "done"
     assert {
-        stage["name"]: stage["finished_at"]
-        for stage in second.record["stages"]
-        if stage["name"] in before
+        stage.name: stage.finished_at for stage in second.record.stages if stage.name in before
     } == before
-    assert set(second.record["cross_evaluation"]) == {"legal", "hr", "sales"}
+    assert set(second.record.cross_evaluation) == {"legal", "hr", "sales"}
     from advisor.ground.errors import InputError
 
     plan = shop / "plan.yaml"

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from advisor.plan.record import RunRecord
 from advisor.render.curves import curve, thin
 from advisor.render.report import model_card, read_metrics, report_page, write_report
 
@@ -28,7 +29,7 @@ STAGE = {
     {"name": "x", "ok": False, "text": "never ends"}],
 }  # fmt: skip
 RECORD = {
-    "name": "mine", "status": "done", "composition": "sft+lora", "model": "org/model",
+    "schema_version": 1, "name": "mine", "status": "done", "composition": "sft+lora", "model": "org/model",
     "advise_version": "0.1.0", "verdict": {"ok": True,
     "text": "better: loss 4.0 before, 2.0 after"},
     "stages": [STAGE], "resolved": {"sft": {"model": "org/model", "options": {"rank": 32},
@@ -40,6 +41,11 @@ METRICS = [
     {"stage": "sft", "task": None, "step": step, "loss": 4.0 - step, "learning_rate": 1e-4}
     for step in range(3)
 ]
+
+
+def page_of(document, folder, *, plan_text="", metrics=()):
+    record = RunRecord.from_dict(document)
+    return report_page(record, folder=folder, plan_text=plan_text, metrics=metrics)
 
 
 class Tags(HTMLParser):
@@ -55,7 +61,7 @@ class Tags(HTMLParser):
 
 @pytest.fixture
 def page(tmp_path):
-    return report_page(RECORD, folder=tmp_path, plan_text="version: 1  # first\n", metrics=METRICS)
+    return page_of(RECORD, tmp_path, plan_text="version: 1  # first\n", metrics=METRICS)
 
 
 def test_it_needs_no_network_and_runs_nothing(page):
@@ -96,7 +102,7 @@ def test_a_failed_run_says_why(tmp_path):
         "verdict": None,
         "stages": [{**STAGE, "status": "failed", "error": {"what": "out of memory"}}],
     }
-    page = report_page(failed, folder=tmp_path, plan_text="", metrics=[])
+    page = page_of(failed, tmp_path)
     assert "out of memory" in page
     assert "How to use" not in page
 
@@ -110,13 +116,26 @@ def test_report_and_cards_are_written_beside_the_results(tmp_path):
         '{"stage": "sft", "task": null, "step": 1, "loss": 1.0}\n{"stage": "sf'
     )
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 1
-    assert write_report(tmp_path, RECORD).read_text().startswith("<!doctype html>")
+    record = RunRecord.from_dict(RECORD)
+    assert write_report(tmp_path, record).read_text().startswith("<!doctype html>")
     card = (tmp_path / "stages" / "sft" / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: peft\nbase_model: org/model\n")
     assert "4.000 before, 2.000 after" in card
-    assert "base_model" not in model_card(
-        {**RECORD, "resolved": {}, "model": "/home/me/m"}, STAGE
-    )  # a folder names nothing on the hub
+    local = RunRecord.from_dict({**RECORD, "resolved": {}, "model": "/home/me/m"})
+    assert "base_model" not in model_card(local, local.stages[0])  # a folder is not on the hub
+
+
+@pytest.mark.parametrize("update", ["adapter", "prefix"])
+def test_a_card_says_what_cannot_be_done_with_a_result(update):
+    """What has to be imported first, that it cannot be merged, and which servers cannot load it."""
+    record = RunRecord.from_dict({**RECORD, "stages": [{**STAGE, "update": update}]})
+    card = model_card(record, record.stages[0])
+    assert "`import advisor.peft_adapter` before loading it" in card
+    assert "It cannot be merged, and vLLM and Ollama cannot load it." in card
+    assert "import advisor.peft_adapter\nfrom peft import" in card
+    assert "cannot be merged" not in model_card(
+        RunRecord.from_dict(RECORD), RunRecord.from_dict(RECORD).stages[0]
+    )
 
 
 def test_many_tasks_show_every_module_on_every_task(tmp_path):
@@ -133,7 +152,7 @@ def test_many_tasks_show_every_module_on_every_task(tmp_path):
             "hr": {"base": 3.0, "legal": 3.5, "hr": 1.25},
         },
     }
-    page = report_page(record, folder=tmp_path, plan_text="", metrics=[])
+    page = page_of(record, tmp_path)
     assert "Every module on every task" in page
     assert all(number in page for number in ("4.5", "1.25", "3.5"))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from advisor.ground.units import GIB
-from advisor.launch import Run
+from advisor.plan.record import DryRun, DryRunRecord, Run, RunRecord
 from advisor.render.run import run_json, summary_lines
 
 STAGE = {
@@ -49,6 +49,7 @@ STAGE = {
 
 def record(**changes):
     return {
+        "schema_version": 1,
         "name": "shop",
         "status": "done",
         "model": "m",
@@ -59,7 +60,14 @@ def record(**changes):
 
 
 def text(record_, **options):
-    return "\n".join(summary_lines(Run(folder=Path("/runs/shop-1"), record=record_, **options)))
+    run = Run(folder=Path("/runs/shop-1"), record=RunRecord.from_dict(record_), **options)
+    return "\n".join(summary_lines(run))
+
+
+def dry_text(stage):
+    document = {"schema_version": 1, "name": "shop", "stages": [stage]}
+    run = DryRun(folder=Path("/runs/shop-1"), record=DryRunRecord.from_dict(document))
+    return "\n".join(summary_lines(run))
 
 
 def test_a_finished_run_shows_before_after_and_expected_beside_measured():
@@ -124,7 +132,7 @@ def test_missing_numbers_are_left_out():
 def test_a_dry_run_says_whether_it_fits():
     """Measured beside expected, the whole run's time and the room on the device."""
     stage = {**STAGE, "longest_batch_duration_s": 300.0}
-    found = text({"name": "shop", "status": "done", "stages": [stage]}, dry_run=True)
+    found = dry_text(stage)
     for words in (
         "Measured, not trained",
         "1.8 GiB measured, 2.0 GiB expected",
@@ -132,13 +140,26 @@ def test_a_dry_run_says_whether_it_fits():
         "6.0 GiB free on the device: it fits",
     ):
         assert words in found
-    assert "it does not fit" in text(
-        {"name": "shop", "stages": [{**stage, "expected": {"limit_bytes": GIB}}]}, dry_run=True
-    )
+    assert "it does not fit" in dry_text({**stage, "expected": {"limit_bytes": GIB}})
 
 
 def test_json_is_the_record_with_its_folder():
     """`advise run --json` prints run.json and where it lies."""
-    document = run_json(Run(folder=Path("/runs/shop-1"), record=record()))
+    run = Run(folder=Path("/runs/shop-1"), record=RunRecord.from_dict(record()))
+    document = run_json(run)
     assert document["folder"] == "/runs/shop-1"
     assert document["stages"][0]["loss_last"] == 1.4
+    assert (document["already_done"], document["dry_run"]) == (False, False)
+
+
+def test_a_model_in_the_project_is_served_by_its_relative_path(tmp_path, monkeypatch):
+    """Lines to paste name no folder of this machine if a path from here serves."""
+    monkeypatch.chdir(tmp_path)
+    inside = {"sft": {"model": str(tmp_path / "model"), "options": {"rank": 8}}}
+    run = Run(
+        folder=tmp_path / "runs" / "shop-1",
+        record=RunRecord.from_dict({**record(quantization=None), "resolved": inside}),
+    )
+    found = "\n".join(summary_lines(run))
+    assert "vllm serve model --enable-lora" in found
+    assert str(tmp_path) not in found

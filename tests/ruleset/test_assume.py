@@ -7,7 +7,7 @@ from functools import cache
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.advice.candidates import Costs
+from advisor.advice.case import Costs
 from advisor.advice.facts_of_situation import situation_facts
 from advisor.ground.types import Answer, Answers, Gpu, Hardware
 from advisor.ruleset.load import load_rules
@@ -87,7 +87,9 @@ def test_what_is_assumed_never_occurs(situation, chain, per_task):
         "full-implies-qlora",
     ]
     facts = situation_facts(situation)
-    fits = Costs(ruleset=RULES, situation=situation, facts=facts).fits(chain, per_task=per_task)
+    fits = Costs(ruleset=RULES, situation=situation, facts=facts).coarse_fits(
+        chain, per_task=per_task
+    )
     facts |= {f"fits_{scheme}": fit for scheme, fit in fits.items()}
     assert not RULES.contradictions(facts), fits
 
@@ -105,7 +107,7 @@ def test_an_assumption_would_be_noticed():
         ),
         model=shape("Qwen/Qwen3-8B"),
     )
-    fits = Costs(ruleset=RULES, situation=small, facts=situation_facts(small)).fits(
+    fits = Costs(ruleset=RULES, situation=small, facts=situation_facts(small)).coarse_fits(
         "sft", per_task=False
     )
     assert (fits["lora"], fits["qlora"]) == ("too_big", "fits")

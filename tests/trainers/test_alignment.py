@@ -653,11 +653,11 @@ def test_advise_run_trains_a_chain_from_one_file(chain, tiny_model, pairs, tmp_p
     )
     done = run_plan("plan.json", output="run")
     assert done.status == "done"
-    assert [stage["name"] for stage in done.record["stages"]] == list(chain)
+    assert [stage.name for stage in done.record.stages] == list(chain)
     text = "\n".join(summary_lines(done))
     for words in ("pair accuracy", "reward", "the reward is the model rm"):
         assert words in text, text
-    starts = {name: str(done.record["resolved"][name]["start_from"]) for name in chain}
+    starts = {name: str(done.record.resolved[name].start_from) for name in chain}
     writing = [name for name in chain if name != "rm"]
     assert starts["rm"].endswith("sft") == (chain[0] == "sft")
     assert all(starts[later].endswith(f"stages/{earlier}") for earlier, later in pairwise(writing))

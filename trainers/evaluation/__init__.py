@@ -13,10 +13,10 @@ saved_result.py  whether the saved result is the trained model
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from trainers.evaluation.saved_result import Check
+    from advisor.plan.record import Check, Evaluation
 
 
 class Evaluator(Protocol):
@@ -38,6 +38,6 @@ class Evaluator(Protocol):
         """What else was looked at, with what was found. May raise TrainingFailed."""
         ...
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Evaluation:
         """The comparison for result.json."""
         ...

@@ -14,6 +14,7 @@ from pathlib import Path
 from advisor.ground.errors import AdviseError
 from advisor.plan.model import Plan
 from advisor.plan.read import read_plan
+from advisor.plan.record import CROSS, CrossEvaluation
 from trainers.evaluation.loss import held_out, padded_batch
 from trainers.frame.files import write_json
 from trainers.frame.job import make_job
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             given.run.resolve(),
             rows=ROWS if given.max_steps is None else TRIAL_ROWS,
         )
-        write_json(given.run / "cross.json", {"losses": found})
+        write_json(given.run / CROSS, CrossEvaluation(losses=found).to_dict())
     except AdviseError as error:
         print(f"error: {error.text()}", file=sys.stderr)
         return error.exit_code

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import InputError
+from advisor.plan.record import Check, Evaluation
+from advisor.plan.record import Sample as SampleRecord
 from trainers.evaluation.loss import (
     HELD_OUT_ROWS,
     SAMPLES,
@@ -29,7 +31,7 @@ from trainers.evaluation.loss import (
     sample_limit,
 )
 from trainers.evaluation.metrics import Comparison, compare, compare_answers, verdict
-from trainers.evaluation.saved_result import Check, check_stops
+from trainers.evaluation.saved_result import check_stops
 from trainers.frame.files import read_json, write_json
 from trainers.frame.job import Job
 from trainers.frame.types import Tokenizer, Trainer
@@ -203,36 +205,35 @@ class TextEvaluator:
         """
         return check_stops(self.job, self.tuned.samples, self.base.samples, self.limit)
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Evaluation:
         """The comparison for result.json."""
         loss, general = self.loss, self.general
-        return {
-            "holdout_loss_before": loss.before if loss else None,
-            "holdout_loss_after": loss.after if loss else None,
-            "holdout_loss_interval": list(loss.interval) if loss and loss.interval else None,
-            "perplexity_before": perplexity(loss.before if loss else None),
-            "perplexity_after": perplexity(loss.after if loss else None),
-            "rows": len(self.rows),
-            "metrics": {
+        samples = zip(self.prompts, self.base.samples, self.tuned.samples, strict=True)
+        return Evaluation(
+            holdout_loss_before=loss.before if loss else None,
+            holdout_loss_after=loss.after if loss else None,
+            holdout_loss_interval=loss.interval if loss else None,
+            perplexity_before=perplexity(loss.before if loss else None),
+            perplexity_after=perplexity(loss.after if loss else None),
+            rows=len(self.rows),
+            metrics={
                 name: part.record() for name, part in {**self.own_parts(), **self.answers()}.items()
             },
-            "general": general.record() if general else None,
-            "seconds": round(self.base.seconds + self.tuned.seconds, 1),
-            "samples": [
-                {
-                    "prompt": row.shown,
-                    "expected": row.expected,
-                    "base": base.text,
-                    "tuned": tuned.text,
-                    "base_stopped": base.stopped,
-                    "tuned_stopped": tuned.stopped,
-                }
-                for row, base, tuned in zip(
-                    self.prompts, self.base.samples, self.tuned.samples, strict=True
+            general=general.record() if general else None,
+            seconds=round(self.base.seconds + self.tuned.seconds, 1),
+            samples=tuple(
+                SampleRecord(
+                    prompt=row.shown,
+                    expected=row.expected,
+                    base=base.text,
+                    tuned=tuned.text,
+                    base_stopped=base.stopped,
+                    tuned_stopped=tuned.stopped,
                 )
-            ],
-            **self.own_record(),
-        }
+                for row, base, tuned in samples
+            ),
+            extra=self.own_record(),
+        )
 
 
 def general_rows(tokenizer: Tokenizer, seq_len: int) -> list[Row]:

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from advisor.plan.record import Metric
+
 DRAWS = 2000
 LEVEL = 0.95
 FEWEST = 5  # rows below which an interval says nothing
@@ -37,15 +39,15 @@ class Comparison:
             return "not distinguishable"
         return "better" if (self.interval[0] > 0) == self.higher_is_better else "worse"
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Metric:
         """The comparison for result.json."""
-        return {
-            "before": self.before,
-            "after": self.after,
-            "interval": list(self.interval) if self.interval else None,
-            "rows": self.rows,
-            "word": self.word,
-        }
+        return Metric(
+            before=self.before,
+            after=self.after,
+            interval=self.interval,
+            rows=self.rows,
+            word=self.word,
+        )
 
 
 def compare(

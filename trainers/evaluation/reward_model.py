@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from advisor.plan.record import Check, Evaluation, Metric
 from trainers.evaluation.loss import held_out
 from trainers.evaluation.metrics import proportion_interval
-from trainers.evaluation.saved_result import Check
 from trainers.frame.files import read_json, write_json
 from trainers.frame.job import Job
 from trainers.frame.types import Trainer
@@ -168,16 +168,16 @@ class RewardModelEvaluator:
         uneven = [value for value in agreements if value != 0]
         return sum(value > 0 for value in uneven) / len(uneven) if uneven else 0.5
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Evaluation:
         """The comparison for result.json."""
         rows = len(self.rows)
         if not rows:
-            return {"rows": 0}
+            return Evaluation(rows=0)
         margins = [chosen - rejected for chosen, rejected in self.after]
         accuracy = self.right / rows
         before = sum(one > other for one, other in self.before) / rows if self.before else None
-        return {
-            "rows": rows,
+        metric = Metric(before=before, after=accuracy, rows=rows, word=self.verdict()[0])
+        own = {
             "pair_accuracy": accuracy,
             "pair_accuracy_interval": list(proportion_interval(self.right, rows) or ()),
             "mean_margin": sum(margins) / rows,
@@ -188,16 +188,8 @@ class RewardModelEvaluator:
                 "accuracy": self.length_right / rows,
                 "agreement": self._agreement(),
             },
-            "metrics": {
-                "pair_accuracy": {
-                    "before": before,
-                    "after": accuracy,
-                    "interval": None,
-                    "rows": rows,
-                    "word": self.verdict()[0],
-                }
-            },
         }
+        return Evaluation(rows=rows, metrics={"pair_accuracy": metric}, extra=own)
 
 
 def length_difference(row: Pair) -> int:

@@ -7,10 +7,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from advisor.plan.record import Check
 from trainers.evaluation.generation import Measurements, TextEvaluator
 from trainers.evaluation.loss import answer_log_probs, held_out
 from trainers.evaluation.metrics import Comparison, compare
-from trainers.evaluation.saved_result import Check
 from trainers.frame.job import Job
 from trainers.frame.types import Trainer
 from trainers.prepare import IGNORED, Prepared, Row

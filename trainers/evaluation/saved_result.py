@@ -7,11 +7,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import TrainingFailed
+from advisor.plan.record import Check
 from trainers.evaluation.loss import Sample, padded_batch
 from trainers.frame.job import Job
 from trainers.frame.loading import keep_weights_unpacked, quantization_config
@@ -24,19 +25,6 @@ SHOWN_TOKENS = 64  # of one row: enough to tell two models apart
 SAME = 0.02
 SAME_EXACT = 1e-3  # the same in float32
 CHANGED = 1e-6
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One check and what it found."""
-
-    name: str
-    ok: bool
-    text: str
-
-    def record(self) -> dict[str, Any]:
-        """The check for result.json."""
-        return asdict(self)
 
 
 def log_probs(model: Model, row: Row, pad_id: int) -> Any:

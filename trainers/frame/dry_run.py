@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from advisor.ground.units import format_duration, format_gib
+from advisor.plan.record import DRY_RUN, Measured, StageMeasurement
 from trainers.frame import settings
 from trainers.frame.files import write_json
 from trainers.frame.job import Job
@@ -76,27 +77,27 @@ def measure(
     steps = settings.total_steps(job, len(groups), processes=processes)
     whole_step_s = step_s * stage.grad_accum / micro_batches
     peak_bytes = memory.peak_bytes()
-    record = {
-        "measured": {
-            "peak_bytes": peak_bytes,
-            "training_peak_bytes": training_bytes,
-            "counter": memory.counter,
-            "reserved_bytes": memory.reserved_bytes(),
-            "baseline_bytes": memory.baseline_bytes,
-            "step_s": whole_step_s,
-            "step_times_s": watch.step_times_s,
-            "micro_batches": micro_batches,
-            "tokens_per_s": watch.tokens / watch.train_s if watch.train_s else None,
-        },
-        "steps": steps,
-        "longest_batch_duration_s": whole_step_s * steps,
-        "batch_tokens": sum(row.tokens for group in batch for row in group),
-        "losses": watch.losses,
-        "evaluation_loss": evaluation_loss,
-        "data": data.counts(),
-        "versions": versions,
-    }
-    write_json(job.output / "dry_run.json", record)
+    record = StageMeasurement(
+        measured=Measured(
+            peak_bytes=peak_bytes,
+            training_peak_bytes=training_bytes,
+            counter=memory.counter,
+            reserved_bytes=memory.reserved_bytes(),
+            baseline_bytes=memory.baseline_bytes,
+            step_s=whole_step_s,
+            step_times_s=tuple(watch.step_times_s),
+            micro_batches=micro_batches,
+            tokens_per_s=watch.tokens / watch.train_s if watch.train_s else None,
+        ),
+        steps=steps,
+        longest_batch_duration_s=whole_step_s * steps,
+        batch_tokens=sum(row.tokens for group in batch for row in group),
+        losses=tuple(watch.losses),
+        evaluation_loss=evaluation_loss,
+        data=data.counts(),
+        versions=versions,
+    )
+    write_json(job.output / DRY_RUN, record.to_dict())
     kind = (
         "allocated on the GPU"
         if memory.on_gpu

@@ -10,6 +10,7 @@ from advisor.ground.errors import InputError, nearest
 from advisor.plan.entries import Entry, entries
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, PlanData, Stage
+from advisor.plan.paths import path_from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,7 @@ class Job:
     @property
     def data_path(self) -> Path:
         """The data's path, if it is no data set of the hub."""
-        return self.folder / Path(self.data.path).expanduser()
+        return path_from(self.folder, self.data.path)
 
     @property
     def base_model(self) -> str:
@@ -79,7 +80,7 @@ class Job:
         if self.entry.starts_from is not None:
             path = self.run / "stages" / self.entry.starts_from
         elif self.entry.start_folder is not None:
-            path = self.folder / Path(self.entry.start_folder).expanduser()
+            path = path_from(self.folder, self.entry.start_folder)
         else:
             return None
         if not any((path / file).is_file() for file in ("adapter_config.json", "config.json")):
@@ -100,7 +101,7 @@ def model_source(folder: Path, model: str) -> str:
 
     Raises InputError for a folder that is not there or holds no model.
     """
-    path = folder / Path(model).expanduser()
+    path = path_from(folder, model)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise InputError(

@@ -15,8 +15,18 @@ from dataclasses import asdict
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from advisor.ground.errors import Fault, InputError
+from advisor.methods import methods
+from advisor.plan.record import (
+    DONE,
+    RESULT,
+    Check,
+    Measured,
+    ResolvedSettings,
+    StageResult,
+    Verdict,
+)
 from trainers.evaluation import Evaluator
-from trainers.evaluation.saved_result import Check, Probe, check_saved
+from trainers.evaluation.saved_result import Probe, check_saved
 from trainers.frame import checkpoints, settings
 from trainers.frame.bases import memory_meter, release_base
 from trainers.frame.dry_run import measure
@@ -270,7 +280,7 @@ def train(job: Job, objective: Objective[Any]) -> None:
         # comparison is with the model as it came.
         with (
             trainer.model.disable_adapter()
-            if job.stage.update == "prefix" and not continues
+            if methods().update(job.stage.update).changes_at_start and not continues
             else nullcontext()
         ):
             evaluator.evaluate_base()
@@ -302,27 +312,21 @@ def train(job: Job, objective: Objective[Any]) -> None:
         say(f"{label(job)}: {verdict[1]}")
     for check in checks:
         say(f"{label(job)}: {'ok' if check.ok else 'WARNING'}: {check.text}")
-    write_json(
-        job.output / "result.json",
-        {
-            "status": "done",
-            "steps": steps,
-            "loss_first": callback.losses[0] if callback.losses else None,
-            "loss_last": callback.losses[-1] if callback.losses else None,
-            "duration_s": time.monotonic() - began_s,
-            "measured": measured,
-            "data": data.counts(),
-            "evaluation": evaluation,
-            "checks": [check.record() for check in checks],
-            "verdict": {
-                "ok": all(check.ok for check in checks),
-                "word": verdict[0] if verdict else None,
-                "text": verdict[1] if verdict else None,
-            },
-            "versions": versions,
-            "resolved": resolved_settings(job, trainer, device, threads, stops),
-        },
+    result = StageResult(
+        status=DONE,
+        steps=steps,
+        loss_first=callback.losses[0] if callback.losses else None,
+        loss_last=callback.losses[-1] if callback.losses else None,
+        duration_s=time.monotonic() - began_s,
+        measured=measured,
+        data=data.counts(),
+        evaluation=evaluation,
+        checks=tuple(checks),
+        verdict=stage_verdict(checks, verdict),
+        versions=versions,
+        resolved=resolved_settings(job, trainer, device, threads, stops),
     )
+    write_json(job.output / RESULT, result.to_dict())
     release_base(trained)
 
 
@@ -379,16 +383,22 @@ def without_autocast(model: Any) -> Any:
     return model
 
 
-def measurement(memory: MemoryMeter, callback: Any) -> dict[str, Any]:
+def measurement(memory: MemoryMeter, callback: Any) -> Measured:
     """What the run cost, for result.json."""
-    return {
-        "peak_bytes": memory.peak_bytes(),
-        "counter": memory.counter,
-        "reserved_bytes": memory.reserved_bytes(),
-        "step_s": callback.step_s,
-        "tokens_per_s": callback.tokens / callback.train_s if callback.train_s else None,
-        "train_s": callback.train_s,
-    }
+    return Measured(
+        peak_bytes=memory.peak_bytes(),
+        counter=memory.counter,
+        reserved_bytes=memory.reserved_bytes(),
+        step_s=callback.step_s,
+        tokens_per_s=callback.tokens / callback.train_s if callback.train_s else None,
+        train_s=callback.train_s,
+    )
+
+
+def stage_verdict(checks: Sequence[Check], compared: tuple[str, str] | None) -> Verdict:
+    """The verdict on a stage: of its checks, and of the evaluation if there was one."""
+    word, text = compared or (None, None)
+    return Verdict(ok=all(check.ok for check in checks), word=word, text=text)
 
 
 def label(job: Job) -> str:
@@ -402,16 +412,16 @@ def describe(data: Prepared[Any], *, template: bool = True) -> list[str]:
     Args:
         template: Say where the chat template came from.
     """
-    counts = data.counts()
-    rows = f"{counts['train_rows']:,} rows to train on, {counts['holdout_rows']:,} held out"
+    rows = f"{len(data.train):,} rows to train on, {len(data.holdout):,} held out"
+    tokens, learned_tokens = data.tokens, data.learned_tokens
     learned = (
-        f", {counts['learned_tokens'] / counts['tokens']:.0%} of them learned"
-        if counts["tokens"] and counts["learned_tokens"] > counts["train_rows"]
+        f", {learned_tokens / tokens:.0%} of them learned"
+        if tokens and learned_tokens > len(data.train)
         else ""
     )
     by = f"; chat template: {data.template}" if data.template and template else ""
     return [
-        f"{rows}; {counts['tokens']:,} tokens{learned}{by}",
+        f"{rows}; {tokens:,} tokens{learned}{by}",
         *(f"note: {note}" for note in data.notes),
     ]
 
@@ -478,7 +488,7 @@ class TrainerBuilder(NamedTuple):
 
 def resolved_settings(
     job: Job, trainer: Trainer, device: Device, threads: int, stops: list[str]
-) -> dict[str, Any]:
+) -> ResolvedSettings:
     """Every value that was really used, defaults included."""
     from peft import PeftModel
 
@@ -487,32 +497,32 @@ def resolved_settings(
     trainable = sum(
         parameter.numel() for parameter in model.parameters() if parameter.requires_grad
     )
-    return {
-        "model": job.base_model,
-        "start_from": job.start,
-        "device": str(device),
-        "threads": threads,
-        "weights_dtype": job.stage.weights_dtype,
-        "autocast": settings.autocast_dtype(job, device),
-        "trainable_dtype": (
+    return ResolvedSettings(
+        model=job.base_model,
+        start_from=None if job.start is None else str(job.start),
+        device=str(device),
+        threads=threads,
+        weights_dtype=job.stage.weights_dtype,
+        autocast=settings.autocast_dtype(job, device),
+        trainable_dtype=(
             str(
                 next(parameter.dtype for parameter in model.parameters() if parameter.requires_grad)
             ).removeprefix("torch.")
         ),
-        "quantization": job.stage.quantization,
-        "double_quantization": (
+        quantization=job.stage.quantization,
+        double_quantization=(
             job.stage.double_quantization is not False if job.stage.quantization == "nf4" else None
         ),
-        "attention": job.stage.attention,
-        "packing": job.stage.packing,
-        "seq_len": job.stage.seq_len,
-        "truncation": job.stage.truncation,
-        "holdout": job.stage.holdout,
-        "options": job.options,
-        "trainable_parameters": trainable,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "stop_tokens_added": stops,
-        "trl": settings.resolved_values(trainer.args, RECORDED_ARGUMENTS),
-        "peft": adapter,
-        "epochs": trainer.state.epoch,
-    }
+        attention=job.stage.attention,
+        packing=job.stage.packing,
+        seq_len=job.stage.seq_len,
+        truncation=job.stage.truncation,
+        holdout=job.stage.holdout,
+        options=job.options,
+        trainable_parameters=trainable,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        stop_tokens_added=tuple(stops),
+        trl=settings.resolved_values(trainer.args, RECORDED_ARGUMENTS),
+        peft=adapter,
+        epochs=trainer.state.epoch,
+    )

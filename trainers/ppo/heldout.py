@@ -8,12 +8,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
+from advisor.plan.record import Check, Evaluation
+from advisor.plan.record import Sample as SampleRecord
 from trainers.evaluation.generation import TRIAL_GENERAL, WORSE_GENERAL, general_rows
 from trainers.evaluation.loss import Sample, held_out
 from trainers.evaluation.metrics import Comparison, compare, verdict
-from trainers.evaluation.saved_result import Check, check_stops
+from trainers.evaluation.saved_result import check_stops
 from trainers.frame.checkpoints import random_states, restore_random_states
 from trainers.frame.files import read_json, write_json
 from trainers.frame.job import Job
@@ -152,31 +153,33 @@ class HeldOutEvaluator:
             general=general if notable else None,
         )
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Evaluation:
         """The comparison for result.json."""
         general = self.general_loss()
-        return {
-            "rows": len(self.prompts),
-            "metrics": {name: part.record() for name, part in self.parts().items()},
-            "answer_tokens_before": _mean(self.before.tokens),
-            "answer_tokens_after": _mean(self.after.tokens),
-            "general": general.record() if general else None,
-            "seconds": round(self.before.seconds + self.after.seconds, 1),
-            "samples": [self._sample(place) for place in range(min(SHOWN, len(self.prompts)))],
-        }
+        return Evaluation(
+            rows=len(self.prompts),
+            metrics={name: part.record() for name, part in self.parts().items()},
+            general=general.record() if general else None,
+            seconds=round(self.before.seconds + self.after.seconds, 1),
+            samples=tuple(self._sample(place) for place in range(min(SHOWN, len(self.prompts)))),
+            extra={
+                "answer_tokens_before": _mean(self.before.tokens),
+                "answer_tokens_after": _mean(self.after.tokens),
+            },
+        )
 
-    def _sample(self, place: int) -> dict[str, Any]:
+    def _sample(self, place: int) -> SampleRecord:
         row, one, other = self.prompts[place], self.before, self.after
-        return {
-            "prompt": row.shown,
-            "expected": row.answer or "",
-            "base": one.texts[place],
-            "tuned": other.texts[place],
-            "base_stopped": one.ended[place],
-            "tuned_stopped": other.ended[place],
-            "reward_before": one.scores[place],
-            "reward_after": other.scores[place],
-        }
+        return SampleRecord(
+            prompt=row.shown,
+            expected=row.answer or "",
+            base=one.texts[place],
+            tuned=other.texts[place],
+            base_stopped=one.ended[place],
+            tuned_stopped=other.ended[place],
+            reward_before=one.scores[place],
+            reward_after=other.scores[place],
+        )
 
     def checks(self) -> list[Check]:
         """Whether answers still end with a stop token.

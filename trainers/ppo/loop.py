@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from trainers.evaluation.saved_result import Check, Probe, check_saved
+from advisor.plan.record import DONE, RESULT, Check, ResolvedSettings, StageResult
+from trainers.evaluation.saved_result import Probe, check_saved
 from trainers.frame import checkpoints, settings
 from trainers.frame.files import write_json
 from trainers.frame.job import Job
@@ -24,6 +25,7 @@ from trainers.frame.stage import (
     last_checkpoint,
     open_stage,
     stage_fingerprint,
+    stage_verdict,
 )
 from trainers.frame.types import Tokenizer
 from trainers.ppo.build import NoConfig, build, faults, reward_fingerprint, reward_model_folder
@@ -157,32 +159,26 @@ def finish(
     checks += [Check(name, False, text) for name, text in run.warnings.items()]
     for check in checks:
         say(f"{label(job)}: {'ok' if check.ok else 'WARNING'}: {check.text}")
-    write_json(
-        job.output / "result.json",
-        {
-            "status": "done",
-            "steps": run.steps,
-            "loss_first": run.lines[0]["loss"] if run.lines else None,
-            "loss_last": run.lines[-1]["loss"] if run.lines else None,
-            "reward_first": run.lines[0]["reward"] if run.lines else None,
-            "reward_last": run.lines[-1]["reward"] if run.lines else None,
-            "duration_s": time.monotonic() - began_s,
-            "measured": measured,
-            "data": data.counts(),
-            "evaluation": evaluation,
-            "checks": [check.record() for check in checks],
-            "verdict": {
-                "ok": all(check.ok for check in checks),
-                "word": verdict[0] if verdict else None,
-                "text": verdict[1] if verdict else None,
-            },
-            "versions": versions,
-            "resolved": used,
-        },
+    result = StageResult(
+        status=DONE,
+        steps=run.steps,
+        loss_first=run.lines[0]["loss"] if run.lines else None,
+        loss_last=run.lines[-1]["loss"] if run.lines else None,
+        reward_first=run.lines[0]["reward"] if run.lines else None,
+        reward_last=run.lines[-1]["reward"] if run.lines else None,
+        duration_s=time.monotonic() - began_s,
+        measured=measured,
+        data=data.counts(),
+        evaluation=evaluation,
+        checks=tuple(checks),
+        verdict=stage_verdict(checks, verdict),
+        versions=versions,
+        resolved=used,
     )
+    write_json(job.output / RESULT, result.to_dict())
 
 
-def resolved_settings(job: Job, ppo: PPO, about: Mapping[str, Any]) -> dict[str, Any]:
+def resolved_settings(job: Job, ppo: PPO, about: Mapping[str, Any]) -> ResolvedSettings:
     """Every value that was really used, defaults included."""
     stage, roles = job.stage, ppo.roles
     trained = {
@@ -192,12 +188,6 @@ def resolved_settings(job: Job, ppo: PPO, about: Mapping[str, Any]) -> dict[str,
     model = roles.parts["policy"].model
     adapter = model.peft_config["default"].to_dict() if roles.shared else None
     keys = (
-        "weights_dtype",
-        "quantization",
-        "attention",
-        "seq_len",
-        "truncation",
-        "holdout",
         "optimizer",
         "learning_rate",
         "scheduler",
@@ -206,20 +196,30 @@ def resolved_settings(job: Job, ppo: PPO, about: Mapping[str, Any]) -> dict[str,
         "grad_accum",
         "seed",
     )
-    return {
-        "model": job.base_model,
-        "start_from": job.start,
-        "device": str(ppo.device),
-        **about,
-        **{key: getattr(stage, key) for key in keys},
-        "autocast": settings.autocast_dtype(job, ppo.device),
-        "double_quantization": (
+    return ResolvedSettings(
+        model=job.base_model,
+        start_from=None if job.start is None else str(job.start),
+        device=str(ppo.device),
+        threads=about["threads"],
+        weights_dtype=stage.weights_dtype,
+        autocast=settings.autocast_dtype(job, ppo.device),
+        quantization=stage.quantization,
+        double_quantization=(
             stage.double_quantization is not False if stage.quantization == "nf4" else None
         ),
-        "options": job.options,
-        "prompts_an_update": stage.effective_batch_size * settings.world_size(),
-        "trainable_parameters": trained["policy"],
-        "value_parameters": trained["value"],
-        "one_base": roles.shared,
-        "peft": adapter,
-    }
+        attention=stage.attention,
+        seq_len=stage.seq_len,
+        truncation=stage.truncation,
+        holdout=stage.holdout,
+        options=job.options,
+        trainable_parameters=trained["policy"],
+        stop_tokens_added=tuple(about["stop_tokens_added"]),
+        peft=adapter,
+        extra={
+            "reward": about["reward"],
+            **{key: getattr(stage, key) for key in keys},
+            "prompts_an_update": stage.effective_batch_size * settings.world_size(),
+            "value_parameters": trained["value"],
+            "one_base": roles.shared,
+        },
+    )

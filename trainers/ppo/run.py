@@ -14,6 +14,7 @@ from typing import Any
 
 from advisor.ground.errors import TrainingFailed
 from advisor.ground.units import format_duration, format_gib
+from advisor.plan.record import DRY_RUN, Measured, StageMeasurement
 from trainers.frame import settings
 from trainers.frame.files import json_value, write_json
 from trainers.frame.job import Job
@@ -203,17 +204,17 @@ class PPORun:
                 finding.name, f"update {line['step']}: {finding.what}: {finding.hint}"
             )
 
-    def measured(self) -> dict[str, Any]:
+    def measured(self) -> Measured:
         """What the run cost, for result.json."""
         times = sorted(self.step_times_s[1:] or self.step_times_s)
-        return {
-            "peak_bytes": self.memory.peak_bytes(),
-            "counter": self.memory.counter,
-            "reserved_bytes": self.memory.reserved_bytes(),
-            "step_s": times[len(times) // 2] if times else 0.0,
-            "tokens_per_s": self.tokens / self.train_s if self.train_s else None,
-            "train_s": self.train_s,
-        }
+        return Measured(
+            peak_bytes=self.memory.peak_bytes(),
+            counter=self.memory.counter,
+            reserved_bytes=self.memory.reserved_bytes(),
+            step_s=times[len(times) // 2] if times else 0.0,
+            tokens_per_s=self.tokens / self.train_s if self.train_s else None,
+            train_s=self.train_s,
+        )
 
     def measure(self, versions: Mapping[str, str]) -> None:
         """Measure two updates on the longest prompts with answers of full length, and write
@@ -237,29 +238,26 @@ class PPORun:
             return
         step_s = times[-1]
         peak_bytes = self.memory.peak_bytes()
-        record = {
-            "measured": {
-                "peak_bytes": peak_bytes,
-                "training_peak_bytes": peak_bytes,
-                "counter": self.memory.counter,
-                "reserved_bytes": self.memory.reserved_bytes(),
-                "baseline_bytes": self.memory.baseline_bytes,
-                "step_s": step_s,
-                "step_times_s": times,
-                "micro_batches": -(-rows // job.stage.micro_batch_size),
-                "tokens_per_s": self.tokens / self.train_s,
-            },
-            "steps": self.steps,
-            "longest_batch_duration_s": step_s * self.steps,
-            "batch_tokens": sum(
-                row.tokens + limit for row in longest[: job.stage.micro_batch_size]
+        record = StageMeasurement(
+            measured=Measured(
+                peak_bytes=peak_bytes,
+                training_peak_bytes=peak_bytes,
+                counter=self.memory.counter,
+                reserved_bytes=self.memory.reserved_bytes(),
+                baseline_bytes=self.memory.baseline_bytes,
+                step_s=step_s,
+                step_times_s=tuple(times),
+                micro_batches=-(-rows // job.stage.micro_batch_size),
+                tokens_per_s=self.tokens / self.train_s,
             ),
-            "losses": losses,
-            "evaluation_loss": None,
-            "data": self.data.counts(),
-            "versions": dict(versions),
-        }
-        write_json(job.output / "dry_run.json", record)
+            steps=self.steps,
+            longest_batch_duration_s=step_s * self.steps,
+            batch_tokens=sum(row.tokens + limit for row in longest[: job.stage.micro_batch_size]),
+            losses=tuple(losses),
+            data=self.data.counts(),
+            versions=versions,
+        )
+        write_json(job.output / DRY_RUN, record.to_dict())
         kind = (
             "allocated on the GPU"
             if self.memory.on_gpu

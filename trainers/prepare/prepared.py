@@ -11,6 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from advisor.data.example import Example
 from advisor.ground.errors import InputError
+from advisor.plan.record import DataCounts
 from trainers.prepare.conversation import answer_rows
 from trainers.prepare.length import Cut, cut_row, fit_rows
 from trainers.prepare.row import LeftOut, Row, ids_of, rows_word
@@ -70,21 +71,31 @@ class Prepared(Generic[Item]):
     turn_ends: tuple[int, ...] = ()  # tokens that end a turn: generation must stop at them
     digest: str = ""  # of everything the rows depend on
 
-    def counts(self) -> dict[str, Any]:
+    def counts(self) -> DataCounts:
         """The numbers for result.json."""
-        return {
-            "rows": self.rows,
-            "train_rows": len(self.train),
-            "holdout_rows": len(self.holdout),
-            "dropped": self.dropped,
-            "truncated": self.truncated,
-            "split": self.split,
-            "tokens": sum(row.tokens for row in self.train),
-            "learned_tokens": sum(row.learned for row in self.train),
-            "longest": max(row.tokens for row in self.train),
-            "template": self.template,
-            "notes": self.notes,
-        }
+        return DataCounts(
+            rows=self.rows,
+            train_rows=len(self.train),
+            holdout_rows=len(self.holdout),
+            dropped=self.dropped,
+            truncated=self.truncated,
+            split=self.split,
+            tokens=self.tokens,
+            learned_tokens=self.learned_tokens,
+            longest=max(row.tokens for row in self.train),
+            template=self.template,
+            notes=self.notes,
+        )
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the rows trained on."""
+        return sum(row.tokens for row in self.train)
+
+    @property
+    def learned_tokens(self) -> int:
+        """Those of them that the loss counts."""
+        return sum(row.learned for row in self.train)
 
     def with_file_counts(self, *, rows: int, dropped: int, notes: Iterable[str]) -> Prepared[Item]:
         """The same with what happened to rows while the file was read."""

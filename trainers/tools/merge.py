@@ -1,5 +1,5 @@
-"""A LoRA result merged into its base: one plain model, compared with the unmerged one before
-anybody relies on it.
+"""A LoRA result merged into its base: one plain model, compared with the unmerged one before anyone
+relies on it.
 
 Run: python -P -m trainers.tools.merge RUN --out FOLDER [--only NAME] [--device cuda]
 
@@ -11,7 +11,6 @@ nearer one is saved.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import AdviseError, InputError, TrainingFailed
+from advisor.methods import update
 from trainers.frame.files import write_json
 from trainers.frame.machine import quiet_libraries, torch_device, use_cores
-from trainers.tools.results import Result, load_results, results_of
+from trainers.tools.results import Result, load_results, record_of, results_of
 
 ROWS = 8
 TOKENS = 64  # of each row
 SAME = 0.05  # greatest difference of log-probabilities that rounding of merged weights explains
-MERGEABLE = "lora"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,18 +72,12 @@ def export(run: Path, out: Path, *, only: str | None, device: Any) -> list[str]:
             f"--only {only}: the run has no such result",
             allowed=", ".join(result.label for result in results_of(run)),
         )
-    foreign = [result for result in results if result.update != MERGEABLE]
-    if foreign:
-        why = {
-            "full": "was trained whole: it is a plain model already",
-            "adapter": "is a bottleneck adapter, which adds layers",
-            "prefix": "is a prefix, which adds no weights to merge",
-        }
-        first = foreign[0]
-        raise InputError(
-            f"{first.label} {why.get(first.update, 'cannot be merged')}: {first.folder}",
-            allowed="LoRA results can be merged",
-        )
+    for result in results:
+        if not update(result.update).merges:
+            raise InputError(
+                f"{result.label} {_why_not(result)}: {result.folder}",
+                allowed="LoRA results can be merged",
+            )
     lines = []
     for result in results:
         target = out if len(results) == 1 else out / result.label
@@ -92,6 +85,14 @@ def export(run: Path, out: Path, *, only: str | None, device: Any) -> list[str]:
             raise InputError(f"{target} is not empty", hint="name another folder with --out")
         lines += _merge_one(run, result, target, device)
     return lines
+
+
+def _why_not(result: Result) -> str:
+    """Why a result cannot be merged into its base: '... is a prefix, which ...'."""
+    method = update(result.update)
+    if not method.is_module:
+        return "was trained whole: it is a plain model already"
+    return method.why_not_merged or "cannot be merged"
 
 
 def _merge_one(run: Path, result: Result, target: Path, device: Any) -> list[str]:
@@ -164,22 +165,19 @@ def _bases(loaded: Any, result: Result, device: Any) -> list[tuple[str, Any]]:
 
 
 def held_out_texts(run: Path, result: Result) -> list[str]:
-    """Held-out prompts with their expected answers, from run.json's samples.
+    """Held-out prompts with their expected answers, from the samples in run.json.
 
-    Raises InputError if the run was never judged.
+    Raises InputError if the run was never evaluated.
     """
-    record = json.loads((run / "run.json").read_text("utf-8"))
-    stage = next(stage for stage in record["stages"] if run / stage["folder"] == result.folder)
-    samples = (stage.get("evaluation") or {}).get("samples") or []
-    if not samples:
+    stages = record_of(run).stages
+    stage = next(stage for stage in stages if run / stage.folder == result.folder)
+    if stage.evaluation is None or not stage.evaluation.samples:
         raise InputError(
             f"{result.label}: there are no held-out rows to compare on (the run was not judged)",
             hint="run it without --no-judge and with holdout above 0",
         )
-    return [
-        f"{sample['prompt']}\n{sample.get('expected') or sample.get('tuned') or ''}"
-        for sample in samples[:ROWS]
-    ]
+    samples = stage.evaluation.samples[:ROWS]
+    return [f"{sample.prompt}\n{sample.expected or sample.tuned or ''}" for sample in samples]
 
 
 def _log_probs(model: Any, row: Any) -> Any:

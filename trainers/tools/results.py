@@ -4,19 +4,20 @@ beside.
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import InputError
+from advisor.methods import objective, update
+from advisor.plan.record import DONE, RECORD, RunRecord, last_of_each_task, read_record
 from trainers.frame.loading import keep_weights_unpacked
 
 BASE = "base"
-NOT_FOR_TALKING = ("rm",)  # a reward model scores and does not write
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,45 +50,53 @@ class Result:
         )
 
 
-def results_of(run: Path, *, prefix: str = "") -> list[Result]:
-    """The last result of each task of a run (of the run, where it has none).
-
-    Raises InputError if nothing is finished.
-    """
-    record_path = run / "run.json"
-    if not record_path.is_file():
+def record_of(run: Path) -> RunRecord:
+    """run.json of a run folder. Raises InputError if there is none, or it is damaged."""
+    record = read_record(run, hint="run the plan again with another --output")
+    if record is None:
         raise InputError(
-            f"{run}: no run.json: this is no run folder",
-            hint="advise run makes one; it prints where",
+            f"{run} is no run folder: it has no {RECORD}",
+            hint="`advise run` makes one, and prints where it is",
         )
-    record = json.loads(record_path.read_text("utf-8"))
-    last: dict[str | None, Mapping[str, Any]] = {}
-    for stage in record["stages"]:
-        if stage["status"] == "done" and stage["objective"] not in NOT_FOR_TALKING:
-            last[stage.get("task")] = stage
+    return record
+
+
+def results_of(run: Path, *, prefix: str = "") -> list[Result]:
+    """The last result of each task of a run, or of the run if it has no tasks.
+
+    Raises InputError if nothing that writes is finished.
+    """
+    record = record_of(run)
+    last = last_of_each_task(
+        stage
+        for stage in record.stages
+        if stage.status == DONE and not objective(stage.objective).scores
+    )
     if not last:
         raise InputError(
             f"{run}: no stage that writes is finished",
-            hint=f"advise run {shlex.quote(str(run))} goes on with it",
+            hint=f"advise run {shlex.quote(str(run))} resumes the run",
         )
     found = []
-    for task, stage in last.items():
-        resolved = (record.get("resolved") or {}).get(stage["name"]) or {}
-        if (resolved.get("options") or {}).get("head") == "classes":
+    for stage in last:
+        if record.is_classifier(stage):
             raise InputError(
                 f"{run}: its result sorts texts into classes and does not write",
                 hint="load it with transformers' pipeline('text-classification')",
             )
+        settings = record.settings(stage)
         found.append(
             Result(
-                label=f"{prefix}{task or stage['name']}", folder=run / stage["folder"],
-                model=str(resolved.get("model") or record["model"]), update=stage["update"],
-                quantization=stage.get("quantization"),
-                double_quantization=resolved.get("double_quantization") is not False,
-                weights_dtype=str(resolved.get("weights_dtype") or "float32"),
-                attention=str(resolved.get("attention") or "sdpa"),
+                label=f"{prefix}{stage.task or stage.name}",
+                folder=run / stage.folder,
+                model=record.base_model(stage),
+                update=stage.update,
+                quantization=stage.quantization,
+                double_quantization=settings.double_quantization is not False,
+                weights_dtype=settings.weights_dtype or "float32",
+                attention=settings.attention or "sdpa",
             )
-        )  # fmt: skip
+        )
     return found
 
 
@@ -136,7 +145,7 @@ class Loaded:
 def load_results(results: Sequence[Result], device: Any) -> Loaded:
     """Every result, each base once.
 
-    Raises InputError if two have one name or a base is not there.
+    Raises InputError where two have one name or a base is not there.
     """
     names = [result.label for result in results]
     twice = sorted({name for name in names if names.count(name) > 1} | ({BASE} & set(names)))
@@ -156,8 +165,8 @@ def load_results(results: Sequence[Result], device: Any) -> Loaded:
         if not result.is_module:
             loaded.whole[result.label] = _model(result, str(result.folder), device)
             continue
-        if result.update in ("adapter", "prefix"):
-            import advisor.peft_adapter  # noqa: F401  (registers the method with PEFT, and lets prefixes take part in generation)
+        if update(result.update).imports:
+            import_module(update(result.update).imports)  # registers the method with PEFT
         model = loaded.models[result.base_key]
         if hasattr(model, "peft_config"):
             model.load_adapter(str(result.folder), adapter_name=result.label)

@@ -46,7 +46,7 @@ def shop(tmp_path, monkeypatch, toy_model):
 
 
 def statuses(record):
-    return [(stage["name"], stage["status"]) for stage in record["stages"]]
+    return [(stage.name, stage.status) for stage in record.stages]
 
 
 @pytest.mark.slow
@@ -66,20 +66,20 @@ def test_one_stage_at_a_time(shop):
     with pytest.raises(InputError, match="is scored by rm"):
         run_plan("plan.yaml", only="ppo", output="run", judge=False)
     assert (
-        run_plan("plan.yaml", only="ppo", output="run", dry_run=True).record["stages"][0]["why"]
+        run_plan("plan.yaml", only="ppo", output="run", dry_run=True).record.stages[0].why
         == "needs rm, which is not trained yet"
     )
     run_plan("plan.yaml", only="rm", output="run", judge=False)
-    measured = run_plan("plan.yaml", only="ppo", output="run", dry_run=True).record["stages"][0]
-    assert measured["measured"]["peak_bytes"] > 0
+    measured = run_plan("plan.yaml", only="ppo", output="run", dry_run=True).record.stages[0]
+    assert measured.measured.peak_bytes > 0
     done = run_plan("plan.yaml", output="run")
     assert statuses(done.record) == [("sft", "done"), ("rm", "done"), ("ppo", "done")]
-    resolved = done.record["resolved"]["ppo"]
-    assert resolved["start_from"].endswith("stages/sft")
-    assert resolved["reward"] == "the reward is the model rm"
-    assert resolved["one_base"] is True
-    reward = done.record["stages"][2]["evaluation"]["metrics"]["reward"]
-    assert reward["rows"] == 8
+    resolved = done.record.resolved["ppo"]
+    assert resolved.start_from.endswith("stages/sft")
+    assert resolved.extra["reward"] == "the reward is the model rm"
+    assert resolved.extra["one_base"] is True
+    reward = done.record.stages[2].evaluation.metrics["reward"]
+    assert reward.rows == 8
 
 
 @pytest.mark.slow

@@ -53,14 +53,14 @@ def test_a_real_run_from_plan_to_an_answer(update, tmp_path, tiny_model, monkeyp
         PLAN.replace("MODEL", str(tiny_model)).replace("UPDATE", update)
     )
     done = run_plan("plan.yaml", on_end=write_report)
-    stage = done.record["stages"][0]
+    stage = done.record.stages[0]
     assert done.status == "done"
-    assert stage["loss_last"] < stage["loss_first"]
+    assert stage.loss_last < stage.loss_first
     shape, _ = model_shape(str(tiny_model))
     assert shape is not None
     dims = dims_of(shape)
     assert dims is not None
-    assert done.record["resolved"]["sft"]["trainable_parameters"] == trainable_params(
+    assert done.record.resolved["sft"].trainable_parameters == trainable_params(
         dims, RunSpec(objective="sft", update=update, options=KEYS[update])
     )
     lines = summary_lines(done)

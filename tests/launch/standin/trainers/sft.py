@@ -44,7 +44,7 @@ def main():
     (folder / f"seen{os.environ.get('RANK', '')}.json").write_text(json.dumps(seen))
     (folder / "pid").write_text(str(os.getpid()))
     if args.dry_run:
-        (args.run / "dry_run.json").write_text(
+        (folder / "dry_run.json").write_text(
             json.dumps({"measured": {"peak_bytes": 1000, "step_s": 0.5}})
         )
     if mode == "wait":

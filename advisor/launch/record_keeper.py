@@ -1,0 +1,185 @@
+"""run.json while a run goes on: every change is written at once, whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from advisor.ground.errors import AdviseError, Stopped
+from advisor.ground.types import Hardware
+from advisor.ground.version import __version__
+from advisor.launch.folder import is_done, now
+from advisor.launch.prepare import PlanRun, task_digests, with_absolute_paths
+from advisor.plan.entries import Entry
+from advisor.plan.record import (
+    DONE,
+    FAILED,
+    PENDING,
+    RECORD,
+    RUNNING,
+    SCHEMA_VERSION,
+    STOPPED,
+    ErrorRecord,
+    Expected,
+    MachineRecord,
+    RunRecord,
+    StageRecord,
+    StageResult,
+    Status,
+    overall_verdict,
+    write_record,
+)
+
+Say = Callable[[str], None]
+OnEnd = Callable[[Path, RunRecord], object]
+
+
+def new_record(
+    run: PlanRun,
+    old: RunRecord | None,
+    *,
+    expected: Mapping[str, Expected],
+    inputs: Mapping[str, str],
+    hardware: Hardware,
+    max_steps: int | None,
+    judge: bool,
+) -> RunRecord:
+    """run.json at the start of an attempt; what earlier attempts finished is kept.
+
+    Args:
+        old: The record that earlier attempts left, if there were any.
+        expected: Entry name -> estimate.
+        inputs: Digests of the data and of the model.
+        hardware: The part of the machine that the plan uses.
+        max_steps: The limit of a trial run.
+        judge: Whether results are compared with the base.
+    """
+    return RunRecord(
+        schema_version=SCHEMA_VERSION,
+        advise_version=__version__,
+        name=run.plan.name,
+        status=RUNNING,
+        verdict=old.verdict if old else None,
+        cross_evaluation=old.cross_evaluation if old else None,
+        composition=run.plan.origin.composition,
+        model=run.plan.model,
+        stages=tuple(
+            _stage_record(entry, old, expected[entry.name], run.folder) for entry in run.entries
+        ),
+        max_steps=max_steps,
+        judge=judge,
+        resolved=old.resolved if old else {},
+        versions=old.versions if old else {},
+        hardware=MachineRecord(
+            kind=hardware.kind,
+            gpus=tuple(gpu.name for gpu in hardware.gpus),
+            cpu_cores=hardware.cpu_cores,
+            ram_total_bytes=hardware.ram_total_bytes,
+        ),
+        digests=run.digests,
+        tasks=task_digests(with_absolute_paths(run.plan, run.path)),
+        inputs={**(old.inputs if old else {}), **inputs},
+        started_at=(old.started_at if old else None) or now(),
+        attempts=old.attempts + 1 if old else 1,
+        extra=old.extra if old else {},
+    )
+
+
+def _stage_record(
+    entry: Entry, old: RunRecord | None, expected: Expected, folder: Path
+) -> StageRecord:
+    """An entry of run.json's `stages`; a finished one is kept as it is."""
+    before = old.stage(entry.name) if old else None
+    if before is not None and is_done(old, entry.name, folder):
+        return before
+    status: Status = before.status if before else PENDING
+    return StageRecord(
+        name=entry.name,
+        task=entry.task.name if entry.task else None,
+        objective=entry.stage.objective,
+        update=entry.stage.update,
+        quantization=entry.stage.quantization,
+        status=STOPPED if status in (RUNNING, DONE) else status,  # killed, or its result is gone
+        expected=expected,
+        folder=f"stages/{entry.name}",
+    )
+
+
+class RecordKeeper:
+    """The record of a run. From the first `save` on, run.json says the same."""
+
+    def __init__(self, folder: Path, record: RunRecord, *, say: Say, on_end: OnEnd | None) -> None:
+        self.folder = folder
+        self.record = record
+        self.say = say
+        self.on_end = on_end
+
+    def is_done(self, name: str) -> bool:
+        """Whether a stage is recorded as done and its result is there."""
+        return is_done(self.record, name, self.folder)
+
+    def begin(self, names: Sequence[str]) -> None:
+        """Stages that one process trains one after the other: the first runs, the rest wait."""
+        for name in names:
+            stage = replace(self._stage(name), status=PENDING, finished_at=None, error=None)
+            self.record = self.record.with_stage(stage)
+        self._run(names[0])
+        self.save()
+
+    def accept(self, name: str, result: StageResult, *, following: str | None) -> None:
+        """A stage is finished; its process goes on with the following one, if there is one."""
+        self.record = self.record.with_stage(
+            self._stage(name).with_result(result, finished_at=now())
+        )
+        self.record = replace(
+            self.record,
+            resolved={**self.record.resolved, name: result.resolved},
+            versions={**self.record.versions, **result.versions},
+            verdict=overall_verdict(self.record.stages) or self.record.verdict,
+        )
+        if following is not None:
+            self._run(following)
+        self.save()
+
+    def fail(self, name: str, error: AdviseError) -> None:
+        """A stage failed or was stopped, and the run ends with it."""
+        status: Status = STOPPED if isinstance(error, Stopped) else FAILED
+        stage = self._stage(name)
+        self.record = self.record.with_stage(
+            replace(stage, status=status, finished_at=now(), error=ErrorRecord.of(error))
+        )
+        self._finish(status)
+
+    def compared(self, losses: Mapping[str, Mapping[str, float | None]]) -> None:
+        """The modules of all tasks were compared."""
+        self.record = replace(self.record, cross_evaluation=losses)
+        self.save()
+
+    def finish(self) -> Status:
+        """The run ends: done if every stage is, else stopped."""
+        is_complete = all(stage.status == DONE for stage in self.record.stages)
+        self._finish(DONE if is_complete else STOPPED)
+        return self.record.status
+
+    def _stage(self, name: str) -> StageRecord:
+        stage = self.record.stage(name)
+        assert stage is not None, name
+        return stage
+
+    def _run(self, name: str) -> None:
+        stage = replace(self._stage(name), status=RUNNING, started_at=now(), finished_at=None)
+        self.record = self.record.with_stage(stage)
+
+    def _finish(self, status: Status) -> None:
+        self.record = replace(self.record, status=status, finished_at=now())
+        self.save()
+        if self.on_end is not None:
+            try:
+                self.on_end(self.folder, self.record)
+            except Exception as error:  # the training counts; the report can be made again
+                self.say(f"could not write the report: {error}")
+
+    def save(self) -> None:
+        """Write run.json. Raises MachineNotReady."""
+        write_record(self.folder / RECORD, self.record)

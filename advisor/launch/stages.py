@@ -1,0 +1,202 @@
+"""Trains what is left of a run: one child process per stage, the record kept after every change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from advisor.ground.errors import AdviseError, InputError, Stopped
+from advisor.ground.files import PLAN_FILE, write_atomically
+from advisor.launch.failure_report import RESUME, explain_failure, oom_kills
+from advisor.launch.prepare import PlanRun
+from advisor.launch.record_keeper import RecordKeeper, Say
+from advisor.launch.trainer_process import Ended, TrainerStarter
+from advisor.methods import objective, update
+from advisor.plan.entries import Entry
+from advisor.plan.record import (
+    CROSS,
+    DONE,
+    ERROR,
+    RESULT,
+    CrossEvaluation,
+    Run,
+    StageResult,
+    try_read_part,
+)
+
+ONE_PROCESS = ("sft", "cpt")  # objectives whose trainers take several tasks
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageRunner:
+    """One call of `advise run` while it holds the lock of the folder."""
+
+    run: PlanRun
+    starter: TrainerStarter
+    keeper: RecordKeeper
+    judge: bool
+    say: Say
+
+    def train(self, selected: Sequence[Entry]) -> Run:
+        """Train what is not done yet, stage by stage.
+
+        Raises TrainingFailed, InputError, MachineNotReady or Stopped, as a stage ended; run.json
+        says the same.
+        """
+        write_atomically(self.run.folder / PLAN_FILE, self.run.copy_text)
+        self.keeper.save()
+        for group in self._groups(selected):
+            self._refuse_missing_start(group[0])
+            first, last = selected.index(group[0]) + 1, selected.index(group[-1]) + 1
+            span = f"{first}" if first == last else f"{first} to {last}"
+            self._train_group(group, f"{span} of {len(selected)}")
+        self._compare_modules()
+        self.keeper.finish()
+        return Run(folder=self.run.folder, record=self.keeper.record)
+
+    def _groups(self, selected: Sequence[Entry]) -> list[list[Entry]]:
+        """What is left, in groups that one process trains.
+
+        Modules of several tasks share a base, which is then loaded once.
+        """
+        for entry in selected:
+            if self.keeper.is_done(entry.name):
+                self.say(f"stage {entry.name}: already done")
+        left = [entry for entry in selected if not self.keeper.is_done(entry.name)]
+        if not self.run.plan.tasks or self.run.plan.launch.processes > 1:
+            return [[entry] for entry in left]
+        order = [stage.name for stage in self.run.plan.stages]
+        left.sort(key=lambda entry: order.index(entry.stage.name))  # one stage of all tasks first
+        groups: list[list[Entry]] = []
+        for entry in left:
+            if groups and share_base(groups[-1][0], entry):
+                groups[-1].append(entry)
+            else:
+                groups.append([entry])
+        return groups
+
+    def _refuse_missing_start(self, entry: Entry) -> None:
+        """Raise InputError if --only skips a stage that this one starts from or is scored by."""
+        for name in entry.needs:
+            if not self.keeper.is_done(name):
+                how = "starts from" if name == entry.starts_from else "is scored by"
+                raise InputError(
+                    f"stage {entry.name} {how} {name}, which is not trained yet in"
+                    f" {self.run.shown_folder}",
+                    hint=f"advise run --only {name} first, or run all stages",
+                )
+
+    def _train_group(self, group: Sequence[Entry], position: str) -> None:
+        for entry in group:
+            for leftover in (RESULT, ERROR):  # of an earlier attempt: must not pass for this one's
+                (self._folder(entry) / leftover).unlink(missing_ok=True)
+        self.keeper.begin([entry.name for entry in group])
+        for entry in group:
+            again = " again" if (self._folder(entry) / "checkpoints").is_dir() else ""
+            self.say(f"stage {entry.name} ({position}){again}: {describe(entry)}")
+        kills = oom_kills()
+
+        def take_finished() -> None:
+            """A process that trains several tasks writes the result of each as soon as it has it;
+            the last one counts once the process has ended well.
+            """
+            for entry, following in pairwise(group):
+                if not self._is_finished(entry):
+                    self._take_result(entry, following.name)
+
+        ended = self.starter.train(
+            group,
+            self.run.folder,
+            () if self.judge else ("--no-judge",),
+            watch=take_finished if len(group) > 1 else None,
+        )
+        take_finished()
+        if ended.code == 0:
+            self._take_result(group[-1], None)
+        failed = next((entry for entry in group if not self._is_finished(entry)), None)
+        if failed is not None:
+            error = self._error(failed, ended, kills)
+            self.keeper.fail(failed.name, error)
+            raise error
+        # The stage was over when the signal came; those after it have not begun.
+        if ended.was_stopped and self.keeper.finish() != DONE:
+            raise Stopped(
+                f"stopped after stage {group[-1].name}",
+                hint="run the same command again to train the next stage",
+            )
+
+    def _folder(self, entry: Entry) -> Path:
+        return self.run.folder / "stages" / entry.name
+
+    def _is_finished(self, entry: Entry) -> bool:
+        stage = self.keeper.record.stage(entry.name)
+        return stage is not None and stage.status == DONE
+
+    def _take_result(self, entry: Entry, following: str | None) -> None:
+        result = try_read_part(StageResult, self._folder(entry) / RESULT)
+        if result is not None:
+            self.keeper.accept(entry.name, result, following=following)
+
+    def _error(self, entry: Entry, ended: Ended, kills: int | None) -> AdviseError:
+        if ended.was_stopped:
+            return Stopped(f"stage {entry.name}: stopped", hint=RESUME)
+        return explain_failure(
+            entry,
+            code=ended.code,
+            folder=self._folder(entry),
+            oom_kills_before=kills,
+            is_chosen_folder=self.run.is_chosen_folder,
+        )
+
+    def _compare_modules(self) -> None:
+        """Does the module of one task help or hurt on the others? Kept as `cross_evaluation`."""
+        last = {entry.task.name: entry for entry in self.run.entries if entry.task is not None}
+        if len(last) < 2 or not self.judge:
+            return
+        if not all(self.keeper.is_done(entry.name) for entry in last.values()):
+            return
+        if any(
+            entry.stage.options.get("head") == "classes" or objective(entry.stage.objective).scores
+            for entry in last.values()
+        ):
+            return
+        self.say("evaluating the module of every task on the held-out rows of every task")
+        path = self.run.folder / CROSS
+        path.unlink(missing_ok=True)
+        code = self.starter.compare_modules(self.run.folder).code
+        found = try_read_part(CrossEvaluation, path) if code == 0 else None
+        if found is None:  # every module is trained and evaluated by itself: the run is not lost
+            self.say(
+                f"could not compare the modules (exit code {code}); run the same command again to"
+                " compare them"
+            )
+            return
+        self.keeper.compared(found.losses)
+
+
+def share_base(one: Entry, other: Entry) -> bool:
+    """Whether two entries train modules on the same base in the same form, so that one process can
+    train both.
+    """
+    a, b = one.stage, other.stage
+    form = ("name", "quantization", "double_quantization", "weights_dtype", "attention")
+    start_from_base = all(
+        entry.starts_from is None and entry.start_folder is None for entry in (one, other)
+    )
+    return (
+        all(getattr(a, key) == getattr(b, key) for key in form)
+        and start_from_base
+        and a.update == b.update
+        and update(a.update).is_module
+        and a.objective in ONE_PROCESS
+        and a.options.get("head") != "classes"
+    )
+
+
+def describe(entry: Entry) -> str:
+    """A stage in a few words: 'sft, lora on nf4, data train.jsonl'."""
+    stage = entry.stage
+    base = f" on a {stage.quantization} base" if stage.quantization else ""
+    return f"{stage.objective}, {stage.update}{base}, data {entry.data.path}"

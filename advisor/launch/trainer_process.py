@@ -1,0 +1,123 @@
+"""How a trainer is started: as a child process, with our own trainers first on its path."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from advisor.ground.files import PLAN_FILE
+from advisor.launch.child import Child, guard_command
+from advisor.plan.entries import Entry
+from advisor.plan.model import Launch
+
+
+class Ended(NamedTuple):
+    """How a child process ended."""
+
+    code: int  # its exit code; negative: the signal that ended it
+    was_stopped: bool  # it had been asked to stop
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainerStarter:
+    """Starts trainers for one run, in the way the plan says."""
+
+    package_folder: Path  # that holds the package `trainers`
+    launch: Launch
+    gpus: tuple[str, ...]  # UUIDs of the plan's GPUs; empty: whatever is visible
+    max_steps: int | None
+    lock_fd: int  # the run folder's lock, which the child holds on to
+
+    def train(
+        self,
+        entries: Sequence[Entry],
+        run: Path,
+        flags: Sequence[str] = (),
+        *,
+        watch: Callable[[], object] | None = None,
+    ) -> Ended:
+        """Train one stage, of one task or of several, in one process (or one per GPU).
+
+        Args:
+            run: The run folder, which holds the plan.
+            watch: Called about once a second until the process ends.
+        """
+        stage = entries[0].stage
+        tasks = [word for entry in entries if entry.task for word in ("--task", entry.task.name)]
+        command = [
+            *_python("trainers"),
+            *(stage.objective, str(run / PLAN_FILE)),
+            *("--stage", stage.name, "--run", str(run)),
+            *tasks,
+            *flags,
+            *self._limit(),
+        ]
+        death = signal.SIGKILL
+        if self.launch.processes > 1:
+            command = _in_several_processes(command, self.launch.processes)
+            death = signal.SIGTERM  # a launcher that is asked to stop ends its workers
+        return self._run(command, death=death, watch=watch)
+
+    def compare_modules(self, run: Path) -> Ended:
+        """Evaluate the module of every task on the held-out rows of every task."""
+        command = [
+            *_python("trainers.evaluation.cross_task"),
+            str(run / PLAN_FILE),
+            *("--run", str(run)),
+            *self._limit(),
+        ]
+        return self._run(command)
+
+    def _limit(self) -> list[str]:
+        return [] if self.max_steps is None else ["--max-steps", str(self.max_steps)]
+
+    def _run(
+        self,
+        command: Sequence[str],
+        *,
+        death: signal.Signals = signal.SIGKILL,
+        watch: Callable[[], object] | None = None,
+    ) -> Ended:
+        environment = self._environment()
+        with Child(command, environment, keep_fds=[self.lock_fd], death=death) as child:
+            return Ended(child.wait(watch), child.stops > 0)
+
+    def _environment(self) -> dict[str, str]:
+        """Our trainers come first, whatever lies in the current folder; only the plan's GPUs are
+        visible.
+        """
+        env = dict(os.environ)
+        own = [env["PYTHONPATH"]] if env.get("PYTHONPATH") else []
+        env["PYTHONPATH"] = os.pathsep.join([str(self.package_folder), *own])
+        env["PYTHONSAFEPATH"] = "1"
+        env["ADVISE_TELLS_ERRORS"] = "1"  # the trainer leaves error.json and need not print it too
+        if self.launch.device == "cpu":
+            env["CUDA_VISIBLE_DEVICES"] = ""
+        elif self.gpus:
+            env["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpus)
+        return env
+
+
+def _python(module: str) -> list[str]:
+    return [sys.executable, "-P", "-m", module]
+
+
+def _in_several_processes(command: Sequence[str], processes: int) -> list[str]:
+    """The command once per GPU, with ranks, by torch's own launcher.
+
+    `accelerate launch` wraps the same launcher, but starts a single process if there is no GPU.
+    """
+    return [
+        *_python("torch.distributed.run"),
+        "--standalone",
+        *("--nproc-per-node", str(processes)),
+        "--no-python",
+        "--",
+        # Each worker dies with the launcher; 0, since the launcher's number is not known yet.
+        *guard_command(command, parent=0),
+    ]

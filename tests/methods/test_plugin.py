@@ -1,0 +1,196 @@
+"""Methods of one's own, from a folder that ADVISE_METHODS names, go through the whole program."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from advisor.ground.yaml_reader import read_yaml
+from tests.methods.method_files import write_objective, write_update
+
+HIDDEN, HELD = 1024, 4  # of Qwen3-0.6B, and how many layers the update trains unless told otherwise
+ASKED = ("--task", "qa", "--data", "pairs.jsonl", "--model", "Qwen/Qwen3-0.6B", "--gpu", "RTX 4090")
+ARITHMETIC = '''"""Biases: five vectors as long as a hidden state, in each of the last layers."""
+
+
+def trainable_params(dims, spec):
+    return 5 * dims.hidden * (spec.options.get("held") or 4)
+'''
+RULE = "because: tried at home, sources: [trl], confidence: practice"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with one further update and one further objective, laid out as the project is."""
+    root = tmp_path_factory.mktemp("own")
+    write_update(
+        root,
+        "bias",
+        arithmetic="bias",
+        added="biases",
+        serves="[transformers]",
+        keys="{held: {type: integer, min: 1, max: 99, default: 4, help: how many of the last layers}}",
+        defaults="{learning_rate: 1.0e-3}",
+        quantizations="{nf4: {id: qbias, name: QBias, phrase: by training its biases,"
+        " phrase_per_task: 'by training biases for {tasks}', meaning: biases on 4 bits}}",
+        settings="\n  - {id: bias/held, when: {update: bias, data_rows: {gte: 1000}}, then: {held: 8}, "
+        f"{RULE}}}",
+    )
+    write_objective(
+        root,
+        "heart",
+        settings="\n  - {id: heart/lr-module, when: {objective: heart, update_trains: module}, "
+        f"then: {{learning_rate: 5.0e-5, epochs: 3}}, {RULE}}}"
+        "\n  - {id: heart/lr-full, when: {objective: heart, update_trains: all}, "
+        f"then: {{learning_rate: 5.0e-6, epochs: 3}}, {RULE}}}",
+    )
+    (root / "estimate" / "methods").mkdir(parents=True)
+    (root / "estimate" / "methods" / "bias.py").write_text(ARITHMETIC)
+    return root
+
+
+@pytest.fixture
+def call(folder, tmp_path, monkeypatch):
+    """Runs `advise` in a process of its own that knows the folder."""
+    monkeypatch.chdir(tmp_path)
+    rows = [{"prompt": f"Question {i}?", "completion": f"A good answer {i}."} for i in range(60)]
+    pairs = [{"prompt": row["prompt"], "chosen": "yes", "rejected": "no"} for row in rows]
+    for name, listed in (("pairs", rows), ("prefer", pairs)):
+        text = "".join(json.dumps(row) + "\n" for row in listed)
+        (tmp_path / f"{name}.jsonl").write_text(text)
+
+    def run(*arguments, code=0, own=folder):
+        done = subprocess.run(
+            [sys.executable, "-m", "advisor", *arguments],
+            env={**os.environ, "ADVISE_METHODS": str(own)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+        return done.stdout if code == 0 else done.stderr
+
+    return run
+
+
+def test_the_linter_has_no_error_with_them(call):
+    """Rules that ask for every scheme are proved with the further one too."""
+    report = json.loads(call("rules", "lint", "--json"))
+    assert report["counts"]["error"] == 0
+    about = [
+        (finding["severity"], finding["id"])
+        for finding in report["findings"]
+        if "bias" in finding["text"] or str(finding["rule"]).startswith(("bias/", "heart/"))
+    ]
+    assert about
+    assert all(severity == "note" for severity, _ in about), about
+
+
+def test_a_further_update_is_one_of_the_alternatives(call):
+    """`advise --json` compares it with the others: what it needs, and why it is not first."""
+    advice = json.loads(call("--json", *ASKED))
+    others = {one["composition"]: one for one in advice["alternatives"]}
+    assert {"sft+bias", "sft+qbias", "sft+qlora", "sft+full"} <= set(others)
+    assert others["sft+bias"]["verdict"] == "ranked_lower"
+    assert advice["recommendation"]["composition"] == "sft+lora"
+
+
+def test_what_its_file_says_of_it_is_asked_like_of_any_other(call):
+    """A server that its file does not list rules it out, by the rule that all updates share."""
+    advice = json.loads(call("--json", *ASKED, "--serve-with", "vllm"))
+    other = next(one for one in advice["alternatives"] if one["composition"] == "sft+bias")
+    assert other["verdict"] == "forbidden"
+    assert "evidence/not-loaded-there" in [reason["rule"] for reason in other["because"]]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rate", "epochs"),
+    [
+        ("sft+bias", 1.0e-3, 3),  # its own default, the epochs of every small file
+        ("sft+qbias", 1.0e-3, 3),  # on a quantised base, under a name of its own
+        ("orpo+bias", 5.0e-5, None),  # a rule of orpo for whatever trains a module
+        ("heart+lora", 5.0e-5, 3),  # a rule of the further objective for a module
+        ("heart+bias", 5.0e-5, 3),
+        ("heart+full", 5.0e-6, 3),
+    ],
+)
+def test_what_is_chosen_by_hand_gets_a_plan(call, tmp_path, chosen, rate, epochs):
+    """Settings for what an update trains reach a further update and come from a further
+    objective.
+    """
+    asked = [
+        "prefer.jsonl" if part == "pairs.jsonl" and "orpo" in chosen else part for part in ASKED
+    ]
+    call("--json", *asked, "--choose", chosen, "--force", "--plan", "plan.yaml")
+    plan = read_yaml(tmp_path / "plan.yaml").data
+    (stage,) = plan["stages"]
+    quantized = "q" if stage.get("quantization") == "nf4" else ""
+    assert f"{stage['objective']}+{quantized}{stage['update']}" == chosen
+    assert stage["learning_rate"] == rate
+    assert stage["epochs"] == epochs or epochs is None
+    assert stage["precision"] == ("pure" if chosen == "heart+full" else "mixed")
+    estimate = json.loads(call("estimate", "plan.yaml", "--json"))
+    assert estimate[0]["peak_gib"] > (0.5 if quantized else 1)
+
+
+def test_its_own_key_is_read_bounded_and_counted(call, tmp_path):
+    """The key that its file declares is one of the stage, and its arithmetic sees it."""
+    call("--json", *ASKED, "--choose", "sft+bias", "--force", "--plan", "plan.yaml")
+    path = Path("plan.yaml")
+    text = path.read_text()
+    sizes = {}
+    for held in (4, 40):
+        path.write_text(text.replace("update: bias", f"update: bias\n    held: {held}"))
+        (stage,) = json.loads(call("estimate", "plan.yaml", "--json"))
+        sizes[held] = next(term for term in stage["terms"] if term["name"] == "biases")
+    assert [
+        f"{5 * HIDDEN * held:,} trainable parameters" in sizes[held]["because"] for held in sizes
+    ]
+    path.write_text(text.replace("update: bias", "update: bias\n    held: 100"))
+    assert "`held` is 100\n  a whole number from 1 to 99" in call("estimate", "plan.yaml", code=2)
+    path.write_text(text.replace("update: bias", "update: lora\n    held: 4"))
+    assert "held" in call("estimate", "plan.yaml", code=2)
+
+
+def test_a_rate_that_nothing_sets_is_asked_of_its_file(call, tmp_path):
+    """Where no rule and no default gives a learning rate, the plan says which file lacks it."""
+    own = tmp_path / "own"
+    write_update(own, "still", order="901")
+    said = call(
+        "--json", *ASKED, "--choose", "sft+still", "--force", "--plan", "p.yaml", code=2, own=own
+    )
+    assert f"{own}/rules/updates/still.yaml:1:5: no rule sets a learning_rate for sft" in said
+    assert not (tmp_path / "p.yaml").exists()
+    assert (
+        json.loads(call("--json", *ASKED, own=own))["recommendation"]["composition"] == "sft+lora"
+    )
+
+
+def test_one_spec_by_flags_is_counted(call):
+    """`advise estimate --update bias --objective heart` counts five vectors a layer."""
+    flags = ("--model", "Qwen/Qwen3-0.6B", "--update", "bias", "--objective", "heart", "--json")
+    terms = {term["name"]: term for term in json.loads(call("estimate", *flags))["terms"]}
+    assert f"{5 * HIDDEN * HELD:,} trainable parameters" in terms["biases"]["because"]
+
+
+def test_its_rules_say_where_they_stand(call, folder):
+    """A rule of a method's own file is explained like any other, with the whole path."""
+    said = call("rules", "heart/lr-module")
+    assert "update_trains is module" in said
+    assert f"{folder}/rules/objectives/heart.yaml" in said.replace("\n", "")
+
+
+def test_without_the_folder_it_is_unknown(call, tmp_path, monkeypatch):
+    """Nothing stays behind: another process knows the project's methods alone."""
+    monkeypatch.delenv("ADVISE_METHODS", raising=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "advisor", "--json", *ASKED, "--choose", "sft+bias", "--force"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "unknown scheme 'bias'" in done.stderr

@@ -1,0 +1,267 @@
+"""run.json and its companions: read as written, kept whole, and refused with the place of a fault.
+
+records/ holds files that version 0.1.0 wrote: a run of sft > rm > ppo, one whose second task
+failed, and a dry run. Folders are renamed and long lists are cut; nothing else is changed.
+"""
+
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from advisor.ground.errors import InputError, TrainingFailed
+from advisor.ground.json_values import json_schema, keys_of, parts_of
+from advisor.plan.record import (
+    Check,
+    DryRunRecord,
+    ErrorRecord,
+    Evaluation,
+    Measured,
+    Metric,
+    Outcome,
+    RunRecord,
+    StageRecord,
+    StageResult,
+    Verdict,
+    last_of_each_task,
+    overall_verdict,
+    read_part,
+    read_record,
+    run_schema,
+    try_read_part,
+    write_record,
+)
+
+RECORDS = Path(__file__).parent / "records"
+STORED = [("finished", RunRecord), ("failed", RunRecord), ("dry_run", DryRunRecord)]
+STAGE = {"name": "sft", "objective": "sft", "update": "lora", "status": "pending"}
+RUN = {"schema_version": 1, "status": "running", "stages": [STAGE]}
+
+
+def stored(name):
+    return json.loads((RECORDS / f"{name}.json").read_text())
+
+
+def lost(before, after, at=""):
+    """Places where a document says something else than before; new keys do not count."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        return [
+            place
+            for key, value in before.items()
+            for place in (
+                lost(value, after[key], f"{at}.{key}") if key in after else [f"{at}.{key}"]
+            )
+        ]
+    if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        return [
+            place
+            for number, (one, other) in enumerate(zip(before, after, strict=True))
+            for place in lost(one, other, f"{at}[{number}]")
+        ]
+    return [] if before == after and type(before) is type(after) else [at]
+
+
+@pytest.mark.parametrize(("name", "kind"), STORED)
+def test_a_record_of_the_previous_version_is_read_and_loses_nothing(name, kind):
+    """Every key and every value is there again when the file is written anew."""
+    document = stored(name)
+    again = json.loads(json.dumps(kind.from_dict(document).to_dict()))
+    assert lost(document, again) == []
+    assert kind.from_dict(again).to_dict() == again
+
+
+def test_a_record_of_the_previous_version_says_what_it_said():
+    """Numbers, checks, settings and the error are where the readers look for them."""
+    record = RunRecord.from_dict(stored("finished"))
+    sft, rm, ppo = record.stages
+    assert (record.status, record.verdict, record.hardware.kind) == ("done", ppo.verdict, "cpu")
+    assert sft.measured.peak_bytes > 0
+    assert sft.expected.counted_bytes > 0
+    assert sft.evaluation.holdout_loss_after < sft.evaluation.holdout_loss_before
+    assert sft.evaluation.samples[0].base_stopped in (True, False)
+    assert rm.evaluation.metrics["pair_accuracy"].after == rm.evaluation.extra["pair_accuracy"]
+    assert ppo.reward_last is not None
+    assert {check.ok for check in sft.checks} <= {True, False}
+    assert record.base_model(sft) == "/home/me/shop/model"
+    assert record.settings(sft).options["rank"] == 4
+    assert not record.is_classifier(sft)
+    failed = RunRecord.from_dict(stored("failed")).stages[1]
+    assert failed.error.exit_code == 2
+    assert failed.error.hint
+    assert (failed.plan_stage, failed.task, failed.folder) == ("sft", "hr", "stages/sft-hr")
+
+
+def test_keys_of_a_newer_version_are_kept():
+    """Whatever this version does not know is written back, at every depth."""
+    document = {**RUN, "launch": {"strategy": "fsdp"}, "stages": [{**STAGE, "adjusted": ["batch"]}]}
+    again = RunRecord.from_dict(document).to_dict()
+    assert again["launch"] == {"strategy": "fsdp"}
+    assert again["stages"][0]["adjusted"] == ["batch"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"status": "don"}, "run.json: status is 'don'"),
+        ({"stages": {}}, "run.json: stages is dict"),
+        ({"stages": [3]}, r"run.json: stages\[0\] is 3\n  it must be an object"),
+        ({"attempts": "two"}, "run.json: attempts is 'two'\n  it must be a whole number"),
+        ({"judge": 1}, "run.json: judge is 1\n  it must be true or false"),
+        ({"max_steps": 2.5}, "run.json: max_steps is 2.5\n  it must be a whole number or null"),
+        ({"max_steps": True}, "run.json: max_steps is True"),
+        (
+            {"stages": [{**STAGE, "measured": {"step_s": "fast"}}]},
+            r"run.json: stages\[0\].measured.step_s is 'fast'\n  it must be a number or null",
+        ),
+        (
+            {"stages": [{**STAGE, "evaluation": {"metrics": {"f1": {"after": "?"}}}}]},
+            r"run.json: stages\[0\].evaluation.metrics.f1.after is '\?'",
+        ),
+    ],
+)
+def test_a_damaged_record_is_refused_with_the_place(tmp_path, change, said):
+    """The file, the key, what it is and what it must be."""
+    (tmp_path / "run.json").write_text(json.dumps({**RUN, **change}))
+    with pytest.raises(InputError, match=said):
+        read_record(tmp_path)
+
+
+def test_every_fault_of_a_file_comes_at_once(tmp_path):
+    """A missing key and a wrong one are told together, with the next step."""
+    stage = {key: value for key, value in STAGE.items() if key != "update"}
+    (tmp_path / "run.json").write_text(json.dumps({**RUN, "stages": [stage], "judge": "no"}))
+    with pytest.raises(InputError) as failed:
+        read_record(tmp_path, hint="delete it")
+    assert [fault.what.partition(": ")[2] for fault in failed.value.faults] == [
+        "stages[0].update is missing",
+        "judge is 'no'",
+    ]
+    assert all(fault.hint == "delete it" for fault in failed.value.faults)
+
+
+@pytest.mark.parametrize("text", ["", "{", "null", "[]", '{"schema_version": 1, "judge": NaN}'])
+def test_half_a_file_is_refused_not_read(tmp_path, text):
+    """A file that was cut off, or is something else, is no record."""
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(InputError, match=r"run\.json"):
+        read_record(tmp_path)
+    assert try_read_part(StageResult, tmp_path / "run.json") is None
+
+
+@pytest.mark.parametrize("version", [2, None])
+def test_another_version_is_refused_as_that(tmp_path, version):
+    """The version is looked at first: what else a newer file says need not be understood."""
+    (tmp_path / "run.json").write_text(json.dumps({**RUN, "schema_version": version, "stages": 3}))
+    with pytest.raises(InputError, match=r"no run\.json of this version"):
+        read_record(tmp_path)
+
+
+def test_no_file_is_no_record(tmp_path):
+    """A folder without run.json has no record, which is no error."""
+    assert read_record(tmp_path) is None
+    assert read_part(StageResult, tmp_path / "result.json") is None
+
+
+def test_what_is_written_is_what_is_read(tmp_path):
+    """A file has null for what is not known; only what few stages have is left out."""
+    record = RunRecord.from_dict(RUN)
+    write_record(tmp_path / "run.json", record)
+    assert read_record(tmp_path) == record
+    stage = json.loads((tmp_path / "run.json").read_text())["stages"][0]
+    assert stage["measured"] is None
+    assert stage["checks"] == []
+    assert not {"error", "reward_first"} & set(stage)
+
+
+def test_a_finished_stage_takes_over_the_whole_result():
+    """No field of a result is forgotten, and an error of an earlier attempt is gone."""
+    metric = Metric(before=1.0, after=2.0)
+    result = StageResult(
+        status="done",
+        steps=3,
+        loss_first=2.0,
+        loss_last=1.0,
+        reward_first=0.1,
+        reward_last=0.2,
+        duration_s=4.0,
+        measured=Measured(peak_bytes=5),
+        evaluation=Evaluation(metrics={"f1": metric}),
+        checks=(Check("effect", True, "it has one"),),
+        verdict=Verdict(ok=True, word="better"),
+        extra={"own": 1},
+    )
+    stage = StageRecord.from_dict({**STAGE, "error": {"what": "out of memory"}, "kept": 2})
+    done = stage.with_result(result, finished_at="2026-11-25T10:00:00Z")
+    for part in fields(Outcome):
+        if part.name != "extra":
+            assert getattr(done, part.name) == getattr(result, part.name), part.name
+    assert (done.status, done.error, done.extra) == ("done", None, {"own": 1, "kept": 2})
+
+
+def test_the_verdict_of_several_tasks_is_one_sentence():
+    """Each word with the tasks it holds for; one stage alone keeps its own verdict."""
+    stage = StageRecord.from_dict(STAGE)
+    better, worse = Verdict(ok=True, word="better", text="b"), Verdict(ok=False, word="worse")
+    assert overall_verdict([stage]) is None
+    assert overall_verdict([stage, replace(stage, verdict=better)]) is better
+    tasks = [
+        replace(stage, name=f"sft-{task}", task=task, verdict=verdict)
+        for task, verdict in (("legal", better), ("hr", worse), ("sales", better))
+    ]
+    found = overall_verdict(tasks)
+    assert (found.ok, found.word) == (False, "mixed")
+    assert found.text == "better: legal, sales; worse: hr"
+    assert [stage.name for stage in last_of_each_task([stage, *tasks])] == [
+        "sft",
+        "sft-legal",
+        "sft-hr",
+        "sft-sales",
+    ]
+
+
+def test_an_error_is_recorded_with_all_its_faults():
+    """One fault as it is, several as one text; the exit code is that of the class."""
+    one = ErrorRecord.of(TrainingFailed("no room", "less", "set micro_batch_size"))
+    assert one.to_dict() == {
+        "kind": "TrainingFailed",
+        "what": "no room",
+        "allowed": "less",
+        "hint": "set micro_batch_size",
+        "exit_code": 5,
+    }
+    two = InputError("a", hint="x")
+    several = ErrorRecord.of(InputError(faults=[*two.faults, *InputError("b").faults]))
+    assert several.what == "a\n  x\nb"
+
+
+# --------------------------------------------------------------------------- schema and manual
+
+
+@pytest.mark.parametrize("name", ["finished", "failed"])
+def test_the_schema_accepts_what_is_written(name):
+    """Stored files and what this version writes of them are valid; a wrong type is not."""
+    schema = run_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    document = stored(name)
+    jsonschema.validate(document, schema)
+    jsonschema.validate(json.loads(json.dumps(RunRecord.from_dict(document).to_dict())), schema)
+    document["stages"][0]["steps"] = "many"
+    with pytest.raises(jsonschema.ValidationError, match="many"):
+        jsonschema.validate(document, schema)
+
+
+def test_every_key_is_described():
+    """Schema and manual have a line for each key of each part."""
+    parts = [*parts_of(RunRecord), *parts_of(DryRunRecord), *parts_of(StageResult)]
+    assert len(parts) > 15
+    for part in parts:
+        assert part.__doc__
+        for key in keys_of(part):
+            assert key.description, f"{part.__name__}.{key.name}"
+            assert key.kind
+    schema = json_schema(StageResult, title="x")
+    assert schema["required"] == ["status"]
+    assert schema["properties"]["status"]["enum"][0] == "pending"
+    assert schema["$defs"]["Check"]["required"] == ["name", "ok"]
