@@ -5,22 +5,11 @@ names and values.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
-from typing import Any, get_type_hints
 
 from advisor.advice.scenarios import SCENARIO
 from advisor.ground.sources import SOURCE
 from advisor.methods import methods
-from advisor.methods.keys import TYPES as KEY_TYPES
-from advisor.methods.load import (
-    AMOUNTS,
-    CHOICES,
-    ELSEWHERE,
-    KEY_PARTS,
-    LISTS,
-    REFUSAL_PARTS,
-)
-from advisor.methods.model import QUANTIZATIONS, Method, Objective, Update, Variant
+from advisor.methods.load import FOLDERS, file_shape
 from advisor.ruleset.facts import Fact
 from advisor.ruleset.load import (
     FACT_KEYS,
@@ -241,97 +230,21 @@ def tables_schema(rules: Ruleset) -> Schema:
 
 def method_schema(rules: Ruleset) -> Schema:
     """rules/objectives/*.yaml and rules/updates/*.yaml."""
-    properties: dict[str, Schema] = {"version": VERSION}
+    properties: dict[str, Schema] = {}
     required: list[set[str]] = []
-    for kind in (Objective, Update):
-        stated = _stated_fields(kind)
-        properties |= stated
-        required.append(
-            {item.name for item in fields(kind) if item.name in stated and item.default is MISSING}
-        )
-    properties["id"] = {
-        "enum": [*methods().objectives, *methods().updates],
-        "description": "the file's own name",
-    }
-    refusal = ordered(
-        {
-            "key": TEXT,
-            "values": {"type": "array", "minItems": 1},
-            "because": TEXT,
-            "hint": TEXT,
-        },
-        REFUSAL_PARTS,
-    )
-    default = {
-        "anyOf": [
-            {"type": ["string", "number", "boolean", "null"]},
-            closed({"value": {}, "source": ref("source-id")}, "value"),
-        ]
-    }
-    variant = {item.name: TEXT for item in fields(Variant) if item.name != "quantization"}
-    elsewhere: dict[str, Schema] = {
-        "version": VERSION,
-        "keys": {**map_of(_key()), "description": "the keys it adds to a plan's stage"},
-        "defaults": {**map_of(default), "description": "of keys that every stage has"},
-        "unused": {
-            **map_of(TEXT),
-            "description": "keys of every stage that it does not read, and why",
-        },
-        "refuses": {
-            "type": "array",
-            "items": closed(refusal, "key", "values", "because"),
-            "description": "values of other keys that it cannot go together with, and why",
-        },
-        "quantizations": {
-            **closed({name: closed(variant, *variant) for name in QUANTIZATIONS}),
-            "description": "schemes on a quantised base that have a name of their own",
-        },
-        "settings": {"type": "array", "items": ref("table.settings")},
-    }
+    for axis in FOLDERS:
+        schema = schema_of(file_shape(axis))
+        properties |= schema["properties"]
+        required.append(set(schema["required"]))
+    known = [*methods().objectives, *methods().updates]
+    properties["id"] = {"enum": known, "description": "the file's own name"}
+    properties["settings"] = {"type": "array", "items": ref("table.settings")}
+    key = properties["keys"]["additionalProperties"]["properties"]
+    key["source"] = key["sources"]["items"] = ref("source-id")
     return needed(
         head(
             "An update scheme or an objective: what it is, its plan keys, its default settings",
-            **closed(
-                {**properties, **ordered(elsewhere, ELSEWHERE)},
-                *sorted(set.intersection(*required)),
-            ),
+            **closed(properties, *sorted(set.intersection(*required))),
         ),
         definitions(rules, own=False),
     )
-
-
-def _stated_fields(kind: type[Method]) -> dict[str, Schema]:
-    """The plain keys of a method's file: the fields of its value."""
-    types: dict[Any, Schema] = {
-        str: {"type": "string"},
-        bool: {"type": "boolean"},
-        int: {"type": "integer"},
-    }
-    found: dict[str, Schema] = {}
-    for name, hint in get_type_hints(kind).items():
-        if name in LISTS:
-            found[name] = {"type": "array", "items": {"enum": list(LISTS[name])}}
-        elif name in CHOICES:
-            found[name] = {"enum": list(CHOICES[name])}
-        elif name == "amounts":
-            found[name] = schema_of(AMOUNTS)
-        elif hint in types:
-            found[name] = types[hint]
-    return {name: schema for name, schema in found.items() if name not in ("axis", "at")}
-
-
-def _key() -> Schema:
-    """One key under `keys:`."""
-    known: dict[str, Schema] = {
-        "type": {"enum": list(KEY_TYPES)},
-        "min": {"type": "number"},
-        "max": {"type": "number"},
-        "exclusive_min": {"type": "boolean"},
-        "exclusive_max": {"type": "boolean"},
-        "values": {"type": "array", "minItems": 1},
-        "default": {},
-        "help": TEXT,
-        "source": ref("source-id"),
-        "sources": {"type": "array", "items": ref("source-id")},
-    }
-    return closed(ordered(known, KEY_PARTS), "type")

@@ -4,11 +4,9 @@ it may set.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 
-from advisor.plan.keys import key_specs
-from advisor.plan.schema import plan_schema
+from advisor.plan.keys import settable, setting_keys
 from advisor.ruleset.entries import RULE_ID, RULE_KEYS
 from advisor.ruleset.facts import UNKNOWN, Fact
 from advisor.ruleset.load import FACT_NAME
@@ -25,6 +23,7 @@ from advisor.schema.parts import (
     pattern,
     ref,
 )
+from advisor.schema.plan import key_schema
 
 LONGEST_BECAUSE = 160  # characters: a reason is one sentence
 OWN_NAME: Schema = {"type": "string", "pattern": pattern(FACT_NAME)}
@@ -59,25 +58,8 @@ RULE_PARTS: dict[str, Schema] = {
 
 
 def settings() -> dict[str, Schema]:
-    """Key -> schema of what a `set` rule may set: the keys of a plan's stage, and
-    `effective_batch_size`, which the fit search splits in two.
-    """
-    stage = plan_schema()["$defs"]["Stage"]["properties"]
-    named = set(key_specs().names())
-    keys = {
-        key: schema
-        for key, schema in stage.items()
-        if "$ref" not in json.dumps(schema)
-        and ("default" in schema or key in named or key == "learning_rate")
-    }
-    return {
-        **keys,
-        "effective_batch_size": {
-            "type": "integer",
-            "minimum": 1,
-            "description": "rows behind one optimizer step, over all GPUs",
-        },
-    }
+    """Key -> schema of what a `set` rule may set."""
+    return {name: key_schema(settable(name)) for name in setting_keys()}
 
 
 def may_grow(fact: Fact) -> bool:
