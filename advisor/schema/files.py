@@ -4,39 +4,29 @@ names and values.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from advisor.advice.scenarios import SCENARIO
-from advisor.ground.sources import SOURCE
 from advisor.methods import methods
 from advisor.methods.load import FOLDERS, file_shape
-from advisor.ruleset.facts import Fact
 from advisor.ruleset.load import (
-    FACT_KEYS,
-    LAYER_KEYS,
-    LAYER_NAME,
+    LAYER_FILE,
     MAX_INPUTS,
-    OWN_KEYS,
+    OWN_FILE,
     SHIPPED_LAYERS,
+    TABLES_FILE,
 )
 from advisor.ruleset.model import Ruleset
-from advisor.schema.facts import fact_entry, named_facts
+from advisor.schema.facts import named_facts
 from advisor.schema.parts import (
-    TEXT,
-    TEXTS,
     VERSION,
     Schema,
     closed,
     head,
-    map_of,
     needed,
     offered,
-    ordered,
-    pattern,
     ref,
     schema_of,
 )
-from advisor.schema.rule import OWN_NAME, definitions, may_be_added, may_grow
+from advisor.schema.rule import definitions, may_be_added, may_grow
 
 
 def scenario_entry(rules: Ruleset) -> Schema:
@@ -68,80 +58,35 @@ def scenarios_schema(rules: Ruleset) -> Schema:
     )
 
 
-def comparison_entry() -> Schema:
-    """One row of the guide's comparison table."""
-    stars: Schema = {"type": "integer", "minimum": 1, "maximum": 5}
-    words = dict.fromkeys(("name", "plain", "data", "ideal", "concept"), TEXT)
-    lists = dict.fromkeys(("pros", "cons", "best_for"), TEXTS)
-    return closed({**words, "cost": stars, "performance": stars, **lists}, "name")
-
-
 def layer_schema(rules: Ruleset) -> Schema:
     """Layers of the product and files of the user's, which may bring signals, values and inputs of
     their own.
     """
-    because = {**TEXT, "description": "why; a reason is required"}
-    disabled = closed({"rule": ref("rule-id"), "because": because}, "rule", "because")
+    properties = {**schema_of(LAYER_FILE)["properties"], **schema_of(OWN_FILE)["properties"]}
+    facts = named_facts(rules.facts)
+    growing = [fact.id for fact in facts if may_grow(fact)]
     tables = {
         table.id: {"type": "array", "items": ref(f"table.{table.id}"), "description": table.about}
         for table in rules.tables.values()
     }
-    facts = named_facts(rules.facts)
-    value = closed({"label": TEXT, "help": {"type": "string"}}, "label")
-    values = {
-        **map_of(map_of(value) | {"propertyNames": OWN_NAME}),
-        "propertyNames": {"enum": [fact.id for fact in facts if may_grow(fact)]},
-    }
-    added = {
+    properties["overlay"]["not"] = {"enum": ["base", *SHIPPED_LAYERS]}
+    properties["tables"] = {**closed(tables), "description": "decision step -> its rules"}
+    properties["values"]["propertyNames"] = {"enum": growing}
+    properties["inputs"]["propertyNames"] = {"enum": list(rules.tables)}
+    properties["inputs"]["additionalProperties"]["items"] = offered(
+        fact.id for fact in facts if may_be_added(fact)
+    )
+    properties["disable"]["items"]["properties"]["rule"] = ref("rule-id")
+    properties["scenarios"] = {
         "type": "array",
-        "items": offered(fact.id for fact in facts if may_be_added(fact)),
-        "description": "facts that the step is to look at too",
-    }
-    known: dict[str, Schema] = {
-        "version": VERSION,
-        "overlay": {
-            "type": "string",
-            "pattern": pattern(LAYER_NAME),
-            "not": {"enum": ["base", *SHIPPED_LAYERS]},
-            "description": "the file's name, and the namespace of its rules",
-        },
-        "about": TEXT,
-        "sources": {
-            **map_of(schema_of(SOURCE)),
-            "description": "sources of your own, to be named by rules",
-        },
-        "facts": {
-            **map_of(own_fact(rules.facts)),
-            "propertyNames": OWN_NAME,
-            "description": "signals of your own",
-        },
-        "values": {**values, "description": "more values of a question that is asked"},
-        "inputs": {
-            **map_of(added),
-            "propertyNames": {"enum": list(rules.tables)},
-            "description": "step -> further facts it is to look at",
-        },
-        "tables": {**closed(tables), "description": "decision step -> its rules"},
-        "scenarios": {
-            "type": "array",
-            "items": scenario_entry(rules),
-            "description": "tests of your rules: `advise rules lint --rules FILE` runs them",
-        },
-        "disable": {
-            "type": "array",
-            "items": disabled,
-            "description": "rules that no longer count, each with the reason",
-        },
-        "methods": {
-            **map_of(comparison_entry()),
-            "description": "the guide's comparison table",
-        },
+        "items": scenario_entry(rules),
+        "description": "tests of your rules: `advise rules lint --rules FILE` runs them",
     }
     return needed(
         head(
             "A file of rules: a layer of the product, or an overlay of your own",
-            **closed(ordered(known, LAYER_KEYS | OWN_KEYS | {"methods"})),
-            allOf=list(_bounds(rules)),
+            **closed(properties),
+            allOf=_bounds(rules),
         ),
         {**definitions(rules, own=True), "rule-id": rule_ids(rules)},
     )
@@ -183,46 +128,15 @@ def _bounds(rules: Ruleset) -> list[Schema]:
     return [*bounds, {"if": brings("facts"), "else": conditions(names)}]
 
 
-def own_fact(facts: Mapping[str, Fact]) -> Schema:
-    """A fact that a user's file adds: a signal."""
-    entry = fact_entry(facts)["properties"]
-    fixed: dict[str, Schema] = {
-        "type": {"const": "flag"},
-        "origin": {"const": "asked"},
-        "signal": {"const": True},
-    }
-    return closed(ordered({**entry, **fixed}, FACT_KEYS), "type", "origin", "signal", "ask")
-
-
 def tables_schema(rules: Ruleset) -> Schema:
     """rules/tables.yaml."""
-    entry = closed(
-        {
-            "concludes": {
-                **ref("fact"),
-            },
-            "inputs": {
-                "type": "array",
-                "items": ref("fact"),
-                "minItems": 1,
-                "maxItems": MAX_INPUTS,
-                "uniqueItems": True,
-                "description": f"the facts it may look at, {MAX_INPUTS} at most",
-            },
-            "about": {**TEXT, "description": "what the step decides"},
-            "per": {"const": "scheme", "description": "asked for each scheme"},
-        },
-        "concludes",
-        "inputs",
-        "about",
-    )
-    tables = {"version": VERSION, "tiers": map_of({"type": "integer"}), "tables": map_of(entry)}
+    schema = schema_of(TABLES_FILE)
+    title = schema.pop("description")
+    entry = schema["properties"]["tables"]["additionalProperties"]["properties"]
+    entry["concludes"] = ref("fact")
+    entry["inputs"] |= {"items": ref("fact"), "maxItems": MAX_INPUTS, "uniqueItems": True}
     names = {"enum": [fact.id for fact in named_facts(rules.facts)]}
-    return head(
-        "Decision steps",
-        **closed(tables, "version", "tiers", "tables"),
-        **{"$defs": {"fact": names}},
-    )
+    return head(title, **schema, **{"$defs": {"fact": names}})
 
 
 # --------------------------------------------------------------------------- methods
