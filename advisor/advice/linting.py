@@ -122,7 +122,8 @@ def run_scenarios(ruleset: Ruleset, overlays: tuple[Path, ...]) -> tuple[int, tu
                 hint="add a row to rules/scenarios/, or to the file's own `scenarios:`",
                 about=("undecided", rule.id),
             )
-            for listed in ruleset.rules.values() for rule in listed if rule.layer in ours and rule.id in decided_nowhere
+            for listed in ruleset.rules.values() for rule in listed
+            if rule.layer in ours and rule.id in decided_nowhere
         ]  # fmt: skip
     return count, tuple(findings)
 

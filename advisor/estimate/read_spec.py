@@ -178,8 +178,8 @@ def _plain(key: str, value: Any) -> Any:
 
 def _frozen_only(update: str, at: str) -> list[Fault]:
     """The fault of an update that trains weights which its quantised base does not let change."""
-    if methods().updates[update].trains == "module":
+    if methods().updates[update].is_module:
         return []
-    modules = [one.id for one in methods().updates.values() if one.trains == "module"]
+    modules = [one.id for one in methods().updates.values() if one.is_module]
     allowed = f"quantised weights are frozen: update {', '.join(modules)}"
     return [Fault(what=f"{at}: {update} fine-tuning of a quantised model", allowed=allowed)]

@@ -1,7 +1,7 @@
 """What a YAML or JSON file may hold, as a value, and one check that reports every fault, located.
 
-A shape says of one value what it may be: a text, a number within bounds, one of a list of choices,
-a list, a map with these keys and no others. Reader, error messages and JSON Schemas
+A shape says what one value may be: a text, a number within bounds, one of a list of choices, a
+list, a map with these keys and no others. Reader, error messages and JSON Schemas
 (advisor/schema/) derive from the same shape, so an editor and `advise` refuse the same files.
 """
 
@@ -21,7 +21,7 @@ LISTED = 12  # more choices than this are not written out in a message
 
 
 class Located(Protocol):
-    """Plain data that knows where each part of it stands: a Document of YAML, or a NamedValue."""
+    """Plain data with the place of each part: a Document of YAML, or a NamedValue."""
 
     @property
     def data(self) -> Any: ...
@@ -52,7 +52,7 @@ class Shape:
     """Any value. The classes below narrow it."""
 
     help: str = ""  # what the value means, for editors
-    null: bool = False  # null may stand there too: "not known"
+    null: bool = False  # null is allowed too: "not known"
 
     def faults(self, value: Any, document: Located, path: Path_) -> Iterator[Fault]:
         """What is wrong with a value that is not null."""

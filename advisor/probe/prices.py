@@ -18,7 +18,7 @@ def price_file_shape(citation: Shape, gpu_ids: Collection[str] = ()) -> Shape:
 
     Args:
         citation: What the price of a bought GPU may rest on.
-        gpu_ids: GPUs of rules/hardware/, for an editor; left out, `unknown_names` tells.
+        gpu_ids: GPUs of rules/hardware/, for an editor; without them `unknown_names` checks.
     """
     price = Number(above=0, help="US dollars per GPU and hour")
     provider = Keys(
@@ -104,7 +104,7 @@ def merge_prices(documents: Iterable[Document]) -> Prices:
 def unknown_names(documents: Iterable[Document], gpu_ids: Collection[str]) -> Iterator[Fault]:
     """The faults of GPUs and providers that no file declares, each located.
 
-    Files are taken as they are: what else is wrong with them is a matter of their shape.
+    It reads files that may have other faults, which the check of their shape reports.
     """
     documents = list(documents)
     providers = {name for document in documents for name in map_at(document, "providers")}

@@ -261,9 +261,12 @@ class _Loader(Reader):
                     document, (*path, i), "fact", name, self.facts
                 ):
                     continue
-                if self.facts[name].origin in ("concluded", "estimated") or self.facts[
-                    name
-                ].type not in ("choice", "number", "flag"):
+                fact = self.facts[name]
+                if fact.origin in ("concluded", "estimated", "method") or fact.type not in (
+                    "choice",
+                    "number",
+                    "flag",
+                ):
                     self.fault(
                         document,
                         (*path, i),

@@ -11,6 +11,7 @@ from advisor.ground.files import cannot_write, write_atomically
 from advisor.ground.resources import rules_dir
 from advisor.ground.sources import SOURCES_FILE
 from advisor.ground.yaml_cache import read_shipped
+from advisor.plan.record import run_schema
 from advisor.probe import gpu_files
 from advisor.probe.prices import price_file_shape
 from advisor.ruleset.model import Ruleset
@@ -56,6 +57,7 @@ def schemas(rules: Ruleset) -> dict[str, Schema]:
         "answers": answers_schema(rules.facts),
         "specs": head("Run specs for `advise estimate --specs`", **specs),
         "plan": plan_schema(),
+        "run": run_schema(),
         BY_HAND: json.loads(by_hand),
     }
 

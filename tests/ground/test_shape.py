@@ -65,14 +65,14 @@ def test_what_has_the_shape_has_no_fault():
             "{name: a, lanes: 1.5}",
             [
                 "gpus.yaml:1:18: `lanes` is 1.5",
-                "  a whole number of at least 1 and of at most 16",
+                "  a whole number from 1 to 16",
             ],
         ),
         (
             "{name: a, lanes: true}",
             [
                 "gpus.yaml:1:18: `lanes` is true",
-                "  a whole number of at least 1 and of at most 16",
+                "  a whole number from 1 to 16",
             ],
         ),
         (

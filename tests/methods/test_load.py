@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from advisor.estimate import methods as arithmetic
@@ -18,6 +18,7 @@ from advisor.render.lint import finding_text
 from advisor.ruleset.lint import lint
 from advisor.ruleset.load import load_rules
 from advisor.situation.shapes import model_shape
+from tests.conftest import examples
 from tests.methods.method_files import line_of, write_objective, write_update
 
 SHIPPED = methods()
@@ -312,9 +313,7 @@ def test_the_file_that_is_changed_below_is_fine(tmp_path):
     assert {"bias", "qbias"} <= set(of_own(tmp_path).schemes)
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@examples(3, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_change_of_a_file_is_a_located_fault_or_fine(tmp_path_factory, data):
     """A value replaced, a line lost or doubled: never a traceback, and no other method is lost."""

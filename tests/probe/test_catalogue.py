@@ -444,7 +444,7 @@ def test_a_faulty_card_is_located(own_rules: Path) -> None:
     ("gpu_id", "text"),
     [
         ("nvidia-h100-sxm5-80gb", "NVLink 4, 900 GB/s both ways"),
-        ("nvidia-rtx-3090", "NVLink 3 bridge between two cards"),
+        ("nvidia-rtx-3090", "NVLink 3 bridge between two GPUs"),
         ("nvidia-rtx-4090", "PCIe 4 x16"),
         ("amd-mi300x", "xGMI, 896 GB/s both ways"),
         ("nvidia-gb10", "memory shared with the CPU"),

@@ -1,9 +1,10 @@
 """`python -m tools.generate` writes every generated page and picture; `--check` compares those that
 are committed.
 
-Committed are docs/accuracy.md (how wrong the estimates are) and docs/decision.svg (the steps of the
-decision), which a changed rule does not change. One page for each step, with all its rules, goes
-to docs/rules/ and is not committed: it says what `advise rules` says.
+Committed are the reference pages, docs/accuracy.md (how wrong the estimates are) and
+docs/decision.svg (the steps of the decision), which a changed rule does not change. One page for
+each step, with all its rules, goes to docs/rules/ and is not committed: it says what `advise rules`
+says.
 """
 
 from __future__ import annotations
@@ -13,7 +14,14 @@ from pathlib import Path
 
 from advisor.ground.files import write_atomically
 from advisor.ruleset.load import load_rules
-from tools.generate import accuracy_page, picture, rule_pages, run_record
+from tools.generate import (
+    accuracy_page,
+    answers_page,
+    exit_codes_page,
+    picture,
+    rule_pages,
+    run_record,
+)
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOCS = ROOT / "docs"
@@ -25,6 +33,8 @@ def committed() -> dict[Path, str]:
     return {
         DOCS / "decision.svg": picture.picture(load_rules()),
         DOCS / "accuracy.md": accuracy_page.page(),
+        DOCS / "answers.md": answers_page.page(),
+        DOCS / "exit-codes.md": exit_codes_page.page(),
         DOCS / "run.md": run_record.run_page(),
     }
 

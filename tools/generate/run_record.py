@@ -1,5 +1,7 @@
 """docs/run.md: every key of run.json and dry_run.json, from the types that read and write them."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable
 
