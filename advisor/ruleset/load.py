@@ -51,6 +51,8 @@ FACT_KEYS = (
     "order",
     "ask_when",
     "unknown",
+    "phrase",
+    "denied",
 )  # of a fact that a user's file adds
 LAYER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
 FACT_NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
@@ -404,7 +406,8 @@ class _Loader(Reader):
                 key=True,
             )
         self.text(document, path, entry, "ask", required=True)
-        self.text(document, path, entry, "unknown")
+        for name in ("unknown", "phrase", "denied"):
+            self.text(document, path, entry, name)
         order, ask_when = entry.get("order"), entry.get("ask_when")
         if order is not None and (isinstance(order, bool) or not isinstance(order, int)):
             self.fault(

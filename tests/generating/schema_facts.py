@@ -75,7 +75,8 @@ def fact_entry(rules: Ruleset) -> Schema:
         "type": {"enum": list(TYPES)},
         "origin": {"enum": list(ORIGINS), "description": "where its value comes from"},
         "values": map_of({"anyOf": [{"type": "null"}, closed({"label": TEXT,
-        "help": {"type": "string"}})]}),
+        "help": {"type": "string"}, "short": {**TEXT,
+        "description": "how a sentence names it, where the label does not fit into one"}})]}),
         "unit": TEXT,
         "min": {"type": "number"},
         "max": {"type": "number"},
@@ -95,6 +96,10 @@ def fact_entry(rules: Ruleset) -> Schema:
         "signal": {"type": "boolean", "description": "stated by name under `signals`"},
         "implies": {"type": "array", "items": offered(facts),
         "description": "signals that are true wherever this one is"},
+        "phrase": {**TEXT, "description": "what a reason says of it: \"you chose {value}\"; a verb has"
+        " two forms, [is|were]: what is so, and what would have to be"},
+        "denied": {**TEXT, "description": "the same of a no, or of any other value"},
+        "name": {**TEXT, "description": "what a sentence calls it: \"how much it may cost\""},
         "read_from": {"type": "array", "items": offered(facts),
         "description": "the facts that tell this one too"},
     }  # fmt: skip
