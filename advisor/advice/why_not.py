@@ -14,7 +14,7 @@ from typing import Any
 
 from advisor.advice.types import Reason
 from advisor.ground.units import gib
-from advisor.methods import schemes, update
+from advisor.methods import methods, schemes, update
 from advisor.ruleset.facts import UNKNOWN, Fact
 from advisor.ruleset.judge import Judgement, judge
 from advisor.ruleset.model import Condition, Interval, Rule, Ruleset, Table
@@ -216,10 +216,18 @@ class _WhyNot:
             not way.by_size or self.facts.get(next(iter(way.wanted))) in (None, UNKNOWN),
             sum(map(self._effort_of, way.wanted)),
             len(way.wanted),
+            not self._learns_from(way.wanted.get("data_kind")),
             *(-part for part in _rank(way.rule, self.ruleset)),
             way.rule.id,
             *way.wanted,
         )
+
+    def _learns_from(self, kinds: Condition | None) -> bool:
+        """Whether a chain would get the kind of data that it is for, not one to be made into it."""
+        if self.table.id != "chain" or kinds is None:
+            return False
+        first = self.outcome.removeprefix("encoder:").split(">")[0]
+        return not kinds.values.isdisjoint(methods().objective(first).trains_on)
 
     def _effort_of(self, fact_id: str) -> int:
         fact = self.ruleset.facts[fact_id]
