@@ -347,7 +347,7 @@ def _against(advice: Advice) -> str:
     if estimate.limit_bytes is None:
         return f"; {words}"
     cards = len(advice.situation.hardware.gpus)
-    place = "in this computer" if not cards else "on the card" if cards == 1 else "on each card"
+    place = "in this computer" if not cards else "on the GPU" if cards == 1 else "on each GPU"
     return f"; {place} there are {format_gib(estimate.limit_bytes)}: {words}"
 
 

@@ -49,8 +49,11 @@ def write_data(folder: Path) -> None:
     (folder / "text.txt").write_text(text)
 
 
-def random_answers(seed: int, data: Path | None = None) -> Answers:
-    """What somebody states; with a folder of data files often one of them instead of its kind."""
+def random_answers(seed: int, data: Path | None = None, *, runnable: bool = False) -> Answers:
+    """What somebody states; with a folder of data files often one of them instead of its kind.
+
+    `runnable`: always with a model and a data file, so that most answers have a plan.
+    """
     rng, facts = random.Random(seed), load_facts()
     known: dict[str, Any] = {"task": rng.choice(list(facts["task"].values))}
 
@@ -65,11 +68,11 @@ def random_answers(seed: int, data: Path | None = None) -> Answers:
     maybe(0.3, "serve_with", facts["serve_with"].values)
     maybe(0.3, "priority", facts["priority"].values)
     maybe(0.15, "n_tasks", (2, 5, 12))
-    maybe(0.7, "model", MODELS)
+    maybe(1 if runnable else 0.7, "model", MODELS)
     known["gpu"] = rng.choice(GPUS)
     if known["gpu"] not in ("unknown", "none"):
         maybe(0.3, "gpus", (2, 3, 8))
-    if data is not None and rng.random() < 0.6:
+    if data is not None and (runnable or rng.random() < 0.6):
         known["data_path"] = str(data / rng.choice([*FILES, "text.txt"]))
     else:
         maybe(0.7, "data_kind", facts["data_kind"].values)
