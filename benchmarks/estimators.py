@@ -30,7 +30,7 @@ from advisor.ground.types import ModelShape
 from advisor.probe.catalogue import find_gpu
 from benchmarks.measuring import Row
 from benchmarks.refit import in_and_out_of_sample
-from tests.generating.accuracy import Case, published, summary
+from tools.generate.accuracy import Case, published, summary
 
 TITLE = (
     "memory on published cases, advise estimate beside other calculators on the same cases; each"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from advisor.estimate import activation_memory as passing
 from advisor.estimate import memory
 from benchmarks.measuring import Row
-from tests.generating.accuracy import (
+from tools.generate.accuracy import (
     Case,
     answered,
     by_source,

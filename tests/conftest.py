@@ -24,7 +24,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 for _number, _default in (
     (signal.SIGINT, signal.default_int_handler),
-    (signal.SIGHUP, signal.SIG_DFL),
+    (getattr(signal, "SIGHUP", signal.SIGINT), signal.SIG_DFL),  # Windows has none
 ):
     if (
         signal.getsignal(_number) == signal.SIG_IGN

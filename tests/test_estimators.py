@@ -20,7 +20,7 @@ from benchmarks.estimators import (
     shared,
     soup,
 )
-from tests.generating.accuracy import published
+from tools.generate.accuracy import published
 
 # config.json of Llama-2-7B.
 SHAPE = ModelShape(

@@ -1,32 +1,20 @@
-"""Generated files are fresh and complete, and the schemas say what the loader does."""
+"""Generated pages and pictures are fresh and complete."""
 
 import itertools
-import json
 import re
+import subprocess
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 
-import jsonschema
 import pytest
 
-from advisor.ground.resources import rules_dir
-from advisor.ground.yaml_reader import parse_yaml, read_yaml
-from advisor.ruleset.facts import load_facts
+from advisor.methods import schemes, updates
 from advisor.ruleset.load import load_rules
-from tests import generated
-from tests.generating import docs, schemas
-from tests.generating.decision_svg import picture
-from tests.generating.svg import text_width
-
-MODELINE = "# yaml-language-server: $schema="
-DRAFT_07 = {
-    "$schema", "$ref", "title", "description", "default", "type", "enum", "const", "properties",
-    "required", "additionalProperties", "patternProperties", "propertyNames", "items",
-    "minItems", "maxItems", "uniqueItems", "minLength", "maxLength", "minimum", "maximum",
-    "exclusiveMinimum", "exclusiveMaximum", "minProperties", "pattern", "anyOf", "allOf", "not",
-    "if",
-    "then", "else", "definitions",
-}  # fmt: skip
+from advisor.schema.facts import named_facts
+from tools.generate import __main__ as generate
+from tools.generate import rule_pages
+from tools.generate.picture import outcomes_of, picture
+from tools.generate.svg import text_width
 
 
 @pytest.fixture(scope="module")
@@ -36,51 +24,54 @@ def rules():
 
 @pytest.fixture(scope="module")
 def pages(rules):
-    return docs.pages(rules)
-
-
-@pytest.fixture(scope="module")
-def made():
-    return generated.generated()
+    return rule_pages.pages(rules)
 
 
 # --------------------------------------------------------------------------- freshness
 
 
-def test_generated_files_are_fresh(made):
-    """`python -m tests.generated` would change nothing."""
-    stale = [
-        path.name
-        for path, text in made.items()
-        if not path.exists() or path.read_text(encoding="utf-8") != text
-    ]
-    assert stale == [], "run python -m tests.generated"
+def test_committed_files_are_fresh():
+    """`python -m tools.generate` would change no file that is committed."""
+    made = generate.committed()
+    assert len(made) == 3
+    assert generate.stale(made) == [], "run python -m tools.generate"
 
 
-def test_no_generated_file_is_left_over(made):
-    """Beside the generated files stands nothing that nobody makes."""
-    assert generated.left_over(made) == []
+def test_what_a_rule_changes_is_not_committed():
+    """Pages of rules and JSON Schemas are made from the rules, so a rule changes its own files."""
+    listed = subprocess.run(
+        ["git", "ls-files", "docs/rules", "rules/schema"],
+        cwd=generate.ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    if listed.returncode != 0:
+        pytest.skip("not a checkout")
+    assert listed.stdout == ""
 
 
-def test_a_file_that_nothing_makes_is_found(tmp_path):
-    """The page of a step that no longer exists is named by --check and removed."""
-    for name in ("gate.md", "gone.md"):
-        (tmp_path / name).write_text("x")
-    assert generated.left_over({tmp_path / "gate.md": "x"}) == [tmp_path / "gone.md"]
+def test_a_page_that_nothing_makes_is_removed(tmp_path, monkeypatch, capsys):
+    """The page of a step that no longer exists goes when the others are written."""
+    (tmp_path / "gone.md").write_text("x")
+    monkeypatch.setattr(generate, "pages", lambda: {tmp_path / "gate.md": "x"})
+    monkeypatch.setattr(generate, "committed", lambda: {})
+    monkeypatch.setattr("sys.argv", ["generate"])
+    assert generate.main() == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["gate.md"]
+    assert "gone.md" in capsys.readouterr().out
 
 
 def test_check_says_what_is_stale_and_writing_repairs_it(tmp_path, monkeypatch, capsys):
     """`--check` exits with 1 and names the file; without it the file is written and the next check
     passes.
     """
-    monkeypatch.setattr(generated, "generated", lambda: {tmp_path / "docs" / "a.md": "new"})
-    monkeypatch.setattr("sys.argv", ["generated", "--check"])
-    assert generated.main() == 1
+    monkeypatch.setattr(generate, "committed", lambda: {tmp_path / "docs" / "a.md": "new"})
+    monkeypatch.setattr(generate, "pages", lambda: {})
+    monkeypatch.setattr("sys.argv", ["generate", "--check"])
+    assert generate.main() == 1
     assert "a.md is stale" in capsys.readouterr().out
-    monkeypatch.setattr("sys.argv", ["generated"])
-    assert generated.main() == 0
-    monkeypatch.setattr("sys.argv", ["generated", "--check"])
-    assert generated.main() == 0
+    monkeypatch.setattr("sys.argv", ["generate"])
+    assert generate.main() == 0
+    monkeypatch.setattr("sys.argv", ["generate", "--check"])
+    assert generate.main() == 0
 
 
 # --------------------------------------------------------------------------- pages
@@ -103,7 +94,7 @@ def mutated(rules, **changes):
 def test_a_changed_reason_changes_its_page_and_no_other(rules, pages):
     """A page shows what its rules say, so a page that nobody made anew is noticed."""
     changed, table = mutated(rules, because="Another reason altogether.")
-    anew = docs.pages(changed)
+    anew = rule_pages.pages(changed)
     assert [name for name in pages if pages[name] != anew[name]] == [f"{table}.md"]
     assert "Another reason altogether." in anew[f"{table}.md"]
 
@@ -112,7 +103,7 @@ def test_a_pipe_in_a_reason_stays_in_its_cell(rules):
     """A reason with a pipe, an angle bracket or a line break does not break the table."""
     changed, table = mutated(rules, because="either | or\n<b>more")
     line = next(
-        line for line in docs.pages(changed)[f"{table}.md"].splitlines() if "either" in line
+        line for line in rule_pages.pages(changed)[f"{table}.md"].splitlines() if "either" in line
     )
     assert "either \\| or &lt;b>more" in line
     assert len(re.findall(r"(?<!\\)\|", line)) == 7  # six cells
@@ -169,7 +160,7 @@ def test_every_source_has_an_entry_that_names_its_rules(rules, pages):
 
 def test_every_fact_has_an_entry(rules, pages):
     """Each fact has its heading, or its line among the signals; each value of a choice is named."""
-    for fact in rules.facts.values():
+    for fact in named_facts(rules.facts):
         assert (f"### `{fact.id}`" in pages["facts.md"]) != (
             f'<a id="{fact.id}"></a>' in pages["facts.md"]
         ), fact.id
@@ -193,7 +184,7 @@ def test_links_between_pages_lead_somewhere(rules, pages):
     ]
     assert len(links) > 100
     for name, target, anchor in links:
-        assert target in pages or (generated.PAGES / target).resolve().exists(), f"{name}: {target}"
+        assert target in pages or (generate.PAGES / target).resolve().exists(), f"{name}: {target}"
         assert not anchor or anchor.lower() in anchors[target], f"{name}: {target}#{anchor}"
 
 
@@ -225,17 +216,20 @@ def test_the_picture_shows_every_step_fact_and_outcome(rules, drawing):
     ]
     assert len(places) == len(set(places))
     named = {
-        name
+        name.replace("_", " ")
         for table in rules.tables.values()
-        for name in (*table.inputs, *rules.facts[table.concludes].values)
+        for name in (*table.inputs, *outcomes_of(rules, table))
     }
-    assert not {name.replace("_", " ") for name in named} - set(shown)
-    counted = sum(
-        int(text.split()[0])
-        for text in shown
-        if re.fullmatch(rf"\d+ ({'|'.join(['base', *rules.layers])})", text)
-    )
-    assert counted == sum(map(len, rules.rules.values()))
+    assert len(named) > 60
+    assert named - set(shown) <= {"scheme"}  # what the last but two steps are about
+
+
+def test_a_new_rule_or_method_leaves_the_picture_as_it_is(rules):
+    """It shows steps and facts: no rule is counted and no scheme is named."""
+    fewer = replace(rules, rules={table: listed[1:] for table, listed in rules.rules.items()})
+    assert picture(fewer) == picture(rules)
+    shown = {text for text, *_ in texts(ET.fromstring(picture(rules)))}
+    assert not shown & {*schemes(), *updates()}
 
 
 def test_no_text_of_the_picture_overlaps_another_or_a_line(drawing):
@@ -265,244 +259,5 @@ def test_the_picture_and_the_pages_do_not_depend_on_the_order_of_sources_or_laye
 ):
     """The same rules give the same bytes, whatever order a dictionary has."""
     turned = replace(rules, sources=dict(reversed(rules.sources.items())))
-    assert docs.pages(turned) == pages
+    assert rule_pages.pages(turned) == pages
     assert picture(turned) == picture(rules)
-
-
-# --------------------------------------------------------------------------- schemas
-
-
-def yaml_files():
-    """The rule files that are shipped, and those of the examples."""
-    examples = generated.ROOT / "examples"
-    return [
-        *sorted(rules_dir().rglob("*.yaml")),
-        *(
-            path
-            for path in sorted(examples.rglob("*.yaml"))
-            if path.read_text(encoding="utf-8").startswith(MODELINE)
-        ),
-    ]
-
-
-def test_every_shipped_file_names_its_schema_and_fits_it():
-    """The first line of each YAML file is a modeline that resolves, and that schema accepts the
-    file.
-    """
-    files = yaml_files()
-    assert len(files) > 40
-    validators = {}
-    faults = []
-    for path in files:
-        first = path.read_text(encoding="utf-8").partition("\n")[0]
-        assert first.startswith(MODELINE), f"{path} has no modeline"
-        schema = (path.parent / first.removeprefix(MODELINE)).resolve()
-        assert schema.is_file(), f"{path}: {schema} does not exist"
-        if schema not in validators:
-            validators[schema] = jsonschema.Draft7Validator(
-                json.loads(schema.read_text(encoding="utf-8"))
-            )
-        faults += [
-            f"{path.name}: {list(error.absolute_path)}: {error.message[:300]}"
-            for error in validators[schema].iter_errors(read_yaml(path).data)
-        ]
-    assert faults == []
-
-
-def keywords(schema):
-    """Every keyword of a schema."""
-    if isinstance(schema, bool):
-        return
-    for key, value in schema.items():
-        yield key
-        if key in ("properties", "definitions", "patternProperties"):
-            for part in value.values():
-                yield from keywords(part)
-        elif key in ("anyOf", "allOf"):
-            for part in value:
-                yield from keywords(part)
-        elif key in ("items", "additionalProperties", "propertyNames", "not", "if", "then", "else"):
-            yield from keywords(value)
-
-
-def test_schemas_keep_to_what_older_editors_know(rules):
-    """Only draft-07 keywords are used, and each schema is one."""
-    made = generated.generated_schemas(rules)
-    del made["plan.schema.json"]  # of a later draft, with its own test in tests/plan/
-    assert len(made) >= 13
-    for name, text in made.items():
-        schema = json.loads(text)
-        jsonschema.Draft7Validator.check_schema(schema)
-        assert set(keywords(schema)) <= DRAFT_07, name
-
-
-def test_conditions_complete_every_value_of_every_fact_a_step_looks_at(rules):
-    """An editor offers each input of a step, and for a choice each value and `unknown`."""
-    for own, made in ((True, schemas.layer_schema(rules)), (False, schemas.axis_schema(rules))):
-        for table in rules.tables.values():
-            if f"rule.{table.id}" not in made["definitions"]:
-                continue
-            when = made["definitions"][f"rule.{table.id}"]["properties"]["when"]["properties"]
-            assert list(when) == list(table.inputs)
-            for fact_id in table.inputs:
-                fact = rules.facts[fact_id]
-                definition = made["definitions"][when[fact_id]["$ref"].rpartition("/")[2]]
-                offered = definition["anyOf"][0]
-                if fact.type == "choice":
-                    enum = offered["anyOf"][0] if own and fact.origin == "asked" else offered
-                    assert enum["enum"] == list(dict.fromkeys([*fact.values, "unknown"]))
-                assert not fact.ask or fact.ask in definition["description"]
-
-
-OVERLAY = """
-version: 1
-overlay: acme
-about: Cards and habits of our own.
-facts: {our_cards: {type: flag, origin: asked, signal: true, ask: "Does it run on our own cards?"}}
-values: {task: {in_house: {label: Our own}}}
-inputs: {modules: [our_cards], settings: [n_tasks]}
-sources: {handbook: {title: "Machine learning handbook, section 4"}}
-tables:
-  scheme:
-    - id: acme/prefer-qlora
-      kind: recommend
-      tier: strong
-      when: {budget: [low, medium], gpus: [unknown, {gte: 1, lt: 3}], memory_bound: true}
-      then: {scheme: qlora}
-      because: "Our cards have 24 GB."
-      sources: [handbook]
-      examples: [{given: {budget: low, gpus: 1}, fires: false}]
-    - {id: acme/no-full, kind: forbid, when: {}, then: {scheme: [full, adapter]}, because: "Policy 12.", sources: [handbook]}
-  settings:
-    - {id: acme/rank, when: {update: lora, objective: sft, n_tasks: {gte: 2}}, then: {rank: 8, effective_batch_size: 32}, because: "Our jobs are small.", sources: [handbook], confidence: practice}
-  modules:
-    - id: acme/modules
-      tier: low
-      when: {our_cards: true, task: [in_house, qa]}
-      then: {modules: shared}
-      because: "One model is enough."
-      confidence: judgement
-      sources: [handbook]  # section 5
-      examples: [{given: {our_cards: true, task: in_house}, fires: true}]
-disable: [{rule: document/scenario-5, because: "We own the cards."}]
-"""
-
-
-@pytest.fixture(scope="module")
-def layer_validator(rules):
-    return jsonschema.Draft7Validator(schemas.layer_schema(rules))
-
-
-def test_the_layer_schema_accepts_what_the_loader_accepts(layer_validator, tmp_path):
-    """An overlay with every kind of entry fits both."""
-    overlay = tmp_path / "acme.yaml"
-    overlay.write_text(OVERLAY)
-    load_rules(overlays=(overlay,))
-    layer_validator.validate(read_yaml(overlay).data)
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("budget: [low, medium]", "budgt: low"),  # no such fact
-        ("budget: [low, medium]", "serve_with: vllm_server"),  # no such value
-        ("budget: [low, medium]", "budget: cheap"),
-        ("budget: [low, medium]", "data_path: x.jsonl"),  # not looked at by this step
-        ("budget: [low, medium]", "budget: []"),
-        ("memory_bound: true", "memory_bound: 'yes'"),
-        ("{gte: 1, lt: 3}", "{gte: 1, lss: 3}"),
-        ("{gte: 1, lt: 3}", "{gte: 1, gt: 1}"),
-        ("{gte: 1, lt: 3}", "'two'"),
-        ("tier: strong", "tier: strongest"),
-        ("kind: forbid,", "kind: forbid, tier: strong,"),  # only what is recommended is ordered
-        ("settings: [n_tasks]", "setings: [n_tasks]"),
-        # so the step of the rule does not look at n_tasks
-        ("settings: [n_tasks]", "scheme: [our_cards]"),
-        ("our_cards: {type: flag,", "our_cards: {type: number,"),
-        ("{task: {in_house: {label: Our own}}}", "{task: {in_house: {lable: Our own}}}"),
-        # so the value is nobody's
-        ("{task: {in_house: {label: Our own}}}", "{depth: {in_house: {label: Our own}}}"),
-        ("      tier: strong\n", ""),
-        ("kind: recommend", "kind: recomend"),
-        ("then: {scheme: qlora}", "then: {scheme: qlra}"),
-        # only a forbid may name several
-        ("then: {scheme: qlora}", "then: {scheme: [qlora, lora]}"),
-        ("then: {scheme: qlora}", "then: {shceme: qlora}"),
-        ("then: {scheme: [full, adapter]}", "then: {scheme: [full, adaptor]}"),
-        ("kind: forbid, when: {}, then: {scheme: [full, adapter]}", "kind: warn, when: {}, then: {scheme: full}"),
-        ("because: \"Our cards have 24 GB.\"", "becuase: \"Our cards have 24 GB.\""),
-        ("sources: [handbook]\n      examples", "examples"),
-        ("fires: false", "fire: false"),
-        ("given: {budget: low,", "given: {budgt: low,"),
-        ("rank: 8", "rnak: 8"),
-        ("rank: 8", "rank: large"),
-        ("confidence: practice", "confidence: sure"),
-        ("  settings:", "  setings:"),
-        ("overlay: acme", "overlay: document"),
-        ("disable:", "disabled:"),
-        (", because: \"We own the cards.\"", ""),
-    ],
-)  # fmt: skip
-def test_the_layer_schema_marks_typical_mistakes(layer_validator, old, new):
-    """A wrong fact, value, tier, key or shape is marked while it is typed."""
-    assert OVERLAY.count(old) == 1
-    assert list(
-        layer_validator.iter_errors(parse_yaml(OVERLAY.replace(old, new), name="overlay").data)
-    )
-
-
-def test_the_facts_schema_marks_a_comma_that_splits_a_label(rules):
-    """`label: Looked up, with a form` without quotes is two keys, the second of them nobody's."""
-    from tests.generating.schema_facts import facts_schema
-
-    validator = jsonschema.Draft7Validator(facts_schema(rules))
-    text = (
-        "version: 1\nfacts: {x: {type: choice, origin: asked, values: {a: {label: %s, help: h}}}}"
-    )
-    assert not list(validator.iter_errors(parse_yaml(text % '"one, two"', name="x").data))
-    assert list(validator.iter_errors(parse_yaml(text % "one, two", name="x").data))
-
-
-def test_the_answers_schema_accepts_the_documented_file(made):
-    """The answers file of the manual fits in both spellings, and a misspelt key or an unknown
-    signal does not.
-    """
-    validator = jsonschema.Draft7Validator(
-        json.loads(made[rules_dir() / "schema" / "answers.schema.json"])
-    )
-    good = {
-        "task": "qa",
-        "budget": {"usd": 50},
-        "data": {"path": "x.jsonl", "rows": None},
-        "gpu": "RTX 4090",
-        "signals": ["needs_citations"],
-    }
-    validator.validate(good)
-    validator.validate(
-        {
-            "task": "qa",
-            "budget": "low",
-            "data": "x.jsonl",
-            "gpu": {"name": "RTX 4090", "count": 2},
-            "tasks": {"legal": "legal.jsonl"},
-            "signals": {"rag_tried": True},
-        }
-    )
-    for bad in (
-        {"budgt": "low"},
-        {"signals": ["need_citations"]},
-        {"gpu": {"vram": 24}},
-        {"n_tasks": 0},
-        {"depth": "deep"},
-    ):
-        assert list(validator.iter_errors({**good, **bad})), bad
-
-
-def test_the_answers_schema_knows_every_answer(made):
-    """Each fact that an answers file may state has its place in the schema."""
-    schema = json.loads(made[rules_dir() / "schema" / "answers.schema.json"])
-    for fact in load_facts().values():
-        if fact.answer:
-            group, _, key = fact.answer.partition(".")
-            assert not key or key in schema["properties"][group]["anyOf"][1]["properties"], fact.id
-            assert group in schema["properties"], fact.id

@@ -19,7 +19,7 @@ ORDER = (
     ("cli", "api"),  # two ways in: from a shell, from a program
     ("commands",),
     ("wizard", "render"),  # what a person sees; `render` shows the Run that `launch` returns
-    ("launch", "export"),  # reads data and probes the machine before a run
+    ("launch", "export", "schema"),  # `launch` reads data and probes the machine before a run
     ("advice",),
     ("situation",),  # joins what is stated, probed and read
     ("probe", "data"),

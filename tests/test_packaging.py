@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from advisor.ruleset.load import load_rules
+from advisor.schema.build import SUFFIX, schemas
+
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.slow
 HERE = next(Path(sys.prefix).glob("lib/python3*/site-packages"))
@@ -114,6 +117,18 @@ def test_the_wheel_holds_one_import_package(wheel):
     ):
         assert f"advisor/_bundled/{inside}" in names
     assert "advisor/demo/support.jsonl" in names
+
+
+def test_the_wheel_holds_the_schemas_of_its_rules(wheel):
+    """They are built with it, so they say what its own rules say."""
+    with zipfile.ZipFile(wheel) as file:
+        folder = "advisor/_bundled/rules/schema/"
+        built = {
+            name.removeprefix(folder).removesuffix(SUFFIX): json.loads(file.read(name))
+            for name in file.namelist()
+            if name.startswith(folder)
+        }
+    assert built == schemas(load_rules())
 
 
 def test_the_installed_command_answers(installed, tmp_path):

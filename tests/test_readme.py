@@ -18,7 +18,12 @@ LINES = [
     line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()
 ]
 SETUP = [line for line in LINES if line.startswith("python3 -m venv")]
-COMMANDS = [line for line in LINES if line not in SETUP]
+HAVE = TEXT.partition("| I have | do |")[2].partition("\n\n")[0]
+COMMANDS = list(
+    dict.fromkeys(
+        [*(line for line in LINES if line not in SETUP), *re.findall(r"`(advise[^`]*)`", HAVE)]
+    )
+)
 
 
 def advise(arguments, folder):

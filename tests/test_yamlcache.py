@@ -36,7 +36,7 @@ def test_a_second_reading_is_the_first_and_the_parser_s(folder):
     assert second.at(("tables", "nowhere", 3)) == parsed.at(("tables", "nowhere", 3))
 
 
-@pytest.mark.parametrize("content", ["", "not json", "[]", '{"data": 1}'])
+@pytest.mark.parametrize("content", ["", "not json", "[]\n{}", "[]\n{}\n[", "[\n{}\n{}"])
 def test_a_broken_cache_is_read_past(folder, content):
     """Whatever stands there, the file is parsed again."""
     path = rules_dir() / "tables.yaml"
@@ -44,7 +44,7 @@ def test_a_broken_cache_is_read_past(folder, content):
     (kept,) = folder.glob("*.json")
     kept.write_text(content)
     assert read_shipped(path).data == read_yaml(path).data
-    assert json.loads(kept.read_text())["data"]
+    assert json.loads(kept.read_text().split("\n")[0]) == read_yaml(path).data
 
 
 def test_a_changed_file_is_never_taken_from_the_cache(folder, tmp_path):

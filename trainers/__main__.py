@@ -27,6 +27,7 @@ from advisor.ground.errors import (
     Stopped,
     TrainingFailed,
 )
+from advisor.methods import update
 from advisor.plan.model import Stage
 from advisor.plan.read import read_plan
 from advisor.plan.record import ERROR, ErrorRecord
@@ -178,9 +179,9 @@ def next_smaller_setting(stage: Stage) -> str:
         )
     if not stage.gradient_checkpointing:
         return "set gradient_checkpointing: true"
-    if stage.update != "full" and stage.quantization is None:
+    if update(stage.update).is_module and stage.quantization is None:
         return "set quantization: nf4"
-    if stage.update == "full":
+    if not update(stage.update).is_module:
         return "use update: lora"
     return f"set seq_len: {max(8, stage.seq_len // 2)}, or use a smaller model"
 

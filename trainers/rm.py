@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from advisor.ground.errors import InputError
+from advisor.methods import methods
 from trainers.evaluation.reward_model import RewardModelEvaluator, pair_scores
 from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.frame import settings, stage
@@ -131,7 +132,7 @@ def why_module_is_new(job: Job) -> str | None:
     A new module is no harm: PPO trains the policy's module further and only reads this one.
     """
     config = adapter_config(job)
-    if config is None or job.stage.update == "full":
+    if config is None or not methods().update(job.stage.update).is_module:
         return None
     update = load_update(job.stage.update)
     config_class = update.config_class()
@@ -233,7 +234,7 @@ def with_module(job: Job, model: Model, config: Mapping[str, Any]) -> Any:
             f"stage {job.stage.name}: the module in {start} belongs to another model:"
             f" {found.unexpected_keys[0]} has no place in it"
         )
-    if job.stage.update != "full":
+    if methods().update(job.stage.update).is_module:
         return wrapped
     merged = wrapped.merge_and_unload()
     for parameter in merged.parameters():

@@ -141,11 +141,7 @@ def all_warnings(case: Case, recommendation: Candidate, decision: Decision) -> l
         said += stage_warnings(case, recommendation.composition, stage.objective)
     return [
         *_candidate_warnings(case.situation, recommendation),
-        *dict.fromkeys(
-            f"{rule.then['say']} ({rule.id})"
-            for rule in said
-            if rule.candidate in ("", recommendation.composition.scheme)
-        ),
+        *dict.fromkeys(f"{rule.then['say']} ({rule.id})" for rule in said),
     ]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from advisor.ground.errors import Fault, InputError
 from advisor.methods import is_own
-from advisor.plan.values import setting_fault, setting_keys
+from advisor.plan.keys import setting_fault, setting_keys
 from advisor.ruleset.lint import SIDE_EFFECTS, Finding, Report, caused_by_user, lint
 from advisor.ruleset.load import SHIPPED_LAYERS, load_rules, only_layer
 from advisor.ruleset.model import Ruleset
@@ -122,7 +122,8 @@ def run_scenarios(ruleset: Ruleset, overlays: tuple[Path, ...]) -> tuple[int, tu
                 hint="add a row to rules/scenarios/, or to the file's own `scenarios:`",
                 about=("undecided", rule.id),
             )
-            for listed in ruleset.rules.values() for rule in listed if rule.layer in ours and rule.id in decided_nowhere
+            for listed in ruleset.rules.values() for rule in listed
+            if rule.layer in ours and rule.id in decided_nowhere
         ]  # fmt: skip
     return count, tuple(findings)
 

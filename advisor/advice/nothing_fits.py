@@ -202,12 +202,9 @@ def _blame(fact: str, situation: Situation, decision: Decision, close: Candidate
         f"; {close.composition} needs {format_gib(memory.peak_bytes)}" if memory is not None else ""
     )
     if fact == "model":
-        return Reason(
-            text=(
-                "the model:"
-                f" {situation.model.id if situation.model else 'not named'}{f', {format_count(situation.model.params)} parameters' if situation.model else ''}{need}"
-            )
-        )
+        model = situation.model
+        named = f"{model.id}, {format_count(model.params)} parameters" if model else "not named"
+        return Reason(text=f"the model: {named}{need}")
     if fact == "gpu":
         return Reason(text=f"the hardware: {_hardware(situation.hardware)}")
     if fact == "budget":

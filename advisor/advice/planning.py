@@ -136,7 +136,7 @@ def make_plan(
                 name=stage_name,
                 objective=stage.objective,
                 update=stage.update,
-                quantization=stage.quantization,  # type: ignore[arg-type]
+                quantization=stage.quantization,
                 options=options,
                 **values,
             )

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from advisor.ground.errors import Fault, InputError, nearest, unknown_name
+from advisor.ground.errors import Fault, InputError, unknown_name
 from advisor.ground.resources import rules_dir
+from advisor.ground.shape import Choice, Keys, ListOf, MapOf, Path_, Shape, Text, check_shape
+from advisor.ground.yaml_cache import read_shipped
 from advisor.ground.yaml_reader import Document, read_yaml
 from advisor.methods import schemes
 from advisor.ruleset.candidates import spread_given
@@ -25,7 +27,30 @@ from advisor.ruleset.model import Rule, Ruleset
 from .decide import LAST, SETTINGS, Decision, Undecided, decide
 from .why_not import why_not_outcome
 
-KEYS = {"id", "given", "composition", "fired", "why_not", "whatif", "settings", "warned", "why"}
+_FACTS = MapOf(of=Shape(), help="fact -> value; null or unknown takes a fact away")
+SCENARIO = Keys(
+    keys={
+        "id": Text(),
+        "given": MapOf(of=Shape(), help="fact -> value; with `objective`, those of one stage"),
+        "composition": Text(help="what is to be recommended: rag & sft+lora"),
+        "fired": ListOf(of=Text(), help="rules that have to decide"),
+        "why_not": MapOf(of=Text(), help="scheme or chain -> the rule that the answer names"),
+        "whatif": ListOf(
+            of=Keys(
+                keys={"change": _FACTS, "composition": Text()}, required=("change", "composition")
+            )
+        ),
+        "settings": MapOf(of=Shape(), help="all settings of the stage"),
+        "warned": ListOf(of=Text(), help="rules that have to warn"),
+        "why": Text(help="whose experience, or which text it comes from"),
+    },
+    required=("id", "given", "why"),
+)
+SCENARIOS_FILE = Keys(
+    help="Scenarios: tests of the rules as data",
+    keys={"version": Choice(values=(1,)), "scenarios": ListOf(of=SCENARIO)},
+    required=("version", "scenarios"),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,141 +93,91 @@ def shipped_scenarios(ruleset: Ruleset) -> tuple[Scenario, ...]:
     """
     names = ("base", "evidence") if "evidence" in ruleset.layers else ("document",)
     root = rules_dir()
-    files = [
-        (root / "scenarios" / f"{name}.yaml", f"rules/scenarios/{name}.yaml") for name in names
-    ]
+    paths = [root / "scenarios" / f"{name}.yaml" for name in names]
+    documents = [read_shipped(path, shape=SCENARIOS_FILE) for path in paths]
     if "evidence" in ruleset.layers:
         for axis in ("objectives", "updates"):
-            files += [(path, f"rules/{axis}/{path.name}") for path in method_files(root, axis)]
-    return tuple(
-        scenario for path, name in files for scenario in read_scenarios(path, ruleset, name=name)
-    )
+            documents += [read_shipped(path) for path in method_files(root, axis)]
+    return tuple(scenario for document in documents for scenario in scenarios_of(document, ruleset))
 
 
-def read_scenarios(path: Path, ruleset: Ruleset, *, name: str = "") -> tuple[Scenario, ...]:
-    """The scenarios of a file, [] where it has none.
+def read_scenarios(path: Path, ruleset: Ruleset) -> tuple[Scenario, ...]:
+    """The scenarios in a file of one's own, () if it has none.
 
     Raises InputError with every fault, located.
     """
-    document = read_yaml(path, name=name or str(path))
-    entries = document.data.get("scenarios") or () if isinstance(document.data, dict) else ()
-    faults: list[Fault] = []
-    if not isinstance(entries, list | tuple):
-        raise InputError(f"{document.at(('scenarios',))}: a list of scenarios is expected")
-    found = [
-        _scenario(document, index, entry, ruleset, faults) for index, entry in enumerate(entries)
-    ]
+    return scenarios_of(read_yaml(path), ruleset)
+
+
+def scenarios_of(document: Document, ruleset: Ruleset) -> tuple[Scenario, ...]:
+    """The scenarios of a document. Raises InputError with every fault, located."""
+    if not isinstance(document.data, dict) or document.data.get("scenarios") is None:
+        return ()
+    faults = check_shape(document, ListOf(of=Shape()), ("scenarios",))
     if faults:
         raise InputError(faults=faults)
-    return tuple(scenario for scenario in found if scenario is not None)
+    found = []
+    for index, entry in enumerate(document.data["scenarios"]):
+        path = ("scenarios", index)
+        wrong = check_shape(document, SCENARIO, path)
+        if wrong:
+            faults += wrong
+            continue
+        given = spread_given(entry["given"], ruleset.facts)
+        whatif = [
+            (spread_given(row["change"], ruleset.facts), row["composition"])
+            for row in entry.get("whatif", ())
+        ]
+        faults += _unknown_facts(document, (*path, "given"), given, ruleset)
+        for number, (change, _) in enumerate(whatif):
+            faults += _unknown_facts(document, (*path, "whatif", number, "change"), change, ruleset)
+        faults += _unknown_rules(document, path, entry, ruleset)
+        if not {"composition", "settings", "warned"} & set(entry):
+            what = f"{document.at(path)}: nothing is expected of this scenario"
+            faults.append(Fault(what=what, allowed="`composition`, `settings` or `warned`"))
+        found.append(
+            Scenario(
+                id=entry["id"],
+                at=document.at((*path, "id")),
+                given=given,
+                why=entry["why"],
+                composition=entry.get("composition", ""),
+                fired=tuple(entry.get("fired", ())),
+                why_not=entry.get("why_not", {}),
+                whatif=tuple(whatif),
+                settings=entry.get("settings"),
+                warned=tuple(entry.get("warned", ())),
+            )
+        )
+    if faults:
+        raise InputError(faults=faults)
+    return tuple(found)
 
 
-def _scenario(
-    document: Document, index: int, entry: Any, ruleset: Ruleset, faults: list[Fault]
-) -> Scenario | None:
-    path: tuple[str | int, ...] = ("scenarios", index)
-    before = len(faults)
-    if not isinstance(entry, dict):
-        faults.append(
-            Fault(
-                what=f"{document.at(path)}: a scenario is a map",
-                allowed=f"keys: {', '.join(sorted(KEYS))}",
-            )
-        )
-        return None
-    for key in entry:
-        if key not in KEYS:
-            faults.append(
-                Fault(
-                    what=f"{document.at((*path, key), key=True)}: unknown key '{key}'",
-                    allowed=f"known: {', '.join(sorted(KEYS))}",
-                    hint=nearest(key, KEYS),
-                )
-            )
-    for key, words in (
-        ("id", "a name"),
-        ("given", "a map from fact to value"),
-        ("why", "whose experience it comes from"),
-    ):
-        if not isinstance(entry.get(key), dict if key == "given" else str):
-            faults.append(
-                Fault(what=f"{document.at(path)}: the scenario has no `{key}`", allowed=words)
-            )
-    for key, listed in (
-        ("fired", True),
-        ("warned", True),
-        ("why_not", False),
-        ("whatif", True),
-        ("settings", False),
-    ):
-        if key in entry and not isinstance(entry[key], list if listed else dict):
-            faults.append(
-                Fault(
-                    what=(
-                        f"{document.at((*path, key))}: `{key}` has to be a"
-                        f" {'list' if listed else 'map'}"
-                    )
-                )
-            )
-    if len(faults) > before:
-        return None
-    if not {"composition", "settings", "warned"} & set(entry):
-        faults.append(
-            Fault(
-                what=f"{document.at(path)}: nothing is expected",
-                allowed="`composition`, `settings` or `warned`",
-            )
-        )
-    changes = [
-        change
-        for change in entry.get("whatif", ())
-        if isinstance(change, dict)
-        and set(change) == {"change", "composition"}
-        and isinstance(change["change"], dict)
-    ]
-    if len(changes) != len(entry.get("whatif", ())):
-        faults.append(
-            Fault(
-                what=(
-                    f"{document.at((*path, 'whatif'))}: an entry of `whatif` has the keys change"
-                    " and composition"
-                )
-            )
-        )
-    given = spread_given(entry["given"], ruleset.facts)
-    whatif = [
-        (spread_given(change["change"], ruleset.facts), str(change["composition"]))
-        for change in changes
-    ]
-    for where, facts in (("given", given), *(("whatif", change) for change, _ in whatif)):
-        faults.extend(
-            unknown_name("fact", fact, list(ruleset.facts), at=document.at((*path, where)))
-            for fact in facts
-            if fact not in ruleset.facts
-        )
-        for fact, value in facts.items():
-            if fact in ruleset.facts and not _possible(ruleset.facts[fact], value):
-                faults.append(
-                    Fault(
-                        what=f"{document.at((*path, where))}: '{fact}' cannot be {value!r}",
-                        allowed=", ".join(map(str, ruleset.facts[fact].values)),
-                    )
-                )
+def _unknown_facts(
+    document: Document, path: Path_, facts: Mapping[str, Any], ruleset: Ruleset
+) -> Iterator[Fault]:
+    for name, value in facts.items():
+        fact = ruleset.facts.get(name)
+        if fact is None:
+            at = document.at((*path, name), key=True)
+            yield unknown_name("fact", name, list(ruleset.facts), at=at)
+        elif not _possible(fact, value):
+            what = f"{document.at((*path, name))}: '{name}' cannot be {value!r}"
+            yield Fault(what=what, allowed=", ".join(map(str, fact.values)))
+
+
+def _unknown_rules(
+    document: Document, path: Path_, entry: Mapping[str, Any], ruleset: Ruleset
+) -> Iterator[Fault]:
     ids = {rule.id for rules in ruleset.rules.values() for rule in rules} | set(ruleset.disabled)
-    named = (*entry.get("fired", ()), *entry.get("warned", ()), *entry.get("why_not", {}).values())
-    faults.extend(
-        unknown_name("rule", str(rule), sorted(ids), at=document.at(path))
-        for rule in named
-        if not isinstance(rule, str) or rule not in ids
-    )
-    if len(faults) > before:
-        return None
-    return Scenario(
-        id=entry["id"], at=document.at((*path, "id")), given=given, why=entry["why"],
-        composition=str(entry.get("composition", "")), fired=tuple(entry.get("fired", ())),
-        why_not=entry.get("why_not", {}), whatif=tuple(whatif), settings=entry.get("settings"),
-        warned=tuple(entry.get("warned", ())),
-    )  # fmt: skip
+    for key in ("fired", "warned", "why_not"):
+        named = entry.get(key, ())
+        places = named if isinstance(named, dict) else range(len(named))
+        for place in places:
+            if named[place] not in ids:
+                at = document.at((*path, key, place))
+                yield unknown_name("rule", named[place], sorted(ids), at=at)
 
 
 def _possible(fact: Fact, value: Any) -> bool:
@@ -267,10 +242,8 @@ def _settings_differences(ruleset: Ruleset, scenario: Scenario) -> Iterator[str]
     expected = dict(scenario.settings or {})
     for key in dict.fromkeys([*expected, *got]):
         if got.get(key) != expected.get(key):
-            yield (
-                f"setting {key}: expected {expected.get(key)}, got"
-                f" {got.get(key)}{f' by {judgement.settings[key][1].id}' if key in judgement.settings else ''}"
-            )
+            by = f" by {judgement.settings[key][1].id}" if key in judgement.settings else ""
+            yield f"setting {key}: expected {expected.get(key)}, got {got.get(key)}{by}"
 
 
 def _why_not(ruleset: Ruleset, decision: Decision, outcome: str) -> tuple[str, ...]:

@@ -15,7 +15,6 @@ from advisor.commands.options import json_option
 from advisor.commands.output import console, print_json
 from advisor.commands.tools import refuse_without, run_tool
 from advisor.data import profile
-from advisor.data.fix import fixed_copy
 from advisor.data.measure.data_requirements import compare_amounts
 from advisor.data.measure.lengths import suggest_packing
 from advisor.data.measure.tokenizer import model_tokenizer, with_template_fit
@@ -23,7 +22,6 @@ from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.types import DataProfile, Finding
 from advisor.launch.failure_report import KINDS
 from advisor.render.data import check_json, print_check
-from advisor.render.fixed import fixed_json, print_fixed
 from advisor.render.row import print_row, row_json
 from advisor.ruleset.facts import load_facts
 from advisor.situation.answers import answers_from_flags
@@ -72,13 +70,7 @@ SHOW_ROW_NEEDS = ("transformers", "tokenizers", "jinja2")
         " the model learns."
     ),
 )
-@click.option(
-    "--fix",
-    "fix_to",
-    metavar="OUT",
-    help="Write a cleaned copy, and OUT.changes.jsonl with every change.",
-)
-@click.option("--force", is_flag=True, help="Let --fix overwrite an existing file.")
+@click.option("--fix", "fix_to", hidden=True)  # of an earlier version: says what to use instead
 @json_option
 @click.pass_context
 def check(
@@ -92,7 +84,6 @@ def check(
     full: bool,
     show_row: int | None,
     fix_to: str | None,
-    force: bool,
     as_json: bool,
 ) -> None:
     """Say what a data file is, what it can train, and what is wrong with it."""
@@ -103,11 +94,11 @@ def check(
         print_json(row_json(shown)) if as_json else print_row(shown, console())
         return
     if fix_to is not None:
-        fixed = fixed_copy(data, fix_to, mapping=columns, overwrite=force)
-        print_json(fixed_json(fixed)) if as_json else print_fixed(fixed, console())
-        return
-    if force:
-        raise InputError("--force goes with --fix OUT")
+        raise InputError(
+            "advise check --fix: this version cleans no data",
+            hint="`advise check` names the rows; drop or mend them with the library `datasets`:"
+            " load_dataset('json', data_files=...).filter(...).to_json(...)",
+        )
     found, advice = check_data(
         data, mapping=columns, full=full, evaluation=evaluation, model=model, seq_len=seq_len
     )

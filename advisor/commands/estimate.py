@@ -15,7 +15,8 @@ from advisor.commands.options import Command, json_option
 from advisor.commands.output import console, print_json
 from advisor.data import profile
 from advisor.estimate import fits_in, hardware_machine
-from advisor.estimate.specs import answer_spec, document_of, request_of, run_specs
+from advisor.estimate.read_spec import request_of
+from advisor.estimate.specs import answer_spec, document_of, run_specs
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.types import DataProfile, Hardware, ModelShape
 from advisor.ground.units import GIB

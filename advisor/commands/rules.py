@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from advisor.commands.options import json_option, rule_options
@@ -13,17 +15,23 @@ from advisor.render.rules import print_facts, print_rule, print_rules
 
 
 @click.command()
-@click.argument("rule_id", required=False, metavar="[ID|METHOD|facts|lint]")
+@click.argument("rule_id", required=False, metavar="[ID|METHOD|facts|lint|schema]")
+@click.option("--out", metavar="DIR", help="With `schema`: the folder to write to.")
 @rule_options
 @json_option
 @click.pass_context
 def rules(
-    context: click.Context, rule_id: str | None, rule_layers: tuple[str, ...], as_json: bool
+    context: click.Context,
+    rule_id: str | None,
+    out: str | None,
+    rule_layers: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """List the rules, explain one, or prove them all.
 
     `advise rules document/scenario-5` explains a rule, `advise rules dpo` a method, `advise rules
-    facts` lists the facts, and `advise rules lint` proves the rules; only `lint` takes --json.
+    facts` lists the facts, `advise rules lint` proves the rules, and `advise rules schema` writes
+    the JSON Schemas of all files that people write. Only `lint` takes --json, only `schema` --out.
     """
     if rule_id == "lint":
         from advisor.advice.linting import lint_rules  # the proof, which no other answer needs
@@ -37,8 +45,15 @@ def rules(
         context.exit(found.exit_code)
     if as_json:
         raise InputError("--json goes with `advise rules lint`")
+    if out is not None and rule_id != "schema":
+        raise InputError("--out goes with `advise rules schema`")
     ruleset, _ = load_rule_set(rule_layers)
-    if rule_id is None:
+    if rule_id == "schema":
+        from advisor.schema.build import write_schemas  # which no other answer needs
+
+        written = write_schemas(ruleset, None if out is None else Path(out))
+        click.echo(f"wrote {len(written)} JSON Schemas to {written[0].parent}")
+    elif rule_id is None:
         print_rules(ruleset, console())
     elif rule_id == "facts":
         print_facts(ruleset, console())

@@ -228,8 +228,9 @@ def _context(s: ResolvedRun, device: GpuSpec | None) -> list[Term]:
         term_of(
             "CUDA context",
             size,
-            "driver,"
-            f" kernels{', all loaded at the start before CUDA 12.2' if before_lazy else ''}{' and NCCL' if s.gpus > 1 else ''}",
+            "driver, kernels"
+            f"{', all loaded at the start before CUDA 12.2' if before_lazy else ''}"
+            f"{' and NCCL' if s.gpus > 1 else ''}",
             src.CONTEXT,
         )
     ]

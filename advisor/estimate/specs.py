@@ -9,92 +9,25 @@ by its known part and named in `warnings`. Looking up models and cards is the ca
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from advisor.estimate.architecture import ConfigError, shape_from_config
 from advisor.estimate.dims import dims_of, targets, unknown_targets
 from advisor.estimate.memory import memory_estimate
-from advisor.estimate.resolved_run import COUNTERS
+from advisor.estimate.read_spec import Request, request_of
 from advisor.estimate.time import Machine, machine_of, time_estimate
 from advisor.estimate.types import RunSpec
-from advisor.ground.errors import Fault, InputError, nearest
+from advisor.ground.errors import Fault, InputError
 from advisor.ground.types import GpuSpec, ModelShape
 from advisor.ground.units import GIB
-from advisor.methods import objectives, schemes, updates
+from advisor.methods import update
 
-OPTIMIZERS = (
-    "adamw", "adamw_torch", "adamw_fused", "adamw_torch_fused", "adamw_8bit", "paged_adamw",
-    "paged_adamw_8bit", "adamw_cpu",
-    "adafactor", "sgd", "sgd_momentum", "lion", "rmsprop", "adagrad",
-)  # fmt: skip
-CHOICES: Mapping[str, tuple[str, ...]] = {
-    "objective": objectives(),
-    "update": tuple(dict.fromkeys((*updates(), *schemes()))),
-    "quantization": ("nf4", "int8"),
-    "weights_dtype": ("float32", "bfloat16", "float16"),
-    "precision": ("pure", "mixed"),
-    "optimizer": OPTIMIZERS,
-    "attention": ("eager", "sdpa", "flash_attention_2"),
-    "loss": ("full", "fused", "chunked"),
-    "sharding": ("ddp", "zero1", "zero2", "zero3", "fsdp"),
-    "counter": COUNTERS,
-}
-COUNTS = ("rank", "micro_batch_size", "seq_len", "grad_accum", "gpus")
-FLAGS = (
-    "double_quantization",
-    "kbit_prepared",
-    "fp32_master_weights",
-    "optimizer_in_backward",
-    "offload_weights",
-    "packing",
-    "compile",
-)
-# Keys of one update or objective, which a RunSpec holds under `options`.
-OPTION_CHOICES: Mapping[str, tuple[str, ...]] = {"placement": ("houlsby", "pfeiffer", "parallel")}
-OPTION_COUNTS, OPTION_FLAGS, OPTION_NUMBERS = (
-    ("bottleneck", "prefix_tokens", "generations", "response_tokens", "ppo_epochs"),
-    ("train_embeddings",),
-    ("beta",),
-)
-OPTIONS = (*OPTION_CHOICES, *OPTION_COUNTS, *OPTION_FLAGS, *OPTION_NUMBERS)
-OTHERS = (
-    "model",
-    "architecture",
-    "model_params_b",
-    "active_params_b",
-    "target_modules",
-    "gradient_checkpointing",
-    "gpu",
-    "framework",
-    "tokens_total",
-    "rows_total",
-)
-KEYS = (*CHOICES, *COUNTS, *FLAGS, *OPTIONS, *OTHERS)
+LONG = 120  # characters: a list of all keys does not go into a reason
 EXAMPLE = (
     'such as [{"model": "Qwen/Qwen3-8B", "update": "lora", "rank": 16, "seq_len": 2048, "gpu": "RTX'
     ' 4090"}]'
 )
-DTYPES = {
-    "bf16": "bfloat16",
-    "fp16": "float16",
-    "half": "float16",
-    "fp32": "float32",
-    "float": "float32",
-    "torch.bfloat16": "bfloat16",
-    "torch.float16": "float16",
-    "torch.float32": "float32",
-}
-SPELLINGS = {
-    "flash_attention": "flash_attention_2",
-    "flash": "flash_attention_2",
-    "flash_attn": "flash_attention_2",
-    "adamw_torch": "adamw",
-    "adamw_torch_fused": "adamw_fused",
-    "fsdp2": "fsdp",
-}
 
 
 class GpuMatch(Protocol):
@@ -110,185 +43,11 @@ FindModel = Callable[..., tuple[ModelShape | None, list[str]]]
 FindGpu = Callable[..., GpuMatch]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Request:
-    """One spec that was understood."""
-
-    spec: RunSpec
-    model: str
-    params_b: float | None
-    active_params_b: float | None
-    architecture: Mapping[str, Any] | None
-    gpu: str | None
-    tokens_total: int | None
-    rows_total: int | None
-    warnings: tuple[str, ...]
-
-
-def specs_from_json(items: Sequence[Any]) -> list[Request | list[Fault]]:
-    """Each item understood, or what is wrong with it."""
-    return [request_of(item, at=f"[{index}]") for index, item in enumerate(items)]
-
-
-def request_of(item: Any, *, at: str = "spec") -> Request | list[Fault]:
-    """One spec, or every fault in it.
-
-    Unknown keys are faults, unknown wording of a known key is one too.
-    """
-    if not isinstance(item, Mapping):
-        return [Fault(what=f"{at}: an object is expected, found {type(item).__name__}")]
-    faults = [
-        Fault(
-            what=f"{at}.{key}: unknown key",
-            allowed=f"known: {', '.join(sorted(KEYS))}",
-            hint=nearest(key, KEYS),
-        )
-        for key in item
-        if key not in KEYS
-    ]
-    warnings: list[str] = []
-    fields: dict[str, Any] = {}
-    for key, known in {**CHOICES, **OPTION_CHOICES}.items():
-        value = item.get(key)
-        if value is None:
-            continue
-        text = str(value).strip().lower()
-        text = (
-            DTYPES.get(text, text.removeprefix("torch."))
-            if key == "weights_dtype"
-            else SPELLINGS.get(text, text)
-        )
-        if text not in known:
-            faults.append(
-                Fault(
-                    what=f"{at}.{key}: '{value}' is not known",
-                    allowed=f"known: {', '.join(known)}",
-                    hint=nearest(text, known),
-                )
-            )
-        fields[key] = text
-    for key in (*COUNTS, *OPTION_COUNTS):
-        value = item.get(key)
-        if value is None:
-            continue
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, (int, float))
-            or not 1 <= value <= 10**9
-            or value != int(value)
-        ):
-            faults.append(
-                Fault(what=f"{at}.{key}: {value!r}", allowed="a whole number of at least 1")
-            )
-        else:
-            fields[key] = int(value)
-    for key in (*FLAGS, *OPTION_FLAGS):
-        value = item.get(key)
-        if value is not None and not isinstance(value, bool):
-            faults.append(Fault(what=f"{at}.{key}: {value!r}", allowed="true or false"))
-        elif value is not None:
-            fields[key] = value
-    for key in OPTION_NUMBERS:
-        value = item.get(key)
-        if value is not None and (
-            isinstance(value, bool)
-            or not isinstance(value, (int, float))
-            or not math.isfinite(value)
-            or value < 0
-        ):
-            faults.append(Fault(what=f"{at}.{key}: {value!r}", allowed="a number of 0 or more"))
-        elif value is not None:
-            fields[key] = value
-    sizes = {}
-    for key in ("model_params_b", "active_params_b", "tokens_total", "rows_total"):
-        value = item.get(key)
-        if value is not None and (
-            isinstance(value, bool)
-            or not isinstance(value, (int, float))
-            or not math.isfinite(value)
-            or value <= 0
-        ):
-            faults.append(Fault(what=f"{at}.{key}: {value!r}", allowed="a number above 0"))
-        elif value is not None:
-            sizes[key] = float(value)
-    faults.extend(_modules(item, at, fields))
-    faults.extend(_checkpointing(item, at, fields))
-    if fields.get("update") == "qlora":
-        fields["update"] = "lora"
-        fields.setdefault("quantization", "nf4")
-    if fields.get("update") == "full" and fields.get("quantization"):
-        faults.append(
-            Fault(
-                what=f"{at}: full fine-tuning of a quantised model",
-                allowed="quantised weights are frozen: update lora, adapter or prefix",
-            )
-        )
-    architecture = item.get("architecture")
-    if architecture is not None and not isinstance(architecture, Mapping):
-        faults.append(
-            Fault(what=f"{at}.architecture: an object with config.json's keys is expected")
-        )
-    if not item.get("model") and architecture is None and "model_params_b" not in sizes:
-        faults.append(
-            Fault(what=f"{at}: no model", allowed="give model, architecture or model_params_b")
-        )
-    if faults:
-        return faults
-    options = {key: fields.pop(key) for key in OPTIONS if key in fields}
-    framework = item.get("framework")
-    whole = {key: int(sizes[key]) for key in ("tokens_total", "rows_total") if key in sizes}
-    return Request(
-        spec=RunSpec(
-            **fields, framework=None if framework is None else str(framework), options=options
-        ),
-        model=str(item.get("model") or ""),
-        params_b=sizes.get("model_params_b"),
-        active_params_b=sizes.get("active_params_b"),
-        architecture=architecture,
-        gpu=None if item.get("gpu") is None else str(item["gpu"]),
-        tokens_total=whole.get("tokens_total"),
-        rows_total=whole.get("rows_total"),
-        warnings=tuple(warnings),
-    )
-
-
-def _modules(item: Mapping[str, Any], at: str, fields: dict[str, Any]) -> list[Fault]:
-    value = item.get("target_modules")
-    if value is None or value == []:
-        return []
-    if isinstance(value, str):
-        fields["target_modules"] = value
-    elif isinstance(value, list) and all(isinstance(name, str) for name in value):
-        fields["target_modules"] = tuple(value)
-    else:
-        return [
-            Fault(
-                what=f"{at}.target_modules: {value!r}", allowed='a list of names, or "all-linear"'
-            )
-        ]
-    return []
-
-
-def _checkpointing(item: Mapping[str, Any], at: str, fields: dict[str, Any]) -> list[Fault]:
-    value = item.get("gradient_checkpointing")
-    if value is None:
-        return []
-    if not isinstance(value, bool) and value not in ("selective", "offload", "full"):
-        return [
-            Fault(
-                what=f"{at}.gradient_checkpointing: {value!r}",
-                allowed="true, false, selective or offload",
-            )
-        ]
-    fields["gradient_checkpointing"] = value
-    return []
-
-
 def answer_spec(
     request: Request, *, find_model: FindModel, find_gpu: FindGpu | None = None
 ) -> dict[str, Any]:
     """The answer document of one spec; `peak_gib` null with a `reason` where it cannot be said."""
-    warnings = list(request.warnings)
+    warnings: list[str] = []
     try:
         shape, found = _shape(request, find_model)
     except (ConfigError, InputError) as error:
@@ -392,7 +151,8 @@ def _shape(request: Request, find_model: FindModel) -> tuple[ModelShape | None, 
 def _unread(spec: RunSpec, shape: ModelShape) -> list[str]:
     """What of a spec counts for nothing, as warnings."""
     dims = dims_of(shape)
-    unknown = unknown_targets(dims, spec) if dims is not None and spec.update == "lora" else ()
+    sized = update(spec.update).size_key == "rank"  # low-rank matrices beside named layers
+    unknown = unknown_targets(dims, spec) if dims is not None and sized else ()
     if dims is None or not unknown:
         return []
     return [
@@ -405,7 +165,12 @@ def why_impossible(spec: RunSpec, shape: ModelShape) -> str:
     """Why no such run can exist, or an empty string."""
     if shape.origin != "size" and shape.heads and shape.kv_heads and shape.heads % shape.kv_heads:
         return f"{shape.heads} attention heads do not divide into {shape.kv_heads} key-value heads"
-    if spec.update == "lora" and spec.rank and shape.hidden_size and spec.rank > shape.hidden_size:
+    if (
+        update(spec.update).size_key == "rank"
+        and spec.rank
+        and shape.hidden_size
+        and spec.rank > shape.hidden_size
+    ):
         return f"rank {spec.rank} is above the hidden size {shape.hidden_size}"
     if spec.offload_weights and (spec.sharding not in ("fsdp", "zero3") or spec.gpus < 2):
         return (
@@ -445,21 +210,16 @@ def run_specs(
             hint="put one spec into [ ]",
         )
     documents = []
-    for parsed in specs_from_json(items):
-        if isinstance(parsed, Request):
-            documents.append(answer_spec(parsed, find_model=find_model, find_gpu=find_gpu))
-        else:
-            documents.append(
-                refuse_spec(
-                    "; ".join(
-                        fault.what
-                        + (
-                            f" ({fault.allowed})"
-                            if fault.allowed and len(fault.allowed) < 120
-                            else ""
-                        )
-                        for fault in parsed
-                    )
-                )
-            )
+    for index, item in enumerate(items):
+        request = request_of(item, at=f"[{index}]")
+        documents.append(
+            refuse_spec("; ".join(map(_on_one_line, request)))
+            if isinstance(request, list)
+            else answer_spec(request, find_model=find_model, find_gpu=find_gpu)
+        )
     return documents
+
+
+def _on_one_line(fault: Fault) -> str:
+    more = [part for part in (fault.allowed, fault.hint) if part and len(part) < LONG]
+    return f"{fault.what} ({'; '.join(more)})" if more else fault.what

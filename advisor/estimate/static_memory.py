@@ -206,8 +206,8 @@ def first_gradients(s: ResolvedRun, *, layers: int) -> list[Term]:
         else min(count, s.trainable) * s.train_bytes
     )
     because = (
-        "of the output"
-        f" matrix{f' and {layers} layers' if layers else ''}{', before they are divided' if divided else ', made first'}"
+        f"of the output matrix{f' and {layers} layers' if layers else ''},"
+        f" {'before they are divided' if divided else 'made first'}"
     )
     return [term_of("first gradients", size, because, src.FSDP if divided else src.COUNT)]
 
@@ -301,10 +301,12 @@ def communication_buckets(s: ResolvedRun) -> list[Term]:
         # transformers' "auto" sets them to the square of the hidden size.
         elements = min(DEEPSPEED_BUCKET_ELEMENTS if s.stack.name else s.dims.hidden**2, s.trainable)
         overlapped = s.sharding == "zero3"
-        because = (
-            f"{'reduce, its copy by device, and what a second stream still reads' if overlapped else 'reduce and all-gather'},"
-            f" {elements:,} elements each"
+        which = (
+            "reduce, its copy by device, and what a second stream still reads"
+            if overlapped
+            else "reduce and all-gather"
         )
+        because = f"{which}, {elements:,} elements each"
         return [
             term_of(
                 "communication buckets",

@@ -253,12 +253,12 @@ def _kind_in_words(hint: Any) -> str:
     if origin is Literal:
         words = " | ".join(str(word) for word in get_args(inner))
     elif origin is tuple:
-        words = f"a list of {_kind_in_words(get_args(inner)[0])}"
+        words = f"a list ({_kind_in_words(get_args(inner)[0])} each)"
     elif origin is Mapping:
         item = get_args(inner)[1]
-        words = "an object" if item is Any else f"an object of {_kind_in_words(item)}"
+        words = "an object" if item is Any else f"an object ({_kind_in_words(item)} each)"
     elif _is_object(inner):
-        words = f"an object ({inner.__name__})"
+        words = str(inner.__name__)
     else:
         words = "anything" if inner is Any else WORDS[inner]
     return f"{words} or null" if nullable else words

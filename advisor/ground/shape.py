@@ -1,7 +1,7 @@
 """What a YAML or JSON file may hold, as a value, and one check that reports every fault, located.
 
-A shape says of one value what it may be: a text, a number within bounds, one of a list of choices,
-a list, a map with these keys and no others. Reader, error messages and JSON Schemas
+A shape says what one value may be: a text, a number within bounds, one of a list of choices, a
+list, a map with these keys and no others. Reader, error messages and JSON Schemas
 (advisor/schema/) derive from the same shape, so an editor and `advise` refuse the same files.
 """
 
@@ -21,7 +21,7 @@ LISTED = 12  # more choices than this are not written out in a message
 
 
 class Located(Protocol):
-    """Plain data that knows where each part of it stands: a Document of YAML, or a NamedValue."""
+    """Plain data with the place of each part: a Document of YAML, or a NamedValue."""
 
     @property
     def data(self) -> Any: ...
@@ -31,7 +31,7 @@ class Located(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, repr=False)
 class NamedValue:
     """A value that came without lines: a flag, or JSON: 'spec.rank', '[2].target_modules[0]'."""
 
@@ -44,14 +44,15 @@ class NamedValue:
 
 
 # --------------------------------------------------------------------------- shapes
+# Every command imports these classes. Frozen ones that compare take ten times as long to make.
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class Shape:
     """Any value. The classes below narrow it."""
 
     help: str = ""  # what the value means, for editors
-    null: bool = False  # null may stand there too: "not known"
+    null: bool = False  # null is allowed too: "not known"
 
     def faults(self, value: Any, document: Located, path: Path_) -> Iterator[Fault]:
         """What is wrong with a value that is not null."""
@@ -63,17 +64,16 @@ class Shape:
 
     def refuse(self, value: Any, document: Located, path: Path_, *, hint: str = "") -> Fault:
         """The fault of a value that is not allowed there."""
-        what = f"{document.at(path)}: {_named(path)} is {value_words(value)}"
+        what = f"{_subject(document, path)} is {value_words(value)}"
         return Fault(what=what, allowed=self.words(), hint=hint)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class Text(Shape):
     """A text that is not empty."""
 
     pattern: str = ""  # of the whole text
     such_as: str = ""  # an example or a description of the pattern, for messages
-    known: tuple[str, ...] = ()  # texts that an editor offers; others are allowed too
 
     def faults(self, value: Any, document: Located, path: Path_) -> Iterator[Fault]:
         if not isinstance(value, str) or not value.strip():
@@ -86,7 +86,7 @@ class Text(Shape):
         return f"a text such as {self.such_as}" if self.such_as else "a text"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class Date(Shape):
     """A day, quoted: "2026-11-25"."""
 
@@ -98,7 +98,7 @@ class Date(Shape):
         return 'a date in quotes, such as "2026-11-25"'
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class Number(Shape):
     """A finite number within bounds. A whole one may be written as 16.0."""
 
@@ -106,6 +106,7 @@ class Number(Shape):
     min: float | None = None
     max: float | None = None
     above: float | None = None  # the number is larger than this
+    below: float | None = None  # the number is smaller than this
     unit: str = ""
 
     def faults(self, value: Any, document: Located, path: Path_) -> Iterator[Fault]:
@@ -117,36 +118,58 @@ class Number(Shape):
             or (self.min is not None and value < self.min)
             or (self.max is not None and value > self.max)
             or (self.above is not None and value <= self.above)
+            or (self.below is not None and value >= self.below)
         ):
-            yield self.refuse(value, document, path)
+            yield self.refuse(value, document, path, hint=_quoted(value, r"[-+0-9.eE]+"))
 
     def words(self) -> str:
-        bounds = (("above", self.above), ("of at least", self.min), ("of at most", self.max))
-        limits = " and ".join(f"{words} {bound:g}" for words, bound in bounds if bound is not None)
+        low = self._bound("above", self.above) or self._bound("of at least", self.min)
+        high = self._bound("below", self.below) or self._bound("of at most", self.max)
+        limits = " and ".join(filter(None, (low, high.removeprefix("of ") if low else high)))
+        if None not in (self.min, self.max):
+            limits = self._bound("from", self.min) + self._bound(" to", self.max)
         kind = "a whole number" if self.whole else "a number"
         return " ".join(filter(None, (kind, self.unit and f"of {self.unit}", limits)))
 
+    def _bound(self, words: str, at: float | None) -> str:
+        if at is None:
+            return ""
+        return f"{words} {int(at):,}" if at == int(at) else f"{words} {at:g}"
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Integer(Number):
+    """A whole number that is written as one: 16, not 16.0."""
+
+    whole: bool = True
+
+    def faults(self, value: Any, document: Located, path: Path_) -> Iterator[Fault]:
+        if isinstance(value, float):
+            yield self.refuse(value, document, path)
+        else:
+            yield from Number.faults(self, value, document, path)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
 class Flag(Shape):
     """true or false."""
 
     def faults(self, value: Any, document: Located, path: Path_) -> Iterator[Fault]:
         if not isinstance(value, bool):
-            yield self.refuse(value, document, path)
+            yield self.refuse(value, document, path, hint=_quoted(value, "true|false"))
 
     def words(self) -> str:
         return "true or false"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class Choice(Shape):
-    """One of these texts or numbers."""
+    """One of these texts, numbers or flags."""
 
     values: tuple[Any, ...]
 
     def faults(self, value: Any, document: Located, path: Path_) -> Iterator[Fault]:
-        if isinstance(value, list | dict | bool) or value not in self.values:
+        if not any(value == known and type(value) is type(known) for known in self.values):
             yield self.refuse(value, document, path, hint=_nearest(value, self.values))
 
     def words(self) -> str:
@@ -157,7 +180,7 @@ class Choice(Shape):
         return f"one of {shown}{f' and {more} more' if more > 0 else ''}"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class ListOf(Shape):
     """A list of such values."""
 
@@ -179,16 +202,15 @@ class ListOf(Shape):
     def words(self) -> str:
         if self.least and self.least == self.most:
             return f"a list of {self.least} values, each {self.of.words()}"
-        return f"a list{' that is not empty' if self.least else ''}, each value {self.of.words()}"
+        return f"a list{' that is not empty' if self.least else ''}{_each(self.of)}"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class MapOf(Shape):
     """A map from any name to such a value."""
 
     of: Shape
-    named: Text = field(default_factory=Text)  # what the names may be
-    known: tuple[str, ...] = ()  # names that an editor offers; others are allowed too
+    named: Shape = field(default_factory=Text)  # what the names may be
     least: int = 0  # how many
 
     def faults(self, value: Any, document: Located, path: Path_) -> Iterator[Fault]:
@@ -196,16 +218,16 @@ class MapOf(Shape):
             yield self.refuse(value, document, path)
             return
         for name, item in value.items():
-            if self.named.pattern and re.fullmatch(self.named.pattern, name) is None:
+            if any(self.named.faults(name, document, path)):
                 at = document.at((*path, name), key=True)
                 yield Fault(what=f"{at}: the name is '{name[:60]}'", allowed=self.named.words())
             yield from _faults(item, self.of, document, (*path, name))
 
     def words(self) -> str:
-        return f"a map{' that is not empty' if self.least else ''}, each value {self.of.words()}"
+        return f"a map{' that is not empty' if self.least else ''}{_each(self.of)}"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class Keys(Shape):
     """A map with these keys and no others."""
 
@@ -220,7 +242,8 @@ class Keys(Shape):
         for key, item in value.items():
             shape = self.keys.get(key)
             if shape is None:
-                at = document.at((*path, key), key=True)
+                place = path if isinstance(document, NamedValue) else (*path, key)
+                at = document.at(place, key=True)
                 yield unknown_name("key", key, list(self.keys), at=at)
             elif item is not None or not (self.nulls or shape.null):
                 yield from _faults(item, shape, document, (*path, key))
@@ -235,7 +258,7 @@ class Keys(Shape):
         return f"a map with the keys {', '.join(self.keys)}"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class OneOf(Shape):
     """A value of one of several kinds, such as a text or a list of texts."""
 
@@ -296,12 +319,27 @@ def value_words(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def _subject(document: Located, path: Path_) -> str:
+    """What a message is about: 'plan.yaml:3:5: `rank`', 'cards.yaml:1:1: the file', '--gpus'."""
+    if isinstance(document, NamedValue):
+        return document.at(path)
+    return f"{document.at(path)}: {_named(path)}"
+
+
 def _named(path: Path_) -> str:
-    """The value's name in a message: '`sources`', '`shape[3]`', 'the file'."""
     last = next((i for i in range(len(path) - 1, -1, -1) if isinstance(path[i], str)), None)
     if last is None:
         return f"item {path[-1]}" if path else "the file"
     return f"`{path[last]}{''.join(f'[{index}]' for index in path[last + 1 :])}`"
+
+
+def _quoted(value: Any, pattern: str) -> str:
+    """The hint for a number or a flag that is a text, since it stands in quotes."""
+    return "remove the quotes" if isinstance(value, str) and re.fullmatch(pattern, value) else ""
+
+
+def _each(shape: Shape) -> str:
+    return "" if type(shape) is Shape else f", each value {shape.words()}"
 
 
 def _nearest(value: Any, known: Iterable[Any]) -> str:

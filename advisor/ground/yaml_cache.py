@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from advisor.ground import yaml_reader
@@ -26,13 +26,24 @@ MAX_KEPT = 200  # files in the cache; more means many versions came and went
 
 
 class _Marks(Mapping[Path_, tuple[int, int]]):
-    """Positions as they are kept: 'tables␟gate␟0␟id' -> [line, column]."""
+    """Positions as they are kept: {"tables␟gate␟0␟id":[line,column],...}.
 
-    def __init__(self, kept: Mapping[str, list[int]]) -> None:
+    Parsed when the first one is asked for: most files are read without any fault to locate, and
+    positions are four fifths of what is kept.
+    """
+
+    def __init__(self, kept: bytes) -> None:
+        if kept[:1] + kept[-1:] != b"{}":
+            raise ValueError("not the positions that were kept")
         self.kept = kept
 
+    @cached_property
+    def positions(self) -> Mapping[str, list[int]]:
+        positions: Mapping[str, list[int]] = json.loads(self.kept)
+        return positions
+
     def __getitem__(self, path: Path_) -> tuple[int, int]:
-        line, column = self.kept[_joined(path)]
+        line, column = self.positions[_joined(path)]
         return line, column
 
     def __iter__(self) -> Iterator[Path_]:
@@ -42,11 +53,20 @@ class _Marks(Mapping[Path_, tuple[int, int]]):
                 if joined
                 else ()
             )
-            for joined in self.kept
+            for joined in self.positions
         )
 
     def __len__(self) -> int:
-        return len(self.kept)
+        return len(self.positions)
+
+
+def _kept_document(raw: bytes, name: str) -> Document:
+    """A document as `_keep` wrote it: data, positions of keys, positions of values, a line each.
+
+    Raises ValueError where the file is something else.
+    """
+    data, keys, values = raw.split(b"\n")
+    return Document(name, json.loads(data), _Marks(keys), _Marks(values))
 
 
 def _joined(path: Path_) -> str:
@@ -76,9 +96,8 @@ def _read(path: Path, root: Path) -> Document:
     except OSError:
         return yaml_reader.read_yaml(path, name=name)  # says what is wrong
     kept = _folder() / f"{hashlib.sha256(_reader() + raw).hexdigest()[:32]}.json"
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        found = json.loads(kept.read_bytes())
-        return Document(name, found["data"], _Marks(found["keys"]), _Marks(found["values"]))
+    with suppress(OSError, ValueError):
+        return _kept_document(kept.read_bytes(), name)
     document = parse_yaml(raw, name=name)
     _keep(document, kept)
     return document
@@ -86,7 +105,9 @@ def _read(path: Path, root: Path) -> Document:
 
 @cache
 def _reader() -> bytes:
-    return hashlib.sha256(Path(yaml_reader.__file__).read_bytes()).digest()
+    return hashlib.sha256(
+        b"".join(Path(file).read_bytes() for file in (__file__, yaml_reader.__file__))
+    ).digest()
 
 
 @cache
@@ -99,16 +120,17 @@ def _folder() -> Path:
 
 
 def _keep(document: Document, path: Path) -> None:
-    value = {
-        "data": document.data,
-        "keys": {_joined(place): mark for place, mark in document.key_marks.items()},
-        "values": {_joined(place): mark for place, mark in document.value_marks.items()},
-    }
+    keys = {_joined(place): mark for place, mark in document.key_marks.items()}
+    values = {_joined(place): mark for place, mark in document.value_marks.items()}
     with suppress(OSError, TypeError, ValueError):
         path.parent.mkdir(parents=True, exist_ok=True)
         if sum(1 for _ in path.parent.iterdir()) >= MAX_KEPT:
             for old in path.parent.glob("*.json"):
                 old.unlink(missing_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(value, ensure_ascii=False, separators=(",", ":")), "utf-8")
+        lines = (
+            json.dumps(part, ensure_ascii=False, separators=(",", ":"))
+            for part in (document.data, keys, values)
+        )
+        temporary.write_text("\n".join(lines), "utf-8")
         os.replace(temporary, path)

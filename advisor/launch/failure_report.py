@@ -17,6 +17,7 @@ from advisor.ground.errors import (
     Stopped,
     TrainingFailed,
 )
+from advisor.methods import update
 from advisor.plan.entries import Entry
 from advisor.plan.record import ERROR, RESULT, ErrorRecord, StageResult, read_part, try_read_part
 
@@ -155,9 +156,9 @@ def smaller(entry: Entry) -> tuple[Mapping[str, str], str]:
     if stage.seq_len // 2 >= SHORTEST_SEQ_LEN:
         why = "shorter rows only; what happens to longer ones, `truncation` says"
         return {"seq_len": str(stage.seq_len // 2)}, why
-    if stage.update != "full" and stage.quantization is None:
+    if update(stage.update).is_module and stage.quantization is None:
         return {"quantization": "nf4"}, "stores the frozen base in 4 bits"
-    if stage.update == "full":
+    if not update(stage.update).is_module:
         return {
             "update": "lora",
             "learning_rate": "null",

@@ -1,126 +1,122 @@
-"""A key of the launch file as the file of a method declares it, and what a method refuses."""
+"""A key of a plan's stage, and what a method refuses.
+
+Every key is a `Key`: those that every stage may have (stage.py) and those that the file of a method
+declares. The reader of plans, rules that set keys, messages and the JSON Schema all ask its shape.
+"""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-# A path is relative to the plan file; a function is `file.py:name`. What else is text stays as it
-# is when a plan is copied.
-TYPES = ("integer", "number", "text", "path", "function", "text_or_list", "boolean", "choice")
+from advisor.ground.shape import (
+    Choice,
+    Flag,
+    Integer,
+    Keys,
+    ListOf,
+    NamedValue,
+    Number,
+    OneOf,
+    Shape,
+    Text,
+    check_shape,
+)
+
+
+class PathText(Text):
+    """A file or folder, relative to the plan file; it moves along when a plan is copied."""
+
+    def words(self) -> str:
+        return "a file or folder"
+
+
+class FunctionText(Text):
+    """A function in a file beside the plan: scores.py:judge."""
+
+    def words(self) -> str:
+        return "file.py:function"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Key:
-    """One declared key."""
+    """One key that a stage may have."""
 
     name: str
-    owner: str  # "update lora": whose file declares it
-    type: str
-    min: float | None = None
-    max: float | None = None
-    exclusive_min: bool = False
-    exclusive_max: bool = False
-    values: tuple[Any, ...] = ()
-    default: Any = None
+    owner: str  # whose key it is: "update lora", "every stage"
+    shape: Shape = field(compare=False)
+    default: Any = None  # None: there is none
     help: str = ""
 
     @property
     def allowed(self) -> str:
-        """What may stand there, in words: 'a whole number from 1 to 4096'."""
-        if self.type == "choice":
-            return f"one of {', '.join(map(str, self.values))}"
-        words = {
-            "integer": "a whole number",
-            "number": "a number",
-            "text": "text",
-            "path": "a file or folder",
-            "function": "file.py:function",
-            "text_or_list": "text, or a list of texts",
-            "boolean": "true or false",
-        }[self.type]
-        low = (
-            None
-            if self.min is None
-            else f"above {self.min:g}"
-            if self.exclusive_min
-            else f"{self.min:g}"
-        )
-        high = (
-            None
-            if self.max is None
-            else f"below {self.max:g}"
-            if self.exclusive_max
-            else f"{self.max:g}"
-        )
-        if low and high:
-            return (
-                f"{words} {low} and {high}"
-                if self.exclusive_min or self.exclusive_max
-                else f"{words} from {low} to {high}"
-            )
-        if low:
-            return f"{words} {low}" if self.exclusive_min else f"{words} of {low} or more"
-        if high:
-            return f"{words} {high}" if self.exclusive_max else f"{words} of {high} or less"
-        return words
+        """What may be written, in words: 'a whole number from 1 to 4,096'."""
+        return self.shape.words()
 
     def accepts(self, value: Any) -> bool:
-        """True where the value has the declared type and lies within the declared bounds."""
-        if value is None:
-            return self.default is None
-        match self.type:
-            case "boolean":
-                return isinstance(value, bool)
-            case "text" | "path":
-                return isinstance(value, str) and bool(value)
-            case "function":
-                return (
-                    isinstance(value, str) and re.fullmatch(r".+:[A-Za-z_]\w*", value) is not None
-                )
-            case "text_or_list":
-                return bool(value) and (
-                    isinstance(value, str)
-                    or (
-                        isinstance(value, list | tuple)
-                        and all(isinstance(part, str) and part for part in value)
-                    )
-                )
-            case "choice":
-                return any(value == known and type(value) is type(known) for known in self.values)
-        if isinstance(value, bool) or not isinstance(
-            value, int if self.type == "integer" else int | float
-        ):
-            return False
-        if self.min is not None and (value <= self.min if self.exclusive_min else value < self.min):
-            return False
-        return not (
-            self.max is not None and (value >= self.max if self.exclusive_max else value > self.max)
-        )
+        """Whether the key may hold the value."""
+        return not check_shape(NamedValue(self.name, value), self.shape)
 
-    def schema(self) -> dict[str, Any]:
-        """The key as a JSON Schema."""
-        text: dict[str, Any] = {"type": "string", "minLength": 1}
-        schemas: dict[str, dict[str, Any]] = {
-            "integer": {"type": "integer"},
-            "number": {"type": "number"},
-            "text": text,
-            "path": text,
-            "function": {"type": "string", "pattern": r".+:[A-Za-z_]\w*$"},
-            "text_or_list": {"anyOf": [text, {"type": "array", "items": text, "minItems": 1}]},
-            "boolean": {"type": "boolean"},
-            "choice": {"enum": list(self.values)},
-        }
-        schema = schemas[self.type]
-        if self.min is not None:
-            schema["exclusiveMinimum" if self.exclusive_min else "minimum"] = self.min
-        if self.max is not None:
-            schema["exclusiveMaximum" if self.exclusive_max else "maximum"] = self.max
-        described = f"{self.help} ({self.owner})" if self.help else f"({self.owner})"
-        return {**schema, "description": described} | (
-            {} if self.default is None else {"default": self.default}
+
+TYPES: Mapping[str, Shape] = {
+    "integer": Integer(),
+    "number": Number(),
+    "text": Text(),
+    "path": PathText(),
+    "function": FunctionText(pattern=r".+:[A-Za-z_]\w*"),
+    "text_or_list": OneOf(options=(Text(), ListOf(of=Text(), least=1))),
+    "boolean": Flag(),
+    "choice": Choice(values=()),
+}
+# What the file of a method says of a key that it declares.
+DECLARATION = Keys(
+    keys={
+        "type": Choice(values=tuple(TYPES)),
+        "min": Number(),
+        "max": Number(),
+        "exclusive_min": Flag(help="the key has to be above `min`"),
+        "exclusive_max": Flag(help="the key has to be below `max`"),
+        "values": ListOf(of=OneOf(options=(Text(), Number(), Flag())), least=1),
+        "default": Shape(),
+        "help": Text(),
+        "source": Text(help="an id of rules/sources.yaml"),
+        "sources": ListOf(of=Text()),
+    },
+    required=("type",),
+)
+PARTS = {"number": ("min", "max", "exclusive_min", "exclusive_max"), "choice": ("values",)}
+
+
+def declared_key(name: str, owner: str, said: Mapping[str, Any]) -> Key:
+    """The key of a declaration that has the shape above."""
+    shape = TYPES[said["type"]]
+    if isinstance(shape, Number):
+        low, high = said.get("min"), said.get("max")
+        over, under = said.get("exclusive_min"), said.get("exclusive_max")
+        shape = replace(
+            shape,
+            min=None if over else low,
+            above=low if over else None,
+            max=None if under else high,
+            below=high if under else None,
         )
+    elif isinstance(shape, Choice):
+        shape = replace(shape, values=tuple(said.get("values", ())))
+    default = said.get("default")
+    return Key(
+        name=name,
+        owner=owner,
+        shape=replace(shape, null=default is None),
+        default=default,
+        help=said.get("help", ""),
+    )
+
+
+def unused_parts(said: Mapping[str, Any]) -> list[str]:
+    """Parts of a declaration that say nothing about a key of its type: `min` of a text."""
+    kind = {"integer": "number"}.get(said["type"], said["type"])
+    return [part for of, parts in PARTS.items() if of != kind for part in parts if part in said]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,37 +7,45 @@ its own method away and no other: whoever names that method gets the fault, loca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from advisor.ground.errors import Fault, InputError, nearest, unknown_name
+from advisor.ground.from_dataclass import build, shape_of
 from advisor.ground.resources import estimate_methods_dir, method_roots, resource_root
-from advisor.ground.shape import Choice, Keys, ListOf, Number, Text, check_shape
+from advisor.ground.shape import (
+    Choice,
+    Keys,
+    ListOf,
+    MapOf,
+    Number,
+    OneOf,
+    Path_,
+    Shape,
+    Text,
+    check_shape,
+    value_words,
+)
+from advisor.ground.sources import SOURCE
 from advisor.ground.yaml_cache import read_shipped
 from advisor.ground.yaml_reader import Document, read_yaml
-from advisor.methods.keys import TYPES, Key, Refusal
+from advisor.methods.keys import DECLARATION, Key, Refusal, declared_key, unused_parts
 from advisor.methods.model import (
     QUANTIZATIONS,
-    SERVERS,
     Method,
     Methods,
     Objective,
     Update,
     Variant,
 )
+from advisor.methods.stage import stage_keys
 
 FOLDERS: Mapping[str, tuple[str, type[Method]]] = {
     "objective": ("objectives", Objective),
     "update": ("updates", Update),
-}
-DATA_KINDS = ("paired", "raw_text", "preference", "unpaired_feedback", "prompts_with_verifier")
-CHOICES = {
-    "trains": ("module", "all"),
-    "reference": ("never", "always", "with_beta"),
-    "logits": ("tiles", "tiles_on_gpu", "whole", "parts", "none"),
 }
 # How much data an objective wants (advisor/data/measure/data_requirements.py).
 AMOUNTS = Keys(
@@ -55,43 +63,66 @@ AMOUNTS = Keys(
     },
     required=("too_few", "usual", "text", "sources"),
 )
-LISTS = {"trains_on": DATA_KINDS, "serves": SERVERS}
-OWN_NAME = "give yours a name of its own"
-WORDS = {str: "text", bool: "true or false", int: "a whole number"}
-# Read by others: rules by the rule loader, keys and quantizations below.
-ELSEWHERE = (
-    "version",
+# Fields of a method that are not read as they stand in its file, but made of parts of it.
+MADE = (
+    "axis",
+    "at",
+    "shipped",
     "amounts",
     "sources",
     "keys",
     "defaults",
     "unused",
     "refuses",
-    "quantizations",
-    "settings",
-    "scenarios",
+    "variants",
 )
-PLAIN = (str, int, float, bool)
-KEY_PARTS = {item.name for item in fields(Key)} - {"name", "owner"} | {"source", "sources"}
-REFUSAL_PARTS = {item.name for item in fields(Refusal)}
+OWN_NAME = "give yours a name of its own"
+ARITHMETIC = "the name of a file in estimate/methods/"
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+@cache
+def file_shape(axis: str) -> Keys:
+    """What the file of an objective or of an update may hold.
+
+    The rule loader reads `settings`, and the linter `scenarios`.
+    """
+    own = shape_of(FOLDERS[axis][1], without=MADE)
+    keys: dict[str, Shape] = {
+        **own.keys,
+        "version": Choice(values=(1,)),
+        "sources": MapOf(of=SOURCE, help="beside those of rules/sources.yaml"),
+        "keys": MapOf(of=DECLARATION, help="the keys that it adds to a stage"),
+        "defaults": Keys(
+            keys={name: _default(key.shape) for name, key in stage_keys().items()},
+            help="of keys that every stage has",
+        ),
+        "unused": Keys(
+            keys={name: Text() for name in stage_keys()},
+            help="keys of every stage that it does not read, and why",
+        ),
+        "refuses": ListOf(
+            of=shape_of(Refusal), help="values of other keys that it cannot go together with"
+        ),
+        "settings": Shape(),
+        "scenarios": Shape(),
+    }
+    if axis == "update":
+        variant = shape_of(Variant, without=("quantization",))
+        keys["quantizations"] = Keys(
+            keys=dict.fromkeys(QUANTIZATIONS, variant),
+            help="schemes on a quantised base that have names of their own",
+        )
+        keys["arithmetic"] = Text(such_as="lora: the name of a file in estimate/methods/")
+        own = replace(own, required=(*own.required, "arithmetic"))
+    else:
+        keys["amounts"] = AMOUNTS
+    return Keys(keys=keys, required=own.required, nulls=True)
 
 
-# What a part of a declared key has to be, and how that is said.
-PARTS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "min": (_is_number, "a number"),
-    "max": (_is_number, "a number"),
-    "exclusive_min": (lambda value: isinstance(value, bool), "true or false"),
-    "exclusive_max": (lambda value: isinstance(value, bool), "true or false"),
-    "values": (
-        lambda value: isinstance(value, list) and all(isinstance(one, PLAIN) for one in value),
-        "a list of numbers or texts",
-    ),
-    "help": (lambda value: isinstance(value, str), "text"),
-}
+def _default(shape: Shape) -> Shape:
+    """A default as it is, or with its source."""
+    cited = Keys(keys={"value": shape, "source": Text()}, required=("value",))
+    return OneOf(options=(shape, cited))
 
 
 @cache
@@ -118,6 +149,12 @@ def methods(roots: tuple[Path, ...] | None = None) -> Methods:
                 else:
                     name = path.stem if path.stem not in taken else f"{path.stem} ({path})"
                     broken[name] = faults
+    for table in found.values():
+        for name, method in list(table.items()):
+            faults = tuple(_wrong_refusals(method, found))
+            if faults:
+                broken[name] = faults
+                del table[name]
     tables = {
         axis: dict(sorted(table.items(), key=lambda item: (item[1].order, item[0])))
         for axis, table in found.items()
@@ -135,17 +172,34 @@ def _read_method(
         document = read_yaml(path, name=str(path)) if own else read_shipped(path)
     except InputError as error:
         return None, error.faults
-    reader = _Reader(document, axis, path, root)
-    method = reader.method(kind)
     if path.stem in taken:
         what = f"{document.at(('id',))}: a method '{path.stem}' exists already"
         return None, (Fault(what=f"{what} ({taken[path.stem]})", hint=OWN_NAME),)
+    reader = _Reader(document, axis, path, root)
+    method = reader.method(kind)
     names = _names(method) if method is not None else []
     for number, name in enumerate(names):
         first = taken.get(name) or (method.at if method and name in names[:number] else None)
         if first:
             reader.fault(("quantizations",), f"a method '{name}' exists already ({first})")
     return (None, tuple(reader.faults)) if reader.faults else (method, ())
+
+
+def _wrong_refusals(method: Method, found: Mapping[str, Mapping[str, Method]]) -> Iterator[Fault]:
+    """What `refuses` of a method says about keys that there are not, or values that they cannot
+    hold. Keys of all methods count, so this waits until all files are read.
+    """
+    declared = [one.keys for table in found.values() for one in table.values()]
+    for refusal in method.refuses:
+        keys = [keys[refusal.key] for keys in (stage_keys(), *declared) if refusal.key in keys]
+        at = f"{method.at}: `refuses`"
+        if not keys:
+            names = [*stage_keys(), *(name for keys in declared for name in keys)]
+            yield unknown_name("key", refusal.key, list(dict.fromkeys(names)), at=at)
+        for value in refusal.values:
+            if keys and not any(key.accepts(value) for key in keys):
+                what = f"{at}: {refusal.key} is never {value_words(value)}"
+                yield Fault(what=what, allowed=keys[0].allowed)
 
 
 def _names(method: Method) -> list[str]:
@@ -159,91 +213,69 @@ class _Reader:
 
     def __init__(self, document: Document, axis: str, path: Path, root: Path) -> None:
         self.document, self.axis, self.path, self.root = document, axis, path, root
-        self.faults: list[Fault] = []
+        self.faults = check_shape(document, file_shape(axis))
         self.data: Mapping[str, Any] = document.data if isinstance(document.data, dict) else {}
 
-    def fault(
-        self, place: tuple[Any, ...], what: str, allowed: str = "", hint: str = "", key: bool = True
-    ) -> None:
-        at = self.document.at(place, key=key and bool(place))
+    def fault(self, place: Path_, what: str, allowed: str = "", hint: str = "") -> None:
+        at = self.document.at(place, key=bool(place))
         self.faults.append(Fault(what=f"{at}: {what}", allowed=allowed, hint=hint))
 
     def method(self, kind: type[Method]) -> Method | None:
         """The method, or None with the faults collected."""
-        if not isinstance(self.document.data, dict):
-            self.fault((), "a map is expected", "keys such as id, name, about, order")
+        given = {key: value for key, value in self.data.items() if value is not None}
+        if given.get("id") not in (None, self.path.stem):
+            self.fault(("id",), f"id '{given['id']}'", f"the file's name: {self.path.stem}")
+        if isinstance(given.get("arithmetic"), str):
+            self.check_arithmetic(given["arithmetic"])
+        keys = {key.name: key for key in self.keys()}
+        if self.faults:
             return None
-        hints = get_type_hints(kind)
-        made_here = (
-            "axis", "at", "shipped", "amounts", "sources", "keys", "defaults", "unused", "refuses",
-            "variants",
-        )  # fmt: skip
-        own = {item.name: item for item in fields(kind) if item.name not in made_here}
-        known = [*own, *ELSEWHERE]
-        for name in self.data:
-            if name not in known:
-                at = self.document.at((name,), key=True)
-                self.faults.append(unknown_name("key", name, known, at=at))
-        values: dict[str, Any] = {}
-        for name, item in own.items():
-            if name in self.data:
-                values[name] = self.value(name, self.data[name], hints[name])
-            elif item.default is MISSING:
-                self.fault((), f"the {self.axis} has no `{name}`", "every method has one")
-        if self.data.get("id") not in (None, self.path.stem):
-            self.fault(("id",), f"id '{self.data['id']}'", f"the file's name: {self.path.stem}")
-        self.module(values.get("arithmetic", ""))
-        owner = f"{self.axis} {self.path.stem}"
-        values |= {
+        plain = {key: given[key] for key in shape_of(kind, without=MADE).keys if key in given}
+        made: dict[str, Any] = {
             "axis": self.axis,
             "at": self.document.at(("id",)),
             "shipped": self.root == resource_root(),
-            "keys": self.keys(owner),
+            "keys": keys,
             "defaults": {
-                key: value.get("value") if isinstance(value, dict) else value
-                for key, value in self.map("defaults").items()
+                key: value["value"] if isinstance(value, dict) else value
+                for key, value in given.get("defaults", {}).items()
             },
-            "sources": self.map("sources"),
-            "unused": {key: str(why) for key, why in self.map("unused").items()},
-            "refuses": tuple(self.refusals(owner)),
+            "sources": given.get("sources", {}),
+            "unused": given.get("unused", {}),
+            "refuses": tuple(build(Refusal, entry) for entry in given.get("refuses", ())),
         }
         if self.axis == "update":
-            values["variants"] = tuple(self.variants())
-        elif "amounts" in self.data:
-            self.faults += check_shape(self.document, AMOUNTS, ("amounts",))
-            values["amounts"] = self.data["amounts"]
-        return None if self.faults else kind(**values)
-
-    def value(self, name: str, value: Any, kind: Any) -> Any:
-        """One plain value of the file, checked."""
-        if name in LISTS:
-            if not isinstance(value, list) or any(one not in LISTS[name] for one in value):
-                self.fault((name,), f"{name} is {value!r}", f"a list of {', '.join(LISTS[name])}")
-                return ()
-            return tuple(value)
-        if name in CHOICES and value not in CHOICES[name]:
-            allowed = f"one of {', '.join(CHOICES[name])}"
-            self.fault((name,), f"{name} is {value!r}", allowed, nearest(value, CHOICES[name]))
-        elif type(value) is not kind:
-            self.fault((name,), f"{name} is {value!r}", WORDS.get(kind, str(kind)))
-        return value
-
-    def module(self, name: str) -> None:
-        """The file that counts what is special about the method has to be there."""
-        if not name:
-            if self.axis == "update":
-                self.fault(
-                    (),
-                    "no `arithmetic`: nothing says how many parameters it trains",
-                    "the name of a file in estimate/methods/",
-                )
-            return
-        if not isinstance(name, str) or not name.isidentifier():
-            self.fault(
-                ("arithmetic",),
-                f"arithmetic is {name!r}",
-                "the name of a file in estimate/methods/",
+            made["variants"] = tuple(
+                Variant(quantization=quantization, **entry)
+                for quantization, entry in given.get("quantizations", {}).items()
             )
+        else:
+            made["amounts"] = given.get("amounts", {})
+        return build(kind, plain, **made)
+
+    def keys(self) -> Iterator[Key]:
+        """The keys that a stage of this method may have."""
+        declared = self.data.get("keys")
+        for name, said in declared.items() if isinstance(declared, dict) else ():
+            place = ("keys", name)
+            if self.faults and check_shape(self.document, DECLARATION, place):
+                continue  # told already
+            for part in unused_parts(said):
+                self.fault(
+                    (*place, part), f"`{part}` says nothing about a key of type {said['type']}"
+                )
+            if said["type"] == "choice" and "values" not in said:
+                self.fault(place, f"key '{name}': a choice has no `values`")
+                continue
+            key = declared_key(name, f"{self.axis} {self.path.stem}", said)
+            if not key.accepts(key.default):
+                self.fault(place, f"key '{name}': its default {key.default!r} is not {key.allowed}")
+            yield key
+
+    def check_arithmetic(self, name: str) -> None:
+        """The file that counts what is special about the method has to be there."""
+        if not name.isidentifier():
+            self.fault(("arithmetic",), f"arithmetic is {name!r}", ARITHMETIC)
             return
         places = [estimate_methods_dir(), self.root / "estimate" / "methods"]
         stands = [place for place in places if (place / f"{name}.py").is_file()]
@@ -262,87 +294,3 @@ class _Reader:
                 f"there are: {', '.join(there)}",
                 nearest(name, there),
             )
-
-    def map(self, name: str) -> Mapping[str, Any]:
-        found = self.data.get(name)
-        if found is None or isinstance(found, dict):
-            return found or {}
-        self.fault((name,), f"`{name}` is a map, not {found!r}")
-        return {}
-
-    def keys(self, owner: str) -> dict[str, Key]:
-        """The keys that a stage of this method may have."""
-        found: dict[str, Key] = {}
-        for name, spec in self.map("keys").items():
-            place = ("keys", name)
-            if not isinstance(spec, dict) or spec.get("type") not in TYPES:
-                self.fault(place, f"key '{name}': its `type` is not known", ", ".join(TYPES))
-                continue
-            unknown = [part for part in spec if part not in KEY_PARTS]
-            if unknown:
-                at = self.document.at((*place, unknown[0]), key=True)
-                self.faults.append(unknown_name("part", unknown[0], sorted(KEY_PARTS), at=at))
-                continue
-            if spec["type"] == "choice" and not spec.get("values"):
-                self.fault(place, f"key '{name}': a choice has no `values`")
-                continue
-            wrong = [part for part in spec if part in PARTS and not PARTS[part][0](spec[part])]
-            for part in wrong:
-                self.fault(
-                    (*place, part),
-                    f"key '{name}': `{part}` is {spec[part]!r}",
-                    PARTS[part][1],
-                    key=False,
-                )
-            if wrong:
-                continue
-            parts = {
-                part: value
-                for part, value in spec.items()
-                if part not in ("source", "sources", "values")
-            }
-            key = Key(name=name, owner=owner, values=tuple(spec.get("values") or ()), **parts)
-            if key.default is not None and not key.accepts(key.default):
-                self.fault(place, f"key '{name}': its default {key.default!r} is not {key.allowed}")
-            found[name] = key
-        return found
-
-    def refusals(self, owner: str) -> Iterable[Refusal]:
-        listed = self.data.get("refuses")
-        if listed is not None and not isinstance(listed, list):
-            self.fault(("refuses",), f"`refuses` is a list, not {listed!r}")
-        for number, entry in enumerate(listed if isinstance(listed, list) else ()):
-            complete = (
-                isinstance(entry, dict)
-                and set(entry) <= REFUSAL_PARTS
-                and REFUSAL_PARTS - {"hint"} <= set(entry)
-                and isinstance(entry["values"], list)
-                and all(isinstance(entry[part], str) for part in entry if part != "values")
-            )
-            if complete:
-                yield Refusal(**{**entry, "values": tuple(entry["values"])})
-            else:
-                self.fault(
-                    ("refuses", number),
-                    f"{owner}: an entry of refuses is incomplete",
-                    "key, values (a list), because and, if you like, hint",
-                    key=False,
-                )
-
-    def variants(self) -> Iterable[Variant]:
-        """The schemes that this update makes on quantised bases, each under its own name."""
-        wanted = {item.name for item in fields(Variant)} - {"quantization"}
-        for quantization, entry in self.map("quantizations").items():
-            place = ("quantizations", quantization)
-            if quantization not in QUANTIZATIONS:
-                self.fault(
-                    place, f"unknown quantization '{quantization}'", ", ".join(QUANTIZATIONS)
-                )
-            elif (
-                not isinstance(entry, dict)
-                or set(entry) != wanted
-                or not all(isinstance(text, str) and text for text in entry.values())
-            ):
-                self.fault(place, "the scheme is incomplete", f"texts: {', '.join(sorted(wanted))}")
-            else:
-                yield Variant(quantization=quantization, **entry)

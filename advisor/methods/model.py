@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from advisor.ground.errors import Fault, InputError, nearest
+from advisor.ground.shape import Choice, Integer, ListOf
 from advisor.methods.keys import Key, Refusal
 
+DATA_KINDS = ("paired", "raw_text", "preference", "unpaired_feedback", "prompts_with_verifier")
 QUANTIZATIONS = ("nf4", "int8")
 REMEDIES = (
     "prompting",
@@ -47,15 +49,19 @@ class Objective(Method):
 
     phrase: str  # for people: "show {model} pairs of a better and a worse answer"
     short: str  # a few words: "learning from pairs"
-    trains_on: tuple[str, ...]  # kinds of data, as in rules/facts.yaml
+    trains_on: Annotated[tuple[str, ...], ListOf(of=Choice(values=DATA_KINDS))]
     pairs: bool = False  # a row is two sequences
     generates: bool = False  # it learns from answers that the model writes itself
     scores: bool = False  # the result gives a score in place of text, and is a model of its own
+    packs: bool = False  # rows are single texts, so that several fit into one sequence
     splits_documents: bool = False  # rows are cut into pieces of seq_len without loss
-    reference: str = "never"  # a frozen copy beside full fine-tuning: never | always | with_beta
-    extra_forwards: int = 0  # forward passes beside the one that is learned from
+    # Whether a frozen copy stands beside full fine-tuning.
+    reference: Literal["never", "always", "with_beta"] = "never"
+    extra_forwards: Annotated[int, Integer(min=0)] = (
+        0  # forward passes beside the one that is learned from
+    )
     amounts: Mapping[str, Any] = field(default_factory=dict)  # how much data it wants
-    logits: str = "tiles"  # tiles | tiles_on_gpu | whole | parts | none
+    logits: Literal["tiles", "tiles_on_gpu", "whole", "parts", "none"] = "tiles"
 
     @property
     def sequences_per_row(self) -> int:
@@ -92,13 +98,15 @@ class Update(Method):
 
     phrase: str  # for people: "by training a small add-on beside it"
     phrase_per_task: str  # the same with one module for each of {tasks}
-    trains: str  # module | all
+    trains: Literal["module", "all"]
     result: str  # what a run leaves: "a LoRA", "a bottleneck adapter", "a whole model"
     added: str = ""  # the line of an estimate for its own parameters: "adapters"
     size_key: str = ""  # the key that says how large the module is: rank
     merges: bool = False  # its result can be merged into the base
     why_not_merged: str = ""
-    serves: tuple[str, ...] = SERVERS  # where its result can be loaded beside its base
+    # Where its result can be loaded beside its base.
+    serves: Annotated[tuple[str, ...], ListOf(of=Choice(values=SERVERS))] = SERVERS
+    changes_at_start: bool = False  # a new module changes answers before any training
     peft_type: str = ""  # PEFT's name for it
     imports: str = ""  # what plain PEFT needs imported before it can load the result
     variants: tuple[Variant, ...] = ()

@@ -1,5 +1,4 @@
-"""Faults of a plan that span several keys: names, what starts from what, and keys that nothing
-would read.
+"""Faults of a plan that span several keys: names, what starts from what, keys without effect.
 
 They work on the raw data, so that a file with a wrong type elsewhere still gets all its faults at
 once.
@@ -7,21 +6,15 @@ once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from advisor.ground.errors import nearest
-from advisor.ground.files import FOLDER_NAME, is_folder_name, such_as
+from advisor.methods.stage import stage_keys
 from advisor.plan.keys import KeySpecs
-from advisor.plan.model import Stage
 
 Place = tuple[str | int, ...]
-STAGE_KEYS = {item.name for item in fields(Stage)}
-# Objectives whose rows are single texts, so that several fit into one sequence.
-PACKABLE = ("cpt", "sft")
-FULL = "update full trains the weights themselves"
 
 
 class Raise(Protocol):
@@ -34,9 +27,6 @@ class Raise(Protocol):
 
 def plan_faults(data: Mapping[str, Any], report: Raise, base: Path | None) -> None:
     """Report what is wrong with the plan as a whole."""
-    _check_name(data.get("name"), ("name",), "a plan's name", report)
-    if isinstance(data.get("model"), str) and not data["model"].strip():
-        report(("model",), "model is empty", "a hub id such as Qwen/Qwen3-0.6B, or a folder")
     stages = data["stages"] if isinstance(data.get("stages"), list) else []
     tasks = data["tasks"] if isinstance(data.get("tasks"), list) else []
     _check_names(stages, "stages", report)
@@ -49,7 +39,7 @@ def plan_faults(data: Mapping[str, Any], report: Raise, base: Path | None) -> No
         if launch.get("strategy") is not None and launch.get("processes", 1) == 1:
             report(
                 ("launch", "strategy"),
-                "nothing would read 'strategy': there is one process",
+                "`strategy` has no effect: there is one process",
                 "",
                 "remove it, or set processes",
                 key=True,
@@ -62,15 +52,10 @@ def plan_faults(data: Mapping[str, Any], report: Raise, base: Path | None) -> No
             ):
                 report(
                     ("stages", index, "attention"),
-                    "flash_attention_2 needs a CUDA or ROCm card, and launch.device is "
-                    + str(launch.get("device", "cpu")),
+                    "flash_attention_2 needs a CUDA or ROCm GPU, and `launch.device` is"
+                    f" {launch.get('device', 'cpu')}",
                     "here: sdpa, eager",
                 )
-
-
-def _check_name(name: Any, place: Place, what: str, report: Raise) -> None:
-    if isinstance(name, str) and not is_folder_name(name):
-        report(place, f"{what} is '{name[:60]}'", FOLDER_NAME, such_as(name))
 
 
 def _check_names(entries: list[Any], table: str, report: Raise) -> None:
@@ -79,7 +64,6 @@ def _check_names(entries: list[Any], table: str, report: Raise) -> None:
         name = entry.get("name") if isinstance(entry, dict) else None
         if not isinstance(name, str):
             continue
-        _check_name(name, (table, index, "name"), f"a {table[:-1]}'s name", report)
         if name in seen:
             report(
                 (table, index, "name"),
@@ -127,35 +111,20 @@ def _check_data(
     if stages and all(own) and data.get("data") is not None:
         report(
             ("data",),
-            "nothing would read 'data': every stage names its own",
+            "`data` has no effect: every stage names its own",
             "",
             "remove it here or in a stage",
             key=True,
         )
-    for index, (stage, has_own) in enumerate(zip(stages, own, strict=True)):
+    for index, has_own in enumerate(own):
         if has_own and tasks:
             report(
                 ("stages", index, "data"),
-                "nothing would read this 'data': each task brings its own",
+                "`data` of a stage has no effect: each task brings its own",
                 "",
                 "remove it",
                 key=True,
             )
-        if has_own and isinstance(stage["data"], str) and not stage["data"].strip():
-            report(("stages", index, "data"), "data is empty", "a file or folder, or a hub id")
-    places: list[tuple[Place, Any]] = [(("data",), data.get("data"))]
-    places += [
-        (("tasks", number, "data"), task.get("data"))
-        for number, task in enumerate(tasks)
-        if isinstance(task, dict)
-    ]
-    for place, entry in places:
-        if (
-            isinstance(entry, dict)
-            and isinstance(entry.get("path"), str)
-            and not entry["path"].strip()
-        ):
-            report((*place, "path"), "path is empty", "a file or folder, or a hub id")
 
 
 def _check_starts(stages: list[Any], report: Raise, base: Path | None) -> None:
@@ -172,53 +141,42 @@ def _check_starts(stages: list[Any], report: Raise, base: Path | None) -> None:
             else "the first stage starts from the model, or from a folder"
         )
         if start in names[index:]:
-            report(
-                place, f"start_from names '{start}', which is not trained before this stage", known
-            )
-        elif not start.strip() or (
-            base is not None and not (base / Path(start).expanduser()).is_dir()
-        ):
+            report(place, f"`start_from` is '{start}', a stage that is trained later", known)
+        elif base is not None and not (base / Path(start).expanduser()).is_dir():
             report(
                 place,
-                f"start_from '{start}' is neither an earlier stage nor a folder",
+                f"`start_from` is '{start}', which is neither an earlier stage nor a folder",
                 known,
                 nearest(start, earlier),
             )
 
 
 def stage_faults(stage: Mapping[str, Any], place: Place, specs: KeySpecs, report: Raise) -> None:
-    """Report keys of one stage that contradict each other or that nothing would read."""
+    """Report keys of one stage that contradict each other or that have no effect."""
 
     def dead(key: str, why: str, hint: str) -> None:
-        report((*place, key), f"nothing would read '{key}': {why}", "", hint, key=True)
+        report((*place, key), f"`{key}` has no effect: {why}", "", hint, key=True)
 
-    objective, update = stage.get("objective"), stage.get("update")
-    if update == "full" and stage.get("quantization") is not None:
-        report(
-            (*place, "quantization"),
-            f"quantization needs a frozen base, and {FULL}",
-            "update: lora",
-            "remove quantization, or change update",
-            key=True,
-        )
+    objective, update = str(stage.get("objective")), str(stage.get("update"))
+    if update in specs.updates and not specs.updates[update].is_module:
+        _check_whole_model(stage, place, specs, report)
     elif stage.get("double_quantization") is not None and stage.get("quantization") != "nf4":
         dead(
             "double_quantization",
             f"quantization is {stage.get('quantization') or 'null'}",
             "it belongs to quantization: nf4",
         )
-    if update == "full" and stage.get("peft"):
-        dead("peft", FULL, "remove it; update: lora reads it")
     if stage.get("scheduler") == "constant" and stage.get("warmup"):
         dead("warmup", "scheduler is constant", "use scheduler: constant_with_warmup")
-    if stage.get("packing") is True and isinstance(objective, str) and objective not in PACKABLE:
+    packs = [name for name, method in specs.objectives.items() if method.packs]
+    if stage.get("packing") is True and objective in specs.objectives and objective not in packs:
         dead(
             "packing",
             f"objective {objective} does not pack rows",
-            f"it belongs to {' and '.join(PACKABLE)}",
+            f"it belongs to {_either(packs)}",
         )
-    for key in STAGE_KEYS & set(stage):
-        why = specs.unused(key, objective=str(objective), update=str(update))
+    for key in stage:
+        why = specs.unused(key, objective=objective, update=update)
         if why:
             dead(key, why, "remove it")
     for owner, refusal in specs.refused(stage):
@@ -226,14 +184,15 @@ def stage_faults(stage: Mapping[str, Any], place: Place, specs: KeySpecs, report
         said = str(value).lower() if isinstance(value, bool) else value
         report(
             (*place, refusal.key),
-            f"{refusal.key} is {said}, which does not go with {owner}: {refusal.because}",
+            f"`{refusal.key}` is {said}, which does not go with {owner}: {refusal.because}",
             "",
             refusal.hint,
         )
+    own = {*stage_keys(), *specs.allowed(objective, update)}
     for block in ("trl", "peft"):
         inner = stage.get(block)
         for key in inner if isinstance(inner, dict) else ():
-            if key in STAGE_KEYS or key in specs.allowed(str(objective), str(update)):
+            if key in own:
                 report(
                     (*place, block, key),
                     f"'{key}' is a key of the stage itself",
@@ -249,3 +208,40 @@ def stage_faults(stage: Mapping[str, Any], place: Place, specs: KeySpecs, report
                     "use `advise run --output DIR`",
                     key=True,
                 )
+
+
+def _check_whole_model(
+    stage: Mapping[str, Any], place: Place, specs: KeySpecs, report: Raise
+) -> None:
+    """Report keys that need a module beside a frozen base, in a stage that trains every weight."""
+    whole = f"update {stage['update']} trains every weight of the model"
+    modules = _either([name for name, update in specs.updates.items() if update.is_module])
+    if stage.get("quantization") is not None:
+        report(
+            (*place, "quantization"),
+            f"`quantization` needs a frozen base, and {whole}",
+            f"with update {modules}",
+            "remove quantization, or change update",
+            key=True,
+        )
+    elif stage.get("double_quantization") is not None:
+        report(
+            (*place, "double_quantization"),
+            f"`double_quantization` has no effect: {whole}",
+            "",
+            "remove it",
+            key=True,
+        )
+    if stage.get("peft"):
+        report(
+            (*place, "peft"),
+            f"`peft` has no effect: {whole}",
+            "",
+            f"remove it; update {modules} reads it",
+            key=True,
+        )
+
+
+def _either(names: Sequence[str]) -> str:
+    """'lora, adapter or prefix'."""
+    return " or ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))

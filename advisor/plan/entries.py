@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from advisor.plan.keys import KeySpecs, key_specs
 from advisor.plan.model import Plan, PlanData, Stage, Task
 
-SCORED = ("ppo", "grpo", "rloo")  # objectives that learn from their own answers
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
@@ -42,7 +40,7 @@ def _chain(plan: Plan, task: Task | None, specs: KeySpecs) -> list[Entry]:
     names = [stage.name for stage in plan.stages]
     result = []
     for index, stage in enumerate(plan.stages):
-        start = stage.start_from or _before(plan, index)
+        start = stage.start_from or _before(plan, index, specs)
         earlier = start in names[:index]
         data = (
             task.data
@@ -61,38 +59,40 @@ def _chain(plan: Plan, task: Task | None, specs: KeySpecs) -> list[Entry]:
                 data=data,
                 starts_from=f"{start}{suffix}" if earlier else None,
                 start_folder=None if earlier else start,
-                scored_by=f"{scorer}{suffix}" if (scorer := _scorer(plan, index)) else None,
+                scored_by=f"{scorer}{suffix}" if (scorer := _scorer(plan, index, specs)) else None,
             )
         )
     return result
 
 
-def _scorer(plan: Plan, index: int) -> str | None:
+def _scorer(plan: Plan, index: int, specs: KeySpecs) -> str | None:
     """The stage whose reward model scores the answers of a stage that learns from its own; None
-    where something else does.
+    if something else does.
     """
     stage = plan.stages[index]
     if (
-        stage.objective not in SCORED
+        not specs.objectives[stage.objective].needs_reward
         or stage.options.get("reward")
         or stage.options.get("verifier")
     ):
         return None
-    there = [earlier.name for earlier in plan.stages[:index] if earlier.objective == "rm"]
+    there = [earlier.name for earlier in plan.stages[:index] if _scores(earlier, specs)]
     named = stage.options.get("reward_model")
     return named if named in there else there[-1] if there and named is None else None
 
 
-def _before(plan: Plan, index: int) -> str | None:
-    """The stage that one goes on from where it names none: the one before, or before the reward
-    model, which scores and does not write.
+def _before(plan: Plan, index: int, specs: KeySpecs) -> str | None:
+    """The stage whose result a stage continues from if it names none: the one before, or before
+    the reward model, which scores and does not write.
     """
-    earlier = [
-        stage.name
-        for stage in plan.stages[:index]
-        if stage.objective != "rm" or plan.stages[index].objective == "rm"
-    ]
+    from_any = _scores(plan.stages[index], specs)
+    earlier = [stage.name for stage in plan.stages[:index] if from_any or not _scores(stage, specs)]
     return earlier[-1] if earlier else None
+
+
+def _scores(stage: Stage, specs: KeySpecs) -> bool:
+    """Whether the stage trains a reward model."""
+    return specs.objectives[stage.objective].scores
 
 
 def with_overrides(stage: Stage, task: Task, specs: KeySpecs) -> Stage:

@@ -1,91 +1,103 @@
-"""Stage keys that belong to one update scheme or one objective, as their own files declare them.
+"""The keys that a stage of a plan may have: those of every stage, and those of its methods.
 
-rules/updates/<name>.yaml and rules/objectives/<name>.yaml list such keys under `keys:` with type,
-bounds and default. The reader of plans refuses what no file declares, the JSON Schema offers them
-in the editor, trainers take their defaults from here. So a new method brings its keys in its own
-file.
+rules/updates/<name>.yaml and rules/objectives/<name>.yaml declare keys of their own. The reader of
+plans refuses what neither they nor `Stage` declare, rules that set keys are held to the same
+shapes, the JSON Schema offers them in the editor, trainers take their defaults from here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from advisor.ground.errors import Fault
+from advisor.ground.shape import Integer
 from advisor.methods import methods
 from advisor.methods.keys import Key as Key
 from advisor.methods.keys import Refusal
-from advisor.methods.model import Method, Methods
+from advisor.methods.model import Method, Methods, Objective, Update
+from advisor.methods.stage import stage_keys
+
+# A rule sets the rows of a step over all GPUs; the fit search splits them into micro_batch_size
+# and grad_accum, which a plan names.
+SPLIT = {
+    "effective_batch_size": Key(
+        name="effective_batch_size",
+        owner="rules",
+        shape=Integer(min=1),
+        help="rows behind one optimizer step, over all GPUs",
+    )
+}
+# What a stage is and where it stands is decided by other rules, and trl and peft belong to users.
+NOT_SET = {
+    "name", "objective", "update", "quantization", "start_from", "data", "trl", "peft",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class KeySpecs:
-    """Every declared key, by update and by objective."""
+    """Every key, by who declares it."""
 
-    updates: Mapping[str, Method]
-    objectives: Mapping[str, Method]
+    updates: Mapping[str, Update]
+    objectives: Mapping[str, Objective]
+    broken: Mapping[str, tuple[Fault, ...]] = field(default_factory=dict)
+
+    def methods(self) -> Iterator[Method]:
+        """Every method, the updates first."""
+        yield from self.updates.values()
+        yield from self.objectives.values()
+
+    def methods_of(self, objective: str, update: str) -> list[Method]:
+        """The methods of a stage, the update first; names of none are left out."""
+        found = (self.updates.get(update), self.objectives.get(objective))
+        return [method for method in found if method is not None]
 
     def allowed(self, objective: str, update: str) -> dict[str, Key]:
         """The keys a stage of that objective and update may have beside the common ones; the
         update's come first.
         """
         found: dict[str, Key] = {}
-        for table, name in ((self.updates, update), (self.objectives, objective)):
-            if name in table:
-                found |= {key: spec for key, spec in table[name].keys.items() if key not in found}
+        for method in self.methods_of(objective, update):
+            found |= {name: spec for name, spec in method.keys.items() if name not in found}
         return found
+
+    def declared(self, key: str) -> list[Key]:
+        """A key of methods as each method that has it declares it."""
+        return [method.keys[key] for method in self.methods() if key in method.keys]
 
     def owners(self, key: str) -> list[str]:
         """Who declares a key: ['update lora']."""
-        return [
-            spec.owner
-            for table in (self.updates, self.objectives)
-            for method in table.values()
-            for name, spec in method.keys.items()
-            if name == key
-        ]
+        return [spec.owner for spec in self.declared(key)]
 
     def names(self) -> list[str]:
         """Every declared key's name, once, in file order."""
-        return list(
-            dict.fromkeys(
-                name
-                for table in (self.updates, self.objectives)
-                for method in table.values()
-                for name in method.keys
-            )
-        )
+        return list(dict.fromkeys(name for method in self.methods() for name in method.keys))
 
     def default(self, key: str, *, objective: str, update: str) -> Any:
         """The default of a common key (learning_rate, ...) for that objective and update; the
         objective's file wins. None: no default.
         """
-        for table, name in ((self.objectives, objective), (self.updates, update)):
-            if name in table and key in table[name].defaults:
-                return table[name].defaults[key]
+        for method in reversed(self.methods_of(objective, update)):
+            if key in method.defaults:
+                return method.defaults[key]
         return None
 
     def unused(self, key: str, *, objective: str, update: str) -> str | None:
-        """Why this objective or update never reads a common key, or None where it does."""
-        for axis, table, name in (
-            ("update", self.updates, update),
-            ("objective", self.objectives, objective),
-        ):
-            if name in table and key in table[name].unused:
-                return f"{axis} {name} does not read it: {table[name].unused[key]}"
+        """Why this objective or update never reads a common key, or None if it does."""
+        for method in self.methods_of(objective, update):
+            if key in method.unused:
+                return f"{method.axis} {method.id} does not read it: {method.unused[key]}"
         return None
 
     def refused(self, stage: Mapping[str, Any]) -> list[tuple[str, Refusal]]:
         """(`update prefix`, what it refuses of this stage) of each method of the stage; keys are
         looked up in the stage as written.
         """
-        methods = (("update", self.updates), ("objective", self.objectives))
         return [
-            (f"{axis} {stage[axis]}", refusal)
-            for axis, table in methods
-            if stage.get(axis) in table
-            for refusal in table[stage[axis]].refuses
+            (f"{method.axis} {method.id}", refusal)
+            for method in self.methods_of(str(stage.get("objective")), str(stage.get("update")))
+            for refusal in method.refuses
             if any(
                 stage.get(refusal.key) == value and type(stage.get(refusal.key)) is type(value)
                 for value in refusal.values
@@ -104,7 +116,6 @@ class KeySpecs:
         }
 
 
-@cache
 def key_specs() -> KeySpecs:
     """The keys that the files of all methods declare."""
     return specs_of(methods())
@@ -112,4 +123,27 @@ def key_specs() -> KeySpecs:
 
 def specs_of(found: Methods) -> KeySpecs:
     """The keys that these methods declare."""
-    return KeySpecs(updates=found.updates, objectives=found.objectives)
+    return KeySpecs(updates=found.updates, objectives=found.objectives, broken=found.broken)
+
+
+# --------------------------------------------------------------------------- what rules may set
+
+
+def setting_keys() -> tuple[str, ...]:
+    """Every key that a `set` rule may name."""
+    common = (name for name in stage_keys() if name not in NOT_SET)
+    return (*common, *SPLIT, *key_specs().names())
+
+
+def setting_fault(key: str, value: Any) -> str | None:
+    """What the key may hold, in words, if the value is not that; None if it is fine.
+
+    Raises KeyError for an unknown key.
+    """
+    common = {name: spec for name, spec in stage_keys().items() if name not in NOT_SET} | SPLIT
+    specs = [common[key]] if key in common else key_specs().declared(key)
+    if not specs:
+        raise KeyError(key)
+    if any(spec.accepts(value) for spec in specs):
+        return None
+    return " or ".join(dict.fromkeys(spec.allowed for spec in specs))

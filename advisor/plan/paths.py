@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from advisor.methods.keys import FunctionText, PathText
 from advisor.plan.keys import KeySpecs, key_specs
 from advisor.plan.model import Plan, Stage
 
@@ -63,10 +64,10 @@ def _options(
 ) -> dict[str, Any]:
     declared, found = specs.allowed(stage.objective, stage.update), dict(stage.options)
     for key, value in stage.options.items():
-        kind = declared[key].type if key in declared else ""
-        if kind == "path" and value not in names:
+        shape = declared[key].shape if key in declared else None
+        if isinstance(shape, PathText) and value not in names:
             found[key] = moved(value)
-        elif kind == "function":  # file.py:function
+        elif isinstance(shape, FunctionText):
             file, colon, function = value.rpartition(":")
             found[key] = f"{moved(file)}{colon}{function}"
     return found

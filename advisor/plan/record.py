@@ -54,7 +54,7 @@ class Expected(JsonObject):
     counted_bytes: Annotated[int | None, "the part of it that `measured` counts"] = None
     moment: Annotated[str | None, "the moment of a step that has the peak"] = None
     limit_bytes: Annotated[int | None, "free memory of the device before the run"] = None
-    fits: Annotated[str | None, "fits, may_fit, tight, too_big or unknown"] = None
+    fits: Annotated[str | None, "fits, tight, too_big or unknown"] = None
     duration_s: Annotated[float | None, "seconds for the whole stage"] = None
     unknown: Annotated[tuple[str, ...], "what the estimate would have needed to know"] = ()
 
@@ -160,7 +160,7 @@ class Verdict(JsonObject):
     """Whether the result is better than the base."""
 
     ok: Annotated[bool, "true if every check passed"]
-    word: Annotated[str | None, "as of a metric, or mixed; null: not compared"] = None
+    word: Annotated[str | None, "better, worse, not distinguishable, mixed"] = None
     text: Annotated[str | None, "the verdict in a sentence"] = None
 
 
@@ -294,8 +294,8 @@ class MachineRecord(JsonObject):
 class RunRecord(JsonObject):
     """run.json: everything about a run."""
 
-    schema_version: Annotated[int, "of this file; other ones are refused"]
-    advise_version: Annotated[str | None, "that wrote the file"] = None
+    schema_version: Annotated[int, "the format of this file; others are refused"]
+    advise_version: Annotated[str | None, "the version that wrote the file"] = None
     name: Annotated[str | None, "the plan's name"] = None
     status: Annotated[Status, "how far the run is"]
     verdict: Annotated[
@@ -424,8 +424,8 @@ class DryRunStage(StageMeasurement):
 class DryRunRecord(JsonObject):
     """dry_run.json: what a run would need, measured."""
 
-    schema_version: Annotated[int, "of this file"]
-    advise_version: Annotated[str | None, "that wrote the file"] = None
+    schema_version: Annotated[int, "the format of this file"]
+    advise_version: Annotated[str | None, "the version that wrote the file"] = None
     status: Annotated[Status, "done"] = DONE
     name: Annotated[str | None, "the plan's name"] = None
     digests: Annotated[Mapping[str, str], "of the plan as given, and of its copy in the folder"] = (

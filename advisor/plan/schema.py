@@ -1,6 +1,4 @@
-"""The JSON Schema of plans, for editors and other tools.
-
-`python -m advisor.plan.schema` writes it anew.
+"""The JSON Schema of plans, for editors and other tools; `advise rules schema` writes it.
 
 Derived from model.py and from the keys that methods declare, so it cannot say anything else than
 the reader does. JSON Schema 2020-12, of which only words are used that draft-07 tools know too.
@@ -8,15 +6,12 @@ the reader does. JSON Schema 2020-12, of which only words are used that draft-07
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
-from advisor.ground.files import NAME_PATTERN, write_atomically
+from advisor.ground.files import NAME_PATTERN
 from advisor.plan.checks import FULL
 from advisor.plan.keys import KeySpecs, key_specs
 from advisor.plan.model import Plan
-from advisor.plan.write import schema_path
 
 
 def plan_schema(specs: KeySpecs | None = None) -> dict[str, Any]:
@@ -103,20 +98,3 @@ def _without_titles(node: Any) -> None:
     elif isinstance(node, list):
         for part in node:
             _without_titles(part)
-
-
-def schema_text() -> str:
-    """The schema file's text."""
-    return json.dumps(plan_schema(), indent=1, ensure_ascii=False) + "\n"
-
-
-def write_schema(path: Path | None = None) -> Path:
-    """Write rules/schema/plan.schema.json anew and say where it is."""
-    path = path or schema_path()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, schema_text())
-    return path
-
-
-if __name__ == "__main__":
-    print(write_schema())

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.files import write_atomically
-from advisor.ground.resources import rules_dir
 from advisor.plan.keys import KeySpecs, key_specs
 from advisor.plan.model import Comments, Plan, Stage
 
@@ -31,11 +30,6 @@ COMMENT_COLUMN = (
 )
 _PLAIN = re.compile(r"(?:[A-Za-z_/]|\./|\.\./)[\w./@+-]*", re.ASCII)
 _SPECIAL = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
-
-
-def schema_path() -> Path:
-    """The installed JSON Schema of plans."""
-    return rules_dir() / "schema" / "plan.schema.json"
 
 
 def plan_data(plan: Plan, comments: Comments | None = None) -> dict[str, Any]:
@@ -150,23 +144,15 @@ def write_plan(plan: Plan, comments: Comments | None, path: Path | str) -> None:
 
 
 def plan_text(plan: Plan, comments: Comments | None = None, *, name: str = "plan.yaml") -> str:
-    """The launch file's text, the editor's modeline first.
-
-    The modeline names the schema of the installed package by its file address: it works offline,
-    belongs to this very version, and needs no web address to be kept alive. On another machine an
-    editor finds nothing there, which costs the completion and nothing else, since comments take no
-    part in the run.
-    """
+    """The launch file's text. It names nothing of this machine that the plan itself does not."""
     comments = {flat_place(place): text for place, text in (comments or {}).items()}
-    schema = schema_path()
-    head = [f"# yaml-language-server: $schema={schema.as_uri()}"] if schema.is_file() else []
-    head.append(f"# {HEADER}{START.format(name=_word(name)) if plan.launch.startable else ''}")
+    head = f"# {HEADER}{START.format(name=_word(name)) if plan.launch.startable else ''}"
     lines: list[tuple[str, str]] = []
     for key, value in plan_data(plan, comments).items():
         if key in ("data", "tasks", "stages", "launch", "origin"):
             lines.append(("", ""))
         _emit_entry(key, value, (), 0, comments, lines)
-    return "\n".join([*head, *_aligned(lines)]) + "\n"
+    return "\n".join([head, *_aligned(lines)]) + "\n"
 
 
 def _word(name: str) -> str:

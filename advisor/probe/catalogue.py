@@ -1,7 +1,7 @@
 """The GPU catalogue of rules/hardware/ with the prices of rules/prices/, and the two ways into it.
 
 A probed device is recognised by the exact name its driver reports; a typed name by its words.
-Memory decides only where one name stands for several cards, since the reported size moves with
+Memory decides only where one name stands for several GPUs, since the reported size moves with
 driver and ECC.
 """
 
@@ -60,29 +60,27 @@ def gpu_entry(gpu_id: str) -> Mapping[str, Any]:
 
 
 def match_probed(nvml_name: str, memory_bytes: int | None) -> GpuSpec | None:
-    """The card behind the name a driver reports, or None.
+    """The GPU behind the name a driver reports, or None.
 
     The exact string counts, then the same with "NVIDIA " added or removed (older drivers leave it
     out). A name that is sold with several sizes needs the memory to agree. A MIG slice never
-    matches: it is not the card whose name it bears.
+    matches: it is not the GPU whose name it bears.
     """
     if " MIG " in f"{nvml_name} ":
         return None
     bare = nvml_name.removeprefix("NVIDIA ")
     for name in (nvml_name, f"NVIDIA {bare}", bare):
-        for card in catalogue_gpus().values():
-            if name in card.names and (
-                len(card.sold_gib) < 2
-                or memory_bytes is None
-                or _own_size(card, memory_bytes / GIB)
+        for gpu in catalogue_gpus().values():
+            if name in gpu.names and (
+                len(gpu.sold_gib) < 2 or memory_bytes is None or _own_size(gpu, memory_bytes / GIB)
             ):
-                return card.spec
+                return gpu.spec
     return None
 
 
-def _own_size(card: CatalogueGpu, size_gib: float) -> bool:
-    """True where the size is nearer to this card's own than to any other the name is sold with."""
-    return min(card.sold_gib, key=lambda sold: abs(sold - size_gib)) == card.sold_gib[0]
+def _own_size(gpu: CatalogueGpu, size_gib: float) -> bool:
+    """True where the size is nearer to this GPU's own than to any other the name is sold with."""
+    return min(gpu.sold_gib, key=lambda sold: abs(sold - size_gib)) == gpu.sold_gib[0]
 
 
 # --------------------------------------------------------------------------- a typed name
@@ -91,7 +89,7 @@ def _own_size(card: CatalogueGpu, size_gib: float) -> bool:
 def find_gpu(name: str, *, memory_gib: float | None = None, lenient: bool = False) -> GpuMatch:
     """What a typed name means: a catalogue id, an exact driver or vendor name, or all its words.
 
-    Where it fits several cards, `memory_gib` or a size in the name decides, else the smaller card,
+    Where it fits several GPUs, `memory_gib` or a size in the name decides, else the smaller GPU,
     with a warning. `lenient` reads a description by its known part ("RTX 4090 in the paper") and
     says so.
     """
@@ -107,31 +105,31 @@ def find_gpu(name: str, *, memory_gib: float | None = None, lenient: bool = Fals
             f"'{name}' says {typed.size_gib:g} GB and the stated memory is {memory_gib:g} GiB: the"
             " stated memory counts"
         )
-    cards = () if typed.mig else _exact(name) or _by_words(typed.words)
-    if not cards and lenient and not typed.mig:
-        cards = _by_known_part(typed.words)
-        if cards:
-            warnings.append(f"'{name}' read by the part that is known: {cards[0].spec.name}")
-    if not cards:
+    gpus = () if typed.mig else _exact(name) or _by_words(typed.words)
+    if not gpus and lenient and not typed.mig:
+        gpus = _by_known_part(typed.words)
+        if gpus:
+            warnings.append(f"'{name}' read by the part that is known: {gpus[0].spec.name}")
+    if not gpus:
         memory_bytes = None if stated_gib is None else int(stated_gib * GIB)
         return GpuMatch(
             spec=None, memory_bytes=memory_bytes, warnings=tuple(warnings), near=_near(name)
         )
-    card, memory_bytes, more = _variant(name, cards, stated_gib)
-    return GpuMatch(spec=card.spec, memory_bytes=memory_bytes, warnings=(*warnings, *more))
+    gpu, memory_bytes, more = _variant(name, gpus, stated_gib)
+    return GpuMatch(spec=gpu.spec, memory_bytes=memory_bytes, warnings=(*warnings, *more))
 
 
 def _exact(name: str) -> tuple[CatalogueGpu, ...]:
     wanted = name.strip().lower()
-    cards = catalogue_gpus()
-    if wanted in cards:
-        return (cards[wanted],)
+    gpus = catalogue_gpus()
+    if wanted in gpus:
+        return (gpus[wanted],)
     bare = wanted.removeprefix("nvidia ")
     for form in (wanted, f"nvidia {bare}"):
         found = tuple(
-            card
-            for card in cards.values()
-            if form in (exact.lower() for exact in (*card.names, card.spec.name))
+            gpu
+            for gpu in gpus.values()
+            if form in (exact.lower() for exact in (*gpu.names, gpu.spec.name))
         )
         if found:
             return found
@@ -141,11 +139,11 @@ def _exact(name: str) -> tuple[CatalogueGpu, ...]:
 def _by_words(words: Sequence[str]) -> tuple[CatalogueGpu, ...]:
     typed = frozenset(words)
     if not any(any(letter.isdigit() for letter in word) or word == "orin" for word in typed):
-        return ()  # "card", "RTX": says nothing about which
+        return ()  # "GPU", "RTX": says nothing about which
     return tuple(
-        card
-        for card in catalogue_gpus().values()
-        if typed <= card.words and not (card.own_words - typed) & TELLS_APART
+        gpu
+        for gpu in catalogue_gpus().values()
+        if typed <= gpu.words and not (gpu.own_words - typed) & TELLS_APART
     )
 
 
@@ -162,65 +160,65 @@ def _by_known_part(words: Sequence[str]) -> tuple[CatalogueGpu, ...]:
         wider = _by_words([*taken, word])
         if wider:
             found, taken = wider, [*taken, word]
-    # "RTX 4090 Laptop" is another card, not a wordy 4090.
+    # "RTX 4090 Laptop" is another GPU, not a wordy 4090.
     return () if TELLS_APART & (set(words) - set(taken)) else found
 
 
 def _variant(
-    name: str, cards: Sequence[CatalogueGpu], stated_gib: float | None
+    name: str, gpus: Sequence[CatalogueGpu], stated_gib: float | None
 ) -> tuple[CatalogueGpu, int | None, list[str]]:
-    options = [(card, size) for card in cards for size in card.sold_gib or (None,)]
+    options = [(gpu, size) for gpu in gpus for size in gpu.sold_gib or (None,)]
     named = ", ".join(
         dict.fromkeys(
-            card.spec.name if len(card.sold_gib) < 2 else f"{card.spec.name} {size:g}GB"
-            for card, size in options
+            gpu.spec.name if len(gpu.sold_gib) < 2 else f"{gpu.spec.name} {size:g}GB"
+            for gpu, size in options
         )
     )
     if stated_gib is not None:
         fitting = [
-            (card, size)
-            for card, size in options
-            if size is None or _same(stated_gib, size) or _reported(card, size, stated_gib)
+            (gpu, size)
+            for gpu, size in options
+            if size is None or _same(stated_gib, size) or _reported(gpu, size, stated_gib)
         ]
         if fitting:
-            card, size = fitting[0]
+            gpu, size = fitting[0]
             others = tuple(
-                dict.fromkeys(other.spec.name for other, _ in fitting[1:] if other is not card)
+                dict.fromkeys(other.spec.name for other, _ in fitting[1:] if other is not gpu)
             )
             more = (
                 [
                     f"'{name}' with {stated_gib:g} GB is also sold as {', '.join(others)}: taken as"
-                    f" {card.spec.name} (another speed and price, the same memory)"
+                    f" {gpu.spec.name} (another speed and price, the same memory)"
                 ]
                 if others
                 else []
             )
             return (
-                card,
-                int(stated_gib * GIB) if size is None else _memory(card, size),
-                [*more, *_filled_in(name, card)],
+                gpu,
+                int(stated_gib * GIB) if size is None else _memory(gpu, size),
+                [*more, *_filled_in(name, gpu)],
             )
-        card, _ = min(options, key=lambda option: abs((option[1] or 0) - stated_gib))
+        gpu, _ = min(options, key=lambda option: abs((option[1] or 0) - stated_gib))
         return (
-            card,
+            gpu,
             int(stated_gib * GIB),
             [
-                f"{named}: none has {stated_gib:g} GiB; the speed is that of {card.spec.name}, the"
+                f"{named}: none has {stated_gib:g} GiB; the speed is that of {gpu.spec.name}, the"
                 " memory is taken as stated"
             ],
         )
-    card, size = min(options, key=lambda option: option[1] or 0)
+    gpu, size = min(options, key=lambda option: option[1] or 0)
     if len(options) == 1:
-        return card, _memory(card, size), _filled_in(name, card)
-    chosen = card.spec.name if len(card.sold_gib) < 2 else f"{card.spec.name} with {size:g} GB"
+        return gpu, _memory(gpu, size), _filled_in(name, gpu)
+    chosen = gpu.spec.name if len(gpu.sold_gib) < 2 else f"{gpu.spec.name} with {size:g} GB"
     why = (
         "the smaller one"
         if len({size for _, size in options}) > 1
         else "the first; speed and price differ"
     )
     return (
-        card,
-        _memory(card, size),
+        gpu,
+        _memory(gpu, size),
         [
             f"'{name}' may be {named}: taken as {chosen} ({why}); add the memory or write the name"
             " out to choose another"
@@ -228,25 +226,25 @@ def _variant(
     )
 
 
-def _filled_in(name: str, card: CatalogueGpu) -> list[str]:
+def _filled_in(name: str, gpu: CatalogueGpu) -> list[str]:
     """A warning where the catalogue's name holds a word that changes the chip and that nobody
     typed.
     """
     typed = set(split_name(name).words)
-    added = card.own_words - typed - FORM
+    added = gpu.own_words - typed - FORM
     return (
-        [f"'{name}' read as {card.spec.name}"]
-        if typed and added and typed < card.own_words and name.lower() != card.spec.id
+        [f"'{name}' read as {gpu.spec.name}"]
+        if typed and added and typed < gpu.own_words and name.lower() != gpu.spec.id
         else []
     )
 
 
-def _memory(card: CatalogueGpu, size_gib: float | None) -> int | None:
-    """What the driver reports of a card of this size; another size under the same name counts as it
+def _memory(gpu: CatalogueGpu, size_gib: float | None) -> int | None:
+    """What the driver reports of a GPU of this size; another size under the same name counts as it
     is sold.
     """
-    if size_gib is None or (card.sold_gib and size_gib == card.sold_gib[0]):
-        return card.spec.memory_bytes
+    if size_gib is None or (gpu.sold_gib and size_gib == gpu.sold_gib[0]):
+        return gpu.spec.memory_bytes
     return int(size_gib * GIB)
 
 
@@ -254,11 +252,11 @@ def _same(stated_gib: float, sold_gib: float) -> bool:
     return abs(stated_gib - sold_gib) <= SAME_SIZE * sold_gib
 
 
-def _reported(card: CatalogueGpu, size_gib: float, stated_gib: float) -> bool:
-    """True where the stated size is what the driver shows for this card (15 GiB on a T4 sold as 16
+def _reported(gpu: CatalogueGpu, size_gib: float, stated_gib: float) -> bool:
+    """True where the stated size is what the driver shows for this GPU (15 GiB on a T4 sold as 16
     GB).
     """
-    shown = _memory(card, size_gib)
+    shown = _memory(gpu, size_gib)
     return shown is not None and _same(stated_gib, shown / GIB)
 
 
@@ -266,10 +264,10 @@ def _near(name: str) -> tuple[str, ...]:
     """Up to three names like it: those with the same number first, then those spelt alike."""
     words = split_name(name).words
     numbers = {word for word in words if any(letter.isdigit() for letter in word)}
-    same_number = [card.spec.name for card in catalogue_gpus().values() if numbers & card.own_words]
+    same_number = [gpu.spec.name for gpu in catalogue_gpus().values() if numbers & gpu.own_words]
     by_words = {
-        " ".join(split_name(card.spec.name).words): card.spec.name
-        for card in catalogue_gpus().values()
+        " ".join(split_name(gpu.spec.name).words): gpu.spec.name
+        for gpu in catalogue_gpus().values()
     }
     alike = [
         by_words[close]
@@ -283,7 +281,7 @@ def _near(name: str) -> tuple[str, ...]:
 
 def cheapest_cards(min_bytes: int, *, vendor: str | None = "nvidia") -> tuple[GpuSpec, ...]:
     """Cards with at least this memory that somebody rents out, the cheapest hour first (then the
-    larger card).
+    larger GPU).
     """
     fitting = [
         spec
@@ -302,7 +300,7 @@ def cheapest_cards(min_bytes: int, *, vendor: str | None = "nvidia") -> tuple[Gp
 
 
 def interconnect_of(spec: GpuSpec) -> str | None:
-    """How several of these cards reach each other, in words: "NVLink 4, 900 GB/s both ways"; None
+    """How several of these GPUs reach each other, in words: "NVLink 4, 900 GB/s both ways"; None
     where not known.
     """
     link = catalogue_gpus()[spec.id].entry.get("interconnect") or {}
@@ -311,7 +309,7 @@ def interconnect_of(spec: GpuSpec) -> str | None:
         f", {link['bidirectional_gb_s']:g} GB/s both ways" if link.get("bidirectional_gb_s") else ""
     )
     if kind in ("nvlink", "nvlink_bridge"):
-        bridge = " bridge between two cards" if kind == "nvlink_bridge" else ""
+        bridge = " bridge between two GPUs" if kind == "nvlink_bridge" else ""
         return f"NVLink {link.get('nvlink_generation', '')}".strip() + bridge + speed
     if kind == "xgmi":
         return f"xGMI{speed}"

@@ -21,10 +21,12 @@ from advisor.ground.shape import (
     ListOf,
     MapOf,
     Number,
+    OneOf,
     Shape,
     Text,
     check_shape,
 )
+from advisor.ground.sources import LINK
 from advisor.ground.types import GpuSpec
 from advisor.ground.units import GIB, MIB
 from advisor.ground.yaml_cache import read_shipped
@@ -42,19 +44,6 @@ RELEASE = Text(pattern=r"\d+\.\d+", such_as='"12.8", quoted so that 12.10 stays 
 
 _AMOUNT = Number(min=0)
 _AMOUNT_OR_UNKNOWN = Number(min=0, null=True)
-_MEMORY = Keys(
-    keys={
-        "sold_gb": Number(min=0, null=True, help="the size on the box, in GiB as vendors mean it"),
-        "also_sold_gb": ListOf(of=_AMOUNT, help="other sizes that are sold under the same name"),
-        "largest_sold_gb": _AMOUNT_OR_UNKNOWN,
-        "nvml_mib": Number(min=0, null=True, help="the total that one host's driver reported"),
-        "probe_mib": Number(min=0, null=True, help="the same, where another probe reads it"),
-        "source": Text(),
-        "probe": Text(help="who can read the memory: nvml, torch, system, rocm-smi"),
-        "seen_otherwise": MapOf(of=Shape(), help="totals that other hosts reported"),
-    },
-    required=("probe",),
-)
 _INTERCONNECT = Keys(
     keys={
         "kind": Choice(values=("pcie", "nvlink", "nvlink_bridge", "xgmi", "unified")),
@@ -69,52 +58,87 @@ _INTERCONNECT = Keys(
     },
     required=("kind",),
 )
-_ACHIEVED = Keys(
-    keys={"tflops": _AMOUNT, "of_peak": Number(min=0, max=1.1), "source": Text()},
-    required=("tflops", "source"),
-    help="the best dense matmul anyone measured: the ceiling of a time estimate",
-)
 _ACCUMULATE = Keys(
     keys={"rate": Choice(values=("full", "half")), "fp16_accumulate_tflops": _AMOUNT},
     required=("rate",),
 )
 _FORMAT_LIST = ListOf(of=Choice(values=FORMATS))
-_GPU = Keys(
-    keys={
-        "name": Text(),
-        "nvml_names": ListOf(of=Text(), least=1, help="exactly as the driver writes them"),
-        "other_names": ListOf(of=Text(), least=1),
-        "names_from": Text(),
-        "segment": Text(),
-        "architecture": Text(),
-        "compute_capability": RELEASE,
-        "gfx_target": Text(null=True),
-        "memory": _MEMORY,
-        "devices_per_board": Number(whole=True, min=1),
-        "supports": Keys(keys=dict.fromkeys(FORMATS, Flag(null=True)), required=("bf16",)),
-        "tflops_dense": Keys(
-            keys=dict.fromkeys(FORMATS, _AMOUNT_OR_UNKNOWN),
-            help="dense TFLOP/s with fp32 accumulate",
-        ),
-        "tflops_basis": Keys(
-            keys=dict.fromkeys(("published", "secondary", "derived"), _FORMAT_LIST)
-        ),
-        "fp32_accumulate": _ACCUMULATE,
-        "achieved_matmul_bf16": _ACHIEVED,
-        "bandwidth_gb_s": _AMOUNT_OR_UNKNOWN,
-        "interconnect": _INTERCONNECT,
-        "tdp_w": _AMOUNT_OR_UNKNOWN,
-        "spec_url": Text(),
-        "sources": ListOf(of=Text(), least=1),
-        "note": Text(),
-    },
-    required=("name", "memory", "supports", "tflops_dense", "sources"),
-)
-GPU_FILE = Keys(
-    help="A catalogue of GPUs",
-    keys={"version": VERSION, "vendor": Text(), "gpus": MapOf(of=_GPU)},
-    required=("version", "vendor", "gpus"),
-)
+_BASES = ("published", "secondary", "derived", "unlinked")
+
+
+def citation_shape(sources: Iterable[str]) -> Shape:
+    """What a figure may rest on: a key of rules/hardware/sources.yaml, or a link of its own."""
+    link = Text(pattern=LINK, such_as="https://docs.nvidia.com/...")
+    return OneOf(options=(Choice(values=tuple(sources)), link))
+
+
+def gpu_file_shape(sources: Iterable[str]) -> Shape:
+    """What a file of GPUs in rules/hardware/ may hold; `sources` are those that may be cited."""
+    citation = citation_shape(sources)
+    cited = {"source": citation, "where": Text(help="the row or the run of the source")}
+    seen = Keys(
+        keys={
+            **dict.fromkeys(("older_driver_mib", "ecc_on_mib", "ecc_off_mib"), _AMOUNT),
+            **cited,
+        },
+        required=("source",),
+        help="totals that other hosts reported",
+    )
+    sold_gb = Number(min=0, null=True, help="the size on the box, in GiB as vendors mean it")
+    memory = Keys(
+        keys={
+            "sold_gb": sold_gb,
+            "also_sold_gb": ListOf(of=_AMOUNT, help="other sizes sold under the same name"),
+            "largest_sold_gb": _AMOUNT_OR_UNKNOWN,
+            "nvml_mib": Number(min=0, null=True, help="the total that one host's driver reported"),
+            "probe_mib": Number(min=0, null=True, help="the same, where another probe reads it"),
+            **cited,
+            "probe": Text(help="who can read the memory: nvml, torch, system, rocm-smi"),
+            "seen_otherwise": seen,
+        },
+        required=("probe",),
+    )
+    achieved = Keys(
+        keys={"tflops": _AMOUNT, "of_peak": Number(min=0, max=1.1), **cited},
+        required=("tflops", "source"),
+        help="the best dense matmul anyone measured: the ceiling of a time estimate",
+    )
+    gpu = Keys(
+        keys={
+            "name": Text(),
+            "nvml_names": ListOf(of=Text(), least=1, help="exactly as the driver writes them"),
+            "other_names": ListOf(of=Text(), least=1),
+            "names_from": Text(),
+            "segment": Text(),
+            "architecture": Text(),
+            "compute_capability": RELEASE,
+            "gfx_target": Text(null=True),
+            "memory": memory,
+            "devices_per_board": Number(whole=True, min=1),
+            "supports": Keys(keys=dict.fromkeys(FORMATS, Flag(null=True)), required=("bf16",)),
+            "tflops_dense": Keys(
+                keys=dict.fromkeys(FORMATS, _AMOUNT_OR_UNKNOWN),
+                help="dense TFLOP/s with fp32 accumulate",
+            ),
+            "tflops_basis": Keys(keys=dict.fromkeys(_BASES, _FORMAT_LIST)),
+            "fp32_accumulate": _ACCUMULATE,
+            "achieved_matmul_bf16": achieved,
+            "bandwidth_gb_s": _AMOUNT_OR_UNKNOWN,
+            "interconnect": _INTERCONNECT,
+            "tdp_w": _AMOUNT_OR_UNKNOWN,
+            "spec_url": Text(),
+            "sources": ListOf(of=citation, least=1),
+            "note": Text(),
+        },
+        required=("name", "memory", "supports", "tflops_dense", "sources"),
+    )
+    return Keys(
+        help="A catalogue of GPUs",
+        keys={"version": VERSION, "vendor": Text(), "gpus": MapOf(of=gpu)},
+        required=("version", "vendor", "gpus"),
+    )
+
+
 SOURCES_FILE = Keys(
     help="Where the facts about GPUs come from",
     keys={
@@ -158,7 +182,7 @@ CUDA_FILE = Keys(
 # --------------------------------------------------------------------------- reading
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, repr=False)
 class CatalogueGpu:
     """One entry of rules/hardware/."""
 
@@ -178,10 +202,13 @@ def catalogue_gpus() -> Mapping[str, CatalogueGpu]:
     """
     faults: list[Fault] = []
     hardware, prices = rules_dir() / "hardware", rules_dir() / "prices"
-    _read([hardware / "sources.yaml"], SOURCES_FILE, faults)
+    cited = _read([hardware / "sources.yaml"], SOURCES_FILE, faults)
+    sources = [name for document in cited for name in map_at(document, "sources")]
     paths = [path for path in sorted(hardware.glob("*.yaml")) if path.name not in NOT_GPUS]
-    gpu_files = _read(paths, GPU_FILE, faults)
-    price_files = _read(sorted(prices.glob("*.yaml")), price_file_shape(), faults)
+    gpu_files = _read(paths, gpu_file_shape(sources), faults)
+    price_files = _read(
+        sorted(prices.glob("*.yaml")), price_file_shape(citation_shape(sources)), faults
+    )
     entries = {
         gpu_id: (document, entry)
         for document in gpu_files

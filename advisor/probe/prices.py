@@ -13,8 +13,13 @@ from advisor.ground.yaml_reader import Document
 HOURLY = ("on_demand_usd_per_h", "spot_usd_per_h")  # GPU -> provider -> US dollars
 
 
-def price_file_shape(gpu_ids: Collection[str] = ()) -> Shape:
-    """What a file of rules/prices/ may hold; an editor offers the `gpu_ids`."""
+def price_file_shape(citation: Shape, gpu_ids: Collection[str] = ()) -> Shape:
+    """What a file of rules/prices/ may hold; an editor offers the `gpu_ids`.
+
+    Args:
+        citation: What the price of a bought GPU may rest on.
+        gpu_ids: GPUs of rules/hardware/, for an editor; without them `unknown_names` checks.
+    """
     price = Number(above=0, help="US dollars per GPU and hour")
     provider = Keys(
         keys={
@@ -31,11 +36,12 @@ def price_file_shape(gpu_ids: Collection[str] = ()) -> Shape:
             "value": Number(above=0),
             "kind": Text(),
             "street": Choice(values=("above", "below"), help="what shops asked beside it"),
-            "source": Text(),
+            "source": citation,
         },
         required=("value", "source"),
     )
-    by_gpu = MapOf(of=MapOf(of=price), known=tuple(gpu_ids))
+    named = Choice(values=tuple(gpu_ids)) if gpu_ids else Text()
+    by_gpu = MapOf(of=MapOf(of=price), named=named)
     return Keys(
         help="Prices of GPUs in US dollars",
         keys={
@@ -44,14 +50,14 @@ def price_file_shape(gpu_ids: Collection[str] = ()) -> Shape:
             "providers": MapOf(of=provider),
             **dict.fromkeys(HOURLY, by_gpu),
             "version_not_stated_usd_per_h": MapOf(of=MapOf(of=price)),
-            "purchase_usd": MapOf(of=bought, known=tuple(gpu_ids)),
+            "purchase_usd": MapOf(of=bought, named=named),
             "left_out": ListOf(of=Text(), least=1, help="prices that were not taken, and why"),
         },
         required=("version",),
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, repr=False)
 class Prices:
     """On-demand prices of all files; a later file wins, provider by provider."""
 
@@ -98,7 +104,7 @@ def merge_prices(documents: Iterable[Document]) -> Prices:
 def unknown_names(documents: Iterable[Document], gpu_ids: Collection[str]) -> Iterator[Fault]:
     """The faults of GPUs and providers that no file declares, each located.
 
-    Files are taken as they are: what else is wrong with them is a matter of their shape.
+    It reads files that may have other faults, which the check of their shape reports.
     """
     documents = list(documents)
     providers = {name for document in documents for name in map_at(document, "providers")}

@@ -3,7 +3,7 @@
 Standard library only; every key is always there.
 
 Units are in the keys (GiB, hours, US dollars); estimates carry three significant digits; what is
-not known is null. The document's JSON Schema is rules/schema/advice.schema.json.
+not known is null. The document's JSON Schema is advisor/schema/advice.schema.json.
 """
 
 from __future__ import annotations

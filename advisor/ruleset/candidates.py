@@ -126,7 +126,7 @@ def for_candidates(rule: Rule, table: Table, facts: Mapping[str, Fact]) -> Itera
                 rule,
                 table=table.id,
                 when=tuple(condition for condition in when if condition is not None),
-                then={table.concludes: scheme} if rule.kind == "forbid" else rule.then,
+                then={table.concludes: scheme},
                 candidate=scheme,
             )
 

@@ -161,7 +161,7 @@ class Decisions:
             for i, cover in candidates.items()
             if fired >> i & 1
         }
-        self.proof.redundant += self._redundant(covered, states)
+        self.proof.redundant += self._redundant(covered, bits(fired), states)
         return fired
 
     def _covers(self, part: Iterable[int]) -> dict[int, int]:
@@ -198,23 +198,34 @@ class Decisions:
             named -= set(outcomes_of(self.rules[j], self.table))
         return not named
 
-    def _redundant(self, candidates: dict[int, int], states: Iterable[int]) -> list[Idle]:
+    def _redundant(
+        self, candidates: dict[int, int], fired: Iterable[int], states: Iterable[int]
+    ) -> list[Idle]:
         """Of rules that cover each other the narrowest goes first; what it covered is then
         needed.
+
+        A rule that is asked for each scheme goes with all that it forbids, or not at all.
         """
         found: list[Idle] = []
         gone = 0
-        for i in sorted(candidates, key=lambda i: (-len(self.rules[i].when), self.rules[i].id)):
-            cover = candidates[i] & ~gone
-            seen = [state for state in states if state >> i & 1]
-            if all(self._covered(i, state, cover) for state in seen):
-                gone |= 1 << i
-                found.append(
-                    Idle(
-                        rule=self.rules[i],
-                        culprits=self._most(j for state in seen for j in bits(state & cover)),
-                    )
-                )
+        whole: dict[str, list[int]] = {}
+        for i in sorted(fired, key=lambda i: (-len(self.rules[i].when), self.rules[i].id)):
+            whole.setdefault(self.rules[i].id, []).append(i)
+        for own in whole.values():
+            seen = [
+                (i, candidates[i] & ~gone, state)
+                for i in own
+                if i in candidates
+                for state in states
+                if state >> i & 1
+            ]
+            if set(own) <= set(candidates) and all(
+                self._covered(i, state, cover) for i, cover, state in seen
+            ):
+                gone |= mask(own)
+                others = [j for _, cover, state in seen for j in bits(state & cover)]
+                culprits = self._alone(others, len(seen)) or self._most(others)
+                found.append(Idle(rule=self.rules[own[0]], culprits=culprits))
         return found
 
     def _holes(self, states: Mapping[int, Any]) -> None:
@@ -305,6 +316,12 @@ class Decisions:
             if all(state != 1 for state in fired):
                 return self._most(killers[bit - 1] for state in fired for bit in bits(state & ~1))
         return self._most(bit for bit in winners.elements() if bit >= 0)
+
+    def _alone(self, bits: Iterable[int], cases: int) -> tuple[Rule, ...]:
+        """The first rule that is there in every case, or none."""
+        counted = Counter(self.rules[j].id for j in bits)
+        found = [rule for rule in _once(self.rules) if counted[rule.id] == cases]
+        return tuple(found[:1])
 
     def _most(self, bits: Iterable[int]) -> tuple[Rule, ...]:
         found = _once(self.rules[j] for j, _ in Counter(bits).most_common())

@@ -61,7 +61,7 @@ def _unused(table: Table, rules: Sequence[Rule]) -> list[str]:
 
 
 def _join_candidates(proof: TableProof, rules: Sequence[Rule], asked: Iterable[Rule]) -> None:
-    """A rule that is asked for each scheme is idle only if it is idle for every one of them.
+    """A rule that is asked for each scheme can never fire only if it cannot for every one of them.
 
     Args:
         proof: What was found of each rule, those of single schemes included.
@@ -69,27 +69,16 @@ def _join_candidates(proof: TableProof, rules: Sequence[Rule], asked: Iterable[R
         asked: The rules of the table that is asked, as they are written.
     """
     counted = Counter(rule.id for rule in rules if rule.candidate)
-    dead = Counter(rule.id for rule in proof.unreachable if rule.candidate)
-    twice = Counter(idle.rule.id for idle in proof.redundant if idle.rule.candidate)
-    unreachable = {name for name, count in counted.items() if dead[name] == count}
-    redundant = {
-        name for name, count in counted.items() if dead[name] + twice[name] == count
-    } - unreachable
-    proof.unreachable = [
-        *{
-            rule.id: rule
-            for rule in proof.unreachable
-            if not rule.candidate or rule.id in unreachable
-        }.values(),
-        *(rule for rule in asked if rule.kind == "forbid" and rule.id not in counted),
-    ]
-    proof.redundant = list(
-        {
-            (idle.rule.id, idle.key): idle
-            for idle in proof.redundant
-            if not idle.rule.candidate or idle.rule.id in redundant
-        }.values()
-    )
+    dead = Counter(rule.id for rule in proof.unreachable)
+    found = {
+        rule.id: rule
+        for rule in proof.unreachable
+        if not rule.candidate or dead[rule.id] == counted[rule.id]
+    }
+    for rule in asked:
+        if rule.kind == "forbid" and rule.id not in counted:
+            found[rule.id] = rule
+    proof.unreachable = list(found.values())
 
 
 def _rank(ruleset: Ruleset, rule: Rule) -> tuple[bool, int, int, str]:

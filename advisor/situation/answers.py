@@ -8,16 +8,28 @@ nearest known name; an unknown signal is a warning.
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from advisor.ground.errors import Fault, InputError, nearest, unknown_name
 from advisor.ground.files import FOLDER_NAME, is_folder_name, such_as
+from advisor.ground.shape import (
+    Flag,
+    Keys,
+    ListOf,
+    Located,
+    MapOf,
+    NamedValue,
+    OneOf,
+    Path_,
+    Text,
+    check_shape,
+)
 from advisor.ground.types import Answer, Answers
 from advisor.ground.yaml_reader import Document
 from advisor.ruleset.facts import Fact, load_facts, signals
+from advisor.situation.answers_shape import answers_shape, fact_shape, parts_of
 
 RANK = {"default": 0, "file": 1, "flag": 2, "asked": 3}
 Origin = Literal["default", "file", "flag", "asked"]
@@ -64,146 +76,60 @@ def merge_answers(*several: Answers) -> Answers:
 SAID = {"true": True, "yes": True, "false": False, "no": False}  # of a signal, in quotes or not
 
 
-class AnswerReader:
-    """Checks values against the facts and collects every fault of one input."""
+class _Reader:
+    """Takes the answers of one input and collects every fault in them."""
 
     def __init__(self, facts: Mapping[str, Fact], origin: Origin) -> None:
         self.facts = facts
         self.origin: Origin = origin
-        self.known: dict[str, Answer] = {}
+        self.found: dict[str, Any] = {}  # fact id -> what was stated
         self.faults: list[Fault] = []
         self.warnings: list[str] = []
 
-    def put(self, fact_id: str, value: Any, *, at: str) -> None:
-        """Take one value; None means not stated."""
+    def take(self, key: str, value: Any, document: Located, path: Path_ = ()) -> None:
+        """What one key of an answers file says: the value of a fact, or a map of several."""
+        parts = parts_of(key, self.facts)
         if value is None:
             return
-        fact = self.facts[fact_id]
-        fault = value_fault(fact, value, at=at)
-        if fault is not None:
-            self.faults.append(fault)
+        if key == "signals":
+            self.take_signals(value, document, path)
+        elif isinstance(value, dict) and parts:
+            self.found |= {
+                parts[part]: stated
+                for part, stated in value.items()
+                if part in parts and stated is not None
+            }
         else:
-            self.known[fact_id] = Answer(
-                value=int(value) if fact.integer else value, origin=self.origin
-            )
+            self.found[key if key in self.facts else next(iter(parts.values()), key)] = value
 
-    def put_signals(self, names: Any, *, at: str) -> None:
+    def take_signals(self, names: Any, document: Located, path: Path_ = ()) -> None:
         """A list of signals that are so, or a map that says of each whether it is."""
-        known_names = signals(self.facts)
+        known = signals(self.facts)
         if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
             names = dict.fromkeys(names, True)
         if not isinstance(names, Mapping):
-            self.faults.append(
-                Fault(what=f"{at}: a list of signals is expected", allowed=", ".join(known_names))
-            )
+            wanted = OneOf(options=(ListOf(of=Text()), MapOf(of=Flag())))
+            self.faults.append(wanted.refuse(names, document, path))
             return
         stated = []
         for name, value in names.items():
             said = SAID.get(str(value).lower())
-            if name not in known_names:
-                close = nearest(name, known_names)
+            if name not in known:
+                close = nearest(name, known)
                 self.warnings.append(
-                    f"{at}: signal '{name}' is not known and was left"
-                    f" out{f'; {close}' if close else ''}"
+                    f"{document.at((*path, name), key=True)}: signal '{name}' is not known and was"
+                    f" left out{f'; {close}' if close else ''}"
                 )
             elif said is None and value is not None:
-                self.faults.append(
-                    Fault(
-                        what=f"{at}.{name}: {value!r} says neither yes nor no",
-                        allowed="true or false",
-                    )
-                )
+                self.faults.append(Flag().refuse(value, document, (*path, name)))
             elif said:
                 stated.append(name)
             elif said is not None:
-                self.known[name] = Answer(value=False, origin=self.origin)
+                self.found[name] = False
         if stated:
-            self.known["signals"] = Answer(value=tuple(stated), origin=self.origin)
+            self.found["signals"] = tuple(stated)
 
-    def put_budget(self, value: Any, *, at: str) -> None:
-        """low, medium, high, a map {usd, hours}, or the flag's spelling of it: usd=20,hours=6."""
-        if isinstance(value, str) and "=" in value:
-            pieces = [part.partition("=") for part in value.split(",")]
-            names = [key.strip() for key, _, _ in pieces]
-            if len(set(names)) < len(names):
-                self.faults.append(
-                    Fault(
-                        what=f"{at}: '{value}' states a limit twice",
-                        allowed="usd and hours, one value each",
-                    )
-                )
-            value = {key.strip(): _number(number) for key, _, number in pieces}
-        if isinstance(value, dict):
-            self.put_parts("budget", value, at=at)
-        else:
-            self.put("budget", value, at=at)
-
-    def put_gpu(self, value: Any, *, at: str) -> None:
-        """A name, `unknown`, `none`, or a map {name, vram_gib, count}."""
-        if isinstance(value, dict):
-            self.put_parts("gpu", value, at=at)
-        else:
-            self.put("gpu", value, at=at)
-
-    def put_data(self, value: Any, *, at: str) -> None:
-        """A path, or a map {path, examples, kind, rows, tokens, mapping}."""
-        if isinstance(value, dict):
-            self.put_parts("data", value, at=at)
-        elif isinstance(value, str):
-            self.put("data_path", value, at=at)
-        else:
-            self.faults.append(
-                Fault(
-                    what=f"{at}: a path or a map is expected",
-                    allowed=f"keys: {', '.join(parts_of('data', self.facts))}",
-                )
-            )
-
-    def put_parts(self, key: str, value: Mapping[str, Any], *, at: str) -> None:
-        """A map whose keys are facts of their own (rules/facts.yaml, `answer: data.rows`)."""
-        parts = parts_of(key, self.facts)
-        for part, stated in value.items():
-            if part not in parts:
-                self.faults.append(unknown_name(f"{key} key", part, list(parts), at=f"{at}.{part}"))
-            elif parts[part] == "data_mapping" and stated is not None:
-                self.put_map(
-                    "data_mapping",
-                    stated,
-                    at=f"{at}.{part}",
-                    example="mapping: {question: prompt, answer: completion}",
-                )
-            else:
-                self.put(parts[part], stated, at=f"{at}.{part}")
-
-    def put_map(self, fact_id: str, value: Any, *, at: str, example: str) -> None:
-        """A map from text to text: tasks to their files, roles to columns."""
-        if (
-            not isinstance(value, dict)
-            or not value
-            or not all(
-                isinstance(text, str) and isinstance(name, str) for name, text in value.items()
-            )
-        ):
-            self.faults.append(
-                Fault(what=f"{at}: a map from text to text is expected", allowed=example)
-            )
-            return
-        wrong = [name for name in value if not is_folder_name(name)] if fact_id == "tasks" else []
-        self.faults.extend(
-            Fault(
-                what=f"{at}: a task's name is '{name[:60]}'",
-                allowed=FOLDER_NAME,
-                hint=such_as(name),
-            )
-            for name in wrong
-        )
-        self.known[fact_id] = Answer(value=dict(value), origin=self.origin)
-
-    def put_tasks(self, value: Any, *, at: str) -> None:
-        """A map from a task's name to its data file."""
-        self.put_map("tasks", value, at=at, example="tasks: {legal: legal.jsonl, hr: hr.jsonl}")
-
-    def put_pairs(self, fact_id: str, pieces: Sequence[str], *, flag: str, example: str) -> None:
+    def take_pairs(self, fact_id: str, pieces: Sequence[str], *, flag: str, example: str) -> None:
         """A flag's repeated NAME=VALUE as a map."""
         pairs = [piece.partition("=")[::2] for piece in pieces]
         wrong = [piece for piece, pair in zip(pieces, pairs, strict=True) if not all(pair)]
@@ -217,21 +143,52 @@ class AnswerReader:
                 Fault(what=f"{flag}: '{name}' is given twice", hint="each needs a name of its own")
             )
         if not wrong:
-            self.put_map(fact_id, dict(pairs), at=flag, example=example)
+            self.check_names(fact_id, dict(pairs), NamedValue(flag, dict(pairs)))
+            self.found[fact_id] = dict(pairs)
+
+    def check_names(self, fact_id: str, value: Any, document: Located, path: Path_ = ()) -> None:
+        """The name of a task becomes the name of a folder."""
+        if fact_id == "tasks" and isinstance(value, dict):
+            self.faults.extend(
+                Fault(
+                    what=f"{document.at((*path, name), key=True)}: a task's name is '{name[:60]}'",
+                    allowed=FOLDER_NAME,
+                    hint=such_as(name),
+                )
+                for name in value
+                if not is_folder_name(name)
+            )
 
     def answers(self) -> Answers:
         """Everything taken. Raises InputError with all faults together."""
-        tasks, n_tasks = self.known.get("tasks"), self.known.get("n_tasks")
-        if tasks is not None and n_tasks is not None and len(tasks.value) != n_tasks.value:
-            self.faults.append(
-                Fault(
-                    what=f"n_tasks is {n_tasks.value}, but {len(tasks.value)} tasks are named",
-                    hint="leave n_tasks out where tasks are named",
-                )
-            )
+        if not self.faults and {"tasks", "n_tasks"} <= set(self.found):
+            named, count = len(self.found["tasks"]), int(self.found["n_tasks"])
+            if named != count:
+                what = f"n_tasks is {count}, but {named} tasks are named"
+                hint = "leave n_tasks out where tasks are named"
+                self.faults.append(Fault(what=what, hint=hint))
         if self.faults:
             raise InputError(faults=self.faults)
-        return Answers(known=self.known)
+        whole = {
+            fact_id for fact_id in self.found if getattr(self.facts.get(fact_id), "integer", 0)
+        }
+        return Answers(
+            known={
+                fact_id: Answer(value=int(value) if fact_id in whole else value, origin=self.origin)
+                for fact_id, value in self.found.items()
+            }
+        )
+
+
+def _limits(text: str) -> tuple[dict[str, Any], list[str]]:
+    """'usd=20,hours=6' as a map, and the names that are given twice."""
+    pairs = [
+        (name.strip(), number)
+        for name, _, number in (part.partition("=") for part in text.split(","))
+    ]
+    names = [name for name, _ in pairs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    return {name: _number(number) for name, number in pairs}, twice
 
 
 def _number(text: str) -> Any:
@@ -241,61 +198,6 @@ def _number(text: str) -> Any:
         return text
 
 
-def value_fault(fact: Fact, value: Any, *, at: str) -> Fault | None:
-    """Why a value cannot be the fact's, or None."""
-    if fact.type == "choice":
-        if not isinstance(value, str):
-            return Fault(
-                what=f"{at}: {value!r} is not one of the values",
-                allowed=f"one of {', '.join(fact.values)}",
-            )
-        return (
-            None if value in fact.values else unknown_name(fact.id, value, list(fact.values), at=at)
-        )
-    if fact.type == "number":
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not math.isfinite(value)
-        ):
-            return Fault(
-                what=f"{at}: {value!r} is not a number",
-                allowed=f"a number of {fact.unit}" if fact.unit else "a number",
-            )
-        if fact.integer and value != int(value):
-            return Fault(what=f"{at}: {value} is not a whole number of {fact.unit}")
-        if (fact.min is not None and value < fact.min) or (
-            fact.max is not None and value > fact.max
-        ):
-            bounds = [
-                f"at least {fact.min:g}" if fact.min is not None else "",
-                f"at most {fact.max:g}" if fact.max is not None else "",
-            ]
-            return Fault(
-                what=f"{at}: {value:g} is out of range",
-                allowed=f"{' and '.join(filter(None, bounds))} {fact.unit}".strip(),
-            )
-        return None
-    if fact.type in ("text", "path"):
-        return (
-            None
-            if isinstance(value, str) and value.strip()
-            else Fault(what=f"{at}: {value!r} is not a text", allowed="a name or a path")
-        )
-    return None
-
-
-def parts_of(key: str, facts: Mapping[str, Fact]) -> dict[str, str]:
-    """The keys inside one key of an answers file -> the facts they state: {'usd': 'budget_usd',
-    'hours': 'budget_hours'}.
-    """
-    return {
-        fact.answer.partition(".")[2]: fact.id
-        for fact in facts.values()
-        if fact.answer and fact.answer.startswith(f"{key}.")
-    }
-
-
 def answers_from_document(
     document: Document, facts: Mapping[str, Fact]
 ) -> tuple[Answers, tuple[str, ...]]:
@@ -303,32 +205,31 @@ def answers_from_document(
 
     Raises InputError with all faults, each with file, line and column.
     """
-    reader = AnswerReader(facts, "file")
-    special = {
-        "budget": reader.put_budget,
-        "gpu": reader.put_gpu,
-        "data": reader.put_data,
-        "tasks": reader.put_tasks,
-        "signals": reader.put_signals,
-    }
-    plain = {
-        fact.answer: fact.id for fact in facts.values() if fact.answer and "." not in fact.answer
-    }
-    keys = sorted({*special, *plain})
-    if not isinstance(document.data, dict):
-        raise InputError(
-            f"{document.at()}: a map of answers is expected", allowed=f"keys: {', '.join(keys)}"
-        )
-    for key, value in document.data.items():
-        if key not in keys:
-            reader.faults.append(unknown_name("key", key, keys, at=document.at((key,), key=True)))
-        elif value is None:
-            continue
-        elif key in special:
-            special[key](value, at=f"{document.at((key,))}: {key}")
-        else:
-            reader.put(plain[key], value, at=f"{document.at((key,))}: {key}")
+    reader = _Reader(facts, "file")
+    shape = answers_shape(facts)
+    reader.faults += check_shape(document, shape)
+    for key, value in document.data.items() if isinstance(document.data, dict) else ():
+        if key == "budget" and isinstance(value, str) and "=" in value:
+            _take_limits(reader, value, document.at((key,)))
+        elif key in shape.keys:
+            reader.take(key, value, document, (key,))
+            reader.check_names(key, value, document, (key,))
     return reader.answers(), tuple(reader.warnings)
+
+
+def _take_limits(reader: _Reader, text: str, at: str) -> None:
+    limits, twice = _limits(text)
+    if twice:
+        what = f"{at}: '{text}' states a limit twice"
+        reader.faults.append(Fault(what=what, allowed="usd and hours, one value each"))
+    inside = Keys(
+        keys={
+            part: fact_shape(reader.facts[name])
+            for part, name in parts_of("budget", reader.facts).items()
+        }
+    )
+    reader.faults += check_shape(NamedValue(at, limits), inside)
+    reader.take("budget", limits, NamedValue(at, limits))
 
 
 def answers_from_flags(
@@ -337,7 +238,7 @@ def answers_from_flags(
     """The answers of command-line flags, keyed by fact id; `signals` and `tasks` are lists. Raises
     InputError.
     """
-    reader = AnswerReader(facts, "flag")
+    reader = _Reader(facts, "flag")
     for fact_id, value in flags.items():
         if value is None or value == () or value == []:
             continue
@@ -347,23 +248,23 @@ def answers_from_flags(
             }
             for name in (unknown for unknown in stated if unknown not in signals(facts)):
                 reader.faults.append(unknown_name("signal", name, signals(facts), at="--signal"))
-            reader.put_signals(
-                {name: said for name, said in stated.items() if name in signals(facts)},
-                at="--signal",
-            )
-        elif fact_id == "budget":
-            reader.put_budget(value, at="--budget")
+            known = {name: said for name, said in stated.items() if name in signals(facts)}
+            reader.take_signals(known, NamedValue("--signal", known))
+        elif fact_id == "budget" and isinstance(value, str) and "=" in value:
+            _take_limits(reader, value, "--budget")
         elif fact_id == "tasks":
-            reader.put_pairs("tasks", value, flag="--tasks", example="--tasks legal=legal.jsonl")
+            reader.take_pairs("tasks", value, flag="--tasks", example="--tasks legal=legal.jsonl")
         elif fact_id == "data_mapping":
-            reader.put_pairs(
+            reader.take_pairs(
                 "data_mapping",
                 value,
                 flag="--map",
                 example="--map question=prompt answer=completion",
             )
         else:
-            reader.put(fact_id, value, at=facts[fact_id].flag or fact_id)
+            stated_as = NamedValue(facts[fact_id].flag or fact_id, value)
+            reader.faults += check_shape(stated_as, fact_shape(facts[fact_id]))
+            reader.found[fact_id] = value
     return reader.answers(), tuple(reader.warnings)
 
 

@@ -16,7 +16,7 @@ from advisor.ground.resources import rules_dir
 from advisor.ground.types import DataProfile, TokenStats
 from advisor.ground.yaml_reader import read_yaml
 from advisor.methods import objectives
-from advisor.methods.load import DATA_KINDS
+from advisor.methods.model import DATA_KINDS
 from advisor.ruleset.facts import load_facts
 
 

@@ -98,30 +98,14 @@ def test_lengths_and_evaluation_are_checked_by_flags(check):
     assert found["evaluation-rows-in-training"] == [1]
 
 
-def test_fix_writes_a_copy_and_says_what_it_changed(check):
-    """The data is untouched, the copy is clean, the list of changes is complete."""
-    Path("a.jsonl").write_text(ROWS + ROWS.splitlines()[0] + "\n")
-    code, out, _ = check("a.jsonl", "--fix", "b.jsonl")
-    assert code == 0
-    assert "60 of 61 rows" in out
-    assert Path("b.jsonl").read_text() == ROWS
-    assert len(Path("b.jsonl.changes.jsonl").read_text().splitlines()) == 1
-    code, out, _ = check("a.jsonl", "--fix", "c.jsonl", "--json")
-    assert json.loads(out)["changes"] == [
-        {"change": "left out: repeats an earlier row word for word", "count": 1, "rows": [61]}
-    ]
-
-
-def test_fix_replaces_nothing_unasked(check):
-    """An existing file is kept unless --force is added, which alone means nothing."""
+def test_cleaning_names_what_does_it(check):
+    """The flag of an earlier version writes nothing and says what to use instead."""
     Path("a.jsonl").write_text(ROWS)
-    Path("b.jsonl").write_text("mine")
     code, _, err = check("a.jsonl", "--fix", "b.jsonl")
     assert code == 2
-    assert "--force" in err
-    assert Path("b.jsonl").read_text() == "mine"
-    assert check("a.jsonl", "--fix", "b.jsonl", "--force")[0] == 0
-    assert check("a.jsonl", "--force")[0] == 2
+    assert "cleans no data" in err
+    assert "datasets" in err
+    assert not Path("b.jsonl").exists()
 
 
 def test_the_first_twenty_faults_are_shown_and_the_rest_counted(check):

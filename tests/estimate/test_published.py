@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.generating.accuracy import answered, by_source, near, published, share, summary
+from tools.generate.accuracy import answered, by_source, near, published, share, summary
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from advisor.estimate import methods as arithmetic
@@ -18,6 +18,7 @@ from advisor.render.lint import finding_text
 from advisor.ruleset.lint import lint
 from advisor.ruleset.load import load_rules
 from advisor.situation.shapes import model_shape
+from tests.conftest import examples
 from tests.methods.method_files import line_of, write_objective, write_update
 
 SHIPPED = methods()
@@ -69,26 +70,34 @@ FAULTS = {
         "mergs",
         r"unknown key 'mergs'\n.*\n  did you mean 'merges'\?",
     ),
-    "missing key": ({"phrase": None}, "id", "the update has no `phrase`"),
+    "missing key": ({"phrase": None}, "id", r"`phrase` is missing\n  a text"),
     "not an update's key": ({"pairs": "true"}, "pairs", "unknown key 'pairs'"),
     "unknown choice": (
         {"trains": "modul"},
         "trains",
-        r"trains is 'modul'\n  one of module, all\n  did you mean 'module'\?",
+        r"`trains` is 'modul'\n  one of module, all\n  did you mean 'module'\?",
     ),
-    "a number as a choice": ({"trains": "3"}, "trains", r"trains is 3\n  one of module, all"),
+    "a number as a choice": ({"trains": "3"}, "trains", r"`trains` is 3\n  one of module, all"),
     "a choice of a list": (
         {"serves": "[vllm, tgi]"},
         "serves",
-        r"serves is \['vllm', 'tgi'\]\n  a list of transformers, vllm, ollama",
+        r"`serves\[1\]` is 'tgi'\n  one of transformers, vllm, ollama",
     ),
-    "a list of lists": ({"serves": "[[vllm]]"}, "serves", "a list of transformers, vllm, ollama"),
-    "a text as a number": ({"order": "first"}, "order", r"order is 'first'\n  a whole number"),
-    "true as a number": ({"order": "true"}, "order", r"order is True\n  a whole number"),
-    "a number as a text": ({"name": "3"}, "name", r"name is 3\n  text"),
-    "a text as true": ({"merges": "maybe"}, "merges", r"merges is 'maybe'\n  true or false"),
+    "a list of lists": (
+        {"serves": "[[vllm]]"},
+        "serves",
+        r"`serves\[0\]` is a list\n  one of transformers, vllm, ollama",
+    ),
+    "a text as a number": ({"order": "first"}, "order", r"`order` is 'first'\n  a whole number"),
+    "true as a number": ({"order": "true"}, "order", r"`order` is true\n  a whole number"),
+    "a number as a text": ({"name": "3"}, "name", r"`name` is 3\n  a text\n  quote it"),
+    "a text as true": ({"merges": "maybe"}, "merges", r"`merges` is 'maybe'\n  true or false"),
     "another id": ({"id": "biases"}, "id", r"id 'biases'\n  the file's name: bias"),
-    "no arithmetic": ({"arithmetic": None}, "id", "nothing says how many parameters it trains"),
+    "no arithmetic": (
+        {"arithmetic": None},
+        "id",
+        r"`arithmetic` is missing\n.* a file in estimate/methods/",
+    ),
     "arithmetic that is not there": (
         {"arithmetic": "lorra"},
         "arithmetic",
@@ -102,44 +111,48 @@ FAULTS = {
     "a key of an unknown type": (
         {"keys": "{steps: {type: integr}}"},
         "keys",
-        r"key 'steps': its `type` is not known\n  integer, number, text",
+        r"`type` is 'integr'\n  one of integer, number, text.*\n  did you mean 'integer'\?",
     ),
     "a key with an unknown part": (
         {"keys": "{steps: {type: integer, mn: 3}}"},
         "keys",
-        r"unknown part 'mn'\n.*\n  did you mean 'min'\?",
+        r"unknown key 'mn'\n.*\n  did you mean 'min'\?",
     ),
     "a default outside its bounds": (
         {"keys": "{steps: {type: integer, min: 3, default: 1}}"},
         "keys",
-        r"key 'steps': its default 1 is not a whole number of 3 or more",
+        r"key 'steps': its default 1 is not a whole number of at least 3",
     ),
     "a bound that is no number": (
         {"keys": "{steps: {type: integer, min: three, default: 1}}"},
         "keys",
-        r"key 'steps': `min` is 'three'\n  a number",
+        r"`min` is 'three'\n  a number",
     ),
     "a choice without values": (
         {"keys": "{steps: {type: choice}}"},
         "keys",
         "key 'steps': a choice has no `values`",
     ),
-    "keys as a list": ({"keys": "[steps]"}, "keys", r"`keys` is a map, not \['steps'\]"),
+    "keys as a list": (
+        {"keys": "[steps]"},
+        "keys",
+        r"`keys` is a list\n  a map, each value a map with the keys type, min",
+    ),
     "incomplete refuses": (
         {"refuses": "[{key: quantization, values: [nf4]}]"},
         "refuses",
-        "update bias: an entry of refuses is incomplete",
+        r"`because` is missing\n  a text",
     ),
-    "refuses as a map": ({"refuses": "{a: b}"}, "refuses", "`refuses` is a list"),
+    "refuses as a map": ({"refuses": "{a: b}"}, "refuses", r"`refuses` is a map\n  a list"),
     "incomplete quantizations": (
         {"quantizations": "{nf4: {id: qbias, name: QBias}}"},
         "quantizations",
-        r"the scheme is incomplete\n  texts: id, meaning, name, phrase, phrase_per_task",
+        r"`phrase` is missing in 'nf4'\n(.*\n)*.*`meaning` is missing in 'nf4'",
     ),
     "an unknown quantization": (
         {"quantizations": "{nf5: {id: qbias}}"},
         "quantizations",
-        r"unknown quantization 'nf5'\n  nf4, int8",
+        r"unknown key 'nf5'\n  known: int8, nf4",
     ),
     "a scheme that exists": (
         {"quantizations": "{nf4: {id: qlora, name: a, phrase: b, phrase_per_task: c, meaning: d}}"},
@@ -185,10 +198,10 @@ def test_all_faults_of_a_file_come_together(tmp_path):
     text = caught.value.text()
     assert len(caught.value.faults) == 5
     for said in (
-        "no `phrase`",
-        "trains_on is",
-        "reference is",
-        "logits is",
+        "`phrase` is missing",
+        "`trains_on[0]` is 'pears'",
+        "`reference` is 'evr'",
+        "`logits` is 'tile'",
         "did you mean 'order'",
     ):
         assert said in text
@@ -199,7 +212,8 @@ def test_a_file_that_is_no_map_says_so(tmp_path, text):
     """An empty file or a list is one fault, not one for each key that it lacks."""
     write_update(tmp_path, "bias").write_text(text)
     (fault,) = of_own(tmp_path).broken["bias"]
-    assert "a map is expected" in fault.what
+    assert "the file is " in fault.what
+    assert fault.allowed.startswith("a map with the keys id, ")
 
 
 @pytest.mark.parametrize("taken", ["lora", "sft", "qlora"])
@@ -245,7 +259,7 @@ def test_the_linter_tells_of_methods_that_cannot_be_used(with_own_folder):
     path = write_update(with_own_folder, "bias", trains="modul")
     found = [finding for finding in lint(load_rules()).findings if finding.id == "broken-method"]
     assert [(finding.severity, finding.at, finding.text) for finding in found] == [
-        ("error", f"{path}:{line_of(path, 'trains')}:1", "trains is 'modul'")
+        ("error", f"{path}:{line_of(path, 'trains')}:9", "`trains` is 'modul'")
     ]
     assert "did you mean 'module'?" in found[0].hint
 
@@ -299,9 +313,7 @@ def test_the_file_that_is_changed_below_is_fine(tmp_path):
     assert {"bias", "qbias"} <= set(of_own(tmp_path).schemes)
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@examples(3, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_change_of_a_file_is_a_located_fault_or_fine(tmp_path_factory, data):
     """A value replaced, a line lost or doubled: never a traceback, and no other method is lost."""

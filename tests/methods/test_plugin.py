@@ -150,9 +150,7 @@ def test_its_own_key_is_read_bounded_and_counted(call, tmp_path):
         f"{5 * HIDDEN * held:,} trainable parameters" in sizes[held]["because"] for held in sizes
     ]
     path.write_text(text.replace("update: bias", "update: bias\n    held: 100"))
-    assert "held is 100\n  allowed: a whole number from 1 to 99" in call(
-        "estimate", "plan.yaml", code=2
-    )
+    assert "`held` is 100\n  a whole number from 1 to 99" in call("estimate", "plan.yaml", code=2)
     path.write_text(text.replace("update: bias", "update: lora\n    held: 4"))
     assert "held" in call("estimate", "plan.yaml", code=2)
 

@@ -58,8 +58,8 @@ def test_null_puts_a_value_back_to_its_default():
         ("stages.1.epochs=3", "has no entry '1'"),
         ("stages.stf.epochs=3", "did you mean 'sft'"),
         ("stages.0.epoch=3", "did you mean 'epochs'"),
-        ("stages.0.rank=eight", "rank is 'eight'"),
-        ("stages.0.update=full", "nothing would read 'rank'"),
+        ("stages.0.rank=eight", "`rank` is 'eight'"),
+        ("stages.0.update=full", "`rank` has no effect"),
         ("stages.0.epochs=[", "not valid YAML"),
         ("model.x=3", "'model' has no parts"),
         ("nothing=3", "unknown key 'nothing'"),
@@ -70,7 +70,7 @@ def test_a_wrong_setting_is_named_in_the_error(setting, words):
     with pytest.raises(InputError) as caught:
         set_values(PLAN, [setting])
     assert words in caught.value.text()
-    if words != "nothing would read 'rank'":  # there the dead key stands in the plan itself
+    if words != "`rank` has no effect":  # there the dead key stands in the plan itself
         assert caught.value.text().startswith(f"--set {setting}")
 
 

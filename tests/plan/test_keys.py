@@ -5,8 +5,9 @@ import pytest
 from advisor.ground.errors import InputError
 from advisor.ground.yaml_reader import parse_yaml
 from advisor.methods import methods, updates
+from advisor.methods.keys import declared_key
 from advisor.plan.entries import entries
-from advisor.plan.keys import Key, key_specs, specs_of
+from advisor.plan.keys import key_specs, specs_of
 from advisor.plan.model import Plan, PlanData, Stage, Task
 from advisor.plan.read import plan_from_data
 from tests.methods.method_files import line_of, write_objective, write_update
@@ -20,6 +21,7 @@ def test_a_new_key_is_one_line_in_its_methods_file(tmp_path):
         keys="{beta: {type: number, min: 0, exclusive_min: true, default: 0.1}}",
         unused="{packing: pairs are not packed}",
     )
+    write_update(tmp_path, "full", trains="all")
     specs = specs_of(methods((tmp_path,)))
     text = (
         "model: m\ndata: {path: t}\nstages: [{name: a, objective: dpo, update: full, learning_rate:"
@@ -28,7 +30,7 @@ def test_a_new_key_is_one_line_in_its_methods_file(tmp_path):
     stage = plan_from_data(parse_yaml(text.replace("BETA", "0.3"), name="p"), specs=specs).stages[0]
     assert stage.options == {"beta": 0.3}
     assert specs.effective({}, objective="dpo", update="full") == {"beta": 0.1}
-    with pytest.raises(InputError, match=r"beta is 0\n  allowed: a number above 0"):
+    with pytest.raises(InputError, match=r"`beta` is 0\n  a number above 0"):
         plan_from_data(parse_yaml(text.replace("BETA", "0"), name="p"), specs=specs)
     with pytest.raises(InputError, match="pairs are not packed"):
         plan_from_data(
@@ -49,7 +51,7 @@ def test_a_malformed_declaration_is_refused_with_its_place(tmp_path):
     with pytest.raises(InputError) as caught:
         methods((tmp_path,)).update("lora")
     assert [fault.what.split(": ")[0] for fault in caught.value.faults] == [
-        f"{path}:{first}:3",
+        f"{path}:{first}:13",
         f"{path}:{first + 1}:22",
         f"{path}:{first + 2}:3",
     ]
@@ -65,31 +67,29 @@ def test_every_shipped_declaration_is_well_formed():
 
 
 @pytest.mark.parametrize(
-    ("key", "good", "bad"),
+    ("said", "good", "bad"),
     [
+        ({"type": "integer", "min": 1, "max": 4}, [1, 4, None], [0, 5, 1.0, True, "1"]),
         (
-            Key(name="k", owner="o", type="integer", min=1, max=4),
-            [1, 4, None],
-            [0, 5, 1.0, True, "1"],
-        ),
-        (
-            Key(name="k", owner="o", type="number", min=0, exclusive_min=True, default=1),
+            {"type": "number", "min": 0, "exclusive_min": True, "default": 1},
             [0.1, 3],
             [0, None, True],
         ),
-        (Key(name="k", owner="o", type="text_or_list"), ["a", ["a", "b"]], ["", [], [1], 3]),
-        (Key(name="k", owner="o", type="boolean", default=False), [True, False], [0, 1, None]),
-        (
-            Key(name="k", owner="o", type="choice", values=("a", 1), default="a"),
-            ["a", 1],
-            ["b", True, 1.0],
-        ),
+        ({"type": "number", "max": 1, "exclusive_max": True}, [0.9, -3], [1, 1.1]),
+        ({"type": "text"}, ["a", None], ["", 3, ["a"]]),
+        ({"type": "path"}, ["a/b", None], ["", 3]),
+        ({"type": "function"}, ["scores.py:judge"], ["scores.py", "judge", ":", 3]),
+        ({"type": "text_or_list"}, ["a", ["a", "b"]], ["", [], [1], 3]),
+        ({"type": "boolean", "default": False}, [True, False], [0, 1, None, "true"]),
+        ({"type": "choice", "values": ["a", 1], "default": "a"}, ["a", 1], ["b", True, 1.0]),
+        ({"type": "choice", "values": [True, "a"], "default": "a"}, [True], [1, False]),
     ],
 )
-def test_types_and_bounds_are_strict(key, good, bad):
+def test_types_and_bounds_are_strict(said, good, bad):
     """No value is turned into another type, and bounds are part of the range unless declared
     exclusive.
     """
+    key = declared_key("k", "update lora", said)
     assert all(key.accepts(value) for value in good)
     assert not any(key.accepts(value) for value in bad)
 

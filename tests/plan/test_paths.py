@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from advisor.methods import objectives, updates
+from advisor.methods.keys import PathText
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, PlanData, Stage, Task
 from advisor.plan.paths import with_paths
@@ -79,5 +80,5 @@ def test_what_says_that_it_is_a_file_or_folder_is_declared_as_one():
         for name, spec in keys.items()
         if {"file", "folder"} & set(spec.help.replace(",", " ").split())
     }
-    assert about == {name for name, spec in keys.items() if spec.type == "path"}
+    assert about == {name for name, spec in keys.items() if isinstance(spec.shape, PathText)}
     assert {"replay", "schema", "reward_model"} <= about

@@ -79,41 +79,46 @@ def test_a_good_plan_is_read_with_method_keys_in_options():
             "device: cpu",
             "device: cdua",
             "plan.yaml:15:18",
-            ["device is 'cdua'", "did you mean 'cuda'?"],
+            ["`device` is 'cdua'", "did you mean 'cuda'?"],
         ),
         (
             "update: lora",
             "update: lroa",
             "plan.yaml:8:13",
-            ["update is 'lroa'", "did you mean 'lora'?"],
+            ["`update` is 'lroa'", "did you mean 'lora'?"],
         ),
-        ("rank: 8", "rank: 0", "plan.yaml:10:11", ["rank is 0", "a whole number from 1 to 4096"]),
-        ("rank: 8", "rank: '8'", "plan.yaml:10:11", ["rank is '8'"]),
+        (
+            "rank: 8",
+            "rank: 0",
+            "plan.yaml:10:11",
+            ["`rank` is 0", "a whole number from 1 to 4,096"],
+        ),
+        ("rank: 8", "rank: '8'", "plan.yaml:10:11", ["`rank` is '8'", "remove the quotes"]),
         (
             "loss_on: all",
             "loss_on: answer",
             "plan.yaml:11:14",
-            ["loss_on is 'answer'", "did you mean 'answers'?"],
+            ["`loss_on` is 'answer'", "did you mean 'answers'?"],
         ),
-        ("2e-4", "3", "plan.yaml:12:20", ["learning_rate is 3", "at most 1"]),
+        ("2e-4", "3", "plan.yaml:12:20", ["`learning_rate` is 3", "at most 1"]),
         (
             "2e-4",
             "'2e-4'",
             "plan.yaml:12:20",
-            ["learning_rate is the text '2e-4'", "remove the quotes"],
+            ["`learning_rate` is '2e-4'", "remove the quotes"],
         ),
         ("2e-4", "1e999", "plan.yaml:12:20", ["too large to be usable"]),
         (
             "epochs: 2",
             "epochs: true",
             "plan.yaml:13:13",
-            ["epochs is true", "a number is expected"],
+            ["`epochs` is true", "a number above 0"],
         ),
         (
             "version: 1",
             "version: 2",
             "plan.yaml:1:10",
-            ["version is 2", "another version of advise"],
+            ["`version` is 2", "another version of advise"],
         ),
         ("name: shop", "name: ../x", "plan.yaml:2:7", ["becomes a folder's name"]),
         ("- name: sft", "- name: SFT 1", "plan.yaml:6:11", ["becomes a folder's name"]),
@@ -124,7 +129,7 @@ def test_a_good_plan_is_read_with_method_keys_in_options():
             ["a key of the stage itself", "move it out of trl"],
         ),
         ("trl: {neftune_noise_alpha: 5}", "trl: {output_dir: x}", "plan.yaml:14:11", ["--output"]),
-        ("trl: {neftune_noise_alpha: 5}", "trl: 3", "plan.yaml:14:10", ["trl is 3", "a map"]),
+        ("trl: {neftune_noise_alpha: 5}", "trl: 3", "plan.yaml:14:10", ["`trl` is 3", "a map"]),
         (
             "trl: {neftune_noise_alpha: 5}",
             "options: {rank: 8}",
@@ -138,8 +143,13 @@ def test_a_good_plan_is_read_with_method_keys_in_options():
             ["`tasks` is empty"],
         ),
         ("data: {path: train.jsonl}\n", "", "plan.yaml:1:1", ["the plan has no data"]),
-        ("model: models/smol\n", "", "plan.yaml:1:1", ["the plan has no model"]),
-        ("    objective: sft\n", "", "plan.yaml:6:5", ["stage 'sft' has no objective"]),
+        ("model: models/smol\n", "", "plan.yaml:1:1", ["`model` is missing", "or a folder"]),
+        (
+            "    objective: sft\n",
+            "",
+            "plan.yaml:6:5",
+            ["`objective` is missing", "one of cpt, sft, dpo"],
+        ),
     ],
 )
 def test_each_fault_says_where_what_and_what_is_allowed(old, new, at, words):
@@ -158,44 +168,44 @@ def test_each_fault_says_where_what_and_what_is_allowed(old, new, at, words):
         (
             "update: lora\n    quantization: nf4",
             "update: full",
-            ["nothing would read 'rank'", "read by update lora"],
+            ["`rank` has no effect", "objective sft and update full", "it belongs to update lora"],
         ),
         (
             "update: lora\n    quantization: nf4\n    rank: 8",
             "update: full\n    quantization: nf4",
-            ["needs a frozen base", "update: lora"],
+            ["needs a frozen base", "with update lora, adapter, prefix"],
         ),
         (
             "quantization: nf4",
             "double_quantization: true",
-            ["nothing would read 'double_quantization'", "quantization: nf4"],
+            ["`double_quantization` has no effect", "quantization: nf4"],
         ),
         (
             "update: lora\n    quantization: nf4\n    rank: 8",
             "update: full\n    peft: {use_dora: true}",
-            ["nothing would read 'peft'"],
+            ["`peft` has no effect"],
         ),
         (
             "epochs: 2",
             "scheduler: constant\n    warmup: 0.1",
-            ["nothing would read 'warmup'", "constant_with_warmup"],
+            ["`warmup` has no effect", "constant_with_warmup"],
         ),
         (
             "objective: sft",
             "objective: rm\n    packing: true",
-            ["nothing would read 'packing'", "objective rm does not pack"],
+            ["`packing` has no effect", "objective rm does not pack"],
         ),
         (
             "objective: sft",
             "objective: rm",
-            ["nothing would read 'loss_on'", "read by objective sft"],
+            ["`loss_on` has no effect", "it belongs to objective sft"],
         ),
         (
             "device: cpu",
             "device: cpu, strategy: ddp",
-            ["nothing would read 'strategy'", "one process"],
+            ["`strategy` has no effect", "one process"],
         ),
-        ("rank: 8", "data: other.jsonl", ["nothing would read 'data'"]),
+        ("rank: 8", "data: other.jsonl", ["`data` has no effect"]),
         (
             "device: cpu}",
             "device: cpu}\ntasks: [{name: a, data: {path: x}}]",
@@ -204,8 +214,8 @@ def test_each_fault_says_where_what_and_what_is_allowed(old, new, at, words):
         ("epochs: 2", "attention: flash_attention_2", ["needs a CUDA"]),
     ],
 )
-def test_a_key_that_nothing_would_read_is_refused(old, new, words):
-    """A dead key is an error that names why it is dead and what would read it."""
+def test_a_key_without_effect_is_refused(old, new, words):
+    """The error says why the key has no effect, and what it belongs to."""
     text = fault(old, new)
     for word in words:
         assert word in text
@@ -220,19 +230,19 @@ PREFIX = "update: prefix\n    gradient_checkpointing: false\n    prefix_tokens: 
         (
             PREFIX.replace("false", "true"),
             [
-                "gradient_checkpointing is true, which does not go with update prefix",
+                "`gradient_checkpointing` is true, which does not go with update prefix",
                 "drops the cache",
                 "smaller micro_batch_size",
             ],
         ),
         (
             PREFIX + "\n    packing: true",
-            ["packing is true, which does not go with update prefix", "packing: false"],
+            ["`packing` is true, which does not go with update prefix", "packing: false"],
         ),
         (
             PREFIX + "\n    attention: flash_attention_2",
             [
-                "attention is flash_attention_2, which does not go with update prefix",
+                "`attention` is flash_attention_2, which does not go with update prefix",
                 "sdpa or eager",
             ],
         ),
@@ -252,7 +262,7 @@ def test_what_a_method_refuses_of_other_keys_is_refused_where_it_is_written(new,
 
 
 def test_all_faults_of_a_file_come_together_in_file_order():
-    """One reading finds the wrong type, the unknown key, the dead key and the wrong name, sorted by
+    """One reading finds the wrong type, the unknown key, the key without effect and the wrong name, sorted by
     line.
     """
     text = (
@@ -286,7 +296,10 @@ def test_stage_names_are_unique_and_start_from_earlier_stages(tmp_path):
     )
     for stages, match in [
         ((("a", ""), ("a", "")), "the name 'a' is taken by stages.0."),
-        ((("a", ", start_from: b"), ("b", "")), "'b', which is not trained before"),
+        (
+            (("a", ", start_from: b"), ("b", "")),
+            "`start_from` is 'b', a stage that is trained later",
+        ),
         ((("sft", ""), ("b", ", start_from: stf")), "did you mean 'sft'"),
         ((("a", ", start_from: nowhere"),), "neither an earlier stage nor a folder"),
     ]:
@@ -311,7 +324,7 @@ def test_a_missing_learning_rate_without_a_default_says_what_is_usual(tmp_path):
     write_update(tmp_path, "lora", keys="{rank: {type: integer}}")
     write_update(tmp_path, "full", defaults="{learning_rate: {value: 2e-5, source: trl}}")
     text = "model: m\ndata: {path: t}\nstages: [{name: a, objective: sft, update: lora}]\n"
-    with pytest.raises(InputError, match=r"stage 'a' has no learning_rate\n.*usual for full 2e-05"):
+    with pytest.raises(InputError, match=r"`learning_rate` is missing\n.*\n.*usual for full 2e-05"):
         plan_from_data(parse_yaml(text, name="p"), specs=specs_of(methods((tmp_path,))))
 
 
@@ -324,11 +337,11 @@ def test_task_overrides_are_checked_like_stage_keys():
         "tasks:\n  - name: legal\n    data: {path: l.jsonl}\n    overrides: {rank: 4}\n",
     )
     assert plan(text).tasks[0].overrides == {"rank": 4}
-    assert "'update' cannot differ between tasks" in fault("rank: 4", "update: full", text=text)
+    assert "`update` cannot differ between tasks" in fault("rank: 4", "update: full", text=text)
     assert "did you mean 'rank'" in fault("rank: 4", "rnk: 4", text=text)
-    assert fault("rank: 4", "rank: 0", text=text).startswith("plan.yaml:7:23: rank is 0")
-    assert fault("rank: 4", "epochs: -1", text=text).startswith("plan.yaml:7:25: epochs is -1")
-    assert "nothing would read 'warmup'" in fault(
+    assert fault("rank: 4", "rank: 0", text=text).startswith("plan.yaml:7:23: `rank` is 0")
+    assert fault("rank: 4", "epochs: -1", text=text).startswith("plan.yaml:7:25: `epochs` is -1")
+    assert "`warmup` has no effect" in fault(
         "rank: 4", "warmup: 0.2, scheduler: constant", text=text
     )
 
@@ -371,4 +384,6 @@ def test_paths_are_meant_from_the_plans_folder(tmp_path):
 def test_remote_code_is_off_unless_written():
     """trust_remote_code is false unless the plan says true in so many words."""
     assert plan(GOOD).trust_remote_code is False
-    assert "true or false is expected" in fault("model:", "trust_remote_code: 1\nmodel:")
+    assert "`trust_remote_code` is 1\n  true or false" in fault(
+        "model:", "trust_remote_code: 1\nmodel:"
+    )

@@ -12,9 +12,10 @@ import jsonschema
 import pytest
 
 from advisor.advice.types import Flip
-from advisor.ground.resources import rules_dir
 from advisor.ground.types import Answer, Answers
 from advisor.render.advice_json import advice_document, plain, rounded
+from advisor.ruleset.load import load_rules
+from advisor.schema.build import schemas
 from tests.render.example_advice import (
     EXAMPLES,
     GIB,
@@ -27,7 +28,7 @@ from tests.render.example_advice import (
     training,
 )
 
-SCHEMA = json.loads((rules_dir() / "schema" / "advice.schema.json").read_text())
+SCHEMA = schemas(load_rules())["advice"]
 
 
 @pytest.mark.parametrize("name", [*EXAMPLES, "injected"])

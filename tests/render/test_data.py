@@ -19,9 +19,7 @@ from rich.console import Console
 
 from advisor.commands.check import check_data
 from advisor.data import profile
-from advisor.data.fix import fixed_copy
 from advisor.render.data import check_json, print_check, profile_json, visible
-from advisor.render.fixed import fixed_json, print_fixed
 
 
 def page(path, **options) -> str:
@@ -294,24 +292,3 @@ def test_check_document_has_everything_measured(pairs_path):
     assert document["amounts"][0]["verdict"] == "thin"
     assert document["amounts"][0]["sources"][0]["title"]
     assert {"seq_len", "because", "packing", "packing_because"} == set(document["suggested"])
-
-
-def test_the_list_of_changes_is_shown_and_documented(tmp_path, monkeypatch):
-    """The page of a cleaned copy counts each kind of change with its rows; the document has the
-    same.
-    """
-    monkeypatch.chdir(tmp_path)
-    Path("a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in support()))
-    fixed = fixed_copy("a.jsonl", "b.jsonl")
-    file = io.StringIO()
-    print_fixed(fixed, Console(file=file, width=80))
-    text = " ".join(file.getvalue().split())
-    assert "b.jsonl: 58 of 60 rows; a.jsonl is as it was" in text
-    assert "left out: no answer to learn from (row 5)" in text
-    assert "b.jsonl.changes.jsonl" in text
-    assert {
-        entry["change"]: (entry["count"], entry["rows"]) for entry in fixed_json(fixed)["changes"]
-    } == {
-        "left out: no answer to learn from": (1, [5]),
-        "left out: repeats an earlier row word for word": (1, [10]),
-    }

@@ -6,28 +6,14 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.methods import objectives, schemes, update, updates
-from advisor.methods.model import SERVERS
+from advisor.methods import objectives, schemes, updates
 from advisor.ruleset.facts import UNKNOWN
 from advisor.ruleset.judge import CompiledTable, cell_of, cell_points, judge
 from advisor.ruleset.load import load_rules
 from tests.conftest import examples
+from tests.ruleset.plain_reading import ruled_out
 
 RULES = load_rules()
-
-
-def ruled_out(ruleset, scheme, facts):
-    """Whether a rule of the table `allowed` holds for a scheme, asked as the table is written."""
-    method = update(schemes()[scheme].update)
-    server = facts.get("serve_with")
-    told = {
-        **facts,
-        "scheme": scheme,
-        "fits": facts.get(f"fits_{scheme}"),
-        "update_trains": method.trains,
-        "loads_there": server in method.serves if server in SERVERS else None,
-    }
-    return any(rule.first_failing(told) is None for rule in ruleset.rules["allowed"])
 
 
 def naive(ruleset, table_id, facts):
@@ -46,7 +32,8 @@ def naive(ruleset, table_id, facts):
             values = rule.then[table.concludes]
             forbidden.update(values if isinstance(values, list) else [values])
     if table_id == "rank":
-        forbidden |= {scheme for scheme in schemes() if ruled_out(ruleset, scheme, facts)}
+        allowed = ruleset.rules["allowed"]
+        forbidden |= {scheme for scheme in schemes() if ruled_out(allowed, scheme, facts)}
     layers = ["base", *ruleset.layers]
     recommended = sorted(
         (rule for rule in firing if rule.kind == "recommend"),

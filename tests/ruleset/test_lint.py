@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from advisor.advice.linting import LintedRules, lint_rules, refuse_or_warn
 from advisor.cli import advise
 from advisor.ground.errors import InputError
-from advisor.plan.values import setting_fault, setting_keys
+from advisor.plan.keys import setting_fault, setting_keys
 from advisor.render.lint import finding_text, lint_text
 from advisor.ruleset.lint import caused_by_user, lint
 from advisor.ruleset.load import load_rules

@@ -6,16 +6,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError, TrainingFailed
+from advisor.methods import methods
+from advisor.methods.model import Update as UpdateValue
 from trainers.frame.bases import find_base, keep_base
 from trainers.frame.job import Job
 from trainers.frame.types import AdaptedModel, Device, Model, Tokenizer
 from trainers.updates import Update
 
-UNMERGEABLE = {"BOTTLENECK": "bottleneck adapter", "PREFIX_TUNING": "prefix"}  # PEFT's name -> ours
+PREFIX = "PREFIX_TUNING"  # PEFT's name
 
 
 def load_tokenizer(job: Job, *, writes: bool = True) -> Tokenizer:
@@ -204,11 +207,12 @@ def load_model(job: Job, device: Device, update: Update) -> Any:
             hint="name another stage or folder in start_from",
         )
     base_name = config.get("base_model_name_or_path")
-    unmergeable = UNMERGEABLE.get(config.get("peft_type"))
-    if unmergeable and job.stage.update == "full":
+    trains_all = not methods().update(job.stage.update).is_module
+    module = update_of(config)
+    if module is not None and not module.merges and trains_all:
         raise InputError(
-            f"stage {job.stage.name} is update full and continues from a {unmergeable}, which"
-            " cannot be merged into the weights it would train",
+            f"stage {job.stage.name} is update full and continues from {module.result},"
+            " which cannot be merged into the weights it would train",
             hint=(
                 f"train stage {job.entry.starts_from or 'before'} with update: lora or full, or let"
                 " this stage start from the model"
@@ -216,14 +220,14 @@ def load_model(job: Job, device: Device, update: Update) -> Any:
         )
     register_method(config)
     base = load_base(job, device, base_name if base_name and Path(base_name).is_dir() else None)
-    if job.stage.update == "full":
+    if trains_all:
         merged = _with_module(job, base, start).merge_and_unload()
         for parameter in merged.parameters():
             parameter.requires_grad_(True)
         return merged
-    prefix = config.get("peft_type") == "PREFIX_TUNING"
+    prefix = config.get("peft_type") == PREFIX
     model = _with_module(job, base, start, is_trainable=not prefix)
-    if prefix and job.stage.update == "prefix":
+    if prefix and methods().update(job.stage.update).peft_type == PREFIX:
         fitting, keys = (
             update.peft_config(job.stage, job.options, base),
             (
@@ -253,8 +257,17 @@ def load_model(job: Job, device: Device, update: Update) -> Any:
 
 def register_method(config: Mapping[str, Any]) -> None:
     """Let PEFT load and use a module of this config: the import adds what PEFT lacks."""
-    if config.get("peft_type") in UNMERGEABLE:
-        import advisor.peft_adapter  # noqa: F401
+    module = update_of(config)
+    if module is not None and module.imports:
+        import_module(module.imports)
+
+
+def update_of(config: Mapping[str, Any]) -> UpdateValue | None:
+    """The update that PEFT saved under this config; None if no method here makes such modules."""
+    return next(
+        (one for one in methods().updates.values() if one.peft_type == config.get("peft_type")),
+        None,
+    )
 
 
 def _with_module(job: Job, base: Any, start: Path, **options: Any) -> Any:

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from advisor.ground.errors import Fault, InputError
+from advisor.methods import methods
 from advisor.plan.record import (
     DONE,
     RESULT,
@@ -279,7 +280,7 @@ def train(job: Job, objective: Objective[Any]) -> None:
         # comparison is with the model as it came.
         with (
             trainer.model.disable_adapter()
-            if job.stage.update == "prefix" and not continues
+            if methods().update(job.stage.update).changes_at_start and not continues
             else nullcontext()
         ):
             evaluator.evaluate_base()

@@ -8,6 +8,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+from advisor.methods import update
 from trainers.frame.job import Job
 from trainers.frame.token_counting import TokenCounting
 from trainers.frame.types import Model
@@ -87,7 +88,7 @@ def reference_model(job: Job, model: Model) -> Any | None:
     TRL would load it again by the name in its config, but after an earlier stage's module was
     merged that is the name of the base.
     """
-    if job.stage.update != "full" or job.stage.trl.get("precompute_ref_log_probs"):
+    if update(job.stage.update).is_module or job.stage.trl.get("precompute_ref_log_probs"):
         return None
     frozen = copy.deepcopy(model)
     for parameter in frozen.parameters():

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import InputError
+from advisor.methods import methods
 from trainers.frame.job import Job
 from trainers.frame.loading import load_model
 from trainers.frame.types import AdaptedModel, Device, Tokenizer
@@ -232,7 +233,7 @@ def build_roles(
     """
     if reward is not None:
         check_same_tokens(job, tokenizer, reward)
-    if job.stage.update == "full":
+    if not methods().update(job.stage.update).is_module:
         return _four_models(job, device, update, reward)
     from peft import PeftModel, get_peft_model
 

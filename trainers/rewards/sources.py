@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError, TrainingFailed
+from advisor.methods import objective
 from trainers.frame.job import Job
 from trainers.frame.types import Device, Model, Tokenizer
 from trainers.prepare.prompts import Prompt
@@ -92,7 +93,7 @@ def earlier_reward_model(job: Job) -> str | None:
     for item in job.plan.stages:
         if item.name == job.stage.name:
             break
-        if item.objective == "rm":
+        if objective(item.objective).scores:
             before.append(item.name)
     return before[-1] if before else None
 
@@ -281,7 +282,7 @@ def reward_folder(job: Job) -> Path:
     named = str(job.options.get("reward_model") or earlier_reward_model(job))
     stages = {item.name: item for item in job.plan.stages}
     if named in stages:
-        if stages[named].objective != "rm":
+        if not objective(stages[named].objective).scores:
             raise InputError(
                 f"stage {job.stage.name}: reward_model names the stage {named}, whose objective is"
                 f" {stages[named].objective}",

@@ -187,8 +187,9 @@ class Suspects:
         """Notes what a row's text seems to hold."""
         # One expression, since it is asked of every row: most hold none of these.
         if (
-            "@" in text or "_" in text or "-" in text or "://" in text or "assword" in text or "AKIA" in text or "ASIA" in text
-            or "AIza" in text or "eyJ" in text or "passwd" in text or "ASSWORD" in text
+            "@" in text or "_" in text or "-" in text or "://" in text or "assword" in text
+            or "AKIA" in text or "ASIA" in text or "AIza" in text or "eyJ" in text
+            or "passwd" in text or "ASSWORD" in text
         ):  # fmt: skip
             for kind in KINDS:
                 for sign in kind.needs:

@@ -1,0 +1,185 @@
+"""A run spec as people and scripts write it -> a Request, or every fault in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from advisor.estimate.resolved_run import COUNTERS
+from advisor.estimate.types import RunSpec
+from advisor.ground.errors import Fault
+from advisor.ground.shape import (
+    Choice,
+    Flag,
+    Keys,
+    ListOf,
+    MapOf,
+    NamedValue,
+    Number,
+    OneOf,
+    Shape,
+    Text,
+    check_shape,
+)
+from advisor.methods import methods, objectives, schemes, updates
+
+DTYPES = {
+    "bf16": "bfloat16",
+    "fp16": "float16",
+    "half": "float16",
+    "fp32": "float32",
+    "float": "float32",
+}
+SPELLINGS = {
+    "flash_attention": "flash_attention_2",
+    "flash": "flash_attention_2",
+    "flash_attn": "flash_attention_2",
+    "adamw_torch": "adamw",
+    "adamw_torch_fused": "adamw_fused",
+    "fsdp2": "fsdp",
+}
+_COUNT = Number(whole=True, min=1, max=10**9)
+_SIZE = Number(above=0)
+_NAME = OneOf(options=(Text(), Number()))  # "4090" may come as a number
+_CHOICES: Mapping[str, Choice] = {
+    key: Choice(values=values)
+    for key, values in {
+        "objective": objectives(),
+        "update": tuple(dict.fromkeys((*updates(), *schemes()))),
+        "quantization": ("nf4", "int8"),
+        "weights_dtype": ("float32", "bfloat16", "float16"),
+        "precision": ("pure", "mixed"),
+        "optimizer": (
+            "adamw", "adamw_fused", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "adamw_cpu",
+            "adafactor", "sgd", "sgd_momentum", "lion", "rmsprop", "adagrad",
+        ),
+        "attention": ("eager", "sdpa", "flash_attention_2"),
+        "loss": ("full", "fused", "chunked"),
+        "sharding": ("ddp", "zero1", "zero2", "zero3", "fsdp"),
+        "counter": COUNTERS,
+        "placement": ("houlsby", "pfeiffer", "parallel"),
+    }.items()
+}  # fmt: skip
+# Keys of one update or objective, which a RunSpec holds under `options`.
+_OPTIONS: Mapping[str, Shape] = {
+    "placement": _CHOICES["placement"],
+    **dict.fromkeys(
+        ("bottleneck", "prefix_tokens", "generations", "response_tokens", "ppo_epochs"), _COUNT
+    ),
+    "train_embeddings": Flag(),
+    "beta": Number(min=0),
+}
+_FIELDS: Mapping[str, Shape] = {
+    **{key: shape for key, shape in _CHOICES.items() if key not in _OPTIONS},
+    **dict.fromkeys(("rank", "micro_batch_size", "seq_len", "grad_accum", "gpus"), _COUNT),
+    **dict.fromkeys(
+        (
+            "double_quantization", "kbit_prepared", "fp32_master_weights", "optimizer_in_backward",
+            "offload_weights", "packing", "compile",
+        ),
+        Flag(),
+    ),
+    "target_modules": OneOf(options=(Text(), ListOf(of=Text()))),
+    "gradient_checkpointing": OneOf(
+        options=(Flag(), Choice(values=("selective", "offload", "full")))
+    ),
+    "framework": _NAME,
+}  # fmt: skip
+SPEC = Keys(
+    help="A run spec of `advise estimate --specs`",
+    keys={
+        "model": _NAME,
+        "architecture": MapOf(of=Shape(), help="the keys of a config.json"),
+        "model_params_b": _SIZE,
+        "active_params_b": _SIZE,
+        "gpu": _NAME,
+        "tokens_total": _SIZE,
+        "rows_total": _SIZE,
+        **_FIELDS,
+        **_OPTIONS,
+    },
+    nulls=True,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """One spec that was understood."""
+
+    spec: RunSpec
+    model: str
+    params_b: float | None
+    active_params_b: float | None
+    architecture: Mapping[str, Any] | None
+    gpu: str | None
+    tokens_total: int | None
+    rows_total: int | None
+
+
+def request_of(item: Any, *, at: str = "spec") -> Request | list[Fault]:
+    """One spec, or every fault in it.
+
+    Unknown keys are faults, unknown wording of a known key is one too.
+    """
+    if isinstance(item, Mapping):
+        item = {key: _usual(key, value) for key, value in item.items() if value not in ("", [])}
+    faults = check_shape(NamedValue(at, item), SPEC)
+    if faults:
+        return faults
+    given = {key: _plain(key, value) for key, value in item.items() if value is not None}
+    scheme = schemes().get(given.get("update", ""))
+    if scheme is not None:
+        given["update"] = scheme.update
+        given.setdefault("quantization", scheme.quantization)
+    if given.get("quantization") and scheme is not None:
+        faults += _frozen_only(scheme.update, at)
+    if not {"model", "architecture", "model_params_b"} & set(given):
+        allowed = "give model, architecture or model_params_b"
+        faults.append(Fault(what=f"{at}: no model", allowed=allowed))
+    if faults:
+        return faults
+    fields = {key: value for key, value in given.items() if key in _FIELDS}
+    options = {key: value for key, value in given.items() if key in _OPTIONS}
+    return Request(
+        spec=RunSpec(**fields, options=options),
+        model=given.get("model", ""),
+        params_b=given.get("model_params_b"),
+        active_params_b=given.get("active_params_b"),
+        architecture=given.get("architecture"),
+        gpu=given.get("gpu"),
+        tokens_total=given.get("tokens_total"),
+        rows_total=given.get("rows_total"),
+    )
+
+
+def _usual(key: str, value: Any) -> Any:
+    """The value in the spelling that the shape knows: 'BF16' is bfloat16."""
+    if key not in _CHOICES or value is None:
+        return value
+    text = str(value).strip().lower()
+    if key == "weights_dtype":
+        text = text.removeprefix("torch.")
+        return DTYPES.get(text, text)
+    return SPELLINGS.get(text, text)
+
+
+def _plain(key: str, value: Any) -> Any:
+    """A value that has the shape, in the type that a Request holds."""
+    shape = SPEC.keys[key]
+    if shape is _COUNT or key in ("tokens_total", "rows_total"):
+        return int(value)
+    if shape is _SIZE:
+        return float(value)
+    if shape is _NAME:
+        return str(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _frozen_only(update: str, at: str) -> list[Fault]:
+    """The fault of an update that trains weights which its quantised base does not let change."""
+    if methods().updates[update].is_module:
+        return []
+    modules = [one.id for one in methods().updates.values() if one.is_module]
+    allowed = f"quantised weights are frozen: update {', '.join(modules)}"
+    return [Fault(what=f"{at}: {update} fine-tuning of a quantised model", allowed=allowed)]

@@ -1,0 +1,80 @@
+"""Every JSON Schema by its file's name, and the writing of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from advisor.data.measure.data_requirements import REQUIREMENTS_FILE
+from advisor.estimate.read_spec import SPEC
+from advisor.ground.files import cannot_write, write_atomically
+from advisor.ground.resources import rules_dir
+from advisor.ground.sources import SOURCES_FILE
+from advisor.ground.yaml_cache import read_shipped
+from advisor.plan.record import run_schema
+from advisor.plan.schema import plan_schema
+from advisor.probe import gpu_files
+from advisor.probe.prices import price_file_shape
+from advisor.ruleset.model import Ruleset
+from advisor.schema import files
+from advisor.schema.facts import answers_schema, facts_schema
+from advisor.schema.parts import Schema, dumped, file_schema, head, schema_of
+from advisor.situation.model_files import MODEL_FILE, SIZES_FILE, suggestions_shape
+
+SUFFIX = ".schema.json"
+# What a reader of the answer may rely on is written by hand, so that code cannot widen it.
+BY_HAND = "advice"
+
+
+def schema_folder() -> Path:
+    """Where the first lines of the shipped YAML files look for their schemas."""
+    return rules_dir() / "schema"
+
+
+def schemas(rules: Ruleset) -> dict[str, Schema]:
+    """Name -> schema: `layer` of a file of rules, `answers`, `plan`, ..."""
+    sources = rules_dir() / "hardware" / "sources.yaml"
+    cited = read_shipped(sources, shape=gpu_files.SOURCES_FILE).data["sources"]
+    by_hand = Path(__file__).with_name(f"{BY_HAND}{SUFFIX}").read_text(encoding="utf-8")
+    specs: Schema = {"type": "array", "items": schema_of(SPEC)}
+    return {
+        "facts": facts_schema(rules.facts),
+        "tables": files.tables_schema(rules),
+        "layer": files.layer_schema(rules),
+        "axis": files.method_schema(rules),
+        "scenarios": files.scenarios_schema(rules),
+        "sources": file_schema(SOURCES_FILE),
+        "amounts": file_schema(REQUIREMENTS_FILE),
+        "hardware": file_schema(gpu_files.gpu_file_shape(cited)),
+        "hardware-sources": file_schema(gpu_files.SOURCES_FILE),
+        "cuda": file_schema(gpu_files.CUDA_FILE),
+        "prices": file_schema(
+            price_file_shape(gpu_files.citation_shape(cited), gpu_files.catalogue_gpus())
+        ),
+        "models": file_schema(MODEL_FILE),
+        "suggestions": file_schema(suggestions_shape()),
+        "sizes": file_schema(SIZES_FILE),
+        "answers": answers_schema(rules.facts),
+        "specs": head("Run specs for `advise estimate --specs`", **specs),
+        "plan": plan_schema(),
+        "run": run_schema(),
+        BY_HAND: json.loads(by_hand),
+    }
+
+
+def write_schemas(rules: Ruleset, folder: Path | None = None) -> list[Path]:
+    """Write every schema into a folder, made if need be, and say which files those are.
+
+    Raises MachineNotReady where it cannot be written.
+    """
+    folder = folder or schema_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error, way_out="choose another place with --out DIR") from error
+    written = []
+    for name, schema in schemas(rules).items():
+        path = folder / f"{name}{SUFFIX}"
+        write_atomically(path, dumped(schema))
+        written.append(path)
+    return written

@@ -1,0 +1,197 @@
+"""Words that the JSON Schemas are made of.
+
+Draft-07 words only, since many editors' YAML servers know no later draft. `$defs` is no such word,
+but a pointer finds what stands there all the same.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from advisor.ground.shape import (
+    Choice,
+    Date,
+    Flag,
+    Keys,
+    ListOf,
+    MapOf,
+    Number,
+    OneOf,
+    Shape,
+    Text,
+)
+
+Schema = dict[str, Any]
+TEXT: Schema = {"type": "string", "minLength": 1}
+TEXTS: Schema = {"type": "array", "items": TEXT, "minItems": 1}
+DATE: Schema = {"type": "string", "pattern": r"^\d{4}-\d{2}-\d{2}$"}
+VERSION: Schema = {"const": 1}
+WIDTH = 100  # of a line of a schema's file
+
+
+# --------------------------------------------------------------------------- out of shapes
+
+
+def schema_of(shape: Shape) -> Schema:
+    """The schema of what has the shape."""
+    schema = _kind_of(shape)
+    if shape.null and schema:
+        schema = or_null(schema)
+    return {**schema, **({"description": shape.help} if shape.help else {})}
+
+
+def _kind_of(shape: Shape) -> Schema:
+    match shape:
+        case Text():
+            return {**TEXT, **({"pattern": f"^(?:{shape.pattern})$"} if shape.pattern else {})}
+        case Date():
+            return dict(DATE)
+        case Number():
+            bounds = {
+                "minimum": shape.min,
+                "maximum": shape.max,
+                "exclusiveMinimum": shape.above,
+            }
+            kind = "integer" if shape.whole else "number"
+            return {"type": kind, **{key: at for key, at in bounds.items() if at is not None}}
+        case Flag():
+            return {"type": "boolean"}
+        case Choice():
+            return (
+                {"enum": list(shape.values)}
+                if len(shape.values) > 1
+                else {"const": shape.values[0]}
+            )
+        case ListOf():
+            most = {} if shape.most is None else {"maxItems": shape.most}
+            least = {"minItems": shape.least} if shape.least else {}
+            return {"type": "array", "items": schema_of(shape.of), **least, **most}
+        case MapOf():
+            named = schema_of(shape.named)
+            names = {} if named == TEXT else {"propertyNames": named}
+            least = {"minProperties": shape.least} if shape.least else {}
+            return {**map_of(schema_of(shape.of)), **names, **least}
+        case Keys():
+            schemas = {key: schema_of(part) for key, part in shape.keys.items()}
+            if shape.nulls:
+                schemas = {key: or_null(part) for key, part in schemas.items()}
+            return closed(schemas, *shape.required)
+        case OneOf():
+            return {"anyOf": [schema_of(option) for option in shape.options]}
+    return {}
+
+
+def or_null(schema: Schema) -> Schema:
+    """The schema, or null."""
+    if "enum" in schema:
+        return {**schema, "enum": [*schema["enum"], None]}
+    if isinstance(schema.get("type"), str):
+        return {**schema, "type": [schema["type"], "null"]}
+    if "anyOf" in schema:
+        return {**schema, "anyOf": [*schema["anyOf"], {"type": "null"}]}
+    return {"anyOf": [schema, {"type": "null"}]} if schema else {}
+
+
+# --------------------------------------------------------------------------- by hand
+
+
+def head(title: str, **rest: Any) -> Schema:
+    """A schema of a whole file."""
+    return {"$schema": "http://json-schema.org/draft-07/schema#", "title": title, **rest}
+
+
+def file_schema(shape: Shape) -> Schema:
+    """The schema of a whole file that has the shape, titled by the shape's help."""
+    schema = schema_of(shape)
+    return head(schema.pop("description"), **schema)
+
+
+def closed(properties: Mapping[str, Schema], *required: str, **rest: Any) -> Schema:
+    """A map with these keys and no others."""
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        **({"required": list(required)} if required else {}),
+        "properties": dict(properties),
+        **rest,
+    }
+
+
+def map_of(schema: Schema) -> Schema:
+    """A map from any name to such a value."""
+    return {"type": "object", "additionalProperties": schema}
+
+
+def one_or_more(schema: Schema) -> Schema:
+    """The value, or a list of such values: the only OR there is."""
+    return {"anyOf": [schema, {"type": "array", "items": schema, "minItems": 1}]}
+
+
+def offered(names: Iterable[str]) -> Schema:
+    """Completes the shipped names and takes others, since a file may bring its own."""
+    return {"anyOf": [{"enum": list(names)}, TEXT]}
+
+
+def ref(name: str) -> Schema:
+    return {"$ref": f"#/$defs/{name}"}
+
+
+def ordered(known: Mapping[str, Schema], keys: Iterable[str]) -> dict[str, Schema]:
+    """The keys a reader takes, in the order of `known`; one that is not known there takes
+    anything.
+    """
+    allowed = set(keys)
+    return {
+        **{key: schema for key, schema in known.items() if key in allowed},
+        **{key: {} for key in sorted(allowed - set(known))},
+    }
+
+
+def needed(schema: Schema, defined: Mapping[str, Schema]) -> Schema:
+    """The schema with those of the definitions that it refers to, directly or through another."""
+    found: Schema = {}
+    waiting = [schema]
+    while waiting:
+        for name in dict.fromkeys(re.findall(r'"#/\$defs/([^"]+)"', json.dumps(waiting.pop()))):
+            if name not in found:
+                found[name] = defined[name]
+                waiting.append(defined[name])
+    return {**schema, "$defs": {name: found[name] for name in defined if name in found}}
+
+
+def pattern(regex: re.Pattern[str]) -> str:
+    """A pattern of the loader's, as JSON Schema writes it."""
+    return f"^{regex.pattern.removesuffix(chr(92) + 'Z')}$"
+
+
+# --------------------------------------------------------------------------- as text
+
+
+def dumped(schema: Any) -> str:
+    """The schema as the text of its file: what fits a line stands on one."""
+    return _lines(schema, 0) + "\n"
+
+
+def _lines(part: Any, indent: int) -> str:
+    flat = json.dumps(part, ensure_ascii=False)
+    if len(flat) + indent <= WIDTH or not isinstance(part, dict | list):
+        return flat
+    pad, inner = " " * indent, " " * (indent + 1)
+    if isinstance(part, dict):
+        rows = [
+            f"{inner}{json.dumps(key)}: {_lines(value, indent + 1)}" for key, value in part.items()
+        ]
+        return "{\n" + ",\n".join(rows) + f"\n{pad}}}"
+    if not any(isinstance(value, dict | list) for value in part):
+        words = (json.dumps(value, ensure_ascii=False).replace(" ", "\0") for value in part)
+        rows = textwrap.wrap(
+            ", ".join(words), WIDTH - indent, break_long_words=False, break_on_hyphens=False
+        )
+        filled = f"\n{inner}".join(rows).replace("\0", " ")
+        return f"[\n{inner}{filled}\n{pad}]"
+    rows = [inner + _lines(value, indent + 1) for value in part]
+    return "[\n" + ",\n".join(rows) + f"\n{pad}]"

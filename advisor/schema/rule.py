@@ -1,0 +1,214 @@
+"""JSON Schema of one rule in each table: the facts that the step looks at, its outcomes, the keys
+it may set.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from advisor.plan.keys import key_specs
+from advisor.plan.schema import plan_schema
+from advisor.ruleset.entries import RULE_ID, RULE_KEYS
+from advisor.ruleset.facts import UNKNOWN, Fact
+from advisor.ruleset.load import FACT_NAME
+from advisor.ruleset.model import CONFIDENCES, KINDS, STATUSES, Ruleset, Table
+from advisor.schema.facts import fact_definitions, named_facts, of_schemes
+from advisor.schema.parts import (
+    DATE,
+    TEXT,
+    Schema,
+    closed,
+    offered,
+    one_or_more,
+    ordered,
+    pattern,
+    ref,
+)
+
+LONGEST_BECAUSE = 160  # characters: a reason is one sentence
+OWN_NAME: Schema = {"type": "string", "pattern": pattern(FACT_NAME)}
+SIGNAL: Schema = {"enum": [True, False, UNKNOWN]}
+# What every rule has in common, once.
+RULE_PARTS: dict[str, Schema] = {
+    "id": {
+        "type": "string",
+        "pattern": pattern(RULE_ID),
+        "description": (
+            "namespace/name; the namespace is the file's own, and an id is never used again"
+        ),
+    },
+    "because": {
+        **TEXT,
+        "maxLength": LONGEST_BECAUSE,
+        "description": "one sentence, printed to whoever asks why",
+    },
+    "row": {**TEXT, "description": "the guide's row, word for word"},
+    "unless_note": {**TEXT, "description": "the honest other side"},
+    "sources": {"type": "array", "minItems": 1, "items": ref("source-id")},
+    "confidence": {"enum": list(CONFIDENCES), "default": "judgement"},
+    "status": {"enum": list(STATUSES), "default": "active"},
+    "review_by": DATE,
+    "refines": {**TEXT, "description": "the row of the guide that this rule refines"},
+    "examples": {
+        "type": "array",
+        "items": closed({"given": ref("stated"), "fires": {"type": "boolean"}}, "given", "fires"),
+        "description": "the rule's own tests",
+    },
+}
+
+
+def settings() -> dict[str, Schema]:
+    """Key -> schema of what a `set` rule may set: the keys of a plan's stage, and
+    `effective_batch_size`, which the fit search splits in two.
+    """
+    stage = plan_schema()["$defs"]["Stage"]["properties"]
+    named = set(key_specs().names())
+    keys = {
+        key: schema
+        for key, schema in stage.items()
+        if "$ref" not in json.dumps(schema)
+        and ("default" in schema or key in named or key == "learning_rate")
+    }
+    return {
+        **keys,
+        "effective_batch_size": {
+            "type": "integer",
+            "minimum": 1,
+            "description": "rows behind one optimizer step, over all GPUs",
+        },
+    }
+
+
+def may_grow(fact: Fact) -> bool:
+    """Whether a file of the user's may add values to the question."""
+    return fact.type == "choice" and fact.origin == "asked"
+
+
+def may_be_added(fact: Fact) -> bool:
+    """Whether a file of the user's may make a further step look at the fact."""
+    kinds = ("choice", "number", "flag")
+    return fact.origin not in ("concluded", "estimated") and fact.type in kinds
+
+
+def rule_schema(rules: Ruleset, table: Table, *, own: bool) -> Schema:
+    """One rule of a table: its inputs, its outcomes. With `own` open for what a file adds."""
+    concludes = bool(outcomes(rules, table))  # a step without outcomes of its own sets values
+    outcome, several = ref(f"outcome.{table.concludes}"), ref(f"outcomes.{table.concludes}")
+    kinds = [kind for kind in KINDS if kind == "warn" or (kind != "set") == concludes]
+    if table.per:
+        kinds = ["forbid", "warn"]
+    usual = "forbid" if table.per else "recommend" if concludes else "set"
+    looked_at = {name: ref(f"when.{name}") for name in table.inputs}
+    when: Schema = {"type": "object", "properties": looked_at} if own else closed(looked_at)
+    then: Schema = ref("settings")
+    if concludes:
+        then = {"type": "object", "minProperties": 1, "properties": {table.concludes: several}}
+    known: dict[str, Schema] = {
+        "id": ref("rule.id"),
+        "kind": {"enum": kinds, "default": usual},
+        "tier": ref("tier"),
+        "when": {**when, "description": "joined by AND; a list is the only OR; {} holds always"},
+        "then": then,
+        **{name: ref(f"rule.{name}") for name in RULE_PARTS if name != "id"},
+    }
+    forms: dict[str, Schema] = {
+        "warn": {"properties": {"tier": False, "then": ref("say")}, "required": ["then"]}
+    }
+    if not concludes:
+        known["then"] = {"type": "object"}
+        forms["set"] = {
+            "properties": {"tier": False, "then": ref("settings")},
+            "required": ["then"],
+        }
+    elif table.per:
+        forms["forbid"] = {
+            "properties": {"tier": False, "then": closed({table.concludes: outcome})}
+        }
+    else:
+        forms["recommend"] = {
+            "required": ["tier", "then"],
+            "properties": {"then": closed({table.concludes: outcome}, table.concludes)},
+        }
+        forms["forbid"] = {
+            "required": ["then"],
+            "properties": {
+                "tier": False,
+                "then": closed({table.concludes: several}, table.concludes),
+            },
+        }
+    schema = closed(ordered(known, RULE_KEYS), "id", "when", "because", "sources")
+    return {
+        **schema,
+        "allOf": [{"if": _is_kind(kind, usual), "then": form} for kind, form in forms.items()],
+    }
+
+
+def outcomes(rules: Ruleset, table: Table) -> list[str]:
+    """What a table may conclude; empty if its rules set values."""
+    return list(rules.facts[table.concludes].values)
+
+
+def _is_kind(kind: str, usual: str) -> Schema:
+    """Holds for rules of the kind; one that states none is of the table's usual kind."""
+    if kind != usual:
+        return {"properties": {"kind": {"const": kind}}, "required": ["kind"]}
+    others: Schema = {"properties": {"kind": {"enum": [one for one in KINDS if one != kind]}}}
+    return {"not": {**others, "required": ["kind"]}}
+
+
+def stated(facts: Iterable[Fact], *, own: bool) -> Schema:
+    """Facts with one value each, as examples and scenarios state them: `fits_lora: tight` or
+    `fits: {lora: tight}`.
+    """
+    properties = {}
+    for fact in facts:
+        value = ref(f"fact.{fact.instance_of or fact.id}")
+        properties[fact.id] = {"anyOf": [value, of_schemes(value)]} if fact.per else value
+    return {
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": SIGNAL if own else False,
+    }
+
+
+def definitions(rules: Ruleset, *, own: bool) -> dict[str, Schema]:
+    """What schemas of rule files share: every fact as a condition, every key that can be set, every
+    table's rule.
+
+    With `own`, questions take values that the file itself adds; `shipped.X` then asks for the
+    shipped values of X alone.
+    """
+    facts = named_facts(rules.facts)
+    found = fact_definitions(facts)
+    if own:
+        for fact in filter(may_grow, facts):
+            found[f"named.{fact.id}"] = found[f"fact.{fact.id}"]
+            found[f"fact.{fact.id}"] = {"anyOf": [ref(f"named.{fact.id}"), OWN_NAME]}
+            found[f"shipped.{fact.id}"] = one_or_more(ref(f"named.{fact.id}"))
+    found["when.added"] = {
+        "properties": {fact.id: ref(f"when.{fact.id}") for fact in facts},
+        "additionalProperties": one_or_more(SIGNAL),
+    }
+    found["settings"] = closed(settings(), minProperties=1)
+    found["say"] = closed({"say": {**TEXT, "description": "what a warning says"}}, "say")
+    found["tier"] = {
+        "enum": list(rules.tiers),
+        "description": "a higher tier wins inside a layer",
+    }
+    found["source-id"] = {
+        **offered(sorted(rules.sources)),
+        "description": "an id of rules/sources.yaml, or of this file's own `sources`",
+    }
+    found["stated"] = stated(rules.facts.values(), own=own)
+    found |= {f"rule.{name}": schema for name, schema in RULE_PARTS.items()}
+    for table in rules.tables.values():
+        outcome = f"outcome.{table.concludes}"
+        found[outcome] = {"enum": outcomes(rules, table)}
+        found[f"outcomes.{table.concludes}"] = {
+            **one_or_more(ref(outcome)),
+            "description": table.about,
+        }
+    return found | {
+        f"table.{table.id}": rule_schema(rules, table, own=own) for table in rules.tables.values()
+    }

@@ -1,0 +1,35 @@
+"""Rules that warn: whatever table they stand in, they are heard."""
+
+import json
+
+import pytest
+
+from advisor.ruleset.load import load_rules
+
+SHOWN = [table.id for table in load_rules().tables.values() if not table.per]
+ASKED = [table.id for table in load_rules().tables.values() if table.per]
+FILE = """
+overlay: acme
+sources: {{us: {{title: our handbook}}}}
+tables:
+  {table}:
+    - {{id: acme/heard, kind: warn, when: {{}}, then: {{say: this is heard}}, because: a test, sources: [us]}}
+"""
+
+
+@pytest.mark.parametrize("table", SHOWN)
+def test_a_warning_of_every_table_is_shown(call, tmp_path, table):
+    """The rule of a file of one's own warns in the answer, once, with its id."""
+    (tmp_path / f"{table}.yaml").write_text(FILE.format(table=table))
+    code, out, _ = call("--json", "--task", "qa", "--gpu", "unknown", "--rules", f"{table}.yaml")
+    assert code == 0
+    assert json.loads(out)["warnings"].count("this is heard (acme/heard)") == 1
+
+
+@pytest.mark.parametrize("table", ASKED)
+def test_a_warning_that_nothing_would_show_is_refused(call, tmp_path, table):
+    """A table that is asked for each scheme has nobody to warn, and the loader says so."""
+    (tmp_path / f"{table}.yaml").write_text(FILE.format(table=table))
+    code, _, err = call("--json", "--task", "qa", "--gpu", "unknown", "--rules", f"{table}.yaml")
+    assert code == 2
+    assert f"table '{table}' rules schemes out" in err

@@ -1,0 +1,304 @@
+"""The JSON Schemas say what the loaders do."""
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from advisor.ground.errors import MachineNotReady
+from advisor.ground.resources import rules_dir
+from advisor.ground.yaml_reader import parse_yaml, read_yaml
+from advisor.ruleset.facts import load_facts
+from advisor.ruleset.load import load_rules
+from advisor.schema.build import SUFFIX, schemas, write_schemas
+from advisor.schema.facts import facts_schema
+from advisor.schema.parts import dumped
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+MODELINE = "# yaml-language-server: $schema="
+DRAFT_07 = {
+    "$schema", "$ref", "title", "description", "default", "type", "enum", "const", "properties",
+    "required", "additionalProperties", "patternProperties", "propertyNames", "items",
+    "minItems", "maxItems", "uniqueItems", "minLength", "maxLength", "minimum", "maximum",
+    "exclusiveMinimum", "exclusiveMaximum", "minProperties", "pattern", "anyOf", "oneOf", "allOf", "not",
+    "if", "then", "else", "definitions", "$defs",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def rules():
+    return load_rules()
+
+
+@pytest.fixture(scope="module")
+def made(rules):
+    return schemas(rules)
+
+
+def resolved(part, schema):
+    """The schema that a reference leads to."""
+    while "$ref" in part:
+        part = schema["$defs"][part["$ref"].rpartition("/")[2]]
+    return part
+
+
+def yaml_files():
+    """The rule files that are shipped, and those of the examples."""
+    examples = ROOT / "examples"
+    return [
+        *sorted(rules_dir().rglob("*.yaml")),
+        *(
+            path
+            for path in sorted(examples.rglob("*.yaml"))
+            if path.read_text(encoding="utf-8").startswith(MODELINE)
+        ),
+    ]
+
+
+def test_every_shipped_file_names_its_schema_and_fits_it(made):
+    """The first line of each YAML file leads into rules/schema/, and the schema of that name
+    accepts the file.
+    """
+    files = yaml_files()
+    assert len(files) > 40
+    faults = []
+    for path in files:
+        first = path.read_text(encoding="utf-8").partition("\n")[0]
+        assert first.startswith(MODELINE), f"{path} has no modeline"
+        schema = (path.parent / first.removeprefix(MODELINE)).resolve()
+        assert schema.parent == (rules_dir() / "schema").resolve(), path
+        validator = jsonschema.Draft7Validator(made[schema.name.removesuffix(SUFFIX)])
+        faults += [
+            f"{path.name}: {list(error.absolute_path)}: {error.message[:300]}"
+            for error in validator.iter_errors(read_yaml(path).data)
+        ]
+    assert faults == []
+
+
+def test_schemas_are_written_where_they_are_looked_for(call, tmp_path):
+    """`advise rules schema --out DIR` writes every schema, whole."""
+    code, out, _ = call("rules", "schema", "--out", tmp_path / "new")
+    written = sorted((tmp_path / "new").iterdir())
+    assert (code, len(written)) == (0, 19)
+    assert f"19 JSON Schemas to {tmp_path / 'new'}" in out
+    for path in written:
+        assert json.loads(path.read_text(encoding="utf-8"))["title"]
+    assert call("rules", "--out", tmp_path)[0] == 2
+
+
+def test_a_folder_that_cannot_be_written_is_said(rules, tmp_path):
+    """Exit code 4 and the way out, as for whatever else cannot be written."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MachineNotReady, match="--out DIR"):
+        write_schemas(rules, tmp_path / "file" / "below")
+
+
+def test_the_text_of_a_schema_is_the_schema(made):
+    """However lines are filled, nothing is lost; no line but a long text is wide."""
+    for schema in made.values():
+        text = dumped(schema)
+        assert json.loads(text) == schema
+        wide = [line for line in text.splitlines() if len(line) > 120 and '": "' not in line]
+        assert wide == []
+
+
+def test_each_fact_stands_in_a_schema_once(made):
+    """The values of a question are defined once and referred to; so is what a rule may ask."""
+    for name in ("layer", "axis", "scenarios", "facts"):
+        text = json.dumps(made[name])
+        assert text.count(json.dumps(list(load_facts()["data_kind"].values))[1:-1]) == 1, name
+        assert text.count('"customer_service: ') <= 1, name
+
+
+def keywords(schema):
+    """Every keyword of a schema."""
+    if isinstance(schema, bool):
+        return
+    for key, value in schema.items():
+        yield key
+        if key in ("properties", "definitions", "$defs", "patternProperties"):
+            for part in value.values():
+                yield from keywords(part)
+        elif key in ("anyOf", "oneOf", "allOf"):
+            for part in value:
+                yield from keywords(part)
+        elif key in ("items", "additionalProperties", "propertyNames", "not", "if", "then", "else"):
+            yield from keywords(value)
+
+
+def test_schemas_keep_to_what_older_editors_know(made):
+    """Only draft-07 keywords are used, and each schema is one."""
+    older = {name: schema for name, schema in made.items() if name not in ("plan", "run")}
+    assert len(older) >= 13  # those of plan and run are of a later draft, with tests of their own
+    for name, schema in older.items():
+        jsonschema.Draft7Validator.check_schema(schema)
+        assert set(keywords(schema)) <= DRAFT_07, name
+
+
+def test_conditions_complete_every_value_of_every_fact_a_step_looks_at(rules, made):
+    """An editor offers each input of a step, and for a choice each value and `unknown`."""
+    for schema in (made["layer"], made["axis"]):
+        for table in rules.tables.values():
+            if f"table.{table.id}" not in schema["$defs"]:
+                continue
+            when = schema["$defs"][f"table.{table.id}"]["properties"]["when"]["properties"]
+            assert list(when) == list(table.inputs)
+            for fact_id in table.inputs:
+                fact = rules.facts[fact_id]
+                definition = resolved(when[fact_id], schema)
+                offered = resolved(definition["anyOf"][0], schema)
+                if fact.type == "choice":
+                    enum = resolved(offered["anyOf"][0], schema) if "anyOf" in offered else offered
+                    assert enum["enum"] == list(dict.fromkeys([*fact.values, "unknown"]))
+                assert not fact.ask or fact.ask in definition["description"]
+
+
+OVERLAY = """
+version: 1
+overlay: acme
+about: Cards and habits of our own.
+facts: {our_cards: {type: flag, origin: asked, signal: true, ask: "Does it run on our own cards?"}}
+values: {task: {in_house: {label: Our own}}}
+inputs: {adapters_per: [our_cards], settings: [n_tasks]}
+sources: {handbook: {title: "Machine learning handbook, section 4"}}
+tables:
+  rank:
+    - id: acme/prefer-qlora
+      kind: recommend
+      tier: strong
+      when: {budget: [low, medium], gpus: [unknown, {gte: 1, lt: 3}], memory_bound: true}
+      then: {scheme: qlora}
+      because: "Our cards have 24 GB."
+      sources: [handbook]
+      examples: [{given: {budget: low, gpus: 1}, fires: false}]
+    - {id: acme/no-full, kind: forbid, when: {}, then: {scheme: [full, adapter]}, because: "Policy 12.", sources: [handbook]}
+  settings:
+    - {id: acme/rank, when: {update: lora, objective: sft, n_tasks: {gte: 2}}, then: {rank: 8, effective_batch_size: 32}, because: "Our jobs are small.", sources: [handbook], confidence: practice}
+  adapters_per:
+    - id: acme/modules
+      tier: low
+      when: {our_cards: true, task: [in_house, qa]}
+      then: {adapters_per: model}
+      because: "One model is enough."
+      confidence: judgement
+      sources: [handbook]  # section 5
+      examples: [{given: {our_cards: true, task: in_house}, fires: true}]
+disable: [{rule: document/scenario-5, because: "We own the cards."}]
+"""
+
+
+@pytest.fixture(scope="module")
+def layer_validator(made):
+    return jsonschema.Draft7Validator(made["layer"])
+
+
+def test_the_layer_schema_accepts_what_the_loader_accepts(layer_validator, tmp_path):
+    """An overlay with every kind of entry fits both."""
+    overlay = tmp_path / "acme.yaml"
+    overlay.write_text(OVERLAY)
+    load_rules(overlays=(overlay,))
+    layer_validator.validate(read_yaml(overlay).data)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("budget: [low, medium]", "budgt: low"),  # no such fact
+        ("budget: [low, medium]", "serve_with: vllm_server"),  # no such value
+        ("budget: [low, medium]", "budget: cheap"),
+        ("budget: [low, medium]", "data_path: x.jsonl"),  # not looked at by this step
+        ("budget: [low, medium]", "budget: []"),
+        ("memory_bound: true", "memory_bound: 'yes'"),
+        ("{gte: 1, lt: 3}", "{gte: 1, lss: 3}"),
+        ("{gte: 1, lt: 3}", "{gte: 1, gt: 1}"),
+        ("{gte: 1, lt: 3}", "'two'"),
+        ("tier: strong", "tier: strongest"),
+        ("kind: forbid,", "kind: forbid, tier: strong,"),  # only what is recommended is ordered
+        ("settings: [n_tasks]", "setings: [n_tasks]"),
+        # so the step of the rule does not look at n_tasks
+        ("settings: [n_tasks]", "rank: [our_cards]"),
+        ("our_cards: {type: flag,", "our_cards: {type: number,"),
+        ("{task: {in_house: {label: Our own}}}", "{task: {in_house: {lable: Our own}}}"),
+        # so the value is nobody's
+        ("{task: {in_house: {label: Our own}}}", "{depth: {in_house: {label: Our own}}}"),
+        ("      tier: strong\n", ""),
+        ("kind: recommend", "kind: recomend"),
+        ("then: {scheme: qlora}", "then: {scheme: qlra}"),
+        # only a forbid may name several
+        ("then: {scheme: qlora}", "then: {scheme: [qlora, lora]}"),
+        ("then: {scheme: qlora}", "then: {shceme: qlora}"),
+        ("then: {scheme: [full, adapter]}", "then: {scheme: [full, adaptor]}"),
+        ("kind: forbid, when: {}, then: {scheme: [full, adapter]}", "kind: warn, when: {}, then: {scheme: full}"),
+        ("because: \"Our cards have 24 GB.\"", "becuase: \"Our cards have 24 GB.\""),
+        ("sources: [handbook]\n      examples", "examples"),
+        ("fires: false", "fire: false"),
+        ("given: {budget: low,", "given: {budgt: low,"),
+        ("rank: 8", "rnak: 8"),
+        ("rank: 8", "rank: large"),
+        ("confidence: practice", "confidence: sure"),
+        ("  settings:", "  setings:"),
+        ("overlay: acme", "overlay: document"),
+        ("disable:", "disabled:"),
+        (", because: \"We own the cards.\"", ""),
+    ],
+)  # fmt: skip
+def test_the_layer_schema_marks_typical_mistakes(layer_validator, old, new):
+    """A wrong fact, value, tier, key or shape is marked while it is typed."""
+    assert OVERLAY.count(old) == 1
+    assert list(
+        layer_validator.iter_errors(parse_yaml(OVERLAY.replace(old, new), name="overlay").data)
+    )
+
+
+def test_the_facts_schema_marks_a_comma_that_splits_a_label(rules):
+    """`label: Looked up, with a form` without quotes is two keys, the second of them nobody's."""
+    validator = jsonschema.Draft7Validator(facts_schema(rules.facts))
+    text = (
+        "version: 1\nfacts: {x: {type: choice, origin: asked, values: {a: {label: %s, help: h}}}}"
+    )
+    assert not list(validator.iter_errors(parse_yaml(text % '"one, two"', name="x").data))
+    assert list(validator.iter_errors(parse_yaml(text % "one, two", name="x").data))
+
+
+def test_the_answers_schema_accepts_the_documented_file(made):
+    """The answers file of the manual fits in both spellings, and a misspelt key or an unknown
+    signal does not.
+    """
+    validator = jsonschema.Draft7Validator(made["answers"])
+    good = {
+        "task": "qa",
+        "budget": {"usd": 50},
+        "data": {"path": "x.jsonl", "rows": None},
+        "gpu": "RTX 4090",
+        "signals": ["needs_citations"],
+    }
+    validator.validate(good)
+    validator.validate(
+        {
+            "task": "qa",
+            "budget": "low",
+            "data": "x.jsonl",
+            "gpu": {"name": "RTX 4090", "count": 2},
+            "tasks": {"legal": "legal.jsonl"},
+            "signals": {"rag_tried": True},
+        }
+    )
+    for bad in (
+        {"budgt": "low"},
+        {"signals": ["need_citations"]},
+        {"gpu": {"vram": 24}},
+        {"n_tasks": 0},
+        {"depth": "deep"},
+    ):
+        assert list(validator.iter_errors({**good, **bad})), bad
+
+
+def test_the_answers_schema_knows_every_answer(made):
+    """Each fact that an answers file may state has its place in the schema."""
+    schema = made["answers"]
+    for fact in load_facts().values():
+        if fact.answer:
+            group, _, key = fact.answer.partition(".")
+            assert not key or key in schema["properties"][group]["anyOf"][1]["properties"], fact.id
+            assert group in schema["properties"], fact.id

@@ -1,0 +1,156 @@
+"""A misspelt key is an error in every kind of file, with its place and the nearest known name."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from advisor.advice.scenarios import read_scenarios, shipped_scenarios
+from advisor.data.measure.data_requirements import data_requirements
+from advisor.estimate.read_spec import request_of
+from advisor.ground import resources
+from advisor.ground.errors import InputError
+from advisor.ground.yaml_reader import parse_yaml
+from advisor.plan.read import read_plan
+from advisor.probe.gpu_files import catalogue_gpus, cuda_facts
+from advisor.ruleset.facts import load_facts
+from advisor.ruleset.load import load_rules
+from advisor.situation.answers import answers_from_document
+from advisor.situation.model_files import organisation_models, suggested_models, typical_sizes
+
+ROOT = Path(__file__).resolve().parent.parent
+MODELINE = re.compile(r"# yaml-language-server: \$schema=.*/(\S+)\.schema\.json")
+RULES = load_rules()
+GUIDE = load_rules(("document",))
+# kind of file -> the file, a line as it is, the same misspelt, the key's name, who reads it
+SHIPPED = {
+    "GPUs": (
+        "hardware/nvidia-geforce.yaml", "    bandwidth_gb_s: 484", "    bandwith_gb_s: 484",
+        "bandwidth_gb_s", catalogue_gpus,
+    ),
+    "memory of a GPU": (
+        "hardware/amd.yaml", "memory: {sold_gb: 64,", "memory: {sold_bg: 64,", "sold_gb",
+        catalogue_gpus,
+    ),
+    "GPU sources": (
+        "hardware/sources.yaml", "compiled:", "complied:", "compiled", catalogue_gpus,
+    ),
+    "CUDA": ("hardware/cuda.yaml", "driver_from:", "driver_form:", "driver_from", cuda_facts),
+    "prices": (
+        "prices/on-demand.yaml", "on_demand_usd_per_h:", "on_demand_usd_per_hour:",
+        "on_demand_usd_per_h", catalogue_gpus,
+    ),
+    "purchase prices": (
+        "prices/purchase.yaml", "{value: 329, kind: msrp, source: msrp-3060}",
+        "{value: 329, kind: msrp, soruce: msrp-3060}", "source", catalogue_gpus,
+    ),
+    "models": (
+        "models/qwen.yaml", "    hidden_size: 5120", "    hiden_size: 5120", "hidden_size",
+        lambda: organisation_models("qwen"),
+    ),
+    "sizes": ("models/typical_sizes.yaml", "tied: true", "teid: true", "tied", typical_sizes),
+    "suggestions": (
+        "models/suggestions.yaml", "    params_b: 0.135", "    param_b: 0.135", "params_b",
+        suggested_models,
+    ),
+    "amounts of data": (
+        "data/amounts.yaml", "too_few: 16", "to_few: 16", "too_few", data_requirements,
+    ),
+    "sources": ("sources.yaml", "kind: document}", "knid: document}", "kind", data_requirements),
+    "scenarios": (
+        "scenarios/document.yaml", "composition:", "compositoin:", "composition",
+        lambda: shipped_scenarios(GUIDE),
+    ),
+}  # fmt: skip
+CACHED = (
+    catalogue_gpus, cuda_facts, organisation_models, typical_sizes, suggested_models,
+    data_requirements,
+)  # fmt: skip
+
+
+@pytest.fixture
+def own_rules(tmp_path, monkeypatch):
+    """A copy of rules/ that a test may change."""
+    shutil.copytree(ROOT / "rules", tmp_path / "rules")
+    monkeypatch.setattr(resources, "resource_root", lambda: tmp_path)
+    for read in CACHED:
+        read.cache_clear()
+    yield tmp_path / "rules"
+    for read in CACHED:
+        read.cache_clear()
+
+
+@pytest.mark.parametrize("kind", SHIPPED)
+def test_a_misspelt_key_of_a_shipped_file_is_an_error(own_rules, kind):
+    """Each kind of file under rules/ is refused, at the key, with the name that was meant."""
+    file, right, wrong, key, read = SHIPPED[kind]
+    text = (own_rules / file).read_text(encoding="utf-8")
+    changed = text.replace(right, wrong, 1)
+    assert changed != text
+    (own_rules / file).write_text(changed, encoding="utf-8")
+    with pytest.raises(InputError) as raised:
+        read()
+    lines = raised.value.text().splitlines()
+    (told,) = [line for line in lines if "unknown key" in line]
+    found = re.fullmatch(rf"rules/{file}:(\d+):(\d+): unknown key '(\w+)'", told)
+    assert f"  did you mean '{key}'?" in lines
+    line, column = int(found[1]), int(found[2])
+    assert changed.splitlines()[line - 1][column - 1 :].startswith(f"{found[3]}:")
+
+
+def read_text(kind, text, folder):
+    """Whatever reads this kind of file or text."""
+    path = folder / "mine.yaml"
+    path.write_text(text)
+    match kind:
+        case "answers":
+            answers_from_document(parse_yaml(text, name="mine.yaml"), load_facts())
+        case "scenarios":
+            read_scenarios(path, RULES)
+        case "rules":
+            load_rules(overlays=(path,))
+        case "plan":
+            read_plan(path)
+        case "run spec":
+            raise InputError(faults=request_of(parse_yaml(text, name="").data, at="mine.yaml"))
+
+
+OTHERS = {
+    "answers": ("task: qa\ndata: {row: 5}", "rows"),
+    "scenarios": ("scenarios: [{id: a, given: {}, why: us, compositon: rag}]", "composition"),
+    "rules": ("version: 1\ntabels: {}", "tables"),
+    "plan": ("version: 1\nstage: []", "stages"),
+    "run spec": ("{model: Qwen/Qwen3-8B, micro_batch: 4}", "micro_batch_size"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_a_misspelt_key_of_a_users_file_is_an_error(tmp_path, kind):
+    """So is each kind of file that people and scripts write."""
+    text, key = OTHERS[kind]
+    with pytest.raises(InputError, match=rf"mine.yaml.*unknown key.*\n.*\n.*did you mean '{key}'"):
+        read_text(kind, text, tmp_path)
+
+
+def test_every_kind_of_file_is_covered():
+    """No kind of file under rules/ is left out but those that the rule loader reads."""
+    kinds = {
+        path: MODELINE.match(path.read_text(encoding="utf-8"))[1]
+        for path in (ROOT / "rules").rglob("*.yaml")
+    }
+    covered = {kinds[ROOT / "rules" / file] for file, *_ in SHIPPED.values()}
+    assert len(kinds) > 60
+    assert set(kinds.values()) - covered == {"facts", "tables", "layer", "axis"}
+
+
+def test_faults_of_several_files_come_together(own_rules, call):
+    """Whatever is wrong with GPUs and prices is told at once, and the exit code is 2."""
+    geforce, spot = own_rules / "hardware/nvidia-geforce.yaml", own_rules / "prices/spot.yaml"
+    geforce.write_text(geforce.read_text().replace("tdp_w: 250", "tdp_w: lots"))
+    spot.write_text(spot.read_text().replace("nvidia-t4: {azure", "nvidia-t5: {azur"))
+    code, _, text = call("--json", "--task", "qa", "--gpu", "RTX 4090")
+    assert code == 2
+    assert text.count("`tdp_w` is 'lots'") == 2
+    assert "rules/prices/spot.yaml:9:3: unknown GPU 'nvidia-t5'" in text
+    assert "unknown provider 'azur'" in text

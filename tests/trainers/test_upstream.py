@@ -1,0 +1,178 @@
+"""docs/upstream.md is complete, and the private names of libraries that we build on are there."""
+
+import ast
+import inspect
+import re
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from trainers.frame.checkpoints import COMPLETE
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "upstream.md").read_text("utf-8")
+ROW = re.compile(r"^\| `([\w.]+)` \| `([\w./]+)` \| (.+?) \| `([\w./]+)::(\w+)` \|$", re.MULTILINE)
+NAMES = {name: Path(where) for name, where, *_ in ROW.findall(PAGE)}
+LIBRARIES = ("transformers", "accelerate", "trl", "peft", "bitsandbytes", "torch")
+OUR_CODE = ("trainers", "advisor/peft_adapter")
+
+
+def owner_of(name):
+    """(the object that holds the last part of a dotted name, that part)."""
+    parts = name.split(".")
+    for size in range(len(parts) - 1, 0, -1):
+        try:
+            found = import_module(".".join(parts[:size]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[size:-1]:
+            found = getattr(found, part)
+        return found, parts[-1]
+    raise ModuleNotFoundError(name)
+
+
+def is_there(name):
+    """Whether the object has the attribute, or its code sets it on its instances by that name."""
+    owner, last = owner_of(name)
+    if hasattr(owner, last):
+        return True
+    source = inspect.getsource(owner)
+    return f".{last} = " in source or f'"{last}"' in source
+
+
+def listed_methods():
+    """The last parts of the names on the page."""
+    return {name.rpartition(".")[2] for name in NAMES}
+
+
+@pytest.mark.light
+def test_every_row_names_a_file_and_a_test():
+    """Each row of the page is complete: our file names the attribute, the test is there."""
+    rows = ROW.findall(PAGE)
+    assert len(rows) == len(NAMES) > 40
+    assert len(rows) == len(re.findall(r"^\| `", PAGE, re.MULTILINE))
+    for name, where, _, test_file, test in rows:
+        last = name.rpartition(".")[2]
+        assert re.search(rf"\b{last}\b", (ROOT / where).read_text("utf-8")), name
+        assert f"def {test}(" in (ROOT / test_file).read_text("utf-8"), f"{test_file}::{test}"
+
+
+@pytest.mark.light
+def test_nothing_private_is_missing_from_the_page():
+    """A private attribute of somebody else's object, or an experimental module, is on the page."""
+    missing = []
+    files = [path for folder in OUR_CODE for path in (ROOT / folder).rglob("*.py")]
+    assert len(files) > 60
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            place = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
+            if isinstance(node, ast.Attribute) and re.match(r"_[a-z]", node.attr):
+                ours = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+                inherited = isinstance(node.value, ast.Call)  # super()
+                if not ours and not inherited and f"`{node.attr}`" not in PAGE:
+                    missing += [] if node.attr in listed_methods() else [f"{place} {node.attr}"]
+            elif isinstance(node, ast.ImportFrom) and "experimental" in (node.module or ""):
+                used = {f"{node.module}.{alias.name}" for alias in node.names}
+                used = {name for name in used if not name.endswith("Config")}
+                missing += [f"{place} {name}" for name in used - set(NAMES)]
+    # Members that Python's Enum gives to each of its members.
+    enum = ("_name_", "_value_", "_sort_order_")
+    assert [place for place in missing if not place.endswith(enum)] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_is_still_there(name):
+    """The installed version has the name, or sets it on its instances."""
+    assert is_there(name)
+
+
+def our_classes():
+    """Our subclasses of the libraries' classes, as they are used."""
+    from transformers import Trainer
+    from trl import DPOTrainer, GRPOTrainer, KTOTrainer, RewardTrainer, RLOOTrainer
+    from trl.experimental.cpo import CPOTrainer
+    from trl.experimental.orpo import ORPOTrainer
+
+    from advisor.peft_adapter.layer import BottleneckLayer
+    from advisor.peft_adapter.model import BottleneckModel
+    from trainers.frame.answer_loss import answer_trainer
+    from trainers.frame.trl_trainer import with_safe_checkpoints
+    from trainers.grpo import with_prepared_prompts
+    from trainers.prepare.preference import with_tokenised_pairs
+
+    paired = [with_tokenised_pairs(kind) for kind in (ORPOTrainer, CPOTrainer)]
+    plain = (Trainer, DPOTrainer, KTOTrainer, RewardTrainer, *paired)
+    return [
+        answer_trainer(),
+        *map(with_safe_checkpoints, plain),
+        *map(with_prepared_prompts, (GRPOTrainer, RLOOTrainer)),
+        BottleneckLayer,
+        BottleneckModel,
+    ]
+
+
+def is_of_a_library(kind):
+    return kind.__module__.split(".")[0] in LIBRARIES
+
+
+def overrides():
+    """(our class, attribute, the library's own) of everything that ours replace."""
+    found = []
+    for kind in our_classes():
+        own = [part for part in kind.__mro__ if not is_of_a_library(part) and part is not object]
+        bases = [part for part in kind.__mro__ if is_of_a_library(part)]
+        for name in dict.fromkeys(name for part in own for name in vars(part)):
+            base = next((part for part in bases if name in vars(part)), None)
+            if base is not None and not name.startswith("__"):
+                found.append((kind, name, vars(base)[name]))
+    return found
+
+
+def test_every_private_override_is_on_the_page():
+    """What we replace of a private name is listed, so that its mover is found."""
+    private = {name for _, name, _ in overrides() if name.startswith("_")}
+    assert len(private) > 12
+    assert private - listed_methods() - {"_abc_impl"} == set()  # Python keeps that one
+
+
+def test_our_overrides_take_what_the_library_passes():
+    """Each parameter of a replaced method has its place in ours."""
+    checked = 0
+    for kind, name, original in overrides():
+        theirs = original.__func__ if isinstance(original, staticmethod) else original
+        ours = getattr(kind, name)
+        if not inspect.isfunction(theirs) or not callable(ours):
+            continue
+        own = inspect.signature(ours).parameters
+        kinds = {parameter.kind for parameter in own.values()}
+        if inspect.Parameter.VAR_KEYWORD not in kinds:
+            wanted = [
+                parameter.name
+                for parameter in inspect.signature(theirs).parameters.values()
+                if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+            ]
+            lacking = [part for part in wanted if part not in own and part != "self"]
+            assert not lacking, f"{kind.__name__}.{name} lacks {', '.join(lacking)}"
+        checked += 1
+    assert checked > 40
+
+
+def test_a_checkpoint_holds_no_pickle(make, monkeypatch):
+    """A checkpoint is safetensors and text: whatever transformers adds to it next is noticed."""
+    from trainers.frame import stage
+    from trainers.sft import SFT
+
+    job = make(max_steps=2, save_steps=1, job_judge=False)
+    kept = []
+
+    def stop(*args, **kwargs):
+        kept.extend(path for path in job.checkpoints.rglob("*") if path.is_file())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SFT, "save", stop)
+    with pytest.raises(KeyboardInterrupt):
+        stage.train(job, SFT())
+    endings = {path.suffix for path in kept}
+    assert COMPLETE in {path.name for path in kept}
+    assert endings <= {".safetensors", ".json", ".jinja", ".txt", ".model"}, sorted(kept)

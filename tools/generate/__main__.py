@@ -1,0 +1,82 @@
+"""`python -m tools.generate` writes every generated page and picture; `--check` compares those that
+are committed.
+
+Committed are the reference pages, docs/accuracy.md (how wrong the estimates are) and
+docs/decision.svg (the steps of the decision), which a changed rule does not change. One page for
+each step, with all its rules, goes to docs/rules/ and is not committed: it says what `advise rules`
+says.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from advisor.ground.files import write_atomically
+from advisor.ruleset.load import load_rules
+from tools.generate import (
+    accuracy_page,
+    answers_page,
+    exit_codes_page,
+    picture,
+    rule_pages,
+    run_record,
+)
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+DOCS = ROOT / "docs"
+PAGES = DOCS / "rules"
+
+
+def committed() -> dict[Path, str]:
+    """Path -> content of every generated file that is committed."""
+    return {
+        DOCS / "decision.svg": picture.picture(load_rules()),
+        DOCS / "accuracy.md": accuracy_page.page(),
+        DOCS / "answers.md": answers_page.page(),
+        DOCS / "exit-codes.md": exit_codes_page.page(),
+        DOCS / "run.md": run_record.run_page(),
+    }
+
+
+def pages() -> dict[Path, str]:
+    """Path -> content of every page about the rules."""
+    return {PAGES / name: text for name, text in rule_pages.pages(load_rules()).items()}
+
+
+def stale(made: dict[Path, str]) -> list[Path]:
+    """Files that are not there or hold something else."""
+    return [
+        path
+        for path, text in made.items()
+        if not path.exists() or path.read_text(encoding="utf-8") != text
+    ]
+
+
+def left_over(made: dict[Path, str]) -> list[Path]:
+    """Pages about rules that nothing makes any more."""
+    folders = {path.parent for path in made}
+    found = (path for folder in folders if folder.is_dir() for path in folder.iterdir())
+    return sorted(path for path in found if path not in made)
+
+
+def main() -> int:
+    if "--check" in sys.argv:
+        old = stale(committed())
+        for path in old:
+            print(f"{path} is stale: run python -m tools.generate")
+        return 1 if old else 0
+    made = pages()
+    for path, text in (made | committed()).items():
+        if stale({path: text}):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, text)
+            print(f"wrote {path}")
+    for path in left_over(made):
+        path.unlink()
+        print(f"removed {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

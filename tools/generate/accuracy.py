@@ -1,0 +1,100 @@
+"""What the estimator says of published runs beside what was measured."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from advisor.commands.estimate import find_model
+from advisor.estimate.specs import run_specs
+from advisor.probe.catalogue import find_gpu
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CASES = ROOT / "tests" / "data_cases" / "memory.yaml"
+NOT_SPEC = ("id", "source", "page", "commit", "measured_gib", "card_gib")
+FEW = 3  # sources with fewer rows count together
+
+
+@dataclass(frozen=True)
+class Case:
+    """One published run and the answer to its spec."""
+
+    facts: dict[str, Any]
+    answer: dict[str, Any]
+
+    @property
+    def ratio(self) -> float:
+        """Predicted over measured."""
+        return float(self.answer["peak_gib"]) / float(self.facts["measured_gib"])
+
+
+@lru_cache(maxsize=1)
+def published() -> dict[str, Any]:
+    """The file of published cases, as it is."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    found: dict[str, Any] = yaml.load(CASES.read_text(encoding="utf-8"), Loader=loader)  # noqa: S506
+    return found
+
+
+def answered(listed: str) -> list[Case]:
+    """The cases of one list of the file, each with today's answer."""
+    data = published()
+    specs = [
+        {**data["defaults"], **{key: value for key, value in case.items() if key not in NOT_SPEC}}
+        for case in data[listed]
+    ]
+    answers = run_specs(json.dumps(specs), find_model=find_model, find_gpu=find_gpu)
+    return [Case(facts, answer) for facts, answer in zip(data[listed], answers, strict=True)]
+
+
+def by_source(cases: Iterable[Case]) -> dict[str, list[Case]]:
+    """Cases of each source; sources with few rows together."""
+    grouped: dict[str, list[Case]] = {}
+    for case in cases:
+        grouped.setdefault(case.facts["source"], []).append(case)
+    small = sorted(name for name, rows in grouped.items() if len(rows) < FEW)
+    together = [case for name in small for case in grouped.pop(name)]
+    return dict(sorted(grouped.items())) | ({"others": together} if together else {})
+
+
+def median_error(cases: Sequence[Case]) -> float:
+    """The median distance from what was measured, as a share of it."""
+    return statistics.median(abs(case.ratio - 1) for case in cases)
+
+
+def share(cases: Sequence[Case], holds: Callable[[float], bool]) -> float:
+    """The share of cases whose predicted over measured holds."""
+    return statistics.mean(holds(case.ratio) for case in cases)
+
+
+def near(ratio: float) -> bool:
+    return abs(ratio - 1) <= 0.20
+
+
+def too_low(ratio: float) -> bool:
+    return ratio < 0.90
+
+
+def summary(cases: Sequence[Case]) -> dict[str, float]:
+    """Three numbers in which each source counts once."""
+    groups = by_source(cases).values()
+    return {
+        "median_error": statistics.mean(median_error(rows) for rows in groups),
+        "within_20": statistics.mean(share(rows, near) for rows in groups),
+        "too_low": statistics.mean(share(rows, too_low) for rows in groups),
+    }
+
+
+def grouped(cases: Iterable[Case], key: Callable[[Case], str]) -> dict[str, list[Case]]:
+    """Cases by a word about each."""
+    found: dict[str, list[Case]] = {}
+    for case in cases:
+        found.setdefault(key(case), []).append(case)
+    return dict(sorted(found.items()))
