@@ -69,7 +69,10 @@ class Classifier(Objective[Labelled]):
         tokenizer: Tokenizer,
         data: Prepared[Labelled],
     ) -> Any:
-        """The model with a new head that has one output for each class."""
+        """The model with a new head that has one output for each class.
+
+        Raises InputError if all rows of a class were held out.
+        """
         from transformers import set_seed
 
         from trainers.frame.loading import load_base

@@ -86,7 +86,7 @@ def _shape(hint: Any) -> Shape:
     if origin is tuple:
         return ListOf(of=_shape(arguments[0]))
     if origin in (dict, Mapping):
-        return MapOf(of=_shape(arguments[1]))
+        return MapOf(of=_shape(arguments[1]), named=Shape())
     return SIMPLE[hint]() if hint in SIMPLE else shape_of(hint)
 
 

@@ -103,8 +103,8 @@ def file_shape(axis: str) -> Keys:
         "refuses": ListOf(
             of=shape_of(Refusal), help="values of other keys that it cannot go together with"
         ),
-        "settings": Shape(),
-        "scenarios": Shape(),
+        "settings": ListOf(of=Shape(), help="rules that set its defaults"),
+        "scenarios": ListOf(of=Shape(), help="tests of its rules"),
     }
     if axis == "update":
         variant = shape_of(Variant, without=("quantization",))

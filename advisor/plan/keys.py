@@ -17,14 +17,14 @@ from advisor.methods import methods
 from advisor.methods.keys import Key as Key
 from advisor.methods.keys import Refusal
 from advisor.methods.model import Method, Methods, Objective, Update
-from advisor.methods.stage import stage_keys
+from advisor.methods.stage import EVERY_STAGE, stage_keys
 
 # A rule sets the rows of a step over all GPUs; the fit search splits them into micro_batch_size
 # and grad_accum, which a plan names.
 SPLIT = {
     "effective_batch_size": Key(
         name="effective_batch_size",
-        owner="rules",
+        owner=EVERY_STAGE,
         shape=Integer(min=1),
         help="rows behind one optimizer step, over all GPUs",
     )
@@ -135,13 +135,21 @@ def setting_keys() -> tuple[str, ...]:
     return (*common, *SPLIT, *key_specs().names())
 
 
+def settable(key: str) -> list[Key]:
+    """A key that a `set` rule may name, as each that has it declares it; empty if nothing does."""
+    if key in SPLIT:
+        return [SPLIT[key]]
+    if key in stage_keys() and key not in NOT_SET:
+        return [stage_keys()[key]]
+    return key_specs().declared(key)
+
+
 def setting_fault(key: str, value: Any) -> str | None:
     """What the key may hold, in words, if the value is not that; None if it is fine.
 
     Raises KeyError for an unknown key.
     """
-    common = {name: spec for name, spec in stage_keys().items() if name not in NOT_SET} | SPLIT
-    specs = [common[key]] if key in common else key_specs().declared(key)
+    specs = settable(key)
     if not specs:
         raise KeyError(key)
     if any(spec.accepts(value) for spec in specs):

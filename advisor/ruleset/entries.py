@@ -5,13 +5,23 @@ Every fault is located, and none stops the reading of the rest.
 
 from __future__ import annotations
 
-import datetime
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError, nearest, unknown_name
+from advisor.ground.shape import (
+    Choice,
+    Date,
+    Flag,
+    Keys,
+    ListOf,
+    MapOf,
+    Shape,
+    Text,
+    check_shape,
+    value_words,
+)
 from advisor.ground.types import Source
 from advisor.ground.yaml_reader import Document
 from advisor.methods import schemes
@@ -31,12 +41,35 @@ from advisor.ruleset.model import (
 Path_ = tuple[str | int, ...]
 MAX_FAULTS = 100  # of one rule set: nobody reads more, and looking for the nearest names takes time
 BOUNDS = {"gt": "over", "gte": "at least", "lt": "under", "lte": "at most"}
-RULE_KEYS = {
-    "id", "kind", "tier", "when", "then", "because", "row", "unless_note", "sources", "confidence",
-    "status", "review_by", "refines", "examples",
-}  # fmt: skip
-TEXT_KEYS = ("row", "unless_note", "refines", "review_by")
-RULE_ID = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+\Z")
+EXAMPLE = Keys(
+    keys={"given": MapOf(of=Shape(), help="fact -> value"), "fires": Flag()},
+    required=("given", "fires"),
+)
+RULE = Keys(
+    keys={
+        "id": Text(
+            pattern=r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+",
+            such_as="your-team/no-full, of letters, digits, '-', '_' and '.'",
+            help="namespace/name; the namespace is the file's own, and an id is never used again",
+        ),
+        "kind": Choice(values=KINDS),
+        "tier": Text(help="a higher tier wins inside a layer"),
+        "when": MapOf(of=Shape(), help="a map from fact to value; {} holds always"),
+        "then": MapOf(of=Shape(), least=1, help="what it concludes, sets or says"),
+        "because": Text(help="one sentence, printed to whoever asks why"),
+        "row": Text(help="the guide's row, word for word"),
+        "unless_note": Text(help="the honest other side"),
+        "sources": ListOf(
+            of=Text(), least=1, help="ids of rules/sources.yaml, or of this file's own `sources`"
+        ),
+        "confidence": Choice(values=CONFIDENCES),
+        "status": Choice(values=STATUSES),
+        "review_by": Date(),
+        "refines": Text(help="the row of the guide that this rule refines"),
+        "examples": ListOf(of=EXAMPLE, help="the rule's own tests"),
+    },
+    required=("id", "when", "because", "sources"),
+)
 # What an earlier version called facts and tables: errors name it, since files of others use it.
 RENAMED = {
     "gate": "train_decision",
@@ -112,43 +145,10 @@ class Reader:
             )
         return False
 
-    def keys(
-        self, document: Document, path: Path_, entry: Mapping[str, Any], allowed: Collection[str]
-    ) -> None:
-        for name in entry:
-            if name not in allowed:
-                self.fault(
-                    document,
-                    (*path, name),
-                    f"unknown key '{name}'",
-                    f"known: {', '.join(sorted(allowed))}",
-                    nearest(name, allowed),
-                    key=True,
-                )
-
-    def text(
-        self,
-        document: Document,
-        path: Path_,
-        entry: Mapping[str, Any],
-        name: str,
-        *,
-        required: bool = False,
-    ) -> str:
-        """A text of an entry, or '' with a fault where it is none."""
-        value = entry.get(name)
-        if isinstance(value, str) and (value.strip() or not required):
-            return " ".join(value.split())
-        if value is not None:
-            self.fault(
-                document,
-                (*path, name),
-                f"`{name}` is a text, not {value_words(value)}",
-                hint="quote it" if isinstance(value, int | float) else "",
-            )
-        elif required:
-            self.fault(document, path, f"there is no `{name}`")
-        return ""
+    def check(self, document: Document, shape: Shape, path: Path_ = ()) -> None:
+        """Add every fault of the shape that a file, or a part of it, should have."""
+        for fault in check_shape(document, shape, path):
+            self.add(fault)
 
     # ----------------------------------------------------------------------- rules
 
@@ -157,15 +157,9 @@ class Reader:
     ) -> Rule | None:
         """The rule of one entry, or None with faults."""
         before = len(self.faults)
+        self.check(document, RULE, path)
         if not isinstance(entry, dict):
-            self.fault(
-                document,
-                path,
-                "a rule is a map with id, kind, when, then, because, sources, not"
-                f" {value_words(entry)}",
-            )
             return None
-        self.keys(document, path, entry, RULE_KEYS)
         usual = "set" if table.id == "settings" else "forbid" if table.per else "recommend"
         kind = entry.get("kind", usual)
         if table.per and kind != "forbid" and kind in KINDS:
@@ -176,35 +170,9 @@ class Reader:
                 "kind: forbid (or left out)",
                 f"a {kind} rule belongs to a table that is not asked for each scheme",
             )
-        self.known(document, (*path, "kind"), "kind", kind, KINDS)
-        self.known(
-            document,
-            (*path, "confidence"),
-            "confidence",
-            entry.get("confidence", "judgement"),
-            CONFIDENCES,
-        )
-        self.known(document, (*path, "status"), "status", entry.get("status", "active"), STATUSES)
-        rule_id = self.text(document, path, entry, "id", required=True)
-        if rule_id and not RULE_ID.match(rule_id):
-            self.fault(
-                document,
-                (*path, "id"),
-                f"rule id '{rule_id}'",
-                "namespace/name, of letters, digits, '-', '_' and '.'",
-            )
-        because = self.text(document, path, entry, "because", required=True)
-        texts = {name: self.text(document, path, entry, name) for name in TEXT_KEYS}
-        if texts["review_by"] and not _is_date(texts["review_by"]):
-            self.fault(
-                document,
-                (*path, "review_by"),
-                f"`review_by` is a date, not '{texts['review_by']}'",
-                "year-month-day: 2027-06-01",
-            )
-        if kind == "recommend":
+        if kind == "recommend" and isinstance(entry.get("tier", ""), str):
             self.known(document, (*path, "tier"), "tier", entry.get("tier", ""), self.tiers)
-        elif "tier" in entry:
+        elif "tier" in entry and kind in KINDS:
             self.fault(
                 document,
                 (*path, "tier"),
@@ -212,15 +180,7 @@ class Reader:
                 "tiers order what is recommended",
                 key=True,
             )
-        when = entry.get("when")
-        if not isinstance(when, dict):
-            self.fault(
-                document,
-                (*path, "when") if "when" in entry else path,
-                "the rule has no `when`",
-                "a map from fact to value; {} holds always",
-            )
-            when = {}
+        when = as_map(entry.get("when"))
         then = self.then(document, (*path, "then"), entry.get("then"), kind, table)
         named = then.get(table.concludes)
         own = named if isinstance(named, str) else ""
@@ -231,7 +191,9 @@ class Reader:
                 document, (*path, "when", fact), fact, value, table, own
             )
         ]
-        sources = self.rule_sources(document, path, entry.get("sources"))
+        for i, source in enumerate(as_list(entry.get("sources"))):
+            if isinstance(source, str):
+                self.known(document, (*path, "sources", i), "source", source, self.sources)
         examples = self.examples(document, (*path, "examples"), entry.get("examples"), own)
         if len(self.faults) > before:
             return None
@@ -243,59 +205,32 @@ class Reader:
         spots.update(
             {f"examples/{i}": document.at((*path, "examples", i)) for i in range(len(examples))}
         )
+        texts = ("id", "because", "row", "unless_note", "refines")
         return Rule(
-            id=rule_id, table=table.id, kind=kind, layer=layer, tier=entry.get("tier", ""),
+            **{name: " ".join(entry.get(name, "").split()) for name in texts},
+            **{
+                name: entry[name] for name in ("confidence", "status", "review_by") if name in entry
+            },
+            table=table.id,
+            kind=kind,
+            layer=layer,
+            tier=entry.get("tier", ""),
             when=tuple(conditions if table.per else with_methods(conditions, self.facts)),
-            then=then, because=because,
-            row=texts["row"], unless_note=texts["unless_note"], sources=sources,
-            confidence=entry.get("confidence", "judgement"), status=entry.get("status", "active"),
-            review_by=texts["review_by"], refines=texts["refines"], examples=examples,
-            at=document.at((*path, "id")), spots=spots,
-        )  # fmt: skip
-
-    def rule_sources(self, document: Document, path: Path_, listed: Any) -> tuple[str, ...]:
-        if not isinstance(listed, list) or not listed:
-            where = path if listed is None else (*path, "sources")
-            self.fault(
-                document,
-                where,
-                "the rule has no `sources`",
-                "a list of ids from rules/sources.yaml or this file's own `sources`",
-            )
-            return ()
-        return tuple(
-            source
-            for i, source in enumerate(listed)
-            if self.known(document, (*path, "sources", i), "source", source, self.sources)
+            then=then,
+            sources=tuple(entry["sources"]),
+            examples=examples,
+            at=document.at((*path, "id")),
+            spots=spots,
         )
 
     def examples(
         self, document: Document, path: Path_, listed: Any, own: str = ""
     ) -> tuple[Mapping[str, Any], ...]:
         """The rule's own tests: [{given: {fact: value}, fires: true}]."""
-        if listed is None:
-            return ()
-        if not isinstance(listed, list):
-            self.fault(
-                document, path, "`examples` is a list", "[{given: {fact: value}, fires: true}]"
-            )
-            return ()
-        for i, example in enumerate(listed):
+        given = [as_map(as_map(example).get("given")) for example in as_list(listed)]
+        for i, stated in enumerate(given):
             spot = (*path, i)
-            if (
-                not isinstance(example, dict)
-                or set(example) != {"given", "fires"}
-                or not isinstance(example["given"], dict)
-                or not isinstance(example["fires"], bool)
-            ):
-                self.fault(
-                    document,
-                    spot,
-                    "an example has the keys given (a map) and fires (true or false)",
-                    "{given: {fact: value}, fires: true}",
-                )
-                continue
-            for name, value in example["given"].items():
+            for name, value in stated.items():
                 per_scheme = name in self.facts and self.facts[name].per and isinstance(value, dict)
                 for one in value.values() if per_scheme else (value,):
                     if isinstance(one, list | dict):
@@ -309,9 +244,8 @@ class Reader:
                             document, (*spot, "given", name), name, one, None
                         )  # whether the table looks at it: the linter says
         return tuple(
-            {**example, "given": self.given(example["given"], own)}
-            for example in listed
-            if isinstance(example, dict) and isinstance(example.get("given"), dict)
+            {**as_map(example), "given": self.given(stated, own)}
+            for example, stated in zip(as_list(listed), given, strict=True)
         )
 
     def given(self, given: Mapping[str, Any], own: str) -> Mapping[str, Any]:
@@ -361,10 +295,11 @@ class Reader:
                     document, path, "a rule of this table has no `then`: it rules its scheme out"
                 )
             return {}
-        if not isinstance(then, dict) or not then:
+        if then is None:
             self.fault(
-                document, path, "the rule has no `then`", "a map: what it concludes, sets or says"
+                document, path, "`then` is missing", "a map: what the rule concludes, sets or says"
             )
+        if not isinstance(then, dict) or not then:
             return {}
         if kind == "warn":
             if set(then) != {"say"} or not isinstance(then["say"], str):
@@ -512,23 +447,9 @@ class Reader:
 
     def assumptions(self, document: Document) -> tuple[Assumption, ...]:
         """The `assume` list of rules/facts.yaml: combinations that cannot occur."""
-        entries = document.data.get("assume") or []
         found = []
-        for i, entry in enumerate(entries if isinstance(entries, list) else [entries]):
+        for i, entry in enumerate(document.data.get("assume", ())):
             spot = ("assume", i)
-            if (
-                not isinstance(entry, dict)
-                or not {"id", "never"} <= set(entry)
-                or not isinstance(entry["never"], dict)
-                or not entry["never"]
-            ):
-                self.fault(
-                    document,
-                    spot,
-                    "an assumption has the keys id and never (a map from fact to value)",
-                )
-                continue
-            self.keys(document, spot, entry, ("id", "never", "because"))
             never = [
                 condition
                 for name, value in entry["never"].items()
@@ -538,9 +459,9 @@ class Reader:
             ]
             found.append(
                 Assumption(
-                    id=str(entry["id"]),
+                    id=entry["id"],
                     never=tuple(never),
-                    because=str(entry.get("because", "")),
+                    because=entry.get("because", ""),
                     at=document.at((*spot, "id")),
                 )
             )
@@ -563,18 +484,11 @@ def _is_bounds(part: Any) -> bool:
     return not {"gt", "gte"} <= set(part) and not {"lt", "lte"} <= set(part)
 
 
-def _is_date(text: str) -> bool:
-    try:
-        return datetime.date.fromisoformat(text).isoformat() == text
-    except ValueError:
-        return False
+def as_map(value: Any) -> Mapping[str, Any]:
+    """A map of a file, or an empty one: what is none has been told by its shape."""
+    return value if isinstance(value, dict) else {}
 
 
-def value_words(value: Any) -> str:
-    """A wrong value in a message, in few words."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, dict | list):
-        return "a map" if isinstance(value, dict) else "a list"
-    text = "nothing" if value is None else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def as_list(value: Any) -> list[Any]:
+    """A list of a file, or an empty one: what is none has been told by its shape."""
+    return value if isinstance(value, list) else []

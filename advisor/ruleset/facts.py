@@ -4,32 +4,30 @@ schemas derive from.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from advisor.ground.errors import Fault, InputError, unknown_name
+from advisor.ground.from_dataclass import shape_of
 from advisor.ground.resources import rules_dir
+from advisor.ground.shape import Choice, Keys, ListOf, MapOf, Shape, Text, check_shape
 from advisor.ground.yaml_cache import read_shipped
 from advisor.ground.yaml_reader import Document, read_yaml
 from advisor.methods import objectives, schemes, updates
 
 TYPES = ("choice", "number", "flag", "text", "path", "map")
 ORIGINS = ("asked", "probed", "data", "model", "estimated", "concluded", "method")
-KEYS = {
-    "type", "origin", "values", "values_from", "unit", "min", "max", "integer", "answer", "flag",
-    "required", "order", "ask", "ask_when", "ask_without", "unknown", "signal", "implies",
-    "read_from", "phrase", "denied", "name", "per", "trait", "compared_with",
-}  # fmt: skip
 VALUES_FROM: Mapping[str, Callable[[], Iterable[str]]] = {
     "objectives": objectives,
     "updates": updates,
     "schemes": schemes,
 }
-NAMES = ("implies", "read_from", "ask_without")  # keys that name other facts
+NAMES = ("implies", "read_from", "ask_without", "ask_when", "compared_with")  # of other facts
 UNKNOWN = "unknown"
+LONG_FLAG = Text(pattern="--[a-z][a-z-]*", such_as="--data-rows")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,8 +35,8 @@ class Value:
     """One value of a choice: what a person reads in the wizard, and inside a sentence."""
 
     label: str
-    help: str
-    short: str = ""  # how a sentence names it; empty: the label with a small letter
+    help: str = ""
+    short: Annotated[str, "how a sentence names it; default: the label with a small letter"] = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,32 +44,64 @@ class Fact:
     """One fact: its type, its domain, where it comes from and how a person is asked for it."""
 
     id: str
-    type: str
-    origin: str
+    type: Annotated[str, Choice(values=TYPES)]
+    origin: Annotated[str, Choice(values=ORIGINS), "where its value comes from"]
     values: Mapping[str, Value] = field(default_factory=dict)
     unit: str = ""
     min: float | None = None
     max: float | None = None
     integer: bool = False
-    answer: str | None = None  # key in an answers file, dotted
-    flag: str | None = None
+    answer: Annotated[str | None, "its key in an answers file, dotted"] = None
+    flag: Annotated[str | None, LONG_FLAG] = None
     required: bool = False
-    order: int | None = None  # place in the wizard; None: asked only where a plan needs it
-    ask: str = ""
-    ask_when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    ask_without: tuple[str, ...] = ()  # asked only where none of these was stated
-    unknown: str = ""  # what "I don't know" means
-    signal: bool = False
-    implies: tuple[str, ...] = ()  # signals that are true wherever this one is
-    read_from: tuple[str, ...] = ()  # the facts that tell this one too
-    phrase: str = ""  # what a reason says of it: "you chose {value}" (ruleset/phrases.py)
-    denied: str = ""  # the same of a no, or of any other value
-    name: str = ""  # what a sentence calls it where its value is not known: "how much it may cost"
-    per: str = ""  # "scheme": a fact of each candidate, under an id of its own for each
-    values_from: str = ""  # the list of methods that its values are the names of
+    order: Annotated[int | None, "place in the wizard; left out: asked only if a plan needs it"] = (
+        None
+    )
+    ask: Annotated[str, "the question, for somebody who knows no machine learning"] = ""
+    ask_when: Annotated[
+        Mapping[str, tuple[Any, ...]], "asked only if these facts have one of these values"
+    ] = field(default_factory=dict)
+    ask_without: Annotated[tuple[str, ...], "asked only if none of these facts was stated"] = ()
+    unknown: Annotated[str, 'what "I don\'t know" means'] = ""
+    signal: Annotated[bool, "stated by name under `signals`"] = False
+    implies: Annotated[tuple[str, ...], "signals that are true if this one is"] = ()
+    read_from: Annotated[tuple[str, ...], "the facts that tell this one too"] = ()
+    # How a reason says it (ruleset/phrases.py).
+    phrase: Annotated[str, "what a reason says of it: you chose {value}"] = ""
+    denied: Annotated[str, "the same of a no, or of any other value"] = ""
+    name: Annotated[str, "what a sentence calls it if its value is not known"] = ""
+    per: Annotated[str, Choice(values=("scheme",)), "each scheme has one of its own"] = ""
+    values_from: Annotated[
+        str, Choice(values=tuple(VALUES_FROM)), "the methods whose names are its values"
+    ] = ""
     instance_of: str = ""  # the fact with `per` that this one is an instance of
-    trait: str = ""  # an attribute of the method: what its file says, not a person
-    compared_with: str = ""  # true if the trait holds the value of this other fact
+    trait: Annotated[str, "what the file of a method says under this key"] = ""
+    compared_with: Annotated[str, "true if the trait holds the value of this other fact"] = ""
+
+
+# --------------------------------------------------------------------------- the file's shape
+
+FACT_NAME = Text(pattern="[a-z][a-z0-9_]*", such_as="data_rows")
+_VALUE = replace(shape_of(Value), required=(), null=True)
+_FACT = shape_of(Fact, without=("id", "instance_of"))
+FACT = replace(_FACT, keys={**_FACT.keys, "values": MapOf(of=_VALUE)})
+ASSUMPTION = Keys(
+    keys={
+        "id": Text(),
+        "never": MapOf(of=Shape(), least=1, help="these do not hold together"),
+        "because": Text(),
+    },
+    required=("id", "never"),
+)
+FACTS_FILE = Keys(
+    help="Facts and questions",
+    keys={
+        "version": Choice(values=(1,)),
+        "facts": MapOf(of=FACT, named=FACT_NAME),
+        "assume": ListOf(of=ASSUMPTION, help="what cannot occur"),
+    },
+    required=("facts",),
+)
 
 
 @cache
@@ -82,86 +112,51 @@ def load_facts(path: Path | None = None) -> Mapping[str, Fact]:
 
 
 def facts_of(document: Document, base: Mapping[str, Fact] | None = None) -> Mapping[str, Fact]:
-    """The facts a document declares, after those of `base` (an overlay may add facts, never change
-    one).
+    """The facts a document declares, after those of `base`: an overlay may add facts, never change
+    one, and its shape has been checked (load.py).
+
+    Raises InputError with every fault of the file, located.
     """
-    faults: list[Fault] = []
-    facts: dict[str, Fact] = dict(base or {})
-    entries = document.data.get("facts") if isinstance(document.data, dict) else None
-    if not isinstance(entries, dict):
-        raise InputError(f"{document.at()}: a map with the key 'facts' is expected")
+    faults = [] if base else check_shape(document, FACTS_FILE)
+    if faults:
+        raise InputError(faults=faults)
+    entries: Mapping[str, Any] = document.data["facts"]
+    facts = {**(base or {}), **{name: _fact(name, entry) for name, entry in entries.items()}}
     for fact_id, entry in entries.items():
         at = document.at(("facts", fact_id), key=True)
         if fact_id in (base or {}):
-            faults.append(
-                Fault(
-                    what=f"{at}: fact '{fact_id}' exists already",
-                    allowed="a file may add facts, never change one",
-                )
-            )
-        elif not isinstance(entry, dict):
-            faults.append(Fault(what=f"{at}: fact '{fact_id}' must be a map"))
-        else:
-            faults.extend(_faults(document, fact_id, entry))
-            facts[fact_id] = _fact(fact_id, entry)
+            what = f"{at}: fact '{fact_id}' exists already"
+            faults.append(Fault(what=what, allowed="a file may add facts, never change one"))
+        if entry["type"] == "choice" and not {"values", "values_from"} & set(entry):
+            faults.append(Fault(what=f"{at}: a choice needs `values`"))
+        faults += _unknown_names(document, fact_id, entry, facts)
     if faults:
         raise InputError(faults=faults)
     return facts
 
 
-def _faults(document: Document, fact_id: str, entry: Mapping[str, Any]) -> list[Fault]:
-    faults = []
-    for key in entry:
-        if key not in KEYS:
-            faults.append(
-                Fault(
-                    what=f"{document.at(('facts', fact_id, key), key=True)}: unknown key '{key}'",
-                    allowed=f"known: {', '.join(sorted(KEYS))}",
-                )
-            )
-    for key, allowed in (("type", TYPES), ("origin", ORIGINS)):
-        if entry.get(key) not in allowed:
-            faults.append(
-                Fault(
-                    what=f"{document.at(('facts', fact_id, key))}: {key} is {entry.get(key)!r}",
-                    allowed=f"one of {', '.join(allowed)}",
-                )
-            )
-    named = entry.get("values_from")
-    if named is not None and named not in VALUES_FROM:
-        at = document.at(("facts", fact_id, "values_from"))
-        faults.append(unknown_name("list of methods", named, list(VALUES_FROM), at=at))
-    if entry.get("type") == "choice" and not isinstance(entry.get("values"), dict) and not named:
-        faults.append(Fault(what=f"{document.at(('facts', fact_id))}: a choice needs `values`"))
-    return faults
+def _unknown_names(
+    document: Document, fact_id: str, entry: Mapping[str, Any], facts: Mapping[str, Fact]
+) -> Iterator[Fault]:
+    """The names of other facts in an entry that no fact has."""
+    for key in NAMES:
+        said = entry.get(key) or ()
+        for name in [said] if isinstance(said, str) else said:
+            if name not in facts:
+                at = document.at(("facts", fact_id, key))
+                yield unknown_name("fact", name, list(facts), at=at)
 
 
 def _fact(fact_id: str, entry: Mapping[str, Any]) -> Fact:
-    fields = {
-        key: value
-        for key, value in entry.items()
-        if key in KEYS and key not in ("values", "ask_when", *NAMES)
+    made = VALUES_FROM[entry["values_from"]]() if "values_from" in entry else ()
+    said = {**dict.fromkeys(made), **entry.get("values", {})}
+    values = {name: Value(**{"label": name, **(one or {})}) for name, one in said.items()}
+    when = {name: tuple(listed) for name, listed in entry.get("ask_when", {}).items()}
+    parts: dict[str, Any] = {
+        key: tuple(one) if isinstance(one, list) else one for key, one in entry.items()
     }
-    raw_values = entry.get("values")
-    if entry.get("values_from"):
-        made: dict[str, Any] = {name: {} for name in VALUES_FROM[entry["values_from"]]()}
-        raw_values = {**made, **(raw_values or {})}
-    values = {
-        name: Value(
-            label=str((help_ or {}).get("label", name)),
-            help=str((help_ or {}).get("help", "")),
-            short=str((help_ or {}).get("short", "")),
-        )
-        for name, help_ in (raw_values.items() if isinstance(raw_values, dict) else ())
-    }
-    when = entry.get("ask_when") or {}
-    named = {key: tuple(entry.get(key) or ()) for key in NAMES}
-    return Fact(
-        id=fact_id,
-        values=values,
-        ask_when={key: tuple(allowed) for key, allowed in when.items()},
-        **{**fields, **named},
-    )
+    parts |= {"id": fact_id, "values": values, "ask_when": when}
+    return Fact(**parts)
 
 
 @cache

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from advisor.ground.errors import nearest
+from advisor.ground.shape import value_words
 from advisor.methods import methods
 from advisor.ruleset.candidates import fires
-from advisor.ruleset.entries import value_words
 from advisor.ruleset.facts import methods_named
 from advisor.ruleset.load import SHIPPED_LAYERS, only_layer
 from advisor.ruleset.model import Rule, Ruleset

@@ -9,7 +9,6 @@ code: a condition is a value, a list of values or a pair of bounds, and a list i
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
@@ -18,44 +17,110 @@ from typing import Any
 
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.resources import method_roots, rules_dir
-from advisor.ground.types import Source
+from advisor.ground.shape import (
+    Choice,
+    Integer,
+    Keys,
+    ListOf,
+    MapOf,
+    NamedValue,
+    Shape,
+    Text,
+    check_shape,
+)
+from advisor.ground.sources import SOURCE, SOURCES_FILE, source_from
 from advisor.ground.yaml_cache import read_shipped
 from advisor.ground.yaml_reader import Document, read_yaml
 from advisor.methods import methods
 from advisor.ruleset.candidates import instances, seen_inputs
-from advisor.ruleset.entries import BOUNDS, RULE_KEYS, Path_, Reader, value_words
-from advisor.ruleset.facts import Fact, facts_of
-from advisor.ruleset.facts import Value as FactValue
+from advisor.ruleset.entries import Path_, Reader, as_list, as_map
+from advisor.ruleset.facts import FACT, FACT_NAME, Fact, Value, facts_of
 from advisor.ruleset.model import Assumption, Rule, Ruleset, Table
 
-__all__ = ["BOUNDS", "RULE_KEYS", "SHIPPED_LAYERS", "load_rules", "only_layer"]
+__all__ = ["SHIPPED_LAYERS", "load_rules", "only_layer"]
 
 SHIPPED_LAYERS = ("document", "evidence")
 MAX_INPUTS = 12  # of a shipped table: what a person can still take in
 MAX_OWN_INPUTS = 16  # with those that files of one's own add
 MAX_OWN_RULES = 300  # of one user's file, so that it is read and proved in a second or so
-LAYER_KEYS = {"version", "about", "sources", "tables"}
-OWN_KEYS = LAYER_KEYS | {
-    "overlay",
-    "facts",
-    "values",
-    "inputs",
-    "disable",
-    "scenarios",
-}  # of a user's file
-FACT_KEYS = (
-    "type",
-    "origin",
-    "signal",
-    "ask",
-    "order",
-    "ask_when",
-    "unknown",
-    "phrase",
-    "denied",
-)  # of a fact that a user's file adds
-LAYER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
-FACT_NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
+LAYER_NAME = Text(
+    pattern=r"[A-Za-z0-9][A-Za-z0-9_.-]*",
+    such_as="your-team: letters, digits, '-', '_' and '.'",
+    help="the name of the layer, and the namespace of its rules",
+)
+
+
+# --------------------------------------------------------------------------- the files' shapes
+
+VERSION = Choice(values=(1,))
+_TABLE = Keys(
+    keys={
+        "concludes": Text(help="the fact it concludes, which later steps may look at"),
+        "inputs": ListOf(of=Text(), least=1, help="the facts it may look at"),
+        "about": Text(help="what the step decides"),
+        "per": Choice(values=("scheme",), help="asked for each scheme"),
+    },
+    required=("concludes", "inputs", "about"),
+)
+TABLES_FILE = Keys(
+    help="Decision steps",
+    keys={"version": VERSION, "tiers": MapOf(of=Integer()), "tables": MapOf(of=_TABLE)},
+    required=("version", "tiers", "tables"),
+)
+_STARS = Integer(min=1, max=5)
+_TEXTS = ListOf(of=Text(), least=1)
+COMPARED = Keys(
+    keys={
+        **dict.fromkeys(("name", "plain", "data", "ideal", "concept"), Text()),
+        **dict.fromkeys(("cost", "performance"), _STARS),
+        **dict.fromkeys(("pros", "cons", "best_for"), _TEXTS),
+    },
+    required=("name",),
+)
+_COMMON: Mapping[str, Shape] = {
+    "version": VERSION,
+    "about": Text(),
+    "sources": MapOf(of=SOURCE, help="sources beside those of rules/sources.yaml"),
+    # Rules are checked one by one, so that a fault in one hides no other.
+    "tables": MapOf(of=ListOf(of=Shape()), help="decision step -> its rules"),
+}
+LAYER_FILE = Keys(
+    help="A layer of rules",
+    keys={**_COMMON, "methods": MapOf(of=COMPARED, help="the guide's comparison table")},
+)
+SIGNAL = Keys(
+    help="a signal: something a person states with --signal, or under `signals:`",
+    keys={
+        **{
+            key: FACT.keys[key]
+            for key in ("ask", "order", "ask_when", "unknown", "phrase", "denied")
+        },
+        "type": Choice(values=("flag",)),
+        "origin": Choice(values=("asked",)),
+        "signal": Choice(values=(True,)),
+    },
+    required=("type", "origin", "signal", "ask"),
+)
+NEW_VALUE = Keys(keys={"label": Text(), "help": Text(), "short": Text()}, required=("label",))
+DISABLED = Keys(
+    keys={"rule": Text(), "because": Text(help="a reason is required")},
+    required=("rule", "because"),
+)
+OWN_FILE = Keys(
+    help="A file of rules of one's own",
+    keys={
+        **_COMMON,
+        "overlay": LAYER_NAME,
+        "facts": MapOf(of=SIGNAL, named=FACT_NAME, help="signals of one's own"),
+        "values": MapOf(
+            of=MapOf(of=NEW_VALUE, named=FACT_NAME), help="more values of a question that is asked"
+        ),
+        "inputs": MapOf(of=ListOf(of=Text()), help="step -> further facts it is to look at"),
+        "scenarios": Shape(),  # the linter reads them (advisor/advice/scenarios.py)
+        "disable": ListOf(of=DISABLED, help="rules that no longer count, each with the reason"),
+    },
+    nulls=True,
+)
 
 
 class _Loader(Reader):
@@ -77,14 +142,8 @@ class _Loader(Reader):
         for table_id, entry in document.data["tables"].items():
             for name in [entry["concludes"], *entry["inputs"]]:
                 self.known(document, ("tables", table_id), "fact", name, self.facts)
-            table = Table(
-                id=table_id,
-                concludes=entry["concludes"],
-                inputs=tuple(entry["inputs"]),
-                about=entry["about"],
-                at=document.at(("tables", table_id), key=True),
-                per=entry.get("per", ""),
-            )
+            at = document.at(("tables", table_id), key=True)
+            table = Table(**{**entry, "id": table_id, "inputs": tuple(entry["inputs"]), "at": at})
             table = replace(table, seen=seen_inputs(table, self.facts))
             self.tables[table_id] = table
             self._count_inputs(document, ("tables", table_id, "inputs"), table, MAX_INPUTS)
@@ -105,32 +164,8 @@ class _Loader(Reader):
     # ----------------------------------------------------------------------- layers
 
     def add_layer_file(self, document: Document, layer: str, *, own: bool = False) -> None:
-        data = document.data
-        allowed = OWN_KEYS if own else LAYER_KEYS | {"methods"}
-        if not isinstance(data, dict):
-            self.fault(
-                document,
-                (),
-                "a map is expected",
-                f"keys: {', '.join(sorted(allowed))}",
-                "rules/README.md shows one",
-            )
-            return
-        self.keys(document, (), data, allowed)
-        if data.get("version", 1) != 1:
-            self.fault(
-                document,
-                ("version",),
-                f"version {value_words(data['version'])} is not known",
-                "version: 1",
-            )
-        self.add_sources(document)
-        if own:
-            self.add_inputs(document)
-        elif isinstance(data.get("methods"), dict):
-            self.methods.update(data["methods"])
-        tables = self.entries(document, "tables")
-        count = sum(len(entries) for entries in tables.values() if isinstance(entries, list))
+        tables = as_map(as_map(document.data).get("tables"))
+        count = sum(len(as_list(entries)) for entries in tables.values())
         if own and count > MAX_OWN_RULES:
             self.fault(
                 document,
@@ -141,6 +176,12 @@ class _Loader(Reader):
                 key=True,
             )
             return
+        if not own:
+            self.check(document, LAYER_FILE)
+            self.methods.update(as_map(as_map(document.data).get("methods")))
+        self.add_sources(document)
+        if own:
+            self.add_inputs(document)
         for table_id, entries in tables.items():
             if self.known(document, ("tables", table_id), "table", table_id, self.tables, key=True):
                 self.add_rules(
@@ -149,47 +190,18 @@ class _Loader(Reader):
         if own:
             self.add_disabled(document)
 
-    def entries(self, document: Document, key: str) -> Mapping[str, Any]:
-        """A map of the file, empty where the key is missing or is no map (a fault)."""
-        found = document.data.get(key) if isinstance(document.data, dict) else None
-        if found is None or isinstance(found, dict):
-            return found or {}
-        examples = {
-            "tables": "tables: {scheme: [...]}",
-            "sources": "sources: {handbook: {title: ...}}",
-            "inputs": "inputs: {scheme: [fact]}",
-        }
-        self.fault(
-            document, (key,), f"`{key}` is a map, not {value_words(found)}", examples.get(key, "")
-        )
-        return {}
-
     def add_sources(self, document: Document) -> None:
-        for source_id, entry in self.entries(document, "sources").items():
-            path: Path_ = ("sources", source_id)
-            if not isinstance(entry, dict):
-                self.fault(
-                    document,
-                    path,
-                    f"a source is a map, not {value_words(entry)}",
-                    "{title: ..., url: ..., checked: 2026-11-25}",
-                )
-                continue
-            self.keys(document, path, entry, ("title", "url", "checked", "kind"))
+        for source_id, entry in as_map(as_map(document.data).get("sources")).items():
             if source_id in self.sources:
                 self.fault(
                     document,
-                    path,
+                    ("sources", source_id),
                     f"source '{source_id}' exists already",
                     hint="give yours another name",
                     key=True,
                 )
-            self.sources[source_id] = Source(
-                title=self.text(document, path, entry, "title", required=True),
-                url=self.text(document, path, entry, "url"),
-                checked=self.text(document, path, entry, "checked"), kind=self.text(document, path,
-                entry, "kind"),
-            )  # fmt: skip
+            elif not check_shape(document, SOURCE, ("sources", source_id)):
+                self.sources[source_id] = source_from(entry)
 
     def add_rules(
         self,
@@ -201,12 +213,7 @@ class _Loader(Reader):
         *,
         namespace: str,
     ) -> None:
-        if entries is None:
-            return
-        if not isinstance(entries, list):
-            self.fault(document, path, f"a list of rules is expected, not {value_words(entries)}")
-            return
-        for index, entry in enumerate(entries):
+        for index, entry in enumerate(as_list(entries)):
             rule = self.rule(document, (*path, index), entry, self.tables[table_id], layer)
             if rule is None:
                 continue
@@ -227,23 +234,17 @@ class _Loader(Reader):
                 )
             self.rules[rule.id] = rule
 
-    # ----------------------------------------------------------------------- what only a user's fil
+    # ----------------------------------------------------------------------- files of one's own
 
     def overlay_name(self, document: Document, path: Path, taken: tuple[str, ...]) -> str:
         """The layer's name: `overlay`, or the file's stem."""
-        name = (
-            document.data.get("overlay", path.stem)
-            if isinstance(document.data, dict)
-            else path.stem
-        )
-        if not isinstance(name, str) or not LAYER_NAME.match(name):
-            self.fault(
-                document,
-                ("overlay",),
-                f"{value_words(name)} is no name for a layer",
-                "letters, digits, '-', '_' and '.': `overlay: your-team`",
-            )
-        elif name in taken or any(name == axis.partition("/")[2] for axis in self.axes):
+        name = as_map(document.data).get("overlay") or path.stem
+        if "overlay" not in as_map(document.data):
+            for fault in check_shape(
+                NamedValue(f"{document.at()}: the file's name", name), LAYER_NAME
+            ):
+                self.add(replace(fault, hint="add a line such as `overlay: your-team`"))
+        if name in taken or any(name == axis.partition("/")[2] for axis in self.axes):
             self.fault(
                 document,
                 ("overlay",),
@@ -254,17 +255,14 @@ class _Loader(Reader):
 
     def add_inputs(self, document: Document) -> None:
         """`inputs`: facts that a table is to look at too, so that the file's own rules can."""
-        for table_id, listed in self.entries(document, "inputs").items():
+        for table_id, listed in as_map(as_map(document.data).get("inputs")).items():
             path: Path_ = ("inputs", table_id)
             if not self.known(document, path, "table", table_id, self.tables, key=True):
                 continue
-            if not isinstance(listed, list):
-                self.fault(
-                    document, path, f"a list of facts is expected, not {value_words(listed)}"
-                )
-                continue
-            for i, name in enumerate(listed):
-                if not self.known(document, (*path, i), "fact", name, self.facts):
+            for i, name in enumerate(as_list(listed)):
+                if not isinstance(name, str) or not self.known(
+                    document, (*path, i), "fact", name, self.facts
+                ):
                     continue
                 fact = self.facts[name]
                 if fact.origin in ("concluded", "estimated", "method") or fact.type not in (
@@ -294,138 +292,67 @@ class _Loader(Reader):
             )
 
     def add_disabled(self, document: Document) -> None:
-        listed = document.data.get("disable")
-        if listed is not None and not isinstance(listed, list):
-            self.fault(
-                document,
-                ("disable",),
-                f"`disable` is a list, not {value_words(listed)}",
-                "[{rule: ID, because: reason}]",
-            )
-            return
-        for index, entry in enumerate(listed or ()):
-            path: Path_ = ("disable", index)
-            if (
-                not isinstance(entry, dict)
-                or set(entry) != {"rule", "because"}
-                or not isinstance(entry["because"], str)
-                or not entry["because"].strip()
-            ):
-                self.fault(
-                    document,
-                    path,
-                    "an entry of `disable` has the keys rule and because, and a reason is required",
-                )
-            elif self.known(document, (*path, "rule"), "rule", entry["rule"], self.rules):
-                self.disabled[entry["rule"]] = " ".join(entry["because"].split())
-                self.disabled_at[entry["rule"]] = document.at((*path, "rule"))
+        for index, entry in enumerate(as_list(as_map(document.data).get("disable"))):
+            path: Path_ = ("disable", index, "rule")
+            rule, because = as_map(entry).get("rule"), as_map(entry).get("because")
+            if isinstance(rule, str) and self.known(document, path, "rule", rule, self.rules):
+                self.disabled[rule] = " ".join(str(because).split())
+                self.disabled_at[rule] = document.at(path)
 
     def add_facts(self, document: Document) -> None:
         """`facts` (signals of the file's own) and `values` (more values of a question that is
-        asked).
+        asked); the shape of the whole file is checked here, before all else.
         """
-        if not isinstance(document.data, dict):
-            return
         before = len(self.faults)
-        added = self.entries(document, "facts")
+        self.check(document, OWN_FILE)
+        added = as_map(as_map(document.data).get("facts"))
         for fact_id, entry in added.items():
-            self._check_fact(document, ("facts", fact_id), fact_id, entry)
-        if len(self.faults) == before and added:
-            self.facts = dict(facts_of(document, self.facts))
-        for fact_id, values in self.entries(document, "values").items():
-            path: Path_ = ("values", fact_id)
-            if not self.known(document, path, "fact", fact_id, self.facts, key=True):
-                continue
-            fact = self.facts[fact_id]
-            if fact.type != "choice" or fact.origin != "asked":
+            if fact_id in self.facts:
                 self.fault(
                     document,
-                    path,
-                    f"'{fact_id}' takes no further values",
-                    "questions with a list of answers do: task, serve_with, priority, ...",
+                    ("facts", fact_id),
+                    f"fact '{fact_id}' exists already",
+                    "a file may add facts, never change one",
                     key=True,
                 )
-            elif not isinstance(values, dict) or not all(
-                isinstance(value, dict) for value in values.values()
-            ):
+            for name, values in as_map(as_map(entry).get("ask_when")).items():
+                self.condition(document, ("facts", fact_id, "ask_when", name), name, values, None)
+        if len(self.faults) == before and added:
+            self.facts = dict(facts_of(document, self.facts))
+        for fact_id, values in as_map(as_map(document.data).get("values")).items():
+            self._add_values(document, fact_id, as_map(values))
+
+    def _add_values(self, document: Document, fact_id: str, values: Mapping[str, Any]) -> None:
+        path: Path_ = ("values", fact_id)
+        if not self.known(document, path, "fact", fact_id, self.facts, key=True):
+            return
+        fact = self.facts[fact_id]
+        if fact.type != "choice" or fact.origin != "asked":
+            self.fault(
+                document,
+                path,
+                f"'{fact_id}' takes no further values",
+                "questions with a list of answers do: task, serve_with, priority, ...",
+                key=True,
+            )
+            return
+        for value, entry in values.items():
+            if value in fact.values:
                 self.fault(
                     document,
-                    path,
-                    "a map from value to {label, help} is expected",
-                    "{in_house: {label: ..., help: ...}}",
+                    (*path, value),
+                    f"'{fact_id}' has the value '{value}' already",
+                    "a name that is not taken",
+                    key=True,
                 )
-            else:
-                for value, entry in values.items():
-                    self.keys(document, (*path, value), entry, ("label", "help"))
-                    if value in fact.values or not FACT_NAME.match(value):
-                        self.fault(
-                            document,
-                            (*path, value),
-                            f"'{value}' cannot be a new value of '{fact_id}'",
-                            "a name that is not taken, of a-z, 0-9 and '_'",
-                            key=True,
-                        )
-                    label, help_ = (
-                        self.text(document, (*path, value), entry, "label", required=True),
-                        self.text(document, (*path, value), entry, "help"),
-                    )
-                    fact = replace(
-                        fact, values={**fact.values, value: FactValue(label=label, help=help_)}
-                    )
-                self.facts[fact_id] = fact
-
-    def _check_fact(self, document: Document, path: Path_, fact_id: str, entry: Any) -> None:
-        """A fact of a user's file is a signal: something a person states, with --signal or in an
-        answers file.
-        """
-        if not isinstance(entry, dict):
-            self.fault(document, path, f"fact '{fact_id}' must be a map, not {value_words(entry)}")
-            return
-        self.keys(document, path, entry, FACT_KEYS)
-        if fact_id in self.facts:
-            self.fault(
-                document,
-                path,
-                f"fact '{fact_id}' exists already",
-                "a file may add facts, never change one",
-                key=True,
+            said = as_map(entry)
+            made = Value(
+                label=str(said.get("label")),
+                help=str(said.get("help", "")),
+                short=str(said.get("short", "")),
             )
-        if not FACT_NAME.match(fact_id):
-            self.fault(document, path, f"fact '{fact_id}'", "a name of a-z, 0-9 and '_'", key=True)
-        if (
-            entry.get("type") != "flag"
-            or entry.get("origin") != "asked"
-            or entry.get("signal") is not True
-        ):
-            self.fault(
-                document,
-                path,
-                f"fact '{fact_id}' must be a signal",
-                "type: flag, origin: asked, signal: true",
-                "state it with --signal or `signals:`",
-                key=True,
-            )
-        self.text(document, path, entry, "ask", required=True)
-        for name in ("unknown", "phrase", "denied"):
-            self.text(document, path, entry, name)
-        order, ask_when = entry.get("order"), entry.get("ask_when")
-        if order is not None and (isinstance(order, bool) or not isinstance(order, int)):
-            self.fault(
-                document, (*path, "order"), f"`order` is a whole number, not {value_words(order)}"
-            )
-        if ask_when is not None and not (
-            isinstance(ask_when, dict)
-            and all(isinstance(values, list) for values in ask_when.values())
-        ):
-            self.fault(
-                document,
-                (*path, "ask_when"),
-                "`ask_when` is a map from a fact to a list of its values",
-                "{task: [qa, code]}",
-            )
-        elif ask_when is not None:
-            for name, values in ask_when.items():
-                self.condition(document, (*path, "ask_when", name), name, values, None)
+            fact = replace(fact, values={**fact.values, value: made})
+        self.facts[fact_id] = fact
 
 
 def only_layer(ruleset: Ruleset, layer: str) -> Ruleset:
@@ -477,8 +404,12 @@ def load_rules(
     root = root or rules_dir()
     digest = hashlib.sha256()
 
-    def read(path: Path, *, shipped: bool = True) -> Document:
-        document = read_shipped(path, root=root) if shipped else read_yaml(path, name=str(path))
+    def read(path: Path, *, shipped: bool = True, shape: Shape | None = None) -> Document:
+        document = (
+            read_shipped(path, root=root, shape=shape)
+            if shipped
+            else read_yaml(path, name=str(path))
+        )
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
         return document
 
@@ -499,8 +430,8 @@ def load_rules(
     for _, document in extra:
         loader.add_facts(document)
     loader.assume = loader.assumptions(facts_document)
-    loader.add_tables(read(root / "tables.yaml"))
-    loader.add_sources(read(root / "sources.yaml"))
+    loader.add_tables(read(root / "tables.yaml", shape=TABLES_FILE))
+    loader.add_sources(read(root / "sources.yaml", shape=SOURCES_FILE))
     for axis in ("updates", "objectives"):
         for path in method_files(root, axis):
             loader.add_axis(read(path, shipped=path.is_relative_to(root)), axis)

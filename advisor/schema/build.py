@@ -12,13 +12,13 @@ from advisor.ground.resources import rules_dir
 from advisor.ground.sources import SOURCES_FILE
 from advisor.ground.yaml_cache import read_shipped
 from advisor.plan.record import run_schema
-from advisor.plan.schema import plan_schema
 from advisor.probe import gpu_files
 from advisor.probe.prices import price_file_shape
 from advisor.ruleset.model import Ruleset
 from advisor.schema import files
 from advisor.schema.facts import answers_schema, facts_schema
 from advisor.schema.parts import Schema, dumped, file_schema, head, schema_of
+from advisor.schema.plan import plan_schema
 from advisor.situation.model_files import MODEL_FILE, SIZES_FILE, suggestions_shape
 
 SUFFIX = ".schema.json"

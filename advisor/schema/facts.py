@@ -5,15 +5,12 @@ conditions of rules, as answers of a person.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
 
 from advisor.ground.files import NAME_PATTERN
 from advisor.methods import schemes
 from advisor.ruleset.entries import BOUNDS
-from advisor.ruleset.facts import KEYS, ORIGINS, TYPES, UNKNOWN, VALUES_FROM, Fact, Value
+from advisor.ruleset.facts import FACT, FACTS_FILE, UNKNOWN, Fact
 from advisor.schema.parts import (
-    TEXT,
-    VERSION,
     Schema,
     closed,
     head,
@@ -22,7 +19,6 @@ from advisor.schema.parts import (
     offered,
     one_or_more,
     or_null,
-    ordered,
     ref,
     schema_of,
 )
@@ -90,61 +86,14 @@ def fact_definitions(facts: Iterable[Fact]) -> dict[str, Schema]:
 
 def fact_entry(facts: Mapping[str, Fact]) -> Schema:
     """One entry under `facts:`."""
-    names = [fact.id for fact in named_facts(facts)]
-    known: dict[str, Schema] = {
-        "type": {"enum": list(TYPES)},
-        "origin": {"enum": list(ORIGINS), "description": "where its value comes from"},
-        "values": map_of(
-            or_null(closed({item.name: {"type": "string"} for item in fields(Value)}))
-        ),
-        "values_from": {
-            "enum": list(VALUES_FROM),
-            "description": "the methods whose names are its values",
-        },
-        "unit": TEXT,
-        "min": {"type": "number"},
-        "max": {"type": "number"},
-        "integer": {"type": "boolean"},
-        "answer": {**TEXT, "description": "its key in an answers file, dotted"},
-        "flag": {"type": "string", "pattern": "^--[a-z][a-z-]*$"},
-        "required": {"type": "boolean"},
-        "order": {
-            "type": "integer",
-            "description": "place in the wizard; left out: asked only where a plan needs it",
-        },
-        "ask": {**TEXT, "description": "the question, for somebody who knows no machine learning"},
-        "ask_when": {
-            **map_of({"type": "array"}),
-            "propertyNames": offered(names),
-            "description": "asked only if these facts have one of these values",
-        },
-        "ask_without": {
-            "type": "array",
-            "items": offered(names),
-            "description": "asked only if none of these facts was stated",
-        },
-        "unknown": {**TEXT, "description": 'what "I don\'t know" means'},
-        "phrase": {**TEXT, "description": "what a reason says of it: you chose {value}"},
-        "denied": {**TEXT, "description": "the same of a no, or of any other value"},
-        "name": {**TEXT, "description": "what a sentence calls it while its value is not known"},
-        "per": {"const": "scheme", "description": "each scheme has one of its own"},
-        "trait": {**TEXT, "description": "what the file of an update says under this key"},
-        "compared_with": {**offered(names), "description": "true if the trait lists its value"},
-        "signal": {"type": "boolean", "description": "stated by name under `signals`"},
-        "implies": {
-            "type": "array",
-            "items": offered(names),
-            "description": "signals that are true wherever this one is",
-        },
-        "read_from": {
-            "type": "array",
-            "items": offered(names),
-            "description": "the facts that tell this one too",
-        },
-    }
-    entry = closed(ordered(known, KEYS), "type", "origin")
+    schema = schema_of(FACT)
+    names = offered([fact.id for fact in named_facts(facts)])
+    properties = schema["properties"]
+    properties["ask_when"]["propertyNames"] = properties["compared_with"] = names
+    for key in ("ask_without", "implies", "read_from"):
+        properties[key]["items"] = names
     return {
-        **entry,
+        **schema,
         "if": {"properties": {"type": {"const": "choice"}}, "required": ["type"]},
         "then": {"anyOf": [{"required": ["values"]}, {"required": ["values_from"]}]},
     }
@@ -158,16 +107,11 @@ def facts_schema(facts: Mapping[str, Fact]) -> Schema:
         "minProperties": 1,
         "description": "these do not hold together",
     }
-    assumption = closed({"id": TEXT, "never": never, "because": TEXT}, "id", "never")
-    properties: dict[str, Schema] = {
-        "version": VERSION,
-        "facts": map_of(fact_entry(facts)),
-        "assume": {"type": "array", "items": assumption, "description": "what cannot occur"},
-    }
-    return needed(
-        head("Facts and questions", **closed(properties, "version", "facts")),
-        fact_definitions(named),
-    )
+    schema = schema_of(FACTS_FILE)
+    schema["properties"]["facts"]["additionalProperties"] = fact_entry(facts)
+    schema["properties"]["assume"]["items"]["properties"]["never"] = never
+    title = schema.pop("description")
+    return needed(head(title, **schema), fact_definitions(named))
 
 
 def answers_schema(facts: Mapping[str, Fact]) -> Schema:

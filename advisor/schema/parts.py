@@ -55,6 +55,7 @@ def _kind_of(shape: Shape) -> Schema:
                 "minimum": shape.min,
                 "maximum": shape.max,
                 "exclusiveMinimum": shape.above,
+                "exclusiveMaximum": shape.below,
             }
             kind = "integer" if shape.whole else "number"
             return {"type": kind, **{key: at for key, at in bounds.items() if at is not None}}
@@ -72,7 +73,7 @@ def _kind_of(shape: Shape) -> Schema:
             return {"type": "array", "items": schema_of(shape.of), **least, **most}
         case MapOf():
             named = schema_of(shape.named)
-            names = {} if named == TEXT else {"propertyNames": named}
+            names = {} if named in (TEXT, {}) else {"propertyNames": named}
             least = {"minProperties": shape.least} if shape.least else {}
             return {**map_of(schema_of(shape.of)), **names, **least}
         case Keys():

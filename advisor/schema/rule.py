@@ -4,80 +4,41 @@ it may set.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 
-from advisor.plan.keys import key_specs
-from advisor.plan.schema import plan_schema
-from advisor.ruleset.entries import RULE_ID, RULE_KEYS
-from advisor.ruleset.facts import UNKNOWN, Fact
-from advisor.ruleset.load import FACT_NAME
-from advisor.ruleset.model import CONFIDENCES, KINDS, STATUSES, Ruleset, Table
+from advisor.plan.keys import settable, setting_keys
+from advisor.ruleset.entries import RULE
+from advisor.ruleset.facts import FACT_NAME, UNKNOWN, Fact
+from advisor.ruleset.model import KINDS, Ruleset, Table
 from advisor.schema.facts import fact_definitions, named_facts, of_schemes
 from advisor.schema.parts import (
-    DATE,
     TEXT,
     Schema,
     closed,
     offered,
     one_or_more,
-    ordered,
-    pattern,
     ref,
+    schema_of,
 )
+from advisor.schema.plan import key_schema
 
 LONGEST_BECAUSE = 160  # characters: a reason is one sentence
-OWN_NAME: Schema = {"type": "string", "pattern": pattern(FACT_NAME)}
+OWN_NAME = schema_of(FACT_NAME)
 SIGNAL: Schema = {"enum": [True, False, UNKNOWN]}
 # What every rule has in common, once.
 RULE_PARTS: dict[str, Schema] = {
-    "id": {
-        "type": "string",
-        "pattern": pattern(RULE_ID),
-        "description": (
-            "namespace/name; the namespace is the file's own, and an id is never used again"
-        ),
-    },
-    "because": {
-        **TEXT,
-        "maxLength": LONGEST_BECAUSE,
-        "description": "one sentence, printed to whoever asks why",
-    },
-    "row": {**TEXT, "description": "the guide's row, word for word"},
-    "unless_note": {**TEXT, "description": "the honest other side"},
-    "sources": {"type": "array", "minItems": 1, "items": ref("source-id")},
-    "confidence": {"enum": list(CONFIDENCES), "default": "judgement"},
-    "status": {"enum": list(STATUSES), "default": "active"},
-    "review_by": DATE,
-    "refines": {**TEXT, "description": "the row of the guide that this rule refines"},
-    "examples": {
-        "type": "array",
-        "items": closed({"given": ref("stated"), "fires": {"type": "boolean"}}, "given", "fires"),
-        "description": "the rule's own tests",
-    },
+    name: schema
+    for name, schema in schema_of(RULE)["properties"].items()
+    if name not in ("kind", "tier", "when", "then")
 }
+RULE_PARTS["because"]["maxLength"] = LONGEST_BECAUSE
+RULE_PARTS["sources"]["items"] = ref("source-id")
+RULE_PARTS["examples"]["items"]["properties"]["given"] = ref("stated")
 
 
 def settings() -> dict[str, Schema]:
-    """Key -> schema of what a `set` rule may set: the keys of a plan's stage, and
-    `effective_batch_size`, which the fit search splits in two.
-    """
-    stage = plan_schema()["$defs"]["Stage"]["properties"]
-    named = set(key_specs().names())
-    keys = {
-        key: schema
-        for key, schema in stage.items()
-        if "$ref" not in json.dumps(schema)
-        and ("default" in schema or key in named or key == "learning_rate")
-    }
-    return {
-        **keys,
-        "effective_batch_size": {
-            "type": "integer",
-            "minimum": 1,
-            "description": "rows behind one optimizer step, over all GPUs",
-        },
-    }
+    """Key -> schema of what a `set` rule may set."""
+    return {name: key_schema(settable(name)) for name in setting_keys()}
 
 
 def may_grow(fact: Fact) -> bool:
@@ -137,7 +98,7 @@ def rule_schema(rules: Ruleset, table: Table, *, own: bool) -> Schema:
                 "then": closed({table.concludes: several}, table.concludes),
             },
         }
-    schema = closed(ordered(known, RULE_KEYS), "id", "when", "because", "sources")
+    schema = closed(known, *RULE.required)
     return {
         **schema,
         "allOf": [{"if": _is_kind(kind, usual), "then": form} for kind, form in forms.items()],

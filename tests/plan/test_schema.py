@@ -4,8 +4,8 @@ import jsonschema
 import pytest
 import yaml
 
-from advisor.plan.schema import plan_schema
 from advisor.plan.write import plan_text
+from advisor.schema.plan import plan_schema
 from tests.plan.test_read import GOOD
 from tests.plan.test_write import PLAN
 

@@ -232,7 +232,7 @@ FINDINGS = {
         (
             "acme.yaml:4:12  acme/a  error: 'learning_rate' cannot be 'fast' [wrong-setting]\n    4"
             " |     - {id: acme/a, when: {update: lora}, then: {learning_rate: fast}, because: x,"
-            " sources: [us]}\n      |            ^\n    hint: allowed: a number over 0 and at"
+            " sources: [us]}\n      |            ^\n    hint: allowed: a number above 0 and at"
             " most 1"
         ),
     ),

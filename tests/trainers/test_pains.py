@@ -168,17 +168,11 @@ def test_6_the_end_token_is_learned_even_where_it_pads(make):
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
     data = prepare_rows(job, tokenizer)
     device = torch.device("cpu")
-    trainer = module.stage.build_trainer(
-        module.SFT(),
-        load_model(job, device, load_update("lora")),
-        tokenizer,
-        device,
-        load_update("lora"),
-        job,
-        [(row,) for row in data.train],
-        steps=1,
-        callback=_Silent(),
+    update = load_update("lora")
+    builder = module.stage.TrainerBuilder(
+        module.SFT(), load_model(job, device, update), tokenizer, device, update
     )
+    trainer = builder.build(job, [(row,) for row in data.train], steps=1, callback=_Silent())
     batch = next(iter(trainer.get_train_dataloader()))
     for ids, labels, seen in zip(
         batch["input_ids"].tolist(),

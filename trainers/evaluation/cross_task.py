@@ -57,7 +57,7 @@ def cross_losses(
     plan: Plan, folder: Path, run: Path, *, rows: int
 ) -> dict[str, dict[str, float | None]]:
     """Task -> module (or base) -> mean loss per learned token on the task's held-out rows; None
-    where nothing was held out.
+    if nothing was held out.
     """
     device = torch_device(plan.launch.device)
     results = results_of(run)
@@ -83,6 +83,14 @@ def held_out_rows(
     """The rows that the training of the task held out, at most `limit` of them.
 
     Raises InputError for data that cannot be read.
+
+    Args:
+        plan: With the task.
+        folder: What relative paths of the plan are relative to.
+        run: The run folder.
+        task: The name of the task.
+        tokenizer: That of the task's result.
+        limit: How many rows.
     """
     from trainers.frame.rows import prepare_rows
 

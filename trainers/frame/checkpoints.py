@@ -250,7 +250,16 @@ def fingerprint(value: Any) -> str:
 def mark_complete(
     folder: Path, *, step: int, steps: int, learning_rate: float, epoch: float, fingerprint: str
 ) -> None:
-    """Mark a checkpoint as complete, with what a resumed run shows of it."""
+    """Mark a checkpoint as complete, with what a resumed run shows of it.
+
+    Args:
+        folder: The checkpoint.
+        step: Optimizer steps (or updates) done.
+        steps: Those of the whole run.
+        learning_rate: That of the last step.
+        epoch: Times through the data.
+        fingerprint: Of everything that the checkpoint depends on.
+    """
     write_json(
         folder / COMPLETE,
         {

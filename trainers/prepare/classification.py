@@ -55,7 +55,7 @@ def label_rows(
 
 
 def class_names(names: Iterable[str]) -> list[str]:
-    """The classes in order: by number where all are numbers, else by name."""
+    """The classes in order: by number if all are numbers, else by name."""
     found = set(names)
     return (
         sorted(found, key=lambda name: (int(name), name))

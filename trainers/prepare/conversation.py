@@ -83,7 +83,7 @@ def tokenise(examples: Iterable[Example], templater: Templater) -> list[Row]:
 
 
 def chat_row(example: Example, templater: Templater) -> Row:
-    """A conversation: learned where the assistant speaks."""
+    """A conversation, of which the assistant's answers are learned. Raises Unusable."""
     chat = templater.chat(example.messages, example.tools)
     ids, learned = templater.tokenise(chat)
     last = example.messages[-1]

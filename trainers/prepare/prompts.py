@@ -1,6 +1,4 @@
-"""Prompts for training by reward: from any data with a question, the verifiable answer kept
-beside.
-"""
+"""Prompts for training by reward: from any data with a question, with its verifiable answer."""
 
 from __future__ import annotations
 

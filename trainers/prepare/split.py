@@ -81,10 +81,10 @@ def _groups(rows: Sequence[Item]) -> dict[str, list[Item]]:
         return name
 
     for row in rows:
-        said = top(f"text {row.text}")
+        same_text = top(f"text {row.text}")
         # Rows without a question have nothing in common but that.
         if by_question and row.key:
-            one, other = sorted((said, top(f"question {row.key}")))
+            one, other = sorted((same_text, top(f"question {row.key}")))
             above[other] = one
     groups: dict[str, list[Item]] = defaultdict(list)
     for row in rows:

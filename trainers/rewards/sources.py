@@ -208,7 +208,7 @@ def source_note(job: Job, prompts: Sequence[Prompt]) -> str | None:
     source = reward_source(job, prompts)
     given = job.options.get(source) if source else None
     if source == "reward":
-        return f"the reward is code of the user's own, run as it is: {given}"
+        return f"the reward is the user's own code: {given}"
     if source == "reward_model":
         return f"the reward is the model {given or earlier_reward_model(job)}"
     if source == "verifier":

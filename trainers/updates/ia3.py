@@ -20,7 +20,6 @@ PLAN_KEYS: Mapping[str, str] = {
     "base_model_name_or_path": "model",
     "revision": "revision",
 }
-LIMITS: Sequence[str] = ("vLLM and Ollama load no IA3 scales: merge them into the base first.",)
 # Where the paper puts them, by what families call these layers: keys, values, the MLP's output.
 SCALED = (("k_proj", "key", "k"), ("v_proj", "value", "v"))
 FEEDFORWARD = ("down_proj", "fc2", "fc_out", "dense_4h_to_h", "wo", "lin2")
