@@ -109,10 +109,10 @@ class Stage:
         "optimizer steps between checkpoints; default: ten in a run, at least every 500",
     ] = None
     seed: Annotated[int, Integer(min=0, below=2**32), "of every random choice"] = 42
-    trl: Annotated[dict[str, Any], "passed to TRL's config class as they are"] = field(
+    trl: Annotated[dict[str, Any], "passed to TRL's config class unchanged"] = field(
         default_factory=dict
     )
-    peft: Annotated[dict[str, Any], "passed to PEFT's config class as they are"] = field(
+    peft: Annotated[dict[str, Any], "passed to PEFT's config class unchanged"] = field(
         default_factory=dict
     )
     options: dict[str, Any] = field(default_factory=dict)

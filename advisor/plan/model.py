@@ -1,7 +1,7 @@
 """Plan: the whole launch file as a value. The same plan, seed and versions repeat the run.
 
 The dataclasses are the file's format too: read.py checks a file against the shapes that derive from
-them. What a stage may hold stands in advisor/methods/stage.py and in the files of its methods.
+them. The keys of a stage are in advisor/methods/stage.py and in the files of its methods.
 """
 
 from __future__ import annotations
