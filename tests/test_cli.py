@@ -101,7 +101,7 @@ def test_contradictions_come_together(call):
     )
     assert (
         code,
-        "follows instructions already; base_model_untuned was stated and counts" in err,
+        "follows instructions already; you said otherwise, and that counts" in err,
     ) == (0, True)
 
 
@@ -227,9 +227,9 @@ def test_why_not_gives_the_reason_that_ranks_the_one_over_the_other(call):
     because = {
         other["composition"]: other["because"][0]["text"] for other in document["alternatives"]
     }
-    assert because["sft+lora"].endswith(
-        "here fits lora is not known, since no model is named (the numbers shown are those of the"
-        " suggested model)"
+    assert because["sft+lora"] == (
+        "LoRA would come first if it fitted; whether LoRA fits is not known, since you named no"
+        " model."
     )
 
 
@@ -552,8 +552,8 @@ def test_a_setting_that_the_method_refuses_gives_way_with_the_reason(call, tmp_p
     assert call(*asked, "--plan", "plan.yaml")[0] == 0
     text = (tmp_path / "plan.yaml").read_text()
     assert "packing: false" in text
-    assert "update prefix: several rows would share one prefix" in text
-    assert "update prefix: it drops the cache that a prefix lives in" in text
+    assert "the update prefix does not go with true: several rows would share one prefix" in text
+    assert "the update prefix does not go with true: it drops the cache" in text
 
 
 @pytest.mark.parametrize(

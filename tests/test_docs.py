@@ -128,6 +128,15 @@ def test_the_glossary_is_sorted_and_says_each_word_once():
     assert words == sorted(set(words), key=lambda word: (word.lower(), word))
 
 
+def test_every_key_of_a_plan_has_a_meaning():
+    """No key is left to guess at, on docs/plan.md and in an editor."""
+    rows = re.findall(
+        r"^\| (`.+) \|$", (ROOT / "docs" / "plan.md").read_text("utf-8"), re.MULTILINE
+    )
+    assert len(rows) > 40
+    assert [row for row in rows if not row.rpartition("|")[2].strip()] == []
+
+
 def test_the_readme_fits_on_three_screens():
     """At most 120 lines: the rest is on its own pages."""
     assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 120

@@ -12,6 +12,8 @@ from advisor.estimate.read_spec import request_of
 from advisor.ground import resources
 from advisor.ground.errors import InputError
 from advisor.ground.yaml_reader import parse_yaml
+from advisor.methods import load as method_files
+from advisor.methods import methods
 from advisor.plan.read import read_plan
 from advisor.probe.gpu_files import catalogue_gpus, cuda_facts
 from advisor.ruleset.facts import load_facts
@@ -23,6 +25,24 @@ ROOT = Path(__file__).resolve().parent.parent
 MODELINE = re.compile(r"# yaml-language-server: \$schema=.*/(\S+)\.schema\.json")
 RULES = load_rules()
 GUIDE = load_rules(("document",))
+
+
+def read_facts():
+    """The facts, read anew."""
+    return load_facts.__wrapped__()
+
+
+def read_rules():
+    """The rules, read anew."""
+    return load_rules.__wrapped__()
+
+
+def read_methods():
+    """The methods, read anew. Raises InputError with the faults of those that cannot be used."""
+    for faults in methods.__wrapped__().broken.values():
+        raise InputError(faults=faults)
+
+
 # kind of file -> the file, a line as it is, the same misspelt, the key's name, who reads it
 SHIPPED = {
     "GPUs": (
@@ -62,10 +82,48 @@ SHIPPED = {
         "scenarios/document.yaml", "composition:", "compositoin:", "composition",
         lambda: shipped_scenarios(GUIDE),
     ),
+    "facts": ("facts.yaml", "    origin: asked", "    orgin: asked", "origin", read_facts),
+    "values of a fact": (
+        "facts.yaml", "{label: Write code, help:", "{label: Write code, hlep:", "help", read_facts,
+    ),
+    "assumptions": ("facts.yaml", "\n    never:", "\n    nevr:", "never", read_facts),
+    "tables": (
+        "tables.yaml", "concludes: readiness", "conclude: readiness", "concludes", read_rules,
+    ),
+    "a layer": ("evidence/when-to-train.yaml", "\ntables:", "\ntabels:", "tables", read_rules),
+    "a rule": ("document/guide.yaml", "  because:", "  becuase:", "because", read_rules),
+    "an example": ("document/guide.yaml", "fires: true", "fire: true", "fires", read_rules),
+    "the guide's comparison": (
+        "document/methods.yaml", "performance: 5", "perfomance: 5", "performance", read_rules,
+    ),
+    "an objective": (
+        "objectives/dpo.yaml", "\ntrains_on:", "\ntrain_on:", "trains_on", read_methods,
+    ),
+    "an update": ("updates/lora.yaml", "\nmerges:", "\nmerge:", "merges", read_methods),
+    "keys of a method": (
+        "updates/lora.yaml", "min: 0, exclusive_min:", "min: 0, exclusve_min:", "exclusive_min",
+        read_methods,
+    ),
+    "defaults of a method": (
+        "updates/lora.yaml", "{learning_rate: 2.0e-4}", "{learning_rat: 2.0e-4}", "learning_rate",
+        read_methods,
+    ),
+    "what a method ignores": ("objectives/ppo.yaml", "\n  trl:", "\n  trll:", "trl", read_methods),
+    "what a method refuses": (
+        "updates/prefix.yaml", 'because: "it drops', 'becuase: "it drops', "because", read_methods,
+    ),
+    "a scheme of an update": (
+        "updates/lora.yaml", "    phrase_per_task:", "    phrase_per_tsk:", "phrase_per_task",
+        read_methods,
+    ),
+    "a rule of a method": (
+        "updates/lora.yaml", "confidence: practice}", "confidense: practice}", "confidence",
+        read_rules,
+    ),
 }  # fmt: skip
 CACHED = (
     catalogue_gpus, cuda_facts, organisation_models, typical_sizes, suggested_models,
-    data_requirements,
+    data_requirements, resources.method_roots,
 )  # fmt: skip
 
 
@@ -73,7 +131,8 @@ CACHED = (
 def own_rules(tmp_path, monkeypatch):
     """A copy of rules/ that a test may change."""
     shutil.copytree(ROOT / "rules", tmp_path / "rules")
-    monkeypatch.setattr(resources, "resource_root", lambda: tmp_path)
+    for module in (resources, method_files):
+        monkeypatch.setattr(module, "resource_root", lambda: tmp_path)
     for read in CACHED:
         read.cache_clear()
     yield tmp_path / "rules"
@@ -134,14 +193,14 @@ def test_a_misspelt_key_of_a_users_file_is_an_error(tmp_path, kind):
 
 
 def test_every_kind_of_file_is_covered():
-    """No kind of file under rules/ is left out but those that the rule loader reads."""
+    """No kind of file under rules/ is left out."""
     kinds = {
         path: MODELINE.match(path.read_text(encoding="utf-8"))[1]
         for path in (ROOT / "rules").rglob("*.yaml")
     }
     covered = {kinds[ROOT / "rules" / file] for file, *_ in SHIPPED.values()}
     assert len(kinds) > 60
-    assert set(kinds.values()) - covered == {"facts", "tables", "layer", "axis"}
+    assert set(kinds.values()) == covered
 
 
 def test_faults_of_several_files_come_together(own_rules, call):

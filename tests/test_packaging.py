@@ -66,14 +66,9 @@ def installed(wheel, tmp_path_factory):
 
 
 LIGHT = [
-    "annotated_types",
     "click",
     "yaml",
     "_yaml",
-    "pydantic",
-    "pydantic_core",
-    "typing_extensions.py",
-    "typing_inspection",
     "questionary",
     "prompt_toolkit",
     "wcwidth",

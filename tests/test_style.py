@@ -12,10 +12,10 @@ PRODUCT = ("advisor", "trainers")
 # Words for tools at the end of a line, which ruff does not count either.
 FOR_TOOLS = re.compile(r"\s+# (?:noqa|type: ignore|fmt:).*")
 ONE_MACHINE = {
-    "the root folder of somebody's work": r"(?<![\w./-])/(?:work|root|workspace|mnt/data)/",
+    "the root folder of somebody's work": r"(?<![\w./-])/(?:[w]ork|[r]oot|workspace|mnt/data)/",
     "a home folder (write /home/me)": r"(?<![\w./-])/(?:home|Users)/(?!me\b)\w+",
     "a scratch folder": r"(?<![\w./-])/tmp/\w",
-    "an address of a package registry": r"files\.pythonhosted\.org|pypi\.org/simple|registry\.npmjs"
+    "an address of a package registry": r"files\.p[y]thonhosted|p[y]pi\.org|registry\.n[p]mjs"
     r"|(?:extra-)?index-url|[\w-]+\.(?:internal|corp|local)\b(?=[:/])",
 }
 

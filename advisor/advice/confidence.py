@@ -9,7 +9,7 @@ from typing import Any
 
 from advisor.advice.types import Candidate, Flip
 from advisor.ruleset.model import Ruleset
-from advisor.ruleset.phrases import joined, name_of
+from advisor.ruleset.phrases import joined, named_with_flag
 
 from .decide import Decision
 from .explain import unknown_words
@@ -32,7 +32,7 @@ def confidence(
     base: Mapping[str, Any],
     flips: Sequence[Flip],
 ) -> str:
-    """'medium: rests on the guide's own rows. Telling us how much it may cost (`budget`) could
+    """'medium: rests on the guide's own rows. Telling us how much it may cost (`--budget`) could
     change the recommendation'.
 
     A fact that nobody stated counts where some value of it alone would lead to another answer.
@@ -46,7 +46,7 @@ def confidence(
     facts = {fact.answer or fact.id: fact for fact in ruleset.facts.values()}
     changing = dict.fromkeys(name for flip in flips for name in flip.change if name in facts)
     unstated = [
-        f"{name_of(facts[name])} (`{name}`)"
+        named_with_flag(facts[name])
         for name in changing
         if facts[name].origin == "asked"
         and not facts[name].signal

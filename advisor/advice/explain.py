@@ -132,7 +132,7 @@ def unknown_words(reason: str) -> str:
     """
     what, _, why = reason.partition(": ")
     if not why:
-        return f"the {what} is not known"
+        return what if " " in what else f"the {what} is not known"
     if what == "duration" or not why.startswith("its "):
         return why
     quality, _, rest = why.removeprefix("its ").partition(" is ")

@@ -14,7 +14,7 @@ from typing import Any
 
 from advisor.advice.types import Reason
 from advisor.ground.units import gib
-from advisor.methods import schemes, update
+from advisor.methods import methods, schemes, update
 from advisor.ruleset.facts import UNKNOWN, Fact
 from advisor.ruleset.judge import Judgement, judge
 from advisor.ruleset.model import Condition, Interval, Rule, Ruleset, Table
@@ -34,11 +34,11 @@ from .explain import NO_SIZES, RANKS_BELOW, Sizes, reason_of, scheme_of_fact, ti
 
 Change = Mapping[str, Any]  # fact id -> the value that it would have
 CHOICES = ("budget", "depth", "serve_with", "priority")  # a person can answer these otherwise
-# How much it takes to make a condition true, the least first: another answer, other data or another
-# GPU, another model, another task.
-ANSWER, EFFORT, OTHER_MODEL, OTHER_TASK = 1, 2, 4, 8
+# How much it takes to make a condition true, the least first: what the memory decides, another
+# answer, other data or another GPU, another model, another task.
+LIMIT, ANSWER, EFFORT, OTHER_MODEL, OTHER_TASK = 0, 1, 2, 4, 8
 MAX_WAYS, MAX_TRIES = 200, 16  # of making a rule fire; of them those that are tried
-TOO_BIG = "too_big"  # the one value of a fit that a sentence supposes: the others are shades of it
+FITS, TOO_BIG = "fits", "too_big"  # what a sentence supposes of a fit: the others are shades of it
 NAMED = 2  # facts that a sentence names at most
 
 
@@ -216,15 +216,23 @@ class _WhyNot:
             not way.by_size or self.facts.get(next(iter(way.wanted))) in (None, UNKNOWN),
             sum(map(self._effort_of, way.wanted)),
             len(way.wanted),
+            not self._learns_from(way.wanted.get("data_kind")),
             *(-part for part in _rank(way.rule, self.ruleset)),
             way.rule.id,
             *way.wanted,
         )
 
+    def _learns_from(self, kinds: Condition | None) -> bool:
+        """Whether a chain would get the kind of data that it is for, not one to be made into it."""
+        if self.table.id != "chain" or kinds is None:
+            return False
+        first = self.outcome.removeprefix("encoder:").split(">")[0]
+        return not kinds.values.isdisjoint(methods().objective(first).trains_on)
+
     def _effort_of(self, fact_id: str) -> int:
         fact = self.ruleset.facts[fact_id]
         if fact.instance_of:
-            return EFFORT
+            return LIMIT
         if fact.signal or fact_id in CHOICES:
             return ANSWER
         if fact.origin == "model":
@@ -278,7 +286,9 @@ class _WhyNot:
         fact, condition = self.ruleset.facts[name], way.wanted[name]
         if condition.intervals:
             return wants(fact, replace(condition, unknown=False), would=True)
-        return says(fact, way.change[name], would=True)
+        text = says(fact, way.change[name], would=True)
+        own = bool(fact.instance_of) and scheme_of_fact(fact) == self.outcome
+        return text.replace(method_words(self.outcome), "it", 1) if own else text
 
     def _here(self, names: Sequence[str]) -> str:
         """What is so instead: 'you chose a medium budget, and you have not said what matters
@@ -379,7 +389,7 @@ def _samples(fact: Fact, condition: Condition) -> Iterator[Any]:
     elif fact.type == "flag":
         yield from (value for value in (True, False) if value in condition.values)
     else:
-        supposed = (TOO_BIG,) if fact.instance_of else fact.values
+        supposed = (TOO_BIG, FITS) if fact.instance_of else fact.values
         yield from (value for value in supposed if value in condition.values)
 
 

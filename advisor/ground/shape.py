@@ -218,7 +218,7 @@ class MapOf(Shape):
             yield self.refuse(value, document, path)
             return
         for name, item in value.items():
-            if any(self.named.faults(name, document, path)):
+            if type(self.named) is not Shape and any(self.named.faults(name, document, path)):
                 at = document.at((*path, name), key=True)
                 yield Fault(what=f"{at}: the name is '{name[:60]}'", allowed=self.named.words())
             yield from _faults(item, self.of, document, (*path, name))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
 from advisor.ground.shape import (
     Choice,
@@ -124,6 +124,7 @@ class Refusal:
     """Values of another key that a method cannot go together with."""
 
     key: str
-    values: tuple[Any, ...]
+    values: Annotated[tuple[Any, ...], ListOf(of=Shape(), least=1)]
     because: str
     hint: str = ""
+    at: str = ""  # file:line of the entry

@@ -63,7 +63,7 @@ AMOUNTS = Keys(
     },
     required=("too_few", "usual", "text", "sources"),
 )
-# Fields of a method that are not read as they stand in its file, but made of parts of it.
+# Fields of a method that are made from parts of its file.
 MADE = (
     "axis",
     "at",
@@ -101,7 +101,8 @@ def file_shape(axis: str) -> Keys:
             help="keys of every stage that it does not read, and why",
         ),
         "refuses": ListOf(
-            of=shape_of(Refusal), help="values of other keys that it cannot go together with"
+            of=shape_of(Refusal, without=("at",)),
+            help="values of other keys that it cannot go together with",
         ),
         "settings": ListOf(of=Shape(), help="rules that set its defaults"),
         "scenarios": ListOf(of=Shape(), help="tests of its rules"),
@@ -120,7 +121,7 @@ def file_shape(axis: str) -> Keys:
 
 
 def _default(shape: Shape) -> Shape:
-    """A default as it is, or with its source."""
+    """A default alone, or with its source."""
     cited = Keys(keys={"value": shape, "source": Text()}, required=("value",))
     return OneOf(options=(shape, cited))
 
@@ -134,7 +135,7 @@ def methods(roots: tuple[Path, ...] | None = None) -> Methods:
     """
     found: dict[str, dict[str, Any]] = {"objective": {}, "update": {}}
     broken: dict[str, tuple[Fault, ...]] = {}
-    taken: dict[str, str] = {}  # methods and schemes by name -> where their file stands
+    taken: dict[str, str] = {}  # methods and schemes by name -> the place of their file
     for root in roots or method_roots():
         if not (root / "rules").is_dir():
             what = f"ADVISE_METHODS: {root} holds no methods"
@@ -186,19 +187,19 @@ def _read_method(
 
 
 def _wrong_refusals(method: Method, found: Mapping[str, Mapping[str, Method]]) -> Iterator[Fault]:
-    """What `refuses` of a method says about keys that there are not, or values that they cannot
-    hold. Keys of all methods count, so this waits until all files are read.
+    """Keys under `refuses` that there are not, and values that those keys never have.
+
+    The keys of all methods count, so this waits until all files are read.
     """
     declared = [one.keys for table in found.values() for one in table.values()]
     for refusal in method.refuses:
         keys = [keys[refusal.key] for keys in (stage_keys(), *declared) if refusal.key in keys]
-        at = f"{method.at}: `refuses`"
         if not keys:
             names = [*stage_keys(), *(name for keys in declared for name in keys)]
-            yield unknown_name("key", refusal.key, list(dict.fromkeys(names)), at=at)
+            yield unknown_name("key", refusal.key, list(dict.fromkeys(names)), at=refusal.at)
         for value in refusal.values:
             if keys and not any(key.accepts(value) for key in keys):
-                what = f"{at}: {refusal.key} is never {value_words(value)}"
+                what = f"{refusal.at}: `{refusal.key}` is never {value_words(value)}"
                 yield Fault(what=what, allowed=keys[0].allowed)
 
 
@@ -242,7 +243,10 @@ class _Reader:
             },
             "sources": given.get("sources", {}),
             "unused": given.get("unused", {}),
-            "refuses": tuple(build(Refusal, entry) for entry in given.get("refuses", ())),
+            "refuses": tuple(
+                build(Refusal, entry, at=self.document.at(("refuses", number)))
+                for number, entry in enumerate(given.get("refuses", ()))
+            ),
         }
         if self.axis == "update":
             made["variants"] = tuple(

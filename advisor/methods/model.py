@@ -69,7 +69,7 @@ class Objective(Method):
 
     @property
     def answers(self) -> int:
-        """Answers to each prompt unless the stage says otherwise; 0 where it writes none."""
+        """Answers to each prompt unless the stage says otherwise; 0 if it writes none."""
         if not self.generates:
             return 0
         return int(self.keys["generations"].default) if "generations" in self.keys else 1

@@ -44,10 +44,13 @@ class Stage:
     they stand beside the rest.
     """
 
-    name: Name
-    objective: str  # the names of all methods are known to whoever reads their files
-    update: str
-    quantization: Annotated[str, Choice(values=QUANTIZATIONS)] | None = None
+    name: Annotated[Name, "names its folder in the run"]
+    # The names of all methods are known to whoever reads their files.
+    objective: Annotated[str, "what it learns from"]
+    update: Annotated[str, "which weights are trained"]
+    quantization: Annotated[
+        Annotated[str, Choice(values=QUANTIZATIONS)] | None, "number format of the frozen base"
+    ] = None
     double_quantization: Annotated[
         bool | None, "nf4 only: quantise the scales too (default true)"
     ] = None
@@ -61,21 +64,39 @@ class Stage:
         Literal["float32", "bfloat16", "float16"], "dtype the base is loaded in"
     ] = "float32"
     precision: Annotated[Literal["pure", "mixed"], "mixed: autocast over weights_dtype"] = "pure"
-    learning_rate: Annotated[float, Number(above=0, max=1)]
-    epochs: Annotated[float, Number(above=0)] = 1.0
+    learning_rate: Annotated[
+        float, Number(above=0, max=1), "may be left out if objective or update has a default"
+    ]
+    epochs: Annotated[float, Number(above=0), "passes over the training rows"] = 1.0
     max_steps: Annotated[Positive | None, "optimizer steps; overrides epochs"] = None
     warmup: Annotated[float, Number(min=0, below=1), "share of the steps"] = 0.03
-    scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
-    weight_decay: Annotated[float, Number(min=0)] = 0.0
-    optimizer: Literal[
-        "adamw", "adamw_fused", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "adafactor", "sgd"
+    scheduler: Annotated[
+        Literal["linear", "cosine", "constant", "constant_with_warmup"],
+        "how the learning rate changes after the warm-up",
+    ] = "linear"
+    weight_decay: Annotated[float, Number(min=0), "AdamW's pull towards zero"] = 0.0
+    optimizer: Annotated[
+        Literal[
+            "adamw",
+            "adamw_fused",
+            "adamw_8bit",
+            "paged_adamw",
+            "paged_adamw_8bit",
+            "adafactor",
+            "sgd",
+        ],
+        "8bit: a quarter of the state; paged: the state may move to the host's memory",
     ] = "adamw_fused"
-    micro_batch_size: Positive = 1
-    grad_accum: Positive = 1
-    seq_len: Annotated[int, Integer(min=8)] = 1024
-    packing: bool = False
-    gradient_checkpointing: bool = False
-    attention: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
+    micro_batch_size: Annotated[Positive, "rows that go through one device at once"] = 1
+    grad_accum: Annotated[Positive, "micro-batches behind one optimizer step"] = 1
+    seq_len: Annotated[int, Integer(min=8), "longest sequence, in tokens"] = 1024
+    packing: Annotated[bool, "several rows in one sequence, without attention between them"] = False
+    gradient_checkpointing: Annotated[
+        bool, "compute activations again in the backward pass: less memory, slower steps"
+    ] = False
+    attention: Annotated[
+        Literal["eager", "sdpa", "flash_attention_2"], "which code computes attention"
+    ] = "sdpa"
     truncation: Annotated[
         Literal["stop", "drop", "truncate"],
         "rows over seq_len: stop if more than 5 % of the rows, else drop; drop; truncate",
@@ -87,11 +108,11 @@ class Stage:
         Positive | None,
         "optimizer steps between checkpoints; default: ten in a run, at least every 500",
     ] = None
-    seed: Annotated[int, Integer(min=0, below=2**32)] = 42
-    trl: Annotated[dict[str, Any], "passed to TRL's config class as they are"] = field(
+    seed: Annotated[int, Integer(min=0, below=2**32), "of every random choice"] = 42
+    trl: Annotated[dict[str, Any], "passed to TRL's config class unchanged"] = field(
         default_factory=dict
     )
-    peft: Annotated[dict[str, Any], "passed to PEFT's config class as they are"] = field(
+    peft: Annotated[dict[str, Any], "passed to PEFT's config class unchanged"] = field(
         default_factory=dict
     )
     options: dict[str, Any] = field(default_factory=dict)

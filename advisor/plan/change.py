@@ -15,7 +15,7 @@ from advisor.plan.read import plan_from_data
 from advisor.plan.write import plan_data
 
 Place = tuple[str | int, ...]
-FORM = "PATH=VALUE, such as stages.0.learning_rate=1e-4 or stages.sft.rank=8"
+FORM = "PATH=VALUE, such as stages.0.learning_rate=1e-4 or stages.NAME.epochs=2"
 
 
 def set_values(

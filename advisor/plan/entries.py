@@ -10,13 +10,13 @@ from advisor.plan.model import Plan, PlanData, Stage, Task
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """One training: a stage, of one task where the plan has tasks."""
+    """One training: a stage, or a stage of one task if the plan has tasks."""
 
     name: str  # also its folder under stages/: "sft", or "sft-legal" for a task
     stage: Stage  # with the task's overrides applied
     task: Task | None
     data: PlanData
-    starts_from: str | None  # name of the entry it goes on from
+    starts_from: str | None  # name of the entry whose result it continues from
     start_folder: str | None  # or a folder, as written in the plan; both None: the plan's model
     scored_by: str | None = None  # name of the entry whose reward model scores this one's answers
 

@@ -29,7 +29,7 @@ SPLIT = {
         help="rows behind one optimizer step, over all GPUs",
     )
 }
-# What a stage is and where it stands is decided by other rules, and trl and peft belong to users.
+# Other rules decide what a stage is and what it starts from; trl and peft belong to users.
 NOT_SET = {
     "name", "objective", "update", "quantization", "start_from", "data", "trl", "peft",
 }  # fmt: skip

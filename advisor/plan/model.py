@@ -1,7 +1,7 @@
 """Plan: the whole launch file as a value. The same plan, seed and versions repeat the run.
 
 The dataclasses are the file's format too: read.py checks a file against the shapes that derive from
-them. What a stage may hold stands in advisor/methods/stage.py and in the files of its methods.
+them. The keys of a stage are in advisor/methods/stage.py and in the files of its methods.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ class Launch:
 class Origin:
     """Where the plan came from: enough to ask the same question again."""
 
-    composition: str | None = None
-    answers: dict[str, Any] = field(default_factory=dict)
-    hardware: str | None = None
+    composition: Annotated[str | None, "what was recommended or chosen"] = None
+    answers: Annotated[dict[str, Any], "what was stated"] = field(default_factory=dict)
+    hardware: Annotated[str | None, "the machine it was made for"] = None
     rules: Annotated[str | None, "layers and digest of the rules that decided"] = None
 
 
@@ -75,8 +75,8 @@ class Origin:
 class Task:
     """One module of a plan with `tasks`: its own data on the shared base."""
 
-    name: Name
-    data: PlanData
+    name: Annotated[Name, "names its folder in the run"]
+    data: Annotated[PlanData, "its own rows"]
     overrides: Annotated[dict[str, Any], "stage keys that differ for this task"] = field(
         default_factory=dict
     )
@@ -86,18 +86,18 @@ class Task:
 class Plan:
     """The whole launch file."""
 
-    version: Annotated[int, Version(values=(PLAN_VERSION,))] = PLAN_VERSION
-    name: Name = "finetune"
+    version: Annotated[int, Version(values=(PLAN_VERSION,)), "of this format"] = PLAN_VERSION
+    name: Annotated[Name, "names the folder of the run"] = "finetune"
     model: Annotated[str, Text(such_as=MODEL), "hub id, or a folder relative to the plan file"]
-    revision: str | None = None
+    revision: Annotated[str | None, "branch, tag or commit of a model of the hub"] = None
     trust_remote_code: Annotated[
         bool, "run code that comes with the model; off unless you write true here"
     ] = False
-    data: PlanData | None = None
-    tasks: tuple[Task, ...] = ()
-    stages: tuple[Stage, ...]
-    launch: Launch = Launch()
-    origin: Origin = Origin()
+    data: Annotated[PlanData | None, "the rows of all stages"] = None
+    tasks: Annotated[tuple[Task, ...], "one module each on a shared base, in place of `data`"] = ()
+    stages: Annotated[tuple[Stage, ...], "one training after the other"]
+    launch: Annotated[Launch, "how the stages are started"] = Launch()
+    origin: Annotated[Origin, "where the plan came from; changes no run"] = Origin()
 
     def stage(self, name: str) -> Stage:
         """The stage of that name. Raises KeyError; read.py has checked the names."""

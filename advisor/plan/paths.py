@@ -30,7 +30,7 @@ def with_paths(plan: Plan, moved: Callable[[str], str], *, specs: KeySpecs | Non
     """The plan with `moved` applied to every path in it; names of stages are no paths.
 
     Args:
-        moved: What a path becomes, or the text as it is where it is no path (a hub id).
+        moved: What a path becomes; a text that is no path (a hub id) comes back unchanged.
         specs: The keys that methods declare; default: those of the shipped rules.
     """
     specs = specs or key_specs()

@@ -118,12 +118,12 @@ class StageShape(Keys):
                     allowed=f"it belongs to {', '.join(owners)}",
                     hint="remove it, or change the stage",
                 )
-            if owners:  # told, or the wrong name of the method is what is told
+            if owners:  # reported above; else the unknown name of the method is the fault
                 shapes[key] = Shape()
         yield from Keys(keys=shapes, required=tuple(required)).faults(value, document, path)
 
     def words(self) -> str:
-        return "a map such as {name: sft, objective: sft, update: lora}"
+        return "a map with `name`, `objective`, `update` and keys of these"
 
 
 def stage_shapes(specs: KeySpecs, objective: str, update: str) -> dict[str, Shape]:

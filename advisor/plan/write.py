@@ -1,7 +1,7 @@
 """A Plan as a launch file: short, in a fixed order, with the reason beside every chosen value.
 
-Needs neither pydantic nor PyYAML's emitter, so advice can write plans quickly and every value reads
-back as it was, in YAML 1.2 (yamlio) and in YAML 1.1 (PyYAML's safe_load) alike.
+Our own emitter in place of PyYAML's: it is quick to import, and every value reads back as it was
+by YAML 1.2 (yaml_reader) and by YAML 1.1 (PyYAML's safe_load).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from advisor.plan.keys import KeySpecs, key_specs
 from advisor.plan.model import Comments, Plan, Stage
 
 Place = tuple[str | int, ...]
-# Written even where they equal the default: without them the file would not say what it is.
+# Written even if they equal the default: without them the file would not say what it is.
 ALWAYS = {"version", "name", "model", "objective", "update", "learning_rate", "device", "path"}
 HEADER = "Launch file of `advise`. Values may be edited; the reasons stand beside them."
 START = " Start or go on with: advise run {name}"
@@ -137,7 +137,7 @@ def _canonical(value: Any) -> Any:
 def write_plan(plan: Plan, comments: Comments | None, path: Path | str) -> None:
     """Write the launch file, whole or not at all.
 
-    Raises MachineNotReady where it cannot be written.
+    Raises MachineNotReady if it cannot be written.
     """
     path = Path(path)
     write_atomically(path, plan_text(plan, comments, name=path.name))
@@ -273,7 +273,7 @@ def _number(value: float) -> str:
 
 
 def _text(value: str) -> str:
-    """Text, plain where no YAML reader could take it for anything else, else in double quotes with
+    """Text, plain if no YAML reader could take it for anything else, else in double quotes with
     escapes.
     """
     if _PLAIN.fullmatch(value) and value.lower() not in _SPECIAL:

@@ -27,7 +27,7 @@ from advisor.render.words import (
     three_sentences,
 )
 from advisor.ruleset.facts import load_facts
-from advisor.ruleset.phrases import clauses, inside_sentence, name_of, says
+from advisor.ruleset.phrases import clauses, inside_sentence, joined, name_of, named_with_flag, says
 
 # The guide's spellings of what types.py names by one word.
 SAME_METHOD = {
@@ -329,7 +329,7 @@ def _needs(advice: Advice) -> Section:
             )
         )
     items += [
-        Item(text=f"Not estimated in full: {unknown_words(unknown)}")
+        Item(text=f"The estimate is incomplete: {unknown_words(unknown)}")
         for unknown in estimate.unknown
     ]
     blocks.append(Items(items=tuple(items)))
@@ -347,7 +347,7 @@ def _against(advice: Advice) -> str:
     if estimate.limit_bytes is None:
         return f"; {words}"
     cards = len(advice.situation.hardware.gpus)
-    place = "in this computer" if not cards else "on the card" if cards == 1 else "on each card"
+    place = "in this computer" if not cards else "on the GPU" if cards == 1 else "on each GPU"
     return f"; {place} there are {format_gib(estimate.limit_bytes)}: {words}"
 
 
@@ -530,7 +530,7 @@ def flip_text(change: Mapping[str, Any], to: Composition, text: str) -> str:
     change.
     """
     if not text:
-        text = f"if {clauses(_changed_words(name, value) for name, value in change.items())}"
+        text = f"if {joined(_changed_words(name, value) for name, value in change.items())}"
     return sentence(text) if str(to) in text else f"{sentence(text).rstrip('.')}: {to}"
 
 
@@ -547,7 +547,7 @@ def _unknown(advice: Advice) -> Section:
     items = []
     for name in advice.unknown:
         fact = facts.get(name)
-        asked = f"{_capital(name_of(fact))} (`{name}`)" if fact else name
+        asked = _capital(named_with_flag(fact)) if fact else name
         items.append(Item(text=asked + (f": {fact.unknown}" if fact and fact.unknown else "")))
     return Section(title="What is not known", blocks=(Items(items=tuple(items)),) if items else ())
 

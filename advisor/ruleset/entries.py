@@ -41,8 +41,9 @@ from advisor.ruleset.model import (
 Path_ = tuple[str | int, ...]
 MAX_FAULTS = 100  # of one rule set: nobody reads more, and looking for the nearest names takes time
 BOUNDS = {"gt": "over", "gte": "at least", "lt": "under", "lte": "at most"}
+ANY = Shape()  # names of facts and their values: what they may be depends on the facts
 EXAMPLE = Keys(
-    keys={"given": MapOf(of=Shape(), help="fact -> value"), "fires": Flag()},
+    keys={"given": MapOf(of=ANY, named=ANY, help="fact -> value"), "fires": Flag()},
     required=("given", "fires"),
 )
 RULE = Keys(
@@ -54,8 +55,8 @@ RULE = Keys(
         ),
         "kind": Choice(values=KINDS),
         "tier": Text(help="a higher tier wins inside a layer"),
-        "when": MapOf(of=Shape(), help="a map from fact to value; {} holds always"),
-        "then": MapOf(of=Shape(), least=1, help="what it concludes, sets or says"),
+        "when": MapOf(of=ANY, named=ANY, help="a map from fact to value; {} holds always"),
+        "then": MapOf(of=ANY, named=ANY, least=1, help="what it concludes, sets or says"),
         "because": Text(help="one sentence, printed to whoever asks why"),
         "row": Text(help="the guide's row, word for word"),
         "unless_note": Text(help="the honest other side"),
@@ -127,7 +128,7 @@ class Reader:
         *,
         key: bool = False,
     ) -> bool:
-        """Whether a name is one of a closed list; a fault with the nearest one where it is not."""
+        """Whether a name is one of a closed list; if not, a fault with the nearest one is added."""
         if isinstance(name, str) and name in names:
             return True
         renamed = RENAMED.get(str(name), "rank" if kind == "table" and name == "scheme" else "")
@@ -260,7 +261,7 @@ class Reader:
     def conditions(
         self, document: Document, path: Path_, name: str, wanted: Any, table: Table, own: str
     ) -> list[Condition]:
-        """One line of a `when`: several conditions where it is about several schemes."""
+        """One line of a `when`: several conditions if it is about several schemes."""
         fact = self.facts.get(name)
         if fact is None or not fact.per or table.per:
             found = self.condition(document, path, name, wanted, table)

@@ -91,14 +91,17 @@ LAYER_FILE = Keys(
 SIGNAL = Keys(
     help="a signal: something a person states with --signal, or under `signals:`",
     keys={
-        **{key: FACT.keys[key] for key in ("ask", "order", "ask_when", "unknown")},
+        **{
+            key: FACT.keys[key]
+            for key in ("ask", "order", "ask_when", "unknown", "phrase", "denied")
+        },
         "type": Choice(values=("flag",)),
         "origin": Choice(values=("asked",)),
         "signal": Choice(values=(True,)),
     },
     required=("type", "origin", "signal", "ask"),
 )
-NEW_VALUE = Keys(keys={"label": Text(), "help": Text()}, required=("label",))
+NEW_VALUE = Keys(keys={"label": Text(), "help": Text(), "short": Text()}, required=("label",))
 DISABLED = Keys(
     keys={"rule": Text(), "because": Text(help="a reason is required")},
     required=("rule", "because"),
@@ -343,7 +346,11 @@ class _Loader(Reader):
                     key=True,
                 )
             said = as_map(entry)
-            made = Value(label=str(said.get("label")), help=str(said.get("help", "")))
+            made = Value(
+                label=str(said.get("label")),
+                help=str(said.get("help", "")),
+                short=str(said.get("short", "")),
+            )
             fact = replace(fact, values={**fact.values, value: made})
         self.facts[fact_id] = fact
 

@@ -49,7 +49,15 @@ def name_of(fact: Fact) -> str:
     """What a sentence calls a fact: 'how much it may cost', 'whether a program can check them'."""
     if fact.type == "flag" and not fact.name:
         return f"whether {says(fact, True)}"
-    return fact.name or f"the answer to “{fact.ask.split(' (')[0]}”"
+    if fact.name:
+        return fact.name.replace("{scheme}", "the scheme")
+    return f"the answer to “{fact.ask.split(' (')[0]}”"
+
+
+def named_with_flag(fact: Fact) -> str:
+    """The same with the flag that states it: 'how much it may cost (`--budget`)'."""
+    flag = f"--signal {fact.id}" if fact.signal else fact.flag
+    return f"{name_of(fact)} (`{flag}`)" if flag else name_of(fact)
 
 
 def wants(fact: Fact, condition: Condition, *, would: bool = False) -> str:

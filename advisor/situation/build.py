@@ -261,7 +261,7 @@ def _model(
                 else "does not follow instructions yet"
             )
             warnings.append(
-                f"model: by its name {shape.id} {name_says}; {signal} was stated and counts"
+                f"model: by its name {shape.id} {name_says}; you said otherwise, and that counts"
             )
     return shape
 

@@ -144,6 +144,37 @@ FAULTS = {
         r"`because` is missing\n  a text",
     ),
     "refuses as a map": ({"refuses": "{a: b}"}, "refuses", r"`refuses` is a map\n  a list"),
+    "a key that is misspelt under refuses": (
+        {"refuses": "[{key: packng, values: [true], because: they are tiny}]"},
+        "refuses",
+        r"unknown key 'packng'\n.*\n  did you mean 'packing'\?",
+    ),
+    "a refused value that no key has": (
+        {"refuses": "[{key: packing, values: ['yes'], because: they are tiny}]"},
+        "refuses",
+        r"`packing` is never 'yes'\n  true or false",
+    ),
+    "a default of no key": (
+        {"defaults": "{learning_rat: 1.0e-4}"},
+        "defaults",
+        r"unknown key 'learning_rat'\n.*\n  did you mean 'learning_rate'\?",
+    ),
+    "a default that its key cannot have": (
+        {"defaults": "{learning_rate: {value: 3, source: trl}}"},
+        "defaults",
+        r"`value` is 3\n  a number above 0 and at most 1",
+    ),
+    "an unused key that there is not": (
+        {"unused": "{packng: the rows stay apart}"},
+        "unused",
+        r"unknown key 'packng'\n.*\n  did you mean 'packing'\?",
+    ),
+    "a bound of a text": (
+        {"keys": "{steps: {type: text, min: 3}}"},
+        "keys",
+        "`min` says nothing about a key of type text",
+    ),
+    "settings that are no list": ({"settings": "{a: 1}"}, "settings", "`settings` is a map"),
     "incomplete quantizations": (
         {"quantizations": "{nf4: {id: qbias, name: QBias}}"},
         "quantizations",

@@ -179,7 +179,7 @@ def test_one_spec_by_flags_is_counted(call):
 def test_its_rules_say_where_they_stand(call, folder):
     """A rule of a method's own file is explained like any other, with the whole path."""
     said = call("rules", "heart/lr-module")
-    assert "update_trains is module" in said
+    assert "the stage trains by LoRA" in said
     assert f"{folder}/rules/objectives/heart.yaml" in said.replace("\n", "")
 
 

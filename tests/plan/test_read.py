@@ -1,12 +1,21 @@
 """Plans are read strictly, with every fault of a file at once."""
 
+import json
+from dataclasses import asdict
+from pathlib import Path
+
 import pytest
 
 from advisor.ground.errors import InputError
+from advisor.ground.resources import resource_root
 from advisor.ground.yaml_reader import parse_yaml
+from advisor.methods import methods
+from advisor.plan.keys import specs_of
 from advisor.plan.read import plan_from_data, read_plan, resolve_path
-from tests.methods.method_files import write_update
+from tests.methods.method_files import write_objective, write_update
 
+# Launch files that an earlier version wrote, and what it read in them.
+STORED = Path(__file__).with_name("stored")
 GOOD = """\
 version: 1
 name: shop
@@ -261,6 +270,29 @@ def test_what_a_method_refuses_of_other_keys_is_refused_where_it_is_written(new,
         assert word in text
 
 
+@pytest.mark.parametrize("name", ["qlora", "ppo", "tasks"])
+def test_plans_of_an_earlier_version_read_the_same(name):
+    """Every value of a stored launch file, to the type: 2 passes are 2.0 epochs."""
+    expected = json.loads((STORED / "plans.json").read_text(encoding="utf-8"))[name]
+    assert json.dumps(asdict(read_plan(STORED / f"{name}.yaml"))) == json.dumps(expected)
+
+
+@pytest.mark.parametrize(("axis", "named"), [("objective", "heart"), ("update", "bias")])
+def test_a_method_whose_file_is_broken_gives_the_faults_of_that_file(tmp_path, axis, named):
+    """A plan that names it says where the method's file is wrong, once, after its own faults."""
+    write_objective(tmp_path, "heart", trains_on="[pears]")
+    write_update(tmp_path, "bias", trains="modul")
+    specs = specs_of(methods((resource_root(), tmp_path)))
+    first = "lora" if axis == "update" else "sft"
+    text = GOOD.replace(f"{axis}: {first}", f"{axis}: {named}").replace("epochs: 2", "epochs: two")
+    with pytest.raises(InputError) as caught:
+        plan_from_data(parse_yaml(text, name="plan.yaml"), specs=specs)
+    own, broken = caught.value.faults
+    assert own.what.startswith("plan.yaml:13:13: `epochs` is 'two'")
+    assert broken == specs.broken[named][0]
+    assert f"{named}.yaml:" in broken.what
+
+
 def test_all_faults_of_a_file_come_together_in_file_order():
     """One reading finds the wrong type, the unknown key, the key without effect and the wrong name, sorted by
     line.
@@ -318,9 +350,6 @@ def test_a_missing_learning_rate_takes_the_default_of_the_update():
 
 def test_a_missing_learning_rate_without_a_default_says_what_is_usual(tmp_path):
     """Without a default the error lists what is usual for the updates that have one."""
-    from advisor.methods import methods
-    from advisor.plan.keys import specs_of
-
     write_update(tmp_path, "lora", keys="{rank: {type: integer}}")
     write_update(tmp_path, "full", defaults="{learning_rate: {value: 2e-5, source: trl}}")
     text = "model: m\ndata: {path: t}\nstages: [{name: a, objective: sft, update: lora}]\n"

@@ -231,20 +231,6 @@ def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
     assert [entry.name for entry in tmp_path.iterdir()] == ["plan.yaml"]
 
 
-def test_writing_needs_no_pydantic():
-    """Advice writes plans without paying for pydantic's import."""
-    import subprocess
-    import sys
-
-    code = "import sys, advisor.plan.write, advisor.plan.entries; print('pydantic' in sys.modules)"
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        == "False"
-    )
-
-
 def test_text_that_looks_like_something_else_is_quoted():
     """Names that YAML readers would take for true, null or numbers come back as text."""
     tricky = [

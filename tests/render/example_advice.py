@@ -14,6 +14,7 @@ from advisor.advice.types import (
     Chosen,
     Flip,
     GuideAnswer,
+    KnownFact,
     NothingFits,
     Reason,
     StageSettings,
@@ -32,6 +33,7 @@ from advisor.ground.types import (
     TokenStats,
 )
 from advisor.methods.composition import Composition
+from advisor.ruleset.phrases import method_words
 from advisor.situation.types import ModelSuggestion, Situation
 
 GIB = 2**30
@@ -260,7 +262,7 @@ def advice(recommendation: Candidate, situation: Situation, **more: Any) -> Advi
 def too_big(chain: str, scheme: str, needs: float, has: float = 24) -> Candidate:
     """An alternative that memory rules out, with the deciding numbers."""
     reason = Reason(
-        text=f"needs {needs:g} GiB, this card has {has:g}",
+        text=f"{method_words(scheme)} needs {needs:g} GiB, this GPU has {has:g}",
         rule="fit/memory",
         source="estimate",
         needs=needs,
@@ -295,6 +297,11 @@ def scenario_5() -> Advice:
             text="One graphics card and a low budget: QLoRA has the best price for its performance",
             rule="document/scenario-5",
             source="guide, Scenario 5",
+            facts=(
+                KnownFact(fact="budget", value="low", origin="flag"),
+                KnownFact(fact="gpus", value=1, origin="probed"),
+                KnownFact(fact="adapters_per", value="model", origin="concluded by document/one"),
+            ),
         ),
         Reason(
             text="LoRA without compression would use most of the card",
@@ -386,7 +393,7 @@ def scenario_5() -> Advice:
                 change={"gpu": "A100 80GB"},
                 to=training("sft", "lora"),
                 effort="money",
-                text="With an A100 80GB the model fits uncompressed",
+                text="if you trained on one A100 80GB",
             ),
         ),
         unknown=("serve_with", "priority"),
@@ -551,7 +558,7 @@ def remedy_alone() -> Advice:
 def nothing_fits() -> Advice:
     """A 70B model and a card of 8 GiB: exit code 3, with what would fit."""
     reason = Reason(
-        text="needs 46.2 GiB, this card has 8",
+        text="QLoRA needs 46.2 GiB, this GPU has 8",
         rule="fit/memory",
         source="estimate",
         needs=46.2,
@@ -571,7 +578,7 @@ def nothing_fits() -> Advice:
         estimate("too_big", 46.2, limit_gib=8, hours=30.0, usd=9.0),
     )
     smaller = Reason(
-        text="Where no scheme fits the hardware and the budget, a smaller model does.",
+        text="No scheme fits the hardware and the budget, so a smaller model is needed.",
         rule="base/smaller-model",
         source="estimate",
     )

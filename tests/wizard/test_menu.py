@@ -219,7 +219,7 @@ def test_a_what_if_is_tried_and_undone():
     _, ui, called = menu(
         advise,
         "What would change it?",
-        "With an A100 80GB the model fits uncompressed",
+        "If you trained on one A100 80GB",
         "Undo the change",
         "Quit",
     )

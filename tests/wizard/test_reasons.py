@@ -38,8 +38,8 @@ def test_each_reason_tells_its_facts_where_they_came_from_and_its_source(tmp_pat
     found.walk(ui)
     said = "\n".join(ui.said)
     assert f"Why {found.advice.recommendation.composition}" in ui.said
-    assert f"because data kind is “Requests with the right answer” (read from {data})" in said
-    assert "because budget is “As little as possible” (your answer)" in said
+    assert f"because you have requests with the right answer (read from {data})" in said
+    assert "because you chose a low budget (your answer)" in said
     for rule in found.decision.rules:
         assert f"rule {rule.id} · rests on" in said
         assert RULES.sources[rule.sources[0]].title in said
@@ -49,10 +49,10 @@ def test_what_a_rule_concluded_from_another_can_be_followed():
     """A fact that another step concluded is offered, and leads to that step's rule, until nothing
     is left.
     """
-    ui = ScriptedUi("Architecture is “A model that writes”")
+    ui = ScriptedUi("A model that writes does the task")
     trail(task="multi_department", data_kind="paired", data_rows=2000, n_tasks=5).walk(ui)
     before, after = "\n".join(ui.said).split("Confidence:")
-    assert "because architecture is “A model that writes” (concluded by base/decoder)" in before
+    assert "because a model that writes does the task (concluded by base/decoder)" in before
     assert "rule base/decoder" not in before
     assert "it holds everywhere, unless another rule knows better" in after
     assert "rule base/decoder · rests on our judgement" in after
@@ -73,4 +73,4 @@ def test_a_remedy_is_explained_by_what_led_to_it():
     ui = ScriptedUi("Back")
     trail(task="generation", data_kind="none").walk(ui)
     assert not any("/scenario-6" in text for text in ui.said)
-    assert any("because data kind is “Nothing yet” (your answer)" in text for text in ui.said)
+    assert any("because you have no examples yet (your answer)" in text for text in ui.said)

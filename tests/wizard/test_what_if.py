@@ -95,11 +95,11 @@ def test_a_change_reads_like_the_answer_to_its_question():
                 change={"data.rows": 500},
                 to=TO,
                 effort="data",
-                text="with 480 more examples (500 in all)",
+                text="if you had 500 examples instead of 20",
             ),
             FACTS,
         )
-        == "With 480 more examples (500 in all)"
+        == "If you had 500 examples instead of 20"
     )
     assert (
         flip_words(

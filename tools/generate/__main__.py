@@ -2,9 +2,9 @@
 are committed.
 
 Committed are the reference pages, docs/accuracy.md (how wrong the estimates are) and
-docs/decision.svg (the steps of the decision), which a changed rule does not change. One page for
-each step, with all its rules, goes to docs/rules/ and is not committed: it says what `advise rules`
-says.
+docs/decision.svg (the steps of the decision): no rule and no method changes them. One page for each
+step, with all its rules, and one for the keys of methods go to docs/rules/ and are not committed:
+they say what `advise rules` says.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from tools.generate import (
     answers_page,
     exit_codes_page,
     picture,
+    plan_page,
     rule_pages,
     run_record,
 )
@@ -35,13 +36,15 @@ def committed() -> dict[Path, str]:
         DOCS / "accuracy.md": accuracy_page.page(),
         DOCS / "answers.md": answers_page.page(),
         DOCS / "exit-codes.md": exit_codes_page.page(),
+        DOCS / "plan.md": plan_page.page(),
         DOCS / "run.md": run_record.run_page(),
     }
 
 
 def pages() -> dict[Path, str]:
     """Path -> content of every page about the rules."""
-    return {PAGES / name: text for name, text in rule_pages.pages(load_rules()).items()}
+    made = rule_pages.pages(load_rules()) | {"methods.md": plan_page.methods_page()}
+    return {PAGES / name: text for name, text in made.items()}
 
 
 def stale(made: dict[Path, str]) -> list[Path]:

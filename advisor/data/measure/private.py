@@ -99,7 +99,8 @@ KINDS = (
         True,
         ("ghp_", "gho_", "ghs_", "ghu_", "github_pat_", "glpat-", "hf_", "eyJ"),
         re.compile(
-            r"\b(?:gh[posu]_[A-Za-z0-9]{36}|github_pat_\w{40,}|glpat-[\w-]{20}|hf_[A-Za-z0-9]{30,}|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,})"
+            r"\b(?:gh[posu]_[A-Za-z0-9]{36}|github_pat_\w{40,}|glpat-[\w-]{20}|hf_[A-Za-z0-9]{30,}"
+            r"|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,})"
         ),
         lambda text: not _PLACEHOLDER.search(text),
     ),
@@ -109,7 +110,8 @@ KINDS = (
         True,
         ("assword", "ASSWORD", "passwd", "api_key", "API_KEY", "secret_key", "SECRET_KEY"),
         re.compile(
-            r"\b(?:[Pp]assword|PASSWORD|passwd|[Aa]pi_[Kk]ey|API_KEY|[Ss]ecret_[Kk]ey|SECRET_KEY)\b\s?(?:is\s?)?[:=]\s?[\"']?[^\s\"',;]{8,64}"
+            r"\b(?:[Pp]assword|PASSWORD|passwd|[Aa]pi_[Kk]ey|API_KEY|[Ss]ecret_[Kk]ey|SECRET_KEY)\b"
+            r"\s?(?:is\s?)?[:=]\s?[\"']?[^\s\"',;]{8,64}"
         ),
         _is_password,
         (":", "="),

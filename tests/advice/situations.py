@@ -1,0 +1,90 @@
+"""Random situations: what a person may state, with data files and models that are known offline."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+from advisor.ground.types import Answer, Answers, Hardware
+from advisor.ruleset.facts import load_facts
+
+UNKNOWN_MACHINE = Hardware(kind="unknown", origin="unknown")
+MODELS = (
+    "Qwen/Qwen3-8B",
+    "Qwen/Qwen3-0.6B",
+    "meta-llama/Llama-3.1-8B-Instruct",
+    "meta-llama/Llama-3.1-70B",
+    "Qwen/Qwen3-30B-A3B",
+    "HuggingFaceTB/SmolLM2-135M-Instruct",
+)
+GPUS = ("unknown", "RTX 4090", "RTX 3090", "A100 80GB", "T4", "RTX 4060 8GB", "none")
+ROWS = (20, 300, 1500, 30_000, 200_000)
+TOKENS = (50_000, 1_500_000, 30_000_000)
+FILES = {  # name -> one row, of every kind that a stage learns from
+    "paired.jsonl": {
+        "prompt": "Where is parcel {i}?",
+        "completion": "It is on its way, number {i}.",
+    },
+    "preference.jsonl": {"prompt": "Question {i}?", "chosen": "Good {i}.", "rejected": "Bad {i}."},
+    "feedback.jsonl": {"prompt": "Question {i}?", "completion": "Answer {i}.", "label": True},
+    "problems.jsonl": {"prompt": "What is {i} plus {i}?", "answer": "{i}"},
+}
+
+
+def write_data(folder: Path) -> None:
+    """A file of each kind with 600 rows, and one of plain text."""
+    for name, row in FILES.items():
+        with (folder / name).open("w") as file:
+            for i in range(600):
+                filled = {
+                    key: value.format(i=i) if isinstance(value, str) else bool(i % 2)
+                    for key, value in row.items()
+                }
+                file.write(json.dumps(filled) + "\n")
+    text = "\n\n".join(
+        f"A paragraph about matter {i}, {'and more of it ' * 30}" for i in range(200)
+    )
+    (folder / "text.txt").write_text(text)
+
+
+def random_answers(seed: int, data: Path | None = None, *, runnable: bool = False) -> Answers:
+    """What somebody states; with a folder of data files often one of them instead of its kind.
+
+    `runnable`: always with a model and a data file, so that most answers have a plan.
+    """
+    rng, facts = random.Random(seed), load_facts()
+    known: dict[str, Any] = {"task": rng.choice(list(facts["task"].values))}
+
+    def maybe(share: float, name: str, values: Any) -> None:
+        if rng.random() < share:
+            known[name] = rng.choice(list(values))
+
+    maybe(0.5, "budget", facts["budget"].values)
+    if "budget" not in known:
+        maybe(0.4, "budget_usd", (5, 20))
+    maybe(0.4, "depth", facts["depth"].values)
+    maybe(0.3, "serve_with", facts["serve_with"].values)
+    maybe(0.3, "priority", facts["priority"].values)
+    maybe(0.15, "n_tasks", (2, 5, 12))
+    maybe(1 if runnable else 0.7, "model", MODELS)
+    known["gpu"] = rng.choice(GPUS)
+    if known["gpu"] not in ("unknown", "none"):
+        maybe(0.3, "gpus", (2, 3, 8))
+    if data is not None and (runnable or rng.random() < 0.6):
+        known["data_path"] = str(data / rng.choice([*FILES, "text.txt"]))
+    else:
+        maybe(0.7, "data_kind", facts["data_kind"].values)
+        maybe(0.6, "data_rows", ROWS)
+        maybe(0.4, "data_tokens", TOKENS)
+    signals = [fact.id for fact in facts.values() if fact.signal]
+    stated = rng.sample(signals, rng.choice((0, 0, 1, 1, 2)))
+    denied = rng.sample(signals, rng.choice((0, 0, 0, 1)))
+    known |= {name: False for name in denied if name not in stated}
+    if stated:
+        known["signals"] = tuple(stated)
+    origin = rng.choice(("flag", "file", "asked"))
+    return Answers(
+        known={name: Answer(value=value, origin=origin) for name, value in known.items()}
+    )

@@ -1,0 +1,199 @@
+"""A comment in a plan agrees with the value beside it, also after --set."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from advisor.advice import advise as advising
+from advisor.advice.fit import MICRO_BATCHES, _stage_estimate
+from advisor.advice.planning import comment_of, make_plan, missing_for_plan
+from advisor.ground.errors import InputError
+from advisor.plan.change import set_values
+from advisor.plan.comments import BY_SET, comments_after, comments_of
+from advisor.plan.write import plan_data, plan_text
+from advisor.ruleset.load import load_rules
+from advisor.situation.build import situation_of
+from tests.advice.situations import UNKNOWN_MACHINE, random_answers, write_data
+
+RULES, GUIDE = load_rules(), load_rules(("document",))
+WORDS = {"one": 1, "once": 1, "two": 2, "twice": 2, "three": 3, "four": 4, "five": 5}
+COUNT = "|".join(WORDS)
+NUMBER = r"(\d[\d,]*(?:\.\d+)?(?:e-?\d+)?)"
+# What a comment beside a key may say about its value: a number, or from one number to another.
+CLAIMS: Mapping[str, str] = {
+    "epochs": rf"\b({COUNT})(?: to ({COUNT}))? (?:pass|passes|times|documented)\b|\b(?:used|read) ({COUNT})\b",
+    "rank": rf"\branks? (?:from )?{NUMBER}(?: to {NUMBER})?",
+    "beta": rf"\bbeta between {NUMBER} and {NUMBER}|\bbeta {NUMBER}|, {NUMBER} is usual",
+    "learning_rate": rf"{NUMBER}(?: to |, [^:]*? |[^:]*? where ){NUMBER}",
+    "prefix_tokens": rf"{NUMBER} tokens for tables to {NUMBER}",
+    "generations": rf"{NUMBER} to {NUMBER} answers",
+    "bottleneck": rf"fixed size of {NUMBER}",
+}
+
+
+def number(text: str) -> float:
+    return WORDS[text] if text in WORDS else float(text.replace(",", ""))
+
+
+def disagreements(
+    values: Mapping[str, Any], because: Mapping[str, str], cards: int
+) -> Iterator[str]:
+    """Each comment that names a number which the value beside it does not have."""
+    for key, text in because.items():
+        value = values.get(key)
+        claims = [
+            [number(part) for part in match.groups() if part]
+            for match in re.finditer(CLAIMS.get(key, r"(?!)"), text)
+        ]
+        if claims and not any(min(claim) <= value <= max(claim) for claim in claims):
+            yield f"{key}: {value}  # {text}"
+        per_step = re.match(r"(\d+) rows? a step", text)
+        rows = values["micro_batch_size"] * values["grad_accum"] * cards
+        if per_step and int(per_step[1]) != rows:
+            yield f"{key}: {value}  # {text}, and {rows} are read"
+        found = re.search(r"reads at most ([\d,]+) tokens", text)
+        if found and value != number(found[1]):
+            yield f"{key}: {value}  # {text}"
+        found = re.match(r"holds [^(]*\(([\d,]+) tokens", text)
+        if found and value < number(found[1]):
+            yield f"{key}: {value}  # {text}"
+        if "the whole batch at once" in text and values["grad_accum"] != 1:
+            yield f"{key}: {value}  # {text}, in {values['grad_accum']} parts"
+        if text.startswith("the smallest") and value != 1:
+            yield f"{key}: {value}  # {text}"
+        if "recomputes activations" in text and value is not True:
+            yield f"{key}: {value}  # {text}"
+        if "enough memory without recomputing" in text and value is not False:
+            yield f"{key}: {value}  # {text}"
+
+
+def test_the_check_finds_what_it_is_for():
+    """What an earlier version wrote fails."""
+    batch = {"micro_batch_size": 2, "grad_accum": 4}
+    for key, value, text in (
+        ("epochs", 1.0, "few rows are read three times (sft/epochs-small)"),
+        ("epochs", 4, "two passes are usual, one to three documented"),
+        ("rank", 64, "rank 8 to 16 holds what up to about 10,000 rows teach"),
+        ("grad_accum", 4, "16 rows a step: usual"),
+        ("seq_len", 512, "holds the longest row (600 tokens)"),
+        ("micro_batch_size", 2, "the whole batch at once"),
+        ("learning_rate", 1e-5, "rates between 5e-6 to 8e-6 are documented"),
+    ):
+        assert list(disagreements({**batch, key: value}, {key: text}, 1)), text
+    assert not list(disagreements({**batch, "epochs": 3}, {"epochs": "read three times"}, 1))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write_data(folder)
+    return folder
+
+
+def advised(seed, data, monkeypatch, *, runnable=False):
+    """The advice of a random situation, or None where what was stated contradicts itself."""
+    monkeypatch.setattr(advising, "find_flips", lambda *_: ())
+    try:
+        answers = random_answers(seed, data, runnable=runnable)
+        situation = situation_of(answers, probed=UNKNOWN_MACHINE)
+        return advising.advise(situation, RULES, GUIDE)
+    except InputError:
+        return None
+
+
+@pytest.mark.parametrize("batch", range(6))
+def test_every_reason_of_a_setting_agrees_with_it(batch, data, monkeypatch):
+    """Whatever chose the value: a rule, another layer's rule, a refusal, the fit search, the stage
+    that shares its module.
+    """
+    stages = 0
+    for seed in range(batch, 120, 6):
+        advice = advised(seed, data, monkeypatch)
+        if advice is None:
+            continue
+        cards = max(1, len(advice.situation.hardware.gpus))
+        for candidate in (advice.recommendation, *advice.alternatives):
+            for stage in candidate.stages:
+                values = {key: chosen.value for key, chosen in stage.settings.items()}
+                because = {key: comment_of(chosen) for key, chosen in stage.settings.items()}
+                wrong = list(disagreements(values, because, cards))
+                assert not wrong, (seed, str(candidate.composition), stage.objective, wrong)
+                stages += 1
+    assert stages > 100
+
+
+def test_the_largest_batch_that_fits_is_the_largest(data, monkeypatch):
+    """The next larger one, with the activations treated alike, has no room to spare."""
+    checked = 0
+    for seed in range(40):
+        advice = advised(seed, data, monkeypatch, runnable=True)
+        if advice is None:
+            continue
+        for stage in advice.recommendation.stages:
+            plain = {key: chosen.value for key, chosen in stage.settings.items()}
+            micro = stage.settings["micro_batch_size"]
+            if not micro.because.startswith("the largest that fits with room to spare"):
+                continue
+            larger = MICRO_BATCHES[MICRO_BATCHES.index(micro.value) - 1]
+            cost = _stage_estimate(
+                advice.situation,
+                stage.objective,
+                stage.update,
+                stage.quantization,
+                {**plain, "micro_batch_size": larger},
+                plain.get("sharding"),
+            )
+            assert cost.fits != "fits", (seed, stage.objective, micro)
+            checked += 1
+    assert checked > 1
+
+
+CHANGES = {
+    "epochs": (1, 2, 5),
+    "learning_rate": (1e-6, 3e-3),
+    "micro_batch_size": (1, 2, 3),
+    "grad_accum": (1, 3),
+    "seq_len": (128, 256),
+    "rank": (4, 200),
+    "max_steps": (7,),
+    "warmup": (0,),
+    "quantization": ("null",),
+    "gradient_checkpointing": ("true", "false"),
+}
+
+
+@pytest.mark.parametrize("batch", range(4))
+def test_a_changed_value_loses_its_reason_and_says_who_changed_it(batch, data, monkeypatch):
+    """Every other comment still agrees with its value, or says what it was chosen before."""
+    changed_plans = 0
+    for seed in range(batch, 200, 4):
+        rng, advice = random.Random(seed), advised(seed, data, monkeypatch, runnable=True)
+        if advice is None or not advice.recommendation.composition.chain:
+            continue
+        if missing_for_plan(advice, advice.recommendation, RULES):
+            continue
+        plan, comments = make_plan(advice, advice.recommendation, RULES)
+        keys = rng.sample(sorted(CHANGES), rng.choice((1, 1, 2, 3)))
+        texts = [f"stages.0.{key}={rng.choice(CHANGES[key])}" for key in keys]
+        try:
+            changed = set_values(plan, texts)
+        except InputError:  # the method has no such key, or refuses the value
+            continue
+        text = plan_text(changed, comments_after(comments, plan, changed))
+        found = comments_of(text, name="plan.yaml")
+        stage = plan_data(changed, found)["stages"][0]
+        before = plan_data(plan, comments)["stages"][0]
+        beside = {place[2]: said for place, said in found.items() if place[:2] == ("stages", 0)}
+        for key in stage:
+            if stage[key] != before.get(key):
+                assert beside[key] == BY_SET, (seed, key)
+        kept = {key: said for key, said in beside.items() if BY_SET not in said}
+        wrong = list(disagreements(stage, kept, changed.launch.processes))
+        assert not wrong, (seed, texts, wrong)
+        changed_plans += 1
+    assert changed_plans > 10

@@ -1,0 +1,131 @@
+"""No answer shows what a fact is called inside: over many situations, in every form."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+
+import pytest
+from rich.console import Console
+
+from advisor.advice import advise as advising
+from advisor.advice.planning import make_plan, missing_for_plan
+from advisor.ground.errors import InputError
+from advisor.render.advice_json import advice_document
+from advisor.render.html import advice_page
+from advisor.render.rules import conditions, outcome
+from advisor.render.terminal import print_advice
+from advisor.ruleset.load import load_rules
+from advisor.situation.build import situation_of
+from advisor.wizard.reasons import Trail
+from tests.advice.situations import UNKNOWN_MACHINE, random_answers, write_data
+from tests.render.test_terminal import GOLDEN
+from tests.wizard.scripted import ScriptedUi
+
+RULES, GUIDE = load_rules(), load_rules(("document",))
+SITUATIONS, BATCHES = 200, 10
+# Ids whose words are also what people say.
+ORDINARY = {"reward model", "compute capability"}
+IDS = [fact.id for fact in RULES.facts.values() if "_" in fact.id]
+SPACED = [name.replace("_", " ") for name in IDS if name.replace("_", " ") not in ORDINARY]
+# An id as the value of a flag is what a person has to type.
+INSIDE = re.compile(
+    rf"(?<!--signal )(?<!--)\b(?:{'|'.join([*IDS, *SPACED])})\b|\bis stated\b|\bis denied\b"
+)
+CIRCULAR = re.compile(r"would come first where|comes after \w+: |\b(\w+ \w+) is \1\b")
+
+
+def faults(text: str) -> list[str]:
+    """The places where a text shows an id, a dump of a condition, or a circle."""
+    found = [*INSIDE.finditer(text), *CIRCULAR.finditer(text)]
+    return [text[max(0, match.start() - 60) : match.end() + 60] for match in found]
+
+
+def test_the_check_finds_what_it_is_for():
+    """The sentences of an earlier version fail."""
+    for text in (
+        "since budget is low (flag) and fits lora is fits (estimated)",
+        "would come first where memory bound is yes; here memory bound is not known",
+        "comes after prompting: A prompt comes first.",
+        "since candidate_schemes is module",
+    ):
+        assert faults(text), text
+    assert not faults("rule evidence/lora-where-it-fits; `--signal memory_bound` states it")
+
+
+def texts_of(document: object) -> Iterator[str]:
+    """Every sentence of a JSON answer: its texts, not its keys and codes."""
+    if isinstance(document, dict):
+        for key, value in document.items():
+            if key in ("text", "because", "confidence", "cost_note") and isinstance(value, str):
+                yield value
+            elif key in ("warnings",):
+                yield from value
+            elif key not in ("situation", "plan", "change", "facts"):
+                yield from texts_of(value)
+    elif isinstance(document, list):
+        for part in document:
+            yield from texts_of(part)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write_data(folder)
+    return folder
+
+
+def said(advice, *, told: bool) -> Iterator[str]:
+    """Every text of an answer: terminal, HTML, JSON, comments of the plan, reasons of the wizard."""
+    file = io.StringIO()
+    print_advice(advice, Console(file=file, width=10_000))
+    yield from file.getvalue().splitlines()
+    yield re.sub(r"<[^>]*>", " ", advice_page(advice)).replace("&#x27;", "'")
+    yield from texts_of(advice_document(advice, plan=None))
+    if advice.recommendation.composition.chain and not missing_for_plan(
+        advice, advice.recommendation, RULES
+    ):
+        yield from make_plan(advice, advice.recommendation, RULES)[1].values()
+    if told:
+        ui = ScriptedUi(*["Back"] * 20)
+        Trail(advice, RULES).walk(ui)
+        yield from ui.said
+
+
+@pytest.mark.parametrize("batch", range(BATCHES))
+def test_no_sentence_holds_the_id_of_a_fact(batch, data, monkeypatch):
+    """Pages, JSON texts, plan comments and the wizard's reasons, over random situations."""
+    answered = 0
+    for seed in range(batch, SITUATIONS, BATCHES):
+        with monkeypatch.context() as patched:
+            if seed % 8:  # what would change it takes most of the time, and has few sentences
+                patched.setattr(advising, "find_flips", lambda *_: ())
+            try:
+                situation = situation_of(random_answers(seed, data), probed=UNKNOWN_MACHINE)
+                advice = advising.advise(situation, RULES, GUIDE)
+            except InputError:  # what was stated contradicts itself
+                continue
+        answered += 1
+        wrong = [fault for text in said(advice, told=seed % 4 == 0) for fault in faults(text)]
+        assert not wrong, (seed, wrong[:5])
+    assert answered > SITUATIONS / BATCHES / 2
+
+
+def test_no_golden_page_holds_the_id_of_a_fact():
+    """The pages that were read and approved."""
+    pages = sorted(GOLDEN.glob("advice_*.txt"))
+    assert len(pages) > 10
+    for path in pages:
+        assert not faults(" ".join(path.read_text().split())), path.name
+
+
+def test_rules_are_listed_in_words():
+    """`advise rules` says conditions and outcomes as sentences do."""
+    rules = [rule for listed in RULES.rules.values() for rule in listed]
+    assert len(rules) > 100
+    for rule in rules:
+        parts = [conditions(rule, RULES), rule.because, rule.unless_note]
+        if rule.kind != "set":  # a setting is written as in a plan
+            parts.append(outcome(rule, RULES))
+        assert not [fault for text in parts for fault in faults(text)], rule.id

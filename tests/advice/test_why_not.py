@@ -1,0 +1,180 @@
+"""Why not: one true sentence with the number that decided."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from advisor.advice import advise as advising
+from advisor.advice.case import Case
+from advisor.advice.why_not import _WhyNot
+from advisor.ground.errors import InputError
+from advisor.ground.types import Answer, Answers
+from advisor.ruleset.load import load_rules
+from advisor.situation.build import situation_of
+from tests.advice.situations import UNKNOWN_MACHINE, random_answers
+
+RULES, GUIDE = load_rules(), load_rules(("document",))
+SUPPORT = {
+    "task": "customer_service",
+    "budget": "low",
+    "gpu": "RTX 4090",
+    "model": "Qwen/Qwen3-8B",
+    "data_kind": "paired",
+    "data_rows": 1500,
+}
+
+
+def why_not(monkeypatch, ruleset=RULES, **stated):
+    """composition -> the first reason of each alternative."""
+    monkeypatch.setattr(advising, "find_flips", lambda *_: ())
+    answers = Answers(
+        known={name: Answer(value=value, origin="flag") for name, value in stated.items()}
+    )
+    advice = advising.advise(situation_of(answers, probed=UNKNOWN_MACHINE), ruleset, GUIDE)
+    return {str(one.composition): one.because[0] for one in advice.alternatives}
+
+
+def test_a_smaller_scheme_would_win_if_the_winner_did_not_fit(monkeypatch):
+    """The number is what is left of the memory, as a person takes the shown numbers apart."""
+    reason = why_not(monkeypatch, **SUPPORT)["sft+qlora"]
+    spare = re.fullmatch(
+        r"QLoRA would win if LoRA did not fit; here LoRA fits with (\d+\.\d) GiB to spare\.",
+        reason.text,
+    )
+    assert spare
+    assert reason.rule == "evidence/module-on-4-bit"
+    assert float(spare[1]) == pytest.approx(24.0 - 19.8, abs=0.11)
+
+
+def test_a_lower_rank_gives_the_reason_of_the_rule_that_ranks_the_other_first(monkeypatch):
+    """Not a circle, and not the reason that is about another rival."""
+    found = why_not(monkeypatch, **SUPPORT)
+    assert found["sft+adapter"].text == (
+        "Ranks below LoRA: near full performance for very little memory (the most widely adopted"
+        " method)."
+    )
+    assert found["sft+adapter"].rule == "document/lora-otherwise"
+
+
+def test_what_trains_every_weight_is_measured_by_the_amount_of_data(monkeypatch):
+    """Where a module holds the data, the sentence says so, with how many they are."""
+    small = {**SUPPORT, "model": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+    assert why_not(monkeypatch, **small)["sft+full"].text == (
+        "Ranks below LoRA: up to about a hundred thousand examples, LoRA on every linear layer"
+        " equals full fine-tuning for a fraction of the memory and disk (you have 1,500 examples)."
+    )
+
+
+def test_what_is_too_big_says_both_numbers(monkeypatch):
+    """A limit is a limit."""
+    reason = why_not(monkeypatch, **SUPPORT)["sft+full"]
+    assert re.fullmatch(r"full fine-tuning needs \d+\.\d GiB, this GPU has 24\.0 GiB", reason.text)
+    assert reason.needs is not None
+    assert reason.has is not None
+
+
+@pytest.mark.parametrize(
+    ("stated", "composition", "text"),
+    [
+        (
+            {},
+            "prompting",
+            "A good prompt would come first if a prompt alone gave good enough answers; you have"
+            " not said so.",
+        ),
+        (
+            {},
+            "sft+prefix",
+            "Prefix tuning would come first if a prompt alone gave good enough answers and your"
+            " prompt were so long that it costs money or time on every request; you have said"
+            " neither.",
+        ),
+        (
+            {"serve_with": "other"},
+            "sft+prefix",
+            "Prefix tuning would come first if, among other things, a prompt alone gave good"
+            " enough answers and your prompt were so long that it costs money or time on every"
+            " request; you have said neither.",
+        ),
+        (
+            {"budget": "medium", "priority": "cost", "gpu": "unknown", "data_kind": "preference"},
+            "sft+lora",
+            "Supervised fine-tuning would come first if you had requests with the right answer;"
+            " you have pairs of a better and a worse answer.",
+        ),
+        (
+            {"task": "code"},
+            "cpt>sft+lora",
+            "Continued pre-training reads plain text by the hundred million tokens; these data are"
+            " answers.",
+        ),
+    ],
+)
+def test_a_change_is_named_that_a_person_can_make(monkeypatch, stated, composition, text):
+    """An answer before other data, two conditions at most, and what is so instead."""
+    given = {**SUPPORT, **stated}
+    found = why_not(monkeypatch, **given)
+    match = next(reason for name, reason in found.items() if name.split("@")[0] == composition)
+    assert match.text == text
+
+
+def test_where_nothing_is_trained_the_step_that_decided_speaks(monkeypatch):
+    """Neither 'a prompt comes first' nor what the other step concluded."""
+    found = why_not(
+        monkeypatch,
+        task="other",
+        data_kind="none",
+        gpu="RTX 4090",
+        signals=("domain_covered_by_base_model",),
+    )
+    reason = found["sft+lora"]
+    assert reason.rule == "evidence/nothing-collected"
+    assert reason.text.startswith("Ranks below a good prompt: there is nothing to train on yet")
+
+
+def test_a_fit_that_is_not_known_says_why(monkeypatch):
+    """Numbers of a suggested model may stand beside it."""
+    asked = {"task": "other", "budget": "low", "gpu": "RTX 4090"}
+    assert why_not(monkeypatch, **asked)["sft+lora"].text == (
+        "LoRA would come first if it fitted; whether LoRA fits is not known, since you named no"
+        " model."
+    )
+
+
+def test_rules_that_say_nothing_of_it_are_told(monkeypatch):
+    """A method without a rule has no reason of its own."""
+    assert why_not(monkeypatch, RULES, **SUPPORT)["sft+ia3"].text == (
+        "None of the rules in use recommends it here."
+    )
+
+
+@pytest.mark.parametrize("batch", range(6))
+def test_every_change_that_is_named_would_do_it(batch, monkeypatch):
+    """Deciding again with the change, and with what things then cost, leads to the outcome."""
+    told = []
+
+    def remember(question, way):
+        told.append((question, way))
+        return would_come_first(question, way)
+
+    would_come_first = _WhyNot.would_come_first
+    monkeypatch.setattr(_WhyNot, "would_come_first", remember)
+    monkeypatch.setattr(advising, "find_flips", lambda *_: ())
+    checked = 0
+    for seed in range(batch, 90, 6):
+        told.clear()
+        try:
+            situation = situation_of(random_answers(seed), probed=UNKNOWN_MACHINE)
+            advice = advising.advise(situation, RULES, GUIDE)
+        except InputError:
+            continue
+        case = Case.build(advice.situation, RULES)
+        for question, way in told:
+            if any(RULES.facts[name].instance_of for name in way.change):
+                continue  # a fit is no answer: what it costs cannot be changed
+            decision = case.with_answers(way.change).decide()
+            assert decision.facts[question.table.concludes] == question.outcome, (seed, way)
+            checked += 1
+    assert checked > 10
