@@ -52,6 +52,14 @@ def examples(factor: float, *, deadline: int | None = None, **others: Any) -> se
     return settings(max_examples=count, deadline=deadline, **others)
 
 
+def scaled(count: int) -> int:
+    """A number of random cases, or of those that must be of use, where the profile is not `ci`.
+
+    For tests that draw their cases themselves; `count` is the number under `ci`.
+    """
+    return max(1, round(count * settings.default.max_examples / PROFILES["ci"]))
+
+
 # --------------------------------------------------------------------------- markers
 
 BY_NAME_ONLY = ("slow", "long", "gpu")  # run only if -m names them

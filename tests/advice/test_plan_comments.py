@@ -19,6 +19,7 @@ from advisor.plan.write import plan_data, plan_text
 from advisor.ruleset.load import load_rules
 from advisor.situation.build import situation_of
 from tests.advice.situations import UNKNOWN_MACHINE, random_answers, write_data
+from tests.conftest import scaled
 
 RULES, GUIDE = load_rules(), load_rules(("document",))
 WORDS = {"one": 1, "once": 1, "two": 2, "twice": 2, "three": 3, "four": 4, "five": 5}
@@ -112,7 +113,7 @@ def test_every_reason_of_a_setting_agrees_with_it(batch, data, monkeypatch):
     that shares its module.
     """
     stages = 0
-    for seed in range(batch, 120, 6):
+    for seed in range(batch, scaled(120), 6):
         advice = advised(seed, data, monkeypatch)
         if advice is None:
             continue
@@ -124,7 +125,7 @@ def test_every_reason_of_a_setting_agrees_with_it(batch, data, monkeypatch):
                 wrong = list(disagreements(values, because, cards))
                 assert not wrong, (seed, str(candidate.composition), stage.objective, wrong)
                 stages += 1
-    assert stages > 100
+    assert stages > scaled(100)
 
 
 def test_the_largest_batch_that_fits_is_the_largest(data, monkeypatch):
@@ -171,7 +172,7 @@ CHANGES = {
 def test_a_changed_value_loses_its_reason_and_says_who_changed_it(batch, data, monkeypatch):
     """Every other comment still agrees with its value, or says what it was chosen before."""
     changed_plans = 0
-    for seed in range(batch, 200, 4):
+    for seed in range(batch, scaled(280), 4):
         rng, advice = random.Random(seed), advised(seed, data, monkeypatch, runnable=True)
         if advice is None or not advice.recommendation.composition.chain:
             continue
@@ -196,4 +197,4 @@ def test_a_changed_value_loses_its_reason_and_says_who_changed_it(batch, data, m
         wrong = list(disagreements(stage, kept, changed.launch.processes))
         assert not wrong, (seed, texts, wrong)
         changed_plans += 1
-    assert changed_plans > 10
+    assert changed_plans > scaled(10)

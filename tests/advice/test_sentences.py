@@ -20,11 +20,12 @@ from advisor.ruleset.load import load_rules
 from advisor.situation.build import situation_of
 from advisor.wizard.reasons import Trail
 from tests.advice.situations import UNKNOWN_MACHINE, random_answers, write_data
+from tests.conftest import scaled
 from tests.render.test_terminal import GOLDEN
 from tests.wizard.scripted import ScriptedUi
 
 RULES, GUIDE = load_rules(), load_rules(("document",))
-SITUATIONS, BATCHES = 200, 10
+SITUATIONS, BATCHES = scaled(200), 10
 # Ids whose words are also what people say.
 ORDINARY = {"reward model", "compute capability"}
 IDS = [fact.id for fact in RULES.facts.values() if "_" in fact.id]

@@ -14,6 +14,7 @@ from advisor.ground.types import Answer, Answers
 from advisor.ruleset.load import load_rules
 from advisor.situation.build import situation_of
 from tests.advice.situations import UNKNOWN_MACHINE, random_answers
+from tests.conftest import scaled
 
 RULES, GUIDE = load_rules(), load_rules(("document",))
 SUPPORT = {
@@ -163,7 +164,7 @@ def test_every_change_that_is_named_would_do_it(batch, monkeypatch):
     monkeypatch.setattr(_WhyNot, "would_come_first", remember)
     monkeypatch.setattr(advising, "find_flips", lambda *_: ())
     checked = 0
-    for seed in range(batch, 90, 6):
+    for seed in range(batch, scaled(90), 6):
         told.clear()
         try:
             situation = situation_of(random_answers(seed), probed=UNKNOWN_MACHINE)
@@ -177,4 +178,4 @@ def test_every_change_that_is_named_would_do_it(batch, monkeypatch):
             decision = case.with_answers(way.change).decide()
             assert decision.facts[question.table.concludes] == question.outcome, (seed, way)
             checked += 1
-    assert checked > 10
+    assert checked > scaled(10)

@@ -47,6 +47,7 @@ def test_a_killed_run_takes_its_trainer_along_and_the_next_goes_on(shop):
     assert done.record.resolved["sft"].extra["resumed_from"] is True
 
 
+@pytest.mark.train
 def test_a_launcher_that_is_killed_takes_its_workers_along(shop):
     """With several processes the workers end as well when `advise run` is killed."""
     pytest.importorskip("torch")

@@ -397,6 +397,7 @@ def test_a_stopped_trainer_is_stopped_not_failed(shop, monkeypatch):
     assert run(output="out").record.resolved["sft"].extra["resumed_from"] is True
 
 
+@pytest.mark.train
 def test_two_processes_are_started_together(shop):
     """A plan with two processes on the CPU starts one trainer a process, with ranks."""
     pytest.importorskip("accelerate")
