@@ -173,7 +173,11 @@ def fit_stage(
     best: tuple[int, Mapping[str, Any], Estimate] | None = None
     no_recompute = refusal(objective, update, "gradient_checkpointing", True)
     trials = _trials(
-        situation, int(batch.value), int(settings["seq_len"].value), recompute=not no_recompute
+        situation,
+        int(batch.value),
+        int(settings["seq_len"].value),
+        allowed=_micro_batches(objective, update),
+        recompute=not no_recompute,
     )
     plain = {key: chosen.value for key, chosen in settings.items()}
     for trial in trials:
@@ -209,13 +213,21 @@ def _peak(cost: Estimate) -> int:
     return cost.memory.peak_bytes if cost.memory else 0
 
 
+def _micro_batches(objective: str, update: str) -> Sequence[int]:
+    """The micro-batch sizes that the methods of a stage accept, largest first."""
+    return [
+        size for size in MICRO_BATCHES if not refusal(objective, update, "micro_batch_size", size)
+    ]
+
+
 def _trials(
-    situation: Situation, effective: int, seq_len: int, *, recompute: bool
+    situation: Situation, effective: int, seq_len: int, *, allowed: Sequence[int], recompute: bool
 ) -> Sequence[Mapping[str, Any]]:
     """Settings to try, fastest first: no recomputing before recomputing."""
     cards = max(1, len(situation.hardware.gpus))
     on_cpu = device(situation) == "cpu"
-    micros = [size for size in MICRO_BATCHES if size * cards <= max(effective, cards)]
+    # The smallest size that the methods accept is tried even if the batch is smaller.
+    micros = [size for size in allowed if size * cards <= effective] or [allowed[-1]]
     if on_cpu:
         micros = [
             size for size in micros if size <= CPU_FEW_ROWS or size * seq_len <= CPU_BUSY_TOKENS

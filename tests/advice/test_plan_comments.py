@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 
 from advisor.advice import advise as advising
-from advisor.advice.fit import MICRO_BATCHES, _stage_estimate
+from advisor.advice.fit import MICRO_BATCHES, _stage_estimate, fit_stage
 from advisor.advice.planning import comment_of, make_plan, missing_for_plan
 from advisor.ground.errors import InputError
+from advisor.ground.types import Answer, Answers
+from advisor.methods.composition import parse_composition
 from advisor.plan.change import set_values
 from advisor.plan.comments import BY_SET, comments_after, comments_of
+from advisor.plan.keys import key_specs
 from advisor.plan.write import plan_data, plan_text
 from advisor.ruleset.load import load_rules
 from advisor.situation.build import situation_of
@@ -124,8 +127,21 @@ def test_every_reason_of_a_setting_agrees_with_it(batch, data, monkeypatch):
                 because = {key: comment_of(chosen) for key, chosen in stage.settings.items()}
                 wrong = list(disagreements(values, because, cards))
                 assert not wrong, (seed, str(candidate.composition), stage.objective, wrong)
+                axes = {"objective": stage.objective, "update": stage.update}
+                assert not key_specs().refused({**values, **axes}), (seed, axes, values)
                 stages += 1
     assert stages > scaled(100)
+
+
+def test_no_batch_is_smaller_than_the_trainer_takes():
+    """KTO needs four rows in a micro-batch, also where fewer would fit better."""
+    stated = {"task": "chat_assistant", "model": "Qwen/Qwen3-8B", "gpu": "RTX 4060 8GB"}
+    answers = {key: Answer(value=value, origin="flag") for key, value in stated.items()}
+    situation = situation_of(Answers(known=answers), probed=UNKNOWN_MACHINE)
+    kto, _ = fit_stage(RULES, situation, {}, parse_composition("kto+qlora"), "kto", None)
+    sft, _ = fit_stage(RULES, situation, {}, parse_composition("sft+qlora"), "sft", None)
+    assert sft.settings["micro_batch_size"].value == 1
+    assert kto.settings["micro_batch_size"].value == 4
 
 
 def test_the_largest_batch_that_fits_is_the_largest(data, monkeypatch):
