@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from advisor.data.measure.lengths import suggest_packing
 from advisor.data.measure.tokenizer import model_tokenizer, with_template_fit
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.types import DataProfile, Finding
+from advisor.ground.yaml_reader import parse_yaml
 from advisor.launch.failure_report import KINDS
 from advisor.render.data import check_json, print_check
 from advisor.render.row import print_row, row_json
@@ -53,6 +54,12 @@ SHOW_ROW_NEEDS = ("transformers", "tokenizers", "jinja2")
     ),
 )
 @click.option(
+    "--template",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="With --model: an argument of its chat template, such as enable_thinking=false.",
+)
+@click.option(
     "--seq-len",
     type=click.IntRange(min=8),
     metavar="N",
@@ -80,6 +87,7 @@ def check(
     mapping: tuple[str, ...],
     evaluation: str | None,
     model: str | None,
+    template: tuple[str, ...],
     seq_len: int | None,
     full: bool,
     show_row: int | None,
@@ -89,8 +97,9 @@ def check(
     """Say what a data file is, what it can train, and what is wrong with it."""
     stated, _ = answers_from_flags({"data_mapping": mapping}, load_facts())
     columns = stated.value("data_mapping")
+    arguments = _template_arguments(template, model)
     if show_row is not None:
-        shown = row_as_trained(data, row=show_row, model=model, mapping=columns)
+        shown = row_as_trained(data, row=show_row, model=model, mapping=columns, template=arguments)
         print_json(row_json(shown)) if as_json else print_row(shown, console())
         return
     if fix_to is not None:
@@ -100,8 +109,9 @@ def check(
             " load_dataset('json', data_files=...).filter(...).to_json(...)",
         )
     found, advice = check_data(
-        data, mapping=columns, full=full, evaluation=evaluation, model=model, seq_len=seq_len
-    )
+        data, mapping=columns, full=full, evaluation=evaluation, model=model, seq_len=seq_len,
+        template=arguments,
+    )  # fmt: skip
     print_json(check_json(found, advice)) if as_json else print_check(found, advice, console())
     context.exit(0 if found.objectives else InputError.exit_code)
 
@@ -114,6 +124,7 @@ def check_data(
     evaluation: str | None = None,
     model: str | None = None,
     seq_len: int | None = None,
+    template: Mapping[str, Any] | None = None,
 ) -> tuple[DataProfile, dict[str, Any]]:
     """The profile of a data file, and what follows from it (advise_on_data).
 
@@ -124,10 +135,11 @@ def check_data(
         evaluation: A file whose rows must not be in the data.
         model: A model whose tokenizer counts the tokens.
         seq_len: Tokens a row may have.
+        template: Arguments of the model's chat template.
 
     Raises InputError if the data cannot be read or is not recognised.
     """
-    tokenizer, note = (None, "") if model is None else model_tokenizer(model)
+    tokenizer, note = (None, "") if model is None else model_tokenizer(model, template or {})
     found = profile(
         path,
         mapping=mapping,
@@ -150,6 +162,24 @@ def check_data(
     return found, advise_on_data(found, seq_len=seq_len)
 
 
+def _template_arguments(given: Sequence[str], model: str | None) -> dict[str, Any]:
+    """The arguments in `--template NAME=VALUE`. Raises InputError for what is none."""
+    if given and model is None:
+        raise InputError("--template has no effect without --model", hint="name the model")
+    found = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        at = f"--template {text}"
+        parsed = parse_yaml(value, name=at).data if equals and value.strip() else None
+        if not name.isidentifier() or not isinstance(parsed, bool | int | float | str):
+            raise InputError(
+                f"{at}: not an argument",
+                allowed="NAME=VALUE with true, false, a number or a text",
+            )
+        found[name] = parsed
+    return found
+
+
 def advise_on_data(found: DataProfile, *, seq_len: int | None = None) -> dict[str, Any]:
     """How many rows each objective needs, and the sequence length (the plan's own) and the packing
     that the lengths of the rows suggest.
@@ -170,7 +200,12 @@ def advise_on_data(found: DataProfile, *, seq_len: int | None = None) -> dict[st
 
 
 def row_as_trained(
-    data: str, *, row: int, model: str | None = None, mapping: Mapping[str, str] | None = None
+    data: str,
+    *,
+    row: int,
+    model: str | None = None,
+    mapping: Mapping[str, str] | None = None,
+    template: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A row as the trainers see it, computed by their own code: its stretches of text with
     `learned`, its counts and notes, as JSON values.
@@ -190,6 +225,7 @@ def row_as_trained(
         str(row),
         *(["--model", model] if model else []),
         *(["--map", *columns] if columns else []),
+        *(["--template", json.dumps(template)] if template else []),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )

@@ -11,13 +11,24 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from advisor.ground.errors import Fault
-from advisor.ground.shape import Choice, Integer, Located, Path_, Text
+from advisor.ground.shape import (
+    Choice,
+    Flag,
+    Integer,
+    Located,
+    MapOf,
+    Number,
+    OneOf,
+    Path_,
+    Text,
+)
 from advisor.ground.types import DDP
 from advisor.methods.stage import Name
 from advisor.methods.stage import Stage as Stage
 
 PLAN_VERSION = 1
 DATA = "train.jsonl, a folder, or a hub id"
+TEMPLATE_VALUE = OneOf(options=(Flag(), Number(), Text()))
 MODEL = "the hub id Qwen/Qwen3-0.6B, or a folder"
 
 
@@ -93,6 +104,12 @@ class Plan:
     trust_remote_code: Annotated[
         bool, "run code that comes with the model; off unless you write true here"
     ] = False
+    template: Annotated[
+        dict[str, Any],
+        MapOf(of=TEMPLATE_VALUE, named=Text(pattern=r"[A-Za-z_]\w*")),
+        "arguments of the model's chat template, such as enable_thinking: false; stored in the"
+        " template of the result",
+    ] = field(default_factory=dict)
     data: Annotated[PlanData | None, "the rows of all stages"] = None
     tasks: Annotated[tuple[Task, ...], "one module each on a shared base, in place of `data`"] = ()
     stages: Annotated[tuple[Stage, ...], "one training after the other"]

@@ -207,6 +207,12 @@ class ResolvedSettings(JsonObject):
     seq_len: Annotated[int | None, "tokens of the longest sequence"] = None
     truncation: Annotated[str | None, "what happens to longer rows: stop, drop or truncate"] = None
     holdout: Annotated[float | None, "share of the rows held out"] = None
+    template: Annotated[
+        Mapping[str, Any], "arguments that are written into the chat template of the result"
+    ] = field(default_factory=dict)
+    plain_template: Annotated[
+        bool, "the base has no chat template: a plain one is stored with the result"
+    ] = False
     options: Annotated[Mapping[str, Any], "the keys of the objective and of the update"] = field(
         default_factory=dict
     )

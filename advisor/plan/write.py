@@ -100,6 +100,8 @@ def plan_digest(plan: Plan, *, specs: KeySpecs | None = None) -> str:
     subject = {
         key: data.get(key) for key in ("model", "revision", "trust_remote_code", "data", "tasks")
     }
+    if plan.template:
+        subject["template"] = data["template"]
     stages = []
     for stage, shown in zip(plan.stages, data["stages"], strict=True):
         defaults = {

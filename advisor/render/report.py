@@ -182,6 +182,7 @@ def _card_loading(stage: StageRecord) -> list[str]:
 
 def _card_settings(settings: ResolvedSettings) -> dict[str, Any]:
     own = {
+        "chat template": template_words(settings),
         "seq_len": settings.seq_len,
         "weights_dtype": settings.weights_dtype,
         "trainable_parameters": settings.trainable_parameters,
@@ -192,6 +193,18 @@ def _card_settings(settings: ResolvedSettings) -> dict[str, Any]:
         **trl,
         **settings.options,
     }
+
+
+def template_words(settings: ResolvedSettings) -> str | None:
+    """What whoever serves the result has to know of its chat template; None: nothing, because it is
+    the base's own.
+    """
+    if settings.plain_template:
+        return "plain, stored in chat_template.jinja: the base has none"
+    if not settings.template:
+        return None
+    given = ", ".join(f"{name}: {json.dumps(value)}" for name, value in settings.template.items())
+    return f"with {given}, stored in chat_template.jinja; with the base's own template, pass it"
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

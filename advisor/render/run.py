@@ -294,7 +294,12 @@ def serve_command(record: RunRecord, served: Sequence[StageRecord], folder: Path
         shlex.quote(f"{stage.task or stage.name}={shown_path(folder / stage.folder)}")
         for stage in served
     )
-    return f"vllm serve {base} --enable-lora{limit}{several} --lora-modules {modules}"
+    # vLLM takes the base's template for its modules, unless it is told another.
+    settings = record.settings(served[0])
+    stored = shown_path(folder / served[0].folder / "chat_template.jinja")
+    own = settings.plain_template or settings.template
+    template = f" --chat-template {shlex.quote(stored)}" if own else ""
+    return f"vllm serve {base} --enable-lora{limit}{several}{template} --lora-modules {modules}"
 
 
 def _quoted(text: str) -> str:

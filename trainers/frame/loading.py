@@ -16,6 +16,7 @@ from advisor.methods.model import Update as UpdateValue
 from trainers.frame.bases import find_base, keep_base
 from trainers.frame.job import Job
 from trainers.frame.types import AdaptedModel, Device, Model, Tokenizer
+from trainers.prepare.template_arguments import give_arguments
 from trainers.updates import Update
 
 PREFIX = "PREFIX_TUNING"  # PEFT's name
@@ -25,7 +26,8 @@ def load_tokenizer(job: Job, *, writes: bool = True) -> Tokenizer:
     """The tokenizer of the folder that this stage continues from, else of the plan's model, with a
     padding token.
 
-    Raises InputError if it has no end token.
+    Raises InputError if it has no end token, or if its chat template does not read an argument that
+    the plan gives.
 
     Args:
         writes: The model generates text, so that an end token is needed.
@@ -42,6 +44,7 @@ def load_tokenizer(job: Job, *, writes: bool = True) -> Tokenizer:
     tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
         source, revision=revision, trust_remote_code=job.plan.trust_remote_code
     )
+    give_arguments(tokenizer, job.plan.template, model=source)
     if tokenizer.eos_token_id is None and writes:
         raise InputError(
             f"the tokenizer of {source} has no end token (eos_token)",

@@ -44,6 +44,7 @@ from trainers.frame.rows import prepare_rows
 from trainers.frame.types import Device, Model, Tokenizer, Trainer
 from trainers.prepare import ANSWERS, Kind, Prepared
 from trainers.prepare.prepared import PreparedRow, rows_digest
+from trainers.prepare.template import template_record
 from trainers.updates import Update, load_update
 
 # The arguments of TRL's config that are recorded even at their defaults; beside them, whatever
@@ -341,6 +342,7 @@ def stage_fingerprint(job: Job, steps: int, versions: Mapping[str, str], *digest
             asdict(job.stage),
             job.base_model,
             job.plan.revision,
+            job.plan.template,
             str(job.start),
             steps,
             settings.world_size(),
@@ -518,6 +520,7 @@ def resolved_settings(
         seq_len=job.stage.seq_len,
         truncation=job.stage.truncation,
         holdout=job.stage.holdout,
+        **template_record(trainer.processing_class),
         options=job.options,
         trainable_parameters=trainable,
         parameters=sum(parameter.numel() for parameter in model.parameters()),

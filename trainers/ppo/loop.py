@@ -31,6 +31,7 @@ from trainers.frame.types import Tokenizer
 from trainers.ppo.build import NoConfig, build, faults, reward_fingerprint, reward_model_folder
 from trainers.prepare import Prepared
 from trainers.prepare.prompts import PROMPTS, Prompt
+from trainers.prepare.template import template_record
 from trainers.rewards.sources import source_note
 
 if TYPE_CHECKING:
@@ -101,7 +102,12 @@ def train(job: Job) -> None:
     run.run_updates(first)
     if not shown:
         return
-    about = {"threads": threads, "stop_tokens_added": added, "reward": note}
+    about = {
+        "threads": threads,
+        "stop_tokens_added": added,
+        "reward": note,
+        "template": template_record(tokenizer),
+    }
     finish(job, run, tokenizer, probe, before, data, versions, about, began_s)
 
 
@@ -211,6 +217,7 @@ def resolved_settings(job: Job, ppo: PPO, about: Mapping[str, Any]) -> ResolvedS
         seq_len=stage.seq_len,
         truncation=stage.truncation,
         holdout=stage.holdout,
+        **about["template"],
         options=job.options,
         trainable_parameters=trained["policy"],
         stop_tokens_added=tuple(about["stop_tokens_added"]),

@@ -137,6 +137,7 @@ def prepare_stage_rows(
     )
     train, held = split_rows(fit.rows, share=holdout, seed=seed, stratum=kind.stratum)
     notes = [
+        *templater.remarks,
         *left.lines(),
         *reviewed,
         *fit.notes,

@@ -27,6 +27,7 @@ from trainers.prepare.messages import (
     with_other_words,
 )
 from trainers.prepare.row import Unusable
+from trainers.prepare.template_arguments import arguments_of, arguments_words
 
 Span = tuple[int, int]  # of characters
 
@@ -37,6 +38,8 @@ PLAIN_TEMPLATE = (
     " add_generation_prompt %}Assistant:{% endif %}"
 )
 BOS = "{{ bos_token }}"
+# Shows on screen how the plain template writes.
+SHOWN = (Message("user", "Hello"), Message("assistant", "Good morning"))
 GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 # what templates write around turns
 MARKS = re.compile(r"<\|[^<>|\s]{1,40}\|>|<(?:start|end)_of_turn>")
@@ -56,6 +59,17 @@ class Chat:
     prompt: str  # everything before the last answer
 
 
+def is_plain(tokenizer: Any) -> bool:
+    """True if the tokenizer's chat template is the plain one that training gave it."""
+    template = getattr(tokenizer, "chat_template", None)
+    return isinstance(template, str) and template.removeprefix(BOS) == PLAIN_TEMPLATE
+
+
+def template_record(tokenizer: Any) -> dict[str, Any]:
+    """The fields of ResolvedSettings about the chat template that is stored with the result."""
+    return {"template": arguments_of(tokenizer), "plain_template": is_plain(tokenizer)}
+
+
 class Templater:
     """Turns conversations into text and tokens, and marks the tokens to learn."""
 
@@ -70,6 +84,7 @@ class Templater:
         self.learn_all = learn_all
         self.notes: Counter[str] = Counter()  # remark -> how many rows it concerns
         self._noted: set[str] = set()
+        self.remarks: list[str] = []  # about the template, whatever the rows
         self.own_template = bool(getattr(tokenizer, "chat_template", None))
         # tokens seen at the end of an answer: generation must stop at them
         self.turn_ends: set[int] = set()
@@ -97,16 +112,17 @@ class Templater:
 
     @property
     def template_source(self) -> str:
-        """Where the chat template came from, in words."""
-        return (
-            "the tokenizer's own"
-            if self.own_template
-            else "plain (Role: text), since the tokenizer has none"
-        )
+        """Where the chat template came from, in words, with the arguments that the plan gives."""
+        if not getattr(self.tokenizer, "chat_template", None):
+            return "none: a question and its answer follow each other as plain text"
+        if is_plain(self.tokenizer):
+            return "plain (Role: text), since the tokenizer has none"
+        given = arguments_words(arguments_of(self.tokenizer))
+        return "the tokenizer's own" + (f" with {given}" if given else "")
 
     def use_plain_template(self) -> None:
         """Give a tokenizer without a template a plain one, so that training, saving and serving
-        agree on it.
+        agree on it; say once how it writes.
         """
         if not getattr(self.tokenizer, "chat_template", None):
             starts = self.tokenizer("", add_special_tokens=True)["input_ids"]
@@ -114,6 +130,10 @@ class Templater:
                 self.tokenizer.bos_token_id
             ]
             self.tokenizer.chat_template = (BOS if begins else "") + PLAIN_TEMPLATE
+            self.remarks.append(
+                "the model has no chat template: a conversation is written as"
+                f" {self.render(SHOWN)!r}, and this plain template is stored with the result"
+            )
 
     def render(
         self,

@@ -2,7 +2,7 @@
 learned. One JSON document on stdout.
 
 Run: python -P -m trainers.tools.show_row DATA --row N [--model FOLDER_OR_HUB_ID] [--map ROLE=COLUMN
-...]
+...] [--template JSON]
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from trainers.prepare.preference import tokenise_feedback, tokenise_pair
 from trainers.prepare.prompts import tokenise_prompt
 from trainers.prepare.row import IGNORED, Unusable, rows_word
 from trainers.prepare.template import Templater
+from trainers.prepare.template_arguments import give_arguments
 
 STAND_IN = "no model was named: a plain template, and no token counts"
 
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--row", type=int, required=True)
     parser.add_argument("--model")
     parser.add_argument("--map", nargs="*", default=[], metavar="ROLE=COLUMN")
+    parser.add_argument("--template", type=json.loads, default={})
     given = parser.parse_args(argv)
     quiet_libraries()
     code = 0
@@ -50,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             row=given.row,
             model=given.model,
             mapping=dict(item.split("=", 1) for item in given.map) or None,
+            template=given.template,
         )
     except AdviseError as error:
         first = error.faults[0]
@@ -67,9 +70,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def show_row(
-    data: Path, *, row: int, model: str | None = None, mapping: Mapping[str, str] | None = None
+    data: Path,
+    *,
+    row: int,
+    model: str | None = None,
+    mapping: Mapping[str, str] | None = None,
+    template: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The row as plain values. Raises InputError for a row or model that does not exist."""
+    """The row as plain values.
+
+    Raises InputError for a row or model that does not exist, and for arguments that the model's
+    chat template does not read.
+    """
     example, why_not = example_of(data, row, mapping)
     shown: dict[str, Any] = {
         "path": str(data),
@@ -83,6 +95,8 @@ def show_row(
     if example is None:
         return shown
     tokenizer = tokenizer_of(model) if model is not None else stand_in()
+    if model is not None:
+        give_arguments(tokenizer, template or {}, model=model)
     templater = Templater(tokenizer)
     try:
         shown["parts"] = parts_of(example, templater, counted=model is not None)
@@ -91,7 +105,7 @@ def show_row(
     shown["template"] = templater.template_source if model is not None else STAND_IN
     if example.text is not None and not example.messages and example.label is None:
         shown["template"] = "none (raw text)"
-    shown["notes"] = list(templater.notes)
+    shown["notes"] = [*(templater.remarks if model is not None else ()), *templater.notes]
     return shown
 
 

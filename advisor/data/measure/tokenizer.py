@@ -31,6 +31,7 @@ class ModelTokenizer:
     _template: Any = None  # a compiled Jinja template
     _tokens: Mapping[str, str] = field(default_factory=dict)  # bos_token, eos_token ...
     _special: tuple[str, ...] = ()
+    _arguments: Mapping[str, Any] = field(default_factory=dict)  # of the template
     tried: int = 0
     refused: Tally = field(default_factory=Tally)
     hidden: Tally = field(default_factory=Tally)
@@ -109,6 +110,7 @@ class ModelTokenizer:
             tools=[dict(tool) for tool in example.tools] or None,
             add_generation_prompt=prompt,
             **self._tokens,
+            **self._arguments,
         )
         return str(text)
 
@@ -191,9 +193,15 @@ class ModelTokenizer:
         return findings
 
 
-def model_tokenizer(model: str) -> tuple[ModelTokenizer | None, str]:
+def model_tokenizer(
+    model: str, arguments: Mapping[str, Any] | None = None
+) -> tuple[ModelTokenizer | None, str]:
     """The tokenizer of a model folder, or of a hub model in the cache; else None and why lengths
     are approximated.
+
+    Args:
+        model: A folder, or a name of the hub.
+        arguments: Of its chat template, such as enable_thinking.
     """
     from importlib.util import find_spec
 
@@ -243,6 +251,7 @@ def model_tokenizer(model: str) -> tuple[ModelTokenizer | None, str]:
             _template=template,
             _tokens=tokens,
             _special=special,
+            _arguments=arguments or {},
         ),
         note,
     )

@@ -1,0 +1,173 @@
+"""Arguments of a chat template, such as `enable_thinking`, written into the template itself.
+
+The plan's `template: {enable_thinking: false}` becomes a line in front of the model's own template
+that gives the argument this value unless a caller gives another. So whatever reads the template
+has it: training rows and their masks, the prompts that a model answers in training and evaluation,
+`advise chat`, and everybody who loads the result, whose chat_template.jinja is this one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from advisor.ground.errors import Fault, InputError, nearest
+
+Value = bool | int | float | str
+# What the caller of a template gives: the conversation, and tokens of the tokenizer.
+GIVEN = {
+    "messages", "tools", "documents", "add_generation_prompt", "continue_final_message",
+}  # fmt: skip
+SPECIAL_TOKEN = re.compile(r"\w+_token")
+# A line of ours. Templates are compiled with trim_blocks: the newline behind it writes nothing.
+WRITTEN = re.compile(
+    r"\{%- if (\w+) is not defined %\}\{%- set \1 = (.*) %\}\{%- endif %\}\n", re.ASCII
+)
+
+
+def argument_names(source: str) -> list[str]:
+    """The names that a caller may give to a chat template besides the conversation, sorted.
+
+    A name that the template sets before it reads it is no argument. Raises jinja2.TemplateError for
+    a template that is broken.
+    """
+    import jinja2.meta
+
+    tree = _parsed(source)
+    free = jinja2.meta.find_undeclared_variables(tree)
+    first: dict[str, str] = {}
+    for name, context in _names(tree):
+        first.setdefault(name, context)
+    return sorted(
+        name
+        for name in free - GIVEN
+        if not SPECIAL_TOKEN.fullmatch(name) and first.get(name) == "load"
+    )
+
+
+def _parsed(source: str) -> Any:
+    import jinja2
+    import jinja2.ext
+
+    class Generation(jinja2.ext.Extension):
+        """`{% generation %}` of transformers, which marks the answers."""
+
+        tags = {"generation"}  # noqa: RUF012 - jinja2 reads it from the class
+
+        def parse(self, parser: Any) -> Any:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return jinja2.nodes.Scope(body, lineno=line)
+
+    environment = jinja2.Environment(  # noqa: S701 - it is parsed and never rendered
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[Generation, jinja2.ext.loopcontrols],
+    )
+    # What transformers gives to every template.
+    environment.globals.update(raise_exception=None, strftime_now=None)
+    return environment.parse(source)
+
+
+def _names(node: Any) -> Iterable[tuple[str, str]]:
+    """(name, load | store | param) of every name, in the order in which they are reached."""
+    import jinja2
+
+    if isinstance(node, jinja2.nodes.Name):
+        yield node.name, node.ctx
+    children = list(node.iter_child_nodes())
+    if isinstance(node, jinja2.nodes.Assign):  # the value is computed before the name gets it
+        children.reverse()
+    for child in children:
+        yield from _names(child)
+
+
+def written_arguments(source: str) -> dict[str, Value]:
+    """The arguments that stand in front of a template of ours."""
+    return _split(source)[0]
+
+
+def with_arguments(source: str, arguments: Mapping[str, Value]) -> str:
+    """The template with these arguments in front of it, in place of those of the same names."""
+    before, own = _split(source)
+    return (
+        "".join(
+            f"{{%- if {name} is not defined %}}{{%- set {name} = {_literal(value)} %}}{{%- endif %}}\n"
+            for name, value in {**before, **arguments}.items()
+        )
+        + own
+    )
+
+
+def without_arguments(source: str) -> str:
+    """The template as its author wrote it."""
+    return _split(source)[1]
+
+
+def _split(source: str) -> tuple[dict[str, Value], str]:
+    found: dict[str, Value] = {}
+    while (line := WRITTEN.match(source)) is not None:
+        found[line[1]] = json.loads(line[2])
+        source = source[line.end() :]
+    return found, source
+
+
+def _literal(value: Value) -> str:
+    """The value as Jinja and JSON both read it."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def give_arguments(tokenizer: Any, arguments: Mapping[str, Value], *, model: str) -> None:
+    """Write the arguments into the tokenizer's chat template.
+
+    Raises InputError for arguments that no template of the tokenizer reads, with those that it
+    does.
+
+    Args:
+        model: What messages call the model.
+    """
+    if not arguments:
+        return
+    template = tokenizer.chat_template
+    if not template:
+        raise InputError(
+            f"template: {', '.join(arguments)} would have no effect: the tokenizer of {model} has"
+            " no chat template",
+            hint="remove `template` from the plan",
+        )
+    several = isinstance(template, Mapping)
+    sources = dict(template) if several else {"default": template}
+    known = {name: argument_names(without_arguments(text)) for name, text in sources.items()}
+    every = sorted({name for names in known.values() for name in names})
+    faults = [
+        Fault(
+            what=f"template: the chat template of {model} never reads '{name}'",
+            allowed=f"its arguments: {', '.join(every)}" if every else "it has no arguments",
+            hint=nearest(name, every) or "remove it",
+        )
+        for name in arguments
+        if name not in every
+    ]
+    if faults:
+        raise InputError(faults=faults)
+    written = {
+        name: with_arguments(
+            text, {key: value for key, value in arguments.items() if key in known[name]}
+        )
+        for name, text in sources.items()
+    }
+    tokenizer.chat_template = written if several else written["default"]
+
+
+def arguments_of(tokenizer: Any) -> dict[str, Value]:
+    """The arguments that are written into the tokenizer's chat template."""
+    template = getattr(tokenizer, "chat_template", None) or ""
+    sources = template.values() if isinstance(template, Mapping) else [template]
+    return {name: value for text in sources for name, value in written_arguments(text).items()}
+
+
+def arguments_words(arguments: Mapping[str, Value]) -> str:
+    """`enable_thinking: false`."""
+    return ", ".join(f"{name}: {_literal(value)}" for name, value in arguments.items())
