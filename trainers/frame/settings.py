@@ -12,6 +12,13 @@ from typing import Any
 
 from advisor.ground.errors import Fault, InputError, unknown_name
 from trainers.frame.job import Job
+from trainers.frame.pass_through import (
+    first_line,
+    needs_faults,
+    refused_values,
+    type_faults,
+    without_effect,
+)
 from trainers.frame.types import Device
 from trainers.updates import Update
 
@@ -102,17 +109,36 @@ SET_BY_TRAINERS: Mapping[str, str] = {
 }
 
 
-def check_passed_through(job: Job, config_class: type, update: Update) -> None:
-    """Raise InputError for every key of `trl:` and `peft:` that the config classes lack, or that
-    the plan or the trainers set.
+# What a config class is tried with: the device and the number formats of the stage.
+FRAME = ("output_dir", "use_cpu", "bf16", "fp16", "report_to")
+
+
+def check_passed_through(job: Job, config_class: type, update: Update, device: Device) -> None:
+    """Raise InputError for every key of `trl:` and `peft:` that the config classes lack, that the
+    plan or the trainers set, that would have no effect, or whose value the class refuses.
     """
     stage = job.stage
-    faults = _faults(
-        f"stage {stage.name}: trl", stage.trl, config_class, PLAN_KEYS, SET_BY_TRAINERS
-    )
+    at = f"stage {stage.name}: trl"
+    faults = _key_faults(at, stage.trl, config_class, PLAN_KEYS, SET_BY_TRAINERS)
+    passed = _passed(stage.trl, config_class, PLAN_KEYS, SET_BY_TRAINERS)
+    if passed:
+        common = _known(config_class, training_arguments(job, device, steps=1))
+        values = {**_defaults(config_class), **common, **passed}
+        faults += needs_faults(at, passed, values, job)
+        # The plan's batch sizes are left out: objectives fit them to fields of their own.
+        frame = {key: common[key] for key in FRAME if key in common}
+        faults += _value_faults(at, passed, config_class, frame)
+    at = f"stage {stage.name}: peft"
     peft_class = update.config_class()
     if peft_class is not None:
-        faults += _faults(f"stage {stage.name}: peft", stage.peft, peft_class, update.PLAN_KEYS, {})
+        faults += _key_faults(at, stage.peft, peft_class, update.PLAN_KEYS, {})
+        options = {
+            field: job.options[key]
+            for field, key in update.PLAN_KEYS.items()
+            if job.options.get(key) is not None
+        }
+        passed = _passed(stage.peft, peft_class, update.PLAN_KEYS, {})
+        faults += _value_faults(at, passed, peft_class, options)
     elif stage.peft:
         faults.append(
             Fault(
@@ -128,18 +154,51 @@ def check_passed_through(job: Job, config_class: type, update: Update) -> None:
         raise InputError(faults=faults)
 
 
-def _faults(
+def _known(config_class: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the values that are fields of the config class."""
+    names = {item.name for item in dataclasses.fields(config_class) if item.init}
+    return {key: value for key, value in values.items() if key in names}
+
+
+def _passed(
+    given: Mapping[str, Any],
+    config_class: type,
+    owned: Mapping[str, str],
+    decided: Mapping[str, str],
+) -> dict[str, Any]:
+    """The keys that reach the config class."""
+    stopped = {*owned, *decided, *without_effect(config_class)}
+    return {key: value for key, value in _known(config_class, given).items() if key not in stopped}
+
+
+def _defaults(config_class: type) -> dict[str, Any]:
+    return {
+        item.name: item.default
+        for item in dataclasses.fields(config_class)
+        if item.default is not dataclasses.MISSING
+    }
+
+
+def _value_faults(
+    at: str, given: Mapping[str, Any], config_class: type, others: Mapping[str, Any]
+) -> list[Fault]:
+    """Values of the wrong type; if there are none, values that the config class refuses."""
+    return list(type_faults(at, given, config_class)) or refused_values(
+        at, given, config_class, others
+    )
+
+
+def _key_faults(
     at: str,
     given: Mapping[str, Any],
     config_class: type,
     owned: Mapping[str, str],
     decided: Mapping[str, str],
 ) -> list[Fault]:
-    known = [
-        item.name
-        for item in dataclasses.fields(config_class)
-        if item.init and item.name not in owned and item.name not in decided
-    ]
+    """Keys that do not reach the config class, each with the reason."""
+    fields = [item.name for item in dataclasses.fields(config_class) if item.init]
+    idle = without_effect(config_class)
+    known = [name for name in fields if not any(name in table for table in (owned, decided, idle))]
     faults = []
     for key in given:
         if key in owned:
@@ -152,6 +211,10 @@ def _faults(
         elif key in decided:
             faults.append(
                 Fault(what=f"{at}: '{key}' cannot be set: {decided[key]}", hint="remove it")
+            )
+        elif key in idle and key in fields:
+            faults.append(
+                Fault(what=f"{at}: '{key}' would have no effect: {idle[key]}", hint="remove it")
             )
         elif key not in known:
             fault = unknown_name("key", key, known, at=at)
@@ -247,8 +310,13 @@ def build_config(config_class: type, arguments: Mapping[str, Any], job: Job) -> 
     try:
         return config_class(**{**arguments, **job.stage.trl})
     except (TypeError, ValueError) as error:
+        text = first_line(error)
+        named = [key for key in job.stage.trl if key in text] or list(job.stage.trl)
+        if not named:  # no key of a person's: ours are wrong
+            raise
+        keys = "', '".join(named)
         raise InputError(
-            f"stage {job.stage.name}: trl: {str(error).splitlines()[0]}",
+            f"stage {job.stage.name}: trl: '{keys}': {text}",
             hint="see TRL's documentation of the key",
         ) from None
 

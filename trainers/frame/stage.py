@@ -200,7 +200,7 @@ def open_stage(
     from trainers.frame.loading import dtype_faults
 
     update = load_update(job.stage.update)
-    settings.check_passed_through(job, config_class(), update)
+    settings.check_passed_through(job, config_class(), update, device)
     found = [*dtype_faults(job, device), *faults(job)]
     if found:
         raise InputError(faults=found)

@@ -92,13 +92,11 @@ def written_arguments(source: str) -> dict[str, Value]:
 def with_arguments(source: str, arguments: Mapping[str, Value]) -> str:
     """The template with these arguments in front of it, in place of those of the same names."""
     before, own = _split(source)
-    return (
-        "".join(
-            f"{{%- if {name} is not defined %}}{{%- set {name} = {_literal(value)} %}}{{%- endif %}}\n"
-            for name, value in {**before, **arguments}.items()
-        )
-        + own
-    )
+    lines = [
+        f"{{%- if {name} is not defined %}}{{%- set {name} = {_literal(value)} %}}{{%- endif %}}\n"
+        for name, value in {**before, **arguments}.items()
+    ]
+    return "".join([*lines, own])
 
 
 def without_arguments(source: str) -> str:
