@@ -155,9 +155,16 @@ def make_plan(
     )
     if situation.suggestion is not None:
         comments[("model",)] = f"suggested: {situation.suggestion.because}"
+    template: dict[str, Any] = {}
+    if situation.thinks is not None and _answers_are_taught(candidate):
+        template = {situation.thinks: False}
+        comments[("template", situation.thinks)] = (
+            "the model thinks, and the answers in the data hold no thoughts"
+        )
     plan = Plan(
         name=name,
         model=situation.model.id,
+        template=template,
         stages=tuple(stages),
         launch=Launch(device=kind, processes=max(1, cards), strategy=strategy),  # type: ignore[arg-type]
         origin=Origin(
@@ -169,6 +176,15 @@ def make_plan(
         **_data(situation),
     )
     return plan, comments
+
+
+def _answers_are_taught(candidate: Candidate) -> bool:
+    """Whether some stage of a model that writes learns from the answers in the data; in
+    reinforcement alone a model writes its own, and its thoughts help it.
+    """
+    return not candidate.composition.encoder and any(
+        not methods().objective(objective).needs_reward for objective in candidate.composition.chain
+    )
 
 
 def _data(situation: Situation) -> Mapping[str, Any]:

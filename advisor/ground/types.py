@@ -235,6 +235,9 @@ class ModelShape:
     )
     gated: bool | None = None  # the hub asks for access approval
     license: str | None = None
+    # What switches its thoughts off, if it thinks before it answers: an argument of its chat
+    # template, or "always" if none does. None: it does not think, or that is not known.
+    thinks: str | None = None
     source: str = ""
     note: str = ""  # what was guessed, for a person: "size taken from the name"
 

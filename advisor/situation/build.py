@@ -22,6 +22,7 @@ START_SIGNALS = {
     "base_model_untuned": False,
     "instruct_model_start": True,
 }  # what each says of whether the model follows instructions
+WITH_ANSWERS = ("paired", "preference", "unpaired_feedback")  # kinds of data
 CPU_SUGGESTED_B = 0.7  # what a processor trains in hours rather than days
 
 
@@ -54,6 +55,7 @@ def situation_of(
         suggestion = _suggested(answers, hardware)
         if suggestion is not None:
             model = _shape(suggestion.model, None, warnings, online=False)
+    thinks = _thoughts(model, data, tasks, warnings)
     instead = (
         _suggested(answers, hardware)
         if suggestion is None and model is not None and model.architecture in ENCODERS
@@ -63,7 +65,7 @@ def situation_of(
         answers=answers, hardware=hardware, data=data, examples=examples,
         shortages=_shortages(answers, data, examples, tasks), reward_model=reward_model,
         tasks=tasks,
-        model=model, suggestion=suggestion, instead=instead, encoder=encoder,
+        model=model, thinks=thinks, suggestion=suggestion, instead=instead, encoder=encoder,
         smaller=_smaller(answers, hardware, model), cards=_cards(hardware),
         warnings=tuple(dict.fromkeys(warnings)), unknown=tuple(unknown),
     )  # fmt: skip
@@ -147,6 +149,39 @@ def _data(
     if stated_tasks:
         return None, profiles, answers
     return profiles[""], {}, answers
+
+
+def _thoughts(
+    model: ModelShape | None,
+    data: DataProfile | None,
+    tasks: Mapping[str, DataProfile],
+    warnings: list[str],
+) -> str | None:
+    """The argument of the chat template that switches the model's thoughts off, if it thinks before
+    it answers and no answer in the data holds thoughts; said as a warning.
+    """
+    from advisor.data.thoughts import ALWAYS, missing_text
+
+    profiles = [data] if data is not None else list(tasks.values())
+    taught = [profile for profile in profiles if profile.kind in WITH_ANSWERS]
+    if model is None or not taught:
+        return None
+    if any(profile.measures.get("rows_with_thoughts") for profile in taught):
+        return None
+    switch = model.thinks
+    if switch is None and model.origin in ("folder", "hub"):
+        from advisor.data.measure.tokenizer import switch_at_hand
+
+        switch = switch_at_hand(model.id)
+    if switch == ALWAYS:
+        warnings.append(f"{model.id}: {missing_text(switch)}")
+        return None
+    if switch is not None:
+        warnings.append(
+            f"{model.id} thinks before it answers, and no answer in the data holds thoughts: the"
+            f" plan switches them off (template: {{{switch}: false}}), for training and for use"
+        )
+    return switch
 
 
 def _examples(answers: Answers, base: Path | None) -> DataProfile | None:

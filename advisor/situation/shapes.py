@@ -301,6 +301,7 @@ def _entry_shape(hub_id: str, entry: Mapping[str, Any]) -> ModelShape:
     return replace(
         shape,
         license=entry.get("license"),
+        thinks=entry.get("thinks"),
         gated=entry.get("gated"),
         note="; ".join(part for part in (shape.note, str(entry.get("notes") or "")) if part),
     )

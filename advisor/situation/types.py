@@ -31,6 +31,8 @@ class Situation:
         default_factory=dict
     )  # objective -> what is said of too few data for it
     model: ModelShape | None = None
+    # argument of the chat template that switches off thoughts which no answer in the data has
+    thinks: str | None = None
     suggestion: ModelSuggestion | None = None
     instead: ModelSuggestion | None = (
         None  # of a named model that is of another kind than most tasks need

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -193,3 +194,46 @@ def test_a_model_of_the_hub_cache_is_found(tmp_path, monkeypatch):
     (snapshot / "tokenizer.json").write_text("{}")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     assert module._folder("a/b") == snapshot
+
+
+THINKS = (
+    "{% for m in messages %}{{ m.content }} <|im_end|>{% endfor %}{% if add_generation_prompt %}"
+    "Answer:{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+    "{% endif %}"
+)
+
+
+def thinking(folder: Path, template: str, answer: str, **arguments: bool) -> dict[str, str]:
+    """Finding -> its text, for sixty rows with this answer."""
+    path = folder / "a.jsonl"
+    rows = [{"prompt": f"What is {n}?", "completion": f"{answer} {n}"} for n in range(60)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    name = model(folder, template)
+    found, _ = check_data(str(path), model=name, full=True, template=arguments)
+    return {finding.id: finding.text for finding in found.findings}
+
+
+def test_a_thinking_model_on_data_without_thoughts_is_a_warning(tmp_path):
+    """It names the argument that switches the thoughts off; with it there is nothing to say."""
+    found = thinking(tmp_path, THINKS, "It is")
+    assert "Write `template: {enable_thinking: false}` into the plan" in found["no-thoughts"]
+    shutil.rmtree(tmp_path / "model")
+    assert "no-thoughts" not in thinking(tmp_path, THINKS, "It is", enable_thinking=False)
+
+
+@pytest.mark.parametrize(
+    ("template", "answer", "arguments", "finding"),
+    [
+        (THINKS, "<think>One.</think>It is", {}, None),
+        (THINKS, "<think>One.</think>It is", {"enable_thinking": False}, "thoughts-switched-off"),
+        (CHATML, "<think>One.</think>It is", {}, "thoughts-unknown"),
+        (CHATML, "It is", {}, None),
+        (CHATML, "It is", {"enable_thinking": False}, "template-argument-unknown"),
+        (THINKS.replace("not enable", "enable"), "It is", {}, None),  # thinks if it is told to
+    ],
+)
+def test_thoughts_of_data_and_model_are_compared(tmp_path, template, answer, arguments, finding):
+    """Each way to disagree has its finding, and agreement has none."""
+    found = thinking(tmp_path, template, answer, **arguments)
+    ids = {name for name in found if "thoughts" in name or "template-argument" in name}
+    assert ids == ({finding} if finding else set())

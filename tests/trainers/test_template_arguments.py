@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from advisor.data.thoughts import ALWAYS, SWITCHES, switch_of
 from advisor.ground.errors import InputError
 from advisor.plan.record import RunRecord, StageRecord
 from advisor.plan.write import plan_digest
 from advisor.render.report import model_card
 from advisor.render.run import serve_command
+from advisor.situation.model_files import catalogue_ids, organisation_models
 from tests.trainers.families import family_tokenizer
 from trainers.prepare.template_arguments import (
     argument_names,
@@ -198,3 +200,105 @@ def test_the_result_carries_the_argument(thinker):
     command = serve_command(record, [stage], job.run)
     assert f"--chat-template {job.run}/stages/sft/chat_template.jinja" in command
     assert "with enable_thinking: false, stored in chat_template.jinja" in model_card(record, stage)
+
+
+@pytest.mark.parametrize(
+    ("name", "switch"),
+    [
+        ("qwen3", "enable_thinking"),
+        ("qwen3_5_think", "enable_thinking"),
+        ("qwen3_5_nothink", None),
+        ("gemma4", None),
+        ("deepseek_r1_distill", "always"),
+        ("gptoss", "always"),
+        ("qwen3_instruct_2507", None),
+        ("llama3_2", None),
+    ],
+)
+def test_models_that_think_are_known_by_their_template(name, switch):
+    """A template tells whether its model thinks unless it is told not to."""
+    source = published()[name]
+
+    def asked(**arguments):
+        return written(source, **arguments)[0]
+
+    assert switch_of(source, asked) == switch
+
+
+def test_the_catalogue_says_of_these_models_what_their_templates_say():
+    """Each entry that thinks has its source; Qwen3 and the distills agree with their templates."""
+    found = {}
+    for stem, hub_id in catalogue_ids():
+        entry = organisation_models(stem)[hub_id]
+        assert ("thinks" in entry) == ("thinks_source" in entry), hub_id
+        if "thinks" in entry:
+            assert entry["thinks"] in (*SWITCHES, ALWAYS)
+            found[hub_id] = entry["thinks"]
+    assert len(found) >= 20
+    assert found["Qwen/Qwen3-8B"] == found["Qwen/Qwen3.5-9B"] == "enable_thinking"
+    assert found["deepseek-ai/DeepSeek-R1-Distill-Llama-8B"] == found["openai/gpt-oss-20b"]
+    assert "Qwen/Qwen3.5-2B" not in found
+    assert "Qwen/Qwen3-4B-Instruct-2507" not in found
+
+
+def test_a_run_says_that_the_model_thinks_and_the_data_do_not(thinker):
+    """The note names the line of the plan; with that line, and for prompts alone, there is none."""
+    from trainers.frame.loading import load_tokenizer
+    from trainers.frame.rows import prepare_rows
+    from trainers.prepare import ANSWERS
+    from trainers.prepare.prompts import PROMPTS
+
+    def notes(template, kind=ANSWERS):
+        job = thinker(template)
+        return " ".join(prepare_rows(job, load_tokenizer(job), kind).notes)
+
+    assert "`template: {enable_thinking: false}`" in notes({})
+    assert "thinks" not in notes(OFF)
+    assert "thinks" not in notes({}, PROMPTS)
+
+
+def test_a_base_model_is_told_how_its_conversations_are_written(make):
+    """The plain template is shown as it writes, once, and is marked in the record."""
+    from trainers.frame.loading import load_tokenizer
+    from trainers.frame.rows import prepare_rows
+    from trainers.prepare.template import template_record
+
+    job = make()
+    tokenizer = load_tokenizer(job)
+    tokenizer.chat_template = None
+    (note, *rest) = prepare_rows(job, tokenizer).notes
+    assert "'User: Hello\\n\\nAssistant: Good morning<|im_end|>\\n\\n'" in note
+    assert not any("plain template" in other for other in rest)
+    assert template_record(tokenizer) == {"template": {}, "plain_template": True}
+
+
+@pytest.mark.parametrize(
+    ("model", "answer", "template"),
+    [
+        ("Qwen/Qwen3-8B", "Yes, {}.", OFF),
+        ("Qwen/Qwen3-8B", "<think>Hm.</think>Yes, {}.", {}),
+        ("Qwen/Qwen3-4B-Instruct-2507", "Yes, {}.", {}),
+        ("openai/gpt-oss-20b", "Yes, {}.", {}),
+    ],
+)
+def test_advice_switches_thoughts_off_that_the_data_do_not_have(model, answer, template, tmp_path):
+    """The plan has the argument with the reason, and the warning says so."""
+    from advisor.api import advise_document
+
+    path = tmp_path / "rows.jsonl"
+    rows = [
+        {"prompt": f"Question {number} of many?", "completion": answer.format(number)}
+        for number in range(60)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    document = advise_document(
+        {
+            "task": "customer_service", "data": {"path": str(path)}, "model": model,
+            "gpu": "RTX 4090", "depth": "style", "signals": ["prompting_tried"],
+        }
+    )  # fmt: skip
+    said = [text for text in document["warnings"] if "thinks before it answers" in text]
+    assert bool(said) == (bool(template) or "gpt-oss" in model)
+    if document["plan"] is not None:
+        assert document["plan"].get("template", {}) == template
+    assert document["plan"] is not None or not template

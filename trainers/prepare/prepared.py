@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from advisor.data.example import Example
+from advisor.data.thoughts import answers_of, holds_thoughts
 from advisor.ground.errors import InputError
 from advisor.plan.record import DataCounts
 from trainers.prepare.conversation import answer_rows
@@ -102,6 +103,9 @@ class Prepared(Generic[Item]):
         return replace(self, rows=rows, dropped=self.dropped + dropped, notes=(*notes, *self.notes))
 
 
+TEACH_ANSWERS = ("answers", "pairs", "feedback")  # kinds of rows whose answers are in the data
+
+
 def prepare_stage_rows(
     examples: Iterable[Example],
     templater: Templater,
@@ -136,8 +140,10 @@ def prepare_stage_rows(
         rows, seq_len=seq_len, truncation=truncation, cut=kind.cut, unit=kind.unit, limit=kind.limit
     )
     train, held = split_rows(fit.rows, share=holdout, seed=seed, stratum=kind.stratum)
+    disagreement = templater.thoughts_note(seen.answered, seen.thoughtful)
     notes = [
         *templater.remarks,
+        *([disagreement] if disagreement and kind.name in TEACH_ANSWERS else []),
         *left.lines(),
         *reviewed,
         *fit.notes,
@@ -173,8 +179,12 @@ class _CountedExamples:
 
     def __init__(self, examples: Iterable[Example]) -> None:
         self.examples, self.count = examples, 0
+        self.answered = self.thoughtful = 0  # that teach an answer; whose answers hold thoughts
 
     def __iter__(self) -> Iterator[Example]:
         for example in self.examples:
             self.count += 1
+            answers = answers_of(example)
+            self.answered += bool(answers)
+            self.thoughtful += any(map(holds_thoughts, answers))
             yield example

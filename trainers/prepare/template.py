@@ -17,6 +17,13 @@ from functools import cached_property, partial
 from typing import Any
 
 from advisor.data.example import Message, system_in_question
+from advisor.data.thoughts import (
+    SWITCHES,
+    contradiction_text,
+    missing_text,
+    switch_of,
+    unknown_text,
+)
 from advisor.ground.errors import InputError
 from trainers.prepare.messages import (
     OTHER_TEXTS,
@@ -161,6 +168,38 @@ class Templater:
                 " system turn)",
             ) from None
         return text
+
+    def thoughts_note(self, answered: int, thoughtful: int) -> str | None:
+        """What to do if the model thinks and the data holds no thoughts, or the other way round;
+        None if they agree.
+
+        Args:
+            answered: How many examples teach an answer.
+            thoughtful: How many of them hold thoughts.
+        """
+        if not self.own_template or not answered:
+            return None
+        template = self.tokenizer.chat_template
+        sources = template.values() if isinstance(template, Mapping) else [template]
+        source = "\n".join(map(str, sources))
+        arguments = arguments_of(self.tokenizer)
+
+        def asked(**given: Any) -> str:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    [{"role": "user", "content": SHOWN[0].content}],
+                    tokenize=False,
+                    add_generation_prompt=True,
+                    **given,
+                )
+            )
+
+        if thoughtful and any(arguments.get(name) is False for name in SWITCHES):
+            return contradiction_text(thoughtful, arguments)
+        if "think" not in source and "reason" not in source:
+            return unknown_text(thoughtful) if thoughtful else None
+        switch = switch_of(source, asked)
+        return missing_text(switch) if switch is not None and not thoughtful else None
 
     @cached_property
     def _takes_system(self) -> bool:

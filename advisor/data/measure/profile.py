@@ -375,6 +375,8 @@ def _measures(reading: _Reading, seq_len: int | None) -> dict[str, Any]:
             "with_system_text": notebook.with_system,
             "with_tools": notebook.with_tools,
         }
+    if notebook.with_thoughts:
+        measures["rows_with_thoughts"] = notebook.with_thoughts
     if notebook.classes:
         measures["classes"] = [
             {"label": label, "rows": count}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +17,18 @@ from typing import Any
 
 from advisor.data.example import Example, Message, system_in_question
 from advisor.data.measure.findings import Tally
+from advisor.data.thoughts import (
+    SWITCHES,
+    answers_of,
+    contradiction_text,
+    holds_thoughts,
+    missing_text,
+    switch_of,
+    unknown_text,
+)
 from advisor.ground.types import Finding
 
+TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 REFUSED_SHARE = 0.05  # of the rows tried: more, and a run stops at them
 
 
@@ -32,6 +43,9 @@ class ModelTokenizer:
     _tokens: Mapping[str, str] = field(default_factory=dict)  # bos_token, eos_token ...
     _special: tuple[str, ...] = ()
     _arguments: Mapping[str, Any] = field(default_factory=dict)  # of the template
+    _source: str = ""  # of the template
+    answered: int = 0  # rows tried that teach an answer
+    thoughtful: Tally = field(default_factory=Tally)
     tried: int = 0
     refused: Tally = field(default_factory=Tally)
     hidden: Tally = field(default_factory=Tally)
@@ -72,6 +86,10 @@ class ModelTokenizer:
                 else type(error).__name__
             )
             return None
+        answers = answers_of(example)
+        self.answered += bool(answers)
+        if any(map(holds_thoughts, answers)):
+            self.thoughtful.add(example.row)
         self._look(example, messages if not ends else (*messages, *example.chosen), wholes[0])
         return (request, *wholes)
 
@@ -130,6 +148,38 @@ class ModelTokenizer:
         elif not any(token in tail for token in self._special):
             self.without_end.add(example.row)
 
+    def _about_arguments(self) -> list[Finding]:
+        """Arguments that the template does not know, and thoughts that it asks for or not."""
+        unknown = [
+            Finding(
+                id="template-argument-unknown",
+                severity="error",
+                text=f"the chat template of {self.model} never reads '{name}'",
+            )
+            for name in self._arguments
+            if not re.search(rf"\b{re.escape(name)}\b", self._source)
+        ]
+
+        def asked(**arguments: Any) -> str:
+            return str(
+                self._template.render(
+                    messages=[{"role": "user", "content": "Hello"}],
+                    add_generation_prompt=True,
+                    **{**self._tokens, **self._arguments, **arguments},
+                )
+            )
+
+        switch = switch_of(self._source, asked)
+        if any(self._arguments.get(name) is False for name in SWITCHES):
+            switch = None
+        return unknown + thinking_findings(
+            switch,
+            answered=self.answered,
+            thoughtful=self.thoughtful,
+            source=self._source,
+            arguments=self._arguments,
+        )
+
     def findings(self, objectives: tuple[str, ...]) -> list[Finding]:
         """How the template fits the rows that were tried."""
         findings: list[Finding] = []
@@ -137,7 +187,8 @@ class ModelTokenizer:
             if self.conversations:
                 text = (
                     f"{self.model} has no chat template: it was not trained on conversations; the"
-                    " trainers write them in a plain one and save it with the result"
+                    " trainers write them as `User: ...` and `Assistant: ...`, and store this plain"
+                    " template with the result"
                 )
                 findings.append(
                     Finding(
@@ -148,6 +199,7 @@ class ModelTokenizer:
                     )
                 )
             return findings
+        findings += self._about_arguments()
         if self.refused.count:
             many = self.refused.count > REFUSED_SHARE * self.tried
             text = (
@@ -193,6 +245,27 @@ class ModelTokenizer:
         return findings
 
 
+def thinking_findings(
+    switch: str | None,
+    *,
+    answered: int,
+    thoughtful: Tally,
+    source: str,
+    arguments: Mapping[str, Any],
+) -> list[Finding]:
+    """Where the thoughts in the data and those of the model's template disagree."""
+    told_off = any(arguments.get(name) is False for name in SWITCHES)
+    if thoughtful.count and told_off:
+        text = contradiction_text(thoughtful.count, arguments)
+        return [thoughtful.finding("thoughts-switched-off", "warning", text)]
+    if thoughtful.count and "think" not in source and "reason" not in source:
+        return [thoughtful.finding("thoughts-unknown", "note", unknown_text(thoughtful.count))]
+    if answered and not thoughtful.count and switch is not None:
+        text = missing_text(switch)
+        return [Finding(id="no-thoughts", severity="warning", text=text, count=answered)]
+    return []
+
+
 def model_tokenizer(
     model: str, arguments: Mapping[str, Any] | None = None
 ) -> tuple[ModelTokenizer | None, str]:
@@ -231,17 +304,14 @@ def model_tokenizer(
     tokenizer.no_truncation()
     tokenizer.no_padding()
     settings = _json(folder / "tokenizer_config.json")
-    tokens = {
-        key: text
-        for key in ("bos_token", "eos_token", "pad_token", "unk_token")
-        if (text := _token_text(settings.get(key))) is not None
-    }
+    tokens = {key: text for key in TOKENS if (text := _token_text(settings.get(key))) is not None}
     special = tuple(
         entry["content"]
         for entry in _json(folder / "tokenizer.json").get("added_tokens", [])
         if entry.get("special")
     )
-    template, note = _template(folder, settings)
+    source = template_source(folder)
+    template, note = _template(folder, source)
     special = tuple(dict.fromkeys((*special, *tokens.values())))
     return (
         ModelTokenizer(
@@ -252,9 +322,32 @@ def model_tokenizer(
             _tokens=tokens,
             _special=special,
             _arguments=arguments or {},
+            _source=source or "",
         ),
         note,
     )
+
+
+def switch_at_hand(model: str) -> str | None:
+    """What switches the thoughts of a model off (thoughts.switch_of), by the chat template in its
+    folder or in the hub's cache; None if it is not at hand or cannot be tried.
+    """
+    folder = _folder(model)
+    source = template_source(folder) if folder is not None else None
+    if folder is None or source is None or ("think" not in source and "reason" not in source):
+        return None
+    template, _ = _template(folder, source)
+    if template is None:
+        return None
+    settings = _json(folder / "tokenizer_config.json")
+    question = [{"role": "user", "content": "Hello"}]
+    tokens = {key: _token_text(settings.get(key)) or "" for key in TOKENS}
+
+    def asked(**arguments: Any) -> str:
+        given = {**tokens, **arguments}
+        return str(template.render(messages=question, add_generation_prompt=True, **given))
+
+    return switch_of(source, asked)
 
 
 def _folder(model: str) -> Path | None:
@@ -290,11 +383,13 @@ def _token_text(value: Any) -> str | None:
     )
 
 
-def _template(folder: Path, settings: Mapping[str, Any]) -> tuple[Any, str]:
-    """The compiled chat template, or None; and a note where there is one that cannot be tried."""
+def template_source(folder: Path) -> str | None:
+    """The chat template of a model's folder; None if it has none."""
     path = folder / "chat_template.jinja"
     source: Any = (
-        path.read_text(encoding="utf-8") if path.is_file() else settings.get("chat_template")
+        path.read_text(encoding="utf-8")
+        if path.is_file()
+        else _json(folder / "tokenizer_config.json").get("chat_template")
     )
     if isinstance(source, list):  # several, by name
         source = next(
@@ -305,7 +400,12 @@ def _template(folder: Path, settings: Mapping[str, Any]) -> tuple[Any, str]:
             ),
             None,
         )
-    if not isinstance(source, str):
+    return source if isinstance(source, str) else None
+
+
+def _template(folder: Path, source: str | None) -> tuple[Any, str]:
+    """The compiled chat template, or None; and a note where there is one that cannot be tried."""
+    if source is None:
         return None, ""
     from importlib.util import find_spec
 
