@@ -79,6 +79,19 @@ def unknown_text(rows: int) -> str:
     )
 
 
+def dropped_text(rows: int) -> str:
+    """What happens to thoughts that the model's template leaves out.
+
+    Args:
+        rows: How many rows have thoughts.
+    """
+    return (
+        f"{rows:,} rows with thoughts in their answers, and this model's chat template leaves them"
+        " out: they are not learned. A chat_template.jinja that keeps them, in the model's folder,"
+        " mends it"
+    )
+
+
 def contradiction_text(rows: int, arguments: Mapping[str, object]) -> str:
     """What is wrong if the plan switches thoughts off and the data has them."""
     given = next((name for name in SWITCHES if arguments.get(name) is False), SWITCHES[0])

@@ -302,3 +302,27 @@ def test_advice_switches_thoughts_off_that_the_data_do_not_have(model, answer, t
     if document["plan"] is not None:
         assert document["plan"].get("template", {}) == template
     assert document["plan"] is not None or not template
+
+
+def test_thoughts_that_the_template_leaves_out_are_told():
+    """DeepSeek-R1's template cuts the thoughts off each answer, so that none is learned."""
+    from advisor.data.example import Example, Message
+    from tests.trainers.families import byte_level
+    from trainers.prepare.prepared import prepare_stage_rows
+    from trainers.prepare.template import Templater
+
+    tokenizer = byte_level(("<|im_end|>",), eos="<|im_end|>")
+    notes = []
+    for name in ("deepseek_r1_distill", "qwen3"):
+        tokenizer.chat_template = published()[name]
+        turns = (Message("user", "Well?"), Message("assistant", "<think>Hm.</think>Yes."))
+        data = prepare_stage_rows(
+            [Example(row=1, messages=turns)],
+            Templater(tokenizer),
+            seq_len=256, truncation="stop", holdout=0.0, seed=1,
+        )  # fmt: skip
+        learned = [token for token in data.train[0].labels if token >= 0]
+        notes.append((" ".join(data.notes), "Hm." in tokenizer.decode(learned)))
+    assert "leaves them out: they are not learned" in notes[0][0]
+    assert "leaves them out" not in notes[1][0]
+    assert [kept for _, kept in notes] == [False, True]

@@ -18,8 +18,10 @@ from typing import Any
 
 from advisor.data.example import Message, system_in_question
 from advisor.data.thoughts import (
+    MARK,
     SWITCHES,
     contradiction_text,
+    dropped_text,
     missing_text,
     switch_of,
     unknown_text,
@@ -196,10 +198,24 @@ class Templater:
 
         if thoughtful and any(arguments.get(name) is False for name in SWITCHES):
             return contradiction_text(thoughtful, arguments)
+        if thoughtful and not self._writes_thoughts:
+            return dropped_text(thoughtful)
         if "think" not in source and "reason" not in source:
             return unknown_text(thoughtful) if thoughtful else None
         switch = switch_of(source, asked)
         return missing_text(switch) if switch is not None and not thoughtful else None
+
+    @cached_property
+    def _writes_thoughts(self) -> bool:
+        """False if the template leaves the thoughts of an answer out (DeepSeek-R1's, which is made
+        for chats that go on).
+        """
+        thought, answer = OTHER_TEXTS
+        content = f"{MARK}\n{thought}\n</think>\n\n{answer}"
+        try:
+            return thought in self.render((SHOWN[0], Message("assistant", content)))
+        except Unusable:
+            return True
 
     @cached_property
     def _takes_system(self) -> bool:
