@@ -35,6 +35,7 @@ class Classifier(Objective[Labelled]):
 
     kind = CLASSES
     writes = False
+    measures_loss = True
 
     def config_class(self) -> type:
         from transformers import TrainingArguments
@@ -132,6 +133,9 @@ class Classifier(Objective[Labelled]):
 
         found = class_logits(trainer, rows)
         return float(cross_entropy(found, tensor([row.label for row in rows])))
+
+    def held_out_loss(self, trainer: Trainer, inputs: Sequence[Labelled]) -> tuple[float, float]:
+        return (self.evaluation_loss(trainer, inputs) or 0.0) * len(inputs), len(inputs)
 
 
 def class_logits(trainer: Trainer, rows: Sequence[Labelled]) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trainers.evaluation.held_out import collated, trainer_loss
 from trainers.evaluation.loss import answer_log_probs
 from trainers.evaluation.pairs import PreferenceEvaluator, both_sides, chosen_rows
 from trainers.evaluation.saved_result import Probe, probe_row
@@ -27,6 +28,7 @@ class DPO(Objective[Pair]):
     """
 
     kind = PAIRS
+    measures_loss = True
     logged = ("rewards/margins", "rewards/accuracies", "rewards/chosen", "rewards/rejected")
 
     def config_class(self) -> type:
@@ -77,6 +79,13 @@ class DPO(Objective[Pair]):
             trainer, [side for row in rows for side in both_sides(trainer.processing_class, row)]
         )
         return -sum(log_probs) / sum(row.learned for row in rows)
+
+    def held_out_inputs(self, trainer: Trainer, rows: Sequence[Pair]) -> Any:
+        return collated(trainer, preference_columns(rows)), len(rows)
+
+    def held_out_loss(self, trainer: Trainer, inputs: Any) -> tuple[float, float]:
+        batch, count = inputs
+        return trainer_loss(trainer, batch) * count, count
 
 
 def train(job: Job) -> None:

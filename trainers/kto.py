@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError
+from trainers.evaluation.held_out import collated, trainer_loss
 from trainers.evaluation.loss import answer_log_probs
 from trainers.evaluation.pairs import PreferenceEvaluator, answer_row
 from trainers.evaluation.saved_result import Probe, probe_row
@@ -29,6 +30,7 @@ class KTO(Objective[Feedback]):
     """Makes answers that people liked likelier, and others less likely."""
 
     kind = FEEDBACK
+    measures_loss = True
     logged = ("kl", "rewards/margins", "rewards/chosen", "rewards/rejected")
 
     def config_class(self) -> type:
@@ -129,6 +131,13 @@ class KTO(Objective[Feedback]):
             ],
         )
         return -sum(log_probs) / sum(row.learned for row in rows)
+
+    def held_out_inputs(self, trainer: Trainer, rows: Sequence[Feedback]) -> Any:
+        return collated(trainer, feedback_columns(rows, batch=len(rows))), len(rows)
+
+    def held_out_loss(self, trainer: Trainer, inputs: Any) -> tuple[float, float]:
+        batch, count = inputs
+        return trainer_loss(trainer, batch) * count, count
 
 
 def train(job: Job) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from advisor.ground.errors import InputError
 from advisor.methods import methods
+from trainers.evaluation.held_out import collated, trainer_loss
 from trainers.evaluation.reward_model import RewardModelEvaluator, pair_scores
 from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.frame import settings, stage
@@ -37,6 +38,7 @@ class RewardModel(Objective[Pair]):
 
     kind = PAIRS
     writes = False
+    measures_loss = True
     logged = ("accuracy", "margin", "mean_reward")
 
     def config_class(self) -> type:
@@ -96,6 +98,13 @@ class RewardModel(Objective[Pair]):
 
         scores = pair_scores(trainer, rows)
         return float(-logsigmoid(scores[:, 0] - scores[:, 1]).mean())
+
+    def held_out_inputs(self, trainer: Trainer, rows: Sequence[Pair]) -> Any:
+        return collated(trainer, reward_columns(rows)), len(rows)
+
+    def held_out_loss(self, trainer: Trainer, inputs: Any) -> tuple[float, float]:
+        batch, count = inputs
+        return trainer_loss(trainer, batch) * count, count
 
 
 # --------------------------------------------------------------------------- what it starts from

@@ -19,6 +19,8 @@ from trainers.prepare import Prepared, Row
 class SFT(Objective[Row]):
     """Learns the answers of the examples, or every token of a text."""
 
+    measures_loss = True
+
     def config_class(self) -> type:
         from trl import SFTConfig
 
@@ -68,6 +70,10 @@ class SFT(Objective[Row]):
 
     def evaluation_loss(self, trainer: Trainer, rows: Sequence[Row]) -> float | None:
         return mean_loss(trainer, rows)
+
+    def held_out_loss(self, trainer: Trainer, inputs: Sequence[Row]) -> tuple[float, float]:
+        learned = sum(row.learned for row in inputs)
+        return (mean_loss(trainer, inputs) or 0.0) * learned, learned
 
 
 def objective_of(job: Job) -> Objective[Any]:

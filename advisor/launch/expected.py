@@ -17,6 +17,7 @@ from advisor.plan.read import resolve_path
 from advisor.plan.record import Expected
 
 KEPT_CHECKPOINTS = 3  # two stay; a third exists while it replaces the older one
+KEPT_BEST = 3  # weights of the best step: of the newest checkpoint's, of a later one, and a new one
 INTERPRETER = "Python and libraries"  # the estimator's name of the term
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -135,14 +136,15 @@ def disk_need(
     known.
 
     A checkpoint holds what is trained and AdamW's two moments of it, in the dtype of the weights
-    (modules: float32).
+    (modules: float32); the weights of the best step (keep: best) stand alone.
     """
     stage = entry.stage
+    copies = 1 + KEPT_CHECKPOINTS * 3 + (KEPT_BEST if stage.keep == "best" else 0)
     if not update(stage.update).is_module:
         size = model_bytes(shape, model_folder, stage.weights_dtype)
-        return None if size is None else size + KEPT_CHECKPOINTS * 3 * size
+        return None if size is None else size * copies
     trainable = _trainable(plan, stage, shape)
-    return None if trainable is None else 4 * trainable * (1 + KEPT_CHECKPOINTS * 3)
+    return None if trainable is None else 4 * trainable * copies
 
 
 def model_bytes(shape: ModelShape | None, folder: Path | None, dtype: str) -> int | None:

@@ -104,6 +104,16 @@ class Stage:
     holdout: Annotated[float, Number(min=0, below=0.9), "share of the rows kept for evaluation"] = (
         0.05
     )
+    keep: Annotated[
+        Literal["best", "last"],
+        "whose weights are the result: those of the lowest held-out loss during training, or the"
+        " last",
+    ] = "last"
+    early_stopping: Annotated[
+        Positive | None,
+        "stop after so many evaluations (about ten a run) without a lower held-out loss; the"
+        " learning rate follows the whole plan; default: never",
+    ] = None
     save_steps: Annotated[
         Positive | None,
         "optimizer steps between checkpoints; default: ten in a run, at least every 500",

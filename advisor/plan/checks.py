@@ -168,6 +168,15 @@ def stage_faults(stage: Mapping[str, Any], place: Place, specs: KeySpecs, report
         )
     if stage.get("scheduler") == "constant" and stage.get("warmup"):
         dead("warmup", "scheduler is constant", "use scheduler: constant_with_warmup")
+    if stage.get("holdout") == 0:
+        for key, asked in (("keep", "best"), ("early_stopping", stage.get("early_stopping"))):
+            if asked is not None and stage.get(key) == asked:
+                report(
+                    (*place, key),
+                    f"`{key}: {asked}` needs a loss on held-out rows, and `holdout` is 0",
+                    "a holdout above 0, such as 0.05",
+                    f"raise holdout, or remove {key}",
+                )
     packs = [name for name, method in specs.objectives.items() if method.packs]
     if stage.get("packing") is True and objective in specs.objectives and objective not in packs:
         dead(

@@ -146,6 +146,26 @@ class Evaluation(JsonObject):
     confusion: Annotated[Confusion | None, "of a classifier", OMIT_NULL] = None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeldOut(JsonObject):
+    """The loss on held-out rows during training; each value is `holdout_loss` of its step in
+    metrics.jsonl.
+    """
+
+    every: Annotated[int | None, "optimizer steps from one evaluation to the next"] = None
+    rows: Annotated[int | None, "held-out rows, the same each time"] = None
+    share: Annotated[float | None, "cost, as a share of the training's computation"] = None
+    seconds: Annotated[float | None, "what all evaluations together took"] = None
+    best_step: Annotated[int | None, "optimizer steps until the lowest loss"] = None
+    best_loss: Annotated[float | None, "the lowest loss"] = None
+    last_step: Annotated[int | None, "optimizer steps until the last evaluation"] = None
+    last_loss: Annotated[float | None, "the last loss"] = None
+    kept_step: Annotated[int | None, "the step whose weights are the result"] = None
+    planned_steps: Annotated[int | None, "optimizer steps of the plan"] = None
+    stopped_early: Annotated[bool, "whether training stopped before them"] = False
+    waited: Annotated[int | None, "evaluations since the lowest loss"] = None
+
+
 @dataclass(frozen=True, slots=True)
 class Check(JsonObject):
     """One check of what was saved, and what it found."""
@@ -213,6 +233,10 @@ class ResolvedSettings(JsonObject):
     plain_template: Annotated[
         bool, "the base has no chat template: a plain one is stored with the result"
     ] = False
+    keep: Annotated[str | None, "best or last: whose weights are the result", OMIT_NULL] = None
+    early_stopping: Annotated[
+        int | None, "evaluations without improvement after which training stops", OMIT_NULL
+    ] = None
     options: Annotated[Mapping[str, Any], "the keys of the objective and of the update"] = field(
         default_factory=dict
     )
@@ -242,6 +266,7 @@ class Outcome(JsonObject):
     measured: Annotated[Measured | None, "memory and time"] = None
     data: Annotated[DataCounts | None, "the rows"] = None
     evaluation: Annotated[Evaluation | None, "before and after; null: not compared"] = None
+    held_out: Annotated[HeldOut | None, "held-out loss during training", OMIT_NULL] = None
     checks: Annotated[tuple[Check, ...], "checks of what was saved"] = ()
     verdict: Annotated[Verdict | None, "the verdict on the stage"] = None
 

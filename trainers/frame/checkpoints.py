@@ -12,7 +12,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -248,7 +248,14 @@ def fingerprint(value: Any) -> str:
 
 
 def mark_complete(
-    folder: Path, *, step: int, steps: int, learning_rate: float, epoch: float, fingerprint: str
+    folder: Path,
+    *,
+    step: int,
+    steps: int,
+    learning_rate: float,
+    epoch: float,
+    fingerprint: str,
+    held_out: Mapping[str, Any] | None = None,
 ) -> None:
     """Mark a checkpoint as complete, with what a resumed run shows of it.
 
@@ -259,6 +266,7 @@ def mark_complete(
         learning_rate: That of the last step.
         epoch: Times through the data.
         fingerprint: Of everything that the checkpoint depends on.
+        held_out: The state of the held-out loss during training.
     """
     write_json(
         folder / COMPLETE,
@@ -268,6 +276,7 @@ def mark_complete(
             "learning_rate": learning_rate,
             "epoch": epoch,
             "fingerprint": fingerprint,
+            **({} if held_out is None else {"held_out": dict(held_out)}),
         },
     )
 

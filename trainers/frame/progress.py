@@ -19,6 +19,7 @@ from advisor.ground.files import write_atomically
 from advisor.ground.units import format_duration, format_gib
 from trainers.frame.checkpoints import mark_complete
 from trainers.frame.files import json_value
+from trainers.frame.held_out_curve import HeldOutCurve
 from trainers.frame.machine import MemoryMeter
 
 LINE_EVERY_S = 10.0  # without a terminal
@@ -52,12 +53,16 @@ class Display:
             self.bar.start()
             self.task = self.bar.add_task(label, total=steps, text="")
 
-    def show(self, step: int, text: str) -> None:
-        """Show that a step is done."""
+    def show(self, step: int, text: str, *, important: bool = False) -> None:
+        """Show that a step is done; without a terminal only from time to time, or if it is
+        important.
+        """
         if self.bar is not None:
             self.bar.update(self.task, completed=step, text=text)
         elif self.shown and (
-            step in (1, self.steps) or time.monotonic() - self.last_line_s >= LINE_EVERY_S
+            important
+            or step in (1, self.steps)
+            or time.monotonic() - self.last_line_s >= LINE_EVERY_S
         ):
             self.last_line_s = time.monotonic()
             say(f"{self.label}: step {step}/{self.steps}  {text}")
@@ -71,7 +76,8 @@ class Display:
 
 class RunCallback(TrainerCallback):
     """Writes a line of metrics per logged step, updates the display, marks checkpoints as complete,
-    and stops a run whose loss is not finite.
+    measures the held-out loss when it is due, and stops a run whose loss is not finite, or whose
+    held-out loss does not improve any more.
 
     Args:
         metrics: The file for the lines; None: write none.
@@ -106,6 +112,9 @@ class RunCallback(TrainerCallback):
         self.display_args = (label, steps, shown)
         self.display: Display | None = None
         self.trainer: Any = None  # set once the trainer is made, which needs its callbacks
+        self.curve: HeldOutCurve | None = None  # likewise; None: nothing is measured on the way
+        self.held_out: dict[int, float] = {}  # step -> held-out loss
+        self.held_out_s = 0.0
         self.losses: list[float] = []
         self.step_times_s: list[float] = []
         self.tokens = 0
@@ -116,6 +125,18 @@ class RunCallback(TrainerCallback):
         self.first_step = self.last_step = state.global_step
         label, steps, shown = self.display_args
         self.display = Display(label, steps, shown=shown)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.curve is None or not self.curve.is_due(state.global_step):
+            return
+        began_s = time.monotonic()
+        self.held_out[state.global_step] = self.curve.measure(state.global_step)
+        control.should_log = True  # so that the step has a line in metrics.jsonl
+        if self.curve.stopped:
+            control.should_training_stop = control.should_save = True
+        took_s = time.monotonic() - began_s
+        self.held_out_s += took_s
+        self.last_s += took_s  # measuring is not part of a step's time
 
     def on_log(
         self,
@@ -138,6 +159,7 @@ class RunCallback(TrainerCallback):
         per_s = tokens / max(now - self.last_s, 1e-9)
         self.last_s, self.last_step = now, state.global_step
         memory = self.memory.peak_bytes()
+        held_out = self.held_out.get(state.global_step)
         self._write(
             {
                 "stage": self.stage,
@@ -145,6 +167,7 @@ class RunCallback(TrainerCallback):
                 "step": state.global_step,
                 "steps": self.steps,
                 "loss": loss,
+                **({"holdout_loss": held_out} if held_out is not None else {}),
                 "learning_rate": rate,
                 "grad_norm": norm,
                 "tokens_per_s": round(per_s, 1),
@@ -169,8 +192,9 @@ class RunCallback(TrainerCallback):
             )
             self.display.show(
                 state.global_step,
-                f"loss {loss:.3f}{own}  {per_s:,.0f} tokens/s  {format_duration(left_s)} left "
-                f" {format_gib(memory)}",
+                f"loss {loss:.3f}{self._last_held_out()}{own}  {per_s:,.0f} tokens/s "
+                f" {format_duration(left_s)} left  {format_gib(memory)}",
+                important=held_out is not None,
             )
         # With loss scaling (fp16) a step with infinite gradients is skipped and the scale lowered,
         # so only the loss counts.
@@ -208,16 +232,26 @@ class RunCallback(TrainerCallback):
                 learning_rate=rate,
                 epoch=state.epoch or 0.0,
                 fingerprint=self.fingerprint,
+                held_out=self.curve.state() if self.curve is not None else None,
             )
+        if self.curve is not None:
+            self.curve.checkpoint_written()
         self.last_s = time.monotonic()  # saving is not part of a step's time
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.train_s = time.monotonic() - self.began_s
+        self.train_s = time.monotonic() - self.began_s - self.held_out_s
         self.close()
 
     def close(self) -> None:
         if self.display is not None:
             self.display.close()
+
+    def _last_held_out(self) -> str:
+        if not self.held_out:
+            return ""
+        step, loss = max(self.held_out.items())
+        at = "" if step == self.last_step else f" (step {step})"
+        return f"  held-out {loss:.3f}{at}"
 
     def _write(self, line: dict[str, Any]) -> None:
         if self.metrics is not None:
@@ -246,7 +280,7 @@ def cut_metrics(path: Path, *, stage: str, task: str | None, after: int) -> list
         mine = record.get("stage") == stage and record.get("task") == task
         if mine and record.get("step", 0) > after:
             continue
-        if mine:
+        if mine and "loss" in record:
             losses.append(record["loss"])
         kept.append(line)
     write_atomically(path, "".join(f"{line}\n" for line in kept))

@@ -31,6 +31,13 @@ from trainers.frame import checkpoints, settings
 from trainers.frame.bases import memory_meter, release_base
 from trainers.frame.dry_run import measure
 from trainers.frame.files import write_json
+from trainers.frame.held_out_curve import (
+    SHORT_RUN,
+    HeldOutCurve,
+    asks_for_curve,
+    check_held_out,
+    make_curve,
+)
 from trainers.frame.job import Job
 from trainers.frame.machine import (
     MemoryMeter,
@@ -82,6 +89,7 @@ class Objective(ABC, Generic[Item]):
     writes = True  # the result generates text (a reward model and a classifier do not)
     # of the trainer's logs, what goes into metrics.jsonl beside the loss
     logged: Sequence[str] = ()
+    measures_loss = False  # whether there is a loss of held-out rows to measure during training
 
     @abstractmethod
     def config_class(self) -> type:
@@ -158,6 +166,17 @@ class Objective(ABC, Generic[Item]):
         objective has none.
         """
         return None
+
+    def held_out_inputs(self, trainer: Trainer, rows: Sequence[Item]) -> Any:
+        """A micro-batch of held-out rows as `held_out_loss` takes it. Called before training."""
+        return rows
+
+    def held_out_loss(self, trainer: Trainer, inputs: Any) -> tuple[float, float]:
+        """(the sum of the losses of a micro-batch, how many were added up): the loss that is
+        trained on, on rows that are not. It must leave no trace in the training, and wait for no
+        other process. Called only if `measures_loss`.
+        """
+        raise NotImplementedError
 
     def save(self, job: Job, trainer: Trainer, model: Model, tokenizer: Tokenizer) -> None:
         """Write the result into the stage's folder. May raise TrainingFailed."""
@@ -244,6 +263,7 @@ def train(job: Job, objective: Objective[Any]) -> None:
         for line in describe(data, template=objective.kind.name != "classes"):
             say(f"{label(job)}: {line}")
 
+    check_held_out(job, data.holdout, has_loss=objective.measures_loss)
     memory = memory_meter(device)
     model = objective.load(job, device, update, tokenizer, data)
     check_vocabulary(model, tokenizer)
@@ -286,11 +306,17 @@ def train(job: Job, objective: Objective[Any]) -> None:
         ):
             evaluator.evaluate_base()
 
+    curve = held_out_curve(job, objective, trainer, data, sequences, steps)
+    if curve is not None:
+        curve.resume(resume[1].get("held_out") if resume is not None else None)
+        callback.curve = curve
     if shown:
         callback.losses = resume_metrics(job, resume, steps)
     memory.reset()
     try:
-        if resume is not None and resume[1]["step"] >= steps:
+        if resume is not None and (
+            resume[1]["step"] >= steps or (curve is not None and curve.stopped)
+        ):
             trainer._load_from_checkpoint(str(resume[0]))
         else:
             trainer.train(resume_from_checkpoint=str(resume[0]) if resume else None)
@@ -300,6 +326,10 @@ def train(job: Job, objective: Objective[Any]) -> None:
     if not shown:
         return
 
+    if curve is not None:
+        curve.load_best(trainer.model)
+        for line in curve.outcome():
+            say(f"{label(job)}: {line}")
     trained = without_autocast(trainer.accelerator.unwrap_model(trainer.model))
     if hasattr(trained.config, "use_cache"):
         trained.config.use_cache = True
@@ -315,13 +345,14 @@ def train(job: Job, objective: Objective[Any]) -> None:
         say(f"{label(job)}: {'ok' if check.ok else 'WARNING'}: {check.text}")
     result = StageResult(
         status=DONE,
-        steps=steps,
+        steps=curve.last_step if curve is not None and curve.stopped else steps,
         loss_first=callback.losses[0] if callback.losses else None,
         loss_last=callback.losses[-1] if callback.losses else None,
         duration_s=time.monotonic() - began_s,
         measured=measured,
         data=data.counts(),
         evaluation=evaluation,
+        held_out=curve.record() if curve is not None else None,
         checks=tuple(checks),
         verdict=stage_verdict(checks, verdict),
         versions=versions,
@@ -329,6 +360,39 @@ def train(job: Job, objective: Objective[Any]) -> None:
     )
     write_json(job.output / RESULT, result.to_dict())
     release_base(trained)
+
+
+def held_out_curve(
+    job: Job,
+    objective: Objective[Any],
+    trainer: Trainer,
+    data: Prepared[Any],
+    sequences: Sequence[Sequence[Any]],
+    steps: int,
+) -> HeldOutCurve | None:
+    """What measures the held-out loss while the stage trains; None if nothing is measured. Says
+    what it will measure.
+    """
+    from trainers.frame.progress import say
+
+    if not objective.measures_loss or not (job.judge or asks_for_curve(job)):
+        return None
+    shown = is_main_process()
+    curve = make_curve(
+        job,
+        trainer,
+        data.holdout,
+        sequences,
+        steps=steps,
+        inputs=objective.held_out_inputs,
+        loss=objective.held_out_loss,
+        writes=shown,
+    )
+    if shown and curve is not None:
+        say(f"{label(job)}: {curve.describe()}")
+    elif shown and data.holdout:
+        say(f"{label(job)}: held-out loss is measured before and after training alone: {SHORT_RUN}")
+    return curve
 
 
 def stage_fingerprint(job: Job, steps: int, versions: Mapping[str, str], *digests: str) -> str:
@@ -521,6 +585,8 @@ def resolved_settings(
         truncation=job.stage.truncation,
         holdout=job.stage.holdout,
         **template_record(trainer.processing_class),
+        keep=job.stage.keep,
+        early_stopping=job.stage.early_stopping,
         options=job.options,
         trainable_parameters=trainable,
         parameters=sum(parameter.numel() for parameter in model.parameters()),

@@ -1,0 +1,315 @@
+"""Held-out loss during training: how often, on what, what it leaves alone, and what follows from
+it.
+"""
+
+import json
+import math
+import random
+from dataclasses import dataclass
+from importlib import import_module
+from types import SimpleNamespace
+
+import pytest
+
+from advisor.ground.errors import InputError
+from tests.trainers.runs import break_at
+from trainers import sft
+from trainers.frame import stage
+from trainers.frame.files import read_json
+from trainers.frame.held_out_curve import (
+    HeldOutCurve,
+    Schedule,
+    forward_share,
+    micro_batches,
+    schedule,
+    trained_parameters,
+)
+
+SHORT = {"max_steps": 4, "holdout": 0.2, "job_judge": False}
+# Six rows that have nothing in common with the four held out: seen 13 times, they are learned by
+# heart, and the loss of the others rises.
+OVERFIT = {
+    "update": "full", "learning_rate": 0.01, "scheduler": "constant", "warmup": 0.0,
+    "max_steps": 20, "holdout": 0.4, "job_judge": False,
+}  # fmt: skip
+
+
+@dataclass
+class Length:
+    tokens: int
+
+
+@pytest.fixture
+def overfit(make, tmp_path):
+    """A job whose held-out loss falls first, and then rises."""
+    rows = random.Random(1)
+    path = tmp_path / "letters.jsonl"
+    path.write_text(
+        "".join(
+            json.dumps(
+                {
+                    "messages": [
+                        {"role": "user", "content": f"order {number}?"},
+                        {"role": "assistant", "content": "".join(rows.choices("abcdefgh", k=12))},
+                    ]
+                }
+            )
+            + "\n"
+            for number in range(10)
+        )
+    )
+    return lambda **keys: make(**{**OVERFIT, "job_data": path, **keys})
+
+
+def lines(job):
+    return [json.loads(line) for line in (job.run / "metrics.jsonl").read_text().splitlines()]
+
+
+def curve_of(job):
+    """(step, held-out loss) of every evaluation."""
+    return [(line["step"], line["holdout_loss"]) for line in lines(job) if "holdout_loss" in line]
+
+
+def weights(job):
+    from safetensors.torch import load_file
+
+    (path,) = job.output.glob("*model.safetensors")
+    return load_file(path)
+
+
+def same(one, other):
+    import torch
+
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize(
+    ("held", "steps", "tokens", "every", "rows", "share"),
+    [
+        # 10 x 50 rows x 100 tokens x 1/2 is a twentieth of 500,000 tokens.
+        (400, 1000, 500_000, 100, 50, 0.05),
+        # All of them where they cost less: 10 x 20 x 100 / 2 of 500,000.
+        (20, 1000, 500_000, 100, 20, 0.02),
+        (4000, 1000, 100_000_000, 100, 256, 256 * 10 * 50 / 100_000_000),
+        # Fewer evaluations of 8 rows where the run is short: 5 x 8 x 50 of 40,000 tokens.
+        (400, 100, 40_000, 20, 8, 0.05),
+        # And three of 4 rows: 3 x 4 x 50 of 12,000.
+        (400, 100, 12_000, 34, 4, 0.05),
+    ],
+)
+def test_ten_evaluations_take_a_twentieth_of_the_time_at_most(
+    held, steps, tokens, every, rows, share
+):
+    """Every tenth of the run, on as many rows as 5 % of its computation pay for; in a short run
+    less often.
+    """
+    found = schedule(
+        [Length(100)] * held,
+        steps=steps, trained_tokens=tokens, forward=0.5, batch=4, wanted=False,
+    )  # fmt: skip
+    assert (found.every, found.rows) == (every, rows)
+    assert found.share == pytest.approx(share)
+
+
+def test_padding_counts_as_time():
+    """Rows of unequal length cost what their padded micro-batches cost."""
+    rows = [Length(10)] * 100 + [Length(190)] * 100
+    found = schedule(rows, steps=100, trained_tokens=200_000, forward=0.5, batch=200, wanted=False)
+    assert found.rows == 10  # 10 evaluations x 10 rows x 190 x 1/2: 9,500 of 200,000
+
+
+def test_a_run_too_short_for_a_curve_has_one_only_if_the_plan_asks():
+    """Three evaluations of four rows must have room in 5 %, or the plan must need them."""
+    short = {"steps": 20, "trained_tokens": 5_000, "forward": 0.5, "batch": 4}
+    assert schedule([Length(100)] * 50, **short, wanted=False) is None
+    assert schedule([Length(100)] * 50, **short, wanted=True) == Schedule(2, 8, 0.8)
+    assert schedule([Length(1)] * 3, **short, wanted=False) is None
+    assert schedule([], **short, wanted=True) is None
+
+
+def test_looking_costs_a_third_of_full_training_and_more_beside_a_reference(make, align):
+    """A forward pass is a third of training on a row, a half with a module; DPO's reference runs in
+    both.
+    """
+    assert forward_share(make(update="full")) == pytest.approx(1 / 3)
+    assert forward_share(make()) == pytest.approx(1 / 2)
+    assert forward_share(make(update="full", gradient_checkpointing=True)) == pytest.approx(1 / 4)
+    assert forward_share(align("dpo", update="full")) == pytest.approx(2 / 4)
+
+
+def test_no_micro_batch_has_a_single_row():
+    """Five rows of four at once are two and three: KTO compares the rows of a micro-batch."""
+    groups = micro_batches([Length(size) for size in (5, 3, 1, 4, 2)], 4)
+    assert [[row.tokens for row in group] for group in groups] == [[1, 2], [3, 4, 5]]
+    assert micro_batches([], 4) == []
+
+
+def test_processes_share_the_rows_and_come_to_one_number(monkeypatch):
+    """Each of two processes measures its own micro-batches; both get the number of one alone."""
+    import torch
+
+    batches = [(0.1, 3.0), (0.7, 5.0), (0.2, 4.0)]
+    tables = []
+
+    def curve(own, processes):
+        trainer = SimpleNamespace(
+            accelerator=SimpleNamespace(num_processes=processes),
+            args=SimpleNamespace(device="cpu"),
+        )
+        shares = [part if place % processes == own else None for place, part in enumerate(batches)]
+        return HeldOutCurve(
+            trainer, Schedule(1, 3, 0.05), shares, lambda _, part: part,
+            steps=9, of_rows=3, folder=None,
+        )  # fmt: skip
+
+    alone = curve(0, 1).measure(1)
+    assert alone == pytest.approx(1.0 / 12)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda table: tables.append(table.clone()))
+    for own in (0, 1):
+        curve(own, 2).measure(1)
+    together = tables[0] + tables[1]
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda table: table.copy_(together))
+    assert curve(0, 2).measure(1) == curve(1, 2).measure(1) == alone
+
+
+def test_measuring_leaves_no_trace_in_the_training(make, tmp_path):
+    """Weights and training losses are equal to the bit with evaluations and without, dropout
+    included.
+    """
+    found = []
+    for asked in ({}, {"early_stopping": 50}):
+        job = make(**SHORT, dropout=0.2, **asked,
+                   job_run=tmp_path / f"run{len(asked)}")  # fmt: skip
+        sft.train(job)
+        found.append((weights(job), [line["loss"] for line in lines(job)], curve_of(job)))
+    (plain, losses, none), (watched, watched_losses, curve) = found
+    assert none == []
+    assert [step for step, _ in curve] == [1, 2, 3, 4]
+    assert losses == watched_losses
+    assert same(plain, watched)
+
+
+@pytest.mark.parametrize("objective", ["dpo", "kto", "rm", "orpo"])
+def test_pairs_are_measured_by_their_own_loss_without_a_trace(
+    objective, align, trained_once, tmp_path
+):
+    """The same holds for the losses of TRL's trainers, whose statistics of the training stay as
+    they were; DPO and KTO begin with the loss of a model that is its own reference.
+    """
+    job = align(objective, early_stopping=50, job_judge=False)
+    import_module(f"trainers.{objective}").train(job)
+    plain = trained_once(objective)
+    curve = curve_of(job)
+    own = ("holdout_loss", "elapsed_s", "memory_bytes", "tokens_per_s")
+    assert [step for step, _ in curve] == [1, 2, 3, 4, 5, 6]
+    assert curve_of(plain) == []
+    assert [{key: line[key] for key in line if key not in own} for line in lines(job)] == [
+        {key: line[key] for key in line if key not in own} for line in lines(plain)
+    ]
+    assert same(weights(job), weights(plain))
+    if objective in ("dpo", "kto"):
+        assert curve[0][1] == pytest.approx({"dpo": math.log(2), "kto": 0.5}[objective], abs=0.1)
+
+
+def test_the_value_is_the_loss_of_the_saved_result_on_the_held_out_rows(make):
+    """The last value is what plain PEFT and transformers compute for the result."""
+    import torch
+    from peft import AutoPeftModelForCausalLM
+
+    job = make(**SHORT, early_stopping=9)
+    sft.train(job)
+    model = AutoPeftModelForCausalLM.from_pretrained(job.output, dtype=torch.float32)
+    _, data = stage.prepare(job, sft.SFT())
+    total, count = 0.0, 0
+    for row in data.holdout:
+        ids, labels = (torch.tensor([list(part)]) for part in (row.input_ids, row.labels))
+        with torch.no_grad():
+            total += float(model(input_ids=ids, labels=labels).loss) * row.learned
+        count += row.learned
+    assert len(data.holdout) == read_json(job.output / "result.json")["held_out"]["rows"] == 6
+    assert curve_of(job)[-1][1] == pytest.approx(total / count, rel=1e-5)
+
+
+def test_the_best_weights_become_the_result(overfit, monkeypatch, capsys):
+    """`keep: best` goes back to the evaluation with the lowest loss."""
+    job = overfit(keep="best")
+    seen = {}
+    measure = HeldOutCurve.measure
+
+    def remember(self, step):
+        seen[step] = {
+            name: part.detach().clone() for name, part in trained_parameters(self.trainer.model)
+        }
+        return measure(self, step)
+
+    monkeypatch.setattr(HeldOutCurve, "measure", remember)
+    sft.train(job)
+    curve = dict(curve_of(job))
+    best = min(curve, key=curve.get)
+    assert list(curve) == list(range(2, 21, 2))
+    assert 2 < best < 20
+    saved = weights(job)
+    assert all(saved[name].equal(part) for name, part in seen[best].items() if name in saved)
+    assert not all(saved[name].equal(part) for name, part in seen[20].items() if name in saved)
+    held = read_json(job.output / "result.json")["held_out"]
+    assert (held["kept_step"], held["best_step"], held["best_loss"]) == (best, best, curve[best])
+    assert held["last_loss"] == curve[20] > curve[best]
+    assert [path.name for path in job.checkpoints.glob("best-*")] == [f"best-{best}.safetensors"]
+    assert f"the weights of step {best} are the result" in capsys.readouterr().err
+
+
+def test_training_stops_when_the_held_out_loss_does(overfit, capsys):
+    """`early_stopping: 2` ends the run after the second evaluation in a row that is not lower; the
+    last weights stay the result unless the plan says otherwise.
+    """
+    job = overfit(early_stopping=2)
+    sft.train(job)
+    steps, values = zip(*curve_of(job), strict=True)
+    waited, expected = 0, None  # the rule, on the values as they were written
+    for place, value in enumerate(values):
+        waited = 0 if value < min(values[:place], default=math.inf) else waited + 1
+        if waited == 2:
+            expected = steps[place]
+            break
+    assert steps[-1] == lines(job)[-1]["step"] == expected < 20
+    result = read_json(job.output / "result.json")
+    held = result["held_out"]
+    assert (held["stopped_early"], held["waited"], held["planned_steps"]) == (True, 2, 20)
+    assert result["steps"] == held["kept_step"] == expected
+    said = capsys.readouterr().err
+    assert f"stopped early after step {expected} of 20" in said
+    assert "the last weights are the result" in said
+
+
+@pytest.mark.parametrize("where", ["at the best step", "after the last"])
+def test_a_run_resumes_with_its_best_step_and_its_patience(where, overfit, monkeypatch, tmp_path):
+    """A killed run ends as one that was not: same curve, same stop, same weights. It may have
+    passed its best step since the last checkpoint, or have ended without a result.
+    """
+    keys = {"keep": "best", "early_stopping": 2, "save_steps": 5}
+    whole, killed = overfit(**keys), overfit(**keys, job_run=tmp_path / "killed")
+    sft.train(whole)
+    held = read_json(whole.output / "result.json")["held_out"]
+    assert held["stopped_early"]
+    if where == "at the best step":
+        break_at(held["best_step"], killed, monkeypatch)
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr(sft.SFT, "save", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                sft.train(killed)
+        monkeypatch.setattr(HeldOutCurve, "measure", lambda *_: pytest.fail("trained again"))
+    sft.train(killed)
+    assert curve_of(killed) == curve_of(whole)
+    assert same(weights(killed), weights(whole))
+    found = read_json(killed.output / "result.json")
+    assert found["held_out"] | {"seconds": 0} == held | {"seconds": 0}
+    assert found["steps"] == held["last_step"]
+
+
+def test_nothing_to_measure_is_refused_before_the_model_loads(make, monkeypatch):
+    """`keep: best` and `early_stopping` need rows that are held out."""
+    monkeypatch.setattr(sft.SFT, "load", lambda *_: pytest.fail("loaded"))
+    for key in ({"keep": "best"}, {"early_stopping": 2}):
+        with pytest.raises(InputError, match="needs held-out rows, and no row is held out"):
+            sft.train(make(**key, holdout=0.0))
