@@ -165,6 +165,29 @@ class HeldOut(JsonObject):
     stopped_early: Annotated[bool, "whether training stopped before them"] = False
     waited: Annotated[int | None, "evaluations since the lowest loss"] = None
 
+    def sentences(self) -> list[str]:
+        """What it showed, and what followed from it."""
+        if self.best_loss is None:
+            return ["held-out loss during training was never a finite number"]
+        said = []
+        if self.stopped_early:
+            times = f"{self.waited} evaluation{'s' if self.waited != 1 else ''}"
+            said.append(
+                f"stopped early after step {self.last_step} of {self.planned_steps}: held-out loss"
+                f" had not improved for {times}"
+            )
+        if self.best_step == self.last_step:
+            lowest = f"held-out loss was lowest at the last step: {self.best_loss:.4g}"
+            return [*said, lowest]
+        last = "" if self.last_loss is None else f", {self.last_loss:.4g} at step {self.last_step}"
+        lowest = f"held-out loss was lowest at step {self.best_step}: {self.best_loss:.4g}{last}"
+        result = (
+            f"the weights of step {self.kept_step} are the result"
+            if self.kept_step == self.best_step
+            else f"the last weights are the result (`keep: best` takes those of {self.best_step})"
+        )
+        return [*said, f"{lowest}; {result}"]
+
 
 @dataclass(frozen=True, slots=True)
 class Check(JsonObject):

@@ -24,6 +24,7 @@ from advisor.plan.record import (
     DataCounts,
     Evaluation,
     Expected,
+    HeldOut,
     MachineRecord,
     Measured,
     ResolvedSettings,
@@ -51,7 +52,12 @@ figure { margin: 1rem 0; } figcaption { color: var(--quiet); font-size: .85rem; 
 svg { width: 100%; height: auto; }
 svg text { font: 11px system-ui, sans-serif; fill: var(--quiet); }
 svg .grid { stroke: var(--line); } svg .mark { stroke: var(--warn); stroke-dasharray: 4 4; }
-svg .line { fill: none; stroke: var(--mark); stroke-width: 1.5; } th { white-space: nowrap; }
+svg .line { fill: none; stroke: var(--mark); stroke-width: 1.5; }
+svg .second { fill: none; stroke: var(--warn); stroke-width: 1.5; }
+svg .point { fill: var(--warn); } svg .dot { fill: none; stroke: var(--warn); stroke-width: 2; }
+.key { display: inline-block; width: 1.2rem; height: 0; margin: 0 .4rem .2rem 0;
+  border-top: 2px solid; } .key.line { color: var(--mark); }
+.key.second { color: var(--warn); margin-left: 1rem; } th { white-space: nowrap; }
 h3 { font-size: 1rem; margin: 1.5rem 0 .25rem; }
 .verdict { background: var(--soft); border-left: 4px solid var(--mark); padding: .5rem 1rem;
   border-radius: 0 6px 6px 0; font-size: 1.1rem; }
@@ -82,6 +88,9 @@ DRAWN = {
     "tokens_per_s": ("Speed", "tokens/s"),
     "memory_bytes": ("Memory", "GiB"),
 }
+
+# Key -> what is drawn in its picture beside it, and its name.
+BESIDE = {"loss": ("holdout_loss", "Held-out loss")}
 
 
 def write_report(folder: Path, record: RunRecord) -> Path:
@@ -121,6 +130,7 @@ def model_card(record: RunRecord, stage: StageRecord) -> str:
         "",
         f"{what_was_trained(stage)} of {base or Path(model).name}{rows}.",
         *_card_losses(stage.evaluation or Evaluation()),
+        *_card_step(stage.held_out),
         *_card_caveats(stage),
         *_card_loading(stage),
         "",
@@ -141,6 +151,14 @@ def _card_losses(found: Evaluation) -> list[str]:
         return []
     losses = f"{before:.3f} before, {after:.3f} after"
     return ["", f"Loss on {found.rows or 0:,} held-out rows: {losses}."]
+
+
+def _card_step(found: HeldOut | None) -> list[str]:
+    """Which weights these are, where they are not those of the plan's last step."""
+    if found is None or found.kept_step in (None, found.planned_steps):
+        return []
+    loss = "" if found.kept_step != found.best_step else ", where its held-out loss was lowest"
+    return ["", f"Weights after step {found.kept_step} of {found.planned_steps}{loss}."]
 
 
 def _card_caveats(stage: StageRecord) -> list[str]:
@@ -382,6 +400,7 @@ def _stage(stage: StageRecord, metrics: Sequence[Mapping[str, Any]]) -> list[str
         title,
         f"<p>{text(said)}</p>" if said else "",
         _before_after(evaluation),
+        _items(stage.held_out.sentences()) if stage.held_out else "",
         *_curves(metrics),
         _costs(stage),
         _data(stage.data),
@@ -428,13 +447,27 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
     drawn = []
     for key, (name, unit) in DRAWN.items():
         scale = 2**30 if key == "memory_bytes" else 1
-        points = [
-            (float(line["step"]), float(line[key]) / scale)
-            for line in metrics
-            if isinstance(line.get(key), int | float) and "step" in line
-        ]
-        drawn.append(curve(name, points, unit=unit))
+        beside = _points(metrics, BESIDE[key][0]) if key in BESIDE else []
+        lowest = min(beside, key=lambda point: point[1], default=None)
+        drawn.append(
+            curve(
+                name,
+                [(step, value / scale) for step, value in _points(metrics, key)],
+                unit=unit,
+                beside=(BESIDE[key][1], beside) if beside else None,
+                dot=(*lowest, f"lowest at step {lowest[0]:g}") if lowest else None,
+            )
+        )
     return [svg for svg in drawn if svg]
+
+
+def _points(metrics: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+    """(step, value) of the lines that have one."""
+    return [
+        (float(line["step"]), float(line[key]))
+        for line in metrics
+        if isinstance(line.get(key), int | float) and "step" in line
+    ]
 
 
 def _costs(stage: StageRecord) -> str:

@@ -104,6 +104,8 @@ def _stage_lines(stage: StageRecord, folder: Path) -> list[str]:
         losses = f"{stage.loss_first:.3f} -> {stage.loss_last:.3f}"
         lines.append(_line("loss", f"{losses} over {stage.steps or 0:,} steps"))
     lines += _evaluation_lines(stage.evaluation) if stage.evaluation else []
+    if stage.held_out:
+        lines += [_line("training", said) for said in stage.held_out.sentences()]
     lines += _cost_lines(stage.expected, stage.measured)
     if data:
         kept = [

@@ -228,8 +228,10 @@ def test_too_little_room_is_found_before_anything_is_written(shop, monkeypatch):
 
 def test_full_fine_tuning_needs_room_for_its_optimizer_states(shop):
     """For full fine-tuning the result is one copy of the weights and each of three checkpoints
-    three of them.
+    three of them; with `keep: best` the weights of the best step stand there up to three times.
     """
+    from dataclasses import replace
+
     from advisor.ground.types import ModelShape
     from advisor.launch.expected import disk_need
     from advisor.plan.entries import entries
@@ -243,6 +245,8 @@ def test_full_fine_tuning_needs_room_for_its_optimizer_states(shop):
     plan = read_plan("plan.yaml")
     shape = ModelShape(id="m", origin="size", params=1_000_000)
     assert disk_need(plan, entries(plan)[0], shape, None) == 4_000_000 * (1 + 3 * 3)
+    best = replace(plan, stages=(replace(plan.stages[0], keep="best"),))
+    assert disk_need(best, entries(best)[0], shape, None) == 4_000_000 * (1 + 3 * 3 + 3)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

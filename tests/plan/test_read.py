@@ -221,6 +221,17 @@ def test_each_fault_says_where_what_and_what_is_allowed(old, new, at, words):
             ["both `data` and `tasks`"],
         ),
         ("epochs: 2", "attention: flash_attention_2", ["needs a CUDA"]),
+        (
+            "objective: sft",
+            "objective: grpo\n    keep: best\n    early_stopping: 3",
+            ["`keep` has no effect", "`early_stopping` has no effect", "before and after training"],
+        ),
+        ("objective: sft", "objective: ppo\n    keep: best", ["`keep` has no effect"]),
+        (
+            "epochs: 2",
+            "holdout: 0\n    keep: best\n    early_stopping: 3",
+            ["`keep: best` needs a loss on held-out rows", "`early_stopping: 3` needs"],
+        ),
     ],
 )
 def test_a_key_without_effect_is_refused(old, new, words):

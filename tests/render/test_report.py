@@ -94,6 +94,29 @@ def test_curves_are_drawn_from_the_stage_s_own_metrics(page):
     assert "Training loss from 4 at step 0 to 2 at step 2" in page
 
 
+def test_the_held_out_loss_is_drawn_with_the_training_loss(tmp_path):
+    """Both are in one picture, the lowest point of the held-out loss is marked, and the page says
+    which weights were kept. Lines without the value do not matter.
+    """
+    held = {
+        "every": 2, "rows": 6, "best_step": 2, "best_loss": 1.5, "last_step": 6, "last_loss": 2.5,
+        "kept_step": 2, "planned_steps": 9, "stopped_early": True, "waited": 2,
+    }  # fmt: skip
+    metrics = [{**METRICS[0], "step": step, "loss": 4.0 - step / 2} for step in range(1, 7)]
+    for step, value in ((2, 1.5), (4, 2.0), (6, 2.5)):
+        metrics[step - 1]["holdout_loss"] = value
+    record = RunRecord.from_dict({**RECORD, "stages": [{**STAGE, "held_out": held}]})
+    page = report_page(record, folder=tmp_path, plan_text="", metrics=metrics)
+    assert page.count('class="point"') == 3
+    assert "Held-out loss from 1.5 at step 2 to 2.5 at step 6; lowest at step 2" in page
+    said = "stopped early after step 6 of 9: held-out loss had not improved for 2 evaluations"
+    assert said in page
+    assert "the weights of step 2 are the result" in page
+    assert "Weights after step 2 of 9" in model_card(record, record.stages[0])
+    plain = RunRecord.from_dict(RECORD)
+    assert "Weights after" not in model_card(plain, plain.stages[0])
+
+
 def test_a_failed_run_says_why(tmp_path):
     """The stage's error stands in the report, and nothing about using a result."""
     failed = {

@@ -305,7 +305,8 @@ class HeldOutCurve:
     @property
     def kept_step(self) -> int | None:
         """The step whose weights are the result."""
-        return self.best_step if self.keeps_best else self.last_step
+        best = self.keeps_best and self.best_step is not None
+        return self.best_step if best else self.last_step
 
     def describe(self) -> str:
         """What is going to be measured."""
@@ -327,33 +328,6 @@ class HeldOutCurve:
             if self.patience >= self.plan.times(self.steps):
                 parts.append(f"this run has only {measurements(self.plan.times(self.steps))}")
         return "; ".join(parts)
-
-    def outcome(self) -> list[str]:
-        """What came of it."""
-        if self.best_step is None:
-            return ["held-out loss during training: never a finite number"]
-        lines = []
-        if self.stopped:
-            lines.append(
-                f"stopped early after step {self.last_step} of {self.steps}: held-out loss had not"
-                f" improved for {measurements(self.waited)}"
-            )
-        if self.best_step == self.last_step:
-            lines.append(
-                f"held-out loss was lowest at the last step, {self.last_step}: {self.best_loss:.4g}"
-            )
-        else:
-            lowest = (
-                f"held-out loss was lowest at step {self.best_step}: {self.best_loss:.4g}, against"
-                f" {self.last_loss:.4g} at step {self.last_step}"
-            )
-            result = (
-                f"the weights of step {self.best_step} are the result"
-                if self.keeps_best
-                else "the last weights are the result; `keep: best` would keep the best"
-            )
-            lines.append(f"{lowest}; {result}")
-        return lines
 
     def record(self) -> HeldOut:
         """For result.json."""

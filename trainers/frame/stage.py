@@ -328,7 +328,7 @@ def train(job: Job, objective: Objective[Any]) -> None:
 
     if curve is not None:
         curve.load_best(trainer.model)
-        for line in curve.outcome():
+        for line in curve.record().sentences():
             say(f"{label(job)}: {line}")
     trained = without_autocast(trainer.accelerator.unwrap_model(trainer.model))
     if hasattr(trained.config, "use_cache"):
