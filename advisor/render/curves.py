@@ -90,7 +90,7 @@ def curve(
         anchor = "end" if x > WIDTH / 2 else "start"
         drawn += (
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" class="dot"/><text x="{x:.1f}"'
-            f' y="{max(y - 9, TOP):.1f}" text-anchor="{anchor}">{escape(dot[2])}</text>'
+            f' y="{max(y - 22, TOP):.1f}" text-anchor="{anchor}">{escape(dot[2])}</text>'
         )
     said = escape(told)
     return (
