@@ -191,11 +191,23 @@ def test_measuring_leaves_no_trace_in_the_training(make, tmp_path):
 
 @pytest.mark.parametrize("objective", ["dpo", "kto", "rm", "orpo"])
 def test_pairs_are_measured_by_their_own_loss_without_a_trace(
-    objective, align, trained_once, tmp_path
+    objective, align, trained_once, monkeypatch
 ):
     """The same holds for the losses of TRL's trainers, whose statistics of the training stay as
-    they were; DPO and KTO begin with the loss of a model that is its own reference.
+    they were, and none of which waits for another process; DPO and KTO begin with the loss of a
+    model that is its own reference.
     """
+    from accelerate import Accelerator
+
+    measure = HeldOutCurve.measure
+
+    def alone(self, step):
+        with monkeypatch.context() as patch:
+            for name in ("gather", "gather_for_metrics"):
+                patch.setattr(Accelerator, name, lambda *_, **__: pytest.fail("waits for others"))
+            return measure(self, step)
+
+    monkeypatch.setattr(HeldOutCurve, "measure", alone)
     job = align(objective, early_stopping=50, job_judge=False)
     import_module(f"trainers.{objective}").train(job)
     plain = trained_once(objective)
