@@ -18,6 +18,7 @@ from trainers.evaluation.loss import SAMPLES, held_out
 from trainers.evaluation.metrics import Comparison, classification, compare, verdict
 from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.frame import settings
+from trainers.frame.evaluating import evaluating
 from trainers.frame.job import Job
 from trainers.frame.stage import Objective
 from trainers.frame.types import Device, Model, Tokenizer, Trainer
@@ -145,11 +146,9 @@ def class_logits(trainer: Trainer, rows: Sequence[Labelled]) -> Any:
     import torch
 
     model, device = trainer.model, trainer.args.device
-    was_training = model.training
-    model.eval()
     found: dict[int, Any] = {}
     order = sorted(range(len(rows)), key=lambda place: rows[place].tokens)
-    with torch.no_grad(), trainer.compute_loss_context_manager():
+    with evaluating(model):
         for start in range(0, len(order), BATCH):
             places = order[start : start + BATCH]
             batch = trainer.processing_class.pad(
@@ -158,7 +157,6 @@ def class_logits(trainer: Trainer, rows: Sequence[Labelled]) -> Any:
             ).to(device)
             for place, line in zip(places, model(**batch).logits.float().cpu(), strict=True):
                 found[place] = line
-    model.train(was_training)
     return torch.stack([found[place] for place in range(len(rows))])
 
 

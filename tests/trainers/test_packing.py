@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from advisor.ground.errors import InputError
 from tests.conftest import examples
 from trainers.prepare import IGNORED, PackedBatches, Row, dataset_columns, pack
-from trainers.prepare.packing import check_packing, packed_logits
+from trainers.prepare.packing import check_packing, leak, packed_logits
 
 SMALL = {
     "vocab_size": 96,
@@ -134,20 +134,107 @@ def test_lines_of_a_batch_are_padded_without_being_seen():
             )
 
 
-def test_a_model_that_looks_across_rows_is_refused():
-    """A model that makes nothing of positions lets rows see each other: packing is refused with the
-    way out.
+def sharp(dtype: str, attention: str = "sdpa"):
+    """A tiny Llama that looks at its context, with logits near 30, as those of a real model are:
+    in bfloat16 they are multiples of 0.125.
     """
-    model = tiny("llama", "sdpa")
-    check_packing(model, rows_of([5, 6, 9]), stage="sft", attention="sdpa")
+    import torch
+
+    model = tiny("llama", attention)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1:
+            parameter.data *= 40 if "lm_head" in name else 6
+    return model.to(getattr(torch, dtype))
+
+
+def looks_across(model, layers=None):
+    """The model, whose attention no longer keeps rows apart: everywhere, or in these layers."""
+    import torch
+
+    def seeing_everything(attention):
+        original = attention.forward
+
+        def forward(hidden_states, attention_mask=None, **others):
+            size = hidden_states.shape[1]
+            mask = torch.ones(1, 1, size, size, dtype=torch.bool).tril()
+            return original(hidden_states, attention_mask=mask, **others)
+
+        attention.forward = forward
+
+    for number, layer in enumerate(model.model.layers):
+        if layers is None or number in layers:
+            seeing_everything(layer.self_attn)
+    return model
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_rounding_is_not_taken_for_a_look_across_rows(dtype):
+    """A model may be packed in each dtype, though 16-bit log-probabilities of a packed row differ
+    from those of the row alone by a step of rounding.
+    """
+    import torch
+
+    model = sharp(dtype)
+    rows = rows_of([23, 31, 40, 61])
+    found = leak(model, rows)
+    assert found.joined_gap > 10  # it does look at its context
+    if dtype == "bfloat16":
+        assert found.packed_gap > 0.1  # a limit for float32 would refuse it
+    check_packing(model, rows, stage="cpt", attention="sdpa")
+    # Nor does it matter how much the model makes of its context.
+    deaf = tiny("llama", "sdpa").to(getattr(torch, dtype))
+    for parameter in deaf.model.layers.parameters():
+        parameter.data.zero_()
+    check_packing(deaf, rows, stage="cpt", attention="sdpa")
+
+
+@pytest.mark.parametrize("layers", [None, {1}], ids=["everywhere", "in-one-layer"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_model_that_looks_across_rows_is_refused(dtype, layers):
+    """A model that lets rows see each other, be it in a single layer, is not packed: the refusal
+    names the way out.
+    """
+    model = looks_across(sharp(dtype), layers)
+    with pytest.raises(InputError, match="lets packed rows see each other") as caught:
+        check_packing(model, rows_of([23, 31, 40]), stage="sft", attention="sdpa")
+    assert caught.value.faults[0].hint == "set packing: false"
+
+
+def test_a_model_that_ignores_positions_is_refused():
+    """A model that makes nothing of positions cannot tell where a row begins."""
+    model = sharp("bfloat16")
     forward = model.forward
     model.forward = lambda *args, position_ids=None, **kwargs: forward(*args, **kwargs)
-    # A random model hardly looks at anything: make it look.
-    for parameter in model.parameters():
-        parameter.data *= 3
-    with pytest.raises(InputError, match="lets packed rows see each other") as caught:
+    with pytest.raises(InputError, match="lets packed rows see each other"):
         check_packing(model, rows_of([5, 6, 9]), stage="sft", attention="sdpa")
-    assert caught.value.faults[0].hint == "set packing: false"
+
+
+@pytest.mark.long
+def test_smollm_may_be_packed_in_every_dtype(smollm):
+    """The real model is packed in float32, bfloat16 and float16; with one of its 30 layers looking
+    across rows it is not.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(smollm)
+    texts = [
+        "The kettle is an old device. It heats water until the steam makes it whistle.",
+        "Thyroid hormones control how quickly the body uses energy, and so most of its organs.",
+        "A parcel that was sent on Monday arrives on Wednesday, if nothing holds it up.",
+        "def mean(values):\n    return sum(values) / len(values)  # of numbers, not of texts",
+    ]
+    rows = [
+        Row(place, ids, ids, "", "", "", str(place), text)
+        for place, text in enumerate(texts)
+        for ids in [tuple(tokenizer(text)["input_ids"])]
+    ]
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        model = AutoModelForCausalLM.from_pretrained(smollm, dtype=dtype).eval()
+        for pair in (rows[:2], rows[2:], rows[1:3]):
+            found = leak(model, pair)
+            assert found.accepted, f"{dtype}: {found.text()}"
+        assert not leak(looks_across(model, {15}), rows[:2]).accepted
 
 
 @pytest.mark.light

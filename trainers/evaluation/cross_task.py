@@ -16,6 +16,7 @@ from advisor.plan.model import Plan
 from advisor.plan.read import read_plan
 from advisor.plan.record import CROSS, CrossEvaluation
 from trainers.evaluation.loss import held_out, padded_batch
+from trainers.frame.evaluating import evaluating
 from trainers.frame.files import write_json
 from trainers.frame.job import make_job
 from trainers.frame.machine import quiet_libraries, torch_device, use_cores
@@ -105,7 +106,7 @@ def loss_per_token(model: Model, rows: Sequence[Row], pad_id: int) -> float:
     import torch
 
     total, count = 0.0, 0
-    with torch.no_grad():
+    with evaluating(model):
         for row in rows:
             batch = padded_batch([row], pad_id, next(model.parameters()).device)
             labels_BT = batch.pop("labels")[:, 1:]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,7 +121,6 @@ class TextEvaluator:
                 self.trainer.processing_class,
                 batch,
                 limit=self.limit,
-                autocast=self._autocast,
             )
         return Measurements(
             losses=losses,
@@ -147,9 +145,6 @@ class TextEvaluator:
     def own_record(self) -> dict[str, Any]:
         """What an objective adds to the record."""
         return {}
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return self.trainer.compute_loss_context_manager()
 
     # ---------------------------------------------------------------- comparing
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from trainers.frame.evaluating import evaluating
 from trainers.frame.types import Device, Model, Tokenizer, Trainer
 from trainers.prepare import IGNORED, Row
 
@@ -63,33 +64,24 @@ def padded_batch(rows: Sequence[Row], pad_id: int, device: Device) -> dict[str, 
 
 def mean_loss(trainer: Trainer, rows: Sequence[Row]) -> float | None:
     """Mean loss per learned token over the rows, or None without rows."""
-    import torch
-
     if not rows:
         return None
     model, total, count = trainer.model, 0.0, 0
-    was_training = model.training
-    model.eval()
-    with torch.no_grad(), trainer.compute_loss_context_manager():
+    with evaluating(model):
         for batch in batches(rows, trainer.args.per_device_train_batch_size):
             inputs = padded_batch(batch, trainer.processing_class.pad_token_id, trainer.args.device)
             learned = sum(row.learned for row in batch)
             total += float(trainer.compute_loss(model, inputs)) * learned
             count += learned
-    model.train(was_training)
     return total / count
 
 
 def row_losses(trainer: Trainer, rows: Sequence[Row]) -> list[float]:
     """Mean loss per learned token of each row, in their order."""
-    import torch
-
     if not rows:
         return []
     model, found = trainer.model, []
-    was_training = model.training
-    model.eval()
-    with torch.no_grad(), trainer.compute_loss_context_manager():
+    with evaluating(model):
         for row in rows:
             found.append(
                 float(
@@ -101,7 +93,6 @@ def row_losses(trainer: Trainer, rows: Sequence[Row]) -> list[float]:
                     )
                 )
             )
-    model.train(was_training)
     return found
 
 
@@ -117,9 +108,7 @@ def answer_log_probs(trainer: Trainer, rows: Sequence[Row]) -> list[float]:
     model, found = trainer.model, []
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     partly = "logits_to_keep" in inspect.signature(type(plain).forward).parameters
-    was_training = model.training
-    model.eval()
-    with torch.no_grad(), trainer.compute_loss_context_manager():
+    with evaluating(model):
         for row in rows:
             inputs = padded_batch([row], trainer.processing_class.pad_token_id, trainer.args.device)
             labels_T = inputs.pop("labels")[0]
@@ -139,7 +128,6 @@ def answer_log_probs(trainer: Trainer, rows: Sequence[Row]) -> list[float]:
                     )
                 )
             )
-    model.train(was_training)
     return found
 
 
@@ -161,15 +149,9 @@ def prompts_to_answer(rows: Sequence[Row], *, seq_len: int) -> list[Row]:
 
 
 def sample_answers(
-    model: Model, tokenizer: Tokenizer, rows: Sequence[Row], *, limit: int, autocast: Any
+    model: Model, tokenizer: Tokenizer, rows: Sequence[Row], *, limit: int
 ) -> list[Sample]:
-    """Greedy answers to the rows' prompts, at most `limit` tokens each.
-
-    Args:
-        autocast: Makes the context that generation runs in.
-    """
-    import torch
-
+    """Greedy answers to the rows' prompts, at most `limit` tokens each."""
     if not rows:
         return []
     # Rendered prompts have their own special tokens; a prompt without a template gets the
@@ -186,12 +168,10 @@ def sample_answers(
     ).to(device)
     stops = model.generation_config.eos_token_id
     stop_ids = set(stops if isinstance(stops, list) else [stops])
-    was_training = model.training
-    model.eval()
     checkpointing = bool(getattr(model, "is_gradient_checkpointing", False))
     if checkpointing:  # else the cache is off, and every token costs a whole forward pass
         model.gradient_checkpointing_disable()
-    with torch.no_grad(), autocast():
+    with evaluating(model):
         output = model.generate(
             **encoded,
             max_new_tokens=limit,
@@ -203,7 +183,6 @@ def sample_answers(
         )
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    model.train(was_training)
     samples = []
     for line in output[:, encoded["input_ids"].shape[1] :].tolist():
         end = next((place for place, token in enumerate(line) if token in stop_ids), None)

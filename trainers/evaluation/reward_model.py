@@ -10,6 +10,7 @@ from typing import Any
 from advisor.plan.record import Check, Evaluation, Metric
 from trainers.evaluation.loss import held_out
 from trainers.evaluation.metrics import proportion_interval
+from trainers.frame.evaluating import evaluating
 from trainers.frame.files import read_json, write_json
 from trainers.frame.job import Job
 from trainers.frame.types import Trainer
@@ -26,10 +27,8 @@ def pair_scores(trainer: Trainer, rows: Sequence[Pair]) -> Any:
     import torch
 
     model, device, pad = trainer.model, trainer.args.device, trainer.processing_class.pad_token_id
-    was_training = model.training
-    model.eval()
     found = []
-    with torch.no_grad(), trainer.compute_loss_context_manager():
+    with evaluating(model):
         for at in range(0, len(rows), AT_ONCE):
             texts = [
                 [*row.prompt_ids, *ids]
@@ -49,7 +48,6 @@ def pair_scores(trainer: Trainer, rows: Sequence[Pair]) -> Any:
                 .cpu()
                 .view(-1, 2)
             )
-    model.train(was_training)
     return torch.cat(found)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from advisor.ground.errors import TrainingFailed
 from advisor.plan.record import Check
 from trainers.evaluation.loss import Sample, padded_batch
+from trainers.frame.evaluating import computes_in_16_bit, evaluating
 from trainers.frame.job import Job
 from trainers.frame.loading import keep_weights_unpacked, quantization_config
 from trainers.frame.types import AdaptedModel, Model
@@ -33,11 +34,8 @@ def log_probs(model: Model, row: Row, pad_id: int) -> Any:
 
     inputs = padded_batch([row], pad_id, next(model.parameters()).device)
     inputs.pop("labels")
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
+    with evaluating(model):
         logits_TV = model(**inputs, use_cache=False).logits[0, -SHOWN_TOKENS:]
-    model.train(was_training)
     return torch.log_softmax(logits_TV.float(), dim=-1).cpu()
 
 
@@ -76,11 +74,8 @@ def head_scores(model: Model, row: Any) -> Any:
     import torch
 
     ids = torch.tensor([list(row.input_ids)], device=next(model.parameters()).device)
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
+    with evaluating(model):
         found = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]
-    model.train(was_training)
     return found.float().cpu()
 
 
@@ -113,7 +108,11 @@ def check_saved(job: Job, model: Model, folder: Path, probe: Probe, before: Any)
     from peft import PeftModel
 
     trained = probe.answer(model)
-    exact = job.stage.weights_dtype == "float32" and job.stage.quantization is None
+    exact = (
+        job.stage.weights_dtype == "float32"
+        and job.stage.quantization is None
+        and not computes_in_16_bit(model)
+    )
     limit = SAME_EXACT if exact else SAME
     how, loaded = (
         _load_module(job, model, folder, probe)

@@ -16,6 +16,7 @@ from typing import Any
 
 from advisor.ground.errors import Fault, InputError, TrainingFailed
 from advisor.methods import objective
+from trainers.frame.evaluating import evaluating
 from trainers.frame.job import Job
 from trainers.frame.types import Device, Model, Tokenizer
 from trainers.prepare.prompts import Prompt
@@ -401,7 +402,7 @@ def model_scores(model: Model, answers: Sequence[Answer], *, at_once: int) -> li
     device = next(model.parameters()).device
     pad = model.config.get_text_config().pad_token_id
     found: list[float] = []
-    with torch.no_grad():
+    with evaluating(model):
         # Without a padding token in its config a model scores single texts alone.
         for start in range(0, len(answers), at_once if pad is not None else 1):
             texts = [

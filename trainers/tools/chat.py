@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from advisor.ground.errors import AdviseError, InputError, nearest
+from trainers.frame.evaluating import evaluating
 from trainers.frame.machine import quiet_libraries, torch_device, use_cores
 from trainers.tools.results import BASE, Loaded, load_results, prompt_ids, results_of
 
@@ -64,7 +65,6 @@ class ChatSession:
             self.out.flush()
 
     def _answer(self, name: str, messages: Sequence[Mapping[str, str]]) -> str:
-        import torch
         from transformers import TextStreamer
 
         pieces: list[str] = []
@@ -76,7 +76,7 @@ class ChatSession:
                 out.write(text)
                 out.flush()
 
-        with self.loaded.use(name) as (model, tokenizer), torch.no_grad():
+        with self.loaded.use(name) as (model, tokenizer), evaluating(model):
             inputs = prompt_ids(tokenizer, messages).to(self.loaded.device)
             limit = getattr(model.config, "max_position_embeddings", None)
             if limit is not None and inputs["input_ids"].shape[1] >= limit:

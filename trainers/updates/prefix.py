@@ -14,6 +14,7 @@ from typing import Any, cast
 import advisor.peft_adapter  # noqa: F401  (lets prefixes take part in generation, see advisor/peft_adapter/prefix.py)
 from advisor.ground.errors import Fault, InputError
 from advisor.plan.model import Stage
+from trainers.frame.evaluating import evaluating
 from trainers.frame.types import AdaptedModel, Model, Tokenizer
 from trainers.prepare.prepared import PreparedRow
 from trainers.prepare.row import IGNORED
@@ -176,14 +177,11 @@ def _cache(model: Model, ids: Sequence[int]) -> list[tuple[Any, Any]]:
     """
     import torch
 
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
+    with evaluating(model):
         output = model(
             input_ids=torch.tensor([list(ids)], device=next(model.parameters()).device),
             use_cache=True,
         )
-    model.train(was_training)
     # transformers calls it `cache` from 5.24 on.
     cache = output["cache"] if "cache" in output else output.get("past_key_values")
     layers = getattr(cache, "layers", ())

@@ -1,0 +1,67 @@
+"""Forward passes outside the trainer's own steps: probes, checks, evaluations, generated answers.
+
+transformers wraps autocast around the forward of the model that it trains, from `train` on, and
+nowhere else (its compute_loss_context_manager does nothing). What runs before and after, and what
+PEFT generates, has to bring its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Without gradients and dropout, in a dtype that the model's attention can compute in; the
+    model's mode is restored afterwards.
+    """
+    import torch
+
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), attention_autocast(model):
+            yield
+    finally:
+        model.train(was_training)
+
+
+def attention_autocast(model: Any) -> Any:
+    """Autocast if the model's attention refuses the dtype of its weights, as flash attention
+    refuses float32; else no context at all, so that numbers are those of the plainly loaded model.
+    """
+    import torch
+
+    if not computes_in_16_bit(model) or first_float_dtype(model) != torch.float32:
+        return nullcontext()
+    device = next(model.parameters()).device
+    return torch.autocast(device.type, half_dtype(device))
+
+
+def computes_in_16_bit(model: Any) -> bool:
+    """True if the model's attention takes 16-bit numbers alone, as every flash attention does."""
+    return "flash" in str(getattr(model.config, "_attn_implementation", None) or "")
+
+
+def half_dtype(device: Any) -> Any:
+    """bfloat16, or float16 on a GPU without it: what mixed precision computes in on this device."""
+    import torch
+
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return torch.bfloat16
+
+
+def first_float_dtype(model: Any) -> Any:
+    """The dtype of the base's weights, whatever module is on it; None if it has no floats.
+
+    Adapters are float32 on any base, and packed 4-bit weights are no floats, but norms and
+    embeddings are.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return next(
+        (parameter.dtype for parameter in base.parameters() if parameter.is_floating_point()),
+        None,
+    )
