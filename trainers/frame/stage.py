@@ -48,6 +48,7 @@ from trainers.frame.machine import (
     use_cores,
 )
 from trainers.frame.rows import prepare_rows
+from trainers.frame.trained_dtype import round_to_base
 from trainers.frame.types import Device, Model, Tokenizer, Trainer
 from trainers.prepare import ANSWERS, Kind, Prepared
 from trainers.prepare.prepared import PreparedRow, rows_digest
@@ -331,6 +332,8 @@ def train(job: Job, objective: Objective[Any]) -> None:
         for line in curve.record().sentences():
             say(f"{label(job)}: {line}")
     trained = without_autocast(trainer.accelerator.unwrap_model(trainer.model))
+    resolved = resolved_settings(job, trainer, device, threads, stops)
+    round_to_base(trained)
     if hasattr(trained.config, "use_cache"):
         trained.config.use_cache = True
     objective.save(job, trainer, trained, tokenizer)
@@ -356,7 +359,7 @@ def train(job: Job, objective: Objective[Any]) -> None:
         checks=tuple(checks),
         verdict=stage_verdict(checks, verdict),
         versions=versions,
-        resolved=resolved_settings(job, trainer, device, threads, stops),
+        resolved=resolved,
     )
     write_json(job.output / RESULT, result.to_dict())
     release_base(trained)

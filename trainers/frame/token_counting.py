@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from trainers.frame.trained_dtype import train_in_float32
+
 
 class TokenCounting:
-    """A mixin for TRL's trainers: counts tokens, reports nothing to anyone, and keeps modules on a
-    quantised base in float32.
+    """A mixin for TRL's trainers: counts tokens, reports nothing to anyone, and trains modules in
+    float32.
     """
 
     model: Any
@@ -16,16 +18,9 @@ class TokenCounting:
 
     def start_counting(self) -> None:
         """Set the count to zero; once, after TRL has made the trainer."""
-        import torch
-
         self._tokens_seen = 0
-        base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        if getattr(base, "is_quantized", False):
-            # TRL casts adapters of a quantised base to bfloat16, in which small updates are lost;
-            # PEFT's own choice is float32.
-            for parameter in self.model.parameters():
-                if parameter.requires_grad and parameter.dtype == torch.bfloat16:
-                    parameter.data = parameter.data.float()
+        # Also because TRL casts adapters of a quantised base to bfloat16.
+        train_in_float32(self.model)
 
     def _send_telemetry(self) -> None:
         """Report nothing to anyone."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from advisor.ground.errors import Fault, InputError
 from trainers.frame import checkpoints, settings
 from trainers.frame.job import Job
+from trainers.frame.trained_dtype import train_in_float32
 from trainers.frame.types import Device, Tokenizer
 from trainers.prepare import Prepared
 from trainers.prepare.prompts import Prompt
@@ -157,6 +158,8 @@ def build(
     check_vocabulary(policy, tokenizer)
     added = enable_stop_tokens(policy, tokenizer, set(data.turn_ends))
     without_dropout(roles)
+    for model in roles.models():
+        train_in_float32(model)
     if stage.gradient_checkpointing:
         roles.recompute()
     for model in roles.models():

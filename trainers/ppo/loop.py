@@ -27,6 +27,7 @@ from trainers.frame.stage import (
     stage_fingerprint,
     stage_verdict,
 )
+from trainers.frame.trained_dtype import round_to_base
 from trainers.frame.types import Tokenizer
 from trainers.ppo.build import NoConfig, build, faults, reward_fingerprint, reward_model_folder
 from trainers.prepare import Prepared
@@ -154,6 +155,7 @@ def finish(
         evaluator.evaluate_tuned()
     used = resolved_settings(job, ppo, about)
     policy = ppo.roles.only_policy()
+    round_to_base(policy)
     policy.eval()
     checkpoints.save_result(policy, tokenizer, job.output)
     checks: list[Check] = check_saved(job, policy, job.output, probe, before)

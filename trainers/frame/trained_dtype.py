@@ -1,0 +1,90 @@
+"""Weights that a module trains are float32 while they are trained, whatever the base is.
+
+PEFT sees to that for its own layers, not for whole modules of the base that are trained beside
+them (`modules_to_save`: a new head, embeddings), which stay in the dtype of the base. In bfloat16
+most of their updates are rounded away, and the loss scaler of float16 refuses to unscale them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+
+def train_in_float32(model: Any) -> None:
+    """Give each 16-bit weight of the model's modules float32, if it has modules at all.
+
+    A module of the base that is trained beside them takes and returns the dtype of the base as
+    before, so that the model also runs outside autocast, and activations do not grow.
+    """
+    if not hasattr(model, "peft_config"):
+        return  # the stage's precision says what weights that are trained in place are
+    for base, module in trained_copies(model):
+        dtype = next((one.dtype for one in base.parameters() if is_half(one)), None)
+        if dtype is None or hasattr(module, "casts"):
+            continue
+        for parameter in module.parameters():
+            if is_half(parameter):
+                parameter.data = parameter.data.float()
+        # Tied embeddings and output layer are two modules with one weight: each casts for itself.
+        module.casts = [
+            module.register_forward_pre_hook(to_float32, with_kwargs=True),
+            module.register_forward_hook(Back(dtype)),
+        ]
+    for parameter in model.parameters():
+        if parameter.requires_grad and is_half(parameter):
+            parameter.data = parameter.data.float()
+
+
+def round_to_base(model: Any) -> None:
+    """Round what `train_in_float32` made float32 of the base's own modules to the base's dtype.
+
+    Then the model in memory, which is evaluated, saved and checked, is the one that anybody loads:
+    PEFT puts saved modules into the dtype of the base.
+    """
+    if not hasattr(model, "peft_config"):
+        return
+    for base, module in trained_copies(model):
+        for cast in module.__dict__.pop("casts", []):
+            cast.remove()
+        dtype = next((one.dtype for one in base.parameters() if is_half(one)), None)
+        if dtype is not None:
+            for parameter in module.parameters():
+                parameter.data = parameter.data.to(dtype)
+
+
+def trained_copies(model: Any) -> Iterator[tuple[Any, Any]]:
+    """(module of the base, the copy of it that is trained) for each module that PEFT saves whole,
+    adapter by adapter.
+    """
+    from peft.utils.other import ModulesToSaveWrapper
+
+    for wrapper in model.modules():
+        if isinstance(wrapper, ModulesToSaveWrapper):
+            for module in wrapper.modules_to_save.values():
+                yield wrapper.original_module, module
+
+
+def is_half(tensor: Any) -> bool:
+    """True for a float of 16 bits."""
+    return bool(tensor.is_floating_point() and tensor.element_size() == 2)
+
+
+def to_float32(module: Any, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    """The inputs of a module, 16-bit floats among them as float32."""
+    return tuple(map(as_float32, given)), {key: as_float32(one) for key, one in named.items()}
+
+
+def as_float32(value: Any) -> Any:
+    """A 16-bit tensor as float32; anything else as it is."""
+    return value.float() if hasattr(value, "is_floating_point") and is_half(value) else value
+
+
+class Back:
+    """A forward hook that gives a module's output the dtype of the base."""
+
+    def __init__(self, dtype: Any) -> None:
+        self.dtype = dtype
+
+    def __call__(self, module: Any, given: tuple[Any, ...], output: Any) -> Any:
+        return output.to(self.dtype) if hasattr(output, "to") else output
