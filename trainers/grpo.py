@@ -1,13 +1,15 @@
 """Group relative policy optimisation (arXiv:2402.03300) under any update scheme: the model's own
 answers to each prompt, several of them, are compared by a reward.
 
-The rows of a step are prompts. `micro_batch_size` prompts are answered at once, `generations` times
-each, and `micro_batch_size` answers go through one forward pass. Each answer is used for one
-update, so that clipping has an effect only from `trl: {num_iterations: 2}` on.
+The rows of a step are prompts. All prompts of an optimizer step are answered together,
+`generations` times each, or in as few parts as fit into memory; `micro_batch_size` answers go
+through one forward pass. Each answer is used for one update, so that clipping has an effect only
+from `trl: {num_iterations: 2}` on.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,6 +21,7 @@ from trainers.evaluation.rewards import RewardEvaluator, prompt_row
 from trainers.evaluation.saved_result import Probe
 from trainers.frame import settings, stage
 from trainers.frame.job import Job
+from trainers.frame.rollouts import rows_at_once
 from trainers.frame.stage import Objective
 from trainers.frame.types import Device, Model, Tokenizer, Trainer
 from trainers.prepare import Prepared
@@ -108,12 +111,14 @@ class GRPO(Objective[Prompt]):
 
         rows = [row for (row,) in sequences]
         generations = job.options["generations"]
+        together = steps_together(job, len(rows), processes=settings.world_size())
+        rows = filled(rows, together * job.stage.micro_batch_size * settings.world_size())
         own = {
             "beta": job.options["beta"],
             "num_generations": generations,
             "max_completion_length": job.options["response_tokens"],
             "gradient_accumulation_steps": job.stage.grad_accum * generations,
-            "steps_per_generation": generations,
+            "steps_per_generation": together * generations,
             "per_device_eval_batch_size": generations,
             "remove_unused_columns": False,
             **self.own_arguments(job),
@@ -134,6 +139,7 @@ class GRPO(Objective[Prompt]):
             dropout=job.options.get("dropout", 0.0),
         )
         built.ids_of = {row.prompt: list(row.prompt_ids) for row in rows}
+        built.rows_together = job.stage.micro_batch_size * generations
         return built
 
     def probe(self, job: Job, data: Prepared[Prompt], tokenizer: Tokenizer) -> Probe:
@@ -172,22 +178,81 @@ class GRPO(Objective[Prompt]):
         super().save(job, trainer, model, tokenizer)
 
 
+def steps_together(job: Job, prompts: int, *, processes: int) -> int:
+    """How many micro-batches of prompts are answered together: those of an optimizer step, or the
+    largest equal part of it that there are prompts for.
+    """
+    accumulated = job.stage.grad_accum
+    return max(
+        (
+            count
+            for count in range(1, accumulated + 1)
+            if accumulated % count == 0
+            and count * job.stage.micro_batch_size * processes <= prompts
+        ),
+        default=1,
+    )
+
+
+def filled(rows: Sequence[Prompt], size: int) -> list[Prompt]:
+    """The prompts, and the first of them again until `size` divides their number: TRL leaves out
+    what does not fill a part.
+    """
+    return [*rows, *rows[: -len(rows) % size]]
+
+
 def with_prepared_prompts(trainer: type) -> type:
-    """TRL's trainer class, reading the token ids of our prompts, tools included, not their text."""
-    from trainers.frame.trl_trainer import with_safe_checkpoints
+    """TRL's trainer class with our prompts as token ids, tools included, our reference model, and
+    answers written in parts that fit into memory.
+    """
+    from trainers.frame.trl_trainer import frozen_copy, with_safe_checkpoints
 
     base: Any = with_safe_checkpoints(trainer)
 
     class Prompted(base):
         ids_of: Mapping[str, list[int]]
+        rows_together = 1  # answers that the plan says fit
 
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            reference = getattr(self, "ref_model", None)
-            if reference is not None and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
-                # TRL loads it by the name in the config, but after an earlier stage's module was
-                # merged that is the name of the base.
-                self.accelerator.unwrap_model(reference).load_state_dict(self.model.state_dict())
+        def __init__(self, *args: Any, model: Any, **kwargs: Any) -> None:
+            # TRL loads the reference model by the name in the config. That is a second load, onto
+            # whatever devices there are, and of the base if an earlier stage's module was merged.
+            module: Any = sys.modules[trainer.__module__]
+            loads = module.create_model_from_path
+            module.create_model_from_path = lambda *_, **__: frozen_copy(model)
+            try:
+                super().__init__(*args, model=model, **kwargs)
+            finally:
+                module.create_model_from_path = loads
+
+        def _generate_single_turn(
+            self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
+        ) -> Any:
+            # PEFT's generate goes past the forward that accelerate put autocast around.
+            with self.accelerator.autocast():
+                if self.use_vllm or getattr(self, "use_transformers_continuous_batching", False):
+                    return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+                size = self.rows_at_once(prompt_ids)
+                parts = [
+                    base._generate_single_turn(
+                        self, prompt_ids[start : start + size], *args, **kwargs
+                    )
+                    for start in range(0, len(prompt_ids), size)
+                ]
+            if isinstance(parts[0], tuple):  # with log-probabilities, which only vLLM has
+                return [ids for part in parts for ids in part[0]], None
+            return [ids for part in parts for ids in part]
+
+        def rows_at_once(self, prompt_ids: list[list[int]]) -> int:
+            """How many answers to write together: whole groups."""
+            group = self.num_generations
+            tokens = max(map(len, prompt_ids)) + self.max_completion_length
+            found = rows_at_once(
+                self.accelerator.unwrap_model(self.model),
+                tokens=tokens,
+                least=self.rows_together,
+                most=len(prompt_ids),
+            )
+            return max(group, found // group * group)
 
         def _tokenize_prompts(
             self, prompts: list[str]

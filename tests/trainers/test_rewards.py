@@ -274,10 +274,34 @@ def test_the_exact_verifier_raises_the_reward(objective, align, asked, undecided
         json.loads(line)["reward"] for line in (job.run / "metrics.jsonl").read_text().splitlines()
     ]
     assert sum(rewards[:2]) / 2 < 0.5
-    assert sum(rewards[-4:]) / 4 > 0.65
+    assert sum(rewards[-6:]) / 6 > 0.6
     assert result["evaluation"]["metrics"]["reward"]["before"] < 0.1
     assert result["evaluation"]["metrics"]["reward"]["after"] > 0.9
     assert any("verifier exact" in note for note in result["data"]["notes"])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_reward_rises_with_other_seeds(seed, align, asked, undecided):
+    """With three seeds, GRPO raises the reward of a task whose answers are verified."""
+    keys = {
+        "verifier": "exact",
+        "response_tokens": 4,
+        "generations": 8,
+        "micro_batch_size": 2,
+        "grad_accum": 2,
+        "learning_rate": 5e-3,
+        "max_steps": 16,
+        "scheduler": "constant",
+        "warmup": 0.0,
+        "seed": seed,
+    }
+    job = align("grpo", job_data=asked, job_model=undecided, job_judge=False, **keys)
+    trained(job)
+    rewards = [
+        json.loads(line)["reward"] for line in (job.run / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert sum(rewards[-6:]) / 6 > sum(rewards[:2]) / 2 + 0.15
 
 
 def test_verifiable_answers_need_no_key(align, asked):

@@ -89,8 +89,8 @@ SET_BY_TRAINERS: Mapping[str, str] = {
         " compared"
     ),
     "num_generations_eval": "rewards are measured before and after training",
-    "generation_batch_size": "micro_batch_size says how many prompts are answered at once",
-    "steps_per_generation": "micro_batch_size says how many prompts are answered at once",
+    "generation_batch_size": "all prompts of an optimizer step are answered together",
+    "steps_per_generation": "all prompts of an optimizer step are answered together",
     "reward_weights": "there is one reward",
     "log_completions": "the report has sample answers from before and after training",
     "train_sampling_strategy": "the order follows from the seed",

@@ -90,6 +90,11 @@ def reference_model(job: Job, model: Model) -> Any | None:
     """
     if update(job.stage.update).is_module or job.stage.trl.get("precompute_ref_log_probs"):
         return None
+    return frozen_copy(model)
+
+
+def frozen_copy(model: Any) -> Any:
+    """A copy of the model as it is now that nothing trains."""
     frozen = copy.deepcopy(model)
     for parameter in frozen.parameters():
         parameter.requires_grad_(False)
