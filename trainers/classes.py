@@ -110,8 +110,22 @@ class Classifier(Objective[Labelled]):
 
         from trainers.frame.trl_trainer import with_safe_checkpoints
 
+        class ClassTrainer(with_safe_checkpoints(Trainer)):  # type: ignore[misc]
+            """transformers' trainer for losses that are means over the rows of a micro-batch.
+
+            transformers divides such a loss by grad_accum only if told so: it takes a model whose
+            forward has **kwargs for one that divides by the rows of the whole batch, which no
+            model for classification does.
+            """
+
+            loss_is_scaled_for_ga = False
+
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                super().__init__(*args, **kwargs)
+                self.model_accepts_loss_kwargs = False
+
         rows = [row for (row,) in sequences]
-        return with_safe_checkpoints(Trainer)(
+        return ClassTrainer(
             model=get_peft_model(model, peft_config) if peft_config is not None else model,
             args=settings.build_config(self.config_class(), arguments, job),
             train_dataset=Dataset.from_dict(class_columns(rows)),

@@ -26,6 +26,7 @@ SHOWN_TOKENS = 64  # of one row: enough to tell two models apart
 SAME = 0.02
 SAME_EXACT = 1e-3  # the same in float32
 CHANGED = 1e-6
+LIKELY = 10.0  # in nats: below that, rounding alone moves log-probabilities
 
 
 def log_probs(model: Model, row: Row, pad_id: int) -> Any:
@@ -87,10 +88,17 @@ def probe_row(rows: Sequence[Any]) -> Any:
 
 def difference(one: Any, other: Any) -> float:
     """The largest difference of two tables of log-probabilities, over tokens that are at all likely
-    in either.
+    in either: measured against the most likely one, because none of a large vocabulary may be
+    likely in itself.
     """
-    likely = (one > -10) | (other > -10)
+    likely = likely_tokens(one) | likely_tokens(other)
+    # NaN is less than nothing: a table of them has no likely token, and is equal to none.
     return float((one - other).abs()[likely].max()) if likely.any() else math.inf
+
+
+def likely_tokens(log_probs_TV: Any) -> Any:
+    """Which tokens are at most LIKELY less likely than the most likely one: T, V."""
+    return log_probs_TV > log_probs_TV.max(dim=-1, keepdim=True).values - LIKELY
 
 
 def check_saved(job: Job, model: Model, folder: Path, probe: Probe, before: Any) -> list[Check]:

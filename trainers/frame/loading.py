@@ -90,6 +90,17 @@ def dtype_faults(job: Job, device: Device) -> list[Fault]:
                 allowed="attention: sdpa or eager",
             )
         )
+    if (
+        stage.attention.startswith("flash")
+        and stage.weights_dtype == "float32"
+        and stage.precision == "pure"
+    ):
+        found.append(
+            Fault(
+                what=f"{at} {stage.attention} computes in 16 bits, and this stage is float32 alone",
+                allowed="precision: mixed, weights_dtype: bfloat16, or attention: sdpa",
+            )
+        )
     if device.type == "cuda" and stage.weights_dtype == "bfloat16":
         import torch
 

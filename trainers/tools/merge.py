@@ -19,6 +19,7 @@ from typing import Any
 
 from advisor.ground.errors import AdviseError, InputError, TrainingFailed
 from advisor.methods import update
+from trainers.evaluation.saved_result import difference
 from trainers.frame.evaluating import evaluating
 from trainers.frame.files import write_json
 from trainers.frame.machine import quiet_libraries, torch_device, use_cores
@@ -193,8 +194,7 @@ def _log_probs(model: Any, row: Any) -> Any:
 def _gap(name: str, unmerged: Sequence[Any], merged: Sequence[Any]) -> Gap:
     greatest, same, places = 0.0, 0, 0
     for one, other in zip(unmerged, merged, strict=True):
-        likely = (one > -10) | (other > -10)
-        greatest = max(greatest, float((one - other).abs()[likely].max()))
+        greatest = max(greatest, difference(one, other))
         same += int((one.argmax(-1) == other.argmax(-1)).sum())
         places += one.shape[0]
     return Gap(base=name, greatest=greatest, same_choice=same / max(1, places))

@@ -1,0 +1,521 @@
+"""Losses, gradients and dtypes are the right ones: with accumulation, in 16 bits, under flash
+attention, and against plain TRL on the same rows.
+"""
+
+import json
+import math
+from importlib import import_module
+
+import pytest
+
+from tests.trainers.alignment import FULL, QUESTIONS, REWARD, result_of, trained
+from trainers.frame import stage
+from trainers.frame.evaluating import evaluating
+from trainers.frame.rollouts import rows_at_once
+from trainers.frame.trained_dtype import round_to_base, train_in_float32
+
+OBJECTIVES = {
+    "sft": "SFT",
+    "classes": "Classifier",
+    "rm": "RewardModel",
+    "dpo": "DPO",
+    "kto": "KTO",
+    "orpo": "ORPO",
+    "simpo": "SimPO",
+    "grpo": "GRPO",
+    "rloo": "RLOO",
+}
+ROWS = 16
+SLOW = pytest.mark.slow
+
+
+def objective_of(name):
+    return getattr(import_module(f"trainers.{name}"), OBJECTIVES[name])()
+
+
+@pytest.fixture(scope="module")
+def sixteen(tmp_path_factory):
+    """Sixteen rows for every kind of objective: pairs, chats, classes; of different lengths."""
+    folder = tmp_path_factory.mktemp("sixteen")
+    pairs, chats, classes = [], [], []
+    for number in range(ROWS):
+        question = f"{QUESTIONS[number % 5]}, order {number}?" + " please" * (number % 4)
+        answer = "Thank you for writing." + " We look at it." * (number % 3)
+        pairs.append({"prompt": question, "chosen": answer, "rejected": f"Go away {number}."})
+        chats.append({"prompt": question, "completion": answer})
+        classes.append({"text": question, "label": "ab"[number % 2]})
+    for name, rows in (("pairs", pairs), ("chats", chats), ("classes", classes)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "own.py").write_text(REWARD)
+    return folder
+
+
+@pytest.fixture
+def job_of(align, sixteen, tmp_path):
+    """The job of an objective on those rows, whose optimizer is SGD."""
+    (tmp_path / "own.py").write_text(REWARD)
+
+    def build(name, **keys):
+        file = {"sft": "chats", "classes": "classes"}.get(name, "pairs")
+        own = {"head": "classes"} if name == "classes" else {}
+        if name in ("grpo", "rloo"):
+            own = {"generations": 4, "response_tokens": 6, "reward": "own.py:score"}
+        common = {
+            "holdout": 0.0, "max_steps": 1, "warmup": 0.0, "scheduler": "constant",
+            "optimizer": "sgd", "dropout": 0.0,
+        }  # fmt: skip
+        return align(
+            "sft" if name == "classes" else name,
+            **{**common, **own, **keys},
+            job_data=sixteen / f"{file}.jsonl",
+        )
+
+    return build
+
+
+class Heard:
+    """A callback that keeps what the trainer logs."""
+
+    def __new__(cls):
+        from transformers import TrainerCallback
+
+        class Callback(TrainerCallback):
+            def __init__(self):
+                self.lines = []
+
+            def on_log(self, args, state, control, logs=None, **others):
+                if "loss" in logs:
+                    self.lines.append(logs)
+
+        return Callback()
+
+
+def built(job, name, *, steps=1):
+    """(our trainer for the job, what it logs), with nothing trained yet."""
+    from transformers import set_seed
+
+    objective = objective_of(name)
+    _, device, _, update = stage.open_stage(job, objective.config_class, objective.faults)
+    set_seed(job.stage.seed)
+    tokenizer, data = stage.prepare(job, objective)
+    model = objective.load(job, device, update, tokenizer, data)
+    heard = Heard()
+    builder = stage.TrainerBuilder(objective, model, tokenizer, device, update)
+    sequences = objective.sequences(job, data.train, model)
+    trainer = builder.build(job, sequences, steps=steps, callback=heard, save=False)
+    trainer.own_data = data
+    return trainer, heard.lines
+
+
+def fixed_answers(monkeypatch, trainer_class):
+    """Let TRL's trainer write the same answers to the same prompts, whatever the batch; the numbers
+    of prompts that each call was for.
+    """
+    calls = []
+
+    def generate(self, prompt_ids, *args, **kwargs):
+        calls.append(len(prompt_ids))
+        counts, answers = {}, []
+        for ids in map(tuple, prompt_ids):
+            place = counts[ids] = counts.get(ids, -1) + 1
+            answers.append([5 + (sum(ids) * 7 + place * 31 + step * 13) % 250 for step in range(6)])
+        return (answers, None) if trainer_class.__name__ == "GRPOTrainer" else answers
+
+    monkeypatch.setattr(trainer_class, "_generate_single_turn", generate)
+    return calls
+
+
+# --------------------------------------------------------------------------- accumulation
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_accumulation_does_not_change_loss_or_gradient(name, job_of, monkeypatch):
+    """Sixteen rows at once and eight times two rows are one step: the same loss, and gradients of
+    the same size, for every objective.
+    """
+    import trl
+
+    if name in ("grpo", "rloo"):
+        fixed_answers(monkeypatch, getattr(trl, f"{name.upper()}Trainer"))
+    small = 4 if name == "kto" else 2  # fewer rows have no estimate of KL
+    found = []
+    for size in (ROWS, small):
+        trainer, lines = built(job_of(name, micro_batch_size=size, grad_accum=ROWS // size), name)
+        trainer.train()
+        (line,) = lines
+        found.append((line["loss"], line["grad_norm"]))
+    # ORPO learns the mean over the tokens of each micro-batch, and KTO's reference point is that of
+    # a micro-batch.
+    loose = name in ("kto", "orpo")
+    assert found[1] == pytest.approx(found[0], rel=0.15 if loose else 2e-3, abs=1e-5)
+    assert found[0][1] > 1e-4
+
+
+# --------------------------------------------------------------------------- against plain TRL
+
+
+def plain_arguments(folder, *, steps, **others):
+    """Arguments of TRL's configs, written without our settings."""
+    return {
+        "output_dir": str(folder), "max_steps": steps, "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2, "learning_rate": 1e-2, "lr_scheduler_type": "constant",
+        "optim": "adamw_torch", "weight_decay": 0.0, "seed": 42, "use_cpu": True, "bf16": False,
+        "report_to": "none", "save_strategy": "no", "logging_steps": 1, "disable_tqdm": True,
+        "gradient_checkpointing": False, **others,
+    }  # fmt: skip
+
+
+def plain_run(trainer, mine):
+    """(loss, gradient norm) of each step of a trainer of TRL that starts from the same weights."""
+    trainer.model.load_state_dict(mine)
+    trainer.train()
+    return numbers(trainer.state.log_history)
+
+
+def numbers(lines):
+    return [(line["loss"], line["grad_norm"]) for line in lines if "grad_norm" in line]
+
+
+COMPARED = {
+    "micro_batch_size": 4, "grad_accum": 2, "optimizer": "adamw", "learning_rate": 1e-2,
+    "weight_decay": 0.0, "seed": 42,
+}  # fmt: skip
+
+
+def frozen_state(trainer):
+    return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+
+
+def plain_base(job, head="CausalLM"):
+    import transformers
+
+    return getattr(transformers, f"AutoModelFor{head}").from_pretrained(job.base_model)
+
+
+@pytest.mark.slow
+def test_ten_steps_of_sft_are_those_of_plain_trl(job_of, tmp_path):
+    """Loss and gradient norm of ten steps are those of TRL's SFTTrainer on the same tokens."""
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    job = job_of("sft", **COMPARED, max_steps=10)
+    trainer, lines = built(job, "sft", steps=10)
+    start, config = frozen_state(trainer), trainer.model.peft_config["default"]
+    trainer.train()
+    rows = trainer.own_data.train
+    plain = SFTTrainer(
+        model=plain_base(job),
+        args=SFTConfig(
+            **plain_arguments(tmp_path / "plain", steps=10, max_length=None),
+            completion_only_loss=True,
+        ),
+        train_dataset=Dataset.from_dict(
+            {
+                "input_ids": [list(row.input_ids) for row in rows],
+                "completion_mask": [[int(label != -100) for label in row.labels] for row in rows],
+            }
+        ),
+        processing_class=trainer.processing_class,
+        peft_config=config,
+    )
+    expected = plain_run(plain, start)
+    assert len(expected) == 10
+    for one, other in zip(numbers(lines), expected, strict=True):
+        assert one == pytest.approx(other, rel=2e-3)
+
+
+@pytest.mark.slow
+def test_ten_steps_of_dpo_are_those_of_plain_trl(job_of, tmp_path):
+    """Loss and gradient norm of ten steps are those of TRL's DPOTrainer on the same tokens."""
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    from trainers.prepare.preference import preference_columns
+
+    class Plain(DPOTrainer):
+        def _prepare_dataset(self, dataset, *args, **kwargs):
+            return dataset  # tokens already
+
+    job = job_of("dpo", **COMPARED, max_steps=10, beta=0.1)
+    trainer, lines = built(job, "dpo", steps=10)
+    start, config = frozen_state(trainer), trainer.model.peft_config["default"]
+    trainer.train()
+    plain = Plain(
+        model=plain_base(job),
+        args=DPOConfig(**plain_arguments(tmp_path / "plain", steps=10, max_length=None, beta=0.1)),
+        train_dataset=Dataset.from_dict(preference_columns(trainer.own_data.train)),
+        processing_class=trainer.processing_class,
+        peft_config=config,
+    )
+    expected = plain_run(plain, start)
+    assert expected[0][0] == pytest.approx(math.log(2), abs=1e-4)
+    assert len(expected) == 10
+    for one, other in zip(numbers(lines), expected, strict=True):
+        assert one == pytest.approx(other, rel=2e-3, abs=1e-5)
+
+
+def test_the_first_step_of_grpo_is_that_of_plain_trl(job_of, tmp_path, monkeypatch):
+    """With the same answers, loss, gradient norm and rewards of a step are those of TRL's
+    GRPOTrainer.
+    """
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    fixed_answers(monkeypatch, GRPOTrainer)
+    trainer, lines = built(job_of("grpo", **COMPARED, beta=0.0), "grpo")
+    start, config = frozen_state(trainer), trainer.model.peft_config["default"]
+    trainer.train()
+
+    def score(prompts, completions, **others):
+        return [text.count("e") / (1 + len(text)) for text in completions]
+
+    plain = GRPOTrainer(
+        model=plain_base(job_of("grpo")),
+        reward_funcs=score,
+        args=GRPOConfig(
+            **plain_arguments(
+                tmp_path / "plain", steps=1, num_generations=4, max_completion_length=6, beta=0.0
+            )
+            | {"gradient_accumulation_steps": 8}
+        ),
+        train_dataset=Dataset.from_dict({"prompt": [row.prompt for row in trainer.own_data.train]}),
+        processing_class=trainer.processing_class,
+        peft_config=config,
+    )
+    expected = plain_run(plain, start)
+    assert numbers(lines) == [pytest.approx(expected[0], rel=2e-3, abs=1e-5)]
+    other = next(line for line in plain.state.log_history if "reward" in line)
+    assert lines[0]["reward"] == pytest.approx(other["reward"], rel=1e-5)
+    assert lines[0]["reward_std"] == pytest.approx(other["reward_std"], rel=1e-5)
+    assert expected[0][1] > 1e-3
+
+
+# --------------------------------------------------------------------------- rollouts
+
+
+@pytest.mark.parametrize("name", ["grpo", "rloo"])
+def test_the_answers_of_a_step_are_written_together(name, job_of, monkeypatch):
+    """One call writes the answers to all prompts of an optimizer step, or as many whole groups as
+    fit into memory.
+    """
+    import trl
+
+    from trainers import grpo
+
+    calls = fixed_answers(monkeypatch, getattr(trl, f"{name.upper()}Trainer"))
+    trainer, _ = built(job_of(name, micro_batch_size=2, grad_accum=4), name)
+    trainer.train()
+    assert calls == [2 * 4 * 4]
+    calls.clear()
+    monkeypatch.setattr(grpo, "rows_at_once", lambda model, least, **_: least + 3)
+    trainer, lines = built(job_of(name, micro_batch_size=2, grad_accum=4), name)
+    trainer.train()
+    assert calls == [8] * 4  # 2 prompts, 4 answers each, as the plan says fit
+    assert lines[0]["frac_reward_zero_std"] < 1  # groups are whole: their answers differ
+    # Too few prompts for a step: equal parts of it; no prompt is left out.
+    assert (
+        grpo.steps_together(job_of(name, micro_batch_size=2, grad_accum=12), 16, processes=1) == 6
+    )
+    assert grpo.filled([1, 2, 3, 4, 5], 4) == [1, 2, 3, 4, 5, 1, 2, 3]
+
+
+def test_as_many_answers_at_once_as_memory_holds(tiny_model):
+    """The device's memory bounds the answers written together, never below what the plan says."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    assert rows_at_once(model, tokens=100, least=2, most=64) == 64
+    # Two layers of two heads of 16 hold 2*2*2*16 = 128 numbers of a token; reading a prompt needs
+    # 8*64 + 3*128 = 896: 4,096 bytes. 2 GiB hold half a million tokens.
+    assert rows_at_once(model, tokens=2**15, least=2, most=64) == 16
+    assert rows_at_once(model, tokens=2**20, least=2, most=64) == 2
+
+
+@pytest.mark.parametrize("name", ["grpo", "rloo"])
+def test_the_reference_model_is_a_copy_and_never_loaded(name, job_of, monkeypatch):
+    """The reference model of a model that is trained whole is a frozen copy of it: nothing is
+    loaded a second time.
+    """
+    import trl
+
+    module = import_module(f"trl.trainer.{name}_trainer")
+
+    def load(*args, **kwargs):
+        raise AssertionError("the reference model was loaded again")
+
+    monkeypatch.setattr(module, "create_model_from_path", load)
+    fixed_answers(monkeypatch, getattr(trl, f"{name.upper()}Trainer"))
+    keys = {key: value for key, value in FULL.items() if key != "dropout"}
+    job = job_of(name, **keys, beta=0.1, micro_batch_size=4)
+    job.stage.options.pop("dropout")
+    trainer, lines = built(job, name)
+    trainer.train()
+    assert module.create_model_from_path is load
+    assert not any(one.requires_grad for one in trainer.ref_model.parameters())
+    assert lines[0]["kl"] == pytest.approx(0, abs=1e-6)
+    assert lines[0]["grad_norm"] > 0
+
+
+# --------------------------------------------------------------------------- 16-bit modules
+
+
+def adapted(tiny_model, dtype, *, head="CausalLM", **lora):
+    """The tiny model in this dtype, with a LoRA and whole modules that are trained."""
+    import torch
+    import transformers
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    extra = {"num_labels": 1} if head == "SequenceClassification" else {}
+    model = getattr(transformers, f"AutoModelFor{head}").from_pretrained(
+        tiny_model, dtype=dtype, **extra
+    )
+    task = "CAUSAL_LM" if head == "CausalLM" else "SEQ_CLS"
+    return get_peft_model(
+        model, LoraConfig(r=2, target_modules="all-linear", task_type=task, **lora)
+    )
+
+
+TIED = {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}
+
+
+@pytest.mark.parametrize(
+    ("head", "lora"),
+    [("SequenceClassification", {}), ("CausalLM", TIED)],
+    ids=["score-head", "tied-embeddings"],
+)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_what_a_module_trains_is_float32(dtype, head, lora, tiny_model, tmp_path):
+    """A head or embeddings trained beside a module on a 16-bit base are float32: the loss scaler of
+    float16 takes them, small updates are not lost, and what is saved is what is in memory.
+    """
+    import peft
+    import torch
+
+    half = getattr(torch, dtype)
+    model = adapted(tiny_model, half, head=head, **lora)
+    ids = torch.arange(3, 23)[None]
+    with evaluating(model):
+        before = model(input_ids=ids).logits
+    train_in_float32(model)
+    trained = [one for one in model.parameters() if one.requires_grad]
+    assert {one.dtype for one in trained} == {torch.float32}
+    with evaluating(model):  # outside autocast too
+        logits = model(input_ids=ids).logits
+    assert logits.dtype == half
+    assert torch.allclose(logits, before, atol=0.02)
+    scaler = torch.amp.GradScaler("cpu", enabled=dtype == "float16", init_scale=64.0)
+    optimizer = torch.optim.SGD(trained, lr=1e-4)
+    start = [one.detach().clone() for one in trained]
+    with torch.autocast("cpu", half):
+        loss = model(input_ids=ids).logits.float().square().sum()
+    scaler.scale(loss).backward()
+    scaler.unscale_(optimizer)  # raised "Attempting to unscale FP16 gradients"
+    scaler.step(optimizer)
+    copies = [one for name, one in model.named_parameters() if "modules_to_save" in name]
+    assert copies
+    assert any(not torch.equal(a, b) for a, b in zip(trained, start, strict=True))
+    round_to_base(model)
+    assert {one.dtype for one in copies} == {half}
+    model.save_pretrained(tmp_path)
+    second = getattr(peft, f"AutoPeftModelFor{head}").from_pretrained(
+        tmp_path, dtype=half, **({"num_labels": 1} if lora == {} else {})
+    )
+    with evaluating(model), evaluating(second):
+        assert torch.equal(model(input_ids=ids).logits, second(input_ids=ids).logits)
+
+
+@pytest.mark.parametrize("name", ["classes", pytest.param("rm", marks=SLOW)])
+def test_a_head_on_a_16_bit_base_trains_and_loads(name, job_of):
+    """A stage with a head on a bfloat16 base trains the head in float32 and passes the check of
+    what it saved.
+    """
+    job = job_of(name, weights_dtype="bfloat16", precision="mixed", max_steps=2, micro_batch_size=4)
+    import_module("trainers.sft" if name == "classes" else "trainers.rm").train(job)
+    assert result_of(job)["resolved"]["trainable_dtype"] == "float32"
+
+
+def test_trained_embeddings_on_a_16_bit_base_load_as_they_were_checked(job_of):
+    """Embeddings trained in float32 are rounded once, when training ends."""
+    job = job_of(
+        "sft", weights_dtype="bfloat16", precision="mixed", max_steps=2, micro_batch_size=4,
+        train_embeddings=True, job_judge=False,
+    )  # fmt: skip
+    result = trained(job)
+    assert result["resolved"]["trainable_dtype"] == "float32"
+    (check,) = [one for one in result["checks"] if one["name"].startswith("saved")]
+    assert "at most 0 " in check["text"]
+
+
+# --------------------------------------------------------------------------- flash attention
+
+
+@pytest.fixture
+def flash_like(monkeypatch):
+    """An attention that refuses float32 as flash attention does, by name in transformers."""
+    import torch
+    from transformers import modeling_utils
+    from transformers.integrations.flash_attention import get_target_dtype
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    name = "flash_like"
+    monkeypatch.setattr(modeling_utils, "lazy_import_flash_attention", lambda *_, **__: None)
+
+    def attention(module, query, key, value, mask, **others):
+        dtype = get_target_dtype(query, module) or query.dtype
+        if dtype not in (torch.float16, torch.bfloat16):
+            raise RuntimeError("FlashAttention only support fp16 and bf16 data type")
+        return sdpa_attention_forward(
+            module, query.to(dtype), key.to(dtype), value.to(dtype), mask, **others
+        )
+
+    ALL_ATTENTION_FUNCTIONS.register(name, attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(name, sdpa_mask)
+    yield name
+    for table in (ALL_ATTENTION_FUNCTIONS, ALL_MASK_ATTENTION_FUNCTIONS):
+        del table._global_mapping[name]
+
+
+@pytest.mark.parametrize(
+    "name", ["sft", pytest.param("rm", marks=SLOW), pytest.param("dpo", marks=SLOW), "grpo"]
+)
+def test_float32_weights_train_under_flash_attention(name, job_of, flash_like):
+    """With float32 weights and mixed precision, packing's check, the evaluation before and after,
+    sample answers, rollouts and the check of the saved result run under flash attention.
+    """
+    keys = {"weights_dtype": "float32", "precision": "mixed", "attention": flash_like}
+    own = {"packing": True} if name == "sft" else {}
+    job = job_of(name, **keys, **own, max_steps=2, micro_batch_size=4, holdout=0.25)
+    result = trained(job)
+    assert result["checks"][0]["ok"]
+    assert result["evaluation"]["rows"] >= 0
+
+
+def test_float32_alone_is_refused_under_flash_attention(job_of, flash_like):
+    """Flash attention has no float32: a stage without mixed precision is refused."""
+    from advisor.ground.errors import InputError
+
+    job = job_of("sft", weights_dtype="float32", precision="pure", attention=flash_like)
+    with pytest.raises(InputError, match="computes in 16 bits"):
+        trained(job)
+
+
+# --------------------------------------------------------------------------- the saved result
+
+
+def test_flat_distributions_are_compared_too():
+    """A model that finds no token of a large vocabulary likely is compared all the same."""
+    import torch
+
+    from trainers.evaluation.saved_result import difference
+
+    flat = torch.log_softmax(torch.linspace(0, 0.5, 49_152)[None], -1)
+    assert flat.max() < -10
+    moved = flat.clone()
+    moved[0, 7] += 0.25
+    assert difference(flat, flat) == 0
+    assert difference(flat, moved) == pytest.approx(0.25)
+    # A broken model equals nothing.
+    assert not difference(flat, flat * float("nan")) <= 1
