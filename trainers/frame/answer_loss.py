@@ -19,9 +19,7 @@ from trainers.frame.types import Model
 
 
 def plain_head(model: Model) -> bool:
-    """True if the logits are the output of the head alone: no soft cap, no scale, no extra loss of
-    experts.
-    """
+    """True if the logits are the output of the head alone: no soft cap, no scale."""
     config = model.config.get_text_config()
     scales = (
         "final_logit_softcapping",
@@ -30,9 +28,7 @@ def plain_head(model: Model) -> bool:
         "lm_head_multiplier",
         "logits_scaling",
     )
-    return all(getattr(config, name, None) is None for name in scales) and not hasattr(
-        config, "output_router_logits"
-    )
+    return all(getattr(config, name, None) is None for name in scales)
 
 
 def add_answer_loss(model: Model) -> None:
@@ -82,9 +78,12 @@ def answer_trainer() -> type:
                 self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
             )
             self.start_counting()
-            self._own_loss = not self.aux_loss_enabled and self.args.label_smoothing_factor == 0
+            self._own_loss = self.args.label_smoothing_factor == 0
             self._whole_logits = (
-                self._own_loss and self.args.device.type == "cpu" and plain_head(base)
+                self._own_loss
+                and not self.aux_loss_enabled
+                and self.args.device.type == "cpu"
+                and plain_head(base)
             )
             if self._whole_logits:
                 add_answer_loss(base)
@@ -105,21 +104,30 @@ def answer_trainer() -> type:
                     else inputs["input_ids"].numel()
                 )
                 self._tokens_seen = self._tokens_seen + seen
-            if return_outputs or not self._own_loss:
+            # TRL's own loss gathers over all processes, and one of them evaluates alone.
+            evaluates = not self.model.training
+            if return_outputs or not (self._own_loss or evaluates):
                 return super().compute_loss(
                     model,
                     inputs,
                     return_outputs=return_outputs,
                     num_items_in_batch=num_items_in_batch,
                 )
+            balance = None
             if self._whole_logits:
                 log_probs_N = model(**inputs, answer_loss=True)
             else:
                 inputs["use_cache"] = False
+                asked = (
+                    {"output_router_logits": True}
+                    if self.aux_loss_enabled and not evaluates
+                    else {}
+                )
                 # N is B * T here, with zeros on tokens that are not learned.
-                log_probs_N = model(**inputs, fused_lm_head=True).log_probs
+                outputs = model(**inputs, **asked, fused_lm_head=True)
+                log_probs_N, balance = outputs.log_probs, outputs.aux_loss
             losses_N = -log_probs_N
-            if self.args.loss_type == "dft":
+            if self.args.loss_type == "dft" and not evaluates:
                 losses_N = losses_N * log_probs_N.exp().detach()
             # Divided by the learned tokens of the whole batch, so that accumulation does not change
             # the result.
@@ -131,6 +139,13 @@ def answer_trainer() -> type:
             loss = losses_N.sum() / torch.as_tensor(count, device=losses_N.device).clamp(min=1)
             if self.args.average_tokens_across_devices and num_items_in_batch is not None:
                 loss = loss * self.accelerator.num_processes
+            if balance is not None:
+                # A mean over the tokens of the micro-batch: accumulated steps share it, and
+                # processes average it.
+                steps = (
+                    1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
+                )
+                loss = loss + self.router_aux_loss_coef * balance / steps
             return loss
 
         def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

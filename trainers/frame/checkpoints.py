@@ -18,6 +18,7 @@ from typing import Any
 
 from advisor.ground.errors import MachineNotReady
 from advisor.ground.files import ELSEWHERE, cannot_write
+from trainers.frame.experts import own_router_settings
 from trainers.frame.files import json_value, read_json, write_json
 
 COMPLETE = "complete.json"
@@ -217,7 +218,8 @@ def save_weights(model: Any, folder: Path, *, state_dict: Any = None) -> None:
         if isinstance(model, PeftModel)
         else {}
     )
-    model.save_pretrained(str(folder), state_dict=state_dict, **extra)
+    with own_router_settings(model):
+        model.save_pretrained(str(folder), state_dict=state_dict, **extra)
     (folder / "README.md").unlink(missing_ok=True)  # a template that PEFT leaves empty
 
 

@@ -14,6 +14,7 @@ from advisor.ground.errors import Fault, InputError, TrainingFailed
 from advisor.methods import methods
 from advisor.methods.model import Update as UpdateValue
 from trainers.frame.bases import find_base, keep_base
+from trainers.frame.experts import silence_routers
 from trainers.frame.job import Job
 from trainers.frame.types import AdaptedModel, Device, Model, Tokenizer
 from trainers.prepare.template_arguments import give_arguments
@@ -188,7 +189,7 @@ def load_base(
     if quantized is None:
         model = model.to(device)
     keep_base(key, model)
-    return keep_weights_unpacked(model)
+    return silence_routers(keep_weights_unpacked(model))
 
 
 def keep_weights_unpacked(model: Model) -> Any:

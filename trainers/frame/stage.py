@@ -30,6 +30,7 @@ from trainers.evaluation.saved_result import Probe, check_saved
 from trainers.frame import checkpoints, settings
 from trainers.frame.bases import memory_meter, release_base
 from trainers.frame.dry_run import measure
+from trainers.frame.experts import choose_balance, returning_routers
 from trainers.frame.files import write_json
 from trainers.frame.held_out_curve import (
     SHORT_RUN,
@@ -535,9 +536,25 @@ class TrainerBuilder(NamedTuple):
         peft_config = (
             None if continues else self.update.peft_config(job.stage, job.options, self.model)
         )
-        trainer: Any = self.objective.trainer(
-            job, self.model, self.tokenizer, peft_config, sequences, arguments
+        balance = choose_balance(
+            self.model,
+            peft_config,
+            self.objective.config_class(),
+            job.stage.trl,
+            writes=self.objective.writes,
         )
+        # ORPO and CPO ask the config whether to train with the loss, and only when they are built.
+        with returning_routers(self.model, balance.on):
+            trainer: Any = self.objective.trainer(
+                job,
+                self.model,
+                self.tokenizer,
+                peft_config,
+                sequences,
+                {**arguments, **balance.arguments},
+            )
+        if balance.said and is_main_process():
+            say(f"{label(job)}: {balance.said}")
         if not continues:
             started = self.update.start(
                 job.stage,

@@ -14,6 +14,7 @@ from advisor.plan.model import Stage
 from trainers.frame.types import Model, Tokenizer
 from trainers.prepare.prepared import PreparedRow
 from trainers.updates import task_type
+from trainers.updates.targets import ALL_LINEAR, choose_targets, describe_targets, target_faults
 
 PLAN_KEYS: Mapping[str, str] = {
     "r": "rank",
@@ -41,7 +42,11 @@ def config_class() -> type | None:
 
 
 def faults(stage: Stage) -> list[Fault]:
-    """Values of init_lora_weights that this stage cannot have."""
+    """Targets and values of init_lora_weights that this stage cannot have."""
+    return [*target_faults(stage), *_start_faults(stage)]
+
+
+def _start_faults(stage: Stage) -> list[Fault]:
     value = stage.peft.get("init_lora_weights", True)
     given = value.lower() if isinstance(value, str) else ""
     at = f"stage {stage.name}: peft: init_lora_weights: {given}"
@@ -86,20 +91,15 @@ def peft_config(stage: Stage, options: Mapping[str, Any], model: Model) -> Any:
     """
     from peft import LoraConfig
 
-    targets = options["target_modules"]
-    if not isinstance(targets, str):
-        targets = list(targets)
-    if targets != "all-linear":
-        _check_targets(targets, model, stage)
     extra = _embeddings(model, stage) if options["train_embeddings"] else {}
+    passed = dict(stage.peft)
     config = LoraConfig(
         r=options["rank"],
         lora_alpha=options["alpha"] if options["alpha"] is not None else 2 * options["rank"],
         lora_dropout=options["dropout"],
-        target_modules=targets,
         use_rslora=options["rslora"],
         task_type=task_type(model),
-        **{**stage.peft, **extra},
+        **{**passed, **choose_targets(stage, options, model).fields(passed), **extra},
     )
     _check_rank(options["rank"], config, model, stage)
     return config
@@ -112,11 +112,15 @@ def start(
     tokenizer: Tokenizer,
     rows: Sequence[PreparedRow],
 ) -> str | None:
-    """A note on layers that are narrower than the rank. Changes nothing: PEFT's own first weights
-    have no effect until they are trained.
+    """Give the module the first weights that the stage asks for, where PEFT would change the base
+    for them; what was done, and a note on layers that are narrower than the rank.
     """
     from peft.tuners.lora import LoraLayer
 
+    notes = []
+    targets = describe_targets(stage, options, model)
+    if targets:
+        notes.append(targets)
     rank = options["rank"]
     layers = {
         name.rsplit(".", 1)[-1]: min(module.in_features, module.out_features)
@@ -124,13 +128,13 @@ def start(
         if isinstance(module, LoraLayer)
     }
     narrow = {name: width for name, width in sorted(layers.items()) if width < rank}
-    if not narrow:
-        return None
-    listed = ", ".join(f"{name} {width}" for name, width in narrow.items())
-    return (
-        f"note: rank {rank} is larger than the width of some layers ({listed}), where it has no"
-        " more effect than a rank of that width"
-    )
+    if narrow:
+        listed = ", ".join(f"{name} {width}" for name, width in narrow.items())
+        notes.append(
+            f"note: rank {rank} is larger than the width of some layers ({listed}), where it has no"
+            " more effect than a rank of that width"
+        )
+    return "; ".join(notes) or None
 
 
 def _embeddings(model: Model, stage: Stage) -> dict[str, Any]:
@@ -153,7 +157,7 @@ def _check_rank(rank: int, config: Any, model: Model, stage: Stage) -> None:
     import torch
     from peft.tuners.tuners_utils import check_target_module_exists
 
-    everything = config.target_modules == "all-linear"
+    everything = config.target_modules == ALL_LINEAR
     head = model.get_output_embeddings()
     widths = {
         name: min(module.in_features, module.out_features)
@@ -168,37 +172,4 @@ def _check_rank(rank: int, config: Any, model: Model, stage: Stage) -> None:
             f" widest is {widths[name]} ({name.rsplit('.', 1)[-1]})",
             allowed=f"rank: 1 to {widths[name]}",
             hint="8 to 64 is usual; update: full trains the whole matrices",
-        )
-
-
-def _check_targets(targets: str | list[str], model: Model, stage: Stage) -> None:
-    """Raise InputError if a target is no layer of the model, or is its output layer."""
-    import torch
-
-    linear = {
-        name.rsplit(".", 1)[-1]
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear)
-    }
-    # PEFT takes a single text as a regular expression, and a list as names or their endings.
-    missing = (
-        []
-        if isinstance(targets, str)
-        else [
-            target
-            for target in targets
-            if target.rsplit(".", 1)[-1] not in linear | {"embed_tokens"}
-        ]
-    )
-    if missing:
-        raise InputError(
-            f"stage {stage.name}: target_modules names no layer of this model:"
-            f" {', '.join(missing)}",
-            allowed=f"all-linear, or some of: {', '.join(sorted(linear - {'lm_head'}))}",
-        )
-    if "lm_head" in targets:
-        raise InputError(
-            f"stage {stage.name}: target_modules names lm_head, whose correction would have no"
-            " effect on the loss",
-            allowed="all-linear leaves it out",
         )
