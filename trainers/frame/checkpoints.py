@@ -20,6 +20,7 @@ from advisor.ground.errors import MachineNotReady
 from advisor.ground.files import ELSEWHERE, cannot_write
 from trainers.frame.experts import own_router_settings
 from trainers.frame.files import json_value, read_json, write_json
+from trainers.frame.starts import load_plain, save_plain, started_layers
 
 COMPLETE = "complete.json"
 STATE = "training_state"
@@ -129,6 +130,14 @@ class SafeCheckpoints:
             state_dict=state_dict,
         )
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Read the weights that `_save` wrote."""
+        found = self.accelerator.unwrap_model(model or self.model, keep_torch_compile=False)
+        if started_layers(found):
+            load_plain(found, Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write nothing: the run's report describes the model."""
 
@@ -218,6 +227,9 @@ def save_weights(model: Any, folder: Path, *, state_dict: Any = None) -> None:
         if isinstance(model, PeftModel)
         else {}
     )
+    if isinstance(model, PeftModel) and started_layers(model):
+        save_plain(model, folder, state_dict=state_dict)
+        return
     with own_router_settings(model):
         model.save_pretrained(str(folder), state_dict=state_dict, **extra)
     (folder / "README.md").unlink(missing_ok=True)  # a template that PEFT leaves empty

@@ -13,9 +13,12 @@ from typing import Any
 from advisor.ground.errors import Fault, InputError, TrainingFailed
 from advisor.methods import methods
 from advisor.methods.model import Update as UpdateValue
+from advisor.plan.record import RESULT
 from trainers.frame.bases import find_base, keep_base
 from trainers.frame.experts import silence_routers
+from trainers.frame.files import read_json
 from trainers.frame.job import Job
+from trainers.frame.starts import moves_base
 from trainers.frame.types import AdaptedModel, Device, Model, Tokenizer
 from trainers.prepare.template_arguments import give_arguments
 from trainers.updates import Update
@@ -323,9 +326,13 @@ def _check_same_module(job: Job, model: AdaptedModel, update: Update, base: Any)
         for key, plan_key in update.PLAN_KEYS.items()
         if plan_key in job.options and job.stage.options.get(plan_key) is not None
     }
+    # A start that takes a part out of the base is saved as a plain LoRA of twice the rank.
+    record = read_json(job.start / RESULT) if job.start is not None else None
+    said = ((record or {}).get("resolved") or {}).get("peft") or {}
+    doubled = said if moves_base(said.get("init_lora_weights")) else {}
     for key, value in mine.items():
         other = getattr(there, key, None)
-        if key != "target_modules" and other != value:
+        if key != "target_modules" and value not in (other, doubled.get(key, other)):
             raise InputError(
                 f"stage {job.stage.name}: {update.PLAN_KEYS[key]} is {value}, the adapter it"
                 f" continues from has {other}",

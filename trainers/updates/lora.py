@@ -11,6 +11,7 @@ from typing import Any
 
 from advisor.ground.errors import Fault, InputError
 from advisor.plan.model import Stage
+from trainers.frame.starts import begin_with, moves_base
 from trainers.frame.types import Model, Tokenizer
 from trainers.prepare.prepared import PreparedRow
 from trainers.updates import task_type
@@ -31,6 +32,7 @@ PLAN_KEYS: Mapping[str, str] = {
 # Values of PEFT's init_lora_weights that need only the base, and those that also need a pass over
 # data or another base.
 STARTS = ("gaussian", "olora", "orthogonal", "mica", "pissa", "pissa_niter_16")
+COMPONENTS = ("pissa", "olora", "mica")  # starts made of that many components of each matrix
 NEEDS_DATA = ("eva", "corda", "lora_ga", "loftq")
 
 
@@ -71,8 +73,9 @@ def _start_faults(stage: Stage) -> list[Fault]:
                 allowed=f"true, {', '.join(STARTS)}",
             )
         ]
-    if given.startswith("pissa") and stage.quantization is not None:
-        return [
+    found = []
+    if given.startswith(("pissa", "mica")) and stage.quantization is not None:
+        found.append(
             Fault(
                 what=(
                     f"{at} decomposes the base's weights, which quantization {stage.quantization}"
@@ -80,8 +83,28 @@ def _start_faults(stage: Stage) -> list[Fault]:
                 ),
                 allowed="quantization: null with it",
             )
-        ]
-    return []
+        )
+    rank = stage.options.get("rank")
+    if given == "orthogonal" and rank is not None and rank % 2:
+        found.append(Fault(what=f"{at} needs an even rank, and rank is {rank}"))
+    if not moves_base(value):
+        return found
+    if stage.objective == "ppo":
+        what = (
+            f"{at} cannot be had in a PPO stage: the value model starts as a copy of the policy's"
+            " module, without what the module began with"
+        )
+        found.append(Fault(what=what, allowed="true, gaussian, orthogonal, mica"))
+    if stage.peft.get("use_dora"):
+        what = f"{at} cannot be had with use_dora: the two together are no plain LoRA when saved"
+        found.append(Fault(what=what, hint="remove one of the two"))
+    if stage.trl.get("use_vllm"):
+        what = (
+            f"{at} cannot be had with use_vllm, which gets the trained module without what it began"
+            " with"
+        )
+        found.append(Fault(what=what, hint="remove one of the two"))
+    return found
 
 
 def peft_config(stage: Stage, options: Mapping[str, Any], model: Model) -> Any:
@@ -92,7 +115,12 @@ def peft_config(stage: Stage, options: Mapping[str, Any], model: Model) -> Any:
     from peft import LoraConfig
 
     extra = _embeddings(model, stage) if options["train_embeddings"] else {}
-    passed = dict(stage.peft)
+    # PEFT would change the base for such a start; `start` makes it without.
+    passed = {
+        key: value
+        for key, value in stage.peft.items()
+        if key != "init_lora_weights" or not moves_base(value)
+    }
     config = LoraConfig(
         r=options["rank"],
         lora_alpha=options["alpha"] if options["alpha"] is not None else 2 * options["rank"],
@@ -121,6 +149,13 @@ def start(
     targets = describe_targets(stage, options, model)
     if targets:
         notes.append(targets)
+    value = stage.peft.get("init_lora_weights")
+    if moves_base(value):
+        begin_with(model, value)
+        notes.append(
+            f"the LoRA starts from {value}; the base stays as it is, and the result is saved as a"
+            f" plain LoRA of twice the rank, which loads everywhere"
+        )
     rank = options["rank"]
     layers = {
         name.rsplit(".", 1)[-1]: min(module.in_features, module.out_features)
@@ -165,6 +200,15 @@ def _check_rank(rank: int, config: Any, model: Model, stage: Stage) -> None:
         if isinstance(module, torch.nn.Linear)
         and (module is not head if everything else bool(check_target_module_exists(config, name)))
     }
+    value = stage.peft.get("init_lora_weights")
+    if isinstance(value, str) and value.lower().startswith(COMPONENTS) and widths:
+        name = min(widths, key=lambda key: widths[key])
+        if rank > widths[name]:
+            raise InputError(
+                f"stage {stage.name}: rank {rank} with init_lora_weights {value} is larger than"
+                f" the {widths[name]} components that {name.rsplit('.', 1)[-1]} has",
+                allowed=f"rank: 1 to {widths[name]} with it",
+            )
     if widths and rank > max(widths.values()):
         name = max(widths, key=lambda key: widths[key])
         raise InputError(

@@ -56,14 +56,19 @@ def target_faults(stage: Stage) -> list[Fault]:
         if stage.peft.get(key):
             what = f"{at} cannot have peft: {{{key}: true}}: {why}"
             found.append(Fault(what=what, hint=f"remove it, or target_modules: {SHARED}"))
-    value = stage.peft.get("init_lora_weights")
-    if isinstance(value, str) and value.lower().startswith(MATRIX_STARTS):
+    if decomposes(stage):
         what = (
-            f"{at} cannot start from {value}, which decomposes the matrix of one layer: experts are"
+            f"{at} cannot start from {stage.peft['init_lora_weights']}, which decomposes the matrix of one layer: experts are"
             " many in one tensor"
         )
         found.append(Fault(what=what, hint=f"remove it, or target_modules: {SHARED}"))
     return found
+
+
+def decomposes(stage: Stage) -> bool:
+    """True if LoRA starts from the matrix of a linear layer."""
+    value = stage.peft.get("init_lora_weights")
+    return isinstance(value, str) and value.lower().startswith(MATRIX_STARTS)
 
 
 def choose_targets(stage: Stage, options: Mapping[str, Any], model: Model) -> Targets:
@@ -74,6 +79,7 @@ def choose_targets(stage: Stage, options: Mapping[str, Any], model: Model) -> Ta
     wanted = options["target_modules"]
     wanted = wanted if isinstance(wanted, str) else list(wanted)
     experts = find_experts(model)
+    layers = linear_layers(model)
     if experts is None:
         if wanted == WITH_EXPERTS:
             raise InputError(
@@ -81,12 +87,16 @@ def choose_targets(stage: Stage, options: Mapping[str, Any], model: Model) -> Ta
                 f" and {type(model).__name__} has no routed experts",
                 hint=f"target_modules: {ALL_LINEAR}",
             )
-        if wanted in (ALL_LINEAR, SHARED):
+        if wanted not in NAMED:
+            matching_layers(wanted, layers, stage, experts)
+            return Targets(modules=wanted)
+        allowed = [name for name in layers if not is_refused(name, model)]
+        if allowed == layers:
             return Targets(modules=ALL_LINEAR)
-        matching_layers(wanted, linear_layers(model), stage, experts)
-        return Targets(modules=wanted)
-    layers = linear_layers(model)
-    shared = [name for name in layers if not experts.owns(name)]
+        return Targets(
+            modules=shortest_endings(allowed, [name for name, _ in model.named_modules()])
+        )
+    shared = [name for name in layers if not experts.owns(name) and not is_refused(name, model)]
     chosen = shared if wanted in NAMED else matching_layers(wanted, layers, stage, experts)
     everything = [name for name, _ in model.named_modules()]
     taken = taken_for_experts(shortest_endings(chosen, everything), model)
@@ -95,7 +105,10 @@ def choose_targets(stage: Stage, options: Mapping[str, Any], model: Model) -> Ta
     if not isinstance(wanted, str):
         modules += [name for name in wanted if name.rsplit(".", 1)[-1] == EMBEDDINGS]
     can_be_parameters = (
-        stage.quantization is None and not options["dropout"] and not stage.peft.get("use_dora")
+        stage.quantization is None
+        and not options["dropout"]
+        and not any(stage.peft.get(key) for key in ("use_dora", "lora_bias"))
+        and not decomposes(stage)
     )
     parameters = [f"{name}.weight" for name in apart] if can_be_parameters else []
     if wanted == WITH_EXPERTS:
@@ -210,6 +223,20 @@ def matching_layers(
             hint="a corrected router sends tokens to experts that were never trained on them",
         )
     return found
+
+
+def is_refused(name: str, model: Model) -> bool:
+    """True for a layer that PEFT refuses to correct in this architecture: out_proj of Mamba, whose
+    kernel reads the weight itself.
+    """
+    from peft import LoraConfig
+    from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
+
+    try:
+        _check_lora_target_modules_mamba(LoraConfig(), model, name.rsplit(".", 1)[-1])
+    except ValueError:
+        return True
+    return False
 
 
 def taken_for_experts(names: Sequence[str], model: Model) -> list[str]:
