@@ -14,6 +14,7 @@ from typing import Any
 from advisor.ground.errors import TrainingFailed
 from advisor.plan.record import Check
 from trainers.evaluation.loss import Sample, padded_batch
+from trainers.evaluation.plain_lora import base_differs, check_plain, plain_answer
 from trainers.frame.evaluating import computes_in_16_bit, evaluating
 from trainers.frame.job import Job
 from trainers.frame.loading import keep_weights_unpacked, quantization_config
@@ -122,11 +123,11 @@ def check_saved(job: Job, model: Model, folder: Path, probe: Probe, before: Any)
         and not computes_in_16_bit(model)
     )
     limit = SAME_EXACT if exact else SAME
-    how, loaded = (
-        _load_module(job, model, folder, probe)
-        if isinstance(model, PeftModel)
-        else _load_whole(job, model, folder, probe)
-    )
+    plain, changed = None, None
+    if isinstance(model, PeftModel):
+        how, loaded, plain, changed = _load_module(job, model, folder, probe)
+    else:
+        how, loaded = _load_whole(job, model, folder, probe)
     checks = []
     if loaded is not None:
         gap = probe.difference(trained, loaded)
@@ -176,31 +177,68 @@ def check_saved(job: Job, model: Model, folder: Path, probe: Probe, before: Any)
                 " warm-up)"
             ),
         )
-    return [*checks, effect]
+    checks.append(effect)
+    if not isinstance(model, PeftModel):
+        return checks
+    return checks + check_plain(
+        folder,
+        plain,
+        trained,
+        difference=probe.difference,
+        limit=limit,
+        what=probe.what,
+        changed=changed,
+    )
 
 
-def _load_module(job: Job, model: AdaptedModel, folder: Path, probe: Probe) -> tuple[str, Any]:
-    """(how the saved adapter was loaded by plain PEFT, its answer): with its base from disk if that
-    fits, else beside the trained adapter on the base in memory.
+def _load_module(
+    job: Job, model: AdaptedModel, folder: Path, probe: Probe
+) -> tuple[str, Any, Any | None, str | None]:
+    """(how the saved adapter was loaded by plain PEFT, its answer, that without PEFT if it has
+    one, the first layer whose base is not the one on disk).
+
+    The base comes from disk if a second one fits; else the trained one serves.
     """
     if _room_for_second(model, job):
-        import peft
-
-        loader = getattr(peft, f"AutoPeftModelFor{probe.head}")
-        second = keep_weights_unpacked(
-            loader.from_pretrained(str(folder), **_options(job, model, probe))
+        plain: list[Any] = []
+        device = None if quantization_config(job) else next(model.parameters()).device
+        second = _watched(probe, folder, device, plain).from_pretrained(
+            str(folder), **_options(job, model, probe)
         )
-        if quantization_config(job) is None:
-            second = second.to(next(model.parameters()).device)
         result = probe.answer(second)
         del second
-        return f"loaded by AutoPeftModelFor{probe.head}", result
+        return f"loaded by AutoPeftModelFor{probe.head}", result, plain[0], None
+    with model.disable_adapter():
+        alone = plain_answer(model.get_base_model(), folder, probe.answer)
+    source = Path(str(model.peft_config["default"].base_model_name_or_path))
+    changed = base_differs(model, source) if source.is_dir() and alone is not None else None
     model.load_adapter(str(folder), "saved", is_trainable=False)
     model.set_adapter("saved")
     result = probe.answer(model)
     model.set_adapter("default")
     model.delete_adapter("saved")
-    return "loaded by PEFT beside the trained adapter (no room for a second base)", result
+    how = "loaded by PEFT beside the trained adapter (no room for a second base)"
+    return how, result, alone, changed
+
+
+def _watched(probe: Probe, folder: Path, device: Any | None, plain: list[Any]) -> Any:
+    """PEFT's class that loads base and adapter, which adds to the list what the base answers with
+    the adapter as other engines apply it, before PEFT touches it.
+    """
+    import peft
+
+    loader: Any = getattr(peft, f"AutoPeftModelFor{probe.head}")
+    original: Any = loader._target_peft_class
+
+    class Watching(original):  # type: ignore[misc]
+        @classmethod
+        def from_pretrained(cls, model: Any, *args: Any, **kwargs: Any) -> Any:
+            base = keep_weights_unpacked(model if device is None else model.to(device))
+            plain.append(plain_answer(base, folder, probe.answer))
+            return original.from_pretrained(base, *args, **kwargs)
+
+    Watching.__name__ = original.__name__  # PEFT compares the names
+    return type(loader.__name__, (loader,), {"_target_peft_class": Watching})
 
 
 def _load_whole(job: Job, model: Model, folder: Path, probe: Probe) -> tuple[str, Any]:

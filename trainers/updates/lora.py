@@ -74,12 +74,15 @@ def _start_faults(stage: Stage) -> list[Fault]:
             )
         ]
     found = []
-    if given.startswith(("pissa", "mica")) and stage.quantization is not None:
+    if given.startswith(("pissa", "mica", "orthogonal")) and stage.quantization is not None:
         found.append(
             Fault(
                 what=(
                     f"{at} decomposes the base's weights, which quantization {stage.quantization}"
                     " has replaced"
+                    if given != "orthogonal"
+                    else f"{at} cannot be had with quantization {stage.quantization}: PEFT makes it"
+                    " in the dtype of the base"
                 ),
                 allowed="quantization: null with it",
             )
