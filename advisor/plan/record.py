@@ -245,6 +245,9 @@ class ResolvedSettings(JsonObject):
     double_quantization: Annotated[
         bool | None, "nf4 only: whether the scales are quantised too"
     ] = None
+    unquantised_parameters: Annotated[
+        int | None, "parameters of a quantised base that keep weights_dtype", OMIT_NULL
+    ] = None
     attention: Annotated[str | None, "the attention implementation"] = None
     packing: Annotated[bool | None, "whether several rows share a sequence"] = None
     seq_len: Annotated[int | None, "tokens of the longest sequence"] = None

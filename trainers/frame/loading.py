@@ -15,7 +15,7 @@ from advisor.methods import methods
 from advisor.methods.model import Update as UpdateValue
 from advisor.plan.record import RESULT
 from trainers.frame.bases import find_base, keep_base
-from trainers.frame.experts import silence_routers
+from trainers.frame.experts import find_experts, silence_routers
 from trainers.frame.files import read_json
 from trainers.frame.job import Job
 from trainers.frame.starts import moves_base
@@ -206,6 +206,25 @@ def keep_weights_unpacked(model: Model) -> Any:
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     return model
+
+
+def unquantised_parameters(model: Model) -> tuple[int, int] | None:
+    """(parameters of a quantised base that are not quantised, those of them in routed experts);
+    None if the base is not quantised.
+
+    bitsandbytes quantises linear layers, and transformers keeps experts in tensors of three
+    dimensions.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if not getattr(base, "is_quantized", False):
+        return None
+    plain = sum(
+        parameter.numel()
+        for parameter in base.parameters()
+        if parameter.dtype.is_floating_point and not parameter.requires_grad
+    )
+    experts = find_experts(base)
+    return plain, experts.size if experts is not None else 0
 
 
 def load_model(job: Job, device: Device, update: Update) -> Any:

@@ -527,6 +527,7 @@ class TrainerBuilder(NamedTuple):
         from transformers import PrinterCallback
         from transformers.trainer_callback import ProgressCallback
 
+        from trainers.frame.loading import unquantised_parameters
         from trainers.frame.progress import say
 
         arguments = settings.training_arguments(job, self.device, steps=steps)
@@ -553,6 +554,13 @@ class TrainerBuilder(NamedTuple):
                 sequences,
                 {**arguments, **balance.arguments},
             )
+        plain = unquantised_parameters(trainer.model)
+        if plain is not None and plain[1] and is_main_process():
+            say(
+                f"{label(job)}: note: {job.stage.quantization} quantises linear layers alone:"
+                f" {plain[0]:,} parameters keep {job.stage.weights_dtype}, {plain[1]:,} of them in"
+                " routed experts"
+            )
         if balance.said and is_main_process():
             say(f"{label(job)}: {balance.said}")
         if not continues:
@@ -578,6 +586,8 @@ def resolved_settings(
     """Every value that was really used, defaults included."""
     from peft import PeftModel
 
+    from trainers.frame.loading import unquantised_parameters
+
     model = trainer.model
     adapter = model.peft_config["default"].to_dict() if isinstance(model, PeftModel) else None
     trainable = sum(
@@ -599,6 +609,7 @@ def resolved_settings(
         double_quantization=(
             job.stage.double_quantization is not False if job.stage.quantization == "nf4" else None
         ),
+        unquantised_parameters=(unquantised_parameters(model) or (None,))[0],
         attention=job.stage.attention,
         packing=job.stage.packing,
         seq_len=job.stage.seq_len,

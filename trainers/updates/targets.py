@@ -58,8 +58,8 @@ def target_faults(stage: Stage) -> list[Fault]:
             found.append(Fault(what=what, hint=f"remove it, or target_modules: {SHARED}"))
     if decomposes(stage):
         what = (
-            f"{at} cannot start from {stage.peft['init_lora_weights']}, which decomposes the matrix of one layer: experts are"
-            " many in one tensor"
+            f"{at} cannot start from {stage.peft['init_lora_weights']}, which decomposes the matrix"
+            " of one layer: experts are many in one tensor"
         )
         found.append(Fault(what=what, hint=f"remove it, or target_modules: {SHARED}"))
     return found
@@ -194,7 +194,7 @@ def matching_layers(
         found = [name for name in layers if re.fullmatch(wanted, name)]
         if not found:
             raise InputError(
-                f"{at} no layer of this model: {wanted} is taken as a regular expression and matches"
+                f"{at} no layer of this model: {wanted} is read as a regular expression and matches"
                 " none",
                 allowed=allowed,
                 hint=nearest(wanted, NAMED),
