@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from advisor.ground.errors import Fault, InputError
 from advisor.plan.model import Stage
-from trainers.frame.types import Model, Tokenizer
+from trainers.frame.experts import find_experts
+from trainers.frame.types import AdaptedModel, Model, Tokenizer
 from trainers.prepare.prepared import PreparedRow
 from trainers.updates import task_type
 
@@ -57,7 +58,8 @@ def _places(stage: Stage, model: Model) -> dict[str, list[str]]:
     if not all(attention):
         attention = [name for name in FUSED if name in names][:1]
     feedforward = [name for name in FEEDFORWARD if name in names][:1]
-    if not attention or not feedforward:
+    # A mixture of experts may have no MLP beside its routed experts, which cannot be scaled.
+    if not attention or not (feedforward or find_experts(model)):
         raise InputError(
             f"stage {stage.name}: IA3 finds neither keys and values nor an MLP in this model",
             allowed=f"layers by one of these names: {', '.join(sum(SCALED, ()))}",
@@ -72,6 +74,12 @@ def start(
     model: Model,
     tokenizer: Tokenizer,
     rows: Sequence[PreparedRow],
-) -> None:
-    """None: the scales begin at one, so they change nothing until they are trained."""
-    return None
+) -> str | None:
+    """What is scaled in a mixture of experts, in words. Changes nothing: the scales begin at one."""
+    if find_experts(model) is None:
+        return None
+    config = cast(AdaptedModel, model).peft_config["default"]
+    return (
+        f"mixture of experts: IA3 scales {', '.join(sorted(config.target_modules))}, not the routed"
+        " experts"
+    )
