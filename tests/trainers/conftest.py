@@ -40,6 +40,25 @@ def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def tiny_moe(once: Callable[[str, Callable[[Path], object]], Path], tiny_model: Path) -> Path:
+    """The folder of a random two-layer Qwen3-MoE: four experts, two for each token."""
+
+    def save(folder: Path) -> None:
+        from transformers import AutoTokenizer
+
+        from tests.trainers.moe import tiny_mixture
+
+        tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+        tokenizer.save_pretrained(folder)
+        ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+        tiny_mixture(
+            "qwen3_moe", vocab_size=len(tokenizer), max_position_embeddings=512, **ends
+        ).save_pretrained(folder)
+
+    return once("tiny-moe", save)
+
+
 @pytest.fixture
 def make(tiny_model: Path, chats: Path, tmp_path: Path) -> Callable[..., Job]:
     """A job on the tiny model: keys of the stage, and of the job after `job_`."""

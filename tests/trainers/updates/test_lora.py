@@ -100,7 +100,7 @@ def test_single_tokens_can_be_trained_through_peft(make):
     [
         ({"use_dora": True}, "use_dora", None),
         ({"use_dora": True}, "use_dora", "nf4"),
-        ({"init_lora_weights": "pissa"}, "init_lora_weights", None),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights", None),
         ({"rank_pattern": {"q_proj": 2}}, "rank_pattern", None),
         ({"rank_pattern": {"q_proj": 2}}, "rank_pattern", "nf4"),
     ],

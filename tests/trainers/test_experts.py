@@ -1,0 +1,309 @@
+"""Mixtures of experts: trained, evaluated, saved and loaded like any model."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from advisor.ground.errors import InputError
+from advisor.plan.model import Launch
+from advisor.plan.write import plan_text
+from tests.trainers.alignment import FULL, REWARD, SHORT, result_of, stage_of, trained
+from tests.trainers.conftest import job_in
+from tests.trainers.moe import FAMILIES, tiny_mixture, train_all
+from trainers import sft
+
+ROOT = Path(__file__).parents[2]
+
+
+def generates(model, tokenizer):
+    """Plain transformers' answers to two prompts of different lengths, one of them padded."""
+    import torch
+
+    batch = tokenizer(
+        ["hello", "where is my parcel, please?"], padding=True, padding_side="left",
+        return_tensors="pt", return_token_type_ids=False,
+    )  # fmt: skip
+    with torch.no_grad():
+        return model.generate(**batch, max_new_tokens=4, do_sample=False)
+
+
+@pytest.fixture
+def moe(make, tiny_moe):
+    """A job on the tiny mixture of experts."""
+
+    def build(**keys):
+        job = make(**{"rank": 4, "max_steps": 2, **keys})
+        return replace(job, plan=replace(job.plan, model=str(tiny_moe)))
+
+    return build
+
+
+def test_a_lora_is_evaluated_and_loads_everywhere(moe, capsys):
+    """LoRA on a mixture corrects attention alone, is compared with the base by loss and answers,
+    and is the same model in PEFT and as W + BA; anybody's generate works on a padded batch.
+    """
+    import torch
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoTokenizer
+
+    job = moe()
+    result = trained(job)
+    said = capsys.readouterr().err
+    assert "trained without the load-balancing loss, because experts and routers are frozen" in said
+    assert (
+        "target_modules all-linear corrects k_proj, o_proj, q_proj, v_proj, not the routed" in said
+    )
+    assert result["evaluation"]["holdout_loss_after"] < result["evaluation"]["holdout_loss_before"]
+    checks = {check["name"]: check for check in result["checks"]}
+    assert checks["saved-model-is-the-trained-one"]["ok"]
+    assert checks["the-same-without-peft"]["ok"]
+    assert "applied as W + BA" in checks["the-same-without-peft"]["text"]
+    again = AutoPeftModelForCausalLM.from_pretrained(job.output, dtype=torch.float32)
+    assert generates(again, AutoTokenizer.from_pretrained(job.output)).shape[0] == 2
+
+
+def test_a_whole_mixture_is_saved_with_the_settings_of_its_base(moe, tiny_moe, capsys):
+    """Full tuning trains with the load-balancing loss, and config.json is silent about routers like
+    that of the base, so that plain generate works on a padded batch.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    job = moe(update="full", learning_rate=1e-3)
+    trained(job)
+    assert "trained with the load-balancing loss, weight 0.001" in capsys.readouterr().err
+    saved, base = (
+        json.loads((folder / "config.json").read_text()) for folder in (job.output, tiny_moe)
+    )
+    for key in ("output_router_logits", "router_aux_loss_coef"):
+        assert saved[key] == base[key]
+    again = AutoModelForCausalLM.from_pretrained(job.output, dtype=torch.float32)
+    assert generates(again, AutoTokenizer.from_pretrained(job.output)).shape[0] == 2
+
+
+def test_4_bit_leaves_experts_as_they_are_and_says_so(moe, tiny_moe, capsys):
+    """bitsandbytes quantises linear layers; how many parameters it leaves is in the record."""
+    from transformers import AutoConfig
+
+    result = trained(moe(quantization="nf4", max_steps=1, job_max_steps=1, job_judge=False))
+    assert "of them in routed experts" in capsys.readouterr().err
+    # By hand: 2 layers, 4 experts, 3 matrices of 32 x 16; embeddings and head of V x 32; routers of
+    # 4 x 32; norms: two of 32 and two of 8 in a layer, one of 32 at the end.
+    vocabulary = AutoConfig.from_pretrained(tiny_moe).vocab_size
+    routed, rest = 2 * 4 * 3 * 32 * 16, 2 * 4 * 32 + 2 * (2 * 32 + 2 * 8) + 32
+    assert result["resolved"]["unquantised_parameters"] == routed + 2 * vocabulary * 32 + rest
+
+
+def base_trainer(model, objective_arguments=None, **arguments):
+    """Our SFT trainer on the model, without a run around it."""
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerFast
+    from trl import SFTConfig
+
+    from tests.trainers.families import byte_level
+    from trainers.frame.answer_loss import answer_trainer
+
+    tokenizer = byte_level(("<e>",), eos="<e>")
+    assert isinstance(tokenizer, PreTrainedTokenizerFast)
+    rows = {"input_ids": [[3, 4, 5, 6]], "labels": [[-100, 4, 5, 6]]}
+    config = SFTConfig(
+        output_dir="unused", use_cpu=True, report_to="none", bf16=False,
+        dataset_kwargs={"skip_prepare_dataset": True}, **arguments,
+    )  # fmt: skip
+    return answer_trainer()(
+        model=model, args=config, train_dataset=Dataset.from_dict(rows), processing_class=tokenizer
+    )
+
+
+def batch_of():
+    import torch
+
+    ids = torch.tensor([[3, 4, 5, 6, 7], [8, 9, 10, 0, 0]])
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    return {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, -100)}
+
+
+def test_training_adds_the_balancing_loss(tmp_path, monkeypatch):
+    """The loss of the tokens, and the model's own balancing loss times its weight, which
+    accumulated steps share.
+    """
+    import torch
+
+    from trainers.frame.experts import silence_routers
+
+    monkeypatch.chdir(tmp_path)
+    model = silence_routers(tiny_mixture("qwen3_moe"))
+    trainer = base_trainer(model, router_aux_loss_coef=0.5)
+    silence_routers(model)
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 4
+    batch = batch_of()
+    with torch.no_grad():
+        inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
+        there = model(**inputs, output_router_logits=True)
+        tokens = torch.nn.functional.cross_entropy(
+            there.logits[:, :-1].flatten(0, 1),
+            batch["labels"][:, 1:].flatten(),
+            ignore_index=-100,
+            reduction="sum",
+        )
+        alone = trainer.compute_loss(trainer.model, batch_of())
+        shared = trainer.compute_loss(
+            trainer.model, batch_of(), num_items_in_batch=torch.tensor(20)
+        )
+    assert float(there.aux_loss) > 1  # it is 2 if every expert gets as many tokens
+    assert float(alone) == pytest.approx(float(tokens / 6 + 0.5 * there.aux_loss), rel=1e-5)
+    assert float(shared) == pytest.approx(float(tokens / 20 + 0.5 * there.aux_loss / 4), rel=1e-5)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"label_smoothing_factor": 0.1}, {"loss_type": "dft"}])
+def test_evaluation_is_the_plain_loss_without_other_processes(arguments, tmp_path, monkeypatch):
+    """The held-out loss is that of the tokens alone, whatever training adds to it, and asks nothing
+    of the other processes, which are in training already.
+    """
+    import torch
+
+    from trainers.frame.experts import silence_routers
+
+    monkeypatch.chdir(tmp_path)
+    model = silence_routers(tiny_mixture("qwen3_moe"))
+    trainer = base_trainer(model, router_aux_loss_coef=0.5, **arguments)
+    silence_routers(model)
+
+    def gather(*args):
+        raise AssertionError("a collective operation in an evaluation")
+
+    monkeypatch.setattr(trainer.accelerator, "gather_for_metrics", gather)
+    trainer.model.eval()
+    batch = batch_of()
+    with torch.no_grad():
+        found = float(trainer.compute_loss(trainer.model, dict(batch)))
+        logits = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
+    expected = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=-100
+    )
+    assert found == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("wanted", ["all-linear", "attention-and-shared", "with-experts"])
+def test_lora_never_corrects_a_router(family, wanted, tmp_path):
+    """all-linear and attention-and-shared leave routed experts alone, with-experts adds them, and
+    routers stay as they are; plain PEFT loads the result.
+    """
+    import torch
+    from peft import PeftModel, get_peft_model
+
+    from advisor.plan.model import Stage
+    from trainers.frame.experts import find_experts
+    from trainers.updates import lora
+
+    keys = {"rank": 2, "alpha": None, "dropout": 0.0, "rslora": False, "train_embeddings": False}
+    stage = Stage(
+        name="s", objective="sft", update="lora", learning_rate=1.0,
+        options={"target_modules": wanted},
+    )  # fmt: skip
+    base = tiny_mixture(family)
+    experts = find_experts(base)
+    config = lora.peft_config(stage, {**keys, "target_modules": wanted}, base)
+    model = get_peft_model(base, config).eval()
+    trained_names = [
+        name.removeprefix("base_model.model.").replace(".base_layer", "")
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    ]
+    assert not [
+        name for name in trained_names if any(f"{part}." in name for part in experts.routers)
+    ]
+    routed = [name for name in trained_names if any(f"{part}." in name for part in experts.modules)]
+    # Two tensors of experts in a layer, A and B for each.
+    assert len(routed) == (4 * len(experts.modules) if wanted == "with-experts" else 0)
+    assert any("q_" in name for name in trained_names)
+    if family in ("deepseek_v3", "llama4_text"):
+        assert any(".shared_expert" in name for name in trained_names)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.1)
+    ids = torch.arange(3, 13)[None]
+    there = model(input_ids=ids).logits
+    model.save_pretrained(tmp_path, save_embedding_layers=False)
+    again = PeftModel.from_pretrained(tiny_mixture(family), tmp_path).eval()
+    assert torch.equal(again(input_ids=ids).logits, there)
+
+
+@pytest.mark.parametrize(
+    ("keys", "match"),
+    [
+        ({"target_modules": ["q_proj", "gate"]}, "names no layer of this model: gate"),
+        ({"target_modules": "with-expert"}, "matches none"),
+        ({"target_modules": "with-experts", "dropout": 0.1}, "cannot have dropout"),
+        ({"target_modules": "with-experts", "peft": {"use_dora": True}}, "cannot have peft"),
+        (
+            {"target_modules": "with-experts", "peft": {"init_lora_weights": "pissa"}},
+            "experts are many in one tensor",
+        ),
+    ],
+)
+def test_targets_that_cannot_be_had_are_bad_input(keys, match, moe):
+    """A router, a misspelt name, and what corrections of experts cannot be combined with."""
+    with pytest.raises(InputError, match=match):
+        sft.train(moe(**keys))
+
+
+def test_a_dense_model_has_no_experts_to_correct(make):
+    """with-experts on a dense model is refused; attention-and-shared is all of its layers."""
+    with pytest.raises(InputError, match="needs a mixture of experts"):
+        sft.train(make(target_modules="with-experts"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_every_objective_evaluates_beside_other_processes(processes, tiny_moe, pairs, tmp_path):
+    """SFT with full weights, DPO and GRPO of a mixture by one process and by two: the first
+    evaluates alone while the other waits in training, and what it saves loads and generates.
+    """
+    import torch
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoTokenizer
+
+    (tmp_path / "own.py").write_text(REWARD)
+    stages = {
+        "sft": stage_of("sft", **{**FULL, "max_steps": 2}),
+        "dpo": stage_of("dpo", max_steps=2),
+        "grpo": stage_of("grpo", **{**SHORT, "max_steps": 2}),
+    }
+    jobs = {
+        name: job_in(tmp_path, (stage,), model=tiny_moe, data=pairs, run=tmp_path / name)
+        for name, stage in stages.items()
+    }
+    plans = [tmp_path / f"{name}.yaml" for name in jobs]
+    for path, job in zip(plans, jobs.values(), strict=True):
+        path.write_text(plan_text(replace(job.plan, launch=Launch(processes=processes))))
+    if processes == 1:
+        train_all(plans)
+    else:
+        launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", *launcher, "-m", "tests.trainers.moe", *map(str, plans)],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    for name, job in jobs.items():
+        result = result_of(job)
+        assert result["evaluation"] is not None
+        found = {check["name"]: check["ok"] for check in result["checks"]}
+        assert found["saved-model-is-the-trained-one"]
+        if name != "sft":
+            assert found["the-same-without-peft"]
+            model = AutoPeftModelForCausalLM.from_pretrained(job.output, dtype=torch.float32)
+            assert generates(model, AutoTokenizer.from_pretrained(job.output)).shape[0] == 2
