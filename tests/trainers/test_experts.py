@@ -237,6 +237,17 @@ def test_lora_never_corrects_a_router(family, wanted, tmp_path):
     assert torch.equal(again(input_ids=ids).logits, there)
 
 
+def test_layers_that_peft_refuses_are_left_out():
+    """The output projections of Mamba layers, whose kernels read the weights themselves."""
+    from types import SimpleNamespace
+
+    from trainers.updates.targets import is_refused
+
+    model = SimpleNamespace(config=SimpleNamespace(model_type="nemotron_h"))
+    assert is_refused("backbone.layers.0.mixer.out_proj", model)
+    assert not is_refused("backbone.layers.0.mixer.in_proj", model)
+
+
 @pytest.mark.parametrize(
     ("keys", "match"),
     [

@@ -230,7 +230,7 @@ def _watched(probe: Probe, folder: Path, device: Any | None, plain: list[Any]) -
     loader: Any = getattr(peft, f"AutoPeftModelFor{probe.head}")
     original: Any = loader._target_peft_class
 
-    class Watching(original):  # type: ignore[misc]
+    class Watching(original):
         @classmethod
         def from_pretrained(cls, model: Any, *args: Any, **kwargs: Any) -> Any:
             base = keep_weights_unpacked(model if device is None else model.to(device))

@@ -75,7 +75,7 @@ def start(
     tokenizer: Tokenizer,
     rows: Sequence[PreparedRow],
 ) -> str | None:
-    """What is scaled in a mixture of experts, in words. Changes nothing: the scales begin at one."""
+    """What is scaled in a mixture of experts, in words. Nothing changes: the scales begin at 1."""
     if find_experts(model) is None:
         return None
     config = cast(AdaptedModel, model).peft_config["default"]

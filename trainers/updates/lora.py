@@ -152,8 +152,8 @@ def start(
     targets = describe_targets(stage, options, model)
     if targets:
         notes.append(targets)
-    value = stage.peft.get("init_lora_weights")
-    if moves_base(value):
+    value = stage.peft.get("init_lora_weights", True)
+    if isinstance(value, str) and moves_base(value):
         begin_with(model, value)
         notes.append(
             f"the LoRA starts from {value}; the base stays as it is, and the result is saved as a"
