@@ -86,6 +86,24 @@ def test_a_whole_mixture_is_saved_with_the_settings_of_its_base(moe, tiny_moe, c
     assert generates(again, AutoTokenizer.from_pretrained(job.output)).shape[0] == 2
 
 
+def test_a_base_that_returns_router_logits_is_silent_until_it_is_saved(tmp_path):
+    """Whatever its config says, a model in memory can generate; what is saved has the base's own
+    settings, although TRL changes the weight of the loss.
+    """
+    from trainers.frame.checkpoints import save_weights
+    from trainers.frame.experts import silence_routers
+
+    model = silence_routers(tiny_mixture("mixtral", output_router_logits=True))
+    assert model.config.output_router_logits is False
+    model.config.router_aux_loss_coef = 0.0
+    silence_routers(model)
+    assert model.config.router_aux_loss_coef == 0.001
+    save_weights(model, tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert (saved["output_router_logits"], saved["router_aux_loss_coef"]) == (True, 0.001)
+    assert model.config.output_router_logits is False
+
+
 def test_4_bit_leaves_experts_as_they_are_and_says_so(moe, tiny_moe, capsys):
     """bitsandbytes quantises linear layers; how many parameters it leaves is in the record."""
     from transformers import AutoConfig

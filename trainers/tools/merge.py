@@ -21,6 +21,7 @@ from advisor.ground.errors import AdviseError, InputError, TrainingFailed
 from advisor.methods import update
 from trainers.evaluation.saved_result import difference
 from trainers.frame.evaluating import evaluating
+from trainers.frame.experts import own_router_settings
 from trainers.frame.files import write_json
 from trainers.frame.machine import quiet_libraries, torch_device, use_cores
 from trainers.tools.results import Result, load_results, record_of, results_of
@@ -119,7 +120,8 @@ def _merge_one(run: Path, result: Result, target: Path, device: Any) -> list[str
         merged = PeftModel.from_pretrained(base, str(result.folder)).merge_and_unload()
         found.append((_gap(name, unmerged, [_log_probs(merged, row) for row in rows]), merged))
     best, merged = min(found, key=lambda entry: entry[0].greatest)
-    merged.save_pretrained(str(target))
+    with own_router_settings(merged):
+        merged.save_pretrained(str(target))
     tokenizer.save_pretrained(str(target))
     if (result.folder / "generation_config.json").is_file():
         (target / "generation_config.json").write_text(

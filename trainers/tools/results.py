@@ -15,6 +15,7 @@ from typing import Any
 from advisor.ground.errors import InputError
 from advisor.methods import objective, update
 from advisor.plan.record import DONE, RECORD, RunRecord, last_of_each_task, read_record
+from trainers.frame.experts import silence_routers
 from trainers.frame.loading import keep_weights_unpacked
 
 BASE = "base"
@@ -206,7 +207,8 @@ def _model(result: Result, source: str, device: Any) -> Any:
             "device_map": {"": device},
         }
     model = AutoModelForCausalLM.from_pretrained(source, **options)
-    return keep_weights_unpacked(model if quantized else model.to(device)).eval()
+    placed = keep_weights_unpacked(model if quantized else model.to(device))
+    return silence_routers(placed).eval()
 
 
 def prompt_ids(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> Any:
