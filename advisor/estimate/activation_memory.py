@@ -16,6 +16,8 @@ from advisor.methods import objective, update
 # their gradients. Fitted on the slope of 4 and 8 and 16 sequences of 4096 (Mistral 7B, Llama 3 8B):
 # 270 kB per token = 12 I + 24 H.
 RERUN_MLP, RERUN_HIDDEN = 12, 24
+# transformers' grouped_mm_experts_forward: input, output and weighted output of each used expert.
+ROUTED_BYTES = 6
 RERUN_SELECTIVE = 0.5  # half of it was kept
 CHECKPOINTED_PARTS = 4  # attention, MLP and two norms, where each is checkpointed for itself
 RERUN_FUSED_MLP = 8  # gate and up with their gradients; the product is computed again
@@ -59,12 +61,13 @@ def activations(s: ResolvedRun) -> list[Term]:
         product = f"{tokens:,} tokens x {d.layers * states} x {d.hidden} x {s.hidden_bytes} B"
         return [term_of("activations", size, f"{words} per layer: {product}", src.ACTIVATIONS)]
     per_layer = layer_bytes(s)
+    written = s.written_out_bytes * d.routed_layers
     if s.checkpointing == "selective":
         # Every other matrix product is kept (half of q, k, v, o, gate, up, down), with the
         # attention's output and the layer's input.
         matrices = d.q_size + 2 * d.kv_size + 2 * d.hidden + (2 if d.gated else 1) * d.width
         per_layer = min(per_layer, matrices + 2 * d.q_size + s.hidden_bytes * d.hidden)
-    return [
+    terms = [
         term_of(
             "activations",
             tokens * d.layers * per_layer,
@@ -72,6 +75,13 @@ def activations(s: ResolvedRun) -> list[Term]:
             src.ACTIVATIONS,
         )
     ]
+    if written:
+        because = (
+            f"{d.routed_layers} layers: PEFT adds the correction to all experts of a layer, and the"
+            " sum is kept for the backward pass"
+        )
+        terms.append(term_of("experts with corrections", written, because, src.CORRECTED))
+    return terms
 
 
 def layer_bytes(s: ResolvedRun) -> float:
@@ -111,6 +121,9 @@ def layer_bytes(s: ResolvedRun) -> float:
     total += (
         wide * (3 if d.gated else 1) * d.width
     )  # gate, up and the activated gate; or the value before the activation
+    if d.experts > 1 and not stack.linear_experts:
+        # The output of each used expert, for the router's weights; its input where experts train.
+        total += wide * d.used_experts * d.hidden * (1 if frozen else 2)
     how = update(spec.update)
     layers_with_module, own_layers = special(how, "adapted"), special(how, "kept_bytes")
     adapted = layers_with_module(d, spec) if layers_with_module else ()
@@ -143,6 +156,7 @@ def _adapter_inputs(s: ResolvedRun, adapted: Sequence[str], wide: int) -> float:
         sizes = d.linear(name)
         if sizes is None:
             continue
+        shared = name.startswith("shared_")
         source = (
             "down"
             if name.endswith("down_proj")
@@ -150,11 +164,11 @@ def _adapter_inputs(s: ResolvedRun, adapted: Sequence[str], wide: int) -> float:
                 "attention"
                 if name == "o_proj"
                 else "mlp"
-                if name in ("gate_proj", "up_proj", "gate_up")
+                if name.removeprefix("shared_") in ("gate_proj", "up_proj", "gate_up")
                 else "hidden"
             )
         )
-        width = d.width if source == "down" else sizes[0]
+        width = d.width if source == "down" and not shared else sizes[0]
         if own_copy:
             total += (kept + dropout) * width
         elif source not in seen and source != "attention":  # the attention's output is kept anyway
@@ -184,6 +198,8 @@ def recomputed_layer(s: ResolvedRun) -> list[Term]:
             (RERUN_FUSED_MLP if s.fused_mlp else RERUN_MLP) * d.width,
             RERUN_HIDDEN * d.hidden,
         )
+        routed = d.experts > 1 and not s.stack.linear_experts
+        mlp += ROUTED_BYTES * d.used_experts * d.hidden if routed else 0
         per_token: float = (
             max(mlp, attention) if s.stack.checkpoints_parts else mlp + attention
         ) * scale
@@ -195,11 +211,18 @@ def recomputed_layer(s: ResolvedRun) -> list[Term]:
             f"{tokens:,} tokens x {per_token:,.0f} B: the layer's activations and their gradients"
         )
         terms.append(term_of("one layer run again", tokens * per_token, because, src.ACTIVATIONS))
+    if s.written_out_bytes:
+        again = s.checkpointing != "none"
+        because = f"of the layer being passed{', and their gradient' if again else ''}"
+        name = "experts with corrections" if again else "gradient of experts with corrections"
+        size = s.written_out_bytes * (2 if again else 1)
+        terms.append(term_of(name, size, because, src.CORRECTED))
     if spec.quantization == "nf4":
+        widest = d.shared_size if s.left_experts else d.expert_width
         terms.append(
             term_of(
                 "a matrix in 16 bit",
-                2 * d.hidden * max(d.expert_width, d.q_size),
+                2 * d.hidden * max(widest, d.q_size),
                 "taken out of 4 bit while it is multiplied",
                 src.QLORA,
             )

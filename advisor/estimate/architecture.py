@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from advisor.estimate import gemma4
+from advisor.estimate.mixtures import mixture_parts, one_layer, routed_layers
 from advisor.ground.types import ModelShape
 
 
@@ -188,12 +189,32 @@ def shape_from_config(
             shape, count = other, count_parameters(other, config)
     if params is None and family not in EXACT:
         notes.append(f"parameters of '{family}' counted as a plain decoder, good to a few percent")
-    if config.get("quantization_config"):
+    stored = _stored(config)
+    if stored is not None:
         notes.append("the checkpoint is quantised already")
     total = params or count.total
     # A checkpoint's own total is exact; what is active scales with it.
     active = None if experts is None else min(total, round(count.active * total / count.total))
-    return replace(shape, params=total, active_params=active, note="; ".join(notes))
+    shape = replace(shape, params=total, active_params=active, stored=stored, note="; ".join(notes))
+    if experts is None:
+        return shape
+    parts = mixture_parts(shape, config)
+    return replace(
+        shape,
+        routed_params=parts.routed_params,
+        routed_layers=parts.routed_layers,
+        shared_size=parts.shared_size,
+        shared_ends=parts.shared_ends,
+    )
+
+
+def _stored(config: Mapping[str, Any]) -> str | None:
+    """How a quantised checkpoint says that it is stored."""
+    found = config.get("quantization_config")
+    if not found:
+        return None
+    method = found.get("quant_method") if isinstance(found, Mapping) else None
+    return str(method).lower() if method else "an unnamed format"
 
 
 def count_parameters(shape: ModelShape, config: Mapping[str, Any] | None = None) -> Count:
@@ -208,14 +229,14 @@ def count_parameters(shape: ModelShape, config: Mapping[str, Any] | None = None)
         held, used = gemma4.layer_parameters(shape, config)
         return Count(total=held + rest, active=used + rest)
     attention = _attention(shape, config, family)
-    routed_layers = _routed_layers(shape, config, layers)
+    routed = routed_layers(shape, config)
     dense = _mlp(hidden, shape.intermediate_size or 4 * hidden, family, config)
     per_layer = attention + _norms(shape, family, config)
-    total = layers * per_layer + (layers - routed_layers) * dense
+    total = layers * per_layer + (layers - routed) * dense
     active = total
-    if routed_layers:
-        held, used = _experts(shape, config, family)
-        total, active = total + routed_layers * held, active + routed_layers * used
+    if routed:
+        layer = one_layer(shape, config)
+        total, active = total + routed * layer.held, active + routed * layer.used
     return Count(total=total + rest, active=active + rest)
 
 
@@ -302,40 +323,6 @@ def _mlp(hidden: int, width: int, family: str, config: Mapping[str, Any]) -> int
         bias = 0 if family == "falcon" and not config.get("bias") else width + hidden
         return 2 * hidden * width + bias
     return 3 * hidden * width + (2 * width + hidden if config.get("mlp_bias") else 0)
-
-
-def _routed_layers(shape: ModelShape, config: Mapping[str, Any], layers: int) -> int:
-    if shape.experts is None:
-        return 0
-    dense_first = config.get("first_k_dense_replace")
-    if isinstance(dense_first, int):
-        return max(0, layers - dense_first)
-    step = config.get("decoder_sparse_step") or config.get("interleave_moe_layer_step") or 1
-    dense_layers = config.get("mlp_only_layers") or []
-    return sum(
-        1 for layer in range(layers) if layer not in dense_layers and (layer + 1) % int(step) == 0
-    )
-
-
-def _experts(shape: ModelShape, config: Mapping[str, Any], family: str) -> tuple[int, int]:
-    """Parameters of one layer's experts and router: held, and used by one token."""
-    hidden, experts, used = shape.hidden_size or 0, shape.experts or 0, shape.experts_per_token or 1
-    one = 3 * hidden * (shape.expert_size or shape.intermediate_size or 0)
-    router = hidden * experts
-    if family == "gpt_oss":  # biases on both expert matrices and on the router
-        one += 2 * (shape.expert_size or 0) + hidden
-        router += experts
-    if family == "deepseek_v3":
-        # the correction bias is a buffer in transformers, a weight in the checkpoint: counted
-        router += experts
-    shared = 0
-    if config.get("shared_expert_intermediate_size"):
-        shared = 3 * hidden * int(config["shared_expert_intermediate_size"]) + hidden
-    elif config.get("n_shared_experts"):
-        shared = 3 * hidden * (shape.expert_size or 0) * int(config["n_shared_experts"])
-    elif family == "llama4":
-        shared = 3 * hidden * (shape.expert_size or 0)
-    return experts * one + router + shared, used * one + router + shared
 
 
 def _norms(shape: ModelShape, family: str, config: Mapping[str, Any]) -> int:

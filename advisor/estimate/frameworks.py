@@ -56,6 +56,10 @@ class Framework:
     logs_allocator: bool = (
         False  # its printed memory is one of torch's counters, without the CUDA context
     )
+    # experts are linear layers, which bitsandbytes quantises and PEFT adapts by name: so in
+    # transformers 4, on which the frameworks of all published runs stood, or in their own code
+    # (Unsloth, linearised checkpoints). A wording that names transformers 5 says otherwise.
+    linear_experts: bool = False
     eager_cuda: bool = False  # CUDA before 12.2 loads every kernel into the context
 
 
@@ -95,5 +99,6 @@ def framework_of(framework: str | None) -> Framework:
         accumulates=lit,
         logs_allocated=named("colossal"),
         logs_allocator=lit or tune or titan or nemo or named("axolotl", "lightning"),
+        linear_experts=not named("transformers 5", "transformers==5", "transformers>=5"),
         eager_cuda=named("cuda 10", "cuda 11", "+cu10", "+cu11"),
     )  # fmt: skip

@@ -46,29 +46,30 @@ def _global(config: Mapping[str, Any], index: int, layers: int) -> bool:
 
 def _attention(shape: ModelShape, config: Mapping[str, Any], index: int, *, shared: bool) -> int:
     """Projections and the norms of queries and keys of one layer."""
-    hidden, heads, kv_heads, dim = (
-        shape.hidden_size or 0,
-        shape.heads or 1,
-        shape.kv_heads or 1,
-        shape.head_dim or 0,
-    )
-    values = 1
-    if _global(config, index, shape.layers or 0):
-        own = _own(config, index)
-        alternative = bool(config.get("attention_k_eq_v"))
-        dim = int(own.get("head_dim") or config.get("global_head_dim") or GLOBAL_HEAD_DIM)
-        kv_heads = int(
-            own.get("num_key_value_heads")
-            or (config.get("num_global_key_value_heads") if alternative else None)
-            or kv_heads
-        )
-        values = 0 if alternative else 1  # keys serve as values
-    query_and_output = 2 * hidden * heads * dim + dim
+    hidden = shape.hidden_size or 0
+    dim, kv_heads, values = _heads(shape, config, index)
+    query_and_output = 2 * hidden * (shape.heads or 1) * dim + dim
     return (
         query_and_output
         if shared
         else query_and_output + hidden * kv_heads * dim * (1 + values) + dim
     )
+
+
+def _heads(shape: ModelShape, config: Mapping[str, Any], index: int) -> tuple[int, int, int]:
+    """(size of a head, heads of keys, 1 if values have a projection of their own else 0)."""
+    dim, kv_heads = shape.head_dim or 0, shape.kv_heads or 1
+    if not _global(config, index, shape.layers or 0):
+        return dim, kv_heads, 1
+    own = _own(config, index)
+    alternative = bool(config.get("attention_k_eq_v"))
+    dim = int(own.get("head_dim") or config.get("global_head_dim") or GLOBAL_HEAD_DIM)
+    kv_heads = int(
+        own.get("num_key_value_heads")
+        or (config.get("num_global_key_value_heads") if alternative else None)
+        or kv_heads
+    )
+    return dim, kv_heads, 0 if alternative else 1  # keys serve as values
 
 
 def _own(config: Mapping[str, Any], index: int) -> Mapping[str, Any]:
@@ -95,3 +96,19 @@ def _experts(shape: ModelShape) -> tuple[int, int]:
     one = 3 * hidden * (shape.expert_size or 0)
     rest = shape.experts * hidden + hidden + shape.experts + 3 * hidden
     return shape.experts * one + rest, (shape.experts_per_token or 1) * one + rest
+
+
+def mixture_parts(shape: ModelShape, config: Mapping[str, Any]) -> tuple[int, int]:
+    """(parameters of routed experts and routers, inputs + outputs of all other linear layers)."""
+    hidden, layers, width = shape.hidden_size or 0, shape.layers or 0, shape.intermediate_size or 0
+    shared_from = layers - int(config.get("num_kv_shared_layers") or 0)
+    ends = 0
+    for index in range(layers):
+        dim, kv_heads, values = _heads(shape, config, index)
+        ends += 2 * (hidden + (shape.heads or 1) * dim)
+        if index < shared_from:
+            ends += (1 + values) * (hidden + kv_heads * dim)
+        wide = index >= shared_from and bool(config.get("use_double_wide_mlp"))
+        ends += 3 * (hidden + width * (2 if wide else 1))
+    held, _ = _experts(shape)
+    return layers * (held - 3 * hidden), ends  # without the norms

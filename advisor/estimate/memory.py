@@ -249,7 +249,7 @@ def _cache(
     here = sum(
         term.size_bytes
         for term in terms
-        if term.source in (src.ACTIVATIONS, src.LOSS, src.TRL_LOSS)
+        if term.source in (src.ACTIVATIONS, src.LOSS, src.TRL_LOSS, src.CORRECTED)
     )
     split = (total - here) * STANDING_CACHE[s.counter] + here * PASSING_CACHE[s.counter]
     reused = REUSED_BY_STEP * sum(term.size_bytes for term in terms if term.source is src.FOREACH)

@@ -62,6 +62,8 @@ class ResolvedRun:
     hidden_bytes: int  # of one element of the residual stream
     train_bytes: int  # of one trainable parameter
     trainable: int
+    quantisable: int  # weights that nf4 and int8 quantise
+    left_experts: int  # routed experts and routers that stay as they are on a quantised base
     embeddings: int  # trained whole beside a module: copies in the dtype of the base
     checkpointing: str  # "none" | "full" | "selective" | "offload"
     master: bool  # float32 weights beside 16-bit ones, which the optimizer steps on
@@ -82,6 +84,12 @@ class ResolvedRun:
     def is_module(self) -> bool:
         """Whether a module is trained beside a frozen base."""
         return update(self.spec.update).is_module
+
+    @property
+    def written_out_bytes(self) -> int:
+        """Of weights that each forward pass computes anew in one layer."""
+        own = special(update(self.spec.update), "written_out")
+        return int(own(self.dims, self.spec)) * self.weight_bytes if own else 0
 
     @property
     def trained(self) -> tuple[tuple[int, int], ...]:
@@ -179,6 +187,8 @@ def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> ResolvedRun:
         shard_grads=gpus if sharding in ("fsdp", "zero3", "zero2") else 1,
         weight_bytes=weight_bytes, hidden_bytes=hidden_bytes, train_bytes=train_bytes,
         trainable=trainable_params(dims, spec),
+        quantisable=dims.linear_params + (dims.routed_params if stack.linear_experts else 0),
+        left_experts=0 if stack.linear_experts else dims.routed_params,
         embeddings=copies(dims, spec) if copies else 0,
         checkpointing=checkpointing,
         master=master and weight_bytes < 4,

@@ -74,3 +74,16 @@ DEEPSPEED = Source(
 PPO = Source(
     title="PPO as in TRL's and our own loop: policy, reference, value and reward", kind="derived"
 )
+EXPERTS = Source(
+    title=(
+        "transformers 5.24: experts are tensors of three dimensions; bitsandbytes 0.50 replaces"
+        " linear layers alone"
+    ),
+    checked="2026-11-26",
+    kind="vendor",
+)
+CORRECTED = Source(
+    title="peft 0.21, tuners/lora/layer.py: ParamWrapper adds B A to the tensor in each pass",
+    checked="2026-11-26",
+    kind="vendor",
+)

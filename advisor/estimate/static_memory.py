@@ -36,12 +36,22 @@ def weights(s: ResolvedRun) -> list[Term]:
     """The model's own weights with quantisation constants, and added parameters: this device's
     share.
     """
+    terms = [*_base_weights(s), *_added_weights(s)]
+    return (
+        [replace(term, size_bytes=0, because=f"in host memory: {term.because}") for term in terms]
+        if s.offloaded
+        else terms
+    )
+
+
+def _base_weights(s: ResolvedRun) -> list[Term]:
+    """The weights of the checkpoint, with quantisation constants."""
     d, spec, share = s.dims, s.spec, s.shard_all
     terms = []
     if spec.quantization in ("nf4", "int8"):
         outside = 4 if s.prepared or s.cpu else s.weight_bytes
         per_weight = 0.5 if spec.quantization == "nf4" else INT8_BYTES
-        linear = d.linear_params + (d.head_params if s.quantised_head else 0)
+        linear = s.quantisable + (d.head_params if s.quantised_head else 0)
         terms.append(
             term_of(
                 "weights",
@@ -72,6 +82,13 @@ def weights(s: ResolvedRun) -> list[Term]:
                 src.QLORA,
             )
         )
+        if s.left_experts:
+            because = (
+                f"{s.left_experts:,} of routed experts and routers x {outside} B"
+                f"{per_device(share)}: bitsandbytes quantises linear layers alone"
+            )
+            size = s.left_experts * outside / share
+            terms.append(term_of("experts left unquantised", size, because, src.EXPERTS))
     else:
         held = d.params + untied_embeddings(s)
         terms.append(
@@ -82,6 +99,13 @@ def weights(s: ResolvedRun) -> list[Term]:
                 src.COUNT,
             )
         )
+    return terms
+
+
+def _added_weights(s: ResolvedRun) -> list[Term]:
+    """What training adds to the weights: a module, or copies in another dtype."""
+    d, spec, share = s.dims, s.spec, s.shard_all
+    terms = []
     how = update(spec.update)
     if how.is_module:
         because = f"{s.trainable:,} trainable parameters x {s.train_bytes} B{per_device(share)}"
@@ -119,16 +143,12 @@ def weights(s: ResolvedRun) -> list[Term]:
         terms.append(
             term_of(
                 "16-bit copies of the weights",
-                d.linear_params * 2 / share,
+                (d.linear_params + d.routed_params) * 2 / share,
                 "autocast keeps a cast of every weight through the step",
                 src.COUNT,
             )
         )
-    return (
-        [replace(term, size_bytes=0, because=f"in host memory: {term.because}") for term in terms]
-        if s.offloaded
-        else terms
-    )
+    return terms
 
 
 def gathered_weights(s: ResolvedRun, *, layers: int) -> list[Term]:
@@ -138,13 +158,12 @@ def gathered_weights(s: ResolvedRun, *, layers: int) -> list[Term]:
     d, share = s.dims, s.shard_all
     if share < 2:
         return []
-    whole = sum(
-        term.size_bytes
-        for term in weights(s)[
-            : 3 if s.spec.quantization == "nf4" else 2 if s.spec.quantization else 1
-        ]
-    ) * (share - 1)
-    layer_bytes = d.layer_params * (0.5 if s.spec.quantization == "nf4" else 2)
+    whole = 0 if s.offloaded else sum(term.size_bytes for term in _base_weights(s)) * (share - 1)
+    layer_bytes = (
+        ((s.quantisable + d.other_params) * 0.5 + s.left_experts * 2) / d.layers
+        if s.spec.quantization == "nf4"
+        else d.layer_params * 2
+    )
     size = d.embedding_params * 2 + layers * layer_bytes
     because = (
         f"embeddings and output{f', {layers} layers' if layers else ''} in full while they compute"
@@ -218,7 +237,8 @@ def other_roles(s: ResolvedRun) -> list[Term]:
     base = (
         d.params * s.weight_bytes
         if not spec.quantization
-        else d.linear_params * 0.52 + (d.embedding_params + d.other_params) * s.weight_bytes
+        else s.quantisable * 0.52
+        + (d.embedding_params + d.other_params + s.left_experts) * s.weight_bytes
     )
     what = objective(spec.objective)
     own = special(what, "other_roles")

@@ -7,9 +7,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from advisor.estimate.dims import Dims, dims_of
+from advisor.estimate.dims import Dims, corrects_experts, dims_of
+from advisor.estimate.frameworks import framework_of
 from advisor.estimate.methods import special
-from advisor.estimate.resolved_run import DTYPE_BYTES, answers_each, rollouts, trainable_params
+from advisor.estimate.resolved_run import (
+    DTYPE_BYTES,
+    answers_at_once,
+    answers_each,
+    rollouts,
+    trainable_params,
+)
 from advisor.estimate.types import RunSpec, TimeEstimate
 from advisor.ground.types import GpuSpec, ModelShape
 from advisor.methods import objective, update
@@ -144,7 +151,7 @@ def time_estimate(
     )  # forward, backward as two, and the forward pass run again
     reached = machine.flops * (machine.mixed_gain if spec.precision == "mixed" else 1.0)
     compute = tokens * _flops(spec, d, length) / reached
-    traffic = tokens * _traffic(spec, d) / machine.bytes_per_s
+    traffic = (tokens * _traffic(spec, d) + _written_out(spec, d)) / machine.bytes_per_s
     layers_with_module = special(update(spec.update), "adapted")
     adapted = len(layers_with_module(d, spec)) if layers_with_module else 0
     forward_launches = (
@@ -154,11 +161,12 @@ def time_estimate(
     )
     launches = passes * forward_launches
     launches *= COMPILED_LAUNCH_SHARE if spec.compile else 1.0
+    linear_experts = framework_of(spec.framework).linear_experts
     dequantise = 0.0
     if spec.quantization:  # every pass reads half a byte and writes and reads two for each weight
         dequantise = (
             (passes - 1 if spec.gradient_checkpointing else 2)
-            * d.linear_params
+            * (d.linear_params + (d.routed_params if linear_experts else 0))
             * 4.5
             / machine.bytes_per_s
         )
@@ -225,7 +233,10 @@ def _flops(spec: RunSpec, d: Dims, length: float) -> float:
         (12.0 + (4.0 if spec.gradient_checkpointing else 0.0)) * d.layers * d.q_size * length
     )
     attention *= 1.0 if spec.attention == "eager" else 0.5 / ATTENTION_SHARE
-    return factor * weights + attention
+    corrected = 0.0
+    if corrects_experts(d, spec):  # experts whose sum with the correction gets a gradient
+        corrected = 2.0 * d.routed_layers * d.used_experts * 3 * d.hidden * d.expert_width
+    return factor * weights + attention + corrected
 
 
 def _traffic(spec: RunSpec, d: Dims) -> float:
@@ -234,6 +245,17 @@ def _traffic(spec: RunSpec, d: Dims) -> float:
     again = 1.3 if spec.gradient_checkpointing else 1.0
     logits = 0 if d.encoder else 16 * d.vocab
     return ELEMENTWISE_PASSES * again * d.layers * layer + logits
+
+
+def _written_out(spec: RunSpec, d: Dims) -> float:
+    """Bytes per micro-batch that move because a module computes weights anew: each forward pass
+    reads the old and writes and reads the new ones, the backward pass their gradient.
+    """
+    own = special(update(spec.update), "written_out")
+    if own is None:
+        return 0.0
+    size = own(d, spec) * d.routed_layers * DTYPE_BYTES.get(spec.weights_dtype, 2)
+    return float(size * (3 * (2 if spec.gradient_checkpointing else 1) + 2))
 
 
 def _tiles_s(spec: RunSpec, d: Dims, machine: Machine, length: float) -> float:
@@ -258,9 +280,19 @@ def _gather_s(spec: RunSpec, d: Dims, machine: Machine) -> float:
     """Time per micro-batch to gather sharded weights for every pass over them."""
     if spec.gpus < 2 or spec.sharding not in ("fsdp", "zero3"):
         return 0.0
-    size = d.params * (0.55 if spec.quantization == "nf4" else 2)
+    size = _weight_bytes(spec, d, routed=d.routed_params, width=2)
     passes = 3 if spec.gradient_checkpointing else 2
     return passes * size * (spec.gpus - 1) / spec.gpus / machine.link_bytes_per_s
+
+
+def _weight_bytes(spec: RunSpec, d: Dims, *, routed: float, width: int) -> float:
+    """Bytes of the weights with so many parameters of routed experts, which a 4-bit base leaves in
+    16 bit unless the stack has them as linear layers.
+    """
+    if spec.quantization != "nf4":
+        return (d.params - d.routed_params + routed) * width
+    of_experts = 0.55 if framework_of(spec.framework).linear_experts else width
+    return (d.params - d.routed_params) * 0.55 + routed * of_experts
 
 
 def _reduce_s(spec: RunSpec, d: Dims, machine: Machine) -> float:
@@ -302,8 +334,11 @@ def _generate_s(
         return 0.0
     answer_tokens = int(spec.options.get("response_tokens") or spec.seq_len // 2)
     request_tokens = max(0.0, length - answer_tokens)
-    width = 0.55 if spec.quantization == "nf4" else DTYPE_BYTES.get(spec.weights_dtype, 2)
-    weights_s = d.active * width / (machine.bytes_per_s * DECODE_SHARE)
+    # Each answer uses experts of its own: together they read most of them.
+    read = 1 - (1 - d.used_experts / d.experts) ** answers_at_once(spec) if d.experts > 1 else 0.0
+    width = DTYPE_BYTES.get(spec.weights_dtype, 2)
+    held = _weight_bytes(spec, d, routed=d.routed_params * read, width=width)
+    weights_s = held / (machine.bytes_per_s * DECODE_SHARE)
     a_token: float = (weights_s**SMOOTH + token_launch_s**SMOOTH) ** (1 / SMOOTH)
     answers = spec.micro_batch_size * spec.grad_accum * answers_each(spec)
     return (

@@ -227,12 +227,17 @@ class ModelShape:
     experts: int | None = None
     experts_per_token: int | None = None
     expert_size: int | None = None  # MLP width of one expert
+    routed_params: int = 0  # of all routed experts and their routers
+    routed_layers: int = 0  # layers that have routed experts
+    shared_size: int = 0  # MLP width of the experts that every token passes through
+    shared_ends: int = 0  # a mixture's linear layers outside its experts: inputs + outputs, summed
     lookup_params: int = (
         0  # embeddings of each layer beside the first: looked up, never multiplied, never quantised
     )
     instruct: bool | None = (
         None  # its name says that it follows instructions (True) or is a base model (False)
     )
+    stored: str | None = None  # how a quantised checkpoint is stored: "mxfp4", "gptq"
     gated: bool | None = None  # the hub asks for access approval
     license: str | None = None
     # What switches its thoughts off, if it thinks before it answers: an argument of its chat

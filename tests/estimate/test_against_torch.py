@@ -168,6 +168,128 @@ def test_activations_of_one_layer_are_what_autograd_keeps(update, targets, preci
     assert predicted == pytest.approx(measured, rel=0.2 if update == "full" else 0.1)
 
 
+MIXTURES = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss", "granitemoe", "deepseek_v2", "gemma4_text")  # fmt: skip
+
+
+@pytest.mark.parametrize("family", MIXTURES)
+def test_experts_are_counted_apart_from_linear_layers(family):
+    """The tensors of experts, and the linear layers outside of experts, routers and output, are
+    those of transformers' own small model.
+    """
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    config = transformers.AutoConfig.for_model(family, **{**SMALL, **OWN[family]})
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    tensors = {
+        name: parameter for name, parameter in model.named_parameters() if parameter.ndim == 3
+    }
+    ends = sum(
+        module.in_features + module.out_features
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+        and module is not model.get_output_embeddings()
+        and "router" not in name
+        and "gate" not in name.replace("gate_proj", "")
+        and "per_layer" not in name
+    )
+    dims = dims_of(shape_from_config(config.to_dict(), family, origin="hub", source=""))
+    assert dims is not None
+    matrices = sum(parameter.numel() for parameter in tensors.values())
+    assert dims.routed_layers * dims.expert_layer_params == matrices
+    assert dims.expert_ends == sum(
+        parameter.shape[0] * (parameter.shape[1] + parameter.shape[2])
+        for parameter in tensors.values()
+    )
+    assert dims.shared_ends == ends
+    routed = sum(
+        parameter.numel()
+        for name, parameter in model.named_parameters()
+        if "experts" in name.replace("shared_experts", "")
+        or ("router" in name or "mlp.gate." in name)
+        or ("block_sparse_moe" in name)
+    )
+    assert dims.routed_params == pytest.approx(routed, rel=0.01)
+
+
+@pytest.mark.parametrize("how", ["attention-and-shared", "with-experts", "full"])
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
+def test_activations_of_a_mixture_are_what_autograd_keeps(family, how):
+    """Two more layers of a small mixture keep as many bytes as the formula says, within a fifth;
+    where experts are corrected, that includes their tensors with the correction.
+    """
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    peft = pytest.importorskip("peft")
+    tokens, sizes = 256, {}
+    for layers in (2, 4):
+        config = transformers.AutoConfig.for_model(
+            family,
+            **{
+                **SMALL, **OWN[family], "hidden_size": 256, "head_dim": 64,
+                "num_hidden_layers": layers, "max_position_embeddings": 512,
+                "moe_intermediate_size" if family == "qwen3_moe" else "intermediate_size": 352,
+            },
+        )  # fmt: skip
+        model = transformers.AutoModelForCausalLM.from_config(config).to(torch.bfloat16).train()
+        if how != "full":
+            experts = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+            model = peft.get_peft_model(
+                model,
+                peft.LoraConfig(
+                    r=8,
+                    target_modules=["q_proj", "k_proj", "v_proj", "o_proj"],
+                    target_parameters=experts if how == "with-experts" else None,
+                ),
+            )
+            model.enable_input_require_grads()
+            model = model.base_model.model
+        with torch.autocast("cpu", torch.bfloat16, enabled=how != "full"):
+            sizes[layers] = saved_bytes(model, tokens, torch)
+    dims = dims_of(shape_from_config(config.to_dict(), "x", origin="hub", source=""))
+    assert dims is not None
+    run = resolve(
+        RunSpec(
+            update="full" if how == "full" else "lora",
+            rank=8,
+            target_modules=how,
+            precision="pure" if how == "full" else "mixed",
+            gradient_checkpointing=False,
+        ),
+        dims,
+    )
+    predicted = tokens * layer_bytes(run) + run.written_out_bytes
+    assert predicted == pytest.approx((sizes[4] - sizes[2]) / 2, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("targets", "parameters"),
+    [
+        ("attention-and-shared", None),
+        ("with-experts", ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]),
+    ],
+)
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "gpt_oss"])
+def test_lora_parameters_of_a_mixture_are_those_of_peft(family, targets, parameters):
+    """LoRA on attention, and on the tensors of experts too, trains exactly the counted
+    parameters.
+    """
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    peft = pytest.importorskip("peft")
+    config = transformers.AutoConfig.for_model(family, **{**SMALL, **OWN[family]})
+    attention = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    with torch.device("meta"):
+        model = peft.get_peft_model(
+            transformers.AutoModelForCausalLM.from_config(config),
+            peft.LoraConfig(r=8, target_modules=attention, target_parameters=parameters),
+        )
+    held = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    dims = dims_of(shape_from_config(config.to_dict(), "x", origin="hub", source=""))
+    assert dims is not None
+    assert trainable_params(dims, RunSpec(rank=8, target_modules=targets)) == held
+
+
 def test_lora_parameters_are_those_of_peft():
     """All-linear LoRA on a small LLaMA trains exactly the counted parameters."""
     torch = pytest.importorskip("torch")

@@ -7,6 +7,7 @@ A file holds functions by these names, as far as the method needs them:
 | `trainable_params(dims, spec) -> int` | update | parameters that get a gradient (required) |
 | `adapted(dims, spec) -> Sequence[str]` | update | linear layers that keep an input for a module |
 | `kept_bytes(dims, spec) -> float` | update | bytes a token that its own layers keep |
+| `written_out(dims, spec) -> int` | update | weights of a layer computed in each forward pass |
 | `embedding_copies(dims, spec) -> int` | update | embeddings that are trained as a copy |
 | `other_roles(run, base_bytes) -> list[Term]` | objective | memory of further models |
 | `answers_at_once(spec) -> int` | objective | answers that are written together |

@@ -1,17 +1,30 @@
-"""LoRA: two low-rank matrices beside each adapted linear layer (arXiv:2106.09685)."""
+"""LoRA: two low-rank matrices beside each adapted linear layer (arXiv:2106.09685).
+
+On a mixture of experts `attention-and-shared` adapts every linear layer outside the routed experts,
+`with-experts` the tensors of routed experts too. PEFT (0.21, `ParamWrapper`) then adds the product
+of both matrices to the tensor of all experts of a layer in each forward pass, whichever experts are
+used: autograd keeps that sum for the backward pass, which makes a gradient of the same size.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from advisor.estimate.dims import Dims, targets
+from advisor.estimate.dims import Dims, corrects_experts, targets, trained_ends
 from advisor.estimate.types import RunSpec
 from advisor.methods import update
 
 
+def _rank(spec: RunSpec) -> int:
+    return spec.rank or int(update("lora").keys["rank"].default)
+
+
 def trainable_params(dims: Dims, spec: RunSpec) -> int:
     """rank x (in + out) of each adapted matrix, over all layers."""
-    rank = spec.rank or int(update("lora").keys["rank"].default)
+    rank = _rank(spec)
+    ends = trained_ends(dims, spec)
+    if ends is not None:
+        return rank * ends
     total = 0
     for name in targets(dims, spec):
         if name == "lm_head":
@@ -31,3 +44,22 @@ def adapted(dims: Dims, spec: RunSpec) -> Sequence[str]:
 def embedding_copies(dims: Dims, spec: RunSpec) -> int:
     """PEFT trains a copy of the embeddings and of the output matrix on request."""
     return dims.embedding_params if spec.options.get("train_embeddings") else 0
+
+
+def written_out(dims: Dims, spec: RunSpec) -> int:
+    """Weights that one layer computes anew in each forward pass: those of its routed experts with
+    their corrections, and both factors of these in the dtype of the experts.
+    """
+    if not corrects_experts(dims, spec):
+        return 0
+    return dims.expert_layer_params + _rank(spec) * dims.expert_ends // dims.routed_layers
+
+
+def kept_bytes(dims: Dims, spec: RunSpec) -> float:
+    """Bytes per token and layer: the inputs of both matrices of each used expert, which a frozen
+    tensor would not keep.
+    """
+    if not corrects_experts(dims, spec):
+        return 0.0
+    wide = 4 if spec.weights_dtype == "float32" else 2
+    return wide * (dims.used_experts * (dims.hidden + dims.expert_width))
