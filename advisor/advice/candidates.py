@@ -36,6 +36,8 @@ ANSWERED_REMEDIES = {
 }  # "why not just ...?"
 NOTHING = Estimate(fits="unknown")
 SHIPPED = ("base", "document", "evidence")
+# Rules about checkpoints that no trainer loads in this way: no larger GPU changes that.
+CANNOT_LOAD = ("base/stored-in-few-bits", "base/stored-packed", "base/stored-by-bitsandbytes")
 TOO_BIG, OVER_BUDGET = "base/too-big", "base/over-budget"  # the rules whose reason is two numbers
 
 
@@ -263,7 +265,7 @@ def _limit_reason(
 
 def is_absolute(rule: Rule) -> bool:
     """A forbid that --force never overrides: a company's own, and what cannot run."""
-    return rule.layer not in SHIPPED or rule.id == TOO_BIG
+    return rule.layer not in SHIPPED or rule.id == TOO_BIG or rule.id in CANNOT_LOAD
 
 
 def nearest_to_fitting(case: Case, decision: Decision) -> Candidate:
@@ -292,7 +294,8 @@ def _least_hungry(case: Case, decision: Decision) -> str:
         scheme
         for scheme in wanted
         if not any(
-            rule.layer not in SHIPPED for rule in decision.steps[LAST].forbidden.get(scheme, ())
+            rule.layer not in SHIPPED or rule.id in CANNOT_LOAD
+            for rule in decision.steps[LAST].forbidden.get(scheme, ())
         )
     ]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from advisor.advice.facts_of_situation import fact_origin
 from advisor.advice.types import KnownFact, Reason
-from advisor.estimate.types import Estimate
+from advisor.estimate.types import LEFT_EXPERTS, Estimate
 from advisor.ground.units import format_duration, format_gib, format_usd, gib
 from advisor.methods.composition import Composition
 from advisor.ruleset.facts import UNKNOWN, Fact
@@ -86,10 +86,14 @@ def memory_reason(
         return None
     where = "this machine" if cpu else "this GPU" if cards <= 1 else f"each of these {cards} GPUs"
     peak = cost.memory.peak_bytes
+    experts = next(
+        (term.size_bytes for term in cost.memory.peak.terms if term.name == LEFT_EXPERTS), 0
+    )
+    of_experts = f", {format_gib(experts)} of it for experts that stay in 16 bit" if experts else ""
     return Reason(
         text=(
-            f"{method_words(name)} needs {format_gib(peak)}, {where} has"
-            f" {format_gib(cost.limit_bytes)}"
+            f"{method_words(name)} needs {format_gib(peak)}{of_experts}"
+            f"{';' if experts else ','} {where} has {format_gib(cost.limit_bytes)}"
         ),
         rule=rule,
         source="estimate of memory (formula)",

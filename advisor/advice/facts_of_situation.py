@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from advisor.estimate.architecture import ENCODERS
-from advisor.ground.types import Answers
+from advisor.ground.types import Answers, ModelShape
 from advisor.ruleset.facts import load_facts
 from advisor.situation.types import Situation
 
 # Facts whose absence is worth telling, in the order they are told.
 WORTH_KNOWING = ("depth", "data_kind", "data_rows", "data_tokens", "budget", "model", "gpu")
+OF_MODEL = ("params_b", "model_family", "mixture_of_experts", "checkpoint_stored")
 DATA_FACTS = ("data_kind", "data_rows", "data_tokens")
 ORIGIN_WORDS = {"default": "assumed", "file": "answers file", "flag": "flag", "asked": "answered"}
 DOTTED = {"data_kind": "data.kind", "data_rows": "data.rows", "data_tokens": "data.tokens"}
@@ -66,10 +67,21 @@ def situation_facts(situation: Situation) -> dict[str, Any]:
             facts["model_family"] = (
                 "encoder" if situation.model.architecture in ENCODERS else "decoder"
             )
+        facts |= model_facts(situation.model)
     start = start_of(situation, facts)
     if start is not None:
         facts["checkpoint_kind"] = start
     return facts
+
+
+def model_facts(shape: ModelShape) -> dict[str, Any]:
+    """Whether the model is a mixture of experts, and how its checkpoint is stored."""
+    stored = "plain" if shape.stored is None else shape.stored
+    known = load_facts()["checkpoint_stored"].values
+    return {
+        "mixture_of_experts": shape.is_mixture,
+        "checkpoint_stored": stored if stored in known else "packed",
+    }
 
 
 def stated_signals(answers: Answers) -> tuple[str, ...]:
@@ -108,7 +120,7 @@ def fact_origin(situation: Situation, fact_id: str) -> str:
         return f"read from {', '.join(profile.path for profile in profiles)}"
     if fact_id in ("device", "gpus", "compute_capability", "cpu_bf16"):
         return hardware.origin
-    if fact_id in ("params_b", "model_family") and situation.model is not None:
+    if fact_id in OF_MODEL and situation.model is not None:
         return f"from {situation.model.id}"
     if fact_id == "checkpoint_kind" and not {"base_model_untuned", "instruct_model_start"} & set(
         answers.signals

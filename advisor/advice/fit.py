@@ -12,7 +12,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from advisor.advice.facts_of_situation import device
+from advisor.advice.facts_of_situation import device, model_facts
 from advisor.advice.types import Chosen, StageSettings
 from advisor.estimate import estimate
 from advisor.estimate.reading import tokens_read
@@ -123,6 +123,7 @@ def stage_facts(
     found = {**facts, "architecture": "encoder" if composition.encoder else "decoder"}
     if situation.model is not None:  # also of a suggested model: its size decides the learning rate
         found["params_b"] = situation.model.params / 1e9
+        found |= model_facts(situation.model)
     return found
 
 

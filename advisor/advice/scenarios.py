@@ -244,6 +244,8 @@ def _settings_differences(ruleset: Ruleset, scenario: Scenario) -> Iterator[str]
         if got.get(key) != expected.get(key):
             by = f" by {judgement.settings[key][1].id}" if key in judgement.settings else ""
             yield f"setting {key}: expected {expected.get(key)}, got {got.get(key)}{by}"
+    warning = {rule.id for rule in judgement.warnings}
+    yield from (f"{rule} does not warn" for rule in scenario.warned if rule not in warning)
 
 
 def _why_not(ruleset: Ruleset, decision: Decision, outcome: str) -> tuple[str, ...]:
@@ -275,6 +277,7 @@ def rules_without_scenario(ruleset: Ruleset, scenarios: Sequence[Scenario]) -> t
         if "objective" in scenario.given:
             judgement = judge(ruleset, SETTINGS, scenario.given)
             seen.update(rule.id for _, rule in judgement.settings.values())
+            seen.update(rule.id for rule in judgement.warnings)
         else:
             seen |= _deciding(decide(ruleset, scenario.given))
             for change, _ in scenario.whatif:

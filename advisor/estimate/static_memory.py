@@ -9,7 +9,7 @@ from dataclasses import replace
 from advisor.estimate import sources as src
 from advisor.estimate.methods import special
 from advisor.estimate.resolved_run import CPU_OPTIMIZERS, ResolvedRun, per_device, term_of
-from advisor.estimate.types import Term
+from advisor.estimate.types import LEFT_EXPERTS, Term
 from advisor.ground.units import GIB
 from advisor.methods import objective, update
 
@@ -88,7 +88,7 @@ def _base_weights(s: ResolvedRun) -> list[Term]:
                 f"{per_device(share)}: bitsandbytes quantises linear layers alone"
             )
             size = s.left_experts * outside / share
-            terms.append(term_of("experts left unquantised", size, because, src.EXPERTS))
+            terms.append(term_of(LEFT_EXPERTS, size, because, src.EXPERTS))
     else:
         held = d.params + untied_embeddings(s)
         terms.append(

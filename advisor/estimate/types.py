@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from advisor.ground.types import Source
 
+LEFT_EXPERTS = "experts left unquantised"  # the term of a mixture on a quantised base
 Fits = Literal["fits", "tight", "too_big", "unknown"]
 
 

@@ -247,6 +247,11 @@ class ModelShape:
     note: str = ""  # what was guessed, for a person: "size taken from the name"
 
     @property
+    def is_mixture(self) -> bool:
+        """Whether only some of its parameters are used for each token."""
+        return self.active_params is not None and self.active_params < self.params
+
+    @property
     def resolved(self) -> bool:
         """True where every dimension the estimator wants is known, not guessed from a size."""
         return None not in (self.hidden_size, self.layers, self.intermediate_size, self.vocab_size)

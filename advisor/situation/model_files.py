@@ -28,7 +28,7 @@ VERSION = Choice(values=(1,))
 _COUNT = Number(whole=True, min=1)
 _TEXTS = (
     "model_type", "params_source", "source", "license", "license_source", "notes",
-    "same_architecture_as", "thinks", "thinks_source",
+    "same_architecture_as", "stored", "thinks", "thinks_source",
 )  # fmt: skip
 _COUNTS = (
     "params", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim",

@@ -46,6 +46,7 @@ ACTIVE = re.compile(r"(?<![a-z0-9])a(\d+(?:\.\d+)?)b(?![a-z0-9])", re.IGNORECASE
 # Experts share attention and embeddings, so "8x7B" holds less than 56B: Mixtral 8x7B has 46.7B and
 # uses 12.9B, 8x22B has 140.6B and uses 39.2B.
 MIXTURE_SHARE, MIXTURE_ACTIVE = 0.82, 1.8
+NAMED_STORES = {"bnb": "bitsandbytes"}
 SAME_SIZE = 0.15  # a model of "7B" has 6.7 or 7.6
 FILLER = frozenset(
     {
@@ -67,15 +68,35 @@ FILLER = frozenset(
 )  # no difference in shape
 
 
+STORED = re.compile(
+    r"(?:^|[-_. ])(gptq|awq|mxfp4|nvfp4|fp8|bnb)(?=$|[-_. ])", re.IGNORECASE
+)  # in the name of a quantised checkpoint
+
+
 def model_shape(
     name: str, *, params_b: float | None = None, online: bool = False
 ) -> tuple[ModelShape | None, list[str]]:
-    """What is known of the model's dimensions, with warnings for everything that was guessed or
-    corrected.
+    """What is known of the model's dimensions and how its checkpoint is stored, with warnings for
+    everything that was guessed or corrected.
 
     None where nothing gives a size. Raises InputError for a folder or path that is not a usable
     model.
     """
+    shape, warnings = _find_shape(name, params_b=params_b, online=online)
+    if shape is not None and shape.stored is None and shape.origin in ("catalogue", "size"):
+        shape = replace(shape, stored=_stored_by_name(shape.id))
+    return shape, warnings
+
+
+def _stored_by_name(name: str) -> str | None:
+    """How a checkpoint is stored, if its name says that it is quantised."""
+    found = STORED.search(name.rsplit("/", 1)[-1])
+    return None if found is None else NAMED_STORES.get(found.group(1).lower(), found.group(1).lower())
+
+
+def _find_shape(
+    name: str, *, params_b: float | None = None, online: bool = False
+) -> tuple[ModelShape | None, list[str]]:
     name = name.strip()
     if not name and params_b is None:
         return None, ["no model was named"]
@@ -303,6 +324,7 @@ def _entry_shape(hub_id: str, entry: Mapping[str, Any]) -> ModelShape:
         license=entry.get("license"),
         thinks=entry.get("thinks"),
         gated=entry.get("gated"),
+        stored=entry.get("stored"),
         note="; ".join(part for part in (shape.note, str(entry.get("notes") or "")) if part),
     )
 
