@@ -36,8 +36,6 @@ ANSWERED_REMEDIES = {
 }  # "why not just ...?"
 NOTHING = Estimate(fits="unknown")
 SHIPPED = ("base", "document", "evidence")
-# Rules about checkpoints that no trainer loads in this way: no larger GPU changes that.
-CANNOT_LOAD = ("base/stored-in-few-bits", "base/stored-packed", "base/stored-by-bitsandbytes")
 TOO_BIG, OVER_BUDGET = "base/too-big", "base/over-budget"  # the rules whose reason is two numbers
 
 
@@ -265,7 +263,7 @@ def _limit_reason(
 
 def is_absolute(rule: Rule) -> bool:
     """A forbid that --force never overrides: a company's own, and what cannot run."""
-    return rule.layer not in SHIPPED or rule.id == TOO_BIG or rule.id in CANNOT_LOAD
+    return rule.layer not in SHIPPED or rule.id == TOO_BIG
 
 
 def nearest_to_fitting(case: Case, decision: Decision) -> Candidate:
@@ -294,13 +292,12 @@ def _least_hungry(case: Case, decision: Decision) -> str:
         scheme
         for scheme in wanted
         if not any(
-            rule.layer not in SHIPPED or rule.id in CANNOT_LOAD
-            for rule in decision.steps[LAST].forbidden.get(scheme, ())
+            rule.layer not in SHIPPED for rule in decision.steps[LAST].forbidden.get(scheme, ())
         )
     ]
 
-    def need(scheme: str) -> int:
-        memory = case.cost_of(decision.candidate(scheme))[1].memory
-        return memory.peak_bytes if memory else 0
+    def need(scheme: str) -> tuple[bool, int]:
+        cost = case.cost_of(decision.candidate(scheme))[1]
+        return bool(cost.refused), cost.memory.peak_bytes if cost.memory else 0
 
     return str(min(allowed or wanted, key=need))

@@ -65,6 +65,8 @@ def facts_seen_by(
 def fit_words(fact: Fact, value: str, sizes: Sizes) -> str:
     """'LoRA fits in 24.0 GiB (estimated 19.8 GiB)', or without the numbers where there are none."""
     cost = sizes.get(scheme_of_fact(fact))
+    if cost is not None and cost.refused:
+        return f"{method_words(scheme_of_fact(fact))} cannot load this checkpoint"
     if cost is None or cost.memory is None or cost.limit_bytes is None:
         return says(fact, value)
     room, need = format_gib(cost.limit_bytes), format_gib(cost.memory.peak_bytes)
@@ -82,6 +84,8 @@ def memory_reason(
     cost: Estimate, name: str, rule: str | None, *, cards: int, cpu: bool
 ) -> Reason | None:
     """'full fine-tuning needs 78.1 GiB, this GPU has 24.0 GiB' for a candidate that is too big."""
+    if cost.refused:
+        return Reason(text=f"{method_words(name)} cannot load it: {cost.refused}", rule=rule)
     if cost.memory is None or cost.limit_bytes is None:
         return None
     where = "this machine" if cpu else "this GPU" if cards <= 1 else f"each of these {cards} GPUs"

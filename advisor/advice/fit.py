@@ -15,8 +15,10 @@ from typing import Any
 from advisor.advice.facts_of_situation import device, model_facts
 from advisor.advice.types import Chosen, StageSettings
 from advisor.estimate import estimate
+from advisor.estimate.architecture import NO_SDPA
 from advisor.estimate.reading import tokens_read
 from advisor.estimate.stages import stage_spec
+from advisor.estimate.stored import why_not_loadable
 from advisor.estimate.types import Estimate, Fits, RunSpec
 from advisor.ground.types import DataProfile
 from advisor.methods import methods
@@ -169,6 +171,9 @@ def fit_stage(
         else sequence_length(_profile(situation, objective), context)
     )
     settings |= _room_for_answers(ruleset, objective, settings, situation, context)
+    if model is not None and model.architecture in NO_SDPA:
+        because = f"transformers has no sdpa attention for {model.architecture} models"
+        settings.setdefault("attention", Chosen(value="eager", because=because))
     if strategy is not None:
         settings["sharding"] = Chosen(value=strategy, because="how the cards share the work")
     best: tuple[int, Mapping[str, Any], Estimate] | None = None
@@ -200,13 +205,23 @@ def fit_stage(
         if cost.fits == "fits":
             break
     assert best is not None  # _trials yields one trial at least
+    refused = (
+        why_not_loadable(
+            model.stored,
+            trains_all=not methods().update(update).is_module,
+            quantization=quantization,
+        )
+        if model is not None
+        else ""
+    )
+    cost = replace(best[2], fits="too_big", refused=refused) if refused else best[2]
     most = max(int(trial["micro"]) for trial in trials)
     settings |= _batch_settings(best[1], batch, no_recompute, best[2].fits, most=most)
     return (
         StageSettings(
             objective=objective, update=update, quantization=quantization, settings=settings
         ),
-        best[2],
+        cost,
     )
 
 

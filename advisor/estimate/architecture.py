@@ -48,6 +48,8 @@ TIED = (
 OWN_ATTENTION = _set(
     "chatglm"
 )  # the checkpoint's own code passes a mask of its own, which no fused kernel takes
+# transformers 5.24 has no sdpa for them (`_supports_sdpa = False`): capped scores, sinks.
+NO_SDPA = _set("gemma2 gpt_oss")
 FOUR_NORMS = _set(
     "gemma2 gemma3 gemma3_text gemma4 gemma4_text glm4"
 )  # one after attention and MLP too

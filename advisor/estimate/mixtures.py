@@ -15,10 +15,6 @@ from typing import Any
 from advisor.estimate import gemma4
 from advisor.ground.types import ModelShape
 
-# Stored so, a checkpoint is written out in 16 bit when the bundled trainers load it.
-WRITTEN_OUT = ("mxfp4", "fp8")
-BITSANDBYTES = "bitsandbytes"
-
 
 @dataclass(frozen=True, slots=True)
 class ExpertLayer:

@@ -117,5 +117,6 @@ class Estimate:
     limit_bytes: int | None = None  # what the device has for it
     duration_s: float | None = None
     cost_usd: float | None = None
+    refused: str = ""  # why no memory is enough: it then counts as too big
     cost_note: str = ""  # "RTX 4090 at $0.34/h (vast, 2026-08)"
     unknown: tuple[str, ...] = ()

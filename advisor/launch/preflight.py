@@ -19,6 +19,7 @@ from advisor.ground.resources import PACKAGE, method_roots, resource_root
 from advisor.ground.types import DataProfile, Hardware, ModelShape
 from advisor.ground.units import format_gib
 from advisor.launch.expected import disk_need, sum_known
+from advisor.launch.loadable import loading_faults
 from advisor.methods import objectives, updates
 from advisor.plan.entries import Entry
 from advisor.plan.model import Plan
@@ -68,6 +69,7 @@ def run_preflight(
         *_objective_faults(todo, trainers),
         *_data_faults(todo, plan_path, profiles),
         *_model_faults(plan, plan_path),
+        *loading_faults(todo, shape),
     ]
     if not plan.launch.startable:
         bad.append(

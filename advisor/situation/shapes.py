@@ -91,7 +91,9 @@ def model_shape(
 def _stored_by_name(name: str) -> str | None:
     """How a checkpoint is stored, if its name says that it is quantised."""
     found = STORED.search(name.rsplit("/", 1)[-1])
-    return None if found is None else NAMED_STORES.get(found.group(1).lower(), found.group(1).lower())
+    return (
+        None if found is None else NAMED_STORES.get(found.group(1).lower(), found.group(1).lower())
+    )
 
 
 def _find_shape(

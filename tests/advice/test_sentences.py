@@ -27,7 +27,7 @@ from tests.wizard.scripted import ScriptedUi
 RULES, GUIDE = load_rules(), load_rules(("document",))
 SITUATIONS, BATCHES = scaled(200), 10
 # Ids whose words are also what people say.
-ORDINARY = {"reward model", "compute capability"}
+ORDINARY = {"reward model", "compute capability", "mixture of experts"}
 IDS = [fact.id for fact in RULES.facts.values() if "_" in fact.id]
 SPACED = [name.replace("_", " ") for name in IDS if name.replace("_", " ") not in ORDINARY]
 # An id as the value of a flag is what a person has to type.

@@ -19,6 +19,7 @@ from trainers.frame.experts import find_experts, silence_routers
 from trainers.frame.files import read_json
 from trainers.frame.job import Job
 from trainers.frame.starts import moves_base
+from trainers.frame.stored import written_out
 from trainers.frame.types import AdaptedModel, Device, Model, Tokenizer
 from trainers.prepare.template_arguments import give_arguments
 from trainers.updates import Update
@@ -176,6 +177,12 @@ def load_base(
         options["revision"] = job.plan.revision
     if quantized is not None:
         options |= {"quantization_config": quantized, "device_map": {"": device}}
+    else:
+        options |= written_out(
+            source,
+            revision=options.get("revision"),
+            trust_remote_code=job.plan.trust_remote_code,
+        )
     key = (
         source,
         head,

@@ -17,6 +17,7 @@ from advisor.methods import objective, update
 from advisor.plan.record import DONE, RECORD, RunRecord, last_of_each_task, read_record
 from trainers.frame.experts import silence_routers
 from trainers.frame.loading import keep_weights_unpacked
+from trainers.frame.stored import written_out
 
 BASE = "base"
 
@@ -206,6 +207,8 @@ def _model(result: Result, source: str, device: Any) -> Any:
             "quantization_config": BitsAndBytesConfig(load_in_8bit=True),
             "device_map": {"": device},
         }
+    else:
+        options |= written_out(source, trust_remote_code=result.trust_remote_code)
     model = AutoModelForCausalLM.from_pretrained(source, **options)
     placed = keep_weights_unpacked(model if quantized else model.to(device))
     return silence_routers(placed).eval()

@@ -1,0 +1,123 @@
+"""Advice for mixtures of experts: three models on GPUs of 24, 48 and 80 GB, by true sizes.
+
+Experts' bytes are layers x experts x 3 matrices x hidden size x width x 2, from each config.json.
+"""
+
+import json
+
+import pytest
+
+from advisor.api import advise, advise_document
+from advisor.estimate.types import LEFT_EXPERTS
+
+GIB = 2**30
+EXPERTS = {  # bytes of the experts' matrices in 16 bit
+    "Qwen/Qwen3-30B-A3B": 48 * 128 * 3 * 2048 * 768 * 2,  # 54.0 GiB
+    "mistralai/Mixtral-8x7B-Instruct-v0.1": 32 * 8 * 3 * 4096 * 14336 * 2,  # 84.0 GiB
+    "openai/gpt-oss-20b": 24 * 32 * 3 * 2880 * 2880 * 2,  # 35.6 GiB
+}
+GPUS = {"RTX 4090": 24, "RTX A6000": 48, "A100 80GB": 80}
+# Where something fits: what is recommended. Everywhere else the experts alone are too big.
+RUNS = {
+    ("Qwen/Qwen3-30B-A3B", "A100 80GB"): "sft+lora",
+    ("openai/gpt-oss-20b", "RTX A6000"): "sft+lora",
+    ("openai/gpt-oss-20b", "A100 80GB"): "sft+lora",
+}
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """What is stated beside model and GPU: forty requests with their answers."""
+    path = tmp_path_factory.mktemp("data") / "pairs.jsonl"
+    path.write_text(
+        "".join(
+            json.dumps({"prompt": f"Where is {i}?", "completion": f"It is at {i}."}) + "\n"
+            for i in range(60)
+        )
+    )
+    return {"task": "customer_service", "data": {"path": str(path)}}
+
+
+def candidate(advice, name):
+    found = {str(one.composition): one for one in (advice.recommendation, *advice.alternatives)}
+    return found[name]
+
+
+@pytest.mark.parametrize("gpu", GPUS)
+@pytest.mark.parametrize("model", EXPERTS)
+def test_what_is_recommended_holds_its_experts_in_16_bit(model, gpu, answers):
+    """A plan fits with all experts at two bytes a weight; where they alone fill the GPU, nothing is
+    recommended, and QLoRA says how much of its need they are.
+    """
+    advice = advise({**answers, "model": model, "gpu": {"name": gpu}})
+    room = GPUS[gpu] * GIB
+    experts = EXPERTS[model]
+    four_bit = candidate(advice, "sft+qlora").estimate.memory
+    left = {term.name: term.size_bytes for term in four_bit.peak.terms}[LEFT_EXPERTS]
+    assert experts < left < 1.01 * experts  # routers, and biases of gpt-oss, are the rest
+    assert four_bit.peak_bytes > left
+    wanted = RUNS.get((model, gpu))
+    assert advice.fits == (wanted is not None)
+    if wanted is None:
+        assert four_bit.peak_bytes > room
+        said = " ".join(one.text for one in candidate(advice, "sft+qlora").because)
+        if model == "openai/gpt-oss-20b":  # no memory is enough for a second quantisation
+            assert "cannot be quantised a second time" in said
+            assert str(advice.nothing_fits.nearest.composition) == "sft+lora"
+        else:
+            assert f"{experts / GIB:.1f} GiB of it for experts that stay in 16 bit" in said
+        return
+    assert str(advice.recommendation.composition) == wanted
+    need = advice.recommendation.estimate.memory.peak_bytes
+    assert experts < need <= room
+    assert advice.recommendation.estimate.fits in ("fits", "tight")
+
+
+@pytest.mark.parametrize(("model", "gpu"), RUNS)
+def test_a_plan_corrects_attention_and_shared_layers(model, gpu, answers):
+    """Its LoRA leaves experts and router alone, says so, and its base is not quantised."""
+    document = advise_document({**answers, "model": model, "gpu": {"name": gpu}})
+    (stage,) = document["plan"]["stages"]
+    assert stage["target_modules"] == "attention-and-shared"
+    assert stage.get("quantization") is None
+    assert any("not the routed experts" in warning for warning in document["warnings"])
+
+
+def test_a_checkpoint_in_mxfp4_is_trained_in_16_bit(answers):
+    """gpt-oss cannot be quantised a second time, by --force neither; its attention has no sdpa."""
+    stated = {**answers, "model": "openai/gpt-oss-20b", "gpu": {"name": "A100 80GB"}}
+    advice = advise({**stated, "budget": "low"})
+    four_bit = candidate(advice, "sft+qlora")
+    assert four_bit.verdict == "too_big"
+    assert not four_bit.forced_ok
+    assert "cannot be quantised a second time" in four_bit.because[0].text
+    assert str(advice.recommendation.composition) == "sft+lora"
+    assert any("written out in 16 bit" in warning for warning in advice.warnings)
+    settings = advice.recommendation.stages[0].settings
+    assert settings["attention"].value == "eager"
+
+
+def test_a_packed_checkpoint_is_neither_trained_whole_nor_quantised(answers):
+    """GPTQ, by the catalogue or by the name: LoRA beside it, and a word on what it needs."""
+    for model in ("TheBloke/Mixtral-8x7B-Instruct-v0.1-GPTQ", "acme/Writer-7B-AWQ"):
+        advice = advise({**answers, "model": model, "gpu": {"name": "H200"}})
+        assert str(advice.recommendation.composition) == "sft+lora"
+        for name in ("sft+full", "sft+qlora"):
+            assert "its checkpoint is stored in" in candidate(advice, name).because[0].text
+        assert any("package that the training extra" in warning for warning in advice.warnings)
+
+
+def test_a_4_bit_base_that_just_fits_a_mixture_says_how_little_it_saves(answers):
+    """Gemma 4 26B-A4B: 47.0 GiB of weights in 16 bit, 44.8 with attention and MLPs in 4 bit."""
+    stated = {**answers, "model": "google/gemma-4-26B-A4B-it", "gpu": {"name": "RTX A6000"}}
+    advice = advise(stated)
+    assert str(advice.recommendation.composition) == "sft+qlora"
+    assert any("experts stay in 16 bit" in warning for warning in advice.warnings)
+    assert advice.recommendation.estimate.memory.peak_bytes <= 48 * GIB
+
+
+def test_dense_models_keep_all_linear(answers):
+    """No warning about experts is given for them."""
+    document = advise_document({**answers, "model": "Qwen/Qwen3-8B", "gpu": {"name": "A100 80GB"}})
+    assert document["plan"]["stages"][0]["target_modules"] == "all-linear"
+    assert not any("experts" in warning for warning in document["warnings"])
