@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from advisor.advice.facts_of_situation import device, model_facts
 from advisor.advice.types import Chosen, StageSettings
@@ -21,6 +21,7 @@ from advisor.estimate.stages import stage_spec
 from advisor.estimate.stored import why_not_loadable
 from advisor.estimate.types import Estimate, Fits, RunSpec
 from advisor.ground.types import DataProfile
+from advisor.ground.units import format_gib
 from advisor.methods import methods
 from advisor.methods.composition import Composition
 from advisor.plan.model import Stage
@@ -46,6 +47,8 @@ CPU_FEW_ROWS, CPU_BUSY_TOKENS = (
 BUSY_TOKENS = (
     2048  # a micro-batch of fewer tokens leaves a GPU waiting for launches (estimator, "Time")
 )
+# What rules may set for each amount of memory (fact `memory_left`), the usual settings first.
+MEMORY_LEFT = ("enough", "little", "least")
 ORDER: tuple[Fits, ...] = ("fits", "unknown", "tight", "too_big")
 
 
@@ -135,9 +138,10 @@ def stage_settings(
     facts: Mapping[str, Any],
     composition: Composition,
     objective: str,
+    memory_left: str = MEMORY_LEFT[0],
 ) -> dict[str, Chosen]:
     """What the rules set for one stage of a composition, before anything is fitted."""
-    seen = stage_facts(situation, facts, composition)
+    seen = {**stage_facts(situation, facts, composition), "memory_left": memory_left}
     return settings_by_rule(
         ruleset, seen, objective, composition.update or "lora", composition.quantization
     )
@@ -176,7 +180,6 @@ def fit_stage(
         settings.setdefault("attention", Chosen(value="eager", because=because))
     if strategy is not None:
         settings["sharding"] = Chosen(value=strategy, because="how the cards share the work")
-    best: tuple[int, Mapping[str, Any], Estimate] | None = None
     no_recompute = refusal(objective, update, "gradient_checkpointing", True)
     trials = _trials(
         situation,
@@ -185,24 +188,38 @@ def fit_stage(
         allowed=_micro_batches(objective, update),
         recompute=not no_recompute,
     )
-    plain = {key: chosen.value for key, chosen in settings.items()}
-    for trial in trials:
-        values = {**plain, **_batch_values(trial)}
-        cost = _stage_estimate(situation, objective, update, quantization, values, strategy)
-        rank = ORDER.index(cost.fits)
-        # Of settings that are all too big the smallest need is kept: the shortest way out. So too
-        # where the memory is not known: whatever the card.
-        if (
-            best is None
-            or rank < best[0]
-            or (
-                cost.fits == best[2].fits
-                and cost.fits in ("too_big", "unknown")
-                and _peak(cost) < _peak(best[2])
-            )
-        ):
-            best = (rank, trial, cost)
-        if cost.fits == "fits":
+    best: _Found | None = None
+    for level in MEMORY_LEFT:
+        laid_over = settings
+        if level != MEMORY_LEFT[0]:
+            tighter = stage_settings(ruleset, situation, facts, composition, objective, level)
+            changed = {
+                key: one
+                for key, one in tighter.items()
+                if key in settings and key not in shared and one.value != settings[key].value
+            }
+            if not changed or best is None:
+                continue
+            laid_over = {**best.settings, **_with_need(changed, best)}
+        plain = {key: chosen.value for key, chosen in laid_over.items()}
+        for trial in trials:
+            values = {**plain, **_batch_values(trial)}
+            cost = _stage_estimate(situation, objective, update, quantization, values, strategy)
+            # Of settings that are all too big the smallest need is kept: the shortest way out. So
+            # too where the memory is not known, whatever the GPU, but then in the usual formats.
+            if (
+                best is None
+                or ORDER.index(cost.fits) < ORDER.index(best.cost.fits)
+                or (
+                    cost.fits == best.cost.fits
+                    and cost.fits in ("too_big", "unknown")
+                    and _peak(cost) < _peak(best.cost)
+                )
+            ):
+                best = _Found(laid_over, trial, cost)
+            if cost.fits == "fits":
+                break
+        if best is not None and best.cost.fits in ("fits", "unknown"):
             break
     assert best is not None  # _trials yields one trial at least
     refused = (
@@ -214,15 +231,41 @@ def fit_stage(
         if model is not None
         else ""
     )
-    cost = replace(best[2], fits="too_big", refused=refused) if refused else best[2]
+    cost = replace(best.cost, fits="too_big", refused=refused) if refused else best.cost
     most = max(int(trial["micro"]) for trial in trials)
-    settings |= _batch_settings(best[1], batch, no_recompute, best[2].fits, most=most)
+    chosen = {
+        **best.settings,
+        **_batch_settings(best.trial, batch, no_recompute, best.cost.fits, most=most),
+    }
     return (
         StageSettings(
-            objective=objective, update=update, quantization=quantization, settings=settings
+            objective=objective, update=update, quantization=quantization, settings=chosen
         ),
         cost,
     )
+
+
+class _Found(NamedTuple):
+    """The best settings so far."""
+
+    settings: Mapping[str, Chosen]
+    trial: Mapping[str, Any]
+    cost: Estimate
+
+
+def _with_need(changed: Mapping[str, Chosen], before: _Found) -> dict[str, Chosen]:
+    """Values for a memory that is short; the first new one says what the best settings so far
+    would need.
+    """
+    key = next((key for key in changed if changed[key].value != before.settings[key].value), None)
+    if key is None or before.cost.memory is None or before.cost.limit_bytes is None:
+        return dict(changed)
+    need, limit = _peak(before.cost), before.cost.limit_bytes
+    because = (
+        f"{key} {before.settings[key].value} would need {format_gib(need)}, and there are"
+        f" {format_gib(limit)}: {inside_sentence(changed[key].because)}"
+    )
+    return {**changed, key: replace(changed[key], because=because)}
 
 
 def _peak(cost: Estimate) -> int:

@@ -23,6 +23,7 @@ from advisor.estimate.activation_memory import (
 from advisor.estimate.dims import dims_of
 from advisor.estimate.resolved_run import ResolvedRun, resolve, term_of
 from advisor.estimate.static_memory import (
+    cast_weights,
     communication_buckets,
     first_gradients,
     gathered_weights,
@@ -97,6 +98,7 @@ def memory_estimate(
     if dims is None:
         return None
     s = resolve(spec, dims, cpu=cpu)
+    casts = cast_weights(s)
     standing = [*weights(s), *other_roles(s), *optimizer_states(s), *communication_buckets(s)]
     full_gradients = gradients(s)
     # With accumulation the gradients of earlier micro-batches stay.
@@ -104,7 +106,7 @@ def memory_estimate(
         full_gradients if spec.grad_accum > 1 or (s.stack.accumulates and not s.is_module) else []
     )
     held, scoring, layer = activations(s), loss_memory(s), recomputed_layer(s)
-    passing = {"held": held, "scoring": scoring, "layer": layer}
+    passing = {"held": held, "scoring": scoring, "layer": layer, "casts": casts}
     divided = s.sharding in ("fsdp", "zero3", "zero2")
 
     def so_far(layers: int) -> list[Term]:
@@ -115,9 +117,9 @@ def memory_estimate(
 
     ends = first_gradients(s, layers=2) if divided and not s.embeddings else []
     moments = [
-        _moment("loss and start of the backward pass", s, passing, device, [*standing,
+        _moment("loss and start of the backward pass", s, passing, device, [*standing, *casts,
         *gathered_weights(s, layers=0), *so_far(0), *held, *last_hidden(s), *scoring]),
-        _moment("backward pass through one layer", s, passing, device, [*standing,
+        _moment("backward pass through one layer", s, passing, device, [*standing, *casts,
         *gathered_weights(s, layers=2), *so_far(2), *held, *layer]),
         _moment("end of the backward pass", s, passing, device, [*standing, *gathered_weights(s,
         layers=2), *full_gradients, *ends, *layer]),
@@ -133,7 +135,7 @@ def memory_estimate(
                 s,
                 passing,
                 device,
-                [*standing, *gathered_weights(s, layers=2), *rollout_memory(s)],
+                [*standing, *casts, *gathered_weights(s, layers=2), *rollout_memory(s)],
             )
         )
     peak = max(moment.total_bytes for moment in moments)

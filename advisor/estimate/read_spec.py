@@ -51,8 +51,9 @@ _CHOICES: Mapping[str, Choice] = {
         "weights_dtype": ("float32", "bfloat16", "float16"),
         "precision": ("pure", "mixed"),
         "optimizer": (
-            "adamw", "adamw_fused", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "adamw_cpu",
-            "adafactor", "sgd", "sgd_momentum", "lion", "rmsprop", "adagrad",
+            "adamw", "adamw_fused", "adamw_split", "adamw_stochastic", "adamw_8bit", "paged_adamw",
+            "paged_adamw_8bit", "adamw_cpu", "adafactor", "sgd", "sgd_momentum", "lion", "rmsprop",
+            "adagrad",
         ),
         "attention": ("eager", "sdpa", "flash_attention_2"),
         "loss": ("full", "fused", "chunked"),

@@ -8,7 +8,14 @@ from dataclasses import replace
 
 from advisor.estimate import sources as src
 from advisor.estimate.methods import special
-from advisor.estimate.resolved_run import CPU_OPTIMIZERS, ResolvedRun, per_device, term_of
+from advisor.estimate.resolved_run import (
+    CPU_OPTIMIZERS,
+    IN_CHUNKS,
+    ResolvedRun,
+    per_device,
+    state_bytes,
+    term_of,
+)
 from advisor.estimate.types import LEFT_EXPERTS, Term
 from advisor.ground.units import GIB
 from advisor.methods import objective, update
@@ -19,6 +26,9 @@ NF4_CONSTANT_BYTES = 4 / 64
 NF4_DOUBLE_CONSTANT_BYTES = 1 / 64 + 4 / (64 * 256)
 INT8_BYTES = 1.0
 DEEPSPEED_BUCKET_ELEMENTS = 500_000_000
+# Our own AdamW over bfloat16 weights: how many weights it moves at once, and the float32 numbers
+# that stand beside each meanwhile (trainers/frame/bf16_adamw.py, CHUNK).
+CHUNK_ELEMENTS, CHUNK_BYTES = 2**22, 40
 
 
 def untied_embeddings(s: ResolvedRun) -> int:
@@ -139,16 +149,32 @@ def _added_weights(s: ResolvedRun) -> list[Term]:
                 src.ZERO,
             )
         )
-    elif spec.precision == "mixed" and s.weight_bytes == 4 and not s.cpu and s.sharding != "fsdp":
-        terms.append(
-            term_of(
-                "16-bit copies of the weights",
-                (d.linear_params + d.routed_params) * 2 / share,
-                "autocast keeps a cast of every weight through the step",
-                src.COUNT,
-            )
-        )
     return terms
+
+
+def cast_weights(s: ResolvedRun) -> list[Term]:
+    """16-bit copies of float32 weights that autocast makes for a forward pass; each is freed when
+    the backward pass has gone through its layer.
+    """
+    if (
+        s.is_module
+        or s.master
+        or s.offloaded
+        or s.cpu
+        or s.sharding == "fsdp"
+        or s.spec.precision != "mixed"
+        or s.weight_bytes != 4
+    ):
+        return []
+    because = "autocast keeps a cast of every weight through the forward pass"
+    return [
+        term_of(
+            "16-bit copies of the weights",
+            (s.dims.linear_params + s.dims.routed_params) * 2 / s.shard_all,
+            because,
+            src.ACTIVATIONS,
+        )
+    ]
 
 
 def gathered_weights(s: ResolvedRun, *, layers: int) -> list[Term]:
@@ -256,7 +282,9 @@ def other_roles(s: ResolvedRun) -> list[Term]:
 
 def optimizer_states(s: ResolvedRun) -> list[Term]:
     """Adam's moments, or what another optimizer keeps, on this device."""
-    found = [(count, *_state_bytes(s, 4 if s.master else width)) for count, width in s.trained]
+    found = [
+        (count, *state_bytes(s.optimizer, 4 if s.master else width)) for count, width in s.trained
+    ]
     total = sum(count * per for count, per, _ in found)
     if s.optimizer in CPU_OPTIMIZERS:
         return [term_of("optimizer state", 0, "held in host memory", src.ADAM)]
@@ -275,20 +303,6 @@ def optimizer_states(s: ResolvedRun) -> list[Term]:
             src.ADAM,
         )
     ]
-
-
-def _state_bytes(s: ResolvedRun, width: int) -> tuple[float, str]:
-    """(bytes of state for one parameter of `width` bytes, in words)."""
-    name = s.optimizer
-    if "8bit" in name:
-        return 2 + 2 * 4 / 256, "2 moments of 1 B with a scale per 256"
-    if name == "adafactor":
-        return 0.05 * width, "row and column means, about a twentieth"
-    if name.startswith("sgd") and name != "sgd_momentum":
-        return 0.0, "no moments"
-    if name in ("lion", "rmsprop", "adagrad", "sgd_momentum"):
-        return width, f"one moment of {width} B"
-    return 2 * width, f"2 moments of {width} B"
 
 
 def gradients(s: ResolvedRun) -> list[Term]:
@@ -363,6 +377,15 @@ def optimizer_temporaries(s: ResolvedRun) -> list[Term]:
                 s.trainable * 4 / s.shard_states,
                 f"DeepSpeed steps on float32 copies{per_device(s.shard_states)}",
                 src.DEEPSPEED,
+            )
+        ]
+    if s.optimizer in IN_CHUNKS:
+        return [
+            term_of(
+                "optimizer temporaries",
+                min(CHUNK_ELEMENTS, s.trainable) * CHUNK_BYTES,
+                f"steps are computed in float32, {CHUNK_ELEMENTS:,} weights at a time",
+                src.COUNT,
             )
         ]
     if fused or s.spec.optimizer_in_backward or s.sharding in ("zero2", "zero3"):

@@ -12,6 +12,7 @@ from advisor.estimate.frameworks import framework_of
 from advisor.estimate.methods import special
 from advisor.estimate.resolved_run import (
     DTYPE_BYTES,
+    IN_CHUNKS,
     answers_at_once,
     answers_each,
     rollouts,
@@ -47,6 +48,9 @@ CPU_LAUNCHES = 2.2  # of what a card's launches take
 # Logits in tiles without Triton (TRL's chunked loss): 2 ms a token of 49,152 words, forward and
 # backward, most of it for pages of fresh memory.
 CPU_TILE_S = 4e-8  # for each logit
+# Bytes a weight that our AdamW over bfloat16 weights moves, by its operations (counted, not
+# measured on a GPU): 15 in float32 that read and write, and the conversions.
+CHUNK_TRAFFIC = 200
 CPU_MIXED_GAIN = 1.4  # with instructions for bfloat16: 1.3 to 1.5 measured on such steps
 CPU_BYTES_PER_S = 15e9
 FORWARD_TILES = 0.35  # a forward pass's share of what tiles take in both
@@ -313,6 +317,8 @@ def _optimizer_s(spec: RunSpec, d: Dims, machine: Machine) -> float:
     moved = 7 * width * (1 if "fused" in (spec.optimizer or "adamw_fused") else 2)
     if "8bit" in (spec.optimizer or ""):
         moved = 3 * width + 4
+    if spec.optimizer in IN_CHUNKS:
+        moved = CHUNK_TRAFFIC
     speed = machine.bytes_per_s if "cpu" not in (spec.optimizer or "") else CPU_BYTES_PER_S * 4
     return trainable * moved / share / speed
 

@@ -79,13 +79,16 @@ class Stage:
         Literal[
             "adamw",
             "adamw_fused",
+            "adamw_split",
+            "adamw_stochastic",
             "adamw_8bit",
             "paged_adamw",
             "paged_adamw_8bit",
             "adafactor",
             "sgd",
         ],
-        "8bit: a quarter of the state; paged: the state may move to the host's memory",
+        "split, stochastic: bfloat16 weights that keep small updates, exactly or on average; 8bit:"
+        " a quarter of the state; paged: the state may move to the host's memory",
     ] = "adamw_fused"
     micro_batch_size: Annotated[Positive, "rows that go through one device at once"] = 1
     grad_accum: Annotated[Positive, "micro-batches behind one optimizer step"] = 1

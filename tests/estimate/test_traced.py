@@ -152,6 +152,59 @@ def test_a_traced_step_has_the_estimated_peak(family, update, checkpointing):
     assert 0.90 <= estimated.peak_bytes / found["Total"] <= 1.20
 
 
+def test_a_traced_step_of_float32_weights_has_the_estimated_peak():
+    """float32 weights under autocast, at the second of two micro-batches: gradients, 16-bit copies
+    and activations stand together. Within a twentieth.
+    """
+    import torch
+    from torch.distributed._tools.mem_tracker import MemTracker
+
+    transformers = pytest.importorskip("transformers")
+    config = transformers.AutoConfig.for_model(
+        "mistral", num_hidden_layers=2, max_position_embeddings=8192, **WIDE["mistral"]
+    )
+    with torch.device("meta"):
+        model: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    with fake(model):
+        model.train()
+        stepper = torch.optim.AdamW(model.parameters(), fused=True)
+        tracker = MemTracker()
+        tracker.track_external(model, stepper)
+        ids = torch.randint(0, config.vocab_size, (ROWS, LENGTH))
+        with tracker:
+            for micro_batch in range(4):  # two steps of two; the first makes the states
+                if micro_batch:
+                    tracker.reset_mod_stats()
+                with torch.autocast("cpu", torch.bfloat16):
+                    loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+                loss.backward()
+                if micro_batch % 2:
+                    stepper.step()
+                    stepper.zero_grad()
+    kinds = next(
+        sizes for sizes in tracker.get_tracker_snapshot("peak").values() if sum(sizes.values())
+    )
+    total = next(size for kind, size in kinds.items() if getattr(kind, "name", kind) == "Total")
+    estimated = memory_estimate(
+        RunSpec(
+            update="full",
+            weights_dtype="float32",
+            precision="mixed",
+            optimizer="adamw_fused",
+            micro_batch_size=ROWS,
+            seq_len=LENGTH,
+            grad_accum=2,
+            gradient_checkpointing=True,
+            loss="full",
+            counter="allocated",
+        ),
+        shape_from_config(config.to_dict(), "mistral", origin="hub", source=""),
+    )
+    assert estimated is not None
+    assert estimated.peak_bytes == pytest.approx(total, rel=0.05)
+
+
 def test_a_tile_of_logits_on_the_cpu_is_held_as_often_as_said():
     """TRL's chunked log-probabilities without Triton: what one tile's gradient holds at its worst,
     per logit of the tile.

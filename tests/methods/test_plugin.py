@@ -131,7 +131,9 @@ def test_what_is_chosen_by_hand_gets_a_plan(call, tmp_path, chosen, rate, epochs
     assert f"{stage['objective']}+{quantized}{stage['update']}" == chosen
     assert stage["learning_rate"] == rate
     assert stage["epochs"] == epochs or epochs is None
-    assert stage["precision"] == ("pure" if chosen == "heart+full" else "mixed")
+    # A module in float32 over a 16-bit base, or every weight in float32.
+    assert stage["precision"] == "mixed"
+    assert stage["weights_dtype"] == ("float32" if chosen == "heart+full" else "bfloat16")
     estimate = json.loads(call("estimate", "plan.yaml", "--json"))
     assert estimate[0]["peak_gib"] > (0.5 if quantized else 1)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from advisor.estimate import sources as src
-from advisor.estimate.resolved_run import ResolvedRun, term_of
+from advisor.estimate.resolved_run import ResolvedRun, state_bytes, term_of
 from advisor.estimate.types import RunSpec, Term
 from advisor.methods import objective, update
 
@@ -36,8 +36,7 @@ def other_roles(s: ResolvedRun, base_bytes: float) -> list[Term]:
                 src.PPO,
             )
         ]
-    optimizer = s.spec.optimizer
-    states = s.dims.params * (2 * s.weight_bytes if not optimizer or "8bit" not in optimizer else 2)
+    states = s.dims.params * state_bytes(s.optimizer, s.weight_bytes)[0]
     return [
         term_of("reference model", base_bytes / share, "a frozen copy of the policy", src.PPO),
         term_of("reward model", base_bytes / share, "a frozen model of the policy's size", src.PPO),
