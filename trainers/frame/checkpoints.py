@@ -20,6 +20,7 @@ from advisor.ground.errors import MachineNotReady
 from advisor.ground.files import ELSEWHERE, cannot_write
 from trainers.frame.experts import own_router_settings
 from trainers.frame.files import json_value, read_json, write_json
+from trainers.frame.paged_states import load_optimizer
 from trainers.frame.starts import load_plain, save_plain, started_layers
 
 COMPLETE = "complete.json"
@@ -164,7 +165,7 @@ class SafeCheckpoints:
             self._inherited("_load_optimizer_and_scheduler")(checkpoint)
             return
         value = load_state(Path(checkpoint), STATE)
-        self.optimizer.load_state_dict(value["optimizer"])
+        load_optimizer(self.optimizer, value["optimizer"])
         self.lr_scheduler.load_state_dict(value["scheduler"])
         scaler = getattr(self.accelerator, "scaler", None)
         if scaler is not None and value["scaler"] is not None:

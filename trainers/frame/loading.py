@@ -18,6 +18,7 @@ from trainers.frame.bases import find_base, keep_base
 from trainers.frame.experts import find_experts, silence_routers
 from trainers.frame.files import read_json
 from trainers.frame.job import Job
+from trainers.frame.optimizers import optimizer_faults
 from trainers.frame.starts import moves_base
 from trainers.frame.stored import written_out
 from trainers.frame.types import AdaptedModel, Device, Model, Tokenizer
@@ -126,7 +127,7 @@ def dtype_faults(job: Job, device: Device) -> list[Fault]:
                 allowed="optimizer: adamw_fused, adamw, adamw_8bit, adafactor or sgd",
             )
         )
-    return found
+    return [*found, *optimizer_faults(stage)]
 
 
 def quantization_config(job: Job) -> Any | None:

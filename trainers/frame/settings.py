@@ -277,7 +277,8 @@ def training_arguments(job: Job, device: Device, *, steps: int) -> dict[str, Any
         "warmup_steps": stage.warmup,  # below 1: a share of the steps
         "lr_scheduler_type": stage.scheduler,
         "weight_decay": stage.weight_decay,
-        "optim": OPTIMIZERS[stage.optimizer],
+        # Our own optimizers are put on the trainer (optimizers.py), which then reads no name.
+        "optim": OPTIMIZERS.get(stage.optimizer, "adamw_torch"),
         "per_device_train_batch_size": stage.micro_batch_size,
         "per_device_eval_batch_size": stage.micro_batch_size,
         "gradient_accumulation_steps": stage.grad_accum,

@@ -27,7 +27,7 @@ from advisor.plan.record import (
 )
 from trainers.evaluation import Evaluator
 from trainers.evaluation.saved_result import Probe, check_saved
-from trainers.frame import checkpoints, settings
+from trainers.frame import checkpoints, optimizers, settings
 from trainers.frame.bases import memory_meter, release_base
 from trainers.frame.dry_run import measure
 from trainers.frame.experts import choose_balance, returning_routers
@@ -225,6 +225,11 @@ def open_stage(
     found = [*dtype_faults(job, device), *faults(job)]
     if found:
         raise InputError(faults=found)
+    warning = optimizers.rounding_warning(job.stage)
+    if warning and is_main_process():
+        from trainers.frame.progress import say
+
+        say(f"{label(job)}: WARNING: {warning}")
     return OpenStage(versions, device, threads, update)
 
 
@@ -339,6 +344,7 @@ def train(job: Job, objective: Objective[Any]) -> None:
         trained.config.use_cache = True
     objective.save(job, trainer, trained, tokenizer)
     checks: list[Check] = check_saved(job, trained, job.output, probe, before)
+    checks += rounding_checks(job)
     evaluation, verdict = None, None
     if evaluator is not None:
         evaluator.evaluate_tuned()
@@ -465,6 +471,12 @@ def measurement(memory: MemoryMeter, callback: Any) -> Measured:
     )
 
 
+def rounding_checks(job: Job) -> list[Check]:
+    """A failed check where the weights' format rounds many updates away."""
+    warning = optimizers.rounding_warning(job.stage)
+    return [Check("updates_rounded_away", False, warning)] if warning else []
+
+
 def stage_verdict(checks: Sequence[Check], compared: tuple[str, str] | None) -> Verdict:
     """The verdict on a stage: of its checks, and of the evaluation if there was one."""
     word, text = compared or (None, None)
@@ -577,6 +589,7 @@ class TrainerBuilder(NamedTuple):
         trainer.remove_callback(PrinterCallback)
         trainer.remove_callback(ProgressCallback)
         callback.trainer = trainer
+        optimizers.put_own(trainer, job.stage)
         return trainer
 
 
@@ -622,7 +635,8 @@ def resolved_settings(
         trainable_parameters=trainable,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         stop_tokens_added=tuple(stops),
-        trl=settings.resolved_values(trainer.args, RECORDED_ARGUMENTS),
+        trl=settings.resolved_values(trainer.args, RECORDED_ARGUMENTS)
+        | ({"optim": job.stage.optimizer} if job.stage.optimizer in optimizers.OWN else {}),
         peft=adapter,
         epochs=trainer.state.epoch,
     )

@@ -15,6 +15,7 @@ from trainers.frame.checkpoints import (
     restore_random_states,
     save_state,
 )
+from trainers.frame.paged_states import load_optimizer
 from trainers.ppo.roles import POLICY, VALUE
 from trainers.ppo.update import PPO
 
@@ -73,7 +74,7 @@ def load_checkpoint(place: Path, ppo: PPO) -> None:
         for role in (POLICY, VALUE):
             for name, parameter in ppo.roles.trained(role).items():
                 parameter.copy_(weights[role][name])
-    ppo.optimizer.load_state_dict(value["optimizer"])
+    load_optimizer(ppo.optimizer, value["optimizer"])
     if ppo.scaler is not None and value["scaler"] is not None:
         ppo.scaler.load_state_dict(value["scaler"])
     ppo.kl_coefficient.value = value["kl_coef"]
