@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from trainers.frame import checkpoints, settings
 from trainers.frame.job import Job
 from trainers.frame.trained_dtype import train_in_float32
 from trainers.frame.types import Device, Tokenizer
+from trainers.ppo.steps import PPOArguments
 from trainers.prepare import Prepared
 from trainers.prepare.prompts import Prompt
 from trainers.rewards.sources import build_reward, reward_faults, reward_folder, reward_source
@@ -26,12 +27,8 @@ if TYPE_CHECKING:
     from trainers.ppo.roles import Roles
     from trainers.ppo.update import PPO
 
+ARGUMENTS = tuple(field.name for field in fields(PPOArguments))
 SHORTEST_PROMPT = 8  # tokens that response_tokens has to leave of seq_len
-
-
-@dataclass
-class NoConfig:
-    """PPO uses no config class of a library, so `trl:` has nothing to set."""
 
 
 def faults(job: Job) -> list[Fault]:
@@ -73,6 +70,19 @@ def faults(job: Job) -> list[Fault]:
                 allowed="launch.strategy: ddp",
             )
         )
+    try:
+        PPOArguments(**{key: stage.trl[key] for key in stage.trl if key in ARGUMENTS})
+    except ValueError as error:
+        found.append(Fault(what=f"{at} trl: {error}", hint="correct it, or remove it"))
+    if not stage.optimizer.startswith(("adamw", "paged_adamw")):
+        found += [
+            Fault(
+                what=f"{at} trl: '{key}' has no effect: optimizer {stage.optimizer} is no Adam",
+                hint="remove it",
+            )
+            for key in stage.trl
+            if key.startswith("adam_")
+        ]
     return found
 
 
@@ -135,7 +145,7 @@ def build(
     from trainers.frame.progress import say
     from trainers.ppo.math import KLCoefficient
     from trainers.ppo.roles import POLICY, build_roles
-    from trainers.ppo.rollout import stop_ids
+    from trainers.ppo.rollout import answers_at_once, stop_ids
     from trainers.ppo.steps import make_optimizer
     from trainers.ppo.update import PPO, PPOSettings
 
@@ -168,13 +178,17 @@ def build(
         model.train(stage.gradient_checkpointing)
     torch.manual_seed(stage.seed + process_rank())
     dtype = settings.autocast_dtype(job, device)
+    arguments = PPOArguments(**stage.trl)
     ppo = PPO(
         roles=roles,
-        settings=PPOSettings.of(options, stage.micro_batch_size),
+        settings=replace(
+            PPOSettings.of(options, stage.micro_batch_size),
+            max_grad_norm=float(arguments.max_grad_norm),
+        ),
         kl_coefficient=KLCoefficient(
             options["kl_coef"], options["kl_target"], options["kl_horizon"] or KLCoefficient.horizon
         ),
-        optimizer=make_optimizer(stage, options, roles),
+        optimizer=make_optimizer(stage, options, roles, arguments),
         tokenizer=tokenizer,
         stops=stop_ids(policy),
         device=device,
@@ -185,6 +199,7 @@ def build(
         scaler=torch.amp.GradScaler(device.type) if dtype == "float16" else None,
         say=say,
         mean=mean_over_processes(device) if settings.world_size() > 1 else None,
+        at_once=answers_at_once(device, roles, seq_len=stage.seq_len),
     )
     return ppo, notes, added
 

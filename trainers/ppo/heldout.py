@@ -113,9 +113,7 @@ class HeldOutEvaluator:
         with torch.no_grad(), self.ppo.autocast():
             for batch in self.ppo.batches(Answers(prompts, rest, [True] * len(rest))):
                 log_probs, _ = self.ppo.roles.log_probs(POLICY, batch, 1.0)
-                for row, part in zip(
-                    batch.rows, log_probs.split(batch.answer_BS.sum(1).tolist()), strict=True
-                ):
+                for row, part in zip(batch.rows, log_probs.split(batch.counts), strict=True):
                     losses[row] = -float(part.mean())
         return losses
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +25,14 @@ from trainers.frame.stage import (
     label,
     last_checkpoint,
     open_stage,
+    rounding_checks,
     stage_fingerprint,
     stage_verdict,
 )
 from trainers.frame.trained_dtype import round_to_base
 from trainers.frame.types import Tokenizer
-from trainers.ppo.build import NoConfig, build, faults, reward_fingerprint, reward_model_folder
+from trainers.ppo.build import build, faults, reward_fingerprint, reward_model_folder
+from trainers.ppo.steps import PPOArguments
 from trainers.prepare import Prepared
 from trainers.prepare.prompts import PROMPTS, Prompt
 from trainers.prepare.template import template_record
@@ -47,7 +50,7 @@ def train(job: Job) -> None:
     machine lacks, and TrainingFailed if training goes wrong or has no effect.
     """
     began_s = time.monotonic()
-    versions, device, threads, update = open_stage(job, lambda: NoConfig, faults)
+    versions, device, threads, update = open_stage(job, lambda: PPOArguments, faults)
     # Imported here: reading the command line and refusing a plan must not wait for them.
     from trainers.frame.loading import load_tokenizer
     from trainers.frame.progress import cut_metrics, say
@@ -165,6 +168,7 @@ def finish(
         checks += evaluator.checks()
         say(f"{label(job)}: {verdict[1]}")
     checks += [Check(name, False, text) for name, text in run.warnings.items()]
+    checks += rounding_checks(job)
     for check in checks:
         say(f"{label(job)}: {'ok' if check.ok else 'WARNING'}: {check.text}")
     result = StageResult(
@@ -227,6 +231,7 @@ def resolved_settings(job: Job, ppo: PPO, about: Mapping[str, Any]) -> ResolvedS
         extra={
             "reward": about["reward"],
             **{key: getattr(stage, key) for key in keys},
+            **asdict(PPOArguments(**stage.trl)),
             "prompts_an_update": stage.effective_batch_size * settings.world_size(),
             "value_parameters": trained["value"],
             "one_base": roles.shared,

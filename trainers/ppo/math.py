@@ -11,6 +11,7 @@ al. 2024 (The N+ Implementation Details of RLHF with PPO, arXiv:2403.17031).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,15 +28,41 @@ def masked_variance(values_BT: Any, mask_BT: Any) -> Any:
     return masked_mean((values_BT - masked_mean(values_BT, mask_BT)) ** 2, mask_BT)
 
 
-def whiten(values_BT: Any, mask_BT: Any, *, keep_mean: bool = False) -> Any:
+def whiten(
+    values_BT: Any,
+    mask_BT: Any,
+    *,
+    keep_mean: bool = False,
+    over_processes: Callable[[Any], Any] | None = None,
+) -> Any:
     """The values scaled to variance 1 over the tokens that count and, without `keep_mean`, shifted
     to mean 0.
 
     Advantages are shifted, rewards keep their mean. Source: Huang et al. 2024, "reward and
     advantage whitening".
+
+    Args:
+        values_BT: Of this process.
+        mask_BT: 1 where a token counts.
+        keep_mean: Only scale.
+        over_processes: The mean of a tensor over all processes, whose tokens then count together.
     """
-    mean = masked_mean(values_BT, mask_BT)
-    scaled_BT = (values_BT - mean) / (masked_variance(values_BT, mask_BT) + SMALLEST) ** 0.5
+    if over_processes is None:
+        mean, variance = masked_mean(values_BT, mask_BT), masked_variance(values_BT, mask_BT)
+    else:
+
+        def mean_of(numbers_BT: Any) -> Any:
+            """The mean over the tokens of all processes."""
+            import torch
+
+            total, count = over_processes(
+                torch.stack([(numbers_BT * mask_BT).sum(), mask_BT.sum().to(numbers_BT.dtype)])
+            )
+            return total / count.clamp(min=SMALLEST)
+
+        mean = mean_of(values_BT)
+        variance = mean_of((values_BT - mean) ** 2)
+    scaled_BT = (values_BT - mean) / (variance + SMALLEST) ** 0.5
     return (scaled_BT + mean if keep_mean else scaled_BT) * mask_BT
 
 

@@ -16,14 +16,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trainers.frame.answer_loss import plain_head
-from trainers.frame.types import Model
+from trainers.frame.types import Device, Model
 from trainers.ppo.math import entropies
 
 # Of float32 logits held at once; a vocabulary of 50,000 gives parts of 335 tokens.
 LOGIT_BYTES = 64 * 2**20
 # Answers generated at once: each token reads the weights once, so that more answers are hardly
-# slower.
-AT_ONCE = 32
+# slower. At least, and on the CPU; at most, where a GPU has room.
+AT_ONCE, MOST_AT_ONCE = 32, 512
+# The share of the room that is left beside models and optimizer, for the keys and values of answers
+# and the logits of their next tokens.
+SHARE_OF_ROOM = 0.5
 
 
 @dataclass
@@ -40,6 +43,49 @@ class Answers:
     def tokens(self) -> int:
         """Of prompts and answers together."""
         return sum(map(len, self.prompts)) + sum(map(len, self.ids))
+
+
+def answers_at_once(device: Device, roles: Any, *, seq_len: int) -> int:
+    """How many answers are generated together: on a GPU as many as fit beside the models and what
+    their optimizer will hold.
+
+    What other processes hold at the moment does not count: a resumed run has to generate as many.
+
+    Args:
+        device: Of the models.
+        roles: All models, loaded.
+        seq_len: The longest prompt and answer together, in tokens.
+    """
+    if device.type != "cuda":
+        return AT_ONCE
+    import torch
+
+    trained = sum(
+        parameter.numel() * max(4, parameter.element_size())
+        for role in ("policy", "value")
+        for parameter in roles.trained(role).values()
+    )
+    total = torch.cuda.get_device_properties(device).total_memory
+    # Gradients and two moments; states in 8 bit leave a little more.
+    room = total - torch.cuda.memory_allocated(device) - 3 * trained
+    config = roles.parts["policy"].model.config.get_text_config()
+    return answers_that_fit(SHARE_OF_ROOM * room, answer_bytes(config, seq_len))
+
+
+def answer_bytes(config: Any, seq_len: int) -> int:
+    """Bytes that one answer takes while it is generated: keys and values of every layer in 16 bit,
+    and the logits of its next token, which sampling holds four times in float32.
+    """
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    keys_and_values = seq_len * config.num_hidden_layers * 2 * heads * width * 2
+    return int(keys_and_values + 4 * 4 * config.vocab_size)
+
+
+def answers_that_fit(room_bytes: float, each_bytes: int) -> int:
+    """The largest power of two of answers in the room, from `AT_ONCE` to `MOST_AT_ONCE`."""
+    most = int(max(1.0, room_bytes) // each_bytes)
+    return min(MOST_AT_ONCE, max(AT_ONCE, 1 << max(0, most.bit_length() - 1)))
 
 
 def stop_ids(model: Any) -> list[int]:
@@ -258,6 +304,7 @@ class Batch:
     attention_BS: Any
     answer_BS: Any  # True where the hidden state predicts an answer token
     targets_N: Any  # the answer tokens
+    counts: list[int]  # of each row's answer tokens: nobody has to ask the device for them
 
     @property
     def tokens(self) -> int:
@@ -293,6 +340,7 @@ def batches_of(answers: Answers, size: int, *, pad_id: int, device: Any) -> list
                 attention_BS.to(device),
                 answer_BS.to(device),
                 targets_N.to(device),
+                [len(answers.ids[row]) for row in rows],
             )
         )
     return found
@@ -310,8 +358,7 @@ def scatter_answers(parts: Sequence[tuple[Batch, Any]], mask_RT: Any) -> Any:
 
     table_RT = torch.zeros(mask_RT.shape, dtype=torch.float32, device=mask_RT.device)
     for batch, values_N in parts:
-        counts = batch.answer_BS.sum(1).tolist()
-        for row, values in zip(batch.rows, values_N.float().split(counts), strict=True):
+        for row, values in zip(batch.rows, values_N.float().split(batch.counts), strict=True):
             table_RT[row, : len(values)] = values
     return table_RT
 
@@ -320,8 +367,9 @@ def gather_answers(table_RT: Any, batch: Batch) -> Any:
     """The numbers of a batch's answer tokens from the table of all answers, laid end to end: N."""
     import torch
 
-    counts = batch.answer_BS.sum(1).tolist()
-    return torch.cat([table_RT[row, :count] for row, count in zip(batch.rows, counts, strict=True)])
+    return torch.cat(
+        [table_RT[row, :count] for row, count in zip(batch.rows, batch.counts, strict=True)]
+    )
 
 
 def answer_mask(answers: Answers, device: Any) -> Any:

@@ -24,7 +24,6 @@ from trainers.frame.stage import label
 from trainers.ppo.build import process_rank
 from trainers.ppo.guards import findings, not_finite, reward_hacked
 from trainers.ppo.heldout import HeldOutEvaluator
-from trainers.ppo.rollout import AT_ONCE
 from trainers.ppo.saving import save_checkpoint
 from trainers.ppo.steps import prompts_of_update, rate_share, set_rates
 from trainers.ppo.update import PPO
@@ -222,7 +221,7 @@ class PPORun:
         """
         job, limit = self.job, self.job.options["response_tokens"]
         # As many as are ever generated at once.
-        rows = min(self.size, max(AT_ONCE, job.stage.micro_batch_size))
+        rows = min(self.size, self.ppo.generated_at_once)
         longest = sorted(self.data.train, key=lambda row: -row.tokens)[:rows]
         longest = [longest[place % len(longest)] for place in range(rows)]
         set_rates(self.ppo.optimizer, 1.0)

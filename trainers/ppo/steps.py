@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from advisor.plan.model import Stage
+from trainers.frame.optimizers import OWN, make_own
 from trainers.ppo.roles import POLICY, VALUE, Roles
 
 Item = TypeVar("Item")
@@ -65,9 +67,37 @@ def set_rates(optimizer: Any, share: float) -> None:
         group["lr"] = group["full_rate"] * share
 
 
-def make_optimizer(stage: Stage, options: Mapping[str, Any], roles: Roles) -> Any:
-    """The plan's optimizer over the parameters of policy and value, one group each, so that each is
-    clipped by its own norm.
+@dataclass(frozen=True, kw_only=True)
+class PPOArguments:
+    """What `trl:` may set in a PPO stage, by the names and with the defaults of transformers.
+
+    Raises ValueError for a value that no optimizer takes.
+    """
+
+    max_grad_norm: float = 1.0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+
+    def __post_init__(self) -> None:
+        for name, allowed, ends in (
+            ("max_grad_norm", "a number above 0", (0.0, math.inf)),
+            ("adam_epsilon", "a number above 0", (0.0, math.inf)),
+            ("adam_beta1", "a number from 0 to below 1", (-1e-9, 1.0)),
+            ("adam_beta2", "a number from 0 to below 1", (-1e-9, 1.0)),
+        ):
+            value = getattr(self, name)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not ends[0] < value < ends[1]:
+                raise ValueError(f"{name} is {value!r}, expected {allowed}")
+
+
+def make_optimizer(
+    stage: Stage, options: Mapping[str, Any], roles: Roles, arguments: PPOArguments
+) -> Any:
+    """The plan's optimizer over the parameters of policy and value.
+
+    Norms and biases have no weight decay, as under transformers' Trainer.
     """
     import torch
 
@@ -77,19 +107,31 @@ def make_optimizer(stage: Stage, options: Mapping[str, Any], roles: Roles) -> An
     }
     groups: list[dict[str, Any]] = []
     for role, rate in rates.items():
+        without = undecayed(roles, role) if stage.weight_decay else set()
         parameters = [parameter.requires_grad_(True) for parameter in roles.trained(role).values()]
-        groups.append(
-            {
-                "params": parameters,
-                "lr": rate,
-                "full_rate": rate,
-                "role": role,
-                "weight_decay": stage.weight_decay,
-            }
-        )
+        for decay in (stage.weight_decay, 0.0) if without else (stage.weight_decay,):
+            chosen = [
+                one for one in parameters if not without or (id(one) in without) != bool(decay)
+            ]
+            if chosen:
+                groups.append(
+                    {
+                        "params": chosen,
+                        "lr": rate,
+                        "full_rate": rate,
+                        "role": role,
+                        "weight_decay": decay,
+                    }
+                )
     name = stage.optimizer
+    adam: dict[str, Any] = {
+        "betas": (float(arguments.adam_beta1), float(arguments.adam_beta2)),
+        "eps": float(arguments.adam_epsilon),
+    }
+    if name in OWN:
+        return make_own(stage, groups, **adam)
     if name in ("adamw", "adamw_fused"):
-        return torch.optim.AdamW(groups, fused=name == "adamw_fused")
+        return torch.optim.AdamW(groups, fused=name == "adamw_fused", **adam)
     if name == "sgd":
         return torch.optim.SGD(groups)
     if name == "adafactor":
@@ -103,4 +145,24 @@ def make_optimizer(stage: Stage, options: Mapping[str, Any], roles: Roles) -> An
         "paged_adamw": "PagedAdamW32bit",
         "paged_adamw_8bit": "PagedAdamW8bit",
     }[name]
-    return getattr(bitsandbytes.optim, kind)(groups)
+    return getattr(bitsandbytes.optim, kind)(groups, **adam)
+
+
+# What transformers' Trainer.get_decay_parameter_names leaves out, by name.
+NO_DECAY = (r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)")
+
+
+def undecayed(roles: Roles, role: str) -> set[int]:
+    """The identities of a role's norms and biases."""
+    import torch
+    from transformers.trainer_pt_utils import get_parameter_names
+
+    part = roles.parts[role]
+    found: set[int] = set()
+    for model in (part.model, part.head):
+        if model is not None:
+            decayed = set(get_parameter_names(model, [torch.nn.LayerNorm], list(NO_DECAY)))
+            found |= {
+                id(parameter) for name, parameter in model.named_parameters() if name not in decayed
+            }
+    return found

@@ -8,13 +8,13 @@ end.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from trainers.frame.types import Device, Tokenizer
 from trainers.ppo import math
-from trainers.ppo.roles import POLICY, REFERENCE, Roles
+from trainers.ppo.roles import POLICY, REFERENCE, VALUE, Roles
 from trainers.ppo.rollout import (
     AT_ONCE,
     Answers,
@@ -27,6 +27,8 @@ from trainers.ppo.rollout import (
 )
 from trainers.prepare.prompts import Prompt
 from trainers.rewards.sources import Answer, Reward
+
+BUCKET_BYTES = 25 * 2**20  # of gradients in one message, as DDP sends them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +72,16 @@ class PPO:
     scaler: Any = None
     say: Callable[[str], None] | None = None
     mean: Callable[[Any], Any] | None = None  # over all processes of the run, if there are several
+    at_once: int = AT_ONCE  # answers that are generated together, if they are more than a batch
     # How far the ratios of the last update's first minibatch were from 1.
     first_ratio_error: float = 0.0
 
     # ---------------------------------------------------------------- rollout
+
+    @property
+    def generated_at_once(self) -> int:
+        """How many answers are generated together."""
+        return max(self.at_once, self.settings.micro_batch_size)
 
     def generate(self, prompts: Sequence[Prompt], *, shortest: int = 0) -> Answers:
         """The policy's answers."""
@@ -82,7 +90,7 @@ class PPO:
                 model, [list(row.prompt_ids) for row in prompts],
                 pad_id=self.tokenizer.pad_token_id, limit=self.settings.response_tokens,
                 temperature=self.settings.temperature,
-                stops=self.stops, at_once=max(AT_ONCE, self.settings.micro_batch_size),
+                stops=self.stops, at_once=self.generated_at_once,
                 autocast=self.autocast, shortest=shortest, say=self.say,
             )  # fmt: skip
 
@@ -159,24 +167,22 @@ class PPO:
         penalty_RT = math.kl_penalty(old_RT, reference_RT, mask_RT)
         rewards_RT = math.token_rewards(penalised_R, penalty_RT, mask_RT, self.kl_coefficient.value)
         if self.settings.whiten_rewards:
-            rewards_RT = math.whiten(rewards_RT, mask_RT, keep_mean=True)
+            rewards_RT = math.whiten(rewards_RT, mask_RT, keep_mean=True, over_processes=self.mean)
         advantages_RT, returns_RT = math.generalized_advantages(
             rewards_RT, values_RT, mask_RT, gamma=self.settings.gamma, lam=self.settings.lam
         )
-        advantages_RT = math.whiten(advantages_RT, mask_RT)
+        advantages_RT = math.whiten(advantages_RT, mask_RT, over_processes=self.mean)
         steps = self._learn(batches, old_RT, values_RT, advantages_RT, returns_RT)
         seen = self._over_processes(
             {
-                "reward": float(scores_R.mean()),
-                "reward_spread": float(scores_R.std(correction=0)),
-                "kl": float(math.masked_mean(penalty_RT, mask_RT)),
-                "kl_per_answer": float(penalty_RT.sum(1).mean()),
-                "entropy": float(torch.cat([entropy for _, entropy in policy]).mean()),
-                "explained_variance": float(
-                    math.explained_variance(values_RT, returns_RT, mask_RT)
-                ),
-                "response_tokens": float(mask_RT.sum(1).mean()),
-                "ended": float(ended_R.float().mean()),
+                "reward": scores_R.mean(),
+                "reward_spread": scores_R.std(correction=0),
+                "kl": math.masked_mean(penalty_RT, mask_RT),
+                "kl_per_answer": penalty_RT.sum(1).mean(),
+                "entropy": torch.cat([entropy for _, entropy in policy]).mean(),
+                "explained_variance": math.explained_variance(values_RT, returns_RT, mask_RT),
+                "response_tokens": mask_RT.sum(1).mean(),
+                "ended": ended_R.float().mean(),
                 "tokens": float(answers.tokens),
             }
         )
@@ -211,6 +217,7 @@ class PPO:
 
         share = -(-len(batches) // min(self.settings.minibatches, len(batches)))
         seen: list[dict[str, float]] = []
+        norms: list[Any] = []  # of the gradients, left on the device until the update is done
         for _ in range(self.settings.ppo_epochs):
             order = torch.randperm(len(batches)).tolist()
             for start in range(0, len(order), share):
@@ -221,10 +228,22 @@ class PPO:
                 found.pop("ratio_error", None)
                 if found["step_kl"] > self.settings.step_kl_limit and seen:
                     self.optimizer.zero_grad(set_to_none=True)
-                    return _mean(seen) | {"inner_steps": len(seen), "stopped_early": 1.0}
-                found["grad_norm"] = self._step()
+                    return self._learned(seen, norms, stopped=True)
+                norms.append(self._step())
                 seen.append(found)
-        return _mean(seen) | {"inner_steps": len(seen), "stopped_early": 0.0}
+        return self._learned(seen, norms, stopped=False)
+
+    def _learned(
+        self, seen: Sequence[dict[str, float]], norms: Sequence[Any], *, stopped: bool
+    ) -> dict[str, float]:
+        """The means over the steps of an update."""
+        import torch
+
+        steps = [
+            {**found, "grad_norm": norm}
+            for found, norm in zip(seen, torch.stack(list(norms)).tolist(), strict=True)
+        ]
+        return _mean(steps) | {"inner_steps": len(steps), "stopped_early": float(stopped)}
 
     def _gradients(
         self,
@@ -242,12 +261,13 @@ class PPO:
         import torch
 
         c = self.settings
-        tokens = float(sum(batch.tokens for batch in minibatch))
+        tokens: Any = float(sum(batch.tokens for batch in minibatch))
         if self.mean is not None:
             # Gradients are averaged over the processes, so each divides by the mean.
-            tokens = float(self.mean(torch.tensor(tokens, device=self.device)))
-        total = dict.fromkeys(("policy_loss", "value_loss", "clip_fraction", "step_kl"), 0.0)
-        error = 0.0
+            tokens = self.mean(torch.tensor(tokens, device=self.device))
+        # Read from the device once for all batches, not three times for each.
+        policy: list[Any] = []
+        value: list[Any] = []
         for batch in minibatch:
             old_N, advantages_N = (
                 gather_answers(old_RT, batch),
@@ -260,10 +280,13 @@ class PPO:
             )
             loss = losses_N.sum() / tokens
             self._backward(loss)
-            total["policy_loss"] += loss.item()
-            total["clip_fraction"] += clipped_N.sum().item() / tokens
-            total["step_kl"] += math.approximate_kl(new_N.detach(), old_N).sum().item() / tokens
-            error = max(error, (ratio_N.detach() - 1).abs().max().item())
+            with torch.no_grad():
+                policy += [
+                    loss.detach(),
+                    clipped_N.sum(),
+                    math.approximate_kl(new_N.detach(), old_N).sum(),
+                    (ratio_N.detach() - 1).abs().max(),
+                ]
         for batch in minibatch:
             with self.autocast():
                 values_N = self.roles.values(batch)
@@ -277,40 +300,54 @@ class PPO:
                 / tokens
             )
             self._backward(loss)
-            total["value_loss"] += loss.item()
-        total = self._over_processes(total)
-        return total | {"ratio_error": error}
+            value.append(loss.detach())
+        read = [*policy, *value] if self.mean is None else [*policy, *value, tokens]
+        numbers = torch.stack([number.float() for number in read]).tolist()
+        count = tokens if self.mean is None else numbers.pop()
+        of_policy, of_value = numbers[: len(policy)], numbers[len(policy) :]
+        total = {
+            "policy_loss": sum(of_policy[0::4]),
+            "value_loss": sum(of_value),
+            "clip_fraction": sum(clipped / count for clipped in of_policy[1::4]),
+            "step_kl": sum(moved / count for moved in of_policy[2::4]),
+        }
+        error = max(of_policy[3::4])
+        return self._over_processes(total) | {"ratio_error": error}
 
-    def _over_processes(self, numbers: dict[str, float]) -> dict[str, float]:
-        """The numbers, averaged over all processes."""
+    def _over_processes(self, numbers: Mapping[str, Any]) -> dict[str, float]:
+        """Numbers, or tensors of one number, averaged over all processes."""
         import torch
 
+        on_device = {key: one for key, one in numbers.items() if isinstance(one, torch.Tensor)}
+        found = dict(numbers)
+        if on_device:  # read together
+            read = torch.stack([one.float() for one in on_device.values()]).tolist()
+            found |= dict(zip(on_device, read, strict=True))
         if self.mean is None:
-            return numbers
+            return found
         averaged = self.mean(
-            torch.tensor(list(numbers.values()), dtype=torch.float32, device=self.device)
+            torch.tensor(list(found.values()), dtype=torch.float32, device=self.device)
         ).tolist()
-        return dict(zip(numbers, averaged, strict=True))
+        return dict(zip(found, averaged, strict=True))
 
     def _backward(self, loss: Any) -> None:
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
-    def _step(self) -> float:
-        """Take the step; the policy's gradient norm before clipping."""
+    def _step(self) -> Any:
+        """Take the step; the policy's gradient norm before clipping, on the device."""
         import torch
 
         if self.mean is not None:
-            for group in self.optimizer.param_groups:
-                for parameter in group["params"]:
-                    if parameter.grad is not None:
-                        parameter.grad = self.mean(parameter.grad)
+            groups = self.optimizer.param_groups
+            average_gradients([one for group in groups for one in group["params"]], self.mean)
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
+        # Policy and value are clipped by a norm of their own each.
         norms = {
-            group["role"]: float(
-                torch.nn.utils.clip_grad_norm_(group["params"], self.settings.max_grad_norm)
+            role: torch.nn.utils.clip_grad_norm_(
+                list(self.roles.trained(role).values()), self.settings.max_grad_norm
             )
-            for group in self.optimizer.param_groups
+            for role in (POLICY, VALUE)
         }
         if self.scaler is None:
             self.optimizer.step()
@@ -318,7 +355,40 @@ class PPO:
             self.scaler.step(self.optimizer)
             self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return norms[POLICY]
+        return norms[POLICY].float()
+
+
+def average_gradients(parameters: Sequence[Any], mean: Callable[[Any], Any]) -> None:
+    """Average the gradients over all processes, many in one message.
+
+    Args:
+        parameters: In the same order in every process.
+        mean: Of a tensor over all processes.
+    """
+    import torch
+
+    bucket: list[Any] = []
+    held = 0
+
+    def send() -> None:
+        if not bucket:
+            return
+        sizes = [parameter.grad.numel() for parameter in bucket]
+        averaged = mean(torch.cat([parameter.grad.reshape(-1) for parameter in bucket]))
+        for parameter, part in zip(bucket, averaged.split(sizes), strict=True):
+            parameter.grad.copy_(part.view_as(parameter.grad))
+        bucket.clear()
+
+    for parameter in parameters:
+        if parameter.grad is None:
+            continue
+        size = parameter.grad.numel() * parameter.grad.element_size()
+        if bucket and (held + size > BUCKET_BYTES or bucket[0].grad.dtype != parameter.grad.dtype):
+            send()
+            held = 0
+        bucket.append(parameter)
+        held += size
+    send()
 
 
 def _mean(seen: Sequence[dict[str, float]]) -> dict[str, float]:

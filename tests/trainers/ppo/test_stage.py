@@ -333,7 +333,11 @@ def test_the_reward_model_of_the_stage_before_scores(make, tmp_path):
         ({"kl_horizon": 100}, "'kl_horizon' has no effect"),
         ({"minibatches": 4}, "minibatches 4 are more than"),
         ({"response_tokens": 95}, "leave no room for a prompt"),
-        ({"trl": {"max_grad_norm": 1.0}}, "max_grad_norm"),
+        ({"trl": {"loss_type": "dapo"}}, "'loss_type'"),
+        ({"trl": {"weight_decay": 0.1}}, "set by the plan's own key weight_decay"),
+        ({"trl": {"max_grad_norm": 0}}, "max_grad_norm is 0, expected a number above 0"),
+        ({"trl": {"adam_beta2": True}}, "adam_beta2 is True, expected a number from 0 to below 1"),
+        ({"trl": {"adam_beta1": 0.8}, "optimizer": "sgd"}, "'adam_beta1' has no effect"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_loaded(make, keys, text):
@@ -349,9 +353,9 @@ def test_two_processes_learn_like_one(make, tmp_path):
     """
     from dataclasses import replace
 
-    alone = make(max_steps=14, grad_accum=2, job_judge=False)
+    alone = make(max_steps=11, grad_accum=2, job_judge=False)
     train(alone)
-    job = make(max_steps=14, grad_accum=1, job_run=tmp_path / "two", job_judge=False)
+    job = make(max_steps=11, grad_accum=1, job_run=tmp_path / "two", job_judge=False)
     plan = tmp_path / "plan.yaml"
     plan.write_text(plan_text(replace(job.plan, launch=replace(job.plan.launch, processes=2))))
     torchrun = [

@@ -1,0 +1,215 @@
+"""The optimizer of PPO: what `trl:` sets of it, which weights decay, and how processes agree."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+
+import torch
+from safetensors.torch import load_file
+
+from trainers.frame.files import read_json
+from trainers.ppo import math
+from trainers.ppo.loop import train
+from trainers.ppo.roles import POLICY, VALUE
+from trainers.ppo.rollout import AT_ONCE, MOST_AT_ONCE, answer_bytes, answers_that_fit
+from trainers.ppo.steps import PPOArguments, make_optimizer
+from trainers.ppo.update import BUCKET_BYTES, average_gradients
+
+
+class Block(torch.nn.Module):
+    """The kinds of parameters a model has, by their usual names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q_proj = torch.nn.Linear(4, 4)
+        self.input_layernorm = torch.nn.Linear(4, 1, bias=False)  # an RMSNorm goes by its name
+        self.ln_1 = torch.nn.LayerNorm(4)
+
+
+def roles() -> Any:
+    policy, value = Block().bfloat16(), Block().bfloat16()
+    head = torch.nn.Linear(4, 1)
+    parts = {
+        POLICY: SimpleNamespace(model=policy, head=None),
+        VALUE: SimpleNamespace(model=value, head=head),
+    }
+    names = {
+        POLICY: dict(policy.named_parameters()),
+        VALUE: {
+            **dict(value.named_parameters()),
+            **{f"head.{name}": one for name, one in head.named_parameters()},
+        },
+    }
+    return SimpleNamespace(parts=parts, trained=lambda role: names[role])
+
+
+@pytest.fixture
+def stage(make):
+    return make(update="full", weight_decay=0.1, learning_rate=1e-3).stage
+
+
+def test_norms_and_biases_do_not_decay(stage):
+    """Weight decay pulls matrices alone, as under transformers' Trainer; every trained parameter is
+    in one group of its role.
+    """
+    found = roles()
+    optimizer = make_optimizer(stage, {"value_learning_rate": 5e-4}, found, PPOArguments())
+    for role, rate in ((POLICY, 1e-3), (VALUE, 5e-4)):
+        of_role = [group for group in optimizer.param_groups if group["role"] == role]
+        assert {group["full_rate"] for group in of_role} == {rate}
+        names = {
+            name: group["weight_decay"]
+            for group in of_role
+            for one in group["params"]
+            for name, parameter in found.trained(role).items()
+            if parameter is one
+        }
+        assert set(names) == set(found.trained(role))
+        decayed = {name for name, decay in names.items() if decay == 0.1}
+        assert decayed == {"q_proj.weight", "head.weight"} & set(names)
+        assert {decay for name, decay in names.items() if name not in decayed} == {0.0}
+
+
+def test_trl_sets_the_optimizer_of_ppo(stage):
+    """`trl: {adam_beta1, adam_beta2, adam_epsilon}` reach the optimizer, ours among them; without
+    them they are transformers' defaults.
+    """
+    given = PPOArguments(adam_beta1=0.8, adam_beta2=0.95, adam_epsilon=1e-6)
+    for name in ("adamw_fused", "adamw_stochastic", "adamw_split"):
+        optimizer = make_optimizer(
+            replace(stage, optimizer=name), {"value_learning_rate": None}, roles(), given
+        )
+        assert {group["betas"] for group in optimizer.param_groups} == {(0.8, 0.95)}
+        assert {group["eps"] for group in optimizer.param_groups} == {1e-6}
+    plain = make_optimizer(stage, {"value_learning_rate": None}, roles(), PPOArguments())
+    assert plain.defaults["betas"] == (0.9, 0.999)
+    assert plain.defaults["eps"] == 1e-8
+
+
+def test_clipping_acts_and_is_recorded(make):
+    """One plain step at rate 0.5 with `trl: {max_grad_norm: 0.001}` moves the policy by at most
+    0.0005, and result.json says what was set.
+    """
+    job = make(
+        max_steps=1, ppo_epochs=1, job_judge=False, optimizer="sgd", learning_rate=0.5, warmup=0.0,
+        trl={"max_grad_norm": 0.001},
+    )  # fmt: skip
+    train(job)
+    saved = load_file(job.output / "adapter_model.safetensors")
+    # These halves of a LoRA start at zero.
+    moved = sum(float((one**2).sum()) for name, one in saved.items() if "lora_B" in name) ** 0.5
+    assert 0.00025 < moved <= 0.0005 * 1.001
+    assert read_json(job.output / "result.json")["resolved"]["max_grad_norm"] == 0.001
+
+
+def test_gradients_are_averaged_in_few_messages():
+    """Many small gradients go in one message of each dtype, a large one alone; each parameter gets
+    its own mean.
+    """
+    big = BUCKET_BYTES // 4 + 1
+    sizes = [(3, 5), (7,), (big,), (2, 2), (4,)]
+    dtypes = [torch.float32, torch.float32, torch.float32, torch.float32, torch.bfloat16]
+    parameters = [
+        torch.nn.Parameter(torch.zeros(size, dtype=dtype))
+        for size, dtype in zip(sizes, dtypes, strict=True)
+    ]
+    parameters.insert(2, torch.nn.Parameter(torch.zeros(9)))  # without a gradient
+    for number, parameter in enumerate(parameters):
+        if number != 2:
+            parameter.grad = torch.full_like(parameter, float(number + 1))
+    sent = []
+
+    def mean(tensor: Any) -> Any:
+        sent.append((tensor.dtype, tensor.numel()))
+        return tensor / 2
+
+    average_gradients(parameters, mean)
+    assert sent == [
+        (torch.float32, 22), (torch.float32, big), (torch.float32, 4), (torch.bfloat16, 4),
+    ]  # fmt: skip
+    for number, parameter in enumerate(parameters):
+        if number != 2:
+            assert parameter.grad.shape == parameter.shape
+            assert set(parameter.grad.reshape(-1).tolist()) == {(number + 1) / 2}
+    assert parameters[2].grad is None
+
+
+@pytest.mark.parametrize("keep_mean", [False, True])
+def test_processes_whiten_over_all_their_tokens(keep_mean):
+    """Two processes with different rewards scale by the mean and variance of all tokens, as one
+    process with all of them does; each by its own would hide which answers were better.
+    """
+    random = torch.Generator().manual_seed(0)
+    values = torch.randn(4, 6, generator=random) + torch.tensor([[3.0], [3], [0], [0]])
+    mask = (torch.rand(4, 6, generator=random) > 0.3).float()
+    alone = math.whiten(values, mask, keep_mean=keep_mean)
+    parts = [slice(0, 2), slice(2, 4)]
+    # Each process sends two numbers twice, in step; what it gets back is the mean of both.
+    firsts = [torch.stack([(values[part] * mask[part]).sum(), mask[part].sum()]) for part in parts]
+    mean = sum(firsts)[0] / sum(firsts)[1]
+    seconds = [
+        torch.stack([((values[part] - mean) ** 2 * mask[part]).sum(), mask[part].sum()])
+        for part in parts
+    ]
+    for number, part in enumerate(parts):
+        rounds = iter([(firsts[number], sum(firsts) / 2), (seconds[number], sum(seconds) / 2)])
+
+        def over(tensor: Any, rounds: Any = rounds) -> Any:
+            mine, both = next(rounds)
+            assert torch.allclose(tensor, mine)
+            return both
+
+        found = math.whiten(values[part], mask[part], keep_mean=keep_mean, over_processes=over)
+        assert torch.allclose(found, alone[part], atol=1e-5)
+        assert not torch.allclose(found, math.whiten(values[part], mask[part]), atol=0.1)
+
+
+def test_a_gpu_with_room_generates_more_answers_at_once():
+    """Llama 3.1 8B: 128 KiB of keys and values a token (32 layers x 2 x 8 heads x 128 x 2 B) and 2
+    MiB of logits an answer: 136 answers of 1,024 tokens are 17.7 GiB, so 20 GiB hold 128.
+    """
+    config = SimpleNamespace(
+        num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8, hidden_size=4096,
+        vocab_size=128_256,
+    )  # fmt: skip
+    each = answer_bytes(config, 1024)
+    assert each == 1024 * 131_072 + 16 * 128_256
+    assert answers_that_fit(20 * 2**30, each) == 128
+    assert answers_that_fit(-1.0, each) == AT_ONCE
+    assert answers_that_fit(10**15, each) == MOST_AT_ONCE
+
+
+def test_the_device_is_read_once_an_inner_step(make, monkeypatch):
+    """Numbers of all micro-batches are read together: one read for the two of each step."""
+    from trainers.ppo.update import PPO
+
+    reads: list[int] = []
+    real_list, real = torch.Tensor.tolist, PPO._gradients
+
+    def gradients(self, minibatch, *others):
+        counted = 0
+
+        def read(tensor):
+            nonlocal counted
+            counted += 1
+            return real_list(tensor)
+
+        def refuse(tensor):
+            raise AssertionError("a micro-batch waits for the device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.Tensor, "tolist", read)
+            patch.setattr(torch.Tensor, "item", refuse)
+            found = real(self, minibatch, *others)
+        reads.append(counted)
+        return found
+
+    monkeypatch.setattr(PPO, "_gradients", gradients)
+    train(make(max_steps=1, grad_accum=4, minibatches=2, ppo_epochs=1, job_judge=False))
+    assert reads == [1, 1]
