@@ -3,8 +3,8 @@
     python -P -m trainers OBJECTIVE PLAN --stage NAME --run FOLDER [--task NAME] [--dry-run]
     [--max-steps N] [--no-judge]
 
-Whatever goes wrong becomes stages/<name>/error.json, a message on stderr, and the exit code of its
-kind.
+Whatever goes wrong becomes stages/<name>/error.json (of several processes: error-rank<N>.json), a
+message on stderr, and the exit code of its kind.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -30,12 +31,12 @@ from advisor.ground.errors import (
 from advisor.methods import update
 from advisor.plan.model import Stage
 from advisor.plan.read import read_plan
-from advisor.plan.record import ERROR, ErrorRecord
+from advisor.plan.record import ERROR, ErrorRecord, error_of_rank
 from trainers import load_recipe
 from trainers.frame.bases import sharing_bases
 from trainers.frame.files import make_folder, write_json
 from trainers.frame.job import Job, make_job
-from trainers.frame.machine import is_main_process
+from trainers.frame.machine import process_count, process_rank
 
 # Set by `advise run`, which shows what error.json says, so that it is not printed twice.
 CALLER_SHOWS_ERRORS = "ADVISE_TELLS_ERRORS"
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             check_all(check, jobs)
         with sharing_bases() if len(jobs) > 1 else nullcontext():
             for job in jobs:
-                (job.output / ERROR).unlink(missing_ok=True)
+                (job.output / error_file()).unlink(missing_ok=True)
                 make_folder(job.output)
                 recipe.train(job)
     except KeyboardInterrupt:
@@ -140,11 +141,20 @@ def explain_error(error: Exception, job: Job | None) -> AdviseError:
     if (
         type(error).__name__ == "OutOfMemoryError"
         or "DefaultCPUAllocator: can't allocate" in text
+        or (isinstance(error, RuntimeError) and "out of memory" in text.lower())  # NCCL, cuBLAS
         or isinstance(error, MemoryError)
     ):
         return TrainingFailed(
             f"out of memory: {text.splitlines()[0] if text else 'the device is full'}",
             hint=next_smaller_setting(job.stage) if job else "",
+        )
+    if process_count() > 1 and is_lost_connection(error):
+        return ConnectionLost(
+            f"the connection to another process was lost: {text.splitlines()[0] if text else ''}",
+            hint=(
+                "that process ended without a message of its own; its output is above (a crash"
+                " inside a library, or the kernel's out-of-memory killer: `dmesg` says)"
+            ),
         )
     if isinstance(error, OSError) and error.errno is not None:
         return MachineNotReady(
@@ -163,11 +173,42 @@ def explain_error(error: Exception, job: Job | None) -> AdviseError:
         hint="this is a bug",
     )
     if job is not None:
-        log = job.output / "trainer-error.log"
+        log = job.output / f"trainer-{Path(error_file()).stem}.log"
         make_folder(job.output)
         log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
         bug = AdviseError(bug.faults[0].what, hint=f"this is a bug; the details are in {log}")
     return bug
+
+
+class ConnectionLost(TrainingFailed):
+    """A process failed because another one was gone: not the cause, but what follows from it."""
+
+
+# What torch.distributed, gloo and NCCL say in the processes that remain.
+LOST_TYPES = ("DistBackendError", "DistNetworkError", "DistStoreError")
+LOST_WORDS = (
+    "gloo",
+    "connection closed by peer",
+    "connection reset by peer",
+    "connection refused",
+    "broken pipe",
+    "remote process exited",
+    "nccl communicator was aborted",
+    "nccl error",
+    "ncclremoteerror",
+    "ncclsystemerror",
+    "socket closed",
+    "timed out waiting",
+    "watchdog caught collective operation timeout",
+)
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether an error says that another process of the run does not answer any more."""
+    if type(error).__name__ in LOST_TYPES:
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in text for words in LOST_WORDS)
 
 
 def next_smaller_setting(stage: Stage) -> str:
@@ -186,19 +227,34 @@ def next_smaller_setting(stage: Stage) -> str:
     return f"set seq_len: {max(8, stage.seq_len // 2)}, or use a smaller model"
 
 
+def error_file() -> str:
+    """The name of the file for this process's error."""
+    return ERROR if process_count() == 1 else error_of_rank(process_rank())
+
+
 def record_failure(job: Job | None, error: AdviseError) -> int:
-    """Write error.json if the stage's folder is known and print the error; its exit code."""
-    if not is_main_process():
-        return error.exit_code
+    """Write the error's file if the stage's folder is known and print the error; its exit code.
+
+    Each of several processes writes a file of its own: only the launcher can tell which of them
+    failed first.
+    """
     shown = False
+    process: dict[str, Any] = {}
+    if process_count() > 1:
+        process = {
+            "rank": process_rank(),
+            "at_s": time.time(),
+            "lost_others": isinstance(error, ConnectionLost) or None,
+        }
     if job is not None:
         try:
-            write_json(job.output / ERROR, ErrorRecord.of(error).to_dict())
+            write_json(job.output / error_file(), ErrorRecord.of(error, **process).to_dict())
             shown = bool(os.environ.get(CALLER_SHOWS_ERRORS))
         except AdviseError as second:
             print(f"error: {second.text()}", file=sys.stderr)
     if not shown:
-        print(f"error: {error.text()}", file=sys.stderr)
+        who = f"process {process_rank()}: " if process else ""
+        print(f"error: {who}{error.text()}", file=sys.stderr)
     return error.exit_code
 
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from advisor.ground.errors import (
@@ -34,6 +35,7 @@ NO_SPACE_BYTES = 16 * 2**20
 RESUME = "run the same command again to resume from the last checkpoint"
 FREE_SPACE = f"free some space, then {RESUME}"
 DISK_FULL = ("no space left on device", "disk quota exceeded")  # in errors of many libraries
+ERROR_OF_ANY_RANK = "error-rank*.json"
 STOP_CODES = (-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, 130, 143)
 
 
@@ -57,19 +59,22 @@ def explain_failure(
     Args:
         entry: What was being trained.
         code: Its exit code; negative: the signal that ended it.
-        folder: The stage's folder, where the trainer leaves error.json.
+        folder: The stage's folder, where the trainer leaves error.json, or each of several
+            processes its own.
         oom_kills_before: The kernel's count when the trainer was started.
         is_chosen_folder: The user named the run folder with --output, so that other settings need
             another folder.
     """
-    told = try_read_part(ErrorRecord, folder / ERROR) if code != 0 else None
-    if told is not None:
+    told = read_error(folder) if code != 0 else None
+    before, after = oom_kills_before, oom_kills()
+    is_certain = before is not None and after is not None and after > before
+    # A process that was killed leaves no word: the others only say that it was gone.
+    killed_silently = told is not None and told.lost_others and is_certain
+    if told is not None and not killed_silently:
         return _told(entry, told, code, folder, is_chosen_folder)
     if code in STOP_CODES:
         return Stopped(f"stage {entry.name}: stopped", hint=RESUME)
-    if code in (-signal.SIGKILL, 137):
-        before, after = oom_kills_before, oom_kills()
-        is_certain = before is not None and after is not None and after > before
+    if code in (-signal.SIGKILL, 137) or killed_silently:
         killer = (
             "by the kernel's out-of-memory killer"
             if is_certain
@@ -96,6 +101,42 @@ def explain_failure(
         f"stage {entry.name}: the trainer ended with exit code {code}",
         hint="its output is above",
     )
+
+
+def read_error(folder: Path) -> ErrorRecord | None:
+    """The error that a trainer left in the stage's folder; of several processes, the one that made
+    the others fail. None if nobody left one.
+    """
+    records = [
+        record
+        for path in sorted(folder.glob(ERROR_OF_ANY_RANK))
+        if (record := try_read_part(ErrorRecord, path)) is not None
+    ]
+    return first_cause(records) if records else try_read_part(ErrorRecord, folder / ERROR)
+
+
+def forget_errors(folder: Path) -> None:
+    """Remove the errors of an earlier attempt."""
+    for path in [folder / ERROR, *folder.glob(ERROR_OF_ANY_RANK)]:
+        path.unlink(missing_ok=True)
+
+
+def first_cause(records: Sequence[ErrorRecord]) -> ErrorRecord:
+    """The earliest error that is neither a lost connection nor a stop: when one process fails, the
+    others lose their connection to it, and the launcher stops those that still run.
+
+    Names the process if the others did not fail in the same way.
+    """
+
+    def order(record: ErrorRecord) -> tuple[bool, bool, float]:
+        return record.exit_code == Stopped.exit_code, bool(record.lost_others), record.at_s or 0.0
+
+    first = min(records, key=order)
+    if first.rank is None or all(record.what == first.what for record in records):
+        return first
+    if first.lost_others or first.exit_code == Stopped.exit_code:
+        return first  # nobody knows which process it was
+    return replace(first, what=f"process {first.rank}: {first.what}")
 
 
 def _told(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from advisor.ground.errors import AdviseError, InputError, Stopped
 from advisor.ground.files import PLAN_FILE, write_atomically
-from advisor.launch.failure_report import RESUME, explain_failure, oom_kills
+from advisor.launch.failure_report import RESUME, explain_failure, forget_errors, oom_kills
 from advisor.launch.prepare import PlanRun
 from advisor.launch.record_keeper import RecordKeeper, Say
 from advisor.launch.trainer_process import Ended, TrainerStarter
@@ -18,7 +18,6 @@ from advisor.plan.entries import Entry
 from advisor.plan.record import (
     CROSS,
     DONE,
-    ERROR,
     RESULT,
     CrossEvaluation,
     Run,
@@ -90,8 +89,9 @@ class StageRunner:
 
     def _train_group(self, group: Sequence[Entry], position: str) -> None:
         for entry in group:
-            for leftover in (RESULT, ERROR):  # of an earlier attempt: must not pass for this one's
-                (self._folder(entry) / leftover).unlink(missing_ok=True)
+            # Leftovers of an earlier attempt must not pass for this one's.
+            (self._folder(entry) / RESULT).unlink(missing_ok=True)
+            forget_errors(self._folder(entry))
         self.keeper.begin([entry.name for entry in group])
         for entry in group:
             again = " again" if (self._folder(entry) / "checkpoints").is_dir() else ""

@@ -11,6 +11,7 @@ know, of a newer version or of one objective alone, is kept in `extra` and writt
 | stages/<name>/result.json | StageResult | the trainer of the stage |
 | stages/<name>/dry_run.json | StageMeasurement | the trainer of the stage |
 | stages/<name>/error.json | ErrorRecord | a trainer that failed |
+| stages/<name>/error-rank<N>.json | ErrorRecord | process N of several that failed |
 | cross.json | CrossEvaluation | the comparison of all tasks |
 """
 
@@ -216,10 +217,20 @@ class ErrorRecord(JsonObject):
     allowed: Annotated[str, "what would have been right"] = ""
     hint: Annotated[str, "the next step"] = ""
     exit_code: Annotated[int | None, "exit code of the command"] = None
+    rank: Annotated[int | None, "number of the process that failed, from 0", OMIT_NULL] = None
+    at_s: Annotated[float | None, "when, in seconds since 1970", OMIT_NULL] = None
+    lost_others: Annotated[
+        bool | None, "did it fail only because another process was gone?", OMIT_NULL
+    ] = None
 
     @classmethod
-    def of(cls, error: AdviseError) -> ErrorRecord:
-        """The error as it is recorded; several faults become one text."""
+    def of(cls, error: AdviseError, **process: Any) -> ErrorRecord:
+        """The error as it is recorded; several faults become one text.
+
+        Args:
+            error: What went wrong.
+            process: Of one of several processes: rank, at_s, lost_others.
+        """
         first = error.faults[0]
         return cls(
             kind=type(error).__name__,
@@ -227,7 +238,13 @@ class ErrorRecord(JsonObject):
             allowed=first.allowed,
             hint=first.hint,
             exit_code=error.exit_code,
+            **process,
         )
+
+
+def error_of_rank(rank: int) -> str:
+    """The file's name for the error of one of several processes."""
+    return f"error-rank{rank}.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,7 +2,8 @@
 
 transformers writes optimizer, scheduler and random states with torch.save, which is pickle. Here
 tensors go to safetensors and the rest to JSON. A checkpoint is complete once it has
-`complete.json`, which is written last.
+`complete.json`, which is written last, after every process of the run has written its part. It
+lists the files with their sizes: a checkpoint that has lost one is not used.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from advisor.ground.errors import MachineNotReady
 from advisor.ground.files import ELSEWHERE, cannot_write
 from trainers.frame.experts import own_router_settings
 from trainers.frame.files import json_value, read_json, write_json
+from trainers.frame.machine import process_count
 from trainers.frame.paged_states import load_optimizer
 from trainers.frame.starts import load_plain, save_plain, started_layers
 
@@ -177,16 +179,31 @@ class SafeCheckpoints:
 
     def _save_rng_state(self, output_dir: str) -> None:
         os.makedirs(output_dir, exist_ok=True)
-        save_state(Path(output_dir), f"random_state_{self.args.process_index}", random_states())
+        save_state(Path(output_dir), random_state_name(self.args.process_index), random_states())
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        value = (
-            load_state(Path(checkpoint), f"random_state_{self.args.process_index}")
-            if checkpoint
-            else None
+        if checkpoint is not None:
+            restore_random_states(load_random_state(Path(checkpoint), self.args.process_index))
+
+
+def random_state_name(rank: int) -> str:
+    """The name, without endings, of the random states of one process in a checkpoint."""
+    return f"random_state_{rank}"
+
+
+def load_random_state(checkpoint: Path, rank: int) -> Any:
+    """The random states of one process.
+
+    Raises MachineNotReady if they are not there: the run would go on with other random numbers.
+    """
+    value = load_state(checkpoint, random_state_name(rank))
+    if value is None:
+        raise MachineNotReady(
+            f"{checkpoint} has no random state of process {rank}, so the run cannot be resumed from"
+            " it as if it had never stopped",
+            hint="remove this checkpoint: the same command then resumes from the one before it",
         )
-        if value is not None:
-            restore_random_states(value)
+    return value
 
 
 def random_states() -> dict[str, Any]:
@@ -272,7 +289,9 @@ def mark_complete(
     fingerprint: str,
     held_out: Mapping[str, Any] | None = None,
 ) -> None:
-    """Mark a checkpoint as complete, with what a resumed run shows of it.
+    """Mark a checkpoint as complete, with what a resumed run shows of it, and its files.
+
+    Call it in the main process, once every process has written its part (`wait_for_all`).
 
     Args:
         folder: The checkpoint.
@@ -292,8 +311,25 @@ def mark_complete(
             "epoch": epoch,
             "fingerprint": fingerprint,
             **({} if held_out is None else {"held_out": dict(held_out)}),
+            "processes": process_count(),
+            "files": {
+                path.name: path.stat().st_size
+                for path in sorted(folder.iterdir())
+                if path.is_file() and path.name != COMPLETE
+            },
         },
     )
+
+
+def missing_files(folder: Path, record: Mapping[str, Any]) -> list[str]:
+    """The files that a checkpoint had when it was marked as complete, and has not any more, or not
+    in the same size. Checkpoints of earlier versions list none.
+    """
+    return [
+        name
+        for name, size in record.get("files", {}).items()
+        if not (folder / name).is_file() or (folder / name).stat().st_size != size
+    ]
 
 
 def last_complete(
@@ -307,7 +343,11 @@ def last_complete(
     found: list[tuple[int, Path, dict[str, Any]]] = []
     for path in folder.glob("checkpoint-*") if folder.is_dir() else ():
         record = read_json(path / COMPLETE)
-        if isinstance(record, dict) and record.get("fingerprint") == fingerprint:
+        if (
+            isinstance(record, dict)
+            and record.get("fingerprint") == fingerprint
+            and not missing_files(path, record)
+        ):
             found.append((int(record["step"]), path, record))
         elif remove:
             _remove(path)
@@ -317,16 +357,36 @@ def last_complete(
     return path, record
 
 
-def has_other_checkpoints(folder: Path, *, fingerprint: str) -> bool:
-    """True if the folder holds complete checkpoints of other settings."""
-    records = (
-        [read_json(path / COMPLETE) for path in folder.glob("checkpoint-*")]
-        if folder.is_dir()
-        else []
-    )
-    return any(
-        isinstance(record, dict) and record.get("fingerprint") != fingerprint for record in records
-    )
+def why_not_used(folder: Path, *, fingerprint: str) -> list[str]:
+    """What a person should know of the complete checkpoints in the folder that are not used: those
+    of other settings, and those that have lost a file.
+    """
+    records = [
+        (path, record)
+        for path in (sorted(folder.glob("checkpoint-*")) if folder.is_dir() else ())
+        if isinstance(record := read_json(path / COMPLETE), dict)
+    ]
+    others = [record for _, record in records if record.get("fingerprint") != fingerprint]
+    damaged = [
+        f"{path.name} has lost {', '.join(lost)} and is not used"
+        for path, record in records
+        if record.get("fingerprint") == fingerprint and (lost := missing_files(path, record))
+    ]
+    counts = {record.get("processes", process_count()) for record in others}
+    if not others:
+        return damaged
+    if counts == {process_count()}:
+        return [
+            "the checkpoints there belong to other settings or data: starting from the beginning",
+            *damaged,
+        ]
+    wrote = " or ".join(str(count) for count in sorted(counts))
+    return [
+        f"the checkpoints there were written by {wrote} process{'es' if wrote != '1' else ''}, this"
+        f" run has {process_count()}: rows and random numbers are shared out differently, so it"
+        " starts from the beginning",
+        *damaged,
+    ]
 
 
 def _remove(path: Path) -> None:

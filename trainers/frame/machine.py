@@ -213,9 +213,29 @@ def use_cores() -> int:
     return int(torch.get_num_threads())
 
 
+def process_count() -> int:
+    """How many processes this run has, as the launcher says."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def process_rank() -> int:
+    """The number of this process, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def is_main_process() -> bool:
     """True in the one process that writes files and shows progress."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return process_rank() == 0
+
+
+def wait_for_all() -> None:
+    """Return once every process of the run has come here; at once if there is one alone."""
+    if process_count() == 1:
+        return
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
 
 
 # --------------------------------------------------------------------------- memory

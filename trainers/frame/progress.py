@@ -20,7 +20,7 @@ from advisor.ground.units import format_duration, format_gib
 from trainers.frame.checkpoints import mark_complete
 from trainers.frame.files import json_value
 from trainers.frame.held_out_curve import HeldOutCurve
-from trainers.frame.machine import MemoryMeter
+from trainers.frame.machine import MemoryMeter, wait_for_all
 
 LINE_EVERY_S = 10.0  # without a terminal
 SHOWN = 2  # numbers of the objective beside the loss: the loss of GRPO is zero by construction
@@ -215,6 +215,7 @@ class RunCallback(TrainerCallback):
             )
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        wait_for_all()  # each process writes its random state into the checkpoint
         if state.is_world_process_zero:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             rate = next(

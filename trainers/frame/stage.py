@@ -47,6 +47,7 @@ from trainers.frame.machine import (
     quiet_libraries,
     torch_device,
     use_cores,
+    wait_for_all,
 )
 from trainers.frame.rows import prepare_rows
 from trainers.frame.trained_dtype import round_to_base
@@ -236,16 +237,21 @@ def open_stage(
 def last_checkpoint(job: Job, fingerprint: str) -> tuple[Any, dict[str, Any]] | None:
     """(the checkpoint to resume from, its record); None if there is none. Says so if there are only
     checkpoints of other settings or data.
+
+    The main process looks first and removes what cannot be used; the others look at what is left,
+    so that all take the same one. Call it once the processes are connected.
     """
     from trainers.frame.progress import say
 
-    shown = is_main_process()
-    if shown and checkpoints.has_other_checkpoints(job.checkpoints, fingerprint=fingerprint):
-        say(
-            f"{label(job)}: the checkpoints there belong to other settings or data: starting from"
-            " the beginning"
-        )
-    return checkpoints.last_complete(job.checkpoints, fingerprint=fingerprint, remove=shown)
+    shown, found = is_main_process(), None
+    if shown:
+        for line in checkpoints.why_not_used(job.checkpoints, fingerprint=fingerprint):
+            say(f"{label(job)}: {line}")
+        found = checkpoints.last_complete(job.checkpoints, fingerprint=fingerprint, remove=True)
+    wait_for_all()
+    if not shown:
+        found = checkpoints.last_complete(job.checkpoints, fingerprint=fingerprint, remove=False)
+    return found
 
 
 def train(job: Job, objective: Objective[Any]) -> None:
@@ -288,7 +294,6 @@ def train(job: Job, objective: Objective[Any]) -> None:
     rows_mark = rows_digest(data.train) if objective.kind is ANSWERS else data.digest
     fingerprint = stage_fingerprint(job, steps, versions, rows_mark)
     metrics = job.run / "metrics.jsonl"
-    resume = last_checkpoint(job, fingerprint)
     callback = RunCallback(
         metrics=metrics if shown else None, stage=job.stage.name, task=job.task, label=label(job),
         steps=steps, memory=memory, fingerprint=fingerprint,
@@ -297,6 +302,7 @@ def train(job: Job, objective: Objective[Any]) -> None:
     )  # fmt: skip
     continues = hasattr(model, "peft_config")  # with the module of an earlier stage
     trainer = builder.build(job, sequences, steps=steps, callback=callback)
+    resume = last_checkpoint(job, fingerprint)  # the trainer has connected the processes
     model = trainer.model
     probe = objective.probe(job, data, tokenizer)
     before = probe.answer(model) if shown else None

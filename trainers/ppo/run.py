@@ -95,7 +95,7 @@ class PPORun:
                     rank=process_rank(),
                     world=world,
                 )
-                if world > 1:  # a checkpoint holds the states of one process alone
+                if world > 1:  # every process draws numbers of its own
                     torch.manual_seed(job.stage.seed + step * world + process_rank())
                 found = self.ppo.update(prompts)
                 seconds = time.monotonic() - started
@@ -112,7 +112,7 @@ class PPORun:
                 left_s = (steps - step - 1) * (time.monotonic() - began) / (step + 1 - first)
                 display.show(step + 1, update_line(line, left_s))
                 self.guard(line)
-                if self.shown and ((step + 1) % every == 0 or step + 1 == steps):
+                if (step + 1) % every == 0 or step + 1 == steps:
                     epoch = (step + 1) * self.size * world / len(self.data.train)
                     save_checkpoint(
                         job.checkpoints,

@@ -9,12 +9,15 @@ from pathlib import Path
 
 from trainers.frame.checkpoints import (
     STATE,
+    load_random_state,
     load_state,
     mark_complete,
+    random_state_name,
     random_states,
     restore_random_states,
     save_state,
 )
+from trainers.frame.machine import is_main_process, process_rank, wait_for_all
 from trainers.frame.paged_states import load_optimizer
 from trainers.ppo.roles import POLICY, VALUE
 from trainers.ppo.update import PPO
@@ -27,6 +30,8 @@ def save_checkpoint(
 ) -> None:
     """Write checkpoint-STEP, mark it as complete, and remove all but the last two.
 
+    Call it in every process: each writes its own random states, the main one all else.
+
     Args:
         folder: For all checkpoints of the stage.
         ppo: What to save.
@@ -36,20 +41,26 @@ def save_checkpoint(
         epoch: Times through the prompts.
     """
     place = folder / f"checkpoint-{step}"
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
-    weights = {
-        role: {name: parameter.detach() for name, parameter in ppo.roles.trained(role).items()}
-        for role in (POLICY, VALUE)
-    }
-    save_state(place, "weights", weights)
-    value = {
-        "optimizer": ppo.optimizer.state_dict(),
-        "scaler": ppo.scaler.state_dict() if ppo.scaler is not None else None,
-        "kl_coef": ppo.kl_coefficient.value,
-        "random": random_states(),
-    }
-    save_state(place, STATE, value)
+    if is_main_process():
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+    wait_for_all()
+    save_state(place, random_state_name(process_rank()), random_states())
+    if is_main_process():
+        weights = {
+            role: {name: parameter.detach() for name, parameter in ppo.roles.trained(role).items()}
+            for role in (POLICY, VALUE)
+        }
+        save_state(place, "weights", weights)
+        value = {
+            "optimizer": ppo.optimizer.state_dict(),
+            "scaler": ppo.scaler.state_dict() if ppo.scaler is not None else None,
+            "kl_coef": ppo.kl_coefficient.value,
+        }
+        save_state(place, STATE, value)
+    wait_for_all()
+    if not is_main_process():
+        return
     mark_complete(
         place,
         step=step,
@@ -78,4 +89,6 @@ def load_checkpoint(place: Path, ppo: PPO) -> None:
     if ppo.scaler is not None and value["scaler"] is not None:
         ppo.scaler.load_state_dict(value["scaler"])
     ppo.kl_coefficient.value = value["kl_coef"]
-    restore_random_states(value["random"])
+    # Checkpoints of earlier versions hold those of the main process beside the rest.
+    own = value["random"] if "random" in value else load_random_state(place, process_rank())
+    restore_random_states(own)

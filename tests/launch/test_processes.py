@@ -1,0 +1,137 @@
+"""Several processes of one run: which of their errors is the cause, and what the person reads."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from advisor.ground.errors import Stopped, TrainingFailed
+from advisor.launch.failure_report import explain_failure, first_cause, forget_errors, read_error
+from advisor.plan.entries import entries
+from advisor.plan.read import read_plan
+from advisor.plan.record import ErrorRecord, error_of_rank
+from tests.launch.conftest import PLAN
+
+MEMORY = ErrorRecord(
+    kind="TrainingFailed", what="out of memory: CUDA out of memory", exit_code=5, rank=3, at_s=12.0
+)
+LOST = ErrorRecord(
+    kind="ConnectionLost",
+    what="the connection to another process was lost: Connection closed by peer",
+    exit_code=5,
+    rank=0,
+    at_s=11.9,  # clocks and file systems are not exact: the cause may be written later
+    lost_others=True,
+)
+STOP = ErrorRecord(kind="Stopped", what="stopped", exit_code=130, rank=1, at_s=10.0)
+
+
+def leave(folder, *records):
+    for record in records:
+        (folder / error_of_rank(record.rank)).write_text(json.dumps(record.to_dict()))
+
+
+def explained(shop, *, code=1, kills=None):
+    entry = entries(read_plan("plan.yaml"))[0]
+    return explain_failure(
+        entry, code=code, folder=shop / "stage", oom_kills_before=kills, is_chosen_folder=False
+    )
+
+
+@pytest.fixture
+def stage(shop):
+    (shop / "plan.yaml").write_text(PLAN + "launch: {processes: 4, strategy: ddp}\n")
+    (shop / "stage").mkdir()
+    return shop
+
+
+def test_the_cause_is_told_and_not_what_followed_from_it():
+    """Lost connections and stops follow from an error of another process, whenever they were
+    written; of several true causes the earliest counts.
+    """
+    assert first_cause([LOST, STOP, MEMORY]).what == "process 3: out of memory: CUDA out of memory"
+    later = replace(MEMORY, rank=2, what="later", at_s=13.0)
+    assert first_cause([later, LOST, MEMORY]).rank == 3
+    assert first_cause([STOP, LOST]) == LOST
+    assert first_cause([STOP, replace(STOP, rank=2)]) == STOP
+
+
+def test_an_error_of_all_processes_names_none():
+    """What every process says alike, such as a fault of the plan, needs no number."""
+    same = [replace(MEMORY, rank=rank, what="the plan is wrong") for rank in range(4)]
+    assert first_cause(same).what == "the plan is wrong"
+
+
+def test_memory_that_ran_out_in_one_process_reads_so(stage):
+    """Out of memory in process 3 is told as that, with the next smaller setting."""
+    leave(stage / "stage", LOST, MEMORY, STOP)
+    error = explained(stage)
+    assert isinstance(error, TrainingFailed)
+    assert "stage sft: process 3: out of memory" in error.text()
+    assert "--set stages.sft.micro_batch_size=2" in error.text()
+
+
+def test_processes_that_were_stopped_read_as_stopped(stage):
+    """SIGTERM to all processes is a stop with exit code 130, not an error."""
+    leave(stage / "stage", STOP, replace(STOP, rank=0))
+    assert isinstance(explained(stage), Stopped)
+
+
+def test_a_process_that_the_kernel_ended_is_the_cause(stage, monkeypatch):
+    """If all that remains are lost connections and the kernel ended a process for memory, that is
+    told, with the next smaller setting.
+    """
+    leave(stage / "stage", LOST, STOP)
+    assert "the connection to another process was lost" in explained(stage).text()
+    monkeypatch.setattr("advisor.launch.failure_report.oom_kills", lambda: 8)
+    assert "the connection to another process was lost" in explained(stage, kills=8).text()
+    told = explained(stage, kills=7).text()
+    assert "ended by the kernel's out-of-memory killer" in told
+    assert "micro_batch_size=2" in told
+
+
+def test_errors_of_an_earlier_attempt_are_forgotten(stage):
+    """Files of an earlier attempt with more processes do not pass for this one's."""
+    leave(stage / "stage", MEMORY)
+    forget_errors(stage / "stage")
+    assert read_error(stage / "stage") is None
+
+
+BREAK_ONE = """\
+import os
+if os.environ.get("RANK") == "1":
+    from trainers.frame.checkpoints import SafeCheckpoints
+
+    class OutOfMemoryError(RuntimeError):
+        pass
+
+    def fail(self, folder):
+        raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    SafeCheckpoints._save_rng_state = fail
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.train
+def test_two_real_processes_tell_the_cause_of_the_second(shop, tiny_model, monkeypatch):
+    """Two gloo processes: the second runs out of memory while it writes its part of a checkpoint.
+    The run says so, and the checkpoint, which lacks that part, is not marked as complete.
+    """
+    from advisor.launch import run_plan
+
+    plan = PLAN.replace("model: model", f"model: {tiny_model}")
+    plan += "    max_steps: 4\n    save_steps: 2\n    seq_len: 128\n    holdout: 0\n"
+    (shop / "plan.yaml").write_text(plan + "launch: {processes: 2, strategy: ddp}\n")
+    (shop / "own").mkdir()
+    (shop / "own" / "sitecustomize.py").write_text(BREAK_ONE)
+    monkeypatch.setenv("PYTHONPATH", str(shop / "own"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with pytest.raises(TrainingFailed) as caught:
+        run_plan("plan.yaml", output="out", judge=False)
+    said = caught.value.text()
+    assert "process 1: out of memory: CUDA out of memory" in said
+    assert "micro_batch_size=2" in said
+    checkpoints = shop / "out" / "stages" / "sft" / "checkpoints"
+    assert (checkpoints / "checkpoint-2" / "random_state_0.json").is_file()
+    assert not list(checkpoints.glob("*/complete.json"))
