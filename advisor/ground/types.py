@@ -50,6 +50,15 @@ class GpuSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class GpuProcess:
+    """A program that holds memory of a GPU."""
+
+    pid: int
+    name: str  # "" where the system does not say
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Gpu:
     """One device the process may use."""
 
@@ -57,10 +66,15 @@ class Gpu:
     memory_total_bytes: int | None
     memory_free_bytes: int | None = None  # None for a card that was named, not probed
     other_processes_bytes: int | None = None
+    other_processes: tuple[GpuProcess, ...] = ()
+    kept_free_bytes: int = 0  # that advice leaves to a display or to what else a laptop runs
+    kept_free_because: str = ""
+    shares_ram: bool = False  # its memory is the machine's, in which everything else runs too
     compute_capability: tuple[int, int] | None = None
     bf16: bool | None = None
     uuid: str | None = None
-    index: int | None = None  # NVML's index; never use it to find the card in torch
+    # NVML's index, which torch may number otherwise; of an AMD device, that of HIP
+    index: int | None = None
     mig_profile: str | None = None
     spec: GpuSpec | None = None
 
@@ -99,19 +113,30 @@ class Hardware:
 
     @property
     def device_memory_bytes(self) -> int | None:
-        """Memory a run on one device may plan with: the smallest card's free memory, else its
-        total; RAM on the CPU.
+        """Memory a run on one device may plan with: that of the smallest GPU, less what is kept
+        free for a display; RAM on the CPU.
+
+        What other programs hold now does not count: they may have ended when the plan is run. Where
+        the GPU shares the machine's memory, what is free counts, because the system stays.
         """
         if self.kind == "unknown":
             return None
         if not self.gpus:
             return self.ram_free_bytes or self.ram_total_bytes
-        sizes = [gpu.memory_free_bytes or gpu.memory_total_bytes for gpu in self.gpus]
+        sizes = [_planned_bytes(gpu) for gpu in self.gpus]
         return (
             None
             if any(size is None for size in sizes)
             else min(size for size in sizes if size is not None)
         )
+
+
+def _planned_bytes(gpu: Gpu) -> int | None:
+    if gpu.shares_ram and gpu.memory_free_bytes:
+        return gpu.memory_free_bytes
+    if gpu.memory_total_bytes is None:
+        return None
+    return max(0, gpu.memory_total_bytes - gpu.kept_free_bytes)
 
 
 # --------------------------------------------------------------------------- what the person says

@@ -174,8 +174,12 @@ CUDA_FILE = Keys(
         "wheels": ListOf(of=_WHEEL),
         "wheels_source": Text(),
         "pip_torch": MapOf(of=_TORCH_RELEASE, named=Text(pattern=r"\d+", such_as='"13"')),
+        "kept_free": Keys(
+            keys={"gib": Number(above=0), "laptop_words": ListOf(of=Text()), "because": Text()},
+            required=("gib", "laptop_words", "because"),
+        ),
     },
-    required=("version", "driver_from", "wheels", "pip_torch"),
+    required=("version", "driver_from", "wheels", "pip_torch", "kept_free"),
 )
 
 

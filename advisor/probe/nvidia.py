@@ -11,12 +11,13 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from advisor.ground.types import Gpu
+from advisor.ground.types import Gpu, GpuProcess
+from advisor.probe.kept_free import has_battery, keep_free, kept_free_note
 from advisor.probe.system import read_or_empty
 from advisor.probe.visible import Board, usable
 
@@ -69,9 +70,9 @@ def probe_nvidia(
     except pynvml.NVMLError as error:
         return NvidiaFacts(notes=(_why_not(pynvml, error, root),))
     try:
-        return _Nvml(pynvml, ram_total_bytes, ram_free_bytes).facts(environ)
+        return _Nvml(pynvml, ram_total_bytes, ram_free_bytes, root).facts(environ)
     finally:
-        _Nvml(pynvml, None, None).ask(pynvml.nvmlShutdown)
+        _Nvml(pynvml, None, None, root).ask(pynvml.nvmlShutdown)
 
 
 def _library_problem(root: Path) -> tuple[str, ...] | None:
@@ -150,13 +151,21 @@ def _why_not(pynvml: Any, error: Any, root: Path) -> str:
     return f"the NVIDIA driver cannot be asked about its cards: {error}"
 
 
+def memory_of(processes: Sequence[GpuProcess] | None) -> int | None:
+    """Memory that the programs hold together; None where it is not known of each."""
+    if processes is None or any(process.memory_bytes is None for process in processes):
+        return None
+    return sum(process.memory_bytes or 0 for process in processes)
+
+
 class _Nvml:
     """One conversation with an initialised NVML."""
 
     def __init__(
-        self, pynvml: Any, ram_total_bytes: int | None, ram_free_bytes: int | None
+        self, pynvml: Any, ram_total_bytes: int | None, ram_free_bytes: int | None, root: Path
     ) -> None:
-        self.nvml = pynvml
+        self.nvml, self.root = pynvml, root
+        self.is_laptop = has_battery(root)
         self.ram = ram_total_bytes, ram_free_bytes
         self.errors = (
             pynvml.NVMLError,
@@ -188,6 +197,7 @@ class _Nvml:
         elif count is None:
             self.notes.append("the NVIDIA driver does not say how many cards it has")
         gpus, hidden = usable(boards, environ)
+        self.notes.extend(dict.fromkeys(kept_free_note(gpu) for gpu in gpus if gpu.kept_free_bytes))
         return NvidiaFacts(
             gpus=gpus,
             driver_version=driver,
@@ -233,16 +243,29 @@ class _Nvml:
         name = self.ask(self.nvml.nvmlDeviceGetName, handle) or "NVIDIA GPU (no name reported)"
         total, free = self.memory(handle, f"GPU {index} ({name})")
         capability = self.ask(self.nvml.nvmlDeviceGetCudaComputeCapability, handle)
-        return Gpu(
+        others = self.other_processes(handle)
+        found = Gpu(
             name=name,
             memory_total_bytes=total,
             memory_free_bytes=free,
-            other_processes_bytes=self.other_processes(handle),
+            other_processes_bytes=memory_of(others),
+            other_processes=others or (),
+            shares_ram=self.shares_ram(handle),
             compute_capability=capability,
             bf16=None if capability is None else capability >= (8, 0),
             uuid=self.ask(self.nvml.nvmlDeviceGetUUID, handle),
             index=index,
             spec=match_probed(name, total),
+        )
+        if found.shares_ram:
+            return found
+        return keep_free(found, has_display=self.has_display(handle), has_battery=self.is_laptop)
+
+    def has_display(self, handle: Any) -> bool:
+        """Whether a display is connected to the GPU, or the GPU holds memory for one."""
+        return any(
+            self.ask(function, handle) == self.nvml.NVML_FEATURE_ENABLED
+            for function in (self.nvml.nvmlDeviceGetDisplayActive, self.nvml.nvmlDeviceGetDisplayMode)
         )
 
     def slice(self, parent: Gpu, handle: Any) -> Gpu:
@@ -264,12 +287,16 @@ class _Nvml:
                 else "MIG"
             )
         )
+        others = self.other_processes(handle)
         return replace(
             parent,
             name=name if written else f"{name} MIG {profile}",
             memory_total_bytes=total,
             memory_free_bytes=free,
-            other_processes_bytes=self.other_processes(handle),
+            other_processes_bytes=memory_of(others),
+            other_processes=others or (),
+            kept_free_bytes=0,
+            kept_free_because="",
             uuid=self.ask(self.nvml.nvmlDeviceGetUUID, handle),
             mig_profile=profile,
             spec=None,
@@ -292,9 +319,17 @@ class _Nvml:
             return None, None
         return int(memory.total), int(memory.free)
 
-    def other_processes(self, handle: Any) -> int | None:
-        """Memory that other processes hold; None where the driver hides it (Windows, some
-        containers).
+    def shares_ram(self, handle: Any) -> bool:
+        """Whether the driver reports no memory of the GPU's own."""
+        try:
+            self.nvml.nvmlDeviceGetMemoryInfo(handle)
+        except self.errors as error:
+            return bool(getattr(error, "value", None) == self.nvml.NVML_ERROR_NOT_SUPPORTED)
+        return False
+
+    def other_processes(self, handle: Any) -> tuple[GpuProcess, ...] | None:
+        """The other programs on the GPU, those with most memory first; None where the driver hides
+        them (Windows, some containers).
         """
         lists = [
             self.ask(self.nvml.nvmlDeviceGetComputeRunningProcesses, handle),
@@ -308,7 +343,12 @@ class _Nvml:
         for process in (process for listed in lists for process in listed or ()):
             held[process.pid] = process.usedGpuMemory
         held.pop(os.getpid(), None)
-        return None if None in held.values() else sum(size or 0 for size in held.values())
+        return tuple(
+            GpuProcess(
+                pid=pid, name=read_or_empty(self.root / f"proc/{pid}/comm"), memory_bytes=size
+            )
+            for pid, size in sorted(held.items(), key=lambda item: -(item[1] or 0))
+        )
 
     def interconnect(self, handles: list[Any], gpus: tuple[Gpu, ...]) -> str | None:
         """How the usable cards reach each other, or the one card its machine: NVLink where every

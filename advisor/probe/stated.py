@@ -12,6 +12,7 @@ from advisor.ground.errors import InputError
 from advisor.ground.types import Gpu, Hardware
 from advisor.ground.units import GIB
 from advisor.probe.catalogue import GpuMatch, find_gpu, interconnect_of
+from advisor.probe.kept_free import keep_free, kept_free_note
 from advisor.probe.names import count_and_name
 
 UNKNOWN, NONE = "unknown", "none"
@@ -90,7 +91,7 @@ def _named(
         )
         return hardware, (*match.warnings, *warnings)
     if match.spec is None:
-        gpu = Gpu(name=name, memory_total_bytes=match.memory_bytes)
+        gpu = keep_free(Gpu(name=name, memory_total_bytes=match.memory_bytes))
         more = (
             f"'{name}' is not in the GPU catalogue: used as given with {match.memory_bytes / GIB:g}"
             " GiB; its speed and number formats are not known"
@@ -104,13 +105,17 @@ def _named(
         bf16=spec.bf16,
         spec=spec,
     )
+    gpu = keep_free(gpu)  # a laptop's, by its name
     hardware = _hardware(_KIND[spec.vendor], gpu, count)
     many = len(hardware.gpus) > 1
     return (
         replace(
             hardware,
             interconnect=interconnect_of(spec) if many else None,
-            notes=_usable_note(match),
+            notes=(
+                *_usable_note(match),
+                *([kept_free_note(gpu)] if gpu.kept_free_bytes else []),
+            ),
         ),
         match.warnings,
     )

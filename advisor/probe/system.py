@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -239,8 +239,15 @@ def probe_apple(ram_total_bytes: int | None) -> tuple[Gpu | None, tuple[str, ...
     )
 
 
-def probe_amd(root: Path = ROOT) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
-    """AMD devices the kernel's compute driver (kfd) lists, and what cannot be seen of them."""
+def probe_amd(
+    root: Path = ROOT, environ: Mapping[str, str] | None = None
+) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
+    """AMD devices the kernel's compute driver (kfd) lists and this process may use, and what cannot
+    be seen of them.
+    """
+    from advisor.probe.kept_free import has_battery, keep_free, kept_free_note
+    from advisor.probe.visible import usable_amd
+
     gpus: list[Gpu] = []
     notes: list[str] = []
     for node in sorted(
@@ -263,14 +270,23 @@ def probe_amd(root: Path = ROOT) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
         name = read_or_empty(device / "product_name") or f"AMD {gfx or 'GPU'}"
         if total is not None and total < INTEGRATED_BELOW:
             notes.append(f"{name}: graphics inside the processor, not counted as a GPU")
-            continue
-        gpus.append(_amd_gpu(name, gfx, total, used, len(gpus)))
-    if gpus:
-        notes.append(
-            "AMD: name, memory and gfx target come from the kernel; other processes, ROCm version"
-            " and HIP_VISIBLE_DEVICES are not read"
+        gpu = _amd_gpu(name, gfx, total, used, len(gpus), facts.get("unique_id"))
+        gpus.append(
+            keep_free(gpu, has_display=_has_display(device), has_battery=has_battery(root))
         )
-    elif not notes and any(
+    # ROCm numbers graphics inside a processor, too.
+    usable, hidden = usable_amd(gpus, os.environ if environ is None else environ)
+    usable, whole = (
+        tuple(gpu for gpu in found if not _is_integrated(gpu)) for found in (usable, gpus)
+    )
+    if whole:
+        notes.append(
+            "AMD: name, memory and gfx target come from the kernel; other processes and the ROCm"
+            " version are not read"
+        )
+        notes += dict.fromkeys(kept_free_note(gpu) for gpu in usable if gpu.kept_free_bytes)
+        return usable, (*notes, *hidden)
+    if not notes and any(
         read_or_empty(path) == "0x1002"
         for path in (root / "sys/class/drm").glob("card*/device/vendor")
     ):
@@ -278,7 +294,7 @@ def probe_amd(root: Path = ROOT) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
             "an AMD card is plugged in, but its compute driver (amdgpu with kfd, part of ROCm) is"
             " not loaded"
         )
-    return tuple(gpus), tuple(notes)
+    return (), tuple(notes)
 
 
 def _gfx(version: str) -> str | None:
@@ -291,7 +307,20 @@ def _gfx(version: str) -> str | None:
     return f"gfx{number // 10000}{number // 100 % 100:x}{number % 100:x}"
 
 
-def _amd_gpu(name: str, gfx: str | None, total: int | None, used: int | None, index: int) -> Gpu:
+def _is_integrated(gpu: Gpu) -> bool:
+    return gpu.memory_total_bytes is not None and gpu.memory_total_bytes < INTEGRATED_BELOW
+
+
+def _has_display(device: Path) -> bool:
+    """Whether a display is connected to an AMD device."""
+    return any(
+        read_or_empty(path) == "connected" for path in device.glob("drm/card*/card*-*/status")
+    )
+
+
+def _amd_gpu(
+    name: str, gfx: str | None, total: int | None, used: int | None, index: int, unique: str | None
+) -> Gpu:
     from advisor.probe.catalogue import gpu_entry, load_catalogue, match_probed
 
     spec = match_probed(name, total) or match_probed(f"AMD {name}", total)
@@ -310,6 +339,8 @@ def _amd_gpu(name: str, gfx: str | None, total: int | None, used: int | None, in
         memory_total_bytes=total,
         memory_free_bytes=free,
         bf16=spec.bf16 if spec else None,
+        # ROCm's name of the device: "GPU-" and the kernel's unique_id in 16 hexadecimal digits.
+        uuid=f"GPU-{int(unique):016x}" if unique and unique.isdigit() and int(unique) else None,
         index=index,
         spec=spec,
     )

@@ -1,16 +1,17 @@
-"""Which of a machine's NVIDIA devices this process may use: CUDA_VISIBLE_DEVICES and MIG, read as
-CUDA reads them.
+"""Which of a machine's devices this process may use: CUDA_VISIBLE_DEVICES and MIG, read as CUDA
+reads them; of AMD devices ROCR_VISIBLE_DEVICES and HIP_VISIBLE_DEVICES, as ROCm reads them.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from advisor.ground.types import Gpu
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
+ROCR, HIP = "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +54,53 @@ def usable(
     notes.extend(more)
     notes.extend(_hidden(boards, chosen, value))
     return tuple(chosen), tuple(notes)
+
+
+def usable_amd(
+    gpus: Sequence[Gpu], environ: Mapping[str, str]
+) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
+    """The AMD devices this process may use, with the index that HIP gives each, and what is hidden.
+
+    ROCR_VISIBLE_DEVICES comes first; HIP_VISIBLE_DEVICES (without it, CUDA_VISIBLE_DEVICES) counts
+    among those that are left (ROCm documentation, "GPU isolation techniques").
+    """
+    left, hidden = list(gpus), []
+    if environ.get(ROCR):
+        left = _numbered(left, environ[ROCR])
+        hidden += _not_in(gpus, left, f"{ROCR}={environ[ROCR]}")
+    left = [replace(gpu, index=index) for index, gpu in enumerate(left)]
+    name = HIP if environ.get(HIP) else VARIABLE
+    if environ.get(name):
+        chosen = _numbered(left, environ[name])
+        hidden += _not_in(left, chosen, f"{name}={environ[name]}")
+        left = chosen
+    return tuple(left), tuple(hidden)
+
+
+def _numbered(gpus: Sequence[Gpu], value: str) -> list[Gpu]:
+    """The devices that a list of numbers or UUIDs names, up to the first word that names none."""
+    chosen: list[Gpu] = []
+    for entry in (part.strip() for part in value.split(",")):
+        if entry.isdigit() and int(entry) < len(gpus):
+            device = gpus[int(entry)]
+        else:
+            found = [gpu for gpu in gpus if entry and gpu.uuid == entry]
+            if not found:
+                break
+            device = found[0]
+        if any(device is other for other in chosen):
+            break
+        chosen.append(device)
+    return chosen
+
+
+def _not_in(gpus: Sequence[Gpu], chosen: Sequence[Gpu], setting: str) -> list[str]:
+    names = [
+        f"GPU {index} ({gpu.name})"
+        for index, gpu in enumerate(gpus)
+        if not any(gpu is other for other in chosen)
+    ]
+    return [f"hidden by {setting}: {', '.join(names)}"] if names else []
 
 
 def _listed(

@@ -50,6 +50,8 @@ def _gpu_json(gpu: Gpu) -> dict[str, Any]:
         "memory_total_gib": _gib(gpu.memory_total_bytes),
         "memory_free_gib": _gib(gpu.memory_free_bytes),
         "other_processes_gib": _gib(gpu.other_processes_bytes),
+        "kept_free_gib": _gib(gpu.kept_free_bytes),
+        "kept_free_because": gpu.kept_free_because,
         "compute_capability": (
             None if gpu.compute_capability is None else "{}.{}".format(*gpu.compute_capability)
         ),

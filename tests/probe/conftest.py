@@ -54,6 +54,8 @@ def _device(prefix: str, device: Mapping[str, Any]) -> Iterator[str]:
         "nvlinks",
         "pcie_generation",
         "pcie_width",
+        "display_active",
+        "display_mode",
     ):
         if key in device:
             yield f"{prefix}.{key} {device[key]}"

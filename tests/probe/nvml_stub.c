@@ -111,6 +111,9 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, device_t *device) {
 int nvmlDeviceGetName(device_t device, char *name, unsigned size) { return device_text(device, "name", name, size); }
 int nvmlDeviceGetUUID(device_t device, char *uuid, unsigned size) { return device_text(device, "uuid", uuid, size); }
 
+int nvmlDeviceGetDisplayActive(device_t device, int *mode) { return device_number(device, "display_active", (unsigned *)mode); }
+int nvmlDeviceGetDisplayMode(device_t device, int *mode) { return device_number(device, "display_mode", (unsigned *)mode); }
+
 int nvmlDeviceGetMemoryInfo(device_t device, memory_t *memory) {
     char key[128];
     int code = refused(device, "memory");

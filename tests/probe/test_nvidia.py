@@ -40,6 +40,31 @@ def test_a_card_is_read_with_live_memory_and_what_others_hold(probed: Probed) ->
     assert found["interconnect"] == "PCIe 4 x16"
 
 
+@pytest.mark.parametrize(
+    ("change", "because"),
+    [
+        ({"display_active": 1}, "it drives a display"),
+        ({"display_mode": 1, "display_active": 0}, "it drives a display"),
+        ({"name": "NVIDIA GeForce RTX 4090 Laptop GPU"}, "it is a laptop's"),
+        ({"display_mode": 0, "display_active": 0}, ""),
+    ],
+)
+def test_a_display_or_a_laptop_keeps_memory(
+    probed: Probed, change: dict[str, Any], because: str
+) -> None:
+    """Advice leaves 1 GiB of a GPU that drives a display, or is a laptop's, and says why; what is
+    free now, and who holds the rest, is the check's before a run.
+    """
+    machine = recorded("one_rtx_4090")
+    machine["gpus"][0] |= change
+    found = probed(machine)
+    gpu = found["gpus"][0]
+    assert gpu["kept_free_gib"] == (1 if because else 0)
+    assert because in gpu["kept_free_because"]
+    says = [note for note in found["notes"] if "advice leaves 1.0 GiB of its memory free" in note]
+    assert len(says) == bool(because)
+
+
 def test_our_own_memory_is_not_somebody_elses(probed: Probed) -> None:
     """The probing process does not count among the others."""
     machine = recorded("one_rtx_4090")

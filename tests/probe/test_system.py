@@ -147,18 +147,22 @@ def test_wsl_is_named(tmp_path: Path) -> None:
     assert any(note.startswith("WSL2") for note in system.probe_system(tmp_path, root).notes)
 
 
-def amd_tree(root: Path, *, gfx: int, vram: int, product: str | None = None) -> Path:
+def amd_tree(
+    root: Path, *, gfx: int, vram: int, product: str | None = None, number: int = 0
+) -> Path:
     nodes = "sys/class/kfd/kfd/topology/nodes"
+    device = f"sys/class/drm/renderD{128 + number}/device"
     files = {
         f"{nodes}/0/properties": "cpu_cores_count 96\nsimd_count 0\nvendor_id 0\n",
-        f"{nodes}/1/properties": (
-            f"simd_count 1216\nvendor_id 4098\ngfx_target_version {gfx}\ndrm_render_minor 128\n"
+        f"{nodes}/{1 + number}/properties": (
+            f"simd_count 1216\nvendor_id 4098\ngfx_target_version {gfx}\n"
+            f"drm_render_minor {128 + number}\nunique_id {100 + number}\n"
         ),
-        "sys/class/drm/renderD128/device/mem_info_vram_total": f"{vram}\n",
-        "sys/class/drm/renderD128/device/mem_info_vram_used": f"{1 * GIB}\n",
+        f"{device}/mem_info_vram_total": f"{vram}\n",
+        f"{device}/mem_info_vram_used": f"{1 * GIB}\n",
     }
     if product:
-        files["sys/class/drm/renderD128/device/product_name"] = product + "\n"
+        files[f"{device}/product_name"] = product + "\n"
     return tree(root, files)
 
 
@@ -170,7 +174,34 @@ def test_an_amd_card_is_recognised_by_target_and_memory(tmp_path: Path) -> None:
     assert gpu.spec is not None
     assert gpu.spec.id == "amd-mi300x"
     assert gpu.memory_free_bytes == 206141652992 - GIB
-    assert any("HIP_VISIBLE_DEVICES" in note for note in notes)
+    assert any("other processes and the ROCm version are not read" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("environ", "indices"),
+    [
+        ({}, [1, 2, 3]),
+        ({"HIP_VISIBLE_DEVICES": "3,1"}, [3, 1]),
+        ({"CUDA_VISIBLE_DEVICES": "2"}, [2]),
+        ({"HIP_VISIBLE_DEVICES": "1", "CUDA_VISIBLE_DEVICES": "2"}, [1]),
+        ({"ROCR_VISIBLE_DEVICES": "2,3", "HIP_VISIBLE_DEVICES": "1"}, [1]),  # the fourth device
+        ({"ROCR_VISIBLE_DEVICES": f"GPU-{103:016x}"}, [0]),
+        ({"HIP_VISIBLE_DEVICES": "-1"}, []),
+    ],
+)
+def test_amd_devices_are_those_that_rocm_shows(
+    tmp_path: Path, environ: dict[str, str], indices: list[int]
+) -> None:
+    """ROCR_VISIBLE_DEVICES hides first, HIP_VISIBLE_DEVICES counts among the rest; graphics inside
+    the processor have a number, too (0 here), but are no GPU.
+    """
+    for number, vram in enumerate((GIB // 2, 64 * GIB, 64 * GIB, 64 * GIB)):
+        amd_tree(tmp_path, gfx=90010, vram=vram, number=number)
+    gpus, notes = system.probe_amd(tmp_path, environ)
+    assert [gpu.index for gpu in gpus] == indices
+    assert any("hidden by" in note for note in notes) == bool(environ)
+    if "ROCR_VISIBLE_DEVICES" in environ:
+        assert gpus[0].uuid == f"GPU-{103:016x}"
 
 
 def test_two_amd_cards_alike_are_not_guessed(tmp_path: Path) -> None:

@@ -1,0 +1,44 @@
+"""How much memory of a GPU advice leaves free for a display."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from advisor.ground.types import Gpu
+from advisor.ground.units import GIB, format_gib
+
+
+def keep_free(gpu: Gpu, *, has_display: bool = False, has_battery: bool = False) -> Gpu:
+    """The GPU with the memory that advice leaves free, and why.
+
+    Args:
+        gpu: The GPU, by its own name.
+        has_display: It drives a display now.
+        has_battery: The machine has a battery: a laptop.
+    """
+    from advisor.probe.gpu_files import cuda_facts
+
+    rule = cuda_facts()["kept_free"]
+    words = "|".join(re.escape(word) for word in rule["laptop_words"])
+    if has_display:
+        reason = "it drives a display"
+    elif has_battery or re.search(rf"\b({words})\b", gpu.name, re.IGNORECASE):
+        reason = "it is a laptop's, which may drive the display"
+    else:
+        return gpu
+    return replace(gpu, kept_free_bytes=int(rule["gib"] * GIB), kept_free_because=reason)
+
+
+def kept_free_note(gpu: Gpu) -> str:
+    """'RTX 4090: advice leaves 1.00 GiB of its memory free, because it drives a display'."""
+    return (
+        f"{gpu.name}: advice leaves {format_gib(gpu.kept_free_bytes)} of its memory free, because"
+        f" {gpu.kept_free_because}"
+    )
+
+
+def has_battery(root: Path = Path("/")) -> bool:
+    """Whether the machine runs on a battery of its own (Linux names it BAT0, BAT1, ...)."""
+    return any((root / "sys/class/power_supply").glob("BAT*"))
