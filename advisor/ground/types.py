@@ -9,7 +9,7 @@ also a file format.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 # How several GPUs share the work: a whole model on each, or one model split over them.
@@ -129,6 +129,17 @@ class Hardware:
             if any(size is None for size in sizes)
             else min(size for size in sizes if size is not None)
         )
+
+
+def as_free_now(hardware: Hardware) -> Hardware:
+    """The machine as a run finds it: of each GPU what is free now, as far as it is known."""
+    gpus = tuple(
+        gpu
+        if gpu.memory_free_bytes is None
+        else replace(gpu, memory_total_bytes=gpu.memory_free_bytes, kept_free_bytes=0)
+        for gpu in hardware.gpus
+    )
+    return replace(hardware, gpus=gpus)
 
 
 def _planned_bytes(gpu: Gpu) -> int | None:

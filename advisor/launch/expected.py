@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
 from advisor.estimate.types import RunSpec
 from advisor.ground.errors import AdviseError
-from advisor.ground.types import DataProfile, Hardware, ModelShape
+from advisor.ground.types import DataProfile, Gpu, Hardware, ModelShape
 from advisor.methods import objective, update
 from advisor.plan.entries import Entry
 from advisor.plan.keys import key_specs
@@ -49,9 +49,13 @@ def plan_shape(plan: Plan, plan_path: Path) -> ModelShape | None:
         return None
 
 
-def device_hardware(plan: Plan, hardware: Hardware) -> Hardware:
-    """The part of the machine that the plan uses: a plan for the CPU sees no GPU."""
-    return replace(hardware, kind="cpu", gpus=()) if plan.launch.device == "cpu" else hardware
+def device_hardware(plan: Plan, hardware: Hardware, gpus: Sequence[Gpu] = ()) -> Hardware:
+    """The part of the machine that the plan uses: a plan for the CPU sees no GPU, another one the
+    GPUs that were chosen for it.
+    """
+    if plan.launch.device == "cpu":
+        return replace(hardware, kind="cpu", gpus=())
+    return replace(hardware, gpus=tuple(gpus)) if gpus else hardware
 
 
 def expect_stage(

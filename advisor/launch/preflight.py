@@ -10,17 +10,19 @@ import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from advisor.ground.errors import AdviseError, Fault, InputError, MachineNotReady
 from advisor.ground.files import ELSEWHERE
 from advisor.ground.resources import PACKAGE, method_roots, resource_root
-from advisor.ground.types import DataProfile, Hardware, ModelShape
+from advisor.ground.types import DataProfile, Gpu, Hardware, ModelShape
 from advisor.ground.units import format_gib
 from advisor.launch.expected import disk_need, sum_known
+from advisor.launch.gpus import ChosenGpus, choose_gpus, lacks_bfloat16
 from advisor.launch.loadable import loading_faults
-from advisor.methods import objectives, updates
+from advisor.methods import objectives, update, updates
 from advisor.plan.entries import Entry
 from advisor.plan.model import Plan
 from advisor.plan.read import resolve_path
@@ -35,9 +37,7 @@ class PreflightResult:
     """What the checks found out."""
 
     disk_need_bytes: int | None
-    # UUIDs for CUDA_VISIBLE_DEVICES, one per process; empty if the plan uses no GPU, or no UUID is
-    # known
-    gpus: tuple[str, ...]
+    gpus: ChosenGpus  # one GPU for each process; none if the plan uses none
     # path as written -> what the data is; data sets on the hub are left to the trainer
     profiles: Mapping[str, DataProfile]
 
@@ -82,6 +82,8 @@ def run_preflight(
                 ),
             )
         )
+    chosen = choose_gpus(plan, todo, hardware, os.environ)
+    bad += _dtype_faults(todo, chosen.gpus)
     if bad:
         raise InputError(faults=bad)
     need = sum_known(
@@ -94,23 +96,15 @@ def run_preflight(
     )
     lacking = [
         *_extra_faults(hardware, quantized=any(entry.stage.quantization for entry in todo)),
-        *_device_faults(plan, hardware),
+        *_device_faults(plan, hardware, chosen.gpus),
+        *_attention_faults(plan, todo),
         *_place_faults(run, need),
     ]
     if lacking:
         raise MachineNotReady(faults=lacking)
     for fault in _hub_faults(plan, plan_path):
         raise fault
-    uuids = (
-        [gpu.uuid for gpu in hardware.gpus[: plan.launch.processes]]
-        if plan.launch.device == "cuda"
-        else []
-    )
-    return PreflightResult(
-        disk_need_bytes=need,
-        gpus=tuple(uuid for uuid in uuids if uuid) if all(uuids) else (),
-        profiles=profiles,
-    )
+    return PreflightResult(disk_need_bytes=need, gpus=chosen, profiles=profiles)
 
 
 # --------------------------------------------------------------------------- what the plan names
@@ -343,7 +337,7 @@ def _extra_faults(hardware: Hardware, *, quantized: bool) -> Iterable[Fault]:
         )
 
 
-def _device_faults(plan: Plan, hardware: Hardware) -> Iterable[Fault]:
+def _device_faults(plan: Plan, hardware: Hardware, chosen: Sequence[Gpu]) -> Iterable[Fault]:
     from advisor.probe.software import cuda_problem
 
     device, processes = plan.launch.device, plan.launch.processes
@@ -374,14 +368,64 @@ def _device_faults(plan: Plan, hardware: Hardware) -> Iterable[Fault]:
                 f"the plan wants {processes} processes, one per GPU, and"
                 f" {len(hardware.gpus)} can be used here"
             ),
-            hint=f"--set launch.processes={len(hardware.gpus)}, or check CUDA_VISIBLE_DEVICES",
+            hint=(
+                f"--set launch.processes={len(hardware.gpus)}, or check CUDA_VISIBLE_DEVICES"
+                " (ROCm: HIP_VISIBLE_DEVICES)"
+            ),
         )
-    problem = cuda_problem(hardware)
+    problem = cuda_problem(replace(hardware, gpus=tuple(chosen)) if chosen else hardware)
     if problem is not None:
         what, _, install = problem.partition(" Install: ")
         yield Fault(
             what=what, hint=install or "see above; --set launch.device=cpu trains on the CPU"
         )
+
+
+def _dtype_faults(todo: Sequence[Entry], gpus: Sequence[Gpu]) -> Iterable[Fault]:
+    """Stages in bfloat16 on a GPU that is too old for it."""
+    for entry in todo:
+        old = next((gpu for gpu in gpus if lacks_bfloat16(entry, gpu)), None)
+        if old is None:
+            continue
+        level = (
+            f" (compute capability {'.'.join(map(str, old.compute_capability))}; from 8.0 on)"
+            if old.compute_capability
+            else ""
+        )
+        # Trained weights in float16 have no loss scaling; a module stays in float32 beside them.
+        dtype = "float16" if update(entry.stage.update).is_module else "float32"
+        at = f"stages.{entry.stage.name}"
+        yield Fault(
+            what=f"stage {entry.name}: weights_dtype is bfloat16, and {old.name}{level} has none",
+            allowed=f"weights_dtype: {dtype} with precision: mixed",
+            hint=f"--set {at}.weights_dtype={dtype} --set {at}.precision=mixed",
+        )
+
+
+# Value of `attention` -> packages of which one has its kernels.
+ATTENTION_PACKAGES = {"flash_attention_2": ("flash_attn", "kernels")}
+
+
+def _attention_faults(plan: Plan, todo: Sequence[Entry]) -> Iterable[Fault]:
+    """Stages whose attention is in a package that is not installed. Whether it fits the installed
+    PyTorch shows when the trainer imports it, before it loads the model.
+    """
+    if plan.launch.device not in ("cuda", "rocm"):
+        return  # the trainer says that it needs a GPU
+    for entry in todo:
+        packages = ATTENTION_PACKAGES.get(entry.stage.attention, ())
+        if packages and not any(find_spec(name) is not None for name in packages):
+            names = " or ".join(name.replace("_", "-") for name in packages)
+            yield Fault(
+                what=(
+                    f"stage {entry.name}: attention is {entry.stage.attention}, which needs the"
+                    f" package {names}, and neither is installed"
+                ),
+                allowed="attention: sdpa or eager need no package",
+                hint=(
+                    f"pip install {packages[-1]}, or --set stages.{entry.stage.name}.attention=sdpa"
+                ),
+            )
 
 
 def _more_disk(need: int | None, folder: Path) -> int | None:

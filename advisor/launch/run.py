@@ -8,13 +8,15 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from advisor.ground.errors import MachineNotReady
 from advisor.ground.resources import trainers_root
-from advisor.ground.types import Hardware
+from advisor.ground.types import Hardware, as_free_now
 from advisor.ground.units import format_gib
 from advisor.launch.dry_run import measure_plan
 from advisor.launch.expected import device_hardware, expect_stage, plan_shape
 from advisor.launch.folder import RunFolder, find_record, is_done
 from advisor.launch.input_digests import fingerprints, refuse_changed
+from advisor.launch.memory_check import check_memory, measured_need
 from advisor.launch.preflight import run_preflight
 from advisor.launch.prepare import prepare_plan, select_entries
 from advisor.launch.record_keeper import OnEnd, RecordKeeper, Say, new_record
@@ -93,24 +95,38 @@ def run_plan(
         trainers=package_folder,
     )
     inputs = fingerprints(run.plan, run.path, left)
-    used = device_hardware(run.plan, machine)
+    used = device_hardware(run.plan, machine, checked.gpus.gpus)
     expected = {
         entry.name: expect_stage(
             run.plan,
             entry,
             shape,
-            used,
+            as_free_now(used),
             profile=checked.profiles.get(entry.data.path),
             max_steps=max_steps,
         )
         for entry in run.entries
     }
 
+    if checked.gpus.why:
+        say(checked.gpus.why)
+    memory = check_memory(
+        left,
+        expected,
+        checked.gpus.gpus,
+        measured=measured_need(run.folder, run.digests.values()),
+        is_chosen_folder=run.is_chosen_folder,
+    )
+    for warning in memory.warnings:
+        say(f"warning: {warning}")
+    if memory.faults and not dry_run:  # a dry run shows what is really needed
+        raise MachineNotReady(faults=memory.faults)
+
     with RunFolder(run.folder) as folder:
         starter = TrainerStarter(
             package_folder=package_folder,
             launch=run.plan.launch,
-            gpus=checked.gpus,
+            gpus=checked.gpus.environment,
             max_steps=max_steps,
             lock_fd=folder.lock_fd,
         )

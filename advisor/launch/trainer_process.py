@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +14,11 @@ from advisor.ground.files import PLAN_FILE
 from advisor.launch.child import Child, guard_command
 from advisor.plan.entries import Entry
 from advisor.plan.model import Launch
+
+# Settings of torch's memory allocator, today's name first: all of them are read by torch 2.9 to 2.13.
+# Batches of ever new lengths split the memory into pieces that no longer fit; segments that can grow
+# avoid that. A value of the user's own is left alone.
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
 
 class Ended(NamedTuple):
@@ -29,7 +34,8 @@ class TrainerStarter:
 
     package_folder: Path  # that holds the package `trainers`
     launch: Launch
-    gpus: tuple[str, ...]  # UUIDs of the plan's GPUs; empty: whatever is visible
+    # What shows the plan's GPUs alone (None: unset the variable); empty: whatever is visible.
+    gpus: Mapping[str, str | None]
     max_steps: int | None
     lock_fd: int  # the run folder's lock, which the child holds on to
 
@@ -97,9 +103,15 @@ class TrainerStarter:
         env["PYTHONSAFEPATH"] = "1"
         env["ADVISE_TELLS_ERRORS"] = "1"  # the trainer leaves error.json and need not print it too
         if self.launch.device == "cpu":
-            env["CUDA_VISIBLE_DEVICES"] = ""
-        elif self.gpus:
-            env["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpus)
+            env |= {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "-1"}
+            return env
+        for name, value in self.gpus.items():
+            if value is None:
+                env.pop(name, None)
+            else:
+                env[name] = value
+        if self.launch.device == "cuda" and not any(env.get(name) for name in ALLOCATOR):
+            env[ALLOCATOR[0]] = "expandable_segments:True"
         return env
 
 

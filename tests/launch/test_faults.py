@@ -396,7 +396,7 @@ def test_cards_are_named_by_uuid(shop):
         shape=None,
         trainers=STAND_IN,
     )
-    assert checked.gpus == ("GPU-1",)
+    assert checked.gpus.environment == {"CUDA_VISIBLE_DEVICES": "GPU-1"}
     with pytest.raises(MachineNotReady, match="wants 3 processes"):
         run_preflight(
             replace(plan, launch=replace(plan.launch, processes=3)),

@@ -17,7 +17,7 @@ from trainers.evaluation.loss import Sample, padded_batch
 from trainers.evaluation.plain_lora import base_differs, check_plain, plain_answer
 from trainers.frame.evaluating import computes_in_16_bit, evaluating
 from trainers.frame.job import Job
-from trainers.frame.loading import keep_weights_unpacked, quantization_config
+from trainers.frame.loading import keep_weights_unpacked, placement, quantization_config
 from trainers.frame.types import AdaptedModel, Model
 from trainers.prepare import Row
 
@@ -259,17 +259,16 @@ def _load_whole(job: Job, model: Model, folder: Path, probe: Probe) -> tuple[str
 def _options(job: Job, model: Model, probe: Probe) -> dict[str, Any]:
     import torch
 
+    device = next(model.parameters()).device
     options: dict[str, Any] = {
         "dtype": getattr(torch, job.stage.weights_dtype),
         "attn_implementation": job.stage.attention,
         "trust_remote_code": job.plan.trust_remote_code,
+        **placement(device),
     }
     quantized = quantization_config(job)
     if quantized is not None:
-        options |= {
-            "quantization_config": quantized,
-            "device_map": {"": next(model.parameters()).device},
-        }
+        options |= {"quantization_config": quantized, "device_map": {"": device}}
     if probe.head == "SequenceClassification":
         options["num_labels"] = model.config.num_labels
     return options

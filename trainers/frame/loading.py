@@ -18,6 +18,7 @@ from trainers.frame.bases import find_base, keep_base
 from trainers.frame.experts import find_experts, silence_routers
 from trainers.frame.files import read_json
 from trainers.frame.job import Job
+from trainers.frame.kernels import attention_faults, bitsandbytes_faults
 from trainers.frame.optimizers import optimizer_faults
 from trainers.frame.starts import moves_base
 from trainers.frame.stored import written_out
@@ -107,6 +108,10 @@ def dtype_faults(job: Job, device: Device) -> list[Fault]:
                 allowed="precision: mixed, weights_dtype: bfloat16, or attention: sdpa",
             )
         )
+    if device.type == "cuda":
+        found += attention_faults(stage.attention, stage=stage.name)
+        if stage.quantization is not None or stage.optimizer.endswith("8bit"):
+            found += bitsandbytes_faults(stage=stage.name)
     if device.type == "cuda" and stage.weights_dtype == "bfloat16":
         import torch
 
@@ -151,6 +156,15 @@ def quantization_config(job: Job) -> Any | None:
     return None
 
 
+def placement(device: Device) -> dict[str, Any]:
+    """The arguments of `from_pretrained` that read the weights straight into the device.
+
+    Without them each process of a run would hold a whole copy in the host's memory first: eight
+    copies for eight GPUs. On the CPU and on an Apple GPU, which share that memory, there are none.
+    """
+    return {"device_map": {"": device}} if device.type == "cuda" else {}
+
+
 def load_base(
     job: Job, device: Device, source: str | None = None, *, head: str = "CausalLM", **extra: Any
 ) -> Any:
@@ -176,6 +190,7 @@ def load_base(
     options |= extra
     if source == job.base_model and job.plan.revision:
         options["revision"] = job.plan.revision
+    options |= placement(device)
     if quantized is not None:
         options |= {"quantization_config": quantized, "device_map": {"": device}}
     else:
@@ -197,7 +212,7 @@ def load_base(
         model = getattr(transformers, f"AutoModelFor{head}").from_pretrained(source, **options)
     except ImportError as error:
         raise InputError(f"the model cannot be loaded: {str(error).splitlines()[0]}") from None
-    if quantized is None:
+    if "device_map" not in options:
         model = model.to(device)
     keep_base(key, model)
     return silence_routers(keep_weights_unpacked(model))

@@ -307,9 +307,12 @@ def training_arguments(job: Job, device: Device, *, steps: int) -> dict[str, Any
 
 
 def build_config(config_class: type, arguments: Mapping[str, Any], job: Job) -> Any:
-    """The config with the stage's `trl:` on top. Raises InputError for values that it refuses."""
+    """The config with the stage's `trl:` on top, for one GPU in each process.
+
+    Raises InputError for values that it refuses.
+    """
     try:
-        return config_class(**{**arguments, **job.stage.trl})
+        config = config_class(**{**arguments, **job.stage.trl})
     except (TypeError, ValueError) as error:
         text = first_line(error)
         named = [key for key in job.stage.trl if key in text] or list(job.stage.trl)
@@ -320,6 +323,11 @@ def build_config(config_class: type, arguments: Mapping[str, Any], job: Job) -> 
             f"stage {job.stage.name}: trl: '{keys}': {text}",
             hint="see TRL's documentation of the key",
         ) from None
+    # A process that sees several GPUs, such as a trainer started by hand, would get nn.DataParallel,
+    # which TRL refuses and under which a plan's batch size means another one.
+    if getattr(config, "n_gpu", 1) > 1:
+        config._n_gpu = 1
+    return config
 
 
 def world_size() -> int:

@@ -219,6 +219,7 @@ def open_stage(
     device = torch_device(job.plan.launch.device)
     threads = use_cores()
     quiet_libraries()
+    from trainers.frame.kernels import use_triton_if_it_works
     from trainers.frame.loading import dtype_faults
 
     update = load_update(job.stage.update)
@@ -226,11 +227,14 @@ def open_stage(
     found = [*dtype_faults(job, device), *faults(job)]
     if found:
         raise InputError(faults=found)
-    warning = optimizers.rounding_warning(job.stage)
-    if warning and is_main_process():
+    notes = [use_triton_if_it_works(device.type)]
+    if rounding := optimizers.rounding_warning(job.stage):
+        notes.append(f"WARNING: {rounding}")
+    if is_main_process():
         from trainers.frame.progress import say
 
-        say(f"{label(job)}: WARNING: {warning}")
+        for note in filter(None, notes):
+            say(f"{label(job)}: {note}")
     return OpenStage(versions, device, threads, update)
 
 

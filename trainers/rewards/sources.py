@@ -328,10 +328,13 @@ def load_reward_model(job: Job, folder: Path, device: Device) -> Any:
     import torch
     import transformers
 
+    from trainers.frame.loading import placement
+
     options: dict[str, Any] = {
         "dtype": getattr(torch, job.stage.weights_dtype),
         "attn_implementation": job.stage.attention,
         "num_labels": 1,
+        **placement(device),
     }
     try:
         if (folder / "adapter_config.json").is_file():
@@ -375,7 +378,7 @@ def _with_adapter(job: Job, folder: Path, device: Device, options: dict[str, Any
     quantized = quantization_config(job)
     if quantized is not None:
         model = AutoPeftModelForSequenceClassification.from_pretrained(
-            str(folder), quantization_config=quantized, device_map={"": device}, **options
+            str(folder), **{**options, "quantization_config": quantized, "device_map": {"": device}}
         )
         return keep_weights_unpacked(model)
     return AutoPeftModelForSequenceClassification.from_pretrained(str(folder), **options).to(device)

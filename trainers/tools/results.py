@@ -16,7 +16,7 @@ from advisor.ground.errors import InputError
 from advisor.methods import objective, update
 from advisor.plan.record import DONE, RECORD, RunRecord, last_of_each_task, read_record
 from trainers.frame.experts import silence_routers
-from trainers.frame.loading import keep_weights_unpacked
+from trainers.frame.loading import keep_weights_unpacked, placement
 from trainers.frame.stored import written_out
 
 BASE = "base"
@@ -192,6 +192,7 @@ def _model(result: Result, source: str, device: Any) -> Any:
         "dtype": dtype,
         "attn_implementation": result.attention,
         "trust_remote_code": result.trust_remote_code,
+        **placement(torch.device(device)),
     }
     quantized = result.quantization if source == result.model else None
     if quantized == "nf4":

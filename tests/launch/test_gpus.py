@@ -1,0 +1,273 @@
+"""Which GPUs a run takes, how its trainers see them alone, and whether they have room for it."""
+
+import json
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from advisor.ground.errors import InputError, MachineNotReady
+from advisor.ground.types import Gpu, GpuProcess, as_free_now
+from advisor.launch.gpus import choose_gpus
+from advisor.launch.memory_check import check_memory, measured_need
+from advisor.launch.preflight import run_preflight
+from advisor.launch.trainer_process import TrainerStarter
+from advisor.plan.entries import entries
+from advisor.plan.model import Launch
+from advisor.plan.read import read_plan
+from advisor.plan.record import Expected
+from tests.launch.conftest import MACHINE, PLAN, STAND_IN, run
+
+GIB = 2**30
+BUSY = GpuProcess(pid=4242, name="python", memory_bytes=18 * GIB)
+
+
+def gpu(index, free, *, total=24, uuid=True, **more):
+    own = {"bf16": True, "compute_capability": (8, 9), "name": "RTX 4090", **more}
+    return Gpu(
+        memory_total_bytes=total * GIB,
+        memory_free_bytes=None if free is None else int(free * GIB),
+        uuid=f"GPU-{index}" if uuid else None,
+        index=index,
+        **own,
+    )
+
+
+def machine(*gpus, kind="cuda"):
+    return replace(MACHINE, kind=kind, origin="stated", gpus=gpus)
+
+
+@pytest.fixture
+def planned(shop):
+    """`planned(processes, device)`: the plan and its entries."""
+
+    def build(processes=1, device="cuda", more=""):
+        several = f", processes: {processes}, strategy: ddp" if processes > 1 else ""
+        launch = f"launch: {{device: {device}{several}}}\n"
+        (shop / "plan.yaml").write_text(PLAN + more + launch)
+        plan = read_plan("plan.yaml")
+        return plan, entries(plan)
+
+    return build
+
+
+def chosen(planned, hardware, *, processes=1, device="cuda", more="", environ=None):
+    plan, todo = planned(processes, device, more)
+    return choose_gpus(plan, todo, hardware, environ or {})
+
+
+def test_the_gpus_with_most_free_memory_are_taken(planned):
+    """A busy GPU is left to its program if another one is free, and the run says which it took."""
+    here = machine(gpu(0, 3), gpu(1, 20), gpu(2, 23.5), gpu(3, 1))
+    one = chosen(planned, here)
+    assert one.environment == {"CUDA_VISIBLE_DEVICES": "GPU-2"}
+    assert one.why == "GPU 2 (RTX 4090): 23.5 GiB free, the most of 4 GPUs"
+    two = chosen(planned, here, processes=2)
+    assert two.environment == {"CUDA_VISIBLE_DEVICES": "GPU-1,GPU-2"}
+    assert "at least 20.0 GiB free" in two.why
+    assert chosen(planned, machine(gpu(0, 3))).why == ""
+    alike = chosen(planned, machine(gpu(0, 23), gpu(1, 23)))
+    assert alike.environment == {"CUDA_VISIBLE_DEVICES": "GPU-0"}
+    assert "as much as on any other" in alike.why
+    unknown = chosen(planned, machine(gpu(0, None), gpu(1, None)))
+    assert "the first of those that are visible" in unknown.why
+
+
+def test_a_gpu_that_cannot_run_the_plan_is_left_out(planned):
+    """An old GPU without bfloat16 is no choice for a bfloat16 plan, however free it is."""
+    old = gpu(0, 31, total=32, bf16=False, compute_capability=(7, 0), name="V100")
+    found = chosen(planned, machine(old, gpu(1, 10)), more="    weights_dtype: bfloat16\n")
+    assert found.environment == {"CUDA_VISIBLE_DEVICES": "GPU-1"}
+    assert found.why.endswith("GPU 0 (V100) has no bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ("", {"CUDA_VISIBLE_DEVICES": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}),
+        ("5,3", {"CUDA_VISIBLE_DEVICES": "3"}),
+        ("MIG-a,MIG-b", {"CUDA_VISIBLE_DEVICES": "MIG-b"}),
+    ],
+)
+def test_a_gpu_without_a_uuid_is_taken_by_number(planned, own, expected):
+    """Numbers count among the GPUs that the user's own list shows, so its words are kept."""
+    here = machine(gpu(0, 3, uuid=False), gpu(1, 20, uuid=False))
+    environ = {"CUDA_VISIBLE_DEVICES": own} if own else {}
+    assert chosen(planned, here, environ=environ).environment == expected
+
+
+def test_rocm_gpus_are_taken_by_their_number(planned, monkeypatch, tmp_path):
+    """One of eight AMD GPUs is visible to the trainer, whatever CUDA_VISIBLE_DEVICES said."""
+    here = machine(*(gpu(n, 100 + n, total=192) for n in range(8)), kind="rocm")
+    found = chosen(planned, here, device="rocm")
+    assert found.environment == {"HIP_VISIBLE_DEVICES": "7", "CUDA_VISIBLE_DEVICES": None}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5,6,7")
+    env = starter(tmp_path, found.environment, device="rocm")._environment()
+    assert env["HIP_VISIBLE_DEVICES"] == "7"
+    assert "CUDA_VISIBLE_DEVICES" not in env
+
+
+def starter(folder, gpus, *, device="cuda"):
+    return TrainerStarter(
+        package_folder=folder, launch=Launch(device=device), gpus=gpus, max_steps=None, lock_fd=0
+    )
+
+
+def test_cuda_runs_get_memory_segments_that_grow(tmp_path, monkeypatch):
+    """Batches of new lengths do not split the memory; a setting of the user's own stays as it is,
+    under today's name and the older one.
+    """
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    env = starter(tmp_path, {})._environment()
+    assert env["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "max_split_size_mb:64")
+            env = starter(tmp_path, {})._environment()
+            assert {env.get("PYTORCH_ALLOC_CONF"), env.get("PYTORCH_CUDA_ALLOC_CONF")} <= {
+                None,
+                "max_split_size_mb:64",
+            }
+    cpu = starter(tmp_path, {}, device="cpu")._environment()
+    assert (cpu["CUDA_VISIBLE_DEVICES"], cpu.get("PYTORCH_ALLOC_CONF")) == ("", None)
+
+
+# --------------------------------------------------------------------------- what is refused
+
+
+def preflight(planned, hardware, **keys):
+    plan, todo = planned(**keys)
+    return run_preflight(
+        plan,
+        Path("plan.yaml").resolve(),
+        Path("out").resolve(),
+        todo,
+        hardware=hardware,
+        shape=None,
+        trainers=STAND_IN,
+    )
+
+
+@pytest.mark.parametrize(
+    ("update", "dtype"),
+    [("lora", "float16"), ("full", "float32")],
+)
+def test_a_gpu_too_old_for_bfloat16_is_refused_with_what_to_write(planned, shop, update, dtype):
+    """Before anything starts: the GPU, its compute capability, and the values that it can run."""
+    old = gpu(0, 15, total=16, bf16=False, compute_capability=(7, 5), name="Tesla T4")
+    more = "    weights_dtype: bfloat16\n"
+    plan, todo = planned(more=more)
+    text = (shop / "plan.yaml").read_text().replace("update: lora", f"update: {update}")
+    if update == "full":
+        text = re.sub(r"    rank: .*\n", "", text)
+    (shop / "plan.yaml").write_text(text)
+    with pytest.raises(InputError) as caught:
+        run(hardware=machine(old))
+    said = caught.value.text()
+    assert "stage sft: weights_dtype is bfloat16, and Tesla T4 (compute capability 7.5" in said
+    assert f"--set stages.sft.weights_dtype={dtype} --set stages.sft.precision=mixed" in said
+
+
+def test_attention_without_its_package_is_refused(planned, monkeypatch):
+    """flash_attention_2 needs flash-attn or kernels; without both the run says so at once."""
+    from advisor.launch import preflight as module
+
+    more = "    attention: flash_attention_2\n    weights_dtype: bfloat16\n"
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    with pytest.raises(MachineNotReady, match="needs the package flash-attn or kernels"):
+        preflight(planned, machine(gpu(0, 20)), more=more)
+    monkeypatch.setattr(module, "find_spec", lambda name: name == "kernels" or None)
+    preflight(planned, machine(gpu(0, 20)), more=more)
+
+
+# --------------------------------------------------------------------------- memory
+
+
+def need(low, peak, high):
+    return Expected(
+        peak_bytes=int(peak * GIB), low_bytes=int(low * GIB), high_bytes=int(high * GIB)
+    )
+
+
+def test_advice_plans_with_installed_memory_and_a_run_with_free_memory():
+    """Another program that holds 20 GiB while somebody asks does not make the plan smaller."""
+    here = machine(gpu(0, 4), gpu(1, 23))
+    assert here.device_memory_bytes == 24 * GIB
+    assert as_free_now(here).device_memory_bytes == 4 * GIB
+    display = replace(here.gpus[0], kept_free_bytes=GIB)
+    assert replace(here, gpus=(display,)).device_memory_bytes == 23 * GIB
+    shared = replace(here.gpus[0], shares_ram=True)
+    assert replace(here, gpus=(shared,)).device_memory_bytes == 4 * GIB
+
+
+def test_too_little_free_memory_is_refused_with_who_holds_it(planned):
+    """What is clearly too little is refused with the programs that hold the rest; what may be
+    enough is a warning; what fits is nothing.
+    """
+    _, todo = planned()
+    full = replace(gpu(0, 5), other_processes=(BUSY,))
+
+    def check(expected, measured=None):
+        return check_memory(todo, {"sft": expected}, [full], measured=measured or {})
+
+    (fault,) = check(need(18, 20, 22)).faults
+    assert fault.what == (
+        "stage sft needs about 20.0 GiB (18.0 GiB to 22.0 GiB), GPU 0 (RTX 4090) has 5.0 GiB free"
+        " of 24.0 GiB"
+    )
+    assert fault.allowed == "other programs hold: python (process 4242) 18.0 GiB"
+    assert "wait for them or end them" in fault.hint
+    assert "--set stages.sft.micro_batch_size=2" in fault.hint
+    assert "advise run --dry-run" in fault.hint
+    found = check(need(4.5, 5.5, 6))
+    assert not found.faults
+    assert "it may run out of memory (other programs hold" in found.warnings[0]
+    for nothing in (need(3, 4, 4.9), Expected()):
+        assert check(nothing) == type(found)()
+    # Larger than the whole GPU: waiting does not help.
+    assert "wait for them" not in check(need(30, 33, 36)).faults[0].hint
+    # A dry run counts instead of the estimate.
+    assert check(need(18, 20, 22), {"sft": 4 * GIB}) == type(found)()
+    assert "measured by a dry run" in check(need(3, 4, 4.5), {"sft": 8 * GIB}).faults[0].what
+
+
+def test_unknown_free_memory_refuses_nothing(planned):
+    """A GPU that was named instead of probed has no free memory to check."""
+    _, todo = planned()
+    assert not check_memory(todo, {"sft": need(30, 33, 36)}, [gpu(0, None)], measured={}).faults
+
+
+def test_a_dry_run_of_another_plan_does_not_count(tmp_path):
+    """What was measured is used for the very plan that it was measured with."""
+    stage = {"name": "sft", "objective": "sft", "update": "lora", "status": "done"}
+    record = {
+        "schema_version": 1,
+        "digests": {"plan": "abc"},
+        "stages": [{**stage, "measured": {"reserved_bytes": 7}}],
+    }
+    (tmp_path / "dry_run.json").write_text(json.dumps(record))
+    assert measured_need(tmp_path, ["abc"]) == {"sft": 7}
+    assert measured_need(tmp_path, ["other"]) == {}
+    assert measured_need(tmp_path / "none", ["abc"]) == {}
+
+
+def test_a_run_is_refused_before_it_writes_anything(planned, shop, capsys, monkeypatch):
+    """The whole way: the fullest GPU is not taken, and if all are too full nothing is started."""
+    from advisor.launch import run as module
+
+    planned()
+    monkeypatch.setattr(module, "expect_stage", lambda *_, **__: need(18, 20, 22))
+    here = machine(gpu(0, 2), replace(gpu(1, 5), other_processes=(BUSY,)))
+    with pytest.raises(MachineNotReady, match=r"GPU 1 \(RTX 4090\) has 5.0 GiB free") as caught:
+        run(output="out", hardware=here)
+    assert caught.value.exit_code == 4
+    assert not (shop / "out").exists()
+    done = run(output="out", hardware=machine(gpu(0, 2), gpu(1, 23)))
+    assert done.status == "done"
+    assert "GPU 1 (RTX 4090): 23.0 GiB free, the most of 2 GPUs" in capsys.readouterr().err
+    seen = json.loads((shop / "out" / "stages" / "sft" / "seen.json").read_text())
+    assert seen["cuda"] == "GPU-1"
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") != "GPU-1"

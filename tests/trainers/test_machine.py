@@ -1,0 +1,215 @@
+"""What a trainer does on a GPU, seen without one: where weights go, which kernels it uses, what it
+refuses before the model loads.
+"""
+
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from advisor.ground.errors import TrainingFailed
+from trainers import __main__ as entry
+from trainers.frame import kernels, settings
+from trainers.frame.loading import dtype_faults, load_base
+
+GPU = torch.device("cuda", 0)
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """Every `from_pretrained` of a model, with its options, and every `.to` of what it returned."""
+    seen = []
+
+    class Loaded(torch.nn.Module):
+        def to(self, *where, **more):
+            seen[-1]["moved"] = where
+            return self
+
+    def load(cls, source, **options):
+        seen.append(options)
+        return Loaded()
+
+    for head in ("CausalLM", "SequenceClassification"):
+        monkeypatch.setattr(
+            getattr(transformers, f"AutoModelFor{head}"), "from_pretrained", classmethod(load)
+        )
+    return seen
+
+
+@pytest.mark.parametrize("quantization", [None, "nf4", "int8"])
+@pytest.mark.parametrize("head", ["CausalLM", "SequenceClassification"])
+def test_weights_are_read_straight_into_the_gpu(make, loads, quantization, head):
+    """Eight processes must not hold eight copies of the model in the host's memory first."""
+    job = make(quantization=quantization)
+    load_base(job, GPU, head=head)
+    assert loads[0]["device_map"] == {"": GPU}
+    assert "moved" not in loads[0]
+
+
+def test_on_the_cpu_nothing_is_placed(make, loads):
+    """Host memory is the device: a map would only make loading slower."""
+    load_base(make(), torch.device("cpu"))
+    assert "device_map" not in loads[0]
+
+
+def test_a_reward_model_and_a_saved_result_are_read_straight_into_the_gpu(make, loads, tmp_path):
+    """The models beside the trained one, too: rewards, the reload check, chat and merge."""
+    from trainers.evaluation.saved_result import _options
+    from trainers.rewards.sources import load_reward_model
+    from trainers.tools.results import Result, _model
+
+    job = make()
+    (tmp_path / "config.json").write_text('{"architectures": ["LlamaForSequenceClassification"]}')
+    load_reward_model(job, tmp_path, GPU)
+    fields = {
+        name: None for name in Result.__dataclass_fields__ if name not in ("quantization", "model")
+    }
+    fields |= {"weights_dtype": "float32", "trust_remote_code": False}
+    _model(Result(**fields, quantization=None, model="base"), "base", "cuda:0")
+    assert [options["device_map"] for options in loads] == [{"": GPU}, {"": GPU}]
+    model = types.SimpleNamespace(
+        parameters=lambda: iter([types.SimpleNamespace(device=GPU)]),
+        config=types.SimpleNamespace(num_labels=1),
+    )
+    options = _options(job, model, types.SimpleNamespace(head="CausalLM"))
+    assert options["device_map"] == {"": GPU}
+
+
+# --------------------------------------------------------------------------- kernels
+
+
+@pytest.fixture
+def tools(monkeypatch, tmp_path):
+    """A machine with triton, gcc and Python.h; a test takes one away."""
+    (tmp_path / "include").mkdir()
+    (tmp_path / "include" / "Python.h").touch()
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setitem(sys.modules, "triton", types.ModuleType("triton"))
+    found = {"triton": True, "gcc": "/usr/bin/gcc"}
+    monkeypatch.setattr(kernels, "find_spec", lambda name: found.get(name))
+    monkeypatch.setattr(kernels.shutil, "which", lambda name: found.get(Path(name).name))
+    monkeypatch.setattr(
+        kernels.sysconfig, "get_paths", lambda: {"include": str(tmp_path / "include")}
+    )
+    return found
+
+
+def test_triton_needs_a_compiler_and_the_header_files_of_python(tools, monkeypatch, tmp_path):
+    """A slim container lacks one of them, and the first step would fail."""
+    assert kernels.why_no_triton() == ""
+    tools["gcc"] = None
+    assert "no C compiler" in kernels.why_no_triton()
+    tools["clang"] = "/usr/bin/clang"
+    assert kernels.why_no_triton() == ""
+    monkeypatch.setenv("CC", "icc")
+    assert kernels.why_no_triton() == "CC names icc, which is not there"
+    monkeypatch.delenv("CC")
+    (tmp_path / "include" / "Python.h").unlink()
+    assert "Python.h is missing" in kernels.why_no_triton()
+    tools["triton"] = None
+    assert "triton is not installed" in kernels.why_no_triton()
+
+
+def test_without_triton_trl_computes_in_plain_torch_and_the_run_says_so(monkeypatch):
+    """TRL takes Triton wherever it is installed; here it takes its tiles in torch."""
+    from trl.kernels import chunked_logprob
+    from trl.trainer import utils
+
+    monkeypatch.setattr(chunked_logprob, "_TRITON_AVAILABLE", True)
+    monkeypatch.setattr(utils, "is_triton_available", lambda: True)
+    monkeypatch.setattr(kernels, "triton_works", lambda: False)
+    monkeypatch.setattr(kernels, "why_no_triton", lambda: "there is no C compiler (gcc)")
+    assert kernels.use_triton_if_it_works("cpu") == ""
+    assert chunked_logprob._use_triton(GPU)
+    note = kernels.use_triton_if_it_works("cuda")
+    assert "without Triton's kernels, because there is no C compiler (gcc)" in note
+    assert not chunked_logprob._use_triton(GPU)
+    assert not utils.is_triton_available()
+    monkeypatch.setattr(kernels, "triton_works", lambda: True)
+    assert kernels.use_triton_if_it_works("cuda") == ""
+
+
+@pytest.fixture
+def gpu_with_bf16(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+
+
+def test_a_kernel_package_for_another_torch_is_told_before_the_model_loads(
+    make, monkeypatch, tmp_path, gpu_with_bf16
+):
+    """'undefined symbol' becomes: which package, with which torch, and what to do."""
+    job = make(attention="flash_attention_2", weights_dtype="bfloat16")
+    (fault,) = dtype_faults(job, GPU)
+    assert "needs the package flash-attn or kernels, and neither is installed" in fault.what
+    (tmp_path / "flash_attn.py").write_text(
+        "raise ImportError('flash_attn_2_cuda.so: undefined symbol: _ZN3c104cuda9SetDeviceEi')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    (fault,) = dtype_faults(job, GPU)
+    assert "flash-attn (with torch" in fault.what
+    assert "cannot be loaded: flash_attn_2_cuda.so: undefined symbol" in fault.what
+    assert "built for another torch" in fault.hint
+    assert fault.allowed.startswith("attention: sdpa")
+    (tmp_path / "flash_attn.py").write_text("")
+    sys.modules.pop("flash_attn", None)
+    assert dtype_faults(job, GPU) == []
+
+
+@pytest.mark.parametrize("keys", [{"quantization": "nf4"}, {"optimizer": "paged_adamw_8bit"}])
+def test_a_bitsandbytes_without_a_library_for_the_gpu_is_refused(make, gpu_with_bf16, keys):
+    """The bitsandbytes here is one for the CPU: on a GPU its first step would fail."""
+    (fault,) = dtype_faults(make(**keys), GPU)
+    assert "bitsandbytes" in fault.what
+    assert "cannot use this GPU" in fault.what
+    assert dtype_faults(make(), GPU) == []
+
+
+# --------------------------------------------------------------------------- several GPUs
+
+
+def test_a_trainer_started_by_hand_uses_one_gpu(make, monkeypatch):
+    """With eight visible GPUs and one process, transformers would split each batch over all
+    (nn.DataParallel); here one is used.
+    """
+    from transformers import TrainingArguments
+
+    job = make()
+    arguments = settings.training_arguments(job, torch.device("cpu"), steps=3)
+    monkeypatch.setattr(TrainingArguments, "_setup_devices", property(lambda self: eight(self)))
+
+    def eight(self):
+        self._n_gpu = 8
+        return GPU
+
+    config = settings.build_config(TrainingArguments, arguments, job)
+    assert config.n_gpu == 1
+    assert config.train_batch_size == job.stage.micro_batch_size
+
+
+# --------------------------------------------------------------------------- errors of one process
+
+
+def test_each_process_leaves_its_own_error(make, monkeypatch, capsys):
+    """A process other than the first leaves its error, with its number and the time."""
+    from trainers.frame.files import read_json
+
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", "3")
+    job = make()
+    memory = entry.explain_error(RuntimeError("NCCL error: Cuda failure 2 'out of memory'"), job)
+    assert memory.faults[0].what.startswith("out of memory")
+    lost = entry.explain_error(RuntimeError("[gloo/pair.cc:534] Connection closed by peer"), job)
+    assert isinstance(lost, TrainingFailed)
+    for error, is_lost in ((memory, None), (lost, True)):
+        assert entry.record_failure(job, error) == 5
+        record = read_json(job.output / "error-rank3.json")
+        assert (record["rank"], record.get("lost_others")) == (3, is_lost)
+        assert record["at_s"] > 1.7e9
+    assert "process 3: " in capsys.readouterr().err
+    assert not (job.output / "error.json").exists()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    alone = entry.explain_error(RuntimeError("Connection closed by peer"), job)
+    assert "unexpected RuntimeError" in alone.faults[0].what
