@@ -15,9 +15,9 @@ from advisor.launch.child import Child, guard_command
 from advisor.plan.entries import Entry
 from advisor.plan.model import Launch
 
-# Settings of torch's memory allocator, today's name first: all of them are read by torch 2.9 to 2.13.
-# Batches of ever new lengths split the memory into pieces that no longer fit; segments that can grow
-# avoid that. A value of the user's own is left alone.
+# Settings of torch's memory allocator: today's name, and the older one, which torch looks at first.
+# Batches of ever new lengths split the memory into pieces that no longer fit; segments that can
+# grow avoid that. A value of the user's own is left alone.
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
 

@@ -265,7 +265,10 @@ class _Nvml:
         """Whether a display is connected to the GPU, or the GPU holds memory for one."""
         return any(
             self.ask(function, handle) == self.nvml.NVML_FEATURE_ENABLED
-            for function in (self.nvml.nvmlDeviceGetDisplayActive, self.nvml.nvmlDeviceGetDisplayMode)
+            for function in (
+                self.nvml.nvmlDeviceGetDisplayActive,
+                self.nvml.nvmlDeviceGetDisplayMode,
+            )
         )
 
     def slice(self, parent: Gpu, handle: Any) -> Gpu:

@@ -271,9 +271,7 @@ def probe_amd(
         if total is not None and total < INTEGRATED_BELOW:
             notes.append(f"{name}: graphics inside the processor, not counted as a GPU")
         gpu = _amd_gpu(name, gfx, total, used, len(gpus), facts.get("unique_id"))
-        gpus.append(
-            keep_free(gpu, has_display=_has_display(device), has_battery=has_battery(root))
-        )
+        gpus.append(keep_free(gpu, has_display=_has_display(device), has_battery=has_battery(root)))
     # ROCm numbers graphics inside a processor, too.
     usable, hidden = usable_amd(gpus, os.environ if environ is None else environ)
     usable, whole = (

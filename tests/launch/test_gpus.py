@@ -159,7 +159,7 @@ def test_a_gpu_too_old_for_bfloat16_is_refused_with_what_to_write(planned, shop,
     """Before anything starts: the GPU, its compute capability, and the values that it can run."""
     old = gpu(0, 15, total=16, bf16=False, compute_capability=(7, 5), name="Tesla T4")
     more = "    weights_dtype: bfloat16\n"
-    plan, todo = planned(more=more)
+    planned(more=more)
     text = (shop / "plan.yaml").read_text().replace("update: lora", f"update: {update}")
     if update == "full":
         text = re.sub(r"    rank: .*\n", "", text)

@@ -68,7 +68,9 @@ def test_a_checkpoint_is_marked_once_all_have_written(tmp_path, monkeypatch):
         metrics=None, stage="sft", task=None, label="sft", steps=2, memory=None
     )
     state = type(
-        "State", (), {"is_world_process_zero": True, "global_step": 1, "log_history": [], "epoch": 1}
+        "State",
+        (),
+        {"is_world_process_zero": True, "global_step": 1, "log_history": [], "epoch": 1},
     )
     watch.on_save(type("Arguments", (), {"output_dir": str(tmp_path)}), state, None)
     assert order == ["all have written", "marked"]

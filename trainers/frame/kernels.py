@@ -77,7 +77,7 @@ def set_triton(on: bool) -> None:
     utils.is_triton_available = lambda: on
 
 
-# --------------------------------------------------------------------------- attention, bitsandbytes
+# --------------------------------------------------------------------------- other kernels
 
 
 def attention_faults(attention: str, *, stage: str) -> list[Fault]:
@@ -138,8 +138,8 @@ def bitsandbytes_faults(*, stage: str) -> list[Fault]:
             what=f"stage {stage}: {_built('bitsandbytes')} cannot use this GPU: {reason}",
             allowed=f"a bitsandbytes with a library for the CUDA of torch ({build})",
             hint=(
-                "`python -m bitsandbytes` says what it looks for; or train without it (quantization:"
-                " null, optimizer: adamw_fused)"
+                "`python -m bitsandbytes` says what it looks for; or train without it"
+                " (quantization: null, optimizer: adamw_fused)"
             ),
         )
     ]

@@ -79,6 +79,9 @@ class RunCallback(TrainerCallback):
     measures the held-out loss when it is due, and stops a run whose loss is not finite, or whose
     held-out loss does not improve any more.
 
+    A line that stands for several steps holds their mean loss, time and speed, and the gradient's
+    norm of the last of them.
+
     Args:
         metrics: The file for the lines; None: write none.
         stage: The name of the stage, in the lines.
@@ -127,16 +130,20 @@ class RunCallback(TrainerCallback):
         self.display = Display(label, steps, shown=shown)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.curve is None or not self.curve.is_due(state.global_step):
-            return
-        began_s = time.monotonic()
-        self.held_out[state.global_step] = self.curve.measure(state.global_step)
-        control.should_log = True  # so that the step has a line in metrics.jsonl
-        if self.curve.stopped:
-            control.should_training_stop = control.should_save = True
-        took_s = time.monotonic() - began_s
-        self.held_out_s += took_s
-        self.last_s += took_s  # measuring is not part of a step's time
+        """Measure what is due. Log what was measured, what is saved, and the last step, whatever the
+        distance between two lines.
+        """
+        if self.curve is not None and self.curve.is_due(state.global_step):
+            began_s = time.monotonic()
+            self.held_out[state.global_step] = self.curve.measure(state.global_step)
+            control.should_log = True  # so that the step has a line in metrics.jsonl
+            if self.curve.stopped:
+                control.should_training_stop = control.should_save = True
+            took_s = time.monotonic() - began_s
+            self.held_out_s += took_s
+            self.last_s += took_s  # measuring is not part of a step's time
+        if control.should_save or control.should_training_stop or state.global_step >= self.steps:
+            control.should_log = True
 
     def on_log(
         self,
@@ -206,8 +213,13 @@ class RunCallback(TrainerCallback):
                 if not math.isfinite(loss)
                 else f"the gradient became {norm}"
             )
+            place = (
+                f"at step {state.global_step}"
+                if done == 1
+                else f"in steps {state.global_step - done + 1} to {state.global_step}"
+            )
             raise TrainingFailed(
-                f"{what} at step {state.global_step}; nothing was saved from it",
+                f"{what} {place}; nothing was saved from it",
                 hint=(
                     "lower the learning_rate (a third of it), check the data for extreme rows, or"
                     " use weights_dtype: float32"

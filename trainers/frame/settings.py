@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
+import multiprocessing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError, unknown_name
 from trainers.frame.job import Job
+from trainers.frame.machine import process_count, usable_cores
 from trainers.frame.pass_through import (
     first_line,
     needs_faults,
@@ -266,6 +267,31 @@ def save_every(job: Job, steps: int) -> int:
     return job.stage.save_steps or max(1, min(500, math.ceil(steps / 10)))
 
 
+LOGGED_LINES = 50  # at least, in a run on a GPU that has as many steps
+LONGEST_GAP = 10  # steps of a run on a GPU between two lines
+
+
+def log_every(device: Device, steps: int) -> int:
+    """Optimizer steps between two lines of metrics.
+
+    Each line waits until the GPU has done all its work (loss, gradient norm, token count): a GPU
+    gets one every few steps. The first step, the last one and each that is saved have a line, too
+    (`RunCallback.on_step_end`), so that no checkpoint is written behind a loss that is not finite.
+    """
+    return 1 if device.type != "cuda" else max(1, min(LONGEST_GAP, steps // LOGGED_LINES))
+
+
+def loader_workers(device: Device) -> int:
+    """Processes that turn rows into batches while the GPU computes; 0: the trainer does it.
+
+    The order of the rows and the random numbers of the trainer are the same with and without them.
+    Only forked ones: others would have to be handed the rows by pickle.
+    """
+    cores = usable_cores() // world_size()
+    can_fork = multiprocessing.get_start_method() == "fork"
+    return 2 if device.type == "cuda" and cores > 1 and can_fork else 0
+
+
 def training_arguments(job: Job, device: Device, *, steps: int) -> dict[str, Any]:
     """Keyword arguments for every config class of TRL: those of transformers' TrainingArguments."""
     stage = job.stage
@@ -291,13 +317,14 @@ def training_arguments(job: Job, device: Device, *, steps: int) -> dict[str, Any
         "save_steps": save_every(job, steps),
         "save_total_limit": 2,
         "logging_strategy": "steps",
-        "logging_steps": 1,
+        "logging_steps": log_every(device, steps),
         "logging_first_step": True,
         "logging_nan_inf_filter": False,
         "report_to": "none",
         "disable_tqdm": True,
         "eval_strategy": "no",
         "dataloader_pin_memory": device.type == "cuda",
+        "dataloader_num_workers": loader_workers(device),
     }
     if stage.gradient_checkpointing:
         arguments["gradient_checkpointing_kwargs"] = {"use_reentrant": False}
@@ -323,8 +350,8 @@ def build_config(config_class: type, arguments: Mapping[str, Any], job: Job) -> 
             f"stage {job.stage.name}: trl: '{keys}': {text}",
             hint="see TRL's documentation of the key",
         ) from None
-    # A process that sees several GPUs, such as a trainer started by hand, would get nn.DataParallel,
-    # which TRL refuses and under which a plan's batch size means another one.
+    # A process that sees several GPUs, such as a trainer started by hand, would get
+    # nn.DataParallel, which TRL refuses, and under which a plan's batch size means another one.
     if getattr(config, "n_gpu", 1) > 1:
         config._n_gpu = 1
     return config
@@ -332,7 +359,7 @@ def build_config(config_class: type, arguments: Mapping[str, Any], job: Job) -> 
 
 def world_size() -> int:
     """How many processes this run has, as the launcher says."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return process_count()
 
 
 def resolved_values(config: Any, keys: Iterable[str]) -> dict[str, Any]:

@@ -1,0 +1,90 @@
+"""Lines of metrics and loader processes on a GPU, tried on the CPU with the GPU's settings."""
+
+import json
+
+import pytest
+import torch
+
+from advisor.ground.errors import TrainingFailed
+from tests.trainers.runs import break_at, losses
+from trainers import sft
+from trainers.frame import settings
+
+GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
+
+
+def test_a_gpu_is_asked_for_a_line_every_few_steps():
+    """On the CPU each step has a line; a run on a GPU has at least fifty, or each of its steps."""
+    every = settings.log_every
+    assert [every(CPU, steps) for steps in (3, 5000)] == [1, 1]
+    assert [every(GPU, steps) for steps in (3, 60, 300, 600, 5000)] == [1, 1, 6, 10, 10]
+
+
+def test_a_gpu_gets_its_batches_from_other_processes(monkeypatch):
+    """Two per process where there is a core for them; none on the CPU, and none that would have to
+    be handed the rows by pickle.
+    """
+    monkeypatch.setattr(settings, "usable_cores", lambda: 16)
+    monkeypatch.setattr(settings.multiprocessing, "get_start_method", lambda: "fork")
+    assert (settings.loader_workers(GPU), settings.loader_workers(CPU)) == (2, 0)
+    monkeypatch.setenv("WORLD_SIZE", "16")
+    assert settings.loader_workers(GPU) == 0
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setattr(settings.multiprocessing, "get_start_method", lambda: "forkserver")
+    assert settings.loader_workers(GPU) == 0
+
+
+@pytest.fixture
+def like_a_gpu(monkeypatch):
+    """Call it for a line every third step and two loader processes, as a longer run on a GPU has them."""
+
+    def change():
+        monkeypatch.setattr(settings, "log_every", lambda device, steps: 3)
+        monkeypatch.setattr(settings, "loader_workers", lambda device: 2)
+
+    return change
+
+
+def lines(job):
+    return [json.loads(line) for line in (job.run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_lines_of_several_steps_are_their_means_and_resume_equal(
+    make, monkeypatch, tmp_path, like_a_gpu
+):
+    """The first step, each third, each saved and the last have a line; a line holds the mean of its
+    steps. With loader processes, interrupted and resumed, the weights are bit for bit the same.
+    """
+    keys = {"max_steps": 6, "save_steps": 4, "dropout": 0.1, "job_judge": False}
+    single = make(**keys, job_run=tmp_path / "single")
+    sft.train(single)
+    like_a_gpu()
+    job = make(**keys, job_run=tmp_path / "interrupted")
+    break_at(6, job, monkeypatch)
+    sft.train(job)
+    assert [line["step"] for line in lines(job)] == [1, 3, 4, 6]
+    each = losses(single)
+    means = [each[0], sum(each[1:3]) / 2, each[3], sum(each[4:6]) / 2]
+    assert losses(job) == pytest.approx(means, abs=1e-6)
+    weights = [(one.output / "adapter_model.safetensors").read_bytes() for one in (single, job)]
+    assert weights[0] == weights[1]
+
+
+def test_a_loss_that_is_not_finite_between_two_lines_is_noticed(make, monkeypatch, like_a_gpu):
+    """It stops the run at the next line, which comes before the next checkpoint is written."""
+    from trainers.frame.answer_loss import answer_trainer
+
+    like_a_gpu()
+    original, calls = answer_trainer(), []
+
+    class Broken(original):
+        def compute_loss(self, *args, **kwargs):
+            loss = super().compute_loss(*args, **kwargs)
+            calls.append(loss)
+            return loss * float("nan") if len(calls) == 2 else loss
+
+    monkeypatch.setattr("trainers.frame.answer_loss.answer_trainer", lambda: Broken)
+    job = make(max_steps=6, save_steps=6, job_judge=False)
+    with pytest.raises(TrainingFailed, match=r"the loss became nan in steps 2 to 3; nothing was"):
+        sft.train(job)
+    assert not list(job.checkpoints.glob("*"))
