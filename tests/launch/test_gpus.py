@@ -171,6 +171,21 @@ def test_a_gpu_too_old_for_bfloat16_is_refused_with_what_to_write(planned, shop,
     assert f"--set stages.sft.weights_dtype={dtype} --set stages.sft.precision=mixed" in said
 
 
+def test_a_driver_older_than_the_cuda_of_torch_is_refused(planned, monkeypatch):
+    """The GPU, the driver's CUDA and what to install, with exit code 4, before anything starts."""
+    from advisor.probe import software
+
+    build = software.TorchBuild(version="2.11.0", cuda="13.0", hip=None)
+    monkeypatch.setattr(software, "torch_build", lambda: build)
+    here = replace(
+        machine(gpu(0, 20)), origin="probed", cuda_version="12.4", driver_version="550.90"
+    )
+    with pytest.raises(MachineNotReady, match="needs a newer NVIDIA driver: 550") as caught:
+        preflight(planned, here)
+    assert "pip install" in caught.value.text()
+    assert caught.value.exit_code == 4
+
+
 def test_attention_without_its_package_is_refused(planned, monkeypatch):
     """flash_attention_2 needs flash-attn or kernels; without both the run says so at once."""
     from advisor.launch import preflight as module

@@ -16,6 +16,7 @@ import tomllib
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,8 @@ def usable_cores() -> int:
     return cores
 
 
+LONGEST_WAIT_H = 24  # for another process; one that ends is noticed at once
+
 KERNELS_KEPT = 128  # several times what one step needs; no step was slower with 32
 
 
@@ -228,14 +231,25 @@ def is_main_process() -> bool:
     return process_rank() == 0
 
 
+_meeting: Any = None  # the group of processes that wait for each other
+
+
 def wait_for_all() -> None:
-    """Return once every process of the run has come here; at once if there is one alone."""
+    """Return once every process of the run has come here; at once if there is one alone.
+
+    The processes wait on the host and for long: what the main process does alone, such as an
+    evaluation, may take more than the half an hour after which the GPUs' own collectives give up.
+    """
+    global _meeting
     if process_count() == 1:
         return
     import torch.distributed as dist
 
-    if dist.is_available() and dist.is_initialized():
-        dist.barrier()
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    if _meeting is None:
+        _meeting = dist.new_group(backend="gloo", timeout=timedelta(hours=LONGEST_WAIT_H))
+    dist.barrier(group=_meeting)
 
 
 # --------------------------------------------------------------------------- memory

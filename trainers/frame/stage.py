@@ -323,6 +323,7 @@ def train(job: Job, objective: Objective[Any]) -> None:
         ):
             evaluator.evaluate_base()
 
+    wait_for_all()  # the main process has evaluated the base alone
     curve = held_out_curve(job, objective, trainer, data, sequences, steps)
     if curve is not None:
         curve.resume(resume[1].get("held_out") if resume is not None else None)

@@ -18,7 +18,7 @@ from trainers.evaluation.saved_result import Probe, check_saved
 from trainers.frame import checkpoints, settings
 from trainers.frame.files import write_json
 from trainers.frame.job import Job
-from trainers.frame.machine import MemoryMeter, is_main_process
+from trainers.frame.machine import MemoryMeter, is_main_process, wait_for_all
 from trainers.frame.rows import prepare_rows
 from trainers.frame.stage import (
     describe,
@@ -89,6 +89,7 @@ def train(job: Job) -> None:
     if job.judge and shown:
         run.evaluator = HeldOutEvaluator(job, ppo, data.holdout, fingerprint)
         run.evaluator.evaluate_base()
+    wait_for_all()  # the main process has evaluated the base alone
     first = 0
     if resume is not None:
         load_checkpoint(resume[0], ppo)

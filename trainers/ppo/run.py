@@ -18,7 +18,7 @@ from advisor.plan.record import DRY_RUN, Measured, StageMeasurement
 from trainers.frame import settings
 from trainers.frame.files import json_value, write_json
 from trainers.frame.job import Job
-from trainers.frame.machine import MemoryMeter
+from trainers.frame.machine import MemoryMeter, wait_for_all
 from trainers.frame.progress import Display, say
 from trainers.frame.stage import label
 from trainers.ppo.build import process_rank
@@ -106,8 +106,11 @@ class PPORun:
                     seconds,
                     time.monotonic() - began,
                 )
-                if self.evaluator is not None and (step + 1) % look_every == 0 and step + 1 < steps:
-                    line["holdout_wins"], line["holdout_losses"] = self.evaluator.evaluate_midway()
+                if (step + 1) % look_every == 0 and step + 1 < steps:
+                    if self.evaluator is not None:
+                        wins, losses = self.evaluator.evaluate_midway()
+                        line["holdout_wins"], line["holdout_losses"] = wins, losses
+                    wait_for_all()  # the main process evaluates alone
                 self.record(line)
                 left_s = (steps - step - 1) * (time.monotonic() - began) / (step + 1 - first)
                 display.show(step + 1, update_line(line, left_s))
