@@ -158,6 +158,14 @@ def memory_of(processes: Sequence[GpuProcess] | None) -> int | None:
     return sum(process.memory_bytes or 0 for process in processes)
 
 
+def process_name(pid: int, root: Path) -> str:
+    """The name of a program by its number; empty in a container, where the driver's numbers are
+    those of the machine and would name other programs.
+    """
+    on_the_machine = read_or_empty(root / "proc/1/comm") in ("systemd", "init")
+    return read_or_empty(root / f"proc/{pid}/comm") if on_the_machine else ""
+
+
 class _Nvml:
     """One conversation with an initialised NVML."""
 
@@ -347,9 +355,7 @@ class _Nvml:
             held[process.pid] = process.usedGpuMemory
         held.pop(os.getpid(), None)
         return tuple(
-            GpuProcess(
-                pid=pid, name=read_or_empty(self.root / f"proc/{pid}/comm"), memory_bytes=size
-            )
+            GpuProcess(pid=pid, name=process_name(pid, self.root), memory_bytes=size)
             for pid, size in sorted(held.items(), key=lambda item: -(item[1] or 0))
         )
 

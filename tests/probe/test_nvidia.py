@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from advisor.probe.nvidia import probe_nvidia
+from advisor.probe.nvidia import probe_nvidia, process_name
 from tests.probe.conftest import recorded
 
 Probed = Callable[..., dict[str, Any]]
@@ -63,6 +63,16 @@ def test_a_display_or_a_laptop_keeps_memory(
     assert because in gpu["kept_free_because"]
     says = [note for note in found["notes"] if "advice leaves 1.0 GiB of its memory free" in note]
     assert len(says) == bool(because)
+
+
+def test_a_container_gives_no_program_a_wrong_name(tmp_path: Path) -> None:
+    """The driver tells the machine's process numbers, which mean others in a container."""
+    for pid, name in ((1, "systemd"), (42, "python")):
+        (tmp_path / f"proc/{pid}").mkdir(parents=True)
+        (tmp_path / f"proc/{pid}/comm").write_text(f"{name}\n")
+    assert (process_name(42, tmp_path), process_name(43, tmp_path)) == ("python", "")
+    (tmp_path / "proc/1/comm").write_text("bash\n")
+    assert process_name(42, tmp_path) == ""
 
 
 def test_our_own_memory_is_not_somebody_elses(probed: Probed) -> None:
