@@ -96,7 +96,9 @@ def _named(
             f"'{name}' is not in the GPU catalogue: used as given with {match.memory_bytes / GIB:g}"
             " GiB; its speed and number formats are not known"
         )
-        return _hardware(_kind_of(name), gpu, count), (*match.warnings, more)
+        kept = (kept_free_note(gpu),) if gpu.kept_free_bytes else ()
+        hardware = replace(_hardware(_kind_of(name), gpu, count), notes=kept)
+        return hardware, (*match.warnings, more)
     spec = match.spec
     gpu = Gpu(
         name=spec.name,

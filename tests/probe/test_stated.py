@@ -183,3 +183,12 @@ def test_contradictions_and_impossible_numbers_are_refused(
     with pytest.raises(InputError) as caught:
         stated_hardware(name, count, memory_gib, from_flag=True)
     assert says in str(caught.value)
+
+
+def test_a_named_laptop_gpu_keeps_memory_for_the_display() -> None:
+    """1 GiB stays free in the advice for a laptop's GPU, and the machine's notes say so."""
+    hardware, _ = stated_hardware("RTX 4090 Laptop GPU", memory_gib=16, from_flag=True)
+    assert hardware.device_memory_bytes == 15 * GIB
+    assert "advice leaves 1.0 GiB of its memory free" in hardware.notes[0]
+    desktop, _ = stated_hardware("RTX 4090", from_flag=True)
+    assert desktop.device_memory_bytes == desktop.gpus[0].memory_total_bytes
