@@ -117,10 +117,11 @@ def run_plan(
         measured=measured_need(run.folder, run.digests.values()),
         is_chosen_folder=run.is_chosen_folder,
     )
-    for warning in memory.warnings:
-        say(f"warning: {warning}")
-    if memory.faults and not dry_run:  # a dry run shows what is really needed
+    if memory.faults and not dry_run:
         raise MachineNotReady(faults=memory.faults)
+    # A dry run is what shows how much is really needed: it is tried.
+    for warning in (*memory.warnings, *(fault.what for fault in memory.faults)):
+        say(f"warning: {warning}")
 
     with RunFolder(run.folder) as folder:
         starter = TrainerStarter(

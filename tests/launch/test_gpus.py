@@ -280,6 +280,8 @@ def test_a_run_is_refused_before_it_writes_anything(planned, shop, capsys, monke
         run(output="out", hardware=here)
     assert caught.value.exit_code == 4
     assert not (shop / "out").exists()
+    assert run(output="out", hardware=here, dry_run=True).record.stages[0].measured is not None
+    assert "warning: stage sft needs about 20.0 GiB" in capsys.readouterr().err
     done = run(output="out", hardware=machine(gpu(0, 2), gpu(1, 23)))
     assert done.status == "done"
     assert "GPU 1 (RTX 4090): 23.0 GiB free, the most of 2 GPUs" in capsys.readouterr().err
