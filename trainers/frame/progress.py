@@ -130,8 +130,8 @@ class RunCallback(TrainerCallback):
         self.display = Display(label, steps, shown=shown)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Measure what is due. Log what was measured, what is saved, and the last step, whatever the
-        distance between two lines.
+        """Measure what is due. Log what was measured, what is saved, and the last step, whatever
+        the distance between two lines.
         """
         if self.curve is not None and self.curve.is_due(state.global_step):
             began_s = time.monotonic()
