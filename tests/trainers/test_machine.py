@@ -158,7 +158,9 @@ def test_a_kernel_package_for_another_torch_is_told_before_the_model_loads(
     assert dtype_faults(job, GPU) == []
 
 
-@pytest.mark.parametrize("keys", [{"quantization": "nf4"}, {"optimizer": "paged_adamw_8bit"}])
+@pytest.mark.parametrize(
+    "keys", [{"quantization": "nf4"}, {"optimizer": "adamw_8bit"}, {"optimizer": "paged_adamw"}]
+)
 def test_a_bitsandbytes_without_a_library_for_the_gpu_is_refused(make, gpu_with_bf16, keys):
     """The bitsandbytes here is one for the CPU: on a GPU its first step would fail."""
     (fault,) = dtype_faults(make(**keys), GPU)

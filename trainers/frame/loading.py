@@ -110,7 +110,8 @@ def dtype_faults(job: Job, device: Device) -> list[Fault]:
         )
     if device.type == "cuda":
         found += attention_faults(stage.attention, stage=stage.name)
-        if stage.quantization is not None or stage.optimizer.endswith("8bit"):
+        uses_own_optimizer = "8bit" in stage.optimizer or "paged" in stage.optimizer
+        if stage.quantization is not None or uses_own_optimizer:
             found += bitsandbytes_faults(stage=stage.name)
     if device.type == "cuda" and stage.weights_dtype == "bfloat16":
         import torch
