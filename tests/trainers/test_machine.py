@@ -24,6 +24,8 @@ def loads(monkeypatch):
     seen = []
 
     class Loaded(torch.nn.Module):
+        config = transformers.LlamaConfig()
+
         def to(self, *where, **more):
             seen[-1]["moved"] = where
             return self
