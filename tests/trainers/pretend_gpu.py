@@ -20,6 +20,8 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import safetensors
+import safetensors.torch
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
@@ -285,6 +287,8 @@ def pretend_gpu(
         )
         for attribute, value in answers.items():
             stack.enter_context(mock.patch.object(torch.cuda, attribute, value))
+            if "rng_state" in attribute or "seed" in attribute:
+                stack.enter_context(mock.patch.object(torch.cuda.random, attribute, value))
         stack.enter_context(mock.patch.object(torch.version, "cuda", "12.8"))
         stack.enter_context(
             mock.patch.object(torch.amp.autocast_mode.autocast, "__init__", autocast_init)
@@ -299,9 +303,36 @@ def pretend_gpu(
         stack.callback(forget_devices)
         forget_devices()
         stack.enter_context(without_triton())
+        stack.enter_context(mock.patch.object(safetensors.torch, "safe_open", OpenFile))
         stack.enter_context(operations)
         stack.enter_context(calls)
         yield calls
+
+
+class OpenFile:
+    """An open file of weights whose tensors come to the device that was asked for: the library
+    itself would pin memory for a GPU.
+    """
+
+    def __init__(self, file: Any, framework: str, device: Any = "cpu", **rest: Any) -> None:
+        self.device = as_device(device)
+        self.file = safetensors.safe_open(file, framework, device="cpu", **rest)
+
+    def __enter__(self) -> OpenFile:
+        self.file.__enter__()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self.file.__exit__(*raised)
+
+    def keys(self) -> list[str]:
+        return list(self.file.keys())
+
+    def get_tensor(self, name: str) -> torch.Tensor:
+        return self.file.get_tensor(name).to(self.device)
+
+    def get_tensors(self) -> dict[str, torch.Tensor]:
+        return {name: self.get_tensor(name) for name in self.keys()}
 
 
 def import_libraries() -> None:
