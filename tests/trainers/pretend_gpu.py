@@ -150,6 +150,8 @@ class Calls(TorchFunctionMode):
                 return getter(self.device_of(args[0]))
         if func is torch.Tensor.get_device:
             return 0 if self.device_of(args[0]) == GPU else -1
+        if func is torch.device:
+            return as_device(args[0]) if len(args) == 1 else func(*args, **kwargs)
         if func is torch.Tensor.pin_memory:
             return args[0]
         if func in TO_NUMPY and self.device_of(args[0]) == GPU:
@@ -207,8 +209,8 @@ class Calls(TorchFunctionMode):
 
 
 def as_device(value: Any) -> torch.device:
-    """A device as torch reads it, with the number of the only GPU."""
-    device = torch.device("cuda", value) if isinstance(value, int) else torch.device(value)
+    """A device as torch reads it, with the number of the only GPU; a bare number is a GPU's."""
+    device = GPU if isinstance(value, int) else torch.device(value)
     return GPU if device.type == "cuda" else device
 
 

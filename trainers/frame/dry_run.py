@@ -58,6 +58,8 @@ def measure(
         label=f"{stage.name} (dry run)",
         steps=STEPS,
         memory=memory,
+        # The first scale of the loss is a guess, and a step that overflows with it is skipped.
+        scaled=settings.autocast_dtype(job, memory.device) == "float16",
         shown=shown,
     )
     short = replace(job, entry=replace(job.entry, stage=replace(stage, grad_accum=micro_batches)))

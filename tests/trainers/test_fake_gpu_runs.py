@@ -1,0 +1,150 @@
+"""Whole stages on a pretended GPU: every tensor is where the plan says, from loading to the check of
+the saved result, and a tensor left on the host is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+import torch
+
+from advisor.plan.model import Launch
+from tests.trainers.alignment import REWARD, SHORT, result_of
+from tests.trainers.pretend_gpu import GPU, pretend_gpu
+from trainers.frame import loading
+from trainers.frame.job import Job
+
+GPU_KEYS = {"weights_dtype": "bfloat16", "precision": "mixed"}
+
+
+def on_gpu(job: Job) -> Job:
+    return replace(job, plan=replace(job.plan, launch=Launch(device="cuda")))
+
+
+def train(job: Job) -> dict[str, Any]:
+    """What the stage says of itself, trained on the pretended GPU."""
+    with pretend_gpu():
+        import_module(f"trainers.{job.stage.objective}").train(on_gpu(job))
+    return result_of(job)
+
+
+# --------------------------------------------------------------------------- the pretended GPU
+
+
+def test_operations_over_both_devices_are_refused() -> None:
+    """A host tensor with dimensions never meets one on the GPU, in either direction and in the
+    backward pass; scalars do, and host indices into a GPU tensor, as on CUDA.
+    """
+    table = torch.arange(12.0).reshape(4, 3)
+    with pretend_gpu():
+        there = table.to("cuda")
+        here = torch.ones(4, dtype=torch.long)
+        assert (there.device, here.device, table.device) == (GPU, torch.device("cpu"), torch.device("cpu"))  # fmt: skip
+        assert (there + torch.tensor(1.0)).device == GPU
+        assert there[here].device == GPU
+        assert there.cpu().device.type == "cpu"
+        for wrong in (
+            lambda: there + table,
+            lambda: torch.nn.functional.embedding(here, there),
+            lambda: torch.cat([there, table]),
+            lambda: table[here.to(GPU)],
+            lambda: torch.stack([there.sum(), torch.tensor(1.0)]),
+        ):
+            with pytest.raises(RuntimeError, match="same device"):
+                wrong()
+        with pytest.raises(TypeError, match="can't convert cuda"):
+            there.numpy()
+
+
+def test_gradients_and_states_are_on_the_gpu() -> None:
+    """What the backward pass and an optimizer make is where the weight is."""
+    with pretend_gpu():
+        layer = torch.nn.Linear(3, 2).to("cuda")
+        optimizer = torch.optim.AdamW(layer.parameters(), fused=True)
+        layer(torch.zeros(1, 3, device="cuda")).sum().backward()
+        optimizer.step()
+        assert all(one.device == GPU and one.grad.device == GPU for one in layer.parameters())
+        states = [value for state in optimizer.state.values() for value in state.values()]
+        assert len(states) == 6 and all(value.device == GPU for value in states)
+    assert layer.weight.device.type == "cpu"
+    assert not torch.cuda.is_available()
+
+
+def test_a_model_left_on_the_host_is_found(
+    make: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were a model loaded and not moved, a stage would fail here as it would on a GPU.
+
+    transformers' trainer would still move it, so that is switched off, too.
+    """
+    original = loading.load_base
+
+    def on_host(job: Job, device: Any, *args: Any, **rest: Any) -> Any:
+        return original(job, torch.device("cpu"), *args, **rest)
+
+    monkeypatch.setattr(loading, "load_base", on_host)
+    monkeypatch.setattr("transformers.Trainer._move_model_to_device", lambda *_: None)
+    with pytest.raises(RuntimeError, match="same device"):
+        train(make(**GPU_KEYS, job_judge=False))
+
+
+# --------------------------------------------------------------------------- whole stages
+
+
+def test_sft_runs_whole_on_the_gpu(make: Callable[..., Job]) -> None:
+    """Evaluation before, training, checkpoint, saving, reloading, evaluation after: all of it on
+    the plan's device.
+    """
+    result = train(make(**GPU_KEYS, job_judge=True, holdout=0.1, job_max_steps=1))
+    assert result["resolved"]["device"] == "cuda:0"
+    assert result["resolved"]["autocast"] == "bfloat16"
+    assert result["measured"]["counter"] == "allocated"
+    assert result["evaluation"]["rows"] > 0
+    assert any("loaded by" in check["text"] and check["ok"] for check in result["checks"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("update", ["full", "lora", "adapter", "prefix", "ia3"])
+@pytest.mark.parametrize("objective", ["dpo", "orpo", "kto", "rm", "grpo", "rloo", "ppo"])
+def test_every_objective_runs_whole_on_the_gpu(
+    align: Callable[..., Job], tmp_path: Path, objective: str, update: str
+) -> None:
+    """Every objective under every update trains, is evaluated, saved and reloaded on the GPU."""
+    (tmp_path / "own.py").write_text(REWARD)
+    writes = objective in ("grpo", "rloo", "ppo")
+    keys = {
+        **({**SHORT, "max_steps": 2} if writes else {"max_steps": 2}),
+        **({"prefix_tokens": 4} if update == "prefix" else {}),
+        **({"learning_rate": 1e-3} if update == "full" else {}),
+    }
+    if objective == "ppo":
+        keys.pop("generations")
+    result = train(align(objective, update=update, **GPU_KEYS, **keys))
+    assert result["resolved"]["device"] == "cuda:0"
+    assert result["evaluation"]["rows"] > 0
+
+
+def test_a_run_resumes_on_the_gpu(make: Callable[..., Job], monkeypatch: pytest.MonkeyPatch) -> None:
+    """States read from a checkpoint go back to the GPU, and training goes on."""
+    from trainers.frame.progress import RunCallback
+
+    original = RunCallback.on_log
+
+    def crash(self: Any, args: Any, state: Any, *rest: Any, **keys: Any) -> None:
+        original(self, args, state, *rest, **keys)
+        if state.global_step == 2:
+            raise RuntimeError("pulled the plug")
+
+    job = make(**GPU_KEYS, save_steps=1, job_judge=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunCallback, "on_log", crash)
+        with pytest.raises(RuntimeError, match="plug"):
+            train(job)
+    assert train(job)["steps"] == 3
