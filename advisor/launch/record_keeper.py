@@ -74,6 +74,7 @@ def new_record(
         hardware=MachineRecord(
             kind=hardware.kind,
             gpus=tuple(gpu.name for gpu in hardware.gpus),
+            driver_version=hardware.driver_version if hardware.gpus else None,
             cpu_cores=hardware.cpu_cores,
             ram_total_bytes=hardware.ram_total_bytes,
         ),

@@ -360,6 +360,7 @@ class MachineRecord(JsonObject):
 
     kind: Annotated[str | None, "cuda, rocm, mps or cpu"] = None
     gpus: Annotated[tuple[str, ...], "names of the GPUs that it used"] = ()
+    driver_version: Annotated[str | None, "version of the GPUs' driver", OMIT_NULL] = None
     cpu_cores: Annotated[int | None, "usable cores"] = None
     ram_total_bytes: Annotated[int | None, "installed memory"] = None
 

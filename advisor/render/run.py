@@ -30,6 +30,7 @@ from advisor.plan.record import (
     StageRecord,
     last_of_each_task,
 )
+from advisor.render.gpu_rows import WHERE_ROWS_GO, gpu_rows
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -81,6 +82,8 @@ def summary_lines(run: Run | DryRun) -> list[str]:
         lines += ["", *_stage_lines(stage, run.folder)]
     if (run.folder / "report.html").is_file():
         lines += ["", f"Report, to open in a browser: {shown_path(run.folder / 'report.html')}"]
+    if not run.already_done and (rows := gpu_rows(record)):
+        lines += ["", WHERE_ROWS_GO, *rows]
     return [*lines, "", *_next_lines(record, run.folder)]
 
 

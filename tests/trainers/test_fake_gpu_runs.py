@@ -82,7 +82,7 @@ def test_a_model_left_on_the_host_is_found(
 ) -> None:
     """Were a model loaded and not moved, a stage would fail here as it would on a GPU.
 
-    transformers' trainer would still move it, so that is switched off, too.
+    accelerate would still move it as training starts, so that is switched off, too.
     """
     original = loading.load_base
 
@@ -91,6 +91,7 @@ def test_a_model_left_on_the_host_is_found(
 
     monkeypatch.setattr(loading, "load_base", on_host)
     monkeypatch.setattr("transformers.Trainer._move_model_to_device", lambda *_: None)
+    monkeypatch.setattr("accelerate.Accelerator.prepare_model", lambda self, model, **_: model)
     with pytest.raises(RuntimeError, match="same device"):
         train(make(**GPU_KEYS, job_judge=False))
 
