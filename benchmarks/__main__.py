@@ -1,5 +1,7 @@
 """Runs every benchmark, or those named: python -m benchmarks [NAME ...]
 
+`python -m benchmarks gpu` stands apart: it needs a GPU, has options and keeps its rows.
+
 A benchmark is a module here with TITLE and `measure() -> list[Row]`; the first row is what the
 others are compared with.
 """
@@ -15,10 +17,14 @@ from benchmarks.measuring import table
 
 
 def main() -> int:
+    if sys.argv[1:2] == ["gpu"]:
+        from benchmarks.gpu import main as measure_gpu
+
+        return measure_gpu(sys.argv[2:])
     names = [
         module.name
         for module in pkgutil.iter_modules(benchmarks.__path__)
-        if module.name not in ("__main__", "measuring")
+        if module.name not in ("__main__", "measuring", "gpu", "plain")
     ]
     wanted = sys.argv[1:] or names
     unknown = [name for name in wanted if name not in names]

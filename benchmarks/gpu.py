@@ -1,0 +1,469 @@
+"""Every method of the guide on a real GPU: expected and measured memory, speed beside plain TRL,
+Unsloth and LLaMA-Factory, a falling loss and a gradient.
+
+    python -m benchmarks gpu [--model MODEL] [--only NAME]
+
+Each row trains in a process of its own, and is kept in a file as soon as it is done: a second call
+resumes. Unlike the other benchmarks it is not run unless it is named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from advisor.ground.files import write_atomically
+from advisor.ground.resources import PACKAGE, trainers_root
+from advisor.ground.units import GIB
+from advisor.plan.record import MachineRecord, RunRecord, StageRecord
+from advisor.render.gpu_rows import COLUMNS, UNKNOWN, gpu_row, table_row
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "gpu.md"
+SPEED_COLUMNS = ("GPU", "model", "method", "trained by", "tokens/s", "allocated GiB",
+                 "reserved GiB", "loss", "gradient norm", "verdict")  # fmt: skip
+OURS, TRL, UNSLOTH, FACTORY = "advise run", "plain TRL", "Unsloth", "LLaMA-Factory"
+PACKAGES = {UNSLOTH: "unsloth", FACTORY: "llamafactory"}
+SEQ_LEN, BATCH, SEED, RANK = 512, 4, 42, 16
+WRITES = ("ppo", "grpo")  # learn from answers of their own, whose reward need not rise in 20 steps
+
+
+@dataclass(frozen=True)
+class Case:
+    """One method: its plan, and who else can train the same."""
+
+    name: str
+    objective: str
+    update: str
+    learning_rate: float
+    keys: Mapping[str, Any] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
+
+
+LORA = {"rank": RANK, "alpha": 2 * RANK, "target_modules": "all-linear"}
+ANSWERS = {"response_tokens": 32, "reward": "own.py:score"}
+CASES = (
+    Case("full", "sft", "full", 2e-5, {}, (TRL, FACTORY)),
+    Case("adapter", "sft", "adapter", 3e-4, {"bottleneck": 64}),
+    Case("prefix", "sft", "prefix", 1e-2, {"prefix_tokens": 20}, (TRL,)),
+    Case("lora", "sft", "lora", 2e-4, LORA, (TRL, UNSLOTH, FACTORY)),
+    Case("qlora", "sft", "lora", 2e-4, {**LORA, "quantization": "nf4"}, (TRL, UNSLOTH, FACTORY)),
+    Case("rm", "rm", "lora", 1e-4, LORA, (TRL,)),
+    Case("dpo", "dpo", "lora", 5e-5, LORA, (TRL,)),
+    Case("ppo", "ppo", "lora", 1e-5, {**LORA, **ANSWERS}),
+    Case("grpo", "grpo", "lora", 1e-5, {**LORA, **ANSWERS, "generations": 4}),
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all rows have in common."""
+
+    device: str  # cuda; cpu only shows that the path works
+    gpu: str
+    model: str
+    steps: int
+    folder: Path  # of data, runs and results
+    bf16: bool
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device == "cuda"
+
+    def dtypes(self, case: Case) -> dict[str, str]:
+        """weights_dtype and precision of a case, as the rules choose them for this GPU."""
+        if not self.on_gpu:
+            return {"weights_dtype": "float32", "precision": "pure"}
+        if case.update == "full":
+            return {"weights_dtype": "float32", "precision": "mixed"}
+        return {"weights_dtype": "bfloat16" if self.bf16 else "float16", "precision": "mixed"}
+
+
+Start = Callable[[Sequence[str], Path, float], str]  # command, folder, seconds -> stdout
+
+
+# --------------------------------------------------------------------------- data
+
+
+REWARD = '''"""Share of the letter e: a reward that costs nothing."""
+
+
+def score(prompts, completions, **columns):
+    return [text.count("e") / (1 + len(text)) for text in completions]
+'''
+
+
+def write_data(folder: Path) -> None:
+    """chats.jsonl and pairs.jsonl from the bundled conversations, and the reward.
+
+    The rejected answer of a pair is the answer to another question.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = (PACKAGE / "demo" / "support.jsonl").read_text("utf-8").splitlines()
+    chats = [json.loads(line)["messages"] for line in lines]
+    chats = [chat for chat in chats if [turn["role"] for turn in chat] == ["user", "assistant"]]
+    pairs = [
+        {
+            "prompt": chat[0]["content"],
+            "chosen": chat[1]["content"],
+            "rejected": chats[(place + 1) % len(chats)][1]["content"],
+        }
+        for place, chat in enumerate(chats)
+    ]
+    write_rows(folder / "chats.jsonl", [{"messages": chat} for chat in chats])
+    write_rows(folder / "pairs.jsonl", pairs)
+    (folder / "own.py").write_text(REWARD, "utf-8")
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+
+
+def data_of(case: Case) -> str:
+    return "chats.jsonl" if case.objective == "sft" else "pairs.jsonl"
+
+
+# --------------------------------------------------------------------------- who trains
+
+
+def plan_of(case: Case, settings: Settings) -> dict[str, Any]:
+    """The launch file of a case (JSON is YAML)."""
+    paged = settings.on_gpu and case.keys.get("quantization") == "nf4"
+    stage = {
+        "name": case.name,
+        "objective": case.objective,
+        "update": case.update,
+        "learning_rate": case.learning_rate,
+        "optimizer": "paged_adamw_8bit" if paged else "adamw_fused",
+        "max_steps": settings.steps,
+        "micro_batch_size": BATCH,
+        "grad_accum": 1,
+        "seq_len": SEQ_LEN,
+        "scheduler": "constant",
+        "warmup": 0.0,
+        "holdout": 0.0,
+        "seed": SEED,
+        "save_steps": settings.steps,
+        **settings.dtypes(case),
+        **case.keys,
+    }
+    return {
+        "version": 1,
+        "name": f"gpu-{case.name}",
+        "model": settings.model,
+        "data": {"path": data_of(case)},
+        "stages": [stage],
+        "launch": {"device": settings.device},
+    }
+
+
+def ours(case: Case, settings: Settings, start: Start, limit_s: float) -> dict[str, Any]:
+    """One training by `advise run`, with what its record says."""
+    folder = settings.folder
+    plan = folder / f"{case.name}.yaml"
+    plan.write_text(json.dumps(plan_of(case, settings), indent=1), "utf-8")
+    run = folder / "runs" / case.name
+    command = [sys.executable, "-m", "advisor", "run", plan.name, "--no-judge", "--json",
+               "--output", str(run)]  # fmt: skip
+    record = RunRecord.from_dict(record_only(json.loads(start(command, folder, limit_s))))
+    return from_record(record, read_metrics(run / "metrics.jsonl"), settings)
+
+
+def record_only(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What `advise run --json` prints, without what it adds to run.json."""
+    added = ("folder", "already_done", "dry_run")
+    return {key: value for key, value in document.items() if key not in added}
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def from_record(
+    record: RunRecord, lines: Sequence[Mapping[str, Any]], settings: Settings
+) -> dict[str, Any]:
+    """The numbers of a row, from run.json and metrics.jsonl."""
+    stage: StageRecord = record.stages[0]
+    measured = stage.measured
+    assert measured is not None
+    if not settings.on_gpu:
+        machine = record.hardware or MachineRecord()
+        named = MachineRecord.from_dict({**machine.to_dict(), "gpus": [settings.gpu]})
+        record = RunRecord.from_dict({**record.to_dict(), "hardware": named.to_dict()})
+    return {
+        "row": list(gpu_row(record, stage)),
+        "tokens_per_s": measured.tokens_per_s,
+        "allocated_bytes": measured.peak_bytes,
+        "reserved_bytes": measured.reserved_bytes,
+        "losses": [line["loss"] for line in lines],
+        "grad_norms": [line["grad_norm"] for line in lines if line.get("grad_norm") is not None],
+    }
+
+
+def script(
+    case: Case, settings: Settings, side: str, start: Start, limit_s: float
+) -> dict[str, Any]:
+    """The same training by a minimal script of somebody else's library."""
+    given = {
+        "case": case.name,
+        "objective": case.objective,
+        "update": case.update,
+        "keys": dict(case.keys),
+        "learning_rate": case.learning_rate,
+        "model": settings.model,
+        "data": str(settings.folder / data_of(case)),
+        "steps": settings.steps,
+        "batch": BATCH,
+        "seq_len": SEQ_LEN,
+        "seed": SEED,
+        "device": settings.device,
+        "output": str(settings.folder / "runs" / f"{case.name}-{side.replace(' ', '-')}"),
+        **settings.dtypes(case),
+        "bf16": settings.bf16,
+    }
+    program = Path(__file__).parent / "plain" / f"{side.split()[-1].lower().replace('-', '_')}.py"
+    out = start([sys.executable, str(program), json.dumps(given)], settings.folder, limit_s)
+    found: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
+    return found
+
+
+# --------------------------------------------------------------------------- verdicts
+
+
+def verdict(case: Case, result: Mapping[str, Any]) -> str:
+    """ok, or what is wrong with a training: no gradient, or a loss that did not fall."""
+    norms, losses = result["grad_norms"], result["losses"]
+    if not norms or not any(math.isfinite(norm) and norm > 0 for norm in norms):
+        return "no gradient"
+    if case.objective in WRITES:
+        return "ok"
+    part = max(1, len(losses) // 4)
+    first, last = sum(losses[:part]) / part, sum(losses[-part:]) / part
+    return "ok" if last < first else "the loss did not fall"
+
+
+# --------------------------------------------------------------------------- results
+
+
+class Results:
+    """The finished rows, in a file that is written after each."""
+
+    def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
+        self.path, self.about = path, dict(about)
+        self.rows: dict[str, dict[str, Any]] = {}
+        if path.is_file():
+            found = json.loads(path.read_text("utf-8"))
+            if found["about"] == self.about:
+                self.rows = found["rows"]
+
+    def keep(self, key: str, result: Mapping[str, Any]) -> None:
+        self.rows[key] = dict(result)
+        text = json.dumps({"about": self.about, "rows": self.rows}, indent=1)
+        write_atomically(self.path, text + "\n")
+
+
+def run_cases(
+    cases: Sequence[Case],
+    settings: Settings,
+    results: Results,
+    *,
+    start: Start,
+    minutes: float,
+    say: Callable[[str], None] = print,
+) -> bool:
+    """Train what is not in the results yet; True if everything is there. A row that failed is
+    tried again by the next call.
+    """
+    until = time.monotonic() + 60 * minutes
+    complete = True
+    for case in cases:
+        for side in (OURS, *case.others):
+            key = f"{case.name}, {side}"
+            package = PACKAGES.get(side)
+            if package and importlib.util.find_spec(package) is None:
+                say(f"{key}: left out, {package} is not installed")
+                continue
+            if "failed" not in results.rows.get(key, {"failed": ""}):
+                say(f"{key}: kept from before")
+                continue
+            left_s = until - time.monotonic()
+            if left_s <= 0:
+                say(f"{key}: no time left; the next call resumes here")
+                complete = False
+                continue
+            try:
+                found = (
+                    ours(case, settings, start, left_s) if side == OURS
+                    else script(case, settings, side, start, left_s)
+                )  # fmt: skip
+                found["verdict"] = verdict(case, found)
+            except (RuntimeError, ValueError, KeyError, OSError) as error:
+                lines = str(error).strip().splitlines() or [type(error).__name__]
+                found = {"failed": lines[-1]}
+                complete = False
+            results.keep(key, found)
+            say(f"{key}: {found.get('failed') or found['verdict']}")
+    return complete
+
+
+def speed_rows(cases: Sequence[Case], settings: Settings, results: Results) -> list[list[str]]:
+    """The table of speeds, each method's sides together."""
+    rows = []
+    for case in cases:
+        for side in (OURS, *case.others):
+            found = results.rows.get(f"{case.name}, {side}")
+            if found is None:
+                continue
+            if "failed" in found:
+                rows.append([settings.gpu, shown_model(settings), case.name, side, *[UNKNOWN] * 5,
+                             f"failed: {found['failed']}"])  # fmt: skip
+                continue
+            losses, norms = found["losses"], found["grad_norms"]
+            rows.append(
+                [
+                    settings.gpu, shown_model(settings), case.name, side,
+                    number(found["tokens_per_s"], ".0f"),
+                    number(found["allocated_bytes"], ".2f", 1 / GIB),
+                    number(found["reserved_bytes"], ".2f", 1 / GIB),
+                    f"{losses[0]:.3f} -> {losses[-1]:.3f}" if losses else UNKNOWN,
+                    f"{max(norms):.2g}" if norms else UNKNOWN, found["verdict"],
+                ]
+            )  # fmt: skip
+    return rows
+
+
+def number(value: float | None, form: str, factor: float = 1.0) -> str:
+    return UNKNOWN if value is None else format(value * factor, form)
+
+
+def shown_model(settings: Settings) -> str:
+    """The model without the folder it is in."""
+    return Path(settings.model).name
+
+
+def memory_rows(results: Results) -> list[list[str]]:
+    return [found["row"] for found in results.rows.values() if "row" in found]
+
+
+def write_page(page: Path, tables: Mapping[str, tuple[Sequence[str], list[list[str]]]]) -> None:
+    """Put rows into the tables of the page, between their marks. A row of the same first columns is
+    replaced, others stay.
+
+    Args:
+        tables: Name of the marks -> (columns, rows).
+    """
+    text = page.read_text("utf-8")
+    for name, (columns, rows) in tables.items():
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
+        found = pattern.search(text)
+        if found is None:
+            raise RuntimeError(f"{page}: there is no mark <!-- {name} -->")
+        old = [
+            [cell.strip() for cell in line.strip().strip("|").split("|")]
+            for line in found.group().splitlines()[3:-1]
+            if line.startswith("|")
+        ]
+        kept: dict[tuple[str, ...], list[str]] = {}
+        for row in [*old, *rows]:
+            kept[tuple(row[:5] if name == "memory" else row[:4])] = row
+        lines = [table_row(tuple(columns)), table_row(("---",) * len(columns)),
+                 *(table_row(tuple(row)) for row in kept.values())]  # fmt: skip
+        body = "\n".join(lines) + "\n"
+        text = text[: found.start()] + found.group(1) + body + found.group(2) + text[found.end() :]
+    write_atomically(page, text)
+
+
+# --------------------------------------------------------------------------- start
+
+
+def start_child(command: Sequence[str], folder: Path, limit_s: float) -> str:
+    """Run a command to its end; its stdout. Raises RuntimeError if it fails or takes too long."""
+    environment = {**os.environ, "PYTHONPATH": str(trainers_root())}
+    try:
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=limit_s,
+            check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"not done after {limit_s:.0f} s") from None
+    if done.returncode:
+        raise RuntimeError(f"ended with {done.returncode}: {done.stderr.strip()[-2000:]}")
+    return done.stdout
+
+
+def find_gpu() -> tuple[str, bool]:
+    """(name of the first GPU, whether it has bfloat16). Raises RuntimeError without a GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise RuntimeError(
+            f"no GPU: torch {torch.__version__} finds none here. This benchmark measures one;"
+            " `advise probe` shows what there is, and docs/gpu.md what is proved without one"
+        )
+    return torch.cuda.get_device_name(0), torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(
+        "python -m benchmarks gpu",
+        description="Train every method of the guide on the GPU, and write docs/gpu.md.",
+    )
+    found.add_argument("--model", help="a hub id or a folder; default: SmolLM2-135M-Instruct")
+    found.add_argument("--only", action="append", choices=[case.name for case in CASES])
+    found.add_argument("--steps", type=int, default=20, help="optimizer steps of each row")
+    found.add_argument("--minutes", type=float, default=30.0, help="start no row after so long")
+    found.add_argument("--folder", type=Path, default=Path("gpu-benchmark"),
+                       help="of data, runs and results")  # fmt: skip
+    found.add_argument("--page", type=Path, help="default: docs/gpu.md; on the CPU: none")
+    found.add_argument("--device", choices=("cuda", "cpu"), default="cuda",
+                       help="cpu only shows that every step of the benchmark works")  # fmt: skip
+    return found
+
+
+def main(arguments: Sequence[str], *, start: Start = start_child) -> int:
+    """Measure, print the tables, write the page. 0: all rows are there; 1: some failed or are
+    left; 4: there is no GPU.
+    """
+    given = parser().parse_args(arguments)
+    try:
+        gpu, bf16 = find_gpu() if given.device == "cuda" else ("CPU", False)
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
+        return 4
+    if given.model is None:
+        from benchmarks.training import demo_model
+
+        given.model = demo_model()
+    folder = given.folder.resolve()
+    model = str(Path(given.model).resolve()) if Path(given.model).is_dir() else given.model
+    settings = Settings(device=given.device, gpu=gpu, model=model, steps=given.steps,
+                        folder=folder, bf16=bf16)  # fmt: skip
+    write_data(folder)
+    about = {"gpu": gpu, "model": model, "steps": given.steps}
+    results = Results(folder / "results.json", about)
+    cases = [case for case in CASES if not given.only or case.name in given.only]
+    complete = run_cases(cases, settings, results, start=start, minutes=given.minutes)
+    tables = {
+        "memory": (COLUMNS, memory_rows(results)),
+        "speed": (SPEED_COLUMNS, speed_rows(cases, settings, results)),
+    }
+    for columns, rows in tables.values():
+        print()
+        for row in (columns, *rows):
+            print(table_row(tuple(row)))
+    page = given.page or (PAGE if settings.on_gpu else None)
+    if page is not None:
+        write_page(page, tables)
+        print(f"\nwritten: {page.name}")
+    wrong = [row for row in tables["speed"][1] if row[-1] != "ok"]
+    return 0 if complete and not wrong else 1
