@@ -59,7 +59,7 @@ CASES = (
     Case("lora", "sft", "lora", 2e-4, LORA, (TRL, UNSLOTH, FACTORY)),
     Case("qlora", "sft", "lora", 2e-4, {**LORA, "quantization": "nf4"}, (TRL, UNSLOTH, FACTORY)),
     Case("rm", "rm", "lora", 1e-4, LORA, (TRL,)),
-    Case("dpo", "dpo", "lora", 5e-5, LORA, (TRL,)),
+    Case("dpo", "dpo", "lora", 1e-4, LORA, (TRL,)),
     Case("ppo", "ppo", "lora", 1e-5, {**LORA, **ANSWERS}),
     Case("grpo", "grpo", "lora", 1e-5, {**LORA, **ANSWERS, "generations": 4}),
 )
@@ -104,7 +104,7 @@ def score(prompts, completions, **columns):
 
 
 def write_data(folder: Path) -> None:
-    """chats.jsonl and pairs.jsonl from the bundled conversations, and the reward.
+    """chats.jsonl, pairs.jsonl and prompts.jsonl from the bundled conversations, and the reward.
 
     The rejected answer of a pair is the answer to another question.
     """
@@ -122,6 +122,8 @@ def write_data(folder: Path) -> None:
     ]
     write_rows(folder / "chats.jsonl", [{"messages": chat} for chat in chats])
     write_rows(folder / "pairs.jsonl", pairs)
+    prompts = [{"prompt": pair["prompt"], "answer": pair["chosen"]} for pair in pairs]
+    write_rows(folder / "prompts.jsonl", prompts)
     (folder / "own.py").write_text(REWARD, "utf-8")
 
 
@@ -130,6 +132,8 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def data_of(case: Case) -> str:
+    if case.objective in WRITES:
+        return "prompts.jsonl"
     return "chats.jsonl" if case.objective == "sft" else "pairs.jsonl"
 
 
@@ -308,8 +312,9 @@ def run_cases(
                 )  # fmt: skip
                 found["verdict"] = verdict(case, found)
             except (RuntimeError, ValueError, KeyError, OSError) as error:
-                lines = str(error).strip().splitlines() or [type(error).__name__]
-                found = {"failed": lines[-1]}
+                # The last line that is no hint: of a traceback the error, of ours what is wrong.
+                lines = [line for line in str(error).splitlines() if line[:1].strip()]
+                found = {"failed": lines[-1] if lines else type(error).__name__}
                 complete = False
             results.keep(key, found)
             say(f"{key}: {found.get('failed') or found['verdict']}")
