@@ -21,7 +21,7 @@ LINK = re.compile(r"(?<!`)\]\(([^)\s]+)\)")
 SPAN = re.compile(r"`([^`\n]+)`")
 BLOCK = re.compile(r"^```(?:bash|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
-OTHER_TOOLS = {"--pdb"}  # pytest's
+OTHER_TOOLS = {"--pdb", "--device"}  # of pytest, of the benchmark for GPUs
 GONE = {"CHANGELOG.md"}  # names what no longer exists
 
 by_name = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))

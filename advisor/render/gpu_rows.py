@@ -54,7 +54,9 @@ def gpu_row(record: RunRecord, stage: StageRecord) -> tuple[str, ...]:
     names = machine.gpus
     resolved = record.resolved.get(stage.name)
     scheme = f"{stage.update} on {stage.quantization}" if stage.quantization else stage.update
-    versions = [f"{name} {record.versions[name]}" for name in LIBRARIES if record.versions.get(name)]
+    versions = [
+        f"{name} {record.versions[name]}" for name in LIBRARIES if record.versions.get(name)
+    ]
     return (
         f"{len(names)} x {names[0]}" if len(names) > 1 else names[0],
         machine.driver_version or UNKNOWN,

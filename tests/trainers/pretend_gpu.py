@@ -111,9 +111,7 @@ class Operations(TorchDispatchMode):
                     self.storages.note(tensor, device)
             return result
 
-    def check(
-        self, func: Any, args: Any, inputs: list[tuple[torch.Tensor, torch.device]]
-    ) -> None:
+    def check(self, func: Any, args: Any, inputs: list[tuple[torch.Tensor, torch.device]]) -> None:
         """Raise the RuntimeError of CUDA for an operation over both devices."""
         name = func._opname
         if name in COPIES:
@@ -260,7 +258,9 @@ def pretend_gpu(
     }
     original = torch.amp.autocast_mode.autocast.__init__
 
-    def autocast_init(self: Any, device_type: str, dtype: Any = None, *args: Any, **rest: Any) -> None:
+    def autocast_init(
+        self: Any, device_type: str, dtype: Any = None, *args: Any, **rest: Any
+    ) -> None:
         if device_type == "cuda":
             device_type, dtype = "cpu", dtype or torch.float16
         original(self, device_type, dtype, *args, **rest)
@@ -344,7 +344,7 @@ def import_libraries() -> None:
     import trl
     from transformers import AutoModelForCausalLM, Trainer
 
-    assert bitsandbytes and peft and AutoModelForCausalLM and Trainer
+    assert all((bitsandbytes, peft, AutoModelForCausalLM, Trainer))
     for name in ("SFT", "DPO", "KTO", "Reward", "GRPO", "RLOO"):
         getattr(trl, f"{name}Trainer")
 

@@ -72,7 +72,8 @@ def test_gradients_and_states_are_on_the_gpu() -> None:
         optimizer.step()
         assert all(one.device == GPU and one.grad.device == GPU for one in layer.parameters())
         states = [value for state in optimizer.state.values() for value in state.values()]
-        assert len(states) == 6 and all(value.device == GPU for value in states)
+        assert len(states) == 6
+        assert all(value.device == GPU for value in states)
     assert layer.weight.device.type == "cpu"
     assert not torch.cuda.is_available()
 
@@ -132,7 +133,9 @@ def test_every_objective_runs_whole_on_the_gpu(
     assert result["evaluation"]["rows"] > 0
 
 
-def test_a_run_resumes_on_the_gpu(make: Callable[..., Job], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_resumes_on_the_gpu(
+    make: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """States read from a checkpoint go back to the GPU, and training goes on."""
     from trainers.frame.progress import RunCallback
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
@@ -48,7 +48,14 @@ MACHINES: dict[str, tuple[str, tuple[int, int], dict[str, Any]]] = {
 CLASSES = "classes"  # sft with `head: classes`
 OBJECTIVES = (*methods().objectives, CLASSES)
 WITH_REWARD = ("ppo", "grpo", "rloo")
-SMALL = {"response_tokens": 4, "generations": 2, "reward": "own.py:score", "prefix_tokens": 4, "rank": 8, "ppo_epochs": 1}
+SMALL = {
+    "response_tokens": 4,
+    "generations": 2,
+    "reward": "own.py:score",
+    "prefix_tokens": 4,
+    "rank": 8,
+    "ppo_epochs": 1,
+}
 # bitsandbytes keeps the states of smaller parameters in float32.
 LEAST_8BIT = 4096
 
@@ -117,7 +124,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     ]  # fmt: skip
     texts = [{"text": f"The red kettle {n} boils water for tea. " * 3} for n in range(16)]
     labelled = [{"text": f"cup {n}", "label": "ab"[n % 2]} for n in range(16)]
-    for name, rows in {"pairs": pairs, "chats": chats, "texts": texts, "labelled": labelled}.items():
+    for name, rows in {
+        "pairs": pairs,
+        "chats": chats,
+        "texts": texts,
+        "labelled": labelled,
+    }.items():
         (found / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return found
 

@@ -1,0 +1,126 @@
+"""Training on a real GPU: what the pretended one of tests/trainers cannot show."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+
+from tests.trainers.runs import break_at, losses, trained
+
+
+@pytest.fixture
+def trainers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The trainers that were built, for a look at their models and optimizers."""
+    from trainers.frame.stage import TrainerBuilder
+
+    built: list[Any] = []
+    original = TrainerBuilder.build
+
+    def build(self: Any, *args: Any, **rest: Any) -> Any:
+        built.append(original(self, *args, **rest))
+        return built[-1]
+
+    monkeypatch.setattr(TrainerBuilder, "build", build)
+    return built
+
+
+def states_of(optimizer: Any) -> list[dict[str, Any]]:
+    return list(getattr(optimizer, "optimizer", optimizer).state.values())
+
+
+@pytest.mark.parametrize("update", ["full", "lora", "adapter", "prefix", "ia3"])
+def test_everything_is_on_the_gpu(on_gpu: Any, trainers: list[Any], update: str) -> None:
+    """Weights, gradients' states and the measured memory are the GPU's."""
+    keys = {"prefix_tokens": 4} if update == "prefix" else {}
+    result = trained(on_gpu(update=update, **keys))
+    (trainer,) = trainers
+    assert {one.device.type for one in trainer.model.parameters()} == {"cuda"}
+    states = [value for state in states_of(trainer.optimizer) for value in state.values()]
+    assert {value.device.type for value in states if getattr(value, "ndim", 0)} == {"cuda"}
+    assert result["measured"]["counter"] == "allocated"
+    assert 0 < result["measured"]["peak_bytes"] <= result["measured"]["reserved_bytes"]
+    assert all(check["ok"] for check in result["checks"])
+
+
+@pytest.mark.parametrize("optimizer", ["adamw_8bit", "paged_adamw", "paged_adamw_8bit"])
+def test_qlora_learns_with_each_optimizer_of_bitsandbytes(on_gpu: Any, optimizer: str) -> None:
+    """A 4-bit base and the optimizers that need CUDA: the loss falls, the result reloads."""
+    job = on_gpu(quantization="nf4", optimizer=optimizer, max_steps=6)
+    result = trained(job)
+    assert losses(job)[-1] < losses(job)[0]
+    assert all(check["ok"] for check in result["checks"])
+
+
+@pytest.mark.parametrize("update", ["full", "lora"])
+def test_float16_trains_under_the_scaler_of_cuda(
+    on_gpu: Any, trainers: list[Any], update: str
+) -> None:
+    """Before Ampere: float16 autocast with a scaled loss, and weights in float32 or a module."""
+    dtype = "float32" if update == "full" else "float16"
+    job = on_gpu(update=update, weights_dtype=dtype, max_steps=8)
+    trained(job)
+    (trainer,) = trainers
+    if dtype == "float16":
+        assert trainer.accelerator.scaler is not None
+        assert trainer.accelerator.scaler.get_scale() > 0
+    assert losses(job)[-1] < losses(job)[0]
+
+
+@pytest.mark.skipif(find_spec("flash_attn") is None, reason="flash-attn is not installed")
+def test_flash_attention_gives_the_losses_of_sdpa(on_gpu: Any, tmp_path: Any) -> None:
+    """Packed rows through flash attention cost nothing but time: the first losses are equal."""
+    found = {}
+    for attention in ("sdpa", "flash_attention_2"):
+        job = on_gpu(attention=attention, packing=True, job_run=tmp_path / attention)
+        trained(job)
+        found[attention] = losses(job)
+    assert found["flash_attention_2"] == pytest.approx(found["sdpa"], rel=0.02)
+
+
+def test_paged_states_are_paged_again_after_a_resume(
+    on_gpu: Any,
+    trainers: list[Any],
+    wide_model: Any,
+    tmp_path: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A run with a paged optimizer that was stopped ends like one that was not, with its states in
+    memory that can move to the host.
+    """
+    keys = {
+        "model": wide_model, "rank": 256, "optimizer": "paged_adamw", "max_steps": 4,
+        "save_steps": 1,
+    }  # fmt: skip
+    whole = on_gpu(**keys, job_run=tmp_path / "whole")
+    trained(whole)
+    stopped = on_gpu(**keys, job_run=tmp_path / "stopped")
+    break_at(2, stopped, monkeypatch)
+    trained(stopped)
+    assert losses(stopped) == pytest.approx(losses(whole), rel=1e-3)
+    states = states_of(trainers[-1].optimizer)
+    large = [state["state1"] for state in states if state["state1"].numel() >= 100_000]
+    assert large
+    assert all(getattr(value, "is_paged", False) for value in large)
+
+
+def test_too_little_memory_is_explained(on_gpu: Any) -> None:
+    """Out of memory is told as such, with the next smaller setting."""
+    import torch
+
+    from trainers import sft
+    from trainers.__main__ import explain_error
+
+    job = on_gpu(micro_batch_size=8)
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(2**21 / total)
+    try:
+        with pytest.raises(torch.OutOfMemoryError) as raised:
+            sft.train(job)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    found = explain_error(raised.value, job)
+    assert "out of memory" in str(found)
+    assert "micro_batch_size" in found.faults[0].hint
