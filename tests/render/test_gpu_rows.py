@@ -38,8 +38,8 @@ def test_a_row_has_the_numbers_of_the_run():
 
 def test_nothing_private_is_in_a_row():
     """No path, no name of the run, its data or its user's files."""
-    (row,) = gpu_rows(record(model="/home/anna/models/secret-merger"))
-    for private in ("anna", "secret", "/home", "merger-letters", "takeover", "runs/"):
+    (row,) = gpu_rows(record(model="/home/me/models/secret-merger"))
+    for private in ("secret", "/home", "merger-letters", "takeover", "runs/"):
         assert private not in row
     assert "a local model, 0.60 B" in row
 

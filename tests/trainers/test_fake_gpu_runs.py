@@ -152,3 +152,21 @@ def test_a_run_resumes_on_the_gpu(
         with pytest.raises(RuntimeError, match="plug"):
             train(job)
     assert train(job)["steps"] == 3
+
+
+def test_a_dry_run_forgives_a_step_that_the_scaler_skips(
+    make: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first scale of a float16 loss is a guess: gradients that overflow with it are no failure
+    of a dry run, as they are none of a run.
+    """
+    original = torch.amp.GradScaler.__init__
+
+    def too_large(self: Any, device: str = "cuda", *args: Any, **rest: Any) -> None:
+        original(self, device, init_scale=2.0**100)
+
+    monkeypatch.setattr(torch.amp.GradScaler, "__init__", too_large)
+    job = make(weights_dtype="float16", precision="mixed", job_dry_run=True)
+    with pretend_gpu(capability=(7, 5)):
+        import_module("trainers.sft").train(on_gpu(job))
+    assert (job.output / "dry_run.json").is_file()
