@@ -108,7 +108,7 @@ SHIPPED = {
         "updates/lora.yaml", "{learning_rate: 2.0e-4}", "{learning_rat: 2.0e-4}", "learning_rate",
         read_methods,
     ),
-    "what a method ignores": ("objectives/ppo.yaml", "\n  trl:", "\n  trll:", "trl", read_methods),
+    "what a method ignores": ("objectives/ppo.yaml", "\n  keep:", "\n  kep:", "keep", read_methods),
     "what a method refuses": (
         "updates/prefix.yaml", 'because: "it drops', 'becuase: "it drops', "because", read_methods,
     ),

@@ -27,6 +27,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from trainers.frame import loading
+
 HOST, GPU = torch.device("cpu"), torch.device("cuda", 0)
 # Operations that take tensors of several devices, by what they are.
 COPIES = ("copy_", "_to_copy", "_foreach_copy_", "_copy_from", "set_")
@@ -206,6 +208,13 @@ class Calls(TorchFunctionMode):
         return result
 
 
+class HostGenerator(torch.Generator):
+    """A generator of random numbers for whatever device; it draws them on the host."""
+
+    def __new__(cls, device: Any = None) -> HostGenerator:
+        return super().__new__(cls, device=HOST)
+
+
 def as_device(value: Any) -> torch.device:
     """A device as torch reads it, with the number of the only GPU; a bare number is a GPU's."""
     device = GPU if isinstance(value, int) else torch.device(value)
@@ -291,7 +300,10 @@ def pretend_gpu(
             stack.enter_context(mock.patch.object(torch.cuda, attribute, value))
             if "rng_state" in attribute or "seed" in attribute:
                 stack.enter_context(mock.patch.object(torch.cuda.random, attribute, value))
+        stack.enter_context(mock.patch.object(torch, "Generator", HostGenerator))
         stack.enter_context(mock.patch.object(torch.version, "cuda", "12.8"))
+        # The library found is the one for CPUs, which computes what the GPU's would.
+        stack.enter_context(mock.patch.object(loading, "bitsandbytes_faults", lambda **_: []))
         stack.enter_context(
             mock.patch.object(torch.amp.autocast_mode.autocast, "__init__", autocast_init)
         )

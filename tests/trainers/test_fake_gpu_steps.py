@@ -235,9 +235,6 @@ def cells() -> list[Any]:
             for machine in MACHINES:
                 where = suite(objective, scheme, machine)
                 marks = [getattr(pytest.mark, where)] if where else []
-                scored = objective in ("rm", CLASSES) and scheme not in ("full", "qlora")
-                if scored and machine != "float32 weights":
-                    marks.append(pytest.mark.xfail(reason="a new head is trained in 16 bits"))
                 name = f"{objective}-{scheme}-{machine.replace(' ', '-')}"
                 found.append(pytest.param(objective, scheme, machine, marks=marks, id=name))
     return found

@@ -70,7 +70,8 @@ def test_a_reward_model_and_a_saved_result_are_read_straight_into_the_gpu(make, 
         name: None for name in Result.__dataclass_fields__ if name not in ("quantization", "model")
     }
     fields |= {"weights_dtype": "float32", "trust_remote_code": False}
-    _model(Result(**fields, quantization=None, model="base"), "base", "cuda:0")
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    _model(Result(**fields, quantization=None, model=str(tmp_path)), str(tmp_path), "cuda:0")
     assert [options["device_map"] for options in loads] == [{"": GPU}, {"": GPU}]
     model = types.SimpleNamespace(
         parameters=lambda: iter([types.SimpleNamespace(device=GPU)]),

@@ -258,7 +258,7 @@ def test_all_wrong_values_are_told_at_once(fault):
         "peft: 'lora_bias' is 3",
         "true or false",
         "peft: 'layers_to_transform' is 'a'",
-        "a list, each a whole number, or a whole number, or null",
+        "a list, each a whole number",
         "peft: 'rank_pattern' is 5",
         "peft: 'bias' is 'some'",
         "one of none, all, lora_only",
@@ -289,7 +289,7 @@ def test_keys_that_act_are_taken(make):
         peft={
             "use_dora": True, "rank_pattern": {"q_proj": 4}, "modules_to_save": ["lm_head"],
             "trainable_token_indices": {"embed_tokens": [1, 2]}, "layers_to_transform": 0,
-            "init_lora_weights": "pissa_niter_4",
+            "init_lora_weights": "gaussian",
         },
         target_modules=["q_proj"],
     )  # fmt: skip

@@ -65,7 +65,7 @@ def use_triton_if_it_works(device_type: str) -> str:
     set_triton(False)
     return (
         f"the loss is computed without Triton's kernels, because {why_no_triton()}: the same"
-        " numbers, slower steps; installing gcc and the Python headers (python3-dev) helps"
+        " numbers, slower steps; Triton needs its package, gcc and the Python headers (python3-dev)"
     )
 
 
