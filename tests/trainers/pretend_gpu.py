@@ -303,7 +303,7 @@ def pretend_gpu(
         stack.enter_context(mock.patch.object(torch, "Generator", HostGenerator))
         stack.enter_context(mock.patch.object(torch.version, "cuda", "12.8"))
         # The library found is the one for CPUs, which computes what the GPU's would.
-        stack.enter_context(mock.patch.object(loading, "bitsandbytes_faults", lambda **_: []))
+        stack.enter_context(mock.patch.object(loading, "bitsandbytes_faults", return_value=[]))
         stack.enter_context(
             mock.patch.object(torch.amp.autocast_mode.autocast, "__init__", autocast_init)
         )

@@ -112,9 +112,20 @@ def test_sft_runs_whole_on_the_gpu(make: Callable[..., Job]) -> None:
     assert any("loaded by" in check["text"] and check["ok"] for check in result["checks"])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("update", ["full", "lora", "adapter", "prefix", "ia3"])
-@pytest.mark.parametrize("objective", ["dpo", "orpo", "kto", "rm", "grpo", "rloo", "ppo"])
+UPDATES = ("full", "lora", "adapter", "prefix", "ia3")
+SLOW = {("dpo", "full"), ("rm", "prefix"), ("grpo", "ia3"), ("ppo", "lora")}
+WHOLE_RUNS = [
+    pytest.param(
+        objective,
+        update,
+        marks=pytest.mark.slow if (objective, update) in SLOW else pytest.mark.long,
+    )
+    for objective in ("dpo", "orpo", "kto", "rm", "grpo", "rloo", "ppo")
+    for update in UPDATES
+]
+
+
+@pytest.mark.parametrize(("objective", "update"), WHOLE_RUNS)
 def test_every_objective_runs_whole_on_the_gpu(
     align: Callable[..., Job], tmp_path: Path, objective: str, update: str
 ) -> None:
