@@ -66,7 +66,8 @@ class ResolvedRun:
     trainable: int
     quantisable: int  # weights that nf4 and int8 quantise
     left_experts: int  # routed experts and routers that stay as they are on a quantised base
-    embeddings: int  # trained whole beside a module: copies in the dtype of the base
+    embeddings: int  # trained whole beside a module, as copies
+    embedding_bytes: int  # of one of them
     checkpointing: str  # "none" | "full" | "selective" | "offload"
     master: bool  # float32 weights beside 16-bit ones, which the optimizer steps on
     optimizer: str
@@ -98,7 +99,7 @@ class ResolvedRun:
         """(how many, bytes each) of the parameters that get a gradient, by dtype."""
         return (
             (self.trainable, self.train_bytes),
-            *(((self.embeddings, self.weight_bytes),) if self.embeddings else ()),
+            *(((self.embeddings, self.embedding_bytes),) if self.embeddings else ()),
         )
 
     @property
@@ -192,6 +193,8 @@ def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> ResolvedRun:
         quantisable=dims.linear_params + (dims.routed_params if stack.linear_experts else 0),
         left_experts=0 if stack.linear_experts else dims.routed_params,
         embeddings=copies(dims, spec) if copies else 0,
+        # PEFT copies in the dtype of the base; the bundled trainers train the copies in float32.
+        embedding_bytes=weight_bytes if stack.name else 4,
         checkpointing=checkpointing,
         master=master and weight_bytes < 4,
         optimizer="adamw_cpu" if offloaded else spec.optimizer or "adamw_fused", loss=loss,

@@ -128,13 +128,13 @@ def _added_weights(s: ResolvedRun) -> list[Term]:
             )
         )
         because = (
-            f"{s.embeddings:,} x {s.weight_bytes} B{per_device(share)}: PEFT trains a copy and"
+            f"{s.embeddings:,} x {s.embedding_bytes} B{per_device(share)}: PEFT trains a copy and"
             " keeps the base's own"
         )
         terms.append(
             term_of(
                 "trained embeddings and output",
-                s.embeddings * s.weight_bytes / share,
+                s.embeddings * s.embedding_bytes / share,
                 because,
                 src.LORA,
             )
@@ -219,7 +219,7 @@ def first_gradients(s: ResolvedRun, *, layers: int) -> list[Term]:
         return [
             term_of(
                 "first gradients",
-                d.head_params * s.weight_bytes * rest,
+                d.head_params * s.embedding_bytes * rest,
                 "of the trained output matrix, made first",
                 src.COUNT,
             )

@@ -90,20 +90,21 @@ def test_lora_keeps_twelve_bytes_and_a_gradient_per_trainable_parameter():
 
 
 @pytest.mark.parametrize("quantization", [None, "nf4"])
-def test_trained_embeddings_are_copies_with_gradient_and_moments(quantization):
-    """PEFT copies both matrices of Llama 3.1 8B (2 x 128,256 x 4,096) in 16 bit: copy, gradient and
-    two moments are 8 bytes of each number more.
+@pytest.mark.parametrize(("framework", "width"), [("LLaMA-Factory", 2), ("", 4)])
+def test_trained_embeddings_are_copies_with_gradient_and_moments(quantization, framework, width):
+    """Both matrices of Llama 3.1 8B (2 x 128,256 x 4,096) are copied, by PEFT in 16 bit, by the
+    bundled trainers in float32: copy, gradient and two moments are 8 or 16 bytes of each number.
     """
-    spec = RunSpec(rank=16, quantization=quantization)
+    spec = RunSpec(rank=16, quantization=quantization, framework=framework)
     more = replace(spec, options={"train_embeddings": True})
     plain, found = (
         sum(terms(each, "meta-llama/Llama-3.1-8B", "optimizer step").values())
         for each in (spec, more)
     )
-    assert found - plain == 8 * 2 * 128_256 * 4096
+    assert found - plain == 4 * width * 2 * 128_256 * 4096
     assert (
         terms(more, "meta-llama/Llama-3.1-8B", "optimizer step")["trained embeddings and output"]
-        == 2 * 2 * 128_256 * 4096
+        == width * 2 * 128_256 * 4096
     )
 
 

@@ -14,6 +14,7 @@ import pytest
 from advisor.ground.errors import InputError
 from tests.trainers.runs import break_at
 from trainers import sft
+from trainers.evaluation.held_out import measuring
 from trainers.frame import stage
 from trainers.frame.files import read_json
 from trainers.frame.held_out_curve import (
@@ -327,3 +328,17 @@ def test_nothing_to_measure_is_refused_before_the_model_loads(make, monkeypatch)
     for key in ({"keep": "best"}, {"early_stopping": 2}):
         with pytest.raises(InputError, match="needs held-out rows, and no row is held out"):
             sft.train(make(**key, holdout=0.0))
+
+
+def test_the_loss_that_balances_experts_is_not_measured():
+    """A trainer that adds it while it trains leaves it out of the held-out loss."""
+    from torch.nn import Linear
+
+    trainer = SimpleNamespace(
+        accelerator=SimpleNamespace(), model=Linear(1, 1).train(), aux_loss_enabled=True
+    )
+    with measuring(trainer):
+        assert not trainer.aux_loss_enabled
+        assert not trainer.model.training
+    assert trainer.aux_loss_enabled
+    assert trainer.model.training

@@ -73,7 +73,8 @@ def trainer_loss(trainer: Any, inputs: Mapping[str, Any]) -> float:
 
 @contextmanager
 def measuring(trainer: Any) -> Iterator[None]:
-    """The model in evaluation mode, and no exchange with other processes; afterwards all as before.
+    """The model in evaluation mode, without the loss that balances experts, and no exchange with
+    other processes; afterwards all as before.
 
     TRL's losses gather their statistics from every process. Here each process has rows of its own,
     and another number of micro-batches, so that one would wait for another forever.
@@ -81,13 +82,18 @@ def measuring(trainer: Any) -> Iterator[None]:
     accelerator, model = trainer.accelerator, trainer.model
     was_training = model.training
     own = vars(accelerator)
+    balances = getattr(trainer, "aux_loss_enabled", False)
     before = {name: own[name] for name in ("gather", "gather_for_metrics") if name in own}
     accelerator.gather = accelerator.gather_for_metrics = _alone
+    if balances:  # the loss that balances experts says nothing of the answers
+        trainer.aux_loss_enabled = False
     model.eval()
     try:
         yield
     finally:
         model.train(was_training)
+        if balances:
+            trainer.aux_loss_enabled = True
         del accelerator.gather, accelerator.gather_for_metrics
         own.update(before)
         for statistics in ("_metrics", "_stored_metrics"):
