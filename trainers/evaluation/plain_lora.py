@@ -118,7 +118,8 @@ def _correction(a_rI: Any, b_Or: Any, scale: float) -> Callable[[Any, Any, Any],
             part = inputs[0].float() @ a_rI.T @ b_Or.T
         else:
             part = a_rI.T[inputs[0]] @ b_Or.T
-        return output + (scale * part).to(output.dtype)
+        # Added in float32 and rounded once, as PEFT does.
+        return (output + part * scale).to(output.dtype)
 
     return hook
 

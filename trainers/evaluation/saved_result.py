@@ -27,6 +27,9 @@ SHOWN_TOKENS = 64  # of one row: enough to tell two models apart
 SAME = 0.02
 SAME_EXACT = 1e-3  # the same in float32
 CHANGED = 1e-6
+# Of the effect of the training: what rounding in another place may cost over all layers in 16 bit.
+# SmolLM2-135M in bfloat16 differed by 0.57 where training had changed 27.
+ROUNDED_SHARE = 0.05
 LIKELY = 10.0  # in nats: below that, rounding alone moves log-probabilities
 
 
@@ -185,7 +188,8 @@ def check_saved(job: Job, model: Model, folder: Path, probe: Probe, before: Any)
         plain,
         trained,
         difference=probe.difference,
-        limit=limit,
+        # Other engines round a 16-bit sum in another place than PEFT does.
+        limit=limit if exact else max(limit, ROUNDED_SHARE * change),
         what=probe.what,
         changed=changed,
     )
