@@ -187,3 +187,12 @@ def test_a_random_start_resumes_and_serves_the_next_stage(make, align, monkeypat
     assert result["resolved"]["peft"]["r"] == 8
     alone = align("dpo", rank=4, peft=peft, job_judge=False, job_run=first.run.parent / "alone")
     assert trained(alone)["loss_first"] == pytest.approx(math.log(2), abs=1e-5)
+
+
+def test_w_plus_ba_is_the_trained_model_in_16_bit_too(make):
+    """bfloat16 rounds each layer's sum; applied without PEFT it is rounded in the same place."""
+    keys = {"weights_dtype": "bfloat16", "learning_rate": 0.01}
+    result = trained(make(rank=4, max_steps=4, **keys))
+    (check,) = (one for one in result["checks"] if one["name"] == "the-same-without-peft")
+    assert check["ok"]
+    assert "differ by at most 0 (" in check["text"]
