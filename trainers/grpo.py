@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError, TrainingFailed
+from advisor.plan.record import SavedFile
 from trainers.evaluation.generation import general_rows
 from trainers.evaluation.loss import answer_log_probs
 from trainers.evaluation.rewards import RewardEvaluator, prompt_row
@@ -164,7 +165,9 @@ class GRPO(Objective[Prompt]):
             else None
         )
 
-    def save(self, job: Job, trainer: Trainer, model: Model, tokenizer: Tokenizer) -> None:
+    def save(
+        self, job: Job, trainer: Trainer, model: Model, tokenizer: Tokenizer
+    ) -> dict[str, SavedFile]:
         """Write the result.
 
         Raises TrainingFailed if every answer got the same reward, so that nothing was learned.
@@ -175,7 +178,7 @@ class GRPO(Objective[Prompt]):
                 " examples first), or the reward does not measure it"
             )
             raise TrainingFailed(f"nothing was learned: {self.reward.constant_text()}", hint=hint)
-        super().save(job, trainer, model, tokenizer)
+        return super().save(job, trainer, model, tokenizer)
 
 
 def steps_together(job: Job, prompts: int, *, processes: int) -> int:

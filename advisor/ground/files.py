@@ -10,13 +10,12 @@ import re
 import unicodedata
 from pathlib import Path
 
+from advisor.ground.disk import DISK, Disk
+from advisor.ground.disk import TEMPORARY as TEMPORARY
 from advisor.ground.errors import AdviseError, InputError, MachineNotReady
 
 ELSEWHERE = "choose another place with --output DIR"  # the way out for what a run writes
 PLAN_FILE = "plan.yaml"  # the launch file, where no other name is given
-TEMPORARY = (  # prefix of names that a killed run may leave behind; anyone may delete them
-    ".advise-tmp-"
-)
 FOLDER_NAME = (  # of plans, stages and tasks
     "lower-case letters, digits, - and _, at most 41, starting with a letter or digit: it becomes a"
     " folder's name"
@@ -43,20 +42,18 @@ def such_as(text: str) -> str:
     return f"such as {near}" if near else ""
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write the file so that a reader sees the old content or the new, never half.
+def write_atomically(path: Path, content: str | bytes, *, disk: Disk | None = None) -> None:
+    """Write the file so that a reader sees the old content or the new, never half, and a power cut
+    leaves one of them.
 
     Raises MachineNotReady.
+
+    Args:
+        disk: Another disk than the machine's.
     """
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     try:
-        with temporary.open("wb") as file:
-            file.write(content if isinstance(content, bytes) else content.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        (disk or DISK).replace(path, content if isinstance(content, bytes) else content.encode())
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise cannot_write(path, error) from error
 
 

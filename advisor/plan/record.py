@@ -297,6 +297,14 @@ class ResolvedSettings(JsonObject):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SavedFile(JsonObject):
+    """One file of a result, as it was when it was saved."""
+
+    bytes: Annotated[int, "its size"]
+    sha256: Annotated[str, "SHA-256 of its content, in hexadecimal"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome(JsonObject):
     """What a trained stage came to."""
 
@@ -312,6 +320,11 @@ class Outcome(JsonObject):
     held_out: Annotated[HeldOut | None, "held-out loss during training", OMIT_NULL] = None
     checks: Annotated[tuple[Check, ...], "checks of what was saved"] = ()
     verdict: Annotated[Verdict | None, "the verdict on the stage"] = None
+    files: Annotated[
+        Mapping[str, SavedFile] | None,
+        "file of the result -> its size and hash; null: written by an earlier version",
+        OMIT_NULL,
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

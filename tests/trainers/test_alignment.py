@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from advisor.ground.disk import DISK
 from advisor.ground.errors import InputError, TrainingFailed
 from advisor.plan.keys import key_specs
 from tests.trainers.alignment import (
@@ -50,7 +51,7 @@ def go_on_from(job, folder):
 @pytest.mark.parametrize("objective", [name for name, _ in EVERY])
 def test_every_objective_trains_saves_and_loads(objective, update, trained_once):
     """Finite losses, a result that plain loading reproduces and that differs from where it started,
-    no pickle, nothing of a second adapter.
+    no pickle, nothing of a second adapter; its files are recorded with their hashes.
     """
     job = trained_once(objective, update)
     result = result_of(job)
@@ -59,6 +60,11 @@ def test_every_objective_trains_saves_and_loads(objective, update, trained_once)
     assert len(losses(job)) == result["steps"]
     assert [check["ok"] for check in result["checks"][:2]] == [True, True]
     assert result["measured"]["tokens_per_s"] > 0
+    assert {"adapter_model.safetensors", "model.safetensors"} & set(result["files"])
+    assert result["files"] == {
+        name: {"bytes": DISK.size(job.output / name), "sha256": DISK.digest(job.output / name)}
+        for name in result["files"]
+    }
     said = (job.folder / "said.txt").read_text()
     assert re.search(rf"step 1/\d+  loss \S+  {SAID[objective]} -?\d", said)
     assert not [

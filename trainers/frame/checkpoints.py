@@ -17,8 +17,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from advisor.ground.disk import DISK
 from advisor.ground.errors import MachineNotReady
 from advisor.ground.files import ELSEWHERE, cannot_write
+from advisor.plan.record import SavedFile
 from trainers.frame.experts import own_router_settings
 from trainers.frame.files import json_value, read_json, write_json
 from trainers.frame.machine import process_count
@@ -253,25 +255,40 @@ def save_weights(model: Any, folder: Path, *, state_dict: Any = None) -> None:
     (folder / "README.md").unlink(missing_ok=True)  # a template that PEFT leaves empty
 
 
-def save_result(model: Any, tokenizer: Any, folder: Path) -> None:
+def save_result(model: Any, tokenizer: Any, folder: Path) -> dict[str, SavedFile]:
     """Write the trained adapter or model with its tokenizer (chat template included) into the
-    stage's folder, each file whole or not at all.
+    stage's folder, each file whole or not at all; the files, with their sizes and hashes.
 
     Raises MachineNotReady if the disk does not take it.
     """
+    from safetensors import SafetensorError
+
     unfinished = folder / ".saving"
-    _remove(unfinished)
     try:
+        DISK.remove(unfinished)
         save_weights(model, unfinished)
         tokenizer.save_pretrained(str(unfinished))
         # A model that scores has no generation settings.
         if getattr(model, "generation_config", None) is not None:
             model.generation_config.save_pretrained(str(unfinished))
-        for path in sorted(unfinished.iterdir()):
-            os.replace(path, folder / path.name)
-        unfinished.rmdir()
+        DISK.sync_tree(unfinished)
+        files = {
+            name: SavedFile(
+                bytes=DISK.size(unfinished / name), sha256=DISK.digest(unfinished / name)
+            )
+            for name in DISK.files(unfinished)
+        }
+        for name in DISK.names(unfinished):
+            DISK.rename(unfinished / name, folder / name)
+        DISK.sync(folder)
+        DISK.remove(unfinished)
     except OSError as error:
         raise cannot_write(folder, error, way_out=ELSEWHERE) from error
+    except SafetensorError as error:  # a full disk, in the words of its library
+        raise MachineNotReady(
+            f"{folder}: cannot be written: {error}", hint=f"free some space, or {ELSEWHERE}"
+        ) from error
+    return files
 
 
 def fingerprint(value: Any) -> str:

@@ -22,6 +22,7 @@ from advisor.plan.record import (
     Check,
     Measured,
     ResolvedSettings,
+    SavedFile,
     StageResult,
     Verdict,
 )
@@ -181,9 +182,11 @@ class Objective(ABC, Generic[Item]):
         """
         raise NotImplementedError
 
-    def save(self, job: Job, trainer: Trainer, model: Model, tokenizer: Tokenizer) -> None:
-        """Write the result into the stage's folder. May raise TrainingFailed."""
-        checkpoints.save_result(model, tokenizer, job.output)
+    def save(
+        self, job: Job, trainer: Trainer, model: Model, tokenizer: Tokenizer
+    ) -> dict[str, SavedFile]:
+        """Write the result into the stage's folder; its files. May raise TrainingFailed."""
+        return checkpoints.save_result(model, tokenizer, job.output)
 
 
 def prepare(job: Job, objective: Objective[Any]) -> tuple[Tokenizer, Prepared[Any]]:
@@ -353,7 +356,7 @@ def train(job: Job, objective: Objective[Any]) -> None:
     round_to_base(trained)
     if hasattr(trained.config, "use_cache"):
         trained.config.use_cache = True
-    objective.save(job, trainer, trained, tokenizer)
+    files = objective.save(job, trainer, trained, tokenizer)
     checks: list[Check] = check_saved(job, trained, job.output, probe, before)
     checks += rounding_checks(job)
     evaluation, verdict = None, None
@@ -376,6 +379,7 @@ def train(job: Job, objective: Objective[Any]) -> None:
         held_out=curve.record() if curve is not None else None,
         checks=tuple(checks),
         verdict=stage_verdict(checks, verdict),
+        files=files,
         versions=versions,
         resolved=resolved,
     )

@@ -161,7 +161,7 @@ def finish(
     policy = ppo.roles.only_policy()
     round_to_base(policy)
     policy.eval()
-    checkpoints.save_result(policy, tokenizer, job.output)
+    files = checkpoints.save_result(policy, tokenizer, job.output)
     checks: list[Check] = check_saved(job, policy, job.output, probe, before)
     evaluation, verdict = None, None
     if evaluator is not None:
@@ -185,6 +185,7 @@ def finish(
         evaluation=evaluation,
         checks=tuple(checks),
         verdict=stage_verdict(checks, verdict),
+        files=files,
         versions=versions,
         resolved=used,
     )
