@@ -5,7 +5,6 @@ model and data can be read, the disk has room.
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import urllib.error
 import urllib.request
@@ -19,6 +18,7 @@ from advisor.ground.files import ELSEWHERE
 from advisor.ground.resources import PACKAGE, method_roots, resource_root
 from advisor.ground.types import DataProfile, Gpu, Hardware, ModelShape
 from advisor.ground.units import format_gib
+from advisor.launch.data_check import check_data
 from advisor.launch.expected import disk_need, sum_known
 from advisor.launch.gpus import ChosenGpus, choose_gpus, lacks_bfloat16
 from advisor.launch.loadable import loading_faults
@@ -40,6 +40,7 @@ class PreflightResult:
     gpus: ChosenGpus  # one GPU for each process; none if the plan uses none
     # path as written -> what the data is; data sets on the hub are left to the trainer
     profiles: Mapping[str, DataProfile]
+    warnings: tuple[str, ...]  # what is allowed, and may be a mistake
 
 
 def run_preflight(
@@ -64,10 +65,10 @@ def run_preflight(
         shape: The model's shape, if it is known.
         trainers: The folder that holds the package `trainers`.
     """
-    profiles: dict[str, DataProfile] = {}
+    data = check_data(todo, plan_path)
     bad = [
         *_objective_faults(todo, trainers),
-        *_data_faults(todo, plan_path, profiles),
+        *data.faults,
         *_model_faults(plan, plan_path),
         *loading_faults(todo, shape),
     ]
@@ -104,7 +105,9 @@ def run_preflight(
         raise MachineNotReady(faults=lacking)
     for fault in _hub_faults(plan, plan_path):
         raise fault
-    return PreflightResult(disk_need_bytes=need, gpus=chosen, profiles=profiles)
+    return PreflightResult(
+        disk_need_bytes=need, gpus=chosen, profiles=data.profiles, warnings=tuple(data.warnings)
+    )
 
 
 # --------------------------------------------------------------------------- what the plan names
@@ -155,49 +158,6 @@ def is_hub_id(text: str) -> bool:
 def offline() -> bool:
     """Whether the user forbids the hub."""
     return os.environ.get("HF_HUB_OFFLINE", "").strip().lower() in ("1", "true", "yes", "on")
-
-
-def _data_faults(
-    todo: Sequence[Entry], plan_path: Path, profiles: dict[str, DataProfile]
-) -> Iterable[Fault]:
-    """What keeps the data from being trained on; fills `profiles`."""
-    from advisor.data import profile
-
-    for entry in todo:
-        text = entry.data.path
-        path = resolve_path(plan_path, text)
-        if text in profiles or (
-            not path.exists()
-            and "/" in text
-            and is_hub_id(text)
-            and not Path(text).suffix
-            and not offline()
-        ):
-            continue  # a data set on the hub: the trainer downloads it
-        try:
-            profiles[text] = found = profile(path, mapping=entry.data.mapping)
-        except InputError as error:
-            yield from error.faults
-            continue
-        if entry.stage.objective not in found.objectives:
-            errors = "; ".join(
-                finding.text
-                for finding in found.findings
-                if entry.stage.objective in finding.blocks
-            )
-            can = (
-                f"it can train: {', '.join(found.objectives)}"
-                if found.objectives
-                else "it can train nothing"
-            )
-            yield Fault(
-                what=(
-                    f"{text}: cannot train objective {entry.stage.objective}:"
-                    f" {errors or f'it holds {found.kind} ({found.format})'}"
-                ),
-                allowed=can,
-                hint=f"advise check {shlex.quote(text)}",
-            )
 
 
 def _folder(plan: Plan, plan_path: Path) -> Path | None:

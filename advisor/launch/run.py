@@ -120,7 +120,7 @@ def run_plan(
     if memory.faults and not dry_run:
         raise MachineNotReady(faults=memory.faults)
     # A dry run is what shows how much is really needed: it is tried.
-    for warning in (*memory.warnings, *(fault.what for fault in memory.faults)):
+    for warning in (*checked.warnings, *memory.warnings, *(fault.what for fault in memory.faults)):
         say(f"warning: {warning}")
 
     with RunFolder(run.folder) as folder:

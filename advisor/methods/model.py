@@ -50,6 +50,8 @@ class Objective(Method):
     phrase: str  # for people: "show {model} pairs of a better and a worse answer"
     short: str  # a few words: "learning from pairs"
     trains_on: Annotated[tuple[str, ...], ListOf(of=Choice(values=DATA_KINDS))]
+    # What its trainer can read beside them, though it is not meant for it.
+    also_reads: Annotated[tuple[str, ...], ListOf(of=Choice(values=DATA_KINDS))] = ()
     pairs: bool = False  # a row is two sequences
     generates: bool = False  # it learns from answers that the model writes itself
     scores: bool = False  # the result gives a score in place of text, and is a model of its own

@@ -1,0 +1,156 @@
+"""Whether the data of each stage can be trained on, before anything is written.
+
+Every stage is checked with the file it names, so that the first call of `advise run` refuses what
+any later call would refuse, and no call refuses what the trainers accept.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from advisor.data.read.hub import is_hub_id, offline
+from advisor.ground.errors import Fault, InputError
+from advisor.ground.types import DataProfile
+from advisor.methods import objective
+from advisor.plan.entries import Entry
+from advisor.plan.read import resolve_path
+
+
+@dataclass(slots=True)
+class CheckedData:
+    """What the data of some stages is."""
+
+    # path as written -> what the data is; data sets on the hub are left to the trainer
+    profiles: dict[str, DataProfile] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def check_data(todo: Sequence[Entry], plan_path: Path) -> CheckedData:
+    """What the data is, with every fault and warning once for each file and purpose.
+
+    Args:
+        todo: The entries that are still to be trained.
+        plan_path: The plan file; relative paths start from its folder.
+    """
+    from advisor.data import profile
+
+    checked = CheckedData()
+    read: dict[tuple[str, str], DataProfile | None] = {}
+    seen = set()
+    for entry in todo:
+        text = entry.data.path
+        path = resolve_path(plan_path, text)
+        if is_on_the_hub(text, path):
+            continue
+        source = (text, repr(entry.data.mapping))
+        if source not in read:
+            try:
+                read[source] = profile(path, mapping=entry.data.mapping)
+            except InputError as error:
+                read[source] = None
+                checked.faults += error.faults
+        found, purpose = read[source], _purpose(entry)
+        if found is None or (*source, purpose) in seen:
+            continue
+        seen.add((*source, purpose))
+        checked.profiles.setdefault(text, found)
+        checked.faults += _faults(entry, found)
+        checked.warnings += _warnings(entry, found)
+    return checked
+
+
+def is_on_the_hub(text: str, path: Path) -> bool:
+    """Whether a data path that is not there may name a data set, which the trainer downloads."""
+    return (
+        not path.exists()
+        and text.count("/") == 1
+        and is_hub_id(text)
+        and not Path(text).suffix
+        and not offline()
+    )
+
+
+def can_train(entry: Entry, profile: DataProfile) -> bool:
+    """Whether the trainer of the stage can learn from the data: what the data suits, and what the
+    objective reads beside it.
+    """
+    purpose = _purpose(entry)
+    if purpose in profile.objectives:
+        return True
+    is_blocked = any(purpose in finding.blocks for finding in profile.findings)
+    return (
+        purpose == entry.stage.objective
+        and profile.kind in objective(purpose).also_reads
+        and not is_blocked
+    )
+
+
+def _purpose(entry: Entry) -> str:
+    """The objective, or classification if the stage trains a head with classes."""
+    return (
+        "classification"
+        if entry.stage.options.get("head") == "classes"
+        else str(entry.stage.objective)
+    )
+
+
+def _faults(entry: Entry, profile: DataProfile) -> Iterable[Fault]:
+    if can_train(entry, profile):
+        if not _has_reward(entry, profile):
+            yield Fault(
+                what=(
+                    f"stage {entry.stage.name}: nothing says what reward an answer gets, and"
+                    f" {entry.data.path} has no answers that can be verified"
+                ),
+                allowed=(
+                    "a reward model trained by an earlier stage (objective rm); reward_model: a"
+                    " folder; verifier: exact, regex or json_schema; reward: file.py:function"
+                ),
+            )
+        return
+    purpose = _purpose(entry)
+    errors = "; ".join(finding.text for finding in profile.findings if purpose in finding.blocks)
+    can = ", ".join(profile.objectives)
+    yield Fault(
+        what=(
+            f"{entry.data.path}: cannot train {_in_words(purpose)}:"
+            f" {errors or f'it holds {profile.kind} ({profile.format})'}"
+        ),
+        allowed=f"it can train: {can or 'nothing'}",
+        hint=f"advise check {shlex.quote(entry.data.path)}",
+    )
+
+
+def _has_reward(entry: Entry, profile: DataProfile) -> bool:
+    """Whether something can score the answers of a stage that learns from its own: what the stage
+    names, an earlier reward model, or answers in the data.
+    """
+    return (
+        not objective(entry.stage.objective).needs_reward
+        or entry.scored_by is not None
+        or any(entry.stage.options.get(key) for key in ("verifier", "reward_model", "reward"))
+        or profile.kind == "prompts_with_verifier"
+        or profile.format == "classification"
+        or "grpo" in profile.objectives  # its answers can be verified
+    )
+
+
+def _warnings(entry: Entry, profile: DataProfile) -> Iterable[str]:
+    """What a person who mistook one objective for another would want to know."""
+    found = objective(entry.stage.objective)
+    is_suited = _purpose(entry) in profile.objectives or profile.kind in found.trains_on
+    # Reinforcement takes the questions alone, whatever the data says to them.
+    if not is_suited and not found.generates and can_train(entry, profile):
+        meant = " or ".join(kind.replace("_", " ") for kind in found.trains_on)
+        yield (
+            f"{entry.data.path} holds {profile.kind.replace('_', ' ')}, and objective"
+            f" {found.id} is meant for {meant}; it is trained on as it is"
+        )
+
+
+def _in_words(purpose: str) -> str:
+    return "a classifier" if purpose == "classification" else f"objective {purpose}"

@@ -1,0 +1,193 @@
+"""Data that a stage cannot be trained on is refused by the first call and by every later one."""
+
+import json
+from functools import cache
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from advisor.ground.yaml_reader import parse_yaml
+from advisor.launch.data_check import check_data
+from advisor.methods import objectives
+from advisor.plan.entries import entries
+from advisor.plan.read import plan_from_data
+from tests.conftest import examples
+
+ROWS = range(20)
+
+
+def chat(question, answer):
+    return {
+        "messages": [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": answer},
+        ]
+    }
+
+
+# What a person has in a file -> its rows.
+KINDS = {
+    "chats": [chat(f"What is {n}?", f"It is number {n} of twenty.") for n in ROWS],
+    "sums": [{"question": f"{n} + 1?", "answer": f"One more.\n#### {n + 1}"} for n in ROWS],
+    "classes": [{"text": f"mail {n}", "label": ("spam", "ham")[n % 2]} for n in ROWS],
+    "texts": [{"text": f"A text about number {n} and other things."} for n in ROWS],
+    "pairs": [{"prompt": f"{n}?", "chosen": f"It is {n}.", "rejected": "no"} for n in ROWS],
+    "feedback": [
+        {"prompt": f"{n}?", "completion": f"It is {n}.", "label": n % 2 == 0} for n in ROWS
+    ],
+    "checked": [{"prompt": f"{n}?", "ground_truth": str(n)} for n in ROWS],
+}
+# Trainers of trainers/: the default head, and a head with classes.
+PURPOSES = [*((name, {}) for name in objectives()), ("sft", {"head": "classes"})]
+
+
+def write_kinds(folder):
+    for name, rows in KINDS.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory):
+    """A folder with one file of each kind."""
+    folder = tmp_path_factory.mktemp("kinds")
+    write_kinds(folder)
+    return folder
+
+
+def planned(folder, stages):
+    """The entries of a plan; a stage is (objective, options, file name)."""
+    data = {
+        "name": "shop",
+        "model": "owner/model",
+        "stages": [
+            {
+                "name": f"s{place}",
+                "objective": name,
+                "update": "lora",
+                "learning_rate": 1e-4,
+                "data": f"{file}.jsonl",
+                **options,
+            }
+            for place, (name, options, file) in enumerate(stages)
+        ],
+    }
+    plan = plan_from_data(parse_yaml(json.dumps(data), name="plan.yaml"), base=folder)
+    return entries(plan)
+
+
+def faults(folder, todo):
+    return [fault.what for fault in check_data(todo, folder / "plan.yaml").faults]
+
+
+def test_a_plan_that_starts_also_resumes(kinds):
+    """sft, rm and ppo where sft and ppo read the same file: accepted as a whole, and by what is
+    left after each stage.
+    """
+    todo = planned(kinds, [("sft", {}, "chats"), ("rm", {}, "pairs"), ("ppo", {}, "chats")])
+    for done in range(4):
+        assert faults(kinds, todo[done:]) == []
+
+
+def test_a_file_is_checked_for_every_stage_that_reads_it(kinds):
+    """A file that suits the first stage and not the second is refused before the first begins."""
+    todo = planned(kinds, [("sft", {}, "chats"), ("dpo", {}, "chats")])
+    assert faults(kinds, todo) == [
+        "chats.jsonl: cannot train objective dpo: it holds paired (messages)"
+    ]
+    assert faults(kinds, todo[1:]) == faults(kinds, todo)
+
+
+@pytest.fixture(scope="module")
+def cached(kinds):
+    """`faults` that profiles each file once."""
+    from advisor.data.measure import profile as module
+
+    known = cache(lambda path: module.profile(path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("advisor.data.profile", lambda path, mapping: known(path), raising=False)
+        yield lambda todo: faults(kinds, todo)
+
+
+@examples(1)
+@given(data=st.data())
+def test_what_is_left_is_refused_exactly_if_the_whole_plan_is(kinds, cached, data):
+    """Whichever stages are done: no later call refuses what the first accepted, and the first one
+    refuses what any later one would.
+    """
+    stage = st.tuples(st.sampled_from(PURPOSES), st.sampled_from(sorted(KINDS)))
+    stages = data.draw(st.lists(stage, min_size=1, max_size=5))
+    todo = planned(kinds, [(name, options, file) for (name, options), file in stages])
+    left = data.draw(st.lists(st.sampled_from(todo), unique_by=lambda entry: entry.name))
+    whole = cached(todo)
+    assert set(cached(left)) <= set(whole)
+    assert set().union(*(cached([entry]) for entry in todo)) == set(whole)
+
+
+def test_reinforcement_without_a_reward_is_refused_before_it_starts(kinds):
+    """Questions alone teach nothing: something has to score the answers."""
+    (found,) = faults(kinds, planned(kinds, [("ppo", {}, "pairs")]))
+    assert "nothing says what reward an answer gets" in found
+    assert faults(kinds, planned(kinds, [("ppo", {"verifier": "exact"}, "pairs")])) == []
+    assert faults(kinds, planned(kinds, [("grpo", {}, "sums")])) == []
+
+
+def test_an_objective_that_was_perhaps_mistaken_is_named(kinds):
+    """Raw text in an sft stage is trained on, with a warning; questions for ppo are no mistake."""
+    todo = planned(kinds, [("sft", {}, "texts"), ("rm", {}, "pairs"), ("ppo", {}, "chats")])
+    (warning,) = check_data(todo, kinds / "plan.yaml").warnings
+    assert warning.startswith("texts.jsonl holds raw text, and objective sft is meant for paired")
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("name", sorted(KINDS))
+def test_what_is_refused_is_what_the_trainer_cannot_prepare(kinds, tiny_model, name):
+    """For each kind of data and each objective: the launcher accepts a file if and only if the
+    trainer can prepare its rows.
+    """
+    from transformers import AutoTokenizer
+
+    from advisor.data import read_examples
+    from advisor.ground.errors import InputError
+    from trainers.prepare import Templater, prepare_stage_rows
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    path = kinds / f"{name}.jsonl"
+    for purpose, options in PURPOSES:
+        if purpose in ("ppo", "grpo", "rloo"):
+            options = {"verifier": "regex", "pattern": "1"}
+        try:
+            prepare_stage_rows(
+                read_examples(path),
+                Templater(tokenizer, learn_all=False),
+                seq_len=256,
+                truncation="stop",
+                holdout=0.1,
+                seed=1,
+                kind=kind_of(purpose, options),
+            )
+            is_prepared = True
+        except InputError:
+            is_prepared = False
+        refused = faults(kinds, planned(kinds, [(purpose, options, name)]))
+        assert (refused == []) == is_prepared, (purpose, options, refused)
+
+
+def kind_of(purpose, options):
+    """What the trainer of an objective prepares."""
+    import importlib
+
+    from trainers.frame.stage import Objective
+    from trainers.prepare.prompts import PROMPTS
+
+    if options.get("head") == "classes":
+        purpose = "classes"
+    if purpose == "ppo":  # a loop of its own
+        return PROMPTS
+    module = importlib.import_module(f"trainers.{purpose}")
+    found = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Objective) and value is not Objective
+    ]
+    return next(one for one in found if one.__module__ == module.__name__).kind
