@@ -6,6 +6,7 @@ used, so that `advise --json` and `advise --help` start without the others.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from importlib import import_module
@@ -14,8 +15,10 @@ from typing import Any, cast
 import click
 
 from advisor.commands.options import answer_options, json_option, rule_options
+from advisor.commands.output import say
 from advisor.ground.errors import AdviseError, InputError, Stopped
 from advisor.ground.files import refused_by_system
+from advisor.ground.terminal import show_streams, shown
 from advisor.ground.version import __version__
 
 # Command -> its line in `advise --help`, the first sentence of its own help.
@@ -118,6 +121,7 @@ def advise(
 def main() -> None:
     """Entry point of the `advise` command."""
     open_standard_streams()
+    show_streams()
     try:
         # Not click's own main(), which ends with exit code 1 if the reader of the output has gone.
         with advise.make_context("advise", repeat_map_flag(sys.argv[1:])) as context:
@@ -125,15 +129,19 @@ def main() -> None:
         sys.stdout.flush()
         code = 0
     except AdviseError as error:
-        click.echo(error.text(), err=True)
+        say(error.text())
         code = error.exit_code
     except click.exceptions.Exit as leave:
         code = leave.exit_code
     except click.ClickException as error:
-        error.show()
+        # Before click drops what looks like a colour.
+        error.message = shown(error.message)  # type: ignore[misc]
+        said = io.StringIO()
+        error.show(said)
+        say(said.getvalue().rstrip("\n"))
         code = InputError.exit_code
     except (KeyboardInterrupt, EOFError, click.Abort):
-        click.echo("stopped", err=True)
+        say("stopped")
         code = Stopped.exit_code
     except BrokenPipeError:
         drop_output()
@@ -143,7 +151,7 @@ def main() -> None:
         if refusal is not None and error.filename is None:  # the output itself
             drop_output()
         if refusal is not None:
-            click.echo(refusal.text(), err=True)
+            say(refusal.text())
         code = report_bug(error) if refusal is None else refusal.exit_code
     except Exception as error:
         code = report_bug(error)
@@ -184,11 +192,9 @@ def report_bug(error: BaseException) -> int:
     import traceback
 
     with tempfile.NamedTemporaryFile("w", prefix="advise-bug-", suffix=".log", delete=False) as log:
-        log.write(f"finetune-advisor {__version__}\n{' '.join(sys.argv)}\n\n")
-        traceback.print_exception(error, file=log)
-    click.echo(
-        f"this is a bug in advise: {type(error).__name__}: {error}\n"
-        f"  the details are in {log.name}",
-        err=True,
+        trace = "".join(traceback.format_exception(error))
+        log.write(shown(f"finetune-advisor {__version__}\n{' '.join(sys.argv)}\n\n{trace}"))
+    say(
+        f"this is a bug in advise: {type(error).__name__}: {error}\n  the details are in {log.name}"
     )
     return AdviseError.exit_code

@@ -28,6 +28,7 @@ from advisor.ground.errors import (
     Stopped,
     TrainingFailed,
 )
+from advisor.ground.terminal import show_streams, shown
 from advisor.methods import update
 from advisor.plan.model import Stage
 from advisor.plan.read import read_plan
@@ -44,6 +45,7 @@ CALLER_SHOWS_ERRORS = "ADVISE_TELLS_ERRORS"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code of one call. Writes error.json if the stage's folder is known."""
+    show_streams()
     given = parse_arguments(argv)
     job: Job | None = None
     previous = signal.signal(signal.SIGTERM, _stop)
@@ -175,7 +177,7 @@ def explain_error(error: Exception, job: Job | None) -> AdviseError:
     if job is not None:
         log = job.output / f"trainer-{Path(error_file()).stem}.log"
         make_folder(job.output)
-        log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        log.write_text(shown("".join(traceback.format_exception(error))), encoding="utf-8")
         bug = AdviseError(bug.faults[0].what, hint=f"this is a bug; the details are in {log}")
     return bug
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from advisor.commands.options import run_options
-from advisor.commands.output import console, say
+from advisor.commands.output import console, put, say
 from advisor.commands.session import Stated, advise_on, require_plan
 from advisor.commands.tools import run_tool
 from advisor.commands.training import show_run, train
@@ -88,6 +88,6 @@ def demo(context: click.Context, /, **settings: Any) -> None:
     print_samples(run.record, console())
     code = show_run(run)
     if code == 0:
-        click.echo("\nNow with your own data: advise        (a few questions, then one command)")
-        click.echo(f"See the launch file:     {Path(run.folder) / PLAN_FILE}")
+        put("\nNow with your own data: advise        (a few questions, then one command)")
+        put(f"See the launch file:     {Path(run.folder) / PLAN_FILE}")
     context.exit(code)

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from advisor.commands.options import Command, json_option
-from advisor.commands.output import console, print_json
+from advisor.commands.output import console, print_json, put
 from advisor.data import profile
 from advisor.estimate import fits_in, hardware_machine
 from advisor.estimate.read_spec import request_of
@@ -75,7 +75,7 @@ def estimate(plan: str | None, specs: str | None, as_json: bool, **flags: Any) -
     if as_json:
         print_json(documents if specs is not None or plan is not None else documents[0])
     else:
-        click.echo(estimates_text(documents, width=min(console().width, 120)))
+        put(estimates_text(documents, width=min(console().width, 120)))
 
 
 def documents_of(

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from advisor.commands.options import json_option, rule_options
-from advisor.commands.output import console, print_json
+from advisor.commands.output import console, print_json, put
 from advisor.commands.session import find_rule_layers, load_rule_set
 from advisor.ground.errors import InputError
 from advisor.render.method import names_of_methods, print_method
@@ -41,7 +41,7 @@ def rules(
         if as_json:
             print_json(lint_json(found))
         else:
-            click.echo(lint_text(found))
+            put(lint_text(found))
         context.exit(found.exit_code)
     if as_json:
         raise InputError("--json goes with `advise rules lint`")
@@ -52,7 +52,7 @@ def rules(
         from advisor.schema.build import write_schemas  # which no other answer needs
 
         written = write_schemas(ruleset, None if out is None else Path(out))
-        click.echo(f"wrote {len(written)} JSON Schemas to {written[0].parent}")
+        put(f"wrote {len(written)} JSON Schemas to {written[0].parent}")
     elif rule_id is None:
         print_rules(ruleset, console())
     elif rule_id == "facts":

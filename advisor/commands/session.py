@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from advisor.ground.errors import Fault, InputError
+from advisor.ground.terminal import shown
 from advisor.ground.types import Answers, Hardware
 from advisor.ground.yaml_reader import parse_yaml, read_yaml
 from advisor.ruleset.facts import Fact, load_facts
@@ -152,7 +153,7 @@ def load_known_facts(rule_layers: Sequence[str]) -> Mapping[str, Fact]:
 
 def print_warning(text: str) -> None:
     """Print a warning on standard error."""
-    print(f"warning: {text}", file=sys.stderr)
+    print(shown(f"warning: {text}"), file=sys.stderr)
 
 
 def load_rule_set(

@@ -11,6 +11,8 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from advisor.ground.terminal import shown
+
 SHOWN_FAULTS = 20
 
 
@@ -38,11 +40,11 @@ class AdviseError(Exception):
         super().__init__(self.text())
 
     def text(self) -> str:
-        """Every fault on its own lines, the first twenty shown and the rest counted."""
+        """Every fault on its own lines, the first twenty and a count of the rest; safe to print."""
         lines = [line for fault in self.faults[:SHOWN_FAULTS] for line in fault.lines()]
         if len(self.faults) > SHOWN_FAULTS:
             lines.append(f"... and {len(self.faults) - SHOWN_FAULTS} more of the same input")
-        return "\n".join(lines)
+        return shown("\n".join(lines))
 
 
 class InputError(AdviseError):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from advisor.ground.errors import MachineNotReady
 from advisor.ground.resources import trainers_root
+from advisor.ground.terminal import shown
 from advisor.ground.types import Hardware, as_free_now
 from advisor.ground.units import format_gib
 from advisor.launch.dry_run import measure_plan
@@ -154,7 +155,7 @@ def run_plan(
 
 
 def _to_stderr(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(shown(text), file=sys.stderr, flush=True)
 
 
 def _probed() -> Hardware:

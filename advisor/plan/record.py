@@ -26,6 +26,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.files import write_atomically
 from advisor.ground.json_values import OMIT_NULL, JsonObject, json_schema
+from advisor.ground.terminal import json_shown
 
 SCHEMA_VERSION = 1
 RECORD, DRY_RUN, RESULT = "run.json", "dry_run.json", "result.json"
@@ -627,7 +628,7 @@ def _value_of(kind: type[Part], data: Any, path: Path, hint: str) -> Part:
 def write_record(path: Path, value: JsonObject) -> None:
     """Write the value as JSON, whole or not at all. Raises MachineNotReady."""
     text = json.dumps(value.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, text + "\n")
+    write_atomically(path, json_shown(text) + "\n")
 
 
 def run_schema() -> dict[str, Any]:

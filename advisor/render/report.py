@@ -6,6 +6,7 @@ Made from run.json, metrics.jsonl and plan.yaml alone, so that it can be made ag
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.files import PLAN_FILE, write_atomically
+from advisor.ground.terminal import shown
 from advisor.ground.units import format_duration, format_gib
 from advisor.methods import Update, objective, update
 from advisor.methods.model import SERVERS
@@ -122,13 +124,13 @@ def model_card(record: RunRecord, stage: StageRecord) -> str:
     lines = [
         "---",
         f"library_name: {'peft' if update(stage.update).is_module else 'transformers'}",
-        *([f"base_model: {base}"] if base else []),
+        *([f"base_model: {_yaml_word(base)}"] if base else []),
         "tags: [fine-tuned, finetune-advisor]",
         "---",
         "",
-        f"# {record.name}: {stage.name}",
+        f"# {_markdown(record.name)}: {_markdown(stage.name)}",
         "",
-        f"{what_was_trained(stage)} of {base or Path(model).name}{rows}.",
+        f"{_markdown(what_was_trained(stage))} of {_markdown(base or Path(model).name)}{rows}.",
         *_card_losses(stage.evaluation or Evaluation()),
         *_card_step(stage.held_out),
         *_card_caveats(stage),
@@ -136,13 +138,27 @@ def model_card(record: RunRecord, stage: StageRecord) -> str:
         "",
         "| setting | value |",
         "| --- | --- |",
-        *(f"| {key} | {value} |" for key, value in _card_settings(record.settings(stage)).items()),
+        *(
+            f"| {_markdown(key)} | {_markdown(value)} |"
+            for key, value in _card_settings(record.settings(stage)).items()
+        ),
     ]
     versions = ", ".join(
         f"{name} {version}" for name, version in record.versions.items() if version
     )
-    lines += ["", f"Made with advise {record.advise_version}; {versions}."]
+    lines += ["", _markdown(f"Made with advise {record.advise_version}; {versions}.")]
     return "\n".join(lines) + "\n"
+
+
+def _markdown(value: object) -> str:
+    """A value as text on one line of Markdown: it starts no HTML, table cell or code."""
+    line = shown(str(value)).replace("\n", "\\n")
+    return re.sub(r"[|<`\[]", lambda found: f"&#{ord(found[0])};", line)
+
+
+def _yaml_word(value: str) -> str:
+    """A text as a YAML value that is nothing but this text."""
+    return value if re.fullmatch(r"[\w./-]+", value, re.ASCII) else json.dumps(value)
 
 
 def _card_losses(found: Evaluation) -> list[str]:

@@ -16,15 +16,17 @@ def print_rules(ruleset: Ruleset, console: Console) -> None:
     """Every active rule, table by table in the order of decision, with its conditions and its
     reason.
     """
+    from rich.text import Text
+
     for table_id, table in ruleset.tables.items():
-        console.print(f"\n[bold]{table_id}[/bold]: {table.about}")
+        console.print(Text.assemble("\n", (table_id, "bold"), f": {table.about}"))
         for rule in sorted(ruleset.rules[table_id], key=lambda rule: (rule.layer, rule.id)):
             console.print(f"  {rule.id}  [{rule.kind}]", markup=False)
             console.print(
                 f"    {conditions(rule, ruleset)} -> {outcome(rule, ruleset)}", markup=False
             )
     if ruleset.disabled:
-        console.print("\n[bold]disabled[/bold]")
+        console.print(Text.assemble("\n", ("disabled", "bold")))
         for rule_id, because in ruleset.disabled.items():
             console.print(f"  {rule_id}: {because}", markup=False)
     console.print(

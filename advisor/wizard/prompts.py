@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from advisor.ground.terminal import shown
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -151,7 +153,9 @@ class QuestionaryUi(_Prompter):
 def prompt_lines(text: str, width: int) -> str:
     """A question wrapped by us: prompt_toolkit crops every line of a prompt but the last."""
     return "\n  ".join(
-        textwrap.wrap(text, max(SMALLEST_WIDTH, width - POINTER_COLUMNS), break_on_hyphens=False)
+        textwrap.wrap(
+            shown(text), max(SMALLEST_WIDTH, width - POINTER_COLUMNS), break_on_hyphens=False
+        )
     )
 
 
@@ -161,7 +165,7 @@ def choice_lines(option: Option, width: int) -> str:
     """
     text = f"{option.label} – {option.help}" if option.help else option.label
     room = max(SMALLEST_WIDTH, width - POINTER_COLUMNS - 1)
-    lines = textwrap.wrap(text, room, subsequent_indent="  ", break_on_hyphens=False) or [""]
+    lines = textwrap.wrap(shown(text), room, subsequent_indent="  ", break_on_hyphens=False) or [""]
     return ("\n" + " " * POINTER_COLUMNS).join(lines)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from advisor.ground.errors import AdviseError
+from advisor.ground.terminal import show_streams
 from advisor.plan.model import Plan
 from advisor.plan.read import read_plan
 from advisor.plan.record import CROSS, CrossEvaluation
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--run", required=True, type=Path)
     parser.add_argument("--max-steps", type=int)
     given = parser.parse_args(argv)
+    show_streams()
     use_cores()
     quiet_libraries()
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.files import ELSEWHERE, cannot_write, write_atomically
+from advisor.ground.terminal import json_shown
 
 
 def json_value(value: Any) -> Any:
@@ -32,9 +33,8 @@ def write_json(path: Path, value: Any) -> None:
     Raises MachineNotReady if it cannot be written.
     """
     make_folder(path.parent)
-    write_atomically(
-        path, json.dumps(json_value(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    )
+    text = json.dumps(json_value(value), indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, json_shown(text) + "\n")
 
 
 def read_json(path: Path) -> Any:

@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 
 from advisor.ground.errors import TrainingFailed
 from advisor.ground.files import write_atomically
+from advisor.ground.terminal import console, show_streams, shown
 from advisor.ground.units import format_duration, format_gib
 from trainers.frame.checkpoints import mark_complete
 from trainers.frame.files import json_value
@@ -28,7 +29,7 @@ SHOWN = 2  # numbers of the objective beside the loss: the loss of GRPO is zero 
 
 def say(text: str) -> None:
     """Print a message on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    print(shown(text), file=sys.stderr, flush=True)
 
 
 class Display:
@@ -40,17 +41,17 @@ class Display:
         self.last_line_s = 0.0
         self.shown = shown
         if shown and sys.stderr.isatty():
-            from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn
 
             self.bar = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=None),
-                TextColumn("{task.completed}/{task.total}"),
-                TextColumn("{task.fields[text]}"),
-                console=Console(stderr=True),
+                TextColumn("{task.completed}/{task.total}", markup=False),
+                TextColumn("{task.fields[text]}", markup=False),
+                console=console(stderr=True),
             )
             self.bar.start()
+            show_streams()  # rich has put its own in place, which read colours out of any text
             self.task = self.bar.add_task(label, total=steps, text="")
 
     def show(self, step: int, text: str, *, important: bool = False) -> None:

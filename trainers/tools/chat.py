@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from advisor.ground.errors import AdviseError, InputError, nearest
+from advisor.ground.terminal import show_streams
 from trainers.frame.evaluating import evaluating
 from trainers.frame.machine import quiet_libraries, torch_device, use_cores
 from trainers.tools.results import BASE, Loaded, load_results, prompt_ids, results_of
@@ -139,6 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--system")
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args(argv)
+    show_streams()
     try:
         return chat(given)
     except KeyboardInterrupt:

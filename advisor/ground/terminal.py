@@ -1,0 +1,151 @@
+"""Text of other people on a terminal: nothing in it moves the cursor, changes colours, reorders the
+words, or stays invisible.
+
+Names, values, paths and the messages of libraries are shown with such characters as their escapes
+(`\\x1b`, `\\u202e`). Colours and progress bars of our own are added after that, by `console`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# Everything but plain ASCII, line breaks and tabs is looked at.
+_SUSPECT = re.compile(r"[^ -~\n\t]")
+# Zero width (non-)joiners: Persian, Indian scripts and emoji are misspelt without them; next to an
+# ASCII letter they only hide.
+_JOINERS = "\u200c\u200d"
+
+
+def shown(text: str) -> str:
+    """The text as a person may see it; line breaks and tabs stay.
+
+    Escaped are control characters (C0 but \\n and \\t, DEL, C1), marks of writing direction,
+    separators of lines, characters without width, and what stands for no character at all (lone
+    surrogates, code points without a meaning).
+    """
+    return text if text.isprintable() else _SUSPECT.sub(_escape, text)
+
+
+def json_shown(text: str) -> str:
+    """The text of a JSON document, as `json.dumps` made it, with the same characters as JSON's own
+    escapes: it reads back as the same values.
+    """
+    return text if text.isprintable() else _SUSPECT.sub(_json_escape, text)
+
+
+def _is_shown(found: re.Match[str]) -> bool:
+    sign = found[0]
+    if sign in _JOINERS:
+        around = found.string[max(0, found.start() - 1) : found.end() + 1]
+        return len(around) == 3 and not around[0].isascii() and not around[2].isascii()
+    return sign.isprintable() or (sign >= "\xa0" and sign.isspace() and sign not in "\u2028\u2029")
+
+
+def _escape(found: re.Match[str]) -> str:
+    return found[0] if _is_shown(found) else repr(found[0])[1:-1]
+
+
+def _json_escape(found: re.Match[str]) -> str:
+    sign = found[0]
+    if _is_shown(found):
+        return sign
+    return f"\\u{ord(sign):04x}" if ord(sign) < 0x80 else json.dumps(sign)[1:-1]
+
+
+# --------------------------------------------------------------------------- streams
+
+# tqdm, which libraries show progress with: back to the start of the line, or some lines up.
+_MOVES = re.compile(r"\r?|(?:\n|\x1b\[A)+")
+
+
+class ShownStream:
+    """A text stream that shows what is written to it, and is the stream below in all else.
+
+    The last line of defence: whatever a library prints, its warnings and logs included, goes
+    through here. A carriage return is left alone where a progress bar puts it.
+    """
+
+    def __init__(self, below: TextIO) -> None:
+        self.below = below
+
+    def write(self, text: str) -> int:
+        """Write the text, escaped. Returns its length, as given."""
+        if _MOVES.fullmatch(text):
+            self.below.write(text)
+        else:
+            start = "\r" if text.startswith("\r") else ""
+            self.below.write(start + shown(text[len(start) :]))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write each of them."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.below, name)
+
+
+def show_streams() -> None:
+    """Let standard output and standard error show what is written to them, in this process, logs of
+    libraries that are loaded already included.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if not isinstance(stream, ShownStream):
+            setattr(sys, name, ShownStream(stream))
+            _redirect_logs(stream, getattr(sys, name))
+
+
+def _redirect_logs(before: Any, after: Any) -> None:
+    logging = sys.modules.get("logging")  # not loaded: its handlers will find the new stream
+    if logging is None:
+        return
+    for logger in (logging.root, *logging.root.manager.loggerDict.values()):
+        for handler in getattr(logger, "handlers", ()):  # a place holder has none
+            if isinstance(handler, logging.StreamHandler) and handler.stream is before:
+                handler.setStream(after)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A rich console for our own colours around text of other people.
+
+    It respects NO_COLOR and the terminal's width, prints plain text if the output is no terminal,
+    and takes neither markup (`[red]`) nor emoji names (`:x:`) in text for its own.
+    """
+    from rich.console import Console  # 0.1 s, and `advise --json` prints without it
+    from rich.segment import Segment
+
+    stream = sys.stderr if stderr else sys.stdout
+    below: Any = stream.below if isinstance(stream, ShownStream) else stream
+
+    class Printer(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # rich would end the process with exit code 1
+
+        def render_str(self, text: str, **options: Any) -> Any:
+            return super().render_str(shown(text), **options)
+
+        def render(self, *arguments: Any, **options: Any) -> Any:
+            """Segments of text and style: text is shown, a link is dropped, since its target would
+            be written raw and unseen.
+            """
+            for segment in super().render(*arguments, **options):
+                if segment.control:
+                    yield segment
+                    continue
+                style = segment.style
+                if style is not None and style.link:
+                    style = style.update_link(None)
+                yield Segment(shown(segment.text), style)
+
+    return Printer(
+        file=below, stderr=stderr, highlight=False, soft_wrap=False, markup=False, emoji=False
+    )

@@ -1,0 +1,243 @@
+"""Text of other people in everything that is printed or written to be read: a value, a name, a path,
+a library's message. It is shown, it never acts.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+import sys
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from advisor.commands.output import console, print_json, put, say
+from advisor.ground.errors import InputError
+from advisor.ground.terminal import ShownStream, json_shown, show_streams, shown
+from advisor.plan.record import RunRecord
+from advisor.render.report import model_card
+from tests.render.test_report import RECORD, page_of
+
+# A window's title, colour, a link with another target, C1, DEL, marks of direction, no width, lines.
+EVIL = (
+    "a\x1b]0;own\x07\x1b[31m\x1b]8;;http://e.x\x1b\\b\x9b2J\x7f\u202ec\u2066d\u200be\u2028f\x85g\r"
+    "\ufeffhi"
+)
+ESCAPED = json.dumps(EVIL)
+
+
+def acting(text: str) -> set[str]:
+    """The characters of a text that are not there to be read."""
+    kinds = ("Cc", "Cf", "Cs", "Cn", "Zl", "Zp")
+    return {sign for sign in text if sign not in "\n\t" and unicodedata.category(sign) in kinds}
+
+
+# --------------------------------------------------------------------------- one text
+
+
+def test_what_acts_is_escaped_and_what_is_read_stays():
+    """Letters of every script, emoji and their joiners, wide spaces, lines and tabs stay."""
+    assert not acting(shown(EVIL + "\udcff\U000e0041"))
+    assert shown("\x1b[2J\x9b\x7f\u202e") == r"\x1b[2J\x9b\x7f\u202e"
+    for text in ("naïve 日本語　نمی\u200cخواهم 👨\u200d👩\u200d👧 – a\u00a0b\n\tc", "", "plain"):
+        assert shown(text) == text
+    assert shown("pay\u200dpal") == r"pay\u200dpal"
+
+
+def test_json_says_the_same_in_its_own_escapes():
+    """The document reads back as the same values; nothing in it acts on a terminal."""
+    document = {EVIL: [EVIL, "\U000e0041", "ü"]}
+    text = json_shown(json.dumps(document, ensure_ascii=False, indent=1))
+    assert not acting(text)
+    assert json.loads(text) == document
+    assert "ü" in text
+
+
+# --------------------------------------------------------------------------- streams
+
+
+def test_every_way_to_a_terminal_shows_it(capsys, monkeypatch):
+    """Our own messages, what libraries print and log, and text in rich's markup."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    handler = logging.StreamHandler()  # of a library that was loaded before
+    logger = logging.getLogger("a library")
+    logger.addHandler(handler)
+    try:
+        show_streams()
+        say(EVIL)
+        put(EVIL)
+        print_json([EVIL])
+        print(EVIL)
+        print(EVIL, file=sys.stderr)
+        logger.error("%s", EVIL)
+        sys.stderr.writelines([EVIL])
+        say(InputError(EVIL, EVIL, EVIL).text())
+    finally:
+        logger.removeHandler(handler)
+    found = capsys.readouterr()
+    assert not acting(found.out + found.err)
+    assert found.err.count(r"\x1b]0;own\x07") == 7
+    show_streams()
+    console().print(f"[red]{EVIL}[link=http://e.x]x[/link]:smile:", style="bold")
+    out, _ = capsys.readouterr()
+    own = re.sub(r"\x1b\[[0-9;]*m", "", out)
+    assert own != out, "our own colours survive"
+    assert not acting(own)
+    assert "[red]" in own
+    assert "[link=http://e.x]x[/link]:smile:" in own.replace("\n", "")
+
+
+def test_progress_bars_of_libraries_still_move():
+    """A bar's own way back to the start of its line, and nothing else of what it shows."""
+    below = io.StringIO()
+    stream = ShownStream(below)
+    for text in ("\r", "\r 10%|x", "\n\n", "\x1b[A\x1b[A", "\rbad \x1b[31m\r"):
+        stream.write(text)
+    assert below.getvalue() == "\r\r 10%|x\n\n\x1b[A\x1b[A\rbad \\x1b[31m\\r"
+
+
+# --------------------------------------------------------------------------- every input
+
+PLAN = """version: 1
+name: x
+model: {model}
+data: {{path: d.jsonl}}
+stages: [{{name: sft, objective: sft, update: lora{stage}}}]
+{more}
+"""
+ROWS = '{"prompt": "a", "completion": "b"}\n' * 12
+
+
+def _answers(text: str):
+    def give(folder: Path) -> list[str]:
+        (folder / "a.yaml").write_text(text.replace("EVIL", ESCAPED), "utf-8")
+        return ["--json", "--answers", "a.yaml"]
+
+    return give
+
+
+def _plan(command: str, model: str = "m", stage: str = "", more: str = ""):
+    def give(folder: Path) -> list[str]:
+        (folder / "d.jsonl").write_text(ROWS)
+        text = PLAN.format(model=model, stage=stage, more=more).replace("EVIL", ESCAPED)
+        (folder / "p.yaml").write_text(text, "utf-8")
+        return [*command.split(), "p.yaml"]
+
+    return give
+
+
+def _rows(row: str, *more: str):
+    def give(folder: Path) -> list[str]:
+        (folder / "d.jsonl").write_text(f"{row}\n".replace("EVIL", ESCAPED) * 12, "utf-8")
+        return ["check", "d.jsonl", *more]
+
+    return give
+
+
+def _named(name: str, content: str, *arguments: str):
+    def give(folder: Path) -> list[str]:
+        (folder / name).write_text(content.replace("EVIL", ESCAPED), "utf-8")
+        return [*arguments]
+
+    return give
+
+
+def _model(key: str):
+    def give(folder: Path) -> list[str]:
+        (folder / "m").mkdir()
+        sizes = dict.fromkeys(("hidden_size", "num_hidden_layers", "vocab_size"), 8)
+        config = {"model_type": "llama", "num_attention_heads": 2, "intermediate_size": 8, **sizes}
+        (folder / "m" / "config.json").write_text(json.dumps({**config, key: EVIL}))
+        return ["--task", "qa", "--gpu", "none", "--model", "./m"]
+
+    return give
+
+
+def _record(folder: Path) -> list[str]:
+    (folder / "r").mkdir()
+    (folder / "r" / "run.json").write_text(json.dumps({"schema_version": EVIL, EVIL: 1}))
+    return ["chat", "r"]
+
+
+NAME = EVIL.replace("/", "")
+INPUTS = {
+    "answers: a value": _answers("task: EVIL"),
+    "answers: a key": _answers("EVIL: 1"),
+    "answers: a model": _answers("task: qa\ngpu: none\nmodel: EVIL"),
+    "answers: a task name": _answers("task: multi_department\ntasks: {EVIL: x.jsonl}"),
+    "plan: a key": _plan("estimate", more="EVIL: 1"),
+    "plan: a model": _plan("estimate", model="EVIL"),
+    "plan: a method's value": _plan("run", stage=", target_modules: EVIL, rank: EVIL"),
+    "plan: a value": _plan("run", more="launch: {device: EVIL}"),
+    "plan: a --set": lambda folder: [*_plan("run")(folder), "--set", f"{EVIL}={EVIL}"],
+    "rules: a name": _named("r.yaml", "rules: {EVIL: [{id: EVIL}]}", "rules", "--rules", "r.yaml"),
+    "rules: unknown": lambda folder: ["rules", EVIL],
+    "data: a value": _rows('{"prompt": EVIL, "completion": EVIL}'),
+    "data: a column": _rows('{"prompt": "a", "completion": "b", EVIL: 1}'),
+    "data: columns, none known": _rows("{EVIL: EVIL}"),
+    "data: a role": _rows('{"messages": [{"role": EVIL, "content": "x"}]}', "--json"),
+    "data: as json": _rows('{"prompt": EVIL, EVIL: EVIL}', "--json"),
+    "data: a row": _rows('{"prompt": EVIL, "completion": EVIL}', "--show-row", "1"),
+    "data: --map": _rows('{"a": "b"}', "--map", f"{EVIL}={EVIL}"),
+    "a file's name": _named(NAME, ROWS, "check", NAME),
+    "a file that is not there": lambda folder: ["check", EVIL],
+    "a model's config": _model("torch_dtype"),
+    "a model's type": _model("model_type"),
+    "run.json": _record,
+    "a command": lambda folder: [EVIL],
+    "an option": lambda folder: [f"--{EVIL}"],
+    "an option's value": lambda folder: ["--json", "--task", "qa", "--gpu", EVIL],
+    "a choice": lambda folder: ["--json", "--task", "qa", "--gpu", "none", "--choose", EVIL],
+    "a model's name": lambda folder: ["--task", "qa", "--gpu", "none", "--model", EVIL],
+    "a spec": lambda folder: ["estimate", "--model", EVIL],
+}
+
+
+@pytest.mark.parametrize("place", INPUTS)
+def test_no_input_acts_on_the_terminal(call, tmp_path, place):
+    """Whatever a person is given to use, from a file's name to a rule: its text is only shown."""
+    code, out, err = call(*INPUTS[place](tmp_path))
+    assert code in (0, 2, 3, 4)
+    assert "own" in out + err
+    assert not acting(out + err)
+    files = [path for path in tmp_path.rglob("*") if path.suffix in (".html", ".md")]
+    assert not any(acting(path.read_text("utf-8")) for path in files)
+
+
+# --------------------------------------------------------------------------- reports
+
+
+def with_evil(value: object, *, keep: tuple[str, ...] = ()) -> object:
+    """The plain value with the text appended to every text in it, keys of open maps included."""
+    closed = ("status", "objective", "update", "counter", "quantization", "folder", *keep)
+    if isinstance(value, dict):
+        return {
+            key: part if key in closed else with_evil(part, keep=keep)
+            for key, part in value.items()
+        }
+    if isinstance(value, list):
+        return [with_evil(part, keep=keep) for part in value]
+    return value + EVIL + "|<b>" if isinstance(value, str) else value
+
+
+def test_reports_and_cards_show_it(tmp_path):
+    """Every text of run.json: in the report, the model card, and the lines after the run."""
+    document = with_evil(RECORD)
+    assert isinstance(document, dict)
+    for name in (EVIL, "b"):  # keys of open maps
+        document["stages"][0]["evaluation"]["metrics"][name] = {"before": 0.1, "after": 0.2}
+        document["versions"][name] = name
+    resolved = {"model": EVIL + "/x", "options": {EVIL: EVIL}, "trl": {"optim": EVIL}}
+    document["resolved"] = {document["stages"][0]["name"]: resolved}
+    record = RunRecord.from_dict(document)
+    stage = record.stages[0]
+    page = page_of(document, tmp_path / NAME, plan_text=f"a: 1  # {EVIL}\n")
+    card = model_card(record, stage)
+    assert not acting(page + card)
+    assert "<b>" not in page + card
+    assert r"\x1b" in page
+    assert r"\x1b" in card
+    assert card.count("---") == 3 + card.count("| --- | --- |") * 2 - 1
