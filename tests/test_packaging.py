@@ -14,6 +14,7 @@ import pytest
 
 from advisor.ruleset.load import load_rules
 from advisor.schema.build import SUFFIX, schemas
+from tests.fake_model import write_fake_model
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.slow
@@ -194,7 +195,6 @@ def test_without_the_extra_advice_works_and_training_names_the_line(light, tmp_p
             for i in range(60)
         )
     )
-    (tmp_path / "m").mkdir()
     config = {
         "model_type": "llama",
         "hidden_size": 64,
@@ -203,9 +203,7 @@ def test_without_the_extra_advice_works_and_training_names_the_line(light, tmp_p
         "intermediate_size": 128,
         "vocab_size": 300,
     }
-    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
-    for file in ("model.safetensors", "tokenizer.json"):
-        (tmp_path / "m" / file).write_text("{}")
+    write_fake_model(tmp_path / "m", config)
     flags = ["--task", "qa", "--gpu", "none", "--data", "train.jsonl", "--model", "m"]
     answered = subprocess.run(
         [light / "bin" / "advise", "--json", *flags], cwd=tmp_path, capture_output=True, text=True

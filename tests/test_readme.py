@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fake_model import write_fake_model
+
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", TEXT, flags=re.S)
@@ -66,10 +68,7 @@ def prepare(folder, model=None):
     """
     if model is None:
         model = folder / "model"
-        model.mkdir()
-        (model / "config.json").write_text(json.dumps(CONFIG))
-        for name in ("model.safetensors", "tokenizer.json"):
-            (model / name).write_text("{}")
+        write_fake_model(model, CONFIG)
     (folder / "train.jsonl").write_text(
         "".join(
             json.dumps({"question": f"What is {i}?", "answer": f"It is {i}, as ever."}) + "\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 
 import pytest
 
@@ -19,6 +18,7 @@ from advisor.situation.shapes import (
     shape_from_size,
     suggest_model,
 )
+from tests.fake_model import write_safetensors
 
 LLAMA = {
     "model_type": "llama",
@@ -253,20 +253,10 @@ def test_guessed_shapes_grow_and_their_heads_divide():
         previous = shape.layers * shape.hidden_size
 
 
-def write_weights(path, tensors):
-    header = json.dumps(
-        {
-            name: {"dtype": dtype, "shape": list(dims), "data_offsets": [0, 0]}
-            for name, (dtype, dims) in tensors.items()
-        }
-    ).encode()
-    path.write_bytes(struct.pack("<Q", len(header)) + header)
-
-
 def test_a_folder_is_read_and_its_weights_counted(tmp_path):
     """config.json gives the dimensions, safetensors headers the exact number of parameters."""
     (tmp_path / "config.json").write_text(json.dumps(LLAMA))
-    write_weights(tmp_path / "model.safetensors", {"a": ("BF16", (10, 20)), "b": ("F32", (7,))})
+    write_safetensors(tmp_path / "model.safetensors", {"a": (10, 20), "b": (7,)})
     shape, warnings = model_shape(str(tmp_path))
     assert (shape.params, shape.hidden_size, shape.origin, warnings) == (207, 64, "folder", [])
 
@@ -275,7 +265,7 @@ def test_packed_weights_are_not_counted_as_parameters(tmp_path):
     """Elements of quantised tensors are no parameters: the configuration counts then."""
     (tmp_path / "config.json").write_text(json.dumps(LLAMA))
     expected = model_shape(str(tmp_path))[0].params
-    write_weights(tmp_path / "model.safetensors", {"a": ("U8", (10, 20))})
+    write_safetensors(tmp_path / "model.safetensors", {"a": (10, 20)}, "U8")
     assert model_shape(str(tmp_path))[0].params == expected
 
 

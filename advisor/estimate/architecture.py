@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from advisor.estimate import gemma4
 from advisor.estimate.mixtures import mixture_parts, one_layer, routed_layers
+from advisor.ground.model_config import NAMES, REQUIRED, read, text_config
 from advisor.ground.types import ModelShape
 
 
@@ -57,43 +58,6 @@ LEARNED_POSITIONS = _set(
     "gpt2 gpt_neo gpt_bigcode opt bert roberta xlm-roberta camembert distilbert electra"
 )
 
-NAMES: Mapping[str, tuple[str, ...]] = {
-    "hidden_size": ("hidden_size", "n_embd", "d_model", "dim"),
-    "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
-    "heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
-    "kv_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num"),
-    "head_dim": ("head_dim", "kv_channels"),
-    "intermediate_size": (
-        "intermediate_size",
-        "n_inner",
-        "ffn_hidden_size",
-        "ffn_dim",
-        "hidden_dim",
-        "d_ff",
-        "n_ffn",
-    ),
-    "vocab_size": ("vocab_size", "padded_vocab_size"),
-    "context_tokens": (
-        "max_position_embeddings",
-        "n_positions",
-        "max_sequence_length",
-        "seq_length",
-        "max_seq_len",
-        "context_length",
-    ),
-    "experts": ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"),
-    "experts_per_token": (
-        "num_experts_per_tok",
-        "experts_per_token",
-        "num_experts_per_token",
-        "moe_top_k",
-        "moe_topk",
-        "top_k_experts",
-    ),
-    "expert_size": ("moe_intermediate_size", "expert_intermediate_size"),
-}
-REQUIRED = ("hidden_size", "layers", "vocab_size")
-
 
 class ConfigError(ValueError):
     """The configuration does not describe a transformer's shape."""
@@ -105,15 +69,6 @@ class Count:
 
     total: int
     active: int
-
-
-def read(config: Mapping[str, Any], field: str) -> int | None:
-    """The field under whichever of its names the configuration uses."""
-    for name in NAMES[field]:
-        value = config.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return value
-    return None
 
 
 def shape_from_config(
@@ -132,14 +87,9 @@ def shape_from_config(
     """
     notes: list[str] = []
     outer = str(config.get("model_type") or "")
-    inner = config.get("text_config") or config.get("llm_config") or config.get("language_config")
-    if isinstance(inner, Mapping):
-        # The outer tie flag is the one transformers reads for multimodal models, unless only the
-        # text tower states it.
-        config = {
-            **{key: config[key] for key in ("tie_word_embeddings",) if key in config},
-            **inner,
-        }
+    inner = text_config(config)
+    if inner is not config:
+        config = inner
         notes.append("multimodal: the text tower is counted, vision or audio towers are not")
     family = str(config.get("model_type") or outer or "unknown")
     missing = [field for field in REQUIRED if read(config, field) is None]

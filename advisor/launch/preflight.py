@@ -13,11 +13,13 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
+from advisor.data.read.hub import offline
 from advisor.ground.errors import AdviseError, Fault, InputError, MachineNotReady
 from advisor.ground.files import ELSEWHERE
 from advisor.ground.resources import PACKAGE, method_roots, resource_root
 from advisor.ground.types import DataProfile, Gpu, Hardware, ModelShape
 from advisor.ground.units import format_gib
+from advisor.launch.base_check import base_faults, base_folder, is_cached
 from advisor.launch.data_check import check_data
 from advisor.launch.expected import disk_need, sum_known
 from advisor.launch.gpus import ChosenGpus, choose_gpus, lacks_bfloat16
@@ -25,7 +27,6 @@ from advisor.launch.loadable import loading_faults
 from advisor.methods import objectives, update, updates
 from advisor.plan.entries import Entry
 from advisor.plan.model import Plan
-from advisor.plan.read import resolve_path
 
 HUB_TIMEOUT_S = 5.0
 SPARE_BYTES = 256 * 2**20  # metrics, tokenizer, report, and what other programs write
@@ -69,7 +70,7 @@ def run_preflight(
     bad = [
         *_objective_faults(todo, trainers),
         *data.faults,
-        *_model_faults(plan, plan_path),
+        *base_faults(plan, plan_path, todo),
         *loading_faults(todo, shape),
     ]
     if not plan.launch.startable:
@@ -90,7 +91,8 @@ def run_preflight(
     need = sum_known(
         {
             entry.name: _more_disk(
-                disk_need(plan, entry, shape, _folder(plan, plan_path)), run / "stages" / entry.name
+                disk_need(plan, entry, shape, base_folder(plan, plan_path)),
+                run / "stages" / entry.name,
             )
             for entry in todo
         }
@@ -150,78 +152,12 @@ def _objective_faults(todo: Sequence[Entry], trainers: Path) -> Iterable[Fault]:
                 )
 
 
-def is_hub_id(text: str) -> bool:
-    """Whether the text can be a name on the model hub: 'owner/name' or 'name', no path."""
-    return not text.startswith((".", "/", "~")) and text.count("/") <= 1 and "\\" not in text
-
-
-def offline() -> bool:
-    """Whether the user forbids the hub."""
-    return os.environ.get("HF_HUB_OFFLINE", "").strip().lower() in ("1", "true", "yes", "on")
-
-
-def _folder(plan: Plan, plan_path: Path) -> Path | None:
-    folder = resolve_path(plan_path, plan.model)
-    return folder if folder.is_dir() else None
-
-
-MODEL_FILES = {
-    "weights": ("*.safetensors", "pytorch_model*.bin"),
-    "tokenizer": ("tokenizer.json", "tokenizer.model", "vocab.*", "tokenizer_config.json"),
-}
-
-
-def _model_faults(plan: Plan, plan_path: Path) -> Iterable[Fault]:
-    path = resolve_path(plan_path, plan.model)
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            yield Fault(
-                what=f"model {path}: has no config.json",
-                allowed=(
-                    "a folder in Hugging Face layout (config.json, *.safetensors, tokenizer files),"
-                    " or a hub id"
-                ),
-            )
-        elif plan.revision is not None:
-            yield Fault(
-                what="'revision' has no effect: the model is a folder",
-                hint="remove it; only models on the hub have revisions",
-            )
-        for what, patterns in MODEL_FILES.items():
-            if not any(next(path.glob(pattern), None) for pattern in patterns):
-                yield Fault(
-                    what=f"model {path}: has no {what}",
-                    allowed=f"one of {', '.join(patterns)}",
-                    hint="download the whole model, not its configuration alone",
-                )
-    elif path.is_file():
-        yield Fault(
-            what=f"model {path}: is a file", allowed="a folder in Hugging Face layout, or a hub id"
-        )
-    elif not is_hub_id(plan.model):
-        yield Fault(
-            what=f"model: no such folder: {path}",
-            allowed="a folder in Hugging Face layout, or a hub id such as Qwen/Qwen3-0.6B",
-        )
-
-
-def is_cached(hub_id: str, revision: str | None) -> bool:
-    """Whether the hub cache holds a snapshot of the model with its config.json."""
-    home = os.environ.get("HF_HUB_CACHE") or os.path.join(
-        os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface"), "hub"
-    )
-    folder = Path(home) / f"models--{hub_id.replace('/', '--')}"
-    if revision is not None and (folder / "refs" / revision).is_file():
-        revision = (folder / "refs" / revision).read_text().strip()
-    return any(path.is_file() for path in folder.glob(f"snapshots/{revision or '*'}/config.json"))
-
-
 def _hub_faults(plan: Plan, plan_path: Path) -> Iterable[AdviseError]:
     """The error of a hub model that is neither cached nor available.
 
     Checked last, because it needs the network.
     """
-    if _folder(plan, plan_path) is not None or is_cached(plan.model, plan.revision):
+    if base_folder(plan, plan_path) is not None or is_cached(plan.model, plan.revision):
         return
     if offline():
         yield MachineNotReady(

@@ -15,8 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from advisor.estimate.architecture import NAMES, ConfigError, read, shape_from_config
+from advisor.estimate.architecture import ConfigError, shape_from_config
 from advisor.ground.errors import InputError
+from advisor.ground.model_config import NAMES, read
+from advisor.ground.safetensors_header import PLAIN, Damaged, read_header
 from advisor.ground.types import ModelShape
 from advisor.ground.units import format_count
 from advisor.situation.model_files import (
@@ -28,7 +30,6 @@ from advisor.situation.model_files import (
 from advisor.situation.types import ModelSuggestion
 
 HUB_TIMEOUT_S = 5.0
-MAX_HEADER_BYTES = 100_000_000  # what safetensors itself allows
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+$")
 INSTRUCT = re.compile(
     r"(?:^|[-_. ])(instruct|chat|it|sft|dpo|rlhf|assistant|thinking|reasoning)(?=$|[-_. ])",
@@ -258,19 +259,12 @@ def _counted_weights(path: Path) -> int | None:
     total = 0
     for file in sorted(path.glob("*.safetensors")):
         try:
-            with file.open("rb") as stream:
-                size = int.from_bytes(stream.read(8), "little")
-                if size > MAX_HEADER_BYTES:
-                    return None
-                header = json.loads(stream.read(size))
-        except (OSError, ValueError):
+            tensors = read_header(file).values()
+        except Damaged:
             return None
-        for key, tensor in header.items():
-            if key == "__metadata__" or not isinstance(tensor, dict):
-                continue
-            if str(tensor.get("dtype")) not in ("F64", "F32", "F16", "BF16"):
-                return None  # packed or quantised: elements are not parameters
-            total += math.prod(tensor.get("shape") or [1])
+        if any(tensor.dtype not in PLAIN for tensor in tensors):
+            return None  # packed or quantised: elements are not parameters
+        total += sum(math.prod(tensor.shape) for tensor in tensors)
     return total or None
 
 

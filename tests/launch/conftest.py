@@ -12,6 +12,7 @@ import pytest
 
 from advisor.ground.types import Hardware
 from advisor.launch import run_plan
+from tests.fake_model import write_fake_model
 
 STAND_IN = Path(__file__).parent / "standin"
 PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets")
@@ -54,10 +55,7 @@ def shop(tmp_path, monkeypatch):
     """A folder with a model, data and plan.yaml; it is the current folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("STAND_IN", raising=False)
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text(json.dumps(CONFIG))
-    for name in ("model.safetensors", "tokenizer.json"):  # the stand-in never opens them
-        (tmp_path / "model" / name).write_text("")
+    write_fake_model(tmp_path / "model", CONFIG)
     rows = [
         {
             "messages": [

@@ -15,6 +15,7 @@ import pytest
 
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.types import Gpu
+from tests.fake_model import write_fake_model
 from tests.launch.conftest import CONFIG, MACHINE, PLAN, alive, kill, run, running, start, wait_for
 
 
@@ -351,8 +352,7 @@ def test_a_cached_model_is_enough_offline(shop, monkeypatch):
     without asking the network.
     """
     snapshot = shop / "hub" / "hub" / "models--org--tiny" / "snapshots" / "abc"
-    snapshot.mkdir(parents=True)
-    (snapshot / "config.json").write_text(json.dumps(CONFIG))
+    write_fake_model(snapshot, CONFIG)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(shop / "hub"))
     monkeypatch.delenv("HF_HUB_CACHE", raising=False)

@@ -1,0 +1,67 @@
+"""The numbers of a model's config.json, under the many names that families have for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+NAMES: Mapping[str, tuple[str, ...]] = {
+    "hidden_size": ("hidden_size", "n_embd", "d_model", "dim"),
+    "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+    "heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
+    "kv_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num"),
+    "head_dim": ("head_dim", "kv_channels"),
+    "intermediate_size": (
+        "intermediate_size",
+        "n_inner",
+        "ffn_hidden_size",
+        "ffn_dim",
+        "hidden_dim",
+        "d_ff",
+        "n_ffn",
+    ),
+    "vocab_size": ("vocab_size", "padded_vocab_size"),
+    "context_tokens": (
+        "max_position_embeddings",
+        "n_positions",
+        "max_sequence_length",
+        "seq_length",
+        "max_seq_len",
+        "context_length",
+    ),
+    "experts": ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"),
+    "experts_per_token": (
+        "num_experts_per_tok",
+        "experts_per_token",
+        "num_experts_per_token",
+        "moe_top_k",
+        "moe_topk",
+        "top_k_experts",
+    ),
+    "expert_size": ("moe_intermediate_size", "expert_intermediate_size"),
+}
+REQUIRED = ("hidden_size", "layers", "vocab_size")
+# Where a multimodal model keeps the configuration of the part that writes text.
+INNER = ("text_config", "llm_config", "language_config")
+
+
+def read(config: Mapping[str, Any], field: str) -> int | None:
+    """The field under whichever of its names the configuration uses."""
+    for name in NAMES[field]:
+        value = config.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+    return None
+
+
+def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration of the part that reads and writes text: of a multimodal model the inner
+    one, of any other the whole, itself.
+    """
+    inner = next((config[key] for key in INNER if config.get(key)), None)
+    if not isinstance(inner, Mapping):
+        return config
+    # The outer tie flag is the one transformers reads for multimodal models, unless only the text
+    # tower states it.
+    outer = {key: config[key] for key in ("tie_word_embeddings",) if key in config}
+    return {**outer, **inner}

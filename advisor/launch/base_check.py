@@ -1,0 +1,139 @@
+"""Whether the models that a plan names are what they say: told before anything is written.
+
+Folders are checked whole. Of a model in the hub cache what is there is checked; the rest is for the
+trainer, which downloads it and compares what was loaded with the model that config.json describes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from advisor.data.read.hub import offline
+from advisor.ground.errors import Fault
+from advisor.ground.model_folder import folder_faults, model_faults
+from advisor.methods import objective
+from advisor.plan.entries import Entry
+from advisor.plan.model import Plan
+from advisor.plan.read import resolve_path
+
+LAYOUT = (
+    "a folder in Hugging Face layout (config.json, *.safetensors, tokenizer files), or a hub id"
+)
+TOKENIZERS = (
+    "tokenizer.json", "tokenizer.model", "vocab.*", "tokenizer_config.json", "*.tiktoken",
+)  # fmt: skip
+
+
+def base_faults(plan: Plan, plan_path: Path, todo: Sequence[Entry]) -> Iterable[Fault]:
+    """What is wrong with the plan's model, and with the folders that stages start from or are
+    scored by; none of a folder that no stage still needs.
+    """
+    if not todo:
+        return
+    writes = any(_writes(entry) for entry in todo)
+    yield from _model_faults(plan, plan_path, writes=writes)
+    for named, writes in _other_folders(plan, todo):
+        folder = resolve_path(plan_path, named)
+        if folder.is_dir():
+            yield from folder_faults(folder, writes=writes)
+
+
+def _writes(entry: Entry) -> bool:
+    """Whether the stage's model generates text: a reward model or a classifier does not."""
+    stage = entry.stage
+    return not objective(stage.objective).scores and stage.options.get("head") != "classes"
+
+
+def _other_folders(plan: Plan, todo: Sequence[Entry]) -> Iterable[tuple[str, bool]]:
+    """(folder as written, whether its model is to generate text), each once."""
+    names = {stage.name for stage in plan.stages}
+    found: dict[str, bool] = {}
+    for entry in todo:
+        if entry.start_folder is not None:
+            found.setdefault(entry.start_folder, False)
+            found[entry.start_folder] |= _writes(entry)
+        scorer = entry.stage.options.get("reward_model")
+        if isinstance(scorer, str) and scorer not in names:
+            found.setdefault(scorer, False)
+    yield from found.items()
+
+
+def _model_faults(plan: Plan, plan_path: Path, *, writes: bool) -> Iterable[Fault]:
+    path = resolve_path(plan_path, plan.model)
+    if path.is_dir():
+        yield from _folder_faults(plan, path, writes=writes)
+    elif path.is_file():
+        yield Fault(
+            what=f"model {path}: is a file", allowed="a folder in Hugging Face layout, or a hub id"
+        )
+    elif not is_hub_id(plan.model):
+        yield Fault(
+            what=f"model: no such folder: {path}",
+            allowed="a folder in Hugging Face layout, or a hub id such as Qwen/Qwen3-0.6B",
+        )
+    else:
+        snapshot = cached_snapshot(plan.model, plan.revision)
+        if snapshot is not None:
+            yield from model_faults(snapshot, writes=writes, downloads=not offline())
+
+
+def _folder_faults(plan: Plan, path: Path, *, writes: bool) -> Iterable[Fault]:
+    config = path / "config.json"
+    if not config.exists() and not config.is_symlink():
+        yield Fault(what=f"model {path}: has no config.json", allowed=LAYOUT)
+    elif plan.revision is not None:
+        yield Fault(
+            what="'revision' has no effect: the model is a folder",
+            hint="remove it; only models on the hub have revisions",
+        )
+    yield from model_faults(path, writes=writes)
+    if not any(next(path.glob(pattern), None) for pattern in TOKENIZERS):
+        yield Fault(
+            what=f"model {path}: has no tokenizer",
+            allowed=f"one of {', '.join(TOKENIZERS)}",
+            hint="download the whole model, not its configuration alone",
+        )
+
+
+def base_folder(plan: Plan, plan_path: Path) -> Path | None:
+    """The folder of the plan's model; None if it is a model of the hub."""
+    folder = resolve_path(plan_path, plan.model)
+    return folder if folder.is_dir() else None
+
+
+# --------------------------------------------------------------------------- the hub and its cache
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether the text can be a name on the model hub: 'owner/name' or 'name', no path."""
+    return not text.startswith((".", "/", "~")) and text.count("/") <= 1 and "\\" not in text
+
+
+def _cache_of(hub_id: str) -> Path:
+    home = os.environ.get("HF_HUB_CACHE") or os.path.join(
+        os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface"), "hub"
+    )
+    return Path(home) / f"models--{hub_id.replace('/', '--')}"
+
+
+def cached_snapshot(hub_id: str, revision: str | None) -> Path | None:
+    """The folder in the hub cache that a trainer will read this model from; None if there is none.
+
+    Without a revision it is that of the branch `main`, else the only one that is there.
+    """
+    folder = _cache_of(hub_id)
+    reference = folder / "refs" / (revision or "main")
+    if reference.is_file():
+        revision = reference.read_text().strip()
+    found = [path.parent for path in folder.glob(f"snapshots/{revision or '*'}/config.json")]
+    return found[0] if len(found) == 1 else None
+
+
+def is_cached(hub_id: str, revision: str | None) -> bool:
+    """Whether the hub cache holds a snapshot of the model with its config.json."""
+    folder = _cache_of(hub_id)
+    if revision is not None and (folder / "refs" / revision).is_file():
+        revision = (folder / "refs" / revision).read_text().strip()
+    return any(path.is_file() for path in folder.glob(f"snapshots/{revision or '*'}/config.json"))
