@@ -36,6 +36,7 @@ from advisor.plan.record import ERROR, ErrorRecord, error_of_rank
 from trainers import load_recipe
 from trainers.frame.bases import sharing_bases
 from trainers.frame.files import make_folder, write_json
+from trainers.frame.foreign_code import refused_code
 from trainers.frame.job import Job, make_job
 from trainers.frame.machine import process_count, process_rank
 
@@ -170,6 +171,9 @@ def explain_error(error: Exception, job: Job | None) -> AdviseError:
                 " (HF_HUB_OFFLINE)"
             ),
         )
+    refused = refused_code(error, job.base_model if job is not None else "the model")
+    if refused is not None:
+        return refused
     bug = AdviseError(
         f"unexpected {type(error).__name__}: {text.splitlines()[0] if text else ''}",
         hint="this is a bug",

@@ -30,7 +30,10 @@ def refuse_without(packages: Iterable[str], what: str) -> None:
 def run_tool(
     name: str, *arguments: str, stdout: int | None = None, stderr: int | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """The result of a module of trainers/tools, run as a child process of this terminal."""
+    """The result of a module of trainers/tools, run as a child process of this terminal.
+
+    Only `chat` may read what is typed there.
+    """
     paths = (str(trainers_root()), os.environ.get("PYTHONPATH"))
     environment = {
         **os.environ,
@@ -40,6 +43,7 @@ def run_tool(
     return subprocess.run(
         [sys.executable, "-P", "-m", f"trainers.tools.{name}", *arguments],
         env=environment,
+        stdin=None if name == "chat" else subprocess.DEVNULL,
         stdout=stdout,
         stderr=stderr,
         encoding="utf-8",

@@ -17,6 +17,7 @@ from advisor.plan.record import RESULT
 from trainers.frame.bases import find_base, keep_base
 from trainers.frame.experts import find_experts, silence_routers
 from trainers.frame.files import read_json
+from trainers.frame.foreign_code import explain_refused_code
 from trainers.frame.job import Job
 from trainers.frame.kernels import attention_faults, bitsandbytes_faults
 from trainers.frame.optimizers import optimizer_faults
@@ -48,9 +49,10 @@ def load_tokenizer(job: Job, *, writes: bool = True) -> Tokenizer:
         else job.base_model
     )
     revision = job.plan.revision if source == job.base_model else None
-    tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
-        source, revision=revision, trust_remote_code=job.plan.trust_remote_code
-    )
+    with explain_refused_code(source):
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
+            source, revision=revision, trust_remote_code=job.plan.trust_remote_code
+        )
     give_arguments(tokenizer, job.plan.template, model=source)
     if tokenizer.eos_token_id is None and writes:
         raise InputError(

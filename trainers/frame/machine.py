@@ -23,6 +23,7 @@ from typing import Any
 
 from advisor.ground.errors import Fault, MachineNotReady
 from advisor.ground.resources import resource_root
+from trainers.frame.foreign_code import never_ask
 from trainers.frame.types import Device
 
 # Set before the libraries are imported: huggingface_hub reads these once. TRL sends a usage ping
@@ -121,8 +122,8 @@ def check_versions(*, quantized: bool) -> dict[str, str]:
 
 
 def quiet_libraries() -> None:
-    """Silence warnings, logs and progress bars of the libraries: we count ourselves what is dropped
-    or changed.
+    """Silence warnings, logs, progress bars and questions of the libraries: we count ourselves what
+    is dropped or changed.
     """
     import datasets
     import transformers
@@ -133,6 +134,7 @@ def quiet_libraries() -> None:
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity_error()
+    never_ask()
 
 
 def torch_device(wanted: str) -> Any:

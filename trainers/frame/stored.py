@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from trainers.frame.foreign_code import explain_refused_code
 
-def written_out(source: str, **options: Any) -> dict[str, Any]:
+
+def written_out(
+    source: str, *, trust_remote_code: bool, revision: str | None = None
+) -> dict[str, Any]:
     """What `from_pretrained` needs to write out a checkpoint of MXFP4 or FP8 in the dtype it is
     asked for; empty for any other.
 
@@ -14,11 +18,17 @@ def written_out(source: str, **options: Any) -> dict[str, Any]:
 
     Args:
         source: A folder or hub id.
-        options: Further arguments of `AutoConfig.from_pretrained`.
+        trust_remote_code: Of the plan.
+        revision: Of a model of the hub.
+
+    Raises InputError for a model that needs code of its own.
     """
     from transformers import AutoConfig, FineGrainedFP8Config, Mxfp4Config
 
-    config = AutoConfig.from_pretrained(source, **options)
+    with explain_refused_code(source):
+        config = AutoConfig.from_pretrained(
+            source, revision=revision, trust_remote_code=trust_remote_code
+        )
     stored = getattr(config, "quantization_config", None) or {}
     method = stored.get("quant_method") if isinstance(stored, dict) else stored.quant_method
     classes = {"mxfp4": Mxfp4Config, "fp8": FineGrainedFP8Config}

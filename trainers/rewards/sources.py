@@ -17,6 +17,7 @@ from typing import Any
 from advisor.ground.errors import Fault, InputError, TrainingFailed
 from advisor.methods import objective
 from trainers.frame.evaluating import evaluating
+from trainers.frame.foreign_code import explain_refused_code, refused_code
 from trainers.frame.job import Job
 from trainers.frame.types import Device, Model, Tokenizer
 from trainers.prepare.prompts import Prompt
@@ -311,7 +312,10 @@ def check_same_tokens(job: Job, tokenizer: Tokenizer, folder: Path) -> None:
             f"stage {job.stage.name}: reward_model: {folder} has no tokenizer",
             hint="save the tokenizer it was trained with into that folder",
         )
-    other = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=job.plan.trust_remote_code)
+    with explain_refused_code(folder):
+        other = AutoTokenizer.from_pretrained(
+            str(folder), trust_remote_code=job.plan.trust_remote_code
+        )
     if other.get_vocab() != tokenizer.get_vocab():
         raise InputError(
             f"stage {job.stage.name}: the reward model in {folder} has another tokenizer"
@@ -334,6 +338,7 @@ def load_reward_model(job: Job, folder: Path, device: Device) -> Any:
         "dtype": getattr(torch, job.stage.weights_dtype),
         "attn_implementation": job.stage.attention,
         "num_labels": 1,
+        "trust_remote_code": job.plan.trust_remote_code,
         **placement(device),
     }
     try:
@@ -349,10 +354,10 @@ def load_reward_model(job: Job, folder: Path, device: Device) -> Any:
                     allowed="a model with a head for one score",
                 )
             model = transformers.AutoModelForSequenceClassification.from_pretrained(
-                str(folder), trust_remote_code=job.plan.trust_remote_code, **options
+                str(folder), **options
             ).to(device)
     except (RuntimeError, ValueError, KeyError) as error:
-        raise InputError(
+        raise refused_code(error, folder) or InputError(
             f"stage {job.stage.name}: reward_model: {folder} does not load:"
             f" {str(error).splitlines()[0]}",
             hint="does it belong to another base?",

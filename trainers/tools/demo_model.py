@@ -314,8 +314,10 @@ def convert(gguf: Path, folder: Path) -> None:
     hide_bars()
     say("converting the model (half a minute, once)")
     where, name = str(gguf.parent), gguf.name
-    tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=name)
-    model = AutoModelForCausalLM.from_pretrained(where, gguf_file=name, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=name, trust_remote_code=False)
+    model = AutoModelForCausalLM.from_pretrained(
+        where, gguf_file=name, dtype=torch.float32, trust_remote_code=False
+    )
     plain = as_plain(model).to(torch.bfloat16)
     plain.config.dtype = torch.bfloat16
     tokenizer.model_max_length = CONTEXT_TOKENS

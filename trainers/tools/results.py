@@ -12,10 +12,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from advisor.ground.errors import InputError
+from advisor.ground.errors import AdviseError, InputError
+from advisor.ground.files import PLAN_FILE
 from advisor.methods import objective, update
+from advisor.plan.read import read_plan
 from advisor.plan.record import DONE, RECORD, RunRecord, last_of_each_task, read_record
 from trainers.frame.experts import silence_routers
+from trainers.frame.foreign_code import explain_refused_code
 from trainers.frame.loading import keep_weights_unpacked, placement
 from trainers.frame.stored import written_out
 
@@ -97,9 +100,18 @@ def results_of(run: Path, *, prefix: str = "") -> list[Result]:
                 double_quantization=settings.double_quantization is not False,
                 weights_dtype=settings.weights_dtype or "float32",
                 attention=settings.attention or "sdpa",
+                trust_remote_code=trusts_code(run),
             )
         )
     return found
+
+
+def trusts_code(run: Path) -> bool:
+    """Whether the plan of a run says that code which comes with the model may run."""
+    try:
+        return read_plan(run / PLAN_FILE).trust_remote_code
+    except AdviseError:
+        return False
 
 
 @dataclass
@@ -159,9 +171,10 @@ def load_results(results: Sequence[Result], device: Any) -> Loaded:
 
     loaded = Loaded(results=results, device=device)
     for result in results:
-        loaded.tokenizers[result.label] = AutoTokenizer.from_pretrained(
-            str(result.folder), trust_remote_code=result.trust_remote_code
-        )
+        with explain_refused_code(result.folder):
+            loaded.tokenizers[result.label] = AutoTokenizer.from_pretrained(
+                str(result.folder), trust_remote_code=result.trust_remote_code
+            )
         if result.base_key not in loaded.models:
             loaded.models[result.base_key] = _model(result, result.model, device)
         if not result.is_module:
@@ -210,7 +223,8 @@ def _model(result: Result, source: str, device: Any) -> Any:
         }
     else:
         options |= written_out(source, trust_remote_code=result.trust_remote_code)
-    model = AutoModelForCausalLM.from_pretrained(source, **options)
+    with explain_refused_code(source):
+        model = AutoModelForCausalLM.from_pretrained(source, **options)
     placed = keep_weights_unpacked(model if quantized else model.to(device))
     return silence_routers(placed).eval()
 

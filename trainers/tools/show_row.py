@@ -19,6 +19,7 @@ from advisor.data import Example, Skipped, read_examples
 from advisor.data.examples import REASONS
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.terminal import show_streams
+from trainers.frame.foreign_code import explain_refused_code
 from trainers.frame.job import model_source
 from trainers.frame.machine import quiet_libraries
 from trainers.prepare.conversation import answer_row
@@ -152,7 +153,8 @@ def tokenizer_of(model: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(source)
+        with explain_refused_code(model):
+            return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise InputError(
             f"the tokenizer of {model} cannot be loaded: {str(error).splitlines()[0]}",
