@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from advisor.ground.content import folder_digest
 from advisor.ground.errors import Fault, InputError, TrainingFailed
 from advisor.plan.record import SavedFile
 from trainers.evaluation.generation import general_rows
@@ -27,7 +28,15 @@ from trainers.frame.stage import Objective
 from trainers.frame.types import Device, Model, Tokenizer, Trainer
 from trainers.prepare import Prepared
 from trainers.prepare.prompts import PROMPTS, Prompt
-from trainers.rewards.sources import Answer, Reward, build_reward, reward_faults, source_note
+from trainers.rewards.sources import (
+    Answer,
+    Reward,
+    build_reward,
+    reward_faults,
+    reward_folder,
+    reward_source,
+    source_note,
+)
 from trainers.updates import Update
 
 SHORTEST_PROMPT = 8  # tokens that have to be left for it within seq_len
@@ -164,6 +173,12 @@ class GRPO(Objective[Prompt]):
             if general
             else None
         )
+
+    def depends_on(self, job: Job, data: Prepared[Prompt]) -> dict[str, str]:
+        """The reward model's files; those of a verifier or a function are keys of the stage."""
+        if reward_source(job, (*data.train, *data.holdout)) != "reward_model":
+            return {}
+        return {"reward": folder_digest(reward_folder(job)).digest}
 
     def save(
         self, job: Job, trainer: Trainer, model: Model, tokenizer: Tokenizer

@@ -23,8 +23,12 @@ class Disk:
     """The machine's own disk. Every method raises OSError as the system does."""
 
     def make_folder(self, path: Path) -> None:
-        """Make the folder and those above it; it may be there."""
-        path.mkdir(parents=True, exist_ok=True)
+        """Make the folder and those above it, and sync the names of new ones; it may be there."""
+        if path.is_dir():
+            return
+        self.make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        self.sync(path.parent)
 
     def write(self, path: Path, content: bytes) -> None:
         """Write the whole file. It is not safe before `sync`."""
@@ -32,16 +36,16 @@ class Disk:
 
     def sync(self, path: Path) -> None:
         """Wait until a file's content, or the names in a folder, are on the disk."""
-        is_folder = path.is_dir()
-        fd = os.open(path, os.O_RDONLY)
         try:
-            os.fsync(fd)
+            fd = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
         except OSError as error:
-            # Some network file systems cannot sync folders: they keep the order themselves.
-            if not (is_folder and error.errno in NO_FOLDER_SYNC):
+            # A folder that may be written but not read, or a file system that syncs files alone.
+            if not (error.errno in NO_FOLDER_SYNC and path.is_dir()):
                 raise
-        finally:
-            os.close(fd)
 
     def rename(self, source: Path, target: Path) -> None:
         """Give a file or folder another name; a file of that name is replaced."""

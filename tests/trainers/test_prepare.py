@@ -20,6 +20,7 @@ from trainers.prepare import (
     tokenise,
 )
 from trainers.prepare.length import cut_row
+from trainers.prepare.row import ids_of
 
 
 @pytest.fixture(scope="module")
@@ -355,9 +356,10 @@ def test_the_same_input_gives_the_same_bytes(make, tmp_path):
     for name in ("one", "other"):
         job = make(seq_len=64, job_run=tmp_path / name)
         prepare_rows(job, load_tokenizer(job))
-        files += (tmp_path / name / "prepared").iterdir()
-    assert files[0].name == files[1].name
-    assert files[0].read_bytes() == files[1].read_bytes()
+        folder = tmp_path / name / "prepared"
+        files.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert len(files[0]) == 2
+    assert files[0] == files[1]
 
 
 @pytest.mark.parametrize(
@@ -399,18 +401,29 @@ def test_anything_the_rows_depend_on_prepares_them_again(change, make, chats, tm
         )
     second = prepare_rows(job, tokenizer)
     assert second.digest != first.digest
-    assert len(list((job.run / "prepared").iterdir())) == 1
+    assert len(list((job.run / "prepared").glob("*.arrow"))) == 1
 
 
-def test_a_broken_file_is_prepared_again(make):
-    """A file that was cut short by a full disk is no reason to fail, nor to train on half of it."""
+@pytest.mark.parametrize("damage", ["cut", "bit", "checksum"])
+def test_a_broken_file_is_prepared_again(damage, make):
+    """A file that was cut short by a full disk, or in which one bit has changed, is no reason to
+    fail, nor to train on half of it or on other tokens.
+    """
     from trainers.frame.loading import load_tokenizer
 
     job = make(seq_len=64)
     first = prepare_rows(job, load_tokenizer(job))
-    (file,) = (job.run / "prepared").iterdir()
-    file.write_bytes(file.read_bytes()[:-200])
+    (file,) = (job.run / "prepared").glob("*.arrow")
+    whole = file.read_bytes()
+    token = whole.index(ids_of(first.train[0].input_ids).tobytes())
+    if damage == "cut":
+        file.write_bytes(whole[:-200])
+    elif damage == "bit":
+        file.write_bytes(whole[:token] + bytes([whole[token] ^ 1]) + whole[token + 1 :])
+    else:
+        file.with_suffix(".sha256").unlink()
     assert prepare_rows(job, load_tokenizer(job)) == first
+    assert file.read_bytes() == whole
     assert prepare_rows(job, load_tokenizer(job)) == first
 
 

@@ -3,11 +3,14 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -15,6 +18,7 @@ from advisor.ground.errors import InputError, TrainingFailed
 from tests.trainers.runs import break_at, losses, trained
 from trainers import sft
 from trainers.__main__ import main
+from trainers.frame import checkpoints, machine
 from trainers.frame.files import read_json
 from trainers.frame.machine import is_main_process
 
@@ -168,13 +172,56 @@ def test_a_broken_run_resumes_with_the_same_losses(make, monkeypatch, capsys):
     assert result["loss_first"] == losses(whole)[0]
 
 
-def test_checkpoints_of_other_settings_are_not_resumed(make, capsys):
-    """Another learning rate in the same folder starts from the beginning, and says so."""
-    trained(make(max_steps=4, save_steps=2, job_judge=False))
+def test_a_moved_split_and_damaged_run_goes_on(make, monkeypatch, capsys, tmp_path, tiny_model):
+    """The run folder and the model's have other names, an optimizer step is cut into smaller
+    micro-batches, torch is another version, and the newest checkpoint and a line of metrics.jsonl
+    are damaged: the one before is used, with the same rows.
+    """
+    keys = {"max_steps": 10, "save_steps": 2, "job_judge": False}
+    whole = make(**keys)
+    trained(whole)
+    broken = make(**keys, job_run=tmp_path / "broken")
+    break_at(7, broken, monkeypatch)
+    newest = broken.checkpoints / "checkpoint-6" / "adapter_model.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[-9] ^= 1
+    newest.write_bytes(content)
+    with (broken.run / "metrics.jsonl").open("ab") as file:
+        file.write(b'[]\n{"stage": "sft", "step": "x"}\n\xff\xfe\n{"st')
+    shutil.copytree(tiny_model, tmp_path / "model-2")
+    broken.run.rename(tmp_path / "moved")
+    small = make(**keys | {"micro_batch_size": 2, "grad_accum": 2}, job_run=tmp_path / "moved")
+    moved = replace(small, plan=replace(small.plan, model=str(tmp_path / "model-2")))
+    found = machine.check_versions(quantized=False)
+    monkeypatch.setattr(
+        "trainers.frame.stage.check_versions", lambda **_: {**found, "torch": "9.9.9"}
+    )
+    capsys.readouterr()
+    trained(moved)
+    said = capsys.readouterr().err
+    assert "checkpoint-6 is damaged (adapter_model.safetensors has other content" in said
+    assert f"torch {found['torch']} -> 9.9.9" in said
+    assert "resuming after step 4 of 10" in said
+    assert "metrics.jsonl held 3 lines that could not be read" in said
+    assert "beginning" not in said
+    assert losses(moved) == pytest.approx(losses(whole), rel=1e-4)
+    assert losses(moved)[:4] == losses(whole)[:4]
+
+
+def test_checkpoints_of_other_settings_are_not_resumed(make, monkeypatch, capsys):
+    """Another learning rate in the same folder starts from the beginning, and is named."""
+    first = make(max_steps=4, save_steps=2, job_judge=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save_result", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            trained(first)
     capsys.readouterr()
     job = make(max_steps=4, save_steps=2, learning_rate=1e-3, job_judge=False)
     trained(job)
-    assert "belong to other settings or data" in capsys.readouterr().err
+    assert (
+        "checkpoint-2 and checkpoint-4 are not used: learning_rate 0.01 -> 0.001"
+        in capsys.readouterr().err
+    )
     assert len(losses(job)) == 4
 
 

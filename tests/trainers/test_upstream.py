@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trainers.frame.checkpoints import COMPLETE
+from trainers.frame.checkpoint_store import COMPLETE
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "upstream.md").read_text("utf-8")

@@ -1,33 +1,31 @@
-"""Checkpoints without pickle, complete or absent, and the one to resume from.
+"""Checkpoints without pickle: what of a run goes into them, and back.
 
 transformers writes optimizer, scheduler and random states with torch.save, which is pickle. Here
-tensors go to safetensors and the rest to JSON. A checkpoint is complete once it has
-`complete.json`, which is written last, after every process of the run has written its part. It
-lists the files with their sizes: a checkpoint that has lost one is not used.
+tensors go to safetensors and the rest to JSON. checkpoint_store.py says when a checkpoint is
+complete, and which one a run resumes from.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from advisor.ground.disk import DISK
 from advisor.ground.errors import MachineNotReady
 from advisor.ground.files import ELSEWHERE, cannot_write
 from advisor.plan.record import SavedFile
+from trainers.frame.checkpoint_store import CheckpointStore
 from trainers.frame.experts import own_router_settings
-from trainers.frame.files import json_value, read_json, write_json
-from trainers.frame.machine import process_count
+from trainers.frame.machine import is_main_process, wait_for_all
 from trainers.frame.paged_states import load_optimizer
 from trainers.frame.starts import load_plain, save_plain, started_layers
 
-COMPLETE = "complete.json"
 STATE = "training_state"
 
 
@@ -112,6 +110,8 @@ class SafeCheckpoints:
     processing_class: Any
     is_deepspeed_enabled: bool
     is_fsdp_enabled: bool
+    checkpoint_store: CheckpointStore  # set before training
+    _writes_into: str | None = None  # the folder that stands for output_dir while one is saved
 
     @property
     def _sharded(self) -> bool:
@@ -142,6 +142,25 @@ class SafeCheckpoints:
             load_plain(found, Path(resume_from_checkpoint))
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write the checkpoint into the store's temporary folder; `RunCallback.on_save`, which is
+        called next, completes it. transformers' own deletion of old ones finds one alone there.
+        """
+        store: CheckpointStore = self.checkpoint_store
+        if is_main_process():
+            store.begin(self.state.global_step)
+        wait_for_all()
+        self._writes_into = str(store.unfinished(self.state.global_step).parent)
+        try:
+            super()._save_checkpoint(model, trial)  # type: ignore[misc]
+        except SafetensorError as error:  # a full disk, in the words of its library
+            raise disk_refused(store.folder, error) from error
+        finally:
+            self._writes_into = None
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return self._writes_into or str(super()._get_output_dir(trial))  # type: ignore[misc]
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write nothing: the run's report describes the model."""
@@ -191,6 +210,12 @@ class SafeCheckpoints:
 def random_state_name(rank: int) -> str:
     """The name, without endings, of the random states of one process in a checkpoint."""
     return f"random_state_{rank}"
+
+
+def random_state_files(processes: int) -> list[str]:
+    """The files that hold the random states of all processes."""
+    names = [random_state_name(rank) for rank in range(processes)]
+    return [f"{name}.{ending}" for name in names for ending in ("json", "safetensors")]
 
 
 def load_random_state(checkpoint: Path, rank: int) -> Any:
@@ -261,8 +286,6 @@ def save_result(model: Any, tokenizer: Any, folder: Path) -> dict[str, SavedFile
 
     Raises MachineNotReady if the disk does not take it.
     """
-    from safetensors import SafetensorError
-
     unfinished = folder / ".saving"
     try:
         DISK.remove(unfinished)
@@ -285,130 +308,12 @@ def save_result(model: Any, tokenizer: Any, folder: Path) -> dict[str, SavedFile
     except OSError as error:
         raise cannot_write(folder, error, way_out=ELSEWHERE) from error
     except SafetensorError as error:  # a full disk, in the words of its library
-        raise MachineNotReady(
-            f"{folder}: cannot be written: {error}", hint=f"free some space, or {ELSEWHERE}"
-        ) from error
+        raise disk_refused(folder, error) from error
     return files
 
 
-def fingerprint(value: Any) -> str:
-    """A short digest of a value: everything that a checkpoint depends on."""
-    return hashlib.sha256(json.dumps(json_value(value), sort_keys=True).encode()).hexdigest()[:16]
-
-
-def mark_complete(
-    folder: Path,
-    *,
-    step: int,
-    steps: int,
-    learning_rate: float,
-    epoch: float,
-    fingerprint: str,
-    held_out: Mapping[str, Any] | None = None,
-) -> None:
-    """Mark a checkpoint as complete, with what a resumed run shows of it, and its files.
-
-    Call it in the main process, once every process has written its part (`wait_for_all`).
-
-    Args:
-        folder: The checkpoint.
-        step: Optimizer steps (or updates) done.
-        steps: Those of the whole run.
-        learning_rate: That of the last step.
-        epoch: Times through the data.
-        fingerprint: Of everything that the checkpoint depends on.
-        held_out: The state of the held-out loss during training.
-    """
-    write_json(
-        folder / COMPLETE,
-        {
-            "step": step,
-            "steps": steps,
-            "learning_rate": learning_rate,
-            "epoch": epoch,
-            "fingerprint": fingerprint,
-            **({} if held_out is None else {"held_out": dict(held_out)}),
-            "processes": process_count(),
-            "files": {
-                path.name: path.stat().st_size
-                for path in sorted(folder.iterdir())
-                if path.is_file() and path.name != COMPLETE
-            },
-        },
+def disk_refused(folder: Path, error: Exception) -> MachineNotReady:
+    """The error of a file of tensors that could not be written."""
+    return MachineNotReady(
+        f"{folder}: cannot be written: {error}", hint=f"free some space, or {ELSEWHERE}"
     )
-
-
-def missing_files(folder: Path, record: Mapping[str, Any]) -> list[str]:
-    """The files that a checkpoint had when it was marked as complete, and has not any more, or not
-    in the same size. Checkpoints of earlier versions list none.
-    """
-    return [
-        name
-        for name, size in record.get("files", {}).items()
-        if not (folder / name).is_file() or (folder / name).stat().st_size != size
-    ]
-
-
-def last_complete(
-    folder: Path, *, fingerprint: str, remove: bool
-) -> tuple[Path, dict[str, Any]] | None:
-    """(the newest complete checkpoint with this fingerprint, its record); None if there is none.
-
-    Args:
-        remove: Delete all others: what a killed run or other settings left.
-    """
-    found: list[tuple[int, Path, dict[str, Any]]] = []
-    for path in folder.glob("checkpoint-*") if folder.is_dir() else ():
-        record = read_json(path / COMPLETE)
-        if (
-            isinstance(record, dict)
-            and record.get("fingerprint") == fingerprint
-            and not missing_files(path, record)
-        ):
-            found.append((int(record["step"]), path, record))
-        elif remove:
-            _remove(path)
-    if not found:
-        return None
-    _, path, record = max(found)
-    return path, record
-
-
-def why_not_used(folder: Path, *, fingerprint: str) -> list[str]:
-    """What a person should know of the complete checkpoints in the folder that are not used: those
-    of other settings, and those that have lost a file.
-    """
-    records = [
-        (path, record)
-        for path in (sorted(folder.glob("checkpoint-*")) if folder.is_dir() else ())
-        if isinstance(record := read_json(path / COMPLETE), dict)
-    ]
-    others = [record for _, record in records if record.get("fingerprint") != fingerprint]
-    damaged = [
-        f"{path.name} has lost {', '.join(lost)} and is not used"
-        for path, record in records
-        if record.get("fingerprint") == fingerprint and (lost := missing_files(path, record))
-    ]
-    counts = {record.get("processes", process_count()) for record in others}
-    if not others:
-        return damaged
-    if counts == {process_count()}:
-        return [
-            "the checkpoints there belong to other settings or data: starting from the beginning",
-            *damaged,
-        ]
-    wrote = " or ".join(str(count) for count in sorted(counts))
-    return [
-        f"the checkpoints there were written by {wrote} process{'es' if wrote != '1' else ''}, this"
-        f" run has {process_count()}: rows and random numbers are shared out differently, so it"
-        " starts from the beginning",
-        *damaged,
-    ]
-
-
-def _remove(path: Path) -> None:
-    try:
-        if path.exists():
-            shutil.rmtree(path)
-    except OSError as error:
-        raise MachineNotReady(f"{path}: cannot be removed: {error.strerror}") from None

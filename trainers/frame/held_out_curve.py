@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from advisor.ground.disk import DISK
 from advisor.ground.errors import InputError, MachineNotReady, TrainingFailed
 from advisor.ground.files import ELSEWHERE, TEMPORARY, cannot_write
 from advisor.methods import methods
@@ -167,7 +168,7 @@ class HeldOutCurve:
         self.waited = 0  # measurements since the best one
         self.stopped = False
         self.seconds = 0.0
-        self._safe_step: int | None = None  # the best step of the newest checkpoint
+        self._safe_steps: set[int] = set()  # the best steps of the checkpoints there are
 
     # ---------------------------------------------------------------- measuring
 
@@ -235,13 +236,22 @@ class HeldOutCurve:
                 " cannot be resumed",
                 hint="remove the folder checkpoints beside it, to train the stage again",
             )
-        self.checkpoint_written()
 
-    def checkpoint_written(self) -> None:
-        """Remove the weights of steps that no run will ask for any more."""
-        self._safe_step = self.best_step
+    def keep_for(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Remove the weights of steps that no run will ask for any more.
+
+        Args:
+            records: Of all checkpoints that a run may resume from.
+        """
+        found = ((record.get("held_out") or {}).get("best_step") for record in records)
+        self._safe_steps = {step for step in found if step is not None}
         if self.keeps_best and self.writes:
-            self._remove_except(self.best_step)
+            self._remove_except(self.best_step, *self._safe_steps)
+
+    def files(self) -> list[str]:
+        """The files beside the checkpoints that a resumed run needs."""
+        needs = self.keeps_best and self.best_step is not None
+        return [self._file(self.best_step).name] if needs and self.best_step is not None else []
 
     # ---------------------------------------------------------------- the weights of the best step
 
@@ -274,18 +284,18 @@ class HeldOutCurve:
                 },
                 temporary,
             )
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
+            DISK.sync(temporary)
+            DISK.rename(temporary, path)
+            DISK.sync(self.folder)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            DISK.discard(temporary)
             raise cannot_write(path, error, way_out=ELSEWHERE) from error
         except SafetensorError as error:  # a full disk, in the words of its library
-            temporary.unlink(missing_ok=True)
+            DISK.discard(temporary)
             raise MachineNotReady(
                 f"{path}: cannot be written: {error}", hint=f"free some space, or {ELSEWHERE}"
             ) from error
-        self._remove_except(step, self._safe_step)
+        self._remove_except(step, *self._safe_steps)
 
     def load_best(self, model: Model) -> None:
         """Put the weights of the best step back into the model."""

@@ -18,7 +18,7 @@ from advisor.ground.errors import TrainingFailed
 from advisor.ground.files import write_atomically
 from advisor.ground.terminal import console, show_streams, shown
 from advisor.ground.units import format_duration, format_gib
-from trainers.frame.checkpoints import mark_complete
+from trainers.frame.checkpoint_store import CheckpointStore
 from trainers.frame.files import json_value
 from trainers.frame.held_out_curve import HeldOutCurve
 from trainers.frame.machine import MemoryMeter, wait_for_all
@@ -90,7 +90,7 @@ class RunCallback(TrainerCallback):
         label: What the display calls the stage.
         steps: Optimizer steps of the whole run.
         memory: The meter whose peak is shown.
-        fingerprint: Of the checkpoints.
+        store: The stage's checkpoints; None: none is written.
         scaled: Gradients are scaled (fp16), so that an infinite one only skips a step.
         shown: Whether this process shows progress.
         logged: Names of the trainer's logs to write and show beside the loss.
@@ -105,13 +105,13 @@ class RunCallback(TrainerCallback):
         label: str,
         steps: int,
         memory: MemoryMeter,
-        fingerprint: str = "",
+        store: CheckpointStore | None = None,
         scaled: bool = False,
         shown: bool = True,
         logged: Sequence[str] = (),
     ) -> None:
         self.metrics, self.stage, self.task, self.steps = metrics, stage, task, steps
-        self.memory, self.fingerprint, self.scaled = memory, fingerprint, scaled
+        self.memory, self.store, self.scaled = memory, store, scaled
         self.logged = logged
         self.display_args = (label, steps, shown)
         self.display: Display | None = None
@@ -229,8 +229,7 @@ class RunCallback(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         wait_for_all()  # each process writes its random state into the checkpoint
-        if state.is_world_process_zero:
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if state.is_world_process_zero and self.store is not None:
             rate = next(
                 (
                     entry["learning_rate"]
@@ -239,17 +238,16 @@ class RunCallback(TrainerCallback):
                 ),
                 0.0,
             )
-            mark_complete(
-                folder,
-                step=state.global_step,
-                steps=self.steps,
-                learning_rate=rate,
-                epoch=state.epoch or 0.0,
-                fingerprint=self.fingerprint,
-                held_out=self.curve.state() if self.curve is not None else None,
-            )
-        if self.curve is not None:
-            self.curve.checkpoint_written()
+            about = {
+                "steps": self.steps,
+                "learning_rate": rate,
+                "epoch": state.epoch or 0.0,
+                **({"held_out": self.curve.state()} if self.curve is not None else {}),
+            }
+            beside = self.curve.files() if self.curve is not None else []
+            self.store.complete(state.global_step, about, beside=beside)
+            if self.curve is not None:
+                self.curve.keep_for(self.store.records())
         self.last_s = time.monotonic()  # saving is not part of a step's time
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -279,23 +277,41 @@ class RunCallback(TrainerCallback):
         return times[len(times) // 2] if times else 0.0
 
 
-def cut_metrics(path: Path, *, stage: str, task: str | None, after: int) -> list[float]:
-    """Remove the lines of this stage after a step, which a resumed run writes again; the losses
-    that remain.
+def cut_metrics(path: Path, *, stage: str, task: str | None, after: int) -> tuple[list[float], int]:
+    """Remove the lines of this stage after a step, which a resumed run writes again, and those that
+    cannot be read; (the losses that remain, how many could not be read).
     """
     if not path.is_file():
-        return []
-    kept, losses = [], []
-    for line in path.read_text("utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:  # a killed process did not finish the line
+        return [], 0
+    kept, losses, dropped = [], [], 0
+    lines = path.read_bytes().split(b"\n")
+    for line in lines[:-1]:  # behind the last end of a line: what a killed process did not finish
+        record = metrics_line(line)
+        if record is None:
+            dropped += bool(line.strip())
             continue
         mine = record.get("stage") == stage and record.get("task") == task
-        if mine and record.get("step", 0) > after:
+        if mine and record["step"] > after:
             continue
         if mine and "loss" in record:
             losses.append(record["loss"])
-        kept.append(line)
-    write_atomically(path, "".join(f"{line}\n" for line in kept))
-    return losses
+        kept.append(line + b"\n")
+    write_atomically(path, b"".join(kept))
+    return losses, dropped
+
+
+def metrics_line(line: bytes) -> dict[str, Any] | None:
+    """A line of metrics.jsonl; None if it is none, such as one that a disk has damaged."""
+    try:
+        record = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+        return None
+    return record if isinstance(record.get("loss"), int | float | None) else None
+
+
+def unreadable_lines(count: int) -> str:
+    """What to say of lines that were dropped."""
+    lines = "a line" if count == 1 else f"{count:,} lines"
+    return f"metrics.jsonl held {lines} that could not be read: dropped, training is not affected"

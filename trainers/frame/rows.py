@@ -14,7 +14,7 @@ from trainers.frame.job import Job
 from trainers.frame.machine import is_main_process
 from trainers.frame.types import Model, Tokenizer
 from trainers.prepare import ANSWERS, Kind, Prepared, Row, Templater, pack, prepare_stage_rows
-from trainers.prepare.cache import prepared_digest, read_written, write_prepared
+from trainers.prepare.cache import prepared_digest, read_written, remove_prepared, write_prepared
 from trainers.prepare.packing import check_packing
 
 
@@ -65,8 +65,7 @@ def prepare_rows(
     )
     data = replace(data, digest=digest)
     if is_main_process() and not job.dry_run:
-        for old in file.parent.glob(f"{job.entry.name}-{kind.name}-*.arrow"):
-            old.unlink(missing_ok=True)
+        remove_prepared(file.parent, f"{job.entry.name}-{kind.name}")
         write_prepared(
             file, data, kind, chat_template=None if had_template else tokenizer.chat_template
         )

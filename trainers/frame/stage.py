@@ -11,7 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from advisor.ground.errors import Fault, InputError
@@ -30,6 +30,8 @@ from trainers.evaluation import Evaluator
 from trainers.evaluation.saved_result import Probe, check_saved
 from trainers.frame import checkpoints, optimizers, settings
 from trainers.frame.bases import memory_meter, release_base
+from trainers.frame.checkpoint_store import CheckpointStore
+from trainers.frame.depends_on import dependencies
 from trainers.frame.dry_run import measure
 from trainers.frame.experts import choose_balance, returning_routers
 from trainers.frame.files import write_json
@@ -165,6 +167,10 @@ class Objective(ABC, Generic[Item]):
         """
         return None
 
+    def depends_on(self, job: Job, data: Prepared[Item]) -> Mapping[str, str]:
+        """What checkpoints depend on beside settings, base model and rows: part -> digest."""
+        return {}
+
     def evaluation_loss(self, trainer: Trainer, rows: Sequence[Item]) -> float | None:
         """The loss of one evaluation batch, for a dry run to measure its memory; None if this
         objective has none.
@@ -241,24 +247,49 @@ def open_stage(
     return OpenStage(versions, device, threads, update)
 
 
-def last_checkpoint(job: Job, fingerprint: str) -> tuple[Any, dict[str, Any]] | None:
-    """(the checkpoint to resume from, its record); None if there is none. Says so if there are only
-    checkpoints of other settings or data.
+def last_checkpoint(job: Job, store: CheckpointStore) -> tuple[Path, Mapping[str, Any]] | None:
+    """(the checkpoint to resume from, its record); None if there is none. Says what is wrong with
+    those that are not used.
 
-    The main process looks first and removes what cannot be used; the others look at what is left,
-    so that all take the same one. Call it once the processes are connected.
+    The main process looks first and moves damaged ones aside; the others look at what is left, so
+    that all take the same one. Call it once the processes are connected.
     """
     from trainers.frame.progress import say
 
+    def said(line: str) -> None:
+        say(f"{label(job)}: {line}")
+
     shown, found = is_main_process(), None
     if shown:
-        for line in checkpoints.why_not_used(job.checkpoints, fingerprint=fingerprint):
-            say(f"{label(job)}: {line}")
-        found = checkpoints.last_complete(job.checkpoints, fingerprint=fingerprint, remove=True)
+        requires = checkpoints.random_state_files(settings.world_size())
+        found = store.newest(said, requires=requires)
     wait_for_all()
     if not shown:
-        found = checkpoints.last_complete(job.checkpoints, fingerprint=fingerprint, remove=False)
-    return found
+        found = store.newest(repair=False)
+    return None if found is None else (found.path, found.record)
+
+
+def open_store(
+    job: Job,
+    versions: Mapping[str, str],
+    *,
+    steps: int,
+    rows: str,
+    model: Any = None,
+    more: Mapping[str, str] | None = None,
+) -> CheckpointStore:
+    """The stage's checkpoints, with what they depend on.
+
+    Args:
+        versions: Of the libraries.
+        steps: Optimizer steps of the whole stage.
+        rows: A digest of the rows that are trained on.
+        model: The loaded model, whose config knows its commit on the hub.
+        more: Further parts that they depend on, by name.
+    """
+    commit = getattr(getattr(model, "config", None), "_commit_hash", None)
+    parts = dependencies(job, steps=steps, rows=rows, commit=commit, more=more)
+    return CheckpointStore(job.checkpoints, parts, versions)
 
 
 def train(job: Job, objective: Objective[Any]) -> None:
@@ -298,23 +329,26 @@ def train(job: Job, objective: Objective[Any]) -> None:
         return
 
     steps = settings.total_steps(job, len(sequences), processes=settings.world_size())
-    rows_mark = rows_digest(data.train) if objective.kind is ANSWERS else data.digest
-    fingerprint = stage_fingerprint(job, steps, versions, rows_mark)
+    store = open_store(
+        job, versions, steps=steps, rows=rows_digest(data.train), model=model,
+        more=objective.depends_on(job, data),
+    )  # fmt: skip
     metrics = job.run / "metrics.jsonl"
     callback = RunCallback(
         metrics=metrics if shown else None, stage=job.stage.name, task=job.task, label=label(job),
-        steps=steps, memory=memory, fingerprint=fingerprint,
+        steps=steps, memory=memory, store=store,
         scaled=settings.autocast_dtype(job, device) == "float16", shown=shown,
         logged=objective.logged,
     )  # fmt: skip
     continues = hasattr(model, "peft_config")  # with the module of an earlier stage
     trainer = builder.build(job, sequences, steps=steps, callback=callback)
-    resume = last_checkpoint(job, fingerprint)  # the trainer has connected the processes
+    trainer.checkpoint_store = store
+    resume = last_checkpoint(job, store)  # the trainer has connected the processes
     model = trainer.model
     probe = objective.probe(job, data, tokenizer)
     before = probe.answer(model) if shown else None
     evaluator = (
-        objective.evaluator(job, trainer, data, fingerprint) if job.judge and shown else None
+        objective.evaluator(job, trainer, data, store.digest) if job.judge and shown else None
     )
     if evaluator is not None:
         # A new prefix starts from a prompt, which changes answers before any training: the
@@ -330,6 +364,7 @@ def train(job: Job, objective: Objective[Any]) -> None:
     curve = held_out_curve(job, objective, trainer, data, sequences, steps)
     if curve is not None:
         curve.resume(resume[1].get("held_out") if resume is not None else None)
+        curve.keep_for(store.records())
         callback.curve = curve
     if shown:
         callback.losses = resume_metrics(job, resume, steps)
@@ -420,37 +455,20 @@ def held_out_curve(
     return curve
 
 
-def stage_fingerprint(job: Job, steps: int, versions: Mapping[str, str], *digests: str) -> str:
-    """A digest of everything that a checkpoint of the stage depends on.
-
-    Args:
-        digests: Of the rows, and of whatever else the objective depends on.
-    """
-    return checkpoints.fingerprint(
-        [
-            asdict(job.stage),
-            job.base_model,
-            job.plan.revision,
-            job.plan.template,
-            str(job.start),
-            steps,
-            settings.world_size(),
-            versions["torch"],
-            *digests,
-        ]
-    )
-
-
-def resume_metrics(job: Job, resume: tuple[Any, dict[str, Any]] | None, steps: int) -> list[float]:
+def resume_metrics(
+    job: Job, resume: tuple[Any, Mapping[str, Any]] | None, steps: int
+) -> list[float]:
     """The losses of the steps before the checkpoint, whose lines stay in metrics.jsonl; says where
     training resumes.
     """
-    from trainers.frame.progress import cut_metrics, say
+    from trainers.frame.progress import cut_metrics, say, unreadable_lines
 
     after = resume[1]["step"] if resume is not None else 0
-    losses = cut_metrics(
+    losses, dropped = cut_metrics(
         job.run / "metrics.jsonl", stage=job.stage.name, task=job.task, after=after
     )
+    if dropped:
+        say(f"{label(job)}: {unreadable_lines(dropped)}")
     if resume is None:
         return []
     record = resume[1]

@@ -13,7 +13,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from advisor.ground.errors import Fault, InputError
-from trainers.frame import checkpoints, settings
+from trainers.frame import settings
+from trainers.frame.checkpoint_store import fingerprint
 from trainers.frame.job import Job
 from trainers.frame.trained_dtype import train_in_float32
 from trainers.frame.types import Device, Tokenizer
@@ -114,7 +115,7 @@ def reward_fingerprint(job: Job, folder: Path | None) -> str:
         for key in ("reward", "schema")
         if job.options.get(key)
     ]
-    return checkpoints.fingerprint(
+    return fingerprint(
         [(job.folder / Path(file).expanduser()).read_text("utf-8") for file in files]
     )
 

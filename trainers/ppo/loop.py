@@ -25,8 +25,8 @@ from trainers.frame.stage import (
     label,
     last_checkpoint,
     open_stage,
+    open_store,
     rounding_checks,
-    stage_fingerprint,
     stage_verdict,
 )
 from trainers.frame.trained_dtype import round_to_base
@@ -34,6 +34,7 @@ from trainers.frame.types import Tokenizer
 from trainers.ppo.build import build, faults, reward_fingerprint, reward_model_folder
 from trainers.ppo.steps import PPOArguments
 from trainers.prepare import Prepared
+from trainers.prepare.prepared import rows_digest
 from trainers.prepare.prompts import PROMPTS, Prompt
 from trainers.prepare.template import template_record
 from trainers.rewards.sources import source_note
@@ -53,7 +54,7 @@ def train(job: Job) -> None:
     versions, device, threads, update = open_stage(job, lambda: PPOArguments, faults)
     # Imported here: reading the command line and refusing a plan must not wait for them.
     from trainers.frame.loading import load_tokenizer
-    from trainers.frame.progress import cut_metrics, say
+    from trainers.frame.progress import cut_metrics, say, unreadable_lines
     from trainers.ppo.heldout import HeldOutEvaluator
     from trainers.ppo.run import PPORun
     from trainers.ppo.saving import load_checkpoint
@@ -78,16 +79,16 @@ def train(job: Job) -> None:
         run.measure(versions)
         return
 
-    fingerprint = stage_fingerprint(
-        job, run.steps, versions, data.digest, reward_fingerprint(job, folder)
-    )
-    run.fingerprint = fingerprint
-    resume = last_checkpoint(job, fingerprint)
+    run.store = store = open_store(
+        job, versions, steps=run.steps, rows=rows_digest(data.train),
+        model=ppo.roles.parts["policy"].model, more={"reward": reward_fingerprint(job, folder)},
+    )  # fmt: skip
+    resume = last_checkpoint(job, store)
     probe = Probe(row=probe_row(data.train, tokenizer), pad_id=tokenizer.pad_token_id)
     with ppo.roles.use("policy") as policy:
         before = probe.answer(policy)
     if job.judge and shown:
-        run.evaluator = HeldOutEvaluator(job, ppo, data.holdout, fingerprint)
+        run.evaluator = HeldOutEvaluator(job, ppo, data.holdout, store.digest)
         run.evaluator.evaluate_base()
     wait_for_all()  # the main process has evaluated the base alone
     first = 0
@@ -95,7 +96,9 @@ def train(job: Job) -> None:
         load_checkpoint(resume[0], ppo)
         first = resume[1]["step"]
     if shown:
-        cut_metrics(run.metrics, stage=job.stage.name, task=job.task, after=first)
+        _, dropped = cut_metrics(run.metrics, stage=job.stage.name, task=job.task, after=first)
+        if dropped:
+            say(f"{label(job)}: {unreadable_lines(dropped)}")
         run.lines = run.written_lines()
         if resume is not None:
             say(

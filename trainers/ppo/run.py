@@ -16,6 +16,7 @@ from advisor.ground.errors import TrainingFailed
 from advisor.ground.units import format_duration, format_gib
 from advisor.plan.record import DRY_RUN, Measured, StageMeasurement
 from trainers.frame import settings
+from trainers.frame.checkpoint_store import CheckpointStore
 from trainers.frame.files import json_value, write_json
 from trainers.frame.job import Job
 from trainers.frame.machine import MemoryMeter, wait_for_all
@@ -43,7 +44,7 @@ class PPORun:
     data: Prepared[Prompt]
     memory: MemoryMeter
     shown: bool
-    fingerprint: str = ""
+    store: CheckpointStore | None = None  # None: a dry run, which writes none
     evaluator: HeldOutEvaluator | None = None
     lines: list[dict[str, Any]] = field(default_factory=list)
     warnings: dict[str, str] = field(default_factory=dict)  # finding -> when, what, hint
@@ -115,16 +116,10 @@ class PPORun:
                 left_s = (steps - step - 1) * (time.monotonic() - began) / (step + 1 - first)
                 display.show(step + 1, update_line(line, left_s))
                 self.guard(line)
-                if (step + 1) % every == 0 or step + 1 == steps:
+                is_due = (step + 1) % every == 0 or step + 1 == steps
+                if is_due and self.store is not None:
                     epoch = (step + 1) * self.size * world / len(self.data.train)
-                    save_checkpoint(
-                        job.checkpoints,
-                        self.ppo,
-                        step=step + 1,
-                        steps=steps,
-                        fingerprint=self.fingerprint,
-                        epoch=epoch,
-                    )
+                    save_checkpoint(self.store, self.ppo, step=step + 1, steps=steps, epoch=epoch)
         finally:
             self.train_s = time.monotonic() - began
             display.close()

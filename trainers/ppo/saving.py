@@ -4,14 +4,16 @@ states, without pickle.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
+from safetensors import SafetensorError
+
+from trainers.frame.checkpoint_store import CheckpointStore
 from trainers.frame.checkpoints import (
     STATE,
+    disk_refused,
     load_random_state,
     load_state,
-    mark_complete,
     random_state_name,
     random_states,
     restore_random_states,
@@ -22,58 +24,48 @@ from trainers.frame.paged_states import load_optimizer
 from trainers.ppo.roles import POLICY, VALUE
 from trainers.ppo.update import PPO
 
-KEPT = 2
-
 
 def save_checkpoint(
-    folder: Path, ppo: PPO, *, step: int, steps: int, fingerprint: str, epoch: float
+    store: CheckpointStore, ppo: PPO, *, step: int, steps: int, epoch: float
 ) -> None:
-    """Write checkpoint-STEP, mark it as complete, and remove all but the last two.
+    """Write the checkpoint of a step, and remove all but the last two.
 
-    Call it in every process: each writes its own random states, the main one all else.
+    Call it in every process: each writes its own random states, the main one all else. Raises
+    MachineNotReady if the disk does not take it.
 
     Args:
-        folder: For all checkpoints of the stage.
+        store: The stage's checkpoints.
         ppo: What to save.
         step: The number of updates done.
         steps: Those of the whole run.
-        fingerprint: Of everything that the checkpoint depends on.
         epoch: Times through the prompts.
     """
-    place = folder / f"checkpoint-{step}"
-    if is_main_process():
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(parents=True)
+    place = store.begin(step) if is_main_process() else store.unfinished(step)
     wait_for_all()
-    save_state(place, random_state_name(process_rank()), random_states())
-    if is_main_process():
-        weights = {
-            role: {name: parameter.detach() for name, parameter in ppo.roles.trained(role).items()}
-            for role in (POLICY, VALUE)
-        }
-        save_state(place, "weights", weights)
-        value = {
-            "optimizer": ppo.optimizer.state_dict(),
-            "scaler": ppo.scaler.state_dict() if ppo.scaler is not None else None,
-            "kl_coef": ppo.kl_coefficient.value,
-        }
-        save_state(place, STATE, value)
+    try:
+        save_state(place, random_state_name(process_rank()), random_states())
+        if is_main_process():
+            _save_trained(place, ppo)
+    except SafetensorError as error:  # a full disk, in the words of its library
+        raise disk_refused(place, error) from error
     wait_for_all()
-    if not is_main_process():
-        return
-    mark_complete(
-        place,
-        step=step,
-        steps=steps,
-        learning_rate=ppo.optimizer.param_groups[0]["lr"],
-        epoch=epoch,
-        fingerprint=fingerprint,
-    )
-    numbered = sorted(
-        folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2])
-    )
-    for old in numbered[:-KEPT]:
-        shutil.rmtree(old, ignore_errors=True)
+    if is_main_process():
+        rate = ppo.optimizer.param_groups[0]["lr"]
+        store.complete(step, {"steps": steps, "learning_rate": rate, "epoch": epoch})
+
+
+def _save_trained(place: Path, ppo: PPO) -> None:
+    weights = {
+        role: {name: parameter.detach() for name, parameter in ppo.roles.trained(role).items()}
+        for role in (POLICY, VALUE)
+    }
+    save_state(place, "weights", weights)
+    value = {
+        "optimizer": ppo.optimizer.state_dict(),
+        "scaler": ppo.scaler.state_dict() if ppo.scaler is not None else None,
+        "kl_coef": ppo.kl_coefficient.value,
+    }
+    save_state(place, STATE, value)
 
 
 def load_checkpoint(place: Path, ppo: PPO) -> None:
@@ -89,6 +81,4 @@ def load_checkpoint(place: Path, ppo: PPO) -> None:
     if ppo.scaler is not None and value["scaler"] is not None:
         ppo.scaler.load_state_dict(value["scaler"])
     ppo.kl_coefficient.value = value["kl_coef"]
-    # Checkpoints of earlier versions hold those of the main process beside the rest.
-    own = value["random"] if "random" in value else load_random_state(place, process_rank())
-    restore_random_states(own)
+    restore_random_states(load_random_state(place, process_rank()))

@@ -2,7 +2,8 @@
 file, byte for byte, so that no rows are prepared twice.
 
 Each stage has one Arrow file: a column for each field of a row, a column for the split, and counts
-and notes in its header. Reading it executes nothing.
+and notes in its header. Reading it executes nothing. Its SHA-256 lies beside it: a file that a disk
+has damaged is not read, and the rows are prepared again.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from advisor.ground.files import TEMPORARY, cannot_write
+from advisor.ground.disk import DISK, TEMPORARY
+from advisor.ground.files import cannot_write
 from trainers.frame.files import make_folder
 from trainers.prepare.prepared import Kind, Prepared
 from trainers.prepare.row import ids_of
@@ -100,20 +102,37 @@ def write_prepared(
     try:
         with pa.OSFile(str(temporary), "wb") as file, pa.ipc.new_file(file, schema) as writer:
             writer.write_table(pa.table(columns, schema=schema), max_chunksize=10_000)
-        os.replace(temporary, path)
+        digest = DISK.digest(temporary)
+        DISK.sync(temporary)
+        DISK.rename(temporary, path)
+        DISK.replace(checksum_file(path), f"{digest}\n".encode())
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        DISK.discard(temporary)
         raise cannot_write(path, error) from error
 
 
+def checksum_file(path: Path) -> Path:
+    """The file beside prepared rows that holds their SHA-256."""
+    return path.with_suffix(".sha256")
+
+
+def remove_prepared(folder: Path, name: str) -> None:
+    """Remove all prepared rows of a name, whatever they were prepared from."""
+    for path in [*folder.glob(f"{name}-*.arrow"), *folder.glob(f"{name}-*.sha256")]:
+        DISK.discard(path)
+
+
 def read_written(path: Path, kind: Kind[Any], tokenizer: Any) -> Prepared[Any] | None:
-    """The rows of a file, or None if there is no such file or it cannot be read.
+    """The rows of a file, or None if there is no such file or it is not as it was written.
 
     Gives the tokenizer the chat template that the rows were written with.
     """
     import pyarrow as pa
 
     try:
+        # Before anything is read of it: Arrow trusts the offsets in a file.
+        if DISK.read(checksum_file(path)).split() != [DISK.digest(path).encode()]:
+            return None
         with pa.memory_map(str(path)) as file:
             table = pa.ipc.open_file(file).read_all()
             about = json.loads(table.schema.metadata[ABOUT])

@@ -4,6 +4,7 @@ record of the others.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -165,12 +166,20 @@ def prepare_stage_rows(
     )
 
 
-def rows_digest(rows: Iterable[Row]) -> str:
-    """A digest of what is trained on: equal for equal tokens and labels in equal order."""
+def rows_digest(rows: Iterable[Any]) -> str:
+    """A digest of what is trained on: equal for equal tokens, labels and texts in equal order,
+    whatever prepared them.
+    """
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(ids_of(row.input_ids).tobytes())
-        digest.update(ids_of(row.labels).tobytes())
+        for part in dataclasses.fields(row):
+            value = getattr(row, part.name)
+            if part.name == "number":  # of its line in the file
+                continue
+            if isinstance(value, str) or value is None or isinstance(value, int):
+                digest.update(f"{value!r}\0".encode("utf-8", "surrogatepass"))
+            else:
+                digest.update(ids_of(value).tobytes() + b"\0")
     return digest.hexdigest()
 
 

@@ -1,0 +1,209 @@
+"""Which checkpoint a run goes on from: whole and unaltered ones alone, and never other settings."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from trainers.frame.checkpoint_store import COMPLETE, CheckpointStore, Dependencies
+
+PARTS = Dependencies(
+    parts={"base_model": "b", "rows": "r"}, settings={"learning_rate": 1e-4, "seed": 42}
+)
+ABOUT = {"steps": 9, "learning_rate": 1e-4, "epoch": 0.5}
+FILES = {
+    "adapter_model.safetensors": b"weights of step %d",
+    "training_state.safetensors": b"moments of step %d",
+    "random_state_0.json": b"random numbers of step %d",
+    "trainer_state.json": b'{"global_step": %d}',
+}
+NEEDED = ("random_state_0.json",)
+
+
+def write(store, step, files=FILES, **about):
+    """Write a complete checkpoint of a step."""
+    place = store.begin(step)
+    for name, content in files.items():
+        (place / name).write_bytes(content % step)
+    store.complete(step, {**ABOUT, **about})
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Two complete checkpoints, of steps 3 and 6."""
+    found = CheckpointStore(tmp_path / "checkpoints", PARTS, {"torch": "2.13.0"})
+    write(found, 3)
+    write(found, 6)
+    return found
+
+
+def look(store, **keys):
+    """(the step of the checkpoint to use, what was said)."""
+    said = []
+    found = store.newest(said.append, requires=NEEDED, **keys)
+    return found and found.step, said
+
+
+def names(store):
+    return sorted(path.name for path in store.folder.iterdir())
+
+
+def edit(path, **values):
+    """Change values of complete.json, as a person or a disk may."""
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def flip_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "half": lambda path: path.write_bytes(path.read_bytes()[:7]),
+    "empty": lambda path: path.write_bytes(b""),
+    "gone": lambda path: path.unlink(),
+    "bit": flip_bit,
+    "folder": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", [*FILES, COMPLETE])
+def test_a_damaged_checkpoint_is_moved_aside_and_the_one_before_is_used(store, name, damage):
+    """Whatever happened to whichever file: the warning names it, and nothing is lost."""
+    DAMAGE[damage](store.folder / "checkpoint-6" / name)
+    step, said = look(store)
+    assert step == 3
+    assert name in said[0]
+    assert said[0].endswith("moved to damaged-checkpoint-6, and not used")
+    assert names(store) == ["checkpoint-3", "damaged-checkpoint-6"]
+    assert look(store) == (3, [])
+
+
+@pytest.mark.parametrize("values", [{"step": 9}, {"step": "x"}, {"depends_on": {}}, {"files": {}}])
+def test_an_edited_record_is_not_believed(store, values):
+    """A step edited to the last one would end the run untrained."""
+    edit(store.folder / "checkpoint-6" / COMPLETE, **values)
+    step, said = look(store)
+    assert step == 3
+    assert "is not what was written" in said[0]
+
+
+def test_a_checkpoint_under_another_steps_name_is_not_believed(store):
+    """The folder's name, complete.json and the trainer's own state have to agree."""
+    (store.folder / "checkpoint-6").rename(store.folder / "checkpoint-9")
+    assert "that of step 6" in look(store)[1][0]
+    write(store, 12, {**FILES, "trainer_state.json": b'{"global_step": 1%d}'})
+    step, said = look(store)
+    assert step == 3
+    assert "trainer_state.json is that of step 112" in said[0]
+
+
+def test_a_checkpoint_without_random_states_is_damaged(store):
+    """Resuming with other random numbers would be another run."""
+    write(store, 9, {name: text for name, text in FILES.items() if name not in NEEDED})
+    step, said = look(store)
+    assert step == 6
+    assert "random_state_0.json is missing" in said[0]
+
+
+def test_a_few_damaged_ones_are_kept(store):
+    """They do not fill the disk, and one that lost its record is only a folder."""
+    for step in (9, 12, 15):
+        write(store, step)
+        (store.folder / f"checkpoint-{step}" / COMPLETE).unlink()
+        look(store)
+    assert names(store) == [
+        "checkpoint-6", "damaged-checkpoint-12", "damaged-checkpoint-15"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"settings": {"learning_rate": 2e-4, "seed": 42}}, "learning_rate 0.0001 -> 0.0002"),
+        ({"settings": {"learning_rate": 1e-4}}, "seed 42 -> null"),
+        ({"parts": {"base_model": "b", "rows": "x"}}, "the rows have changed"),
+        ({"parts": {"base_model": "x", "rows": "r"}}, "the base model has changed"),
+        ({"parts": {"base_model": "b", "rows": "r", "start": "s"}}, "the stage starts from has"),
+        ({"processes": 2}, "written by 1 process, this run has 2"),
+    ],
+)
+def test_checkpoints_of_something_else_stay_until_a_new_one_is_complete(store, changed, reason):
+    """What changed is named, and nothing is deleted before there is something instead."""
+    other = replace(store, dependencies=replace(PARTS, **changed))
+    step, said = look(other)
+    assert step is None
+    assert "checkpoint-3 and checkpoint-6 are not used" in said[0]
+    assert reason in said[0]
+    assert "starting from the beginning" in said[1]
+    assert look(store) == (6, [])
+    other.begin(6)
+    assert look(store) == (6, [])
+    write(other, 6)
+    assert names(other) == ["checkpoint-6"]
+    assert look(other) == (6, [])
+
+
+def test_it_never_says_from_the_beginning_and_goes_on(store):
+    """A newer checkpoint of other settings is named, and the older one of these is used."""
+    other = replace(store, dependencies=replace(PARTS, parts={"rows": "x"}))
+    shutil.copytree(store.folder / "checkpoint-3", store.folder.parent / "three")
+    write(other, 9)
+    (store.folder.parent / "three").rename(store.folder / "checkpoint-3")
+    step, said = look(store)
+    assert step == 3
+    assert len(said) == 1
+    assert "checkpoint-9 is not used" in said[0]
+
+
+def test_an_upgrade_goes_on_and_says_so(store):
+    """Checkpoints of another version of torch are used, with both versions named."""
+    step, said = look(replace(store, versions={"torch": "9.9.9", "new": "1"}))
+    assert step == 6
+    assert "torch 2.13.0 -> 9.9.9" in said[0]
+
+
+def test_a_moved_folder_changes_nothing(store):
+    """The record holds no path."""
+    moved = store.folder.rename(store.folder.parent / "moved")
+    assert look(replace(store, folder=moved)) == (6, [])
+
+
+def test_checkpoints_of_an_earlier_version_stay_where_they_are(store):
+    """They have no checksums, so they cannot be trusted; a new one replaces them."""
+    for step in (3, 6):
+        record = {"step": step, "fingerprint": "0123", "files": {}}
+        (store.folder / f"checkpoint-{step}" / COMPLETE).write_text(json.dumps(record))
+    step, said = look(store)
+    assert step is None
+    assert "earlier version of advise" in said[0]
+    assert names(store) == ["checkpoint-3", "checkpoint-6"]
+
+
+def test_the_last_two_are_kept_and_what_a_killed_run_left_is_removed(store):
+    """Neither counts as a checkpoint before it is complete."""
+    write(store, 9)
+    (store.begin(12) / "half").write_bytes(b"")
+    assert names(store) == [".advise-tmp-saving", "checkpoint-6", "checkpoint-9"]
+    assert look(store, repair=False) == (9, [])
+    assert look(store) == (9, [])
+    assert names(store) == ["checkpoint-6", "checkpoint-9"]
+    # Killed between the two renames that replace a checkpoint.
+    (store.folder / "checkpoint-9").rename(store.folder / ".advise-tmp-replaced-checkpoint-9")
+    assert look(store) == (9, [])
+
+
+def test_a_file_beside_the_checkpoints_is_verified_too(store):
+    """The weights of the best step belong to the checkpoints that may go back to them."""
+    best = store.folder / "best-3.safetensors"
+    best.write_bytes(b"best")
+    store.begin(9)
+    store.complete(9, ABOUT, beside=[best.name])
+    assert store.newest().step == 9
+    flip_bit(best)
+    step, said = look(store)
+    assert step == 6
+    assert "best-3.safetensors" in said[0]

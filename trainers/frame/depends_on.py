@@ -1,0 +1,104 @@
+"""What the checkpoints of a stage depend on, part by part and by content: a folder that was moved
+or renamed changes nothing, other weights in the same file do.
+
+Versions of libraries are no part: after an upgrade the checkpoints are used, and a message says so.
+Nor is how an optimizer step is cut into micro-batches: its rows are the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from advisor.ground.content import FileContent, file_digest, folder_digest
+from advisor.methods.keys import FunctionText, PathText
+from advisor.plan.keys import key_specs
+from trainers.frame.checkpoint_store import Dependencies
+from trainers.frame.job import Job
+from trainers.frame.machine import process_count
+
+# Keys of the stage that change no number of a run, or whose files are parts of their own.
+LEFT_OUT = (
+    "name",
+    "data",
+    "start_from",
+    "micro_batch_size",
+    "grad_accum",
+    "save_steps",
+    "save_minutes",
+    "options",
+)
+
+
+def dependencies(
+    job: Job,
+    *,
+    steps: int,
+    rows: str,
+    commit: str | None = None,
+    more: Mapping[str, str] | None = None,
+) -> Dependencies:
+    """Everything that a checkpoint of the stage goes on from.
+
+    Raises InputError or MachineNotReady if a file of it cannot be read.
+
+    Args:
+        steps: Optimizer steps of the whole stage.
+        rows: A digest of the rows that are trained on.
+        commit: Of a base model from the hub; None: a folder, or not known.
+        more: Further parts, by name: digests of what the objective depends on.
+    """
+    options, files = _options(job)
+    settings = {
+        **{key: value for key, value in asdict(job.stage).items() if key not in LEFT_OUT},
+        **options,
+        "effective_batch_size": job.stage.effective_batch_size,
+        "steps": steps,
+        "template": job.plan.template,
+    }
+    parts = {"base_model": _base(job, commit), "rows": rows, **files, **(more or {})}
+    if job.start is not None:
+        parts["start"] = folder_digest(job.start).digest
+    return Dependencies(
+        parts={name: digest[:16] for name, digest in parts.items()},
+        settings=settings,
+        processes=process_count(),
+    )
+
+
+def _base(job: Job, commit: str | None) -> str:
+    """A digest of the base model's files; of its name and commit if it is one of the hub."""
+    source = job.base_model
+    if Path(source).is_dir():
+        return folder_digest(source, known=_known(job)).digest
+    return hashlib.sha256(f"{source}@{commit or job.plan.revision}".encode()).hexdigest()
+
+
+def _known(job: Job) -> Mapping[str, FileContent] | None:
+    """What the launcher has read of the base model just now, so that it is not read again."""
+    return None
+
+
+def _options(job: Job) -> tuple[dict[str, Any], dict[str, str]]:
+    """(the keys of objective and update without the paths in them, name of such a key -> a digest
+    of what its file or folder holds).
+    """
+    declared = key_specs().allowed(job.stage.objective, job.stage.update)
+    stages = {stage.name for stage in job.plan.stages}
+    options, files = dict(job.options), {}
+    for key, value in job.options.items():
+        shape = declared[key].shape if key in declared else None
+        if not isinstance(shape, PathText | FunctionText) or not isinstance(value, str):
+            continue
+        name, function = (
+            value.rpartition(":")[::2] if isinstance(shape, FunctionText) else (value, "")
+        )
+        path = job.folder / Path(name).expanduser()
+        if name in stages or not path.exists():
+            continue
+        files[key] = folder_digest(path).digest if path.is_dir() else file_digest(path).sha256
+        options[key] = function
+    return options, files
