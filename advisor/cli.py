@@ -18,6 +18,7 @@ from advisor.commands.options import answer_options, json_option, rule_options
 from advisor.commands.output import say
 from advisor.ground.errors import AdviseError, InputError, Stopped
 from advisor.ground.files import refused_by_system
+from advisor.ground.secrets import masked
 from advisor.ground.terminal import show_streams, shown
 from advisor.ground.version import __version__
 
@@ -193,8 +194,8 @@ def report_bug(error: BaseException) -> int:
 
     with tempfile.NamedTemporaryFile("w", prefix="advise-bug-", suffix=".log", delete=False) as log:
         trace = "".join(traceback.format_exception(error))
-        log.write(shown(f"finetune-advisor {__version__}\n{' '.join(sys.argv)}\n\n{trace}"))
-    say(
-        f"this is a bug in advise: {type(error).__name__}: {error}\n  the details are in {log.name}"
-    )
+        words = f"finetune-advisor {__version__}\n{' '.join(sys.argv)}\n\n{trace}"
+        log.write(masked(shown(words)))
+    what = masked(f"{type(error).__name__}: {error}")
+    say(f"this is a bug in advise: {what}\n  the details are in {log.name}")
     return AdviseError.exit_code

@@ -28,6 +28,7 @@ from advisor.ground.errors import (
     Stopped,
     TrainingFailed,
 )
+from advisor.ground.secrets import masked
 from advisor.ground.terminal import show_streams, shown
 from advisor.methods import update
 from advisor.plan.model import Stage
@@ -181,7 +182,8 @@ def explain_error(error: Exception, job: Job | None) -> AdviseError:
     if job is not None:
         log = job.output / f"trainer-{Path(error_file()).stem}.log"
         make_folder(job.output)
-        log.write_text(shown("".join(traceback.format_exception(error))), encoding="utf-8")
+        trace = masked(shown("".join(traceback.format_exception(error))))
+        log.write_text(trace, encoding="utf-8")
         bug = AdviseError(bug.faults[0].what, hint=f"this is a bug; the details are in {log}")
     return bug
 

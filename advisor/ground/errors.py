@@ -11,6 +11,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from advisor.ground.secrets import masked
 from advisor.ground.terminal import shown
 
 SHOWN_FAULTS = 20
@@ -40,11 +41,12 @@ class AdviseError(Exception):
         super().__init__(self.text())
 
     def text(self) -> str:
-        """Every fault on its own lines, the first twenty and a count of the rest; safe to print."""
+        """Every fault on its own lines, the first twenty and a count of the rest; what acts on a
+        terminal is escaped, what looks like a secret is masked."""
         lines = [line for fault in self.faults[:SHOWN_FAULTS] for line in fault.lines()]
         if len(self.faults) > SHOWN_FAULTS:
             lines.append(f"... and {len(self.faults) - SHOWN_FAULTS} more of the same input")
-        return shown("\n".join(lines))
+        return shown(masked("\n".join(lines)))
 
 
 class InputError(AdviseError):

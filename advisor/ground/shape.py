@@ -14,7 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from advisor.ground.errors import Fault, nearest, unknown_name
+from advisor.ground.errors import Fault, InputError, nearest, unknown_name
+from advisor.ground.secrets import find_secrets
 
 Path_ = tuple[str | int, ...]
 LISTED = 12  # more choices than this are not written out in a message
@@ -284,6 +285,24 @@ class OneOf(Shape):
 
 
 # --------------------------------------------------------------------------- the check
+
+
+def refuse_secrets(document: Located) -> None:
+    """Raise InputError with the place of every secret in the data, and without its value."""
+    faults = [
+        Fault(
+            what=(
+                f"{document.at(path)}: the value of `{'.'.join(map(str, path))}` looks like a"
+                " secret; it would be copied into the run folder and the report"
+            ),
+            allowed="a secret belongs into the environment"
+            + (f": {variable}" if variable else ", under the name that its library reads"),
+            hint="remove it here; if others may have seen it, revoke it",
+        )
+        for path, variable in find_secrets(document.data)
+    ]
+    if faults:
+        raise InputError(faults=faults)
 
 
 def check_shape(document: Located, shape: Shape, path: Sequence[str | int] = ()) -> list[Fault]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError, nearest
+from advisor.ground.shape import NamedValue, refuse_secrets
 from advisor.ground.yaml_reader import parse_yaml
 from advisor.plan.keys import KeySpecs
 from advisor.plan.model import Plan
@@ -30,11 +31,22 @@ def set_values(
     settings = list(settings)
     if not settings:
         return plan
+    for text in settings:  # before any message repeats it
+        name, _, value = text.partition("=")
+        refuse_secrets(NamedValue("", _nested(name, value)))
     changed = _Changed(plan_data(plan))
     faults = [fault for text in settings if (fault := changed.apply(text)) is not None]
     if faults:
         raise InputError(faults=faults)
     return plan_from_data(changed, base=base, specs=specs)
+
+
+def _nested(name: str, value: str) -> Any:
+    """A setting as plain data: {'trl': {'seed': '3'}} of trl.seed=3."""
+    nested: Any = value
+    for part in reversed(name.strip().split(".")):
+        nested = {part: nested}
+    return nested
 
 
 @dataclass

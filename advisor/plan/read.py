@@ -16,7 +16,16 @@ from typing import Any
 
 from advisor.ground.errors import Fault, InputError, nearest
 from advisor.ground.from_dataclass import build, shape_of
-from advisor.ground.shape import Choice, Keys, ListOf, Located, Path_, Shape, check_shape
+from advisor.ground.shape import (
+    Choice,
+    Keys,
+    ListOf,
+    Located,
+    Path_,
+    Shape,
+    check_shape,
+    refuse_secrets,
+)
 from advisor.ground.yaml_reader import read_yaml
 from advisor.methods.stage import Stage, stage_keys
 from advisor.plan.checks import Place, Raise, plan_faults, stage_faults
@@ -69,6 +78,7 @@ def plan_from_data(
             f"{document.at()}: a plan {what}",
             hint="`advise --json ... --plan plan.yaml` writes one",
         )
+    refuse_secrets(document)
     report = _Report(document)
     report.faults += check_shape(document, plan_shape(specs))
     plan_faults(data, report.add, base)

@@ -25,6 +25,7 @@ from advisor.ground.shape import (
     Path_,
     Text,
     check_shape,
+    refuse_secrets,
 )
 from advisor.ground.types import Answer, Answers
 from advisor.ground.yaml_reader import Document
@@ -205,6 +206,7 @@ def answers_from_document(
 
     Raises InputError with all faults, each with file, line and column.
     """
+    refuse_secrets(document)
     reader = _Reader(facts, "file")
     shape = answers_shape(facts)
     reader.faults += check_shape(document, shape)
@@ -238,6 +240,7 @@ def answers_from_flags(
     """The answers of command-line flags, keyed by fact id; `signals` and `tasks` are lists. Raises
     InputError.
     """
+    refuse_secrets(NamedValue("", dict(flags)))
     reader = _Reader(facts, "flag")
     for fact_id, value in flags.items():
         if value is None or value == () or value == []:

@@ -299,9 +299,15 @@ def _report_faults(at: str, value: Any) -> Iterator[Fault]:
     """Services that report_to names and that are not installed here."""
     from transformers.integrations import get_available_reporting_integrations
 
-    known = ["none", "all", *get_available_reporting_integrations()]
+    known = ["none", *get_available_reporting_integrations()]
     for name in value if isinstance(value, list) else [value]:
-        if name is not None and name not in known:
+        if name == "all":
+            yield Fault(
+                what=f"{at}: 'report_to' is all: metrics would go to every service installed here",
+                allowed=", ".join(known),
+                hint="name the service that you mean",
+            )
+        elif name is not None and name not in known:
             yield Fault(
                 what=f"{at}: 'report_to' names {name}, which is not installed here",
                 allowed=", ".join(known),
