@@ -28,7 +28,7 @@ from tests.trainers.alignment import (
     stage_of,
     trained,
 )
-from trainers.frame import checkpoints
+from trainers.frame.checkpoint_store import CheckpointStore
 
 EVERY = [("rm", {}), ("dpo", {}), ("kto", {}), ("orpo", {}), ("grpo", SHORT), ("rloo", SHORT)]
 SAID = {
@@ -390,16 +390,16 @@ def test_a_killed_dpo_stage_goes_on_where_it_was(align, monkeypatch):
     broken = align(
         "dpo", save_steps=2, max_steps=6, job_judge=False, job_run=whole.run.parent / "broken"
     )
-    mark = checkpoints.mark_complete
+    complete = CheckpointStore.complete
     written = []
 
-    def stop(*args, **kwargs):
-        mark(*args, **kwargs)
-        written.append(kwargs["step"])
+    def stop(self, step, *args, **kwargs):
+        complete(self, step, *args, **kwargs)
+        written.append(step)
         if len(written) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("trainers.frame.progress.mark_complete", stop)
+    monkeypatch.setattr(CheckpointStore, "complete", stop)
     with pytest.raises(KeyboardInterrupt):
         trained(broken)
     monkeypatch.undo()

@@ -136,7 +136,7 @@ def test_the_argument_reaches_rows_prompts_checkpoints_and_the_run(thinker):
     """
     from trainers.frame.loading import load_tokenizer
     from trainers.frame.rows import prepare_rows
-    from trainers.frame.stage import stage_fingerprint
+    from trainers.frame.stage import open_store
     from trainers.prepare.prompts import PROMPTS
 
     seen = []
@@ -151,7 +151,7 @@ def test_the_argument_reaches_rows_prompts_checkpoints_and_the_run(thinker):
                 row.prompt,
                 prepare_rows(job, tokenizer, PROMPTS).train[0].prompt,
                 rows.digest,
-                stage_fingerprint(job, 1, {"torch": "1"}, "rows"),
+                open_store(job, {"torch": "1"}, steps=1, rows="rows").digest,
                 plan_digest(job.plan),
             )
         )

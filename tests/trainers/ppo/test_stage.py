@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch")
 from advisor.ground.errors import InputError, TrainingFailed
 from advisor.plan.write import plan_text
 from tests.trainers.ppo.modules import UPDATES, metrics, save_module
+from trainers.frame.checkpoint_store import CheckpointStore
 from trainers.ppo.loop import train
 
 ROOT = Path(__file__).parents[3]
@@ -154,20 +155,18 @@ def test_a_run_stopped_half_way_goes_on_and_ends_the_same(make, tmp_path, monkey
     """Stopped right behind its first checkpoint: the next call goes on from there, and every number
     of every update is that of an unbroken run.
     """
-    from trainers.ppo import saving
-
     keys = {**RESUMED, "max_steps": 4}
     whole = make(**keys, job_run=tmp_path / "whole")
     train(whole)
     broken = make(**keys, job_run=tmp_path / "broken")
-    mark = saving.mark_complete
+    complete = CheckpointStore.complete
 
     def stop(*args, **keys):
-        mark(*args, **keys)
+        complete(*args, **keys)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(saving, "mark_complete", stop)
+        patch.setattr(CheckpointStore, "complete", stop)
         with pytest.raises(KeyboardInterrupt):
             train(broken)
     assert not (broken.output / "result.json").exists()
