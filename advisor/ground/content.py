@@ -12,9 +12,8 @@ import hashlib
 import os
 import time
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 from advisor.ground.errors import AdviseError, InputError
@@ -24,6 +23,7 @@ from advisor.ground.json_values import OMIT_NULL, JsonObject
 # One core hashes 1.5 GB a second with the SHA instructions of current CPUs, 0.4 without: 20 GiB
 # (8 billion parameters in 16 bit) take 5 to 50 s, once.
 FULL_BYTES = 20 * 2**30
+READ_BYTES_PER_S = 10**9  # what to tell people how long reading takes
 SAMPLED_BLOCKS, SAMPLED_BLOCK_BYTES = 256, 2**20  # of one sampled file
 SAMPLED_EDGE_BYTES = 4 * 2**20  # its beginning, with the header of the tensors, and its end
 READ_BYTES = 4 * 2**20
@@ -87,6 +87,30 @@ class FolderContent:
         return any(content.sampled for content in self.files.values())
 
 
+class KnownFiles:
+    """Files that were read earlier, found again by name, size and times wherever they lie now."""
+
+    def __init__(self, contents: Iterable[tuple[str, FileContent]] = ()) -> None:
+        self.by_name: dict[str, list[FileContent]] = {}
+        for name, content in contents:
+            self.by_name.setdefault(PurePosixPath(name).name, []).append(content)
+
+    def find(self, path: Path) -> FileContent | None:
+        """What the file held when it was read, if it was not written since."""
+        candidates = self.by_name.get(path.name, ())
+        if not candidates:
+            return None
+        stamp = _stamp(path.stat())
+        return next(
+            (
+                known
+                for known in candidates
+                if (known.bytes, known.mtime_ns, known.ctime_ns) == stamp
+            ),
+            None,
+        )
+
+
 def digest_of(files: Mapping[str, FileContent]) -> str:
     """64 hex digits of names and contents."""
     digest = hashlib.sha256()
@@ -133,9 +157,7 @@ def file_digest(
     )
 
 
-def folder_digest(
-    folder: Path | str, *, known: Mapping[str, FileContent] | None = None
-) -> FolderContent:
+def folder_digest(folder: Path | str, *, known: KnownFiles | None = None) -> FolderContent:
     """What the files of a model or an adapter hold: configuration, weights, tokenizer, code.
 
     Links are followed, so a snapshot of the hub's cache counts as the files it leads to. If the
@@ -143,7 +165,7 @@ def folder_digest(
 
     Args:
         folder: A folder in Hugging Face layout.
-        known: Name -> what the file held earlier.
+        known: What files held earlier.
     """
     folder = Path(folder)
     return files_digest(
@@ -159,20 +181,25 @@ def model_files(folder: Path) -> list[Path]:
     return sorted(path for path in found if path.is_file())
 
 
-def files_digest(
-    paths: Mapping[str, Path], *, known: Mapping[str, FileContent] | None = None
-) -> FolderContent:
-    """What some files hold, by the names given; they are read in several threads."""
-    known = known or {}
-    sample = _total_bytes(paths.values()) > FULL_BYTES
+def files_digest(paths: Mapping[str, Path], *, known: KnownFiles | None = None) -> FolderContent:
+    """What some files hold, by the names given; they are read in several threads.
+
+    Raises InputError or MachineNotReady if one cannot be read.
+    """
+    # Imported here: reading run.json, which takes the values above, must not wait for it.
+    from concurrent.futures import ThreadPoolExecutor
+
+    known = known or KnownFiles()
+    sample = total_bytes(paths.values()) > FULL_BYTES
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
         found = pool.map(
-            lambda name: file_digest(paths[name], known=known.get(name), sample=sample), paths
+            lambda path: file_digest(path, known=known.find(path), sample=sample), paths.values()
         )
         return FolderContent(files=dict(zip(paths, found, strict=True)))
 
 
-def _total_bytes(paths: Iterable[Path]) -> int:
+def total_bytes(paths: Iterable[Path]) -> int:
+    """The size of some files together."""
     return sum(path.stat().st_size for path in paths)
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.files import ELSEWHERE, PLAN_FILE, TEMPORARY, cannot_write
+from advisor.launch.input_digests import Inputs, recorded_inputs
 from advisor.plan.record import DONE, DRY_RUN, RECORD, RunRecord, read_record
 
 LOCK = ".lock"
@@ -33,8 +34,36 @@ class Identity:
 
     digests: frozenset[str]  # of the plan as given, and of its copy in the run folder
     max_steps: int | None
-    # name -> digest; a run may gain tasks, and those it has stay trained
-    tasks: Mapping[str, str] = field(default_factory=dict)
+    # name -> digests by its paths; a run may gain tasks, and those it has stay trained
+    tasks: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    inputs: Inputs | None = None  # what the plan's paths hold; None: paths alone decide
+
+    def matches(self, record: RunRecord) -> bool:
+        """Whether a record is of this plan: by its text, or by what its paths hold."""
+        if self.digests & set(record.digests.values()):
+            return True
+        if self.inputs is None or not self.inputs.differs_in_contents(record.content_digests):
+            return False
+        self.inputs.remember(record)
+        return self.inputs.is_same_plan(record.content_digests)
+
+    def changed_tasks(self, record: RunRecord) -> list[str]:
+        """The tasks of a record that are missing or others in this plan."""
+        others = [
+            name
+            for name, digest in record.tasks.items()
+            if digest not in self.tasks.get(name, frozenset())
+        ]
+        if not others or self.inputs is None:
+            return others
+        self.inputs.remember(record)
+        held = self.inputs.content_digests()
+        return [
+            name
+            for name in others
+            if held.get(key := f"task {name}") is None
+            or held[key] != record.content_digests.get(key)
+        ]
 
 
 def now() -> str:
@@ -91,9 +120,9 @@ def _refuse_foreign_files(folder: Path, names: list[str]) -> None:
 
 
 def _refuse_another_run(folder: Path, record: RunRecord, identity: Identity) -> None:
-    is_same = bool(identity.digests & set(record.digests.values()))
-    changed = [name for name, digest in record.tasks.items() if identity.tasks.get(name) != digest]
-    if is_same and identity.tasks and changed:
+    is_same = identity.matches(record)
+    changed = identity.changed_tasks(record) if is_same and identity.tasks else []
+    if changed:
         verb = "is" if len(changed) == 1 else "are"
         raise InputError(
             f"{folder} holds other tasks: {', '.join(changed)} {verb} missing or changed in this"
@@ -104,8 +133,7 @@ def _refuse_another_run(folder: Path, record: RunRecord, identity: Identity) -> 
     if not is_same:
         named = f" of plan '{record.name}'" if record.name else ""
         raise InputError(
-            f"{folder} holds another run{named} ({record.status}): its model, data or stages are"
-            " not those of this plan",
+            f"{folder} holds another run{named} ({record.status}): {_difference(record, identity)}",
             hint=(
                 "choose another folder with --output DIR; to resume that run: advise run"
                 f" {shlex.quote(str(folder / PLAN_FILE))}"
@@ -119,6 +147,15 @@ def _refuse_another_run(folder: Path, record: RunRecord, identity: Identity) -> 
             f"{folder} holds {held}",
             hint=f"choose another folder with --output DIR, or {again} to resume it",
         )
+
+
+def _difference(record: RunRecord, identity: Identity) -> str:
+    """What makes the plan of a record another one."""
+    inputs = identity.inputs
+    if inputs is None or not inputs.differs_in_contents(record.content_digests):
+        return "its model, data or stages are not those of this plan"
+    changed = inputs.changed_since(recorded_inputs(record))
+    return f"the settings are the same, and {'; '.join(changed) or 'the files are others'}"
 
 
 class RunFolder:

@@ -11,6 +11,7 @@ from advisor.ground.errors import InputError, nearest
 from advisor.ground.files import PLAN_FILE
 from advisor.ground.yaml_reader import parse_yaml
 from advisor.launch.folder import OTHER_FOLDER, Identity
+from advisor.launch.input_digests import Inputs, Say, task_digests
 from advisor.plan.change import set_values as apply_changes
 from advisor.plan.comments import comments_after, comments_of
 from advisor.plan.entries import Entry, entries
@@ -33,6 +34,7 @@ class PlanRun:
     entries: tuple[Entry, ...]
     folder: Path
     identity: Identity
+    inputs: Inputs  # what the paths hold
     digests: Mapping[str, str]
     is_chosen_folder: bool  # the user named it with --output
 
@@ -56,6 +58,7 @@ def prepare_plan(
     output: Path | str | None = None,
     set_values: Iterable[str] = (),
     max_steps: int | None = None,
+    say: Say | None = None,
 ) -> PlanRun:
     """The plan read and changed, with the folder it belongs to; writes nothing.
 
@@ -68,6 +71,7 @@ def prepare_plan(
         output: The run folder; default: ./runs/<name>-<digest>.
         set_values: Changes of the plan: 'stages.0.learning_rate=1e-4'.
         max_steps: The limit of a trial run, which gets a folder of its own.
+        say: Told before much of a model is read.
     """
     changes = list(set_values)
     if isinstance(source, Plan):
@@ -84,19 +88,24 @@ def prepare_plan(
     planned = plan
     plan = apply_changes(planned, changes, base=path.parent)
     comments = comments_after(comments, planned, plan)
+    inputs = Inputs(plan, path, say)
     own_digests = _digests("plan", "common", plan)
     absolute = with_absolute_paths(plan, path)
     absolute_digests = _digests("copy", "common_copy", absolute)
 
     if output is not None:
         folder = Path(output).expanduser().absolute()
-    elif original is not None and _is_copy_of_a_run(path, {**own_digests, **absolute_digests}):
+    elif original is not None and _is_copy_of_a_run(
+        path, {**own_digests, **absolute_digests}, inputs
+    ):
         folder = path.parent
     else:
         # A trial run has a folder of its own, so that it never blocks the whole run.
         whole = own_digests.get("common", own_digests["plan"])
         name = whole if max_steps is None else digest({"plan": whole, "max_steps": max_steps})
         folder = Path.cwd() / "runs" / f"{plan.name}-{name}"
+        if not folder.exists():
+            folder = _same_run_beside(folder, plan, max_steps, inputs) or folder
 
     copy = absolute
     if not _has_absolute_copy(folder, absolute_digests):
@@ -113,7 +122,16 @@ def prepare_plan(
         else plan_text(copy, comments, name=PLAN_FILE),
         entries=tuple(entries(plan)),
         folder=folder,
-        identity=Identity(frozenset(digests.values()), max_steps, task_digests(absolute)),
+        identity=Identity(
+            frozenset(digests.values()),
+            max_steps,
+            {
+                task: frozenset({found, task_digests(absolute)[task]})
+                for task, found in task_digests(copy).items()
+            },
+            inputs,
+        ),
+        inputs=inputs,
         digests=digests,
         is_chosen_folder=output is not None,
     )
@@ -128,12 +146,31 @@ def _digests(whole: str, common: str, plan: Plan) -> dict[str, str]:
     return found | ({common: plan_digest(replace(plan, tasks=()))} if plan.tasks else {})
 
 
-def _is_copy_of_a_run(path: Path, digests: Mapping[str, str]) -> bool:
+def _is_copy_of_a_run(path: Path, digests: Mapping[str, str], inputs: Inputs) -> bool:
     """Whether a plan file is the plan.yaml of a run folder that trained these very values."""
     if path.name != PLAN_FILE or not (path.parent / RECORD).is_file():
         return False
     record = read_record(path.parent, hint=OTHER_FOLDER)
-    return record is not None and bool(set(digests.values()) & set(record.digests.values()))
+    identity = Identity(frozenset(digests.values()), None, inputs=inputs)
+    return record is not None and identity.matches(record)
+
+
+def _same_run_beside(
+    folder: Path, plan: Plan, max_steps: int | None, inputs: Inputs
+) -> Path | None:
+    """The folder of a run of this plan on the same content under other paths: its model or its data
+    were renamed, and the folder's name comes from the paths.
+    """
+    for other in sorted(folder.parent.glob(f"{plan.name}-*")):
+        try:
+            record = read_record(other)
+        except InputError:  # it is another run's business
+            continue
+        if record is None or record.max_steps != max_steps:
+            continue
+        if Identity(frozenset(), max_steps, inputs=inputs).matches(record):
+            return other
+    return None
 
 
 def _has_absolute_copy(folder: Path, absolute_digests: Mapping[str, str]) -> bool:
@@ -185,16 +222,6 @@ def with_short_paths(plan: Plan, plan_path: Path, folder: Path) -> Plan:
         return os.path.relpath(path, target) if is_near else str(path)
 
     return with_paths(plan, short)
-
-
-def task_digests(absolute_plan: Plan) -> dict[str, str]:
-    """Task -> digest of its data and its overrides."""
-    return {
-        task.name: digest(
-            {"data": task.data.path, "mapping": task.data.mapping, "overrides": task.overrides}
-        )
-        for task in absolute_plan.tasks
-    }
 
 
 def select_entries(all_entries: Sequence[Entry], only: str | None) -> list[Entry]:

@@ -10,7 +10,8 @@ from advisor.ground.errors import AdviseError, Stopped
 from advisor.ground.types import Hardware
 from advisor.ground.version import __version__
 from advisor.launch.folder import is_done, now
-from advisor.launch.prepare import PlanRun, task_digests, with_absolute_paths
+from advisor.launch.input_digests import InputContent, merged, recorded_inputs, task_digests
+from advisor.launch.prepare import PlanRun
 from advisor.plan.entries import Entry
 from advisor.plan.record import (
     DONE,
@@ -40,7 +41,7 @@ def new_record(
     old: RunRecord | None,
     *,
     expected: Mapping[str, Expected],
-    inputs: Mapping[str, str],
+    inputs: Mapping[str, InputContent],
     hardware: Hardware,
     max_steps: int | None,
     judge: bool,
@@ -50,11 +51,12 @@ def new_record(
     Args:
         old: The record that earlier attempts left, if there were any.
         expected: Entry name -> estimate.
-        inputs: Digests of the data and of the model.
+        inputs: What the model and the data of the stages that are left hold.
         hardware: The part of the machine that the plan uses.
         max_steps: The limit of a trial run.
         judge: Whether results are compared with the base.
     """
+    kept = merged(recorded_inputs(old) if old else {}, inputs)
     return RunRecord(
         schema_version=SCHEMA_VERSION,
         advise_version=__version__,
@@ -79,12 +81,23 @@ def new_record(
             ram_total_bytes=hardware.ram_total_bytes,
         ),
         digests=run.digests,
-        tasks=task_digests(with_absolute_paths(run.plan, run.path)),
-        inputs={**(old.inputs if old else {}), **inputs},
+        tasks=task_digests(run.copy),
+        content_digests=_content_digests(run, old),
+        inputs={key: held.digest for key, held in kept.items()},
+        input_files={key: held.files for key, held in kept.items() if held.files is not None},
         started_at=(old.started_at if old else None) or now(),
         attempts=old.attempts + 1 if old else 1,
         extra=old.extra if old else {},
     )
+
+
+def _content_digests(run: PlanRun, old: RunRecord | None) -> Mapping[str, str]:
+    """Those of the plan; of a run that is resumed from the same paths, those it began with, since
+    what finished stages read may be gone.
+    """
+    if old is not None and old.content_digests and old.digests == run.digests:
+        return old.content_digests
+    return run.inputs.content_digests()
 
 
 def _stage_record(

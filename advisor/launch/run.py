@@ -16,7 +16,12 @@ from advisor.ground.units import format_gib
 from advisor.launch.dry_run import measure_plan
 from advisor.launch.expected import device_hardware, expect_stage, plan_shape
 from advisor.launch.folder import RunFolder, find_record, is_done
-from advisor.launch.input_digests import fingerprints, refuse_changed
+from advisor.launch.input_digests import (
+    recorded_by_earlier_version,
+    recorded_inputs,
+    refuse_changed,
+    renamed,
+)
 from advisor.launch.memory_check import check_memory, measured_need
 from advisor.launch.preflight import run_preflight
 from advisor.launch.prepare import prepare_plan, select_entries
@@ -68,7 +73,12 @@ def run_plan(
     """
     say = say or _to_stderr
     run = prepare_plan(
-        plan, comments=comments, output=output, set_values=set_values, max_steps=max_steps
+        plan,
+        comments=comments,
+        output=output,
+        set_values=set_values,
+        max_steps=max_steps,
+        say=say,
     )
     selected = select_entries(run.entries, only)
     record = find_record(run.folder, run.identity)
@@ -95,7 +105,9 @@ def run_plan(
         shape=shape,
         trainers=package_folder,
     )
-    inputs = fingerprints(run.plan, run.path, left)
+    if record is not None:
+        run.inputs.remember(record)
+    inputs = run.inputs.of_entries(left)
     used = device_hardware(run.plan, machine, checked.gpus.gpus)
     expected = {
         entry.name: expect_stage(
@@ -136,7 +148,15 @@ def run_plan(
             return measure_plan(run, selected, starter=starter, expected=expected, say=say)
         record = find_record(run.folder, run.identity)  # again, now that nobody can change it
         if record is not None and record.inputs:
-            refuse_changed(record.inputs, inputs, run.folder, growing=bool(run.plan.tasks))
+            before = recorded_inputs(record)
+            refuse_changed(before, inputs, run.inputs, run.folder, growing=bool(run.plan.tasks))
+            for line in renamed(record, run.inputs, inputs):
+                say(line)
+            if recorded_by_earlier_version(before):
+                say(
+                    "an earlier version began this run: of the model, only its configuration and"
+                    " the names and sizes of its weights could be compared"
+                )
         if checked.disk_need_bytes:
             say(f"disk: up to {format_gib(checked.disk_need_bytes)} for results and checkpoints")
         record = new_record(

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
 
+from advisor.ground.content import FileContent, KnownFiles
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.files import write_atomically
 from advisor.ground.json_values import OMIT_NULL, JsonObject, json_schema
@@ -410,9 +411,20 @@ class RunRecord(JsonObject):
     tasks: Annotated[Mapping[str, str], "task -> digest of its data and overrides"] = field(
         default_factory=dict
     )
-    inputs: Annotated[Mapping[str, str], "data file or model folder -> digest of its content"] = (
-        field(default_factory=dict)
-    )
+    content_digests: Annotated[
+        Mapping[str, str],
+        "of the plan with the contents of its files in place of their paths: equal for a moved"
+        " project and a renamed model folder",
+    ] = field(default_factory=dict)
+    inputs: Annotated[
+        Mapping[str, str],
+        "model, data PATH or file PATH -> digest of what a stage read there: SHA-256 of the file,"
+        " or of names and contents of the files",
+    ] = field(default_factory=dict)
+    input_files: Annotated[
+        Mapping[str, Mapping[str, FileContent]],
+        "the same -> each of its files (not if there are very many)",
+    ] = field(default_factory=dict)
     started_at: Annotated[str | None, "UTC; of the first attempt"] = None
     finished_at: Annotated[str | None, "UTC; null while it is running"] = None
     attempts: Annotated[int, "how often the run was started or resumed"] = 1
@@ -425,6 +437,15 @@ class RunRecord(JsonObject):
         """The record with a new state of one stage."""
         stages = tuple(stage if other.name == stage.name else other for other in self.stages)
         return replace(self, stages=stages)
+
+    @property
+    def known_files(self) -> KnownFiles:
+        """Files that were read already, so that they need not be read again."""
+        return KnownFiles(
+            (name, content)
+            for files in self.input_files.values()
+            for name, content in files.items()
+        )
 
     def settings(self, stage: StageRecord) -> ResolvedSettings:
         """What the stage was trained with; every value unknown if it is not finished."""

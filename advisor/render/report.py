@@ -397,7 +397,8 @@ def _plan(plan_text: str) -> list[str]:
 def _versions(record: RunRecord) -> list[str]:
     versions = {"python": sys.version.split()[0], **record.versions}
     shown = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
-    digests = {**record.digests, **record.inputs}
+    inputs = {name: digest[:16] for name, digest in record.inputs.items()}
+    digests = {**record.digests, **inputs}
     lines = [shown, *(f"{name}: {digest}" for name, digest in digests.items())]
     return _section("Versions and digests", _items(lines))
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from advisor.ground import content
-from advisor.ground.content import file_digest, folder_digest
+from advisor.ground.content import KnownFiles, file_digest, folder_digest
 from advisor.ground.errors import InputError
 
 
@@ -97,7 +97,15 @@ def test_an_unchanged_file_is_not_read_again(model, settled, monkeypatch):
     """Size and times decide whether a known file has to be read."""
     known = folder_digest(model)
     monkeypatch.setattr(content, "_whole", lambda fd: pytest.fail("it was read again"))
-    assert folder_digest(model, known=known.files) == known
+    assert folder_digest(model, known=KnownFiles(known.files.items())) == known
+
+
+def test_a_moved_folder_is_not_read_again(model, settled, monkeypatch, tmp_path):
+    """A folder under another name is known by the names, sizes and times of its files."""
+    known = folder_digest(model)
+    model.rename(tmp_path / "renamed")
+    monkeypatch.setattr(content, "_whole", lambda fd: pytest.fail("it was read again"))
+    assert folder_digest(tmp_path / "renamed", known=KnownFiles(known.files.items())) == known
 
 
 def test_a_change_that_keeps_the_time_of_writing_is_noticed(model, settled):
@@ -108,7 +116,7 @@ def test_a_change_that_keeps_the_time_of_writing_is_noticed(model, settled):
     path.write_bytes(path.read_bytes()[::-1])
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert path.stat().st_mtime_ns == times.st_mtime_ns
-    assert folder_digest(model, known=known.files).digest != known.digest
+    assert folder_digest(model, known=KnownFiles(known.files.items())).digest != known.digest
 
 
 def test_a_file_that_was_written_just_now_is_read_again(model):
