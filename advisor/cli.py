@@ -17,7 +17,7 @@ import click
 from advisor.commands.options import answer_options, json_option, rule_options
 from advisor.commands.output import say
 from advisor.ground.errors import AdviseError, InputError, Stopped
-from advisor.ground.files import refused_by_system
+from advisor.ground.files import keep_others_out, refused_by_system
 from advisor.ground.secrets import masked
 from advisor.ground.terminal import show_streams, shown
 from advisor.ground.version import __version__
@@ -121,6 +121,7 @@ def advise(
 
 def main() -> None:
     """Entry point of the `advise` command."""
+    keep_others_out()
     open_standard_streams()
     show_streams()
     try:

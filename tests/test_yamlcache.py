@@ -3,6 +3,7 @@ matter.
 """
 
 import json
+import os
 
 import pytest
 
@@ -61,3 +62,29 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(yamlcache, "_folder", lambda: tmp_path / "file" / "below")
     assert read_shipped(rules_dir() / "tables.yaml").data["version"] == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="files have no owner here")
+@pytest.mark.parametrize("how", ["another user's", "open to others", "a link"])
+def test_what_another_user_could_have_written_is_not_read(folder, monkeypatch, tmp_path, how):
+    """The rules of a forged cache are ignored, and what is kept is for this user's eyes."""
+    path = rules_dir() / "tables.yaml"
+    read_shipped(path)
+    (kept,) = folder.glob("*.json")
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert folder.stat().st_mode & 0o777 == 0o700
+    forged = '{"forged":1}\n{}\n{}'
+    kept.write_text(forged)
+    assert read_shipped(path).data == {"forged": 1}, "the case is what it seems"
+    if how == "open to others":
+        kept.chmod(0o602)
+    elif how == "a link":
+        kept.rename(tmp_path / "forged")
+        kept.symlink_to(tmp_path / "forged")
+    else:
+        owner = os.getuid() + 1
+        monkeypatch.setattr(os, "getuid", lambda: owner)
+    assert read_shipped(path).data == read_yaml(path).data
+    if how == "a link":
+        assert (tmp_path / "forged").read_text() == forged
+        assert not kept.is_symlink()

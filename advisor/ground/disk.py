@@ -12,11 +12,27 @@ import errno
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 TEMPORARY = (  # prefix of names that a killed run may leave behind; anyone may delete them
     ".advise-tmp-"
 )
 NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF)
+
+
+# A file of our own making: never through a link that somebody else has put there.
+_OWN = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+_OWN |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+
+
+def open_new(path: Path, mode: int = 0o666) -> BinaryIO:
+    """A new file to write into. What has its name is removed first, and a link is not followed.
+
+    Args:
+        mode: Who may read and write it, less what the umask takes away.
+    """
+    path.unlink(missing_ok=True)
+    return os.fdopen(os.open(path, _OWN, mode), "wb")
 
 
 class Disk:
@@ -32,7 +48,8 @@ class Disk:
 
     def write(self, path: Path, content: bytes) -> None:
         """Write the whole file. It is not safe before `sync`."""
-        path.write_bytes(content)
+        with open_new(path) as file:
+            file.write(content)
 
     def sync(self, path: Path) -> None:
         """Wait until a file's content, or the names in a folder, are on the disk."""

@@ -42,6 +42,13 @@ def such_as(text: str) -> str:
     return f"such as {near}" if near else ""
 
 
+def keep_others_out() -> None:
+    """Let this process and its children make no file that everybody may write to, whatever the
+    umask says.
+    """
+    os.umask(os.umask(0o077) | 0o002)
+
+
 def write_atomically(path: Path, content: str | bytes, *, disk: Disk | None = None) -> None:
     """Write the file so that a reader sees the old content or the new, never half, and a power cut
     leaves one of them.

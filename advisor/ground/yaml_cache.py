@@ -3,10 +3,12 @@ of what advice costs.
 
 What is kept is named by a digest of the file's bytes and of the reader's own code, so that neither
 can be out of date. A cache that cannot be written or read is no error: the file is then parsed.
+Nor is one trusted that another user could have written: what is kept stands for our rules.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -16,6 +18,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 from advisor.ground import yaml_reader
+from advisor.ground.disk import open_new
 from advisor.ground.errors import InputError
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Shape, check_shape
@@ -97,7 +100,7 @@ def _read(path: Path, root: Path) -> Document:
         return yaml_reader.read_yaml(path, name=name)  # says what is wrong
     kept = _folder() / f"{hashlib.sha256(_reader() + raw).hexdigest()[:32]}.json"
     with suppress(OSError, ValueError):
-        return _kept_document(kept.read_bytes(), name)
+        return _kept_document(_read_own(kept), name)
     document = parse_yaml(raw, name=name)
     _keep(document, kept)
     return document
@@ -119,11 +122,25 @@ def _folder() -> Path:
     )
 
 
+def _read_own(path: Path) -> bytes:
+    """The content of a file that only this user can have written.
+
+    Raises OSError if there is none, PermissionError if it is another user's or open to others.
+    """
+    fd = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
+    with os.fdopen(fd, "rb") as file:
+        status = os.fstat(fd)
+        if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
+            raise PermissionError(errno.EPERM, "not a file of this user alone", str(path))
+        return file.read()
+
+
 def _keep(document: Document, path: Path) -> None:
     keys = {_joined(place): mark for place, mark in document.key_marks.items()}
     values = {_joined(place): mark for place, mark in document.value_marks.items()}
     with suppress(OSError, TypeError, ValueError):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
         if sum(1 for _ in path.parent.iterdir()) >= MAX_KEPT:
             for old in path.parent.glob("*.json"):
                 old.unlink(missing_ok=True)
@@ -132,5 +149,6 @@ def _keep(document: Document, path: Path) -> None:
             json.dumps(part, ensure_ascii=False, separators=(",", ":"))
             for part in (document.data, keys, values)
         )
-        temporary.write_text("\n".join(lines), "utf-8")
+        with open_new(temporary, 0o600) as file:
+            file.write("\n".join(lines).encode())
         os.replace(temporary, path)
