@@ -169,9 +169,16 @@ def run_plan(
             judge=judge,
         )
         keeper = RecordKeeper(run.folder, record, say=say, on_end=on_end)
-        return StageRunner(run=run, starter=starter, keeper=keeper, judge=judge, say=say).train(
-            selected
+        runner = StageRunner(
+            run=run,
+            starter=starter,
+            keeper=keeper,
+            judge=judge,
+            say=say,
+            hardware=used,
+            shape=shape,
         )
+        return runner.train(selected)
 
 
 def _to_stderr(text: str) -> None:

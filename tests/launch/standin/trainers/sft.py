@@ -55,6 +55,13 @@ def main():
         os.kill(os.getpid(), signal.SIGSEGV)
     elif mode == "oom":
         fail(folder, "TrainingFailed", "out of memory: tried to allocate 2.00 GiB", 5)
+    elif mode.startswith("room-") and micro_batch(folder, stage) > int(mode.rpartition("-")[2]):
+        (folder / "doing.json").write_text(json.dumps({"doing": os.environ["STAND_IN_DOING"]}))
+        line = {"stage": "sft", "task": args.task, "step": 3}
+        (args.run / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+        if "killed" in mode:
+            os.kill(os.getpid(), signal.SIGKILL)
+        fail(folder, "OutOfMemory", "out of memory: tried to allocate 2.00 GiB", 5)
     elif mode == "full":
         fail(
             folder,
@@ -98,6 +105,14 @@ def main():
     if mode != "no-result":
         (folder / "result.json").write_text(text)
     (folder / "adapter_model.safetensors").write_bytes(b"x")
+
+
+def micro_batch(folder, stage):
+    """As the plan says, or as it was adjusted."""
+    path = folder / "adjusted.json"
+    if not path.exists():
+        return stage.micro_batch_size
+    return json.loads(path.read_text())["adjusted"][-1]["micro_batch_size"]
 
 
 def wait(folder):
