@@ -57,7 +57,6 @@ def main() -> int:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="advise-faults-", dir=given.folder) as name:
         folder = Path(name)
-        (folder / "model").mkdir()
         fill(folder)
         rows = run_all(jobs(given, folder), until, given.lanes, given.log)
     rows += others(given)
@@ -135,7 +134,6 @@ def damage_of(folder: Path, objective: str, step: int, torn: int, seed: int) -> 
 
     def job() -> list[Row]:
         own = folder / f"damage-{objective}"
-        (own / "model").mkdir(parents=True)
         fill(own)
         scene = make_scene(own, objective)
         damage.stop_after(scene, damage.STOPPED, step)

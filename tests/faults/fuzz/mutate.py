@@ -6,6 +6,7 @@ import copy
 import datetime
 import json
 import random
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -37,7 +38,10 @@ NAMES = (
     "messages",
     "__class__",
 )
-DEPTHS = (5, 60, 400, 3000)
+DEPTHS = (2, 5, 30)
+# Deeper nesting would be too much for the mutator itself: it is put in when the text is written.
+DEEP = re.compile(r"""["']?@@deep(\d+)@@["']?""")
+DEEPER = (200, 900, 5000)
 
 
 class Mutator:
@@ -139,6 +143,9 @@ class Mutator:
             holder[key] = [target, copy.deepcopy(self.dice.choice(ODD))]
 
     def _wrap(self, holder: Any, key: Any, pool: Sequence[Any]) -> None:
+        if self.dice.random() < 0.4:
+            holder[key] = f"@@deep{self.dice.choice(DEEPER)}@@"
+            return
         value = holder[key]
         for _ in range(self.dice.choice(DEPTHS)):
             value = [value] if self.dice.random() < 0.5 else {"a": value}
@@ -149,7 +156,10 @@ class Mutator:
     def as_json(self, value: Any) -> bytes:
         """JSON as somebody may have written it: with NaN, lone surrogates or raw characters."""
         indent = self.dice.choice((None, 2))
-        text = nested_json(value, indent, self.dice.random() < 0.5)
+        text = json.dumps(
+            plain(value), indent=indent, ensure_ascii=self.dice.random() < 0.5, default=str
+        )
+        text = deepened(text)
         return text.encode("utf-8", "surrogatepass" if self.dice.random() < 0.5 else "replace")
 
     def as_yaml(self, value: Any) -> bytes:
@@ -164,7 +174,7 @@ class Mutator:
             )
         except (RecursionError, yaml.YAMLError, ValueError, TypeError):
             return self.as_json(value)
-        return text.encode("utf-8", "surrogatepass")
+        return deepened(text).encode("utf-8", "surrogatepass")
 
     def data(self, data: bytes, others: Sequence[bytes]) -> bytes:
         """The bytes with a few of them changed."""
@@ -215,12 +225,9 @@ def places_of(root: Any) -> Iterator[tuple[Any, Any]]:
                 left.append(holder[key])
 
 
-def nested_json(value: Any, indent: int | None, ascii_only: bool) -> str:
-    """json.dumps, with the nearest text for what JSON has not, however deeply it is nested."""
-    try:
-        return json.dumps(plain(value), indent=indent, ensure_ascii=ascii_only, default=str)
-    except RecursionError:
-        return "[" * 3000 + "]" * 3000
+def deepened(text: str) -> str:
+    """The text with lists in lists where they were asked for."""
+    return DEEP.sub(lambda match: "[" * int(match[1]) + "1" + "]" * int(match[1]), text)
 
 
 def plain(value: Any) -> Any:

@@ -94,6 +94,7 @@ SAID = {
 
 def fill(folder: Path) -> None:
     """Write the model, the data and the plans into a folder."""
+    (folder / "model").mkdir(parents=True)
     save_tiny_model(folder / "model")
     (folder / "own.py").write_text(REWARD)
     write_rows(folder / "chats.jsonl", [chat(n) for n in range(40)])
