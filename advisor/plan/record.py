@@ -681,6 +681,8 @@ def _json_of(path: Path, hint: str) -> Any:
         return json.loads(path.read_text("utf-8"), parse_constant=refuse)
     except FileNotFoundError:
         raise
+    except RecursionError:
+        raise InputError(f"{path} cannot be read: it is nested too deeply", hint=hint) from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}", hint=hint) from None
 

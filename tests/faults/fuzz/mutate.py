@@ -64,10 +64,11 @@ class Mutator:
         return result[0]
 
     def _change(self, holder: Any, key: Any, pool: Sequence[Any]) -> None:
-        change = self.dice.choice(
-            (self._replace, self._replace, self._replace, self._near, self._drop, self._repeat)
-            + (self._rename, self._splice, self._splice, self._wrap, self._add)
+        changes = (
+            *(self._replace, self._replace, self._replace, self._near, self._drop, self._repeat),
+            *(self._rename, self._splice, self._splice, self._wrap, self._add),
         )
+        change = self.dice.choice(changes)
         change(holder, key, pool)
 
     def _replace(self, holder: Any, key: Any, pool: Sequence[Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,10 +15,14 @@ from typing import Any
 import yaml
 
 from tests.faults.kills.scenes import PLANS, REWARD, chat, pair, vote
-from tests.launch.conftest import CONFIG
+from tests.launch.conftest import CONFIG as LARGER
 
 ROOT = Path(__file__).resolve().parents[3]
 Files = dict[str, bytes]
+CONFIG: dict[str, Any] = LARGER | {
+    "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "num_key_value_heads": 2, "vocab_size": 32,
+}  # fmt: skip
 ADVICE = (0, 2, 3, 4)
 RUN = (*ADVICE, 5, 130)
 
@@ -191,12 +196,32 @@ def data_rows() -> list[list[dict[str, Any]]]:
     return [[make(n) for n in range(6)] for make in (chat, pair, vote)]
 
 
-def safetensors(size: int = 64) -> bytes:
-    """A model file with one small tensor."""
-    header = json.dumps(
-        {"model.embed_tokens.weight": {"dtype": "F32", "shape": [2, 8], "data_offsets": [0, size]}}
-    ).encode()
-    return struct.pack("<Q", len(header)) + header + bytes(size)
+def model_shapes() -> dict[str, list[int]]:
+    """Name -> shape of every tensor of a Llama of this configuration."""
+    hidden, inner, words = (
+        CONFIG[key] for key in ("hidden_size", "intermediate_size", "vocab_size")
+    )
+    shapes = {"model.embed_tokens.weight": [words, hidden], "model.norm.weight": [hidden]}
+    for layer in range(CONFIG["num_hidden_layers"]):
+        at = f"model.layers.{layer}"
+        shapes |= {f"{at}.self_attn.{name}_proj.weight": [hidden, hidden] for name in "qkvo"}
+        shapes |= {f"{at}.mlp.{name}_proj.weight": [inner, hidden] for name in ("gate", "up")}
+        shapes[f"{at}.mlp.down_proj.weight"] = [hidden, inner]
+        shapes |= {
+            f"{at}.{name}_layernorm.weight": [hidden] for name in ("input", "post_attention")
+        }
+    return shapes
+
+
+def safetensors() -> bytes:
+    """The whole model as a file, all zeros."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape in model_shapes().items():
+        begin, end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + bytes(end)
 
 
 def tokenizer() -> dict[str, Any]:
@@ -276,7 +301,7 @@ def targets(run_folder: Files) -> list[Target]:
             beside, codes=RUN, weight=4,
         ),
         Target(
-            "model file", [safetensors()], ("bytes",), "model/model.safetensors",
+            "model file", [safetensors()[:-1500], safetensors()], ("bytes",), "model/model.safetensors",
             [("estimate", "plan.yaml"), ("run", "plan.yaml", "--output", "out")],
             beside, codes=RUN, weight=1,
         ),

@@ -7,7 +7,9 @@ import pytest
 
 from tests.faults.fuzz.run import fuzz_chunk
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and watches their processes")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="forks, and watches their processes"
+)
 
 
 @pytest.mark.slow
