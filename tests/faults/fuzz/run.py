@@ -31,7 +31,7 @@ from tests.faults.fuzz.seeds import Files, Target, targets
 from tests.faults.table import Row
 
 ROOT = Path(__file__).resolve().parents[3]
-KEPT = Path(os.environ.get("ADVISE_FAULTS_KEPT", "/tmp/advise-faults-found"))
+KEPT = Path(os.environ.get("ADVISE_FAULTS_KEPT") or tempfile.gettempdir(), "advise-faults-found")
 
 
 @dataclass(frozen=True)
