@@ -297,7 +297,7 @@ def open_store(
     """
     commit = getattr(getattr(model, "config", None), "_commit_hash", None)
     parts = dependencies(job, steps=steps, rows=rows, commit=commit, more=more)
-    return CheckpointStore(job.checkpoints, parts, versions)
+    return CheckpointStore(job.checkpoints, parts, versions, job.run / "metrics.jsonl")
 
 
 def train(job: Job, objective: Objective[Any]) -> None:
@@ -494,7 +494,8 @@ def resume_metrics(
     """The losses of the steps before the checkpoint, whose lines stay in metrics.jsonl; says where
     training resumes.
     """
-    from trainers.frame.progress import cut_metrics, say, unreadable_lines
+    from trainers.frame.metrics_file import cut_metrics, unreadable_lines
+    from trainers.frame.progress import say
 
     after = resume[1]["step"] if resume is not None else 0
     losses, dropped = cut_metrics(
