@@ -4,6 +4,7 @@ STAND_IN says how it behaves; a real trainer takes seconds to start, and cannot 
 """
 
 import argparse
+import hashlib
 import json
 import os
 import signal
@@ -97,6 +98,7 @@ def main():
             "resumed_from": (folder / "checkpoints").is_dir(),
         },
     }
+    result["files"] = save(folder)
     text = json.dumps(result)
     if mode == "nan":
         text = text.replace("1.5", "NaN")
@@ -104,7 +106,22 @@ def main():
         text = text[: len(text) // 2]
     if mode != "no-result":
         (folder / "result.json").write_text(text)
-    (folder / "adapter_model.safetensors").write_bytes(b"x")
+
+
+def save(folder):
+    """A module of one tensor, and its configuration: what result.json says of its files."""
+    header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    files = {
+        "adapter_config.json": b'{"peft_type": "LORA"}',
+        "adapter_model.safetensors": len(header).to_bytes(8, "little") + header + b"\0\0\0\0",
+        "tokenizer_config.json": b"{}",
+    }
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return {
+        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in files.items()
+    }
 
 
 def micro_batch(folder, stage):
