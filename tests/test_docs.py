@@ -49,6 +49,14 @@ def test_links_lead_somewhere(page):
     assert wrong == []
 
 
+def test_each_promise_of_security_names_a_test_that_is_there():
+    """The table of SECURITY.md says what shows each of its lines."""
+    text = (ROOT / "SECURITY.md").read_text("utf-8")
+    named = set(re.findall(r"tests/[\w/]+(?:\.py)?", text))
+    assert len(named) > 6
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
 @pytest.fixture(scope="module")
 def options():
     """Command, '' for `advise` itself -> its options."""
