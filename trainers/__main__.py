@@ -25,21 +25,22 @@ from advisor.ground.errors import (
     AdviseError,
     InputError,
     MachineNotReady,
+    OutOfMemory,
     Stopped,
     TrainingFailed,
 )
 from advisor.ground.secrets import masked
 from advisor.ground.terminal import show_streams, shown
-from advisor.methods import update
-from advisor.plan.model import Stage
 from advisor.plan.read import read_plan
 from advisor.plan.record import ERROR, ErrorRecord, error_of_rank
+from advisor.plan.smaller import NOTHING_SMALLER, as_settings, next_change
 from trainers import load_recipe
 from trainers.frame.bases import sharing_bases
 from trainers.frame.files import make_folder, write_json
 from trainers.frame.foreign_code import refused_code
 from trainers.frame.job import Job, make_job
 from trainers.frame.machine import process_count, process_rank
+from trainers.frame.out_of_memory import LOADING, first_line, is_out_of_memory, now
 
 # Set by `advise run`, which shows what error.json says, so that it is not printed twice.
 CALLER_SHOWS_ERRORS = "ADVISE_TELLS_ERRORS"
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     show_streams()
     given = parse_arguments(argv)
     job: Job | None = None
+    now.doing = LOADING
     previous = signal.signal(signal.SIGTERM, _stop)
     try:
         recipe = load_recipe(given.objective)
@@ -67,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return record_failure(
             job, Stopped("stopped", hint="the same command resumes from the last checkpoint")
         )
+    except OutOfMemory as error:  # in the smallest parts, too
+        return record_failure(job, out_of_memory(error.args[0].partition(": ")[2], job))
     except AdviseError as error:
         return record_failure(job, error)
     except Exception as error:
@@ -142,16 +146,8 @@ def explain_error(error: Exception, job: Job | None) -> AdviseError:
     nothing known, with the traceback in the stage's trainer-error.log.
     """
     text = str(error)
-    if (
-        type(error).__name__ == "OutOfMemoryError"
-        or "DefaultCPUAllocator: can't allocate" in text
-        or (isinstance(error, RuntimeError) and "out of memory" in text.lower())  # NCCL, cuBLAS
-        or isinstance(error, MemoryError)
-    ):
-        return TrainingFailed(
-            f"out of memory: {text.splitlines()[0] if text else 'the device is full'}",
-            hint=next_smaller_setting(job.stage) if job else "",
-        )
+    if is_out_of_memory(error):
+        return out_of_memory(first_line(error), job)
     if process_count() > 1 and is_lost_connection(error):
         return ConnectionLost(
             f"the connection to another process was lost: {text.splitlines()[0] if text else ''}",
@@ -219,20 +215,19 @@ def is_lost_connection(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in text for words in LOST_WORDS)
 
 
-def next_smaller_setting(stage: Stage) -> str:
-    """The next smaller setting, the one that changes the result least first."""
-    if stage.micro_batch_size > 1:
-        return (
-            f"set micro_batch_size: {max(1, stage.micro_batch_size // 2)} and grad_accum:"
-            f" {stage.grad_accum * 2} (the same effective batch size)"
-        )
-    if not stage.gradient_checkpointing:
-        return "set gradient_checkpointing: true"
-    if update(stage.update).is_module and stage.quantization is None:
-        return "set quantization: nf4"
-    if not update(stage.update).is_module:
-        return "use update: lora"
-    return f"set seq_len: {max(8, stage.seq_len // 2)}, or use a smaller model"
+def out_of_memory(text: str, job: Job | None) -> OutOfMemory:
+    """The error of a trainer that ran out of memory, with the next smaller setting if it needs
+    one.
+    """
+    change = next_change(job.stage, loading=now.doing == LOADING) if job is not None else None
+    return OutOfMemory(
+        f"out of memory while {now.doing}: {text}",
+        hint=(
+            f"run again with {as_settings(job.entry, change)} ({change.why})"
+            if job is not None and change is not None
+            else NOTHING_SMALLER
+        ),
+    )
 
 
 def error_file() -> str:
@@ -247,9 +242,9 @@ def record_failure(job: Job | None, error: AdviseError) -> int:
     failed first.
     """
     shown = False
-    process: dict[str, Any] = {}
+    process: dict[str, Any] = {"doing": now.doing} if isinstance(error, OutOfMemory) else {}
     if process_count() > 1:
-        process = {
+        process |= {
             "rank": process_rank(),
             "at_s": time.time(),
             "lost_others": isinstance(error, ConnectionLost) or None,
@@ -261,7 +256,7 @@ def record_failure(job: Job | None, error: AdviseError) -> int:
         except AdviseError as second:
             print(f"error: {second.text()}", file=sys.stderr)
     if not shown:
-        who = f"process {process_rank()}: " if process else ""
+        who = f"process {process_rank()}: " if process_count() > 1 else ""
         print(f"error: {who}{error.text()}", file=sys.stderr)
     return error.exit_code
 

@@ -10,7 +10,7 @@ from `trl: {num_iterations: 2}` on.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from trainers.evaluation.rewards import RewardEvaluator, prompt_row
 from trainers.evaluation.saved_result import Probe
 from trainers.frame import settings, stage
 from trainers.frame.job import Job
+from trainers.frame.out_of_memory import give_back_memory, is_out_of_memory, let_go
 from trainers.frame.rollouts import rows_at_once
 from trainers.frame.stage import Objective
 from trainers.frame.types import Device, Model, Tokenizer, Trainer
@@ -223,6 +224,9 @@ def with_prepared_prompts(trainer: type) -> type:
     """TRL's trainer class with our prompts as token ids, tools included, our reference model, and
     answers written in parts that fit into memory.
     """
+    import transformers
+
+    from trainers.frame.progress import say
     from trainers.frame.trl_trainer import frozen_copy, with_safe_checkpoints
 
     base: Any = with_safe_checkpoints(trainer)
@@ -230,6 +234,7 @@ def with_prepared_prompts(trainer: type) -> type:
     class Prompted(base):
         ids_of: Mapping[str, list[int]]
         rows_together = 1  # answers that the plan says fit
+        most_at_once: int | None = None  # answers that do fit, once more did not
 
         def __init__(self, *args: Any, model: Any, **kwargs: Any) -> None:
             # TRL loads the reference model by the name in the config. That is a second load, onto
@@ -242,6 +247,32 @@ def with_prepared_prompts(trainer: type) -> type:
             finally:
                 module.create_model_from_path = loads
 
+        def before_parts(self, model: Any, inputs: Any) -> Any:
+            model.train()
+            return Written(self._prepare_inputs(inputs))
+
+        def plain_step(self, model: Any, inputs: Any, num_items_in_batch: Any) -> Any:
+            # TRL's own step also counts it, once for each part.
+            return transformers.Trainer.training_step(self, model, inputs, num_items_in_batch)
+
+        def after_parts(self) -> None:
+            self._step += 1
+
+        def parts_of(self, inputs: Any, rows: Any, size: int) -> list[tuple[Any, float]]:
+            return parts_of_answers(inputs, size)
+
+        def _prepare_inputs(self, inputs: Any) -> Any:
+            return dict(inputs) if isinstance(inputs, Written) else super()._prepare_inputs(inputs)
+
+        def _get_per_token_logps_and_entropies(
+            self, model: Any, ids: Any, mask: Any, kept: Any, batch_size: Any = None, **kwargs: Any
+        ) -> Any:
+            if self.rows_at_once is not None and batch_size is not None:
+                batch_size = min(batch_size, self.rows_at_once.rows)
+            return super()._get_per_token_logps_and_entropies(
+                model, ids, mask, kept, batch_size=batch_size, **kwargs
+            )
+
         def _generate_single_turn(
             self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
         ) -> Any:
@@ -249,18 +280,39 @@ def with_prepared_prompts(trainer: type) -> type:
             with self.accelerator.autocast():
                 if self.use_vllm or getattr(self, "use_transformers_continuous_batching", False):
                     return super()._generate_single_turn(prompt_ids, *args, **kwargs)
-                size = self.rows_at_once(prompt_ids)
-                parts = [
-                    base._generate_single_turn(
-                        self, prompt_ids[start : start + size], *args, **kwargs
-                    )
-                    for start in range(0, len(prompt_ids), size)
-                ]
+                parts = self.written(
+                    prompt_ids,
+                    lambda part: base._generate_single_turn(self, part, *args, **kwargs),
+                )
             if isinstance(parts[0], tuple):  # with log-probabilities, which only vLLM has
                 return [ids for part in parts for ids in part[0]], None
             return [ids for part in parts for ids in part]
 
-        def rows_at_once(self, prompt_ids: list[list[int]]) -> int:
+        def written(
+            self, prompt_ids: list[list[int]], write: Callable[[list[list[int]]], Any]
+        ) -> list[Any]:
+            """The answers in parts that fit: half as many groups at once if memory runs out.
+
+            Raises torch.OutOfMemoryError if there is no room for one group.
+            """
+            group, size = self.num_generations, self.answers_at_once(prompt_ids)
+            parts: list[Any] = []
+            start = 0
+            while start < len(prompt_ids):
+                try:
+                    parts.append(write(prompt_ids[start : start + size]))
+                    start += size
+                    continue
+                except Exception as error:
+                    if self.rows_at_once is None or size <= group or not is_out_of_memory(error):
+                        raise
+                    let_go(error)
+                size = self.most_at_once = max(group, size // 2 // group * group)
+                give_back_memory()
+                say(f"no room to write so many answers at once: now {size}")
+            return parts
+
+        def answers_at_once(self, prompt_ids: list[list[int]]) -> int:
             """How many answers to write together: whole groups."""
             group = self.num_generations
             tokens = max(map(len, prompt_ids)) + self.max_completion_length
@@ -268,8 +320,10 @@ def with_prepared_prompts(trainer: type) -> type:
                 self.accelerator.unwrap_model(self.model),
                 tokens=tokens,
                 least=self.rows_together,
-                most=len(prompt_ids),
+                most=min(len(prompt_ids), self.most_at_once or len(prompt_ids)),
             )
+            if self.most_at_once is not None:
+                found = min(found, self.most_at_once)
             return max(group, found // group * group)
 
         def _tokenize_prompts(
@@ -279,6 +333,38 @@ def with_prepared_prompts(trainer: type) -> type:
 
     Prompted.__name__ = f"Prompted{trainer.__name__}"
     return Prompted
+
+
+class Written(dict[str, Any]):
+    """A micro-batch of answers with their rewards, ready to be trained on."""
+
+
+def parts_of_answers(inputs: Mapping[str, Any], size: int) -> list[tuple[Any, float]]:
+    """Answers in parts of at most `size`, each with its share of them. Rewards were compared within
+    whole groups before.
+    """
+    import torch
+
+    count = len(inputs["completion_ids"])
+    if count <= size:
+        return [(inputs, 1.0)]
+    parts = []
+    for start in range(0, count, size):
+        part = Written(
+            {
+                name: value[start : start + size]
+                if isinstance(value, torch.Tensor) and value.dim() > 0
+                else value
+                for name, value in inputs.items()
+            }
+        )
+        share = min(size, count - start) / count
+        # TRL divides some losses by all tokens of the answers that were written together, times
+        # the steps that it accumulates, which count for a part by its share.
+        if "num_items_in_batch" in part:
+            part["num_items_in_batch"] = part["num_items_in_batch"] * share
+        parts.append((part, share))
+    return parts
 
 
 def reward_function(reward: Reward) -> Any:

@@ -21,7 +21,12 @@ from trainers.frame.job import Job
 from trainers.frame.stage import Objective
 from trainers.frame.types import Model, Tokenizer, Trainer
 from trainers.prepare import Prepared
-from trainers.prepare.preference import FEEDBACK, Feedback, feedback_columns
+from trainers.prepare.preference import (
+    FEEDBACK,
+    Feedback,
+    feedback_columns,
+    with_own_answers,
+)
 
 FEWEST_AT_ONCE = 4
 
@@ -94,7 +99,11 @@ class KTO(Objective[Feedback]):
 
         from trainers.frame.trl_trainer import reference_model, with_safe_checkpoints
 
-        return with_safe_checkpoints(KTOTrainer)(
+        class FeedbackTrainer(with_safe_checkpoints(KTOTrainer)):  # type: ignore[misc]
+            def regrouped(self, rows: Sequence[Any]) -> Sequence[Any]:
+                return with_own_answers(rows)
+
+        return FeedbackTrainer(
             model=model,
             ref_model=reference_model(job, model),
             args=settings.build_config(

@@ -96,7 +96,7 @@ def as_turns(value: Any) -> list[Any] | None:
     ):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
     if isinstance(value, Mapping):
         if turn_keys(value) is not None:

@@ -328,7 +328,7 @@ def _tools(cell: Any) -> tuple[Mapping[str, Any], ...]:
     if isinstance(cell, str) and cell.strip():
         try:
             cell = json.loads(cell)
-        except ValueError:
+        except (ValueError, RecursionError):
             return ()
     items = cell if isinstance(cell, list) else [cell]
     # Some files leave out the wrapping that chat templates expect.

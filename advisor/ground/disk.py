@@ -51,6 +51,11 @@ class Disk:
         with open_new(path) as file:
             file.write(content)
 
+    def append(self, path: Path, content: bytes) -> None:
+        """Write at the end of a file, which is made if it is not there. Not safe before `sync`."""
+        with path.open("ab") as file:
+            file.write(content)
+
     def sync(self, path: Path) -> None:
         """Wait until a file's content, or the names in a folder, are on the disk."""
         try:

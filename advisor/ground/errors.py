@@ -73,6 +73,10 @@ class TrainingFailed(AdviseError):
     exit_code = 5
 
 
+class OutOfMemory(TrainingFailed):
+    """A trainer ran out of memory."""
+
+
 class Stopped(AdviseError):
     """The user stopped it (Ctrl-C, SIGTERM)."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from advisor.ground.errors import Stopped
 from advisor.ground.files import PLAN_FILE, TEMPORARY, write_atomically
 from advisor.ground.version import __version__
-from advisor.launch.failure_report import explain_failure, oom_kills
+from advisor.launch.failure_report import explain_failure, oom_kills, smaller_hint
 from advisor.launch.folder import has_result, now
 from advisor.launch.prepare import PlanRun
 from advisor.launch.record_keeper import Say
@@ -97,5 +97,9 @@ def _measure_stage(
     if ended.was_stopped:
         raise Stopped("stopped", hint="nothing was kept")
     raise explain_failure(
-        entry, code=ended.code, folder=own, oom_kills_before=kills, is_chosen_folder=False
+        entry,
+        code=ended.code,
+        folder=own,
+        oom_kills_before=kills,
+        smaller=lambda doing: smaller_hint(entry, False, loading=doing == "loading"),
     )

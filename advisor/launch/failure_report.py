@@ -6,21 +6,32 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from advisor.ground.errors import (
     AdviseError,
     InputError,
     MachineNotReady,
     NothingFits,
+    OutOfMemory,
     Stopped,
     TrainingFailed,
 )
-from advisor.methods import update
 from advisor.plan.entries import Entry
-from advisor.plan.record import ERROR, RESULT, ErrorRecord, StageResult, read_part, try_read_part
+from advisor.plan.record import (
+    DOING,
+    ERROR,
+    RESULT,
+    Doing,
+    ErrorRecord,
+    StageResult,
+    read_part,
+    try_read_part,
+)
+from advisor.plan.smaller import NOTHING_SMALLER, PeakOf, as_settings, next_change
 
 KINDS: dict[int, type[AdviseError]] = {
     2: InputError,
@@ -30,7 +41,6 @@ KINDS: dict[int, type[AdviseError]] = {
     70: AdviseError,
     130: Stopped,
 }
-SHORTEST_SEQ_LEN = 256  # shorter sequences cut most conversations
 NO_SPACE_BYTES = 16 * 2**20
 RESUME = "run the same command again to resume from the last checkpoint"
 FREE_SPACE = f"free some space, then {RESUME}"
@@ -52,7 +62,12 @@ def oom_kills() -> int | None:
 
 
 def explain_failure(
-    entry: Entry, *, code: int, folder: Path, oom_kills_before: int | None, is_chosen_folder: bool
+    entry: Entry,
+    *,
+    code: int,
+    folder: Path,
+    oom_kills_before: int | None,
+    smaller: Callable[[str], str],
 ) -> AdviseError:
     """The error of a trainer that ended with a code other than 0, or without a readable result.
 
@@ -62,16 +77,15 @@ def explain_failure(
         folder: The stage's folder, where the trainer leaves error.json, or each of several
             processes its own.
         oom_kills_before: The kernel's count when the trainer was started.
-        is_chosen_folder: The user named the run folder with --output, so that other settings need
-            another folder.
+        smaller: Names the change that makes the stage need less memory, by what it was doing as
+            memory ran out (an empty text: not known).
     """
     told = read_error(folder) if code != 0 else None
-    before, after = oom_kills_before, oom_kills()
-    is_certain = before is not None and after is not None and after > before
+    is_certain = killed_for_memory(oom_kills_before) is True
     # A process that was killed leaves no word: the others only say that it was gone.
-    killed_silently = told is not None and told.lost_others and is_certain
+    killed_silently = told is not None and bool(told.lost_others) and is_certain
     if told is not None and not killed_silently:
-        return _told(entry, told, code, folder, is_chosen_folder)
+        return _told(entry, told, code, folder, smaller)
     if code in STOP_CODES:
         return Stopped(f"stage {entry.name}: stopped", hint=RESUME)
     if code in (-signal.SIGKILL, 137) or killed_silently:
@@ -80,9 +94,11 @@ def explain_failure(
             if is_certain
             else "by signal 9, usually the out-of-memory killer"
         )
-        return TrainingFailed(
-            f"stage {entry.name}: the trainer was ended {killer}: the machine ran out of memory",
-            hint=smaller_hint(entry, is_chosen_folder),
+        doing = doing_of(folder)
+        return OutOfMemory(
+            f"stage {entry.name}: the trainer was ended {killer}"
+            f"{f' while {doing}' if doing else ''}: the machine ran out of memory",
+            hint=smaller(doing),
         )
     if shutil.disk_usage(folder if folder.exists() else folder.parent.parent).free < NO_SPACE_BYTES:
         return _disk_full(entry, folder)
@@ -103,6 +119,39 @@ def explain_failure(
     )
 
 
+def killed_for_memory(kills_before: int | None) -> bool | None:
+    """Whether the kernel's out-of-memory killer has ended a process since; None: it does not
+    say.
+    """
+    now = oom_kills()
+    return None if kills_before is None or now is None else now > kills_before
+
+
+def ran_out_of_memory(code: int, folder: Path, kills_before: int | None) -> bool:
+    """Whether a trainer ended because memory ran out: by its own word, or because the kernel ended
+    it. A process that somebody else has killed did not.
+    """
+    told = read_error(folder)
+    if told is not None and not told.lost_others:
+        return is_out_of_memory(told)
+    was_killed = code in (-signal.SIGKILL, 137) or told is not None
+    return was_killed and killed_for_memory(kills_before) is not False and code != 0
+
+
+def is_out_of_memory(told: ErrorRecord) -> bool:
+    """Whether a trainer's error says that memory ran out."""
+    return told.kind == OutOfMemory.__name__ or "out of memory" in told.what.lower()
+
+
+def doing_of(folder: Path) -> str:
+    """What a trainer was at when it ended; an empty text if it did not say."""
+    told = read_error(folder)
+    if told is not None and told.doing:
+        return told.doing
+    found = try_read_part(Doing, folder / DOING)
+    return found.doing if found is not None else ""
+
+
 def read_error(folder: Path) -> ErrorRecord | None:
     """The error that a trainer left in the stage's folder; of several processes, the one that made
     the others fail. None if nobody left one.
@@ -116,8 +165,8 @@ def read_error(folder: Path) -> ErrorRecord | None:
 
 
 def forget_errors(folder: Path) -> None:
-    """Remove the errors of an earlier attempt."""
-    for path in [folder / ERROR, *folder.glob(ERROR_OF_ANY_RANK)]:
+    """Remove the errors of an earlier attempt, and what it was at."""
+    for path in [folder / ERROR, folder / DOING, *folder.glob(ERROR_OF_ANY_RANK)]:
         path.unlink(missing_ok=True)
 
 
@@ -140,15 +189,15 @@ def first_cause(records: Sequence[ErrorRecord]) -> ErrorRecord:
 
 
 def _told(
-    entry: Entry, told: ErrorRecord, code: int, folder: Path, is_chosen_folder: bool
+    entry: Entry, told: ErrorRecord, code: int, folder: Path, smaller: Callable[[str], str]
 ) -> AdviseError:
     """The error that the trainer itself wrote down."""
     text = told.what.lower()
     if any(words in text for words in DISK_FULL):
         return _disk_full(entry, folder)
     what = f"stage {entry.name}: {told.what}"
-    if "out of memory" in text:
-        return TrainingFailed(what, told.allowed, smaller_hint(entry, is_chosen_folder))
+    if is_out_of_memory(told):
+        return OutOfMemory(what, told.allowed, smaller(doing_of(folder)))
     return KINDS.get(told.exit_code or code, TrainingFailed)(what, told.allowed, told.hint)
 
 
@@ -172,42 +221,21 @@ def _signal_name(number: int) -> str:
         return "unknown"
 
 
-def smaller_hint(entry: Entry, is_chosen_folder: bool) -> str:
-    """The command-line settings that make the stage need less memory."""
-    settings, why = smaller(entry)
-    if not settings:
-        return "take a smaller model, or a device with more memory"
-    changes = " ".join(f"--set {_key_path(entry, key)}={value}" for key, value in settings.items())
+def smaller_hint(
+    entry: Entry, is_chosen_folder: bool, *, peak_of: PeakOf | None = None, **known: Any
+) -> str:
+    """The command-line settings that make the stage need less memory.
+
+    Args:
+        entry: What ran out of memory.
+        is_chosen_folder: The user named the run folder with --output.
+        peak_of: The estimated peak of a stage; None: the first change is named, whatever it saves.
+        known: Further arguments of `next_change`.
+    """
+    change = next_change(entry.stage, peak_of=peak_of, **known)
+    if change is None:
+        return NOTHING_SMALLER
     return (
-        f"run again with {changes}{' and another --output DIR' if is_chosen_folder else ''} ({why})"
+        f"run again with {as_settings(entry, change)}"
+        f"{' and another --output DIR' if is_chosen_folder else ''} ({change.why})"
     )
-
-
-def smaller(entry: Entry) -> tuple[Mapping[str, str], str]:
-    """The next smaller setting and what it does; those that change the result least come first."""
-    stage = entry.stage
-    if stage.micro_batch_size > 1:
-        half = stage.micro_batch_size // 2
-        return {
-            "micro_batch_size": str(half),
-            "grad_accum": str(-(-stage.effective_batch_size // half)),
-        }, "fewer rows at a time, the same effective batch size"
-    if not stage.gradient_checkpointing:
-        return {"gradient_checkpointing": "true"}, "recomputes activations instead of keeping them"
-    if stage.seq_len // 2 >= SHORTEST_SEQ_LEN:
-        why = "shorter rows only; what happens to longer ones, `truncation` says"
-        return {"seq_len": str(stage.seq_len // 2)}, why
-    if update(stage.update).is_module and stage.quantization is None:
-        return {"quantization": "nf4"}, "stores the frozen base in 4 bits"
-    if not update(stage.update).is_module:
-        return {
-            "update": "lora",
-            "learning_rate": "null",
-        }, "trains a small module instead of every weight"
-    return {}, ""
-
-
-def _key_path(entry: Entry, key: str) -> str:
-    if entry.task is not None and key in entry.task.overrides:
-        return f"tasks.{entry.task.name}.overrides.{key}"
-    return f"stages.{entry.stage.name}.{key}"

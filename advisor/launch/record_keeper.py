@@ -21,6 +21,7 @@ from advisor.plan.record import (
     RUNNING,
     SCHEMA_VERSION,
     STOPPED,
+    Adjustment,
     ErrorRecord,
     Expected,
     MachineRecord,
@@ -85,6 +86,7 @@ def new_record(
         content_digests=_content_digests(run, old),
         inputs={key: held.digest for key, held in kept.items()},
         input_files={key: held.files for key, held in kept.items() if held.files is not None},
+        adjusted=old.adjusted if old else (),
         started_at=(old.started_at if old else None) or now(),
         attempts=old.attempts + 1 if old else 1,
         extra=old.extra if old else {},
@@ -117,6 +119,7 @@ def _stage_record(
         status=STOPPED if status in (RUNNING, DONE) else status,  # killed, or its result is gone
         expected=expected,
         folder=f"stages/{entry.name}",
+        adjusted=before.adjusted if before else (),
     )
 
 
@@ -154,6 +157,18 @@ class RecordKeeper:
         )
         if following is not None:
             self._run(following)
+        self.save()
+
+    def adjusted(self, name: str, adjustments: Sequence[Adjustment]) -> None:
+        """What the stage changed by itself, if anything."""
+        stage = self._stage(name)
+        if tuple(adjustments) == stage.adjusted:
+            return
+        self.record = self.record.with_stage(replace(stage, adjusted=tuple(adjustments)))
+        self.record = replace(
+            self.record,
+            adjusted=tuple(one for stage in self.record.stages for one in stage.adjusted),
+        )
         self.save()
 
     def fail(self, name: str, error: AdviseError) -> None:

@@ -26,6 +26,7 @@ from advisor.launch.memory_check import check_memory, measured_need
 from advisor.launch.preflight import run_preflight
 from advisor.launch.prepare import prepare_plan, select_entries
 from advisor.launch.record_keeper import OnEnd, RecordKeeper, Say, new_record
+from advisor.launch.result_check import check_results, results_it_rests_on
 from advisor.launch.stages import StageRunner
 from advisor.launch.trainer_process import TrainerStarter
 from advisor.plan.model import Comments, Plan
@@ -83,6 +84,10 @@ def run_plan(
     selected = select_entries(run.entries, only)
     record = find_record(run.folder, run.identity)
     if record is not None and not dry_run:
+        sound = results_it_rests_on(record, selected, run.folder)
+        changed = check_results(record, sound, run.folder, shown_folder=run.shown_folder)
+        for warning in changed:
+            say(f"warning: {warning}")
         if only is None:
             is_finished = record.status == DONE
             say(
@@ -169,9 +174,16 @@ def run_plan(
             judge=judge,
         )
         keeper = RecordKeeper(run.folder, record, say=say, on_end=on_end)
-        return StageRunner(run=run, starter=starter, keeper=keeper, judge=judge, say=say).train(
-            selected
+        runner = StageRunner(
+            run=run,
+            starter=starter,
+            keeper=keeper,
+            judge=judge,
+            say=say,
+            hardware=used,
+            shape=shape,
         )
+        return runner.train(selected)
 
 
 def _to_stderr(text: str) -> None:

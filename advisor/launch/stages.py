@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 from advisor.ground.errors import AdviseError, InputError, Stopped
 from advisor.ground.files import PLAN_FILE, write_atomically
-from advisor.launch.failure_report import RESUME, explain_failure, forget_errors, oom_kills
+from advisor.ground.types import Hardware, ModelShape
+from advisor.launch.failure_report import (
+    RESUME,
+    explain_failure,
+    forget_errors,
+    oom_kills,
+    ran_out_of_memory,
+    smaller_hint,
+)
+from advisor.launch.out_of_memory import adjustments, as_it_ran, next_attempt, peak_estimator
 from advisor.launch.prepare import PlanRun
 from advisor.launch.record_keeper import RecordKeeper, Say
 from advisor.launch.trainer_process import Ended, TrainerStarter
@@ -37,6 +46,8 @@ class StageRunner:
     keeper: RecordKeeper
     judge: bool
     say: Say
+    hardware: Hardware | None = None  # what the plan uses of the machine
+    shape: ModelShape | None = None  # of the plan's model
 
     def train(self, selected: Sequence[Entry]) -> Run:
         """Train what is not done yet, stage by stage.
@@ -50,7 +61,9 @@ class StageRunner:
             self._refuse_missing_start(group[0])
             first, last = selected.index(group[0]) + 1, selected.index(group[-1]) + 1
             span = f"{first}" if first == last else f"{first} to {last}"
-            self._train_group(group, f"{span} of {len(selected)}")
+            left: Sequence[Entry] = group
+            while left:  # again with a smaller micro-batch as long as memory runs out
+                left = self._train_group(left, f"{span} of {len(selected)}")
         self._compare_modules()
         self.keeper.finish()
         return Run(folder=self.run.folder, record=self.keeper.record)
@@ -87,7 +100,10 @@ class StageRunner:
                     hint=f"advise run --only {name} first, or run all stages",
                 )
 
-    def _train_group(self, group: Sequence[Entry], position: str) -> None:
+    def _train_group(self, group: Sequence[Entry], position: str) -> Sequence[Entry]:
+        """Train the group in one process; what of it is to be trained again, with a smaller
+        micro-batch, because memory ran out.
+        """
         for entry in group:
             # Leftovers of an earlier attempt must not pass for this one's.
             (self._folder(entry) / RESULT).unlink(missing_ok=True)
@@ -117,6 +133,9 @@ class StageRunner:
             self._take_result(group[-1], None)
         failed = next((entry for entry in group if not self._is_finished(entry)), None)
         if failed is not None:
+            self.keeper.adjusted(failed.name, adjustments(failed, self._folder(failed)))
+            if self._starts_again(failed, ended, kills):
+                return group[group.index(failed) :]
             error = self._error(failed, ended, kills)
             self.keeper.fail(failed.name, error)
             raise error
@@ -126,6 +145,23 @@ class StageRunner:
                 f"stopped after stage {group[-1].name}",
                 hint="run the same command again to train the next stage",
             )
+        return ()
+
+    def _starts_again(self, entry: Entry, ended: Ended, kills: int | None) -> bool:
+        """Whether the stage ran out of memory and is started again with a smaller micro-batch, from
+        its last checkpoint. The new setting is written down and said.
+        """
+        folder = self._folder(entry)
+        if ended.was_stopped or not ran_out_of_memory(ended.code, folder, kills):
+            return False
+        error = self._error(entry, ended, kills)
+        adjustment = next_attempt(entry, folder, error.faults[0].what)
+        if adjustment is None:
+            return False
+        self.keeper.adjusted(entry.name, adjustments(entry, folder))
+        self.say(error.faults[0].what)
+        self.say(f"stage {entry.name}: {adjustment.sentence()}")
+        return True
 
     def _folder(self, entry: Entry) -> Path:
         return self.run.folder / "stages" / entry.name
@@ -137,6 +173,7 @@ class StageRunner:
     def _take_result(self, entry: Entry, following: str | None) -> None:
         result = try_read_part(StageResult, self._folder(entry) / RESULT)
         if result is not None:
+            self.keeper.adjusted(entry.name, adjustments(entry, self._folder(entry)))
             self.keeper.accept(entry.name, result, following=following)
 
     def _error(self, entry: Entry, ended: Ended, kills: int | None) -> AdviseError:
@@ -147,7 +184,19 @@ class StageRunner:
             code=ended.code,
             folder=self._folder(entry),
             oom_kills_before=kills,
-            is_chosen_folder=self.run.is_chosen_folder,
+            smaller=lambda doing: self._smaller(entry, doing),
+        )
+
+    def _smaller(self, entry: Entry, doing: str) -> str:
+        """The smallest change that fits, as the estimate says, of the stage as it ran last."""
+        expected = stage.expected if (stage := self.keeper.record.stage(entry.name)) else None
+        ran = replace(entry, stage=as_it_ran(entry, self._folder(entry)))
+        return smaller_hint(
+            ran,
+            self.run.is_chosen_folder,
+            peak_of=peak_estimator(self.run.plan, self.shape, self.hardware),
+            limit_bytes=expected.limit_bytes if expected is not None else None,
+            loading=doing == "loading",
         )
 
     def _compare_modules(self) -> None:

@@ -10,6 +10,8 @@ know, of a newer version or of one objective alone, is kept in `extra` and writt
 | dry_run.json | DryRunRecord | the launcher |
 | stages/<name>/result.json | StageResult | the trainer of the stage |
 | stages/<name>/dry_run.json | StageMeasurement | the trainer of the stage |
+| stages/<name>/adjusted.json | Adjusted | the trainer of the stage, or the launcher |
+| stages/<name>/doing.json | Doing | the trainer of the stage |
 | stages/<name>/error.json | ErrorRecord | a trainer that failed |
 | stages/<name>/error-rank<N>.json | ErrorRecord | process N of several that failed |
 | cross.json | CrossEvaluation | the comparison of all tasks |
@@ -32,6 +34,7 @@ from advisor.ground.terminal import json_shown
 SCHEMA_VERSION = 1
 RECORD, DRY_RUN, RESULT = "run.json", "dry_run.json", "result.json"
 ERROR, CROSS = "error.json", "cross.json"
+ADJUSTED, DOING = "adjusted.json", "doing.json"
 
 Status = Literal["pending", "running", "done", "stopped", "failed"]
 PENDING: Final = "pending"
@@ -221,6 +224,9 @@ class ErrorRecord(JsonObject):
     exit_code: Annotated[int | None, "exit code of the command"] = None
     rank: Annotated[int | None, "number of the process that failed, from 0", OMIT_NULL] = None
     at_s: Annotated[float | None, "when, in seconds since 1970", OMIT_NULL] = None
+    doing: Annotated[
+        str | None, "what it was doing as memory ran out: loading, training, ...", OMIT_NULL
+    ] = None
     lost_others: Annotated[
         bool | None, "did it fail only because another process was gone?", OMIT_NULL
     ] = None
@@ -295,6 +301,41 @@ class ResolvedSettings(JsonObject):
     epochs: Annotated[float | None, "passes through the data"] = None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Adjustment(JsonObject):
+    """What a run changed by itself, to need less memory; the effective batch size stays."""
+
+    stage: Annotated[str, "the stage"] = ""
+    at_step: Annotated[int | None, "optimizer steps done by then; null: not known"] = None
+    micro_batch_size: Annotated[int, "rows that go through one device at once from then on"]
+    grad_accum: Annotated[int, "micro-batches behind one optimizer step from then on"]
+    why: Annotated[str, "what happened"] = ""
+    setting: Annotated[str, "the keys for the plan, as `--set` takes them"] = ""
+
+    def sentence(self) -> str:
+        """What is said of it."""
+        after = "" if self.at_step is None else f" after step {self.at_step}"
+        return (
+            f"out of memory{after}: going on with micro_batch_size {self.micro_batch_size} and"
+            f" grad_accum {self.grad_accum}, the same effective batch size; for the plan:"
+            f" {self.setting}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Adjusted(JsonObject):
+    """adjusted.json: the changes of a stage so far, the last of which counts."""
+
+    adjusted: Annotated[tuple[Adjustment, ...], "in the order they were made"] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Doing(JsonObject):
+    """doing.json: what a trainer is at."""
+
+    doing: Annotated[str, "loading, training, evaluating or saving"] = ""
+
+
 # --------------------------------------------------------------------------- stages
 
 
@@ -353,6 +394,9 @@ class StageRecord(Outcome):
     finished_at: Annotated[str | None, "UTC"] = None
     error: Annotated[ErrorRecord | None, "of a stage that failed or stopped", OMIT_NULL] = None
     expected: Annotated[Expected | None, "the estimate, made before the run"] = None
+    adjusted: Annotated[
+        tuple[Adjustment, ...], "what it changed by itself, to need less memory"
+    ] = ()
 
     @property
     def plan_stage(self) -> str:
@@ -425,6 +469,9 @@ class RunRecord(JsonObject):
         Mapping[str, Mapping[str, FileContent]],
         "the same -> each of its files (not if there are very many)",
     ] = field(default_factory=dict)
+    adjusted: Annotated[
+        tuple[Adjustment, ...], "what stages changed by themselves, to need less memory"
+    ] = ()
     started_at: Annotated[str | None, "UTC; of the first attempt"] = None
     finished_at: Annotated[str | None, "UTC; null while it is running"] = None
     attempts: Annotated[int, "how often the run was started or resumed"] = 1
@@ -634,6 +681,8 @@ def _json_of(path: Path, hint: str) -> Any:
         return json.loads(path.read_text("utf-8"), parse_constant=refuse)
     except FileNotFoundError:
         raise
+    except RecursionError:
+        raise InputError(f"{path} cannot be read: it is nested too deeply", hint=hint) from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}", hint=hint) from None
 

@@ -248,7 +248,9 @@ def _read_json(path: Path, name: str) -> Any:
             f"{name}:{error.lineno}:{error.colno}: not valid JSON: {error.msg}",
             hint="download the file again",
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise InputError(f"{name}: cannot be read: it is nested too deeply") from None
+    except (OSError, ValueError) as error:  # no UTF-8, or a number of thousands of digits
         raise InputError(f"{name}: cannot be read: {error}") from None
 
 
@@ -380,7 +382,7 @@ def _from_hub(hub_id: str, *, online: bool) -> tuple[ModelShape | None, list[str
             ),
             [],
         )
-    except (OSError, ValueError, AttributeError) as error:  # ConfigError is a ValueError
+    except (OSError, ValueError, AttributeError, RecursionError) as error:  # or a ConfigError
         return None, [f"{hub_id}: its config.json does not say the shape: {error}"]
 
 

@@ -87,7 +87,7 @@ def load_answers(facts: Mapping[str, Fact], path: Path | None = None) -> tuple[S
             raise ValueError(f"version {document['version']}")
     except FileNotFoundError:
         return None, ""
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None, f"The answers saved in {path} cannot be read; starting anew."
     good = {name: value for name, value in answers.items() if _valid(name, value, facts)}
     dropped = sorted(set(answers) - set(good))

@@ -330,7 +330,7 @@ def test_the_trainers_are_ours_whatever_lies_around(shop, monkeypatch, capfd):
             TrainingFailed,
             [
                 "tried to allocate 2.00 GiB",
-                "--set stages.sft.micro_batch_size=2 --set stages.sft.grad_accum=2",
+                "run again with --set stages.sft.",
             ],
         ),
         ("segfault", TrainingFailed, ["signal 11 (SIGSEGV)"]),

@@ -21,6 +21,7 @@ from trainers.__main__ import main
 from trainers.frame import checkpoints, machine
 from trainers.frame.files import read_json
 from trainers.frame.machine import is_main_process
+from trainers.frame.out_of_memory import TRAINING, enter
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -478,12 +479,12 @@ def test_out_of_memory_names_the_next_smaller_setting(tmp_path, tiny_model, chat
     plan = plan_file(tmp_path, tiny_model, chats, micro_batch_size=8)
 
     def full(job):
+        enter(job, TRAINING)
         raise MemoryError("no room")
 
     monkeypatch.setattr(sft, "train", full)
     code = main(["sft", str(plan), "--stage", "sft", "--run", str(tmp_path / "run")])
     assert code == 5
-    assert (
-        "micro_batch_size: 4 and grad_accum: 2"
-        in read_json(tmp_path / "run" / "stages" / "sft" / "error.json")["hint"]
-    )
+    found = read_json(tmp_path / "run" / "stages" / "sft" / "error.json")
+    assert (found["kind"], found["doing"]) == ("OutOfMemory", "training")
+    assert "--set stages.sft.micro_batch_size=4 --set stages.sft.grad_accum=2" in found["hint"]

@@ -70,8 +70,9 @@ def answer_trainer() -> type:
     from trl.trainer.utils import add_fused_lm_head
 
     from trainers.frame.checkpoints import SafeCheckpoints
+    from trainers.frame.out_of_memory import SmallerParts
 
-    class AnswerTrainer(TokenCounting, SafeCheckpoints, SFTTrainer):
+    class AnswerTrainer(SmallerParts, TokenCounting, SafeCheckpoints, SFTTrainer):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             base = (

@@ -135,6 +135,8 @@ class CheckpointStore:
     folder: Path
     dependencies: Dependencies
     versions: Mapping[str, str | None] = field(default_factory=dict)  # of the libraries
+    # metrics.jsonl: its lines up to a checkpoint are not written again, so they have to be safe
+    metrics: Path | None = None
     disk: Disk = DISK
 
     @property
@@ -189,6 +191,8 @@ class CheckpointStore:
             text = json.dumps(record, indent=2, allow_nan=False)
             self.disk.write(place / COMPLETE, text.encode() + b"\n")
             self.disk.sync_tree(place)
+            if self.metrics is not None and self.metrics.is_file():
+                self.disk.sync(self.metrics)
             self._put(place, target)
             self._delete_older(step)
         except OSError as error:

@@ -24,6 +24,7 @@ from trainers.frame.checkpoint_store import CheckpointStore
 from trainers.frame.experts import own_router_settings
 from trainers.frame.machine import is_main_process, wait_for_all
 from trainers.frame.paged_states import load_optimizer
+from trainers.frame.result_files import put_result
 from trainers.frame.starts import load_plain, save_plain, started_layers
 
 STATE = "training_state"
@@ -294,22 +295,11 @@ def save_result(model: Any, tokenizer: Any, folder: Path) -> dict[str, SavedFile
         # A model that scores has no generation settings.
         if getattr(model, "generation_config", None) is not None:
             model.generation_config.save_pretrained(str(unfinished))
-        DISK.sync_tree(unfinished)
-        files = {
-            name: SavedFile(
-                bytes=DISK.size(unfinished / name), sha256=DISK.digest(unfinished / name)
-            )
-            for name in DISK.files(unfinished)
-        }
-        for name in DISK.names(unfinished):
-            DISK.rename(unfinished / name, folder / name)
-        DISK.sync(folder)
-        DISK.remove(unfinished)
+        return put_result(unfinished, folder)
     except OSError as error:
         raise cannot_write(folder, error, way_out=ELSEWHERE) from error
     except SafetensorError as error:  # a full disk, in the words of its library
         raise disk_refused(folder, error) from error
-    return files
 
 
 def disk_refused(folder: Path, error: Exception) -> MachineNotReady:

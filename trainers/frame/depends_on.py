@@ -13,9 +13,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from advisor.ground.content import FileContent, file_digest, folder_digest
+from advisor.ground.content import KnownFiles, file_digest, folder_digest
+from advisor.ground.errors import InputError
 from advisor.methods.keys import FunctionText, PathText
 from advisor.plan.keys import key_specs
+from advisor.plan.record import read_record
 from trainers.frame.checkpoint_store import Dependencies
 from trainers.frame.job import Job
 from trainers.frame.machine import process_count
@@ -77,9 +79,13 @@ def _base(job: Job, commit: str | None) -> str:
     return hashlib.sha256(f"{source}@{commit or job.plan.revision}".encode()).hexdigest()
 
 
-def _known(job: Job) -> Mapping[str, FileContent] | None:
+def _known(job: Job) -> KnownFiles | None:
     """What the launcher has read of the base model just now, so that it is not read again."""
-    return None
+    try:
+        record = read_record(job.run)
+    except InputError:
+        return None
+    return record.known_files if record is not None else None
 
 
 def _options(job: Job) -> tuple[dict[str, Any], dict[str, str]]:

@@ -31,6 +31,8 @@ from trainers.frame.types import Device
 for name, value in {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DISABLE_TELEMETRY": "1",
+    # transformers asks a bot of the hub to convert a model that is stored in the old format.
+    "DISABLE_SAFETENSORS_CONVERSION": "1",
     # One tokenizer call at a time; silences the fork warning of data loaders.
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",

@@ -4,7 +4,6 @@ of a run that has gone wrong.
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import time
@@ -15,13 +14,12 @@ from typing import Any
 from transformers import TrainerCallback
 
 from advisor.ground.errors import TrainingFailed
-from advisor.ground.files import write_atomically
 from advisor.ground.terminal import console, show_streams, shown
 from advisor.ground.units import format_duration, format_gib
 from trainers.frame.checkpoint_store import CheckpointStore
-from trainers.frame.files import json_value
 from trainers.frame.held_out_curve import HeldOutCurve
 from trainers.frame.machine import MemoryMeter, wait_for_all
+from trainers.frame.metrics_file import append_line
 
 LINE_EVERY_S = 10.0  # without a terminal
 SHOWN = 2  # numbers of the objective beside the loss: the loss of GRPO is zero by construction
@@ -267,51 +265,10 @@ class RunCallback(TrainerCallback):
 
     def _write(self, line: dict[str, Any]) -> None:
         if self.metrics is not None:
-            with self.metrics.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(json_value(line)) + "\n")
+            append_line(self.metrics, line)
 
     @property
     def step_s(self) -> float:
         """Median time of a step, without the first, which is slower."""
         times = sorted(self.step_times_s[1:] or self.step_times_s)
         return times[len(times) // 2] if times else 0.0
-
-
-def cut_metrics(path: Path, *, stage: str, task: str | None, after: int) -> tuple[list[float], int]:
-    """Remove the lines of this stage after a step, which a resumed run writes again, and those that
-    cannot be read; (the losses that remain, how many could not be read).
-    """
-    if not path.is_file():
-        return [], 0
-    kept, losses, dropped = [], [], 0
-    lines = path.read_bytes().split(b"\n")
-    for line in lines[:-1]:  # behind the last end of a line: what a killed process did not finish
-        record = metrics_line(line)
-        if record is None:
-            dropped += bool(line.strip())
-            continue
-        mine = record.get("stage") == stage and record.get("task") == task
-        if mine and record["step"] > after:
-            continue
-        if mine and "loss" in record:
-            losses.append(record["loss"])
-        kept.append(line + b"\n")
-    write_atomically(path, b"".join(kept))
-    return losses, dropped
-
-
-def metrics_line(line: bytes) -> dict[str, Any] | None:
-    """A line of metrics.jsonl; None if it is none, such as one that a disk has damaged."""
-    try:
-        record = json.loads(line.decode("utf-8"))
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-        return None
-    return record if isinstance(record.get("loss"), int | float | None) else None
-
-
-def unreadable_lines(count: int) -> str:
-    """What to say of lines that were dropped."""
-    lines = "a line" if count == 1 else f"{count:,} lines"
-    return f"metrics.jsonl held {lines} that could not be read: dropped, training is not affected"

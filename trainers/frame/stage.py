@@ -52,6 +52,14 @@ from trainers.frame.machine import (
     use_cores,
     wait_for_all,
 )
+from trainers.frame.out_of_memory import (
+    EVALUATING,
+    LOADING,
+    SAVING,
+    TRAINING,
+    RowsAtOnce,
+    enter,
+)
 from trainers.frame.rows import prepare_rows
 from trainers.frame.trained_dtype import round_to_base
 from trainers.frame.types import Device, Model, Tokenizer, Trainer
@@ -289,7 +297,7 @@ def open_store(
     """
     commit = getattr(getattr(model, "config", None), "_commit_hash", None)
     parts = dependencies(job, steps=steps, rows=rows, commit=commit, more=more)
-    return CheckpointStore(job.checkpoints, parts, versions)
+    return CheckpointStore(job.checkpoints, parts, versions, job.run / "metrics.jsonl")
 
 
 def train(job: Job, objective: Objective[Any]) -> None:
@@ -299,6 +307,7 @@ def train(job: Job, objective: Objective[Any]) -> None:
     machine lacks, and TrainingFailed if training goes wrong or has no effect.
     """
     began_s = time.monotonic()
+    enter(job, LOADING)
     versions, device, threads, update = open_stage(job, objective.config_class, objective.faults)
     # Imported here: reading the command line and refusing a plan must not wait for them.
     from transformers import set_seed
@@ -342,6 +351,7 @@ def train(job: Job, objective: Objective[Any]) -> None:
     )  # fmt: skip
     continues = hasattr(model, "peft_config")  # with the module of an earlier stage
     trainer = builder.build(job, sequences, steps=steps, callback=callback)
+    trainer.rows_at_once = rows_at_once(job)
     trainer.checkpoint_store = store
     resume = last_checkpoint(job, store)  # the trainer has connected the processes
     model = trainer.model
@@ -350,6 +360,7 @@ def train(job: Job, objective: Objective[Any]) -> None:
     evaluator = (
         objective.evaluator(job, trainer, data, store.digest) if job.judge and shown else None
     )
+    enter(job, EVALUATING)
     if evaluator is not None:
         # A new prefix starts from a prompt, which changes answers before any training: the
         # comparison is with the model as it came.
@@ -369,6 +380,7 @@ def train(job: Job, objective: Objective[Any]) -> None:
     if shown:
         callback.losses = resume_metrics(job, resume, steps)
     memory.reset()
+    enter(job, TRAINING)
     try:
         if resume is not None and (
             resume[1]["step"] >= steps or (curve is not None and curve.stopped)
@@ -382,6 +394,7 @@ def train(job: Job, objective: Objective[Any]) -> None:
     if not shown:
         return
 
+    enter(job, SAVING)
     if curve is not None:
         curve.load_best(trainer.model)
         for line in curve.record().sentences():
@@ -395,6 +408,7 @@ def train(job: Job, objective: Objective[Any]) -> None:
     checks: list[Check] = check_saved(job, trained, job.output, probe, before)
     checks += rounding_checks(job)
     evaluation, verdict = None, None
+    enter(job, EVALUATING)
     if evaluator is not None:
         evaluator.evaluate_tuned()
         evaluation, verdict = evaluator.record(), evaluator.verdict()
@@ -420,6 +434,25 @@ def train(job: Job, objective: Objective[Any]) -> None:
     )
     write_json(job.output / RESULT, result.to_dict())
     release_base(trained)
+
+
+def rows_at_once(job: Job) -> RowsAtOnce:
+    """How many rows of a micro-batch go through the device at once. Says so if an earlier attempt
+    of the stage ran out of memory.
+    """
+    from trainers.frame.progress import say
+
+    def tell(text: str) -> None:
+        if is_main_process():
+            say(f"{label(job)}: {text}")
+
+    found = RowsAtOnce.of(job, say=tell, alone=settings.world_size() == 1)
+    if found.rows < found.planned:
+        tell(
+            f"micro_batch_size is {found.rows} instead of {found.planned}, with the same effective"
+            " batch size, since more ran out of memory"
+        )
+    return found
 
 
 def held_out_curve(
@@ -461,7 +494,8 @@ def resume_metrics(
     """The losses of the steps before the checkpoint, whose lines stay in metrics.jsonl; says where
     training resumes.
     """
-    from trainers.frame.progress import cut_metrics, say, unreadable_lines
+    from trainers.frame.metrics_file import cut_metrics, unreadable_lines
+    from trainers.frame.progress import say
 
     after = resume[1]["step"] if resume is not None else 0
     losses, dropped = cut_metrics(

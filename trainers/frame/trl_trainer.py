@@ -25,10 +25,11 @@ def with_safe_checkpoints(trainer: type) -> type:
     import torch
 
     from trainers.frame.checkpoints import SafeCheckpoints
+    from trainers.frame.out_of_memory import SmallerParts
 
     base: Any = with_prepared_rows(trainer)
 
-    class SafeTrainer(TokenCounting, SafeCheckpoints, base):
+    class SafeTrainer(SmallerParts, TokenCounting, SafeCheckpoints, base):
         def __init__(self, *args: Any, dropout: float = 0.0, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self.start_counting()

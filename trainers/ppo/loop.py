@@ -54,7 +54,8 @@ def train(job: Job) -> None:
     versions, device, threads, update = open_stage(job, lambda: PPOArguments, faults)
     # Imported here: reading the command line and refusing a plan must not wait for them.
     from trainers.frame.loading import load_tokenizer
-    from trainers.frame.progress import cut_metrics, say, unreadable_lines
+    from trainers.frame.metrics_file import cut_metrics, unreadable_lines
+    from trainers.frame.progress import say
     from trainers.ppo.heldout import HeldOutEvaluator
     from trainers.ppo.run import PPORun
     from trainers.ppo.saving import load_checkpoint

@@ -17,9 +17,10 @@ from advisor.ground.units import format_duration, format_gib
 from advisor.plan.record import DRY_RUN, Measured, StageMeasurement
 from trainers.frame import settings
 from trainers.frame.checkpoint_store import CheckpointStore
-from trainers.frame.files import json_value, write_json
+from trainers.frame.files import write_json
 from trainers.frame.job import Job
 from trainers.frame.machine import MemoryMeter, wait_for_all
+from trainers.frame.metrics_file import append_line
 from trainers.frame.progress import Display, say
 from trainers.frame.stage import label
 from trainers.ppo.build import process_rank
@@ -150,8 +151,7 @@ class PPORun:
         """Keep the line, and append it to metrics.jsonl."""
         self.lines.append(dict(line))
         if self.shown:
-            with self.metrics.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(json_value(line)) + "\n")
+            append_line(self.metrics, line)
 
     def written_lines(self) -> list[dict[str, Any]]:
         """The lines of this stage that an earlier process wrote."""

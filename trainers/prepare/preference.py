@@ -352,6 +352,17 @@ def feedback_columns(rows: Sequence[Feedback], *, batch: int) -> dict[str, list[
     }
 
 
+def with_own_answers(rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """Rows of `feedback_columns` in a smaller batch: each prompt gets the answer of the row before
+    it in this one. What was computed beforehand of the others stays.
+    """
+    if len(rows) == 1 or "ref_KL_logps" in rows[0]:
+        return rows
+    answers = [row["completion_ids"] for row in rows]
+    turned = [answers[-1], *answers[:-1]]
+    return [{**row, "KL_completion_ids": answer} for row, answer in zip(rows, turned, strict=True)]
+
+
 def with_prepared_rows(trainer: type) -> type:
     """TRL's trainer class without its preparation of rows, which would apply the chat template a
     second time.

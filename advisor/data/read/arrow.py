@@ -65,7 +65,7 @@ def dataset_folder(where: Path, shown: str) -> Found:
 def _json(path: Path, shown: str) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"{shown}: {path.name} cannot be read ({error})",
             hint="save the data set again with save_to_disk",
@@ -115,7 +115,8 @@ def arrow_rows(file: DataFile) -> Iterator[Any]:
                 batches = iter(pyarrow.ipc.open_stream(source))
             for batch in batches:
                 yield from batch.to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
+    # Text that is not UTF-8 and times before year 1 are found when values are made of them.
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         first = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise InputError(
             f"{file.shown}: not a readable {file.container} file ({first})",

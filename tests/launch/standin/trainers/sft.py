@@ -4,6 +4,7 @@ STAND_IN says how it behaves; a real trainer takes seconds to start, and cannot 
 """
 
 import argparse
+import hashlib
 import json
 import os
 import signal
@@ -55,6 +56,13 @@ def main():
         os.kill(os.getpid(), signal.SIGSEGV)
     elif mode == "oom":
         fail(folder, "TrainingFailed", "out of memory: tried to allocate 2.00 GiB", 5)
+    elif mode.startswith("room-") and micro_batch(folder, stage) > int(mode.rpartition("-")[2]):
+        (folder / "doing.json").write_text(json.dumps({"doing": os.environ["STAND_IN_DOING"]}))
+        line = {"stage": "sft", "task": args.task, "step": 3}
+        (args.run / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+        if "killed" in mode:
+            os.kill(os.getpid(), signal.SIGKILL)
+        fail(folder, "OutOfMemory", "out of memory: tried to allocate 2.00 GiB", 5)
     elif mode == "full":
         fail(
             folder,
@@ -90,6 +98,7 @@ def main():
             "resumed_from": (folder / "checkpoints").is_dir(),
         },
     }
+    result["files"] = save(folder)
     text = json.dumps(result)
     if mode == "nan":
         text = text.replace("1.5", "NaN")
@@ -97,7 +106,30 @@ def main():
         text = text[: len(text) // 2]
     if mode != "no-result":
         (folder / "result.json").write_text(text)
-    (folder / "adapter_model.safetensors").write_bytes(b"x")
+
+
+def save(folder):
+    """A module of one tensor, and its configuration: what result.json says of its files."""
+    header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    files = {
+        "adapter_config.json": b'{"peft_type": "LORA"}',
+        "adapter_model.safetensors": len(header).to_bytes(8, "little") + header + b"\0\0\0\0",
+        "tokenizer_config.json": b"{}",
+    }
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return {
+        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in files.items()
+    }
+
+
+def micro_batch(folder, stage):
+    """As the plan says, or as it was adjusted."""
+    path = folder / "adjusted.json"
+    if not path.exists():
+        return stage.micro_batch_size
+    return json.loads(path.read_text())["adjusted"][-1]["micro_batch_size"]
 
 
 def wait(folder):

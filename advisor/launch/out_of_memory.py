@@ -1,0 +1,99 @@
+"""A stage that ran out of memory: the next smaller micro-batch to start it again with, or the
+change that a person has to make.
+
+The setting stands in the stage's adjusted.json, which the trainer reads when it starts and writes
+when it changes it by itself; run.json says the same.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from advisor.ground.errors import AdviseError
+from advisor.ground.types import Hardware, ModelShape
+from advisor.launch.expected import run_spec
+from advisor.launch.failure_report import doing_of
+from advisor.plan.entries import Entry
+from advisor.plan.model import Plan, Stage
+from advisor.plan.record import ADJUSTED, Adjusted, Adjustment, try_read_part, write_record
+from advisor.plan.smaller import PeakOf, adjustment_of, next_batch, usable
+
+METRICS = "metrics.jsonl"
+
+
+def adjustments(entry: Entry, folder: Path) -> list[Adjustment]:
+    """What the stage has changed by itself so far.
+
+    Args:
+        folder: Of the stage.
+    """
+    return usable(entry.stage, try_read_part(Adjusted, folder / ADJUSTED))
+
+
+def as_it_ran(entry: Entry, folder: Path) -> Stage:
+    """The stage with the micro-batch that it had come to."""
+    done = adjustments(entry, folder)
+    if not done:
+        return entry.stage
+    return replace(
+        entry.stage, micro_batch_size=done[-1].micro_batch_size, grad_accum=done[-1].grad_accum
+    )
+
+
+def next_attempt(entry: Entry, folder: Path, why: str) -> Adjustment | None:
+    """The smaller micro-batch that the stage is started again with, written down for its trainer;
+    None if there is none, or it would not help: memory ran out as the model was loaded, or saved.
+
+    Raises MachineNotReady if it cannot be written down.
+    """
+    done = adjustments(entry, folder)
+    rows = done[-1].micro_batch_size if done else entry.stage.micro_batch_size
+    change = next_batch(entry.stage, rows)
+    if change is None or doing_of(folder) not in ("training", ""):
+        return None
+    step = last_step(entry, folder.parent.parent / METRICS)
+    adjustment = adjustment_of(entry, change, why, at_step=step)
+    write_record(folder / ADJUSTED, Adjusted(adjusted=(*done, adjustment)))
+    return adjustment
+
+
+def last_step(entry: Entry, metrics: Path) -> int | None:
+    """The last step of the stage that has a line of metrics; None if it has none."""
+    task = entry.task.name if entry.task else None
+    try:
+        lines = metrics.read_text("utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    for text in reversed(lines):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if (
+            isinstance(line, dict)
+            and (line.get("stage"), line.get("task")) == (entry.stage.name, task)
+            and isinstance(line.get("step"), int)
+        ):
+            return int(line["step"])
+    return None
+
+
+def peak_estimator(plan: Plan, shape: ModelShape | None, hardware: Hardware | None) -> PeakOf:
+    """What the estimator says of a stage's peak memory on this machine, in bytes; None where it
+    does not know.
+    """
+
+    def peak_of(stage: Stage) -> int | None:
+        from advisor.estimate import memory_estimate
+
+        if shape is None or hardware is None:
+            return None
+        try:
+            found = memory_estimate(run_spec(plan, stage), shape, cpu=hardware.kind == "cpu")
+        except AdviseError:
+            return None
+        return found.peak_bytes if found is not None else None
+
+    return peak_of

@@ -1,0 +1,196 @@
+"""What makes a stage need less memory: the changes of its keys, those that change the result least
+first.
+
+A smaller micro-batch with more accumulation trains on the same rows in the same order with the same
+loss; it is what a run does by itself when memory runs out. Every other change is a person's to
+make.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from advisor.methods import objective, update
+from advisor.plan.entries import Entry
+from advisor.plan.model import Stage
+from advisor.plan.record import Adjusted, Adjustment
+
+SHORTEST_SEQ_LEN = 256  # shorter sequences cut most conversations
+NOTHING_SMALLER = "take a smaller model, or a device with more memory"
+# An estimate is an estimate: a change that lowers it by less may not be felt.
+LEAST_GAIN = 0.02
+
+PeakOf = Callable[[Stage], int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Keys of a stage with their new values, and what that does."""
+
+    values: Mapping[str, Any]
+    why: str
+
+    def applied(self, stage: Stage) -> Stage:
+        """The stage with these values."""
+        return replace(stage, **self.values)
+
+
+def smaller_micro_batch(size: int, *, least: int = 1) -> int | None:
+    """The largest divisor of a micro-batch that is at most half of it; None if that is below
+    `least`.
+
+    A divisor, so that every micro-batch splits into equal parts.
+    """
+    found = next((part for part in range(size // 2, 0, -1) if size % part == 0), 0)
+    return found if found >= max(1, least) else None
+
+
+def fewest_rows(stage: Stage) -> int:
+    """The smallest micro-batch that the stage's objective takes: KTO estimates the KL divergence
+    from the rows of one.
+    """
+    refused = {
+        value
+        for refusal in objective(stage.objective).refuses
+        if refusal.key == "micro_batch_size"
+        for value in refusal.values
+    }
+    return next(size for size in range(1, len(refused) + 2) if size not in refused)
+
+
+def smaller_batches(stage: Stage) -> Iterator[Change]:
+    """Every smaller micro-batch with the same effective batch size, the largest first."""
+    size: int | None = stage.micro_batch_size
+    while size is not None:
+        size = smaller_micro_batch(size, least=fewest_rows(stage))
+        if size is not None:
+            yield Change(
+                {"micro_batch_size": size, "grad_accum": stage.effective_batch_size // size},
+                "fewer rows at a time, the same effective batch size",
+            )
+
+
+def next_batch(stage: Stage, rows: int) -> Change | None:
+    """The largest micro-batch of fewer rows; None: there is none."""
+    return next(
+        (one for one in smaller_batches(stage) if one.values["micro_batch_size"] < rows), None
+    )
+
+
+def usable(stage: Stage, kept: Adjusted | None) -> list[Adjustment]:
+    """Those changes that an earlier attempt of the stage kept, as far as they are changes of this
+    stage.
+    """
+    known = {change.values["micro_batch_size"] for change in smaller_batches(stage)}
+    return [
+        one
+        for one in (kept.adjusted if kept is not None else ())
+        if one.micro_batch_size in known
+        and one.micro_batch_size * one.grad_accum == stage.effective_batch_size
+    ]
+
+
+def adjustment_of(entry: Entry, change: Change, why: str, *, at_step: int | None) -> Adjustment:
+    """A smaller micro-batch as it is recorded."""
+    return Adjustment(
+        stage=entry.name,
+        at_step=at_step,
+        micro_batch_size=change.values["micro_batch_size"],
+        grad_accum=change.values["grad_accum"],
+        why=why,
+        setting=as_settings(entry, change).replace("--set ", ""),
+    )
+
+
+def weight_changes(stage: Stage) -> list[Change]:
+    """The changes that make the model itself smaller, for a stage that ran out as it was loaded."""
+    found = []
+    if update(stage.update).is_module and stage.quantization is None:
+        found.append(Change({"quantization": "nf4"}, "stores the frozen base in 4 bits"))
+    if stage.weights_dtype == "float32":
+        found.append(Change({"weights_dtype": "bfloat16"}, "stores the weights in 16 bits"))
+    return found
+
+
+def changes(stage: Stage) -> list[Change]:
+    """Every change that lowers memory, those that change the result least first."""
+    found = list(smaller_batches(stage))
+    if not stage.gradient_checkpointing:
+        found.append(
+            Change(
+                {"gradient_checkpointing": True},
+                "recomputes activations instead of keeping them",
+            )
+        )
+    found += [one for one in weight_changes(stage) if "quantization" in one.values]
+    if stage.seq_len // 2 >= SHORTEST_SEQ_LEN:
+        found.append(
+            Change(
+                {"seq_len": stage.seq_len // 2},
+                "shorter rows only; what happens to longer ones, `truncation` says",
+            )
+        )
+    if not update(stage.update).is_module:
+        found.append(
+            Change(
+                {"update": "lora", "learning_rate": None},
+                "trains a small module instead of every weight",
+            )
+        )
+    return found
+
+
+def next_change(
+    stage: Stage,
+    *,
+    peak_of: PeakOf | None = None,
+    limit_bytes: int | None = None,
+    loading: bool = False,
+) -> Change | None:
+    """The first change that the estimate says is enough: it lowers the peak of the stage as it is,
+    to what there is if that is known. Without an estimate, the first of all; None if there is none.
+
+    Args:
+        stage: With the keys that ran out of memory.
+        peak_of: The estimated peak of a stage, in bytes; None of it: not known.
+        limit_bytes: What the device had.
+        loading: It ran out as the model was loaded, which fewer rows do not change.
+    """
+    found = weight_changes(stage) if loading else changes(stage)
+    now = peak_of(stage) if peak_of is not None else None
+    if peak_of is None or now is None:
+        return found[0] if found else None
+    # Where it ran out although the estimate fits, the estimate is too low by at least so much.
+    most = now if limit_bytes is None else min(now, limit_bytes)
+    lower = [
+        (peak, change)
+        for change in found
+        if (peak := peak_of(change.applied(stage))) is not None and peak < now
+    ]
+    felt = now * (1 - LEAST_GAIN)
+    enough = next((change for peak, change in lower if peak <= min(felt, most)), None)
+    # Nothing is enough alone: the one that lowers it most is the first step.
+    return enough or (min(lower, key=lambda item: item[0])[1] if lower else None)
+
+
+def as_settings(entry: Entry, change: Change) -> str:
+    """The change as words of a command line: '--set stages.sft.micro_batch_size=2 ...'."""
+    return " ".join(
+        f"--set {key_path(entry, key)}={in_words(value)}" for key, value in change.values.items()
+    )
+
+
+def in_words(value: Any) -> str:
+    """A value as YAML writes it."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def key_path(entry: Entry, key: str) -> str:
+    """Where a key of the stage stands in the plan, as --set names it."""
+    if entry.task is not None and key in entry.task.overrides:
+        return f"tasks.{entry.task.name}.overrides.{key}"
+    return f"stages.{entry.stage.name}.{key}"

@@ -1,0 +1,184 @@
+"""One call of the real `advise` in a forked child: fast, since everything is loaded before, and safe,
+since the child has limits, and tells of every file that it writes and every connection that it tries.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import select
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CPU_S = 5.0  # more is a fault
+HANG_S = 30.0
+MEMORY_BYTES = 4 * 2**30
+FILE_BYTES = 256 * 2**20
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+CHANGES = (
+    "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.truncate", "os.chmod",
+    "shutil.rmtree", "shutil.move", "shutil.copyfile", "shutil.copytree",
+)  # fmt: skip
+NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.sendto", "socket.bind")
+STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn")
+FREE = ("/dev/null", "/dev/tty")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a call ended."""
+
+    code: int  # negative: the signal that ended it
+    out: bytes
+    err: bytes
+    cpu_s: float
+    hung: bool
+    told: tuple[str, ...]  # writes outside its folder, connections, programs started
+    changed: tuple[str, ...]  # files in its folder that are new, other or gone
+
+
+def call(
+    run: Callable[[], object], folder: Path, *, arguments: Sequence[str], env: Mapping[str, str]
+) -> Outcome:
+    """What `run` does in a fork, in this folder, with these arguments."""
+    before = snapshot(folder)
+    texts = [folder.parent / f"{folder.name}.{name}" for name in ("out", "err", "told")]
+    pid = os.fork()
+    if pid == 0:
+        code = 99
+        try:
+            code = _in_child(run, folder, texts, arguments, env)
+        finally:
+            os._exit(code)
+    hung = False
+    waiter = os.pidfd_open(pid)
+    try:
+        if not select.select([waiter], [], [], HANG_S)[0]:
+            hung = True
+            os.kill(pid, signal.SIGKILL)
+        _, status, used = os.wait4(pid, 0)
+    finally:
+        os.close(waiter)
+    out, err, told = (text.read_bytes() if text.exists() else b"" for text in texts)
+    for text in texts:
+        text.unlink(missing_ok=True)
+    after = snapshot(folder)
+    changed = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
+    return Outcome(
+        code=os.waitstatus_to_exitcode(status),
+        out=out,
+        err=err,
+        cpu_s=used.ru_utime + used.ru_stime,
+        hung=hung,
+        told=tuple(told.decode(errors="replace").splitlines()),
+        changed=tuple(changed),
+    )
+
+
+def snapshot(folder: Path) -> dict[str, bytes | None]:
+    """Name -> content of every file below a folder."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+def fill(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Make the folder anew, with these files."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def _in_child(
+    run: Callable[[], object],
+    folder: Path,
+    texts: Sequence[Path],
+    arguments: Sequence[str],
+    env: Mapping[str, str],
+) -> int:
+    os.setsid()
+    streams = [os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600) for path in texts]
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((nothing, 0), (streams[0], 1), (streams[1], 2)):
+        os.dup2(source, target)
+    for number, stream in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
+        mode = "r" if stream == 0 else "w"
+        setattr(sys, number, open(stream, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+    sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr
+    resource.setrlimit(resource.RLIMIT_CPU, (int(CPU_S * 3), int(CPU_S * 3) + 1))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
+    os.chdir(folder)
+    os.environ.update(env)
+    sys.argv = ["advise", *arguments]
+    _tell_of(folder, streams[2])
+    code = 0
+    try:
+        run()
+    except SystemExit as left:
+        code = left.code if isinstance(left.code, int) else 1 if left.code else 0
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    for name, module in list(sys.modules.items()):
+        origin = getattr(module, "__file__", None)
+        if isinstance(origin, str) and Path(origin).is_relative_to(folder):
+            os.write(streams[2], f"imported {name} from its input\n".encode())
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except Exception:
+        code = 98
+    return code
+
+
+def _tell_of(folder: Path, stream: int) -> None:
+    """Write a line for each file that is written elsewhere, each connection, each program."""
+    caches = folder.parent / "home"  # where advise may keep what it has read
+    inside = (str(folder.resolve()), str(caches.resolve()), *FREE)
+    busy = [False]
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if busy[0]:
+            return
+        busy[0] = True
+        try:
+            if event == "open":
+                path, _, flags = arguments
+                if isinstance(path, int) or not isinstance(flags, int) or not flags & WRITES:
+                    return
+                _tell_if_outside(path, event)
+            elif event in CHANGES:
+                for path in arguments[:2]:
+                    if isinstance(path, str | bytes | os.PathLike):
+                        _tell_if_outside(path, event)
+            elif event in NETWORK or event in STARTS:
+                os.write(stream, f"{event} {str(arguments)[:200]}\n".encode(errors="replace"))
+        finally:
+            busy[0] = False
+
+    def _tell_if_outside(path: Any, event: str) -> None:
+        absolute = os.path.abspath(os.fsdecode(path))
+        if not absolute.startswith(inside):
+            os.write(stream, f"{event} {absolute}\n".encode(errors="replace"))
+
+    sys.addaudithook(hook)
+
+
+def settle() -> None:
+    """Before the first fork: collect garbage once, and leave what is loaded alone."""
+    gc.collect()
+    gc.freeze()
+    time.sleep(0)

@@ -1,0 +1,252 @@
+"""Mutations: of a value (answers, plans, records), of the text that holds it, and of plain bytes."""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import json
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import yaml
+
+ESCAPES = "\x1b]0;owned\x07\x1b[2J"
+# Values at the edge of every type, and texts that something behind a reader may take for a command.
+ODD: tuple[Any, ...] = (
+    None, True, False, 0, -1, 1, 2, 7, 2**31, 2**63, 2**64, 10**30, 10**400, -(10**18),
+    0.0, -0.0, 0.5, 1e-320, 1e300, 1e308, float("inf"), float("-inf"), float("nan"),
+    "", " ", "\x00", ESCAPES, "\x9b31mred", "\u202eabc", "\ufeff", "e\u0301", "\ud800", "\U0001f389",
+    "ﬁ", "١٢", "a" * 70, "a" * 20_000, "../../x", "/etc/passwd", "~", ".", "..", "/", "C:\\x", "a/b:c",
+    "http://127.0.0.1:9/x", "yes", "no", "null", "1e5", "0x10", "1_000", "12:30:45", "2020-01-01",
+    "=", "<<", "*a", "&a", "!!python/name:os.system", "{{ 7*7 }}", "${HOME}", "%s%n", "$(touch pwned)",
+    "\n", "\r\n", "a\tb", "- a", "a: b", "#", "'", '"', "qlora", "sft", "lora", "full", "nf4", "auto",
+    [], {}, [[]], [None], {"": ""}, {"a": {"b": {"c": 1}}}, ["a", 1, None], [0.1] * 50,
+    datetime.date(2020, 1, 1), b"\x00\xff",
+)  # fmt: skip
+NAMES = (
+    "name",
+    "model",
+    "data",
+    "stages",
+    "version",
+    "path",
+    "id",
+    "type",
+    "value",
+    "messages",
+    "__class__",
+)
+DEPTHS = (2, 5, 30)
+# Deeper nesting would be too much for the mutator itself: it is put in when the text is written.
+DEEP = re.compile(r"""["']?@@deep(\d+)@@["']?""")
+DEEPER = (200, 900, 5000)
+
+
+class Mutator:
+    """Draws mutations from a seed."""
+
+    def __init__(self, dice: random.Random) -> None:
+        self.dice = dice
+
+    # ------------------------------------------------------------------ values
+
+    def value(self, value: Any, pool: Sequence[Any]) -> Any:
+        """The value with a few of its nodes changed; `pool` holds others of its kind, for splices."""
+        result = [copy.deepcopy(value)]  # so that the root has a place too
+        for _ in range(self.dice.choice((1, 1, 1, 2, 2, 3, 6))):
+            places = list(places_of(result))
+            holder, key = self.dice.choice(places)
+            self._change(holder, key, pool)
+            if not result:
+                result = [None]
+        return result[0]
+
+    def _change(self, holder: Any, key: Any, pool: Sequence[Any]) -> None:
+        changes = (
+            *(self._replace, self._replace, self._replace, self._near, self._drop, self._repeat),
+            *(self._rename, self._splice, self._splice, self._wrap, self._add),
+        )
+        change = self.dice.choice(changes)
+        change(holder, key, pool)
+
+    def _replace(self, holder: Any, key: Any, pool: Sequence[Any]) -> None:
+        holder[key] = copy.deepcopy(self.dice.choice(ODD))
+
+    def _near(self, holder: Any, key: Any, pool: Sequence[Any]) -> None:
+        """A value of the same type, near to what was there."""
+        old = holder[key]
+        if isinstance(old, bool):
+            holder[key] = not old
+        elif isinstance(old, int):
+            holder[key] = self.dice.choice((old + 1, -old, old * 10**6, old / 3, str(old), [old]))
+        elif isinstance(old, float):
+            holder[key] = self.dice.choice(
+                (-old, old * 1e9, old * 1e-9, int(min(old, 1e9)), str(old))
+            )
+        elif isinstance(old, str):
+            holder[key] = self.text(old)
+        elif isinstance(old, list):
+            self.dice.shuffle(old)
+        elif isinstance(old, dict):
+            holder[key] = dict(reversed(old.items()))
+
+    def text(self, old: str) -> str:
+        """A text like another one."""
+        at = self.dice.randrange(len(old) + 1)
+        odd = self.dice.choice([item for item in ODD if isinstance(item, str)])
+        return self.dice.choice(
+            (
+                old[:at] + odd + old[at:],
+                old[:at],
+                old[at:],
+                old * 2,
+                old.upper(),
+                old + "\n",
+                odd + old,
+            )
+        )
+
+    def _drop(self, holder: Any, key: Any, pool: Sequence[Any]) -> None:
+        del holder[key]
+
+    def _repeat(self, holder: Any, key: Any, pool: Sequence[Any]) -> None:
+        times = self.dice.choice((1, 2, 40, 300))
+        if isinstance(holder, list):
+            holder[key:key] = [copy.deepcopy(holder[key])] * times
+        else:
+            for number in range(min(times, 40)):
+                holder[f"{key}{number}"] = copy.deepcopy(holder[key])
+
+    def _rename(self, holder: Any, key: Any, pool: Sequence[Any]) -> None:
+        if isinstance(holder, dict):
+            name = self.dice.choice((*NAMES, *self._scalars(), self.text(str(key))))
+            holder[name] = holder.pop(key)
+        else:
+            holder[key] = {str(key): holder[key]}
+
+    def _scalars(self) -> list[Any]:
+        return [item for item in ODD if not isinstance(item, list | dict)]
+
+    def _splice(self, holder: Any, key: Any, pool: Sequence[Any]) -> None:
+        other, inner = self.dice.choice(list(places_of([self.dice.choice(pool)])))
+        holder[key] = copy.deepcopy(other[inner])
+
+    def _add(self, holder: Any, key: Any, pool: Sequence[Any]) -> None:
+        other, inner = self.dice.choice(list(places_of([self.dice.choice(pool)])))
+        target = holder[key]
+        if isinstance(target, dict) and isinstance(other, dict):
+            target[inner] = copy.deepcopy(other[inner])
+        elif isinstance(target, list):
+            target.append(copy.deepcopy(other[inner]))
+        else:
+            holder[key] = [target, copy.deepcopy(self.dice.choice(ODD))]
+
+    def _wrap(self, holder: Any, key: Any, pool: Sequence[Any]) -> None:
+        if self.dice.random() < 0.4:
+            holder[key] = f"@@deep{self.dice.choice(DEEPER)}@@"
+            return
+        value = holder[key]
+        for _ in range(self.dice.choice(DEPTHS)):
+            value = [value] if self.dice.random() < 0.5 else {"a": value}
+        holder[key] = value
+
+    # ------------------------------------------------------------------ texts and bytes
+
+    def as_json(self, value: Any) -> bytes:
+        """JSON as somebody may have written it: with NaN, lone surrogates or raw characters."""
+        indent = self.dice.choice((None, 2))
+        text = json.dumps(
+            plain(value), indent=indent, ensure_ascii=self.dice.random() < 0.5, default=str
+        )
+        text = deepened(text)
+        return text.encode("utf-8", "surrogatepass" if self.dice.random() < 0.5 else "replace")
+
+    def as_yaml(self, value: Any) -> bytes:
+        """YAML, in block or in flow style; JSON where YAML cannot hold it."""
+        try:
+            text = yaml.safe_dump(
+                value,
+                default_flow_style=self.dice.choice((None, True, False)),
+                allow_unicode=self.dice.random() < 0.5,
+                sort_keys=False,
+                width=100,
+            )
+        except (RecursionError, yaml.YAMLError, ValueError, TypeError):
+            return self.as_json(value)
+        return deepened(text).encode("utf-8", "surrogatepass")
+
+    def data(self, data: bytes, others: Sequence[bytes]) -> bytes:
+        """The bytes with a few of them changed."""
+        result = bytearray(data)
+        for _ in range(self.dice.choice((1, 1, 2, 3, 8))):
+            self._change_bytes(result, others)
+        return bytes(result)
+
+    def _change_bytes(self, data: bytearray, others: Sequence[bytes]) -> None:
+        at = self.dice.randrange(len(data) + 1)
+        to = min(len(data), at + self.dice.choice((1, 1, 2, 8, 64, 1000)))
+        other = self.dice.choice(others) if others else b"{}"
+        start = self.dice.randrange(len(other) + 1)
+        changes: tuple[Callable[[], bytes], ...] = (
+            lambda: data[:at] + data[to:],
+            lambda: data[:at],
+            lambda: data[:at] + data[at:to] * self.dice.choice((2, 3, 100)) + data[to:],
+            lambda: data[:at] + other[start : start + 200] + data[to:],
+            lambda: data[:at] + other[start:],
+            lambda: data[:at] + self.dice.choice(BYTES) + data[at:],
+            lambda: data[:at] + self.dice.choice(BYTES) + data[to:],
+            lambda: data[:at] + bytes([self.dice.randrange(256)]) + data[at + 1 :],
+            lambda: flipped(data, at, self.dice.randrange(8)),
+            lambda: data.replace(b"\n", self.dice.choice((b"\r\n", b"\r", b"", b"\n\n"))),
+            lambda: recoded(data, self.dice.choice(("utf-16", "utf-32", "latin-1", "utf-8-sig"))),
+        )
+        data[:] = self.dice.choice(changes)()
+
+
+BYTES = (
+    b"\x00", b"\xff", b"\xff\xfe", b"\xef\xbb\xbf", b"\xc3", b"\xed\xa0\x80", b"\x1b[31m", b"\x9b31m", b"\r",
+    b"\t", b"\n", b" ", b"'", b'"', b",", b":", b": ", b"- ", b"? ", b"{", b"}", b"[", b"]", b"&a ", b"*a ",
+    b"!!set ", b"!x ", b"<<: ", b"|\n", b">\n", b"---\n", b"...\n", b"%YAML 9.9\n", b"#", b"@", b"`", b"NaN",
+    b"1e999", b"-", b"0x", b"\\u0000", b"\\ud800", b"\\", b"null", b"true", b"[" * 500, b"{\"a\":" * 300,
+    b"\xe2\x80\xae", b"\xc2\x85", b"\xe2\x80\xa8", b"9" * 5000, b"a: &a [*a]\n", b"\x85",
+)  # fmt: skip
+
+
+def places_of(root: Any) -> Iterator[tuple[Any, Any]]:
+    """(holder, key) of every node below a value, without recursion: some are nested deeply."""
+    left = [root]
+    while left:
+        holder = left.pop()
+        keys = range(len(holder)) if isinstance(holder, list) else list(holder)
+        for key in keys:
+            yield holder, key
+            if isinstance(holder[key], list | dict):
+                left.append(holder[key])
+
+
+def deepened(text: str) -> str:
+    """The text with lists in lists where they were asked for."""
+    return DEEP.sub(lambda match: "[" * int(match[1]) + "1" + "]" * int(match[1]), text)
+
+
+def plain(value: Any) -> Any:
+    """The value with text for keys."""
+    if isinstance(value, dict):
+        return {
+            key if isinstance(key, str) else str(key): plain(item) for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return value
+
+
+def flipped(data: bytearray, at: int, bit: int) -> bytes:
+    if at >= len(data):
+        return bytes(data)
+    return bytes(data[:at]) + bytes([data[at] ^ (1 << bit)]) + bytes(data[at + 1 :])
+
+
+def recoded(data: bytearray, encoding: str) -> bytes:
+    return bytes(data).decode("utf-8", "replace").encode(encoding, "replace")

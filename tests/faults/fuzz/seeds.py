@@ -1,0 +1,338 @@
+"""What is mutated: sound files of every kind that `advise` reads, and how it is asked to read them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.faults.kills.scenes import PLANS, REWARD, chat, pair, vote
+from tests.launch.conftest import CONFIG as LARGER
+
+ROOT = Path(__file__).resolve().parents[3]
+Files = dict[str, bytes]
+CONFIG: dict[str, Any] = LARGER | {
+    "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "num_key_value_heads": 2, "vocab_size": 32,
+}  # fmt: skip
+ADVICE = (0, 2, 3, 4)
+RUN = (*ADVICE, 5, 130)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One kind of input, its sound examples, and the commands that read it."""
+
+    name: str
+    seeds: Sequence[Any]  # values, or bytes where there is no structure to keep
+    forms: Sequence[str]  # json, yaml: how a value is written
+    file: str  # the name of the mutated file; of data: without its ending
+    commands: Sequence[Sequence[str]]
+    around: Files = field(default_factory=dict)  # sound files beside it
+    codes: Sequence[int] = ADVICE
+    weight: int = 1
+    env: Mapping[str, str] = field(default_factory=dict)
+    cold: bool = False  # rules and methods are read anew
+    run: Callable[[], object] | None = None  # instead of advise's own main
+
+
+def jsonl(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+ANSWERS: list[dict[str, Any]] = [
+    {
+        "task": "customer_service",
+        "budget": "low",
+        "depth": "style",
+        "data": {"path": "chats.jsonl"},
+    },
+    {
+        "task": "multi_department",
+        "tasks": {"legal": "chats.jsonl", "hr": "pairs.jsonl"},
+        "model": "Qwen/Qwen3-8B",
+        "gpu": {"name": "RTX 4090", "vram_gib": 24, "count": 2},
+    },
+    {
+        "task": "chat_assistant",
+        "budget": {"usd": 50, "hours": 8},
+        "depth": "alignment",
+        "data": {"kind": "preference", "rows": 5000, "tokens": 2_000_000},
+        "model": "./model",
+        "gpu": "none",
+        "serve_with": "vllm",
+        "priority": "quality",
+        "signals": ["facts_change_often", "prompting_tried"],
+    },
+    {
+        "task": "qa",
+        "n_tasks": 12,
+        "model": "Llama 13B",
+        "model_params_b": 13,
+        "gpu": {"name": "unknown"},
+    },
+]
+TRL = {"trl": {"adam_beta1": 0.8, "logging_steps": 2}, "peft": {"rank_pattern": {"q_proj": 4}}}
+SPECS: list[list[dict[str, Any]]] = [
+    [
+        {
+            "model": "Qwen/Qwen3-8B",
+            "update": "lora",
+            "rank": 16,
+            "gpu": "RTX 4090",
+            "seq_len": 2048,
+        },
+        {
+            "model_params_b": 7,
+            "update": "full",
+            "gpus": 8,
+            "sharding": "zero3",
+            "framework": "axolotl",
+        },
+    ],
+    [
+        {
+            "architecture": {"hidden_size": 4096, "num_hidden_layers": 32, "vocab_size": 32000},
+            "objective": "dpo",
+            "quantization": "nf4",
+            "micro_batch_size": 4,
+            "gradient_checkpointing": True,
+            "counter": "nvidia-smi",
+        }
+    ],
+]
+CONFIGURATIONS: list[dict[str, Any]] = [
+    {  # axolotl
+        "base_model": "NousResearch/Llama-2-7b-hf", "adapter": "qlora", "load_in_4bit": True,
+        "sequence_len": 4096, "sample_packing": True, "lora_r": 32, "micro_batch_size": 2,
+        "datasets": [{"path": "chats.jsonl", "type": "alpaca"}], "optimizer": "paged_adamw_8bit",
+    },
+    {  # LLaMA-Factory
+        "model_name_or_path": "Qwen/Qwen3-8B", "stage": "sft", "finetuning_type": "lora",
+        "dataset": "alpaca_en", "template": "qwen3", "cutoff_len": 2048, "lora_rank": 8,
+        "per_device_train_batch_size": 1, "gradient_accumulation_steps": 8, "bf16": True,
+    },
+]  # fmt: skip
+METHOD_FILES = ("rules/objectives/orpo.yaml", "rules/updates/ia3.yaml")
+ARGUMENTS = (
+    ("--json", "--task", "qa", "--budget", "usd=20,hours=6", "--gpu", "RTX 4090", "--gpus", "2"),
+    ("--json", "--data", "chats.jsonl", "--model", "./model", "--signal", "prompting_tried"),
+    ("--json", "--tasks", "legal=chats.jsonl", "--tasks", "hr=pairs.jsonl", "--choose", "sft+qlora"),
+    ("estimate", "--model", "Qwen/Qwen3-8B", "--update", "lora", "--rank", "16", "--gpu", "A100 80GB"),
+    ("estimate", "plan.yaml", "--json", "--gpu", "H100"),
+    ("check", "chats.jsonl", "--map", "question=messages", "--seq-len", "128", "--json"),
+    ("check", "pairs.jsonl", "--eval", "chats.jsonl", "--model", "./model"),
+    ("run", "plan.yaml", "--output", "out", "--set", "stages.0.learning_rate=1e-4", "--only", "sft"),
+    ("run", "plan.yaml", "--max-steps", "3", "--no-judge", "--dry-run"),
+    ("rules", "document/scenario-5", "--rules", "document"),
+    ("rules", "lora"), ("probe", "--json"), ("chat", "run"), ("export", "run", "--to", "merged"),
+)  # fmt: skip
+
+
+def plans() -> list[dict[str, Any]]:
+    """The plans of the kills, with a model that is beside them, and one with keys of every kind."""
+    found = [
+        {"version": 1, "name": "shop", "model": "./model", **yaml.safe_load(text)}
+        for text in PLANS.values()
+    ]
+    rich = json.loads(json.dumps(found[0]))
+    rich["stages"][0] |= TRL | {
+        "warmup": 0.1,
+        "scheduler": "cosine",
+        "early_stopping": 3,
+        "keep": "best",
+    }
+    rich |= {"template": {"enable_thinking": False}, "launch": {"device": "cpu", "processes": 1}}
+    return [*found, rich]
+
+
+def rules() -> list[dict[str, Any]]:
+    found = [yaml.safe_load((ROOT / "examples/acme/acme.yaml").read_text())]
+    for tables in found[0]["tables"].values():
+        tables[:] = tables[:2]
+    return found
+
+
+def data_files() -> list[tuple[str, bytes]]:
+    """(ending, content) of data of every kind and form."""
+    chats, pairs, votes = ([make(n) for n in range(12)] for make in (chat, pair, vote))
+    table = io.StringIO()
+    writer = csv.DictWriter(table, ["question", "answer"])
+    writer.writeheader()
+    for n in range(12):
+        writer.writerow({"question": f"What is {n}, please?", "answer": f"It is {n}.\nOf course."})
+    sharegpt = [
+        {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yes?"}]}
+    ]
+    found = [
+        (".jsonl", jsonl(chats)),
+        (".jsonl", jsonl(pairs)),
+        (".jsonl", jsonl(votes)),
+        (".json", json.dumps(sharegpt * 8).encode()),
+        (".json", json.dumps({"data": pairs}).encode()),
+        (".csv", table.getvalue().encode()),
+        (".tsv", table.getvalue().replace(",", "\t").encode()),
+        (".txt", "\n\n".join(f"The shop sells tea number {n}." for n in range(40)).encode()),
+    ]
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        return found
+    packed = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(pairs), packed)
+    return [*found, (".parquet", packed.getvalue())]
+
+
+def data_rows() -> list[list[dict[str, Any]]]:
+    return [[make(n) for n in range(6)] for make in (chat, pair, vote)]
+
+
+def model_shapes() -> dict[str, list[int]]:
+    """Name -> shape of every tensor of a Llama of this configuration."""
+    hidden, inner, words = (
+        CONFIG[key] for key in ("hidden_size", "intermediate_size", "vocab_size")
+    )
+    shapes = {"model.embed_tokens.weight": [words, hidden], "model.norm.weight": [hidden]}
+    for layer in range(CONFIG["num_hidden_layers"]):
+        at = f"model.layers.{layer}"
+        shapes |= {f"{at}.self_attn.{name}_proj.weight": [hidden, hidden] for name in "qkvo"}
+        shapes |= {f"{at}.mlp.{name}_proj.weight": [inner, hidden] for name in ("gate", "up")}
+        shapes[f"{at}.mlp.down_proj.weight"] = [hidden, inner]
+        shapes |= {
+            f"{at}.{name}_layernorm.weight": [hidden] for name in ("input", "post_attention")
+        }
+    return shapes
+
+
+def safetensors() -> bytes:
+    """The whole model as a file, all zeros."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape in model_shapes().items():
+        begin, end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + bytes(end)
+
+
+def tokenizer() -> dict[str, Any]:
+    return {
+        "version": "1.0",
+        "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "<|im_end|>": 2}, "merges": []},
+        "added_tokens": [{"id": 2, "content": "<|im_end|>", "special": True}],
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False},
+    }
+
+
+def around() -> Files:
+    """Sound files for every command: a model, data, a reward and a plan."""
+    return {
+        "model/config.json": json.dumps(CONFIG).encode(),
+        "model/model.safetensors": safetensors(),
+        "model/tokenizer.json": json.dumps(tokenizer()).encode(),
+        "chats.jsonl": jsonl([chat(n) for n in range(12)]),
+        "pairs.jsonl": jsonl([pair(n) for n in range(12)]),
+        "votes.jsonl": jsonl([vote(n) for n in range(12)]),
+        "texts.txt": b"The shop sells tea.\n\n" * 20,
+        "own.py": REWARD.encode(),
+        "plan.yaml": yaml.safe_dump(plans()[0], sort_keys=False).encode(),
+    }
+
+
+def targets(run_folder: Files) -> list[Target]:
+    """Everything that is fuzzed. `run_folder` holds the files of a finished run named `run`."""
+    beside = around()
+    record = json.loads(run_folder["run/run.json"])
+    methods = [yaml.safe_load((ROOT / name).read_text()) for name in METHOD_FILES]
+    both = ("json", "yaml", "yaml")
+    with_run = {**beside, **run_folder}
+    return [
+        Target(
+            "answers", ANSWERS, both, "answers.yaml",
+            [("--json", "--answers", "answers.yaml"), ("--answers", "answers.yaml")],
+            beside, weight=5,
+        ),
+        Target(
+            "plan", plans(), both, "plan.yaml",
+            [
+                ("estimate", "plan.yaml"),
+                ("estimate", "plan.yaml", "--json"),
+                ("run", "plan.yaml", "--output", "out"),
+                ("run", "plan.yaml", "--output", "out", "--json"),
+            ],
+            beside, codes=RUN, weight=7,
+        ),
+        Target(
+            "rules", rules(), ("yaml", "yaml", "json"), "own.yaml",
+            [("--json", "--task", "qa", "--rules", "own.yaml"), ("rules", "--rules", "own.yaml")],
+            beside, weight=2, cold=True,
+        ),
+        Target(
+            "data rows", data_rows(), ("rows",), "data.jsonl",
+            [("check", "data.jsonl"), ("check", "data.jsonl", "--json"), ("--json", "--data", "data.jsonl")],
+            beside, weight=5,
+        ),
+        Target(
+            "data file", data_files(), ("file",), "data",
+            [("check", "DATA"), ("check", "DATA", "--json"), ("--json", "--task", "qa", "--data", "DATA")],
+            beside, weight=6,
+        ),
+        Target(
+            "configuration of another tool", CONFIGURATIONS, both, "config.yaml",
+            [("check", "config.yaml"), ("check", "config.yaml", "--json")],
+            beside, weight=2,
+        ),
+        Target(
+            "config.json", [CONFIG], ("json",), "model/config.json",
+            [
+                ("--json", "--task", "qa", "--model", "./model"),
+                ("estimate", "plan.yaml"),
+                ("run", "plan.yaml", "--output", "out"),
+            ],
+            beside, codes=RUN, weight=4,
+        ),
+        Target(
+            "model file", [safetensors()[:-1500], safetensors()], ("bytes",), "model/model.safetensors",
+            [("estimate", "plan.yaml"), ("run", "plan.yaml", "--output", "out")],
+            beside, codes=RUN, weight=1,
+        ),
+        Target(
+            "tokenizer", [tokenizer()], ("json",), "model/tokenizer.json",
+            [("check", "chats.jsonl", "--model", "./model"), ("run", "plan.yaml", "--output", "out")],
+            beside, codes=RUN, weight=1,
+        ),
+        Target(
+            "run.json", [record], ("json",), "run/run.json",
+            [
+                ("run", "plan.yaml", "--output", "run"),
+                ("run", "run"),
+                ("run", "plan.yaml", "--output", "run", "--json"),
+                ("chat", "run"),
+                ("export", "run", "--to", "merged"),
+            ],
+            with_run, codes=RUN, weight=5,
+        ),
+        Target(
+            "specs", SPECS, ("json",), "specs.json",
+            [("estimate", "--json", "--specs", "specs.json"), ("estimate", "--specs", "specs.json")],
+            beside, weight=4,
+        ),
+        Target(
+            "methods", methods, ("yaml", "yaml", "json"), "methods/rules/objectives/own.yaml",
+            [("rules", "lora"), ("estimate", "plan.yaml"), ("--json", "--task", "qa")],
+            beside, env={"ADVISE_METHODS": "methods"}, weight=1, cold=True,
+        ),
+        Target(
+            "arguments", [list(words) for words in ARGUMENTS], ("arguments",), "",
+            [()], with_run, codes=RUN, weight=6,
+        ),
+    ]  # fmt: skip

@@ -1,0 +1,125 @@
+"""Processes of a run: started as a person would, found by what they carry, and ended by signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+MARK = "ADVISE_FAULTS_MARK"  # in the environment of every process of one run
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# A background shell leaves SIGINT ignored, nohup SIGHUP, and children inherit that.
+START = (
+    "import signal, sys; [signal.signal(n, signal.SIG_DFL) for n in (1, 2, 15)];"
+    " signal.signal(2, signal.default_int_handler); sys.argv[0] = 'advise';"
+    " from advisor.cli import main; main()"
+)
+
+
+@dataclass
+class Command:
+    """One `advise` process, with its output in a file."""
+
+    process: subprocess.Popen[bytes]
+    mark: str
+    log: Path
+    began_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text("utf-8", errors="replace")
+
+    def running(self) -> dict[int, str]:
+        """Process number -> command line, of everything that belongs to this run and lives."""
+        wanted = f"{MARK}={self.mark}".encode()
+        found = {}
+        for entry in os.scandir("/proc"):
+            if not entry.name.isdigit():
+                continue
+            try:
+                environment = Path(entry.path, "environ").read_bytes()
+                if wanted not in environment.split(b"\0"):
+                    continue
+                words = Path(entry.path, "cmdline").read_bytes()
+                state = Path(entry.path, "stat").read_text().rpartition(")")[2].split()[0]
+            except OSError:
+                continue
+            if state != "Z":
+                found[int(entry.name)] = words.replace(b"\0", b" ").decode(errors="replace")
+        return found
+
+    def trainers(self) -> list[int]:
+        """The child that trains; of several processes, the launcher first and then its workers."""
+        others = {
+            pid: words
+            for pid, words in self.running().items()
+            if pid != self.process.pid and "trainers" in words
+        }
+        return sorted(others, key=lambda pid: ("torch.distributed.run" not in others[pid], pid))
+
+    def wait(self, seconds: float) -> int | None:
+        """The exit code; None if it did not end in time."""
+        try:
+            return self.process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def wait_for_all(self, seconds: float) -> list[str]:
+        """Command lines of what still lives after so many seconds."""
+        until = time.monotonic() + seconds
+        while (left := self.running()) and time.monotonic() < until:
+            time.sleep(0.05)
+        return list(left.values())
+
+    def end(self) -> None:
+        """End whatever is left."""
+        for pid in [self.process.pid, *self.running()]:
+            send(pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def advise(*arguments: str, folder: Path, log: Path, **environment: str) -> Command:
+    """Start `advise ARGUMENTS` in a folder, in a process group of its own."""
+    mark = uuid.uuid4().hex
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        MARK: mark,
+        **environment,
+    }
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-c", START, *arguments],
+            cwd=folder,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return Command(process, mark, log)
+
+
+def send(pid: int, number: int) -> bool:
+    """Send a signal; False if the process is gone."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def send_group(pid: int, number: int) -> None:
+    """Send it to the process's whole group."""
+    with suppress(ProcessLookupError):
+        os.killpg(os.getpgid(pid), number)

@@ -1,0 +1,114 @@
+"""A trainer that runs out of memory is started again with a smaller micro-batch, and what cannot be
+made smaller is told with the change that fits.
+"""
+
+import json
+
+import pytest
+
+from advisor.ground.errors import OutOfMemory
+from advisor.launch import failure_report
+from advisor.plan.entries import entries
+from advisor.plan.model import Stage
+from advisor.plan.read import read_plan
+from advisor.plan.smaller import as_settings, changes, next_change, smaller_micro_batch
+from tests.launch.conftest import run
+
+
+def stage_of(**keys):
+    common = {"name": "sft", "objective": "sft", "update": "lora", "learning_rate": 1e-4}
+    return Stage(**{**common, **keys})
+
+
+@pytest.mark.parametrize("mode", ["room-1", "room-killed-1"])
+def test_it_is_started_again_until_it_fits(shop, monkeypatch, capfd, mode):
+    """By its own word, or killed by the kernel: the next smaller micro-batch each time, said each
+    time with the line for the plan, kept in run.json, and a finished run keeps it there.
+    """
+    monkeypatch.setenv("STAND_IN", mode)
+    monkeypatch.setenv("STAND_IN_DOING", "training")
+    counts = iter(range(100))
+    monkeypatch.setattr(failure_report, "oom_kills", lambda: next(counts))
+    monkeypatch.setattr("advisor.launch.stages.oom_kills", lambda: next(counts))
+    done = run(output="out")
+    assert done.status == "done"
+    record = json.loads((shop / "out" / "run.json").read_text())
+    found = [
+        {key: one[key] for key in ("stage", "at_step", "micro_batch_size", "grad_accum")}
+        for one in record["stages"][0]["adjusted"]
+    ]
+    assert found == [
+        {"stage": "sft", "at_step": 3, "micro_batch_size": 2, "grad_accum": 2},
+        {"stage": "sft", "at_step": 3, "micro_batch_size": 1, "grad_accum": 4},
+    ]
+    assert record["adjusted"] == record["stages"][0]["adjusted"]
+    said = capfd.readouterr().err
+    assert "for the plan: stages.sft.micro_batch_size=2 stages.sft.grad_accum=2" in said
+    assert "for the plan: stages.sft.micro_batch_size=1 stages.sft.grad_accum=4" in said
+
+
+@pytest.mark.parametrize(
+    ("doing", "tries", "hint"),
+    [
+        ("training", 3, "run again with --set stages.sft.seq_len=512"),
+        ("loading", 1, "run again with --set stages.sft.quantization=nf4"),
+    ],
+)
+def test_what_cannot_fit_ends_with_the_change_that_fits(shop, monkeypatch, doing, tries, hint):
+    """Down to one row, and then the first change that the estimate says is lower; memory that runs
+    out as the model is loaded is no reason for a smaller micro-batch.
+    """
+    monkeypatch.setenv("STAND_IN", "room-0")
+    monkeypatch.setenv("STAND_IN_DOING", doing)
+    said = []
+    with pytest.raises(OutOfMemory) as caught:
+        run(output="out", say=said.append)
+    assert caught.value.exit_code == 5
+    assert hint in caught.value.text()
+    assert sum(text.startswith("stage sft (1 of 1)") for text in said) == tries
+
+
+def test_a_killed_trainer_that_the_kernel_did_not_kill_is_not_started_again(shop, monkeypatch):
+    """A person's kill -9 ends the run."""
+    monkeypatch.setenv("STAND_IN", "room-killed-1")
+    monkeypatch.setenv("STAND_IN_DOING", "training")
+    monkeypatch.setattr(failure_report, "oom_kills", lambda: 7)
+    monkeypatch.setattr("advisor.launch.stages.oom_kills", lambda: 7)
+    with pytest.raises(OutOfMemory, match="signal 9"):
+        run(output="out")
+    assert not (shop / "out" / "stages" / "sft" / "adjusted.json").exists()
+
+
+def test_micro_batches_shrink_by_divisors():
+    """The largest divisor of at most half, and never below what the objective takes."""
+    assert [smaller_micro_batch(size) for size in (1, 2, 3, 6, 7, 12)] == [None, 1, 1, 3, 1, 6]
+    kto = stage_of(objective="kto", micro_batch_size=16, grad_accum=2)
+    sizes = [
+        (change.values["micro_batch_size"], change.values["grad_accum"])
+        for change in changes(kto)
+        if "micro_batch_size" in change.values
+    ]
+    assert sizes == [(8, 4), (4, 8)]
+
+
+def test_the_change_follows_the_estimate(shop):
+    """The first that lowers the peak to what there is; if none is enough alone, the one that lowers
+    it most; without an estimate, the first of all.
+    """
+    stage = stage_of(micro_batch_size=1, seq_len=1024)
+
+    def peak_of(tried):
+        return 10 - tried.gradient_checkpointing - 4 * (tried.quantization is not None)
+
+    assert next_change(stage).values == {"gradient_checkpointing": True}
+    assert next_change(stage, peak_of=peak_of, limit_bytes=20).values == {
+        "gradient_checkpointing": True
+    }
+    assert next_change(stage, peak_of=peak_of, limit_bytes=7).values == {"quantization": "nf4"}
+    assert next_change(stage, peak_of=peak_of, limit_bytes=2).values == {"quantization": "nf4"}
+    assert next_change(stage, peak_of=lambda _: 10) is None
+    entry = entries(read_plan("plan.yaml"))[0]
+    first = next_change(entry.stage)
+    assert as_settings(entry, first) == (
+        "--set stages.sft.micro_batch_size=2 --set stages.sft.grad_accum=2"
+    )

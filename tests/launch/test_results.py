@@ -1,0 +1,116 @@
+"""A finished run is checked before it is called finished, and no stage starts from a damaged
+result.
+"""
+
+import json
+import os
+
+import pytest
+
+from advisor.ground.errors import InputError
+from advisor.launch import result_check
+from tests.launch.conftest import PLAN, run
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+@pytest.fixture
+def result(shop):
+    """The folder of the result of a finished run in `out`."""
+    return run(output="out").folder / "stages" / "sft"
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "said"),
+    [
+        (WEIGHTS, cut, "has 33 bytes and had 66 when it was saved"),
+        (WEIGHTS, flip, "has other content than when it was saved"),
+        ("adapter_config.json", flip, "has other content than when it was saved"),
+        ("adapter_config.json", os.remove, "is gone"),
+        ("tokenizer_config.json", cut, "has 1 bytes and had 2 when it was saved"),
+    ],
+)
+def test_a_damaged_result_is_never_called_finished(shop, result, capsys, name, damage, said):
+    """Exit code 2 with the file and the command that trains the stage again, which then works."""
+    damage(result / name)
+    before = (shop / "out" / "run.json").read_bytes()
+    capsys.readouterr()
+    for plan in ("plan.yaml", "out", "out/plan.yaml"):
+        with pytest.raises(InputError) as refused:
+            run(plan, output=None if plan != "plan.yaml" else "out")
+        assert f"out/stages/sft/{name} {said}: the result of stage sft is damaged" in (
+            refused.value.text()
+        )
+    assert "finished" not in capsys.readouterr().err
+    assert (shop / "out" / "run.json").read_bytes() == before
+    hint = "train the stage again from the beginning: rm out/stages/sft/*.safetensors && advise run"
+    assert hint in refused.value.text()
+    for path in result.glob("*.safetensors"):
+        path.unlink()
+    assert not run("out").already_done
+    assert run("out").already_done
+
+
+def test_a_file_that_people_adapt_may_be_changed(result, capsys):
+    """Settings of the tokenizer that were edited afterwards are told, and the run is finished."""
+    (result / "tokenizer_config.json").write_text('{"padding_side": "left"}')
+    assert run(output="out").already_done
+    said = capsys.readouterr().err
+    assert "warning: out/stages/sft/tokenizer_config.json was changed after the training" in said
+
+
+def test_no_stage_starts_from_a_damaged_result(shop, monkeypatch):
+    """The second stage is refused, also by --only, while the first one's result is damaged."""
+    (shop / "plan.yaml").write_text(
+        PLAN + "  - {name: second, objective: sft, update: lora, learning_rate: 1e-4}\n"
+    )
+    run(output="out", only="sft")
+    flip(shop / "out" / "stages" / "sft" / WEIGHTS)
+    for only in (None, "second"):
+        with pytest.raises(InputError, match="the result of stage sft is damaged"):
+            run(output="out", only=only)
+    assert not (shop / "out" / "stages" / "second").exists()
+
+
+def test_a_result_of_an_earlier_version_is_read_as_far_as_it_says(shop, result):
+    """Without recorded hashes: weights that were cut off and configurations that are no JSON."""
+    record = json.loads((shop / "out" / "run.json").read_text())
+    del record["stages"][0]["files"]
+    (shop / "out" / "run.json").write_text(json.dumps(record))
+    assert run(output="out").already_done
+    cut(result / WEIGHTS)
+    (result / "adapter_config.json").write_text("{")
+    with pytest.raises(InputError) as refused:
+        run(output="out")
+    assert [fault.what.split(" ")[0] for fault in refused.value.faults] == [
+        f"out/stages/sft/{WEIGHTS}",
+        "out/stages/sft/adapter_config.json",
+    ]
+
+
+def test_large_results_are_read_only_if_they_were_touched(shop, result, monkeypatch):
+    """Gigabytes are not hashed at each call: files older than the end of their stage are known."""
+    monkeypatch.setattr(result_check, "READ_ALWAYS_BYTES", 0)
+    reads = []
+    original = result_check.file_digest
+    monkeypatch.setattr(
+        result_check, "file_digest", lambda path, **keys: reads.append(path.name) or original(path)
+    )
+    finished_ns = max(path.stat().st_ctime_ns for path in result.iterdir())
+    monkeypatch.setattr(result_check, "_finished_ns", lambda stage: finished_ns)
+    assert run(output="out").already_done
+    assert reads == []
+    flip(result / WEIGHTS)
+    with pytest.raises(InputError, match="damaged"):
+        run(output="out")
+    assert reads == [WEIGHTS]
