@@ -19,21 +19,19 @@ FILES = {
 }
 
 
-def store() -> CheckpointStore:
-    """The store of the current folder."""
+def store_in(folder: Path) -> CheckpointStore:
+    """The store of the checkpoints below a folder."""
     parts = {"base_model": "b", "rows": "r"}
     settings = {"learning_rate": 1e-4, "seed": 42}
     return CheckpointStore(
-        Path(FOLDER), Dependencies(parts=parts, settings=settings), {"torch": "2.13.0"}
+        folder / FOLDER, Dependencies(parts=parts, settings=settings), {"torch": "2.13.0"}
     )
 
 
 def written() -> dict[str, bytes]:
     """The files of both checkpoints, named from the folder above."""
     with tempfile.TemporaryDirectory() as name:
-        one = store()
-        folder = Path(name) / FOLDER
-        one = CheckpointStore(folder, one.dependencies, one.versions)
+        one = store_in(Path(name))
         for step in STEPS:
             place = one.begin(step)
             for file, content in FILES.items():
@@ -41,7 +39,7 @@ def written() -> dict[str, bytes]:
             one.complete(step, {"steps": 9, "learning_rate": 1e-4, "epoch": 0.5})
         return {
             path.relative_to(name).as_posix(): path.read_bytes()
-            for path in folder.rglob("*")
+            for path in one.folder.rglob("*")
             if path.is_file()
         }
 
@@ -59,7 +57,7 @@ def read() -> None:
     from advisor.ground.errors import AdviseError
 
     try:
-        found = store().newest(print, requires=(RANDOM_STATE,))
+        found = store_in(Path()).newest(print, requires=(RANDOM_STATE,))
     except AdviseError as error:
         print(error.text())
         raise SystemExit(error.exit_code) from None
