@@ -75,9 +75,11 @@ class Roles:
         if part.adapter is None:
             yield part.model
         elif part.adapter == BASE:
-            with part.model.disable_adapter():
-                yield part.model
-            self._on = None  # PEFT has switched its adapters on again
+            try:
+                with part.model.disable_adapter():
+                    yield part.model
+            finally:
+                self._on = None  # PEFT has switched its adapters on again
         else:
             if self._on != part.adapter:
                 part.model.set_adapter(part.adapter, inference_mode=role not in (POLICY, VALUE))
