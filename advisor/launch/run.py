@@ -93,7 +93,13 @@ def run_plan(
             say(
                 f"{run.shown_folder} is finished" if is_finished else f"resuming {run.shown_folder}"
             )
-        if all(is_done(record, entry.name, run.folder) for entry in selected):
+        unfinished = {
+            entry.name for entry in run.entries if not is_done(record, entry.name, run.folder)
+        }
+        # Killed between its last stage and its end, a run still has to be finished.
+        if not unfinished.intersection(entry.name for entry in selected) and (
+            unfinished or record.status == DONE
+        ):
             return Run(folder=run.folder, record=record, already_done=True)
 
     # Only what is not done yet needs its trainer, data and disk.

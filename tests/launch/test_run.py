@@ -9,7 +9,7 @@ from advisor.ground.errors import InputError, MachineNotReady, Stopped, Training
 from advisor.launch.prepare import with_absolute_paths
 from advisor.plan.model import Plan
 from advisor.plan.read import read_plan, resolve_path
-from advisor.plan.record import DryRun, Measured
+from advisor.plan.record import DryRun, Measured, read_record
 from advisor.plan.write import plan_digest, plan_text
 from tests.launch.conftest import MACHINE, PLAN, STAND_IN, run
 
@@ -72,6 +72,17 @@ def test_a_finished_run_is_left_alone(shop, capsys):
     assert "is finished" in capsys.readouterr().err
     assert (first.folder / "run.json").read_bytes() == before
     assert not (first.folder / "stages" / "sft" / "seen.json").exists()
+
+
+def test_a_run_killed_behind_its_last_stage_is_finished(shop):
+    """Every stage is done and run.json still says running: the next call ends the run."""
+    folder = run(output="out").folder
+    text = (folder / "run.json").read_text()
+    (folder / "run.json").write_text(text.replace('"status": "done"', '"status": "running"', 1))
+    again = run(output="out")
+    assert not again.already_done
+    assert again.status == read_record(folder).status == "done"
+    assert run(output="out").already_done
 
 
 def test_a_finished_run_needs_nothing_any_more(shop):

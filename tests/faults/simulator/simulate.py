@@ -1,0 +1,300 @@
+"""Schedules of faults from seeds, and how many were survived: python -m tests.faults.simulator.simulate N"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent import futures
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+from advisor.ground import files
+from advisor.ground.errors import AdviseError, InputError
+from advisor.ground.types import Hardware
+from advisor.launch import prepare, run
+from advisor.launch.record_keeper import RecordKeeper
+from advisor.launch.trainer_process import Ended
+from advisor.plan import read
+from advisor.plan.entries import Entry
+from advisor.plan.model import Plan
+from advisor.plan.record import ERROR, ErrorRecord, Expected
+from advisor.plan.record import Run as RunValue
+from tests.faults.simulator.disk import Crash
+from tests.faults.simulator.world import Violation, World, error_of
+from trainers.frame.files import write_json
+from trainers.frame.job import make_job
+
+MACHINE = Hardware(
+    kind="cpu", origin="stated", cpu_cores=2, ram_total_bytes=2**33, ram_free_bytes=2**33
+)
+OPERATIONS = 330  # of an uninterrupted run, about
+BYTES = 25_000  # that it writes, about
+# A schedule is a few of these, and then attempts without faults until the run is finished.
+STRIKES = ("kill", "power cut", "full disk")
+DAMAGES = ("damaged checkpoint", "damaged checkpoint", "moved project", "other weights")
+FINISHED = "damaged result"
+MOST_ATTEMPTS = 4
+PLANS: dict[str, Plan] = {}
+
+
+@dataclass
+class Counts:
+    """What was tried and what was survived."""
+
+    schedules: int = 0
+    faults: Counter[str] = field(default_factory=Counter)  # kind -> how many
+    survived: Counter[str] = field(default_factory=Counter)
+    lost_steps: Counter[str] = field(default_factory=Counter)  # kind -> steps trained again
+    violations: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    cpu_s: float = 0.0  # of this process: other work on the machine does not count
+
+
+def simulate(
+    seeds: Iterable[int], *, folder: Path | None = None, stop_early: bool = False
+) -> Counts:
+    """Run the schedule of each seed.
+
+    Args:
+        folder: For the projects; default: in memory where the machine has such a place.
+        stop_early: End with the first violation.
+    """
+    counts = Counts()
+    memory = Path("/dev/shm")
+    place = folder or (memory if memory.is_dir() else None)
+    began, began_cpu = time.monotonic(), time.process_time()
+    with (
+        tempfile.TemporaryDirectory(prefix="advise-simulated-", dir=place) as name,
+        light_launcher(),
+    ):
+        for seed in seeds:
+            root = Path(name) / str(seed)
+            root.mkdir()
+            schedule = Schedule(seed, World(root, Random(seed)))
+            try:
+                schedule.run()
+            except Violation as found:
+                counts.violations.append(f"seed {seed}: {' > '.join(schedule.faults)}: {found}")
+            else:
+                counts.survived.update(schedule.faults)
+            counts.schedules += 1
+            counts.faults.update(schedule.faults)
+            counts.lost_steps.update(schedule.lost)
+            shutil.rmtree(root, ignore_errors=True)
+            if counts.violations and stop_early:
+                break
+    counts.seconds = time.monotonic() - began
+    counts.cpu_s = time.process_time() - began_cpu
+    return counts
+
+
+class Schedule:
+    """The faults of one seed, one after the other, on one project."""
+
+    def __init__(self, seed: int, world: World) -> None:
+        self.seed, self.world, self.random = seed, world, world.random
+        self.faults: list[str] = []
+        self.lost: Counter[str] = Counter()
+
+    def run(self) -> None:
+        """Raises Violation as soon as something that was promised does not hold."""
+        for _ in range(self.random.randint(1, 3)):
+            self.strike(self.random.choice(STRIKES))
+            if self.random.random() < 0.6:
+                self.change(self.random.choice(DAMAGES))
+        self.attempt_until_finished()
+        if self.random.random() < 0.3:
+            self.faults.append(FINISHED)
+            self.refuse_damaged_result()
+            self.attempt_until_finished()
+
+    def strike(self, kind: str) -> None:
+        """One attempt that something stops, unless it is over before."""
+        self.faults.append(kind)
+        disk = self.world.disk
+        disk.restart()
+        if kind == "full disk":
+            disk.room = self.random.randrange(BYTES)
+        else:
+            disk.crash_at = self.random.randrange(1, OPERATIONS)
+        self.world.tries_second_writer = self.random.random() < 0.1
+        try:
+            self.attempt()
+        except Crash:
+            if kind == "power cut":
+                disk.cut_power()
+        except AdviseError as error:
+            promise(kind == "full disk", f"an attempt ended with: {error.text()}")
+        disk.restart()
+        disk.adopt()
+        if kind != "power cut" and self.random.random() < 0.5:
+            disk.sync_everything()  # a while later
+
+    def change(self, kind: str) -> None:
+        """Something happens between two attempts."""
+        world = self.world
+        if kind == "moved project":
+            world.move()
+        elif kind == "damaged checkpoint":
+            if world.damage_newest() is None:
+                return
+        elif kind == "other weights":
+            if not world.run.joinpath("run.json").is_file() or len(world.done) == 2:
+                return
+            self.refuse_other_weights()
+        self.faults.append(kind)
+
+    def refuse_other_weights(self) -> None:
+        world = self.world
+        world.swap_weights(world.random.randbytes(len(world.base)))
+        world.disk.restart()
+        try:
+            self.attempt()
+        except InputError as error:
+            promise("model" in error.text(), error.text())
+        else:
+            raise Violation("a run went on with other weights in the base model")
+        world.swap_weights(world.base)
+
+    def refuse_damaged_result(self) -> None:
+        """A finished run with a damaged result is not called finished; its user follows the advice."""
+        world = self.world
+        path = world.damage_result()
+        world.disk.restart()
+        try:
+            self.attempt()
+        except InputError as error:
+            promise(path.name in error.text(), error.text())
+            world.disk.remove(path)
+        else:
+            promise(path.parent.name in world.done, "a damaged result was called finished")
+
+    def attempt_until_finished(self) -> None:
+        for _ in range(MOST_ATTEMPTS):
+            self.world.disk.restart()
+            try:
+                ended = self.attempt()
+            except AdviseError as error:
+                raise Violation(f"an attempt without a fault ended with: {error.text()}") from None
+            if ended.record.status == "done":
+                break
+        self.world.check_finished()
+
+    def attempt(self) -> RunValue:
+        """One call of `advise run`."""
+        world = self.world
+        accept = RecordKeeper.accept
+
+        def accepted(keeper: RecordKeeper, name: str, *args: Any, **keys: Any) -> None:
+            accept(keeper, name, *args, **keys)
+            world.done.add(name)
+
+        with (
+            mock.patch.object(run, "TrainerStarter", return_value=Starter(world)),
+            mock.patch.object(files, "DISK", world.disk),
+            mock.patch.object(RecordKeeper, "accept", accepted),
+        ):
+            ended = run.run_plan(
+                world.project / "plan.yaml",
+                output=world.run,
+                hardware=MACHINE,
+                judge=False,
+                say=world.said.append,
+            )
+        assert isinstance(ended, RunValue)
+        return ended
+
+
+def promise(holds: bool, text: str) -> None:
+    """Raise Violation if it does not hold."""
+    if not holds:
+        raise Violation(text)
+
+
+class Starter:
+    """Trains in this process what the launcher would start a process for."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def train(self, entries: Sequence[Entry], folder: Path, *_: Any, **__: Any) -> Ended:
+        plan = plan_in(folder / files.PLAN_FILE)
+        for entry in entries:
+            job = make_job(plan, stage=entry.stage.name, run=folder, folder=folder)
+            try:
+                self.world.train(job)
+            except (AdviseError, OSError) as found:
+                error = error_of(found)
+                with suppress(AdviseError):
+                    write_json(job.output / ERROR, ErrorRecord.of(error).to_dict())
+                return Ended(error.exit_code, False)
+        return Ended(0, False)
+
+
+@contextmanager
+def light_launcher() -> Iterator[None]:
+    """The launcher without what looks at the machine, and without reading an equal plan twice: a
+    schedule then takes some hundredths of a second.
+    """
+    gpus = SimpleNamespace(why="", gpus=(), environment={})
+    checked = SimpleNamespace(gpus=gpus, profiles={}, disk_need_bytes=0, warnings=())
+    stubs = {
+        "run_preflight": lambda *_, **__: checked,
+        "plan_shape": lambda *_: None,
+        "expect_stage": lambda *_, **__: Expected(),
+        "check_memory": lambda *_, **__: SimpleNamespace(faults=(), warnings=()),
+        "measured_need": lambda *_, **__: None,
+        "device_hardware": lambda *_: MACHINE,
+    }
+    with ExitStack() as stack:
+        for name, stub in stubs.items():
+            stack.enter_context(mock.patch.object(run, name, stub))
+        stack.enter_context(mock.patch.object(futures, "ThreadPoolExecutor", OneThread))
+        stack.enter_context(mock.patch.object(prepare, "read_plan", plan_in))
+        yield
+
+
+def plan_in(path: Path) -> Plan:
+    """A plan file, of which equal ones are read once: that takes a third of the time."""
+    text = path.read_text("utf-8")
+    if text not in PLANS:
+        PLANS[text] = read.read_plan(path)
+    return PLANS[text]
+
+
+class OneThread:
+    """Runs in this thread what would be run in several."""
+
+    def __init__(self, *_: Any) -> None: ...
+    def __enter__(self) -> OneThread:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+    def map(self, function: Any, *values: Any) -> Iterator[Any]:
+        return map(function, *values)
+
+
+def main() -> int:
+    """Print what N schedules came to."""
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+    first = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    counts = simulate(range(first, first + count))
+    for kind, number in counts.faults.most_common():
+        print(f"{kind:20} {number:7,} tried {counts.survived[kind]:7,} survived")
+    print(f"{counts.schedules:,} schedules in {counts.seconds:.0f} s ({counts.cpu_s:.0f} s CPU)")
+    for line in counts.violations[:10]:
+        print(line)
+    return 1 if counts.violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

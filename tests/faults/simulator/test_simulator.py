@@ -1,0 +1,93 @@
+"""The simulator of faults survives every schedule, and finds each defect that was mended."""
+
+from dataclasses import replace
+from unittest import mock
+
+import pytest
+
+from advisor.ground import content
+from advisor.launch import run
+from advisor.launch.folder import Identity
+from tests.faults.simulator import world
+from tests.faults.simulator.disk import File, SimulatedDisk
+from tests.faults.simulator.simulate import DAMAGES, FINISHED, STRIKES, simulate
+from trainers.frame import checkpoint_store
+from trainers.frame.checkpoint_store import CheckpointStore
+
+
+def test_every_schedule_is_survived():
+    """Crashes, power cuts, full disks, damage and moves, one after the other: nothing done is lost,
+    nothing half-written is read, no two runs write, and the result is that of an undisturbed run.
+    """
+    counts = simulate(range(100))
+    assert counts.violations == []
+    assert counts.schedules == 100
+    assert all(counts.survived[kind] > 5 for kind in (*STRIKES, *DAMAGES, FINISHED))
+
+
+def with_path(*args, **keys):
+    """Dependencies as they were: by the model's path."""
+    found = DEPENDENCIES(*args, **keys)
+    return replace(found, parts={**found.parts, "base_model": str(args[0].base_model)})
+
+
+DEPENDENCIES = world.dependencies
+SYNC = SimulatedDisk.sync
+
+
+def sync_no_files(disk, path):
+    if not isinstance(disk._find(path), File):
+        SYNC(disk, path)
+
+
+def delete_first(store, step, about, **keys):
+    """Complete a checkpoint as it was done: the old ones go before the new one has its name."""
+    for name in store.disk.names(store.folder):
+        if name.startswith("checkpoint-"):
+            store.disk.remove(store.folder / name)
+    return COMPLETE(store, step, about, **keys)
+
+
+COMPLETE = CheckpointStore.complete
+UNMENDED = {
+    "F2, checkpoints depend on a path": (world, "dependencies", with_path, "was complete"),
+    "F2, a moved run is another one": (
+        Identity,
+        "matches",
+        lambda self, record: bool(self.digests & set(record.digests.values())),
+        "holds another run",
+    ),
+    "F3, files are not verified": (CheckpointStore, "_verify", lambda *_: None, ""),
+    "F4, files count by name and size": (content, "_whole", lambda _: "0" * 64, "other weights"),
+    "F6, results are not checked": (
+        run,
+        "check_results",
+        lambda *_, **__: [],
+        "was called finished",
+    ),
+    "files are not synced": (SimulatedDisk, "sync", sync_no_files, ""),
+    "old checkpoints go first": (CheckpointStore, "complete", delete_first, "was complete"),
+    "checkpoints get their name at once": (
+        CheckpointStore,
+        "unfinished",
+        lambda store, step: store.folder / f"checkpoint-{step}",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("defect", UNMENDED)
+def test_a_defect_that_was_mended_is_found_again(defect):
+    """With the mend taken out, some schedule of a few ends with the broken promise."""
+    owner, name, old, said = UNMENDED[defect]
+    with mock.patch.object(owner, name, old):
+        counts = simulate(range(100), stop_early=True)
+    assert counts.violations
+    assert said in counts.violations[0]
+
+
+def test_the_same_seed_gives_the_same_schedule():
+    """A violation can be looked at again by its seed."""
+    one, other = simulate([7]), simulate([7])
+    assert one.faults == other.faults
+    assert checkpoint_store.KEPT == 2

@@ -1,0 +1,260 @@
+"""One project on a simulated disk: a plan of two stages, what has been promised to its user so far,
+and a training whose every state is known beforehand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+from advisor.ground.errors import AdviseError, MachineNotReady
+from advisor.launch.folder import RunFolder
+from advisor.plan.record import DONE, RESULT, StageResult
+from tests.faults.simulator.disk import SimulatedDisk
+from trainers.frame.checkpoint_store import KEPT, CheckpointStore
+from trainers.frame.depends_on import dependencies
+from trainers.frame.files import write_json
+from trainers.frame.job import Job
+from trainers.frame.metrics_file import append_line, cut_metrics
+from trainers.frame.result_files import put_result
+
+STEPS, EVERY = 6, 2
+STAGES = ("sft", "dpo")
+PLAN = """\
+name: simulated
+model: {model}
+data: {{path: train.jsonl}}
+stages:
+  - {{name: sft, objective: sft, update: lora, learning_rate: 1e-4, max_steps: 6, save_steps: 2}}
+  - {{name: dpo, objective: dpo, update: lora, learning_rate: 1e-4, max_steps: 6, save_steps: 2}}
+"""
+WEIGHTS, MOMENTS, RANDOM = (
+    "adapter_model.safetensors",
+    "training_state.safetensors",
+    "random_state_0.json",
+)
+PARTS = (WEIGHTS, MOMENTS, RANDOM, "trainer_state.json", "complete.json")
+
+
+class Violation(AssertionError):
+    """Something that was promised did not hold."""
+
+
+def state_after(start: bytes, base: bytes, data: bytes, step: int) -> bytes:
+    """The weights of a stage after a step: 320 bytes that depend on everything before."""
+    found = hashlib.sha256(b"start" + start).digest()
+    for number in range(step):
+        found = hashlib.sha256(found + base + data + bytes([number])).digest()
+    return found * 10
+
+
+@dataclass
+class World:
+    """A project below a folder, and what its user may rely on.
+
+    Args:
+        root: An empty folder.
+        random: Decides everything.
+    """
+
+    root: Path
+    random: Random
+    project: Path = field(init=False)
+    model: str = "model"
+    written: dict[str, set[int]] = field(default_factory=dict)  # stage -> complete checkpoints
+    done: set[str] = field(default_factory=set)
+    said: list[str] = field(default_factory=list)
+    lost_steps: int = 0
+    tries_second_writer: bool = False
+
+    def __post_init__(self) -> None:
+        self.base, self.data = self.random.randbytes(600), self.random.randbytes(100).hex().encode()
+        self.project = self.root / "project"
+        self.write_project()
+        self.disk = SimulatedDisk(self.root, self.random)
+        self.written = {stage: set() for stage in STAGES}
+        first = state_after(b"", self.base, self.data, STEPS)
+        self.starts = dict(zip(STAGES, (b"", first), strict=True))
+
+    def write_project(self) -> None:
+        folder = self.project / self.model
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text('{"model_type": "llama"}')
+        (folder / "model.safetensors").write_bytes(self.base)
+        (self.project / "train.jsonl").write_bytes(self.data)
+        (self.project / "plan.yaml").write_text(PLAN.format(model=self.model))
+
+    @property
+    def run(self) -> Path:
+        return self.project / "run"
+
+    def expected(self, stage: str, step: int) -> bytes:
+        """The weights of an uninterrupted run after a step of a stage."""
+        return state_after(self.starts[stage], self.base, self.data, step)
+
+    # ---------------------------------------------------------------- the stand-in for a trainer
+
+    def train(self, job: Job) -> None:
+        """Train a stage as the real trainers do, with real files and without arithmetic."""
+        name = job.stage.name
+        if name in self.done:
+            raise Violation(f"{name} was done, and is trained again")
+        base = Path(job.base_model, "model.safetensors").read_bytes()
+        data = job.data_path.read_bytes()
+        start = (job.start / WEIGHTS).read_bytes() if job.start is not None else b""
+        metrics = job.run / "metrics.jsonl"
+        store = CheckpointStore(
+            job.checkpoints,
+            dependencies(job, steps=STEPS, rows=hashlib.sha256(data).hexdigest()),
+            {"torch": "2.13.0"},
+            metrics,
+            self.disk,
+        )
+        found = store.newest(self.said.append, requires=[RANDOM])
+        step = found.step if found is not None else 0
+        weights = state_after(start, base, data, step)
+        if found is not None:
+            weights = (found.path / WEIGHTS).read_bytes()
+            for part in (WEIGHTS, MOMENTS, RANDOM):
+                if (found.path / part).read_bytes() != self.part(part, name, step):
+                    raise Violation(f"{name} goes on from another {part} than step {step} had")
+        newest = max(self.written[name], default=0)
+        if step < newest:
+            raise Violation(f"{name} goes on from step {step}, though {newest} was complete")
+        cut_metrics(metrics, stage=name, task=None, after=step, disk=self.disk)
+        while step < STEPS:
+            step += 1
+            weights = hashlib.sha256(weights[:32] + base + data + bytes([step - 1])).digest() * 10
+            line = {"stage": name, "task": None, "step": step, "loss": weights[0]}
+            append_line(metrics, line, disk=self.disk)
+            if step % EVERY == 0:
+                self.save(store, name, step, weights)
+            self.refuse_second_writer(job.run)
+        self.finish(job, weights)
+
+    def part(self, part: str, stage: str, step: int) -> bytes:
+        """What a file of a checkpoint holds."""
+        weights = self.expected(stage, step)
+        return weights if part == WEIGHTS else part.encode() + weights[:64]
+
+    def save(self, store: CheckpointStore, stage: str, step: int, weights: bytes) -> None:
+        place = store.begin(step)
+        for part in (MOMENTS, RANDOM, WEIGHTS):
+            content = weights if part == WEIGHTS else part.encode() + weights[:64]
+            self.disk.write(place / part, content)
+        state = json.dumps({"global_step": step}).encode()
+        self.disk.write(place / "trainer_state.json", state)
+        store.complete(step, {"steps": STEPS, "learning_rate": 1e-4, "epoch": 1.0})
+        self.written[stage] = set(sorted({*self.written[stage], step})[-KEPT:])
+
+    def finish(self, job: Job, weights: bytes) -> None:
+        unfinished = job.output / ".saving"
+        self.disk.remove(unfinished)
+        self.disk.make_folder(unfinished)
+        self.disk.write(unfinished / "adapter_config.json", b'{"peft_type": "LORA"}')
+        self.disk.write(unfinished / WEIGHTS, weights)
+        files = put_result(unfinished, job.output, disk=self.disk)
+        result = StageResult(status=DONE, steps=STEPS, files=files)
+        write_json(job.output / RESULT, result.to_dict())
+
+    def refuse_second_writer(self, run: Path) -> None:
+        """While one process works in the folder, no other may."""
+        if not self.tries_second_writer:
+            return
+        self.tries_second_writer = False
+        try:
+            with RunFolder(run):
+                pass
+        except MachineNotReady:
+            return
+        raise Violation("two runs work in one folder")
+
+    # ---------------------------------------------------------------- what happens from outside
+
+    def damage_newest(self) -> str | None:
+        """Damage a file of the newest checkpoint of the stage that is not done; what was done."""
+        left = [stage for stage in STAGES if stage not in self.done and self.written[stage]]
+        if not left:
+            return None
+        stage = left[0]
+        step = max(self.written[stage])
+        path = self.run / "stages" / stage / "checkpoints" / f"checkpoint-{step}"
+        path /= self.random.choice(PARTS)
+        how = self.damage(path)
+        self.written[stage].discard(step)
+        return how
+
+    def damage_result(self) -> Path:
+        """Damage the result of a finished stage; its file."""
+        stage = self.random.choice(sorted(self.done))
+        self.done.discard(stage)
+        path = self.run / "stages" / stage / WEIGHTS
+        self.damage(path)
+        return path
+
+    def damage(self, path: Path) -> str:
+        how = self.random.choice(("bit", "half", "empty", "gone"))
+        content = bytearray(path.read_bytes())
+        if how == "gone":
+            self.disk.remove(path)
+            self.disk.sync_everything()
+            return how
+        if how == "bit":
+            content[self.random.randrange(len(content))] ^= 1 << self.random.randrange(8)
+        path.write_bytes(
+            content if how == "bit" else content[: len(content) // 2 * (how == "half")]
+        )
+        self.disk.changed_outside(path)
+        return how
+
+    def move(self) -> None:
+        """Rename the project's folder and the model's."""
+        self.disk.adopt()
+        moved = self.root / f"project-{self.random.randrange(10**6)}"
+        self.project.rename(moved)
+        self.project = moved
+        model = f"{self.model[:5]}-{self.random.randrange(4)}" if "-" not in self.model else "model"
+        (moved / self.model).rename(moved / model)
+        self.model = model
+        (moved / "plan.yaml").write_text(PLAN.format(model=model))
+        self.disk.adopt()
+        self.disk.changed_outside(moved / "plan.yaml")
+        self.disk.sync_everything()
+
+    def swap_weights(self, content: bytes) -> None:
+        """Put other weights of the same size into the model's file, with the old time of change."""
+        path = self.project / self.model / "model.safetensors"
+        before = path.stat()
+        path.write_bytes(content)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        self.disk.changed_outside(path)
+
+    # ---------------------------------------------------------------- in the end
+
+    def check_finished(self) -> None:
+        """Everything is what an uninterrupted run leaves."""
+        record = json.loads((self.run / "run.json").read_bytes())
+        if record["status"] != DONE:
+            raise Violation(f"run.json says {record['status']}")
+        for stage in STAGES:
+            folder = self.run / "stages" / stage
+            if (folder / WEIGHTS).read_bytes() != self.expected(stage, STEPS):
+                raise Violation(f"{stage} ended with other weights than an uninterrupted run")
+        lines = [json.loads(line) for line in (self.run / "metrics.jsonl").read_text().splitlines()]
+        steps = sorted((line["stage"], line["step"]) for line in lines)
+        wanted = sorted((stage, step) for stage in STAGES for step in range(1, STEPS + 1))
+        if steps != wanted:
+            raise Violation(f"metrics.jsonl holds the steps {steps}")
+
+
+def error_of(error: Exception) -> AdviseError:
+    """What a trainer's process makes of an error."""
+    if isinstance(error, AdviseError):
+        return error
+    if isinstance(error, OSError):
+        return MachineNotReady(f"{error.filename}: {error.strerror}")
+    raise error
