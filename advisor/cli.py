@@ -17,7 +17,7 @@ import click
 from advisor.commands.options import answer_options, json_option, rule_options
 from advisor.commands.output import say
 from advisor.ground.errors import AdviseError, InputError, Stopped
-from advisor.ground.files import keep_others_out, refused_by_system
+from advisor.ground.files import keep_others_out, refused_as_path, refused_by_system
 from advisor.ground.secrets import masked
 from advisor.ground.terminal import show_streams, shown
 from advisor.ground.version import __version__
@@ -124,6 +124,7 @@ def main() -> None:
     keep_others_out()
     open_standard_streams()
     show_streams()
+    correct_screen_size()
     try:
         # Not click's own main(), which ends with exit code 1 if the reader of the output has gone.
         with advise.make_context("advise", repeat_map_flag(sys.argv[1:])) as context:
@@ -156,7 +157,10 @@ def main() -> None:
             say(refusal.text())
         code = report_bug(error) if refusal is None else refusal.exit_code
     except Exception as error:
-        code = report_bug(error)
+        refused = refused_as_path(error)
+        if refused is not None:
+            say(refused.text())
+        code = report_bug(error) if refused is None else refused.exit_code
     sys.exit(code or 0)
 
 
@@ -175,10 +179,34 @@ def repeat_map_flag(arguments: list[str]) -> list[str]:
 
 
 def open_standard_streams() -> None:
-    """Replace each standard stream that was closed by the caller (`<&-`) by /dev/null."""
+    """Replace each standard stream that was closed by the caller (`<&-`) by /dev/null, and let
+    standard output show what it cannot write by its code point, as standard error does.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+    if getattr(sys.stdout, "errors", None) == "strict" and hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+# Columns and lines that an environment may claim. Below, tables have no room for a word; above,
+# each line of a table would be padded with megabytes of blanks.
+SCREEN_SIZES = {"COLUMNS": (20, 1000), "LINES": (5, 1000)}
+
+
+def correct_screen_size() -> None:
+    """Bring COLUMNS and LINES of the environment within limits, and forget what is no size: some
+    editors and build servers export COLUMNS=0, with which rich would print nothing at all.
+    """
+    for name, (least, most) in SCREEN_SIZES.items():
+        text = os.environ.get(name, "").strip()
+        size = 0
+        if text.isascii() and text.isdecimal():
+            size = int(text) if len(text) < 10 else most
+        if size > 0:
+            os.environ[name] = str(min(max(size, least), most))
+        else:
+            os.environ.pop(name, None)
 
 
 def drop_output() -> None:

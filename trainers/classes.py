@@ -20,6 +20,7 @@ from trainers.evaluation.saved_result import Probe, probe_row
 from trainers.frame import settings
 from trainers.frame.evaluating import evaluating
 from trainers.frame.job import Job
+from trainers.frame.out_of_memory import in_halves
 from trainers.frame.stage import Objective
 from trainers.frame.types import Device, Model, Tokenizer, Trainer
 from trainers.prepare import Prepared
@@ -162,15 +163,18 @@ def class_logits(trainer: Trainer, rows: Sequence[Labelled]) -> Any:
     model, device = trainer.model, trainer.args.device
     found: dict[int, Any] = {}
     order = sorted(range(len(rows)), key=lambda place: rows[place].tokens)
+
+    def look_at(places: Sequence[int]) -> None:
+        batch = trainer.processing_class.pad(
+            {"input_ids": [list(rows[place].input_ids) for place in places]},
+            return_tensors="pt",
+        ).to(device)
+        for place, line in zip(places, model(**batch).logits.float().cpu(), strict=True):
+            found[place] = line
+
     with evaluating(model):
         for start in range(0, len(order), BATCH):
-            places = order[start : start + BATCH]
-            batch = trainer.processing_class.pad(
-                {"input_ids": [list(rows[place].input_ids) for place in places]},
-                return_tensors="pt",
-            ).to(device)
-            for place, line in zip(places, model(**batch).logits.float().cpu(), strict=True):
-                found[place] = line
+            in_halves(order[start : start + BATCH], look_at)
     return torch.stack([found[place] for place in range(len(rows))])
 
 

@@ -114,11 +114,12 @@ def adapter_config(job: Job) -> dict[str, Any] | None:
     """The config of the module that this stage continues from; None if it starts from whole
     weights.
     """
-    path = job.start / "adapter_config.json" if job.start is not None else None
-    if path is None or not path.is_file():
+    from trainers.frame.loading import read_adapter_config
+
+    start = job.start
+    if start is None or not (start / "adapter_config.json").is_file():
         return None
-    found: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    return found
+    return read_adapter_config(start)
 
 
 def start_task(job: Job) -> str | None:
@@ -212,23 +213,23 @@ def with_module(job: Job, model: Model, config: Mapping[str, Any]) -> Any:
     from safetensors.torch import load_file
 
     from trainers.frame.loading import register_method
+    from trainers.frame.model_files import reading
 
     register_method(config)
     start = job.start
     assert start is not None
-    made = PeftConfig.from_pretrained(str(start))
+    with reading(start, "the adapter"):
+        made = PeftConfig.from_pretrained(str(start))
+        saved = load_file(start / "adapter_model.safetensors")
     made.task_type, made.inference_mode = "SEQ_CLS", False
     made.modules_to_save = [
         name
         for name in getattr(made, "modules_to_save", None) or []
         if name != "lm_head" and name not in HEAD_NAMES
     ] or None
-    wrapped = get_peft_model(model, made)
-    weights = {
-        name: tensor
-        for name, tensor in load_file(start / "adapter_model.safetensors").items()
-        if "lm_head" not in name
-    }
+    with reading(start, "the adapter"):
+        wrapped = get_peft_model(model, made)
+    weights = {name: tensor for name, tensor in saved.items() if "lm_head" not in name}
     # PEFT wants every module that it saves to be in the file. A model that generates text has no
     # score head, so the new one is used.
     heads = {
@@ -236,7 +237,8 @@ def with_module(job: Job, model: Model, config: Mapping[str, Any]) -> Any:
         for key, tensor in get_peft_model_state_dict(wrapped).items()
         if set(key.split(".")) & set(HEAD_NAMES)
     }
-    found = set_peft_model_state_dict(wrapped, heads | weights)
+    with reading(start, "the adapter"):
+        found = set_peft_model_state_dict(wrapped, heads | weights)
     # PEFT loads a prefix separately and strictly, and still reports it as unexpected.
     if found.unexpected_keys and not made.is_prompt_learning:
         raise InputError(

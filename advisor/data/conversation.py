@@ -43,6 +43,7 @@ CALLS = ("tool_calls", "function_call")
 BROKEN = "broken-conversation"
 UNKNOWN_ROLE = "unknown-role"
 NOT_TEXT = "content-not-text"
+NO_CALLS = "no-function-calls"
 BAD_WEIGHT = "weight-is-no-number"
 
 _MARKS = (
@@ -152,7 +153,7 @@ def read_turn(turn: Any) -> Message | str:
         weight = 1.0 if weight is not False else 0.0
     elif isinstance(weight, str):  # CSV cells and some exports
         weight = {"0": 0.0, "0.0": 0.0, "1": 1.0, "1.0": 1.0}.get(weight.strip(), -1.0)
-    if not isinstance(weight, (int, float)) or not weight >= 0:
+    if not isinstance(weight, (int, float)) or not 0 <= weight < 1e300:
         return BAD_WEIGHT
     # Parquet fills what a turn does not have with None.
     extra = {
@@ -160,9 +161,22 @@ def read_turn(turn: Any) -> Message | str:
         for key, cell in turn.items()
         if cell is not None and key not in (role_key, content_key, "weight")
     }
+    if not (_are_calls(extra.get("tool_calls")) and _is_call(extra.get("function_call"))):
+        return NO_CALLS
     if name in ("function_call", "tool_call"):
         return _called(content)
     return Message(role, content, float(weight), extra)
+
+
+def _are_calls(value: Any) -> bool:
+    """Whether it is a list of function calls as chat templates read them, or nothing."""
+    return not value or (isinstance(value, list) and all(item and _is_call(item) for item in value))
+
+
+def _is_call(value: Any) -> bool:
+    """Whether it is a call of a function with a name, or nothing."""
+    function = value.get("function", value) if isinstance(value, Mapping) else value
+    return not value or (isinstance(function, Mapping) and isinstance(function.get("name"), str))
 
 
 def _called(content: str) -> Message:

@@ -14,6 +14,7 @@ from typing import Any
 from advisor.data.conversation import (
     BAD_WEIGHT,
     BROKEN,
+    NO_CALLS,
     NOT_TEXT,
     UNKNOWN_ROLE,
     as_turns,
@@ -59,6 +60,7 @@ REASONS = {
     ),
     BROKEN: "not a list of turns with a speaker and a text",
     UNKNOWN_ROLE: "a speaker that is none of system, user, assistant, tool",
+    NO_CALLS: "function calls without the name of a function",
     BAD_WEIGHT: "a weight that is no number from 0 on",
     NOT_TEXT: "an image, a sound or another content that is not text",
 }

@@ -19,6 +19,7 @@ from advisor.estimate.read_spec import Request, request_of
 from advisor.estimate.time import Machine, machine_of, time_estimate
 from advisor.estimate.types import RunSpec
 from advisor.ground.errors import Fault, InputError
+from advisor.ground.json_values import parse_json
 from advisor.ground.types import GpuSpec, ModelShape
 from advisor.ground.units import GIB
 from advisor.methods import update
@@ -197,7 +198,7 @@ def run_specs(
     Raises InputError where the text is not a JSON list.
     """
     try:
-        items = json.loads(text)
+        items = parse_json(text)
     except (json.JSONDecodeError, RecursionError) as error:
         where = f":{error.lineno}:{error.colno}" if isinstance(error, json.JSONDecodeError) else ""
         raise InputError(

@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 import unicodedata
 from pathlib import Path
 
@@ -64,6 +65,25 @@ def write_atomically(path: Path, content: str | bytes, *, disk: Disk | None = No
         raise cannot_write(path, error) from error
 
 
+PIPES_OF_THE_SHELL = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")  # `advise --answers <(...)`
+
+
+def read_at_most(path: Path, most_bytes: int) -> bytes:
+    """The content of a file, or its first `most_bytes + 1` bytes if it is longer: a link to
+    /dev/zero never ends.
+
+    Raises InputError for a folder, and for a pipe by name, which would wait for whoever writes
+    into it; OSError as usual.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise InputError(f"{path} is a folder, a file is expected")
+    if stat.S_ISFIFO(mode) and not str(path).startswith(PIPES_OF_THE_SHELL):
+        raise InputError(f"{path} is a pipe, a file is expected", hint="name a file")
+    with path.open("rb") as file:
+        return file.read(most_bytes + 1)
+
+
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
 UNUSABLE = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR)
@@ -111,6 +131,18 @@ def refused_by_system(error: OSError) -> AdviseError | None:
         if error.errno in UNUSABLE
         else None
     )
+
+
+def refused_as_path(error: Exception) -> InputError | None:
+    """What Python says of a text that can be no path, in words; None for another error."""
+    if isinstance(error, ValueError) and "embedded null" in str(error):
+        return InputError("a path holds a zero byte: no file can be named so", hint="correct it")
+    if isinstance(error, RuntimeError) and "home directory" in str(error):
+        return InputError(
+            "a path begins with ~ and the name of nobody on this machine",
+            hint="write the path from / on, or ./~name for a file of that name",
+        )
+    return None
 
 
 def _working_folder() -> str:

@@ -7,10 +7,12 @@ Any, Literal, another `JsonObject`, tuple[X, ...], Mapping[str, X], and X | None
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import cache
 from inspect import get_annotations
+from math import isfinite
 from types import NoneType, UnionType
 from typing import (
     Annotated,
@@ -131,6 +133,51 @@ def json_schema(kind: type[JsonObject], *, title: str) -> dict[str, Any]:
 
 
 # --------------------------------------------------------------------------- reading
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The data of a JSON text that anybody may have written.
+
+    Raises json.JSONDecodeError also for what Python's parser reports otherwise: too deep nesting,
+    whole numbers of more than 4,300 digits, bytes that are no text.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise json.JSONDecodeError("nested too deeply", "", 0) from None
+    except ValueError as error:
+        if isinstance(error, json.JSONDecodeError):
+            raise
+        raise json.JSONDecodeError(str(error), "", 0) from None
+
+
+def plain_json(raw: bytes) -> Any:
+    """The data of a JSON file that was written by `to_dict`.
+
+    Raises ValueError for anything else: numbers that are not finite, too deep nesting, half a
+    surrogate pair, bytes that are no UTF-8.
+    """
+    try:
+        text = raw.decode("utf-8")
+        data = json.loads(text, parse_constant=_refuse_number, parse_float=_finite)
+        if "\\ud" in text or "\\uD" in text:
+            json.dumps(data, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError("it holds half of a surrogate pair, which is no character") from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return data
+
+
+def _refuse_number(text: str) -> None:
+    raise ValueError(f"{text} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not isfinite(number):
+        raise ValueError(f"{text[:40]} is too large for a number")
+    return number
 
 
 class _Place(NamedTuple):

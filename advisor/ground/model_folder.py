@@ -21,6 +21,7 @@ CONFIG = "config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+PICKLED_ADAPTER = "adapter_model.bin"
 TOKENIZER = "tokenizer.json"
 # Files that hold a JSON object, each optional.
 TOKENIZER_JSON = (
@@ -110,6 +111,8 @@ def adapter_faults(folder: Path) -> list[Fault]:
         )
     if _exists(folder / ADAPTER):
         _tensors(folder / ADAPTER, found)
+    elif config is not None and not _exists(folder / PICKLED_ADAPTER):
+        found.append(Fault(what=f"{folder}: has no {ADAPTER}", hint=AGAIN))
     return found
 
 

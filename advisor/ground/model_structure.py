@@ -6,6 +6,7 @@ names is left to the trainer, which compares with the model that transformers bu
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -46,6 +47,7 @@ ENDS = (*EMBEDDINGS, *HEADS)
 COMPUTED = ("inv_freq", "masked_bias", "attn.bias", "attention.bias", "position_ids")
 LARGEST, MOST_LAYERS = 10**9, 10**4  # no model has a larger dimension, or more layers
 SHOWN = 4
+MOST_SIZES = 3  # wrong shapes that are told: one wrong number changes most tensors
 
 
 def config_faults(config: Mapping[str, Any], path: Any) -> list[Fault]:
@@ -96,7 +98,7 @@ def _names_a_method(value: Any) -> bool:
 
 
 def _number_fault(path: Any, name: str, value: Any, allowed: str) -> Fault:
-    shown = repr(value)
+    shown = json.dumps(value, ensure_ascii=False)
     shown = shown if len(shown) <= 40 else f"{shown[:37]}..."
     return Fault(what=f"{path}: {name} is {shown}", allowed=allowed, hint="download it again")
 
@@ -273,7 +275,7 @@ def incomplete(names: Sequence[str], *, at: str, where: str) -> Fault:
     """The fault of a model that lacks these tensors."""
     more = len(names) - SHOWN
     listed = ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
-    are = "is" if len(names) == 1 else "are"
+    are = "is" if len(names) == 1 and not names[0].endswith("embeddings") else "are"
     return Fault(
         what=f"{at}: the base model is incomplete: {listed} {are} not in {where}",
         hint="download the whole model again",
@@ -367,15 +369,17 @@ def _size_faults(
         shape, keys = sizes[ending]
         if tensor.shape != shape and ending not in reported:
             reported.add(ending)
+            if len(reported) > MOST_SIZES:
+                return
             yield Fault(
                 what=(
-                    f"{at}: {name} in {where} is {shape_words(tensor.shape)}, and config.json says"
-                    f" {shape_words(shape)} ({keys})"
+                    f"{at}: {name} in {where} has shape {shape_words(tensor.shape)}, and"
+                    f" config.json says {shape_words(shape)} ({keys})"
                 ),
                 hint="weights and config.json are of different models: download both again",
             )
 
 
 def shape_words(shape: Sequence[int]) -> str:
-    """'64 x 128'."""
-    return " x ".join(map(str, shape)) or "one number"
+    """'[64, 128]'."""
+    return f"[{', '.join(map(str, shape))}]"

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from advisor.ground.errors import Fault, InputError
+from advisor.ground.files import read_at_most
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
@@ -78,8 +79,7 @@ def read_yaml(path: Path | str, *, name: str | None = None, max_bytes: int = MAX
     try:
         if path.is_dir():
             raise InputError(f"{name}: is a folder, a YAML or JSON file is expected")
-        with path.open("rb") as file:
-            raw = file.read(max_bytes + 1)
+        raw = read_at_most(path, max_bytes)
     except FileNotFoundError:
         raise InputError(f"{name}: no such file") from None
     except OSError as error:

@@ -171,14 +171,22 @@ class RunFolder:
             self.made = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock()
-            for leftover in self.path.glob(f"{TEMPORARY}*"):
+            self._remove_leftovers()
+        except OSError as error:
+            raise cannot_write(self.path, error, way_out=ELSEWHERE) from error
+        return self
+
+    def _remove_leftovers(self) -> None:
+        """Remove what a killed run had begun to write; nobody else works here any more.
+
+        The folders of checkpoints are the trainers' own.
+        """
+        for folder in ("", "prepared/", "stages/*/"):
+            for leftover in list(self.path.glob(f"{folder}{TEMPORARY}*")):
                 if leftover.is_dir():
                     shutil.rmtree(leftover, ignore_errors=True)
                 else:
                     leftover.unlink(missing_ok=True)
-        except OSError as error:
-            raise cannot_write(self.path, error, way_out=ELSEWHERE) from error
-        return self
 
     def _lock(self) -> None:
         import fcntl

@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 from advisor.ground.content import FileContent, KnownFiles
-from advisor.ground.errors import AdviseError, InputError
-from advisor.ground.files import write_atomically
-from advisor.ground.json_values import OMIT_NULL, JsonObject, json_schema
+from advisor.ground.errors import AdviseError, Fault, InputError
+from advisor.ground.files import read_at_most, write_atomically
+from advisor.ground.json_values import OMIT_NULL, JsonObject, json_schema, plain_json
 from advisor.ground.terminal import json_shown
 
 SCHEMA_VERSION = 1
@@ -627,6 +627,7 @@ class DryRun:
 # --------------------------------------------------------------------------- files
 
 Part = TypeVar("Part", bound=JsonObject)
+MOST_BYTES = 2**28  # of run.json; with the samples of 10,000 stages it has a tenth of that
 
 
 def read_record(folder: Path, *, hint: str = "") -> RunRecord | None:
@@ -650,7 +651,19 @@ def read_record(folder: Path, *, hint: str = "") -> RunRecord | None:
             f"this version reads schema_version {SCHEMA_VERSION}",
             hint,
         )
-    return _value_of(RunRecord, data, path, hint)
+    record = _value_of(RunRecord, data, path, hint)
+    outside = [
+        Fault(
+            what=f"{path}: stages[{number}].folder is {stage.folder[:60]!r}",
+            allowed="a folder inside the run folder",
+            hint=hint,
+        )
+        for number, stage in enumerate(record.stages)
+        if Path(stage.folder).is_absolute() or ".." in Path(stage.folder).parts
+    ]
+    if outside:  # a report and model cards are written there
+        raise InputError(faults=outside)
+    return record
 
 
 def read_part(kind: type[Part], path: Path) -> Part | None:
@@ -674,11 +687,8 @@ def try_read_part(kind: type[Part], path: Path) -> Part | None:
 
 
 def _json_of(path: Path, hint: str) -> Any:
-    def refuse(text: str) -> None:
-        raise ValueError(f"{text} is no JSON number")
-
     try:
-        return json.loads(path.read_text("utf-8"), parse_constant=refuse)
+        return plain_json(read_at_most(path, MOST_BYTES))
     except FileNotFoundError:
         raise
     except RecursionError:

@@ -17,6 +17,7 @@ from typing import Any
 
 from advisor.estimate.architecture import ConfigError, shape_from_config
 from advisor.ground.errors import InputError
+from advisor.ground.json_values import parse_json
 from advisor.ground.model_config import NAMES, read
 from advisor.ground.safetensors_header import PLAIN, Damaged, read_header
 from advisor.ground.types import ModelShape
@@ -242,7 +243,7 @@ def _why_no_config(path: Path) -> str:
 
 def _read_json(path: Path, name: str) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise InputError(
             f"{name}:{error.lineno}:{error.colno}: not valid JSON: {error.msg}",
@@ -375,7 +376,7 @@ def _from_hub(hub_id: str, *, online: bool) -> tuple[ModelShape | None, list[str
     if path is None:
         return None, []
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json(path.read_text(encoding="utf-8"))
         return (
             shape_from_config(
                 config, hub_id, origin="hub", source=f"huggingface.co/{hub_id} config.json"

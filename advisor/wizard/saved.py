@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from advisor.ground.json_values import parse_json
 from advisor.ground.types import Answer, Answers
 from advisor.ruleset.facts import Fact
 
@@ -81,7 +82,7 @@ def load_answers(facts: Mapping[str, Fact], path: Path | None = None) -> tuple[S
     """
     path = path or state_path()
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(path.read_text(encoding="utf-8"))
         answers, asked = dict(document["answers"]), [str(name) for name in document["asked"]]
         if document["version"] != VERSION:
             raise ValueError(f"version {document['version']}")

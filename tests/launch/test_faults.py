@@ -15,6 +15,7 @@ import pytest
 
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.types import Gpu
+from advisor.launch.folder import RunFolder
 from tests.fake_model import write_fake_model
 from tests.launch.conftest import CONFIG, MACHINE, PLAN, alive, kill, run, running, start, wait_for
 
@@ -185,7 +186,11 @@ def test_leftovers_of_a_kill_in_the_middle_of_a_write_do_not_matter(shop, monkey
     (shop / "out" / ".advise-tmp-dry-run" / "stages").mkdir(parents=True)
     (shop / "out" / ".advise-tmp-1-run.json").write_text('{"half')
     assert run(output="out").status == "done"
-    assert not list((shop / "out").glob(".advise-tmp-*"))
+    for folder in ("prepared", "stages/sft"):
+        (shop / "out" / folder).mkdir(parents=True, exist_ok=True)
+        (shop / "out" / folder / ".advise-tmp-1-before.json").write_text('{"half')
+    with RunFolder(shop / "out"):
+        assert not list((shop / "out").rglob(".advise-tmp-*"))
 
 
 def test_a_run_json_that_cannot_be_written_is_an_error_not_half_a_file(shop):

@@ -9,6 +9,7 @@ import pytest
 from advisor.ground.errors import InputError
 from advisor.plan.record import RECORD
 from tests.conftest import PAIRS, ROOT
+from tests.fake_model import write_safetensors
 
 LOADERS = ("from_pretrained", "from_config", "pipeline", "load_dataset")
 # They read JSON, or take a model that is loaded already.
@@ -115,6 +116,7 @@ def _reward_module(model, tmp_path, align):
 
     config = {"peft_type": "LORA", "task_type": "SEQ_CLS", "base_model_name_or_path": str(model)}
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    write_safetensors(tmp_path / "adapter_model.safetensors", {"a": (1,)})
     load_reward_model(align("sft"), tmp_path, torch.device("cpu"))
 
 

@@ -5,14 +5,21 @@ and weights as a run that began with them.
 import json
 from contextlib import contextmanager
 from importlib import import_module
+from types import SimpleNamespace
 
 import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
 
+from advisor.ground.errors import OutOfMemory
 from tests.trainers.alignment import REWARD, SHORT
+from tests.trainers.runs import break_at
+from trainers import dpo, sft
+from trainers.__main__ import explain_error
 from trainers.frame.files import read_json
+from trainers.frame.held_out_curve import HeldOutCurve, Schedule
+from trainers.frame.out_of_memory import in_halves, is_out_of_memory
 
 NO_ROOM = "CUDA out of memory. Tried to allocate 20.00 GiB"
 
@@ -121,3 +128,131 @@ def test_a_step_that_does_not_fit_is_done_again_in_parts(
     assert kept[-1]["grad_accum"] == 16 // least
     assert kept[0]["at_step"] == 0
     assert f"for the plan: stages.{objective}.micro_batch_size=4" in capsys.readouterr().err
+
+
+def test_the_last_step_of_an_epoch_keeps_the_weights_of_its_rows(align, tmp_path, room):
+    """Six of fourteen rows run out of memory in the second micro-batch of a step. The plan weighs
+    them more than the other eight (a mean of two means), and so do their parts.
+    """
+    keys = {"micro_batch_size": 8, "grad_accum": 2, "max_steps": 2, "warmup": 0.0}
+    fits, short = (
+        align("dpo", **keys, job_judge=False, job_run=tmp_path / name) for name in ("fits", "short")
+    )
+    dpo.train(fits)
+    device = room(3, since=3, sides=2)
+    dpo.train(short)
+    assert device.failed == 2
+    found, wanted = weights(short), weights(fits)
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-6)
+    assert lines(short)[1]["loss"] == pytest.approx(lines(fits)[1]["loss"], abs=1e-5)
+
+
+def test_a_smaller_setting_stays_for_the_steps_to_come_and_for_a_resumed_run(
+    make, tmp_path, room, monkeypatch, capsys
+):
+    """Only one step fails; a run that is stopped later resumes with the smaller setting, and ends
+    with the weights of one that was not.
+    """
+    keys = {"micro_batch_size": 8, "grad_accum": 1, "max_steps": 4, "save_steps": 2}
+    whole, broken = (
+        make(**keys, job_judge=False, job_run=tmp_path / name) for name in ("whole", "broken")
+    )
+    device = room(2, where="forward")
+    sft.train(whole)
+    device.seen = 0
+    break_at(3, broken, monkeypatch)
+    failed = device.failed
+    capsys.readouterr()
+    sft.train(broken)
+    assert device.failed == failed
+    said = capsys.readouterr().err
+    assert "resuming after step 2" in said
+    assert "micro_batch_size is 2 instead of 8, with the same effective batch size" in said
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(broken)[name]), name
+
+
+def test_an_optimizer_that_runs_out_is_not_repeated(make, monkeypatch):
+    """Half of the weights may be changed: the trainer ends, and the launcher starts it again."""
+    job = make(job_judge=False)
+
+    def step(*_, **__):
+        raise torch.OutOfMemoryError(NO_ROOM)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        sft.train(job)
+    error = explain_error(caught.value, job)
+    assert isinstance(error, OutOfMemory)
+    assert "out of memory while training: CUDA out of memory" in error.text()
+    assert not (job.output / "adjusted.json").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError(NO_ROOM),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"
+        ),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("std::bad_alloc"),
+        RuntimeError("can't start new thread"),
+        RuntimeError("NCCL error: Cuda failure 2 'out of memory'"),
+        RuntimeError("unable to mmap 538 bytes from file <model>: Cannot allocate memory (12)"),
+        MemoryError(),
+        OSError(12, "Cannot allocate memory"),
+        ImportError("libtorch.so: failed to map segment from shared object"),
+    ],
+    ids=lambda error: str(error)[:24],
+)
+def test_memory_runs_out_in_many_words(error):
+    """Of torch, its libraries and the system; other errors are none."""
+    assert is_out_of_memory(error)
+    outer = RuntimeError("in a worker")
+    outer.__cause__ = error
+    assert is_out_of_memory(outer)
+    assert not is_out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
+    assert not is_out_of_memory(OSError(28, "No space left on device"))
+
+
+def test_what_is_only_looked_at_is_halved(capsys):
+    """Evaluations go on with half of the rows at once, in their order, down to single ones."""
+    seen = []
+
+    def measure(rows):
+        if len(rows) > 2:
+            raise MemoryError
+        seen.append(list(rows))
+        return sum(rows)
+
+    assert in_halves(list(range(7)), measure) == [1, 5, 9, 6]
+    assert seen == [[0, 1], [2, 3], [4, 5], [6]]
+    assert "7 rows are too many to look at at once, now 4" in capsys.readouterr().err
+    with pytest.raises(ZeroDivisionError):
+        in_halves([1, 2], lambda rows: 1 // 0)
+
+
+def test_the_held_out_loss_of_halves_is_that_of_the_whole():
+    """A micro-batch that does not fit is put together again from half of its rows."""
+
+    def loss(trainer, rows):
+        if len(rows) > 2:
+            raise torch.OutOfMemoryError(NO_ROOM)
+        return float(sum(rows)), float(len(rows))
+
+    alone = SimpleNamespace(accelerator=SimpleNamespace(num_processes=1), args=None)
+    curve = HeldOutCurve(
+        alone,
+        Schedule(1, 5, 0.01),
+        [[1, 2, 3, 4], [5]],
+        loss,
+        steps=2,
+        of_rows=5,
+        folder=None,
+        groups=[[1, 2, 3, 4], [5]],
+        inputs=lambda trainer, rows: rows,
+    )
+    assert curve.measure(1) == 3.0

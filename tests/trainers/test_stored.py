@@ -42,12 +42,14 @@ def test_mxfp4_and_fp8_are_asked_for_written_out(mxfp4, tiny_model, tmp_path):
     """Whether or not the package `kernels` is installed, with which transformers would keep MXFP4
     packed and refuse to train it.
     """
-    assert written_out(str(mxfp4))["quantization_config"].dequantize is True
+    quantized = written_out(str(mxfp4), trust_remote_code=False)["quantization_config"]
+    assert quantized.dequantize is True
     fp8 = json.loads((tiny_model / "config.json").read_text())
     fp8["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
     (tmp_path / "config.json").write_text(json.dumps(fp8))
-    assert written_out(str(tmp_path))["quantization_config"].dequantize is True
-    assert written_out(str(tiny_model)) == {}
+    quantized = written_out(str(tmp_path), trust_remote_code=False)["quantization_config"]
+    assert quantized.dequantize is True
+    assert written_out(str(tiny_model), trust_remote_code=False) == {}
 
 
 def test_an_mxfp4_checkpoint_is_loaded_in_the_dtype_of_the_stage(mxfp4, make):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from trainers.frame.evaluating import evaluating
+from trainers.frame.out_of_memory import in_halves
 from trainers.frame.types import Device, Model, Tokenizer, Trainer
 from trainers.prepare import IGNORED, Row
 
@@ -66,14 +67,19 @@ def mean_loss(trainer: Trainer, rows: Sequence[Row]) -> float | None:
     """Mean loss per learned token over the rows, or None without rows."""
     if not rows:
         return None
-    model, total, count = trainer.model, 0.0, 0
+    model = trainer.model
+
+    def total_of(batch: Sequence[Row]) -> float:
+        inputs = padded_batch(batch, trainer.processing_class.pad_token_id, trainer.args.device)
+        return float(trainer.compute_loss(model, inputs)) * sum(row.learned for row in batch)
+
     with evaluating(model):
-        for batch in batches(rows, trainer.args.per_device_train_batch_size):
-            inputs = padded_batch(batch, trainer.processing_class.pad_token_id, trainer.args.device)
-            learned = sum(row.learned for row in batch)
-            total += float(trainer.compute_loss(model, inputs)) * learned
-            count += learned
-    return total / count
+        totals = [
+            total
+            for batch in batches(rows, trainer.args.per_device_train_batch_size)
+            for total in in_halves(batch, total_of)
+        ]
+    return sum(totals) / sum(row.learned for row in rows)
 
 
 def row_losses(trainer: Trainer, rows: Sequence[Row]) -> list[float]:
@@ -151,9 +157,19 @@ def prompts_to_answer(rows: Sequence[Row], *, seq_len: int) -> list[Row]:
 def sample_answers(
     model: Model, tokenizer: Tokenizer, rows: Sequence[Row], *, limit: int
 ) -> list[Sample]:
-    """Greedy answers to the rows' prompts, at most `limit` tokens each."""
+    """Greedy answers to the rows' prompts, at most `limit` tokens each; fewer at once if memory
+    runs out.
+    """
     if not rows:
         return []
+    parts = in_halves(rows, lambda part: _answers(model, tokenizer, part, limit=limit))
+    return [sample for part in parts for sample in part]
+
+
+def _answers(
+    model: Model, tokenizer: Tokenizer, rows: Sequence[Row], *, limit: int
+) -> list[Sample]:
+    """What `sample_answers` says, all at once."""
     # Rendered prompts have their own special tokens; a prompt without a template gets the
     # tokenizer's.
     special = not getattr(tokenizer, "chat_template", None)
@@ -171,18 +187,20 @@ def sample_answers(
     checkpointing = bool(getattr(model, "is_gradient_checkpointing", False))
     if checkpointing:  # else the cache is off, and every token costs a whole forward pass
         model.gradient_checkpointing_disable()
-    with evaluating(model):
-        output = model.generate(
-            **encoded,
-            max_new_tokens=limit,
-            do_sample=False,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            use_cache=True,
-        )
-    if checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+    try:
+        with evaluating(model):
+            output = model.generate(
+                **encoded,
+                max_new_tokens=limit,
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                use_cache=True,
+            )
+    finally:
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
     samples = []
     for line in output[:, encoded["input_ids"].shape[1] :].tolist():
         end = next((place for place, token in enumerate(line) if token in stop_ids), None)

@@ -7,11 +7,11 @@ replacement (Efron and Tibshirani 1993, chapter 13).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from advisor.ground.json_values import parse_json
 from advisor.plan.record import Metric
 
 DRAWS = 2000
@@ -120,7 +120,7 @@ def score_answer(metric: str, answer: str, expected: str) -> float:
     if metric == "json_validity":
         return float(is_json(answer))
     if metric == "exact_match" and is_json(expected):
-        return float(is_json(answer) and json.loads(answer) == json.loads(expected))
+        return float(is_json(answer) and parse_json(answer) == parse_json(expected))
     if metric in ("exact_match", "token_f1"):
         from torchmetrics.functional.text import squad
 
@@ -143,7 +143,7 @@ def score_answer(metric: str, answer: str, expected: str) -> float:
 def is_json(text: str) -> bool:
     """Whether a text is one JSON object or list."""
     try:
-        return isinstance(json.loads(text), dict | list)
+        return isinstance(parse_json(text), dict | list)
     except ValueError:
         return False
 

@@ -13,6 +13,7 @@ from trainers.evaluation.metrics import proportion_interval
 from trainers.frame.evaluating import evaluating
 from trainers.frame.files import read_json, write_json
 from trainers.frame.job import Job
+from trainers.frame.out_of_memory import in_halves
 from trainers.frame.types import Trainer
 from trainers.prepare import Prepared
 from trainers.prepare.preference import Pair
@@ -27,28 +28,28 @@ def pair_scores(trainer: Trainer, rows: Sequence[Pair]) -> Any:
     import torch
 
     model, device, pad = trainer.model, trainer.args.device, trainer.processing_class.pad_token_id
-    found = []
+
+    def scored(part: Sequence[Pair]) -> Any:
+        texts = [
+            [*row.prompt_ids, *ids] for row in part for ids in (row.chosen_ids, row.rejected_ids)
+        ]
+        width = max(map(len, texts))
+        ids = torch.full((len(texts), width), pad)
+        mask = torch.zeros((len(texts), width), dtype=torch.long)
+        for place, text in enumerate(texts):
+            ids[place, : len(text)] = torch.tensor(text)
+            mask[place, : len(text)] = 1
+        logits = model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
+        return logits[:, 0].float().cpu().view(-1, 2)
+
     with evaluating(model):
-        for at in range(0, len(rows), AT_ONCE):
-            texts = [
-                [*row.prompt_ids, *ids]
-                for row in rows[at : at + AT_ONCE]
-                for ids in (row.chosen_ids, row.rejected_ids)
+        return torch.cat(
+            [
+                part
+                for at in range(0, len(rows), AT_ONCE)
+                for part in in_halves(rows[at : at + AT_ONCE], scored)
             ]
-            width = max(map(len, texts))
-            ids = torch.full((len(texts), width), pad)
-            mask = torch.zeros((len(texts), width), dtype=torch.long)
-            for place, text in enumerate(texts):
-                ids[place, : len(text)] = torch.tensor(text)
-                mask[place, : len(text)] = 1
-            found.append(
-                model(input_ids=ids.to(device), attention_mask=mask.to(device))
-                .logits[:, 0]
-                .float()
-                .cpu()
-                .view(-1, 2)
-            )
-    return torch.cat(found)
+        )
 
 
 class RewardModelEvaluator:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.files import ELSEWHERE, cannot_write, write_atomically
+from advisor.ground.json_values import parse_json
 from advisor.ground.terminal import json_shown
 
 
@@ -40,7 +41,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """The file's value, or None if there is no such file or it is not JSON."""
     try:
-        return json.loads(path.read_text("utf-8"))
+        return parse_json(path.read_text("utf-8"))
     except (OSError, ValueError):
         return None
 

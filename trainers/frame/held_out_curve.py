@@ -27,6 +27,7 @@ from trainers.frame import settings
 from trainers.frame.checkpoints import random_states, restore_random_states
 from trainers.frame.files import make_folder
 from trainers.frame.job import Job
+from trainers.frame.out_of_memory import in_halves
 from trainers.frame.types import Model, Trainer
 
 LARGEST_SHARE = 0.05  # of the computation of the training, for all measurements together
@@ -142,6 +143,9 @@ class HeldOutCurve:
         keeps_best: Whether these become the result.
         patience: Measurements without improvement after which the run stops; None: never.
         writes: Whether this process writes files.
+        groups: The rows of each micro-batch.
+        inputs: Some rows as `loss` takes them, for a micro-batch that does not fit into memory;
+            None: that is an error.
     """
 
     def __init__(
@@ -157,7 +161,10 @@ class HeldOutCurve:
         keeps_best: bool = False,
         patience: int | None = None,
         writes: bool = True,
+        groups: Sequence[Sequence[Any]] = (),
+        inputs: Callable[[Trainer, Sequence[Any]], Any] | None = None,
     ) -> None:
+        self.groups, self.inputs = groups, inputs
         self.trainer, self.plan, self.batches, self.loss = trainer, plan, batches, loss
         self.steps, self.of_rows, self.folder = steps, of_rows, folder
         self.keeps_best, self.patience, self.writes = keeps_best, patience, writes
@@ -183,8 +190,8 @@ class HeldOutCurve:
         began = time.monotonic()
         states = random_states()
         sums = [
-            (0.0, 0.0) if batch is None else self.loss(self.trainer, batch)
-            for batch in self.batches
+            (0.0, 0.0) if batch is None else self._sums(place, batch)
+            for place, batch in enumerate(self.batches)
         ]
         restore_random_states(states)
         totals = add_up_processes(self.trainer, sums)
@@ -200,6 +207,18 @@ class HeldOutCurve:
             self.stopped = True
         self.seconds += time.monotonic() - began
         return loss
+
+    def _sums(self, place: int, batch: Any) -> tuple[float, float]:
+        """The sums of a micro-batch, in halves if it does not fit into memory."""
+        if self.inputs is None:
+            return self.loss(self.trainer, batch)
+        group, inputs = self.groups[place], self.inputs
+
+        def measure(rows: Sequence[Any]) -> tuple[float, float]:
+            return self.loss(self.trainer, batch if rows is group else inputs(self.trainer, rows))
+
+        found = in_halves(group, measure)
+        return sum(total for total, _ in found), sum(count for _, count in found)
 
     # ---------------------------------------------------------------- resuming
 
@@ -461,4 +480,7 @@ def make_curve(
         keeps_best=stage.keep == "best",
         patience=stage.early_stopping,
         writes=writes,
+        groups=groups,
+        # What the reference model says was measured before the training, and cannot be any more.
+        inputs=None if getattr(trainer, "precompute_ref_logps", False) else inputs,
     )

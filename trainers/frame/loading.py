@@ -6,20 +6,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from advisor.ground.errors import Fault, InputError, TrainingFailed
+from advisor.ground.errors import Fault, InputError
+from advisor.ground.model_folder import adapter_faults, base_faults, tokenizer_faults
 from advisor.methods import methods
 from advisor.methods.model import Update as UpdateValue
 from advisor.plan.record import RESULT
 from trainers.frame.bases import find_base, keep_base
 from trainers.frame.experts import find_experts, silence_routers
 from trainers.frame.files import read_json
-from trainers.frame.foreign_code import explain_refused_code
 from trainers.frame.job import Job
 from trainers.frame.kernels import attention_faults, bitsandbytes_faults
+from trainers.frame.model_files import (
+    check_adapter,
+    check_files,
+    check_loaded,
+    reading,
+)
 from trainers.frame.optimizers import optimizer_faults
 from trainers.frame.starts import moves_base
 from trainers.frame.stored import written_out
@@ -34,8 +41,8 @@ def load_tokenizer(job: Job, *, writes: bool = True) -> Tokenizer:
     """The tokenizer of the folder that this stage continues from, else of the plan's model, with a
     padding token.
 
-    Raises InputError if it has no end token, or if its chat template does not read an argument that
-    the plan gives.
+    Raises InputError if it cannot be read, if it has no end token, or if its chat template does not
+    read an argument that the plan gives.
 
     Args:
         writes: The model generates text, so that an end token is needed.
@@ -49,7 +56,8 @@ def load_tokenizer(job: Job, *, writes: bool = True) -> Tokenizer:
         else job.base_model
     )
     revision = job.plan.revision if source == job.base_model else None
-    with explain_refused_code(source):
+    check_files(source, tokenizer_faults)
+    with reading(source, "the tokenizer"):
         tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
             source, revision=revision, trust_remote_code=job.plan.trust_remote_code
         )
@@ -173,7 +181,8 @@ def load_base(
 ) -> Any:
     """The model that a stage or a check starts from, in the stage's dtype, on the device.
 
-    Raises InputError if it needs a package that is not installed.
+    Raises InputError if its files cannot be read or are not those of the model that its config.json
+    describes, or if it needs a package that is not installed.
 
     Args:
         source: A folder or hub id; default: the plan's model.
@@ -194,14 +203,18 @@ def load_base(
     if source == job.base_model and job.plan.revision:
         options["revision"] = job.plan.revision
     options |= placement(device)
+    # A head that scores or classifies may be new; everything else has to be in the files.
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    check_files(source, partial(base_faults, writes=head == "CausalLM"))
     if quantized is not None:
         options |= {"quantization_config": quantized, "device_map": {"": device}}
     else:
-        options |= written_out(
-            source,
-            revision=options.get("revision"),
-            trust_remote_code=job.plan.trust_remote_code,
-        )
+        with reading(source):
+            options |= written_out(
+                source,
+                revision=options.get("revision"),
+                trust_remote_code=job.plan.trust_remote_code,
+            )
     key = (
         source,
         head,
@@ -212,9 +225,13 @@ def load_base(
     if kept is not None:
         return kept
     try:
-        model = getattr(transformers, f"AutoModelFor{head}").from_pretrained(source, **options)
+        with reading(source):
+            model, info = getattr(transformers, f"AutoModelFor{head}").from_pretrained(
+                source, **options
+            )
     except ImportError as error:
         raise InputError(f"the model cannot be loaded: {str(error).splitlines()[0]}") from None
+    check_loaded(model, info, source)
     if "device_map" not in options:
         model = model.to(device)
     keep_base(key, model)
@@ -262,7 +279,7 @@ def load_model(job: Job, device: Device, update: Update) -> Any:
     start = job.start
     if start is None or not (start / "adapter_config.json").is_file():
         return load_base(job, device, str(start) if start is not None else None)
-    config = json.loads((start / "adapter_config.json").read_text("utf-8"))
+    config = read_adapter_config(start)
     if config.get("task_type") == "SEQ_CLS":
         raise InputError(
             f"stage {job.stage.name} continues from {start}, which scores or classifies texts and"
@@ -318,6 +335,16 @@ def load_model(job: Job, device: Device, update: Update) -> Any:
     return model
 
 
+def read_adapter_config(folder: Path) -> dict[str, Any]:
+    """The config of the module in the folder.
+
+    Raises InputError if its files cannot be read.
+    """
+    check_files(str(folder), adapter_faults)
+    config: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text("utf-8"))
+    return config
+
+
 def register_method(config: Mapping[str, Any]) -> None:
     """Let PEFT load and use a module of this config: the import adds what PEFT lacks."""
     module = update_of(config)
@@ -341,18 +368,19 @@ def _with_module(job: Job, base: Any, start: Path, **options: Any) -> Any:
     from peft import PeftModel
 
     try:
-        return PeftModel.from_pretrained(base, str(start), **options)
-    except (RuntimeError, ValueError) as error:
-        if "OutOfMemory" in type(error).__name__:
+        with reading(start, "the adapter"):
+            model = PeftModel.from_pretrained(base, str(start), **options)
+            check_adapter(model, start)
+    except InputError as error:
+        if not isinstance(error.__cause__, RuntimeError | ValueError):
             raise
-        reason = next(
-            (line.strip() for line in reversed(str(error).splitlines()) if line.strip()), ""
-        )
+        lines = [line.strip() for line in str(error.__cause__).splitlines() if line.strip()]
         raise InputError(
             f"stage {job.stage.name} continues from {start}, which does not fit"
-            f" {base.config.name_or_path}: {reason}",
+            f" {base.config.name_or_path}: {lines[-1] if lines else ''}",
             hint="an adapter belongs to the base it was trained on",
         ) from None
+    return model
 
 
 def _check_same_module(job: Job, model: AdaptedModel, update: Update, base: Any) -> None:
@@ -400,11 +428,11 @@ def enable_stop_tokens(model: Model, tokenizer: Tokenizer, turn_ends: set[int]) 
 
 
 def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:
-    """Raise TrainingFailed if the tokenizer has tokens for which the model has no embedding."""
+    """Raise InputError if the tokenizer has tokens for which the model has no embedding."""
     size = model.get_input_embeddings().weight.shape[0]
     highest = max(tokenizer.get_vocab().values())
     if highest >= size:
-        raise TrainingFailed(
+        raise InputError(
             f"the tokenizer has token ids up to {highest}, the model only {size} embeddings",
             hint=(
                 "tokenizer and model do not belong together, or tokens were added without resizing"

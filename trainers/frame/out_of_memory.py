@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import errno
 import gc
+import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from advisor.ground.errors import OutOfMemory
 from advisor.plan.entries import Entry
@@ -48,6 +49,8 @@ WORDS = (
     "can't start new thread",  # there is no room for its stack
     "failed to map segment from shared object",
 )
+Item = TypeVar("Item")
+Found = TypeVar("Found")
 ROWS = "rows_of_the_batch"  # of a batch: the rows that it was put together from
 LOADING, TRAINING, EVALUATING, SAVING = "loading", "training", "evaluating", "saving"
 
@@ -87,6 +90,28 @@ def give_back_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def in_halves(rows: Sequence[Item], measure: Callable[[Sequence[Item]], Found]) -> list[Found]:
+    """What is measured of all rows at once; if they do not fit, of each half of them, and so on.
+
+    For what needs no gradients: nothing has to be undone.
+    """
+    try:
+        return [measure(rows)]
+    except Exception as error:
+        if len(rows) < 2 or not is_out_of_memory(error):
+            raise
+        let_go(error)
+    give_back_memory()
+    middle = (len(rows) + 1) // 2
+    print(
+        f"out of memory while {now.doing}: {len(rows)} rows are too many to look at at once, now"
+        f" {middle}",
+        file=sys.stderr,
+        flush=True,
+    )
+    return [*in_halves(rows[:middle], measure), *in_halves(rows[middle:], measure)]
 
 
 # --------------------------------------------------------------------------- what is going on

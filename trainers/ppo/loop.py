@@ -19,6 +19,7 @@ from trainers.frame import checkpoints, settings
 from trainers.frame.files import write_json
 from trainers.frame.job import Job
 from trainers.frame.machine import MemoryMeter, is_main_process, wait_for_all
+from trainers.frame.out_of_memory import EVALUATING, LOADING, SAVING, TRAINING, enter
 from trainers.frame.rows import prepare_rows
 from trainers.frame.stage import (
     describe,
@@ -27,6 +28,7 @@ from trainers.frame.stage import (
     open_stage,
     open_store,
     rounding_checks,
+    rows_at_once,
     stage_verdict,
 )
 from trainers.frame.trained_dtype import round_to_base
@@ -51,6 +53,7 @@ def train(job: Job) -> None:
     machine lacks, and TrainingFailed if training goes wrong or has no effect.
     """
     began_s = time.monotonic()
+    enter(job, LOADING)
     versions, device, threads, update = open_stage(job, lambda: PPOArguments, faults)
     # Imported here: reading the command line and refusing a plan must not wait for them.
     from trainers.frame.loading import load_tokenizer
@@ -88,6 +91,7 @@ def train(job: Job) -> None:
     probe = Probe(row=probe_row(data.train, tokenizer), pad_id=tokenizer.pad_token_id)
     with ppo.roles.use("policy") as policy:
         before = probe.answer(policy)
+    enter(job, EVALUATING)
     if job.judge and shown:
         run.evaluator = HeldOutEvaluator(job, ppo, data.holdout, store.digest)
         run.evaluator.evaluate_base()
@@ -108,6 +112,8 @@ def train(job: Job) -> None:
                 " prompts"
             )
     memory.reset()
+    ppo.rows_at_once = rows_at_once(job)
+    enter(job, TRAINING)
     run.run_updates(first)
     if not shown:
         return
@@ -159,8 +165,10 @@ def finish(
     from trainers.frame.progress import say
 
     ppo, evaluator, measured = run.ppo, run.evaluator, run.measured()
+    enter(job, EVALUATING)
     if evaluator is not None:
         evaluator.evaluate_tuned()
+    enter(job, SAVING)
     used = resolved_settings(job, ppo, about)
     policy = ppo.roles.only_policy()
     round_to_base(policy)

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +30,8 @@ from typing import Any
 from advisor.ground.errors import InputError
 from advisor.methods import methods
 from trainers.frame.job import Job
-from trainers.frame.loading import load_model
+from trainers.frame.loading import load_model, read_adapter_config
+from trainers.frame.model_files import reading
 from trainers.frame.types import AdaptedModel, Device, Tokenizer
 from trainers.ppo.rollout import Batch, add_hidden_states, hidden_states, token_log_probs
 from trainers.rewards.sources import check_same_tokens, load_reward_model
@@ -75,9 +75,11 @@ class Roles:
         if part.adapter is None:
             yield part.model
         elif part.adapter == BASE:
-            with part.model.disable_adapter():
-                yield part.model
-            self._on = None  # PEFT has switched its adapters on again
+            try:
+                with part.model.disable_adapter():
+                    yield part.model
+            finally:
+                self._on = None  # PEFT has switched its adapters on again
         else:
             if self._on != part.adapter:
                 part.model.set_adapter(part.adapter, inference_mode=role not in (POLICY, VALUE))
@@ -327,13 +329,14 @@ def add_module(model: AdaptedModel, folder: Path, name: str) -> Any:
     """
     from peft import PeftConfig, load_peft_weights, set_peft_model_state_dict
 
-    config = PeftConfig.from_pretrained(str(folder))
+    with reading(folder, "the adapter"):
+        config = PeftConfig.from_pretrained(str(folder))
+        weights = load_peft_weights(str(folder), device="cpu")
     config.task_type, config.inference_mode = "CAUSAL_LM", True
     if getattr(config, "modules_to_save", None):
         config.modules_to_save = [
             module for module in config.modules_to_save if module not in HEADS
         ] or None
-    weights = load_peft_weights(str(folder), device="cpu")
     heads = {key: weights.pop(key) for key in list(weights) if set(key.split(".")) & set(HEADS)}
     try:
         model.add_adapter(name, config)
@@ -374,7 +377,7 @@ def _same_base(model: AdaptedModel, reward: Path) -> bool:
     path = reward / "adapter_config.json"
     if not path.is_file():
         return False
-    config, own = json.loads(path.read_text("utf-8")), model.peft_config[ADAPTERS[POLICY]]
+    config, own = read_adapter_config(reward), model.peft_config[ADAPTERS[POLICY]]
 
     def place(text: str | None) -> str:
         return str(Path(text).resolve()) if text and Path(text).is_dir() else str(text)

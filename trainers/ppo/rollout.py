@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trainers.frame.answer_loss import plain_head
+from trainers.frame.out_of_memory import give_back_memory, is_out_of_memory, let_go
 from trainers.frame.types import Device, Model
 from trainers.ppo.math import entropies
 
@@ -128,13 +129,11 @@ def generate_answers(
         shortest: No stop token before so many tokens.
         say: Called with a message if fewer answers fit than `at_once`.
     """
-    import torch
-
     done = Answers(list(prompts), [], [])
     start = 0
     while start < len(prompts):
         try:
-            part = _generate_batch(
+            part: Answers | None = _generate_batch(
                 model,
                 prompts[start : start + at_once],
                 pad_id=pad_id,
@@ -145,11 +144,14 @@ def generate_answers(
                 keep=keep_log_probs,
                 shortest=shortest,
             )
-        except torch.OutOfMemoryError:
-            if at_once == 1:
+        except Exception as error:
+            if at_once == 1 or not is_out_of_memory(error):
                 raise
+            let_go(error)
+            part = None
+        if part is None:
             at_once = max(1, at_once // 2)
-            torch.cuda.empty_cache()
+            give_back_memory()
             if say is not None:
                 say(f"no room to generate so many answers at once: now {at_once}")
             continue
@@ -341,6 +343,31 @@ def batches_of(answers: Answers, size: int, *, pad_id: int, device: Any) -> list
                 answer_BS.to(device),
                 targets_N.to(device),
                 [len(answers.ids[row]) for row in rows],
+            )
+        )
+    return found
+
+
+def split_batch(batch: Batch, size: int) -> list[Batch]:
+    """The batch in parts of at most `size` answers, in their order, each as wide as its longest."""
+    import torch
+
+    if len(batch.rows) <= size:
+        return [batch]
+    lengths = batch.attention_BS.sum(1).tolist()
+    targets = batch.targets_N.split(batch.counts)
+    found = []
+    for start in range(0, len(batch.rows), size):
+        part = slice(start, start + size)
+        width = max(lengths[part])
+        found.append(
+            Batch(
+                batch.rows[part],
+                batch.ids_BS[part, :width],
+                batch.attention_BS[part, :width],
+                batch.answer_BS[part, :width],
+                torch.cat(targets[part]),
+                batch.counts[part],
             )
         )
     return found

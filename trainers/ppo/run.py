@@ -89,6 +89,7 @@ class PPORun:
                     step, steps, warmup=job.stage.warmup, scheduler=job.stage.scheduler
                 )
                 set_rates(self.ppo.optimizer, share)
+                self.ppo.done = step
                 prompts = prompts_of_update(
                     step,
                     self.data.train,

@@ -12,6 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from trainers.frame.checkpoints import random_states, restore_random_states
+from trainers.frame.out_of_memory import (
+    RowsAtOnce,
+    first_line,
+    give_back_memory,
+    is_out_of_memory,
+    let_go,
+)
 from trainers.frame.types import Device, Tokenizer
 from trainers.ppo import math
 from trainers.ppo.roles import POLICY, REFERENCE, VALUE, Roles
@@ -24,6 +32,7 @@ from trainers.ppo.rollout import (
     gather_answers,
     generate_answers,
     scatter_answers,
+    split_batch,
 )
 from trainers.prepare.prompts import Prompt
 from trainers.rewards.sources import Answer, Reward
@@ -73,6 +82,8 @@ class PPO:
     say: Callable[[str], None] | None = None
     mean: Callable[[Any], Any] | None = None  # over all processes of the run, if there are several
     at_once: int = AT_ONCE  # answers that are generated together, if they are more than a batch
+    rows_at_once: RowsAtOnce | None = None  # None: memory that runs out ends the run
+    done: int = 0  # updates
     # How far the ratios of the last update's first minibatch were from 1.
     first_ratio_error: float = 0.0
 
@@ -125,8 +136,44 @@ class PPO:
         scores_R = torch.zeros(len(answers.ids), device=self.device)
         with torch.no_grad(), self.autocast():
             for batch in batches:
-                scores_R[batch.rows] = self.roles.scores(batch)
+                scores_R[batch.rows] = self._of_parts(batch, self.roles.scores)
         return scores_R
+
+    # ---------------------------------------------------------------- what fits into memory
+
+    def _parts(self, batch: Batch) -> list[Batch]:
+        """The batch in as many parts as memory needs."""
+        return [batch] if self.rows_at_once is None else split_batch(batch, self.rows_at_once.rows)
+
+    def _until_it_fits(self, attempt: Callable[[], Any]) -> Any:
+        """What the attempt returns, or a later one in smaller parts.
+
+        Raises OutOfMemory if the smallest do not fit either.
+        """
+        if self.rows_at_once is None:
+            return attempt()
+        states = random_states()
+        while True:
+            try:
+                return attempt()
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                why = first_line(error)
+                let_go(error)
+            # Outside of `except`, where Python still holds the error.
+            self.rows_at_once.lower(why, at_step=self.done)
+            self.optimizer.zero_grad(set_to_none=True)  # those of the failed minibatch
+            give_back_memory()
+            restore_random_states(states)
+
+    def _of_parts(self, batch: Batch, numbers: Callable[[Batch], Any]) -> Any:
+        """The numbers of a batch's answers or tokens, in their order, computed in parts."""
+        import torch
+
+        return self._until_it_fits(
+            lambda: torch.cat([numbers(part) for part in self._parts(batch)])
+        )
 
     # ---------------------------------------------------------------- one update
 
@@ -147,18 +194,21 @@ class PPO:
         # Role by role, so that modules are switched three times per update, not three times per
         # batch.
         with torch.no_grad(), self.autocast():
+            temperature = self.settings.temperature
             policy = [
-                self.roles.log_probs(POLICY, batch, self.settings.temperature, with_entropy=True)
+                self._of_parts(batch, lambda part: self._policy(part, temperature))
                 for batch in batches
             ]
             reference = [
-                self.roles.log_probs(REFERENCE, batch, self.settings.temperature)[0]
+                self._of_parts(
+                    batch, lambda part: self.roles.log_probs(REFERENCE, part, temperature)[0]
+                )
                 for batch in batches
             ]
-            values = [self.roles.values(batch) for batch in batches]
+            values = [self._of_parts(batch, self.roles.values) for batch in batches]
         old_RT, reference_RT, values_RT = (
             scatter_answers(list(zip(batches, parts, strict=True)), mask_RT)
-            for parts in ([log_probs for log_probs, _ in policy], reference, values)
+            for parts in ([numbers[:, 0] for numbers in policy], reference, values)
         )
         ended_R = torch.tensor(answers.ended, device=self.device)
         # Huang et al. 2024, "EOS trick": an answer that does not end is worth less, whatever it
@@ -179,7 +229,7 @@ class PPO:
                 "reward_spread": scores_R.std(correction=0),
                 "kl": math.masked_mean(penalty_RT, mask_RT),
                 "kl_per_answer": penalty_RT.sum(1).mean(),
-                "entropy": torch.cat([entropy for _, entropy in policy]).mean(),
+                "entropy": torch.cat([numbers[:, 1] for numbers in policy]).mean(),
                 "explained_variance": math.explained_variance(values_RT, returns_RT, mask_RT),
                 "response_tokens": mask_RT.sum(1).mean(),
                 "ended": ended_R.float().mean(),
@@ -193,6 +243,14 @@ class PPO:
         }
         self.kl_coefficient.adapt(seen["kl_per_answer"], len(prompts))
         return seen | {"writing_s": rollout_s, "learning_s": time.monotonic() - began - rollout_s}
+
+    def _policy(self, batch: Batch, temperature: float) -> Any:
+        """The policy's log-probability of each answer token, and its entropy there: N, 2."""
+        import torch
+
+        log_probs_N, entropy_N = self.roles.log_probs(POLICY, batch, temperature, with_entropy=True)
+        assert entropy_N is not None
+        return torch.stack([log_probs_N, entropy_N], dim=1)
 
     def _learn(
         self,
@@ -222,7 +280,12 @@ class PPO:
             order = torch.randperm(len(batches)).tolist()
             for start in range(0, len(order), share):
                 minibatch = [batches[place] for place in order[start : start + share]]
-                found = self._gradients(minibatch, old_RT, values_RT, advantages_RT, returns_RT)
+                found = self._until_it_fits(
+                    lambda minibatch=minibatch: self._gradients(  # type: ignore[misc]
+                        [part for batch in minibatch for part in self._parts(batch)],
+                        *(old_RT, values_RT, advantages_RT, returns_RT),
+                    )
+                )
                 if not seen:
                     self.first_ratio_error = found.pop("ratio_error")
                 found.pop("ratio_error", None)

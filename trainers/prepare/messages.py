@@ -4,12 +4,12 @@ which shows where it is in a rendered conversation.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from advisor.data.example import Message
+from advisor.ground.json_values import parse_json
 
 OTHER_TEXTS = ("\u00a4 1", "2 \u00a5")  # with no common beginning or end
 
@@ -57,7 +57,7 @@ def _call(call: Any) -> Any:
     if isinstance(arguments, str):
         # OpenAI writes them as JSON text; templates would quote that text a second time.
         try:
-            arguments = json.loads(arguments)
+            arguments = parse_json(arguments)
         except ValueError:
             arguments = function.get("arguments")
     return {

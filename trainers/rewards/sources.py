@@ -11,13 +11,14 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError, TrainingFailed
+from advisor.ground.model_folder import base_faults, folder_faults, tokenizer_faults
 from advisor.methods import objective
 from trainers.frame.evaluating import evaluating
-from trainers.frame.foreign_code import explain_refused_code, refused_code
 from trainers.frame.job import Job
 from trainers.frame.types import Device, Model, Tokenizer
 from trainers.prepare.prompts import Prompt
@@ -307,12 +308,15 @@ def check_same_tokens(job: Job, tokenizer: Tokenizer, folder: Path) -> None:
     """Raise InputError if the reward model has another tokenizer than the policy."""
     from transformers import AutoTokenizer
 
+    from trainers.frame.model_files import check_files, reading
+
     if not (folder / "tokenizer_config.json").is_file():
         raise InputError(
             f"stage {job.stage.name}: reward_model: {folder} has no tokenizer",
             hint="save the tokenizer it was trained with into that folder",
         )
-    with explain_refused_code(folder):
+    check_files(str(folder), tokenizer_faults)
+    with reading(folder, "the tokenizer"):
         other = AutoTokenizer.from_pretrained(
             str(folder), trust_remote_code=job.plan.trust_remote_code
         )
@@ -333,7 +337,9 @@ def load_reward_model(job: Job, folder: Path, device: Device) -> Any:
     import transformers
 
     from trainers.frame.loading import placement
+    from trainers.frame.model_files import check_files, check_loaded, reading
 
+    check_files(str(folder), partial(folder_faults, writes=False))
     options: dict[str, Any] = {
         "dtype": getattr(torch, job.stage.weights_dtype),
         "attn_implementation": job.stage.attention,
@@ -341,27 +347,25 @@ def load_reward_model(job: Job, folder: Path, device: Device) -> Any:
         "trust_remote_code": job.plan.trust_remote_code,
         **placement(device),
     }
-    try:
-        if (folder / "adapter_config.json").is_file():
-            model = _with_adapter(job, folder, device, options)
-        else:
-            labels = json.loads((folder / "config.json").read_text("utf-8"))
-            names = labels.get("architectures") or [""]
-            if "ForSequenceClassification" not in names[0]:
-                raise InputError(
-                    f"stage {job.stage.name}: reward_model: {folder} holds {names[0] or 'a model'},"
-                    " which gives no scores",
-                    allowed="a model with a head for one score",
-                )
-            model = transformers.AutoModelForSequenceClassification.from_pretrained(
-                str(folder), **options
-            ).to(device)
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise refused_code(error, folder) or InputError(
-            f"stage {job.stage.name}: reward_model: {folder} does not load:"
-            f" {str(error).splitlines()[0]}",
-            hint="does it belong to another base?",
-        ) from None
+    if (folder / "adapter_config.json").is_file():
+        model = _with_adapter(job, folder, device, options)
+    else:
+        labels = json.loads((folder / "config.json").read_text("utf-8"))
+        names = labels.get("architectures")
+        kind = str(names[0]) if isinstance(names, list) and names else "a model"
+        if "ForSequenceClassification" not in kind:
+            raise InputError(
+                f"stage {job.stage.name}: reward_model: {folder} holds {kind},"
+                " which gives no scores",
+                allowed="a model with a head for one score",
+            )
+        with reading(folder, "the reward model"):
+            loader = transformers.AutoModelForSequenceClassification
+            model, info = loader.from_pretrained(
+                str(folder), output_loading_info=True, ignore_mismatched_sizes=True, **options
+            )
+        check_loaded(model, info, str(folder), new_head=False)
+        model = model.to(device)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model.eval()
@@ -370,9 +374,15 @@ def load_reward_model(job: Job, folder: Path, device: Device) -> Any:
 def _with_adapter(job: Job, folder: Path, device: Device, options: dict[str, Any]) -> Any:
     from peft import AutoPeftModelForSequenceClassification
 
-    from trainers.frame.loading import keep_weights_unpacked, quantization_config, register_method
+    from trainers.frame.loading import (
+        keep_weights_unpacked,
+        quantization_config,
+        read_adapter_config,
+        register_method,
+    )
+    from trainers.frame.model_files import check_adapter, check_files, reading
 
-    config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
+    config = read_adapter_config(folder)
     if config.get("task_type") != "SEQ_CLS":
         raise InputError(
             f"stage {job.stage.name}: reward_model: the module in {folder} generates text and"
@@ -380,13 +390,14 @@ def _with_adapter(job: Job, folder: Path, device: Device, options: dict[str, Any
             allowed="the result of a stage with objective rm",
         )
     register_method(config)
+    check_files(str(config.get("base_model_name_or_path")), partial(base_faults, writes=False))
     quantized = quantization_config(job)
     if quantized is not None:
-        model = AutoPeftModelForSequenceClassification.from_pretrained(
-            str(folder), **{**options, "quantization_config": quantized, "device_map": {"": device}}
-        )
-        return keep_weights_unpacked(model)
-    return AutoPeftModelForSequenceClassification.from_pretrained(str(folder), **options).to(device)
+        options = {**options, "quantization_config": quantized, "device_map": {"": device}}
+    with reading(folder, "the adapter"):
+        model = AutoPeftModelForSequenceClassification.from_pretrained(str(folder), **options)
+        check_adapter(model, folder)
+    return keep_weights_unpacked(model) if quantized is not None else model.to(device)
 
 
 def _reward_model(job: Job, tokenizer: Tokenizer, device: Device) -> Reward:

@@ -4,13 +4,13 @@ fits a schema.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 from advisor.ground.errors import InputError, MachineNotReady
+from advisor.ground.json_values import parse_json
 
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:[eE][+-]?\d+)?")
 BOXED = re.compile(r"\\boxed\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}")
@@ -81,7 +81,7 @@ def schema_validator(path: Path) -> Callable[[str], bool]:
             hint="pip install jsonschema",
         ) from None
     try:
-        schema = json.loads(path.read_text("utf-8"))
+        schema = parse_json(path.read_text("utf-8"))
         kind = validator_for(schema)
         kind.check_schema(schema)
     except (OSError, ValueError, SchemaError) as error:
@@ -92,7 +92,7 @@ def schema_validator(path: Path) -> Callable[[str], bool]:
         text = answer.split("</think>")[-1].strip()
         fenced = FENCED.match(text)
         try:
-            value = json.loads(fenced.group(1) if fenced else text)
+            value = parse_json(fenced.group(1) if fenced else text)
         except ValueError:
             return False
         return bool(checker.is_valid(value))

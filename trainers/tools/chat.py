@@ -20,6 +20,7 @@ from advisor.ground.errors import AdviseError, InputError, nearest
 from advisor.ground.terminal import show_streams
 from trainers.frame.evaluating import evaluating
 from trainers.frame.machine import quiet_libraries, torch_device, use_cores
+from trainers.frame.model_files import reading
 from trainers.tools.results import BASE, Loaded, load_results, prompt_ids, results_of
 
 HELP = (
@@ -85,15 +86,16 @@ class ChatSession:
                     f"the conversation is longer than the model's context of {limit:,} tokens",
                     hint="/new starts a new one",
                 )
-            model.generate(
-                **inputs,
-                max_new_tokens=self.max_new_tokens,
-                do_sample=False,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                streamer=Stream(tokenizer, skip_prompt=True, skip_special_tokens=True),
-            )
+            with reading(self.loaded.result(name).folder, "the result"):
+                model.generate(
+                    **inputs,
+                    max_new_tokens=self.max_new_tokens,
+                    do_sample=False,
+                    temperature=None,
+                    top_p=None,
+                    top_k=None,
+                    streamer=Stream(tokenizer, skip_prompt=True, skip_special_tokens=True),
+                )
         return "".join(pieces).strip()
 
     def command(self, line: str) -> bool:

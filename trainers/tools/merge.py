@@ -25,6 +25,7 @@ from trainers.frame.evaluating import evaluating
 from trainers.frame.experts import own_router_settings
 from trainers.frame.files import write_json
 from trainers.frame.machine import quiet_libraries, torch_device, use_cores
+from trainers.frame.model_files import reading
 from trainers.tools.results import Result, load_results, record_of, results_of
 
 ROWS = 8
@@ -119,7 +120,9 @@ def _merge_one(run: Path, result: Result, target: Path, device: Any) -> list[str
     for name, base in _bases(loaded, result, device):
         from peft import PeftModel
 
-        merged = PeftModel.from_pretrained(base, str(result.folder)).merge_and_unload()
+        with reading(result.folder, "the adapter"):
+            adapted = PeftModel.from_pretrained(base, str(result.folder))
+        merged = adapted.merge_and_unload()
         found.append((_gap(name, unmerged, [_log_probs(merged, row) for row in rows]), merged))
     best, merged = min(found, key=lambda entry: entry[0].greatest)
     with own_router_settings(merged):

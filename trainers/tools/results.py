@@ -14,12 +14,13 @@ from typing import Any
 
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.files import PLAN_FILE
+from advisor.ground.model_folder import base_faults, folder_faults
 from advisor.methods import objective, update
 from advisor.plan.read import read_plan
 from advisor.plan.record import DONE, RECORD, RunRecord, last_of_each_task, read_record
 from trainers.frame.experts import silence_routers
-from trainers.frame.foreign_code import explain_refused_code
 from trainers.frame.loading import keep_weights_unpacked, placement
+from trainers.frame.model_files import check_adapter, check_files, check_loaded, reading
 from trainers.frame.stored import written_out
 
 BASE = "base"
@@ -171,7 +172,8 @@ def load_results(results: Sequence[Result], device: Any) -> Loaded:
 
     loaded = Loaded(results=results, device=device)
     for result in results:
-        with explain_refused_code(result.folder):
+        check_files(str(result.folder), folder_faults)
+        with reading(result.folder, "the tokenizer"):
             loaded.tokenizers[result.label] = AutoTokenizer.from_pretrained(
                 str(result.folder), trust_remote_code=result.trust_remote_code
             )
@@ -183,15 +185,20 @@ def load_results(results: Sequence[Result], device: Any) -> Loaded:
         if update(result.update).imports:
             import_module(update(result.update).imports)  # registers the method with PEFT
         model = loaded.models[result.base_key]
-        if hasattr(model, "peft_config"):
-            model.load_adapter(str(result.folder), adapter_name=result.label)
-        else:
-            from peft import PeftModel
+        with reading(result.folder, "the adapter"):
+            if hasattr(model, "peft_config"):
+                model.load_adapter(str(result.folder), adapter_name=result.label)
+            else:
+                from peft import PeftModel
 
-            model = PeftModel.from_pretrained(model, str(result.folder), adapter_name=result.label)
-            loaded.models[result.base_key] = model
+                model = PeftModel.from_pretrained(
+                    model, str(result.folder), adapter_name=result.label
+                )
+                loaded.models[result.base_key] = model
+            check_adapter(model, result.folder, name=result.label)
         if (result.folder / "generation_config.json").is_file():
-            model.generation_config = GenerationConfig.from_pretrained(str(result.folder))
+            with reading(result.folder, "generation_config.json"):
+                model.generation_config = GenerationConfig.from_pretrained(str(result.folder))
         model.eval()
     return loaded
 
@@ -200,6 +207,7 @@ def _model(result: Result, source: str, device: Any) -> Any:
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+    check_files(source, base_faults)
     dtype = getattr(torch, result.weights_dtype)
     options: dict[str, Any] = {
         "dtype": dtype,
@@ -222,9 +230,13 @@ def _model(result: Result, source: str, device: Any) -> Any:
             "device_map": {"": device},
         }
     else:
-        options |= written_out(source, trust_remote_code=result.trust_remote_code)
-    with explain_refused_code(source):
-        model = AutoModelForCausalLM.from_pretrained(source, **options)
+        with reading(source):
+            options |= written_out(source, trust_remote_code=result.trust_remote_code)
+    with reading(source):
+        model, info = AutoModelForCausalLM.from_pretrained(
+            source, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    check_loaded(model, info, source)
     placed = keep_weights_unpacked(model if quantized else model.to(device))
     return silence_routers(placed).eval()
 

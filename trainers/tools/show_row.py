@@ -18,10 +18,11 @@ from typing import Any
 from advisor.data import Example, Skipped, read_examples
 from advisor.data.examples import REASONS
 from advisor.ground.errors import AdviseError, InputError
+from advisor.ground.model_folder import tokenizer_faults
 from advisor.ground.terminal import show_streams
-from trainers.frame.foreign_code import explain_refused_code
 from trainers.frame.job import model_source
 from trainers.frame.machine import quiet_libraries
+from trainers.frame.model_files import check_files, reading
 from trainers.prepare.conversation import answer_row
 from trainers.prepare.preference import tokenise_feedback, tokenise_pair
 from trainers.prepare.prompts import tokenise_prompt
@@ -152,14 +153,9 @@ def tokenizer_of(model: str) -> Any:
     source = model_source(Path.cwd(), model)
     from transformers import AutoTokenizer
 
-    try:
-        with explain_refused_code(model):
-            return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"the tokenizer of {model} cannot be loaded: {str(error).splitlines()[0]}",
-            hint="name a model folder, or a model of the hub",
-        ) from None
+    check_files(source, tokenizer_faults)
+    with reading(source, "the tokenizer"):
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
 
 
 def stand_in() -> Any:

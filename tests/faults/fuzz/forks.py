@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import Any
 
 CPU_S = 5.0  # more is a fault
-HANG_S = 30.0
-MEMORY_BYTES = 4 * 2**30
 FILE_BYTES = 256 * 2**20
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 CHANGES = (
@@ -29,7 +27,16 @@ CHANGES = (
 )  # fmt: skip
 NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.sendto", "socket.bind")
 STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn")
-FREE = ("/dev/null", "/dev/tty")
+FREE = ("/dev/null", "/dev/tty", "/proc/self")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a call may use before it is ended."""
+
+    cpu_s: int = 15
+    wall_s: float = 60.0
+    memory_bytes: int = 4 * 2**30
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,12 @@ class Outcome:
 
 
 def call(
-    run: Callable[[], object], folder: Path, *, arguments: Sequence[str], env: Mapping[str, str]
+    run: Callable[[], object],
+    folder: Path,
+    *,
+    arguments: Sequence[str],
+    env: Mapping[str, str],
+    limits: Limits = Limits(),
 ) -> Outcome:
     """What `run` does in a fork, in this folder, with these arguments."""
     before = snapshot(folder)
@@ -55,13 +67,13 @@ def call(
     if pid == 0:
         code = 99
         try:
-            code = _in_child(run, folder, texts, arguments, env)
+            code = _in_child(run, folder, texts, arguments, env, limits)
         finally:
             os._exit(code)
     hung = False
     waiter = os.pidfd_open(pid)
     try:
-        if not select.select([waiter], [], [], HANG_S)[0]:
+        if not select.select([waiter], [], [], limits.wall_s)[0]:
             hung = True
             os.kill(pid, signal.SIGKILL)
         _, status, used = os.wait4(pid, 0)
@@ -107,6 +119,7 @@ def _in_child(
     texts: Sequence[Path],
     arguments: Sequence[str],
     env: Mapping[str, str],
+    limits: Limits,
 ) -> int:
     os.setsid()
     streams = [os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600) for path in texts]
@@ -117,8 +130,8 @@ def _in_child(
         mode = "r" if stream == 0 else "w"
         setattr(sys, number, open(stream, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
     sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr
-    resource.setrlimit(resource.RLIMIT_CPU, (int(CPU_S * 3), int(CPU_S * 3) + 1))
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu_s, limits.cpu_s + 1))
+    resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
     os.chdir(folder)
     os.environ.update(env)

@@ -13,14 +13,16 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x80-\x9f]")
 REFUSED = 2
 
 
-def faults(outcome: Outcome, arguments: Sequence[str], codes: Sequence[int]) -> list[str]:
+def faults(
+    outcome: Outcome, arguments: Sequence[str], codes: Sequence[int], *, cpu_s: float = CPU_S
+) -> list[str]:
     """What was not as promised; the first word says of which kind it is."""
     found = []
     if outcome.hung:
         found.append("hang: it did not end")
     elif outcome.code not in codes:
         found.append(f"exit code {outcome.code}")
-    if outcome.cpu_s > CPU_S:
+    if outcome.cpu_s > cpu_s:
         found.append(f"slow: {outcome.cpu_s:.1f} s of computing")
     text = outcome.out.decode(errors="replace") + outcome.err.decode(errors="replace")
     if "Traceback (most recent call last)" in text:

@@ -164,19 +164,28 @@ class Fuzzer:
         told = faults(outcome, case.arguments, case.target.codes)
         if not told:
             return None
-        kept = KEPT / name
-        shutil.rmtree(kept, ignore_errors=True)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        forks.fill(kept, case.files)
-        (kept / "command").write_text(f"advise {shlex.join(case.arguments)}\n", errors="replace")
-        (kept / "output").write_bytes(outcome.out[-4000:] + b"\n-----\n" + outcome.err[-6000:])
         return {
             "target": case.target.name,
             "faults": told,
-            "command": list(case.arguments),
-            "kept": str(kept),
-            "last": last_line(outcome.err),
+            **keep(name, case.files, case.arguments, outcome),
         }
+
+
+def keep(
+    name: str,
+    files: Files,
+    arguments: Sequence[str],
+    outcome: forks.Outcome,
+    *,
+    program: str = "advise",
+) -> dict[str, Any]:
+    """Keep an input with its command and its output; what is told of it."""
+    kept = KEPT / name
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    forks.fill(kept, files)
+    (kept / "command").write_text(f"{program} {shlex.join(arguments)}\n", errors="replace")
+    (kept / "output").write_bytes(outcome.out[-4000:] + b"\n-----\n" + outcome.err[-6000:])
+    return {"command": list(arguments), "kept": str(kept), "last": last_line(outcome.err)}
 
 
 def last_line(text: bytes) -> str:
@@ -243,11 +252,11 @@ def advise_main() -> None:
     main()
 
 
-def fuzz_chunk(seed: int, count: int) -> list[Row]:
+def fuzz_chunk(seed: int, count: int, module: str = "run") -> list[Row]:
     """Rows of so many inputs, tried in a process of its own."""
     began = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-m", "tests.faults.fuzz.run", str(seed), str(count)],
+        [sys.executable, "-m", f"tests.faults.fuzz.{module}", str(seed), str(count)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         cwd=ROOT,
         capture_output=True,

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from tests.faults.fuzz import checkpoints
 from tests.faults.kills.scenes import PLANS, REWARD, chat, pair, vote
 from tests.launch.conftest import CONFIG as LARGER
 
@@ -320,6 +321,17 @@ def targets(run_folder: Files) -> list[Target]:
                 ("export", "run", "--to", "merged"),
             ],
             with_run, codes=RUN, weight=5,
+        ),
+        Target(
+            "checkpoint", checkpoints.records(), ("json",), "checkpoints/checkpoint-6/complete.json",
+            [("checkpoint",)], checkpoints.written(), codes=(0,), weight=2, run=checkpoints.read,
+        ),
+        *(
+            Target(
+                "checkpoint", [content.replace(b"%d", b"6")], ("bytes",), f"checkpoints/checkpoint-6/{name}",
+                [("checkpoint",)], checkpoints.written(), codes=(0,), weight=1, run=checkpoints.read,
+            )
+            for name, content in checkpoints.FILES.items()
         ),
         Target(
             "specs", SPECS, ("json",), "specs.json",

@@ -261,7 +261,8 @@ def first_difference(one: Any, other: Any) -> str:
         return f"{keys[0]}: {first_difference(one.get(keys[0]), other.get(keys[0]))}"
     if isinstance(one, list) and isinstance(other, list):
         if len(one) != len(other):
-            return f"{len(one)} entries, not {len(other)}"
+            extra = [str(item)[:60] for item in other if item not in one][:2]
+            return f"{len(other)} entries instead of {len(one)}; more: {extra}"
         at = next(at for at, pair in enumerate(zip(one, other, strict=True)) if pair[0] != pair[1])
         return f"[{at}] {first_difference(one[at], other[at])}"
     return f"{str(one)[:80]}, not {str(other)[:80]}"

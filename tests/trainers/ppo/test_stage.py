@@ -397,3 +397,35 @@ def test_two_processes_learn_like_one(make, tmp_path):
     assert last > 0.8
     assert last == pytest.approx(one, abs=0.15)
     assert result(job)["resolved"]["prompts_an_update"] == 32
+
+
+def test_an_update_that_does_not_fit_is_done_again_in_parts(make, tmp_path, monkeypatch, capsys):
+    """A minibatch that runs out of memory behind some of its gradients, and a forward pass that
+    does: parts of the same minibatches give the same weights but for rounding.
+    """
+    from safetensors.torch import load_file
+
+    from trainers.ppo import update
+
+    keys = {"max_steps": 1, "warmup": 0.0, "job_judge": False, "grad_accum": 1}
+    fits, short = (make(**keys, job_run=tmp_path / name) for name in ("fits", "short"))
+    train(fits)
+    plain, failures = update.Roles.values, []
+
+    def values(self, batch):
+        # The policy's gradients of the minibatch are there by then.
+        learns = torch.is_grad_enabled()
+        if len(batch.rows) > (4 if learns else 8):
+            failures.append(learns)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(self, batch)
+
+    monkeypatch.setattr(update.Roles, "values", values)
+    train(short)
+    assert failures == [False, True]
+    kept = json.loads((short.output / "adjusted.json").read_text())["adjusted"]
+    assert [one["micro_batch_size"] for one in kept] == [8, 4]
+    found, wanted = (load_file(job.output / "adapter_model.safetensors") for job in (short, fits))
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-5)
+    assert "for the plan: stages.ppo.micro_batch_size=4" in capsys.readouterr().err

@@ -1,0 +1,119 @@
+"""Nothing that a person can write, and nothing that a file can hold, is a bug of ours: exit code 2,
+with the place and the next step.
+"""
+
+import json
+import os
+
+import pytest
+
+from advisor.commands.output import print_json
+from advisor.ground.errors import InputError
+from advisor.plan.record import read_record
+from tests.conftest import PAIRS, ROOT
+
+RECORD = json.loads((ROOT / "tests" / "plan" / "records" / "finished.json").read_text())
+
+
+@pytest.mark.parametrize("size", ["0", "-3", "x", "²", "1", "5", "9" * 30])
+def test_any_size_of_the_screen_prints(call, monkeypatch, size):
+    """COLUMNS and LINES of 0, as some editors set them, and other nonsense do not stop output."""
+    for name in ("COLUMNS", "LINES"):
+        monkeypatch.setenv(name, size)
+    code, out, _ = call("rules", "lora/lr")
+    assert code == 0
+    assert "lora/lr" in out
+    assert max(map(len, out.splitlines())) <= 1000
+
+
+FILES = {
+    "a pipe that nobody writes into": ("estimate", "pipe.yaml", "pipe.yaml is a pipe"),
+    "a folder": ("estimate", "folder.yaml", "folder.yaml: is a folder"),
+    "a file without an end": ("estimate", "endless.yaml", "not a text file"),
+    "the home of nobody": ("run", "~nobody-has-this-name/plan.yaml", "begins with ~"),
+    "a name with a zero byte": ("estimate", "a\0b.yaml", "zero byte"),
+    "calls of nothing": ("check", "calls.jsonl", "function calls without the name"),
+    "an infinite weight": ("check", "weights.jsonl", "a weight that is no number"),
+    "a huge weight": ("check", "huge.jsonl", "a weight that is no number"),
+}
+
+
+@pytest.mark.parametrize(("command", "name", "told"), FILES.values(), ids=FILES.keys())
+def test_no_file_is_a_bug(call, tmp_path, command, name, told):
+    """What cannot be read is named, with what is wrong."""
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "folder.yaml").mkdir()
+    (tmp_path / "endless.yaml").symlink_to("/dev/zero")
+    turn = {"role": "assistant", "content": "Hello", "name": "shop"}
+    for file, more in (
+        ("calls", {"tool_calls": [1]}),
+        ("weights", {"weight": float("inf")}),
+        ("huge", {"weight": 10**400}),
+    ):
+        row = {"messages": [{"role": "user", "content": "Hi"}, {**turn, **more}]}
+        (tmp_path / f"{file}.jsonl").write_text(json.dumps(row) + "\n")
+    code, out, err = call(command, name)
+    assert code == 2
+    assert told in " ".join((out + err).split())
+
+
+RECORDS = {
+    "too deep": ("[" * 100_000, "nested too deeply"),
+    "too long a number": ('{"schema_version": ' + "1" * 5000 + "}", "digits"),
+    "no number": ('{"schema_version": 1e999}', "too large for a number"),
+    "half a character": ('{"schema_version": 1, "name": "\\ud800"}', "surrogate"),
+    "no text": (b"\xff\xfe", "cannot be read"),
+    "a list": ("[]", "no schema_version"),
+    "a stage without its objective": (
+        json.dumps({**RECORD, "stages": [{"name": "sft"}]}),
+        "stages[0].objective is missing",
+    ),
+    "a stage elsewhere": (
+        json.dumps({**RECORD, "stages": [{**RECORD["stages"][0], "folder": "../../etc"}]}),
+        "a folder inside the run folder",
+    ),
+}
+
+
+@pytest.mark.parametrize(("content", "told"), RECORDS.values(), ids=RECORDS.keys())
+def test_a_damaged_record_is_named(tmp_path, content, told):
+    """run.json with anything else in it is refused, with its path."""
+    path = tmp_path / "run.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError) as caught:
+        read_record(tmp_path, hint="run the plan again")
+    assert "run.json" in caught.value.text()
+    assert told in caught.value.text()
+    assert "run the plan again" in caught.value.text()
+
+
+def test_a_record_that_never_ends_is_not_read(tmp_path, monkeypatch):
+    """A link to /dev/zero, or a pipe, does not fill memory or wait for ever."""
+    monkeypatch.setattr("advisor.plan.record.MOST_BYTES", 1000)
+    (tmp_path / "run.json").symlink_to("/dev/zero")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_record(tmp_path)
+    (tmp_path / "run.json").unlink()
+    os.mkfifo(tmp_path / "run.json")
+    with pytest.raises(InputError, match="is a pipe"):
+        read_record(tmp_path)
+
+
+def test_json_holds_whatever_a_row_does(capsys):
+    """A number that is not finite, and half a character, are printed as JSON can hold them."""
+    print_json({"sample": [float("inf"), 1.5], "file": "caf\udce9.jsonl"})
+    assert json.loads(capsys.readouterr().out) == {
+        "sample": ["inf", 1.5],
+        "file": "caf\udce9.jsonl",
+    }
+
+
+def test_the_answers_of_a_person_need_no_file(call, tmp_path):
+    """`--answers` takes what the shell hands over as a pipe, with `<(...)`."""
+    (tmp_path / "train.jsonl").write_text(PAIRS)
+    reading, writing = os.pipe()
+    os.write(writing, b"{task: qa, gpu: RTX 4090}")
+    os.close(writing)
+    code, out, _ = call("--json", "--answers", f"/dev/fd/{reading}")
+    assert code == 0
+    assert json.loads(out)["plan"] is None
