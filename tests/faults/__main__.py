@@ -1,4 +1,5 @@
-"""The long form: python -m tests.faults [--kills N] [--damage N] [--fuzz N] [--seed S] [--minutes M]
+"""The long form: python -m tests.faults [--kills N] [--damage N] [--fuzz N] [--trainer N] [--seed S]
+                           [--minutes M] [--write docs/reliability.md]
 
 Real kills, damaged folders and fuzzed inputs, on as many lanes as there are cores; it prints a table
 of what was tried, what was survived and how much work was lost. Exit code 1 if anything was not
@@ -18,6 +19,8 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
@@ -77,6 +80,7 @@ def arguments() -> argparse.Namespace:
         "--damage", type=int, default=24, help="torn checkpoints; others come always"
     )
     parser.add_argument("--fuzz", type=int, default=21_000, help="fuzzed inputs")
+    parser.add_argument("--trainer", type=int, default=180, help="inputs of real trainings")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=60, help="begin nothing new after these")
     parser.add_argument("--lanes", type=int, default=os.cpu_count() or 1)
@@ -104,12 +108,20 @@ def jobs(given: argparse.Namespace, folder: Path) -> list[Job]:
                 found.append(
                     damage_of(folder, name, step, given.damage // len(DAMAGED), given.seed)
                 )
-    chunks = [min(CHUNK, given.fuzz - at) for at in range(0, given.fuzz, CHUNK)]
-    found += [
-        lambda seed=given.seed * 1000 + at, count=count: fuzz_chunk(seed, count)
-        for at, count in enumerate(chunks)
-    ]
+    guided = given.fuzz // 3 if find_spec("atheris") else 0
+    found += fuzz_jobs("trainer", given.trainer, 60, given.seed)
+    found += fuzz_jobs("guided", guided, 4 * CHUNK, given.seed)
+    found += fuzz_jobs("run", given.fuzz - guided, CHUNK, given.seed)
     return found
+
+
+def fuzz_jobs(module: str, count: int, size: int, seed: int) -> list[Job]:
+    """So many inputs in chunks, each with a seed of its own."""
+    chunks = [min(size, count - at) for at in range(0, count, size)]
+    return [
+        partial(fuzz_chunk, seed * 1000 + number, chunk, module)
+        for number, chunk in enumerate(chunks)
+    ]
 
 
 def kills_of(folder: Path, objective: str, count: int, seed: int) -> Job:
