@@ -21,7 +21,11 @@ LINK = re.compile(r"(?<!`)\]\(([^)\s]+)\)")
 SPAN = re.compile(r"`([^`\n]+)`")
 BLOCK = re.compile(r"^```(?:bash|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
-OTHER_TOOLS = {"--pdb", "--device"}  # of pytest, of the benchmark for GPUs
+FAULTS = (ROOT / "tests" / "faults" / "__main__.py").read_text("utf-8")
+OTHER_TOOLS = {  # of pytest, of the benchmark for GPUs, of the long form of the faults
+    *("--pdb", "--device"),
+    *re.findall(r'add_argument\("(--[a-z-]+)"', FAULTS),
+}
 GONE = {"CHANGELOG.md"}  # names what no longer exists
 
 by_name = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
