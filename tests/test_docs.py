@@ -24,7 +24,7 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 FAULTS = (ROOT / "tests" / "faults" / "__main__.py").read_text("utf-8")
 OTHER_TOOLS = {  # of pytest, of the benchmark for GPUs, of the long form of the faults
     *("--pdb", "--device"),
-    *re.findall(r'add_argument\("(--[a-z-]+)"', FAULTS),
+    *re.findall(r'add_argument\(\s*"(--[a-z-]+)"', FAULTS),
 }
 GONE = {"CHANGELOG.md"}  # names what no longer exists
 
