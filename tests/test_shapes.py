@@ -276,6 +276,14 @@ def test_packed_weights_are_not_counted_as_parameters(tmp_path):
         ({"config.json": "{"}, r"config.json:1:2: not valid JSON"),
         ({"config.json": "[]"}, "an object is expected"),
         ({"config.json": '{"model_type": "llama"}'}, "needs hidden_size"),
+        ({"config.json": json.dumps(LLAMA | {"hidden_size": "64"})}, 'hidden_size is "64"'),
+        ({"config.json": json.dumps(LLAMA | {"vocab_size": 2**70})}, "vocab_size is 11805"),
+        ({"config.json": json.dumps(LLAMA | {"num_hidden_layers": 10**9})}, "layers is 10000"),
+        ({"config.json": json.dumps(LLAMA | {"kv_lora_rank": [1]})}, "numbers describe no model"),
+        (
+            {"config.json": json.dumps(LLAMA | {"hidden_size_per_layer_input": 2**70})},
+            "describe no model",
+        ),
         ({"model.gguf": ""}, "GGUF files only"),
         (
             {"adapter_config.json": '{"base_model_name_or_path": "org/base"}'},

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from advisor.estimate import gemma4
 from advisor.estimate.mixtures import mixture_parts, one_layer, routed_layers
 from advisor.ground.model_config import NAMES, REQUIRED, read, text_config
+from advisor.ground.model_structure import config_faults
 from advisor.ground.types import ModelShape
 
 
@@ -59,6 +60,10 @@ LEARNED_POSITIONS = _set(
 )
 
 
+CONFIG = "config.json"
+MOST_PARAMS = 10**15  # a thousand times the largest model
+
+
 class ConfigError(ValueError):
     """The configuration does not describe a transformer's shape."""
 
@@ -83,8 +88,32 @@ def shape_from_config(
 
     `params` is a count known better (from the checkpoint's own index).
 
-    Raises ConfigError where hidden size, layers or vocabulary are missing.
+    Raises ConfigError where hidden size, layers or vocabulary are missing, and for numbers that no
+    model can have.
     """
+    wrong = config_faults(config, CONFIG)
+    if wrong:
+        raise ConfigError(wrong[0].what.removeprefix(f"{CONFIG}: "))
+    try:
+        shape = _shape(config, id_, origin=origin, source=source, params=params)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"its numbers describe no model ({error})") from error
+    if shape.params > MOST_PARAMS or shape.lookup_params > MOST_PARAMS:
+        raise ConfigError("its numbers describe no model (it would be too large)")
+    return shape
+
+
+def _shape(
+    config: Mapping[str, Any],
+    id_: str,
+    *,
+    origin: Literal["folder", "catalogue", "hub"],
+    source: str,
+    params: int | None,
+) -> ModelShape:
+    """The shape, from numbers that were checked one by one and not together."""
     notes: list[str] = []
     outer = str(config.get("model_type") or "")
     inner = text_config(config)

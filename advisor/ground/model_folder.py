@@ -56,22 +56,33 @@ def model_faults(folder: Path, *, writes: bool = True, downloads: bool = False) 
         writes: The model is to generate text, so that it needs an output matrix.
         downloads: Files that are not there will be downloaded.
     """
-    return [
-        *tokenizer_faults(folder),
-        *base_faults(folder, writes=writes, downloads=downloads),
-    ]
+    found: list[Fault] = []
+    documents = _tokenizer(folder, found)
+    tokens = highest_token(documents.get(TOKENIZER, {}))
+    return [*found, *base_faults(folder, writes=writes, downloads=downloads, tokens=tokens)]
 
 
 def tokenizer_faults(folder: Path) -> list[Fault]:
     """Tokenizer files that hold no JSON object."""
     found: list[Fault] = []
-    for name in TOKENIZER_JSON:
-        _json_object(folder / name, found)
+    _tokenizer(folder, found)
     return found
 
 
-def base_faults(folder: Path, *, writes: bool = True, downloads: bool = False) -> list[Fault]:
-    """What is wrong with config.json and the weights; arguments as for `model_faults`."""
+def _tokenizer(folder: Path, found: list[Fault]) -> dict[str, Mapping[str, Any]]:
+    """The objects in the tokenizer's files by name."""
+    documents = {name: _json_object(folder / name, found) for name in TOKENIZER_JSON}
+    return {name: document for name, document in documents.items() if document is not None}
+
+
+def base_faults(
+    folder: Path, *, writes: bool = True, downloads: bool = False, tokens: int | None = None
+) -> list[Fault]:
+    """What is wrong with config.json and the weights; other arguments as for `model_faults`.
+
+    Args:
+        tokens: The tokenizer's highest token id, if it is known.
+    """
     found: list[Fault] = []
     for name in MODEL_JSON:
         _json_object(folder / name, found)
@@ -83,7 +94,6 @@ def base_faults(folder: Path, *, writes: bool = True, downloads: bool = False) -
     weights = _weights(folder, found, downloads=downloads)
     if config is None or wrong or weights is None:
         return found
-    tokens = None if found else highest_token(folder)
     return [
         *found,
         *structure_faults(
@@ -164,11 +174,8 @@ def _exists(path: Path) -> bool:
         return True
 
 
-def highest_token(folder: Path) -> int | None:
-    """The highest token id in tokenizer.json; None if it does not say."""
-    tokenizer = _json_object(folder / TOKENIZER, [])
-    if tokenizer is None:
-        return None
+def highest_token(tokenizer: Mapping[str, Any]) -> int | None:
+    """The highest token id that tokenizer.json names; None if it names none."""
     model = tokenizer.get("model")
     vocabulary = model.get("vocab") if isinstance(model, Mapping) else None
     ids: list[Any] = []
