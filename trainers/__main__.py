@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import time
 import traceback
@@ -19,7 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from advisor.ground.errors import (
     AdviseError,
@@ -41,6 +40,7 @@ from trainers.frame.foreign_code import refused_code
 from trainers.frame.job import Job, make_job
 from trainers.frame.machine import process_count, process_rank
 from trainers.frame.out_of_memory import LOADING, first_line, is_out_of_memory, now
+from trainers.frame.stopping import RESUMES, request
 
 # Set by `advise run`, which shows what error.json says, so that it is not printed twice.
 CALLER_SHOWS_ERRORS = "ADVISE_TELLS_ERRORS"
@@ -50,9 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The exit code of one call. Writes error.json if the stage's folder is known."""
     show_streams()
     given = parse_arguments(argv)
+    with request.listening():
+        return train_all(given)
+
+
+def train_all(given: argparse.Namespace) -> int:
+    """Train what the command line says; the exit code."""
     job: Job | None = None
     now.doing = LOADING
-    previous = signal.signal(signal.SIGTERM, _stop)
     try:
         recipe = load_recipe(given.objective)
         jobs = requested_jobs(given)
@@ -66,17 +71,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 make_folder(job.output)
                 recipe.train(job)
     except KeyboardInterrupt:
-        return record_failure(
-            job, Stopped("stopped", hint="the same command resumes from the last checkpoint")
-        )
+        return record_failure(job, Stopped(f"stopped {request.doing}", hint=RESUMES))
     except OutOfMemory as error:  # in the smallest parts, too
         return record_failure(job, out_of_memory(error.args[0].partition(": ")[2], job))
     except AdviseError as error:
         return record_failure(job, error)
     except Exception as error:
         return record_failure(job, explain_error(error, job))
-    finally:
-        signal.signal(signal.SIGTERM, previous)
     return 0
 
 
@@ -132,10 +133,6 @@ def check_all(check: Callable[[Job], None], jobs: Sequence[Job]) -> None:
             ]
     if faults:
         raise InputError(faults=faults)
-
-
-def _stop(number: int, frame: Any) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 # --------------------------------------------------------------------------- what went wrong

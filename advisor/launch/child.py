@@ -11,36 +11,41 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
 # Runs in the child, in a bare interpreter (20 ms), and is replaced by the trainer. A preexec_fn
 # would do the same inside a fork of this process, which Python's manual warns about. 1 is
-# PR_SET_PDEATHSIG of <linux/prctl.h>. If the parent died before the call took effect, getppid()
-# shows it.
+# PR_SET_PDEATHSIG of <linux/prctl.h>, 9 is SIGKILL. If the parent died before the call took effect,
+# getppid() shows it.
 GUARD = """
 import os, sys
-parent, number = int(sys.argv[1]), int(sys.argv[2])
+parent = int(sys.argv[1])
 if sys.platform == "linux":
     import ctypes
-    ctypes.CDLL(None).prctl(1, number, 0, 0, 0)
+    ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)
     if parent and os.getppid() != parent:
         sys.exit(143)
-os.execv(sys.argv[3], sys.argv[3:])
+os.execv(sys.argv[2], sys.argv[2:])
 """
 WATCH_EVERY_S = 1.0
+# A closing terminal, or what stops a service, may send several signals at once: one request. Two
+# times Ctrl-C are two.
+TOGETHER_S = 0.3
+PATIENCE = "a step that is being trained is finished and saved (Ctrl-C again: end at once)"
 
 
-def guard_command(
-    command: Sequence[str], *, parent: int, death: signal.Signals = signal.SIGKILL
-) -> list[str]:
-    """The command, which the kernel ends with the given signal when its parent ends.
+def guard_command(command: Sequence[str], *, parent: int) -> list[str]:
+    """The command, which the kernel kills when its parent ends.
 
     Args:
         parent: The parent's process number; 0: not known yet.
     """
-    return [sys.executable, "-I", "-S", "-c", GUARD, str(parent), str(int(death)), *command]
+    return [sys.executable, "-I", "-S", "-c", GUARD, str(parent), *command]
 
 
 class Child:
@@ -55,14 +60,13 @@ class Child:
         env: Mapping[str, str],
         *,
         keep_fds: Sequence[int] = (),
-        death: signal.Signals = signal.SIGKILL,
     ) -> None:
         self.command = list(command)
         self.env = dict(env)
         self.keep_fds = tuple(keep_fds)
-        self.death = death
         self.process: subprocess.Popen[bytes] | None = None
         self.stops = 0
+        self.last_stop_s = 0.0
         self.previous: dict[int, Any] = {}
 
     def __enter__(self) -> Child:
@@ -71,7 +75,7 @@ class Child:
                 self.previous[number] = signal.signal(number, self._stop)
         # What the child prints are messages: our own stdout is for data.
         self.process = subprocess.Popen(
-            guard_command(self.command, parent=os.getpid(), death=self.death),
+            guard_command(self.command, parent=os.getpid()),
             env=self.env,
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr.fileno() if _has_fd(sys.stderr) else 2,
@@ -83,11 +87,16 @@ class Child:
         return self
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
+        now_s = time.monotonic()
+        is_together = self.stops > 0 and now_s - self.last_stop_s < TOGETHER_S
+        self.last_stop_s = now_s
+        if is_together and number != signal.SIGINT:
+            return
         self.stops += 1
         if self.process is None:
             return
         if self.stops == 1:
-            print("stopping; press Ctrl-C again to stop immediately", file=sys.stderr, flush=True)
+            print(f"stopping: {PATIENCE}", file=sys.stderr, flush=True)
         self._pass_on()
 
     def _pass_on(self) -> None:
@@ -127,6 +136,28 @@ class Child:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
         for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def every_stop_as_interrupt() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise KeyboardInterrupt here, as Ctrl-C does, unless they are ignored."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {
+        number: signal.signal(number, interrupt)
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 

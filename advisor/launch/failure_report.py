@@ -42,8 +42,8 @@ KINDS: dict[int, type[AdviseError]] = {
     130: Stopped,
 }
 NO_SPACE_BYTES = 16 * 2**20
-RESUME = "run the same command again to resume from the last checkpoint"
-FREE_SPACE = f"free some space, then {RESUME}"
+FREE_SPACE = "free some space"
+AT_ONCE = "stopped at once: the steps since the last checkpoint are lost"
 DISK_FULL = ("no space left on device", "disk quota exceeded")  # in errors of many libraries
 ERROR_OF_ANY_RANK = "error-rank*.json"
 STOP_CODES = (-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, 130, 143)
@@ -87,7 +87,7 @@ def explain_failure(
     if told is not None and not killed_silently:
         return _told(entry, told, code, folder, smaller)
     if code in STOP_CODES:
-        return Stopped(f"stage {entry.name}: stopped", hint=RESUME)
+        return Stopped(f"stage {entry.name}: {AT_ONCE}")
     if code in (-signal.SIGKILL, 137) or killed_silently:
         killer = (
             "by the kernel's out-of-memory killer"
@@ -111,7 +111,6 @@ def explain_failure(
         return TrainingFailed(
             f"stage {entry.name}: the trainer ended without a readable {RESULT} in {folder}",
             _fault_of_result(folder / RESULT),
-            RESUME,
         )
     return KINDS.get(code, TrainingFailed)(
         f"stage {entry.name}: the trainer ended with exit code {code}",

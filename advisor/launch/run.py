@@ -13,6 +13,7 @@ from advisor.ground.resources import trainers_root
 from advisor.ground.terminal import shown
 from advisor.ground.types import Hardware, as_free_now
 from advisor.ground.units import format_gib
+from advisor.launch.child import every_stop_as_interrupt
 from advisor.launch.dry_run import measure_plan
 from advisor.launch.expected import device_hardware, expect_stage, plan_shape
 from advisor.launch.folder import RunFolder, find_record, is_done
@@ -27,6 +28,7 @@ from advisor.launch.preflight import run_preflight
 from advisor.launch.prepare import prepare_plan, select_entries
 from advisor.launch.record_keeper import OnEnd, RecordKeeper, Say, new_record
 from advisor.launch.result_check import check_results, results_it_rests_on
+from advisor.launch.resume import resume_command
 from advisor.launch.stages import StageRunner
 from advisor.launch.trainer_process import TrainerStarter
 from advisor.plan.model import Comments, Plan
@@ -147,7 +149,7 @@ def run_plan(
     for warning in (*checked.warnings, *memory.warnings, *(fault.what for fault in memory.faults)):
         say(f"warning: {warning}")
 
-    with RunFolder(run.folder) as folder:
+    with RunFolder(run.folder) as folder, every_stop_as_interrupt():
         starter = TrainerStarter(
             package_folder=package_folder,
             launch=run.plan.launch,
@@ -180,6 +182,7 @@ def run_plan(
             judge=judge,
         )
         keeper = RecordKeeper(run.folder, record, say=say, on_end=on_end)
+        resume = resume_command(run.shown_folder, only=only, max_steps=max_steps, judge=judge)
         runner = StageRunner(
             run=run,
             starter=starter,
@@ -188,6 +191,7 @@ def run_plan(
             say=say,
             hardware=used,
             shape=shape,
+            resume=resume,
         )
         return runner.train(selected)
 

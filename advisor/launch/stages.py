@@ -11,16 +11,18 @@ from advisor.ground.errors import AdviseError, InputError, Stopped
 from advisor.ground.files import PLAN_FILE, write_atomically
 from advisor.ground.types import Hardware, ModelShape
 from advisor.launch.failure_report import (
-    RESUME,
+    AT_ONCE,
     explain_failure,
     forget_errors,
     oom_kills,
     ran_out_of_memory,
+    read_error,
     smaller_hint,
 )
 from advisor.launch.out_of_memory import adjustments, as_it_ran, next_attempt, peak_estimator
 from advisor.launch.prepare import PlanRun
 from advisor.launch.record_keeper import RecordKeeper, Say
+from advisor.launch.resume import with_resume
 from advisor.launch.trainer_process import Ended, TrainerStarter
 from advisor.methods import objective, update
 from advisor.plan.entries import Entry
@@ -46,6 +48,7 @@ class StageRunner:
     keeper: RecordKeeper
     judge: bool
     say: Say
+    resume: str  # the command that resumes this call
     hardware: Hardware | None = None  # what the plan uses of the machine
     shape: ModelShape | None = None  # of the plan's model
 
@@ -55,16 +58,21 @@ class StageRunner:
         Raises TrainingFailed, InputError, MachineNotReady or Stopped, as a stage ended; run.json
         says the same.
         """
+        groups = self._groups(selected)
+        self._refuse_missing_start(selected)
         write_atomically(self.run.folder / PLAN_FILE, self.run.copy_text)
         self.keeper.save()
-        for group in self._groups(selected):
-            self._refuse_missing_start(group[0])
-            first, last = selected.index(group[0]) + 1, selected.index(group[-1]) + 1
-            span = f"{first}" if first == last else f"{first} to {last}"
-            left: Sequence[Entry] = group
-            while left:  # again with a smaller micro-batch as long as memory runs out
-                left = self._train_group(left, f"{span} of {len(selected)}")
-        self._compare_modules()
+        try:
+            for group in groups:
+                first, last = selected.index(group[0]) + 1, selected.index(group[-1]) + 1
+                span = f"{first}" if first == last else f"{first} to {last}"
+                left: Sequence[Entry] = group
+                while left:  # again with a smaller micro-batch as long as memory runs out
+                    left = self._train_group(left, f"{span} of {len(selected)}")
+            self._compare_modules()
+        except KeyboardInterrupt:  # between two stages
+            self.keeper.finish()
+            raise with_resume(Stopped("stopped between two stages"), self.resume) from None
         self.keeper.finish()
         return Run(folder=self.run.folder, record=self.keeper.record)
 
@@ -89,16 +97,18 @@ class StageRunner:
                 groups.append([entry])
         return groups
 
-    def _refuse_missing_start(self, entry: Entry) -> None:
-        """Raise InputError if --only skips a stage that this one starts from or is scored by."""
-        for name in entry.needs:
-            if not self.keeper.is_done(name):
-                how = "starts from" if name == entry.starts_from else "is scored by"
-                raise InputError(
-                    f"stage {entry.name} {how} {name}, which is not trained yet in"
-                    f" {self.run.shown_folder}",
-                    hint=f"advise run --only {name} first, or run all stages",
-                )
+    def _refuse_missing_start(self, selected: Sequence[Entry]) -> None:
+        """Raise InputError if --only skips a stage that another one starts from or is scored by."""
+        coming = {entry.name for entry in selected}
+        for entry in selected:
+            for name in entry.needs:
+                if name not in coming and not self.keeper.is_done(name):
+                    how = "starts from" if name == entry.starts_from else "is scored by"
+                    raise InputError(
+                        f"stage {entry.name} {how} {name}, which is not trained yet in"
+                        f" {self.run.shown_folder}",
+                        hint=f"train it first with --only {name}, or all stages without --only",
+                    )
 
     def _train_group(self, group: Sequence[Entry], position: str) -> Sequence[Entry]:
         """Train the group in one process; what of it is to be trained again, with a smaller
@@ -136,15 +146,12 @@ class StageRunner:
             self.keeper.adjusted(failed.name, adjustments(failed, self._folder(failed)))
             if self._starts_again(failed, ended, kills):
                 return group[group.index(failed) :]
-            error = self._error(failed, ended, kills)
+            error = with_resume(self._error(failed, ended, kills), self.resume)
             self.keeper.fail(failed.name, error)
             raise error
         # The stage was over when the signal came; those after it have not begun.
         if ended.was_stopped and self.keeper.finish() != DONE:
-            raise Stopped(
-                f"stopped after stage {group[-1].name}",
-                hint="run the same command again to train the next stage",
-            )
+            raise with_resume(Stopped(f"stopped after stage {group[-1].name}"), self.resume)
         return ()
 
     def _starts_again(self, entry: Entry, ended: Ended, kills: int | None) -> bool:
@@ -177,8 +184,9 @@ class StageRunner:
             self.keeper.accept(entry.name, result, following=following)
 
     def _error(self, entry: Entry, ended: Ended, kills: int | None) -> AdviseError:
-        if ended.was_stopped:
-            return Stopped(f"stage {entry.name}: stopped", hint=RESUME)
+        told = read_error(self._folder(entry))
+        if ended.was_stopped and (told is None or told.lost_others):
+            return Stopped(f"stage {entry.name}: {AT_ONCE}")
         return explain_failure(
             entry,
             code=ended.code,
@@ -214,7 +222,9 @@ class StageRunner:
         self.say("evaluating the module of every task on the held-out rows of every task")
         path = self.run.folder / CROSS
         path.unlink(missing_ok=True)
-        code = self.starter.compare_modules(self.run.folder).code
+        code, was_stopped = self.starter.compare_modules(self.run.folder)
+        if was_stopped:
+            raise KeyboardInterrupt
         found = try_read_part(CrossEvaluation, path) if code == 0 else None
         if found is None:  # every module is trained and evaluated by itself: the run is not lost
             self.say(

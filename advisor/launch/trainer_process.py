@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -63,11 +62,9 @@ class TrainerStarter:
             *flags,
             *self._limit(),
         ]
-        death = signal.SIGKILL
         if self.launch.processes > 1:
             command = _in_several_processes(command, self.launch.processes)
-            death = signal.SIGTERM  # a launcher that is asked to stop ends its workers
-        return self._run(command, death=death, watch=watch)
+        return self._run(command, watch=watch)
 
     def compare_modules(self, run: Path) -> Ended:
         """Evaluate the module of every task on the held-out rows of every task."""
@@ -86,11 +83,10 @@ class TrainerStarter:
         self,
         command: Sequence[str],
         *,
-        death: signal.Signals = signal.SIGKILL,
         watch: Callable[[], object] | None = None,
     ) -> Ended:
         environment = self._environment()
-        with Child(command, environment, keep_fds=[self.lock_fd], death=death) as child:
+        with Child(command, environment, keep_fds=[self.lock_fd]) as child:
             return Ended(child.wait(watch), child.stops > 0)
 
     def _environment(self) -> dict[str, str]:
@@ -125,7 +121,7 @@ def _in_several_processes(command: Sequence[str], processes: int) -> list[str]:
     `accelerate launch` wraps the same launcher, but starts a single process if there is no GPU.
     """
     return [
-        *_python("torch.distributed.run"),
+        *_python("trainers.frame.torchrun"),
         "--standalone",
         *("--nproc-per-node", str(processes)),
         "--no-python",

@@ -119,8 +119,14 @@ class Stage:
     ] = None
     save_steps: Annotated[
         Positive | None,
-        "optimizer steps between checkpoints; default: ten in a run, at least every 500",
+        "optimizer steps between checkpoints; default: ten in a run, at least every 500, unless"
+        " saving would take more than 5 % of the time",
     ] = None
+    save_minutes: Annotated[
+        Annotated[float, Number(above=0)] | None,
+        "minutes between checkpoints, if `save_steps` takes longer; more where saving would take"
+        " over 5 % of the time; null: steps alone count",
+    ] = 10.0
     seed: Annotated[int, Integer(min=0, below=2**32), "of every random choice"] = 42
     trl: Annotated[dict[str, Any], "passed to TRL's config class unchanged"] = field(
         default_factory=dict

@@ -24,7 +24,7 @@ FITTED: Mapping[str, Collection[str]] = {
 }
 NO_MEMORY = {
     "name", "start_from", "learning_rate", "epochs", "max_steps", "warmup", "scheduler",
-    "weight_decay", "holdout", "save_steps", "seed", "truncation",
+    "weight_decay", "holdout", "save_steps", "save_minutes", "seed", "truncation",
 }  # fmt: skip
 
 _OPENS = re.compile(r"(?:^|[\s,:\[{-])$")

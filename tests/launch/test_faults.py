@@ -92,7 +92,7 @@ def test_a_stop_reaches_the_trainer_once_and_is_recorded(shop, number):
     parent.send_signal(number)
     _, err = parent.communicate(timeout=20)
     assert parent.returncode == 130, err
-    assert "resume from the last checkpoint" in err
+    assert "\n  resume with: advise run out\n" in err
     assert (shop / "out" / "stages" / "sft" / "signals").read_text().split() == [
         str(int(signal.SIGTERM))
     ]

@@ -350,7 +350,7 @@ def test_the_trainers_are_ours_whatever_lies_around(shop, monkeypatch, capfd):
         ("no-result", TrainingFailed, ["without a readable result.json"]),
         ("nan", TrainingFailed, ["without a readable result.json"]),
         ("disk", TrainingFailed, ["stage sft: the trainer ended with exit code 1"]),
-        ("full", MachineNotReady, ["the disk is full", "resume from the last checkpoint"]),
+        ("full", MachineNotReady, ["the disk is full", "free some space"]),
         ("input", InputError, ["row 3 has no answer", "the hint"]),
     ],
 )
@@ -364,6 +364,7 @@ def test_a_failed_trainer_is_explained(shop, monkeypatch, mode, kind, words):
     for word in words:
         assert word in caught.value.text()
     folder = next((shop / "runs").iterdir())
+    assert caught.value.text().endswith(f"\n  resume with: advise run runs/{folder.name}")
     assert (record(folder)["status"], record(folder)["stages"][0]["status"]) == ("failed", "failed")
     monkeypatch.setenv("STAND_IN", "ok")
     assert run().status == "done"

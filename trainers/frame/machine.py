@@ -244,16 +244,39 @@ def wait_for_all() -> None:
     The processes wait on the host and for long: what the main process does alone, such as an
     evaluation, may take more than the half an hour after which the GPUs' own collectives give up.
     """
+    if (group := _meeting_group()) is not None:
+        import torch.distributed as dist
+
+        dist.barrier(group=group)
+
+
+def any_process(*values: bool) -> tuple[bool, ...]:
+    """For each value, whether it holds in any process of the run. Call it in every process.
+
+    Sent on the host: no GPU waits for it. Two processes on one machine took 0.1 ms for it.
+    """
+    if (group := _meeting_group()) is None:
+        return values
+    import torch
+    import torch.distributed as dist
+
+    table = torch.tensor(values, dtype=torch.uint8)
+    dist.all_reduce(table, op=dist.ReduceOp.MAX, group=group)
+    return tuple(bool(value) for value in table.tolist())
+
+
+def _meeting_group() -> Any | None:
+    """The group in which processes wait for each other; None if there is one process alone."""
     global _meeting
     if process_count() == 1:
-        return
+        return None
     import torch.distributed as dist
 
     if not (dist.is_available() and dist.is_initialized()):
-        return
+        return None
     if _meeting is None:
         _meeting = dist.new_group(backend="gloo", timeout=timedelta(hours=LONGEST_WAIT_H))
-    dist.barrier(group=_meeting)
+    return _meeting
 
 
 # --------------------------------------------------------------------------- memory

@@ -18,8 +18,10 @@ from advisor.ground.terminal import console, show_streams, shown
 from advisor.ground.units import format_duration, format_gib
 from trainers.frame.checkpoint_store import CheckpointStore
 from trainers.frame.held_out_curve import HeldOutCurve
-from trainers.frame.machine import MemoryMeter, wait_for_all
+from trainers.frame.machine import MemoryMeter, is_main_process, wait_for_all
 from trainers.frame.metrics_file import append_line
+from trainers.frame.save_clock import SaveClock
+from trainers.frame.stopping import request
 
 LINE_EVERY_S = 10.0  # without a terminal
 SHOWN = 2  # numbers of the objective beside the loss: the loss of GRPO is zero by construction
@@ -75,8 +77,8 @@ class Display:
 
 class RunCallback(TrainerCallback):
     """Writes a line of metrics per logged step, updates the display, marks checkpoints as complete,
-    measures the held-out loss when it is due, and stops a run whose loss is not finite, or whose
-    held-out loss does not improve any more.
+    measures the held-out loss when it is due, decides when to save, and stops a run that was asked
+    to stop, whose loss is not finite, or whose held-out loss does not improve any more.
 
     A line that stands for several steps holds their mean loss, time and speed, and the gradient's
     norm of the last of them.
@@ -89,6 +91,7 @@ class RunCallback(TrainerCallback):
         steps: Optimizer steps of the whole run.
         memory: The meter whose peak is shown.
         store: The stage's checkpoints; None: none is written.
+        saves: Says when a checkpoint is due; None: none is written.
         scaled: Gradients are scaled (fp16), so that an infinite one only skips a step.
         shown: Whether this process shows progress.
         logged: Names of the trainer's logs to write and show beside the loss.
@@ -104,13 +107,15 @@ class RunCallback(TrainerCallback):
         steps: int,
         memory: MemoryMeter,
         store: CheckpointStore | None = None,
+        saves: SaveClock | None = None,
         scaled: bool = False,
         shown: bool = True,
         logged: Sequence[str] = (),
     ) -> None:
         self.metrics, self.stage, self.task, self.steps = metrics, stage, task, steps
         self.memory, self.store, self.scaled = memory, store, scaled
-        self.logged = logged
+        self.logged, self.saves = logged, saves
+        self.stopped_at: int | None = None  # the step after which it was asked to stop
         self.display_args = (label, steps, shown)
         self.display: Display | None = None
         self.trainer: Any = None  # set once the trainer is made, which needs its callbacks
@@ -125,24 +130,41 @@ class RunCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.began_s = self.last_s = time.monotonic()
         self.first_step = self.last_step = state.global_step
+        if self.saves is not None:
+            self.saves.begin()
         label, steps, shown = self.display_args
         self.display = Display(label, steps, shown=shown)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Measure what is due. Log what was measured, what is saved, and the last step, whatever
-        the distance between two lines.
+        """Measure and save what is due, and stop if any process was asked to. Log what was
+        measured, what is saved, and the last step, whatever the distance between two lines.
         """
         if self.curve is not None and self.curve.is_due(state.global_step):
             began_s = time.monotonic()
             self.held_out[state.global_step] = self.curve.measure(state.global_step)
             control.should_log = True  # so that the step has a line in metrics.jsonl
             if self.curve.stopped:
-                control.should_training_stop = control.should_save = True
+                control.should_training_stop = True
             took_s = time.monotonic() - began_s
             self.held_out_s += took_s
             self.last_s += took_s  # measuring is not part of a step's time
+        if self.saves is not None:
+            self._decide(state.global_step, control, self.saves)
         if control.should_save or control.should_training_stop or state.global_step >= self.steps:
             control.should_log = True
+        self.save_began_s = time.monotonic()
+
+    def _decide(self, step: int, control: Any, saves: SaveClock) -> None:
+        """Save and stop in all processes or in none."""
+        is_stopped, is_due = request.is_agreed(is_main_process() and saves.is_due(step))
+        if is_stopped and step < self.steps:
+            control.should_training_stop = True
+            self.stopped_at = step
+            if self.display_args[2]:
+                label = self.display_args[0]
+                say(f"{label}: stopping after step {step} of {self.steps}: saving a checkpoint")
+        # transformers counts its own steps: those of the plan that the checkpoint came from.
+        control.should_save = is_due or control.should_training_stop or step >= self.steps
 
     def on_log(
         self,
@@ -164,6 +186,7 @@ class RunCallback(TrainerCallback):
         self.tokens += tokens
         per_s = tokens / max(now - self.last_s, 1e-9)
         self.last_s, self.last_step = now, state.global_step
+        self.save_began_s = now  # the GPU has done its work, which saving would have waited for
         memory = self.memory.peak_bytes()
         held_out = self.held_out.get(state.global_step)
         self._write(
@@ -247,6 +270,8 @@ class RunCallback(TrainerCallback):
             if self.curve is not None:
                 self.curve.keep_for(self.store.records())
         self.last_s = time.monotonic()  # saving is not part of a step's time
+        if self.saves is not None:
+            self.saves.saved(self.last_s - self.save_began_s)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.train_s = time.monotonic() - self.began_s - self.held_out_s

@@ -28,7 +28,7 @@ from advisor.plan.record import (
 )
 from trainers.evaluation import Evaluator
 from trainers.evaluation.saved_result import Probe, check_saved
-from trainers.frame import checkpoints, optimizers, settings
+from trainers.frame import checkpoints, optimizers, settings, stopping
 from trainers.frame.bases import memory_meter, release_base
 from trainers.frame.checkpoint_store import CheckpointStore
 from trainers.frame.depends_on import dependencies
@@ -61,6 +61,8 @@ from trainers.frame.out_of_memory import (
     enter,
 )
 from trainers.frame.rows import prepare_rows
+from trainers.frame.save_clock import save_clock
+from trainers.frame.stopping import end_if_asked, request
 from trainers.frame.trained_dtype import round_to_base
 from trainers.frame.types import Device, Model, Tokenizer, Trainer
 from trainers.prepare import ANSWERS, Kind, Prepared
@@ -308,6 +310,7 @@ def train(job: Job, objective: Objective[Any]) -> None:
     """
     began_s = time.monotonic()
     enter(job, LOADING)
+    request.doing = stopping.LOADING
     versions, device, threads, update = open_stage(job, objective.config_class, objective.faults)
     # Imported here: reading the command line and refusing a plan must not wait for them.
     from transformers import set_seed
@@ -345,7 +348,7 @@ def train(job: Job, objective: Objective[Any]) -> None:
     metrics = job.run / "metrics.jsonl"
     callback = RunCallback(
         metrics=metrics if shown else None, stage=job.stage.name, task=job.task, label=label(job),
-        steps=steps, memory=memory, store=store,
+        steps=steps, memory=memory, store=store, saves=save_clock(job, steps),
         scaled=settings.autocast_dtype(job, device) == "float16", shown=shown,
         logged=objective.logged,
     )  # fmt: skip
@@ -354,6 +357,7 @@ def train(job: Job, objective: Objective[Any]) -> None:
     trainer.rows_at_once = rows_at_once(job)
     trainer.checkpoint_store = store
     resume = last_checkpoint(job, store)  # the trainer has connected the processes
+    request.doing = stopping.BEFORE
     model = trainer.model
     probe = objective.probe(job, data, tokenizer)
     before = probe.answer(model) if shown else None
@@ -387,9 +391,11 @@ def train(job: Job, objective: Objective[Any]) -> None:
         ):
             trainer._load_from_checkpoint(str(resume[0]))
         else:
-            trainer.train(resume_from_checkpoint=str(resume[0]) if resume else None)
+            with request.finishing_steps():
+                trainer.train(resume_from_checkpoint=str(resume[0]) if resume else None)
     finally:
         callback.close()
+    end_if_asked(callback.stopped_at, steps)
     measured = measurement(memory, callback)
     if not shown:
         return

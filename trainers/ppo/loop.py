@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from advisor.plan.record import DONE, RESULT, Check, ResolvedSettings, StageResult
 from trainers.evaluation.saved_result import Probe, check_saved
-from trainers.frame import checkpoints, settings
+from trainers.frame import checkpoints, settings, stopping
 from trainers.frame.files import write_json
 from trainers.frame.job import Job
 from trainers.frame.machine import MemoryMeter, is_main_process, wait_for_all
@@ -31,6 +31,7 @@ from trainers.frame.stage import (
     rows_at_once,
     stage_verdict,
 )
+from trainers.frame.stopping import end_if_asked, request
 from trainers.frame.trained_dtype import round_to_base
 from trainers.frame.types import Tokenizer
 from trainers.ppo.build import build, faults, reward_fingerprint, reward_model_folder
@@ -54,6 +55,7 @@ def train(job: Job) -> None:
     """
     began_s = time.monotonic()
     enter(job, LOADING)
+    request.doing = stopping.LOADING
     versions, device, threads, update = open_stage(job, lambda: PPOArguments, faults)
     # Imported here: reading the command line and refusing a plan must not wait for them.
     from trainers.frame.loading import load_tokenizer
@@ -88,6 +90,7 @@ def train(job: Job) -> None:
         model=ppo.roles.parts["policy"].model, more={"reward": reward_fingerprint(job, folder)},
     )  # fmt: skip
     resume = last_checkpoint(job, store)
+    request.doing = stopping.BEFORE
     probe = Probe(row=probe_row(data.train, tokenizer), pad_id=tokenizer.pad_token_id)
     with ppo.roles.use("policy") as policy:
         before = probe.answer(policy)
@@ -115,6 +118,7 @@ def train(job: Job) -> None:
     ppo.rows_at_once = rows_at_once(job)
     enter(job, TRAINING)
     run.run_updates(first)
+    end_if_asked(run.stopped_at, run.steps)
     if not shown:
         return
     about = {

@@ -8,6 +8,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from trainers.frame import settings
 from trainers.frame.checkpoint_store import CheckpointStore
 from trainers.frame.files import write_json
 from trainers.frame.job import Job
-from trainers.frame.machine import MemoryMeter, wait_for_all
+from trainers.frame.machine import MemoryMeter, is_main_process, wait_for_all
 from trainers.frame.metrics_file import append_line
 from trainers.frame.progress import Display, say
+from trainers.frame.save_clock import SaveClock, save_clock
 from trainers.frame.stage import label
+from trainers.frame.stopping import request
 from trainers.ppo.build import process_rank
 from trainers.ppo.guards import findings, not_finite, reward_hacked
 from trainers.ppo.heldout import HeldOutEvaluator
@@ -52,6 +55,7 @@ class PPORun:
     step_times_s: list[float] = field(default_factory=list)
     tokens: int = 0
     train_s: float = 0.0
+    stopped_at: int | None = None  # the update after which it was asked to stop
 
     @property
     def metrics(self) -> Path:
@@ -69,20 +73,18 @@ class PPORun:
         return settings.total_steps(self.job, len(self.data.train), processes=settings.world_size())
 
     def run_updates(self, first: int) -> None:
-        """Run every update from `first` on.
+        """Run every update from `first` on, or until the process is asked to stop.
 
         Raises TrainingFailed if a number is not finite, or a guard stops a run that is no trial.
         """
         import torch
 
         job, steps, world = self.job, self.steps, settings.world_size()
-        every, look_every = (
-            settings.save_every(job, steps),
-            max(1, math.ceil(steps / (EVALUATIONS + 1))),
-        )
+        look_every = max(1, math.ceil(steps / (EVALUATIONS + 1)))
         display = Display(label(job), steps, shown=self.shown)
         began = time.monotonic()
-        try:
+        saves = save_clock(job, steps)
+        with request.finishing_steps(), closing(display):
             for step in range(first, steps):
                 started = time.monotonic()
                 share = rate_share(
@@ -118,13 +120,24 @@ class PPORun:
                 left_s = (steps - step - 1) * (time.monotonic() - began) / (step + 1 - first)
                 display.show(step + 1, update_line(line, left_s))
                 self.guard(line)
-                is_due = (step + 1) % every == 0 or step + 1 == steps
-                if is_due and self.store is not None:
-                    epoch = (step + 1) * self.size * world / len(self.data.train)
-                    save_checkpoint(self.store, self.ppo, step=step + 1, steps=steps, epoch=epoch)
-        finally:
-            self.train_s = time.monotonic() - began
-            display.close()
+                is_stopped, is_due = request.is_agreed(is_main_process() and saves.is_due(step + 1))
+                if is_stopped or is_due or step + 1 == steps:
+                    if is_stopped and self.shown:
+                        say(f"{label(job)}: stopping after update {step + 1} of {steps}")
+                    self.save(step + 1, saves)
+                self.train_s = time.monotonic() - began
+                if is_stopped and step + 1 < steps:
+                    self.stopped_at = step + 1
+                    return
+
+    def save(self, step: int, saves: SaveClock) -> None:
+        """Write a checkpoint after so many updates."""
+        if self.store is None:
+            return
+        began_s = time.monotonic()
+        epoch = step * self.size * settings.world_size() / len(self.data.train)
+        save_checkpoint(self.store, self.ppo, step=step, steps=self.steps, epoch=epoch)
+        saves.saved(time.monotonic() - began_s)
 
     def line(
         self, step: int, found: Mapping[str, float], rate: float, seconds: float, elapsed_s: float

@@ -12,10 +12,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from advisor.ground.errors import InputError, TrainingFailed
+from advisor.ground.errors import InputError, Stopped, TrainingFailed
 from advisor.plan.write import plan_text
 from tests.trainers.ppo.modules import UPDATES, metrics, save_module
 from trainers.frame.checkpoint_store import CheckpointStore
+from trainers.frame.stopping import request
 from trainers.ppo.loop import train
 
 ROOT = Path(__file__).parents[3]
@@ -174,6 +175,30 @@ def test_a_run_stopped_half_way_goes_on_and_ends_the_same(make, tmp_path, monkey
     train(broken)
     assert metrics(broken.run) == metrics(whole.run)
     assert result(broken)["evaluation"]["metrics"] == result(whole)["evaluation"]["metrics"]
+
+
+def test_a_run_that_is_asked_to_stop_saves_its_update(make, tmp_path, monkeypatch):
+    """A signal in an update: it is finished and saved, though no checkpoint was due, and the next
+    call goes on from there to the weights of an unbroken run.
+    """
+    from trainers.ppo.update import PPO
+
+    keys = {**RESUMED, "max_steps": 3, "save_steps": 9, "job_judge": False, "holdout": 0}
+    whole, broken = (make(**keys, job_run=tmp_path / name) for name in ("whole", "broken"))
+    train(whole)
+    real = PPO.update
+
+    def update(self, prompts, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, prompts, **options)
+
+    with monkeypatch.context() as patch, request.listening():
+        patch.setattr(PPO, "update", update)
+        with pytest.raises(Stopped, match="stopped after step 1 of 3, with a checkpoint"):
+            train(broken)
+    assert [path.name for path in broken.checkpoints.iterdir()] == ["checkpoint-1"]
+    train(broken)
+    assert metrics(broken.run) == metrics(whole.run)
 
 
 @pytest.mark.slow
