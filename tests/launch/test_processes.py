@@ -6,7 +6,13 @@ from dataclasses import replace
 import pytest
 
 from advisor.ground.errors import Stopped, TrainingFailed
-from advisor.launch.failure_report import explain_failure, first_cause, forget_errors, read_error
+from advisor.launch.failure_report import (
+    explain_failure,
+    first_cause,
+    forget_errors,
+    read_error,
+    smaller_hint,
+)
 from advisor.plan.entries import entries
 from advisor.plan.read import read_plan
 from advisor.plan.record import ErrorRecord, error_of_rank
@@ -34,7 +40,11 @@ def leave(folder, *records):
 def explained(shop, *, code=1, kills=None):
     entry = entries(read_plan("plan.yaml"))[0]
     return explain_failure(
-        entry, code=code, folder=shop / "stage", oom_kills_before=kills, is_chosen_folder=False
+        entry,
+        code=code,
+        folder=shop / "stage",
+        oom_kills_before=kills,
+        smaller=lambda doing: smaller_hint(entry, False),
     )
 
 
