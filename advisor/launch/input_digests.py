@@ -271,17 +271,18 @@ def _changes(
         if any(_is_same(old, content, key, inputs) for old in same_kind.values()):
             continue
         old = before.get(key) or next(iter(same_kind.values()))
-        files = "; ".join(changed_files(old, content))
         shown = _shown(key, inputs)
-        if files.startswith(f"{Path(shown).name} "):  # a single file
-            yield key, f"{shown}{files.removeprefix(Path(shown).name)}"
-        else:
-            yield key, f"{shown}: {files}" if files else shown
+        is_file = resolve_path(inputs.plan_path, shown).is_file()
+        named = [
+            f"{shown if is_file else f'{shown}/{name}'} {change}"
+            for name, change in changed_files(old, content)
+        ]
+        yield key, "; ".join(named) or shown
 
 
-def changed_files(old: InputContent, new: InputContent) -> list[str]:
-    """'model.safetensors has other content (same size)': each file that differs; empty if no names
-    are known.
+def changed_files(old: InputContent, new: InputContent) -> list[tuple[str, str]]:
+    """('model.safetensors', 'has other content (the same size)'): each file that differs; empty if
+    no names are known.
     """
     if old.files is None or new.files is None:
         return []
@@ -295,16 +296,16 @@ def changed_files(old: InputContent, new: InputContent) -> list[str]:
     said = []
     for name, before, now in pairs:
         if before is None:
-            said.append(f"{name} is new")
+            said.append((name, "is new"))
         elif now is None:
-            said.append(f"{name} is gone")
+            said.append((name, "is gone"))
         elif not before.holds_the_same(now):
             size = (
                 "the same size"
                 if before.bytes == now.bytes
                 else f"{before.bytes:,} bytes then, {now.bytes:,} now"
             )
-            said.append(f"{name} has other content ({size})")
+            said.append((name, f"has other content ({size})"))
     return said
 
 

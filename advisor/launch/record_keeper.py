@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from advisor.ground.errors import AdviseError, Stopped
+from advisor.ground.files import PLAN_FILE, write_atomically
 from advisor.ground.types import Hardware
 from advisor.ground.version import __version__
-from advisor.launch.folder import is_done, now
+from advisor.launch.folder import RunFolder, is_done, now
 from advisor.launch.input_digests import InputContent, merged, recorded_inputs, task_digests
 from advisor.launch.prepare import PlanRun
 from advisor.plan.entries import Entry
@@ -121,6 +122,17 @@ def _stage_record(
         folder=f"stages/{entry.name}",
         adjusted=before.adjusted if before else (),
     )
+
+
+def note_new_paths(run: PlanRun, record: RunRecord) -> RunRecord:
+    """A finished run whose model or data have other paths now: the plan in its folder and run.json
+    name them from now on. Raises MachineNotReady.
+    """
+    noted = replace(record, digests=run.digests, tasks=task_digests(run.copy), model=run.plan.model)
+    with RunFolder(run.folder):
+        write_atomically(run.folder / PLAN_FILE, run.copy_text)
+        write_record(run.folder / RECORD, noted)
+    return noted
 
 
 class RecordKeeper:

@@ -26,7 +26,7 @@ from advisor.launch.input_digests import (
 from advisor.launch.memory_check import check_memory, measured_need
 from advisor.launch.preflight import run_preflight
 from advisor.launch.prepare import prepare_plan, select_entries
-from advisor.launch.record_keeper import OnEnd, RecordKeeper, Say, new_record
+from advisor.launch.record_keeper import OnEnd, RecordKeeper, Say, new_record, note_new_paths
 from advisor.launch.result_check import check_results, results_it_rests_on
 from advisor.launch.resume import resume_command
 from advisor.launch.stages import StageRunner
@@ -102,6 +102,10 @@ def run_plan(
         if not unfinished.intersection(entry.name for entry in selected) and (
             unfinished or record.status == DONE
         ):
+            if not run.identity.has_digest_of(record) and record.status == DONE:
+                for line in renamed(record, run.inputs, run.inputs.of_entries(selected)):
+                    say(line)
+                record = note_new_paths(run, record)
             return Run(folder=run.folder, record=record, already_done=True)
 
     # Only what is not done yet needs its trainer, data and disk.

@@ -64,7 +64,7 @@ def test_weights_that_were_changed_in_place_are_noticed(shop, begun):
     with pytest.raises(InputError) as refused:
         run()
     assert (
-        "the model has changed since this run began: model: model.safetensors has other content"
+        "the model has changed since this run began: model/model.safetensors has other content"
         " (the same size)" in refused.value.text()
     )
     assert "put the old content back, start a new run with --output DIR" in refused.value.text()
@@ -118,7 +118,7 @@ def test_a_renamed_model_with_other_content_is_another_one(shop, begun):
     with pytest.raises(InputError) as refused:
         run(output=begun)
     assert (
-        "the settings are the same, and the model is not the same: smol: model.safetensors has"
+        "the settings are the same, and the model is not the same: smol/model.safetensors has"
         " other content (the same size)" in refused.value.text()
     )
     assert run().folder != begun
@@ -182,6 +182,20 @@ def test_a_run_folder_is_told_where_its_files_are_now(shop, begun):
     done = run(moved, set_values=["model=../elsewhere/model", "data.path=../elsewhere/train.jsonl"])
     assert done.folder == moved
     assert run(moved).already_done
+
+
+def test_a_finished_run_notes_where_its_files_are_now(shop, capsys):
+    """A finished run whose model was renamed stays finished; its plan names the new folder."""
+    done = run()
+    rename_model(shop)
+    assert run().already_done
+    assert "the model was model when this run began and is smol now" in capsys.readouterr().err
+    assert read_plan(done.folder / "plan.yaml").model == "../../smol"
+    assert record(done.folder)["model"] == "smol"
+    before = (done.folder / "run.json").read_bytes()
+    assert run().already_done
+    assert run(done.folder).already_done
+    assert (done.folder / "run.json").read_bytes() == before
 
 
 def test_departments_are_moved_and_their_data_renamed(shop, tmp_path_factory, monkeypatch, capsys):

@@ -200,3 +200,19 @@ def test_two_results_of_one_name_are_refused(run):
 
     with pytest.raises(InputError, match="two results are called"):
         load_results([*results_of(run), *results_of(run)], torch.device("cpu"))
+
+
+def test_the_base_of_a_moved_project_is_the_one_that_its_plan_names(run, tmp_path, tiny_model):
+    """Where the recorded folder is gone, the plan in the run folder says where the model is."""
+    record = json.loads((run / "run.json").read_text())
+    moved = tmp_path / "run"
+    moved.mkdir()
+    (moved / "run.json").write_text(json.dumps(record | {"model": "/gone/model"}))
+    with pytest.raises(InputError, match=r"no longer there: /gone/model\n.* --set model=FOLDER"):
+        results_of(moved)
+    (tmp_path / "model").symlink_to(tiny_model)
+    (moved / "plan.yaml").write_text(
+        "name: x\nmodel: ../model\ndata: {path: gone.jsonl}\n"
+        "stages: [{name: sft, objective: sft, update: lora, learning_rate: 1e-4}]\n"
+    )
+    assert {result.model for result in results_of(moved)} == {str(tmp_path / "model")}

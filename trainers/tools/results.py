@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -16,9 +16,17 @@ from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.files import PLAN_FILE
 from advisor.ground.model_folder import base_faults, folder_faults
 from advisor.methods import objective, update
-from advisor.plan.read import read_plan
-from advisor.plan.record import DONE, RECORD, RunRecord, last_of_each_task, read_record
+from advisor.plan.read import read_plan, resolve_path
+from advisor.plan.record import (
+    DONE,
+    RECORD,
+    RunRecord,
+    StageRecord,
+    last_of_each_task,
+    read_record,
+)
 from trainers.frame.experts import silence_routers
+from trainers.frame.job import is_hub_id
 from trainers.frame.loading import keep_weights_unpacked, placement
 from trainers.frame.model_files import check_adapter, check_files, check_loaded, reading
 from trainers.frame.stored import written_out
@@ -95,7 +103,7 @@ def results_of(run: Path, *, prefix: str = "") -> list[Result]:
             Result(
                 label=f"{prefix}{stage.task or stage.name}",
                 folder=run / stage.folder,
-                model=record.base_model(stage),
+                model=base_of(run, record, stage),
                 update=stage.update,
                 quantization=stage.quantization,
                 double_quantization=settings.double_quantization is not False,
@@ -105,6 +113,29 @@ def results_of(run: Path, *, prefix: str = "") -> list[Result]:
             )
         )
     return found
+
+
+def base_of(run: Path, record: RunRecord, stage: StageRecord) -> str:
+    """The base of a result: the recorded one, or in a project that was moved since, the model that
+    the plan in the run folder names.
+
+    Raises InputError if it is in neither place.
+    """
+    recorded = record.base_model(stage)
+    if is_hub_id(recorded) or Path(recorded).is_dir():
+        return recorded
+    with suppress(AdviseError):
+        named = read_plan(run / PLAN_FILE).model
+        folder = resolve_path(run / PLAN_FILE, named)
+        if folder.is_dir():
+            return str(folder)
+    raise InputError(
+        f"{run}: the base of its result is no longer there: {recorded}",
+        hint=(
+            f"if it has another place now: advise run {shlex.quote(str(run))} --set model=FOLDER"
+            " (FOLDER as seen from the run folder)"
+        ),
+    )
 
 
 def trusts_code(run: Path) -> bool:
