@@ -30,6 +30,7 @@ from advisor.plan.record import ERROR, ErrorRecord, Expected
 from advisor.plan.record import Run as RunValue
 from tests.faults.simulator.disk import Crash
 from tests.faults.simulator.world import Violation, World, error_of
+from tests.faults.table import Row
 from trainers.frame.files import write_json
 from trainers.frame.job import make_job
 
@@ -42,6 +43,7 @@ BYTES = 25_000  # that it writes, about
 STRIKES = ("kill", "power cut", "full disk")
 DAMAGES = ("damaged checkpoint", "damaged checkpoint", "moved project", "other weights")
 FINISHED = "damaged result"
+HARMLESS = ("moved project", "other weights")
 MOST_ATTEMPTS = 4
 PLANS: dict[str, Plan] = {}
 
@@ -53,7 +55,7 @@ class Counts:
     schedules: int = 0
     faults: Counter[str] = field(default_factory=Counter)  # kind -> how many
     survived: Counter[str] = field(default_factory=Counter)
-    lost_steps: Counter[str] = field(default_factory=Counter)  # kind -> steps trained again
+    lost_steps: dict[str, list[int]] = field(default_factory=dict)  # kind -> steps trained again
     violations: list[str] = field(default_factory=list)
     seconds: float = 0.0
     cpu_s: float = 0.0  # of this process: other work on the machine does not count
@@ -88,7 +90,8 @@ def simulate(
                 counts.survived.update(schedule.faults)
             counts.schedules += 1
             counts.faults.update(schedule.faults)
-            counts.lost_steps.update(schedule.lost)
+            for kind, steps in schedule.lost:
+                counts.lost_steps.setdefault(kind, []).append(steps)
             shutil.rmtree(root, ignore_errors=True)
             if counts.violations and stop_early:
                 break
@@ -103,7 +106,8 @@ class Schedule:
     def __init__(self, seed: int, world: World) -> None:
         self.seed, self.world, self.random = seed, world, world.random
         self.faults: list[str] = []
-        self.lost: Counter[str] = Counter()
+        self.cause: str | None = None  # of steps that the next attempt trains again
+        self.lost: list[tuple[str, int]] = []  # kind, steps trained again because of it
 
     def run(self) -> None:
         """Raises Violation as soon as something that was promised does not hold."""
@@ -134,6 +138,7 @@ class Schedule:
                 disk.cut_power()
         except AdviseError as error:
             promise(kind == "full disk", f"an attempt ended with: {error.text()}")
+        self.cause = self.cause or kind
         disk.restart()
         disk.adopt()
         if kind != "power cut" and self.random.random() < 0.5:
@@ -151,6 +156,8 @@ class Schedule:
             if not world.run.joinpath("run.json").is_file() or len(world.done) == 2:
                 return
             self.refuse_other_weights()
+        if kind not in HARMLESS:
+            self.cause = kind  # it costs more than what came before it
         self.faults.append(kind)
 
     def refuse_other_weights(self) -> None:
@@ -190,7 +197,16 @@ class Schedule:
         self.world.check_finished()
 
     def attempt(self) -> RunValue:
-        """One call of `advise run`."""
+        """One call of `advise run`; notes how many steps it trained again, and because of what."""
+        world, before = self.world, (self.world.lost_steps, self.world.resumed)
+        try:
+            return self._call()
+        finally:
+            if self.cause is not None and world.resumed > before[1]:
+                self.lost.append((self.cause, world.lost_steps - before[0]))
+                self.cause = None
+
+    def _call(self) -> RunValue:
         world = self.world
         accept = RecordKeeper.accept
 
@@ -281,6 +297,23 @@ class OneThread:
     def __exit__(self, *_: object) -> None: ...
     def map(self, function: Any, *values: Any) -> Iterator[Any]:
         return map(function, *values)
+
+
+def rows(seed: int, schedules: int = 3000) -> list[Row]:
+    """The faults of many schedules, for the table of docs/reliability.md."""
+    counts = simulate(range(seed, seed + schedules))
+    found = []
+    for kind, tried in counts.faults.items():
+        lost = counts.lost_steps.get(kind, [])
+        survived = counts.survived[kind]
+        about: dict[str, Any] = {"fault": kind, "objective": "simulated run", "moment": "any"}
+        for place in range(survived):
+            steps = lost[place] if place < len(lost) else 0
+            found.append(Row(**about, survived=True, lost_steps=steps))
+        if tried > survived:
+            note = counts.violations[0]
+            found.append(Row(**about, survived=False, count=tried - survived, note=note))
+    return found
 
 
 def main() -> int:
