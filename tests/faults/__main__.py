@@ -32,6 +32,7 @@ from tests.faults.fuzz.run import fuzz_chunk
 from tests.faults.kills import damage
 from tests.faults.kills.kill import draw_kills, survive
 from tests.faults.kills.scenes import fill, make_scene
+from tests.faults.simulated import simulated
 from tests.faults.table import Row, as_markdown, as_text, grouped, summary
 
 Job = Callable[[], list[Row]]
@@ -81,6 +82,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--fuzz", type=int, default=21_000, help="fuzzed inputs")
     parser.add_argument("--trainer", type=int, default=180, help="inputs of real trainings")
+    parser.add_argument("--schedules", type=int, default=1500, help="of the simulator")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=60, help="begin nothing new after these")
     parser.add_argument("--lanes", type=int, default=os.cpu_count() or 1)
@@ -88,7 +90,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, help="for scratch files")
     parser.add_argument("--log", type=Path, help="write each row as it comes, as JSON lines")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table into this page")
-    parser.add_argument("--no-others", action="store_true", help="without simulator and load")
+    parser.add_argument("--no-others", action="store_true", help="without the tests of load")
     return parser.parse_args()
 
 
@@ -109,6 +111,11 @@ def jobs(given: argparse.Namespace, folder: Path) -> list[Job]:
                     damage_of(folder, name, step, given.damage // len(DAMAGED), given.seed)
                 )
     guided = given.fuzz // 3 if find_spec("atheris") else 0
+    schedules = range(0, given.schedules, CHUNK)
+    found += [
+        partial(simulated, given.seed * 100_000 + at, min(CHUNK, given.schedules - at))
+        for at in schedules
+    ]
     found += fuzz_jobs("trainer", given.trainer, 60, given.seed)
     found += fuzz_jobs("guided", guided, 4 * CHUNK, given.seed)
     found += fuzz_jobs("run", given.fuzz - guided, CHUNK, given.seed)
@@ -199,9 +206,9 @@ def run_all(todo: Iterable[Job], until: float, lanes: int, log: Path | None) -> 
 
 
 def others(given: argparse.Namespace) -> list[Row]:
-    """Rows of the simulator and of the tests of load, where they are part of this checkout."""
+    """Rows of the tests of load, where they are part of this checkout."""
     rows: list[Row] = []
-    for name in () if given.no_others else ("simulator", "load"):
+    for name in () if given.no_others else ("load",):
         try:
             module = importlib.import_module(f"tests.faults.{name}")
         except ImportError:
