@@ -7,12 +7,13 @@ import json
 import pytest
 
 from advisor.ground.errors import OutOfMemory
-from advisor.launch import failure_report
+from advisor.launch import failure_report, run_plan
 from advisor.plan.entries import entries
 from advisor.plan.model import Stage
 from advisor.plan.read import read_plan
 from advisor.plan.smaller import as_settings, changes, next_change, smaller_micro_batch
 from tests.launch.conftest import run
+from tests.launch.test_real import shop as real_shop  # noqa: F401  (a fixture)
 
 
 def stage_of(**keys):
@@ -112,3 +113,38 @@ def test_the_change_follows_the_estimate(shop):
     assert as_settings(entry, first) == (
         "--set stages.sft.micro_batch_size=2 --set stages.sft.grad_accum=2"
     )
+
+
+# Read by every Python that starts: process 1 of 2 has room for the logits of a few tokens.
+SHORT_OF_MEMORY = """
+import os
+if os.environ.get("RANK") == "1":
+    import torch
+    plain = torch.nn.functional.cross_entropy
+    def cross_entropy(logits, *rest, **keys):
+        if len(logits) > 110:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return plain(logits, *rest, **keys)
+    torch.nn.functional.cross_entropy = cross_entropy
+"""
+
+
+@pytest.mark.slow
+def test_all_processes_start_again_with_the_smaller_setting(real_shop, monkeypatch, capfd):  # noqa: F811
+    """One of two processes runs out of memory while the other waits for it: both start again, from
+    the last checkpoint if there is one, and the run ends well.
+    """
+    (real_shop / "site").mkdir()
+    (real_shop / "site" / "sitecustomize.py").write_text(SHORT_OF_MEMORY)
+    monkeypatch.setenv("PYTHONPATH", str(real_shop / "site"))
+    plan = (real_shop / "plan.yaml").read_text()
+    plan = plan.replace("micro_batch_size: 2", "micro_batch_size: 8").replace(
+        "steps: 12", "steps: 2"
+    )
+    (real_shop / "plan.yaml").write_text(plan + "launch: {device: cpu, processes: 2}\n")
+    done = run_plan("plan.yaml", judge=False)
+    assert done.status == "done"
+    (adjusted,) = done.record.adjusted
+    assert (adjusted.micro_batch_size, adjusted.grad_accum) == (4, 2)
+    assert "process 1: out of memory while training" in adjusted.why
+    assert "for the plan: stages.sft.micro_batch_size=4" in capfd.readouterr().err

@@ -3,6 +3,9 @@ and weights as a run that began with them.
 """
 
 import json
+import os
+import subprocess
+import sys
 from contextlib import contextmanager
 from importlib import import_module
 from types import SimpleNamespace
@@ -13,6 +16,7 @@ import transformers
 from safetensors.torch import load_file
 
 from advisor.ground.errors import OutOfMemory
+from tests.conftest import ROOT
 from tests.trainers.alignment import REWARD, SHORT
 from tests.trainers.runs import break_at
 from trainers import dpo, sft
@@ -256,3 +260,80 @@ def test_the_held_out_loss_of_halves_is_that_of_the_whole():
         inputs=lambda trainer, rows: rows,
     )
     assert curve.measure(1) == 3.0
+
+
+LIMITED = """
+import json, resource, sys
+from pathlib import Path
+import torch
+from transformers import AutoConfig, LlamaForCausalLM
+from advisor.plan.model import Plan, PlanData, Stage
+from tests.conftest import save_tiny_model
+from trainers import sft
+from trainers.frame import stage
+from trainers.frame.job import make_job
+
+folder = Path(sys.argv[1])
+save_tiny_model(folder / "model")
+config = AutoConfig.from_pretrained(folder / "model")
+config.vocab_size = 20_000  # the logits of eight rows are 48 MB, and there are several of them
+torch.manual_seed(0)
+LlamaForCausalLM(config).save_pretrained(folder / "model")
+enter = stage.enter
+
+def limited(room):
+    def enters(job, what):
+        enter(job, what)
+        held = next(int(line.split()[1]) for line in open("/proc/self/status") if "VmData" in line)
+        most = held * 1024 + room if what == "training" else -1
+        resource.setrlimit(resource.RLIMIT_DATA, (most, -1))
+    return enters
+
+keys = dict(name="sft", objective="sft", update="lora", learning_rate=1e-3, max_steps=2)
+plan = Plan(
+    name="t",
+    model=str(folder / "model"),
+    data=PlanData(path=str(folder / "chats.jsonl")),
+    stages=(Stage(**keys, warmup=0.0, micro_batch_size=8, seq_len=256),),
+)
+for name, room in (("whole", 2**40), ("parts", 60 * 2**20)):
+    stage.enter = limited(room)
+    sft.train(make_job(plan, stage="sft", run=folder / name, folder=folder, judge=False))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is one of Linux")
+def test_a_real_limit_on_memory_is_kept(tmp_path):
+    """The system refuses more than 60 MiB beside what the process held when training began: eight
+    rows do not fit, two do, and the weights come out as without a limit but for rounding.
+    """
+    answer = "Thank you for writing, we will look at your order today. " * 4
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"Where is parcel {number}?"},
+                {"role": "assistant", "content": f"{number}: {answer}"},
+            ]
+        }
+        for number in range(40)
+    ]
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "whole" / "stages" / "sft" / "adjusted.json").exists()
+    kept = read_json(tmp_path / "parts" / "stages" / "sft" / "adjusted.json")["adjusted"]
+    assert 1 <= kept[-1]["micro_batch_size"] < 8
+    assert kept[0]["why"].startswith("DefaultCPUAllocator: can't allocate memory")
+    found, wanted = (
+        load_file(tmp_path / name / "stages" / "sft" / "adapter_model.safetensors")
+        for name in ("parts", "whole")
+    )
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-5)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -71,8 +72,9 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in a line."""
-    return (str(error).splitlines() or [""])[0].strip() or type(error).__name__
+    """What an error says, in a line, without the place in torch's own code."""
+    text = (str(error).splitlines() or [""])[0]
+    return re.sub(r"^\[enforce fail at .*?\] err == 0\. ", "", text).strip() or type(error).__name__
 
 
 def let_go(error: BaseException) -> None:
