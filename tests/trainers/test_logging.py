@@ -8,7 +8,7 @@ import torch
 from advisor.ground.errors import TrainingFailed
 from tests.trainers.runs import break_at, losses
 from trainers import sft
-from trainers.frame import settings
+from trainers.frame import progress, settings
 
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
 
@@ -18,6 +18,9 @@ def test_a_gpu_is_asked_for_a_line_every_few_steps():
     every = settings.log_every
     assert [every(CPU, steps) for steps in (3, 5000)] == [1, 1]
     assert [every(GPU, steps) for steps in (3, 60, 300, 600, 5000)] == [1, 1, 6, 10, 10]
+    # A long run has a log of bounded size, whatever it runs on.
+    assert [every(CPU, steps) for steps in (20_000, 1_000_000)] == [4, 200]
+    assert [every(GPU, steps) for steps in (20_000, 1_000_000)] == [10, 200]
 
 
 def test_a_gpu_gets_its_batches_from_other_processes(monkeypatch):
@@ -57,7 +60,10 @@ def test_lines_of_several_steps_are_their_means_and_resume_equal(
     """
     keys = {"max_steps": 6, "save_steps": 4, "dropout": 0.1, "job_judge": False}
     single = make(**keys, job_run=tmp_path / "single")
+    monkeypatch.setattr(progress, "KEPT_LOGS", 2)
     sft.train(single)
+    (kept,) = single.output.glob("checkpoints/checkpoint-6/trainer_state.json")
+    assert len(json.loads(kept.read_text())["log_history"]) <= 2, "metrics.jsonl has them all"
     like_a_gpu()
     job = make(**keys, job_run=tmp_path / "interrupted")
     break_at(6, job, monkeypatch)

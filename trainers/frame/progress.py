@@ -23,6 +23,9 @@ from trainers.frame.metrics_file import append_line
 from trainers.frame.save_clock import SaveClock
 from trainers.frame.stopping import request
 
+# Entries of the library's own log, which it keeps in memory and writes into each checkpoint. All of
+# them are in metrics.jsonl.
+KEPT_LOGS = 20
 LINE_EVERY_S = 10.0  # without a terminal
 SHOWN = 2  # numbers of the objective beside the loss: the loss of GRPO is zero by construction
 
@@ -174,6 +177,7 @@ class RunCallback(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
+        del state.log_history[:-KEPT_LOGS]
         if not logs or "loss" not in logs or state.global_step <= self.last_step:
             return
         now = time.monotonic()

@@ -269,6 +269,7 @@ def save_every(job: Job, steps: int) -> int:
 
 LOGGED_LINES = 50  # at least, in a run on a GPU that has as many steps
 LONGEST_GAP = 10  # steps of a run on a GPU between two lines
+MOST_LINES = 5_000  # of a stage, so that a long run has a log and a report of about a megabyte
 
 
 def log_every(device: Device, steps: int) -> int:
@@ -278,7 +279,8 @@ def log_every(device: Device, steps: int) -> int:
     gets one every few steps. The first step, the last one and each that is saved have a line, too
     (`RunCallback.on_step_end`), so that no checkpoint is written behind a loss that is not finite.
     """
-    return 1 if device.type != "cuda" else max(1, min(LONGEST_GAP, steps // LOGGED_LINES))
+    least = max(1, math.ceil(steps / MOST_LINES))
+    return least if device.type != "cuda" else max(least, min(LONGEST_GAP, steps // LOGGED_LINES))
 
 
 def loader_workers(device: Device) -> int:

@@ -1,0 +1,54 @@
+"""Load in short form; `python -m tests.faults` tries a hundred at once, two hundred departments, ten
+million rows and twenty thousand steps.
+"""
+
+import tracemalloc
+
+import pytest
+
+from advisor.data.measure import findings
+from advisor.data.measure.profile import profile
+from tests.faults.load import load
+from tests.render.test_report import METRICS as LINES
+from tests.render.test_report import RECORD, page_of
+
+
+def test_several_advices_at_once_are_one_answer(tmp_path):
+    """They share a cache of parsed rules, which the first fills while the others read it."""
+    row = load.at_once(tmp_path, 4)
+    assert row.survived, row.note
+
+
+def test_memory_of_a_check_stays_with_the_rows_compared(tmp_path, monkeypatch):
+    """Rows beyond the limit of comparing cost time and no memory."""
+    monkeypatch.setattr(findings, "COMPARED_ROWS", 200)
+    peaks = []
+    for count in (400, 2_000):
+        path = tmp_path / f"{count}.jsonl"
+        path.write_text(
+            "".join(
+                f'{{"prompt": "What is {n}?", "completion": "{2 * n}."}}\n' for n in range(count)
+            )
+        )
+        tracemalloc.start()
+        profile(path, whole=True, thorough=True)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.3 * peaks[0]
+
+
+def test_a_report_of_many_steps_is_no_longer_than_one_of_some(tmp_path):
+    """Curves keep what a screen shows: the lowest and the highest of each span."""
+    sizes = []
+    for steps in (1_000, 20_000):
+        lines = [{**LINES[0], "step": step, "loss": 1 / (step + 1)} for step in range(steps)]
+        sizes.append(len(page_of(RECORD, tmp_path, metrics=lines)))
+    assert sizes[1] < 1.1 * sizes[0]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["at_once", "departments", "rows_checked", "steps_trained"])
+def test_the_load_of_the_long_form(tmp_path, kind):
+    """As much as the table of docs/reliability.md says."""
+    row = getattr(load, kind)(tmp_path)
+    assert row.survived, row.note
