@@ -175,7 +175,11 @@ def _exists(path: Path) -> bool:
 
 
 def highest_token(tokenizer: Mapping[str, Any]) -> int | None:
-    """The highest token id that tokenizer.json names; None if it names none."""
+    """The highest token id that tokenizer.json names; None if it names none.
+
+    Special tokens that were added do not count: Gemma 3 1B has one for pictures, and no embedding
+    for it. The trainer sees whether one is used.
+    """
     model = tokenizer.get("model")
     vocabulary = model.get("vocab") if isinstance(model, Mapping) else None
     ids: list[Any] = []
@@ -184,7 +188,11 @@ def highest_token(tokenizer: Mapping[str, Any]) -> int | None:
     elif isinstance(vocabulary, list):
         ids.append(len(vocabulary) - 1)
     added = tokenizer.get("added_tokens")
-    ids += [item.get("id") for item in added or [] if isinstance(item, Mapping)]
+    ids += [
+        item.get("id")
+        for item in (added if isinstance(added, list) else [])
+        if isinstance(item, Mapping) and not item.get("special")
+    ]
     return max((item for item in ids if type(item) is int), default=None)
 
 

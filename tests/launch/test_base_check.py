@@ -193,9 +193,40 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path):
     vocabulary = {"model": {"vocab": {"a": 0, "b": 255}}, "added_tokens": []}
     (tmp_path / "tokenizer.json").write_text(json.dumps(vocabulary))
     assert text_of(tmp_path) == ""
-    vocabulary["added_tokens"] = [{"id": 256, "content": "<x>"}]
+    vocabulary["added_tokens"] = [{"id": 256, "content": "<x>", "special": True}]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(vocabulary))
+    assert text_of(tmp_path) == ""
+    vocabulary["added_tokens"][0]["special"] = False
     (tmp_path / "tokenizer.json").write_text(json.dumps(vocabulary))
     assert "token ids up to 256, the model only 256 embeddings" in text_of(tmp_path)
+
+
+GROUPS = {"g_idx": (64,), "qweight": (8, 64), "qzeros": (1, 8), "scales": (1, 64)}
+STORED = {
+    "gptq": ("F32", GROUPS),
+    "awq": ("F32", {name: GROUPS[name] for name in ("qweight", "qzeros", "scales")}),
+    "bitsandbytes": ("U8", {"weight": (2048, 1), "weight.absmax": (64,)}),
+    "fp8": ("U8", {"weight": (64, 64), "weight_scale_inv": (1, 1)}),
+    "compressed-tensors": ("F32", {"weight_packed": (64, 8), "weight_scale": (64, 1)}),
+}
+
+
+@pytest.mark.parametrize("method", STORED)
+def test_a_quantised_checkpoint_is_not_compared_with_plain_weights(method, tmp_path):
+    """Its linear layers have other tensors; its layers are counted all the same."""
+    write_fake_model(tmp_path, UNTIED)
+    rewritten(tmp_path, quantization_config={"quant_method": method})
+    dtype, parts = STORED[method]
+    packed = {}
+    for name, shape in llama_tensors(UNTIED).items():
+        linear = name.removesuffix(".weight") if "_proj" in name else None
+        packed |= (
+            {f"{linear}.{part}": size for part, size in parts.items()} if linear else {name: shape}
+        )
+    write_safetensors(tmp_path / WEIGHTS, packed, dtype)
+    assert text_of(tmp_path) == ""
+    rewritten(tmp_path, quantization_config={"quant_method": method}, num_hidden_layers=4)
+    assert "layers 2 to 3 of 4" in text_of(tmp_path)
 
 
 def test_an_adapter_needs_its_config_and_whole_weights(tmp_path):

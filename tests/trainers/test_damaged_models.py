@@ -216,12 +216,13 @@ UNNOTICED = {"generation_config cut"}
 
 
 def load(job):
-    """What a stage reads of the folder before it trains."""
+    """What a stage reads of the folder before it trains: its tokenizer and model."""
     import torch
 
     tokenizer = load_tokenizer(job)
     model = load_base(job, torch.device("cpu"))
     check_vocabulary(model, tokenizer)
+    return tokenizer, model
 
 
 @pytest.mark.parametrize("name", DAMAGES)
@@ -410,6 +411,25 @@ def test_a_quantised_base_and_one_of_other_weights_are_told_apart(make, tiny_mod
     tensors(lambda found: found.update({name: torch.ones(1) for name in names}))(folder)
     with pytest.raises(InputError, match=f"no place for {names[0]}"):
         load_base(make(), torch.device("cpu"), str(folder), head="SequenceClassification")
+
+
+def test_a_special_token_without_an_embedding_is_bad_input_if_it_is_used(
+    tiny_model, pairs, tmp_path
+):
+    """Gemma 3 1B has one for pictures that it cannot read: it trains."""
+    from types import SimpleNamespace
+
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    added = json.loads((folder / TOKENIZER).read_text())["added_tokens"]
+    extra = {"id": 400, "content": "<picture>", "special": True, "single_word": False}
+    extra |= {"lstrip": False, "rstrip": False, "normalized": False}
+    change(folder, TOKENIZER, added_tokens=[*added, extra])
+    assert model_faults(folder) == []
+    job = job_in(tmp_path, (stage_of("sft"),), model=folder, data=pairs)
+    tokenizer, model = load(job)
+    with pytest.raises(InputError, match=r"ids up to 400 \(<picture>\), the model only 400"):
+        check_vocabulary(model, tokenizer, [SimpleNamespace(input_ids=[3, 400])])
 
 
 def test_a_pickle_of_tensors_alone_is_read_and_has_to_be_complete(tiny_model, pairs, tmp_path):

@@ -5,7 +5,7 @@ the module of an earlier stage.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -427,13 +427,28 @@ def enable_stop_tokens(model: Model, tokenizer: Tokenizer, turn_ends: set[int]) 
     return [tokenizer.convert_ids_to_tokens(token) for token in added]
 
 
-def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:
-    """Raise InputError if the tokenizer has tokens for which the model has no embedding."""
+def check_vocabulary(model: Model, tokenizer: Tokenizer, rows: Iterable[Any] = ()) -> None:
+    """Raise InputError if the tokenizer has tokens for which the model has no embedding.
+
+    Special tokens that nothing uses are let pass: Gemma 3 1B has one for pictures, which it cannot
+    read.
+
+    Args:
+        rows: What is trained and measured on: anything with `input_ids`.
+    """
     size = model.get_input_embeddings().weight.shape[0]
-    highest = max(tokenizer.get_vocab().values())
-    if highest >= size:
+    beyond = {token for token in tokenizer.get_vocab().values() if token >= size}
+    if not beyond:
+        return
+    added = tokenizer.added_tokens_decoder.items()
+    used = beyond - {token for token, entry in added if entry.special}
+    used |= beyond & {tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.bos_token_id}
+    used |= {token for row in rows for token in row.input_ids if token in beyond}
+    if used:
+        shown = tokenizer.convert_ids_to_tokens(max(used))
         raise InputError(
-            f"the tokenizer has token ids up to {highest}, the model only {size} embeddings",
+            f"the tokenizer has token ids up to {max(used)} ({shown}), the model only {size}"
+            " embeddings",
             hint=(
                 "tokenizer and model do not belong together, or tokens were added without resizing"
                 " the model"

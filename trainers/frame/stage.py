@@ -329,7 +329,7 @@ def train(job: Job, objective: Objective[Any]) -> None:
     check_held_out(job, data.holdout, has_loss=objective.measures_loss)
     memory = memory_meter(device)
     model = objective.load(job, device, update, tokenizer, data)
-    check_vocabulary(model, tokenizer)
+    check_vocabulary(model, tokenizer, (*data.train, *data.holdout))
     stops = enable_stop_tokens(model, tokenizer, set(data.turn_ends)) if objective.writes else []
     sequences = objective.sequences(job, data.train, model)
     builder = TrainerBuilder(objective, model, tokenizer, device, update)

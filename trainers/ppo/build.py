@@ -166,7 +166,7 @@ def build(
         [SimpleNamespace(input_ids=row.prompt_ids) for row in data.train],
     )
     policy = roles.parts[POLICY].model
-    check_vocabulary(policy, tokenizer)
+    check_vocabulary(policy, tokenizer, (*data.train, *data.holdout))
     added = enable_stop_tokens(policy, tokenizer, set(data.turn_ends))
     without_dropout(roles)
     for model in roles.models():
