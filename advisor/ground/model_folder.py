@@ -34,6 +34,7 @@ MODEL_JSON = ("generation_config.json",)
 MOST_JSON_BYTES = 512 * 2**20
 AGAIN = "download or copy the file again"
 LISTED = 3
+LONGEST_NAME, SHOWN_NAME = 255, 60  # of a file, in characters
 # Tensors that an index may name without a file that has them: buffers that are computed, and the
 # output matrix where it is tied. `model_structure` says whether it may be.
 COMPUTED = (".inv_freq", ".position_ids", ".masked_bias", ".attn.bias")
@@ -259,13 +260,18 @@ def _shards(folder: Path, index: str, found: list[Fault]) -> dict[str, list[str]
         shards.setdefault(name, []).append(tensor)
     if not shards:
         found.append(Fault(what=f"{folder / index}: names no files", hint=AGAIN))
-    outside = [
-        name for name in shards if not name or ".." in PurePosixPath(name).parts or name[0] == "/"
-    ]
-    for name in outside:
-        found.append(Fault(what=f"{folder / index}: names '{name}', which is outside the folder"))
+    for name in [name for name in shards if not _is_inside(name)]:
+        shown = name if len(name) <= SHOWN_NAME else f"{name[:SHOWN_NAME]}..."
+        found.append(Fault(what=f"{folder / index}: names '{shown}', which is no file inside it"))
         del shards[name]
     return shards
+
+
+def _is_inside(name: str) -> bool:
+    """Whether the name can be that of a file in the folder or below it."""
+    parts = PurePosixPath(name).parts
+    possible = bool(parts) and "\0" not in name and max(map(len, parts)) <= LONGEST_NAME
+    return possible and ".." not in parts and parts[0] != "/"
 
 
 def _sharded(folder: Path, found: list[Fault], *, downloads: bool) -> Weights | None:

@@ -68,6 +68,8 @@ def _model_faults(plan: Plan, plan_path: Path, *, writes: bool) -> Iterable[Faul
         yield Fault(
             what=f"model {path}: is a file", allowed="a folder in Hugging Face layout, or a hub id"
         )
+    elif path.is_symlink():
+        yield Fault(what=f"model {path}: is a link that leads nowhere", allowed=LAYOUT)
     elif not is_hub_id(plan.model):
         yield Fault(
             what=f"model: no such folder: {path}",

@@ -168,9 +168,32 @@ def test_a_checkpoint_of_several_files_is_whole_or_says_what_is_missing(tmp_path
     assert f"{parts[0]}: lacks tensors that {INDEX} says are in it" in text
     assert f"{parts[3]}: holds tensors that another file holds too" in text
     (tmp_path / INDEX).write_text('{"weight_map": {"a": "../../x.safetensors"}}')
-    assert "names '../../x.safetensors', which is outside the folder" in text_of(tmp_path)
+    assert "names '../../x.safetensors', which is no file inside it" in text_of(tmp_path)
     (tmp_path / INDEX).write_text('{"weight_map": ["a"]}')
     assert "has no map from tensors to files" in text_of(tmp_path)
+
+
+def test_a_model_in_the_hub_cache_is_checked_as_far_as_it_is_there(shop, monkeypatch):
+    """A shard that was not downloaded yet is the trainer's business, but not offline; one that is
+    damaged is told at once.
+    """
+    snapshot = shop / "hub" / "models--org--tiny" / "snapshots" / "abc"
+    write_fake_model(snapshot, CONFIG)
+    first, second = shard(snapshot, CONFIG)
+    monkeypatch.setenv("HF_HUB_CACHE", str(shop / "hub"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (shop / "plan.yaml").write_text(PLAN.replace("model: model", "model: org/tiny"))
+    assert run().status == "done"
+    (snapshot / second).unlink()
+    with pytest.raises(InputError, match=f"is missing: {second}"):
+        run(output="out")
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    os.truncate(snapshot / first, 999)
+    with pytest.raises(InputError) as caught:
+        run(output="out")
+    assert [fault.what for fault in caught.value.faults] == [
+        f"{snapshot / first}: is cut off: 999 bytes do not hold its header"
+    ]
 
 
 def test_what_may_be_absent_is_not_missed(tmp_path):
