@@ -5,6 +5,7 @@ import pytest
 from advisor.ground.errors import MachineNotReady
 from trainers.frame import checkpoints
 from trainers.frame.checkpoint_store import CheckpointStore, Dependencies
+from trainers.frame.files import keep_value, kept_value
 
 
 def test_a_missing_random_state_is_never_replaced(tmp_path):
@@ -49,3 +50,18 @@ def test_a_checkpoint_is_complete_once_all_have_written(tmp_path, monkeypatch):
     )
     watch.on_save(None, state, None)
     assert order == ["began", "waited", "written", "waited", "completed"]
+
+
+@pytest.mark.parametrize("value", [[0.5, -1.25], {"asked": ["é", None], "loss": 3.75}])
+def test_an_evaluation_that_was_kept_counts_only_if_it_is_unaltered(tmp_path, value):
+    """A number that a disk has changed would become a false verdict; the base is then evaluated
+    again.
+    """
+    path = tmp_path / "before.json"
+    keep_value(path, "mark", value)
+    assert kept_value(path, "mark") == value
+    assert kept_value(path, "other") is None
+    text = path.read_text()
+    for damaged in (text.replace("5", "7"), text[:-9], "[]", '{"fingerprint": "mark"}'):
+        path.write_text(damaged)
+        assert kept_value(path, "mark") is None

@@ -135,8 +135,8 @@ def test_the_argument_reaches_rows_prompts_checkpoints_and_the_run(thinker):
     the name of the run all change with the argument.
     """
     from trainers.frame.loading import load_tokenizer
+    from trainers.frame.resuming import open_store
     from trainers.frame.rows import prepare_rows
-    from trainers.frame.stage import open_store
     from trainers.prepare.prompts import PROMPTS
 
     seen = []

@@ -31,7 +31,7 @@ from trainers.evaluation.loss import (
 )
 from trainers.evaluation.metrics import Comparison, compare, compare_answers, verdict
 from trainers.evaluation.saved_result import check_stops
-from trainers.frame.files import read_json, write_json
+from trainers.frame.files import keep_value, kept_value
 from trainers.frame.job import Job
 from trainers.frame.types import Tokenizer, Trainer
 from trainers.prepare import ANSWERS, Prepared, Row, Templater, prepare_stage_rows
@@ -85,19 +85,15 @@ class TextEvaluator:
 
     def evaluate_base(self) -> None:
         """Measure the model as it is before training; once, also if a run was resumed."""
-        known = read_json(self.cache)
-        if isinstance(known, dict) and known.get("fingerprint") == self.fingerprint:
-            self.base = Measurements(
-                **{
-                    **known["asked"],
-                    "samples": [Sample(**sample) for sample in known["asked"]["samples"]],
-                }
-            )
+        known = kept_value(self.cache, self.fingerprint)
+        if known is not None:
+            samples = [Sample(**sample) for sample in known["samples"]]
+            self.base = Measurements(**{**known, "samples": samples})
             self.prompts = self.prompts[: len(self.base.samples)]
             return
         self.base = self._measure()
         self.prompts = self.prompts[: len(self.base.samples)]  # as many as there was time for
-        write_json(self.cache, {"fingerprint": self.fingerprint, "asked": asdict(self.base)})
+        keep_value(self.cache, self.fingerprint, asdict(self.base))
 
     def evaluate_tuned(self) -> None:
         """Measure the trained model on the same."""

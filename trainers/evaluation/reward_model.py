@@ -11,7 +11,7 @@ from advisor.plan.record import Check, Evaluation, Metric
 from trainers.evaluation.loss import held_out
 from trainers.evaluation.metrics import proportion_interval
 from trainers.frame.evaluating import evaluating
-from trainers.frame.files import read_json, write_json
+from trainers.frame.files import keep_value, kept_value
 from trainers.frame.job import Job
 from trainers.frame.out_of_memory import in_halves
 from trainers.frame.types import Trainer
@@ -84,12 +84,12 @@ class RewardModelEvaluator:
         """
         if not self.scored_before or not self.rows:
             return
-        known = read_json(self.cache)
-        if isinstance(known, dict) and known.get("fingerprint") == self.fingerprint:
-            self.before = known["scores"]
+        known = kept_value(self.cache, self.fingerprint)
+        if known is not None:
+            self.before = known
             return
         self.before = pair_scores(self.trainer, self.rows).tolist()
-        write_json(self.cache, {"fingerprint": self.fingerprint, "scores": self.before})
+        keep_value(self.cache, self.fingerprint, self.before)
 
     def evaluate_tuned(self) -> None:
         """Score the pairs with the trained model."""

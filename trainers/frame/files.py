@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -44,6 +45,30 @@ def read_json(path: Path) -> Any:
         return parse_json(path.read_text("utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def keep_value(path: Path, fingerprint: str, value: Any) -> None:
+    """Keep a value for a later attempt, which has to have the same fingerprint.
+
+    Raises MachineNotReady if it cannot be written.
+    """
+    write_json(path, {"fingerprint": fingerprint, "value": value, "sha256": _digest_of(value)})
+
+
+def kept_value(path: Path, fingerprint: str) -> Any:
+    """The value as JSON holds it; None if there is none for this fingerprint, or if it is not what
+    was written.
+    """
+    known = read_json(path)
+    if not isinstance(known, dict) or known.get("fingerprint") != fingerprint:
+        return None
+    value = known.get("value")
+    return value if known.get("sha256") == _digest_of(value) else None
+
+
+def _digest_of(value: Any) -> str:
+    text = json.dumps(json_value(value), sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def make_folder(path: Path) -> Path:

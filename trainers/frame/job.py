@@ -91,6 +91,11 @@ class Job:
         return path
 
 
+def label(job: Job) -> str:
+    """What messages call the stage."""
+    return job.stage.name if job.task is None else f"{job.task} {job.stage.name}"
+
+
 def is_hub_id(text: str) -> bool:
     """True for 'owner/name' and 'name', False for what can only be a path."""
     return not text.startswith((".", "/", "~")) and text.count("/") <= 1 and "\\" not in text

@@ -11,7 +11,6 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from advisor.ground.errors import Fault, InputError
@@ -30,8 +29,6 @@ from trainers.evaluation import Evaluator
 from trainers.evaluation.saved_result import Probe, check_saved
 from trainers.frame import checkpoints, optimizers, settings, stopping
 from trainers.frame.bases import memory_meter, release_base
-from trainers.frame.checkpoint_store import CheckpointStore
-from trainers.frame.depends_on import dependencies
 from trainers.frame.dry_run import measure
 from trainers.frame.experts import choose_balance, returning_routers
 from trainers.frame.files import write_json
@@ -42,7 +39,7 @@ from trainers.frame.held_out_curve import (
     check_held_out,
     make_curve,
 )
-from trainers.frame.job import Job
+from trainers.frame.job import Job, label
 from trainers.frame.machine import (
     MemoryMeter,
     check_versions,
@@ -60,6 +57,7 @@ from trainers.frame.out_of_memory import (
     RowsAtOnce,
     enter,
 )
+from trainers.frame.resuming import evaluated, last_checkpoint, open_store, resume_metrics
 from trainers.frame.rows import prepare_rows
 from trainers.frame.save_clock import save_clock
 from trainers.frame.stopping import end_if_asked, request
@@ -257,51 +255,6 @@ def open_stage(
     return OpenStage(versions, device, threads, update)
 
 
-def last_checkpoint(job: Job, store: CheckpointStore) -> tuple[Path, Mapping[str, Any]] | None:
-    """(the checkpoint to resume from, its record); None if there is none. Says what is wrong with
-    those that are not used.
-
-    The main process looks first and moves damaged ones aside; the others look at what is left, so
-    that all take the same one. Call it once the processes are connected.
-    """
-    from trainers.frame.progress import say
-
-    def said(line: str) -> None:
-        say(f"{label(job)}: {line}")
-
-    shown, found = is_main_process(), None
-    if shown:
-        requires = checkpoints.random_state_files(settings.world_size())
-        found = store.newest(said, requires=requires)
-    wait_for_all()
-    if not shown:
-        found = store.newest(repair=False)
-    return None if found is None else (found.path, found.record)
-
-
-def open_store(
-    job: Job,
-    versions: Mapping[str, str],
-    *,
-    steps: int,
-    rows: str,
-    model: Any = None,
-    more: Mapping[str, str] | None = None,
-) -> CheckpointStore:
-    """The stage's checkpoints, with what they depend on.
-
-    Args:
-        versions: Of the libraries.
-        steps: Optimizer steps of the whole stage.
-        rows: A digest of the rows that are trained on.
-        model: The loaded model, whose config knows its commit on the hub.
-        more: Further parts that they depend on, by name.
-    """
-    commit = getattr(getattr(model, "config", None), "_commit_hash", None)
-    parts = dependencies(job, steps=steps, rows=rows, commit=commit, more=more)
-    return CheckpointStore(job.checkpoints, parts, versions, job.run / "metrics.jsonl")
-
-
 def train(job: Job, objective: Objective[Any]) -> None:
     """Train the stage, or measure two steps of it, and write the result into its folder.
 
@@ -362,7 +315,9 @@ def train(job: Job, objective: Objective[Any]) -> None:
     probe = objective.probe(job, data, tokenizer)
     before = probe.answer(model) if shown else None
     evaluator = (
-        objective.evaluator(job, trainer, data, store.digest) if job.judge and shown else None
+        objective.evaluator(job, trainer, data, evaluated(store, data))
+        if job.judge and shown
+        else None
     )
     enter(job, EVALUATING)
     if evaluator is not None:
@@ -494,31 +449,6 @@ def held_out_curve(
     return curve
 
 
-def resume_metrics(
-    job: Job, resume: tuple[Any, Mapping[str, Any]] | None, steps: int
-) -> list[float]:
-    """The losses of the steps before the checkpoint, whose lines stay in metrics.jsonl; says where
-    training resumes.
-    """
-    from trainers.frame.metrics_file import cut_metrics, unreadable_lines
-    from trainers.frame.progress import say
-
-    after = resume[1]["step"] if resume is not None else 0
-    losses, dropped = cut_metrics(
-        job.run / "metrics.jsonl", stage=job.stage.name, task=job.task, after=after
-    )
-    if dropped:
-        say(f"{label(job)}: {unreadable_lines(dropped)}")
-    if resume is None:
-        return []
-    record = resume[1]
-    say(
-        f"{label(job)}: resuming after step {record['step']} of {steps}, learning rate"
-        f" {record['learning_rate']:.3g}, {record['epoch']:.2f} times through the data"
-    )
-    return losses
-
-
 def without_autocast(model: Any) -> Any:
     """The model without accelerate's autocast around its forward, so that it is evaluated and
     checked as anybody would load it.
@@ -554,11 +484,6 @@ def stage_verdict(checks: Sequence[Check], compared: tuple[str, str] | None) -> 
     """The verdict on a stage: of its checks, and of the evaluation if there was one."""
     word, text = compared or (None, None)
     return Verdict(ok=all(check.ok for check in checks), word=word, text=text)
-
-
-def label(job: Job) -> str:
-    """What messages call the stage."""
-    return job.stage.name if job.task is None else f"{job.task} {job.stage.name}"
 
 
 def describe(data: Prepared[Any], *, template: bool = True) -> list[str]:

@@ -16,7 +16,7 @@ from trainers.evaluation.loss import Sample, held_out
 from trainers.evaluation.metrics import Comparison, compare, verdict
 from trainers.evaluation.saved_result import check_stops
 from trainers.frame.checkpoints import random_states, restore_random_states
-from trainers.frame.files import read_json, write_json
+from trainers.frame.files import keep_value, kept_value
 from trainers.frame.job import Job
 from trainers.ppo.roles import POLICY
 from trainers.ppo.rollout import Answers
@@ -56,12 +56,12 @@ class HeldOutEvaluator:
 
     def evaluate_base(self) -> None:
         """Let the policy answer before training; once, also if a run was resumed."""
-        known = read_json(self.cache)
-        if isinstance(known, dict) and known.get("fingerprint") == self.fingerprint:
-            self.before = HeldOutAnswers(**known["said"])
+        known = kept_value(self.cache, self.fingerprint)
+        if known is not None:
+            self.before = HeldOutAnswers(**known)
             return
         self.before = self._measure(self.prompts)
-        write_json(self.cache, {"fingerprint": self.fingerprint, "said": asdict(self.before)})
+        keep_value(self.cache, self.fingerprint, asdict(self.before))
 
     def evaluate_tuned(self) -> None:
         """Let the trained policy answer."""

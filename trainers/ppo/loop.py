@@ -17,16 +17,14 @@ from advisor.plan.record import DONE, RESULT, Check, ResolvedSettings, StageResu
 from trainers.evaluation.saved_result import Probe, check_saved
 from trainers.frame import checkpoints, settings, stopping
 from trainers.frame.files import write_json
-from trainers.frame.job import Job
+from trainers.frame.job import Job, label
 from trainers.frame.machine import MemoryMeter, is_main_process, wait_for_all
 from trainers.frame.out_of_memory import EVALUATING, LOADING, SAVING, TRAINING, enter
+from trainers.frame.resuming import evaluated, last_checkpoint, open_store
 from trainers.frame.rows import prepare_rows
 from trainers.frame.stage import (
     describe,
-    label,
-    last_checkpoint,
     open_stage,
-    open_store,
     rounding_checks,
     rows_at_once,
     stage_verdict,
@@ -96,7 +94,7 @@ def train(job: Job) -> None:
         before = probe.answer(policy)
     enter(job, EVALUATING)
     if job.judge and shown:
-        run.evaluator = HeldOutEvaluator(job, ppo, data.holdout, store.digest)
+        run.evaluator = HeldOutEvaluator(job, ppo, data.holdout, evaluated(store, data))
         run.evaluator.evaluate_base()
     wait_for_all()  # the main process has evaluated the base alone
     first = 0

@@ -19,12 +19,11 @@ from advisor.plan.record import DRY_RUN, Measured, StageMeasurement
 from trainers.frame import settings
 from trainers.frame.checkpoint_store import CheckpointStore
 from trainers.frame.files import write_json
-from trainers.frame.job import Job
+from trainers.frame.job import Job, label
 from trainers.frame.machine import MemoryMeter, is_main_process, wait_for_all
 from trainers.frame.metrics_file import append_line
 from trainers.frame.progress import Display, say
 from trainers.frame.save_clock import SaveClock, save_clock
-from trainers.frame.stage import label
 from trainers.frame.stopping import request
 from trainers.ppo.build import process_rank
 from trainers.ppo.guards import findings, not_finite, reward_hacked

@@ -1,0 +1,94 @@
+"""Where a stage goes on: its checkpoints with what they depend on, the one to resume from, and the
+lines of metrics.jsonl that stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from advisor.ground.version import __version__
+from trainers.frame.checkpoint_store import CheckpointStore, fingerprint
+from trainers.frame.checkpoints import random_state_files
+from trainers.frame.depends_on import dependencies
+from trainers.frame.job import Job, label
+from trainers.frame.machine import is_main_process, process_count, wait_for_all
+from trainers.frame.metrics_file import cut_metrics, unreadable_lines
+from trainers.prepare import Prepared
+from trainers.prepare.prepared import rows_digest
+
+
+def last_checkpoint(job: Job, store: CheckpointStore) -> tuple[Path, Mapping[str, Any]] | None:
+    """(the checkpoint to resume from, its record); None if there is none. Says what is wrong with
+    those that are not used.
+
+    The main process looks first and moves damaged ones aside; the others look at what is left, so
+    that all take the same one. Call it once the processes are connected.
+    """
+    from trainers.frame.progress import say
+
+    def said(line: str) -> None:
+        say(f"{label(job)}: {line}")
+
+    shown, found = is_main_process(), None
+    if shown:
+        requires = random_state_files(process_count())
+        found = store.newest(said, requires=requires)
+    wait_for_all()
+    if not shown:
+        found = store.newest(repair=False)
+    return None if found is None else (found.path, found.record)
+
+
+def open_store(
+    job: Job,
+    versions: Mapping[str, str],
+    *,
+    steps: int,
+    rows: str,
+    model: Any = None,
+    more: Mapping[str, str] | None = None,
+) -> CheckpointStore:
+    """The stage's checkpoints, with what they depend on.
+
+    Args:
+        versions: Of the libraries.
+        steps: Optimizer steps of the whole stage.
+        rows: A digest of the rows that are trained on.
+        model: The loaded model, whose config knows its commit on the hub.
+        more: Further parts that they depend on, by name.
+    """
+    commit = getattr(getattr(model, "config", None), "_commit_hash", None)
+    parts = dependencies(job, steps=steps, rows=rows, commit=commit, more=more)
+    versions = {**versions, "advise": __version__}
+    return CheckpointStore(job.checkpoints, parts, versions, job.run / "metrics.jsonl")
+
+
+def evaluated(store: CheckpointStore, data: Prepared[Any]) -> str:
+    """A digest of what an evaluation of the base depends on."""
+    return fingerprint([store.digest, rows_digest(data.holdout)])
+
+
+def resume_metrics(
+    job: Job, resume: tuple[Any, Mapping[str, Any]] | None, steps: int
+) -> list[float]:
+    """The losses of the steps before the checkpoint, whose lines stay in metrics.jsonl; says where
+    training resumes.
+    """
+    from trainers.frame.progress import say
+
+    after = resume[1]["step"] if resume is not None else 0
+    losses, dropped = cut_metrics(
+        job.run / "metrics.jsonl", stage=job.stage.name, task=job.task, after=after
+    )
+    if dropped:
+        say(f"{label(job)}: {unreadable_lines(dropped)}")
+    if resume is None:
+        return []
+    record = resume[1]
+    say(
+        f"{label(job)}: resuming after step {record['step']} of {steps}, learning rate"
+        f" {record['learning_rate']:.3g}, {record['epoch']:.2f} times through the data"
+    )
+    return losses
