@@ -261,8 +261,10 @@ def with_prepared_prompts(trainer: type) -> type:
         def parts_of(self, inputs: Any, rows: Any, size: int) -> list[tuple[Any, float]]:
             return parts_of_answers(inputs, size)
 
-        def _prepare_inputs(self, inputs: Any) -> Any:
-            return dict(inputs) if isinstance(inputs, Written) else super()._prepare_inputs(inputs)
+        def _prepare_inputs(self, generation_batch: Any) -> Any:
+            if isinstance(generation_batch, Written):
+                return dict(generation_batch)
+            return super()._prepare_inputs(generation_batch)
 
         def _get_per_token_logps_and_entropies(
             self, model: Any, ids: Any, mask: Any, kept: Any, batch_size: Any = None, **kwargs: Any

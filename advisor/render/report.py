@@ -412,7 +412,8 @@ def _stage(stage: StageRecord, metrics: Sequence[Mapping[str, Any]]) -> list[str
     title = f"Stage {stage.name}: {what_was_trained(stage)}"
     if stage.status != DONE:
         reason = f": {stage.error.what}" if stage.error else ""
-        return _section(title, _items([f"{stage.status}{reason}"]), *_curves(metrics))
+        told = [f"{stage.status}{reason}", *(one.sentence() for one in stage.adjusted)]
+        return _section(title, _items(told), *_curves(metrics))
     said = stage.verdict.text if stage.verdict else None
     evaluation = stage.evaluation or Evaluation()
     return _section(
@@ -420,6 +421,7 @@ def _stage(stage: StageRecord, metrics: Sequence[Mapping[str, Any]]) -> list[str
         f"<p>{text(said)}</p>" if said else "",
         _before_after(evaluation),
         _items(stage.held_out.sentences()) if stage.held_out else "",
+        _items([one.sentence() for one in stage.adjusted]) if stage.adjusted else "",
         *_curves(metrics),
         _costs(stage),
         _data(stage.data),

@@ -102,7 +102,8 @@ def _stage_lines(stage: StageRecord, folder: Path) -> list[str]:
     lines = [f"Stage {stage.name}: {what_was_trained(stage)}{rows}"]
     if stage.status != DONE:
         reason = f": {stage.error.what}" if stage.error else ""
-        return [*lines, _line("status", f"{stage.status}{reason}")]
+        adjusted = [_line("adjusted", one.sentence()) for one in stage.adjusted]
+        return [*lines, _line("status", f"{stage.status}{reason}"), *adjusted]
     if stage.loss_first is not None and stage.loss_last is not None:
         losses = f"{stage.loss_first:.3f} -> {stage.loss_last:.3f}"
         lines.append(_line("loss", f"{losses} over {stage.steps or 0:,} steps"))
@@ -110,6 +111,7 @@ def _stage_lines(stage: StageRecord, folder: Path) -> list[str]:
     if stage.held_out:
         lines += [_line("training", said) for said in stage.held_out.sentences()]
     lines += _cost_lines(stage.expected, stage.measured)
+    lines += [_line("adjusted", one.sentence()) for one in stage.adjusted]
     if data:
         kept = [
             f"{count:,} {kind}"

@@ -12,6 +12,8 @@ from advisor.plan.entries import entries
 from advisor.plan.model import Stage
 from advisor.plan.read import read_plan
 from advisor.plan.smaller import as_settings, changes, next_change, smaller_micro_batch
+from advisor.render.report import report_page
+from advisor.render.run import summary_lines
 from tests.launch.conftest import run
 from tests.launch.test_real import shop as real_shop  # noqa: F401  (a fixture)
 
@@ -43,6 +45,9 @@ def test_it_is_started_again_until_it_fits(shop, monkeypatch, capfd, mode):
         {"stage": "sft", "at_step": 3, "micro_batch_size": 1, "grad_accum": 4},
     ]
     assert record["adjusted"] == record["stages"][0]["adjusted"]
+    line = "out of memory after step 3: going on with micro_batch_size 1 and grad_accum 4"
+    assert any(line in text for text in summary_lines(done))
+    assert line in report_page(done.record, folder=done.folder, plan_text="", metrics=[])
     said = capfd.readouterr().err
     assert "for the plan: stages.sft.micro_batch_size=2 stages.sft.grad_accum=2" in said
     assert "for the plan: stages.sft.micro_batch_size=1 stages.sft.grad_accum=4" in said

@@ -255,7 +255,9 @@ class SmallerParts:
         self._micro_batches: list[tuple[Any, Rows | None]] = []
         return super().get_batch_samples(*args, **kwargs)  # type: ignore[misc]
 
-    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+    def training_step(
+        self, model: Any, inputs: Any, num_items_in_batch: Any = None, **_: Any
+    ) -> Any:
         """The loss of a micro-batch, whose gradients are added to those of the step; if it does not
         fit, of all micro-batches of the step so far, done again.
 
