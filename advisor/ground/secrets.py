@@ -25,11 +25,15 @@ _DIGEST = re.compile(r"[0-9a-f]{40}")  # what Weights & Biases gave out for year
 # The form of a value -> the variable of the environment that its libraries read.
 _FORMS = (
     (r"\bhf_[A-Za-z0-9]{30,}", "HF_TOKEN"),
-    (r"\bsk-(?=[\w-]*\d)[A-Za-z0-9_-]{20,}", "OPENAI_API_KEY"),
+    # Sixteen letters and digits on end: sk-some-words-of-2026 is the name of a file.
+    (
+        r"(?<![\w-])sk-(?:[\w-]{0,20}[_-])?(?=[A-Za-z]{0,99}\d)[A-Za-z0-9]{16,}[\w-]*",
+        "OPENAI_API_KEY",
+    ),
     (r"\bgh[pousr]_[A-Za-z0-9]{36,}|\bgithub_pat_\w{40,}", "GITHUB_TOKEN"),
     (r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b", "AWS_ACCESS_KEY_ID"),
     (r"\bglpat-[\w-]{20,}|\bxox[abprs]-[A-Za-z0-9-]{10,}|\bAIza[\w-]{35}", ""),
-    (r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}", ""),
+    (r"(?<![\w-])eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}", ""),
     (r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----", ""),
 )
 _ADDRESS = r"(?<=://)[^\s/@:]*:[^\s/@]+(?=@)"  # user:password before a host
