@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from advisor.data.example import Example, Message
+from advisor.ground.errors import InputError
 
 MARK = "<think>"
 KEYS = ("reasoning_content", "reasoning", "thinking")  # of a message, beside its content
@@ -41,6 +42,8 @@ def switch_of(source: str, render: Callable[..., str]) -> str | None:
         for name in SWITCHES:
             if name in source and render(**{name: True}) != render(**{name: False}):
                 return name if usual == render(**{name: True}) else None
+    except InputError:  # it does not come to an end
+        raise
     except Exception:  # a template may raise anything
         return None
     if "reasoning_effort" in source or usual.rstrip().endswith(MARK):

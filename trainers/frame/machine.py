@@ -125,10 +125,12 @@ def check_versions(*, quantized: bool) -> dict[str, str]:
 
 def quiet_libraries() -> None:
     """Silence warnings, logs, progress bars and questions of the libraries: we count ourselves what
-    is dropped or changed.
+    is dropped or changed. Chat templates get their limits.
     """
     import datasets
     import transformers
+
+    from advisor.ground.bounded_template import bound_chat_templates
 
     warnings.filterwarnings("ignore")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -137,6 +139,7 @@ def quiet_libraries() -> None:
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity_error()
     never_ask()
+    bound_chat_templates()
 
 
 def torch_device(wanted: str) -> Any:

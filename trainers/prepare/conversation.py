@@ -59,7 +59,7 @@ def answer_rows(examples: Iterable[Example], templater: Templater, left: LeftOut
 
 def answer_row(example: Example, templater: Templater) -> Row:
     """One example as a row. Raises Unusable."""
-    templater.begin_row()
+    templater.begin_row(example.row)
     example = with_answer(example)
     if not example.messages:
         return text_row(example, templater)

@@ -137,7 +137,7 @@ def pair_rows(examples: Iterable[Example], templater: Templater, left: LeftOut) 
 
 def tokenise_pair(example: Example, templater: Templater) -> Pair:
     """One example as a pair. Raises Unusable."""
-    templater.begin_row()
+    templater.begin_row(example.row)
     if not example.chosen or not example.rejected:
         raise Unusable(NO_PAIR)
     chosen, rejected = (
@@ -237,7 +237,7 @@ def feedback_rows(
 
 def tokenise_feedback(example: Example, templater: Templater) -> list[Feedback]:
     """The answers of one example with their feedback. Raises Unusable."""
-    templater.begin_row()
+    templater.begin_row(example.row)
     if example.chosen and example.rejected:
         both = tokenise_pair(example, templater)
         sides = ((both.chosen_ids, True, both.chosen), (both.rejected_ids, False, both.rejected))

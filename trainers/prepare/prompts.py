@@ -55,7 +55,7 @@ def prompt_rows(
 
 def tokenise_prompt(example: Example, templater: Templater) -> Prompt:
     """The question of one example. Raises Unusable."""
-    templater.begin_row()
+    templater.begin_row(example.row)
     context, reference = question_of(example)
     if not any(message.role in ("user", "tool") and message.content.strip() for message in context):
         raise Unusable(NO_PROMPT)

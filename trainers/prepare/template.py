@@ -14,9 +14,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 from advisor.data.example import Message, system_in_question
+from advisor.data.measure.tokenizer import template_file
 from advisor.data.thoughts import (
     MARK,
     SWITCHES,
@@ -26,6 +28,7 @@ from advisor.data.thoughts import (
     switch_of,
     unknown_text,
 )
+from advisor.ground.bounded_template import TemplateLimit, bound_chat_templates
 from advisor.ground.errors import InputError
 from trainers.prepare.messages import (
     OTHER_TEXTS,
@@ -89,7 +92,9 @@ class Templater:
                 " fast version)",
                 hint="convert it to tokenizer.json, or take another model",
             )
+        bound_chat_templates()
         self.tokenizer = tokenizer
+        self.row: int | None = None  # the number of the row that is being written
         self.learn_all = learn_all
         self.notes: Counter[str] = Counter()  # remark -> how many rows it concerns
         self._noted: set[str] = set()
@@ -107,8 +112,9 @@ class Templater:
         )
         self.special_text = re.compile("|".join(map(re.escape, special)) or r"(?!)")
 
-    def begin_row(self) -> None:
-        """Begin another row: each remark counts once per row."""
+    def begin_row(self, row: int | None = None) -> None:
+        """Begin another row, with its number: each remark counts once per row."""
+        self.row = row
         self._noted.clear()
 
     def note(self, text: str) -> None:
@@ -128,6 +134,12 @@ class Templater:
             return "plain (Role: text), since the tokenizer has none"
         given = arguments_words(arguments_of(self.tokenizer))
         return "the tokenizer's own" + (f" with {given}" if given else "")
+
+    @property
+    def template_file(self) -> str:
+        """The file that holds the chat template, for messages."""
+        folder = Path(str(getattr(self.tokenizer, "name_or_path", "") or "the tokenizer"))
+        return str(template_file(folder))
 
     def use_plain_template(self) -> None:
         """Give a tokenizer without a template a plain one, so that training, saving and serving
@@ -163,6 +175,8 @@ class Templater:
                 tokenize=False,
                 add_generation_prompt=prompt,
             )
+        except TemplateLimit as error:
+            raise error.of(self.template_file, self.row) from None
         except Exception as error:  # templates raise what they like, mostly jinja2.TemplateError
             raise Unusable(
                 REFUSED,
@@ -273,13 +287,16 @@ class Templater:
             return None
         from transformers.utils.chat_template_utils import render_jinja_template
 
-        texts, ranges = render_jinja_template(
-            [template_messages(messages)],
-            tools=list(tools) or None,
-            chat_template=template,
-            return_assistant_tokens_mask=True,
-            **self.tokenizer.special_tokens_map,
-        )
+        try:
+            texts, ranges = render_jinja_template(
+                [template_messages(messages)],
+                tools=list(tools) or None,
+                chat_template=template,
+                return_assistant_tokens_mask=True,
+                **self.tokenizer.special_tokens_map,
+            )
+        except TemplateLimit as error:
+            raise error.of(self.template_file, self.row) from None
         found = [(start, end) for start, end in ranges[0]]
         answers = sum(message.role == "assistant" for message in messages)
         return found if texts[0] == full and len(found) == answers else None

@@ -107,7 +107,10 @@ def without_arguments(source: str) -> str:
 def _split(source: str) -> tuple[dict[str, Value], str]:
     found: dict[str, Value] = {}
     while (line := WRITTEN.match(source)) is not None:
-        found[line[1]] = json.loads(line[2])
+        try:
+            found[line[1]] = json.loads(line[2])
+        except (ValueError, RecursionError):  # not a line of ours
+            break
         source = source[line.end() :]
     return found, source
 
@@ -137,7 +140,13 @@ def give_arguments(tokenizer: Any, arguments: Mapping[str, Value], *, model: str
         )
     several = isinstance(template, Mapping)
     sources = dict(template) if several else {"default": template}
-    known = {name: argument_names(without_arguments(text)) for name, text in sources.items()}
+    try:
+        known = {name: argument_names(without_arguments(text)) for name, text in sources.items()}
+    except Exception as error:  # jinja2's, or Python's for a template that is nested too deeply
+        raise InputError(
+            f"the chat template of {model} is broken: {str(error)[:120]}",
+            hint="take the template of the model's publisher, or another model",
+        ) from None
     every = sorted({name for names in known.values() for name in names})
     faults = [
         Fault(

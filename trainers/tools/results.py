@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from advisor.ground.bounded_template import bound_chat_templates
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.files import PLAN_FILE
 from advisor.ground.model_folder import base_faults, folder_faults
@@ -276,6 +277,7 @@ def prompt_ids(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> Any:
     """The conversation as a batch of one, by the tokenizer's template; without one, the last
     message as plain text.
     """
+    bound_chat_templates()
     if getattr(tokenizer, "chat_template", None):
         return tokenizer.apply_chat_template(
             list(messages), add_generation_prompt=True, return_tensors="pt", return_dict=True

@@ -165,6 +165,8 @@ def text_ids(tokenizer: Tokenizer, text: str) -> list[int]:
                     [{"role": "system", "content": text}], tokenize=True, return_dict=False
                 )
             )
+        except InputError:  # the template does not end
+            raise
         except Exception:  # noqa: S110  (a template may refuse a system message with any exception)
             pass
     return list(tokenizer(text)["input_ids"])

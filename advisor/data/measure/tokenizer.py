@@ -26,6 +26,7 @@ from advisor.data.thoughts import (
     switch_of,
     unknown_text,
 )
+from advisor.ground.errors import InputError
 from advisor.ground.types import Finding
 
 TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -44,6 +45,7 @@ class ModelTokenizer:
     _special: tuple[str, ...] = ()
     _arguments: Mapping[str, Any] = field(default_factory=dict)  # of the template
     _source: str = ""  # of the template
+    _template_file: str = "the chat template"
     answered: int = 0  # rows tried that teach an answer
     thoughtful: Tally = field(default_factory=Tally)
     tried: int = 0
@@ -76,6 +78,8 @@ class ModelTokenizer:
             wholes = [self._render((*messages, *end), example) for end in ends] or [
                 self._render(messages, example) if asked is not messages else request
             ]
+        except InputError:  # it does not come to an end
+            raise
         except (
             Exception
         ) as error:  # a template may raise anything: its author's own complaints among it
@@ -112,6 +116,8 @@ class ModelTokenizer:
     def _renders(self, messages: tuple[Message, ...], example: Example) -> bool:
         try:
             self._render(messages, example)
+        except InputError:  # it does not come to an end
+            raise
         except Exception:  # a template may raise anything
             return False
         return True
@@ -123,14 +129,23 @@ class ModelTokenizer:
             {"role": message.role, "content": message.content, **message.extra}
             for message in messages
         ]
-        text = self._template.render(
+        return self._written(
+            example.row,
             messages=turns,
             tools=[dict(tool) for tool in example.tools] or None,
             add_generation_prompt=prompt,
             **self._tokens,
             **self._arguments,
         )
-        return str(text)
+
+    def _written(self, row: int | None, **given: Any) -> str:
+        """What the template writes. Raises InputError where it does not come to an end."""
+        from advisor.ground.bounded_template import TemplateLimit
+
+        try:
+            return str(self._template.render(**given))
+        except TemplateLimit as error:
+            raise error.of(self._template_file, row) from None
 
     def _look(self, example: Example, messages: tuple[Message, ...], whole: str) -> None:
         """What the template does to the row: does the answer stand in it, the system text, and
@@ -161,12 +176,11 @@ class ModelTokenizer:
         ]
 
         def asked(**arguments: Any) -> str:
-            return str(
-                self._template.render(
-                    messages=[{"role": "user", "content": "Hello"}],
-                    add_generation_prompt=True,
-                    **{**self._tokens, **self._arguments, **arguments},
-                )
+            return self._written(
+                None,
+                messages=[{"role": "user", "content": "Hello"}],
+                add_generation_prompt=True,
+                **{**self._tokens, **self._arguments, **arguments},
             )
 
         switch = switch_of(self._source, asked)
@@ -323,6 +337,7 @@ def model_tokenizer(
             _special=special,
             _arguments=arguments or {},
             _source=source or "",
+            _template_file=str(template_file(folder)),
         ),
         note,
     )
@@ -347,7 +362,10 @@ def switch_at_hand(model: str) -> str | None:
         given = {**tokens, **arguments}
         return str(template.render(messages=question, add_generation_prompt=True, **given))
 
-    return switch_of(source, asked)
+    try:
+        return switch_of(source, asked)
+    except InputError:  # it does not come to an end: the rows say so when they are written with it
+        return None
 
 
 def _folder(model: str) -> Path | None:
@@ -381,6 +399,12 @@ def _token_text(value: Any) -> str | None:
         if isinstance(value, Mapping)
         else None
     )
+
+
+def template_file(folder: Path) -> Path:
+    """The file of a model's folder that holds its chat template."""
+    own = folder / "chat_template.jinja"
+    return own if own.is_file() else folder / "tokenizer_config.json"
 
 
 def template_source(folder: Path) -> str | None:
@@ -419,7 +443,8 @@ def _template(folder: Path, source: str | None) -> tuple[Any, str]:
         )
     import jinja2
     from jinja2.ext import Extension
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    from advisor.ground.bounded_template import BoundedEnvironment
 
     class Generation(Extension):
         """`{% generation %}` as transformers has it: marks what the assistant says, and writes it
@@ -441,7 +466,7 @@ def _template(folder: Path, source: str | None) -> tuple[Any, str]:
 
         return datetime.datetime.now().strftime(form)
 
-    environment = ImmutableSandboxedEnvironment(
+    environment = BoundedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
     )
     environment.filters["tojson"] = lambda value, indent=None, **_options: json.dumps(
@@ -450,7 +475,7 @@ def _template(folder: Path, source: str | None) -> tuple[Any, str]:
     environment.globals.update(raise_exception=refuse, strftime_now=now)
     try:
         return environment.from_string(source), ""
-    except jinja2.exceptions.TemplateError as error:
+    except Exception as error:  # Python's own among them: nested too deeply
         return (
             None,
             (

@@ -1,0 +1,129 @@
+"""A chat template of anybody runs within limits of steps, time and memory."""
+
+import resource
+import time
+
+import pytest
+
+from advisor.ground.errors import InputError
+
+bounded = pytest.importorskip("advisor.ground.bounded_template")
+
+GROWS = "{%% set ns = namespace(a='a') %%}{%% for i in range(60) %%}%s{%% endfor %%}{{ ns.a }}"
+NESTS = "{%% set ns = namespace(a=[1]) %%}{%% for i in range(60) %%}%s{%% endfor %%}{{ ns.a }}"
+ENDLESS = {
+    "nested loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "a loop with a condition": "{% for i in range(99999) if range(99999)|sum > 0 %}{% endfor %}",
+    "a macro that calls itself": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "macros that branch": (
+        "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(60) }}"
+    ),
+    "a recursive loop": "{% for x in [[1]] recursive %}{{ loop([x, x]) }}{% endfor %}",
+    "a repeated text": "{{ 'a' * 8000000000 }}",
+    "a repeated list": "{{ ['a'] * 8000000000 }}",
+    "doubling by ~": GROWS % "{% set ns.a = ns.a ~ ns.a %}",
+    "doubling by +": GROWS % "{% set ns.a = ns.a + ns.a %}",
+    "doubling by a join": GROWS % "{% set ns.a = [ns.a, ns.a]|join(ns.a) %}",
+    "doubling by a method": GROWS % "{% set ns.a = ns.a.join([ns.a, ns.a]) %}",
+    "doubling by replacing": GROWS % "{% set ns.a = ns.a.replace('a', 'aa') %}",
+    "doubling by a filter": GROWS % "{% set ns.a = ns.a|replace('a', 'aa') %}",
+    "doubling by %": GROWS % "{% set ns.a = '%s%s' % (ns.a, ns.a) %}",
+    "doubling by format": GROWS % "{% set ns.a = '{0}{0}'.format(ns.a) %}",
+    "doubling by a block": GROWS % "{% set ns.a %}{{ ns.a }}{{ ns.a }}{% endset %}",
+    "doubling by a map": GROWS % "{% set ns.a = ns.a.translate({97: 'aa'}) %}",
+    "a list in a list": NESTS % "{% set ns.a = [ns.a, ns.a] %}",
+    "a map in a map": NESTS % "{% set ns.a = {'a': ns.a, 'b': ns.a} %}",
+    "a call with itself": NESTS % "{% set ns.a = dict(a=ns.a, b=ns.a) %}",
+    "a list of batches": NESTS % "{% set ns.a = (ns.a + ns.a)|batch(2)|list %}",
+    "padding by %": "{{ '%1000000000d' % 1 }}",
+    "padding by an argument": "{{ '%*d' % (1000000000, 1) }}",
+    "padding by format": "{{ '{:>1000000000}'.format(1) }}",
+    "padding by a method": "{{ 'x'.ljust(1000000000) }}",
+    "padding by a filter": "{{ 'x'|center(1000000000) }}",
+    "a large power": "{% set x = 10 %}{{ x ** 99999 ** 2 }}",
+    "rounding": "{{ 1.5|round(1000000000, 'floor') }}",
+    "a large indent": "{{ {'a': [1] * 1000}|tojson(indent=10000000) }}",
+    "many long texts": "{{ range(99999)|map('string')|map('center', 999999)|list|length }}",
+    "many slices": "{{ ['a']|slice(10000000000)|list|length }}",
+    "endless output": (
+        "{% for i in range(99999) %}{% for j in range(99) %}{{ 'a' * 999 }}{% endfor %}{% endfor %}"
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def environment():
+    return bounded.BoundedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+
+
+@pytest.mark.parametrize("source", ENDLESS.values(), ids=ENDLESS.keys())
+def test_what_does_not_end_is_stopped(environment, monkeypatch, source):
+    """Steps, time and sizes have limits, whatever a template does to go round them."""
+    monkeypatch.setattr(bounded, "MOST_SECONDS", 0.3)
+    monkeypatch.setattr(bounded, "MOST_STEPS", 50_000)
+    monkeypatch.setattr(bounded, "MOST_VALUES", 2**14)
+    began, before = time.thread_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError, match="the chat template: it "):
+        environment.from_string(source).render()
+    assert time.thread_time() - began < 2
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 600_000  # KiB
+
+
+def test_each_conversation_has_the_whole_budget(environment, monkeypatch):
+    """The limits are those of one rendering, not of all together."""
+    monkeypatch.setattr(bounded, "MOST_STEPS", 2000)
+    template = environment.from_string("{% for i in range(1000) %}{{ i }}{% endfor %}")
+    assert len({template.render() for _ in range(5)}) == 1
+
+
+def test_sound_templates_write_what_they_wrote():
+    """Within the limits, every template writes what Jinja's sandbox writes."""
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    sources = (
+        "{{ 'a' ~ 1 ~ none }}|{{ [1, 'b', (2,), {'c': x}] }}|{{ () }}|{{ (1, 2)[1] }}|{{ [] }}",
+        "{% for k, v in {'a': 1}.items() %}{{ k }}{{ v }}{{ loop.last }}{% endfor %}",
+        "{% macro m(a, b=2) %}{{ a + b }}{% endmacro %}{{ m(1) }}{% set y, z = 1, 2 %}{{ y * z }}",
+        "{{ ' x '|trim|upper }}{{ 'a-b'.split('-')|join('+') }}{{ '%s=%d' % ('n', 3) }}",
+        "{{ 'b{}'.format(1) }}{{ x|tojson }}{{ [3, 1]|sort|list }}{{ 2 ** 10 }}{{ 'ab' * 2 }}",
+        "{% set ns = namespace(n=0) %}{% for i in [1, 2] %}{% set ns.n = ns.n + i %}{% endfor %}"
+        "{{ ns.n }}{% set t %}a{{ x }}{% endset %}{{ t }}{{ x if x is defined else '' }}",
+    )
+    ours, theirs = bounded.BoundedEnvironment(), ImmutableSandboxedEnvironment()
+    for source in sources:
+        expected = theirs.from_string(source).render(x=[1, {"a": "é"}])
+        assert ours.from_string(source).render(x=[1, {"a": "é"}]) == expected
+
+
+@pytest.mark.train
+def test_transformers_renders_within_the_limits(tiny_model, tmp_path):
+    """`apply_chat_template` and the mask of answers stop, too; the message names file and row."""
+    from transformers import AutoTokenizer
+
+    from advisor.data.example import Message
+    from trainers.prepare.template import Templater
+
+    endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    tokenizer = AutoTokenizer.from_pretrained(str(tiny_model))
+    tokenizer.chat_template = endless + "{% generation %}{% endgeneration %}"
+    templater = Templater(tokenizer)
+    templater.begin_row(7)
+    told = r"chat_template\.jinja at row 7: it does not come to an end"
+    with pytest.raises(InputError, match=told):
+        templater.render((Message("user", "Hello"),))
+    with pytest.raises(InputError, match=told):
+        templater._tagged_spans((Message("user", "Hello"),), (), "Hello")
+
+
+@pytest.mark.train
+def test_check_names_the_template_that_does_not_end(call, tiny_model, tmp_path):
+    """`advise check --model` ends with exit code 2 and the template's file."""
+    for name in ("tokenizer.json", "tokenizer_config.json", "config.json"):
+        (tmp_path / name).write_bytes((tiny_model / name).read_bytes())
+    (tmp_path / "chat_template.jinja").write_text(ENDLESS["doubling by ~"])
+    (tmp_path / "train.jsonl").write_text('{"prompt": "Hi", "completion": "Hello"}\n' * 20)
+    code, _, err = call("check", "train.jsonl", "--model", str(tmp_path))
+    assert code == 2
+    assert "chat_template.jinja at row 1: it makes a text of" in " ".join(err.split())
