@@ -108,6 +108,7 @@ class Fuzzer:
         shutil.rmtree(folder / "made")
         load_everything()
         self.tried: Counter[str] = Counter()
+        self.codes: Counter[int] = Counter()
         self.cpu_s = 0.0
 
     def warm(self) -> None:
@@ -161,6 +162,7 @@ class Fuzzer:
             case.target.run or advise_main, place, arguments=case.arguments, env=case.target.env
         )
         self.cpu_s += outcome.cpu_s
+        self.codes[outcome.code] += 1
         told = faults(outcome, case.arguments, case.target.codes)
         if not told:
             return None
@@ -290,14 +292,10 @@ def main() -> int:
         found = fuzzer.run(int(seed), int(count), only[0] if only else None)
     for one in found:
         print(json.dumps(one))
-    tried = dict(fuzzer.tried)
+    about = {"codes": dict(fuzzer.codes), "cpu_s": round(fuzzer.cpu_s)}
     print(
         json.dumps(
-            {
-                "tried": tried,
-                "cpu_s": round(fuzzer.cpu_s),
-                "wall_s": round(time.monotonic() - began),
-            }
+            {"tried": dict(fuzzer.tried), **about, "wall_s": round(time.monotonic() - began)}
         )
     )
     return 1 if found else 0

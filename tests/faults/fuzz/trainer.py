@@ -15,6 +15,7 @@ import random
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,10 @@ STAGE = {
     "holdout": 0,
 }
 DATA = {"sft": "chats.jsonl", "dpo": "pairs.jsonl", "rm": "pairs.jsonl"}
+PLAUSIBLE = (
+    0, 1, 2, -1, 0.5, 1e-8, 3.0, True, False, None, "x", "no", "steps", "linear", "all", "true", "cpu",
+    [], {}, ["q_proj"], ["norm"], [0], [99], {"q_proj": 2}, {"q_proj": -1}, {"a": "b"}, ".*", "(a+)+$", "../x",
+)  # fmt: skip
 # What would end the fork or the machine rather than be refused: too much of what is allowed.
 LEFT_OUT = ("dataset_num_proc", "dataloader_num_workers", "ddp_timeout")
 OWN = (
@@ -64,6 +69,7 @@ class TrainerFuzzer:
         from peft import LoraConfig
 
         self.peft = [field for field in dataclasses.fields(LoraConfig) if field.init]
+        self.codes: Counter[int] = Counter()
         forks.settle()
 
     def draw(self, dice: random.Random) -> tuple[str, dict[str, Any]]:
@@ -78,9 +84,7 @@ class TrainerFuzzer:
                 continue
             field = dice.choice(self.fields[name] if kind == "trl" else self.peft)
             if field.name not in LEFT_OUT:
-                stage.setdefault(kind, {})[field.name] = mutator.value(
-                    example(field, dice), [1, "x"]
-                )
+                stage.setdefault(kind, {})[field.name] = odd_value(field, mutator)
         model = str(self.folder / "project" / "model")
         data = str(self.folder / "project" / DATA[name])
         return name, {"name": "shop", "model": model, "data": {"path": data}, "stages": [stage]}
@@ -112,6 +116,7 @@ class TrainerFuzzer:
                 env={},
                 limits=LIMITS,
             )
+            self.codes[outcome.code] += 1
             told = faults(outcome, [], CODES, cpu_s=CPU_S)
             told = [
                 one for one in told if not one.startswith(("outside: open /dev/shm", "changed"))
@@ -133,13 +138,17 @@ def fields_of(objective: str) -> Sequence[dataclasses.Field[Any]]:
     return [field for field in dataclasses.fields(kind) if field.init]
 
 
-def example(field: dataclasses.Field[Any], dice: random.Random) -> Any:
-    """A value of the field's kind, as far as its default tells."""
-    if field.default not in (dataclasses.MISSING, None) and isinstance(
-        field.default, bool | int | float | str
-    ):
-        return field.default
-    return dice.choice((None, 1, 0.5, "x", True, ["q_proj"], {"q_proj": 1}, {"a": "b"}))
+def odd_value(field: dataclasses.Field[Any], mutator: Mutator) -> Any:
+    """A value that somebody might try: one that other keys take, one near to the default, or any."""
+    default, dice = field.default, mutator.dice
+    kind = dice.random()
+    if kind < 0.5 or default in (dataclasses.MISSING, None):
+        return dice.choice(PLAUSIBLE)
+    if kind < 0.8 and isinstance(default, bool | int | float | str):
+        holder = [default]
+        mutator._near(holder, 0, [])
+        return holder[0]
+    return mutator.value(default if isinstance(default, bool | int | float | str) else 1, [1, "x"])
 
 
 def trainer_main(words: Sequence[str]) -> None:
@@ -168,14 +177,13 @@ def main() -> int:
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         load_everything()
-        found = TrainerFuzzer(Path(name)).run(seed, count)
+        fuzzer = TrainerFuzzer(Path(name))
+        found = fuzzer.run(seed, count)
     for one in found:
         print(json.dumps(one))
-    print(
-        json.dumps(
-            {"tried": {"trl and peft values": count}, "wall_s": round(time.monotonic() - began)}
-        )
-    )
+    tried = {"trl and peft values": count}
+    wall_s = round(time.monotonic() - began)
+    print(json.dumps({"tried": tried, "codes": dict(fuzzer.codes), "wall_s": wall_s}))
     return 1 if found else 0
 
 
