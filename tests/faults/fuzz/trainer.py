@@ -68,7 +68,7 @@ class TrainerFuzzer:
         self.fields = {name: fields_of(name) for name in DATA}
         from peft import LoraConfig
 
-        self.peft = [field for field in dataclasses.fields(LoraConfig) if field.init]
+        self.peft = reaching(LoraConfig)
         self.codes: Counter[int] = Counter()
         forks.settle()
 
@@ -78,13 +78,12 @@ class TrainerFuzzer:
         name = dice.choice(list(DATA))
         stage: dict[str, Any] = {"name": name, "objective": name, **STAGE}
         for _ in range(dice.choice((1, 1, 2, 3))):
-            kind = dice.choice(("trl", "trl", "peft", "own"))
+            kind = dice.choice(("trl",) * 5 + ("peft",) * 3 + ("own",))
             if kind == "own":
                 stage[dice.choice(OWN)] = mutator.value(dice.choice((1, 0.5, "a", [1])), [1, "x"])
                 continue
-            field = dice.choice(self.fields[name] if kind == "trl" else self.peft)
-            if field.name not in LEFT_OUT:
-                stage.setdefault(kind, {})[field.name] = odd_value(field, mutator)
+            field, hint = dice.choice(self.fields[name] if kind == "trl" else self.peft)
+            stage.setdefault(kind, {})[field.name] = fitting(field, hint, mutator)
         model = str(self.folder / "project" / "model")
         data = str(self.folder / "project" / DATA[name])
         return name, {"name": "shop", "model": model, "data": {"path": data}, "stages": [stage]}
@@ -130,12 +129,38 @@ class TrainerFuzzer:
         return found
 
 
-def fields_of(objective: str) -> Sequence[dataclasses.Field[Any]]:
+def fields_of(objective: str) -> Sequence[tuple[dataclasses.Field[Any], Any]]:
     """The fields of TRL's configuration for this objective."""
     import trl
 
     kind = {"sft": trl.SFTConfig, "dpo": trl.DPOConfig, "rm": trl.RewardConfig}[objective]
-    return [field for field in dataclasses.fields(kind) if field.init]
+    return reaching(kind)
+
+
+def reaching(kind: type) -> Sequence[tuple[dataclasses.Field[Any], Any]]:
+    """The fields that a plan may set, each with its type: refusing the others is tested elsewhere."""
+    from trainers.frame.pass_through import _hints, without_effect
+    from trainers.frame.settings import PLAN_KEYS, SET_BY_TRAINERS
+
+    stopped = {*PLAN_KEYS, *SET_BY_TRAINERS, *without_effect(kind), *LEFT_OUT}
+    hints = _hints(kind)
+    return [
+        (field, hints[field.name])
+        for field in dataclasses.fields(kind)
+        if field.init and field.name not in stopped
+    ]
+
+
+def fitting(field: dataclasses.Field[Any], hint: Any, mutator: Mutator) -> Any:
+    """A value, four times of five one of the right type."""
+    from trainers.frame.pass_through import accepts
+
+    value = odd_value(field, mutator)
+    for _ in range(40 if mutator.dice.random() < 0.8 else 0):
+        if accepts(hint, value):
+            break
+        value = odd_value(field, mutator)
+    return value
 
 
 def odd_value(field: dataclasses.Field[Any], mutator: Mutator) -> Any:
