@@ -1,11 +1,15 @@
 """Which checkpoint a run goes on from: whole and unaltered ones alone, and never other settings."""
 
+import errno
 import json
 import shutil
 from dataclasses import replace
 
 import pytest
+from safetensors import SafetensorError
 
+from advisor.ground.disk import Disk
+from advisor.ground.errors import MachineNotReady
 from trainers.frame.checkpoint_store import COMPLETE, CheckpointStore, Dependencies
 
 PARTS = Dependencies(
@@ -194,6 +198,27 @@ def test_the_last_two_are_kept_and_what_a_killed_run_left_is_removed(store):
     # Killed between the two renames that replace a checkpoint.
     (store.folder / "checkpoint-9").rename(store.folder / ".advise-tmp-replaced-checkpoint-9")
     assert look(store) == (9, [])
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error 28")]
+)
+def test_what_did_not_fit_on_the_disk_is_removed(store, error):
+    """There is then room to record the failure, and the checkpoints before it stay."""
+    (store.begin(9) / "half").write_bytes(b"half")
+    with pytest.raises(MachineNotReady, match="free some space"), store.writing():
+        raise error
+    assert names(store) == ["checkpoint-3", "checkpoint-6"]
+    store.begin(9)
+    full = replace(store, disk=FullDisk())
+    with pytest.raises(MachineNotReady, match="no space left"):
+        full.complete(9, ABOUT)
+    assert names(store) == ["checkpoint-3", "checkpoint-6"]
+
+
+class FullDisk(Disk):
+    def write(self, path, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_a_file_beside_the_checkpoints_is_verified_too(store):

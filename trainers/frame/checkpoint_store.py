@@ -16,12 +16,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from safetensors import SafetensorError
+
 from advisor.ground.disk import DISK, TEMPORARY, Disk
+from advisor.ground.errors import MachineNotReady
 from advisor.ground.files import ELSEWHERE, cannot_write
 from trainers.frame.files import json_value
 
@@ -162,6 +166,24 @@ class CheckpointStore:
             raise cannot_write(place, error, way_out=ELSEWHERE) from error
         return place
 
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Write files of the unfinished checkpoint. If the disk does not take them, their part is
+        removed, so that there is room to record the failure.
+
+        Raises MachineNotReady.
+        """
+        try:
+            yield
+        except SafetensorError as error:  # a full disk, in the words of its library
+            self.disk.discard(self.folder / SAVING)
+            raise disk_refused(self.folder, error) from error
+        except OSError as error:
+            self.disk.discard(self.folder / SAVING)
+            if error.errno is None:  # nothing that the system said
+                raise
+            raise cannot_write(self.folder, error, way_out=ELSEWHERE) from error
+
     def complete(
         self, step: int, about: Mapping[str, Any], *, beside: Sequence[str] = ()
     ) -> Checkpoint:
@@ -196,6 +218,7 @@ class CheckpointStore:
             self._put(place, target)
             self._delete_older(step)
         except OSError as error:
+            self.disk.discard(self.folder / SAVING)
             raise cannot_write(target, error, way_out=ELSEWHERE) from error
         return Checkpoint(path=target, record=record)
 
@@ -409,6 +432,13 @@ class CheckpointStore:
             f"{name} was written with other versions of libraries ({', '.join(changed)}): the run"
             " goes on from it, and may differ slightly from one that was never stopped"
         ]
+
+
+def disk_refused(folder: Path, error: SafetensorError) -> MachineNotReady:
+    """The error of a file of tensors that could not be written."""
+    return MachineNotReady(
+        f"{folder}: cannot be written: {error}", hint=f"free some space, or {ELSEWHERE}"
+    )
 
 
 def _digest_of_record(record: Mapping[str, Any]) -> str:

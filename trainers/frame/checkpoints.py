@@ -20,7 +20,7 @@ from advisor.ground.disk import DISK
 from advisor.ground.errors import MachineNotReady
 from advisor.ground.files import ELSEWHERE, cannot_write
 from advisor.plan.record import SavedFile
-from trainers.frame.checkpoint_store import CheckpointStore
+from trainers.frame.checkpoint_store import CheckpointStore, disk_refused
 from trainers.frame.experts import own_router_settings
 from trainers.frame.machine import is_main_process, wait_for_all
 from trainers.frame.paged_states import load_optimizer
@@ -154,9 +154,8 @@ class SafeCheckpoints:
         wait_for_all()
         self._writes_into = str(store.unfinished(self.state.global_step).parent)
         try:
-            super()._save_checkpoint(model, trial)  # type: ignore[misc]
-        except SafetensorError as error:  # a full disk, in the words of its library
-            raise disk_refused(store.folder, error) from error
+            with store.writing():
+                super()._save_checkpoint(model, trial)  # type: ignore[misc]
         finally:
             self._writes_into = None
 
@@ -297,13 +296,8 @@ def save_result(model: Any, tokenizer: Any, folder: Path) -> dict[str, SavedFile
             model.generation_config.save_pretrained(str(unfinished))
         return put_result(unfinished, folder)
     except OSError as error:
+        DISK.discard(unfinished)
         raise cannot_write(folder, error, way_out=ELSEWHERE) from error
     except SafetensorError as error:  # a full disk, in the words of its library
+        DISK.discard(unfinished)
         raise disk_refused(folder, error) from error
-
-
-def disk_refused(folder: Path, error: Exception) -> MachineNotReady:
-    """The error of a file of tensors that could not be written."""
-    return MachineNotReady(
-        f"{folder}: cannot be written: {error}", hint=f"free some space, or {ELSEWHERE}"
-    )

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.disk import DISK
-from advisor.ground.errors import InputError, MachineNotReady, TrainingFailed
+from advisor.ground.errors import InputError, TrainingFailed
 from advisor.ground.files import ELSEWHERE, TEMPORARY, cannot_write
 from advisor.methods import methods
 from advisor.plan.record import HeldOut
 from trainers.evaluation.loss import held_out
 from trainers.frame import settings
+from trainers.frame.checkpoint_store import disk_refused
 from trainers.frame.checkpoints import random_states, restore_random_states
 from trainers.frame.files import make_folder
 from trainers.frame.job import Job
@@ -311,9 +312,7 @@ class HeldOutCurve:
             raise cannot_write(path, error, way_out=ELSEWHERE) from error
         except SafetensorError as error:  # a full disk, in the words of its library
             DISK.discard(temporary)
-            raise MachineNotReady(
-                f"{path}: cannot be written: {error}", hint=f"free some space, or {ELSEWHERE}"
-            ) from error
+            raise disk_refused(path, error) from error
         self._remove_except(step, *self._safe_steps)
 
     def load_best(self, model: Model) -> None:

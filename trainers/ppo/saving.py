@@ -6,12 +6,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from trainers.frame.checkpoint_store import CheckpointStore
 from trainers.frame.checkpoints import (
     STATE,
-    disk_refused,
     load_random_state,
     load_state,
     random_state_name,
@@ -42,12 +39,10 @@ def save_checkpoint(
     """
     place = store.begin(step) if is_main_process() else store.unfinished(step)
     wait_for_all()
-    try:
+    with store.writing():
         save_state(place, random_state_name(process_rank()), random_states())
         if is_main_process():
             _save_trained(place, ppo)
-    except SafetensorError as error:  # a full disk, in the words of its library
-        raise disk_refused(place, error) from error
     wait_for_all()
     if is_main_process():
         rate = ppo.optimizer.param_groups[0]["lr"]

@@ -150,7 +150,7 @@ class Schedule:
         if kind == "moved project":
             world.move()
         elif kind == "damaged checkpoint":
-            if world.damage_newest() is None:
+            if len(world.done) == 2 or world.damage_newest() is None:
                 return
         elif kind == "other weights":
             if not world.run.joinpath("run.json").is_file() or len(world.done) == 2:

@@ -149,11 +149,12 @@ class World:
 
     def save(self, store: CheckpointStore, stage: str, step: int, weights: bytes) -> None:
         place = store.begin(step)
-        for part in (MOMENTS, RANDOM, WEIGHTS):
-            content = weights if part == WEIGHTS else part.encode() + weights[:64]
-            self.disk.write(place / part, content)
-        state = json.dumps({"global_step": step}).encode()
-        self.disk.write(place / "trainer_state.json", state)
+        with store.writing():
+            for part in (MOMENTS, RANDOM, WEIGHTS):
+                content = weights if part == WEIGHTS else part.encode() + weights[:64]
+                self.disk.write(place / part, content)
+            state = json.dumps({"global_step": step}).encode()
+            self.disk.write(place / "trainer_state.json", state)
         store.complete(step, {"steps": STEPS, "learning_rate": 1e-4, "epoch": 1.0})
         self.written[stage] = set(sorted({*self.written[stage], step})[-KEPT:])
 
@@ -183,16 +184,18 @@ class World:
 
     def damage_newest(self) -> str | None:
         """Damage a file of the newest checkpoint of the stage that is not done; what was done."""
-        left = [stage for stage in STAGES if stage not in self.done and self.written[stage]]
-        if not left:
+        stage = next(stage for stage in STAGES if stage not in self.done)
+        folder = self.run / "stages" / stage / "checkpoints"
+        there = {int(path.name.rpartition("-")[2]) for path in folder.glob("checkpoint-*")}
+        if not there:
             return None
-        stage = left[0]
-        step = max(self.written[stage])
-        path = self.run / "stages" / stage / "checkpoints" / f"checkpoint-{step}"
-        path /= self.random.choice(PARTS)
-        how = self.damage(path)
-        self.written[stage].discard(step)
-        return how
+        # One that was complete before the process was told so counts as well.
+        step = max(there)
+        path = folder / f"checkpoint-{step}" / self.random.choice(PARTS)
+        if max(self.written[stage], default=0) > step or not path.exists():
+            return None  # what is wrong here shows when the run goes on
+        self.written[stage] = (self.written[stage] & there) - {step}
+        return self.damage(path)
 
     def damage_result(self) -> Path:
         """Damage the result of a finished stage; its file."""
