@@ -82,8 +82,8 @@ def explain_failure(
     """
     told = read_error(folder) if code != 0 else None
     is_certain = killed_for_memory(oom_kills_before) is True
-    # A process that was killed leaves no word: the others only say that it was gone.
-    killed_silently = told is not None and bool(told.lost_others) and is_certain
+    # A process that was killed leaves no word: the others, if any, only say that it was gone.
+    killed_silently = is_certain and (bool(told.lost_others) if told is not None else code > 0)
     if told is not None and not killed_silently:
         return _told(entry, told, code, folder, smaller)
     if code in STOP_CODES:
@@ -133,8 +133,11 @@ def ran_out_of_memory(code: int, folder: Path, kills_before: int | None) -> bool
     told = read_error(folder)
     if told is not None and not told.lost_others:
         return is_out_of_memory(told)
-    was_killed = code in (-signal.SIGKILL, 137) or told is not None
-    return was_killed and killed_for_memory(kills_before) is not False and code != 0
+    is_certain = killed_for_memory(kills_before)
+    if code in (-signal.SIGKILL, 137):
+        return is_certain is not False
+    # A launcher of several processes ends with a code of its own.
+    return bool(is_certain) and code > 0 and code not in STOP_CODES
 
 
 def is_out_of_memory(told: ErrorRecord) -> bool:

@@ -15,6 +15,7 @@ from advisor.launch.failure_report import smaller_hint
 from advisor.launch.gpus import gpu_words
 from advisor.plan.entries import Entry
 from advisor.plan.record import DRY_RUN, DryRunRecord, Expected, try_read_part
+from advisor.plan.smaller import PeakOf
 
 SHOWN_PROCESSES = 4
 
@@ -34,6 +35,7 @@ def check_memory(
     *,
     measured: Mapping[str, int],
     is_chosen_folder: bool = False,
+    peak_of: PeakOf | None = None,
 ) -> MemoryFindings:
     """What is short on the fullest of the run's GPUs.
 
@@ -46,6 +48,7 @@ def check_memory(
         gpus: Those of the run.
         measured: Entry -> bytes that a dry run of this plan reserved.
         is_chosen_folder: The user named the run folder with --output.
+        peak_of: The estimated peak of a stage, for the change that is enough.
     """
     known = [
         (gpu.memory_free_bytes, place)
@@ -78,11 +81,12 @@ def check_memory(
             if entry.name in measured
             else "; `advise run --dry-run` measures it, and counts instead of the estimate"
         )
+        smaller = smaller_hint(entry, is_chosen_folder, peak_of=peak_of, limit_bytes=free)
         faults.append(
             Fault(
                 what=f"stage {entry.name} {needs}, {here}",
                 allowed=others,
-                hint=f"{wait}{smaller_hint(entry, is_chosen_folder)}{check}",
+                hint=f"{wait}{smaller}{check}",
             )
         )
     return MemoryFindings(faults=tuple(faults), warnings=tuple(warnings))

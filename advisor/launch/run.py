@@ -24,6 +24,7 @@ from advisor.launch.input_digests import (
     renamed,
 )
 from advisor.launch.memory_check import check_memory, measured_need
+from advisor.launch.out_of_memory import peak_estimator
 from advisor.launch.preflight import run_preflight
 from advisor.launch.prepare import prepare_plan, select_entries
 from advisor.launch.record_keeper import OnEnd, RecordKeeper, Say, new_record, note_new_paths
@@ -146,6 +147,7 @@ def run_plan(
         checked.gpus.gpus,
         measured=measured_need(run.folder, run.digests.values()),
         is_chosen_folder=run.is_chosen_folder,
+        peak_of=peak_estimator(run.plan, shape, used),
     )
     if memory.faults and not dry_run:
         raise MachineNotReady(faults=memory.faults)

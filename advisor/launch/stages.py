@@ -28,6 +28,7 @@ from advisor.methods import objective, update
 from advisor.plan.entries import Entry
 from advisor.plan.record import (
     CROSS,
+    DOING,
     DONE,
     RESULT,
     CrossEvaluation,
@@ -181,6 +182,7 @@ class StageRunner:
         result = try_read_part(StageResult, self._folder(entry) / RESULT)
         if result is not None:
             self.keeper.adjusted(entry.name, adjustments(entry, self._folder(entry)))
+            (self._folder(entry) / DOING).unlink(missing_ok=True)
             self.keeper.accept(entry.name, result, following=following)
 
     def _error(self, entry: Entry, ended: Ended, kills: int | None) -> AdviseError:
@@ -197,6 +199,8 @@ class StageRunner:
 
     def _smaller(self, entry: Entry, doing: str) -> str:
         """The smallest change that fits, as the estimate says, of the stage as it ran last."""
+        if doing == "saving":
+            return "free some memory first"
         expected = stage.expected if (stage := self.keeper.record.stage(entry.name)) else None
         ran = replace(entry, stage=as_it_ran(entry, self._folder(entry)))
         return smaller_hint(

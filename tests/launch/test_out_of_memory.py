@@ -85,6 +85,22 @@ def test_a_killed_trainer_that_the_kernel_did_not_kill_is_not_started_again(shop
     assert not (shop / "out" / "stages" / "sft" / "adjusted.json").exists()
 
 
+def test_what_the_kernel_killed_is_seen_behind_a_launcher(tmp_path, monkeypatch):
+    """torch's launcher ends with a code of its own; only if the kernel has killed something is that
+    a lack of memory, and never if the trainer left another word.
+    """
+    monkeypatch.setattr(failure_report, "oom_kills", lambda: 8)
+    ran_out = failure_report.ran_out_of_memory
+    assert [ran_out(code, tmp_path, 7) for code in (1, 137, -9, 0, 130, -15)] == [
+        *(True, True, True),
+        *(False, False, False),
+    ]
+    assert [ran_out(code, tmp_path, 8) for code in (1, 137, -9)] == [False, False, False]
+    assert [ran_out(code, tmp_path, None) for code in (1, 137, -9)] == [False, True, True]
+    (tmp_path / "error.json").write_text('{"kind": "InputError", "what": "row 3 has no answer"}')
+    assert not ran_out(2, tmp_path, 7)
+
+
 def test_micro_batches_shrink_by_divisors():
     """The largest divisor of at most half, and never below what the objective takes."""
     assert [smaller_micro_batch(size) for size in (1, 2, 3, 6, 7, 12)] == [None, 1, 1, 3, 1, 6]

@@ -28,7 +28,7 @@ from trainers.frame.checkpoint_store import disk_refused
 from trainers.frame.checkpoints import random_states, restore_random_states
 from trainers.frame.files import make_folder
 from trainers.frame.job import Job
-from trainers.frame.out_of_memory import in_halves
+from trainers.frame.out_of_memory import EVALUATING, in_halves, now
 from trainers.frame.types import Model, Trainer
 
 LARGEST_SHARE = 0.05  # of the computation of the training, for all measurements together
@@ -190,10 +190,12 @@ class HeldOutCurve:
         """
         began = time.monotonic()
         states = random_states()
+        before, now.doing = now.doing, EVALUATING  # an error that leaves keeps it
         sums = [
             (0.0, 0.0) if batch is None else self._sums(place, batch)
             for place, batch in enumerate(self.batches)
         ]
+        now.doing = before
         restore_random_states(states)
         totals = add_up_processes(self.trainer, sums)
         loss = sum(total for total, _ in totals) / max(sum(count for _, count in totals), 1e-9)

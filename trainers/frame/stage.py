@@ -287,6 +287,7 @@ def train(job: Job, objective: Objective[Any]) -> None:
     sequences = objective.sequences(job, data.train, model)
     builder = TrainerBuilder(objective, model, tokenizer, device, update)
     if job.dry_run:
+        enter(job, TRAINING)
         measure(
             job, sequences, data, memory, builder.build, versions,
             evaluate=objective.evaluation_loss,

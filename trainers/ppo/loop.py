@@ -80,6 +80,7 @@ def train(job: Job) -> None:
             say(f"{label(job)}: {message}")
     run = PPORun(job, ppo, data, memory, shown=shown)
     if job.dry_run:
+        enter(job, TRAINING)
         run.measure(versions)
         return
 

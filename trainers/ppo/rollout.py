@@ -39,6 +39,7 @@ class Answers:
     ended: list[bool]  # by a stop token; else the limit cut it
     # of each token, as generation computed them; only if `keep_log_probs` was set
     log_probs: list[list[float]] = field(default_factory=list)
+    at_once: int = 0  # how many were generated together in the end
 
     @property
     def tokens(self) -> int:
@@ -159,6 +160,7 @@ def generate_answers(
         done.ended += part.ended
         done.log_probs += part.log_probs
         start += at_once
+    done.at_once = at_once
     return done
 
 

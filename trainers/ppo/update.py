@@ -82,6 +82,7 @@ class PPO:
     say: Callable[[str], None] | None = None
     mean: Callable[[Any], Any] | None = None  # over all processes of the run, if there are several
     at_once: int = AT_ONCE  # answers that are generated together, if they are more than a batch
+    most_at_once: int | None = None  # answers that do fit, once more did not
     rows_at_once: RowsAtOnce | None = None  # None: memory that runs out ends the run
     done: int = 0  # updates
     # How far the ratios of the last update's first minibatch were from 1.
@@ -92,18 +93,22 @@ class PPO:
     @property
     def generated_at_once(self) -> int:
         """How many answers are generated together."""
-        return max(self.at_once, self.settings.micro_batch_size)
+        wanted = max(self.at_once, self.settings.micro_batch_size)
+        return min(wanted, self.most_at_once or wanted)
 
     def generate(self, prompts: Sequence[Prompt], *, shortest: int = 0) -> Answers:
         """The policy's answers."""
         with self.roles.use(POLICY) as model:
-            return generate_answers(
+            answers = generate_answers(
                 model, [list(row.prompt_ids) for row in prompts],
                 pad_id=self.tokenizer.pad_token_id, limit=self.settings.response_tokens,
                 temperature=self.settings.temperature,
                 stops=self.stops, at_once=self.generated_at_once,
                 autocast=self.autocast, shortest=shortest, say=self.say,
             )  # fmt: skip
+        if answers.at_once < self.generated_at_once:
+            self.most_at_once = answers.at_once
+        return answers
 
     def batches(self, answers: Answers) -> list[Batch]:
         """The answers in batches of micro_batch_size."""
