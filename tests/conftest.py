@@ -92,8 +92,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("train")
             if not CAN_TRAIN:
                 item.add_marker(pytest.mark.skip(reason="training needs the extra [train]"))
-        unnamed = any(item.get_closest_marker(name) for name in BY_NAME_ONLY if name not in named)
-        (left_out if unnamed else kept).append(item)
+        needed = {name for name in BY_NAME_ONLY if item.get_closest_marker(name)}
+        if "long" in needed:  # the longest cases of a slow test
+            needed.discard("slow")
+        (kept if needed <= named else left_out).append(item)
     if left_out:
         config.hook.pytest_deselected(items=left_out)
     # The longest first: a minute of one worker at the end is a minute that the others wait.

@@ -93,7 +93,7 @@ def test_a_real_run_from_plan_to_an_answer(shop, capfd):
     assert capfd.readouterr().out == ""
 
 
-@pytest.mark.slow
+@pytest.mark.long  # tests/faults kills such a run in less time
 def test_a_real_run_killed_half_way_goes_on_and_ends_the_same(shop):
     """kill -9 after some checkpoints: the next call resumes from the last one and ends with the
     loss of an unbroken run.

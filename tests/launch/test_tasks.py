@@ -56,7 +56,9 @@ def quiet(text):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("update", ["lora", "adapter", "prefix"])
+@pytest.mark.parametrize(
+    "update", ["lora", *(pytest.param(u, marks=pytest.mark.long) for u in ("adapter", "prefix"))]
+)
 def test_departments_share_a_process_and_equal_trainings_of_their_own(shop, tiny_model, update):
     """Each module has the very weights it has when it is trained alone; the table has the own
     task's loss lowest.

@@ -597,8 +597,14 @@ OWN_ANSWERS = {
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "chain",
-    [("rm", "rloo"), ("sft", "rm", "orpo", "dpo", "kto", "rloo")],
-    ids=["by-reward-model", "every-objective"],
+    [
+        pytest.param(("sft", "rm", "rloo"), id="by-reward-model"),
+        pytest.param(
+            ("sft", "rm", "orpo", "dpo", "kto", "rloo"),
+            id="every-objective",
+            marks=pytest.mark.long,
+        ),
+    ],
 )
 def test_advise_run_trains_a_chain_from_one_file(chain, tiny_model, pairs, tmp_path, monkeypatch):
     """Each stage in a process of its own, on one preference file, each going on from the last that

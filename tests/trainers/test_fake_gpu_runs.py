@@ -113,7 +113,7 @@ def test_sft_runs_whole_on_the_gpu(make: Callable[..., Job]) -> None:
 
 
 UPDATES = ("full", "lora", "adapter", "prefix", "ia3")
-SLOW = {("dpo", "full"), ("rm", "prefix"), ("grpo", "ia3"), ("ppo", "lora")}
+SLOW = {("rm", "prefix"), ("grpo", "ia3"), ("ppo", "lora")}
 WHOLE_RUNS = [
     pytest.param(
         objective,

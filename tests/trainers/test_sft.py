@@ -398,7 +398,7 @@ def command(plan: Path, run: Path, *flags: str) -> list[str]:
 ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
-@pytest.mark.slow
+@pytest.mark.long  # tests/faults kills such a run in less time
 def test_a_killed_run_resumes_with_the_same_losses(tmp_path, tiny_model, chats):
     """kill -9 half way, then the same command: it says where it goes on, and the loss curve is that
     of an unbroken run.

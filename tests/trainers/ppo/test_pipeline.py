@@ -82,7 +82,7 @@ def test_one_stage_at_a_time(shop):
     assert reward.rows == 8
 
 
-@pytest.mark.slow
+@pytest.mark.long  # tests/faults kills such a run in less time
 def test_a_pipeline_killed_in_every_stage_ends_as_an_unbroken_one(shop):
     """kill -9 behind a checkpoint of sft, of rm and of ppo: each call goes on exactly there, and
     every number is that of an unbroken run.

@@ -54,7 +54,7 @@ def test_a_random_model_learns_to_write_the_letter_that_is_paid_for(make):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(n, marks=pytest.mark.long) for n in (2, 3))])
 @pytest.mark.parametrize("update", ["lora", "full"])
 def test_it_learns_with_other_seeds_and_with_all_weights(make, seed, update):
     """The toy task with three seeds, by LoRA and by full fine-tuning."""
@@ -201,7 +201,7 @@ def test_a_run_that_is_asked_to_stop_saves_its_update(make, tmp_path, monkeypatc
     assert metrics(broken.run) == metrics(whole.run)
 
 
-@pytest.mark.slow
+@pytest.mark.long  # tests/faults kills such a run in less time
 def test_a_run_killed_half_way_goes_on_and_ends_the_same(make, tmp_path):
     """kill -9 behind a checkpoint: the next call goes on from there, and every number of every
     update is that of an unbroken run.

@@ -32,13 +32,18 @@ for question in questions:
 @pytest.mark.parametrize(
     ("keys", "gain"),
     [
-        ({"update": "adapter", "learning_rate": 1e-3}, 1.5),
-        ({"update": "prefix", "learning_rate": 5e-3}, 1.0),
+        pytest.param(
+            {"update": "adapter", "learning_rate": 2e-3, "epochs": 1, "grad_accum": 1},
+            1.0,
+            id="adapter",
+        ),
+        pytest.param(
+            {"update": "prefix", "learning_rate": 5e-3}, 1.0, id="prefix", marks=pytest.mark.long
+        ),
     ],
-    ids=["adapter", "prefix"],
 )
 def test_the_trained_style_survives_reload_in_a_new_process(keys, gain, tmp_path, smollm):
-    """Two passes over sixty rows lower the held-out loss, every check passes, and plain PEFT in a
+    """A pass or two over sixty rows lower the held-out loss, every check passes, and plain PEFT in a
     new process answers as the shop does.
     """
     (tmp_path / "train.jsonl").write_text("".join(DATA.read_text().splitlines(keepends=True)[:60]))
