@@ -9,7 +9,9 @@ is not read again. Without torch: launcher and trainers use the same digests.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -48,6 +50,8 @@ MODEL_FILES = (
     "*.tiktoken",
     "*.py",
 )
+ADAPTER_CONFIG = "adapter_config.json"
+BASE_PATH = re.compile(rb'("base_model_name_or_path":\s*)"(?:[^"\\]|\\.)*"')
 PICKLED_FILES = ("*.bin", "*.bin.index.json")  # read only if there are no safetensors
 
 
@@ -63,11 +67,7 @@ class FileContent(JsonObject):
 
     def holds_the_same(self, other: FileContent) -> bool:
         """Whether the contents are equal, whenever they were written."""
-        return (self.bytes, self.sha256, self.sampled) == (
-            other.bytes,
-            other.sha256,
-            other.sampled,
-        )
+        return (self.sha256, self.sampled) == (other.sha256, other.sampled)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,12 +115,16 @@ def digest_of(files: Mapping[str, FileContent]) -> str:
     """64 hex digits of names and contents."""
     digest = hashlib.sha256()
     for name, content in sorted(files.items()):
-        digest.update(f"{name}\0{content.bytes}\0{content.sha256}\n".encode())
+        digest.update(f"{name}\0{content.sha256}\n".encode())
     return digest.hexdigest()
 
 
 def file_digest(
-    path: Path | str, *, known: FileContent | None = None, sample: bool | None = None
+    path: Path | str,
+    *,
+    known: FileContent | None = None,
+    sample: bool | None = None,
+    exact: bool = True,
 ) -> FileContent:
     """What a file holds now.
 
@@ -130,6 +134,7 @@ def file_digest(
         path: The file; a link counts as the file it leads to.
         known: What it held earlier; returned as it is if size and times are still the same.
         sample: Read blocks of it only; default: if it is larger than `FULL_BYTES`.
+        exact: False: the place of the base in adapter_config.json does not count.
     """
     path = Path(path)
     try:
@@ -141,7 +146,12 @@ def file_digest(
             if known is not None and _is_unchanged(known, before, sample):
                 return known
             began_ns = time.time_ns()
-            sha256 = _sampled(file.fileno(), before.st_size) if sample else _whole(file.fileno())
+            if path.name == ADAPTER_CONFIG and not exact:
+                sha256 = hashlib.sha256(with_base_path(file.read(), "")).hexdigest()
+            elif sample:
+                sha256 = _sampled(file.fileno(), before.st_size)
+            else:
+                sha256 = _whole(file.fileno())
             after = os.fstat(file.fileno())
     except OSError as error:
         raise _unreadable(path, error) from error
@@ -157,11 +167,29 @@ def file_digest(
     )
 
 
+def base_path_in(config: bytes) -> str | None:
+    """The place of the base in the content of an adapter_config.json; None if it names none."""
+    found = BASE_PATH.search(config)
+    if found is None:
+        return None
+    try:
+        return str(json.loads(found.group(0)[len(found.group(1)) :]))
+    except ValueError:
+        return None
+
+
+def with_base_path(config: bytes, path: str) -> bytes:
+    """adapter_config.json with another place of the base, and every other byte as it is."""
+    new = json.dumps(path).encode()
+    return BASE_PATH.sub(lambda found: found.group(1) + new, config, count=1)
+
+
 def folder_digest(folder: Path | str, *, known: KnownFiles | None = None) -> FolderContent:
     """What the files of a model or an adapter hold: configuration, weights, tokenizer, code.
 
-    Links are followed, so a snapshot of the hub's cache counts as the files it leads to. If the
-    files are larger than `FULL_BYTES` together, the large ones are sampled.
+    Links are followed, so a snapshot of the hub's cache counts as the files it leads to. The place
+    of the base in an adapter's configuration does not count. If the files are larger than
+    `FULL_BYTES` together, the large ones are sampled.
 
     Args:
         folder: A folder in Hugging Face layout.
@@ -193,7 +221,8 @@ def files_digest(paths: Mapping[str, Path], *, known: KnownFiles | None = None) 
     sample = total_bytes(paths.values()) > FULL_BYTES
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
         found = pool.map(
-            lambda path: file_digest(path, known=known.find(path), sample=sample), paths.values()
+            lambda path: file_digest(path, known=known.find(path), sample=sample, exact=False),
+            paths.values(),
         )
         return FolderContent(files=dict(zip(paths, found, strict=True)))
 

@@ -40,7 +40,6 @@ def check_data(todo: Sequence[Entry], plan_path: Path) -> CheckedData:
 
     checked = CheckedData()
     read: dict[tuple[str, str], DataProfile | None] = {}
-    seen = set()
     for entry in todo:
         text = entry.data.path
         path = resolve_path(plan_path, text)
@@ -53,13 +52,15 @@ def check_data(todo: Sequence[Entry], plan_path: Path) -> CheckedData:
             except InputError as error:
                 read[source] = None
                 checked.faults += error.faults
-        found, purpose = read[source], _purpose(entry)
-        if found is None or (*source, purpose) in seen:
+        found = read[source]
+        if found is None:
             continue
-        seen.add((*source, purpose))
         checked.profiles.setdefault(text, found)
         checked.faults += _faults(entry, found)
         checked.warnings += _warnings(entry, found)
+    # Several stages and tasks may read one file for one purpose.
+    checked.faults = list(dict.fromkeys(checked.faults))
+    checked.warnings = list(dict.fromkeys(checked.warnings))
     return checked
 
 

@@ -38,13 +38,9 @@ class Identity:
     tasks: Mapping[str, frozenset[str]] = field(default_factory=dict)
     inputs: Inputs | None = None  # what the plan's paths hold; None: paths alone decide
 
-    def has_digest_of(self, record: RunRecord) -> bool:
-        """Whether a record is of this plan by its text, with all its paths."""
-        return bool(self.digests & set(record.digests.values()))
-
     def matches(self, record: RunRecord) -> bool:
         """Whether a record is of this plan: by its text, or by what its paths hold."""
-        if self.has_digest_of(record):
+        if self.digests & set(record.digests.values()):
             return True
         if self.inputs is None or not self.inputs.differs_in_contents(record.content_digests):
             return False

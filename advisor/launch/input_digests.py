@@ -5,7 +5,7 @@ wherever they lie now.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -84,8 +84,10 @@ class Inputs:
             self._read[text] = self._content(text)
         return self._read[text]
 
-    def of_entries(self, entries: Iterable[Entry]) -> dict[str, InputContent]:
+    def of_entries(self, entries: Sequence[Entry]) -> dict[str, InputContent]:
         """'model', 'data PATH', 'file PATH' -> what the entries read."""
+        if not entries:
+            return {}
         texts = self.texts()
         wanted = {self.plan.model}
         for entry in entries:
@@ -312,6 +314,7 @@ def changed_files(old: InputContent, new: InputContent) -> list[tuple[str, str]]
 def renamed(record: RunRecord, inputs: Inputs, now: Mapping[str, InputContent]) -> list[str]:
     """What has another path than when the run began, and the same content, in words."""
     said = []
+    named = {_key(text, what) for text, what in inputs.texts().items()}
     for key, content in now.items():
         if key == "model":
             if record.model is not None and record.model != inputs.plan.model:
@@ -320,7 +323,7 @@ def renamed(record: RunRecord, inputs: Inputs, now: Mapping[str, InputContent]) 
             old = [
                 name
                 for name, digest in record.inputs.items()
-                if _what(name) == _what(key) and digest == content.digest
+                if name not in named and _what(name) == _what(key) and digest == content.digest
             ]
             if old:
                 said.append(_renamed(IN_WORDS[_what(key)], _path(old[0]), _path(key)))

@@ -18,7 +18,7 @@ from advisor.plan.entries import Entry, entries
 from advisor.plan.model import Comments, Plan
 from advisor.plan.paths import with_paths
 from advisor.plan.read import plan_from_data, read_plan, resolve_path
-from advisor.plan.record import RECORD, read_record
+from advisor.plan.record import RECORD, RunRecord, read_record
 from advisor.plan.write import digest, plan_digest, plan_text
 
 
@@ -44,6 +44,11 @@ class PlanRun:
         if self.folder.is_relative_to(Path.cwd()):
             return os.path.relpath(self.folder)
         return str(self.folder)
+
+    def has_paths_of(self, record: RunRecord) -> bool:
+        """Whether the record is of this whole plan with all its paths."""
+        whole = {self.digests["plan"], self.digests["copy"]}
+        return bool(whole & set(record.digests.values()))
 
     @property
     def text_for_anywhere(self) -> str:

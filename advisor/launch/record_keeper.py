@@ -10,6 +10,7 @@ from advisor.ground.errors import AdviseError, Stopped
 from advisor.ground.files import PLAN_FILE, write_atomically
 from advisor.ground.types import Hardware
 from advisor.ground.version import __version__
+from advisor.launch.base_paths import correct_record, write_configs
 from advisor.launch.folder import RunFolder, is_done, now
 from advisor.launch.input_digests import InputContent, merged, recorded_inputs, task_digests
 from advisor.launch.prepare import PlanRun
@@ -124,14 +125,19 @@ def _stage_record(
     )
 
 
-def note_new_paths(run: PlanRun, record: RunRecord) -> RunRecord:
-    """A finished run whose model or data have other paths now: the plan in its folder and run.json
-    name them from now on. Raises MachineNotReady.
+def note_new_paths(run: PlanRun, record: RunRecord, configs: Mapping[str, bytes]) -> RunRecord:
+    """A finished run whose model or data have other paths now: the plan in its folder, run.json and
+    its results name them from now on. Raises MachineNotReady.
+
+    Args:
+        configs: Stage -> its adapter_config.json with the present place of the base.
     """
     noted = replace(record, digests=run.digests, tasks=task_digests(run.copy), model=run.plan.model)
+    noted = correct_record(noted, configs)
     with RunFolder(run.folder):
         write_atomically(run.folder / PLAN_FILE, run.copy_text)
         write_record(run.folder / RECORD, noted)
+        write_configs(run, configs)
     return noted
 
 

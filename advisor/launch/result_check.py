@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from advisor.ground.content import file_digest
+from advisor.ground.content import ADAPTER_CONFIG, file_digest
 from advisor.ground.errors import AdviseError, Fault, InputError
 from advisor.ground.safetensors_header import Damaged, read_header
+from advisor.launch.base_paths import is_half_corrected
 from advisor.launch.folder import is_done
 from advisor.plan.entries import Entry
 from advisor.plan.record import RunRecord, SavedFile, StageRecord
@@ -30,11 +31,16 @@ ADAPTED = (
     "special_tokens_map.json",
     "chat_template.jinja",
 )
-CONFIGS = ("adapter_config.json", "config.json")
+CONFIGS = (ADAPTER_CONFIG, "config.json")
 
 
 def check_results(
-    record: RunRecord, names: Iterable[str], folder: Path, *, shown_folder: str
+    record: RunRecord,
+    names: Iterable[str],
+    folder: Path,
+    *,
+    shown_folder: str,
+    corrected: Mapping[str, bytes],
 ) -> list[str]:
     """What was changed in results and does no harm, in words.
 
@@ -44,6 +50,7 @@ def check_results(
         names: The finished stages to check.
         folder: The run folder.
         shown_folder: It, as it can be typed.
+        corrected: Stage -> its adapter_config.json with the present place of the base.
     """
     stages = [stage for name in names if (stage := record.stage(name)) is not None]
     total = sum(saved.bytes for stage in stages for saved in (stage.files or {}).values())
@@ -51,6 +58,8 @@ def check_results(
     for stage in stages:
         place = folder / "stages" / stage.name
         for name, what, is_harmless in _differences(stage, place, total <= READ_ALWAYS_BYTES):
+            if name == ADAPTER_CONFIG and is_half_corrected(stage, corrected):
+                continue  # it will be written
             if is_harmless:
                 warnings.append(f"{shown_folder}/stages/{stage.name}/{name} {what}")
             else:

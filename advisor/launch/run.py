@@ -13,6 +13,12 @@ from advisor.ground.resources import trainers_root
 from advisor.ground.terminal import shown
 from advisor.ground.types import Hardware, as_free_now
 from advisor.ground.units import format_gib
+from advisor.launch.base_paths import (
+    correct_record,
+    moved_bases,
+    true_configs,
+    write_configs,
+)
 from advisor.launch.child import every_stop_as_interrupt
 from advisor.launch.dry_run import measure_plan
 from advisor.launch.expected import device_hardware, expect_stage, plan_shape
@@ -88,7 +94,10 @@ def run_plan(
     record = find_record(run.folder, run.identity)
     if record is not None and not dry_run:
         sound = results_it_rests_on(record, selected, run.folder)
-        changed = check_results(record, sound, run.folder, shown_folder=run.shown_folder)
+        configs = true_configs(run, record)
+        changed = check_results(
+            record, sound, run.folder, shown_folder=run.shown_folder, corrected=configs
+        )
         for warning in changed:
             say(f"warning: {warning}")
         if only is None:
@@ -103,10 +112,12 @@ def run_plan(
         if not unfinished.intersection(entry.name for entry in selected) and (
             unfinished or record.status == DONE
         ):
-            if not run.identity.has_digest_of(record) and record.status == DONE:
-                for line in renamed(record, run.inputs, run.inputs.of_entries(selected)):
+            is_known = run.has_paths_of(record)
+            if record.status == DONE and (configs or not is_known):
+                now = {} if is_known else run.inputs.of_entries(selected)
+                for line in (*renamed(record, run.inputs, now), *moved_bases(configs)):
                     say(line)
-                record = note_new_paths(run, record)
+                record = note_new_paths(run, record, configs)
             return Run(folder=run.folder, record=record, already_done=True)
 
     # Only what is not done yet needs its trainer, data and disk.
@@ -169,8 +180,9 @@ def run_plan(
         if record is not None and record.inputs:
             before = recorded_inputs(record)
             refuse_changed(before, inputs, run.inputs, run.folder, growing=bool(run.plan.tasks))
-            for line in renamed(record, run.inputs, inputs):
-                say(line)
+            if not run.has_paths_of(record):
+                for line in renamed(record, run.inputs, inputs):
+                    say(line)
             if recorded_by_earlier_version(before):
                 say(
                     "an earlier version began this run: of the model, only its configuration and"
@@ -187,7 +199,13 @@ def run_plan(
             max_steps=max_steps,
             judge=judge,
         )
-        keeper = RecordKeeper(run.folder, record, say=say, on_end=on_end)
+        configs = true_configs(run, record)
+        keeper = RecordKeeper(run.folder, correct_record(record, configs), say=say, on_end=on_end)
+        if configs:
+            keeper.save()
+            write_configs(run, configs)
+            for line in moved_bases(configs):
+                say(line)
         resume = resume_command(run.shown_folder, only=only, max_steps=max_steps, judge=judge)
         runner = StageRunner(
             run=run,

@@ -180,3 +180,17 @@ def test_digests_need_no_heavy_package():
     """Launcher and trainers use the same digests: no torch."""
     code = "import sys, advisor.ground.content; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_place_of_the_base_is_no_content_of_an_adapter(tmp_path):
+    """A module of a moved project is the same module; another rank is another one."""
+    config = '{\n  "base_model_name_or_path": "%s",\n  "r": %d\n}'
+    path = tmp_path / "adapter_config.json"
+    path.write_text(config % (r"/here/a \\ \"model\"", 8))
+    before = folder_digest(tmp_path).digest
+    assert content.base_path_in(path.read_bytes()) == '/here/a \\ "model"'
+    path.write_bytes(content.with_base_path(path.read_bytes(), "/there/model"))
+    assert path.read_text() == config % ("/there/model", 8)
+    assert folder_digest(tmp_path).digest == before
+    path.write_text(config % ("/there/model", 4))
+    assert folder_digest(tmp_path).digest != before

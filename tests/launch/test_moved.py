@@ -198,6 +198,37 @@ def test_a_finished_run_notes_where_its_files_are_now(shop, capsys):
     assert (done.folder / "run.json").read_bytes() == before
 
 
+def test_results_of_a_moved_project_name_their_base_where_it_is(
+    shop, tmp_path_factory, monkeypatch, capsys
+):
+    """Finished modules look for their base in the moved project, and their hashes stay right, also
+    if the run is killed between the record and the file.
+    """
+    (shop / "plan.yaml").write_text(
+        PLAN + "  - {name: second, objective: sft, update: lora, learning_rate: 1e-4}\n"
+    )
+    run(only="sft")
+    there = tmp_path_factory.mktemp("copied") / "shop"
+    shutil.copytree(shop, there)
+    monkeypatch.chdir(there)
+    begun = next((there / "runs").iterdir())
+    config = begun / "stages" / "sft" / "adapter_config.json"
+    stale = config.read_bytes()
+    assert json.loads(stale)["base_model_name_or_path"] == str(shop / "model")
+    capsys.readouterr()
+    assert run().status == "done"
+    assert "the base of sft has another place now" in capsys.readouterr().err
+    assert json.loads(config.read_bytes())["base_model_name_or_path"] == str(there / "model")
+    config.write_bytes(stale)  # killed before the file was written
+    assert run().already_done
+    assert json.loads(config.read_bytes())["base_model_name_or_path"] == str(there / "model")
+    before = (begun / "run.json").read_bytes()
+    capsys.readouterr()
+    assert run().already_done
+    assert "another place" not in capsys.readouterr().err
+    assert (begun / "run.json").read_bytes() == before
+
+
 def test_departments_are_moved_and_their_data_renamed(shop, tmp_path_factory, monkeypatch, capsys):
     """A task stays trained in a moved project and with renamed data; other data is refused."""
     (shop / "plan.yaml").write_text(TASKS)

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from advisor.plan.read import read_plan
+from advisor.plan.read import read_plan, resolve_path
 
 
 def main():
@@ -98,7 +98,7 @@ def main():
             "resumed_from": (folder / "checkpoints").is_dir(),
         },
     }
-    result["files"] = save(folder)
+    result["files"] = save(folder, str(resolve_path(args.plan, read_plan(args.plan).model)))
     text = json.dumps(result)
     if mode == "nan":
         text = text.replace("1.5", "NaN")
@@ -108,11 +108,13 @@ def main():
         (folder / "result.json").write_text(text)
 
 
-def save(folder):
+def save(folder, base):
     """A module of one tensor, and its configuration: what result.json says of its files."""
     header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
     files = {
-        "adapter_config.json": b'{"peft_type": "LORA"}',
+        "adapter_config.json": json.dumps(
+            {"base_model_name_or_path": base, "peft_type": "LORA"}
+        ).encode(),
         "adapter_model.safetensors": len(header).to_bytes(8, "little") + header + b"\0\0\0\0",
         "tokenizer_config.json": b"{}",
     }
