@@ -5,6 +5,7 @@ wherever they lie now.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from advisor.ground.units import format_gib
 from advisor.launch.base_check import cached_snapshot
 from advisor.plan.entries import Entry
 from advisor.plan.model import Plan
-from advisor.plan.paths import with_paths
+from advisor.plan.paths import path_from, with_paths
 from advisor.plan.read import resolve_path
 from advisor.plan.record import RunRecord
 from advisor.plan.write import digest, plan_digest
@@ -60,20 +61,35 @@ class Inputs:
     plan_path: Path
     say: Say | None = None
     known: KnownFiles = field(default_factory=KnownFiles)
+    # path of the plan -> the same as the plan in the run folder names it: there, a path stays the
+    # same whichever plan the run is called with, and wherever the project is moved
+    names: Mapping[str, str] = field(default_factory=dict)
     _read: dict[str, InputContent | None] = field(default_factory=dict)
 
     def remember(self, record: RunRecord) -> None:
         """Files that run.json knows by size and time need not be read again."""
         self.known = record.known_files
 
+    def name_as_in(self, copy: Plan) -> None:
+        """Name the inputs as the plan in the run folder does."""
+        self.names = dict(zip(_paths_of(self.plan), _paths_of(copy), strict=True))
+
     def texts(self) -> dict[str, What]:
         """Every path of the plan as it is written, and what it stands for."""
-        found: dict[str, What] = {}
-        with_paths(self.plan, lambda text: found.setdefault(text, "file") and text)
+        found: dict[str, What] = dict.fromkeys(_paths_of(self.plan), "file")
         data = [self.plan.data.path] if self.plan.data else []
         data += [stage.data for stage in self.plan.stages if stage.data is not None]
         data += [task.data.path for task in self.plan.tasks]
         return found | dict.fromkeys(data, "data") | {self.plan.model: "model"}
+
+    def key(self, text: str) -> str:
+        """The name of an input in run.json: 'model', 'data PATH' or 'file PATH'."""
+        what = self.texts()[text]
+        return "model" if what == "model" else f"{what} {self.names.get(text, text)}"
+
+    def text(self, key: str) -> str:
+        """The path that the plan has for the name of an input."""
+        return next(text for text in self.texts() if self.key(text) == key)
 
     def content(self, text: str) -> InputContent | None:
         """What a path holds; None for what is not here, such as a hub id that is not in the cache.
@@ -85,7 +101,7 @@ class Inputs:
         return self._read[text]
 
     def of_entries(self, entries: Sequence[Entry]) -> dict[str, InputContent]:
-        """'model', 'data PATH', 'file PATH' -> what the entries read."""
+        """Name of an input -> what it holds, of those that the entries read."""
         if not entries:
             return {}
         texts = self.texts()
@@ -95,8 +111,8 @@ class Inputs:
             wanted |= {entry.data.path, entry.start_folder or "", *own}
             wanted |= {value.rpartition(":")[0] for value in own}
         return {
-            _key(text, what): content
-            for text, what in texts.items()
+            self.key(text): content
+            for text in texts
             if text in wanted and (content := self.content(text)) is not None
         }
 
@@ -134,8 +150,8 @@ class Inputs:
         hold and a run did not begin with.
         """
         now = {
-            _key(text, what): held
-            for text, what in self.texts().items()
+            self.key(text): held
+            for text in self.texts()
             if (held := self.content(text)) is not None
         }
         return [
@@ -207,6 +223,18 @@ class Inputs:
         return _as_input(found, is_folder=is_folder)
 
 
+def _paths_of(plan: Plan) -> list[str]:
+    """Every path as it is written, in the order of the plan."""
+    found = []
+
+    def note(text: str) -> str:
+        found.append(text)
+        return text
+
+    with_paths(plan, note)
+    return found
+
+
 def _as_input(found: FolderContent, *, is_folder: bool) -> InputContent:
     """A single file counts without its name, so that it may be renamed."""
     (single,) = found.files.values() if not is_folder else (None,)
@@ -240,7 +268,7 @@ def refuse_changed(
     """Raise InputError, with every file that changed, if the run in the folder began with other
     content.
 
-    Only the content is compared: the same file may have another path now. What an earlier version
+    Content is compared: the same file may have another path now. What an earlier version
     recorded is compared as it did.
 
     Args:
@@ -265,15 +293,19 @@ def refuse_changed(
 def _changes(
     before: Mapping[str, InputContent], now: Mapping[str, InputContent], inputs: Inputs
 ) -> Iterable[tuple[str, str]]:
-    """(key, what changed in words) of each input that held something else, under any path."""
+    """(key, what changed in words) of each input that held something else; a path that is new is
+    compared with all inputs of its kind.
+    """
     for key, content in now.items():
         same_kind = {name: old for name, old in before.items() if _what(name) == _what(key)}
         if not same_kind:  # an earlier version recorded model and data alone
             continue
+        if key in before and not _is_old(before[key]):
+            same_kind = {key: before[key]}
         if any(_is_same(old, content, key, inputs) for old in same_kind.values()):
             continue
         old = before.get(key) or next(iter(same_kind.values()))
-        shown = _shown(key, inputs)
+        shown = inputs.text(key)
         is_file = resolve_path(inputs.plan_path, shown).is_file()
         named = [
             f"{shown if is_file else f'{shown}/{name}'} {change}"
@@ -311,10 +343,12 @@ def changed_files(old: InputContent, new: InputContent) -> list[tuple[str, str]]
     return said
 
 
-def renamed(record: RunRecord, inputs: Inputs, now: Mapping[str, InputContent]) -> list[str]:
+def renamed(
+    record: RunRecord, inputs: Inputs, now: Mapping[str, InputContent], folder: Path
+) -> list[str]:
     """What has another path than when the run began, and the same content, in words."""
     said = []
-    named = {_key(text, what) for text, what in inputs.texts().items()}
+    named = {inputs.key(text) for text in inputs.texts()}
     for key, content in now.items():
         if key == "model":
             if record.model is not None and record.model != inputs.plan.model:
@@ -326,21 +360,36 @@ def renamed(record: RunRecord, inputs: Inputs, now: Mapping[str, InputContent]) 
                 if name not in named and _what(name) == _what(key) and digest == content.digest
             ]
             if old:
-                said.append(_renamed(IN_WORDS[_what(key)], _path(old[0]), _path(key)))
+                before = _from_here(path_from(folder.resolve(), _path(old[0])))
+                said.append(_renamed(IN_WORDS[_what(key)], before, inputs.text(key)))
     return said
 
 
+def _from_here(path: Path) -> str:
+    """A path as short as it can be typed from here."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd().resolve()) else str(path)
+
+
 def merged(
-    before: Mapping[str, InputContent], now: Mapping[str, InputContent]
+    before: Mapping[str, InputContent],
+    now: Mapping[str, InputContent],
+    planned: Mapping[str, InputContent],
 ) -> dict[str, InputContent]:
-    """The inputs to record: those of stages that are done stay, under their present path."""
+    """The inputs to record: what earlier stages read stays, under its present path.
+
+    Args:
+        before: What is recorded.
+        now: What the stages that are left read.
+        planned: What all stages read: the first call records all of it, so that a stage that begins
+            later reads what the run began with.
+    """
     digests = {content.digest for content in now.values()}
     kept = {
         key: content
         for key, content in before.items()
-        if key in now or content.digest not in digests
+        if not _is_old(content) and (key in now or content.digest not in digests)
     }
-    return {**kept, **now}
+    return {**planned, **kept, **now}
 
 
 def recorded_by_earlier_version(before: Mapping[str, InputContent]) -> bool:
@@ -353,10 +402,6 @@ def _renamed(what: str, old: str, new: str) -> str:
     return f"{what} was {old} when this run began and is {new} now: the same content"
 
 
-def _key(text: str, what: What) -> str:
-    return "model" if what == "model" else f"{what} {text}"
-
-
 def _what(key: str) -> What:
     first = key.split(" ")[0]
     return "model" if first == "model" else "data" if first == "data" else "file"
@@ -366,10 +411,6 @@ def _path(key: str) -> str:
     return key.partition(" ")[2]
 
 
-def _shown(key: str, inputs: Inputs) -> str:
-    return inputs.plan.model if key == "model" else _path(key)
-
-
 def _is_old(content: InputContent) -> bool:
     return len(content.digest) < 64
 
@@ -377,7 +418,7 @@ def _is_old(content: InputContent) -> bool:
 def _is_same(old: InputContent, now: InputContent, key: str, inputs: Inputs) -> bool:
     if not _is_old(old):
         return old.digest == now.digest
-    path = resolve_path(inputs.plan_path, inputs.plan.model if key == "model" else _path(key))
+    path = resolve_path(inputs.plan_path, inputs.text(key))
     return old.digest == old_digest(path, _what(key))
 
 

@@ -115,6 +115,7 @@ def prepare_plan(
     copy = absolute
     if not _has_absolute_copy(folder, absolute_digests):
         copy = with_short_paths(plan, path, folder)
+    inputs.name_as_in(copy)
     digests = {**own_digests, **_digests("copy", "common_copy", copy)}
     is_unchanged = original is not None and not changes and copy == plan
     return PlanRun(

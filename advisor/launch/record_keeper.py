@@ -59,7 +59,7 @@ def new_record(
         max_steps: The limit of a trial run.
         judge: Whether results are compared with the base.
     """
-    kept = merged(recorded_inputs(old) if old else {}, inputs)
+    kept = merged(recorded_inputs(old) if old else {}, inputs, run.inputs.of_entries(run.entries))
     return RunRecord(
         schema_version=SCHEMA_VERSION,
         advise_version=__version__,

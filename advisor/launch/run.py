@@ -115,7 +115,7 @@ def run_plan(
             is_known = run.has_paths_of(record)
             if record.status == DONE and (configs or not is_known):
                 now = {} if is_known else run.inputs.of_entries(selected)
-                for line in (*renamed(record, run.inputs, now), *moved_bases(configs)):
+                for line in (*renamed(record, run.inputs, now, run.folder), *moved_bases(configs)):
                     say(line)
                 record = note_new_paths(run, record, configs)
             return Run(folder=run.folder, record=record, already_done=True)
@@ -181,7 +181,7 @@ def run_plan(
             before = recorded_inputs(record)
             refuse_changed(before, inputs, run.inputs, run.folder, growing=bool(run.plan.tasks))
             if not run.has_paths_of(record):
-                for line in renamed(record, run.inputs, inputs):
+                for line in renamed(record, run.inputs, inputs, run.folder):
                     say(line)
             if recorded_by_earlier_version(before):
                 say(

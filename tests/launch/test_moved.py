@@ -85,16 +85,39 @@ def test_rows_that_were_changed_in_place_are_noticed(shop, begun):
     )
 
 
+def test_a_stage_that_begins_later_reads_what_the_run_began_with(shop):
+    """Stages that are trained one by one (--only) with data of their own: each is accepted, and
+    refused if its data changed since the first began.
+    """
+    (shop / "more.jsonl").write_text((shop / "train.jsonl").read_text() * 2)
+    (shop / "plan.yaml").write_text(
+        PLAN.replace("data: {path: train.jsonl}\n", "").replace(
+            "objective: sft", "objective: sft\n    data: train.jsonl"
+        )
+        + "  - {name: second, objective: sft, update: lora, learning_rate: 1e-4, data: more.jsonl}\n"
+    )
+    run(only="sft")
+    kept = (shop / "more.jsonl").read_text()
+    (shop / "more.jsonl").write_text((shop / "train.jsonl").read_text())  # the first stage's
+    for plan in ("plan.yaml", next((shop / "runs").iterdir())):
+        with pytest.raises(
+            InputError, match=r"the data has changed .*more\.jsonl has other content"
+        ):
+            run(plan, only="second")
+    (shop / "more.jsonl").write_text(kept)
+    assert run(only="second").status == "done"
+
+
 def test_what_a_run_read_is_recorded_by_file(shop, begun):
     """run.json holds digest, size and the times of each file."""
     held = record(begun)
-    assert set(held["inputs"]) == {"model", "data train.jsonl"}
+    assert set(held["inputs"]) == {"model", "data ../../train.jsonl"}
     files = held["input_files"]["model"]
     assert set(files) == {"config.json", "model.safetensors", "tokenizer.json"}
     assert (
         files["model.safetensors"]["bytes"] == (shop / "model" / "model.safetensors").stat().st_size
     )
-    assert held["inputs"]["data train.jsonl"] == sha256(shop / "train.jsonl")
+    assert held["inputs"]["data ../../train.jsonl"] == sha256(shop / "train.jsonl")
 
 
 def test_a_renamed_model_folder_is_the_same_model(shop, begun, capsys):
@@ -258,10 +281,10 @@ def test_a_run_of_an_earlier_version_is_compared_as_it_was_recorded(shop, begun,
     old = record(begun)
     for key, path, what in (
         ("model", shop / "model", "model"),
-        ("data train.jsonl", shop / "train.jsonl", "data"),
+        ("data train.jsonl", shop / "train.jsonl", "data"),  # as earlier versions named it
     ):
         old["inputs"][key] = old_digest(path, what)
-    del old["content_digests"], old["input_files"]
+    del old["content_digests"], old["input_files"], old["inputs"]["data ../../train.jsonl"]
     (begun / "run.json").write_text(json.dumps(old))
     config = shop / "model" / "config.json"
     kept = config.read_text()
