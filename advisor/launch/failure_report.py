@@ -44,7 +44,7 @@ KINDS: dict[int, type[AdviseError]] = {
 NO_SPACE_BYTES = 16 * 2**20
 FREE_SPACE = "free some space"
 AT_ONCE = "stopped at once: the steps since the last checkpoint are lost"
-DISK_FULL = ("no space left on device", "disk quota exceeded")  # in errors of many libraries
+DISK_FULL = ("no space left", "disk quota exceeded")  # in errors of many libraries
 ERROR_OF_ANY_RANK = "error-rank*.json"
 STOP_CODES = (-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, 130, 143)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from advisor.ground.errors import AdviseError, Stopped
+from advisor.ground.disk import DISK, TEMPORARY
+from advisor.ground.errors import AdviseError, MachineNotReady, Stopped
 from advisor.ground.files import PLAN_FILE, write_atomically
 from advisor.ground.types import Hardware
 from advisor.ground.version import __version__
@@ -141,14 +144,26 @@ def note_new_paths(run: PlanRun, record: RunRecord, configs: Mapping[str, bytes]
     return noted
 
 
+# Room for the last run.json, where the disk is full: the record then says that the run has failed.
+RESERVE = f"{TEMPORARY}reserve"
+RESERVE_BYTES = 2**17
+
+
 class RecordKeeper:
-    """The record of a run. From the first `save` on, run.json says the same."""
+    """The record of a run. From `start` on, run.json says the same."""
 
     def __init__(self, folder: Path, record: RunRecord, *, say: Say, on_end: OnEnd | None) -> None:
         self.folder = folder
         self.record = record
         self.say = say
         self.on_end = on_end
+
+    def start(self) -> None:
+        """Write run.json for the first time. Raises MachineNotReady."""
+        room = max(RESERVE_BYTES, 4 * len(json.dumps(self.record.to_dict())))
+        # Not zeros, which some file systems keep in no room at all.
+        write_atomically(self.folder / RESERVE, os.urandom(room))
+        self.save()
 
     def is_done(self, name: str) -> bool:
         """Whether a stage is recorded as done and its result is there."""
@@ -198,6 +213,20 @@ class RecordKeeper:
         )
         self._finish(status)
 
+    def end_by(self, error: AdviseError) -> None:
+        """The run ends by an error outside of a trainer, such as a full disk; nothing to do if the
+        record says already how it ended.
+        """
+        if self.record.status != RUNNING:
+            return
+        status: Status = STOPPED if isinstance(error, Stopped) else FAILED
+        for stage in self.record.stages:
+            if stage.status == RUNNING:
+                self.record = self.record.with_stage(
+                    replace(stage, status=status, finished_at=now(), error=ErrorRecord.of(error))
+                )
+        self._finish(status)
+
     def compared(self, losses: Mapping[str, Mapping[str, float | None]]) -> None:
         """The modules of all tasks were compared."""
         self.record = replace(self.record, cross_evaluation=losses)
@@ -220,7 +249,14 @@ class RecordKeeper:
 
     def _finish(self, status: Status) -> None:
         self.record = replace(self.record, status=status, finished_at=now())
-        self.save()
+        try:
+            self.save()
+        except MachineNotReady:
+            if not DISK.names(self.folder).count(RESERVE):
+                raise
+            DISK.discard(self.folder / RESERVE)
+            self.save()
+        DISK.discard(self.folder / RESERVE)
         if self.on_end is not None:
             try:
                 self.on_end(self.folder, self.record)

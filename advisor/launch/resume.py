@@ -31,5 +31,7 @@ def with_resume(error: AdviseError, command: str) -> AdviseError:
     """The error with the command that goes on from the last checkpoint beside its own hint."""
     *others, last = error.faults
     line = f"{RESUME}: {command}"
+    if line in last.hint:
+        return error
     hint = line if not last.hint or isinstance(error, Stopped) else f"{last.hint}\n  {line}"
     return type(error)(faults=[*others, replace(last, hint=hint)])

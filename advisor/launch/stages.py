@@ -62,7 +62,7 @@ class StageRunner:
         groups = self._groups(selected)
         self._refuse_missing_start(selected)
         write_atomically(self.run.folder / PLAN_FILE, self.run.copy_text)
-        self.keeper.save()
+        self.keeper.start()
         try:
             for group in groups:
                 first, last = selected.index(group[0]) + 1, selected.index(group[-1]) + 1
@@ -74,6 +74,10 @@ class StageRunner:
         except KeyboardInterrupt:  # between two stages
             self.keeper.finish()
             raise with_resume(Stopped("stopped between two stages"), self.resume) from None
+        except AdviseError as error:
+            error = with_resume(error, self.resume)
+            self.keeper.end_by(error)
+            raise error from None
         self.keeper.finish()
         return Run(folder=self.run.folder, record=self.keeper.record)
 

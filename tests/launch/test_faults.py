@@ -2,6 +2,7 @@
 half-written.
 """
 
+import errno
 import json
 import os
 import re
@@ -13,9 +14,11 @@ from dataclasses import replace
 
 import pytest
 
+from advisor.ground.disk import Disk
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.types import Gpu
 from advisor.launch.folder import RunFolder
+from advisor.launch.record_keeper import RESERVE
 from tests.fake_model import write_fake_model
 from tests.launch.conftest import CONFIG, MACHINE, PLAN, alive, kill, run, running, start, wait_for
 
@@ -217,6 +220,31 @@ def test_a_run_json_that_cannot_be_written_is_an_error_not_half_a_file(shop):
     assert "Traceback" not in done.stderr
     assert not (shop / "out" / "run.json").exists()
     assert run(output="out").status == "done"
+
+
+@pytest.mark.parametrize("mode", ["full", "ok"])
+def test_a_run_whose_disk_is_full_is_failed_not_running(shop, monkeypatch, mode):
+    """Whether the trainer or run.json finds the disk full: run.json says failed, in room that was
+    kept for it, exit code 4 with the command that resumes. With room again, that command trains.
+    """
+    monkeypatch.setenv("STAND_IN", mode)
+    real = Disk.write
+
+    def write(self, path, content):
+        if (shop / "out/stages/sft/pid").exists() and (shop / "out" / RESERVE).exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(self, path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Disk, "write", write)
+        with pytest.raises(MachineNotReady) as caught:
+            run(output="out")
+    assert caught.value.text().endswith("\n  resume with: advise run out")
+    assert state(shop)["status"] == "failed"
+    assert state(shop)["stages"][0]["status"] == ("failed" if mode == "full" else "done")
+    monkeypatch.setenv("STAND_IN", "ok")
+    assert run("out").status == "done"
+    assert not list((shop / "out").glob(".advise-tmp-*"))
 
 
 def test_too_little_room_is_found_before_anything_is_written(shop, monkeypatch):
