@@ -8,11 +8,13 @@ import gzip
 import json
 import os
 import stat
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from advisor.data import Faults, content_digest, find_data, profile, read_rows, recognise
+from advisor.data.read import files, rows
 from advisor.ground.errors import InputError, MachineNotReady
 
 GOOD = '{"question": "Q", "answer": "A"}\n'
@@ -533,3 +535,22 @@ def test_a_fifo_as_evaluation_file_is_refused_too(tmp_path):
     os.mkfifo(tmp_path / "b.jsonl")
     with pytest.raises(InputError, match="FIFO"):
         profile(write(tmp_path, "a.jsonl", GOOD), evaluation=tmp_path / "b.jsonl")
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
+def test_a_row_that_unpacks_to_more_than_memory_is_not_read_to_its_end(tmp_path, monkeypatch, name):
+    """A packed file of some kilobytes may hold a row of gigabytes: reading stops at the limit."""
+    limit = 3 << 20
+    for module in (files, rows):
+        monkeypatch.setattr(module, "MOST_ROW_BYTES", limit)
+    start = '{"question": "' if name.endswith("l") else '[{"question": "'
+    packed = gzip.compress(start.encode() + b"a" * (40 << 20))
+    path = write(tmp_path, f"{name}.gz", packed)
+    assert len(packed) < 60_000
+    tracemalloc.start()
+    text = error_of(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "rows" in text
+    assert ":1: a row of more than 3 MiB" in text
+    assert peak < 8 * limit

@@ -36,6 +36,8 @@ CONTAINERS = {
 READABLE = (
     ".json, .jsonl, .csv, .tsv, .txt, .md (each also as .gz), .parquet, or a folder of one of them"
 )
+# A row is held in memory as a whole: a small packed file could ask for all there is.
+MOST_ROW_BYTES = 256 << 20
 OFFICE = (".xlsx", ".xls", ".ods", ".docx", ".doc", ".odt", ".pptx", ".ppt", ".pdf")
 IMAGES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".svg", ".heic")
 # First bytes -> what the file really is.
@@ -459,7 +461,10 @@ def read_lines(file: DataFile, faults: Faults) -> Iterator[tuple[int, str]]:
     line_number = 0
     with open_bytes(file) as stream:
         try:
-            for line_number, raw in enumerate(stream, 1):
+            for line_number, raw in enumerate(_bounded_lines(stream), 1):
+                if len(raw) > MOST_ROW_BYTES:
+                    faults.add(line_number, *too_long(file, line_number))
+                    return
                 try:
                     line = raw.decode()
                 except UnicodeDecodeError as error:
@@ -486,6 +491,20 @@ def read_lines(file: DataFile, faults: Faults) -> Iterator[tuple[int, str]]:
             if not is_broken_gzip(error):
                 raise
             faults.add(line_number + 1, *broken_stream(file, line_number, error))
+
+
+def _bounded_lines(stream: IO[bytes]) -> Iterator[bytes]:
+    """The lines of a stream; of one that is too long, its beginning."""
+    while raw := stream.readline(MOST_ROW_BYTES + 1):
+        yield raw
+
+
+def too_long(file: DataFile, line_number: int) -> tuple[str, str]:
+    """What to say of a row that is not read to its end."""
+    return (
+        f"{file.shown}:{line_number}: a row of more than {MOST_ROW_BYTES >> 20} MiB",
+        "one row is one example; a packed file may unpack to far more than its size",
+    )
 
 
 def not_utf8(

@@ -14,12 +14,14 @@ from json import JSONDecodeError, JSONDecoder
 from typing import IO, Any
 
 from advisor.data.read.files import (
+    MOST_ROW_BYTES,
     Faults,
     broken_stream,
     find_data,
     is_broken_gzip,
     open_bytes,
     read_lines,
+    too_long,
 )
 from advisor.data.read.found import DataFile, Found
 from advisor.ground.errors import InputError
@@ -250,6 +252,10 @@ def _value(file: DataFile, text: _Text, faults: Faults) -> Any:
             if not text.ended and (
                 error.msg.startswith("Unterminated string") or error.pos >= len(text.buffer) - 16
             ):
+                if len(text.buffer) - text.position > MOST_ROW_BYTES:
+                    line, _ = text.place(text.position)
+                    faults.add(line, *too_long(file, line))
+                    return _BROKEN
                 text.more()
                 continue
             line, column = text.place(error.pos)
