@@ -18,7 +18,7 @@ from typing import Any
 from unittest import mock
 
 from advisor.ground import files
-from advisor.ground.errors import AdviseError, InputError
+from advisor.ground.errors import AdviseError, InputError, Stopped
 from advisor.ground.types import Hardware
 from advisor.launch import prepare, run
 from advisor.launch.record_keeper import RecordKeeper
@@ -29,7 +29,7 @@ from advisor.plan.model import Plan
 from advisor.plan.record import ERROR, ErrorRecord, Expected
 from advisor.plan.record import Run as RunValue
 from tests.faults.simulator.disk import Crash
-from tests.faults.simulator.world import Violation, World, error_of
+from tests.faults.simulator.world import STEPS, Violation, World, error_of
 from tests.faults.table import Row
 from trainers.frame.files import write_json
 from trainers.frame.job import make_job
@@ -40,7 +40,7 @@ MACHINE = Hardware(
 OPERATIONS = 330  # of an uninterrupted run, about
 BYTES = 25_000  # that it writes, about
 # A schedule is a few of these, and then attempts without faults until the run is finished.
-STRIKES = ("kill", "power cut", "full disk")
+STRIKES = ("kill", "power cut", "full disk", "signal")
 DAMAGES = ("damaged checkpoint", "damaged checkpoint", "moved project", "other weights")
 FINISHED = "damaged result"
 HARMLESS = ("moved project", "other weights")
@@ -128,6 +128,8 @@ class Schedule:
         disk.restart()
         if kind == "full disk":
             disk.room = self.random.randrange(BYTES)
+        elif kind == "signal":
+            self.world.stops_in = self.random.randrange(1, 2 * STEPS)
         else:
             disk.crash_at = self.random.randrange(1, OPERATIONS)
         self.world.tries_second_writer = self.random.random() < 0.1
@@ -137,8 +139,10 @@ class Schedule:
             if kind == "power cut":
                 disk.cut_power()
         except AdviseError as error:
-            promise(kind == "full disk", f"an attempt ended with: {error.text()}")
+            is_told = kind == "full disk" or (kind == "signal" and isinstance(error, Stopped))
+            promise(is_told, f"an attempt ended with: {error.text()}")
         self.cause = self.cause or kind
+        self.world.stops_in = None
         disk.restart()
         disk.adopt()
         if kind != "power cut" and self.random.random() < 0.5:
@@ -252,7 +256,7 @@ class Starter:
                 error = error_of(found)
                 with suppress(AdviseError):
                     write_json(job.output / ERROR, ErrorRecord.of(error).to_dict())
-                return Ended(error.exit_code, False)
+                return Ended(error.exit_code, isinstance(error, Stopped))
         return Ended(0, False)
 
 

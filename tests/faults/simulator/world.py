@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from advisor.ground.errors import AdviseError, MachineNotReady
+from advisor.ground.errors import AdviseError, MachineNotReady, Stopped
 from advisor.launch.folder import RunFolder
 from advisor.plan.record import DONE, RESULT, StageResult
 from tests.faults.simulator.disk import SimulatedDisk
@@ -72,6 +72,7 @@ class World:
     resumed: int = 0  # how often a training began or went on
     lost_steps: int = 0  # how many steps were trained again
     tries_second_writer: bool = False
+    stops_in: int | None = None  # steps until the process is asked to stop
 
     def __post_init__(self) -> None:
         self.base, self.data = self.random.randbytes(600), self.random.randbytes(100).hex().encode()
@@ -137,10 +138,19 @@ class World:
             line = {"stage": name, "task": None, "step": step, "loss": weights[0]}
             append_line(metrics, line, disk=self.disk)
             self.reached[name] = step
-            if step % EVERY == 0:
+            is_stopped = self.is_asked_to_stop()
+            if step % EVERY == 0 or is_stopped:
                 self.save(store, name, step, weights)
             self.refuse_second_writer(job.run)
+            if is_stopped and step < STEPS:
+                raise Stopped(f"stopped after step {step}")
         self.finish(job, weights)
+
+    def is_asked_to_stop(self) -> bool:
+        """Whether a signal came during this step."""
+        if self.stops_in is not None:
+            self.stops_in -= 1
+        return self.stops_in == 0
 
     def part(self, part: str, stage: str, step: int) -> bytes:
         """What a file of a checkpoint holds."""
