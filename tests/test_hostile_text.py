@@ -19,6 +19,7 @@ from advisor.ground.errors import InputError
 from advisor.ground.terminal import ShownStream, json_shown, show_streams, shown
 from advisor.plan.record import RunRecord
 from advisor.render.report import model_card
+from tests.conftest import ROOT
 from tests.render.test_report import RECORD, page_of
 
 # A window's title, colour, a link with another target, C1, DEL, marks of direction, no width, lines.
@@ -97,6 +98,22 @@ def test_progress_bars_of_libraries_still_move():
     for text in ("\r", "\r 10%|x", "\n\n", "\x1b[A\x1b[A", "\rbad \x1b[31m\r"):
         stream.write(text)
     assert below.getvalue() == "\r\r 10%|x\n\n\x1b[A\x1b[A\rbad \\x1b[31m\\r"
+
+
+def test_nothing_prints_past_it():
+    """Every program of ours shows its streams; consoles and click's printing stand in one place."""
+    sources = {
+        path.relative_to(ROOT).as_posix(): path.read_text("utf-8")
+        for folder in ("advisor", "trainers")
+        for path in (ROOT / folder).rglob("*.py")
+        if path.name != "__main__.py" or folder == "trainers"  # advisor's calls cli.main
+    }
+    programs = [name for name, text in sources.items() if '== "__main__"' in text]
+    assert len(programs) >= 6
+    assert [name for name in programs if "show_streams()" not in sources[name]] == []
+    for call, place in (("click.echo(", "commands/output.py"), ("Console(", "ground/terminal.py")):
+        found = [name for name, text in sources.items() if re.search(rf"\b{re.escape(call)}", text)]
+        assert found == [f"advisor/{place}"]
 
 
 # --------------------------------------------------------------------------- every input

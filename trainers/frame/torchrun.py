@@ -16,6 +16,7 @@ import sys
 from contextlib import suppress
 from types import FrameType
 
+from advisor.ground.terminal import show_streams
 from trainers.frame.stopping import SIGNALS
 
 IGNORED = {number for number in SIGNALS if signal.getsignal(number) is signal.SIG_IGN}
@@ -37,6 +38,7 @@ def pass_on(number: int, frame: FrameType | None) -> None:
 
 def main() -> int:
     """The exit code of the worker that failed first, as a shell gives it; 0 if none did."""
+    show_streams()
     for number in SIGNALS:
         if number not in IGNORED:
             signal.signal(number, pass_on)
