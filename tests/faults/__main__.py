@@ -19,7 +19,9 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from datetime import date
 from functools import partial
+from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -70,7 +72,8 @@ def main() -> int:
     for row in bad:
         print(f"\nNOT SURVIVED: {row.fault}, {row.objective}, {row.moment}\n  {row.note}")
     if given.write:
-        write_table(given.write, as_markdown(grouped(rows)))
+        about = described(given.seed, time.monotonic() - began)
+        write_table(given.write, f"{about}\n\n{as_markdown(grouped(rows))}")
     return 1 if bad else 0
 
 
@@ -216,6 +219,16 @@ def others(given: argparse.Namespace) -> list[Row]:
         if hasattr(module, "rows"):
             rows += module.rows(given.seed)
     return rows
+
+
+def described(seed: int, seconds: float) -> str:
+    """When, on what and with which versions the faults were tried."""
+    versions = [f"{name} {version(name)}" for name in ("torch", "transformers", "trl", "peft")]
+    python = ".".join(map(str, sys.version_info[:3]))
+    return (
+        f"{date.today().isoformat()}, {os.cpu_count()} CPU cores, Python {python},"
+        f" {', '.join(versions)}; seed {seed}, {seconds / 60:.0f} minutes."
+    )
 
 
 def write_table(page: Path, table: str) -> None:
