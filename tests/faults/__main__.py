@@ -9,7 +9,6 @@ survived. docs/reliability.md says what is promised.
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import random
@@ -34,6 +33,7 @@ from tests.faults.fuzz.run import fuzz_chunk
 from tests.faults.kills import damage
 from tests.faults.kills.kill import draw_kills, survive
 from tests.faults.kills.scenes import fill, make_scene
+from tests.faults.load import rows as load_rows
 from tests.faults.simulated import simulated
 from tests.faults.table import Row, as_markdown, as_text, grouped, summary
 
@@ -65,7 +65,6 @@ def main() -> int:
         folder = Path(name)
         fill(folder)
         rows = run_all(jobs(given, folder), until, given.lanes, given.log)
-    rows += others(given)
     print(as_text(summary(rows)))
     print(f"\n{(time.monotonic() - began) / 60:.1f} minutes, seed {given.seed}")
     bad = [row for row in rows if not row.survived]
@@ -93,7 +92,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, help="for scratch files")
     parser.add_argument("--log", type=Path, help="write each row as it comes, as JSON lines")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table into this page")
-    parser.add_argument("--no-others", action="store_true", help="without the tests of load")
+    parser.add_argument(
+        "--no-load", action="store_true", help="without many rows, steps and departments"
+    )
     return parser.parse_args()
 
 
@@ -114,6 +115,8 @@ def jobs(given: argparse.Namespace, folder: Path) -> list[Job]:
                     damage_of(folder, name, step, given.damage // len(DAMAGED), given.seed)
                 )
     guided = given.fuzz // 3 if find_spec("atheris") else 0
+    if not given.no_load:
+        found.insert(len(found) // 2, partial(load_rows, given.seed))
     schedules = range(0, given.schedules, CHUNK)
     found += [
         partial(simulated, given.seed * 100_000 + at, min(CHUNK, given.schedules - at))
@@ -206,19 +209,6 @@ def run_all(todo: Iterable[Job], until: float, lanes: int, log: Path | None) -> 
         list(pool.map(one, todo))
     print(file=sys.stderr)
     return sorted(rows, key=lambda row: (row.fault, row.objective))
-
-
-def others(given: argparse.Namespace) -> list[Row]:
-    """Rows of the tests of load, where they are part of this checkout."""
-    rows: list[Row] = []
-    for name in () if given.no_others else ("load",):
-        try:
-            module = importlib.import_module(f"tests.faults.{name}")
-        except ImportError:
-            continue
-        if hasattr(module, "rows"):
-            rows += module.rows(given.seed)
-    return rows
 
 
 def described(seed: int, seconds: float) -> str:
