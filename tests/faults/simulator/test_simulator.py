@@ -40,6 +40,11 @@ def sync_no_files(disk, path):
         SYNC(disk, path)
 
 
+def by_size(path, **_):
+    """What a file holds as it was known: its size. Results are checked by their real hashes."""
+    return content.FileContent(bytes=path.stat().st_size, sha256="0" * 64)
+
+
 def delete_first(store, step, about, **keys):
     """Complete a checkpoint as it was done: the old ones go before the new one has its name."""
     for name in store.disk.names(store.folder):
@@ -58,7 +63,7 @@ UNMENDED = {
         "holds another run",
     ),
     "F3, files are not verified": (CheckpointStore, "_verify", lambda *_: None, ""),
-    "F4, files count by name and size": (content, "_whole", lambda _: "0" * 64, "other weights"),
+    "F4, files count by name and size": (content, "file_digest", by_size, "other weights"),
     "F6, results are not checked": (
         run,
         "check_results",
