@@ -23,7 +23,7 @@ from trainers import dpo, sft
 from trainers.__main__ import explain_error
 from trainers.frame.files import read_json
 from trainers.frame.held_out_curve import HeldOutCurve, Schedule
-from trainers.frame.out_of_memory import in_halves, is_out_of_memory
+from trainers.frame.out_of_memory import first_line, in_halves, is_out_of_memory
 
 NO_ROOM = "CUDA out of memory. Tried to allocate 20.00 GiB"
 
@@ -218,6 +218,7 @@ def test_memory_runs_out_in_many_words(error):
     outer = RuntimeError("in a worker")
     outer.__cause__ = error
     assert is_out_of_memory(outer)
+    assert "in a worker" not in first_line(outer)
     assert not is_out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
     assert not is_out_of_memory(OSError(28, "No space left on device"))
 

@@ -49,6 +49,7 @@ WORDS = (
     "bad allocation",
     "can't start new thread",  # there is no room for its stack
     "failed to map segment from shared object",
+    "error return without exception set",  # of an extension in C whose allocation failed
 )
 Item = TypeVar("Item")
 Found = TypeVar("Found")
@@ -58,23 +59,33 @@ LOADING, TRAINING, EVALUATING, SAVING = "loading", "training", "evaluating", "sa
 
 def is_out_of_memory(error: BaseException | None) -> bool:
     """Whether an exception, or what it was raised from, says that memory ran out."""
-    if error is None:
-        return False
-    if isinstance(error, MemoryError | OutOfMemory) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
-        return True
-    if isinstance(error, RuntimeError | OSError | ImportError | SystemError):
+    return _root(error) is not None
+
+
+def _root(error: BaseException | None) -> BaseException | None:
+    """The error that says that memory ran out: this one, or one that it was raised from."""
+    while error is not None:
         text = str(error).lower()
-        if any(words in text for words in WORDS):
-            return True
-    return is_out_of_memory(error.__cause__)
+        if (
+            isinstance(error, MemoryError | OutOfMemory)
+            or type(error).__name__ == "OutOfMemoryError"
+            or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+            or (
+                isinstance(error, RuntimeError | OSError | ImportError | SystemError)
+                and any(words in text for words in WORDS)
+            )
+        ):
+            return error
+        error = error.__cause__
+    return None
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in a line, without the place in torch's own code."""
-    text = (str(error).splitlines() or [""])[0]
-    return re.sub(r"^\[enforce fail at .*?\] err == 0\. ", "", text).strip() or type(error).__name__
+    """What an error says of memory, in a line, without the place in torch's own code."""
+    root = _root(error) or error
+    text = (str(root).splitlines() or [""])[0]
+    text = re.sub(r"^\[enforce fail at .*?\] err == 0\. ", "", text).strip()
+    return text or "the system has no more memory for this process"
 
 
 def let_go(error: BaseException) -> None:
