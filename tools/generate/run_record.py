@@ -23,7 +23,7 @@ INTRODUCTION = """\
 | `plan.yaml` | the launch file that was trained; `advise run FOLDER` resumes it |
 | `stages/<name>/` | the adapter or model, in the layout of PEFT or transformers |
 | `stages/<name>/checkpoints/` | where a stopped stage is resumed from |
-| `metrics.jsonl` | one line per logged step |
+| `metrics.jsonl` | one line per logged step, at most about 5,000 a stage |
 | `report.html` | all of it as a page |
 | `dry_run.json` | what `advise run --dry-run` measured |
 
