@@ -27,6 +27,7 @@ from advisor.launch.loadable import loading_faults
 from advisor.methods import objectives, update, updates
 from advisor.plan.entries import Entry
 from advisor.plan.model import Plan
+from advisor.plan.smaller import key_path
 
 HUB_TIMEOUT_S = 5.0
 SPARE_BYTES = 256 * 2**20  # metrics, tokenizer, report, and what other programs write
@@ -290,11 +291,11 @@ def _dtype_faults(todo: Sequence[Entry], gpus: Sequence[Gpu]) -> Iterable[Fault]
         )
         # Trained weights in float16 have no loss scaling; a module stays in float32 beside them.
         dtype = "float16" if update(entry.stage.update).is_module else "float32"
-        at = f"stages.{entry.stage.name}"
+        dtype_at, precision_at = (key_path(entry, key) for key in ("weights_dtype", "precision"))
         yield Fault(
             what=f"stage {entry.name}: weights_dtype is bfloat16, and {old.name}{level} has none",
             allowed=f"weights_dtype: {dtype} with precision: mixed",
-            hint=f"--set {at}.weights_dtype={dtype} --set {at}.precision=mixed",
+            hint=f"--set {dtype_at}={dtype} --set {precision_at}=mixed",
         )
 
 
@@ -318,9 +319,7 @@ def _attention_faults(plan: Plan, todo: Sequence[Entry]) -> Iterable[Fault]:
                     f" package {names}, and neither is installed"
                 ),
                 allowed="attention: sdpa or eager need no package",
-                hint=(
-                    f"pip install {packages[-1]}, or --set stages.{entry.stage.name}.attention=sdpa"
-                ),
+                hint=f"pip install {packages[-1]}, or --set {key_path(entry, 'attention')}=sdpa",
             )
 
 

@@ -1,30 +1,12 @@
-"""The command that resumes a run, whole and ready to paste, and errors that name it."""
+"""Errors that name the command that resumes the run."""
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import replace
 
 from advisor.ground.errors import AdviseError, Stopped
 
 RESUME = "resume with"
-
-
-def resume_command(
-    folder: str, *, only: str | None = None, max_steps: int | None = None, judge: bool = True
-) -> str:
-    """'advise run runs/shop-1b2c --only legal': the run folder holds the plan with its changes.
-
-    Args:
-        folder: The run folder as it can be typed from here.
-        only: The stage or task that was asked for.
-        max_steps: The limit of a trial run.
-        judge: Whether the result is compared with the base.
-    """
-    words = ["advise", "run", f"./{folder}" if folder.startswith("-") else folder]
-    words += ["--only", only] if only is not None else []
-    words += ["--max-steps", str(max_steps)] if max_steps is not None else []
-    return shlex.join([*words, *([] if judge else ["--no-judge"])])
 
 
 def with_resume(error: AdviseError, command: str) -> AdviseError:

@@ -35,10 +35,10 @@ from advisor.launch.preflight import run_preflight
 from advisor.launch.prepare import prepare_plan, select_entries
 from advisor.launch.record_keeper import OnEnd, RecordKeeper, Say, new_record, note_new_paths
 from advisor.launch.result_check import check_results, results_it_rests_on
-from advisor.launch.resume import resume_command
 from advisor.launch.stages import StageRunner
 from advisor.launch.trainer_process import TrainerStarter
 from advisor.plan.model import Comments, Plan
+from advisor.plan.next_run import resume_command
 from advisor.plan.record import DONE, DryRun, Run
 
 

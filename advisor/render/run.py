@@ -12,10 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from advisor.ground.errors import AdviseError
 from advisor.ground.files import PLAN_FILE
 from advisor.ground.units import format_count, format_duration, format_gib
 from advisor.methods import Update, objective, update
 from advisor.methods.composition import Composition
+from advisor.plan.entries import entries
+from advisor.plan.next_run import longer_setting, resume_command
+from advisor.plan.read import read_plan
 from advisor.plan.record import (
     DONE,
     DRY_RUN,
@@ -189,15 +193,12 @@ def _cost_lines(expected: Expected | None, measured: Measured | None) -> list[st
 
 def _next_lines(record: RunRecord, folder: Path) -> list[str]:
     """Commands that continue from here; each can be pasted as it is."""
-    plan = shlex.quote(shown_path(folder / PLAN_FILE))
     if record.status != DONE:
-        return ["Go on with:", f"  advise run {plan}"]
+        command = resume_command(shown_path(folder), max_steps=record.max_steps, judge=record.judge)
+        return ["Go on with:", f"  {command}"]
     stage = record.stages[-1]
     result = shown_path(folder / stage.folder)
-    longer = [
-        "Train it longer, as a run of its own:",
-        f"  advise run {plan} --set stages.{stage.plan_stage}.epochs=5",
-    ]
+    longer = _longer_lines(record, folder)
     if record.is_classifier(stage):
         return ["Sort a text (put your own in):", f"  {sort_command(result)}", *longer]
     if objective(stage.objective).scores:
@@ -213,6 +214,31 @@ def _next_lines(record: RunRecord, folder: Path) -> list[str]:
     if served:
         lines += ["Serve it with vLLM:", f"  {serve_command(record, served, folder)}"]
     return [*lines, *longer]
+
+
+def _longer_lines(record: RunRecord, folder: Path) -> list[str]:
+    """How to train for longer; nothing where that would change nothing: the last stage has stopped
+    early, or its plan is not there any more.
+    """
+    plan = shlex.quote(shown_path(folder / PLAN_FILE))
+    if record.max_steps:
+        whole = shlex.quote(f"{shown_path(folder)}-whole")
+        return ["Train the whole plan:", f"  advise run {plan} --output {whole}"]
+    stage = record.stages[-1]
+    if stage.held_out is not None and stage.held_out.stopped_early:
+        return []
+    try:
+        found = [one for one in entries(read_plan(folder / PLAN_FILE)) if one.name == stage.name]
+    except AdviseError:
+        return []
+    return [
+        line
+        for entry in found
+        for line in (
+            "Train it twice as long, as a run of its own:",
+            f"  advise run {plan} --set {shlex.quote(longer_setting(entry))}",
+        )
+    ]
 
 
 def sort_command(result: str) -> str:

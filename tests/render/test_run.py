@@ -87,7 +87,6 @@ def test_a_finished_run_shows_before_after_and_expected_beside_measured():
         "WARNING    answers do not stop",
         "/runs/shop-1/stages/sft",
         "vllm serve /m --enable-lora --max-lora-rank 32 --lora-modules sft=/runs/shop-1/stages/sft",
-        "advise run /runs/shop-1/plan.yaml --set stages.sft.epochs=5",
     ):
         assert words in found, found
 
@@ -109,9 +108,39 @@ def test_an_unfinished_run_says_how_to_go_on(status, words):
         words,
         f"{status}: out of memory",
         "Go on with:",
-        "advise run /runs/shop-1/plan.yaml",
+        "  advise run /runs/shop-1",
     ):
         assert part in found
+
+
+@pytest.mark.parametrize(
+    ("keys", "changes", "words"),
+    [
+        ("", {}, "plan.yaml --set stages.sft.epochs=2"),
+        ("\n    max_steps: 60", {}, "plan.yaml --set stages.sft.max_steps=120"),
+        ("", {"max_steps": 3}, "shop/plan.yaml --output"),
+    ],
+)
+def test_what_to_do_next_fits_the_plan(tmp_path, keys, changes, words):
+    """Longer training is the key that decides on it; a trial goes on as the whole plan, elsewhere."""
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    (folder / "plan.yaml").write_text(
+        "model: m\ndata: {path: x.jsonl}\nstages:\n  - name: sft\n    objective: sft\n    update:"
+        f" lora{keys}\n"
+    )
+    found = Run(folder=folder, record=RunRecord.from_dict({**record(), **changes}))
+    assert any(words in line for line in summary_lines(found)), summary_lines(found)
+
+
+def test_a_run_that_stopped_early_is_not_told_to_train_longer(tmp_path):
+    """More steps would not be taken."""
+    (tmp_path / "plan.yaml").write_text(
+        "model: m\ndata: {path: x.jsonl}\nstages:\n  - {name: sft, objective: sft, update: lora}\n"
+    )
+    stopped = record(held_out={"stopped_early": True, "best_loss": 1.0, "best_step": 5})
+    found = Run(folder=tmp_path, record=RunRecord.from_dict(stopped))
+    assert not any("--set" in line for line in summary_lines(found))
 
 
 def test_a_trial_and_a_finished_run_say_so():

@@ -1,0 +1,35 @@
+"""Command lines that continue from a run, whole and ready to paste. What they set takes effect:
+a key that the plan or a task overrides is named where it counts.
+"""
+
+from __future__ import annotations
+
+import shlex
+
+from advisor.plan.entries import Entry
+from advisor.plan.smaller import key_path
+
+
+def resume_command(
+    folder: str, *, only: str | None = None, max_steps: int | None = None, judge: bool = True
+) -> str:
+    """'advise run runs/shop-1b2c --only legal': the run folder holds the plan with its changes.
+
+    Args:
+        folder: The run folder as it can be typed from here.
+        only: The stage or task that was asked for.
+        max_steps: The limit of a trial run.
+        judge: Whether the result is compared with the base.
+    """
+    words = ["advise", "run", f"./{folder}" if folder.startswith("-") else folder]
+    words += ["--only", only] if only is not None else []
+    words += ["--max-steps", str(max_steps)] if max_steps is not None else []
+    return shlex.join([*words, *([] if judge else ["--no-judge"])])
+
+
+def longer_setting(entry: Entry) -> str:
+    """'stages.sft.epochs=4': twice the training of a stage, by the key that decides on it."""
+    stage = entry.stage
+    if stage.max_steps is not None:
+        return f"{key_path(entry, 'max_steps')}={2 * stage.max_steps}"
+    return f"{key_path(entry, 'epochs')}={2 * stage.epochs:g}"
