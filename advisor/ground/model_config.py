@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 NAMES: Mapping[str, tuple[str, ...]] = {
@@ -43,6 +44,42 @@ NAMES: Mapping[str, tuple[str, ...]] = {
 REQUIRED = ("hidden_size", "layers", "vocab_size")
 # Where a multimodal model keeps the configuration of the part that writes text.
 INNER = ("text_config", "llm_config", "language_config")
+
+
+# Of config.json and generation_config.json: which token ids end, pad and begin a text.
+TOKEN_IDS = ("eos_token_id", "pad_token_id", "bos_token_id", "decoder_start_token_id")
+# Of generation_config.json.
+NUMBERS = (
+    "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "length_penalty",
+    "max_length", "max_new_tokens", "min_length", "min_new_tokens", "num_beams",
+    "num_return_sequences", "no_repeat_ngram_size",
+)  # fmt: skip
+FLAGS = ("do_sample", "use_cache", "output_hidden_states", "output_attentions", "early_stopping")
+
+
+def wrong_values(values: Mapping[str, Any]) -> dict[str, str]:
+    """Key of generation_config.json -> what it may be, for each value that it may not."""
+    wrong = {}
+    for key, value in values.items():
+        if value is None:
+            continue
+        if key in TOKEN_IDS and not _are_token_ids(value):
+            wrong[key] = "a token id, or a list of token ids"
+        elif key in NUMBERS and not is_number(value):
+            wrong[key] = "a number"
+        elif key in FLAGS and not isinstance(value, bool | str):
+            wrong[key] = "true or false"
+    return wrong
+
+
+def _are_token_ids(value: Any) -> bool:
+    items = value if isinstance(value, list) and value else [value]
+    return all(type(item) is int and item >= -1 for item in items)
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number and no flag."""
+    return type(value) in (int, float) and isfinite(value)
 
 
 def read(config: Mapping[str, Any], field: str) -> int | None:

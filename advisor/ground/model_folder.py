@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from advisor.ground.errors import Fault
+from advisor.ground.model_config import is_number, wrong_values
 from advisor.ground.model_structure import config_faults, structure_faults
 from advisor.ground.safetensors_header import Damaged, Tensor, read_header, regular_size
 
@@ -22,11 +23,11 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PICKLED_ADAPTER = "adapter_model.bin"
-TOKENIZER = "tokenizer.json"
+TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 # Files that hold a JSON object, each optional.
 TOKENIZER_JSON = (
     TOKENIZER,
-    "tokenizer_config.json",
+    TOKENIZER_CONFIG,
     "special_tokens_map.json",
     "added_tokens.json",
 )
@@ -73,6 +74,11 @@ def tokenizer_faults(folder: Path) -> list[Fault]:
 def _tokenizer(folder: Path, found: list[Fault]) -> dict[str, Mapping[str, Any]]:
     """The objects in the tokenizer's files by name."""
     documents = {name: _json_object(folder / name, found) for name in TOKENIZER_JSON}
+    longest = (documents[TOKENIZER_CONFIG] or {}).get("model_max_length")
+    if longest is not None and not is_number(longest):
+        shown = json.dumps(longest)[:SHOWN_NAME]
+        what = f"{folder / TOKENIZER_CONFIG}: model_max_length is {shown}"
+        found.append(Fault(what=what, allowed="a number"))
     return {name: document for name, document in documents.items() if document is not None}
 
 
@@ -86,10 +92,11 @@ def base_faults(
     """
     found: list[Fault] = []
     for name in MODEL_JSON:
-        _json_object(folder / name, found)
+        _check_values(folder / name, _json_object(folder / name, found), found)
     config = _json_object(folder / CONFIG, found)
     wrong = config_faults(config, folder / CONFIG) if config is not None else []
     found += wrong
+    _check_values(folder / CONFIG, config, found)
     if config is not None and "transformers_weights" in config:
         return found  # another file than the usual ones: left to the trainer
     weights = _weights(folder, found, downloads=downloads)
@@ -107,6 +114,13 @@ def base_faults(
             tokens=tokens,
         ),
     ]
+
+
+def _check_values(path: Path, document: Mapping[str, Any] | None, found: list[Fault]) -> None:
+    """Add a fault for each value of a generation's settings that is of the wrong kind."""
+    for key, allowed in wrong_values(document or {}).items():
+        shown = json.dumps((document or {})[key])
+        found.append(Fault(what=f"{path}: {key} is {shown[:SHOWN_NAME]}", allowed=allowed))
 
 
 def adapter_faults(folder: Path) -> list[Fault]:

@@ -209,6 +209,16 @@ DAMAGES = {
     "tokenizer's end a number": lambda folder: change(
         folder, "tokenizer_config.json", eos_token=[1]
     ),
+    "model_max_length": lambda folder: change(
+        folder, "tokenizer_config.json", model_max_length={}
+    ),
+    "end of generation": lambda folder: change(
+        folder, "generation_config.json", eos_token_id={"a": 1}
+    ),
+    "end of generation a list": lambda folder: change(
+        folder, "generation_config.json", eos_token_id=[[2], "x"]
+    ),
+    "temperature": lambda folder: change(folder, "generation_config.json", temperature="warm"),
     "generation_config cut": cut("generation_config.json", 0.5),
 }  # fmt: skip
 # What the libraries read without a word where nothing was checked before.

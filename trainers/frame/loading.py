@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError
+from advisor.ground.model_config import is_number
 from advisor.ground.model_folder import adapter_faults, base_faults, tokenizer_faults
 from advisor.methods import methods
 from advisor.methods.model import Update as UpdateValue
@@ -24,6 +25,7 @@ from trainers.frame.kernels import attention_faults, bitsandbytes_faults
 from trainers.frame.model_files import (
     check_adapter,
     check_files,
+    check_generation,
     check_loaded,
     reading,
 )
@@ -60,6 +62,12 @@ def load_tokenizer(job: Job, *, writes: bool = True) -> Tokenizer:
     with reading(source, "the tokenizer"):
         tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
             source, revision=revision, trust_remote_code=job.plan.trust_remote_code
+        )
+    longest = getattr(tokenizer, "model_max_length", 0)
+    if not is_number(longest):
+        raise InputError(
+            f"{source}: tokenizer_config.json: model_max_length is {str(longest)[:60]}",
+            allowed="a number",
         )
     give_arguments(tokenizer, job.plan.template, model=source)
     if tokenizer.eos_token_id is None and writes:
@@ -232,6 +240,7 @@ def load_base(
     except ImportError as error:
         raise InputError(f"the model cannot be loaded: {str(error).splitlines()[0]}") from None
     check_loaded(model, info, source)
+    check_generation(model, source)
     if "device_map" not in options:
         model = model.to(device)
     keep_base(key, model)

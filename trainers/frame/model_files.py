@@ -13,6 +13,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 from advisor.ground.errors import AdviseError, Fault, InputError
+from advisor.ground.model_config import wrong_values
 from advisor.ground.model_folder import (
     ADAPTER,
     INDEX,
@@ -148,6 +149,24 @@ def check_files(source: str, check: Callable[[Path], Sequence[Fault]]) -> None:
     folder = Path(source)
     if folder.is_dir() and (found := check(folder)):
         raise InputError(faults=found)
+
+
+def check_generation(model: Any, source: str) -> None:
+    """Raise InputError if the model's settings for generation are of the wrong kind: transformers
+    reads them without a look.
+    """
+    config = getattr(model, "generation_config", None)
+    wrong = wrong_values(vars(config)) if config is not None else {}
+    if wrong:
+        raise InputError(
+            faults=[
+                Fault(
+                    what=f"{source}: generation_config.json: {key} is {getattr(config, key)!r}",
+                    allowed=allowed,
+                )
+                for key, allowed in wrong.items()
+            ]
+        )
 
 
 # --------------------------------------------------------------------------- what was not loaded
