@@ -40,6 +40,7 @@ from trainers.frame.foreign_code import refused_code
 from trainers.frame.job import Job, make_job
 from trainers.frame.machine import process_count, process_rank
 from trainers.frame.out_of_memory import LOADING, first_line, is_out_of_memory, now
+from trainers.frame.pass_through import refused_by_library
 from trainers.frame.stopping import RESUMES, request
 
 # Set by `advise run`, which shows what error.json says, so that it is not printed twice.
@@ -177,6 +178,9 @@ def explain_error(error: Exception, job: Job | None) -> AdviseError:
         make_folder(job.output)
         trace = masked(shown("".join(traceback.format_exception(error))))
         log.write_text(trace, encoding="utf-8")
+        passed = refused_by_library(error, job, log)
+        if passed is not None:
+            return passed
         bug = AdviseError(bug.faults[0].what, hint=f"this is a bug; the details are in {log}")
     return bug
 

@@ -10,12 +10,18 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
+import re
+import signal
+import threading
+import traceback
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
-from advisor.ground.errors import Fault, unknown_name
+from advisor.ground.errors import Fault, InputError, unknown_name
 from advisor.ground.shape import value_words
 from trainers.frame.job import Job
 
@@ -140,6 +146,45 @@ CHOICES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "scale_rewards": ("group", "batch", "none"),
     },
 }  # fmt: skip
+
+
+class Range(NamedTuple):
+    """What a number may be, where the libraries refuse another only once the model is loaded."""
+
+    least: float = 0
+    most: float = math.inf
+    below_most: bool = False  # the number is smaller than `most`
+
+    def holds(self, value: float) -> bool:
+        """Whether the number is inside."""
+        return self.least <= value and (
+            value < self.most if self.below_most else value <= self.most
+        )
+
+    def words(self) -> str:
+        """'a number of at least 0 and below 1'."""
+        if self.most == math.inf:
+            return f"a number of at least {self.least:g}"
+        end = "below" if self.below_most else "at most"
+        return f"a number of at least {self.least:g} and {end} {self.most:g}"
+
+
+RANGES: Mapping[str, Range] = {
+    "adam_beta1": Range(0, 1, below_most=True),
+    "adam_beta2": Range(0, 1, below_most=True),
+    "adam_epsilon": Range(),
+    "max_grad_norm": Range(),
+    "dataloader_num_workers": Range(0, 1024),
+    "label_smoothing_factor": Range(0, 1),
+    "lora_dropout": Range(0, 1),
+    "rank_pattern": Range(1, 65536),
+    "alpha_pattern": Range(0, 1e9),
+}
+# Keys of PEFT whose texts, or names in a map, are regular expressions over names of layers.
+PATTERNS = ("target_modules", "exclude_modules", "rank_pattern", "alpha_pattern")
+# A pattern that tries again and again is slow on one of these.
+TRIED = ("model.layers.0.self_attn.q_proj", "model.embed_tokens.weight", "a" * 40 + "!")
+PATTERN_SECONDS = 2
 
 
 class Needs(NamedTuple):
@@ -291,8 +336,87 @@ def type_faults(at: str, given: Mapping[str, Any], config_class: type) -> Iterat
         for item in value if isinstance(value, list) else [value]:
             if key in choices and isinstance(item, str) and item not in choices[key]:
                 yield unknown_name("value", item, list(choices[key]), at=f"{at}: '{key}'")
+        yield from _range_faults(at, key, value)
+        yield from _pattern_faults(at, key, value)
         if key == "report_to":
             yield from _report_faults(at, value)
+
+
+def _range_faults(at: str, key: str, value: Any) -> Iterator[Fault]:
+    """Numbers outside of what the libraries compute with."""
+    allowed = RANGES.get(key)
+    if allowed is None:
+        return
+    inside = value if isinstance(value, dict) else {"": value}
+    for name, number in inside.items():
+        is_number = isinstance(number, int | float) and not isinstance(number, bool)
+        if (is_number and not allowed.holds(number)) or (not is_number and isinstance(value, dict)):
+            which = f"'{key}'" + (f" of '{name}'" if name else "")
+            yield Fault(what=f"{at}: {which} is {value_words(number)}", allowed=allowed.words())
+
+
+def _pattern_faults(at: str, key: str, value: Any) -> Iterator[Fault]:
+    """Regular expressions that are none, and those that do not come to an end."""
+    texts = list(value) if isinstance(value, dict) else [value]
+    for text in texts if key in PATTERNS else ():
+        why = _pattern_fault(text) if isinstance(text, str) else None
+        if why is not None:
+            yield Fault(
+                what=f"{at}: '{key}': {value_words(text)} {why}",
+                allowed="a regular expression over the names of layers, or a list of names",
+            )
+
+
+def _pattern_fault(text: str) -> str | None:
+    """What is wrong with a regular expression; None: nothing."""
+    try:
+        pattern = re.compile(text)
+    except (re.error, RecursionError, OverflowError) as error:
+        return f"is no regular expression: {error}"
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
+        return None
+
+    def stop(*_: Any) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, stop)  # Python looks for signals while it matches
+    signal.setitimer(signal.ITIMER_REAL, PATTERN_SECONDS)
+    try:
+        for name in TRIED:
+            pattern.fullmatch(name)
+    except TimeoutError:
+        return "does not come to an end on the name of a layer"
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    return None
+
+
+def refused_by_library(error: Exception, job: Job, log: Path) -> InputError | None:
+    """The error of a library that was given values of `trl:` or `peft:`, with the keys that it is
+    probably about; None where the stage has none, or the error is our own.
+
+    Args:
+        error: What was raised while the stage was built or trained.
+        job: The stage.
+        log: Where its traceback is.
+    """
+    given = {"trl": job.stage.trl, "peft": job.stage.peft}
+    if not any(given.values()):
+        return None
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = Path(__file__).resolve().parent.parent
+    if not frames or Path(frames[-1].filename).resolve().is_relative_to(ours):
+        return None
+    text = first_line(error)
+    keys = [f"{part}: {key}" for part, values in given.items() for key in values]
+    named = [key for key in keys if key.rpartition(" ")[2] in text] or keys
+    return InputError(
+        f"stage {job.stage.name}: a library refuses what the plan passes on to it"
+        f" ({', '.join(named)}): {text}",
+        hint=f"correct or remove {'these keys' if len(named) > 1 else 'the key'}; the details are"
+        f" in {log}",
+    )
 
 
 def _report_faults(at: str, value: Any) -> Iterator[Fault]:
