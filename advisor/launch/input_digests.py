@@ -417,7 +417,8 @@ def _is_old(content: InputContent) -> bool:
 
 def _is_same(old: InputContent, now: InputContent, key: str, inputs: Inputs) -> bool:
     if not _is_old(old):
-        return old.digest == now.digest
+        is_listed = bool(old.files) and bool(now.files)
+        return old.digest == now.digest or (is_listed and not changed_files(old, now))
     path = resolve_path(inputs.plan_path, inputs.text(key))
     return old.digest == old_digest(path, _what(key))
 

@@ -100,14 +100,14 @@ def run_plan(
         )
         for warning in changed:
             say(f"warning: {warning}")
-        if only is None:
-            is_finished = record.status == DONE
-            say(
-                f"{run.shown_folder} is finished" if is_finished else f"resuming {run.shown_folder}"
-            )
         unfinished = {
             entry.name for entry in run.entries if not is_done(record, entry.name, run.folder)
         }
+        if only is None:
+            is_finished = record.status == DONE and not unfinished
+            say(
+                f"{run.shown_folder} is finished" if is_finished else f"resuming {run.shown_folder}"
+            )
         # Killed between its last stage and its end, a run still has to be finished.
         if not unfinished.intersection(entry.name for entry in selected) and (
             unfinished or record.status == DONE
