@@ -224,6 +224,13 @@ def test_no_input_acts_on_the_terminal(call, tmp_path, place):
     assert not any(acting(path.read_text("utf-8")) for path in files)
 
 
+def test_a_name_that_is_not_unicode_is_refused(call):
+    """No plan could name the file; the message shows the byte, and does not fail itself."""
+    code, out, err = call("--json", "--task", "qa", "--gpu", "none", "--data", "a\udcff.jsonl")
+    assert (code, out) == (2, "")
+    assert r"--data a\udcff.jsonl: the name is not UTF-8" in err
+
+
 # --------------------------------------------------------------------------- reports
 
 

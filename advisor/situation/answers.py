@@ -234,6 +234,15 @@ def _take_limits(reader: _Reader, text: str, at: str) -> None:
     reader.take("budget", limits, NamedValue(at, limits))
 
 
+def _is_unicode(value: object) -> bool:
+    """Whether a text can be written into a file; a name of other bytes cannot."""
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def answers_from_flags(
     flags: Mapping[str, Any], facts: Mapping[str, Fact]
 ) -> tuple[Answers, tuple[str, ...]]:
@@ -266,6 +275,10 @@ def answers_from_flags(
             )
         else:
             stated_as = NamedValue(facts[fact_id].flag or fact_id, value)
+            if not _is_unicode(value):
+                what = f"{stated_as.name} {value}: the name is not UTF-8, and no plan can hold it"
+                reader.faults.append(Fault(what=what, hint="rename the file"))
+                continue
             reader.faults += check_shape(stated_as, fact_shape(facts[fact_id]))
             reader.found[fact_id] = value
     return reader.answers(), tuple(reader.warnings)
