@@ -54,7 +54,7 @@ NUMBERS = (
     "max_length", "max_new_tokens", "min_length", "min_new_tokens", "num_beams",
     "num_return_sequences", "no_repeat_ngram_size",
 )  # fmt: skip
-FLAGS = ("do_sample", "use_cache", "output_hidden_states", "output_attentions", "early_stopping")
+FLAGS = ("do_sample", "use_cache", "output_hidden_states", "output_attentions")
 
 
 def wrong_values(values: Mapping[str, Any]) -> dict[str, str]:
@@ -67,7 +67,7 @@ def wrong_values(values: Mapping[str, Any]) -> dict[str, str]:
             wrong[key] = "a token id, or a list of token ids"
         elif key in NUMBERS and not is_number(value):
             wrong[key] = "a number"
-        elif key in FLAGS and not isinstance(value, bool | str):
+        elif key in FLAGS and not isinstance(value, bool | list):
             wrong[key] = "true or false"
     return wrong
 
