@@ -118,6 +118,27 @@ def test_transformers_renders_within_the_limits(tiny_model, tmp_path):
 
 
 @pytest.mark.train
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        (ENDLESS["doubling by ~"], "it makes a text of"),
+        ("{% for", "the chat template cannot be"),
+    ],
+)
+def test_a_chat_with_a_broken_template_says_so(tiny_model, source, told):
+    """`advise chat` names the template's file, also where it is no template."""
+    from transformers import AutoTokenizer
+
+    from trainers.tools.results import prompt_ids
+
+    tokenizer = AutoTokenizer.from_pretrained(str(tiny_model))
+    tokenizer.chat_template = source
+    with pytest.raises(InputError, match=r"chat_template\.jinja: ") as caught:
+        prompt_ids(tokenizer, [{"role": "user", "content": "Hello"}])
+    assert told in caught.value.text()
+
+
+@pytest.mark.train
 def test_check_names_the_template_that_does_not_end(call, tiny_model, tmp_path):
     """`advise check --model` ends with exit code 2 and the template's file."""
     for name in ("tokenizer.json", "tokenizer_config.json", "config.json"):

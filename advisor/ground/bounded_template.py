@@ -41,8 +41,8 @@ GROWING_FILTERS = {
 SLOW_FILTERS = {"striptags", "urlize", "wordwrap", "pprint"}  # they read a text again and again
 MOST_SLOW = 2**17  # characters for those
 LIMITS = (
-    f"at most {MOST_STEPS:,} steps, {MOST_SECONDS:g} seconds and {MOST_CHARACTERS:,} characters for"
-    " one conversation"
+    f"for one conversation at most {MOST_STEPS:,} steps, {MOST_SECONDS:g} s of computing and"
+    f" {MOST_CHARACTERS:,} characters"
 )
 
 

@@ -175,6 +175,7 @@ RANGES: Mapping[str, Range] = {
     "adam_epsilon": Range(),
     "max_grad_norm": Range(),
     "dataloader_num_workers": Range(0, 1024),
+    "pad_to_multiple_of": Range(1, 4096),
     "label_smoothing_factor": Range(0, 1),
     "lora_dropout": Range(0, 1),
     "rank_pattern": Range(1, 65536),

@@ -12,7 +12,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from advisor.ground.bounded_template import bound_chat_templates
+from advisor.data.measure.tokenizer import template_file
+from advisor.ground.bounded_template import TemplateLimit, bound_chat_templates
 from advisor.ground.errors import AdviseError, InputError
 from advisor.ground.files import PLAN_FILE
 from advisor.ground.model_folder import base_faults, folder_faults
@@ -276,10 +277,20 @@ def _model(result: Result, source: str, device: Any) -> Any:
 def prompt_ids(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> Any:
     """The conversation as a batch of one, by the tokenizer's template; without one, the last
     message as plain text.
+
+    Raises InputError where the template is broken or does not end.
     """
     bound_chat_templates()
     if getattr(tokenizer, "chat_template", None):
-        return tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )
+        file = template_file(Path(tokenizer.name_or_path))
+        try:
+            with reading(file, "the chat template"):
+                return tokenizer.apply_chat_template(
+                    list(messages),
+                    add_generation_prompt=True,
+                    return_tensors="pt",
+                    return_dict=True,
+                )
+        except TemplateLimit as error:
+            raise error.of(str(file)) from None
     return tokenizer(messages[-1]["content"], return_tensors="pt", return_token_type_ids=False)
