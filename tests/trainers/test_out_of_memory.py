@@ -109,7 +109,9 @@ def test_a_step_that_does_not_fit_is_done_again_in_parts(
     """
     (tmp_path / "own.py").write_text(REWARD)
     least = 4 if objective == "kto" else 2
-    keys = {**keys, "max_steps": 1, "warmup": 0.0, "job_judge": False}
+    # The KL divergence that KTO estimates is zero in the first step.
+    steps = 2 if objective == "kto" else 1
+    keys = {**keys, "max_steps": steps, "warmup": 0.0, "job_judge": False}
     build = make if objective == "sft" else lambda **more: align(objective, **more)
     train = import_module(f"trainers.{objective}").train
 
@@ -124,7 +126,7 @@ def test_a_step_that_does_not_fit_is_done_again_in_parts(
     found, wanted = weights(big), weights(small)
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
-        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-7)
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-7 if steps == 1 else 1e-6)
     losses = [[line["loss"] for line in lines(job)] for job in (big, small)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6, abs=1e-7)
     kept = read_json(big.output / "adjusted.json")["adjusted"]
