@@ -72,9 +72,15 @@ class Measured(JsonObject):
     peak_bytes: Annotated[int | None, "peak memory, as `counter` counts it"] = None
     counter: Annotated[str | None, "allocated (on the GPU), or rss_growth (of the process)"] = None
     reserved_bytes: Annotated[int | None, "peak of what the allocator reserved on the GPU"] = None
-    step_s: Annotated[float | None, "seconds for one optimizer step"] = None
-    tokens_per_s: Annotated[float | None, "non-padded tokens per second, over all steps"] = None
-    train_s: Annotated[float | None, "seconds for all steps"] = None
+    step_s: Annotated[
+        float | None, "median seconds of an optimizer step, since the last resume"
+    ] = None
+    tokens_per_s: Annotated[float | None, "non-padded tokens per second, since the last resume"] = (
+        None
+    )
+    train_s: Annotated[
+        float | None, "seconds for all steps, of every attempt; those done twice count once"
+    ] = None
     training_peak_bytes: Annotated[int | None, "peak without evaluation", OMIT_NULL] = None
     baseline_bytes: Annotated[int | None, "memory before the model was loaded", OMIT_NULL] = None
     step_times_s: Annotated[
@@ -348,16 +354,30 @@ class SavedFile(JsonObject):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Times(JsonObject):
+    """Where the seconds of a stage went, in the attempt that finished it."""
+
+    total_s: Annotated[float | None, "the sum of the parts"] = None
+    load_s: Annotated[float | None, "reading rows, loading the model"] = None
+    before_s: Annotated[float | None, "measuring the model before training"] = None
+    train_s: Annotated[float | None, "the steps, with checkpoints and held-out loss"] = None
+    after_s: Annotated[float | None, "saving, checking and measuring the result"] = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome(JsonObject):
     """What a trained stage came to."""
 
     steps: Annotated[int | None, "optimizer steps"] = None
-    loss_first: Annotated[float | None, "training loss at the first step"] = None
-    loss_last: Annotated[float | None, "training loss at the last step"] = None
+    loss_first: Annotated[float | None, "training loss of the first step"] = None
+    loss_last: Annotated[float | None, "training loss of the last step"] = None
     reward_first: Annotated[float | None, "mean reward of the first update (PPO)", OMIT_NULL] = None
     reward_last: Annotated[float | None, "mean reward of the last update (PPO)", OMIT_NULL] = None
-    duration_s: Annotated[float | None, "seconds from start to end, with evaluation"] = None
+    duration_s: Annotated[
+        float | None, "seconds of the attempt that finished it, with evaluation"
+    ] = None
     measured: Annotated[Measured | None, "memory and time"] = None
+    times: Annotated[Times | None, "the whole time, by its parts", OMIT_NULL] = None
     data: Annotated[DataCounts | None, "the rows"] = None
     evaluation: Annotated[Evaluation | None, "before and after; null: not compared"] = None
     held_out: Annotated[HeldOut | None, "held-out loss during training", OMIT_NULL] = None

@@ -45,6 +45,7 @@ from advisor.render.run import (
     served_stages,
     shown_path,
     sort_command,
+    times_words,
     what_was_trained,
 )
 
@@ -512,6 +513,8 @@ def _costs(stage: StageRecord) -> str:
                 format_duration(measured.train_s),
             ]
         )
+    if whole := times_words(stage.times):
+        rows.append(["the whole time, when it was finished", "", whole])
     return _grid(["", "expected", "measured"], rows)
 
 

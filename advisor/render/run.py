@@ -32,6 +32,7 @@ from advisor.plan.record import (
     Run,
     RunRecord,
     StageRecord,
+    Times,
     last_of_each_task,
 )
 from advisor.render.gpu_rows import WHERE_ROWS_GO, gpu_rows
@@ -115,6 +116,8 @@ def _stage_lines(stage: StageRecord, folder: Path) -> list[str]:
     if stage.held_out:
         lines += [_line("training", said) for said in stage.held_out.sentences()]
     lines += _cost_lines(stage.expected, stage.measured)
+    if whole := times_words(stage.times):
+        lines.append(_line("in all", whole))
     lines += [_line("adjusted", one.sentence()) for one in stage.adjusted]
     if data:
         kept = [
@@ -185,10 +188,26 @@ def _cost_lines(expected: Expected | None, measured: Measured | None) -> list[st
     if measured.train_s is not None:
         duration_s = expected.duration_s
         beside = f", {format_duration(duration_s)} expected" if duration_s is not None else ""
-        lines.append(_line("time", f"{format_duration(measured.train_s)} measured{beside}"))
+        lines.append(
+            _line("time", f"{format_duration(measured.train_s)} measured{beside} (training)")
+        )
     speed = [f"{measured.step_s:.2f} s a step"] if measured.step_s is not None else []
     speed += [f"{format_count(measured.tokens_per_s)} tokens/s"] if measured.tokens_per_s else []
     return [*lines, *([_line("speed", ", ".join(speed))] if speed else [])]
+
+
+def times_words(times: Times | None) -> str:
+    """'31 s: 9 s loading, 4 s before, 7 s training, 11 s after'; empty where it is not known."""
+    if times is None or times.total_s is None:
+        return ""
+    parts = (
+        (times.load_s, "loading"),
+        (times.before_s, "measuring before"),
+        (times.train_s, "training"),
+        (times.after_s, "saving and checking after"),
+    )
+    named = [f"{format_duration(s)} {what}" for s, what in parts if s is not None]
+    return f"{format_duration(times.total_s)}: {', '.join(named)}"
 
 
 def _next_lines(record: RunRecord, folder: Path) -> list[str]:

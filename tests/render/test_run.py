@@ -91,6 +91,15 @@ def test_a_finished_run_shows_before_after_and_expected_beside_measured():
         assert words in found, found
 
 
+def test_the_whole_time_is_shown_by_its_parts():
+    """Loading and measuring take time, too."""
+    times = {"total_s": 300.0, "load_s": 60, "before_s": 30, "train_s": 150, "after_s": 60}
+    assert (
+        "in all     5 min: 60 s loading, 30 s measuring before, 2 min training, 60 s saving and"
+        " checking after"
+    ) in text(record(times=times))
+
+
 def test_a_model_that_did_not_get_better_is_said_plainly():
     """A held-out loss that does not fall is not dressed up."""
     assert "not lower: the model did not get better" in text(

@@ -56,7 +56,8 @@ def test_lines_of_several_steps_are_their_means_and_resume_equal(
     make, monkeypatch, tmp_path, like_a_gpu
 ):
     """The first step, each third, each saved and the last have a line; a line holds the mean of its
-    steps. With loader processes, interrupted and resumed, the weights are bit for bit the same.
+    steps, the first and the last of their step alone. The clock and the seconds of training go on
+    over an interruption, and the parts of the attempt are its whole time. With loader processes, interrupted and resumed, the weights are bit for bit the same.
     """
     keys = {"max_steps": 6, "save_steps": 4, "dropout": 0.1, "job_judge": False}
     single = make(**keys, job_run=tmp_path / "single")
@@ -68,10 +69,19 @@ def test_lines_of_several_steps_are_their_means_and_resume_equal(
     job = make(**keys, job_run=tmp_path / "interrupted")
     break_at(6, job, monkeypatch)
     sft.train(job)
-    assert [line["step"] for line in lines(job)] == [1, 3, 4, 6]
+    assert [line["step"] for line in lines(job)] == [1, 3, 4, 5, 6]
     each = losses(single)
-    means = [each[0], sum(each[1:3]) / 2, each[3], sum(each[4:6]) / 2]
+    means = [each[0], sum(each[1:3]) / 2, *each[3:]]
     assert losses(job) == pytest.approx(means, abs=1e-6)
+    found = json.loads((job.output / "result.json").read_text())
+    ends = found["loss_first"], found["loss_last"]
+    assert ends == pytest.approx((each[0], each[5]), abs=1e-6)
+    clock = [line["elapsed_s"] for line in lines(job)]
+    assert clock == sorted(clock)
+    assert found["measured"]["train_s"] >= clock[-1]
+    parts = [found["times"][part] for part in ("load_s", "before_s", "train_s", "after_s")]
+    assert min(parts) > 0
+    assert found["times"]["total_s"] == pytest.approx(sum(parts), abs=0.01)
     weights = [(one.output / "adapter_model.safetensors").read_bytes() for one in (single, job)]
     assert weights[0] == weights[1]
 

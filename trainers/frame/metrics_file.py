@@ -45,6 +45,17 @@ def cut_metrics(
     return losses, dropped
 
 
+def last_elapsed_s(path: Path, *, stage: str, task: str | None) -> float:
+    """The clock at the last line of a stage, in seconds of training; 0 if there is none."""
+    lines = path.read_bytes().split(b"\n") if path.is_file() else []
+    for line in reversed(lines):
+        record = metrics_line(line)
+        if record is not None and (record.get("stage"), record.get("task")) == (stage, task):
+            elapsed_s = record.get("elapsed_s")
+            return float(elapsed_s) if isinstance(elapsed_s, int | float) else 0.0
+    return 0.0
+
+
 def metrics_line(line: bytes) -> dict[str, Any] | None:
     """A line of metrics.jsonl; None if it is none, such as one that a disk has damaged."""
     try:

@@ -128,7 +128,8 @@ class RunCallback(TrainerCallback):
         self.losses: list[float] = []
         self.step_times_s: list[float] = []
         self.tokens = 0
-        self.train_s = 0.0
+        self.train_s = 0.0  # of this attempt
+        self.earlier_s = 0.0  # the clock of metrics.jsonl at the step that is resumed from
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.began_s = self.last_s = time.monotonic()
@@ -153,9 +154,21 @@ class RunCallback(TrainerCallback):
             self.last_s += took_s  # measuring is not part of a step's time
         if self.saves is not None:
             self._decide(state.global_step, control, self.saves)
-        if control.should_save or control.should_training_stop or state.global_step >= self.steps:
+        if (
+            control.should_save
+            or control.should_training_stop
+            or self._is_alone(state.global_step)
+            or self._is_alone(state.global_step + 1)
+        ):
             control.should_log = True
         self.save_began_s = time.monotonic()
+
+    def _is_alone(self, step: int) -> bool:
+        """Whether the step's line must hold its own loss alone: the first, the last, and one whose
+        held-out loss is measured, which may be the last. The step before it then has a line, too.
+        """
+        is_measured = self.curve is not None and self.curve.is_due(step)
+        return step == self.first_step + 1 or step >= self.steps or is_measured
 
     def _decide(self, step: int, control: Any, saves: SaveClock) -> None:
         """Save and stop in all processes or in none."""
@@ -204,7 +217,7 @@ class RunCallback(TrainerCallback):
                 "learning_rate": rate,
                 "grad_norm": norm,
                 "tokens_per_s": round(per_s, 1),
-                "elapsed_s": round(now - self.began_s, 3),
+                "elapsed_s": round(self.earlier_s + now - self.began_s, 3),
                 "memory_bytes": memory,
                 **{
                     key.replace("rewards/", "reward_").replace("/", "_"): logs[key]
@@ -295,6 +308,12 @@ class RunCallback(TrainerCallback):
     def _write(self, line: dict[str, Any]) -> None:
         if self.metrics is not None:
             append_line(self.metrics, line)
+
+    @property
+    def all_train_s(self) -> float:
+        """Seconds of all steps, of every attempt, without the held-out losses between them."""
+        measured_s = self.curve.seconds - self.held_out_s if self.curve is not None else 0.0
+        return max(0.0, self.earlier_s - measured_s) + self.train_s
 
     @property
     def step_s(self) -> float:

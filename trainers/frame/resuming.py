@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from advisor.ground.version import __version__
 from trainers.frame.checkpoint_store import CheckpointStore, fingerprint
@@ -14,7 +14,7 @@ from trainers.frame.checkpoints import random_state_files
 from trainers.frame.depends_on import dependencies
 from trainers.frame.job import Job, label
 from trainers.frame.machine import is_main_process, process_count, wait_for_all
-from trainers.frame.metrics_file import cut_metrics, unreadable_lines
+from trainers.frame.metrics_file import cut_metrics, last_elapsed_s, unreadable_lines
 from trainers.prepare import Prepared
 from trainers.prepare.prepared import rows_digest
 
@@ -70,25 +70,31 @@ def evaluated(store: CheckpointStore, data: Prepared[Any]) -> str:
     return fingerprint([store.digest, rows_digest(data.holdout)])
 
 
+class _Of(TypedDict):
+    """Whose lines."""
+
+    stage: str
+    task: str | None
+
+
 def resume_metrics(
     job: Job, resume: tuple[Any, Mapping[str, Any]] | None, steps: int
-) -> list[float]:
-    """The losses of the steps before the checkpoint, whose lines stay in metrics.jsonl; says where
-    training resumes.
+) -> tuple[list[float], float]:
+    """(the losses of the steps before the checkpoint, whose lines stay in metrics.jsonl, the clock
+    at the last of them, in seconds of training); says where training resumes.
     """
     from trainers.frame.progress import say
 
     after = resume[1]["step"] if resume is not None else 0
-    losses, dropped = cut_metrics(
-        job.run / "metrics.jsonl", stage=job.stage.name, task=job.task, after=after
-    )
+    path, of_stage = job.run / "metrics.jsonl", _Of(stage=job.stage.name, task=job.task)
+    losses, dropped = cut_metrics(path, **of_stage, after=after)
     if dropped:
         say(f"{label(job)}: {unreadable_lines(dropped)}")
     if resume is None:
-        return []
+        return [], 0.0
     record = resume[1]
     say(
         f"{label(job)}: resuming after step {record['step']} of {steps}, learning rate"
         f" {record['learning_rate']:.3g}, {record['epoch']:.2f} times through the data"
     )
-    return losses
+    return losses, last_elapsed_s(path, **of_stage)

@@ -7,7 +7,6 @@ evaluated.
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -57,6 +56,7 @@ from trainers.frame.out_of_memory import (
     RowsAtOnce,
     enter,
 )
+from trainers.frame.parts import AFTER, BEFORE, LOAD, TRAIN, Parts
 from trainers.frame.resuming import evaluated, last_checkpoint, open_store, resume_metrics
 from trainers.frame.rows import prepare_rows
 from trainers.frame.save_clock import save_clock
@@ -261,7 +261,8 @@ def train(job: Job, objective: Objective[Any]) -> None:
     Raises InputError for a plan or data that cannot be trained on, MachineNotReady for what the
     machine lacks, and TrainingFailed if training goes wrong or has no effect.
     """
-    began_s = time.monotonic()
+    parts = Parts(label(job), shown=is_main_process() and not job.dry_run)
+    parts.begin(LOAD)
     enter(job, LOADING)
     request.doing = stopping.LOADING
     versions, device, threads, update = open_stage(job, objective.config_class, objective.faults)
@@ -312,6 +313,7 @@ def train(job: Job, objective: Objective[Any]) -> None:
     trainer.checkpoint_store = store
     resume = last_checkpoint(job, store)  # the trainer has connected the processes
     request.doing = stopping.BEFORE
+    parts.begin(BEFORE)
     model = trainer.model
     probe = objective.probe(job, data, tokenizer)
     before = probe.answer(model) if shown else None
@@ -338,8 +340,9 @@ def train(job: Job, objective: Objective[Any]) -> None:
         curve.keep_for(store.records())
         callback.curve = curve
     if shown:
-        callback.losses = resume_metrics(job, resume, steps)
+        callback.losses, callback.earlier_s = resume_metrics(job, resume, steps)
     memory.reset()
+    parts.begin(TRAIN)
     enter(job, TRAINING)
     try:
         if resume is not None and (
@@ -356,6 +359,7 @@ def train(job: Job, objective: Objective[Any]) -> None:
     if not shown:
         return
 
+    parts.begin(AFTER)
     enter(job, SAVING)
     if curve is not None:
         curve.load_best(trainer.model)
@@ -378,13 +382,15 @@ def train(job: Job, objective: Objective[Any]) -> None:
         say(f"{label(job)}: {verdict[1]}")
     for check in checks:
         say(f"{label(job)}: {'ok' if check.ok else 'WARNING'}: {check.text}")
+    times = parts.times()
     result = StageResult(
         status=DONE,
         steps=curve.last_step if curve is not None and curve.stopped else steps,
         loss_first=callback.losses[0] if callback.losses else None,
         loss_last=callback.losses[-1] if callback.losses else None,
-        duration_s=time.monotonic() - began_s,
+        duration_s=times.total_s,
         measured=measured,
+        times=times,
         data=data.counts(),
         evaluation=evaluation,
         held_out=curve.record() if curve is not None else None,
@@ -469,9 +475,9 @@ def measurement(memory: MemoryMeter, callback: Any) -> Measured:
         peak_bytes=memory.peak_bytes(),
         counter=memory.counter,
         reserved_bytes=memory.reserved_bytes(),
-        step_s=callback.step_s,
+        step_s=callback.step_s or None,
         tokens_per_s=callback.tokens / callback.train_s if callback.train_s else None,
-        train_s=callback.train_s,
+        train_s=callback.all_train_s,
     )
 
 

@@ -7,7 +7,6 @@ prompts are answered once, and the answers are used for ppo_epochs epochs.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from types import SimpleNamespace
@@ -20,6 +19,7 @@ from trainers.frame.files import write_json
 from trainers.frame.job import Job, label
 from trainers.frame.machine import MemoryMeter, is_main_process, wait_for_all
 from trainers.frame.out_of_memory import EVALUATING, LOADING, SAVING, TRAINING, enter
+from trainers.frame.parts import AFTER, BEFORE, LOAD, TRAIN, Parts
 from trainers.frame.resuming import evaluated, last_checkpoint, open_store
 from trainers.frame.rows import prepare_rows
 from trainers.frame.stage import (
@@ -51,7 +51,8 @@ def train(job: Job) -> None:
     Raises InputError for a plan or data that cannot be trained on, MachineNotReady for what the
     machine lacks, and TrainingFailed if training goes wrong or has no effect.
     """
-    began_s = time.monotonic()
+    parts = Parts(label(job), shown=is_main_process() and not job.dry_run)
+    parts.begin(LOAD)
     enter(job, LOADING)
     request.doing = stopping.LOADING
     versions, device, threads, update = open_stage(job, lambda: PPOArguments, faults)
@@ -90,6 +91,7 @@ def train(job: Job) -> None:
     )  # fmt: skip
     resume = last_checkpoint(job, store)
     request.doing = stopping.BEFORE
+    parts.begin(BEFORE)
     probe = Probe(row=probe_row(data.train, tokenizer), pad_id=tokenizer.pad_token_id)
     with ppo.roles.use("policy") as policy:
         before = probe.answer(policy)
@@ -116,7 +118,9 @@ def train(job: Job) -> None:
     memory.reset()
     ppo.rows_at_once = rows_at_once(job)
     enter(job, TRAINING)
+    parts.begin(TRAIN)
     run.run_updates(first)
+    parts.begin(AFTER)
     end_if_asked(run.stopped_at, run.steps)
     if not shown:
         return
@@ -126,7 +130,7 @@ def train(job: Job) -> None:
         "reward": note,
         "template": template_record(tokenizer),
     }
-    finish(job, run, tokenizer, probe, before, data, versions, about, began_s)
+    finish(job, run, tokenizer, probe, before, data, versions, about, parts)
 
 
 def probe_row(prompts: Sequence[Prompt], tokenizer: Tokenizer) -> Any:
@@ -148,7 +152,7 @@ def finish(
     data: Prepared[Prompt],
     versions: Mapping[str, str],
     about: Mapping[str, Any],
-    began_s: float,
+    parts: Parts,
 ) -> None:
     """Save the policy, check the saved result, compare, and write result.json.
 
@@ -163,7 +167,7 @@ def finish(
         data: The prompts, for their counts.
         versions: Of the libraries.
         about: Further values for the record of what was used.
-        began_s: When the stage began, by time.monotonic.
+        parts: The clock of the stage.
     """
     from trainers.frame.progress import say
 
@@ -187,6 +191,7 @@ def finish(
     checks += rounding_checks(job)
     for check in checks:
         say(f"{label(job)}: {'ok' if check.ok else 'WARNING'}: {check.text}")
+    times = parts.times()
     result = StageResult(
         status=DONE,
         steps=run.steps,
@@ -194,8 +199,9 @@ def finish(
         loss_last=run.lines[-1]["loss"] if run.lines else None,
         reward_first=run.lines[0]["reward"] if run.lines else None,
         reward_last=run.lines[-1]["reward"] if run.lines else None,
-        duration_s=time.monotonic() - began_s,
+        duration_s=times.total_s,
         measured=measured,
+        times=times,
         data=data.counts(),
         evaluation=evaluation,
         checks=tuple(checks),

@@ -53,7 +53,8 @@ class PPORun:
     warnings: dict[str, str] = field(default_factory=dict)  # finding -> when, what, hint
     step_times_s: list[float] = field(default_factory=list)
     tokens: int = 0
-    train_s: float = 0.0
+    train_s: float = 0.0  # of this attempt
+    earlier_s: float = 0.0  # the clock of metrics.jsonl at the update that is resumed from
     stopped_at: int | None = None  # the update after which it was asked to stop
 
     @property
@@ -82,6 +83,7 @@ class PPORun:
         look_every = max(1, math.ceil(steps / (EVALUATIONS + 1)))
         display = Display(label(job), steps, shown=self.shown)
         began = time.monotonic()
+        self.earlier_s = self.lines[-1].get("elapsed_s", 0.0) if self.lines else 0.0
         saves = save_clock(job, steps)
         with request.finishing_steps(), closing(display):
             for step in range(first, steps):
@@ -108,7 +110,7 @@ class PPORun:
                     found,
                     job.stage.learning_rate * share,
                     seconds,
-                    time.monotonic() - began,
+                    self.earlier_s + time.monotonic() - began,
                 )
                 if (step + 1) % look_every == 0 and step + 1 < steps:
                     if self.evaluator is not None:
@@ -221,9 +223,9 @@ class PPORun:
             peak_bytes=self.memory.peak_bytes(),
             counter=self.memory.counter,
             reserved_bytes=self.memory.reserved_bytes(),
-            step_s=times[len(times) // 2] if times else 0.0,
+            step_s=times[len(times) // 2] if times else None,
             tokens_per_s=self.tokens / self.train_s if self.train_s else None,
-            train_s=self.train_s,
+            train_s=self.earlier_s + self.train_s,
         )
 
     def measure(self, versions: Mapping[str, str]) -> None:
