@@ -22,7 +22,7 @@ from tests.faults.table import Row
 PARENT, TRAINER, BOTH, GROUPS, WORKER = "advise", "trainer", "both", "process groups", "a worker"
 ENDED_S = 60.0  # from a signal to the end of `advise run`
 GONE_S = 45.0  # from its end to that of the last process: torch's launcher gives workers 30 s
-RESUMED = re.compile(r"^(?P<label>[\w -]+): resuming after step (?P<step>\d+) of", re.M)
+RESUMED = re.compile(r"^(?P<label>[\w -]+): resuming after (step|update) (?P<step>\d+) of", re.M)
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -52,6 +52,13 @@ class Kill:
         else:
             chosen = trainers[-1:] if self.target == WORKER else trainers[:1]
         return sum(send(pid, self.number) for pid in chosen) > 0
+
+    def most_lost(self, scene: Scene) -> int:
+        """Steps that may have to be trained again. A signal that is handled loses none; `advise`
+        passes it on, so a trainer that gets it too hears a second one, and ends at once.
+        """
+        handled = self.number != signal.SIGKILL and self.target in (PARENT, TRAINER)
+        return 0 if handled else scene.save_steps
 
     def faults(self, code: int | None, status: str | None) -> list[str]:
         """What is not as promised about how `advise run` ended, and about what run.json says."""
@@ -202,6 +209,8 @@ def note_lost(
 
 def row(scene: Scene, one: Struck, lost: int | None, why: str) -> Row:
     faults = [*one.faults, *([f"in the end: {why}"] if why else [])]
+    if lost is not None and lost > one.kill.most_lost(scene):
+        faults.append(f"{lost} steps lost, not at most {one.kill.most_lost(scene)}")
     into = ", into a write" if one.half_written else ""
     return Row(
         fault=str(one.kill),

@@ -162,6 +162,11 @@ class Scene:
         """The run folder of the uninterrupted run."""
         return f"whole-{self.plan.removesuffix('.yaml')}"
 
+    @property
+    def save_steps(self) -> int:
+        """Steps between two checkpoints."""
+        return max(int(steps) for steps in re.findall(r"save_steps: (\d+)", PLANS[self.objective]))
+
     def start(self, output: str, *extra: str, folder: Path | None = None) -> Command:
         """`advise run` on its plan, in a run folder."""
         place = folder or self.folder
