@@ -117,3 +117,21 @@ def test_the_answers_of_a_person_need_no_file(call, tmp_path):
     code, out, _ = call("--json", "--answers", f"/dev/fd/{reading}")
     assert code == 0
     assert json.loads(out)["plan"] is None
+
+
+@pytest.mark.parametrize("value", ["[sft]", "{a: 1}", "[[lora]]", "3", "null"])
+@pytest.mark.parametrize("key", ["name", "objective", "update", "quantization", "scheduler"])
+def test_a_name_that_is_no_text_has_a_place(call, tmp_path, key, value):
+    """What is looked up in a table may be anything in a plan; the line says what it should be."""
+    stage = {"name": "sft", "objective": "sft", "update": "lora", "quantization": "nf4"}
+    lines = [f"    {name}: {text}" for name, text in {**stage, "epochs": 1, key: value}.items()]
+    (tmp_path / "plan.yaml").write_text(
+        "version: 1\nname: shop\nmodel: Qwen/Qwen3-4B\ndata: {path: train.jsonl}\nstages:\n  -\n"
+        + "\n".join(lines)
+        + "\n"
+    )
+    code, _, err = call("estimate", "plan.yaml")
+    if (key, value) != ("quantization", "null"):
+        assert code == 2
+        assert f"`{key}`" in err
+        assert "plan.yaml:" in err
