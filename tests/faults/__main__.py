@@ -65,6 +65,8 @@ def main() -> int:
         folder = Path(name)
         fill(folder)
         rows = run_all(jobs(given, folder), until, given.lanes, given.log)
+    if not given.no_load:  # by itself: a hundred processes at once slow all others down
+        rows += run_all([partial(load_rows, given.seed)], until, 1, given.log)
     print(as_text(summary(rows)))
     print(f"\n{(time.monotonic() - began) / 60:.1f} minutes, seed {given.seed}")
     bad = [row for row in rows if not row.survived]
@@ -115,8 +117,6 @@ def jobs(given: argparse.Namespace, folder: Path) -> list[Job]:
                     damage_of(folder, name, step, given.damage // len(DAMAGED), given.seed)
                 )
     guided = given.fuzz // 3 if find_spec("atheris") else 0
-    if not given.no_load:
-        found.insert(len(found) // 2, partial(load_rows, given.seed))
     schedules = range(0, given.schedules, CHUNK)
     found += [
         partial(simulated, given.seed * 100_000 + at, min(CHUNK, given.schedules - at))
