@@ -236,8 +236,8 @@ class StageRunner:
         found = try_read_part(CrossEvaluation, path) if code == 0 else None
         if found is None:  # every module is trained and evaluated by itself: the run is not lost
             self.say(
-                f"could not compare the modules (exit code {code}); run the same command again to"
-                " compare them"
+                f"could not compare the modules (exit code {code}); each of them is trained and"
+                " evaluated by itself all the same"
             )
             return
         self.keeper.compared(found.losses)

@@ -145,3 +145,43 @@ def test_two_real_processes_tell_the_cause_of_the_second(shop, tiny_model, monke
     checkpoints = shop / "out" / "stages" / "sft" / "checkpoints"
     assert (checkpoints / "checkpoint-2" / "random_state_0.json").is_file()
     assert not list(checkpoints.glob("*/complete.json"))
+
+
+STOP_ONE = """\
+import os, signal
+if os.environ.get("RANK") == "1":
+    from trainers.frame.progress import RunCallback
+
+    def stop(self, args, state, control, **kwargs):
+        if state.global_step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    RunCallback.on_step_begin = stop
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.train
+def test_two_real_processes_stop_after_the_same_step(shop, tiny_model, monkeypatch):
+    """A signal that reaches the second of two processes alone: both finish the step and save it,
+    and the command that is printed trains the rest.
+    """
+    from advisor.launch import run_plan
+
+    plan = PLAN.replace("model: model", f"model: {tiny_model}")
+    plan += "    max_steps: 4\n    save_steps: 100\n    seq_len: 128\n    holdout: 0\n"
+    (shop / "plan.yaml").write_text(plan + "launch: {processes: 2, strategy: ddp}\n")
+    (shop / "own").mkdir()
+    (shop / "own" / "sitecustomize.py").write_text(STOP_ONE)
+    monkeypatch.setenv("PYTHONPATH", str(shop / "own"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with pytest.raises(Stopped) as caught:
+        run_plan("plan.yaml", output="out", judge=False)
+    assert "stopped after step 2 of 4, with a checkpoint" in caught.value.text()
+    assert caught.value.text().endswith("resume with: advise run out --no-judge")
+    (kept,) = (shop / "out" / "stages" / "sft" / "checkpoints").glob("*/complete.json")
+    assert kept.parent.name == "checkpoint-2"
+    (shop / "own" / "sitecustomize.py").unlink()
+    assert run_plan("out", judge=False).status == "done"
+    lines = (shop / "out" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]

@@ -187,6 +187,8 @@ def test_saving_takes_at_most_its_share_unless_the_plan_names_the_steps():
     stretched = Clock(**slow, is_asked=False)
     assert stretched.saved[:3] == [10, 105, 200]
     assert stretched.share < LARGEST_SHARE * 1.05
+    short = Clock(step_s=0.1, save_s=0.1, steps=20, every=2, is_asked=False, minutes=10.0)
+    assert short.saved == list(range(2, 21, 2)), "ten in a run that nobody waits for"
 
 
 def test_a_run_saves_by_the_clock(tmp_path, tiny_model, whole):

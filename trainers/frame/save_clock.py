@@ -11,6 +11,7 @@ from trainers.frame import settings
 from trainers.frame.job import Job
 
 LARGEST_SHARE = 0.05  # of the time that saving may take
+SHORT_S = 1.0  # a save that takes less is never put off where the steps say so: ten in a run
 
 
 class SaveClock:
@@ -44,7 +45,7 @@ class SaveClock:
         """Whether to save after this step."""
         trained_s = self.now_s() - self.last_s
         if step % self.every == 0:
-            if self.is_asked:
+            if self.is_asked or self.took_s < SHORT_S:
                 return True
             self.is_waiting = True
         if self.minutes is not None and trained_s >= self.minutes * 60:
