@@ -59,7 +59,8 @@ def estimate_text(document: Mapping[str, Any], *, title: str = "", width: int = 
         )
         lines += _wrapped(speed.rstrip("; "), width)
     if document.get("hours") is not None:
-        lines.append(f"whole run {format_duration(document['hours'] * 3600)}")
+        whole = format_duration(document["hours"] * 3600)
+        lines.append(f"all steps {whole}; loading, and measuring before and after, come on top")
     return "\n".join([*lines, *_warnings(document, width)])
 
 

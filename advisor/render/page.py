@@ -319,7 +319,8 @@ def _needs(advice: Advice) -> Section:
     else:
         items.append(Item(text=f"Memory: not known{_against(advice)}"))
     if estimate.duration_s is not None:
-        items.append(Item(text=f"Time: {format_duration(estimate.duration_s)}, estimated"))
+        whole = format_duration(estimate.duration_s)
+        items.append(Item(text=f"Time: {whole} of training, estimated"))
     if estimate.cost_usd == 0:
         items.append(Item(text="Cost: electricity alone", detail=estimate.cost_note))
     elif estimate.cost_usd is not None:
