@@ -117,6 +117,24 @@ def test_a_signal_that_the_parent_ignores_stays_ignored(tmp_path, whole, monkeyp
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.light
+def test_a_forked_reader_of_data_survives_the_first_signal():
+    """Who signals all processes must not take the rows away from the step that is finished; the
+    second signal ends the reader, which torch may have to.
+    """
+    read, write = os.pipe()
+    with stopping.request.listening():
+        reader = os.fork()
+        if reader == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.write(write, b"alive")
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(0)
+    _, status = os.waitpid(reader, 0)
+    assert os.read(read, 9) == b"alive"
+    assert os.WTERMSIG(status) == signal.SIGTERM
+
+
 def test_a_stop_in_the_second_task_keeps_the_first(tmp_path, whole, monkeypatch):
     """Several tasks in one process: what is finished stays, the task at work is saved, and the rest
     waits for the next call.
