@@ -23,7 +23,7 @@ PARENT, TRAINER, BOTH, GROUPS, WORKER = "advise", "trainer", "both", "process gr
 ENDED_S = 60.0  # from a signal to the end of `advise run`
 GONE_S = 45.0  # from its end to that of the last process: torch's launcher gives workers 30 s
 RESUMED = re.compile(r"^(?P<label>[\w -]+): resuming after (step|update) (?P<step>\d+) of", re.M)
-HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+RESERVE = ".advise-tmp-reserve"  # room for the last words on a full disk
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def is_half_written(run: Path) -> bool:
     """Whether a checkpoint or a result lies there that is not whole."""
     checkpoints = [path for path in run.glob("stages/*/checkpoints/*") if path.is_dir()]
     half = [path for path in checkpoints if not (path / "complete.json").exists()]
-    hidden = [path for path in run.rglob(".*") if path.name != ".lock"]
+    hidden = [path for path in run.rglob(".*") if path.name not in (".lock", RESERVE)]
     odd = [path for path in checkpoints if not re.fullmatch(r"checkpoint-\d+", path.name)]
     return bool(half or hidden or odd)
 
@@ -200,11 +200,29 @@ def survive(scene: Scene, output: str, kills: Sequence[Kill], *, most: int = 3) 
 def note_lost(
     struck: list[tuple[Struck, int | None]], output: str
 ) -> list[tuple[Struck, int | None]]:
-    """The kills, the last of them with the steps that the next call trained again."""
-    if not struck or struck[-1][1] is not None:
+    """The kills, with the steps that the next call trained again, once one has got so far."""
+    waiting = [at for at, (_, lost) in enumerate(struck) if lost is None]
+    if not waiting:
         return struck
-    lost = steps_lost(struck[-1][0].reached, output, resumed_from(output))
-    return [*struck[:-1], (struck[-1][0], lost)]
+    before = struck[waiting[-1]][0].reached
+    if not all(has_begun(stage, output) for stage in before):
+        return struck  # it was killed before it trained: the call after it will tell
+    noted = list(struck)
+    for at in waiting:
+        noted[at] = (struck[at][0], 0)
+    noted[waiting[0]] = (struck[waiting[0]][0], steps_lost(before, output, resumed_from(output)))
+    return noted
+
+
+def has_begun(stage: str, output: str) -> bool:
+    """False if a call was to train the stage, and has not said from which step."""
+    name, _, task = stage.partition("-")
+    label = f"{task} {name}" if task else name
+    told = rf"^{re.escape(label)}: (resuming after|step \d|update \d)"
+    asked = rf"^stage {re.escape(stage)} \("
+    return bool(re.search(told, output, re.M)) or (
+        re.search(asked, output, re.M) is None and bool(output.strip())
+    )
 
 
 def row(scene: Scene, one: Struck, lost: int | None, why: str) -> Row:

@@ -17,9 +17,7 @@ WORDS = {
     "as it starts": r"(\.lock|run\.json|plan\.yaml|prepared|stages/[^/]+/before\.json)$",
     "in a step": r"metrics\.jsonl$",
     "while a checkpoint is written": r"stages/[^/]+/checkpoints/.",
-    "while the result is saved": (
-        r"stages/[^/]+/(?!checkpoints|before|result|\.advise-tmp-\d+-(before|result))."
-    ),
+    "while the result is saved": r"stages/[^/]+/(\.saving|(adapter_|model|tokenizer|generation_))",
     "while it is judged": r"stages/[^/]+/[^./][^/]*\.safetensors$",
     "between two stages": r"stages/[^/]+/result\.json$",
 }
