@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from advisor.ground.errors import TrainingFailed
+from tests.fake_model import write_fake_model
 from trainers import __main__ as entry
 from trainers.frame import kernels, settings
 from trainers.frame.loading import dtype_faults, load_base
@@ -32,7 +33,8 @@ def loads(monkeypatch):
 
     def load(cls, source, **options):
         seen.append(options)
-        return Loaded()
+        nothing = dict.fromkeys(("missing_keys", "unexpected_keys", "mismatched_keys"), ())
+        return (Loaded(), nothing) if options.get("output_loading_info") else Loaded()
 
     for head in ("CausalLM", "SequenceClassification"):
         monkeypatch.setattr(
@@ -64,13 +66,16 @@ def test_a_reward_model_and_a_saved_result_are_read_straight_into_the_gpu(make, 
     from trainers.tools.results import Result, _model
 
     job = make()
-    (tmp_path / "config.json").write_text('{"architectures": ["LlamaForSequenceClassification"]}')
+    numbers = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    config = {"model_type": "llama", "num_attention_heads": 2, "vocab_size": 16, **numbers}
+    scores = {"architectures": ["LlamaForSequenceClassification"], "tie_word_embeddings": True}
+    write_fake_model(tmp_path, {**config, **scores})
     load_reward_model(job, tmp_path, GPU)
     fields = {
         name: None for name in Result.__dataclass_fields__ if name not in ("quantization", "model")
     }
     fields |= {"weights_dtype": "float32", "trust_remote_code": False}
-    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    write_fake_model(tmp_path, config)
     _model(Result(**fields, quantization=None, model=str(tmp_path)), str(tmp_path), "cuda:0")
     assert [options["device_map"] for options in loads] == [{"": GPU}, {"": GPU}]
     model = types.SimpleNamespace(

@@ -70,7 +70,7 @@ def effects(job, monkeypatch) -> dict[str, Any]:
     monkeypatch.setattr(
         transformers.AutoModelForCausalLM,
         "from_pretrained",
-        lambda source, **kwargs: loads.update(kwargs) or real(source),
+        lambda source, **kwargs: loads.update(kwargs) or real(source, output_loading_info=True),
     )
     model = loading.load_base(job, torch.device("cpu"))
     monkeypatch.undo()
