@@ -93,7 +93,7 @@ def kill_once(scene: Scene, output: str, kill: Kill) -> tuple[Struck | None, Com
     """Start the run, or resume it, and end it; None if it was over before the moment came."""
     run = scene.folder / output
     run.mkdir(exist_ok=True)
-    began = time.monotonic()
+    began, before = time.monotonic(), content_of(run / "run.json")
     with Watch(run) as watch:
         command = scene.start(output)
         came = kill.moment.wait(watch, command) and kill.strike(command)
@@ -103,6 +103,8 @@ def kill_once(scene: Scene, output: str, kill: Kill) -> tuple[Struck | None, Com
     if not came or (code == 0 and status == "done"):
         command.end()
         return None, command
+    if content_of(run / "run.json") == before:
+        status = None  # it had not begun: the record is still that of the call before
     faults = kill.faults(code, status)
     if left:
         faults.append(f"still alive: {left[0][:120]}")
@@ -111,6 +113,10 @@ def kill_once(scene: Scene, output: str, kill: Kill) -> tuple[Struck | None, Com
     command.end()
     half = is_half_written(run)
     return Struck(kill, steps_reached(run), half, tuple(faults), time.monotonic() - began), command
+
+
+def content_of(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
 
 
 def status_of(run: Path) -> str | None:
