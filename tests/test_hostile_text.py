@@ -13,12 +13,16 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from advisor.commands.output import console, print_json, put, say
 from advisor.ground.errors import InputError
 from advisor.ground.terminal import ShownStream, json_shown, show_streams, shown
 from advisor.plan.record import RunRecord
+from advisor.render import html
+from advisor.render.data import visible
 from advisor.render.report import model_card
+from advisor.render.terminal import plain
 from tests.conftest import ROOT
 from tests.render.test_report import RECORD, page_of
 
@@ -46,6 +50,14 @@ def test_what_acts_is_escaped_and_what_is_read_stays():
     for text in ("naïve 日本語　نمی\u200cخواهم 👨\u200d👩\u200d👧 – a\u00a0b\n\tc", "", "plain"):
         assert shown(text) == text
     assert shown("pay\u200dpal") == r"pay\u200dpal"
+
+
+@pytest.mark.parametrize("text", ["می\u200cخواهم", "👨\u200d👩\u200d👧", "全角\u3000空白", "prix\xa0: 5"])
+def test_pages_spell_other_scripts_as_a_terminal_does(text):
+    out = io.StringIO()
+    console = Console(file=out, width=80)
+    assert html.text(text) == visible(text) == plain(text, console) == text
+    assert not acting(html.text(EVIL) + visible(EVIL) + plain(EVIL, console))
 
 
 def test_json_says_the_same_in_its_own_escapes():

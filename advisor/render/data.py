@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from advisor.ground.terminal import shown
 from advisor.ground.types import DataProfile, Finding, TokenStats
 from advisor.ground.units import format_count
 from advisor.methods import methods
@@ -169,15 +170,12 @@ def visible(text: str) -> str:
     escapes.
     """
     joined = text.replace("\r\n", "\n").replace("\n", " ⏎ ").replace("\t", " ")
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
-        for character in joined
-    )
+    return shown(joined)
 
 
 def _short(text: str, limit: int = SHOWN_CHARS) -> str:
-    shown = visible(text[: limit + 1])
-    return shown if len(text) <= limit else f"{shown[:limit].rstrip()} … ({len(text):,} characters)"
+    said = visible(text[: limit + 1])
+    return said if len(text) <= limit else f"{said[:limit].rstrip()} … ({len(text):,} characters)"
 
 
 class _Page:

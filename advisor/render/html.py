@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from html import escape
 
 from advisor.advice.types import Advice
+from advisor.ground.terminal import shown
 from advisor.render.page import Block, Items, Page, Table, Text, page_of
 
 # A browser that honours this loads nothing and runs nothing, whatever a model name or a data path
@@ -179,8 +180,5 @@ def table(part: Table) -> str:
 
 def text(plain: str, *, keep_lines: bool = False) -> str:
     """Escaped text; control characters, which HTML forbids, as their escapes."""
-    kept = "\n\t" if keep_lines else "\t"
-    return escape(
-        "".join(sign if sign.isprintable() or sign in kept else repr(sign)[1:-1] for sign in plain),
-        quote=True,
-    )
+    safe = shown(plain)
+    return escape(safe if keep_lines else safe.replace("\n", "\\n"), quote=True)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from advisor.render.terminal import ASCII
+from advisor.render.terminal import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -70,17 +70,6 @@ def stretches(parts: list[dict[str, Any]], console: Console, *, coloured: bool) 
         else:
             text.append(f"{OPEN}{said}{CLOSE}")
     return text
-
-
-def plain(text: str, console: Console) -> str:
-    """The text in signs the console can show, without those that move its cursor."""
-    encoding = console.encoding or "utf-8"
-    if not encoding.lower().replace("-", "").startswith("utf"):
-        text = text.translate(ASCII).encode(encoding, "backslashreplace").decode(encoding)
-    return "".join(
-        sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1]
-        for sign in text.replace("\t", "    ")
-    )
 
 
 def _printer(console: Console) -> Any:

@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from advisor.ground.terminal import shown
 from advisor.render.page import (
     Block,
     Item,
@@ -202,22 +203,15 @@ def _print_table(block: Table, console: Console) -> None:
 
 
 def _rich(text: str, console: Console, style: str = "") -> RichText:
-    """Text without markup, so that brackets in names stay what they are, in signs the console can
-    encode.
-    """
+    """Text without markup, so that brackets in names stay what they are."""
     from rich.text import Text as RichText
 
+    return RichText(plain(text, console), style=style, overflow="fold")
+
+
+def plain(text: str, console: Console) -> str:
+    """The text in signs that the console can encode, and none that move its cursor."""
     encoding = console.encoding or "utf-8"
     if not encoding.lower().replace("-", "").startswith("utf"):
         text = text.translate(ASCII).encode(encoding, "backslashreplace").decode(encoding)
-    return RichText(_printable(text), style=style, overflow="fold")
-
-
-def _printable(text: str) -> str:
-    """The text without control characters: a model name or path must not be able to move the
-    cursor.
-    """
-    return "".join(
-        sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1]
-        for sign in text.replace("\t", "    ")
-    )
+    return shown(text.replace("\t", "    "))
