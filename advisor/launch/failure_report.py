@@ -197,7 +197,9 @@ def _told(
     text = told.what.lower()
     if any(words in text for words in DISK_FULL):
         return _disk_full(entry, folder)
-    what = f"stage {entry.name}: {told.what}"
+    named = f"stage {entry.name}"
+    is_named = told.what.startswith((f"{named}:", f"{named} "))
+    what = told.what if is_named else f"{named}: {told.what}"
     if is_out_of_memory(told):
         return OutOfMemory(what, told.allowed, smaller(doing_of(folder)))
     return KINDS.get(told.exit_code or code, TrainingFailed)(what, told.allowed, told.hint)

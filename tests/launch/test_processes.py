@@ -72,6 +72,14 @@ def test_an_error_of_all_processes_names_none():
     assert first_cause(same).what == "the plan is wrong"
 
 
+def test_a_stage_that_names_itself_is_named_once(stage):
+    """Most faults of a plan begin with their stage; those of a library do not."""
+    for said in ("stage sft: trl: 'adam_beta1' is 9", "stage sft continues from x", "trl is 9"):
+        leave(stage / "stage", replace(STOP, what=said, exit_code=2))
+        error = explained(stage, code=2)
+        assert error.faults[0].what == f"stage sft: {said}".replace("sft: stage sft", "sft")
+
+
 def test_memory_that_ran_out_in_one_process_reads_so(stage):
     """Out of memory in process 3 is told as that, with the next smaller setting."""
     leave(stage / "stage", LOST, MEMORY, STOP)
