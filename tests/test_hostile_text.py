@@ -52,7 +52,9 @@ def test_what_acts_is_escaped_and_what_is_read_stays():
     assert shown("pay\u200dpal") == r"pay\u200dpal"
 
 
-@pytest.mark.parametrize("text", ["می\u200cخواهم", "👨\u200d👩\u200d👧", "全角\u3000空白", "prix\xa0: 5"])
+@pytest.mark.parametrize(
+    "text", ["می\u200cخواهم", "👨\u200d👩\u200d👧", "全角\u3000空白", "prix\xa0: 5"]
+)
 def test_pages_spell_other_scripts_as_a_terminal_does(text):
     out = io.StringIO()
     console = Console(file=out, width=80)

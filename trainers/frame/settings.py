@@ -272,6 +272,11 @@ LONGEST_GAP = 10  # steps of a run on a GPU between two lines
 MOST_LINES = 5_000  # of a stage, so that a long run has a log and a report of about a megabyte
 
 
+def lines_every(steps: int) -> int:
+    """Steps of a stage between two lines of metrics, for at most about MOST_LINES of them."""
+    return max(1, math.ceil(steps / MOST_LINES))
+
+
 def log_every(device: Device, steps: int) -> int:
     """Optimizer steps between two lines of metrics.
 
@@ -279,7 +284,7 @@ def log_every(device: Device, steps: int) -> int:
     gets one every few steps. The first step, the last one and each that is saved have a line, too
     (`RunCallback.on_step_end`), so that no checkpoint is written behind a loss that is not finite.
     """
-    least = max(1, math.ceil(steps / MOST_LINES))
+    least = lines_every(steps)
     return least if device.type != "cuda" else max(least, min(LONGEST_GAP, steps // LOGGED_LINES))
 
 

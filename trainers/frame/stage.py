@@ -19,7 +19,6 @@ from advisor.plan.record import (
     RESULT,
     Check,
     Measured,
-    ResolvedSettings,
     SavedFile,
     StageResult,
     Verdict,
@@ -57,6 +56,7 @@ from trainers.frame.out_of_memory import (
     enter,
 )
 from trainers.frame.parts import AFTER, BEFORE, LOAD, TRAIN, Parts
+from trainers.frame.resolved import resolved_settings
 from trainers.frame.resuming import evaluated, last_checkpoint, open_store, resume_metrics
 from trainers.frame.rows import prepare_rows
 from trainers.frame.save_clock import save_clock
@@ -65,31 +65,8 @@ from trainers.frame.trained_dtype import round_to_base
 from trainers.frame.types import Device, Model, Tokenizer, Trainer
 from trainers.prepare import ANSWERS, Kind, Prepared
 from trainers.prepare.prepared import PreparedRow, rows_digest
-from trainers.prepare.template import template_record
 from trainers.updates import Update, load_update
 
-# The arguments of TRL's config that are recorded even at their defaults; beside them, whatever
-# differs from TRL's defaults is recorded.
-RECORDED_ARGUMENTS = (
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-    "bf16",
-    "fp16",
-    "gradient_accumulation_steps",
-    "gradient_checkpointing",
-    "learning_rate",
-    "loss_type",
-    "lr_scheduler_type",
-    "max_grad_norm",
-    "max_steps",
-    "optim",
-    "per_device_train_batch_size",
-    "save_steps",
-    "seed",
-    "warmup_steps",
-    "weight_decay",
-)
 Item = TypeVar("Item", bound=PreparedRow)
 
 
@@ -596,52 +573,3 @@ class TrainerBuilder(NamedTuple):
         callback.trainer = trainer
         optimizers.put_own(trainer, job.stage)
         return trainer
-
-
-def resolved_settings(
-    job: Job, trainer: Trainer, device: Device, threads: int, stops: list[str]
-) -> ResolvedSettings:
-    """Every value that was really used, defaults included."""
-    from peft import PeftModel
-
-    from trainers.frame.loading import unquantised_parameters
-
-    model = trainer.model
-    adapter = model.peft_config["default"].to_dict() if isinstance(model, PeftModel) else None
-    trainable = sum(
-        parameter.numel() for parameter in model.parameters() if parameter.requires_grad
-    )
-    return ResolvedSettings(
-        model=job.base_model,
-        start_from=None if job.start is None else str(job.start),
-        device=str(device),
-        threads=threads,
-        weights_dtype=job.stage.weights_dtype,
-        autocast=settings.autocast_dtype(job, device),
-        trainable_dtype=(
-            str(
-                next(parameter.dtype for parameter in model.parameters() if parameter.requires_grad)
-            ).removeprefix("torch.")
-        ),
-        quantization=job.stage.quantization,
-        double_quantization=(
-            job.stage.double_quantization is not False if job.stage.quantization == "nf4" else None
-        ),
-        unquantised_parameters=(unquantised_parameters(model) or (None,))[0],
-        attention=job.stage.attention,
-        packing=job.stage.packing,
-        seq_len=job.stage.seq_len,
-        truncation=job.stage.truncation,
-        holdout=job.stage.holdout,
-        **template_record(trainer.processing_class),
-        keep=job.stage.keep,
-        early_stopping=job.stage.early_stopping,
-        options=job.options,
-        trainable_parameters=trainable,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        stop_tokens_added=tuple(stops),
-        trl=settings.resolved_values(trainer.args, RECORDED_ARGUMENTS)
-        | ({"optim": job.stage.optimizer} if job.stage.optimizer in optimizers.OWN else {}),
-        peft=adapter,
-        epochs=trainer.state.epoch,
-    )

@@ -4,7 +4,6 @@ stop.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Mapping
@@ -21,12 +20,12 @@ from trainers.frame.checkpoint_store import CheckpointStore
 from trainers.frame.files import write_json
 from trainers.frame.job import Job, label
 from trainers.frame.machine import MemoryMeter, is_main_process, wait_for_all
-from trainers.frame.metrics_file import append_line
+from trainers.frame.metrics_file import append_line, metrics_line
 from trainers.frame.progress import Display, say
 from trainers.frame.save_clock import SaveClock, save_clock
 from trainers.frame.stopping import request
 from trainers.ppo.build import process_rank
-from trainers.ppo.guards import findings, not_finite, reward_hacked
+from trainers.ppo.guards import CONSTANT, FIRST, findings, not_finite, reward_hacked
 from trainers.ppo.heldout import HeldOutEvaluator
 from trainers.ppo.saving import save_checkpoint
 from trainers.ppo.steps import prompts_of_update, rate_share, set_rates
@@ -85,6 +84,7 @@ class PPORun:
         began = time.monotonic()
         self.earlier_s = self.lines[-1].get("elapsed_s", 0.0) if self.lines else 0.0
         saves = save_clock(job, steps)
+        write_every = settings.lines_every(steps)
         with request.finishing_steps(), closing(display):
             for step in range(first, steps):
                 started = time.monotonic()
@@ -117,12 +117,14 @@ class PPORun:
                         wins, losses = self.evaluator.evaluate_midway()
                         line["holdout_wins"], line["holdout_losses"] = wins, losses
                     wait_for_all()  # the main process evaluates alone
-                self.record(line)
+                is_stopped, is_due = request.is_agreed(is_main_process() and saves.is_due(step + 1))
+                is_saved = is_stopped or is_due or step + 1 == steps
+                is_written = is_saved or "holdout_wins" in line or step % write_every == 0
+                self.record(line, is_written=is_written or step < FIRST)
                 left_s = (steps - step - 1) * (time.monotonic() - began) / (step + 1 - first)
                 display.show(step + 1, update_line(line, left_s))
                 self.guard(line)
-                is_stopped, is_due = request.is_agreed(is_main_process() and saves.is_due(step + 1))
-                if is_stopped or is_due or step + 1 == steps:
+                if is_saved:
                     if is_stopped and self.shown:
                         say(f"{label(job)}: stopping after update {step + 1} of {steps}")
                     self.save(step + 1, saves)
@@ -162,17 +164,18 @@ class PPORun:
         }
         return {**about, "loss": found["loss"], **rest, **costs}
 
-    def record(self, line: Mapping[str, Any]) -> None:
-        """Keep the line, and append it to metrics.jsonl."""
+    def record(self, line: Mapping[str, Any], *, is_written: bool = True) -> None:
+        """Keep the line as long as the guards look at it, and append it to metrics.jsonl."""
         self.lines.append(dict(line))
-        if self.shown:
+        del self.lines[FIRST:-CONSTANT]
+        if self.shown and is_written:
             append_line(self.metrics, line)
 
     def written_lines(self) -> list[dict[str, Any]]:
         """The lines of this stage that an earlier process wrote."""
         if not self.metrics.is_file():
             return []
-        found = [json.loads(line) for line in self.metrics.read_text("utf-8").splitlines()]
+        found = filter(None, map(metrics_line, self.metrics.read_bytes().split(b"\n")))
         return [
             line
             for line in found
@@ -194,7 +197,7 @@ class PPORun:
             response_tokens=job.options["response_tokens"],
         )
         if "holdout_wins" in line:
-            start = [old["reward"] for old in self.lines[:3]]
+            start = [old["reward"] for old in self.lines[:FIRST]]
             found += [
                 finding
                 for finding in [

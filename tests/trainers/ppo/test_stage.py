@@ -250,6 +250,15 @@ def test_a_run_killed_half_way_goes_on_and_ends_the_same(make, tmp_path):
     assert result(broken)["evaluation"]["metrics"] == result(whole)["evaluation"]["metrics"]
 
 
+def test_a_long_run_writes_some_of_its_lines(make, monkeypatch):
+    """The first ones, which guards compare with, every n-th, and the last."""
+    monkeypatch.setattr("trainers.frame.settings.MOST_LINES", 1)
+    job = make(max_steps=5, save_steps=5, job_judge=False, holdout=0)
+    train(job)
+    assert [line["step"] for line in metrics(job.run)] == [1, 2, 3, 5]
+    assert result(job)["loss_last"] == metrics(job.run)[-1]["loss"]
+
+
 def test_a_reward_that_never_differs_is_told_and_stops_the_run(make):
     """The same score for every answer: after five updates the run stops, naming the reward; a trial
     goes on and warns.

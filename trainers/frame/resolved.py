@@ -1,0 +1,83 @@
+"""Every value that a stage was really trained with, for its record: those of the plan, and what
+libraries and machine made of the rest.
+"""
+
+from __future__ import annotations
+
+from advisor.plan.record import ResolvedSettings
+from trainers.frame import optimizers, settings
+from trainers.frame.job import Job
+from trainers.frame.types import Device, Trainer
+from trainers.prepare.template import template_record
+
+# The arguments of TRL's config that are recorded even at their defaults; beside them, whatever
+# differs from TRL's defaults is recorded.
+RECORDED_ARGUMENTS = (
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "bf16",
+    "fp16",
+    "gradient_accumulation_steps",
+    "gradient_checkpointing",
+    "learning_rate",
+    "loss_type",
+    "lr_scheduler_type",
+    "max_grad_norm",
+    "max_steps",
+    "optim",
+    "per_device_train_batch_size",
+    "save_steps",
+    "seed",
+    "warmup_steps",
+    "weight_decay",
+)
+
+
+def resolved_settings(
+    job: Job, trainer: Trainer, device: Device, threads: int, stops: list[str]
+) -> ResolvedSettings:
+    """Every value that was really used, defaults included."""
+    from peft import PeftModel
+
+    from trainers.frame.loading import unquantised_parameters
+
+    model = trainer.model
+    adapter = model.peft_config["default"].to_dict() if isinstance(model, PeftModel) else None
+    trainable = sum(
+        parameter.numel() for parameter in model.parameters() if parameter.requires_grad
+    )
+    return ResolvedSettings(
+        model=job.base_model,
+        start_from=None if job.start is None else str(job.start),
+        device=str(device),
+        threads=threads,
+        weights_dtype=job.stage.weights_dtype,
+        autocast=settings.autocast_dtype(job, device),
+        trainable_dtype=(
+            str(
+                next(parameter.dtype for parameter in model.parameters() if parameter.requires_grad)
+            ).removeprefix("torch.")
+        ),
+        quantization=job.stage.quantization,
+        double_quantization=(
+            job.stage.double_quantization is not False if job.stage.quantization == "nf4" else None
+        ),
+        unquantised_parameters=(unquantised_parameters(model) or (None,))[0],
+        attention=job.stage.attention,
+        packing=job.stage.packing,
+        seq_len=job.stage.seq_len,
+        truncation=job.stage.truncation,
+        holdout=job.stage.holdout,
+        **template_record(trainer.processing_class),
+        keep=job.stage.keep,
+        early_stopping=job.stage.early_stopping,
+        options=job.options,
+        trainable_parameters=trainable,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        stop_tokens_added=tuple(stops),
+        trl=settings.resolved_values(trainer.args, RECORDED_ARGUMENTS)
+        | ({"optim": job.stage.optimizer} if job.stage.optimizer in optimizers.OWN else {}),
+        peft=adapter,
+        epochs=trainer.state.epoch,
+    )
