@@ -38,6 +38,10 @@ ENDLESS = {
     "padding by %": "{{ '%1000000000d' % 1 }}",
     "padding by an argument": "{{ '%*d' % (1000000000, 1) }}",
     "padding by format": "{{ '{:>1000000000}'.format(1) }}",
+    "padding by a width in a map": "{{ '{:>{w}}'.format(1, w=1000000000) }}",
+    "padding by a width as a filter": "{{ '%*d'|format(1000000000, 1) }}",
+    "padding bytes": "{{ 'a'.encode().center(1000000000) }}{{ (1).to_bytes(1000000000) }}",
+    "a long range": "{{ range(1000000000)|list }}",
     "padding by a method": "{{ 'x'.ljust(1000000000) }}",
     "padding by a filter": "{{ 'x'|center(1000000000) }}",
     "a large power": "{% set x = 10 %}{{ x ** 99999 ** 2 }}",
@@ -95,6 +99,20 @@ def test_sound_templates_write_what_they_wrote():
     for source in sources:
         expected = theirs.from_string(source).render(x=[1, {"a": "é"}])
         assert ours.from_string(source).render(x=[1, {"a": "é"}]) == expected
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% macro show(v) %}{{ v }}{% endmacro %}{{ show(x) }}",
+        "{% set ns = namespace(n=x) %}{{ ns.n }}{{ {x: 1}.get(x) }}",
+        "{{ '%s %d' % (x, x) }}{{ '{} {{{}}}'.format(x, x) }}{{ '%s'|format(x) }}",
+        "{{ x|tojson }}{{ x|string }}{{ none|default(x, true) }}",
+    ],
+)
+def test_a_large_number_is_a_value_as_any_other(environment, source):
+    """Such as that of an order or a telephone, in a call of a tool."""
+    assert "4815162342" in environment.from_string(source).render(x=4815162342)
 
 
 @pytest.mark.train

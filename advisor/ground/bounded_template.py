@@ -237,16 +237,23 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         if isinstance(owner, str):
             __self._check_method(owner, __obj.__name__, (*args, *options.values()))
         elif args or options:
-            __self._check_arguments((*args, *options.values()))
+            counts = isinstance(owner, int | float | bytes) or __obj is __self.globals["range"]
+            __self._check_arguments((*args, *options.values()), counts=counts)
         result = super().call(__context, __obj, *args, **options)
         if isinstance(result, str) and len(result) > LONG:
             __self.sized(len(result))
         return result
 
-    def _check_arguments(self, given: tuple[Any, ...]) -> None:
+    def _check_arguments(self, given: tuple[Any, ...], *, counts: bool = True) -> None:
+        """Refuse what is too much.
+
+        Args:
+            counts: A number may say how long a text gets. To a macro, or in a map, it is a value
+                as any other: the number of an order in a call of a tool.
+        """
         for value in given:
             if isinstance(value, int):
-                if abs(value) > MOST_NUMBER:
+                if counts and abs(value) > MOST_NUMBER:
                     self.stop(f"asks for {min(value, 10**12):,} of something")
             elif isinstance(value, str):
                 if len(value) > LONG:
@@ -275,7 +282,9 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     def _check_format(self, text: str, given: tuple[Any, ...]) -> None:
         """Refuse `'%1000000000d' % 1`, `'{:>1000000000}'.format(1)` and `'%*d' % (10**9, 1)`."""
         flat = [part for value in given for part in _parts(value)]
-        self._check_arguments(tuple(part for part in flat if isinstance(part, int)))
+        # A number is a width only where the text leaves the width open.
+        if "*" in text or re.search(r"\{[^{}]*\{", text.replace("{{", "")):
+            self._check_arguments(tuple(part for part in flat if isinstance(part, int)))
         if re.search(r"\d{7}", text):
             self.stop("writes a number with millions of digits")
         places = text.count("%") + text.count("{")
@@ -301,7 +310,8 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     def _check_filter(self, name: str, given: tuple[Any, ...]) -> None:
         value, rest = given[0] if given else None, given[1:]
-        self._check_arguments(given if isinstance(value, str | list | tuple | Mapping) else rest)
+        counted = given if isinstance(value, str | list | tuple | Mapping) else rest
+        self._check_arguments(counted, counts=name != "format")
         if name in SLOW_FILTERS and _weight(value) > MOST_SLOW:
             self.stop(f"gives a long text to the filter {name}")
         longest = max((len(part) for part in rest if isinstance(part, str)), default=0)
