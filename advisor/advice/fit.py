@@ -20,6 +20,7 @@ from advisor.estimate.reading import tokens_read
 from advisor.estimate.stages import stage_spec
 from advisor.estimate.stored import why_not_loadable
 from advisor.estimate.types import Estimate, Fits, RunSpec
+from advisor.estimate.whole_time import HELD_OUT_ROWS, Looked, together
 from advisor.ground.types import DataProfile
 from advisor.ground.units import format_gib
 from advisor.methods import methods
@@ -410,10 +411,35 @@ def _stage_estimate(
         gpus=max(1, len(situation.hardware.gpus)),
         sharding=strategy,
     )
-    tokens, rows = amounts_to_read(
-        situation, spec, epochs=float(plain.get("epochs", 1)) * (1 - Stage.holdout)
+    epochs = float(plain.get("epochs", 1)) * (1 - Stage.holdout)
+    tokens, rows = amounts_to_read(situation, spec, epochs=epochs)
+    return estimate(
+        spec,
+        situation.model,
+        situation.hardware,
+        tokens_total=tokens,
+        rows_total=rows,
+        looked=_looked(situation, spec, tokens, rows, epochs) if tokens else None,
     )
-    return estimate(spec, situation.model, situation.hardware, tokens_total=tokens, rows_total=rows)
+
+
+def _looked(
+    situation: Situation, spec: RunSpec, tokens: int, rows: int | None, epochs: float
+) -> Looked:
+    """What a stage is measured on: of every task together."""
+    profile = _profile(situation, spec.objective)
+    stats = profile.tokens if profile is not None else None
+    request = stats.request_mean if stats is not None else None
+    return Looked(
+        rows=rows / epochs * Stage.holdout if rows and epochs else HELD_OUT_ROWS,
+        row_tokens=min(
+            float(spec.seq_len),
+            tokens / rows / methods().objective(spec.objective).sequences_per_row
+            if rows
+            else spec.seq_len,
+        ),
+        answer_tokens=stats.mean - request if stats is not None and request else None,
+    )
 
 
 def _profile(situation: Situation, objective: str = "") -> DataProfile | None:
@@ -489,7 +515,8 @@ def combine_estimates(estimates: Sequence[Estimate]) -> Estimate:
         else sum(cost.cost_usd or 0.0 for cost in estimates)
     )
     unknown = tuple(dict.fromkeys(reason for cost in estimates for reason in cost.unknown))
-    return replace(worst, duration_s=hours, cost_usd=usd, unknown=unknown)
+    times = together([cost.times for cost in estimates])
+    return replace(worst, duration_s=hours, times=times, cost_usd=usd, unknown=unknown)
 
 
 def coarse_fit(cost: Estimate, facts: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from advisor.estimate.cost import cost_estimate
 from advisor.estimate.memory import memory_estimate
 from advisor.estimate.time import Machine, machine_of, time_estimate
 from advisor.estimate.types import Estimate, Fits, RunSpec
+from advisor.estimate.whole_time import Looked, time_by_parts
 from advisor.ground.types import Hardware, ModelShape
 
 HEAD_ROOM = 0.10  # of the device's memory: fragmentation, a longer batch than the sample's longest
@@ -35,14 +36,16 @@ def estimate(
     *,
     tokens_total: int | None = None,
     rows_total: int | None = None,
+    looked: Looked | None = None,
     head_room: float = HEAD_ROOM,
 ) -> Estimate:
     """Memory against the device, duration and cost of one stage; each part that cannot be known is
     None and says why.
 
-    `tokens_total` and `rows_total` count all epochs. Memory is what the whole process occupies
-    (allocator cache and CUDA context included), whatever counter the spec names, since that is what
-    must fit.
+    `tokens_total` and `rows_total` count all epochs; with `looked`, what the stage is measured on,
+    the whole time has its parts, beside the duration of the training. Memory is what the whole
+    process occupies (allocator cache and CUDA context included), whatever counter the spec names,
+    since that is what must fit.
     """
     unknown: list[str] = []
     if shape is None:
@@ -62,13 +65,15 @@ def estimate(
         unknown.append(
             "hardware: its memory is not known" if hardware.kind != "unknown" else "hardware"
         )
-    duration_s, usd, note = None, None, ""
+    duration_s, times, usd, note = None, None, None, ""
     machine = hardware_machine(hardware)
     if machine is None:
         unknown.append("duration: the device's speed is not known")
     else:
         time = time_estimate(spec, shape, machine, tokens_total=tokens_total, rows_total=rows_total)
         duration_s = None if time is None else time.duration_s
+        if duration_s is not None and looked is not None:
+            times = time_by_parts(spec, shape, machine, looked, train_s=duration_s)
         if tokens_total is None:
             unknown.append("duration: the number of tokens is not known")
     if on_cpu:
@@ -83,6 +88,7 @@ def estimate(
         memory=memory,
         limit_bytes=limit,
         duration_s=duration_s,
+        times=times,
         cost_usd=usd,
         cost_note=note,
         unknown=tuple(unknown),

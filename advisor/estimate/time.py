@@ -156,13 +156,7 @@ def time_estimate(
     reached = machine.flops * (machine.mixed_gain if spec.precision == "mixed" else 1.0)
     compute = tokens * _flops(spec, d, length) / reached
     traffic = (tokens * _traffic(spec, d) + _written_out(spec, d)) / machine.bytes_per_s
-    layers_with_module = special(update(spec.update), "adapted")
-    adapted = len(layers_with_module(d, spec)) if layers_with_module else 0
-    forward_launches = (
-        d.layers
-        * (LAUNCH_S + LAUNCH_ADAPTER_S * adapted * (2 if spec.quantization else 1))
-        * machine.launch_share
-    )
+    forward_launches = _forward_launches_s(spec, d, machine)
     launches = passes * forward_launches
     launches *= COMPILED_LAUNCH_SHARE if spec.compile else 1.0
     linear_experts = framework_of(spec.framework).linear_experts
@@ -209,6 +203,14 @@ def time_estimate(
         tokens_per_s_per_gpu=per_device / step,
         because=f"mostly {largest} on {machine.note}, {reached / 1e12:.3g} TFLOP/s reached",
     )
+
+
+def _forward_launches_s(spec: RunSpec, d: Dims, machine: Machine) -> float:
+    """Time to start all kernels of one forward pass."""
+    layers_with_module = special(update(spec.update), "adapted")
+    adapted = len(layers_with_module(d, spec)) if layers_with_module else 0
+    a_layer = LAUNCH_S + LAUNCH_ADAPTER_S * adapted * (2 if spec.quantization else 1)
+    return d.layers * a_layer * machine.launch_share
 
 
 def _flops(spec: RunSpec, d: Dims, length: float) -> float:
@@ -340,14 +342,52 @@ def _generate_s(
         return 0.0
     answer_tokens = int(spec.options.get("response_tokens") or spec.seq_len // 2)
     request_tokens = max(0.0, length - answer_tokens)
-    # Each answer uses experts of its own: together they read most of them.
-    read = 1 - (1 - d.used_experts / d.experts) ** answers_at_once(spec) if d.experts > 1 else 0.0
-    width = DTYPE_BYTES.get(spec.weights_dtype, 2)
-    held = _weight_bytes(spec, d, routed=d.routed_params * read, width=width)
-    weights_s = held / (machine.bytes_per_s * DECODE_SHARE)
-    a_token: float = (weights_s**SMOOTH + token_launch_s**SMOOTH) ** (1 / SMOOTH)
+    a_token = _token_s(spec, d, machine, token_launch_s, answers_at_once(spec))
     answers = spec.micro_batch_size * spec.grad_accum * answers_each(spec)
     return (
         answers * request_tokens * 2 * d.active / machine.flops
         + rollouts(spec) * answer_tokens * a_token
     )
+
+
+def _token_s(spec: RunSpec, d: Dims, machine: Machine, launch_s: float, together: int) -> float:
+    """Time to write one token of so many answers: the weights are read once for all of them."""
+    # Each answer uses experts of its own: together they read most of them.
+    read = 1 - (1 - d.used_experts / d.experts) ** together if d.experts > 1 else 0.0
+    width = DTYPE_BYTES.get(spec.weights_dtype, 2)
+    held = _weight_bytes(spec, d, routed=d.routed_params * read, width=width)
+    weights_s = held / (machine.bytes_per_s * DECODE_SHARE)
+    return float((weights_s**SMOOTH + launch_s**SMOOTH) ** (1 / SMOOTH))
+
+
+def looking_s(
+    spec: RunSpec, shape: ModelShape, machine: Machine, *, tokens: float, at_once: int
+) -> tuple[float, float]:
+    """(time of a forward pass over one row of so many tokens, time to write one token of `at_once`
+    answers), without gradients; zeros where the shape holds no dimensions.
+    """
+    d = dims_of(shape)
+    if d is None:
+        return 0.0, 0.0
+    launches = _forward_launches_s(spec, d, machine)
+    work = tokens * (2 * d.active / machine.flops + FORWARD_TILES * d.vocab * machine.tile_s)
+    whole = (
+        (work**SMOOTH + launches**SMOOTH) ** (1 / SMOOTH) if machine.overlaps else work + launches
+    )
+    return whole, _token_s(spec, d, machine, launches, at_once)
+
+
+def weights_bytes(spec: RunSpec, shape: ModelShape) -> tuple[float, float]:
+    """(bytes of the base as it stands on disk, in 16 bit or the dtype of training; bytes of what
+    the stage saves: the module in float32, or the model in the dtype of training).
+    """
+    d = dims_of(shape)
+    width = DTYPE_BYTES.get(spec.weights_dtype, 2)
+    saved = (
+        0.0
+        if d is None
+        else trainable_params(d, spec) * 4
+        if update(spec.update).is_module
+        else shape.params * width
+    )
+    return float(shape.params * width), float(saved)

@@ -109,13 +109,36 @@ class TimeEstimate:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class WholeTime:
+    """The whole time of a stage, by its parts in their order. All but the training is rough."""
+
+    load_s: float
+    before_s: float
+    train_s: float
+    after_s: float
+
+    @property
+    def total_s(self) -> float:
+        return self.load_s + self.before_s + self.train_s + self.after_s
+
+    def __add__(self, other: WholeTime) -> WholeTime:
+        return WholeTime(
+            load_s=self.load_s + other.load_s,
+            before_s=self.before_s + other.before_s,
+            train_s=self.train_s + other.train_s,
+            after_s=self.after_s + other.after_s,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
     """What one candidate costs. A part is None where it cannot be known; `unknown` says why."""
 
     fits: Fits
     memory: MemoryEstimate | None = None
     limit_bytes: int | None = None  # what the device has for it
-    duration_s: float | None = None
+    duration_s: float | None = None  # of the training alone: limits and costs are compared with it
+    times: WholeTime | None = None  # of all parts
     cost_usd: float | None = None
     refused: str = ""  # why no memory is enough: it then counts as too big
     cost_note: str = ""  # "RTX 4090 at $0.34/h (vast, 2026-08)"

@@ -58,3 +58,15 @@ def format_count(count: float) -> str:
         if count >= size:
             return f"{count / size:.3g}{letter}"
     return f"{count:,.0f}"
+
+
+def format_whole_time(load_s: float, before_s: float, train_s: float, after_s: float) -> str:
+    """An expected time by its parts: 'about 2 h 10 min in all (load 1 min, ...)'."""
+    parts = (
+        ("load", load_s),
+        ("measuring before", before_s),
+        ("training", train_s),
+        ("after", after_s),
+    )
+    named = ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in parts)
+    return f"about {format_duration(load_s + before_s + train_s + after_s)} in all ({named})"

@@ -6,18 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
-from advisor.estimate.types import RunSpec
+from advisor.estimate.types import RunSpec, WholeTime
+from advisor.estimate.whole_time import Looked
 from advisor.ground.errors import AdviseError
-from advisor.ground.types import DataProfile, Gpu, Hardware, ModelShape
+from advisor.ground.types import DataProfile, Gpu, Hardware, ModelShape, TokenStats
 from advisor.methods import objective, update
 from advisor.plan.entries import Entry
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, Stage
 from advisor.plan.read import resolve_path
-from advisor.plan.record import Expected
+from advisor.plan.record import Expected, Times
 
 KEPT_CHECKPOINTS = 3  # two stay; a third exists while it replaces the older one
 KEPT_BEST = 3  # weights of the best step: of the newest checkpoint's, of a later one, and a new one
+TIME_PARTS = ("load_s", "before_s", "train_s", "after_s")
 INTERPRETER = "Python and libraries"  # the estimator's name of the term
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -66,6 +68,7 @@ def expect_stage(
     *,
     profile: DataProfile | None = None,
     max_steps: int | None = None,
+    judge: bool = True,
 ) -> Expected:
     """Expected memory with its band, and duration; `unknown` names what the estimate lacks.
 
@@ -77,7 +80,12 @@ def expect_stage(
 
     spec = run_spec(plan, entry.stage)
     tokens, rows = amounts(plan, entry.stage, profile, max_steps)
-    found = estimate(spec, shape, hardware, tokens_total=tokens, rows_total=rows)
+    looked = None
+    if tokens is not None and rows is not None and profile is not None:
+        looked = replace(
+            looked_at(entry.stage, spec, profile), trial=max_steps is not None, judge=judge
+        )
+    found = estimate(spec, shape, hardware, tokens_total=tokens, rows_total=rows, looked=looked)
     memory = found.memory
     on_cpu = hardware.kind == "cpu"
     counted = (
@@ -98,7 +106,42 @@ def expect_stage(
         limit_bytes=found.limit_bytes,
         fits=found.fits,
         duration_s=found.duration_s,
+        times=expected_times(found.times),
         unknown=tuple(found.unknown),
+    )
+
+
+def looked_at(stage: Stage, spec: RunSpec, profile: DataProfile) -> Looked:
+    """What the stage is measured on before and after."""
+    assert profile.tokens is not None
+    mean, share = read_of(stage, spec, profile.tokens)
+    request = profile.tokens.request_mean
+    return Looked(
+        rows=profile.rows * share * stage.holdout,
+        row_tokens=min(float(stage.seq_len), mean / objective(stage.objective).sequences_per_row),
+        answer_tokens=profile.tokens.mean - request if request else None,
+    )
+
+
+def expected_times(times: WholeTime | None) -> Times | None:
+    """The parts of the estimate in the form of the record, in whole tenths of a second."""
+    if times is None:
+        return None
+    parts = {key: round(getattr(times, key), 1) for key in TIME_PARTS}
+    return Times(total_s=round(sum(parts.values()), 1), **parts)
+
+
+def read_of(stage: Stage, spec: RunSpec, tokens: TokenStats) -> tuple[float, float]:
+    """(tokens of a row that the stage reads, share of the rows that it reads)."""
+    from advisor.estimate.reading import tokens_read
+
+    return tokens_read(
+        tokens,
+        objective=stage.objective,
+        seq_len=stage.seq_len,
+        truncation=stage.truncation,
+        packing=stage.packing,
+        response_tokens=spec.options.get("response_tokens"),
     )
 
 
@@ -108,19 +151,9 @@ def amounts(
     """Tokens and rows that the whole stage reads, all epochs together; None if the data is not
     known.
     """
-    from advisor.estimate.reading import tokens_read
-
     if profile is None or profile.tokens is None:
         return None, None
-    longest_answer = run_spec(plan, stage).options.get("response_tokens")
-    mean, share = tokens_read(
-        profile.tokens,
-        objective=stage.objective,
-        seq_len=stage.seq_len,
-        truncation=stage.truncation,
-        packing=stage.packing,
-        response_tokens=longest_answer,
-    )
+    mean, share = read_of(stage, run_spec(plan, stage), profile.tokens)
     rows = profile.rows * share * (1 - stage.holdout) * stage.epochs
     row_tokens = (
         objective(stage.objective).sequences_per_row * stage.seq_len if stage.packing else mean

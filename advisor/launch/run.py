@@ -146,6 +146,7 @@ def run_plan(
             as_free_now(used),
             profile=checked.profiles.get(entry.data.path),
             max_steps=max_steps,
+            judge=judge,
         )
         for entry in run.entries
     }

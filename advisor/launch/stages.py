@@ -10,6 +10,7 @@ from pathlib import Path
 from advisor.ground.errors import AdviseError, InputError, Stopped
 from advisor.ground.files import PLAN_FILE, write_atomically
 from advisor.ground.types import Hardware, ModelShape
+from advisor.ground.units import format_whole_time
 from advisor.launch.failure_report import (
     AT_ONCE,
     explain_failure,
@@ -115,6 +116,18 @@ class StageRunner:
                         hint=f"train it first with --only {name}, or all stages without --only",
                     )
 
+    def _expected_time(self, entry: Entry) -> str:
+        """What the stage takes by the estimate, from its beginning; empty where that is not
+        known.
+        """
+        stage = self.keeper.record.stage(entry.name)
+        times = stage.expected.times if stage is not None and stage.expected is not None else None
+        if times is None or times.total_s is None:
+            return ""
+        return format_whole_time(
+            times.load_s or 0.0, times.before_s or 0.0, times.train_s or 0.0, times.after_s or 0.0
+        )
+
     def _train_group(self, group: Sequence[Entry], position: str) -> Sequence[Entry]:
         """Train the group in one process; what of it is to be trained again, with a smaller
         micro-batch, because memory ran out.
@@ -127,6 +140,8 @@ class StageRunner:
         for entry in group:
             again = " again" if (self._folder(entry) / "checkpoints").is_dir() else ""
             self.say(f"stage {entry.name} ({position}){again}: {describe(entry)}")
+            if whole := self._expected_time(entry):
+                self.say(f"stage {entry.name}: {whole}")
         kills = oom_kills()
 
         def take_finished() -> None:

@@ -51,6 +51,17 @@ Versions = Annotated[Mapping[str, str | None], "package -> version"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Times(JsonObject):
+    """Where the seconds of a stage went, in the attempt that finished it; or will go, expected."""
+
+    total_s: Annotated[float | None, "the sum of the parts"] = None
+    load_s: Annotated[float | None, "reading rows, loading the model"] = None
+    before_s: Annotated[float | None, "measuring the model before training"] = None
+    train_s: Annotated[float | None, "the steps, with checkpoints and held-out loss"] = None
+    after_s: Annotated[float | None, "saving, checking and measuring the result"] = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Expected(JsonObject):
     """What the estimator expected of a stage on this machine."""
 
@@ -61,7 +72,8 @@ class Expected(JsonObject):
     moment: Annotated[str | None, "the moment of a step that has the peak"] = None
     limit_bytes: Annotated[int | None, "free memory of the device before the run"] = None
     fits: Annotated[str | None, "fits, tight, too_big or unknown"] = None
-    duration_s: Annotated[float | None, "seconds for the whole stage"] = None
+    duration_s: Annotated[float | None, "seconds for all steps: the training alone"] = None
+    times: Annotated[Times | None, "the whole time, by its parts (rough)", OMIT_NULL] = None
     unknown: Annotated[tuple[str, ...], "what the estimate would have needed to know"] = ()
 
 
@@ -351,17 +363,6 @@ class SavedFile(JsonObject):
 
     bytes: Annotated[int, "its size"]
     sha256: Annotated[str, "SHA-256 of its content, in hexadecimal"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Times(JsonObject):
-    """Where the seconds of a stage went, in the attempt that finished it."""
-
-    total_s: Annotated[float | None, "the sum of the parts"] = None
-    load_s: Annotated[float | None, "reading rows, loading the model"] = None
-    before_s: Annotated[float | None, "measuring the model before training"] = None
-    train_s: Annotated[float | None, "the steps, with checkpoints and held-out loss"] = None
-    after_s: Annotated[float | None, "saving, checking and measuring the result"] = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,7 +15,7 @@ from pathlib import PurePath
 from typing import Any
 
 from advisor.advice.types import Advice, Candidate, Reason, StageSettings
-from advisor.estimate.types import Estimate
+from advisor.estimate.types import Estimate, WholeTime
 from advisor.ground.types import DataProfile
 from advisor.ground.units import gib
 from advisor.render.data import profile_json
@@ -88,7 +88,9 @@ def advice_document(
 
 
 def estimate_document(estimate: Estimate) -> dict[str, Any]:
-    """Memory of the fullest device, time and cost of the whole run, and whether it fits."""
+    """Memory of the fullest device, time and cost of the training, the whole time by its parts,
+    and whether it fits.
+    """
     memory = estimate.memory
     return {
         "peak_gib": None if memory is None else rounded(gib(memory.peak_bytes)),
@@ -96,6 +98,7 @@ def estimate_document(estimate: Estimate) -> dict[str, Any]:
         "high_gib": None if memory is None else rounded(gib(memory.high_bytes)),
         "limit_gib": None if estimate.limit_bytes is None else rounded(gib(estimate.limit_bytes)),
         "hours": None if estimate.duration_s is None else rounded(estimate.duration_s / 3600),
+        "times": None if estimate.times is None else times_document(estimate.times),
         "usd": rounded(estimate.cost_usd),
         "fits": estimate.fits,
         "moment": None if memory is None else memory.peak.name,
@@ -109,6 +112,17 @@ def estimate_document(estimate: Estimate) -> dict[str, Any]:
         ),
         "cost_note": estimate.cost_note,
         "unknown": list(estimate.unknown),
+    }
+
+
+def times_document(times: WholeTime) -> dict[str, Any]:
+    """The whole time in hours, by its parts; `train_hours` is `hours` beside it."""
+    return {
+        "total_hours": rounded(times.total_s / 3600),
+        "load_hours": rounded(times.load_s / 3600),
+        "before_hours": rounded(times.before_s / 3600),
+        "train_hours": rounded(times.train_s / 3600),
+        "after_hours": rounded(times.after_s / 3600),
     }
 
 

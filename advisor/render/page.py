@@ -25,6 +25,8 @@ from advisor.render.words import (
     model_name,
     sentence,
     three_sentences,
+    whole_seconds,
+    whole_time_words,
 )
 from advisor.ruleset.facts import load_facts
 from advisor.ruleset.phrases import clauses, inside_sentence, joined, name_of, named_with_flag, says
@@ -146,7 +148,7 @@ def in_short(advice: Advice) -> str:
             f" of {format_gib(estimate.limit_bytes)}" if estimate.limit_bytes is not None else ""
         )
         parts.append(f"{format_gib(estimate.memory.peak_bytes)}{limit}")
-    parts += [format_duration(estimate.duration_s)] if estimate.duration_s is not None else []
+    parts += [format_duration(whole_s)] if (whole_s := whole_seconds(estimate)) is not None else []
     parts += [format_usd(estimate.cost_usd)] if estimate.cost_usd else []
     return "In short: " + " · ".join(parts)
 
@@ -318,7 +320,9 @@ def _needs(advice: Advice) -> Section:
         )
     else:
         items.append(Item(text=f"Memory: not known{_against(advice)}"))
-    if estimate.duration_s is not None:
+    if estimate.times is not None:
+        items.append(Item(text=f"Time: {whole_time_words(estimate.times)}, estimated"))
+    elif estimate.duration_s is not None:
         whole = format_duration(estimate.duration_s)
         items.append(Item(text=f"Time: {whole} of training, estimated"))
     if estimate.cost_usd == 0:
@@ -505,7 +509,7 @@ def _other_combinations(advice: Advice) -> Section:
 def _candidate_numbers(candidate: Candidate) -> str:
     estimate = candidate.estimate
     parts = [format_gib(estimate.memory.peak_bytes)] if estimate.memory is not None else []
-    parts += [format_duration(estimate.duration_s)] if estimate.duration_s is not None else []
+    parts += [format_duration(whole_s)] if (whole_s := whole_seconds(estimate)) is not None else []
     parts += [format_usd(estimate.cost_usd)] if estimate.cost_usd else []
     return ", ".join(parts)
 

@@ -514,7 +514,7 @@ def _costs(stage: StageRecord) -> str:
             ]
         )
     if whole := times_words(stage.times):
-        rows.append(["the whole time, when it was finished", "", whole])
+        rows.append(["the whole time, when it was finished", times_words(expected.times), whole])
     return _grid(["", "expected", "measured"], rows)
 
 

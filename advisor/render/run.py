@@ -117,7 +117,9 @@ def _stage_lines(stage: StageRecord, folder: Path) -> list[str]:
         lines += [_line("training", said) for said in stage.held_out.sentences()]
     lines += _cost_lines(stage.expected, stage.measured)
     if whole := times_words(stage.times):
+        expected = times_words(stage.expected.times) if stage.expected is not None else ""
         lines.append(_line("in all", whole))
+        lines += [_line("expected", expected)] if expected else []
     lines += [_line("adjusted", one.sentence()) for one in stage.adjusted]
     if data:
         kept = [

@@ -10,7 +10,14 @@ from __future__ import annotations
 
 from advisor.advice.explain import unknown_words
 from advisor.advice.types import Advice, Candidate
-from advisor.ground.units import format_count, format_duration, format_gib, format_usd
+from advisor.estimate.types import Estimate, WholeTime
+from advisor.ground.units import (
+    format_count,
+    format_duration,
+    format_gib,
+    format_usd,
+    format_whole_time,
+)
 from advisor.methods import methods, schemes
 from advisor.methods.composition import Composition
 from advisor.ruleset.phrases import joined
@@ -179,9 +186,22 @@ def _time(advice: Advice) -> str:
     estimate = advice.recommendation.estimate
     if estimate.duration_s is None:
         return sentence(f"how long it takes cannot be said yet{_because_unknown(advice)}")
+    if estimate.times is not None:
+        whole = format_duration(estimate.times.total_s)
+        return sentence(f"it takes about {whole} in all on {device_name(advice)}")
     return sentence(
-        f"it takes about {format_duration(estimate.duration_s)} on {device_name(advice)}"
+        f"the training takes about {format_duration(estimate.duration_s)} on {device_name(advice)}"
     )
+
+
+def whole_time_words(times: WholeTime) -> str:
+    """'about 2 h 10 min in all (load 1 min, ...)'."""
+    return format_whole_time(times.load_s, times.before_s, times.train_s, times.after_s)
+
+
+def whole_seconds(estimate: Estimate) -> float | None:
+    """Seconds of all parts; of the training alone where the others are not known."""
+    return estimate.duration_s if estimate.times is None else estimate.times.total_s
 
 
 def _cost(advice: Advice) -> str:

@@ -20,7 +20,7 @@ from advisor.advice.types import (
     StageSettings,
     WayOut,
 )
-from advisor.estimate.types import Estimate, MemoryEstimate, Moment, Term
+from advisor.estimate.types import Estimate, MemoryEstimate, Moment, Term, WholeTime
 from advisor.ground.types import (
     Answer,
     Answers,
@@ -170,7 +170,9 @@ def estimate(
     note: str = "",
     unknown: tuple[str, ...] = (),
 ) -> Estimate:
-    """An Estimate of two terms, with a band of ten percent."""
+    """An Estimate of two terms, with a band of ten percent, and four minutes beside the
+    training.
+    """
     memory = None
     if peak_gib is not None:
         peak = int(peak_gib * GIB)
@@ -194,6 +196,11 @@ def estimate(
         memory=memory,
         limit_bytes=None if limit_gib is None else int(limit_gib * GIB),
         duration_s=None if hours is None else hours * 3600,
+        times=(
+            None
+            if hours is None
+            else WholeTime(load_s=40, before_s=75, train_s=hours * 3600, after_s=140)
+        ),
         cost_usd=usd,
         cost_note=note,
         unknown=unknown,

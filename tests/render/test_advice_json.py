@@ -112,6 +112,19 @@ def test_nothing_fits_still_names_a_composition_and_what_would():
     assert {"gpu": "RTX 6000 Ada 48GB"} in [flip["change"] for flip in document["flips"]]
 
 
+def test_the_whole_time_stands_beside_the_hours_of_training():
+    """`hours` stays what limits and costs are compared with; `times` adds the other parts."""
+    estimate = advice_document(scenario_5(), plan=None)["recommendation"]["estimate"]
+    assert estimate["hours"] == estimate["times"]["train_hours"] == 1.4
+    assert estimate["times"] == {
+        "total_hours": 1.47,
+        "load_hours": 0.0111,
+        "before_hours": 0.0208,
+        "train_hours": 1.4,
+        "after_hours": 0.0389,
+    }
+
+
 def test_not_a_number_becomes_null():
     """Infinities and NaN, which JSON does not know, are null wherever they turn up."""
     advice = scenario_5()

@@ -155,7 +155,7 @@ def test_the_sentences_of_each_kind_of_answer():
             "Teach Qwen/Qwen3-8B with your 5,000 examples, by training a small add-on beside a"
             " compressed copy of it; the model itself stays as it is."
         ),
-        "It takes about 84 min on one NVIDIA GeForce RTX 4090.",
+        "It takes about 88 min in all on one NVIDIA GeForce RTX 4090.",
         "It costs about $0.60 (RTX 4090 at $0.34/h, vast, 2026-08).",
     )
     assert "for each of 12 tasks" in page_of(scenario_3()).sentences[0]

@@ -33,6 +33,7 @@ from trainers.evaluation.metrics import Comparison, compare, compare_answers, ve
 from trainers.evaluation.saved_result import check_stops
 from trainers.frame.files import keep_value, kept_value
 from trainers.frame.job import Job
+from trainers.frame.parts import followed
 from trainers.frame.types import Tokenizer, Trainer
 from trainers.prepare import ANSWERS, Prepared, Row, Templater, prepare_stage_rows
 
@@ -108,7 +109,8 @@ class TextEvaluator:
         )
         samples: list[Sample] = []
         writing = time.monotonic()
-        for start in range(0, len(self.prompts), BATCH):
+        starts = range(0, len(self.prompts), BATCH)
+        for start in followed(starts, "sample answers", each=BATCH, of=len(self.prompts)):
             if bounded and start and time.monotonic() - writing > GENERATION_S:
                 break
             batch = self.prompts[start : start + BATCH]

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from trainers.frame.evaluating import evaluating
 from trainers.frame.out_of_memory import in_halves
+from trainers.frame.parts import followed
 from trainers.frame.types import Device, Model, Tokenizer, Trainer
 from trainers.prepare import IGNORED, Row
 
@@ -88,7 +89,7 @@ def row_losses(trainer: Trainer, rows: Sequence[Row]) -> list[float]:
         return []
     model, found = trainer.model, []
     with evaluating(model):
-        for row in rows:
+        for row in followed(rows, "rows"):
             found.append(
                 float(
                     trainer.compute_loss(
@@ -115,7 +116,7 @@ def answer_log_probs(trainer: Trainer, rows: Sequence[Row]) -> list[float]:
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     partly = "logits_to_keep" in inspect.signature(type(plain).forward).parameters
     with evaluating(model):
-        for row in rows:
+        for row in followed(rows, "rows"):
             inputs = padded_batch([row], trainer.processing_class.pad_token_id, trainer.args.device)
             labels_T = inputs.pop("labels")[0]
             learned = (labels_T != IGNORED).nonzero()[:, 0]

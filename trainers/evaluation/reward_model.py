@@ -14,6 +14,7 @@ from trainers.frame.evaluating import evaluating
 from trainers.frame.files import keep_value, kept_value
 from trainers.frame.job import Job
 from trainers.frame.out_of_memory import in_halves
+from trainers.frame.parts import followed
 from trainers.frame.types import Trainer
 from trainers.prepare import Prepared
 from trainers.prepare.preference import Pair
@@ -46,7 +47,9 @@ def pair_scores(trainer: Trainer, rows: Sequence[Pair]) -> Any:
         return torch.cat(
             [
                 part
-                for at in range(0, len(rows), AT_ONCE)
+                for at in followed(
+                    range(0, len(rows), AT_ONCE), "pairs", each=AT_ONCE, of=len(rows)
+                )
                 for part in in_halves(rows[at : at + AT_ONCE], scored)
             ]
         )

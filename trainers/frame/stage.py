@@ -238,7 +238,12 @@ def train(job: Job, objective: Objective[Any]) -> None:
     Raises InputError for a plan or data that cannot be trained on, MachineNotReady for what the
     machine lacks, and TrainingFailed if training goes wrong or has no effect.
     """
-    parts = Parts(label(job), shown=is_main_process() and not job.dry_run)
+    with Parts(label(job), shown=is_main_process() and not job.dry_run) as parts:
+        _train(job, objective, parts)
+
+
+def _train(job: Job, objective: Objective[Any], parts: Parts) -> None:
+    """What `train` says, with the clock of the stage."""
     parts.begin(LOAD)
     enter(job, LOADING)
     request.doing = stopping.LOADING

@@ -1,0 +1,121 @@
+"""The whole time of a stage by its parts: loading, measuring the base, training, and saving,
+checking and measuring the result. Arithmetic only.
+
+All but the training is rough: what a disk reaches and how long answers become is not known
+beforehand. Three runs of SmolLM2-135M on two cores that other programs used, too, took 1.1 to 2.4
+times the loading, 1.0 to 1.5 times the measuring before, and 2.0 to 2.4 times what comes after,
+where the training took 2.4 to 5.3 times its own estimate. No idle machine and no GPU was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+
+from advisor.estimate.time import (
+    PCIE_BYTES_PER_S,
+    Machine,
+    looking_s,
+    weights_bytes,
+)
+from advisor.estimate.types import RunSpec, WholeTime
+from advisor.ground.types import ModelShape
+from advisor.methods import objective, update
+
+# Libraries, rows and a model of 0.27 GB took 9.5, 19 and 20 s on two busy cores; an idle machine is
+# taken to be a little faster than the first.
+START_S = 8.0
+# Assumed, of a model folder: between a SATA SSD (its link ends at 0.6 GB/s) and an NVMe one
+# (several GB/s by data sheets).
+DISK_BYTES_PER_S = 1e9
+# What the trainers measure (trainers/evaluation; a test compares the numbers).
+HELD_OUT_ROWS, SAMPLES, GENERAL = 64, 16, 24
+TRIAL_ROWS, TRIAL_SAMPLES, TRIAL_GENERAL = 8, 2, 4  # where max_steps stops the stage
+PROMPTS, TRIAL_PROMPTS = 32, 4  # of a stage that learns from its own answers
+BATCH, LONGEST_SAMPLE, GENERATION_S = 4, 128, 45.0
+GENERAL_TOKENS = 60  # assumed: a general prompt with its answer and a chat template
+PROBES = 4  # forward passes that compare the saved result with the trained one and the base
+# Passes over what is saved: written, read for its SHA-256, and loaded again.
+SAVED_PASSES = 3
+ANSWER_SHARE = 0.5  # assumed: of a row, where only its whole length is known
+# Assumed, against the mean answer: the limit for a sample (half as much again as the longest
+# expected one), and the longest of BATCH answers.
+LIMIT_RATIO, LONGEST_OF_BATCH = 2.0, 1.3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Looked:
+    """What a stage is measured on.
+
+    `rows` are held out; `row_tokens` and `answer_tokens` are means. `answer_tokens` is None where
+    it is not known.
+    """
+
+    rows: float
+    row_tokens: float
+    answer_tokens: float | None = None
+    trial: bool = False
+    judge: bool = True
+
+
+def time_by_parts(
+    spec: RunSpec, shape: ModelShape, machine: Machine, looked: Looked, *, train_s: float
+) -> WholeTime:
+    """Seconds of each part, in the order they come."""
+    read, saved = weights_bytes(spec, shape)
+    reading_s = read / DISK_BYTES_PER_S + (read / PCIE_BYTES_PER_S if machine.overlaps else 0.0)
+    pass_s, _ = looking_s(spec, shape, machine, tokens=looked.row_tokens, at_once=1)
+    before_s = after_s = 0.0
+    if looked.judge:
+        before_s = _measuring_s(spec, shape, machine, looked, tuned=False)
+        after_s = _measuring_s(spec, shape, machine, looked, tuned=True)
+    # The check of a module loads its base once more; that of a whole model loads what was saved.
+    again_s = reading_s if update(spec.update).is_module else 0.0
+    return WholeTime(
+        load_s=START_S + reading_s,
+        before_s=before_s + pass_s,
+        train_s=train_s,
+        after_s=after_s + again_s + SAVED_PASSES * saved / DISK_BYTES_PER_S + PROBES * pass_s,
+    )
+
+
+def together(times: Sequence[WholeTime | None]) -> WholeTime | None:
+    """The times of stages that follow each other; None where one is not known."""
+    known = [one for one in times if one is not None]
+    return reduce(add, known) if known and len(known) == len(times) else None
+
+
+def _measuring_s(
+    spec: RunSpec, shape: ModelShape, machine: Machine, looked: Looked, *, tuned: bool
+) -> float:
+    """One measurement: a forward pass for each held-out row and general prompt, one at a time, and
+    sample answers, some together.
+
+    A base writes up to the limit; after `GENERATION_S` no further answers are begun. A tuned model
+    writes the same answers to their end, about as long as those of the data.
+    """
+    what = objective(spec.objective)
+    row_s, token_s = looking_s(spec, shape, machine, tokens=looked.row_tokens, at_once=BATCH)
+    rows = min(looked.rows, TRIAL_ROWS if looked.trial else HELD_OUT_ROWS)
+    if what.scores:  # before the training there is usually no score
+        return rows * what.sequences_per_row * row_s if tuned else 0.0
+    general_s, _ = looking_s(spec, shape, machine, tokens=GENERAL_TOKENS, at_once=1)
+    general = (TRIAL_GENERAL if looked.trial else GENERAL) * general_s
+    if what.splits_documents:
+        return rows * row_s + general
+    answer = looked.answer_tokens or ANSWER_SHARE * looked.row_tokens
+    # Of a pair both sides are compared, and the chosen one has a loss besides.
+    losses = 0.0 if what.generates else rows * (1 + 2 * what.pairs) * row_s
+    count = TRIAL_SAMPLES if looked.trial else SAMPLES
+    limit = min(float(LONGEST_SAMPLE), LIMIT_RATIO * answer + 8)
+    length = min(limit, LONGEST_OF_BATCH * answer) if tuned else limit
+    if what.generates:
+        count = min(TRIAL_PROMPTS if looked.trial else PROMPTS, round(looked.rows))
+        length = float(spec.options.get("response_tokens") or answer)
+    batch_s = length * token_s
+    writing = -(-count // BATCH) * batch_s
+    if not tuned:
+        writing = min(writing, GENERATION_S + batch_s)
+    return losses + general + writing

@@ -1,0 +1,85 @@
+"""The whole time of a stage by its parts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from advisor.estimate import whole_time as module
+from advisor.estimate.time import machine_of
+from advisor.estimate.types import RunSpec, WholeTime
+from advisor.estimate.whole_time import Looked, time_by_parts, together
+from advisor.ground.types import ModelShape
+
+SMOLLM = ModelShape(
+    id="SmolLM2-135M", origin="size", params=134_515_008, architecture="llama", hidden_size=576,
+    layers=30, heads=9, kv_heads=3, head_dim=64, intermediate_size=1536, vocab_size=49152,
+    tied_embeddings=True,
+)  # fmt: skip
+SPEC = RunSpec(micro_batch_size=4, seq_len=256, rank=8, weights_dtype="float32")
+LOOKED = Looked(rows=20, row_tokens=96, answer_tokens=56)
+
+
+def times_of(looked: Looked = LOOKED, **changed) -> WholeTime:
+    machine = machine_of(None, cpu_cores=2)
+    assert machine is not None
+    return time_by_parts(replace(SPEC, **changed), SMOLLM, machine, looked, train_s=100.0)
+
+
+def test_the_parts_are_those_of_a_measured_run():
+    """A run of this stage took 9.5 s, 74 s and 103 s beside its training, on two cores that other
+    programs used, too: the training took 2.4 times its estimate.
+    """
+    times = times_of()
+    assert 9.5 / 2.4 < times.load_s < 9.5 * 1.5
+    assert 74 / 2.4 < times.before_s < 74 * 1.5
+    assert 103 / 2.4 < times.after_s < 103 * 1.5
+    assert times.train_s == 100.0
+    assert times.total_s == pytest.approx(
+        times.load_s + times.before_s + times.train_s + times.after_s
+    )
+
+
+def test_what_is_not_measured_takes_no_time():
+    """Without the comparison nothing is left of it but the probe and the checks; documents have no
+    sample answers; a trial has few of everything; a reward model has no score before.
+    """
+    whole = times_of()
+    unjudged = times_of(replace(LOOKED, judge=False))
+    assert unjudged.before_s < 1 < whole.before_s
+    assert unjudged.after_s < whole.after_s
+    assert times_of(objective="cpt").before_s < whole.before_s / 2
+    assert times_of(replace(LOOKED, trial=True)).before_s < whole.before_s / 2
+    assert times_of(objective="rm").before_s < 1
+
+
+def test_no_more_than_the_trainers_measure_counts():
+    """Rows beyond the largest number that is looked at add nothing."""
+    assert times_of(replace(LOOKED, rows=64)) == times_of(replace(LOOKED, rows=10_000))
+
+
+def test_times_of_a_chain_add_up():
+    """Together they are known if each is."""
+    one = times_of()
+    both = together([one, one])
+    assert both is not None
+    assert both.total_s == pytest.approx(2 * one.total_s)
+    assert together([one, None]) is None
+
+
+def test_the_numbers_are_those_of_the_trainers():
+    """The advisor never imports the trainers; what they measure is written down twice."""
+    pytest.importorskip("torch")
+    from trainers.evaluation import generation, loss, pairs, rewards
+
+    assert module.HELD_OUT_ROWS == loss.HELD_OUT_ROWS == pairs.HELD_OUT
+    assert (module.SAMPLES, module.LONGEST_SAMPLE) == (loss.SAMPLES, loss.LONGEST_SAMPLE)
+    assert (module.BATCH, module.GENERATION_S) == (generation.BATCH, generation.GENERATION_S)
+    assert len(generation.GENERAL.read_text().splitlines()) == module.GENERAL
+    assert (module.TRIAL_ROWS, module.TRIAL_SAMPLES, module.TRIAL_GENERAL) == (
+        generation.TRIAL_ROWS, generation.TRIAL_SAMPLES, generation.TRIAL_GENERAL,
+    )  # fmt: skip
+    assert (module.PROMPTS, module.TRIAL_PROMPTS) == (
+        rewards.HELD_OUT_PROMPTS, rewards.TRIAL_PROMPTS,
+    )  # fmt: skip
