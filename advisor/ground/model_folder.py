@@ -134,6 +134,15 @@ def adapter_faults(folder: Path) -> list[Fault]:
                 hint=AGAIN,
             )
         )
+    base = (config or {}).get("base_model_name_or_path")
+    if base is not None and not isinstance(base, str):
+        found.append(
+            Fault(
+                what=f"{folder / ADAPTER_CONFIG}: base_model_name_or_path is no text",
+                allowed="the folder or the hub id of the base",
+                hint=AGAIN,
+            )
+        )
     if _exists(folder / ADAPTER):
         _tensors(folder / ADAPTER, found)
     elif config is not None and not _exists(folder / PICKLED_ADAPTER):

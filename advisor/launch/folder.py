@@ -20,9 +20,10 @@ from pathlib import Path
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.ground.files import ELSEWHERE, PLAN_FILE, TEMPORARY, cannot_write
 from advisor.launch.input_digests import Inputs, recorded_inputs
-from advisor.plan.record import DONE, DRY_RUN, RECORD, RunRecord, read_record
+from advisor.plan.record import ADJUSTED, DONE, DRY_RUN, FAILED, RECORD, RunRecord, read_record
 
 LOCK = ".lock"
+METRICS = "metrics.jsonl"
 BEFORE_A_RUN = {LOCK, DRY_RUN, PLAN_FILE}  # what `advise` itself may leave before a run begins
 LOCK_WAIT_S = 10.0  # the children of a killed run need a moment to end
 OTHER_FOLDER = "choose another folder with --output DIR, or delete this one"
@@ -103,9 +104,23 @@ def find_record(folder: Path, identity: Identity) -> RunRecord | None:
         raise cannot_write(folder, error, way_out=ELSEWHERE) from None
     if record is None:
         _refuse_foreign_files(folder, names)
+    elif _has_trained_nothing(folder, record) and not identity.matches(record):
+        return None  # a plan that was refused before its first step, and is corrected now
     else:
         _refuse_another_run(folder, record, identity)
     return record
+
+
+def _has_trained_nothing(folder: Path, record: RunRecord) -> bool:
+    """Whether a run ended before its first step: nothing is lost if another one begins there."""
+    return (
+        record.status == FAILED
+        and all(stage.status != DONE for stage in record.stages)
+        and not (folder / METRICS).exists()
+        and not any(folder.glob("stages/*/checkpoints/*"))
+        and not any(folder.glob("stages/*/*.safetensors"))
+        and not any(folder.glob(f"stages/*/{ADJUSTED}"))
+    )
 
 
 def _refuse_foreign_files(folder: Path, names: list[str]) -> None:

@@ -15,12 +15,11 @@ from advisor.ground.errors import AdviseError
 from advisor.ground.types import Hardware, ModelShape
 from advisor.launch.expected import run_spec
 from advisor.launch.failure_report import doing_of
+from advisor.launch.folder import METRICS
 from advisor.plan.entries import Entry
 from advisor.plan.model import Plan, Stage
 from advisor.plan.record import ADJUSTED, Adjusted, Adjustment, try_read_part, write_record
 from advisor.plan.smaller import PeakOf, adjustment_of, next_batch, usable
-
-METRICS = "metrics.jsonl"
 
 
 def adjustments(entry: Entry, folder: Path) -> list[Adjustment]:

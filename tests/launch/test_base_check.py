@@ -255,11 +255,12 @@ def test_a_quantised_checkpoint_is_not_compared_with_plain_weights(method, tmp_p
 def test_an_adapter_needs_its_config_and_whole_weights(tmp_path):
     """A folder without a module has none to complain about."""
     assert adapter_faults(tmp_path) == []
-    (tmp_path / "adapter_config.json").write_text('{"r": 8}')
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": 8}')
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")
     texts = [fault.what for fault in adapter_faults(tmp_path)]
     assert "names no kind of module" in texts[0]
-    assert "adapter_model.safetensors: is empty" in texts[1]
+    assert "base_model_name_or_path is no text" in texts[1]
+    assert "adapter_model.safetensors: is empty" in texts[2]
 
 
 def test_no_catalogued_model_is_refused():

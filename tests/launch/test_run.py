@@ -422,6 +422,23 @@ def test_two_processes_are_started_together(shop):
     }
 
 
+def test_a_plan_that_was_refused_is_corrected_in_the_same_folder(shop, monkeypatch):
+    """What a trainer refuses before the first step leaves nothing to lose; once there is a line of
+    metrics, the folder is that of its plan.
+    """
+    plan = (shop / "plan.yaml").read_text()
+    monkeypatch.setenv("STAND_IN", "input")
+    with pytest.raises(InputError, match="row 3 has no answer"):
+        run(output="out")
+    (shop / "plan.yaml").write_text(plan + "    seed: 7\n")
+    with pytest.raises(InputError, match="row 3 has no answer"):
+        run(output="out")
+    (shop / "out" / "metrics.jsonl").write_text("{}\n")
+    (shop / "plan.yaml").write_text(plan)
+    with pytest.raises(InputError, match="holds another run"):
+        run(output="out")
+
+
 def test_a_machine_without_the_extra_is_told_the_one_line(shop):
     """Without torch the error names the one line to install, and no folder is made."""
     from dataclasses import replace
