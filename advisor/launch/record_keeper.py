@@ -174,6 +174,7 @@ class RecordKeeper:
         for name in names:
             stage = replace(self._stage(name), status=PENDING, finished_at=None, error=None)
             self.record = self.record.with_stage(stage)
+        self.record = replace(self.record, cross_evaluation=None)  # it was of other modules
         self._run(names[0])
         self.save()
 
@@ -232,9 +233,9 @@ class RecordKeeper:
         self.record = replace(self.record, cross_evaluation=losses)
         self.save()
 
-    def finish(self) -> Status:
-        """The run ends: done if every stage is, else stopped."""
-        is_complete = all(stage.status == DONE for stage in self.record.stages)
+    def finish(self, *, complete: bool = True) -> Status:
+        """The run ends: done if every stage is, and nothing else is left to do; else stopped."""
+        is_complete = complete and all(stage.status == DONE for stage in self.record.stages)
         self._finish(DONE if is_complete else STOPPED)
         return self.record.status
 

@@ -35,7 +35,7 @@ from advisor.launch.preflight import run_preflight
 from advisor.launch.prepare import prepare_plan, select_entries
 from advisor.launch.record_keeper import OnEnd, RecordKeeper, Say, new_record, note_new_paths
 from advisor.launch.result_check import check_results, results_it_rests_on
-from advisor.launch.stages import StageRunner
+from advisor.launch.stages import StageRunner, misses_comparison
 from advisor.launch.trainer_process import TrainerStarter
 from advisor.plan.model import Comments, Plan
 from advisor.plan.next_run import resume_command
@@ -109,8 +109,10 @@ def run_plan(
                 f"{run.shown_folder} is finished" if is_finished else f"resuming {run.shown_folder}"
             )
         # Killed between its last stage and its end, a run still has to be finished.
-        if not unfinished.intersection(entry.name for entry in selected) and (
-            unfinished or record.status == DONE
+        if (
+            not unfinished.intersection(entry.name for entry in selected)
+            and (unfinished or record.status == DONE)
+            and not (judge and record.judge and misses_comparison(run.entries, record))
         ):
             is_known = run.has_paths_of(record)
             if record.status == DONE and (configs or not is_known):

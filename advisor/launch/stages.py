@@ -34,7 +34,9 @@ from advisor.plan.record import (
     RESULT,
     CrossEvaluation,
     Run,
+    RunRecord,
     StageResult,
+    Status,
     try_read_part,
 )
 
@@ -72,15 +74,21 @@ class StageRunner:
                 while left:  # again with a smaller micro-batch as long as memory runs out
                     left = self._train_group(left, f"{span} of {len(selected)}")
             self._compare_modules()
-        except KeyboardInterrupt:  # between two stages
-            self.keeper.finish()
-            raise with_resume(Stopped("stopped between two stages"), self.resume) from None
+        except KeyboardInterrupt:  # between two stages, or behind the last one
+            if self._finish(stopped=True) != DONE:
+                raise with_resume(Stopped("stopped between two stages"), self.resume) from None
+            return Run(folder=self.run.folder, record=self.keeper.record)
         except AdviseError as error:
             error = with_resume(error, self.resume)
             self.keeper.end_by(error)
             raise error from None
-        self.keeper.finish()
+        self._finish()
         return Run(folder=self.run.folder, record=self.keeper.record)
+
+    def _finish(self, *, stopped: bool = False) -> Status:
+        """How the run ends: a run that was stopped before its modules were compared is not done."""
+        left = stopped and self.judge and misses_comparison(self.run.entries, self.keeper.record)
+        return self.keeper.finish(complete=not left)
 
     def _groups(self, selected: Sequence[Entry]) -> list[list[Entry]]:
         """What is left, in groups that one process trains.
@@ -170,7 +178,7 @@ class StageRunner:
             self.keeper.fail(failed.name, error)
             raise error
         # The stage was over when the signal came; those after it have not begun.
-        if ended.was_stopped and self.keeper.finish() != DONE:
+        if ended.was_stopped and self._finish(stopped=True) != DONE:
             raise with_resume(Stopped(f"stopped after stage {group[-1].name}"), self.resume)
         return ()
 
@@ -232,15 +240,7 @@ class StageRunner:
 
     def _compare_modules(self) -> None:
         """Does the module of one task help or hurt on the others? Kept as `cross_evaluation`."""
-        last = {entry.task.name: entry for entry in self.run.entries if entry.task is not None}
-        if len(last) < 2 or not self.judge:
-            return
-        if not all(self.keeper.is_done(entry.name) for entry in last.values()):
-            return
-        if any(
-            entry.stage.options.get("head") == "classes" or objective(entry.stage.objective).scores
-            for entry in last.values()
-        ):
+        if not (self.judge and misses_comparison(self.run.entries, self.keeper.record)):
             return
         self.say("evaluating the module of every task on the held-out rows of every task")
         path = self.run.folder / CROSS
@@ -252,10 +252,25 @@ class StageRunner:
         if found is None:  # every module is trained and evaluated by itself: the run is not lost
             self.say(
                 f"could not compare the modules (exit code {code}); each of them is trained and"
-                " evaluated by itself all the same"
+                f" evaluated by itself all the same. To compare them: {self.resume}"
             )
             return
         self.keeper.compared(found.losses)
+
+
+def misses_comparison(entries: Sequence[Entry], record: RunRecord) -> bool:
+    """Whether all tasks are trained, and their modules can be compared and have not been."""
+    last = {entry.task.name: entry for entry in entries if entry.task is not None}
+    stages = [record.stage(entry.name) for entry in last.values()]
+    return (
+        len(last) > 1
+        and record.cross_evaluation is None
+        and all(stage is not None and stage.status == DONE for stage in stages)
+        and not any(
+            entry.stage.options.get("head") == "classes" or objective(entry.stage.objective).scores
+            for entry in last.values()
+        )
+    )
 
 
 def share_base(one: Entry, other: Entry) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 
 import pytest
 
@@ -268,6 +269,34 @@ def test_tasks_are_trained_each_and_one_can_be_named(shop):
     assert run().record.status == "done"
     with pytest.raises(InputError, match="did you mean 'legal'"):
         run(only="leagl")
+
+
+@pytest.mark.parametrize(("end", "status"), [("stopped", "stopped"), ("killed", "done")])
+def test_a_comparison_of_modules_that_did_not_end_is_made_by_the_next_call(
+    shop, monkeypatch, end, status
+):
+    """The modules are trained; what is missing is their table, and no run that lacks it is left
+    alone. A module that is trained again makes the table old.
+    """
+    tasks = (
+        "tasks: [{name: legal, data: {path: train.jsonl}}, {name: hr, data: {path: train.jsonl}}]"
+    )
+    (shop / "plan.yaml").write_text(PLAN.replace("data: {path: train.jsonl}", tasks))
+    run(output="run", only="legal")  # the stand-in trains one task in a process
+    monkeypatch.setenv("STAND_IN_COMPARES", end)
+    with pytest.raises(Stopped) if status == "stopped" else nullcontext():
+        run(output="run")
+    assert record(shop / "run")["status"] == status
+    assert record(shop / "run")["cross_evaluation"] is None
+    monkeypatch.delenv("STAND_IN_COMPARES")
+    done = run(output="run")
+    assert done.record.status == "done"
+    assert set(done.record.cross_evaluation) == {"legal", "hr"}
+    assert run(output="run").already_done
+    for path in (shop / "run/stages/sft-hr").glob("*.safetensors"):
+        path.unlink()
+    monkeypatch.setenv("STAND_IN_COMPARES", "killed")
+    assert run(output="run").record.cross_evaluation is None
 
 
 def test_only_refuses_a_stage_whose_start_is_missing(shop):

@@ -60,7 +60,7 @@ def attempt(path: Path) -> str:
 
     Anything but an InputError fails the test.
     """
-    start = time.perf_counter()
+    start = time.process_time()
     faults, said = (), ""
     try:
         refuse_or_warn(load_rules(overlays=(path,)), ("document", "evidence"))
@@ -69,7 +69,7 @@ def attempt(path: Path) -> str:
     assert all(fault.what.startswith((str(path), "reading stopped after")) for fault in faults), (
         said
     )
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     return said
 
 
@@ -257,9 +257,9 @@ def test_a_hostile_file_is_refused_with_its_name(folder, name):
     text, said = HUGE[name]
     path = folder / "acme.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    start = time.perf_counter()
+    start = time.process_time()
     answer = attempt(path)
-    assert time.perf_counter() - start < 2  # a second on a machine that does nothing else
+    assert time.process_time() - start < 2  # a second on a machine that does nothing else
     assert re.search(said, answer), answer
 
 

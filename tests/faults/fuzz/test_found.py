@@ -33,7 +33,7 @@ def parquet(old: bytes, new: bytes) -> bytes:
 FOUND = [
     ({"run/run.json": DEEP}, "run plan.yaml --output run", 2, "nested too deeply"),
     ({"model/config.json": DEEP}, "estimate plan.yaml", 2, "nested too deeply"),
-    ({"model/config.json": DIGITS}, "estimate plan.yaml", 2, "cannot be read"),
+    ({"model/config.json": DIGITS}, "estimate plan.yaml", 2, "not valid JSON"),
     (
         {"rows.parquet": (b"How much?", b"How \x86uch?")},
         "check rows.parquet",

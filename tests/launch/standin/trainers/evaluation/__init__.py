@@ -1,0 +1,1 @@
+"""Stands in for the evaluations of the trainers."""
