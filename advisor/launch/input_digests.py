@@ -351,7 +351,9 @@ def renamed(
     named = {inputs.key(text) for text in inputs.texts()}
     for key, content in now.items():
         if key == "model":
-            if record.model is not None and record.model != inputs.plan.model:
+            # A run that was called by the plan in its folder has the path from there.
+            own = (inputs.plan.model, inputs.names.get(inputs.plan.model))
+            if record.model is not None and record.model not in own:
                 said.append(_renamed("the model", record.model, inputs.plan.model))
         elif key not in record.inputs:
             old = [

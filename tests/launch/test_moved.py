@@ -221,6 +221,21 @@ def test_a_finished_run_notes_where_its_files_are_now(shop, capsys):
     assert (done.folder / "run.json").read_bytes() == before
 
 
+def test_the_same_model_by_another_path_is_not_called_renamed(shop, capsys):
+    """A run that was called by the plan in its folder, and now by the plan beside the model, whose
+    data alone have another name.
+    """
+    run(output="out")
+    Path("train.jsonl").rename("rows.jsonl")
+    copy = Path("out/plan.yaml")
+    copy.write_text(copy.read_text().replace("train.jsonl", "rows.jsonl"))
+    run("out/plan.yaml")
+    Path("rows.jsonl").rename("train.jsonl")
+    capsys.readouterr()
+    assert run(output="out").already_done
+    assert "the model was" not in capsys.readouterr().err
+
+
 def test_results_of_a_moved_project_name_their_base_where_it_is(
     shop, tmp_path_factory, monkeypatch, capsys
 ):
