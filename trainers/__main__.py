@@ -30,6 +30,7 @@ from advisor.ground.errors import (
 )
 from advisor.ground.secrets import masked
 from advisor.ground.terminal import show_streams, shown
+from advisor.plan.model import Plan
 from advisor.plan.read import read_plan
 from advisor.plan.record import ERROR, ErrorRecord, error_of_rank
 from advisor.plan.smaller import NOTHING_SMALLER, as_settings, next_change
@@ -38,6 +39,7 @@ from trainers.frame.bases import sharing_bases
 from trainers.frame.files import make_folder, write_json
 from trainers.frame.foreign_code import refused_code
 from trainers.frame.job import Job, make_job
+from trainers.frame.later_stages import check_later_stages
 from trainers.frame.machine import process_count, process_rank
 from trainers.frame.out_of_memory import LOADING, first_line, is_out_of_memory, now
 from trainers.frame.pass_through import refused_by_library
@@ -62,6 +64,9 @@ def train_all(given: argparse.Namespace) -> int:
     try:
         recipe = load_recipe(given.objective)
         jobs = requested_jobs(given)
+        if not given.dry_run:  # which comes to each stage at once
+            job = jobs[0]
+            check_later_stages(later_jobs(given))
         check = getattr(recipe, "check_rows", None)
         if check is not None and len(jobs) > 1:
             job = jobs[0]
@@ -105,12 +110,23 @@ def requested_jobs(given: argparse.Namespace) -> list[Job]:
 
     Raises InputError for names the plan does not have, and for a plan that cannot be read.
     """
+    return _jobs(given, read_plan(given.plan), given.stage, given.objective)
+
+
+def later_jobs(given: argparse.Namespace) -> list[Job]:
+    """The same for each stage of the plan behind that of the command line."""
     plan = read_plan(given.plan)
+    names = [stage.name for stage in plan.stages]
+    behind = names[names.index(given.stage) + 1 :]
+    return [job for name in behind for job in _jobs(given, plan, name, None)]
+
+
+def _jobs(given: argparse.Namespace, plan: Plan, stage: str, objective: str | None) -> list[Job]:
     return [
         make_job(
             plan,
-            objective=given.objective,
-            stage=given.stage,
+            objective=objective,
+            stage=stage,
             task=task,
             run=given.run,
             folder=given.plan.resolve().parent,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isfinite
 from typing import Any
+
+from advisor.ground.units import is_finite
 
 NAMES: Mapping[str, tuple[str, ...]] = {
     "hidden_size": ("hidden_size", "n_embd", "d_model", "dim"),
@@ -79,7 +80,7 @@ def _are_token_ids(value: Any) -> bool:
 
 def is_number(value: Any) -> bool:
     """Whether it is a finite number and no flag."""
-    return type(value) in (int, float) and isfinite(value)
+    return type(value) in (int, float) and is_finite(value)
 
 
 def read(config: Mapping[str, Any], field: str) -> int | None:

@@ -8,7 +8,6 @@ list, a map with these keys and no others. Reader, error messages and JSON Schem
 from __future__ import annotations
 
 import datetime
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any, Protocol
 
 from advisor.ground.errors import Fault, InputError, nearest, unknown_name
 from advisor.ground.secrets import find_secrets
+from advisor.ground.units import is_finite
 
 Path_ = tuple[str | int, ...]
 LISTED = 12  # more choices than this are not written out in a message
@@ -114,7 +114,7 @@ class Number(Shape):
         if (
             isinstance(value, bool)
             or not isinstance(value, int | float)
-            or not math.isfinite(value)
+            or not is_finite(value)
             or (self.whole and value != int(value))
             or (self.min is not None and value < self.min)
             or (self.max is not None and value > self.max)

@@ -5,6 +5,8 @@ Inside, everything is bytes, seconds, tokens and US dollars.
 
 from __future__ import annotations
 
+from math import isfinite
+
 KIB = 2**10
 MIB = 2**20
 GIB = 2**30
@@ -70,3 +72,11 @@ def format_whole_time(load_s: float, before_s: float, train_s: float, after_s: f
     )
     named = ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in parts)
     return f"about {format_duration(load_s + before_s + train_s + after_s)} in all ({named})"
+
+
+def is_finite(number: float) -> bool:
+    """Whether one can compute with it: no infinity, no NaN, no integer beyond a float's range."""
+    try:
+        return isfinite(number)
+    except OverflowError:
+        return False

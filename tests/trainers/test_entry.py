@@ -1,5 +1,6 @@
 """One command for all recipes: `python -P -m trainers OBJECTIVE PLAN`."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import trainers
 from advisor.ground.errors import InputError
 from trainers.__main__ import main
+from trainers.frame import later_stages
 
 ROOT = Path(__file__).resolve().parents[2]
 OBJECTIVES = sorted(path.stem for path in (ROOT / "rules" / "objectives").glob("*.yaml"))
@@ -64,3 +66,32 @@ def test_the_command_says_what_it_takes():
     assert done.returncode == 0
     assert "objective" in done.stdout
     assert " torch\n" not in done.stderr
+
+
+def test_faults_of_later_stages_are_told_before_the_first_one_trains(
+    tmp_path, tiny_model, capsys, monkeypatch
+):
+    """A chain does not train for hours and then end on a key of its last stage; all are told
+    together. Somebody else's recipe is not asked, since it might begin to train.
+    """
+    common = {"update": "lora", "learning_rate": 1e-3, "seq_len": 64, "max_steps": 1}
+    stages = [
+        {"name": "sft", "objective": "sft", **common},
+        {"name": "dpo", "objective": "dpo", **common, "trl": {"adam_beta1": 9}},
+        {"name": "ppo", "objective": "ppo", **common, "reward": "own.py:score"},
+    ]
+    (tmp_path / "own.py").write_text("def score(prompts, completions): return [0.0]\n")
+    data = {"path": "train.jsonl"}
+    plan = {"version": 1, "name": "x", "model": str(tiny_model), "data": data, "stages": stages}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    command = ["sft", str(tmp_path / "plan.json"), "--stage", "sft", "--run", str(tmp_path / "run")]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "stage dpo: trl: 'adam_beta1' is 9" in said
+    assert "stage ppo: response_tokens 256 leave no room for a prompt within seq_len 64" in said
+    asked = []
+    monkeypatch.setattr(later_stages, "OURS", tmp_path)
+    monkeypatch.setattr(trainers.load_recipe("dpo"), "train", asked.append)
+    assert main(command) == 2  # there are no rows
+    assert asked == []
+    assert "adam_beta1" not in capsys.readouterr().err

@@ -38,6 +38,7 @@ from trainers.frame.held_out_curve import (
     make_curve,
 )
 from trainers.frame.job import Job, label
+from trainers.frame.later_stages import end_of_checks
 from trainers.frame.machine import (
     MemoryMeter,
     check_versions,
@@ -221,6 +222,7 @@ def open_stage(
     found = [*dtype_faults(job, device), *faults(job)]
     if found:
         raise InputError(faults=found)
+    end_of_checks()
     notes = [use_triton_if_it_works(device.type)]
     if rounding := optimizers.rounding_warning(job.stage):
         notes.append(f"WARNING: {rounding}")

@@ -55,6 +55,14 @@ def test_what_was_found_stays_mended(call, tmp_path, files, command, code, words
     assert words in err
 
 
+def test_an_integer_beyond_a_float_is_refused_in_its_spec(call, tmp_path):
+    """One bad entry of a list is told in its place."""
+    (tmp_path / "specs.json").write_text('[{"seq_len": 1%s}]' % ("0" * 400))
+    ended, out, err = call("estimate", "--specs", "specs.json")
+    assert ended == 0, err
+    assert "seq_len" in out
+
+
 def test_lines_of_metrics_that_are_damaged_are_left_out(tmp_path):
     """The report shows the lines that can be read, whatever lies between them."""
     from advisor.render.report import read_metrics

@@ -157,8 +157,8 @@ class Schedule:
             if len(world.done) == 2 or world.damage_newest() is None:
                 return
         elif kind == "other weights":
-            if not world.run.joinpath("run.json").is_file() or len(world.done) == 2:
-                return
+            if not world.run.joinpath("run.json").is_file() or world.is_trained():
+                return  # nothing would be trained with them
             self.refuse_other_weights()
         if kind not in HARMLESS:
             self.cause = kind  # it costs more than what came before it

@@ -192,6 +192,11 @@ class World:
 
     # ---------------------------------------------------------------- what happens from outside
 
+    def is_trained(self) -> bool:
+        """Whether every stage is done by run.json, which a killed call may not have lived to say."""
+        stages = json.loads((self.run / "run.json").read_bytes())["stages"]
+        return all(stage["status"] == DONE for stage in stages)
+
     def damage_newest(self) -> str | None:
         """Damage a file of the newest checkpoint of the stage that is not done; what was done."""
         stage = next(stage for stage in STAGES if stage not in self.done)
