@@ -40,7 +40,7 @@ SPELLINGS = {
     "fsdp2": "fsdp",
 }
 _COUNT = Number(whole=True, min=1, max=10**9)
-_SIZE = Number(above=0)
+_SIZE = Number(above=0, max=1_000_000)
 _NAME = OneOf(options=(Text(), Number()))  # "4090" may come as a number
 _CHOICES: Mapping[str, Choice] = {
     key: Choice(values=values)

@@ -79,6 +79,8 @@ class Mutator:
         old = holder[key]
         if isinstance(old, bool):
             holder[key] = not old
+        elif isinstance(old, int | float) and not -1e12 < old < 1e12:
+            holder[key] = self.dice.choice((-old, str(old), [old]))
         elif isinstance(old, int):
             holder[key] = self.dice.choice((old + 1, -old, old * 10**6, old / 3, str(old), [old]))
         elif isinstance(old, float):

@@ -43,8 +43,9 @@ PLAUSIBLE = (
     0, 1, 2, -1, 0.5, 1e-8, 3.0, True, False, None, "x", "no", "steps", "linear", "all", "true", "cpu",
     [], {}, ["q_proj"], ["norm"], [0], [99], {"q_proj": 2}, {"q_proj": -1}, {"a": "b"}, ".*", "(a+)+$", "../x",
 )  # fmt: skip
-# What a training may do: keep what was compiled, share memory, and leave its own folder.
-USUAL = r"changed|outside: \S+ (/dev/shm|.*/torchinductor_)"
+# What a training may do: keep what was compiled, share memory, leave its own folder, and cache the
+# log-probabilities of the reference under a progress bar of TRL's.
+USUAL = r"changed|.*\\rComputing|outside: \S+ (/dev/shm|.*/torchinductor_|.*/hf_datasets-)"
 # What would end the fork or the machine rather than be refused: too much of what is allowed.
 LEFT_OUT = ("dataset_num_proc", "dataloader_num_workers", "ddp_timeout")
 OWN = (
