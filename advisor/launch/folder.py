@@ -11,15 +11,16 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from advisor.ground.errors import InputError, MachineNotReady
+from advisor.ground.errors import Fault, InputError, MachineNotReady
 from advisor.ground.files import ELSEWHERE, PLAN_FILE, TEMPORARY, cannot_write
 from advisor.launch.input_digests import Inputs, recorded_inputs
+from advisor.plan.entries import Entry
 from advisor.plan.record import ADJUSTED, DONE, DRY_RUN, FAILED, RECORD, RunRecord, read_record
 
 LOCK = ".lock"
@@ -109,6 +110,30 @@ def find_record(folder: Path, identity: Identity) -> RunRecord | None:
     else:
         _refuse_another_run(folder, record, identity)
     return record
+
+
+def refuse_other_methods(record: RunRecord, entries: Sequence[Entry], folder: Path) -> None:
+    """Raise InputError if the record says that a stage of the plan was trained in another way: it
+    is damaged, since it was found to be of this very plan.
+    """
+    faults = [
+        Fault(
+            what=(
+                f"{folder / RECORD}: stage {entry.name}: {key} is {there!r}, and {wanted} in the"
+                " plan"
+            ),
+            hint=OTHER_FOLDER,
+        )
+        for entry in entries
+        if (stage := record.stage(entry.name)) is not None
+        for key, there, wanted in (
+            ("objective", stage.objective, entry.stage.objective),
+            ("update", stage.update, entry.stage.update),
+        )
+        if there != wanted
+    ]
+    if faults:
+        raise InputError(faults=faults)
 
 
 def _has_trained_nothing(folder: Path, record: RunRecord) -> bool:

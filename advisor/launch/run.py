@@ -22,7 +22,7 @@ from advisor.launch.base_paths import (
 from advisor.launch.child import every_stop_as_interrupt
 from advisor.launch.dry_run import measure_plan
 from advisor.launch.expected import device_hardware, expect_stage, plan_shape
-from advisor.launch.folder import RunFolder, find_record, is_done
+from advisor.launch.folder import RunFolder, find_record, is_done, refuse_other_methods
 from advisor.launch.input_digests import (
     recorded_by_earlier_version,
     recorded_inputs,
@@ -92,6 +92,8 @@ def run_plan(
     )
     selected = select_entries(run.entries, only)
     record = find_record(run.folder, run.identity)
+    if record is not None:
+        refuse_other_methods(record, run.entries, run.folder)
     if record is not None and not dry_run:
         sound = results_it_rests_on(record, selected, run.folder)
         configs = true_configs(run, record)

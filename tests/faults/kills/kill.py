@@ -109,7 +109,8 @@ def kill_once(scene: Scene, output: str, kill: Kill) -> tuple[Struck | None, Com
     if left:
         faults.append(f"still alive: {left[0][:120]}")
     if "Traceback" in command.output or "this is a bug" in command.output:
-        faults.append("a traceback, or called a bug")
+        told = re.search(r"Traceback.*|.*this is a bug.*", command.output, re.S)
+        faults.append(f"a traceback, or called a bug: {told[0][-600:] if told else ''}")
     command.end()
     half = is_half_written(run)
     return Struck(kill, steps_reached(run), half, tuple(faults), time.monotonic() - began), command
