@@ -16,6 +16,8 @@ import sys
 from contextlib import suppress
 from types import FrameType
 
+import psutil  # comes with accelerate; here, since a second signal may find it half imported
+
 from advisor.ground.terminal import show_streams
 from trainers.frame.stopping import SIGNALS
 
@@ -24,8 +26,6 @@ IGNORED = {number for number in SIGNALS if signal.getsignal(number) is signal.SI
 
 def pass_on(number: int, frame: FrameType | None) -> None:
     """Send a signal to the workers; if there is none yet, end."""
-    import psutil  # comes with accelerate
-
     if number in IGNORED:
         return
     workers = psutil.Process().children()
