@@ -13,7 +13,6 @@ Nothing here needs torch: tests/faults/simulator drives this code on a disk that
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +26,7 @@ from safetensors import SafetensorError
 from advisor.ground.disk import DISK, TEMPORARY, Disk
 from advisor.ground.errors import MachineNotReady
 from advisor.ground.files import ELSEWHERE, cannot_write
-from trainers.frame.files import json_value
+from trainers.frame.files import digest_of, json_value
 
 COMPLETE: Final = "complete.json"
 TRAINER_STATE: Final = "trainer_state.json"  # of transformers' Trainer; PPO writes none
@@ -52,8 +51,7 @@ Say = Callable[[str], None]
 
 def fingerprint(value: Any) -> str:
     """A short digest of a value."""
-    text = json.dumps(json_value(value), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return digest_of(value)[:16]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -444,4 +442,4 @@ def disk_refused(folder: Path, error: SafetensorError) -> MachineNotReady:
 def _digest_of_record(record: Mapping[str, Any]) -> str:
     """SHA-256 of a record without this digest itself."""
     rest = {key: value for key, value in record.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    return digest_of(rest)

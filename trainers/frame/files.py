@@ -52,7 +52,7 @@ def keep_value(path: Path, fingerprint: str, value: Any) -> None:
 
     Raises MachineNotReady if it cannot be written.
     """
-    write_json(path, {"fingerprint": fingerprint, "value": value, "sha256": _digest_of(value)})
+    write_json(path, {"fingerprint": fingerprint, "value": value, "sha256": digest_of(value)})
 
 
 def kept_value(path: Path, fingerprint: str) -> Any:
@@ -63,10 +63,11 @@ def kept_value(path: Path, fingerprint: str) -> Any:
     if not isinstance(known, dict) or known.get("fingerprint") != fingerprint:
         return None
     value = known.get("value")
-    return value if known.get("sha256") == _digest_of(value) else None
+    return value if known.get("sha256") == digest_of(value) else None
 
 
-def _digest_of(value: Any) -> str:
+def digest_of(value: Any) -> str:
+    """SHA-256, in hexadecimal, of a value as JSON holds it."""
     text = json.dumps(json_value(value), sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 

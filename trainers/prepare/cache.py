@@ -21,7 +21,7 @@ from typing import Any, get_type_hints
 
 from advisor.ground.disk import DISK, TEMPORARY
 from advisor.ground.files import cannot_write
-from trainers.frame.files import make_folder
+from trainers.frame.files import digest_of, make_folder
 from trainers.prepare.prepared import Kind, Prepared
 from trainers.prepare.row import ids_of
 
@@ -51,7 +51,7 @@ def tokenizer_digest(tokenizer: Any) -> str:
         "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
         "template": tokenizer.chat_template,
     }
-    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
+    return digest_of(own)
 
 
 def prepared_digest(*, data: str, tokenizer: Any, kind: str, settings: Mapping[str, Any]) -> str:
@@ -63,7 +63,7 @@ def prepared_digest(*, data: str, tokenizer: Any, kind: str, settings: Mapping[s
         "settings": dict(settings),
         "code": code_digest(),
     }
-    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+    return digest_of(whole)
 
 
 def write_prepared(
