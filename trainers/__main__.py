@@ -10,6 +10,7 @@ message on stderr, and the exit code of its kind.
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
 import sys
 import time
@@ -278,5 +279,28 @@ def record_failure(job: Job | None, error: AdviseError) -> int:
     return error.exit_code
 
 
+def one_of_several() -> int:
+    """What `main` does, in a process of torchrun; the exit code.
+
+    It ends without taking the interpreter down: gloo's threads may still hold tensors, and asking
+    for the interpreter's lock then aborts a process that had done its work (about one in eight
+    here; https://github.com/pytorch/pytorch/pull/179291).
+    """
+    code: str | int | None = 1
+
+    def end() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 1)
+
+    atexit.register(end)  # before anything else: called after everything else
+    try:
+        code = main()
+    except SystemExit as error:
+        code = error.code
+        raise
+    return code
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main() if process_count() == 1 else one_of_several())

@@ -1,0 +1,34 @@
+"""How a process of several ends."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+ENDS = """
+import trainers.__main__ as entry
+
+class Held:
+    def __del__(self):
+        print("taken down")
+
+held = Held()
+entry.main = lambda: {main}
+import sys
+sys.exit(entry.one_of_several())
+"""
+
+
+@pytest.mark.parametrize(("main", "code"), [("0", 0), ("3", 3), ("sys.exit(2)", 2), ("1 / 0", 1)])
+def test_one_of_several_processes_ends_before_the_interpreter_is_taken_down(main, code):
+    """Threads of gloo that ask for the interpreter's lock by then abort the process."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", ENDS.format(main=main)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == code
+    assert "taken down" not in done.stdout
+    assert ("ZeroDivisionError" in done.stderr) == (main == "1 / 0")
