@@ -10,7 +10,6 @@ message on stderr, and the exit code of its kind.
 from __future__ import annotations
 
 import argparse
-import atexit
 import os
 import sys
 import time
@@ -41,6 +40,7 @@ from trainers.frame.files import make_folder, write_json
 from trainers.frame.foreign_code import refused_code
 from trainers.frame.job import Job, make_job
 from trainers.frame.later_stages import check_later_stages
+from trainers.frame.leaving import run_and_leave
 from trainers.frame.machine import process_count, process_rank
 from trainers.frame.out_of_memory import LOADING, first_line, is_out_of_memory, now
 from trainers.frame.pass_through import refused_by_library
@@ -279,28 +279,5 @@ def record_failure(job: Job | None, error: AdviseError) -> int:
     return error.exit_code
 
 
-def one_of_several() -> int:
-    """What `main` does, in a process of torchrun; the exit code.
-
-    It ends without taking the interpreter down: gloo's threads may still hold tensors, and asking
-    for the interpreter's lock then aborts a process that had done its work (about one in eight
-    here; https://github.com/pytorch/pytorch/pull/179291).
-    """
-    code: str | int | None = 1
-
-    def end() -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code if isinstance(code, int) else 1)
-
-    atexit.register(end)  # before anything else: called after everything else
-    try:
-        code = main()
-    except SystemExit as error:
-        code = error.code
-        raise
-    return code
-
-
 if __name__ == "__main__":
-    sys.exit(main() if process_count() == 1 else one_of_several())
+    sys.exit(main() if process_count() == 1 else run_and_leave(main))

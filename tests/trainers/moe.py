@@ -6,6 +6,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from trainers.frame.leaving import run_and_leave
+
 SHAPE = {
     "vocab_size": 64,
     "hidden_size": 32,
@@ -68,5 +70,10 @@ def train_all(plans: Sequence[Path]) -> None:
         import_module(f"trainers.{stage.objective}").train(job)
 
 
-if __name__ == "__main__":
+def main() -> int:
     train_all([Path(argument) for argument in sys.argv[1:]])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_and_leave(main))

@@ -7,16 +7,15 @@ import sys
 import pytest
 
 ENDS = """
-import trainers.__main__ as entry
+from trainers.frame.leaving import run_and_leave
 
 class Held:
     def __del__(self):
         print("taken down")
 
 held = Held()
-entry.main = lambda: {main}
 import sys
-sys.exit(entry.one_of_several())
+sys.exit(run_and_leave(lambda: {main}))
 """
 
 
