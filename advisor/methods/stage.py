@@ -94,6 +94,11 @@ class Stage:
     grad_accum: Annotated[Positive, "micro-batches behind one optimizer step"] = 1
     seq_len: Annotated[int, Integer(min=8), "longest sequence, in tokens"] = 1024
     packing: Annotated[bool, "several rows in one sequence, without attention between them"] = False
+    group_by_length: Annotated[
+        bool,
+        "rows of similar length share a micro-batch, so that little of it is padding; beside"
+        " `packing: true`: what is done if the model lets packed rows see each other",
+    ] = False
     gradient_checkpointing: Annotated[
         bool, "compute activations again in the backward pass: less memory, slower steps"
     ] = False

@@ -184,6 +184,13 @@ def stage_faults(stage: Mapping[str, Any], place: Place, specs: KeySpecs, report
             f"objective {objective} does not pack rows",
             f"it belongs to {_either(packs)}",
         )
+    writes = [name for name, method in specs.objectives.items() if method.generates]
+    if stage.get("group_by_length") is True and objective in writes:
+        dead(
+            "group_by_length",
+            f"objective {objective} trains on the answers that it writes itself",
+            "remove it",
+        )
     for key in stage:
         why = specs.unused(key, objective=objective, update=update)
         if why:

@@ -93,6 +93,13 @@ class Measured(JsonObject):
     train_s: Annotated[
         float | None, "seconds for all steps, of every attempt; those done twice count once"
     ] = None
+    tokens: Annotated[
+        int | None, "non-padded tokens trained on, since the last resume", OMIT_NULL
+    ] = None
+    computed_tokens: Annotated[int | None, "the same with padding", OMIT_NULL] = None
+    learned_tokens: Annotated[
+        int | None, "those of `tokens` whose prediction is in the loss", OMIT_NULL
+    ] = None
     training_peak_bytes: Annotated[int | None, "peak without evaluation", OMIT_NULL] = None
     baseline_bytes: Annotated[int | None, "memory before the model was loaded", OMIT_NULL] = None
     step_times_s: Annotated[
@@ -293,6 +300,9 @@ class ResolvedSettings(JsonObject):
     ] = None
     attention: Annotated[str | None, "the attention implementation"] = None
     packing: Annotated[bool | None, "whether several rows share a sequence"] = None
+    group_by_length: Annotated[
+        bool | None, "whether rows of similar length share a micro-batch"
+    ] = None
     seq_len: Annotated[int | None, "tokens of the longest sequence"] = None
     truncation: Annotated[str | None, "what happens to longer rows: stop, drop or truncate"] = None
     holdout: Annotated[float | None, "share of the rows held out"] = None

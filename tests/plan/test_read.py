@@ -201,6 +201,11 @@ def test_each_fault_says_where_what_and_what_is_allowed(old, new, at, words):
         ),
         (
             "objective: sft",
+            "objective: grpo\n    group_by_length: true",
+            ["`group_by_length` has no effect", "the answers that it writes itself"],
+        ),
+        (
+            "objective: sft",
             "objective: rm\n    packing: true",
             ["`packing` has no effect", "objective rm does not pack"],
         ),

@@ -14,8 +14,10 @@ import functools
 import types
 from typing import Any
 
-from trainers.frame.token_counting import TokenCounting
+from trainers.frame.batches import OrdersRows
+from trainers.frame.token_counting import TokenCounting, read_in
 from trainers.frame.types import Model
+from trainers.prepare.packing import REAL
 
 
 def plain_head(model: Model) -> bool:
@@ -72,7 +74,7 @@ def answer_trainer() -> type:
     from trainers.frame.checkpoints import SafeCheckpoints
     from trainers.frame.out_of_memory import SmallerParts
 
-    class AnswerTrainer(SmallerParts, TokenCounting, SafeCheckpoints, SFTTrainer):
+    class AnswerTrainer(OrdersRows, SmallerParts, TokenCounting, SafeCheckpoints, SFTTrainer):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             base = (
@@ -98,13 +100,9 @@ def answer_trainer() -> type:
             return_outputs: bool = False,
             num_items_in_batch: Any = None,
         ) -> Any:
+            real = inputs.pop(REAL, None)
             if self.model.training:
-                seen = (
-                    inputs["attention_mask"].sum()
-                    if "attention_mask" in inputs
-                    else inputs["input_ids"].numel()
-                )
-                self._tokens_seen = self._tokens_seen + seen
+                self.count_tokens(read_in(inputs) if real is None else real, inputs)
             # TRL's own loss gathers over all processes, and one of them evaluates alone.
             evaluates = not self.model.training
             if return_outputs or not (self._own_loss or evaluates):

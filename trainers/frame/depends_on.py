@@ -2,7 +2,8 @@
 or renamed changes nothing, other weights in the same file do.
 
 Versions of libraries are no part: after an upgrade the checkpoints are used, and a message says so.
-Nor is how an optimizer step is cut into micro-batches: its rows are the same.
+Nor is how an optimizer step is cut into micro-batches: its rows are the same, unless they are
+grouped by length.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ LEFT_OUT = (
     "save_steps",
     "save_minutes",
     "options",
+    "group_by_length",
 )
 
 
@@ -56,6 +58,7 @@ def dependencies(
     options, files = _options(job)
     settings = {
         **{key: value for key, value in asdict(job.stage).items() if key not in LEFT_OUT},
+        **_grouping(job),
         **options,
         "effective_batch_size": job.stage.effective_batch_size,
         "steps": steps,
@@ -69,6 +72,15 @@ def dependencies(
         settings=settings,
         processes=process_count(),
     )
+
+
+def _grouping(job: Job) -> dict[str, Any]:
+    """With rows grouped by length, which of them share a step depends on the micro-batch; without,
+    nothing, so that checkpoints from before the key was there still count.
+    """
+    if not job.stage.group_by_length or job.stage.packing:
+        return {}
+    return {"group_by_length": True, "micro_batch_size": job.stage.micro_batch_size}
 
 
 def _base(job: Job, commit: str | None) -> str:

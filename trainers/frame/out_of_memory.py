@@ -230,7 +230,7 @@ class StepBegin:
 
     random: dict[str, Any]
     loss: Any  # the sum since the last line of metrics
-    tokens: Any
+    tokens: tuple[Any, Any]
     metrics: dict[str, int]  # how many numbers there were of each
 
 
@@ -249,6 +249,7 @@ class SmallerParts:
     rows_at_once: RowsAtOnce | None = None
     current_gradient_accumulation_steps: Any
     _tokens_seen: Any
+    _all_tokens: tuple[Any, int, Any]
     _tr_loss: Any
 
     def get_train_dataloader(self) -> Any:
@@ -380,7 +381,7 @@ class SmallerParts:
         return StepBegin(
             random=random_states(),
             loss=self._tr_loss.clone(),
-            tokens=self._tokens_seen,
+            tokens=(self._tokens_seen, self._all_tokens),
             metrics={name: len(values) for name, values in self._numbers().items()},
         )
 
@@ -391,7 +392,7 @@ class SmallerParts:
         assert self._begin is not None
         model.zero_grad(set_to_none=True)
         self._tr_loss.copy_(self._begin.loss)
-        self._tokens_seen = self._begin.tokens
+        self._tokens_seen, self._all_tokens = self._begin.tokens
         for name, values in self._numbers().items():
             del values[self._begin.metrics.get(name, 0) :]
         restore_random_states(self._begin.random)

@@ -66,6 +66,7 @@ def resolved_settings(
         unquantised_parameters=(unquantised_parameters(model) or (None,))[0],
         attention=job.stage.attention,
         packing=job.stage.packing,
+        group_by_length=job.stage.group_by_length and not job.stage.packing,
         seq_len=job.stage.seq_len,
         truncation=job.stage.truncation,
         holdout=job.stage.holdout,

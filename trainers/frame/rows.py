@@ -10,12 +10,13 @@ from typing import Any
 
 from advisor.data import Skipped, content_digest, read_examples
 from advisor.data.read.hub import is_hub_id
-from trainers.frame.job import Job
+from advisor.ground.errors import InputError
+from trainers.frame.job import Job, label
 from trainers.frame.machine import is_main_process
 from trainers.frame.types import Model, Tokenizer
 from trainers.prepare import ANSWERS, Kind, Prepared, Row, Templater, pack, prepare_stage_rows
 from trainers.prepare.cache import prepared_digest, read_written, remove_prepared, write_prepared
-from trainers.prepare.packing import check_packing
+from trainers.prepare.packing import check_packing, lengths_of
 
 
 def prepare_rows(
@@ -72,12 +73,45 @@ def prepare_rows(
     return data
 
 
-def sequences_of(job: Job, rows: Sequence[Row], model: Model) -> list[tuple[Row, ...]]:
-    """Rows as the sequences of the trainer: one row in each, or several packed ones.
+def sequences_of(job: Job, rows: Sequence[Row], model: Model) -> Sequence[tuple[Row, ...]]:
+    """Rows as the sequences of the trainer: one row in each, or several packed ones."""
+    return pack(rows, job.stage.seq_len) if job.stage.packing else [(row,) for row in rows]
 
-    Raises InputError if packing would let rows see each other.
+
+def unpacked_if_seen(job: Job, data: Prepared[Any], model: Model) -> tuple[Job, Prepared[Any]]:
+    """The job and its data; without packing if it would let rows of this model see each other, and
+    the plan has `group_by_length: true` beside it, which is then done instead. Says so.
+
+    An optimizer step keeps its number of rows, and a micro-batch has no more tokens than before.
+
+    Raises InputError if packing alone is asked for.
     """
     if not job.stage.packing:
-        return [(row,) for row in rows]
-    check_packing(model, rows, stage=job.stage.name, attention=job.stage.attention)
-    return pack(rows, job.stage.seq_len)
+        return job, data
+    stage = job.stage
+    try:
+        check_packing(model, data.train, stage=stage.name, attention=stage.attention)
+    except InputError as error:
+        if not stage.group_by_length:
+            raise
+        why = error.faults[0].what.removeprefix(f"stage {stage.name}: ")
+    else:
+        return job, data
+    lengths = lengths_of(data.train)
+    rows = len(lengths) / len(pack(data.train, stage.seq_len)) * stage.effective_batch_size
+    micro = stage.micro_batch_size * max(1, stage.seq_len // int(lengths.max()))
+    micro = max(1, min(micro, round(rows)))
+    accum = max(1, round(rows / micro))
+    note = (
+        f"{why}: rows of similar length share a micro-batch instead, {micro} in each and"
+        f" {micro * accum} in an optimizer step, about as many as packed"
+    )
+    if is_main_process():
+        from trainers.frame.progress import say
+
+        say(f"{label(job)}: WARNING: {note}")
+    changed = replace(stage, packing=False, micro_batch_size=micro, grad_accum=accum)
+    return (
+        replace(job, entry=replace(job.entry, stage=changed)),
+        replace(data, notes=(*data.notes, note)),
+    )

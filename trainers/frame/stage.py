@@ -27,6 +27,7 @@ from trainers.evaluation import Evaluator
 from trainers.evaluation.saved_result import Probe, check_saved
 from trainers.frame import checkpoints, optimizers, settings, stopping
 from trainers.frame.bases import memory_meter, release_base
+from trainers.frame.batches import Batches, choose_order
 from trainers.frame.dry_run import measure
 from trainers.frame.experts import choose_balance, returning_routers
 from trainers.frame.files import write_json
@@ -59,9 +60,10 @@ from trainers.frame.out_of_memory import (
 from trainers.frame.parts import AFTER, BEFORE, LOAD, TRAIN, Parts
 from trainers.frame.resolved import resolved_settings
 from trainers.frame.resuming import evaluated, last_checkpoint, open_store, resume_metrics
-from trainers.frame.rows import prepare_rows
+from trainers.frame.rows import prepare_rows, unpacked_if_seen
 from trainers.frame.save_clock import save_clock
 from trainers.frame.stopping import end_if_asked, request
+from trainers.frame.token_counting import Tokens
 from trainers.frame.trained_dtype import round_to_base
 from trainers.frame.types import Device, Model, Tokenizer, Trainer
 from trainers.prepare import ANSWERS, Kind, Prepared
@@ -269,6 +271,7 @@ def _train(job: Job, objective: Objective[Any], parts: Parts) -> None:
     model = objective.load(job, device, update, tokenizer, data)
     check_vocabulary(model, tokenizer, (*data.train, *data.holdout))
     stops = enable_stop_tokens(model, tokenizer, set(data.turn_ends)) if objective.writes else []
+    job, data = unpacked_if_seen(job, data, model)
     sequences = objective.sequences(job, data.train, model)
     builder = TrainerBuilder(objective, model, tokenizer, device, update)
     if job.dry_run:
@@ -294,6 +297,9 @@ def _train(job: Job, objective: Objective[Any], parts: Parts) -> None:
     continues = hasattr(model, "peft_config")  # with the module of an earlier stage
     trainer = builder.build(job, sequences, steps=steps, callback=callback)
     trainer.rows_at_once = rows_at_once(job)
+    batches = choose_order(trainer, Batches.of(job, sequences, processes=settings.world_size()))
+    if shown and batches is not None and batches.describe():
+        say(f"{label(job)}: {batches.describe()}")
     trainer.checkpoint_store = store
     resume = last_checkpoint(job, store)  # the trainer has connected the processes
     request.doing = stopping.BEFORE
@@ -339,7 +345,7 @@ def _train(job: Job, objective: Objective[Any], parts: Parts) -> None:
     finally:
         callback.close()
     end_if_asked(callback.stopped_at, steps)
-    measured = measurement(memory, callback)
+    measured = measurement(memory, callback, trainer.all_tokens())
     if not shown:
         return
 
@@ -453,7 +459,7 @@ def without_autocast(model: Any) -> Any:
     return model
 
 
-def measurement(memory: MemoryMeter, callback: Any) -> Measured:
+def measurement(memory: MemoryMeter, callback: Any, tokens: Tokens) -> Measured:
     """What the run cost, for result.json."""
     return Measured(
         peak_bytes=memory.peak_bytes(),
@@ -462,6 +468,9 @@ def measurement(memory: MemoryMeter, callback: Any) -> Measured:
         step_s=callback.step_s or None,
         tokens_per_s=callback.tokens / callback.train_s if callback.train_s else None,
         train_s=callback.all_train_s,
+        tokens=tokens.read,
+        computed_tokens=tokens.computed,
+        learned_tokens=tokens.learned,
     )
 
 

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from trainers.frame.trained_dtype import train_in_float32
+
+
+class Tokens(NamedTuple):
+    """Tokens of all steps since the training began or resumed, in all processes."""
+
+    read: int  # without padding
+    computed: int  # with it
+    learned: int | None  # whose prediction is in the loss; None: not counted
 
 
 class TokenCounting:
@@ -14,11 +23,13 @@ class TokenCounting:
 
     model: Any
     accelerator: Any
-    _tokens_seen: Any
+    _tokens_seen: Any  # since the last line of metrics
+    _all_tokens: tuple[Any, int, Any]  # read, computed, learned
 
     def start_counting(self) -> None:
-        """Set the count to zero; once, after TRL has made the trainer."""
+        """Set the counts to zero; once, after TRL has made the trainer."""
         self._tokens_seen = 0
+        self._all_tokens = (0, 0, None)
         # Also because TRL casts adapters of a quantised base to bfloat16.
         train_in_float32(self.model)
 
@@ -29,6 +40,32 @@ class TokenCounting:
         """Zero: nobody reads the count, and it would visit every parameter on every micro-batch."""
         return 0
 
+    def count_tokens(self, read: Any, inputs: Mapping[str, Any]) -> None:
+        """Add a micro-batch to the counts. Nothing waits for the GPU.
+
+        Args:
+            read: Its tokens without padding.
+            inputs: The micro-batch, whose shapes hold the padding.
+        """
+        self._tokens_seen = self._tokens_seen + read
+        before, computed, learned = self._all_tokens
+        found = learned_in(inputs)
+        self._all_tokens = (
+            before + read,
+            computed + sum(inputs[name].numel() for name in token_columns(inputs)),
+            learned if found is None else (learned or 0) + found,
+        )
+
+    def all_tokens(self) -> Tokens:
+        """The counts since the training began (as if each process had counted as many as this
+        one).
+        """
+        many = int(self.accelerator.num_processes)
+        read, computed, learned = self._all_tokens
+        return Tokens(
+            int(read) * many, computed * many, None if learned is None else int(learned) * many
+        )
+
     def take_token_count(self) -> int:
         """Tokens, without padding, trained on since the last call, in all processes (as if each saw
         as many as this one).
@@ -36,3 +73,33 @@ class TokenCounting:
         count = int(self._tokens_seen) * int(self.accelerator.num_processes)
         self._tokens_seen = 0
         return count
+
+
+def token_columns(inputs: Mapping[str, Any]) -> tuple[str, ...]:
+    """The entries of a micro-batch that have a place for each of its tokens, whatever its trainer
+    calls them.
+    """
+    columns = (
+        ("attention_mask",),
+        ("chosen_attention_mask", "rejected_attention_mask"),
+        ("prompt_mask", "completion_mask"),
+        ("input_ids",),  # of packed rows, which have no mask
+    )
+    return next((names for names in columns if names[0] in inputs), ())
+
+
+def read_in(inputs: Mapping[str, Any]) -> Any:
+    """How many tokens of a micro-batch are not padding."""
+    names = token_columns(inputs)
+    if names == ("input_ids",):
+        return inputs["input_ids"].numel()
+    return sum(inputs[name].sum() for name in names)
+
+
+def learned_in(inputs: Mapping[str, Any]) -> Any | None:
+    """How many tokens of a micro-batch are learned; None if it does not say so token by token."""
+    labels = inputs.get("labels")
+    if labels is not None and labels.ndim == 2:
+        return (labels[:, 1:] != -100).sum()
+    mask = inputs.get("completion_mask")
+    return None if mask is None else mask.sum()

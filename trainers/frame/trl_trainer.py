@@ -5,12 +5,12 @@ pickle, counts tokens and reports nothing to anyone.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from typing import Any
 
 from advisor.methods import update
+from trainers.frame.batches import OrdersRows
 from trainers.frame.job import Job
-from trainers.frame.token_counting import TokenCounting
+from trainers.frame.token_counting import TokenCounting, read_in
 from trainers.frame.types import Model
 from trainers.prepare.preference import with_prepared_rows
 
@@ -29,7 +29,7 @@ def with_safe_checkpoints(trainer: type) -> type:
 
     base: Any = with_prepared_rows(trainer)
 
-    class SafeTrainer(SmallerParts, TokenCounting, SafeCheckpoints, base):
+    class SafeTrainer(OrdersRows, SmallerParts, TokenCounting, SafeCheckpoints, base):
         def __init__(self, *args: Any, dropout: float = 0.0, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self.start_counting()
@@ -46,22 +46,11 @@ def with_safe_checkpoints(trainer: type) -> type:
 
         def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
             if self.model.training:
-                self._tokens_seen = self._tokens_seen + tokens_in(inputs)
+                self.count_tokens(read_in(inputs), inputs)
             return super().compute_loss(model, inputs, *args, **kwargs)
 
     SafeTrainer.__name__ = f"Safe{trainer.__name__}"
     return SafeTrainer
-
-
-def tokens_in(inputs: Mapping[str, Any]) -> Any:
-    """How many tokens of a batch are not padding, whatever its trainer calls its masks."""
-    masks = (
-        ("attention_mask",),
-        ("chosen_attention_mask", "rejected_attention_mask"),
-        ("prompt_mask", "completion_mask"),
-    )
-    names = next((names for names in masks if names[0] in inputs), ())
-    return sum(inputs[name].sum() for name in names)
 
 
 def copy_to_reference(model: Model) -> None:

@@ -1,0 +1,188 @@
+"""Rows of similar length share a micro-batch: every row once, little padding, the same on any number
+of processes, and exactly so in a run that resumes.
+"""
+
+from itertools import chain
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from advisor.ground.errors import InputError
+from tests.conftest import examples
+from tests.trainers.runs import break_at, losses, trained
+from trainers import sft
+from trainers.frame import rows as frame_rows
+from trainers.frame.batches import Batches, OrdersRows, RowOrder
+from trainers.frame.depends_on import _grouping
+from trainers.prepare.packing import bins_of
+
+LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=400)
+
+
+def batches_of(lengths, micro, accum, *, seed=0, grouped=True):
+    return Batches(np.array(lengths, dtype=np.int32), micro, micro * accum, seed, grouped)
+
+
+@pytest.mark.light
+@examples(3)
+@given(
+    lengths=LENGTHS,
+    micro=st.integers(1, 9),
+    accum=st.integers(1, 5),
+    seed=st.integers(0, 9),
+    epoch=st.integers(0, 3),
+)
+def test_an_epoch_has_every_row_once_and_little_padding(lengths, micro, accum, seed, epoch):
+    """Of each pool at most a micro-batch of the longest row's length is padding, and what is left
+    over at the end; the longest row of a whole step is in the first one.
+    """
+    batches = batches_of(lengths, micro, accum, seed=seed)
+    order = batches.order(epoch)
+    assert sorted(order.tolist()) == list(range(len(lengths)))
+    rest = order[len(order) - len(order) % micro :]
+    pools = max(1, len(order) // (4 * batches.per_step))
+    pool_count = -(-len(order) // (min(50, pools) * batches.per_step))
+    bound = sum(lengths) + (pool_count * micro + len(rest)) * max(lengths)
+    assert batches.computed(order) <= bound
+    steps = order[: len(order) - len(order) % batches.per_step]
+    if len(steps):
+        assert max(lengths[row] for row in order[:micro]) == max(lengths[row] for row in steps)
+
+
+@pytest.mark.light
+def test_grouping_saves_the_padding_of_rows_at_random():
+    """Rows as in a set of short questions and answers: a third and more of a random batch is
+    padding, of a grouped one a few per cent; the rows of a step still have different lengths.
+    """
+    lengths = np.clip(np.random.default_rng(0).lognormal(4.4, 0.7, 2000), 20, 800).astype(int)
+    batches = batches_of(lengths, 4, 4)
+    assert batches.padding(grouped=False) > 0.3
+    assert batches.padding() < 0.04
+    steps = lengths[batches.order(0)].reshape(-1, 16)
+    assert np.median(steps.max(axis=1) / steps.min(axis=1)) > 2
+    assert not np.array_equal(batches.order(0), batches.order(1)), "each epoch has another order"
+    assert "share a batch: " in batches.describe()
+
+
+@pytest.mark.light
+@pytest.mark.parametrize("grouped", [True, False])
+@pytest.mark.parametrize(("processes", "done"), [(1, 0), (1, 7), (2, 0), (2, 7), (4, 7)])
+def test_a_step_has_the_same_rows_on_any_number_of_processes(grouped, processes, done):
+    """Each process gets its micro-batches of the same optimizer steps, from the start or resumed in
+    the second epoch, as accelerate hands them out.
+    """
+    pytest.importorskip("torch")
+    from accelerate.data_loader import prepare_data_loader, skip_first_batches
+    from torch.utils.data import DataLoader
+
+    lengths = [7 * row % 61 + 1 for row in range(64)]
+    batches = batches_of(lengths, 2, 8, grouped=grouped)  # four steps of 16 rows
+    trainer = OrdersRows()
+    trainer.batches, trainer.state = batches, SimpleNamespace(global_step=done)
+    shares = []
+    for process in range(processes):
+        loader = prepare_data_loader(
+            DataLoader(range(64), batch_size=2, sampler=trainer._get_train_sampler()),
+            num_processes=processes,
+            process_index=process,
+            put_on_device=False,
+        )
+        skipped = done % 4 * 8 // processes
+        loader = skip_first_batches(loader, skipped) if skipped else loader
+        shares.append([batch.tolist() for batch in loader])
+    found = list(chain.from_iterable(chain.from_iterable(zip(*shares, strict=True))))
+    assert found == batches.order(done // 4)[done % 4 * 16 :].tolist()
+
+
+@pytest.mark.light
+def test_the_order_is_given_out_in_parts(monkeypatch):
+    """Ten million rows are never all Python numbers at once."""
+    monkeypatch.setattr("trainers.frame.batches.AT_ONCE", 7)
+    batches = batches_of(range(1, 51), 4, 2)
+    assert list(RowOrder(batches, lambda: 1)) == batches.order(1).tolist()
+
+
+@pytest.mark.light
+@examples(3)
+@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=120), room=st.integers(0, 30))
+def test_packing_loses_and_doubles_no_row_and_overfills_no_sequence(lengths, room):
+    """Every row is in one bin, no bin is over seq_len, and no two of them would fit into one."""
+    seq_len = max(lengths) + room
+    order, ends = bins_of(np.array(lengths, dtype=np.int32), seq_len)
+    assert sorted(order.tolist()) == list(range(len(lengths)))
+    bins = np.split(order, ends[:-1])
+    sums = [sum(lengths[row] for row in rows) for rows in bins]
+    assert min(map(len, bins)) > 0
+    assert max(sums) <= seq_len
+    assert len(sums) < 2 or sum(sorted(sums)[:2]) > seq_len
+
+
+def test_a_grouped_run_resumes_bit_for_bit(make, tmp_path, monkeypatch, capsys):
+    """Broken off in the second epoch, it has the losses and the weights of an unbroken run; the
+    batches are described, and computed, read and learned tokens are recorded.
+    """
+    keys = {
+        "group_by_length": True, "max_steps": None, "epochs": 2.0, "grad_accum": 2, "dropout": 0.1,
+        "micro_batch_size": 3, "save_steps": 1, "holdout": 0.1, "job_judge": False,
+    }  # fmt: skip
+    whole = make(**keys, job_run=tmp_path / "whole")
+    result = trained(whole)
+    assert "rows of similar length share a batch: " in capsys.readouterr().err
+    broken = make(**keys, job_run=tmp_path / "broken")
+    break_at(8, broken, monkeypatch)
+    trained(broken)
+    assert losses(broken) == losses(whole)
+    weights = [(job.output / "adapter_model.safetensors").read_bytes() for job in (whole, broken)]
+    assert weights[0] == weights[1]
+    measured, data = result["measured"], result["data"]
+    assert measured["tokens"] == 2 * data["tokens"]
+    assert measured["learned_tokens"] == 2 * data["learned_tokens"]
+    assert measured["tokens"] < measured["computed_tokens"] < 1.2 * measured["tokens"]
+    assert result["resolved"]["group_by_length"] is True
+
+
+def test_packed_tokens_are_counted_without_padding(make):
+    """Without an attention mask, too: what is counted are the rows, not the lines of the batch."""
+    result = trained(
+        make(packing=True, micro_batch_size=2, max_steps=None, epochs=1.0, job_judge=False)
+    )
+    assert result["measured"]["tokens"] == result["data"]["tokens"]
+    assert result["measured"]["computed_tokens"] > result["data"]["tokens"]
+
+
+def test_a_run_groups_where_rows_would_see_each_other(make, monkeypatch, capsys):
+    """A plan with both keys goes on without packing, with as many rows in a step, and says so; one
+    with packing alone is refused, since a person asked for it.
+    """
+
+    def seen(model, rows, *, stage, attention):
+        raise InputError(f"stage {stage}: packing cannot be used: rows see each other")
+
+    monkeypatch.setattr(frame_rows, "check_packing", seen)
+    keys = {"packing": True, "micro_batch_size": 1, "seq_len": 256, "max_steps": 2, "warmup": 0.0}
+    with pytest.raises(InputError, match="rows see each other"):
+        sft.train(make(**keys, job_judge=False))
+    result = trained(make(**keys, group_by_length=True, job_judge=False))
+    said = capsys.readouterr().err
+    assert "WARNING: packing cannot be used: rows see each other: rows of similar length" in said
+    assert any("share a micro-batch instead" in note for note in result["data"]["notes"])
+    resolved = result["resolved"]
+    assert (resolved["packing"], resolved["group_by_length"]) == (False, True)
+    per_step = (
+        resolved["trl"]["per_device_train_batch_size"]
+        * resolved["trl"]["gradient_accumulation_steps"]
+    )
+    packed = 256 / (result["data"]["tokens"] / result["data"]["train_rows"])
+    assert per_step == pytest.approx(packed, rel=0.25)
+
+
+def test_checkpoints_depend_on_the_micro_batch_only_where_rows_are_grouped(make):
+    """Rows at random are those of the effective batch, however it is cut; checkpoints from before
+    the key was there still count.
+    """
+    assert _grouping(make()) == {}
+    assert _grouping(make(group_by_length=True, packing=True)) == {}
+    assert _grouping(make(group_by_length=True))["micro_batch_size"] == 4

@@ -1,0 +1,191 @@
+"""Which rows go through the device together, and in which order: at random, or rows of similar
+length in one micro-batch, so that little of it is padding.
+
+Only lengths are looked at. The order follows from seed and epoch alone: it is the same on any
+number of processes that share an optimizer step of the same size, and in a run that resumes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from trainers.frame.job import Job
+from trainers.prepare.packing import lengths_of
+
+# Rows are sorted by length within pools of so many optimizer steps, and there are at least so many
+# pools: rows of one length do not meet in every epoch. (transformers' LengthGroupedSampler has the
+# same two numbers.)
+POOL_STEPS, FEWEST_POOLS = 50, 4
+AT_ONCE = 65_536  # places that are Python's numbers at one time: they take five times the memory
+
+
+@dataclass(frozen=True)
+class Batches:
+    """How the sequences of a stage are put into micro-batches.
+
+    Args:
+        lengths: Tokens of each sequence; of a pair those of its longer side. An int array.
+        micro: Sequences of a micro-batch.
+        per_step: Sequences of an optimizer step, on all processes together.
+        seed: The stage's.
+        grouped: Sequences of similar length together; else at random.
+    """
+
+    lengths: Any
+    micro: int
+    per_step: int
+    seed: int
+    grouped: bool
+
+    @classmethod
+    def of(cls, job: Job, sequences: Sequence[Any], *, processes: int) -> Batches:
+        """Those of a stage."""
+        stage = job.stage
+        return cls(
+            lengths=sequence_lengths(sequences),
+            micro=stage.micro_batch_size,
+            per_step=stage.effective_batch_size * processes,
+            seed=stage.seed,
+            grouped=stage.group_by_length and not stage.packing,
+        )
+
+    def order(self, epoch: int) -> Any:
+        """Every place once, micro-batch after micro-batch."""
+        return self._grouped(epoch) if self.grouped else self._shuffled(epoch)
+
+    def _shuffled(self, epoch: int) -> Any:
+        """As accelerate's SeedableRandomSampler does it, which would lose the epoch of a run that
+        several processes resume (accelerate 1.15: it does not look through its own two wrappers).
+        """
+        import torch
+
+        generator = torch.Generator()
+        generator.manual_seed(self.seed + epoch)
+        return torch.randperm(len(self.lengths), generator=generator).numpy()
+
+    def _grouped(self, epoch: int) -> Any:
+        """Pools of rows drawn at random, each sorted by length and cut into micro-batches; these
+        are then dealt to the optimizer steps at random, so that a step has long and short rows.
+
+        Within a step the longest come first: processes side by side then have about equal work. The
+        step with the longest row comes first, so that memory that is too small is noticed at once.
+        """
+        import numpy as np
+
+        random = np.random.default_rng([self.seed, epoch])
+        order = random.permutation(len(self.lengths))
+        whole = len(order) - len(order) % self.micro  # the rest is the last, smaller micro-batch
+        pools = max(1, len(order) // (FEWEST_POOLS * self.per_step))
+        size = min(POOL_STEPS, pools) * self.per_step
+        for start in range(0, whole, size):
+            pool = order[start : min(start + size, whole)]
+            pool = pool[np.argsort(-self.lengths[pool], kind="stable")].reshape(-1, self.micro)
+            order[start : start + pool.size] = random.permutation(pool).ravel()
+        steps = whole // self.per_step
+        if steps:
+            head = order[: steps * self.per_step].reshape(steps, -1, self.micro)
+            longest = self.lengths[head].max(axis=2)
+            by_length = np.argsort(-longest, axis=1, kind="stable")
+            head = np.take_along_axis(head, by_length[:, :, None], axis=1)
+            first = int(longest.max(axis=1).argmax())
+            head[[0, first]] = head[[first, 0]]
+            order[: head.size] = head.ravel()
+        return order
+
+    def computed(self, order: Any) -> int:
+        """Tokens of all micro-batches in that order, each padded to its longest sequence."""
+        import numpy as np
+
+        lengths = self.lengths[order]
+        starts = np.arange(0, len(lengths), self.micro)
+        sizes = np.diff(np.append(starts, len(lengths)))
+        return int((np.maximum.reduceat(lengths, starts).astype(np.int64) * sizes).sum())
+
+    def padding(self, *, grouped: bool | None = None) -> float:
+        """The share of an epoch's tokens that is padding; of pairs, beside what is always added to
+        the shorter side.
+        """
+        one = self if grouped is None else replace(self, grouped=grouped)
+        return 1 - int(self.lengths.sum(dtype="int64")) / max(1, one.computed(one.order(0)))
+
+    def describe(self) -> str:
+        """What the batches are, in a line; empty where nothing can be padded."""
+        if self.micro == 1 or len(self.lengths) < 2:
+            return ""
+        share = self.padding()
+        if self.grouped:
+            return (
+                f"rows of similar length share a batch: {share:.0%} of the tokens computed are"
+                f" padding ({self.padding(grouped=False):.0%} with rows at random)"
+            )
+        return f"{share:.0%} of the tokens computed are padding"
+
+
+def sequence_lengths(sequences: Sequence[Any]) -> Any:
+    """The tokens of each of a trainer's sequences, as an int32 array."""
+    import numpy as np
+
+    if getattr(sequences, "lengths", None) is not None:
+        return lengths_of(sequences)
+    return np.fromiter(
+        (sum(row.tokens for row in sequence) for sequence in sequences),
+        dtype=np.int32,
+        count=len(sequences),
+    )
+
+
+class RowOrder:
+    """A sampler that gives the rows of an epoch in the order of its batches.
+
+    Args:
+        batches: The rows.
+        epoch: The epoch that begins, from 0.
+    """
+
+    def __init__(self, batches: Batches, epoch: Callable[[], int]) -> None:
+        self.batches, self.epoch = batches, epoch
+
+    def __len__(self) -> int:
+        return len(self.batches.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        order = self.batches.order(self.epoch())
+        for start in range(0, len(order), AT_ONCE):
+            yield from order[start : start + AT_ONCE].tolist()
+
+
+def choose_order(trainer: Any, batches: Batches) -> Batches | None:
+    """Let the trainer take its rows in the order of the batches; None for a trainer of TRL that
+    has an order of its own (KTO's pairs of rows, answers of GRPO), which stays.
+    """
+    from transformers import Trainer
+
+    owners = [one for one in type(trainer).__mro__ if "_get_train_sampler" in vars(one)]
+    if owners[:2] != [OrdersRows, Trainer]:
+        return None
+    trainer.batches = batches
+    return batches
+
+
+class OrdersRows:
+    """A mixin for transformers' Trainer whose rows come in the order of `batches`, if it is set
+    before the training.
+    """
+
+    batches: Batches | None = None
+    args: Any
+    state: Any
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if self.batches is None:
+            return super()._get_train_sampler(train_dataset)  # type: ignore[misc]
+        return RowOrder(self.batches, self._epoch_that_begins)
+
+    def _epoch_that_begins(self) -> int:
+        """Counted from the steps done, which a resumed run knows too."""
+        assert self.batches is not None
+        steps = math.ceil(len(self.batches.lengths) / self.batches.per_step)
+        return int(self.state.global_step // max(1, steps))
