@@ -10,7 +10,8 @@ from `trl: {num_iterations: 2}` on.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -23,8 +24,6 @@ from trainers.evaluation.rewards import RewardEvaluator, prompt_row
 from trainers.evaluation.saved_result import Probe
 from trainers.frame import settings, stage
 from trainers.frame.job import Job
-from trainers.frame.out_of_memory import give_back_memory, is_out_of_memory, let_go
-from trainers.frame.rollouts import rows_at_once
 from trainers.frame.stage import Objective
 from trainers.frame.types import Device, Model, Tokenizer, Trainer
 from trainers.prepare import Prepared
@@ -38,6 +37,7 @@ from trainers.rewards.sources import (
     reward_source,
     source_note,
 )
+from trainers.rollouts.engine import Engine, Sampling
 from trainers.updates import Update
 
 SHORTEST_PROMPT = 8  # tokens that have to be left for it within seq_len
@@ -120,6 +120,9 @@ class GRPO(Objective[Prompt]):
     ) -> Trainer:
         from datasets import Dataset
 
+        from trainers.frame.progress import say
+        from trainers.rollouts.transformers_engine import TransformersEngine
+
         rows = [row for (row,) in sequences]
         generations = job.options["generations"]
         together = steps_together(job, len(rows), processes=settings.world_size())
@@ -150,7 +153,16 @@ class GRPO(Objective[Prompt]):
             dropout=job.options.get("dropout", 0.0),
         )
         built.ids_of = {row.prompt: list(row.prompt_ids) for row in rows}
-        built.rows_together = job.stage.micro_batch_size * generations
+        built.engine = TransformersEngine(
+            built.policy,
+            pad_id=tokenizer.pad_token_id,
+            models=lambda: [built.accelerator.unwrap_model(built.model)],
+            least=job.stage.micro_batch_size * generations,
+            # PEFT's generate goes past the forward that accelerate put autocast around.
+            autocast=built.accelerator.autocast,
+            adapts=not job.dry_run,
+            say=say,
+        )
         return built
 
     def probe(self, job: Job, data: Prepared[Prompt], tokenizer: Tokenizer) -> Probe:
@@ -220,21 +232,27 @@ def filled(rows: Sequence[Prompt], size: int) -> list[Prompt]:
     return [*rows, *rows[: -len(rows) % size]]
 
 
+def groups_of(prompt_ids: Sequence[Sequence[int]], size: int) -> tuple[list[Sequence[int]], int]:
+    """(prompts, answers to each) for prompts that are repeated for each of their answers."""
+    prompts = list(prompt_ids[::size])
+    repeated = [prompt for prompt in prompts for _ in range(size)]
+    return (prompts, size) if repeated == list(prompt_ids) else (list(prompt_ids), 1)
+
+
 def with_prepared_prompts(trainer: type) -> type:
     """TRL's trainer class with our prompts as token ids, tools included, our reference model, and
-    answers written in parts that fit into memory.
+    answers from the engine of the stage.
     """
     import transformers
 
-    from trainers.frame.progress import say
     from trainers.frame.trl_trainer import frozen_copy, with_safe_checkpoints
 
     base: Any = with_safe_checkpoints(trainer)
 
     class Prompted(base):
         ids_of: Mapping[str, list[int]]
-        rows_together = 1  # answers that the plan says fit
-        most_at_once: int | None = None  # answers that do fit, once more did not
+        engine: Engine
+        loaded_step = -1  # whose weights the engine has
 
         def __init__(self, *args: Any, model: Any, **kwargs: Any) -> None:
             # TRL loads the reference model by the name in the config. That is a second load, onto
@@ -278,55 +296,50 @@ def with_prepared_prompts(trainer: type) -> type:
         def _generate_single_turn(
             self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
         ) -> Any:
-            # PEFT's generate goes past the forward that accelerate put autocast around.
-            with self.accelerator.autocast():
-                if self.use_vllm or getattr(self, "use_transformers_continuous_batching", False):
+            if self.use_transformers_continuous_batching:
+                with self.accelerator.autocast():
                     return super()._generate_single_turn(prompt_ids, *args, **kwargs)
-                parts = self.written(
-                    prompt_ids,
-                    lambda part: base._generate_single_turn(self, part, *args, **kwargs),
-                )
-            if isinstance(parts[0], tuple):  # with log-probabilities, which only vLLM has
-                return [ids for part in parts for ids in part[0]], None
-            return [ids for part in parts for ids in part]
-
-        def written(
-            self, prompt_ids: list[list[int]], write: Callable[[list[list[int]]], Any]
-        ) -> list[Any]:
-            """The answers in parts that fit: half as many groups at once if memory runs out.
-
-            Raises torch.OutOfMemoryError if there is no room for one group.
-            """
-            group, size = self.num_generations, self.answers_at_once(prompt_ids)
-            parts: list[Any] = []
-            start = 0
-            while start < len(prompt_ids):
-                try:
-                    parts.append(write(prompt_ids[start : start + size]))
-                    start += size
-                    continue
-                except Exception as error:
-                    if self.rows_at_once is None or size <= group or not is_out_of_memory(error):
-                        raise
-                    let_go(error)
-                size = self.most_at_once = max(group, size // 2 // group * group)
-                give_back_memory()
-                say(f"no room to write so many answers at once: now {size}")
-            return parts
-
-        def answers_at_once(self, prompt_ids: list[list[int]]) -> int:
-            """How many answers to write together: whole groups."""
-            group = self.num_generations
-            tokens = max(map(len, prompt_ids)) + self.max_completion_length
-            found = rows_at_once(
-                self.accelerator.unwrap_model(self.model),
-                tokens=tokens,
-                least=self.rows_together,
-                most=min(len(prompt_ids), self.most_at_once or len(prompt_ids)),
+            if self.state.global_step != self.loaded_step:
+                self.engine.load_weights()
+                self.loaded_step = self.state.global_step
+            prompts, each = groups_of(prompt_ids, self.num_generations)
+            answers = self.engine.generate(
+                prompts, self.sampling(), n=each, keep_log_probs=self.engine.differs
             )
-            if self.most_at_once is not None:
-                found = min(found, self.most_at_once)
-            return max(group, found // group * group)
+            if trainer.__name__ == "RLOOTrainer":  # which has no place for log-probabilities
+                return answers.ids
+            return answers.ids, answers.log_probs or None
+
+        def sampling(self) -> Sampling:
+            """How answers are drawn, from TRL's config."""
+            own = self.args.generation_kwargs or {}
+            cache = self.args.cache_implementation
+            return Sampling(
+                limit=self.max_completion_length,
+                stops=self.eos_token_ids,
+                temperature=self.temperature,
+                top_p=self.top_p,
+                top_k=self.top_k,
+                min_p=self.min_p,
+                repetition_penalty=self.repetition_penalty,
+                more={**({"cache_implementation": cache} if cache else {}), **own},
+            )
+
+        @contextmanager
+        def policy(self) -> Iterator[Any]:
+            """The whole model, out of what wraps it for training."""
+            from trl.models.utils import unwrap_model_for_generation
+
+            with (
+                unwrap_model_for_generation(
+                    self.model_wrapped,
+                    self.accelerator,
+                    gather_deepspeed3_params=self.args.ds3_gather_for_generation,
+                    gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+                ) as model,
+                self._dist.summon_full_params(self.model_wrapped, recurse=False),
+            ):
+                yield model
 
         def _tokenize_prompts(
             self, prompts: list[str]

@@ -207,7 +207,8 @@ def test_ppo_is_estimated_with_what_its_loop_holds_at_once():
     """
     from advisor.estimate.activation_memory import PART_LOGIT_BYTES
     from advisor.estimate.methods.ppo import ANSWERS_AT_ONCE
-    from trainers.ppo.rollout import AT_ONCE, LOGIT_BYTES
+    from trainers.ppo.rollout import LOGIT_BYTES
+    from trainers.rollouts.transformers_engine import AT_ONCE
 
     assert (ANSWERS_AT_ONCE, PART_LOGIT_BYTES) == (AT_ONCE, LOGIT_BYTES)
     spec = RunSpec(

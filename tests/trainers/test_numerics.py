@@ -11,8 +11,9 @@ import pytest
 from tests.trainers.alignment import FULL, QUESTIONS, REWARD, result_of, trained
 from trainers.frame import stage
 from trainers.frame.evaluating import evaluating
-from trainers.frame.rollouts import rows_at_once
 from trainers.frame.trained_dtype import round_to_base, train_in_float32
+from trainers.rollouts.engine import Answers
+from trainers.rollouts.memory import rows_at_once
 
 OBJECTIVES = {
     "sft": "SFT",
@@ -108,20 +109,27 @@ def built(job, name, *, steps=1):
 
 
 def fixed_answers(monkeypatch, trainer_class):
-    """Let TRL's trainer write the same answers to the same prompts, whatever the batch; the numbers
+    """Let the engine and TRL's own trainer write the same answers to the same prompts, whatever the batch; the numbers
     of prompts that each call was for.
     """
     calls = []
 
-    def generate(self, prompt_ids, *args, **kwargs):
+    def generate(prompt_ids):
         calls.append(len(prompt_ids))
         counts, answers = {}, []
         for ids in map(tuple, prompt_ids):
             place = counts[ids] = counts.get(ids, -1) + 1
             answers.append([5 + (sum(ids) * 7 + place * 31 + step * 13) % 250 for step in range(6)])
-        return (answers, None) if trainer_class.__name__ == "GRPOTrainer" else answers
+        return answers
 
-    monkeypatch.setattr(trainer_class, "_generate_single_turn", generate)
+    def ours(model, prompts, sampling, **keys):
+        answers = generate(prompts)
+        return Answers(prompts, answers, [False] * len(answers))
+
+    monkeypatch.setattr("trainers.rollouts.transformers_engine.generate_batch", ours)
+    monkeypatch.setattr(
+        trainer_class, "_generate_single_turn", lambda self, ids, *_, **__: (generate(ids), None)
+    )
     return calls
 
 
@@ -307,11 +315,13 @@ def test_the_answers_of_a_step_are_written_together(name, job_of, monkeypatch):
     trainer.train()
     assert calls == [2 * 4 * 4]
     calls.clear()
-    monkeypatch.setattr(grpo, "rows_at_once", lambda model, least, **_: least + 3)
+    monkeypatch.setattr(
+        "trainers.rollouts.transformers_engine.rows_at_once", lambda models, least, **_: least + 3
+    )
     trainer, lines = built(job_of(name, micro_batch_size=2, grad_accum=4), name)
     trainer.train()
-    assert calls == [8] * 4  # 2 prompts, 4 answers each, as the plan says fit
-    assert lines[0]["frac_reward_zero_std"] < 1  # groups are whole: their answers differ
+    assert calls == [11, 11, 10]  # 2 prompts with 4 answers each fit, as the plan says, and 3 more
+    assert lines[0]["reward"] != 0
     # Too few prompts for a step: equal parts of it; no prompt is left out.
     assert (
         grpo.steps_together(job_of(name, micro_batch_size=2, grad_accum=12), 16, processes=1) == 6
@@ -324,11 +334,12 @@ def test_as_many_answers_at_once_as_memory_holds(tiny_model):
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
-    assert rows_at_once(model, tokens=100, least=2, most=64) == 64
+    assert rows_at_once([model], tokens=100, least=2, most=64) == 64
     # Two layers of two heads of 16 hold 2*2*2*16 = 128 numbers of a token; reading a prompt needs
-    # 8*64 + 3*128 = 896: 4,096 bytes. 2 GiB hold half a million tokens.
-    assert rows_at_once(model, tokens=2**15, least=2, most=64) == 16
-    assert rows_at_once(model, tokens=2**20, least=2, most=64) == 2
+    # 8*64 + 3*128 = 896: 4,096 bytes, and the logits a little more: 2 GiB hold 15 of 32,768.
+    assert rows_at_once([model], tokens=2**15, least=2, most=64) == 15
+    assert rows_at_once([model], tokens=2**20, least=2, most=64) == 2
+    assert rows_at_once([model], tokens=2**20, least=32, most=7) == 7
 
 
 @pytest.mark.parametrize("name", ["grpo", "rloo"])

@@ -145,10 +145,10 @@ def build(
     from trainers.frame.loading import check_vocabulary, enable_stop_tokens
     from trainers.frame.progress import say
     from trainers.ppo.math import KLCoefficient
-    from trainers.ppo.roles import POLICY, build_roles
-    from trainers.ppo.rollout import answers_at_once, stop_ids
+    from trainers.ppo.roles import POLICY, VALUE, build_roles
     from trainers.ppo.steps import make_optimizer
     from trainers.ppo.update import PPO, PPOSettings
+    from trainers.rollouts.transformers_engine import AT_ONCE, TransformersEngine, stop_ids
 
     options, stage = job.options, job.stage
     torch.manual_seed(stage.seed)
@@ -180,6 +180,22 @@ def build(
     torch.manual_seed(stage.seed + process_rank())
     dtype = settings.autocast_dtype(job, device)
     arguments = PPOArguments(**stage.trl)
+
+    def autocast() -> Any:
+        """The context of forward passes."""
+        return torch.autocast(device.type, getattr(torch, dtype)) if dtype else nullcontext()
+
+    local = TransformersEngine(
+        lambda: roles.use(POLICY),
+        pad_id=tokenizer.pad_token_id,
+        models=roles.models,
+        trained=sum(
+            one.numel() for role in (POLICY, VALUE) for one in roles.trained(role).values()
+        ),
+        least=max(AT_ONCE, stage.micro_batch_size),
+        autocast=autocast,
+        say=say,
+    )
     ppo = PPO(
         roles=roles,
         settings=replace(
@@ -193,14 +209,12 @@ def build(
         tokenizer=tokenizer,
         stops=stop_ids(policy),
         device=device,
-        autocast=(
-            (lambda: torch.autocast(device.type, getattr(torch, dtype))) if dtype else nullcontext
-        ),
+        autocast=autocast,
+        engine=local,
+        local=local,
         reward=reward,
         scaler=torch.amp.GradScaler(device.type) if dtype == "float16" else None,
-        say=say,
         mean=mean_over_processes(device) if settings.world_size() > 1 else None,
-        at_once=answers_at_once(device, roles, seq_len=stage.seq_len),
     )
     return ppo, notes, added
 

@@ -19,10 +19,10 @@ from trainers.frame.checkpoints import random_states, restore_random_states
 from trainers.frame.files import keep_value, kept_value
 from trainers.frame.job import Job
 from trainers.ppo.roles import POLICY
-from trainers.ppo.rollout import Answers
 from trainers.ppo.update import PPO
 from trainers.prepare import IGNORED
 from trainers.prepare.prompts import Prompt
+from trainers.rollouts.engine import Answers
 
 PROMPTS, TRIAL_PROMPTS, MIDWAY_PROMPTS = 32, 4, 16
 SHOWN = 8

@@ -237,8 +237,10 @@ class PPORun:
         """
         job, limit = self.job, self.job.options["response_tokens"]
         # As many as are ever generated at once.
-        rows = min(self.size, self.ppo.generated_at_once)
-        longest = sorted(self.data.train, key=lambda row: -row.tokens)[:rows]
+        longest = sorted(self.data.train, key=lambda row: -row.tokens)[: self.size]
+        rows = self.ppo.local.rows_at_once(
+            [longest[0].prompt_ids] * self.size, self.ppo.settings.response_tokens
+        )
         longest = [longest[place % len(longest)] for place in range(rows)]
         set_rates(self.ppo.optimizer, 1.0)
         times, losses = [], []

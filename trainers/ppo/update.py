@@ -24,18 +24,17 @@ from trainers.frame.types import Device, Tokenizer
 from trainers.ppo import math
 from trainers.ppo.roles import POLICY, REFERENCE, VALUE, Roles
 from trainers.ppo.rollout import (
-    AT_ONCE,
-    Answers,
     Batch,
     answer_mask,
     batches_of,
     gather_answers,
-    generate_answers,
     scatter_answers,
     split_batch,
 )
 from trainers.prepare.prompts import Prompt
 from trainers.rewards.sources import Answer, Reward
+from trainers.rollouts.engine import Answers, Engine, Sampling
+from trainers.rollouts.transformers_engine import TransformersEngine
 
 BUCKET_BYTES = 25 * 2**20  # of gradients in one message, as DDP sends them
 
@@ -77,12 +76,11 @@ class PPO:
     stops: Sequence[int]
     device: Device
     autocast: Callable[[], Any]
+    engine: Engine  # generates the answers that are learned from
+    local: TransformersEngine  # in this process: generates those of evaluations
     reward: Reward | None = None  # a verifier or a function; None: the reward model of the roles
     scaler: Any = None
-    say: Callable[[str], None] | None = None
     mean: Callable[[Any], Any] | None = None  # over all processes of the run, if there are several
-    at_once: int = AT_ONCE  # answers that are generated together, if they are more than a batch
-    most_at_once: int | None = None  # answers that do fit, once more did not
     rows_at_once: RowsAtOnce | None = None  # None: memory that runs out ends the run
     done: int = 0  # updates
     # How far the ratios of the last update's first minibatch were from 1.
@@ -90,25 +88,25 @@ class PPO:
 
     # ---------------------------------------------------------------- rollout
 
-    @property
-    def generated_at_once(self) -> int:
-        """How many answers are generated together."""
-        wanted = max(self.at_once, self.settings.micro_batch_size)
-        return min(wanted, self.most_at_once or wanted)
+    def generate(
+        self, prompts: Sequence[Prompt], *, engine: Engine | None = None, shortest: int = 0
+    ) -> Answers:
+        """The policy's answers.
 
-    def generate(self, prompts: Sequence[Prompt], *, shortest: int = 0) -> Answers:
-        """The policy's answers."""
-        with self.roles.use(POLICY) as model:
-            answers = generate_answers(
-                model, [list(row.prompt_ids) for row in prompts],
-                pad_id=self.tokenizer.pad_token_id, limit=self.settings.response_tokens,
-                temperature=self.settings.temperature,
-                stops=self.stops, at_once=self.generated_at_once,
-                autocast=self.autocast, shortest=shortest, say=self.say,
-            )  # fmt: skip
-        if answers.at_once < self.generated_at_once:
-            self.most_at_once = answers.at_once
-        return answers
+        Args:
+            engine: Default: that of evaluations.
+            shortest: No stop token before so many tokens.
+        """
+        sampling = Sampling(
+            limit=self.settings.response_tokens,
+            temperature=self.settings.temperature,
+            stops=self.stops,
+            shortest=shortest,
+        )
+        engine = engine or self.local
+        return engine.generate(
+            [list(row.prompt_ids) for row in prompts], sampling, keep_log_probs=engine.differs
+        )
 
     def batches(self, answers: Answers) -> list[Batch]:
         """The answers in batches of micro_batch_size."""
@@ -191,7 +189,8 @@ class PPO:
         import torch
 
         began = time.monotonic()
-        answers = self.generate(prompts, shortest=shortest)
+        self.engine.load_weights()
+        answers = self.generate(prompts, engine=self.engine, shortest=shortest)
         rollout_s = time.monotonic() - began
         batches = self.batches(answers)
         mask_RT = answer_mask(answers, self.device)

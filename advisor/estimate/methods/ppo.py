@@ -7,7 +7,7 @@ from advisor.estimate.resolved_run import ResolvedRun, state_bytes, term_of
 from advisor.estimate.types import RunSpec, Term
 from advisor.methods import objective, update
 
-ANSWERS_AT_ONCE = 32  # that our PPO writes together at least (trainers/ppo/rollout.py)
+ANSWERS_AT_ONCE = 32  # that the trainers generate together at least (trainers/rollouts/)
 
 
 def answers_at_once(spec: RunSpec) -> int:

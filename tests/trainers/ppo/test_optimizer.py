@@ -17,7 +17,6 @@ from trainers.frame.files import read_json
 from trainers.ppo import math
 from trainers.ppo.loop import train
 from trainers.ppo.roles import POLICY, VALUE
-from trainers.ppo.rollout import AT_ONCE, MOST_AT_ONCE, answer_bytes, answers_that_fit
 from trainers.ppo.steps import PPOArguments, make_optimizer
 from trainers.ppo.update import BUCKET_BYTES, average_gradients
 
@@ -168,21 +167,6 @@ def test_processes_whiten_over_all_their_tokens(keep_mean):
         found = math.whiten(values[part], mask[part], keep_mean=keep_mean, over_processes=over)
         assert torch.allclose(found, alone[part], atol=1e-5)
         assert not torch.allclose(found, math.whiten(values[part], mask[part]), atol=0.1)
-
-
-def test_a_gpu_with_room_generates_more_answers_at_once():
-    """Llama 3.1 8B: 128 KiB of keys and values a token (32 layers x 2 x 8 heads x 128 x 2 B) and 2
-    MiB of logits an answer: 136 answers of 1,024 tokens are 17.7 GiB, so 20 GiB hold 128.
-    """
-    config = SimpleNamespace(
-        num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8, hidden_size=4096,
-        vocab_size=128_256,
-    )  # fmt: skip
-    each = answer_bytes(config, 1024)
-    assert each == 1024 * 131_072 + 16 * 128_256
-    assert answers_that_fit(20 * 2**30, each) == 128
-    assert answers_that_fit(-1.0, each) == AT_ONCE
-    assert answers_that_fit(10**15, each) == MOST_AT_ONCE
 
 
 def test_the_device_is_read_once_an_inner_step(make, monkeypatch):

@@ -21,7 +21,8 @@ from trainers.ppo.roles import (
     build_roles,
     last_tokens,
 )
-from trainers.ppo.rollout import Answers, batches_of
+from trainers.ppo.rollout import batches_of
+from trainers.rollouts.engine import Answers
 from trainers.updates import load_update
 
 TEXTS = Answers(

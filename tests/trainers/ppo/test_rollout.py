@@ -2,6 +2,8 @@
 parts.
 """
 
+from contextlib import nullcontext
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -9,15 +11,15 @@ torch = pytest.importorskip("torch")
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trainers.ppo.rollout import (
-    Answers,
     add_hidden_states,
     answer_mask,
     batches_of,
     gather_answers,
-    generate_answers,
     scatter_answers,
     token_log_probs,
 )
+from trainers.rollouts.engine import Answers, Sampling
+from trainers.rollouts.transformers_engine import TransformersEngine
 
 PROMPTS = [[1, 5, 6], [1, 7, 8, 9, 10, 11, 12], [1, 4]]
 
@@ -29,17 +31,13 @@ def model(toy_model):
     return loaded
 
 
-def write(model, **keys):
+def write(model, least=32, say=None, **keys):
     torch.manual_seed(0)
-    settings = {
-        "pad_id": 0,
-        "limit": 10,
-        "temperature": 0.7,
-        "stops": [2],
-        "keep_log_probs": True,
-        **keys,
-    }
-    return generate_answers(model, PROMPTS, **settings)
+    engine = TransformersEngine(
+        lambda: nullcontext(model), pad_id=0, models=lambda: [model], least=least, say=say
+    )
+    sampling = Sampling(**{"limit": 10, "temperature": 0.7, "stops": [2], **keys})
+    return engine.generate(PROMPTS, sampling, keep_log_probs=True)
 
 
 def test_generation_and_scoring_agree_on_every_token(model):
@@ -140,18 +138,20 @@ def test_tables_and_batches_are_each_others_inverse():
 
 def test_a_smaller_batch_where_there_is_no_room(model, monkeypatch):
     """Out of memory while writing: half as many at once, said, and nothing lost."""
-    import trainers.ppo.rollout as rollout
+    from trainers.rollouts import transformers_engine as rollout
 
-    real, told = rollout._generate_batch, []
+    real, told = rollout.generate_batch, []
 
-    def short_of_memory(model, prompts, **keys):
+    def short_of_memory(model, prompts, *others, **keys):
         if len(prompts) > 1:
             raise torch.OutOfMemoryError("no room")
-        return real(model, prompts, **keys)
+        return real(model, prompts, *others, **keys)
 
-    monkeypatch.setattr(rollout, "_generate_batch", short_of_memory)
-    answers = write(model, say=told.append, at_once=3)
-    assert len(answers.ids) == len(PROMPTS)
+    monkeypatch.setattr(rollout, "generate_batch", short_of_memory)
+    answers = write(model, say=told.append)
+    assert [len(ids) for ids in answers.ids] == [len(ids) for ids in answers.log_probs]
+    assert answers.prompts == PROMPTS
+    assert all(answers.ids)
     assert told == ["no room to generate so many answers at once: now 1"]
 
 

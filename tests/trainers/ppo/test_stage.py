@@ -295,7 +295,7 @@ def test_numbers_that_are_none_stop_the_run(make, monkeypatch):
 
 def test_a_policy_that_never_ends_its_answers_is_told(make, monkeypatch):
     """No token ends an answer here: the result says so, with what to change."""
-    monkeypatch.setattr("trainers.ppo.rollout.stop_ids", lambda model: [1000])
+    monkeypatch.setattr("trainers.rollouts.transformers_engine.stop_ids", lambda model: [1000])
     job = make(max_steps=3, job_judge=False, grad_accum=1)
     train(job)
     told = {check["name"]: check for check in result(job)["checks"]}

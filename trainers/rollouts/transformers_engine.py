@@ -1,0 +1,268 @@
+"""Answers generated in the training process by `generate` of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+from trainers.frame.out_of_memory import give_back_memory, is_out_of_memory, let_go
+from trainers.rollouts.engine import Answers, Sampling
+from trainers.rollouts.memory import rows_at_once
+from trainers.rollouts.merged import merged
+
+# Each token reads the weights once, so that more answers are hardly slower: at least so many.
+AT_ONCE = 32
+
+
+class TransformersEngine:
+    """Generates with the policy itself, all answers of a step together if they fit into memory.
+
+    Args:
+        policy: Makes the context in which the model is the policy.
+        pad_id: The padding token, for prompts of different lengths.
+        models: All models on the device, the policy first: what they hold bounds the answers.
+        trained: Trained weights of all models; default: those that require gradients.
+        least: How many answers fit in any case.
+        autocast: Makes the context that generation runs in.
+        adapts: Generate half as many answers at once if memory runs out; otherwise it raises.
+        say: Called with a message if fewer answers fit.
+    """
+
+    name = "transformers"
+    differs = False
+
+    def __init__(
+        self,
+        policy: Callable[[], AbstractContextManager[Any]],
+        *,
+        pad_id: int,
+        models: Callable[[], Sequence[Any]],
+        trained: int | None = None,
+        least: int = AT_ONCE,
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        adapts: bool = True,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        self.policy, self.pad_id, self.models = policy, pad_id, models
+        self.trained, self.least, self.autocast = trained, least, autocast
+        self.adapts, self.say = adapts, say
+        self.most_at_once: int | None = None  # answers that do fit, once more did not
+
+    def load_weights(self) -> None:
+        """Nothing to do: the policy itself generates."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        *,
+        n: int = 1,
+        keep_log_probs: bool = False,
+    ) -> Answers:
+        """`n` answers to each prompt, in the prompts' order.
+
+        Raises torch.OutOfMemoryError if there is no room for one.
+        """
+        rows = [list(prompt) for prompt in prompts for _ in range(n)]
+        if not rows:
+            return Answers([], [], [])
+        at_once = self.rows_at_once(rows, sampling.limit)
+        # Prompts of similar length together, so that little is padded; in parts alone, because all
+        # of them together are padded to the longest anyway.
+        order = sorted(range(len(rows)), key=lambda row: -len(rows[row]))
+        if at_once >= len(rows):
+            order = list(range(len(rows)))
+        found: dict[int, tuple[list[int], bool, list[float]]] = {}
+        with self.policy() as model, self.autocast(), generating(model), merged(model):
+            start = 0
+            while start < len(order):
+                part = order[start : start + at_once]
+                try:
+                    answers = generate_batch(
+                        model, [rows[row] for row in part], sampling,
+                        pad_id=self.pad_id, keep_log_probs=keep_log_probs,
+                    )  # fmt: skip
+                except Exception as error:
+                    if not self.adapts or at_once == 1 or not is_out_of_memory(error):
+                        raise
+                    let_go(error)
+                    answers = None
+                if answers is None:  # outside of `except`, where Python still holds the error
+                    at_once = self.most_at_once = max(1, min(at_once, len(part)) // 2)
+                    give_back_memory()
+                    if self.say is not None:
+                        self.say(f"no room to generate so many answers at once: now {at_once}")
+                    continue
+                log_probs = answers.log_probs or [[]] * len(part)
+                found |= dict(
+                    zip(part, zip(answers.ids, answers.ended, log_probs, strict=True), strict=True)
+                )
+                start += len(part)
+        ordered = [found[row] for row in range(len(rows))]
+        return Answers(
+            rows,
+            [ids for ids, _, _ in ordered],
+            [ended for _, ended, _ in ordered],
+            [log_probs for _, _, log_probs in ordered] if keep_log_probs else [],
+            at_once,
+        )
+
+    def rows_at_once(self, rows: Sequence[Sequence[int]], limit: int) -> int:
+        """How many answers to generate together."""
+        most = min(len(rows), self.most_at_once or len(rows))
+        return rows_at_once(
+            self.models(),
+            tokens=max(map(len, rows)) + limit,
+            least=min(self.least, most),
+            most=most,
+            trained=self.trained,
+        )
+
+
+def stop_ids(model: Any) -> list[int]:
+    """The tokens that end an answer."""
+    stops = model.generation_config.eos_token_id
+    return list(stops) if isinstance(stops, list | tuple) else [stops]
+
+
+def generate_batch(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    *,
+    pad_id: int,
+    keep_log_probs: bool = False,
+) -> Answers:
+    """One answer to each prompt, all generated together.
+
+    Args:
+        model: The policy, in `generating`.
+        prompts: As token ids; they are padded on the left.
+        sampling: How answers are drawn.
+        pad_id: The padding token.
+        keep_log_probs: Keep each token's log-probability as generation computes it.
+    """
+    import torch
+    from transformers import LogitsProcessorList
+
+    device = next(model.parameters()).device
+    width = max(map(len, prompts))
+    ids = torch.full((len(prompts), width), pad_id)
+    mask = torch.zeros((len(prompts), width), dtype=torch.long)
+    for place, prompt in enumerate(prompts):
+        ids[place, width - len(prompt) :] = torch.tensor(list(prompt))
+        mask[place, width - len(prompt) :] = 1
+    config = generation_config(sampling, pad_id)
+    recorder = LogProbRecorder(width, sampling.temperature or 1.0) if keep_log_probs else None
+    with torch.no_grad(), _generation_settings(model, config):
+        output = model.generate(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            generation_config=config,
+            logits_processor=LogitsProcessorList([recorder] if recorder is not None else []),
+        )
+    lines = output[:, width:].tolist()
+    ends = set(sampling.stops)
+    answers, ended = [], []
+    for line in lines:
+        end = next((place for place, token in enumerate(line) if token in ends), None)
+        answers.append(line if end is None else line[: end + 1])
+        ended.append(end is not None)
+    kept = (
+        []
+        if recorder is None
+        else [
+            line[: len(answer)] for line, answer in zip(recorder.of(output), answers, strict=True)
+        ]
+    )
+    return Answers(list(prompts), answers, ended, kept)
+
+
+def generation_config(sampling: Sampling, pad_id: int) -> Any:
+    """The settings of transformers for this sampling, and for nothing else."""
+    from transformers import GenerationConfig
+
+    drawn = sampling.temperature > 0
+    options: dict[str, Any] = {
+        "max_new_tokens": sampling.limit,
+        "min_new_tokens": sampling.shortest or None,
+        "do_sample": drawn,
+        "temperature": sampling.temperature if drawn else None,
+        "top_k": sampling.top_k if drawn else None,
+        "top_p": sampling.top_p if drawn else None,
+        "min_p": sampling.min_p if drawn else None,
+        "repetition_penalty": sampling.repetition_penalty,
+        "use_cache": True,
+        "eos_token_id": list(sampling.stops),
+        "pad_token_id": pad_id,
+    }
+    return GenerationConfig(**{**options, **sampling.more})
+
+
+class LogProbRecorder:
+    """A logits processor that keeps the log-probability of each drawn token, and only the last
+    logits.
+    """
+
+    def __init__(self, width: int, temperature: float) -> None:
+        self.width, self.temperature = width, temperature
+        self.columns: list[Any] = []
+        self.last: Any = None
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        if self.last is not None:
+            self._keep(input_ids[:, -1])
+        # transformers applies the temperature after processors like this one.
+        self.last = scores.float() / self.temperature
+        return scores
+
+    def _keep(self, tokens_B: Any) -> None:
+        import torch
+
+        self.columns.append(torch.log_softmax(self.last, dim=-1).gather(1, tokens_B[:, None]))
+
+    def of(self, output: Any) -> list[list[float]]:
+        """Log-probabilities of everything that was generated, row by row."""
+        import torch
+
+        if output.shape[1] - self.width > len(self.columns):
+            self._keep(output[:, -1])
+        return torch.cat(self.columns, dim=1).tolist()
+
+
+@contextmanager
+def _generation_settings(model: Any, config: Any) -> Iterator[None]:
+    """Replace the model's generation settings inside: `generate` takes from them what it is not
+    given.
+    """
+    holders = [model, *([model.get_base_model()] if hasattr(model, "get_base_model") else [])]
+    before = [holder.generation_config for holder in holders]
+    for holder in holders:
+        holder.generation_config = config
+    try:
+        yield
+    finally:
+        for holder, old in zip(holders, before, strict=True):
+            holder.generation_config = old
+
+
+@contextmanager
+def generating(model: Any) -> Iterator[None]:
+    """Switch off dropout inside, and the recomputing of activations, which would switch off the
+    cache.
+    """
+    was_training = model.training
+    model.eval()
+    checkpointing = bool(model.is_activation_checkpointing)
+    if checkpointing:
+        model.activation_checkpointing_disable()
+    try:
+        yield
+    finally:
+        if checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        model.train(was_training)
