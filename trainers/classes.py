@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError
@@ -24,7 +25,8 @@ from trainers.frame.out_of_memory import in_halves
 from trainers.frame.stage import Objective
 from trainers.frame.types import Device, Model, Tokenizer, Trainer
 from trainers.prepare import Prepared
-from trainers.prepare.classification import CLASSES, Labelled, class_columns, names_of
+from trainers.prepare.classification import CLASSES, Labelled, class_columns, class_names
+from trainers.prepare.sequences import flattened, values_of
 from trainers.updates import Update
 
 HEAD = "SequenceClassification"
@@ -80,8 +82,9 @@ class Classifier(Objective[Labelled]):
 
         from trainers.frame.loading import load_base
 
-        names = names_of((*data.train, *data.holdout))
-        missing = set(names) - {row.name for row in data.train}
+        learned = set(values_of(data.train, "name"))
+        names = class_names(chain(learned, values_of(data.holdout, "name")))
+        missing = set(names) - learned
         if missing:
             raise InputError(
                 f"no training row has the class {', '.join(sorted(missing))}: all of its rows were"
@@ -105,10 +108,10 @@ class Classifier(Objective[Labelled]):
         sequences: Sequence[Sequence[Labelled]],
         arguments: Mapping[str, Any],
     ) -> Trainer:
-        from datasets import Dataset
         from peft import get_peft_model
         from transformers import DataCollatorWithPadding, Trainer
 
+        from trainers.frame.rows_dataset import rows_dataset
         from trainers.frame.trl_trainer import with_safe_checkpoints
 
         class ClassTrainer(with_safe_checkpoints(Trainer)):  # type: ignore[misc]
@@ -125,11 +128,10 @@ class Classifier(Objective[Labelled]):
                 super().__init__(*args, **kwargs)
                 self.model_accepts_loss_kwargs = False
 
-        rows = [row for (row,) in sequences]
         return ClassTrainer(
             model=get_peft_model(model, peft_config) if peft_config is not None else model,
             args=settings.build_config(self.config_class(), arguments, job),
-            train_dataset=Dataset.from_dict(class_columns(rows)),
+            train_dataset=rows_dataset(flattened(sequences), class_columns),
             processing_class=tokenizer,
             data_collator=DataCollatorWithPadding(tokenizer),
             dropout=job.options.get("dropout", 0.0),
@@ -185,10 +187,12 @@ class ClassEvaluator:
     """
 
     def __init__(self, job: Job, trainer: Trainer, data: Prepared[Labelled]) -> None:
-        self.trainer, self.names = trainer, names_of((*data.train, *data.holdout))
+        self.trainer = trainer
+        parts = (data.train, data.holdout)
+        self.names = class_names(chain.from_iterable(values_of(part, "name") for part in parts))
         trial = job.max_steps is not None
         self.rows = held_out(data.holdout, limit=TRIAL_ROWS if trial else HELD_OUT)
-        self.most_common = Counter(row.label for row in data.train).most_common(1)[0][0]
+        self.most_common = Counter(values_of(data.train, "label")).most_common(1)[0][0]
         self.predicted: list[int] = []
 
     def evaluate_base(self) -> None:

@@ -17,6 +17,7 @@ from trainers.frame.job import Job
 from trainers.frame.rows import prepare_rows
 from trainers.frame.types import Tokenizer, Trainer
 from trainers.prepare import Prepared, Row
+from trainers.prepare.sequences import Picked, lengths
 from trainers.sft import SFT
 
 
@@ -29,7 +30,7 @@ class CPT(SFT):
         Raises InputError for a corpus shorter than one sequence.
         """
         data = super().rows(job, tokenizer)
-        tokens = sum(row.tokens for row in data.train)
+        tokens = data.tokens
         if tokens < job.stage.seq_len:
             raise InputError(
                 f"the corpus has {tokens:,} tokens to train on, fewer than one sequence of"
@@ -62,7 +63,8 @@ def general_text(job: Job, tokenizer: Tokenizer) -> Sequence[Row]:
         ),
     )
     prepared = prepare_rows(other, tokenizer)
-    return (*prepared.train, *prepared.holdout)
+    parts = (prepared.train, prepared.holdout)
+    return Picked(parts, range(sum(map(len, parts))))
 
 
 def with_replay(
@@ -71,25 +73,27 @@ def with_replay(
     """The corpus with general rows shuffled in until they are `share` of all tokens, and a note of
     how many they are.
     """
-    own = sum(row.tokens for row in data.train)
+    own = data.tokens
     wanted = own * share / (1 - share)
-    order = list(general)
+    order = list(range(len(general)))
     random.Random(seed).shuffle(order)  # noqa: S311  (an order that repeats, not a secret)
-    replayed: list[Row] = []
+    sizes = lengths(general)
+    replayed: list[int] = []
     taken = 0
-    for row in order:
+    for place in order:
         if taken >= wanted:
             break
-        replayed.append(row)
-        taken += row.tokens
-    mixed = [*data.train, *replayed]
+        replayed.append(place)
+        taken += int(sizes[place])
+    mixed = [*range(len(data.train)), *(len(data.train) + place for place in replayed)]
     random.Random(seed + 1).shuffle(mixed)  # noqa: S311
     short = "" if taken >= wanted else f" (wanted {share:.0%}: there is no more general text)"
     note = (
         f"{len(replayed):,} rows of general text mixed in: {taken / (own + taken):.1%} of the"
         f" tokens{short}"
     )
-    return replace(data, train=tuple(mixed), notes=(*data.notes, note))
+    train = Picked([data.train, general], mixed)
+    return replace(data, train=train, notes=(*data.notes, note))
 
 
 def train(job: Job) -> None:

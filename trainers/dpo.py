@@ -20,6 +20,7 @@ from trainers.frame.stage import Objective
 from trainers.frame.types import Model, Tokenizer, Trainer
 from trainers.prepare import Prepared
 from trainers.prepare.preference import PAIRS, Pair, preference_columns
+from trainers.prepare.sequences import flattened
 
 
 class DPO(Objective[Pair]):
@@ -45,11 +46,13 @@ class DPO(Objective[Pair]):
         sequences: Sequence[Sequence[Pair]],
         arguments: Mapping[str, Any],
     ) -> Trainer:
-        from datasets import Dataset
         from trl import DPOTrainer
 
+        from trainers.frame.rows_dataset import copied_dataset, rows_dataset
         from trainers.frame.trl_trainer import reference_model, with_safe_checkpoints
 
+        precomputes = job.stage.trl.get("precompute_ref_log_probs")
+        dataset = copied_dataset if precomputes else rows_dataset
         return with_safe_checkpoints(DPOTrainer)(
             model=model,
             ref_model=reference_model(job, model),
@@ -58,7 +61,7 @@ class DPO(Objective[Pair]):
                 {**arguments, "max_length": None, "beta": job.options["beta"]},
                 job,
             ),
-            train_dataset=Dataset.from_dict(preference_columns([row for (row,) in sequences])),
+            train_dataset=dataset(flattened(sequences), preference_columns),
             processing_class=tokenizer,
             peft_config=peft_config,
             dropout=job.options.get("dropout", 0.0),

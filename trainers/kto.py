@@ -24,9 +24,12 @@ from trainers.prepare import Prepared
 from trainers.prepare.preference import (
     FEEDBACK,
     Feedback,
+    columns_with_others,
     feedback_columns,
+    others_in_batch,
     with_own_answers,
 )
+from trainers.prepare.sequences import Beside, Picked, Singles, flattened, values_of
 
 FEWEST_AT_ONCE = 4
 
@@ -61,7 +64,7 @@ class KTO(Objective[Feedback]):
 
     def rows(self, job: Job, tokenizer: Tokenizer) -> Prepared[Feedback]:
         data: Prepared[Feedback] = super().rows(job, tokenizer)
-        if len({row.label for row in data.train}) < 2:
+        if len(set(values_of(data.train, "label"))) < 2:
             verdict = "liked" if data.train[0].label else "rejected"
             raise InputError(
                 f"stage {job.stage.name}: people {verdict} all {len(data.train):,} answers: nothing"
@@ -77,13 +80,13 @@ class KTO(Objective[Feedback]):
 
     def sequences(
         self, job: Job, rows: Sequence[Feedback], model: Model
-    ) -> list[tuple[Feedback, ...]]:
+    ) -> Sequence[tuple[Feedback, ...]]:
         """The rows in an order that depends on the seed. TRL keeps it, and the two answers of a
         pair must not always be in one batch.
         """
-        order = list(rows)
+        order = list(range(len(rows)))
         random.Random(job.stage.seed).shuffle(order)  # noqa: S311  (an order that repeats, not a secret)
-        return [(row,) for row in order]
+        return Singles(Picked([rows], order))
 
     def trainer(
         self,
@@ -94,15 +97,19 @@ class KTO(Objective[Feedback]):
         sequences: Sequence[Sequence[Feedback]],
         arguments: Mapping[str, Any],
     ) -> Trainer:
-        from datasets import Dataset
         from trl import KTOTrainer
 
+        from trainers.frame.rows_dataset import copied_dataset, rows_dataset
         from trainers.frame.trl_trainer import reference_model, with_safe_checkpoints
 
         class FeedbackTrainer(with_safe_checkpoints(KTOTrainer)):  # type: ignore[misc]
             def regrouped(self, rows: Sequence[Any]) -> Sequence[Any]:
                 return with_own_answers(rows)
 
+        rows = flattened(sequences)
+        others = others_in_batch(len(rows), batch=job.stage.micro_batch_size)
+        precomputes = job.stage.trl.get("precompute_ref_log_probs")
+        dataset = copied_dataset if precomputes else rows_dataset
         return FeedbackTrainer(
             model=model,
             ref_model=reference_model(job, model),
@@ -111,9 +118,7 @@ class KTO(Objective[Feedback]):
                 {**arguments, "max_length": None, "beta": job.options["beta"]},
                 job,
             ),
-            train_dataset=Dataset.from_dict(
-                feedback_columns([row for (row,) in sequences], batch=job.stage.micro_batch_size)
-            ),
+            train_dataset=dataset(Beside(rows, Picked([rows], others)), columns_with_others),
             processing_class=tokenizer,
             peft_config=peft_config,
             dropout=job.options.get("dropout", 0.0),

@@ -18,6 +18,7 @@ from trainers.frame.job import Job
 from trainers.frame.types import Model, Tokenizer, Trainer
 from trainers.prepare import Prepared
 from trainers.prepare.preference import Pair, preference_columns, with_tokenised_pairs
+from trainers.prepare.sequences import flattened
 
 NOTE = (
     "ORPO is experimental in TRL, whose next release may drop it; the prompts of the chosen answers"
@@ -53,9 +54,9 @@ class ORPO(DPO):
         sequences: Sequence[Sequence[Pair]],
         arguments: Mapping[str, Any],
     ) -> Trainer:
-        from datasets import Dataset
         from trl.experimental.orpo import ORPOTrainer
 
+        from trainers.frame.rows_dataset import rows_dataset
         from trainers.frame.trl_trainer import with_safe_checkpoints
 
         own = {
@@ -66,7 +67,7 @@ class ORPO(DPO):
         return with_safe_checkpoints(with_tokenised_pairs(ORPOTrainer))(
             model=model,
             args=settings.build_config(self.config_class(), {**arguments, **own}, job),
-            train_dataset=Dataset.from_dict(preference_columns([row for (row,) in sequences])),
+            train_dataset=rows_dataset(flattened(sequences), preference_columns),
             processing_class=tokenizer,
             peft_config=peft_config,
             dropout=job.options.get("dropout", 0.0),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +28,7 @@ from trainers.frame.stage import Objective
 from trainers.frame.types import Device, Model, Tokenizer, Trainer
 from trainers.prepare import Prepared
 from trainers.prepare.preference import PAIRS, Pair, reward_columns
+from trainers.prepare.sequences import flattened
 from trainers.updates import Update, load_update
 
 HEAD = "SequenceClassification"
@@ -65,15 +67,15 @@ class RewardModel(Objective[Pair]):
         sequences: Sequence[Sequence[Pair]],
         arguments: Mapping[str, Any],
     ) -> Trainer:
-        from datasets import Dataset
         from trl import RewardTrainer
 
+        from trainers.frame.rows_dataset import rows_dataset
         from trainers.frame.trl_trainer import with_safe_checkpoints
 
         return with_safe_checkpoints(RewardTrainer)(
             model=model,
             args=settings.build_config(self.config_class(), {**arguments, "max_length": None}, job),
-            train_dataset=Dataset.from_dict(reward_columns([row for (row,) in sequences])),
+            train_dataset=rows_dataset(flattened(sequences), reward_columns),
             processing_class=tokenizer,
             peft_config=peft_config,
             dropout=job.options.get("dropout", 0.0),
@@ -267,7 +269,7 @@ def choose_padding(model: Model, tokenizer: Tokenizer, data: Prepared[Pair]) -> 
         return
     used = {
         token
-        for row in (*data.train, *data.holdout)
+        for row in chain(data.train, data.holdout)
         for ids in (row.prompt_ids, row.chosen_ids, row.rejected_ids)
         for token in ids
     }

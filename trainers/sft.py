@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from trainers.evaluation.generation import TextEvaluator
@@ -26,7 +27,7 @@ class SFT(Objective[Row]):
 
         return SFTConfig
 
-    def sequences(self, job: Job, rows: Sequence[Row], model: Model) -> list[tuple[Row, ...]]:
+    def sequences(self, job: Job, rows: Sequence[Row], model: Model) -> Sequence[tuple[Row, ...]]:
         return sequences_of(job, rows, model)
 
     def trainer(
@@ -38,9 +39,8 @@ class SFT(Objective[Row]):
         sequences: Sequence[Sequence[Row]],
         arguments: Mapping[str, Any],
     ) -> Trainer:
-        from datasets import Dataset
-
         from trainers.frame.answer_loss import answer_trainer
+        from trainers.frame.rows_dataset import rows_dataset
         from trainers.prepare import PackedBatches, dataset_columns
 
         flat = job.stage.packing and job.stage.attention == "flash_attention_2"
@@ -52,7 +52,9 @@ class SFT(Objective[Row]):
         return answer_trainer()(
             model=model,
             args=settings.build_config(self.config_class(), {**arguments, **own}, job),
-            train_dataset=Dataset.from_dict(dataset_columns(sequences, lengths=job.stage.packing)),
+            train_dataset=rows_dataset(
+                sequences, partial(dataset_columns, lengths=job.stage.packing)
+            ),
             processing_class=tokenizer,
             data_collator=(
                 PackedBatches(tokenizer.pad_token_id) if job.stage.packing and not flat else None

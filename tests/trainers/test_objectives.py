@@ -14,7 +14,7 @@ from tests.trainers.families import FAMILIES, family_tokenizer
 from tests.trainers.test_masks import FEW, SAID
 from trainers.frame.rows import prepare_rows
 from trainers.prepare import ANSWERS, Templater, prepare_stage_rows
-from trainers.prepare.classification import CLASSES, class_columns, names_of
+from trainers.prepare.classification import CLASSES, class_columns, class_names
 from trainers.prepare.preference import (
     FEEDBACK,
     PAIRS,
@@ -294,8 +294,9 @@ def test_classes_are_numbered_by_name_and_texts_are_tokenised_without_a_template
         for number in range(30)
     ]
     data = prepare_stage_rows(examples, Templater(tokenizer), kind=CLASSES, **SETTINGS)
-    assert names_of(data.train) == ["1", "2", "10"]
-    assert all(names_of(data.train)[row.label] == row.name for row in data.train)
+    names = class_names(row.name for row in data.train)
+    assert names == ["1", "2", "10"]
+    assert all(names[row.label] == row.name for row in data.train)
     table = class_columns(data.train)
     assert tokenizer.decode(table["input_ids"][0]) == "<bos> text 0"
     assert table["labels"][:3] == [1, 2, 0]

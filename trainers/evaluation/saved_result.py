@@ -20,6 +20,7 @@ from trainers.frame.job import Job
 from trainers.frame.loading import keep_weights_unpacked, placement, quantization_config
 from trainers.frame.types import AdaptedModel, Model
 from trainers.prepare import Row
+from trainers.prepare.sequences import learned_counts, lengths, row_places
 
 SHOWN_TOKENS = 64  # of one row: enough to tell two models apart
 # Largest difference of log-probabilities that rounding explains: 16-bit and 4-bit kernels differ
@@ -86,8 +87,10 @@ def head_scores(model: Model, row: Any) -> Any:
 
 def probe_row(rows: Sequence[Any]) -> Any:
     """The training row for the checks: a short one with the most to learn."""
-    short = sorted(rows, key=lambda row: row.tokens)[: max(1, len(rows) // 2)]
-    return max(short, key=lambda row: (row.learned, -row.number))
+    short = lengths(rows).argsort(kind="stable")[: max(1, len(rows) // 2)]
+    learned = learned_counts(rows)[short]
+    most = short[learned == learned.max()]
+    return rows[int(most[row_places(rows)[most].argmin()])]
 
 
 def difference(one: Any, other: Any) -> float:

@@ -16,6 +16,7 @@ from trainers.frame.job import Job
 from trainers.frame.machine import MemoryMeter, is_main_process
 from trainers.frame.types import Trainer
 from trainers.prepare import Prepared
+from trainers.prepare.sequences import lengths
 
 STEPS = 2
 # The peak does not grow with more micro-batches than this: gradients exist from the first one on.
@@ -46,9 +47,8 @@ def measure(
 
     stage, processes = job.stage, settings.world_size()
     micro_batches = min(stage.grad_accum, MICRO_BATCHES)
-    longest = sorted(groups, key=lambda group: -sum(row.tokens for row in group))[
-        : stage.micro_batch_size
-    ]
+    order = (-lengths(groups)).argsort(kind="stable")[: stage.micro_batch_size]
+    longest = [groups[int(place)] for place in order]
     batch = [longest[place % len(longest)] for place in range(stage.micro_batch_size)]
     shown = is_main_process()
     watch = RunCallback(

@@ -30,6 +30,7 @@ from trainers.frame.files import make_folder
 from trainers.frame.job import Job
 from trainers.frame.out_of_memory import EVALUATING, in_halves, now
 from trainers.frame.types import Model, Trainer
+from trainers.prepare.sequences import lengths
 
 LARGEST_SHARE = 0.05  # of the computation of the training, for all measurements together
 MOST_TIMES, FEWEST_TIMES = 10, 3  # measurements of a run that may choose for itself
@@ -451,7 +452,7 @@ def make_curve(
         writes: Whether this process writes files.
     """
     stage, world = job.stage, settings.world_size()
-    mean = sum(row.tokens for sequence in sequences for row in sequence) / len(sequences)
+    mean = int(lengths(sequences).sum(dtype="int64")) / len(sequences)
     plan = schedule(
         holdout,
         steps=steps,

@@ -17,6 +17,7 @@ from trainers.frame.types import Model, Tokenizer
 from trainers.prepare import ANSWERS, Kind, Prepared, Row, Templater, pack, prepare_stage_rows
 from trainers.prepare.cache import prepared_digest, read_written, remove_prepared, write_prepared
 from trainers.prepare.packing import check_packing, lengths_of
+from trainers.prepare.sequences import Singles
 
 
 def prepare_rows(
@@ -75,7 +76,7 @@ def prepare_rows(
 
 def sequences_of(job: Job, rows: Sequence[Row], model: Model) -> Sequence[tuple[Row, ...]]:
     """Rows as the sequences of the trainer: one row in each, or several packed ones."""
-    return pack(rows, job.stage.seq_len) if job.stage.packing else [(row,) for row in rows]
+    return pack(rows, job.stage.seq_len) if job.stage.packing else Singles(rows)
 
 
 def unpacked_if_seen(job: Job, data: Prepared[Any], model: Model) -> tuple[Job, Prepared[Any]]:

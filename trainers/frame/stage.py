@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from itertools import chain
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from advisor.ground.errors import Fault, InputError
@@ -68,6 +69,7 @@ from trainers.frame.trained_dtype import round_to_base
 from trainers.frame.types import Device, Model, Tokenizer, Trainer
 from trainers.prepare import ANSWERS, Kind, Prepared
 from trainers.prepare.prepared import PreparedRow, rows_digest
+from trainers.prepare.sequences import Singles, flattened
 from trainers.updates import Update, load_update
 
 Item = TypeVar("Item", bound=PreparedRow)
@@ -114,9 +116,9 @@ class Objective(ABC, Generic[Item]):
 
         return load_model(job, device, update)
 
-    def sequences(self, job: Job, rows: Sequence[Item], model: Model) -> list[tuple[Item, ...]]:
+    def sequences(self, job: Job, rows: Sequence[Item], model: Model) -> Sequence[tuple[Item, ...]]:
         """The rows as the trainer's sequences: one row in each, or several packed ones."""
-        return [(row,) for row in rows]
+        return Singles(rows)
 
     @abstractmethod
     def trainer(
@@ -269,7 +271,7 @@ def _train(job: Job, objective: Objective[Any], parts: Parts) -> None:
     check_held_out(job, data.holdout, has_loss=objective.measures_loss)
     memory = memory_meter(device)
     model = objective.load(job, device, update, tokenizer, data)
-    check_vocabulary(model, tokenizer, (*data.train, *data.holdout))
+    check_vocabulary(model, tokenizer, chain(data.train, data.holdout))
     stops = enable_stop_tokens(model, tokenizer, set(data.turn_ends)) if objective.writes else []
     job, data = unpacked_if_seen(job, data, model)
     sequences = objective.sequences(job, data.train, model)
@@ -579,7 +581,7 @@ class TrainerBuilder(NamedTuple):
                 job.options,
                 trainer.accelerator.unwrap_model(trainer.model),
                 self.tokenizer,
-                [row for sequence in sequences for row in sequence],
+                flattened(sequences),
             )
             if started and is_main_process():
                 say(f"{label(job)}: {started}")

@@ -116,11 +116,6 @@ CLASSES: Kind[Labelled] = Kind(
 )
 
 
-def names_of(rows: Iterable[Labelled]) -> list[str]:
-    """The names of the classes, in the order of their numbers."""
-    return class_names(row.name for row in rows)
-
-
 def class_columns(rows: Sequence[Labelled]) -> dict[str, list[Any]]:
     """The columns of a sequence classification trainer."""
     return {

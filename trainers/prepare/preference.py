@@ -339,16 +339,31 @@ def feedback_columns(rows: Sequence[Feedback], *, batch: int) -> dict[str, list[
             before it in its batch, from which KTO estimates how far the model has moved
             (arXiv:2402.01306, section 4.1).
     """
-    answers = [list(row.completion_ids) for row in rows]
-    groups = [answers[start : start + batch] for start in range(0, len(answers), batch)]
-    turned = [answer for group in groups for answer in [group[-1], *group[:-1]]]
-    if len(groups) > 1 and len(groups[-1]) == 1:
-        turned[-1] = groups[-2][-1]  # alone in its batch: its own answer says nothing
+    others = others_in_batch(len(rows), batch=batch)
+    return columns_with_others(
+        [(row, rows[other]) for row, other in zip(rows, others, strict=True)]
+    )
+
+
+def others_in_batch(count: int, *, batch: int) -> list[int]:
+    """For each row the place of the one before it in its batch; for the first the last one's."""
+    order = [
+        place
+        for start in range(0, count, batch)
+        for place in (min(start + batch, count) - 1, *range(start, min(start + batch, count) - 1))
+    ]
+    if count > batch and count % batch == 1:
+        order[-1] = count - 2  # alone in its batch: its own answer says nothing
+    return order
+
+
+def columns_with_others(rows: Sequence[tuple[Feedback, Feedback]]) -> dict[str, list[Any]]:
+    """The columns of rows, each with the one whose answer its prompt also gets."""
     return {
-        "prompt_ids": [list(row.prompt_ids) for row in rows],
-        "completion_ids": answers,
-        "KL_completion_ids": turned,
-        "label": [row.label for row in rows],
+        "prompt_ids": [list(row.prompt_ids) for row, _ in rows],
+        "completion_ids": [list(row.completion_ids) for row, _ in rows],
+        "KL_completion_ids": [list(other.completion_ids) for _, other in rows],
+        "label": [row.label for row, _ in rows],
     }
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -17,6 +17,7 @@ from advisor.plan.record import DataCounts
 from trainers.prepare.conversation import answer_rows
 from trainers.prepare.length import Cut, cut_row, fit_rows
 from trainers.prepare.row import LeftOut, Row, ids_of, rows_word
+from trainers.prepare.sequences import learned_counts, lengths
 from trainers.prepare.split import split_rows
 from trainers.prepare.template import Templater
 
@@ -62,8 +63,8 @@ ANSWERS: Kind[Row] = Kind(name="answers", row=Row, build=answer_rows, cut=cut_ro
 class Prepared(Generic[Item]):
     """The rows of one stage, and what happened to the rows that are not in it."""
 
-    train: tuple[Item, ...]
-    holdout: tuple[Item, ...]
+    train: Sequence[Item]
+    holdout: Sequence[Item]
     rows: int  # in the file
     dropped: int = 0
     truncated: int = 0
@@ -84,7 +85,7 @@ class Prepared(Generic[Item]):
             split=self.split,
             tokens=self.tokens,
             learned_tokens=self.learned_tokens,
-            longest=max(row.tokens for row in self.train),
+            longest=int(lengths(self.train).max()),
             template=self.template,
             notes=self.notes,
         )
@@ -92,12 +93,12 @@ class Prepared(Generic[Item]):
     @property
     def tokens(self) -> int:
         """Tokens of the rows trained on."""
-        return sum(row.tokens for row in self.train)
+        return int(lengths(self.train).sum(dtype="int64"))
 
     @property
     def learned_tokens(self) -> int:
         """Those of them that the loss counts."""
-        return sum(row.learned for row in self.train)
+        return int(learned_counts(self.train).sum(dtype="int64"))
 
     def with_file_counts(self, *, rows: int, dropped: int, notes: Iterable[str]) -> Prepared[Item]:
         """The same with what happened to rows while the file was read."""
