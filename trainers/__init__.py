@@ -22,6 +22,7 @@ trainer, evaluation), and their `train` hands an instance of it to `trainers.fra
 | updates | which weights are trained: one module for each update scheme |
 | ppo | PPO, which has its own training loop |
 | rewards | where the reward of an answer comes from |
+| teachers | distillation: the teacher, its answers, the distance to it |
 | evaluation | the model before and after training |
 | tools | what is done with results |
 """

@@ -234,6 +234,8 @@ def _flops(spec: RunSpec, d: Dims, length: float) -> float:
         # reward model.
         factor += 2.0 * (bool(spec.options.get("beta")) + _scored_by_model(spec))
     factor += 2.0 * what.extra_forwards
+    other_models = special(what, "beside_flops")
+    beside = other_models(spec, weights) if other_models else 0.0
     # 4 q s forward and 8 backward; a causal kernel skips half.
     attention = (
         (12.0 + (4.0 if spec.gradient_checkpointing else 0.0)) * d.layers * d.q_size * length
@@ -242,7 +244,7 @@ def _flops(spec: RunSpec, d: Dims, length: float) -> float:
     corrected = 0.0
     if corrects_experts(d, spec):  # experts whose sum with the correction gets a gradient
         corrected = 2.0 * d.routed_layers * d.used_experts * 3 * d.hidden * d.expert_width
-    return factor * weights + attention + corrected
+    return factor * weights + attention + corrected + beside
 
 
 def _traffic(spec: RunSpec, d: Dims) -> float:
@@ -338,16 +340,17 @@ def _generate_s(
     The requests are read at once; then for every token the weights are read, once for all answers
     that are written together.
     """
-    if not objective(spec.objective).generates:
+    what = objective(spec.objective)
+    own_share = special(what, "written_share")
+    share = own_share(spec) if own_share else 1.0
+    if not what.generates or not share:
         return 0.0
     answer_tokens = int(spec.options.get("response_tokens") or spec.seq_len // 2)
     request_tokens = max(0.0, length - answer_tokens)
     a_token = _token_s(spec, d, machine, token_launch_s, answers_at_once(spec))
-    answers = spec.micro_batch_size * spec.grad_accum * answers_each(spec)
-    return (
-        answers * request_tokens * 2 * d.active / machine.flops
-        + rollouts(spec) * answer_tokens * a_token
-    )
+    answers = spec.micro_batch_size * spec.grad_accum * answers_each(spec) * share
+    times = rollouts(spec) if share == 1.0 else answers / answers_at_once(spec)
+    return answers * request_tokens * 2 * d.active / machine.flops + times * answer_tokens * a_token
 
 
 def _token_s(spec: RunSpec, d: Dims, machine: Machine, launch_s: float, together: int) -> float:

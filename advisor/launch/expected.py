@@ -30,6 +30,8 @@ def run_spec(plan: Plan, stage: Stage) -> RunSpec:
 
     options = key_specs().effective(stage.options, objective=stage.objective, update=stage.update)
     own = {field.name: getattr(stage, field.name) for field in fields(stage)}
+    if options.get("teacher"):
+        own["teacher_params"] = teacher_params(plan, stage)
     return stage_spec(
         stage.objective,
         stage.update,
@@ -38,6 +40,23 @@ def run_spec(plan: Plan, stage: Stage) -> RunSpec:
         gpus=plan.launch.processes,
         sharding=plan.launch.strategy,
     )
+
+
+def teacher_params(plan: Plan, stage: Stage) -> int | None:
+    """Parameters of the model that a stage learns from; 0 if it is the frozen base of the module
+    that is trained, and None if it is not known.
+    """
+    from advisor.situation.shapes import model_shape
+
+    named = str(stage.options["teacher"])
+    own_base = named == plan.model and update(stage.update).is_module
+    if own_base and stage.options.get("teacher_quantization") == stage.quantization:
+        return 0
+    try:
+        shape = model_shape(named)[0]
+    except AdviseError:
+        return None
+    return None if shape is None else shape.params
 
 
 def plan_shape(plan: Plan, plan_path: Path) -> ModelShape | None:

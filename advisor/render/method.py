@@ -55,7 +55,10 @@ def _lines(name: str, ruleset: Ruleset) -> Iterator[tuple[str, str]]:
 def _objective(objective: Objective) -> Iterator[tuple[str, str]]:
     yield objective.id, f"{objective.name}, an objective: {objective.about}"
     kinds = load_facts()["data_kind"]
-    yield "learns from", ", ".join(value_words(kinds, kind) for kind in objective.trains_on)
+    yield (
+        "learns from",
+        ", ".join(value_words(kinds, kind) for kind in objective.trains_on or objective.also_reads),
+    )
     if objective.generates:
         yield "generates", f"{objective.answers} answers to each prompt (key `generations`, if any)"
     if objective.needs_reward:

@@ -164,7 +164,7 @@ def test_what_is_refused_is_what_the_trainer_cannot_prepare(kinds, tiny_model, n
                 truncation="stop",
                 holdout=0.1,
                 seed=1,
-                kind=kind_of(purpose, options),
+                kind=kind_of(purpose, options, name),
             )
             is_prepared = True
         except InputError:
@@ -173,8 +173,8 @@ def test_what_is_refused_is_what_the_trainer_cannot_prepare(kinds, tiny_model, n
         assert (refused == []) == is_prepared, (purpose, options, refused)
 
 
-def kind_of(purpose, options):
-    """What the trainer of an objective prepares."""
+def kind_of(purpose, options, name):
+    """What the trainer of an objective prepares of such data."""
     import importlib
 
     from trainers.frame.stage import Objective
@@ -182,7 +182,8 @@ def kind_of(purpose, options):
 
     if options.get("head") == "classes":
         purpose = "classes"
-    if purpose == "ppo":  # a loop of its own
+    # PPO has a loop of its own; a teacher answers what the data do not.
+    if purpose == "ppo" or (purpose == "distill" and name == "checked"):
         return PROMPTS
     module = importlib.import_module(f"trainers.{purpose}")
     found = [

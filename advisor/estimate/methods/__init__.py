@@ -12,6 +12,8 @@ A file holds functions by these names, as far as the method needs them:
 | `other_roles(run, base_bytes) -> list[Term]` | objective | memory of further models |
 | `answers_at_once(spec) -> int` | objective | answers that are written together |
 | `flop_factor(spec, factor) -> float` | objective | FLOP per weight and token of a step |
+| `beside_flops(spec, weights) -> float` | objective | FLOP per token of other models |
+| `written_share(spec) -> float` | objective | share of its rows that the model answers |
 """
 
 from __future__ import annotations

@@ -1,0 +1,318 @@
+"""Distillation on tiny models: what it learns, how it resumes, and what it refuses."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from advisor.ground.errors import InputError
+from tests.trainers.alignment import losses, trained
+from trainers import distill
+from trainers.teachers import answers as answers_module
+from trainers.teachers.divergence import Head, divergences, logit_divergences
+from trainers.teachers.trainer import is_on_policy, prompt_length
+
+SMALL = {"response_tokens": 6, "max_steps": 6, "micro_batch_size": 4, "save_steps": 2}
+
+
+@pytest.fixture(scope="session")
+def teacher(once, trained_once):
+    """The folder of a model that learned to answer, with a vocabulary padded to another size."""
+
+    def save(folder):
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        source = trained_once("sft", "full").output
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer.save_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(source)
+        model.resize_token_embeddings(model.config.vocab_size + 8)
+        model.save_pretrained(folder)
+
+    return once("tiny-teacher", save)
+
+
+@pytest.fixture
+def lesson(make, teacher):
+    """A distillation of that teacher: keys of the stage, and of the job after `job_`."""
+
+    def build(**keys):
+        given = {"name": "sft", "objective": "distill", "teacher": str(teacher), "holdout": 0.2}
+        return make(**{**SMALL, **given, **keys})
+
+    return build
+
+
+# --------------------------------------------------------------------------- the divergence
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("plain", [True, False], ids=["tiles", "slices"])
+def test_the_divergence_is_trls(beta, temperature, plain, monkeypatch):
+    """In tiles of TRL's kernel, and in slices of tokens for other heads, value and gradient are
+    those of GKD's loss on whole logits.
+    """
+    import torch
+    from trl.experimental.gkd import GKDTrainer
+
+    monkeypatch.setattr("trainers.teachers.divergence.SLICE_LOGITS", 64)  # two tokens each
+    torch.manual_seed(0)
+    kind = torch.nn.Linear if plain else type("Adapted", (torch.nn.Linear,), {})
+    mine, theirs = kind(8, 32), kind(12, 40)
+    own_NH = torch.randn(5, 8, requires_grad=True)
+    other_NH = torch.randn(5, 12)
+    found_N = divergences(
+        Head(mine), Head(theirs), own_NH, other_NH, beta=beta, temperature=temperature, size=32
+    )
+    found = torch.autograd.grad(found_N.mean(), [own_NH, mine.weight])
+    expected = GKDTrainer.generalized_jsd_loss(
+        mine(own_NH)[None], theirs(other_NH)[None, :, :32].detach(),
+        labels=torch.zeros(1, 5), beta=beta, temperature=temperature,
+    )  # fmt: skip
+    wanted = torch.autograd.grad(expected, [own_NH, mine.weight])
+    assert float(found_N.detach().mean()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    for one, other in zip(found, wanted, strict=True):
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-6)
+
+
+def test_a_capped_and_scaled_head_is_scored_as_the_model_scores():
+    """A soft cap and a scale of the logits count in tiles as in slices."""
+    import torch
+
+    torch.manual_seed(0)
+    module = torch.nn.Linear(8, 32, bias=False)
+    other = torch.nn.Linear(8, 32, bias=False)
+    own_NH, other_NH = torch.randn(4, 8) * 9, torch.randn(4, 8) * 9
+    mine, theirs = Head(module, scale=0.5, cap=3.0), Head(other)
+    found_N = divergences(mine, theirs, own_NH, other_NH, beta=1.0, temperature=1.0, size=32)
+    capped_NV = 3 * torch.tanh(module(own_NH) * 0.5 / 3)
+    expected_N = logit_divergences(capped_NV, other(other_NH), beta=1.0)
+    assert torch.allclose(found_N, expected_N, rtol=1e-4, atol=1e-6)
+
+
+def test_the_student_answers_its_share_evenly():
+    """Of any hundred micro-batches in a row the plan's share is answered by the student."""
+    for share in (0.0, 0.25, 0.5, 0.9, 1.0):
+        turns = [is_on_policy(number, share) for number in range(400)]
+        for start in (0, 37, 290):
+            assert abs(sum(turns[start : start + 100]) - 100 * share) <= 1
+
+
+def test_a_question_ends_where_the_last_answer_begins():
+    """Of several answers in a row only the last is written anew; a text has no question."""
+    assert prompt_length([-100, -100, 5, 6, -100, -100, 7, 8, -100]) == 6
+    assert prompt_length([1, 2, 3]) == 0
+
+
+# --------------------------------------------------------------------------- training
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"on_policy": 0.0, "beta": 0.0},
+        {"on_policy": 0.5, "beta": 0.5},
+        {"on_policy": 1.0, "beta": 1.0, "update": "full", "learning_rate": 1e-3},
+    ],
+    ids=["given-answers", "mixed", "own-answers"],
+)
+def test_the_student_comes_closer_to_its_teacher(keys, lesson):
+    """The divergence on held-out rows falls, and is what the verdict is about."""
+    job = lesson(**{**keys, "max_steps": 12, "micro_batch_size": 8, "keep": "best"})
+    result = trained(job)
+    metrics = (job.run / "metrics.jsonl").read_text().splitlines()
+    found = result["evaluation"]["metrics"]["divergence from the teacher"]
+    assert found["after"] < 0.8 * found["before"]
+    assert result["verdict"]["word"] == "better"
+    assert "divergence from the teacher" in result["verdict"]["text"]
+    assert result["evaluation"]["holdout_loss_before"] is not None
+    measured = [line["holdout_loss"] for line in map(json.loads, metrics) if "holdout_loss" in line]
+    assert measured[0] > measured[-1]
+    assert [check["ok"] for check in result["checks"][:2]] == [True, True]
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"update": "adapter", "bottleneck": 8},
+        {"update": "prefix", "prefix_tokens": 4},
+        {"update": "ia3"},
+        {"quantization": "nf4"},
+        {"gradient_checkpointing": True, "precision": "mixed", "weights_dtype": "float32"},
+    ],
+    ids=lambda keys: next(iter(keys.values())),
+)
+def test_every_update_distils(keys, lesson):
+    """Modules, a quantised base and mixed precision learn on given and on their own answers."""
+    result = trained(lesson(**{**keys, "on_policy": 0.5, "max_steps": 3}, job_judge=False))
+    assert [check["ok"] for check in result["checks"][:2]] == [True, True]
+
+
+def break_after(step, job, monkeypatch):
+    """Run the stage and crash it once it has logged that step."""
+    from trainers.frame.progress import RunCallback
+
+    original = RunCallback.on_log
+
+    def crash(self, args, state, control, **kwargs):
+        original(self, args, state, control, **kwargs)
+        if state.global_step == step:
+            raise RuntimeError("pulled the plug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunCallback, "on_log", crash)
+        with pytest.raises(RuntimeError, match="plug"):
+            distill.train(job)
+
+
+def test_a_broken_run_resumes_with_the_same_weights(lesson, monkeypatch):
+    """What the student writes depends on the seed and the step alone: a resumed run has the losses
+    of an unbroken one, and its result every bit.
+    """
+    keys = {"on_policy": 0.5, "grad_accum": 2, "micro_batch_size": 2, "dropout": 0.1}
+    whole = lesson(**keys, job_judge=False)
+    trained(whole)
+    broken = lesson(**keys, job_judge=False, job_run=whole.run.parent / "broken")
+    break_after(5, broken, monkeypatch)
+    trained(broken)
+    assert losses(broken) == losses(whole)
+    name = "adapter_model.safetensors"
+    assert (broken.output / name).read_bytes() == (whole.output / name).read_bytes()
+
+
+def test_another_teacher_starts_anew(lesson, teacher, tmp_path, capsys, monkeypatch):
+    """Checkpoints belong to the teacher's weights: another one is no reason to go on."""
+    from safetensors.torch import load_file, save_file
+
+    own = tmp_path / "teacher"
+    shutil.copytree(teacher, own)
+    job = lesson(on_policy=0.0, teacher=str(own), job_judge=False)
+    break_after(3, job, monkeypatch)
+    weights = load_file(own / "model.safetensors")
+    weights["model.norm.weight"] *= 1.5
+    save_file(weights, own / "model.safetensors", metadata={"format": "pt"})
+    capsys.readouterr()
+    trained(job)
+    assert "checkpoint-2 is not used: teacher" in capsys.readouterr().err
+
+
+def test_the_base_of_a_module_is_a_teacher_in_one_copy(
+    align, trained_once, tiny_model, monkeypatch, tmp_path
+):
+    """A module that goes on from an earlier stage is drawn back to its own base, which is loaded
+    once; the divergence starts above zero and falls.
+    """
+    earlier = trained_once("sft")
+    shutil.copytree(earlier.run, tmp_path / "run")
+    monkeypatch.setattr(
+        "trainers.distill.load_teacher", lambda *_: pytest.fail("a second copy was loaded")
+    )
+    job = align(
+        "distill", earlier=(earlier.stage,), teacher=str(tiny_model), on_policy=0.0, beta=0.0,
+        max_steps=12, answers="data",
+    )  # fmt: skip
+    result = trained(job)
+    found = result["evaluation"]["metrics"]["divergence from the teacher"]
+    assert found["before"] > 0.005
+    assert found["after"] < 0.5 * found["before"]
+
+
+# --------------------------------------------------------------------------- the teacher's answers
+
+
+@pytest.fixture
+def problems(tmp_path):
+    """Twelve requests with an answer to check, which nobody learns."""
+    path = tmp_path / "problems.jsonl"
+    rows = [{"prompt": f"What is {number} + {number}?", "answer": str(2 * number)} for number in
+            range(12)]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_teacher_answers_what_the_data_do_not(lesson, problems, monkeypatch):
+    """Requests without answers are answered by the teacher once, kept in the run folder, counted,
+    and after a crash only those are written that are missing.
+    """
+    monkeypatch.setattr(answers_module, "BLOCK", 4)
+    keys = {"on_policy": 0.0, "job_data": problems, "max_steps": 2, "holdout": 0.25}
+    whole = trained(lesson(**keys))
+    (file,) = (lesson(**keys).run / "prepared").glob("*-teacher-*.jsonl")
+    lines = file.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 12
+    note = next(note for note in whole["data"]["notes"] if "the teacher wrote" in note)
+    cut = sum(not json.loads(line)["ended"] for line in lines)
+    assert note.startswith("the teacher wrote 12 answers of ")
+    assert note.endswith(f"{cut} are cut at response_tokens 6")
+    assert whole["data"]["learned_tokens"] == sum(
+        len(json.loads(line)["ids"]) for line in lines[3:]
+    )
+    again = lesson(**keys, job_run=file.parent.parent.parent / "again")
+    (again.run / "prepared").mkdir(parents=True)
+    (again.run / "prepared" / file.name).write_bytes(b"".join(lines[:6]) + b'{"ids": [')
+    assert trained(again)["data"] == whole["data"]
+    assert (again.run / "prepared" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_on_policy_alone_the_teacher_answers_held_out_requests_only(lesson, problems):
+    """Where the student answers every request of training itself, the teacher writes the answers
+    that are measured on, and no others.
+    """
+    result = trained(lesson(on_policy=1.0, job_data=problems, max_steps=2, holdout=0.25))
+    notes = result["data"]["notes"]
+    assert any(note.startswith("the teacher wrote 3 answers") for note in notes)
+    assert "the student itself answers the 9 requests of training" in notes
+    assert result["evaluation"]["metrics"]["divergence from the teacher"]["rows"] == 3
+
+
+# --------------------------------------------------------------------------- what is refused
+
+
+def test_another_vocabulary_is_refused_before_a_model_loads(lesson, teacher, tmp_path, monkeypatch):
+    """A teacher whose tokens have other numbers cannot correct the student's; the error says what
+    to do instead.
+    """
+    monkeypatch.setattr(
+        "trainers.frame.loading.load_base", lambda *_, **__: pytest.fail("a model was loaded")
+    )
+    other = tmp_path / "other"
+    shutil.copytree(teacher, other)
+    content = json.loads((other / "tokenizer.json").read_text())
+    vocabulary = content["model"]["vocab"]
+    first, second = sorted(vocabulary)[40:42]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    (other / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="has another vocabulary") as caught:
+        distill.train(lesson(teacher=str(other)))
+    assert "2 tokens have other numbers" in str(caught.value)
+    assert "train on the teacher's texts instead" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"teacher": None}, "needs a teacher"),
+        ({"teacher": "./nowhere"}, "teacher: no such folder"),
+        ({"answers": "teacher", "response_tokens": 500}, "leave no room for a prompt"),
+        ({"trl": {"loss_type": "dft"}}, "'loss_type' has no effect"),
+    ],
+    ids=["none", "no-folder", "no-room", "loss-type"],
+)
+def test_what_cannot_be_distilled_is_said_before_the_model_loads(
+    keys, message, lesson, monkeypatch
+):
+    """A stage without a teacher, a teacher that is not there, answers longer than the rows, and
+    another loss.
+    """
+    monkeypatch.setattr(
+        "trainers.frame.loading.load_base", lambda *_, **__: pytest.fail("a model was loaded")
+    )
+    job = lesson(**{key: value for key, value in keys.items() if value is not None})
+    if keys.get("teacher", "") is None:
+        options = {key: value for key, value in job.stage.options.items() if key != "teacher"}
+        stage = replace(job.stage, options=options)
+        job = replace(job, entry=replace(job.entry, stage=stage))
+    with pytest.raises(InputError, match=message):
+        distill.train(job)

@@ -1,0 +1,268 @@
+"""Distillation under any update scheme: the student's next-token distributions are drawn towards a
+teacher's, on the data's answers, on answers that the teacher writes before training, and on answers
+that the student writes while it trains (GKD, arXiv:2306.13649).
+
+Where the teacher is the frozen base of the module that is trained, one copy of it is enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from advisor.data import recognise
+from advisor.data.read.hub import is_hub_id
+from advisor.ground.errors import Fault
+from trainers.evaluation.generation import TextEvaluator
+from trainers.evaluation.loss import held_out, mean_loss, padded_batch
+from trainers.evaluation.metrics import Comparison, compare
+from trainers.evaluation.saved_result import Probe, probe_row
+from trainers.frame import settings, stage
+from trainers.frame.job import Job, label
+from trainers.frame.machine import check_versions, torch_device
+from trainers.frame.parts import followed
+from trainers.frame.rows import prepare_rows
+from trainers.frame.stage import Objective
+from trainers.frame.types import Device, Model, Tokenizer, Trainer
+from trainers.prepare import Prepared, Row
+from trainers.prepare.prompts import PROMPTS, Prompt
+from trainers.teachers.answers import (
+    Written,
+    answered,
+    answered_row,
+    answers_file,
+    cut_note,
+    written_answers,
+)
+from trainers.teachers.teacher import (
+    check_same_tokens,
+    is_own_base,
+    load_teacher,
+    teacher_digest,
+    teacher_source,
+)
+from trainers.teachers.trainer import Lesson, distilling_trainer, own_random_numbers
+from trainers.updates import Update
+
+TEACHER, DATA = "teacher", "data"
+SHORTEST_PROMPT = 8  # tokens that have to be left for it within seq_len
+DISTANCE = "divergence from the teacher"
+
+
+class Distillation(Objective[Row]):
+    """Learns a teacher's distribution over the next token, at every token of an answer."""
+
+    measures_loss = True
+    logged = ("completions/mean_length", "completions/clipped_ratio")
+    teacher: Any = None  # the teacher's model, once something needs it
+
+    def config_class(self) -> type:
+        from trl import SFTConfig
+
+        return SFTConfig
+
+    def faults(self, job: Job) -> list[Fault]:
+        teacher_source(job)
+        if job.options.get("teacher_quantization"):
+            check_versions(quantized=True)
+        stage_, found = job.stage, []
+        at = f"stage {stage_.name}:"
+        answer = int(job.options["response_tokens"])
+        if self.answers_from(job) == TEACHER and answer + SHORTEST_PROMPT > stage_.seq_len:
+            what = f"{at} response_tokens {answer} leave no room for a prompt within seq_len"
+            found.append(
+                Fault(
+                    what=f"{what} {stage_.seq_len}",
+                    hint="raise seq_len, or lower response_tokens",
+                )
+            )
+        if stage_.trl.get("loss_type") not in (None, "nll"):
+            what = f"{at} trl: 'loss_type' has no effect: the loss is the distance to the teacher"
+            found.append(Fault(what=what, hint="remove it; beta says which distance"))
+        return found
+
+    # ------------------------------------------------------------------ rows
+
+    def answers_from(self, job: Job) -> str:
+        """Whose answers are learned where the student writes none: the data's, if it has any."""
+        chosen = job.options.get("answers")
+        if chosen is not None:
+            return str(chosen)
+        path = (
+            job.data.path
+            if is_hub_id(job.data.path) and not job.data_path.exists()
+            else str(job.data_path)
+        )
+        kind = recognise(path, mapping=job.data.mapping).kind
+        return TEACHER if kind == "prompts_with_verifier" else DATA
+
+    def rows(self, job: Job, tokenizer: Tokenizer) -> Prepared[Row]:
+        check_same_tokens(job, tokenizer)  # before any model is loaded
+        if self.answers_from(job) == DATA:
+            return super().rows(job, tokenizer)
+        limit = int(job.options["response_tokens"])
+        data: Prepared[Prompt] = prepare_rows(
+            job, tokenizer, PROMPTS, seq_len=job.stage.seq_len - limit
+        )
+        nothing = Written([tokenizer.eos_token_id], True)
+        if job.dry_run:  # of the length that answers may have
+            longest = Written([tokenizer.eos_token_id] * limit, True)
+            return answered(
+                data,
+                [answered_row(prompt, longest, tokenizer) for prompt in data.train],
+                [answered_row(prompt, longest, tokenizer) for prompt in data.holdout],
+                (),
+            )
+        held = held_out(data.holdout)
+        asked = [] if job.options["on_policy"] == 1 else list(data.train)
+        written = self.write_answers(job, tokenizer, [*held, *asked])
+        notes = [cut_note(written, limit)]
+        if len(held) < len(data.holdout):
+            notes.append(f"{len(data.holdout) - len(held):,} held-out requests are not measured on")
+        train = written[len(held) :] or [nothing] * len(data.train)
+        if not asked:
+            notes.append(f"the student itself answers the {len(data.train):,} requests of training")
+        return answered(
+            data,
+            [answered_row(*pair, tokenizer) for pair in zip(data.train, train, strict=True)],
+            [answered_row(*pair, tokenizer) for pair in zip(held, written, strict=False)],
+            notes,
+        )
+
+    def write_answers(
+        self, job: Job, tokenizer: Tokenizer, prompts: Sequence[Prompt]
+    ) -> list[Written]:
+        """The teacher's answers to the requests, from the run folder as far as they are there."""
+        from trainers.frame.loading import enable_stop_tokens
+        from trainers.frame.progress import say
+        from trainers.ppo.rollout import generate_answers, stop_ids
+
+        device = torch_device(job.plan.launch.device)
+
+        def write(block: Sequence[Prompt], number: int) -> list[Written]:
+            if self.teacher is None:
+                self.teacher = load_teacher(job, device)
+                enable_stop_tokens(self.teacher, tokenizer, set())
+            with own_random_numbers(device, job.stage.seed, -1 - number):
+                found = generate_answers(
+                    self.teacher,
+                    [list(prompt.prompt_ids) for prompt in block],
+                    pad_id=tokenizer.pad_token_id,
+                    limit=int(job.options["response_tokens"]),
+                    temperature=job.options["temperature"],
+                    stops=stop_ids(self.teacher),
+                    at_once=len(block),
+                )
+            return [Written(*one) for one in zip(found.ids, found.ended, strict=True)]
+
+        file = answers_file(job, prompts, teacher_digest(job))
+        return written_answers(file, prompts, write, say=lambda text: say(f"{label(job)}: {text}"))
+
+    # ------------------------------------------------------------------ training
+
+    def load(
+        self, job: Job, device: Device, update: Update, tokenizer: Tokenizer, data: Prepared[Row]
+    ) -> Model:
+        from trainers.frame.loading import check_vocabulary
+        from trainers.frame.trl_trainer import frozen_copy
+
+        model: Any = super().load(job, device, update, tokenizer, data)
+        if is_own_base(job):
+            self.teacher = None
+        elif self.teacher is None:
+            self.teacher = load_teacher(job, device)
+        if self.teacher is model:  # bases are kept between tasks, and this one is trained
+            self.teacher = frozen_copy(model)
+        if self.teacher is not None:
+            check_vocabulary(self.teacher, tokenizer, (*data.train, *data.holdout))
+        return model
+
+    def trainer(
+        self,
+        job: Job,
+        model: Model,
+        tokenizer: Tokenizer,
+        peft_config: Any,
+        sequences: Sequence[Sequence[Row]],
+        arguments: Mapping[str, Any],
+    ) -> Trainer:
+        from datasets import Dataset
+
+        from trainers.prepare import dataset_columns
+
+        options = job.options
+        own = {
+            "max_length": job.stage.seq_len,
+            "packing": False,
+            "dataset_kwargs": {"skip_prepare_dataset": True},
+        }
+        return distilling_trainer()(
+            model=model,
+            args=settings.build_config(self.config_class(), {**arguments, **own}, job),
+            train_dataset=Dataset.from_dict(dataset_columns(sequences, lengths=False)),
+            processing_class=tokenizer,
+            peft_config=peft_config,
+            lesson=Lesson(
+                teacher=self.teacher,
+                beta=options["beta"],
+                temperature=options["temperature"],
+                on_policy=options["on_policy"],
+                response_tokens=int(options["response_tokens"]),
+                seq_len=job.stage.seq_len,
+                seed=job.stage.seed,
+            ),
+        )
+
+    # ------------------------------------------------------------------ measuring
+
+    def probe(self, job: Job, data: Prepared[Row], tokenizer: Tokenizer) -> Probe:
+        return Probe(row=probe_row(data.train), pad_id=tokenizer.pad_token_id)
+
+    def evaluator(
+        self, job: Job, trainer: Trainer, data: Prepared[Row], fingerprint: str
+    ) -> TextEvaluator:
+        return DistillationEvaluator(job, trainer, data, fingerprint)
+
+    def evaluation_loss(self, trainer: Trainer, rows: Sequence[Row]) -> float | None:
+        total, count = self.held_out_loss(trainer, rows)
+        mean_loss(trainer, rows)
+        return total / count if count else None
+
+    def held_out_loss(self, trainer: Trainer, inputs: Sequence[Row]) -> tuple[float, float]:
+        batch = padded_batch(inputs, trainer.processing_class.pad_token_id, trainer.args.device)
+        found_N = cast(Any, trainer).row_distances(batch)
+        return float(found_N.sum()), len(found_N)
+
+    def depends_on(self, job: Job, data: Prepared[Row]) -> dict[str, str]:
+        return {"teacher": teacher_digest(job)}
+
+
+class DistillationEvaluator(TextEvaluator):
+    """Also measures the distance to the teacher on held-out rows."""
+
+    def own_scores(self) -> dict[str, list[float]]:
+        found = []
+        for row in followed(self.rows, "rows beside the teacher"):
+            batch = padded_batch(
+                [row], self.trainer.processing_class.pad_token_id, self.trainer.args.device
+            )
+            found.append(float(cast(Any, self.trainer).row_distances(batch).mean()))
+        return {DISTANCE: found}
+
+    def own_parts(self) -> dict[str, Comparison]:
+        before, after = self.base.scores.get(DISTANCE), self.tuned.scores.get(DISTANCE)
+        if not before or not after:
+            return {}
+        return {
+            DISTANCE: compare(
+                before,
+                after,
+                higher_is_better=False,
+                weights=[row.learned for row in self.rows],
+            )
+        }
+
+
+def train(job: Job) -> None:
+    """Train the stage, or measure two steps of it, and write the result into its folder."""
+    stage.train(job, Distillation())

@@ -1,0 +1,136 @@
+"""The distance between a student's and a teacher's next-token distributions, without the logits of
+either held whole.
+
+The value is the generalised Jensen-Shannon divergence of GKD (arXiv:2306.13649, equation 1), of
+which beta 0 is the forward KL(teacher || student) and beta 1 the reverse KL(student || teacher).
+TRL's kernel computes it, and its gradient, from hidden states and output matrices in tiles of the
+vocabulary; a head that is no plain matrix (one with an adapter on it) goes through in slices of
+tokens whose logits are computed again in the backward pass.
+
+Dimensions: N learned tokens laid end to end, H hidden size (each model its own), V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+SLICE_LOGITS = 2**25  # of one model in a slice: 128 MiB in float32
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """How a model makes logits of hidden states: scale * (hidden @ matrix + bias), capped."""
+
+    module: Any
+    scale: float = 1.0
+    cap: float | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is one matrix, with no module on it and not quantised."""
+        import torch
+
+        return type(self.module) is torch.nn.Linear
+
+    def logits(self, hidden_NH: Any, size: int) -> Any:
+        """The first `size` logits of each token, in float32: N, V."""
+        import torch
+
+        logits_NV = self.module(hidden_NH)[:, :size].float() * self.scale
+        return logits_NV if self.cap is None else self.cap * torch.tanh(logits_NV / self.cap)
+
+
+def head_of(model: Any) -> Head:
+    """The head of a causal model, with the factors that transformers' models keep in their config
+    (as in trl.trainer.utils.add_fused_lm_head).
+    """
+    config = model.config.get_text_config()
+    factors = ("logit_scale", "output_multiplier", "lm_head_multiplier")
+    scale = next(
+        (found for name in factors if (found := getattr(config, name, None)) is not None), None
+    )
+    divided = getattr(config, "logits_scaling", None)
+    if scale is None and divided is not None:
+        scale = divided if config.model_type == "hyperclovax" else 1 / divided
+    return Head(
+        module=model.get_output_embeddings(),
+        scale=1.0 if scale is None else float(scale),
+        cap=getattr(config, "final_logit_softcapping", None),
+    )
+
+
+def vocabulary(*heads: Head) -> int:
+    """Tokens that all of the heads score: matrices of one tokenizer may be padded differently."""
+    return min(int(head.module.weight.shape[0]) for head in heads)
+
+
+def divergences(
+    student: Head,
+    teacher: Head,
+    student_NH: Any,
+    teacher_NH: Any,
+    *,
+    beta: float,
+    temperature: float,
+    size: int,
+) -> Any:
+    """The divergence at each token, in nats: N. Its gradient goes to the student alone.
+
+    Args:
+        student_NH: Hidden states before the head.
+        teacher_NH: The teacher's, of the same tokens, without gradients.
+        beta: 0 forward KL, 1 reverse KL, between them Jensen-Shannon.
+        temperature: Both models' logits are divided by it.
+        size: Tokens of the vocabulary that both have.
+    """
+    import torch
+    from torch.utils.checkpoint import checkpoint
+
+    if not len(student_NH):
+        return student_NH.sum(dim=-1)
+    if student.is_plain and teacher.is_plain:
+        from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
+
+        found_N, _ = ChunkedDivergenceFunction.apply(
+            student_NH, *_matrix(student, size), teacher_NH, *_matrix(teacher, size),
+            float(beta), temperature, student.scale, student.cap, teacher.scale, teacher.cap,
+        )  # fmt: skip
+        return found_N
+
+    def of_slice(own_NH: Any, other_NH: Any) -> Any:
+        return logit_divergences(
+            student.logits(own_NH, size) / temperature,
+            teacher.logits(other_NH, size).detach() / temperature,
+            beta=beta,
+        )
+
+    step = max(1, SLICE_LOGITS // size)
+    slices = zip(student_NH.split(step), teacher_NH.split(step), strict=True)
+    return torch.cat([checkpoint(of_slice, *these, use_reentrant=False) for these in slices])
+
+
+def logit_divergences(student_NV: Any, teacher_NV: Any, *, beta: float) -> Any:
+    """The divergence at each token from logits: N."""
+    import torch
+    from torch.nn.functional import kl_div, log_softmax
+
+    own_NV, other_NV = log_softmax(student_NV, dim=-1), log_softmax(teacher_NV, dim=-1)
+
+    def kl_N(of_NV: Any, towards_NV: Any) -> Any:
+        """KL(of || towards)."""
+        return kl_div(towards_NV, of_NV, reduction="none", log_target=True).sum(dim=-1)
+
+    if beta == 0:
+        return kl_N(other_NV, own_NV)
+    if beta == 1:
+        return kl_N(own_NV, other_NV)
+    mixed_NV = torch.logaddexp(own_NV + math.log1p(-beta), other_NV + math.log(beta))
+    return beta * kl_N(other_NV, mixed_NV) + (1 - beta) * kl_N(own_NV, mixed_NV)
+
+
+def _matrix(head: Head, size: int) -> tuple[Any, Any | None]:
+    """Weight and bias of the tokens that both models have."""
+    bias = head.module.bias
+    return head.module.weight[:size], None if bias is None else bias[:size]

@@ -1,0 +1,277 @@
+"""TRL's trainer with the distance to a teacher as its loss.
+
+GKD (arXiv:2306.13649): a share of the micro-batches keeps the answers of the data, and in the
+others the student writes answers of its own, on which the teacher corrects it. All of those of one
+optimizer step are written together, before the step. What is drawn depends on the stage's
+seed and the number of the step alone, so that a resumed run draws the same.
+
+Why neither of TRL's own: DistillationTrainer (TRL 1.16) learns from the student's answers alone and
+refuses prefixes; GKDTrainer holds the logits of both models whole and decides anew in each process
+whose turn it is. The loss is TRL's kernel and the frame its SFTTrainer, as in GKDTrainer.
+
+Dimensions: B rows, T tokens of the longest, N learned tokens laid end to end, H hidden size.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from trainers.frame.answer_loss import answer_trainer
+from trainers.frame.evaluating import evaluating
+from trainers.frame.machine import process_rank
+from trainers.frame.out_of_memory import ROWS, Rows
+from trainers.frame.types import Model
+from trainers.prepare.row import IGNORED
+from trainers.teachers.divergence import divergences, head_of, vocabulary
+
+ROOM = 8  # tokens that seq_len has to leave for an answer; else the data's answer is kept
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What a stage learns of its teacher, and how."""
+
+    teacher: Any  # the model; None: the student without its module
+    beta: float
+    temperature: float
+    on_policy: float  # the share of micro-batches that the student answers
+    response_tokens: int
+    seq_len: int
+    seed: int
+
+
+def is_on_policy(number: int, share: float) -> bool:
+    """Whether the student answers the micro-batch of this number, so that of any n in a row a share
+    of n does, one more or less; the same in every process and every attempt.
+    """
+    return int((number + 1) * share) > int(number * share)
+
+
+def prompt_length(labels: Sequence[int]) -> int:
+    """Where the last answer of a row begins: everything before it is the question to the student.
+
+    0 if the row is all answer: a text has no question.
+    """
+    end = len(labels)
+    while end and labels[end - 1] == IGNORED:
+        end -= 1
+    while end and labels[end - 1] != IGNORED:
+        end -= 1
+    return end
+
+
+def add_distance(model: Model) -> None:
+    """Give a causal model a forward that, called with `distance`, returns what that makes of the
+    hidden states before the head (B, T, H), and the loss that balances experts if
+    `output_router_logits` asks for it.
+    """
+    original = model.forward
+
+    @functools.wraps(type(model).forward)
+    def forward(
+        self: Any, *args: Any, distance: Callable[[Any, Any], Any] | None = None, **kwargs: Any
+    ) -> Any:
+        if distance is None:
+            return original(*args, **kwargs)
+        kwargs["use_cache"] = False
+        if not kwargs.get("output_router_logits"):
+            hidden_BTH = self.base_model(*args, **kwargs).last_hidden_state
+            return distance(self, hidden_BTH), None
+        seen: list[Any] = []
+        hook = self.base_model.register_forward_hook(
+            lambda _module, _args, out: seen.append(out.last_hidden_state)
+        )
+        try:
+            balance = original(*args, **kwargs, logits_to_keep=1).aux_loss
+        finally:
+            hook.remove()
+        return distance(self, seen[0]), balance
+
+    model.forward = types.MethodType(forward, model)
+
+
+def distilling_trainer() -> type:
+    """The trainer class; its constructor has one more argument, `lesson`."""
+    import torch
+
+    base: Any = answer_trainer()
+
+    class DistillingTrainer(base):
+        _tokens_seen: Any
+
+        def __init__(self, *args: Any, lesson: Lesson, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.lesson = lesson
+            self.student = (
+                self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+            )
+            add_distance(self.student)
+            self._written: list[tuple[int, bool]] = []  # tokens of an answer, whether it ended
+
+        # ------------------------------------------------------------------ the student's answers
+
+        def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+            batches, count = super().get_batch_samples(*args, **kwargs)
+            first = self.state.global_step * self.args.gradient_accumulation_steps
+            chosen = [
+                place
+                for place in range(len(batches))
+                if is_on_policy(first + place, self.lesson.on_policy)
+            ]
+            if not chosen:
+                return batches, count
+            features = [feature for place in chosen for feature in batches[place][ROWS].features]
+            answered = iter(self.answer(features))
+            for place in chosen:
+                rows = [next(answered) for _ in batches[place][ROWS].features]
+                batches[place] = {**self.data_collator(rows), ROWS: Rows(rows)}
+            return batches, self._get_num_items_in_batch(batches, self.args.device)
+
+        def answer(self, features: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+            """The rows with answers of the student in place of their last ones."""
+            from trainers.ppo.rollout import generate_answers, stop_ids
+
+            starts = [prompt_length(feature["labels"]) for feature in features]
+            room = [self.lesson.seq_len - start for start in starts]
+            asked = [
+                place for place, start in enumerate(starts) if start > 0 and room[place] >= ROOM
+            ]
+            rows = [dict(feature) for feature in features]
+            if not asked:
+                return rows
+            prompts = [list(features[place]["input_ids"][: starts[place]]) for place in asked]
+            with own_random_numbers(self.args.device, self.lesson.seed, self.state.global_step):
+                found = generate_answers(
+                    self.accelerator.unwrap_model(self.model),
+                    prompts,
+                    pad_id=self.processing_class.pad_token_id,
+                    limit=min(self.lesson.response_tokens, max(room[place] for place in asked)),
+                    temperature=self.lesson.temperature,
+                    stops=stop_ids(self.model),
+                    at_once=len(prompts) if self.args.device.type != "cuda" else MOST,
+                    autocast=self.accelerator.autocast,
+                )
+            for place, prompt, written, ended in zip(
+                asked, prompts, found.ids, found.ended, strict=True
+            ):
+                answer = written[: room[place]]
+                rows[place] |= {
+                    "input_ids": [*prompt, *answer],
+                    "labels": [*[IGNORED] * len(prompt), *answer],
+                }
+                self._written.append((len(answer), ended and len(answer) == len(written)))
+            return rows
+
+        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+            if self._written and "loss" in logs:
+                lengths, ended = zip(*self._written, strict=True)
+                logs["completions/mean_length"] = sum(lengths) / len(lengths)
+                logs["completions/clipped_ratio"] = 1 - sum(ended) / len(ended)
+                self._written = []
+            super().log(logs, start_time)
+
+        # ------------------------------------------------------------------ the loss
+
+        def compute_loss(
+            self,
+            model: Any,
+            inputs: Any,
+            return_outputs: bool = False,
+            num_items_in_batch: Any = None,
+        ) -> Any:
+            if return_outputs or not self.model.training:
+                return super().compute_loss(
+                    model,
+                    inputs,
+                    return_outputs=return_outputs,
+                    num_items_in_batch=num_items_in_batch,
+                )
+            self._tokens_seen = self._tokens_seen + inputs["attention_mask"].sum()
+            found_N, balance = self.distances(model, inputs)
+            count = len(found_N) if num_items_in_batch is None else num_items_in_batch
+            loss = found_N.sum() / torch.as_tensor(count, device=found_N.device).clamp(min=1)
+            if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+                loss = loss * self.accelerator.num_processes
+            if balance is not None:
+                # As in answer_loss.py: a mean that accumulated steps share.
+                steps = (
+                    1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
+                )
+                loss = loss + self.router_aux_loss_coef * balance / steps
+            return loss
+
+        def distances(self, model: Any, inputs: Mapping[str, Any]) -> tuple[Any, Any | None]:
+            """(the divergence at each learned token: N, the loss that balances experts or None)."""
+            lesson = self.lesson
+            asked = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+            learned_BT = inputs["labels"][:, 1:] != IGNORED
+            teacher, teacher_NH = self.teacher_states(asked, learned_BT)
+
+            def distance(student: Any, hidden_BTH: Any) -> Any:
+                mine, theirs = head_of(student), head_of(teacher)
+                return divergences(
+                    mine, theirs, hidden_BTH[:, :-1][learned_BT], teacher_NH,
+                    beta=lesson.beta, temperature=lesson.temperature,
+                    size=vocabulary(mine, theirs),
+                )  # fmt: skip
+
+            more = (
+                {"output_router_logits": True}
+                if self.aux_loss_enabled and self.model.training
+                else {}
+            )
+            return model(**asked, **more, distance=distance)
+
+        def teacher_states(self, asked: Mapping[str, Any], learned_BT: Any) -> tuple[Any, Any]:
+            """(the teacher without PEFT's wrapping, its hidden states: N, H)."""
+            autocast = self.accelerator.autocast() if torch.is_grad_enabled() else nullcontext()
+            with torch.no_grad():
+                if self.lesson.teacher is not None:
+                    teacher = self.lesson.teacher
+                    hidden_BTH = teacher.base_model(**asked, use_cache=False).last_hidden_state
+                else:
+                    # PEFT's switched-off prefix goes past the forward that has autocast around it.
+                    teacher = self.student
+                    with self.without_module() as model, autocast:
+                        hidden_BTH, _ = model(**asked, distance=lambda _, hidden_BTH: hidden_BTH)
+            return teacher, hidden_BTH[:, :-1][learned_BT]
+
+        @contextmanager
+        def without_module(self) -> Iterator[Any]:
+            """The student as its base alone, in evaluation mode."""
+            model = self.accelerator.unwrap_model(self.model)
+            was_training = model.training
+            model.eval()
+            try:
+                with model.disable_adapter():
+                    yield model
+            finally:
+                model.train(was_training)
+
+        def row_distances(self, inputs: Mapping[str, Any]) -> Any:
+            """The divergence at each learned token of rows that are not trained on: N."""
+            with evaluating(self.model):
+                return self.distances(self.model, inputs)[0]
+
+    return DistillingTrainer
+
+
+MOST = 512  # answers together on a GPU, halved until they fit
+
+
+@contextmanager
+def own_random_numbers(device: Any, seed: int, step: int) -> Iterator[None]:
+    """Random numbers that depend on the seed, the step and the process, and leave those of the
+    training as they were.
+    """
+    import torch
+
+    cards = [device.index or 0] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cards):
+        torch.manual_seed((seed * 1_000_003 + step) * 4096 + process_rank())
+        yield
