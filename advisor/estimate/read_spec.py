@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from advisor.estimate.optimizer_states import OTHERS
 from advisor.estimate.resolved_run import COUNTERS
 from advisor.estimate.types import RunSpec
 from advisor.ground.errors import Fault
@@ -23,6 +24,7 @@ from advisor.ground.shape import (
     check_shape,
 )
 from advisor.methods import methods, objectives, schemes, updates
+from advisor.methods.optimizers import ALIASES, OPTIMIZERS
 
 DTYPES = {
     "bf16": "bfloat16",
@@ -35,8 +37,8 @@ SPELLINGS = {
     "flash_attention": "flash_attention_2",
     "flash": "flash_attention_2",
     "flash_attn": "flash_attention_2",
-    "adamw_torch": "adamw",
-    "adamw_torch_fused": "adamw_fused",
+    **ALIASES,
+    "adamw_4bit": "adamw_torch_4bit",
     "fsdp2": "fsdp",
 }
 _COUNT = Number(whole=True, min=1, max=10**9)
@@ -50,11 +52,7 @@ _CHOICES: Mapping[str, Choice] = {
         "quantization": ("nf4", "int8"),
         "weights_dtype": ("float32", "bfloat16", "float16"),
         "precision": ("pure", "mixed"),
-        "optimizer": (
-            "adamw", "adamw_fused", "adamw_split", "adamw_stochastic", "adamw_8bit", "paged_adamw",
-            "paged_adamw_8bit", "adamw_cpu", "adafactor", "sgd", "sgd_momentum", "lion", "rmsprop",
-            "adagrad",
-        ),
+        "optimizer": (*OPTIMIZERS, *OTHERS),
         "attention": ("eager", "sdpa", "flash_attention_2"),
         "loss": ("full", "fused", "chunked"),
         "sharding": ("ddp", "zero1", "zero2", "zero3", "fsdp"),
@@ -81,6 +79,8 @@ _FIELDS: Mapping[str, Shape] = {
         ),
         Flag(),
     ),
+    "optim_args": Text(),
+    "optim_target_modules": OneOf(options=(Text(), ListOf(of=Text()))),
     "target_modules": OneOf(options=(Text(), ListOf(of=Text()))),
     "gradient_checkpointing": OneOf(
         options=(Flag(), Choice(values=("selective", "offload", "full")))

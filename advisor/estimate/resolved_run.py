@@ -13,8 +13,6 @@ from advisor.methods import objective, update
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
 CPU_OPTIMIZERS = ("adamw_cpu", "adam_cpu", "cpu_adam")
-# Our own, which compute their steps in float32 for some weights at a time.
-IN_CHUNKS = ("adamw_split", "adamw_stochastic")
 COUNTERS = ("allocated", "active", "reserved", "nvidia-smi", "unknown")
 
 
@@ -204,21 +202,6 @@ def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> ResolvedRun:
         quantised_head=stack.is_litgpt and spec.quantization is not None and not dims.encoder,
         offloaded=offloaded, keeps_inputs=sharding == "fsdp" and not full and stack.accelerate,
     )  # fmt: skip
-
-
-def state_bytes(optimizer: str, width: int) -> tuple[float, str]:
-    """(bytes that an optimizer keeps for one parameter of `width` bytes, in words)."""
-    if "8bit" in optimizer:
-        return 2 + 2 * 4 / 256, "2 moments of 1 B with a scale per 256"
-    if optimizer == "adamw_split" and width == 2:
-        return 6, "2 moments of 2 B, and the 2 B that make a weight float32 again,"
-    if optimizer == "adafactor":
-        return 0.05 * width, "row and column means, about a twentieth"
-    if optimizer.startswith("sgd") and optimizer != "sgd_momentum":
-        return 0.0, "no moments"
-    if optimizer in ("lion", "rmsprop", "adagrad", "sgd_momentum"):
-        return width, f"one moment of {width} B"
-    return 2 * width, f"2 moments of {width} B"
 
 
 def term_of(name: str, size_bytes: float, because: str, source: Source) -> Term:

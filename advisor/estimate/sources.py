@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from advisor.ground.types import Source
+from advisor.methods.optimizers import Optimizer
 
 COUNT = Source(title="counted from the model's shape", kind="derived")
 ADAM = Source(
@@ -87,3 +88,8 @@ CORRECTED = Source(
     checked="2026-11-26",
     kind="vendor",
 )
+
+
+def optimizer(entry: Optimizer) -> Source:
+    """Where an optimizer comes from."""
+    return Source(title=f"{entry.name}: {entry.about}", url=entry.source, kind="paper")

@@ -39,6 +39,8 @@ def stage_spec(
     takes what the trainers use.
     """
     targets = settings.get("target_modules") or "all-linear"
+    passed = settings.get("trl") or {}
+    projected = passed.get("optim_target_modules") or "all-linear"
     return RunSpec(
         objective=objective,
         update=update,
@@ -47,6 +49,8 @@ def stage_spec(
         weights_dtype=str(settings.get("weights_dtype") or "bfloat16"),
         precision=settings.get("precision"),
         optimizer=settings.get("optimizer"),
+        optim_args=passed.get("optim_args"),
+        optim_target_modules=projected if isinstance(projected, str) else tuple(projected),
         rank=settings.get("rank"),
         target_modules=targets if isinstance(targets, str) else tuple(targets),
         micro_batch_size=int(settings["micro_batch_size"]),

@@ -8,14 +8,8 @@ from dataclasses import replace
 
 from advisor.estimate import sources as src
 from advisor.estimate.methods import special
-from advisor.estimate.resolved_run import (
-    CPU_OPTIMIZERS,
-    IN_CHUNKS,
-    ResolvedRun,
-    per_device,
-    state_bytes,
-    term_of,
-)
+from advisor.estimate.optimizer_states import entry_of, largest_weight, state_size, state_words
+from advisor.estimate.resolved_run import CPU_OPTIMIZERS, ResolvedRun, per_device, term_of
 from advisor.estimate.types import LEFT_EXPERTS, Term
 from advisor.ground.units import GIB
 from advisor.methods import objective, update
@@ -29,6 +23,9 @@ DEEPSPEED_BUCKET_ELEMENTS = 500_000_000
 # Our own AdamW over bfloat16 weights: how many weights it moves at once, and the float32 numbers
 # that stand beside each meanwhile (trainers/frame/bf16_adamw.py, CHUNK).
 CHUNK_ELEMENTS, CHUNK_BYTES = 2**22, 40
+# Optimizers that go tensor by tensor hold up to three float32 copies of one: the update, the
+# factors of its singular values or the steps towards an orthogonal matrix.
+ONE_WEIGHT_BYTES = 12
 
 
 def untied_embeddings(s: ResolvedRun) -> int:
@@ -282,25 +279,22 @@ def other_roles(s: ResolvedRun) -> list[Term]:
 
 def optimizer_states(s: ResolvedRun) -> list[Term]:
     """Adam's moments, or what another optimizer keeps, on this device."""
-    found = [
-        (count, *state_bytes(s.optimizer, 4 if s.master else width)) for count, width in s.trained
-    ]
-    total = sum(count * per for count, per, _ in found)
+    entry, total = entry_of(s.optimizer), state_size(s)
+    source = src.ADAM if entry.name.startswith("adamw") else src.optimizer(entry)
     if s.optimizer in CPU_OPTIMIZERS:
         return [term_of("optimizer state", 0, "held in host memory", src.ADAM)]
-    if s.optimizer.startswith("paged") and not s.cpu:
+    if entry.is_paged and not s.cpu:
         because = (
             f"paged: up to {total / GIB:.2f} GiB in unified memory, counted by no allocator and"
             " moved out under pressure"
         )
         return [term_of("optimizer state", 0, because, src.QLORA)]
-    because = " + ".join(f"{why} x {count:,} trainable parameters" for count, _, why in found)
     return [
         term_of(
             "optimizer state",
             total / s.shard_states,
-            f"{because}{per_device(s.shard_states)}",
-            src.ADAM,
+            f"{state_words(s)}{per_device(s.shard_states)}",
+            source,
         )
     ]
 
@@ -363,13 +357,8 @@ def communication_buckets(s: ResolvedRun) -> list[Term]:
 
 def optimizer_temporaries(s: ResolvedRun) -> list[Term]:
     """What the optimizer holds beside its state while it steps."""
-    fused = (
-        "fused" in s.optimizer
-        or "8bit" in s.optimizer
-        or "paged" in s.optimizer
-        or s.optimizer in CPU_OPTIMIZERS
-        or s.optimizer.startswith("sgd")
-    )
+    entry = entry_of(s.optimizer)
+    alone = entry.holds == "nothing" or s.optimizer in CPU_OPTIMIZERS
     if s.sharding in ("zero1", "zero2", "zero3") and s.master and s.optimizer not in CPU_OPTIMIZERS:
         return [
             term_of(
@@ -379,7 +368,7 @@ def optimizer_temporaries(s: ResolvedRun) -> list[Term]:
                 src.DEEPSPEED,
             )
         ]
-    if s.optimizer in IN_CHUNKS:
+    if entry.holds == "chunks":
         return [
             term_of(
                 "optimizer temporaries",
@@ -388,8 +377,19 @@ def optimizer_temporaries(s: ResolvedRun) -> list[Term]:
                 src.COUNT,
             )
         ]
-    if fused or s.spec.optimizer_in_backward or s.sharding in ("zero2", "zero3"):
+    if alone or s.spec.optimizer_in_backward or s.sharding in ("zero2", "zero3"):
         return []
+    if entry.holds == "largest weight":
+        largest = largest_weight(s)
+        return [
+            term_of(
+                "optimizer temporaries",
+                largest * ONE_WEIGHT_BYTES,
+                f"one tensor at a time: {ONE_WEIGHT_BYTES} B for each of the {largest:,} weights of"
+                " the largest",
+                src.COUNT,
+            )
+        ]
     size = s.trainable * 4 if s.master else s.trained_bytes
     return [
         term_of(

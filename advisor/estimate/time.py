@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from advisor.estimate.dims import Dims, corrects_experts, dims_of
 from advisor.estimate.frameworks import framework_of
 from advisor.estimate.methods import special
+from advisor.estimate.optimizer_states import entry_of
 from advisor.estimate.resolved_run import (
     DTYPE_BYTES,
-    IN_CHUNKS,
     answers_at_once,
     answers_each,
     rollouts,
@@ -318,12 +318,14 @@ def _optimizer_s(spec: RunSpec, d: Dims, machine: Machine) -> float:
     trainable = trainable_params(d, spec)
     width = DTYPE_BYTES.get(spec.weights_dtype, 2) if not update(spec.update).is_module else 4
     share = max(1, spec.gpus) if spec.sharding in ("fsdp", "zero2", "zero3") else 1
-    moved = 7 * width * (1 if "fused" in (spec.optimizer or "adamw_fused") else 2)
-    if "8bit" in (spec.optimizer or ""):
+    name = spec.optimizer or "adamw_fused"
+    entry = entry_of(name)
+    moved = 7 * width * (1 if "fused" in name else 2)
+    if entry.width is not None and entry.width < 2:  # weights, gradients and narrow moments
         moved = 3 * width + 4
-    if spec.optimizer in IN_CHUNKS:
+    if entry.holds == "chunks":
         moved = CHUNK_TRAFFIC
-    speed = machine.bytes_per_s if "cpu" not in (spec.optimizer or "") else CPU_BYTES_PER_S * 4
+    speed = machine.bytes_per_s if "cpu" not in name else CPU_BYTES_PER_S * 4
     return trainable * moved / share / speed
 
 

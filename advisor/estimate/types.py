@@ -29,6 +29,8 @@ class RunSpec:
     fp32_master_weights: bool = False
     optimizer: str | None = None
     optimizer_in_backward: bool = False
+    optim_args: str | None = None  # "rank=64,scale=0.5", as transformers reads them
+    optim_target_modules: str | tuple[str, ...] = "all-linear"
     rank: int | None = None
     target_modules: str | tuple[str, ...] = "all-linear"
     micro_batch_size: int = 1

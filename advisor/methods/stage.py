@@ -18,6 +18,8 @@ from advisor.ground.from_dataclass import default_of, shape_of
 from advisor.ground.shape import Choice, Integer, Located, Number, Path_, Text
 from advisor.methods.keys import Key
 from advisor.methods.model import QUANTIZATIONS
+from advisor.methods.optimizers import NAMES as OPTIMIZER_NAMES
+from advisor.methods.optimizers import plan_name
 
 EVERY_STAGE = "every stage"  # the owner of its keys
 
@@ -76,19 +78,9 @@ class Stage:
     ] = "linear"
     weight_decay: Annotated[float, Number(min=0), "AdamW's pull towards zero"] = 0.0
     optimizer: Annotated[
-        Literal[
-            "adamw",
-            "adamw_fused",
-            "adamw_split",
-            "adamw_stochastic",
-            "adamw_8bit",
-            "paged_adamw",
-            "paged_adamw_8bit",
-            "adafactor",
-            "sgd",
-        ],
-        "split, stochastic: bfloat16 weights that keep small updates, exactly or on average; 8bit:"
-        " a quarter of the state; paged: the state may move to the host's memory",
+        str,
+        Choice(values=OPTIMIZER_NAMES),
+        "docs/optimizers.md says what each keeps and needs; names of transformers are taken, too",
     ] = "adamw_fused"
     micro_batch_size: Annotated[Positive, "rows that go through one device at once"] = 1
     grad_accum: Annotated[Positive, "micro-batches behind one optimizer step"] = 1
@@ -140,6 +132,9 @@ class Stage:
         default_factory=dict
     )
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "optimizer", plan_name(self.optimizer))
 
     @property
     def effective_batch_size(self) -> int:

@@ -18,6 +18,7 @@ from tools.generate import (
     accuracy_page,
     answers_page,
     exit_codes_page,
+    optimizers_page,
     picture,
     plan_page,
     rule_pages,
@@ -36,6 +37,7 @@ def committed() -> dict[Path, str]:
         DOCS / "accuracy.md": accuracy_page.page(),
         DOCS / "answers.md": answers_page.page(),
         DOCS / "exit-codes.md": exit_codes_page.page(),
+        DOCS / "optimizers.md": optimizers_page.page(),
         DOCS / "plan.md": plan_page.page(),
         DOCS / "run.md": run_record.run_page(),
     }

@@ -23,7 +23,15 @@ from advisor.plan.record import SavedFile
 from trainers.frame.checkpoint_store import CheckpointStore, disk_refused
 from trainers.frame.experts import own_router_settings
 from trainers.frame.machine import is_main_process, wait_for_all
-from trainers.frame.paged_states import load_optimizer
+from trainers.frame.optimizer_states import (
+    is_projector,
+    is_quantised,
+    load_optimizer,
+    projector,
+    projector_parts,
+    quantised,
+    quantised_parts,
+)
 from trainers.frame.result_files import put_result
 from trainers.frame.starts import load_plain, save_plain, started_layers
 
@@ -37,6 +45,10 @@ def take_out_tensors(value: Any, tensors: dict[str, Any]) -> Any:
     """
     import torch
 
+    if is_quantised(value):
+        return {"quantised": take_out_tensors(quantised_parts(value), tensors)}
+    if is_projector(value):
+        return {"projector": take_out_tensors(projector_parts(value), tensors)}
     if isinstance(value, torch.Tensor):
         name = f"t{len(tensors)}"
         tensors[name] = value.detach().cpu().contiguous().clone()
@@ -62,6 +74,10 @@ def put_back_tensors(value: Any, tensors: dict[str, Any]) -> Any:
     ((kind, inner),) = value.items()
     if kind == "tensor":
         return tensors[inner]
+    if kind == "quantised":
+        return quantised(put_back_tensors(inner, tensors))
+    if kind == "projector":
+        return projector(put_back_tensors(inner, tensors))
     if kind == "map":
         return {
             put_back_tensors(key, tensors): put_back_tensors(item, tensors) for key, item in inner

@@ -28,6 +28,7 @@ from trainers.frame.checkpoint_store import disk_refused
 from trainers.frame.checkpoints import random_states, restore_random_states
 from trainers.frame.files import make_folder
 from trainers.frame.job import Job
+from trainers.frame.optimizer_states import as_evaluated
 from trainers.frame.out_of_memory import EVALUATING, in_halves, now
 from trainers.frame.types import Model, Trainer
 from trainers.prepare.sequences import lengths
@@ -189,6 +190,10 @@ class HeldOutCurve:
         """The mean loss after a step, the same in every process; notes the best one, and whether
         the run should stop.
         """
+        with as_evaluated(getattr(self.trainer, "optimizer", None)):
+            return self._measure(step)
+
+    def _measure(self, step: int) -> float:
         began = time.monotonic()
         states = random_states()
         before, now.doing = now.doing, EVALUATING  # an error that leaves keeps it

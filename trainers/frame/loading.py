@@ -128,8 +128,7 @@ def dtype_faults(job: Job, device: Device) -> list[Fault]:
         )
     if device.type == "cuda":
         found += attention_faults(stage.attention, stage=stage.name)
-        uses_own_optimizer = "8bit" in stage.optimizer or "paged" in stage.optimizer
-        if stage.quantization is not None or uses_own_optimizer:
+        if stage.quantization is not None:
             found += bitsandbytes_faults(stage=stage.name)
     if device.type == "cuda" and stage.weights_dtype == "bfloat16":
         import torch
@@ -141,17 +140,7 @@ def dtype_faults(job: Job, device: Device) -> list[Fault]:
                     allowed="weights_dtype: float16 with precision: mixed, or float32",
                 )
             )
-    if device.type != "cuda" and stage.optimizer.startswith("paged"):
-        found.append(
-            Fault(
-                what=(
-                    f"{at} optimizer {stage.optimizer} pages memory between GPU and host, this"
-                    f" stage runs on {device.type}"
-                ),
-                allowed="optimizer: adamw_fused, adamw, adamw_8bit, adafactor or sgd",
-            )
-        )
-    return [*found, *optimizer_faults(stage)]
+    return [*found, *(one for one in optimizer_faults(stage, device) if one not in found)]
 
 
 def quantization_config(job: Job) -> Any | None:

@@ -14,6 +14,7 @@ import re
 import sys
 import tomllib
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,6 +24,7 @@ from typing import Any
 
 from advisor.ground.errors import Fault, MachineNotReady
 from advisor.ground.resources import resource_root
+from advisor.methods.optimizers import Optimizer
 from trainers.frame.foreign_code import never_ask
 from trainers.frame.types import Device
 
@@ -84,7 +86,7 @@ def tested_ranges() -> dict[str, VersionRange]:
     return ranges
 
 
-def check_versions(*, quantized: bool) -> dict[str, str]:
+def check_versions(*, quantized: bool, optimizers: Sequence[Optimizer] = ()) -> dict[str, str]:
     """Library -> installed version.
 
     Raises MachineNotReady, with the installed and the wanted version of each library that is
@@ -92,18 +94,22 @@ def check_versions(*, quantized: bool) -> dict[str, str]:
 
     Args:
         quantized: Whether the stage needs the libraries for quantization.
+        optimizers: Those of the stage, which may need libraries of their own.
     """
     from packaging.specifiers import SpecifierSet
 
     faults, versions = [], {}
-    for name in ALWAYS + (FOR_QUANTIZATION if quantized else ()):
-        wanted = tested_ranges().get(name, VersionRange(name, "")).wanted
+    named = dict.fromkeys(ALWAYS + (FOR_QUANTIZATION if quantized else ()), "")
+    named |= {one.library.name: one.library.tested for one in optimizers if one.library}
+    for name, tested in named.items():
+        wanted = tested_ranges().get(name, VersionRange(name, tested)).wanted
+        install = INSTALL if name in tested_ranges() else f'pip install "{name}{wanted}"'
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             faults.append(
                 Fault(
-                    what=f"{name} is not installed", allowed=f"wanted: {name}{wanted}", hint=INSTALL
+                    what=f"{name} is not installed", allowed=f"wanted: {name}{wanted}", hint=install
                 )
             )
             continue
@@ -115,7 +121,7 @@ def check_versions(*, quantized: bool) -> dict[str, str]:
                         " tested with"
                     ),
                     allowed=f"wanted: {name}{wanted}",
-                    hint=INSTALL,
+                    hint=install,
                 )
             )
     if faults:

@@ -1,16 +1,21 @@
-"""The plan's optimizers that no library has, and what bfloat16 weights lose under the others."""
+"""What a stage's optimizer cannot do, told before the model loads, and what bfloat16 weights lose
+under it. make_optimizer.py builds it.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+import os
+import shutil
 
 from advisor.ground.errors import Fault
-from advisor.methods import update
+from advisor.methods import objective, update
+from advisor.methods.optimizers import OPTIMIZERS, Optimizer, optimizer, read_arguments
 from advisor.plan.model import Stage
+from trainers.frame.kernels import bitsandbytes_faults, why_no_triton
+from trainers.frame.machine import process_count
+from trainers.frame.types import Device
 
-# The plan's `optimizer` -> how BFloat16AdamW keeps small updates.
-OWN = {"adamw_split": "split", "adamw_stochastic": "stochastic"}
 # The standard deviation of weights that the warning supposes: usual for models of 1B to 10B, and
 # what most are initialised with.
 USUAL_WEIGHT = 0.02
@@ -22,58 +27,151 @@ WAYS_OUT = (
 )
 
 
-def optimizer_faults(stage: Stage) -> list[Fault]:
-    """What the stage's optimizer cannot do."""
-    if stage.optimizer not in OWN:
-        return []
-    if stage.weights_dtype == "bfloat16" and not update(stage.update).is_module:
-        return []
-    trained = (
-        "this update trains a module in float32"
-        if update(stage.update).is_module
-        else f"these are {stage.weights_dtype}"
-    )
+def optimizer_faults(stage: Stage, device: Device) -> list[Fault]:
+    """What the stage's optimizer cannot do: on this device, with these weights, with its keys."""
+    entry = optimizer(stage.optimizer)
+    at = f"stage {stage.name}: optimizer {entry.name}"
     return [
-        Fault(
-            what=(
-                f"stage {stage.name}: optimizer {stage.optimizer} keeps what bfloat16 weights would"
-                f" round away, and {trained}"
-            ),
-            allowed="optimizer: adamw_fused, or update: full with weights_dtype: bfloat16",
-        )
+        *_device_faults(entry, stage, device, at),
+        *_weight_faults(entry, stage, at),
+        *_key_faults(entry, stage, at),
     ]
 
 
-def make_own(stage: Stage, parameters: Any, **keys: Any) -> Any:
-    """Our optimizer over parameters, or groups of them.
+def _device_faults(entry: Optimizer, stage: Stage, device: Device, at: str) -> list[Fault]:
+    """Devices, and what compiles for them."""
+    if device.type not in entry.devices:
+        what = (
+            f"{at} pages memory between GPU and host, this stage runs on {device.type}"
+            if entry.is_paged
+            else f"{at} runs on {' and '.join(entry.devices)}, this stage on {device.type}"
+        )
+        here = [one.name for one in OPTIMIZERS.values() if _could(one, stage, device)]
+        return [Fault(what=what, allowed=f"optimizer: {' or '.join(_first(here))}")]
+    if device.type == "cuda" and entry.library and entry.library.name == "bitsandbytes":
+        return bitsandbytes_faults(stage=stage.name)
+    why = _why_no_compiler(device) if entry.compiles else ""
+    if why:
+        return [
+            Fault(
+                what=f"{at} compiles its step, and {why}",
+                allowed="optimizer: adamw_8bit compiles nothing",
+                hint="install gcc and g++, or set optimizer: adamw_8bit",
+            )
+        ]
+    return []
 
-    Args:
-        stage: Names an optimizer of `OWN`.
-        parameters: As every optimizer of torch takes them.
-        keys: lr, betas, eps.
-    """
-    from trainers.frame.bf16_adamw import BFloat16AdamW
 
-    keeps: Any = OWN[stage.optimizer]
-    return BFloat16AdamW(parameters, keeps=keeps, seed=stage.seed, **keys)
+def _why_no_compiler(device: Device) -> str:
+    """Why torch.compile cannot make code for the device; empty if nothing speaks against it."""
+    if device.type == "cuda":
+        return why_no_triton()
+    named = os.environ.get("CXX")
+    found = shutil.which(named.split()[0]) if named else shutil.which("g++")
+    if found is None and (named or shutil.which("clang++") is None):
+        return f"CXX names {named}, which is not there" if named else "there is no C++ compiler"
+    return ""
 
 
-def put_own(trainer: Any, stage: Stage) -> None:
-    """Let transformers' trainer step with the plan's optimizer where it is one of ours."""
-    if stage.optimizer not in OWN:
-        return
-    from trainers.frame.bf16_adamw import BFloat16AdamW
+def _could(entry: Optimizer, stage: Stage, device: Device) -> bool:
+    """Whether the optimizer needs nothing that these trainers do not bring, and fits the stage."""
+    brought = entry.library is None or entry.library.name == "bitsandbytes"
+    return brought and device.type in entry.devices and not _weight_faults(entry, stage, "")
 
-    arguments = trainer.args
-    trainer.optimizer_cls_and_kwargs = (
-        BFloat16AdamW,
-        {
-            "keeps": OWN[stage.optimizer],
-            "seed": stage.seed,
-            "lr": arguments.learning_rate,
-            "betas": (arguments.adam_beta1, arguments.adam_beta2),
-            "eps": arguments.adam_epsilon,
-        },
+
+def _first(names: list[str]) -> list[str]:
+    """The names that are offered in the place of one: AdamW first, without its rarer kinds."""
+    usual = ["adamw_fused", "adamw", "adamw_8bit", "lion_8bit", "muon", "adafactor", "sgd"]
+    return [name for name in usual if name in names]
+
+
+def _weight_faults(entry: Optimizer, stage: Stage, at: str) -> list[Fault]:
+    """Weights that it cannot train."""
+    how = update(stage.update)
+    if entry.name in ("adamw_split", "adamw_stochastic"):
+        if stage.weights_dtype == "bfloat16" and not how.is_module:
+            return []
+        trained = (
+            "this update trains a module in float32"
+            if how.is_module
+            else f"these are {stage.weights_dtype}"
+        )
+        return [
+            Fault(
+                what=(f"{at} keeps what bfloat16 weights would round away, and {trained}"),
+                allowed="optimizer: adamw_fused, or update: full with weights_dtype: bfloat16",
+            )
+        ]
+    if entry.trains == "every weight" and how.is_module:
+        return [
+            Fault(
+                what=(
+                    f"{at} projects the gradients of the model's own matrices, and update"
+                    f" {how.id} trains a small module beside them"
+                ),
+                allowed="optimizer: adamw_fused, or update: full",
+            )
+        ]
+    if entry.trains == "matrices" and how.is_module and not {"rank", "bottleneck"} & set(how.keys):
+        return [
+            Fault(
+                what=f"{at} moves matrices, and update {how.id} trains vectors alone",
+                allowed="optimizer: adamw_fused, or update: full or lora",
+            )
+        ]
+    return []
+
+
+def _key_faults(entry: Optimizer, stage: Stage, at: str) -> list[Fault]:
+    """Keys of the stage that do not go with it."""
+    found = []
+    if entry.scheduler is not None and stage.scheduler != entry.scheduler:
+        found.append(
+            Fault(
+                what=f"{at} goes with no schedule, and scheduler is {stage.scheduler}",
+                allowed=f"scheduler: {entry.scheduler} (warmup is done all the same)",
+            )
+        )
+    if entry.scheduler is not None and objective(stage.objective).generates:
+        found.append(
+            Fault(
+                what=(
+                    f"{at} trains at other weights than those it ends with, and objective"
+                    f" {stage.objective} learns from answers that the weights write"
+                ),
+                allowed="optimizer: adamw_fused",
+            )
+        )
+    given = stage.trl.get("optim_args")
+    try:
+        read_arguments(entry.name, given if isinstance(given, str) else None)
+    except ValueError as error:
+        found.append(
+            Fault(
+                what=f"stage {stage.name}: trl: optim_args: {error}",
+                hint="correct it, or remove it",
+            )
+        )
+    if stage.trl.get("optim_target_modules") is not None and not entry.is_low_rank:
+        found.append(
+            Fault(
+                what=(
+                    f"stage {stage.name}: trl: 'optim_target_modules' would have no effect:"
+                    f" optimizer {entry.name} projects no gradients"
+                ),
+                hint="remove it",
+            )
+        )
+    return found
+
+
+def rate_note(stage: Stage) -> str | None:
+    """What to know of the learning rate under this optimizer; None where it is AdamW's."""
+    entry = optimizer(stage.optimizer)
+    if entry.rate.factor == 1.0:
+        return None
+    return f"learning rate {stage.learning_rate:g} under {entry.name}: {entry.rate.because}" + (
+        f" ({entry.rate.source})" if entry.rate.source else ""
     )
 
 
@@ -82,18 +180,27 @@ def rounded_away(stage: Stage) -> float:
     they are, because half the distance to the next bfloat16 number is more; 0 where weights are
     not in bfloat16 or the optimizer keeps small updates.
 
-    AdamW moves a weight by about the learning rate (Kingma & Ba 2015, section 2.1).
+    AdamW moves a weight by about the learning rate (Kingma & Ba 2015, section 2.1), and so do the
+    others.
     """
     if (
         stage.weights_dtype != "bfloat16"
         or update(stage.update).is_module
-        or stage.optimizer in OWN
-        or stage.optimizer == "sgd"  # its steps have the size of the gradient
+        or _keeps_small_updates(stage)
+        or optimizer(stage.optimizer).name == "sgd"  # its steps have the size of the gradient
     ):
         return 0.0
     # Numbers of [2^k, 2^(k+1)) are 2^(k-7) apart: those below this power of two move.
     smallest_kept = 2.0 ** math.ceil(math.log2(stage.learning_rate) + BFLOAT16_BITS)
     return 1 - math.erf(smallest_kept / USUAL_WEIGHT / math.sqrt(2))
+
+
+def _keeps_small_updates(stage: Stage) -> bool:
+    """Whether the optimizer loses nothing to bfloat16: one that rounds at random only where one
+    process alone does.
+    """
+    entry = optimizer(stage.optimizer)
+    return entry.keeps_small_updates and (entry.processes or process_count() == 1)
 
 
 def rounding_warning(stage: Stage) -> str | None:

@@ -4,9 +4,11 @@ libraries and machine made of the rest.
 
 from __future__ import annotations
 
+from advisor.methods.optimizers import optimizer
 from advisor.plan.record import ResolvedSettings
-from trainers.frame import optimizers, settings
+from trainers.frame import settings
 from trainers.frame.job import Job
+from trainers.frame.make_optimizer import by_transformers
 from trainers.frame.types import Device, Trainer
 from trainers.prepare.template import template_record
 
@@ -42,7 +44,7 @@ def resolved_settings(
 
     from trainers.frame.loading import unquantised_parameters
 
-    model = trainer.model
+    model, entry = trainer.model, optimizer(job.stage.optimizer)
     adapter = model.peft_config["default"].to_dict() if isinstance(model, PeftModel) else None
     trainable = sum(
         parameter.numel() for parameter in model.parameters() if parameter.requires_grad
@@ -78,7 +80,7 @@ def resolved_settings(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         stop_tokens_added=tuple(stops),
         trl=settings.resolved_values(trainer.args, RECORDED_ARGUMENTS)
-        | ({"optim": job.stage.optimizer} if job.stage.optimizer in optimizers.OWN else {}),
+        | ({} if by_transformers(entry) else {"optim": entry.name}),
         peft=adapter,
         epochs=trainer.state.epoch,
     )

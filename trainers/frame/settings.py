@@ -11,8 +11,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from advisor.ground.errors import Fault, InputError, unknown_name
+from advisor.methods.optimizers import optimizer
 from trainers.frame.job import Job
 from trainers.frame.machine import process_count, usable_cores
+from trainers.frame.make_optimizer import by_transformers
 from trainers.frame.pass_through import (
     first_line,
     needs_faults,
@@ -23,15 +25,6 @@ from trainers.frame.pass_through import (
 from trainers.frame.types import Device
 from trainers.updates import Update
 
-OPTIMIZERS = {
-    "adamw": "adamw_torch",
-    "adamw_fused": "adamw_torch_fused",
-    "adamw_8bit": "adamw_bnb_8bit",
-    "paged_adamw": "paged_adamw_32bit",
-    "paged_adamw_8bit": "paged_adamw_8bit",
-    "adafactor": "adafactor",
-    "sgd": "sgd",
-}
 # Argument of TRL or transformers -> the plan's key that sets it. These are refused in `trl:`.
 PLAN_KEYS: Mapping[str, str] = {
     "learning_rate": "learning_rate",
@@ -304,7 +297,7 @@ def loader_workers(device: Device) -> int:
 def training_arguments(job: Job, device: Device, *, steps: int) -> dict[str, Any]:
     """Keyword arguments for every config class of TRL: those of transformers' TrainingArguments."""
     stage = job.stage
-    autocast = autocast_dtype(job, device)
+    autocast, entry = autocast_dtype(job, device), optimizer(stage.optimizer)
     arguments: dict[str, Any] = {
         "output_dir": str(job.checkpoints),
         "learning_rate": stage.learning_rate,
@@ -312,8 +305,8 @@ def training_arguments(job: Job, device: Device, *, steps: int) -> dict[str, Any
         "warmup_steps": stage.warmup,  # below 1: a share of the steps
         "lr_scheduler_type": stage.scheduler,
         "weight_decay": stage.weight_decay,
-        # Our own optimizers are put on the trainer (optimizers.py), which then reads no name.
-        "optim": OPTIMIZERS.get(stage.optimizer, "adamw_torch"),
+        # Others are put on the trainer (make_optimizer.py), which then reads no name.
+        "optim": entry.transformers if by_transformers(entry) else "adamw_torch",
         "per_device_train_batch_size": stage.micro_batch_size,
         "per_device_eval_batch_size": stage.micro_batch_size,
         "gradient_accumulation_steps": stage.grad_accum,
@@ -335,6 +328,8 @@ def training_arguments(job: Job, device: Device, *, steps: int) -> dict[str, Any
         "dataloader_pin_memory": device.type == "cuda",
         "dataloader_num_workers": loader_workers(device),
     }
+    if entry.betas is not None:
+        arguments |= {"adam_beta1": entry.betas[0], "adam_beta2": entry.betas[1]}
     if stage.gradient_checkpointing:
         arguments["gradient_checkpointing_kwargs"] = {"use_reentrant": False}
     if job.plan.launch.processes > 1:

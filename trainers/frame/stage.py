@@ -15,6 +15,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from advisor.ground.errors import Fault, InputError
 from advisor.methods import methods
+from advisor.methods.optimizers import optimizer
 from advisor.plan.record import (
     DONE,
     RESULT,
@@ -50,6 +51,8 @@ from trainers.frame.machine import (
     use_cores,
     wait_for_all,
 )
+from trainers.frame.make_optimizer import put_own
+from trainers.frame.optimizer_states import end_training
 from trainers.frame.out_of_memory import (
     EVALUATING,
     LOADING,
@@ -211,9 +214,8 @@ def open_stage(
     or untested libraries and devices.
     """
     versions = check_versions(
-        quantized=job.stage.quantization is not None
-        or "8bit" in job.stage.optimizer
-        or "paged" in job.stage.optimizer
+        quantized=job.stage.quantization is not None,
+        optimizers=(optimizer(job.stage.optimizer),),
     )
     device = torch_device(job.plan.launch.device)
     threads = use_cores()
@@ -230,6 +232,7 @@ def open_stage(
     notes = [use_triton_if_it_works(device.type)]
     if rounding := optimizers.rounding_warning(job.stage):
         notes.append(f"WARNING: {rounding}")
+    notes.append(optimizers.rate_note(job.stage) or "")
     if is_main_process():
         from trainers.frame.progress import say
 
@@ -336,17 +339,20 @@ def _train(job: Job, objective: Objective[Any], parts: Parts) -> None:
     memory.reset()
     parts.begin(TRAIN)
     enter(job, TRAINING)
+    loaded = None
     try:
         if resume is not None and (
             resume[1]["step"] >= steps or (curve is not None and curve.stopped)
         ):
             trainer._load_from_checkpoint(str(resume[0]))
+            loaded = checkpoints.load_state(resume[0], checkpoints.STATE)["optimizer"]
         else:
             with request.finishing_steps():
                 trainer.train(resume_from_checkpoint=str(resume[0]) if resume else None)
     finally:
         callback.close()
     end_if_asked(callback.stopped_at, steps)
+    end_training(trainer, loaded)
     measured = measurement(memory, callback, trainer.all_tokens())
     if not shown:
         return
@@ -589,5 +595,5 @@ class TrainerBuilder(NamedTuple):
         trainer.remove_callback(PrinterCallback)
         trainer.remove_callback(ProgressCallback)
         callback.trainer = trainer
-        optimizers.put_own(trainer, job.stage)
+        put_own(trainer, job.stage, steps=steps)
         return trainer

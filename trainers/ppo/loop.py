@@ -259,7 +259,7 @@ def resolved_settings(job: Job, ppo: PPO, about: Mapping[str, Any]) -> ResolvedS
         extra={
             "reward": about["reward"],
             **{key: getattr(stage, key) for key in keys},
-            **asdict(PPOArguments(**stage.trl)),
+            **asdict(PPOArguments(**stage.trl).for_optimizer(stage.optimizer)),
             "prompts_an_update": stage.effective_batch_size * settings.world_size(),
             "value_parameters": trained["value"],
             "one_base": roles.shared,

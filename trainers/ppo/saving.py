@@ -17,7 +17,7 @@ from trainers.frame.checkpoints import (
     save_state,
 )
 from trainers.frame.machine import is_main_process, process_rank, wait_for_all
-from trainers.frame.paged_states import load_optimizer
+from trainers.frame.optimizer_states import load_optimizer
 from trainers.ppo.roles import POLICY, VALUE
 from trainers.ppo.update import PPO
 

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from advisor.methods.optimizers import optimizer
 from advisor.plan.model import Stage
-from trainers.frame.optimizers import OWN, make_own
+from trainers.frame.make_optimizer import make
 from trainers.ppo.roles import POLICY, VALUE, Roles
 
 Item = TypeVar("Item")
@@ -61,10 +62,14 @@ def rate_share(step: int, steps: int, *, warmup: float, scheduler: str) -> float
     return left if scheduler == "linear" else 0.5 * (1 + math.cos(math.pi * (1 - left)))
 
 
-def set_rates(optimizer: Any, share: float) -> None:
+def set_rates(stepper: Any, share: float) -> None:
     """Set each group to this share of its own learning rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["full_rate"] * share
+    for group in stepper.param_groups:
+        rate = group["full_rate"] * share
+        if isinstance(group["lr"], float | int):
+            group["lr"] = rate
+        else:  # torchao keeps a tensor, which its compiled step reads
+            group["lr"].fill_(rate)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,9 +80,11 @@ class PPOArguments:
     """
 
     max_grad_norm: float = 1.0
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.999
+    adam_beta1: float | None = None  # None: the optimizer's own, 0.9 for most
+    adam_beta2: float | None = None  # 0.999 for most
     adam_epsilon: float = 1e-8
+    optim_args: str | None = None
+    optim_target_modules: str | list[str] | None = None
 
     def __post_init__(self) -> None:
         for name, allowed, ends in (
@@ -87,20 +94,38 @@ class PPOArguments:
             ("adam_beta2", "a number from 0 to below 1", (-1e-9, 1.0)),
         ):
             value = getattr(self, name)
+            if value is None and name.startswith("adam_beta"):
+                continue
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or not ends[0] < value < ends[1]:
                 raise ValueError(f"{name} is {value!r}, expected {allowed}")
 
+    def for_optimizer(self, name: str) -> PPOArguments:
+        """These, with the betas of the optimizer where `trl:` sets none."""
+        usual = optimizer(name).betas or (0.9, 0.999)
+        return replace(
+            self,
+            adam_beta1=usual[0] if self.adam_beta1 is None else self.adam_beta1,
+            adam_beta2=usual[1] if self.adam_beta2 is None else self.adam_beta2,
+        )
+
 
 def make_optimizer(
-    stage: Stage, options: Mapping[str, Any], roles: Roles, arguments: PPOArguments
+    stage: Stage,
+    options: Mapping[str, Any],
+    roles: Roles,
+    arguments: PPOArguments,
 ) -> Any:
     """The plan's optimizer over the parameters of policy and value.
 
     Norms and biases have no weight decay, as under transformers' Trainer.
-    """
-    import torch
 
+    Args:
+        stage: Names it.
+        options: Of the objective.
+        roles: What trains.
+        arguments: What `trl:` sets.
+    """
     rates = {
         POLICY: stage.learning_rate,
         VALUE: options["value_learning_rate"] or stage.learning_rate,
@@ -123,29 +148,18 @@ def make_optimizer(
                         "weight_decay": decay,
                     }
                 )
-    name = stage.optimizer
-    adam: dict[str, Any] = {
-        "betas": (float(arguments.adam_beta1), float(arguments.adam_beta2)),
-        "eps": float(arguments.adam_epsilon),
-    }
-    if name in OWN:
-        return make_own(stage, groups, **adam)
-    if name in ("adamw", "adamw_fused"):
-        return torch.optim.AdamW(groups, fused=name == "adamw_fused", **adam)
-    if name == "sgd":
-        return torch.optim.SGD(groups)
-    if name == "adafactor":
-        from transformers import Adafactor
-
-        return Adafactor(groups, scale_parameter=False, relative_step=False)
-    import bitsandbytes
-
-    kind = {
-        "adamw_8bit": "AdamW8bit",
-        "paged_adamw": "PagedAdamW32bit",
-        "paged_adamw_8bit": "PagedAdamW8bit",
-    }[name]
-    return getattr(bitsandbytes.optim, kind)(groups, **adam)
+    own = arguments.for_optimizer(stage.optimizer)
+    assert own.adam_beta1 is not None
+    assert own.adam_beta2 is not None
+    models = [part.model for part in map(roles.parts.__getitem__, rates)]
+    return make(
+        stage,
+        groups,
+        list({id(one): one for one in models}.values()),
+        steps=1,  # no optimizer that counts them goes with PPO
+        betas=(float(own.adam_beta1), float(own.adam_beta2)),
+        eps=float(own.adam_epsilon),
+    )
 
 
 # What transformers' Trainer.get_decay_parameter_names leaves out, by name.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from advisor.estimate import sources as src
-from advisor.estimate.resolved_run import ResolvedRun, state_bytes, term_of
+from advisor.estimate.optimizer_states import state_size
+from advisor.estimate.resolved_run import ResolvedRun, term_of
 from advisor.estimate.types import RunSpec, Term
 from advisor.methods import objective, update
 
@@ -36,7 +37,7 @@ def other_roles(s: ResolvedRun, base_bytes: float) -> list[Term]:
                 src.PPO,
             )
         ]
-    states = s.dims.params * state_bytes(s.optimizer, s.weight_bytes)[0]
+    states = state_size(s)
     return [
         term_of("reference model", base_bytes / share, "a frozen copy of the policy", src.PPO),
         term_of("reward model", base_bytes / share, "a frozen model of the policy's size", src.PPO),

@@ -35,7 +35,7 @@ def test_pure_and_mixed_precision_train(weights_dtype, precision, autocast, make
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw_fused", "adamw_8bit", "adafactor", "sgd"])
 def test_each_optimizer_trains_and_is_recorded(optimizer, make):
     """The choice of the plan is the optimizer that ran."""
-    from trainers.frame.settings import OPTIMIZERS
+    from advisor.methods.optimizers import OPTIMIZERS
 
     result = trained(
         make(
@@ -47,7 +47,7 @@ def test_each_optimizer_trains_and_is_recorded(optimizer, make):
         )
     )
     assert result["loss_last"] < result["loss_first"]
-    assert result["resolved"]["trl"]["optim"] == OPTIMIZERS[optimizer]
+    assert result["resolved"]["trl"]["optim"] == OPTIMIZERS[optimizer].transformers
 
 
 def test_what_full_cannot_do_is_refused_with_the_way_out(make):

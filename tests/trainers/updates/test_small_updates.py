@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from advisor.ground.errors import InputError
+from advisor.methods.optimizers import OPTIMIZERS
 from advisor.plan.model import Stage
 from tests.trainers.runs import break_at, losses, trained
 from trainers import sft
@@ -166,7 +167,6 @@ def test_the_estimate_counts_every_byte_of_the_state(kind):
     """The optimizer keeps 6 and 4 bytes a weight, as the estimate of memory says, and computes as
     many weights at once.
     """
-    from advisor.estimate.resolved_run import IN_CHUNKS, state_bytes
     from advisor.estimate.static_memory import CHUNK_ELEMENTS
 
     parameter = torch.nn.Parameter(torch.zeros(1000).bfloat16())
@@ -175,8 +175,9 @@ def test_the_estimate_counts_every_byte_of_the_state(kind):
     optimizer.step()
     tensors = [one for one in optimizer.state[parameter].values() if isinstance(one, torch.Tensor)]
     held = sum(one.numel() * one.element_size() for one in tensors)
-    assert held == 1000 * state_bytes(f"adamw_{kind}", 2)[0] == 1000 * (6 if kind == "split" else 4)
-    assert set(IN_CHUNKS) == {f"adamw_{name}" for name in ("split", "stochastic")}
+    entry = OPTIMIZERS[f"adamw_{kind}"]
+    assert held == 1000 * (2 * 2 + entry.beside_bfloat16) == 1000 * (6 if kind == "split" else 4)
+    assert entry.holds == "chunks"
     assert CHUNK_ELEMENTS == CHUNK
 
 

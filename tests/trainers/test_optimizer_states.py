@@ -12,7 +12,7 @@ bitsandbytes = pytest.importorskip("bitsandbytes")
 import torch
 
 from trainers.frame import checkpoints
-from trainers.frame.paged_states import load_optimizer
+from trainers.frame.optimizer_states import load_optimizer
 
 
 class Wrapper:

@@ -1,0 +1,255 @@
+"""What an optimizer keeps for the weights that train, tensor by tensor, from the table of
+optimizers (advisor/methods/optimizers.py).
+
+Not counted: step counters, and the look-up tables of 8-bit and 4-bit states, at most 2 KiB a
+tensor.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any, Literal
+
+from advisor.estimate.dims import ATTENTION, MLP
+from advisor.estimate.resolved_run import ResolvedRun
+from advisor.estimate.types import RunSpec
+from advisor.methods import update
+from advisor.methods.optimizers import ALL_LINEAR, OPTIMIZERS, Optimizer, optimizer, read_arguments
+
+# linear: a matrix of a hidden layer, or one half of a module's; experts: one of a tensor of many.
+Kind = Literal["linear", "experts", "embedding", "output", "vector"]
+# Names that descriptions of published runs use beside those of the table.
+OTHERS = {
+    "adamw_cpu": OPTIMIZERS["adamw"], "adam_cpu": OPTIMIZERS["adamw"],
+    "cpu_adam": OPTIMIZERS["adamw"],
+    "sgd_momentum": replace(OPTIMIZERS["sgd"], numbers=1),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Tensors:
+    """Trained tensors of one shape."""
+
+    kind: Kind
+    rows: int
+    columns: int
+    count: float  # a share of one where a shape is known only roughly
+    width: int  # bytes of a weight
+    path: str = ""  # of the module, as far as targets may name it: "self_attn.q_proj"
+
+    @property
+    def each(self) -> int:
+        """Weights of one."""
+        return self.rows * self.columns
+
+    @property
+    def weights(self) -> float:
+        """Weights of all."""
+        return self.each * self.count
+
+
+def entry_of(name: str) -> Optimizer:
+    """The optimizer of a run spec."""
+    return OTHERS.get(name) or optimizer(name)
+
+
+def arguments_of(spec: RunSpec, name: str) -> dict[str, Any]:
+    """The optimizer's arguments: those of the spec that it reads, else its defaults."""
+    if name in OTHERS:
+        return {}
+    try:
+        return read_arguments(name, spec.optim_args)
+    except ValueError:  # the trainers refuse it
+        return dict(optimizer(name).arguments)
+
+
+def state_size(s: ResolvedRun) -> float:
+    """Bytes that the optimizer keeps for everything that trains, before sharding."""
+    return sum(_size(s, tensors) for tensors in trained_tensors(s))
+
+
+def state_words(s: ResolvedRun) -> str:
+    """What it keeps, in words."""
+    entry = entry_of(s.optimizer)
+    total = sum(count for count, _ in s.trained)
+    if entry.keeps != "each weight":
+        per = state_size(s) / total if total else 0.0
+        found = f"{_KEPT[entry.keeps]}: {per:.2g} B for each of {total:,} trainable parameters"
+        if entry.is_low_rank:
+            rank = arguments_of(s.spec, s.optimizer)["rank"]
+            found = f"rank {rank}, {found}"
+        return found
+    parts = []
+    for count, width in s.trained:
+        wide = 4 if s.master else width
+        words = _numbers(entry, wide, arguments_of(s.spec, s.optimizer))
+        parts.append(f"{words} x {count:,} trainable parameters")
+    kept_whole = entry.embeddings_width is not None and _by_transformers(s)
+    whole = [one for one in trained_tensors(s) if one.kind == "embedding"] if kept_whole else []
+    note = f", {sum(one.weights for one in whole):,.0f} of embeddings in float32" if whole else ""
+    return " + ".join(parts) + note
+
+
+_KEPT = {
+    "rows and columns": "means of rows and columns",
+    "low rank": "two moments of projected gradients and the projections",
+    "momentum of matrices": "one momentum for matrices, two moments for the rest",
+}
+
+
+def _numbers(entry: Optimizer, width: int, arguments: dict[str, Any]) -> str:
+    """What is kept for a weight of `width` bytes."""
+    numbers = _kept_numbers(entry, arguments)
+    if not numbers:
+        return "no moments"
+    plural = f"{numbers:g} moments" if numbers != 1 else "one moment"
+    if entry.width is not None and entry.width < 2:
+        block = _block(entry, arguments)
+        bits = "1 B" if entry.width >= 1 else "half a byte"
+        return f"{plural} of {bits} with a scale per {block}"
+    held = entry.width if entry.width is not None else width
+    found = f"{plural} of {held:g} B"
+    if entry.beside_bfloat16 and width == 2:
+        what = "make a weight float32 again" if entry.name == "adamw_split" else "sum its rounding"
+        found += f", and the {entry.beside_bfloat16:g} B that {what},"
+    return found
+
+
+def _kept_numbers(entry: Optimizer, arguments: dict[str, Any]) -> float:
+    return 1 if entry.name == "sgd" and arguments.get("momentum") else entry.numbers
+
+
+def _block(entry: Optimizer, arguments: dict[str, Any]) -> int:
+    """Weights that share a scale."""
+    return int(arguments.get("block_size") or 256)
+
+
+def _by_transformers(s: ResolvedRun) -> bool:
+    """Whether transformers' Trainer, or ours, builds the optimizer."""
+    return not s.stack.name or s.stack.accelerate or s.stack.fused_adapters
+
+
+def _size(s: ResolvedRun, one: Tensors) -> float:
+    """Bytes that are kept for these tensors."""
+    entry = entry_of(s.optimizer)
+    arguments = arguments_of(s.spec, s.optimizer)
+    numbers, wide = _kept_numbers(entry, arguments), _width(entry, one, arguments)
+    if entry.keeps == "rows and columns":
+        kept = one.each if one.kind == "vector" else one.rows + one.columns
+        return kept * wide * one.count
+    if entry.keeps == "momentum of matrices":
+        numbers = 1 if one.kind in ("linear", "experts") else 2
+    if entry.is_low_rank and one.kind == "linear" and _is_target(s.spec, one.path):
+        moments, projection = _projected(one, arguments)
+        small = entry.small_width is not None and moments < entry.small_from
+        per = (entry.small_width or wide) if small else wide
+        return (numbers * per * moments + one.width * projection) * one.count
+    if entry.embeddings_width is not None and one.kind == "embedding" and _by_transformers(s):
+        wide = entry.embeddings_width
+    beside = entry.beside_bfloat16 if one.width == 2 else 0
+    return (numbers * wide + beside) * one.weights
+
+
+def _width(entry: Optimizer, one: Tensors, arguments: dict[str, Any]) -> float:
+    """Bytes of one number that is kept."""
+    if one.each < entry.small_from:
+        return entry.small_width or one.width
+    if entry.width is None:
+        return one.width
+    if "block_size" in arguments:
+        default = entry.arguments["block_size"]
+        return float(entry.width - 4 / default + 4 / _block(entry, arguments))
+    return entry.width
+
+
+def _projected(one: Tensors, arguments: dict[str, Any]) -> tuple[int, int]:
+    """(numbers of each moment, numbers of the projection) of one matrix, by the rule of
+    `GaLoreProjector.project`.
+    """
+    kind = arguments["proj_type"]
+    right = one.rows >= one.columns
+    if kind in ("left", "right"):
+        right = kind == "right"
+    elif kind == "reverse_std":
+        right = not right
+    rank = min(arguments["rank"], one.rows, one.columns)
+    # right: the gradient times (rank, columns); left: (rows, rank) times the gradient.
+    return (rank * one.rows, rank * one.columns) if right else (rank * one.columns, rank * one.rows)
+
+
+def _is_target(spec: RunSpec, path: str) -> bool:
+    """Whether `optim_target_modules` names a module, as transformers matches it."""
+    wanted = spec.optim_target_modules
+    if isinstance(wanted, str):
+        if wanted.replace("_", "-") == ALL_LINEAR:
+            return True
+        return _matches(wanted, path)
+    return any(name in path for name in wanted) or any(_matches(name, path) for name in wanted)
+
+
+def _matches(pattern: str, path: str) -> bool:
+    try:
+        return re.fullmatch(pattern, f"model.layers.0.{path}") is not None
+    except re.error:
+        return False
+
+
+def largest_weight(s: ResolvedRun) -> int:
+    """Weights of the largest trained tensor that is worked on alone."""
+    entry = entry_of(s.optimizer)
+    apart = ("embedding", "output") if entry.keeps != "rows and columns" else ()
+    return max((one.each for one in trained_tensors(s) if one.kind not in apart), default=0)
+
+
+def trained_tensors(s: ResolvedRun) -> list[Tensors]:
+    """All tensors that get a gradient, by shape: those of a dense decoder exactly, those of other
+    models scaled to the number of weights they have.
+    """
+    return list(_tensors(s))
+
+
+def _tensors(s: ResolvedRun) -> Iterator[Tensors]:
+    d, (count, width) = s.dims, s.trained[0]
+    wide = 4 if s.master else width
+    if s.is_module:
+        # All halves of its matrices as one: their small sides, rank or bottleneck, are the same.
+        side = _small_side(s.spec)
+        kind: Kind = "linear" if side else "vector"
+        yield Tensors(kind, side or 1, max(1, count // (side or 1)), 1, wide)
+    else:
+        yield from _hidden_layers(s, wide)
+        matrices = d.embedding_params / d.head_params if d.head_params else 0
+        yield Tensors("embedding", d.vocab, d.hidden, min(1.0, matrices), wide)
+        if matrices > 1:
+            yield Tensors("output", d.vocab, d.hidden, matrices - 1, wide)
+        yield Tensors("vector", 1, d.hidden, d.other_params / d.hidden, wide)
+    for copies, copied_width in s.trained[1:]:
+        yield Tensors("embedding", d.vocab, max(1, copies // d.vocab), 1, copied_width)
+
+
+def _small_side(spec: RunSpec) -> int | None:
+    """The rank or the bottleneck of a module's matrices; None if it has vectors alone."""
+    keys = update(spec.update).keys
+    if "rank" in keys:
+        return spec.rank or int(keys["rank"].default)
+    if "bottleneck" in keys:
+        return int(spec.options.get("bottleneck") or keys["bottleneck"].default)
+    return None
+
+
+def _hidden_layers(s: ResolvedRun, width: int) -> Iterator[Tensors]:
+    """The matrices of the hidden layers."""
+    d = s.dims
+    names = [*ATTENTION, *(MLP if d.experts == 1 else [f"shared_{name}" for name in MLP])]
+    shapes = [(name, shape) for name in names if (shape := d.linear(name)) is not None]
+    counted = sum(prod(shape) for _, shape in shapes) * d.layers
+    share = d.linear_params / counted if counted else 0.0
+    for name, (inputs, outputs, count) in shapes:
+        path = f"{'self_attn' if name in ATTENTION else 'mlp'}.{name.removeprefix('shared_')}"
+        yield Tensors("linear", outputs, inputs, count * d.layers * share, width, path)
+    if d.routed_params:
+        a_matrix = d.expert_width * d.hidden
+        yield Tensors("experts", d.expert_width, d.hidden, d.routed_params / a_matrix, width)

@@ -1,0 +1,148 @@
+"""The bytes that optimizers keep: the estimate beside the optimizers themselves."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from advisor.estimate.architecture import shape_from_config
+from advisor.estimate.dims import dims_of
+from advisor.estimate.optimizer_states import state_size, state_words
+from advisor.estimate.resolved_run import resolve
+from advisor.estimate.types import RunSpec
+from advisor.methods.optimizers import ALIASES, NOT_OFFERED, OPTIMIZERS, optimizer, read_arguments
+from advisor.methods.stage import Stage
+
+LLAMA = {
+    "hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2, "vocab_size": 320,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": False,
+}  # fmt: skip
+SPEC = RunSpec(update="full", precision="pure", weights_dtype="bfloat16")
+
+
+def test_every_optimizer_of_transformers_is_offered_or_said_why_not():
+    """A new version of transformers cannot bring an optimizer that nobody has looked at."""
+    training_args = pytest.importorskip("transformers.training_args")
+    names = {item.value for item in training_args.OptimizerNames}
+    offered = {entry.transformers for entry in OPTIMIZERS.values()} | set(ALIASES)
+    aliases = {"adamw_8bit"}  # of transformers' own: the plan's short name
+    assert names == (offered - {None}) | set(NOT_OFFERED) | aliases
+    assert all(entry.source.startswith("https://") and entry.about for entry in OPTIMIZERS.values())
+
+
+def test_a_plan_may_use_the_names_of_transformers():
+    """They become the plan's own: one name for one optimizer."""
+    for name, own in (("adamw_torch_fused", "adamw_fused"), ("lion_32bit", "lion")):
+        stage = Stage(
+            name="sft", objective="sft", update="lora", learning_rate=1e-4, optimizer=name
+        )
+        assert stage.optimizer == own
+        assert optimizer(name).name == own
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [
+        ("galore_adamw", "rank=64, scale=2", {"rank": 64, "scale": 2.0, "proj_type": "std"}),
+        ("sgd", "momentum=0.9,nesterov=true", {"momentum": 0.9, "nesterov": True}),
+        ("adamw", None, {}),
+    ],
+)
+def test_arguments_are_read_as_transformers_writes_them(name, text, found):
+    """NAME=VALUE, by commas; what is not named keeps its default, and each has its type."""
+    assert read_arguments(name, text).items() >= found.items()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("galore_adamw", "rnk=64", "reads no 'rnk': it reads rank, "),
+        ("galore_adamw", "rank=0", "rank is '0', expected a whole number of at least 1"),
+        ("adamw", "rank=4", "adamw reads no 'rank', nor any other"),
+        ("muon", "momentum", "no NAME=VALUE"),
+    ],
+)
+def test_wrong_arguments_are_named(name, text, said):
+    """Each with what is allowed in its place."""
+    with pytest.raises(ValueError, match=said):
+        read_arguments(name, text)
+
+
+def tiny(dtype: Any) -> Any:
+    import transformers
+
+    config = transformers.LlamaConfig(**LLAMA)
+    return transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+
+
+def held(optimizer_: Any) -> int:
+    """Bytes of all tensors that it keeps for weights, without look-up tables and counters."""
+    total = 0
+    for state in optimizer_.state.values():
+        for name, value in state.items():
+            value = getattr(value, "ortho_matrix", value)
+            if name == "step" or name.startswith("qmap") or not hasattr(value, "numel"):
+                continue
+            inner = [value.codes, value.scale] if hasattr(value, "codes") else [value]
+            total += sum(one.numel() * one.element_size() for one in inner if one.dim())
+    return total
+
+
+def needs(name: str) -> None:
+    library = optimizer(name).library
+    if library is not None and importlib.util.find_spec(library.module.split(".")[0]) is None:
+        pytest.skip(f"{library.name} is not installed")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", [name for name, one in OPTIMIZERS.items() if "cpu" in one.devices])
+def test_an_optimizer_keeps_what_is_estimated(name, dtype):
+    """The state of every optimizer that runs here, after a step over a small Llama, to the byte."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    needs(name)
+    from trainers.frame.make_optimizer import model_optimizer
+
+    model = tiny(getattr(torch, dtype))
+    stage = Stage(
+        name="sft", objective="sft", update="full", learning_rate=1e-4, optimizer=name,
+        weights_dtype=dtype, trl={"optim_args": "rank=8"} if OPTIMIZERS[name].is_low_rank else {},
+    )  # fmt: skip
+    made = model_optimizer(stage, model, steps=10)
+    if hasattr(made, "train"):
+        made.train()
+    ids = torch.randint(0, 320, (1, 8))
+    model(input_ids=ids, labels=ids).loss.backward()
+    with torch.compiler.set_stance("force_eager"):  # torchao compiles its step
+        made.step()
+    spec = replace(
+        SPEC, optimizer=name, weights_dtype=dtype, optim_args=stage.trl.get("optim_args")
+    )
+    shape = shape_from_config(model.config.to_dict(), "llama", origin="hub", source="")
+    dims = dims_of(shape)
+    assert dims is not None
+    assert held(made) == pytest.approx(state_size(resolve(spec, dims)), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "per_weight"),
+    [
+        ("adamw_fused", "bfloat16", 4),
+        ("adamw_split", "bfloat16", 6),
+        ("paged_adamw", "bfloat16", 8),  # bitsandbytes keeps float32
+        ("lion", "bfloat16", 4),
+        ("stable_adamw", "bfloat16", 6),
+        ("sgd", "bfloat16", 0),
+    ],
+)
+def test_states_per_weight(name, weights, per_weight):
+    """Bytes a weight, from the sources of the libraries."""
+    shape = shape_from_config({**LLAMA, "model_type": "llama"}, "llama", origin="hub", source="")
+    dims = dims_of(shape)
+    assert dims is not None
+    run = resolve(replace(SPEC, optimizer=name, weights_dtype=weights), dims)
+    assert state_size(run) == per_weight * dims.params
+    assert f"{dims.params:,}" in state_words(run)
