@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from advisor.methods.kernels import is_flash
 from trainers.evaluation.generation import TextEvaluator
 from trainers.evaluation.loss import mean_loss
 from trainers.evaluation.saved_result import Probe, probe_row
@@ -43,7 +44,7 @@ class SFT(Objective[Row]):
         from trainers.frame.rows_dataset import rows_dataset
         from trainers.prepare import PackedBatches, dataset_columns
 
-        flat = job.stage.packing and job.stage.attention == "flash_attention_2"
+        flat = job.stage.packing and is_flash(job.stage.attention)
         own = {
             "max_length": job.stage.seq_len,
             "packing": flat,

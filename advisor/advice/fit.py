@@ -25,6 +25,7 @@ from advisor.ground.types import DataProfile
 from advisor.ground.units import format_gib
 from advisor.methods import methods
 from advisor.methods.composition import Composition
+from advisor.methods.kernels import AUTO
 from advisor.plan.model import Stage
 from advisor.ruleset.model import Ruleset
 from advisor.ruleset.phrases import inside_sentence
@@ -176,9 +177,9 @@ def fit_stage(
         else sequence_length(_profile(situation, objective), context)
     )
     settings |= _room_for_answers(ruleset, objective, settings, situation, context)
-    if model is not None and model.architecture in NO_SDPA:
+    if model is not None and model.architecture in NO_SDPA and _is_open(settings, "attention"):
         because = f"transformers has no sdpa attention for {model.architecture} models"
-        settings.setdefault("attention", Chosen(value="eager", because=because))
+        settings["attention"] = Chosen(value="eager", because=because)
     if strategy is not None:
         settings["sharding"] = Chosen(value=strategy, because="how the cards share the work")
     no_recompute = refusal(objective, update, "gradient_checkpointing", True)
@@ -244,6 +245,11 @@ def fit_stage(
         ),
         cost,
     )
+
+
+def _is_open(settings: Mapping[str, Chosen], key: str) -> bool:
+    """Whether the run is still to choose the value."""
+    return key not in settings or settings[key].value == AUTO
 
 
 class _Found(NamedTuple):

@@ -118,9 +118,9 @@ def layer_bytes(s: ResolvedRun) -> float:
         total += (
             wide * d.q_size
         )  # the output projection's own input, and what rotating q and k keeps
-    total += (
-        wide * (3 if d.gated else 1) * d.width
-    )  # gate, up and the activated gate; or the value before the activation
+    # Gate, up and the activated gate, which Liger computes again; or the value before activation.
+    gated = 2 if spec.kernels == "liger" else 3
+    total += wide * (gated if d.gated else 1) * d.width
     if d.experts > 1 and not stack.linear_experts:
         # The output of each used expert, for the router's weights; its input where experts train.
         total += wide * d.used_experts * d.hidden * (1 if frozen else 2)

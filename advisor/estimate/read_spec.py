@@ -24,6 +24,7 @@ from advisor.ground.shape import (
     check_shape,
 )
 from advisor.methods import methods, objectives, schemes, updates
+from advisor.methods.kernels import ATTENTIONS, LAYER_KERNELS
 from advisor.methods.optimizers import ALIASES, OPTIMIZERS
 
 DTYPES = {
@@ -53,7 +54,8 @@ _CHOICES: Mapping[str, Choice] = {
         "weights_dtype": ("float32", "bfloat16", "float16"),
         "precision": ("pure", "mixed"),
         "optimizer": (*OPTIMIZERS, *OTHERS),
-        "attention": ("eager", "sdpa", "flash_attention_2"),
+        "attention": ATTENTIONS,
+        "kernels": LAYER_KERNELS,
         "loss": ("full", "fused", "chunked"),
         "sharding": ("ddp", "zero1", "zero2", "zero3", "fsdp"),
         "counter": COUNTERS,

@@ -170,7 +170,7 @@ def resolve(spec: RunSpec, dims: Dims, *, cpu: bool = False) -> ResolvedRun:
     whole = what.logits in ("whole", "parts") or (cpu and what.logits == "tiles_on_gpu")
     own = "parts" if what.logits == "parts" and not stack.name else "full" if whole else "chunked"
     loss = spec.loss or own
-    kernels = stack.fused_with_loss and loss == "chunked"
+    kernels = (stack.fused_with_loss and loss == "chunked") or spec.kernels == "liger"
     counter = (
         "allocated"
         if spec.counter == "unknown" and stack.logs_allocated

@@ -59,6 +59,8 @@ def stage_spec(
         packing=bool(settings.get("packing")),
         gradient_checkpointing=bool(settings.get("gradient_checkpointing")),
         attention=str(settings.get("attention") or "sdpa"),
+        kernels=str(settings.get("kernels") or "none"),
+        compile=bool(settings.get("compile")),
         gpus=gpus,
         sharding=sharding or ("ddp" if gpus > 1 else None),
         options={key: settings[key] for key in OPTIONS if settings.get(key) is not None},

@@ -39,6 +39,7 @@ class RunSpec:
     packing: bool = False
     gradient_checkpointing: bool | str = True
     attention: str = "sdpa"
+    kernels: str = "none"  # fused layers: liger | hub; auto counts as none
     loss: str | None = None  # full | fused | chunked
     gpus: int = 1
     sharding: str | None = None  # None ddp zero2 zero3 fsdp

@@ -10,7 +10,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 
 from advisor.data.read.hub import offline
@@ -23,6 +22,7 @@ from advisor.launch.base_check import base_faults, base_folder, is_cached
 from advisor.launch.data_check import check_data
 from advisor.launch.expected import disk_need, sum_known
 from advisor.launch.gpus import ChosenGpus, choose_gpus, lacks_bfloat16
+from advisor.launch.kernel_check import kernel_faults
 from advisor.launch.loadable import loading_faults
 from advisor.methods import objectives, update, updates
 from advisor.plan.entries import Entry
@@ -101,7 +101,7 @@ def run_preflight(
     lacking = [
         *_extra_faults(hardware, quantized=any(entry.stage.quantization for entry in todo)),
         *_device_faults(plan, hardware, chosen.gpus),
-        *_attention_faults(plan, todo),
+        *kernel_faults(plan, todo, chosen.gpus, shape),
         *_place_faults(run, need),
     ]
     if lacking:
@@ -297,30 +297,6 @@ def _dtype_faults(todo: Sequence[Entry], gpus: Sequence[Gpu]) -> Iterable[Fault]
             allowed=f"weights_dtype: {dtype} with precision: mixed",
             hint=f"--set {dtype_at}={dtype} --set {precision_at}=mixed",
         )
-
-
-# Value of `attention` -> packages of which one has its kernels.
-ATTENTION_PACKAGES = {"flash_attention_2": ("flash_attn", "kernels")}
-
-
-def _attention_faults(plan: Plan, todo: Sequence[Entry]) -> Iterable[Fault]:
-    """Stages whose attention is in a package that is not installed. Whether it fits the installed
-    PyTorch shows when the trainer imports it, before it loads the model.
-    """
-    if plan.launch.device not in ("cuda", "rocm"):
-        return  # the trainer says that it needs a GPU
-    for entry in todo:
-        packages = ATTENTION_PACKAGES.get(entry.stage.attention, ())
-        if packages and not any(find_spec(name) is not None for name in packages):
-            names = " or ".join(name.replace("_", "-") for name in packages)
-            yield Fault(
-                what=(
-                    f"stage {entry.name}: attention is {entry.stage.attention}, which needs the"
-                    f" package {names}, and neither is installed"
-                ),
-                allowed="attention: sdpa or eager need no package",
-                hint=f"pip install {packages[-1]}, or --set {key_path(entry, 'attention')}=sdpa",
-            )
 
 
 def _more_disk(need: int | None, folder: Path) -> int | None:

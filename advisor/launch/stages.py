@@ -278,7 +278,10 @@ def share_base(one: Entry, other: Entry) -> bool:
     train both.
     """
     a, b = one.stage, other.stage
-    form = ("name", "quantization", "double_quantization", "weights_dtype", "attention")
+    form = (
+        "name", "quantization", "double_quantization", "weights_dtype", "attention", "kernels",
+        "compile",
+    )  # fmt: skip
     start_from_base = all(
         entry.starts_from is None and entry.start_folder is None for entry in (one, other)
     )

@@ -16,6 +16,7 @@ from advisor.ground.errors import Fault
 from advisor.ground.files import FOLDER_NAME, NAME_PATTERN, is_folder_name, such_as
 from advisor.ground.from_dataclass import default_of, shape_of
 from advisor.ground.shape import Choice, Integer, Located, Number, Path_, Text
+from advisor.methods.kernels import ATTENTIONS, LAYER_KERNELS
 from advisor.methods.keys import Key
 from advisor.methods.model import QUANTIZATIONS
 from advisor.methods.optimizers import NAMES as OPTIMIZER_NAMES
@@ -95,8 +96,20 @@ class Stage:
         bool, "compute activations again in the backward pass: less memory, slower steps"
     ] = False
     attention: Annotated[
-        Literal["eager", "sdpa", "flash_attention_2"], "which code computes attention"
+        str,
+        Choice(values=ATTENTIONS),
+        "which code computes attention; auto: for packed rows the flash attention that this"
+        " machine has, else sdpa",
     ] = "sdpa"
+    kernels: Annotated[
+        str,
+        Choice(values=LAYER_KERNELS),
+        "fused kernels for norms, rotary embeddings and gated MLPs; auto: liger if it is installed"
+        " and gives the same numbers; hub: through the package kernels",
+    ] = "none"
+    compile: Annotated[
+        bool, "torch.compile each layer: the first steps take minutes, later ones are faster"
+    ] = False
     truncation: Annotated[
         Literal["stop", "drop", "truncate"],
         "rows over seq_len: stop if more than 5 % of the rows, else drop; drop; truncate",

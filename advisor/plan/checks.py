@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from advisor.ground.errors import nearest
+from advisor.methods.kernels import ATTENTIONS, needs_gpu
 from advisor.methods.stage import stage_keys
 from advisor.plan.keys import KeySpecs
 
@@ -47,14 +48,15 @@ def plan_faults(data: Mapping[str, Any], report: Raise, base: Path | None) -> No
         for index, stage in enumerate(stages):
             if (
                 isinstance(stage, dict)
-                and stage.get("attention") == "flash_attention_2"
+                and stage.get("attention") in ATTENTIONS
+                and needs_gpu(stage["attention"])
                 and launch.get("device", "cpu") in ("cpu", "mps")
             ):
                 report(
                     ("stages", index, "attention"),
-                    "flash_attention_2 needs a CUDA or ROCm GPU, and `launch.device` is"
+                    f"{stage['attention']} needs a CUDA or ROCm GPU, and `launch.device` is"
                     f" {launch.get('device', 'cpu')}",
-                    "here: sdpa, eager",
+                    "here: sdpa, eager, auto",
                 )
 
 

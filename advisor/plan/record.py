@@ -299,6 +299,8 @@ class ResolvedSettings(JsonObject):
         int | None, "parameters of a quantised base that keep weights_dtype", OMIT_NULL
     ] = None
     attention: Annotated[str | None, "the attention implementation"] = None
+    kernels: Annotated[str | None, "fused kernels of the layers: liger, hub or none"] = None
+    compile: Annotated[bool | None, "whether layers were compiled"] = None
     packing: Annotated[bool | None, "whether several rows share a sequence"] = None
     group_by_length: Annotated[
         bool | None, "whether rows of similar length share a micro-batch"

@@ -163,6 +163,21 @@ _TORCH_RELEASE = Keys(
     },
     required=("releases_from", "requirement", "from", "to"),
 )
+_KERNEL = Keys(
+    help="What a kernel needs",
+    keys={
+        "from": RELEASE,
+        "to": RELEASE,
+        "widest_head": Number(whole=True, min=1),
+        "half_only": Flag(),
+        "module": Text(),
+        "package": Text(),
+        "hub": Text(),
+        "triton": Flag(),
+        "rocm": Flag(),
+        "cuda": Flag(),
+    },
+)
 CUDA_FILE = Keys(
     help="What joins a GPU, its driver and PyTorch",
     keys={
@@ -174,12 +189,14 @@ CUDA_FILE = Keys(
         "wheels": ListOf(of=_WHEEL),
         "wheels_source": Text(),
         "pip_torch": MapOf(of=_TORCH_RELEASE, named=Text(pattern=r"\d+", such_as='"13"')),
+        "kernels": MapOf(of=_KERNEL),
+        "kernels_sources": ListOf(of=Text()),
         "kept_free": Keys(
             keys={"gib": Number(above=0), "laptop_words": ListOf(of=Text()), "because": Text()},
             required=("gib", "laptop_words", "because"),
         ),
     },
-    required=("version", "driver_from", "wheels", "pip_torch", "kept_free"),
+    required=("version", "driver_from", "wheels", "pip_torch", "kernels", "kept_free"),
 )
 
 

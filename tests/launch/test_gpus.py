@@ -186,15 +186,61 @@ def test_a_driver_older_than_the_cuda_of_torch_is_refused(planned, monkeypatch):
     assert caught.value.exit_code == 4
 
 
-def test_attention_without_its_package_is_refused(planned, monkeypatch):
-    """flash_attention_2 needs flash-attn or kernels; without both the run says so at once."""
-    from advisor.launch import preflight as module
+@pytest.fixture
+def installed(monkeypatch):
+    """The packages and programs that this machine is said to have: a set to change."""
+    from advisor.ground import installed as module
 
+    there = set()
+    monkeypatch.setattr(module, "is_installed", there.__contains__)
+    monkeypatch.setattr(
+        module.shutil, "which", lambda name: f"/usr/bin/{name}" if name in there else None
+    )
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.delenv("CXX", raising=False)
+    return there
+
+
+def test_attention_without_its_package_is_refused(planned, installed, monkeypatch):
+    """flash_attention_2 needs flash-attn, or a kernels that transformers takes; the run says so at
+    once, and what to install.
+    """
     more = "    attention: flash_attention_2\n    weights_dtype: bfloat16\n"
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
-    with pytest.raises(MachineNotReady, match="needs the package flash-attn or kernels"):
+    with pytest.raises(MachineNotReady, match="needs the package flash-attn or kernels") as caught:
         preflight(planned, machine(gpu(0, 20)), more=more)
-    monkeypatch.setattr(module, "find_spec", lambda name: name == "kernels" or None)
+    assert "pip install 'kernels>=0.18" in caught.value.text()
+    installed.add("kernels")
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.17.2")
+    with pytest.raises(MachineNotReady, match=r"kernels 0.17.2 is installed, and transformers tak"):
+        preflight(planned, machine(gpu(0, 20)), more=more)
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.18.3")
+    preflight(planned, machine(gpu(0, 20)), more=more)
+
+
+@pytest.mark.parametrize(
+    ("there", "more", "words"),
+    [
+        ({"flash_attn_interface"}, "attention: flash_attention_3", "needs compute capability 9.0 to 9.9, and RTX 4090 has 8.9"),
+        ({"triton", "gcc"}, "kernels: liger", "needs the package liger-kernel"),
+        ({"liger_kernel"}, "kernels: liger", "which is compiled here, and the package triton is not"),
+        ({"liger_kernel", "triton"}, "kernels: liger", "there is no C compiler"),
+        ({"triton"}, "compile: true", "compile is true, and there is no C compiler"),
+        ({"triton"}, "attention: flex_attention", "which is compiled here, and there is no C compiler"),
+    ],
+)  # fmt: skip
+def test_a_kernel_that_cannot_run_here_is_told_before_anything_starts(
+    planned, installed, there, more, words
+):
+    """A GPU too old, a package or a compiler that is missing: exit code 4, and what to do."""
+    installed |= there
+    with pytest.raises(MachineNotReady, match=words) as caught:
+        preflight(planned, machine(gpu(0, 20)), more=f"    {more}\n")
+    assert re.search("--set stages|--set ", caught.value.text())
+
+
+def test_auto_needs_nothing(planned, installed):
+    """What a rule sets must run on every machine."""
+    more = "    attention: auto\n    kernels: auto\n"
     preflight(planned, machine(gpu(0, 20)), more=more)
 
 

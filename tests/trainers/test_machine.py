@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 
+from advisor.ground import installed
 from advisor.ground.errors import TrainingFailed
 from tests.fake_model import write_fake_model
 from trainers import __main__ as entry
@@ -97,10 +98,10 @@ def tools(monkeypatch, tmp_path):
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setitem(sys.modules, "triton", types.ModuleType("triton"))
     found = {"triton": True, "gcc": "/usr/bin/gcc"}
-    monkeypatch.setattr(kernels, "find_spec", lambda name: found.get(name))
-    monkeypatch.setattr(kernels.shutil, "which", lambda name: found.get(Path(name).name))
+    monkeypatch.setattr(installed, "find_spec", lambda name: found.get(name))
+    monkeypatch.setattr(installed.shutil, "which", lambda name: found.get(Path(name).name))
     monkeypatch.setattr(
-        kernels.sysconfig, "get_paths", lambda: {"include": str(tmp_path / "include")}
+        installed.sysconfig, "get_paths", lambda: {"include": str(tmp_path / "include")}
     )
     return found
 
@@ -143,6 +144,7 @@ def test_without_triton_trl_computes_in_plain_torch_and_the_run_says_so(monkeypa
 @pytest.fixture
 def gpu_with_bf16(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (8, 0))
 
 
 def test_a_kernel_package_for_another_torch_is_told_before_the_model_loads(
@@ -151,7 +153,8 @@ def test_a_kernel_package_for_another_torch_is_told_before_the_model_loads(
     """'undefined symbol' becomes: which package, with which torch, and what to do."""
     job = make(attention="flash_attention_2", weights_dtype="bfloat16")
     (fault,) = dtype_faults(job, GPU)
-    assert "needs the package flash-attn or kernels, and neither is installed" in fault.what
+    assert "needs the package flash-attn or kernels: the package flash-attn is not" in fault.what
+    assert fault.hint.startswith("pip install 'kernels>=0.18")
     (tmp_path / "flash_attn.py").write_text(
         "raise ImportError('flash_attn_2_cuda.so: undefined symbol: _ZN3c104cuda9SetDeviceEi')\n"
     )

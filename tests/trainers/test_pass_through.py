@@ -32,8 +32,7 @@ TRAINING = names("""
     enable_jit_checkpoint full_determinism gradient_checkpointing_kwargs log_level log_level_replica
     logging_first_step logging_steps logging_strategy lr_scheduler_kwargs max_grad_norm
     neftune_noise_alpha optim_args optim_target_modules project report_to run_name save_total_limit tf32
-    torch_compile
-    torch_compile_backend torch_compile_mode torch_empty_cache_steps trackio_bucket_id
+    torch_empty_cache_steps trackio_bucket_id
     trackio_space_id trackio_static_space_id
 """)
 REFERENCE = ["sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"]

@@ -52,10 +52,11 @@ OTHER: dict[str, Any] = {
 # Tested where they act: start_from and data in test_sft.py (another folder, another file),
 # double_quantization below; the objective chooses the program itself. `head` chooses another
 # program (test_encoder.py), keep, early_stopping, save_minutes and group_by_length act while it
-# trains (test_held_out_curve.py, test_stopping.py, test_batches.py).
+# trains (test_held_out_curve.py, test_stopping.py, test_batches.py); kernels and compile change
+# layers in place (test_fused_layers.py).
 ELSEWHERE = {
     "objective", "start_from", "data", "double_quantization", "options", "head", "keep",
-    "early_stopping", "save_minutes", "group_by_length",
+    "early_stopping", "save_minutes", "group_by_length", "kernels", "compile",
 }  # fmt: skip
 
 

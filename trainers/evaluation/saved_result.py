@@ -16,6 +16,7 @@ from advisor.plan.record import Check
 from trainers.evaluation.loss import Sample, padded_batch
 from trainers.evaluation.plain_lora import base_differs, check_plain, plain_answer
 from trainers.frame.evaluating import computes_in_16_bit, evaluating
+from trainers.frame.fused_layers import fuse_like
 from trainers.frame.job import Job
 from trainers.frame.loading import keep_weights_unpacked, placement, quantization_config
 from trainers.frame.types import AdaptedModel, Model
@@ -209,7 +210,7 @@ def _load_module(
     if _room_for_second(model, job):
         plain: list[Any] = []
         device = None if quantization_config(job) else next(model.parameters()).device
-        second = _watched(probe, folder, device, plain).from_pretrained(
+        second = _watched(model, probe, folder, device, plain).from_pretrained(
             str(folder), **_options(job, model, probe)
         )
         result = probe.answer(second)
@@ -228,9 +229,12 @@ def _load_module(
     return how, result, alone, changed
 
 
-def _watched(probe: Probe, folder: Path, device: Any | None, plain: list[Any]) -> Any:
+def _watched(
+    trained: Model, probe: Probe, folder: Path, device: Any | None, plain: list[Any]
+) -> Any:
     """PEFT's class that loads base and adapter, which adds to the list what the base answers with
-    the adapter as other engines apply it, before PEFT touches it.
+    the adapter as other engines apply it, before PEFT touches it. The base has the kernels of the
+    trained model.
     """
     import peft
 
@@ -241,6 +245,7 @@ def _watched(probe: Probe, folder: Path, device: Any | None, plain: list[Any]) -
         @classmethod
         def from_pretrained(cls, model: Any, *args: Any, **kwargs: Any) -> Any:
             base = keep_weights_unpacked(model if device is None else model.to(device))
+            fuse_like(base, trained)
             plain.append(plain_answer(base, folder, probe.answer))
             return original.from_pretrained(base, *args, **kwargs)
 
@@ -258,7 +263,7 @@ def _load_whole(job: Job, model: Model, folder: Path, probe: Probe) -> tuple[str
     second = loader.from_pretrained(str(folder), **_options(job, model, probe)).to(
         next(model.parameters()).device
     )
-    result = probe.answer(second)
+    result = probe.answer(fuse_like(second, model))
     del second
     return f"loaded by AutoModelFor{probe.head}", result
 

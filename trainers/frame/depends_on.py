@@ -23,7 +23,8 @@ from trainers.frame.checkpoint_store import Dependencies
 from trainers.frame.job import Job
 from trainers.frame.machine import process_count
 
-# Keys of the stage that change no number of a run, or whose files are parts of their own.
+# Keys of the stage that change no number of a run beyond rounding, or whose files are parts of
+# their own.
 LEFT_OUT = (
     "name",
     "data",
@@ -32,6 +33,8 @@ LEFT_OUT = (
     "grad_accum",
     "save_steps",
     "save_minutes",
+    "kernels",
+    "compile",
     "options",
     "group_by_length",
 )
@@ -57,7 +60,8 @@ def dependencies(
     """
     options, files = _options(job)
     settings = {
-        **{key: value for key, value in asdict(job.stage).items() if key not in LEFT_OUT},
+        # As planned: what `auto` takes may change with a package that is installed meanwhile.
+        **{key: value for key, value in asdict(job.entry.stage).items() if key not in LEFT_OUT},
         **_grouping(job),
         **options,
         "effective_batch_size": job.stage.effective_batch_size,

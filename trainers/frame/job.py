@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,13 @@ class Job:
     dry_run: bool = False
     max_steps: int | None = None  # of a trial: caps the stage, and guards warn instead of failing
     judge: bool = True  # whether the model is evaluated before and after
+    attention: str | None = None  # what `attention: auto` is on this machine; None: as planned
 
     @property
     def stage(self) -> Stage:
-        """The stage, with the task's overrides applied."""
-        return self.entry.stage
+        """The stage, with the task's overrides applied, and what `auto` is on this machine."""
+        stage = self.entry.stage
+        return stage if self.attention is None else replace(stage, attention=self.attention)
 
     @property
     def task(self) -> str | None:

@@ -7,36 +7,21 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import os
-import shutil
-import sysconfig
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from advisor.ground import installed
 from advisor.ground.errors import Fault
-
-# Value of `attention` -> (package to import, its name in pip).
-ATTENTION_PACKAGES = {"flash_attention_2": ("flash_attn", "flash-attn")}
-HUB_KERNELS = "kernels"  # brings ready-built kernels from the hub; transformers falls back to it
+from advisor.methods.kernels import Kernel, kernel
+from advisor.plan.model import Stage
+from trainers.frame.types import Device
 
 
 def why_no_triton() -> str:
-    """Why Triton cannot run its kernels here; empty if nothing speaks against it.
-
-    Triton compiles a small C file for each kernel that it starts for the first time: it needs a C
-    compiler (CC, else gcc or clang) and Python's header files
-    (triton/runtime/build.py, triton/backends/nvidia/driver.c).
-    """
-    if find_spec("triton") is None:
-        return "the package triton is not installed"
-    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
-    if not compiler or shutil.which(compiler.split()[0]) is None:
-        named = os.environ.get("CC")
-        return f"CC names {named}, which is not there" if named else "there is no C compiler (gcc)"
-    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
-    if not header.is_file():
-        return f"Python's header files are not installed ({header} is missing)"
+    """Why Triton cannot run its kernels here; empty if nothing speaks against it."""
+    missing = installed.why_no_triton()
+    if missing:
+        return missing
     try:
         importlib.import_module("triton")
     except Exception as error:
@@ -65,7 +50,7 @@ def use_triton_if_it_works(device_type: str) -> str:
     set_triton(False)
     return (
         f"the loss is computed without Triton's kernels, because {why_no_triton()}: the same"
-        " numbers, slower steps; Triton needs its package, gcc and the Python headers (python3-dev)"
+        f" numbers, slower steps; {installed.TRITON_NEEDS}"
     )
 
 
@@ -80,43 +65,95 @@ def set_triton(on: bool) -> None:
 # --------------------------------------------------------------------------- other kernels
 
 
-def attention_faults(attention: str, *, stage: str) -> list[Fault]:
-    """What keeps the kernels of an attention from being loaded: its package is not installed, or
-    was built for another torch.
+def kernel_faults(stage: Stage, device: Device) -> list[Fault]:
+    """The kernels that the stage names and this machine cannot load: a GPU too old, a package that
+    is not installed or was built for another torch, no compiler. `auto` is never at fault.
     """
-    if attention not in ATTENTION_PACKAGES:
-        return []
-    module, package = ATTENTION_PACKAGES[attention]
-    if find_spec(module) is None:
-        if find_spec(HUB_KERNELS) is not None:
-            return []
-        return [
-            Fault(
-                what=(
-                    f"stage {stage}: attention is {attention}, which needs the package {package} or"
-                    f" {HUB_KERNELS}, and neither is installed"
-                ),
-                allowed="attention: sdpa or eager need no package",
-                hint=f"pip install {HUB_KERNELS}, or set attention: sdpa",
+    faults = []
+    for key, instead in (("attention", "sdpa"), ("kernels", "none")):
+        one = kernel(getattr(stage, key))
+        if one is None:
+            continue
+        if reason := why_not(one, device):
+            faults.append(
+                Fault(
+                    what=f"stage {stage.name}: {key} is {one.name}, {reason.what}",
+                    allowed=f"{key}: {instead}, or auto, which takes what works",
+                    hint=f"{reason.hint}set {key}: {instead}",
+                )
             )
-        ]
+    if stage.compile and (why := installed.why_no_torch_compile(device.type)):
+        needs = installed.CPP_NEEDS if device.type == "cpu" else installed.TRITON_NEEDS
+        faults.append(
+            Fault(
+                what=f"stage {stage.name}: compile is true, and {why}",
+                allowed="compile: false trains the same without",
+                hint=f"{needs}; or set compile: false",
+            )
+        )
+    return faults
+
+
+class WhyNot(NamedTuple):
+    """Why a kernel cannot be used."""
+
+    what: str  # goes on from "attention is X, "
+    hint: str = ""  # ends with "or "
+
+
+def why_not(one: Kernel, device: Device) -> WhyNot | None:
+    """Why this machine cannot load the kernel; None if nothing speaks against it. Imports its
+    module, whose libraries may be built for another torch.
+    """
+    if device.type != "cuda":
+        if one.name == "liger" and interpreted():
+            return None
+        return WhyNot(f"which needs a CUDA or ROCm GPU, this stage runs on {device.type}")
+    build, capability = gpu_of(device)
+    if build not in one.devices:
+        return WhyNot(f"which has no kernels for {build}")
+    if not one.runs_on(capability):
+        has = ".".join(map(str, capability or ()))
+        return WhyNot(f"which needs {one.needs}, and this GPU has {has}")
+    if reason := one.why_not_installed:
+        wanted = installed.hub_install() if one.hub else one.package
+        return WhyNot(
+            f"which needs the package {' or '.join(one.packages)}: {reason}",
+            f"pip install {wanted}, or ",
+        )
+    if one.triton and (reason := why_no_triton()):
+        return WhyNot(f"which is compiled here, and {reason}", f"{installed.TRITON_NEEDS}; or ")
+    if one.module and installed.is_installed(one.module):
+        return _why_not_imported(one.module, str(one.package))
+    return None
+
+
+def gpu_of(device: Device) -> tuple[str, tuple[int, ...] | None]:
+    """('cuda' or 'rocm', the GPU's compute capability; None where AMD counts otherwise)."""
+    import torch
+
+    if torch.version.hip:
+        return "rocm", None
+    return "cuda", tuple(torch.cuda.get_device_capability(device))
+
+
+def interpreted() -> bool:
+    """Whether Triton interprets its kernels (TRITON_INTERPRET=1), on the CPU and slowly: a way to
+    check their numbers without a GPU.
+    """
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def _why_not_imported(module: str, package: str) -> WhyNot | None:
     try:
         importlib.import_module(module)
     except Exception as error:
-        return [
-            Fault(
-                what=(
-                    f"stage {stage}: attention is {attention}, but {_built(package)} cannot be"
-                    f" loaded: {first_line(error)}"
-                ),
-                allowed="attention: sdpa or eager need no package",
-                hint=(
-                    f"it was probably built for another torch: pip install --force-reinstall"
-                    f" --no-build-isolation --no-deps {package}, or set attention: sdpa"
-                ),
-            )
-        ]
-    return []
+        return WhyNot(
+            f"but {_built(package)} cannot be loaded: {first_line(error)}",
+            "it was probably built for another torch: pip install --force-reinstall"
+            f" --no-build-isolation --no-deps {package}, or ",
+        )
+    return None
 
 
 def bitsandbytes_faults(*, stage: str) -> list[Fault]:

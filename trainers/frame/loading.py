@@ -15,13 +15,15 @@ from advisor.ground.errors import Fault, InputError
 from advisor.ground.model_config import is_number
 from advisor.ground.model_folder import adapter_faults, base_faults, tokenizer_faults
 from advisor.methods import methods
+from advisor.methods.kernels import is_flash
 from advisor.methods.model import Update as UpdateValue
 from advisor.plan.record import RESULT
 from trainers.frame.bases import find_base, keep_base
 from trainers.frame.experts import find_experts, silence_routers
 from trainers.frame.files import read_json
+from trainers.frame.fused_layers import fuse_layers
 from trainers.frame.job import Job
-from trainers.frame.kernels import attention_faults, bitsandbytes_faults
+from trainers.frame.kernels import bitsandbytes_faults, kernel_faults
 from trainers.frame.model_files import (
     check_adapter,
     check_files,
@@ -105,31 +107,16 @@ def dtype_faults(job: Job, device: Device) -> list[Fault]:
                 allowed="precision: mixed, or weights_dtype: bfloat16",
             )
         )
-    if stage.attention == "flash_attention_2" and device.type != "cuda":
-        found.append(
-            Fault(
-                what=(
-                    f"{at} flash_attention_2 needs a CUDA or ROCm GPU, this stage runs on"
-                    f" {device.type}"
-                ),
-                allowed="attention: sdpa or eager",
-            )
-        )
-    if (
-        stage.attention.startswith("flash")
-        and stage.weights_dtype == "float32"
-        and stage.precision == "pure"
-    ):
+    if is_flash(stage.attention) and (stage.weights_dtype, stage.precision) == ("float32", "pure"):
         found.append(
             Fault(
                 what=f"{at} {stage.attention} computes in 16 bits, and this stage is float32 alone",
                 allowed="precision: mixed, weights_dtype: bfloat16, or attention: sdpa",
             )
         )
-    if device.type == "cuda":
-        found += attention_faults(stage.attention, stage=stage.name)
-        if stage.quantization is not None:
-            found += bitsandbytes_faults(stage=stage.name)
+    found += kernel_faults(stage, device)
+    if device.type == "cuda" and stage.quantization is not None:
+        found += bitsandbytes_faults(stage=stage.name)
     if device.type == "cuda" and stage.weights_dtype == "bfloat16":
         import torch
 
@@ -215,6 +202,7 @@ def load_base(
     key = (
         source,
         head,
+        job.stage.kernels,
         str(device),
         repr(sorted((name, str(value)) for name, value in options.items())),
     )
@@ -232,8 +220,10 @@ def load_base(
     check_generation(model, source)
     if "device_map" not in options:
         model = model.to(device)
+    model = silence_routers(keep_weights_unpacked(model))
+    fuse_layers(model, job, device)
     keep_base(key, model)
-    return silence_routers(keep_weights_unpacked(model))
+    return model
 
 
 def keep_weights_unpacked(model: Model) -> Any:

@@ -60,7 +60,7 @@ WITHOUT_EFFECT: Mapping[str, Mapping[str, str]] = {
         "skip_memory_metrics": "memory is always measured, and recorded in run.json",
         "include_num_input_tokens_seen": "metrics.jsonl counts the tokens of each step",
         "length_column_name": "rows are not grouped by their length",
-        "liger_kernel_config": "the loss is computed without full logits already",
+        "liger_kernel_config": "the plan's key kernels puts Liger in, without its losses",
         "parallelism_config": "launch.strategy says how several processes share the model",
         "restore_callback_states_from_checkpoint": "the trainers' own callback resumes by itself",
         "ignore_data_skip": "a run that resumes goes on with the rows that were not seen yet",

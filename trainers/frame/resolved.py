@@ -7,6 +7,7 @@ from __future__ import annotations
 from advisor.methods.optimizers import optimizer
 from advisor.plan.record import ResolvedSettings
 from trainers.frame import settings
+from trainers.frame.fused_layers import fused_in
 from trainers.frame.job import Job
 from trainers.frame.make_optimizer import by_transformers
 from trainers.frame.types import Device, Trainer
@@ -67,6 +68,8 @@ def resolved_settings(
         ),
         unquantised_parameters=(unquantised_parameters(model) or (None,))[0],
         attention=job.stage.attention,
+        kernels=fused_in(model),
+        compile=job.stage.compile,
         packing=job.stage.packing,
         group_by_length=job.stage.group_by_length and not job.stage.packing,
         seq_len=job.stage.seq_len,

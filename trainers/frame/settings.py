@@ -55,7 +55,11 @@ PLAN_KEYS: Mapping[str, str] = {
     "data_seed": "seed",
     "bf16": "weights_dtype and precision",
     "fp16": "weights_dtype and precision",
-    "model_init_kwargs": "weights_dtype, attention, quantization",
+    "model_init_kwargs": "weights_dtype, attention, quantization, kernels",
+    "use_liger_kernel": "kernels",
+    "torch_compile": "compile",
+    "torch_compile_backend": "compile",
+    "torch_compile_mode": "compile",
     "trust_remote_code": "trust_remote_code (of the plan)",
     "use_cpu": "launch.device",
     "deepspeed": "launch.strategy",
@@ -100,7 +104,6 @@ SET_BY_TRAINERS: Mapping[str, str] = {
     "save_only_model": "a checkpoint must be complete to resume from",
     "save_safetensors": "weights are always saved as safetensors",
     "push_to_hub": "nothing is uploaded; `hf upload` does that",
-    "use_liger_kernel": "the loss is computed without full logits already",
     "label_names": "the columns are the trainer's own",
 }
 

@@ -67,6 +67,7 @@ from trainers.frame.resuming import evaluated, last_checkpoint, open_store, resu
 from trainers.frame.rows import prepare_rows, unpacked_if_seen
 from trainers.frame.save_clock import save_clock
 from trainers.frame.stopping import end_if_asked, request
+from trainers.frame.telling import tell
 from trainers.frame.token_counting import Tokens
 from trainers.frame.trained_dtype import round_to_base
 from trainers.frame.types import Device, Model, Tokenizer, Trainer
@@ -233,11 +234,8 @@ def open_stage(
     if rounding := optimizers.rounding_warning(job.stage):
         notes.append(f"WARNING: {rounding}")
     notes.append(optimizers.rate_note(job.stage) or "")
-    if is_main_process():
-        from trainers.frame.progress import say
-
-        for note in filter(None, notes):
-            say(f"{label(job)}: {note}")
+    for note in notes:
+        tell(job, note)
     return OpenStage(versions, device, threads, update)
 
 
@@ -260,10 +258,12 @@ def _train(job: Job, objective: Objective[Any], parts: Parts) -> None:
     # Imported here: reading the command line and refusing a plan must not wait for them.
     from transformers import set_seed
 
+    from trainers.frame.attention import with_attention
     from trainers.frame.loading import check_vocabulary, enable_stop_tokens
     from trainers.frame.progress import RunCallback, say
 
     shown = is_main_process()
+    job = with_attention(job, device)
     # A module starts from the same numbers, whatever this process did before.
     set_seed(job.stage.seed)
     tokenizer, data = prepare(job, objective)
@@ -545,8 +545,8 @@ class TrainerBuilder(NamedTuple):
         from transformers import PrinterCallback
         from transformers.trainer_callback import ProgressCallback
 
+        from trainers.frame.compiling import compile_said
         from trainers.frame.loading import unquantised_parameters
-        from trainers.frame.progress import say
 
         arguments = settings.training_arguments(job, self.device, steps=steps)
         if not save:
@@ -573,14 +573,14 @@ class TrainerBuilder(NamedTuple):
                 {**arguments, **balance.arguments},
             )
         plain = unquantised_parameters(trainer.model)
-        if plain is not None and plain[1] and is_main_process():
-            say(
-                f"{label(job)}: note: {job.stage.quantization} quantises linear layers alone:"
+        if plain is not None and plain[1]:
+            tell(
+                job,
+                f"note: {job.stage.quantization} quantises linear layers alone:"
                 f" {plain[0]:,} parameters keep {job.stage.weights_dtype}, {plain[1]:,} of them in"
-                " routed experts"
+                " routed experts",
             )
-        if balance.said and is_main_process():
-            say(f"{label(job)}: {balance.said}")
+        tell(job, balance.said)
         if not continues:
             started = self.update.start(
                 job.stage,
@@ -589,11 +589,12 @@ class TrainerBuilder(NamedTuple):
                 self.tokenizer,
                 flattened(sequences),
             )
-            if started and is_main_process():
-                say(f"{label(job)}: {started}")
+            tell(job, started or "")
         trainer.add_callback(callback)
         trainer.remove_callback(PrinterCallback)
         trainer.remove_callback(ProgressCallback)
         callback.trainer = trainer
         put_own(trainer, job.stage, steps=steps)
+        if job.stage.compile:
+            tell(job, compile_said(trainer.model))
         return trainer

@@ -16,6 +16,7 @@ from advisor.plan.record import DONE, RESULT, Check, ResolvedSettings, StageResu
 from trainers.evaluation.saved_result import Probe, check_saved
 from trainers.frame import checkpoints, settings, stopping
 from trainers.frame.files import write_json
+from trainers.frame.fused_layers import fused_in
 from trainers.frame.job import Job, label
 from trainers.frame.machine import MemoryMeter, is_main_process, wait_for_all
 from trainers.frame.out_of_memory import EVALUATING, LOADING, SAVING, TRAINING, enter
@@ -62,6 +63,7 @@ def _train(job: Job, parts: Parts) -> None:
     request.doing = stopping.LOADING
     versions, device, threads, update = open_stage(job, lambda: PPOArguments, faults)
     # Imported here: reading the command line and refusing a plan must not wait for them.
+    from trainers.frame.attention import with_attention
     from trainers.frame.loading import load_tokenizer
     from trainers.frame.metrics_file import cut_metrics, unreadable_lines
     from trainers.frame.progress import say
@@ -70,6 +72,7 @@ def _train(job: Job, parts: Parts) -> None:
     from trainers.ppo.saving import load_checkpoint
 
     shown = is_main_process()
+    job = with_attention(job, device)
     tokenizer = load_tokenizer(job)
     data = prepare_rows(
         job, tokenizer, PROMPTS, seq_len=job.stage.seq_len - job.options["response_tokens"]
@@ -248,6 +251,7 @@ def resolved_settings(job: Job, ppo: PPO, about: Mapping[str, Any]) -> ResolvedS
             stage.double_quantization is not False if stage.quantization == "nf4" else None
         ),
         attention=stage.attention,
+        kernels=fused_in(ppo.roles.parts["policy"].model),
         seq_len=stage.seq_len,
         truncation=stage.truncation,
         holdout=stage.holdout,

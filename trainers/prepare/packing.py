@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from advisor.ground.errors import InputError
+from advisor.methods.kernels import is_flash
 from trainers.frame.evaluating import evaluating, first_float_dtype, half_dtype
 from trainers.prepare.row import IGNORED, Row
 
@@ -202,7 +203,7 @@ def check_packing(model: Any, rows: Sequence[Row], *, stage: str, attention: str
     logits near 37 are multiples of 0.25 in bfloat16. So there the difference is compared with that
     of the same two rows as one text, in which the second sees all of the first.
     """
-    found = leak(model, rows, flash=attention.startswith("flash"))
+    found = leak(model, rows, flash=is_flash(attention))
     if found is None or found.accepted:
         return
     device = next(model.parameters()).device

@@ -27,6 +27,7 @@ from advisor.plan.record import (
     last_of_each_task,
     read_record,
 )
+from trainers.frame.attention import usable_here
 from trainers.frame.experts import silence_routers
 from trainers.frame.job import is_hub_id
 from trainers.frame.loading import keep_weights_unpacked, placement
@@ -244,7 +245,7 @@ def _model(result: Result, source: str, device: Any) -> Any:
     dtype = getattr(torch, result.weights_dtype)
     options: dict[str, Any] = {
         "dtype": dtype,
-        "attn_implementation": result.attention,
+        "attn_implementation": usable_here(result.attention, torch.device(device).type),
         "trust_remote_code": result.trust_remote_code,
         **placement(torch.device(device)),
     }

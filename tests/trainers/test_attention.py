@@ -1,0 +1,147 @@
+"""`attention: auto`: the flash attention that a machine has and that gives the right numbers, else
+sdpa; and what the checkpoints of a stage depend on.
+"""
+
+import pytest
+import torch
+
+from tests.trainers.pretend_gpu import GPU, pretend_gpu
+from trainers.frame import attention
+from trainers.frame.attention import choose, largest_gap, usable_here, with_attention
+from trainers.frame.depends_on import dependencies
+
+
+def varlen(q_SHD, k_SHD, v_SHD, *, cu_seqlens_q, max_seqlen_q, causal, **_):
+    """What a flash attention computes, in plain torch: each row for itself."""
+    sizes = cu_seqlens_q.diff().tolist()
+    assert max(sizes) == max_seqlen_q
+    assert causal
+    rows = []
+    for parts in zip(*(one.split(sizes) for one in (q_SHD, k_SHD, v_SHD)), strict=True):
+        q, k, v = (part.transpose(0, 1) for part in parts)
+        k, v = (one.repeat_interleave(q.shape[0] // k.shape[0], 0) for one in (k, v))
+        rows.append(
+            torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(
+                0, 1
+            )
+        )
+    return torch.cat(rows)
+
+
+def one_long_row(q, k, v, *, max_seqlen_q, **more):
+    """A kernel that lets rows see each other."""
+    more["cu_seqlens_q"] = torch.tensor([0, len(q)])
+    return varlen(q, k, v, max_seqlen_q=len(q), **more)
+
+
+def without_backward(q, k, v, **more):
+    return varlen(q, k, v, **more).detach()
+
+
+@pytest.fixture
+def packed(make):
+    """A stage that packs rows and leaves the attention to the machine."""
+
+    def build(**keys):
+        return make(**{"attention": "auto", "packing": True, "weights_dtype": "bfloat16", **keys})
+
+    return build
+
+
+@pytest.fixture
+def has(monkeypatch):
+    """`has(name=function)`: the flash attentions that load here."""
+
+    def said(**functions):
+        def load(name):
+            found = functions.get(name.rpartition("/")[2].replace("-", "_"))
+            if found is None:
+                raise ImportError(f"no {name}\nmore")
+            return found
+
+        monkeypatch.setattr(attention, "load_flash", load)
+        monkeypatch.setattr(attention, "why_not", lambda one, device: None)
+
+    return said
+
+
+def choice(job, capability=(8, 0)):
+    with pretend_gpu(capability=capability):
+        return choose(job, GPU)
+
+
+def test_packed_rows_take_the_fastest_flash_attention_that_works(packed, has):
+    """Hopper's own kernels where the GPU is one; a kernel that fails is passed over, and told."""
+    has(flash_attention_2=varlen, flash_attention_3=varlen)
+    assert choice(packed()).attention == "flash_attention_2"
+    assert choice(packed(), (9, 0)).attention == "flash_attention_3"
+    has(flash_attn2=varlen)
+    assert choice(packed(), (9, 0)).attention == "kernels-community/flash-attn2"
+    full = packed(update="full", weights_dtype="float32", precision="mixed")
+    assert choice(full).attention == "kernels-community/flash-attn2"
+
+
+@pytest.mark.parametrize("wrong", [one_long_row, without_backward])
+def test_a_kernel_with_wrong_numbers_is_not_used(packed, has, wrong):
+    """Rows that see each other, or no gradient: sdpa takes its place, and the run says why."""
+    has(flash_attention_2=wrong)
+    found = choice(packed())
+    assert found.attention == "sdpa"
+    assert "flash_attention_2: gives other numbers" in found.said or "cannot be used" in found.said
+
+
+def test_without_a_flash_attention_sdpa_is_used_and_the_line_says_what_to_install(packed, has):
+    """Nothing is installed: the run goes on, in one line that names the package."""
+    has()
+    found = choice(packed())
+    assert found.attention == "sdpa"
+    assert "flash_attention_2: cannot be used (no flash_attention_2)" in found.said
+    assert "pip install 'kernels>=0.18" in found.said
+    assert "\n" not in found.said
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"packing": False},
+        {"weights_dtype": "float32", "precision": "pure"},
+        {"update": "prefix", "packing": False},
+    ],
+)
+def test_rows_that_are_not_packed_and_float32_keep_to_sdpa(packed, has, keys):
+    """There is little to gain, or nothing that computes it."""
+    has(flash_attention_2=varlen)
+    assert choice(packed(**keys)).attention == "sdpa"
+
+
+def test_an_old_gpu_and_the_processor_keep_to_sdpa(packed, has):
+    """No flash attention was built for them."""
+    has(flash_attention_2=varlen)
+    assert choice(packed(), (7, 5)).attention == "sdpa"
+    assert choose(packed(), torch.device("cpu")) == ("sdpa", "")
+
+
+def test_the_check_knows_grouped_queries(packed):
+    """Several queries share a key; rounding stays well inside the tolerance."""
+    support = attention.Support(True, True, 64, heads=8, kv_heads=2)
+    gap = largest_gap(varlen, support, torch.device("cpu"))
+    assert 0 < gap < attention.TOLERANCE / 2
+
+
+def test_checkpoints_depend_on_the_word_in_the_plan(packed, has, capsys):
+    """A package that is installed between a stop and a resume does not throw checkpoints away; the
+    record holds what was used.
+    """
+    has(flash_attention_2=varlen)
+    with pretend_gpu():
+        chosen = with_attention(packed(), GPU)
+    assert chosen.stage.attention == "flash_attention_2"
+    assert capsys.readouterr().err.count("\n") == 1
+    settings = dependencies(chosen, steps=1, rows="").settings
+    assert settings["attention"] == "auto"
+
+
+def test_a_result_trained_with_a_kernel_loads_where_there_is_none():
+    """Chatting with it on a laptop takes sdpa."""
+    assert usable_here("flash_attention_2", "cpu") == "sdpa"
+    assert usable_here("eager", "cpu") == "eager"
