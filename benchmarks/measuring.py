@@ -3,6 +3,7 @@
 import os
 import statistics
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ class Row:
     values: tuple[float, ...]
     unit: str
     more_is_better: bool = False
+    group: str = ""  # a heading; rows are compared within it
 
     @property
     def median(self) -> float:
@@ -24,11 +26,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Process:
-    """One finished child: seconds of wall clock and its peak resident memory."""
+    """One finished child: seconds of wall clock, of all cores, and peak resident memory."""
 
     wall_s: float
-    peak_bytes: int
+    peak_bytes: int  # of its largest process
     stdout: str
+    stderr: str = ""
+    cpu_s: float = 0.0  # with its own children: steadier than wall time on a shared machine
 
 
 def run_process(
@@ -38,20 +42,26 @@ def run_process(
 
     Raises RuntimeError with its stderr where it fails. Peak memory is that of its largest process.
     """
-    start = time.perf_counter()
-    child = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **(env or {})},
-        cwd=cwd,
-    )
-    out, err = child.communicate()
-    wall_s = time.perf_counter() - start
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        start = time.perf_counter()
+        child = subprocess.Popen(
+            command, stdout=out, stderr=err, env={**os.environ, **(env or {})}, cwd=cwd
+        )
+        try:
+            _, status, used = os.wait4(child.pid, 0)
+        except BaseException:  # Ctrl-C: no child outlives the benchmark
+            child.kill()
+            raise
+        wall_s = time.perf_counter() - start
+        child.returncode = os.waitstatus_to_exitcode(status)  # nobody else can wait for it now
+        out.seek(0)
+        err.seek(0)
+        said, complained = out.read(), err.read()
     if child.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {child.returncode}: {err[-2000:]}")
-    return Process(wall_s, 0, out)
+        what = f"{' '.join(command)} ended with {child.returncode}"
+        raise RuntimeError(f"{what}: {(complained or said)[-2000:]}")
+    cpu_s = used.ru_utime + used.ru_stime
+    return Process(wall_s, used.ru_maxrss * 1024, said, complained, cpu_s)
 
 
 def in_turn(commands: dict[str, Sequence[str]], runs: int) -> list[Row]:
@@ -70,14 +80,18 @@ def in_turn(commands: dict[str, Sequence[str]], runs: int) -> list[Row]:
 def table(rows: list[Row]) -> str:
     """Median, lowest and highest of each row, and its ratio to the first row of the same unit."""
     lines = [
-        f"{'':44}{'median':>10}{'min':>10}{'max':>10}  unit              ratio to first of the unit"
+        f"{'':44}{'median':>10}{'min':>10}{'max':>10}  unit                  ratio to first of the unit"
     ]
-    first: dict[str, Row] = {}
+    first: dict[tuple[str, str], Row] = {}
+    groups: set[str] = set()
     for row in rows:
-        base = first.setdefault(row.unit, row)
+        if row.group and row.group not in groups:
+            groups.add(row.group)
+            lines.append(row.group)
+        base = first.setdefault((row.group, row.unit), row)
         ratio = row.median / base.median if base.median else float("nan")
         lines.append(
             f"{row.name:44}{row.median:10.3g}{min(row.values):10.3g}{max(row.values):10.3g} "
-            f" {row.unit:18}{ratio:6.2f}"
+            f" {row.unit:22}{ratio:6.2f}"
         )
     return "\n".join(lines)

@@ -1,161 +1,105 @@
-"""The same model, rows, steps and settings through `advise run` and through a minimal TRL script,
-in turn.
+"""LoRA on the CPU by `advise run`, by TRL's command line and by LLaMA-Factory's, in turn: the same
+rows and settings first, then each tool with its own defaults.
+
+Speed counts the tokens that the loss counts, so that padding and prompts are no work. Every
+training must have gradients above zero and a falling loss. ADVISE_BENCHMARK_ROWS and
+ADVISE_BENCHMARK_PAIRS make it longer or shorter; rows.py and tools.py name the other variables.
 """
 
-import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from advisor.ground.resources import PACKAGE, trainers_root
-from benchmarks.measuring import Row, run_process
+from advisor.ground.resources import trainers_root
+from benchmarks.measuring import Row
+from benchmarks.side_by_side.rows import make_rows
+from benchmarks.side_by_side.tools import CASES, EPOCHS, MICRO, TOOLS, NotRun, Task, Training
 
-TITLE = (
-    "LoRA of SmolLM2-135M-Instruct on the bundled data, CPU: training loop alone, launch counted"
-    " apart"
-)
-STEPS, PAIRS = 12, 3
+ROWS = int(os.environ.get("ADVISE_BENCHMARK_ROWS", "24"))
+PAIRS = int(os.environ.get("ADVISE_BENCHMARK_PAIRS", "3"))
+TITLE = f"LoRA of SmolLM2-135M-Instruct on {ROWS} rows of alpaca's lengths, read twice, CPU"
 
-PLAN = """version: 1
-name: benchmark
-model: {model}
-data: {{path: {data}, format: messages}}
-stages:
-  - {{name: sft, objective: sft, update: {update}, weights_dtype: float32, learning_rate: 3.0e-4, max_steps: {steps}, {keys},
-     warmup: 0.1, scheduler: cosine, optimizer: adamw_fused, micro_batch_size: 4, grad_accum: 1, seq_len: 256, holdout: 0.0, seed: 42, save_steps: {steps}}}
-launch: {{device: cpu}}
-"""
 
-PLAIN = """
-import json, resource, sys, time
-import peft
-import torch
-from datasets import Dataset
-from transformers import AutoModelForCausalLM, TrainerCallback
-from trl import SFTConfig, SFTTrainer
+@dataclass
+class Seen:
+    """The trainings of one tool in one case."""
 
-model, data, steps, module = sys.argv[1], sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[5])
-rows = [json.loads(line)["messages"] for line in open(data)]
-dataset = Dataset.from_list([{"prompt": row[:-1], "completion": row[-1:]} for row in rows])
+    speed: list[float] = field(default_factory=list)  # learned tokens a second of training
+    whole_s: list[float] = field(default_factory=list)
+    cpu_s: list[float] = field(default_factory=list)
+    peak: list[float] = field(default_factory=list)
 
-class Clock(TrainerCallback):
-    def on_train_begin(self, *args, **kwargs):
-        self.start = time.perf_counter()
-    def on_train_end(self, args, state, control, **kwargs):
-        self.seconds = time.perf_counter() - self.start
+    def add(self, training: Training, learned: int) -> None:
+        self.speed.append(learned / training.train_s)
+        self.whole_s.append(training.process.wall_s)
+        self.cpu_s.append(training.process.cpu_s)
+        self.peak.append(training.process.peak_bytes / 2**30)
 
-clock = Clock()
-config = SFTConfig(output_dir=sys.argv[4], max_steps=steps, per_device_train_batch_size=4, learning_rate=3e-4, lr_scheduler_type="cosine", warmup_steps=0.1, max_length=256,
-                   gradient_checkpointing=False, bf16=False, use_cpu=True, optim="adamw_torch_fused",
-                   logging_steps=1, save_steps=steps, report_to="none", seed=42, disable_tqdm=True)
-config_of_module = getattr(peft, module.pop("class"))(task_type="CAUSAL_LM", **module) if module else None
-trainer = SFTTrainer(model=AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32), args=config, train_dataset=dataset, peft_config=config_of_module, callbacks=[clock])
-trainer.train()
-tokens = [entry["num_tokens"] for entry in trainer.state.log_history if "num_tokens" in entry][-1]
-print(json.dumps({"seconds": clock.seconds, "tokens": tokens, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
-"""
+    def rows(self, name: str, case: str) -> list[Row]:
+        values = {
+            "learned tokens/s": self.speed,
+            "s command to adapter": self.whole_s,
+            "CPU s of it": self.cpu_s,
+            "GiB peak resident": self.peak,
+        }
+        return [Row(name, tuple(seen), unit, group=case) for unit, seen in values.items()]
 
 
 def demo_model() -> str:
     """The folder of the model, fetched once."""
     environment = {**os.environ, "PYTHONPATH": str(trainers_root()), "PYTHONSAFEPATH": "1"}
-    return (
-        subprocess.run(
-            [sys.executable, "-P", "-m", "trainers.tools.demo_model"],
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-            check=True,
-        )
-        .stdout.strip()
-        .splitlines()[-1]
-    )
-
-
-@dataclass(frozen=True)
-class Setting:
-    """An update as a plan states it (`keys`, flow YAML) and as a plain script does (`module`:
-    PEFT's class and its arguments; empty for full).
-    """
-
-    update: str
-    keys: str
-    module: Mapping[str, object]
-
-
-LORA = Setting(
-    "lora",
-    "rank: 16, alpha: 32, target_modules: all-linear",
-    {"class": "LoraConfig", "r": 16, "lora_alpha": 32, "target_modules": "all-linear"},
-)
-UNITS = {"speed": "tokens/s", "step": "s a step", "peak": "GiB", "launch": "s launch"}
-
-
-def ours(folder: Path, name: str, setting: Setting, model: str, data: str) -> dict[str, float]:
-    """One training by `advise run`: keys of UNITS."""
-    (folder / "plan.yaml").write_text(
-        PLAN.format(model=model, data=data, steps=STEPS, update=setting.update, keys=setting.keys)
-    )
-    command = [
-        sys.executable,
-        "-m",
-        "advisor",
-        "run",
-        "plan.yaml",
-        "--no-judge",
-        "--json",
-        "--output",
-        str(folder / name),
-    ]
-    done = run_process(command, cwd=str(folder), env={"PYTHONPATH": str(trainers_root())})
-    measured = json.loads(done.stdout)["stages"][0]["measured"]
-    seconds = measured["train_s"]
-    return {
-        "step": seconds / STEPS,
-        "speed": measured["tokens_per_s"],
-        "peak": measured["peak_bytes"] / 2**30,
-        "launch": done.wall_s - seconds,
-    }
-
-
-def plain(folder: Path, name: str, setting: Setting, model: str, data: str) -> dict[str, float]:
-    """The same training by a minimal script over TRL and PEFT: keys of UNITS."""
-    (folder / "plain.py").write_text(PLAIN)
-    done = run_process(
-        [
-            sys.executable,
-            "plain.py",
-            model,
-            data,
-            str(STEPS),
-            str(folder / name),
-            json.dumps(setting.module),
-        ],
-        cwd=str(folder),
-    )
-    said = json.loads(done.stdout.strip().splitlines()[-1])
-    return {
-        "step": said["seconds"] / STEPS,
-        "speed": said["tokens"] / said["seconds"],
-        "peak": said["peak"] / 2**30,
-        "launch": done.wall_s - said["seconds"],
-    }
+    command = [sys.executable, "-P", "-m", "trainers.tools.demo_model"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True)
+    return done.stdout.strip().splitlines()[-1]
 
 
 def measure() -> list[Row]:
-    model, data = demo_model(), str(PACKAGE / "demo" / "support.jsonl")
-    sides = {"plain TRL script": plain, "advise run": ours}
-    seen: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
-    with tempfile.TemporaryDirectory() as folder:
+    model, cores = demo_model(), len(os.sched_getaffinity(0))
+    assert ROWS % MICRO == 0, f"ADVISE_BENCHMARK_ROWS: a multiple of {MICRO}"
+    seen = {case: {name: Seen() for name in TOOLS} for case in CASES}
+    with tempfile.TemporaryDirectory() as temporary:
+        rows = make_rows(Path(temporary), model, ROWS)
+        learned = EPOCHS * rows.learned
+        print(
+            f"{rows.rows} rows, {rows.all_tokens:,} tokens, {rows.learned:,} of them learned,"
+            f" the longest {rows.longest}\n"
+        )
+        absent: set[str] = set()
         for turn in range(PAIRS):
-            for name, side in sides.items():
-                seen[name].append(side(Path(folder), f"{side.__name__}{turn}", LORA, model, data))
+            for case in CASES:
+                for name, run in TOOLS.items():
+                    if name in absent:
+                        continue
+                    folder = Path(temporary) / f"{case}-{name.replace(' ', '-')}-{turn}"
+                    folder.mkdir()
+                    try:
+                        training = run(Task(case, model, rows, folder, cores))
+                    except NotRun as error:
+                        absent.add(name)
+                        print(f"{name}: not run: {error}")
+                        continue
+                    seen[case][name].add(training, learned)
+                    print(said(case, name, training, learned), file=sys.stderr, flush=True)
+                    shutil.rmtree(folder)
     return [
-        Row(name, tuple(values[key] for values in seen[name]), unit)
-        for key, unit in UNITS.items()
-        for name in sides
+        row
+        for case in CASES
+        for unit in range(4)
+        for name in TOOLS
+        if name not in absent
+        for row in [seen[case][name].rows(name, case)[unit]]
     ]
+
+
+def said(case: str, name: str, training: Training, learned: int) -> str:
+    """One training in a line, as soon as it is over."""
+    process, losses = training.process, training.losses
+    return (
+        f"  {case:9}{name:15}{process.wall_s:7.1f} s, {process.cpu_s:.1f} s of CPU,"
+        f" {learned / training.train_s:.1f} tokens/s, {process.peak_bytes / 2**30:.2f} GiB,"
+        f" loss {losses[0]:.3f} to {losses[-1]:.3f} in {len(losses)} steps"
+    )

@@ -1,0 +1,1 @@
+"""The tools that `benchmarks.training` compares: their rows, their commands, and what they log."""

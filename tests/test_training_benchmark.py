@@ -1,0 +1,78 @@
+"""`python -m benchmarks training`: rows, what counts as a training, and the table. The tools
+themselves run in the benchmark alone.
+"""
+
+import json
+import sys
+
+import pytest
+
+from benchmarks.measuring import Process, Row, run_process, table
+from benchmarks.side_by_side import rows, tools
+
+DONE = Process(10.0, 2**30, "")
+
+
+def lines(*losses, norm=0.5):
+    return [{"loss": loss, "grad_norm": norm} for loss in losses]
+
+
+def test_a_training_that_learns_nothing_is_no_result():
+    """Gradients above zero in every step, and a second reading that goes better than the first."""
+    assert tools.training_of(5.0, lines(3.0, 2.0, 2.9, 1.9), DONE).losses == [3.0, 2.0, 2.9, 1.9]
+    with pytest.raises(AssertionError, match=r"did not fall: 2\.500, then 2\.550"):
+        tools.training_of(5.0, lines(3.0, 2.0, 3.0, 2.1), DONE)
+    with pytest.raises(AssertionError, match="gradient norms"):
+        tools.training_of(5.0, lines(3.0, 2.0, norm=0.0), DONE)
+    with pytest.raises(AssertionError, match="gradient norms"):
+        tools.training_of(5.0, [{"loss": 3.0}, {"loss": 2.0}], DONE)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("61.5", 61.5), ("0:01:01.5", 61.5)])
+def test_the_time_that_a_tool_printed_is_read(text, seconds):
+    assert tools.seconds_of(text) == seconds
+
+
+def test_the_rows_are_the_same_each_time_and_of_all_lengths(tmp_path, monkeypatch):
+    """They have the bundled data's words in alpaca's lengths, or come from a file of your own."""
+    chats = rows.conversations(200)
+    assert chats == rows.conversations(200)
+    few = rows.spread(chats, 8)
+    words = sorted(len(chat[-1]["content"].split()) for chat in few)
+    assert len(few) == 8
+    assert words[0] < 30
+    assert words[-1] > 250
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps([{"instruction": "Add.", "input": "1 + 2", "output": "3"},
+                               {"instruction": "Say.", "input": "", "output": " "}]))  # fmt: skip
+    monkeypatch.setenv(rows.DATA, str(own))
+    assert rows.conversations(10) == [
+        [{"role": "user", "content": "Add.\n1 + 2"}, {"role": "assistant", "content": "3"}]
+    ]
+
+
+def test_a_tool_that_is_not_there_says_why(monkeypatch):
+    monkeypatch.setenv(tools.LLAMA_FACTORY, "/no/such/llamafactory-cli")
+    with pytest.raises(tools.NotRun, match="ADVISE_LLAMA_FACTORY: /no/such/llamafactory-cli"):
+        tools.llama_factory_command()
+
+
+def test_a_process_says_what_it_cost():
+    """The time of its own children counts, and the memory of the largest of them."""
+    inner = "x = bytearray(80_000_000); [i * i for i in range(10**6)]"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', '''{inner}'''])"
+    done = run_process([sys.executable, "-c", code])
+    assert done.peak_bytes > 80_000_000
+    assert done.cpu_s > 0
+    with pytest.raises(RuntimeError, match="ended with 3: no"):
+        run_process([sys.executable, "-c", "import sys; print('no', file=sys.stderr); sys.exit(3)"])
+
+
+def test_rows_are_compared_within_their_group():
+    """The first row of a unit in each group is what the others are compared with."""
+    shown = table(
+        [Row(name, (value,), "s", group=group)
+         for group in ("equal", "defaults") for name, value in (("a", 2.0), ("b", 3.0))]
+    ).splitlines()  # fmt: skip
+    assert [line.split()[0] for line in shown[1:]] == ["equal", "a", "b", "defaults", "a", "b"]
+    assert [line.split()[-1] for line in shown if line.startswith("b")] == ["1.50", "1.50"]
