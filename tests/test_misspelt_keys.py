@@ -14,6 +14,7 @@ from advisor.ground.errors import InputError
 from advisor.ground.yaml_reader import parse_yaml
 from advisor.methods import load as method_files
 from advisor.methods import methods
+from advisor.methods.rollout_warnings import rollout_warnings
 from advisor.plan.read import read_plan
 from advisor.probe.gpu_files import catalogue_gpus, cuda_facts
 from advisor.ruleset.facts import load_facts
@@ -77,6 +78,12 @@ SHIPPED = {
     "amounts of data": (
         "data/amounts.yaml", "too_few: 16", "to_few: 16", "too_few", data_requirements,
     ),
+    "keys of several methods": (
+        "keys/rewards.yaml", "type: entries", "typ: entries", "type", read_methods,
+    ),
+    "warnings about rollouts": (
+        "data/rollouts.yaml", "limit: 0.3", "limt: 0.3", "limit", rollout_warnings,
+    ),
     "sources": ("sources.yaml", "kind: document}", "knid: document}", "kind", data_requirements),
     "scenarios": (
         "scenarios/document.yaml", "composition:", "compositoin:", "composition",
@@ -123,7 +130,7 @@ SHIPPED = {
 }  # fmt: skip
 CACHED = (
     catalogue_gpus, cuda_facts, organisation_models, typical_sizes, suggested_models,
-    data_requirements, resources.method_roots,
+    data_requirements, resources.method_roots, rollout_warnings,
 )  # fmt: skip
 
 

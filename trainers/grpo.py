@@ -17,25 +17,27 @@ from typing import Any
 
 from advisor.ground.content import folder_digest
 from advisor.ground.errors import Fault, InputError, TrainingFailed
-from advisor.plan.record import SavedFile
+from advisor.plan.record import Check, RewardRecord, SavedFile
 from trainers.evaluation.generation import general_rows
 from trainers.evaluation.loss import answer_log_probs
 from trainers.evaluation.rewards import RewardEvaluator, prompt_row
 from trainers.evaluation.saved_result import Probe
 from trainers.frame import settings, stage
-from trainers.frame.job import Job
+from trainers.frame.job import Job, label
+from trainers.frame.machine import is_main_process
 from trainers.frame.stage import Objective
 from trainers.frame.types import Device, Model, Tokenizer, Trainer
 from trainers.prepare import Prepared
 from trainers.prepare.prompts import PROMPTS, Prompt
-from trainers.rewards.sources import (
-    Answer,
-    Reward,
-    build_reward,
-    reward_faults,
-    reward_folder,
-    reward_source,
-    source_note,
+from trainers.rewards.rollout_log import RolloutLog
+from trainers.rewards.scoring import Rewards
+from trainers.rewards.sources import build_rewards, model_folders, reward_faults, source_note
+from trainers.rewards.watch import (
+    Watch,
+    missing_checks,
+    reward_checks,
+    reward_records,
+    stage_lines,
 )
 from trainers.rollouts.engine import Engine, Sampling
 from trainers.updates import Update
@@ -49,7 +51,7 @@ class GRPO(Objective[Prompt]):
     """
 
     kind = PROMPTS
-    logged = (
+    logged: tuple[str, ...] = (
         "reward",
         "reward_std",
         "frac_reward_zero_std",
@@ -57,8 +59,12 @@ class GRPO(Objective[Prompt]):
         "entropy",
         "completions/mean_length",
         "completions/clipped_ratio",
+        "clip_ratio/region_mean",
+        "engine_mismatch",
+        "sampling/sampling_logp_difference/mean",  # the same, as TRL calls it
     )
-    reward: Reward
+    rewards: Rewards
+    watch: Watch
 
     def config_class(self) -> type:
         from trl import GRPOConfig
@@ -106,7 +112,8 @@ class GRPO(Objective[Prompt]):
         self, job: Job, device: Device, update: Update, tokenizer: Tokenizer, data: Prepared[Prompt]
     ) -> Any:
         # Before the model is loaded, because the reward may be refused.
-        self.reward = build_reward(job, tokenizer, (*data.train, *data.holdout), device)
+        self.rewards = build_rewards(job, tokenizer, (*data.train, *data.holdout), device)
+        self.logged = (*type(self).logged, *self.rewards.logs)
         return super().load(job, device, update, tokenizer, data)
 
     def trainer(
@@ -121,6 +128,7 @@ class GRPO(Objective[Prompt]):
         from datasets import Dataset
 
         from trainers.frame.progress import say
+        from trainers.rewards.in_trl import Scored, WatchCallback, reward_functions
         from trainers.rollouts.transformers_engine import TransformersEngine
 
         rows = [row for (row,) in sequences]
@@ -135,11 +143,13 @@ class GRPO(Objective[Prompt]):
             "steps_per_generation": together * generations,
             "per_device_eval_batch_size": generations,
             "remove_unused_columns": False,
+            "reward_weights": [part.weight for part in self.rewards.parts],
             **self.own_arguments(job),
         }
+        scored = Scored()
         built = with_prepared_prompts(self.trainer_class())(
             model=model,
-            reward_funcs=reward_function(self.reward),
+            reward_funcs=reward_functions(self.rewards, scored),
             args=settings.build_config(self.config_class(), {**arguments, **own}, job),
             train_dataset=Dataset.from_dict(
                 {
@@ -163,6 +173,18 @@ class GRPO(Objective[Prompt]):
             adapts=not job.dry_run,
             say=say,
         )
+        built.rewards, built.scored, self.watch = self.rewards, scored, Watch()
+        if is_main_process() and not job.dry_run:
+            built.rollout_log = RolloutLog.of(
+                job, arguments["max_steps"], engine=built.engine.name
+            )
+            built.add_callback(
+                WatchCallback(
+                    self.watch, self.logged, job.run / "metrics.jsonl",
+                    stage=job.stage.name, task=job.task,
+                    say=lambda text: say(f"{label(job)}: {text}"),
+                )
+            )  # fmt: skip
         return built
 
     def probe(self, job: Job, data: Prepared[Prompt], tokenizer: Tokenizer) -> Probe:
@@ -174,7 +196,7 @@ class GRPO(Objective[Prompt]):
     def evaluator(
         self, job: Job, trainer: Trainer, data: Prepared[Prompt], fingerprint: str
     ) -> RewardEvaluator:
-        return RewardEvaluator(job, trainer, data, fingerprint, self.reward)
+        return RewardEvaluator(job, trainer, data, fingerprint, self.rewards)
 
     def evaluation_loss(self, trainer: Trainer, rows: Sequence[Prompt]) -> float | None:
         general = general_rows(
@@ -189,9 +211,9 @@ class GRPO(Objective[Prompt]):
 
     def depends_on(self, job: Job, data: Prepared[Prompt]) -> dict[str, str]:
         """The reward model's files; those of a verifier or a function are keys of the stage."""
-        if reward_source(job, (*data.train, *data.holdout)) != "reward_model":
-            return {}
-        return {"reward": folder_digest(reward_folder(job)).digest}
+        folders = model_folders(job, (*data.train, *data.holdout))
+        digests = [folder_digest(folder).digest for folder in folders]
+        return {"reward": "-".join(digests)} if digests else {}
 
     def save(
         self, job: Job, trainer: Trainer, model: Model, tokenizer: Tokenizer
@@ -200,13 +222,19 @@ class GRPO(Objective[Prompt]):
 
         Raises TrainingFailed if every answer got the same reward, so that nothing was learned.
         """
-        if self.reward.constant and job.max_steps is None:
+        if self.rewards.constant and job.max_steps is None:
             hint = (
                 "look at the sample answers: the task may be too hard for the model (train it on"
                 " examples first), or the reward does not measure it"
             )
-            raise TrainingFailed(f"nothing was learned: {self.reward.constant_text()}", hint=hint)
+            raise TrainingFailed(f"nothing was learned: {self.rewards.constant_text()}", hint=hint)
         return super().save(job, trainer, model, tokenizer)
+
+    def about_rewards(self, job: Job) -> tuple[tuple[RewardRecord, ...], list[Check]]:
+        lines = stage_lines(job.run / "metrics.jsonl", stage=job.stage.name, task=job.task)
+        records = reward_records(lines, self.rewards.parts)
+        checks = [*reward_checks(records), *missing_checks(lines, self.rewards.parts)]
+        return records, [*checks, *self.watch.checks()]
 
 
 def steps_together(job: Job, prompts: int, *, processes: int) -> int:
@@ -246,8 +274,9 @@ def with_prepared_prompts(trainer: type) -> type:
     import transformers
 
     from trainers.frame.trl_trainer import frozen_copy, with_safe_checkpoints
+    from trainers.rewards.in_trl import with_rollout_log
 
-    base: Any = with_safe_checkpoints(trainer)
+    base: Any = with_rollout_log(with_safe_checkpoints(trainer))
 
     class Prompted(base):
         ids_of: Mapping[str, list[int]]
@@ -380,28 +409,6 @@ def parts_of_answers(inputs: Mapping[str, Any], size: int) -> list[tuple[Any, fl
             part["num_items_in_batch"] = part["num_items_in_batch"] * share
         parts.append((part, share))
     return parts
-
-
-def reward_function(reward: Reward) -> Any:
-    """The reward as a function that TRL can call."""
-
-    def rewards(
-        *,
-        prompts: Sequence[str],
-        completions: Sequence[str],
-        completion_ids: Sequence[Sequence[int]],
-        answer: Sequence[str | None],
-        ids: Sequence[list[int]],
-        **_: Any,
-    ) -> list[float]:
-        return reward(
-            [
-                Answer(*parts)
-                for parts in zip(prompts, completions, answer, ids, completion_ids, strict=True)
-            ]
-        )
-
-    return rewards
 
 
 def train(job: Job) -> None:

@@ -20,7 +20,9 @@ OPTIONS = (
     "teacher_params",
     "teacher_quantization",
     "verifier",
+    "reward_model",
     "reward",
+    "rewards",
     "dropout",
     "train_embeddings",
 )

@@ -21,6 +21,7 @@ from advisor.estimate.resolved_run import (
 from advisor.estimate.types import RunSpec, TimeEstimate
 from advisor.ground.types import GpuSpec, ModelShape
 from advisor.methods import objective, update
+from advisor.methods.rewards import models_that_score
 
 # Share of the best measured matmul that a tuned loop reaches, on a card of A100 class (published
 # median MFU 0.6 there, 0.42 on H100) ...
@@ -232,7 +233,7 @@ def _flops(spec: RunSpec, d: Dims, length: float) -> float:
     elif what.generates:
         # Answers are read once more by the reference where moving away has a price, and by the
         # reward model.
-        factor += 2.0 * (bool(spec.options.get("beta")) + _scored_by_model(spec))
+        factor += 2.0 * (bool(spec.options.get("beta")) + models_that_score(spec.options))
     factor += 2.0 * what.extra_forwards
     other_models = special(what, "beside_flops")
     beside = other_models(spec, weights) if other_models else 0.0
@@ -327,11 +328,6 @@ def _optimizer_s(spec: RunSpec, d: Dims, machine: Machine) -> float:
         moved = CHUNK_TRAFFIC
     speed = machine.bytes_per_s if "cpu" not in name else CPU_BYTES_PER_S * 4
     return trainable * moved / share / speed
-
-
-def _scored_by_model(spec: RunSpec) -> bool:
-    """Whether a model looks at every answer; else a program does."""
-    return not (spec.options.get("verifier") or spec.options.get("reward"))
 
 
 def _generate_s(

@@ -14,6 +14,7 @@ from advisor.data.read.hub import offline
 from advisor.ground.errors import Fault
 from advisor.ground.model_folder import folder_faults, model_faults
 from advisor.methods import objective
+from advisor.methods.rewards import reward_parts
 from advisor.plan.entries import Entry
 from advisor.plan.model import Plan
 from advisor.plan.read import resolve_path
@@ -54,9 +55,9 @@ def _other_folders(plan: Plan, todo: Sequence[Entry]) -> Iterable[tuple[str, boo
         if entry.start_folder is not None:
             found.setdefault(entry.start_folder, False)
             found[entry.start_folder] |= _writes(entry)
-        scorer = entry.stage.options.get("reward_model")
-        if isinstance(scorer, str) and scorer not in names:
-            found.setdefault(scorer, False)
+        for part in reward_parts(entry.stage.options):
+            if part.source == "reward_model" and part.value not in names:
+                found.setdefault(part.value, False)
     yield from found.items()
 
 

@@ -15,6 +15,7 @@ from advisor.data.read.hub import is_hub_id, offline
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.types import DataProfile
 from advisor.methods import objective
+from advisor.methods.rewards import reward_parts
 from advisor.plan.entries import Entry
 from advisor.plan.read import resolve_path
 
@@ -109,7 +110,8 @@ def _faults(entry: Entry, profile: DataProfile) -> Iterable[Fault]:
                 ),
                 allowed=(
                     "a reward model trained by an earlier stage (objective rm); reward_model: a"
-                    " folder; verifier: exact, regex or json_schema; reward: file.py:function"
+                    " folder; verifier: exact, regex, format or json_schema; reward:"
+                    " file.py:function; rewards: a list of several"
                 ),
             )
         return
@@ -132,8 +134,8 @@ def _has_reward(entry: Entry, profile: DataProfile) -> bool:
     """
     return (
         not objective(entry.stage.objective).needs_reward
-        or entry.scored_by is not None
-        or any(entry.stage.options.get(key) for key in ("verifier", "reward_model", "reward"))
+        or entry.scored_by
+        or reward_parts(entry.stage.options)
         or profile.kind == "prompts_with_verifier"
         or profile.format == "classification"
         or "grpo" in profile.objectives  # its answers can be verified

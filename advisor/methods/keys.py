@@ -16,6 +16,7 @@ from advisor.ground.shape import (
     Integer,
     Keys,
     ListOf,
+    MapOf,
     NamedValue,
     Number,
     OneOf,
@@ -68,11 +69,12 @@ TYPES: Mapping[str, Shape] = {
     "text_or_list": OneOf(options=(Text(), ListOf(of=Text(), least=1))),
     "boolean": Flag(),
     "choice": Choice(values=()),
+    "entries": ListOf(of=Keys(keys={}, nulls=True), least=1),
 }
-# What the file of a method says of a key that it declares.
-DECLARATION = Keys(
+# What the file of a method says of a key that it declares; and of a key in each entry of a list.
+_OF_A_VALUE = Keys(
     keys={
-        "type": Choice(values=tuple(TYPES)),
+        "type": Choice(values=tuple(name for name in TYPES if name != "entries")),
         "min": Number(),
         "max": Number(),
         "exclusive_min": Flag(help="the key has to be above `min`"),
@@ -85,11 +87,30 @@ DECLARATION = Keys(
     },
     required=("type",),
 )
-PARTS = {"number": ("min", "max", "exclusive_min", "exclusive_max"), "choice": ("values",)}
+DECLARATION = replace(
+    _OF_A_VALUE,
+    keys={
+        **_OF_A_VALUE.keys,
+        "type": Choice(values=tuple(TYPES)),
+        "keys": MapOf(of=_OF_A_VALUE, help="entries: the keys that each may have"),
+        "also": ListOf(of=Text(), help="entries: keys of this file that each may have, too"),
+    },
+)
+PARTS = {
+    "number": ("min", "max", "exclusive_min", "exclusive_max"),
+    "choice": ("values",),
+    "entries": ("keys", "also"),
+}
 
 
-def declared_key(name: str, owner: str, said: Mapping[str, Any]) -> Key:
-    """The key of a declaration that has the shape above."""
+def declared_key(
+    name: str, owner: str, said: Mapping[str, Any], beside: Mapping[str, Any] | None = None
+) -> Key:
+    """The key of a declaration that has the shape above.
+
+    Args:
+        beside: The declarations of the same file, which entries may take over by `also`.
+    """
     shape = TYPES[said["type"]]
     if isinstance(shape, Number):
         low, high = said.get("min"), said.get("max")
@@ -103,6 +124,11 @@ def declared_key(name: str, owner: str, said: Mapping[str, Any]) -> Key:
         )
     elif isinstance(shape, Choice):
         shape = replace(shape, values=tuple(said.get("values", ())))
+    elif isinstance(shape, ListOf) and isinstance(shape.of, Keys):
+        inside = {key: (beside or {})[key] for key in said.get("also", ())} | said.get("keys", {})
+        keys = [declared_key(key, owner, part) for key, part in inside.items()]
+        shapes = {key.name: replace(key.shape, help=key.help) for key in keys}
+        shape = replace(shape, of=replace(shape.of, keys=shapes))
     default = said.get("default")
     return Key(
         name=name,

@@ -1,8 +1,9 @@
 """rules/objectives/*.yaml and rules/updates/*.yaml -> Methods.
 
-A folder named in ADVISE_METHODS adds methods of one's own: it has the layout of this project
-(`rules/objectives/`, `rules/updates/`, `trainers/`, `estimate/methods/`). A file with a fault takes
-its own method away and no other: whoever names that method gets the fault, located.
+Keys that several methods have stand once, in rules/keys/NAME.yaml, and those methods name the file
+under `shares`. A folder named in ADVISE_METHODS adds methods of one's own: it has the layout of
+this project (`rules/objectives/`, `rules/updates/`, `trainers/`, `estimate/methods/`). A file with
+a fault takes its own method away and no other: whoever names that method gets the fault, located.
 """
 
 from __future__ import annotations
@@ -63,6 +64,17 @@ AMOUNTS = Keys(
     },
     required=("too_few", "usual", "text", "sources"),
 )
+# rules/keys/NAME.yaml.
+SHARED_KEYS_FILE = Keys(
+    help="Keys of a stage that several methods have",
+    keys={
+        "version": Choice(values=(1,)),
+        "id": Text(help="the file's own name"),
+        "about": Text(),
+        "keys": MapOf(of=DECLARATION, least=1, help="the keys that its methods add to a stage"),
+    },
+    required=("id", "about", "keys"),
+)
 # Fields of a method that are made from parts of its file.
 MADE = (
     "axis",
@@ -92,6 +104,7 @@ def file_shape(axis: str) -> Keys:
         "version": Choice(values=(1,)),
         "sources": MapOf(of=SOURCE, help="beside those of rules/sources.yaml"),
         "keys": MapOf(of=DECLARATION, help="the keys that it adds to a stage"),
+        "shares": ListOf(of=Text(), help="files of rules/keys/ whose keys it has, too"),
         "defaults": Keys(
             keys={name: _default(key.shape) for name, key in stage_keys().items()},
             help="of keys that every stage has",
@@ -209,6 +222,19 @@ def _names(method: Method) -> list[str]:
     return [method.id, *(variant.id for variant in variants)]
 
 
+def _wrong_declaration(
+    name: str, said: Mapping[str, Any], beside: Mapping[str, Any]
+) -> Iterator[tuple[Path_, str]]:
+    """(where in the declaration, what is wrong) of each part that makes no key."""
+    for part in unused_parts(said):
+        yield (part,), f"`{part}` says nothing about a key of type {said['type']}"
+    if said["type"] == "choice" and "values" not in said:
+        yield (), f"key '{name}': a choice has no `values`"
+    for other in said.get("also", ()) if said["type"] == "entries" else ():
+        if other not in beside or other == name:
+            yield (), f"key '{name}': `also` names '{other}', which this file does not declare"
+
+
 class _Reader:
     """One file of a method, with every fault found in it."""
 
@@ -258,22 +284,63 @@ class _Reader:
         return build(kind, plain, **made)
 
     def keys(self) -> Iterator[Key]:
-        """The keys that a stage of this method may have."""
-        declared = self.data.get("keys")
-        for name, said in declared.items() if isinstance(declared, dict) else ():
-            place = ("keys", name)
-            if self.faults and check_shape(self.document, DECLARATION, place):
-                continue  # told already
-            for part in unused_parts(said):
-                self.fault(
-                    (*place, part), f"`{part}` says nothing about a key of type {said['type']}"
-                )
-            if said["type"] == "choice" and "values" not in said:
-                self.fault(place, f"key '{name}': a choice has no `values`")
+        """The keys that a stage of this method may have: its own, then those that it shares."""
+        own = list(self.declared(self.document))
+        yield from own
+        names = {key.name for key in own}
+        shares = self.data.get("shares")
+        for number, name in enumerate(shares if isinstance(shares, list) else ()):
+            document = self.shared(("shares", number), str(name))
+            if document is None:
                 continue
-            key = declared_key(name, f"{self.axis} {self.path.stem}", said)
+            for key in self.declared(document):
+                if key.name in names:
+                    what = f"`{key.name}` is declared here and in {document.at()}"
+                    self.fault(("keys", key.name), what)
+                names.add(key.name)
+                yield key
+
+    def shared(self, place: Path_, name: str) -> Document | None:
+        """The file of shared keys of that name: of the method's own folder, or shipped."""
+        for root in dict.fromkeys((self.root, resource_root())):
+            path = root / "rules" / "keys" / f"{name}.yaml"
+            if not path.is_file():
+                continue
+            try:
+                if root == resource_root():
+                    return read_shipped(path, shape=SHARED_KEYS_FILE)
+                document = read_yaml(path, name=str(path))
+            except InputError as error:
+                self.faults += error.faults
+                return None
+            faults = check_shape(document, SHARED_KEYS_FILE)
+            self.faults += faults
+            return None if faults else document
+        there = sorted(path.stem for path in (resource_root() / "rules" / "keys").glob("*.yaml"))
+        what = f"no file rules/keys/{name}.yaml"
+        self.fault(place, what, f"there are: {', '.join(there)}", nearest(name, there))
+        return None
+
+    def declared(self, document: Document) -> Iterator[Key]:
+        """The keys that a file declares."""
+        data = document.data if isinstance(document.data, dict) else {}
+        keys = data.get("keys")
+        declared = keys if isinstance(keys, dict) else {}
+        for name, said in declared.items():
+            place = ("keys", name)
+            if self.faults and check_shape(document, DECLARATION, place):
+                continue  # told already
+            wrong = list(_wrong_declaration(name, said, declared))
+            for part, what in wrong:
+                at = document.at((*place, *part), key=True)
+                self.faults.append(Fault(what=f"{at}: {what}"))
+            if any(not part for part, _ in wrong):
+                continue
+            key = declared_key(name, f"{self.axis} {self.path.stem}", said, declared)
             if not key.accepts(key.default):
-                self.fault(place, f"key '{name}': its default {key.default!r} is not {key.allowed}")
+                at = document.at(place, key=True)
+                what = f"{at}: key '{name}': its default {key.default!r} is not {key.allowed}"
+                self.faults.append(Fault(what=what))
             yield key
 
     def check_arithmetic(self, name: str) -> None:

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 from advisor.ground.errors import nearest
 from advisor.methods.kernels import ATTENTIONS, needs_gpu
+from advisor.methods.rewards import LIST as REWARDS
+from advisor.methods.rewards import reward_faults
 from advisor.methods.stage import stage_keys
 from advisor.plan.keys import KeySpecs
 
@@ -206,7 +208,12 @@ def stage_faults(stage: Mapping[str, Any], place: Place, specs: KeySpecs, report
             "",
             refusal.hint,
         )
-    own = {*stage_keys(), *specs.allowed(objective, update)}
+    allowed = specs.allowed(objective, update)
+    if REWARDS in allowed:
+        limit = allowed["response_tokens"].default if "response_tokens" in allowed else None
+        for fault in reward_faults(stage, response_tokens=stage.get("response_tokens", limit)):
+            report((*place, *fault.place), fault.what, fault.allowed, fault.hint)
+    own = {*stage_keys(), *allowed}
     for block in ("trl", "peft"):
         inner = stage.get(block)
         for key in inner if isinstance(inner, dict) else ():

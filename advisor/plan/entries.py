@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from advisor.methods.rewards import reward_parts
 from advisor.plan.keys import KeySpecs, key_specs
 from advisor.plan.model import Plan, PlanData, Stage, Task
 
@@ -18,12 +19,14 @@ class Entry:
     data: PlanData
     starts_from: str | None  # name of the entry whose result it continues from
     start_folder: str | None  # or a folder, as written in the plan; both None: the plan's model
-    scored_by: str | None = None  # name of the entry whose reward model scores this one's answers
+    # Names of the entries whose reward models score this one's answers.
+    scored_by: tuple[str, ...] = ()
 
     @property
     def needs(self) -> tuple[str, ...]:
         """Names of the entries that have to be trained before this one."""
-        return tuple(name for name in (self.starts_from, self.scored_by) if name is not None)
+        starts_from = () if self.starts_from is None else (self.starts_from,)
+        return tuple(dict.fromkeys((*starts_from, *self.scored_by)))
 
 
 def entries(plan: Plan, *, specs: KeySpecs | None = None) -> list[Entry]:
@@ -59,26 +62,25 @@ def _chain(plan: Plan, task: Task | None, specs: KeySpecs) -> list[Entry]:
                 data=data,
                 starts_from=f"{start}{suffix}" if earlier else None,
                 start_folder=None if earlier else start,
-                scored_by=f"{scorer}{suffix}" if (scorer := _scorer(plan, index, specs)) else None,
+                scored_by=tuple(f"{name}{suffix}" for name in _scorers(plan, index, specs)),
             )
         )
     return result
 
 
-def _scorer(plan: Plan, index: int, specs: KeySpecs) -> str | None:
-    """The stage whose reward model scores the answers of a stage that learns from its own; None
+def _scorers(plan: Plan, index: int, specs: KeySpecs) -> list[str]:
+    """The stages whose reward models score the answers of a stage that learns from its own; empty
     if something else does.
     """
     stage = plan.stages[index]
-    if (
-        not specs.objectives[stage.objective].needs_reward
-        or stage.options.get("reward")
-        or stage.options.get("verifier")
-    ):
-        return None
+    if not specs.objectives[stage.objective].needs_reward:
+        return []
     there = [earlier.name for earlier in plan.stages[:index] if _scores(earlier, specs)]
-    named = stage.options.get("reward_model")
-    return named if named in there else there[-1] if there and named is None else None
+    parts = reward_parts(stage.options)
+    if not parts:
+        return there[-1:]
+    named = (part.value for part in parts if part.source == "reward_model")
+    return [name for name in named if name in there]
 
 
 def _before(plan: Plan, index: int, specs: KeySpecs) -> str | None:

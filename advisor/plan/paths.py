@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from advisor.ground.shape import Keys, ListOf, Shape
 from advisor.methods.keys import FunctionText, PathText
 from advisor.plan.keys import KeySpecs, key_specs
 from advisor.plan.model import Plan, Stage
@@ -62,12 +63,26 @@ def _stage(
 def _options(
     stage: Stage, moved: Callable[[str], str], names: Collection[str], specs: KeySpecs
 ) -> dict[str, Any]:
-    declared, found = specs.allowed(stage.objective, stage.update), dict(stage.options)
-    for key, value in stage.options.items():
-        shape = declared[key].shape if key in declared else None
-        if isinstance(shape, PathText) and value not in names:
-            found[key] = moved(value)
-        elif isinstance(shape, FunctionText):
-            file, colon, function = value.rpartition(":")
-            found[key] = f"{moved(file)}{colon}{function}"
-    return found
+    declared = specs.allowed(stage.objective, stage.update)
+    return {
+        key: _moved(value, declared[key].shape, moved, names) if key in declared else value
+        for key, value in stage.options.items()
+    }
+
+
+def _moved(
+    value: Any, shape: Shape | None, moved: Callable[[str], str], names: Collection[str]
+) -> Any:
+    """A value of that shape with every path in it moved."""
+    if isinstance(shape, ListOf) and isinstance(value, list):
+        return [_moved(part, shape.of, moved, names) for part in value]
+    if isinstance(shape, Keys) and isinstance(value, dict):
+        return {key: _moved(part, shape.keys.get(key), moved, names) for key, part in value.items()}
+    if not isinstance(value, str):
+        return value
+    if isinstance(shape, PathText) and value not in names:
+        return moved(value)
+    if isinstance(shape, FunctionText):
+        file, colon, function = value.rpartition(":")
+        return f"{moved(file)}{colon}{function}"
+    return value

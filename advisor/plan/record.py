@@ -33,6 +33,7 @@ from advisor.ground.terminal import json_shown
 
 SCHEMA_VERSION = 1
 RECORD, DRY_RUN, RESULT = "run.json", "dry_run.json", "result.json"
+ROLLOUTS = "rollouts.jsonl"  # in the folder of a stage that learns from its own answers
 ERROR, CROSS = "error.json", "cross.json"
 ADJUSTED, DOING = "adjusted.json", "doing.json"
 
@@ -378,6 +379,19 @@ class SavedFile(JsonObject):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RewardRecord(JsonObject):
+    """What became of one of several rewards over a training."""
+
+    name: Annotated[str, "in metrics.jsonl and rollouts.jsonl"]
+    weight: Annotated[float, "what it was multiplied by in the sum"] = 1.0
+    first: Annotated[float | None, "its mean in the first step"] = None
+    last: Annotated[float | None, "its mean in the last step"] = None
+    spread: Annotated[float | None, "its standard deviation within a step, mean of all"] = None
+    missing: Annotated[float | None, "share of the answers that it did not score", OMIT_NULL] = None
+    constant: Annotated[bool, "whether every answer got the same"] = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome(JsonObject):
     """What a trained stage came to."""
 
@@ -394,6 +408,9 @@ class Outcome(JsonObject):
     data: Annotated[DataCounts | None, "the rows"] = None
     evaluation: Annotated[Evaluation | None, "before and after; null: not compared"] = None
     held_out: Annotated[HeldOut | None, "held-out loss during training", OMIT_NULL] = None
+    rewards: Annotated[
+        tuple[RewardRecord, ...] | None, "each of several rewards; null: there is one", OMIT_NULL
+    ] = None
     checks: Annotated[tuple[Check, ...], "checks of what was saved"] = ()
     verdict: Annotated[Verdict | None, "the verdict on the stage"] = None
     files: Annotated[

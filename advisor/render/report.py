@@ -21,6 +21,7 @@ from advisor.methods.model import SERVERS
 from advisor.plan.record import (
     DONE,
     FAILED,
+    ROLLOUTS,
     Check,
     Confusion,
     DataCounts,
@@ -35,9 +36,16 @@ from advisor.plan.record import (
     StageRecord,
     last_of_each_task,
 )
-from advisor.render.curves import curve
 from advisor.render.html import block, document, text
+from advisor.render.metric_curves import metric_curves
 from advisor.render.page import Item, Items, Row, Table
+from advisor.render.rollouts import (
+    REWARD_COLUMNS,
+    SAMPLE_COLUMNS,
+    read_rollouts,
+    reward_rows,
+    sample_rows,
+)
 from advisor.render.run import (
     COUNTERS,
     ask_command,
@@ -75,25 +83,6 @@ CARD_KEYS = (  # of TRL's settings, those that the model card names
     "gradient_accumulation_steps",
     "optim",
 )
-# Of metrics.jsonl, what is drawn: key -> name and unit. A trainer that logs more is drawn by adding
-# a line here.
-DRAWN = {
-    "loss": ("Training loss", ""),
-    "learning_rate": ("Learning rate", ""),
-    "reward": ("Mean reward", ""),
-    "kl": ("KL to the reference", "nats a token"),
-    "entropy": ("Entropy", "nats"),
-    "clip_fraction": ("Share of clipped tokens", ""),
-    "explained_variance": ("Explained variance of the value", ""),
-    "response_tokens": ("Length of answers", "tokens"),
-    "ended": ("Answers that end by themselves", "share"),
-    "grad_norm": ("Gradient norm", ""),
-    "tokens_per_s": ("Speed", "tokens/s"),
-    "memory_bytes": ("Memory", "GiB"),
-}
-
-# Key -> what is drawn in its picture beside it, and its name.
-BESIDE = {"loss": ("holdout_loss", "Held-out loss")}
 
 
 def write_report(folder: Path, record: RunRecord) -> Path:
@@ -106,6 +95,11 @@ def write_report(folder: Path, record: RunRecord) -> Path:
         folder=folder,
         plan_text=plan.read_text("utf-8") if plan.is_file() else "",
         metrics=read_metrics(folder / METRICS),
+        rollouts={
+            stage.name: read_rollouts(folder / stage.folder / ROLLOUTS)
+            for stage in record.stages
+            if stage.folder
+        },
     )
     write_atomically(folder / REPORT, page)
     for stage in record.stages:
@@ -257,9 +251,18 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def report_page(
-    record: RunRecord, *, folder: Path, plan_text: str, metrics: Sequence[Mapping[str, Any]]
+    record: RunRecord,
+    *,
+    folder: Path,
+    plan_text: str,
+    metrics: Sequence[Mapping[str, Any]],
+    rollouts: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> str:
-    """The report as HTML."""
+    """The report as HTML.
+
+    Args:
+        rollouts: Name of a stage -> the lines of its rollouts.jsonl.
+    """
     body = [*_verdict(record), *_facts(record)]
     for stage in record.stages:
         own = [
@@ -267,7 +270,7 @@ def report_page(
             for line in metrics
             if line.get("stage") == stage.plan_stage and line.get("task") == stage.task
         ]
-        body += _stage(stage, own)
+        body += _stage(stage, own, (rollouts or {}).get(stage.name, ()))
     body += [*_cross_table(record), *_use(record, folder), *_plan(plan_text), *_versions(record)]
     return document(
         f"Report: {record.name}",
@@ -409,12 +412,16 @@ def _versions(record: RunRecord) -> list[str]:
 # --------------------------------------------------------------------------- one stage
 
 
-def _stage(stage: StageRecord, metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+def _stage(
+    stage: StageRecord,
+    metrics: Sequence[Mapping[str, Any]],
+    rollouts: Sequence[Mapping[str, Any]],
+) -> list[str]:
     title = f"Stage {stage.name}: {what_was_trained(stage)}"
     if stage.status != DONE:
         reason = f": {stage.error.what}" if stage.error else ""
         told = [f"{stage.status}{reason}", *(one.sentence() for one in stage.adjusted)]
-        return _section(title, _items(told), *_curves(metrics))
+        return _section(title, _items(told), *metric_curves(metrics), _rollouts(rollouts))
     said = stage.verdict.text if stage.verdict else None
     evaluation = stage.evaluation or Evaluation()
     return _section(
@@ -423,7 +430,9 @@ def _stage(stage: StageRecord, metrics: Sequence[Mapping[str, Any]]) -> list[str
         _before_after(evaluation),
         _items(stage.held_out.sentences()) if stage.held_out else "",
         _items([one.sentence() for one in stage.adjusted]) if stage.adjusted else "",
-        *_curves(metrics),
+        _grid(REWARD_COLUMNS, reward_rows(stage.rewards or ())),
+        *metric_curves(metrics),
+        _rollouts(rollouts),
         _costs(stage),
         _data(stage.data),
         _checks(stage.checks),
@@ -465,31 +474,9 @@ def _interval(found: Sequence[float | None] | None) -> str:
     return f"{low:+.3g} to {high:+.3g}" if low is not None and high is not None else ""
 
 
-def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
-    drawn = []
-    for key, (name, unit) in DRAWN.items():
-        scale = 2**30 if key == "memory_bytes" else 1
-        beside = _points(metrics, BESIDE[key][0]) if key in BESIDE else []
-        lowest = min(beside, key=lambda point: point[1], default=None)
-        drawn.append(
-            curve(
-                name,
-                [(step, value / scale) for step, value in _points(metrics, key)],
-                unit=unit,
-                beside=(BESIDE[key][1], beside) if beside else None,
-                dot=(*lowest, f"lowest at step {lowest[0]:g}") if lowest else None,
-            )
-        )
-    return [svg for svg in drawn if svg]
-
-
-def _points(metrics: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
-    """(step, value) of the lines that have one."""
-    return [
-        (float(line["step"]), float(line[key]))
-        for line in metrics
-        if isinstance(line.get(key), int | float) and "step" in line
-    ]
+def _rollouts(lines: Sequence[Mapping[str, Any]]) -> str:
+    table = _grid(SAMPLE_COLUMNS, sample_rows(lines))
+    return table and f"<h3>Answers that were learned from, at the start and in the end</h3>{table}"
 
 
 def _costs(stage: StageRecord) -> str:

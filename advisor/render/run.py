@@ -23,12 +23,14 @@ from advisor.plan.read import read_plan
 from advisor.plan.record import (
     DONE,
     DRY_RUN,
+    ROLLOUTS,
     DryRun,
     DryRunStage,
     Evaluation,
     Expected,
     Measured,
     Metric,
+    RewardRecord,
     Run,
     RunRecord,
     StageRecord,
@@ -101,6 +103,12 @@ def _line(label: str, text: str) -> str:
     return f"  {label:<{LABEL_WIDTH}}{text}"
 
 
+def _reward_words(one: RewardRecord) -> str:
+    first, last = ("?" if mean is None else f"{mean:.3g}" for mean in (one.first, one.last))
+    missing = f", no score for {one.missing:.1%} of the answers" if one.missing else ""
+    return f"{one.weight:g} x {one.name}: {first} -> {last}{missing}"
+
+
 def _stage_lines(stage: StageRecord, folder: Path) -> list[str]:
     data = stage.data
     rows = f", {data.train_rows:,} rows" if data and data.train_rows else ""
@@ -130,7 +138,10 @@ def _stage_lines(stage: StageRecord, folder: Path) -> list[str]:
         if kept:
             lines.append(_line("rows", f"{' and '.join(kept)} for their length"))
         lines += [_line("note", note) for note in data.notes]
+    lines += [_line("reward", _reward_words(one)) for one in stage.rewards or ()]
     lines += [_line("check" if check.ok else "WARNING", check.text) for check in stage.checks]
+    if (rollouts := folder / stage.folder / ROLLOUTS).is_file():
+        lines.append(_line("answers", f"samples with their rewards: {shown_path(rollouts)}"))
     return [*lines, _line("result", shown_path(folder / stage.folder))]
 
 

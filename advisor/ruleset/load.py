@@ -32,6 +32,7 @@ from advisor.ground.sources import SOURCE, SOURCES_FILE, source_from
 from advisor.ground.yaml_cache import read_shipped
 from advisor.ground.yaml_reader import Document, read_yaml
 from advisor.methods import methods
+from advisor.methods.load import SHARED_KEYS_FILE
 from advisor.ruleset.candidates import instances, seen_inputs
 from advisor.ruleset.entries import Path_, Reader, as_list, as_map
 from advisor.ruleset.facts import FACT, FACT_NAME, Fact, Value, facts_of
@@ -432,6 +433,8 @@ def load_rules(
     loader.assume = loader.assumptions(facts_document)
     loader.add_tables(read(root / "tables.yaml", shape=TABLES_FILE))
     loader.add_sources(read(root / "sources.yaml", shape=SOURCES_FILE))
+    for path in sorted((root / "keys").glob("*.yaml")):
+        read(path, shape=SHARED_KEYS_FILE)  # the methods have read them; the digest names them, too
     for axis in ("updates", "objectives"):
         for path in method_files(root, axis):
             loader.add_axis(read(path, shipped=path.is_relative_to(root)), axis)

@@ -11,6 +11,8 @@ from advisor.ground.files import cannot_write, write_atomically
 from advisor.ground.resources import rules_dir
 from advisor.ground.sources import SOURCES_FILE
 from advisor.ground.yaml_cache import read_shipped
+from advisor.methods.load import SHARED_KEYS_FILE
+from advisor.methods.rollout_warnings import ROLLOUTS_FILE
 from advisor.plan.record import run_schema
 from advisor.probe import gpu_files
 from advisor.probe.prices import price_file_shape
@@ -42,9 +44,11 @@ def schemas(rules: Ruleset) -> dict[str, Schema]:
         "tables": files.tables_schema(rules),
         "layer": files.layer_schema(rules),
         "axis": files.method_schema(rules),
+        "keys": file_schema(SHARED_KEYS_FILE),
         "scenarios": files.scenarios_schema(rules),
         "sources": file_schema(SOURCES_FILE),
         "amounts": file_schema(REQUIREMENTS_FILE),
+        "rollouts": file_schema(ROLLOUTS_FILE),
         "hardware": file_schema(gpu_files.gpu_file_shape(cited)),
         "hardware-sources": file_schema(gpu_files.SOURCES_FILE),
         "cuda": file_schema(gpu_files.CUDA_FILE),

@@ -499,8 +499,11 @@ GIVE_THE_REWARD = {
     "verifier",
     "pattern",
     "schema",
+    "overlong_tokens",
+    "ngram",
     "reward_model",
     "reward",
+    "rewards",
 }  # tested in test_rewards.py, one by one
 CONFIGURED = [
     (name, key)

@@ -76,6 +76,7 @@ ACTS = {
         *names("""
             cast_lm_head_to_fp32 delta entropy_coef entropy_coef_delta entropy_coef_max
             entropy_coef_min entropy_target importance_sampling_level loss_type
+            multi_objective_aggregation
             off_policy_mask_threshold sapo_temperature_neg sapo_temperature_pos scale_rewards
             top_entropy_quantile use_adaptive_entropy use_bias_correction_kl vespo_k_neg vespo_k_pos
             vespo_lambda_neg vespo_lambda_pos vllm_importance_sampling_cap

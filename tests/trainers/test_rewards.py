@@ -17,7 +17,7 @@ from tests.trainers.alignment import (
     stage_of,
     trained,
 )
-from trainers.rewards.sources import Answer, Reward
+from trainers.rewards.scoring import Answer, Reward
 from trainers.rewards.verifiers import matches, same_answer, schema_validator
 
 # --------------------------------------------------------------------------- verifiers
@@ -143,7 +143,7 @@ def test_an_unknown_verifier_is_refused_where_the_plan_is_read(tmp_path, tiny_mo
             {"version": 1, "model": str(tiny_model), "data": {"path": "x.jsonl"}, "stages": [stage]}
         )
     )
-    with pytest.raises(InputError, match="exact, regex, json_schema"):
+    with pytest.raises(InputError, match="exact, regex, format, json_schema, length, repetition"):
         read_plan(path)
 
 
@@ -177,12 +177,12 @@ def test_a_reward_model_scores_as_it_does_alone(align):
     from trainers.frame.loading import load_tokenizer
     from trainers.frame.rows import prepare_rows
     from trainers.prepare.preference import PAIRS
-    from trainers.rewards.sources import build_reward
+    from trainers.rewards.sources import build_rewards
 
     trained(align("rm"))
     job = align("rloo", earlier=(stage_of("rm"),))
     tokenizer = load_tokenizer(job)
-    reward = build_reward(job, tokenizer, [], torch.device("cpu"))
+    reward = build_rewards(job, tokenizer, [], torch.device("cpu"))
     rows = prepare_rows(job, tokenizer, PAIRS).train[:5]
     told = reward(
         [Answer("", "", None, list(row.prompt_ids), list(row.chosen_ids)) for row in rows]
@@ -319,14 +319,14 @@ def test_verifiable_answers_need_no_key(align, asked):
 @pytest.mark.parametrize(("key", "value"), [("pattern", "e"), ("schema", "schema.json")])
 def test_what_a_verifier_needs_changes_the_run(key, value, align, tmp_path):
     """Pattern and schema decide which answers are rewarded."""
-    from trainers.rewards.sources import build_reward
+    from trainers.rewards.sources import build_rewards
 
     (tmp_path / "schema.json").write_text('{"type": "integer"}')
     (tmp_path / "other.json").write_text('{"type": "string"}')
     kind = {"pattern": "regex", "schema": "json_schema"}[key]
     answer = {"pattern": "tea", "schema": "3"}[key]
     told = [
-        build_reward(align("grpo", verifier=kind, **{key: given}), None, [], None)(
+        build_rewards(align("grpo", verifier=kind, **{key: given}), None, [], None)(
             [Answer("", answer, None, [], [])]
         )
         for given in (value, {"pattern": "x", "schema": "other.json"}[key])

@@ -15,7 +15,7 @@ from advisor.ground.shape import Keys, ListOf, Shape
 from advisor.methods import methods
 from advisor.methods.keys import Key
 from advisor.methods.model import Method
-from advisor.methods.stage import stage_keys
+from advisor.methods.stage import EVERY_STAGE, stage_keys
 from advisor.plan.model import Launch, Origin, Plan, PlanData, Task
 from tools.generate.markdown import grid
 from tools.generate.words import cell
@@ -98,15 +98,28 @@ def part_rows(kind: type) -> Iterable[list[str]]:
 def key_row(key: Key) -> list[str]:
     required = key.default is None and key.name in REQUIRED
     default = MISSING if required else key.default
-    return row(key.name, key.shape, default, key.help)
+    return row(key.name, key.shape, default, key.help, linked=key.owner == EVERY_STAGE)
 
 
-def row(name: str, shape: Shape, default: Any, help_: str) -> list[str]:
-    return [f"`{name}`", words(name, shape), cell(default_words(default)), cell(help_)]
+def row(name: str, shape: Shape, default: Any, help_: str, *, linked: bool = True) -> list[str]:
+    what = words(name, shape, linked=linked)
+    return [f"`{name}`", what, cell(default_words(default)), cell(help_)]
 
 
-def words(name: str, shape: Shape) -> str:
+def entry_blocks(keys: Iterable[Key]) -> Iterable[str]:
+    """The keys of the entries of each key that is a list of maps."""
+    for key in keys:
+        if isinstance(key.shape, ListOf) and isinstance(key.shape.of, Keys):
+            yield f"Each entry of `{key.name}`:"
+            yield table(
+                row(name, shape, None, shape.help) for name, shape in key.shape.of.keys.items()
+            )
+
+
+def words(name: str, shape: Shape, *, linked: bool = True) -> str:
     """What may be written; a part of the file is a link to its keys."""
+    if not linked and isinstance(shape, ListOf) and isinstance(shape.of, Keys):
+        return "a list of maps"
     if isinstance(shape, Keys):
         return f"[a map](#{name})"
     if isinstance(shape, ListOf) and isinstance(shape.of, Keys):
@@ -129,6 +142,7 @@ def method_blocks(axis: str, method: Method) -> list[str]:
     """The keys of one method, its own defaults of common keys, and what it does not go with."""
     blocks = [f"## {axis} `{method.id}`", f"{method.name}: {method.about}."]
     blocks.append(table(map(key_row, method.keys.values())))
+    blocks += entry_blocks(method.keys.values())
     notes = [f"- default of `{key}`: `{value}`" for key, value in method.defaults.items()]
     notes += [f"- does not read `{key}`: {why}" for key, why in method.unused.items()]
     for refusal in method.refuses:

@@ -23,6 +23,7 @@ INTRODUCTION = """\
 | `plan.yaml` | the launch file that was trained; `advise run FOLDER` resumes it |
 | `stages/<name>/` | the adapter or model, in the layout of PEFT or transformers |
 | `stages/<name>/checkpoints/` | where a stopped stage is resumed from |
+| `stages/<name>/rollouts.jsonl` | answers that were learned from, with their rewards (a sample) |
 | `metrics.jsonl` | one line per logged step, at most about 5,000 a stage |
 | `report.html` | all of it as a page |
 | `dry_run.json` | what `advise run --dry-run` measured |

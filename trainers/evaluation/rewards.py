@@ -4,6 +4,7 @@ with general prompts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,9 +17,14 @@ from trainers.frame.types import Trainer
 from trainers.prepare import IGNORED, Prepared, Row
 from trainers.prepare.prompts import Prompt
 from trainers.prepare.row import ids_of
-from trainers.rewards.sources import Answer, Reward
+from trainers.rewards.scoring import Answer, Rewards, Score
 
 HELD_OUT_PROMPTS, TRIAL_PROMPTS = 32, 4
+
+
+def numbers(scores: Sequence[Score]) -> list[float]:
+    """Scores with NaN for those that are missing, which a file keeps as null."""
+    return [math.nan if score is None else score for score in scores]
 
 
 def prompt_row(row: Prompt) -> Row:
@@ -39,13 +45,13 @@ class RewardEvaluator(TextEvaluator):
     """Lets the model answer held-out prompts greedily, and scores the answers by the reward."""
 
     def __init__(
-        self, job: Job, trainer: Trainer, data: Prepared[Prompt], fingerprint: str, reward: Reward
+        self, job: Job, trainer: Trainer, data: Prepared[Prompt], fingerprint: str, rewards: Rewards
     ) -> None:
         trial = job.max_steps is not None
         self.held = held_out(data.holdout, limit=TRIAL_PROMPTS if trial else HELD_OUT_PROMPTS)
         # No row has a loss: prompts have nothing to learn.
         super().__init__(job, trainer, Prepared(train=(), holdout=(), rows=data.rows), fingerprint)
-        self.reward = reward
+        self.rewards = rewards
         self.prompts = [prompt_row(row) for row in self.held]
         self.limit = int(job.options["response_tokens"])
 
@@ -72,12 +78,29 @@ class RewardEvaluator(TextEvaluator):
             for row, sample in zip(self.held, found.samples, strict=False)
         ]
         if answers:
-            found.scores["reward"] = self.reward(answers, counts=False)
+            parts = [part(answers, counts=False) for part in self.rewards.parts]
+            found.scores["reward"] = numbers(self.rewards.sums(parts))
+            if self.rewards.several:
+                for part, scores in zip(self.rewards.parts, parts, strict=True):
+                    found.scores[f"reward {part.key}"] = numbers(scores)
         return found
 
     def own_parts(self) -> dict[str, Comparison]:
-        before, after = self.base.scores.get("reward"), self.tuned.scores.get("reward")
-        return {"reward": compare(before, after, higher_is_better=True)} if before and after else {}
+        """The reward before and after, and each of several, of answers that have both scores."""
+        found = {}
+        for name, before in self.base.scores.items():
+            pairs = [
+                pair
+                for pair in zip(before, self.tuned.scores.get(name, []), strict=False)
+                if not any(value is None or math.isnan(value) for value in pair)
+            ]
+            if pairs:
+                one, other = (list(side) for side in zip(*pairs, strict=True))
+                weight = next(
+                    (part.weight for part in self.rewards.parts if name == f"reward {part.key}"), 1
+                )
+                found[name] = compare(one, other, higher_is_better=weight > 0)
+        return found
 
     def own_record(self) -> dict[str, Any]:
         samples = self.tuned.samples
@@ -92,11 +115,11 @@ class RewardEvaluator(TextEvaluator):
         """Whether answers end, and whether the reward differed between them."""
         differ = Check(
             "rewards-differ",
-            not self.reward.constant,
+            not self.rewards.constant,
             (
-                self.reward.constant_text()
-                if self.reward.constant
-                else f"{self.reward.name} gave different rewards to the answers of the training"
+                self.rewards.constant_text()
+                if self.rewards.constant
+                else f"{self.rewards.name} gave different rewards to the answers of the training"
             ),
         )
-        return [*super().checks(), *([differ] if self.reward.seen else [])]
+        return [*super().checks(), *([differ] if self.rewards.seen else [])]

@@ -11,6 +11,19 @@ from advisor.ground.disk import DISK, Disk
 from advisor.ground.files import cannot_write, write_atomically
 from trainers.frame.files import json_value
 
+# A log of TRL's trainers -> its name here, where it is not the same with _ for /.
+RENAMED = {"sampling/sampling_logp_difference/mean": "engine_mismatch"}
+
+
+def metric_name(log: str) -> str:
+    """What metrics.jsonl calls a log of TRL's trainers.
+
+    `rewards/NAME/mean` keeps its name: NAME is the user's own.
+    """
+    if log.startswith("rewards/") and log.count("/") > 1:
+        return log
+    return RENAMED.get(log) or log.replace("rewards/", "reward_").replace("/", "_")
+
 
 def append_line(path: Path, line: Mapping[str, Any], *, disk: Disk = DISK) -> None:
     """Append a line. Raises MachineNotReady if the disk does not take it."""

@@ -28,7 +28,7 @@ from trainers.frame.job import Job
 NO_EVALUATION = "TRL's evaluation does not run: held-out loss is measured by our own"
 ONE_MACHINE = "a run uses one machine"
 NOTHING_UPLOADED = "nothing is uploaded; `hf upload` does that"
-NO_COMPLETIONS_LOG = "the report has sample answers from before and after training"
+NO_COMPLETIONS_LOG = "rollouts.jsonl in the stage's folder has samples of all steps"
 OBJECT = "it takes an object of PEFT, which a plan cannot hold"
 BY_PEFT = "PEFT writes it itself"
 
@@ -85,7 +85,6 @@ WITHOUT_EFFECT: Mapping[str, Mapping[str, str]] = {
         "log_unique_prompts": NO_COMPLETIONS_LOG,
         "num_completions_to_print": NO_COMPLETIONS_LOG,
         "max_tool_calling_iterations": "the model calls no tools while it is trained",
-        "multi_objective_aggregation": "there is one reward",
         "use_transformers_paged": "TRL reads use_transformers_continuous_batching in its place",
     },
     "RLOOConfig": {
@@ -143,6 +142,7 @@ CHOICES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         ),
         "importance_sampling_level": ("token", "sequence"),
         "scale_rewards": ("group", "batch", "none"),
+        "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
     },
 }  # fmt: skip
 
@@ -268,6 +268,11 @@ NEEDS = (
         "loss_type: vespo",
         ("vespo_k_neg", "vespo_k_pos", "vespo_lambda_neg", "vespo_lambda_pos"),
         _includes("loss_type", "vespo"),
+    ),
+    Needs(
+        "several entries in the stage's rewards",
+        ("multi_objective_aggregation",),
+        lambda job, values: len(job.options.get("rewards") or ()) > 1,
     ),
     Needs(
         "use_adaptive_entropy: true",

@@ -19,7 +19,7 @@ from advisor.ground.units import format_duration, format_gib
 from trainers.frame.checkpoint_store import CheckpointStore
 from trainers.frame.held_out_curve import HeldOutCurve
 from trainers.frame.machine import MemoryMeter, is_main_process, wait_for_all
-from trainers.frame.metrics_file import append_line
+from trainers.frame.metrics_file import append_line, metric_name
 from trainers.frame.save_clock import SaveClock
 from trainers.frame.stopping import request
 
@@ -219,11 +219,7 @@ class RunCallback(TrainerCallback):
                 "tokens_per_s": round(per_s, 1),
                 "elapsed_s": round(self.earlier_s + now - self.began_s, 3),
                 "memory_bytes": memory,
-                **{
-                    key.replace("rewards/", "reward_").replace("/", "_"): logs[key]
-                    for key in self.logged
-                    if key in logs
-                },
+                **{metric_name(key): logs[key] for key in self.logged if key in logs},
             }
         )
         left_s = (
@@ -234,7 +230,7 @@ class RunCallback(TrainerCallback):
         if self.display is not None:
             own = "".join(
                 f"  {key.split('/')[-1].replace('_', ' ')} {logs[key]:.3f}"
-                for key in [key for key in self.logged if key in logs][:SHOWN]
+                for key in [key for key in self.logged if logs.get(key) is not None][:SHOWN]
             )
             self.display.show(
                 state.global_step,

@@ -21,6 +21,7 @@ from advisor.plan.record import (
     RESULT,
     Check,
     Measured,
+    RewardRecord,
     SavedFile,
     StageResult,
     Verdict,
@@ -187,6 +188,12 @@ class Objective(ABC, Generic[Item]):
     ) -> dict[str, SavedFile]:
         """Write the result into the stage's folder; its files. May raise TrainingFailed."""
         return checkpoints.save_result(model, tokenizer, job.output)
+
+    def about_rewards(self, job: Job) -> tuple[tuple[RewardRecord, ...], list[Check]]:
+        """(what became of each of several rewards, what was noticed about the answers that were
+        trained on), once training is over.
+        """
+        return (), []
 
 
 def prepare(job: Job, objective: Objective[Any]) -> tuple[Tokenizer, Prepared[Any]]:
@@ -371,6 +378,8 @@ def _train(job: Job, objective: Objective[Any], parts: Parts) -> None:
     files = objective.save(job, trainer, trained, tokenizer)
     checks: list[Check] = check_saved(job, trained, job.output, probe, before)
     checks += rounding_checks(job)
+    rewards, noticed = objective.about_rewards(job)
+    checks += noticed
     evaluation, verdict = None, None
     enter(job, EVALUATING)
     if evaluator is not None:
@@ -392,6 +401,7 @@ def _train(job: Job, objective: Objective[Any], parts: Parts) -> None:
         data=data.counts(),
         evaluation=evaluation,
         held_out=curve.record() if curve is not None else None,
+        rewards=rewards or None,
         checks=tuple(checks),
         verdict=stage_verdict(checks, verdict),
         files=files,

@@ -22,7 +22,14 @@ from trainers.frame.types import Device, Tokenizer
 from trainers.ppo.steps import PPOArguments
 from trainers.prepare import Prepared
 from trainers.prepare.prompts import Prompt
-from trainers.rewards.sources import build_reward, reward_faults, reward_folder, reward_source
+from trainers.rewards.sources import (
+    NOTHING_SCORES,
+    build_rewards,
+    model_folders,
+    parts_of,
+    reward_faults,
+    reward_files,
+)
 from trainers.updates import Update
 
 if TYPE_CHECKING:
@@ -89,36 +96,27 @@ def faults(job: Job) -> list[Fault]:
 
 
 def reward_model_folder(job: Job, prompts: Sequence[Prompt]) -> Path | None:
-    """The reward model's folder; None if a verifier or a function gives the reward.
+    """The folder of the first reward model, which becomes a role; None if there is none.
 
-    Raises InputError if nothing does.
+    Raises InputError if nothing gives a reward.
     """
-    source = reward_source(job, prompts)
-    if source is None:
+    if not parts_of(job, prompts):
         raise InputError(
             f"stage {job.stage.name}: nothing gives the answers a reward",
-            allowed=(
-                "a stage with objective rm before it; reward_model: a folder; verifier: exact,"
-                " regex or json_schema; reward: file.py:function"
-            ),
+            allowed=f"a stage with objective rm before it; {NOTHING_SCORES}",
         )
-    return reward_folder(job) if source == "reward_model" else None
+    folders = model_folders(job, prompts)
+    return folders[0] if folders else None
 
 
-def reward_fingerprint(job: Job, folder: Path | None) -> str:
+def reward_fingerprint(job: Job, prompts: Sequence[Prompt]) -> str:
     """A digest of what gives the reward, for checkpoints to depend on."""
-    if folder is not None:
-        from trainers.ppo.roles import weights_fingerprint
+    from trainers.ppo.roles import weights_fingerprint
 
-        return weights_fingerprint(folder)
-    files = [
-        str(job.options[key]).rpartition(":")[0] if key == "reward" else str(job.options[key])
-        for key in ("reward", "schema")
-        if job.options.get(key)
-    ]
-    return fingerprint(
-        [(job.folder / Path(file).expanduser()).read_text("utf-8") for file in files]
-    )
+    models = [weights_fingerprint(folder) for folder in model_folders(job, prompts)]
+    if len(models) == 1 and not reward_files(job):
+        return models[0]
+    return fingerprint([*models, *(file.read_text("utf-8") for file in reward_files(job))])
 
 
 def build(
@@ -139,7 +137,7 @@ def build(
         update: The stage's update scheme.
         tokenizer: Of the policy.
         data: The prompts.
-        folder: The reward model's; None: a verifier or a function gives the reward.
+        folder: Of the reward model among the roles; None: verifiers or functions give the reward.
     """
     import torch
 
@@ -153,9 +151,10 @@ def build(
 
     options, stage = job.options, job.stage
     torch.manual_seed(stage.seed)
-    reward = (
-        build_reward(job, tokenizer, (*data.train, *data.holdout), device)
-        if folder is None
+    prompts = (*data.train, *data.holdout)
+    rewards = (
+        build_rewards(job, tokenizer, prompts, device, scored_elsewhere=folder)
+        if folder is None or len(parts_of(job, prompts)) > 1
         else None
     )
     roles, notes = build_roles(
@@ -213,7 +212,7 @@ def build(
         autocast=autocast,
         engine=local,
         local=local,
-        reward=reward,
+        rewards=rewards,
         scaler=torch.amp.GradScaler(device.type) if dtype == "float16" else None,
         mean=mean_over_processes(device) if settings.world_size() > 1 else None,
     )

@@ -39,7 +39,9 @@ from trainers.prepare import Prepared
 from trainers.prepare.prepared import rows_digest
 from trainers.prepare.prompts import PROMPTS, Prompt
 from trainers.prepare.template import template_record
+from trainers.rewards.rollout_log import RolloutLog
 from trainers.rewards.sources import source_note
+from trainers.rewards.watch import missing_checks, reward_checks, reward_records, stage_lines
 
 if TYPE_CHECKING:
     from trainers.ppo.run import PPORun
@@ -95,7 +97,8 @@ def _train(job: Job, parts: Parts) -> None:
 
     run.store = store = open_store(
         job, versions, steps=run.steps, rows=rows_digest(data.train),
-        model=ppo.roles.parts["policy"].model, more={"reward": reward_fingerprint(job, folder)},
+        model=ppo.roles.parts["policy"].model,
+        more={"reward": reward_fingerprint(job, (*data.train, *data.holdout))},
     )  # fmt: skip
     resume = last_checkpoint(job, store)
     request.doing = stopping.BEFORE
@@ -117,6 +120,8 @@ def _train(job: Job, parts: Parts) -> None:
         if dropped:
             say(f"{label(job)}: {unreadable_lines(dropped)}")
         run.lines = run.written_lines()
+        run.watch.see_earlier(run.lines)
+        ppo.rollout_log = RolloutLog.of(job, run.steps, engine=ppo.engine.name)
         if resume is not None:
             say(
                 f"{label(job)}: resuming after update {first} of {run.steps}, learning rate"
@@ -196,6 +201,10 @@ def finish(
         checks += evaluator.checks()
         say(f"{label(job)}: {verdict[1]}")
     checks += [Check(name, False, text) for name, text in run.warnings.items()]
+    lines = stage_lines(run.metrics, stage=job.stage.name, task=job.task)
+    rewards = reward_records(lines, ppo.reward_parts)
+    checks += [*reward_checks(rewards), *missing_checks(lines, ppo.reward_parts)]
+    checks += run.watch.checks()
     checks += rounding_checks(job)
     for check in checks:
         say(f"{label(job)}: {'ok' if check.ok else 'WARNING'}: {check.text}")
@@ -212,6 +221,7 @@ def finish(
         times=times,
         data=data.counts(),
         evaluation=evaluation,
+        rewards=rewards or None,
         checks=tuple(checks),
         verdict=stage_verdict(checks, verdict),
         files=files,

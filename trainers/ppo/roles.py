@@ -34,7 +34,7 @@ from trainers.frame.loading import load_model, read_adapter_config
 from trainers.frame.model_files import reading
 from trainers.frame.types import AdaptedModel, Device, Tokenizer
 from trainers.ppo.rollout import Batch, add_hidden_states, hidden_states, token_log_probs
-from trainers.rewards.sources import check_same_tokens, load_reward_model
+from trainers.rewards.model import check_same_tokens, load_reward_model
 from trainers.updates import Update
 
 POLICY, REFERENCE, REWARD, VALUE = "policy", "reference", "reward", "value"

@@ -20,7 +20,7 @@ from trainers.frame.checkpoint_store import CheckpointStore
 from trainers.frame.files import write_json
 from trainers.frame.job import Job, label
 from trainers.frame.machine import MemoryMeter, is_main_process, wait_for_all
-from trainers.frame.metrics_file import append_line, metrics_line
+from trainers.frame.metrics_file import append_line
 from trainers.frame.progress import Display, say
 from trainers.frame.save_clock import SaveClock, save_clock
 from trainers.frame.stopping import request
@@ -32,6 +32,7 @@ from trainers.ppo.steps import prompts_of_update, rate_share, set_rates
 from trainers.ppo.update import PPO
 from trainers.prepare import Prepared
 from trainers.prepare.prompts import Prompt
+from trainers.rewards.watch import Watch, stage_lines
 
 EVALUATIONS = 4  # how often held-out prompts are answered during a run
 DRY_STEPS = 2
@@ -54,6 +55,7 @@ class PPORun:
     tokens: int = 0
     train_s: float = 0.0  # of this attempt
     earlier_s: float = 0.0  # the clock of metrics.jsonl at the update that is resumed from
+    watch: Watch = field(default_factory=Watch)
     stopped_at: int | None = None  # the update after which it was asked to stop
 
     @property
@@ -173,14 +175,7 @@ class PPORun:
 
     def written_lines(self) -> list[dict[str, Any]]:
         """The lines of this stage that an earlier process wrote."""
-        if not self.metrics.is_file():
-            return []
-        found = filter(None, map(metrics_line, self.metrics.read_bytes().split(b"\n")))
-        return [
-            line
-            for line in found
-            if line.get("stage") == self.job.stage.name and line.get("task") == self.job.task
-        ]
+        return stage_lines(self.metrics, stage=self.job.stage.name, task=self.job.task)
 
     def guard(self, line: Mapping[str, Any]) -> None:
         """Report what is wrong, once each; raise TrainingFailed if it stops the run."""
@@ -210,6 +205,9 @@ class PPORun:
                 ]
                 if finding
             ]
+        if self.shown:
+            for text in self.watch.see({**line, "cut": 1 - line["ended"]}):
+                say(f"{label(job)}: WARNING: {text}")
         for finding in found:
             if finding.stops and job.max_steps is None:
                 raise TrainingFailed(f"{finding.what} (update {line['step']})", hint=finding.hint)

@@ -32,7 +32,8 @@ from trainers.ppo.rollout import (
     split_batch,
 )
 from trainers.prepare.prompts import Prompt
-from trainers.rewards.sources import Answer, Reward
+from trainers.rewards.rollout_log import Rollout, RolloutLog
+from trainers.rewards.scoring import Answer, Reward, Rewards, Score, check_scored
 from trainers.rollouts.engine import Answers, Engine, Sampling
 from trainers.rollouts.transformers_engine import TransformersEngine
 
@@ -78,13 +79,19 @@ class PPO:
     autocast: Callable[[], Any]
     engine: Engine  # generates the answers that are learned from
     local: TransformersEngine  # in this process: generates those of evaluations
-    reward: Reward | None = None  # a verifier or a function; None: the reward model of the roles
+    rewards: Rewards | None = None  # None: the reward model of the roles alone
+    rollout_log: RolloutLog | None = None  # None: nothing is written
     scaler: Any = None
     mean: Callable[[Any], Any] | None = None  # over all processes of the run, if there are several
     rows_at_once: RowsAtOnce | None = None  # None: memory that runs out ends the run
     done: int = 0  # updates
     # How far the ratios of the last update's first minibatch were from 1.
     first_ratio_error: float = 0.0
+
+    @property
+    def reward_parts(self) -> list[Reward]:
+        """The rewards, as far as they are not the reward model of the roles alone."""
+        return [] if self.rewards is None else self.rewards.parts
 
     # ---------------------------------------------------------------- rollout
 
@@ -124,19 +131,56 @@ class PPO:
             for ids, ended in zip(answers.ids, answers.ended, strict=True)
         ]
 
-    def scores(self, prompts: Sequence[Prompt], answers: Answers, batches: Sequence[Batch]) -> Any:
-        """The reward of each answer, before any penalty: R, float32."""
+    def scores(
+        self,
+        prompts: Sequence[Prompt],
+        answers: Answers,
+        batches: Sequence[Batch],
+        parts: dict[str, list[Score]] | None = None,
+    ) -> Any:
+        """The reward of each answer, before any penalty: R, float32.
+
+        An answer that no reward scores gets the mean of the others: it is made neither likelier nor
+        less likely for it. Raises TrainingFailed if no answer has a score.
+
+        Args:
+            parts: Where each reward's own scores go, by its name.
+        """
         import torch
 
-        if self.reward is not None:
-            scored = [
-                Answer(row.prompt, text, row.answer, row.prompt_ids, ids)
-                for row, text, ids in zip(prompts, self.texts(answers), answers.ids, strict=True)
-            ]
-            return torch.tensor(
-                self.reward(scored, counts=False), dtype=torch.float32, device=self.device
-            )
-        scores_R = torch.zeros(len(answers.ids), device=self.device)
+        if self.rewards is None:
+            scores_R = self._scores_of_roles(batches)
+            if parts is not None:
+                parts["reward"] = scores_R.tolist()
+            return scores_R
+        scored = [
+            Answer(row.prompt, text, row.answer, row.prompt_ids, ids)
+            for row, text, ids in zip(prompts, self.texts(answers), answers.ids, strict=True)
+        ]
+        found = [
+            self._scores_of_roles(batches).tolist()
+            if part.score is None
+            else part(scored, counts=False)
+            for part in self.rewards.parts
+        ]
+        if parts is not None:
+            keys = (part.key for part in self.rewards.parts)
+            parts |= dict(zip(keys, found, strict=True))
+        sums = self.rewards.sums(found)
+        check_scored(sums)
+        given = [value for value in sums if value is not None]
+        mean = sum(given) / len(given)
+        return torch.tensor(
+            [mean if value is None else value for value in sums],
+            dtype=torch.float32,
+            device=self.device,
+        )
+
+    def _scores_of_roles(self, batches: Sequence[Batch]) -> Any:
+        """What the reward model of the roles says of each answer: R, float32."""
+        import torch
+
+        scores_R = torch.zeros(sum(len(batch.rows) for batch in batches), device=self.device)
         with torch.no_grad(), self.autocast():
             for batch in batches:
                 scores_R[batch.rows] = self._of_parts(batch, self.roles.scores)
@@ -194,7 +238,8 @@ class PPO:
         rollout_s = time.monotonic() - began
         batches = self.batches(answers)
         mask_RT = answer_mask(answers, self.device)
-        scores_R = self.scores(prompts, answers, batches)
+        parts: dict[str, list[Score]] = {}
+        scores_R = self.scores(prompts, answers, batches, parts)
         # Role by role, so that modules are switched three times per update, not three times per
         # batch.
         with torch.no_grad(), self.autocast():
@@ -226,6 +271,10 @@ class PPO:
             rewards_RT, values_RT, mask_RT, gamma=self.settings.gamma, lam=self.settings.lam
         )
         advantages_RT = math.whiten(advantages_RT, mask_RT, over_processes=self.mean)
+        if self.rollout_log is not None and self.rollout_log.is_due(self.done + 1):
+            means_R = (advantages_RT * mask_RT).sum(1) / mask_RT.sum(1)
+            rollouts = self._rollouts(prompts, answers, parts, scores_R, means_R)
+            self.rollout_log.write(self.done + 1, rollouts)
         steps = self._learn(batches, old_RT, values_RT, advantages_RT, returns_RT)
         seen = self._over_processes(
             {
@@ -238,6 +287,7 @@ class PPO:
                 "response_tokens": mask_RT.sum(1).mean(),
                 "ended": ended_R.float().mean(),
                 "tokens": float(answers.tokens),
+                **self._of_each_reward(parts),
             }
         )
         seen |= {
@@ -247,6 +297,55 @@ class PPO:
         }
         self.kl_coefficient.adapt(seen["kl_per_answer"], len(prompts))
         return seen | {"writing_s": rollout_s, "learning_s": time.monotonic() - began - rollout_s}
+
+    def _of_each_reward(self, parts: Mapping[str, Sequence[Score]]) -> dict[str, float]:
+        """Mean and spread of each of several rewards, and the share of answers without a score, by
+        their names in metrics.jsonl.
+        """
+        found: dict[str, float] = {}
+        for name in self.rewards.logs if self.rewards is not None else ():
+            _, key, number = name.split("/")
+            given = [score for score in parts[key] if score is not None]
+            mean = sum(given) / max(1, len(given))
+            found[name] = {
+                "mean": mean,
+                "std": (sum((one - mean) ** 2 for one in given) / max(1, len(given))) ** 0.5,
+                "missing": 1 - len(given) / len(parts[key]),
+            }[number]
+        return found
+
+    def _rollouts(
+        self,
+        prompts: Sequence[Prompt],
+        answers: Answers,
+        parts: Mapping[str, Sequence[Score]],
+        scores_R: Any,
+        advantages_R: Any,
+    ) -> list[Rollout]:
+        """The answers with what they were worth, for the log.
+
+        Args:
+            parts: Each reward's own scores.
+            scores_R: The weighted sums.
+            advantages_R: The mean advantage of each answer's tokens.
+        """
+        return [
+            Rollout(
+                prompt=row.prompt,
+                answer=text,
+                rewards={name: scores[place] for name, scores in parts.items()},
+                reward=score,
+                advantage=advantage,
+                tokens=len(answers.ids[place]),
+                ended=answers.ended[place],
+            )
+            for place, (row, text, score, advantage) in enumerate(
+                zip(
+                    prompts, self.texts(answers), scores_R.tolist(), advantages_R.tolist(),
+                    strict=True,
+                )
+            )
+        ]  # fmt: skip
 
     def _policy(self, batch: Batch, temperature: float) -> Any:
         """The policy's log-probability of each answer token, and its entropy there: N, 2."""

@@ -2,10 +2,10 @@
 
     reward: scoring.py:score
 
-    def score(prompts: list[str], completions: list[str], **columns) -> list[float]
+    def score(prompts: list[str], completions: list[str], **columns) -> list[float | None]
 
 with the arguments that TRL's trainers use; the column `answer` is the right answer in the data, or
-None.
+None. A score of None says that the function cannot judge the answer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 from advisor.ground.errors import InputError, TrainingFailed
 
-Score = Callable[[Sequence[str], Sequence[str], Sequence[str | None]], list[float]]
+Score = Callable[[Sequence[str], Sequence[str], Sequence[str | None]], list[float | None]]
 
 
 def load_user_reward(named: str, folder: Path) -> Score:
@@ -69,11 +69,11 @@ def _with_checks(function: Callable[..., Any], named: str) -> Score:
 
     def score(
         prompts: Sequence[str], completions: Sequence[str], answers: Sequence[str | None]
-    ) -> list[float]:
+    ) -> list[float | None]:
         columns = {"answer": list(answers)} if takes_columns else {}
         try:
             found = list(function(prompts=list(prompts), completions=list(completions), **columns))
-            scores = [float(value) for value in found]
+            scores = [None if value is None else float(value) for value in found]
         except Exception as error:
             raise TrainingFailed(
                 f"reward: {named} failed: {type(error).__name__}: {error}",
@@ -84,11 +84,18 @@ def _with_checks(function: Callable[..., Any], named: str) -> Score:
                 f"reward: {named} returned {len(scores)} scores for {len(completions)} answers",
                 allowed="one number for each answer",
             )
-        bad = next((place for place, value in enumerate(scores) if not math.isfinite(value)), None)
+        bad = next(
+            (
+                place
+                for place, value in enumerate(scores)
+                if value is not None and not math.isfinite(value)
+            ),
+            None,
+        )
         if bad is not None:
             raise TrainingFailed(
                 f"reward: {named} gave {scores[bad]} for the answer {completions[bad][:80]!r}",
-                allowed="finite numbers",
+                allowed="finite numbers; None where it cannot judge an answer",
             )
         return scores
 

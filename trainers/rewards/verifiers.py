@@ -67,6 +67,14 @@ def matches(answer: str, pattern: str, expected: str | None) -> bool:
     return re.search(pattern.replace("{answer}", re.escape(expected or "")), answer) is not None
 
 
+def matches_all(answer: str, pattern: str, expected: str | None) -> bool:
+    """Whether the pattern matches all of a text, white space around it aside. A dot in it matches
+    line ends, too; {answer} stands for the expected answer.
+    """
+    whole = pattern.replace("{answer}", re.escape(expected or ""))
+    return re.fullmatch(whole, answer.strip(), re.DOTALL) is not None
+
+
 def schema_validator(path: Path) -> Callable[[str], bool]:
     """A function that says whether a text is JSON that fits the schema in a file.
 

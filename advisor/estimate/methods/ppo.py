@@ -7,6 +7,7 @@ from advisor.estimate.optimizer_states import state_size
 from advisor.estimate.resolved_run import ResolvedRun, term_of
 from advisor.estimate.types import RunSpec, Term
 from advisor.methods import objective, update
+from advisor.methods.rewards import models_that_score
 
 ANSWERS_AT_ONCE = 32  # that the trainers generate together at least (trainers/rollouts/)
 
@@ -20,8 +21,7 @@ def answers_at_once(spec: RunSpec) -> int:
 def flop_factor(spec: RunSpec, factor: float) -> float:
     """Policy and value learn in every inner epoch, after each role looked at the answers once."""
     epochs = spec.options.get("ppo_epochs") or objective("ppo").keys["ppo_epochs"].default
-    scored_by_model = not (spec.options.get("verifier") or spec.options.get("reward"))
-    return 2 * int(epochs) * factor + 2.0 * (3 + scored_by_model)
+    return 2 * int(epochs) * factor + 2.0 * (3 + models_that_score(spec.options))
 
 
 def other_roles(s: ResolvedRun, base_bytes: float) -> list[Term]:

@@ -43,6 +43,9 @@ ELSEWHERE = {
     "reward_model",
     "pattern",
     "schema",
+    "overlong_tokens",
+    "ngram",
+    "rewards",
 }  # tested where they act: the guard, the roles, the verifiers
 
 

@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch")
 from advisor.ground.errors import InputError, Stopped, TrainingFailed
 from advisor.plan.write import plan_text
 from tests.trainers.ppo.modules import UPDATES, metrics, save_module
+from tests.trainers.two_rewards import OWN, TWO, check_two_rewards, lines_of
 from trainers.frame.checkpoint_store import CheckpointStore
 from trainers.frame.stopping import request
 from trainers.ppo.loop import train
@@ -322,9 +323,13 @@ def test_a_dry_run_measures_full_answers_and_keeps_nothing(make):
     assert not list(job.output.glob("*.safetensors"))
 
 
-def test_the_reward_model_of_the_stage_before_scores(make, tmp_path):
-    """sft > rm > ppo: the policy starts from sft, the rewards are those of rm, all on one base; the
-    policy alone is saved.
+BESIDE = {"reward": "scores.py:share", "weight": 2}
+
+
+@pytest.mark.parametrize("rewards", [None, [BESIDE, {"reward_model": "rm"}]], ids=["alone", "sum"])
+def test_the_reward_model_of_the_stage_before_scores(rewards, make, tmp_path):
+    """sft > rm > ppo: the policy starts from sft, the rewards are those of rm, alone or in a sum,
+    all on one base; the policy alone is saved.
     """
     from advisor.plan.model import Stage
 
@@ -343,10 +348,15 @@ def test_the_reward_model_of_the_stage_before_scores(make, tmp_path):
         )
         for name in ("sft", "rm")
     ]
-    job = make(before=before, start_from="sft", reward=None, **UPDATES["lora"])
+    job = make(before=before, start_from="sft", reward=None, rewards=rewards, **UPDATES["lora"])
     train(job)
     found = result(job)
-    assert found["resolved"]["reward"] == "the reward is the model rm"
+    words = "weighted sum: 2 x the user's own code: scores.py:share; 1 x the model rm"
+    assert found["resolved"]["reward"].endswith(words if rewards else "the reward is the model rm")
+    for line in lines_of(job.output / "rollouts.jsonl") if rewards else ():
+        own, model = line["rewards"]["share"], line["rewards"]["rm"]
+        assert model not in (0.0, own)
+        assert line["reward"] == pytest.approx(2 * own + model, abs=1e-4)
     assert found["resolved"]["start_from"].endswith("stages/sft")
     assert sorted(path.name for path in job.output.glob("*.safetensors")) == [
         "adapter_model.safetensors"
@@ -463,3 +473,12 @@ def test_an_update_that_does_not_fit_is_done_again_in_parts(make, tmp_path, monk
     for name, value in wanted.items():
         torch.testing.assert_close(found[name], value, rtol=0, atol=1e-5)
     assert "for the plan: stages.ppo.micro_batch_size=4" in capsys.readouterr().err
+
+
+def test_ppo_learns_from_two_rewards(make, tmp_path):
+    """Each reward is logged, sampled and recorded; a score that is missing is left out."""
+    (tmp_path / "own.py").write_text(OWN)
+    job = make(rewards=TWO, reward=None, verifier=None, max_steps=3, response_tokens=6)
+    train(job)
+    rollouts = check_two_rewards(job, result(job))
+    assert sum(line["advantage"] for line in rollouts) != 0

@@ -1,0 +1,309 @@
+"""Several weighted rewards, and rollouts.jsonl: what they were given for."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from advisor.ground.errors import InputError, TrainingFailed
+from advisor.methods.rollout_warnings import rollout_warnings
+from tests.conftest import examples
+from tests.trainers.alignment import SHORT, trained
+from tests.trainers.two_rewards import OWN, TWO, check_two_rewards, lines_of
+from trainers.rewards.penalties import overlong_penalty, repetition_penalty
+from trainers.rewards.rollout_log import (
+    MOST_LINES,
+    SAMPLES,
+    Rollout,
+    RolloutLog,
+    sampled,
+    shortened,
+)
+from trainers.rewards.scoring import Answer, Reward, Rewards, check_scored, weighted_sums
+from trainers.rewards.verifiers import matches_all
+from trainers.rewards.watch import Watch, reward_checks, reward_records
+
+# --------------------------------------------------------------------------- the sum
+
+NUMBERS = st.floats(-1e3, 1e3)
+TABLES = st.integers(1, 4).flatmap(
+    lambda rewards: st.tuples(
+        st.lists(
+            st.lists(st.none() | NUMBERS, min_size=rewards, max_size=rewards),
+            min_size=1,
+            max_size=5,
+        ),
+        st.lists(NUMBERS.filter(bool), min_size=rewards, max_size=rewards),
+    )
+)
+
+
+@pytest.mark.light
+@examples(1)
+@given(TABLES)
+def test_the_sum_leaves_missing_scores_out(table):
+    """Each answer gets the sum of weight times score over the rewards that score it, and none if
+    none does; the order of the rewards makes no difference.
+    """
+    answers, weights = table
+    scores = [list(column) for column in zip(*answers, strict=True)]
+    sums = weighted_sums(scores, weights)
+    for own, total in zip(answers, sums, strict=True):
+        known = [w * s for w, s in zip(weights, own, strict=True) if s is not None]
+        assert (total is None) == (not known)
+        assert total is None or total == pytest.approx(sum(known), abs=1e-6)
+    assert weighted_sums(scores[::-1], weights[::-1]) == sums
+    assert weighted_sums([*scores, [None] * len(answers)], [*weights, 5.0]) == sums
+
+
+@pytest.mark.light
+@examples(0.5)
+@given(TABLES)
+def test_the_sum_is_that_of_trl(table):
+    """The sum that PPO and the evaluation take is the one that TRL trains on."""
+    torch = pytest.importorskip("torch")
+    answers, weights = table
+    tensor = torch.tensor(
+        [[float("nan") if score is None else score for score in own] for own in answers],
+        dtype=torch.float64,
+    )
+    theirs = (tensor * torch.tensor(weights, dtype=torch.float64)).nansum(dim=1).tolist()
+    ours = weighted_sums([list(column) for column in zip(*answers, strict=True)], weights)
+    assert [value or 0.0 for value in ours] == pytest.approx(theirs, abs=1e-6)
+
+
+@pytest.mark.light
+def test_answers_that_nothing_scores_end_the_run():
+    """If every reward gives None to every answer there is nothing to learn from."""
+    check_scored([None, 0.0])
+    with pytest.raises(TrainingFailed, match="no reward scored any of 2 answers"):
+        check_scored([None, None])
+
+
+# --------------------------------------------------------------------------- built-in rewards
+
+
+@pytest.mark.light
+@pytest.mark.parametrize("tokens", [0, 1, 80, 81, 90, 99, 100, 120])
+def test_the_length_penalty_is_that_of_dapo(tokens):
+    """Equation 13 of DAPO, as TRL computes it."""
+    rewards = pytest.importorskip("trl.rewards")
+    theirs = rewards.get_soft_overlong_punishment(100, 20)([[0] * tokens])
+    assert [overlong_penalty(tokens, limit=100, overlong=20)] == pytest.approx(theirs)
+
+
+@pytest.mark.light
+@pytest.mark.parametrize(
+    ("text", "ngram", "penalty"),
+    [
+        ("a b c d e", 3, 0.0),
+        ("a b", 3, 0.0),
+        ("", 3, 0.0),
+        ("go go go go go", 3, -2 / 3),
+        ("Yes no yes NO", 2, -1 / 3),
+    ],
+)
+def test_the_repetition_penalty_is_the_share_of_repeated_sequences(text, ngram, penalty):
+    """Counted by hand: of three sequences `go go go` two are repeated."""
+    assert repetition_penalty(text, ngram=ngram) == pytest.approx(penalty)
+
+
+@pytest.mark.light
+def test_a_format_has_to_match_the_whole_answer():
+    """Text around it does not fit; lines and the wanted answer do."""
+    pattern = r"<think>.*</think>\s*<answer>{answer}</answer>"
+    assert matches_all(" <think>a\nb</think>\n<answer>4+4</answer>\n", pattern, "4+4")
+    assert not matches_all("Well: <think>a</think><answer>4+4</answer>", pattern, "4+4")
+    assert not matches_all("<think>a</think><answer>8</answer>", pattern, "4+4")
+
+
+# --------------------------------------------------------------------------- rollouts.jsonl
+
+
+def rollout(reward=0.0, **other):
+    usual = {"prompt": "P", "answer": "A", "rewards": {"exact": reward}, "advantage": 0.5}
+    return Rollout(**{**usual, "reward": reward, "tokens": 3, "ended": True, **other})
+
+
+def log_in(folder, steps=4):
+    return RolloutLog(folder / "grpo" / "rollouts.jsonl", stage="grpo", task=None, steps=steps)
+
+
+@pytest.mark.light
+def test_a_line_of_rollouts(tmp_path):
+    """A line holds the answer with everything it was worth, escaped, and without secrets."""
+    secret = "hf_" + "a" * 34
+    one = rollout(
+        1 / 3, prompt="Löse\n" + secret, answer="\x1b[31mrot", rewards={"exact": 1.0, "own": None}
+    )
+    assert log_in(tmp_path).line(7, one) == (
+        '{"stage": "grpo", "task": null, "step": 7, "prompt": "Löse\\n***", "answer":'
+        ' "\\u001b[31mrot", "reward": 0.333333, "rewards": {"exact": 1.0, "own": null},'
+        ' "advantage": 0.5, "tokens": 3, "ended": true, "engine": "transformers"}\n'
+    )
+
+
+@pytest.mark.light
+@pytest.mark.parametrize("text", ["x" * 9000, "漢" * 9000, "\x1b" * 9000, '"' * 9000])
+def test_long_texts_lose_their_middle(text):
+    """The line stays within its size, and says how much was left out."""
+    short = shortened(text, 1000)
+    assert len(json.dumps(short, ensure_ascii=False).encode()) < 1200
+    assert "characters left out" in short
+    assert (short[0], short[-1]) == (text[0], text[-1])
+
+
+@pytest.mark.light
+def test_the_best_the_worst_and_a_cut_answer_are_sampled():
+    """Whatever else is taken, these are, and no more than asked for."""
+    answers = [rollout(place % 7, ended=place != 33) for place in range(50)]
+    answers[41], answers[42] = rollout(99.0), rollout(-99.0)
+    places = sampled(answers)
+    assert {41, 42, 33} <= set(places)
+    assert len(places) == SAMPLES
+    assert sampled(answers[:3]) == [0, 1, 2]
+    assert sampled([rollout(None), rollout(None)]) == [0, 1]
+
+
+@pytest.mark.light
+def test_a_long_run_is_thinned(tmp_path):
+    """About a thousand lines a stage, the first and the last step among them."""
+    log = log_in(tmp_path, steps=5000)
+    due = []
+    for step in range(1, 5001):
+        if log.is_due(step):
+            due.append(step)
+            log.last = step
+    assert due[0] == 1
+    assert due[-1] == 5000
+    assert len(due) * SAMPLES <= MOST_LINES + 2 * SAMPLES
+
+
+@pytest.mark.light
+def test_a_resumed_run_writes_no_step_twice(tmp_path):
+    """What a killed attempt wrote after its checkpoint is removed, half a line and steps that are
+    trained again; other stages keep theirs.
+    """
+    log = log_in(tmp_path)
+    for step in (1, 2, 3):
+        assert log.is_due(step)
+        log.write(step, [rollout(float(step))] * 2)
+    before = log.path.read_bytes()
+    log.path.write_bytes(before + b'{"stage": "grpo", "step": 4, "pro')
+    again = RolloutLog(log.path, stage="grpo", task=None, steps=4)  # resumed after step 2
+    for step in (3, 4):
+        assert again.is_due(step)
+        again.write(step, [rollout(float(step))] * 2)
+        assert not again.is_due(step)
+    assert [line["step"] for line in lines_of(log.path)] == [1, 1, 2, 2, 3, 3, 4, 4]
+    assert log.path.read_bytes().startswith(before)
+
+
+# --------------------------------------------------------------------------- warnings
+
+
+def watched(*lines):
+    """What is said of the lines of a run."""
+    watch = Watch()
+    return [
+        text for step, line in enumerate(lines, 1) for text in watch.see({**line, "step": step})
+    ]
+
+
+@pytest.mark.light
+@pytest.mark.parametrize(
+    ("name", "key", "said"),
+    [
+        ("zero_spread", "frac_reward_zero_std", "groups of answers to one prompt"),
+        ("cut", "completions_clipped_ratio", "answers cut at response_tokens"),
+        ("clipped", "clip_ratio_region_mean", "clipped"),
+        ("clipped", "clip_fraction", "clipped"),
+    ],
+)
+def test_a_share_above_its_limit_is_said_once(name, key, said):
+    """After as many lines as the limit wants, with the number; not below it."""
+    limit = rollout_warnings()[name]
+    high, low = {key: limit.limit + 0.1}, {key: limit.limit - 0.05}
+    assert watched(*[high] * (limit.lines - 1)) == []
+    assert watched(*[low] * 20) == []
+    (text,) = watched(*[high] * 20)
+    assert said in text
+    assert f"{limit.limit + 0.1:.0%}" in text
+
+
+@pytest.mark.light
+def test_a_reward_that_rises_with_length_is_said():
+    """Longer answers alone are fine, and so is a reward that rises at the same length."""
+    limit = rollout_warnings()["length"].limit
+
+    def run(grows, rises):
+        first, last = {"reward": 0.1}, {"reward": 0.1 + 0.5 * rises}
+        first["completions_mean_length"] = 100
+        last["completions_mean_length"] = 100 * (limit + 0.5 if grows else 1)
+        return watched(*[first] * 3, *[last] * 10)
+
+    assert run(grows=True, rises=False) == run(grows=False, rises=True) == []
+    (text,) = run(grows=True, rises=True)  # once four of the last five lines are long ones
+    assert "the reward rose from 0.1 to 0.5 while answers grew from 100 to 220 tokens" in text
+
+
+@pytest.mark.light
+def test_a_reward_that_was_constant_over_the_run_is_named():
+    """Also if only an earlier attempt of a resumed run saw it vary."""
+    rewards = [Reward("verifier exact", None, key="exact"), Reward("own", None, key="own")]
+    lines = [
+        {"rewards/exact/mean": mean, "rewards/exact/std": 0.0, "rewards/own/mean": 2.0,
+         "rewards/own/std": 0.0}
+        for mean in (0.0, 1.0)
+    ]  # fmt: skip
+    records = reward_records(lines, rewards)
+    assert [(one.name, one.first, one.last, one.constant) for one in records] == [
+        ("exact", 0.0, 1.0, False),
+        ("own", 2.0, 2.0, True),
+    ]
+    (check,) = reward_checks(records)
+    assert (check.name, check.ok) == ("reward-own-differs", False)
+    assert reward_records(lines, rewards[:1]) == ()
+
+
+# --------------------------------------------------------------------------- in training
+
+
+def test_grpo_learns_from_two_rewards(align, tmp_path):
+    """A verifier and a function with a weight below 0: both are logged, sampled and recorded, and a
+    score that is missing is left out.
+    """
+    (tmp_path / "own.py").write_text(OWN)
+    keys = {key: value for key, value in SHORT.items() if key != "reward"}
+    job = align("grpo", rewards=TWO, **keys)
+    result = trained(job)
+    rollouts = check_two_rewards(job, result)
+    assert any(line["advantage"] for line in rollouts)
+    metrics = result["evaluation"]["metrics"]
+    assert list(metrics)[:3] == ["reward", "reward has-e", "reward some"]
+
+
+def test_rewards_can_be_normalised_before_the_sum(align, tmp_path):
+    """GDPO's way, of TRL, is taken with several rewards and refused with one."""
+    (tmp_path / "own.py").write_text(OWN)
+    keys = {key: value for key, value in SHORT.items() if key != "reward"} | {
+        "max_steps": 1, "warmup": 0.0, "trl": {"multi_objective_aggregation": "normalize_then_sum"},
+    }  # fmt: skip
+    trained(align("grpo", rewards=TWO, job_judge=False, **keys))
+    with pytest.raises(InputError, match="several entries in the stage's rewards"):
+        trained(align("grpo", rewards=TWO[:1], **keys))
+
+
+@pytest.mark.light
+def test_a_part_is_called_once_with_all_answers():
+    """The sum asks each reward once."""
+    asked = []
+
+    def score(answers):
+        asked.append(len(answers))
+        return [1.0] * len(answers)
+
+    answers = [Answer("", text, None, [], []) for text in "ab"]
+    assert Rewards([Reward("a", score), Reward("b", score, weight=2.0)])(answers) == [3.0, 3.0]
+    assert asked == [2, 2]

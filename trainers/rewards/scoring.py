@@ -1,0 +1,179 @@
+"""Rewards as values: what one source gives to answers, and the weighted sum of several.
+
+A score may be missing: a function of the user gives None for an answer that it cannot judge. That
+reward is then left out for that answer, and counted; an answer without any score teaches nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from advisor.ground.errors import TrainingFailed
+
+Score = float | None  # None: this reward says nothing about the answer
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer to be scored."""
+
+    prompt: str  # as the template writes it
+    text: str  # what the model wrote, without special tokens
+    expected: str | None  # the answer in the data
+    prompt_ids: Sequence[int]
+    answer_ids: Sequence[int]
+
+
+@dataclass
+class Reward:
+    """A number for each answer, and a count of how much they differ."""
+
+    name: str  # in words, for the notes
+    # None: PPO scores the answers by a model of its own (trainers/ppo/roles.py)
+    score: Callable[[Sequence[Answer]], Sequence[Score]] | None
+    key: str = ""  # in metrics and in the report
+    weight: float = 1.0
+    may_miss: bool = False  # whether it may give None
+    seen: int = 0  # answers with a score
+    missing: int = 0  # answers without
+    values: set[float] = field(default_factory=set)
+
+    def __call__(self, answers: Sequence[Answer], *, counts: bool = True) -> list[Score]:
+        """The rewards. Raises TrainingFailed if there are too few or one is not finite.
+
+        Args:
+            counts: Whether these answers count for `constant` and `missing`.
+        """
+        assert self.score is not None
+        found = [None if value is None else float(value) for value in self.score(answers)]
+        if len(found) != len(answers):
+            raise TrainingFailed(
+                f"{self.name} gave {len(found)} rewards for {len(answers)} answers",
+                hint="give one number for each answer",
+            )
+        given = [value for value in found if value is not None]
+        wrong = [value for value in given if not math.isfinite(value)]
+        if wrong:
+            raise TrainingFailed(
+                f"{self.name} gave {wrong[0]} as a reward",
+                hint="give a finite number for every answer, even for a bad one",
+            )
+        if counts:
+            self.count(found)
+        return found
+
+    def count(self, found: Sequence[Score]) -> None:
+        """Take note of scores of the training."""
+        given = [value for value in found if value is not None]
+        self.seen += len(given)
+        self.missing += len(found) - len(given)
+        if len(self.values) < 2:
+            self.values.update(given)
+
+    @property
+    def constant(self) -> bool:
+        """True if all answers so far got the same reward: then nothing can be learned from it."""
+        return self.seen > 0 and len(self.values) == 1
+
+    def constant_text(self) -> str:
+        """What was constant, in words."""
+        return (
+            f"{self.name} gave {next(iter(self.values)):g} to all {self.seen:,} answers of the"
+            " training"
+        )
+
+    def missing_text(self) -> str:
+        """How many answers it did not score, in words."""
+        return (
+            f"{self.name} gave no score to {self.missing:,} of {self.seen + self.missing:,} answers"
+            " of the training: it was left out for them"
+        )
+
+
+@dataclass
+class Rewards:
+    """All rewards of a stage."""
+
+    parts: list[Reward]
+
+    def __call__(self, answers: Sequence[Answer], *, counts: bool = True) -> list[Score]:
+        """The weighted sum of each answer's scores, as `weighted_sums` has it."""
+        return self.sums([part(answers, counts=counts) for part in self.parts])
+
+    def sums(self, scores: Sequence[Sequence[Score]]) -> list[Score]:
+        """The weighted sum of each answer's scores.
+
+        Args:
+            scores: Of each reward, for each answer.
+        """
+        return weighted_sums(scores, [part.weight for part in self.parts])
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one."""
+        return len(self.parts) > 1
+
+    @property
+    def logs(self) -> list[str]:
+        """Names of the logs of single rewards: of several, and of one that may miss answers."""
+        return [
+            f"rewards/{part.key}/{number}"
+            for part in self.parts
+            for number, is_logged in (
+                ("mean", self.several),
+                ("std", self.several),
+                ("missing", part.may_miss),
+            )
+            if is_logged
+        ]
+
+    @property
+    def seen(self) -> int:
+        """Scores of the training so far."""
+        return sum(part.seen for part in self.parts)
+
+    @property
+    def constant(self) -> bool:
+        """True if no reward told any two answers apart so far: then nothing can be learned."""
+        return all(part.constant or not part.seen for part in self.parts) and self.seen > 0
+
+    def constant_text(self) -> str:
+        """What was constant, in words."""
+        return "; ".join(part.constant_text() for part in self.parts if part.constant)
+
+    @property
+    def name(self) -> str:
+        """In words, for the notes."""
+        return " and ".join(part.name for part in self.parts)
+
+
+def weighted_sums(scores: Sequence[Sequence[Score]], weights: Sequence[float]) -> list[Score]:
+    """sum(weight * score) of each answer over the rewards that score it; None if none does.
+
+    Args:
+        scores: Of each reward, for each answer.
+        weights: Of each reward.
+
+    Source: the sum of TRL's GRPOTrainer and RLOOTrainer (`reward_weights`), which leaves a missing
+    score out in the same way.
+    """
+    sums: list[Score] = []
+    for of_answer in zip(*scores, strict=True):
+        given = [
+            weight * score
+            for weight, score in zip(weights, of_answer, strict=True)
+            if score is not None
+        ]
+        sums.append(math.fsum(given) if given else None)
+    return sums
+
+
+def check_scored(sums: Sequence[Score]) -> None:
+    """Raise TrainingFailed if no answer has a score: there is nothing to learn from."""
+    if sums and all(value is None for value in sums):
+        raise TrainingFailed(
+            f"no reward scored any of {len(sums)} answers: all gave None",
+            hint="let one reward score every answer; None is for answers that cannot be judged",
+        )
