@@ -175,9 +175,7 @@ class GRPO(Objective[Prompt]):
         )
         built.rewards, built.scored, self.watch = self.rewards, scored, Watch()
         if is_main_process() and not job.dry_run:
-            built.rollout_log = RolloutLog.of(
-                job, arguments["max_steps"], engine=built.engine.name
-            )
+            built.rollout_log = RolloutLog.of(job, arguments["max_steps"], engine=built.engine.name)
             built.add_callback(
                 WatchCallback(
                     self.watch, self.logged, job.run / "metrics.jsonl",

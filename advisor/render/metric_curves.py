@@ -21,7 +21,7 @@ DRAWN = {
     "clip_ratio_region_mean": ("Share of clipped tokens", ""),
     "frac_reward_zero_std": ("Prompts whose answers all got the same reward", "share"),
     "engine_mismatch": (
-        "Engine mismatch: log-probability of a token, against the trainer's",
+        "Engine mismatch of log-probabilities",
         "nats",
     ),
     "response_tokens": ("Length of answers", "tokens"),

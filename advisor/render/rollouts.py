@@ -83,14 +83,18 @@ def _number(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, int | float) else "none"
 
 
+def _known(value: float | None) -> str:
+    return "" if value is None else _number(value)
+
+
 def reward_rows(records: Sequence[RewardRecord]) -> list[list[str]]:
     """One row for each of several rewards."""
     return [
         [
             one.name,
             f"{one.weight:g}",
-            "" if one.first is None else _number(one.first),
-            "" if one.last is None else _number(one.last),
+            _known(one.first),
+            _known(one.last),
             "always the same"
             if one.constant
             else ""
