@@ -37,13 +37,15 @@ def estimate(
     tokens_total: int | None = None,
     rows_total: int | None = None,
     looked: Looked | None = None,
+    padded_length: float | None = None,
     head_room: float = HEAD_ROOM,
 ) -> Estimate:
     """Memory against the device, duration and cost of one stage; each part that cannot be known is
     None and says why.
 
     `tokens_total` and `rows_total` count all epochs; with `looked`, what the stage is measured on,
-    the whole time has its parts, beside the duration of the training. Memory is what the whole
+    the whole time has its parts, beside the duration of the training; `padded_length` is that of a
+    sequence of a micro-batch. Memory is what the whole
     process occupies (allocator cache and CUDA context included), whatever counter the spec names,
     since that is what must fit.
     """
@@ -70,7 +72,14 @@ def estimate(
     if machine is None:
         unknown.append("duration: the device's speed is not known")
     else:
-        time = time_estimate(spec, shape, machine, tokens_total=tokens_total, rows_total=rows_total)
+        time = time_estimate(
+            spec,
+            shape,
+            machine,
+            tokens_total=tokens_total,
+            rows_total=rows_total,
+            padded_length=padded_length,
+        )
         duration_s = None if time is None else time.duration_s
         if duration_s is not None and looked is not None:
             times = time_by_parts(spec, shape, machine, looked, train_s=duration_s)

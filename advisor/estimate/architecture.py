@@ -52,6 +52,14 @@ OWN_ATTENTION = _set(
 )  # the checkpoint's own code passes a mask of its own, which no fused kernel takes
 # transformers 5.24 has no sdpa for them (`_supports_sdpa = False`): capped scores, sinks.
 NO_SDPA = _set("gemma2 gpt_oss")
+# Layers that carry a state from token to token (state space, linear attention, short convolutions),
+# or positions that are made from the attention mask: packed rows would see each other, at least
+# without kernels of their own. What is not named here is tried on the model before it trains.
+MIXES_PACKED_ROWS = _set(
+    "qwen3_5 qwen3_5_text qwen3_5_moe qwen3_5_moe_text qwen3_next granitemoehybrid mamba mamba2"
+    " falcon_mamba falcon_h1 jamba bamba zamba zamba2 nemotron_h lfm2 lfm2_moe recurrent_gemma rwkv"
+    " minimax olmo_hybrid kimi_linear bloom mpt chatglm"
+)
 FOUR_NORMS = _set(
     "gemma2 gemma3 gemma3_text gemma4 gemma4_text glm4"
 )  # one after attention and MLP too

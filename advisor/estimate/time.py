@@ -128,13 +128,15 @@ def time_estimate(
     *,
     tokens_total: int | None = None,
     rows_total: int | None = None,
+    padded_length: float | None = None,
 ) -> TimeEstimate | None:
     """Time of one optimizer step, and of the run where its tokens are known; None where the shape
     holds no dimensions.
 
     `tokens_total` counts real tokens of all epochs, `rows_total` the rows they stand in (of all
     epochs); of a pair both sequences count, each cut at seq_len. Padding is added where rows are
-    not packed.
+    not packed: to `padded_length`, the tokens of a sequence of a micro-batch on average
+    (`advisor.estimate.padding`), or as usual where that is not known.
     """
     d = dims_of(shape)
     if d is None:
@@ -143,9 +145,8 @@ def time_estimate(
     length, padding = float(spec.seq_len), 1.0
     if tokens_total and rows_total and not spec.packing:
         mean = min(float(spec.seq_len), tokens_total / rows_total / sequences)
-        length = min(
-            float(spec.seq_len), mean * (PADDED_LENGTH if spec.micro_batch_size > 1 else 1.0)
-        )
+        usual = mean * (PADDED_LENGTH if spec.micro_batch_size > 1 else 1.0)
+        length = min(float(spec.seq_len), max(mean, padded_length or usual))
         padding = max(1.0, length / mean)
     passed = spec.grad_accum * answers_each(
         spec

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
+from advisor.estimate.padding import padded_tokens
 from advisor.estimate.types import RunSpec, WholeTime
 from advisor.estimate.whole_time import Looked
 from advisor.ground.errors import AdviseError
@@ -104,7 +105,15 @@ def expect_stage(
         looked = replace(
             looked_at(entry.stage, spec, profile), trial=max_steps is not None, judge=judge
         )
-    found = estimate(spec, shape, hardware, tokens_total=tokens, rows_total=rows, looked=looked)
+    found = estimate(
+        spec,
+        shape,
+        hardware,
+        tokens_total=tokens,
+        rows_total=rows,
+        looked=looked,
+        padded_length=padded_length(plan, entry.stage, profile),
+    )
     memory = found.memory
     on_cpu = hardware.kind == "cpu"
     counted = (
@@ -139,6 +148,21 @@ def looked_at(stage: Stage, spec: RunSpec, profile: DataProfile) -> Looked:
         rows=profile.rows * share * stage.holdout,
         row_tokens=min(float(stage.seq_len), mean / objective(stage.objective).sequences_per_row),
         answer_tokens=profile.tokens.mean - request if request else None,
+    )
+
+
+def padded_length(plan: Plan, stage: Stage, profile: DataProfile | None) -> float | None:
+    """Tokens of a sequence of a micro-batch, on average, padding included; None if not known."""
+    what = objective(stage.objective)
+    if profile is None or profile.tokens is None or stage.packing or what.generates:
+        return None
+    return padded_tokens(
+        profile.tokens,
+        seq_len=stage.seq_len,
+        micro=stage.micro_batch_size,
+        per_step=stage.effective_batch_size * plan.launch.processes,
+        rows=profile.rows,
+        grouped=stage.group_by_length,
     )
 
 

@@ -1,0 +1,183 @@
+"""Several rows in one sequence: whether that suits a stage, and how long a sequence must be for an
+optimizer step to keep its rows.
+
+With packing a batch counts sequences. As many rows as the rules want in a step fill a number of
+sequences; these are made so long that this number is whole, and divides among the GPUs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from advisor.advice.types import Chosen
+from advisor.estimate.architecture import ENCODERS, MIXES_PACKED_ROWS
+from advisor.estimate.padding import padded_tokens, rows_in_sequence
+from advisor.ground.types import DataProfile, TokenStats
+from advisor.methods import methods
+from advisor.ruleset.phrases import inside_sentence
+from advisor.situation.types import Situation
+
+MULTIPLE = 64
+SEQUENCES = (16, 8, 4, 2, 1)  # on each GPU, of an optimizer step
+# With a mask for the rows instead of kernels that know their bounds, attention computes every pair
+# of tokens of a sequence: here it is still a small part of a step.
+LONGEST_MASKED = 4096
+GAINS = 2.0  # rows that a sequence must hold at least
+SAME_ROWS = 0.15  # the share by which the rows of an optimizer step may differ
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Packing:
+    """Sequences that hold the rows of an optimizer step."""
+
+    seq_len: int
+    sequences: int  # of an optimizer step, on all devices
+    rows: float  # in all of them, on average
+
+
+def packing_suits(
+    situation: Situation,
+    objective: str,
+    settings: Mapping[str, Chosen],
+    *,
+    rows: int,
+    profiles: int,
+    profile: DataProfile | None,
+) -> tuple[str, Packing | None]:
+    """(the fact that the rules see, the packing where it gains); the fact is `unknown` where
+    neither data nor model tell.
+
+    Args:
+        settings: With seq_len, and the attention if that is chosen already.
+        rows: Of an optimizer step.
+        profiles: How many data files the stage is trained on, one after the other.
+        profile: The one with the longest rows.
+    """
+    model = situation.model
+    if profile is None or profile.tokens is None or not profile.tokens.histogram or model is None:
+        return "unknown", None
+    if model.architecture in MIXES_PACKED_ROWS | ENCODERS:
+        return "mixes", None
+    attention = str(settings["attention"].value) if "attention" in settings else "sdpa"
+    longest = int(settings["seq_len"].value)
+    most = longest if attention == "eager" else LONGEST_MASKED
+    if attention.startswith("flash"):
+        most = 4 * LONGEST_MASKED
+    if attention == "eager" or longest > most:
+        return "long", None
+    if methods().objective(objective).splits_documents or profiles != 1:
+        return "uneven", None
+    found = _packing(
+        profile.tokens,
+        rows=rows,
+        cards=max(1, len(situation.hardware.gpus)),
+        longest=longest,
+        most=min(most, model.context_tokens or most),
+    )
+    if found is None:
+        return "uneven", None
+    if found.rows / found.sequences < GAINS:
+        return "full", None
+    return "gains", found
+
+
+def _packing(
+    tokens: TokenStats, *, rows: int, cards: int, longest: int, most: int
+) -> Packing | None:
+    """As many sequences as hold the rows of a step, the most of them; None where no number of
+    sequences does.
+    """
+    per_token = (rows_in_sequence(tokens, longest) or 0.0) / longest
+    if not per_token:
+        return None
+    for each in SEQUENCES:
+        wanted = rows / per_token / (each * cards)
+        seq_len = max(longest, round(wanted / MULTIPLE) * MULTIPLE)
+        if seq_len > most:
+            continue
+        held = (rows_in_sequence(tokens, seq_len) or 0.0) * each * cards
+        if abs(held - rows) <= SAME_ROWS * rows:
+            return Packing(seq_len=seq_len, sequences=each * cards, rows=held)
+    return None
+
+
+def packed_settings(
+    settings: Mapping[str, Chosen], batch: Chosen, found: Packing
+) -> tuple[dict[str, Chosen], Chosen]:
+    """(the settings with the length of the packed sequences, the batch counted in sequences)."""
+    whole = settings["seq_len"]
+    changed = dict(settings)
+    if found.seq_len > int(whole.value):
+        changed["seq_len"] = replace(
+            whole,
+            value=found.seq_len,
+            because=f"so long that about {round(found.rows / found.sequences)} rows fill a sequence"
+            f" and an optimizer step keeps its rows; {whole.because}",
+        )
+    count = f"{found.sequences} sequence{'s' if found.sequences > 1 else ''}"
+    because = f"about {round(found.rows)} rows in {count}: {inside_sentence(batch.because)}"
+    return changed, Chosen(value=found.sequences, because=because, rule=batch.rule)
+
+
+def with_saving(
+    situation: Situation,
+    objective: str,
+    settings: Mapping[str, Chosen],
+    profile: DataProfile | None,
+) -> dict[str, Chosen]:
+    """The settings with what packing or grouping saves here in its reason, where the data tells."""
+    key = next(
+        (
+            name
+            for name in ("packing", "group_by_length")
+            if name in settings and settings[name].value is True
+        ),
+        None,
+    )
+    what = methods().objective(objective)
+    if key is None or profile is None or profile.tokens is None or what.splits_documents:
+        return dict(settings)
+    shares = padding_shares(situation, settings, profile)
+    if shares is None:
+        return dict(settings)
+    random, left = shares
+    because = (
+        f"{settings[key].because}; about {random:.0%} of what is computed would be padding with"
+        f" rows at random, {'next to nothing' if left < 0.01 else f'{left:.0%}'} is"
+    )
+    return {**settings, key: replace(settings[key], because=because)}
+
+
+def padding_shares(
+    situation: Situation, settings: Mapping[str, Chosen], profile: DataProfile
+) -> tuple[float, float] | None:
+    """(the share of the tokens computed that would be padding with rows at random, the share that
+    is); None where it is not known or there is no padding.
+    """
+    assert profile.tokens is not None
+    plain: dict[str, Any] = {key: chosen.value for key, chosen in settings.items()}
+    packed = bool(plain.get("packing"))
+    micro, accum = int(plain["micro_batch_size"]), int(plain["grad_accum"])
+    if packed:  # against as many rows at once as its sequences hold
+        held = rows_in_sequence(profile.tokens, int(plain["seq_len"])) or 1.0
+        micro = max(1, round(micro * held))
+    if micro == 1:
+        return None
+    cards = max(1, len(situation.hardware.gpus))
+    one, random, grouped = (
+        padded_tokens(
+            profile.tokens,
+            seq_len=int(plain["seq_len"]),
+            micro=size,
+            per_step=micro * accum * cards,
+            rows=profile.rows,
+            grouped=together,
+        )
+        for size, together in ((1, False), (micro, False), (micro, True))
+    )
+    if one is None or random is None or grouped is None:
+        return None
+    return 1 - one / random, 0.0 if packed else 1 - one / grouped
+

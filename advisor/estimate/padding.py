@@ -1,0 +1,126 @@
+"""How much of a batch is padding, and how many rows one packed sequence holds, from the histogram of
+the rows' lengths. Arithmetic only.
+
+Lengths are taken as even between the edges of the histogram and the percentiles. 999 rows of
+LLaMA-Factory's `alpaca_en_demo.json` in micro-batches of 4, 8 and 16: 49, 58 and 63 % of a batch of
+rows at random is padding by this, and 48, 57 and 62 % were counted; of grouped rows 4, 7 and 12 %,
+and 3, 7 and 13 %.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from functools import lru_cache
+
+from advisor.ground.types import TokenStats
+
+# As trainers/frame/batches.py: rows are sorted within pools of so many optimizer steps.
+POOL_STEPS, FEWEST_POOLS = 50, 4
+SLICES = 200  # of the lengths, for the mean of the longest of several rows
+SAMPLE = 600  # rows that are laid into sequences to see how many one holds
+
+
+def padded_tokens(
+    tokens: TokenStats, *, seq_len: int, micro: int, per_step: int, rows: int, grouped: bool
+) -> float | None:
+    """Tokens of one sequence of a micro-batch, on average, padded to the longest beside it; None
+    where no histogram is known.
+
+    Args:
+        micro: Rows of a micro-batch.
+        per_step: Rows of an optimizer step.
+        rows: Rows of an epoch.
+        grouped: Rows of similar length share a micro-batch.
+    """
+    if not tokens.histogram:
+        return None
+    random = _mean_of_longest(_bins(tokens, seq_len), micro)
+    if not grouped or micro == 1:
+        return random
+    # A sorted pool in groups of `micro`: the padding of all groups together is at most one group
+    # as long as from the shortest row to the longest, and half of it where lengths are even.
+    pool = max(1, min(POOL_STEPS, rows // (FEWEST_POOLS * per_step))) * per_step
+    bins = _bins(tokens, seq_len)
+    spread = bins[-1][1] - bins[0][0]
+    return min(random, _mean_of_longest(bins, 1) + spread * micro / (2 * pool))
+
+
+def rows_in_sequence(tokens: TokenStats, seq_len: int) -> float | None:
+    """How many rows one packed sequence holds, on average; None where no histogram is known."""
+    if not tokens.histogram:
+        return None
+    return _packed(_bins(tokens, seq_len), seq_len)
+
+
+def _bins(tokens: TokenStats, seq_len: int) -> tuple[tuple[float, float, float], ...]:
+    """(from, to, rows) of stretches of length with known numbers of rows, cut at seq_len: between
+    the edges of the histogram and the percentiles.
+    """
+    rows = sum(count for _, count in tokens.histogram)
+    upto, points = 0, {tokens.histogram[0][0] // 2: 0.0}
+    for edge, count in tokens.histogram:
+        upto += count
+        points[min(edge, tokens.longest)] = float(upto)
+    for share, length in (
+        (0.5, tokens.p50), (0.9, tokens.p90), (0.95, tokens.p95), (0.99, tokens.p99),
+    ):  # fmt: skip
+        points.setdefault(length, share * rows)
+    found, low, below = [], 0.0, 0.0
+    for length, upto_there in sorted(points.items()):
+        size = upto_there - below
+        if size > 0 and low < seq_len:
+            found.append((low, float(min(max(length, low + 1), seq_len)), size))
+        low, below = float(length), max(below, upto_there)
+    return tuple(found)
+
+
+@lru_cache(maxsize=256)
+def _mean_of_longest(bins: tuple[tuple[float, float, float], ...], count: int) -> float:
+    """The mean length of the longest of so many rows drawn at random: the integral of one minus the
+    share of rows that are no longer, to the power of `count`.
+    """
+    rows = sum(size for _, _, size in bins)
+    total, below = bins[0][0], 0.0
+    end = bins[0][0]
+    for low, high, size in bins:
+        total += (low - end) * (1 - (below / rows) ** count)
+        step = (high - low) / SLICES
+        total += sum(
+            step * (1 - ((below + size * (part + 0.5) / SLICES) / rows) ** count)
+            for part in range(SLICES)
+        )
+        below, end = below + size, high
+    return total
+
+
+@lru_cache(maxsize=256)
+def _packed(bins: tuple[tuple[float, float, float], ...], seq_len: int) -> float:
+    """Rows of a sequence if a sample of them is laid into sequences, best fit, longest first."""
+    lengths = _sample(bins)
+    rooms: list[int] = []
+    sequences = 0
+    for length in lengths:
+        place = bisect_left(rooms, length)
+        if place < len(rooms):
+            room = rooms.pop(place)
+        else:
+            room, sequences = seq_len, sequences + 1
+        insort(rooms, room - length)
+    # The last sequences of a sample are not full; those of all rows are.
+    return max(len(lengths) / sequences, 0.98 * seq_len * len(lengths) / sum(lengths))
+
+
+def _sample(bins: Sequence[tuple[float, float, float]]) -> list[int]:
+    """SAMPLE lengths, spread as the histogram has them, longest first."""
+    rows = sum(size for _, _, size in bins)
+    found: list[int] = []
+    below = 0.0
+    for low, high, size in bins:
+        first, last = round(SAMPLE * below / rows), round(SAMPLE * (below + size) / rows)
+        found += [
+            max(1, round(low + (high - low) * (part + 0.5) / (last - first)))
+            for part in range(last - first)
+        ]
+        below += size
+    return sorted(found, reverse=True)
