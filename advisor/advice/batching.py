@@ -14,6 +14,7 @@ from typing import Any
 from advisor.advice.types import Chosen
 from advisor.estimate.architecture import ENCODERS, MIXES_PACKED_ROWS
 from advisor.estimate.padding import padded_tokens, rows_in_sequence
+from advisor.estimate.types import RunSpec
 from advisor.ground.types import DataProfile, TokenStats
 from advisor.methods import methods
 from advisor.ruleset.phrases import inside_sentence
@@ -128,26 +129,27 @@ def with_saving(
     profile: DataProfile | None,
 ) -> dict[str, Chosen]:
     """The settings with what packing or grouping saves here in its reason, where the data tells."""
-    key = next(
-        (
-            name
-            for name in ("packing", "group_by_length")
-            if name in settings and settings[name].value is True
-        ),
-        None,
+    found = dict(settings)
+    packs, groups = (
+        key in found and found[key].value is True for key in ("packing", "group_by_length")
     )
-    what = methods().objective(objective)
-    if key is None or profile is None or profile.tokens is None or what.splits_documents:
-        return dict(settings)
+    if packs and groups:
+        group = found["group_by_length"]
+        because = f"if this model lets packed rows see each other: {group.because}"
+        found["group_by_length"] = replace(group, because=because)
+    splits = methods().objective(objective).splits_documents
+    if not (packs or groups) or profile is None or profile.tokens is None or splits:
+        return found
     shares = padding_shares(situation, settings, profile)
-    if shares is None:
-        return dict(settings)
-    random, left = shares
-    because = (
-        f"{settings[key].because}; about {random:.0%} of what is computed would be padding with"
-        f" rows at random, {'next to nothing' if left < 0.01 else f'{left:.0%}'} is"
-    )
-    return {**settings, key: replace(settings[key], because=because)}
+    if shares is not None:
+        key, (random, left) = "packing" if packs else "group_by_length", shares
+        now = f"{left:.0%}" if groups and not packs else "none"
+        because = (
+            f"{found[key].because}; with rows at random about {random:.0%} of what is computed"
+            f" would be padding, so {now}"
+        )
+        found[key] = replace(found[key], because=because)
+    return found
 
 
 def padding_shares(
@@ -181,3 +183,19 @@ def padding_shares(
         return None
     return 1 - one / random, 0.0 if packed else 1 - one / grouped
 
+
+def padded_length(spec: RunSpec, profile: DataProfile | None, *, grouped: bool) -> float | None:
+    """Tokens of a sequence of a micro-batch, on average, padding included; None where nothing is
+    padded, or that is not known.
+    """
+    generates = methods().objective(spec.objective).generates
+    if profile is None or profile.tokens is None or spec.packing or generates:
+        return None
+    return padded_tokens(
+        profile.tokens,
+        seq_len=spec.seq_len,
+        micro=spec.micro_batch_size,
+        per_step=spec.micro_batch_size * spec.grad_accum * spec.gpus,
+        rows=profile.rows,
+        grouped=grouped,
+    )

@@ -12,6 +12,8 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from advisor.advice.batch_keys import batch_settings, batch_values
+from advisor.advice.batching import packed_settings, packing_suits, padded_length, with_saving
 from advisor.advice.facts_of_situation import device, model_facts
 from advisor.advice.types import Chosen, StageSettings
 from advisor.estimate import estimate
@@ -51,6 +53,7 @@ BUSY_TOKENS = (
 )
 # What rules may set for each amount of memory (fact `memory_left`), the usual settings first.
 MEMORY_LEFT = ("enough", "little", "least")
+BATCHING = ("packing", "group_by_length")  # what rules set by the fact `packing_suits`
 ORDER: tuple[Fits, ...] = ("fits", "unknown", "tight", "too_big")
 
 
@@ -141,9 +144,12 @@ def stage_settings(
     composition: Composition,
     objective: str,
     memory_left: str = MEMORY_LEFT[0],
+    packing_suits: str = "unknown",
 ) -> dict[str, Chosen]:
     """What the rules set for one stage of a composition, before anything is fitted."""
     seen = {**stage_facts(situation, facts, composition), "memory_left": memory_left}
+    if packing_suits != "unknown":
+        seen["packing_suits"] = packing_suits
     return settings_by_rule(
         ruleset, seen, objective, composition.update or "lora", composition.quantization
     )
@@ -157,6 +163,7 @@ def fit_stage(
     objective: str,
     strategy: str | None,
     shared: Mapping[str, Chosen] = MappingProxyType({}),
+    may_pack: bool = True,
 ) -> tuple[StageSettings, Estimate]:
     """One stage of a composition with settings that fit (or need least, where none does or nobody
     knows), and its estimate.
@@ -165,6 +172,7 @@ def fit_stage(
         strategy: How several cards share the work, the same for all stages of a plan; None for one
             device.
         shared: Keys of a module that goes on from another stage, which stand over the stage's own.
+        may_pack: Several rows may share a sequence, which may be longer than any row.
     """
     update, quantization = composition.update or "lora", composition.quantization
     settings = {**stage_settings(ruleset, situation, facts, composition, objective), **shared}
@@ -182,6 +190,27 @@ def fit_stage(
         settings["attention"] = Chosen(value="eager", because=because)
     if strategy is not None:
         settings["sharding"] = Chosen(value=strategy, because="how the cards share the work")
+    suits, packing = packing_suits(
+        situation,
+        objective,
+        settings,
+        rows=int(batch.value),
+        profiles=len(_profiles(situation, objective)),
+        profile=_profile(situation, objective),
+    )
+    if suits == "gains" and packing is not None and not may_pack:
+        suits = "uneven"
+    if suits != "unknown":
+        settings |= {
+            key: one
+            for key, one in stage_settings(
+                ruleset, situation, facts, composition, objective, packing_suits=suits
+            ).items()
+            if key in BATCHING and key not in shared
+        }
+    packed = packing is not None and "packing" in settings and bool(settings["packing"].value)
+    if packed and packing is not None:
+        settings, batch = packed_settings(settings, batch, packing)
     no_recompute = refusal(objective, update, "gradient_checkpointing", True)
     trials = _trials(
         situation,
@@ -194,7 +223,9 @@ def fit_stage(
     for level in MEMORY_LEFT:
         laid_over = settings
         if level != MEMORY_LEFT[0]:
-            tighter = stage_settings(ruleset, situation, facts, composition, objective, level)
+            tighter = stage_settings(
+                ruleset, situation, facts, composition, objective, level, suits
+            )
             changed = {
                 key: one
                 for key, one in tighter.items()
@@ -205,7 +236,7 @@ def fit_stage(
             laid_over = {**best.settings, **_with_need(changed, best)}
         plain = {key: chosen.value for key, chosen in laid_over.items()}
         for trial in trials:
-            values = {**plain, **_batch_values(trial)}
+            values = {**plain, **batch_values(trial)}
             cost = _stage_estimate(situation, objective, update, quantization, values, strategy)
             # Of settings that are all too big the smallest need is kept: the shortest way out. So
             # too where the memory is not known, whatever the GPU, but then in the usual formats.
@@ -224,6 +255,12 @@ def fit_stage(
         if best is not None and best.cost.fits in ("fits", "unknown"):
             break
     assert best is not None  # _trials yields one trial at least
+    if packed and best.cost.fits in ("tight", "too_big"):
+        other = fit_stage(
+            ruleset, situation, facts, composition, objective, strategy, shared, may_pack=False
+        )
+        if ORDER.index(other[1].fits) < ORDER.index(best.cost.fits):
+            return other
     refused = (
         why_not_loadable(
             model.stored,
@@ -237,8 +274,9 @@ def fit_stage(
     most = max(int(trial["micro"]) for trial in trials)
     chosen = {
         **best.settings,
-        **_batch_settings(best.trial, batch, no_recompute, best.cost.fits, most=most),
+        **batch_settings(best.trial, batch, no_recompute, best.cost.fits, most=most, packed=packed),
     }
+    chosen = with_saving(situation, objective, chosen, _profile(situation, objective))
     return (
         StageSettings(
             objective=objective, update=update, quantization=quantization, settings=chosen
@@ -323,84 +361,6 @@ def _trials(
     return sorted(trials, key=lambda trial: bool(trial["late"]))
 
 
-def _batch_values(trial: Mapping[str, Any]) -> dict[str, Any]:
-    micro, cards = int(trial["micro"]), int(trial["cards"])
-    return {
-        "micro_batch_size": micro,
-        "grad_accum": max(1, round(int(trial["effective"]) / (micro * cards))),
-        "gradient_checkpointing": bool(trial["recompute"]),
-    }
-
-
-def _batch_settings(
-    trial: Mapping[str, Any], batch: Chosen, no_recompute: str, fits: Fits, *, most: int
-) -> dict[str, Chosen]:
-    """Keys of the batch, each with what is true of the value that was chosen.
-
-    Args:
-        no_recompute: Why nothing may be recomputed, or an empty string.
-        fits: What the estimate says of these settings.
-        most: The most rows at once that were tried.
-    """
-    values = _batch_values(trial)
-    because = {
-        "micro_batch_size": _micro_because(trial, values, fits, most),
-        "grad_accum": _accumulation_because(trial, values, batch),
-        "gradient_checkpointing": _recompute_because(trial, no_recompute, fits),
-    }
-    rules = {"grad_accum": batch.rule}
-    return {
-        key: Chosen(value=value, because=because[key], rule=rules.get(key))
-        for key, value in values.items()
-    }
-
-
-def _micro_because(
-    trial: Mapping[str, Any], values: Mapping[str, Any], fits: Fits, most: int
-) -> str:
-    if fits == "unknown":
-        return (
-            "the smallest: what fits is not known"
-            if trial["micro"] == 1
-            else "a usual number: what fits is not known"
-        )
-    if fits == "too_big":
-        return "the smallest: even this does not fit" if trial["micro"] == 1 else "does not fit"
-    if values["grad_accum"] == 1:
-        return "the whole batch at once"
-    if trial["micro"] == most:
-        return "as many rows as are tried at once"
-    spare = " with room to spare" if fits == "fits" else ""
-    return f"the largest that fits{spare}{'' if trial['recompute'] else ' without recomputing'}"
-
-
-def _accumulation_because(
-    trial: Mapping[str, Any], values: Mapping[str, Any], batch: Chosen
-) -> str:
-    micro, cards = int(trial["micro"]), int(trial["cards"])
-    per_step = micro * int(values["grad_accum"]) * cards
-    of_cards = f" on {cards} GPUs" if cards > 1 else ""
-    rows = f"{per_step} row{'' if per_step == 1 else 's'} a step{of_cards}"
-    if per_step != trial["effective"]:
-        return f"{rows}: {trial['effective']} as nearly as it divides"
-    return f"{rows}: {inside_sentence(batch.because)}"
-
-
-def _recompute_because(trial: Mapping[str, Any], no_recompute: str, fits: Fits) -> str:
-    if trial["recompute"]:
-        unsure = "; what fits is not known" if fits == "unknown" else ""
-        return f"recomputes activations to save memory, about a quarter slower{unsure}"
-    if no_recompute:
-        return no_recompute
-    if fits == "unknown":
-        return "faster; what fits is not known"
-    return (
-        "recomputing would not make it fit"
-        if fits == "too_big"
-        else "enough memory without recomputing"
-    )
-
-
 def _stage_estimate(
     situation: Situation,
     objective: str,
@@ -425,6 +385,9 @@ def _stage_estimate(
         situation.hardware,
         tokens_total=tokens,
         rows_total=rows,
+        padded_length=padded_length(
+            spec, _profile(situation, objective), grouped=bool(plain.get("group_by_length"))
+        ),
         looked=_looked(situation, spec, tokens, rows, epochs) if tokens else None,
     )
 

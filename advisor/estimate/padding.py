@@ -1,4 +1,4 @@
-"""How much of a batch is padding, and how many rows one packed sequence holds, from the histogram of
+"""How much of a batch is padding, and how many rows a packed sequence holds, from the histogram of
 the rows' lengths. Arithmetic only.
 
 Lengths are taken as even between the edges of the histogram and the percentiles. 999 rows of
@@ -18,6 +18,7 @@ from advisor.ground.types import TokenStats
 # As trainers/frame/batches.py: rows are sorted within pools of so many optimizer steps.
 POOL_STEPS, FEWEST_POOLS = 50, 4
 SLICES = 200  # of the lengths, for the mean of the longest of several rows
+SHORT, FULL = 16, 0.98  # of so many rows a sequence, so much of it is filled
 SAMPLE = 600  # rows that are laid into sequences to see how many one holds
 
 
@@ -107,8 +108,9 @@ def _packed(bins: tuple[tuple[float, float, float], ...], seq_len: int) -> float
         else:
             room, sequences = seq_len, sequences + 1
         insort(rooms, room - length)
-    # The last sequences of a sample are not full; those of all rows are.
-    return max(len(lengths) / sequences, 0.98 * seq_len * len(lengths) / sum(lengths))
+    by_tokens = seq_len * len(lengths) / sum(lengths)
+    # Of few sequences the last, which is not full, counts too much; many short rows leave no gaps.
+    return FULL * by_tokens if by_tokens > SHORT else len(lengths) / sequences
 
 
 def _sample(bins: Sequence[tuple[float, float, float]]) -> list[int]:

@@ -1,0 +1,174 @@
+"""Rows share a sequence where that keeps the batch that the rules ask for; else rows of similar
+length share a micro-batch.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from advisor.advice import fit
+from advisor.advice.batching import GAINS, MULTIPLE, SAME_ROWS, Packing, _packing, padded_length
+from advisor.advice.facts_of_situation import situation_facts
+from advisor.advice.fit import fit_stage
+from advisor.advice.planning import comment_of
+from advisor.data.measure.lengths import Lengths, token_stats
+from advisor.estimate.padding import padded_tokens, rows_in_sequence
+from advisor.ground.types import Answer, Answers, DataProfile, TokenStats
+from advisor.methods.composition import parse_composition
+from advisor.ruleset.load import load_rules
+from advisor.situation.build import situation_of
+from tests.advice.situations import UNKNOWN_MACHINE
+from tests.conftest import examples
+from trainers.frame.batches import Batches
+from trainers.prepare.packing import bins_of
+
+np = pytest.importorskip("numpy")  # only trainers need it
+RULES = load_rules()
+
+
+def stats_of(lengths) -> TokenStats:
+    found = Lengths(rows={}, measured=len(lengths), processed=int(sum(lengths)))
+    for length in lengths:
+        found.rows[int(length)] = found.rows.get(int(length), 0) + 1
+    stats = token_stats(found, rows=len(lengths), sampled_rows=None)
+    assert stats is not None
+    return replace(stats, counted_by="the model's tokenizer")
+
+
+def chat_lengths(count=2000, seed=0):
+    """As in a set of short questions and answers: half below 80 tokens, a few of 500 and more."""
+    draw = random.Random(seed)
+    return np.array([min(700, max(10, int(draw.lognormvariate(4.4, 0.8)))) for _ in range(count)])
+
+
+def fitted(*, gpu="RTX 4090", gpus=1, model="Qwen/Qwen3-8B", composition="sft+qlora", lengths=None):
+    known = {"task": "other", "model": model, "gpu": gpu, "gpus": gpus}
+    answers = Answers(
+        known={key: Answer(value=value, origin="flag") for key, value in known.items()}
+    )
+    lengths = chat_lengths() if lengths is None else lengths
+    data = DataProfile(
+        path="chats.jsonl", kind="paired", format="messages", mapping={}, rows=len(lengths),
+        tokens=stats_of(lengths), objectives=("sft",),
+    )  # fmt: skip
+    situation = replace(situation_of(answers, probed=UNKNOWN_MACHINE), data=data)
+    found = parse_composition(composition)
+    stage, cost = fit_stage(
+        RULES, situation, situation_facts(situation), found, found.chain[-1],
+        "ddp" if gpus > 1 else None,
+    )  # fmt: skip
+    return {key: chosen.value for key, chosen in stage.settings.items()}, stage, cost
+
+
+def test_short_rows_are_packed_on_a_gpu_with_as_many_in_a_step():
+    """Sixteen rows a step, as the rule asks; the sequence holds the longest row, and the reasons
+    say how many rows there are and what is saved.
+    """
+    values, stage, _ = fitted()
+    lengths = chat_lengths()
+    assert values["packing"] is True
+    assert values["seq_len"] >= lengths.max()
+    per_step = values["micro_batch_size"] * values["grad_accum"]
+    _, ends = bins_of(lengths.astype(np.int32), values["seq_len"])
+    assert per_step * len(lengths) / len(ends) == pytest.approx(16, rel=SAME_ROWS)
+    comments = {key: comment_of(chosen) for key, chosen in stage.settings.items()}
+    assert comments["grad_accum"].startswith("about 1")
+    assert "rows in " in comments["grad_accum"]
+    assert "would be padding, so none" in comments["packing"]
+    assert comments["group_by_length"].startswith("if this model lets packed rows see each other")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        {"gpu": "none", "model": "HuggingFaceTB/SmolLM2-135M-Instruct"},
+        {"model": "Qwen/Qwen3.5-4B"},  # linear attention: a state goes on from row to row
+        {"gpus": 8},  # two rows on each: one sequence would hold more
+        {"composition": "sft+prefix"},
+        {"lengths": np.full(2000, 300)},  # nothing is gained
+    ],
+)
+def test_elsewhere_rows_of_similar_length_share_a_batch(case):
+    """On the CPU, for models that carry a state, where a GPU's share of a step is less than a
+    sequence, with a prefix, and for rows of one length: the batch counts rows, as the rule says.
+    """
+    values, stage, _ = fitted(**case)
+    assert not values.get("packing")
+    assert values["group_by_length"] is True
+    cards = case.get("gpus", 1)
+    assert values["micro_batch_size"] * values["grad_accum"] * cards == 16
+    assert "if this model" not in comment_of(stage.settings["group_by_length"])
+
+
+def test_rows_that_fit_in_memory_alone_are_not_packed(monkeypatch):
+    """Where the longer sequence does not fit and single rows do, rows are grouped."""
+    long = Packing(seq_len=262_144, sequences=1, rows=16.0)
+    monkeypatch.setattr(fit, "packing_suits", lambda *_, **__: ("gains", long))
+    values, _, cost = fitted()
+    assert cost.fits == "fits"
+    assert values["seq_len"] < 1000
+    assert not values.get("packing")
+    assert values["micro_batch_size"] * values["grad_accum"] == 16
+
+
+@pytest.mark.parametrize("micro", [4, 16])
+def test_padding_is_estimated_as_it_is_counted(micro):
+    """Of rows at random and of grouped ones, within a few per cent of the trainer's own batches."""
+    lengths = chat_lengths()
+    stats = stats_of(lengths)
+    batches = Batches(lengths.astype(np.int32), micro, 16, 0, True)
+    for grouped, within in ((False, 0.06), (True, 0.12)):
+        expected = padded_tokens(
+            stats, seq_len=1024, micro=micro, per_step=16, rows=len(lengths), grouped=grouped
+        )
+        shuffled = np.random.default_rng(0).permutation(len(lengths))
+        counted = batches.computed(batches.order(0) if grouped else shuffled)
+        assert expected == pytest.approx(counted / len(lengths), rel=within)
+
+
+def test_padding_is_in_the_estimated_time():
+    """A stage whose rows are grouped takes less time than one whose rows come at random."""
+    keys = {
+        "gpu": "none",
+        "model": "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "composition": "sft+lora",
+    }
+    values, _, grouped = fitted(**keys)
+    assert values["micro_batch_size"] > 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            fit, "padded_length", lambda *args, grouped: padded_length(*args, grouped=False)
+        )
+        random_rows = fitted(**keys)[2]
+    assert random_rows.duration_s > 1.3 * grouped.duration_s
+
+
+@examples(2)
+@given(
+    median=st.integers(20, 1500), spread=st.floats(0.05, 1.2), count=st.integers(30, 3000),
+    rows=st.sampled_from([8, 16, 32, 64, 128]), cards=st.sampled_from([1, 2, 4, 8]),
+)  # fmt: skip
+def test_a_packed_step_keeps_its_rows(median, spread, count, rows, cards):
+    """Whatever the lengths: the sequences hold the longest row, divide among the GPUs, and have as
+    many rows as were asked for; counted with the trainer's own packing.
+    """
+    draw = random.Random(count)
+    lengths = np.array(
+        [max(4, min(4000, int(median * np.exp(draw.gauss(0, spread))))) for _ in range(count)]
+    )
+    longest = -(-int(lengths.max()) // MULTIPLE) * MULTIPLE
+    found = _packing(stats_of(lengths), rows=rows, cards=cards, longest=longest, most=8192)
+    if found is None:
+        return
+    assert longest <= found.seq_len <= 8192
+    assert found.sequences % cards == 0
+    assert abs(found.rows - rows) <= SAME_ROWS * rows
+    each = rows_in_sequence(stats_of(lengths), found.seq_len)
+    _, ends = bins_of(lengths.astype(np.int32), found.seq_len)
+    if count > 20 * each and each >= GAINS:
+        assert each == pytest.approx(len(lengths) / len(ends), rel=0.25)
