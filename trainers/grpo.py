@@ -9,9 +9,10 @@ from `trl: {num_iterations: 2}` on.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -39,9 +40,11 @@ from trainers.rewards.watch import (
     reward_records,
     stage_lines,
 )
-from trainers.rollouts.engine import Engine, Sampling
+from trainers.rollouts.choose import OpenServer, engine_of, open_rollouts, rollout_faults
+from trainers.rollouts.engine import CORRECTION_CAPPED, ENGINE_MISMATCH, Engine, Sampling
 from trainers.updates import Update
 
+LARGEST_WEIGHT = 2.0  # of RLOO's importance weights
 SHORTEST_PROMPT = 8  # tokens that have to be left for it within seq_len
 
 
@@ -60,11 +63,12 @@ class GRPO(Objective[Prompt]):
         "completions/mean_length",
         "completions/clipped_ratio",
         "clip_ratio/region_mean",
-        "engine_mismatch",
-        "sampling/sampling_logp_difference/mean",  # the same, as TRL calls it
+        ENGINE_MISMATCH,
+        CORRECTION_CAPPED,
     )
     rewards: Rewards
     watch: Watch
+    server: OpenServer | None = None  # that generates the answers; None: this process
 
     def config_class(self) -> type:
         from trl import GRPOConfig
@@ -82,7 +86,7 @@ class GRPO(Objective[Prompt]):
         return {"epsilon": job.options["clip_range"]}
 
     def faults(self, job: Job) -> list[Fault]:
-        found = reward_faults(job)
+        found = [*reward_faults(job), *rollout_faults(job)]
         answer = job.options["response_tokens"]
         if answer + SHORTEST_PROMPT > job.stage.seq_len:
             what = (
@@ -111,7 +115,8 @@ class GRPO(Objective[Prompt]):
     def load(
         self, job: Job, device: Device, update: Update, tokenizer: Tokenizer, data: Prepared[Prompt]
     ) -> Any:
-        # Before the model is loaded, because the reward may be refused.
+        # Before the model is loaded, because the server may be gone and the reward be refused.
+        self.server = open_rollouts(job)
         self.rewards = build_rewards(job, tokenizer, (*data.train, *data.holdout), device)
         self.logged = (*type(self).logged, *self.rewards.logs)
         return super().load(job, device, update, tokenizer, data)
@@ -163,7 +168,7 @@ class GRPO(Objective[Prompt]):
             dropout=job.options.get("dropout", 0.0),
         )
         built.ids_of = {row.prompt: list(row.prompt_ids) for row in rows}
-        built.engine = TransformersEngine(
+        local = TransformersEngine(
             built.policy,
             pad_id=tokenizer.pad_token_id,
             models=lambda: [built.accelerator.unwrap_model(built.model)],
@@ -173,6 +178,7 @@ class GRPO(Objective[Prompt]):
             adapts=not job.dry_run,
             say=say,
         )
+        built.rollouts_from(engine_of(job, self.server, local, built.policy))
         built.rewards, built.scored, self.watch = self.rewards, scored, Watch()
         if is_main_process() and not job.dry_run:
             built.rollout_log = RolloutLog.of(job, arguments["max_steps"], engine=built.engine.name)
@@ -280,6 +286,7 @@ def with_prepared_prompts(trainer: type) -> type:
         ids_of: Mapping[str, list[int]]
         engine: Engine
         loaded_step = -1  # whose weights the engine has
+        drawn: Sequence[Sequence[float]] = ()  # log-probabilities of the last answers
 
         def __init__(self, *args: Any, model: Any, **kwargs: Any) -> None:
             # TRL loads the reference model by the name in the config. That is a second load, onto
@@ -291,6 +298,28 @@ def with_prepared_prompts(trainer: type) -> type:
                 super().__init__(*args, model=model, **kwargs)
             finally:
                 module.create_model_from_path = loads
+
+        def rollouts_from(self, engine: Engine) -> None:
+            """Generate with this engine from now on."""
+            self.engine = engine
+            # TRL's name for an engine whose probabilities are not the trainer's: it then computes
+            # those of the trainer before the step, and GRPO corrects its loss by their ratio.
+            self.use_vllm = engine.differs
+            self.vllm_mode = "server"
+
+        def train(self, *args: Any, **kwargs: Any) -> Any:
+            with closing(self.engine):
+                return super().train(*args, **kwargs)
+
+        def _generate_and_score_completions(self, inputs: Any) -> Any:
+            found = super()._generate_and_score_completions(inputs)
+            if self.engine.differs:
+                mode = "train" if self.model.training else "eval"
+                for name, value in correct(found, self.drawn, self.args).items():
+                    self._metrics[mode][name].append(
+                        self.accelerator.gather(value.reshape(1)).mean().item()
+                    )
+            return found
 
         def before_parts(self, model: Any, inputs: Any) -> Any:
             model.train()
@@ -333,6 +362,7 @@ def with_prepared_prompts(trainer: type) -> type:
             answers = self.engine.generate(
                 prompts, self.sampling(), n=each, keep_log_probs=self.engine.differs
             )
+            self.drawn = answers.log_probs
             if trainer.__name__ == "RLOOTrainer":  # which has no place for log-probabilities
                 return answers.ids
             return answers.ids, answers.log_probs or None
@@ -375,6 +405,40 @@ def with_prepared_prompts(trainer: type) -> type:
 
     Prompted.__name__ = f"Prompted{trainer.__name__}"
     return Prompted
+
+
+def correct(found: dict[str, Any], drawn: Sequence[Sequence[float]], args: Any) -> dict[str, Any]:
+    """The numbers to record of answers that another program drew, over the tokens of this process.
+
+    GRPO's loss is corrected by TRL. RLOO compares whole answers, so their advantages are weighted
+    by the ratio of whole answers, min(pi_old / pi_drawn, C) with C = 2 (Yao et al. 2025, as in
+    trainers/ppo/math.py).
+
+    Args:
+        found: A batch of TRL with its advantages.
+        drawn: Log-probabilities of each answer's tokens, as the engine drew them.
+        args: TRL's config.
+    """
+    import torch
+
+    mask = found["completion_mask"]
+    count = mask.sum().clamp(min=1)
+    if "old_logps" in found:
+        sums = torch.tensor([sum(line) for line in drawn], device=mask.device)
+        change = torch.nan_to_num(found["old_logps"] - sums, nan=0.0)
+        ratio = change.exp()
+        found["advantages"] = found["advantages"] * ratio.clamp(max=LARGEST_WEIGHT)
+        capped = (ratio > LARGEST_WEIGHT).float().mean()
+        return {ENGINE_MISMATCH: change.abs().sum() / count, CORRECTION_CAPPED: capped}
+    old, engine = found.get("old_per_token_logps"), found["sampling_per_token_logps"]
+    if old is None:  # the plan switched the correction off
+        return {}
+    change = torch.nan_to_num((old - engine) * mask, nan=0.0)
+    largest = args.vllm_importance_sampling_clip_max
+    whole = "sequence" in args.vllm_importance_sampling_mode
+    ratio = (change.sum(1) if whole else change[mask.bool()]).exp()
+    capped = (ratio > (math.inf if largest is None else largest)).float().mean()
+    return {ENGINE_MISMATCH: change.abs().sum() / count, CORRECTION_CAPPED: capped}
 
 
 class Written(dict[str, Any]):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from advisor.ground.errors import nearest
+from advisor.ground.vllm import url_fault
 from advisor.methods.kernels import ATTENTIONS, needs_gpu
 from advisor.methods.rewards import LIST as REWARDS
 from advisor.methods.rewards import reward_faults
@@ -18,6 +19,7 @@ from advisor.methods.stage import stage_keys
 from advisor.plan.keys import KeySpecs
 
 Place = tuple[str | int, ...]
+SENT_TO_VLLM = ("lora", "full")  # updates whose weights a running vLLM server can take
 
 
 class Raise(Protocol):
@@ -38,6 +40,7 @@ def plan_faults(data: Mapping[str, Any], report: Raise, base: Path | None) -> No
     _check_data(data, stages, tasks, report)
     _check_starts(stages, report, base)
     launch = data.get("launch")
+    _check_server(launch.get("vllm") if isinstance(launch, dict) else None, stages, report)
     if isinstance(launch, dict):
         if launch.get("strategy") is not None and launch.get("processes", 1) == 1:
             report(
@@ -60,6 +63,53 @@ def plan_faults(data: Mapping[str, Any], report: Raise, base: Path | None) -> No
                     f" {launch.get('device', 'cpu')}",
                     "here: sdpa, eager, auto",
                 )
+
+
+def _check_server(server: Any, stages: list[Any], report: Raise) -> None:
+    """Report settings of a vLLM server that contradict each other or that nothing uses."""
+    asked = [
+        index
+        for index, stage in enumerate(stages)
+        if isinstance(stage, dict) and stage.get("rollouts") == "vllm"
+    ]
+    for index in asked:
+        update = stages[index].get("update")
+        if update not in SENT_TO_VLLM:
+            report(
+                ("stages", index, "rollouts"),
+                f"a vLLM server takes no module of update {update}",
+                f"update: {' or '.join(SENT_TO_VLLM)}; or rollouts: transformers",
+            )
+    if not isinstance(server, dict):
+        return
+    place: Place = ("launch", "vllm")
+    if not asked:
+        report(
+            place,
+            "`vllm` has no effect: no stage generates with it",
+            "",
+            "remove it, or write `rollouts: vllm` into a stage",
+            key=True,
+        )
+    url, python = server.get("url"), server.get("python")
+    if url is not None and python is not None:
+        report(
+            (*place, "python"),
+            "`url` names a server that runs, and `python` one that is to be started",
+            "one of them",
+            key=True,
+        )
+    for key in ("gpus", "memory"):
+        if python is None and key in server:
+            report(
+                (*place, key),
+                f"`{key}` has no effect: it is for a server that is started",
+                "",
+                "remove it, or set python",
+                key=True,
+            )
+    if isinstance(url, str) and (fault := url_fault(url)) is not None:
+        report((*place, "url"), f"'{url}' {fault}", "such as http://127.0.0.1:8000")
 
 
 def _check_names(entries: list[Any], table: str, report: Raise) -> None:

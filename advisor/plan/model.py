@@ -53,6 +53,34 @@ class PlanData:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VLLMServer:
+    """The server that generates answers of stages with `rollouts: vllm`."""
+
+    url: Annotated[
+        str | None,
+        Text(such_as="http://127.0.0.1:8000"),
+        "a server that runs already; default, without `python`: http://127.0.0.1:8000",
+    ] = None
+    python: Annotated[
+        str | None,
+        Text(such_as="/opt/vllm/bin/python"),
+        "the interpreter of an environment with vLLM, relative to the plan file: `advise run`"
+        " starts and ends the server",
+    ] = None
+    gpus: Annotated[
+        int,
+        Integer(min=0),
+        "GPUs of a server that is started, beside those of the processes; 0: it shares theirs",
+    ] = 1
+    memory: Annotated[
+        float,
+        Number(above=0, max=1),
+        "share of its GPUs' memory that a started server takes",
+    ] = 0.9
+    timeout_s: Annotated[float, Number(above=0), "how long an answer or a start may take"] = 600.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Launch:
     """How the stages are started."""
 
@@ -62,6 +90,9 @@ class Launch:
     processes: Annotated[int, Integer(min=1), "one process a GPU"] = 1
     strategy: Annotated[
         Literal["ddp", "zero2", "zero3", "fsdp"] | None, "how several processes share the model"
+    ] = None
+    vllm: Annotated[
+        VLLMServer | None, "the server of stages with `rollouts: vllm`, running or to be started"
     ] = None
 
     @property

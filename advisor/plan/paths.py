@@ -12,7 +12,7 @@ from typing import Any
 from advisor.ground.shape import Keys, ListOf, Shape
 from advisor.methods.keys import FunctionText, PathText
 from advisor.plan.keys import KeySpecs, key_specs
-from advisor.plan.model import Plan, Stage
+from advisor.plan.model import Launch, Plan, Stage
 
 
 def path_from(folder: Path, text: str) -> Path:
@@ -40,12 +40,20 @@ def with_paths(plan: Plan, moved: Callable[[str], str], *, specs: KeySpecs | Non
         plan,
         model=moved(plan.model),
         data=replace(plan.data, path=moved(plan.data.path)) if plan.data else None,
+        launch=_launch(plan.launch, moved),
         stages=tuple(_stage(stage, moved, names, specs) for stage in plan.stages),
         tasks=tuple(
             replace(task, data=replace(task.data, path=moved(task.data.path)))
             for task in plan.tasks
         ),
     )
+
+
+def _launch(launch: Launch, moved: Callable[[str], str]) -> Launch:
+    server = launch.vllm
+    if server is None or server.python is None:
+        return launch
+    return replace(launch, vllm=replace(server, python=moved(server.python)))
 
 
 def _stage(

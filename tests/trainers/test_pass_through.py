@@ -40,10 +40,7 @@ PRECOMPUTED = ["precompute_ref_batch_size", "precompute_ref_log_probs"]
 GENERATION = names("""
     cache_implementation epsilon_high generation_kwargs mask_truncated_completions min_p
     num_iterations pad_to_multiple_of repetition_penalty router_aux_loss_coef temperature top_k
-    top_p transformers_continuous_batching_config use_transformers_continuous_batching use_vllm
-    vllm_enable_sleep_mode vllm_gpu_memory_utilization vllm_group_port vllm_max_model_length
-    vllm_mode vllm_model_impl vllm_server_base_url vllm_server_host vllm_server_port
-    vllm_server_timeout vllm_structured_outputs_regex vllm_tensor_parallel_size
+    top_p transformers_continuous_batching_config use_transformers_continuous_batching
 """)
 ACTS = {
     "TrainingArguments": names("label_smoothing_factor"),

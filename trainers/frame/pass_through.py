@@ -23,6 +23,7 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from advisor.ground.errors import Fault, InputError, unknown_name
 from advisor.ground.shape import value_words
+from advisor.plan.rollouts import asks_server
 from trainers.frame.job import Job
 
 NO_EVALUATION = "TRL's evaluation does not run: held-out loss is measured by our own"
@@ -285,16 +286,18 @@ NEEDS = (
         _is_on("use_transformers_continuous_batching"),
     ),
     Needs(
-        "use_vllm: true",
+        "the stage's rollouts: vllm",
         (
-            "vllm_enable_sleep_mode", "vllm_gpu_memory_utilization", "vllm_group_port",
             "vllm_importance_sampling_cap", "vllm_importance_sampling_clip_max",
             "vllm_importance_sampling_clip_min", "vllm_importance_sampling_correction",
-            "vllm_importance_sampling_mode", "vllm_max_model_length", "vllm_mode",
-            "vllm_model_impl", "vllm_server_base_url", "vllm_server_host", "vllm_server_port",
-            "vllm_server_timeout", "vllm_structured_outputs_regex", "vllm_tensor_parallel_size",
+            "vllm_importance_sampling_mode",
         ),
-        _is_on("use_vllm"),
+        lambda job, values: asks_server(job.stage),
+    ),
+    Needs(
+        "the stage's rollouts: transformers",
+        ("cache_implementation", "use_transformers_continuous_batching"),
+        lambda job, values: not asks_server(job.stage),
     ),
 )  # fmt: skip
 

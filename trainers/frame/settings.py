@@ -71,6 +71,7 @@ PLAN_KEYS: Mapping[str, str] = {
     "num_generations": "generations",
     "max_completion_length": "response_tokens",
     "epsilon": "clip_range",
+    "use_vllm": "rollouts",
     "output_dir": "advise run --output",
     "logging_dir": "advise run --output",
 }
@@ -105,7 +106,16 @@ SET_BY_TRAINERS: Mapping[str, str] = {
     "save_safetensors": "weights are always saved as safetensors",
     "push_to_hub": "nothing is uploaded; `hf upload` does that",
     "label_names": "the columns are the trainer's own",
-}
+    **dict.fromkeys(
+        (
+            "vllm_enable_sleep_mode", "vllm_gpu_memory_utilization", "vllm_group_port",
+            "vllm_max_model_length", "vllm_mode", "vllm_model_impl", "vllm_server_base_url",
+            "vllm_server_host", "vllm_server_port", "vllm_server_timeout",
+            "vllm_structured_outputs_regex", "vllm_tensor_parallel_size",
+        ),
+        "the plan's `launch.vllm` says where the server is, or how it is started",
+    ),
+}  # fmt: skip
 
 
 # What a config class is tried with: the device and the number formats of the stage.

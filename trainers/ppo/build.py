@@ -30,6 +30,7 @@ from trainers.rewards.sources import (
     reward_faults,
     reward_files,
 )
+from trainers.rollouts.choose import engine_of, open_rollouts, rollout_faults
 from trainers.updates import Update
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ SHORTEST_PROMPT = 8  # tokens that response_tokens has to leave of seq_len
 def faults(job: Job) -> list[Fault]:
     """What in the stage cannot be done, or would have no effect."""
     stage, options, at = job.stage, job.options, f"stage {job.stage.name}:"
-    found = reward_faults(job)
+    found = [*reward_faults(job), *rollout_faults(job)]
     if stage.options.get("dropout"):
         why = (
             "PPO compares probabilities before and after a step, which dropout would change at"
@@ -150,6 +151,7 @@ def build(
     from trainers.rollouts.transformers_engine import AT_ONCE, TransformersEngine, stop_ids
 
     options, stage = job.options, job.stage
+    server = open_rollouts(job)
     torch.manual_seed(stage.seed)
     prompts = (*data.train, *data.holdout)
     rewards = (
@@ -210,7 +212,7 @@ def build(
         stops=stop_ids(policy),
         device=device,
         autocast=autocast,
-        engine=local,
+        engine=engine_of(job, server, local, lambda: roles.use(POLICY)),
         local=local,
         rewards=rewards,
         scaler=torch.amp.GradScaler(device.type) if dtype == "float16" else None,

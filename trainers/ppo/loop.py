@@ -8,6 +8,7 @@ prompts are answered once, and the answers are used for ppo_epochs epochs.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -132,7 +133,8 @@ def _train(job: Job, parts: Parts) -> None:
     ppo.rows_at_once = rows_at_once(job)
     enter(job, TRAINING)
     parts.begin(TRAIN)
-    run.run_updates(first)
+    with closing(ppo.engine):
+        run.run_updates(first)
     parts.begin(AFTER)
     end_if_asked(run.stopped_at, run.steps)
     if not shown:

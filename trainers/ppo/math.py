@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 SMALLEST = 1e-8
+LARGEST_WEIGHT = 2.0  # of importance weights
 
 
 def masked_mean(values_BT: Any, mask_BT: Any) -> Any:
@@ -128,6 +129,31 @@ def policy_losses(
     unclipped_BT = -advantages_BT * ratio_BT
     clipped_BT = -advantages_BT * ratio_BT.clamp(1 - clip_range, 1 + clip_range)
     return torch.maximum(unclipped_BT, clipped_BT), ratio_BT, clipped_BT > unclipped_BT
+
+
+def importance_weights(old_BT: Any, drawn_BT: Any, mask_BT: Any) -> tuple[Any, Any, Any]:
+    """(weight of each token, mean difference of log-probabilities, share of weights at the cap) for
+    answers that were drawn by another program than the one that learns from them.
+
+    w = min(pi_old / pi_drawn, C) with C = 2: both mean the same policy, and differ by rounding,
+    by kernels or by a quantised base. Tokens without a known probability weigh 1. Source: Yao et
+    al. 2025, "Your efficient RL framework secretly brings you off-policy RL training" (truncated
+    importance sampling).
+
+    Args:
+        old_BT: Log-probabilities as the trainer computes them.
+        drawn_BT: Those that the tokens were drawn with; NaN: not known.
+        mask_BT: 1 where a token counts.
+    """
+    import torch
+
+    change_BT = torch.nan_to_num((old_BT - drawn_BT) * mask_BT, nan=0.0)
+    ratio_BT = torch.exp(change_BT)
+    return (
+        ratio_BT.clamp(max=LARGEST_WEIGHT) * mask_BT,
+        masked_mean(change_BT.abs(), mask_BT),
+        masked_mean((ratio_BT > LARGEST_WEIGHT).to(ratio_BT.dtype), mask_BT),
+    )
 
 
 def value_losses(values_BT: Any, old_BT: Any, returns_BT: Any, clip_range: float) -> Any:

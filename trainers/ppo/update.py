@@ -34,7 +34,13 @@ from trainers.ppo.rollout import (
 from trainers.prepare.prompts import Prompt
 from trainers.rewards.rollout_log import Rollout, RolloutLog
 from trainers.rewards.scoring import Answer, Reward, Rewards, Score, check_scored
-from trainers.rollouts.engine import Answers, Engine, Sampling
+from trainers.rollouts.engine import (
+    CORRECTION_CAPPED,
+    ENGINE_MISMATCH,
+    Answers,
+    Engine,
+    Sampling,
+)
 from trainers.rollouts.transformers_engine import TransformersEngine
 
 BUCKET_BYTES = 25 * 2**20  # of gradients in one message, as DDP sends them
@@ -259,6 +265,7 @@ class PPO:
             scatter_answers(list(zip(batches, parts, strict=True)), mask_RT)
             for parts in ([numbers[:, 0] for numbers in policy], reference, values)
         )
+        correction_RT, engine_numbers = self._correction(answers, old_RT, mask_RT)
         ended_R = torch.tensor(answers.ended, device=self.device)
         # Huang et al. 2024, "EOS trick": an answer that does not end is worth less, whatever it
         # says.
@@ -275,6 +282,8 @@ class PPO:
             means_R = (advantages_RT * mask_RT).sum(1) / mask_RT.sum(1)
             rollouts = self._rollouts(prompts, answers, parts, scores_R, means_R)
             self.rollout_log.write(self.done + 1, rollouts)
+        if correction_RT is not None:
+            advantages_RT = advantages_RT * correction_RT
         steps = self._learn(batches, old_RT, values_RT, advantages_RT, returns_RT)
         seen = self._over_processes(
             {
@@ -288,6 +297,7 @@ class PPO:
                 "ended": ended_R.float().mean(),
                 "tokens": float(answers.tokens),
                 **self._of_each_reward(parts),
+                **engine_numbers,
             }
         )
         seen |= {
@@ -346,6 +356,25 @@ class PPO:
                 )
             )
         ]  # fmt: skip
+
+    def _correction(
+        self, answers: Answers, old_RT: Any, mask_RT: Any
+    ) -> tuple[Any | None, dict[str, Any]]:
+        """(importance weights, numbers to record) for answers that another program drew; (None, {})
+        for the policy's own.
+
+        The weights are positive, so that a token's loss times its weight is the loss of its
+        advantage times the weight.
+        """
+        import torch
+
+        if not answers.log_probs:
+            return None, {}
+        drawn_RT = torch.zeros_like(old_RT)
+        for row, values in enumerate(answers.log_probs):
+            drawn_RT[row, : len(values)] = torch.tensor(values)
+        weights_RT, mismatch, capped = math.importance_weights(old_RT, drawn_RT, mask_RT)
+        return weights_RT, {ENGINE_MISMATCH: mismatch, CORRECTION_CAPPED: capped}
 
     def _policy(self, batch: Batch, temperature: float) -> Any:
         """The policy's log-probability of each answer token, and its entropy there: N, 2."""

@@ -10,6 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+# Names in metrics.jsonl, of engines that differ from the trainer: the mean difference of a token's
+# log-probability, and the share of importance weights that were too large and were cut.
+ENGINE_MISMATCH, CORRECTION_CAPPED = "engine_mismatch", "correction_capped"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:

@@ -101,12 +101,6 @@ def _start_faults(stage: Stage) -> list[Fault]:
     if stage.peft.get("use_dora"):
         what = f"{at} cannot be had with use_dora: the two together are no plain LoRA when saved"
         found.append(Fault(what=what, hint="remove one of the two"))
-    if stage.trl.get("use_vllm"):
-        what = (
-            f"{at} cannot be had with use_vllm, which gets the trained module without what it began"
-            " with"
-        )
-        found.append(Fault(what=what, hint="remove one of the two"))
     return found
 
 

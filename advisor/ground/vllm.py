@@ -1,0 +1,254 @@
+"""A vLLM server that generates answers for a training run: how it is started, asked and checked.
+
+The addresses are those of vLLM's own server (`vllm serve`, read in version 0.33):
+`/v1/completions` with token ids, `/v1/load_lora_adapter`, and of its development mode
+`/collective_rpc`, `/reset_prefix_cache` and `/server_info`. Weights travel as safetensors in a
+folder that both can read; nothing is pickled. Only the address that the plan names is asked, past
+every proxy, and a redirect is an error.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+OLDEST, READ = (0, 22), (0, 33)  # the oldest that TRL 1.16 supports; the one this was written for
+ASK_S = 10.0  # for a question that needs no generation
+MOST_BYTES = 2**30  # of an answer
+LORA, WEIGHTS = "/v1/load_lora_adapter", "/collective_rpc"
+# What the server needs to take new weights, and to count nobody's usage.
+ENVIRONMENT = {
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+    "VLLM_SERVER_DEV_MODE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+}
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM takes as its largest
+
+
+class ServerFault(Exception):
+    """What a server did wrong, in words that follow 'the vLLM server at ...'."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerNeeds:
+    """What a stage needs of a server."""
+
+    model: str  # hub id or folder of the base
+    tokens: int  # of the longest prompt with its answer
+    lora_rank: int | None  # None: whole weights are sent
+    processed: bool  # whether sampling changes probabilities, by a temperature for example
+
+
+@dataclass(frozen=True, slots=True)
+class VLLMClient:
+    """Asks one server."""
+
+    url: str
+    timeout_s: float = 600.0
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def at(cls, url: str, timeout_s: float) -> VLLMClient:
+        """With the key of VLLM_API_KEY, if the environment has one."""
+        key = os.environ.get("VLLM_API_KEY")
+        return cls(url, timeout_s, {"Authorization": f"Bearer {key}"} if key else {})
+
+    def get(self, path: str) -> Any:
+        """The answer to a question. Raises ServerFault."""
+        return self._ask("GET", path, None, min(ASK_S, self.timeout_s))
+
+    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        """The answer to a request. Raises ServerFault."""
+        return self._ask("POST", path, body, self.timeout_s)
+
+    def _ask(self, method: str, path: str, body: Any, timeout_s: float) -> Any:
+        parts = urlsplit(self.url)
+        is_safe = parts.scheme == "https"
+        kind = http.client.HTTPSConnection if is_safe else http.client.HTTPConnection
+        connection = kind(parts.hostname or "", parts.port, timeout=timeout_s)
+        try:
+            data = None if body is None else json.dumps(body, allow_nan=False).encode()
+            headers = {"Content-Type": "application/json", **self.headers}
+            connection.request(method, parts.path.rstrip("/") + path, data, headers)
+            response = connection.getresponse()
+            answer = response.read(MOST_BYTES)
+        except TimeoutError:
+            raise ServerFault(f"did not answer {path} within {timeout_s:g} s") from None
+        except (OSError, http.client.HTTPException) as error:
+            why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise ServerFault(f"does not answer ({why})") from None
+        finally:
+            connection.close()
+        if response.status != 200:
+            raise ServerFault(f"refused {path}: {response.status} {told(answer)}")
+        try:
+            return json.loads(answer) if answer.strip() else {}
+        except ValueError:
+            if path == LORA or path.startswith("/v1/unload"):
+                return {}  # a sentence
+            raise ServerFault(f"answered {path} with something that is not JSON") from None
+
+
+def told(answer: bytes) -> str:
+    """The message in an error's answer, on one line."""
+    try:
+        found = json.loads(answer)
+        found = found.get("error", found) if isinstance(found, dict) else found
+        found = found.get("message", found) if isinstance(found, dict) else found
+    except ValueError:
+        found = answer.decode("utf-8", "replace")
+    return " ".join(str(found).split())[:300]
+
+
+def version_of(text: str) -> tuple[int, int] | None:
+    """(0, 33) of '0.33.0'; None of a build without a number."""
+    found = re.match(r"(\d+)\.(\d+)", text)
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def version_fault(text: str) -> str | None:
+    """Why a version cannot be used; None if it can."""
+    version = version_of(text)
+    if version is not None and (0, 0) < version < OLDEST:
+        return f"is version {text}, and {'.'.join(map(str, OLDEST))} is the oldest that works"
+    return None
+
+
+def served_model(client: VLLMClient) -> Mapping[str, Any]:
+    """The base that the server serves, as `/v1/models` describes it. Raises ServerFault."""
+    cards = client.get("/v1/models").get("data") or []
+    base = next((card for card in cards if not card.get("parent")), None)
+    if base is None:
+        raise ServerFault("serves no model")
+    found: Mapping[str, Any] = base
+    return found
+
+
+def check_server(client: VLLMClient, needs: ServerNeeds) -> tuple[str, str]:
+    """(the name of the served base, the server's version).
+
+    Raises ServerFault with the first thing that the stage needs and the server lacks.
+    """
+    client.get("/health")
+    version = str(client.get("/version").get("version", ""))
+    if (fault := version_fault(version)) is not None:
+        raise ServerFault(fault)
+    base = served_model(client)
+    name, root = str(base.get("id")), str(base.get("root") or base.get("id"))
+    if not any(same_model(needs.model, other) for other in (name, root)):
+        raise ServerFault(f"serves {root}, and the stage trains {needs.model}")
+    longest = base.get("max_model_len")
+    if longest and longest < needs.tokens:
+        raise ServerFault(
+            f"takes {longest} tokens (--max-model-len), and prompts and answers of the stage have"
+            f" up to {needs.tokens}"
+        )
+    try:
+        paths = client.get("/openapi.json").get("paths", {})
+    except ServerFault:
+        paths = {}  # started without its description: what it lacks shows when weights are sent
+    wanted, variable = (
+        (WEIGHTS, "VLLM_SERVER_DEV_MODE=1")
+        if needs.lora_rank is None
+        else (LORA, "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1")
+    )
+    if paths and wanted not in paths:
+        raise ServerFault(f"was started without {variable}, so that it takes no new weights")
+    if "/server_info" in paths:
+        config = client.get("/server_info?config_format=json").get("vllm_config", {})
+        _check_config(config if isinstance(config, dict) else {}, needs)
+    return name, version
+
+
+def _check_config(config: Mapping[str, Any], needs: ServerNeeds) -> None:
+    """What the server tells of its settings. Raises ServerFault."""
+    mode = (config.get("model_config") or {}).get("logprobs_mode")
+    if needs.processed and mode not in (None, "processed_logprobs"):
+        raise ServerFault(
+            f"was started with --logprobs-mode {mode}, whose probabilities leave out the"
+            " temperature (--logprobs-mode processed_logprobs)"
+        )
+    if needs.lora_rank is None or "lora_config" not in config:
+        return
+    largest = (config["lora_config"] or {}).get("max_lora_rank", 0)
+    if largest < needs.lora_rank:
+        raise ServerFault(
+            f"takes LoRA up to rank {largest}, and the stage has rank {needs.lora_rank}"
+            f" (--enable-lora --max-lora-rank {largest_rank(needs.lora_rank)})"
+        )
+
+
+def same_model(one: str, other: str) -> bool:
+    """Whether two names mean the same base: a hub id, or a folder however it is written."""
+    if one == other:
+        return True
+    folders = [Path(name).expanduser() for name in (one, other)]
+    return all(path.is_dir() for path in folders) and folders[0].resolve() == folders[1].resolve()
+
+
+def largest_rank(rank: int) -> int:
+    """The smallest value of --max-lora-rank that holds the rank."""
+    return next((size for size in RANKS if size >= rank), RANKS[-1])
+
+
+def serve_arguments(needs: ServerNeeds, *, revision: str | None = None) -> list[str]:
+    """The arguments of `vllm serve` for a stage, without where it runs."""
+    arguments = [
+        needs.model,
+        *("--max-model-len", str(needs.tokens)),
+        # Probabilities as tokens were drawn, which the correction of the loss needs.
+        *("--logprobs-mode", "processed_logprobs"),
+    ]
+    if revision:
+        arguments += ["--revision", revision]
+    if needs.lora_rank is not None:
+        arguments += [
+            "--enable-lora",
+            *("--max-loras", "1"),
+            *("--max-lora-rank", str(largest_rank(needs.lora_rank))),
+        ]
+    return arguments
+
+
+def serve_line(needs: ServerNeeds) -> str:
+    """The line for a shell that starts a server for a stage."""
+    variable = "VLLM_SERVER_DEV_MODE=1"
+    if needs.lora_rank is not None:
+        variable += " VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"
+    return f"{variable} vllm serve {' '.join(serve_arguments(needs))}"
+
+
+def url_fault(url: str) -> str | None:
+    """What is wrong with an address; None: nothing."""
+    try:
+        parts = urlsplit(url)
+        port_is_number = parts.port is None or parts.port > 0
+    except ValueError:
+        return "is no web address"
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_number:
+        return "is no web address"
+    if parts.username or parts.password or parts.query or parts.fragment:
+        return "holds more than host, port and path (a key goes into VLLM_API_KEY)"
+    return None
+
+
+def is_local(url: str) -> bool:
+    """Whether the server runs on this machine, by its address."""
+    return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
+
+
+def folders_for_weights(url: str, run: Path) -> Sequence[Path]:
+    """Where weights are handed over, the first that works: memory for a server on this machine,
+    else the run folder, which another machine has to share.
+    """
+    memory = Path("/dev/shm")  # noqa: S108 (folders in it are made for this user alone)
+    return ([memory] if is_local(url) and memory.is_dir() else []) + [run]

@@ -1,0 +1,98 @@
+"""What a stage with `rollouts: vllm` needs of its server; read by the launcher, which may start it,
+and by the trainer, which asks it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from advisor.ground.content import ADAPTER_CONFIG, base_path_in
+from advisor.ground.errors import Fault
+from advisor.ground.vllm import DEFAULT_URL, ServerNeeds
+from advisor.methods import update
+from advisor.plan.model import Plan, Stage
+
+URL_VARIABLE = "ADVISE_VLLM_URL"  # tells a trainer where `advise run` has started the server
+# Of `peft:`, what makes a LoRA something else than W + BA, or more than a server loads.
+NOT_PLAIN = (
+    "use_dora", "bias", "lora_bias", "modules_to_save", "target_parameters", "layer_replication",
+    "trainable_token_indices", "alora_invocation_tokens", "velora_config",
+)  # fmt: skip
+NEUTRAL = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": None, "repetition_penalty": 1.0}
+
+
+def asks_server(stage: Stage) -> bool:
+    """Whether a vLLM server generates the stage's answers."""
+    return stage.options.get("rollouts") == "vllm"
+
+
+def server_url(plan: Plan, environ: Mapping[str, str]) -> str:
+    """Where the server of the plan is."""
+    server = plan.launch.vllm
+    named = server.url if server is not None else None
+    return named or environ.get(URL_VARIABLE) or DEFAULT_URL
+
+
+def served_model(base: str, start: Path | None) -> str:
+    """The hub id or folder of the model that a server has to serve for a stage.
+
+    Args:
+        base: The plan's model.
+        start: The folder that the stage continues from.
+    """
+    if start is None:
+        return base
+    path = start / ADAPTER_CONFIG
+    if not path.is_file():
+        return str(start)
+    named = base_path_in(path.read_bytes())
+    return named if named and Path(named).is_dir() else base
+
+
+def server_needs(
+    stage: Stage, options: Mapping[str, Any], *, base: str, start: Path | None
+) -> ServerNeeds:
+    """What the stage needs of a server.
+
+    Args:
+        stage: A stage that generates.
+        options: The keys of its methods, with defaults.
+        base: The plan's model.
+        start: The folder that the stage continues from.
+    """
+    rank = None
+    if update(stage.update).is_module:
+        pattern = stage.peft.get("rank_pattern")
+        rank = max([int(options["rank"]), *(pattern.values() if isinstance(pattern, dict) else ())])
+    drawn = {**{key: options[key] for key in NEUTRAL if key in options}, **stage.trl}
+    return ServerNeeds(
+        model=served_model(base, start),
+        tokens=stage.seq_len,
+        lora_rank=rank,
+        processed=any(drawn.get(key, usual) != usual for key, usual in NEUTRAL.items()),
+    )
+
+
+def unservable(stage: Stage, options: Mapping[str, Any]) -> Iterator[Fault]:
+    """What in the stage a running vLLM server cannot take over."""
+    at = f"stage {stage.name}: rollouts is vllm, and"
+    for key in NOT_PLAIN:
+        if stage.peft.get(key) not in (None, False, [], "none"):
+            yield Fault(
+                what=f"{at} peft: {key} makes the module more than a server loads, a plain LoRA",
+                hint=f"remove {key}, or train with rollouts: transformers",
+            )
+    start = stage.peft.get("init_lora_weights", True)
+    if isinstance(start, str) and start.lower().startswith(("pissa", "olora", "corda", "loftq")):
+        yield Fault(
+            what=f"{at} init_lora_weights {start} begins with a part of the base, which the server"
+            " would count twice",
+            hint="remove it, or train with rollouts: transformers",
+        )
+    if options.get("train_embeddings"):
+        yield Fault(
+            what=f"{at} train_embeddings trains matrices that a server does not load",
+            hint="remove it, or train with rollouts: transformers",
+        )

@@ -1,0 +1,242 @@
+"""The engine `vllm`, against a server of our own that speaks vLLM's addresses and generates."""
+
+import json
+import math
+from contextlib import nullcontext
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from advisor.ground.errors import InputError, MachineNotReady, TrainingFailed
+from advisor.ground.vllm import ServerNeeds, VLLMClient
+from advisor.plan.model import Launch, VLLMServer
+from tests.trainers.alignment import REWARD
+from tests.trainers.rollouts.vllm_stand_in import StandIn
+from trainers.ppo.math import importance_weights
+from trainers.rollouts.engine import Sampling
+from trainers.rollouts.vllm_engine import VLLMEngine, open_server
+
+PROMPTS = [[1, 5, 6], [1, 7, 8, 9, 10, 11, 12], [1, 4]]
+SAMPLING = Sampling(limit=6, stops=[2], temperature=0.7)
+
+
+@pytest.fixture
+def server(tiny_model):
+    with StandIn(tiny_model) as running:
+        yield running
+
+
+def needs(tiny_model, **keys):
+    values = {"model": str(tiny_model), "tokens": 64, "lora_rank": 4, "processed": True}
+    return ServerNeeds(**{**values, **keys})
+
+
+def scored(model, answers, temperature):
+    """Log-probability of each answer token by one plain pass for each answer."""
+    found = []
+    with torch.no_grad():
+        for prompt, ids in zip(answers.prompts, answers.ids, strict=True):
+            logits = model(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
+            table = (logits / temperature).log_softmax(-1)
+            found.append([table[place, token].item() for place, token in enumerate(ids)])
+    return found
+
+
+def changed(model, part):
+    """Train a step, so to speak."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if part in name:
+                parameter.normal_(std=0.1)
+
+
+@pytest.mark.parametrize("sends", ["adapter", "weights"])
+def test_answers_come_from_the_weights_of_the_last_step(sends, server, tiny_model, tmp_path):
+    """Their log-probabilities are those of the policy before and after a step; the folders that
+    the weights travelled in are removed.
+    """
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    part = "mlp.up_proj"
+    if sends == "adapter":
+        model = get_peft_model(
+            model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+        )
+        part = "lora_B"
+    client, base, note = open_server(server.url, 30, needs(tiny_model), stage="x")
+    assert note == f"answers come from vLLM 0.33.0 at {server.url}"
+    engine = VLLMEngine(
+        client, base, lambda: nullcontext(model), sends=sends, run=tmp_path, stage="x"
+    )
+    for _ in range(2):
+        changed(model, part)
+        engine.load_weights()
+        answers = engine.generate(PROMPTS, SAMPLING, n=2, keep_log_probs=True)
+        assert answers.prompts == [prompt for prompt in PROMPTS for _ in range(2)]
+        assert answers.ended == [ids[-1] == 2 for ids in answers.ids]
+        # Whole weights are rounded to bfloat16 on their way.
+        near = 2e-5 if sends == "adapter" else 0.1
+        for one, other in zip(answers.log_probs, scored(model, answers, 0.7), strict=True):
+            assert one == pytest.approx(other, abs=near)
+    folders = list(engine.folders)
+    assert len(folders) == (sends == "adapter")
+    assert [len(server.adapters), server.reloads] == ([1, 0] if sends == "adapter" else [0, 2])
+    engine.close()
+    assert not server.adapters
+    assert not any(folder.exists() for folder in folders)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        ({"healthy": False}, "does not answer"),
+        ({"version": "0.9.2"}, r"is version 0.9.2, and 0.22 is the oldest"),
+        ({"root": "another/model"}, "serves another/model, and the stage trains"),
+        ({"longest": 32}, r"takes 32 tokens .* have up to 64"),
+        ({"paths": {"/health", "/version", "/v1/models"}}, "without VLLM_ALLOW_RUNTIME_LORA"),
+        ({"rank": 2}, "takes LoRA up to rank 2, and the stage has rank 4"),
+        ({"rank": 0}, r"takes LoRA up to rank 0.*--enable-lora --max-lora-rank 8"),
+        ({"logprobs_mode": "raw_logprobs"}, "raw_logprobs, whose probabilities leave out"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_a_server_that_lacks_something_is_refused_before_anything_loads(
+    wrong, expected, server, tiny_model
+):
+    """The message names the server, what it lacks, the line that starts a fitting one, and the
+    engine that needs none.
+    """
+    for name, value in wrong.items():
+        setattr(server, name, value)
+    with pytest.raises(MachineNotReady, match=expected) as error:
+        open_server(server.url, 5, needs(tiny_model), stage="x")
+    text = str(error.value)
+    assert f"stage x: the vLLM server at {server.url} " in text
+    assert f"vllm serve {tiny_model} --max-model-len 64" in text
+    assert "rollouts: transformers" in text
+
+
+def test_a_newer_server_is_taken_and_named(server, tiny_model):
+    """Nobody has looked whether its addresses are still the same."""
+    server.version = "0.40.1"
+    _, _, note = open_server(server.url, 5, needs(tiny_model), stage="x")
+    assert "newer than 0.33" in note
+
+
+def test_a_server_that_takes_too_long_or_redirects_is_a_fault(server, tiny_model, tmp_path):
+    """Slow answers end after `timeout_s`; another address is never asked."""
+    server.slow_s = 1.0
+    engine = VLLMEngine(
+        VLLMClient(server.url, 0.2), server.root, nullcontext, sends="adapter", run=tmp_path,
+        stage="x",
+    )  # fmt: skip
+    with pytest.raises(TrainingFailed, match=r"did not answer /v1/completions within 0.2 s"):
+        engine.generate(PROMPTS, SAMPLING)
+    server.found = lambda path, body: (307, None)
+    with pytest.raises(MachineNotReady, match="refused /health: 307"):
+        open_server(server.url, 5, needs(tiny_model), stage="x")
+
+
+# --------------------------------------------------------------------------- stages
+
+
+def with_server(job, server, **keys):
+    """The job, whose server is this one."""
+    launch = Launch(vllm=VLLMServer(url=server.url, **keys))
+    return replace(job, plan=replace(job.plan, launch=launch))
+
+
+def lines_of(job):
+    return [json.loads(line) for line in (job.run / "metrics.jsonl").read_text().splitlines()]
+
+
+def stage_of(align, tmp_path, name, server, *, trial=None, **keys):
+    """A stage of three steps whose answers come from the server."""
+    (tmp_path / "own.py").write_text(REWARD)
+    own = {"reward": "own.py:score", "response_tokens": 6, "micro_batch_size": 4, "max_steps": 3}
+    own |= {"rollouts": "vllm", "learning_rate": 1e-2, "scheduler": "constant", "warmup": 0.0}
+    own |= {"generations": 4} if name != "ppo" else {"missing_end_penalty": 0.0, "kl_limit": 100.0}
+    job = align(name, **{**own, **keys}, job_judge=False, job_max_steps=trial)
+    return with_server(job, server)
+
+
+def train(job):
+    import_module(f"trainers.{job.stage.objective}").train(job)
+
+
+@pytest.mark.parametrize(
+    ("name", "update"), [("grpo", "lora"), ("grpo", "full"), ("rloo", "lora"), ("ppo", "lora")]
+)
+def test_a_stage_learns_from_the_answers_of_a_server(name, update, align, server, tmp_path):
+    """The weights reach the server in every step: its probabilities are the trainer's, although a
+    step moves them far. The gradient is not zero, and the adapter and its folder are gone.
+    """
+    full = {"update": "full", "learning_rate": 1e-3} if update == "full" else {}
+    job = stage_of(align, tmp_path, name, server, **full)
+    train(job)
+    lines = lines_of(job)
+    assert len(lines) == 3
+    assert all(line["grad_norm"] > 0 for line in lines)
+    # Whole weights travel in bfloat16.
+    assert all(line["engine_mismatch"] < (0.02 if full else 1e-4) for line in lines)
+    assert all(line["correction_capped"] == 0 for line in lines)
+    assert (len(server.loaded), server.reloads) == ((0, 3) if full else (3, 0))
+    assert len(set(server.loaded)) == len(server.loaded)  # no cache of the last weights is met
+    assert not any(Path(folder).exists() for folder in server.loaded)
+    assert not server.adapters
+
+
+@pytest.mark.parametrize("name", ["grpo", "rloo", "ppo"])
+def test_answers_of_another_policy_are_corrected_and_counted(name, align, server, tmp_path):
+    """A server whose probabilities are a seventh of the trainer's: the mismatch is recorded, and
+    the importance weights are cut.
+    """
+    server.shifted = -2.0
+    job = stage_of(align, tmp_path, name, server, trial=1)
+    train(job)
+    (line,) = lines_of(job)
+    assert line["engine_mismatch"] == pytest.approx(2.0, abs=1e-3)
+    assert line["correction_capped"] == 1
+    if name == "grpo":  # TRL leaves out answers of which the ratio is that far off
+        assert line["grad_norm"] == 0
+
+
+def test_importance_weights_are_ratios_up_to_two():
+    """exp(0.5), no knowledge, cut at 2, and nothing beyond the end of an answer."""
+    old = torch.tensor([[-1.0, -1.0, -1.0, 0.0]])
+    drawn = torch.tensor([[-1.5, math.nan, -3.0, 9.0]])
+    mask = torch.tensor([[1.0, 1.0, 1.0, 0.0]])
+    weights, mismatch, capped = importance_weights(old, drawn, mask)
+    assert weights.tolist() == [[pytest.approx(math.exp(0.5)), 1.0, 2.0, 0.0]]
+    assert mismatch.item() == pytest.approx((0.5 + 0 + 2.0) / 3)
+    assert capped.item() == pytest.approx(1 / 3)
+
+
+def test_a_server_that_dies_ends_the_run_which_resumes(align, server, tmp_path):
+    """The error names stage and server, the checkpoint stays, and the same call with a server that
+    runs again goes on behind it.
+    """
+    server.dies_at = 9  # each step asks for the answers to four prompts in four requests
+    job = stage_of(align, tmp_path, "ppo", server, save_steps=1)
+    with pytest.raises(TrainingFailed, match=r"stage ppo: the vLLM server at .* does not answer"):
+        train(job)
+    assert [line["step"] for line in lines_of(job)] == [1, 2]
+    server.dies_at, server.healthy = None, True
+    train(job)
+    assert [line["step"] for line in lines_of(job)] == [1, 2, 3]
+    assert json.loads((job.output / "result.json").read_text())["steps"] == 3
+
+
+def test_what_a_server_cannot_load_is_refused(align, server, tmp_path):
+    """DoRA and starts that take a part out of the base are no plain LoRA beside the base."""
+    for peft in ({"use_dora": True}, {"init_lora_weights": "pissa"}):
+        job = stage_of(align, tmp_path, "grpo", server, peft=peft)
+        with pytest.raises(InputError, match=f"rollouts is vllm, and .*{next(iter(peft))}"):
+            train(job)
