@@ -8,6 +8,7 @@ Where the teacher is the frozen base of the module that is trained, one copy of 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, cast
 
 from advisor.data import recognise
@@ -135,7 +136,8 @@ class Distillation(Objective[Row]):
         """The teacher's answers to the requests, from the run folder as far as they are there."""
         from trainers.frame.loading import enable_stop_tokens
         from trainers.frame.progress import say
-        from trainers.ppo.rollout import generate_answers, stop_ids
+        from trainers.rollouts.engine import Sampling
+        from trainers.rollouts.transformers_engine import TransformersEngine, stop_ids
 
         device = torch_device(job.plan.launch.device)
 
@@ -144,15 +146,19 @@ class Distillation(Objective[Row]):
                 self.teacher = load_teacher(job, device)
                 enable_stop_tokens(self.teacher, tokenizer, set())
             with own_random_numbers(device, job.stage.seed, -1 - number):
-                found = generate_answers(
-                    self.teacher,
-                    [list(prompt.prompt_ids) for prompt in block],
+                teacher = self.teacher
+                engine = TransformersEngine(
+                    lambda: nullcontext(teacher),
                     pad_id=tokenizer.pad_token_id,
+                    models=lambda: [teacher],
+                    least=len(block),
+                )
+                sampling = Sampling(
                     limit=int(job.options["response_tokens"]),
                     temperature=job.options["temperature"],
-                    stops=stop_ids(self.teacher),
-                    at_once=len(block),
+                    stops=stop_ids(teacher),
                 )
+                found = engine.generate([list(prompt.prompt_ids) for prompt in block], sampling)
             return [Written(*one) for one in zip(found.ids, found.ended, strict=True)]
 
         file = answers_file(job, prompts, teacher_digest(job))

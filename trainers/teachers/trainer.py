@@ -134,7 +134,8 @@ def distilling_trainer() -> type:
 
         def answer(self, features: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             """The rows with answers of the student in place of their last ones."""
-            from trainers.ppo.rollout import generate_answers, stop_ids
+            from trainers.rollouts.engine import Sampling
+            from trainers.rollouts.transformers_engine import TransformersEngine, stop_ids
 
             starts = [prompt_length(feature["labels"]) for feature in features]
             room = [self.lesson.seq_len - start for start in starts]
@@ -146,16 +147,19 @@ def distilling_trainer() -> type:
                 return rows
             prompts = [list(features[place]["input_ids"][: starts[place]]) for place in asked]
             with own_random_numbers(self.args.device, self.lesson.seed, self.state.global_step):
-                found = generate_answers(
-                    self.accelerator.unwrap_model(self.model),
-                    prompts,
+                student = self.accelerator.unwrap_model(self.model)
+                engine = TransformersEngine(
+                    lambda: nullcontext(student),
                     pad_id=self.processing_class.pad_token_id,
+                    models=lambda: [student],
+                    autocast=self.accelerator.autocast,
+                )
+                sampling = Sampling(
                     limit=min(self.lesson.response_tokens, max(room[place] for place in asked)),
                     temperature=self.lesson.temperature,
                     stops=stop_ids(self.model),
-                    at_once=len(prompts) if self.args.device.type != "cuda" else MOST,
-                    autocast=self.accelerator.autocast,
                 )
+                found = engine.generate(prompts, sampling)
             for place, prompt, written, ended in zip(
                 asked, prompts, found.ids, found.ended, strict=True
             ):
@@ -259,9 +263,6 @@ def distilling_trainer() -> type:
                 return self.distances(self.model, inputs)[0]
 
     return DistillingTrainer
-
-
-MOST = 512  # answers together on a GPU, halved until they fit
 
 
 @contextmanager
