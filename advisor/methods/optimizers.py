@@ -75,6 +75,11 @@ class Optimizer:
     resumes: str = "bit for bit"
 
     @property
+    def averages(self) -> bool:
+        """Whether it trains at other weights than those it ends with, in place of a schedule."""
+        return self.scheduler is not None
+
+    @property
     def is_low_rank(self) -> bool:
         """Whether it projects gradients of chosen matrices."""
         return self.keeps == "low rank"

@@ -208,12 +208,32 @@ def _torchao(groups: Groups, wanted: Wanted) -> Any:
 def _galore(groups: Groups, wanted: Wanted) -> Any:
     parts = _low_rank(groups, wanted)
     if "8bit" in wanted.entry.name:
-        return _library(wanted).GaLoreAdamW8bit(parts, **wanted.adam)
-    return _library(wanted).GaLoreAdamW(parts, no_deprecation_warning=True, **wanted.adam)
+        return _compact(_library(wanted).GaLoreAdamW8bit(parts, **wanted.adam))
+    return _compact(_library(wanted).GaLoreAdamW(parts, no_deprecation_warning=True, **wanted.adam))
 
 
 def _apollo(groups: Groups, wanted: Wanted) -> Any:
-    return _library(wanted).APOLLOAdamW(_low_rank(groups, wanted), **wanted.adam)
+    return _compact(_library(wanted).APOLLOAdamW(_low_rank(groups, wanted), **wanted.adam))
+
+
+def _compact(made: Any) -> Any:
+    """The optimizer, whose projections are stored alone and in order after each step.
+
+    galore-torch 1.0 keeps a view of all singular vectors: as much memory as the weight, and a
+    product that rounds otherwise than with the same numbers from a checkpoint.
+    """
+
+    def compact(optimizer_: Any, *_: Any) -> None:
+        for state in optimizer_.state.values():
+            projector = state.get("projector")
+            matrix = getattr(projector, "ortho_matrix", None)
+            if matrix is not None and matrix._base is not None:
+                projector.ortho_matrix = matrix.clone(memory_format=torch.contiguous_format)
+
+    import torch
+
+    made.register_step_post_hook(compact)
+    return made
 
 
 def _schedule_free(groups: Groups, wanted: Wanted) -> Any:

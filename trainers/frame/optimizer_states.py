@@ -190,13 +190,11 @@ def end_training(trainer: Any, state: dict[str, Any] | None) -> None:
 
     Args:
         trainer: Of transformers, after training.
-        state: The saved state of the optimizer, if the weights were loaded from a checkpoint and
-            nothing was trained since.
+        state: The saved state of an optimizer that averages, if the weights were loaded from a
+            checkpoint and nothing was trained since.
     """
     if state is not None:
-        made = trainer.create_optimizer()
-        if averages(made):
-            load_optimizer(made, state)
+        load_optimizer(trainer.create_optimizer(), state)
     plain = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
     if averages(plain):
         plain.eval()

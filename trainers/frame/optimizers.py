@@ -132,7 +132,7 @@ def _key_faults(entry: Optimizer, stage: Stage, at: str) -> list[Fault]:
                 allowed=f"scheduler: {entry.scheduler} (warmup is done all the same)",
             )
         )
-    if entry.scheduler is not None and objective(stage.objective).generates:
+    if entry.averages and objective(stage.objective).generates:
         found.append(
             Fault(
                 what=(

@@ -352,7 +352,8 @@ def _train(job: Job, objective: Objective[Any], parts: Parts) -> None:
             resume[1]["step"] >= steps or (curve is not None and curve.stopped)
         ):
             trainer._load_from_checkpoint(str(resume[0]))
-            loaded = checkpoints.load_state(resume[0], checkpoints.STATE)["optimizer"]
+            if optimizer(job.stage.optimizer).averages:
+                loaded = checkpoints.load_state(resume[0], checkpoints.STATE)["optimizer"]
         else:
             with request.finishing_steps():
                 trainer.train(resume_from_checkpoint=str(resume[0]) if resume else None)
