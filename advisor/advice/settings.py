@@ -7,6 +7,7 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from advisor.advice.types import Chosen
+from advisor.methods.optimizers import optimizer
 from advisor.plan.keys import key_specs
 from advisor.plan.model import Stage
 from advisor.ruleset.judge import Judgement, judge
@@ -48,7 +49,21 @@ def settings_by_rule(
     default = key_specs().default(RATE, objective=objective, update=update)
     if RATE not in found and default is not None:  # a method of one's own may have no rule for it
         found[RATE] = Chosen(value=default, because="the default in its method's file")
-    return found
+    return found | rate_under_optimizer(found)
+
+
+def rate_under_optimizer(found: Mapping[str, Chosen]) -> dict[str, Chosen]:
+    """The learning rate, which rules give for AdamW, under the optimizer that they chose; nothing
+    where it is the same.
+    """
+    if "optimizer" not in found or RATE not in found:
+        return {}
+    entry, rate = optimizer(found["optimizer"].value), found[RATE]
+    if entry.rate.factor in (None, 1.0):
+        return {}
+    because = f"{rate.because}; for AdamW {rate.value:g}, under {entry.name} {entry.rate.because}"
+    value = float(f"{rate.value * entry.rate.factor:.2g}")
+    return {RATE: Chosen(value=value, because=because, rule=rate.rule)}
 
 
 def resolve_refusal(objective: str, update: str, key: str, chosen: Chosen) -> Chosen:

@@ -215,16 +215,35 @@ def disk_need(
     """Bytes that the stage's checkpoints and its result take; None if the model's size is not
     known.
 
-    A checkpoint holds what is trained and AdamW's two moments of it, in the dtype of the weights
-    (modules: float32); the weights of the best step (keep: best) stand alone.
+    A checkpoint holds what is trained, in the dtype of the weights (modules: float32), and what the
+    optimizer keeps of it; the weights of the best step (keep: best) stand alone.
     """
     stage = entry.stage
-    copies = 1 + KEPT_CHECKPOINTS * 3 + (KEPT_BEST if stage.keep == "best" else 0)
+    copies = 1 + KEPT_CHECKPOINTS + (KEPT_BEST if stage.keep == "best" else 0)
+    states = _optimizer_state(plan, stage, shape)
     if not update(stage.update).is_module:
         size = model_bytes(shape, model_folder, stage.weights_dtype)
-        return None if size is None else size * copies
+        if size is None:
+            return None
+        kept = 2 * size if states is None else states  # AdamW's, as wide as the weights
+        return size * copies + KEPT_CHECKPOINTS * kept
     trainable = _trainable(plan, stage, shape)
-    return None if trainable is None else 4 * trainable * copies
+    if trainable is None or states is None:
+        return None
+    return 4 * trainable * copies + KEPT_CHECKPOINTS * states
+
+
+def _optimizer_state(plan: Plan, stage: Stage, shape: ModelShape | None) -> int | None:
+    """Bytes of the optimizer's state; None if the model's shape is not known."""
+    from advisor.estimate.dims import dims_of
+    from advisor.estimate.optimizer_states import state_size
+    from advisor.estimate.resolved_run import resolve
+
+    dims = dims_of(shape) if shape is not None else None
+    if dims is None:
+        return None
+    spec = replace(run_spec(plan, stage), gpus=1, sharding=None)
+    return round(state_size(resolve(spec, dims)))
 
 
 def model_bytes(shape: ModelShape | None, folder: Path | None, dtype: str) -> int | None:

@@ -9,6 +9,7 @@ import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from advisor.launch.gpus import ChosenGpus, choose_gpus, lacks_bfloat16
 from advisor.launch.kernel_check import kernel_faults
 from advisor.launch.loadable import loading_faults
 from advisor.methods import objectives, update, updates
+from advisor.methods.optimizers import missing, optimizer
 from advisor.plan.entries import Entry
 from advisor.plan.model import Plan
 from advisor.plan.smaller import key_path
@@ -100,6 +102,7 @@ def run_preflight(
     )
     lacking = [
         *_extra_faults(hardware, quantized=any(entry.stage.quantization for entry in todo)),
+        *_optimizer_faults(todo),
         *_device_faults(plan, hardware, chosen.gpus),
         *kernel_faults(plan, todo, chosen.gpus, shape),
         *_place_faults(run, need),
@@ -232,6 +235,18 @@ def _extra_faults(hardware: Hardware, *, quantized: bool) -> Iterable[Fault]:
             what=f"training needs packages that are not installed: {', '.join(missing)}",
             hint=install_line(),
         )
+
+
+def _optimizer_faults(todo: Sequence[Entry]) -> list[Fault]:
+    """Packages of the stages' optimizers that are not installed."""
+    import importlib.metadata
+
+    entries = [optimizer(entry.stage.optimizer) for entry in todo]
+    versions: dict[str, str | None] = {}
+    for name in {one.library.name for one in entries if one.library is not None}:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return missing(entries, versions)
 
 
 def _device_faults(plan: Plan, hardware: Hardware, chosen: Sequence[Gpu]) -> Iterable[Fault]:

@@ -114,6 +114,22 @@ def weight_changes(stage: Stage) -> list[Change]:
     return found
 
 
+def optimizer_changes(stage: Stage) -> list[Change]:
+    """An optimizer that keeps less of the same weights, where all of them are trained; modules have
+    small states.
+
+    AdamW with 8-bit moments trains like AdamW (Dettmers et al. 2022, arXiv:2110.02861).
+    """
+    if update(stage.update).is_module:
+        return []
+    if stage.optimizer in ("adamw", "adamw_fused"):
+        return [Change({"optimizer": "adamw_8bit"}, "keeps AdamW's two moments in 8 bits")]
+    if stage.optimizer == "adamw_split":
+        why = "rounds bfloat16 weights at random, in place of 2 bytes more for each"
+        return [Change({"optimizer": "adamw_stochastic"}, why)]
+    return []
+
+
 def changes(stage: Stage) -> list[Change]:
     """Every change that lowers memory, those that change the result least first."""
     found = list(smaller_batches(stage))
@@ -125,6 +141,7 @@ def changes(stage: Stage) -> list[Change]:
             )
         )
     found += [one for one in weight_changes(stage) if "quantization" in one.values]
+    found += optimizer_changes(stage)
     if stage.seq_len // 2 >= SHORTEST_SEQ_LEN:
         found.append(
             Change(

@@ -19,7 +19,7 @@ SPLIT = ("bfloat16", "pure", "adamw_split")
 STOCHASTIC = ("bfloat16", "pure", "adamw_stochastic")
 
 
-def fitted(model, gpu, *, composition="sft+full", gpus=1):
+def fitted(model, gpu, *, composition="sft+full", gpus=1, rules=RULES):
     known = {"task": "other", "model": model, "gpu": gpu, "gpus": gpus, "data_rows": 20_000}
     answers = Answers(
         known={key: Answer(value=value, origin="flag") for key, value in known.items()}
@@ -27,7 +27,7 @@ def fitted(model, gpu, *, composition="sft+full", gpus=1):
     situation = situation_of(answers, probed=UNKNOWN_MACHINE)
     facts = situation_facts(situation)
     found = parse_composition(composition)
-    return fit_stage(RULES, situation, facts, found, found.chain[-1], "ddp" if gpus > 1 else None)
+    return fit_stage(rules, situation, facts, found, found.chain[-1], "ddp" if gpus > 1 else None)
 
 
 def formats(stage):
@@ -97,3 +97,21 @@ def test_every_objective_keeps_small_updates(objective):
         chain = f"sft>{objective}+full" if objective != "ppo" else "sft>rm>ppo+full"
         stage, _ = fitted("Qwen/Qwen3-1.7B", gpu, composition=chain)
         assert formats(stage) in (FLOAT32, SPLIT, STOCHASTIC)
+
+
+def test_a_rule_that_takes_another_optimizer_gets_its_learning_rate(tmp_path):
+    """Rules give AdamW's learning rate; Lion's is a fifth of it, and the reason says so."""
+    path = tmp_path / "ours.yaml"
+    path.write_text(
+        "version: 1\noverlay: ours\nabout: ours\nsources: {us: {title: us}}\ntables:\n"
+        "  settings:\n    - {id: ours/lion, kind: set, when: {objective: sft, update: lora,"
+        " quantization: none}, then: {optimizer: lion}, because: it is ours, sources: [us]}\n"
+    )
+    usual = fitted("Qwen/Qwen3-8B", "A100 80GB", composition="sft+lora")[0].settings
+    ours = fitted(
+        "Qwen/Qwen3-8B", "A100 80GB", composition="sft+lora", rules=load_rules(overlays=(path,))
+    )[0].settings
+    assert (usual["optimizer"].value, ours["optimizer"].value) == ("adamw_fused", "lion")
+    assert ours["learning_rate"].value == pytest.approx(usual["learning_rate"].value / 5)
+    assert ours["learning_rate"].rule == usual["learning_rate"].rule
+    assert "under lion 3 to 10 times smaller than AdamW's" in ours["learning_rate"].because

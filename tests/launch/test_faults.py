@@ -281,6 +281,32 @@ def test_full_fine_tuning_needs_room_for_its_optimizer_states(shop):
     assert disk_need(plan, entries(plan)[0], shape, None) == 4_000_000 * (1 + 3 * 3)
     best = replace(plan, stages=(replace(plan.stages[0], keep="best"),))
     assert disk_need(best, entries(best)[0], shape, None) == 4_000_000 * (1 + 3 * 3 + 3)
+    # One moment of 4 bytes in place of two, where the shape says what it is kept for.
+    known = replace(
+        shape, params=9_000_000, hidden_size=64, layers=2, vocab_size=320, intermediate_size=96
+    )
+    lion = replace(plan, stages=(replace(plan.stages[0], optimizer="lion"),))
+    assert disk_need(lion, entries(lion)[0], known, None) == pytest.approx(
+        36_000_000 * (1 + 3 * 2), rel=1e-3
+    )
+
+
+def test_the_package_of_an_optimizer_is_asked_for_before_anything_is_written(shop, monkeypatch):
+    """Exit code 4 with the command that installs it, and what there is to know of its licence."""
+    import importlib.metadata as metadata
+
+    real = metadata.version
+
+    def version(name):
+        if name == "apollo-torch":
+            raise metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    (shop / "plan.yaml").write_text(PLAN + "    optimizer: apollo_adamw\n")
+    with pytest.raises(MachineNotReady, match="apollo_adamw needs apollo-torch, which is not"):
+        run(output="out")
+    assert not (shop / "out").exists()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -3,6 +3,7 @@ made smaller is told with the change that fits.
 """
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -169,3 +170,15 @@ def test_all_processes_start_again_with_the_smaller_setting(real_shop, monkeypat
     assert (adjusted.micro_batch_size, adjusted.grad_accum) == (4, 2)
     assert "process 1: out of memory while training" in adjusted.why
     assert "for the plan: stages.sft.micro_batch_size=4" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "smaller"),
+    [("adamw_fused", "adamw_8bit"), ("adamw_split", "adamw_stochastic"), ("muon", None)],
+)
+def test_an_optimizer_that_keeps_less_is_offered_where_all_weights_train(optimizer, smaller):
+    """With an optimizer that trains the same; modules have small states."""
+    full = stage_of(update="full", optimizer=optimizer, weights_dtype="bfloat16")
+    offered = [one.values["optimizer"] for one in changes(full) if "optimizer" in one.values]
+    assert offered == ([smaller] if smaller else [])
+    assert not any("optimizer" in one.values for one in changes(replace(full, update="lora")))
