@@ -31,6 +31,7 @@ from trainers.evaluation.saved_result import Probe, check_saved
 from trainers.frame import checkpoints, optimizers, settings, stopping
 from trainers.frame.bases import memory_meter, release_base
 from trainers.frame.batches import Batches, choose_order
+from trainers.frame.cpu_products import use_faster_products
 from trainers.frame.dry_run import measure
 from trainers.frame.experts import choose_balance, returning_routers
 from trainers.frame.files import write_json
@@ -227,6 +228,7 @@ def open_stage(
     )
     device = torch_device(job.plan.launch.device)
     threads = use_cores()
+    use_faster_products(device)
     quiet_libraries()
     from trainers.frame.kernels import use_triton_if_it_works
     from trainers.frame.loading import dtype_faults
