@@ -184,7 +184,7 @@ class GRPO(Objective[Prompt]):
             built.rollout_log = RolloutLog.of(job, arguments["max_steps"], engine=built.engine.name)
             built.add_callback(
                 WatchCallback(
-                    self.watch, self.logged, job.run / "metrics.jsonl",
+                    self.watch, self.rewards, self.logged, job.run / "metrics.jsonl",
                     stage=job.stage.name, task=job.task,
                     say=lambda text: say(f"{label(job)}: {text}"),
                 )

@@ -25,6 +25,7 @@ from advisor.launch.expected import disk_need, sum_known
 from advisor.launch.gpus import ChosenGpus, choose_gpus, lacks_bfloat16
 from advisor.launch.kernel_check import kernel_faults
 from advisor.launch.loadable import loading_faults
+from advisor.launch.reward_check import reward_file_faults
 from advisor.methods import objectives, update, updates
 from advisor.methods.optimizers import missing, optimizer
 from advisor.plan.entries import Entry
@@ -74,6 +75,7 @@ def run_preflight(
         *_objective_faults(todo, trainers),
         *data.faults,
         *base_faults(plan, plan_path, todo),
+        *reward_file_faults(plan_path, todo),
         *loading_faults(todo, shape),
     ]
     if not plan.launch.startable:

@@ -62,7 +62,13 @@ def _objective(objective: Objective) -> Iterator[tuple[str, str]]:
     if objective.generates:
         yield "generates", f"{objective.answers} answers to each prompt (key `generations`, if any)"
     if objective.needs_reward:
-        yield "needs", "a reward: a verifier, a reward model or a function of your own"
+        yield (
+            "needs",
+            (
+                "a reward: a verifier, a reward model or a function of your own, or several of them, each"
+                " with a weight (key `rewards`)"
+            ),
+        )
     if objective.scores:
         yield "gives", "a model that scores answers, a model of its own beside the chain"
     yield "reference", REFERENCES[objective.reference]

@@ -64,6 +64,28 @@ def test_the_folders_that_a_stage_starts_from_and_is_scored_by_are_checked_too(s
     assert "layer 2 of 3 (counted from 0)" in text
 
 
+def test_files_of_rewards_are_looked_for_before_anything_is_written(shop):
+    """A function that its file does not define, a file and a schema that are not there: together."""
+    (shop / "own.py").write_text("def score(prompts, completions):\n    return [0.0]\n")
+    rewards = """
+    rewards:
+      - {reward: own.py:scores}
+      - {reward: other.py:score}
+      - {verifier: json_schema, schema: form.json}
+"""
+    text = PLAN.replace("objective: sft", f"objective: ppo{rewards.rstrip()}")
+    (shop / "plan.yaml").write_text(text)
+    with pytest.raises(InputError) as caught:
+        run(output="out")
+    told = caught.value.text()
+    assert re.search(
+        r"own.py has no function 'scores'\n  it defines: score\n  did you mean 'score'", told
+    )
+    assert re.search(r"reward: no such file: .*other.py", told)
+    assert re.search(r"schema: no such file: .*form.json", told)
+    assert not (shop / "out").exists()
+
+
 def without(folder, part):
     tensors = llama_tensors(UNTIED)
     return write_safetensors(

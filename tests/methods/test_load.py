@@ -368,3 +368,47 @@ def test_any_change_of_a_file_is_a_located_fault_or_fine(tmp_path_factory, data)
     assert ("bias" in found.updates) != bool(found.broken)
     for faults in found.broken.values():
         assert all(fault.what.startswith(f"{path}:") for fault in faults), faults
+
+
+SHARED = "id: common\nabout: both\nkeys:\n  steps: {type: integer, min: 1}\n  parts: {type: entries, also: [steps], keys: {weight: {type: number}}}\n"
+
+
+def write_shared(root, text=SHARED, name="common"):
+    path = root / "rules" / "keys" / f"{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_methods_share_the_keys_of_one_file(tmp_path):
+    """Two methods have the keys of the file that they name, each as its owner."""
+    write_shared(tmp_path)
+    for name in ("heart", "lung"):
+        write_objective(tmp_path, name, keys=None, shares="[common]")
+    found = of_own(tmp_path)
+    assert not found.broken
+    for name in ("heart", "lung"):
+        keys = found.objective(name).keys
+        assert list(keys) == ["steps", "parts"]
+        assert keys["parts"].owner == f"objective {name}"
+        assert keys["parts"].accepts([{"steps": 2, "weight": 0.5}])
+        assert not keys["parts"].accepts([{"steps": 0}])
+        assert not keys["parts"].accepts([{"weigt": 0.5}])
+
+
+@pytest.mark.parametrize(
+    ("shares", "text", "said"),
+    [
+        ("[comon]", SHARED, r"heart.yaml:\d+:\d+: no file rules/keys/comon.yaml"),
+        ("[common]", SHARED.replace("type: integer", "type: interger"), "common.yaml:4:17: `type` is"),
+        ("[common]", SHARED.replace("also: [steps]", "also: [stepz]"), "common.yaml:5:3: .*names 'stepz'"),
+        ("[common]", SHARED.replace("steps:", "own:", 1).replace("[steps]", "[own]"), "declared here and in"),
+    ],
+)  # fmt: skip
+def test_a_fault_of_shared_keys_takes_their_methods_away(shares, text, said, tmp_path):
+    """It is located in the file where it stands."""
+    write_shared(tmp_path, text)
+    write_objective(tmp_path, "heart", keys="{own: {type: boolean}}", shares=shares)
+    found = of_own(tmp_path)
+    assert list(found.broken) == ["heart"]
+    assert any(re.search(said, fault.what) for fault in found.broken["heart"])

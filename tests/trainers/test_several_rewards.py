@@ -284,6 +284,64 @@ def test_grpo_learns_from_two_rewards(align, tmp_path):
     assert list(metrics)[:3] == ["reward", "reward has-e", "reward some"]
 
 
+def test_rloo_learns_from_two_rewards(align, tmp_path, monkeypatch):
+    """So does RLOO; killed before its last step, it resumes from the checkpoint before, and no step
+    has its answers twice in rollouts.jsonl.
+    """
+    from trainers.frame.progress import RunCallback
+
+    (tmp_path / "own.py").write_text(OWN)
+    keys = {key: value for key, value in SHORT.items() if key != "reward"}
+    job = align("rloo", rewards=TWO, save_steps=1, **keys)
+    real = RunCallback.on_log
+
+    def killed(self, args, state, control, **kwargs):
+        real(self, args, state, control, **kwargs)
+        if state.global_step == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as during:
+        during.setattr(RunCallback, "on_log", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trained(job)
+    before = lines_of(job.output / "rollouts.jsonl")
+    assert [line["step"] for line in before] == [1] * 8 + [2] * 8
+    rollouts = check_two_rewards(job, trained(job))
+    assert [line["step"] for line in rollouts] == [1] * 8 + [2] * 8 + [3] * 8
+    assert rollouts[:8] == before[:8]
+
+
+@pytest.mark.light
+def test_a_resumed_stage_knows_what_earlier_attempts_saw(tmp_path):
+    """Lines of metrics.jsonl from before the resumption count for the warnings, and a reward that
+    told answers apart then is not constant.
+    """
+    from types import SimpleNamespace
+
+    from trainers.rewards.in_trl import WatchCallback
+
+    line = {"stage": "grpo", "task": None, "loss": 0.0, "reward_std": 0.1}
+    path = tmp_path / "metrics.jsonl"
+    earlier = [{**line, "step": step, "completions_clipped_ratio": 0.9} for step in range(1, 5)]
+    path.write_text("".join(json.dumps(one) + "\n" for one in earlier))
+    said, rewards = [], Rewards([Reward("exact", None, seen=4, values={0.0})])
+    assert rewards.constant
+    callback = WatchCallback(
+        Watch(),
+        rewards,
+        ["completions/clipped_ratio"],
+        path,
+        stage="grpo",
+        task=None,
+        say=said.append,
+    )
+    state = SimpleNamespace(global_step=5)
+    callback.on_train_begin(None, state, None)
+    assert not rewards.constant
+    callback.on_log(None, state, None, logs={"loss": 0.0, "completions/clipped_ratio": 1.0})
+    assert [text[:30] for text in said] == ["WARNING: 92% answers cut at re"]
+
+
 def test_rewards_can_be_normalised_before_the_sum(align, tmp_path):
     """GDPO's way, of TRL, is taken with several rewards and refused with one."""
     (tmp_path / "own.py").write_text(OWN)

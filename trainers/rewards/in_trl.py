@@ -115,6 +115,7 @@ class WatchCallback(TrainerCallback):
 
     Args:
         watch: Decides, and keeps what was said.
+        rewards: Learn whether an earlier attempt of the stage has told answers apart.
         names: Of the trainer's logs that metrics.jsonl has.
         metrics: metrics.jsonl, with the lines of earlier attempts when training begins.
         stage: The name of the stage, in its lines.
@@ -125,6 +126,7 @@ class WatchCallback(TrainerCallback):
     def __init__(
         self,
         watch: Watch,
+        rewards: Rewards,
         names: Sequence[str],
         metrics: Path,
         *,
@@ -133,11 +135,13 @@ class WatchCallback(TrainerCallback):
         say: Callable[[str], None],
     ) -> None:
         self.names, self.metrics, self.of_stage = names, metrics, (stage, task)
-        self.say, self.watch = say, watch
+        self.say, self.watch, self.rewards = say, watch, rewards
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         stage, task = self.of_stage
-        self.watch.see_earlier(stage_lines(self.metrics, stage=stage, task=task))
+        earlier = stage_lines(self.metrics, stage=stage, task=task)
+        self.watch.see_earlier(earlier)
+        self.rewards.differed = any(line.get("reward_std") for line in earlier)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if not logs or "loss" not in logs:

@@ -97,6 +97,7 @@ class Rewards:
     """All rewards of a stage."""
 
     parts: list[Reward]
+    differed: bool = False  # in an earlier attempt of the stage, which was resumed
 
     def __call__(self, answers: Sequence[Answer], *, counts: bool = True) -> list[Score]:
         """The weighted sum of each answer's scores, as `weighted_sums` has it."""
@@ -137,7 +138,8 @@ class Rewards:
     @property
     def constant(self) -> bool:
         """True if no reward told any two answers apart so far: then nothing can be learned."""
-        return all(part.constant or not part.seen for part in self.parts) and self.seen > 0
+        same = all(part.constant or not part.seen for part in self.parts)
+        return same and self.seen > 0 and not self.differed
 
     def constant_text(self) -> str:
         """What was constant, in words."""
