@@ -22,6 +22,10 @@ REFERENCES = {
     "always": "a frozen copy of the model, with full fine-tuning; a module needs none",
     "with_beta": "a frozen copy of the model, with full fine-tuning and a beta above 0",
 }
+SOURCES_OF_REWARD = (
+    "a reward: a verifier, a reward model or a function of your own, or several of them, each with"
+    " a weight (key `rewards`)"
+)
 
 
 def names_of_methods() -> list[str]:
@@ -62,13 +66,7 @@ def _objective(objective: Objective) -> Iterator[tuple[str, str]]:
     if objective.generates:
         yield "generates", f"{objective.answers} answers to each prompt (key `generations`, if any)"
     if objective.needs_reward:
-        yield (
-            "needs",
-            (
-                "a reward: a verifier, a reward model or a function of your own, or several of them, each"
-                " with a weight (key `rewards`)"
-            ),
-        )
+        yield "needs", SOURCES_OF_REWARD
     if objective.scores:
         yield "gives", "a model that scores answers, a model of its own beside the chain"
     yield "reference", REFERENCES[objective.reference]
