@@ -22,6 +22,8 @@ class ChosenGpus:
     # Variables for the trainers' environment; None: unset it. Empty: whatever is visible.
     environment: Mapping[str, str | None] = field(default_factory=dict)
     why: str = ""  # empty if there was no choice
+    # The same for a vLLM server that is started: the GPUs that are left over, or those of training.
+    server: Mapping[str, str | None] = field(default_factory=dict)
 
 
 def choose_gpus(
@@ -42,11 +44,15 @@ def choose_gpus(
     order = sorted(
         places, key=lambda place: (place in unfit, -(hardware.gpus[place].memory_free_bytes or 0))
     )
-    taken = sorted(order[: plan.launch.processes])
+    processes = plan.launch.processes
+    taken = sorted(order[:processes])
+    more = plan.launch.vllm.gpus if plan.launch.vllm is not None else 0
+    served = sorted(order[processes : processes + more]) if more else taken
     return ChosenGpus(
         gpus=tuple(hardware.gpus[place] for place in taken),
         environment=_environment(taken, hardware, environ),
         why=_why(taken, unfit, hardware),
+        server=_environment(served, hardware, environ),
     )
 
 

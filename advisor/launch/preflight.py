@@ -22,6 +22,7 @@ from advisor.ground.units import format_gib
 from advisor.launch.base_check import base_faults, base_folder, is_cached
 from advisor.launch.data_check import check_data
 from advisor.launch.expected import disk_need, sum_known
+from advisor.launch.generation_server import server_faults
 from advisor.launch.gpus import ChosenGpus, choose_gpus, lacks_bfloat16
 from advisor.launch.kernel_check import kernel_faults
 from advisor.launch.loadable import loading_faults
@@ -57,6 +58,7 @@ def run_preflight(
     hardware: Hardware,
     shape: ModelShape | None,
     trainers: Path,
+    dry_run: bool = False,
 ) -> PreflightResult:
     """What the checks found out.
 
@@ -69,6 +71,7 @@ def run_preflight(
         todo: The entries that are still to be trained.
         shape: The model's shape, if it is known.
         trainers: The folder that holds the package `trainers`.
+        dry_run: No server generates in it, so that none is asked for.
     """
     data = check_data(todo, plan_path)
     bad = [
@@ -108,6 +111,7 @@ def run_preflight(
         *_device_faults(plan, hardware, chosen.gpus),
         *kernel_faults(plan, todo, chosen.gpus, shape),
         *_place_faults(run, need),
+        *(() if dry_run else server_faults(plan, plan_path, todo, hardware, run)),
     ]
     if lacking:
         raise MachineNotReady(faults=lacking)

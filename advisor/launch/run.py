@@ -137,6 +137,7 @@ def run_plan(
         hardware=machine,
         shape=shape,
         trainers=package_folder,
+        dry_run=dry_run,
     )
     if record is not None:
         run.inputs.remember(record)
@@ -176,6 +177,7 @@ def run_plan(
             package_folder=package_folder,
             launch=run.plan.launch,
             gpus=checked.gpus.environment,
+            server_gpus=checked.gpus.server,
             max_steps=max_steps,
             lock_fd=folder.lock_fd,
         )

@@ -20,6 +20,7 @@ from advisor.launch.failure_report import (
     read_error,
     smaller_hint,
 )
+from advisor.launch.generation_server import serving
 from advisor.launch.out_of_memory import adjustments, as_it_ran, next_attempt, peak_estimator
 from advisor.launch.prepare import PlanRun
 from advisor.launch.record_keeper import RecordKeeper, Say
@@ -160,12 +161,17 @@ class StageRunner:
                 if not self._is_finished(entry):
                     self._take_result(entry, following.name)
 
-        ended = self.starter.train(
-            group,
-            self.run.folder,
-            () if self.judge else ("--no-judge",),
-            watch=take_finished if len(group) > 1 else None,
-        )
+        with serving(
+            self.run.plan, self.run.path, group[0], self.run.folder,
+            gpus=self.starter.server_gpus, say=self.say,
+        ) as server:  # fmt: skip
+            ended = self.starter.train(
+                group,
+                self.run.folder,
+                () if self.judge else ("--no-judge",),
+                watch=take_finished if len(group) > 1 else None,
+                server=server,
+            )
         take_finished()
         if ended.code == 0:
             self._take_result(group[-1], None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from advisor.ground.files import PLAN_FILE
 from advisor.launch.child import Child, guard_command
 from advisor.plan.entries import Entry
 from advisor.plan.model import Launch
+from advisor.plan.rollouts import URL_VARIABLE
 
 # Settings of torch's memory allocator: today's name, and the older one, which torch looks at first.
 # Batches of ever new lengths split the memory into pieces that no longer fit; segments that can
@@ -35,6 +36,8 @@ class TrainerStarter:
     launch: Launch
     # What shows the plan's GPUs alone (None: unset the variable); empty: whatever is visible.
     gpus: Mapping[str, str | None]
+    # The same for a vLLM server.
+    server_gpus: Mapping[str, str | None] = field(default_factory=dict)
     max_steps: int | None
     lock_fd: int  # the run folder's lock, which the child holds on to
 
@@ -45,12 +48,14 @@ class TrainerStarter:
         flags: Sequence[str] = (),
         *,
         watch: Callable[[], object] | None = None,
+        server: str | None = None,
     ) -> Ended:
         """Train one stage, of one task or of several, in one process (or one per GPU).
 
         Args:
             run: The run folder, which holds the plan.
             watch: Called about once a second until the process ends.
+            server: The address of the vLLM server that was started for it.
         """
         stage = entries[0].stage
         tasks = [word for entry in entries if entry.task for word in ("--task", entry.task.name)]
@@ -64,7 +69,7 @@ class TrainerStarter:
         ]
         if self.launch.processes > 1:
             command = _in_several_processes(command, self.launch.processes)
-        return self._run(command, watch=watch)
+        return self._run(command, watch=watch, server=server)
 
     def compare_modules(self, run: Path) -> Ended:
         """Evaluate the module of every task on the held-out rows of every task."""
@@ -84,8 +89,11 @@ class TrainerStarter:
         command: Sequence[str],
         *,
         watch: Callable[[], object] | None = None,
+        server: str | None = None,
     ) -> Ended:
         environment = self._environment()
+        if server is not None:
+            environment[URL_VARIABLE] = server
         with Child(command, environment, keep_fds=[self.lock_fd]) as child:
             return Ended(child.wait(watch), child.stops > 0)
 

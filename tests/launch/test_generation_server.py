@@ -1,0 +1,216 @@
+"""The vLLM server of a stage: what is missing is said first, and it is started, waited for and
+ended with the stage.
+"""
+
+import json
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from advisor.ground.errors import MachineNotReady, TrainingFailed
+from advisor.launch import run_plan
+from advisor.launch.generation_server import LOG, needs_of, server_faults, serving
+from advisor.launch.gpus import choose_gpus
+from advisor.plan.entries import entries
+from advisor.plan.model import Launch, Plan, PlanData, Stage, VLLMServer
+from tests.launch.test_gpus import gpu, machine
+from tests.trainers.alignment import REWARD
+from tests.trainers.rollouts.vllm_stand_in import write_environment
+
+ROOT = Path(__file__).parents[2]
+# Answers /health and no more, and writes down how it was started.
+HEALTHY = """
+import http.server, json, os
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.send_header("Content-Length", "0"); self.end_headers()
+    def log_message(self, *_): pass
+given = sys.argv[1:]
+seen = {"arguments": given, "environment": dict(os.environ), "process": os.getpid()}
+open("OUT", "w").write(json.dumps(seen))
+http.server.HTTPServer(("127.0.0.1", int(given[given.index("--port") + 1])), Handler).serve_forever()
+"""
+
+
+def plan_of(*, device="cpu", processes=1, **server):
+    stage = Stage(
+        name="grpo", objective="grpo", update="lora", learning_rate=1e-5, seq_len=1024,
+        options={"rollouts": "vllm", "rank": 24, "response_tokens": 64},
+    )  # fmt: skip
+    launch = Launch(device=device, processes=processes, vllm=VLLMServer(**server))
+    return Plan(model="owner/model", data=PlanData(path="x.jsonl"), stages=(stage,), launch=launch)
+
+
+def faults_of(plan, folder, gpus=0):
+    hardware = machine(*(gpu(n, 70) for n in range(gpus)))
+    found = server_faults(plan, folder / "plan.yaml", entries(plan), hardware, folder / "run")
+    return [f"{fault.what} | {fault.allowed} | {fault.hint}" for fault in found]
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        (None, "has no vLLM |  | {python} -m pip install vllm"),
+        ("0.9.1", "is version 0.9.1, and 0.22 is the oldest that works"),
+        ("0.33.0", None),
+    ],
+)
+def test_an_environment_without_a_fitting_vllm_is_named(version, expected, tmp_path):
+    """Missing or too old: said before anything is loaded, with what to install and what to use
+    instead.
+    """
+    python = write_environment(tmp_path / "env", ROOT, version=version)
+    found = faults_of(plan_of(python=str(python)), tmp_path)
+    if expected is None:
+        assert found == []
+        return
+    (text,) = found
+    assert expected.format(python=python) in text
+    assert "--set stages.grpo.rollouts=transformers" in text
+
+
+def test_a_missing_interpreter_missing_gpus_and_a_silent_server_are_faults(tmp_path):
+    """Each with the next step."""
+    (text,) = faults_of(plan_of(python="nowhere/python"), tmp_path)
+    assert f"launch.vllm.python: {tmp_path}/nowhere/python is no program" in text
+    python = write_environment(tmp_path / "env", ROOT)
+    plan = plan_of(python=str(python), device="cuda", processes=2, gpus=2)
+    (text,) = faults_of(plan, tmp_path, gpus=3)
+    assert "2 GPUs for training and 2 for the vLLM server, and 3 can be used" in text
+    assert "launch.vllm.gpus=0" in text
+    assert faults_of(plan, tmp_path, gpus=4) == []
+    (text,) = faults_of(plan_of(url="http://127.0.0.1:9"), tmp_path)
+    assert "stage grpo: the vLLM server at http://127.0.0.1:9 does not answer" in text
+    assert "vllm serve owner/model --max-model-len 1024" in text
+    assert "--max-lora-rank 32" in text
+
+
+def test_the_server_gets_the_gpus_that_training_leaves():
+    """Two processes take the two GPUs with most free memory, the server the next; with gpus 0 it
+    shares theirs.
+    """
+    hardware = machine(*(gpu(n, 20 - n) for n in range(4)))
+    plan = plan_of(python="p", device="cuda", processes=2, gpus=1)
+    chosen = choose_gpus(plan, [], hardware, {})
+    assert chosen.environment == {"CUDA_VISIBLE_DEVICES": "GPU-0,GPU-1"}
+    assert chosen.server == {"CUDA_VISIBLE_DEVICES": "GPU-2"}
+    shared = replace(plan, launch=replace(plan.launch, vllm=VLLMServer(python="p", gpus=0)))
+    assert choose_gpus(shared, [], hardware, {}).server == chosen.environment
+
+
+def run_server(tmp_path, code, **keys):
+    python = write_environment(tmp_path / "env", ROOT, code=code)
+    plan = plan_of(python=str(python), **keys)
+    (tmp_path / "run").mkdir()
+    said = []
+    return said, serving(
+        plan, tmp_path / "plan.yaml", entries(plan)[0], tmp_path / "run",
+        gpus={"CUDA_VISIBLE_DEVICES": "GPU-7"}, say=said.append,
+    )  # fmt: skip
+
+
+def test_a_server_is_started_for_the_stage_and_ended_after_it(tmp_path, monkeypatch):
+    """On this machine alone, with its GPUs, without our packages and without telemetry."""
+    out = tmp_path / "seen.json"
+    monkeypatch.setenv("PYTHONPATH", "ours")
+    said, server = run_server(tmp_path, HEALTHY.replace("OUT", str(out)), timeout_s=60)
+    with server as url:
+        seen = json.loads(out.read_text())
+        os.kill(seen["process"], 0)
+    assert url in said[0]
+    arguments, environment = seen["arguments"], seen["environment"]
+    assert arguments[:2] == ["serve", "owner/model"]
+    for pair in (
+        ["--host", "127.0.0.1"], ["--port", url.rpartition(":")[2]], ["--max-model-len", "1024"],
+        ["--logprobs-mode", "processed_logprobs"], ["--max-lora-rank", "32"],
+    ):  # fmt: skip
+        assert arguments[arguments.index(pair[0]) + 1] == pair[1]
+    assert environment["CUDA_VISIBLE_DEVICES"] == "GPU-7"
+    assert environment["PYTHONPATH"] == str(tmp_path / "env")
+    assert environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1"
+    assert environment["VLLM_NO_USAGE_STATS"] == "1"
+    with pytest.raises(ProcessLookupError):
+        os.kill(seen["process"], 0)
+
+
+@pytest.mark.parametrize(
+    ("code", "timeout_s", "expected"),
+    [
+        ("sys.exit('no GPU found')", 60, "ended with code 1: no GPU found"),
+        ("import time; print('compiling', flush=True); time.sleep(60)", 1.5,
+         r"was not ready within 1.5 s \(launch.vllm.timeout_s\): compiling"),
+    ],
+)  # fmt: skip
+def test_a_server_that_does_not_start_is_explained(code, timeout_s, expected, tmp_path):
+    """With the last lines of its log, and where the rest is."""
+    began = time.monotonic()
+    _, server = run_server(tmp_path, code, timeout_s=timeout_s)
+    with pytest.raises(MachineNotReady, match=expected) as error, server:
+        pass
+    assert str(tmp_path / "run" / LOG) in str(error.value)
+    assert time.monotonic() - began < 60
+
+
+def test_what_a_server_serves_is_what_the_stage_starts_from(tmp_path):
+    """The model; a stage that was trained whole; for an adapter the base below it."""
+    plan = plan_of(url="http://127.0.0.1:9")
+    rest = plan.stages[0]
+    plan = replace(plan, stages=(rest, replace(rest, name="more", start_from="grpo")))
+    first, second = entries(plan)
+    run, path = tmp_path / "run", tmp_path / "plan.yaml"
+    assert needs_of(plan, path, first, run).model == "owner/model"
+    folder = run / "stages" / "grpo"
+    folder.mkdir(parents=True)
+    assert needs_of(plan, path, second, run).model == str(folder)
+    config = {"base_model_name_or_path": "owner/model", "peft_type": "LORA"}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    assert needs_of(plan, path, second, run).model == "owner/model"
+    config["base_model_name_or_path"] = str(tmp_path)
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    assert needs_of(plan, path, second, run).model == str(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_starts_its_server_and_resumes_after_it_died(tmp_path, monkeypatch, tiny_model):
+    """`advise run` starts the server of the environment, trains with its answers, and ends it; when
+    the server dies, the run fails with its checkpoints kept and goes on with a new one.
+    """
+    pytest.importorskip("trl")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    (tmp_path / "own.py").write_text(REWARD)
+    rows = [{"prompt": f"Where is parcel {n}?", "completion": f"In van {n}."} for n in range(16)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    dies = tmp_path / "dies"
+    dies.touch()
+    code = (
+        "import tests.trainers.rollouts.vllm_stand_in as stand_in\n"
+        f"from pathlib import Path\nflag = Path({str(dies)!r})\n"
+        "real = stand_in.StandIn.completions\n"
+        "def completions(self, body):\n"
+        "    if flag.exists() and self.asked > 4:\n"
+        "        flag.unlink(); import os; os._exit(9)\n"
+        "    return real(self, body)\n"
+        "stand_in.StandIn.completions = completions\n"
+    )
+    python = write_environment(tmp_path / "env", ROOT, code=code)
+    (tmp_path / "plan.yaml").write_text(
+        f"model: {tiny_model}\ndata: {{path: train.jsonl}}\nstages:\n"
+        "  - {name: grpo, objective: grpo, update: lora, rank: 4, learning_rate: 1e-2,"
+        " max_steps: 4, save_steps: 1, micro_batch_size: 2, seq_len: 96, holdout: 0.0,"
+        " response_tokens: 6, generations: 4, reward: 'own.py:score', rollouts: vllm}\n"
+        f"launch: {{vllm: {{python: {python}, timeout_s: 120}}}}\n"
+    )
+    with pytest.raises(TrainingFailed, match=r"stage grpo: the vLLM server at .* does not answer"):
+        run_plan("plan.yaml", output="run", judge=False)
+    assert "serving" in (tmp_path / "run" / LOG).read_text()
+    done = run_plan("plan.yaml", output="run", judge=False)
+    assert done.status == "done"
+    lines = [
+        json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert all(line["engine_mismatch"] < 1e-4 for line in lines)
