@@ -11,7 +11,7 @@ from typing import Any
 from advisor.estimate.architecture import ENCODERS
 from advisor.ground.types import Answers, ModelShape
 from advisor.ruleset.facts import load_facts
-from advisor.situation.types import Situation
+from advisor.situation.types import Situation, may_share_vocabulary
 
 # Facts whose absence is worth telling, in the order they are told.
 WORTH_KNOWING = ("depth", "data_kind", "data_rows", "data_tokens", "budget", "model", "gpu")
@@ -68,6 +68,9 @@ def situation_facts(situation: Situation) -> dict[str, Any]:
                 "encoder" if situation.model.architecture in ENCODERS else "decoder"
             )
         facts |= model_facts(situation.model)
+    teacher = teacher_of(situation, facts)
+    if teacher is not None:
+        facts["teacher"] = teacher
     start = start_of(situation, facts)
     if start is not None:
         facts["checkpoint_kind"] = start
@@ -108,6 +111,23 @@ def start_of(situation: Situation, facts: dict[str, Any]) -> str | None:
     if shape is None or situation.suggestion is not None or shape.instruct is None:
         return None
     return "instruct" if shape.instruct else "base"
+
+
+def teacher_of(situation: Situation, facts: Mapping[str, Any]) -> str | None:
+    """Whether there is a larger model to learn from, and whether it can run beside this one: as
+    stated, else as a named teacher or a signal says, else not known.
+
+    A named teacher of another vocabulary can only write texts.
+    """
+    if situation.teacher is not None:
+        return "model" if may_share_vocabulary(situation.model, situation.teacher) else "texts"
+    stated = facts.get("teacher")
+    if stated is not None:
+        return str(stated)
+    if facts.get("teacher_model"):
+        return "model"
+    available = facts.get("teacher_available")
+    return None if available is None else "texts" if available else "none"
 
 
 def fact_origin(situation: Situation, fact_id: str) -> str:

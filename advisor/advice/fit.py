@@ -369,6 +369,14 @@ def _stage_estimate(
     plain: Mapping[str, Any],
     strategy: str | None,
 ) -> Estimate:
+    if (teacher := situation.teacher) is not None:
+        own_base = (
+            situation.model is not None
+            and teacher.id == situation.model.id
+            and methods().update(update).is_module
+            and quantization is None
+        )
+        plain = {**plain, "teacher_params": 0 if own_base else teacher.params}
     spec = stage_spec(
         objective,
         update,

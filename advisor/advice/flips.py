@@ -21,7 +21,13 @@ from .case import Case
 from .decide import Decision
 
 EFFORT = ("answer", "data", "money", "fixed")
-ANSWERS = ("budget", "depth", "serve_with", "priority")  # choices a person can make otherwise
+ANSWERS = (
+    "budget",
+    "depth",
+    "serve_with",
+    "priority",
+    "teacher",
+)  # choices a person can make otherwise
 DATA = ("data_kind", "data_rows", "data_tokens")  # what could be collected
 FIXED = ("task", "params_b", "checkpoint_kind", "n_tasks")  # what is as it is, still worth knowing
 MAX_PER_ANSWER = 2  # changes shown that lead to the same answer: the rest say nothing new

@@ -48,6 +48,8 @@ def missing_for_plan(advice: Advice, candidate: Candidate, ruleset: Ruleset) -> 
             and kinds != {"prompts_with_verifier"}
         ):
             missing.append("reward_model")
+        if learns_from_teacher(objective) and situation.teacher_name is None:
+            missing.append("teacher_model")
         trains_on = methods().objective(objective).trains_on
         if not trains_on or not profiles or any(profile.kind in trains_on for profile in profiles):
             continue
@@ -69,6 +71,11 @@ def needs_scores(ruleset: Ruleset, objective: str, before: Sequence[str]) -> boo
     """Whether a stage scores its own answers, with no reward model trained before it."""
     scored = any(methods().objective(earlier).scores for earlier in before)
     return methods().objective(objective).needs_reward and not scored
+
+
+def learns_from_teacher(objective: str) -> bool:
+    """Whether a stage learns from another model."""
+    return "teacher" in methods().objective(objective).keys
 
 
 def needs_examples(situation: Situation, objective: str) -> bool:
@@ -115,6 +122,9 @@ def make_plan(
         if situation.reward_model is not None and needs_scores(ruleset, stage.objective, before):
             options["reward_model"] = situation.reward_model
             comments[("stages", index, "reward_model")] = "the model that scores answers, as stated"
+        if learns_from_teacher(stage.objective) and situation.teacher_name is not None:
+            options["teacher"] = situation.teacher_name
+            comments[("stages", index, "teacher")] = "the larger model to learn from, as stated"
         writers = [
             earlier.name for earlier in stages if not methods().objective(earlier.objective).scores
         ]

@@ -35,7 +35,7 @@ OVER_BUDGET = "over_budget"
 NEEDED_TO_TRAIN = ("data_path", "data_rows", "tasks", "n_tasks", "model", "gpu")
 # Read by the plan where an answer that mattered by itself opened the question: no reason to ask for
 # that answer.
-ASKED_BESIDE = ("reward_model",)
+ASKED_BESIDE = ("reward_model", "teacher_model")
 MADE_OF = (
     "train_decision",
     "chain",

@@ -33,7 +33,13 @@ from .decide import LAST, REMEDIES_OF_GATE, decide
 from .explain import NO_SIZES, RANKS_BELOW, Sizes, reason_of, scheme_of_fact, titles_of
 
 Change = Mapping[str, Any]  # fact id -> the value that it would have
-CHOICES = ("budget", "depth", "serve_with", "priority")  # a person can answer these otherwise
+CHOICES = (
+    "budget",
+    "depth",
+    "serve_with",
+    "priority",
+    "teacher",
+)  # a person can answer these otherwise
 # How much it takes to make a condition true, the least first: what the memory decides, another
 # answer, other data or another GPU, another model, another task.
 LIMIT, ANSWER, EFFORT, OTHER_MODEL, OTHER_TASK = 0, 1, 2, 4, 8

@@ -33,6 +33,7 @@ MISSING = {
     "data.examples": "--examples FILE with requests and answers",
     "model": "--model with a hub id or a directory",
     "tasks": "--tasks NAME=FILE for each task",
+    "teacher_model": "--teacher-model with a larger model of the same family",
     "reward_model": (
         "--reward-model with the directory of one, or an rm stage before: --choose"
         " 'sft>rm>ppo+lora'"

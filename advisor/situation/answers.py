@@ -295,6 +295,8 @@ def answers_document(answers: Answers) -> dict[str, Any]:
         "tasks",
         "n_tasks",
         "reward_model",
+        "teacher",
+        "teacher_model",
         "model",
         "model_params_b",
         "serve_with",

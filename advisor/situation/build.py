@@ -14,7 +14,7 @@ from advisor.estimate.types import RunSpec
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.types import Answers, DataProfile, GpuSpec, Hardware, ModelShape
 from advisor.methods.composition import scheme_axes
-from advisor.situation.types import ModelSuggestion, Situation
+from advisor.situation.types import ModelSuggestion, Situation, may_share_vocabulary
 
 # larger models are not suggested unasked: they train slowly and seldom pay for a first attempt
 MAX_SUGGESTED_B = 8.5
@@ -49,12 +49,23 @@ def situation_of(
     examples = _examples(answers, base)
     reward_model = _reward_model(answers, base)
     model = _model(answers, warnings, unknown, online=online)
+    teacher_name = answers.value("teacher_model")
+    teacher_name = None if teacher_name is None else _found(str(teacher_name), base)
+    teacher = None
+    if teacher_name is not None:
+        teacher = _shape(teacher_name, None, warnings, online=online)
     suggestion, encoder = None, None
     if model is None and not answers.value("model"):
         encoder = _encoder(answers, warnings)
         suggestion = _suggested(answers, hardware)
         if suggestion is not None:
             model = _shape(suggestion.model, None, warnings, online=False)
+    if model is not None and teacher is not None and not may_share_vocabulary(model, teacher):
+        warnings.append(
+            f"{teacher.id} has {teacher.vocab_size:,} tokens and {model.id} {model.vocab_size:,}:"
+            " it can write examples for it, and not correct it word by word; that takes a model of"
+            " the same family"
+        )
     thinks = _thoughts(model, data, tasks, warnings)
     instead = (
         _suggested(answers, hardware)
@@ -64,6 +75,7 @@ def situation_of(
     return Situation(
         answers=answers, hardware=hardware, data=data, examples=examples,
         shortages=_shortages(answers, data, examples, tasks), reward_model=reward_model,
+        teacher=teacher, teacher_name=teacher_name,
         tasks=tasks,
         model=model, thinks=thinks, suggestion=suggestion, instead=instead, encoder=encoder,
         smaller=_smaller(answers, hardware, model), cards=_cards(hardware),

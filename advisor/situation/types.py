@@ -7,6 +7,18 @@ from dataclasses import dataclass, field
 
 from advisor.ground.types import Answers, DataProfile, GpuSpec, Hardware, ModelShape
 
+PADDED_SHARE = 0.005  # Qwen2.5 7B has 152,064 rows for the 151,936 of Qwen2.5 0.5B
+
+
+def may_share_vocabulary(student: ModelShape | None, teacher: ModelShape) -> bool:
+    """Whether two models may have one tokenizer, by the size of their output matrices, which one
+    family pads a little differently; the trainer compares the tokenizers themselves.
+    """
+    if student is None or "size" in (student.origin, teacher.origin):
+        return True
+    sizes = [size for size in (student.vocab_size, teacher.vocab_size) if size]
+    return len(sizes) < 2 or max(sizes) - min(sizes) <= PADDED_SHARE * max(sizes)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSuggestion:
@@ -26,6 +38,8 @@ class Situation:
     data: DataProfile | None = None
     examples: DataProfile | None = None  # of requests and answers, beside a corpus
     reward_model: str | None = None  # the folder of one that is there already
+    teacher: ModelShape | None = None  # a larger model that this one learns from
+    teacher_name: str | None = None  # as a plan names it
     tasks: Mapping[str, DataProfile] = field(default_factory=dict)
     shortages: Mapping[str, str] = field(
         default_factory=dict

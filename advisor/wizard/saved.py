@@ -15,7 +15,7 @@ from advisor.ground.types import Answer, Answers
 from advisor.ruleset.facts import Fact
 
 VERSION = 1
-PATH_FACTS = ("data_path", "data_examples", "tasks", "model", "reward_model")
+PATH_FACTS = ("data_path", "data_examples", "tasks", "model", "reward_model", "teacher_model")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -111,7 +111,7 @@ def test_no_question_is_left_out_that_could_matter(layers, seed, share):
         "serve_with",
         "facts_change_often",
         "budget",
-        "teacher_available",
+        "teacher",
         "latency_critical",
     ],
 )
@@ -148,7 +148,7 @@ def test_nothing_about_training_matters_where_only_a_remedy_is_left():
         "task": "qa",
         "data_kind": "none",
         "facts_change_often": True,
-        "teacher_available": False,
+        "teacher": "none",
         "prompting_tried": False,
         "depth": "style",
     }
@@ -193,9 +193,9 @@ def test_what_a_model_will_be_read_for_is_open_as_long_as_it_is():
         "depth": "task",
         "budget": "medium",
     }
-    assert still_matters(RULES, facts, "teacher_available", ["model"])
+    assert still_matters(RULES, facts, "teacher", ["model"])
     assert not still_matters(
-        RULES, {**facts, "params_b": 8.0, "checkpoint_kind": "instruct"}, "teacher_available", []
+        RULES, {**facts, "params_b": 8.0, "checkpoint_kind": "instruct"}, "teacher", []
     )
 
 
@@ -220,17 +220,14 @@ def test_the_probed_machine_is_not_the_last_word():
 
 
 def test_a_signal_that_is_implied_counts_as_open():
-    """A stored answer of a stronger model states that there is one: the earlier no is not the last
+    """A prompt that is good enough states that one was tried: the earlier no is not the last
     word.
     """
-    facts = {
-        "task": "qa",
-        "data_kind": "none",
-        "teacher_available": False,
-        "prompting_tried": False,
-    }
-    assert may_train(RULES, facts, ["teacher_logs_available"])
-    assert not may_train(RULES, facts, [])
+    from advisor.advice.questions import _open_facts
+
+    facts = {"task": "qa", "data_kind": "none", "prompting_tried": False}
+    assert "prompting_tried" in _open_facts(RULES, facts, ["prompt_meets_quality_bar"])
+    assert "prompting_tried" not in _open_facts(RULES, facts, [])
 
 
 def test_nothing_is_over_a_limit_that_nobody_set():

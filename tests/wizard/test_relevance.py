@@ -52,12 +52,12 @@ def put(replies, relevance):
     return walk(RULES.facts, ask, Answers(), relevant=relevance), order
 
 
-def test_a_newcomer_with_examples_for_support_is_asked_nine_questions_at_most():
+def test_a_newcomer_with_examples_for_support_is_asked_ten_questions_at_most():
     """One card, little money, a file of examples: about half of what there is to ask."""
     answers, order = put(SUPPORT, Relevance(RULES, facts_of, lambda *_: NOT_KNOWN))
     assert order[:3] == ["task", "data_path", "facts_change_often"]
     assert {"model", "gpu"} <= set(order)
-    assert len(order) <= 9
+    assert len(order) <= 10
     assert len(order) + len(skipped_questions(RULES.facts, answers, order)) >= 15
 
 
@@ -83,7 +83,7 @@ def test_the_walk_stops_when_the_answer_is_settled():
         },
         Relevance(RULES, facts_of),
     )
-    assert order[-1] in ("prompting_tried", "teacher_available", "depth")
+    assert order[-1] in ("prompting_tried", "teacher", "depth")
     assert len(order) <= 7
 
 
@@ -105,7 +105,8 @@ def test_a_question_left_out_is_explained_by_an_answer():
         for one in relevance.left_out(answers, skipped_questions(RULES.facts, answers, order))
     }
     assert (
-        because["teacher_available"] == "with these examples every answer leads to the same method"
+        because["instruct_model_start"]
+        == "with these examples every answer leads to the same method"
     )
     assert because["serve_with"] == "with “Answer customers” every answer leads to the same method"
     assert not {*because} & {*order}

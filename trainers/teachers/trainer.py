@@ -111,6 +111,7 @@ def distilling_trainer() -> type:
                 self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
             )
             add_distance(self.student)
+            self._engine: Any = None
             self._written: list[tuple[int, bool]] = []  # tokens of an answer, whether it ended
 
         # ------------------------------------------------------------------ the student's answers
@@ -135,7 +136,7 @@ def distilling_trainer() -> type:
         def answer(self, features: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             """The rows with answers of the student in place of their last ones."""
             from trainers.rollouts.engine import Sampling
-            from trainers.rollouts.transformers_engine import TransformersEngine, stop_ids
+            from trainers.rollouts.transformers_engine import stop_ids
 
             starts = [prompt_length(feature["labels"]) for feature in features]
             room = [self.lesson.seq_len - start for start in starts]
@@ -147,19 +148,12 @@ def distilling_trainer() -> type:
                 return rows
             prompts = [list(features[place]["input_ids"][: starts[place]]) for place in asked]
             with own_random_numbers(self.args.device, self.lesson.seed, self.state.global_step):
-                student = self.accelerator.unwrap_model(self.model)
-                engine = TransformersEngine(
-                    lambda: nullcontext(student),
-                    pad_id=self.processing_class.pad_token_id,
-                    models=lambda: [student],
-                    autocast=self.accelerator.autocast,
-                )
                 sampling = Sampling(
                     limit=min(self.lesson.response_tokens, max(room[place] for place in asked)),
                     temperature=self.lesson.temperature,
                     stops=stop_ids(self.model),
                 )
-                found = engine.generate(prompts, sampling)
+                found = self.engine().generate(prompts, sampling)
             for place, prompt, written, ended in zip(
                 asked, prompts, found.ids, found.ended, strict=True
             ):
@@ -170,6 +164,21 @@ def distilling_trainer() -> type:
                 }
                 self._written.append((len(answer), ended and len(answer) == len(written)))
             return rows
+
+        def engine(self) -> Any:
+            """What generates the student's answers; the teacher takes room beside it."""
+            from trainers.rollouts.transformers_engine import TransformersEngine
+
+            if self._engine is None:
+                student = self.accelerator.unwrap_model(self.model)
+                beside = [] if self.lesson.teacher is None else [self.lesson.teacher]
+                self._engine = TransformersEngine(
+                    lambda: nullcontext(student),
+                    pad_id=self.processing_class.pad_token_id,
+                    models=lambda: [student, *beside],
+                    autocast=self.accelerator.autocast,
+                )
+            return self._engine
 
         def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
             if self._written and "loss" in logs:

@@ -1,0 +1,85 @@
+"""The advice where a larger model is there to learn from."""
+
+import json
+
+import pytest
+
+from advisor import Answers, advise, advise_document
+from advisor.advice.facts_of_situation import situation_facts
+from advisor.situation.build import situation_of
+
+SUPPORT = {"task": "customer_service", "data": {"kind": "paired", "rows": 5000}, "gpu": "unknown"}
+SMALL, LARGE = "Qwen/Qwen3-0.6B", "Qwen/Qwen3-8B"
+OTHER = "meta-llama/Llama-3.1-8B-Instruct"
+
+
+def situation(**keys):
+    return situation_of(Answers.from_dict({**SUPPORT, **keys}))
+
+
+@pytest.mark.parametrize(
+    ("keys", "teacher"),
+    [
+        ({}, None),
+        ({"signals": ["teacher_available"]}, "texts"),
+        ({"signals": ["teacher_logs_available"]}, "texts"),
+        ({"signals": {"teacher_available": False}}, "none"),
+        ({"teacher": "none"}, "none"),
+        ({"teacher": "model"}, "model"),
+        ({"teacher_model": LARGE, "model": SMALL}, "model"),
+        ({"teacher_model": OTHER, "model": SMALL}, "texts"),
+    ],
+)
+def test_what_is_said_of_a_teacher_is_one_fact(keys, teacher):
+    """A choice, the older signals and the name of a model all tell it; nothing stated tells
+    nothing, and a model of another vocabulary can only write texts.
+    """
+    assert situation_facts(situation(**keys)).get("teacher") == teacher
+
+
+def test_padded_vocabularies_of_one_family_are_no_difference():
+    """Qwen2.5 7B has 128 more rows in its output matrix than 0.5B, for the same tokens."""
+    found = situation(teacher_model="Qwen/Qwen2.5-7B-Instruct", model="Qwen/Qwen2.5-0.5B-Instruct")
+    assert found.teacher.vocab_size != found.model.vocab_size
+    assert situation_facts(found)["teacher"] == "model"
+
+
+def test_another_vocabulary_is_said_with_its_numbers():
+    """The warning has both sizes and says what such a model is good for."""
+    (warning,) = [
+        text
+        for text in situation(teacher_model=OTHER, model=SMALL).warnings
+        if "word by word" in text
+    ]
+    assert "128,256 tokens" in warning
+    assert "151,936" in warning
+    assert "can write examples" in warning
+
+
+def test_a_teacher_to_run_leads_to_a_plan_with_it(tmp_path):
+    """The plan names the teacher, the estimate counts its weights, and its terms are warned of;
+    without its name the plan waits for it.
+    """
+    data = tmp_path / "train.jsonl"
+    rows = [{"prompt": f"Where is order {number}?", "completion": f"On its way, {number}."} for
+            number in range(200)]  # fmt: skip
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    keys = {"task": "customer_service", "model": SMALL, "data": {"path": str(data)}}
+    keys["gpu"] = "H100 80GB"
+    waiting = advise_document({**keys, "teacher": "model"})
+    assert waiting["missing"] == ["teacher_model"]
+    found = advise_document({**keys, "teacher_model": LARGE})
+    assert found["recommendation"]["composition"] == "distill+lora"
+    stage = found["plan"]["stages"][0]
+    assert stage["teacher"] == LARGE
+    assert (stage["on_policy"], stage["beta"]) == (1.0, 1.0)
+    terms = {term["name"]: term for term in found["recommendation"]["estimate"]["terms"]}
+    assert terms["teacher"]["gib"] == pytest.approx(8_190_735_360 * 2 / 2**30, rel=0.01)
+    assert any("forbid training other models on its answers" in text for text in found["warnings"])
+
+
+def test_without_a_word_about_a_teacher_nothing_is_recommended_of_it():
+    """The recommendation is that of the guide, and distilling is no more than an alternative."""
+    advice = advise({**SUPPORT, "model": SMALL})
+    assert str(advice.recommendation.composition) == "sft+lora"
+    assert not any("larger model" in text for text in advice.warnings)
