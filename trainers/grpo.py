@@ -237,7 +237,10 @@ class GRPO(Objective[Prompt]):
     def about_rewards(self, job: Job) -> tuple[tuple[RewardRecord, ...], list[Check]]:
         lines = stage_lines(job.run / "metrics.jsonl", stage=job.stage.name, task=job.task)
         records = reward_records(lines, self.rewards.parts)
-        checks = [*reward_checks(records), *missing_checks(lines, self.rewards.parts)]
+        checks = [
+            *reward_checks(records, self.rewards.parts),
+            *missing_checks(lines, self.rewards.parts),
+        ]
         return records, [*checks, *self.watch.checks()]
 
 

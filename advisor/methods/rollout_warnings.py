@@ -21,7 +21,7 @@ class RolloutWarning:
 
     limit: Annotated[float, Number(above=0), "above it a warning is due"]
     lines: Annotated[int, Integer(min=1), "lines of metrics.jsonl whose mean counts"]
-    what: Annotated[str, "the number, in words"]
+    what: Annotated[str, "what the number is a share of, or a multiple"]
     because: Annotated[str, "why it matters"]
     hint: Annotated[str, "what to change"]
     sources: Annotated[tuple[str, ...], ListOf(of=Text(), least=1)]

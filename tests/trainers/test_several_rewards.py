@@ -215,8 +215,8 @@ def watched(*lines):
 @pytest.mark.parametrize(
     ("name", "key", "said"),
     [
-        ("zero_spread", "frac_reward_zero_std", "groups of answers to one prompt"),
-        ("cut", "completions_clipped_ratio", "answers cut at response_tokens"),
+        ("zero_spread", "frac_reward_zero_std", "% of the groups of answers to one prompt got"),
+        ("cut", "completions_clipped_ratio", "% of the answers were cut at response_tokens"),
         ("clipped", "clip_ratio_region_mean", "clipped"),
         ("clipped", "clip_fraction", "clipped"),
     ],
@@ -262,8 +262,11 @@ def test_a_reward_that_was_constant_over_the_run_is_named():
         ("exact", 0.0, 1.0, False),
         ("own", 2.0, 2.0, True),
     ]
-    (check,) = reward_checks(records)
+    (check,) = reward_checks(records, rewards)
     assert (check.name, check.ok) == ("reward-own-differs", False)
+    silent = reward_records([{"rewards/long/mean": 0.0}], [Reward("", None, key="long")] * 2)[:1]
+    (fine,) = reward_checks(silent, [Reward("", None, key="long", is_penalty=True)])
+    assert fine.ok
     assert reward_records(lines, rewards[:1]) == ()
 
 
@@ -339,7 +342,7 @@ def test_a_resumed_stage_knows_what_earlier_attempts_saw(tmp_path):
     callback.on_train_begin(None, state, None)
     assert not rewards.constant
     callback.on_log(None, state, None, logs={"loss": 0.0, "completions/clipped_ratio": 1.0})
-    assert [text[:30] for text in said] == ["WARNING: 92% answers cut at re"]
+    assert [text[:30] for text in said] == ["WARNING: 92% of the answers we"]
 
 
 def test_rewards_can_be_normalised_before_the_sum(align, tmp_path):

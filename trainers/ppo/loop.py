@@ -205,7 +205,7 @@ def finish(
     checks += [Check(name, False, text) for name, text in run.warnings.items()]
     lines = stage_lines(run.metrics, stage=job.stage.name, task=job.task)
     rewards = reward_records(lines, ppo.reward_parts)
-    checks += [*reward_checks(rewards), *missing_checks(lines, ppo.reward_parts)]
+    checks += [*reward_checks(rewards, ppo.reward_parts), *missing_checks(lines, ppo.reward_parts)]
     checks += run.watch.checks()
     checks += rounding_checks(job)
     for check in checks:

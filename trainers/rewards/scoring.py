@@ -36,6 +36,7 @@ class Reward:
     key: str = ""  # in metrics and in the report
     weight: float = 1.0
     may_miss: bool = False  # whether it may give None
+    is_penalty: bool = False  # it is at most 0: an answer without fault gets 0
     seen: int = 0  # answers with a score
     missing: int = 0  # answers without
     values: set[float] = field(default_factory=set)
@@ -82,13 +83,6 @@ class Reward:
         return (
             f"{self.name} gave {next(iter(self.values)):g} to all {self.seen:,} answers of the"
             " training"
-        )
-
-    def missing_text(self) -> str:
-        """How many answers it did not score, in words."""
-        return (
-            f"{self.name} gave no score to {self.missing:,} of {self.seen + self.missing:,} answers"
-            " of the training: it was left out for them"
         )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from advisor.ground.errors import Fault, InputError
 from advisor.methods import objective
-from advisor.methods.rewards import RewardPart, overlong_tokens, reward_parts
+from advisor.methods.rewards import PENALTIES, RewardPart, overlong_tokens, reward_parts
 from advisor.methods.rewards import reward_faults as key_faults
 from trainers.frame.job import Job
 from trainers.frame.types import Device, Tokenizer
@@ -169,6 +169,7 @@ def build_rewards(
             else:
                 reward = _reward_model(job, folder, tokenizer, device)
         reward.key, reward.weight = part.name, part.weight
+        reward.is_penalty = part.value in PENALTIES and part.source == "verifier"
         rewards.append(reward)
     return Rewards(rewards)
 

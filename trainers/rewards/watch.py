@@ -108,7 +108,7 @@ def _sentence(
 ) -> str:
     if name in SHARES:
         return (
-            f"{number:.0%} {limit.what} (mean of the last {limit.lines} lines; the limit is"
+            f"{number:.0%} of {limit.what} (mean of the last {limit.lines} lines; the limit is"
             f" {limit.limit:.0%}): {limit.because}. {limit.hint[:1].upper()}{limit.hint[1:]}"
         )
     was, now = mean_of(first, "tokens"), mean_of(recent, "tokens")
@@ -164,19 +164,25 @@ def _values(lines: Sequence[Mapping[str, Any]], name: str, number: str) -> list[
     return [value for value in found if isinstance(value, int | float)]
 
 
-def reward_checks(records: Sequence[RewardRecord]) -> list[Check]:
-    """Rewards that told no two answers apart."""
-    constant = [
-        Check(
-            f"reward-{one.name}-differs",
-            False,
+def reward_checks(records: Sequence[RewardRecord], rewards: Sequence[Reward]) -> list[Check]:
+    """Rewards that told no two answers apart: a warning, unless it is a penalty that nothing
+    deserved.
+    """
+    penalties = {reward.key for reward in rewards if reward.is_penalty}
+    found = []
+    for one in records:
+        if not one.constant:
+            continue
+        name = f"reward-{one.name}-differs"
+        if one.name in penalties and not one.last:
+            found.append(Check(name, True, f"no answer of the training got the penalty {one.name}"))
+            continue
+        text = (
             f"reward {one.name} gave {one.last:g} to every answer of the training: it taught"
-            " nothing. Remove it, or make it tell answers apart",
+            " nothing. Remove it, or make it tell answers apart"
         )
-        for one in records
-        if one.constant
-    ]
-    return constant
+        found.append(Check(name, False, text))
+    return found
 
 
 def missing_checks(lines: Sequence[Mapping[str, Any]], rewards: Sequence[Reward]) -> list[Check]:
@@ -185,9 +191,10 @@ def missing_checks(lines: Sequence[Mapping[str, Any]], rewards: Sequence[Reward]
     for reward in rewards:
         shares = _values(lines, reward.key, "missing")
         if sum(shares):
+            share = sum(shares) / len(shares)
             text = (
-                f"{reward.name} gave no score to {sum(shares) / len(shares):.1%} of the answers: it"
-                " was left out for them"
+                f"reward {reward.key} gave no score to {share:.1%} of the answers: it was left out"
+                " for them"
             )
             found.append(Check(f"reward-{reward.key}-missing", True, text))
     return found
