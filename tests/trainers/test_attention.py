@@ -5,6 +5,7 @@ sdpa; and what the checkpoints of a stage depend on.
 import pytest
 import torch
 
+from advisor.ground.errors import MachineNotReady
 from tests.trainers.pretend_gpu import GPU, pretend_gpu
 from trainers.frame import attention
 from trainers.frame.attention import choose, largest_gap, usable_here, with_attention
@@ -139,6 +140,17 @@ def test_checkpoints_depend_on_the_word_in_the_plan(packed, has, capsys):
     assert capsys.readouterr().err.count("\n") == 1
     settings = dependencies(chosen, steps=1, rows="").settings
     assert settings["attention"] == "auto"
+
+
+def test_a_named_kernel_with_wrong_numbers_is_refused_before_the_model_loads(packed, has):
+    """The plan insists on it, so nothing else takes its place."""
+    job = packed(attention="flash_attention_2")
+    has(flash_attention_2=varlen)
+    with pretend_gpu():
+        assert with_attention(job, GPU).stage.attention == "flash_attention_2"
+        has(flash_attention_2=one_long_row)
+        with pytest.raises(MachineNotReady, match="flash_attention_2, which gives other numbers"):
+            with_attention(job, GPU)
 
 
 def test_a_result_trained_with_a_kernel_loads_where_there_is_none():

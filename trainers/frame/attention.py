@@ -15,7 +15,9 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from advisor.ground import installed
-from advisor.methods.kernels import AUTO, Kernel, kernel
+from advisor.ground.errors import MachineNotReady
+from advisor.ground.installed import HUB_PACKAGE
+from advisor.methods.kernels import AUTO, Kernel, is_flash, kernel
 from advisor.plan.keys import key_specs
 from trainers.frame.evaluating import half_dtype
 from trainers.frame.job import Job
@@ -47,13 +49,28 @@ class Choice(NamedTuple):
 def with_attention(job: Job, device: Device) -> Job:
     """The job with `attention: auto` resolved for this machine, which is told.
 
-    Raises InputError if the model's config cannot be read.
+    Raises InputError if the model's config cannot be read, and MachineNotReady if a flash attention
+    that the plan names does not load, or gives wrong numbers: a wrong one would train in silence.
     """
-    if job.stage.attention != AUTO:
+    named = job.stage.attention
+    if named != AUTO:
+        if is_flash(named) and kernel(named) is not None and device.type == "cuda":
+            _check_named(job, device)
         return job
     choice = choose(job, device)
     tell(job, choice.said)
     return replace(job, attention=choice.attention)
+
+
+def _check_named(job: Job, device: Device) -> None:
+    named = job.stage.attention
+    reason = why_wrong(named, model_support(job), device)
+    if reason:
+        raise MachineNotReady(
+            f"stage {job.stage.name}: attention is {named}, which {reason}",
+            allowed="attention: sdpa, or auto, which takes what works",
+            hint=f"set attention: sdpa; {HUB_PACKAGE} loads kernels from the hub or its cache",
+        )
 
 
 def choose(job: Job, device: Device) -> Choice:

@@ -1,0 +1,174 @@
+"""The Triton kernels that a run on a GPU uses give the numbers of plain torch, under Triton's
+interpreter: TRL's loss without logits, and Liger's norm, rotary embedding and gated MLP.
+
+Triton is 300 MB and no part of an installation for the CPU, so these tests need a line of their
+own (docs/gpu.md):
+
+    pip install triton liger-kernel
+    TRITON_INTERPRET=1 python -m pytest -n0 tests/trainers/test_triton.py
+
+Dimensions: N tokens, H hidden size, V vocabulary.
+"""
+
+import os
+from importlib.util import find_spec
+
+import pytest
+
+if find_spec("triton") is None:
+    pytest.skip("triton is not installed: pip install triton liger-kernel", allow_module_level=True)
+if os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("needs TRITON_INTERPRET=1", allow_module_level=True)
+
+import torch
+
+from trainers.frame import fused_layers
+from trainers.frame.fused_layers import fuse_layers, fused_in, largest_gap, numbers
+
+CPU = torch.device("cpu")
+needs_liger = pytest.mark.skipif(
+    find_spec("liger_kernel") is None, reason="liger-kernel is not installed"
+)
+
+
+@pytest.fixture(autouse=True)
+def interpreter(monkeypatch):
+    """What the interpreter of Triton 3.9 lacks and compiled code has: numbers of Python arrive as
+    float32 tensors (Liger asks them for `.to`), and CUDA's own rsqrt and tanh. It has no arithmetic
+    in bfloat16 either, so Liger's layers run in float16.
+    """
+    import numpy
+    import triton.language as tl
+    from triton.runtime import interpreter as module
+
+    original = module._implicit_cvt
+
+    def with_floats(value):
+        if isinstance(value, float):
+            handle = module.TensorHandle(numpy.array([value], dtype=numpy.float32), tl.float32)
+            return tl.tensor(handle, tl.float32)
+        return original(value)
+
+    monkeypatch.setattr(module, "_implicit_cvt", with_floats)
+    if find_spec("liger_kernel") is not None:
+        from liger_kernel.ops import geglu, rms_norm
+
+        monkeypatch.setattr(rms_norm, "rsqrt", lambda x: tl.rsqrt(x))
+        monkeypatch.setattr(geglu, "tanh", lambda x: 2 * tl.sigmoid(2 * x) - 1)
+
+
+# --------------------------------------------------------------------------- TRL's loss
+
+
+def log_probs(hidden_NH, weight_VH, targets_N, *, softcap, temperature):
+    """(log-probability of each target, entropy) from whole logits."""
+    logits_NV = hidden_NH.float() @ weight_VH.float().T
+    if softcap is not None:
+        logits_NV = softcap * torch.tanh(logits_NV / softcap)
+    logits_NV = logits_NV / temperature
+    log_NV = logits_NV.log_softmax(-1)
+    return log_NV.gather(-1, targets_N[:, None])[:, 0], -(log_NV.exp() * log_NV).sum(-1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("softcap", "temperature"), [(None, 1.0), (5.0, 0.7)], ids=["plain", "capped"]
+)
+def test_the_loss_without_logits_is_that_of_whole_logits(monkeypatch, dtype, softcap, temperature):
+    """Log-probabilities, entropies and the gradients of hidden states and head, over several tiles
+    of tokens and words.
+    """
+    from trl.kernels import chunked_logprob as module
+
+    monkeypatch.setattr(module, "_use_triton", lambda device: True)
+    monkeypatch.setattr(module, "TOKEN_CHUNK_SIZE", 4)
+    monkeypatch.setattr(module, "_BLOCK_SIZE", 16)
+    generator = torch.Generator().manual_seed(0)
+    N, H, V = 6, 8, 50
+    hidden_NH = torch.randn(N, H, generator=generator).to(dtype).requires_grad_(True)
+    weight_VH = torch.randn(V, H, generator=generator).to(dtype).requires_grad_(True)
+    targets_N = torch.randint(0, V, (N,), generator=generator)
+    away_N = torch.randn(2, N, generator=generator)
+
+    def results(found):
+        logprobs, entropy = found
+        total = (logprobs * away_N[0]).sum() + (entropy * away_N[1]).sum()
+        return [logprobs, entropy, *torch.autograd.grad(total, [hidden_NH, weight_VH])]
+
+    mine = results(
+        module.ChunkedLogProbFunction.apply(
+            hidden_NH, weight_VH, None, targets_N, temperature, 24, softcap, 1.0, ("entropy",)
+        )[:2]
+    )
+    theirs = results(
+        log_probs(hidden_NH, weight_VH, targets_N, softcap=softcap, temperature=temperature)
+    )
+    close = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.1}
+    for one, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one.float(), other.float(), **close)
+
+
+# --------------------------------------------------------------------------- Liger's layers
+
+
+def small(name):
+    """A model of two layers of the architecture."""
+    import transformers
+
+    common = {
+        "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "pad_token_id": 0,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(**common)
+    model = getattr(transformers, f"{name}ForCausalLM")(config)
+    with torch.no_grad():
+        for parameter in model.parameters():  # norms that are no ones
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+@needs_liger
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("name", ["Llama", "Qwen2", "Qwen3", "Mistral", "Gemma", "Phi3", "Olmo2"])
+def test_liger_gives_the_numbers_of_the_plain_layers(name, dtype, make, monkeypatch, capsys):
+    """Norm, rotary embedding and gated MLP of the architectures that it covers: outputs, and the
+    gradients of embeddings and norms.
+    """
+    monkeypatch.setattr(fused_layers, "_said", set())
+    model = small(name).to(dtype)
+    plain = numbers(model)
+    fuse_layers(model, make(kernels="liger"), CPU)
+    assert fused_in(model) == "liger", capsys.readouterr().err
+    gap = largest_gap(numbers(model), plain)
+    assert gap.size < (1e-5 if dtype == torch.float32 else 0.03)
+    fused_layers.restore_functions()
+
+
+@needs_liger
+def test_liger_keeps_less_for_the_backward_pass(make, monkeypatch):
+    """The activated gate is computed again, and a norm keeps no float32 copy: what the estimate of
+    `kernels: liger` takes off.
+    """
+    monkeypatch.setattr(fused_layers, "_said", set())
+    kept = []
+    model = small("Llama").to(torch.float16)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for word in ("none", "liger"):
+        fuse_layers(model, make(kernels=word), CPU)
+        seen = {}
+
+        def pack(tensor, seen=seen):
+            seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        embedded = model.get_input_embeddings()(torch.arange(16)[None]).requires_grad_(True)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            model.model(inputs_embeds=embedded, use_cache=False)
+        kept.append(sum(size for place, size in seen.items() if place not in weights))
+    tokens, layers, width, hidden = 16, 2, 24, 16
+    gates, norms = 2 * tokens * layers * width, 2 * tokens * hidden * (2 * layers + 1)
+    assert kept[0] - kept[1] >= gates + norms
+    fused_layers.restore_functions()
