@@ -15,6 +15,7 @@ import json
 import math
 import os
 import re
+import statistics
 import subprocess
 import sys
 import time
@@ -24,8 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.files import write_atomically
+from advisor.ground.installed import why_no_torch_compile, why_no_triton
 from advisor.ground.resources import PACKAGE, trainers_root
 from advisor.ground.units import GIB
+from advisor.methods.kernels import kernel
 from advisor.plan.record import MachineRecord, RunRecord, StageRecord
 from advisor.render.gpu_rows import COLUMNS, UNKNOWN, gpu_row, table_row
 
@@ -48,6 +51,7 @@ class Case:
     learning_rate: float
     keys: Mapping[str, Any] = field(default_factory=dict)
     others: tuple[str, ...] = ()
+    kernel: str = ""  # what it has beside the row of plain kernels, as a plan names it
 
 
 LORA = {"rank": RANK, "alpha": 2 * RANK, "target_modules": "all-linear"}
@@ -63,6 +67,42 @@ CASES = (
     Case("ppo", "ppo", "lora", 1e-5, {**LORA, **ANSWERS}),
     Case("grpo", "grpo", "lora", 1e-5, {**LORA, **ANSWERS, "generations": 4}),
 )
+# Packed rows with each kernel beside the same without: LoRA on a frozen base, where the plan's own
+# words are all that differs. The first row is the plain one. Their speed is that of the second half
+# of the steps.
+PACKED = {**LORA, "packing": True, "seq_len": 2048, "attention": "sdpa", "kernels": "none"}
+KERNELS = (
+    ("plain", {}),
+    ("flash_attention_2", {"attention": "flash_attention_2"}),
+    ("kernels-community/flash-attn2", {"attention": "kernels-community/flash-attn2"}),
+    ("flash_attention_3", {"attention": "flash_attention_3"}),
+    ("kernels-community/flash-attn3", {"attention": "kernels-community/flash-attn3"}),
+    ("flex_attention", {"attention": "flex_attention"}),
+    ("liger", {"kernels": "liger"}),
+    ("hub", {"kernels": "hub"}),
+    ("compile", {"compile": True}),
+)
+CASES += tuple(
+    Case(f"packed-{word.rpartition('/')[2].replace('_', '-')}", "sft", "lora", 2e-4,
+         {**PACKED, **keys}, kernel=word)
+    for word, keys in KERNELS
+)  # fmt: skip
+
+
+def why_left_out(case: Case, settings: Settings) -> str:
+    """Why a row of kernels cannot be measured here; empty if nothing speaks against it."""
+    if not case.kernel:
+        return ""
+    if not settings.on_gpu:
+        return "kernels are measured on a GPU"
+    if case.kernel == "compile":
+        return why_no_torch_compile("cuda")
+    one = kernel(case.kernel)
+    if one is None:
+        return ""
+    if not one.runs_on(settings.capability):
+        return f"it needs {one.needs}"
+    return one.why_not_installed or (why_no_triton() if one.triton else "")
 
 
 @dataclass(frozen=True)
@@ -75,6 +115,7 @@ class Settings:
     steps: int
     folder: Path  # of data, runs and results
     bf16: bool
+    capability: tuple[int, ...] | None = None  # of the GPU
 
     @property
     def on_gpu(self) -> bool:
@@ -180,7 +221,13 @@ def ours(case: Case, settings: Settings, start: Start, limit_s: float) -> dict[s
     command = [sys.executable, "-m", "advisor", "run", plan.name, "--no-judge", "--json",
                "--output", str(run)]  # fmt: skip
     record = RunRecord.from_dict(record_only(json.loads(start(command, folder, limit_s))))
-    return from_record(record, read_metrics(run / "metrics.jsonl"), settings)
+    lines = read_metrics(run / "metrics.jsonl")
+    found = from_record(record, lines, settings)
+    if case.kernel:  # the first steps load or compile it
+        found["tokens_per_s"] = statistics.median(
+            line["tokens_per_s"] for line in lines[len(lines) // 2 :]
+        )
+    return found
 
 
 def record_only(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -291,6 +338,9 @@ def run_cases(
     until = time.monotonic() + 60 * minutes
     complete = True
     for case in cases:
+        if reason := why_left_out(case, settings):
+            say(f"{case.name}: left out, {reason}")
+            continue
         for side in (OURS, *case.others):
             key = f"{case.name}, {side}"
             package = PACKAGES.get(side)
@@ -406,8 +456,11 @@ def start_child(command: Sequence[str], folder: Path, limit_s: float) -> str:
     return done.stdout
 
 
-def find_gpu() -> tuple[str, bool]:
-    """(name of the first GPU, whether it has bfloat16). Raises RuntimeError without a GPU."""
+def find_gpu() -> tuple[str, bool, tuple[int, ...] | None]:
+    """(name of the first GPU, whether it has bfloat16, its compute capability; None on AMD's).
+
+    Raises RuntimeError without a GPU.
+    """
     import torch
 
     if not torch.cuda.is_available():
@@ -415,7 +468,9 @@ def find_gpu() -> tuple[str, bool]:
             f"no GPU: torch {torch.__version__} finds none here. This benchmark measures one;"
             " `advise probe` shows what there is, and docs/gpu.md what is proved without one"
         )
-    return torch.cuda.get_device_name(0), torch.cuda.is_bf16_supported(including_emulation=False)
+    capability = None if torch.version.hip else torch.cuda.get_device_capability(0)
+    bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cuda.get_device_name(0), bf16, capability
 
 
 def parser() -> argparse.ArgumentParser:
@@ -441,7 +496,7 @@ def main(arguments: Sequence[str], *, start: Start = start_child) -> int:
     """
     given = parser().parse_args(arguments)
     try:
-        gpu, bf16 = find_gpu() if given.device == "cuda" else ("CPU", False)
+        gpu, bf16, capability = find_gpu() if given.device == "cuda" else ("CPU", False, None)
     except RuntimeError as error:
         print(error, file=sys.stderr)
         return 4
@@ -452,7 +507,7 @@ def main(arguments: Sequence[str], *, start: Start = start_child) -> int:
     folder = given.folder.resolve()
     model = str(Path(given.model).resolve()) if Path(given.model).is_dir() else given.model
     settings = Settings(device=given.device, gpu=gpu, model=model, steps=given.steps,
-                        folder=folder, bf16=bf16)  # fmt: skip
+                        folder=folder, bf16=bf16, capability=capability)  # fmt: skip
     write_data(folder)
     about = {"gpu": gpu, "model": model, "steps": given.steps}
     results = Results(folder / "results.json", about)

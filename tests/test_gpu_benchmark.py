@@ -65,6 +65,21 @@ def measure(tmp_path, page):
     return call
 
 
+def test_each_kernel_has_a_row_beside_the_plain_one():
+    """One key of the plan differs from the plain row; what a machine lacks is left out with the
+    reason, and a kernel for Hopper on an older GPU.
+    """
+    rows = [case for case in gpu.CASES if case.kernel]
+    plain = rows[0].keys
+    for case in rows[1:]:
+        assert len([key for key in case.keys if case.keys[key] != plain.get(key, False)]) == 1
+    settings = gpu.Settings("cuda", "A100", "a/model", 2, Path(), True, capability=(8, 0))
+    left = {case.kernel: gpu.why_left_out(case, settings) for case in rows}
+    assert left["plain"] == ""
+    assert left["flash_attention_3"] == "it needs compute capability 9.0 to 9.9"
+    assert "flash-attn is not installed" in left["flash_attention_2"]
+
+
 def test_every_method_is_measured_and_written(measure, page):
     """Each method of the guide has a row, beside plain TRL where that has the method."""
     children = Children()

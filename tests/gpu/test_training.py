@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
 
+from advisor.ground.installed import why_no_torch_compile
+from advisor.methods.kernels import kernel
 from tests.trainers.runs import break_at, losses, trained
 
 
@@ -68,15 +69,44 @@ def test_float16_trains_under_the_scaler_of_cuda(
     assert losses(job)[-1] < losses(job)[0]
 
 
-@pytest.mark.skipif(find_spec("flash_attn") is None, reason="flash-attn is not installed")
-def test_flash_attention_gives_the_losses_of_sdpa(on_gpu: Any, tmp_path: Any) -> None:
-    """Packed rows through flash attention cost nothing but time: the first losses are equal."""
+KERNELS = [
+    ("attention", "flash_attention_2"),
+    ("attention", "kernels-community/flash-attn2"),
+    ("attention", "flash_attention_3"),
+    ("attention", "kernels-community/flash-attn3"),
+    ("attention", "flex_attention"),
+    ("kernels", "liger"),
+    ("kernels", "hub"),
+    ("compile", True),
+]
+
+
+@pytest.mark.parametrize(("key", "word"), KERNELS)
+def test_a_kernel_gives_the_losses_of_plain_torch(
+    on_gpu: Any, tmp_path: Any, key: str, word: Any
+) -> None:
+    """Packed rows through each kernel cost nothing but time: the losses are those without it."""
+    import torch
+
+    one = kernel(word) if isinstance(word, str) else None
+    if one is not None and not one.runs_on(torch.cuda.get_device_capability(0)):
+        pytest.skip(f"{word} needs {one.needs}")
+    if why := one.why_not_installed if one is not None else why_no_torch_compile("cuda"):
+        pytest.skip(why)
     found = {}
-    for attention in ("sdpa", "flash_attention_2"):
-        job = on_gpu(attention=attention, packing=True, job_run=tmp_path / attention)
-        trained(job)
-        found[attention] = losses(job)
-    assert found["flash_attention_2"] == pytest.approx(found["sdpa"], rel=0.02)
+    for name, keys in (("plain", {}), ("own", {key: word})):
+        job = on_gpu(packing=True, job_run=tmp_path / name, **keys)
+        resolved = trained(job)["resolved"]
+        found[name] = losses(job)
+    assert resolved[key] == word
+    assert found["own"] == pytest.approx(found["plain"], rel=0.02)
+
+
+def test_auto_takes_what_there_is(on_gpu: Any) -> None:
+    """Whatever is installed, a stage with the words of the rules trains, and records its choice."""
+    result = trained(on_gpu(attention="auto", kernels="auto", packing=True))
+    assert result["resolved"]["attention"] != "auto"
+    assert result["resolved"]["kernels"] in ("liger", "none")
 
 
 def test_paged_states_are_paged_again_after_a_resume(

@@ -9,8 +9,10 @@ from types import MethodType, SimpleNamespace
 import pytest
 import torch
 
+from advisor.ground.installed import why_no_torch_compile
 from advisor.methods.kernels import kernel
 from tests.trainers.pretend_gpu import GPU, pretend_gpu
+from tests.trainers.runs import break_at, losses, trained
 from trainers.frame import fused_layers
 from trainers.frame.compiling import compile_layers, repeated_layers
 from trainers.frame.fused_layers import fuse_layers, fused_in, largest_gap, numbers
@@ -207,6 +209,25 @@ def test_evaluation_runs_as_it_is(model):
     with torch.no_grad():
         model(input_ids=torch.arange(6)[None])
     assert not torch._dynamo.utils.counters["stats"]
+
+
+@pytest.mark.long
+@pytest.mark.skipif(bool(why_no_torch_compile("cpu")), reason=why_no_torch_compile("cpu"))
+def test_a_compiled_stage_trains_and_resumes_as_a_plain_one(make, tmp_path, monkeypatch):
+    """With torch's own code generation: the losses of the plain stage, also after a crash. Rows of
+    one length, so that there is one kind of input to compile for.
+    """
+    keys = {
+        "update": "full", "learning_rate": 1e-3, "max_steps": 4, "save_steps": 2, "seq_len": 48,
+        "truncation": "truncate", "holdout": 0, "job_judge": False,
+    }  # fmt: skip
+    plain = make(**keys, job_run=tmp_path / "plain")
+    trained(plain)
+    stopped = make(**keys, compile=True, job_run=tmp_path / "compiled")
+    break_at(3, stopped, monkeypatch)
+    result = trained(stopped)
+    assert result["resolved"]["compile"] is True
+    assert losses(stopped) == pytest.approx(losses(plain), rel=1e-4)
 
 
 def test_every_kernel_that_a_plan_can_name_has_its_facts():

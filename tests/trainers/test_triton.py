@@ -22,6 +22,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 
 import torch
 
+from tests.trainers.runs import losses, trained
 from trainers.frame import fused_layers
 from trainers.frame.fused_layers import fuse_layers, fused_in, largest_gap, numbers
 
@@ -171,4 +172,24 @@ def test_liger_keeps_less_for_the_backward_pass(make, monkeypatch):
     tokens, layers, width, hidden = 16, 2, 24, 16
     gates, norms = 2 * tokens * layers * width, 2 * tokens * hidden * (2 * layers + 1)
     assert kept[0] - kept[1] >= gates + norms
+    fused_layers.restore_functions()
+
+
+@needs_liger
+@pytest.mark.parametrize("update", ["lora", "full"])
+def test_a_stage_with_liger_trains_as_one_without(make, tmp_path, monkeypatch, update):
+    """Through our own loss, checkpointing and LoRA, to the check of the saved result."""
+    monkeypatch.setattr(fused_layers, "_said", set())
+    keys = {
+        "update": update, "learning_rate": 1e-3, "max_steps": 2, "micro_batch_size": 1,
+        "seq_len": 48, "truncation": "truncate", "gradient_checkpointing": True, "holdout": 0,
+        "job_judge": False,
+    }  # fmt: skip
+    found = {}
+    for word in ("none", "liger"):
+        job = make(**keys, kernels=word, job_run=tmp_path / word)
+        result = trained(job)
+        assert result["resolved"]["kernels"] == word
+        found[word] = losses(job)
+    assert found["liger"] == pytest.approx(found["none"], rel=1e-4)
     fused_layers.restore_functions()
