@@ -26,7 +26,6 @@ from advisor.ground.errors import (
     MachineNotReady,
     OutOfMemory,
     Stopped,
-    TrainingFailed,
 )
 from advisor.ground.secrets import masked
 from advisor.ground.terminal import show_streams, shown
@@ -45,6 +44,7 @@ from trainers.frame.machine import process_count, process_rank
 from trainers.frame.out_of_memory import LOADING, first_line, is_out_of_memory, now
 from trainers.frame.pass_through import refused_by_library
 from trainers.frame.stopping import RESUMES, request
+from trainers.frame.waiting import ConnectionLost
 
 # Set by `advise run`, which shows what error.json says, so that it is not printed twice.
 CALLER_SHOWS_ERRORS = "ADVISE_TELLS_ERRORS"
@@ -200,10 +200,6 @@ def explain_error(error: Exception, job: Job | None) -> AdviseError:
             return passed
         bug = AdviseError(bug.faults[0].what, hint=f"this is a bug; the details are in {log}")
     return bug
-
-
-class ConnectionLost(TrainingFailed):
-    """A process failed because another one was gone: not the cause, but what follows from it."""
 
 
 # What torch.distributed, gloo and NCCL say in the processes that remain.

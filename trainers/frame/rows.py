@@ -4,19 +4,25 @@ folder, and arranged into sequences.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from advisor.data import Skipped, content_digest, read_examples
+from advisor.data import Example, Skipped, content_digest, read_examples
 from advisor.data.read.hub import is_hub_id
-from advisor.ground.errors import InputError
+from advisor.ground.errors import InputError, MachineNotReady
 from trainers.frame.job import Job, label
-from trainers.frame.machine import is_main_process
+from trainers.frame.machine import is_main_process, process_count
 from trainers.frame.types import Model, Tokenizer
-from trainers.prepare import ANSWERS, Kind, Prepared, Row, Templater, pack, prepare_stage_rows
+from trainers.frame.waiting import others_wait_for, wait_for
+from trainers.prepare import ANSWERS, Kind, Prepared, Row, Templater, pack
+from trainers.prepare.building import Limits
 from trainers.prepare.cache import prepared_digest, read_written, remove_prepared, write_prepared
 from trainers.prepare.packing import check_packing, lengths_of
+from trainers.prepare.prepared import build_rows
 from trainers.prepare.sequences import Singles
 
 
@@ -54,24 +60,63 @@ def prepare_rows(
     )
     # Named after the stage and task, so that each keeps its own.
     file = job.run / "prepared" / f"{job.entry.name}-{kind.name}-{digest[:16]}.arrow"
-    known = read_written(file, kind, tokenizer)
-    if known is not None and known.digest == digest:
+
+    def kept() -> Prepared[Any] | None:
+        known = read_written(file, kind, tokenizer)
+        return known if known is not None and known.digest == digest else None
+
+    known = kept()
+    if known is not None:
         return known
-    had_template = bool(tokenizer.chat_template)
-    templater = Templater(tokenizer, learn_all=learn_all)
-    skipped = Skipped()
-    examples = list(read_examples(path, mapping=job.data.mapping, skipped=skipped))
-    skipped.raise_if_too_many(path)
-    data = prepare_stage_rows(examples, templater, kind=kind, **lengths).with_file_counts(
-        rows=skipped.seen, dropped=skipped.total, notes=skipped.lines()
-    )
-    data = replace(data, digest=digest)
-    if is_main_process() and not job.dry_run:
-        remove_prepared(file.parent, f"{job.entry.name}-{kind.name}")
-        write_prepared(
-            file, data, kind, chat_template=None if had_template else tokenizer.chat_template
+    if not is_main_process():
+        return wait_for(file, kept)
+    build = partial(_built, job, path, tokenizer, kind, lengths, digest, learn_all=learn_all)
+    with others_wait_for(file):
+        if job.dry_run and process_count() == 1:
+            with TemporaryDirectory() as folder:  # rows that stay on the disk stay open
+                return build(Path(folder) / file.name)
+        return build(file)
+
+
+def _built(
+    job: Job,
+    path: str,
+    tokenizer: Tokenizer,
+    kind: Kind[Any],
+    lengths: Mapping[str, Any],
+    digest: str,
+    file: Path,
+    *,
+    learn_all: bool,
+) -> Prepared[Any]:
+    """The rows, built, written into a file and read from it."""
+    had_template, skipped = bool(tokenizer.chat_template), Skipped()
+
+    def examples() -> Iterator[Example]:
+        yield from read_examples(path, mapping=job.data.mapping, skipped=skipped)
+        skipped.raise_if_too_many(path)
+
+    with build_rows(
+        examples(),
+        Templater(tokenizer, learn_all=learn_all),
+        Limits(lengths["seq_len"], lengths["truncation"], lengths["seed"]),
+        holdout=lengths["holdout"],
+        kind=kind,
+        folder=file.parent,
+    ) as built:
+        summary = replace(built.summary, digest=digest).with_file_counts(
+            rows=skipped.seen, dropped=skipped.total, notes=skipped.lines()
         )
-    return data
+        template = None if had_template else tokenizer.chat_template
+        remove_prepared(file.parent, f"{job.entry.name}-{kind.name}")
+        write_prepared(file, built, summary, chat_template=template)
+    made = read_written(file, kind, tokenizer)
+    if made is None:
+        raise MachineNotReady(
+            f"{file}: what was written there is read back as something else",
+            hint="check the disk, and run again",
+        )
+    return made
 
 
 def sequences_of(job: Job, rows: Sequence[Row], model: Model) -> Sequence[tuple[Row, ...]]:

@@ -1,9 +1,9 @@
 """Prepared rows kept in the run folder: the same data, tokenizer, settings and code give the same
 file, byte for byte, so that no rows are prepared twice.
 
-Each stage has one Arrow file: a column for each field of a row, a column for the split, and counts
-and notes in its header. Reading it executes nothing. Its SHA-256 lies beside it: a file that a disk
-has damaged is not read, and the rows are prepared again.
+Each stage has one Arrow file: a column for each field of a row, the rows to train on before those
+held out, and counts and notes in its header. Reading it executes nothing. Its SHA-256 lies beside
+it: a file that a disk has damaged is not read, and the rows are prepared again.
 """
 
 from __future__ import annotations
@@ -13,20 +13,26 @@ import hashlib
 import importlib.metadata
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache as once
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from advisor.ground.disk import DISK, TEMPORARY
 from advisor.ground.files import cannot_write
 from trainers.frame.files import digest_of, make_folder
-from trainers.prepare.prepared import Kind, Prepared
-from trainers.prepare.row import ids_of
+from trainers.prepare.prepared import (
+    HELD_OUT,
+    TRAIN,
+    Built,
+    Kind,
+    Prepared,
+    opened_rows,
+)
+from trainers.prepare.stored import RowFile, row_schema
 
-SIDE = "holdout"
 ABOUT = b"prepared"
+TRAINED = "train_rows"  # they come first
 # Besides our own code, what decides how text becomes tokens.
 LIBRARIES = ("transformers", "tokenizers", "jinja2")
 
@@ -67,48 +73,42 @@ def prepared_digest(*, data: str, tokenizer: Any, kind: str, settings: Mapping[s
 
 
 def write_prepared(
-    path: Path, data: Prepared[Any], kind: Kind[Any], *, chat_template: str | None
+    path: Path, built: Built[Any], summary: Prepared[Any], *, chat_template: str | None
 ) -> None:
     """Write the rows, whole or not at all. Raises MachineNotReady if the disk does not take them.
 
     Args:
+        summary: What to say of them, without rows.
         chat_template: The template that was given to the tokenizer, if it had none.
     """
     import pyarrow as pa
 
-    rows: Sequence[Any] = (*data.train, *data.holdout)
     about = {
-        field.name: getattr(data, field.name)
-        for field in dataclasses.fields(data)
+        field.name: getattr(summary, field.name)
+        for field in dataclasses.fields(summary)
         if field.name not in ("train", "holdout")
     } | {
-        "kind": kind.name,
+        "kind": built.kind.name,
         "chat_template": chat_template,
+        TRAINED: built.count(TRAIN),
     }
-    fields, columns = [], []
-    for name, hint in _fields(kind.row).items():
-        values = [getattr(row, name) for row in rows]
-        fields.append(pa.field(name, _arrow_type(hint)))
-        columns.append(
-            _lists(values) if hint == Sequence[int] else pa.array(values, fields[-1].type)
-        )
-    fields.append(pa.field(SIDE, pa.bool_()))
-    columns.append(pa.array([False] * len(data.train) + [True] * len(data.holdout), pa.bool_()))
-    schema = pa.schema(
-        fields, metadata={ABOUT: json.dumps(about, sort_keys=True, ensure_ascii=False)}
+    schema = row_schema(built.kind.row).with_metadata(
+        {ABOUT: json.dumps(about, sort_keys=True, ensure_ascii=False)}
     )
     make_folder(path.parent)
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     try:
         with pa.OSFile(str(temporary), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-            writer.write_table(pa.table(columns, schema=schema), max_chunksize=10_000)
+            for batch in built.batches(TRAIN, HELD_OUT):
+                writer.write_batch(batch)
         digest = DISK.digest(temporary)
         DISK.sync(temporary)
         DISK.rename(temporary, path)
         DISK.replace(checksum_file(path), f"{digest}\n".encode())
     except OSError as error:
-        DISK.discard(temporary)
         raise cannot_write(path, error) from error
+    finally:
+        DISK.discard(temporary)
 
 
 def checksum_file(path: Path) -> Path:
@@ -133,70 +133,16 @@ def read_written(path: Path, kind: Kind[Any], tokenizer: Any) -> Prepared[Any] |
         # Before anything is read of it: Arrow trusts the offsets in a file.
         if DISK.read(checksum_file(path)).split() != [DISK.digest(path).encode()]:
             return None
-        with pa.memory_map(str(path)) as file:
-            table = pa.ipc.open_file(file).read_all()
-            about = json.loads(table.schema.metadata[ABOUT])
-            columns = {
-                name: _values(table.column(name), hint) for name, hint in _fields(kind.row).items()
-            }
-            held = table.column(SIDE).to_pylist()
+        file = RowFile(path)
+        about = json.loads(file.schema.metadata[ABOUT])
+        template, trained = about.pop("chat_template"), about.pop(TRAINED)
+        if about.pop("kind") != kind.name or not file.schema.equals(row_schema(kind.row)):
+            return None
+        about |= {name: tuple(about[name]) for name in ("notes", "turn_ends")}
+        train, holdout = opened_rows(file, kind, trained)
+        found = Prepared(train=train, holdout=holdout, **about)
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
-        return None
-    template = about.pop("chat_template")
-    if about.pop("kind") != kind.name:
         return None
     if template is not None and not tokenizer.chat_template:
         tokenizer.chat_template = template
-    rows = [
-        kind.row(**dict(zip(columns, values, strict=True)))
-        for values in zip(*columns.values(), strict=True)
-    ]
-    about |= {name: tuple(about[name]) for name in ("notes", "turn_ends")}
-    train = tuple(row for row, side in zip(rows, held, strict=True) if not side)
-    return Prepared(
-        train=train,
-        holdout=tuple(row for row, side in zip(rows, held, strict=True) if side),
-        **about,
-    )
-
-
-def _fields(row: type) -> dict[str, Any]:
-    hints = get_type_hints(row)
-    return {field.name: hints[field.name] for field in dataclasses.fields(row)}
-
-
-def _arrow_type(hint: Any) -> Any:
-    import pyarrow as pa
-
-    return {int: pa.int64(), bool: pa.bool_(), Sequence[int]: pa.large_list(pa.int32())}.get(
-        hint, pa.large_string()
-    )
-
-
-def _lists(values: Sequence[Any]) -> Any:
-    """Token ids as one Arrow column, without making a Python number of each."""
-    import pyarrow as pa
-
-    offsets = [0]
-    flat = ids_of(())
-    for value in values:
-        flat.extend(value)
-        offsets.append(len(flat))
-    return pa.LargeListArray.from_arrays(
-        pa.array(offsets, pa.int64()),
-        pa.Array.from_buffers(pa.int32(), len(flat), [None, pa.py_buffer(flat)]),
-    )
-
-
-def _values(column: Any, hint: Any) -> list[Any]:
-    if hint != Sequence[int]:
-        return list(column.to_pylist())
-    rows = []
-    for chunk in column.chunks:
-        flat = chunk.values.to_numpy(zero_copy_only=True)
-        offsets = chunk.offsets.to_pylist()
-        for start, end in pairwise(offsets):
-            ids = ids_of(())
-            ids.frombytes(flat[start:end].tobytes())
-            rows.append(ids)
-    return rows
+    return found

@@ -4,14 +4,13 @@ template.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from advisor.data.example import Example
 from advisor.ground.errors import InputError
-from trainers.prepare.prepared import Kind
+from trainers.prepare.kinds import Kind, Marked, Review
 from trainers.prepare.row import LeftOut, ids_of, normalise_text, row_numbers, rows_word
 from trainers.prepare.template import Templater
 
@@ -64,22 +63,27 @@ def class_names(names: Iterable[str]) -> list[str]:
     )
 
 
-def number_classes(
-    rows: list[Labelled], templater: Templater
-) -> tuple[list[Labelled], list[str], int]:
-    """(the rows with the numbers of their classes, notes, how many were left out).
+def class_of(row: Labelled) -> str:
+    """The name of a row's class."""
+    return row.name
 
-    Raises InputError if there is only one class.
-    """
-    names = class_names(row.name for row in rows)
+
+def number_classes(rows: Marked) -> Review:
+    """The number of each row's class. Raises InputError if there is only one class."""
+    import numpy
+
+    names = class_names(rows.names.values())
     if len(names) < 2:
         raise InputError(
             f"every row has the class '{names[0]}'",
             allowed="two classes or more",
             hint="name the column of the classes with --map label=COLUMN",
         )
+    marks, class_of_row = numpy.unique(rows.marks, return_inverse=True)
+    own = [rows.names[mark] for mark in marks.tolist()]
+    counts = dict(zip(own, numpy.bincount(class_of_row).tolist(), strict=True))
     place = {name: index for index, name in enumerate(names)}
-    counts = Counter(row.name for row in rows)
+    labels = numpy.array([place[name] for name in own])[class_of_row]
     rare = [f"{name} ({counts[name]})" for name in names if counts[name] < 5]
     notes = [
         f"{len(names)} classes, from {min(counts.values()):,} to {max(counts.values()):,} rows each"
@@ -89,16 +93,12 @@ def number_classes(
             "classes with fewer than five rows:"
             f" {', '.join(rare[:10])}{' ...' if len(rare) > 10 else ''}"
         )
-    names_of_text: dict[str, set[str]] = {}
-    for row in rows:
-        names_of_text.setdefault(row.text, set()).add(row.name)
-    contrary = [row.number for row in rows if len(names_of_text[row.text]) > 1]
-    if contrary:
+    if contrary := rows.contrary():
         notes.append(
             f"{rows_word(len(contrary))} have the text of another row and another class"
             f" ({row_numbers(contrary, len(contrary))})"
         )
-    return [replace(row, label=place[row.name]) for row in rows], notes, 0
+    return Review(notes=notes, columns={"label": labels})
 
 
 def cut_text(row: Labelled, seq_len: int) -> Labelled:
@@ -111,8 +111,10 @@ CLASSES: Kind[Labelled] = Kind(
     row=Labelled,
     build=label_rows,
     cut=cut_text,
+    mark=class_of,
+    keeps_marks=True,
     review=number_classes,
-    stratum=lambda row: row.label,
+    stratified=True,
 )
 
 

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from advisor.ground.errors import InputError
 from trainers.prepare.row import IGNORED, SHOWN_ROWS, STOP_SHARE, Row, ids_of, row_numbers
+from trainers.prepare.sequences import Array
 
 
 class Sized(Protocol):
@@ -22,6 +23,7 @@ class Sized(Protocol):
 
 
 Item = TypeVar("Item", bound=Sized)
+KEPT, CUT, SPLIT, TOO_LONG, NOTHING_LEFT = range(5)  # what happens to a row
 Cut = Callable[[Item, int], "Item | None"]
 
 
@@ -58,6 +60,20 @@ def split_text(row: Row, seq_len: int) -> Iterator[Row]:
         )
 
 
+def fit_row(
+    row: Item, *, seq_len: int, truncation: str, cut: Cut[Item] | None
+) -> tuple[int, Sequence[Item]]:
+    """(what happens to a row, the rows that come of it)."""
+    if row.tokens <= seq_len:
+        return KEPT, (row,)
+    if isinstance(row, Row) and row.document:
+        return SPLIT, tuple(split_text(row, seq_len))  # type: ignore[arg-type]  # Item is Row here
+    if truncation != "truncate" or cut is None:
+        return TOO_LONG, ()
+    shorter = cut(row, seq_len)
+    return (NOTHING_LEFT, ()) if shorter is None else (CUT, (shorter,))
+
+
 def fit_rows(
     rows: Sequence[Item],
     *,
@@ -78,62 +94,97 @@ def fit_rows(
         unit: What messages call the rows.
         limit: What messages call `seq_len`.
     """
-    result: FittedRows[Item] = FittedRows()
-    long = [row for row in rows if row.tokens > seq_len and not getattr(row, "document", False)]
-    if truncation == "stop" and len(long) > STOP_SHARE * len(rows):
-        lengths = sorted(row.tokens for row in rows)
+    import numpy
+
+    found = [fit_row(row, seq_len=seq_len, truncation=truncation, cut=cut) for row in rows]
+    record = fit_record(
+        numbers=numpy.array([row.number for row in rows]),
+        tokens=numpy.array([row.tokens for row in rows]),
+        outcomes=numpy.array([outcome for outcome, _ in found]),
+        seq_len=seq_len,
+        truncation=truncation,
+        is_cut=cut is not None,
+        unit=unit,
+        limit=limit,
+    )
+    return FittedRows([piece for _, pieces in found for piece in pieces], *record)
+
+
+class FitRecord(NamedTuple):
+    """What happened to rows that were too long."""
+
+    dropped: int
+    truncated: int
+    split: int
+    notes: list[str]
+
+
+def fit_record(
+    *,
+    numbers: Array,
+    tokens: Array,
+    outcomes: Array,
+    seq_len: int,
+    truncation: str,
+    is_cut: bool,
+    unit: str,
+    limit: str,
+) -> FitRecord:
+    """The counts and notes on all rows.
+
+    Raises InputError if too many are too long and the plan does not say what to do, or if none is
+    left.
+
+    Args:
+        numbers: Of each row in its file.
+        tokens: Of each row before it was cut or split.
+        outcomes: What `fit_row` says of each.
+        seq_len, truncation, unit, limit: As for `fit_rows`.
+        is_cut: Whether rows of this kind can be cut.
+    """
+    import numpy
+
+    long = int(((tokens > seq_len) & (outcomes != SPLIT)).sum())
+    if truncation == "stop" and long > STOP_SHARE * len(tokens):
+        lengths = numpy.sort(tokens)
         ways = "truncation: drop (leave them out)" + (
-            " or truncation: truncate (cut their end)" if cut is not None else ""
+            " or truncation: truncate (cut their end)" if is_cut else ""
         )
         raise InputError(
-            f"{len(long):,} of {len(rows):,} {unit} are longer than {limit} {seq_len} (95 % are"
+            f"{long:,} of {len(tokens):,} {unit} are longer than {limit} {seq_len} (95 % are"
             f" within {lengths[int(0.95 * (len(lengths) - 1))]:,} tokens, the longest has"
             f" {lengths[-1]:,})",
             allowed=f"truncation: stop allows {STOP_SHARE:.0%} of the {unit}",
             hint=f"raise seq_len, or set {ways}",
         )
-    dropped: list[int] = []
-    unanswered: list[int] = []
-    for row in rows:
-        if row.tokens <= seq_len:
-            result.rows.append(row)
-        elif isinstance(row, Row) and row.document:
-            result.split += 1
-            result.rows.extend(split_text(row, seq_len))  # type: ignore[arg-type]  # Item is Row here
-        elif truncation == "truncate" and cut is not None:
-            shorter = cut(row, seq_len)
-            if shorter is None:
-                unanswered.append(row.number)
-            else:
-                result.truncated += 1
-                result.rows.append(shorter)
-        else:
-            dropped.append(row.number)
-    result.dropped = len(dropped) + len(unanswered)
-    if result.truncated:
-        result.notes.append(
-            f"{result.truncated:,} {unit} were cut at {limit} {seq_len}: their answers have no end"
+    dropped = numbers[outcomes == TOO_LONG].tolist()
+    unanswered = numbers[outcomes == NOTHING_LEFT].tolist()
+    truncated, split = int((outcomes == CUT).sum()), int((outcomes == SPLIT).sum())
+    notes = []
+    if truncated:
+        notes.append(
+            f"{truncated:,} {unit} were cut at {limit} {seq_len}: their answers have no end"
         )
     if dropped:
         which = row_numbers(dropped[:SHOWN_ROWS], len(dropped))
-        result.notes.append(
-            f"{len(dropped):,} of {len(rows):,} {unit} were left out: longer than {limit} {seq_len}"
-            f" ({which})"
+        notes.append(
+            f"{len(dropped):,} of {len(tokens):,} {unit} were left out: longer than {limit}"
+            f" {seq_len} ({which})"
         )
     if unanswered:
         which = row_numbers(unanswered[:SHOWN_ROWS], len(unanswered))
-        result.notes.append(
+        notes.append(
             f"{len(unanswered):,} {unit} were left out: nothing to learn is left of them within"
             f" {limit} {seq_len} ({which})"
         )
-    if result.split:
-        result.notes.append(
-            f"{result.split:,} texts were split into pieces of {limit} {seq_len}; every token is"
+    if split:
+        notes.append(
+            f"{split:,} texts were split into pieces of {limit} {seq_len}; every token is"
             " still learned once"
         )
-    if not result.rows:
+    if len(dropped) + len(unanswered) == len(tokens):
         raise InputError(
             f"no row fits into {limit} {seq_len}",
-            hint=f"the shortest has {min(row.tokens for row in rows):,} tokens",
+            hint=f"the shortest has {int(tokens.min()):,} tokens",
         )
-    return result
+    return FitRecord(len(dropped) + len(unanswered), truncated, split, notes)

@@ -13,7 +13,7 @@ from typing import Any
 
 from advisor.data.example import Example, Message
 from trainers.prepare.conversation import NO_TURNS, join_texts, question_key
-from trainers.prepare.prepared import Kind
+from trainers.prepare.kinds import Kind, Marked, Review, mark_of
 from trainers.prepare.row import (
     IGNORED,
     LeftOut,
@@ -28,6 +28,7 @@ from trainers.prepare.template import Templater
 NO_PAIR = "no pair of a better and a worse answer"
 NO_VERDICT = "no verdict: neither liked nor rejected"
 SAME_ANSWERS = "both answers are the same once they are written as the model sees them"
+LIKED, REJECTED = b"liked", b"rejected"
 OTHER_QUESTION = "the two answers do not follow the same text"
 
 
@@ -203,14 +204,14 @@ def cut_pair(row: Pair, seq_len: int) -> Pair | None:
     return shorter if room > 0 and shorter.chosen_ids != shorter.rejected_ids else None
 
 
-def review_pairs(rows: list[Pair], templater: Templater) -> tuple[list[Pair], list[str], int]:
-    """(the pairs, notes, how many were left out), with a note on pairs that are there in both
-    directions.
-    """
-    ways: dict[str, set[tuple[int, ...]]] = {}
-    for row in rows:
-        ways.setdefault(row.text, set()).add(tuple(row.chosen_ids))
-    contrary = [row.number for row in rows if len(ways[row.text]) > 1]
+def chosen_bytes(row: Pair) -> bytes:
+    """The better answer, to compare pairs by."""
+    return ids_of(row.chosen_ids).tobytes()
+
+
+def review_pairs(rows: Marked) -> Review:
+    """A note on pairs that are there in both directions."""
+    contrary = rows.contrary()
     notes = (
         [
             f"{rows_word(len(contrary))} contradict each other: the same two answers, once this and"
@@ -219,7 +220,7 @@ def review_pairs(rows: list[Pair], templater: Templater) -> tuple[list[Pair], li
         if contrary
         else []
     )
-    return rows, notes, 0
+    return Review(notes=notes)
 
 
 def feedback_rows(
@@ -289,25 +290,37 @@ def cut_feedback(row: Feedback, seq_len: int) -> Feedback | None:
     return replace(row, completion_ids=row.completion_ids[:room]) if room > 0 else None
 
 
-def review_feedback(
-    rows: list[Feedback], templater: Templater
-) -> tuple[list[Feedback], list[str], int]:
-    """(the rows, notes, how many were left out), with a note on how many answers people liked."""
-    liked = sum(row.label for row in rows)
-    if 0 < liked < len(rows):
-        return rows, [f"{liked:,} answers people liked, {len(rows) - liked:,} they did not"], 0
-    return (
-        rows,
-        [f"all {len(rows):,} answers have the same verdict: nothing says what makes one better"],
-        0,
-    )
+def is_liked(row: Feedback) -> bytes:
+    """The feedback on an answer."""
+    return LIKED if row.label else REJECTED
+
+
+def review_feedback(rows: Marked) -> Review:
+    """A note on how many answers people liked."""
+    count, liked = len(rows.marks), int((rows.marks == mark_of(LIKED)).sum())
+    if 0 < liked < count:
+        note = f"{liked:,} answers people liked, {count - liked:,} they did not"
+    else:
+        note = f"all {count:,} answers have the same verdict: nothing says what makes one better"
+    return Review(notes=[note])
 
 
 PAIRS: Kind[Pair] = Kind(
-    name="pairs", row=Pair, build=pair_rows, cut=cut_pair, unit="pairs", review=review_pairs
+    name="pairs",
+    row=Pair,
+    build=pair_rows,
+    cut=cut_pair,
+    unit="pairs",
+    mark=chosen_bytes,
+    review=review_pairs,
 )
 FEEDBACK: Kind[Feedback] = Kind(
-    name="feedback", row=Feedback, build=feedback_rows, cut=cut_feedback, review=review_feedback
+    name="feedback",
+    row=Feedback,
+    build=feedback_rows,
+    cut=cut_feedback,
+    mark=is_liked,
+    review=review_feedback,
 )
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from advisor.data.example import Example, Message
 from trainers.prepare.conversation import question_key
+from trainers.prepare.kinds import Kind, Marked, Review
 from trainers.prepare.preference import assistant_text, split_last_answer
-from trainers.prepare.prepared import Kind
 from trainers.prepare.row import LeftOut, Unusable, ids_of, normalise_text, rows_word
 from trainers.prepare.template import Templater
 
@@ -91,20 +91,25 @@ def question_of(example: Example) -> tuple[tuple[Message, ...], str]:
     return context, assistant_text(answer) if example.good is not False else ""
 
 
-def drop_repeats(rows: list[Prompt], templater: Templater) -> tuple[list[Prompt], list[str], int]:
-    """(the prompts, notes, how many were left out): each prompt once for each expected answer.
+def asked_and_expected(row: Prompt) -> tuple[str, str | None]:
+    """What makes a prompt another one: its text, and an answer that can be verified."""
+    return row.prompt, row.answer if row.verifiable else None
+
+
+def drop_repeats(rows: Marked) -> Review:
+    """Each prompt once for each expected answer.
 
     The model writes its own answers, so a repeated prompt teaches nothing more.
     """
-    kept: dict[tuple[str, str | None], Prompt] = {}
-    for row in rows:
-        kept.setdefault((row.prompt, row.answer if row.verifiable else None), row)
-    again = len(rows) - len(kept)
-    return (
-        list(kept.values()),
-        [f"{rows_word(again)} left out: repeated prompts"] if again else [],
-        again,
-    )
+    import numpy
+
+    _, first = numpy.unique(rows.marks, return_index=True)
+    again = len(rows.marks) - len(first)
+    if not again:
+        return Review()
+    keep = numpy.zeros(len(rows.marks), bool)
+    keep[first] = True
+    return Review(keep=keep, notes=[f"{rows_word(again)} left out: repeated prompts"])
 
 
 PROMPTS: Kind[Prompt] = Kind(
@@ -114,5 +119,6 @@ PROMPTS: Kind[Prompt] = Kind(
     cut=None,
     unit="prompts",
     limit="seq_len less response_tokens, which is",
+    mark=asked_and_expected,
     review=drop_repeats,
 )

@@ -95,6 +95,14 @@ class LeftOut:
         if len(self.first) < SHOWN_ROWS:
             self.first.append((number, f"{reason}: {detail}" if detail else reason))
 
+    def merge(self, later: LeftOut) -> None:
+        """Count also the rows that were left out of what comes later in the file."""
+        for reason, count in later.counts.items():
+            self.counts[reason] = self.counts.get(reason, 0) + count
+            rows = self.rows.setdefault(reason, [])
+            rows.extend(later.rows[reason][: SHOWN_ROWS - len(rows)])
+        self.first.extend(later.first[: SHOWN_ROWS - len(self.first)])
+
     def lines(self) -> list[str]:
         """One sentence a reason: '3 rows left out: no token to learn (rows 4, 9, 17)'."""
         return [

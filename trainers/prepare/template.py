@@ -100,6 +100,7 @@ class Templater:
         self._noted: set[str] = set()
         self.remarks: list[str] = []  # about the template, whatever the rows
         self.own_template = bool(getattr(tokenizer, "chat_template", None))
+        self.gave_template = False  # a plain one, to a tokenizer without any
         # tokens seen at the end of an answer: generation must stop at them
         self.turn_ends: set[int] = set()
         self.special_ids = set(tokenizer.all_special_ids) | {
@@ -151,6 +152,7 @@ class Templater:
                 self.tokenizer.bos_token_id
             ]
             self.tokenizer.chat_template = (BOS if begins else "") + PLAIN_TEMPLATE
+            self.gave_template = True
             self.remarks.append(
                 "the model has no chat template: a conversation is written as"
                 f" {self.render(SHOWN)!r}, and this plain template is stored with the result"
