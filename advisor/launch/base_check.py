@@ -39,6 +39,28 @@ def base_faults(plan: Plan, plan_path: Path, todo: Sequence[Entry]) -> Iterable[
         folder = resolve_path(plan_path, named)
         if folder.is_dir():
             yield from folder_faults(folder, writes=writes)
+    for entry in todo:
+        yield from _teacher_faults(entry, plan_path)
+
+
+def _teacher_faults(entry: Entry, plan_path: Path) -> Iterable[Fault]:
+    """What is wrong with the model that a stage learns from; what the hub cache lacks is for the
+    trainer.
+    """
+    if "teacher" not in objective(entry.stage.objective).keys:
+        return
+    at, named = f"stage {entry.stage.name}", entry.stage.options.get("teacher")
+    if not named:
+        yield Fault(
+            what=f"{at}: objective {entry.stage.objective} needs a teacher",
+            allowed="teacher: a folder or a hub id, such as Qwen/Qwen3-8B",
+        )
+        return
+    folder = resolve_path(plan_path, str(named))
+    if folder.is_dir():
+        yield from folder_faults(folder, writes=True)
+    elif not is_hub_id(str(named)):
+        yield Fault(what=f"{at}: teacher: no such folder: {folder}", allowed=LAYOUT)
 
 
 def _writes(entry: Entry) -> bool:

@@ -106,7 +106,7 @@ def run_preflight(
         }
     )
     lacking = [
-        *_extra_faults(hardware, quantized=any(entry.stage.quantization for entry in todo)),
+        *_extra_faults(hardware, quantized=any(map(_quantizes, todo))),
         *_optimizer_faults(todo),
         *_device_faults(plan, hardware, chosen.gpus),
         *kernel_faults(plan, todo, chosen.gpus, shape),
@@ -203,6 +203,11 @@ def _hub_faults(plan: Plan, plan_path: Path) -> Iterable[AdviseError]:
             f"model {plan.model} is not in the hub cache, and the hub cannot be reached ({reason})",
             hint="check the connection, or name a model folder",
         )
+
+
+def _quantizes(entry: Entry) -> bool:
+    """Whether a stage stores a frozen model in 4 or 8 bits: its own, or its teacher's."""
+    return bool(entry.stage.quantization or entry.stage.options.get("teacher_quantization"))
 
 
 def _has_login() -> bool:

@@ -46,6 +46,27 @@ def test_every_fault_of_a_model_is_told_in_one_go_before_anything_is_written(sho
     assert not (shop / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("teacher", "said"),
+    [
+        ("", "stage sft: objective distill needs a teacher"),
+        ("    teacher: ./nowhere\n", "stage sft: teacher: no such folder: "),
+        ("    teacher: ./large\n", "layers 2 to 5 of 6 (counted from 0) are not in"),
+    ],
+    ids=["none", "no-folder", "damaged"],
+)
+def test_a_teacher_is_checked_before_anything_is_written(shop, teacher, said):
+    """A distillation without a teacher, with one that is not there, and with a damaged one."""
+    write_fake_model(shop / "large", CONFIG)
+    (shop / "large" / "config.json").write_text(json.dumps(CONFIG | {"num_hidden_layers": 6}))
+    plan = PLAN.replace("objective: sft\n", f"objective: distill\n{teacher}")
+    (shop / "plan.yaml").write_text(plan)
+    with pytest.raises(InputError) as caught:
+        run(output="out")
+    assert said in caught.value.text()
+    assert not (shop / "out").exists()
+
+
 def test_the_folders_that_a_stage_starts_from_and_is_scored_by_are_checked_too(shop):
     """An adapter that was cut off, and a reward model without its last layer."""
     (shop / "mine").mkdir()
