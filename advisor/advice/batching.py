@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from advisor.advice.types import Chosen
+from advisor.advice.types import Chosen, Padding
 from advisor.estimate.architecture import ENCODERS, MIXES_PACKED_ROWS
 from advisor.estimate.padding import padded_tokens, rows_in_sequence
 from advisor.estimate.types import RunSpec
 from advisor.ground.types import DataProfile, TokenStats
 from advisor.methods import methods
+from advisor.methods.kernels import is_flash
 from advisor.ruleset.phrases import inside_sentence
 from advisor.situation.types import Situation
 
@@ -64,13 +65,13 @@ def packing_suits(
     attention = str(settings["attention"].value) if "attention" in settings else "sdpa"
     longest = int(settings["seq_len"].value)
     most = longest if attention == "eager" else LONGEST_MASKED
-    if attention.startswith("flash"):
+    if is_flash(attention):
         most = 4 * LONGEST_MASKED
     if attention == "eager" or longest > most:
         return "long", None
     if methods().objective(objective).splits_documents or profiles != 1:
         return "uneven", None
-    found = _packing(
+    found = packing_of(
         profile.tokens,
         rows=rows,
         cards=max(1, len(situation.hardware.gpus)),
@@ -84,7 +85,7 @@ def packing_suits(
     return "gains", found
 
 
-def _packing(
+def packing_of(
     tokens: TokenStats, *, rows: int, cards: int, longest: int, most: int
 ) -> Packing | None:
     """As many sequences as hold the rows of a step, the most of them; None where no number of
@@ -122,45 +123,38 @@ def packed_settings(
     return changed, Chosen(value=found.sequences, because=because, rule=batch.rule)
 
 
-def with_saving(
-    situation: Situation,
-    objective: str,
-    settings: Mapping[str, Chosen],
-    profile: DataProfile | None,
-) -> dict[str, Chosen]:
+def with_saving(settings: Mapping[str, Chosen], padding: Padding | None) -> dict[str, Chosen]:
     """The settings with what packing or grouping saves here in its reason, where the data tells."""
     found = dict(settings)
-    packs, groups = (
-        key in found and found[key].value is True for key in ("packing", "group_by_length")
-    )
-    if packs and groups:
+    packs = "packing" in found and found["packing"].value is True
+    if packs and "group_by_length" in found:
         group = found["group_by_length"]
         because = f"if this model lets packed rows see each other: {group.because}"
         found["group_by_length"] = replace(group, because=because)
-    splits = methods().objective(objective).splits_documents
-    if not (packs or groups) or profile is None or profile.tokens is None or splits:
-        return found
-    shares = padding_shares(situation, settings, profile)
-    if shares is not None:
-        key, (random, left) = "packing" if packs else "group_by_length", shares
-        now = f"{left:.0%}" if groups and not packs else "none"
+    if padding is not None:
+        key, now = ("packing", "none") if packs else ("group_by_length", f"{padding.now:.0%}")
         because = (
-            f"{found[key].because}; with rows at random about {random:.0%} of what is computed"
-            f" would be padding, so {now}"
+            f"{found[key].because}; with rows at random about {padding.at_random:.0%} of what is"
+            f" computed would be padding; now {now}"
         )
         found[key] = replace(found[key], because=because)
     return found
 
 
-def padding_shares(
-    situation: Situation, settings: Mapping[str, Chosen], profile: DataProfile
-) -> tuple[float, float] | None:
-    """(the share of the tokens computed that would be padding with rows at random, the share that
-    is); None where it is not known or there is no padding.
+def padding_of(
+    situation: Situation,
+    objective: str,
+    settings: Mapping[str, Chosen],
+    profile: DataProfile | None,
+) -> Padding | None:
+    """What packing or grouping saves of a stage; None where neither is done, the lengths are not
+    known or there would be no padding.
     """
-    assert profile.tokens is not None
     plain: dict[str, Any] = {key: chosen.value for key, chosen in settings.items()}
-    packed = bool(plain.get("packing"))
+    packed, grouped = plain.get("packing") is True, plain.get("group_by_length") is True
+    splits = methods().objective(objective).splits_documents
+    if not (packed or grouped) or profile is None or profile.tokens is None or splits:
+        return None
     micro, accum = int(plain["micro_batch_size"]), int(plain["grad_accum"])
     if packed:  # against as many rows at once as its sequences hold
         held = rows_in_sequence(profile.tokens, int(plain["seq_len"])) or 1.0
@@ -168,20 +162,22 @@ def padding_shares(
     if micro == 1:
         return None
     cards = max(1, len(situation.hardware.gpus))
-    one, random, grouped = (
+    one, random, together = (
         padded_tokens(
             profile.tokens,
             seq_len=int(plain["seq_len"]),
             micro=size,
             per_step=micro * accum * cards,
             rows=profile.rows,
-            grouped=together,
+            grouped=similar,
         )
-        for size, together in ((1, False), (micro, False), (micro, True))
+        for size, similar in ((1, False), (micro, False), (micro, True))
     )
-    if one is None or random is None or grouped is None:
+    if one is None or random is None or together is None:
         return None
-    return 1 - one / random, 0.0 if packed else 1 - one / grouped
+    return Padding(
+        at_random=1 - one / random, now=0.0 if packed else 1 - one / together, packed=packed
+    )
 
 
 def padded_length(spec: RunSpec, profile: DataProfile | None, *, grouped: bool) -> float | None:

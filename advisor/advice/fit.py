@@ -13,7 +13,13 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from advisor.advice.batch_keys import batch_settings, batch_values
-from advisor.advice.batching import packed_settings, packing_suits, padded_length, with_saving
+from advisor.advice.batching import (
+    packed_settings,
+    packing_suits,
+    padded_length,
+    padding_of,
+    with_saving,
+)
 from advisor.advice.facts_of_situation import device, model_facts
 from advisor.advice.types import Chosen, StageSettings
 from advisor.estimate import estimate
@@ -276,10 +282,14 @@ def fit_stage(
         **best.settings,
         **batch_settings(best.trial, batch, no_recompute, best.cost.fits, most=most, packed=packed),
     }
-    chosen = with_saving(situation, objective, chosen, _profile(situation, objective))
+    padding = padding_of(situation, objective, chosen, _profile(situation, objective))
     return (
         StageSettings(
-            objective=objective, update=update, quantization=quantization, settings=chosen
+            objective=objective,
+            update=update,
+            quantization=quantization,
+            settings=with_saving(chosen, padding),
+            padding=padding,
         ),
         cost,
     )

@@ -51,6 +51,15 @@ class Chosen:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Padding:
+    """Shares of the tokens a stage computes that are padding, expected from the rows' lengths."""
+
+    at_random: float  # if the rows of a micro-batch were drawn at random
+    now: float
+    packed: bool  # several rows share a sequence; else rows of similar length share a micro-batch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StageSettings:
     """One stage of a candidate with every setting the plan will hold. Keys are the plan's keys."""
 
@@ -58,6 +67,7 @@ class StageSettings:
     update: str
     quantization: str | None
     settings: Mapping[str, Chosen]
+    padding: Padding | None = None  # None: not known, or there would be none anyway
 
     @property
     def is_sharded(self) -> bool:

@@ -18,6 +18,9 @@ from advisor.ground.types import TokenStats
 # As trainers/frame/batches.py: rows are sorted within pools of so many optimizer steps.
 POOL_STEPS, FEWEST_POOLS = 50, 4
 SLICES = 200  # of the lengths, for the mean of the longest of several rows
+# Around a row with one question: 33 where the template of SmolLM2 adds a system prompt, 4 for long
+# rows, whose words are longer than assumed.
+TEMPLATE_TOKENS = 24
 SHORT, FULL = 16, 0.98  # of so many rows a sequence, so much of it is filled
 SAMPLE = 600  # rows that are laid into sequences to see how many one holds
 
@@ -48,10 +51,18 @@ def padded_tokens(
 
 
 def rows_in_sequence(tokens: TokenStats, seq_len: int) -> float | None:
-    """How many rows one packed sequence holds, on average; None where no histogram is known."""
+    """How many rows one packed sequence holds, on average; None where no histogram is known.
+
+    Lengths that were approximated from characters lack what a chat template writes around a row.
+    """
     if not tokens.histogram:
         return None
-    return _packed(_bins(tokens, seq_len), seq_len)
+    around = TEMPLATE_TOKENS if "approximation" in tokens.counted_by else 0
+    bins = tuple(
+        (min(low + around, seq_len - 1.0), min(high + around, float(seq_len)), size)
+        for low, high, size in _bins(tokens, seq_len)
+    )
+    return _packed(bins, seq_len)
 
 
 def _bins(tokens: TokenStats, seq_len: int) -> tuple[tuple[float, float, float], ...]:

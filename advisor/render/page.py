@@ -325,6 +325,7 @@ def _needs(advice: Advice) -> Section:
     elif estimate.duration_s is not None:
         whole = format_duration(estimate.duration_s)
         items.append(Item(text=f"Time: {whole} of training, estimated"))
+    items += [Item(text=text) for text in _padding_words(recommendation)[:1]]
     if estimate.cost_usd == 0:
         items.append(Item(text="Cost: electricity alone", detail=estimate.cost_note))
     elif estimate.cost_usd is not None:
@@ -339,6 +340,26 @@ def _needs(advice: Advice) -> Section:
     ]
     blocks.append(Items(items=tuple(items)))
     return Section(title="What it needs", blocks=tuple(blocks))
+
+
+WORTH_SAYING = 0.15  # of what is computed: padding that is saved
+
+
+def _padding_words(candidate: Candidate) -> list[str]:
+    """What packing or grouping of the rows saves, where it is worth saying."""
+    said = []
+    for stage in candidate.stages:
+        padding = stage.padding
+        if padding is None or padding.at_random - padding.now < WORTH_SAYING:
+            continue
+        how = (
+            "short rows share a sequence"
+            if padding.packed
+            else "rows of similar length share a batch"
+        )
+        now = "none" if padding.packed else f"about {padding.now:.0%} of what is computed"
+        said.append(f"Padding: {now}, since {how} (about {padding.at_random:.0%} otherwise)")
+    return said
 
 
 def _against(advice: Advice) -> str:

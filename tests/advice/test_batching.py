@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.advice import fit
-from advisor.advice.batching import GAINS, MULTIPLE, SAME_ROWS, Packing, _packing, padded_length
+from advisor.advice.batching import GAINS, MULTIPLE, SAME_ROWS, Packing, packing_of, padded_length
 from advisor.advice.facts_of_situation import situation_facts
 from advisor.advice.fit import fit_stage
 from advisor.advice.planning import comment_of
@@ -20,6 +21,7 @@ from advisor.data.measure.lengths import Lengths, token_stats
 from advisor.estimate.padding import padded_tokens, rows_in_sequence
 from advisor.ground.types import Answer, Answers, DataProfile, TokenStats
 from advisor.methods.composition import parse_composition
+from advisor.render.page import _padding_words
 from advisor.ruleset.load import load_rules
 from advisor.situation.build import situation_of
 from tests.advice.situations import UNKNOWN_MACHINE
@@ -29,6 +31,11 @@ from trainers.prepare.packing import bins_of
 
 np = pytest.importorskip("numpy")  # only trainers need it
 RULES = load_rules()
+ON_CPU = {
+    "gpu": "none",
+    "model": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "composition": "sft+lora",
+}
 
 
 def stats_of(lengths) -> TokenStats:
@@ -79,7 +86,7 @@ def test_short_rows_are_packed_on_a_gpu_with_as_many_in_a_step():
     comments = {key: comment_of(chosen) for key, chosen in stage.settings.items()}
     assert comments["grad_accum"].startswith("about 1")
     assert "rows in " in comments["grad_accum"]
-    assert "would be padding, so none" in comments["packing"]
+    assert "would be padding; now none" in comments["packing"]
     assert comments["group_by_length"].startswith("if this model lets packed rows see each other")
 
 
@@ -144,7 +151,7 @@ def test_padding_is_in_the_estimated_time():
         patch.setattr(
             fit, "padded_length", lambda *args, grouped: padded_length(*args, grouped=False)
         )
-        random_rows = fitted(**keys)[2]
+        random_rows = fitted(**ON_CPU)[2]
     assert random_rows.duration_s > 1.3 * grouped.duration_s
 
 
@@ -162,7 +169,7 @@ def test_a_packed_step_keeps_its_rows(median, spread, count, rows, cards):
         [max(4, min(4000, int(median * np.exp(draw.gauss(0, spread))))) for _ in range(count)]
     )
     longest = -(-int(lengths.max()) // MULTIPLE) * MULTIPLE
-    found = _packing(stats_of(lengths), rows=rows, cards=cards, longest=longest, most=8192)
+    found = packing_of(stats_of(lengths), rows=rows, cards=cards, longest=longest, most=8192)
     if found is None:
         return
     assert longest <= found.seq_len <= 8192
@@ -172,3 +179,14 @@ def test_a_packed_step_keeps_its_rows(median, spread, count, rows, cards):
     _, ends = bins_of(lengths.astype(np.int32), found.seq_len)
     if count > 20 * each and each >= GAINS:
         assert each == pytest.approx(len(lengths) / len(ends), rel=0.25)
+
+
+def test_the_answer_says_what_is_saved():
+    """One short line where it matters, none where rows have one length anyway."""
+    for keys, text in (
+        ({}, "Padding: none, since short rows share a sequence (about 6"),
+        (ON_CPU, "since rows of similar length share a batch (about "),
+        ({"lengths": np.full(2000, 300)}, None),
+    ):
+        said = _padding_words(SimpleNamespace(stages=[fitted(**keys)[1]]))
+        assert [text in line for line in said] == ([] if text is None else [True]), said

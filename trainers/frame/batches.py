@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from trainers.frame.job import Job
-from trainers.prepare.packing import lengths_of
+from trainers.prepare.sequences import lengths
 
 # Rows are sorted by length within pools of so many optimizer steps, and there are at least so many
 # pools: rows of one length do not meet in every epoch. (transformers' LengthGroupedSampler has the
@@ -45,7 +45,7 @@ class Batches:
         """Those of a stage."""
         stage = job.stage
         return cls(
-            lengths=sequence_lengths(sequences),
+            lengths=lengths(sequences).astype("int32"),
             micro=stage.micro_batch_size,
             per_step=stage.effective_batch_size * processes,
             seed=stage.seed,
@@ -111,30 +111,28 @@ class Batches:
         one = self if grouped is None else replace(self, grouped=grouped)
         return 1 - int(self.lengths.sum(dtype="int64")) / max(1, one.computed(one.order(0)))
 
-    def describe(self) -> str:
-        """What the batches are, in a line; empty where nothing can be padded."""
-        if self.micro == 1 or len(self.lengths) < 2:
-            return ""
+    def describe(self, rows: int) -> str:
+        """What the batches are, in a line; empty where nothing can be padded.
+
+        Args:
+            rows: How many there are; more than sequences if they are packed.
+        """
         share = self.padding()
+        sequences = len(self.lengths)
+        if rows > sequences:
+            each = rows * min(self.per_step, sequences) / sequences
+            return (
+                f"{rows:,} rows in {sequences:,} packed sequences, about {each:.0f} rows in an"
+                f" optimizer step; {share:.0%} of the tokens computed are padding"
+            )
+        if self.micro == 1 or sequences < 2:
+            return ""
         if self.grouped:
             return (
                 f"rows of similar length share a batch: {share:.0%} of the tokens computed are"
                 f" padding ({self.padding(grouped=False):.0%} with rows at random)"
             )
         return f"{share:.0%} of the tokens computed are padding"
-
-
-def sequence_lengths(sequences: Sequence[Any]) -> Any:
-    """The tokens of each of a trainer's sequences, as an int32 array."""
-    import numpy as np
-
-    if getattr(sequences, "lengths", None) is not None:
-        return lengths_of(sequences)
-    return np.fromiter(
-        (sum(row.tokens for row in sequence) for sequence in sequences),
-        dtype=np.int32,
-        count=len(sequences),
-    )
 
 
 class RowOrder:

@@ -21,7 +21,7 @@ from trainers.frame.waiting import others_wait_for, wait_for
 from trainers.prepare import ANSWERS, Kind, Prepared, Row, Templater, pack
 from trainers.prepare.building import Limits
 from trainers.prepare.cache import prepared_digest, read_written, remove_prepared, write_prepared
-from trainers.prepare.packing import check_packing, lengths_of
+from trainers.prepare.packing import check_packing
 from trainers.prepare.prepared import build_rows
 from trainers.prepare.sequences import Singles
 
@@ -143,9 +143,10 @@ def unpacked_if_seen(job: Job, data: Prepared[Any], model: Model) -> tuple[Job, 
         why = error.faults[0].what.removeprefix(f"stage {stage.name}: ")
     else:
         return job, data
-    lengths = lengths_of(data.train)
-    rows = len(lengths) / len(pack(data.train, stage.seq_len)) * stage.effective_batch_size
-    micro = stage.micro_batch_size * max(1, stage.seq_len // int(lengths.max()))
+    packed = pack(data.train, stage.seq_len)
+    rows = len(data.train) / len(packed) * stage.effective_batch_size
+    longest = int(packed.row_lengths.max())
+    micro = stage.micro_batch_size * max(1, stage.seq_len // longest)
     micro = max(1, min(micro, round(rows)))
     accum = max(1, round(rows / micro))
     note = (
@@ -156,7 +157,8 @@ def unpacked_if_seen(job: Job, data: Prepared[Any], model: Model) -> tuple[Job, 
         from trainers.frame.progress import say
 
         say(f"{label(job)}: WARNING: {note}")
-    changed = replace(stage, packing=False, micro_batch_size=micro, grad_accum=accum)
+    # Not `stage`, in which this machine's attention stands: checkpoints depend on the plan's.
+    changed = replace(job.entry.stage, packing=False, micro_batch_size=micro, grad_accum=accum)
     return (
         replace(job, entry=replace(job.entry, stage=changed)),
         replace(data, notes=(*data.notes, note)),

@@ -312,8 +312,8 @@ def _train(job: Job, objective: Objective[Any], parts: Parts) -> None:
     trainer = builder.build(job, sequences, steps=steps, callback=callback)
     trainer.rows_at_once = rows_at_once(job)
     batches = choose_order(trainer, Batches.of(job, sequences, processes=settings.world_size()))
-    if shown and batches is not None and batches.describe():
-        say(f"{label(job)}: {batches.describe()}")
+    if batches is not None:
+        tell(job, batches.describe(len(data.train)))
     trainer.checkpoint_store = store
     resume = last_checkpoint(job, store)  # the trainer has connected the processes
     request.doing = stopping.BEFORE

@@ -21,6 +21,7 @@ from advisor.ground.errors import InputError
 from advisor.methods.kernels import is_flash
 from trainers.frame.evaluating import evaluating, first_float_dtype, half_dtype
 from trainers.prepare.row import IGNORED, Row
+from trainers.prepare.sequences import lengths
 
 REAL = "real_tokens"  # of a packed batch; the trainer takes it out before the model sees it
 SHOWN_TOKENS = 64  # of each of the two rows that are compared
@@ -36,22 +37,10 @@ STEPS = 4
 SHARE, SHARE_INT8 = 0.05, 0.25
 
 
-def lengths_of(rows: Sequence[Any]) -> Any:
-    """The tokens of each row, as an int32 array: from the rows' own `lengths` where they have
-    them, so that rows on a disk are not read.
-    """
-    import numpy as np
-
-    known = getattr(rows, "lengths", None)
-    if known is not None:
-        return np.asarray(known() if callable(known) else known, dtype=np.int32)
-    return np.fromiter((row.tokens for row in rows), dtype=np.int32, count=len(rows))
-
-
 def pack(rows: Sequence[Row], seq_len: int) -> Packed:
     """Rows in bins of at most `seq_len` tokens (best fit, longest first). Deterministic."""
-    lengths = lengths_of(rows)
-    return Packed(rows, lengths, *bins_of(lengths, seq_len))
+    found = lengths(rows).astype("int32")
+    return Packed(rows, found, *bins_of(found, seq_len))
 
 
 class Packed(Sequence[tuple[Any, ...]]):
@@ -259,7 +248,7 @@ def leak(model: Any, rows: Sequence[Row], *, flash: bool = False) -> Leak | None
 
     if len(rows) < 2:
         return None
-    shortest = lengths_of(rows).argsort(kind="stable")[:2]
+    shortest = lengths(rows).argsort(kind="stable")[:2]
     first, second = (tuple(rows[int(place)].input_ids)[:SHOWN_TOKENS] for place in shortest)
     device = next(model.parameters()).device
 
