@@ -8,6 +8,7 @@ import pytest
 
 from advisor.ground.installed import why_no_torch_compile
 from advisor.methods.kernels import kernel
+from advisor.methods.optimizers import OPTIMIZERS
 from tests.trainers.runs import break_at, losses, trained
 
 
@@ -107,6 +108,35 @@ def test_auto_takes_what_there_is(on_gpu: Any) -> None:
     result = trained(on_gpu(attention="auto", kernels="auto", packing=True))
     assert result["resolved"]["attention"] != "auto"
     assert result["resolved"]["kernels"] in ("liger", "none")
+
+
+GPU_OPTIMIZERS = [
+    name for name, one in OPTIMIZERS.items() if "cuda" in one.devices and name != "sgd"
+]
+
+
+@pytest.mark.parametrize("name", GPU_OPTIMIZERS)
+def test_every_optimizer_trains_and_resumes(
+    name: str, on_gpu: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss falls, and a run that was stopped ends like one that was not."""
+    entry = OPTIMIZERS[name]
+    if entry.library is not None:
+        pytest.importorskip(entry.library.module, exc_type=ImportError)
+    keys: dict[str, Any] = {
+        "update": "full", "weights_dtype": "bfloat16", "precision": "pure", "optimizer": name,
+        "learning_rate": 1e-3, "max_steps": 6, "save_steps": 1,
+        "scheduler": entry.scheduler or "linear",
+    }  # fmt: skip
+    if entry.is_low_rank:
+        keys["trl"] = {"optim_args": "rank=4,update_proj_gap=2,scale=1"}
+    whole = on_gpu(**keys, job_run=tmp_path / "whole")
+    trained(whole)
+    stopped = on_gpu(**keys, job_run=tmp_path / "stopped")
+    break_at(3, stopped, monkeypatch)
+    trained(stopped)
+    assert losses(whole)[-1] < losses(whole)[0]
+    assert losses(stopped) == pytest.approx(losses(whole), rel=1e-3)
 
 
 def test_paged_states_are_paged_again_after_a_resume(

@@ -227,7 +227,9 @@ def _compact(made: Any) -> Any:
         for state in optimizer_.state.values():
             projector = state.get("projector")
             matrix = getattr(projector, "ortho_matrix", None)
-            if matrix is not None and matrix._base is not None:
+            if matrix is None:
+                continue
+            if not matrix.is_contiguous() or matrix.untyped_storage().nbytes() > matrix.nbytes:
                 projector.ortho_matrix = matrix.clone(memory_format=torch.contiguous_format)
 
     import torch
