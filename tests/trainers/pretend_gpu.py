@@ -14,6 +14,7 @@ and speed.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from types import SimpleNamespace
@@ -24,6 +25,7 @@ import safetensors
 import safetensors.torch
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.utils import clip_grad
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -36,6 +38,8 @@ COPIES = ("copy_", "_to_copy", "_foreach_copy_", "_copy_from", "set_")
 STRICT = ("_fused_", "_amp_", "cat", "stack", "embedding", "gather", "index_select", "scatter")
 INDEXING = ("index", "index_put", "index_put_", "_unsafe_index", "_index_put_impl_")
 MOVES = (torch.Tensor.to, torch.Tensor.cuda, torch.Tensor.cpu, torch.as_tensor, torch.asarray)
+# Operations whose result depends on numbers of the GPU, so that the host waits for them.
+WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "unique_dim")
 TO_NUMPY = (torch.Tensor.numpy, torch.Tensor.__array__)
 GETTERS = {
     torch.Tensor.device: lambda device: device,
@@ -91,6 +95,7 @@ class Operations(TorchDispatchMode):
     def __init__(self, storages: Storages) -> None:
         super().__init__()
         self.storages = storages
+        self.waits: list[str] = []  # where the host waits for the GPU
         self.depth = 0  # calls under way that were given a tensor of the GPU
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -104,6 +109,8 @@ class Operations(TorchDispatchMode):
             on_gpu = any(device == GPU for _, device in inputs)
             if on_gpu:
                 self.check(func, args, inputs)
+                if func._opname in WAITS:
+                    self.wait(func._opname)
             result = func(*args, **kwargs)
             device = GPU if on_gpu or (self.depth and not inputs) else HOST
             if func._opname in COPIES and not func._opname.startswith("_to"):
@@ -112,6 +119,15 @@ class Operations(TorchDispatchMode):
                 if not tensor.is_meta and self.storages.device_of(tensor) is None:
                     self.storages.note(tensor, device)
             return result
+
+    def wait(self, what: str) -> None:
+        """Note that the host waits for the GPU, and which module makes it."""
+        frame: Any = sys._getframe()
+        while frame and (
+            frame.f_code.co_filename == __file__ or "/torch/" in frame.f_code.co_filename
+        ):
+            frame = frame.f_back
+        self.waits.append(f"{what} in {frame.f_globals['__name__']}")
 
     def check(self, func: Any, args: Any, inputs: list[tuple[torch.Tensor, torch.device]]) -> None:
         """Raise the RuntimeError of CUDA for an operation over both devices."""
@@ -198,6 +214,9 @@ class Calls(TorchFunctionMode):
             return result
         moved = func in MOVES and isinstance(args[0], torch.Tensor)
         same = moved and self.device_of(args[0]) == wanted
+        # To the host always, to the GPU unless told otherwise.
+        if moved and not same and (wanted == HOST or not kwargs.get("non_blocking")):
+            self.operations.wait(f"{func.__name__} {wanted}")
         result = func(*args, **kwargs)
         if same:
             return result
@@ -295,6 +314,9 @@ def pretend_gpu(
             mock.patch.object(
                 torch.optim.Optimizer, "_group_tensors_by_device_and_dtype", by_noted_device
             )
+        )
+        stack.enter_context(
+            mock.patch.object(clip_grad, "_group_tensors_by_device_and_dtype", by_noted_device)
         )
         for attribute, value in answers.items():
             stack.enter_context(mock.patch.object(torch.cuda, attribute, value))

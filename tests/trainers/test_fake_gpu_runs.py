@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -181,3 +182,52 @@ def test_a_dry_run_forgives_a_step_that_the_scaler_skips(
     with pretend_gpu(capability=(7, 5)):
         import_module("trainers.sft").train(on_gpu(job))
     assert (job.output / "dry_run.json").is_file()
+
+
+# --------------------------------------------------------------------------- waiting
+
+
+def waits_of_a_step(job: Job, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Where the host waited for the GPU, for each step between two that write a line."""
+    from trainers.frame import settings
+    from trainers.frame.progress import RunCallback
+
+    monkeypatch.setattr(settings, "LOGGED_LINES", 1)
+    ends: list[int] = []
+    original = RunCallback.on_step_end
+    with pretend_gpu() as calls:
+        waits = calls.operations.waits
+
+        def on_step_end(self: Any, *args: Any, **rest: Any) -> Any:
+            found = original(self, *args, **rest)
+            ends.append(len(waits))
+            return found
+
+        monkeypatch.setattr(RunCallback, "on_step_end", on_step_end)
+        import_module(f"trainers.{job.stage.objective}").train(on_gpu(job))
+    steps = [waits[begin:end] for begin, end in pairwise(ends)]
+    return steps[1:-1]  # without the first line, which step 1 leaves, and the last
+
+
+@pytest.mark.parametrize(
+    ("keys", "looks"),
+    [
+        ({"packing": True}, 1),
+        ({"grad_accum": 2}, 4),
+        ({"update": "full", "optimizer": "muon"}, 2),
+        ({"update": "full", "optimizer": "adamw_split", "precision": "pure"}, 2),
+    ],
+)
+def test_nothing_holds_the_gpu_up(
+    keys: dict[str, Any], looks: int, make: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two lines of metrics the host never waits for the GPU: not for batches, counts, norms
+    or optimizers. transformers alone does, to see which mask attention needs: twice for a padded
+    micro-batch, once for a packed one.
+    """
+    job = make(**{**GPU_KEYS, "max_steps": 8, "save_steps": 100, "job_judge": False, **keys})
+    steps = waits_of_a_step(job, monkeypatch)
+    assert len(steps) == 5
+    found = {wait for step in steps for wait in step}
+    assert found == {"_local_scalar_dense in transformers.masking_utils"}
+    assert max(map(len, steps)) == looks

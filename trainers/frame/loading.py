@@ -17,6 +17,7 @@ from advisor.ground.model_folder import adapter_faults, base_faults, tokenizer_f
 from advisor.methods import methods
 from advisor.methods.kernels import is_flash
 from advisor.methods.model import Update as UpdateValue
+from advisor.methods.optimizers import optimizer
 from advisor.plan.record import RESULT
 from trainers.frame.bases import find_base, keep_base
 from trainers.frame.experts import find_experts, silence_routers
@@ -115,7 +116,10 @@ def dtype_faults(job: Job, device: Device) -> list[Fault]:
             )
         )
     found += kernel_faults(stage, device)
-    if device.type == "cuda" and stage.quantization is not None:
+    library = optimizer(stage.optimizer).library
+    if device.type == "cuda" and (
+        stage.quantization is not None or (library is not None and library.name == "bitsandbytes")
+    ):
         found += bitsandbytes_faults(stage=stage.name)
     if device.type == "cuda" and stage.weights_dtype == "bfloat16":
         import torch
@@ -127,7 +131,7 @@ def dtype_faults(job: Job, device: Device) -> list[Fault]:
                     allowed="weights_dtype: float16 with precision: mixed, or float32",
                 )
             )
-    return [*found, *(one for one in optimizer_faults(stage, device) if one not in found)]
+    return [*found, *optimizer_faults(stage, device)]
 
 
 def quantization_config(job: Job) -> Any | None:

@@ -12,7 +12,7 @@ from advisor.ground.errors import Fault
 from advisor.methods import objective, update
 from advisor.methods.optimizers import OPTIMIZERS, Optimizer, optimizer, read_arguments
 from advisor.plan.model import Stage
-from trainers.frame.kernels import bitsandbytes_faults, why_no_triton
+from trainers.frame.kernels import why_no_triton
 from trainers.frame.machine import process_count
 from trainers.frame.types import Device
 
@@ -48,8 +48,6 @@ def _device_faults(entry: Optimizer, stage: Stage, device: Device, at: str) -> l
         )
         here = [one.name for one in OPTIMIZERS.values() if _could(one, stage, device)]
         return [Fault(what=what, allowed=f"optimizer: {' or '.join(_first(here))}")]
-    if device.type == "cuda" and entry.library and entry.library.name == "bitsandbytes":
-        return bitsandbytes_faults(stage=stage.name)
     why = _why_no_compiler(device) if entry.compiles else ""
     if why:
         return [

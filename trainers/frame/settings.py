@@ -341,6 +341,9 @@ def training_arguments(job: Job, device: Device, *, steps: int) -> dict[str, Any
         "dataloader_pin_memory": device.type == "cuda",
         "dataloader_num_workers": loader_workers(device),
     }
+    if device.type == "cuda":
+        # From pinned memory: a batch is on its way while the GPU computes, and nobody waits for it.
+        arguments["accelerator_config"] = {"non_blocking": True}
     if entry.betas is not None:
         arguments |= {"adam_beta1": entry.betas[0], "adam_beta2": entry.betas[1]}
     if stage.gradient_checkpointing:

@@ -53,7 +53,8 @@ class TokenCounting:
         self._all_tokens = (
             before + read,
             computed + sum(inputs[name].numel() for name in token_columns(inputs)),
-            learned if found is None else (learned or 0) + found,
+            # Asking a count whether it is zero would wait for the GPU.
+            learned if found is None else found if learned is None else learned + found,
         )
 
     def all_tokens(self) -> Tokens:

@@ -67,10 +67,10 @@ def batches_of(answers: Answers, size: int, *, pad_id: int, device: Any) -> list
         found.append(
             Batch(
                 rows,
-                ids_BS.to(device),
-                attention_BS.to(device),
-                answer_BS.to(device),
-                targets_N.to(device),
+                ids_BS.to(device, non_blocking=True),
+                attention_BS.to(device, non_blocking=True),
+                answer_BS.to(device, non_blocking=True),
+                targets_N.to(device, non_blocking=True),
                 [len(answers.ids[row]) for row in rows],
             )
         )
