@@ -5,14 +5,12 @@ under it. make_optimizer.py builds it.
 from __future__ import annotations
 
 import math
-import os
-import shutil
 
 from advisor.ground.errors import Fault
+from advisor.ground.installed import why_no_torch_compile
 from advisor.methods import objective, update
 from advisor.methods.optimizers import OPTIMIZERS, Optimizer, optimizer, read_arguments
 from advisor.plan.model import Stage
-from trainers.frame.kernels import why_no_triton
 from trainers.frame.machine import process_count
 from trainers.frame.types import Device
 
@@ -48,7 +46,7 @@ def _device_faults(entry: Optimizer, stage: Stage, device: Device, at: str) -> l
         )
         here = [one.name for one in OPTIMIZERS.values() if _could(one, stage, device)]
         return [Fault(what=what, allowed=f"optimizer: {' or '.join(_first(here))}")]
-    why = _why_no_compiler(device) if entry.compiles else ""
+    why = why_no_torch_compile(device.type) if entry.compiles else ""
     if why:
         return [
             Fault(
@@ -58,17 +56,6 @@ def _device_faults(entry: Optimizer, stage: Stage, device: Device, at: str) -> l
             )
         ]
     return []
-
-
-def _why_no_compiler(device: Device) -> str:
-    """Why torch.compile cannot make code for the device; empty if nothing speaks against it."""
-    if device.type == "cuda":
-        return why_no_triton()
-    named = os.environ.get("CXX")
-    found = shutil.which(named.split()[0]) if named else shutil.which("g++")
-    if found is None and (named or shutil.which("clang++") is None):
-        return f"CXX names {named}, which is not there" if named else "there is no C++ compiler"
-    return ""
 
 
 def _could(entry: Optimizer, stage: Stage, device: Device) -> bool:
