@@ -15,9 +15,12 @@ import types
 from typing import Any
 
 from trainers.frame.batches import OrdersRows
+from trainers.frame.flat_rows import flat_labels, flat_line, rows_apart, takes_flat_rows
+from trainers.frame.tiled_loss import suits_tiles, tiled_log_probs
 from trainers.frame.token_counting import TokenCounting, read_in
 from trainers.frame.types import Model
 from trainers.prepare.packing import REAL
+from trainers.prepare.row import IGNORED
 
 
 def plain_head(model: Model) -> bool:
@@ -37,11 +40,14 @@ def add_answer_loss(model: Model) -> None:
     """Give a causal model a forward that, called with `answer_loss=True`, returns the
     log-probability of each learned token: N.
 
-    It holds the logits of all learned tokens (N, V) at once, which suits the memory of a host.
+    Rows are laid end to end if the model takes them so. Under a head that is trained it holds the
+    logits of all learned tokens (N, V) at once, which suits the memory of a host; else those of a
+    tile.
     """
     from torch.nn.functional import cross_entropy
 
     original = model.forward
+    takes_flat = takes_flat_rows(model)
 
     @functools.wraps(type(model).forward)
     def forward(
@@ -54,11 +60,22 @@ def add_answer_loss(model: Model) -> None:
                 else original(*args, labels=labels, **kwargs)
             )
         kwargs["use_cache"] = False
-        hidden_BTH = self.base_model(*args, **kwargs).last_hidden_state[:, :-1]
-        targets_BT = labels[:, 1:]
-        learned_BT = targets_BT != -100
-        logits_NV = self.get_output_embeddings()(hidden_BTH[learned_BT])
-        return -cross_entropy(logits_NV.float(), targets_BT[learned_BT], reduction="none")
+        line = flat_line(kwargs) if takes_flat and not args else None
+        if line is not None:
+            targets_T = flat_labels(labels, line)[1:]
+            learned_T = targets_T != IGNORED
+            del line["kept_BT"]
+            with rows_apart():
+                output = self.base_model(**line, use_cache=False)
+            hidden_NH, targets_N = output.last_hidden_state[0, :-1][learned_T], targets_T[learned_T]
+        else:
+            hidden_BTH = self.base_model(*args, **kwargs).last_hidden_state[:, :-1]
+            learned_BT = labels[:, 1:] != IGNORED
+            hidden_NH, targets_N = hidden_BTH[learned_BT], labels[:, 1:][learned_BT]
+        head = self.get_output_embeddings()
+        if suits_tiles(head):
+            return tiled_log_probs(hidden_NH, head, targets_N)
+        return -cross_entropy(head(hidden_NH).float(), targets_N, reduction="none")
 
     model.forward = types.MethodType(forward, model)
 
