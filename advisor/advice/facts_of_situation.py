@@ -41,6 +41,8 @@ def situation_facts(situation: Situation) -> dict[str, Any]:
         kinds = {profile.kind for profile in profiles}
         if len(kinds) == 1:
             facts["data_kind"] = kinds.pop()
+        if all(profile.format == "requests" for profile in profiles):
+            facts["data_kind"] = "none"  # there is no answer to learn or to check
         facts["data_rows"] = max(profile.rows for profile in profiles)
         if all(profile.tokens is not None for profile in profiles):
             facts["data_tokens"] = max(

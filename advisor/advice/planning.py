@@ -45,7 +45,7 @@ def missing_for_plan(advice: Advice, candidate: Candidate, ruleset: Ruleset) -> 
         if (
             needs_scores(ruleset, objective, candidate.composition.chain[:index])
             and situation.reward_model is None
-            and kinds != {"prompts_with_verifier"}
+            and (kinds != {"prompts_with_verifier"} or without_answers(profiles))
         ):
             missing.append("reward_model")
         if learns_from_teacher(objective) and situation.teacher_name is None:
@@ -71,6 +71,11 @@ def needs_scores(ruleset: Ruleset, objective: str, before: Sequence[str]) -> boo
     """Whether a stage scores its own answers, with no reward model trained before it."""
     scored = any(methods().objective(earlier).scores for earlier in before)
     return methods().objective(objective).needs_reward and not scored
+
+
+def without_answers(profiles: Sequence[DataProfile]) -> bool:
+    """Whether the data are requests alone, which nobody answered."""
+    return any(profile.format == "requests" for profile in profiles)
 
 
 def learns_from_teacher(objective: str) -> bool:

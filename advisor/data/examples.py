@@ -566,12 +566,14 @@ def _feedback_builder(mapping: Mapping[str, str]) -> Build:
 
 
 def _verifier_builder(mapping: Mapping[str, str]) -> Build:
-    prompt, column = _prompt(mapping), mapping["ground_truth"]
+    prompt, column = _prompt(mapping), mapping.get("ground_truth")
 
     def build(number: int, row: Mapping[str, Any]) -> Example | str:
         question = prompt(row)
         if isinstance(question, str):
             return question
+        if column is None:
+            return _checked(Example(row=number, messages=question))
         cell = row.get(column)
         answer = None if isinstance(cell, list) and len(cell) > 1 else text_cell(cell)
         if answer is None and cell and cell == cell:

@@ -135,9 +135,9 @@ def _has_reward(entry: Entry, profile: DataProfile) -> bool:
     return (
         not objective(entry.stage.objective).needs_reward
         or bool(entry.scored_by or reward_parts(entry.stage.options))
-        or profile.kind == "prompts_with_verifier"
         or profile.format == "classification"
-        or "grpo" in profile.objectives  # its answers can be verified
+        # its answers can be verified, if it has any
+        or ("grpo" in profile.objectives and profile.format != "requests")
     )
 
 

@@ -37,7 +37,9 @@ FORMATS = {
     "preference": "chosen and rejected",
     "unpaired_feedback": "answers with a verdict",
     "prompts_with_verifier": "requests with the right answer to check against",
+    "requests": "as --map says",
 }
+REQUESTS = "requests without answers"
 CLASSIFICATION = "a small model that sorts texts"
 SURE = {"certain": "certain", "likely": "likely, not certain", "stated": "as stated with --map"}
 SEVERITIES = {
@@ -70,6 +72,11 @@ PLAIN = str.maketrans(
         "’": "'",
     }
 )  # for terminals that cannot show them
+
+
+def what_of(profile: DataProfile) -> str:
+    """What the rows hold, in words."""
+    return REQUESTS if profile.format == "requests" else KINDS.get(profile.kind, profile.kind)
 
 
 def profile_json(profile: DataProfile) -> dict[str, Any]:
@@ -199,7 +206,7 @@ class _Page:
 
     def facts(self, profile: DataProfile) -> RenderableType:
         facts = _grid(("dim", "left", True), ("", "left", False))
-        facts.add_row("what", self.text(KINDS.get(profile.kind, profile.kind)))
+        facts.add_row("what", self.text(what_of(profile)))
         facts.add_row("format", self.text(FORMATS.get(profile.format, profile.format)))
         if profile.confidence:
             why = f": {profile.why}" if profile.why and profile.confidence != "stated" else ""

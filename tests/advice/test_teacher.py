@@ -83,3 +83,20 @@ def test_without_a_word_about_a_teacher_nothing_is_recommended_of_it():
     advice = advise({**SUPPORT, "model": SMALL})
     assert str(advice.recommendation.composition) == "sft+lora"
     assert not any("larger model" in text for text in advice.warnings)
+
+
+def test_requests_alone_are_enough_for_a_teacher_to_run(tmp_path):
+    """A file of requests without answers, which only --map tells from a mistake, counts as no
+    examples: with a teacher to run it is distilled on, without one nothing is learned or checked.
+    """
+    data = tmp_path / "requests.jsonl"
+    data.write_text("".join(json.dumps({"prompt": f"Where is {n}?"}) + "\n" for n in range(60)))
+    keys = {"task": "customer_service", "model": SMALL, "gpu": "unknown"}
+    keys["data"] = {"path": str(data), "mapping": {"question": "prompt"}}
+    found = advise_document({**keys, "teacher_model": LARGE})
+    assert found["recommendation"]["composition"] == "distill+lora"
+    assert found["plan"]["data"]["mapping"] == {"question": "prompt"}
+    assert found["data"]["format"] == "requests"
+    without = advise(keys)
+    assert "distill" not in str(without.recommendation.composition)
+    assert "grpo" not in str(without.recommendation.composition)

@@ -9,6 +9,7 @@ import pytest
 from advisor.ground.errors import InputError
 from tests.trainers.alignment import losses, trained
 from trainers import distill
+from trainers.frame.job import make_job
 from trainers.teachers import answers as answers_module
 from trainers.teachers.divergence import Head, divergences, logit_divergences
 from trainers.teachers.trainer import is_on_policy, prompt_length
@@ -254,6 +255,64 @@ def test_a_teacher_answers_what_the_data_do_not(lesson, problems, monkeypatch):
     (again.run / "prepared" / file.name).write_bytes(b"".join(lines[:6]) + b'{"ids": [')
     assert trained(again)["data"] == whole["data"]
     assert (again.run / "prepared" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_requests_alone_are_answered_by_student_and_teacher(lesson, problems, tmp_path):
+    """A file of requests that nobody answered trains, once the plan says which column they are."""
+    job = lesson(on_policy=0.5, job_data=problems, max_steps=2, job_judge=False)
+    plan = replace(job.plan, data=replace(job.plan.data, mapping={"question": "prompt"}))
+    job = make_job(plan, stage="sft", run=tmp_path / "run", folder=tmp_path, judge=False)
+    result = trained(job)
+    assert any(note.startswith("the teacher wrote 12 answers") for note in result["data"]["notes"])
+
+
+@pytest.mark.parametrize("update", ["lora", "full"])
+def test_accumulation_does_not_change_the_divergence(update, lesson, tmp_path):
+    """Eight rows at once and four times two rows are one step with one loss and one gradient."""
+    keys = {"update": update, "on_policy": 0.0, "max_steps": 1, "holdout": 0.0, "dropout": 0.0}
+    if update == "full":
+        keys = {name: value for name, value in keys.items() if name != "dropout"}
+    found = []
+    for size in (8, 2):
+        job = lesson(
+            **keys, micro_batch_size=size, grad_accum=8 // size, job_judge=False,
+            job_max_steps=1, job_run=tmp_path / f"run-{size}",
+        )  # fmt: skip
+        distill.train(job)
+        line = json.loads((job.run / "metrics.jsonl").read_text().splitlines()[0])
+        found.append((line["loss"], line["grad_norm"]))
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+def test_a_step_that_does_not_fit_is_done_again_in_parts(lesson, monkeypatch):
+    """What the student wrote is kept: a step in smaller parts has the losses of one that fitted."""
+    import torch
+    import transformers
+
+    keys = {"on_policy": 0.5, "max_steps": 3, "job_judge": False}
+    whole = lesson(**keys)
+    trained(whole)
+    plain, failed = transformers.Trainer.training_step, []
+
+    def step(self, model, inputs, count):
+        if len(inputs["input_ids"]) > 2:
+            failed.append(len(inputs["input_ids"]))
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return plain(self, model, inputs, count)
+
+    monkeypatch.setattr(transformers.Trainer, "training_step", step)
+    small = lesson(**keys, job_run=whole.run.parent / "small")
+    trained(small)
+    assert failed == [4]
+    assert losses(small) == pytest.approx(losses(whole), rel=1e-4)
+
+
+def test_a_dry_run_measures_answers_of_the_longest_kind(lesson, problems):
+    """The teacher writes nothing; answers are taken as long as the plan allows."""
+    job = lesson(on_policy=0.5, job_data=problems, job_dry_run=True)
+    distill.train(job)
+    assert json.loads((job.output / "dry_run.json").read_text())
+    assert not list(job.run.glob("prepared/*-teacher-*"))
 
 
 def test_on_policy_alone_the_teacher_answers_held_out_requests_only(lesson, problems):

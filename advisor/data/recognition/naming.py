@@ -30,6 +30,7 @@ KINDS = {
     "preference": "preference",
     "unpaired_feedback": "unpaired_feedback",
     "prompts_with_verifier": "prompts_with_verifier",
+    "requests": "prompts_with_verifier",  # without an answer: only if --map says so
 }
 
 
@@ -594,12 +595,14 @@ def by_mapping(stated: Mapping[str, str], columns: Mapping[str, Column], shown: 
         name = "transcript"
     elif has == {"text"}:
         name = "text"
+    elif "question" in has and has <= {"question", "system", "context", "history"}:
+        name = "requests"
     else:
         raise InputError(
             f"{shown}: --map {' '.join(f'{role}={column}' for role, column in stated.items())}"
             " makes no known format",
             "question + answer; messages; text; text + label; chosen + rejected; question + answer"
-            " + good; question + ground_truth",
+            " + good; question + ground_truth; question",
             "--map question=COL answer=COL",
         )
     return Candidate(format=name, mapping=dict(stated), why="as stated with --map")

@@ -341,7 +341,8 @@ def _refuse_unknown(columns: Mapping[str, Column], shown: str) -> NoReturn:
             "question_answer",
             (
                 "there is a question but no answer; add a column and: --map"
-                f" question={named_question} answer=COL"
+                f" question={named_question} answer=COL; requests alone, for a larger model to"
+                f" learn from or for a reward: --map question={named_question}"
             ),
         )
     elif len(texts) == 1:
