@@ -204,6 +204,24 @@ def largest_weight(s: ResolvedRun) -> int:
     return max((one.each for one in trained_tensors(s) if one.kind not in apart), default=0)
 
 
+def orthogonal_flop(s: ResolvedRun) -> float:
+    """Floating-point operations of a step that make matrices orthogonal; 0 under every optimizer
+    but Muon.
+
+    A Newton-Schulz step on m x n, n the shorter side, is three products: 4 m n^2 + 2 n^3
+    (torch/optim/_muon.py).
+    """
+    if entry_of(s.optimizer).keeps != "momentum of matrices":
+        return 0.0
+    steps = arguments_of(s.spec, s.optimizer)["ns_steps"]
+    total = 0.0
+    for one in trained_tensors(s):
+        if one.kind in ("linear", "experts"):
+            short, long = sorted((one.rows, one.columns))
+            total += one.count * (4 * long * short**2 + 2 * short**3)
+    return float(steps * total)
+
+
 def trained_tensors(s: ResolvedRun) -> list[Tensors]:
     """All tensors that get a gradient, by shape: those of a dense decoder exactly, those of other
     models scaled to the number of weights they have.

@@ -25,7 +25,7 @@ from advisor.ground.shape import (
 )
 from advisor.methods import methods, objectives, schemes, updates
 from advisor.methods.kernels import ATTENTIONS, LAYER_KERNELS
-from advisor.methods.optimizers import ALIASES, OPTIMIZERS
+from advisor.methods.optimizers import ALIASES, OPTIMIZERS, OptimizerName
 
 DTYPES = {
     "bf16": "bfloat16",
@@ -53,7 +53,6 @@ _CHOICES: Mapping[str, Choice] = {
         "quantization": ("nf4", "int8"),
         "weights_dtype": ("float32", "bfloat16", "float16"),
         "precision": ("pure", "mixed"),
-        "optimizer": (*OPTIMIZERS, *OTHERS),
         "attention": ATTENTIONS,
         "kernels": LAYER_KERNELS,
         "loss": ("full", "fused", "chunked"),
@@ -61,7 +60,7 @@ _CHOICES: Mapping[str, Choice] = {
         "counter": COUNTERS,
         "placement": ("houlsby", "pfeiffer", "parallel"),
     }.items()
-}  # fmt: skip
+} | {"optimizer": OptimizerName(values=(*OPTIMIZERS, *OTHERS))}  # fmt: skip
 # Keys of one update or objective, which a RunSpec holds under `options`.
 _OPTIONS: Mapping[str, Shape] = {
     "placement": _CHOICES["placement"],

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from advisor.estimate.dims import Dims, corrects_experts, dims_of
 from advisor.estimate.frameworks import framework_of
 from advisor.estimate.methods import special
-from advisor.estimate.optimizer_states import entry_of
+from advisor.estimate.optimizer_states import entry_of, orthogonal_flop
 from advisor.estimate.resolved_run import (
     DTYPE_BYTES,
     answers_at_once,
     answers_each,
+    resolve,
     rollouts,
     trainable_params,
 )
@@ -315,7 +316,7 @@ def _reduce_s(spec: RunSpec, d: Dims, machine: Machine) -> float:
 
 def _optimizer_s(spec: RunSpec, d: Dims, machine: Machine) -> float:
     """Time of one optimizer step: weights, gradients and both moments are read, all but the
-    gradients written.
+    gradients written; under Muon every device makes all matrices orthogonal.
     """
     trainable = trainable_params(d, spec)
     width = DTYPE_BYTES.get(spec.weights_dtype, 2) if not update(spec.update).is_module else 4
@@ -328,7 +329,8 @@ def _optimizer_s(spec: RunSpec, d: Dims, machine: Machine) -> float:
     if entry.holds == "chunks":
         moved = CHUNK_TRAFFIC
     speed = machine.bytes_per_s if "cpu" not in name else CPU_BYTES_PER_S * 4
-    return trainable * moved / share / speed
+    made_orthogonal = orthogonal_flop(resolve(spec, d)) / machine.flops
+    return trainable * moved / share / speed + made_orthogonal
 
 
 def _generate_s(

@@ -8,11 +8,12 @@ trainers/frame/optimizers.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from advisor.ground.errors import Fault
+from advisor.ground.shape import Choice, Located, Path_
 
 SCALE = 4 / 256  # bytes a number of a float32 scale per block of 256
 SMALL = 4096  # bitsandbytes and torchao store tensors of fewer weights as they are
@@ -304,6 +305,18 @@ NOT_OFFERED: Mapping[str, str] = {
     "schedule_free_sgd": _FREE_OTHER,
 }
 NAMES = (*OPTIMIZERS, *ALIASES)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class OptimizerName(Choice):
+    """The name of an optimizer; one of transformers' that is not offered is told why."""
+
+    values: tuple[Any, ...] = NAMES
+
+    def faults(self, value: Any, document: Located, path: Path_) -> Iterator[Fault]:
+        for fault in super().faults(value, document, path):
+            why = NOT_OFFERED.get(value) if isinstance(value, str) else None
+            yield replace(fault, hint=f"{value} is not offered: {why}") if why else fault
 
 
 def optimizer(name: str) -> Optimizer:

@@ -19,8 +19,7 @@ from advisor.ground.shape import Choice, Integer, Located, Number, Path_, Text
 from advisor.methods.kernels import ATTENTIONS, LAYER_KERNELS
 from advisor.methods.keys import Key
 from advisor.methods.model import QUANTIZATIONS
-from advisor.methods.optimizers import NAMES as OPTIMIZER_NAMES
-from advisor.methods.optimizers import plan_name
+from advisor.methods.optimizers import OptimizerName, plan_name
 
 EVERY_STAGE = "every stage"  # the owner of its keys
 
@@ -80,7 +79,7 @@ class Stage:
     weight_decay: Annotated[float, Number(min=0), "AdamW's pull towards zero"] = 0.0
     optimizer: Annotated[
         str,
-        Choice(values=OPTIMIZER_NAMES),
+        OptimizerName(),
         "docs/optimizers.md says what each keeps and needs; names of transformers are taken, too",
     ] = "adamw_fused"
     micro_batch_size: Annotated[Positive, "rows that go through one device at once"] = 1

@@ -10,7 +10,7 @@ import pytest
 
 from advisor.estimate.architecture import shape_from_config
 from advisor.estimate.dims import dims_of
-from advisor.estimate.optimizer_states import state_size, state_words
+from advisor.estimate.optimizer_states import orthogonal_flop, state_size, state_words
 from advisor.estimate.resolved_run import resolve
 from advisor.estimate.types import RunSpec
 from advisor.methods.optimizers import ALIASES, NOT_OFFERED, OPTIMIZERS, optimizer, read_arguments
@@ -146,3 +146,20 @@ def test_states_per_weight(name, weights, per_weight):
     run = resolve(replace(SPEC, optimizer=name, weights_dtype=weights), dims)
     assert state_size(run) == per_weight * dims.params
     assert f"{dims.params:,}" in state_words(run)
+
+
+def test_making_matrices_orthogonal_is_counted():
+    """By hand: five steps of 4 m n^2 + 2 n^3 for the seven matrices of each layer; no other
+    optimizer multiplies matrices.
+    """
+    shape = shape_from_config({**LLAMA, "model_type": "llama"}, "llama", origin="hub", source="")
+    dims = dims_of(shape)
+    assert dims is not None
+    square, half, wide = (128, 128), (64, 128), (128, 192)
+    one_layer = sum(
+        count * (4 * long * short**2 + 2 * short**3)
+        for (short, long), count in ((square, 2), (half, 2), (wide, 3))
+    )
+    muon = resolve(replace(SPEC, optimizer="muon"), dims)
+    assert orthogonal_flop(muon) == pytest.approx(5 * 2 * one_layer)
+    assert orthogonal_flop(resolve(SPEC, dims)) == 0

@@ -18,7 +18,7 @@ import torch
 
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.methods.optimizers import OPTIMIZERS, optimizer
-from advisor.methods.stage import Stage
+from advisor.methods.stage import Stage, stage_keys
 from trainers import sft
 from trainers.frame.checkpoints import load_state, save_state
 from trainers.frame.machine import check_versions
@@ -249,12 +249,21 @@ def test_a_library_that_is_missing_is_named_with_the_command(make, monkeypatch):
         sft.train(make(update="full", optimizer="adamw_torch_8bit"))
 
 
-def test_a_plan_takes_both_kinds_of_names():
-    """The short ones and those of transformers."""
-    from advisor.methods.stage import stage_keys
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("lomo", "lomo is not offered: steps inside the backward pass"),
+        ("adamw_fuse", "did you mean 'adamw_fused'?"),
+    ],
+)
+def test_a_name_that_no_plan_can_give_is_refused(name, said):
+    """One of transformers' with the reason, a misspelt one with the nearest."""
+    from advisor.ground.shape import NamedValue
 
     shape = stage_keys()["optimizer"].shape
-    assert {"muon", "lion_32bit"} <= set(shape.values)  # type: ignore[attr-defined]
+    (fault,) = shape.faults(name, NamedValue("optimizer", name), ())
+    assert said in fault.hint
+    assert not list(shape.faults("lion_32bit", NamedValue("optimizer", "lion_32bit"), ()))
 
 
 # --------------------------------------------------------------------------- what is said
