@@ -56,6 +56,7 @@ class Case:
 
 LORA = {"rank": RANK, "alpha": 2 * RANK, "target_modules": "all-linear"}
 ANSWERS = {"response_tokens": 32, "reward": "own.py:score"}
+MODEL = "(the model)"  # as a value: the model that is trained
 CASES = (
     Case("full", "sft", "full", 2e-5, {}, (TRL, FACTORY)),
     Case("full-muon", "sft", "full", 2e-5, {"optimizer": "muon"}),
@@ -66,6 +67,14 @@ CASES = (
     Case("qlora", "sft", "lora", 2e-4, {**LORA, "quantization": "nf4"}, (TRL, UNSLOTH, FACTORY)),
     Case("rm", "rm", "lora", 1e-4, LORA, (TRL,)),
     Case("dpo", "dpo", "lora", 1e-4, LORA, (TRL,)),
+    # Its own base in 4 bits is a teacher that is not quite the student.
+    Case(
+        "distill",
+        "distill",
+        "lora",
+        1e-4,
+        {**LORA, "teacher": MODEL, "teacher_quantization": "nf4", "response_tokens": 32},
+    ),
     Case("ppo", "ppo", "lora", 1e-5, {**LORA, **ANSWERS}),
     Case("grpo", "grpo", "lora", 1e-5, {**LORA, **ANSWERS, "generations": 4}),
 )
@@ -177,7 +186,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def data_of(case: Case) -> str:
     if case.objective in WRITES:
         return "prompts.jsonl"
-    return "chats.jsonl" if case.objective == "sft" else "pairs.jsonl"
+    return "chats.jsonl" if case.objective in ("sft", "distill") else "pairs.jsonl"
 
 
 # --------------------------------------------------------------------------- who trains
@@ -202,7 +211,7 @@ def plan_of(case: Case, settings: Settings) -> dict[str, Any]:
         "seed": SEED,
         "save_steps": settings.steps,
         **settings.dtypes(case),
-        **case.keys,
+        **{key: settings.model if value == MODEL else value for key, value in case.keys.items()},
     }
     return {
         "version": 1,

@@ -85,7 +85,8 @@ def test_every_method_is_measured_and_written(measure, page):
     children = Children()
     assert measure(children) == 0
     ours = {name for name, side in children.commands if side == "ours"}
-    assert ours == {"full", "adapter", "prefix", "lora", "qlora", "rm", "dpo", "ppo", "grpo"}
+    methods = {"full", "adapter", "prefix", "lora", "qlora", "rm", "dpo", "distill", "ppo", "grpo"}
+    assert ours == methods | {"full-muon", "full-lion-8bit"}
     plain = {name for name, side in children.commands if side == "trl"}
     assert plain == {"full", "prefix", "lora", "qlora", "rm", "dpo"}
     text = page.read_text()

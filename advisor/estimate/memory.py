@@ -21,6 +21,7 @@ from advisor.estimate.activation_memory import (
     rollout_memory,
 )
 from advisor.estimate.dims import dims_of
+from advisor.estimate.methods import special
 from advisor.estimate.resolved_run import ResolvedRun, resolve, term_of
 from advisor.estimate.static_memory import (
     cast_weights,
@@ -128,7 +129,8 @@ def memory_estimate(
         _moment("evaluation", s, passing, device, [*standing, *gathered_weights(s, layers=2),
         *evaluation_memory(s)]),
     ]  # fmt: skip
-    if objective(spec.objective).generates:
+    share = special(objective(spec.objective), "written_share")
+    if objective(spec.objective).generates and (share is None or share(spec) > 0):
         moments.append(
             _moment(
                 "generating answers",

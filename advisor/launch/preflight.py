@@ -31,6 +31,7 @@ from advisor.methods import objectives, update, updates
 from advisor.methods.optimizers import missing, optimizer
 from advisor.plan.entries import Entry
 from advisor.plan.model import Plan
+from advisor.plan.read import resolve_path
 from advisor.plan.smaller import key_path
 
 HUB_TIMEOUT_S = 5.0
@@ -115,7 +116,7 @@ def run_preflight(
     ]
     if lacking:
         raise MachineNotReady(faults=lacking)
-    for fault in _hub_faults(plan, plan_path):
+    for fault in _hub_faults(plan, plan_path, todo):
         raise fault
     return PreflightResult(
         disk_need_bytes=need, gpus=chosen, profiles=data.profiles, warnings=tuple(data.warnings)
@@ -162,16 +163,26 @@ def _objective_faults(todo: Sequence[Entry], trainers: Path) -> Iterable[Fault]:
                 )
 
 
-def _hub_faults(plan: Plan, plan_path: Path) -> Iterable[AdviseError]:
-    """The error of a hub model that is neither cached nor available.
+def _hub_faults(plan: Plan, plan_path: Path, todo: Sequence[Entry]) -> Iterable[AdviseError]:
+    """The errors of hub models that are neither cached nor available: the plan's, and teachers.
 
     Checked last, because it needs the network.
     """
-    if base_folder(plan, plan_path) is not None or is_cached(plan.model, plan.revision):
-        return
+    named = {plan.model: plan.revision}
+    for entry in todo:
+        teacher = entry.stage.options.get("teacher")
+        if teacher:
+            named.setdefault(str(teacher), None)
+    for model, revision in named.items():
+        if not resolve_path(plan_path, model).is_dir() and not is_cached(model, revision):
+            yield from _download_faults(model)
+
+
+def _download_faults(model: str) -> Iterable[AdviseError]:
+    """The error of a hub model that cannot be downloaded now."""
     if offline():
         yield MachineNotReady(
-            f"model {plan.model} is not in the hub cache, and HF_HUB_OFFLINE is set",
+            f"model {model} is not in the hub cache, and HF_HUB_OFFLINE is set",
             hint="unset HF_HUB_OFFLINE, or name a model folder",
         )
         return
@@ -179,7 +190,7 @@ def _hub_faults(plan: Plan, plan_path: Path) -> Iterable[AdviseError]:
     if not endpoint.startswith(("https://", "http://")):
         yield MachineNotReady(f"HF_ENDPOINT is '{endpoint}', not a web address")
         return
-    address = f"{endpoint}/api/models/{plan.model}"
+    address = f"{endpoint}/api/models/{model}"
     try:
         request = urllib.request.Request(address, method="HEAD")  # noqa: S310 (http: see above)
         with urllib.request.urlopen(request, timeout=HUB_TIMEOUT_S):  # noqa: S310
@@ -189,18 +200,18 @@ def _hub_faults(plan: Plan, plan_path: Path) -> Iterable[AdviseError]:
             if _has_login():  # maybe private or gated: the trainer asks with the user's token
                 return
             yield InputError(
-                f"model {plan.model}: the hub has no such public model",
+                f"model {model}: the hub has no such public model",
                 hint="check the name; for a private or gated model: hf auth login",
             )
             return
         yield MachineNotReady(
-            f"model {plan.model}: the hub answers with code {error.code}",
+            f"model {model}: the hub answers with code {error.code}",
             hint="try again later, or name a model folder",
         )
     except OSError as error:
         reason = getattr(error, "reason", None) or error
         yield MachineNotReady(
-            f"model {plan.model} is not in the hub cache, and the hub cannot be reached ({reason})",
+            f"model {model} is not in the hub cache, and the hub cannot be reached ({reason})",
             hint="check the connection, or name a model folder",
         )
 
