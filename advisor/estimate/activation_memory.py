@@ -103,6 +103,8 @@ def layer_bytes(s: ResolvedRun) -> float:
         total: float = (
             2 * norms * wide * d.hidden + s.hidden_bytes * d.hidden
         )  # LayerNorms: input and result
+    elif frozen and spec.kernels == "liger" and not stack.name:
+        total = norms * wide * d.hidden  # the input alone; the result only if something needs it
     elif spec.compile or s.fused_norms:
         total = 2 * norms * wide * d.hidden
     elif frozen and not stack.is_litgpt:

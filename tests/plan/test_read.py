@@ -233,6 +233,12 @@ def test_each_fault_says_where_what_and_what_is_allowed(old, new, at, words):
         ),
         ("objective: sft", "objective: ppo\n    keep: best", ["`keep` has no effect"]),
         (
+            "objective: sft",
+            "objective: ppo\n    compile: true",
+            ["`compile` is true, which does not go with objective ppo", "compile: false"],
+        ),
+        ("epochs: 2", "attention: flex_attention", ["flex_attention needs a CUDA", "auto"]),
+        (
             "epochs: 2",
             "holdout: 0\n    keep: best\n    early_stopping: 3",
             ["`keep: best` needs a loss on held-out rows", "`early_stopping: 3` needs"],
