@@ -495,7 +495,7 @@ def test_an_earlier_reward_model_is_nothing_to_write_with(align, trained_once, t
 
 
 OTHER_KEYS = {"beta": 0.3, "generations": 2, "response_tokens": 5, "clip_range": 0.1}
-GIVE_THE_REWARD = {
+NOT_OF_THE_CONFIG = {  # of rewards: test_rewards.py; of engines: rollouts/
     "verifier",
     "pattern",
     "schema",
@@ -504,11 +504,12 @@ GIVE_THE_REWARD = {
     "reward_model",
     "reward",
     "rewards",
-}  # tested in test_rewards.py, one by one
+    "rollouts",
+}
 CONFIGURED = [
     (name, key)
     for name in ("dpo", "kto", "orpo", "grpo", "rloo")
-    for key in sorted(set(key_specs().objectives[name].keys) - GIVE_THE_REWARD)
+    for key in sorted(set(key_specs().objectives[name].keys) - NOT_OF_THE_CONFIG)
 ]
 
 

@@ -1,6 +1,8 @@
 """Several weighted rewards, and rollouts.jsonl: what they were given for."""
 
 import json
+import statistics
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -282,7 +284,15 @@ def test_grpo_learns_from_two_rewards(align, tmp_path):
     job = align("grpo", rewards=TWO, **keys)
     result = trained(job)
     rollouts = check_two_rewards(job, result)
-    assert any(line["advantage"] for line in rollouts)
+    for place in range(0, len(rollouts), 4):  # the answers to one prompt
+        rewards = [line["reward"] for line in rollouts[place : place + 4]]
+        spread = statistics.stdev(rewards) + 1e-4
+        advantages = [(reward - statistics.mean(rewards)) / spread for reward in rewards]
+        told = [line["advantage"] for line in rollouts[place : place + 4]]
+        assert told == pytest.approx(advantages, abs=1e-3)
+    for line in lines_of(job.run / "metrics.jsonl"):
+        cut = [not one["ended"] for one in rollouts if one["step"] == line["step"]]
+        assert line["completions_clipped_ratio"] == pytest.approx(sum(cut) / len(cut))
     metrics = result["evaluation"]["metrics"]
     assert list(metrics)[:3] == ["reward", "reward has-e", "reward some"]
 
@@ -319,8 +329,6 @@ def test_a_resumed_stage_knows_what_earlier_attempts_saw(tmp_path):
     """Lines of metrics.jsonl from before the resumption count for the warnings, and a reward that
     told answers apart then is not constant.
     """
-    from types import SimpleNamespace
-
     from trainers.rewards.in_trl import WatchCallback
 
     line = {"stage": "grpo", "task": None, "loss": 0.0, "reward_std": 0.1}
@@ -354,6 +362,23 @@ def test_rewards_can_be_normalised_before_the_sum(align, tmp_path):
     trained(align("grpo", rewards=TWO, job_judge=False, **keys))
     with pytest.raises(InputError, match="several entries in the stage's rewards"):
         trained(align("grpo", rewards=TWO[:1], **keys))
+    with pytest.raises(InputError, match=r"rollouts\.jsonl in the stage's folder"):
+        trained(align("grpo", rewards=TWO, **{**keys, "trl": {"log_completions": True}}))
+
+
+@pytest.mark.light
+def test_ppo_gives_an_answer_without_a_score_the_mean_of_the_others():
+    """Such an answer is made neither likelier nor less likely for its reward."""
+    pytest.importorskip("torch")
+    from trainers.ppo.update import PPO
+
+    rewards = Rewards([Reward("own", lambda answers: [1.0, None, 4.0], key="own", may_miss=True)])
+    ppo = SimpleNamespace(rewards=rewards, device="cpu", texts=lambda answers: ["a", "b", "c"])
+    prompts = [SimpleNamespace(prompt="", answer=None, prompt_ids=[])] * 3
+    parts = {}
+    scores = PPO.scores(ppo, prompts, SimpleNamespace(ids=[[1]] * 3), [], parts)
+    assert scores.tolist() == [1.0, 2.5, 4.0]
+    assert parts == {"own": [1.0, None, 4.0]}
 
 
 @pytest.mark.light

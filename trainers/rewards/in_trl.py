@@ -101,10 +101,8 @@ def with_rollout_log(trainer: type) -> type:
             output = super()._generate_and_score_completions(inputs)
             log, step = self.rollout_log, self.state.global_step + 1
             if log is not None and self.model.training and log.is_due(step):
-                stops = self.model.generation_config.eos_token_id
-                stops = stops if isinstance(stops, list | tuple) else [stops]
                 advantages = output["advantages"].tolist()
-                log.write(step, self.scored.rollouts(self.rewards, advantages, stops))
+                log.write(step, self.scored.rollouts(self.rewards, advantages, self.eos_token_ids))
             return output
 
     return Logging

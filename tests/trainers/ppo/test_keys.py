@@ -46,7 +46,8 @@ ELSEWHERE = {
     "overlong_tokens",
     "ngram",
     "rewards",
-}  # tested where they act: the guard, the roles, the verifiers
+    "rollouts",
+}  # tested where they act: the guard, the roles, the verifiers, the engines
 
 
 def test_every_declared_key_is_tried():
