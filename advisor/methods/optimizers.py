@@ -319,6 +319,14 @@ class OptimizerName(Choice):
             yield replace(fault, hint=f"{value} is not offered: {why}") if why else fault
 
 
+# Arguments that are one of some words.
+WORDS: Mapping[str, tuple[str, ...]] = {
+    "proj_type": ("std", "reverse_std", "left", "right"),
+    "proj": ("random", "svd"),
+    "scale_type": ("channel", "tensor"),
+}
+
+
 def optimizer(name: str) -> Optimizer:
     """The entry of a name of a plan or of transformers. Raises KeyError for any other."""
     return OPTIMIZERS[ALIASES.get(name, name)]
@@ -351,16 +359,18 @@ def read_arguments(name: str, text: str | None) -> dict[str, Any]:
             )
         else:
             try:
-                found[key] = _value(value, known[key])
+                found[key] = _value(key, value, known[key])
             except ValueError:
-                wrong.append(f"{key} is '{value}', expected {_kind(known[key])}")
+                wrong.append(f"{key} is '{value}', expected {_kind(key, known[key])}")
     if wrong:
         raise ValueError("; ".join(wrong))
     return found
 
 
-def _value(text: str, default: Any) -> Any:
+def _value(key: str, text: str, default: Any) -> Any:
     """The text as a value of the default's type. Raises ValueError."""
+    if key in WORDS and text not in WORDS[key]:
+        raise ValueError(text)
     if isinstance(default, bool):
         if text.lower() not in ("true", "false"):
             raise ValueError(text)
@@ -378,8 +388,10 @@ def _value(text: str, default: Any) -> Any:
     return text
 
 
-def _kind(default: Any) -> str:
+def _kind(key: str, default: Any) -> str:
     """What values take the place of a default."""
+    if key in WORDS:
+        return f"one of {', '.join(WORDS[key])}"
     if isinstance(default, bool):
         return "true or false"
     if isinstance(default, int):

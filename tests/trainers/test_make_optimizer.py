@@ -176,6 +176,14 @@ def test_embeddings_and_output_are_no_hidden_matrices():
     ]
 
 
+def test_targets_that_name_nothing_are_refused():
+    """GaLore over no matrix would be AdamW without a word."""
+    needs("galore_adamw")
+    chosen = stage("galore_adamw", trl={"optim_target_modules": ["qproj"]})
+    with pytest.raises(InputError, match="names no linear layer of the model"):
+        model_optimizer(chosen, Tiny(), steps=10)
+
+
 def test_averaged_weights_are_measured_and_training_goes_on():
     """Under schedule_free_adamw the held-out loss is that of the averaged weights."""
     needs("schedule_free_adamw")
@@ -200,6 +208,17 @@ def test_averaged_weights_are_measured_and_training_goes_on():
         ("galore_adamw", {"update": "lora"}, "update lora trains a small module"),
         ("muon", {"update": "ia3"}, "update ia3 trains vectors alone"),
         ("muon", {"trl": {"optim_args": "rank=3"}}, "muon reads no 'rank': it reads momentum"),
+        ("lion", {"trl": {"adam_epsilon": 1e-6}}, "'adam_epsilon' has no effect"),
+        (
+            "sgd",
+            {"trl": {"adam_beta1": 0.8}},
+            "'adam_beta1' has no effect: optimizer sgd is no Adam",
+        ),
+        (
+            "galore_adamw",
+            {"trl": {"optim_args": "proj_type=full"}},
+            "proj_type is 'full', expected one of std, reverse_std, left, right",
+        ),
         ("adamw", {"trl": {"optim_args": "rank=3"}}, "adamw reads no 'rank', nor any"),
         (
             "lion",

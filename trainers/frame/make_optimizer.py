@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from advisor.ground.errors import InputError
 from advisor.methods.optimizers import ALL_LINEAR, Optimizer, optimizer, read_arguments
 from advisor.plan.model import Stage
 from trainers.frame.machine import process_count
@@ -267,6 +268,12 @@ def _low_rank(groups: Groups, wanted: Wanted) -> Groups:
     """The groups, with the matrices whose gradients are projected in groups of their own."""
     targets = wanted.stage.trl.get("optim_target_modules") or ALL_LINEAR
     chosen = {id(one) for one in target_matrices(wanted.models, targets)}
+    if not chosen:
+        raise InputError(
+            f"stage {wanted.stage.name}: trl: 'optim_target_modules': {targets!r} names no linear"
+            " layer of the model whose weights train",
+            allowed="names of linear layers, such as [q_proj, v_proj], or all-linear",
+        )
     return list(_divided(groups, chosen, wanted.arguments))
 
 

@@ -127,6 +127,15 @@ def _key_faults(entry: Optimizer, stage: Stage, at: str) -> list[Fault]:
                 allowed="optimizer: adamw_fused",
             )
         )
+    idle = _idle_keys(entry)
+    found += [
+        Fault(
+            what=f"stage {stage.name}: trl: '{key}' has no effect: optimizer {entry.name} {why}",
+            hint="remove it",
+        )
+        for key, why in idle.items()
+        if key in stage.trl
+    ]
     given = stage.trl.get("optim_args")
     try:
         read_arguments(entry.name, given if isinstance(given, str) else None)
@@ -148,6 +157,13 @@ def _key_faults(entry: Optimizer, stage: Stage, at: str) -> list[Fault]:
             )
         )
     return found
+
+
+def _idle_keys(entry: Optimizer) -> dict[str, str]:
+    """Arguments of transformers that the optimizer does not read -> why."""
+    if entry.betas is None:
+        return dict.fromkeys(("adam_beta1", "adam_beta2", "adam_epsilon"), "is no Adam")
+    return {"adam_epsilon": "divides by nothing"} if "lion" in entry.name else {}
 
 
 def rate_note(stage: Stage) -> str | None:

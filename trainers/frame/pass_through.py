@@ -181,8 +181,14 @@ RANGES: Mapping[str, Range] = {
     "rank_pattern": Range(1, 65536),
     "alpha_pattern": Range(0, 1e9),
 }
-# Keys of PEFT whose texts, or names in a map, are regular expressions over names of layers.
-PATTERNS = ("target_modules", "exclude_modules", "rank_pattern", "alpha_pattern")
+# Keys whose texts, or names in a map, are regular expressions over names of layers.
+PATTERNS = (
+    "optim_target_modules",
+    "target_modules",
+    "exclude_modules",
+    "rank_pattern",
+    "alpha_pattern",
+)
 # A pattern that tries again and again is slow on one of these.
 TRIED = ("model.layers.0.self_attn.q_proj", "model.embed_tokens.weight", "a" * 40 + "!")
 PATTERN_SECONDS = 2

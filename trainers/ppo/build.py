@@ -13,7 +13,6 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from advisor.ground.errors import Fault, InputError
-from advisor.methods.optimizers import optimizer
 from trainers.frame import settings
 from trainers.frame.checkpoint_store import fingerprint
 from trainers.frame.job import Job
@@ -84,15 +83,6 @@ def faults(job: Job) -> list[Fault]:
         PPOArguments(**{key: stage.trl[key] for key in stage.trl if key in ARGUMENTS})
     except ValueError as error:
         found.append(Fault(what=f"{at} trl: {error}", hint="correct it, or remove it"))
-    if optimizer(stage.optimizer).betas is None:
-        found += [
-            Fault(
-                what=f"{at} trl: '{key}' has no effect: optimizer {stage.optimizer} is no Adam",
-                hint="remove it",
-            )
-            for key in stage.trl
-            if key.startswith("adam_")
-        ]
     return found
 
 
