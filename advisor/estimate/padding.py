@@ -84,7 +84,8 @@ def _bins(tokens: TokenStats, seq_len: int) -> tuple[tuple[float, float, float],
         if size > 0 and low < seq_len:
             found.append((low, float(min(max(length, low + 1), seq_len)), size))
         low, below = float(length), max(below, upto_there)
-    return tuple(found)
+    # Nothing was found where every row is longer than seq_len.
+    return tuple(found) or ((seq_len - 1.0, float(seq_len), float(rows)),)
 
 
 @lru_cache(maxsize=256)
