@@ -3,7 +3,8 @@ rows, and as many of them in an optimizer step.
 
 On conversations with alpaca's lengths (ADVISE_BENCHMARK_DATA: an alpaca file instead) and on
 conversations of several turns. Every training must have gradients above zero and a falling loss.
-ADVISE_BENCHMARK_ROWS and ADVISE_BENCHMARK_PAIRS make it longer or shorter.
+ADVISE_BENCHMARK_ROWS, ADVISE_BENCHMARK_PAIRS and ADVISE_BENCHMARK_LAYERS (the first layers of the
+model alone) make it longer or shorter.
 """
 
 import json
@@ -26,7 +27,11 @@ from benchmarks.training import demo_model
 
 ROWS = int(os.environ.get("ADVISE_BENCHMARK_ROWS", "160"))
 PAIRS = int(os.environ.get("ADVISE_BENCHMARK_PAIRS", "1"))
-TITLE = f"LoRA of SmolLM2-135M-Instruct on {ROWS} rows, read once, CPU: padding"
+LAYERS = int(os.environ.get("ADVISE_BENCHMARK_LAYERS", "0"))  # 0: all
+TITLE = (
+    f"LoRA of {f'the first {LAYERS} layers of ' if LAYERS else ''}SmolLM2-135M-Instruct on {ROWS}"
+    " rows, read once, CPU: what is not padding"
+)
 PER_STEP, MICRO, TURNS = 16, 4, 6
 PLAN: dict[str, Any] = {
     "name": "sft", "objective": "sft", "update": "lora", "rank": 16, "alpha": 32,
@@ -44,6 +49,20 @@ def chats(count: int) -> list[list[dict[str, str]]]:
         wanted = min(TURNS, 1 + int(draw.expovariate(0.5)))
         found.append([message for _ in range(wanted) for message in turns.pop()])
     return found
+
+
+def shortened(model: str, folder: Path) -> str:
+    """The folder of the model with its first LAYERS layers alone."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    loaded = AutoModelForCausalLM.from_pretrained(model)
+    loaded.model.layers = loaded.model.layers[:LAYERS]
+    loaded.config.num_hidden_layers = LAYERS
+    if getattr(loaded.config, "layer_types", None):
+        loaded.config.layer_types = loaded.config.layer_types[:LAYERS]
+    loaded.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(model).save_pretrained(folder)
+    return str(folder)
 
 
 def ways(path: Path, model: str) -> dict[str, dict[str, Any]]:
@@ -121,6 +140,8 @@ def measure() -> list[Row]:
         "conversations of several turns": chats(ROWS),
     }
     with tempfile.TemporaryDirectory() as temporary:
+        if LAYERS:
+            model = shortened(model, Path(temporary) / "model")
         for turn in range(PAIRS):
             for number, (name, rows) in enumerate(files.items()):
                 data = Path(temporary) / f"{number}.jsonl"

@@ -100,6 +100,7 @@ def settings_of(resolved: ResolvedSettings | None, stage: StageRecord) -> str:
     found += [f"{resolved.seq_len} tokens"] if resolved.seq_len else []
     found += [f"rank {resolved.options['rank']}"] if resolved.options.get("rank") else []
     found += ["packed"] if resolved.packing else []
+    found += ["grouped by length"] if resolved.group_by_length else []
     found += ["recomputed"] if arguments.get("gradient_checkpointing") else []
     found += [str(arguments["optim"])] if arguments.get("optim") else []
     found += [str(resolved.attention)] if resolved.attention else []

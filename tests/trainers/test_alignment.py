@@ -59,7 +59,9 @@ def test_every_objective_trains_saves_and_loads(objective, update, trained_once)
     assert all(math.isfinite(loss) for loss in losses(job))
     assert len(losses(job)) == result["steps"]
     assert [check["ok"] for check in result["checks"][:2]] == [True, True]
-    assert result["measured"]["tokens_per_s"] > 0
+    measured = result["measured"]
+    assert measured["tokens_per_s"] > 0
+    assert 0 < measured.get("learned_tokens", 1) < measured["tokens"] <= measured["computed_tokens"]
     assert {"adapter_model.safetensors", "model.safetensors"} & set(result["files"])
     assert result["files"] == {
         name: {"bytes": DISK.size(job.output / name), "sha256": DISK.digest(job.output / name)}

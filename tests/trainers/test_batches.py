@@ -43,8 +43,7 @@ def test_an_epoch_has_every_row_once_and_little_padding(lengths, micro, accum, s
     order = batches.order(epoch)
     assert sorted(order.tolist()) == list(range(len(lengths)))
     rest = order[len(order) - len(order) % micro :]
-    pools = max(1, len(order) // (4 * batches.per_step))
-    pool_count = -(-len(order) // (min(50, pools) * batches.per_step))
+    pool_count = -(-len(order) // batches.pool_rows)
     bound = sum(lengths) + (pool_count * micro + len(rest)) * max(lengths)
     assert batches.computed(order) <= bound
     steps = order[: len(order) - len(order) % batches.per_step]
@@ -125,14 +124,14 @@ def test_a_grouped_run_resumes_bit_for_bit(make, tmp_path, monkeypatch, capsys):
     batches are described, and computed, read and learned tokens are recorded.
     """
     keys = {
-        "group_by_length": True, "max_steps": None, "epochs": 2.0, "grad_accum": 2, "dropout": 0.1,
+        "group_by_length": True, "max_steps": None, "epochs": 2.0, "grad_accum": 3, "dropout": 0.1,
         "micro_batch_size": 3, "save_steps": 1, "holdout": 0.1, "job_judge": False,
     }  # fmt: skip
     whole = make(**keys, job_run=tmp_path / "whole")
     result = trained(whole)
     assert "rows of similar length share a batch: " in capsys.readouterr().err
     broken = make(**keys, job_run=tmp_path / "broken")
-    break_at(8, broken, monkeypatch)
+    break_at(5, broken, monkeypatch)
     trained(broken)
     assert losses(broken) == losses(whole)
     weights = [(job.output / "adapter_model.safetensors").read_bytes() for job in (whole, broken)]
@@ -187,3 +186,23 @@ def test_checkpoints_depend_on_the_micro_batch_only_where_rows_are_grouped(make)
     assert _grouping(make()) == {}
     assert _grouping(make(group_by_length=True, packing=True)) == {}
     assert _grouping(make(group_by_length=True))["micro_batch_size"] == 4
+
+
+def test_a_step_over_the_same_rows_has_the_same_loss_in_any_order(make, tmp_path):
+    """Every learned token counts alike: grouped in micro-batches of four, or at random."""
+    keys = {"holdout": 0.0, "max_steps": 1, "warmup": 0.0, "job_judge": False}
+    found = [
+        losses_of_run(make(**keys, **own, job_run=tmp_path / str(number)))
+        for number, own in enumerate(
+            (
+                {"micro_batch_size": 4, "grad_accum": 8, "group_by_length": True},
+                {"micro_batch_size": 4, "grad_accum": 8},
+            )
+        )
+    ]
+    assert found[1] == pytest.approx(found[0], rel=1e-4)
+
+
+def losses_of_run(job):
+    trained(job)
+    return losses(job)

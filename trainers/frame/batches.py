@@ -17,8 +17,8 @@ from trainers.prepare.sequences import lengths
 
 # Rows are sorted by length within pools of so many optimizer steps, and there are at least so many
 # pools: rows of one length do not meet in every epoch. (transformers' LengthGroupedSampler has the
-# same two numbers.)
-POOL_STEPS, FEWEST_POOLS = 50, 4
+# same two numbers.) A pool of few rows has at least so many micro-batches.
+POOL_STEPS, FEWEST_POOLS, FEWEST_BATCHES = 50, 4, 4
 AT_ONCE = 65_536  # places that are Python's numbers at one time: they take five times the memory
 
 
@@ -52,6 +52,13 @@ class Batches:
             grouped=stage.group_by_length and not stage.packing,
         )
 
+    @property
+    def pool_rows(self) -> int:
+        """Rows that are sorted together: of whole optimizer steps, and enough for a choice."""
+        wanted = min(POOL_STEPS, len(self.lengths) // (FEWEST_POOLS * self.per_step))
+        least = -(-FEWEST_BATCHES * self.micro // self.per_step)
+        return max(wanted, least) * self.per_step
+
     def order(self, epoch: int) -> Any:
         """Every place once, micro-batch after micro-batch."""
         return self._grouped(epoch) if self.grouped else self._shuffled(epoch)
@@ -78,8 +85,7 @@ class Batches:
         random = np.random.default_rng([self.seed, epoch])
         order = random.permutation(len(self.lengths))
         whole = len(order) - len(order) % self.micro  # the rest is the last, smaller micro-batch
-        pools = max(1, len(order) // (FEWEST_POOLS * self.per_step))
-        size = min(POOL_STEPS, pools) * self.per_step
+        size = self.pool_rows
         for start in range(0, whole, size):
             pool = order[start : min(start + size, whole)]
             pool = pool[np.argsort(-self.lengths[pool], kind="stable")].reshape(-1, self.micro)
@@ -111,11 +117,12 @@ class Batches:
         one = self if grouped is None else replace(self, grouped=grouped)
         return 1 - int(self.lengths.sum(dtype="int64")) / max(1, one.computed(one.order(0)))
 
-    def describe(self, rows: int) -> str:
+    def describe(self, rows: int, *, pairs: bool = False) -> str:
         """What the batches are, in a line; empty where nothing can be padded.
 
         Args:
             rows: How many there are; more than sequences if they are packed.
+            pairs: The shorter side of each is filled up to the longer one besides.
         """
         share = self.padding()
         sequences = len(self.lengths)
@@ -127,12 +134,13 @@ class Batches:
             )
         if self.micro == 1 or sequences < 2:
             return ""
+        beside = ", beside that of the shorter answers" if pairs else ""
         if self.grouped:
             return (
                 f"rows of similar length share a batch: {share:.0%} of the tokens computed are"
-                f" padding ({self.padding(grouped=False):.0%} with rows at random)"
+                f" padding ({self.padding(grouped=False):.0%} with rows at random){beside}"
             )
-        return f"{share:.0%} of the tokens computed are padding"
+        return f"{share:.0%} of the tokens computed are padding{beside}"
 
 
 class RowOrder:

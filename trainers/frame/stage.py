@@ -313,7 +313,7 @@ def _train(job: Job, objective: Objective[Any], parts: Parts) -> None:
     trainer.rows_at_once = rows_at_once(job)
     batches = choose_order(trainer, Batches.of(job, sequences, processes=settings.world_size()))
     if batches is not None:
-        tell(job, batches.describe(len(data.train)))
+        tell(job, batches.describe(len(data.train), pairs=objective.kind.name == "pairs"))
     trainer.checkpoint_store = store
     resume = last_checkpoint(job, store)  # the trainer has connected the processes
     request.doing = stopping.BEFORE
