@@ -11,10 +11,12 @@ from dataclasses import replace
 from advisor.estimate.cost import cost_estimate
 from advisor.estimate.memory import memory_estimate
 from advisor.estimate.time import Machine, machine_of, time_estimate
-from advisor.estimate.types import Estimate, Fits, RunSpec
+from advisor.estimate.types import Estimate, Fits, RunSpec, TimeEstimate
 from advisor.estimate.whole_time import Looked, time_by_parts
 from advisor.ground.types import Hardware, ModelShape
+from advisor.methods import objective
 
+WORTH_A_SERVER = 0.1  # of a step that a server for its answers would save
 HEAD_ROOM = 0.10  # of the device's memory: fragmentation, a longer batch than the sample's longest
 
 __all__ = [
@@ -81,6 +83,9 @@ def estimate(
             padded_length=padded_length,
         )
         duration_s = None if time is None else time.duration_s
+        if time is not None and not on_cpu:
+            said = [text] if (text := rollouts_note(spec, time)) else []
+            memory = replace(memory, warnings=(*memory.warnings, *said))
         if duration_s is not None and looked is not None:
             times = time_by_parts(spec, shape, machine, looked, train_s=duration_s)
         if tokens_total is None:
@@ -101,6 +106,22 @@ def estimate(
         cost_usd=usd,
         cost_note=note,
         unknown=tuple(unknown),
+    )
+
+
+def rollouts_note(spec: RunSpec, time: TimeEstimate) -> str:
+    """What a vLLM server would save of a step, if that is worth a server; else empty."""
+    if spec.options.get("rollouts") == "vllm" or spec.framework is not None:
+        return ""
+    takes_vllm = "rollouts" in objective(spec.objective).keys and spec.update in ("lora", "full")
+    saved_s = time.generate_s - time.served_s
+    if not takes_vllm or saved_s < WORTH_A_SERVER * time.step_s:
+        return ""
+    share, gain = time.generate_s / time.step_s, time.generate_s / max(time.served_s, 1e-9)
+    return (
+        f"generating the answers takes about {share:.0%} of a step; a vLLM server in an environment"
+        f" of its own (rollouts: vllm) is typically faster, here about {gain:.1f} times by the"
+        " estimate, on a further GPU of this kind"
     )
 
 

@@ -88,6 +88,23 @@ BANDS = {
 BAND_GUESSED = 0.30
 
 
+def server_share(spec: RunSpec, device: GpuSpec | None) -> list[Term]:
+    """What a vLLM server takes that shares the GPU with the trainer: its share, whatever it needs
+    of it.
+    """
+    share = spec.options.get("server_memory")
+    if not share or device is None or device.memory_bytes is None:
+        return []
+    return [
+        term_of(
+            "vLLM server on the same GPU",
+            share * device.memory_bytes,
+            f"launch.vllm.memory {share:g} of {device.memory_bytes / GIB:.0f} GiB",
+            src.COUNT,
+        )
+    ]
+
+
 def memory_estimate(
     spec: RunSpec, shape: ModelShape, *, cpu: bool = False, device: GpuSpec | None = None
 ) -> MemoryEstimate | None:
@@ -101,6 +118,7 @@ def memory_estimate(
     s = resolve(spec, dims, cpu=cpu)
     casts = cast_weights(s)
     standing = [*weights(s), *other_roles(s), *optimizer_states(s), *communication_buckets(s)]
+    standing += server_share(spec, device)
     full_gradients = gradients(s)
     # With accumulation the gradients of earlier micro-batches stay.
     kept = (

@@ -25,6 +25,8 @@ OPTIONS = (
     "rewards",
     "dropout",
     "train_embeddings",
+    "rollouts",
+    "server_memory",
 )
 
 

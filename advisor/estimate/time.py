@@ -5,7 +5,7 @@ communication. Arithmetic only.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from advisor.estimate.dims import Dims, corrects_experts, dims_of
 from advisor.estimate.frameworks import framework_of
@@ -16,7 +16,6 @@ from advisor.estimate.resolved_run import (
     answers_at_once,
     answers_each,
     resolve,
-    rollouts,
     trainable_params,
 )
 from advisor.estimate.types import RunSpec, TimeEstimate
@@ -57,6 +56,11 @@ CPU_MIXED_GAIN = 1.4  # with instructions for bfloat16: 1.3 to 1.5 measured on s
 CPU_BYTES_PER_S = 15e9
 FORWARD_TILES = 0.35  # a forward pass's share of what tiles take in both
 DECODE_SHARE = 0.3  # of the bandwidth, what `generate` reaches without a serving engine
+# What a vLLM server reaches of it, how much of the launches its CUDA graphs leave, and the answers
+# that it works on together. Assumed, from the design of vLLM: no run of ours has measured them.
+SERVER_SHARE, SERVER_LAUNCH_SHARE, SERVER_TOGETHER = 0.7, 0.1, 256
+TOGETHER = 512  # answers that a GPU holds in one call, mostly
+SENT_BYTES_PER_S = 2e9  # weights for a server, written and read once
 PADDED_LENGTH = 1.25  # rows of mixed lengths padded to the longest of their micro-batch
 
 
@@ -177,12 +181,10 @@ def time_estimate(
     ) + dequantise
     gather = _gather_s(spec, d, machine)
     micro = max(micro, gather) + 0.15 * min(micro, gather)
-    step = (
-        passed * micro
-        + _optimizer_s(spec, d, machine)
-        + _reduce_s(spec, d, machine)
-        + _generate_s(spec, d, machine, forward_launches, length)
-    )
+    generate = _generate_s(spec, d, machine, forward_launches, length)
+    step = passed * micro + _optimizer_s(spec, d, machine) + _reduce_s(spec, d, machine) + generate
+    served = replace(spec, options={**spec.options, "rollouts": "vllm"})
+    faster = _generate_s(served, d, machine, forward_launches, length)
     per_device = passed * tokens / padding
     steps = None
     if tokens_total:
@@ -205,6 +207,8 @@ def time_estimate(
         steps=steps,
         tokens_per_s_per_gpu=per_device / step,
         because=f"mostly {largest} on {machine.note}, {reached / 1e12:.3g} TFLOP/s reached",
+        generate_s=generate,
+        served_s=faster,
     )
 
 
@@ -348,19 +352,50 @@ def _generate_s(
         return 0.0
     answer_tokens = int(spec.options.get("response_tokens") or spec.seq_len // 2)
     request_tokens = max(0.0, length - answer_tokens)
-    a_token = _token_s(spec, d, machine, token_launch_s, answers_at_once(spec))
     answers = spec.micro_batch_size * spec.grad_accum * answers_each(spec) * share
-    times = rollouts(spec) if share == 1.0 else answers / answers_at_once(spec)
+    if spec.options.get("rollouts") == "vllm":
+        return _served_s(spec, d, machine, token_launch_s, answers, request_tokens)
+    together = answers_at_once(spec)
+    if spec.framework is None and share == 1.0:  # ours take all of a step, if memory holds them
+        together = max(together, min(int(answers), TOGETHER))
+    a_token = _token_s(spec, d, machine, token_launch_s, together)
+    times = answers / together if share < 1.0 else math.ceil(answers / together)
     return answers * request_tokens * 2 * d.active / machine.flops + times * answer_tokens * a_token
 
 
-def _token_s(spec: RunSpec, d: Dims, machine: Machine, launch_s: float, together: int) -> float:
-    """Time to write one token of so many answers: the weights are read once for all of them."""
+def _served_s(
+    spec: RunSpec, d: Dims, machine: Machine, launch_s: float, answers: float, request_tokens: float
+) -> float:
+    """Time of a step's answers from a vLLM server on a device of the same kind: requests are read
+    once for all of their answers, and the policy is sent before.
+    """
+    answer_tokens = int(spec.options.get("response_tokens") or spec.seq_len // 2)
+    together = int(max(1.0, min(answers, SERVER_TOGETHER)))
+    a_token = _token_s(
+        spec, d, machine, launch_s * SERVER_LAUNCH_SHARE, together, share=SERVER_SHARE
+    )
+    a_token = max(a_token, together * 2 * d.active / machine.flops)
+    requests = answers / answers_each(spec) * request_tokens * 2 * d.active / machine.flops
+    sent = trainable_params(d, spec) * 2 * 2 / SENT_BYTES_PER_S
+    return requests + answers / together * answer_tokens * a_token + sent
+
+
+def _token_s(
+    spec: RunSpec,
+    d: Dims,
+    machine: Machine,
+    launch_s: float,
+    together: int,
+    share: float = DECODE_SHARE,
+) -> float:
+    """Time to write one token of so many answers: the weights are read once for all of them, at
+    this share of the bandwidth.
+    """
     # Each answer uses experts of its own: together they read most of them.
     read = 1 - (1 - d.used_experts / d.experts) ** together if d.experts > 1 else 0.0
     width = DTYPE_BYTES.get(spec.weights_dtype, 2)
     held = _weight_bytes(spec, d, routed=d.routed_params * read, width=width)
-    weights_s = held / (machine.bytes_per_s * DECODE_SHARE)
+    weights_s = held / (machine.bytes_per_s * share)
     return float((weights_s**SMOOTH + launch_s**SMOOTH) ** (1 / SMOOTH))
 
 

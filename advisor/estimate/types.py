@@ -104,6 +104,8 @@ class TimeEstimate:
     steps: int | None
     tokens_per_s_per_gpu: float
     because: str
+    generate_s: float = 0.0  # of a step: the answers that are learned from
+    served_s: float = 0.0  # the same by a vLLM server on a GPU of its own
     warnings: tuple[str, ...] = ()
 
     @property

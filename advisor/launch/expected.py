@@ -17,6 +17,7 @@ from advisor.plan.keys import key_specs
 from advisor.plan.model import Plan, Stage
 from advisor.plan.read import resolve_path
 from advisor.plan.record import Expected, Times
+from advisor.plan.rollouts import asks_server
 
 KEPT_CHECKPOINTS = 3  # two stay; a third exists while it replaces the older one
 KEPT_BEST = 3  # weights of the best step: of the newest checkpoint's, of a later one, and a new one
@@ -33,6 +34,9 @@ def run_spec(plan: Plan, stage: Stage) -> RunSpec:
     own = {field.name: getattr(stage, field.name) for field in fields(stage)}
     if options.get("teacher"):
         own["teacher_params"] = teacher_params(plan, stage)
+    server = plan.launch.vllm
+    if asks_server(stage) and server is not None and server.python and not server.gpus:
+        own["server_memory"] = server.memory
     return stage_spec(
         stage.objective,
         stage.update,

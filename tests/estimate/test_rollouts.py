@@ -1,0 +1,88 @@
+"""Generating the answers of reinforcement learning: its time by engine, and a server's memory."""
+
+from dataclasses import replace
+
+import pytest
+
+from advisor.estimate import estimate
+from advisor.estimate.memory import memory_estimate
+from advisor.estimate.time import machine_of, time_estimate
+from advisor.estimate.types import RunSpec
+from advisor.ground.types import Gpu, Hardware
+from advisor.launch.expected import run_spec
+from advisor.plan.model import Launch, Plan, PlanData, Stage, VLLMServer
+from advisor.probe.catalogue import find_gpu
+from advisor.situation.shapes import model_shape
+
+GIB = 2**30
+GRPO = RunSpec(
+    objective="grpo", update="lora", rank=32, micro_batch_size=1, grad_accum=64, seq_len=2048,
+    options={"generations": 16, "response_tokens": 1024},
+)  # fmt: skip
+VLLM = replace(GRPO, options={**GRPO.options, "rollouts": "vllm"})
+
+
+def time_of(spec, gpu="H100 SXM"):
+    shape, _ = model_shape("Qwen/Qwen3-8B")
+    machine = machine_of(find_gpu(gpu).spec)
+    found = time_estimate(spec, shape, machine)
+    assert found is not None
+    return found
+
+
+def test_a_server_generates_faster_and_the_rest_of_a_step_is_the_same():
+    """The step differs by the time of generating alone."""
+    own, served = time_of(GRPO), time_of(VLLM)
+    assert served.generate_s == pytest.approx(own.served_s)
+    assert own.generate_s > 1.5 * served.generate_s
+    assert own.step_s - own.generate_s == pytest.approx(served.step_s - served.generate_s)
+    assert time_of(replace(GRPO, objective="sft")).generate_s == 0
+
+
+def test_the_answers_of_a_step_are_generated_together():
+    """Twice as many prompts in a call of at most 512 answers take as many tokens one after the
+    other.
+    """
+    less, more = (replace(GRPO, grad_accum=count, seq_len=1024) for count in (16, 32))
+    assert time_of(more).generate_s == pytest.approx(time_of(less).generate_s)
+
+
+def test_the_advice_says_what_a_server_would_save():
+    """On a GPU where it saves a tenth of a step; not with a server, nor for a module that no
+    server takes.
+    """
+    shape, _ = model_shape("Qwen/Qwen3-8B")
+    gpu = find_gpu("H100 SXM").spec
+    hardware = Hardware(
+        kind="cuda", origin="stated",
+        gpus=(Gpu(name=gpu.name, spec=gpu, memory_total_bytes=gpu.memory_bytes),),
+    )  # fmt: skip
+
+    def said(spec):
+        return [text for text in estimate(spec, shape, hardware).memory.warnings if "vLLM" in text]
+
+    (text,) = said(GRPO)
+    assert "of a step; a vLLM server" in text
+    assert not said(VLLM)
+    assert not said(replace(GRPO, update="ia3"))
+    assert not said(replace(GRPO, objective="sft"))
+
+
+def test_a_server_on_the_same_gpu_takes_its_share_of_it():
+    """launch.vllm with gpus 0: 0.4 of 80 GB beside everything that trains."""
+    shape, _ = model_shape("Qwen/Qwen3-8B")
+    gpu = find_gpu("H100 SXM").spec
+    stage = Stage(
+        name="grpo", objective="grpo", update="lora", learning_rate=1e-5,
+        options={"rollouts": "vllm"},
+    )  # fmt: skip
+    plan = Plan(model="m", data=PlanData(path="x"), stages=(stage,))
+    peaks = []
+    for server in (None, VLLMServer(python="p", gpus=0, memory=0.4), VLLMServer(python="p")):
+        spec = run_spec(replace(plan, launch=Launch(device="cuda", vllm=server)), stage)
+        peaks.append(memory_estimate(spec, shape, device=gpu))
+    alone, shared, beside = peaks
+    assert shared.peak_bytes - alone.peak_bytes == pytest.approx(0.4 * gpu.memory_bytes, rel=0.12)
+    assert beside.peak_bytes == alone.peak_bytes
+    (term,) = [term for term in shared.peak.terms if term.name.startswith("vLLM server")]
+    assert term.size_bytes == pytest.approx(0.4 * gpu.memory_bytes)
