@@ -117,8 +117,11 @@ def checksum_file(path: Path) -> Path:
 
 
 def remove_prepared(folder: Path, name: str) -> None:
-    """Remove all prepared rows of a name, whatever they were prepared from."""
-    for path in [*folder.glob(f"{name}-*.arrow"), *folder.glob(f"{name}-*.sha256")]:
+    """Remove all prepared rows of a name, whatever they were prepared from, and what earlier starts
+    said of them.
+    """
+    patterns = (f"{name}-*.arrow", f"{name}-*.sha256", f"{TEMPORARY}failed-*-{name}-*")
+    for path in [path for pattern in patterns for path in folder.glob(pattern)]:
         DISK.discard(path)
 
 
