@@ -24,6 +24,7 @@ INTRODUCTION = """\
 | `stages/<name>/` | the adapter or model, in the layout of PEFT or transformers |
 | `stages/<name>/checkpoints/` | where a stopped stage is resumed from |
 | `stages/<name>/rollouts.jsonl` | answers that were learned from, with their rewards (a sample) |
+| `prepared/` | the rows of each stage as token ids, with a checksum; made again if they are gone |
 | `metrics.jsonl` | one line per logged step, at most about 5,000 a stage |
 | `report.html` | all of it as a page |
 | `dry_run.json` | what `advise run --dry-run` measured |
