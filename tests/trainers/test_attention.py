@@ -10,6 +10,7 @@ from tests.trainers.pretend_gpu import GPU, pretend_gpu
 from trainers.frame import attention
 from trainers.frame.attention import choose, largest_gap, usable_here, with_attention
 from trainers.frame.depends_on import dependencies
+from trainers.prepare.packing import PackedBatches
 
 
 def varlen(q_SHD, k_SHD, v_SHD, *, cu_seqlens_q, max_seqlen_q, causal, **_):
@@ -151,6 +152,32 @@ def test_a_named_kernel_with_wrong_numbers_is_refused_before_the_model_loads(pac
         has(flash_attention_2=one_long_row)
         with pytest.raises(MachineNotReady, match="flash_attention_2, which gives other numbers"):
             with_attention(job, GPU)
+
+
+def test_flex_attention_keeps_packed_rows_apart():
+    """A packed row gets the logits of the row alone: in plain code here, compiled on a GPU."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
+    config = LlamaConfig(**sizes, num_attention_heads=2, num_key_value_heads=1)
+    torch.manual_seed(0)
+    model = LlamaForCausalLM._from_config(config, attn_implementation="flex_attention").eval()
+    rows = [torch.randint(0, 64, (length,)).tolist() for length in (7, 1, 17)]
+    whole = {
+        "input_ids": [*rows[0], *rows[1], *rows[2]],
+        "labels": [-100] * 25,
+        "seq_lengths": [7, 1, 17],
+    }
+    batch = PackedBatches(0)([whole])
+    torch.compiler.set_stance("force_eager")
+    try:
+        with torch.no_grad():
+            packed = model(batch["input_ids"], position_ids=batch["position_ids"], use_cache=False)
+            model.set_attn_implementation("sdpa")
+            alone = model(torch.tensor([rows[2]]), use_cache=False)
+    finally:
+        torch.compiler.set_stance("default")
+    torch.testing.assert_close(packed.logits[:, 8:], alone.logits, rtol=1e-4, atol=1e-5)
 
 
 def test_a_result_trained_with_a_kernel_loads_where_there_is_none():

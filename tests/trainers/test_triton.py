@@ -1,5 +1,5 @@
 """The Triton kernels that a run on a GPU uses give the numbers of plain torch, under Triton's
-interpreter: TRL's loss without logits, and Liger's norm, rotary embedding and gated MLP.
+interpreter: TRL's losses without logits, and Liger's norm, rotary embedding and gated MLP.
 
 Triton is 300 MB and no part of an installation for the CPU, so these tests need a line of their
 own (docs/gpu.md):
@@ -107,6 +107,46 @@ def test_the_loss_without_logits_is_that_of_whole_logits(monkeypatch, dtype, sof
     close = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.1}
     for one, other in zip(mine, theirs, strict=True):
         torch.testing.assert_close(one.float(), other.float(), **close)
+
+
+def divergence(student_NV, teacher_NV, beta):
+    """Of each token, as in generalised knowledge distillation (arXiv:2306.13649): forward KL at 0,
+    reverse KL at 1, else the distances of both from their mixture.
+    """
+    student_NV, teacher_NV = student_NV.log_softmax(-1), teacher_NV.log_softmax(-1)
+    if beta in (0.0, 1.0):
+        first, second = (teacher_NV, student_NV) if beta == 0 else (student_NV, teacher_NV)
+        return (first.exp() * (first - second)).sum(-1)
+    mixed_NV = ((1 - beta) * student_NV.exp() + beta * teacher_NV.exp()).log()
+    of_teacher = (teacher_NV.exp() * (teacher_NV - mixed_NV)).sum(-1)
+    of_student = (student_NV.exp() * (student_NV - mixed_NV)).sum(-1)
+    return beta * of_teacher + (1 - beta) * of_student
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
+def test_the_divergence_without_logits_is_that_of_whole_logits(monkeypatch, beta):
+    """What distillation learns from, and the student's gradients, over several tiles."""
+    from trl.kernels import chunked_divergence as module
+
+    monkeypatch.setattr(module, "_use_triton", lambda device: True)
+    for name, size in (("TOKEN_CHUNK_SIZE", 4), ("VOCAB_CHUNK_SIZE", 24), ("_BLOCK_SIZE", 16)):
+        monkeypatch.setattr(module, name, size)
+    generator = torch.Generator().manual_seed(0)
+    N, V = 6, 50
+    hidden_NH = torch.randn(N, 8, generator=generator).requires_grad_(True)
+    weight_VH = torch.randn(V, 8, generator=generator).requires_grad_(True)
+    teacher_NH, head_VH = (torch.randn(n, 12, generator=generator) for n in (N, V))
+    away_N = torch.randn(N, generator=generator)
+
+    def results(found_N):
+        return [found_N, *torch.autograd.grad(found_N, [hidden_NH, weight_VH], away_N)]
+
+    found_N, _ = module.ChunkedDivergenceFunction.apply(
+        hidden_NH, weight_VH, None, teacher_NH, head_VH, None, beta, 0.7
+    )
+    whole_N = divergence(hidden_NH @ weight_VH.T / 0.7, teacher_NH @ head_VH.T / 0.7, beta)
+    for one, other in zip(results(found_N), results(whole_N), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
 # --------------------------------------------------------------------------- Liger's layers
