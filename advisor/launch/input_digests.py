@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from advisor.ground.content import (
     READ_BYTES_PER_S,
@@ -51,6 +51,15 @@ def recorded_inputs(record: RunRecord) -> dict[str, InputContent]:
         key: InputContent(digest, record.input_files.get(key))
         for key, digest in record.inputs.items()
     }
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every value in the options of a stage as text, those in lists and maps included."""
+    if isinstance(value, dict | list | tuple):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _texts(part)
+    else:
+        yield str(value)
 
 
 @dataclass(slots=True)
@@ -107,7 +116,7 @@ class Inputs:
         texts = self.texts()
         wanted = {self.plan.model}
         for entry in entries:
-            own = [str(value) for value in entry.stage.options.values()]
+            own = list(_texts(entry.stage.options))
             wanted |= {entry.data.path, entry.start_folder or "", *own}
             wanted |= {value.rpartition(":")[0] for value in own}
         return {

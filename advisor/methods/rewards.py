@@ -77,7 +77,12 @@ def part_name(entry: Mapping[str, Any], source: str) -> str:
     value = str(entry[source])
     if source == "reward":
         return value.rpartition(":")[2]
-    return PurePosixPath(value).name if source == "reward_model" else value
+    if source == "reward_model":  # of a folder, which may have any name
+        return (
+            re.sub(r"[^\w.-]+", "-", PurePosixPath(value).name, flags=re.ASCII).strip("-.")
+            or source
+        )
+    return value
 
 
 def models_that_score(options: Mapping[str, Any]) -> int:

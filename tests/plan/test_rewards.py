@@ -53,6 +53,8 @@ def test_rewards_are_parts_with_weights_and_names():
         ("rm", 1.0, "reward_model"),
         ("theirs", 1.0, "reward_model"),
     ]
+    odd = [{"reward_model": "../my rm/"}, {"reward_model": ".."}]
+    assert [part.name for part in reward_parts({"rewards": odd})] == ["my-rm", "reward_model"]
     assert models_that_score(plan.stages[2].options) == 2
     assert entries(plan)[2].needs == ("sft", "rm")
     assert overlong_tokens({}, 20_480) == 4_096  # DAPO's numbers

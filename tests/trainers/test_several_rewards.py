@@ -381,6 +381,21 @@ def test_ppo_gives_an_answer_without_a_score_the_mean_of_the_others():
     assert parts == {"own": [1.0, None, 4.0]}
 
 
+def test_checkpoints_depend_on_the_files_of_every_reward(align, tmp_path):
+    """Other code in a function of the list is another training; where its file lies is not."""
+    from trainers.frame.depends_on import dependencies
+
+    def found(code):
+        (tmp_path / "own.py").write_text(code)
+        return dependencies(align("grpo", rewards=TWO), steps=3, rows="x" * 16)
+
+    first, other = found(OWN), found(OWN + "# changed")
+    assert "rewards[1].reward" in first.parts
+    assert first.parts != other.parts
+    assert first.settings == other.settings
+    assert first.settings["rewards"][1] == {"reward": "some", "weight": -0.5}
+
+
 @pytest.mark.light
 def test_a_part_is_called_once_with_all_answers():
     """The sum asks each reward once."""

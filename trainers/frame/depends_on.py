@@ -16,6 +16,7 @@ from typing import Any
 
 from advisor.ground.content import KnownFiles, file_digest, folder_digest
 from advisor.ground.errors import InputError
+from advisor.ground.shape import Keys, ListOf, Shape
 from advisor.methods.keys import FunctionText, PathText
 from advisor.plan.keys import key_specs
 from advisor.plan.record import read_record
@@ -109,18 +110,36 @@ def _options(job: Job) -> tuple[dict[str, Any], dict[str, str]]:
     of what its file or folder holds).
     """
     declared = key_specs().allowed(job.stage.objective, job.stage.update)
-    stages = {stage.name for stage in job.plan.stages}
     options, files = dict(job.options), {}
     for key, value in job.options.items():
         shape = declared[key].shape if key in declared else None
-        if not isinstance(shape, PathText | FunctionText) or not isinstance(value, str):
-            continue
-        name, function = (
-            value.rpartition(":")[::2] if isinstance(shape, FunctionText) else (value, "")
-        )
-        path = job.folder / Path(name).expanduser()
-        if name in stages or not path.exists():
-            continue
-        files[key] = folder_digest(path).digest if path.is_dir() else file_digest(path).sha256
-        options[key] = function
+        options[key] = _without_paths(job, key, value, shape, files)
     return options, files
+
+
+def _without_paths(
+    job: Job, name: str, value: Any, shape: Shape | None, files: dict[str, str]
+) -> Any:
+    """A value without the paths in it, whose contents go into `files`: name -> digest.
+
+    Args:
+        name: Of the value: `reward`, `rewards[0].reward`.
+    """
+    if isinstance(shape, ListOf) and isinstance(value, list):
+        return [
+            _without_paths(job, f"{name}[{place}]", part, shape.of, files)
+            for place, part in enumerate(value)
+        ]
+    if isinstance(shape, Keys) and isinstance(value, dict):
+        return {
+            key: _without_paths(job, f"{name}.{key}", part, shape.keys.get(key), files)
+            for key, part in value.items()
+        }
+    if not isinstance(shape, PathText | FunctionText) or not isinstance(value, str):
+        return value
+    text, function = value.rpartition(":")[::2] if isinstance(shape, FunctionText) else (value, "")
+    path = job.folder / Path(text).expanduser()
+    if text in {stage.name for stage in job.plan.stages} or not path.exists():
+        return value
+    files[name] = folder_digest(path).digest if path.is_dir() else file_digest(path).sha256
+    return function
