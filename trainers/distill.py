@@ -14,6 +14,7 @@ from typing import Any, cast
 from advisor.data import recognise
 from advisor.data.read.hub import is_hub_id
 from advisor.ground.errors import Fault
+from advisor.plan.rollouts import asks_server
 from trainers.evaluation.generation import TextEvaluator
 from trainers.evaluation.loss import held_out, mean_loss, padded_batch
 from trainers.evaluation.metrics import Comparison, compare
@@ -27,6 +28,7 @@ from trainers.frame.stage import Objective
 from trainers.frame.types import Device, Model, Tokenizer, Trainer
 from trainers.prepare import Prepared, Row
 from trainers.prepare.prompts import PROMPTS, Prompt
+from trainers.rollouts.choose import OpenServer, engine_of, open_rollouts, rollout_faults
 from trainers.teachers.answers import (
     Written,
     answered,
@@ -56,6 +58,7 @@ class Distillation(Objective[Row]):
     measures_loss = True
     logged = ("completions/mean_length", "completions/clipped_ratio")
     teacher: Any = None  # the teacher's model, once something needs it
+    server: OpenServer | None = None  # that generates the student's answers
 
     def config_class(self) -> type:
         from trl import SFTConfig
@@ -66,7 +69,7 @@ class Distillation(Objective[Row]):
         teacher_source(job)
         if job.options.get("teacher_quantization"):
             check_versions(quantized=True)
-        stage_, found = job.stage, []
+        stage_, found = job.stage, rollout_faults(job)
         at = f"stage {stage_.name}:"
         answer = int(job.options["response_tokens"])
         if self.answers_from(job) == TEACHER and answer + SHORTEST_PROMPT > stage_.seq_len:
@@ -77,6 +80,9 @@ class Distillation(Objective[Row]):
                     hint="raise seq_len, or lower response_tokens",
                 )
             )
+        if asks_server(stage_) and job.options["on_policy"] == 0:
+            what = f"{at} rollouts: vllm has no effect: at on_policy 0 the student writes nothing"
+            found.append(Fault(what=what, hint="raise on_policy, or remove rollouts"))
         if stage_.trl.get("loss_type") not in (None, "nll"):
             what = f"{at} trl: 'loss_type' has no effect: the loss is the distance to the teacher"
             found.append(Fault(what=what, hint="remove it; beta says which distance"))
@@ -172,6 +178,7 @@ class Distillation(Objective[Row]):
         from trainers.frame.loading import check_vocabulary
         from trainers.frame.trl_trainer import frozen_copy
 
+        self.server = open_rollouts(job)  # before the model is loaded: it may be gone
         model: Any = super().load(job, device, update, tokenizer, data)
         if is_own_base(job):
             self.teacher = None
@@ -194,6 +201,7 @@ class Distillation(Objective[Row]):
     ) -> Trainer:
         from datasets import Dataset
 
+        from trainers.frame.progress import say
         from trainers.prepare import dataset_columns
 
         options = job.options
@@ -202,7 +210,7 @@ class Distillation(Objective[Row]):
             "packing": False,
             "dataset_kwargs": {"skip_prepare_dataset": True},
         }
-        return distilling_trainer()(
+        built: Any = distilling_trainer()(
             model=model,
             args=settings.build_config(self.config_class(), {**arguments, **own}, job),
             train_dataset=Dataset.from_dict(dataset_columns(sequences, lengths=False)),
@@ -218,6 +226,8 @@ class Distillation(Objective[Row]):
                 seed=job.stage.seed,
             ),
         )
+        built.engine = engine_of(job, self.server, built.local_engine(say), built.policy)
+        return built
 
     # ------------------------------------------------------------------ measuring
 

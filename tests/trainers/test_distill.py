@@ -220,6 +220,21 @@ def test_the_base_of_a_module_is_a_teacher_in_one_copy(
     assert found["after"] < 0.5 * found["before"]
 
 
+def test_a_server_generates_the_students_answers(lesson, tiny_model):
+    """With `rollouts: vllm` the weights go to the server before each step that the student answers,
+    and in no other.
+    """
+    from advisor.plan.model import Launch, VLLMServer
+    from tests.trainers.rollouts.vllm_stand_in import StandIn
+
+    with StandIn(tiny_model) as server:
+        job = lesson(rollouts="vllm", on_policy=0.5, max_steps=4, job_judge=False)
+        launch = Launch(vllm=VLLMServer(url=server.url))
+        trained(replace(job, plan=replace(job.plan, launch=launch)))
+        assert len(server.loaded) == 2
+        assert not server.adapters
+
+
 # --------------------------------------------------------------------------- the teacher's answers
 
 
@@ -356,8 +371,9 @@ def test_another_vocabulary_is_refused_before_a_model_loads(lesson, teacher, tmp
         ({"teacher": "./nowhere"}, "teacher: no such folder"),
         ({"answers": "teacher", "response_tokens": 500}, "leave no room for a prompt"),
         ({"trl": {"loss_type": "dft"}}, "'loss_type' has no effect"),
+        ({"rollouts": "vllm", "on_policy": 0.0}, "rollouts: vllm has no effect"),
     ],
-    ids=["none", "no-folder", "no-room", "loss-type"],
+    ids=["none", "no-folder", "no-room", "loss-type", "server"],
 )
 def test_what_cannot_be_distilled_is_said_before_the_model_loads(
     keys, message, lesson, monkeypatch

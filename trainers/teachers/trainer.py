@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,7 +111,7 @@ def distilling_trainer() -> type:
                 self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
             )
             add_distance(self.student)
-            self._engine: Any = None
+            self.engine: Any = None  # generates the student's answers; set once this is made
             self._written: list[tuple[int, bool]] = []  # tokens of an answer, whether it ended
 
         # ------------------------------------------------------------------ the student's answers
@@ -153,7 +153,8 @@ def distilling_trainer() -> type:
                     temperature=self.lesson.temperature,
                     stops=stop_ids(self.model),
                 )
-                found = self.engine().generate(prompts, sampling)
+                self.engine.load_weights()
+                found = self.engine.generate(prompts, sampling)
             for place, prompt, written, ended in zip(
                 asked, prompts, found.ids, found.ended, strict=True
             ):
@@ -165,20 +166,26 @@ def distilling_trainer() -> type:
                 self._written.append((len(answer), ended and len(answer) == len(written)))
             return rows
 
-        def engine(self) -> Any:
-            """What generates the student's answers; the teacher takes room beside it."""
+        def policy(self) -> Any:
+            """The context in which the model is the student: it always is."""
+            return nullcontext(self.accelerator.unwrap_model(self.model))
+
+        def local_engine(self, say: Callable[[str], None]) -> Any:
+            """Generates the student's answers in this process; the teacher takes room beside it."""
             from trainers.rollouts.transformers_engine import TransformersEngine
 
-            if self._engine is None:
-                student = self.accelerator.unwrap_model(self.model)
-                beside = [] if self.lesson.teacher is None else [self.lesson.teacher]
-                self._engine = TransformersEngine(
-                    lambda: nullcontext(student),
-                    pad_id=self.processing_class.pad_token_id,
-                    models=lambda: [student, *beside],
-                    autocast=self.accelerator.autocast,
-                )
-            return self._engine
+            beside = [] if self.lesson.teacher is None else [self.lesson.teacher]
+            return TransformersEngine(
+                self.policy,
+                pad_id=self.processing_class.pad_token_id,
+                models=lambda: [self.accelerator.unwrap_model(self.model), *beside],
+                autocast=self.accelerator.autocast,
+                say=say,
+            )
+
+        def train(self, *args: Any, **kwargs: Any) -> Any:
+            with closing(self.engine):
+                return super().train(*args, **kwargs)
 
         def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
             if self._written and "loss" in logs:
