@@ -217,7 +217,7 @@ class GRPO(Objective[Prompt]):
         """The reward model's files; those of a verifier or a function are keys of the stage."""
         folders = model_folders(job, (*data.train, *data.holdout))
         digests = [folder_digest(folder).digest for folder in folders]
-        return {"reward": "-".join(digests)} if digests else {}
+        return {f"reward {place}" if place else "reward": one for place, one in enumerate(digests)}
 
     def save(
         self, job: Job, trainer: Trainer, model: Model, tokenizer: Tokenizer

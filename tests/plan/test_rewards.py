@@ -7,6 +7,7 @@ import pytest
 
 from advisor.ground.errors import InputError
 from advisor.ground.yaml_reader import parse_yaml
+from advisor.launch.input_digests import Inputs
 from advisor.methods.rewards import models_that_score, overlong_tokens, reward_parts
 from advisor.plan.entries import entries
 from advisor.plan.paths import with_paths
@@ -78,6 +79,15 @@ def test_paths_in_rewards_move_along():
     moved = with_paths(plan_of(GOOD), lambda path: f"/there/{path}")
     values = [part.value for part in reward_parts(moved.stages[2].options)]
     assert values[3:] == ["/there/own/scores.py:judge", "rm", "/there/../their/rm"]
+
+
+def test_files_of_rewards_are_inputs_of_the_run(tmp_path):
+    """Another function in the same file makes it another run, as another data file does."""
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "scores.py").write_text("def judge(**_): ...")
+    plan = plan_of(GOOD)
+    inputs = Inputs(plan, tmp_path / "plan.yaml")
+    assert list(inputs.of_entries(entries(plan)[2:])) == ["file own/scores.py"]
 
 
 FAULTS = {

@@ -110,7 +110,8 @@ def _options(job: Job) -> tuple[dict[str, Any], dict[str, str]]:
     of what its file or folder holds).
     """
     declared = key_specs().allowed(job.stage.objective, job.stage.update)
-    options, files = dict(job.options), {}
+    options: dict[str, Any] = dict(job.options)
+    files: dict[str, str] = {}
     for key, value in job.options.items():
         shape = declared[key].shape if key in declared else None
         options[key] = _without_paths(job, key, value, shape, files)
