@@ -148,7 +148,10 @@ def memory_estimate(
         *evaluation_memory(s)]),
     ]  # fmt: skip
     share = special(objective(spec.objective), "written_share")
-    if objective(spec.objective).generates and (share is None or share(spec) > 0):
+    # PPO answers the held-out prompts of its evaluations itself, beside the server.
+    own = special(objective(spec.objective), "answers_at_once") is not None
+    served = spec.options.get("rollouts") == "vllm" and not own
+    if objective(spec.objective).generates and not served and (share is None or share(spec) > 0):
         moments.append(
             _moment(
                 "generating answers",

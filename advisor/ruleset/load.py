@@ -41,7 +41,7 @@ from advisor.ruleset.model import Assumption, Rule, Ruleset, Table
 __all__ = ["SHIPPED_LAYERS", "load_rules", "only_layer"]
 
 SHIPPED_LAYERS = ("document", "evidence")
-MAX_INPUTS = 13  # of a shipped table: what a person can still take in
+MAX_INPUTS = 14  # of a shipped table: what a person can still take in
 MAX_OWN_INPUTS = 16  # with those that files of one's own add
 MAX_OWN_RULES = 300  # of one user's file, so that it is read and proved in a second or so
 LAYER_NAME = Text(

@@ -86,3 +86,13 @@ def test_a_server_on_the_same_gpu_takes_its_share_of_it():
     assert beside.peak_bytes == alone.peak_bytes
     (term,) = [term for term in shared.peak.terms if term.name.startswith("vLLM server")]
     assert term.size_bytes == pytest.approx(0.4 * gpu.memory_bytes)
+
+
+def test_training_alone_generates_nothing():
+    """With a server of its own GPU the trainer never holds the answers of a step."""
+    shape, _ = model_shape("Qwen/Qwen3-8B")
+    names = [
+        {moment.name for moment in memory_estimate(spec, shape).moments}
+        for spec in (GRPO, VLLM, replace(VLLM, objective="ppo"))
+    ]
+    assert ["generating answers" in found for found in names] == [True, False, True]
