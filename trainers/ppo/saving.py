@@ -45,7 +45,7 @@ def save_checkpoint(
             _save_trained(place, ppo)
     wait_for_all()
     if is_main_process():
-        rate = ppo.optimizer.param_groups[0]["lr"]
+        rate = float(ppo.optimizer.param_groups[0]["lr"])  # torchao keeps a tensor
         store.complete(step, {"steps": steps, "learning_rate": rate, "epoch": epoch})
 
 
