@@ -31,6 +31,7 @@ from advisor.methods import objectives, update, updates
 from advisor.methods.optimizers import missing, optimizer
 from advisor.plan.entries import Entry
 from advisor.plan.model import Plan
+from advisor.plan.optimizer_checks import optimizer_faults
 from advisor.plan.read import resolve_path
 from advisor.plan.smaller import key_path
 
@@ -95,6 +96,9 @@ def run_preflight(
         )
     chosen = choose_gpus(plan, todo, hardware, os.environ)
     bad += _dtype_faults(todo, chosen.gpus)
+    device = "cuda" if plan.launch.device == "rocm" else plan.launch.device
+    for stage in {entry.stage.name: entry.stage for entry in todo}.values():
+        bad += optimizer_faults(stage, device)
     if bad:
         raise InputError(faults=bad)
     need = sum_known(

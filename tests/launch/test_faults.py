@@ -292,19 +292,24 @@ def test_full_fine_tuning_needs_room_for_its_optimizer_states(shop):
 
 
 def test_the_package_of_an_optimizer_is_asked_for_before_anything_is_written(shop, monkeypatch):
-    """Exit code 4 with the command that installs it, and what there is to know of its licence."""
+    """Exit code 4 with the command that installs it; one that does not go with the stage is refused
+    first, with exit code 2.
+    """
     import importlib.metadata as metadata
 
     real = metadata.version
 
     def version(name):
-        if name == "apollo-torch":
+        if name == "torch-optimi":
             raise metadata.PackageNotFoundError(name)
         return real(name)
 
     monkeypatch.setattr(metadata, "version", version)
     (shop / "plan.yaml").write_text(PLAN + "    optimizer: apollo_adamw\n")
-    with pytest.raises(MachineNotReady, match="apollo_adamw needs apollo-torch, which is not"):
+    with pytest.raises(InputError, match="update lora trains a small module beside them"):
+        run(output="out")
+    (shop / "plan.yaml").write_text(PLAN + "    optimizer: stable_adamw\n")
+    with pytest.raises(MachineNotReady, match="stable_adamw needs torch-optimi, which is not"):
         run(output="out")
     assert not (shop / "out").exists()
 

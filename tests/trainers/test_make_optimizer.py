@@ -19,15 +19,15 @@ import torch
 from advisor.ground.errors import InputError, MachineNotReady
 from advisor.methods.optimizers import OPTIMIZERS, optimizer
 from advisor.methods.stage import Stage, stage_keys
+from advisor.plan.optimizer_checks import optimizer_faults
 from trainers import sft
 from trainers.frame.checkpoints import load_state, save_state
 from trainers.frame.machine import check_versions
 from trainers.frame.make_optimizer import hidden_matrices, model_optimizer, target_matrices
 from trainers.frame.muon import MuonWithAdamW
 from trainers.frame.optimizer_states import as_evaluated, load_optimizer
-from trainers.frame.optimizers import optimizer_faults, rate_note, rounded_away
+from trainers.frame.optimizers import rate_note, rounded_away
 
-CPU = torch.device("cpu")
 ON_CPU = [name for name, one in OPTIMIZERS.items() if "cpu" in one.devices]
 
 
@@ -235,7 +235,7 @@ def test_averaged_weights_are_measured_and_training_goes_on():
 )
 def test_what_an_optimizer_cannot_do_is_said(name, changes, said):
     """By name, with what is allowed, before a model loads."""
-    faults = optimizer_faults(stage(name, **changes), CPU)
+    faults = optimizer_faults(stage(name, **changes), "cpu")
     assert said in "\n".join(fault.what for fault in faults)
     assert all(fault.allowed or fault.hint for fault in faults)
 
@@ -243,7 +243,7 @@ def test_what_an_optimizer_cannot_do_is_said(name, changes, said):
 def test_a_step_that_is_compiled_needs_a_compiler(monkeypatch):
     """torchao's optimizers compile their steps: without a compiler that is said at the start."""
     monkeypatch.setenv("CXX", "no-such-compiler")
-    (fault,) = optimizer_faults(stage("adamw_torch_4bit"), CPU)
+    (fault,) = optimizer_faults(stage("adamw_torch_4bit"), "cpu")
     assert "compiles its step, and CXX names no-such-compiler" in fault.what
 
 

@@ -18,6 +18,7 @@ from advisor.methods import methods
 from advisor.methods.kernels import is_flash
 from advisor.methods.model import Update as UpdateValue
 from advisor.methods.optimizers import optimizer
+from advisor.plan.optimizer_checks import optimizer_faults
 from advisor.plan.record import RESULT
 from trainers.frame.bases import find_base, keep_base
 from trainers.frame.experts import find_experts, silence_routers
@@ -32,7 +33,6 @@ from trainers.frame.model_files import (
     check_loaded,
     reading,
 )
-from trainers.frame.optimizers import optimizer_faults
 from trainers.frame.starts import moves_base
 from trainers.frame.stored import written_out
 from trainers.frame.types import AdaptedModel, Device, Model, Tokenizer
@@ -131,7 +131,7 @@ def dtype_faults(job: Job, device: Device) -> list[Fault]:
                     allowed="weights_dtype: float16 with precision: mixed, or float32",
                 )
             )
-    return [*found, *optimizer_faults(stage, device)]
+    return [*found, *optimizer_faults(stage, device.type)]
 
 
 def quantization_config(job: Job) -> Any | None:
