@@ -75,7 +75,7 @@ EQUAL_PLAN: dict[str, Any] = {
     "target_modules": "all-linear", "weights_dtype": "float32", "precision": "pure",
     "warmup": 0.1, "scheduler": "cosine", "optimizer": "adamw_fused",
     "micro_batch_size": MICRO, "grad_accum": ACCUM, "seq_len": SEQ_LEN,
-    "packing": False, "gradient_checkpointing": False, "seed": SEED,
+    "packing": False, "group_by_length": False, "gradient_checkpointing": False, "seed": SEED,
 }  # fmt: skip
 
 

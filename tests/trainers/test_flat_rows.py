@@ -2,6 +2,7 @@
 tiled_loss.py).
 """
 
+import peft
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -70,6 +71,19 @@ def test_rows_end_to_end_have_the_loss_of_padded_rows(head_trains, checkpointed,
     assert padded_gradients.keys() == flat_gradients.keys()
     for name, gradient in padded_gradients.items():
         torch.testing.assert_close(flat_gradients[name], gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_with_a_module_computes_no_padding():
+    """PEFT's forward passes every argument on, most of them None."""
+    base = model_of()
+    model = peft.get_peft_model(base, peft.LoraConfig(task_type="CAUSAL_LM", r=2))
+    add_answer_loss(base)
+    widths = []
+    base.model.embed_tokens.register_forward_hook(
+        lambda _, given, __: widths.append(given[0].shape)
+    )
+    assert model(**batch_of(7, 20, 4), answer_loss=True).shape == (16,)
+    assert widths == [(1, 31)]
 
 
 def test_packed_rows_lose_their_padding_too():

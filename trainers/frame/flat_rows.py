@@ -39,9 +39,11 @@ def flat_line(inputs: Mapping[str, Any]) -> dict[str, Any] | None:
     """
     import torch
 
-    ids_BT = inputs.get("input_ids")
-    mask_BT, positions_BT = inputs.get("attention_mask"), inputs.get("position_ids")
-    if ids_BT is None or not set(inputs) <= TAKEN or (mask_BT is None) == (positions_BT is None):
+    ids_BT: Any = inputs.get("input_ids")
+    mask_BT: Any = inputs.get("attention_mask")
+    positions_BT: Any = inputs.get("position_ids")
+    given = {name for name, value in inputs.items() if value is not None}  # PEFT passes all names
+    if ids_BT is None or not given <= TAKEN or (mask_BT is None) == (positions_BT is None):
         return None
     if mask_BT is not None:
         kept_BT = mask_BT.bool()

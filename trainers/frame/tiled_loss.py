@@ -67,7 +67,7 @@ def _function() -> Any:
             return log_probs_N
 
         @staticmethod
-        def backward(ctx: Any, gradients_N: Any) -> Any:  # type: ignore[override]
+        def backward(ctx: Any, gradients_N: Any) -> Any:
             (slopes_NH,) = ctx.saved_tensors
             return slopes_NH * gradients_N[:, None].to(slopes_NH.dtype), None, None, None
 
