@@ -16,7 +16,7 @@ from functools import lru_cache
 from advisor.ground.types import TokenStats
 
 # As trainers/frame/batches.py: rows are sorted within pools of so many optimizer steps.
-POOL_STEPS, FEWEST_POOLS, FEWEST_BATCHES = 50, 4, 4
+POOL_STEPS, FEWEST_POOLS, FEWEST_STEPS = 50, 4, 8
 SLICES = 200  # of the lengths, for the mean of the longest of several rows
 # Around a row with one question: 33 where the template of SmolLM2 adds a system prompt, 4 for long
 # rows, whose words are longer than assumed.
@@ -44,8 +44,8 @@ def padded_tokens(
         return random
     # A sorted pool in groups of `micro`: the padding of all groups together is at most one group
     # as long as from the shortest row to the longest, and half of it where lengths are even.
-    wanted = min(POOL_STEPS, rows // (FEWEST_POOLS * per_step))
-    pool = max(wanted, -(-FEWEST_BATCHES * micro // per_step)) * per_step
+    steps = max(FEWEST_STEPS, min(POOL_STEPS, rows // (FEWEST_POOLS * per_step)))
+    pool = max(1, min(rows, steps * per_step))
     bins = _bins(tokens, seq_len)
     spread = bins[-1][1] - bins[0][0]
     return min(random, _mean_of_longest(bins, 1) + spread * micro / (2 * pool))

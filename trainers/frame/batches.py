@@ -17,8 +17,8 @@ from trainers.prepare.sequences import lengths
 
 # Rows are sorted by length within pools of so many optimizer steps, and there are at least so many
 # pools: rows of one length do not meet in every epoch. (transformers' LengthGroupedSampler has the
-# same two numbers.) A pool of few rows has at least so many micro-batches.
-POOL_STEPS, FEWEST_POOLS, FEWEST_BATCHES = 50, 4, 4
+# same two numbers.) Of few rows a pool has at least so many steps, or all of them.
+POOL_STEPS, FEWEST_POOLS, FEWEST_STEPS = 50, 4, 8
 AT_ONCE = 65_536  # places that are Python's numbers at one time: they take five times the memory
 
 
@@ -55,9 +55,8 @@ class Batches:
     @property
     def pool_rows(self) -> int:
         """Rows that are sorted together: of whole optimizer steps, and enough for a choice."""
-        wanted = min(POOL_STEPS, len(self.lengths) // (FEWEST_POOLS * self.per_step))
-        least = -(-FEWEST_BATCHES * self.micro // self.per_step)
-        return max(wanted, least) * self.per_step
+        steps = len(self.lengths) // (FEWEST_POOLS * self.per_step)
+        return max(FEWEST_STEPS, min(POOL_STEPS, steps)) * self.per_step
 
     def order(self, epoch: int) -> Any:
         """Every place once, micro-batch after micro-batch."""
