@@ -24,6 +24,7 @@ DRAWN = {
         "Engine mismatch of log-probabilities",
         "nats",
     ),
+    "correction_capped": ("Importance weights that were too large", "share"),
     "response_tokens": ("Length of answers", "tokens"),
     "completions_mean_length": ("Length of answers", "tokens"),
     "completions_clipped_ratio": ("Answers cut at response_tokens", "share"),

@@ -172,7 +172,8 @@ def train(job):
 
 
 @pytest.mark.parametrize(
-    ("name", "update"), [("grpo", "lora"), ("grpo", "full"), ("rloo", "lora"), ("ppo", "lora")]
+    ("name", "update"),
+    [("grpo", "lora"), ("grpo", "full"), ("rloo", "lora"), ("ppo", "lora"), ("ppo", "full")],
 )
 def test_a_stage_learns_from_the_answers_of_a_server(name, update, align, server, tmp_path):
     """The weights reach the server in every step: its probabilities are the trainer's, although a
