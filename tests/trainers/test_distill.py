@@ -11,7 +11,13 @@ from tests.trainers.alignment import losses, trained
 from trainers import distill
 from trainers.frame.job import make_job
 from trainers.teachers import answers as answers_module
-from trainers.teachers.divergence import Head, divergences, logit_divergences
+from trainers.teachers.divergence import (
+    Head,
+    divergences,
+    in_slices,
+    in_tiles,
+    logit_divergences,
+)
 from trainers.teachers.trainer import is_on_policy, prompt_length
 
 SMALL = {"response_tokens": 6, "max_steps": 6, "micro_batch_size": 4, "save_steps": 2}
@@ -50,21 +56,20 @@ def lesson(make, teacher):
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize("plain", [True, False], ids=["tiles", "slices"])
-def test_the_divergence_is_trls(beta, temperature, plain, monkeypatch):
-    """In tiles of TRL's kernel, and in slices of tokens for other heads, value and gradient are
-    those of GKD's loss on whole logits.
+@pytest.mark.parametrize("by", [in_tiles, in_slices, divergences])
+def test_the_divergence_is_trls(beta, temperature, by, monkeypatch):
+    """In tiles of TRL's kernel and in slices of tokens, value and gradient are those of GKD's loss
+    on whole logits.
     """
     import torch
     from trl.experimental.gkd import GKDTrainer
 
     monkeypatch.setattr("trainers.teachers.divergence.SLICE_LOGITS", 64)  # two tokens each
     torch.manual_seed(0)
-    kind = torch.nn.Linear if plain else type("Adapted", (torch.nn.Linear,), {})
-    mine, theirs = kind(8, 32), kind(12, 40)
+    mine, theirs = torch.nn.Linear(8, 32), torch.nn.Linear(12, 40)
     own_NH = torch.randn(5, 8, requires_grad=True)
     other_NH = torch.randn(5, 12)
-    found_N = divergences(
+    found_N = by(
         Head(mine), Head(theirs), own_NH, other_NH, beta=beta, temperature=temperature, size=32
     )
     found = torch.autograd.grad(found_N.mean(), [own_NH, mine.weight])
@@ -78,7 +83,8 @@ def test_the_divergence_is_trls(beta, temperature, plain, monkeypatch):
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-6)
 
 
-def test_a_capped_and_scaled_head_is_scored_as_the_model_scores():
+@pytest.mark.parametrize("by", [in_tiles, in_slices])
+def test_a_capped_and_scaled_head_is_scored_as_the_model_scores(by):
     """A soft cap and a scale of the logits count in tiles as in slices."""
     import torch
 
@@ -87,7 +93,7 @@ def test_a_capped_and_scaled_head_is_scored_as_the_model_scores():
     other = torch.nn.Linear(8, 32, bias=False)
     own_NH, other_NH = torch.randn(4, 8) * 9, torch.randn(4, 8) * 9
     mine, theirs = Head(module, scale=0.5, cap=3.0), Head(other)
-    found_N = divergences(mine, theirs, own_NH, other_NH, beta=1.0, temperature=1.0, size=32)
+    found_N = by(mine, theirs, own_NH, other_NH, beta=1.0, temperature=1.0, size=32)
     capped_NV = 3 * torch.tanh(module(own_NH) * 0.5 / 3)
     expected_N = logit_divergences(capped_NV, other(other_NH), beta=1.0)
     assert torch.allclose(found_N, expected_N, rtol=1e-4, atol=1e-6)
