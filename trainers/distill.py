@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, cast
 
 from advisor.data import recognise
@@ -199,9 +200,8 @@ class Distillation(Objective[Row]):
         sequences: Sequence[Sequence[Row]],
         arguments: Mapping[str, Any],
     ) -> Trainer:
-        from datasets import Dataset
-
         from trainers.frame.progress import say
+        from trainers.frame.rows_dataset import rows_dataset
         from trainers.prepare import dataset_columns
 
         options = job.options
@@ -213,7 +213,7 @@ class Distillation(Objective[Row]):
         built: Any = distilling_trainer()(
             model=model,
             args=settings.build_config(self.config_class(), {**arguments, **own}, job),
-            train_dataset=Dataset.from_dict(dataset_columns(sequences, lengths=False)),
+            train_dataset=rows_dataset(sequences, partial(dataset_columns, lengths=False)),
             processing_class=tokenizer,
             peft_config=peft_config,
             lesson=Lesson(

@@ -130,9 +130,8 @@ class GRPO(Objective[Prompt]):
         sequences: Sequence[Sequence[Prompt]],
         arguments: Mapping[str, Any],
     ) -> Trainer:
-        from datasets import Dataset
-
         from trainers.frame.progress import say
+        from trainers.frame.rows_dataset import rows_dataset
         from trainers.rewards.in_trl import Scored, WatchCallback, reward_functions
         from trainers.rollouts.transformers_engine import TransformersEngine
 
@@ -156,18 +155,12 @@ class GRPO(Objective[Prompt]):
             model=model,
             reward_funcs=reward_functions(self.rewards, scored),
             args=settings.build_config(self.config_class(), {**arguments, **own}, job),
-            train_dataset=Dataset.from_dict(
-                {
-                    "prompt": [row.prompt for row in rows],
-                    "answer": [row.answer for row in rows],
-                    "ids": [list(row.prompt_ids) for row in rows],
-                }
-            ),
+            train_dataset=rows_dataset(rows, prompt_columns),
             processing_class=tokenizer,
             peft_config=peft_config,
             dropout=job.options.get("dropout", 0.0),
         )
-        built.ids_of = {row.prompt: list(row.prompt_ids) for row in rows}
+        built.ids_of = {row.prompt: row.prompt_ids for row in rows}
         local = TransformersEngine(
             built.policy,
             pad_id=tokenizer.pad_token_id,
@@ -260,6 +253,15 @@ def steps_together(job: Job, prompts: int, *, processes: int) -> int:
     )
 
 
+def prompt_columns(rows: Sequence[Prompt]) -> dict[str, list[Any]]:
+    """The columns of the trainer: prompts, the answers that rewards compare with, token ids."""
+    return {
+        "prompt": [row.prompt for row in rows],
+        "answer": [row.answer for row in rows],
+        "ids": [list(row.prompt_ids) for row in rows],
+    }
+
+
 def filled(rows: Sequence[Prompt], size: int) -> list[Prompt]:
     """The prompts, and the first of them again until `size` divides their number: TRL leaves out
     what does not fill a part.
@@ -286,7 +288,7 @@ def with_prepared_prompts(trainer: type) -> type:
     base: Any = with_rollout_log(with_safe_checkpoints(trainer))
 
     class Prompted(base):
-        ids_of: Mapping[str, list[int]]
+        ids_of: Mapping[str, Sequence[int]]
         engine: Engine
         loaded_step = -1  # whose weights the engine has
         drawn: Sequence[Sequence[float]] = ()  # log-probabilities of the last answers
