@@ -155,7 +155,7 @@ RESUMED = {
 
 def test_a_run_stopped_half_way_goes_on_and_ends_the_same(make, tmp_path, monkeypatch):
     """Stopped right behind its first checkpoint: the next call goes on from there, and every number
-    of every update is that of an unbroken run.
+    of every update is that of an unbroken run, and so is every answer in rollouts.jsonl.
     """
     keys = {**RESUMED, "max_steps": 4}
     whole = make(**keys, job_run=tmp_path / "whole")
@@ -176,6 +176,8 @@ def test_a_run_stopped_half_way_goes_on_and_ends_the_same(make, tmp_path, monkey
     train(broken)
     assert metrics(broken.run) == metrics(whole.run)
     assert result(broken)["evaluation"]["metrics"] == result(whole)["evaluation"]["metrics"]
+    written = [(job.output / "rollouts.jsonl").read_bytes() for job in (broken, whole)]
+    assert written[0] == written[1]
 
 
 @pytest.fixture
