@@ -19,9 +19,9 @@ from benchmarks.measuring import Row
 from benchmarks.side_by_side.rows import make_rows
 from benchmarks.side_by_side.tools import CASES, EPOCHS, MICRO, TOOLS, NotRun, Task, Training
 
-ROWS = int(os.environ.get("ADVISE_BENCHMARK_ROWS", "24"))
+ROWS = int(os.environ.get("ADVISE_BENCHMARK_ROWS", "16"))
 PAIRS = int(os.environ.get("ADVISE_BENCHMARK_PAIRS", "3"))
-TITLE = f"LoRA of SmolLM2-135M-Instruct on {ROWS} rows of alpaca's lengths, read twice, CPU"
+TITLE = f"LoRA of SmolLM2-135M-Instruct on {ROWS} rows of alpaca's lengths, {EPOCHS} epochs, CPU"
 
 
 @dataclass

@@ -21,7 +21,7 @@ from advisor.ground.resources import trainers_root
 from benchmarks.measuring import Process, run_process
 from benchmarks.side_by_side.rows import Rows
 
-EPOCHS = 2  # the loss of the second has to be below that of the first
+EPOCHS = 3  # the loss of the last has to be below that of the first
 RATE, RANK, ALPHA, SEQ_LEN, MICRO, ACCUM, SEED = 3e-4, 16, 32, 1024, 4, 1, 42
 CASES = ("equal", "defaults")
 LLAMA_FACTORY = "ADVISE_LLAMA_FACTORY"  # environment: the command llamafactory-cli
@@ -267,8 +267,8 @@ def adapter(folder: Path) -> Path:
 
 
 def training_of(seconds: float, lines: Sequence[dict[str, Any]], done: Process) -> Training:
-    """Checked: something was learned in each step, and the second reading of the rows went better
-    than the first.
+    """Checked: something was learned in each step, and the last reading of the rows went better than
+    the first.
     """
     losses = [line["loss"] for line in lines if "loss" in line]
     norms = [line["grad_norm"] for line in lines if "grad_norm" in line]

@@ -2,6 +2,7 @@
 refuses before the model loads.
 """
 
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -226,3 +227,34 @@ def test_each_process_leaves_its_own_error(make, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "1")
     alone = entry.explain_error(RuntimeError("Connection closed by peer"), job)
     assert "unexpected RuntimeError" in alone.faults[0].what
+
+
+FAULTS = """
+import resource
+from types import SimpleNamespace
+from trainers.frame.machine import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        step = [bytearray(b"x") * 16_000_000 for _ in range(3)]
+        del step
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+keep_freed_memory(SimpleNamespace(type="cuda"))
+on_gpu = faults()
+keep_freed_memory(SimpleNamespace(type="cpu"))
+faults()
+print(on_gpu, faults())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mallopt of glibc")
+def test_memory_of_a_step_is_kept_for_the_next():
+    """glibc would give it back, and the kernel clear each page again."""
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS], stdout=subprocess.PIPE, text=True, check=True
+    )
+    on_gpu, on_cpu = map(int, done.stdout.split())
+    assert on_gpu > 4 * 3 * 16_000_000 / 4096 / 2
+    assert on_cpu < on_gpu / 100

@@ -7,6 +7,7 @@ progress messages.
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import logging
 import os
@@ -227,6 +228,23 @@ def use_cores() -> int:
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(usable_cores())
     return int(torch.get_num_threads())
+
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
+
+
+def keep_freed_memory(device: Device) -> None:
+    """On the CPU, let this process keep the memory that a step frees for the next step. glibc would
+    give it back, and the kernel clear each page again: a micro-batch of 1,161 tokens of
+    SmolLM2-135M took 270,000 page faults and 6.8 s of CPU, and 1 and 5.1 s without. The peak is the
+    same: 3.4 GiB.
+    """
+    if device.type != "cpu" or sys.platform != "linux":
+        return
+    with suppress(OSError, AttributeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_MMAP_THRESHOLD, 2**31 - 1)
 
 
 def process_count() -> int:

@@ -48,6 +48,7 @@ from trainers.frame.machine import (
     MemoryMeter,
     check_versions,
     is_main_process,
+    keep_freed_memory,
     quiet_libraries,
     torch_device,
     use_cores,
@@ -229,6 +230,7 @@ def open_stage(
     device = torch_device(job.plan.launch.device)
     threads = use_cores()
     use_faster_products(device)
+    keep_freed_memory(device)
     quiet_libraries()
     from trainers.frame.kernels import use_triton_if_it_works
     from trainers.frame.loading import dtype_faults
