@@ -23,6 +23,7 @@ from trainers.prepare.sequences import Array, Picked
 Item = TypeVar("Item")
 NUMBERS = ("tokens", "learned")  # of a row, in columns beside its fields
 GIVE_BACK_BYTES = 128 << 20  # mapped pages are given back after so much has been read
+FAULT_BYTES = 64 << 10  # that Linux maps around a place that is read (fault_around_bytes)
 
 
 def fields_of(row: type) -> dict[str, Any]:
@@ -187,8 +188,7 @@ class RowFile:
         return value
 
     def _count(self, size_bytes: int) -> None:
-        # A row that is read at random brings at least a page of 4 KiB.
-        self._read_bytes += max(4096, size_bytes)
+        self._read_bytes += max(FAULT_BYTES, size_bytes)
         if self._read_bytes > GIVE_BACK_BYTES:
             self.give_back()
 
