@@ -385,10 +385,15 @@ def import_libraries() -> None:
 
 @contextmanager
 def without_triton() -> Iterator[None]:
-    """TRL's fused head in its version without Triton, whose kernels need a real GPU."""
-    from trl.kernels import chunked_logprob
+    """TRL's fused head in its version without Triton, whose kernels need a real GPU; and its
+    divergence with 16-bit products that are first made float32, as a CPU multiplies.
+    """
+    from trl.kernels import chunked_divergence, chunked_logprob
 
-    with mock.patch.object(chunked_logprob, "_TRITON_AVAILABLE", False):
+    with (
+        mock.patch.object(chunked_logprob, "_TRITON_AVAILABLE", False),
+        mock.patch.object(chunked_divergence, "_MM_OUT_DTYPE", False),
+    ):
         yield
 
 

@@ -51,6 +51,7 @@ OBJECTIVES = (*methods().objectives, CLASSES)
 WITH_REWARD = ("ppo", "grpo", "rloo")
 SMALL = {
     "response_tokens": 4,
+    "teacher": "model",
     "generations": 2,
     "reward": "own.py:score",
     "prefix_tokens": 4,

@@ -184,9 +184,9 @@ class OrdersRows:
     args: Any
     state: Any
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
         if self.batches is None:
-            return super()._get_train_sampler(train_dataset)  # type: ignore[misc]
+            return super()._get_train_sampler(*args, **kwargs)  # type: ignore[misc]
         return RowOrder(self.batches, self._epoch_that_begins)
 
     def _epoch_that_begins(self) -> int:

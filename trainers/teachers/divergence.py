@@ -88,7 +88,7 @@ def divergences(
     """
     if not len(student_NH):
         return student_NH.sum(dim=-1)
-    plain = student.is_plain and teacher.is_plain and student_NH.device.type != "cpu"
+    plain = student.is_plain and teacher.is_plain and student_NH.device.type == "cuda"
     by = in_tiles if plain else in_slices
     return by(
         student, teacher, student_NH, teacher_NH, beta=beta, temperature=temperature, size=size
