@@ -147,7 +147,7 @@ def test_no_batch_is_smaller_than_the_trainer_takes():
 def test_the_largest_batch_that_fits_is_the_largest(data, monkeypatch):
     """The next larger one, with the activations treated alike, has no room to spare."""
     checked = 0
-    for seed in range(50):
+    for seed in range(80):
         advice = advised(seed, data, monkeypatch, runnable=True)
         if advice is None:
             continue
