@@ -187,6 +187,9 @@ class OrdersRows:
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
         if self.batches is None:
             return super()._get_train_sampler(*args, **kwargs)  # type: ignore[misc]
+        # A library that left rows out would shift all places behind them.
+        dataset = args[0] if args else None
+        assert dataset is None or len(dataset) == len(self.batches.lengths)
         return RowOrder(self.batches, self._epoch_that_begins)
 
     def _epoch_that_begins(self) -> int:
