@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 # Runs in the child, in a bare interpreter (20 ms), and is replaced by the trainer. A preexec_fn
@@ -125,12 +125,7 @@ class Child:
                 assert watch is not None
                 watch()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         if self.process is not None and self.process.poll() is None:
             # An error of our own: never leave the child running.
             os.killpg(self.process.pid, signal.SIGKILL)

@@ -145,22 +145,31 @@ def answer_trainer() -> type:
             losses_N = -log_probs_N
             if self.args.loss_type == "dft" and not evaluates:
                 losses_N = losses_N * log_probs_N.exp().detach()
-            # Divided by the learned tokens of the whole batch, so that accumulation does not change
-            # the result.
-            count = (
-                (inputs["labels"][:, 1:] != -100).sum()
-                if num_items_in_batch is None
-                else num_items_in_batch
-            )
-            loss = losses_N.sum() / torch.as_tensor(count, device=losses_N.device).clamp(min=1)
-            if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            if num_items_in_batch is None:
+                learned = (inputs["labels"][:, 1:] != -100).sum()
+                return self.mean_loss(losses_N, balance, learned)
+            return self.mean_loss(losses_N, balance, num_items_in_batch, accumulated=True)
+
+        def mean_loss(
+            self, losses_N: Any, balance: Any | None, learned: Any, *, accumulated: bool = False
+        ) -> Any:
+            """The loss of a micro-batch, of which accumulated steps and processes make the mean
+            over all learned tokens.
+
+            Args:
+                losses_N: Of each token; zeros on those that are not learned.
+                balance: The loss that balances experts; None if there is none.
+                learned: How many tokens are learned, in the micro-batch or in the whole batch, so
+                    that accumulation does not change the result.
+                accumulated: It is those of the whole batch.
+            """
+            loss = losses_N.sum() / torch.as_tensor(learned, device=losses_N.device).clamp(min=1)
+            if self.args.average_tokens_across_devices and accumulated:
                 loss = loss * self.accelerator.num_processes
             if balance is not None:
                 # A mean over the tokens of the micro-batch: accumulated steps share it, and
                 # processes average it.
-                steps = (
-                    1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
-                )
+                steps = self.current_gradient_accumulation_steps if accumulated else 1
                 loss = loss + self.router_aux_loss_coef * balance / steps
             return loss
 

@@ -25,6 +25,7 @@ from trainers.frame.answer_loss import answer_trainer
 from trainers.frame.evaluating import evaluating
 from trainers.frame.machine import process_rank
 from trainers.frame.out_of_memory import ROWS, Rows
+from trainers.frame.token_counting import read_in
 from trainers.frame.types import Model
 from trainers.prepare.row import IGNORED
 from trainers.teachers.divergence import divergences, head_of, vocabulary
@@ -102,8 +103,6 @@ def distilling_trainer() -> type:
     base: Any = answer_trainer()
 
     class DistillingTrainer(base):
-        _tokens_seen: Any
-
         def __init__(self, *args: Any, lesson: Lesson, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self.lesson = lesson
@@ -211,19 +210,11 @@ def distilling_trainer() -> type:
                     return_outputs=return_outputs,
                     num_items_in_batch=num_items_in_batch,
                 )
-            self._tokens_seen = self._tokens_seen + inputs["attention_mask"].sum()
+            self.count_tokens(read_in(inputs), inputs)
             found_N, balance = self.distances(model, inputs)
-            count = len(found_N) if num_items_in_batch is None else num_items_in_batch
-            loss = found_N.sum() / torch.as_tensor(count, device=found_N.device).clamp(min=1)
-            if self.args.average_tokens_across_devices and num_items_in_batch is not None:
-                loss = loss * self.accelerator.num_processes
-            if balance is not None:
-                # As in answer_loss.py: a mean that accumulated steps share.
-                steps = (
-                    1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
-                )
-                loss = loss + self.router_aux_loss_coef * balance / steps
-            return loss
+            if num_items_in_batch is None:
+                return self.mean_loss(found_N, balance, len(found_N))
+            return self.mean_loss(found_N, balance, num_items_in_batch, accumulated=True)
 
         def distances(self, model: Any, inputs: Mapping[str, Any]) -> tuple[Any, Any | None]:
             """(the divergence at each learned token: N, the loss that balances experts or None)."""
