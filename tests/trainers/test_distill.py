@@ -271,6 +271,8 @@ def test_a_teacher_answers_what_the_data_do_not(lesson, problems, monkeypatch):
     assert whole["data"]["learned_tokens"] == sum(
         len(json.loads(line)["ids"]) for line in lines[3:]
     )
+    measured = whole["measured"]
+    assert 0 < measured["learned_tokens"] < measured["tokens"] <= measured["computed_tokens"]
     again = lesson(**keys, job_run=file.parent.parent.parent / "again")
     (again.run / "prepared").mkdir(parents=True)
     (again.run / "prepared" / file.name).write_bytes(b"".join(lines[:6]) + b'{"ids": [')
