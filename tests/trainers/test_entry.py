@@ -26,9 +26,12 @@ def test_a_recipe_is_found_by_its_name_alone():
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("dop", ["unknown objective 'dop'", "known: cpt, dpo", "did you mean 'dpo'?"]),
+        ("dop", ["unknown objective 'dop'", "known: cpt, distill, dpo", "did you mean 'dpo'?"]),
         ("__main__", ["unknown objective '__main__'"]),
-        ("classes", ["classes.py: a recipe needs a function train(job)", "recipes: cpt, dpo"]),
+        (
+            "classes",
+            ["classes.py: a recipe needs a function train(job)", "recipes: cpt, distill, dpo"],
+        ),
         ("frame", ["frame/__init__.py: a recipe needs a function train(job)"]),
     ],
 )

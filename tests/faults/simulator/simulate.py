@@ -7,13 +7,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -243,6 +243,8 @@ def promise(holds: bool, text: str) -> None:
 class Starter:
     """Trains in this process what the launcher would start a process for."""
 
+    server_gpus: Mapping[str, str | None] = MappingProxyType({})
+
     def __init__(self, world: World) -> None:
         self.world = world
 
@@ -265,7 +267,7 @@ def light_launcher() -> Iterator[None]:
     """The launcher without what looks at the machine, and without reading an equal plan twice: a
     schedule then takes some hundredths of a second.
     """
-    gpus = SimpleNamespace(why="", gpus=(), environment={})
+    gpus = SimpleNamespace(why="", gpus=(), environment={}, server={})
     checked = SimpleNamespace(gpus=gpus, profiles={}, disk_need_bytes=0, warnings=())
     stubs = {
         "run_preflight": lambda *_, **__: checked,
