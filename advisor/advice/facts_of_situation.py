@@ -11,7 +11,7 @@ from typing import Any
 from advisor.estimate.architecture import ENCODERS
 from advisor.ground.types import Answers, ModelShape
 from advisor.ruleset.facts import load_facts
-from advisor.situation.types import Situation, may_share_vocabulary
+from advisor.situation.types import Situation, may_share_vocabulary, teacher_fits
 
 # Facts whose absence is worth telling, in the order they are told.
 WORTH_KNOWING = ("depth", "data_kind", "data_rows", "data_tokens", "budget", "model", "gpu")
@@ -119,10 +119,14 @@ def teacher_of(situation: Situation, facts: Mapping[str, Any]) -> str | None:
     """Whether there is a larger model to learn from, and whether it can run beside this one: as
     stated, else as a named teacher or a signal says, else not known.
 
-    A named teacher of another vocabulary can only write texts.
+    A named teacher of another vocabulary, or too large for the GPU, can only write texts; the model
+    itself is no teacher.
     """
-    if situation.teacher is not None:
-        return "model" if may_share_vocabulary(situation.model, situation.teacher) else "texts"
+    if (teacher := situation.teacher) is not None:
+        if situation.model is not None and situation.model.id == teacher.id:
+            return "none"
+        beside = may_share_vocabulary(situation.model, teacher)
+        return "model" if beside and teacher_fits(situation.hardware, teacher) else "texts"
     stated = facts.get("teacher")
     if stated is not None:
         return str(stated)

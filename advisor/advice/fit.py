@@ -226,6 +226,7 @@ def fit_stage(
         recompute=not no_recompute,
     )
     best: _Found | None = None
+    usual = stage_settings(ruleset, situation, facts, composition, objective, packing_suits=suits)
     for level in MEMORY_LEFT:
         laid_over = settings
         if level != MEMORY_LEFT[0]:
@@ -235,7 +236,7 @@ def fit_stage(
             changed = {
                 key: one
                 for key, one in tighter.items()
-                if key in settings and key not in shared and one.value != settings[key].value
+                if key not in shared and (key not in usual or one.value != usual[key].value)
             }
             if not changed or best is None:
                 continue
@@ -312,12 +313,14 @@ def _with_need(changed: Mapping[str, Chosen], before: _Found) -> dict[str, Chose
     """Values for a memory that is short; the first new one says what the best settings so far
     would need.
     """
-    key = next((key for key in changed if changed[key].value != before.settings[key].value), None)
+    was = {key: before.settings[key].value for key in changed if key in before.settings}
+    key = next((key for key in changed if changed[key].value != was.get(key)), None)
     if key is None or before.cost.memory is None or before.cost.limit_bytes is None:
         return dict(changed)
     need, limit = _peak(before.cost), before.cost.limit_bytes
+    instead = f"{key} {was[key]}" if key in was else "without this it"
     because = (
-        f"{key} {before.settings[key].value} would need {format_gib(need)}, and there are"
+        f"{instead} would need {format_gib(need)}, and there are"
         f" {format_gib(limit)}: {inside_sentence(changed[key].because)}"
     )
     return {**changed, key: replace(changed[key], because=because)}

@@ -124,6 +124,13 @@ def why_no_triton() -> str:
     return ""
 
 
+def triton_is_interpreted() -> bool:
+    """Whether Triton interprets its kernels (TRITON_INTERPRET=1), on the CPU and slowly: a way to
+    check their numbers without a GPU.
+    """
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
 TRITON_NEEDS = "Triton needs its package, gcc and the Python headers (python3-dev)"
 CPP_NEEDS = "torch.compile needs g++ here"
 

@@ -40,10 +40,10 @@ def base_faults(plan: Plan, plan_path: Path, todo: Sequence[Entry]) -> Iterable[
         if folder.is_dir():
             yield from folder_faults(folder, writes=writes)
     for entry in todo:
-        yield from _teacher_faults(entry, plan_path)
+        yield from _teacher_faults(plan, entry, plan_path)
 
 
-def _teacher_faults(entry: Entry, plan_path: Path) -> Iterable[Fault]:
+def _teacher_faults(plan: Plan, entry: Entry, plan_path: Path) -> Iterable[Fault]:
     """What is wrong with the model that a stage learns from; what the hub cache lacks is for the
     trainer.
     """
@@ -57,6 +57,18 @@ def _teacher_faults(entry: Entry, plan_path: Path) -> Iterable[Fault]:
         )
         return
     folder = resolve_path(plan_path, str(named))
+    same = (
+        str(named) == plan.model
+        or folder.resolve() == resolve_path(plan_path, plan.model).resolve()
+    )
+    stored_alike = entry.stage.options.get("teacher_quantization") == entry.stage.quantization
+    if same and stored_alike and entry.starts_from is entry.start_folder is None:
+        yield Fault(
+            what=f"{at}: the teacher {named} is the model that is trained: it has nothing to teach",
+            allowed="a larger model of the same family; or start_from, for a module that is drawn"
+            " back towards its base",
+        )
+        return
     if folder.is_dir():
         yield from folder_faults(folder, writes=True)
     elif not is_hub_id(str(named)):

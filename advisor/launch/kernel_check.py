@@ -12,6 +12,7 @@ from advisor.ground.installed import (
     HUB_PACKAGE,
     TRITON_NEEDS,
     hub_install,
+    triton_is_interpreted,
     why_no_torch_compile,
     why_no_triton,
 )
@@ -44,8 +45,17 @@ def kernel_faults(
     for entry in todo:
         for key in ("attention", "kernels"):
             one = kernel(getattr(entry.stage, key))
-            if one is not None and device in ("cuda", "rocm"):
+            if one is None:
+                continue
+            if device in ("cuda", "rocm"):
                 yield from _faults(entry, key, one, device, gpus, shape)
+            elif not (one.name == "liger" and triton_is_interpreted()):
+                yield Fault(
+                    what=f"stage {entry.name}: {key} is {one.name}, which needs a CUDA or ROCm GPU,"
+                    f" and `launch.device` is {device}",
+                    allowed=ALLOWED[key],
+                    hint=f"--set {key_path(entry, key)}={INSTEAD[key]}",
+                )
         if entry.stage.compile and (why := why_no_torch_compile(device)):
             yield Fault(
                 what=f"stage {entry.name}: compile is true, and {why}",

@@ -80,7 +80,7 @@ def run_preflight(
         *_objective_faults(todo, trainers),
         *data.faults,
         *base_faults(plan, plan_path, todo),
-        *reward_file_faults(plan_path, todo),
+        *reward_file_faults(plan, plan_path, todo),
         *loading_faults(todo, shape),
     ]
     if not plan.launch.startable:

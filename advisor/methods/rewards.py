@@ -186,6 +186,7 @@ def _only_penalties(entries: Sequence[Any], place: str = LIST) -> Iterator[Rewar
     """Rewards that say what is bad and not what is good: an empty answer is the best."""
     verifiers = [entry.get("verifier") for entry in entries if isinstance(entry, dict)]
     if verifiers and all(verifier in PENALTIES for verifier in verifiers):
-        what = f"{' and '.join(map(str, verifiers))} alone say only which answers are bad"
+        says = "say" if len(verifiers) > 1 else "says"
+        what = f"{' and '.join(map(str, verifiers))} alone {says} only which answers are bad"
         allowed = "in the list `rewards`, beside one that says which answers are good"
         yield RewardFault((place,), what, allowed)

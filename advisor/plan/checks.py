@@ -80,6 +80,14 @@ def _check_server(server: Any, stages: list[Any], report: Raise) -> None:
                 f"a vLLM server takes no module of update {update}",
                 f"update: {' or '.join(SENT_TO_VLLM)}; or rollouts: transformers",
             )
+        if stages[index].get("objective") == "distill" and stages[index].get("on_policy") == 0:
+            report(
+                ("stages", index, "rollouts"),
+                "`rollouts` has no effect: with on_policy 0 the student writes no answers",
+                "",
+                "remove it, or set on_policy",
+                key=True,
+            )
     if not isinstance(server, dict):
         return
     place: Place = ("launch", "vllm")

@@ -5,7 +5,7 @@ The only place that joins them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +13,9 @@ from advisor.estimate.architecture import ENCODERS
 from advisor.estimate.types import RunSpec
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.types import Answers, DataProfile, GpuSpec, Hardware, ModelShape
+from advisor.ground.units import format_count
 from advisor.methods.composition import scheme_axes
-from advisor.situation.types import ModelSuggestion, Situation, may_share_vocabulary
+from advisor.situation.types import ModelSuggestion, Situation, may_share_vocabulary, teacher_fits
 
 # larger models are not suggested unasked: they train slowly and seldom pay for a first attempt
 MAX_SUGGESTED_B = 8.5
@@ -53,19 +54,18 @@ def situation_of(
     teacher_name = None if teacher_name is None else _found(str(teacher_name), base)
     teacher = None
     if teacher_name is not None:
-        teacher = _shape(teacher_name, None, warnings, online=online)
+        notes: list[str] = []
+        teacher = _shape(teacher_name, None, notes, online=online)
+        counted = ": memory and time are counted as if it were as large as the student"
+        warnings.extend(note.replace("; say --model-params-b", counted) for note in notes)
     suggestion, encoder = None, None
     if model is None and not answers.value("model"):
         encoder = _encoder(answers, warnings)
         suggestion = _suggested(answers, hardware)
         if suggestion is not None:
             model = _shape(suggestion.model, None, warnings, online=False)
-    if model is not None and teacher is not None and not may_share_vocabulary(model, teacher):
-        warnings.append(
-            f"{teacher.id} has {teacher.vocab_size:,} tokens and {model.id} {model.vocab_size:,}:"
-            " it can write examples for it, and not correct it word by word; that takes a model of"
-            " the same family"
-        )
+    if teacher is not None:
+        warnings.extend(_about_teacher(model, teacher, hardware))
     thinks = _thoughts(model, data, tasks, warnings)
     instead = (
         _suggested(answers, hardware)
@@ -81,6 +81,31 @@ def situation_of(
         smaller=_smaller(answers, hardware, model), cards=_cards(hardware),
         warnings=tuple(dict.fromkeys(warnings)), unknown=tuple(unknown),
     )  # fmt: skip
+
+
+def _about_teacher(
+    model: ModelShape | None, teacher: ModelShape, hardware: Hardware
+) -> Iterable[str]:
+    """Why a model cannot be learned from as it was stated, each in a sentence."""
+    if model is not None and model.id == teacher.id:
+        yield f"{teacher.id} is the model that is trained: it has nothing to teach itself"
+        return
+    if model is not None and not may_share_vocabulary(model, teacher):
+        yield (
+            f"{teacher.id} has {teacher.vocab_size:,} tokens and {model.id} {model.vocab_size:,}:"
+            " it can write examples for it, and not correct it word by word; that takes a model of"
+            " the same family"
+        )
+    if model is not None and teacher.params < model.params:
+        yield (
+            f"{teacher.id} has {format_count(teacher.params)} parameters and {model.id}"
+            f" {format_count(model.params)}: a teacher is usually the larger one"
+        )
+    if not teacher_fits(hardware, teacher):
+        yield (
+            f"{teacher.id} does not fit into the GPU's memory even in 4 bits: it can write"
+            " examples elsewhere, and not correct the model word by word here"
+        )
 
 
 def hardware_of(

@@ -20,6 +20,17 @@ def may_share_vocabulary(student: ModelShape | None, teacher: ModelShape) -> boo
     return len(sizes) < 2 or max(sizes) - min(sizes) <= PADDED_SHARE * max(sizes)
 
 
+TEACHER_BYTES = 0.55  # of a weight in 4 bits, with its constants
+
+
+def teacher_fits(hardware: Hardware, teacher: ModelShape) -> bool:
+    """Whether the teacher's weights alone fit into the memory of each GPU in 4 bits; True if the
+    memory is not known, and on a CPU.
+    """
+    memories = [gpu.memory_total_bytes for gpu in hardware.gpus if gpu.memory_total_bytes]
+    return not memories or TEACHER_BYTES * teacher.params < min(memories)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSuggestion:
     """A model nobody asked for: what is suggested, and why."""

@@ -28,11 +28,13 @@ def situation(**keys):
         ({"teacher": "model"}, "model"),
         ({"teacher_model": LARGE, "model": SMALL}, "model"),
         ({"teacher_model": OTHER, "model": SMALL}, "texts"),
+        ({"teacher_model": "Qwen/Qwen3-32B", "model": SMALL, "gpu": "T4"}, "texts"),
+        ({"teacher_model": SMALL, "model": SMALL}, "none"),
     ],
 )
 def test_what_is_said_of_a_teacher_is_one_fact(keys, teacher):
     """A choice, the older signals and the name of a model all tell it; nothing stated tells
-    nothing, and a model of another vocabulary can only write texts.
+    nothing, and a model of another vocabulary or too large for the GPU can only write texts.
     """
     assert situation_facts(situation(**keys)).get("teacher") == teacher
 
@@ -54,6 +56,32 @@ def test_another_vocabulary_is_said_with_its_numbers():
     assert "128,256 tokens" in warning
     assert "151,936" in warning
     assert "can write examples" in warning
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"teacher_model": SMALL}, "nothing to teach itself"),
+        ({"teacher_model": "Qwen/Qwen3-32B", "gpu": "T4"}, "does not fit into the GPU's memory"),
+        ({"teacher_model": SMALL, "model": LARGE}, "a teacher is usually the larger one"),
+        ({"teacher_model": "some/thing"}, "counted as if it were as large as the student"),
+    ],
+)
+def test_a_teacher_that_will_not_do_is_warned_of(keys, said):
+    """The model itself, one too large for the GPU even in 4 bits, a smaller one, an unknown one."""
+    assert sum(said in text for text in situation(**{"model": SMALL, **keys}).warnings) == 1
+
+
+def test_a_teacher_is_stored_in_4_bits_where_memory_is_short():
+    """The rule distill/teacher-in-4-bit sets a key that no usual setting has: Qwen3-8B stands beside
+    a student on a T4 with it, and nothing would fit without.
+    """
+    keys = {**SUPPORT, "gpu": "T4", "model": SMALL, "teacher_model": LARGE}
+    found = advise(keys).recommendation
+    assert str(found.composition) == "distill+qlora"
+    chosen = found.stages[0].settings["teacher_quantization"]
+    assert (chosen.value, chosen.rule) == ("nf4", "distill/teacher-in-4-bit")
+    assert "without this it would need" in chosen.because
 
 
 def test_a_teacher_to_run_leads_to_a_plan_with_it(tmp_path):

@@ -51,9 +51,10 @@ def test_every_fault_of_a_model_is_told_in_one_go_before_anything_is_written(sho
     [
         ("", "stage sft: objective distill needs a teacher"),
         ("    teacher: ./nowhere\n", "stage sft: teacher: no such folder: "),
+        ("    teacher: ./model\n", "the model that is trained: it has nothing to teach"),
         ("    teacher: ./large\n", "layers 2 to 5 of 6 (counted from 0) are not in"),
     ],
-    ids=["none", "no-folder", "damaged"],
+    ids=["none", "no-folder", "itself", "damaged"],
 )
 def test_a_teacher_is_checked_before_anything_is_written(shop, teacher, said):
     """A distillation without a teacher, with one that is not there, and with a damaged one."""
@@ -93,6 +94,7 @@ def test_files_of_rewards_are_looked_for_before_anything_is_written(shop):
       - {reward: own.py:scores}
       - {reward: other.py:score}
       - {verifier: json_schema, schema: form.json}
+      - {reward_model: ./nowhere}
 """
     text = PLAN.replace("objective: sft", f"objective: ppo{rewards.rstrip()}")
     (shop / "plan.yaml").write_text(text)
@@ -104,6 +106,7 @@ def test_files_of_rewards_are_looked_for_before_anything_is_written(shop):
     )
     assert re.search(r"reward: no such file: .*other.py", told)
     assert re.search(r"schema: no such file: .*form.json", told)
+    assert re.search(r"reward_model: .*nowhere holds no model", told)
     assert not (shop / "out").exists()
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -236,6 +237,19 @@ def test_a_kernel_that_cannot_run_here_is_told_before_anything_starts(
     with pytest.raises(MachineNotReady, match=words) as caught:
         preflight(planned, machine(gpu(0, 20)), more=f"    {more}\n")
     assert re.search("--set stages|--set ", caught.value.text())
+
+
+@pytest.mark.parametrize("word", ["liger", "hub"])
+def test_fused_layers_without_a_gpu_are_told_before_anything_starts(planned, monkeypatch, word):
+    """Not after torch has been loaded; Triton's interpreter runs Liger, and nothing of the hub."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    keys = {"device": "cpu", "more": f"    kernels: {word}\n"}
+    said = f"kernels is {word}, which needs a CUDA or ROCm GPU, and `launch.device` is cpu"
+    with pytest.raises(MachineNotReady, match=said):
+        preflight(planned, machine(kind="cpu"), **keys)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with nullcontext() if word == "liger" else pytest.raises(MachineNotReady, match=said):
+        preflight(planned, machine(kind="cpu"), **keys)
 
 
 def test_auto_needs_nothing(planned, installed):

@@ -110,7 +110,7 @@ FAULTS = {
                  "overlong_tokens 2000 are more than response_tokens 1024"),
     "penalties alone": ("rewards: [{verifier: length}, {verifier: repetition}]", "10:14",
                         "length and repetition alone say only which answers are bad"),
-    "a penalty alone": ("verifier: length", "10:15", "length alone say only which answers are bad"),
+    "a penalty alone": ("verifier: length", "10:15", "length alone says only which answers are bad"),
     "unknown key": ("rewards: [{verifier: exact, wieght: 1}]", "10:33", "unknown key 'wieght'"),
     "empty": ("rewards: []", "10:14", "`rewards` is an empty list"),
 }  # fmt: skip

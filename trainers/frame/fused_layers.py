@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from advisor.ground.installed import triton_is_interpreted
 from advisor.methods.kernels import AUTO, kernel
 from trainers.frame.compiling import repeated_layers
 from trainers.frame.evaluating import attention_autocast, first_float_dtype
 from trainers.frame.job import Job
-from trainers.frame.kernels import first_line, interpreted, why_not
+from trainers.frame.kernels import first_line, why_not
 from trainers.frame.telling import tell
 from trainers.frame.types import Device, Model
 
@@ -53,7 +54,7 @@ def fuse_layers(model: Model, job: Job, device: Device) -> None:
     """
     restore_functions()
     word = job.stage.kernels
-    if word == "none" or (word == AUTO and device.type != "cuda" and not interpreted()):
+    if word == "none" or (word == AUTO and device.type != "cuda" and not triton_is_interpreted()):
         return
     asked, name = word != AUTO, LIGER if word == AUTO else word
     reason = _why_unfit(name, model, device) or _tried(name, model)

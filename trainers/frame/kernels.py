@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import os
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -106,7 +105,7 @@ def why_not(one: Kernel, device: Device) -> WhyNot | None:
     module, whose libraries may be built for another torch.
     """
     if device.type != "cuda":
-        if one.name == "liger" and interpreted():
+        if one.name == "liger" and installed.triton_is_interpreted():
             return None
         return WhyNot(f"which needs a CUDA or ROCm GPU, this stage runs on {device.type}")
     build, capability = gpu_of(device)
@@ -135,13 +134,6 @@ def gpu_of(device: Device) -> tuple[str, tuple[int, ...] | None]:
     if torch.version.hip:
         return "rocm", None
     return "cuda", tuple(torch.cuda.get_device_capability(device))
-
-
-def interpreted() -> bool:
-    """Whether Triton interprets its kernels (TRITON_INTERPRET=1), on the CPU and slowly: a way to
-    check their numbers without a GPU.
-    """
-    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def _why_not_imported(module: str, package: str) -> WhyNot | None:
