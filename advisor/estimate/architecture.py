@@ -51,7 +51,11 @@ OWN_ATTENTION = _set(
     "chatglm"
 )  # the checkpoint's own code passes a mask of its own, which no fused kernel takes
 # transformers 5.24 has no sdpa for them (`_supports_sdpa = False`): capped scores, sinks.
-NO_SDPA = _set("gemma2 gpt_oss")
+NO_SDPA = _set(
+    "bloom deepseek_v4 falcon_mamba gemma2 gpt_neo gpt_neox_japanese gpt_oss granite_swa"
+    " granitemoe_swa hy_v4 mamba mamba2 mimo_v2_flash mpt openai-gpt rwkv vaultgemma xglm xlm"
+    " xlnet xlstm"
+)
 # Layers that carry a state from token to token (state space, linear attention, short convolutions),
 # or positions that are made from the attention mask: packed rows would see each other, at least
 # without kernels of their own. What is not named here is tried on the model before it trains.

@@ -53,6 +53,7 @@ from advisor.render.run import (
     served_stages,
     shown_path,
     sort_command,
+    speed_words,
     times_words,
     what_was_trained,
 )
@@ -270,7 +271,8 @@ def report_page(
             for line in metrics
             if line.get("stage") == stage.plan_stage and line.get("task") == stage.task
         ]
-        body += _stage(stage, own, (rollouts or {}).get(stage.name, ()))
+        answers = (rollouts or {}).get(stage.name, ())
+        body += _stage(stage, own, answers, record.resolved.get(stage.name))
     body += [*_cross_table(record), *_use(record, folder), *_plan(plan_text), *_versions(record)]
     return document(
         f"Report: {record.name}",
@@ -416,6 +418,7 @@ def _stage(
     stage: StageRecord,
     metrics: Sequence[Mapping[str, Any]],
     rollouts: Sequence[Mapping[str, Any]],
+    resolved: ResolvedSettings | None,
 ) -> list[str]:
     title = f"Stage {stage.name}: {what_was_trained(stage)}"
     if stage.status != DONE:
@@ -435,6 +438,7 @@ def _stage(
         _rollouts(rollouts),
         _costs(stage),
         _data(stage.data),
+        _computed_by(resolved),
         _checks(stage.checks),
         _confusion(evaluation.confusion),
         _samples(evaluation.samples),
@@ -500,6 +504,8 @@ def _costs(stage: StageRecord) -> str:
                 format_duration(measured.train_s),
             ]
         )
+    if speed := speed_words(measured):
+        rows.append(["speed", "", speed])
     if whole := times_words(stage.times):
         rows.append(["the whole time, when it was finished", times_words(expected.times), whole])
     return _grid(["", "expected", "measured"], rows)
@@ -519,6 +525,15 @@ def _data(data: DataCounts | None) -> str:
         if count is not None
     ]
     return _items([f"Data: {', '.join(counts)}", *(f"Note: {note}" for note in data.notes)])
+
+
+def _computed_by(resolved: ResolvedSettings | None) -> str:
+    """Which kernels computed the stage, as they were resolved where it ran."""
+    if resolved is None or resolved.attention is None:
+        return ""
+    words = [f"attention {resolved.attention}", f"fused layers {resolved.kernels or 'none'}"]
+    words += ["compiled layers"] if resolved.compile else []
+    return _items([f"Computed with: {', '.join(words)}"])
 
 
 def _checks(checks: Iterable[Check]) -> str:

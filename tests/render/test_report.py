@@ -32,7 +32,7 @@ RECORD = {
     "schema_version": 1, "name": "mine", "status": "done", "composition": "sft+lora", "model": "org/model",
     "advise_version": "0.1.0", "verdict": {"ok": True,
     "text": "better: loss 4.0 before, 2.0 after"},
-    "stages": [STAGE], "resolved": {"sft": {"model": "org/model", "options": {"rank": 32},
+    "stages": [STAGE], "resolved": {"sft": {"model": "org/model", "options": {"rank": 32}, "attention": "sdpa", "kernels": "liger",
     "trl": {"learning_rate": 1e-4}}}, "versions": {"torch": "2.13"}, "digests": {"plan": "abc"},
     "hardware": {"gpus": [], "cpu_cores": 2}, "started_at": "2026-11-25T10:00:00Z",
     "finished_at": "2026-11-25T10:02:00Z", "attempts": 2,
@@ -77,7 +77,7 @@ def test_it_needs_no_network_and_runs_nothing(page):
 @pytest.mark.parametrize(
     "said",
     [
-        "better: loss 4.0 before, 2.0 after", "2.0 GiB", "1.0 GiB", "60 s", "30 s", "-2.2 to -1.8", "exact match", "two rows were longer than 64 tokens", "no idea", "never ends",
+        "better: loss 4.0 before, 2.0 after", "2.0 GiB", "1.0 GiB", "Computed with: attention sdpa, fused layers liger", "60 s", "30 s", "-2.2 to -1.8", "exact match", "two rows were longer than 64 tokens", "no idea", "never ends",
         "vllm serve org/model --enable-lora --max-lora-rank 32", "advise chat", "advise export", "torch 2.13", "plan: abc", "version: 1", "spam", "2 attempts",
     ],
 )  # fmt: skip

@@ -30,6 +30,8 @@ STAGE = {
         "train_s": 130.0,
         "step_s": 2.06,
         "tokens_per_s": 243.0,
+        "tokens": 88,
+        "computed_tokens": 100,
     },
     "evaluation": {
         "holdout_loss_before": 3.1,
@@ -82,7 +84,7 @@ def test_a_finished_run_shows_before_after_and_expected_beside_measured():
         "loss 3.100 -> 1.600, perplexity 22.2 -> 4.95 on 9 rows (lower, as it should be)",
         "1.8 GiB measured, 2.0 GiB expected",
         "2 min measured, 2 min expected",
-        "2.06 s a step, 243 tokens/s",
+        "2.06 s a step, 243 tokens/s, 12% of the tokens computed were padding",
         "3 dropped for their length",
         "WARNING    answers do not stop",
         "/runs/shop-1/stages/sft",

@@ -136,6 +136,8 @@ def _hint(source: str, error: BaseException) -> str:
         return "transformers has no such model of this family (model_type in config.json)"
     if "does not recognize this architecture" in text or "model type" in text.lower():
         return "check model_type in its config.json; a newer transformers may know it"
+    if "attn_implementation" in text:  # transformers' own sentence names an argument of its own
+        return "set `attention: eager` in the stage"
     if Path(source).is_dir():
         return "download or copy the folder again"
     return (
