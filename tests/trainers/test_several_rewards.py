@@ -23,6 +23,7 @@ from trainers.rewards.rollout_log import (
     shortened,
 )
 from trainers.rewards.scoring import Answer, Reward, Rewards, check_scored, weighted_sums
+from trainers.rewards.user_function import load_user_reward
 from trainers.rewards.verifiers import matches_all
 from trainers.rewards.watch import Watch, reward_checks, reward_records
 
@@ -408,3 +409,11 @@ def test_a_part_is_called_once_with_all_answers():
     answers = [Answer("", text, None, [], []) for text in "ab"]
     assert Rewards([Reward("a", score), Reward("b", score, weight=2.0)])(answers) == [3.0, 3.0]
     assert asked == [2, 2]
+
+
+def test_code_of_the_user_that_ends_the_program_is_a_failed_reward(tmp_path):
+    """`sys.exit(3)` would end the trainer with the code that says that nothing fits."""
+    (tmp_path / "own.py").write_text("import sys\n\ndef leaves(**_):\n    sys.exit(3)\n")
+    score = load_user_reward("own.py:leaves", tmp_path)
+    with pytest.raises(TrainingFailed, match=r"own\.py:leaves failed: SystemExit: 3"):
+        score(["a"], ["b"], [None])

@@ -47,7 +47,7 @@ def load_user_reward(named: str, folder: Path) -> Score:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(
             f"reward: {path} cannot be loaded: {type(error).__name__}: {error}"
         ) from error
@@ -74,7 +74,7 @@ def _with_checks(function: Callable[..., Any], named: str) -> Score:
         try:
             found = list(function(prompts=list(prompts), completions=list(completions), **columns))
             scores = [None if value is None else float(value) for value in found]
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise TrainingFailed(
                 f"reward: {named} failed: {type(error).__name__}: {error}",
                 hint="it is called as f(prompts=[...], completions=[...], answer=[...])",
