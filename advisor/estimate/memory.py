@@ -169,7 +169,7 @@ def memory_estimate(
     if dims.encoder and spec.objective != "sft":
         warnings.append("an encoder: estimated as a classifier")
     if cpu:
-        warnings.append("training on the CPU: the same terms in RAM, float32 compute")
+        warnings.append("training on the CPU: the memory is RAM, and steps are slow")
     return MemoryEstimate(
         moments=tuple(moments),
         low_bytes=round(peak * (1 - below)),
