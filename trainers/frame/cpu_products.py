@@ -71,15 +71,32 @@ def _replace_products() -> Any:
             and a.shape[0] * a.shape[1] * b.shape[1] >= SMALLEST
         )
 
+    works = True
+
+    def by_onednn(a: Any, b: Any, bias: Any) -> Any:
+        """The product; None from when on oneDNN had no memory for a kernel ("could not create a
+        primitive"): it would wait for that kernel for ever. The plain product then works, or fails
+        with the allocator's error, after which a step is taken in smaller parts.
+        """
+        nonlocal works
+        if not works:
+            return None
+        try:
+            return linear(a, b.t(), bias, "none", [], "")
+        except RuntimeError:
+            works = False
+            return None
+
     def mm(keys: Any, a: Any, b: Any) -> Any:
-        if suits(a, b):
-            return linear(a, b.t(), None, "none", [], "")
-        return plain_mm.call_boxed(keys, a, b)
+        found = by_onednn(a, b, None) if suits(a, b) else None
+        return plain_mm.call_boxed(keys, a, b) if found is None else found
 
     def addmm(keys: Any, bias: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
-        if beta == 1 and alpha == 1 and bias.dim() == 1 and bias.dtype is float32 and suits(a, b):
-            return linear(a, b.t(), bias, "none", [], "")
-        return plain_addmm.call_boxed(keys, bias, a, b, beta=beta, alpha=alpha)
+        plain = beta == 1 and alpha == 1 and bias.dim() == 1 and bias.dtype is float32
+        found = by_onednn(a, b, bias) if plain and suits(a, b) else None
+        if found is None:
+            return plain_addmm.call_boxed(keys, bias, a, b, beta=beta, alpha=alpha)
+        return found
 
     library = torch.library.Library("aten", "IMPL")
     with warnings.catch_warnings():  # that a kernel is replaced, which is the purpose
