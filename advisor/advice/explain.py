@@ -9,7 +9,7 @@ from typing import Any
 from advisor.advice.facts_of_situation import fact_origin
 from advisor.advice.types import KnownFact, Reason
 from advisor.estimate.types import LEFT_EXPERTS, Estimate
-from advisor.ground.units import format_duration, format_gib, format_usd, gib
+from advisor.ground.units import about_usd, format_duration, format_gib, format_usd, gib
 from advisor.methods.composition import Composition
 from advisor.ruleset.facts import UNKNOWN, Fact
 from advisor.ruleset.model import Rule, Ruleset
@@ -113,9 +113,7 @@ def budget_reason(cost: Estimate, facts: Mapping[str, Any], name: str, rule: str
     method = method_words(name)
     if usd is not None and cost.cost_usd is not None and cost.cost_usd > usd:
         return Reason(
-            text=(
-                f"{method} costs about {format_usd(cost.cost_usd)}, the budget is {format_usd(usd)}"
-            ),
+            text=(f"{method} costs {about_usd(cost.cost_usd)}, the budget is {format_usd(usd)}"),
             rule=rule,
             needs=round(cost.cost_usd, 2),
             has=float(usd),

@@ -52,6 +52,12 @@ def format_usd(amount_usd: float) -> str:
     return f"${amount_usd:.2f}" if amount_usd < 10 else f"${amount_usd:,.0f}"
 
 
+def about_usd(amount_usd: float) -> str:
+    """Estimated dollars in a sentence: 'about $0.60', 'under $0.01'."""
+    text = format_usd(amount_usd)
+    return text if text.startswith("under") else f"about {text}"
+
+
 def format_count(count: float) -> str:
     """A decimal count with a unit letter people use for parameters and tokens: '135M', '8.19B',
     '1,204'.

@@ -172,21 +172,26 @@ def _hub_faults(plan: Plan, plan_path: Path, todo: Sequence[Entry]) -> Iterable[
 
     Checked last, because it needs the network.
     """
-    named = {plan.model: plan.revision}
+    named = {plan.model: (f"model {plan.model}", plan.revision)}
     for entry in todo:
         teacher = entry.stage.options.get("teacher")
         if teacher:
-            named.setdefault(str(teacher), None)
-    for model, revision in named.items():
+            what = f"stage {entry.name}: teacher {teacher}"
+            named.setdefault(str(teacher), (what, None))
+    for model, (what, revision) in named.items():
         if not resolve_path(plan_path, model).is_dir() and not is_cached(model, revision):
-            yield from _download_faults(model)
+            yield from _download_faults(model, what)
 
 
-def _download_faults(model: str) -> Iterable[AdviseError]:
-    """The error of a hub model that cannot be downloaded now."""
+def _download_faults(model: str, what: str) -> Iterable[AdviseError]:
+    """The error of a hub model that cannot be downloaded now.
+
+    Args:
+        what: How messages call it.
+    """
     if offline():
         yield MachineNotReady(
-            f"model {model} is not in the hub cache, and HF_HUB_OFFLINE is set",
+            f"{what} is not in the hub cache, and HF_HUB_OFFLINE is set",
             hint="unset HF_HUB_OFFLINE, or name a model folder",
         )
         return
@@ -204,18 +209,18 @@ def _download_faults(model: str) -> Iterable[AdviseError]:
             if _has_login():  # maybe private or gated: the trainer asks with the user's token
                 return
             yield InputError(
-                f"model {model}: the hub has no such public model",
+                f"{what}: the hub has no such public model",
                 hint="check the name; for a private or gated model: hf auth login",
             )
             return
         yield MachineNotReady(
-            f"model {model}: the hub answers with code {error.code}",
+            f"{what}: the hub answers with code {error.code}",
             hint="try again later, or name a model folder",
         )
     except OSError as error:
         reason = getattr(error, "reason", None) or error
         yield MachineNotReady(
-            f"model {model} is not in the hub cache, and the hub cannot be reached ({reason})",
+            f"{what} is not in the hub cache, and the hub cannot be reached ({reason})",
             hint="check the connection, or name a model folder",
         )
 

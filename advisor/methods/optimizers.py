@@ -38,7 +38,7 @@ class Library:
 class Rate:
     """How a learning rate relates to AdamW's."""
 
-    factor: float | None = 1.0  # None: nothing carries over
+    factor: float | None = 1.0  # None: AdamW's rates do not apply
     because: str = "AdamW's own"
     source: str = ""
 
@@ -180,7 +180,10 @@ _ENTRIES = (
         name="sgd", transformers="sgd", source="https://doi.org/10.1214/aoms/1177729586",
         numbers=0, betas=None, arguments={"momentum": 0.0, "nesterov": False},
         about="plain gradient descent",
-        rate=Rate(factor=None, because="nothing carries over: a step has the size of the gradient"),
+        rate=Rate(
+            factor=None,
+            because="no rate of AdamW's can be taken over: a step is as large as the gradient",
+        ),
     ),
     Optimizer(
         name="rmsprop", transformers="rmsprop", numbers=1, betas=None, holds="all weights",
@@ -193,7 +196,10 @@ _ENTRIES = (
         source="https://jmlr.org/papers/v12/duchi11a.html",
         arguments={"lr_decay": 0.0, "eps": 1e-10},
         about="the gradient over the root of the sum of its squares",
-        rate=Rate(factor=None, because="nothing carries over: steps shrink with every step"),
+        rate=Rate(
+            factor=None,
+            because="no rate of AdamW's can be taken over: steps shrink with every step",
+        ),
     ),
     Optimizer(
         name="lion", transformers="lion_32bit", library=_BNB, source=_LION, numbers=1, width=4.0,

@@ -12,10 +12,10 @@ from advisor.advice.explain import unknown_words
 from advisor.advice.types import Advice, Candidate
 from advisor.estimate.types import Estimate, WholeTime
 from advisor.ground.units import (
+    about_usd,
     format_count,
     format_duration,
     format_gib,
-    format_usd,
     format_whole_time,
 )
 from advisor.methods import methods, schemes
@@ -214,10 +214,10 @@ def _cost(advice: Advice) -> str:
         return sentence(f"what it costs cannot be said yet{_because_unknown(advice)}")
     if own:
         return sentence(
-            "on your own machine it costs electricity alone; to rent the same for that long, about"
-            f" {format_usd(estimate.cost_usd)}{note}"
+            "on your own machine it costs electricity alone; to rent the same for that long,"
+            f" {about_usd(estimate.cost_usd)}{note}"
         )
-    return sentence(f"it costs about {format_usd(estimate.cost_usd)}{note}")
+    return sentence(f"it costs {about_usd(estimate.cost_usd)}{note}")
 
 
 def _because_unknown(advice: Advice) -> str:
