@@ -6,7 +6,7 @@ from copy import deepcopy
 from itertools import groupby
 
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
 from advisor.data.example import Example, Message
@@ -75,6 +75,7 @@ def test_exactly_what_the_assistant_says_is_learned(name, turns, system):
 @pytest.mark.parametrize("name", FAMILIES)
 @FEW
 @given(first=SAID, second=SAID, third=SAID, fourth=SAID)
+@example(first="a", second="0", third="0", fourth="0")  # gpt-oss writes "final" before an answer
 def test_weight_0_is_read_but_not_learned(name, first, second, third, fourth):
     """An answer of weight 0 stays in the text and out of the loss, in every template."""
     family, tokenizer = FAMILIES[name], family_tokenizer(name)

@@ -470,7 +470,14 @@ class Templater:
         opened = full.rfind(header, 0, start) if header else -1
         own = opened + len(header)
         question = messages[index - 1].content.strip() if index else ""
-        if opened < 0 or (question and question in full[own:start]):
+        if (
+            opened < 0
+            # A short one, such as "a", also stands in what the template writes before an answer.
+            or (
+                (question and question in full[own:start])
+                and self._changed_span(messages, index - 1, tools, full)[1] > own
+            )
+        ):
             # The mark of an earlier turn, or none: begin at the first word. This would find only a
             # part of a call.
             if called_functions(messages[index]):
