@@ -67,7 +67,8 @@ def arguments_of(spec: RunSpec, name: str) -> dict[str, Any]:
 
 def state_size(s: ResolvedRun) -> float:
     """Bytes that the optimizer keeps for everything that trains, before sharding."""
-    return sum(_size(s, tensors) for tensors in trained_tensors(s))
+    entry, arguments = entry_of(s.optimizer), arguments_of(s.spec, s.optimizer)
+    return sum(_size(s, tensors, entry, arguments) for tensors in trained_tensors(s))
 
 
 def state_words(s: ResolvedRun) -> str:
@@ -131,10 +132,8 @@ def _by_transformers(s: ResolvedRun) -> bool:
     return not s.stack.name or s.stack.accelerate or s.stack.fused_adapters
 
 
-def _size(s: ResolvedRun, one: Tensors) -> float:
+def _size(s: ResolvedRun, one: Tensors, entry: Optimizer, arguments: dict[str, Any]) -> float:
     """Bytes that are kept for these tensors."""
-    entry = entry_of(s.optimizer)
-    arguments = arguments_of(s.spec, s.optimizer)
     numbers, wide = _kept_numbers(entry, arguments), _width(entry, one, arguments)
     if entry.keeps == "rows and columns":
         kept = one.each if one.kind == "vector" else one.rows + one.columns

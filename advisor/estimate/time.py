@@ -333,8 +333,10 @@ def _optimizer_s(spec: RunSpec, d: Dims, machine: Machine) -> float:
     if entry.holds == "chunks":
         moved = CHUNK_TRAFFIC
     speed = machine.bytes_per_s if "cpu" not in name else CPU_BYTES_PER_S * 4
-    made_orthogonal = orthogonal_flop(resolve(spec, d)) / machine.flops
-    return trainable * moved / share / speed + made_orthogonal
+    seconds = trainable * moved / share / speed
+    if entry.keeps == "momentum of matrices":  # asked first: every candidate comes here
+        seconds += orthogonal_flop(resolve(spec, d)) / machine.flops
+    return seconds
 
 
 def _generate_s(
