@@ -50,6 +50,16 @@ class GpuSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class NotSupported:
+    """A device that this tool cannot train on, and which tools can."""
+
+    id: str  # of rules/hardware/not-supported.yaml
+    what: str  # "a Google TPU"
+    why: str  # "needs programs compiled by XLA; ..."
+    where: tuple[Source, ...]  # tools that train on it, the first one first
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class GpuProcess:
     """A program that holds memory of a GPU."""
 
@@ -110,6 +120,8 @@ class Hardware:
     problem: str | None = (
         None  # why the installed PyTorch cannot use the probed card, with the line to install
     )
+    # What was named is no GPU that this tool trains on; `kind` is then unknown.
+    not_supported: NotSupported | None = None
 
     @property
     def device_memory_bytes(self) -> int | None:

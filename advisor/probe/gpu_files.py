@@ -34,7 +34,8 @@ from advisor.ground.yaml_reader import Document
 from advisor.probe.names import catalogue_words
 from advisor.probe.prices import map_at, merge_prices, price_file_shape, unknown_names
 
-NOT_GPUS = ("sources.yaml", "cuda.yaml")  # facts about GPUs in general
+# Facts about GPUs in general, and devices that are none.
+NOT_GPUS = ("sources.yaml", "cuda.yaml", "not-supported.yaml")
 FORMATS = ("fp16", "bf16", "fp8", "fp4", "tf32", "fp32")
 VERSION = Choice(values=(1,))
 RELEASE = Text(pattern=r"\d+\.\d+", such_as='"12.8", quoted so that 12.10 stays 12.10')

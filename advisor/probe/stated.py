@@ -14,6 +14,7 @@ from advisor.ground.units import GIB
 from advisor.probe.catalogue import GpuMatch, find_gpu, interconnect_of
 from advisor.probe.kept_free import keep_free, kept_free_note
 from advisor.probe.names import count_and_name
+from advisor.probe.not_supported import not_supported
 
 UNKNOWN, NONE = "unknown", "none"
 MOST_GPUS, MOST_GIB = 100_000, 10_000  # beyond this it is a slip of the keyboard
@@ -79,6 +80,11 @@ def _named(
     name: str, count: int | None, memory_gib: float | None, *, name_at: str, from_flag: bool
 ) -> tuple[Hardware, tuple[str, ...]]:
     match = find_gpu(name, memory_gib=memory_gib)
+    if match.spec is None and (device := not_supported(name)) is not None:
+        return Hardware(kind="unknown", origin="stated", not_supported=device), (
+            f"{name_at}: '{name}' is {device.what}, which this tool cannot train on: it"
+            f" {device.why}",
+        )
     if match.memory_bytes is None:
         what = (
             f"{name_at}: unknown GPU '{name}'"

@@ -15,6 +15,7 @@ from advisor.methods.load import SHARED_KEYS_FILE
 from advisor.methods.rollout_warnings import ROLLOUTS_FILE
 from advisor.plan.record import run_schema
 from advisor.probe import gpu_files
+from advisor.probe.not_supported import NOT_SUPPORTED_FILE
 from advisor.probe.prices import price_file_shape
 from advisor.ruleset.model import Ruleset
 from advisor.schema import files
@@ -52,6 +53,7 @@ def schemas(rules: Ruleset) -> dict[str, Schema]:
         "hardware": file_schema(gpu_files.gpu_file_shape(cited)),
         "hardware-sources": file_schema(gpu_files.SOURCES_FILE),
         "cuda": file_schema(gpu_files.CUDA_FILE),
+        "not-supported": file_schema(NOT_SUPPORTED_FILE),
         "prices": file_schema(
             price_file_shape(gpu_files.citation_shape(cited), gpu_files.catalogue_gpus())
         ),
