@@ -6,6 +6,7 @@ used, so that `advise --json` and `advise --help` start without the others.
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import sys
@@ -121,6 +122,10 @@ def advise(
 
 def main() -> None:
     """Entry point of the `advise` command."""
+    # An answer is made and the process ends: what is loaded stays, so looking for what could be
+    # freed took a fourteenth of the time.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
     keep_others_out()
     open_standard_streams()
     show_streams()
@@ -161,6 +166,7 @@ def main() -> None:
         if refused is not None:
             say(refused.text())
         code = report_bug(error) if refused is None else refused.exit_code
+    gc.freeze()  # else Python looks through everything once more at the end
     sys.exit(code or 0)
 
 

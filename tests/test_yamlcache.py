@@ -8,7 +8,9 @@ import os
 import pytest
 
 from advisor.ground import yaml_cache as yamlcache
+from advisor.ground.errors import InputError
 from advisor.ground.resources import rules_dir
+from advisor.ground.shape import Integer, Keys
 from advisor.ground.yaml_cache import read_shipped
 from advisor.ground.yaml_reader import read_yaml
 
@@ -88,3 +90,21 @@ def test_what_another_user_could_have_written_is_not_read(folder, monkeypatch, t
     if how == "a link":
         assert (tmp_path / "forged").read_text() == forged
         assert not kept.is_symlink()
+
+
+def test_what_was_found_to_have_its_shape_is_not_checked_again(folder, tmp_path, monkeypatch):
+    """A faulty file is never kept as checked, and other code checks anew."""
+    shape = Keys(keys={"a": Integer()})
+    file = tmp_path / "a.yaml"
+    file.write_text("a: text\n")
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"a\.yaml:1:4"):
+            read_shipped(file, root=tmp_path, shape=shape)
+    file.write_text("a: 1\n")
+    assert not read_shipped(file, root=tmp_path).checked, "kept, but nobody checked it"
+    assert read_shipped(file, root=tmp_path, shape=shape).checked
+    other = Keys(keys={"b": Integer()})
+    assert read_shipped(file, root=tmp_path, shape=other).checked, "one shape for each file"
+    monkeypatch.setattr(yamlcache, "_code", lambda: b"of another version")
+    with pytest.raises(InputError, match="unknown key 'a'"):
+        read_shipped(file, root=tmp_path, shape=other)

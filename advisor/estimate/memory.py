@@ -9,7 +9,7 @@ activations' host side, dropout masks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from advisor.estimate import sources as src
 from advisor.estimate.activation_memory import (
@@ -55,6 +55,9 @@ PASSING_CACHE = {
     "unknown": 0.0,
     "nvidia-smi": 0.0,
 }
+# The sources, one object each, of terms that come and go within a step: told by identity, since
+# this is asked for every term of every estimate.
+PASSING_SOURCES = {id(one) for one in (src.ACTIVATIONS, src.LOSS, src.TRL_LOSS, src.CORRECTED)}
 # The blocks of one phase (logits, one layer run again) have other sizes than those of the next, so
 # a cache that is not emptied keeps
 # both: fsdp_qlora's reserved peaks are activations + loss + one layer, with a spread of 10 %. A
@@ -125,7 +128,7 @@ def memory_estimate(
         full_gradients if spec.grad_accum > 1 or (s.stack.accumulates and not s.is_module) else []
     )
     held, scoring, layer = activations(s), loss_memory(s), recomputed_layer(s)
-    passing = {"held": held, "scoring": scoring, "layer": layer, "casts": casts}
+    passing = _bytes([*held, *scoring, *layer, *casts])
     divided = s.sharding in ("fsdp", "zero3", "zero2")
 
     def so_far(layers: int) -> list[Term]:
@@ -181,14 +184,16 @@ def memory_estimate(
 def _moment(
     name: str,
     s: ResolvedRun,
-    passing: dict[str, list[Term]],
+    passing: int,
     device: GpuSpec | None,
     terms: Sequence[Term],
 ) -> Moment:
-    """The terms with what the chosen counter shows beyond them."""
+    """The terms with what the chosen counter shows beyond them; `passing` bytes come and go in a
+    step, one phase after the other.
+    """
     extra: list[Term] = []
     if s.cpu:
-        kept = CPU_BUFFER_BYTES + CPU_KEPT * _all_bytes(passing)
+        kept = CPU_BUFFER_BYTES + CPU_KEPT * passing
         extra.append(
             term_of(
                 "memory freed and kept",
@@ -217,9 +222,10 @@ def _moment(
         )
     else:
         context = _context(s, device)
-        extra += _cache(s, passing, device, terms, sum(term.size_bytes for term in context))
+        standing = _bytes(terms)
+        extra += _cache(s, passing, device, terms, standing, _bytes(context))
         extra += context
-        rest = UNNAMED[s.counter] * sum(term.size_bytes for term in (*terms, *extra))
+        rest = UNNAMED[s.counter] * (standing + _bytes(extra))
         extra.append(
             term_of(
                 "not accounted for",
@@ -231,9 +237,8 @@ def _moment(
     return Moment(name=name, terms=tuple(term for term in (*terms, *extra) if term.size_bytes > 0))
 
 
-def _all_bytes(passing: dict[str, list[Term]]) -> int:
-    """Everything that comes and goes in a step, one phase after the other."""
-    return sum(term.size_bytes for part in passing.values() for term in part)
+def _bytes(terms: Iterable[Term]) -> int:
+    return sum([term.size_bytes for term in terms])
 
 
 def _context(s: ResolvedRun, device: GpuSpec | None) -> list[Term]:
@@ -263,22 +268,17 @@ def _context(s: ResolvedRun, device: GpuSpec | None) -> list[Term]:
 
 def _cache(
     s: ResolvedRun,
-    passing: dict[str, list[Term]],
+    passing: int,
     device: GpuSpec | None,
     terms: Sequence[Term],
+    total: int,
     context_bytes: int,
 ) -> list[Term]:
     """Blocks the allocator keeps beyond what is allocated at this moment."""
-    total = sum(term.size_bytes for term in terms)
-    everything = _all_bytes(passing)
-    here = sum(
-        term.size_bytes
-        for term in terms
-        if term.source in (src.ACTIVATIONS, src.LOSS, src.TRL_LOSS, src.CORRECTED)
-    )
+    here = _bytes(term for term in terms if id(term.source) in PASSING_SOURCES)
     split = (total - here) * STANDING_CACHE[s.counter] + here * PASSING_CACHE[s.counter]
     reused = REUSED_BY_STEP * sum(term.size_bytes for term in terms if term.source is src.FOREACH)
-    others = max(0.0, everything - here - reused) * OTHER_PHASES[s.counter]
+    others = max(0.0, passing - here - reused) * OTHER_PHASES[s.counter]
     cache = [
         term_of(
             "allocator cache",
@@ -288,7 +288,7 @@ def _cache(
         )
     ]
     if s.stack.ragged and s.counter in ("reserved", "nvidia-smi"):
-        ragged = RAGGED_CACHE * everything
+        ragged = RAGGED_CACHE * passing
         if device is not None and device.memory_bytes is not None:
             ragged = min(
                 ragged, max(0.0, device.memory_bytes - context_bytes - total - split - others)

@@ -1,8 +1,10 @@
 """Shipped YAML files, read once and kept as JSON in the user's cache folder: reading YAML is most
 of what advice costs.
 
-What is kept is named by a digest of the file's bytes and of the reader's own code, so that neither
-can be out of date. A cache that cannot be written or read is no error: the file is then parsed.
+What is kept is named by a digest of the file's bytes and a stamp of the code, so that neither can
+be out of date. A file is kept once it was found to have its shape, so what is kept is not checked
+again: that took longer than reading it. A cache that cannot be written or read is no error: the
+file is then parsed.
 Nor is one trusted that another user could have written: what is kept stands for our rules.
 """
 
@@ -12,8 +14,9 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -25,7 +28,8 @@ from advisor.ground.shape import Shape, check_shape
 from advisor.ground.yaml_reader import Document, Path_, parse_yaml
 
 BETWEEN = "\x1f"  # steps of a path; no key of ours holds it
-MAX_KEPT = 200  # files in the cache; more means many versions came and went
+MAX_KEPT = 1000  # files in the cache; more means many versions came and went
+PACKAGE = str(Path(__file__).parents[1])
 
 
 class _Marks(Mapping[Path_, tuple[int, int]]):
@@ -69,26 +73,24 @@ def _kept_document(raw: bytes, name: str) -> Document:
     Raises ValueError where the file is something else.
     """
     data, keys, values = raw.split(b"\n")
-    return Document(name, json.loads(data), _Marks(keys), _Marks(values))
+    return Document(name, json.loads(data), _Marks(keys), _Marks(values), checked=True)
 
 
 def _joined(path: Path_) -> str:
     return BETWEEN.join(map(str, path))
 
 
-def read_shipped(path: Path, *, shape: Shape | None = None, root: Path | None = None) -> Document:
+def read_shipped(
+    path: Path, *, shape: Shape | Callable[[], Shape] | None = None, root: Path | None = None
+) -> Document:
     """A file under rules/, called 'rules/...' in messages.
+
+    `shape`, or a function that builds it if it is needed, is the one that every reader of this file
+    asks for; without one the file may hold anything, and whoever reads it checks it.
 
     Raises InputError as `read_yaml` does, and with every fault of a file that has not the `shape`.
     """
-    document = _read(path, root or rules_dir())
-    faults = check_shape(document, shape) if shape is not None else ()
-    if faults:
-        raise InputError(faults=faults)
-    return document
-
-
-def _read(path: Path, root: Path) -> Document:
+    root = root or rules_dir()
     name = (
         f"rules/{path.relative_to(root).as_posix()}"
         if path.is_relative_to(root)
@@ -98,19 +100,38 @@ def _read(path: Path, root: Path) -> Document:
         raw = path.read_bytes()
     except OSError:
         return yaml_reader.read_yaml(path, name=name)  # says what is wrong
-    kept = _folder() / f"{hashlib.sha256(_reader() + raw).hexdigest()[:32]}.json"
+    how = b"any" if shape is None else b"checked"
+    kept = _folder() / f"{hashlib.sha256(_code() + how + raw).hexdigest()[:32]}.json"
     with suppress(OSError, ValueError):
-        return _kept_document(_read_own(kept), name)
+        document = _kept_document(_read_own(kept), name)
+        return document if shape is not None else replace(document, checked=False)
     document = parse_yaml(raw, name=name)
+    if shape is not None:
+        faults = check_shape(document, shape if isinstance(shape, Shape) else shape())
+        if faults:
+            raise InputError(faults=faults)
+        document = replace(document, checked=True)
     _keep(document, kept)
     return document
 
 
 @cache
-def _reader() -> bytes:
-    return hashlib.sha256(
-        b"".join(Path(file).read_bytes() for file in (__file__, yaml_reader.__file__))
-    ).digest()
+def _code() -> bytes:
+    """A stamp of the package's source files, by size and time: another one reads or checks
+    otherwise.
+    """
+    return hashlib.sha256("\n".join(sorted(_stamps(PACKAGE))).encode()).digest()
+
+
+def _stamps(folder: str) -> Iterator[str]:
+    """Path, size and time of each source file below a folder."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(".py"):
+                status = entry.stat()
+                yield f"{entry.path}:{status.st_size}:{status.st_mtime_ns}"
+            elif entry.is_dir() and entry.name != "__pycache__":
+                yield from _stamps(entry.path)
 
 
 @cache

@@ -13,17 +13,17 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import TYPE_CHECKING, Any
 
 from advisor.ground.errors import Fault, InputError
 from advisor.ground.files import read_at_most
 
+if TYPE_CHECKING:  # imported where a text is parsed: shipped files are kept (yaml_cache.py)
+    import yaml
+
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
 MAX_VALUES = 60_000  # what a second is enough for
-Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _NULL = {"", "~", "null", "Null", "NULL"}
 _TRUE, _FALSE = {"true", "True", "TRUE"}, {"false", "False", "FALSE"}
@@ -57,6 +57,7 @@ class Document:
     data: Any
     key_marks: Mapping[Path_, tuple[int, int]]
     value_marks: Mapping[Path_, tuple[int, int]]
+    checked: bool = False  # a shipped file that was found to have its shape, now or before
 
     def at(self, path: Sequence[str | int] = (), *, key: bool = False) -> str:
         """'plan.yaml:12:13' for a path, or for the nearest enclosing node that has a position."""
@@ -99,8 +100,10 @@ def parse_yaml(raw: bytes | str, *, name: str, max_bytes: int = MAX_BYTES) -> Do
         )
     _refuse_size(text, name)
     _refuse_depth(text, name)
+    import yaml
+
     try:
-        node = yaml.compose(text, Loader=Loader)
+        node = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         at = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
@@ -203,6 +206,8 @@ class _Walk:
                 "plain text, numbers, lists and maps only",
             )
             return None
+        import yaml
+
         if isinstance(node, yaml.ScalarNode):
             return self.scalar(node)
         if isinstance(node, yaml.SequenceNode):
@@ -213,7 +218,7 @@ class _Walk:
         result: dict[str, Any] = {}
         lines: dict[str, int] = {}
         for key_node, value_node in node.value:
-            if not isinstance(key_node, yaml.ScalarNode):
+            if isinstance(key_node.value, list):  # a list or a map
                 self.fault(key_node, "a key must be plain text")
                 continue
             if id(key_node) in self.seen:

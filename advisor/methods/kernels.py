@@ -74,7 +74,7 @@ class Kernel:
 @cache
 def kernel(name: str) -> Kernel | None:
     """What the kernel needs; None for those that are part of PyTorch or transformers."""
-    data = read_shipped(rules_dir() / "hardware" / "cuda.yaml").data
+    data = read_shipped(rules_dir() / "hardware" / "cuda.yaml").data  # probe/ checks it
     entry = data["kernels"].get(name)
     if entry is None:
         return None

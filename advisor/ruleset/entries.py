@@ -158,7 +158,8 @@ class Reader:
     ) -> Rule | None:
         """The rule of one entry, or None with faults."""
         before = len(self.faults)
-        self.check(document, RULE, path)
+        if not document.checked or path[0] != "tables":  # settings are a method's own (methods/)
+            self.check(document, RULE, path)
         if not isinstance(entry, dict):
             return None
         usual = "set" if table.id == "settings" else "forbid" if table.per else "recommend"
@@ -198,14 +199,6 @@ class Reader:
         examples = self.examples(document, (*path, "examples"), entry.get("examples"), own)
         if len(self.faults) > before:
             return None
-        spots = {
-            name: document.at((*path, name), key=True)
-            for name in ("because", "review_by", "when", "then", "status", "tier")
-            if name in entry
-        }
-        spots.update(
-            {f"examples/{i}": document.at((*path, "examples", i)) for i in range(len(examples))}
-        )
         texts = ("id", "because", "row", "unless_note", "refines")
         return Rule(
             **{name: " ".join(entry.get(name, "").split()) for name in texts},
@@ -220,8 +213,8 @@ class Reader:
             then=then,
             sources=tuple(entry["sources"]),
             examples=examples,
-            at=document.at((*path, "id")),
-            spots=spots,
+            document=document,
+            path=path,
         )
 
     def examples(

@@ -15,7 +15,7 @@ from advisor.ground.from_dataclass import shape_of
 from advisor.ground.resources import rules_dir
 from advisor.ground.shape import Choice, Keys, ListOf, MapOf, Shape, Text, check_shape
 from advisor.ground.yaml_cache import read_shipped
-from advisor.ground.yaml_reader import Document, read_yaml
+from advisor.ground.yaml_reader import Document, Path_, read_yaml
 from advisor.methods import objectives, schemes, updates
 
 TYPES = ("choice", "number", "flag", "text", "path", "map")
@@ -107,7 +107,11 @@ FACTS_FILE = Keys(
 @cache
 def load_facts(path: Path | None = None) -> Mapping[str, Fact]:
     """Fact id -> Fact, in file order. Raises InputError with every fault of the file, located."""
-    document = read_yaml(path, name=str(path)) if path else read_shipped(rules_dir() / "facts.yaml")
+    document = (
+        read_yaml(path, name=str(path))
+        if path
+        else read_shipped(rules_dir() / "facts.yaml", shape=FACTS_FILE)
+    )
     return facts_of(document)
 
 
@@ -117,18 +121,18 @@ def facts_of(document: Document, base: Mapping[str, Fact] | None = None) -> Mapp
 
     Raises InputError with every fault of the file, located.
     """
-    faults = [] if base else check_shape(document, FACTS_FILE)
+    faults = [] if base or document.checked else check_shape(document, FACTS_FILE)
     if faults:
         raise InputError(faults=faults)
     entries: Mapping[str, Any] = document.data["facts"]
     facts = {**(base or {}), **{name: _fact(name, entry) for name, entry in entries.items()}}
     for fact_id, entry in entries.items():
-        at = document.at(("facts", fact_id), key=True)
+        key: Path_ = ("facts", fact_id)
         if fact_id in (base or {}):
-            what = f"{at}: fact '{fact_id}' exists already"
+            what = f"{document.at(key, key=True)}: fact '{fact_id}' exists already"
             faults.append(Fault(what=what, allowed="a file may add facts, never change one"))
         if entry["type"] == "choice" and not {"values", "values_from"} & set(entry):
-            faults.append(Fault(what=f"{at}: a choice needs `values`"))
+            faults.append(Fault(what=f"{document.at(key, key=True)}: a choice needs `values`"))
         faults += _unknown_names(document, fact_id, entry, facts)
     if faults:
         raise InputError(faults=faults)

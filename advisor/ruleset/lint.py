@@ -417,7 +417,7 @@ class _Linter:
                     "warning" if rule.status == "expired" else "note",
                     text,
                     rule=rule,
-                    at=rule.spots.get("status", ""),
+                    at=rule.spot("status"),
                 )
             if today is not None and rule.review_by and rule.review_by < today.isoformat():
                 self.add(
@@ -425,7 +425,7 @@ class _Linter:
                     "warning",
                     f"was to be reviewed by {rule.review_by}",
                     rule=rule,
-                    at=rule.spots.get("review_by", ""),
+                    at=rule.spot("review_by"),
                     hint="check its sources, then set a new date",
                 )
             if len(rule.because) > LONGEST_BECAUSE:
@@ -435,7 +435,7 @@ class _Linter:
                     "warning",
                     text,
                     rule=rule,
-                    at=rule.spots.get("because", ""),
+                    at=rule.spot("because"),
                     hint=f"one sentence of at most {LONGEST_BECAUSE}",
                 )
             if rule.kind == "set" and setting_fault is not None:
@@ -493,7 +493,7 @@ class _Linter:
                 )
 
     def example(self, rule: Rule, number: int, example: Mapping[str, Any]) -> None:
-        at = rule.spots.get(f"examples/{number}", rule.at)
+        at = rule.spot("examples", number)
         table = self.ruleset.tables[rule.table]
         beside = [
             fact_id for fact_id in example["given"] if fact_id not in {*table.inputs, *table.seen}
@@ -547,7 +547,7 @@ class _Linter:
         for fact in self.ruleset.facts.values():
             if fact.origin != "asked" or not fact.ask or fact.type not in ("choice", "flag"):
                 continue
-            at = self.ruleset.facts_at.get(fact.id, "")
+            at = self.ruleset.fact_at(fact.id)
             if fact.id not in looked_at:
                 # What is not asked but only stated may still serve the facts that are made of it.
                 severity = "note" if fact.order is None else "warning"

@@ -34,8 +34,8 @@ from advisor.ground.yaml_reader import Document, read_yaml
 from advisor.methods import methods
 from advisor.methods.load import SHARED_KEYS_FILE
 from advisor.ruleset.candidates import instances, seen_inputs
-from advisor.ruleset.entries import Path_, Reader, as_list, as_map
-from advisor.ruleset.facts import FACT, FACT_NAME, Fact, Value, facts_of
+from advisor.ruleset.entries import RULE, Path_, Reader, as_list, as_map
+from advisor.ruleset.facts import FACT, FACT_NAME, FACTS_FILE, Fact, Value, facts_of
 from advisor.ruleset.model import Assumption, Rule, Ruleset, Table
 
 __all__ = ["SHIPPED_LAYERS", "load_rules", "only_layer"]
@@ -82,12 +82,16 @@ _COMMON: Mapping[str, Shape] = {
     "version": VERSION,
     "about": Text(),
     "sources": MapOf(of=SOURCE, help="sources beside those of rules/sources.yaml"),
-    # Rules are checked one by one, so that a fault in one hides no other.
+    # Rules of one's own are checked one by one, so that a fault in one hides no other.
     "tables": MapOf(of=ListOf(of=Shape()), help="decision step -> its rules"),
 }
 LAYER_FILE = Keys(
     help="A layer of rules",
-    keys={**_COMMON, "methods": MapOf(of=COMPARED, help="the guide's comparison table")},
+    keys={
+        **_COMMON,
+        "tables": MapOf(of=ListOf(of=RULE), help="decision step -> its rules"),
+        "methods": MapOf(of=COMPARED, help="the guide's comparison table"),
+    },
 )
 SIGNAL = Keys(
     help="a signal: something a person states with --signal, or under `signals:`",
@@ -178,7 +182,6 @@ class _Loader(Reader):
             )
             return
         if not own:
-            self.check(document, LAYER_FILE)
             self.methods.update(as_map(as_map(document.data).get("methods")))
         self.add_sources(document)
         if own:
@@ -423,7 +426,7 @@ def load_rules(
             unreadable += error.faults
     if unreadable:
         raise InputError(faults=unreadable)
-    facts_document = read(root / "facts.yaml")
+    facts_document = read(root / "facts.yaml", shape=FACTS_FILE)
     facts = facts_of(facts_document)
     for fact in [fact for fact in facts.values() if fact.per]:
         facts = {**facts, **instances(fact)}
@@ -440,7 +443,7 @@ def load_rules(
             loader.add_axis(read(path, shipped=path.is_relative_to(root)), axis)
     for layer in ("base", *layers):
         for path in sorted((root / layer).glob("*.yaml")):
-            loader.add_layer_file(read(path), layer)
+            loader.add_layer_file(read(path, shape=LAYER_FILE), layer)
     names: list[str] = []
     for path, document in extra:
         name = loader.overlay_name(document, path, ("base", *SHIPPED_LAYERS, *names))
@@ -462,6 +465,5 @@ def load_rules(
         disabled=loader.disabled, sources=loader.sources, methods=loader.methods,
         digest=digest.hexdigest()[:16], axes=loader.axes, assume=loader.assume,
         inactive=tuple(inactive), disabled_at=loader.disabled_at, overlays=tuple(names),
-        facts_at={fact_id: facts_document.at(("facts", fact_id),
-        key=True) for fact_id in facts_document.data["facts"]},
+        facts_document=facts_document,
     )  # fmt: skip

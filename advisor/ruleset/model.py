@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from advisor.ground.types import Source
+from advisor.ground.yaml_reader import Document, Path_
 from advisor.ruleset.facts import UNKNOWN, Fact
 
 KINDS = ("forbid", "recommend", "set", "warn")
@@ -79,10 +80,20 @@ class Rule:
     unless_note: str = ""
     examples: tuple[Mapping[str, Any], ...] = ()
     candidate: str = ""  # the scheme that a rule of the table `allowed` was spread to
-    at: str = ""  # file:line:column of its id
-    spots: Mapping[str, str] = field(
-        default_factory=dict
-    )  # the same of some of its parts: "because", "examples/0", ...
+    # Where it stands: text is made of it only where somebody asks, since finding it takes time.
+    document: Document | None = field(default=None, compare=False, repr=False)
+    path: Path_ = field(default=(), compare=False, repr=False)
+
+    @property
+    def at(self) -> str:
+        """file:line:column of its id."""
+        return self.spot("id")
+
+    def spot(self, *part: str | int) -> str:
+        """The same of one of its parts: ("because",), ("examples", 0)."""
+        if self.document is None:
+            return ""
+        return self.document.at((*self.path, *part), key=len(part) == 1 and part != ("id",))
 
     def first_failing(self, facts: Mapping[str, Any]) -> Condition | None:
         """The first condition that does not hold, or None where the rule fires."""
@@ -147,9 +158,14 @@ class Ruleset:
         default_factory=dict
     )  # rule id -> where an overlay switches it off
     overlays: tuple[str, ...] = ()  # the layers that came from files of the user
-    facts_at: Mapping[str, str] = field(
-        default_factory=dict
-    )  # fact id -> where it is declared, of the shipped ones
+    facts_document: Document | None = None  # rules/facts.yaml
+
+    def fact_at(self, fact_id: str) -> str:
+        """Where a fact is declared; empty for one of a file of the user's own."""
+        document = self.facts_document
+        if document is None or fact_id not in document.data["facts"]:
+            return ""
+        return document.at(("facts", fact_id), key=True)
 
     def contradictions(self, facts: Mapping[str, Any]) -> list[Assumption]:
         """The assumptions that these facts break."""

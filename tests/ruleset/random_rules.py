@@ -10,6 +10,7 @@ from typing import Any
 import hypothesis
 from hypothesis import strategies as st
 
+from advisor.ground.yaml_reader import Document
 from advisor.ruleset.facts import Fact, Value
 from advisor.ruleset.model import Assumption, Condition, Interval, Rule, Ruleset, Table
 
@@ -103,7 +104,8 @@ def rules(draw: Any, number: int) -> Rule:
         id=f"{layer}/r{number}", table="colours", kind=kind, layer=layer,
         tier=draw(st.sampled_from(list(TIERS))) if kind == "recommend" else "", when=draw(whens()),
         then=then,
-        because=f"reason {number}", sources=(), at=f"random.yaml:{number + 1}:1",
+        because=f"reason {number}", sources=(),
+            document=Document(f"random.yaml:{number + 1}:1", None, {}, {}),
     )  # fmt: skip
 
 
