@@ -332,7 +332,7 @@ def test_the_hub_cache_is_used_and_the_hub_is_not_asked_offline(tmp_path, monkey
     """A cached config.json serves without the network; offline nothing is downloaded."""
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(shapes, "_download_config", lambda _: pytest.fail("asked the hub"))
+    monkeypatch.setattr(shapes, "download_config", lambda _: pytest.fail("asked the hub"))
     assert model_shape("some/unknown", online=True)[0] is None
     snapshot = tmp_path / "models--some--unknown" / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
@@ -348,7 +348,7 @@ def test_the_hub_is_asked_only_when_that_was_wanted(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setattr(
-        shapes, "_download_config", lambda hub_id: (None, f"{hub_id}: the hub could not be reached")
+        shapes, "download_config", lambda hub_id: (None, f"{hub_id}: the hub could not be reached")
     )
     assert not any("hub could not" in text for text in model_shape("some/unknown")[1])
     assert any("hub could not" in text for text in model_shape("some/unknown", online=True)[1])

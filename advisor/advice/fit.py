@@ -26,7 +26,7 @@ from advisor.estimate import estimate
 from advisor.estimate.architecture import NO_SDPA
 from advisor.estimate.reading import tokens_read
 from advisor.estimate.stages import stage_spec
-from advisor.estimate.stored import why_not_loadable
+from advisor.estimate.stored import why_not_in_16_bit, why_not_loadable
 from advisor.estimate.types import Estimate, Fits, RunSpec
 from advisor.estimate.whole_time import HELD_OUT_ROWS, Looked, together
 from advisor.ground.types import DataProfile
@@ -274,6 +274,7 @@ def fit_stage(
             trains_all=not methods().update(update).is_module,
             quantization=quantization,
         )
+        or why_not_in_16_bit(model.stored, quantization=quantization)
         if model is not None
         else ""
     )

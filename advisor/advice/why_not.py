@@ -334,7 +334,13 @@ class _WhyNot:
         """
         if self.facts.get("device") in (None, UNKNOWN):
             return ", since the hardware is not known"
-        return "" if "params_b" in self.facts else ", since you named no model"
+        if "params_b" in self.facts:
+            return ""
+        return (
+            ", since the size of the model is not known"
+            if "model" in self.facts
+            else ", since you named no model"
+        )
 
 
 def _weight(scheme: str) -> int:

@@ -25,3 +25,14 @@ def why_not_loadable(stored: str | None, *, trains_all: bool, quantization: str 
     if quantization and stored != BITSANDBYTES:
         return f"its checkpoint is stored in {stored}, which cannot be quantised a second time"
     return ""
+
+
+def why_not_in_16_bit(stored: str | None, *, quantization: str | None) -> str:
+    """Why a module would not train beside a base in 16 bit, as a clause, or an empty string.
+
+    bitsandbytes' checkpoints load as they are stored: what trains beside them is QLoRA, and a plan
+    says so.
+    """
+    if stored != BITSANDBYTES or quantization is not None:
+        return ""
+    return f"its checkpoint is stored in {stored}, so that its base stays quantised, as in QLoRA"

@@ -134,7 +134,25 @@ def three_sentences(advice: Advice) -> tuple[str, str, str]:
             "There is nothing to train, so you can try it today.",
             "It costs no training; only the use of the model is paid for.",
         )
-    return sentence(_what(advice)), _time(advice), _cost(advice)
+    what = _what(advice)
+    if size_is_unknown(advice):
+        name = model_name(advice)
+        known = advice.situation.hardware.kind != "unknown"
+        unknown = (
+            f"whether {device_name(advice)} can train {name} is not known, since its size is not"
+            if known
+            else f"how large {name} is, is not known"
+        )
+        what = (
+            f"{unknown}: tell it with --model-params-b (7 stands for 7 billion parameters)."
+            f" If it fits, {what}"
+        )
+    return sentence(what), _time(advice), _cost(advice)
+
+
+def size_is_unknown(advice: Advice) -> bool:
+    """Whether a model was named whose size nothing says."""
+    return advice.situation.model is None and bool(advice.situation.answers.value("model"))
 
 
 def example_rows(advice: Advice) -> int | None:
@@ -226,7 +244,7 @@ def _because_unknown(advice: Advice) -> str:
     """
     if example_rows(advice) is None:
         return ": it depends on the number of examples, which is not known"
-    if advice.situation.model is None and advice.situation.answers.value("model"):
+    if size_is_unknown(advice):
         return ": the size of the model is not known"
     reasons = dict.fromkeys(map(unknown_words, advice.recommendation.estimate.unknown))
     return f": {joined(reasons)}" if reasons else ""

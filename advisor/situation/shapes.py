@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,57 +21,32 @@ from advisor.ground.model_config import NAMES, read
 from advisor.ground.safetensors_header import PLAIN, Damaged, read_header
 from advisor.ground.types import ModelShape
 from advisor.ground.units import format_count
+from advisor.situation.hub_files import (
+    cached_config,
+    cached_models,
+    download_config,
+    is_offline,
+)
 from advisor.situation.model_files import (
     catalogue_ids,
     organisation_models,
     suggested_models,
     typical_sizes,
 )
+from advisor.situation.model_names import (
+    derived_from,
+    is_instruct,
+    nearest,
+    same_words,
+    size_of,
+    squashed,
+    stored_by_name,
+    without_storage,
+)
 from advisor.situation.types import ModelSuggestion
 
-HUB_TIMEOUT_S = 5.0
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+$")
-INSTRUCT = re.compile(
-    r"(?:^|[-_. ])(instruct|chat|it|sft|dpo|rlhf|assistant|thinking|reasoning)(?=$|[-_. ])",
-    re.IGNORECASE,
-)
-BASE = re.compile(r"(?:^|[-_. ])(base|pt|pretrain(?:ed)?)(?=$|[-_. ])", re.IGNORECASE)
-SIZE = re.compile(
-    r"(?<![\w.])(\d+(?:[._]\d+)?)\s*-?(b|m|bn|billion|million)(?![a-z0-9])", re.IGNORECASE
-)
-LISTED_SIZE = re.compile(
-    r"(?<![\w.])(\d+(?:\.\d+)?)(?=\s*(?:/|or|,)\s*\d+(?:\.\d+)?\s*b\b)", re.IGNORECASE
-)  # the 7 of "7/32B"
-MIXTURE = re.compile(r"(\d+)\s*x\s*(\d+(?:\.\d+)?)\s*b(?![a-z0-9])", re.IGNORECASE)
-ACTIVE = re.compile(r"(?<![a-z0-9])a(\d+(?:\.\d+)?)b(?![a-z0-9])", re.IGNORECASE)
-# Experts share attention and embeddings, so "8x7B" holds less than 56B: Mixtral 8x7B has 46.7B and
-# uses 12.9B, 8x22B has 140.6B and uses 39.2B.
-MIXTURE_SHARE, MIXTURE_ACTIVE = 0.82, 1.8
-NAMED_STORES = {"bnb": "bitsandbytes"}
 SAME_SIZE = 0.15  # a model of "7B" has 6.7 or 7.6
-FILLER = frozenset(
-    {
-        "hf",
-        "chat",
-        "instruct",
-        "it",
-        "meta",
-        "base",
-        "model",
-        "the",
-        "a",
-        "an",
-        "v",
-        "0.1",
-        "0.2",
-        "0.3",
-    }
-)  # no difference in shape
-
-
-STORED = re.compile(
-    r"(?:^|[-_. ])(gptq|awq|mxfp4|nvfp4|fp8|bnb)(?=$|[-_. ])", re.IGNORECASE
-)  # in the name of a quantised checkpoint
 
 
 def model_shape(
@@ -86,16 +60,8 @@ def model_shape(
     """
     shape, warnings = _find_shape(name, params_b=params_b, online=online)
     if shape is not None and shape.stored is None and shape.origin in ("catalogue", "size"):
-        shape = replace(shape, stored=_stored_by_name(shape.id))
+        shape = replace(shape, stored=stored_by_name(shape.id))
     return shape, warnings
-
-
-def _stored_by_name(name: str) -> str | None:
-    """How a checkpoint is stored, if its name says that it is quantised."""
-    found = STORED.search(name.rsplit("/", 1)[-1])
-    return (
-        None if found is None else NAMED_STORES.get(found.group(1).lower(), found.group(1).lower())
-    )
 
 
 def _find_shape(
@@ -112,13 +78,12 @@ def _find_shape(
     if found is not None:
         guessed = [f"{found[0].id}: {found[0].note}"] if "typical values" in found[0].note else []
         return found[0], [*found[1], *guessed, *_sizes_apart(found[0], params_b)]
+    warnings: list[str] = []
     if HUB_ID.match(name):
         shape, warnings = _from_hub(name, online=online)
         if shape is not None:
             return shape, [*warnings, *_sizes_apart(shape, params_b)]
-    else:
-        warnings = []
-    alike = _described(name)
+    alike = _copy_of(name) or _described(name)
     if alike is not None and not _sizes_apart(alike, params_b):
         return alike, [
             *warnings,
@@ -127,17 +92,24 @@ def _find_shape(
                 f" {alike.note.removeprefix('shape of ')}"
             ),
         ]
-    params, active, note = _size_of(name, params_b)
-    if params is None:
+    return _by_size(name, params_b, warnings)
+
+
+def _by_size(
+    name: str, params_b: float | None, warnings: Sequence[str]
+) -> tuple[ModelShape | None, list[str]]:
+    """The typical shape of the size that was stated or that the name says; None without one."""
+    known = nearest(name, cached_models()) if name else None
+    meant = f"; did you mean {known}?" if known is not None else ""
+    size = size_of(name, params_b)
+    if size.params is None:
         return None, [
             *warnings,
-            f"'{name}': unknown model, and its name states no size; say --model-params-b",
+            f"'{name}': unknown model, and its name states no size; say --model-params-b{meant}",
         ]
-    shape = shape_from_size(params, name or format_count(params), active_params=active, note=note)
-    return shape, [
-        *warnings,
-        f"'{name or format_count(params)}': shape guessed from its size, {note}",
-    ]
+    id_ = name or format_count(size.params)
+    shape = shape_from_size(size.params, id_, active_params=size.active, note=size.note)
+    return shape, [*warnings, f"'{id_}': shape guessed from its size, {size.note}{meant}"]
 
 
 def _sizes_apart(shape: ModelShape, params_b: float | None) -> list[str]:
@@ -148,19 +120,6 @@ def _sizes_apart(shape: ModelShape, params_b: float | None) -> list[str]:
         f"model: stated as {format_count(params_b * 1e9)} parameters, but {shape.id} has"
         f" {format_count(shape.params)}; the model counts"
     ]
-
-
-def is_instruct(name: str) -> bool | None:
-    """Whether the name says that the model follows instructions (True), is a base model (False), or
-    neither.
-    """
-    tail = name.rstrip("/").rsplit("/", 1)[-1]
-    if INSTRUCT.search(tail):
-        return True
-    if BASE.search(tail):
-        return False
-    # Qwen3's plain names are the post-trained checkpoints; their base models carry "-Base".
-    return True if re.match(r"qwen3-", tail, re.IGNORECASE) else None
 
 
 # --------------------------------------------------------------------------- local folders
@@ -282,9 +241,7 @@ def _from_catalogue(name: str) -> tuple[ModelShape, list[str]] | None:
                 return _entry_shape(hub_id, entry), []
         return None
     matches = [
-        (stem, hub_id)
-        for stem, hub_id in catalogue_ids()
-        if hub_id.split("/", 1)[1].lower() == wanted
+        (stem, hub_id) for stem, hub_id in catalogue_ids() if squashed(hub_id) == squashed(name)
     ]
     if len(matches) != 1:
         return None
@@ -301,7 +258,7 @@ def _entry_shape(hub_id: str, entry: Mapping[str, Any]) -> ModelShape:
     try:
         shape = shape_from_config(entry, hub_id, origin="catalogue", source=source, params=params)
     except ConfigError:
-        size, _, _ = _size_of(hub_id, (params or 0) / 1e9 or None)
+        size = size_of(hub_id, (params or 0) / 1e9 or None).params
         typical = shape_from_size(size or params or 12_000_000_000, hub_id)
         guesses = {
             "vocab_size": typical.vocab_size,
@@ -328,37 +285,51 @@ def _entry_shape(hub_id: str, entry: Mapping[str, Any]) -> ModelShape:
     )
 
 
-def _words(name: str) -> frozenset[str]:
-    text = re.sub(r"(\d)_(\d)", r"\1.\2", name.lower().rsplit("/", 1)[-1])
-    text = re.sub(r"([a-z])(\d)", r"\1 \2", re.sub(r"[^a-z0-9.]+", " ", text))
-    return frozenset(
-        word for word in re.sub(r"(?<=\d) (?=b\b)", "", text).split() if word not in FILLER
+def _copy_of(name: str) -> ModelShape | None:
+    """The shape of the catalogue model that a name is a copy of, stored in another way or by
+    somebody else ("unsloth/Qwen3-8B-bnb-4bit").
+    """
+    wanted = {squashed(name), squashed(without_storage(name))}
+    found = [
+        (stem, hub_id)
+        for stem, hub_id in catalogue_ids()
+        if squashed(hub_id) in wanted or squashed(without_storage(hub_id)) in wanted
+    ]
+    shape = _plainest(found)
+    if shape is None:
+        return None
+    origin = shape.id
+    return replace(
+        shape, id=name, license=None, gated=None, stored=None, note=f"a copy of {origin}"
     )
 
 
 def _described(name: str) -> ModelShape | None:
-    """A catalogue model that the words of a description single out ("Llama 3 8B"), unless
-    candidates differ in shape.
+    """A catalogue model that the words of a description single out ("Llama 3 8B"), or that a
+    fine-tuned copy is named after, unless candidates differ in shape.
     """
-    words = _words(name)
-    if not any(re.search(r"\d[bm]$", word) for word in words):
-        return None
-    matches = [(stem, hub_id) for stem, hub_id in catalogue_ids() if _words(hub_id) == words]
-    shapes = [_entry_shape(hub_id, organisation_models(stem)[hub_id]) for stem, hub_id in matches]
-    if (
-        not shapes
-        or len(
-            {
-                (shape.layers, shape.hidden_size, shape.intermediate_size, shape.kv_heads)
-                for shape in shapes
-            }
-        )
-        > 1
-    ):
+    found = same_words(name) or derived_from(name)
+    shape = _plainest(found)
+    if shape is None:
         return None
     return replace(
-        shapes[0], id=name, origin="size", note=f"shape of {shapes[0].id}", license=None, gated=None
-    )
+        shape, id=name, origin="size", note=f"shape of {shape.id}", license=None, gated=None,
+        stored=None,
+    )  # fmt: skip
+
+
+def _plainest(found: Sequence[tuple[str, str]]) -> ModelShape | None:
+    """The first of these catalogue models, one in 16 bit before quantised ones; None where they
+    differ in shape.
+    """
+    shapes = [_entry_shape(hub_id, organisation_models(stem)[hub_id]) for stem, hub_id in found]
+    kinds = {
+        (shape.layers, shape.hidden_size, shape.intermediate_size, shape.kv_heads, shape.experts)
+        for shape in shapes
+    }
+    if len(kinds) != 1:
+        return None
+    return min(shapes, key=lambda shape: shape.stored is not None)
 
 
 # --------------------------------------------------------------------------- the hub
@@ -368,9 +339,9 @@ def _from_hub(hub_id: str, *, online: bool) -> tuple[ModelShape | None, list[str
     """The shape in the hub cache's config.json, else in the hub's own when that was asked for and
     is allowed.
     """
-    path = _cached_config(hub_id)
-    if path is None and online and not _offline():
-        path, problem = _download_config(hub_id)
+    path = cached_config(hub_id)
+    if path is None and online and not is_offline():
+        path, problem = download_config(hub_id)
         if path is None:
             return None, [problem]
     if path is None:
@@ -387,74 +358,7 @@ def _from_hub(hub_id: str, *, online: bool) -> tuple[ModelShape | None, list[str
         return None, [f"{hub_id}: its config.json does not say the shape: {error}"]
 
 
-def _offline() -> bool:
-    return os.environ.get("HF_HUB_OFFLINE", "").strip().lower() in ("1", "true", "yes", "on")
-
-
-def _cached_config(hub_id: str) -> Path | None:
-    home = os.environ.get("HF_HUB_CACHE") or os.path.join(
-        os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface"), "hub"
-    )
-    snapshots = Path(home) / f"models--{hub_id.replace('/', '--')}" / "snapshots"
-    try:
-        found = [path for path in snapshots.glob("*/config.json") if path.is_file()]
-    except OSError:
-        return None
-    return max(found, key=lambda path: path.stat().st_mtime, default=None)
-
-
-def _download_config(hub_id: str) -> tuple[Path | None, str]:
-    try:
-        from huggingface_hub import hf_hub_download
-    except ImportError:
-        return (
-            None,
-            f"{hub_id}: not in the catalogue, and huggingface_hub is not installed to ask the hub",
-        )
-    try:
-        return Path(hf_hub_download(hub_id, "config.json", etag_timeout=HUB_TIMEOUT_S)), ""
-    except Exception as error:  # the hub client raises many classes, some of them requests' own
-        kind = type(error).__name__
-        if "Gated" in kind or "Unauthorized" in kind:
-            return None, f"{hub_id}: access must be requested on its hub page before it can be read"
-        if "NotFound" in kind:
-            return None, f"{hub_id}: not found on the hub (or private)"
-        return None, f"{hub_id}: the hub could not be reached ({kind})"
-
-
 # --------------------------------------------------------------------------- sizes
-
-
-def _size_of(name: str, params_b: float | None) -> tuple[int | None, int | None, str]:
-    """(parameters, active parameters, note) by the stated size, else by what the name says."""
-    active = ACTIVE.search(name)
-    active_params = round(float(active.group(1)) * 1e9) if active else None
-    mixture = MIXTURE.search(name)
-    if params_b is not None:
-        if mixture is not None:
-            active_params = round(MIXTURE_ACTIVE * float(mixture.group(2)) * 1e9)
-        return round(params_b * 1e9), active_params, "size as stated"
-    if mixture is not None:
-        experts, size = int(mixture.group(1)), float(mixture.group(2))
-        held = round(MIXTURE_SHARE * experts * size * 1e9)
-        return (
-            held,
-            min(held, round(MIXTURE_ACTIVE * size * 1e9)),
-            f"'{mixture.group(0)}' taken as a mixture of {experts} experts sharing attention",
-        )
-    sizes = [
-        float(number.replace("_", ".")) * (1e6 if unit.lower().startswith("m") else 1e9)
-        for number, unit in SIZE.findall(name)
-    ]
-    sizes += [float(number) * 1e9 for number in LISTED_SIZE.findall(name)]
-    if not sizes:
-        return None, None, ""
-    smallest = min(sizes)
-    note = "size taken from the name"
-    if len(set(sizes)) > 1:
-        others = ", ".join(format_count(size) for size in sorted(set(sizes)))
-        note = f"the name states several sizes ({others}): {format_count(smallest)} was taken"
-    return round(smallest), active_params, note
 
 
 def shape_from_size(

@@ -1,0 +1,61 @@
+"""Configurations of models in the hub's cache on this machine, and on the hub if that is wanted."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+HUB_TIMEOUT_S = 5.0
+
+
+def is_offline() -> bool:
+    """Whether the hub is not to be asked."""
+    return os.environ.get("HF_HUB_OFFLINE", "").strip().lower() in ("1", "true", "yes", "on")
+
+
+def _cache() -> Path:
+    return Path(
+        os.environ.get("HF_HUB_CACHE")
+        or os.path.join(
+            os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface"), "hub"
+        )
+    )
+
+
+def cached_config(hub_id: str) -> Path | None:
+    """The newest config.json of a model in the cache, None if there is none."""
+    snapshots = _cache() / f"models--{hub_id.replace('/', '--')}" / "snapshots"
+    try:
+        found = [path for path in snapshots.glob("*/config.json") if path.is_file()]
+    except OSError:
+        return None
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def cached_models() -> tuple[str, ...]:
+    """The hub ids of the models in the cache."""
+    try:
+        folders = sorted(path.name for path in _cache().glob("models--*--*"))
+    except OSError:
+        return ()
+    return tuple("/".join(name.removeprefix("models--").split("--", 1)) for name in folders)
+
+
+def download_config(hub_id: str) -> tuple[Path | None, str]:
+    """(the hub's config.json, "") or (None, why it could not be had)."""
+    try:
+        from huggingface_hub import hf_hub_download
+    except ImportError:
+        return (
+            None,
+            f"{hub_id}: not in the catalogue, and huggingface_hub is not installed to ask the hub",
+        )
+    try:
+        return Path(hf_hub_download(hub_id, "config.json", etag_timeout=HUB_TIMEOUT_S)), ""
+    except Exception as error:  # the hub client raises many classes, some of them requests' own
+        kind = type(error).__name__
+        if "Gated" in kind or "Unauthorized" in kind:
+            return None, f"{hub_id}: access must be requested on its hub page before it can be read"
+        if "NotFound" in kind:
+            return None, f"{hub_id}: not found on the hub (or private)"
+        return None, f"{hub_id}: the hub could not be reached ({kind})"

@@ -1,0 +1,248 @@
+"""What a model's name says: its size, how it is stored, whether it follows instructions, and which
+known name it is or is nearest to.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from advisor.ground.units import format_count
+from advisor.situation.model_files import catalogue_ids
+
+INSTRUCT = re.compile(
+    r"(?:^|[-_. ])(instruct|chat|it|sft|dpo|rlhf|assistant|thinking|reasoning)(?=$|[-_. ])",
+    re.IGNORECASE,
+)
+BASE = re.compile(r"(?:^|[-_. ])(base|pt|pretrain(?:ed)?)(?=$|[-_. ])", re.IGNORECASE)
+SIZE = re.compile(
+    r"(?<![\w.])(\d+(?:[._]\d+)?)\s*-?(b|m|bn|billion|million)(?![a-z0-9])", re.IGNORECASE
+)
+TRILLIONS = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)\s*-?t(?![a-z0-9])", re.IGNORECASE)
+TENTHS = re.compile(r"(?<![\w.])(\d+)b(\d)(?![a-z0-9])", re.IGNORECASE)  # the 7b1 of BLOOM
+LISTED_SIZE = re.compile(
+    r"(?<![\w.])(\d+(?:\.\d+)?)(?=\s*(?:/|or|,)\s*\d+(?:\.\d+)?\s*b\b)", re.IGNORECASE
+)  # the 7 of "7/32B"
+MIXTURE = re.compile(r"(\d+)\s*x\s*(\d+(?:\.\d+)?)\s*b(?![a-z0-9])", re.IGNORECASE)
+OF_EXPERTS = re.compile(
+    r"(?<![\w.])(\d+(?:\.\d+)?)b[-_ ](\d+)e(?![a-z0-9])", re.IGNORECASE
+)  # "17B-128E": 17 billion are active, in 128 experts
+EFFECTIVE = re.compile(r"(?<![a-z0-9])e(\d+(?:\.\d+)?)b(?![a-z0-9])", re.IGNORECASE)
+ACTIVE = re.compile(r"(?<![a-z0-9])a(\d+(?:\.\d+)?)(b|m)(?![a-z0-9])", re.IGNORECASE)
+# Experts share attention and embeddings, so "8x7B" holds less than 56B: Mixtral 8x7B has 46.7B and
+# uses 12.9B, 8x22B has 140.6B and uses 39.2B.
+MIXTURE_SHARE, MIXTURE_ACTIVE = 0.82, 1.8
+# An expert's share of what is active, at the upper edge: Llama 4 Scout, 17B-16E, holds 107.8B
+# (0.33), Maverick, 17B-128E, whose experts are in every other layer, 400.7B (0.18).
+EXPERT_SHARE = 0.34
+# Gemma's "E2B" counts what is multiplied; embeddings of each layer come on top: Gemma 4 E2B holds
+# 4.6B, E4B 7.5B.
+EFFECTIVE_SHARE = 2.4
+NAMED_STORES = {"bnb": "bitsandbytes", "4bit": "bitsandbytes", "8bit": "bitsandbytes"}
+STORED = re.compile(
+    r"(?:^|[-_. ])(gptq|awq|mxfp4|nvfp4|fp8|bnb)(?=$|[-_. ])", re.IGNORECASE
+)  # in the name of a quantised checkpoint
+# Ends of a name that say how the same weights are stored, or who stored them.
+STORAGE = re.compile(
+    r"(?:[-_. ](?:gptq|awq|mxfp4|nvfp4|fp8|bf16|fp16|int[48]|bnb|[48]-?bit|unsloth|dynamic|gguf"
+    r"|hf))+$",
+    re.IGNORECASE,
+)
+FILLER = frozenset(
+    {
+        "hf", "chat", "instruct", "it", "meta", "base", "model", "the", "a", "an", "v",
+        "0.1", "0.2", "0.3",
+    }
+)  # fmt: skip  # no difference in shape
+LIKE_A_WORD = 0.74  # of a misspelt word: "instrct" and "instruct" have 0.93, "lama", "llama" 0.89
+LIKE_A_NAME = 0.8  # of a whole name
+SHORTEST = 4  # letters of a word that may be misspelt
+
+
+# --------------------------------------------------------------------------- what it says
+
+
+def is_instruct(name: str) -> bool | None:
+    """Whether the name says that the model follows instructions (True), is a base model (False), or
+    neither.
+    """
+    tail = name.rstrip("/").rsplit("/", 1)[-1]
+    if INSTRUCT.search(tail):
+        return True
+    if BASE.search(tail):
+        return False
+    # Qwen3's plain names are the post-trained checkpoints; their base models carry "-Base".
+    return True if re.match(r"qwen3(?:\.\d)?-", tail, re.IGNORECASE) else None
+
+
+def stored_by_name(name: str) -> str | None:
+    """How a checkpoint is stored, if its name says that it is quantised."""
+    found = STORED.search(name.rsplit("/", 1)[-1])
+    return (
+        None if found is None else NAMED_STORES.get(found.group(1).lower(), found.group(1).lower())
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class NamedSize:
+    """Parameters that a name states, and how they were read; None where it states none."""
+
+    params: int | None = None
+    active: int | None = None
+    note: str = ""
+
+
+def size_of(name: str, params_b: float | None) -> NamedSize:
+    """The size that was stated, else the one that the name says."""
+    active = ACTIVE.search(name)
+    active_params = (
+        round(float(active.group(1)) * (1e6 if active.group(2).lower() == "m" else 1e9))
+        if active
+        else None
+    )
+    mixture, of_experts = MIXTURE.search(name), OF_EXPERTS.search(name)
+    if params_b is not None:
+        if mixture is not None:
+            active_params = round(MIXTURE_ACTIVE * float(mixture.group(2)) * 1e9)
+        elif of_experts is not None:
+            active_params = round(float(of_experts.group(1)) * 1e9)
+        held = round(params_b * 1e9)
+        return NamedSize(held, active_params and min(active_params, held), "size as stated")
+    if mixture is not None:
+        experts, size = int(mixture.group(1)), float(mixture.group(2))
+        held = round(MIXTURE_SHARE * experts * size * 1e9)
+        note = f"'{mixture.group(0)}' taken as a mixture of {experts} experts sharing attention"
+        return NamedSize(held, min(held, round(MIXTURE_ACTIVE * size * 1e9)), note)
+    if of_experts is not None:
+        size, experts = float(of_experts.group(1)), int(of_experts.group(2))
+        note = (
+            f"'{of_experts.group(0)}' means {experts} experts of which one token uses {size:g}B in"
+            " all; what they hold together is guessed, at the upper edge"
+        )
+        return NamedSize(round(size * (1 + EXPERT_SHARE * experts) * 1e9), round(size * 1e9), note)
+    effective = EFFECTIVE.search(name)
+    if effective is not None and not SIZE.search(name):
+        note = f"'{effective.group(0)}' counts no embeddings of layers, which were added"
+        return NamedSize(round(EFFECTIVE_SHARE * float(effective.group(1)) * 1e9), None, note)
+    return _plain_size(name, active_params)
+
+
+def _plain_size(name: str, active: int | None) -> NamedSize:
+    sizes = [
+        float(number.replace("_", ".")) * (1e6 if unit.lower().startswith("m") else 1e9)
+        for number, unit in SIZE.findall(name)
+    ]
+    sizes += [float(number) * 1e9 for number in LISTED_SIZE.findall(name)]
+    sizes += [float(f"{whole}.{tenth}") * 1e9 for whole, tenth in TENTHS.findall(name)]
+    # "-3T" behind a size tells the tokens it was trained on.
+    sizes = sizes or [float(number) * 1e12 for number in TRILLIONS.findall(name)]
+    if not sizes:
+        return NamedSize()
+    smallest = min(sizes)
+    note = "size taken from the name"
+    if len(set(sizes)) > 1:
+        others = ", ".join(format_count(size) for size in sorted(set(sizes)))
+        note = f"the name states several sizes ({others}): {format_count(smallest)} was taken"
+    return NamedSize(round(smallest), active and min(active, round(smallest)), note)
+
+
+# --------------------------------------------------------------------------- which one it is
+
+
+def tail_of(name: str) -> str:
+    """The part of a name after the organisation."""
+    return name.rstrip("/").rsplit("/", 1)[-1]
+
+
+def squashed(name: str) -> str:
+    """A name without its organisation, case and separators: one for all spellings."""
+    return re.sub(r"[^a-z0-9.]+", "", tail_of(name).lower())
+
+
+def without_storage(name: str) -> str:
+    """A name without the endings that say how its weights are stored."""
+    return STORAGE.sub("", name)
+
+
+def words_of(name: str) -> frozenset[str]:
+    """The words of a name that tell one shape from another."""
+    text = re.sub(r"(\d)_(\d)", r"\1.\2", without_storage(tail_of(name)).lower())
+    text = re.sub(r"([a-z])(\d)", r"\1 \2", re.sub(r"[^a-z0-9.]+", " ", text))
+    return frozenset(
+        word for word in re.sub(r"(?<=\d) (?=b\b)", "", text).split() if word not in FILLER
+    )
+
+
+def states_size(words: Iterable[str]) -> frozenset[str]:
+    """The sizes among the words of a name: "8b", "350m"."""
+    return frozenset(word for word in words if re.fullmatch(r"\d+(?:\.\d+)?[bmt]", word))
+
+
+@cache
+def _catalogue_words() -> tuple[tuple[str, str, frozenset[str]], ...]:
+    return tuple((stem, hub_id, words_of(hub_id)) for stem, hub_id in catalogue_ids())
+
+
+def same_words(name: str) -> list[tuple[str, str]]:
+    """(file, hub id) of the catalogue models that the words of a description single out."""
+    words = words_of(name)
+    if not states_size(words):
+        return []
+    return [(stem, hub_id) for stem, hub_id, known in _catalogue_words() if known == words]
+
+
+def derived_from(name: str) -> list[tuple[str, str]]:
+    """(file, hub id) of the catalogue models whose words the name has and adds to: what a
+    fine-tuned copy is called. Both state the same size, or neither states any.
+    """
+    words = words_of(name)
+    sizes = states_size(words)
+    found = [
+        (len(known), stem, hub_id)
+        for stem, hub_id, known in _catalogue_words()
+        if known < words and states_size(known) == sizes and len(known) > 1
+    ]
+    most = max((count for count, _, _ in found), default=0)
+    return [(stem, hub_id) for count, stem, hub_id in found if count == most]
+
+
+def nearest(name: str, others: Sequence[str] = ()) -> str | None:
+    """The known name that a misspelt one is most like; None if none is like it.
+
+    Args:
+        name: As it was written.
+        others: Known names beside the catalogue's: what is in the hub's cache.
+    """
+    from difflib import get_close_matches
+
+    corrected = _corrected(words_of(name))
+    alike = [hub_id for _, hub_id, known in _catalogue_words() if known == corrected]
+    if alike:
+        return min(
+            alike,
+            key=lambda hub_id: (
+                stored_by_name(hub_id) is not None,
+                is_instruct(hub_id) is not is_instruct(name),
+                hub_id,
+            ),
+        )
+    known_names = {squashed(hub_id): hub_id for _, hub_id in reversed(catalogue_ids())}
+    known_names.update({squashed(other): other for other in others})
+    found = get_close_matches(squashed(without_storage(name)), known_names, 1, LIKE_A_NAME)
+    return known_names[found[0]] if found else None
+
+
+def _corrected(words: Iterable[str]) -> frozenset[str]:
+    """The words with each unknown one put right, where a known one is much like it."""
+    from difflib import get_close_matches
+
+    known = {word for _, _, found in _catalogue_words() for word in found if word.isalpha()}
+    known |= {word for word in FILLER if word.isalpha()}
+    right = set()
+    for word in words:
+        if word not in known and word.isalpha() and len(word) >= SHORTEST:
+            word = next(iter(get_close_matches(word, sorted(known), 1, LIKE_A_WORD)), word)
+        right.add(word)
+    return frozenset(right - FILLER)

@@ -1,0 +1,158 @@
+"""Names of models -> which known model is meant, how large it is, what is said of what is not
+known.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+
+from advisor import advise
+from advisor.render.words import three_sentences
+from advisor.situation.model_files import catalogue_ids
+from advisor.situation.model_names import nearest, size_of, squashed, states_size, words_of
+from advisor.situation.shapes import model_shape
+
+PAIRS = {"task": "qa", "data": {"kind": "paired", "rows": 3000}}
+IDS = [hub_id for _, hub_id in catalogue_ids()]
+
+
+def test_no_two_entries_claim_one_name():
+    """Hub ids ignore case: an id stands in the catalogue once, whatever its case."""
+    counts = Counter(hub_id.lower() for hub_id in IDS)
+    assert [hub_id for hub_id, count in counts.items() if count > 1] == []
+
+
+def test_every_name_resolves_to_itself_in_any_spelling():
+    """With its organisation in any case, and without it in any case and with any separator."""
+    shared = Counter(squashed(hub_id) for hub_id in IDS)
+    for hub_id in IDS:
+        tail = hub_id.split("/", 1)[1]
+        spellings = [hub_id, hub_id.upper()]
+        if shared[squashed(hub_id)] == 1:
+            spellings += [tail, tail.lower().replace("-", " "), tail.replace("-", "_")]
+        for spelling in spellings:
+            shape, _ = model_shape(spelling)
+            assert shape is not None, spelling
+            assert shape.id == hub_id, spelling
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("Qwen/Qwen3-8b-instrct", "Qwen/Qwen3-8B"),
+        ("meta-lama/Lama-3.1-8B", "meta-llama/Llama-3.1-8B"),
+        ("gema-3-4b-it", "google/gemma-3-4b-it"),
+        ("HugingFaceTB/SmolML2-135M", "HuggingFaceTB/SmolLM2-135M"),
+        ("gpt-oss 20", "openai/gpt-oss-20b"),
+    ],
+)
+def test_a_misspelt_name_gives_the_nearest_known(name, meant):
+    """It is said in the warning, and the model stays one that is not known."""
+    situation = advise({"task": "qa", "model": name, "gpu": {"name": "RTX 4090"}}).situation
+    assert any(meant in warning for warning in situation.warnings), situation.warnings
+    assert "model" in situation.unknown
+
+
+def test_a_letter_too_few_is_put_right():
+    """Whichever letter of a word is lost, a known model of the same size is named."""
+    chance = random.Random(3)
+    for hub_id in IDS:
+        tail = hub_id.split("/", 1)[1]
+        places = [
+            place
+            for place in range(1, len(tail))
+            if tail[place - 1 : place + 1].isalpha() and tail[place].islower()
+        ]
+        if not places or not states_size(words_of(hub_id)):
+            continue
+        place = chance.choice(places)
+        wrong = tail[:place] + tail[place + 1 :]
+        found = nearest(wrong)
+        assert found is not None, wrong
+        assert states_size(words_of(found)) == states_size(words_of(wrong)), (wrong, found)
+
+
+def test_a_name_that_is_like_none_is_given_no_neighbour():
+    """No model is named to whoever asks for one of their own."""
+    for name in ("our-own-model", "acme/support-bot", "zzz-13B", "bar-chat"):
+        assert nearest(name) is None, name
+
+
+def test_models_in_the_cache_are_neighbours_too(tmp_path, monkeypatch):
+    """A model that was downloaded is known by its name."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    (tmp_path / "models--acme--support-bot").mkdir()
+    _, warnings = model_shape("acme/suport-bot")
+    assert "did you mean acme/support-bot?" in warnings[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "held", "active"),
+    [
+        ("x-8x7B", 45.9, 12.6),
+        ("x-30B-A3B", 30, 3),
+        ("x-1b-a400m", 1, 0.4),
+        ("x-350M", 0.35, None),
+        ("x-7b", 7, None),
+        ("x-7b1", 7.1, None),
+        ("x-E2B", 4.8, None),
+        ("x-2.4T-A95B", 2400, 95),
+        ("x-1.1B-intermediate-3T", 1.1, None),
+        ("x-A13B", None, None),
+    ],
+)
+def test_a_name_says_what_is_held_and_what_is_used(name, held, active):
+    """Sizes in thousands of millions; a name that states only what one token uses states no
+    size.
+    """
+    found = size_of(name, None)
+    assert (None if found.params is None else found.params / 1e9) == (
+        None if held is None else pytest.approx(held, rel=0.01)
+    )
+    if held is not None:
+        assert (None if found.active is None else found.active / 1e9) == (
+            None if active is None else pytest.approx(active, rel=0.01)
+        )
+
+
+def test_active_times_experts_is_never_taken_for_the_size():
+    """'17B-16E' holds more than a hundred thousand millions; the guess stays at the upper edge."""
+    assert size_of("x-17B-16E", None).params >= 107e9
+    assert size_of("x-17B-128E", None).params >= 400e9
+    shape, _ = model_shape("acme/Llama-4-Scout-17B-16E-tuned")
+    assert shape is not None
+    assert shape.params == pytest.approx(107.8e9, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "of"),
+    [
+        ("unsloth/Qwen3-8B-bnb-4bit", "Qwen/Qwen3-8B"),
+        ("unsloth/Qwen3-8B-unsloth-bnb-4bit", "Qwen/Qwen3-8B"),
+        ("unsloth/Llama-3.2-1B-Instruct-bnb-4bit", "meta-llama/Llama-3.2-1B-Instruct"),
+    ],
+)
+def test_a_copy_in_4_bits_is_trained_as_qlora(name, of):
+    """It has the original's shape, and no method trains beside it in 16 bit."""
+    shape, warnings = model_shape(name)
+    original, _ = model_shape(of)
+    assert shape is not None
+    assert original is not None
+    assert (shape.params, shape.stored) == (original.params, "bitsandbytes")
+    assert of in warnings[-1]
+    found = advise({**PAIRS, "model": name, "gpu": {"name": "RTX 4090"}})
+    assert found.recommendation.composition.scheme == "qlora"
+
+
+@pytest.mark.parametrize("gpu", ["RTX 4090", "T4", "unknown"])
+def test_an_unknown_size_is_said_first_and_nothing_is_said_to_fit(gpu):
+    """The first line says that the size is not known and how to tell it."""
+    advice = advise({**PAIRS, "model": "acme/support-bot", "gpu": {"name": gpu}})
+    assert "--model-params-b" in three_sentences(advice)[0]
+    assert "not known" in three_sentences(advice)[0].split(".")[0]
+    assert "model" in advice.situation.unknown
+    assert advice.recommendation.estimate.fits == "unknown"
+    assert not any(one.estimate.fits == "fits" for one in advice.alternatives)
