@@ -34,6 +34,7 @@ UNSAID = {
     "readiness": ("train",),
     "train_decision": ("train",),
     "adapters_per": ("model",),
+    "particulars": ("none", "some"),
     "architecture": ("decoder",),
     "required_capacity": ("any",),
 }
