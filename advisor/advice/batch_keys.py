@@ -49,6 +49,18 @@ def batch_settings(
     }
 
 
+def batch_of_task(batch: Chosen, micro: int, devices: int) -> dict[str, Chosen]:
+    """The keys of the batch of one task, whose rows need not be as many as the stage's."""
+    fewer = max(1, min(micro, int(batch.value) // devices))
+    accum = max(1, round(int(batch.value) / (fewer * devices)))
+    rows = fewer * accum * devices
+    because = f"{rows} row{'' if rows == 1 else 's'} a step: {inside_sentence(batch.because)}"
+    return {
+        "micro_batch_size": Chosen(value=fewer, because=because),
+        "grad_accum": Chosen(value=accum, because=because, rule=batch.rule),
+    }
+
+
 def _micro_because(
     trial: Mapping[str, Any], values: Mapping[str, Any], fits: Fits, most: int
 ) -> str:

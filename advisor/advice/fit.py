@@ -40,7 +40,9 @@ from advisor.ruleset.phrases import inside_sentence
 from advisor.situation.types import Situation
 
 from .settings import refusal, settings_by_rule
+from .steps import ForRows, rows_given, settings_for_rows
 
+USUAL_BATCH = Chosen(value=16, because="usual")
 DEFAULT_SEQ_LEN = 1024
 TEXT_LEN, CPU_TEXT_LEN = 2048, 512  # of documents, which may be parted anywhere
 APPROXIMATION_MARGIN = (
@@ -182,7 +184,7 @@ def fit_stage(
     """
     update, quantization = composition.update or "lora", composition.quantization
     settings = {**stage_settings(ruleset, situation, facts, composition, objective), **shared}
-    batch = settings.pop("effective_batch_size", Chosen(value=16, because="usual"))
+    batch = settings.pop("effective_batch_size", USUAL_BATCH)
     model = situation.model
     context = model.context_tokens if model else None
     settings["seq_len"] = (
@@ -194,6 +196,9 @@ def fit_stage(
     if model is not None and model.architecture in NO_SDPA and _is_open(settings, "attention"):
         because = f"transformers has no sdpa attention for {model.architecture} models"
         settings["attention"] = Chosen(value="eager", because=because)
+    largest = max(_profiles(situation, objective), key=lambda profile: profile.rows, default=None)
+    followed = _for_rows(situation, composition, objective, settings, batch, largest)
+    settings, batch = {**settings, **followed.settings}, followed.batch
     if strategy is not None:
         settings["sharding"] = Chosen(value=strategy, because="how the cards share the work")
     suits, packing = packing_suits(
@@ -225,6 +230,7 @@ def fit_stage(
         allowed=_micro_batches(objective, update),
         recompute=not no_recompute,
     )
+    passes = _passes(ruleset, situation, facts, composition, objective, settings)
     best: _Found | None = None
     usual = stage_settings(ruleset, situation, facts, composition, objective, packing_suits=suits)
     for level in MEMORY_LEFT:
@@ -244,7 +250,9 @@ def fit_stage(
         plain = {key: chosen.value for key, chosen in laid_over.items()}
         for trial in trials:
             values = {**plain, **batch_values(trial)}
-            cost = _stage_estimate(situation, objective, update, quantization, values, strategy)
+            cost = _stage_estimate(
+                situation, objective, update, quantization, values, strategy, passes
+            )
             # Of settings that are all too big the smallest need is kept: the shortest way out. So
             # too where the memory is not known, whatever the GPU, but then in the usual formats.
             if (
@@ -284,6 +292,11 @@ def fit_stage(
         **best.settings,
         **batch_settings(best.trial, batch, no_recompute, best.cost.fits, most=most, packed=packed),
     }
+    per_step = int(followed.batch.value)
+    if not packed:
+        per_step = chosen["micro_batch_size"].value * chosen["grad_accum"].value
+        per_step *= max(1, len(situation.hardware.gpus))
+    chosen = followed.told(chosen, per_step)
     padding = padding_of(situation, objective, chosen, _profile(situation, objective))
     return (
         StageSettings(
@@ -294,6 +307,88 @@ def fit_stage(
             padding=padding,
         ),
         cost,
+    )
+
+
+def task_settings(
+    ruleset: Ruleset,
+    situation: Situation,
+    facts: Mapping[str, Any],
+    composition: Composition,
+    objective: str,
+) -> list[tuple[DataProfile, ForRows]]:
+    """What follows from the rows of each data file of a stage, in the order of the tasks."""
+    found = []
+    for profile in _profiles(situation, objective):
+        own = {**facts, "data_rows": profile.rows}
+        settings = stage_settings(ruleset, situation, own, composition, objective)
+        batch = settings.pop("effective_batch_size", USUAL_BATCH)
+        found.append(
+            (profile, _for_rows(situation, composition, objective, settings, batch, profile))
+        )
+    return found
+
+
+def _for_rows(
+    situation: Situation,
+    composition: Composition,
+    objective: str,
+    settings: Mapping[str, Chosen],
+    batch: Chosen,
+    profile: DataProfile | None,
+) -> ForRows:
+    """The batch, epochs and held-out share for the rows of a data file, or those stated."""
+    if profile is None:
+        rows, tokens = (situation.answers.value(name) for name in ("data_rows", "data_tokens"))
+    else:
+        rows = rows_given(profile, objective)
+        tokens = profile.tokens.total if profile.tokens is not None else None
+    smallest = min(_micro_batches(objective, composition.update or "lora"))
+    return settings_for_rows(
+        objective,
+        settings,
+        batch,
+        rows=rows,
+        tokens=tokens,
+        classes=composition.encoder,
+        multiple=smallest * max(1, len(situation.hardware.gpus)),
+    )
+
+
+class _Passes(NamedTuple):
+    """How often a row is read, of all tasks together."""
+
+    over_trained: float  # epochs, times the share that is trained on
+    held: float  # the share that is held out
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> _Passes:
+        """Those of one set of settings."""
+        held = float(plain.get("holdout", Stage.holdout))
+        return cls(float(plain.get("epochs", Stage.epochs)) * (1 - held), held)
+
+
+def _passes(
+    ruleset: Ruleset,
+    situation: Situation,
+    facts: Mapping[str, Any],
+    composition: Composition,
+    objective: str,
+    settings: Mapping[str, Chosen],
+) -> _Passes:
+    def one(found: Mapping[str, Chosen]) -> _Passes:
+        return _Passes.of({key: chosen.value for key, chosen in found.items()})
+
+    if len(_profiles(situation, objective)) < 2:
+        return one(settings)
+    tasks = [
+        (profile.rows, one(follows.settings))
+        for profile, follows in task_settings(ruleset, situation, facts, composition, objective)
+    ]
+    rows = sum(count for count, _ in tasks) or 1
+    return _Passes(
+        sum(count * each.over_trained for count, each in tasks) / rows,
+        sum(count * each.held for count, each in tasks) / rows,
     )
 
 
@@ -382,6 +477,7 @@ def _stage_estimate(
     quantization: str | None,
     plain: Mapping[str, Any],
     strategy: str | None,
+    passes: _Passes | None = None,
 ) -> Estimate:
     if (teacher := situation.teacher) is not None:
         own_base = (
@@ -399,7 +495,9 @@ def _stage_estimate(
         gpus=max(1, len(situation.hardware.gpus)),
         sharding=strategy,
     )
-    epochs = float(plain.get("epochs", 1)) * (1 - Stage.holdout)
+    if passes is None:
+        passes = _Passes.of(plain)
+    epochs = passes.over_trained
     tokens, rows = amounts_to_read(situation, spec, epochs=epochs)
     return estimate(
         spec,
@@ -410,19 +508,25 @@ def _stage_estimate(
         padded_length=padded_length(
             spec, _profile(situation, objective), grouped=bool(plain.get("group_by_length"))
         ),
-        looked=_looked(situation, spec, tokens, rows, epochs) if tokens else None,
+        looked=_looked(situation, spec, tokens, rows, passes) if tokens else None,
     )
 
 
 def _looked(
-    situation: Situation, spec: RunSpec, tokens: int, rows: int | None, epochs: float
+    situation: Situation,
+    spec: RunSpec,
+    tokens: int,
+    rows: int | None,
+    passes: _Passes,
 ) -> Looked:
     """What a stage is measured on: of every task together."""
     profile = _profile(situation, spec.objective)
     stats = profile.tokens if profile is not None else None
     request = stats.request_mean if stats is not None else None
     return Looked(
-        rows=rows / epochs * Stage.holdout if rows and epochs else HELD_OUT_ROWS,
+        rows=rows / passes.over_trained * passes.held
+        if rows and passes.over_trained
+        else HELD_OUT_ROWS,
         row_tokens=min(
             float(spec.seq_len),
             tokens / rows / methods().objective(spec.objective).sequences_per_row

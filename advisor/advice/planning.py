@@ -5,10 +5,12 @@ be one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
+from advisor.advice.batch_keys import batch_of_task
 from advisor.advice.facts_of_situation import device
+from advisor.advice.fit import task_settings
 from advisor.advice.types import Advice, Candidate, Chosen
 from advisor.ground.errors import InputError
 from advisor.ground.types import DataProfile
@@ -192,7 +194,46 @@ def make_plan(
         ),
         **_data(situation),
     )
-    return plan, comments
+    return _with_overrides(plan, advice, candidate, ruleset, comments), comments
+
+
+def _with_overrides(
+    plan: Plan,
+    advice: Advice,
+    candidate: Candidate,
+    ruleset: Ruleset,
+    comments: dict[tuple[str | int, ...], str],
+) -> Plan:
+    """The plan with what follows from each task's own rows, where that is not what follows from
+    the largest task's.
+
+    An override goes to every stage of a task, so that a chain has none.
+    """
+    if not plan.tasks or len(plan.stages) > 1:
+        return plan
+    stage, devices = plan.stages[0], plan.launch.processes
+    found = task_settings(
+        ruleset, advice.situation, advice.facts, candidate.composition, stage.objective
+    )
+    own = {id(profile): follows for profile, follows in found}
+    tasks = []
+    for number, task in enumerate(plan.tasks):
+        follows = own.get(id(advice.situation.tasks.get(task.name)))
+        chosen: dict[str, Chosen] = {}
+        if follows is not None:
+            chosen = dict(follows.settings)
+            per_step = int(follows.batch.value)
+            if not stage.packing:
+                chosen |= batch_of_task(follows.batch, stage.micro_batch_size, devices)
+                per_step = chosen["micro_batch_size"].value * chosen["grad_accum"].value * devices
+            chosen = follows.told(chosen, per_step)
+        overrides = {
+            key: one.value for key, one in chosen.items() if one.value != getattr(stage, key)
+        }
+        for key in overrides:
+            comments[("tasks", number, "overrides", key)] = comment_of(chosen[key])
+        tasks.append(replace(task, overrides=overrides))
+    return replace(plan, tasks=tuple(tasks))
 
 
 def _answers_are_taught(candidate: Candidate) -> bool:

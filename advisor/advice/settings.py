@@ -42,7 +42,12 @@ def settings_by_rule(
     """
     judgement = judge_stage(ruleset, facts, objective, update, quantization)
     chosen = {
-        key: Chosen(value=value, because=rule.because, rule=rule.id)
+        key: Chosen(
+            value=value,
+            because=rule.because,
+            rule=rule.id,
+            is_own=rule.layer in ruleset.overlays,
+        )
         for key, (value, rule) in judgement.settings.items()
     }
     found = {key: resolve_refusal(objective, update, key, one) for key, one in chosen.items()}

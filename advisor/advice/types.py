@@ -48,6 +48,7 @@ class Chosen:
     value: Any
     because: str
     rule: str | None = None  # None: computed by the fit search or taken from the user
+    is_own: bool = False  # a layer of one's own sets it: nothing else may change it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

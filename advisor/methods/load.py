@@ -64,6 +64,23 @@ AMOUNTS = Keys(
     },
     required=("too_few", "usual", "text", "sources"),
 )
+# How few rows become enough optimizer steps (advisor/advice/steps.py).
+_STEPS: Mapping[str, Shape] = {
+    "least": Number(whole=True, min=1, help="optimizer steps that a training is to have"),
+    "smallest_batch": Number(whole=True, min=1, help="rows a step, below which no rule goes"),
+    "most_epochs": Number(whole=True, min=1, help="passes that are documented to help"),
+    "held_out": Number(whole=True, min=1, help="rows that tell two models apart"),
+    "text": Text(),
+    "sources": ListOf(of=Text(), least=1, help="ids of rules/sources.yaml"),
+}
+_NEEDED = ("least", "smallest_batch", "most_epochs", "text", "sources")
+STEPS = Keys(
+    keys={
+        **_STEPS,
+        "classes": Keys(keys=_STEPS, required=_NEEDED, help="with a classification head"),
+    },
+    required=_NEEDED,
+)
 # rules/keys/NAME.yaml.
 SHARED_KEYS_FILE = Keys(
     help="Keys of a stage that several methods have",
@@ -81,6 +98,7 @@ MADE = (
     "at",
     "shipped",
     "amounts",
+    "steps",
     "sources",
     "keys",
     "defaults",
@@ -130,6 +148,7 @@ def file_shape(axis: str) -> Keys:
         own = replace(own, required=(*own.required, "arithmetic"))
     else:
         keys["amounts"] = AMOUNTS
+        keys["steps"] = STEPS
     return Keys(keys=keys, required=own.required, nulls=True)
 
 
@@ -285,6 +304,7 @@ class _Reader:
             )
         else:
             made["amounts"] = given.get("amounts", {})
+            made["steps"] = given.get("steps", {})
         return build(kind, plain, **made)
 
     def keys(self) -> Iterator[Key]:

@@ -63,6 +63,8 @@ class Objective(Method):
         0  # forward passes beside the one that is learned from
     )
     amounts: Mapping[str, Any] = field(default_factory=dict)  # how much data it wants
+    # How few rows become enough optimizer steps, and how many of them are held out.
+    steps: Mapping[str, Any] = field(default_factory=dict)
     logits: Literal["tiles", "tiles_on_gpu", "whole", "parts", "none"] = "tiles"
 
     @property

@@ -30,7 +30,7 @@ COUNT = "|".join(WORDS)
 NUMBER = r"(\d[\d,]*(?:\.\d+)?(?:e-?\d+)?)"
 # What a comment beside a key may say about its value: a number, or from one number to another.
 CLAIMS: Mapping[str, str] = {
-    "epochs": rf"\b({COUNT})(?: to ({COUNT}))? (?:pass|passes|times|documented)\b|\b(?:used|read) ({COUNT})\b",
+    "epochs": rf"^(\d+) passes|\b({COUNT})(?: to ({COUNT}))? (?:pass|passes|times|documented)\b|\b(?:used|read) ({COUNT})\b",
     "rank": rf"\branks? (?:from )?{NUMBER}(?: to {NUMBER})?",
     "beta": rf"\bbeta between {NUMBER} and {NUMBER}|\bbeta {NUMBER}|, {NUMBER} is usual",
     "learning_rate": rf"{NUMBER}(?: to |, [^:]*? |[^:]*? where ){NUMBER}",
@@ -60,6 +60,11 @@ def disagreements(
         rows = values["micro_batch_size"] * values["grad_accum"] * cards
         if per_step and int(per_step[1]) != rows:
             yield f"{key}: {value}  # {text}, and {rows} are read"
+        found = re.match(r"([\d,]+) of ([\d,]+) rows(, a fifth)?", text)
+        if found:
+            held, of = number(found[1]), number(found[2])
+            if abs(held - value * of) > 0.5 + held / 1000 or (found[3] and held != of // 5):
+                yield f"{key}: {value}  # {text}"
         found = re.search(r"reads at most ([\d,]+) tokens", text)
         if found and value != number(found[1]):
             yield f"{key}: {value}  # {text}"
@@ -86,6 +91,8 @@ def test_the_check_finds_what_it_is_for():
         ("grad_accum", 4, "16 rows a step: usual"),
         ("seq_len", 512, "holds the longest row (600 tokens)"),
         ("micro_batch_size", 2, "the whole batch at once"),
+        ("epochs", 3, "5 passes instead of the usual 1"),
+        ("holdout", 0.05, "18 of 91 rows, a fifth"),
         ("learning_rate", 1e-5, "rates between 5e-6 to 8e-6 are documented"),
     ):
         assert list(disagreements({**batch, key: value}, {key: text}, 1)), text

@@ -109,8 +109,8 @@ def test_what_its_file_says_of_it_is_asked_like_of_any_other(call):
 @pytest.mark.parametrize(
     ("chosen", "rate", "epochs"),
     [
-        ("sft+bias", 1.0e-3, 3),  # its own default, the epochs of every small file
-        ("sft+qbias", 1.0e-3, 3),  # on a quantised base, under a name of its own
+        ("sft+bias", 1.0e-3, 5),  # its own default, the epochs of every small file
+        ("sft+qbias", 1.0e-3, 5),  # on a quantised base, under a name of its own
         ("orpo+bias", 5.0e-5, None),  # a rule of orpo for whatever trains a module
         ("heart+lora", 5.0e-5, 3),  # a rule of the further objective for a module
         ("heart+bias", 5.0e-5, 3),

@@ -1,0 +1,175 @@
+"""Batch, epochs and held-out rows follow from the number of rows, for every objective."""
+
+from __future__ import annotations
+
+import json
+import random
+from math import ceil
+
+import pytest
+
+from advisor.advice.facts_of_situation import situation_facts
+from advisor.advice.fit import fit_stage
+from advisor.advice.settings import settings_by_rule
+from advisor.advice.steps import aim_of, held_out, settings_for_rows, steps_in
+from advisor.advice.types import Chosen
+from advisor.ground.types import Answer, Answers
+from advisor.methods import methods
+from advisor.methods.composition import parse_composition
+from advisor.ruleset.load import load_rules
+from advisor.situation.build import situation_of
+from tests.advice.situations import UNKNOWN_MACHINE
+from tests.conftest import scaled
+
+RULES = load_rules()
+OBJECTIVES = tuple(methods().objectives)
+CLASSES = (*((name, False) for name in OBJECTIVES), ("sft", True))
+LENGTH = 512
+
+
+def following(objective, classes, rows, *, update="lora", multiple=1, **changes):
+    """(trained rows or sequences, batch, epochs, held-out rows) of so many rows."""
+    facts = {"data_rows": rows, "params_b": 8, "architecture": "encoder" if classes else "decoder"}
+    settings = settings_by_rule(RULES, facts, objective, update, None) | changes
+    batch = settings.pop("effective_batch_size")
+    splits = methods().objective(objective).splits_documents
+    found = settings_for_rows(
+        objective,
+        settings | {"seq_len": Chosen(value=LENGTH, because="")},
+        batch,
+        rows=rows,
+        tokens=rows * LENGTH if splits else None,
+        classes=classes,
+        multiple=multiple,
+    )
+    share = found.settings["holdout"].value if "holdout" in found.settings else 0.05
+    return rows * (1 - share), found.batch, found.settings["epochs"], round(rows * share)
+
+
+def many_rows(seed):
+    """Numbers of rows from 1 to a million, ascending, thresholds of rules with their neighbours."""
+    rng = random.Random(seed)
+    found = {round(10 ** rng.uniform(0, 6)) for _ in range(scaled(60))}
+    return sorted(found | {1, 2, 5, 999, 1000, 1001, 19_999, 20_000, 99_999, 100_000, 1_000_000})
+
+
+@pytest.mark.parametrize(("objective", "classes"), CLASSES)
+@pytest.mark.parametrize("update", ["lora", "full"])
+def test_rows_become_enough_steps(objective, classes, update):
+    """As many steps as the objective asks for, unless the smallest batch and the most epochs are
+    used up.
+    """
+    aim = aim_of(objective, classes=classes)
+    assert aim is not None, f"rules/objectives/{objective}.yaml has no steps"
+    for rows in many_rows(0):
+        trained, batch, epochs, _ = following(objective, classes, rows, update=update)
+        steps = steps_in(trained, per_step=batch.value, epochs=epochs.value)
+        if steps < aim.least:
+            assert batch.value <= aim.smallest_batch, (rows, batch)
+            assert epochs.value >= aim.most_epochs, (rows, epochs)
+
+
+@pytest.mark.parametrize(("objective", "classes"), CLASSES)
+@pytest.mark.parametrize("update", ["lora", "full"])
+def test_more_rows_never_mean_a_smaller_batch_or_fewer_held_out(objective, classes, update):
+    """Batch and held-out rows never fall as rows grow, and epochs never rise."""
+    before = None
+    for rows in many_rows(1):
+        _, batch, epochs, held = following(objective, classes, rows, update=update)
+        now = (batch.value, -epochs.value, held)
+        if before is not None:
+            assert all(map(lambda one, other: one <= other, before, now)), (rows, before, now)
+        before = now
+
+
+def test_held_out_rows_are_at_most_a_fifth():
+    """Training keeps four fifths of the rows, and large sets lose at most a thousand."""
+    for rows in many_rows(2):
+        for wanted in (32, 64, 256, 500):
+            held = held_out(rows, wanted)
+            assert held <= min(rows / 5, 1000)
+            assert held >= wanted or held == rows // 5
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_without_rows_nothing_changes(objective):
+    """What is not known changes no setting."""
+    settings = settings_by_rule(RULES, {"params_b": 8}, objective, "lora", None)
+    batch = settings.pop("effective_batch_size")
+    found = settings_for_rows(
+        objective, settings, batch, rows=None, tokens=None, classes=False, multiple=1
+    )
+    assert found.batch == batch
+    assert found.settings == {"epochs": settings["epochs"]}
+
+
+def test_what_a_layer_of_ones_own_sets_stays():
+    """A company's batch and epochs are not changed."""
+    own = {
+        "effective_batch_size": Chosen(value=64, because="ours", is_own=True),
+        "epochs": Chosen(value=1, because="ours", is_own=True),
+        "holdout": Chosen(value=0.01, because="ours", is_own=True),
+    }
+    _, batch, epochs, _ = following("dpo", False, 200, **own)
+    assert (batch.value, epochs.value) == (64, 1)
+
+
+@pytest.mark.parametrize("cards", [1, 2, 3, 8])
+def test_comments_count_steps_that_the_fitted_batch_has(cards):
+    """Whatever the number of GPUs, the steps that a comment names follow from the plan's values."""
+    for composition, kind in (
+        ("sft+lora", "paired"),
+        ("dpo+lora", "preference"),
+        ("kto+full", "unpaired_feedback"),
+        ("grpo+lora", "prompts_with_verifier"),
+        ("rm+lora", "preference"),
+    ):
+        for rows in (60, 189, 1000, 7000):
+            known = {
+                "task": "other", "data_rows": rows, "data_kind": kind, "gpu": "A100 80GB",
+                "gpus": cards, "model": "Qwen/Qwen3-0.6B",
+            }  # fmt: skip
+            stated = {key: Answer(value=value, origin="flag") for key, value in known.items()}
+            situation = situation_of(Answers(known=stated), probed=UNKNOWN_MACHINE)
+            parsed = parse_composition(composition)
+            stage, _ = fit_stage(
+                RULES,
+                situation,
+                situation_facts(situation),
+                parsed,
+                parsed.chain[0],
+                "ddp" if cards > 1 else None,
+            )
+            chosen = stage.settings
+            per_step = chosen["micro_batch_size"].value * chosen["grad_accum"].value * cards
+            held = round(rows * chosen["holdout"].value)
+            steps = ceil(ceil((rows - held) / per_step) * chosen["epochs"].value)
+            for key, mark in (("grad_accum", "this leaves about "), ("epochs", ": about ")):
+                text = chosen[key].because
+                if mark in text:
+                    named = int(text.split(mark)[1].split()[0].replace(",", ""))
+                    assert named == steps, (cards, rows, key, text, steps)
+
+
+def test_each_task_has_what_follows_from_its_own_rows(tmp_path, call):
+    """Of several tasks the small ones differ by overrides, each with its reason."""
+    from advisor.plan.entries import entries
+    from advisor.plan.read import read_plan
+
+    for name, rows in (("small", 60), ("large", 3000)):
+        lines = (
+            json.dumps({"prompt": f"{name} {i}?", "completion": f"It is {i}."}) for i in range(rows)
+        )
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    code, _, err = call(
+        "--json", "--task", "multi_department", "--tasks", f"small={tmp_path / 'small.jsonl'}",
+        "--tasks", f"large={tmp_path / 'large.jsonl'}", "--gpu", "RTX 4090",
+        "--model", "Qwen/Qwen3-0.6B", "--plan", str(tmp_path / "plan.yaml"),
+    )  # fmt: skip
+    assert code == 0, err
+    small, large = (entry.stage for entry in entries(read_plan(tmp_path / "plan.yaml")))
+    assert small.effective_batch_size < large.effective_batch_size
+    assert small.epochs > large.epochs
+    assert round(small.holdout * 60) == 12
+    assert round(large.holdout * 3000) == 64
+    assert "60 rows" in (tmp_path / "plan.yaml").read_text()
