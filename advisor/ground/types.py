@@ -104,6 +104,7 @@ class Hardware:
     )
     ram_total_bytes: int | None = None  # cgroup limit where there is one
     ram_free_bytes: int | None = None
+    ram_kept_free_bytes: int = 0  # that advice leaves to the system and to other programs
     disk_free_bytes: int | None = None
     driver_version: str | None = None
     cuda_version: str | None = None  # the newest CUDA the driver supports
@@ -125,16 +126,17 @@ class Hardware:
 
     @property
     def device_memory_bytes(self) -> int | None:
-        """Memory a run on one device may plan with: that of the smallest GPU, less what is kept
-        free for a display; RAM on the CPU.
+        """Memory a run on one device may plan with: that of the smallest GPU, or RAM on the CPU,
+        less what is kept free for a display or for the system.
 
-        What other programs hold now does not count: they may have ended when the plan is run. Where
-        the GPU shares the machine's memory, what is free counts, because the system stays.
+        What other programs hold now does not count: they may have ended when the plan is run, and
+        the same question gets the same answer an hour later.
         """
         if self.kind == "unknown":
             return None
         if not self.gpus:
-            return self.ram_free_bytes or self.ram_total_bytes
+            total = self.ram_total_bytes
+            return None if total is None else max(0, total - self.ram_kept_free_bytes)
         sizes = [_planned_bytes(gpu) for gpu in self.gpus]
         return (
             None
@@ -144,19 +146,23 @@ class Hardware:
 
 
 def as_free_now(hardware: Hardware) -> Hardware:
-    """The machine as a run finds it: of each GPU what is free now, as far as it is known."""
+    """The machine as a run finds it: of each GPU and of the RAM what is free now, as far as it is
+    known.
+    """
     gpus = tuple(
         gpu
         if gpu.memory_free_bytes is None
         else replace(gpu, memory_total_bytes=gpu.memory_free_bytes, kept_free_bytes=0)
         for gpu in hardware.gpus
     )
-    return replace(hardware, gpus=gpus)
+    if hardware.ram_free_bytes is None:
+        return replace(hardware, gpus=gpus)
+    return replace(
+        hardware, gpus=gpus, ram_total_bytes=hardware.ram_free_bytes, ram_kept_free_bytes=0
+    )
 
 
 def _planned_bytes(gpu: Gpu) -> int | None:
-    if gpu.shares_ram and gpu.memory_free_bytes:
-        return gpu.memory_free_bytes
     if gpu.memory_total_bytes is None:
         return None
     return max(0, gpu.memory_total_bytes - gpu.kept_free_bytes)

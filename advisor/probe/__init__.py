@@ -27,6 +27,7 @@ def probe(folder: Path | None = None) -> Hardware:
 
     NVIDIA comes before Apple before AMD; without any of them training runs on the CPU.
     """
+    from advisor.probe.kept_free import kept_of_ram
     from advisor.probe.nvidia import probe_nvidia
     from advisor.probe.software import cuda_problem, installed_versions, torch_build
     from advisor.probe.system import probe_amd, probe_apple, probe_system
@@ -58,6 +59,7 @@ def probe(folder: Path | None = None) -> Hardware:
         cpu_bf16=system.cpu_bf16,
         ram_total_bytes=system.ram_total_bytes,
         ram_free_bytes=system.ram_free_bytes,
+        ram_kept_free_bytes=kept_of_ram(system.ram_total_bytes),
         disk_free_bytes=system.disk_free_bytes,
         driver_version=nvidia.driver_version,
         cuda_version=nvidia.cuda_version,

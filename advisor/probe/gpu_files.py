@@ -193,8 +193,14 @@ CUDA_FILE = Keys(
         "kernels": MapOf(of=_KERNEL),
         "kernels_sources": ListOf(of=Text()),
         "kept_free": Keys(
-            keys={"gib": Number(above=0), "laptop_words": ListOf(of=Text()), "because": Text()},
-            required=("gib", "laptop_words", "because"),
+            keys={
+                "gib": Number(above=0),
+                "laptop_words": ListOf(of=Text()),
+                "ram_gib": Number(above=0),
+                "ram_share": Number(above=0, max=1),
+                "because": Text(),
+            },
+            required=("gib", "laptop_words", "ram_gib", "ram_share", "because"),
         ),
     },
     required=("version", "driver_from", "wheels", "pip_torch", "kernels", "kept_free"),

@@ -1,4 +1,4 @@
-"""How much memory of a GPU advice leaves free for a display."""
+"""How much memory advice leaves free: of a GPU for a display, of RAM for the system."""
 
 from __future__ import annotations
 
@@ -29,6 +29,27 @@ def keep_free(gpu: Gpu, *, has_display: bool = False, has_battery: bool = False)
     else:
         return gpu
     return replace(gpu, kept_free_bytes=int(rule["gib"] * GIB), kept_free_because=reason)
+
+
+def kept_of_ram(total_bytes: int | None) -> int:
+    """What advice leaves of the machine's own memory to the system and to other programs."""
+    from advisor.probe.gpu_files import cuda_facts
+
+    rule = cuda_facts()["kept_free"]
+    return (
+        0
+        if total_bytes is None
+        else int(max(rule["ram_gib"] * GIB, rule["ram_share"] * total_bytes))
+    )
+
+
+def keep_ram_free(gpu: Gpu) -> Gpu:
+    """A GPU that shares the machine's memory, with what advice leaves free of it, and why."""
+    return replace(
+        gpu,
+        kept_free_bytes=kept_of_ram(gpu.memory_total_bytes),
+        kept_free_because="the system and other programs run in the same memory",
+    )
 
 
 def kept_free_note(gpu: Gpu) -> str:

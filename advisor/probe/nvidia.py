@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.ground.types import Gpu, GpuProcess
-from advisor.probe.kept_free import has_battery, keep_free, kept_free_note
+from advisor.probe.kept_free import has_battery, keep_free, keep_ram_free, kept_free_note
 from advisor.probe.system import read_or_empty
 from advisor.probe.visible import Board, usable
 
@@ -266,7 +266,7 @@ class _Nvml:
             spec=match_probed(name, total),
         )
         if found.shares_ram:
-            return found
+            return keep_ram_free(found)
         return keep_free(found, has_display=self.has_display(handle), has_battery=self.is_laptop)
 
     def has_display(self, handle: Any) -> bool:

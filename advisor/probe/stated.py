@@ -12,7 +12,7 @@ from advisor.ground.errors import InputError
 from advisor.ground.types import Gpu, Hardware
 from advisor.ground.units import GIB
 from advisor.probe.catalogue import GpuMatch, find_gpu, interconnect_of
-from advisor.probe.kept_free import keep_free, kept_free_note
+from advisor.probe.kept_free import keep_free, kept_free_note, kept_of_ram
 from advisor.probe.names import count_and_name
 from advisor.probe.not_supported import not_supported
 
@@ -206,6 +206,7 @@ def cpu_hardware(machine: Hardware | None = None) -> Hardware:
         cpu_bf16=system.cpu_bf16,
         ram_total_bytes=system.ram_total_bytes,
         ram_free_bytes=system.ram_free_bytes,
+        ram_kept_free_bytes=kept_of_ram(system.ram_total_bytes),
         disk_free_bytes=system.disk_free_bytes,
         software=installed_versions(),
         notes=system.notes,

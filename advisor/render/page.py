@@ -374,12 +374,13 @@ def _against(advice: Advice) -> str:
         return f"; {words}"
     cards = len(advice.situation.hardware.gpus)
     place = "in this computer" if not cards else "on the GPU" if cards == 1 else "on each GPU"
-    kept = next((gpu for gpu in advice.situation.hardware.gpus if gpu.kept_free_bytes), None)
-    less = (
-        f" ({format_gib(kept.kept_free_bytes)} stays free, because {kept.kept_free_because})"
-        if kept is not None
-        else ""
-    )
+    hardware = advice.situation.hardware
+    kept = next((gpu for gpu in hardware.gpus if gpu.kept_free_bytes), None)
+    less = ""
+    if kept is not None:
+        less = f" ({format_gib(kept.kept_free_bytes)} stays free, because {kept.kept_free_because})"
+    elif not cards and hardware.ram_kept_free_bytes:
+        less = f" ({format_gib(hardware.ram_kept_free_bytes)} stays free for the system)"
     return f"; {place} there are {format_gib(estimate.limit_bytes)}{less}: {words}"
 
 

@@ -274,8 +274,14 @@ def test_advice_plans_with_installed_memory_and_a_run_with_free_memory():
     assert as_free_now(here).device_memory_bytes == 4 * GIB
     display = replace(here.gpus[0], kept_free_bytes=GIB)
     assert replace(here, gpus=(display,)).device_memory_bytes == 23 * GIB
-    shared = replace(here.gpus[0], shares_ram=True)
-    assert replace(here, gpus=(shared,)).device_memory_bytes == 4 * GIB
+    shared = replace(here.gpus[0], shares_ram=True, kept_free_bytes=3 * GIB)
+    assert replace(here, gpus=(shared,)).device_memory_bytes == 21 * GIB
+    assert as_free_now(replace(here, gpus=(shared,))).device_memory_bytes == 4 * GIB
+    cpu = replace(here, kind="cpu", gpus=(), ram_total_bytes=16 * GIB, ram_kept_free_bytes=2 * GIB)
+    for free in (5 * GIB, 12 * GIB):
+        busy = replace(cpu, ram_free_bytes=free)
+        assert busy.device_memory_bytes == 14 * GIB
+        assert as_free_now(busy).device_memory_bytes == free
 
 
 def test_too_little_free_memory_is_refused_with_who_holds_it(planned):
