@@ -799,6 +799,32 @@ def test_rules_can_be_listed_and_explained(call):
     assert "Wilson Wu" in out
 
 
+def test_rules_diff_names_the_situations_that_change(call):
+    """`advise rules diff A B`: the step, the condition, the rules and an example with both answers,
+    as text and as data.
+    """
+    code, out, err = call("rules", "diff", "document", "shipped")
+    assert code == 0, err
+    assert "knowledge_source: where the facts that the answers need should come from" in out
+    assert "base/knowledge-weights -> evidence/" in out
+    assert ": sft+lora -> rag" in out
+    code, out, err = call("rules", "diff", "document", "shipped", "--json")
+    steps = json.loads(out)["steps"]
+    assert {step["step"] for step in steps} >= {"chain", "rank", "settings"}
+    code, out, err = call("rules", "diff", "shipped", str(ROOT / "rules"))
+    assert code == 0
+    assert out.endswith("every situation has the same answer\n")
+
+
+@pytest.mark.parametrize("words", [["shipped"], ["shipped", "nowhere"], ["a", "b", "c"]])
+def test_rules_diff_says_what_a_rule_set_is(words, call):
+    """One, three or an unknown one: bad input, and what is allowed."""
+    code, out, err = call("rules", "diff", *words)
+    assert code == 2
+    assert not out
+    assert "`shipped`, `document` (the guide alone), a file of rules" in err
+
+
 def test_a_mapping_makes_odd_columns_usable(call, tmp_path):
     """`--map question=COL answer=COL` works for check, for advice, and is kept in the plan."""
     (tmp_path / "odd.jsonl").write_text(

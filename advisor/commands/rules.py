@@ -12,17 +12,24 @@ from advisor.commands.session import find_rule_layers, load_rule_set
 from advisor.ground.errors import InputError
 from advisor.render.method import names_of_methods, print_method
 from advisor.render.rules import print_facts, print_rule, print_rules
+from advisor.ruleset.load import load_rules
+from advisor.ruleset.model import Ruleset
+
+RULE_SETS = (
+    "`shipped`, `document` (the guide alone), a file of rules (on top of the shipped ones), or the"
+    " rules folder of another version"
+)
 
 
 @click.command()
-@click.argument("rule_id", required=False, metavar="[ID|METHOD|facts|lint|schema]")
+@click.argument("words", nargs=-1, metavar="[ID|METHOD|facts|lint|schema|diff A B]")
 @click.option("--out", metavar="DIR", help="With `schema`: the folder to write to.")
 @rule_options
 @json_option
 @click.pass_context
 def rules(
     context: click.Context,
-    rule_id: str | None,
+    words: tuple[str, ...],
     out: str | None,
     rule_layers: tuple[str, ...],
     as_json: bool,
@@ -31,8 +38,19 @@ def rules(
 
     `advise rules document/scenario-5` explains a rule, `advise rules dpo` a method, `advise rules
     facts` lists the facts, `advise rules lint` proves the rules, and `advise rules schema` writes
-    the JSON Schemas of all files that people write. Only `lint` takes --json, only `schema` --out.
+    the JSON Schemas of all files that people write. `advise rules diff A B` names the situations
+    that two rule sets answer differently: each is `shipped`, `document`, a file of rules, or the
+    rules folder of another version. Only `lint` and `diff` take --json, only `schema` --out.
     """
+    rule_id = words[0] if words else None
+    if rule_id == "diff":
+        _compare(words[1:], rule_layers, as_json=as_json)
+        return
+    if len(words) > 1:
+        raise InputError(
+            f"advise rules: {len(words)} names: {', '.join(words)}",
+            allowed="one rule, method, `facts`, `lint` or `schema`; or `diff A B`",
+        )
     if rule_id == "lint":
         from advisor.advice.linting import lint_rules  # the proof, which no other answer needs
         from advisor.render.lint import lint_json, lint_text
@@ -44,7 +62,7 @@ def rules(
             put(lint_text(found))
         context.exit(found.exit_code)
     if as_json:
-        raise InputError("--json goes with `advise rules lint`")
+        raise InputError("--json goes with `advise rules lint` and `advise rules diff`")
     if out is not None and rule_id != "schema":
         raise InputError("--out goes with `advise rules schema`")
     ruleset, _ = load_rule_set(rule_layers)
@@ -61,3 +79,36 @@ def rules(
         print_method(rule_id, ruleset, console())
     else:
         print_rule(ruleset, rule_id, console())
+
+
+def _compare(names: tuple[str, ...], rule_layers: tuple[str, ...], *, as_json: bool) -> None:
+    """`advise rules diff A B`."""
+    if len(names) != 2 or rule_layers:
+        raise InputError(
+            f"advise rules diff: {len(names)} rule sets{' and --rules' if rule_layers else ''}",
+            allowed=f"two of: {RULE_SETS}",
+            hint="advise rules diff shipped our-rules.yaml",
+        )
+    from advisor.advice.comparing import compare_answers  # which no other answer needs
+    from advisor.render.rules_diff import diff_json, diff_text
+
+    first, second = (_rule_set(name) for name in names)
+    compared = compare_answers(first, second)
+    both = (names[0], names[1])
+    if as_json:
+        print_json(diff_json(compared, both, (first, second)))
+    else:
+        put(diff_text(compared, both, (first, second)))
+
+
+def _rule_set(name: str) -> Ruleset:
+    """The rule set of a name or a path. Raises InputError if there is none."""
+    path = Path(name)
+    if name in ("shipped", "document"):
+        return load_rules() if name == "shipped" else load_rules(("document",))
+    for folder in (path, path / "rules"):
+        if (folder / "facts.yaml").is_file():
+            return load_rules(root=folder.resolve())
+    if path.is_file():
+        return load_rules(overlays=(path,))
+    raise InputError(f"advise rules diff: no rule set '{name}'", allowed=RULE_SETS)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from advisor.ruleset.model import Rule, Ruleset, Table
+from advisor.ruleset.precedence import Precedence
 from advisor.ruleset.proved import (
     MAX_CULPRITS,
     SHOWN_BOXES,
@@ -22,37 +23,15 @@ from advisor.ruleset.proved import (
 from advisor.ruleset.space import Region, Shorten, Space
 
 
-class Decisions:
-    """The recommendations and prohibitions of one table, as bits in the order of precedence: the
-    lowest bit wins.
-
-    Who wins is found on shortened sets: what a decided prohibition forbids is taken out, and so is
-    everything below a rule that is sure to fire and that nothing can forbid any more. Otherwise
-    each way of not fitting would multiply with each way of ranking.
-    """
+class Decisions(Precedence):
+    """The proof of what the rules of one table recommend and forbid."""
 
     def __init__(
         self, ruleset: Ruleset, table: Table, rules: Sequence[Rule], proof: TableProof
     ) -> None:
-        self.ruleset, self.table, self.rules, self.proof = ruleset, table, rules, proof
-        self.space = Space(ruleset, rules)
-        recommending = [i for i, rule in enumerate(rules) if rule.kind == "recommend"]
-        self.recommend = (1 << len(recommending)) - 1
-        self.forbid = self.space.rule_bits & ~self.recommend
-        outcome = {i: rules[i].then[table.concludes] for i in recommending}
-        group = {i: (rules[i].layer, rules[i].tier) for i in recommending}
-        self.same = {
-            i: mask(j for j in recommending if outcome[j] == outcome[i]) for i in recommending
-        }
-        self.peers = {
-            i: mask(j for j in recommending if group[j] == group[i]) for i in recommending
-        }
-        self.below = {i: self.recommend & ~((1 << i) - 1) & ~self.peers[i] for i in recommending}
-        self.kills = {
-            i: mask(j for j in recommending if outcome[j] in outcomes_of(rule, table))
-            for i, rule in enumerate(rules)
-            if rule.kind == "forbid"
-        }
+        self.proof, self.space = proof, Space(ruleset, rules)
+        decided = [self.space.decided(number) for number in range(len(self.space.order) + 1)]
+        super().__init__(ruleset, table, rules, decided)
         estimated = {
             fact_id for fact_id, fact in ruleset.facts.items() if fact.origin == "estimated"
         }
@@ -63,37 +42,14 @@ class Decisions:
             for i in self.kills
             if rules[i].when and all(condition.fact in estimated for condition in rules[i].when)
         )
-        last_resorts = {outcome[i] for i in recommending} - {
-            outcome[i] for i in recommending if rules[i].layer != "base"
+        last_resorts = set(self.outcome.values()) - {
+            outcome for i, outcome in self.outcome.items() if rules[i].layer != "base"
         }
         self.last_resort = (
-            mask(i for i in recommending if outcome[i] in last_resorts) if self.fit_bits else 0
+            mask(i for i, outcome in self.outcome.items() if outcome in last_resorts)
+            if self.fit_bits
+            else 0
         )
-        decided = [self.space.decided(number) for number in range(len(self.space.order) + 1)]
-        self.decided_forbids = [mask & self.forbid for mask in decided]
-        self.decided = [mask & self.recommend for mask in decided]
-        self._killed: dict[int, int] = {0: 0}
-
-    def shadowed_by_forbid(self, forbids: int) -> int:
-        """The recommendations that some prohibitions take away."""
-        found = self._killed.get(forbids)
-        if found is None:
-            found = 0
-            for i in bits(forbids):
-                found |= self.kills[i]
-            self._killed[forbids] = found
-        return found
-
-    def shorten(self, state: int, number: int) -> int:
-        """A set without what no longer changes who wins."""
-        fired = state & self.decided_forbids[number]
-        if fired:
-            state &= ~fired & ~self.shadowed_by_forbid(fired)
-        threats = self.shadowed_by_forbid(state & self.forbid)
-        sure = state & self.decided[number] & ~threats
-        if sure:
-            state &= ~self.below[(sure & -sure).bit_length() - 1]
-        return state
 
     def shorten_policy(self, state: int, number: int) -> int:
         """The same where neither what does not fit nor the last resort counts."""
@@ -103,11 +59,10 @@ class Decisions:
         """Of a shortened set the winner's bit number (-1 without one) and the rules that tie with
         it for another outcome.
         """
-        alive = state & self.recommend
-        if not alive:
+        winner = self.winner(state)
+        if winner < 0:
             return -1, 0
-        winner = (alive & -alive).bit_length() - 1
-        return winner, alive & self.peers[winner] & ~self.same[winner]
+        return winner, state & self.recommend & self.peers[winner] & ~self.same[winner]
 
     def run(self, outcomes: Sequence[Any]) -> None:
         states = self.space.sets(shorten=self.shorten)
@@ -263,7 +218,7 @@ class Decisions:
             outside = next(
                 (
                     found[0]
-                    for within in self._outside(boxes)
+                    for within in self.space.outside(boxes)
                     if 0 in (found := self.space.sets(within, shorten))
                 ),
                 None,
@@ -271,23 +226,6 @@ class Decisions:
             if outside is None:
                 return
             yield outside
-
-    def _outside(self, boxes: Sequence[Region]) -> Iterator[dict[str, frozenset[int]]]:
-        """The cells outside all boxes, as boxes of their own."""
-        rest: list[dict[str, frozenset[int]]] = [{}]
-        for box in boxes:
-            cut = []
-            for part in rest:
-                inside = dict(part)
-                for fact_id, held in box.within.items():
-                    have = inside.get(fact_id, frozenset(range(len(self.space.cells[fact_id]))))
-                    if have - held:
-                        cut.append({**inside, fact_id: have - held})
-                    inside[fact_id] = have & held
-                    if not inside[fact_id]:
-                        break
-            rest = cut
-        yield from rest
 
     def _conflicts(self, states: Mapping[int, Any], clashes: Mapping[tuple[int, int], int]) -> None:
         for number, ((winner, other), state) in enumerate(sorted(clashes.items())):

@@ -15,6 +15,8 @@ from typing import Any
 from advisor.ruleset.facts import UNKNOWN, Fact
 from advisor.ruleset.model import Condition
 
+MANY = 5  # values of a choice, above which those that are left out are shorter to read
+
 
 @dataclass(frozen=True, slots=True)
 class Cell:
@@ -27,6 +29,20 @@ class Cell:
     @property
     def is_point(self) -> bool:
         return self.low is not None and self.low == self.high
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value of the fact lies in it; None is not known."""
+        if value is None or self.value is None or (self.low is None and self.high is None):
+            if value is not None and self.value is not None and _is_number(self.value):
+                return _is_number(value)  # no rule parts the numbers
+            return bool(value == self.value)
+        if self.is_point:
+            return bool(value == self.low)
+        return (self.low is None or value > self.low) and (self.high is None or value < self.high)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def cells_of(fact: Fact, conditions: Iterable[Condition]) -> tuple[Cell, ...]:
@@ -110,6 +126,10 @@ def in_words(fact: Fact, cells: Sequence[Cell], chosen: Iterable[int]) -> str:
     all_known = len(known) == sum(cell.value is not None for cell in cells)
     if all_known and not unknown and len(known) > 1:
         return f"{fact.id} is known"
+    missing = [cell for i, cell in enumerate(cells) if cell.value is not None and i not in picked]
+    if fact.type == "choice" and len(known) >= MANY and len(missing) <= len(known) // 3:
+        but = " or ".join(_word(cell.value) for cell in missing)
+        return f"{fact.id} is {'known and ' if not unknown else ''}not {but}"
     return f"{fact.id} is {' or '.join([*parts, *(['not known'] if unknown else [])])}"
 
 

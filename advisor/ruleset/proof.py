@@ -15,7 +15,8 @@ from advisor.ruleset.candidates import judged_rules
 from advisor.ruleset.decisions import Decisions
 from advisor.ruleset.domain import cells_of
 from advisor.ruleset.model import Rule, Ruleset, Table
-from advisor.ruleset.proved import Clash, Hole, Idle, TableProof, layer_of
+from advisor.ruleset.precedence import deciding
+from advisor.ruleset.proved import Clash, Hole, Idle, TableProof
 from advisor.ruleset.settings_proof import prove_settings
 from advisor.ruleset.space import Space
 
@@ -29,10 +30,6 @@ def prove(ruleset: Ruleset, table_id: str) -> TableProof:
     if table.per:  # spread over the schemes, its rules are proved with the table that ranks them
         proof.unused_inputs = _unused(table, rules)
         return proof
-    deciding = sorted(
-        (rule for rule in rules if rule.kind in ("recommend", "forbid")),
-        key=lambda rule: _rank(ruleset, rule),
-    )
     space = Space(ruleset, rules)
     proof.cells = space.size
     proof.unused_inputs = _unused(table, rules)
@@ -40,7 +37,7 @@ def prove(ruleset: Ruleset, table_id: str) -> TableProof:
         outcome for outcome in ruleset.facts[table.concludes].values if outcome != "unknown"
     ]
     if outcomes:
-        Decisions(ruleset, table, deciding, proof).run(outcomes)
+        Decisions(ruleset, table, deciding(ruleset, rules), proof).run(outcomes)
     prove_settings(ruleset, [rule for rule in rules if rule.kind == "set"], proof)
     for rule in rules:
         if rule.kind == "warn" and not Space(ruleset, [rule]).sets().keys() - {0}:
@@ -79,16 +76,6 @@ def _join_candidates(proof: TableProof, rules: Sequence[Rule], asked: Iterable[R
         if rule.kind == "forbid" and rule.id not in counted:
             found[rule.id] = rule
     proof.unreachable = list(found.values())
-
-
-def _rank(ruleset: Ruleset, rule: Rule) -> tuple[bool, int, int, str]:
-    """The judge's order: recommendations first, latest layer, highest tier, id."""
-    return (
-        rule.kind != "recommend",
-        -layer_of(ruleset, rule),
-        -ruleset.tiers.get(rule.tier, 0),
-        rule.id,
-    )
 
 
 def alike(ruleset: Ruleset, fact_id: str) -> list[tuple[Any, ...]]:

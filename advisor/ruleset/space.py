@@ -211,6 +211,35 @@ class Space:
             facts={fact_id: value for fact_id, value in values.items() if value is not None},
         )
 
+    def outside(self, boxes: Iterable[Region]) -> list[Within]:
+        """The cells outside all boxes, as boxes of their own."""
+        rest: list[Within] = [{}]
+        for box in boxes:
+            cut: list[Within] = []
+            for part in rest:
+                inside = dict(part)
+                for fact_id, held in box.within.items():
+                    have = inside.get(fact_id, frozenset(range(len(self.cells[fact_id]))))
+                    if have - held:
+                        cut.append({**inside, fact_id: have - held})
+                    inside[fact_id] = have & held
+                    if not inside[fact_id]:
+                        break
+            rest = cut
+        return rest
+
+    def cells_of_facts(self, facts: Mapping[str, Any]) -> Within:
+        """The cells that hold these values; None is not known. Facts that no rule looks at are left
+        out.
+        """
+        return {
+            fact_id: frozenset(
+                index for index, cell in enumerate(self.cells[fact_id]) if cell.holds(value)
+            )
+            for fact_id, value in facts.items()
+            if fact_id in self.cells
+        }
+
 
 def _impossible(ruleset: Ruleset) -> list[tuple[Condition, ...]]:
     """The combinations that cannot occur: stated ones, and a signal without what it implies."""

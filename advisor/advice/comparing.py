@@ -1,0 +1,145 @@
+"""What two rule sets answer differently: the steps from their tables, and for each a situation with
+both answers.
+with both answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from advisor.ruleset.candidates import judged_rules
+from advisor.ruleset.compare import Comparison, Difference, compare_rules
+from advisor.ruleset.model import Ruleset, Table
+from advisor.ruleset.precedence import Precedence, deciding
+from advisor.ruleset.space import Space, TooManyCases
+
+from .decide import SETTINGS, Undecided, decide
+
+MAX_TRIED = 20  # ways to an earlier step's conclusion that are followed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answered:
+    """One situation with as few facts as lead there, and what each rule set answers."""
+
+    facts: Mapping[str, Any]
+    first: str
+    second: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ComparedRules:
+    """Two rule sets side by side."""
+
+    comparison: Comparison
+    examples: Mapping[int, Answered]  # id() of a difference -> a situation that shows it
+
+    def example(self, difference: Difference) -> Answered | None:
+        """None for a setting, and where no whole situation leads there."""
+        return self.examples.get(id(difference))
+
+
+def compare_answers(first: Ruleset, second: Ruleset) -> ComparedRules:
+    """Every difference of the tables, with a situation of each where one can be found."""
+    comparison = compare_rules(first, second)
+    examples = {}
+    for table in comparison.tables:
+        for difference in table.differences:
+            found = None if difference.key else _example(first, second, difference)
+            if found is not None:
+                examples[id(difference)] = found
+    return ComparedRules(comparison=comparison, examples=examples)
+
+
+def _example(first: Ruleset, second: Ruleset, difference: Difference) -> Answered | None:
+    """A situation in which the step concludes what the difference says under both."""
+    for ruleset in (second, first):
+        for facts in _ways(ruleset, difference):
+            if _shows(first, second, difference, facts):
+                return _answered(first, second, difference, facts)
+    return None
+
+
+def _ways(ruleset: Ruleset, difference: Difference) -> Iterator[dict[str, Any]]:
+    """Situations that lead to the region: what earlier steps have to conclude is traced back to
+    facts that a person states.
+    """
+    tables = [table for table in ruleset.tables.values() if not table.per and table.id != SETTINGS]
+    names = [table.id for table in tables]
+    if difference.table not in names:
+        return
+    before = tables[: names.index(difference.table)]
+    yield from _traced(ruleset, before, dict(difference.region.facts))
+
+
+def _traced(
+    ruleset: Ruleset, before: Sequence[Table], facts: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """The facts with every conclusion among them replaced by what leads to it; a fact that has to
+    stay unknown is None.
+    """
+    if not before:
+        yield facts
+        return
+    *earlier, table = before
+    wanted = facts.pop(table.concludes, None)
+    if wanted is None:
+        yield from _traced(ruleset, earlier, facts)
+        return
+    rules = deciding(ruleset, judged_rules(ruleset, table.id))
+    space = Space(ruleset, rules)
+    decided = [space.decided(number) for number in range(len(space.order) + 1)]
+    precedence = Precedence(ruleset, table, rules, decided)
+    try:
+        states = space.sets(space.cells_of_facts(facts), precedence.shorten)
+    except TooManyCases:
+        return
+    ways = [
+        chain
+        for state, chain in states.items()
+        if (bit := precedence.winner(state)) >= 0 and precedence.outcome[bit] == wanted
+    ]
+    for chain in ways[:MAX_TRIED]:
+        cells = {name: space.cells[name][i].value for name, i in space.witness(chain).items()}
+        yield from _traced(ruleset, earlier, {**cells, **facts})
+
+
+def _shows(
+    first: Ruleset, second: Ruleset, difference: Difference, facts: Mapping[str, Any]
+) -> bool:
+    """Whether the step concludes there what the difference says."""
+    known = {name: value for name, value in facts.items() if value is not None}
+    for ruleset, expected in ((first, difference.first), (second, difference.second)):
+        if ruleset.contradictions(known) or "task" not in known:
+            return False
+        try:
+            judgement = decide(ruleset, known).steps[difference.table]
+        except Undecided:
+            return False
+        winner = judgement.winner
+        if repr(winner[0] if winner else None) != repr(expected):
+            return False
+    return True
+
+
+def _answered(
+    first: Ruleset, second: Ruleset, difference: Difference, facts: Mapping[str, Any]
+) -> Answered:
+    """The situation without the facts that it does not need; those that change the whole answer,
+    too, stay.
+    """
+    known = {name: value for name, value in facts.items() if value is not None}
+
+    def answers(found: Mapping[str, Any]) -> tuple[str, str]:
+        one, other = (str(decide(ruleset, found).composition) for ruleset in (first, second))
+        return one, other
+
+    differs = len(set(answers(known))) == 2
+    for name in list(known):
+        rest = {other: value for other, value in known.items() if other != name}
+        if _shows(first, second, difference, rest) and (len(set(answers(rest))) == 2) >= differs:
+            known = rest
+    one, other = answers(known)
+    return Answered(facts=known, first=one, second=other)

@@ -1,0 +1,270 @@
+"""Two rule sets side by side: in which situations a step concludes something else.
+
+Found from the tables, as the proof is (space.py): the rules of both sets are gone through together,
+so nothing is sampled and nothing is missed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from advisor.ruleset.candidates import judged_rules
+from advisor.ruleset.facts import Fact
+from advisor.ruleset.model import Rule, Ruleset
+from advisor.ruleset.precedence import Precedence, deciding
+from advisor.ruleset.proved import layer_of
+from advisor.ruleset.space import Region, Shorten, Space, TooManyCases
+
+MAX_REGIONS = 3  # shown for one change of a conclusion; the others are counted by nobody
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Difference:
+    """Situations in which a step concludes one thing under the first rule set and another under the
+    second; None: no rule recommends anything, or sets the key.
+    """
+
+    table: str
+    key: str  # of a setting; empty for a conclusion
+    first: Any
+    second: Any
+    rules: tuple[Rule | None, Rule | None]  # that decide in the situation of the region
+    region: Region
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TableDifference:
+    """What changes in one step."""
+
+    table: str
+    differences: tuple[Difference, ...] = ()
+    cut: bool = False  # more regions than are shown
+    too_many: bool = False  # more cases than can be gone through
+    only_in: int | None = None  # 0 or 1: the rule set that alone has the step
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """Everything that two rule sets conclude differently, and which rules are not the same."""
+
+    tables: tuple[TableDifference, ...]
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    changed: tuple[str, ...]  # the same id, but another condition, conclusion, tier or kind
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether every situation gets the same answer."""
+        return not self.tables
+
+
+def compare_rules(first: Ruleset, second: Ruleset) -> Comparison:
+    """Every situation in which a step of the second rule set concludes something else than the
+    first, by step.
+    """
+    joint = _joined(first, second)
+    own, other = _by_id(first), _by_id(second)
+    names = list(dict.fromkeys([*first.tables, *second.tables]))
+    tables = [_compare_table(first, second, joint, name) for name in names]
+    return Comparison(
+        tables=tuple(table for table in tables if table is not None),
+        added=tuple(sorted(other.keys() - own.keys())),
+        removed=tuple(sorted(own.keys() - other.keys())),
+        changed=tuple(
+            sorted(
+                name for name in own.keys() & other.keys() if _say(own[name]) != _say(other[name])
+            )
+        ),
+    )
+
+
+def _by_id(ruleset: Ruleset) -> dict[str, Rule]:
+    return {rule.id: rule for rules in ruleset.rules.values() for rule in rules}
+
+
+def _say(rule: Rule) -> tuple[Any, ...]:
+    """What a rule says, without its reason and sources."""
+    return rule.table, rule.kind, rule.tier, set(rule.when), dict(rule.then)
+
+
+def _joined(first: Ruleset, second: Ruleset) -> Ruleset:
+    """The facts of both with all their values; what cannot occur is what neither lets occur."""
+    facts: dict[str, Fact] = dict(first.facts)
+    for fact_id, fact in second.facts.items():
+        before = facts.get(fact_id)
+        if before is not None:
+            fact = replace(
+                fact,
+                values={**before.values, **fact.values},
+                implies=tuple(name for name in fact.implies if name in before.implies),
+            )
+        facts[fact_id] = fact
+    stated = {frozenset(one.never) for one in first.assume}
+    assume = tuple(one for one in second.assume if frozenset(one.never) in stated)
+    return replace(second, facts=facts, assume=assume)
+
+
+def _compare_table(
+    first: Ruleset, second: Ruleset, joint: Ruleset, table_id: str
+) -> TableDifference | None:
+    sides = (first, second)
+    missing = [number for number, one in enumerate(sides) if table_id not in one.tables]
+    if missing:
+        return TableDifference(table=table_id, only_in=1 - missing[0])
+    if first.tables[table_id].per:  # its rules count in the step that ranks the schemes
+        return None
+    found: list[Difference] = []
+    cut = False
+    try:
+        for pair in _pairs(sides, joint, table_id):
+            regions, more = pair.differences()
+            found += regions
+            cut = cut or more
+    except TooManyCases:
+        return TableDifference(table=table_id, too_many=True)
+    return TableDifference(table=table_id, differences=tuple(found), cut=cut) if found else None
+
+
+class _Pair:
+    """The rules of both sets for one conclusion, gone through together.
+
+    The bits of the first set stand below those of the second.
+    """
+
+    def __init__(
+        self,
+        joint: Ruleset,
+        table_id: str,
+        rules: Sequence[Sequence[Rule]],
+        said: str,
+        key: str = "",
+    ) -> None:
+        self.table_id, self.rules = table_id, rules
+        self.said, self.key = said, key  # what a rule's `then` is asked for; of a setting its key
+        self.space = Space(joint, [*rules[0], *rules[1]])
+        self.count = len(rules[0])
+        self.own = (1 << self.count) - 1
+
+    def parts(self, state: int) -> tuple[int, int]:
+        """The rules of each set that fire."""
+        return state & self.own, (state & self.space.rule_bits) >> self.count
+
+    def deciders(self, state: int) -> tuple[Rule | None, Rule | None]:
+        """The rule of each set that decides."""
+        first, second = (
+            None if (bit := self.winner(side, part)) < 0 else self.rules[side][bit]
+            for side, part in enumerate(self.parts(state))
+        )
+        return first, second
+
+    def winner(self, side: int, part: int) -> int:
+        return (part & -part).bit_length() - 1  # settings: in the order of precedence
+
+    @property
+    def shorten(self) -> Shorten | None:
+        return None
+
+    def says(self, rule: Rule | None) -> Any:
+        return None if rule is None else rule.then[self.said]
+
+    def outcomes(self, state: int) -> tuple[Any, Any]:
+        first, second = self.deciders(state)
+        return self.says(first), self.says(second)
+
+    def differences(self) -> tuple[list[Difference], bool]:
+        """The regions of every change, and whether there are more than these."""
+        found: list[Difference] = []
+        cut = False
+        states = self.space.sets(shorten=self.shorten)
+        changes = {_named(pair): pair for state in states if _differ(pair := self.outcomes(state))}
+        for change in changes.values():
+            boxes: list[Region] = []
+            while (state := self._state(change, boxes)) is not None:
+                if len(boxes) == MAX_REGIONS:
+                    cut = True
+                    break
+                key, chain = state
+                box = self.space.box(chain, self._is(change), self.shorten)
+                boxes.append(box)
+                found.append(
+                    Difference(
+                        table=self.table_id, key=self.key, first=change[0], second=change[1],
+                        rules=self.deciders(key), region=box,
+                    )
+                )  # fmt: skip
+        return found, cut
+
+    def _is(self, change: tuple[Any, Any]) -> Callable[[int], bool]:
+        return lambda state: _named(self.outcomes(state)) == _named(change)
+
+    def _state(self, change: tuple[Any, Any], boxes: Iterable[Region]) -> tuple[int, Any] | None:
+        """A set of rules outside the boxes that fires with this change, and its witness."""
+        same = self._is(change)
+        for within in self.space.outside(boxes):
+            for state, chain in self.space.sets(within, self.shorten).items():
+                if same(state):
+                    return state, chain
+        return None
+
+
+class _Conclusions(_Pair):
+    """The pair of what two sets recommend and forbid in one step."""
+
+    def __init__(self, sides: Sequence[Ruleset], joint: Ruleset, table_id: str) -> None:
+        rules = [deciding(one, judged_rules(one, table_id)) for one in sides]
+        super().__init__(joint, table_id, rules, sides[0].tables[table_id].concludes)
+        decided = [self.space.decided(number) for number in range(len(self.space.order) + 1)]
+        self.sides = [
+            Precedence(
+                one, one.tables[table_id], rules[side], [self.parts(m)[side] for m in decided]
+            )
+            for side, one in enumerate(sides)
+        ]
+
+    def winner(self, side: int, part: int) -> int:
+        return self.sides[side].winner(part)
+
+    @property
+    def shorten(self) -> Shorten:
+        return self._shorten
+
+    def _shorten(self, state: int, number: int) -> int:
+        first, second = self.parts(state)
+        rest = state & ~self.space.rule_bits  # of what cannot occur
+        return (
+            rest
+            | self.sides[0].shorten(first, number)
+            | self.sides[1].shorten(second, number) << self.count
+        )
+
+
+def _pairs(sides: Sequence[Ruleset], joint: Ruleset, table_id: str) -> Iterable[_Pair]:
+    """What one step concludes, then each key that it sets."""
+    rules = [judged_rules(one, table_id) for one in sides]
+    if any(rule.kind == "recommend" for one in rules for rule in one):
+        yield _Conclusions(sides, joint, table_id)
+    for key in sorted(
+        {k for one in rules for rule in one if rule.kind == "set" for k in rule.then}
+    ):
+        setting = [_setting(one, found, key) for one, found in zip(sides, rules, strict=True)]
+        if [_say(rule) for rule in setting[0]] != [_say(rule) for rule in setting[1]]:
+            yield _Pair(joint, table_id, setting, key, key)
+
+
+def _setting(ruleset: Ruleset, rules: Iterable[Rule], key: str) -> list[Rule]:
+    """The rules that set a key, the one that wins first: of two of one layer, which the linter
+    refuses, the later by name, as the judge has it.
+    """
+    setting = [rule for rule in rules if rule.kind == "set" and key in rule.then]
+    return sorted(setting, key=lambda rule: (layer_of(ruleset, rule), rule.id), reverse=True)
+
+
+def _named(pair: tuple[Any, Any]) -> tuple[str, str]:
+    """The pair as texts: true and 1 are two values, and a list is one, too."""
+    return repr(pair[0]), repr(pair[1])
+
+
+def _differ(pair: tuple[Any, Any]) -> bool:
+    return repr(pair[0]) != repr(pair[1])
